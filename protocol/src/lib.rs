@@ -1,1 +1,47 @@
-//! FUSE wire format.
+//! The FUSE wire format, version 7.45, as a pure translation between bytes and values.
+//!
+//! [`Request::decode`] turns the bytes of one message into a [`Request`]; a [`Reply`] encodes the answer. Nothing in
+//! this crate does I/O, reads a clock, keeps state between two messages or holds a reference into guest memory: the
+//! caller copies a message out of the guest once and decodes the copy. Source: the kernel's `linux/fuse.h`, whose
+//! own spelling stays inside the private `abi` module.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+mod abi;
+mod decode;
+mod dirent;
+mod errno;
+mod extension;
+mod flags;
+mod id;
+mod init;
+mod name;
+mod opcode;
+mod operation;
+mod reply;
+mod request;
+
+pub use dirent::{Dirent, DirentBuffer, DirentKind, Full};
+pub use errno::Errno;
+pub use extension::{Extensions, Groups, SecurityContext, SecurityContexts};
+pub use flags::{
+    AccessMode, FallocateMode, FsyncFlags, InitFlags, IoctlFlags, OpenFlags, OpenReplyFlags, RenameFlags,
+    SetXattrMode, WriteFlags,
+};
+pub use id::{Handle, LockOwner, NodeId, Unique};
+pub use init::{InitOffer, InitReply, InitRequest, Negotiated, negotiate};
+pub use name::{NAME_LEN_MAX, Name, NameError};
+pub use opcode::Opcode;
+pub use operation::*;
+pub use reply::{
+    Attr, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp, out_header,
+};
+pub use request::{
+    DecodeError, Dialect, HEADER_LEN, Header, HeaderError, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len,
+};
+
+/// The wire structs and constants as tables, for the tests that compare them with the kernel's header.
+#[doc(hidden)]
+pub mod layout {
+    pub use crate::abi::{FieldLayout, STRUCTS, StructLayout, constants};
+}

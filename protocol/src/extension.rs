@@ -1,0 +1,167 @@
+//! What Linux appends to requests that make something: supplementary groups and security contexts (since 7.38).
+//!
+//! The header counts the bytes (`total_extlen`); they are a row of records `{ size, type, … }`, each padded to eight
+//! bytes. Everything is checked when the message is decoded, so that reading later cannot fail.
+
+use crate::{DecodeError, abi};
+use std::ffi::CStr;
+use zerocopy::FromBytes as _;
+use zerocopy::little_endian::U32;
+
+/// The checked extensions of one request; empty for nearly all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions<'a> {
+    bytes: &'a [u8],
+    groups: Option<&'a [U32]>,
+    contexts: Option<SecurityContexts<'a>>,
+}
+
+impl<'a> Extensions<'a> {
+    /// Checks the records that `bytes` consists of.
+    ///
+    /// # Errors
+    /// [`DecodeError::Extension`] where a record is cut off, of an unknown type, or there twice.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut found = Self { bytes, groups: None, contexts: None };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Ok((head, _)) = abi::ExtHeader::ref_from_prefix(rest) else {
+                return Err(DecodeError::Extension("a record's header is cut off"));
+            };
+            let size = len_of(head.size);
+            if size % 8 != 0 {
+                return Err(DecodeError::Extension("a record is not padded to eight bytes"));
+            }
+            let Some((record, after)) = rest.split_at_checked(size) else {
+                return Err(DecodeError::Extension("a record is longer than the extensions"));
+            };
+            let Some((_, body)) = record.split_at_checked(size_of::<abi::ExtHeader>()) else {
+                return Err(DecodeError::Extension("a record is shorter than its header"));
+            };
+            found.take_record(head.r#type.get(), body)?;
+            rest = after;
+        }
+        Ok(found)
+    }
+
+    fn take_record(&mut self, kind: u32, body: &'a [u8]) -> Result<(), DecodeError> {
+        let twice = match kind {
+            0..=abi::FUSE_MAX_NR_SECCTX => {
+                self.contexts.replace(SecurityContexts::parse(body, kind)?).is_some()
+            }
+            abi::FUSE_EXT_GROUPS => self.groups.replace(parse_groups(body)?).is_some(),
+            _ => return Err(DecodeError::ExtensionKind(kind)),
+        };
+        if twice { Err(DecodeError::Extension("a record is there twice")) } else { Ok(()) }
+    }
+
+    /// The groups that the caller has beside the header's gid, as far as they matter for this request. Linux sends
+    /// one: the directory's group, if the caller is in it.
+    pub fn groups(&self) -> Option<Groups<'a>> {
+        self.groups.map(|groups| Groups(groups.iter()))
+    }
+
+    /// The labels that the new file shall have.
+    pub const fn security_contexts(&self) -> Option<SecurityContexts<'a>> {
+        self.contexts
+    }
+
+    /// The bytes as they came.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+fn len_of(number: U32) -> usize {
+    // A length that no usize holds is longer than any message.
+    usize::try_from(number.get()).unwrap_or(usize::MAX)
+}
+
+fn parse_groups(body: &[u8]) -> Result<&[U32], DecodeError> {
+    const SHORT: DecodeError = DecodeError::Extension("fewer groups than counted");
+    let (head, rest) = abi::SuppGroups::ref_from_prefix(body).map_err(|_short| SHORT)?;
+    // The multiplication inside is checked by zerocopy; the slice borrows the message.
+    let (groups, padding) =
+        <[U32]>::ref_from_prefix_with_elems(rest, len_of(head.nr_groups)).map_err(|_short| SHORT)?;
+    if padding.len() >= 8 {
+        return Err(DecodeError::Extension("more groups than counted"));
+    }
+    Ok(groups)
+}
+
+/// The supplementary group ids of a request.
+#[derive(Clone, Debug)]
+pub struct Groups<'a>(std::slice::Iter<'a, U32>);
+
+impl Iterator for Groups<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        self.0.next().map(|group| group.get())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Groups<'_> {}
+
+/// One label for a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecurityContext<'a> {
+    /// The extended attribute that holds it, such as `security.selinux`; 1 to 255 bytes.
+    pub name: &'a CStr,
+    /// The label.
+    pub value: &'a [u8],
+}
+
+/// The security contexts of a request, at most 31; iterates over [`SecurityContext`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecurityContexts<'a> {
+    /// What is left to read.
+    bytes: &'a [u8],
+    count: u32,
+}
+
+impl<'a> SecurityContexts<'a> {
+    fn parse(bytes: &'a [u8], count: u32) -> Result<Self, DecodeError> {
+        let mut rest = bytes;
+        for _ in 0..count {
+            let Some((context, after)) = cut_context(rest) else {
+                return Err(DecodeError::Extension("a security context is cut off"));
+            };
+            if context.name.is_empty() || context.name.count_bytes() > 255 {
+                return Err(DecodeError::Extension("a security context's name has not 1 to 255 bytes"));
+            }
+            rest = after;
+        }
+        if rest.len() >= 8 {
+            return Err(DecodeError::Extension("more security contexts than counted"));
+        }
+        Ok(Self { bytes, count })
+    }
+}
+
+/// The first context of `bytes` and what follows its padding.
+fn cut_context(bytes: &[u8]) -> Option<(SecurityContext<'_>, &[u8])> {
+    let (head, rest) = abi::Secctx::ref_from_prefix(bytes).ok()?;
+    let name = CStr::from_bytes_until_nul(rest).ok()?;
+    let (_, rest) = rest.split_at_checked(name.count_bytes().checked_add(1)?)?;
+    let (value, rest) = rest.split_at_checked(len_of(head.size))?;
+    let used = bytes.len().checked_sub(rest.len())?;
+    let padding = used.checked_next_multiple_of(8)?.checked_sub(used)?;
+    let after = rest.get(padding..).unwrap_or_default();
+    Some((SecurityContext { name, value }, after))
+}
+
+impl<'a> Iterator for SecurityContexts<'a> {
+    type Item = SecurityContext<'a>;
+
+    fn next(&mut self) -> Option<SecurityContext<'a>> {
+        self.count = self.count.checked_sub(1)?;
+        let (context, after) = cut_context(self.bytes)?;
+        self.bytes = after;
+        Some(context)
+    }
+}

@@ -1,0 +1,106 @@
+//! The opcodes of `linux/fuse.h`: every one has a name here, also those that a file server never receives.
+
+macro_rules! opcodes {
+    ($($(#[$doc:meta])* $variant:ident = $raw:literal, $name:literal;)*) => {
+        /// What a request asks for (`enum fuse_opcode`).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "each served variant is documented at the struct of the same name")]
+        pub enum Opcode {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Opcode {
+            /// Every opcode, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The opcode with this number on the wire, if there is one.
+            pub const fn from_raw(raw: u32) -> Option<Self> {
+                match raw {
+                    $($raw => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// Its number on the wire.
+            pub const fn raw(self) -> u32 {
+                match self {
+                    $(Self::$variant => $raw,)*
+                }
+            }
+
+            /// Its name in `fuse.h`, without the leading `FUSE_`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+opcodes! {
+    Lookup = 1, "LOOKUP";
+    Forget = 2, "FORGET";
+    GetAttr = 3, "GETATTR";
+    SetAttr = 4, "SETATTR";
+    ReadLink = 5, "READLINK";
+    SymLink = 6, "SYMLINK";
+    MkNod = 8, "MKNOD";
+    MkDir = 9, "MKDIR";
+    Unlink = 10, "UNLINK";
+    RmDir = 11, "RMDIR";
+    Rename = 12, "RENAME";
+    Link = 13, "LINK";
+    Open = 14, "OPEN";
+    Read = 15, "READ";
+    Write = 16, "WRITE";
+    StatFs = 17, "STATFS";
+    Release = 18, "RELEASE";
+    Fsync = 20, "FSYNC";
+    SetXattr = 21, "SETXATTR";
+    GetXattr = 22, "GETXATTR";
+    ListXattr = 23, "LISTXATTR";
+    RemoveXattr = 24, "REMOVEXATTR";
+    Flush = 25, "FLUSH";
+    Init = 26, "INIT";
+    OpenDir = 27, "OPENDIR";
+    ReadDir = 28, "READDIR";
+    ReleaseDir = 29, "RELEASEDIR";
+    FsyncDir = 30, "FSYNCDIR";
+    GetLock = 31, "GETLK";
+    SetLock = 32, "SETLK";
+    SetLockWait = 33, "SETLKW";
+    Access = 34, "ACCESS";
+    Create = 35, "CREATE";
+    Interrupt = 36, "INTERRUPT";
+    BMap = 37, "BMAP";
+    Destroy = 38, "DESTROY";
+    Ioctl = 39, "IOCTL";
+    Poll = 40, "POLL";
+    /// The answer to a retrieve notification; a server without notifications never gets one.
+    NotifyReply = 41, "NOTIFY_REPLY";
+    BatchForget = 42, "BATCH_FORGET";
+    Fallocate = 43, "FALLOCATE";
+    ReadDirPlus = 44, "READDIRPLUS";
+    Rename2 = 45, "RENAME2";
+    Lseek = 46, "LSEEK";
+    CopyFileRange = 47, "COPY_FILE_RANGE";
+    SetupMapping = 48, "SETUPMAPPING";
+    RemoveMapping = 49, "REMOVEMAPPING";
+    SyncFs = 50, "SYNCFS";
+    TmpFile = 51, "TMPFILE";
+    GetStatx = 52, "STATX";
+    CopyFileRange64 = 53, "COPY_FILE_RANGE_64";
+    /// For character devices in user space, never for a file system.
+    CuseInit = 4096, "CUSE_INIT";
+    /// `CuseInit` from a guest of the other byte order.
+    CuseInitBswapReserved = 1_048_576, "CUSE_INIT_BSWAP_RESERVED";
+    /// `Init` from a guest of the other byte order.
+    InitBswapReserved = 436_207_616, "INIT_BSWAP_RESERVED";
+}
+
+impl std::fmt::Display for Opcode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
