@@ -29,7 +29,7 @@ impl<'a> Extensions<'a> {
                 return Err(DecodeError::Extension("a record's header is cut off"));
             };
             let size = len_of(head.size);
-            if size % 8 != 0 {
+            if !size.is_multiple_of(8) {
                 return Err(DecodeError::Extension("a record is not padded to eight bytes"));
             }
             let Some((record, after)) = rest.split_at_checked(size) else {
@@ -116,10 +116,9 @@ pub struct SecurityContext<'a> {
     pub value: &'a [u8],
 }
 
-/// The security contexts of a request, at most 31; iterates over [`SecurityContext`]s.
+/// The security contexts of a request, at most 31; read with [`SecurityContexts::iter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecurityContexts<'a> {
-    /// What is left to read.
     bytes: &'a [u8],
     count: u32,
 }
@@ -141,6 +140,16 @@ impl<'a> SecurityContexts<'a> {
         }
         Ok(Self { bytes, count })
     }
+
+    /// The contexts, in the guest's order.
+    pub fn iter(&self) -> impl Iterator<Item = SecurityContext<'a>> + use<'a> {
+        let mut rest = self.bytes;
+        (0..self.count).map_while(move |_| {
+            let (context, after) = cut_context(rest)?;
+            rest = after;
+            Some(context)
+        })
+    }
 }
 
 /// The first context of `bytes` and what follows its padding.
@@ -153,15 +162,4 @@ fn cut_context(bytes: &[u8]) -> Option<(SecurityContext<'_>, &[u8])> {
     let padding = used.checked_next_multiple_of(8)?.checked_sub(used)?;
     let after = rest.get(padding..).unwrap_or_default();
     Some((SecurityContext { name, value }, after))
-}
-
-impl<'a> Iterator for SecurityContexts<'a> {
-    type Item = SecurityContext<'a>;
-
-    fn next(&mut self) -> Option<SecurityContext<'a>> {
-        self.count = self.count.checked_sub(1)?;
-        let (context, after) = cut_context(self.bytes)?;
-        self.bytes = after;
-        Some(context)
-    }
 }

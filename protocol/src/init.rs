@@ -2,7 +2,7 @@
 
 use crate::{Dialect, Errno, InitFlags, abi};
 
-/// Pages that a guest puts into one request unless MAX_PAGES says otherwise (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
+/// Pages that a guest puts into one request unless `MAX_PAGES` says otherwise (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const PAGES_DEFAULT: u32 = 32;
 /// Bytes in a page of an x86-64 guest.
 const PAGE_LEN: u32 = 4096;
@@ -31,7 +31,7 @@ pub struct InitOffer {
     pub flags: InitFlags,
     /// Bytes that the guest may read ahead.
     pub max_readahead: u32,
-    /// Bytes in one WRITE, and by MAX_PAGES in any request; a multiple of 4,096.
+    /// Bytes in one WRITE, and by `MAX_PAGES` in any request; a multiple of 4,096.
     pub max_write: u32,
     /// Requests that the guest may have in the background.
     pub max_background: u16,
@@ -39,11 +39,11 @@ pub struct InitOffer {
     pub congestion_threshold: u16,
     /// Nanoseconds in the finest timestamp step; a power of ten.
     pub time_gran: u32,
-    /// log2 of the alignment of DAX mappings, at most 21 for Linux; `None` drops MAP_ALIGNMENT.
+    /// log2 of the alignment of DAX mappings, at most 21 for Linux; `None` drops `MAP_ALIGNMENT`.
     pub map_alignment: Option<u16>,
     /// File systems that may lie above this one, for PASSTHROUGH.
     pub max_stack_depth: u32,
-    /// Seconds after which the guest gives up, for REQUEST_TIMEOUT.
+    /// Seconds after which the guest gives up, for `REQUEST_TIMEOUT`.
     pub request_timeout: u16,
 }
 
@@ -59,9 +59,9 @@ pub struct InitReply {
     pub congestion_threshold: u16,
     pub max_write: u32,
     pub time_gran: u32,
-    /// Pages in one request; only read with MAX_PAGES.
+    /// Pages in one request; only read with `MAX_PAGES`.
     pub max_pages: u16,
-    /// log2; only read with MAP_ALIGNMENT.
+    /// log2; only read with `MAP_ALIGNMENT`.
     pub map_alignment: u16,
     pub max_stack_depth: u32,
     pub request_timeout: u16,

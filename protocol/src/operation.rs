@@ -77,7 +77,7 @@ pub struct Forget {
     pub count: u64,
 }
 
-/// BATCH_FORGET: many FORGETs in one message. Never answered.
+/// `BATCH_FORGET`: many FORGETs in one message. Never answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchForget<'a> {
     /// The packed `fuse_forget_one` records; read with [`BatchForget::iter`].
@@ -121,7 +121,7 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// The owner of the locks that a truncation must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The caller lacks CAP_FSETID: drop suid and sgid as the change of size or owner demands.
+    /// The caller lacks `CAP_FSETID`: drop suid and sgid as the change of size or owner demands.
     pub kill_suidgid: bool,
 }
 
@@ -147,7 +147,7 @@ pub struct MkNod<'a> {
     pub mode: u32,
     /// Device number for devices, as the kernel's `new_encode_dev` packs it.
     pub rdev: u32,
-    /// The caller's umask; only to be applied where DONT_MASK was negotiated.
+    /// The caller's umask; only to be applied where `DONT_MASK` was negotiated.
     pub umask: u32,
 }
 
@@ -203,7 +203,7 @@ pub struct Link<'a> {
 pub struct Open {
     /// `open(2)` flags of the guest's caller.
     pub flags: OpenFlags,
-    /// The caller lacks CAP_FSETID: drop suid and sgid when truncating.
+    /// The caller lacks `CAP_FSETID`: drop suid and sgid when truncating.
     pub kill_suidgid: bool,
 }
 
@@ -218,12 +218,13 @@ pub struct Read {
     pub size: u32,
     /// The owner of the locks that the read must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The open file's status flags now (O_DIRECT, O_APPEND and so on).
+    /// The open file's status flags now (`O_DIRECT`, `O_APPEND` and so on).
     pub flags: OpenFlags,
 }
 
 /// WRITE: bytes for an open file; they lie in the guest's own buffers behind the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "flags are open(2)'s here as in every request")]
 pub struct Write {
     /// The open file.
     pub handle: Handle,
@@ -231,11 +232,11 @@ pub struct Write {
     pub offset: u64,
     /// Bytes to write; the decoder has checked that exactly so many follow.
     pub size: u32,
-    /// CACHE (from the page cache, handle guessed) and KILL_SUIDGID.
+    /// CACHE (from the page cache, handle guessed) and `KILL_SUIDGID`.
     pub write_flags: WriteFlags,
     /// The owner of the locks that the write must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The open file's status flags now; O_DSYNC and O_SYNC ask for durability with the reply.
+    /// The open file's status flags now; `O_DSYNC` and `O_SYNC` ask for durability with the reply.
     pub flags: OpenFlags,
 }
 
@@ -478,7 +479,7 @@ pub struct Lseek {
     pub whence: u32,
 }
 
-/// COPY_FILE_RANGE and COPY_FILE_RANGE_64: copy inside the host.
+/// `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`: copy inside the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyFileRange {
     /// The open file to read; its node is the header's.
@@ -495,7 +496,7 @@ pub struct CopyFileRange {
     pub length: u64,
     /// `copy_file_range(2)` flags; none exist.
     pub flags: u64,
-    /// Answer with a 64-bit count (COPY_FILE_RANGE_64).
+    /// Answer with a 64-bit count (`COPY_FILE_RANGE_64`).
     pub wide_reply: bool,
 }
 

@@ -152,9 +152,9 @@ pub enum Reply<'a> {
     Bytes(&'a [u8]),
     /// IOCTL: its result and the bytes that it wrote.
     Ioctl(i32, &'a [u8]),
-    /// WRITE, COPY_FILE_RANGE: a count of bytes.
+    /// WRITE, `COPY_FILE_RANGE`: a count of bytes.
     Written(u32),
-    /// COPY_FILE_RANGE_64.
+    /// `COPY_FILE_RANGE_64`.
     Copied(u64),
     /// STATFS.
     Statfs(Statfs),
@@ -195,7 +195,7 @@ impl Reply<'_> {
             Self::Copied(len) => put(out, &abi::CopyFileRangeOut { bytes_copied: U64::new(len) }),
             Self::Statfs(figures) => put(out, &abi::StatfsOut { st: kstatfs(&figures) }),
             Self::XattrLen(size) => {
-                put(out, &abi::GetxattrOut { size: U32::new(size), ..Default::default() })
+                put(out, &abi::GetxattrOut { size: U32::new(size), ..Default::default() });
             }
             Self::Lock(lock) => put(out, &lk_out(lock)),
             Self::Offset(offset) => put(out, &abi::LseekOut { offset: U64::new(offset) }),
@@ -352,19 +352,19 @@ fn lk_out(lock: FileLock) -> abi::LkOut {
 }
 
 fn init_out(init: &InitReply) -> abi::InitOut {
-    let [a, b, c, d, e, f, g, h] = init.flags.bits().to_le_bytes();
+    let [low, high]: [U32; 2] = zerocopy::transmute!(U64::new(init.flags.bits()));
     abi::InitOut {
         major: U32::new(init.major),
         minor: U32::new(init.minor),
         max_readahead: U32::new(init.max_readahead),
-        flags: U32::from_bytes([a, b, c, d]),
+        flags: low,
         max_background: U16::new(init.max_background),
         congestion_threshold: U16::new(init.congestion_threshold),
         max_write: U32::new(init.max_write),
         time_gran: U32::new(init.time_gran),
         max_pages: U16::new(init.max_pages),
         map_alignment: U16::new(init.map_alignment),
-        flags2: U32::from_bytes([e, f, g, h]),
+        flags2: high,
         max_stack_depth: U32::new(init.max_stack_depth),
         request_timeout: U16::new(init.request_timeout),
         unused: [U16::ZERO; 11],

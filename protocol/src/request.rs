@@ -11,7 +11,7 @@ pub const WRITE_LEN: usize = 80;
 /// The most bytes of one message that are ever copied out of the guest.
 ///
 /// The longest that a file server serves is CREATE with a security context or SETXATTR, both about 64 KiB (a value
-/// of 65,536 bytes, a name of 256, headers). IOCTL input is at most 16 KiB, and BATCH_FORGET as long as the server's
+/// of 65,536 bytes, a name of 256, headers). IOCTL input is at most 16 KiB, and `BATCH_FORGET` as long as the server's
 /// own read buffer. Twice the longest leaves room; anything beyond is answered E2BIG.
 pub const MESSAGE_LEN_MAX: usize = 128 * 1024;
 
