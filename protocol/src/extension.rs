@@ -17,6 +17,9 @@ pub struct Extensions<'a> {
 }
 
 impl<'a> Extensions<'a> {
+    /// None at all.
+    pub const EMPTY: Self = Self { bytes: &[], groups: None, contexts: None };
+
     /// Checks the records that `bytes` consists of.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod abi;
+pub mod client;
 mod decode;
 mod dirent;
 mod errno;

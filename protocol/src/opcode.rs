@@ -1,5 +1,7 @@
 //! The opcodes of `linux/fuse.h`: every one has a name here, also those that a file server never receives.
 
+use crate::Operation;
+
 macro_rules! opcodes {
     ($($(#[$doc:meta])* $variant:ident = $raw:literal, $name:literal;)*) => {
         /// What a request asks for (`enum fuse_opcode`).
@@ -102,5 +104,63 @@ opcodes! {
 impl std::fmt::Display for Opcode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl Operation<'_> {
+    /// The opcode that asks for it; for a rename with flags RENAME2.
+    pub const fn opcode(&self) -> Opcode {
+        match self {
+            Self::Lookup(_) => Opcode::Lookup,
+            Self::Forget(_) => Opcode::Forget,
+            Self::BatchForget(_) => Opcode::BatchForget,
+            Self::GetAttr(_) => Opcode::GetAttr,
+            Self::SetAttr(_) => Opcode::SetAttr,
+            Self::ReadLink(_) => Opcode::ReadLink,
+            Self::SymLink(_) => Opcode::SymLink,
+            Self::MkNod(_) => Opcode::MkNod,
+            Self::MkDir(_) => Opcode::MkDir,
+            Self::Unlink(_) => Opcode::Unlink,
+            Self::RmDir(_) => Opcode::RmDir,
+            Self::Link(_) => Opcode::Link,
+            Self::Open(_) => Opcode::Open,
+            Self::Read(_) => Opcode::Read,
+            Self::Write(_) => Opcode::Write,
+            Self::StatFs(_) => Opcode::StatFs,
+            Self::Release(_) => Opcode::Release,
+            Self::Fsync(_) => Opcode::Fsync,
+            Self::SetXattr(_) => Opcode::SetXattr,
+            Self::GetXattr(_) => Opcode::GetXattr,
+            Self::ListXattr(_) => Opcode::ListXattr,
+            Self::RemoveXattr(_) => Opcode::RemoveXattr,
+            Self::Flush(_) => Opcode::Flush,
+            Self::Init(_) => Opcode::Init,
+            Self::OpenDir(_) => Opcode::OpenDir,
+            Self::ReadDir(_) => Opcode::ReadDir,
+            Self::ReadDirPlus(_) => Opcode::ReadDirPlus,
+            Self::ReleaseDir(_) => Opcode::ReleaseDir,
+            Self::FsyncDir(_) => Opcode::FsyncDir,
+            Self::GetLock(_) => Opcode::GetLock,
+            Self::Access(_) => Opcode::Access,
+            Self::Create(_) => Opcode::Create,
+            Self::Interrupt(_) => Opcode::Interrupt,
+            Self::BMap(_) => Opcode::BMap,
+            Self::Destroy(_) => Opcode::Destroy,
+            Self::Ioctl(_) => Opcode::Ioctl,
+            Self::Poll(_) => Opcode::Poll,
+            Self::Fallocate(_) => Opcode::Fallocate,
+            Self::Lseek(_) => Opcode::Lseek,
+            Self::SetupMapping(_) => Opcode::SetupMapping,
+            Self::RemoveMapping(_) => Opcode::RemoveMapping,
+            Self::SyncFs(_) => Opcode::SyncFs,
+            Self::TmpFile(_) => Opcode::TmpFile,
+            Self::GetStatx(_) => Opcode::GetStatx,
+            Self::Rename(rename) if rename.flags.is_empty() => Opcode::Rename,
+            Self::Rename(_) => Opcode::Rename2,
+            Self::SetLock(set) if set.wait => Opcode::SetLockWait,
+            Self::SetLock(_) => Opcode::SetLock,
+            Self::CopyFileRange(copy) if copy.wide_reply => Opcode::CopyFileRange64,
+            Self::CopyFileRange(_) => Opcode::CopyFileRange,
+        }
     }
 }
