@@ -1,1 +1,13 @@
-//! FUSE wire format.
+//! The daemon: the only crate that touches guest memory, sockets and host files.
+//!
+//! One request goes `transport` (a checked descriptor chain) -> `session` (decode, state, gate, operate, answer) ->
+//! `host` (the file system), and its answer goes back the same way. `cli` turns what was typed into what is true and
+//! builds the rest. `docs/architecture.md` follows a request through all of it.
+
+pub mod cli;
+pub mod host;
+pub mod io_vectors;
+pub mod limits;
+pub mod sandbox;
+pub mod session;
+pub mod transport;

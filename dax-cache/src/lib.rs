@@ -9,7 +9,7 @@
 pub trait Window: Send + Sync {
     /// Bytes of the window, a power of two; `None` where the share has no window, which is how the session knows to
     /// answer SETUPMAPPING and REMOVEMAPPING with ENOSYS and to offer no `map_alignment`.
-    fn len(&self) -> Option<u64>;
+    fn window_len(&self) -> Option<u64>;
 }
 
 /// No window: every file is served by READ and WRITE.
@@ -17,7 +17,7 @@ pub trait Window: Send + Sync {
 pub struct Absent;
 
 impl Window for Absent {
-    fn len(&self) -> Option<u64> {
+    fn window_len(&self) -> Option<u64> {
         None
     }
 }
@@ -28,6 +28,6 @@ mod tests {
 
     #[test]
     fn an_absent_window_has_no_length() {
-        assert_eq!(Absent.len(), None);
+        assert_eq!(Absent.window_len(), None);
     }
 }

@@ -1,0 +1,124 @@
+//! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK: what a node is like.
+
+use super::identity::checked_id;
+use super::nodes::Node;
+use super::passthrough::Passthrough;
+use super::resolve::{self, Stat, errno};
+use super::{Answer, Call};
+use pinhole_protocol::{self as protocol, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::path::DecInt;
+use std::os::fd::AsFd;
+
+impl Passthrough {
+    pub(super) fn get_attr(&self, node: &Node, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
+        Ok(self.stat_either(node, call.operation.handle)?.attr())
+    }
+
+    pub(super) fn get_statx(&self, node: &Node, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
+        Ok(self.stat_either(node, call.operation.handle)?.statx())
+    }
+
+    /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
+    /// that the guest guessed, is no reason to fail.
+    fn stat_either(&self, node: &Node, handle: Option<Handle>) -> Answer<Stat> {
+        match handle.and_then(|handle| self.files.get(handle).ok()) {
+            Some(file) => resolve::stat(file.as_fd()),
+            None => resolve::stat(node.as_fd()),
+        }
+    }
+
+    /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
+    /// a new owner takes away suid bits.
+    pub(super) fn set_attr(&self, node: &Node, call: &Call<'_, SetAttr>) -> Answer<Attr> {
+        let wanted = &call.operation;
+        if let Some(size) = wanted.size {
+            self.truncate(node, size, wanted)?;
+        }
+        if wanted.uid.is_some() || wanted.gid.is_some() {
+            let uid = wanted.uid.map(checked_id).transpose()?.map(Uid::from_raw);
+            let gid = wanted.gid.map(checked_id).transpose()?.map(Gid::from_raw);
+            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+            self.identity.kill_suidgid(wanted.kill_suidgid)?;
+            rustix::fs::chownat(node, c"", uid, gid, flags).map_err(errno)?;
+        }
+        if let Some(mode) = wanted.mode {
+            // Whether the caller may set sgid was decided by the guest's kernel.
+            self.identity.kill_suidgid(false)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let number = DecInt::from_fd(node);
+            rustix::fs::chmodat(&self.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
+        }
+        if wanted.atime.is_some() || wanted.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(wanted.atime)?,
+                last_modification: timespec(wanted.mtime)?,
+            };
+            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(node, c"", &times, flags).map_err(errno)?;
+        }
+        Ok(resolve::stat(node.as_fd())?.attr())
+    }
+
+    fn truncate(&self, node: &Node, size: u64, wanted: &SetAttr) -> Answer<()> {
+        if i64::try_from(size).is_err() {
+            return Err(Errno::EFBIG);
+        }
+        self.identity.kill_suidgid(wanted.kill_suidgid)?;
+        let open = wanted.handle.and_then(|handle| self.files.get(handle).ok()).filter(|file| file.writable);
+        if let Some(file) = open {
+            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno);
+        }
+        let _ticket = self.budget.ticket()?;
+        let file = self.proc_fds.reopen(node, OFlags::WRONLY)?;
+        rustix::fs::ftruncate(file, size).map_err(errno)
+    }
+
+    pub(super) fn access(&self, node: &Node, call: &Call<'_, protocol::Access>) -> Answer<()> {
+        let wanted = u8::try_from(call.operation.mask).map_err(|_large| Errno::EINVAL)?;
+        let wanted = rustix::fs::Access::from_bits(wanted.into()).ok_or(Errno::EINVAL)?;
+        let _assumed = self.assume(&call.caller, 0)?;
+        rustix::fs::accessat(node, c"", wanted, AtFlags::EMPTY_PATH | AtFlags::EACCESS).map_err(errno)
+    }
+
+    pub(super) fn stat_fs(&self, node: &Node, _: &Call<'_, protocol::StatFs>) -> Answer<Statfs> {
+        let figures = rustix::fs::fstatvfs(node).map_err(errno)?;
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(Statfs {
+            blocks: figures.f_blocks,
+            bfree: figures.f_bfree,
+            bavail: figures.f_bavail,
+            files: figures.f_files,
+            ffree: figures.f_ffree,
+            bsize: narrow(figures.f_bsize),
+            namelen: narrow(figures.f_namemax),
+            frsize: narrow(figures.f_frsize),
+        })
+    }
+
+    pub(super) fn read_link(
+        &self,
+        node: &Node,
+        _: &Call<'_, protocol::ReadLink>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let target = rustix::fs::readlinkat(node, c"", Vec::new()).map_err(|error| match error {
+            // The host says ENOENT for an empty path on what is no link.
+            rustix::io::Errno::NOENT => Errno::EINVAL,
+            other => errno(other),
+        })?;
+        out.extend_from_slice(target.as_bytes());
+        Ok(())
+    }
+}
+
+/// A time for `utimensat(2)`.
+fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
+    Ok(match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        // The two special values of tv_nsec lie above a billion, and must not be had from outside.
+        Some(SetTime::At(time)) if time.nanoseconds > 999_999_999 => return Err(Errno::EINVAL),
+        Some(SetTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
+    })
+}

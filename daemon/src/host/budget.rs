@@ -1,0 +1,65 @@
+//! Host descriptors are counted, so that a guest can never take the last one.
+
+use pinhole_protocol::Errno;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many descriptors the guest may hold on the host, through nodes and handles.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    limit: u64,
+    taken: AtomicU64,
+}
+
+/// The right to hold one descriptor; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<Counts>);
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self(Arc::new(Counts { limit, taken: AtomicU64::new(0) }))
+    }
+
+    /// Takes the right to open one descriptor, before it is opened.
+    ///
+    /// # Errors
+    /// ENFILE past the limit: the daemon lives and the guest may close something.
+    pub(crate) fn ticket(&self) -> Result<Ticket, Errno> {
+        let take = |taken: u64| (taken < self.0.limit).then(|| taken.saturating_add(1));
+        match self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(Ticket(Arc::clone(&self.0))),
+            Err(_) => Err(Errno::ENFILE),
+        }
+    }
+
+    /// Descriptors held now.
+    #[cfg(test)]
+    pub(crate) fn taken(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn past_the_limit_is_enfile_until_one_is_given_back() {
+        let budget = Budget::new(2);
+        let first = budget.ticket().unwrap();
+        let _second = budget.ticket().unwrap();
+        assert_eq!(budget.ticket().err(), Some(Errno::ENFILE));
+        drop(first);
+        assert_eq!(budget.taken(), 1);
+        assert!(budget.ticket().is_ok());
+    }
+}

@@ -1,0 +1,38 @@
+//! What is true of a share, as the host needs to know it.
+
+use std::path::PathBuf;
+
+/// How much the guest may cache; `--cache`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Nothing: data bypasses the guest's page cache.
+    Never,
+    /// Names and attributes, not data.
+    Metadata,
+    /// Close-to-open: data until the next open finds the file changed.
+    #[default]
+    Auto,
+    /// Everything, for as long as the guest likes.
+    Always,
+}
+
+/// A share's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory that is shared.
+    pub shared_dir: PathBuf,
+    /// How much the guest may cache.
+    pub cache: CacheMode,
+    /// O_DIRECT of the guest reaches the host's files.
+    pub direct_io: bool,
+    /// Extended attributes.
+    pub xattr: bool,
+    /// POSIX ACLs; needs `xattr`.
+    pub posix_acl: bool,
+    /// Mounts below the share are shown as mounts to the guest.
+    pub announce_submounts: bool,
+    /// O_NOATIME of the guest reaches the host's files.
+    pub preserve_noatime: bool,
+    /// Host descriptors that nodes and handles may take together.
+    pub descriptors_max: u64,
+}

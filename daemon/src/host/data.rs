@@ -1,0 +1,110 @@
+//! READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
+
+use super::Answer;
+use super::handles::FileHandle;
+use super::passthrough::Passthrough;
+use super::resolve::{self, errno, io_errno};
+use crate::io_vectors::{IoVectors, TransferFlags};
+use crate::limits::COPY_LEN_MAX;
+use pinhole_protocol::{self as protocol, Errno, FsyncFlags, InitFlags, OpenFlags, WriteFlags};
+use rustix::fs::{FallocateFlags, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// `SEEK_DATA` and `SEEK_HOLE` of `lseek(2)`; the guest answers the other three itself but for the end.
+const SEEK_END: u32 = 2;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+impl Passthrough {
+    pub(super) fn read(&self, read: protocol::Read, into: &IoVectors<'_>) -> Answer<usize> {
+        let file = self.files.get(read.handle)?;
+        let fd = buffered_or_direct(&file, read.flags, false);
+        into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
+    }
+
+    pub(super) fn write(&self, write: protocol::Write, from: &IoVectors<'_>) -> Answer<usize> {
+        let file = self.files.get(write.handle)?;
+        let from_cache = write.write_flags.contains(WriteFlags::CACHE);
+        self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
+        let mut flags = TransferFlags::empty();
+        // Where the guest has a page cache it sends FSYNC after a synchronous write; where it has none, this is all
+        // that it ever says.
+        if file.uncached && !from_cache {
+            let sync = write.flags.contains(OpenFlags::SYNC);
+            flags.set(TransferFlags::SYNC, sync);
+            flags.set(TransferFlags::DSYNC, !sync && write.flags.contains(OpenFlags::DSYNC));
+        }
+        // A writeback cache has already decided where the bytes belong.
+        let at_end = write.flags.contains(OpenFlags::APPEND) && !from_cache;
+        flags.set(TransferFlags::APPEND, at_end && !self.negotiated(InitFlags::WRITEBACK_CACHE));
+        let fd = buffered_or_direct(&file, write.flags, from_cache);
+        from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))
+    }
+
+    pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
+        let file = self.files.get(fsync.handle)?;
+        sync(file.as_fd(), fsync.flags)
+    }
+
+    pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {
+        let file = self.files.get(fallocate.handle)?;
+        let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
+        self.identity.kill_suidgid(true)?;
+        rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length).map_err(errno)
+    }
+
+    pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
+        let file = self.files.get(lseek.handle)?;
+        // An offset past what a file can have is past its end.
+        if i64::try_from(lseek.offset).is_err() {
+            return Err(Errno::ENXIO);
+        }
+        match lseek.whence {
+            SEEK_DATA => rustix::fs::seek(file.as_fd(), SeekFrom::Data(lseek.offset)).map_err(errno),
+            SEEK_HOLE => rustix::fs::seek(file.as_fd(), SeekFrom::Hole(lseek.offset)).map_err(errno),
+            SEEK_END => {
+                let size = resolve::stat(file.as_fd())?.size();
+                size.checked_add(lseek.offset).ok_or(Errno::EOVERFLOW)
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Copies at most [`COPY_LEN_MAX`] bytes; the guest's caller asks for the rest, as after any short copy.
+    pub(super) fn copy_file_range(&self, copy: protocol::CopyFileRange) -> Answer<u64> {
+        if copy.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let (from, to) = (self.files.get(copy.from)?, self.files.get(copy.to)?);
+        let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
+        let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
+        self.identity.kill_suidgid(true)?;
+        let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
+        rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len)
+            .map(|copied| copied as u64)
+            .map_err(errno)
+    }
+
+    /// Every mount that the guest has reached, not only the one asked about: a writer on a submount relies on it.
+    pub(super) fn sync_fs(&self, _: protocol::SyncFs) -> Answer<()> {
+        self.mounts.sync()
+    }
+}
+
+/// FSYNC and FSYNCDIR: the host's own fsync, and its error.
+pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
+    if flags.contains(FsyncFlags::DATASYNC) {
+        rustix::fs::fdatasync(fd).map_err(errno)
+    } else {
+        rustix::fs::fsync(fd).map_err(errno)
+    }
+}
+
+/// The descriptor for one transfer: past the host's page cache only while the guest's file has O_DIRECT set, and
+/// never for data that comes from the guest's page cache.
+fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> BorrowedFd<'_> {
+    match &file.direct {
+        Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => direct.as_fd(),
+        Some(_) | None => file.as_fd(),
+    }
+}

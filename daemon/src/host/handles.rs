@@ -1,0 +1,91 @@
+//! The handle tables: what the guest has opened and not released.
+
+use super::budget::Ticket;
+use super::nodes::Node;
+use super::slab::Slab;
+use pinhole_protocol::{Errno, Handle};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// An open regular file: one host open file description for each guest handle, so that an fsync error is reported
+/// once to each.
+#[derive(Debug)]
+pub(crate) struct FileHandle {
+    /// Buffered, without O_APPEND and O_SYNC: those come with each request.
+    pub(crate) file: OwnedFd,
+    /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
+    /// cache never use it: their memory has no alignment.
+    pub(crate) direct: Option<OwnedFd>,
+    /// The file was opened for writing.
+    pub(crate) writable: bool,
+    /// The guest was told to bypass its page cache, so the flags of a WRITE are the only sign of O_SYNC.
+    pub(crate) uncached: bool,
+    pub(crate) _tickets: (Ticket, Option<Ticket>),
+}
+
+impl AsFd for FileHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct DirHandle {
+    /// Which directory it is; entries are looked up in it.
+    pub(crate) node: Arc<Node>,
+    /// The listing position belongs to the descriptor; a READDIR holds this lock from seek to last entry.
+    pub(crate) stream: Mutex<OwnedFd>,
+    pub(crate) _ticket: Ticket,
+}
+
+/// Open things of one kind under handles of one guest.
+#[derive(Debug)]
+pub(crate) struct HandleTable<T> {
+    open: RwLock<Slab<Arc<T>>>,
+}
+
+impl<T> HandleTable<T> {
+    pub(crate) const fn new() -> Self {
+        Self { open: RwLock::new(Slab::new()) }
+    }
+
+    /// The open thing of a handle.
+    ///
+    /// # Errors
+    /// EBADF for a handle that is released, of another kind, or was never given out.
+    pub(crate) fn get(&self, handle: Handle) -> Result<Arc<T>, Errno> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(handle.0).map(Arc::clone).ok_or(Errno::EBADF)
+    }
+
+    /// Gives out a new handle.
+    ///
+    /// # Errors
+    /// ENFILE where the table is full.
+    pub(crate) fn insert(&self, value: T) -> Result<Handle, Errno> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(Arc::new(value)).map(Handle).map_err(|_full| Errno::ENFILE)
+    }
+
+    /// Takes a handle back; operations under way keep what it named.
+    ///
+    /// # Errors
+    /// EBADF as for [`HandleTable::get`].
+    pub(crate) fn remove(&self, handle: Handle) -> Result<(), Errno> {
+        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(handle.0);
+        // The descriptor is closed here, after the lock.
+        removed.map(drop).ok_or(Errno::EBADF)
+    }
+
+    /// Takes every handle back.
+    pub(crate) fn clear(&self) {
+        let gone = self.open.write().unwrap_or_else(PoisonError::into_inner).retain(|_, _| false);
+        drop(gone);
+    }
+
+    /// Handles open now.
+    pub(crate) fn len(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}

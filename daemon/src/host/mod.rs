@@ -1,0 +1,129 @@
+//! The host file system: what each permitted operation does.
+//!
+//! [`FileSystem`] is the whole surface that the session sees. [`Passthrough`] serves a directory of the host; fuzz
+//! targets put a model in its place. Nothing here knows about messages, queues or replies; nothing here is reached
+//! without a [`Permitted`] from the gate.
+
+mod attributes;
+mod budget;
+mod config;
+mod data;
+mod directories;
+mod handles;
+mod identity;
+mod mounts;
+mod names;
+mod nodes;
+mod open;
+mod passthrough;
+mod resolve;
+mod slab;
+mod thread;
+mod xattrs;
+
+use crate::io_vectors::IoVectors;
+use pinhole_policy::Permitted;
+use pinhole_protocol as protocol;
+use pinhole_protocol::{
+    Attr, DirentBuffer, Entry, Errno, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
+};
+
+pub use config::{CacheMode, Config};
+pub use passthrough::{OpenError, Passthrough};
+
+/// Who asks: the identity of the guest's process, as the guest claims it.
+#[derive(Clone, Debug, Default)]
+pub struct Caller<'a> {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The supplementary group that matters for what is created, where the guest sent one.
+    pub groups: Option<Groups<'a>>,
+}
+
+/// One operation with the node that it acts on and the one who asks.
+#[derive(Clone, Debug)]
+pub struct Call<'a, T> {
+    /// `in_header.nodeid`, unverified.
+    pub node: NodeId,
+    /// Who asks.
+    pub caller: Caller<'a>,
+    /// What is asked.
+    pub operation: T,
+}
+
+/// A permitted call.
+pub type Allowed<'a, T> = Permitted<Call<'a, T>>;
+
+/// The answer to an operation.
+pub type Answer<T> = Result<T, Errno>;
+
+/// A file system as a session uses it: one method for each operation, each taking what the gate let through.
+///
+/// Every method may be called from several queues at once. An error is the errno that the guest's caller sees.
+#[expect(missing_docs, reason = "each method is its operation, documented in pinhole_protocol")]
+#[expect(clippy::missing_errors_doc, reason = "every error is the errno that the guest's caller sees")]
+pub trait FileSystem: Send + Sync {
+    /// INIT and the end of a connection: forget every node but the root, every handle, every reference.
+    /// `negotiated` is what the new guest and the session agreed on.
+    fn reset(&self, negotiated: InitFlags);
+
+    /// Prepares the calling thread for serving requests (its own umask, its own capabilities). Once a thread.
+    ///
+    /// # Errors
+    /// What the host says where the thread cannot be prepared; it must then serve nothing.
+    fn enter_thread(&self) -> std::io::Result<()>;
+
+    fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
+    fn forget(&self, call: Allowed<'_, protocol::Forget>);
+    fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr>;
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>) -> Answer<Attr>;
+    fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx>;
+    fn access(&self, call: Allowed<'_, protocol::Access>) -> Answer<()>;
+    fn stat_fs(&self, call: Allowed<'_, protocol::StatFs>) -> Answer<Statfs>;
+    /// Appends the target to `out`.
+    fn read_link(&self, call: Allowed<'_, protocol::ReadLink>, out: &mut Vec<u8>) -> Answer<()>;
+
+    fn sym_link(&self, call: Allowed<'_, protocol::SymLink<'_>>) -> Answer<Entry>;
+    fn mk_nod(&self, call: Allowed<'_, protocol::MkNod<'_>>) -> Answer<Entry>;
+    fn mk_dir(&self, call: Allowed<'_, protocol::MkDir<'_>>) -> Answer<Entry>;
+    fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry>;
+    fn unlink(&self, call: Allowed<'_, protocol::Unlink<'_>>) -> Answer<()>;
+    fn rm_dir(&self, call: Allowed<'_, protocol::RmDir<'_>>) -> Answer<()>;
+    fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()>;
+
+    fn open(&self, call: Allowed<'_, protocol::Open>) -> Answer<OpenReply>;
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)>;
+    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
+    fn flush(&self, call: Allowed<'_, protocol::Flush>) -> Answer<()>;
+    fn release(&self, call: Allowed<'_, protocol::Release>) -> Answer<()>;
+
+    /// Fills `into` from its start; returns the bytes put there.
+    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>) -> Answer<usize>;
+    /// Writes all of `from`; returns the bytes taken.
+    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>) -> Answer<usize>;
+    fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()>;
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()>;
+    fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
+    fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
+    fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<()>;
+
+    fn open_dir(&self, call: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply>;
+    fn read_dir(&self, call: Allowed<'_, protocol::ReadDir>, into: &mut DirentBuffer<'_>) -> Answer<()>;
+    /// As `read_dir`, but each entry put into the buffer has taken one lookup reference.
+    fn read_dir_plus(
+        &self,
+        call: Allowed<'_, protocol::ReadDirPlus>,
+        into: &mut DirentBuffer<'_>,
+    ) -> Answer<()>;
+    fn fsync_dir(&self, call: Allowed<'_, protocol::FsyncDir>) -> Answer<()>;
+    fn release_dir(&self, call: Allowed<'_, protocol::ReleaseDir>) -> Answer<()>;
+
+    /// Appends the value to `out`, or only returns its length where the guest gave no room.
+    fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32>;
+    /// Appends the names to `out`, or only returns their length where the guest gave no room.
+    fn list_xattr(&self, call: Allowed<'_, protocol::ListXattr>, out: &mut Vec<u8>) -> Answer<u32>;
+    fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()>;
+    fn remove_xattr(&self, call: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()>;
+}

@@ -1,0 +1,85 @@
+//! LOOKUP and everything that makes, moves or removes a name.
+
+use super::nodes::Node;
+use super::passthrough::Passthrough;
+use super::resolve::{decode_device, errno};
+use super::{Answer, Call};
+use pinhole_protocol::{self as protocol, Entry, Errno};
+use rustix::fs::{AtFlags, FileType, Mode, makedev};
+use rustix::path::DecInt;
+
+impl Passthrough {
+    pub(super) fn lookup(&self, parent: &Node, call: &Call<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
+        self.look_up(parent, call.operation.name)
+    }
+
+    pub(super) fn sym_link(&self, parent: &Node, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
+        let ticket = self.budget.ticket()?;
+        let protocol::SymLink { name, target } = call.operation;
+        {
+            let _assumed = self.assume(&call.caller, 0)?;
+            rustix::fs::symlinkat(target, parent, name.as_c_str()).map_err(errno)?;
+        }
+        self.look_up_with(ticket, parent, name)
+    }
+
+    pub(super) fn mk_nod(&self, parent: &Node, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
+        let ticket = self.budget.ticket()?;
+        let protocol::MkNod { name, mode, rdev, umask } = call.operation;
+        let kind = FileType::from_raw_mode(mode);
+        match kind {
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice => {}
+            FileType::Directory | FileType::Symlink | FileType::Unknown => return Err(Errno::EINVAL),
+        }
+        let (major, minor) = decode_device(rdev);
+        {
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let device = makedev(major, minor);
+            rustix::fs::mknodat(parent, name.as_c_str(), kind, mode, device).map_err(errno)?;
+        }
+        self.look_up_with(ticket, parent, name)
+    }
+
+    pub(super) fn mk_dir(&self, parent: &Node, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
+        let ticket = self.budget.ticket()?;
+        let protocol::MkDir { name, mode, umask } = call.operation;
+        {
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            rustix::fs::mkdirat(parent, name.as_c_str(), mode).map_err(errno)?;
+        }
+        self.look_up_with(ticket, parent, name)
+    }
+
+    pub(super) fn link(&self, parent: &Node, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
+        let ticket = self.budget.ticket()?;
+        let protocol::Link { target, name } = call.operation;
+        let target = self.nodes.get(target)?;
+        // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
+        let number = DecInt::from_fd(&*target);
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(&self.proc_fds, number, parent, name.as_c_str(), flags).map_err(errno)?;
+        self.look_up_with(ticket, parent, name)
+    }
+
+    pub(super) fn unlink(&self, parent: &Node, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
+        rustix::fs::unlinkat(parent, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
+    }
+
+    pub(super) fn rm_dir(&self, parent: &Node, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
+        rustix::fs::unlinkat(parent, call.operation.name.as_c_str(), AtFlags::REMOVEDIR).map_err(errno)
+    }
+
+    pub(super) fn rename(&self, parent: &Node, call: &Call<'_, protocol::Rename<'_>>) -> Answer<()> {
+        let protocol::Rename { name, new_directory, new_name, flags } = call.operation;
+        let new_parent = self.nodes.get(new_directory)?;
+        let flags = rustix::fs::RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
+        rustix::fs::renameat_with(parent, name.as_c_str(), &*new_parent, new_name.as_c_str(), flags)
+            .map_err(errno)
+    }
+}

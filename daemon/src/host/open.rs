@@ -1,0 +1,170 @@
+//! OPEN, CREATE, TMPFILE, FLUSH, RELEASE: the life of an open file.
+
+use super::budget::Ticket;
+use super::config::CacheMode;
+use super::handles::FileHandle;
+use super::nodes::Node;
+use super::passthrough::Passthrough;
+use super::resolve::{self, errno};
+use super::{Answer, Call};
+use pinhole_protocol::{
+    self as protocol, AccessMode, Entry, Errno, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
+};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Times that CREATE tries again when a name comes and goes under it; then ENOENT, as the last look said.
+const CREATE_TRIES: usize = 8;
+
+impl Passthrough {
+    pub(super) fn open(&self, node: &Node, call: &Call<'_, Open>) -> Answer<OpenReply> {
+        let ticket = self.budget.ticket()?;
+        self.open_node(ticket, node, call.operation)
+    }
+
+    fn open_node(&self, ticket: Ticket, node: &Node, open: Open) -> Answer<OpenReply> {
+        if node.kind == FileType::Directory {
+            return Err(Errno::EISDIR);
+        }
+        let truncate = open.flags.contains(OpenFlags::TRUNC);
+        self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
+        let mut flags = self.host_flags(open.flags);
+        flags.set(OFlags::TRUNC, truncate);
+        let file = match self.proc_fds.reopen(node, flags) {
+            // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
+            Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
+                self.proc_fds.reopen(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
+            }
+            opened => opened?,
+        };
+        self.enter_file(ticket, file, open)
+    }
+
+    /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
+    /// O_DSYNC come again with each WRITE; O_DIRECT gets a descriptor of its own; the rest concerns the guest alone.
+    fn host_flags(&self, flags: OpenFlags) -> OFlags {
+        let mut host = match flags.access_mode() {
+            AccessMode::Read => OFlags::RDONLY,
+            AccessMode::Write if self.negotiated(InitFlags::WRITEBACK_CACHE) => OFlags::RDWR,
+            AccessMode::Write => OFlags::WRONLY,
+            AccessMode::ReadWrite => OFlags::RDWR,
+        };
+        let noatime = self.config.preserve_noatime && flags.contains(OpenFlags::NOATIME);
+        host.set(OFlags::NOATIME, noatime);
+        host
+    }
+
+    /// Gives the guest a handle for an opened host file.
+    fn enter_file(&self, ticket: Ticket, file: OwnedFd, open: Open) -> Answer<OpenReply> {
+        let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
+        let (direct, direct_ticket) = if wants_direct {
+            let ticket = self.budget.ticket()?;
+            let flags = self.host_flags(open.flags) | OFlags::DIRECT;
+            (Some(self.proc_fds.reopen_fd(file.as_fd(), flags)?), Some(ticket))
+        } else {
+            (None, None)
+        };
+        let flags = self.reply_flags();
+        let handle = self.files.insert(FileHandle {
+            file,
+            direct,
+            writable: open.flags.access_mode() != AccessMode::Read,
+            uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
+            _tickets: (ticket, direct_ticket),
+        })?;
+        Ok(OpenReply { handle, flags })
+    }
+
+    fn reply_flags(&self) -> OpenReplyFlags {
+        match self.config.cache {
+            CacheMode::Never | CacheMode::Metadata => OpenReplyFlags::DIRECT_IO,
+            CacheMode::Auto => OpenReplyFlags::empty(),
+            CacheMode::Always => OpenReplyFlags::KEEP_CACHE,
+        }
+    }
+
+    /// Makes the file if it is not there. Whether it is there is the host's to say, in one step: O_EXCL decides who
+    /// made it, also between guests.
+    pub(super) fn create(
+        &self,
+        parent: &Node,
+        call: &Call<'_, protocol::Create<'_>>,
+    ) -> Answer<(Entry, OpenReply)> {
+        let protocol::Create { name, open, mode, umask } = call.operation;
+        for _ in 0..CREATE_TRIES {
+            let tickets = (self.budget.ticket()?, self.budget.ticket()?);
+            let made = {
+                let _assumed = self.assume(&call.caller, umask)?;
+                let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
+                let mode = Mode::from_raw_mode(mode & 0o7777);
+                resolve::open_beneath(parent.as_fd(), name, flags, mode)
+            };
+            match made {
+                Ok(file) => return self.enter_made(tickets, (file, parent.key.mount), open),
+                Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
+                Err(errno) => return Err(errno),
+            }
+            let entry = match self.look_up_with(tickets.0, parent, name) {
+                // It was removed meanwhile.
+                Err(Errno::ENOENT) => continue,
+                found => found?,
+            };
+            let opened = self.nodes.get(entry.node).and_then(|node| self.open_node(tickets.1, &node, open));
+            return match opened {
+                Ok(reply) => Ok((entry, reply)),
+                Err(errno) => {
+                    self.nodes.forget(entry.node, 1);
+                    Err(errno)
+                }
+            };
+        }
+        Err(Errno::ENOENT)
+    }
+
+    pub(super) fn tmp_file(
+        &self,
+        parent: &Node,
+        call: &Call<'_, protocol::TmpFile>,
+    ) -> Answer<(Entry, OpenReply)> {
+        let protocol::TmpFile { open, mode, umask } = call.operation;
+        let tickets = (self.budget.ticket()?, self.budget.ticket()?);
+        let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
+        flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
+        let file = {
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            rustix::fs::openat(parent, c".", flags, mode).map_err(errno)?
+        };
+        self.enter_made(tickets, (file, parent.key.mount), open)
+    }
+
+    /// A node and a handle for a file that has just been made.
+    fn enter_made(
+        &self,
+        tickets: (Ticket, Ticket),
+        (file, parent_mount): (OwnedFd, u64),
+        open: Open,
+    ) -> Answer<(Entry, OpenReply)> {
+        let path_fd = self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH)?;
+        let stat = resolve::stat(path_fd.as_fd())?;
+        let entry = self.enter(tickets.0, path_fd, (stat, parent_mount))?;
+        match self.enter_file(tickets.1, file, open) {
+            Ok(reply) => Ok((entry, reply)),
+            Err(errno) => {
+                self.nodes.forget(entry.node, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Closes a duplicate, which is when network file systems write back. (No host call tells a close's error apart
+    /// from the one that FSYNC reports; FSYNC is where the guest gets it.)
+    pub(super) fn flush(&self, flush: protocol::Flush) -> Answer<()> {
+        let file = self.files.get(flush.handle)?;
+        rustix::io::dup(&file.file).map(drop).map_err(errno)
+    }
+
+    pub(super) fn release(&self, release: protocol::Release) -> Answer<()> {
+        self.files.remove(release.handle)
+    }
+}

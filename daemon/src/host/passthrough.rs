@@ -1,0 +1,236 @@
+//! A directory of the host as a [`FileSystem`]. What the operations share stands here; each family of them has a
+//! file of its own.
+
+use super::budget::{Budget, Ticket};
+use super::config::Config;
+use super::handles::{DirHandle, FileHandle, HandleTable};
+use super::identity::{Assumed, Identity};
+use super::mounts::MountTable;
+use super::nodes::{Node, NodeTable};
+use super::resolve::{self, ProcFds, Stat};
+use super::{Allowed, Answer, Call, Caller, FileSystem, thread};
+use crate::io_vectors::IoVectors;
+use pinhole_protocol as protocol;
+use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, Name, OpenReply, Statfs, Statx};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Serves a directory of the host.
+#[derive(Debug)]
+pub struct Passthrough {
+    pub(super) config: Config,
+    pub(super) nodes: NodeTable,
+    pub(super) files: HandleTable<FileHandle>,
+    pub(super) directories: HandleTable<DirHandle>,
+    pub(super) mounts: MountTable,
+    pub(super) proc_fds: ProcFds,
+    pub(super) identity: Identity,
+    pub(super) budget: Budget,
+    /// [`InitFlags`] that the present guest and the session agreed on.
+    negotiated: AtomicU64,
+}
+
+/// Why a directory cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The shared directory cannot be opened.
+    #[error("cannot open shared directory {}: {source}", path.display())]
+    Root {
+        /// As it was given.
+        path: PathBuf,
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// `/proc/self/fd` cannot be opened.
+    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    Proc {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// `openat2` is missing.
+    #[error(
+        "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
+    )]
+    Openat2 {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// The process's own identity cannot be read.
+    #[error("cannot read the process's capabilities: {source}")]
+    Identity {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+}
+
+impl Passthrough {
+    /// Opens the shared directory.
+    ///
+    /// # Errors
+    /// What is missing on the host, by name.
+    pub fn new(config: Config) -> Result<Self, OpenError> {
+        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
+        let proc_fds = ProcFds::open().map_err(|source| OpenError::Proc { source })?;
+        let resolve = rustix::fs::ResolveFlags::BENEATH;
+        rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
+            .map_err(|source| OpenError::Openat2 { source })?;
+        let identity = Identity::read().map_err(|source| OpenError::Identity { source })?;
+        if !identity.can_switch() {
+            tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+        }
+        let stat = resolve::stat(root.as_fd())
+            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
+        let mounts = MountTable::default();
+        let mount = mounts.reach(stat.key().mount, || open_for_sync(&proc_fds, root.as_fd()));
+        let nodes = NodeTable::new(Node::new(root, (stat.key(), stat.kind()), mount, None));
+        Ok(Self {
+            budget: Budget::new(config.descriptors_max),
+            nodes,
+            files: HandleTable::new(),
+            directories: HandleTable::new(),
+            mounts,
+            proc_fds,
+            identity,
+            negotiated: AtomicU64::new(0),
+            config,
+        })
+    }
+
+    pub(super) fn negotiated(&self, flag: InitFlags) -> bool {
+        InitFlags::from_bits_retain(self.negotiated.load(Ordering::Relaxed)).contains(flag)
+    }
+
+    /// Makes the thread act as the caller, with the caller's umask where the guest's kernel leaves that to us.
+    pub(super) fn assume(&self, caller: &Caller<'_>, umask: u32) -> Result<Assumed<'_>, Errno> {
+        self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
+    }
+
+    /// One more lookup of a component of a directory.
+    pub(super) fn look_up(&self, parent: &Node, name: Name<'_>) -> Answer<Entry> {
+        self.look_up_with(self.budget.ticket()?, parent, name)
+    }
+
+    /// As [`Self::look_up`], with the right to a descriptor already taken: what made a file must not fail for want
+    /// of one afterwards.
+    pub(super) fn look_up_with(&self, ticket: Ticket, parent: &Node, name: Name<'_>) -> Answer<Entry> {
+        let fd = resolve::find_beneath(parent.as_fd(), name)?;
+        let stat = resolve::stat(fd.as_fd())?;
+        self.enter(ticket, fd, (stat, parent.key.mount))
+    }
+
+    /// Gives the guest a node for an O_PATH descriptor: a known one gets one more lookup, a new one is added.
+    pub(super) fn enter(
+        &self,
+        ticket: Ticket,
+        fd: OwnedFd,
+        (stat, parent_mount): (Stat, u64),
+    ) -> Answer<Entry> {
+        let key = stat.key();
+        let node = if let Some(known) = self.nodes.reference(&key) {
+            known
+        } else {
+            let mount = self.mounts.reach(key.mount, || open_for_sync(&self.proc_fds, fd.as_fd()));
+            self.nodes.insert(Node::new(fd, (key, stat.kind()), mount, Some(ticket)))?
+        };
+        let mut attr = stat.attr();
+        attr.submount = key.mount != parent_mount && self.negotiated(InitFlags::SUBMOUNTS);
+        Ok(Entry { node, generation: 0, attr })
+    }
+
+    /// Nodes and handles that the guest holds, the root not counted; for tests and `pinhole top`.
+    pub fn held(&self) -> (usize, usize) {
+        let nodes = self.nodes.len().saturating_sub(1);
+        (nodes, self.files.len().saturating_add(self.directories.len()))
+    }
+}
+
+/// A readable descriptor for `syncfs(2)`, where the file is one that may be opened.
+fn open_for_sync(proc_fds: &ProcFds, fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let kind = resolve::stat(fd).ok()?.kind();
+    let openable = matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::Directory);
+    openable.then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK).ok()).flatten()
+}
+
+/// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node
+/// that the call names.
+macro_rules! families {
+    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
+            let call = call.into_inner();
+            let node = self.nodes.get(call.node)?;
+            self.$name(&node, &call $(, $argument)?)
+        })*
+    };
+}
+
+/// The same for operations on a handle, which say everything by themselves.
+macro_rules! handle_families {
+    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
+            self.$name(call.into_inner().operation $(, $argument)?)
+        })*
+    };
+}
+
+impl FileSystem for Passthrough {
+    fn reset(&self, negotiated: InitFlags) {
+        self.files.clear();
+        self.directories.clear();
+        self.nodes.clear();
+        self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
+    }
+
+    fn enter_thread(&self) -> std::io::Result<()> {
+        thread::enter(&self.proc_fds)
+    }
+
+    fn forget(&self, call: Allowed<'_, protocol::Forget>) {
+        let Call { node, operation, .. } = call.into_inner();
+        self.nodes.forget(node, operation.count);
+    }
+
+    families! {
+        lookup(protocol::Lookup<'_>) -> Entry;
+        get_attr(protocol::GetAttr) -> Attr;
+        set_attr(protocol::SetAttr) -> Attr;
+        get_statx(protocol::GetStatx) -> Statx;
+        access(protocol::Access) -> ();
+        stat_fs(protocol::StatFs) -> Statfs;
+        read_link(protocol::ReadLink, out: &mut Vec<u8>) -> ();
+        sym_link(protocol::SymLink<'_>) -> Entry;
+        mk_nod(protocol::MkNod<'_>) -> Entry;
+        mk_dir(protocol::MkDir<'_>) -> Entry;
+        link(protocol::Link<'_>) -> Entry;
+        unlink(protocol::Unlink<'_>) -> ();
+        rm_dir(protocol::RmDir<'_>) -> ();
+        rename(protocol::Rename<'_>) -> ();
+        open(protocol::Open) -> OpenReply;
+        create(protocol::Create<'_>) -> (Entry, OpenReply);
+        tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
+        open_dir(protocol::OpenDir) -> OpenReply;
+        get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
+        list_xattr(protocol::ListXattr, out: &mut Vec<u8>) -> u32;
+        set_xattr(protocol::SetXattr<'_>) -> ();
+        remove_xattr(protocol::RemoveXattr<'_>) -> ();
+    }
+
+    handle_families! {
+        flush(protocol::Flush) -> ();
+        release(protocol::Release) -> ();
+        read(protocol::Read, into: &IoVectors<'_>) -> usize;
+        write(protocol::Write, from: &IoVectors<'_>) -> usize;
+        fsync(protocol::Fsync) -> ();
+        fallocate(protocol::Fallocate) -> ();
+        lseek(protocol::Lseek) -> u64;
+        copy_file_range(protocol::CopyFileRange) -> u64;
+        sync_fs(protocol::SyncFs) -> ();
+        read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();
+        read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();
+        fsync_dir(protocol::FsyncDir) -> ();
+        release_dir(protocol::ReleaseDir) -> ();
+    }
+}

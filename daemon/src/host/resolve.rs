@@ -1,0 +1,184 @@
+//! From a directory and a name to a host inode, and what the host says of it. The only place where names meet the
+//! host's name resolution.
+
+use super::nodes::{Node, NodeKey};
+use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::path::DecInt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Every resolution stays beneath its directory, follows no link of any kind.
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// What `statx` is asked for, always: identity, attributes and birth time.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+/// The guest's errno for a host error.
+pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
+}
+
+/// The guest's errno for a host error.
+pub(crate) fn io_errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// What the host says of an inode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat(rustix::fs::Statx);
+
+/// Opens a component beneath a directory.
+pub(crate) fn open_beneath(
+    directory: BorrowedFd<'_>,
+    name: Name<'_>,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat2(directory, name.as_c_str(), flags, mode, BENEATH).map_err(errno)
+}
+
+/// Finds a component beneath a directory, without opening what it names.
+pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
+    open_beneath(directory, name, OFlags::PATH, Mode::empty())
+}
+
+/// Asks the host about what a descriptor names.
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(fd, c"", flags, WANTED).map(Stat).map_err(errno)
+}
+
+/// `/proc/self/fd`, through which a descriptor is opened again with other rights. A number of our own is looked up
+/// in it, never a name.
+#[derive(Debug)]
+pub(crate) struct ProcFds(OwnedFd);
+
+impl ProcFds {
+    /// Opens it; fails where /proc is not mounted.
+    pub(crate) fn open() -> rustix::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).map(Self)
+    }
+
+    /// Opens a node's data. Only regular files and directories are ever opened: opening a device, FIFO or socket
+    /// could block or act on the host.
+    pub(crate) fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        match node.kind {
+            FileType::RegularFile | FileType::Directory => self.reopen_fd(node.as_fd(), flags),
+            FileType::Symlink => Err(Errno::ELOOP),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Err(Errno::ENXIO),
+        }
+    }
+
+    /// Opens what one of our own descriptors names, once more.
+    pub(crate) fn reopen_fd(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        rustix::fs::openat(&self.0, DecInt::from_fd(fd), flags, Mode::empty()).map_err(errno)
+    }
+}
+
+impl AsFd for ProcFds {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Stat {
+    /// Which node this is. The mount id is 0 where the kernel does not tell (before Linux 5.8).
+    pub(crate) const fn key(&self) -> NodeKey {
+        NodeKey {
+            device: (self.0.stx_dev_major, self.0.stx_dev_minor),
+            inode: self.0.stx_ino,
+            mount: self.0.stx_mnt_id,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(u32::from(self.0.stx_mode))
+    }
+
+    pub(crate) const fn size(&self) -> u64 {
+        self.0.stx_size
+    }
+
+    /// As a FUSE attribute reply says it.
+    pub(crate) fn attr(&self) -> Attr {
+        let stat = &self.0;
+        Attr {
+            ino: stat.stx_ino,
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime: timestamp(stat.stx_atime),
+            mtime: timestamp(stat.stx_mtime),
+            ctime: timestamp(stat.stx_ctime),
+            mode: u32::from(stat.stx_mode),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: encode_device(stat.stx_rdev_major, stat.stx_rdev_minor),
+            blksize: stat.stx_blksize,
+            submount: false,
+            dax: false,
+        }
+    }
+
+    /// As a FUSE statx reply says it.
+    pub(crate) fn statx(&self) -> Statx {
+        let stat = &self.0;
+        // The mount id is the host's own business.
+        let told = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        Statx {
+            mask: stat.stx_mask & told.bits(),
+            blksize: stat.stx_blksize,
+            attributes: stat.stx_attributes.bits(),
+            attributes_mask: stat.stx_attributes_mask.bits(),
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            mode: stat.stx_mode,
+            ino: stat.stx_ino,
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime: timestamp(stat.stx_atime),
+            btime: timestamp(stat.stx_btime),
+            ctime: timestamp(stat.stx_ctime),
+            mtime: timestamp(stat.stx_mtime),
+            rdev_major: stat.stx_rdev_major,
+            rdev_minor: stat.stx_rdev_minor,
+            dev_major: stat.stx_dev_major,
+            dev_minor: stat.stx_dev_minor,
+        }
+    }
+}
+
+const fn timestamp(time: rustix::fs::StatxTimestamp) -> Timestamp {
+    Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+}
+
+/// Packs a device number as the kernel's `new_encode_dev` does: 12 bits of major, 20 of minor.
+const fn encode_device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
+}
+
+/// Unpacks what [`encode_device`] packs.
+pub(crate) const fn decode_device(device: u32) -> (u32, u32) {
+    ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_packing() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 255), (8, 256), (4095, 0xf_ffff), (259, 70_000)] {
+            assert_eq!(decode_device(encode_device(major, minor)), (major, minor));
+        }
+    }
+}

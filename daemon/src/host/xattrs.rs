@@ -1,0 +1,97 @@
+//! GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR: extended attributes and POSIX ACLs.
+//!
+//! A thread that serves requests has `/proc/self/fd` as its working directory, so a descriptor's number is a path to
+//! its inode, whatever kind it is, that needs no opening.
+
+use super::nodes::Node;
+use super::passthrough::Passthrough;
+use super::resolve::errno;
+use super::{Answer, Call};
+use crate::limits::XATTR_LEN_MAX;
+use pinhole_protocol::{self as protocol, Errno, SetXattrMode};
+use rustix::buffer::spare_capacity;
+use rustix::fs::XattrFlags;
+use rustix::path::DecInt;
+use std::ffi::CStr;
+
+impl Passthrough {
+    pub(super) fn get_xattr(
+        &self,
+        node: &Node,
+        call: &Call<'_, protocol::GetXattr<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Answer<u32> {
+        self.check_xattr(call.operation.name)?;
+        let (path, name) = (DecInt::from_fd(node), call.operation.name);
+        answer(call.operation.size, out, |out| match out {
+            None => rustix::fs::getxattr_query(path, name),
+            Some(out) => rustix::fs::getxattr(path, name, spare_capacity(out)),
+        })
+    }
+
+    pub(super) fn list_xattr(
+        &self,
+        node: &Node,
+        call: &Call<'_, protocol::ListXattr>,
+        out: &mut Vec<u8>,
+    ) -> Answer<u32> {
+        self.check_xattrs_on()?;
+        let path = DecInt::from_fd(node);
+        answer(call.operation.size, out, |out| match out {
+            None => rustix::fs::listxattr_query(path),
+            Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
+        })
+    }
+
+    pub(super) fn set_xattr(&self, node: &Node, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
+        let protocol::SetXattr { name, value, mode, acl_kill_sgid } = call.operation;
+        self.check_xattr(name)?;
+        let flags = match mode {
+            SetXattrMode::Any => XattrFlags::empty(),
+            SetXattrMode::Create => XattrFlags::CREATE,
+            SetXattrMode::Replace => XattrFlags::REPLACE,
+        };
+        self.identity.kill_suidgid(acl_kill_sgid)?;
+        rustix::fs::setxattr(DecInt::from_fd(node), name, value, flags).map_err(errno)
+    }
+
+    pub(super) fn remove_xattr(&self, node: &Node, call: &Call<'_, protocol::RemoveXattr<'_>>) -> Answer<()> {
+        self.check_xattr(call.operation.name)?;
+        rustix::fs::removexattr(DecInt::from_fd(node), call.operation.name).map_err(errno)
+    }
+
+    /// ENOSYS tells the guest never to ask again, which is what a share without extended attributes means.
+    fn check_xattrs_on(&self) -> Answer<()> {
+        if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
+    }
+
+    fn check_xattr(&self, name: &CStr) -> Answer<()> {
+        self.check_xattrs_on()?;
+        // A guest that was not told of ACLs does not apply them, so it must not be able to write them either.
+        if !self.config.posix_acl && name.to_bytes().starts_with(b"system.posix_acl_") {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        Ok(())
+    }
+}
+
+/// Fetches into `out` as much as the guest has room for, or only asks for the length where it has none.
+fn answer(
+    room: u32,
+    out: &mut Vec<u8>,
+    fetch: impl FnOnce(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+) -> Answer<u32> {
+    let len = if room == 0 {
+        fetch(None).map_err(errno)?
+    } else {
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(XATTR_LEN_MAX);
+        out.reserve(room);
+        let len = fetch(Some(out)).map_err(errno)?;
+        if len > room {
+            out.clear();
+            return Err(Errno::ERANGE);
+        }
+        len
+    };
+    u32::try_from(len).map_err(|_long| Errno::E2BIG)
+}

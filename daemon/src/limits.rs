@@ -1,0 +1,51 @@
+//! Every limit on a queue, table, loop or allocation, each with its reason.
+
+/// Descriptors in one virtqueue at most: the largest split ring that Linux's virtio-fs driver makes use of; it sizes
+/// its requests by this (`max_pages` is at most the queue size less four).
+pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// Request queues that a device may have: vhost-user-backend serves at most 64 queues, one of them is hiprio.
+pub const REQUEST_QUEUES_MAX: usize = 63;
+
+/// Bytes of file data in one READ or WRITE: 256 pages, the most that a Linux guest asks for by default.
+pub const WRITE_LEN_MAX: u32 = 1 << 20;
+
+/// Memory that one worker keeps for reply bodies between requests, in bytes. READDIR replies are the largest; more
+/// is given back after the request that needed it.
+pub const REPLY_BUFFER_KEPT: usize = 64 << 10;
+
+/// Bytes of one READDIR, READDIRPLUS, GETXATTR, LISTXATTR or READLINK reply: what Linux ever asks for, whatever the
+/// guest declares.
+pub const REPLY_LEN_MAX: usize = 1 << 20;
+
+/// Supplementary groups taken from one request: Linux's own NGROUPS_MAX is 65,536, but the extension carries only the
+/// one that matters for the new file, and each is a host kernel allocation.
+pub const GROUPS_MAX: usize = 32;
+
+/// Descriptors that the guest can never take: sockets, kick and call events, memory regions, logging.
+pub const DESCRIPTOR_RESERVE: u64 = 256;
+
+/// Bytes of one COPY_FILE_RANGE on the host: it holds its queue's worker, and a guest's caller goes on after a short
+/// copy anyway.
+pub const COPY_LEN_MAX: usize = 64 << 20;
+
+/// Bytes of host directory entries read at once, on the worker's stack.
+pub const LISTING_BUFFER_LEN: usize = 16 << 10;
+
+/// Bytes of one extended attribute or one list of their names: Linux's `XATTR_SIZE_MAX` and `XATTR_LIST_MAX`.
+pub const XATTR_LEN_MAX: usize = 64 << 10;
+
+/// Descriptors of one indirect table: a request may be no longer than the queue (virtio 1.3, 2.7.5.3.1), and the
+/// longest queue that is offered has so many.
+pub const CHAIN_DESCRIPTORS_MAX: u16 = QUEUE_SIZE_MAX;
+
+/// Requests that a worker completes at most before it tells the guest: many for one interrupt, yet the first of a
+/// long burst does not wait for the last.
+pub const SIGNAL_BATCH_MAX: usize = 16;
+
+/// Memory that one worker keeps for messages between requests, in bytes: all but long extended attributes and long
+/// BATCH_FORGETs fit.
+pub const MESSAGE_BUFFER_KEPT: usize = 8 << 10;
+
+/// How often one queue may log about what its guest does wrong: a hostile guest must not fill the host's disk.
+pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);

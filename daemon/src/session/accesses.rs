@@ -1,0 +1,147 @@
+//! What each operation needs: the one table between the wire and the policy.
+//!
+//! The gate reads it off the very call that runs, so what was checked is what is done.
+
+use crate::host::Call;
+use pinhole_policy::{Access, Gated};
+use pinhole_protocol::{
+    self as protocol, AccessMode, Create, MkNod, Open, OpenFlags, Rename, RenameFlags, SetAttr, TmpFile,
+};
+
+/// An operation that can say what it needs.
+trait Needs {
+    fn accesses(&self) -> Access;
+}
+
+impl<T: Needs> Gated for Call<'_, T> {
+    fn accesses(&self) -> Access {
+        self.operation.accesses()
+    }
+}
+
+/// Operations that always need the same.
+macro_rules! always {
+    ($($operation:ty => $access:expr;)*) => {
+        $(impl Needs for $operation {
+            fn accesses(&self) -> Access {
+                $access
+            }
+        })*
+    };
+}
+
+always! {
+    protocol::Lookup<'_> => Access::LOOKUP;
+    protocol::Forget => Access::empty();
+    protocol::GetAttr => Access::STAT;
+    protocol::GetStatx => Access::STAT;
+    protocol::Access => Access::STAT;
+    protocol::StatFs => Access::STATFS;
+    protocol::ReadLink => Access::READLINK;
+    protocol::SymLink<'_> => Access::SYMLINK;
+    protocol::MkDir<'_> => Access::MKDIR;
+    protocol::Link<'_> => Access::LINK;
+    protocol::Unlink<'_> => Access::UNLINK;
+    protocol::RmDir<'_> => Access::RMDIR;
+    protocol::Flush => Access::empty();
+    protocol::Release => Access::empty();
+    // The handle was opened for reading, or for writing, through the gate; these say it once more, so that a policy
+    // that changes while a file is open has its effect.
+    protocol::Read => Access::READ;
+    protocol::Lseek => Access::READ;
+    protocol::Fsync => Access::FSYNC;
+    protocol::FsyncDir => Access::FSYNC;
+    protocol::SyncFs => Access::FSYNC;
+    protocol::Fallocate => Access::FALLOCATE;
+    protocol::CopyFileRange => Access::COPY_RANGE;
+    protocol::OpenDir => Access::LIST;
+    protocol::ReadDir => Access::LIST;
+    protocol::ReadDirPlus => Access::LIST.union(Access::LOOKUP).union(Access::STAT);
+    protocol::ReleaseDir => Access::empty();
+    protocol::GetXattr<'_> => Access::XATTR_READ;
+    protocol::ListXattr => Access::XATTR_READ;
+    protocol::SetXattr<'_> => Access::XATTR_WRITE;
+    protocol::RemoveXattr<'_> => Access::XATTR_WRITE;
+}
+
+impl Needs for Open {
+    fn accesses(&self) -> Access {
+        let mut needed = match self.flags.access_mode() {
+            AccessMode::Read => Access::READ,
+            AccessMode::Write if self.flags.contains(OpenFlags::APPEND) => Access::APPEND,
+            AccessMode::Write => Access::WRITE,
+            AccessMode::ReadWrite => Access::READ | Access::WRITE,
+        };
+        needed.set(Access::TRUNCATE, self.flags.contains(OpenFlags::TRUNC));
+        needed
+    }
+}
+
+impl Needs for protocol::Write {
+    fn accesses(&self) -> Access {
+        if self.flags.contains(OpenFlags::APPEND) { Access::APPEND } else { Access::WRITE }
+    }
+}
+
+impl Needs for Create<'_> {
+    fn accesses(&self) -> Access {
+        self.open.accesses() | Access::CREATE
+    }
+}
+
+impl Needs for TmpFile {
+    fn accesses(&self) -> Access {
+        self.open.accesses() | Access::TMPFILE
+    }
+}
+
+impl Needs for Rename<'_> {
+    fn accesses(&self) -> Access {
+        let mut needed = Access::RENAME;
+        needed.set(Access::EXCHANGE, self.flags.contains(RenameFlags::EXCHANGE));
+        needed.set(Access::WHITEOUT, self.flags.contains(RenameFlags::WHITEOUT));
+        needed
+    }
+}
+
+impl Needs for SetAttr {
+    fn accesses(&self) -> Access {
+        let mut needed = Access::STAT;
+        needed.set(Access::TRUNCATE, self.size.is_some());
+        needed.set(Access::CHMOD, self.mode.is_some());
+        needed.set(Access::CHOWN, self.uid.is_some() || self.gid.is_some());
+        needed.set(Access::UTIMENS, self.atime.is_some() || self.mtime.is_some() || self.ctime.is_some());
+        needed
+    }
+}
+
+impl Needs for MkNod<'_> {
+    fn accesses(&self) -> Access {
+        // The file type bits of a mode, `S_IFMT`.
+        match self.mode & 0o170_000 {
+            0o010_000 => Access::MKNOD_FIFO,
+            0o140_000 => Access::MKNOD_SOCKET,
+            0o020_000 | 0o060_000 => Access::MKNOD_DEVICE,
+            // A regular file, or something that the host will refuse as no type at all.
+            _ => Access::CREATE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_for_append_needs_no_right_to_overwrite() {
+        // O_WRONLY | O_APPEND.
+        let open = Open { flags: OpenFlags::from_bits_retain(1) | OpenFlags::APPEND, kill_suidgid: false };
+        assert_eq!(open.accesses(), Access::APPEND);
+    }
+
+    #[test]
+    fn truncating_at_open_needs_the_right_to_truncate() {
+        let open = Open { flags: OpenFlags::TRUNC, kill_suidgid: false };
+        assert!(open.accesses().contains(Access::TRUNCATE));
+    }
+}

@@ -1,0 +1,192 @@
+//! Each operation through the gate to the host, and its result into a reply. One arm an operation, no wildcard.
+
+use super::slot::{ReplySlot, Sink};
+use super::{Outcome, Scratch, Session, caller, denied, encoded};
+use crate::host::{Answer, Call, FileSystem};
+use crate::io_vectors::IoVectors;
+use crate::limits::REPLY_LEN_MAX;
+use pinhole_policy::{Gated, Permitted};
+use pinhole_protocol::{
+    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Forget, GetXattr, Header, ListXattr, Lookup,
+    Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
+};
+
+impl<F: FileSystem> Session<F> {
+    /// Carries out a decoded operation of a guest that has sent INIT.
+    pub(super) fn dispatch<S: Sink>(
+        &self,
+        header: &Header<'_>,
+        operation: Operation<'_>,
+        payload: &IoVectors<'_>,
+        (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
+    ) -> Answer<Outcome> {
+        let host = &*self.filesystem;
+        let attr_timeout = self.options.timeouts.attr;
+        let reply = match operation {
+            // Answered with bytes, in place or produced by the host, or not at all.
+            Operation::Read(read) => return self.read(header, read, slot),
+            Operation::ReadDir(list) => return self.read_dir(header, list, slot.room(), scratch),
+            Operation::ReadDirPlus(plus) => return self.read_dir_plus(header, plus, slot.room(), scratch),
+            Operation::ReadLink(link) => return self.read_link(header, link, scratch),
+            Operation::GetXattr(get) => return self.get_xattr(header, get, scratch),
+            Operation::ListXattr(list) => return self.list_xattr(header, list, scratch),
+            Operation::Forget(forget) => return self.forget(header, forget),
+            Operation::BatchForget(batch) => return self.batch_forget(header, batch),
+            Operation::Interrupt(_) => return Ok(Outcome::Silence),
+            // Answered with a new name or node.
+            Operation::Lookup(op) => self.lookup(header, op)?,
+            Operation::SymLink(op) => self.entry(host.sym_link(self.permit(header, op)?)?),
+            Operation::MkNod(op) => self.entry(host.mk_nod(self.permit(header, op)?)?),
+            Operation::MkDir(op) => self.entry(host.mk_dir(self.permit(header, op)?)?),
+            Operation::Link(op) => self.entry(host.link(self.permit(header, op)?)?),
+            Operation::Create(op) => self.created(host.create(self.permit(header, op)?)?),
+            Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
+            // Answered with a value.
+            Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
+            Operation::SetAttr(op) => Reply::Attr(host.set_attr(self.permit(header, op)?)?, attr_timeout),
+            Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
+            Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
+            Operation::Open(op) => Reply::Open(host.open(self.permit(header, op)?)?),
+            Operation::OpenDir(op) => Reply::Open(host.open_dir(self.permit(header, op)?)?),
+            Operation::Write(op) => self.write(header, op, payload)?,
+            Operation::Lseek(op) => Reply::Offset(host.lseek(self.permit(header, op)?)?),
+            Operation::CopyFileRange(op) => self.copy_file_range(header, op)?,
+            // Answered with success alone.
+            Operation::Unlink(op) => empty(host.unlink(self.permit(header, op)?))?,
+            Operation::RmDir(op) => empty(host.rm_dir(self.permit(header, op)?))?,
+            Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
+            Operation::Flush(op) => empty(host.flush(self.permit(header, op)?))?,
+            Operation::Release(op) => empty(host.release(self.permit(header, op)?))?,
+            Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
+            Operation::Fallocate(op) => empty(host.fallocate(self.permit(header, op)?))?,
+            Operation::SyncFs(op) => empty(host.sync_fs(self.permit(header, op)?))?,
+            Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
+            Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
+            Operation::Access(op) => empty(host.access(self.permit(header, op)?))?,
+            Operation::SetXattr(op) => empty(host.set_xattr(self.permit(header, op)?))?,
+            Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
+            // INIT and DESTROY change the session and never come this far.
+            Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
+            // Locks stay inside the guest until the sharing issue: INIT offers neither POSIX_LOCKS nor FLOCK_LOCKS,
+            // so that no guest sends these, and ENOSYS is the truth for the whole mount.
+            Operation::GetLock(_) | Operation::SetLock(_) => return Err(Errno::ENOSYS),
+            // There is no window, no block device below and no event to wait for, on any file of the mount.
+            Operation::SetupMapping(_) | Operation::RemoveMapping(_) => return Err(Errno::ENOSYS),
+            Operation::BMap(_) | Operation::Poll(_) => return Err(Errno::ENOSYS),
+            // No ioctl is passed to the host.
+            Operation::Ioctl(_) => return Err(Errno::ENOTTY),
+        };
+        Ok(encoded(&reply, scratch))
+    }
+
+    /// Through the gate.
+    fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
+    where
+        Call<'a, T>: Gated,
+    {
+        let call = Call { node: header.node, caller: caller(header), operation };
+        self.policy.permit(call).map_err(denied)
+    }
+
+    const fn entry(&self, entry: Entry) -> Reply<'static> {
+        Reply::Entry(entry, self.options.timeouts)
+    }
+
+    const fn created(&self, (entry, open): (Entry, pinhole_protocol::OpenReply)) -> Reply<'static> {
+        Reply::Created(entry, self.options.timeouts, open)
+    }
+
+    /// A missing name is an answer too, where the guest may keep it.
+    fn lookup(&self, header: &Header<'_>, lookup: Lookup<'_>) -> Answer<Reply<'static>> {
+        match self.filesystem.lookup(self.permit(header, lookup)?) {
+            Err(Errno::ENOENT) if !self.options.negative_timeout.is_zero() => {
+                let mut timeouts = self.options.timeouts;
+                timeouts.entry = self.options.negative_timeout;
+                Ok(Reply::Entry(Entry::negative(), timeouts))
+            }
+            found => found.map(|entry| self.entry(entry)),
+        }
+    }
+
+    fn read<S: Sink>(&self, header: &Header<'_>, read: Read, slot: &ReplySlot<'_, S>) -> Answer<Outcome> {
+        let into = slot.data(usize::try_from(read.size).unwrap_or(usize::MAX));
+        self.filesystem.read(self.permit(header, read)?, &into).map(Outcome::InPlace)
+    }
+
+    fn write(&self, header: &Header<'_>, write: Write, payload: &IoVectors<'_>) -> Answer<Reply<'static>> {
+        let written = self.filesystem.write(self.permit(header, write)?, payload)?;
+        u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
+    }
+
+    fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
+        let copied = self.filesystem.copy_file_range(self.permit(header, copy)?)?;
+        if copy.wide_reply {
+            return Ok(Reply::Copied(copied));
+        }
+        u32::try_from(copied).map(Reply::Written).map_err(|_large| Errno::EIO)
+    }
+
+    fn forget(&self, header: &Header<'_>, forget: Forget) -> Answer<Outcome> {
+        self.filesystem.forget(self.permit(header, forget)?);
+        Ok(Outcome::Silence)
+    }
+
+    fn batch_forget(&self, header: &Header<'_>, batch: BatchForget<'_>) -> Answer<Outcome> {
+        for (node, forget) in batch.iter() {
+            self.forget(&Header { node, ..*header }, forget)?;
+        }
+        Ok(Outcome::Silence)
+    }
+
+    fn read_dir(
+        &self,
+        header: &Header<'_>,
+        list: ReadDir,
+        room: usize,
+        scratch: &mut Scratch,
+    ) -> Answer<Outcome> {
+        let mut into = DirentBuffer::new(&mut scratch.body, limit(list.size, room), None);
+        self.filesystem.read_dir(self.permit(header, list)?, &mut into)?;
+        Ok(Outcome::Body)
+    }
+
+    fn read_dir_plus(
+        &self,
+        header: &Header<'_>,
+        plus: ReadDirPlus,
+        room: usize,
+        scratch: &mut Scratch,
+    ) -> Answer<Outcome> {
+        let timeouts = Some(self.options.timeouts);
+        let mut into = DirentBuffer::new(&mut scratch.body, limit(plus.list.size, room), timeouts);
+        self.filesystem.read_dir_plus(self.permit(header, plus)?, &mut into)?;
+        Ok(Outcome::Body)
+    }
+
+    fn read_link(&self, header: &Header<'_>, link: ReadLink, scratch: &mut Scratch) -> Answer<Outcome> {
+        scratch.body.clear();
+        self.filesystem.read_link(self.permit(header, link)?, &mut scratch.body)?;
+        Ok(Outcome::Body)
+    }
+
+    fn get_xattr(&self, header: &Header<'_>, get: GetXattr<'_>, scratch: &mut Scratch) -> Answer<Outcome> {
+        scratch.body.clear();
+        let len = self.filesystem.get_xattr(self.permit(header, get)?, &mut scratch.body)?;
+        Ok(if get.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
+    }
+
+    fn list_xattr(&self, header: &Header<'_>, list: ListXattr, scratch: &mut Scratch) -> Answer<Outcome> {
+        scratch.body.clear();
+        let len = self.filesystem.list_xattr(self.permit(header, list)?, &mut scratch.body)?;
+        Ok(if list.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
+    }
+}
+
+/// Bytes of a listing: what the guest asks for, has room for, and may have.
+fn limit(size: u32, room: usize) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX).min(room).min(REPLY_LEN_MAX)
+}
+
+fn empty(done: Answer<()>) -> Answer<Reply<'static>> {
+    done.map(|()| Reply::Empty)
+}
