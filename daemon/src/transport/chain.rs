@@ -1,0 +1,346 @@
+//! A checked walk of one descriptor chain of a split virtqueue (virtio 1.3, 2.7.5).
+//!
+//! What the guest wrote is hostile: whatever is wrong with a chain is an error with a name, never a chain that just
+//! ends early. Each descriptor is read from guest memory once. What comes out is memory, not addresses: the slices
+//! live as long as the memory that they were taken from is held.
+
+use crate::limits::CHAIN_DESCRIPTORS_MAX;
+use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{
+    Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice,
+};
+
+/// Bytes of one descriptor.
+const DESCRIPTOR_LEN: u32 = 16;
+
+/// What may be wrong with a chain. Each is an error of that request alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// A descriptor index that the table does not have.
+    #[error("descriptor {index} of a table of {count}")]
+    IndexOutOfRange {
+        /// The index.
+        index: u16,
+        /// Descriptors in that table.
+        count: u16,
+    },
+    /// More descriptors than the table has: a loop.
+    #[error("more than {limit} descriptors in one chain: a loop, or too long")]
+    TooLong {
+        /// What would have been allowed.
+        limit: u16,
+    },
+    /// The descriptor cannot be read from where the table should be.
+    #[error("no descriptor table at {address:#x}")]
+    TableOutsideMemory {
+        /// Guest physical address of the descriptor.
+        address: u64,
+    },
+    /// A buffer of no bytes.
+    #[error("descriptor {index} has no length")]
+    ZeroLength {
+        /// The descriptor.
+        index: u16,
+    },
+    /// A buffer that begins in no memory region.
+    #[error("buffer at {address:#x} lies outside memory")]
+    OutsideMemory {
+        /// Guest physical address.
+        address: u64,
+    },
+    /// A buffer that begins in one memory region and does not end in it.
+    #[error("buffer of {len} bytes at {address:#x} crosses the end of a memory region")]
+    CrossesRegion {
+        /// Guest physical address.
+        address: u64,
+        /// Bytes.
+        len: u32,
+    },
+    /// A buffer to read from behind one to write to (virtio 1.3, 2.7.4.2).
+    #[error("descriptor {index} is readable but follows a writable one")]
+    ReadableAfterWritable {
+        /// The descriptor.
+        index: u16,
+    },
+    /// An indirect table that was never negotiated.
+    #[error("indirect descriptor without VIRTIO_F_RING_INDIRECT_DESC")]
+    IndirectNotNegotiated,
+    /// An indirect table within an indirect table.
+    #[error("indirect descriptor inside an indirect table")]
+    NestedIndirect,
+    /// An indirect table that is not the end of its chain.
+    #[error("indirect descriptor with a next descriptor")]
+    IndirectWithNext,
+    /// An indirect table whose length is no whole number of descriptors, none, or too many.
+    #[error("indirect table of {len} bytes")]
+    IndirectLength {
+        /// Bytes.
+        len: u32,
+    },
+    /// More bytes than virtio allows in one chain (2^32).
+    #[error("more than 4 GiB in one chain")]
+    TooManyBytes,
+}
+
+/// Where the descriptors of a queue lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Guest physical address of descriptor 0.
+    pub address: GuestAddress,
+    /// How many descriptors there are.
+    pub count: u16,
+}
+
+/// The buffers of one request.
+#[derive(Debug, Default)]
+pub struct Chain<'m> {
+    /// What the guest says, in order.
+    pub readable: Vec<VolatileSlice<'m>>,
+    /// Where the answer goes, in order.
+    pub writable: Vec<VolatileSlice<'m>>,
+}
+
+impl<'m> Chain<'m> {
+    /// Follows the chain that begins at descriptor `head` of `table`. `indirect`: whether
+    /// `VIRTIO_F_RING_INDIRECT_DESC` was negotiated.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; nothing of a malformed chain is used.
+    pub fn walk(
+        memory: &'m GuestMemoryMmap,
+        table: Table,
+        head: u16,
+        indirect: bool,
+    ) -> Result<Self, ChainError> {
+        let mut walk = Walk { memory, chain: Self::default(), bytes: 0 };
+        if let Some(inner) = walk.follow(table, head, indirect)? {
+            walk.follow_indirect(inner)?;
+        }
+        Ok(walk.chain)
+    }
+
+    /// Bytes that the guest says.
+    pub fn readable_len(&self) -> usize {
+        total(&self.readable)
+    }
+
+    /// Bytes of room for the answer.
+    pub fn writable_len(&self) -> usize {
+        total(&self.writable)
+    }
+}
+
+fn total(slices: &[VolatileSlice<'_>]) -> usize {
+    slices.iter().map(VolatileSlice::len).fold(0, usize::saturating_add)
+}
+
+struct Walk<'m> {
+    memory: &'m GuestMemoryMmap,
+    chain: Chain<'m>,
+    bytes: u32,
+}
+
+impl<'m> Walk<'m> {
+    /// Follows one table to its end, or to the indirect table that ends it.
+    fn follow(&mut self, table: Table, head: u16, indirect: bool) -> Result<Option<Table>, ChainError> {
+        let mut index = head;
+        for _ in 0..table.count {
+            let descriptor = self.read(table, index)?;
+            if has(descriptor, VRING_DESC_F_INDIRECT) {
+                return if indirect {
+                    inner_table(descriptor).map(Some)
+                } else {
+                    Err(ChainError::IndirectNotNegotiated)
+                };
+            }
+            self.take(descriptor, index)?;
+            if !has(descriptor, VRING_DESC_F_NEXT) {
+                return Ok(None);
+            }
+            index = descriptor.next();
+        }
+        // A head that the table does not have was refused by `read`; an empty table never gets there.
+        Err(ChainError::TooLong { limit: table.count })
+    }
+
+    fn follow_indirect(&mut self, table: Table) -> Result<(), ChainError> {
+        let mut index = 0;
+        for _ in 0..table.count {
+            let descriptor = self.read(table, index)?;
+            if has(descriptor, VRING_DESC_F_INDIRECT) {
+                return Err(ChainError::NestedIndirect);
+            }
+            self.take(descriptor, index)?;
+            if !has(descriptor, VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next();
+        }
+        Err(ChainError::TooLong { limit: table.count })
+    }
+
+    fn read(&self, table: Table, index: u16) -> Result<Descriptor, ChainError> {
+        if index >= table.count {
+            return Err(ChainError::IndexOutOfRange { index, count: table.count });
+        }
+        let outside = ChainError::TableOutsideMemory { address: table.address.raw_value() };
+        let offset = u64::from(index) * u64::from(DESCRIPTOR_LEN);
+        let address = table.address.checked_add(offset).ok_or(outside)?;
+        match self.memory.read_obj(address) {
+            Ok(descriptor) => Ok(descriptor),
+            Err(_) => Err(ChainError::TableOutsideMemory { address: address.raw_value() }),
+        }
+    }
+
+    fn take(&mut self, descriptor: Descriptor, index: u16) -> Result<(), ChainError> {
+        let len = descriptor.len();
+        if len == 0 {
+            return Err(ChainError::ZeroLength { index });
+        }
+        let writable = has(descriptor, VRING_DESC_F_WRITE);
+        if !writable && !self.chain.writable.is_empty() {
+            return Err(ChainError::ReadableAfterWritable { index });
+        }
+        self.bytes = self.bytes.checked_add(len).ok_or(ChainError::TooManyBytes)?;
+        let slice = self.slice(descriptor.addr(), len)?;
+        let side = if writable { &mut self.chain.writable } else { &mut self.chain.readable };
+        side.push(slice);
+        Ok(())
+    }
+
+    /// The memory of one buffer. Two regions that touch are still two mappings of the host, so a buffer over their
+    /// border is refused: no guest that maps its memory as it was given makes one.
+    fn slice(&self, address: GuestAddress, len: u32) -> Result<VolatileSlice<'m>, ChainError> {
+        let outside = ChainError::OutsideMemory { address: address.raw_value() };
+        let crosses = ChainError::CrossesRegion { address: address.raw_value(), len };
+        if self.memory.find_region(address).is_none() {
+            return Err(outside);
+        }
+        let Ok(bytes) = usize::try_from(len) else { return Err(crosses) };
+        self.memory.get_slice(address, bytes).or(Err(crosses))
+    }
+}
+
+fn inner_table(descriptor: Descriptor) -> Result<Table, ChainError> {
+    if has(descriptor, VRING_DESC_F_NEXT) {
+        return Err(ChainError::IndirectWithNext);
+    }
+    let len = descriptor.len();
+    let count = u16::try_from(len / DESCRIPTOR_LEN).unwrap_or(u16::MAX);
+    if len == 0 || !len.is_multiple_of(DESCRIPTOR_LEN) || count > CHAIN_DESCRIPTORS_MAX {
+        return Err(ChainError::IndirectLength { len });
+    }
+    Ok(Table { address: descriptor.addr(), count })
+}
+
+fn has(descriptor: Descriptor, flag: u32) -> bool {
+    u32::from(descriptor.flags()) & flag != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: Table = Table { address: GuestAddress(0x1000), count: 8 };
+    const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+    const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+    const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+
+    /// Two regions that touch at 0x10000, and nothing from 0x20000 on.
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000), (GuestAddress(0x10000), 0x10000)]).unwrap()
+    }
+
+    fn put(memory: &GuestMemoryMmap, at: u64, descriptors: &[(u64, u32, u16, u16)]) {
+        for (index, (address, len, flags, next)) in descriptors.iter().enumerate() {
+            let place = GuestAddress(at + index as u64 * 16);
+            memory.write_obj(Descriptor::new(*address, *len, *flags, *next), place).unwrap();
+        }
+    }
+
+    fn error_of(descriptors: &[(u64, u32, u16, u16)]) -> ChainError {
+        let memory = memory();
+        put(&memory, 0x1000, descriptors);
+        Chain::walk(&memory, TABLE, 0, true).unwrap_err()
+    }
+
+    #[test]
+    fn a_chain_is_its_readable_and_its_writable_buffers_in_order() {
+        let memory = memory();
+        let chain = [(0x2000, 40, NEXT, 3), (0, 0, 0, 0), (0, 0, 0, 0), (0x3000, 8, NEXT, 1), (0, 0, 0, 0)];
+        put(&memory, 0x1000, &chain);
+        put(&memory, 0x1010, &[(0x4000, 16, NEXT | WRITE, 2), (0x5000, 104, WRITE, 0)]);
+        let chain = Chain::walk(&memory, TABLE, 0, false).unwrap();
+        assert_eq!(chain.readable.iter().map(VolatileSlice::len).collect::<Vec<_>>(), [40, 8]);
+        assert_eq!(chain.writable.iter().map(VolatileSlice::len).collect::<Vec<_>>(), [16, 104]);
+        assert_eq!((chain.readable_len(), chain.writable_len()), (48, 120));
+    }
+
+    #[test]
+    fn an_indirect_table_continues_the_chain() {
+        let memory = memory();
+        put(&memory, 0x1000, &[(0x2000, 40, NEXT, 1), (0x6000, 32, INDIRECT | WRITE, 0)]);
+        put(&memory, 0x6000, &[(0x3000, 8, NEXT, 1), (0x4000, 16, WRITE, 0)]);
+        let chain = Chain::walk(&memory, TABLE, 0, true).unwrap();
+        assert_eq!((chain.readable_len(), chain.writable_len()), (48, 16));
+    }
+
+    #[test]
+    fn every_malformed_shape_has_its_name() {
+        assert_eq!(error_of(&[(0x2000, 4, NEXT, 8)]), ChainError::IndexOutOfRange { index: 8, count: 8 });
+        assert_eq!(error_of(&[(0x2000, 4, NEXT, 0)]), ChainError::TooLong { limit: 8 });
+        assert_eq!(error_of(&[(0x2000, 0, 0, 0)]), ChainError::ZeroLength { index: 0 });
+        assert_eq!(error_of(&[(0x20000, 4, 0, 0)]), ChainError::OutsideMemory { address: 0x20000 });
+        assert_eq!(error_of(&[(u64::MAX, 4, 0, 0)]), ChainError::OutsideMemory { address: u64::MAX });
+        assert_eq!(error_of(&[(0xfffe, 4, 0, 0)]), ChainError::CrossesRegion { address: 0xfffe, len: 4 });
+        assert_eq!(
+            error_of(&[(0x1fffe, u32::MAX, 0, 0)]),
+            ChainError::CrossesRegion { address: 0x1fffe, len: u32::MAX }
+        );
+        assert_eq!(
+            error_of(&[(0x2000, 4, NEXT | WRITE, 1), (0x2000, 4, 0, 0)]),
+            ChainError::ReadableAfterWritable { index: 1 }
+        );
+        assert_eq!(error_of(&[(0x6000, 16, INDIRECT | NEXT, 1)]), ChainError::IndirectWithNext);
+        for len in [0, 15, 17, u32::MAX, 16 * (u32::from(CHAIN_DESCRIPTORS_MAX) + 1)] {
+            assert_eq!(error_of(&[(0x6000, len, INDIRECT, 0)]), ChainError::IndirectLength { len });
+        }
+        assert_eq!(
+            error_of(&[(0x30000, 16, INDIRECT, 0)]),
+            ChainError::TableOutsideMemory { address: 0x30000 }
+        );
+    }
+
+    #[test]
+    fn an_indirect_table_is_checked_like_any_other() {
+        let within = |inner: &[(u64, u32, u16, u16)]| {
+            let memory = memory();
+            put(&memory, 0x1000, &[(0x6000, 32, INDIRECT, 0)]);
+            put(&memory, 0x6000, inner);
+            Chain::walk(&memory, TABLE, 0, true).unwrap_err()
+        };
+        assert_eq!(within(&[(0x6000, 16, INDIRECT, 0)]), ChainError::NestedIndirect);
+        assert_eq!(within(&[(0x2000, 4, NEXT, 2)]), ChainError::IndexOutOfRange { index: 2, count: 2 });
+        assert_eq!(within(&[(0x2000, 4, NEXT, 0)]), ChainError::TooLong { limit: 2 });
+    }
+
+    #[test]
+    fn an_indirect_table_that_was_not_negotiated_is_refused() {
+        let memory = memory();
+        put(&memory, 0x1000, &[(0x6000, 16, INDIRECT, 0)]);
+        assert_eq!(Chain::walk(&memory, TABLE, 0, false).unwrap_err(), ChainError::IndirectNotNegotiated);
+    }
+
+    #[test]
+    fn a_table_at_the_end_of_the_address_space_is_an_error() {
+        let table = Table { address: GuestAddress(u64::MAX - 15), count: 8 };
+        let memory = memory();
+        for head in 0..8 {
+            assert!(matches!(
+                Chain::walk(&memory, table, head, true).unwrap_err(),
+                ChainError::TableOutsideMemory { .. }
+            ));
+        }
+    }
+}

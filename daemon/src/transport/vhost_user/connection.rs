@@ -1,0 +1,86 @@
+//! The life of connections: wait for one, serve it to its end, forget its guest.
+
+use super::device::Device;
+use super::listener::Listener;
+use super::options::Options;
+use super::vring::{Memory, made_by};
+use super::{ServeError, Stop};
+use crate::host::FileSystem;
+use crate::session::Session;
+use rustix::event::{PollFd, PollFlags};
+use std::sync::Arc;
+use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
+use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
+use vm_memory::GuestMemoryMmap;
+
+/// Serves connections on `listener`: the first alone, or with `options.keep_listening` one after the other until
+/// `stop`. However a connection ends, its workers have ended and its guest is forgotten before the next one, or
+/// before this returns.
+///
+/// # Errors
+/// Only what keeps the daemon from serving at all. What a front-end does wrong ends its connection alone.
+pub fn serve<F: FileSystem + 'static>(
+    listener: &Listener,
+    session: &Arc<Session<F>>,
+    options: &Options,
+    stop: &Stop,
+) -> Result<(), ServeError> {
+    let mut accepting = VhostListener::from(listener.socket()?);
+    while wait_for_connection(listener, stop)? {
+        serve_one(&mut accepting, session, options, stop)?;
+        if !options.keep_listening {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// True: somebody connects. False: it is time to stop.
+fn wait_for_connection(listener: &Listener, stop: &Stop) -> Result<bool, ServeError> {
+    loop {
+        let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.event(), PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) if stop.requested() => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(ServeError::Accept(error.into())),
+        }
+    }
+}
+
+fn serve_one<F: FileSystem + 'static>(
+    accepting: &mut VhostListener,
+    session: &Arc<Session<F>>,
+    options: &Options,
+    stop: &Stop,
+) -> Result<(), ServeError> {
+    let device = Arc::new(Device::new(Arc::clone(session), options.clone()));
+    // The crate refuses a second SET_OWNER on one daemon, so each connection has its own.
+    let (daemon, rings) = made_by(|| {
+        let memory = Memory::new(GuestMemoryMmap::new());
+        VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
+    });
+    let mut daemon = daemon.map_err(ServeError::Backend)?;
+    device.attach(rings);
+    daemon.start(accepting).map_err(ServeError::Backend)?;
+    tracing::info!("front-end connected");
+    if let Some(handle) = daemon.shutdown_handle() {
+        stop.watch(handle);
+    }
+    let ended = daemon.wait();
+    stop.unwatch();
+    report(ended);
+    device.stop();
+    Ok(())
+}
+
+/// A VMM that ends says nothing: its socket closes, perhaps in the middle of a message.
+fn report(ended: Result<(), BackendError>) {
+    match ended {
+        Ok(())
+        | Err(BackendError::HandleRequest(ProtocolError::Disconnected | ProtocolError::PartialMessage)) => {
+            tracing::info!("front-end disconnected");
+        }
+        Err(error) => tracing::warn!(%error, "connection ended"),
+    }
+}

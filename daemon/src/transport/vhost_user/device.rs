@@ -1,0 +1,145 @@
+//! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
+
+use super::options::Options;
+use super::ring::Job;
+use super::vring::{Memory, QueueVring};
+use super::worker::Worker;
+use crate::host::FileSystem;
+use crate::limits::QUEUE_SIZE_MAX;
+use crate::session::Session;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::VhostUserBackend;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::epoll::EventSet;
+
+/// The device of one connection.
+#[derive(Debug)]
+pub(super) struct Device<F> {
+    session: Arc<Session<F>>,
+    options: Options,
+    acked_features: Arc<AtomicU64>,
+    rings: OnceLock<Vec<QueueVring>>,
+}
+
+impl<F: FileSystem + 'static> Device<F> {
+    pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
+        Self { session, options, acked_features: Arc::default(), rings: OnceLock::new() }
+    }
+
+    /// Gives each queue its worker. Once, before the connection is served.
+    pub(super) fn attach(&self, rings: Vec<QueueVring>) {
+        for (index, vring) in rings.iter().enumerate() {
+            let job: Arc<dyn Job> = Arc::new(Worker {
+                index,
+                session: Arc::clone(&self.session),
+                acked_features: Arc::clone(&self.acked_features),
+            });
+            vring.ring().attach(job);
+        }
+        if self.rings.set(rings).is_err() {
+            tracing::error!("a device was given its queues twice");
+        }
+    }
+
+    /// Ends every worker after its current request, then forgets the guest.
+    pub(super) fn stop(&self) {
+        for vring in self.rings() {
+            vring.ring().reset();
+        }
+        self.session.end();
+    }
+
+    fn rings(&self) -> &[QueueVring] {
+        self.rings.get().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
+    type Bitmap = ();
+    type Vring = QueueVring;
+
+    fn num_queues(&self) -> usize {
+        self.options.queues()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(QUEUE_SIZE_MAX)
+    }
+
+    fn features(&self) -> u64 {
+        (1 << VIRTIO_F_VERSION_1)
+            | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+            | (1 << VIRTIO_RING_F_EVENT_IDX)
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.acked_features.store(features, Ordering::Release);
+    }
+
+    /// What `vhost-user-backend` really does: not INFLIGHT_SHMFD, which it refuses when asked, nor STATUS, which
+    /// ends the connection. No LOG_SHMFD: the host writes into guest memory past any dirty bitmap.
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        let config = if self.options.tag.is_some() {
+            VhostUserProtocolFeatures::CONFIG
+        } else {
+            VhostUserProtocolFeatures::empty()
+        };
+        config
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::BACKEND_SEND_FD
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    /// The crate has disabled the queues, so their workers have ended.
+    fn reset_device(&self) {
+        self.stop();
+    }
+
+    /// The crate has told each queue by itself.
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    /// Exactly `size` bytes, zero behind what there is: a front-end hangs on any other length.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let space = self.options.config_space();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = space.get(from..).unwrap_or_default().iter().copied();
+        bytes.chain(std::iter::repeat(0)).take(usize::try_from(size).unwrap_or(0)).collect()
+    }
+
+    /// Nothing in the configuration of a virtio-fs device is the driver's to write.
+    fn set_config(&self, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    /// The new memory is in place; whoever still holds the old one ends its request before the front-end hears of it.
+    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        for vring in self.rings() {
+            vring.ring().drain();
+        }
+        Ok(())
+    }
+
+    /// None of the crate's threads: each queue has its own worker.
+    fn queues_per_thread(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Never called: there is no thread of the crate's to call it.
+    fn handle_event(
+        &self,
+        _device_event: u16,
+        _events: EventSet,
+        _vrings: &[Self::Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

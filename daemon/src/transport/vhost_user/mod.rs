@@ -1,0 +1,55 @@
+//! The vhost-user transport: device 26 on a Unix socket, one worker thread a queue.
+//!
+//! `connection` accepts and ends connections, `device` answers what the front-end asks about the device, `vring` and
+//! `ring` start and stop a `worker` for each queue in use, and the worker takes each request through
+//! [`super::chain`] to [`crate::session`] and back.
+
+mod connection;
+mod device;
+mod listener;
+mod options;
+mod ring;
+mod stop;
+mod vring;
+mod worker;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use connection::serve;
+pub use listener::{Listen, Listener};
+pub use options::{Options, RequestQueues, RequestQueuesError, Tag, TagError};
+pub use stop::Stop;
+
+/// What keeps the daemon from serving.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each field is what its message says")]
+pub enum ServeError {
+    /// Another process listens at the path.
+    #[error("{path} is in use: another daemon listens there", path = .path.display())]
+    InUse { path: PathBuf },
+    /// Something that is not ours to remove stands at the path.
+    #[error("{path} exists and is not a socket", path = .path.display())]
+    NotASocket { path: PathBuf },
+    /// The socket could not be made.
+    #[error("cannot listen at {path}: {source}", path = .path.display())]
+    Bind { path: PathBuf, source: io::Error },
+    /// The socket could not be given to the group.
+    #[error("cannot give {path} to group {group}: {source}", path = .path.display())]
+    Group { path: PathBuf, group: u32, source: io::Error },
+    /// The descriptor could not be taken.
+    #[error("cannot use descriptor {number}: {source}")]
+    Descriptor { number: i32, source: io::Error },
+    /// The descriptor is something else.
+    #[error("descriptor {number} is not a listening Unix stream socket")]
+    NotListening { number: i32 },
+    /// Waiting for a connection failed.
+    #[error("cannot accept a connection: {0}")]
+    Accept(io::Error),
+    /// vhost-user-backend could not be set up.
+    #[error("cannot set up the device: {0}")]
+    Backend(vhost_user_backend::Error),
+    /// There is no event to stop by.
+    #[error("cannot make an event: {0}")]
+    Event(io::Error),
+}

@@ -1,0 +1,131 @@
+//! What a device is like, as the command line says it.
+
+use crate::limits::REQUEST_QUEUES_MAX;
+
+/// Bytes of the tag in the configuration space (virtio 1.3, 5.11.4).
+const TAG_LEN: usize = 36;
+
+/// Bytes of the configuration space: tag, `num_request_queues`, `notify_buf_size`.
+const CONFIG_LEN: usize = 44;
+
+/// The name by which a guest mounts the share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag([u8; TAG_LEN]);
+
+/// What is wrong with a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TagError {
+    /// No bytes.
+    #[error("a tag has at least one character")]
+    Empty,
+    /// More than a device can say.
+    #[error("a tag has at most {TAG_LEN} bytes, this one {0}")]
+    TooLong(usize),
+    /// A NUL ends a tag.
+    #[error("a tag has no NUL")]
+    Nul,
+}
+
+impl Tag {
+    /// The tag `text`, 1 to 36 bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(text: &str) -> Result<Self, TagError> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() {
+            return Err(TagError::Empty);
+        }
+        if bytes.contains(&0) {
+            return Err(TagError::Nul);
+        }
+        let mut padded = [0; TAG_LEN];
+        let place = padded.get_mut(..bytes.len()).ok_or(TagError::TooLong(bytes.len()))?;
+        place.copy_from_slice(bytes);
+        Ok(Self(padded))
+    }
+}
+
+/// How many request queues a device has: 1 to [`REQUEST_QUEUES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestQueues(u8);
+
+/// A number of queues that no device here can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a device has 1 to {REQUEST_QUEUES_MAX} request queues, not {0}")]
+pub struct RequestQueuesError(usize);
+
+impl RequestQueues {
+    /// So many request queues.
+    ///
+    /// # Errors
+    /// Where there are none or too many.
+    pub fn new(count: usize) -> Result<Self, RequestQueuesError> {
+        match u8::try_from(count) {
+            Ok(narrow) if (1..=REQUEST_QUEUES_MAX).contains(&count) => Ok(Self(narrow)),
+            Ok(_) | Err(_) => Err(RequestQueuesError(count)),
+        }
+    }
+}
+
+/// What is true of the device.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Told to the guest through CONFIG. `None`: the VMM has the tag, and CONFIG is not offered.
+    pub tag: Option<Tag>,
+    /// Beside the hiprio queue.
+    pub request_queues: RequestQueues,
+    /// Serve the next connection when one ends; otherwise the first is the last.
+    pub keep_listening: bool,
+}
+
+impl Options {
+    /// Queues in all: hiprio is one.
+    pub(super) fn queues(&self) -> usize {
+        usize::from(self.request_queues.0).saturating_add(1)
+    }
+
+    pub(super) fn config_space(&self) -> Vec<u8> {
+        let mut space = Vec::with_capacity(CONFIG_LEN);
+        space.extend_from_slice(self.tag.as_ref().map_or(&[0; TAG_LEN], |tag| &tag.0));
+        space.extend_from_slice(&u32::from(self.request_queues.0).to_le_bytes());
+        // No notification queue.
+        space.extend_from_slice(&0u32.to_le_bytes());
+        space
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_space_is_as_virtio_says() {
+        let options = Options {
+            tag: Some(Tag::new("share").unwrap()),
+            request_queues: RequestQueues::new(8).unwrap(),
+            keep_listening: false,
+        };
+        let space = options.config_space();
+        assert_eq!(space.len(), CONFIG_LEN);
+        assert_eq!(&space[..6], b"share\0");
+        assert_eq!(space[36..], [8, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_tag_that_a_device_cannot_say_is_refused() {
+        assert_eq!(Tag::new(""), Err(TagError::Empty));
+        assert_eq!(Tag::new("a\0b"), Err(TagError::Nul));
+        assert_eq!(Tag::new(&"t".repeat(37)), Err(TagError::TooLong(37)));
+        assert!(Tag::new(&"t".repeat(36)).is_ok());
+    }
+
+    #[test]
+    fn a_device_has_at_least_one_request_queue_and_at_most_63() {
+        assert!(RequestQueues::new(0).is_err());
+        assert!(RequestQueues::new(1).is_ok());
+        assert!(RequestQueues::new(63).is_ok());
+        assert!(RequestQueues::new(64).is_err());
+        assert!(RequestQueues::new(257).is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! One queue: its ring in guest memory, and the worker thread that it has while it is in use.
+//!
+//! The crate's rings know nothing of workers. [`QueueVring`] wraps one and reconciles after every change the
+//! front-end makes: a worker exists exactly while the ring has addresses and a kick event and is ready and enabled.
+//! Stopping joins the worker, which ends its current request first: that is the drain which GET_VRING_BASE, a reset
+//! and a lost connection need (`docs/decisions/`, "One worker a queue").
+
+use super::ring::Ring;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use vhost_user_backend::{VringState, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::Error as QueueError;
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+/// The guest's memory as the front-end has described it last.
+pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+thread_local! {
+    /// Rings made on this thread since [`made_by`] began. The crate makes them itself and hands them to nobody.
+    static MADE: RefCell<Vec<QueueVring>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `make` and returns, beside its result, the rings that the crate made meanwhile, in the order of their index.
+pub(super) fn made_by<T>(make: impl FnOnce() -> T) -> (T, Vec<QueueVring>) {
+    MADE.with_borrow_mut(Vec::clear);
+    let result = make();
+    (result, MADE.with_borrow_mut(std::mem::take))
+}
+
+/// A queue as the crate sees it.
+#[derive(Clone, Debug)]
+pub(super) struct QueueVring {
+    ring: Arc<Ring>,
+}
+
+impl QueueVring {
+    pub(super) const fn ring(&self) -> &Arc<Ring> {
+        &self.ring
+    }
+}
+
+impl<'a> VringStateGuard<'a, Memory> for QueueVring {
+    type G = std::sync::MutexGuard<'a, VringState<Memory>>;
+}
+
+impl<'a> VringStateMutGuard<'a, Memory> for QueueVring {
+    type G = std::sync::MutexGuard<'a, VringState<Memory>>;
+}
+
+impl VringT<Memory> for QueueVring {
+    fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
+        let ring = Self { ring: Arc::new(Ring::new(memory, max_queue_size)?) };
+        MADE.with_borrow_mut(|made| made.push(ring.clone()));
+        Ok(ring)
+    }
+
+    fn get_ref(&self) -> <Self as VringStateGuard<'_, Memory>>::G {
+        self.ring.vring().get_ref()
+    }
+
+    fn get_mut(&self) -> <Self as VringStateMutGuard<'_, Memory>>::G {
+        self.ring.vring().get_mut()
+    }
+
+    fn add_used(&self, desc_index: u16, len: u32) -> Result<(), QueueError> {
+        self.ring.vring().add_used(desc_index, len)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        self.ring.vring().signal_used_queue()
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        self.ring.vring().enable_notification()
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        self.ring.vring().disable_notification()
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        self.ring.vring().needs_notification()
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.ring.reconfigure(|vring, state| {
+            vring.set_enabled(enabled);
+            state.enabled = enabled;
+        });
+    }
+
+    fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
+        // The crate reads the used index from the ring next and sets it; until then the worker must not move it.
+        self.ring.reconfigure(|vring, state| {
+            state.addressed = false;
+            vring.set_queue_info(desc_table, avail_ring, used_ring)
+        })
+    }
+
+    fn queue_next_avail(&self) -> u16 {
+        self.ring.vring().queue_next_avail()
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.ring.reconfigure(|vring, _| vring.set_queue_next_avail(base));
+    }
+
+    fn set_queue_next_used(&self, idx: u16) {
+        self.ring.reconfigure(|vring, state| {
+            vring.set_queue_next_used(idx);
+            state.addressed = true;
+        });
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.ring.vring().queue_used_idx()
+    }
+
+    fn set_queue_size(&self, num: u16) {
+        self.ring.reconfigure(|vring, state| {
+            vring.set_queue_size(num);
+            // The crate keeps its old size where it refuses the new one; a ring of two sizes must not be served.
+            state.sized = num.is_power_of_two();
+        });
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.ring.reconfigure(|vring, _| vring.set_queue_event_idx(enabled));
+    }
+
+    fn set_queue_ready(&self, ready: bool) {
+        self.ring.reconfigure(|vring, state| {
+            vring.set_queue_ready(ready);
+            state.ready = ready;
+        });
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        self.ring.reconfigure(|vring, state| {
+            // The crate wants to know that there is one; the worker waits for this one.
+            state.kick = file.as_ref().and_then(|file| {
+                file.try_clone().inspect_err(|error| tracing::error!(%error, "cannot keep a kick event")).ok()
+            });
+            vring.set_kick(file);
+        });
+    }
+
+    fn read_kick(&self) -> io::Result<bool> {
+        self.ring.vring().read_kick()
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.ring.vring().set_call(file);
+    }
+
+    fn set_err(&self, file: Option<File>) {
+        self.ring.set_error_event(file);
+    }
+}
