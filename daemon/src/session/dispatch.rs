@@ -67,12 +67,15 @@ impl<F: FileSystem> Session<F> {
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
             // INIT and DESTROY change the session and never come this far.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
-            // Locks stay inside the guest until the sharing issue: INIT offers neither POSIX_LOCKS nor FLOCK_LOCKS,
-            // so that no guest sends these, and ENOSYS is the truth for the whole mount.
-            Operation::GetLock(_) | Operation::SetLock(_) => return Err(Errno::ENOSYS),
-            // There is no window, no block device below and no event to wait for, on any file of the mount.
-            Operation::SetupMapping(_) | Operation::RemoveMapping(_) => return Err(Errno::ENOSYS),
-            Operation::BMap(_) | Operation::Poll(_) => return Err(Errno::ENOSYS),
+            // ENOSYS says "never ask again", so each of these is true of every file of the mount. Locks stay inside
+            // the guest until the sharing issue (INIT offers neither POSIX_LOCKS nor FLOCK_LOCKS, so no guest sends
+            // them); there is no window, no block device below and no event to wait for.
+            Operation::GetLock(_)
+            | Operation::SetLock(_)
+            | Operation::SetupMapping(_)
+            | Operation::RemoveMapping(_)
+            | Operation::BMap(_)
+            | Operation::Poll(_) => return Err(Errno::ENOSYS),
             // No ioctl is passed to the host.
             Operation::Ioctl(_) => return Err(Errno::ENOTTY),
         };

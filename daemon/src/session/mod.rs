@@ -42,6 +42,7 @@ pub struct Scratch {
 }
 
 /// What an operation came to, as far as the answer goes.
+#[derive(Clone, Copy)]
 enum Outcome {
     /// A body stands in [`Scratch::body`].
     Body,
