@@ -1,1 +1,4 @@
-//! FUSE wire format.
+//! The harness of the integration tests: real guests, real daemons, and what keeps both from harming the host.
+
+pub mod daemon;
+pub mod guest;

@@ -1,2 +1,56 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask demo | test | fuzz | guest | tidy`.
+//!
+//! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
+//! it fetches itself, by the `guest` module.
+
+mod console;
+mod demo;
+mod fuzz;
+mod guest;
+mod step;
+mod suite;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows a directory shared with a real Linux guest.
+    Demo(demo::Arguments),
+    /// Runs every check of the project.
+    Test(suite::Arguments),
+    /// Runs the fuzz targets from their seed corpora.
+    Fuzz(fuzz::Arguments),
+    /// Checks what lints cannot see: the arrows between parts, lengths, headers, names in docs.
+    Tidy,
+    /// Fetches the pieces of the test guests into the git-ignored folder .guest.
+    Guest(guest::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::main(&arguments),
+        Command::Test(arguments) => suite::main(&arguments),
+        Command::Fuzz(arguments) => fuzz::main(&arguments),
+        Command::Tidy => tidy::main(),
+        Command::Guest(arguments) => guest::main(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::complain(format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Daemons under test as processes: `pinhole`, and the peer `virtiofsd` where a test compares the two.
+//!
+//! A daemon may be started confined: in a mount namespace where everything but the test's own folder is read-only,
+//! so that a build that resolves a name wrongly cannot reach the host's files.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tempfile::TempDir;
+
+use crate::guest::{GuestError, Pieces};
+
+/// What both daemons print on standard error once their socket is there.
+const READY: &str = "Waiting for vhost-user socket connection";
+
+/// How long a daemon may take to print it.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks at a daemon's standard error.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What may go wrong around a daemon's process.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The binary could not be built.
+    #[error("cannot build pinhole: `{command}` ended with {status}\n{stderr}")]
+    Build {
+        /// The command that failed.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it printed.
+        stderr: String,
+    },
+    /// A program that a test needs is not there.
+    #[error("{path} is missing; run `{command}`", path = .path.display())]
+    Missing {
+        /// The program.
+        path: PathBuf,
+        /// The command that provides it.
+        command: &'static str,
+    },
+    /// A piece of the guest's packages is missing.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The daemon ended, or did not become ready in time.
+    #[error("{program} {outcome}; its standard error:\n{stderr}")]
+    NotReady {
+        /// Which daemon.
+        program: String,
+        /// What happened instead.
+        outcome: String,
+        /// What it had printed.
+        stderr: String,
+    },
+    /// A host operation of the harness itself failed.
+    #[error("{what}: {source}")]
+    Host {
+        /// What the harness was doing.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl DaemonError {
+    fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}
+
+/// Waits until `child` has ended, at most for `limit`, without reaping it. `false`: the limit passed.
+///
+/// # Errors
+/// What `pidfd_open(2)` or `poll(2)` return.
+pub fn wait_for_exit(child: &Child, limit: Option<Duration>) -> io::Result<bool> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("a process number out of range"))?;
+    let watched = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let remaining = remaining.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        let mut polled = [PollFd::new(&watched, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, remaining.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The daemon's program: `PINHOLE_BIN`, or a debug build beside the running test, made now if it is out of date.
+///
+/// # Errors
+/// [`DaemonError::Build`] with what cargo printed.
+pub fn pinhole_program() -> Result<PathBuf, DaemonError> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(named) = std::env::var_os("PINHOLE_BIN") {
+        return Ok(PathBuf::from(named));
+    }
+    if let Some(built) = BUILT.get() {
+        return Ok(built.clone());
+    }
+    let profile = profile_folder()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--package", "pinhole", "--bin", "pinhole"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if let Some(target) = profile.parent() {
+        command.arg("--target-dir").arg(target);
+    }
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    let outcome = command.output().map_err(DaemonError::host("cannot start cargo"))?;
+    if !outcome.status.success() {
+        return Err(DaemonError::Build {
+            command: format!("{command:?}"),
+            status: outcome.status,
+            stderr: String::from_utf8_lossy(&outcome.stderr).into_owned(),
+        });
+    }
+    Ok(BUILT.get_or_init(|| profile.join("pinhole")).clone())
+}
+
+/// The folder of the running test's profile: `target/debug` of `target/debug/deps/test-1234`.
+fn profile_folder() -> Result<PathBuf, DaemonError> {
+    let running = std::env::current_exe().map_err(DaemonError::host("cannot find the running test"))?;
+    let folder = running.parent().unwrap_or(Path::new("."));
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    Ok(folder.to_path_buf())
+}
+
+/// A daemon yet to be started.
+#[derive(Debug)]
+pub struct Daemon {
+    name: &'static str,
+    program: Vec<PathBuf>,
+    shared: PathBuf,
+    arguments: Vec<String>,
+    writable: Vec<PathBuf>,
+}
+
+impl Daemon {
+    /// `pinhole` serving `shared`.
+    ///
+    /// # Errors
+    /// As [`pinhole_program`].
+    pub fn pinhole(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
+        Ok(Self::pinhole_at(pinhole_program()?, shared))
+    }
+
+    /// The `pinhole` at `program` serving `shared`.
+    pub fn pinhole_at(program: impl Into<PathBuf>, shared: impl Into<PathBuf>) -> Self {
+        Self::new("pinhole", vec![program.into()], shared.into())
+    }
+
+    /// The packaged `virtiofsd` serving `shared`, without its sandbox; what pinhole is compared with.
+    ///
+    /// # Errors
+    /// [`DaemonError::Guest`] where the package has not been fetched.
+    pub fn virtiofsd(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
+        let tree = Pieces::locate().base()?;
+        let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+        let program = vec![
+            libraries.join("ld-linux-x86-64.so.2"),
+            PathBuf::from("--library-path"),
+            libraries,
+            tree.join("usr/libexec/virtiofsd"),
+        ];
+        Ok(Self::new("virtiofsd", program, shared.into())
+            .argument("--sandbox=none")
+            .argument("--seccomp=none"))
+    }
+
+    fn new(name: &'static str, program: Vec<PathBuf>, shared: PathBuf) -> Self {
+        Self { name, program, shared, arguments: Vec::new(), writable: Vec::new() }
+    }
+
+    /// Adds an argument to the command line.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts the daemon in a mount namespace where only `folder` (call it again for more) and the daemon's own
+    /// socket can be written.
+    #[must_use]
+    pub fn confined_to(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.writable.push(folder.into());
+        self
+    }
+
+    /// Starts it on a socket of its own and waits until it listens.
+    ///
+    /// # Errors
+    /// [`DaemonError::NotReady`] with its standard error, or what kept it from being started.
+    pub fn start(self) -> Result<Serving, DaemonError> {
+        let work = tempfile::Builder::new()
+            .prefix("pinhole-daemon-")
+            .tempdir()
+            .map_err(DaemonError::host("cannot make the daemon's work folder"))?;
+        let socket = work.path().join("socket");
+        let log = work.path().join("stderr");
+        let stderr = File::create(&log).map_err(DaemonError::host("cannot make the daemon's log"))?;
+        let mut command = self.command(work.path())?;
+        command
+            .arg("--shared-dir")
+            .arg(&self.shared)
+            .arg("--socket-path")
+            .arg(&socket)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .process_group(0);
+        let child = command.spawn().map_err(DaemonError::host("cannot start the daemon"))?;
+        let mut serving = Serving { name: self.name, child, socket, log, _work: work, ended: None };
+        serving.wait_for_log(READY, READY_LIMIT)?;
+        Ok(serving)
+    }
+
+    fn command(&self, work: &Path) -> Result<Command, DaemonError> {
+        let (program, arguments) = self.program.split_first().ok_or_else(|| DaemonError::Host {
+            what: "no program to start",
+            source: io::ErrorKind::InvalidInput.into(),
+        })?;
+        if self.writable.is_empty() {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            return Ok(command);
+        }
+        let mut command = Command::new(confined_program()?);
+        for folder in self.writable.iter().map(PathBuf::as_path).chain([work]) {
+            command.arg("--writable").arg(folder);
+        }
+        command.arg("--").arg(program).args(arguments);
+        Ok(command)
+    }
+}
+
+/// The helper of [`Daemon::confined_to`], which cargo builds along with the integration tests.
+///
+/// # Errors
+/// [`DaemonError::Missing`].
+pub fn confined_program() -> Result<PathBuf, DaemonError> {
+    let path = profile_folder()?.join("confined");
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(DaemonError::Missing { path, command: "cargo build --package pinhole-tests --bins" })
+}
+
+/// A daemon that listens. Dropping it kills it.
+#[derive(Debug)]
+pub struct Serving {
+    name: &'static str,
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+    _work: TempDir,
+    ended: Option<ExitStatus>,
+}
+
+impl Serving {
+    /// The vhost-user socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The daemon's process number, for a look into /proc.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the daemon has printed on standard error up to now.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the daemon has printed `text` on standard error.
+    ///
+    /// # Errors
+    /// [`DaemonError::NotReady`] where it ends first or `limit` passes.
+    pub fn wait_for_log(&mut self, text: &str, limit: Duration) -> Result<(), DaemonError> {
+        let started = Instant::now();
+        while !self.stderr().contains(text) {
+            let outcome = if self.wait_at_most(LOOK)?.is_some() {
+                if self.stderr().contains(text) {
+                    return Ok(());
+                }
+                format!("ended ({})", self.ended.map(|status| status.to_string()).unwrap_or_default())
+            } else if started.elapsed() > limit {
+                format!("had not printed `{text}` after {limit:?}")
+            } else {
+                continue;
+            };
+            return Err(DaemonError::NotReady {
+                program: self.name.to_owned(),
+                outcome,
+                stderr: self.stderr(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for the daemon's end, at most for `limit`. `None`: it still runs.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`].
+    pub fn wait_at_most(&mut self, limit: Duration) -> Result<Option<ExitStatus>, DaemonError> {
+        if self.ended.is_none() {
+            let what = "cannot wait for the daemon";
+            if wait_for_exit(&self.child, Some(limit)).map_err(DaemonError::host(what))? {
+                self.ended = Some(self.child.wait().map_err(DaemonError::host(what))?);
+            }
+        }
+        Ok(self.ended)
+    }
+
+    /// Sends `signal` to the daemon, which must not have been waited for.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`].
+    pub fn signal(&self, signal: Signal) -> Result<(), DaemonError> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        match pid {
+            Some(pid) if self.ended.is_none() => rustix::process::kill_process(pid, signal)
+                .map_err(|error| DaemonError::host("cannot signal the daemon")(error.into())),
+            Some(_) | None => Err(DaemonError::Host {
+                what: "the daemon has already ended",
+                source: io::ErrorKind::NotFound.into(),
+            }),
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            // One that has just ended by itself needs no killing; either way it is reaped.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}

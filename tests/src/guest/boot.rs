@@ -1,0 +1,262 @@
+//! From a description to a started kernel: the initramfs, the command line, the process.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::cpio::Archive;
+use super::running::{Paths, Running};
+use super::{Device, Guest, GuestError, Kernel, Pieces, Share};
+
+/// Where the guest's console goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Console {
+    /// Into a file; the script's output into another.
+    Logged,
+    /// Script and shell on the terminal of this process.
+    Terminal,
+}
+
+/// Modules that the guest's `/init` loads where the kernel has them as files.
+const UML_MODULES: [&str; 4] =
+    ["fs/fuse/fuse.ko", "fs/fuse/virtiofs.ko", "fs/overlayfs/overlay.ko", "drivers/block/loop.ko"];
+
+pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Running, GuestError> {
+    let pieces = Pieces::locate();
+    let work = tempfile::Builder::new()
+        .prefix("pinhole-guest-")
+        .tempdir()
+        .map_err(GuestError::host("cannot make the guest's work folder"))?;
+    let paths = Paths::new(work.path());
+    fs::create_dir(&paths.channel).map_err(GuestError::host("cannot make the guest's channel"))?;
+
+    let initrd = work.path().join("initrd");
+    let archive = initramfs(guest, &pieces, &paths, script, console)?;
+    fs::write(&initrd, archive).map_err(GuestError::host("cannot write the initramfs"))?;
+
+    let mut command = match guest.kernel {
+        Kernel::UserMode => uml_command(guest, &pieces, work.path(), &initrd, console)?,
+        Kernel::Qemu => qemu_command(guest, &pieces, &paths, &initrd, console)?,
+    };
+    match console {
+        Console::Logged => {
+            let log =
+                File::create(&paths.kernel_log).map_err(GuestError::host("cannot make the kernel's log"))?;
+            let errors = log.try_clone().map_err(GuestError::host("cannot share the kernel's log"))?;
+            // A group of its own, so that the time limit reaches every process of the guest.
+            command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        }
+        Console::Terminal => {}
+    }
+    let child = command.spawn().map_err(GuestError::host(format!("cannot start {command:?}")))?;
+    let limit = (console == Console::Logged).then_some(guest.limit);
+    Ok(Running::new(child, work, paths, limit))
+}
+
+fn initramfs(
+    guest: &Guest,
+    pieces: &Pieces,
+    paths: &Paths,
+    script: &str,
+    console: Console,
+) -> Result<Vec<u8>, GuestError> {
+    let busybox = read(&pieces.busybox()?)?;
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "extra", "mnt", "modules", "proc", "root", "run", "sys", "tmp"] {
+        archive.directory(folder);
+    }
+    for alias in ["sbin", "usr"] {
+        archive.symlink(alias, if alias == "sbin" { "bin" } else { "." });
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.character_device("dev/null", 1, 3);
+    archive.file("bin/busybox", 0o755, &busybox);
+    archive.file("init", 0o755, include_bytes!("init.sh"));
+    archive.file("settings", 0o644, settings(guest, pieces, paths, console)?.as_bytes());
+    archive.file("extra/script", 0o644, script.as_bytes());
+    for file in &guest.files {
+        for folder in parents(&file.path) {
+            archive.directory(folder);
+        }
+        archive.file(&file.path, file.mode, &file.bytes);
+    }
+    if guest.kernel == Kernel::UserMode {
+        let releases = pieces.base()?.join("usr/lib/uml/modules");
+        let release = Pieces::only_child(&releases, "cargo xtask guest")?;
+        for module in UML_MODULES {
+            let name = module.rsplit('/').next().unwrap_or(module);
+            let content = read(&release.join("kernel").join(module))?;
+            archive.file(&format!("modules/{name}"), 0o644, &content);
+        }
+    }
+    Ok(archive.finish())
+}
+
+/// `extra/a/b` has the parents `extra/a`; `extra` itself always exists.
+fn parents(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').skip(1).filter_map(|(at, _)| path.get(..at))
+}
+
+/// The shell fragment that `init.sh` sources.
+fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> Result<String, GuestError> {
+    let channel = match guest.kernel {
+        Kernel::UserMode => paths.channel.display().to_string(),
+        Kernel::Qemu => String::new(),
+    };
+    let userland = if guest.userland { pieces.userland()?.display().to_string() } else { String::new() };
+    let shell = match (console, guest.kernel) {
+        (Console::Logged, Kernel::UserMode | Kernel::Qemu) => "",
+        (Console::Terminal, Kernel::UserMode) => "/dev/tty0",
+        (Console::Terminal, Kernel::Qemu) => "/dev/ttyS0",
+    };
+    let mut text = format!(
+        "channel={}\nuserland={}\nshell={shell}\nmount_shares() {{\n    set -e\n",
+        quoted(&channel),
+        quoted(&userland)
+    );
+    for share in guest.shares.iter().filter(|share| share.mounted) {
+        let tag = quoted(&share.tag);
+        let options =
+            if share.options.is_empty() { String::new() } else { format!("-o {} ", quoted(&share.options)) };
+        // Writing to a String cannot fail; the result is looked at all the same.
+        writeln!(text, "    mkdir -p $top/mnt/{tag}\n    mount -t virtiofs {options}{tag} $top/mnt/{tag}")
+            .map_err(std::io::Error::other)
+            .map_err(GuestError::host("cannot write the guest's settings"))?;
+    }
+    text.push_str("}\n");
+    Ok(text)
+}
+
+/// `word` as one word of a POSIX shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn uml_command(
+    guest: &Guest,
+    pieces: &Pieces,
+    work: &Path,
+    initrd: &Path,
+    console: Console,
+) -> Result<Command, GuestError> {
+    let mut command = Command::new(pieces.uml_kernel()?);
+    command
+        .arg(format!("mem={}M", guest.memory_mib))
+        .args(["seccomp=auto", "root=/dev/ram0", "rdinit=/init", "con=null", "panic=-1"])
+        .arg(option("initrd=", initrd))
+        // Its control socket and pid file, which would otherwise go to the user's home.
+        .arg(option("uml_dir=", &work.join("uml")));
+    match console {
+        Console::Logged => command.arg("con0=null,fd:1"),
+        Console::Terminal => command.args(["con0=fd:0,fd:1", "quiet"]),
+    };
+    for share in &guest.shares {
+        let mut device = option("virtio_uml.device=", &share.socket);
+        device.push(":26");
+        command.arg(device);
+    }
+    command.args(&guest.kernel_options);
+    Ok(command)
+}
+
+fn qemu_command(
+    guest: &Guest,
+    pieces: &Pieces,
+    paths: &Paths,
+    initrd: &Path,
+    console: Console,
+) -> Result<Command, GuestError> {
+    let tree = pieces.qemu()?;
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let release = Pieces::only_child(&tree.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
+    let memory_mib = guest.memory_mib;
+    // Through the tree's own loader: the host's C library may be older than the one QEMU was built for.
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command
+        .arg("--library-path")
+        .arg(&libraries)
+        .arg(tree.join("usr/bin/qemu-system-x86_64"))
+        .arg("-L")
+        .arg(tree.join("usr/share/qemu"))
+        .arg("-L")
+        .arg(tree.join("usr/share/seabios"))
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &guest.cpus.to_string()])
+        .args(["-m", &format!("{memory_mib}M"), "-machine", "q35,memory-backend=memory"])
+        .args(["-object", &format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on")])
+        .args(["-display", "none", "-no-reboot", "-nic", "none"])
+        .arg("-kernel")
+        .arg(release.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(initrd);
+    match console {
+        Console::Logged => command.args(["-monitor", "none", "-serial", "stdio"]),
+        Console::Terminal => command.args(["-serial", "mon:stdio"]),
+    };
+    command
+        .arg("-serial")
+        .arg(option("file:", &paths.output))
+        .arg("-serial")
+        .arg(option("file:", &paths.status))
+        .arg("-append")
+        .arg(qemu_kernel_line(guest, console));
+    for (index, share) in guest.shares.iter().enumerate() {
+        qemu_share(&mut command, share, index);
+    }
+    Ok(command)
+}
+
+fn qemu_kernel_line(guest: &Guest, console: Console) -> String {
+    let mut words = vec!["console=ttyS0", "panic=-1"];
+    if console == Console::Terminal {
+        words.push("quiet");
+    }
+    words.extend(guest.kernel_options.iter().map(String::as_str));
+    words.join(" ")
+}
+
+fn qemu_share(command: &mut Command, share: &Share, index: usize) {
+    let queues = share.request_queues;
+    let device = match share.device {
+        Device::FsPci => format!(
+            "vhost-user-fs-pci,chardev=share{index},tag={},queue-size=1024,num-request-queues={queues}",
+            share.tag
+        ),
+        Device::TestPci => format!(
+            "vhost-user-test-device-pci,chardev=share{index},virtio-id=26,num_vqs={},vq_size=1024,config_size=44",
+            u32::from(queues) + 1
+        ),
+    };
+    command
+        .arg("-chardev")
+        .arg(option(&format!("socket,id=share{index},path="), &share.socket))
+        .args(["-device", &device]);
+}
+
+fn option(prefix: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(prefix);
+    word.push(path);
+    word
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, GuestError> {
+    fs::read(path).map_err(GuestError::host(format!("cannot read {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_in_a_word_does_not_end_the_word() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn only_folders_below_extra_are_made_for_a_file() {
+        assert_eq!(parents("extra/a/b/c").collect::<Vec<_>>(), ["extra/a", "extra/a/b"]);
+        assert_eq!(parents("extra/c").count(), 0);
+    }
+}

@@ -1,0 +1,62 @@
+#!/bin/busybox sh
+# The first process of a test guest. The harness puts `/settings` beside it, which sets
+#   channel  the host folder for output and exit code (User-mode Linux), or nothing: then two serial lines carry them
+#   userland the host folder of a Debian userland, or nothing
+#   shell    the terminal to give to the user after the script, or nothing
+# and defines mount_shares.
+/bin/busybox --install -s /bin
+export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root TERM=linux
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm /dev/pts
+mount -t devpts pts /dev/pts
+for module in fuse virtiofs overlay loop; do
+    if [ -e /modules/$module.ko ]; then insmod /modules/$module.ko; fi
+done
+. /settings
+
+if [ -n "$channel" ]; then
+    mkdir /channel
+    mount -t hostfs -o "$channel" host /channel
+    output=/channel/output status=/channel/status
+else
+    stty -F /dev/ttyS1 raw -echo
+    stty -F /dev/ttyS2 raw -echo
+    output=/dev/ttyS1 status=/dev/ttyS2
+fi
+if [ -n "$shell" ]; then output=/dev/console; fi
+
+finish() {
+    echo "$1" > $status
+    sync
+    umount -a -t virtiofs
+    poweroff -f
+}
+
+top=
+if [ -n "$userland" ]; then
+    top=/userland
+    mkdir $top
+    mount -t hostfs -o "ro,$userland" host $top
+    mount -t proc proc $top/proc
+    mount -t sysfs sys $top/sys
+    mount -o bind /dev $top/dev
+    mount -o bind /extra $top/extra
+    mount -t tmpfs run $top/run
+    mount -t tmpfs mnt $top/mnt
+fi
+mount -t tmpfs -o mode=1777 tmp $top/tmp
+mount -t tmpfs -o mode=1777 shm $top/dev/shm
+mount_shares >> $output 2>&1 || finish 125
+
+run() {
+    if [ -n "$top" ]; then chroot $top /bin/sh "$@"; else sh "$@"; fi
+}
+run /extra/script >> $output 2>&1 < /dev/null
+code=$?
+if [ -n "$shell" ]; then
+    cd $top/mnt
+    setsid sh -c "exec sh -i < $shell > $shell 2>&1"
+fi
+finish $code

@@ -1,0 +1,97 @@
+//! Where the pieces of a guest lie on this machine, and which command brings a missing one.
+
+use std::path::{Path, PathBuf};
+
+use super::GuestError;
+
+/// The folder that `cargo xtask guest` fills, part by part.
+#[derive(Debug, Clone)]
+pub struct Pieces {
+    root: PathBuf,
+}
+
+impl Pieces {
+    /// `.guest` in the workspace, or the folder named by `PINHOLE_GUEST_DIR`.
+    pub fn locate() -> Self {
+        let root = std::env::var_os("PINHOLE_GUEST_DIR").map_or_else(
+            || {
+                let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+                manifest.parent().unwrap_or(manifest).join(".guest")
+            },
+            PathBuf::from,
+        );
+        Self { root }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The tree of User-mode Linux, busybox, virtiofsd and the kernel's headers.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`], as for everything below.
+    pub fn base(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("base"), "cargo xtask guest")
+    }
+
+    /// The User-mode Linux kernel, ready to be executed.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn uml_kernel(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("base/linux"), "cargo xtask guest")
+    }
+
+    /// A statically linked busybox.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn busybox(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("base/usr/bin/busybox"), "cargo xtask guest")
+    }
+
+    /// The text of the kernel's `linux/fuse.h`, from the release that the guest comes from.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn fuse_header(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("base/usr/include/linux/fuse.h"), "cargo xtask guest")
+    }
+
+    /// The tree of QEMU and the kernel that it boots.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn qemu(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("qemu"), "cargo xtask guest --qemu")
+    }
+
+    /// The Debian userland.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn userland(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("userland"), "cargo xtask guest --userland")
+    }
+
+    /// A program built from crates.io: `pjdfstest`, `fsx`, `cargo-fuzz`, `cargo-deny`.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn tool(&self, name: &str) -> Result<PathBuf, GuestError> {
+        present(self.root.join("tools/bin").join(name), "cargo xtask guest --tools")
+    }
+
+    /// The one folder that matches `usr/lib/uml/modules/*` or the like: `parent` must hold exactly one entry.
+    pub(super) fn only_child(parent: &Path, command: &'static str) -> Result<PathBuf, GuestError> {
+        let missing = || GuestError::Missing { path: parent.join("*"), command };
+        let mut children = std::fs::read_dir(parent).map_err(|_error| missing())?.filter_map(Result::ok);
+        children.next().map(|entry| entry.path()).ok_or_else(missing)
+    }
+}
+
+fn present(path: PathBuf, command: &'static str) -> Result<PathBuf, GuestError> {
+    if path.exists() { Ok(path) } else { Err(GuestError::Missing { path, command }) }
+}

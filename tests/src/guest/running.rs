@@ -1,0 +1,201 @@
+//! A guest under way: waiting with a limit, reading what it printed, and ending every process that it started.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use super::GuestError;
+use crate::daemon::wait_for_exit;
+
+/// Lines of a kernel's log after which nothing it did can be believed.
+const FAILURES: [&str; 6] = [
+    "Kernel panic - not syncing",
+    "BUG: ",
+    "kernel BUG at",
+    "Oops",
+    "general protection fault",
+    "INFO: task ",
+];
+
+/// Between two looks at a guest's output.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The files of one guest in its work folder.
+#[derive(Debug)]
+pub(super) struct Paths {
+    pub(super) channel: PathBuf,
+    pub(super) output: PathBuf,
+    pub(super) status: PathBuf,
+    pub(super) kernel_log: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn new(work: &Path) -> Self {
+        let channel = work.join("channel");
+        Self {
+            output: channel.join("output"),
+            status: channel.join("status"),
+            kernel_log: work.join("kernel.log"),
+            channel,
+        }
+    }
+}
+
+/// What a guest left behind after its script ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Standard output and standard error of the script, byte for byte.
+    pub output: Vec<u8>,
+    /// The script's exit code; 125 where a share could not be mounted.
+    pub exit_code: i32,
+    /// Everything that the kernel printed.
+    pub kernel_log: String,
+    /// From the start of the guest's process to its end.
+    pub elapsed: Duration,
+}
+
+impl Finished {
+    /// The output as text, for assertions and messages.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+}
+
+/// A started guest. Dropping it kills all of it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    work: TempDir,
+    paths: Paths,
+    /// `None` for a guest on the user's terminal.
+    limit: Option<Duration>,
+    started: Instant,
+    ended: Option<ExitStatus>,
+}
+
+impl Running {
+    pub(super) fn new(child: Child, work: TempDir, paths: Paths, limit: Option<Duration>) -> Self {
+        Self { child, work, paths, limit, started: Instant::now(), ended: None }
+    }
+
+    /// The host process that is the guest.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The guest's work folder on the host; gone with this value.
+    pub fn work(&self) -> &Path {
+        self.work.path()
+    }
+
+    /// What the script has printed up to now.
+    pub fn output(&self) -> Vec<u8> {
+        // No file yet is no output yet.
+        fs::read(&self.paths.output).unwrap_or_default()
+    }
+
+    /// What the kernel has printed up to now.
+    pub fn kernel_log(&self) -> String {
+        let bytes = fs::read(&self.paths.kernel_log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Waits until the script has printed `text`.
+    ///
+    /// # Errors
+    /// [`GuestError::TimeLimit`] or, where the guest ended first, [`GuestError::NoExitCode`].
+    pub fn wait_for_output(&mut self, text: &str) -> Result<(), GuestError> {
+        while !contains(&self.output(), text.as_bytes()) {
+            if self.past_limit() {
+                return Err(self.time_limit());
+            }
+            if self.wait_at_most(LOOK)? && !contains(&self.output(), text.as_bytes()) {
+                return Err(self.no_exit_code());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the guest's end, at most for its time limit, and reads what it left.
+    ///
+    /// # Errors
+    /// As [`Guest::run`](super::Guest::run).
+    pub fn wait(mut self) -> Result<Finished, GuestError> {
+        let remaining = self.limit.map(|limit| limit.saturating_sub(self.started.elapsed()));
+        let ended =
+            wait_for_exit(&self.child, remaining).map_err(GuestError::host("cannot wait for the guest"))?;
+        if !ended {
+            self.kill();
+            return Err(self.time_limit());
+        }
+        let elapsed = self.started.elapsed();
+        self.kill();
+        let kernel_log = self.kernel_log();
+        if let Some(line) = kernel_log.lines().find(|line| FAILURES.iter().any(|mark| line.contains(mark))) {
+            return Err(GuestError::Kernel { line: line.to_owned(), kernel_log });
+        }
+        let status = fs::read_to_string(&self.paths.status).unwrap_or_default();
+        match status.trim().parse() {
+            Ok(exit_code) => Ok(Finished { output: self.output(), exit_code, kernel_log, elapsed }),
+            Err(_not_a_number) => Err(self.no_exit_code()),
+        }
+    }
+
+    /// Ends the guest at once, as a power failure or a killed VMM would.
+    pub fn kill(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.limit.is_some() {
+            // The child leads a group of its own and has not been reaped, so its number cannot name a stranger.
+            if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+                // An empty group is what we want.
+                rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
+            }
+        }
+        // A child that has already ended needs no killing.
+        drop(self.child.kill());
+        self.ended = Some(self.child.wait().unwrap_or_else(|_gone| ExitStatus::from_raw(0)));
+    }
+
+    fn past_limit(&self) -> bool {
+        self.limit.is_some_and(|limit| self.started.elapsed() >= limit)
+    }
+
+    fn wait_at_most(&self, time: Duration) -> Result<bool, GuestError> {
+        wait_for_exit(&self.child, Some(time)).map_err(GuestError::host("cannot wait for the guest"))
+    }
+
+    fn time_limit(&mut self) -> GuestError {
+        self.kill();
+        GuestError::TimeLimit {
+            limit: self.limit.unwrap_or_default(),
+            output: String::from_utf8_lossy(&self.output()).into_owned(),
+            kernel_log: self.kernel_log(),
+        }
+    }
+
+    fn no_exit_code(&mut self) -> GuestError {
+        self.kill();
+        GuestError::NoExitCode {
+            status: self.ended.map(|status| status.to_string()).unwrap_or_default(),
+            output: String::from_utf8_lossy(&self.output()).into_owned(),
+            kernel_log: self.kernel_log(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,99 @@
+//! `cargo xtask fuzz`: every target of fuzz/ for a while, each from its seed corpus.
+//!
+//! cargo-fuzz runs on a stable compiler without a sanitizer; panics, overflows and the targets' own assertions are
+//! what it finds that way.
+
+use std::fs;
+use std::path::Path;
+
+use pinhole_tests::guest::Pieces;
+
+use crate::console::say;
+use crate::guest::{Part, ensure};
+use crate::step::{Failure, Outcome, run};
+use crate::workspace;
+
+/// For how long, and what.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Only this target
+    target: Option<String>,
+}
+
+impl Arguments {
+    pub(crate) fn one(target: &str, seconds: u32) -> Self {
+        Self { seconds, target: Some(target.to_owned()) }
+    }
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    ensure(&[Part::Tools])?;
+    let targets = match &arguments.target {
+        Some(target) => vec![target.clone()],
+        None => targets(&workspace::root())?,
+    };
+    let mut failed = Vec::new();
+    for target in &targets {
+        say(format!("fuzz target {target}, {} s", arguments.seconds));
+        if let Err(failure) = one(target, arguments.seconds) {
+            say(&failure);
+            failed.push(target.as_str());
+        }
+    }
+    say(format!("{} passed, {} failed", targets.len() - failed.len(), failed.len()));
+    if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("crashes in: {}", failed.join(", ")))) }
+}
+
+/// The targets are the files of fuzz/fuzz_targets.
+pub(crate) fn targets(root: &Path) -> Outcome<Vec<String>> {
+    let folder = root.join("fuzz/fuzz_targets");
+    let files = fs::read_dir(&folder).map_err(Failure::io(format!("cannot list {}", folder.display())))?;
+    let mut targets: Vec<String> = files
+        .filter_map(Result::ok)
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    targets.sort();
+    if targets.is_empty() {
+        return Err(Failure::new(format!("{} has no target", folder.display())));
+    }
+    Ok(targets)
+}
+
+/// New inputs go to a corpus in the build folder; the seeds, which are part of the project, are only read.
+fn one(target: &str, seconds: u32) -> Outcome {
+    let cargo_fuzz = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
+    let corpus = workspace::target().join("fuzz-corpus").join(target);
+    fs::create_dir_all(&corpus).map_err(Failure::io(format!("cannot make {}", corpus.display())))?;
+    let root = workspace::root();
+    let seeds = root.join("fuzz/corpus").join(target);
+    if !seeds.is_dir() {
+        return Err(Failure::new(format!("{} is missing: a target needs seeds", seeds.display())));
+    }
+    let mut command = std::process::Command::new(cargo_fuzz);
+    command
+        .current_dir(&root)
+        .args(["fuzz", "run", "--sanitizer", "none", "--target-dir"])
+        .arg(workspace::target().join("fuzz"))
+        .arg(target)
+        .args([&corpus, &seeds])
+        .arg("--")
+        .arg(format!("-max_total_time={seconds}"))
+        .args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]);
+    run(&mut command).map_err(|failure| match newest_artifact(&root.join("fuzz/artifacts").join(target)) {
+        Some(artifact) => Failure::new(format!(
+            "{failure}the input is {artifact}; run it again with `cargo fuzz run --sanitizer none {target} {artifact}`"
+        )),
+        None => failure,
+    })
+}
+
+fn newest_artifact(folder: &Path) -> Option<String> {
+    let files = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let newest = files.max_by_key(|file| file.metadata().and_then(|metadata| metadata.modified()).ok())?;
+    Some(newest.path().display().to_string())
+}

@@ -1,0 +1,154 @@
+//! `cargo xtask test`: every check of the project, one after another; a failure does not keep the next from running.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pinhole_tests::guest::Pieces;
+
+use crate::console::say;
+use crate::guest::{Part, ensure};
+use crate::step::{Failure, Outcome, run};
+use crate::{fuzz, tidy, workspace};
+
+/// Which of the checks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only the check of this name (`--list` shows the names)
+    #[arg(long)]
+    only: Option<String>,
+    /// Names the checks and runs none
+    #[arg(long)]
+    list: bool,
+}
+
+/// Seconds for each fuzz target when they run as one check among many.
+const FUZZ_SECONDS: u32 = 20;
+
+struct Check {
+    name: String,
+    needs: Vec<Part>,
+    action: Action,
+}
+
+enum Action {
+    Cargo(Vec<String>),
+    Tidy,
+    Deny,
+    Fuzz(String),
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    let all = checks(&workspace::root())?;
+    if arguments.list {
+        for check in &all {
+            say(&check.name);
+        }
+        return Ok(());
+    }
+    let chosen: Vec<&Check> = match &arguments.only {
+        None => all.iter().collect(),
+        Some(name) => all.iter().filter(|check| check.name == *name).collect(),
+    };
+    if chosen.is_empty() {
+        return Err(Failure::new("no check has that name: `cargo xtask test --list` names them"));
+    }
+    let mut rows = Vec::new();
+    for check in chosen {
+        say(format!("\n== {}", check.name));
+        let began = Instant::now();
+        let outcome = ensure(&check.needs).and_then(|()| perform(&check.action));
+        if let Err(failure) = &outcome {
+            say(format!("{} failed: {failure}", check.name));
+        }
+        rows.push((check.name.as_str(), outcome.is_ok(), began.elapsed()));
+    }
+    summarize(&rows)
+}
+
+fn summarize(rows: &[(&str, bool, Duration)]) -> Outcome {
+    say("\n== summary");
+    for (name, passed, time) in rows {
+        say(format!("{:<6} {:>7.1} s  {name}", if *passed { "ok" } else { "FAILED" }, time.as_secs_f64()));
+    }
+    let failed: Vec<_> = rows.iter().filter(|(_, passed, _)| !passed).map(|(name, _, _)| *name).collect();
+    say(format!("checks: {} passed, {} failed", rows.len() - failed.len(), failed.len()));
+    if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join(", ")))) }
+}
+
+/// In the order in which a developer wants to hear of a fault: the quick ones first.
+fn checks(root: &Path) -> Outcome<Vec<Check>> {
+    let cargo = |name: &str, needs: &[Part], words: &str| Check {
+        name: name.to_owned(),
+        needs: needs.to_vec(),
+        action: Action::Cargo(words.split(' ').map(str::to_owned).collect()),
+    };
+    let mut all = vec![
+        cargo("fmt", &[], "fmt --all --check"),
+        Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
+        cargo("clippy", &[], "clippy --workspace --all-targets -- -D warnings"),
+        Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
+        cargo("unit", &[Part::Base], "test --workspace --lib --bins"),
+    ];
+    for package in ["protocol", "policy", "dax-cache", "daemon"] {
+        for suite in suites(&root.join(package).join("tests")) {
+            let package =
+                if package == "daemon" { "pinhole".to_owned() } else { format!("pinhole-{package}") };
+            let words = format!("test --package {package} --test {suite}");
+            all.push(cargo(&suite, &[Part::Base], &words));
+        }
+    }
+    for suite in suites(&root.join("tests/tests")) {
+        // One guest or daemon at a time: two cores, and figures that mean something.
+        let words = format!("test --package pinhole-tests --test {suite} -- --test-threads=2");
+        all.push(cargo(&suite, needs(&suite), &words));
+    }
+    for target in fuzz::targets(root)? {
+        let name = format!("fuzz:{target}");
+        all.push(Check { name, needs: vec![Part::Tools], action: Action::Fuzz(target) });
+    }
+    Ok(all)
+}
+
+/// What a suite of the tests package finds fetched. Suites that boot guests are told by their names.
+fn needs(suite: &str) -> &'static [Part] {
+    if suite.contains("guest") || suite.contains("lifecycle") {
+        &[Part::Base, Part::Qemu, Part::Userland]
+    } else if suite.contains("conformance") {
+        &[Part::Base, Part::Userland, Part::Tools]
+    } else {
+        &[Part::Base]
+    }
+}
+
+/// The names of the test files in `folder`; none where it does not exist.
+fn suites(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|file| file.path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+fn perform(action: &Action) -> Outcome {
+    match action {
+        Action::Cargo(words) => run(workspace::cargo().args(words)),
+        Action::Tidy => tidy::main(),
+        Action::Deny => {
+            let deny =
+                Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
+            // Advisories need a database from outside the package registries; docs/dependencies.md has the command.
+            run(Command::new(deny).current_dir(workspace::root()).args([
+                "--offline",
+                "check",
+                "bans",
+                "licenses",
+                "sources",
+            ]))
+        }
+        Action::Fuzz(target) => fuzz::main(&fuzz::Arguments::one(target, FUZZ_SECONDS)),
+    }
+}
