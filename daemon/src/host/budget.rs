@@ -36,7 +36,6 @@ impl Budget {
     }
 
     /// Descriptors held now.
-    #[cfg(test)]
     pub(crate) fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
     }

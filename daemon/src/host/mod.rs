@@ -29,7 +29,7 @@ use pinhole_protocol::{
 };
 
 pub use config::{CacheMode, Config};
-pub use passthrough::{OpenError, Passthrough};
+pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.
 #[derive(Clone, Debug, Default)]

@@ -32,6 +32,17 @@ pub struct Passthrough {
     negotiated: AtomicU64,
 }
 
+/// What a guest holds on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Nodes looked up and not forgotten, the root not counted.
+    pub nodes: usize,
+    /// Files and directories opened and not released.
+    pub handles: usize,
+    /// Host descriptors that these take.
+    pub descriptors: u64,
+}
+
 /// Why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -141,10 +152,13 @@ impl Passthrough {
         Ok(Entry { node, generation: 0, attr })
     }
 
-    /// Nodes and handles that the guest holds, the root not counted; for tests and `pinhole top`.
-    pub fn held(&self) -> (usize, usize) {
-        let nodes = self.nodes.len().saturating_sub(1);
-        (nodes, self.files.len().saturating_add(self.directories.len()))
+    /// What the guest holds now.
+    pub fn held(&self) -> Held {
+        Held {
+            nodes: self.nodes.len().saturating_sub(1),
+            handles: self.files.len().saturating_add(self.directories.len()),
+            descriptors: self.budget.taken(),
+        }
     }
 }
 

@@ -1,0 +1,280 @@
+//! The host file system called directly, as the session calls it: lifetimes, limits and identities that no guest can
+//! be asked to show.
+#![cfg(test)]
+
+use pinhole::host::{CacheMode, Call, Caller, Config, FileSystem, Held, Passthrough};
+use pinhole::io_vectors::IoVectors;
+use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_protocol::{
+    self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
+    MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
+};
+use std::ffi::CString;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use tempfile::TempDir;
+use vm_memory::VolatileSlice;
+
+fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        shared_dir: directory.path().to_owned(),
+        cache: CacheMode::Auto,
+        direct_io: false,
+        xattr: false,
+        posix_acl: false,
+        announce_submounts: true,
+        preserve_noatime: false,
+        descriptors_max,
+    };
+    let share = Passthrough::new(config).unwrap();
+    (directory, share)
+}
+
+fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
+where
+    Call<'a, T>: Gated,
+{
+    by(0, node, operation)
+}
+
+fn by<'a, T>(uid: u32, node: NodeId, operation: T) -> Permitted<Call<'a, T>>
+where
+    Call<'a, T>: Gated,
+{
+    let caller = Caller { uid, gid: uid, groups: None };
+    Policy::full().permit(Call { node, caller, operation }).unwrap()
+}
+
+fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
+    let text = CString::new(text).unwrap();
+    then(Name::parse(&text).unwrap())
+}
+
+fn look_up(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::Entry, Errno> {
+    with_name(name, |name| share.lookup(at(parent, Lookup { name })))
+}
+
+fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenReply, Errno> {
+    let flags = OpenFlags::from_bits_retain(flags);
+    share.open(at(node, Open { flags, kill_suidgid: false }))
+}
+
+fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result<usize, Errno> {
+    let mut bytes = *b"bytes";
+    let mut vectors = IoVectors::empty();
+    vectors.push(VolatileSlice::from(bytes.as_mut_slice()));
+    let flags = OpenFlags::from_bits_retain(1);
+    let write = protocol::Write { handle, offset: 0, size: 5, write_flags, lock_owner: None, flags };
+    share.write(at(NodeId::ROOT, write), &vectors)
+}
+
+fn list(share: &Passthrough, node: NodeId, offset: u64, capacity: usize) -> Result<Vec<u8>, Errno> {
+    let opened = share.open_dir(at(node, OpenDir { flags: OpenFlags::empty() }))?;
+    let mut bytes = Vec::new();
+    let mut into = DirentBuffer::new(&mut bytes, capacity, None);
+    let size = u32::try_from(capacity).unwrap();
+    share.read_dir(at(node, ReadDir { handle: opened.handle, offset, size }), &mut into)?;
+    share.release_dir(at(node, protocol::ReleaseDir { handle: opened.handle }))?;
+    Ok(bytes)
+}
+
+fn set_attr() -> SetAttr {
+    SetAttr {
+        handle: None,
+        mode: None,
+        uid: None,
+        gid: None,
+        size: None,
+        atime: None,
+        mtime: None,
+        ctime: None,
+        lock_owner: None,
+        kill_suidgid: false,
+    }
+}
+
+#[test]
+fn two_names_of_one_file_are_one_node() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("a"), "x").unwrap();
+    std::fs::hard_link(directory.path().join("a"), directory.path().join("b")).unwrap();
+    let (a, b) = (look_up(&share, NodeId::ROOT, "a").unwrap(), look_up(&share, NodeId::ROOT, "b").unwrap());
+    assert_eq!(a.node, b.node);
+    assert_eq!(share.held(), Held { nodes: 1, handles: 0, descriptors: 1 });
+}
+
+#[test]
+fn a_node_lives_until_its_last_lookup_is_forgotten() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("a"), "x").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    look_up(&share, NodeId::ROOT, "a").unwrap();
+    share.forget(at(node, Forget { count: 1 }));
+    assert!(share.get_attr(at(node, protocol::GetAttr { handle: None })).is_ok());
+    share.forget(at(node, Forget { count: 1 }));
+    let stale = share.get_attr(at(node, protocol::GetAttr { handle: None }));
+    assert_eq!(stale.err(), Some(Errno::ESTALE));
+    let again = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    assert_ne!(again, node, "an id is never given out twice");
+}
+
+#[test]
+fn a_forget_of_more_than_there_is_ends_nothing_else() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("a"), "x").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    share.forget(at(node, Forget { count: u64::MAX }));
+    share.forget(at(node, Forget { count: u64::MAX }));
+    share.forget(at(NodeId::ROOT, Forget { count: u64::MAX }));
+    assert!(look_up(&share, NodeId::ROOT, "a").is_ok());
+    assert_eq!(share.held(), Held { nodes: 1, handles: 0, descriptors: 1 });
+}
+
+#[test]
+fn init_forgets_everything_and_gives_every_descriptor_back() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("a"), "x").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    let handle = open(&share, node, 0).unwrap().handle;
+    assert_eq!(share.held(), Held { nodes: 1, handles: 1, descriptors: 2 });
+    share.reset(InitFlags::empty());
+    assert_eq!(share.held(), Held::default());
+    assert_eq!(open(&share, node, 0).err(), Some(Errno::ESTALE));
+    let release = Release {
+        handle,
+        flags: OpenFlags::empty(),
+        flush: false,
+        flock_unlock: false,
+        lock_owner: LockOwner(0),
+    };
+    assert_eq!(share.release(at(node, release)).err(), Some(Errno::EBADF));
+}
+
+#[test]
+fn past_the_descriptor_budget_is_enfile_and_nothing_is_made() {
+    let (directory, share) = share(2);
+    for name in ["a", "b", "c"] {
+        std::fs::write(directory.path().join(name), "x").unwrap();
+    }
+    let a = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    look_up(&share, NodeId::ROOT, "b").unwrap();
+    assert_eq!(look_up(&share, NodeId::ROOT, "c").err(), Some(Errno::ENFILE));
+    let made = with_name("d", |name| share.mk_dir(at(NodeId::ROOT, MkDir { name, mode: 0o755, umask: 0 })));
+    assert_eq!(made.err(), Some(Errno::ENFILE));
+    assert!(!directory.path().join("d").exists());
+    share.forget(at(a, Forget { count: 1 }));
+    assert!(look_up(&share, NodeId::ROOT, "c").is_ok());
+}
+
+#[test]
+fn only_regular_files_are_opened() {
+    let (directory, share) = share(100);
+    let made = with_name("fifo", |name| {
+        share.mk_nod(at(NodeId::ROOT, MkNod { name, mode: 0o010_644, rdev: 0, umask: 0 }))
+    });
+    // Opening a FIFO for reading would wait for a writer.
+    assert_eq!(open(&share, made.unwrap().node, 0).err(), Some(Errno::ENXIO));
+    std::os::unix::fs::symlink("/etc/hostname", directory.path().join("link")).unwrap();
+    let link = look_up(&share, NodeId::ROOT, "link").unwrap();
+    assert_eq!(open(&share, link.node, 0).err(), Some(Errno::ELOOP));
+    assert_eq!(open(&share, NodeId::ROOT, 0).err(), Some(Errno::EISDIR));
+}
+
+#[test]
+fn a_symbolic_link_is_never_followed() {
+    let (directory, share) = share(100);
+    std::os::unix::fs::symlink("/etc", directory.path().join("link")).unwrap();
+    let link = look_up(&share, NodeId::ROOT, "link").unwrap();
+    assert_eq!(look_up(&share, link.node, "hostname").err(), Some(Errno::ENOTDIR));
+    assert_eq!(link.attr.mode & 0o170_000, 0o120_000);
+}
+
+#[test]
+fn a_write_drops_suid_exactly_when_the_guest_says_so() {
+    let (directory, share) = share(100);
+    let path = directory.path().join("suid");
+    std::fs::write(&path, "").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "suid").unwrap().node;
+    let handle = open(&share, node, 1).unwrap().handle;
+    let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o6755);
+    write(&share, handle, WriteFlags::empty()).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o6755);
+    write(&share, handle, WriteFlags::KILL_SUIDGID).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
+    mode(0o6755);
+    share.set_attr(at(node, SetAttr { size: Some(1), kill_suidgid: true, ..set_attr() })).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn what_a_user_makes_belongs_to_that_user() {
+    let (directory, share) = share(100);
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
+    with_name("mine", |name| {
+        share.create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 })).unwrap();
+    });
+    let made = std::fs::metadata(directory.path().join("mine")).unwrap();
+    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (1234, 1234, 0o640));
+    assert_eq!(rustix::process::geteuid().as_raw(), 0);
+}
+
+#[test]
+fn an_id_that_means_no_id_is_refused() {
+    let (_directory, share) = share(100);
+    let wanted = SetAttr { uid: Some(u32::MAX), ..set_attr() };
+    assert_eq!(share.set_attr(at(NodeId::ROOT, wanted)).err(), Some(Errno::EINVAL));
+    let made = with_name("d", |name| {
+        share.mk_dir(by(u32::MAX, NodeId::ROOT, MkDir { name, mode: 0o755, umask: 0 }))
+    });
+    assert_eq!(made.err(), Some(Errno::EINVAL));
+}
+
+#[test]
+fn the_root_has_nothing_above_it() {
+    let (directory, share) = share(100);
+    let own = std::fs::metadata(directory.path()).unwrap().ino();
+    let bytes = list(&share, NodeId::ROOT, 0, 4096).unwrap();
+    let records: Vec<u64> =
+        bytes.chunks(24 + 8).map(|record| u64::from_le_bytes(record[..8].try_into().unwrap())).collect();
+    assert_eq!(records, [own, own], "\".\" and \"..\" are the root itself");
+}
+
+#[test]
+fn a_made_up_listing_cookie_is_an_error_or_an_end() {
+    let (_directory, share) = share(100);
+    for cookie in [1, 12_345, u64::from(u32::MAX), i64::MAX.cast_unsigned(), u64::MAX] {
+        match list(&share, NodeId::ROOT, cookie, 4096) {
+            Ok(bytes) => assert!(bytes.len() <= 64, "cookie {cookie}"),
+            Err(errno) => assert_eq!(errno, Errno::EINVAL, "cookie {cookie}"),
+        }
+    }
+}
+
+#[test]
+fn a_listing_goes_on_where_it_stopped() {
+    let (directory, share) = share(100);
+    for n in 0..500 {
+        std::fs::write(directory.path().join(format!("file-{n}")), "").unwrap();
+    }
+    let opened = share.open_dir(at(NodeId::ROOT, OpenDir { flags: OpenFlags::empty() })).unwrap();
+    let (mut names, mut offset) = (std::collections::HashSet::new(), 0);
+    loop {
+        let mut bytes = Vec::new();
+        let mut into = DirentBuffer::new(&mut bytes, 300, None);
+        let list = ReadDir { handle: opened.handle, offset, size: 300 };
+        share.read_dir(at(NodeId::ROOT, list), &mut into).unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let len = u32::from_le_bytes(rest[16..20].try_into().unwrap()) as usize;
+            offset = u64::from_le_bytes(rest[8..16].try_into().unwrap());
+            assert!(names.insert(rest[24..24 + len].to_vec()), "no name comes twice");
+            rest = &rest[(24 + len).next_multiple_of(8)..];
+        }
+    }
+    assert_eq!(names.len(), 502);
+}
