@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use pinhole_tests::daemon::{Daemon, confined_program};
 use pinhole_tests::guest::{Guest, GuestError, Share};
 
-/// Process numbers whose process group is `group`, from `proc_pid_stat(5)`.
+/// The living processes of a process group, from `proc_pid_stat(5)`; zombies have ended.
 fn members_of_group(group: u32) -> Vec<String> {
     let wanted = group.to_string();
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     let in_group = |stat: &String| {
         let after_name = stat.rsplit(')').next().unwrap_or_default();
-        after_name.split_whitespace().nth(2) == Some(wanted.as_str())
+        let fields: Vec<_> = after_name.split_whitespace().take(3).collect();
+        fields.get(2) == Some(&wanted.as_str()) && fields.first() != Some(&"Z")
     };
     stats.filter(in_group).collect()
 }

@@ -113,7 +113,7 @@ fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> 
         (Console::Terminal, Kernel::Qemu) => "/dev/ttyS0",
     };
     let mut text = format!(
-        "channel={}\nuserland={}\nshell={shell}\nmount_shares() {{\n    set -e\n",
+        "channel={}\nuserland={}\nshell={shell}\nmount_shares() {{\n    :\n",
         quoted(&channel),
         quoted(&userland)
     );
@@ -122,9 +122,12 @@ fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> 
         let options =
             if share.options.is_empty() { String::new() } else { format!("-o {} ", quoted(&share.options)) };
         // Writing to a String cannot fail; the result is looked at all the same.
-        writeln!(text, "    mkdir -p $top/mnt/{tag}\n    mount -t virtiofs {options}{tag} $top/mnt/{tag}")
-            .map_err(std::io::Error::other)
-            .map_err(GuestError::host("cannot write the guest's settings"))?;
+        writeln!(
+            text,
+            "    mkdir -p $top/mnt/{tag} && mount -t virtiofs {options}{tag} $top/mnt/{tag} || return 1"
+        )
+        .map_err(std::io::Error::other)
+        .map_err(GuestError::host("cannot write the guest's settings"))?;
     }
     text.push_str("}\n");
     Ok(text)

@@ -20,7 +20,7 @@ pub use pieces::Pieces;
 pub use running::{Finished, Running};
 
 /// What may go wrong between a description of a guest and its script's exit code.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum GuestError {
     /// A piece of the guest is not on this machine.
     #[error("{path} is missing; run `{command}` to fetch it")]
@@ -51,7 +51,7 @@ pub enum GuestError {
         kernel_log: String,
     },
     /// The kernel printed a panic, an oops or a BUG.
-    #[error("the guest kernel failed: {line}\nkernel log:\n{kernel_log}")]
+    #[error("the guest kernel failed: {line}\n{}", log_end(.kernel_log))]
     Kernel {
         /// The first line that says so.
         line: String,
@@ -70,6 +70,21 @@ pub enum GuestError {
         /// What the kernel had printed.
         kernel_log: String,
     },
+}
+
+/// As [`Display`](std::fmt::Display): tests unwrap these, and a kernel's log in one escaped line helps nobody.
+impl std::fmt::Debug for GuestError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{self}")
+    }
+}
+
+/// The end of a kernel's log, as far as a message needs it.
+fn log_end(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    let left_out = lines.len().saturating_sub(40);
+    let end = lines.get(left_out..).unwrap_or_default().join("\n");
+    format!("kernel log, without its first {left_out} lines:\n{end}")
 }
 
 impl GuestError {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
+use rustix::event::Timespec;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -24,6 +25,9 @@ const FAILURES: [&str; 6] = [
 
 /// Between two looks at a guest's output.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long killed processes may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// The files of one guest in its work folder.
 #[derive(Debug)]
@@ -156,6 +160,7 @@ impl Running {
             if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
                 // An empty group is what we want.
                 rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
+                wait_until_gone(self.child.id());
             }
         }
         // A child that has already ended needs no killing.
@@ -194,6 +199,30 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Killed processes need a moment to end; User-mode Linux has dozens. A zombie has ended: its parent is to reap it.
+fn wait_until_gone(group: u32) {
+    let began = Instant::now();
+    while began.elapsed() < KILLED && has_living_member(group) {
+        let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+        // A poll of nothing is a wait; interrupted, it is a shorter one.
+        rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
+    }
+}
+
+/// Whether a process of `group` is alive, from `proc_pid_stat(5)`: state and group are the first and the third field
+/// after the name.
+fn has_living_member(group: u32) -> bool {
+    let wanted = group.to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let mut descriptions =
+        processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    descriptions.any(|line| {
+        let mut fields = line.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let state = fields.next();
+        fields.nth(1) == Some(wanted.as_str()) && !matches!(state, Some("Z" | "X"))
+    })
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
