@@ -15,10 +15,8 @@ use std::time::Duration;
 
 /// A message with this operation, split as the transport splits it.
 fn check(operation: &Operation<'_>, header: &Header<'_>, dialect: Dialect) {
-    let payload = match operation {
-        Operation::Write(write) => vec![7; write.size as usize],
-        _ => Vec::new(),
-    };
+    let payload =
+        if let Operation::Write(write) = operation { vec![7; write.size as usize] } else { Vec::new() };
     let mut message = Vec::new();
     client::encode_request(header, operation, &payload, dialect, &mut message);
     let copied = copied_len(header.opcode, message.len());
@@ -211,6 +209,6 @@ fn reply_headers_are_decoded_as_they_were_encoded() {
         reply.resize(16 + body_len, 1);
         let (header, body) = client::decode_out_header(&reply).unwrap();
         assert_eq!((header.error, header.unique, body.len()), (error, Unique(77), body_len));
-        assert!(client::decode_out_header(&reply[..15]).is_err());
+        client::decode_out_header(&reply[..15]).unwrap_err();
     }
 }

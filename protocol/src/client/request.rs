@@ -1,8 +1,9 @@
 //! Requests as a guest writes them.
 
 use crate::{
-    Dialect, Extensions, Forget, HEADER_LEN, Handle, Header, IoctlFlags, LockOwner, LockRange, NodeId,
-    Opcode, Open, Operation, ReadDir, SetAttr, SetTime, SetXattr, Timestamp, Unique, WriteFlags, abi,
+    BatchForget, Dialect, Extensions, Forget, HEADER_LEN, Handle, Header, InitRequest, Ioctl, LockOwner,
+    LockRange, NodeId, Opcode, Open, Operation, Read, ReadDir, Release, RemoveMapping, Rename, SetAttr,
+    SetTime, SetXattr, SetupMapping, Timestamp, Unique, Write, abi,
 };
 use std::ffi::CStr;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -55,173 +56,81 @@ pub fn encode_request(
     }
 }
 
+/// The body behind the header: one arm for each operation.
 fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<u8>) {
     match operation {
-        Operation::Lookup(_)
-        | Operation::SymLink(_)
-        | Operation::MkNod(_)
-        | Operation::MkDir(_)
-        | Operation::Unlink(_)
-        | Operation::RmDir(_)
-        | Operation::Rename(_)
-        | Operation::Link(_)
-        | Operation::Create(_)
-        | Operation::TmpFile(_) => name_body(opcode, operation, out),
-        Operation::SetXattr(set) => set_xattr(set, dialect, out),
-        Operation::GetXattr(_) | Operation::ListXattr(_) | Operation::RemoveXattr(_) => {
-            xattr_body(operation, out);
-        }
-        Operation::Forget(_)
-        | Operation::BatchForget(_)
-        | Operation::RemoveMapping(_)
-        | Operation::GetAttr(_)
-        | Operation::SetAttr(_)
-        | Operation::GetStatx(_)
-        | Operation::Init(_)
-        | Operation::Access(_)
-        | Operation::Interrupt(_)
-        | Operation::BMap(_)
-        | Operation::SyncFs(_)
-        | Operation::ReadLink(_)
-        | Operation::StatFs(_)
-        | Operation::Destroy(_) => node_body(operation, out),
-        Operation::Open(_)
-        | Operation::OpenDir(_)
-        | Operation::Read(_)
-        | Operation::ReadDir(_)
-        | Operation::ReadDirPlus(_)
-        | Operation::Write(_)
-        | Operation::Release(_)
-        | Operation::ReleaseDir(_)
-        | Operation::Flush(_)
-        | Operation::Fsync(_)
-        | Operation::FsyncDir(_) => file_body(operation, out),
-        Operation::GetLock(_)
-        | Operation::SetLock(_)
-        | Operation::Ioctl(_)
-        | Operation::Poll(_)
-        | Operation::Fallocate(_)
-        | Operation::Lseek(_)
-        | Operation::CopyFileRange(_)
-        | Operation::SetupMapping(_) => range_body(operation, out),
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "`body` names every operation and sends only these here")]
-fn name_body(opcode: u32, operation: &Operation<'_>, out: &mut Vec<u8>) {
-    match operation {
         Operation::Lookup(o) => text(out, o.name.as_c_str()),
+        Operation::Forget(o) => longs(out, [o.count]),
+        Operation::BatchForget(o) => batch_forget(o, out),
+        Operation::GetAttr(o) => get_attr(o.handle, out),
+        Operation::SetAttr(o) => set_attr(o, out),
+        Operation::ReadLink(_) | Operation::StatFs(_) | Operation::Destroy(_) => {}
+        Operation::SymLink(o) => two_texts(out, o.name.as_c_str(), o.target),
+        Operation::MkNod(o) => words_text(out, [o.mode, o.rdev, o.umask, 0], o.name.as_c_str()),
+        Operation::MkDir(o) => words_text(out, [o.mode, o.umask], o.name.as_c_str()),
         Operation::Unlink(o) => text(out, o.name.as_c_str()),
         Operation::RmDir(o) => text(out, o.name.as_c_str()),
-        Operation::SymLink(o) => {
-            text(out, o.name.as_c_str());
-            text(out, o.target);
-        }
-        Operation::MkNod(o) => {
-            words(out, [o.mode, o.rdev, o.umask, 0]);
-            text(out, o.name.as_c_str());
-        }
-        Operation::MkDir(o) => {
-            words(out, [o.mode, o.umask]);
-            text(out, o.name.as_c_str());
-        }
-        Operation::Rename(o) => {
-            put(out, &abi::RenameIn { newdir: U64::new(o.new_directory.0) });
-            if opcode != Opcode::Rename.raw() {
-                words(out, [o.flags.bits(), 0]);
-            }
-            text(out, o.name.as_c_str());
-            text(out, o.new_name.as_c_str());
-        }
-        Operation::Link(o) => {
-            put(out, &abi::LinkIn { oldnodeid: U64::new(o.target.0) });
-            text(out, o.name.as_c_str());
-        }
-        Operation::Create(o) => {
-            words(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)]);
-            text(out, o.name.as_c_str());
-        }
-        Operation::TmpFile(o) => {
-            words(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)]);
-            text(out, c"/");
-        }
-        _ => {}
-    }
-}
-
-fn set_xattr(set: &SetXattr<'_>, dialect: Dialect, out: &mut Vec<u8>) {
-    put(out, &[length(set.value.len()), U32::new(set.mode.raw())]);
-    if dialect.setxattr_ext {
-        words(out, [bit(set.acl_kill_sgid, abi::FUSE_SETXATTR_ACL_KILL_SGID), 0]);
-    }
-    text(out, set.name);
-    out.extend_from_slice(set.value);
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "`body` names every operation and sends only these here")]
-fn xattr_body(operation: &Operation<'_>, out: &mut Vec<u8>) {
-    match operation {
-        Operation::GetXattr(o) => {
-            words(out, [o.size, 0]);
-            text(out, o.name);
-        }
+        Operation::Rename(o) => rename(opcode, o, out),
+        Operation::Link(o) => longs_text(out, [o.target.0], o.name.as_c_str()),
+        Operation::Open(o) => words(out, [o.flags.bits(), hints(*o)]),
+        Operation::Read(o) => read(o, out),
+        Operation::Write(o) => write(o, out),
+        Operation::Release(o) => release(o, out),
+        Operation::Fsync(o) => longs_words(out, [o.handle.0], [o.flags.bits(), 0]),
+        Operation::SetXattr(o) => set_xattr(o, dialect, out),
+        Operation::GetXattr(o) => words_text(out, [o.size, 0], o.name),
         Operation::ListXattr(o) => words(out, [o.size, 0]),
         Operation::RemoveXattr(o) => text(out, o.name),
-        _ => {}
+        Operation::Flush(o) => longs(out, [o.handle.0, 0, o.lock_owner.0]),
+        Operation::Init(o) => init(o, out),
+        Operation::OpenDir(o) => words(out, [o.flags.bits(), 0]),
+        Operation::ReadDir(o) => read_dir(o, out),
+        Operation::ReadDirPlus(o) => read_dir(&o.list, out),
+        Operation::ReleaseDir(o) => longs(out, [o.handle.0, 0, 0]),
+        Operation::FsyncDir(o) => longs_words(out, [o.handle.0], [o.flags.bits(), 0]),
+        Operation::GetLock(o) => lock(&o.0, out),
+        Operation::SetLock(o) => lock(&o.lock, out),
+        Operation::Access(o) => words(out, [o.mask, 0]),
+        Operation::Create(o) => {
+            words_text(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], o.name.as_c_str());
+        }
+        Operation::Interrupt(o) => longs(out, [o.target.0]),
+        Operation::BMap(o) => longs_words(out, [o.block], [o.block_size, 0]),
+        Operation::Ioctl(o) => ioctl(o, out),
+        Operation::Poll(o) => longs_words(out, [o.handle.0, 0], [0, o.events]),
+        Operation::Fallocate(o) => {
+            longs_words(out, [o.handle.0, o.offset, o.length], [o.mode.bits(), 0]);
+        }
+        Operation::Lseek(o) => longs_words(out, [o.handle.0, o.offset], [o.whence, 0]),
+        Operation::CopyFileRange(o) => {
+            longs(out, [o.from.0, o.from_offset, o.to_node.0, o.to.0, o.to_offset, o.length, o.flags]);
+        }
+        Operation::SetupMapping(o) => setup_mapping(o, out),
+        Operation::RemoveMapping(o) => remove_mapping(o, out),
+        Operation::SyncFs(_) => longs(out, [0]),
+        Operation::TmpFile(o) => {
+            words_text(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], c"/");
+        }
+        Operation::GetStatx(o) => {
+            get_attr(o.handle, out);
+            words(out, [o.flags, o.mask]);
+        }
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "`body` names every operation and sends only these here")]
-fn node_body(operation: &Operation<'_>, out: &mut Vec<u8>) {
-    match operation {
-        Operation::Forget(o) => put(out, &abi::ForgetIn { nlookup: U64::new(o.count) }),
-        Operation::BatchForget(o) => {
-            put(out, &abi::BatchForgetIn { count: length(o.records.len()), dummy: U32::ZERO });
-            out.extend_from_slice(o.records.as_bytes());
-        }
-        Operation::RemoveMapping(o) => {
-            put(out, &abi::RemovemappingIn { count: length(o.records.len()) });
-            out.extend_from_slice(o.records.as_bytes());
-        }
-        Operation::GetAttr(o) => {
-            words(out, [bit(o.handle.is_some(), abi::FUSE_GETATTR_FH), 0]);
-            put(out, &handle(o.handle));
-        }
-        Operation::GetStatx(o) => {
-            words(out, [bit(o.handle.is_some(), abi::FUSE_GETATTR_FH), 0]);
-            put(out, &handle(o.handle));
-            words(out, [o.flags, o.mask]);
-        }
-        Operation::SetAttr(o) => set_attr(o, out),
-        Operation::Init(o) => {
-            let [flags, flags2]: [U32; 2] = zerocopy::transmute!(U64::new(o.flags.bits()));
-            put(
-                out,
-                &abi::InitIn {
-                    major: U32::new(o.major),
-                    minor: U32::new(o.minor),
-                    max_readahead: U32::new(o.max_readahead),
-                    flags,
-                    flags2,
-                    unused: [U32::ZERO; 11],
-                },
-            );
-        }
-        Operation::Access(o) => words(out, [o.mask, 0]),
-        Operation::Interrupt(o) => put(out, &abi::InterruptIn { unique: U64::new(o.target.0) }),
-        Operation::BMap(o) => {
-            put(
-                out,
-                &abi::BmapIn {
-                    block: U64::new(o.block),
-                    blocksize: U32::new(o.block_size),
-                    padding: U32::ZERO,
-                },
-            );
-        }
-        Operation::SyncFs(_) => put(out, &abi::SyncfsIn::default()),
-        _ => {}
-    }
+fn batch_forget(batch: &BatchForget<'_>, out: &mut Vec<u8>) {
+    put(out, &abi::BatchForgetIn { count: length(batch.records.len()), dummy: U32::ZERO });
+    out.extend_from_slice(batch.records.as_bytes());
+}
+
+fn remove_mapping(remove: &RemoveMapping<'_>, out: &mut Vec<u8>) {
+    put(out, &abi::RemovemappingIn { count: length(remove.records.len()) });
+    out.extend_from_slice(remove.records.as_bytes());
+}
+
+fn get_attr(open: Option<Handle>, out: &mut Vec<u8>) {
+    words(out, [bit(open.is_some(), abi::FUSE_GETATTR_FH), 0]);
+    put(out, &handle(open));
 }
 
 fn set_attr(set: &SetAttr, out: &mut Vec<u8>) {
@@ -265,117 +174,97 @@ fn set_attr(set: &SetAttr, out: &mut Vec<u8>) {
     );
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "`body` names every operation and sends only these here")]
-fn file_body(operation: &Operation<'_>, out: &mut Vec<u8>) {
-    match operation {
-        Operation::Open(o) => words(out, [o.flags.bits(), hints(*o)]),
-        Operation::OpenDir(o) => words(out, [o.flags.bits(), 0]),
-        Operation::Read(o) => put(
-            out,
-            &abi::ReadIn {
-                fh: U64::new(o.handle.0),
-                offset: U64::new(o.offset),
-                size: U32::new(o.size),
-                read_flags: U32::new(bit(o.lock_owner.is_some(), abi::FUSE_READ_LOCKOWNER)),
-                lock_owner: owner(o.lock_owner),
-                flags: U32::new(o.flags.bits()),
-                padding: U32::ZERO,
-            },
-        ),
-        Operation::ReadDir(o) => read_dir(o, out),
-        Operation::ReadDirPlus(o) => read_dir(&o.list, out),
-        Operation::Write(o) => put(
-            out,
-            &abi::WriteIn {
-                fh: U64::new(o.handle.0),
-                offset: U64::new(o.offset),
-                size: U32::new(o.size),
-                write_flags: U32::new(
-                    o.write_flags.bits() | bit(o.lock_owner.is_some(), WriteFlags::LOCKOWNER.bits()),
-                ),
-                lock_owner: owner(o.lock_owner),
-                flags: U32::new(o.flags.bits()),
-                padding: U32::ZERO,
-            },
-        ),
-        Operation::Release(o) => {
-            let flags =
-                bit(o.flush, abi::FUSE_RELEASE_FLUSH) | bit(o.flock_unlock, abi::FUSE_RELEASE_FLOCK_UNLOCK);
-            put(out, &U64::new(o.handle.0));
-            words(out, [o.flags.bits(), flags]);
-            put(out, &U64::new(o.lock_owner.0));
-        }
-        Operation::ReleaseDir(o) => {
-            put(out, &abi::ReleaseIn { fh: U64::new(o.handle.0), ..Default::default() });
-        }
-        Operation::Flush(o) => {
-            let (fh, lock_owner) = (U64::new(o.handle.0), U64::new(o.lock_owner.0));
-            put(out, &abi::FlushIn { fh, lock_owner, ..Default::default() });
-        }
-        Operation::Fsync(o) => {
-            put(out, &U64::new(o.handle.0));
-            words(out, [o.flags.bits(), 0]);
-        }
-        Operation::FsyncDir(o) => {
-            put(out, &U64::new(o.handle.0));
-            words(out, [o.flags.bits(), 0]);
-        }
-        _ => {}
+fn rename(opcode: u32, rename: &Rename<'_>, out: &mut Vec<u8>) {
+    longs(out, [rename.new_directory.0]);
+    if opcode != Opcode::Rename.raw() {
+        words(out, [rename.flags.bits(), 0]);
     }
+    two_texts(out, rename.name.as_c_str(), rename.new_name.as_c_str());
 }
 
-fn read_dir(list: &ReadDir, out: &mut Vec<u8>) {
+fn set_xattr(set: &SetXattr<'_>, dialect: Dialect, out: &mut Vec<u8>) {
+    put(out, &[length(set.value.len()), U32::new(set.mode.raw())]);
+    if dialect.setxattr_ext {
+        words(out, [bit(set.acl_kill_sgid, abi::FUSE_SETXATTR_ACL_KILL_SGID), 0]);
+    }
+    text(out, set.name);
+    out.extend_from_slice(set.value);
+}
+
+fn read(read: &Read, out: &mut Vec<u8>) {
     put(
         out,
         &abi::ReadIn {
-            fh: U64::new(list.handle.0),
-            offset: U64::new(list.offset),
-            size: U32::new(list.size),
-            ..Default::default()
+            fh: U64::new(read.handle.0),
+            offset: U64::new(read.offset),
+            size: U32::new(read.size),
+            read_flags: U32::new(bit(read.lock_owner.is_some(), abi::FUSE_READ_LOCKOWNER)),
+            lock_owner: owner(read.lock_owner),
+            flags: U32::new(read.flags.bits()),
+            padding: U32::ZERO,
         },
     );
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "`body` names every operation and sends only these here")]
-fn range_body(operation: &Operation<'_>, out: &mut Vec<u8>) {
-    match operation {
-        Operation::GetLock(o) => lock(&o.0, out),
-        Operation::SetLock(o) => lock(&o.lock, out),
-        Operation::Ioctl(o) => {
-            let flags: IoctlFlags = o.flags;
-            put(out, &U64::new(o.handle.0));
-            words(out, [flags.bits(), o.command]);
-            put(out, &U64::new(o.argument));
-            put(out, &[length(o.input.len()), U32::new(o.output_len)]);
-            out.extend_from_slice(o.input);
-        }
-        Operation::Poll(o) => {
-            let (fh, events) = (U64::new(o.handle.0), U32::new(o.events));
-            put(out, &abi::PollIn { fh, events, ..Default::default() });
-        }
-        Operation::Fallocate(o) => {
-            longs(out, [o.handle.0, o.offset, o.length]);
-            words(out, [o.mode.bits(), 0]);
-        }
-        Operation::Lseek(o) => {
-            longs(out, [o.handle.0, o.offset]);
-            words(out, [o.whence, 0]);
-        }
-        Operation::CopyFileRange(o) => {
-            longs(out, [o.from.0, o.from_offset, o.to_node.0, o.to.0, o.to_offset, o.length, o.flags]);
-        }
-        Operation::SetupMapping(o) => {
-            let read = if o.read { abi::FUSE_SETUPMAPPING_FLAG_READ } else { 0 };
-            let write = if o.write { abi::FUSE_SETUPMAPPING_FLAG_WRITE } else { 0 };
-            longs(out, [o.handle.0, o.file_offset, o.length, read | write, o.window_offset]);
-        }
-        _ => {}
-    }
+fn read_dir(list: &ReadDir, out: &mut Vec<u8>) {
+    longs_words(out, [list.handle.0, list.offset], [list.size, 0]);
+    longs(out, [0, 0]);
+}
+
+fn write(write: &Write, out: &mut Vec<u8>) {
+    let owned = bit(write.lock_owner.is_some(), abi::FUSE_WRITE_LOCKOWNER);
+    put(
+        out,
+        &abi::WriteIn {
+            fh: U64::new(write.handle.0),
+            offset: U64::new(write.offset),
+            size: U32::new(write.size),
+            write_flags: U32::new(write.write_flags.bits() | owned),
+            lock_owner: owner(write.lock_owner),
+            flags: U32::new(write.flags.bits()),
+            padding: U32::ZERO,
+        },
+    );
+}
+
+fn release(release: &Release, out: &mut Vec<u8>) {
+    let flush = bit(release.flush, abi::FUSE_RELEASE_FLUSH);
+    let flock_unlock = bit(release.flock_unlock, abi::FUSE_RELEASE_FLOCK_UNLOCK);
+    longs_words(out, [release.handle.0], [release.flags.bits(), flush | flock_unlock]);
+    longs(out, [release.lock_owner.0]);
+}
+
+fn init(init: &InitRequest, out: &mut Vec<u8>) {
+    let [flags, flags2]: [U32; 2] = zerocopy::transmute!(U64::new(init.flags.bits()));
+    put(
+        out,
+        &abi::InitIn {
+            major: U32::new(init.major),
+            minor: U32::new(init.minor),
+            max_readahead: U32::new(init.max_readahead),
+            flags,
+            flags2,
+            unused: [U32::ZERO; 11],
+        },
+    );
 }
 
 fn lock(range: &LockRange, out: &mut Vec<u8>) {
     longs(out, [range.handle.0, range.owner.0, range.start, range.end]);
     words(out, [range.kind, range.pid, bit(range.flock, abi::FUSE_LK_FLOCK), 0]);
+}
+
+fn ioctl(ioctl: &Ioctl<'_>, out: &mut Vec<u8>) {
+    longs_words(out, [ioctl.handle.0], [ioctl.flags.bits(), ioctl.command]);
+    longs(out, [ioctl.argument]);
+    put(out, &[length(ioctl.input.len()), U32::new(ioctl.output_len)]);
+    out.extend_from_slice(ioctl.input);
+}
+
+fn setup_mapping(map: &SetupMapping, out: &mut Vec<u8>) {
+    let read = if map.read { abi::FUSE_SETUPMAPPING_FLAG_READ } else { 0 };
+    let write = if map.write { abi::FUSE_SETUPMAPPING_FLAG_WRITE } else { 0 };
+    longs(out, [map.handle.0, map.file_offset, map.length, read | write, map.window_offset]);
 }
 
 /// Packs forgets for [`crate::BatchForget::parse`].
@@ -442,6 +331,26 @@ fn words<const N: usize>(out: &mut Vec<u8>, words: [u32; N]) {
 
 fn longs<const N: usize>(out: &mut Vec<u8>, longs: [u64; N]) {
     put(out, &longs.map(U64::new));
+}
+
+fn longs_words<const L: usize, const W: usize>(out: &mut Vec<u8>, first: [u64; L], then: [u32; W]) {
+    longs(out, first);
+    words(out, then);
+}
+
+fn words_text<const N: usize>(out: &mut Vec<u8>, first: [u32; N], then: &CStr) {
+    words(out, first);
+    text(out, then);
+}
+
+fn longs_text<const N: usize>(out: &mut Vec<u8>, first: [u64; N], then: &CStr) {
+    longs(out, first);
+    text(out, then);
+}
+
+fn two_texts(out: &mut Vec<u8>, first: &CStr, second: &CStr) {
+    text(out, first);
+    text(out, second);
 }
 
 fn text(out: &mut Vec<u8>, text: &CStr) {
