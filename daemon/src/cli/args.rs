@@ -1,0 +1,399 @@
+//! What was typed: the command line as clap reads it, with the text of `--help`.
+//!
+//! Nothing is judged here but the shape of single values; [`super::config`] turns it into what is true.
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use crate::limits;
+
+/// Shares a host directory with a virtual machine: FUSE over virtio (virtio-fs) on a vhost-user socket.
+///
+/// One process serves one directory to one machine. The machine's VMM (QEMU, crosvm, Cloud Hypervisor, User-mode
+/// Linux and others) connects to the socket; in the guest, `mount -t virtiofs TAG /mnt` mounts the directory.
+/// Options of virtiofsd are taken as they are, also in the old `-o` form.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pinhole",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]\n       \
+                      pinhole mount DIR MOUNTPOINT [OPTIONS]\n       \
+                      pinhole --print-capabilities",
+    after_long_help = EXAMPLES,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// `serve` may be left out.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// What to do instead of serving a socket.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  A share for one machine:
+    pinhole --shared-dir /srv/data --socket-path /run/data.sock --tag data
+  in QEMU (guest memory must be shared with the daemon):
+    -object memory-backend-memfd,id=m,size=1G,share=on -numa node,memdev=m
+    -chardev socket,id=c,path=/run/data.sock -device vhost-user-fs-pci,chardev=c,tag=data
+  in the guest:
+    mount -t virtiofs data /mnt
+
+  A read-only root file system that nobody changes meanwhile:
+    pinhole --shared-dir /srv/root --socket-path /run/root.sock --readonly --cache always
+
+  As Kata Containers starts it, on a listening socket passed in as descriptor 3:
+    pinhole --syslog --cache=auto --shared-dir=/run/share --fd=3 --announce-submounts
+
+  Without any machine, through /dev/fuse:
+    pinhole mount /srv/data /mnt
+
+Exit status:
+  0  the VMM went away, or SIGTERM or SIGINT asked for the end
+  1  something on the host failed; the last line on standard error says what
+  2  the command line is wrong; one line says what is right
+
+Options of virtiofsd that are refused, because leaving them out would change what is shared:
+  --xattrmap --security-label=auto|always --uid-map --gid-map --translate-uid --translate-gid --migration-*";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a vhost-user socket (the default).
+    #[command(override_usage = "pinhole serve --shared-dir DIR --socket-path SOCKET [OPTIONS]")]
+    Serve(Box<ServeArgs>),
+    /// Mount DIR on MOUNTPOINT through /dev/fuse: the same share, without a machine.
+    ///
+    /// Stays in the foreground and prints `Mounted DIR on MOUNTPOINT` when it is there; SIGTERM, SIGINT and
+    /// `umount MOUNTPOINT` end it. Root mounts by itself; other users need `fusermount3` (package fuse3).
+    Mount(Box<MountArgs>),
+}
+
+/// Options of `serve`.
+#[derive(Args, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
+pub struct ServeArgs {
+    /// Directory to share.
+    #[arg(long, value_name = "DIR", help_heading = "Share")]
+    pub shared_dir: Option<PathBuf>,
+    /// Name of the share in the guest, 1 to 36 bytes [default: pinhole].
+    ///
+    /// The guest mounts it by this name: `mount -t virtiofs TAG DIR`. QEMU ignores it and uses its own
+    /// `-device ...,tag=`; crosvm and User-mode Linux take it from here.
+    #[arg(long, value_name = "TAG", help_heading = "Share")]
+    pub tag: Option<String>,
+
+    /// Socket to make and listen on; a stale one is replaced.
+    #[arg(long, value_name = "SOCKET", help_heading = "Connection")]
+    pub socket_path: Option<PathBuf>,
+    /// The old name of `--socket-path`.
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub socket: Option<PathBuf>,
+    /// Group that may connect to the socket too; a name or a number.
+    #[arg(long, value_name = "GROUP", help_heading = "Connection")]
+    pub socket_group: Option<String>,
+    /// Descriptor of a listening socket to take over, instead of `--socket-path`.
+    #[arg(long, value_name = "N", help_heading = "Connection")]
+    pub fd: Option<u16>,
+    /// Wait for the next connection when a VMM goes away; without it, that ends the process.
+    #[arg(long, help_heading = "Connection")]
+    pub keep_listening: bool,
+    /// Request queues to offer, 1 to 63.
+    ///
+    /// A guest uses at most one for each of its processors, and a VMM may ask for fewer than this (QEMU:
+    /// `num-request-queues=`). A queue that nobody uses costs nothing.
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Connection")]
+    #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
+    pub num_request_queues: u16,
+    /// Accepted for virtiofsd; Pinhole has one worker for each request queue in use.
+    ///
+    /// To serve more requests at once, give the machine more request queues.
+    #[arg(long, value_name = "N", help_heading = "Connection")]
+    pub thread_pool_size: Option<u32>,
+    /// Print what this program can do as the vhost-user JSON of libvirt and QEMU, and exit.
+    #[arg(long, help_heading = "Connection")]
+    pub print_capabilities: bool,
+
+    /// What is shared and how.
+    #[command(flatten)]
+    pub share: ShareArgs,
+    /// Where messages go.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// virtiofsd's old form of its options, `NAME[=VALUE],...`.
+    ///
+    /// Known are source, cache, sandbox, modcaps, loglevel, timeout, and, each also with `no_` before it, xattr,
+    /// posix_acl, writeback, readdirplus, allow_direct_io, announce_submounts, killpriv_v2; `no_posix_lock` and
+    /// `no_flock` are what happens anyhow.
+    #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Accepted for virtiofsd")]
+    pub compat_options: Vec<String>,
+    /// No effect: Pinhole always stays in the foreground.
+    #[arg(short = 'f', hide = true)]
+    pub compat_foreground: bool,
+}
+
+/// Options of `mount`.
+#[derive(Args, Debug, Default)]
+pub struct MountArgs {
+    /// Directory to share.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Directory to mount it on.
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+    /// Mount options as of mount(8): ro, rw, nosuid, nodev, noexec, noatime, nodiratime, sync, dirsync.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', help_heading = "Mount")]
+    pub options: Vec<String>,
+    /// Threads that serve requests, 1 to 63 [default: one for each processor, at most 4].
+    #[arg(long, value_name = "N", help_heading = "Mount")]
+    #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
+    pub threads: Option<u16>,
+    /// What is shared and how.
+    #[command(flatten)]
+    pub share: ShareArgs,
+    /// Where messages go.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options about the share itself, of `serve` and `mount`.
+#[derive(Args, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
+pub struct ShareArgs {
+    /// Refuse every change: the guest gets EROFS.
+    #[arg(long, help_heading = "Share")]
+    pub readonly: bool,
+    /// Serve extended attributes.
+    #[arg(long, help_heading = "Share")]
+    pub xattr: bool,
+    /// Serve POSIX access control lists (implies `--xattr`): never, auto or always [without a value: always].
+    ///
+    /// auto and always both offer them to the guest's kernel; one that knows none goes without.
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    #[arg(help_heading = "Share")]
+    pub posix_acl: Option<When>,
+    /// Tell the guest which directories are mount points (the default).
+    ///
+    /// The guest then shows them with device numbers of their own, so that two files with one inode number are not
+    /// taken for one file.
+    #[arg(long, overrides_with = "no_announce_submounts", help_heading = "Share")]
+    pub announce_submounts: bool,
+    /// Do not tell the guest which directories are mount points.
+    #[arg(long, overrides_with = "announce_submounts", help_heading = "Share")]
+    pub no_announce_submounts: bool,
+    /// Drop set-user-id, set-group-id and file capabilities here, on write, truncate and chown (the default).
+    #[arg(long, overrides_with = "no_killpriv_v2", help_heading = "Share")]
+    pub killpriv_v2: bool,
+    /// Leave dropping them to the guest's kernel, which asks for the attribute before each write.
+    #[arg(long, overrides_with = "killpriv_v2", help_heading = "Share")]
+    pub no_killpriv_v2: bool,
+    /// Open files with `O_NOATIME` where the guest asked for it; without it, the flag is ignored.
+    #[arg(long, help_heading = "Share")]
+    pub preserve_noatime: bool,
+
+    /// What the guest may cache.
+    ///
+    /// auto: data while a file is open, names and attributes for a second. always: everything, for a tree that only
+    /// this guest changes. metadata: names and attributes, but no data. never: nothing; each access asks the host.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Caching")]
+    pub cache: CacheMode,
+    /// Seconds for which the guest trusts attributes [default: auto 1, always and metadata 86400, never 0].
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    pub attr_timeout: Option<f64>,
+    /// Seconds for which the guest trusts a name that it has looked up [default: as --attr-timeout's].
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    pub entry_timeout: Option<f64>,
+    /// Seconds for which the guest trusts that a name is not there [default: 0].
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    pub negative_timeout: Option<f64>,
+    /// Let the guest collect writes and send them later; needs a cache mode that caches data.
+    ///
+    /// Another guest or the host sees such a write only after an fsync, a close or some 30 seconds.
+    #[arg(long, help_heading = "Caching")]
+    pub writeback: bool,
+    /// Open the host's file with `O_DIRECT` where the guest's program did.
+    ///
+    /// Without it, `O_DIRECT` bypasses the guest's page cache only.
+    #[arg(long, help_heading = "Caching")]
+    pub allow_direct_io: bool,
+    /// Allow shared mappings (`MAP_SHARED`) under `--cache never` and `--cache metadata`.
+    ///
+    /// Such a mapping is cached by the guest in spite of the mode; only for a tree that nobody else changes.
+    #[arg(long, help_heading = "Caching")]
+    pub allow_mmap: bool,
+    /// Do not send attributes along with the entries of a directory.
+    #[arg(long, help_heading = "Caching")]
+    pub no_readdirplus: bool,
+
+    /// Open files allowed to this process; 0 leaves the limit alone [default: the hard limit].
+    ///
+    /// Each file or directory that the guest knows holds one descriptor. At the limit, less a reserve, the guest
+    /// gets ENFILE and everything goes on.
+    #[arg(long, value_name = "N", help_heading = "Process")]
+    pub rlimit_nofile: Option<u64>,
+    /// How known files are held: never, prefer, mandatory.
+    ///
+    /// This version always holds descriptors: prefer is taken as never, mandatory is refused.
+    #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
+    pub inode_file_handles: Option<FileHandles>,
+    /// Not yet: anything but none is accepted with a warning.
+    #[arg(long, value_name = "HOW", value_enum, help_heading = "Process")]
+    pub sandbox: Option<Sandbox>,
+    /// Not yet: anything but none is accepted with a warning.
+    #[arg(long, value_name = "ACTION", value_enum, help_heading = "Process")]
+    pub seccomp: Option<Seccomp>,
+    /// Accepted for virtiofsd; this version keeps the capabilities that its caller gave it.
+    #[arg(long, value_name = "LIST", help_heading = "Process")]
+    pub modcaps: Option<String>,
+
+    /// Options of virtiofsd that would change what is shared.
+    #[command(flatten)]
+    pub refused: RefusedArgs,
+}
+
+/// Options of virtiofsd that Pinhole does not have and that cannot be ignored.
+#[derive(Args, Debug, Default)]
+#[expect(missing_docs, reason = "virtiofsd's own names")]
+pub struct RefusedArgs {
+    #[arg(long, hide = true, value_name = "RULES")]
+    pub xattrmap: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    pub security_label: Option<When>,
+    #[arg(long, hide = true)]
+    pub uid_map: Vec<String>,
+    #[arg(long, hide = true)]
+    pub gid_map: Vec<String>,
+    #[arg(long, hide = true)]
+    pub translate_uid: Vec<String>,
+    #[arg(long, hide = true)]
+    pub translate_gid: Vec<String>,
+    #[arg(long, hide = true)]
+    pub migration_mode: Option<String>,
+    #[arg(long, hide = true)]
+    pub migration_on_error: Option<String>,
+    #[arg(long, hide = true)]
+    pub migration_verify_handles: bool,
+    #[arg(long, hide = true)]
+    pub migration_confirm_paths: bool,
+}
+
+/// Options about messages, of every command.
+#[derive(Args, Debug, Default)]
+pub struct LogArgs {
+    /// Least severe message to write.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t, help_heading = "Log")]
+    pub log_level: LogLevel,
+    /// Write messages to the system log instead of standard error.
+    #[arg(long, help_heading = "Log")]
+    pub syslog: bool,
+    /// The same as `--log-level debug`.
+    #[arg(short = 'd', help_heading = "Log")]
+    pub debug: bool,
+}
+
+/// Whether to negotiate something with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "virtiofsd's own words")]
+pub enum When {
+    Never,
+    Auto,
+    Always,
+}
+
+/// What the guest may cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "explained at --cache")]
+pub enum CacheMode {
+    #[default]
+    Auto,
+    Always,
+    #[value(alias = "none")]
+    Never,
+    Metadata,
+}
+
+/// How known files are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "virtiofsd's own words")]
+pub enum FileHandles {
+    Never,
+    #[value(alias = "fallback")]
+    Prefer,
+    Mandatory,
+}
+
+/// Isolation of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "virtiofsd's own words")]
+pub enum Sandbox {
+    Namespace,
+    Chroot,
+    None,
+}
+
+/// What a forbidden system call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "virtiofsd's own words")]
+pub enum Seccomp {
+    None,
+    Kill,
+    Log,
+    Trap,
+}
+
+/// The least severe message that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the levels of the log crate")]
+pub enum LogLevel {
+    Off,
+    #[value(alias = "err")]
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// A number of seconds that a guest may be told to wait: 0 to a hundred years.
+pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_not_a_number| SECONDS_RIGHT.to_owned())?;
+    if (0.0..=SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err(SECONDS_RIGHT.to_owned()) }
+}
+
+/// A hundred years; the kernel's own arithmetic on jiffies is far from its end there.
+const SECONDS_MAX: f64 = 100.0 * 366.0 * 86_400.0;
+const SECONDS_RIGHT: &str = "give seconds as a number from 0 to 3162240000, such as 0.5";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_that_is_shown_is_explained() {
+        for argument in Cli::command().get_arguments().filter(|argument| !argument.is_hide_set()) {
+            assert!(argument.get_help().is_some(), "{argument}");
+            assert!(argument.get_help_heading().is_some(), "{argument}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_finite_and_not_negative() {
+        for wrong in ["-1", "nan", "inf", "1s", "", "1e30"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+        assert!((parse_seconds("0.25").unwrap() - 0.25).abs() < f64::EPSILON);
+    }
+}

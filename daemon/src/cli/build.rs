@@ -1,0 +1,213 @@
+//! Config -> built things: the only part of the command line that touches the host.
+
+use super::args;
+use super::config::{Action, Config, Listen, Mount, Serve, Share};
+use super::{capabilities, descriptors, group, log, report};
+use crate::host::{self, Passthrough};
+use crate::limits;
+use crate::session::{self, Session};
+use crate::transport::{dev_fuse, vhost_user};
+use pinhole_policy::Policy;
+use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::num::NonZero;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// What ends the process with 1.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Host(#[from] host::OpenError),
+    #[error(transparent)]
+    VhostUser(#[from] vhost_user::ServeError),
+    #[error(transparent)]
+    Mount(#[from] dev_fuse::MountError),
+    #[error(transparent)]
+    DevFuse(#[from] dev_fuse::ServeError),
+    #[error("--tag: {0}")]
+    Tag(#[from] vhost_user::TagError),
+    #[error("--num-request-queues: {0}")]
+    RequestQueues(#[from] vhost_user::RequestQueuesError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Does what the command line says, until it is done or a signal ends it.
+pub(super) fn run(config: Config) -> Result<(), RunError> {
+    log::start(config.log)?;
+    for note in &config.notes {
+        report::problem(note);
+    }
+    match config.action {
+        Action::PrintCapabilities => Ok(report::answer(capabilities::JSON)?),
+        Action::Serve(serve) => run_serve(serve),
+        Action::Mount(mount) => run_mount(mount),
+    }
+}
+
+fn run_serve(serve: Serve) -> Result<(), RunError> {
+    let options = vhost_user::Options {
+        tag: Some(vhost_user::Tag::new(&serve.tag)?),
+        request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
+        keep_listening: serve.keep_listening,
+    };
+    let listen = match serve.listen {
+        Listen::Path { path, group } => {
+            vhost_user::Listen::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
+        }
+        Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
+    };
+    let session = build_session(serve.share)?;
+    // Before there is a second thread: making the socket changes the umask for a moment.
+    let listener = vhost_user::Listener::bind(&listen)?;
+    let stop = vhost_user::Stop::new()?;
+    let on_signal = stop.clone();
+    watch_signals(move || on_signal.request())?;
+    // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
+    report::line("Waiting for vhost-user socket connection...");
+    Ok(vhost_user::serve(&listener, &session, &options, &stop)?)
+}
+
+fn run_mount(mount: Mount) -> Result<(), RunError> {
+    let request = dev_fuse::MountRequest {
+        directory: mount.share.directory.clone(),
+        mountpoint: mount.mountpoint,
+        options: mount.options,
+    };
+    let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
+    let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
+    // First the share, then the mount, so that a mount never has to be taken back for a wrong share.
+    let session = build_session(mount.share)?;
+    let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
+    let stop = service.stop_handle();
+    watch_signals(move || stop.stop())?;
+    Ok(service.run(threads, || report::line(ready))?)
+}
+
+fn threads_by_processors() -> NonZero<u16> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = u16::try_from(processors).unwrap_or(u16::MAX).min(limits::MOUNT_THREADS_DEFAULT_MAX);
+    NonZero::new(threads).unwrap_or(NonZero::<u16>::MIN)
+}
+
+/// Calls `stop` at each SIGTERM or SIGINT. SIGPIPE is already ignored, as in every Rust program.
+fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let watch = move || {
+        for _signal in signals.forever() {
+            stop();
+        }
+    };
+    std::thread::Builder::new().name("pinhole-signals".to_owned()).spawn(watch).map(drop)
+}
+
+fn build_session(share: Share) -> Result<Arc<Session<Passthrough>>, RunError> {
+    let policy = if share.read_only { Policy::read_only() } else { Policy::full() };
+    let options = session_options(&share);
+    let filesystem = Passthrough::new(host::Config {
+        descriptors_max: descriptors::settle(share.descriptors)?,
+        shared_dir: share.directory,
+        cache: match share.cache {
+            args::CacheMode::Auto => host::CacheMode::Auto,
+            args::CacheMode::Always => host::CacheMode::Always,
+            args::CacheMode::Never => host::CacheMode::Never,
+            args::CacheMode::Metadata => host::CacheMode::Metadata,
+        },
+        direct_io: share.direct_io,
+        xattr: share.xattr,
+        posix_acl: share.posix_acl,
+        announce_submounts: share.submounts,
+        preserve_noatime: share.noatime,
+    })?;
+    Ok(Arc::new(Session::new(Arc::new(filesystem), policy, options)))
+}
+
+fn session_options(share: &Share) -> session::Options {
+    session::Options {
+        offer: InitOffer {
+            flags: offered_flags(share),
+            // The guest's own figure is smaller and wins.
+            max_readahead: limits::WRITE_LEN_MAX,
+            max_write: limits::WRITE_LEN_MAX,
+            // A ring takes no more at once; the guest calls it congestion at three quarters.
+            max_background: limits::QUEUE_SIZE_MAX,
+            congestion_threshold: limits::QUEUE_SIZE_MAX / 4 * 3,
+            time_gran: 1,
+            ..InitOffer::default()
+        },
+        timeouts: Timeouts { entry: share.timeouts.entry, attr: share.timeouts.attr },
+        negative_timeout: share.timeouts.negative,
+    }
+}
+
+/// What INIT offers. Locks, DAX, passthrough, idmapped mounts and io_uring are not offered because they are not
+/// served; EXPORT_SUPPORT is not because it asks for lookups of "." and "..".
+fn offered_flags(share: &Share) -> InitFlags {
+    let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
+    InitFlags::ASYNC_READ
+        | InitFlags::ASYNC_DIO
+        | InitFlags::ATOMIC_O_TRUNC
+        | InitFlags::BIG_WRITES
+        | InitFlags::MAX_PAGES
+        | InitFlags::PARALLEL_DIROPS
+        | InitFlags::INIT_EXT
+        | InitFlags::CREATE_SUPP_GROUP
+        // Data that another guest or the host has changed is dropped when new attributes show it; "always" means
+        // that nobody does, and spares the guest the question.
+        | when(share.cache != args::CacheMode::Always, InitFlags::AUTO_INVAL_DATA)
+        | when(share.cache == args::CacheMode::Always, InitFlags::CACHE_SYMLINKS)
+        | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
+        | when(share.killpriv, InitFlags::HANDLE_KILLPRIV_V2)
+        | when(share.submounts, InitFlags::SUBMOUNTS)
+        | when(share.writeback, InitFlags::WRITEBACK_CACHE)
+        | when(share.mmap, InitFlags::DIRECT_IO_ALLOW_MMAP)
+        | when(share.xattr, InitFlags::SETXATTR_EXT)
+        // A default ACL of the parent takes the umask's place, so the guest must leave the mode unmasked.
+        | when(share.posix_acl, InitFlags::POSIX_ACL | InitFlags::DONT_MASK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Cli;
+    use clap::Parser;
+
+    fn offered(words: &str) -> session::Options {
+        let words = format!("pinhole --shared-dir / --socket-path /s {words}");
+        let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
+        let Action::Serve(serve) = Config::new(cli).unwrap().action else { panic!("{words}") };
+        session_options(&serve.share)
+    }
+
+    #[test]
+    fn each_switch_changes_what_init_offers() {
+        let plain = offered("").offer.flags;
+        for (words, flag) in [
+            ("--posix-acl", InitFlags::POSIX_ACL | InitFlags::DONT_MASK | InitFlags::SETXATTR_EXT),
+            ("--writeback", InitFlags::WRITEBACK_CACHE),
+            ("--cache never --allow-mmap", InitFlags::DIRECT_IO_ALLOW_MMAP),
+            ("--cache always", InitFlags::CACHE_SYMLINKS),
+        ] {
+            assert!(offered(words).offer.flags.contains(flag), "{words}");
+            assert!(!plain.contains(flag), "{words}");
+        }
+        for (words, flag) in [
+            ("--no-readdirplus", InitFlags::DO_READDIRPLUS),
+            ("--no-killpriv-v2", InitFlags::HANDLE_KILLPRIV_V2),
+            ("--no-announce-submounts", InitFlags::SUBMOUNTS),
+            ("--cache always", InitFlags::AUTO_INVAL_DATA),
+        ] {
+            assert!(!offered(words).offer.flags.intersects(flag), "{words}");
+            assert!(plain.contains(flag), "{words}");
+        }
+    }
+
+    #[test]
+    fn locks_are_not_offered_while_they_are_not_served() {
+        let locks = InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
+        assert!(!offered("--cache always --writeback --posix-acl").offer.flags.intersects(locks));
+    }
+}

@@ -1,0 +1,116 @@
+//! virtiofsd's old `-o NAME[=VALUE],...` form, put where the options of today are.
+
+use super::args::{Sandbox, ServeArgs, When, parse_seconds};
+use super::config::ConfigError;
+use clap::ValueEnum;
+
+/// Moves what `-o` said into the other fields; a later word wins.
+///
+/// # Errors
+/// [`ConfigError::Compat`] names the word that is unknown or has a wrong value.
+pub(super) fn apply(args: &mut ServeArgs) -> Result<(), ConfigError> {
+    let words = std::mem::take(&mut args.compat_options);
+    for word in words.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
+        match word.split_once('=') {
+            Some((name, value)) => with_value(args, name, value)?,
+            None => flag(args, word)?,
+        }
+    }
+    Ok(())
+}
+
+fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), ConfigError> {
+    match name {
+        "source" => {
+            if args.shared_dir.as_ref().is_some_and(|given| given.as_os_str() != value) {
+                return Err(ConfigError::TwoDirectories);
+            }
+            args.shared_dir = Some(value.into());
+        }
+        "cache" => args.share.cache = choose(name, value)?,
+        "sandbox" => args.share.sandbox = Some(choose::<Sandbox>(name, value)?),
+        "loglevel" | "log_level" => args.log.log_level = choose(name, value)?,
+        "modcaps" => args.share.modcaps = Some(value.to_owned()),
+        "xattrmap" => args.share.refused.xattrmap = Some(value.to_owned()),
+        "timeout" => {
+            let wrong = |right| ConfigError::Compat { word: format!("{name}={value}"), right };
+            let seconds = parse_seconds(value).map_err(wrong)?;
+            args.share.attr_timeout = Some(seconds);
+            args.share.entry_timeout = Some(seconds);
+        }
+        _ => return Err(unknown(name)),
+    }
+    Ok(())
+}
+
+fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
+    let (name, on) = word.strip_prefix("no_").map_or((word, true), |name| (name, false));
+    let share = &mut args.share;
+    match name {
+        "xattr" => share.xattr = on,
+        "posix_acl" => share.posix_acl = on.then_some(When::Always),
+        "writeback" => share.writeback = on,
+        "readdirplus" => share.no_readdirplus = !on,
+        "allow_direct_io" => share.allow_direct_io = on,
+        "announce_submounts" => (share.announce_submounts, share.no_announce_submounts) = (on, !on),
+        "killpriv_v2" => (share.killpriv_v2, share.no_killpriv_v2) = (on, !on),
+        "posix_lock" | "flock" if on => return Err(ConfigError::Locks { word: word.to_owned() }),
+        "posix_lock" | "flock" => {}
+        "debug" if on => args.log.debug = true,
+        _ => return Err(unknown(word)),
+    }
+    Ok(())
+}
+
+fn choose<T: ValueEnum>(name: &str, value: &str) -> Result<T, ConfigError> {
+    T::from_str(value, false).map_err(|_the_same_in_clap_words| {
+        let names = T::value_variants().iter().filter_map(T::to_possible_value);
+        let names: Vec<String> = names.map(|choice| choice.get_name().to_owned()).collect();
+        ConfigError::Compat {
+            word: format!("{name}={value}"),
+            right: format!("{name} is one of {}", names.join(", ")),
+        }
+    })
+}
+
+fn unknown(word: &str) -> ConfigError {
+    ConfigError::Compat { word: word.to_owned(), right: "no such option; --help lists them at -o".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::CacheMode;
+
+    fn applied(options: &str) -> Result<ServeArgs, ConfigError> {
+        let mut args = ServeArgs { compat_options: vec![options.to_owned()], ..ServeArgs::default() };
+        apply(&mut args).map(|()| args)
+    }
+
+    #[test]
+    fn what_libvirt_wrote_before_separate_options_is_understood() {
+        let args =
+            applied("source=/srv/a b,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock").unwrap();
+        assert_eq!(args.shared_dir.unwrap().as_os_str(), "/srv/a b");
+        assert_eq!(args.share.cache, CacheMode::Always);
+        assert_eq!(args.share.sandbox, Some(Sandbox::Chroot));
+        assert!(args.share.xattr);
+    }
+
+    #[test]
+    fn the_last_word_wins() {
+        assert!(!applied("xattr,no_xattr").unwrap().share.xattr);
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        for (wrong, named) in [("cach=auto", "cach"), ("cache=some", "cache=some"), ("zattr", "zattr")] {
+            assert!(applied(wrong).unwrap_err().to_string().contains(named), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn locks_that_would_be_silently_local_are_refused() {
+        assert!(matches!(applied("posix_lock"), Err(ConfigError::Locks { .. })));
+    }
+}

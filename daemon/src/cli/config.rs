@@ -1,0 +1,393 @@
+//! What is true: the command line judged as a whole, every default filled in, every contradiction found.
+//!
+//! Pure: nothing here looks at the host.
+
+use super::args::{CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
+use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
+use super::compat;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole command, ready to be built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// What to do.
+    pub action: Action,
+    /// Where messages go.
+    pub log: Log,
+    /// Lines for the one who typed it: accepted, but not as it may be expected.
+    pub notes: Vec<String>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Print the vhost-user JSON and end.
+    PrintCapabilities,
+    /// Serve a vhost-user socket.
+    Serve(Serve),
+    /// Serve /dev/fuse.
+    Mount(Mount),
+}
+
+/// Serving a vhost-user socket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Serve {
+    /// Where the VMM connects.
+    pub listen: Listen,
+    /// 1 to 36 bytes.
+    pub tag: String,
+    /// 1 to 63.
+    pub request_queues: u16,
+    /// Serve the next connection after one has ended.
+    pub keep_listening: bool,
+    /// The share.
+    pub share: Share,
+}
+
+/// Where the VMM connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A socket to make.
+    Path {
+        /// Its place.
+        path: PathBuf,
+        /// Who may connect too.
+        group: Option<String>,
+    },
+    /// A listening socket that the caller has passed in.
+    Descriptor(u16),
+}
+
+/// Serving /dev/fuse.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mount {
+    /// Where to mount.
+    pub mountpoint: PathBuf,
+    /// Words for mount(8)'s `-o`, as typed.
+    pub options: Vec<String>,
+    /// Threads; `None` is for the builder to choose by the processors.
+    pub threads: Option<u16>,
+    /// The share.
+    pub share: Share,
+}
+
+/// What is shared and how, whatever the transport.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of one share")]
+pub struct Share {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// What the guest may cache of file data.
+    pub cache: CacheMode,
+    /// For how long it trusts the rest.
+    pub timeouts: Timeouts,
+    /// It may send writes later.
+    pub writeback: bool,
+    /// `O_DIRECT` reaches the host.
+    pub direct_io: bool,
+    /// Shared mappings of uncached files.
+    pub mmap: bool,
+    /// Attributes along with directory entries.
+    pub readdirplus: bool,
+    /// Drop privileged bits here.
+    pub killpriv: bool,
+    /// Serve extended attributes.
+    pub xattr: bool,
+    /// Serve POSIX ACLs; implies `xattr`.
+    pub posix_acl: bool,
+    /// Tell the guest where other file systems begin.
+    pub submounts: bool,
+    /// Keep `O_NOATIME`.
+    pub noatime: bool,
+    /// Open files allowed to the process.
+    pub descriptors: DescriptorLimit,
+}
+
+/// For how long a guest trusts what it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Attributes.
+    pub attr: Duration,
+    /// Names.
+    pub entry: Duration,
+    /// Names that are not there.
+    pub negative: Duration,
+}
+
+/// What to do about `RLIMIT_NOFILE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DescriptorLimit {
+    /// Raise the soft limit to the hard one.
+    Hard,
+    /// Leave it.
+    Keep,
+    /// Set it.
+    Exactly(u64),
+}
+
+/// Where messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Least severe one written.
+    pub level: LogLevel,
+    /// To the system log instead of standard error.
+    pub syslog: bool,
+}
+
+/// A command line that means nothing; each names the argument and says what is right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("--shared-dir is missing: give the directory to share")]
+    NoDirectory,
+    #[error("-o source= and --shared-dir name two directories: give one")]
+    TwoDirectories,
+    #[error("no socket: give --socket-path SOCKET to make one, or --fd N to take over a listening one")]
+    NoSocket,
+    #[error("{first} and {second} exclude each other: give one")]
+    Exclude { first: &'static str, second: &'static str },
+    #[error("--socket-path: {len} bytes are too long: the kernel takes at most 107")]
+    SocketPathLong { len: usize },
+    #[error("--socket-group is for a socket made by --socket-path; the one of --fd keeps its owner")]
+    GroupOfDescriptor,
+    #[error("--tag: {len} bytes: a tag has 1 to 36 bytes, none of them NUL")]
+    Tag { len: usize },
+    #[error("-o {word}: {right}")]
+    Compat { word: String, right: String },
+    #[error("-o {word}: locks are not served yet and stay inside each guest: give no_{word} to accept that")]
+    Locks { word: String },
+    #[error("-o {word}: not a mount option that pinhole knows: use {known}")]
+    MountOption { word: String, known: &'static str },
+    #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
+    AclWithoutXattr,
+    #[error("--allow-mmap is for --cache never or metadata: with {cache} mappings always work, leave it out")]
+    NeedlessMmap { cache: &'static str },
+    #[error(
+        "--writeback collects writes in the guest's cache, which --cache {cache} forbids: use auto or always"
+    )]
+    WritebackUncached { cache: &'static str },
+    #[error(
+        "--inode-file-handles=mandatory is not supported: files are held by descriptors; use never or prefer"
+    )]
+    FileHandles,
+    #[error(
+        "--rlimit-nofile: {limit} is too few: at least {least} are needed, or 0 to leave the limit alone"
+    )]
+    FewDescriptors { limit: u64, least: u64 },
+    #[error("{option} is not supported: {instead}")]
+    Refused { option: &'static str, instead: &'static str },
+}
+
+/// Least `--rlimit-nofile`: the reserve, and as much again for the guest.
+const DESCRIPTORS_MIN: u64 = 2 * crate::limits::DESCRIPTOR_RESERVE;
+/// `sun_path` has 108 bytes, one of them the NUL.
+const SOCKET_PATH_MAX: usize = 107;
+/// The tag field of the device's configuration (virtio 1.3, 5.11.4).
+const TAG_MAX: usize = 36;
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Config {
+    /// Judges a command line.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line for the one who typed it.
+    pub fn new(cli: Cli) -> Result<Self, ConfigError> {
+        match cli.command {
+            Some(Command::Serve(args)) => Self::serve(*args),
+            Some(Command::Mount(args)) => Self::mount(*args),
+            None => Self::serve(cli.serve),
+        }
+    }
+
+    fn serve(mut args: ServeArgs) -> Result<Self, ConfigError> {
+        let no_xattr =
+            args.compat_options.iter().flat_map(|list| list.split(',')).any(|word| word == "no_xattr");
+        compat::apply(&mut args)?;
+        let log = log(&args.log);
+        if args.print_capabilities {
+            return Ok(Self { action: Action::PrintCapabilities, log, notes: Vec::new() });
+        }
+        if no_xattr && !args.share.xattr && acl_wanted(&args.share) {
+            return Err(ConfigError::AclWithoutXattr);
+        }
+        let directory = args.shared_dir.take().ok_or(ConfigError::NoDirectory)?;
+        let listen = listen(&mut args)?;
+        let tag = args.tag.unwrap_or_else(|| "pinhole".to_owned());
+        if tag.is_empty() || tag.len() > TAG_MAX || tag.contains('\0') {
+            return Err(ConfigError::Tag { len: tag.len() });
+        }
+        let mut notes = notes(&args.share);
+        if args.thread_pool_size.is_some_and(|size| size > 1) {
+            notes.push(
+                "--thread-pool-size: each request queue has one worker; see --num-request-queues".to_owned(),
+            );
+        }
+        let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
+        let share = share(directory, &args.share)?;
+        let serve = Serve { listen, tag, request_queues, keep_listening, share };
+        Ok(Self { action: Action::Serve(serve), log, notes })
+    }
+
+    fn mount(args: MountArgs) -> Result<Self, ConfigError> {
+        let known = crate::transport::dev_fuse::MOUNT_OPTIONS;
+        if let Some(word) = args.options.iter().find(|word| !known.split(", ").any(|name| name == *word)) {
+            return Err(ConfigError::MountOption { word: word.clone(), known });
+        }
+        let (notes, log) = (notes(&args.share), log(&args.log));
+        let share = share(args.directory, &args.share)?;
+        let MountArgs { mountpoint, options, threads, .. } = args;
+        Ok(Self { action: Action::Mount(Mount { mountpoint, options, threads, share }), log, notes })
+    }
+}
+
+fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
+    if args.socket.is_some() && args.socket_path.is_some() {
+        return Err(ConfigError::Exclude { first: "--socket", second: "--socket-path" });
+    }
+    let path = args.socket_path.take().or_else(|| args.socket.take());
+    match (path, args.fd) {
+        (None, None) => Err(ConfigError::NoSocket),
+        (Some(_), Some(_)) => Err(ConfigError::Exclude { first: "--fd", second: "--socket-path" }),
+        (None, Some(_)) if args.socket_group.is_some() => Err(ConfigError::GroupOfDescriptor),
+        (None, Some(descriptor)) => Ok(Listen::Descriptor(descriptor)),
+        (Some(path), None) => {
+            let len = path.as_os_str().len();
+            if len > SOCKET_PATH_MAX {
+                return Err(ConfigError::SocketPathLong { len });
+            }
+            Ok(Listen::Path { path, group: args.socket_group.take() })
+        }
+    }
+}
+
+fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
+    refuse(&args.refused)?;
+    let uncached = match args.cache {
+        CacheMode::Auto | CacheMode::Always => false,
+        CacheMode::Never | CacheMode::Metadata => true,
+    };
+    let cache = cache_name(args.cache);
+    if args.allow_mmap && !uncached {
+        return Err(ConfigError::NeedlessMmap { cache });
+    }
+    if args.writeback && uncached {
+        return Err(ConfigError::WritebackUncached { cache });
+    }
+    if args.inode_file_handles == Some(FileHandles::Mandatory) {
+        return Err(ConfigError::FileHandles);
+    }
+    let descriptors = match args.rlimit_nofile {
+        None => DescriptorLimit::Hard,
+        Some(0) => DescriptorLimit::Keep,
+        Some(limit) if limit < DESCRIPTORS_MIN => {
+            return Err(ConfigError::FewDescriptors { limit, least: DESCRIPTORS_MIN });
+        }
+        Some(limit) => DescriptorLimit::Exactly(limit),
+    };
+    let posix_acl = acl_wanted(args);
+    Ok(Share {
+        directory,
+        read_only: args.readonly,
+        cache: args.cache,
+        timeouts: timeouts(args),
+        writeback: args.writeback,
+        direct_io: args.allow_direct_io,
+        mmap: args.allow_mmap,
+        readdirplus: !args.no_readdirplus,
+        killpriv: !args.no_killpriv_v2,
+        xattr: args.xattr || posix_acl,
+        posix_acl,
+        submounts: !args.no_announce_submounts,
+        noatime: args.preserve_noatime,
+        descriptors,
+    })
+}
+
+fn timeouts(args: &ShareArgs) -> Timeouts {
+    let by_mode = match args.cache {
+        CacheMode::Auto => Duration::from_secs(1),
+        CacheMode::Always | CacheMode::Metadata => DAY,
+        CacheMode::Never => Duration::ZERO,
+    };
+    let or = |given: Option<f64>, default| {
+        given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default)
+    };
+    Timeouts {
+        attr: or(args.attr_timeout, by_mode),
+        entry: or(args.entry_timeout, by_mode),
+        negative: or(args.negative_timeout, Duration::ZERO),
+    }
+}
+
+fn acl_wanted(args: &ShareArgs) -> bool {
+    matches!(args.posix_acl, Some(When::Auto | When::Always))
+}
+
+const fn cache_name(cache: CacheMode) -> &'static str {
+    match cache {
+        CacheMode::Auto => "auto",
+        CacheMode::Always => "always",
+        CacheMode::Never => "never",
+        CacheMode::Metadata => "metadata",
+    }
+}
+
+fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
+    const IDS: &str =
+        "the guest's user and group ids are the host's; run inside a user namespace that maps them";
+    const MIGRATION: &str = "a running share cannot be migrated yet; leave it out";
+    let label = matches!(args.security_label, Some(When::Auto | When::Always));
+    let rows = [
+        (
+            args.xattrmap.is_some(),
+            "--xattrmap",
+            "attributes keep their names; leave it out, or share without --xattr",
+        ),
+        (label, "--security-label", "new files get the label that the host gives them; leave it out"),
+        (!args.uid_map.is_empty(), "--uid-map", IDS),
+        (!args.gid_map.is_empty(), "--gid-map", IDS),
+        (!args.translate_uid.is_empty(), "--translate-uid", IDS),
+        (!args.translate_gid.is_empty(), "--translate-gid", IDS),
+        (args.migration_mode.is_some(), "--migration-mode", MIGRATION),
+        (args.migration_on_error.is_some(), "--migration-on-error", MIGRATION),
+        (args.migration_verify_handles, "--migration-verify-handles", MIGRATION),
+        (args.migration_confirm_paths, "--migration-confirm-paths", MIGRATION),
+    ];
+    match rows.into_iter().find(|(given, ..)| *given) {
+        Some((_, option, instead)) => Err(ConfigError::Refused { option, instead }),
+        None => Ok(()),
+    }
+}
+
+/// What is accepted without being done.
+fn notes(args: &ShareArgs) -> Vec<String> {
+    const NOT_YET: &str = "not yet: the process runs with what its caller had";
+    let sandbox = args.sandbox.is_some_and(|how| how != Sandbox::None);
+    let seccomp = args.seccomp.is_some_and(|action| action != Seccomp::None);
+    let rows = [
+        (sandbox, "--sandbox", NOT_YET),
+        (seccomp, "--seccomp", NOT_YET),
+        (args.modcaps.is_some(), "--modcaps", NOT_YET),
+        (
+            args.inode_file_handles == Some(FileHandles::Prefer),
+            "--inode-file-handles=prefer",
+            "not yet: each known file holds one descriptor",
+        ),
+    ];
+    rows.into_iter()
+        .filter(|(given, ..)| *given)
+        .map(|(_, option, note)| format!("{option}: {note}"))
+        .collect()
+}
+
+const fn log(args: &LogArgs) -> Log {
+    let level = if args.debug { LogLevel::Debug } else { args.log_level };
+    Log { level, syslog: args.syslog }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

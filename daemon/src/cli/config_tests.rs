@@ -1,0 +1,138 @@
+//! Tests of what a command line means.
+
+use super::*;
+use clap::Parser;
+
+fn config(words: &str) -> Result<Config, ConfigError> {
+    Config::new(Cli::try_parse_from(words.split(' ')).unwrap())
+}
+
+fn served(words: &str) -> Serve {
+    match config(words).unwrap().action {
+        Action::Serve(serve) => serve,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_least_command_line_has_the_documented_defaults() {
+    let serve = served("pinhole --shared-dir /d --socket-path /s");
+    assert_eq!(serve.listen, Listen::Path { path: "/s".into(), group: None });
+    assert_eq!((serve.tag.as_str(), serve.request_queues, serve.keep_listening), ("pinhole", 8, false));
+    let share = serve.share;
+    assert_eq!(share.timeouts.attr, Duration::from_secs(1));
+    assert_eq!(share.timeouts.negative, Duration::ZERO);
+    assert!(share.submounts && share.killpriv && share.readdirplus);
+    assert!(!share.read_only && !share.xattr && !share.writeback);
+    assert_eq!(share.descriptors, DescriptorLimit::Hard);
+}
+
+#[test]
+fn serve_may_be_written_or_left_out() {
+    assert_eq!(
+        config("pinhole serve --shared-dir /d --socket-path /s"),
+        config("pinhole --shared-dir /d --socket-path /s")
+    );
+}
+
+#[test]
+fn what_kata_starts_is_understood() {
+    let go = served(
+        "virtiofsd --syslog --cache=auto --shared-dir=/p --fd=3 --thread-pool-size=1 --announce-submounts",
+    );
+    assert_eq!(go.listen, Listen::Descriptor(3));
+    let rust = config(
+        "virtiofsd --socket-path /s --shared-dir /d --cache never --thread-pool-size=1 -o announce_submounts --xattr",
+    );
+    assert!(rust.unwrap().notes.is_empty());
+}
+
+#[test]
+fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
+    for (mode, seconds) in [("auto", 1), ("always", 86_400), ("metadata", 86_400), ("never", 0)] {
+        let words = format!("pinhole --shared-dir /d --socket-path /s --cache {mode} --entry-timeout 2.5");
+        let timeouts = served(&words).share.timeouts;
+        assert_eq!(timeouts.attr, Duration::from_secs(seconds), "{mode}");
+        assert_eq!(timeouts.entry, Duration::from_millis(2500), "{mode}");
+    }
+}
+
+#[test]
+fn the_later_of_two_opposite_flags_wins() {
+    let base = "pinhole --shared-dir /d --socket-path /s";
+    assert!(!served(&format!("{base} --announce-submounts --no-announce-submounts")).share.submounts);
+    assert!(served(&format!("{base} --no-killpriv-v2 --killpriv-v2")).share.killpriv);
+}
+
+#[test]
+fn access_control_lists_imply_extended_attributes() {
+    let base = "pinhole --shared-dir /d --socket-path /s";
+    assert!(served(&format!("{base} --posix-acl")).share.xattr);
+    assert!(!served(&format!("{base} --posix-acl=never")).share.posix_acl);
+}
+
+#[test]
+fn each_contradiction_names_its_argument() {
+    let base = "pinhole --shared-dir /d --socket-path /s";
+    for (words, named) in [
+        ("--fd 3", "--fd and --socket-path"),
+        ("--socket /t", "--socket and --socket-path"),
+        ("--tag 0123456789012345678901234567890123456", "--tag: 37 bytes"),
+        ("--allow-mmap", "--allow-mmap"),
+        ("--writeback --cache never", "--writeback"),
+        ("--inode-file-handles mandatory", "--inode-file-handles"),
+        ("--rlimit-nofile 10", "--rlimit-nofile"),
+        ("--xattrmap :map::user.virtiofs.:", "--xattrmap"),
+        ("--uid-map :0:1:2:", "--uid-map"),
+        ("--translate-gid map:0:1:2", "--translate-gid"),
+        ("--security-label", "--security-label"),
+        ("-o no_xattr,posix_acl", "--posix-acl"),
+        ("-o source=/e", "-o source="),
+        ("-o flock", "-o flock"),
+    ] {
+        let line = config(&format!("{base} {words}")).unwrap_err().to_string();
+        assert!(line.contains(named), "{words}: {line}");
+        assert!(!line.contains('\n'), "{words}: {line}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_eq!(config("pinhole --shared-dir /d"), Err(ConfigError::NoSocket));
+    assert_eq!(config("pinhole --socket-path /s"), Err(ConfigError::NoDirectory));
+    assert_eq!(
+        config("pinhole --shared-dir /d --fd 3 --socket-group kvm"),
+        Err(ConfigError::GroupOfDescriptor)
+    );
+}
+
+#[test]
+fn isolation_that_was_asked_for_is_noted_as_not_yet_there() {
+    let base = "pinhole --shared-dir /d --socket-path /s";
+    for option in
+        ["--sandbox chroot", "--seccomp kill", "--modcaps=+sys_admin", "--inode-file-handles=prefer"]
+    {
+        let notes = config(&format!("{base} {option}")).unwrap().notes;
+        let name = option.split([' ', '=']).next().unwrap();
+        assert!(
+            matches!(notes.as_slice(), [note] if note.starts_with(name) && note.contains("not yet")),
+            "{notes:?}"
+        );
+    }
+    assert!(config(&format!("{base} --sandbox none --seccomp none")).unwrap().notes.is_empty());
+}
+
+#[test]
+fn a_mount_takes_the_options_of_a_share() {
+    let config = config("pinhole mount /d /m -o ro,nosuid --cache always --threads 2").unwrap();
+    let Action::Mount(mount) = config.action else { panic!("{config:?}") };
+    assert_eq!((mount.mountpoint, mount.threads), ("/m".into(), Some(2)));
+    assert_eq!(mount.options, ["ro", "nosuid"]);
+    assert_eq!(mount.share.cache, CacheMode::Always);
+}
+
+#[test]
+fn an_unknown_mount_option_is_named() {
+    let line = config("pinhole mount /d /m -o ro,loop").unwrap_err().to_string();
+    assert!(line.starts_with("-o loop: "), "{line}");
+}

@@ -1,0 +1,51 @@
+//! The command line: `Args` (what was typed) -> `Config` (what is true) -> built things.
+//!
+//! Only [`build`] touches the host; [`main`] ends in an exit code and says in one line what went wrong.
+
+pub mod args;
+mod build;
+mod capabilities;
+mod compat;
+pub mod config;
+mod descriptors;
+mod group;
+mod log;
+mod report;
+mod syslog;
+mod usage;
+
+use args::Cli;
+use clap::Parser;
+use config::Config;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+/// Runs the program with these words, the first of which is its name.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            report::problem(usage::one_line(&error));
+            return ExitCode::from(USAGE);
+        }
+        // --help and --version are errors to clap; a reader that closes the pipe early has seen enough.
+        Err(asked) => return if asked.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+    };
+    let config = match Config::new(cli) {
+        Ok(config) => config,
+        Err(error) => {
+            report::problem(format_args!("{error}; see --help"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match build::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::problem(error);
+            ExitCode::FAILURE
+        }
+    }
+}

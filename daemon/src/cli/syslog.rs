@@ -1,0 +1,105 @@
+//! A writer for the system log (RFC 3164 lines to `/dev/log`) that never blocks and never fails.
+//!
+//! Its own few lines because the C library's syslog(3), under every crate for it, waits while the log's queue is
+//! full, and a share must not stand still for its messages. A line that cannot be delivered at once is dropped.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The system log of this machine.
+#[derive(Debug)]
+pub(super) struct SystemLog {
+    socket: Option<UnixDatagram>,
+    place: PathBuf,
+}
+
+/// One message on its way.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    log: &'a SystemLog,
+    severity: u8,
+}
+
+/// RFC 3164, 4.1.1: facility "system daemons", times eight.
+const DAEMON: u8 = 3 << 3;
+const SEVERITY_INFO: u8 = 6;
+
+impl SystemLog {
+    pub(super) fn new() -> Self {
+        Self::at(Path::new("/dev/log"))
+    }
+
+    fn at(place: &Path) -> Self {
+        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        Self { socket: socket.ok(), place: place.to_owned() }
+    }
+
+    fn send(&self, severity: u8, text: &str) {
+        let line = format!("<{}>pinhole[{}]: {}", DAEMON | severity, std::process::id(), text.trim_end());
+        if let Some(socket) = &self.socket {
+            // Not connected, so that a log that is restarted is found again; nobody to tell when there is none.
+            drop(socket.send_to(line.as_bytes(), &self.place));
+        }
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.log.send(self.severity, &String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for SystemLog {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { log: self, severity: SEVERITY_INFO }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
+        let severity = match *meta.level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => SEVERITY_INFO,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        Line { log: self, severity }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_carries_facility_severity_name_and_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("log");
+        let receiver = UnixDatagram::bind(&place).unwrap();
+        SystemLog::at(&place).make_writer().write_all(b"hello\n").unwrap();
+        let mut bytes = [0; 100];
+        let len = receiver.recv(&mut bytes).unwrap();
+        let expected = format!("<30>pinhole[{}]: hello", std::process::id());
+        assert_eq!(std::str::from_utf8(&bytes[..len]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_missing_or_full_log_loses_lines_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("log");
+        let log = SystemLog::at(&place);
+        log.make_writer().write_all(b"nobody listens").unwrap();
+        let _never_read = UnixDatagram::bind(&place).unwrap();
+        for _line in 0..10_000 {
+            log.make_writer().write_all(&[b'x'; 512]).unwrap();
+        }
+    }
+}

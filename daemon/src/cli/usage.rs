@@ -1,0 +1,90 @@
+//! clap's answer to a wrong command line, boiled down to one line that names the argument and says what is right.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// The line for an error that is not a request for help.
+pub(super) fn one_line(error: &clap::Error) -> String {
+    let text = match error.kind() {
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => unknown(error),
+        ErrorKind::InvalidValue => wrong_choice(error),
+        ErrorKind::ValueValidation => wrong_value(error),
+        _ => None,
+    };
+    format!("{}; see --help", text.unwrap_or_else(|| first_line(error)))
+}
+
+fn unknown(error: &clap::Error) -> Option<String> {
+    let given = one(error, ContextKind::InvalidArg).or_else(|| one(error, ContextKind::InvalidSubcommand))?;
+    let meant =
+        one(error, ContextKind::SuggestedArg).or_else(|| one(error, ContextKind::SuggestedSubcommand));
+    Some(match meant {
+        Some(meant) => format!("unknown argument {given}: did you mean {meant}?"),
+        None => format!("unknown argument {given}"),
+    })
+}
+
+fn wrong_choice(error: &clap::Error) -> Option<String> {
+    let option = one(error, ContextKind::InvalidArg)?;
+    let value = one(error, ContextKind::InvalidValue).unwrap_or_default();
+    let choices = one(error, ContextKind::ValidValue).filter(|choices| !choices.is_empty());
+    Some(match choices {
+        Some(choices) if value.is_empty() => format!("{option} needs a value, one of {choices}"),
+        Some(choices) => format!("{option}: {value:?} is not one of {choices}"),
+        None if value.is_empty() => format!("{option} needs a value"),
+        None => format!("{option}: {value:?} is wrong"),
+    })
+}
+
+fn wrong_value(error: &clap::Error) -> Option<String> {
+    let option = one(error, ContextKind::InvalidArg)?;
+    let value = one(error, ContextKind::InvalidValue)?;
+    let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    Some(format!("{option}: {value:?} is wrong: {why}"))
+}
+
+fn one(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => Some(texts.join(", ")),
+        other => Some(other.to_string()),
+    }
+}
+
+/// clap's own first line, without its "error:" and its line breaks.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Cli;
+    use clap::Parser;
+
+    fn line(words: &str) -> String {
+        one_line(&Cli::try_parse_from(words.split(' ')).unwrap_err())
+    }
+
+    #[test]
+    fn each_kind_of_mistake_is_one_line_that_names_it() {
+        for (words, expected) in [
+            (
+                "pinhole --shared-dirs /",
+                "unknown argument --shared-dirs: did you mean --shared-dir?; see --help",
+            ),
+            ("pinhole --cache some", "\"some\" is not one of auto, always, never, metadata"),
+            ("pinhole --num-request-queues 0", "\"0\" is wrong: 0 is not in 1..=63"),
+            ("pinhole --attr-timeout soon", "give seconds as a number"),
+            ("pinhole --fd", "--fd <N> needs a value"),
+            ("pinhole mount /a", "MOUNTPOINT"),
+            ("pinhole nonsense", "unknown argument nonsense"),
+        ] {
+            let line = line(words);
+            assert!(line.contains(expected), "{words}: {line}");
+            assert!(!line.contains('\n'), "{words}: {line}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The second, small transport: a session served on `/dev/fuse` of this machine, for `pinhole mount`.
+//!
+//! The kernel hands over one whole request with each read and takes one whole answer with each write, so that there
+//! is nothing here of queues, guest memory or device configuration; the caller is this machine's own kernel and is
+//! trusted to frame its messages. Cannot be shown here: DAX, SYNCFS, several queues, reconnection.
+//! Source: the kernel's `fs/fuse/dev.c` and `Documentation/filesystems/fuse/fuse.rst`.
+
+mod device;
+mod mount;
+mod worker;
+
+pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
+
+use crate::host::FileSystem;
+use crate::session::Session;
+use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+use worker::Worker;
+
+/// What ends serving early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// `/dev/fuse` could not be read.
+    #[error("cannot read requests from /dev/fuse: {source}")]
+    Read {
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel was told that the two sides do not fit.
+    #[error("the kernel and pinhole could not agree on INIT: its FUSE is older than 7.27 (Linux 5.0)")]
+    Init,
+    /// A thread could not be made or made fit for serving.
+    #[error("cannot prepare a serving thread: {source}")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the serving thread waits for.
+enum Event {
+    WorkerEnded(Result<(), ServeError>),
+    Stop,
+}
+
+/// Ends [`Service::run`] from another thread.
+#[derive(Clone, Debug)]
+pub struct Stop(Sender<Event>);
+
+impl Stop {
+    /// Unmounts, lazily where the mount is busy, and lets [`Service::run`] return. Later calls do nothing.
+    pub fn stop(&self) {
+        // Nobody receives once the service has ended, which is what is wanted.
+        drop(self.0.send(Event::Stop));
+    }
+}
+
+/// A mounted share that is yet to be served.
+#[derive(Debug)]
+pub struct Service<F> {
+    mounted: Mounted,
+    session: Arc<Session<F>>,
+    events: (Sender<Event>, Receiver<Event>),
+}
+
+/// How long threads may take to see that the mount is gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+impl<F: FileSystem + 'static> Service<F> {
+    /// `session` behind `mounted`.
+    pub fn new(mounted: Mounted, session: Arc<Session<F>>) -> Self {
+        Self { mounted, session, events: channel() }
+    }
+
+    /// The handle that ends it.
+    pub fn stop_handle(&self) -> Stop {
+        Stop(self.events.0.clone())
+    }
+
+    /// Serves with so many threads until the mount is gone. `ready` is called once INIT has been answered: from then
+    /// on the mount answers everybody.
+    ///
+    /// # Errors
+    /// What kept it from serving; the mount is then gone too.
+    pub fn run(self, threads: NonZero<u16>, ready: impl FnOnce()) -> Result<(), ServeError> {
+        // The kernel sends INIT first and nothing else before its answer, so one thread is enough until then.
+        let session = Arc::clone(&self.session);
+        let device = Arc::clone(self.mounted.device());
+        let first = self.spawn_worker(move || Worker::new(&session, &device)?.serve_init())?;
+        drop(first);
+        match self.events.1.recv() {
+            Ok(Event::WorkerEnded(outcome)) => outcome?,
+            Ok(Event::Stop) | Err(_) => return self.finish(0),
+        }
+        for _thread in 0..threads.get() {
+            let session = Arc::clone(&self.session);
+            let device = Arc::clone(self.mounted.device());
+            drop(self.spawn_worker(move || Worker::new(&session, &device)?.serve())?);
+        }
+        ready();
+        let mut running = threads.get();
+        while running > 0 {
+            match self.events.1.recv() {
+                Ok(Event::WorkerEnded(outcome)) => {
+                    outcome?;
+                    running = running.saturating_sub(1);
+                }
+                Ok(Event::Stop) | Err(_) => return self.finish(running),
+            }
+        }
+        self.mounted.forget();
+        self.session.end();
+        Ok(())
+    }
+
+    /// Unmounts and gives the threads a moment to see it. Those of a busy mount never do: they end with the process.
+    fn finish(self, mut running: u16) -> Result<(), ServeError> {
+        let Self { mounted, session, events: (_, ended) } = self;
+        let busy = mounted.unmount();
+        while running > 0 && !busy {
+            match ended.recv_timeout(END_LIMIT) {
+                Ok(Event::WorkerEnded(_)) => running = running.saturating_sub(1),
+                Ok(Event::Stop) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        session.end();
+        Ok(())
+    }
+
+    fn spawn_worker(
+        &self,
+        work: impl FnOnce() -> Result<(), ServeError> + Send + 'static,
+    ) -> Result<thread::JoinHandle<()>, ServeError> {
+        let events = self.events.0.clone();
+        let report = move || {
+            let outcome = work();
+            // The receiver is gone when the whole service is ending anyhow.
+            drop(events.send(Event::WorkerEnded(outcome)));
+        };
+        let named = thread::Builder::new().name("pinhole-fuse".to_owned());
+        named.spawn(report).map_err(|source| ServeError::Thread { source })
+    }
+}

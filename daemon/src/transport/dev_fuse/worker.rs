@@ -1,0 +1,140 @@
+//! One thread's loop: read a request, have it served, write the answer.
+
+use super::ServeError;
+use super::device::{DeviceSink, Outcome};
+use crate::host::FileSystem;
+use crate::io_vectors::IoVectors;
+use crate::limits::WRITE_LEN_MAX;
+use crate::session::{Scratch, Session};
+use pinhole_protocol::copied_len;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use vm_memory::VolatileSlice;
+
+/// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at least 8,192 bytes
+/// of buffer in all (`FUSE_MIN_READ_BUFFER`).
+const MESSAGE_ROOM: usize = 4096;
+/// Where the opcode stands in `fuse_in_header`.
+const OPCODE_AT: std::ops::Range<usize> = 4..8;
+
+/// One thread's buffers around the session.
+pub(super) struct Worker<'s, F> {
+    session: &'s Session<F>,
+    device: &'s OwnedFd,
+    request: Vec<u8>,
+    reply: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// What one turn of the loop did.
+enum Turn {
+    /// A request was served.
+    Served {
+        /// It was answered with an error.
+        refused: bool,
+    },
+    /// There was nothing to serve this time.
+    Again,
+    /// The mount is gone.
+    Gone,
+}
+
+impl<'s, F: FileSystem> Worker<'s, F> {
+    /// Makes the calling thread a worker.
+    pub(super) fn new(session: &'s Session<F>, device: &'s OwnedFd) -> Result<Self, ServeError> {
+        session.enter_thread().map_err(|source| ServeError::Thread { source })?;
+        let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
+        Ok(Self {
+            session,
+            device,
+            request: vec![0; data_room.saturating_add(MESSAGE_ROOM)],
+            reply: vec![0; data_room],
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Serves the kernel's first request, which is INIT.
+    pub(super) fn serve_init(mut self) -> Result<(), ServeError> {
+        loop {
+            match self.turn()? {
+                Turn::Served { refused: false } => return Ok(()),
+                Turn::Again => {}
+                Turn::Served { refused: true } | Turn::Gone => return Err(ServeError::Init),
+            }
+        }
+    }
+
+    /// Serves until the mount is gone.
+    pub(super) fn serve(mut self) -> Result<(), ServeError> {
+        loop {
+            match self.turn()? {
+                Turn::Served { .. } | Turn::Again => {}
+                Turn::Gone => return Ok(()),
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<Turn, ServeError> {
+        let len = match rustix::io::read(self.device, self.request.as_mut_slice()) {
+            Ok(len) => len,
+            Err(Errno::NODEV) => return Ok(Turn::Gone),
+            // ENOENT: the caller gave up between waking this thread and the copy.
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(Turn::Again),
+            Err(error) => return Err(ServeError::Read { source: error.into() }),
+        };
+        let mut outcome = Outcome::default();
+        let (message, payload) = split(self.request.get_mut(..len).unwrap_or_default());
+        let sink = DeviceSink::new(
+            self.device.as_fd(),
+            VolatileSlice::from(self.reply.as_mut_slice()),
+            &mut outcome,
+        );
+        self.session.serve(message, &payload, sink, &mut self.scratch);
+        outcome.finish(self.device.as_fd(), &self.reply);
+        Ok(Turn::Served { refused: outcome.refused() })
+    }
+}
+
+/// Parts the data of a WRITE from what is to be decoded.
+fn split(bytes: &mut [u8]) -> (&[u8], IoVectors<'_>) {
+    let opcode = bytes.get(OPCODE_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let (message, data) = bytes.split_at_mut(copied_len(opcode, bytes.len()).min(bytes.len()));
+    let mut payload = IoVectors::empty();
+    if !data.is_empty() {
+        payload.push(VolatileSlice::from(data));
+    }
+    (message, payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(opcode: u8, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        bytes[4] = opcode;
+        bytes
+    }
+
+    #[test]
+    fn only_the_data_of_a_write_stays_behind() {
+        let (message_len, payload_len) = {
+            let mut bytes = message(16, 100);
+            let (message, payload) = split(&mut bytes);
+            (message.len(), payload.len())
+        };
+        assert_eq!((message_len, payload_len), (80, 20));
+        let mut lookup = message(1, 100);
+        let (message, payload) = split(&mut lookup);
+        assert_eq!((message.len(), payload.len()), (100, 0));
+    }
+
+    #[test]
+    fn a_message_cut_short_is_left_to_the_decoder() {
+        for len in [0, 3, 50] {
+            let mut bytes = vec![16; len];
+            let (message, payload) = split(&mut bytes);
+            assert_eq!((message.len(), payload.len()), (len, 0));
+        }
+    }
+}
