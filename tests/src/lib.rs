@@ -1,4 +1,5 @@
 //! The harness of the integration tests: real guests, real daemons, and what keeps both from harming the host.
 
 pub mod daemon;
+pub mod frontend;
 pub mod guest;

@@ -1,0 +1,415 @@
+//! A front-end that plays the VMM and the guest at the wire: a real vhost-user connection to the real binary, real
+//! split virtqueues in a memfd, raw FUSE messages. What it sends may be as malformed as a test wants; every wait has
+//! a time limit.
+
+mod footprint;
+mod queue;
+mod reply;
+pub mod wire;
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use pinhole_protocol::client::{decode_init, encode_request, header};
+use pinhole_protocol::{Dialect, InitFlags, InitReply, InitRequest, NodeId, Operation, ReadDirPlus, Unique};
+use rustix::fs::MemfdFlags;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
+
+pub use footprint::Footprint;
+pub use queue::{Descriptor, Queue, QueuePlace, Used};
+pub use reply::Reply;
+
+/// How long anything that a front-end waits for may take.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes of an out header.
+pub const OUT_HEADER_LEN: usize = 16;
+
+/// Where the guest's memory begins, physically: not 0, so that an address not translated is noticed.
+pub const MEMORY_START: u64 = 0x10_0000;
+
+/// Bytes of the guest's memory. Only what is touched exists.
+pub const MEMORY_LEN: u64 = 128 << 20;
+
+/// Bytes of it for each queue: ring, tables and buffers.
+pub const QUEUE_LEN: u64 = 8 << 20;
+
+/// Where a VMM would have mapped guest address 0.
+const VMM_OFFSET: u64 = 0x7000_0000_0000;
+
+/// Room for a reply that says no length itself.
+const ROOM: usize = 4096;
+
+/// `VIRTIO_F_VERSION_1`.
+pub const VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_RING_INDIRECT_DESC`.
+pub const INDIRECT: u64 = 1 << 28;
+/// `VIRTIO_F_RING_EVENT_IDX`.
+pub const EVENT_IDX: u64 = 1 << 29;
+/// `VHOST_USER_F_PROTOCOL_FEATURES`.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// What may go wrong at the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    /// The vhost-user conversation failed.
+    #[error("vhost-user: {0}")]
+    Vhost(#[from] vhost::Error),
+    /// The host refused something.
+    #[error("{0}")]
+    Host(#[from] io::Error),
+    /// An address that the test guest does not have.
+    #[error("guest memory: {0}")]
+    Memory(String),
+    /// Nothing came in time.
+    #[error("queue {queue}: no answer within {LIMIT:?}")]
+    TimedOut {
+        /// The queue waited for.
+        queue: usize,
+    },
+    /// The test asks for a queue that it has not set up.
+    #[error("there is no queue {0}")]
+    NoQueue(usize),
+    /// A reply that is none.
+    #[error("malformed reply: {0}")]
+    Reply(String),
+    /// The buffers do not fit into a queue's memory.
+    #[error("a request of {0} bytes does not fit")]
+    TooBig(u64),
+}
+
+impl From<vm_memory::GuestMemoryError> for FrontendError {
+    fn from(error: vm_memory::GuestMemoryError) -> Self {
+        Self::Memory(error.to_string())
+    }
+}
+
+/// How a front-end sets the device up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Queues in all; 0 is hiprio.
+    pub queues: usize,
+    /// Descriptors in each.
+    pub queue_size: u16,
+    /// Virtio features to acknowledge, beside those that vhost-user needs.
+    pub features: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { queues: 3, queue_size: 128, features: INDIRECT | EVENT_IDX }
+    }
+}
+
+/// How a request is laid out in descriptors.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Behind one indirect descriptor.
+    pub indirect: bool,
+    /// Bytes in one descriptor at most.
+    pub piece_len: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { indirect: false, piece_len: 1 << 20 }
+    }
+}
+
+/// A connected device, its memory and its queues.
+pub struct Frontend {
+    connection: Connection,
+    memory: GuestMemoryMmap,
+    file: std::fs::File,
+    queues: Vec<Queue>,
+    unique: u64,
+    dialect: Dialect,
+    /// How requests are laid out from now on.
+    pub shape: Shape,
+}
+
+impl Frontend {
+    /// Connects and starts the queues as a VMM does.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn connect(socket: &Path) -> Result<Self, FrontendError> {
+        Self::connect_with(socket, Setup::default())
+    }
+
+    /// As [`Frontend::connect`], with another set-up.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn connect_with(socket: &Path, setup: Setup) -> Result<Self, FrontendError> {
+        let mut frontend = Self::greet(socket)?;
+        frontend.negotiate(setup.features)?;
+        frontend.share_memory()?;
+        for index in 0..setup.queues {
+            frontend.start_queue(index, setup)?;
+        }
+        Ok(frontend)
+    }
+
+    /// Connects and says nothing but hello.
+    ///
+    /// # Errors
+    /// Where nobody listens.
+    pub fn greet(socket: &Path) -> Result<Self, FrontendError> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        let connection = Connection::from_stream(stream, 64);
+        let file = std::fs::File::from(
+            rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC).map_err(io::Error::from)?,
+        );
+        file.set_len(MEMORY_LEN)?;
+        let whole = usize::try_from(MEMORY_LEN).map_err(io::Error::other)?;
+        let region = (GuestAddress(MEMORY_START), whole, Some(FileOffset::new(file.try_clone()?, 0)));
+        let memory = GuestMemoryMmap::from_ranges_with_files([region])
+            .map_err(|error| FrontendError::Memory(error.to_string()))?;
+        connection.set_owner()?;
+        Ok(Self {
+            connection,
+            memory,
+            file,
+            queues: Vec::new(),
+            unique: 0,
+            dialect: Dialect::default(),
+            shape: Shape::default(),
+        })
+    }
+
+    /// Acknowledges `features` and all protocol features offered; each later message is acknowledged by the daemon.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn negotiate(&mut self, features: u64) -> Result<VhostUserProtocolFeatures, FrontendError> {
+        self.connection.get_features()?;
+        self.connection.set_features(features | VERSION_1 | PROTOCOL_FEATURES)?;
+        let offered = self.connection.get_protocol_features()?;
+        self.connection.set_protocol_features(offered)?;
+        self.connection.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        Ok(offered)
+    }
+
+    /// The vhost-user side, for what has no method here.
+    pub const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// The guest's memory.
+    pub const fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// One piece of the guest's memory as the front-end describes it.
+    pub fn region(&self, start: u64, len: u64) -> VhostUserMemoryRegionInfo {
+        VhostUserMemoryRegionInfo {
+            guest_phys_addr: start,
+            memory_size: len,
+            userspace_addr: VMM_OFFSET + start,
+            mmap_offset: start - MEMORY_START,
+            mmap_handle: self.file.as_raw_fd(),
+        }
+    }
+
+    /// Describes all of the guest's memory in one region.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn share_memory(&self) -> Result<(), FrontendError> {
+        self.connection.set_mem_table(&[self.region(MEMORY_START, MEMORY_LEN)])?;
+        Ok(())
+    }
+
+    /// Sets a queue up from its beginning and enables it.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn start_queue(&mut self, index: usize, setup: Setup) -> Result<(), FrontendError> {
+        let queue = Queue::new(index, setup.queue_size, setup.features & EVENT_IDX != 0, &self.memory)?;
+        self.connect_queue(&queue, 0)?;
+        self.queues.retain(|other| other.index() != index);
+        self.queues.push(queue);
+        self.queues.sort_by_key(Queue::index);
+        Ok(())
+    }
+
+    /// Starts a queue again where GET_VRING_BASE had stopped it.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn resume_queue(&mut self, index: usize, base: u16) -> Result<(), FrontendError> {
+        let at = self.queues.iter().position(|queue| queue.index() == index);
+        let queue = self.queues.swap_remove(at.ok_or(FrontendError::NoQueue(index))?);
+        let connected = self.connect_queue(&queue, base);
+        self.queues.push(queue);
+        self.queues.sort_by_key(Queue::index);
+        connected
+    }
+
+    fn connect_queue(&mut self, queue: &Queue, base: u16) -> Result<(), FrontendError> {
+        let place = queue.place();
+        let config = VringConfigData {
+            queue_max_size: queue.size(),
+            queue_size: queue.size(),
+            flags: 0,
+            desc_table_addr: VMM_OFFSET + place.descriptors,
+            used_ring_addr: VMM_OFFSET + place.used,
+            avail_ring_addr: VMM_OFFSET + place.available,
+            log_addr: None,
+        };
+        let index = queue.index();
+        self.connection.set_vring_num(index, queue.size())?;
+        self.connection.set_vring_base(index, base)?;
+        self.connection.set_vring_addr(index, &config)?;
+        self.connection.set_vring_err(index, queue.err())?;
+        self.connection.set_vring_call(index, queue.call())?;
+        self.connection.set_vring_kick(index, queue.kick_event())?;
+        self.connection.set_vring_enable(index, true)?;
+        Ok(())
+    }
+
+    /// Stops a queue; returns where it stood in the available ring.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn stop_queue(&self, index: usize) -> Result<u16, FrontendError> {
+        let base = self.connection.get_vring_base(index)?;
+        u16::try_from(base).map_err(|_wide| FrontendError::Reply(format!("vring base {base}")))
+    }
+
+    /// The first `len` bytes of the device's configuration space.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>, FrontendError> {
+        let room = vec![0; usize::try_from(len).unwrap_or(0)];
+        let flags = VhostUserConfigFlags::WRITABLE;
+        let (_, bytes) = self.connection.get_config(offset, len, flags, &room)?;
+        Ok(bytes)
+    }
+
+    /// A queue that was started.
+    ///
+    /// # Errors
+    /// [`FrontendError::NoQueue`].
+    pub fn queue(&mut self, index: usize) -> Result<(&mut Queue, &GuestMemoryMmap), FrontendError> {
+        let queue = self.queues.iter_mut().find(|queue| queue.index() == index);
+        Ok((queue.ok_or(FrontendError::NoQueue(index))?, &self.memory))
+    }
+}
+
+impl fmt::Debug for Frontend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Frontend").field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
+
+/// Requests.
+impl Frontend {
+    /// Sends INIT as Linux 7.2 does, on the first request queue.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn init(&mut self) -> Result<InitReply, FrontendError> {
+        let request = InitRequest { major: 7, minor: 45, max_readahead: 128 << 10, flags: InitFlags::all() };
+        let reply = self.request(1, NodeId(1), &Operation::Init(request), &[])?;
+        let agreed =
+            decode_init(reply.success()?).map_err(|error| FrontendError::Reply(error.to_string()))?;
+        self.dialect = Dialect { setxattr_ext: agreed.flags.contains(InitFlags::SETXATTR_EXT) };
+        Ok(agreed)
+    }
+
+    /// The bytes of a request from root, with a `unique` of its own.
+    pub fn encode(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> Vec<u8> {
+        self.unique += 2;
+        let mut message = Vec::new();
+        let header = header(operation, Unique(self.unique), node);
+        encode_request(&header, operation, payload, self.dialect, &mut message);
+        message
+    }
+
+    /// Sends a request and waits for its answer, in as much room as a guest would leave.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`] first of all.
+    pub fn request(
+        &mut self,
+        queue: usize,
+        node: NodeId,
+        operation: &Operation<'_>,
+        payload: &[u8],
+    ) -> Result<Reply, FrontendError> {
+        let message = self.encode(node, operation, payload);
+        self.raw(queue, &message, OUT_HEADER_LEN + room(operation))
+    }
+
+    /// Sends bytes that may be anything and waits until they are given back.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`] first of all.
+    pub fn raw(&mut self, queue: usize, message: &[u8], room: usize) -> Result<Reply, FrontendError> {
+        let shape = self.shape;
+        let (queue, memory) = self.queue(queue)?;
+        let sent = queue.submit(memory, message, room, shape)?;
+        queue.kick()?;
+        let used = queue.wait(memory)?;
+        if used.head != u32::from(sent.head) {
+            return Err(FrontendError::Reply(format!("request {} given back, not {}", used.head, sent.head)));
+        }
+        queue.take_reply(memory, &sent, used.len)
+    }
+
+    /// Writes descriptors as they are, offers the first of them and waits until it is given back.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`] first of all.
+    pub fn raw_chain(&mut self, queue: usize, chain: &[Descriptor]) -> Result<Used, FrontendError> {
+        let (queue, memory) = self.queue(queue)?;
+        queue.write_table(memory, queue.place().descriptors, chain)?;
+        queue.offer(memory, 0)?;
+        queue.kick()?;
+        queue.wait(memory)
+    }
+
+    /// Writes into the guest's memory.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn poke(&self, address: u64, bytes: &[u8]) -> Result<(), FrontendError> {
+        Ok(self.memory.write_slice(bytes, GuestAddress(address))?)
+    }
+
+    /// Reads the guest's memory.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn peek(&self, address: u64, len: usize) -> Result<Vec<u8>, FrontendError> {
+        let mut bytes = vec![0; len];
+        self.memory.read_slice(&mut bytes, GuestAddress(address))?;
+        Ok(bytes)
+    }
+}
+
+/// Room for the body of a reply.
+fn room(operation: &Operation<'_>) -> usize {
+    let size = if let Operation::Read(read) = operation {
+        read.size
+    } else if let Operation::ReadDir(list) | Operation::ReadDirPlus(ReadDirPlus { list }) = operation {
+        list.size
+    } else if let Operation::Forget(_) | Operation::BatchForget(_) = operation {
+        return 0;
+    } else {
+        return ROOM;
+    };
+    usize::try_from(size).unwrap_or(ROOM)
+}

@@ -1,0 +1,398 @@
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7), written by hand so that it can also be written wrongly.
+
+use super::{FrontendError, LIMIT, MEMORY_START, QUEUE_LEN, Reply, Shape};
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What reply buffers hold before the device writes to them.
+const UNTOUCHED: u8 = 0xa5;
+
+/// One descriptor as it lies in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Guest physical address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// [`Self::NEXT`], [`Self::WRITE`], [`Self::INDIRECT`].
+    pub flags: u16,
+    /// The next descriptor.
+    pub next: u16,
+}
+
+impl Descriptor {
+    /// `VIRTQ_DESC_F_NEXT`.
+    pub const NEXT: u16 = 1;
+    /// `VIRTQ_DESC_F_WRITE`.
+    pub const WRITE: u16 = 2;
+    /// `VIRTQ_DESC_F_INDIRECT`.
+    pub const INDIRECT: u16 = 4;
+
+    fn bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let fields = self.address.to_le_bytes().into_iter();
+        let fields = fields.chain(self.len.to_le_bytes()).chain(self.flags.to_le_bytes());
+        for (place, byte) in bytes.iter_mut().zip(fields.chain(self.next.to_le_bytes())) {
+            *place = byte;
+        }
+        bytes
+    }
+}
+
+/// Where a queue's parts lie, as guest physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePlace {
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+    /// Indirect tables.
+    pub tables: u64,
+    /// Buffers.
+    pub buffers: u64,
+    /// The end of the queue's memory.
+    pub end: u64,
+}
+
+impl QueuePlace {
+    fn of(index: usize) -> Self {
+        let start = MEMORY_START + QUEUE_LEN * (index as u64);
+        Self {
+            descriptors: start,
+            available: start + 0x8000,
+            used: start + 0x1_0000,
+            tables: start + 0x2_0000,
+            buffers: start + 0x10_0000,
+            end: start + QUEUE_LEN,
+        }
+    }
+}
+
+/// A request on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its first descriptor.
+    pub head: u16,
+    room_at: u64,
+    room: usize,
+}
+
+/// A request given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Its first descriptor.
+    pub head: u32,
+    /// Bytes that the device says it has written.
+    pub len: u32,
+}
+
+/// The driver's side of one queue.
+#[derive(Debug)]
+pub struct Queue {
+    index: usize,
+    size: u16,
+    event_idx: bool,
+    place: QueuePlace,
+    kick: EventFd,
+    call: EventFd,
+    err: EventFd,
+    called: Epoll,
+    next_available: u16,
+    next_used: u16,
+    in_flight: u16,
+    next_descriptor: u16,
+    next_table: u64,
+    next_buffer: u64,
+    /// Interrupts that came.
+    pub interrupts: u64,
+}
+
+impl Queue {
+    /// An empty ring in its place.
+    ///
+    /// # Errors
+    /// Where the host has no more descriptors, or the guest no such memory.
+    pub fn new(
+        index: usize,
+        size: u16,
+        event_idx: bool,
+        memory: &GuestMemoryMmap,
+    ) -> Result<Self, FrontendError> {
+        let place = QueuePlace::of(index);
+        memory.write_slice(&vec![0; 0x2_0000], GuestAddress(place.descriptors))?;
+        let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+        let (call, called) = (event()?, Epoll::new()?);
+        called.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        Ok(Self {
+            index,
+            size,
+            event_idx,
+            place,
+            kick: event()?,
+            call,
+            err: event()?,
+            called,
+            next_available: 0,
+            next_used: 0,
+            in_flight: 0,
+            next_descriptor: 0,
+            next_table: place.tables,
+            next_buffer: place.buffers,
+            interrupts: 0,
+        })
+    }
+
+    /// Its number on the device.
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Descriptors in its table.
+    pub const fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Where its parts lie.
+    pub const fn place(&self) -> QueuePlace {
+        self.place
+    }
+
+    /// The next index that the device will report used.
+    pub const fn next_used(&self) -> u16 {
+        self.next_used
+    }
+
+    pub(super) const fn call(&self) -> &EventFd {
+        &self.call
+    }
+
+    pub(super) const fn kick_event(&self) -> &EventFd {
+        &self.kick
+    }
+
+    pub(super) const fn err(&self) -> &EventFd {
+        &self.err
+    }
+
+    /// Whether the device has said that the ring is broken.
+    pub fn has_failed(&self) -> bool {
+        self.err.read().is_ok()
+    }
+
+    /// Puts a message and room for its reply into buffers and offers them. `kick` is still to come.
+    ///
+    /// # Errors
+    /// [`FrontendError::TooBig`].
+    pub fn submit(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        message: &[u8],
+        room: usize,
+        shape: Shape,
+    ) -> Result<Sent, FrontendError> {
+        if self.in_flight == 0 {
+            (self.next_descriptor, self.next_table, self.next_buffer) =
+                (0, self.place.tables, self.place.buffers);
+        }
+        let message_at = self.next_buffer;
+        let room_at = (message_at + message.len() as u64).next_multiple_of(8);
+        self.next_buffer = (room_at + room as u64).next_multiple_of(64);
+        if self.next_buffer > self.place.end {
+            return Err(FrontendError::TooBig(self.next_buffer - message_at));
+        }
+        memory.write_slice(message, GuestAddress(message_at))?;
+        memory.write_slice(&vec![UNTOUCHED; room], GuestAddress(room_at))?;
+        let mut chain = pieces(message_at, message.len(), 0, shape.piece_len);
+        chain.extend(pieces(room_at, room, Descriptor::WRITE, shape.piece_len));
+        let head = self.place_chain(memory, &chain, shape.indirect)?;
+        self.offer(memory, head)?;
+        Ok(Sent { head, room_at, room })
+    }
+
+    /// Links the descriptors and writes them to the queue's table, or to an indirect one.
+    fn place_chain(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        chain: &[Descriptor],
+        indirect: bool,
+    ) -> Result<u16, FrontendError> {
+        let first = if indirect { 0 } else { self.next_descriptor };
+        let mut linked = chain.to_vec();
+        let count = linked.len();
+        for (at, descriptor) in linked.iter_mut().enumerate() {
+            if at + 1 < count {
+                descriptor.flags |= Descriptor::NEXT;
+                descriptor.next = first + narrow(at + 1)?;
+            }
+        }
+        let head = self.next_descriptor;
+        if indirect {
+            let len = u32::try_from(count * 16).map_err(std::io::Error::other)?;
+            let table = self.next_table;
+            self.next_table += u64::from(len);
+            self.write_table(memory, table, &linked)?;
+            linked = vec![Descriptor { address: table, len, flags: Descriptor::INDIRECT, next: 0 }];
+        }
+        self.next_descriptor += narrow(linked.len())?;
+        if self.next_descriptor > self.size {
+            return Err(FrontendError::TooBig(count as u64));
+        }
+        let at = self.place.descriptors + 16 * u64::from(head);
+        self.write_table(memory, at, &linked)?;
+        Ok(head)
+    }
+
+    /// Writes descriptors as they are.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn write_table(
+        &self,
+        memory: &GuestMemoryMmap,
+        at: u64,
+        chain: &[Descriptor],
+    ) -> Result<(), FrontendError> {
+        let bytes: Vec<u8> = chain.iter().flat_map(|descriptor| descriptor.bytes()).collect();
+        Ok(memory.write_slice(&bytes, GuestAddress(at))?)
+    }
+
+    /// Makes the chain at `head` available, whatever it is.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn offer(&mut self, memory: &GuestMemoryMmap, head: u16) -> Result<(), FrontendError> {
+        let slot = u64::from(self.next_available % self.size);
+        memory.write_slice(&head.to_le_bytes(), GuestAddress(self.place.available + 4 + 2 * slot))?;
+        self.next_available = self.next_available.wrapping_add(1);
+        self.in_flight += 1;
+        self.publish(memory, self.next_available)
+    }
+
+    /// Says that the available ring reaches up to `index`, true or not.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn publish(&self, memory: &GuestMemoryMmap, index: u16) -> Result<(), FrontendError> {
+        Ok(memory.store(index.to_le(), GuestAddress(self.place.available + 2), Ordering::SeqCst)?)
+    }
+
+    /// Tells the device to look.
+    ///
+    /// # Errors
+    /// [`FrontendError::Host`].
+    pub fn kick(&self) -> Result<(), FrontendError> {
+        Ok(self.kick.write(1)?)
+    }
+
+    /// Whether the device asks to be told, by `avail_event` or `VIRTQ_USED_F_NO_NOTIFY`.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn wants_kick(&self, memory: &GuestMemoryMmap) -> Result<bool, FrontendError> {
+        let event_at = self.place.used + 4 + 8 * u64::from(self.size);
+        if self.event_idx {
+            let event: u16 = memory.load(GuestAddress(event_at), Ordering::SeqCst)?;
+            return Ok(u16::from_le(event) == self.next_available.wrapping_sub(1));
+        }
+        let flags: u16 = memory.load(GuestAddress(self.place.used), Ordering::SeqCst)?;
+        Ok(u16::from_le(flags) & 1 == 0)
+    }
+
+    /// Takes the next request given back, sleeping on the interrupt alone where none is there yet.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn wait(&mut self, memory: &GuestMemoryMmap) -> Result<Used, FrontendError> {
+        let started = Instant::now();
+        loop {
+            if self.event_idx {
+                let at = self.place.available + 4 + 2 * u64::from(self.size);
+                memory.store(self.next_used.to_le(), GuestAddress(at), Ordering::SeqCst)?;
+                std::sync::atomic::fence(Ordering::SeqCst);
+            }
+            if let Some(used) = self.take_used(memory)? {
+                return Ok(used);
+            }
+            let left = LIMIT.saturating_sub(started.elapsed());
+            if !self.wait_for_interrupt(i32::try_from(left.as_millis()).unwrap_or(i32::MAX))? {
+                return Err(FrontendError::TimedOut { queue: self.index });
+            }
+        }
+    }
+
+    fn wait_for_interrupt(&mut self, timeout_ms: i32) -> Result<bool, FrontendError> {
+        let mut events = [EpollEvent::default()];
+        match self.called.wait(timeout_ms, &mut events) {
+            Ok(0) => Ok(false),
+            Ok(_) => {
+                self.interrupts += self.call.read().unwrap_or(0);
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the next request given back, if there is one.
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn take_used(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Used>, FrontendError> {
+        let index: u16 = memory.load(GuestAddress(self.place.used + 2), Ordering::Acquire)?;
+        if u16::from_le(index) == self.next_used {
+            return Ok(None);
+        }
+        let slot = u64::from(self.next_used % self.size);
+        let element: [u32; 2] = memory.read_obj(GuestAddress(self.place.used + 4 + 8 * slot))?;
+        let [head, len] = element.map(u32::from_le);
+        self.next_used = self.next_used.wrapping_add(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        Ok(Some(Used { head, len }))
+    }
+
+    /// The reply of a request that was given back with `len` bytes.
+    ///
+    /// # Errors
+    /// [`FrontendError::Reply`] where the device claims more than there is room for.
+    pub fn take_reply(
+        &self,
+        memory: &GuestMemoryMmap,
+        sent: &Sent,
+        len: u32,
+    ) -> Result<Reply, FrontendError> {
+        let used = usize::try_from(len).unwrap_or(usize::MAX);
+        if used > sent.room {
+            return Err(FrontendError::Reply(format!("{len} bytes in a room of {}", sent.room)));
+        }
+        let mut bytes = vec![0; sent.room];
+        memory.read_slice(&mut bytes, GuestAddress(sent.room_at))?;
+        let rest = bytes.split_off(used);
+        let rest_untouched = rest.iter().all(|byte| *byte == UNTOUCHED);
+        Ok(Reply { used_len: len, bytes, rest_untouched })
+    }
+}
+
+fn pieces(at: u64, len: usize, flags: u16, piece_len: usize) -> Vec<Descriptor> {
+    (0..len)
+        .step_by(piece_len.max(1))
+        .map(|start| {
+            let piece = piece_len.min(len - start);
+            Descriptor {
+                address: at + start as u64,
+                len: u32::try_from(piece).unwrap_or(u32::MAX),
+                flags,
+                next: 0,
+            }
+        })
+        .collect()
+}
+
+fn narrow(number: usize) -> Result<u16, FrontendError> {
+    u16::try_from(number).map_err(|_wide| FrontendError::TooBig(number as u64))
+}
