@@ -49,3 +49,6 @@ pub const MESSAGE_BUFFER_KEPT: usize = 8 << 10;
 
 /// How often one queue may log about what its guest does wrong: a hostile guest must not fill the host's disk.
 pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Threads that serve `pinhole mount` unless told otherwise: more than four wait for one another on `/dev/fuse`.
+pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
