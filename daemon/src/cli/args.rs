@@ -76,7 +76,6 @@ pub enum Command {
 
 /// Options of `serve`.
 #[derive(Args, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
 pub struct ServeArgs {
     /// Directory to share.
     #[arg(long, value_name = "DIR", help_heading = "Share")]

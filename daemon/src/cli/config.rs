@@ -187,7 +187,7 @@ const DESCRIPTORS_MIN: u64 = 2 * crate::limits::DESCRIPTOR_RESERVE;
 const SOCKET_PATH_MAX: usize = 107;
 /// The tag field of the device's configuration (virtio 1.3, 5.11.4).
 const TAG_MAX: usize = 36;
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 impl Config {
     /// Judges a command line.

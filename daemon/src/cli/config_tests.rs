@@ -8,10 +8,9 @@ fn config(words: &str) -> Result<Config, ConfigError> {
 }
 
 fn served(words: &str) -> Serve {
-    match config(words).unwrap().action {
-        Action::Serve(serve) => serve,
-        other => panic!("{other:?}"),
-    }
+    let action = config(words).unwrap().action;
+    let Action::Serve(serve) = action else { panic!("{action:?}") };
+    serve
 }
 
 #[test]

@@ -4,11 +4,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// The line for an error that is not a request for help.
 pub(super) fn one_line(error: &clap::Error) -> String {
-    let text = match error.kind() {
-        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => unknown(error),
-        ErrorKind::InvalidValue => wrong_choice(error),
-        ErrorKind::ValueValidation => wrong_value(error),
-        _ => None,
+    let is = |kind| error.kind() == kind;
+    let text = if is(ErrorKind::UnknownArgument) || is(ErrorKind::InvalidSubcommand) {
+        unknown(error)
+    } else if is(ErrorKind::InvalidValue) {
+        wrong_choice(error)
+    } else if is(ErrorKind::ValueValidation) {
+        wrong_value(error)
+    } else {
+        None
     };
     format!("{}; see --help", text.unwrap_or_else(|| first_line(error)))
 }
@@ -43,11 +47,11 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
 }
 
 fn one(error: &clap::Error, kind: ContextKind) -> Option<String> {
-    match error.get(kind)? {
-        ContextValue::String(text) => Some(text.clone()),
-        ContextValue::Strings(texts) => Some(texts.join(", ")),
-        other => Some(other.to_string()),
+    let value = error.get(kind)?;
+    if let ContextValue::Strings(texts) = value {
+        return Some(texts.join(", "));
     }
+    Some(value.to_string())
 }
 
 /// clap's own first line, without its "error:" and its line breaks.

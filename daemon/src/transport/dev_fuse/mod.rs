@@ -94,7 +94,10 @@ impl<F: FileSystem + 'static> Service<F> {
         drop(first);
         match self.events.1.recv() {
             Ok(Event::WorkerEnded(outcome)) => outcome?,
-            Ok(Event::Stop) | Err(_) => return self.finish(0),
+            Ok(Event::Stop) | Err(_) => {
+                self.finish(0);
+                return Ok(());
+            }
         }
         for _thread in 0..threads.get() {
             let session = Arc::clone(&self.session);
@@ -109,7 +112,10 @@ impl<F: FileSystem + 'static> Service<F> {
                     outcome?;
                     running = running.saturating_sub(1);
                 }
-                Ok(Event::Stop) | Err(_) => return self.finish(running),
+                Ok(Event::Stop) | Err(_) => {
+                    self.finish(running);
+                    return Ok(());
+                }
             }
         }
         self.mounted.forget();
@@ -118,7 +124,7 @@ impl<F: FileSystem + 'static> Service<F> {
     }
 
     /// Unmounts and gives the threads a moment to see it. Those of a busy mount never do: they end with the process.
-    fn finish(self, mut running: u16) -> Result<(), ServeError> {
+    fn finish(self, mut running: u16) {
         let Self { mounted, session, events: (_, ended) } = self;
         let busy = mounted.unmount();
         while running > 0 && !busy {
@@ -129,7 +135,6 @@ impl<F: FileSystem + 'static> Service<F> {
             }
         }
         session.end();
-        Ok(())
     }
 
     fn spawn_worker(
