@@ -78,7 +78,9 @@ impl Passthrough {
         let wanted = u8::try_from(call.operation.mask).map_err(|_large| Errno::EINVAL)?;
         let wanted = rustix::fs::Access::from_bits(wanted.into()).ok_or(Errno::EINVAL)?;
         let _assumed = self.assume(&call.caller, 0)?;
-        rustix::fs::accessat(node, c"", wanted, AtFlags::EMPTY_PATH | AtFlags::EACCESS).map_err(errno)
+        // By number, because rustix refuses AT_EMPTY_PATH here.
+        let number = DecInt::from_fd(node);
+        rustix::fs::accessat(&self.proc_fds, number, wanted, AtFlags::EACCESS).map_err(errno)
     }
 
     pub(super) fn stat_fs(&self, node: &Node, _: &Call<'_, protocol::StatFs>) -> Answer<Statfs> {
