@@ -7,9 +7,11 @@ use super::worker::Worker;
 use crate::host::FileSystem;
 use crate::limits::QUEUE_SIZE_MAX;
 use crate::session::Session;
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -17,17 +19,32 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 use vmm_sys_util::epoll::EventSet;
 
 /// The device of one connection.
-#[derive(Debug)]
 pub(super) struct Device<F> {
     session: Arc<Session<F>>,
     options: Options,
     acked_features: Arc<AtomicU64>,
     rings: OnceLock<Vec<QueueVring>>,
+    /// The channel for requests of our own, of which there are none until the DAX issue. It is kept open all the
+    /// same: User-mode Linux listens to its end and never gets past one that closes.
+    back_channel: Mutex<Option<Backend>>,
+}
+
+impl<F> fmt::Debug for Device<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The session is one level up, the back channel has nothing to show.
+        f.debug_struct("Device").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
-        Self { session, options, acked_features: Arc::default(), rings: OnceLock::new() }
+        Self {
+            session,
+            options,
+            acked_features: Arc::default(),
+            rings: OnceLock::new(),
+            back_channel: Mutex::new(None),
+        }
     }
 
     /// Gives each queue its worker. Once, before the connection is served.
@@ -68,6 +85,10 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
 
     fn max_queue_size(&self) -> usize {
         usize::from(QUEUE_SIZE_MAX)
+    }
+
+    fn set_backend_req_fd(&self, backend: Backend) {
+        *self.back_channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
     }
 
     fn features(&self) -> u64 {
