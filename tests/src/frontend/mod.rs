@@ -2,7 +2,9 @@
 //! split virtqueues in a memfd, raw FUSE messages. What it sends may be as malformed as a test wants; every wait has
 //! a time limit.
 
+mod bench;
 mod footprint;
+pub mod frame;
 mod queue;
 mod reply;
 pub mod wire;
@@ -22,6 +24,7 @@ use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
+pub use bench::Bench;
 pub use footprint::Footprint;
 pub use queue::{Descriptor, Queue, QueuePlace, Used};
 pub use reply::Reply;
@@ -65,6 +68,9 @@ pub enum FrontendError {
     /// The host refused something.
     #[error("{0}")]
     Host(#[from] io::Error),
+    /// The daemon did not start or end as it should.
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::DaemonError),
     /// An address that the test guest does not have.
     #[error("guest memory: {0}")]
     Memory(String),

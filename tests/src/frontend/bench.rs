@@ -1,0 +1,119 @@
+//! A share, a daemon that serves it confined, and a front-end that is its guest.
+
+use super::frame::{Frame, UNIQUE, check};
+use super::{Footprint, Frontend, FrontendError, OUT_HEADER_LEN, Reply, Setup};
+use crate::daemon::{Daemon, Serving};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// GETATTR.
+const GETATTR: u32 = 3;
+
+/// All that a test at the wire needs. The share lies in a folder of its own, beside which canaries may stand.
+#[derive(Debug)]
+pub struct Bench {
+    /// The guest.
+    pub guest: Frontend,
+    /// The daemon.
+    pub daemon: Serving,
+    folder: TempDir,
+}
+
+impl Bench {
+    /// A share whose guest has sent INIT.
+    ///
+    /// # Errors
+    /// Where the daemon does not start or the guest is refused.
+    pub fn new() -> Result<Self, FrontendError> {
+        Self::with(Setup::default(), &[])
+    }
+
+    /// As [`Bench::new`], with a set-up and arguments for the daemon.
+    ///
+    /// # Errors
+    /// Where the daemon does not start or the guest is refused.
+    pub fn with(setup: Setup, arguments: &[&str]) -> Result<Self, FrontendError> {
+        let mut bench = Self::before_init(setup, arguments)?;
+        bench.guest.init()?;
+        Ok(bench)
+    }
+
+    /// Connected, but the guest has not said INIT.
+    ///
+    /// # Errors
+    /// Where the daemon does not start.
+    pub fn before_init(setup: Setup, arguments: &[&str]) -> Result<Self, FrontendError> {
+        let (folder, daemon) = Self::serve(arguments)?;
+        let guest = Frontend::connect_with(daemon.socket(), setup)?;
+        Ok(Self { guest, daemon, folder })
+    }
+
+    /// A daemon that waits for its first guest, and the folder in which `share` stands.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn serve(arguments: &[&str]) -> Result<(TempDir, Serving), FrontendError> {
+        let folder = tempfile::Builder::new().prefix("pinhole-bench-").tempdir()?;
+        let share = folder.path().join("share");
+        std::fs::create_dir(&share)?;
+        let mut daemon = Daemon::pinhole(&share)?.confined_to(folder.path());
+        for argument in arguments {
+            daemon = daemon.argument(*argument);
+        }
+        let daemon = daemon.start()?;
+        Ok((folder, daemon))
+    }
+
+    /// The folder around the share.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The host's path of `name` in the share.
+    pub fn host(&self, name: impl AsRef<Path>) -> std::path::PathBuf {
+        self.folder.path().join("share").join(name)
+    }
+
+    /// Sends a message and checks what is true of every answer.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`], [`FrontendError::Reply`].
+    pub fn ask(&mut self, frame: Frame, body_len: usize) -> Result<Reply, FrontendError> {
+        let reply = self.guest.raw(1, &frame.message(), OUT_HEADER_LEN + body_len)?;
+        check(&reply, UNIQUE)?;
+        Ok(reply)
+    }
+
+    /// The body of the answer to a message that must succeed.
+    ///
+    /// # Errors
+    /// [`FrontendError::Reply`] where it does not.
+    pub fn body(&mut self, frame: Frame, body_len: usize) -> Result<Vec<u8>, FrontendError> {
+        Ok(self.ask(frame, body_len)?.success()?.to_vec())
+    }
+
+    /// The error in the answer to a message, as a number; 0 is success.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn errno(&mut self, frame: Frame, body_len: usize) -> Result<i32, FrontendError> {
+        Ok(self.ask(frame, body_len)?.error()?.map_or(0, pinhole_protocol::Errno::raw))
+    }
+
+    /// Whether the daemon still answers GETATTR on the root as it should.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn is_alive(&mut self) -> Result<(), FrontendError> {
+        let body = self.body(Frame::new(GETATTR, 1).u32(0).u32(0).u64(0), 104)?;
+        if body.len() == 104 { Ok(()) } else { Err(FrontendError::Reply(format!("GETATTR: {body:?}"))) }
+    }
+
+    /// What the daemon takes from the host now.
+    ///
+    /// # Errors
+    /// Where it has ended.
+    pub fn footprint(&self) -> Result<Footprint, FrontendError> {
+        Ok(Footprint::of(self.daemon.id())?)
+    }
+}
