@@ -9,12 +9,13 @@ use crate::session::{self, Session};
 use crate::transport::{dev_fuse, vhost_user};
 use pinhole_policy::Policy;
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What ends the process with 1.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,11 @@ fn threads_by_processors() -> NonZero<u16> {
 }
 
 /// Calls `stop` at each SIGTERM or SIGINT. SIGPIPE is already ignored, as in every Rust program.
+///
+/// SIGXFSZ is caught and dropped: where the operator has limited the size of files, a guest that writes past it must
+/// get EFBIG, not end the daemon.
 fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let watch = move || {
         for _signal in signals.forever() {
