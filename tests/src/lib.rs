@@ -1,5 +1,7 @@
 //! The harness of the integration tests: real guests, real daemons, and what keeps both from harming the host.
 
 pub mod daemon;
+#[cfg(feature = "wire")]
 pub mod frontend;
 pub mod guest;
+pub mod program;

@@ -97,7 +97,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "GROUP", help_heading = "Connection")]
     pub socket_group: Option<String>,
     /// Descriptor of a listening socket to take over, instead of `--socket-path`.
-    #[arg(long, value_name = "N", help_heading = "Connection")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Connection")]
     pub fd: Option<u16>,
     /// Wait for the next connection when a VMM goes away; without it, that ends the process.
     #[arg(long, help_heading = "Connection")]
@@ -106,13 +106,19 @@ pub struct ServeArgs {
     ///
     /// A guest uses at most one for each of its processors, and a VMM may ask for fewer than this (QEMU:
     /// `num-request-queues=`). A queue that nobody uses costs nothing.
-    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Connection")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 8,
+        help_heading = "Connection"
+    )]
     #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
     pub num_request_queues: u16,
     /// Accepted for virtiofsd; Pinhole has one worker for each request queue in use.
     ///
     /// To serve more requests at once, give the machine more request queues.
-    #[arg(long, value_name = "N", help_heading = "Connection")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Connection")]
     pub thread_pool_size: Option<u32>,
     /// Print what this program can do as the vhost-user JSON of libvirt and QEMU, and exit.
     #[arg(long, help_heading = "Connection")]
@@ -150,7 +156,7 @@ pub struct MountArgs {
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', help_heading = "Mount")]
     pub options: Vec<String>,
     /// Threads that serve requests, 1 to 63 [default: one for each processor, at most 4].
-    #[arg(long, value_name = "N", help_heading = "Mount")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Mount")]
     #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
     pub threads: Option<u16>,
     /// What is shared and how.
@@ -198,18 +204,19 @@ pub struct ShareArgs {
 
     /// What the guest may cache.
     ///
-    /// auto: data while a file is open, names and attributes for a second. always: everything, for a tree that only
-    /// this guest changes. metadata: names and attributes, but no data. never: nothing; each access asks the host.
+    /// auto: data until an open finds the file changed, names and attributes for a second. always: everything, for a
+    /// tree that only this guest changes. metadata: names and attributes, but no data. never: nothing; each access
+    /// asks the host.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Caching")]
     pub cache: CacheMode,
     /// Seconds for which the guest trusts attributes [default: auto 1, always and metadata 86400, never 0].
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub attr_timeout: Option<f64>,
     /// Seconds for which the guest trusts a name that it has looked up [default: as --attr-timeout's].
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub entry_timeout: Option<f64>,
     /// Seconds for which the guest trusts that a name is not there [default: 0].
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub negative_timeout: Option<f64>,
     /// Let the guest collect writes and send them later; needs a cache mode that caches data.
     ///
@@ -234,7 +241,7 @@ pub struct ShareArgs {
     ///
     /// Each file or directory that the guest knows holds one descriptor. At the limit, less a reserve, the guest
     /// gets ENFILE and everything goes on.
-    #[arg(long, value_name = "N", help_heading = "Process")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Process")]
     pub rlimit_nofile: Option<u64>,
     /// How known files are held: never, prefer, mandatory.
     ///

@@ -15,6 +15,7 @@ use crate::host::FileSystem;
 use crate::session::Session;
 use std::io;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -33,6 +34,9 @@ pub enum ServeError {
     /// The kernel was told that the two sides do not fit.
     #[error("the kernel and pinhole could not agree on INIT: its FUSE is older than 7.27 (Linux 5.0)")]
     Init,
+    /// A bug of ours; the panic's message stands above.
+    #[error("a serving thread panicked")]
+    Panicked,
     /// A thread could not be made or made fit for serving.
     #[error("cannot prepare a serving thread: {source}")]
     Thread {
@@ -143,7 +147,8 @@ impl<F: FileSystem + 'static> Service<F> {
     ) -> Result<thread::JoinHandle<()>, ServeError> {
         let events = self.events.0.clone();
         let report = move || {
-            let outcome = work();
+            // A worker that is lost would leave its share of the callers waiting: better no mount than half a one.
+            let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ServeError::Panicked));
             // The receiver is gone when the whole service is ending anyhow.
             drop(events.send(Event::WorkerEnded(outcome)));
         };

@@ -1,0 +1,145 @@
+//! The real `pinhole` binary with a command line of the test's own: run to its end, or left running.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use crate::daemon::{DaemonError, pinhole_program, wait_for_exit};
+
+/// How long a command may take that ends by itself, and a line that is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at a log.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a command that has ended left.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; `None` where a signal or the time limit ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// A running command. Dropping it kills it.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    logs: TempDir,
+    ended: Option<ExitStatus>,
+}
+
+/// `pinhole` with these arguments, yet to be started.
+///
+/// # Errors
+/// As [`pinhole_program`].
+pub fn pinhole(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Command, DaemonError> {
+    let mut command = Command::new(pinhole_program()?);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// [`DaemonError`] where it cannot be started.
+pub fn run(command: &mut Command) -> Result<Ended, DaemonError> {
+    let mut program = Program::start(command)?;
+    let status = program.wait(LIMIT)?;
+    let code = status.and_then(|status| status.code());
+    Ok(Ended { code, stdout: program.text("stdout"), stderr: program.text("stderr") })
+}
+
+impl Program {
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`].
+    pub fn start(command: &mut Command) -> Result<Self, DaemonError> {
+        let mut started = || -> io::Result<Self> {
+            let logs = tempfile::Builder::new().prefix("pinhole-program-").tempdir()?;
+            let child = command
+                .stdin(Stdio::null())
+                .stdout(File::create(logs.path().join("stdout"))?)
+                .stderr(File::create(logs.path().join("stderr"))?)
+                .spawn()?;
+            Ok(Self { child, logs, ended: None })
+        };
+        started().map_err(|source| DaemonError::Host { what: "cannot start the program", source })
+    }
+
+    fn text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.logs.path().join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// Its process number, for a look into /proc.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Standard error up to now.
+    pub fn stderr(&self) -> String {
+        self.text("stderr")
+    }
+
+    /// Waits until standard error contains `text`.
+    ///
+    /// # Errors
+    /// [`DaemonError::NotReady`] where it ends first, or 20 seconds pass.
+    pub fn wait_for(&mut self, text: &str) -> Result<(), DaemonError> {
+        let started = Instant::now();
+        while !self.stderr().contains(text) {
+            let ended = self.wait(LOOK)?;
+            if (ended.is_some() || started.elapsed() > LIMIT) && !self.stderr().contains(text) {
+                return Err(DaemonError::NotReady {
+                    program: "pinhole".to_owned(),
+                    outcome: format!("did not print `{text}` ({ended:?})"),
+                    stderr: self.stderr(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end, at most for `limit`. `None`: it still runs.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`].
+    pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>, DaemonError> {
+        let failed = |source| DaemonError::Host { what: "cannot wait for the program", source };
+        if self.ended.is_none() && wait_for_exit(&self.child, Some(limit)).map_err(failed)? {
+            self.ended = Some(self.child.wait().map_err(failed)?);
+        }
+        Ok(self.ended)
+    }
+
+    /// Sends `signal` and gives back the exit code; `None` where it had none after 20 seconds.
+    ///
+    /// # Errors
+    /// [`DaemonError::Host`].
+    pub fn end_by(&mut self, signal: Signal) -> Result<Option<i32>, DaemonError> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let (Some(pid), None) = (pid, self.ended) {
+            rustix::process::kill_process(pid, signal).map_err(|error| DaemonError::Host {
+                what: "cannot signal the program",
+                source: error.into(),
+            })?;
+        }
+        Ok(self.wait(LIMIT)?.and_then(|status| status.code()))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
