@@ -24,8 +24,9 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    pub(crate) fn one(target: &str, seconds: u32) -> Self {
-        Self { seconds, target: Some(target.to_owned()) }
+    /// Every target, `seconds` each.
+    pub(crate) fn every(seconds: u32) -> Self {
+        Self { seconds, target: None }
     }
 }
 
@@ -48,7 +49,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
 }
 
 /// The targets are the files of fuzz/fuzz_targets.
-pub(crate) fn targets(root: &Path) -> Outcome<Vec<String>> {
+fn targets(root: &Path) -> Outcome<Vec<String>> {
     let folder = root.join("fuzz/fuzz_targets");
     let files = fs::read_dir(&folder).map_err(Failure::io(format!("cannot list {}", folder.display())))?;
     let mut targets: Vec<String> = files

@@ -36,11 +36,11 @@ enum Action {
     Cargo(Vec<String>),
     Tidy,
     Deny,
-    Fuzz(String),
+    Fuzz,
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
-    let all = checks(&workspace::root())?;
+    let all = checks(&workspace::root());
     if arguments.list {
         for check in &all {
             say(&check.name);
@@ -78,7 +78,7 @@ fn summarize(rows: &[(&str, bool, Duration)]) -> Outcome {
 }
 
 /// In the order in which a developer wants to hear of a fault: the quick ones first.
-fn checks(root: &Path) -> Outcome<Vec<Check>> {
+fn checks(root: &Path) -> Vec<Check> {
     let cargo = |name: &str, needs: &[Part], words: &str| Check {
         name: name.to_owned(),
         needs: needs.to_vec(),
@@ -104,11 +104,8 @@ fn checks(root: &Path) -> Outcome<Vec<Check>> {
         let words = format!("test --package pinhole-tests --test {suite} -- --test-threads=2");
         all.push(cargo(&suite, needs(&suite), &words));
     }
-    for target in fuzz::targets(root)? {
-        let name = format!("fuzz:{target}");
-        all.push(Check { name, needs: vec![Part::Tools], action: Action::Fuzz(target) });
-    }
-    Ok(all)
+    all.push(Check { name: "fuzz".to_owned(), needs: vec![Part::Tools], action: Action::Fuzz });
+    all
 }
 
 /// What a suite of the tests package finds fetched. Suites that boot guests are told by their names.
@@ -149,6 +146,6 @@ fn perform(action: &Action) -> Outcome {
                 "sources",
             ]))
         }
-        Action::Fuzz(target) => fuzz::main(&fuzz::Arguments::one(target, FUZZ_SECONDS)),
+        Action::Fuzz => fuzz::main(&fuzz::Arguments::every(FUZZ_SECONDS)),
     }
 }

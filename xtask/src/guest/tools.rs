@@ -12,10 +12,10 @@ struct Tool {
     options: &'static [&'static str],
 }
 
-/// Built without optimization where the program only drives others: two cores build cargo-deny in 75 s that way.
+/// Built without optimization where the program only drives others: that way two cores build cargo-deny in 75 s.
 const TOOLS: [Tool; 4] = [
-    Tool { name: "pjdfstest", version: "0.2.2", options: &[] },
-    Tool { name: "fsx", version: "0.3.1", options: &[] },
+    Tool { name: "pjdfstest", version: "0.2.2", options: &["--profile", "dev"] },
+    Tool { name: "fsx", version: "0.3.1", options: &["--profile", "dev"] },
     Tool { name: "cargo-fuzz", version: "0.13.1", options: &["--profile", "dev"] },
     Tool { name: "cargo-deny", version: "0.20.2", options: &["--profile", "dev", "--no-default-features"] },
 ];
@@ -41,7 +41,8 @@ pub(super) fn build(place: &Path, build: &Path) -> Outcome {
                 .arg("--root")
                 .arg(place)
                 .arg("--target-dir")
-                .arg(build),
+                .arg(build)
+                .env("CARGO_PROFILE_DEV_DEBUG", "0"),
         )?;
     }
     super::remove(build)

@@ -1,5 +1,81 @@
-//! `cargo xtask tidy`.
-use crate::step::Outcome;
+//! `cargo xtask tidy`: the rules of the house that no lint can see. Each fault is one line: where, what, how to mend.
+//!
+//! `source` reads files into code and paths; `arrows` holds who may know whom; `shape` lengths, headers and words;
+//! `docs` what documents name.
+
+mod arrows;
+mod docs;
+mod shape;
+mod source;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::console::say;
+use crate::step::{Failure, Outcome};
+use crate::workspace;
+use source::Source;
+
+/// Something to mend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Fault {
+    file: String,
+    line: usize,
+    what: String,
+}
+
+impl Fault {
+    fn new(file: &str, line: usize, what: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line, what: what.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
+
 pub(crate) fn main() -> Outcome {
-    Ok(())
+    let sources = project(&workspace::root())?;
+    let mut faults = Vec::new();
+    faults.extend(arrows::check(&sources));
+    faults.extend(shape::check(&sources));
+    faults.extend(docs::check(&sources));
+    faults.sort();
+    faults.dedup();
+    for fault in &faults {
+        say(fault);
+    }
+    if faults.is_empty() {
+        say(format!("tidy: {} files, nothing to mend", sources.len()));
+        return Ok(());
+    }
+    Err(Failure::new(format!("tidy: {} to mend", faults.len())))
+}
+
+/// The project's text files: those that git follows, and new ones that it would.
+fn project(root: &Path) -> Outcome<Vec<Source>> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()
+        .map_err(Failure::io("cannot start git"))?;
+    if !listed.status.success() {
+        return Err(Failure::new(format!(
+            "`git ls-files` failed: {}",
+            String::from_utf8_lossy(&listed.stderr)
+        )));
+    }
+    let names = listed.stdout.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
+    let mut sources = Vec::new();
+    for name in names.filter(|name| !name.is_empty()) {
+        // A deleted file is still listed until the deletion is committed; one that is not text is none of ours.
+        if let Ok(text) = fs::read_to_string(root.join(name)) {
+            sources.push(Source::new(name, &text));
+        }
+    }
+    Ok(sources)
 }

@@ -1,0 +1,191 @@
+//! Who may know whom: between crates, between the daemon's modules, and from the pure crates to the outside.
+//!
+//! Arrows go down only. The tables here are the architecture; docs/architecture.md is its explanation.
+
+use super::Fault;
+use super::source::{NamedPath, Source, paths};
+
+/// A crate's folder, and the crates of ours that it may depend on. Dev-dependencies are free.
+const CRATES: [(&str, &[&str]); 6] = [
+    ("protocol", &[]),
+    ("policy", &[]),
+    ("dax-cache", &[]),
+    ("daemon", &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
+    ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
+    ("xtask", &["pinhole-tests"]),
+];
+
+/// Crates that turn values into values.
+const PURE: [&str; 3] = ["protocol", "policy", "dax-cache"];
+
+/// What a pure crate does not name.
+const EFFECTS: [&str; 9] = ["env", "fs", "io", "net", "os", "process", "thread", "time", "random"];
+
+/// Values among them: a length of time is data, the clock is not.
+const VALUES: [&str; 1] = ["std::time::Duration"];
+
+/// A module of the daemon, and those beside it that it may name. A module without a row is a leaf: it may name leaves.
+const MODULES: [(&str, &[&str]); 5] = [
+    ("cli", &["sandbox", "transport", "session", "host"]),
+    ("transport", &["session"]),
+    ("session", &["host"]),
+    ("host", &[]),
+    ("sandbox", &[]),
+];
+
+/// The one seam that is named from above: transport's workers are generic over the file system that session drives.
+const SEAMS: [(&str, &str); 1] = [("transport", "crate::host::FileSystem")];
+
+/// Crates that a module of the daemon must not name.
+const MODULE_CRATES: [(&str, &[&str]); 3] = [
+    ("host", &["pinhole_dax_cache", "vhost", "vhost_user_backend", "virtio_queue"]),
+    ("session", &["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"]),
+    ("sandbox", &["pinhole_protocol", "pinhole_dax_cache"]),
+];
+
+pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for source in sources {
+        if let Some((folder, "Cargo.toml")) = source.file.split_once('/') {
+            manifest(source, folder, &mut faults);
+        }
+        if !source.is_rust() {
+            continue;
+        }
+        let named = paths(source.product_code());
+        if let Some(folder) = PURE.iter().find(|folder| source.file.starts_with(&format!("{folder}/src/"))) {
+            effects(source, folder, &named, &mut faults);
+        }
+        if let Some(inside) = source.file.strip_prefix("daemon/src/") {
+            modules(source, inside, &named, &mut faults);
+        }
+    }
+    faults
+}
+
+fn manifest(source: &Source, folder: &str, faults: &mut Vec<Fault>) {
+    let Some((_, allowed)) = CRATES.iter().find(|(name, _)| *name == folder) else {
+        return;
+    };
+    let mut section = "";
+    for (number, line) in source.lines() {
+        let line = line.trim();
+        if line.starts_with('[') {
+            section = line;
+            continue;
+        }
+        let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
+        let ours = name == "pinhole" || name.starts_with("pinhole-");
+        if section == "[dependencies]" && ours && !allowed.contains(&name) {
+            let what =
+                format!("{folder} must not depend on {name}: arrows go down only; move what both need down");
+            faults.push(Fault::new(&source.file, number, what));
+        }
+    }
+}
+
+fn effects(source: &Source, folder: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
+    for path in named {
+        let [first, second, ..] = path.segments.as_slice() else { continue };
+        let value = VALUES.contains(&path.segments.join("::").as_str());
+        if first == "std" && EFFECTS.contains(&second.as_str()) && !value {
+            let what =
+                format!("{folder} is pure and must not name std::{second}: take the value as an argument");
+            faults.push(Fault::new(&source.file, path.line, what));
+        }
+    }
+}
+
+fn modules(source: &Source, inside: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
+    let top = inside.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    if matches!(top, "lib" | "main") {
+        return;
+    }
+    let allowed = row(&MODULES, top).unwrap_or_default();
+    let foreign = row(&MODULE_CRATES, top).unwrap_or_default();
+    for path in named {
+        let Some(first) = path.segments.first() else { continue };
+        if foreign.contains(&first.as_str()) {
+            let what = format!("{top} must not name {first}: that belongs to another station of a request");
+            faults.push(Fault::new(&source.file, path.line, what));
+        }
+        let Some(target) = module_named(inside, &path.segments) else { continue };
+        let known = row(&MODULES, target).is_some();
+        let seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
+        if target != top && known && !seam && !allowed.contains(&target) {
+            let what =
+                format!("{top} must not know {target}: arrows go down only; pass a value or a trait instead");
+            faults.push(Fault::new(&source.file, path.line, what));
+        }
+    }
+}
+
+fn row<'a>(table: &[(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]> {
+    table.iter().find(|(row, _)| *row == name).map(|(_, entries)| *entries)
+}
+
+/// The top module of the crate that a path leads to: `crate::host::...`, or `super::` often enough to leave the own one.
+fn module_named<'a>(inside: &str, segments: &'a [String]) -> Option<&'a str> {
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    let first = segments.first()?;
+    if first == "crate" {
+        return segments.get(1).map(String::as_str);
+    }
+    let own_file = inside.rsplit('/').next().unwrap_or_default();
+    let depth = inside.split('/').count() - usize::from(own_file == "mod.rs");
+    (ups > 0 && ups >= depth).then(|| segments.get(ups).map(String::as_str)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(file: &str, text: &str) -> Vec<String> {
+        check(&[Source::new(file, text)]).into_iter().map(|fault| fault.to_string()).collect()
+    }
+
+    #[test]
+    fn a_pure_crate_that_reads_files_is_named_with_its_line() {
+        let faults = faults("protocol/src/a.rs", "//! A.\nuse std::{fmt, fs::File};\n");
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].starts_with("protocol/src/a.rs:2: protocol is pure and must not name std::fs"));
+    }
+
+    #[test]
+    fn host_must_not_know_session_however_it_is_written() {
+        for text in
+            ["use crate::session::X;", "use crate::{limits, session};", "use super::super::session::X;"]
+        {
+            assert_eq!(faults("daemon/src/host/nodes.rs", text).len(), 1, "{text}");
+        }
+        assert_eq!(faults("daemon/src/host/mod.rs", "use super::session::X;").len(), 1);
+        assert_eq!(faults("daemon/src/host/nodes.rs", "use super::session_like::X;").len(), 0);
+    }
+
+    #[test]
+    fn session_may_know_host_and_a_leaf_knows_neither() {
+        assert_eq!(faults("daemon/src/session/mod.rs", "use crate::host::FileSystem;").len(), 0);
+        assert_eq!(faults("daemon/src/limits.rs", "use crate::host::FileSystem;").len(), 1);
+    }
+
+    #[test]
+    fn transport_names_the_seam_and_nothing_else_of_host() {
+        let file = "daemon/src/transport/dev_fuse/worker.rs";
+        assert_eq!(faults(file, "use crate::host::FileSystem;").len(), 0);
+        assert_eq!(faults(file, "use crate::host::{FileSystem, Passthrough};").len(), 1);
+    }
+
+    #[test]
+    fn a_duration_is_a_value_and_an_instant_is_not() {
+        assert_eq!(faults("protocol/src/a.rs", "use std::time::Duration;").len(), 0);
+        assert_eq!(faults("protocol/src/a.rs", "use std::time::{Duration, Instant};").len(), 1);
+    }
+
+    #[test]
+    fn a_dependency_that_points_up_is_found_in_the_manifest() {
+        let text =
+            "[dependencies]\npinhole-policy.workspace = true\n[dev-dependencies]\npinhole.workspace = true\n";
+        assert_eq!(faults("protocol/Cargo.toml", text).len(), 1);
+        assert_eq!(faults("daemon/Cargo.toml", text).len(), 0);
+    }
+}

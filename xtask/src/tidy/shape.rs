@@ -1,0 +1,147 @@
+//! Lengths, headers, and words that have no place in the project.
+
+use super::Fault;
+use super::source::Source;
+
+/// Lines of a file, from the house style: more is two files.
+const LINES_MAX: usize = 600;
+
+/// The only files with `unsafe`; the house style allows three. Each says in its header why it needs it.
+const UNSAFE_FILES: [&str; 2] = ["daemon/src/host/thread.rs", "daemon/src/io_vectors.rs"];
+
+/// Files with `unsafe` that the house style allows at most.
+const UNSAFE_FILES_MAX: usize = 3;
+
+/// A word, written in two pieces so that this file does not contain it; and what to do about it.
+const WORDS: [(&str, &str, &str); 5] = [
+    ("TO", "DO", "do it, or write an issue"),
+    ("FIX", "ME", "mend it, or write an issue"),
+    ("#[al", "low(", "use #[expect(lint, reason = \"...\")]"),
+    ("#![al", "low(", "use #![expect(lint, reason = \"...\")]"),
+    ("#[ign", "ore", "a test that cannot run fails and names the command that provides what it needs"),
+];
+
+/// As above, and in documents too, which may speak of the words but not of a machine.
+const PLACES: [(&str, &str, &str); 1] =
+    [("/wo", "rk/", "an absolute path of one machine: name it from the workspace's root")];
+
+pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if UNSAFE_FILES.len() > UNSAFE_FILES_MAX {
+        faults.push(Fault::new(file!(), 1, format!("at most {UNSAFE_FILES_MAX} files may hold unsafe code")));
+    }
+    for source in sources {
+        words(source, &mut faults);
+        if source.is_rust() {
+            header(source, &mut faults);
+            length(source, &mut faults);
+            unsafe_code(source, &mut faults);
+        }
+    }
+    faults
+}
+
+fn words(source: &Source, faults: &mut Vec<Fault>) {
+    if source.file.ends_with("Cargo.lock") {
+        return;
+    }
+    let barred: &[&[_]] = if source.is_document() { &[&PLACES] } else { &[&PLACES, &WORDS] };
+    for (number, line) in source.lines() {
+        for (front, back, mend) in barred.iter().flat_map(|words| words.iter()) {
+            let word = format!("{front}{back}");
+            if line.contains(&word) {
+                faults.push(Fault::new(&source.file, number, format!("`{word}`: {mend}")));
+            }
+        }
+    }
+}
+
+fn header(source: &Source, faults: &mut Vec<Fault>) {
+    if !source.text.starts_with("//!") {
+        let what = "a file opens with `//!`: what it is for, and what it is not";
+        faults.push(Fault::new(&source.file, 1, what));
+    }
+    let parts: Vec<_> = source.file.split('/').collect();
+    let integration_test = matches!(parts.as_slice(), [_, "tests", _]);
+    if integration_test && !source.code.contains("#![cfg(test)]") {
+        let what = "an integration test says `#![cfg(test)]` after its header, or its helpers are linted as product code";
+        faults.push(Fault::new(&source.file, 1, what));
+    }
+}
+
+fn length(source: &Source, faults: &mut Vec<Fault>) {
+    let count = source.text.lines().count();
+    if count > LINES_MAX {
+        let what = format!("{count} lines; over {LINES_MAX} it is two files");
+        faults.push(Fault::new(&source.file, count, what));
+    }
+    for (index, line) in source.code.lines().enumerate() {
+        let excused = line.contains("expect(")
+            && (line.contains("too_many_lines") || line.contains("too_many_arguments"));
+        if excused {
+            let what = "a function fits a screen and takes five arguments: cut it, do not excuse it";
+            faults.push(Fault::new(&source.file, index + 1, what));
+        }
+    }
+}
+
+fn unsafe_code(source: &Source, faults: &mut Vec<Fault>) {
+    if UNSAFE_FILES.contains(&source.file.as_str()) {
+        return;
+    }
+    for (index, line) in source.code.lines().enumerate() {
+        // Written so that `unsafe_code`, the lint's name, is no find.
+        let holds = line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
+        if holds {
+            let what = "unsafe code outside the files that tidy names; find a safe way or move it there";
+            faults.push(Fault::new(&source.file, index + 1, what));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(file: &str, text: &str) -> Vec<String> {
+        check(&[Source::new(file, text)]).into_iter().map(|fault| fault.to_string()).collect()
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_named() {
+        assert_eq!(faults("daemon/src/a.rs", "use a::b;\n").len(), 1);
+        assert_eq!(faults("daemon/src/a.rs", "//! A.\n").len(), 0);
+    }
+
+    #[test]
+    fn an_integration_test_needs_its_cfg() {
+        assert_eq!(faults("tests/tests/a.rs", "//! A.\n").len(), 1);
+        assert_eq!(faults("tests/tests/a.rs", "//! A.\n#![cfg(test)]\n").len(), 0);
+        assert_eq!(faults("tests/src/lib.rs", "//! A.\n").len(), 0);
+    }
+
+    #[test]
+    fn a_file_of_601_lines_is_two_files() {
+        let text = "//! A.\n".repeat(601);
+        assert!(faults("daemon/src/a.rs", &text)[0].contains("601 lines"));
+        assert_eq!(faults("daemon/src/a.rs", &"//! A.\n".repeat(600)).len(), 0);
+    }
+
+    #[test]
+    fn unsafe_is_found_in_code_and_not_in_comments_or_lint_names() {
+        assert_eq!(faults("daemon/src/a.rs", "//! A.\nunsafe { f() }\n").len(), 1);
+        assert_eq!(faults("daemon/src/a.rs", "//! unsafe.\n#![forbid(unsafe_code)]\n").len(), 0);
+    }
+
+    #[test]
+    fn an_excused_length_is_a_fault() {
+        let text = "//! A.\n#[expect(clippy::too_many_lines, reason = \"long\")]\nfn f() {}\n";
+        assert_eq!(faults("daemon/src/a.rs", text).len(), 1);
+    }
+
+    #[test]
+    fn a_word_without_a_place_is_named_with_its_line() {
+        let text = format!("//! A.\n// {}{} later\n", "TO", "DO");
+        assert!(faults("daemon/src/a.rs", &text)[0].starts_with("daemon/src/a.rs:2: "));
+    }
+}
