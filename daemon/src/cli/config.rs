@@ -163,12 +163,6 @@ pub enum ConfigError {
     MountOption { word: String, known: &'static str },
     #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
     AclWithoutXattr,
-    #[error("--allow-mmap is for --cache never or metadata: with {cache} mappings always work, leave it out")]
-    NeedlessMmap { cache: &'static str },
-    #[error(
-        "--writeback collects writes in the guest's cache, which --cache {cache} forbids: use auto or always"
-    )]
-    WritebackUncached { cache: &'static str },
     #[error(
         "--inode-file-handles=mandatory is not supported: files are held by descriptors; use never or prefer"
     )]
@@ -265,17 +259,7 @@ fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
 
 fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
     refuse(&args.refused)?;
-    let uncached = match args.cache {
-        CacheMode::Auto | CacheMode::Always => false,
-        CacheMode::Never | CacheMode::Metadata => true,
-    };
-    let cache = cache_name(args.cache);
-    if args.allow_mmap && !uncached {
-        return Err(ConfigError::NeedlessMmap { cache });
-    }
-    if args.writeback && uncached {
-        return Err(ConfigError::WritebackUncached { cache });
-    }
+    let uncached = uncached(args.cache);
     if args.inode_file_handles == Some(FileHandles::Mandatory) {
         return Err(ConfigError::FileHandles);
     }
@@ -293,9 +277,9 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
         read_only: args.readonly,
         cache: args.cache,
         timeouts: timeouts(args),
-        writeback: args.writeback,
+        writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
-        mmap: args.allow_mmap,
+        mmap: args.allow_mmap && uncached,
         readdirplus: !args.no_readdirplus,
         killpriv: !args.no_killpriv_v2,
         xattr: args.xattr || posix_acl,
@@ -326,15 +310,6 @@ fn acl_wanted(args: &ShareArgs) -> bool {
     matches!(args.posix_acl, Some(When::Auto | When::Always))
 }
 
-const fn cache_name(cache: CacheMode) -> &'static str {
-    match cache {
-        CacheMode::Auto => "auto",
-        CacheMode::Always => "always",
-        CacheMode::Never => "never",
-        CacheMode::Metadata => "metadata",
-    }
-}
-
 fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
     const IDS: &str =
         "the guest's user and group ids are the host's; run inside a user namespace that maps them";
@@ -362,12 +337,27 @@ fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
     }
 }
 
+/// Whether file data bypasses the guest's page cache.
+const fn uncached(cache: CacheMode) -> bool {
+    match cache {
+        CacheMode::Auto | CacheMode::Always => false,
+        CacheMode::Never | CacheMode::Metadata => true,
+    }
+}
+
 /// What is accepted without being done.
 fn notes(args: &ShareArgs) -> Vec<String> {
     const NOT_YET: &str = "not yet: the process runs with what its caller had";
     let sandbox = args.sandbox.is_some_and(|how| how != Sandbox::None);
     let seccomp = args.seccomp.is_some_and(|action| action != Seccomp::None);
+    let uncached = uncached(args.cache);
     let rows = [
+        (args.allow_mmap && !uncached, "--allow-mmap", "not needed: with this --cache mappings always work"),
+        (
+            args.writeback && uncached,
+            "--writeback",
+            "without effect: with this --cache there is no guest cache to write back, use auto or always",
+        ),
         (sandbox, "--sandbox", NOT_YET),
         (seccomp, "--seccomp", NOT_YET),
         (args.modcaps.is_some(), "--modcaps", NOT_YET),

@@ -77,8 +77,6 @@ fn each_contradiction_names_its_argument() {
         ("--fd 3", "--fd and --socket-path"),
         ("--socket /t", "--socket and --socket-path"),
         ("--tag 0123456789012345678901234567890123456", "--tag: 37 bytes"),
-        ("--allow-mmap", "--allow-mmap"),
-        ("--writeback --cache never", "--writeback"),
         ("--inode-file-handles mandatory", "--inode-file-handles"),
         ("--rlimit-nofile 10", "--rlimit-nofile"),
         ("--xattrmap :map::user.virtiofs.:", "--xattrmap"),
@@ -134,4 +132,15 @@ fn a_mount_takes_the_options_of_a_share() {
 fn an_unknown_mount_option_is_named() {
     let line = config("pinhole mount /d /m -o ro,loop").unwrap_err().to_string();
     assert!(line.starts_with("-o loop: "), "{line}");
+}
+
+#[test]
+fn a_switch_that_does_nothing_in_this_cache_mode_is_noted_and_not_applied() {
+    let base = "pinhole --shared-dir /d --socket-path /s";
+    let mmap = config(&format!("{base} --allow-mmap")).unwrap();
+    assert!(mmap.notes.iter().any(|note| note.starts_with("--allow-mmap: not needed")), "{:?}", mmap.notes);
+    let writeback = config(&format!("{base} --writeback --cache never")).unwrap();
+    assert!(writeback.notes.iter().any(|note| note.starts_with("--writeback: without effect")));
+    assert!(!served(&format!("{base} --writeback --cache never")).share.writeback);
+    assert!(served(&format!("{base} --writeback")).share.writeback);
 }
