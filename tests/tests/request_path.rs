@@ -2,6 +2,12 @@
 //! virtqueues? Messages are laid out by hand and answers read number by number; `linux/fuse.h` is the only source.
 #![cfg(test)]
 
+use pinhole_tests::frontend::frame::opcode::{
+    ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, COPY_FILE_RANGE_64, CREATE, DESTROY, FALLOCATE, FLUSH,
+    FORGET, FSYNC, FSYNCDIR, GETATTR, GETLK, GETXATTR, IOCTL, LINK, LISTXATTR, LOOKUP, LSEEK, MKDIR, MKNOD,
+    OPEN_FILE, OPENDIR, POLL, READ, READDIR, READDIRPLUS, READLINK, RELEASE, RELEASEDIR, REMOVEXATTR, RENAME,
+    RENAME2, RMDIR, SETATTR, SETLK, SETLKW, SETXATTR, STATFS, STATX, SYMLINK, SYNCFS, TMPFILE, UNLINK, WRITE,
+};
 use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u32_at, u64_at};
 use pinhole_tests::frontend::{Bench, EVENT_IDX, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
 use std::fs;
@@ -16,53 +22,6 @@ const O_RDWR: u32 = 2;
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const ENOSYS: i32 = 38;
-
-const LOOKUP: u32 = 1;
-const FORGET: u32 = 2;
-const GETATTR: u32 = 3;
-const SETATTR: u32 = 4;
-const READLINK: u32 = 5;
-const SYMLINK: u32 = 6;
-const MKNOD: u32 = 8;
-const MKDIR: u32 = 9;
-const UNLINK: u32 = 10;
-const RMDIR: u32 = 11;
-const RENAME: u32 = 12;
-const LINK: u32 = 13;
-const OPEN_FILE: u32 = 14;
-const READ: u32 = 15;
-const WRITE: u32 = 16;
-const STATFS: u32 = 17;
-const RELEASE: u32 = 18;
-const FSYNC: u32 = 20;
-const SETXATTR: u32 = 21;
-const GETXATTR: u32 = 22;
-const LISTXATTR: u32 = 23;
-const REMOVEXATTR: u32 = 24;
-const FLUSH: u32 = 25;
-const OPENDIR: u32 = 27;
-const READDIR: u32 = 28;
-const RELEASEDIR: u32 = 29;
-const FSYNCDIR: u32 = 30;
-const GETLK: u32 = 31;
-const SETLK: u32 = 32;
-const SETLKW: u32 = 33;
-const ACCESS: u32 = 34;
-const CREATE: u32 = 35;
-const BMAP: u32 = 37;
-const DESTROY: u32 = 38;
-const IOCTL: u32 = 39;
-const POLL: u32 = 40;
-const BATCH_FORGET: u32 = 42;
-const FALLOCATE: u32 = 43;
-const READDIRPLUS: u32 = 44;
-const RENAME2: u32 = 45;
-const LSEEK: u32 = 46;
-const COPY_FILE_RANGE: u32 = 47;
-const SYNCFS: u32 = 50;
-const TMPFILE: u32 = 51;
-const STATX: u32 = 52;
-const COPY_FILE_RANGE_64: u32 = 53;
 
 fn getattr(node: u64) -> Frame {
     Frame::new(GETATTR, node).u32(0).u32(0).u64(0)

@@ -232,7 +232,16 @@ impl Frontend {
     /// # Errors
     /// Whatever the daemon refuses.
     pub fn share_memory(&self) -> Result<(), FrontendError> {
-        self.connection.set_mem_table(&[self.region(MEMORY_START, MEMORY_LEN)])?;
+        self.remap(&[(MEMORY_START, MEMORY_LEN)])
+    }
+
+    /// Describes the guest's memory anew: only these pieces, each by its start and its length.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub fn remap(&self, pieces: &[(u64, u64)]) -> Result<(), FrontendError> {
+        let regions: Vec<_> = pieces.iter().map(|(start, len)| self.region(*start, *len)).collect();
+        self.connection.set_mem_table(&regions)?;
         Ok(())
     }
 

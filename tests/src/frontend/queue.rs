@@ -180,9 +180,18 @@ impl Queue {
         &self.err
     }
 
-    /// Whether the device has said that the ring is broken.
-    pub fn has_failed(&self) -> bool {
-        self.err.read().is_ok()
+    /// Waits until the device says, through the error event, that the ring is broken.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`] where it does not.
+    pub fn wait_for_failure(&self) -> Result<(), FrontendError> {
+        let failed = Epoll::new()?;
+        failed.ctl(ControlOperation::Add, self.err.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        let mut events = [EpollEvent::default()];
+        match failed.wait(i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX), &mut events)? {
+            0 => Err(FrontendError::TimedOut { queue: self.index }),
+            _ => Ok(()),
+        }
     }
 
     /// Puts a message and room for its reply into buffers and offers them. `kick` is still to come.

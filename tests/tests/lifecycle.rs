@@ -1,0 +1,414 @@
+//! Does the daemon live, end and begin anew as it should? VMMs that die at any moment, second guests, signals, resets,
+//! memory that comes and goes, and nothing left behind.
+#![cfg(test)]
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::frame::opcode::{
+    BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, READ, RELEASE, UNLINK, WRITE,
+};
+use pinhole_tests::frontend::frame::{Frame, check, u64_at};
+use pinhole_tests::frontend::wire::Message;
+use pinhole_tests::frontend::{
+    Bench, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN,
+    Setup, Shape,
+};
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use vhost::vhost_user::VhostUserFrontend as _;
+
+const ROOT: u64 = 1;
+const ENTRY: usize = 128;
+
+fn getattr() -> Frame {
+    Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0)
+}
+
+/// Waits until `holds`, looking again every few milliseconds, at most for the common limit.
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The daemon ends by itself, with success.
+#[track_caller]
+fn ends_well(daemon: &mut Serving) {
+    let status = daemon.wait_at_most(LIMIT).unwrap();
+    let status = status.unwrap_or_else(|| panic!("still running:\n{}", daemon.stderr()));
+    assert!(status.success(), "{status}:\n{}", daemon.stderr());
+}
+
+/// A guest that connects, mounts and asks once.
+fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
+    let mut guest = Frontend::connect(daemon.socket())?;
+    guest.init()?;
+    let reply = guest.raw(1, &getattr().message(), OUT_HEADER_LEN + 104)?;
+    reply.success()?;
+    Ok(guest)
+}
+
+#[test]
+fn the_daemon_ends_when_its_only_vmm_goes_away() {
+    let (_folder, mut daemon) = Bench::serve(&[]).unwrap();
+    let socket = daemon.socket().to_owned();
+    drop(visit(&daemon).unwrap());
+    ends_well(&mut daemon);
+    assert!(!socket.exists(), "the socket it made is left behind");
+}
+
+#[test]
+fn a_second_guest_is_served_where_it_keeps_listening() {
+    let (_folder, mut daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+    for _ in 0..20 {
+        drop(visit(&daemon).unwrap());
+    }
+    assert_eq!(daemon.wait_at_most(Duration::ZERO).unwrap(), None);
+    daemon.signal(Signal::TERM).unwrap();
+    ends_well(&mut daemon);
+}
+
+#[test]
+fn a_second_guest_knows_nothing_of_the_first() {
+    let (folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+    fs::write(folder.path().join("share/file"), "x").unwrap();
+    let mut first = visit(&daemon).unwrap();
+    let looked =
+        first.raw(1, &Frame::new(LOOKUP, ROOT).name("file").message(), OUT_HEADER_LEN + ENTRY).unwrap();
+    let node = u64_at(looked.success().unwrap(), 0).unwrap();
+    let asked = Frame::new(GETATTR, node).u32(0).u32(0).u64(0).message();
+    assert!(first.raw(1, &asked, OUT_HEADER_LEN + 104).unwrap().error().unwrap().is_none());
+    drop(first);
+    let mut second = visit(&daemon).unwrap();
+    assert!(second.raw(1, &asked, OUT_HEADER_LEN + 104).unwrap().error().unwrap().is_some());
+}
+
+/// What a VMM says until its first queue runs, message by message.
+fn handshake<'f>(memory: &'f fs::File, events: &'f [rustix::fd::OwnedFd; 3]) -> Vec<Message<'f>> {
+    let [kick, call, err] = events;
+    let vmm = 0x7000_0000_0000 + MEMORY_START;
+    let half = |low: u64, high: u64| low | high << 32;
+    vec![
+        Message::new(3, &[], 0),                                               // SET_OWNER
+        Message::new(1, &[], 0),                                               // GET_FEATURES
+        Message::new(2, &[1 << 32 | 1 << 30 | 1 << 29 | 1 << 28], 8),          // SET_FEATURES
+        Message::new(15, &[], 0),                                              // GET_PROTOCOL_FEATURES
+        Message::new(16, &[1 | 1 << 3 | 1 << 9], 8),                           // SET_PROTOCOL_FEATURES
+        Message::new(17, &[], 0),                                              // GET_QUEUE_NUM
+        Message::new(5, &[1, MEMORY_START, 1 << 20, vmm, 0], 40).with(memory), // SET_MEM_TABLE
+        Message::new(8, &[half(1, 128)], 8),                                   // SET_VRING_NUM
+        Message::new(10, &[half(1, 0)], 8),                                    // SET_VRING_BASE
+        // SET_VRING_ADDR: index and flags, descriptors, used, available, log.
+        Message::new(9, &[1, vmm, vmm + 0x2000, vmm + 0x1000, 0], 40),
+        Message::new(14, &[1], 8).with(err),  // SET_VRING_ERR
+        Message::new(13, &[1], 8).with(call), // SET_VRING_CALL
+        Message::new(12, &[1], 8).with(kick), // SET_VRING_KICK
+        Message::new(18, &[half(1, 1)], 8),   // SET_VRING_ENABLE
+        Message::new(11, &[half(1, 0)], 8),   // GET_VRING_BASE
+    ]
+}
+
+fn memory_and_events() -> (fs::File, [rustix::fd::OwnedFd; 3]) {
+    let memory = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let memory = fs::File::from(memory);
+    memory.set_len(1 << 20).unwrap();
+    let event = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    (memory, [event(), event(), event()])
+}
+
+#[test]
+fn a_vmm_may_die_after_any_byte_of_its_greeting() {
+    let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+    drop(visit(&daemon).unwrap());
+    let settled = |daemon: &Serving| Footprint::of(daemon.id()).unwrap();
+    eventually("the first guest is gone", || settled(&daemon).threads <= 3);
+    let before = settled(&daemon);
+    let (memory, events) = memory_and_events();
+    let messages = handshake(&memory, &events);
+    let total: usize = messages.iter().map(|message| message.bytes.len()).sum();
+    for len in 0..=total {
+        let stream = UnixStream::connect(daemon.socket()).unwrap();
+        let mut left = len;
+        for message in &messages {
+            let part = left.min(message.bytes.len());
+            message.send_part(&stream, part).unwrap();
+            left -= part;
+        }
+        drop(stream);
+    }
+    drop(visit(&daemon).unwrap());
+    eventually("everything is given back", || settled(&daemon).threads <= before.threads);
+    let after = settled(&daemon);
+    assert!(after.descriptors <= before.descriptors, "{before:?} became {after:?}");
+    assert!(after.anonymous_kib <= before.anonymous_kib + 4096, "{before:?} became {after:?}");
+}
+
+#[test]
+fn every_byte_of_a_greeting_may_be_wrong() {
+    let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+    let (memory, events) = memory_and_events();
+    let count = handshake(&memory, &events).len();
+    for index in 0..count {
+        let len = handshake(&memory, &events)[index].bytes.len();
+        for at in 0..len {
+            for wrong in [0x00, 0x01, 0x7f, 0x80, 0xff] {
+                let mut messages = handshake(&memory, &events);
+                messages[index].bytes[at] = wrong;
+                let stream = UnixStream::connect(daemon.socket()).unwrap();
+                for message in &messages {
+                    // The daemon may have hung up by now; that is its answer.
+                    if message.send(&stream).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    drop(visit(&daemon).unwrap());
+    assert!(!daemon.stderr().contains("overflow"), "{}", daemon.stderr());
+}
+
+#[test]
+fn a_vmm_may_die_with_requests_in_flight() {
+    let (folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+    fs::write(folder.path().join("share/file"), vec![7; 1 << 20]).unwrap();
+    for _ in 0..50 {
+        let mut guest = visit(&daemon).unwrap();
+        for index in 0..3 {
+            let (queue, memory) = guest.queue(index).unwrap();
+            for _ in 0..40 {
+                let message = Frame::new(LOOKUP, ROOT).name("file").message();
+                queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY, Shape::default()).unwrap();
+            }
+            queue.kick().unwrap();
+        }
+        drop(guest);
+    }
+    let guest = visit(&daemon).unwrap();
+    let before = Footprint::of(daemon.id()).unwrap();
+    drop(guest);
+    let _guest = visit(&daemon).unwrap();
+    let after = Footprint::of(daemon.id()).unwrap();
+    assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
+}
+
+#[test]
+fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let (_folder, mut daemon) = Bench::serve(&["--keep-listening"]).unwrap();
+        daemon.signal(signal).unwrap();
+        ends_well(&mut daemon);
+
+        let (folder, mut daemon) = Bench::serve(&[]).unwrap();
+        fs::write(folder.path().join("share/file"), vec![7; 1 << 20]).unwrap();
+        let mut guest = visit(&daemon).unwrap();
+        let (queue, memory) = guest.queue(1).unwrap();
+        for _ in 0..60 {
+            let message = Frame::new(LOOKUP, ROOT).name("file").message();
+            queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY, Shape::default()).unwrap();
+        }
+        queue.kick().unwrap();
+        daemon.signal(signal).unwrap();
+        ends_well(&mut daemon);
+        // What was taken was answered whole, in order, and nothing was half answered.
+        while let Some(used) = queue.take_used(memory).unwrap() {
+            assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_queue_stops_where_it_says_and_goes_on_from_there() {
+    let mut bench = Bench::new().unwrap();
+    for round in 0..50u64 {
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        let sent: Vec<_> = (0..20)
+            .map(|number| {
+                let message = getattr().unique(round * 100 + number).message();
+                queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap()
+            })
+            .collect();
+        queue.kick().unwrap();
+        let base = bench.guest.stop_queue(1).unwrap();
+        // Whatever the device has taken, it has given back: that is what draining means.
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        let mut answered = 0;
+        while queue.take_used(memory).unwrap().is_some() {
+            answered += 1;
+        }
+        assert_eq!(base, queue.next_used(), "round {round}");
+        bench.guest.resume_queue(1, base).unwrap();
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        for (number, sent) in (0..).zip(&sent).skip(answered) {
+            let used = queue.wait(memory).unwrap();
+            let reply = queue.take_reply(memory, sent, used.len).unwrap();
+            check(&reply, round * 100 + number).unwrap();
+        }
+    }
+    bench.is_alive().unwrap();
+}
+
+#[test]
+fn a_disabled_queue_serves_nothing_until_it_is_enabled_again() {
+    let mut bench = Bench::new().unwrap();
+    for _ in 0..20 {
+        bench.guest.connection().set_vring_enable(1, false).unwrap();
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        let message = getattr().message();
+        let sent = queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
+        queue.kick().unwrap();
+        std::thread::park_timeout(Duration::from_millis(5));
+        assert!(queue.take_used(memory).unwrap().is_none(), "served while disabled");
+        bench.guest.connection().set_vring_enable(1, true).unwrap();
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        let used = queue.wait(memory).unwrap();
+        assert!(queue.take_reply(memory, &sent, used.len).unwrap().error().unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_reset_device_is_negotiated_anew_and_has_forgotten_its_guest() {
+    let mut bench = Bench::new().unwrap();
+    fs::write(bench.host("file"), "x").unwrap();
+    for features in [0, Setup::default().features, 0] {
+        let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("file"), ENTRY).unwrap(), 0).unwrap();
+        bench.guest.connection().reset_device().unwrap();
+        let setup = Setup { features, ..Setup::default() };
+        bench.guest.negotiate(features).unwrap();
+        bench.guest.share_memory().unwrap();
+        for index in 0..setup.queues {
+            bench.guest.start_queue(index, setup).unwrap();
+        }
+        assert_eq!(bench.errno(getattr(), 104).unwrap(), 5, "before INIT");
+        bench.guest.init().unwrap();
+        bench.is_alive().unwrap();
+        let asked = Frame::new(GETATTR, node).u32(0).u32(0).u64(0);
+        assert_ne!(bench.errno(asked, 104).unwrap(), 0, "a node of before the reset");
+    }
+}
+
+#[test]
+fn memory_comes_and_goes_while_requests_run() {
+    let mut bench = Bench::new().unwrap();
+    // The last piece comes and goes; a request whose buffers lie there is served only while it is there.
+    let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
+    let slots = bench.guest.connection().get_max_mem_slots().unwrap();
+    assert!(slots >= 8, "{slots} memory slots");
+    bench.guest.remap(&[(MEMORY_START, MEMORY_LEN - QUEUE_LEN)]).unwrap();
+    let message = getattr().message();
+    bench.guest.poke(last, &message).unwrap();
+    let chain = |flags, next| pinhole_tests::frontend::Descriptor {
+        address: if flags == 1 { last } else { last + 4096 },
+        len: if flags == 1 { 56 } else { 120 },
+        flags,
+        next,
+    };
+    for _ in 0..50 {
+        // In flight on another queue meanwhile.
+        let (queue, memory) = bench.guest.queue(2).unwrap();
+        let sent: Vec<_> = (0..20)
+            .map(|number| {
+                let message = getattr().unique(number).message();
+                queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap()
+            })
+            .collect();
+        queue.kick().unwrap();
+        assert_eq!(bench.guest.raw_chain(1, &[chain(1, 1), chain(2, 0)]).unwrap().len, 0, "no such memory");
+        let region = bench.guest.region(last, QUEUE_LEN);
+        bench.guest.connection().add_mem_region(&region).unwrap();
+        assert_eq!(bench.guest.raw_chain(1, &[chain(1, 1), chain(2, 0)]).unwrap().len, 120);
+        let region = bench.guest.region(last, QUEUE_LEN);
+        bench.guest.connection().remove_mem_region(&region).unwrap();
+        let (queue, memory) = bench.guest.queue(2).unwrap();
+        for (number, sent) in (0..).zip(&sent) {
+            let used = queue.wait(memory).unwrap();
+            check(&queue.take_reply(memory, sent, used.len).unwrap(), number).unwrap();
+        }
+    }
+    for _ in 0..50 {
+        bench.guest.share_memory().unwrap();
+        bench.is_alive().unwrap();
+    }
+}
+
+/// One life of a file: made, written, read, closed, removed, forgotten.
+fn cycle(bench: &mut Bench, name: &str) {
+    let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name);
+    let made = bench.body(create, ENTRY + 16).unwrap();
+    let (node, handle) = (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY).unwrap());
+    let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(4).u32(0).u64(0).u32(2).u32(0).bytes(b"data");
+    bench.body(write, 8).unwrap();
+    let read = Frame::new(READ, node).u64(handle).u64(0).u32(16).u32(0).u64(0).u32(0).u32(0);
+    assert_eq!(bench.body(read, 16).unwrap(), b"data");
+    bench.body(Frame::new(RELEASE, node).u64(handle).u32(2).u32(0).u64(0), 0).unwrap();
+    bench.body(Frame::new(UNLINK, ROOT).name(name), 0).unwrap();
+    let forget = Frame::new(FORGET, node).u64(1).message();
+    assert!(bench.guest.raw(0, &forget, 0).unwrap().is_unanswered());
+}
+
+#[test]
+fn ten_thousand_files_leave_no_descriptor_behind() {
+    let mut bench = Bench::new().unwrap();
+    for number in 0..500 {
+        cycle(&mut bench, &format!("warm-{number}"));
+    }
+    let before = bench.footprint().unwrap();
+    for number in 0..10_000 {
+        cycle(&mut bench, &format!("file-{number}"));
+    }
+    let after = bench.footprint().unwrap();
+    assert_eq!(after.descriptors, before.descriptors);
+    assert!(after.anonymous_kib <= before.anonymous_kib + 1024, "{before:?} became {after:?}");
+}
+
+#[test]
+fn memory_is_flat_after_a_forget() {
+    let mut bench = Bench::new().unwrap();
+    for number in 0..5000 {
+        fs::write(bench.host(format!("file-{number}")), "").unwrap();
+    }
+    let mut settled: Option<Footprint> = None;
+    let mut nodes = Vec::new();
+    for round in 0..6 {
+        nodes.clear();
+        for number in 0..5000 {
+            let lookup = Frame::new(LOOKUP, ROOT).name(format!("file-{number}"));
+            nodes.push(u64_at(&bench.body(lookup, ENTRY).unwrap(), 0).unwrap());
+        }
+        let held = bench.footprint().unwrap();
+        for batch in nodes.chunks(100) {
+            let count = u32::try_from(batch.len()).unwrap();
+            let frame = Frame::new(BATCH_FORGET, 0).u32(count).u32(0);
+            let frame = batch.iter().fold(frame, |frame, node| frame.u64(*node).u64(1));
+            assert!(bench.guest.raw(0, &frame.message(), 0).unwrap().is_unanswered());
+        }
+        let after = bench.footprint().unwrap();
+        let before = settled.get_or_insert(after);
+        assert_eq!(after.descriptors, before.descriptors, "round {round}");
+        assert!(held.descriptors >= after.descriptors);
+        assert!(
+            after.anonymous_kib <= before.anonymous_kib + 1024,
+            "round {round}: {before:?} became {after:?}"
+        );
+    }
+}
+
+#[test]
+fn a_socket_in_use_is_left_to_its_owner() {
+    let (folder, daemon) = Bench::serve(&[]).unwrap();
+    let share = folder.path().join("share");
+    let second = std::process::Command::new(pinhole_tests::daemon::pinhole_program().unwrap())
+        .arg("--shared-dir")
+        .arg(&share)
+        .arg("--socket-path")
+        .arg(daemon.socket())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("in use"), "{said}");
+    drop(visit(&daemon).unwrap());
+}
