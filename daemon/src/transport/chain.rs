@@ -243,9 +243,10 @@ mod tests {
     use super::*;
 
     const TABLE: Table = Table { address: GuestAddress(0x1000), count: 8 };
-    const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-    const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-    const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+    // The ring's own flags are 16 bits wide, the constants of the bindings 32.
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
 
     /// Two regions that touch at 0x10000, and nothing from 0x20000 on.
     fn memory() -> GuestMemoryMmap {

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn an_answer_is_split_over_the_guests_buffers() {
         for piece in 1..40 {
-            let mut pieces: Vec<Vec<u8>> = vec![0; 36].chunks(piece).map(<[u8]>::to_vec).collect();
+            let mut pieces: Vec<Vec<u8>> = [0; 36].chunks(piece).map(<[u8]>::to_vec).collect();
             let chain = Chain { readable: Vec::new(), writable: slices(&mut pieces) };
             let outcome = Outcome::default();
             let mut sink = QueueSink::new(&chain, &outcome);

@@ -117,15 +117,15 @@ mod tests {
         assert_eq!(Tag::new(""), Err(TagError::Empty));
         assert_eq!(Tag::new("a\0b"), Err(TagError::Nul));
         assert_eq!(Tag::new(&"t".repeat(37)), Err(TagError::TooLong(37)));
-        assert!(Tag::new(&"t".repeat(36)).is_ok());
+        Tag::new(&"t".repeat(36)).unwrap();
     }
 
     #[test]
     fn a_device_has_at_least_one_request_queue_and_at_most_63() {
-        assert!(RequestQueues::new(0).is_err());
-        assert!(RequestQueues::new(1).is_ok());
-        assert!(RequestQueues::new(63).is_ok());
-        assert!(RequestQueues::new(64).is_err());
-        assert!(RequestQueues::new(257).is_err());
+        RequestQueues::new(0).unwrap_err();
+        RequestQueues::new(1).unwrap();
+        RequestQueues::new(63).unwrap();
+        RequestQueues::new(64).unwrap_err();
+        RequestQueues::new(257).unwrap_err();
     }
 }
