@@ -127,6 +127,10 @@ fn mend_userland(building: &Path) -> Outcome {
         symlink(target, building.join(name))
             .map_err(Failure::io(format!("cannot link {name} of the userland")))?;
     }
-    // Where the harness mounts a guest's extra files.
-    fs::create_dir(building.join("extra")).map_err(Failure::io("cannot make /extra of the userland"))
+    // Where the harness mounts a guest's extra files and its shares.
+    for name in ["extra", "mnt"] {
+        fs::create_dir_all(building.join(name))
+            .map_err(Failure::io(format!("cannot make /{name} of the userland")))?;
+    }
+    Ok(())
 }
