@@ -384,6 +384,48 @@ fn a_full_queue_is_answered_whole_with_one_kick() {
 }
 
 #[test]
+fn a_guest_that_kicks_only_when_it_is_asked_to_is_served() {
+    for features in [0, EVENT_IDX] {
+        let mut bench = Bench::with(Setup { features, ..Setup::default() }, &[]).unwrap();
+        let (queue, memory) = bench.guest.queue(1).unwrap();
+        for round in 0..20_000 {
+            let message = getattr(ROOT).unique(round).message();
+            let sent = queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            if queue.wants_kick(memory).unwrap() {
+                queue.kick().unwrap();
+            }
+            let used = queue.wait(memory).unwrap();
+            check(&queue.take_reply(memory, &sent, used.len).unwrap(), round).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_asks_for_no_interrupt_gets_none() {
+    let mut bench = Bench::with(Setup { features: EVENT_IDX, ..Setup::default() }, &[]).unwrap();
+    let (queue, memory) = bench.guest.queue(1).unwrap();
+    let message = getattr(ROOT).message();
+    for _ in 0..100 {
+        // The interrupt is wanted for the fourth of four requests.
+        queue.want_interrupt(memory, queue.next_used().wrapping_add(3)).unwrap();
+        queue.was_interrupted();
+        for _ in 0..3 {
+            queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
+            queue.kick().unwrap();
+            while queue.take_used(memory).unwrap().is_none() {
+                std::thread::yield_now();
+            }
+        }
+        assert!(!queue.was_interrupted(), "interrupted before it was asked for");
+        queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
+        queue.kick().unwrap();
+        queue.wait_for_call().unwrap();
+        assert!(queue.take_used(memory).unwrap().is_some());
+    }
+}
+
+#[test]
 fn several_queues_are_served_at_once() {
     let mut bench = Bench::with(Setup { queues: 9, ..Setup::default() }, &[]).unwrap();
     let shape = Shape::default();

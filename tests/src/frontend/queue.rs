@@ -320,11 +320,7 @@ impl Queue {
     pub fn wait(&mut self, memory: &GuestMemoryMmap) -> Result<Used, FrontendError> {
         let started = Instant::now();
         loop {
-            if self.event_idx {
-                let at = self.place.available + 4 + 2 * u64::from(self.size);
-                memory.store(self.next_used.to_le(), GuestAddress(at), Ordering::SeqCst)?;
-                std::sync::atomic::fence(Ordering::SeqCst);
-            }
+            self.want_interrupt(memory, self.next_used)?;
             if let Some(used) = self.take_used(memory)? {
                 return Ok(used);
             }
@@ -333,6 +329,33 @@ impl Queue {
                 return Err(FrontendError::TimedOut { queue: self.index });
             }
         }
+    }
+
+    /// Asks for an interrupt when the device has used the request `index` (`used_event`; with EVENT_IDX only).
+    ///
+    /// # Errors
+    /// [`FrontendError::Memory`].
+    pub fn want_interrupt(&self, memory: &GuestMemoryMmap, index: u16) -> Result<(), FrontendError> {
+        if self.event_idx {
+            let at = self.place.available + 4 + 2 * u64::from(self.size);
+            memory.store(index.to_le(), GuestAddress(at), Ordering::SeqCst)?;
+            std::sync::atomic::fence(Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Whether an interrupt has come since the last one that was waited for.
+    pub fn was_interrupted(&self) -> bool {
+        self.call.read().is_ok()
+    }
+
+    /// Waits for the interrupt itself.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn wait_for_call(&mut self) -> Result<(), FrontendError> {
+        let came = self.wait_for_interrupt(i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX))?;
+        if came { Ok(()) } else { Err(FrontendError::TimedOut { queue: self.index }) }
     }
 
     fn wait_for_interrupt(&mut self, timeout_ms: i32) -> Result<bool, FrontendError> {

@@ -36,7 +36,6 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         ring.check()?;
         let mut desk = Desk {
             queue: self.name(),
-            indirect: self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
             message: Vec::new(),
             scratch: Scratch::default(),
             log: RateLimit::default(),
@@ -54,7 +53,6 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
 /// What a worker keeps from request to request.
 struct Desk {
     queue: String,
-    indirect: bool,
     message: Vec<u8>,
     scratch: Scratch,
     log: RateLimit,
@@ -110,7 +108,8 @@ impl<F: FileSystem + 'static> Worker<F> {
     /// Serves the request at `head`; returns its used length in bytes. A chain that is malformed is given back
     /// untouched (used length 0): where it cannot be trusted to be read, it is not written to either.
     fn serve_chain(&self, memory: &GuestMemoryMmap, head: u16, table: Table, desk: &mut Desk) -> u32 {
-        let chain = match Chain::walk(memory, table, head, desk.indirect) {
+        let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
+        let chain = match Chain::walk(memory, table, head, indirect) {
             Ok(chain) => chain,
             Err(error) => {
                 desk.refused(head, &Refused::Chain(error));
