@@ -45,7 +45,11 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         }
     }
     say(format!("{} passed, {} failed", targets.len() - failed.len(), failed.len()));
-    if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("crashes in: {}", failed.join(", ")))) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("failed fuzz targets: {}", failed.join(", "))))
+    }
 }
 
 /// The targets are the files of fuzz/fuzz_targets.

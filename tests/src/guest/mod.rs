@@ -108,7 +108,8 @@ pub enum Kernel {
 pub enum Device {
     /// `vhost-user-fs-pci`: serves the device configuration itself, as VMMs in the field do.
     FsPci,
-    /// `vhost-user-test-device-pci`: takes the configuration from the daemon and knows shared-memory regions.
+    /// `vhost-user-test-device-pci`: takes the configuration from the daemon and knows shared-memory regions. The
+    /// number of request queues must be the one that the daemon announces, or the driver finds too few and gives up.
     TestPci,
 }
 

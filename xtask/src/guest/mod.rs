@@ -122,7 +122,7 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
             debian::build(part, &building, &place)?;
         }
         // Resumable: programs that are already built are kept.
-        Part::Tools => tools::build(&building, &folder.join("tools.build"))?,
+        Part::Tools => tools::build(&building, &place, &folder.join("tools.build"))?,
     }
     fs::write(building.join(KEY_FILE), part.key(&place))
         .map_err(Failure::io("cannot write the part's key"))?;

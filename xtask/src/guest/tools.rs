@@ -1,9 +1,10 @@
 //! The part that is built from crates.io: conformance suites and cargo's companions.
 
 use std::path::Path;
+use std::{fs, io};
 
 use crate::console::say;
-use crate::step::{Outcome, run_quietly};
+use crate::step::{Failure, Outcome, run_quietly};
 use crate::workspace;
 
 struct Tool {
@@ -15,7 +16,7 @@ struct Tool {
 /// Built without optimization where the program only drives others: that way two cores build cargo-deny in 75 s.
 const TOOLS: [Tool; 4] = [
     Tool { name: "pjdfstest", version: "0.2.2", options: &["--profile", "dev"] },
-    Tool { name: "fsx", version: "0.3.1", options: &["--profile", "dev"] },
+    Tool { name: "fsx", version: "0.3.1", options: &[] },
     Tool { name: "cargo-fuzz", version: "0.13.1", options: &["--profile", "dev"] },
     Tool { name: "cargo-deny", version: "0.20.2", options: &["--profile", "dev", "--no-default-features"] },
 ];
@@ -29,8 +30,12 @@ pub(super) fn key() -> String {
     TOOLS.iter().map(describe).collect()
 }
 
-/// Installs what is not yet in `place`, a cargo installation root. `build` keeps what an interrupted run had built.
-pub(super) fn build(place: &Path, build: &Path) -> Outcome {
+/// Installs into `building`, a cargo installation root, what is neither there nor in `place`, the one in use. `build`
+/// keeps what an interrupted run had compiled.
+pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
+    if place.exists() && !building.exists() {
+        keep(place, building).map_err(Failure::io("cannot keep the tools that are already built"))?;
+    }
     for tool in &TOOLS {
         say(format!("  building {} {}", tool.name, tool.version));
         // cargo itself sees that the version is already installed.
@@ -39,11 +44,24 @@ pub(super) fn build(place: &Path, build: &Path) -> Outcome {
                 .args(["install", "--quiet", "--locked", tool.name, "--version", tool.version])
                 .args(tool.options)
                 .arg("--root")
-                .arg(place)
+                .arg(building)
                 .arg("--target-dir")
                 .arg(build)
                 .env("CARGO_PROFILE_DEV_DEBUG", "0"),
         )?;
     }
     super::remove(build)
+}
+
+/// Copies the programs, and cargo's records of how each was built.
+fn keep(place: &Path, building: &Path) -> io::Result<()> {
+    fs::create_dir_all(building.join("bin"))?;
+    for record in [".crates.toml", ".crates2.json"] {
+        fs::copy(place.join(record), building.join(record))?;
+    }
+    for program in fs::read_dir(place.join("bin"))? {
+        let program = program?;
+        fs::copy(program.path(), building.join("bin").join(program.file_name()))?;
+    }
+    Ok(())
 }
