@@ -35,6 +35,11 @@ impl Budget {
         }
     }
 
+    /// Whether a quarter is still free: what nobody asked for by name may be taken only then.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.taken() < self.0.limit / 4 * 3
+    }
+
     /// Descriptors held now.
     pub(crate) fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
@@ -60,5 +65,14 @@ mod tests {
         drop(first);
         assert_eq!(budget.taken(), 1);
         drop(budget.ticket().unwrap());
+    }
+
+    #[test]
+    fn the_last_quarter_is_not_ample() {
+        let budget = Budget::new(8);
+        let _taken: Vec<_> = (0..5).map(|_| budget.ticket().unwrap()).collect();
+        assert!(budget.is_ample());
+        let _sixth = budget.ticket().unwrap();
+        assert!(!budget.is_ample());
     }
 }

@@ -62,6 +62,8 @@ impl Passthrough {
             let found = match Name::parse(entry.file_name()) {
                 // "." and ".." are listed but take no lookup.
                 Err(_dots) => None,
+                // Listing a large directory must not take what opening a file in it needs.
+                Ok(_) if !self.budget.is_ample() => None,
                 Ok(name) => match self.look_up(&directory.node, name) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
