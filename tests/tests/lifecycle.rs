@@ -4,22 +4,25 @@
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::frame::opcode::{
-    BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, READ, RELEASE, UNLINK, WRITE,
+    BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::wire::Message;
 use pinhole_tests::frontend::{
-    Bench, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN,
-    Setup, Shape,
+    Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
+    QUEUE_LEN, Setup, Shape,
 };
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
+use vm_memory::{Bytes as _, GuestAddress};
 
 const ROOT: u64 = 1;
 const ENTRY: usize = 128;
+/// Bytes of a file that takes a while to read.
+const LARGE: usize = 1 << 20;
 
 fn getattr() -> Frame {
     Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0)
@@ -221,18 +224,39 @@ fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
     }
 }
 
+/// A file of one MiB, open: its node and its handle. Moving that much takes long enough to be caught at it.
+fn large_file(bench: &mut Bench) -> (u64, u64) {
+    fs::write(bench.host("large"), vec![7; LARGE]).unwrap();
+    let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY).unwrap(), 0).unwrap();
+    let opened = bench.body(Frame::new(OPEN_FILE, node).u32(2).u32(0), 16).unwrap();
+    (node, u64_at(&opened, 0).unwrap())
+}
+
+/// Lets some time pass, a little more each round, so that what follows falls into every part of a request.
+fn dither(round: u64) {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_micros(20 * (round % 25)) {
+        std::hint::spin_loop();
+    }
+}
+
 #[test]
 fn a_queue_stops_where_it_says_and_goes_on_from_there() {
     let mut bench = Bench::new().unwrap();
+    let (node, handle) = large_file(&mut bench);
+    let size = u32::try_from(LARGE).unwrap();
+    let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(2).u32(0);
+    let write = write.bytes(&vec![8; LARGE]);
     for round in 0..50u64 {
         let (queue, memory) = bench.guest.queue(1).unwrap();
-        let sent: Vec<_> = (0..20)
+        let sent: Vec<_> = (0..5)
             .map(|number| {
-                let message = getattr().unique(round * 100 + number).message();
-                queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap()
+                let message = write.clone().unique(round * 100 + number).message();
+                queue.submit(memory, &message, OUT_HEADER_LEN + 8, Shape::default()).unwrap()
             })
             .collect();
         queue.kick().unwrap();
+        dither(round);
         let base = bench.guest.stop_queue(1).unwrap();
         // Whatever the device has taken, it has given back: that is what draining means.
         let (queue, memory) = bench.guest.queue(1).unwrap();
@@ -240,7 +264,7 @@ fn a_queue_stops_where_it_says_and_goes_on_from_there() {
         while queue.take_used(memory).unwrap().is_some() {
             answered += 1;
         }
-        assert_eq!(base, queue.next_used(), "round {round}");
+        assert_eq!(base, queue.next_used(), "round {round}: {answered} of 5 given back");
         bench.guest.resume_queue(1, base).unwrap();
         let (queue, memory) = bench.guest.queue(1).unwrap();
         for (number, sent) in (0..).zip(&sent).skip(answered) {
@@ -249,6 +273,50 @@ fn a_queue_stops_where_it_says_and_goes_on_from_there() {
             check(&reply, round * 100 + number).unwrap();
         }
     }
+    bench.is_alive().unwrap();
+}
+
+#[test]
+fn memory_that_was_taken_away_is_not_written_to_any_more() {
+    let mut bench = Bench::new().unwrap();
+    let (node, handle) = large_file(&mut bench);
+    let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
+    bench.guest.remap(&[(MEMORY_START, MEMORY_LEN - QUEUE_LEN)]).unwrap();
+    let size = u32::try_from(LARGE).unwrap();
+    let read = Frame::new(READ, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(0).u32(0).message();
+    let (mut in_time, mut too_late) = (0, 0);
+    for round in 0..100 {
+        let region = bench.guest.region(last, QUEUE_LEN);
+        bench.guest.connection().add_mem_region(&region).unwrap();
+        let (queue, memory) = bench.guest.queue(2).unwrap();
+        let place = queue.place();
+        let len = u32::try_from(read.len()).unwrap();
+        let descriptors = [
+            Descriptor { address: place.buffers, len, flags: Descriptor::NEXT, next: 1 },
+            Descriptor { address: last, len: size + 16, flags: Descriptor::WRITE, next: 0 },
+        ];
+        queue.write_table(memory, place.descriptors, &descriptors).unwrap();
+        memory.write_slice(&read, GuestAddress(place.buffers)).unwrap();
+        queue.offer(memory, 0).unwrap();
+        queue.kick().unwrap();
+        dither(round);
+        let region = bench.guest.region(last, QUEUE_LEN);
+        bench.guest.connection().remove_mem_region(&region).unwrap();
+        bench.guest.poke(last, &vec![0xa5; LARGE + 16]).unwrap();
+        let (queue, memory) = bench.guest.queue(2).unwrap();
+        let done = queue.take_used(memory).unwrap();
+        let used = done.unwrap_or_else(|| queue.wait(memory).unwrap());
+        if done.is_some() && used.len > 0 {
+            in_time += 1;
+        } else {
+            // It came to the request only when the memory was gone, and so gave it back unread.
+            assert_eq!(used.len, 0, "round {round}: served in memory that had been taken away");
+            too_late += 1;
+        }
+        let untouched = bench.guest.peek(last, LARGE + 16).unwrap().iter().all(|byte| *byte == 0xa5);
+        assert!(untouched, "round {round}: written to after it was taken away");
+    }
+    assert!(in_time > 0, "{too_late} of 100 requests came too late");
     bench.is_alive().unwrap();
 }
 
@@ -301,7 +369,7 @@ fn memory_comes_and_goes_while_requests_run() {
     bench.guest.remap(&[(MEMORY_START, MEMORY_LEN - QUEUE_LEN)]).unwrap();
     let message = getattr().message();
     bench.guest.poke(last, &message).unwrap();
-    let chain = |flags, next| pinhole_tests::frontend::Descriptor {
+    let chain = |flags, next| Descriptor {
         address: if flags == 1 { last } else { last + 4096 },
         len: if flags == 1 { 56 } else { 120 },
         flags,
