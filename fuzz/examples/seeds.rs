@@ -1,0 +1,248 @@
+//! Turns a trace that `record.sh` has made into the seed corpora of all targets: `cargo run --example seeds -- TRACE`.
+//!
+//! Messages are what the Linux kernel sent. For `descriptor_chain`, each is laid out as Linux's virtio-fs driver
+//! does: one descriptor for the header, one for the arguments, one for the data, then one for the header of the
+//! answer and one for its body, in the ring itself or in an indirect table.
+
+use pinhole_fuzz::script::{Ids, message, record, split, with_ids};
+use pinhole_protocol::{Dialect, Handle, Header, NodeId, Opcode, Operation, Request, client};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Messages in one script; a few of them make a story, all of them an input that no mutation gets far with.
+const SCRIPT_LEN: usize = 48;
+const MESSAGE_LEN_MAX: usize = 4096;
+
+/// The numbers of nodes and handles, in the order in which the guest learnt of them.
+#[derive(Default)]
+struct Known {
+    nodes: BTreeMap<u64, u64>,
+    handles: BTreeMap<u64, u64>,
+}
+
+impl Known {
+    fn learn(&mut self, operation: &Operation<'_>, body: &[u8]) {
+        match operation {
+            Operation::ReadDirPlus(_) => {
+                for (entry, ..) in pinhole_fuzz::compare::list(body, true) {
+                    self.add_node(entry.map_or(0, |entry| entry.node.0));
+                }
+            }
+            Operation::Create(_) | Operation::TmpFile(_) => {
+                let (entry, _, open) = client::decode_created(body).expect("CREATE");
+                self.add_node(entry.node.0);
+                self.opened(open.handle.0);
+            }
+            Operation::Open(_) | Operation::OpenDir(_) => {
+                self.opened(client::decode_open(body).expect("OPEN").handle.0);
+            }
+            _ => {
+                if let Ok((entry, _)) = client::decode_entry(body) {
+                    self.add_node(entry.node.0);
+                }
+            }
+        }
+    }
+
+    fn add_node(&mut self, node: u64) {
+        let next = self.nodes.len() as u64 + 1;
+        if node != 0 {
+            self.nodes.entry(node).or_insert(next);
+        }
+    }
+
+    fn opened(&mut self, handle: u64) {
+        let next = self.handles.len() as u64;
+        self.handles.insert(handle, next);
+    }
+}
+
+impl Ids for Known {
+    fn node(&self, node: NodeId) -> NodeId {
+        NodeId(self.nodes.get(&node.0).copied().unwrap_or(u64::MAX))
+    }
+
+    fn handle(&self, handle: Handle) -> Handle {
+        Handle(self.handles.get(&handle.0).copied().unwrap_or(u64::MAX))
+    }
+}
+
+fn main() {
+    let trace = std::env::args_os().nth(1).expect("usage: seeds TRACE");
+    let trace = std::fs::read_to_string(trace).expect("the trace");
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut known = Known::default();
+    known.add_node(1);
+    let mut waiting: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut scripts: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+    let mut dialect = Dialect::default();
+    let mut shapes = BTreeMap::new();
+    for line in trace.lines() {
+        if let Some(asked) = read(line) {
+            one_decode_seed(&corpus, &asked, dialect);
+            let (head, payload) = split(&asked);
+            let Ok(Request { header, operation: Ok(operation) }) =
+                Request::decode(head, payload.len(), dialect)
+            else {
+                continue;
+            };
+            shapes.entry((header.opcode, head.len(), payload.is_empty())).or_insert_with(|| asked.clone());
+            if asked.len() <= MESSAGE_LEN_MAX && !matches!(operation, Operation::Init(_)) {
+                let mut records = Vec::new();
+                let with_numbers = with_ids(&operation, &known, &mut records);
+                let header = Header { node: known.node(header.node), ..header };
+                let script = scripts.last_mut().expect("one at least");
+                script.push(message(&header, &with_numbers, payload, dialect));
+            }
+            waiting.insert(header.unique.0, asked);
+        } else if let Some(reply) = written(line) {
+            let (header, body) = client::decode_out_header(&reply).expect("an answer");
+            let Some(asked) = waiting.remove(&header.unique.0) else { continue };
+            let (head, payload) = split(&asked);
+            let Ok(Request { operation: Ok(operation), .. }) = Request::decode(head, payload.len(), dialect)
+            else {
+                continue;
+            };
+            if header.error.is_none() {
+                known.learn(&operation, body);
+                if let Operation::Init(_) = operation {
+                    let flags = client::decode_init(body).expect("INIT").flags;
+                    dialect.setxattr_ext = flags.contains(pinhole_protocol::InitFlags::SETXATTR_EXT);
+                }
+            }
+        }
+    }
+    let all = scripts.concat();
+    write_scripts(&corpus, &all);
+    for (index, asked) in shapes.values().enumerate() {
+        write_chains(&corpus, index, asked);
+    }
+}
+
+/// The bytes of `read(6, "\x..", 135168) = 104` where they are a whole FUSE message.
+fn read(line: &str) -> Option<Vec<u8>> {
+    let (_, rest) = line.split_once("read(")?;
+    let bytes = quoted(rest)?.0;
+    let declared = u32::from_le_bytes(*bytes.first_chunk()?);
+    (bytes.len() >= 40 && usize::try_from(declared) == Ok(bytes.len())).then_some(bytes)
+}
+
+/// The bytes of `writev(6, [{iov_base="\x..", iov_len=16}, ...], 2) = 120` where they are a whole answer.
+fn written(line: &str) -> Option<Vec<u8>> {
+    let (_, mut rest) = line.split_once("writev(")?;
+    let mut all = Vec::new();
+    while let Some((bytes, after)) = quoted(rest) {
+        all.extend(bytes);
+        rest = after;
+    }
+    let declared = u32::from_le_bytes(*all.first_chunk()?);
+    (all.len() >= 16 && usize::try_from(declared) == Ok(all.len())).then_some(all)
+}
+
+/// The next string of `\xNN` in quotes, and what follows it.
+fn quoted(text: &str) -> Option<(Vec<u8>, &str)> {
+    let (_, rest) = text.split_once('"')?;
+    let (hex, rest) = rest.split_once('"')?;
+    let bytes = hex.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16));
+    Some((bytes.collect::<Result<_, _>>().ok()?, rest))
+}
+
+fn folder(corpus: &Path, target: &str) -> PathBuf {
+    let folder = corpus.join(target);
+    std::fs::create_dir_all(&folder).expect("a corpus folder");
+    folder
+}
+
+/// The first message of each opcode and shape.
+fn one_decode_seed(corpus: &Path, asked: &[u8], dialect: Dialect) {
+    if asked.len() > MESSAGE_LEN_MAX {
+        return;
+    }
+    let raw = u32::from_le_bytes(asked[4..8].try_into().expect("four"));
+    let name = Opcode::from_raw(raw).map_or_else(|| raw.to_string(), |opcode| opcode.to_string());
+    let file = folder(corpus, "decode_request").join(format!(
+        "{}-{}",
+        name.to_lowercase(),
+        asked.len().div_ceil(16)
+    ));
+    if !file.exists() {
+        let seed = [&[u8::from(dialect.setxattr_ext), 0, 0], asked].concat();
+        std::fs::write(file, seed).expect("a seed");
+    }
+}
+
+/// Everything up to a point, for several points: a story needs its beginning.
+fn write_scripts(corpus: &Path, messages: &[Vec<u8>]) {
+    for target in ["session_against_model", "passthrough_against_model"] {
+        let folder = folder(corpus, target);
+        for end in (SCRIPT_LEN..messages.len() + SCRIPT_LEN).step_by(SCRIPT_LEN) {
+            let end = end.min(messages.len());
+            // The last messages whole, of the earlier ones only those that make something.
+            let keeps = |index: usize, message: &[u8]| index + SCRIPT_LEN >= end || makes(message);
+            let mut script = Vec::new();
+            for (index, message) in
+                messages[..end].iter().enumerate().filter(|(index, one)| keeps(*index, one))
+            {
+                assert!(index < end);
+                record(message, &mut script);
+            }
+            std::fs::write(folder.join(format!("first-{end:04}")), script).expect("a seed");
+        }
+    }
+}
+
+/// LOOKUP, SYMLINK, MKNOD, MKDIR, LINK, OPEN, OPENDIR, CREATE: what gives out a number.
+fn makes(message: &[u8]) -> bool {
+    let opcode = u32::from_le_bytes(message[4..8].try_into().expect("four"));
+    matches!(
+        Opcode::from_raw(opcode),
+        Some(
+            Opcode::Lookup
+                | Opcode::SymLink
+                | Opcode::MkNod
+                | Opcode::MkDir
+                | Opcode::Link
+                | Opcode::Open
+                | Opcode::OpenDir
+                | Opcode::Create
+                | Opcode::ReadDirPlus
+        )
+    )
+}
+
+fn write_chains(corpus: &Path, index: usize, asked: &[u8]) {
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
+    let (head, payload) = split(asked);
+    let lens = [40, head.len().saturating_sub(40), payload.len(), 16, 104];
+    let buffers: Vec<(u32, u16)> = lens
+        .iter()
+        .zip([0, 0, 0, WRITE, WRITE])
+        .filter(|(len, _)| **len > 0)
+        .map(|(len, flags)| (u32::try_from(*len).expect("short"), flags))
+        .collect();
+    let mut table = Vec::new();
+    for (at, (len, flags)) in (0u16..).zip(&buffers) {
+        let last = usize::from(at) + 1 == buffers.len();
+        table.extend_from_slice(&(0x1000 + u64::from(at) * 0x800).to_le_bytes());
+        table.extend_from_slice(&len.to_le_bytes());
+        table.extend_from_slice(&(flags | if last { 0 } else { NEXT }).to_le_bytes());
+        table.extend_from_slice(&if last { 0 } else { at + 1 }.to_le_bytes());
+    }
+    let count = u16::try_from(buffers.len()).expect("five");
+    let start = |switches: u8| {
+        let head = [&[switches][..], &0u64.to_le_bytes(), &16u16.to_le_bytes(), &0u16.to_le_bytes()];
+        head.concat()
+    };
+    let direct = [start(0), vec![0, 0], count.to_le_bytes().to_vec(), table.clone()].concat();
+    let mut outer = 0x4000u64.to_le_bytes().to_vec();
+    outer.extend_from_slice(&(u32::from(count) * 16).to_le_bytes());
+    outer.extend_from_slice(&INDIRECT.to_le_bytes());
+    outer.extend_from_slice(&[0, 0]);
+    let inner = [0x4000u16.to_le_bytes().to_vec(), count.to_le_bytes().to_vec(), table].concat();
+    let indirect = [start(1), vec![0, 0], vec![1, 0], outer, inner].concat();
+    let folder = folder(corpus, "descriptor_chain");
+    std::fs::write(folder.join(format!("direct-{index:02}")), direct).expect("a seed");
+    std::fs::write(folder.join(format!("indirect-{index:02}")), indirect).expect("a seed");
+}

@@ -1,0 +1,163 @@
+//! Invariants, for any descriptor table in any memory, any place of the table, any head:
+//!
+//! 1. the walk ends, without a panic, in a chain or an error;
+//! 2. its work is bounded: a chain has no more buffers than its tables have descriptors;
+//! 3. every buffer lies wholly inside one memory region, and none is empty;
+//! 4. readable buffers come before writable ones, as the independent walk below finds them;
+//! 5. a chain that the independent walk accepts is accepted, with the same buffers, and no other is.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pinhole::limits::CHAIN_DESCRIPTORS_MAX;
+use pinhole::transport::chain::{Chain, Table};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// Two regions that touch, then a hole, then one more.
+const REGIONS: [(u64, usize); 3] = [(0, 0x4000), (0x4000, 0x2000), (0x8000, 0x1000)];
+
+/// Switches of an input.
+const INDIRECT_NEGOTIATED: u8 = 1;
+/// Keep the addresses of descriptors, which are otherwise brought close to the memory that there is.
+const KEEP_ADDRESSES: u8 = 2;
+/// Keep lengths, which are otherwise at most 4 KiB.
+const KEEP_LENGTHS: u8 = 4;
+
+/// An input: switches, the table's address, count and head, then descriptors as they lie in memory, each run of them
+/// with its address and count in front.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    fn number(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+}
+
+thread_local! {
+    static MEMORY: GuestMemoryMmap =
+        GuestMemoryMmap::from_ranges(&REGIONS.map(|(start, len)| (GuestAddress(start), len))).expect("28 KiB");
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    MEMORY.with(|memory| {
+        for (start, len) in REGIONS {
+            memory.write_slice(&vec![0; len], GuestAddress(start)).expect("inside memory");
+        }
+        let _too_short = one(memory, Input(bytes));
+    });
+});
+
+fn one(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
+    let [switches] = input.take()?;
+    let address = u64::from_le_bytes(input.take()?);
+    let address = if switches & KEEP_ADDRESSES == 0 { address & 0xffff } else { address };
+    let table = Table { address: GuestAddress(address), count: input.number()? };
+    let head = input.number()?;
+    while let (Some(place), Some(count)) = (input.number(), input.number()) {
+        for index in 0..u64::from(count) {
+            let Some(raw) = input.take() else { break };
+            // Outside memory there is nothing to write to.
+            let _outside =
+                memory.write_obj(descriptor(raw, switches), GuestAddress(u64::from(place) + index * 16));
+        }
+    }
+    check(memory, table, head, switches & INDIRECT_NEGOTIATED != 0);
+    Some(())
+}
+
+fn descriptor(raw: [u8; 16], switches: u8) -> Descriptor {
+    let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = raw;
+    let address = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
+    let len = u32::from_le_bytes([l0, l1, l2, l3]);
+    let address = if switches & KEEP_ADDRESSES == 0 { address & 0xffff } else { address };
+    let len = if switches & KEEP_LENGTHS == 0 { len & 0xfff } else { len };
+    Descriptor::new(address, len, u16::from_le_bytes([f0, f1]), u16::from_le_bytes([n0, n1]))
+}
+
+fn check(memory: &GuestMemoryMmap, table: Table, head: u16, indirect: bool) {
+    let walked = Chain::walk(memory, table, head, indirect);
+    let expected = reference(memory, table, head, indirect);
+    match (walked, expected) {
+        (Ok(chain), Some((readable, writable))) => {
+            let most = usize::from(table.count) + usize::from(CHAIN_DESCRIPTORS_MAX);
+            assert!(readable.len() + writable.len() <= most);
+            assert_same(memory, &chain.readable, &readable);
+            assert_same(memory, &chain.writable, &writable);
+            assert_eq!(chain.readable_len(), total(&readable));
+            assert_eq!(chain.writable_len(), total(&writable));
+        }
+        (Err(error), None) => assert!(!error.to_string().is_empty()),
+        (Ok(chain), None) => panic!("accepted {chain:?}"),
+        (Err(error), Some(_)) => panic!("refused: {error}"),
+    }
+}
+
+type Buffers = Vec<(u64, u32)>;
+
+fn total(buffers: &Buffers) -> usize {
+    buffers.iter().map(|(_, len)| usize::try_from(*len).expect("64 bits")).sum()
+}
+
+fn assert_same(memory: &GuestMemoryMmap, slices: &[VolatileSlice<'_>], buffers: &Buffers) {
+    assert_eq!(slices.len(), buffers.len());
+    for (slice, (address, len)) in slices.iter().zip(buffers) {
+        let host = memory.get_host_address(GuestAddress(*address)).expect("inside memory");
+        assert_eq!(slice.ptr_guard().as_ptr(), host.cast_const());
+        assert_eq!(slice.len(), usize::try_from(*len).expect("64 bits"));
+    }
+}
+
+/// The same rules once more, as plainly as they can be said.
+fn reference(
+    memory: &GuestMemoryMmap,
+    table: Table,
+    head: u16,
+    indirect: bool,
+) -> Option<(Buffers, Buffers)> {
+    let (mut readable, mut writable, mut bytes) = (Buffers::new(), Buffers::new(), 0u64);
+    let (mut base, mut count, mut index, mut inner, mut steps) =
+        (table.address.0, table.count, head, false, 0u32);
+    loop {
+        if index >= count || steps >= u32::from(count) {
+            return None;
+        }
+        let at = base.checked_add(u64::from(index) * 16)?;
+        let descriptor: Descriptor = memory.read_obj(GuestAddress(at)).ok()?;
+        let (address, len, flags) = (descriptor.addr().0, descriptor.len(), descriptor.flags());
+        if flags & INDIRECT != 0 {
+            if !indirect || inner || flags & NEXT != 0 || len == 0 || !len.is_multiple_of(16) {
+                return None;
+            }
+            count = u16::try_from(len / 16).ok().filter(|count| *count <= CHAIN_DESCRIPTORS_MAX)?;
+            (base, index, inner, steps) = (address, 0, true, 0);
+            continue;
+        }
+        let end = address.checked_add(u64::from(len))?;
+        let inside = REGIONS.iter().any(|(start, region)| address >= *start && end <= start + *region as u64);
+        bytes += u64::from(len);
+        if len == 0 || !inside || bytes > u64::from(u32::MAX) {
+            return None;
+        }
+        if flags & WRITE != 0 {
+            writable.push((address, len));
+        } else if writable.is_empty() {
+            readable.push((address, len));
+        } else {
+            return None;
+        }
+        if flags & NEXT == 0 {
+            return Some((readable, writable));
+        }
+        (index, steps) = (descriptor.next(), steps + 1);
+    }
+}

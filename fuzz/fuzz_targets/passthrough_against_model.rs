@@ -1,0 +1,67 @@
+//! Invariants, for any sequence of requests (as in `session_against_model`) to a real directory:
+//!
+//! 1. every answer is well-formed, and none is missing;
+//! 2. where the model succeeds the share succeeds, and the other way round;
+//! 3. contents, link counts, modes, owners and sizes are the model's;
+//! 4. an id means one node for good, and as many nodes and handles are held as the model holds;
+//! 5. at the end the directory, read from the host's side, has the model's names, modes and contents.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pinhole::host::{CacheMode, Config, FileSystem as _, Passthrough};
+use pinhole_fuzz::run::{Agreement, Run};
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::{Arc, Once};
+
+static UMASK: Once = Once::new();
+
+fuzz_target!(|input: &[u8]| {
+    // In memory: a disk would be all that is measured.
+    let shared = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
+    std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755)).expect("one's own directory");
+    let config = Config {
+        shared_dir: shared.path().to_owned(),
+        cache: CacheMode::Auto,
+        direct_io: false,
+        xattr: false,
+        posix_acl: false,
+        announce_submounts: false,
+        preserve_noatime: false,
+        descriptors_max: 1024,
+    };
+    let subject = Arc::new(Passthrough::new(config).expect("a share"));
+    UMASK.call_once(|| subject.enter_thread().expect("a thread that serves"));
+    let mut run = Run::new(Arc::clone(&subject), Agreement::Visible);
+    run.script(input);
+    let held = subject.held();
+    assert_eq!((held.nodes, held.handles), run.model().held());
+    assert_eq!(listing(shared.path()), run.model().listing());
+});
+
+fn listing(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let metadata = path.symlink_metadata().expect("a file");
+            let content = if metadata.is_file() {
+                std::fs::read(&path).expect("a file")
+            } else if metadata.is_symlink() {
+                std::fs::read_link(&path).expect("a link").as_os_str().as_bytes().to_vec()
+            } else {
+                Vec::new()
+            };
+            if metadata.is_dir() {
+                waiting.push(path.clone());
+            }
+            let below = path.strip_prefix(root).expect("below the root").as_os_str().as_bytes();
+            found.insert([b"/", below].concat(), (metadata.mode(), content));
+        }
+    }
+    found
+}

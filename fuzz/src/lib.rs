@@ -1,0 +1,10 @@
+//! What the fuzz targets share: a file system in memory, a guest's side of a session, and the scripts that both are
+//! led through.
+
+pub mod compare;
+pub mod guest;
+pub mod model;
+mod model_fs;
+pub mod oracle;
+pub mod run;
+pub mod script;

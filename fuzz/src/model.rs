@@ -1,0 +1,319 @@
+//! A file system in memory, as plain as it can be: what a share must look like to its guest.
+//!
+//! Small on purpose: files of 64 KiB, 512 of them, no permissions, no times, no extended attributes. Whatever it says
+//! is what POSIX says; nothing in it is fast.
+
+use pinhole_protocol::{Attr, Entry, Errno, Handle, NodeId};
+use std::collections::{BTreeMap, HashMap};
+
+/// Bytes of a file at most; more is EFBIG.
+pub const FILE_LEN_MAX: u64 = 1 << 16;
+const INODES_MAX: usize = 512;
+const HANDLES_MAX: usize = 512;
+
+pub(crate) const S_IFMT: u32 = 0o170_000;
+pub(crate) const S_IFDIR: u32 = 0o040_000;
+pub(crate) const S_IFREG: u32 = 0o100_000;
+pub(crate) const S_IFLNK: u32 = 0o120_000;
+const ROOT: u64 = 1;
+
+/// What a file is made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    File(Vec<u8>),
+    /// Names, and the directory above.
+    Directory(BTreeMap<Vec<u8>, u64>, u64),
+    Link(Vec<u8>),
+    Special,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Inode {
+    pub(crate) content: Content,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) rdev: u32,
+    pub(crate) nlink: u32,
+}
+
+/// An open file or directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) inode: u64,
+    pub(crate) directory: bool,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Everything that there is.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) inodes: HashMap<u64, Inode>,
+    /// What the guest holds: a node for an inode, and how many lookups.
+    nodes: HashMap<u64, (u64, u64)>,
+    by_inode: HashMap<u64, u64>,
+    pub(crate) handles: HashMap<u64, Opened>,
+    next: u64,
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        let root = Inode {
+            content: Content::Directory(BTreeMap::new(), ROOT),
+            mode: S_IFDIR | 0o755,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink: 2,
+        };
+        Self {
+            inodes: HashMap::from([(ROOT, root)]),
+            nodes: HashMap::from([(ROOT, (ROOT, 1))]),
+            by_inode: HashMap::from([(ROOT, ROOT)]),
+            handles: HashMap::new(),
+            next: ROOT,
+        }
+    }
+
+    /// The guest is gone.
+    pub(crate) fn reset(&mut self) {
+        self.handles.clear();
+        self.nodes.retain(|node, _| *node == ROOT);
+        self.by_inode.retain(|inode, _| *inode == ROOT);
+        self.sweep();
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(crate) fn inode_of(&self, node: NodeId) -> Result<u64, Errno> {
+        self.nodes.get(&node.0).map(|(inode, _)| *inode).ok_or(Errno::ESTALE)
+    }
+
+    pub(crate) fn get(&self, inode: u64) -> Result<&Inode, Errno> {
+        self.inodes.get(&inode).ok_or(Errno::ESTALE)
+    }
+
+    pub(crate) fn get_mut(&mut self, inode: u64) -> Result<&mut Inode, Errno> {
+        self.inodes.get_mut(&inode).ok_or(Errno::ESTALE)
+    }
+
+    pub(crate) fn names(&self, inode: u64) -> Result<&BTreeMap<Vec<u8>, u64>, Errno> {
+        match &self.get(inode)?.content {
+            Content::Directory(names, _) => Ok(names),
+            Content::File(_) | Content::Link(_) | Content::Special => Err(Errno::ENOTDIR),
+        }
+    }
+
+    pub(crate) fn names_mut(&mut self, inode: u64) -> Result<&mut BTreeMap<Vec<u8>, u64>, Errno> {
+        match &mut self.get_mut(inode)?.content {
+            Content::Directory(names, _) => Ok(names),
+            Content::File(_) | Content::Link(_) | Content::Special => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The inode of a name in a directory that is still there.
+    pub(crate) fn find(&self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
+        self.names(directory)?.get(name).copied().ok_or(Errno::ENOENT)
+    }
+
+    pub(crate) fn is_directory(&self, inode: u64) -> bool {
+        self.names(inode).is_ok()
+    }
+
+    /// Whether `inode` is `above` or lies below it.
+    pub(crate) fn is_within(&self, inode: u64, above: u64) -> bool {
+        let mut at = inode;
+        loop {
+            if at == above {
+                return true;
+            }
+            match self.inodes.get(&at).map(|inode| &inode.content) {
+                Some(Content::Directory(_, parent)) if at != ROOT => at = *parent,
+                _ => return false,
+            }
+        }
+    }
+
+    /// A new inode without a name.
+    pub(crate) fn make(
+        &mut self,
+        content: Content,
+        (mode, rdev): (u32, u32),
+        caller: (u32, u32),
+    ) -> Result<u64, Errno> {
+        if self.inodes.len() >= INODES_MAX {
+            return Err(Errno::ENOSPC);
+        }
+        let number = self.number();
+        let (uid, gid) = caller;
+        self.inodes.insert(number, Inode { content, mode, uid, gid, rdev, nlink: 0 });
+        Ok(number)
+    }
+
+    /// Whether a name can be added to a directory: it is one, has not been removed, and has no such name.
+    pub(crate) fn addable(&self, directory: u64, name: &[u8]) -> Result<(), Errno> {
+        if self.names(directory)?.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        if self.get(directory)?.nlink == 0 { Err(Errno::ENOENT) } else { Ok(()) }
+    }
+
+    /// Gives an inode a name and its count of links.
+    pub(crate) fn attach(&mut self, directory: u64, name: &[u8], inode: u64) -> Result<(), Errno> {
+        self.names_mut(directory)?.insert(name.to_vec(), inode);
+        if let Content::Directory(_, parent) = &mut self.get_mut(inode)?.content {
+            *parent = directory;
+            self.get_mut(inode)?.nlink += 2;
+            self.get_mut(directory)?.nlink += 1;
+        } else {
+            self.get_mut(inode)?.nlink += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a name away again.
+    pub(crate) fn detach(&mut self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
+        let inode = self.names_mut(directory)?.remove(name).ok_or(Errno::ENOENT)?;
+        if self.is_directory(inode) {
+            self.get_mut(inode)?.nlink -= 2;
+            self.get_mut(directory)?.nlink -= 1;
+        } else {
+            self.get_mut(inode)?.nlink -= 1;
+        }
+        Ok(inode)
+    }
+
+    /// Frees what has no name, no node and no handle left.
+    pub(crate) fn sweep(&mut self) {
+        let opened: Vec<u64> = self.handles.values().map(|opened| opened.inode).collect();
+        let by_inode = &self.by_inode;
+        self.inodes.retain(|number, inode| {
+            inode.nlink > 0 || by_inode.contains_key(number) || opened.contains(number)
+        });
+    }
+
+    /// One more lookup of an inode.
+    pub(crate) fn enter(&mut self, inode: u64) -> Result<Entry, Errno> {
+        let attr = self.attr(inode)?;
+        let node = match self.by_inode.get(&inode) {
+            Some(node) => *node,
+            None => {
+                let node = self.number();
+                self.by_inode.insert(inode, node);
+                self.nodes.insert(node, (inode, 0));
+                node
+            }
+        };
+        if let Some((_, count)) = self.nodes.get_mut(&node) {
+            *count += 1;
+        }
+        Ok(Entry { node: NodeId(node), generation: 0, attr })
+    }
+
+    pub(crate) fn forget(&mut self, node: NodeId, count: u64) {
+        if node.0 == ROOT {
+            return;
+        }
+        let Some((inode, held)) = self.nodes.get_mut(&node.0) else { return };
+        *held = held.saturating_sub(count);
+        if *held == 0 {
+            let inode = *inode;
+            self.nodes.remove(&node.0);
+            self.by_inode.remove(&inode);
+            self.sweep();
+        }
+    }
+
+    pub(crate) fn open(&mut self, opened: Opened) -> Result<Handle, Errno> {
+        if self.handles.len() >= HANDLES_MAX {
+            return Err(Errno::ENFILE);
+        }
+        let handle = self.number();
+        self.handles.insert(handle, opened);
+        Ok(Handle(handle))
+    }
+
+    pub(crate) fn opened(&self, handle: Handle, directory: bool) -> Result<Opened, Errno> {
+        self.handles
+            .get(&handle.0)
+            .copied()
+            .filter(|opened| opened.directory == directory)
+            .ok_or(Errno::EBADF)
+    }
+
+    pub(crate) fn close(&mut self, handle: Handle, directory: bool) -> Result<(), Errno> {
+        self.opened(handle, directory)?;
+        self.handles.remove(&handle.0);
+        self.sweep();
+        Ok(())
+    }
+
+    /// The bytes of an open file.
+    pub(crate) fn bytes(&self, handle: Handle) -> Result<&Vec<u8>, Errno> {
+        match &self.get(self.opened(handle, false)?.inode)?.content {
+            Content::File(bytes) => Ok(bytes),
+            Content::Directory(..) | Content::Link(_) | Content::Special => Err(Errno::EBADF),
+        }
+    }
+
+    /// The bytes of a file that is open for writing.
+    pub(crate) fn bytes_mut(&mut self, handle: Handle) -> Result<&mut Vec<u8>, Errno> {
+        let opened = self.opened(handle, false)?;
+        match &mut self.get_mut(opened.inode)?.content {
+            Content::File(bytes) if opened.write => Ok(bytes),
+            Content::File(_) | Content::Directory(..) | Content::Link(_) | Content::Special => {
+                Err(Errno::EBADF)
+            }
+        }
+    }
+
+    pub(crate) fn attr(&self, number: u64) -> Result<Attr, Errno> {
+        let inode = self.get(number)?;
+        let len = match &inode.content {
+            Content::File(bytes) | Content::Link(bytes) => bytes.len(),
+            Content::Directory(..) | Content::Special => 0,
+        };
+        Ok(Attr {
+            ino: number,
+            size: len as u64,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            blksize: 4096,
+            ..Attr::default()
+        })
+    }
+
+    /// How many nodes and handles the guest holds.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.nodes.len() - 1, self.handles.len())
+    }
+
+    /// Every name from the root on, with mode and content: what the whole tree looks like.
+    pub(crate) fn listing(&self) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
+        let mut found = BTreeMap::new();
+        let mut waiting = vec![(ROOT, Vec::new())];
+        while let Some((directory, path)) = waiting.pop() {
+            for (name, number) in self.names(directory).into_iter().flatten() {
+                let path = [path.as_slice(), b"/", name].concat();
+                let Some(inode) = self.inodes.get(number) else { continue };
+                let content = match &inode.content {
+                    Content::File(bytes) | Content::Link(bytes) => bytes.clone(),
+                    Content::Special => Vec::new(),
+                    Content::Directory(..) => {
+                        waiting.push((*number, path.clone()));
+                        Vec::new()
+                    }
+                };
+                found.insert(path, (inode.mode, content));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,248 @@
+//! What a session must answer: the model called directly, with the operation as the guest meant it, past the wire
+//! format and the session's dispatch.
+
+use crate::model::Tree;
+use pinhole::host::{Call, Caller, FileSystem};
+use pinhole::io_vectors::{IoVectors, TransferFlags};
+use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_protocol::{
+    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, OpenReply, Operation,
+    Statfs, Statx, Timeouts,
+};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard};
+use vm_memory::VolatileSlice;
+
+/// A file system in memory.
+#[derive(Debug)]
+pub struct Model {
+    tree: Mutex<Tree>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { tree: Mutex::new(Tree::new()) }
+    }
+}
+
+impl Model {
+    pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().expect("a panic ends the process")
+    }
+
+    /// How many nodes and handles the guest holds.
+    pub fn held(&self) -> (usize, usize) {
+        self.tree().held()
+    }
+
+    /// One lookup of a name in the directory that `handle` has open.
+    ///
+    /// # Errors
+    /// EBADF, ENOENT.
+    pub fn look_up_open(&self, handle: pinhole_protocol::Handle, name: &[u8]) -> Result<Entry, Errno> {
+        let mut tree = self.tree();
+        let directory = tree.opened(handle, true)?.inode;
+        let inode = tree.find(directory, name)?;
+        tree.enter(inode)
+    }
+
+    /// Every path with its mode and content.
+    pub fn listing(&self) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
+        self.tree().listing()
+    }
+}
+
+/// One entry of a listing, as the guest sees it.
+pub type Listed = (Option<Entry>, u64, u64, DirentKind, Vec<u8>);
+
+/// A successful answer, decoded.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each is the reply body of that name")]
+pub enum Answered {
+    Empty,
+    Entry(Entry),
+    Created(Entry, OpenReply),
+    Attr(Attr),
+    Statx(Statx),
+    Statfs(Statfs),
+    Open(OpenReply),
+    Bytes(Vec<u8>),
+    List(Vec<Listed>),
+    Count(u32),
+    Long(u64),
+    Init(InitReply),
+}
+
+/// What the guest gets.
+pub type Outcome = Result<Answered, Errno>;
+
+/// What `operation` comes to, `None` where nothing is answered. `room`: bytes for the body of the answer.
+pub fn expected(
+    model: &Model,
+    header: &Header<'_>,
+    operation: &Operation<'_>,
+    (payload, room): (&[u8], usize),
+) -> Option<Outcome> {
+    let by = Direct { model, header };
+    let outcome = match operation {
+        Operation::Forget(op) => {
+            by.model.forget(by.permitted(*op));
+            return None;
+        }
+        Operation::BatchForget(op) => {
+            by.batch_forget(*op);
+            return None;
+        }
+        Operation::Interrupt(_) => return None,
+        Operation::Read(op) => by.read(*op, room),
+        Operation::Write(op) => by.write(*op, payload),
+        Operation::ReadDir(op) => by.read_dir(*op, room),
+        Operation::ReadDirPlus(op) => by.read_dir_plus(*op, room),
+        Operation::ReadLink(op) => {
+            let mut target = Vec::new();
+            by.model.read_link(by.permitted(*op), &mut target).map(|()| Answered::Bytes(target))
+        }
+        Operation::GetXattr(op) => {
+            by.model.get_xattr(by.permitted(*op), &mut Vec::new()).map(Answered::Count)
+        }
+        Operation::ListXattr(op) => {
+            by.model.list_xattr(by.permitted(*op), &mut Vec::new()).map(Answered::Count)
+        }
+        Operation::Lookup(op) => by.model.lookup(by.permitted(*op)).map(Answered::Entry),
+        Operation::SymLink(op) => by.model.sym_link(by.permitted(*op)).map(Answered::Entry),
+        Operation::MkNod(op) => by.model.mk_nod(by.permitted(*op)).map(Answered::Entry),
+        Operation::MkDir(op) => by.model.mk_dir(by.permitted(*op)).map(Answered::Entry),
+        Operation::Link(op) => by.model.link(by.permitted(*op)).map(Answered::Entry),
+        Operation::Create(op) => {
+            by.model.create(by.permitted(*op)).map(|(entry, open)| Answered::Created(entry, open))
+        }
+        Operation::TmpFile(op) => {
+            by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| Answered::Created(entry, open))
+        }
+        Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(Answered::Attr),
+        Operation::SetAttr(op) => by.model.set_attr(by.permitted(*op)).map(Answered::Attr),
+        Operation::GetStatx(op) => by.model.get_statx(by.permitted(*op)).map(Answered::Statx),
+        Operation::StatFs(op) => by.model.stat_fs(by.permitted(*op)).map(Answered::Statfs),
+        Operation::Open(op) => by.model.open(by.permitted(*op)).map(Answered::Open),
+        Operation::OpenDir(op) => by.model.open_dir(by.permitted(*op)).map(Answered::Open),
+        Operation::Lseek(op) => by.model.lseek(by.permitted(*op)).map(Answered::Long),
+        Operation::CopyFileRange(op) => by.model.copy_file_range(by.permitted(*op)).map(|copied| {
+            let narrow = u32::try_from(copied).expect("the model's files are short");
+            if op.wide_reply { Answered::Long(copied) } else { Answered::Count(narrow) }
+        }),
+        Operation::Unlink(op) => empty(by.model.unlink(by.permitted(*op))),
+        Operation::RmDir(op) => empty(by.model.rm_dir(by.permitted(*op))),
+        Operation::Rename(op) => empty(by.model.rename(by.permitted(*op))),
+        Operation::Flush(op) => empty(by.model.flush(by.permitted(*op))),
+        Operation::Release(op) => empty(by.model.release(by.permitted(*op))),
+        Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op))),
+        Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op))),
+        Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op))),
+        Operation::FsyncDir(op) => empty(by.model.fsync_dir(by.permitted(*op))),
+        Operation::ReleaseDir(op) => empty(by.model.release_dir(by.permitted(*op))),
+        Operation::Access(op) => empty(by.model.access(by.permitted(*op))),
+        Operation::SetXattr(op) => empty(by.model.set_xattr(by.permitted(*op))),
+        Operation::RemoveXattr(op) => empty(by.model.remove_xattr(by.permitted(*op))),
+        Operation::Init(_) | Operation::Destroy(_) => {
+            unreachable!("the runner keeps the session's state itself")
+        }
+        Operation::GetLock(_)
+        | Operation::SetLock(_)
+        | Operation::SetupMapping(_)
+        | Operation::RemoveMapping(_)
+        | Operation::BMap(_)
+        | Operation::Poll(_) => Err(Errno::ENOSYS),
+        Operation::Ioctl(_) => Err(Errno::ENOTTY),
+    };
+    Some(outcome)
+}
+
+fn empty(done: Result<(), Errno>) -> Outcome {
+    done.map(|()| Answered::Empty)
+}
+
+struct Direct<'m, 'h> {
+    model: &'m Model,
+    header: &'m Header<'h>,
+}
+
+impl<'h> Direct<'_, 'h> {
+    fn permitted<T>(&self, operation: T) -> Permitted<Call<'h, T>>
+    where
+        Call<'h, T>: Gated,
+    {
+        let Header { node, uid, gid, extensions, .. } = *self.header;
+        let caller = Caller { uid, gid, groups: extensions.groups() };
+        Policy::full().permit(Call { node, caller, operation }).expect("everything is permitted")
+    }
+
+    fn batch_forget(&self, batch: BatchForget<'_>) {
+        for (node, forget) in batch.iter() {
+            let header = Header { node, ..*self.header };
+            let one = Direct { model: self.model, header: &header };
+            self.model.forget(one.permitted(forget));
+        }
+    }
+
+    fn read(&self, read: pinhole_protocol::Read, room: usize) -> Outcome {
+        let mut bytes = vec![0; usize::try_from(read.size).expect("64 bits").min(room)];
+        let len = {
+            let mut into = IoVectors::empty();
+            into.push(VolatileSlice::from(bytes.as_mut_slice()));
+            self.model.read(self.permitted(read), &into)?
+        };
+        bytes.truncate(len);
+        Ok(Answered::Bytes(bytes))
+    }
+
+    fn write(&self, write: pinhole_protocol::Write, payload: &[u8]) -> Outcome {
+        let mut payload = payload.to_vec();
+        let mut from = IoVectors::empty();
+        from.push(VolatileSlice::from(payload.as_mut_slice()));
+        let written = self.model.write(self.permitted(write), &from)?;
+        Ok(Answered::Count(u32::try_from(written).expect("the model's files are short")))
+    }
+
+    fn read_dir(&self, list: pinhole_protocol::ReadDir, room: usize) -> Outcome {
+        let mut bytes = Vec::new();
+        let mut into =
+            DirentBuffer::new(&mut bytes, room.min(usize::try_from(list.size).expect("64 bits")), None);
+        self.model.read_dir(self.permitted(list), &mut into)?;
+        Ok(Answered::List(crate::compare::list(&bytes, false)))
+    }
+
+    fn read_dir_plus(&self, plus: pinhole_protocol::ReadDirPlus, room: usize) -> Outcome {
+        let mut bytes = Vec::new();
+        let capacity = room.min(usize::try_from(plus.list.size).expect("64 bits"));
+        let mut into = DirentBuffer::new(&mut bytes, capacity, Some(Timeouts::default()));
+        self.model.read_dir_plus(self.permitted(plus), &mut into)?;
+        Ok(Answered::List(crate::compare::list(&bytes, true)))
+    }
+}
+
+thread_local! {
+    /// The only way into and out of `IoVectors` is a descriptor.
+    static BETWEEN: OwnedFd =
+        rustix::fs::memfd_create("between", rustix::fs::MemfdFlags::CLOEXEC).expect("a memory file");
+}
+
+pub(crate) fn fill(into: &IoVectors<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    let bytes = bytes.get(..into.len()).unwrap_or(bytes);
+    BETWEEN.with(|file| {
+        rustix::fs::ftruncate(file, 0).expect("a memory file");
+        rustix::io::pwrite(file, bytes, 0).expect("a memory file");
+        Ok(into.fill_from(file.as_fd(), 0, TransferFlags::empty()).expect("a memory file"))
+    })
+}
+
+pub(crate) fn drain(from: &IoVectors<'_>) -> Result<Vec<u8>, Errno> {
+    BETWEEN.with(|file| {
+        rustix::fs::ftruncate(file, 0).expect("a memory file");
+        let len = from.drain_to(file.as_fd(), 0, TransferFlags::empty()).expect("a memory file");
+        let mut bytes = vec![0; len];
+        let read = rustix::io::pread(file, bytes.as_mut_slice(), 0).expect("a memory file");
+        assert_eq!(read, len);
+        Ok(bytes)
+    })
+}
