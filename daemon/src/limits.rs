@@ -22,8 +22,9 @@ pub const REPLY_LEN_MAX: usize = 1 << 20;
 /// one that matters for the new file, and each is a host kernel allocation.
 pub const GROUPS_MAX: usize = 32;
 
-/// Descriptors that the guest can never take: sockets, kick and call events, memory regions, logging.
-pub const DESCRIPTOR_RESERVE: u64 = 256;
+/// Descriptors that the guest can never take: six for each of 64 queues (kick, call and error events and their
+/// copies), one for each of the 509 memory regions that a front-end may add, the rest for sockets and logging.
+pub const DESCRIPTOR_RESERVE: u64 = 1024;
 
 /// Bytes of one COPY_FILE_RANGE on the host: it holds its queue's worker, and a guest's caller goes on after a short
 /// copy anyway.

@@ -278,3 +278,32 @@ fn a_listing_goes_on_where_it_stopped() {
     }
     assert_eq!(names.len(), 502);
 }
+
+#[test]
+fn what_is_made_after_a_write_that_killed_suid_keeps_its_sgid() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    std::os::unix::fs::chown(directory.path(), None, Some(4321)).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
+    let node = look_up(&share, NodeId::ROOT, "file").unwrap().node;
+    let handle = open(&share, node, 1).unwrap().handle;
+    write(&share, handle, WriteFlags::KILL_SUIDGID).unwrap();
+    let made = with_name("made", |name| {
+        share.mk_nod(at(NodeId::ROOT, MkNod { name, mode: 0o102_755, rdev: 0, umask: 0 })).unwrap()
+    });
+    assert_eq!((made.attr.mode & 0o7777, made.attr.gid), (0o2755, 4321));
+}
+
+#[test]
+fn a_handle_of_another_file_is_not_believed() {
+    let (directory, share) = share(100);
+    for name in ["a", "b"] {
+        std::fs::write(directory.path().join(name), "content").unwrap();
+    }
+    let a = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    let b = look_up(&share, NodeId::ROOT, "b").unwrap().node;
+    let handle = Some(open(&share, b, 1).unwrap().handle);
+    share.set_attr(at(a, SetAttr { handle, size: Some(0), ..set_attr() })).unwrap();
+    assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"");
+    assert_eq!(std::fs::read(directory.path().join("b")).unwrap(), b"content");
+}

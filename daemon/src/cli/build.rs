@@ -94,7 +94,8 @@ fn threads_by_processors() -> NonZero<u16> {
     NonZero::new(threads).unwrap_or(NonZero::<u16>::MIN)
 }
 
-/// Calls `stop` at each SIGTERM or SIGINT. SIGPIPE is already ignored, as in every Rust program.
+/// Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once, where the first waits for a
+/// request that the host does not finish. SIGPIPE is already ignored, as in every Rust program.
 ///
 /// SIGXFSZ is caught and dropped: where the operator has limited the size of files, a guest that writes past it must
 /// get EFBIG, not end the daemon.
@@ -102,8 +103,14 @@ fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let watch = move || {
-        for _signal in signals.forever() {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
             stop();
+        }
+        for signal in signals {
+            if let Err(error) = signal_hook::low_level::emulate_default_handler(signal) {
+                tracing::error!(%error, signal, "cannot end at once");
+            }
         }
     };
     std::thread::Builder::new().name("pinhole-signals".to_owned()).spawn(watch).map(drop)

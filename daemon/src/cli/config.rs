@@ -175,8 +175,8 @@ pub enum ConfigError {
     Refused { option: &'static str, instead: &'static str },
 }
 
-/// Least `--rlimit-nofile`: the reserve, and as much again for the guest.
-const DESCRIPTORS_MIN: u64 = 2 * crate::limits::DESCRIPTOR_RESERVE;
+/// Least `--rlimit-nofile`: half of it is the daemon's own, enough for a VMM with a few queues and memory regions.
+const DESCRIPTORS_MIN: u64 = 512;
 /// `sun_path` has 108 bytes, one of them the NUL.
 const SOCKET_PATH_MAX: usize = 107;
 /// The tag field of the device's configuration (virtio 1.3, 5.11.4).

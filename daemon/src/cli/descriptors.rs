@@ -28,8 +28,11 @@ pub(super) fn settle(wanted: DescriptorLimit) -> io::Result<u64> {
             Some(limit)
         }
     };
-    Ok(limit.unwrap_or(UNLIMITED).saturating_sub(limits::DESCRIPTOR_RESERVE))
+    // Where the limit is small, the two halves share it.
+    let limit = limit.unwrap_or(UNLIMITED).min(UNLIMITED);
+    Ok(limit.saturating_sub(limits::DESCRIPTOR_RESERVE.min(limit / 2)))
 }
 
-/// What "unlimited" means for a budget: the kernel's own default ceiling (`fs.nr_open`).
+/// What "unlimited", or a number that only says so, means for a budget: the kernel's own default ceiling
+/// (`fs.nr_open`). Each descriptor pins memory of the host's kernel, so a guest may not have a billion.
 const UNLIMITED: u64 = 1 << 20;

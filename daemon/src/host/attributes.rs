@@ -1,5 +1,6 @@
 //! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK: what a node is like.
 
+use super::handles::FileHandle;
 use super::identity::checked_id;
 use super::nodes::Node;
 use super::passthrough::Passthrough;
@@ -9,6 +10,7 @@ use pinhole_protocol::{self as protocol, Attr, Errno, Handle, SetAttr, SetTime, 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::path::DecInt;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 impl Passthrough {
     pub(super) fn get_attr(&self, node: &Node, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
@@ -22,10 +24,15 @@ impl Passthrough {
     /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
     /// that the guest guessed, is no reason to fail.
     fn stat_either(&self, node: &Node, handle: Option<Handle>) -> Answer<Stat> {
-        match handle.and_then(|handle| self.files.get(handle).ok()) {
+        match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
             None => resolve::stat(node.as_fd()),
         }
+    }
+
+    /// The open file of a handle, if it is one of this node.
+    fn open_file(&self, node: &Node, handle: Option<Handle>) -> Option<Arc<FileHandle>> {
+        self.files.get(handle?).ok().filter(|file| file.key == node.key)
     }
 
     /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
@@ -65,8 +72,7 @@ impl Passthrough {
             return Err(Errno::EFBIG);
         }
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
-        let open = wanted.handle.and_then(|handle| self.files.get(handle).ok()).filter(|file| file.writable);
-        if let Some(file) = open {
+        if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno);
         }
         let _ticket = self.budget.ticket()?;

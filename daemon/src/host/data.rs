@@ -3,7 +3,7 @@
 use super::Answer;
 use super::handles::FileHandle;
 use super::passthrough::Passthrough;
-use super::resolve::{self, errno, io_errno};
+use super::resolve::{self, errno, io_errno, sync_errno};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, InitFlags, OpenFlags, WriteFlags};
@@ -94,9 +94,9 @@ impl Passthrough {
 /// FSYNC and FSYNCDIR: the host's own fsync, and its error.
 pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
     if flags.contains(FsyncFlags::DATASYNC) {
-        rustix::fs::fdatasync(fd).map_err(errno)
+        rustix::fs::fdatasync(fd).map_err(sync_errno)
     } else {
-        rustix::fs::fsync(fd).map_err(errno)
+        rustix::fs::fsync(fd).map_err(sync_errno)
     }
 }
 

@@ -94,10 +94,16 @@ impl Passthrough {
         rustix::fs::seek(&*stream, SeekFrom::Start(cookie)).map_err(errno)?;
         let mut buffer = [MaybeUninit::uninit(); LISTING_BUFFER_LEN];
         let mut entries = RawDir::new(stream.as_fd(), &mut buffer);
+        let mut taken = false;
         while let Some(entry) = entries.next() {
-            match take(&entry.map_err(errno)?)? {
-                Step::Next => {}
-                Step::Full => break,
+            match entry {
+                Ok(entry) => match take(&entry)? {
+                    Step::Next => taken = true,
+                    Step::Full => break,
+                },
+                // What was taken must reach the guest, which owes a FORGET for it; the error comes again.
+                Err(_) if taken => break,
+                Err(error) => return Err(errno(error)),
             }
         }
         Ok(())

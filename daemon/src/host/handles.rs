@@ -1,7 +1,7 @@
 //! The handle tables: what the guest has opened and not released.
 
 use super::budget::Ticket;
-use super::nodes::Node;
+use super::nodes::{Node, NodeKey};
 use super::slab::Slab;
 use pinhole_protocol::{Errno, Handle};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub(crate) struct FileHandle {
     /// Buffered, without O_APPEND and O_SYNC: those come with each request.
     pub(crate) file: OwnedFd,
+    /// Which node it is; a guest's word that it is another's is not believed.
+    pub(crate) key: NodeKey,
     /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
     /// cache never use it: their memory has no alignment.
     pub(crate) direct: Option<OwnedFd>,
@@ -43,11 +45,17 @@ pub(crate) struct DirHandle {
 #[derive(Debug)]
 pub(crate) struct HandleTable<T> {
     open: RwLock<Slab<Arc<T>>>,
+    /// Tells this table's handles from the other table's: each differs from its key in these bits.
+    mark: u64,
 }
 
+/// The mark of handles of directories: a bit of the key's index that no index has, since each handle holds a
+/// descriptor and no process has 2^31 of them.
+pub(crate) const DIRECTORY_MARK: u64 = 1 << 31;
+
 impl<T> HandleTable<T> {
-    pub(crate) const fn new() -> Self {
-        Self { open: RwLock::new(Slab::new()) }
+    pub(crate) const fn new(mark: u64) -> Self {
+        Self { open: RwLock::new(Slab::new()), mark }
     }
 
     /// The open thing of a handle.
@@ -56,7 +64,7 @@ impl<T> HandleTable<T> {
     /// EBADF for a handle that is released, of another kind, or was never given out.
     pub(crate) fn get(&self, handle: Handle) -> Result<Arc<T>, Errno> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(handle.0).map(Arc::clone).ok_or(Errno::EBADF)
+        open.get(handle.0 ^ self.mark).map(Arc::clone).ok_or(Errno::EBADF)
     }
 
     /// Gives out a new handle.
@@ -65,7 +73,7 @@ impl<T> HandleTable<T> {
     /// ENFILE where the table is full.
     pub(crate) fn insert(&self, value: T) -> Result<Handle, Errno> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(Arc::new(value)).map(Handle).map_err(|_full| Errno::ENFILE)
+        open.insert(Arc::new(value)).map(|key| Handle(key ^ self.mark)).map_err(|_full| Errno::ENFILE)
     }
 
     /// Takes a handle back; operations under way keep what it named.
@@ -73,7 +81,7 @@ impl<T> HandleTable<T> {
     /// # Errors
     /// EBADF as for [`HandleTable::get`].
     pub(crate) fn remove(&self, handle: Handle) -> Result<(), Errno> {
-        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(handle.0);
+        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(handle.0 ^ self.mark);
         // The descriptor is closed here, after the lock.
         removed.map(drop).ok_or(Errno::EBADF)
     }

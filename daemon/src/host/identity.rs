@@ -21,7 +21,8 @@ pub(crate) struct Identity {
     own_uid: Uid,
     own_gid: Gid,
     own_groups: Vec<Gid>,
-    /// CAP_SETUID and CAP_SETGID are there; else every call runs as the daemon's own user.
+    /// The daemon is root with CAP_SETUID and CAP_SETGID; else every call runs as its own user. With the two
+    /// capabilities alone it cannot switch: taking on a guest's root and giving it up again would lose them.
     can_switch: bool,
     /// The capabilities, where CAP_FSETID is among them.
     with_fsetid: Option<CapabilitySets>,
@@ -43,11 +44,12 @@ impl Identity {
     pub(crate) fn read() -> rustix::io::Result<Self> {
         let capabilities = rustix::thread::capabilities(None)?;
         let has = |wanted| capabilities.effective.contains(wanted);
+        let own_uid = rustix::process::geteuid();
         Ok(Self {
-            own_uid: rustix::process::geteuid(),
+            own_uid,
             own_gid: rustix::process::getegid(),
             own_groups: rustix::process::getgroups()?,
-            can_switch: has(CapabilitySet::SETUID | CapabilitySet::SETGID),
+            can_switch: own_uid.is_root() && has(CapabilitySet::SETUID | CapabilitySet::SETGID),
             with_fsetid: has(CapabilitySet::FSETID).then_some(capabilities),
         })
     }
@@ -62,6 +64,8 @@ impl Identity {
     /// # Errors
     /// EINVAL for ids that mean "no id"; what the host says where it refuses the switch.
     pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Result<Assumed<'_>, Errno> {
+        // What an earlier write of this thread was told must not take sgid from what is made now.
+        self.kill_suidgid(false)?;
         let mut assumed = Assumed { identity: self, uid: false, gid: false, groups: false, umask: false };
         if let Some(mask) = umask.filter(|mask| *mask != 0) {
             rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
@@ -129,8 +133,8 @@ impl Drop for Assumed<'_> {
         let mut outcome = Ok(());
         if self.uid {
             outcome = outcome.and(rustix::thread::set_thread_res_uid(None, own.own_uid, None));
-            // Coming back to uid 0 raises every permitted capability again.
-            KEEPS_SUID.set(KEEPS_SUID.get() || own.own_uid.is_root());
+            // Coming back to uid 0, which is the only own uid that switches, raises every permitted capability.
+            KEEPS_SUID.set(true);
         }
         if self.gid {
             outcome = outcome.and(rustix::thread::set_thread_res_gid(None, own.own_gid, None));

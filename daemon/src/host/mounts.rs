@@ -1,5 +1,6 @@
 //! The host mounts that the guest has reached, so that SYNCFS covers all of them.
 
+use super::resolve::sync_errno;
 use pinhole_protocol::Errno;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -8,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// One host mount.
 #[derive(Debug)]
 pub(crate) struct Mount {
-    /// Readable, as `syncfs(2)` wants it; `None` where the mount's first node could not be opened (a bind-mounted
-    /// device or socket), which then has nothing of its own to sync.
-    sync_fd: Option<OwnedFd>,
+    /// Readable, as `syncfs(2)` wants it, or why not. `None` where the mount is a bind-mounted device or socket, which
+    /// has nothing of its own to sync.
+    sync_fd: Option<Result<OwnedFd, Errno>>,
 }
 
 /// The mounts by the kernel's mount id.
@@ -21,7 +22,7 @@ pub(crate) struct MountTable {
 
 impl MountTable {
     /// The mount of an id, opened with `open` when it is first reached.
-    pub(crate) fn reach(&self, id: u64, open: impl FnOnce() -> Option<OwnedFd>) -> Arc<Mount> {
+    pub(crate) fn reach(&self, id: u64, open: impl FnOnce() -> Option<Result<OwnedFd, Errno>>) -> Arc<Mount> {
         let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(mounts.entry(id).or_insert_with(|| Arc::new(Mount { sync_fd: open() })))
     }
@@ -37,9 +38,12 @@ impl MountTable {
         };
         let mut outcome = Ok(());
         for mount in &reached {
-            if let Some(fd) = &mount.sync_fd {
-                outcome = outcome.and(rustix::fs::syncfs(fd).map_err(super::resolve::errno));
-            }
+            // A mount that could not be opened is not durable, and the guest must not believe so.
+            outcome = outcome.and(match &mount.sync_fd {
+                Some(Ok(fd)) => rustix::fs::syncfs(fd).map_err(sync_errno),
+                Some(Err(errno)) => Err(*errno),
+                None => Ok(()),
+            });
         }
         drop(reached);
         self.mounts

@@ -3,9 +3,9 @@
 use super::budget::Ticket;
 use super::config::CacheMode;
 use super::handles::FileHandle;
-use super::nodes::Node;
+use super::nodes::{Node, NodeKey};
 use super::passthrough::Passthrough;
-use super::resolve::{self, errno};
+use super::resolve::{self, errno, sync_errno};
 use super::{Answer, Call};
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
@@ -37,7 +37,7 @@ impl Passthrough {
             }
             opened => opened?,
         };
-        self.enter_file(ticket, file, open)
+        self.enter_file(ticket, (file, node.key), open)
     }
 
     /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
@@ -55,18 +55,21 @@ impl Passthrough {
     }
 
     /// Gives the guest a handle for an opened host file.
-    fn enter_file(&self, ticket: Ticket, file: OwnedFd, open: Open) -> Answer<OpenReply> {
+    fn enter_file(&self, ticket: Ticket, (file, key): (OwnedFd, NodeKey), open: Open) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
             let ticket = self.budget.ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
-            (Some(self.proc_fds.reopen_fd(file.as_fd(), flags)?), Some(ticket))
+            // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
+            // the buffered descriptor serves: the guest's own cache is bypassed all the same.
+            (self.proc_fds.reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
         } else {
             (None, None)
         };
         let flags = self.reply_flags();
         let handle = self.files.insert(FileHandle {
             file,
+            key,
             direct,
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
@@ -148,7 +151,7 @@ impl Passthrough {
         let path_fd = self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH)?;
         let stat = resolve::stat(path_fd.as_fd())?;
         let entry = self.enter(tickets.0, path_fd, (stat, parent_mount))?;
-        match self.enter_file(tickets.1, file, open) {
+        match self.enter_file(tickets.1, (file, stat.key()), open) {
             Ok(reply) => Ok((entry, reply)),
             Err(errno) => {
                 self.nodes.forget(entry.node, 1);
@@ -157,11 +160,11 @@ impl Passthrough {
         }
     }
 
-    /// Closes a duplicate, which is when network file systems write back. (No host call tells a close's error apart
-    /// from the one that FSYNC reports; FSYNC is where the guest gets it.)
+    /// Closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
+    /// standard library drops it; it is the next FSYNC's.
     pub(super) fn flush(&self, flush: protocol::Flush) -> Answer<()> {
         let file = self.files.get(flush.handle)?;
-        rustix::io::dup(&file.file).map(drop).map_err(errno)
+        rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
     }
 
     pub(super) fn release(&self, release: protocol::Release) -> Answer<()> {

@@ -68,6 +68,14 @@ pub enum OpenError {
         /// What the host says.
         source: rustix::io::Errno,
     },
+    /// A thread cannot be made fit to serve.
+    #[error(
+        "a thread cannot have a umask and a working directory of its own ({source}): allow unshare(CLONE_FS)"
+    )]
+    Thread {
+        /// What the host says.
+        source: std::io::Error,
+    },
     /// The process's own identity cannot be read.
     #[error("cannot read the process's capabilities: {source}")]
     Identity {
@@ -89,6 +97,10 @@ impl Passthrough {
         let resolve = rustix::fs::ResolveFlags::BENEATH;
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
             .map_err(|source| OpenError::Openat2 { source })?;
+        // Tried now, on a thread that ends: later it would stop every queue of a guest that has already mounted.
+        std::thread::scope(|scope| scope.spawn(|| thread::enter(&proc_fds)).join())
+            .unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
+            .map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read().map_err(|source| OpenError::Identity { source })?;
         if !identity.can_switch() {
             tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
@@ -101,8 +113,8 @@ impl Passthrough {
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
             nodes,
-            files: HandleTable::new(),
-            directories: HandleTable::new(),
+            files: HandleTable::new(0),
+            directories: HandleTable::new(DIRECTORY_MARK),
             mounts,
             proc_fds,
             identity,
@@ -162,11 +174,11 @@ impl Passthrough {
     }
 }
 
-/// A readable descriptor for `syncfs(2)`, where the file is one that may be opened.
-fn open_for_sync(proc_fds: &ProcFds, fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+/// A readable descriptor for `syncfs(2)`, where the file is of a kind that may be opened.
+fn open_for_sync(proc_fds: &ProcFds, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
     let kind = resolve::stat(fd).ok()?.kind();
     let openable = matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::Directory);
-    openable.then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK).ok()).flatten()
+    openable.then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
 }
 
 /// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node

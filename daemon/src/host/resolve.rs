@@ -19,6 +19,15 @@ pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
 }
 
+/// The guest's errno for an error of `fsync(2)` and its relatives. Never ENOSYS (a filter on the host can give it):
+/// to a guest that means success, now and without asking for ever after.
+pub(crate) fn sync_errno(error: rustix::io::Errno) -> Errno {
+    match errno(error) {
+        Errno::ENOSYS => Errno::EIO,
+        other => other,
+    }
+}
+
 /// The guest's errno for a host error.
 pub(crate) fn io_errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)

@@ -6,6 +6,7 @@ use crate::host::Call;
 use pinhole_policy::{Access, Gated};
 use pinhole_protocol::{
     self as protocol, AccessMode, Create, MkNod, Open, OpenFlags, Rename, RenameFlags, SetAttr, TmpFile,
+    WriteFlags,
 };
 
 /// An operation that can say what it needs.
@@ -52,8 +53,8 @@ always! {
     protocol::Fsync => Access::FSYNC;
     protocol::FsyncDir => Access::FSYNC;
     protocol::SyncFs => Access::FSYNC;
-    protocol::Fallocate => Access::FALLOCATE;
-    protocol::CopyFileRange => Access::COPY_RANGE;
+    protocol::Fallocate => Access::FALLOCATE.union(Access::WRITE);
+    protocol::CopyFileRange => Access::COPY_RANGE.union(Access::READ).union(Access::WRITE);
     protocol::OpenDir => Access::LIST;
     protocol::ReadDir => Access::LIST;
     protocol::ReadDirPlus => Access::LIST.union(Access::LOOKUP).union(Access::STAT);
@@ -79,7 +80,9 @@ impl Needs for Open {
 
 impl Needs for protocol::Write {
     fn accesses(&self) -> Access {
-        if self.flags.contains(OpenFlags::APPEND) { Access::APPEND } else { Access::WRITE }
+        // What comes from the guest's page cache says where it goes, and the host believes it.
+        let at_end = self.flags.contains(OpenFlags::APPEND) && !self.write_flags.contains(WriteFlags::CACHE);
+        if at_end { Access::APPEND } else { Access::WRITE }
     }
 }
 

@@ -4,7 +4,7 @@ use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
 use crate::host::{Answer, Call, FileSystem};
 use crate::io_vectors::IoVectors;
-use crate::limits::REPLY_LEN_MAX;
+use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Gated, Permitted};
 use pinhole_protocol::{
     BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Forget, GetXattr, Header, ListXattr, Lookup,
@@ -112,11 +112,15 @@ impl<F: FileSystem> Session<F> {
     }
 
     fn read<S: Sink>(&self, header: &Header<'_>, read: Read, slot: &ReplySlot<'_, S>) -> Answer<Outcome> {
-        let into = slot.data(usize::try_from(read.size).unwrap_or(usize::MAX));
+        let into = slot.data(usize::try_from(read.size.min(WRITE_LEN_MAX)).unwrap_or(usize::MAX));
         self.filesystem.read(self.permit(header, read)?, &into).map(Outcome::InPlace)
     }
 
     fn write(&self, header: &Header<'_>, write: Write, payload: &IoVectors<'_>) -> Answer<Reply<'static>> {
+        // INIT has said so; a chain can describe gigabytes by naming the same memory again and again.
+        if write.size > WRITE_LEN_MAX {
+            return Err(Errno::EINVAL);
+        }
         let written = self.filesystem.write(self.permit(header, write)?, payload)?;
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
     }

@@ -138,7 +138,8 @@ impl<F: FileSystem> Session<F> {
         self.filesystem.reset(negotiated.flags);
         *state = if negotiated.ready { State::Serving(negotiated) } else { State::Waiting };
         drop(state);
-        tracing::info!(
+        // Not above debug: a guest may send INIT as often as it likes.
+        tracing::debug!(
             guest = format_args!("{}.{}", request.major, request.minor),
             flags = ?negotiated.flags,
             "INIT"

@@ -27,7 +27,14 @@ pub fn serve<F: FileSystem + 'static>(
 ) -> Result<(), ServeError> {
     let mut accepting = VhostListener::from(listener.socket()?);
     while wait_for_connection(listener, stop)? {
-        serve_one(&mut accepting, session, options, stop)?;
+        match serve_one(&mut accepting, session, options, stop) {
+            // Out of descriptors or threads for a moment: the next VMM must find the daemon alive.
+            Err(error) if options.keep_listening => {
+                tracing::error!(%error, "a connection was not served");
+                pause(stop);
+            }
+            ended => ended?,
+        }
         if !options.keep_listening {
             break;
         }
@@ -45,6 +52,15 @@ fn wait_for_connection(listener: &Listener, stop: &Stop) -> Result<bool, ServeEr
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(ServeError::Accept(error.into())),
         }
+    }
+}
+
+/// Waits a second, or until it is time to stop.
+fn pause(stop: &Stop) {
+    let mut polled = [PollFd::new(stop.event(), PollFlags::IN)];
+    let second = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+    if let Err(error) = rustix::event::poll(&mut polled, Some(&second)) {
+        tracing::debug!(%error, "a pause cut short");
     }
 }
 

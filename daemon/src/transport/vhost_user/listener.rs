@@ -1,9 +1,9 @@
 //! The socket on which VMMs connect: made by us at a path, or given to us already listening.
 
 use super::ServeError;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -81,11 +81,26 @@ fn bind_path(path: &Path, group: Option<u32>) -> Result<Listener, ServeError> {
     let made = Made { path: path.to_owned(), identity: identity(path).map_err(failed)? };
     let listener = Listener { socket, made: Some(made) };
     if let Some(group) = group {
-        rustix::fs::chownat(CWD, path, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|source| ServeError::Group { path: path.to_owned(), group, source: source.into() })?;
-        rustix::fs::chmod(path, Mode::from_raw_mode(0o660)).map_err(|error| failed(error.into()))?;
+        give_to_group(path, Gid::from_raw(group)).map_err(|source| ServeError::Group {
+            path: path.to_owned(),
+            group,
+            source,
+        })?;
     }
     Ok(listener)
+}
+
+/// Lets a group connect. By descriptor, because chmod follows links: whoever may write to the socket's folder could
+/// put one in its place.
+fn give_to_group(path: &Path, group: Gid) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::open(path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
+        return Err(std::io::Error::other("another file has taken the socket's place"));
+    }
+    rustix::fs::chownat(&socket, c"", None, Some(group), AtFlags::EMPTY_PATH)?;
+    let number = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    Ok(rustix::fs::chmod(number, Mode::from_raw_mode(0o660))?)
 }
 
 fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
@@ -136,7 +151,6 @@ fn take_descriptor(number: RawFd) -> Result<Listener, ServeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn at(path: &Path) -> Listen {

@@ -4,6 +4,7 @@ use super::vring::Memory;
 use crate::transport::chain::Table;
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::num::Wrapping;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,8 +106,8 @@ pub(super) struct Ring {
     job: OnceLock<Arc<dyn Job>>,
     /// Held by the connection's thread across a change and the stop and start of the worker; never by a worker.
     state: Mutex<RingState>,
-    /// A request is between the available and the used ring.
-    busy: Mutex<bool>,
+    /// Whether a request is between the available and the used ring, and how many have been before it.
+    busy: Mutex<(bool, u64)>,
     idle: Condvar,
     error_event: Mutex<Option<File>>,
 }
@@ -122,7 +123,8 @@ pub(super) struct Busy<'r>(&'r Ring);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.busy) = false;
+        let mut busy = lock(&self.0.busy);
+        *busy = (false, busy.1.wrapping_add(1));
         self.0.idle.notify_all();
     }
 }
@@ -147,7 +149,7 @@ impl Ring {
                 kick: None,
                 running: None,
             }),
-            busy: Mutex::new(false),
+            busy: Mutex::new((false, 0)),
             idle: Condvar::new(),
             error_event: Mutex::new(None),
         })
@@ -237,14 +239,16 @@ impl Ring {
     /// replaces the memory and then sees the ring idle knows that the next request takes the new one.
     pub(super) fn begin(&self) -> (Busy<'_>, impl std::ops::Deref<Target = GuestMemoryMmap> + use<>) {
         use vm_memory::GuestAddressSpace as _;
-        *lock(&self.busy) = true;
+        lock(&self.busy).0 = true;
         (Busy(self), self.memory.memory())
     }
 
-    /// Waits for the request that is between the rings, if there is one.
+    /// Waits for the request that is between the rings, if there is one. Not for those that come after it, of which
+    /// a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         let mut busy = lock(&self.busy);
-        while *busy {
+        let (_, noted) = *busy;
+        while busy.0 && busy.1 == noted {
             busy = self.idle.wait(busy).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -288,18 +292,25 @@ impl Ring {
 
     /// Interrupts the guest, if it wants to be.
     pub(super) fn signal(&self) -> Result<(), RingError> {
+        let (_busy, _memory) = self.begin();
         if self.vring.needs_notification()? {
-            self.vring.signal_used_queue().map_err(RingError::Call)?;
+            match self.vring.signal_used_queue() {
+                // The event is full of interrupts that the guest has not taken yet; one more says nothing new.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                signalled => signalled.map_err(RingError::Call)?,
+            }
         }
         Ok(())
     }
 
     pub(super) fn disable_notification(&self) -> Result<(), RingError> {
+        let (_busy, _memory) = self.begin();
         Ok(self.vring.disable_notification()?)
     }
 
     /// Asks the guest for kicks; true: something has come meanwhile.
     pub(super) fn enable_notification(&self) -> Result<bool, RingError> {
+        let (_busy, _memory) = self.begin();
         Ok(self.vring.enable_notification()?)
     }
 }

@@ -6,6 +6,7 @@
 //! and a lost connection need (`docs/decisions/`, "One worker a queue").
 
 use super::ring::Ring;
+use rustix::fs::OFlags;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -27,6 +28,17 @@ pub(super) fn made_by<T>(make: impl FnOnce() -> T) -> (T, Vec<QueueVring>) {
     MADE.with_borrow_mut(Vec::clear);
     let result = make();
     (result, MADE.with_borrow_mut(std::mem::take))
+}
+
+/// Makes an event of the front-end's one that never blocks: a worker that waits in a write to a full call event, or
+/// in a read of a kick that someone else took, could not be stopped.
+fn unblock(event: Option<&File>) {
+    let Some(event) = event else { return };
+    let outcome = rustix::fs::fcntl_getfl(event)
+        .and_then(|flags| rustix::fs::fcntl_setfl(event, flags | OFlags::NONBLOCK));
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "an event of the front-end may block");
+    }
 }
 
 /// A queue as the crate sees it.
@@ -138,6 +150,7 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn set_kick(&self, file: Option<File>) {
+        unblock(file.as_ref());
         self.ring.reconfigure(|vring, state| {
             // The crate wants to know that there is one; the worker waits for this one.
             state.kick = file.as_ref().and_then(|file| {
@@ -152,10 +165,12 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn set_call(&self, file: Option<File>) {
+        unblock(file.as_ref());
         self.ring.vring().set_call(file);
     }
 
     fn set_err(&self, file: Option<File>) {
+        unblock(file.as_ref());
         self.ring.set_error_event(file);
     }
 }
