@@ -11,8 +11,8 @@ use pinhole_tests::frontend::frame::opcode::{
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{
-    Bench, Descriptor, FrontendError, INDIRECT as INDIRECT_FEATURE, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
-    QUEUE_LEN, Setup,
+    Bench, Descriptor, INDIRECT as INDIRECT_FEATURE, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN,
+    Setup,
 };
 use std::fs;
 
@@ -561,57 +561,4 @@ fn ten_thousand_mutations_leave_no_mark() {
     assert_eq!(after.threads, before.threads);
     assert_eq!(fs::read_to_string(canary).unwrap(), "untouched");
     assert!(!bench.daemon.stderr().contains("panic"), "{}", bench.daemon.stderr());
-}
-
-#[test]
-fn a_flood_of_malformed_requests_does_not_flood_the_log() -> Result<(), FrontendError> {
-    let mut bench = Bench::new()?;
-    for _ in 0..5000 {
-        bench.guest.raw_chain(1, &[at(0, 0, NEXT, 0)])?;
-    }
-    let lines = bench.daemon.stderr().lines().count();
-    assert!(lines < 100, "{lines} lines for 5,000 requests");
-    bench.is_alive()
-}
-
-/// Bytes of one READ or WRITE that INIT has told the guest.
-const TRANSFER_MAX: u32 = 1 << 20;
-
-/// A chain of 80 bytes of arguments and one piece of memory, named so often that it is `times` as much. The last
-/// descriptor says that one more follows.
-fn folded(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
-    let pieces = (0..times).map(|n| at(piece, TRANSFER_MAX, flags | NEXT, n + 2));
-    std::iter::once(at(here, 80, NEXT, 1)).chain(pieces).collect()
-}
-
-#[test]
-fn memory_named_again_and_again_is_no_way_to_a_longer_transfer() {
-    let mut bench = Bench::new().unwrap();
-    let scene = Scene::begin(&mut bench);
-    let file = fs::OpenOptions::new().write(true).open(bench.host("file")).unwrap();
-    file.set_len(64 << 20).unwrap();
-    let (queue, _) = bench.guest.queue(1).unwrap();
-    let here = queue.place().buffers;
-    let (piece, room, times) = (here + 4096, here + 2048, 60);
-    let asked = TRANSFER_MAX * u32::from(times);
-    let arguments = |opcode, payload: usize| {
-        let frame =
-            Frame::new(opcode, scene.file).u64(scene.handle).u64(0).u32(asked).u32(0).u64(0).u32(0).u32(0);
-        let mut message = frame.message();
-        message[LEN_AT].copy_from_slice(&u32::try_from(80 + payload).unwrap().to_le_bytes());
-        message
-    };
-    bench.guest.poke(here, &arguments(READ, 0)).unwrap();
-    let mut chain = folded(here, (piece, WRITABLE), times);
-    chain.push(at(room, 24, WRITABLE, 0));
-    let used = bench.guest.raw_chain(1, &chain).unwrap();
-    assert_eq!(used.len, TRANSFER_MAX + 16, "a READ is cut to what INIT has said");
-    bench.guest.poke(here, &arguments(WRITE, usize::try_from(asked).unwrap())).unwrap();
-    let mut chain = folded(here, (piece, 0), times);
-    chain.push(at(room, 24, WRITABLE, 0));
-    let used = bench.guest.raw_chain(1, &chain).unwrap();
-    assert_eq!(used.len, 16);
-    let error = i32::from_le_bytes(bench.guest.peek(room + 4, 4).unwrap().try_into().unwrap());
-    assert_eq!(error, -22, "a WRITE of more is EINVAL");
-    bench.is_alive().unwrap();
 }
