@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import sys
+import time
 import traceback
 
 LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
@@ -142,6 +143,7 @@ def run(place, top, names):
     for name in names:
         folder = os.path.join(top, name)
         print(f"@ {place} {name}", flush=True)
+        began = time.monotonic()
         try:
             os.umask(0o022)
             os.mkdir(folder)
@@ -154,6 +156,7 @@ def run(place, top, names):
             signal.alarm(0)
             os.chdir("/")
         print("@ end", flush=True)
+        print(f"{place} {name} took {time.monotonic() - began:.1f} s", flush=True)
 
 
 def manifest(top):

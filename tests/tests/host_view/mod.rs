@@ -137,11 +137,6 @@ fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(|name| (name.to_vec(), value(name))).collect()
 }
 
-/// A path below the shared folder as a manifest writes it.
-pub(crate) fn hex_path(path: &str) -> String {
-    hex(format!("below/{path}").as_bytes())
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
