@@ -232,6 +232,16 @@ fn an_id_that_means_no_id_is_refused() {
 }
 
 #[test]
+fn a_directorys_handle_is_no_files() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("a"), "x").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
+    open(&share, node, 1).unwrap();
+    let opened = share.open_dir(at(NodeId::ROOT, OpenDir { flags: OpenFlags::empty() })).unwrap();
+    assert_eq!(write(&share, opened.handle, WriteFlags::empty()).err(), Some(Errno::EBADF));
+}
+
+#[test]
 fn the_root_has_nothing_above_it() {
     let (directory, share) = share(100);
     let own = std::fs::metadata(directory.path()).unwrap().ino();

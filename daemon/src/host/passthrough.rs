@@ -3,7 +3,7 @@
 
 use super::budget::{Budget, Ticket};
 use super::config::Config;
-use super::handles::{DirHandle, FileHandle, HandleTable};
+use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable};
 use super::identity::{Assumed, Identity};
 use super::mounts::MountTable;
 use super::nodes::{Node, NodeTable};
