@@ -15,11 +15,15 @@ use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
-static UMASK: Once = Once::new();
-
+// On a thread of its own, as a worker is: a thread that serves has its own umask and working directory.
 fuzz_target!(|input: &[u8]| {
+    let checked = std::thread::scope(|scope| scope.spawn(|| check(input)).join());
+    checked.expect("a panic has already ended the process");
+});
+
+fn check(input: &[u8]) {
     // In memory: a disk would be all that is measured.
     let shared = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
     std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755)).expect("one's own directory");
@@ -34,13 +38,13 @@ fuzz_target!(|input: &[u8]| {
         descriptors_max: 1024,
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
-    UMASK.call_once(|| subject.enter_thread().expect("a thread that serves"));
+    subject.enter_thread().expect("a thread that serves");
     let mut run = Run::new(Arc::clone(&subject), Agreement::Visible);
     run.script(input);
     let held = subject.held();
     assert_eq!((held.nodes, held.handles), run.model().held());
     assert_eq!(listing(shared.path()), run.model().listing());
-});
+}
 
 fn listing(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();

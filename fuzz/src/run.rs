@@ -39,6 +39,8 @@ pub struct Run<F> {
     nodes: Vec<(NodeId, NodeId)>,
     handles: Vec<(Handle, Handle)>,
     scratch: Scratch,
+    /// Every exchange is printed: `PINHOLE_TRACE` is set.
+    traced: bool,
 }
 
 /// The ids of one of the two sides.
@@ -94,6 +96,7 @@ impl<F: FileSystem> Run<F> {
             nodes: vec![(NodeId::ROOT, NodeId::ROOT)],
             handles: Vec::new(),
             scratch: Scratch::default(),
+            traced: std::env::var_os("PINHOLE_TRACE").is_some(),
         };
         let (header, operation) = script::init();
         run.operation(&header, &operation, &[]);
@@ -154,6 +157,12 @@ impl<F: FileSystem> Run<F> {
         if room.is_none() && subject == Some(Err(Errno::EIO)) {
             // There was no room for what the model says.
             return;
+        }
+        if self.traced {
+            eprintln!(
+                "{:?} {to_subject:?}\n  subject {subject:?}\n  model   {outcome:?}",
+                subject_header.node
+            );
         }
         self.compare(&to_subject, &subject, &outcome);
         if let (Some(Ok(subject)), Some(Ok(model))) = (&subject, &outcome) {
