@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pinhole_tests::guest::Pieces;
 
 use crate::console::say;
-use crate::guest::{Part, ensure};
+use crate::guest::{Part, ensure, ensure_program};
 use crate::step::{Failure, Outcome, run};
 use crate::{fuzz, tidy, workspace};
 
@@ -58,7 +58,8 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     for check in chosen {
         say(format!("\n== {}", check.name));
         let began = Instant::now();
-        let outcome = ensure(&check.needs).and_then(|()| perform(&check.action));
+        let programs = programs(&check.name).iter().try_for_each(|program| ensure_program(program));
+        let outcome = programs.and_then(|()| ensure(&check.needs)).and_then(|()| perform(&check.action));
         if let Err(failure) = &outcome {
             say(format!("{} failed: {failure}", check.name));
         }
@@ -119,6 +120,11 @@ fn needs(suite: &str) -> &'static [Part] {
     }
 }
 
+/// What a suite of the tests package starts on this machine, beside what is fetched.
+fn programs(suite: &str) -> &'static [&'static str] {
+    if suite == "durability" { &["strace"] } else { &[] }
+}
+
 /// The names of the test files in `folder`; none where it does not exist.
 fn suites(folder: &Path) -> Vec<String> {
     let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|file| file.path());
@@ -138,13 +144,9 @@ fn perform(action: &Action) -> Outcome {
             let deny =
                 Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
             // Advisories need a database from outside the package registries; docs/dependencies.md has the command.
-            run(Command::new(deny).current_dir(workspace::root()).args([
-                "--offline",
-                "check",
-                "bans",
-                "licenses",
-                "sources",
-            ]))
+            run(Command::new(deny)
+                .current_dir(workspace::root())
+                .args(["check", "bans", "licenses", "sources"]))
         }
         Action::Fuzz => fuzz::main(&fuzz::Arguments::every(FUZZ_SECONDS)),
     }

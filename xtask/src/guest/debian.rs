@@ -62,7 +62,7 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
             "unpacking a Debian tree needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask guest --all`",
         ));
     }
-    ensure_mmdebstrap()?;
+    ensure_program("mmdebstrap")?;
     run_quietly(
         Command::new("mmdebstrap")
             .args(["--quiet", "--variant=extract"])
@@ -79,19 +79,21 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     }
 }
 
-fn ensure_mmdebstrap() -> Outcome {
-    if Command::new("mmdebstrap").arg("--version").output().is_ok() {
+/// Installs a program of this machine's own that is missing, from the Debian package of the same name.
+pub(crate) fn ensure_program(name: &str) -> Outcome {
+    if Command::new(name).arg("--version").output().is_ok() {
         return Ok(());
     }
-    say("installing mmdebstrap by apt-get");
-    let install = "apt-get install --yes --no-install-recommends mmdebstrap";
+    say(format!("installing {name} by apt-get"));
+    let install = ["install", "--yes", "--no-install-recommends", name];
     let installed = run_quietly(Command::new("apt-get").arg("update")).and_then(|()| {
-        let mut words = install.split(' ');
-        let program = words.next().unwrap_or("apt-get");
-        run_quietly(Command::new(program).args(words).env("DEBIAN_FRONTEND", "noninteractive"))
+        run_quietly(Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive"))
     });
     installed.map_err(|failure| {
-        Failure::new(format!("mmdebstrap is missing; install it with `{install}` ({failure})"))
+        Failure::new(format!(
+            "{name} is missing; install it with `apt-get {}` ({failure})",
+            install.join(" ")
+        ))
     })
 }
 

@@ -18,6 +18,8 @@ use rustix::fs::FlockOperation;
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
+pub(crate) use debian::ensure_program;
+
 /// Which parts to fetch; without any flag, all of the guest trees but not the tools.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
