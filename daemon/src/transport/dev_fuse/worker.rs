@@ -6,7 +6,7 @@ use crate::host::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Scratch, Session};
-use pinhole_protocol::copied_len;
+use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use vm_memory::VolatileSlice;
@@ -14,6 +14,8 @@ use vm_memory::VolatileSlice;
 /// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at least 8,192 bytes
 /// of buffer in all (`FUSE_MIN_READ_BUFFER`).
 const MESSAGE_ROOM: usize = 4096;
+/// More than any disk asks for.
+const PAGE_LEN: usize = 4096;
 /// Where the opcode stands in `fuse_in_header`.
 const OPCODE_AT: std::ops::Range<usize> = 4..8;
 
@@ -21,9 +23,29 @@ const OPCODE_AT: std::ops::Range<usize> = 4..8;
 pub(super) struct Worker<'s, F> {
     session: &'s Session<F>,
     device: &'s OwnedFd,
-    request: Vec<u8>,
-    reply: Vec<u8>,
+    request: Buffer,
+    reply: Buffer,
     scratch: Scratch,
+}
+
+/// Memory whose file data lies where O_DIRECT on the host wants it: on a page's border.
+struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// `len` bytes, with the data behind the first `head_len` of them.
+    fn new(len: usize, head_len: usize) -> Self {
+        let memory = vec![0; len.saturating_add(PAGE_LEN)];
+        let start = memory.as_ptr().wrapping_add(head_len).align_offset(PAGE_LEN);
+        Self { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let start = self.start;
+        self.memory.get_mut(start..).unwrap_or_default()
+    }
 }
 
 /// What one turn of the loop did.
@@ -47,8 +69,8 @@ impl<'s, F: FileSystem> Worker<'s, F> {
         Ok(Self {
             session,
             device,
-            request: vec![0; data_room.saturating_add(MESSAGE_ROOM)],
-            reply: vec![0; data_room],
+            request: Buffer::new(data_room.saturating_add(MESSAGE_ROOM), WRITE_LEN),
+            reply: Buffer::new(data_room, 0),
             scratch: Scratch::default(),
         })
     }
@@ -75,7 +97,7 @@ impl<'s, F: FileSystem> Worker<'s, F> {
     }
 
     fn turn(&mut self) -> Result<Turn, ServeError> {
-        let len = match rustix::io::read(self.device, self.request.as_mut_slice()) {
+        let len = match rustix::io::read(self.device, self.request.bytes()) {
             Ok(len) => len,
             Err(Errno::NODEV) => return Ok(Turn::Gone),
             // ENOENT: the caller gave up between waking this thread and the copy.
@@ -83,14 +105,11 @@ impl<'s, F: FileSystem> Worker<'s, F> {
             Err(error) => return Err(ServeError::Read { source: error.into() }),
         };
         let mut outcome = Outcome::default();
-        let (message, payload) = split(self.request.get_mut(..len).unwrap_or_default());
-        let sink = DeviceSink::new(
-            self.device.as_fd(),
-            VolatileSlice::from(self.reply.as_mut_slice()),
-            &mut outcome,
-        );
+        let (message, payload) = split(self.request.bytes().get_mut(..len).unwrap_or_default());
+        let sink =
+            DeviceSink::new(self.device.as_fd(), VolatileSlice::from(self.reply.bytes()), &mut outcome);
         self.session.serve(message, &payload, sink, &mut self.scratch);
-        outcome.finish(self.device.as_fd(), &self.reply);
+        outcome.finish(self.device.as_fd(), self.reply.bytes());
         Ok(Turn::Served { refused: outcome.refused() })
     }
 }
@@ -114,6 +133,15 @@ mod tests {
         let mut bytes = vec![0; len];
         bytes[4] = opcode;
         bytes
+    }
+
+    #[test]
+    fn the_data_of_a_write_lies_on_a_pages_border() {
+        for head_len in [0, WRITE_LEN] {
+            let mut buffer = Buffer::new(8192, head_len);
+            assert!(buffer.bytes().len() >= 8192);
+            assert_eq!(buffer.bytes()[head_len..].as_ptr().align_offset(PAGE_LEN), 0);
+        }
     }
 
     #[test]
