@@ -52,7 +52,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     if !shared.is_dir() {
         return Err(Failure::new(format!("{} is not a directory", shared.display())));
     }
-    let program = workspace::target().join("release/pinhole");
+    let program = workspace::target().join("demo/pinhole");
     let serve = Instant::now();
     let daemon = Daemon::pinhole_at(program, &shared)
         .argument(format!("--tag={TAG}"))
@@ -102,10 +102,11 @@ fn prepare(kernel: KernelName) -> Outcome {
 }
 
 fn build() -> Outcome {
-    say("building pinhole (release)");
+    say("building pinhole");
     run(workspace::cargo().args([
         "build",
-        "--release",
+        "--profile",
+        "demo",
         "--quiet",
         "--package",
         "pinhole",
