@@ -187,7 +187,7 @@ fn nothing_is_synced_that_nobody_asked_for() {
         let share = Traced::new(mode);
         let syncs = share.during(|| {
             let mut file = File::create(share.path("new")).unwrap();
-            file.write_all(&[7; 100_000]).unwrap();
+            file.write_all(&vec![7; 100_000]).unwrap();
             file.set_len(10).unwrap();
             drop(file);
             fs::rename(share.path("new"), share.path("newer")).unwrap();
@@ -314,7 +314,8 @@ impl Attached {
         let began = Instant::now();
         while !fs::read_to_string(&log).unwrap().contains(" attached") {
             assert!(began.elapsed() < MOUNT_LIMIT, "{}", fs::read_to_string(&log).unwrap());
-            std::thread::sleep(Duration::from_millis(10));
+            let ended = wait_for_exit(&attached.0, Some(Duration::from_millis(10))).unwrap();
+            assert!(!ended, "strace ended: {}", fs::read_to_string(&log).unwrap());
         }
         attached
     }
