@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
@@ -84,7 +85,7 @@ impl Mount {
     /// The daemon still serves, and has not said that anything went wrong.
     fn assert_healthy(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended: {}", self.log());
-        assert!(fs::metadata(self.mounted()).is_ok());
+        fs::metadata(self.mounted()).unwrap();
         let log = self.log();
         assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     }
@@ -100,26 +101,19 @@ impl Drop for Mount {
     }
 }
 
-/// Runs a suite to its end, or kills it at the limit.
-fn run(command: &mut Command) -> Output {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let pid = child.id();
-    std::thread::scope(|scope| {
-        let output = scope.spawn(move || child.wait_with_output().unwrap());
-        let began = Instant::now();
-        while !output.is_finished() {
-            if began.elapsed() > SUITE_LIMIT {
-                let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        output.join().unwrap()
-    })
-}
-
-fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+/// Runs a suite to its end, or kills it at the limit; whether it succeeded, and what it printed.
+fn run(command: &mut Command) -> (bool, String) {
+    let mut printed = tempfile::tempfile().unwrap();
+    command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    if !wait_for_exit(&child, Some(SUITE_LIMIT)).unwrap() {
+        child.kill().unwrap();
+    }
+    let success = child.wait().unwrap().success();
+    let mut bytes = Vec::new();
+    printed.rewind().unwrap();
+    printed.read_to_end(&mut bytes).unwrap();
+    (success, String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The name of the group of a user, as the suite wants it: two users that any Debian has, and whatever group each has.
@@ -144,7 +138,7 @@ fn pjdfstest_config(nobody: &str, daemon: &str) -> String {
 
 fn pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
     let mut command = Command::new(Pieces::locate().tool("pjdfstest").unwrap());
-    results(&text(&run(command.arg("-c").arg(config).arg("-p").arg(directory))))
+    results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
 }
 
 /// Results of pjdfstest by case: "ok", "FAILED", "skipped".
@@ -204,10 +198,9 @@ fn fsx(arguments: &[&str], mapped: bool) {
     fs::write(&config, fsx_config(mapped)).unwrap();
     let mut command = Command::new(Pieces::locate().tool("fsx").unwrap());
     command.arg("-f").arg(config).args(["-N", &operations.to_string(), "-S", &seed().to_string()]);
-    let output = run(command.arg("-P").arg(mount.work.path()).arg(mount.mounted().join("file")));
-    let text = text(&output);
+    let (success, text) = run(command.arg("-P").arg(mount.work.path()).arg(mount.mounted().join("file")));
     let end = text.lines().rev().take(60).collect::<Vec<_>>();
-    assert!(output.status.success(), "seed {}, {arguments:?}: {:#?}", seed(), end);
+    assert!(success, "seed {}, {arguments:?}: {:#?}", seed(), end);
     assert!(text.contains("All operations completed"), "{end:#?}");
     mount.assert_healthy();
 }
