@@ -317,3 +317,15 @@ fn a_handle_of_another_file_is_not_believed() {
     assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"");
     assert_eq!(std::fs::read(directory.path().join("b")).unwrap(), b"content");
 }
+
+#[test]
+fn creating_over_a_file_tells_its_length_after_the_truncation() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("file"), "content").unwrap();
+    // O_WRONLY | O_TRUNC.
+    let open = Open { flags: OpenFlags::from_bits_retain(0o1001), kill_suidgid: false };
+    let (entry, _) = with_name("file", |name| {
+        share.create(at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 })).unwrap()
+    });
+    assert_eq!(entry.attr.size, 0);
+}

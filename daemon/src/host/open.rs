@@ -112,16 +112,23 @@ impl Passthrough {
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
-            let opened = self.nodes.get(entry.node).and_then(|node| self.open_node(tickets.1, &node, open));
-            return match opened {
-                Ok(reply) => Ok((entry, reply)),
-                Err(errno) => {
-                    self.nodes.forget(entry.node, 1);
-                    Err(errno)
-                }
-            };
+            return self
+                .open_existing(tickets.1, entry, open)
+                .inspect_err(|_refused| self.nodes.forget(entry.node, 1));
         }
         Err(Errno::ENOENT)
+    }
+
+    /// Opens what CREATE found in its place. Where that truncates it, the attributes are those from afterwards.
+    fn open_existing(&self, ticket: Ticket, mut entry: Entry, open: Open) -> Answer<(Entry, OpenReply)> {
+        let node = self.nodes.get(entry.node)?;
+        let reply = self.open_node(ticket, &node, open)?;
+        if open.flags.contains(OpenFlags::TRUNC) {
+            let submount = entry.attr.submount;
+            entry.attr = resolve::stat(node.as_fd())?.attr();
+            entry.attr.submount = submount;
+        }
+        Ok((entry, reply))
     }
 
     pub(super) fn tmp_file(
