@@ -19,16 +19,22 @@ pub(crate) struct Arguments {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// The seed of its random choices; 0 takes a new one each time
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
     /// Only this target
     target: Option<String>,
 }
 
 impl Arguments {
-    /// Every target, `seconds` each.
+    /// Every target, `seconds` each, from a seed that stays: what fails among the tests fails again.
     pub(crate) fn every(seconds: u32) -> Self {
-        Self { seconds, target: None }
+        Self { seconds, seed: TEST_SEED, target: None }
     }
 }
+
+/// Any number will do, if it is always the same.
+const TEST_SEED: u32 = 20_807;
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
     ensure(&[Part::Tools])?;
@@ -38,8 +44,8 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     };
     let mut failed = Vec::new();
     for target in &targets {
-        say(format!("fuzz target {target}, {} s", arguments.seconds));
-        if let Err(failure) = one(target, arguments.seconds) {
+        say(format!("fuzz target {target}, {} s, seed {}", arguments.seconds, arguments.seed));
+        if let Err(failure) = one(target, arguments) {
             say(&failure);
             failed.push(target.as_str());
         }
@@ -70,7 +76,7 @@ fn targets(root: &Path) -> Outcome<Vec<String>> {
 }
 
 /// New inputs go to a corpus in the build folder; the seeds, which are part of the project, are only read.
-fn one(target: &str, seconds: u32) -> Outcome {
+fn one(target: &str, arguments: &Arguments) -> Outcome {
     let cargo_fuzz = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
     let corpus = workspace::target().join("fuzz-corpus").join(target);
     fs::create_dir_all(&corpus).map_err(Failure::io(format!("cannot make {}", corpus.display())))?;
@@ -87,7 +93,8 @@ fn one(target: &str, seconds: u32) -> Outcome {
         .arg(target)
         .args([&corpus, &seeds])
         .arg("--")
-        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-max_total_time={}", arguments.seconds))
+        .arg(format!("-seed={}", arguments.seed))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]);
     run(&mut command).map_err(|failure| match newest_artifact(&root.join("fuzz/artifacts").join(target)) {
         Some(artifact) => Failure::new(format!(

@@ -8,6 +8,9 @@ use pinhole_protocol::{self as protocol, Entry, Errno};
 use rustix::fs::{AtFlags, FileType, Mode, makedev};
 use rustix::path::DecInt;
 
+/// `S_IFMT`.
+const FILE_TYPE_BITS: u32 = 0o170_000;
+
 impl Passthrough {
     pub(super) fn lookup(&self, parent: &Node, call: &Call<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
         self.look_up(parent, call.operation.name)
@@ -26,7 +29,11 @@ impl Passthrough {
     pub(super) fn mk_nod(&self, parent: &Node, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
         let ticket = self.budget.ticket()?;
         let protocol::MkNod { name, mode, rdev, umask } = call.operation;
-        let kind = FileType::from_raw_mode(mode);
+        // mknod(2): no type is a regular file.
+        let kind = match mode & FILE_TYPE_BITS {
+            0 => FileType::RegularFile,
+            _ => FileType::from_raw_mode(mode),
+        };
         match kind {
             FileType::RegularFile
             | FileType::Fifo
