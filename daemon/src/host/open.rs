@@ -125,7 +125,14 @@ impl Passthrough {
         let reply = self.open_node(ticket, &node, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
-            entry.attr = resolve::stat(node.as_fd())?.attr();
+            entry.attr = match resolve::stat(node.as_fd()) {
+                Ok(stat) => stat.attr(),
+                Err(errno) => {
+                    // A guest that gets an error instead of the handle would never release it.
+                    self.files.remove(reply.handle)?;
+                    return Err(errno);
+                }
+            };
             entry.attr.submount = submount;
         }
         Ok((entry, reply))
