@@ -2,7 +2,7 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, Pace};
 use pinhole::io_vectors::IoVectors;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
@@ -334,7 +334,7 @@ impl FileSystem for Model {
         tree.close(call.operation.handle, false)
     }
 
-    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>) -> Answer<usize> {
+    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, _: Pace) -> Answer<usize> {
         locked!(self, call, tree);
         if !tree.opened(call.operation.handle, false)?.read {
             return Err(Errno::EBADF);
@@ -348,7 +348,7 @@ impl FileSystem for Model {
         crate::oracle::fill(into, rest)
     }
 
-    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>) -> Answer<usize> {
+    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, _: Pace) -> Answer<usize> {
         locked!(self, call, tree);
         let data = crate::oracle::drain(from)?;
         let bytes = tree.bytes_mut(call.operation.handle)?;

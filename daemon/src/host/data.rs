@@ -1,9 +1,9 @@
 //! READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
 
-use super::Answer;
 use super::handles::FileHandle;
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, io_errno, sync_errno};
+use super::{Answer, Pace};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, InitFlags, OpenFlags, WriteFlags};
@@ -16,13 +16,13 @@ const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
 impl Passthrough {
-    pub(super) fn read(&self, read: protocol::Read, into: &IoVectors<'_>) -> Answer<usize> {
+    pub(super) fn read(&self, read: protocol::Read, into: &IoVectors<'_>, _pace: Pace) -> Answer<usize> {
         let file = self.files.get(read.handle)?;
         let fd = buffered_or_direct(&file, read.flags, false);
         into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
     }
 
-    pub(super) fn write(&self, write: protocol::Write, from: &IoVectors<'_>) -> Answer<usize> {
+    pub(super) fn write(&self, write: protocol::Write, from: &IoVectors<'_>, _pace: Pace) -> Answer<usize> {
         let file = self.files.get(write.handle)?;
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;

@@ -53,6 +53,15 @@ pub struct Call<'a, T> {
     pub operation: T,
 }
 
+/// Whether a call may wait for the host: for a disk, for what another process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It may not: where it would have to, it does nothing and says EAGAIN.
+    Now,
+    /// It may take its time.
+    Patient,
+}
+
 /// A permitted call.
 pub type Allowed<'a, T> = Permitted<Call<'a, T>>;
 
@@ -99,10 +108,10 @@ pub trait FileSystem: Send + Sync {
     fn flush(&self, call: Allowed<'_, protocol::Flush>) -> Answer<()>;
     fn release(&self, call: Allowed<'_, protocol::Release>) -> Answer<()>;
 
-    /// Fills `into` from its start; returns the bytes put there.
-    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>) -> Answer<usize>;
-    /// Writes all of `from`; returns the bytes taken.
-    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>) -> Answer<usize>;
+    /// Fills `into` from its start; returns the bytes put there. EAGAIN: see [`Pace::Now`].
+    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
+    /// Writes all of `from`; returns the bytes taken. EAGAIN: see [`Pace::Now`].
+    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()>;
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;

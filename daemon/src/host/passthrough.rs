@@ -8,7 +8,7 @@ use super::identity::{Assumed, Identity};
 use super::mounts::MountTable;
 use super::nodes::{Node, NodeTable};
 use super::resolve::{self, ProcFds, Stat};
-use super::{Allowed, Answer, Call, Caller, FileSystem, thread};
+use super::{Allowed, Answer, Call, Caller, FileSystem, Pace, thread};
 use crate::io_vectors::IoVectors;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, Name, OpenReply, Statfs, Statx};
@@ -195,9 +195,9 @@ macro_rules! families {
 
 /// The same for operations on a handle, which say everything by themselves.
 macro_rules! handle_families {
-    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
-        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
-            self.$name(call.into_inner().operation $(, $argument)?)
+    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)*) -> Answer<$answer> {
+            self.$name(call.into_inner().operation $(, $argument)*)
         })*
     };
 }
@@ -247,8 +247,8 @@ impl FileSystem for Passthrough {
     handle_families! {
         flush(protocol::Flush) -> ();
         release(protocol::Release) -> ();
-        read(protocol::Read, into: &IoVectors<'_>) -> usize;
-        write(protocol::Write, from: &IoVectors<'_>) -> usize;
+        read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
+        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
         fsync(protocol::Fsync) -> ();
         fallocate(protocol::Fallocate) -> ();
         lseek(protocol::Lseek) -> u64;

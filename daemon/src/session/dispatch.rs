@@ -2,7 +2,7 @@
 
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, FileSystem};
+use crate::host::{Answer, Call, FileSystem, Pace};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Gated, Permitted};
@@ -113,7 +113,7 @@ impl<F: FileSystem> Session<F> {
 
     fn read<S: Sink>(&self, header: &Header<'_>, read: Read, slot: &ReplySlot<'_, S>) -> Answer<Outcome> {
         let into = slot.data(usize::try_from(read.size.min(WRITE_LEN_MAX)).unwrap_or(usize::MAX));
-        self.filesystem.read(self.permit(header, read)?, &into).map(Outcome::InPlace)
+        self.filesystem.read(self.permit(header, read)?, &into, Pace::Patient).map(Outcome::InPlace)
     }
 
     fn write(&self, header: &Header<'_>, write: Write, payload: &IoVectors<'_>) -> Answer<Reply<'static>> {
@@ -121,7 +121,7 @@ impl<F: FileSystem> Session<F> {
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }
-        let written = self.filesystem.write(self.permit(header, write)?, payload)?;
+        let written = self.filesystem.write(self.permit(header, write)?, payload, Pace::Patient)?;
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
     }
 
