@@ -3,6 +3,7 @@
 //! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
 //! it fetches itself, by the `guest` module.
 
+mod bench;
 mod console;
 mod demo;
 mod fuzz;
