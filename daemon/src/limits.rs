@@ -53,3 +53,22 @@ pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::fro
 
 /// Threads that serve `pinhole mount` unless told otherwise: more than four wait for one another on `/dev/fuse`.
 pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
+
+/// Nodes that a guest may know at once: each takes about a hundred bytes, and a guest's own kernel takes ten times as
+/// much for each inode that it knows, so only a hostile guest comes near (2 GB).
+pub const NODES_MAX: u32 = 1 << 24;
+
+/// Parts of the table that finds nodes by inode, each with a lock of its own: enough that the queues of a guest
+/// seldom meet.
+pub const NODE_SHARDS: usize = 16;
+
+/// Descriptors kept open for nodes that are in use. Each is some 200 bytes of the host's kernel and pins an inode;
+/// more would hardly save reopening, which costs two system calls.
+pub const NODE_DESCRIPTORS_MAX: usize = 16 << 10;
+
+/// Nodes that are looked at to find one whose descriptor may be closed.
+pub const DESCRIPTOR_SWEEP_MAX: usize = 128;
+
+/// Files or directories that a guest may have open at once: more than any process has descriptors for, and fewer than
+/// the bit that tells the handles of directories.
+pub const HANDLES_MAX: u32 = 1 << 30;

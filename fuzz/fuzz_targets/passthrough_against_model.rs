@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::host::{CacheMode, Config, FileSystem as _, Passthrough};
+use pinhole::host::{CacheMode, Config, FileHandles, FileSystem as _, Passthrough};
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -27,6 +27,8 @@ fn check(input: &[u8]) {
     // In memory: a disk would be all that is measured.
     let shared = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
     std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755)).expect("one's own directory");
+    // Each input one way or the other: what a guest sees is the same.
+    let by_handle = input.len().is_multiple_of(2);
     let config = Config {
         shared_dir: shared.path().to_owned(),
         cache: CacheMode::Auto,
@@ -35,6 +37,7 @@ fn check(input: &[u8]) {
         posix_acl: false,
         announce_submounts: false,
         preserve_noatime: false,
+        file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
         descriptors_max: 1024,
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));

@@ -78,7 +78,6 @@ fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
         ("--shared-dir DIR --socket-path SOCK --entry-timeout=-1", "--entry-timeout"),
         ("--shared-dir DIR --socket-path SOCK --negative-timeout nan", "--negative-timeout"),
         ("--shared-dir DIR --socket-path SOCK --posix-acl=maybe", "--posix-acl"),
-        ("--shared-dir DIR --socket-path SOCK --inode-file-handles=mandatory", "--inode-file-handles"),
         ("--shared-dir DIR --socket-path SOCK --rlimit-nofile 3", "--rlimit-nofile"),
         ("--shared-dir DIR --socket-path SOCK --log-level loud", "--log-level"),
         ("--shared-dir DIR --socket-path SOCK --sandbox sand", "--sandbox"),

@@ -239,13 +239,16 @@ pub struct ShareArgs {
 
     /// Open files allowed to this process; 0 leaves the limit alone [default: the hard limit].
     ///
-    /// Each file or directory that the guest knows holds one descriptor. At the limit, less a reserve, the guest
-    /// gets ENFILE and everything goes on.
+    /// Files that the guest has open take them, and files that it has lately used; the latter are closed for the
+    /// former. At the limit, less a reserve, the guest gets ENFILE and everything goes on.
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Process")]
     pub rlimit_nofile: Option<u64>,
-    /// How known files are held: never, prefer, mandatory.
+    /// How files that the guest knows are found again [default: prefer].
     ///
-    /// This version always holds descriptors: prefer is taken as never, mandatory is refused.
+    /// prefer: by the host's file handles, which takes no descriptor for a file that is not in use. They need
+    /// CAP_DAC_READ_SEARCH and a file system that has them. Without them, or with never, a file out of use is found
+    /// by its name in its directory, and a directory holds a descriptor. mandatory: a shared directory without
+    /// file handles is not served.
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
     pub inode_file_handles: Option<FileHandles>,
     /// Not yet: anything but none is accepted with a warning.

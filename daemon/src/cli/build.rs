@@ -133,6 +133,11 @@ fn build_session(share: Share) -> Result<Arc<Session<Passthrough>>, RunError> {
         posix_acl: share.posix_acl,
         announce_submounts: share.submounts,
         preserve_noatime: share.noatime,
+        file_handles: match share.file_handles {
+            args::FileHandles::Never => host::FileHandles::Never,
+            args::FileHandles::Prefer => host::FileHandles::Prefer,
+            args::FileHandles::Mandatory => host::FileHandles::Mandatory,
+        },
     })?;
     Ok(Arc::new(Session::new(Arc::new(filesystem), policy, options)))
 }

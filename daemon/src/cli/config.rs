@@ -102,6 +102,8 @@ pub struct Share {
     pub submounts: bool,
     /// Keep `O_NOATIME`.
     pub noatime: bool,
+    /// How known files are found again.
+    pub file_handles: FileHandles,
     /// Open files allowed to the process.
     pub descriptors: DescriptorLimit,
 }
@@ -163,10 +165,6 @@ pub enum ConfigError {
     MountOption { word: String, known: &'static str },
     #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
     AclWithoutXattr,
-    #[error(
-        "--inode-file-handles=mandatory is not supported: files are held by descriptors; use never or prefer"
-    )]
-    FileHandles,
     #[error(
         "--rlimit-nofile: {limit} is too few: at least {least} are needed, or 0 to leave the limit alone"
     )]
@@ -260,9 +258,6 @@ fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
 fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
     refuse(&args.refused)?;
     let uncached = uncached(args.cache);
-    if args.inode_file_handles == Some(FileHandles::Mandatory) {
-        return Err(ConfigError::FileHandles);
-    }
     let descriptors = match args.rlimit_nofile {
         None => DescriptorLimit::Hard,
         Some(0) => DescriptorLimit::Keep,
@@ -286,6 +281,7 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
         posix_acl,
         submounts: !args.no_announce_submounts,
         noatime: args.preserve_noatime,
+        file_handles: args.inode_file_handles.unwrap_or(FileHandles::Prefer),
         descriptors,
     })
 }
@@ -361,11 +357,6 @@ fn notes(args: &ShareArgs) -> Vec<String> {
         (sandbox, "--sandbox", NOT_YET),
         (seccomp, "--seccomp", NOT_YET),
         (args.modcaps.is_some(), "--modcaps", NOT_YET),
-        (
-            args.inode_file_handles == Some(FileHandles::Prefer),
-            "--inode-file-handles=prefer",
-            "not yet: each known file holds one descriptor",
-        ),
     ];
     rows.into_iter()
         .filter(|(given, ..)| *given)

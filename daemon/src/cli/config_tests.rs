@@ -77,7 +77,6 @@ fn each_contradiction_names_its_argument() {
         ("--fd 3", "--fd and --socket-path"),
         ("--socket /t", "--socket and --socket-path"),
         ("--tag 0123456789012345678901234567890123456", "--tag: 37 bytes"),
-        ("--inode-file-handles mandatory", "--inode-file-handles"),
         ("--rlimit-nofile 10", "--rlimit-nofile"),
         ("--xattrmap :map::user.virtiofs.:", "--xattrmap"),
         ("--uid-map :0:1:2:", "--uid-map"),
@@ -106,9 +105,7 @@ fn what_is_missing_is_named() {
 #[test]
 fn isolation_that_was_asked_for_is_noted_as_not_yet_there() {
     let base = "pinhole --shared-dir /d --socket-path /s";
-    for option in
-        ["--sandbox chroot", "--seccomp kill", "--modcaps=+sys_admin", "--inode-file-handles=prefer"]
-    {
+    for option in ["--sandbox chroot", "--seccomp kill", "--modcaps=+sys_admin"] {
         let notes = config(&format!("{base} {option}")).unwrap().notes;
         let name = option.split([' ', '=']).next().unwrap();
         assert!(

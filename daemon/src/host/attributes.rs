@@ -2,9 +2,10 @@
 
 use super::handles::FileHandle;
 use super::identity::checked_id;
-use super::nodes::Node;
+use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::{self, Stat, errno};
+use super::table::Entry;
 use super::{Answer, Call};
 use pinhole_protocol::{self as protocol, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
@@ -13,32 +14,33 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Passthrough {
-    pub(super) fn get_attr(&self, node: &Node, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
+    pub(super) fn get_attr(&self, node: &NodeRef, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
         Ok(self.stat_either(node, call.operation.handle)?.attr())
     }
 
-    pub(super) fn get_statx(&self, node: &Node, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
+    pub(super) fn get_statx(&self, node: &NodeRef, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
         Ok(self.stat_either(node, call.operation.handle)?.statx())
     }
 
     /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
     /// that the guest guessed, is no reason to fail.
-    fn stat_either(&self, node: &Node, handle: Option<Handle>) -> Answer<Stat> {
+    fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
-            None => resolve::stat(node.as_fd()),
+            None => self.stat_node(node),
         }
     }
 
     /// The open file of a handle, if it is one of this node.
-    fn open_file(&self, node: &Node, handle: Option<Handle>) -> Option<Arc<FileHandle>> {
-        self.files.get(handle?).ok().filter(|file| file.key == node.key)
+    fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<Arc<Entry<FileHandle>>> {
+        self.files.get(handle?).ok().filter(|file| file.key == node.key())
     }
 
     /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
     /// a new owner takes away suid bits.
-    pub(super) fn set_attr(&self, node: &Node, call: &Call<'_, SetAttr>) -> Answer<Attr> {
+    pub(super) fn set_attr(&self, node: &NodeRef, call: &Call<'_, SetAttr>) -> Answer<Attr> {
         let wanted = &call.operation;
+        let reached = self.reach(node)?;
         if let Some(size) = wanted.size {
             self.truncate(node, size, wanted)?;
         }
@@ -47,13 +49,13 @@ impl Passthrough {
             let gid = wanted.gid.map(checked_id).transpose()?.map(Gid::from_raw);
             let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
             self.identity.kill_suidgid(wanted.kill_suidgid)?;
-            rustix::fs::chownat(node, c"", uid, gid, flags).map_err(errno)?;
+            rustix::fs::chownat(&*reached, c"", uid, gid, flags).map_err(errno)?;
         }
         if let Some(mode) = wanted.mode {
             // Whether the caller may set sgid was decided by the guest's kernel.
             self.identity.kill_suidgid(false)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            let number = DecInt::from_fd(node);
+            let number = DecInt::from_fd(&*reached);
             rustix::fs::chmodat(&self.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
         }
         if wanted.atime.is_some() || wanted.mtime.is_some() {
@@ -62,12 +64,12 @@ impl Passthrough {
                 last_modification: timespec(wanted.mtime)?,
             };
             let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::utimensat(node, c"", &times, flags).map_err(errno)?;
+            rustix::fs::utimensat(&*reached, c"", &times, flags).map_err(errno)?;
         }
-        Ok(resolve::stat(node.as_fd())?.attr())
+        Ok(resolve::stat(reached.as_fd())?.attr())
     }
 
-    fn truncate(&self, node: &Node, size: u64, wanted: &SetAttr) -> Answer<()> {
+    fn truncate(&self, node: &NodeRef, size: u64, wanted: &SetAttr) -> Answer<()> {
         if i64::try_from(size).is_err() {
             return Err(Errno::EFBIG);
         }
@@ -75,22 +77,23 @@ impl Passthrough {
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno);
         }
-        let _ticket = self.budget.ticket()?;
-        let file = self.proc_fds.reopen(node, OFlags::WRONLY)?;
+        let _ticket = self.ticket()?;
+        let file = self.open_inside(node, OFlags::WRONLY)?;
         rustix::fs::ftruncate(file, size).map_err(errno)
     }
 
-    pub(super) fn access(&self, node: &Node, call: &Call<'_, protocol::Access>) -> Answer<()> {
+    pub(super) fn access(&self, node: &NodeRef, call: &Call<'_, protocol::Access>) -> Answer<()> {
         let wanted = u8::try_from(call.operation.mask).map_err(|_large| Errno::EINVAL)?;
         let wanted = rustix::fs::Access::from_bits(wanted.into()).ok_or(Errno::EINVAL)?;
+        let reached = self.reach(node)?;
         let _assumed = self.assume(&call.caller, 0)?;
         // By number, because rustix refuses AT_EMPTY_PATH here.
-        let number = DecInt::from_fd(node);
+        let number = DecInt::from_fd(&*reached);
         rustix::fs::accessat(&self.proc_fds, number, wanted, AtFlags::EACCESS).map_err(errno)
     }
 
-    pub(super) fn stat_fs(&self, node: &Node, _: &Call<'_, protocol::StatFs>) -> Answer<Statfs> {
-        let figures = rustix::fs::fstatvfs(node).map_err(errno)?;
+    pub(super) fn stat_fs(&self, node: &NodeRef, _: &Call<'_, protocol::StatFs>) -> Answer<Statfs> {
+        let figures = rustix::fs::fstatvfs(&*self.reach(node)?).map_err(errno)?;
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Ok(Statfs {
             blocks: figures.f_blocks,
@@ -106,15 +109,16 @@ impl Passthrough {
 
     pub(super) fn read_link(
         &self,
-        node: &Node,
+        node: &NodeRef,
         _: &Call<'_, protocol::ReadLink>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let target = rustix::fs::readlinkat(node, c"", Vec::new()).map_err(|error| match error {
-            // The host says ENOENT for an empty path on what is no link.
-            rustix::io::Errno::NOENT => Errno::EINVAL,
-            other => errno(other),
-        })?;
+        let target =
+            rustix::fs::readlinkat(&*self.reach(node)?, c"", Vec::new()).map_err(|error| match error {
+                // The host says ENOENT for an empty path on what is no link.
+                rustix::io::Errno::NOENT => Errno::EINVAL,
+                other => errno(other),
+            })?;
         out.extend_from_slice(target.as_bytes());
         Ok(())
     }

@@ -16,6 +16,18 @@ pub enum CacheMode {
     Always,
 }
 
+/// Whether nodes are found by file handles; `--inode-file-handles`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileHandles {
+    /// They are not: each node holds a descriptor, or is found again by its name.
+    Never,
+    /// Wherever the file system has them and this process may use them.
+    #[default]
+    Prefer,
+    /// A shared directory without them is not served.
+    Mandatory,
+}
+
 /// A share's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -33,6 +45,8 @@ pub struct Config {
     pub announce_submounts: bool,
     /// O_NOATIME of the guest reaches the host's files.
     pub preserve_noatime: bool,
+    /// Whether nodes are found by file handles.
+    pub file_handles: FileHandles,
     /// Host descriptors that nodes and handles may take together.
     pub descriptors_max: u64,
 }

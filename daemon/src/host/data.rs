@@ -9,23 +9,43 @@ use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, InitFlags, OpenFlags, WriteFlags};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 /// `SEEK_DATA` and `SEEK_HOLE` of `lseek(2)`; the guest answers the other three itself but for the end.
 const SEEK_END: u32 = 2;
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
 
+/// The least page that Linux has on any machine; larger ones end at its multiples too.
+const PAGE_LEN: u64 = 4096;
+
 impl Passthrough {
-    pub(super) fn read(&self, read: protocol::Read, into: &IoVectors<'_>, _pace: Pace) -> Answer<usize> {
+    pub(super) fn read(&self, read: protocol::Read, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
         let file = self.files.get(read.handle)?;
-        let fd = buffered_or_direct(&file, read.flags, false);
-        into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
+        let (fd, is_direct) = buffered_or_direct(&file, read.flags, false);
+        match pace {
+            Pace::Now if is_direct => Err(Errno::EAGAIN),
+            Pace::Now if !file.traits.in_memory => read_cached(&file, read.offset, into),
+            Pace::Now | Pace::Patient => {
+                into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
+            }
+        }
     }
 
-    pub(super) fn write(&self, write: protocol::Write, from: &IoVectors<'_>, _pace: Pace) -> Answer<usize> {
+    pub(super) fn write(&self, write: protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
         let file = self.files.get(write.handle)?;
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
+        let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
+        let flags = self.write_flags(&file, &write, from_cache);
+        let waits = is_direct || flags.intersects(TransferFlags::SYNC | TransferFlags::DSYNC);
+        if waits && pace == Pace::Now {
+            return Err(Errno::EAGAIN);
+        }
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
+        from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))
+    }
+
+    fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
         let mut flags = TransferFlags::empty();
         // Where the guest has a page cache it sends FSYNC after a synchronous write; where it has none, this is all
         // that it ever says.
@@ -37,8 +57,7 @@ impl Passthrough {
         // A writeback cache has already decided where the bytes belong.
         let at_end = write.flags.contains(OpenFlags::APPEND) && !from_cache;
         flags.set(TransferFlags::APPEND, at_end && !self.negotiated(InitFlags::WRITEBACK_CACHE));
-        let fd = buffered_or_direct(&file, write.flags, from_cache);
-        from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))
+        flags
     }
 
     pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
@@ -100,11 +119,34 @@ pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
     }
 }
 
-/// The descriptor for one transfer: past the host's page cache only while the guest's file has O_DIRECT set, and
-/// never for data that comes from the guest's page cache.
-fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> BorrowedFd<'_> {
+/// Reads what the host has in memory; EAGAIN where it would have to fetch any of it.
+fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<usize> {
+    if file.always_waits.load(Ordering::Relaxed) {
+        return Err(Errno::EAGAIN);
+    }
+    let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
+        Ok(len) => len,
+        Err(error) => {
+            let errno = io_errno(&error);
+            if errno == Errno::EOPNOTSUPP {
+                file.always_waits.store(true, Ordering::Relaxed);
+                return Err(Errno::EAGAIN);
+            }
+            return Err(errno);
+        }
+    };
+    // A short answer means the end of the file to the guest. The host gives one also where its cache ends, always
+    // at the border of a page.
+    let end = offset.saturating_add(len as u64);
+    let is_end = len == into.len() || len == 0 || !end.is_multiple_of(PAGE_LEN);
+    if is_end || end >= resolve::stat(file.as_fd())?.size() { Ok(len) } else { Err(Errno::EAGAIN) }
+}
+
+/// The descriptor for one transfer, and whether that goes past the host's page cache: only while the guest's file has
+/// O_DIRECT set, and never for data that comes from the guest's page cache.
+fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> (BorrowedFd<'_>, bool) {
     match &file.direct {
-        Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => direct.as_fd(),
-        Some(_) | None => file.as_fd(),
+        Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => (direct.as_fd(), true),
+        Some(_) | None => (file.as_fd(), false),
     }
 }

@@ -3,18 +3,18 @@
 use super::config::CacheMode;
 use super::data::sync;
 use super::handles::DirHandle;
-use super::nodes::Node;
+use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
 use super::{Answer, Call};
 use crate::limits::LISTING_BUFFER_LEN;
 use pinhole_protocol::{
-    self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, OpenReply, OpenReplyFlags,
+    self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, NodeId, OpenReply, OpenReplyFlags,
 };
-use rustix::fs::{Mode, OFlags, RawDir, RawDirEntry, SeekFrom};
+use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 
 /// Whether a listing goes on after an entry.
 enum Step {
@@ -23,12 +23,14 @@ enum Step {
 }
 
 impl Passthrough {
-    pub(super) fn open_dir(&self, node: &Arc<Node>, _: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
-        let ticket = self.budget.ticket()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let stream = rustix::fs::openat(&**node, c".", flags, Mode::empty()).map_err(errno)?;
+    pub(super) fn open_dir(&self, node: &NodeRef, _: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
+        if node.kind != FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let ticket = self.ticket()?;
+        let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.directories.insert(DirHandle {
-            node: Arc::clone(node),
+            node: NodeRef::clone(node),
             stream: Mutex::new(stream),
             _ticket: ticket,
         })?;
@@ -41,8 +43,8 @@ impl Passthrough {
 
     pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.directories.get(list.handle)?;
-        self.list(&directory, list.offset, |entry| {
-            Ok(match into.push(&dirent(self, &directory, entry)) {
+        self.list(&directory, list.offset, |_, entry| {
+            Ok(match into.push(&dirent(&directory, entry)) {
                 Ok(()) => Step::Next,
                 Err(protocol::Full) => Step::Full,
             })
@@ -55,7 +57,7 @@ impl Passthrough {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         let directory = self.directories.get(plus.list.handle)?;
-        self.list(&directory, plus.list.offset, |entry| {
+        self.list(&directory, plus.list.offset, |stream, entry| {
             if !into.fits(entry.file_name().to_bytes().len()) {
                 return Ok(Step::Full);
             }
@@ -63,8 +65,8 @@ impl Passthrough {
                 // "." and ".." are listed but take no lookup.
                 Err(_dots) => None,
                 // Listing a large directory must not take what opening a file in it needs.
-                Ok(_) if !self.budget.is_ample() => None,
-                Ok(name) => match self.look_up(&directory.node, name) {
+                Ok(_) if !directory.node.mount.has_handles() && !self.budget.is_ample() => None,
+                Ok(name) => match self.look_up_in(stream, &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
                     Err(Errno::ENOENT) => return Ok(Step::Next),
@@ -72,11 +74,11 @@ impl Passthrough {
                     Err(_) => None,
                 },
             };
-            if into.push_plus(found.as_ref(), &dirent(self, &directory, entry)).is_ok() {
+            if into.push_plus(found.as_ref(), &dirent(&directory, entry)).is_ok() {
                 return Ok(Step::Next);
             }
             if let Some(found) = found {
-                self.nodes.forget(found.node, 1);
+                drop(self.nodes.forget(found.node, 1));
             }
             Ok(Step::Full)
         })
@@ -87,7 +89,7 @@ impl Passthrough {
         &self,
         directory: &DirHandle,
         cookie: u64,
-        mut take: impl FnMut(&RawDirEntry<'_>) -> Answer<Step>,
+        mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>) -> Answer<Step>,
     ) -> Answer<()> {
         let stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
         // The host's position stands behind the last entry that it gave, not behind the last one that fitted.
@@ -97,7 +99,7 @@ impl Passthrough {
         let mut taken = false;
         while let Some(entry) = entries.next() {
             match entry {
-                Ok(entry) => match take(&entry)? {
+                Ok(entry) => match take(stream.as_fd(), &entry)? {
                     Step::Next => taken = true,
                     Step::Full => break,
                 },
@@ -112,7 +114,7 @@ impl Passthrough {
     pub(super) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.directories.get(fsync.handle)?;
         // Not under the stream's lock for longer than it takes to copy the descriptor: an fsync may take seconds.
-        let _ticket = self.budget.ticket()?;
+        let _ticket = self.ticket()?;
         let stream = {
             let stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
             rustix::io::fcntl_dupfd_cloexec(&*stream, 0).map_err(errno)?
@@ -127,11 +129,11 @@ impl Passthrough {
 
 /// One host entry as the guest sees it. What lies above the root of the share is not the guest's business: there,
 /// ".." is the root itself.
-fn dirent<'e>(share: &Passthrough, directory: &DirHandle, entry: &'e RawDirEntry<'_>) -> Dirent<'e> {
+fn dirent<'e>(directory: &DirHandle, entry: &'e RawDirEntry<'_>) -> Dirent<'e> {
     let name = entry.file_name().to_bytes();
-    let above_root = name == b".." && share.nodes.is_root(&directory.node);
+    let above_root = name == b".." && directory.node.id() == NodeId::ROOT.0;
     Dirent {
-        ino: if above_root { directory.node.key.inode } else { entry.ino() },
+        ino: if above_root { directory.node.inode } else { entry.ino() },
         offset: entry.next_entry_cookie(),
         kind: DirentKind::from_mode(entry.file_type().as_raw_mode()),
         name,

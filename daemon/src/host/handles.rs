@@ -1,11 +1,14 @@
 //! The handle tables: what the guest has opened and not released.
 
 use super::budget::Ticket;
-use super::nodes::{Node, NodeKey};
-use super::slab::Slab;
+use super::mounts::Traits;
+use super::nodes::{NodeKey, NodeRef};
+use super::table::{Entry, Table};
+use crate::limits::HANDLES_MAX;
 use pinhole_protocol::{Errno, Handle};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 /// An open regular file: one host open file description for each guest handle, so that an fsync error is reported
 /// once to each.
@@ -22,6 +25,9 @@ pub(crate) struct FileHandle {
     pub(crate) writable: bool,
     /// The guest was told to bypass its page cache, so the flags of a WRITE are the only sign of O_SYNC.
     pub(crate) uncached: bool,
+    pub(crate) traits: Traits,
+    /// The host cannot tell cached data from data that has to be waited for.
+    pub(crate) always_waits: AtomicBool,
     pub(crate) _tickets: (Ticket, Option<Ticket>),
 }
 
@@ -35,7 +41,7 @@ impl AsFd for FileHandle {
 #[derive(Debug)]
 pub(crate) struct DirHandle {
     /// Which directory it is; entries are looked up in it.
-    pub(crate) node: Arc<Node>,
+    pub(crate) node: NodeRef,
     /// The listing position belongs to the descriptor; a READDIR holds this lock from seek to last entry.
     pub(crate) stream: Mutex<OwnedFd>,
     pub(crate) _ticket: Ticket,
@@ -44,7 +50,7 @@ pub(crate) struct DirHandle {
 /// Open things of one kind under handles of one guest.
 #[derive(Debug)]
 pub(crate) struct HandleTable<T> {
-    open: RwLock<Slab<Arc<T>>>,
+    open: Table<T>,
     /// Tells this table's handles from the other table's: each differs from its key in these bits.
     mark: u64,
 }
@@ -55,16 +61,15 @@ pub(crate) const DIRECTORY_MARK: u64 = 1 << 31;
 
 impl<T> HandleTable<T> {
     pub(crate) const fn new(mark: u64) -> Self {
-        Self { open: RwLock::new(Slab::new()), mark }
+        Self { open: Table::new(HANDLES_MAX), mark }
     }
 
     /// The open thing of a handle.
     ///
     /// # Errors
     /// EBADF for a handle that is released, of another kind, or was never given out.
-    pub(crate) fn get(&self, handle: Handle) -> Result<Arc<T>, Errno> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(handle.0 ^ self.mark).map(Arc::clone).ok_or(Errno::EBADF)
+    pub(crate) fn get(&self, handle: Handle) -> Result<Arc<Entry<T>>, Errno> {
+        self.open.get(handle.0 ^ self.mark).ok_or(Errno::EBADF)
     }
 
     /// Gives out a new handle.
@@ -72,8 +77,8 @@ impl<T> HandleTable<T> {
     /// # Errors
     /// ENFILE where the table is full.
     pub(crate) fn insert(&self, value: T) -> Result<Handle, Errno> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(Arc::new(value)).map(|key| Handle(key ^ self.mark)).map_err(|_full| Errno::ENFILE)
+        let entry = self.open.insert(value).map_err(|_full| Errno::ENFILE)?;
+        Ok(Handle(entry.id() ^ self.mark))
     }
 
     /// Takes a handle back; operations under way keep what it named.
@@ -81,19 +86,17 @@ impl<T> HandleTable<T> {
     /// # Errors
     /// EBADF as for [`HandleTable::get`].
     pub(crate) fn remove(&self, handle: Handle) -> Result<(), Errno> {
-        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(handle.0 ^ self.mark);
-        // The descriptor is closed here, after the lock.
-        removed.map(drop).ok_or(Errno::EBADF)
+        // The descriptor is closed here, without a lock.
+        self.open.remove(handle.0 ^ self.mark).map(drop).ok_or(Errno::EBADF)
     }
 
     /// Takes every handle back.
     pub(crate) fn clear(&self) {
-        let gone = self.open.write().unwrap_or_else(PoisonError::into_inner).retain(|_, _| false);
-        drop(gone);
+        drop(self.open.retain(|_| false));
     }
 
     /// Handles open now.
     pub(crate) fn len(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.open.len()
     }
 }

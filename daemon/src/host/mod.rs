@@ -11,13 +11,16 @@ mod data;
 mod directories;
 mod handles;
 mod identity;
+mod inode_handle;
+mod lookup;
 mod mounts;
 mod names;
 mod nodes;
 mod open;
 mod passthrough;
+mod reach;
 mod resolve;
-mod slab;
+mod table;
 mod thread;
 mod xattrs;
 
@@ -28,7 +31,7 @@ use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
 
-pub use config::{CacheMode, Config};
+pub use config::{CacheMode, Config, FileHandles};
 pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.

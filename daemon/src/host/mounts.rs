@@ -1,30 +1,120 @@
-//! The host mounts that the guest has reached, so that SYNCFS covers all of them.
+//! The host mounts that the guest has reached: where each node's file handle is good, and what SYNCFS covers.
 
+use super::inode_handle::InodeHandle;
 use super::resolve::sync_errno;
+use arc_swap::ArcSwap;
 use pinhole_protocol::Errno;
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use rustix::fs::OFlags;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What tells one mount from another, as `statx(2)` says it. A mount of btrfs has a device for each subvolume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountKey {
+    /// Major and minor number of the file system.
+    pub(crate) device: (u32, u32),
+    /// The kernel's mount id; 0 where the kernel does not tell (before Linux 5.8).
+    pub(crate) id: u64,
+}
+
+/// What is known of a file system by its kind. Where the kind is not known, nothing is taken for granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Its data is in memory: reading never waits for a disk.
+    pub(crate) in_memory: bool,
+    /// Closing a descriptor does nothing but that: the file system has no `flush` operation.
+    pub(crate) closes_silently: bool,
+}
+
+impl Traits {
+    /// By the kinds of `statfs(2)` (`linux/magic.h`).
+    fn of(mount: BorrowedFd<'_>) -> Self {
+        const TMPFS: i64 = 0x0102_1994;
+        const RAMFS: i64 = 0x8584_58f6;
+        const EXT: i64 = 0xef53;
+        const XFS: i64 = 0x5846_5342;
+        const BTRFS: i64 = 0x9123_683e;
+        let kind = rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type);
+        let in_memory = matches!(kind, TMPFS | RAMFS);
+        Self { in_memory, closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS) }
+    }
+}
 
 /// One host mount.
 #[derive(Debug)]
 pub(crate) struct Mount {
-    /// Readable, as `syncfs(2)` wants it, or why not. `None` where the mount is a bind-mounted device or socket, which
-    /// has nothing of its own to sync.
-    sync_fd: Option<Result<OwnedFd, Errno>>,
+    /// Our own number for it, never given to another.
+    pub(crate) number: u32,
+    pub(crate) key: MountKey,
+    /// Readable, as `syncfs(2)` and `open_by_handle_at(2)` want it, or why not. `None` where the mount is a
+    /// bind-mounted device or socket, which has nothing of its own to sync.
+    fd: Option<Result<OwnedFd, Errno>>,
+    /// Whether file handles find inodes here.
+    handles: bool,
+    pub(crate) traits: Traits,
 }
 
-/// The mounts by the kernel's mount id.
-#[derive(Debug, Default)]
+impl Mount {
+    /// Whether inodes of this mount are found by file handles.
+    pub(crate) const fn has_handles(&self) -> bool {
+        self.handles
+    }
+
+    /// Opens an inode of this mount.
+    ///
+    /// # Errors
+    /// ESTALE where the inode is no more.
+    pub(crate) fn open(&self, handle: &InodeHandle, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let Some(Ok(fd)) = &self.fd else { return Err(Errno::ESTALE) };
+        handle.open(fd.as_fd(), flags).map_err(|error| super::resolve::io_errno(&error))
+    }
+}
+
+/// The mounts that are in use.
+#[derive(Debug)]
 pub(crate) struct MountTable {
-    mounts: Mutex<HashMap<u64, Arc<Mount>>>,
+    mounts: ArcSwap<Vec<Arc<Mount>>>,
+    /// The next number. Held while a mount is added or let go.
+    next: Mutex<u32>,
+    /// Whether file handles may be used at all.
+    handles: bool,
 }
 
 impl MountTable {
-    /// The mount of an id, opened with `open` when it is first reached.
-    pub(crate) fn reach(&self, id: u64, open: impl FnOnce() -> Option<Result<OwnedFd, Errno>>) -> Arc<Mount> {
-        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(mounts.entry(id).or_insert_with(|| Arc::new(Mount { sync_fd: open() })))
+    pub(crate) fn new(handles: bool) -> Self {
+        Self { mounts: ArcSwap::default(), next: Mutex::new(0), handles }
+    }
+
+    /// The mount, if it was reached before.
+    pub(crate) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
+        self.mounts.load().iter().find(|mount| mount.key == key).map(Arc::clone)
+    }
+
+    /// The mount on which `inode` is, opened with `open` when it is first reached.
+    pub(crate) fn reach(
+        &self,
+        key: MountKey,
+        inode: BorrowedFd<'_>,
+        open: impl FnOnce() -> Option<Result<OwnedFd, Errno>>,
+    ) -> Arc<Mount> {
+        if let Some(known) = self.find(key) {
+            return known;
+        }
+        let fd = open();
+        let (handles, traits) = match &fd {
+            Some(Ok(fd)) => (self.handles && handles_work(fd.as_fd(), inode, key.id), Traits::of(fd.as_fd())),
+            Some(Err(_)) | None => (false, Traits::default()),
+        };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.find(key) {
+            return known;
+        }
+        let mount = Arc::new(Mount { number: *next, key, fd, handles, traits });
+        *next = next.saturating_add(1);
+        let mut mounts = Vec::clone(&self.mounts.load());
+        mounts.push(Arc::clone(&mount));
+        self.mounts.store(Arc::new(mounts));
+        mount
     }
 
     /// Makes every reached mount durable, then lets go of those that no node lives on.
@@ -32,24 +122,34 @@ impl MountTable {
     /// # Errors
     /// The first error, after all were tried.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
-        let reached: Vec<Arc<Mount>> = {
-            let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
-            mounts.values().map(Arc::clone).collect()
-        };
         let mut outcome = Ok(());
-        for mount in &reached {
+        for mount in self.mounts.load_full().iter() {
             // A mount that could not be opened is not durable, and the guest must not believe so.
-            outcome = outcome.and(match &mount.sync_fd {
+            outcome = outcome.and(match &mount.fd {
                 Some(Ok(fd)) => rustix::fs::syncfs(fd).map_err(sync_errno),
                 Some(Err(errno)) => Err(*errno),
                 None => Ok(()),
             });
         }
-        drop(reached);
-        self.mounts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, mount| Arc::strong_count(mount) > 1);
+        let _adding = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mounts = self.mounts.load_full();
+        // This list alone holds what no node lives on.
+        let kept: Vec<Arc<Mount>> =
+            mounts.iter().filter(|mount| Arc::strong_count(mount) > 1).map(Arc::clone).collect();
+        if kept.len() < mounts.len() {
+            self.mounts.store(Arc::new(kept));
+            // Whoever found one in the old list meanwhile has it back in the new one.
+            let used = mounts.iter().filter(|mount| Arc::strong_count(mount) > 1).map(Arc::clone).collect();
+            self.mounts.store(Arc::new(used));
+        }
         outcome
     }
+}
+
+/// Tries whether a handle of `inode` leads back: the file system may have none, this process may lack
+/// CAP_DAC_READ_SEARCH, a filter may forbid the call.
+fn handles_work(mount: BorrowedFd<'_>, inode: BorrowedFd<'_>, id: u64) -> bool {
+    let tried = InodeHandle::of(inode)
+        .and_then(|(handle, seen)| handle.open(mount, OFlags::PATH | OFlags::NOFOLLOW).map(|_| seen));
+    tried.is_ok_and(|seen| seen == id)
 }

@@ -1,33 +1,31 @@
-//! LOOKUP and everything that makes, moves or removes a name.
+//! Everything that makes, moves or removes a name.
 
-use super::nodes::Node;
+use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::{decode_device, errno};
 use super::{Answer, Call};
 use pinhole_protocol::{self as protocol, Entry, Errno};
-use rustix::fs::{AtFlags, FileType, Mode, makedev};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
+use std::os::fd::AsFd;
 
 /// `S_IFMT`.
 const FILE_TYPE_BITS: u32 = 0o170_000;
 
 impl Passthrough {
-    pub(super) fn lookup(&self, parent: &Node, call: &Call<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
-        self.look_up(parent, call.operation.name)
-    }
-
-    pub(super) fn sym_link(&self, parent: &Node, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
-        let ticket = self.budget.ticket()?;
+    pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
+        let ticket = self.ticket()?;
         let protocol::SymLink { name, target } = call.operation;
         {
+            let directory = self.reach(parent)?;
             let _assumed = self.assume(&call.caller, 0)?;
-            rustix::fs::symlinkat(target, parent, name.as_c_str()).map_err(errno)?;
+            rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
         }
-        self.look_up_with(ticket, parent, name)
+        self.look_up_made(ticket, parent, name)
     }
 
-    pub(super) fn mk_nod(&self, parent: &Node, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
-        let ticket = self.budget.ticket()?;
+    pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
+        let ticket = self.ticket()?;
         let protocol::MkNod { name, mode, rdev, umask } = call.operation;
         // mknod(2): no type is a regular file.
         let kind = match mode & FILE_TYPE_BITS {
@@ -44,49 +42,59 @@ impl Passthrough {
         }
         let (major, minor) = decode_device(rdev);
         {
+            let directory = self.reach(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             let device = makedev(major, minor);
-            rustix::fs::mknodat(parent, name.as_c_str(), kind, mode, device).map_err(errno)?;
+            rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
         }
-        self.look_up_with(ticket, parent, name)
+        self.look_up_made(ticket, parent, name)
     }
 
-    pub(super) fn mk_dir(&self, parent: &Node, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
-        let ticket = self.budget.ticket()?;
+    pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
+        let ticket = self.ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
         {
+            let directory = self.reach(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            rustix::fs::mkdirat(parent, name.as_c_str(), mode).map_err(errno)?;
+            rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
         }
-        self.look_up_with(ticket, parent, name)
+        self.look_up_made(ticket, parent, name)
     }
 
-    pub(super) fn link(&self, parent: &Node, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
-        let ticket = self.budget.ticket()?;
+    pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
+        let ticket = self.ticket()?;
         let protocol::Link { target, name } = call.operation;
-        let target = self.nodes.get(target)?;
+        let (target, directory) = (self.reach(&self.nodes.get(target)?)?, self.reach(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(&self.proc_fds, number, parent, name.as_c_str(), flags).map_err(errno)?;
-        self.look_up_with(ticket, parent, name)
+        rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
+        self.look_up_made(ticket, parent, name)
     }
 
-    pub(super) fn unlink(&self, parent: &Node, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
-        rustix::fs::unlinkat(parent, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
+    pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
+        rustix::fs::unlinkat(&*self.reach(parent)?, call.operation.name.as_c_str(), AtFlags::empty())
+            .map_err(errno)
     }
 
-    pub(super) fn rm_dir(&self, parent: &Node, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
-        rustix::fs::unlinkat(parent, call.operation.name.as_c_str(), AtFlags::REMOVEDIR).map_err(errno)
+    pub(super) fn rm_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
+        rustix::fs::unlinkat(&*self.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
+            .map_err(errno)
     }
 
-    pub(super) fn rename(&self, parent: &Node, call: &Call<'_, protocol::Rename<'_>>) -> Answer<()> {
+    pub(super) fn rename(&self, parent: &NodeRef, call: &Call<'_, protocol::Rename<'_>>) -> Answer<()> {
         let protocol::Rename { name, new_directory, new_name, flags } = call.operation;
         let new_parent = self.nodes.get(new_directory)?;
-        let flags = rustix::fs::RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
-        rustix::fs::renameat_with(parent, name.as_c_str(), &*new_parent, new_name.as_c_str(), flags)
-            .map_err(errno)
+        let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
+        let (from, to) = (self.reach(parent)?, self.reach(&new_parent)?);
+        rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
+            .map_err(errno)?;
+        self.note_moved(to.as_fd(), &new_parent, new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.note_moved(from.as_fd(), parent, name);
+        }
+        Ok(())
     }
 }

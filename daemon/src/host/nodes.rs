@@ -1,164 +1,362 @@
 //! The node table: what the guest has looked up and not forgotten.
+//!
+//! A node costs the guest's host a hundred bytes, not a descriptor: it is found again by its file handle, or, where
+//! there are none, by its name in its directory. Descriptors of nodes in use are kept open beside that
+//! ([`super::reach`]).
 
 use super::budget::Ticket;
+use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
-use super::slab::Slab;
+use super::table::{Entry, Table};
+use crate::limits::{NODE_SHARDS, NODES_MAX};
+use arc_swap::ArcSwapOption;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_protocol::{Errno, NodeId};
 use rustix::fs::FileType;
-use std::collections::HashMap;
+use std::ffi::CStr;
+use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// What makes two lookups mean the same node.
+/// What makes two lookups mean the same node, as long as the inode exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NodeKey {
-    /// Device number of the file system.
-    pub(crate) device: (u32, u32),
-    /// Inode number. Not reused while a [`Node`] lives, because its descriptor holds the inode.
+    /// [`Mount::number`] of the mount through which it was reached: one inode under two mounts is two nodes.
+    pub(crate) mount: u32,
+    /// Inode number. A file system gives the number of a deleted inode to another.
     pub(crate) inode: u64,
-    /// The mount through which it was reached: one inode under two mounts is two nodes.
-    pub(crate) mount: u64,
 }
+
+/// A node of the table; its key is the guest's id.
+pub(crate) type NodeRef = Arc<Entry<Node>>;
 
 /// A file, directory, link or special file that the guest knows.
 ///
 /// Made by a lookup; kept by the table until the guest has forgotten it, and by operations under way.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// Opened with O_PATH: names the inode, grants nothing.
-    path_fd: OwnedFd,
-    pub(crate) key: NodeKey,
+    pub(crate) inode: u64,
+    pub(crate) mount: Arc<Mount>,
     /// Never changes during the life of an inode.
     pub(crate) kind: FileType,
-    /// Kept so that SYNCFS reaches every file system that the guest has seen.
-    _mount: Arc<Mount>,
+    /// The way back is known to lead to this inode number and kind.
+    verified: AtomicBool,
+    /// Asked for since the cache of descriptors last looked.
+    used: AtomicBool,
     /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
     lookups: AtomicU64,
+    /// [`NodeTable::now`] when it was made.
+    born: u64,
+    /// Opened with O_PATH: names the inode, grants nothing. While it is here the inode number cannot become
+    /// another's.
+    descriptor: ArcSwapOption<Descriptor>,
+    way_back: WayBack,
+}
+
+/// An O_PATH descriptor of an inode.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    fd: OwnedFd,
     _ticket: Option<Ticket>,
 }
 
-impl Node {
-    pub(crate) fn new(
-        path_fd: OwnedFd,
-        (key, kind): (NodeKey, FileType),
-        mount: Arc<Mount>,
-        ticket: Option<Ticket>,
-    ) -> Self {
-        Self { path_fd, key, kind, _mount: mount, lookups: AtomicU64::new(1), _ticket: ticket }
+/// How a node without a descriptor is found again.
+#[derive(Debug)]
+pub(crate) enum WayBack {
+    /// By the host's own name for the inode.
+    Handle(InodeHandle),
+    /// By the name in a directory under which it was seen last; for what is no directory, so that a directory in
+    /// turn never has to be found by name.
+    Name(RwLock<Option<Origin>>),
+    /// Not at all: its descriptor stays.
+    None,
+}
+
+/// Where a node was seen last.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) directory: NodeRef,
+    pub(crate) name: Box<CStr>,
+    /// Birth time in seconds and nanoseconds: tells an inode from the next with its number.
+    pub(crate) birth: (i64, u32),
+}
+
+/// What a lookup has found.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) inode: u64,
+    pub(crate) mount: Arc<Mount>,
+    pub(crate) kind: FileType,
+    pub(crate) descriptor: Option<Descriptor>,
+    pub(crate) way_back: WayBack,
+    /// The way back was taken from the same descriptor as inode number and kind.
+    pub(crate) verified: bool,
+}
+
+/// What became of a newcomer.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) node: NodeRef,
+    /// The guest knew it already.
+    pub(crate) known: bool,
+    /// Its descriptor is the newcomer's.
+    pub(crate) opened: bool,
+}
+
+impl Descriptor {
+    pub(crate) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
+        Self { fd, _ticket: ticket }
     }
 }
 
-impl AsFd for Node {
+impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.path_fd.as_fd()
+        self.fd.as_fd()
+    }
+}
+
+impl Node {
+    fn new(newcomer: Newcomer, born: u64) -> Self {
+        let Newcomer { inode, mount, kind, descriptor, way_back, verified } = newcomer;
+        Self {
+            inode,
+            mount,
+            kind,
+            verified: AtomicBool::new(verified),
+            used: AtomicBool::new(false),
+            lookups: AtomicU64::new(1),
+            born,
+            descriptor: ArcSwapOption::new(descriptor.map(Arc::new)),
+            way_back,
+        }
+    }
+
+    pub(crate) fn key(&self) -> NodeKey {
+        NodeKey { mount: self.mount.number, inode: self.inode }
+    }
+
+    pub(crate) const fn way_back(&self) -> &WayBack {
+        &self.way_back
+    }
+
+    /// Its descriptor, if it is open.
+    pub(crate) fn descriptor(&self) -> Option<Arc<Descriptor>> {
+        self.descriptor.load_full()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.descriptor.load().is_some()
+    }
+
+    /// Keeps a descriptor open, or closes the one that is; operations under way keep theirs.
+    pub(crate) fn set_descriptor(&self, descriptor: Option<Arc<Descriptor>>) {
+        self.descriptor.store(descriptor);
+    }
+
+    /// Notes that it is in use; whether it was before.
+    pub(crate) fn touch(&self) -> bool {
+        // A load first: a store would take the cache line from the other queues each time.
+        self.used.load(Ordering::Relaxed) || self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it was in use since this was last asked.
+    pub(crate) fn take_touched(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether its way back is known to lead to it.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_verified(&self) {
+        self.verified.store(true, Ordering::Release);
+    }
+
+    /// Whether a newcomer with the same key is the same inode, not a later one with its number.
+    fn is(&self, newcomer: &Newcomer) -> bool {
+        match (&self.way_back, &newcomer.way_back) {
+            (WayBack::Handle(own), WayBack::Handle(other)) => own == other,
+            // Two descriptors that are open at once are of one inode.
+            _ if newcomer.descriptor.is_some() && self.is_open() => true,
+            (WayBack::Name(own), WayBack::Name(other)) => {
+                let birth =
+                    |origin: &RwLock<Option<Origin>>| read(origin).as_ref().map(|origin| origin.birth);
+                birth(own).is_some() && birth(own) == birth(other)
+            }
+            (WayBack::Handle(_) | WayBack::Name(_) | WayBack::None, _) => false,
+        }
     }
 }
 
 /// All nodes of one guest; the root is always among them, under [`NodeId::ROOT`].
 #[derive(Debug)]
 pub(crate) struct NodeTable {
-    tables: RwLock<Tables>,
+    nodes: Table<Node>,
+    shards: [Shard; NODE_SHARDS],
+    hasher: DefaultHashBuilder,
+    /// Counts the nodes made.
+    clock: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Tables {
-    nodes: Slab<Arc<Node>>,
-    ids: HashMap<NodeKey, u64>,
-}
+/// Nodes by what they are; several, so that queues seldom want the same one. A cache line for each.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(RwLock<HashTable<NodeRef>>);
 
 impl NodeTable {
-    pub(crate) fn new(root: Node) -> Self {
-        let mut tables = Tables { nodes: Slab::new(), ids: HashMap::new() };
-        let key = root.key;
-        // The first key of a slab is 1, which is the root's id on the wire.
-        if let Ok(id) = tables.nodes.insert(Arc::new(root)) {
-            tables.ids.insert(key, id);
+    pub(crate) fn new(root: Newcomer) -> Self {
+        let table = Self {
+            nodes: Table::new(NODES_MAX),
+            shards: std::array::from_fn(|_| Shard::default()),
+            hasher: DefaultHashBuilder::default(),
+            clock: AtomicU64::new(0),
+        };
+        // The first key of a table is 1, which is the root's id on the wire. An empty table is not full.
+        if table.enter(root).is_err() {
+            tracing::error!("the root has no place in the node table");
         }
-        Self { tables: RwLock::new(tables) }
+        table
     }
 
     /// The node of an id.
     ///
     /// # Errors
     /// ESTALE for an id that is forgotten or was never given out.
-    pub(crate) fn get(&self, id: NodeId) -> Result<Arc<Node>, Errno> {
-        self.read().nodes.get(id.0).map(Arc::clone).ok_or(Errno::ESTALE)
+    pub(crate) fn get(&self, id: NodeId) -> Result<NodeRef, Errno> {
+        self.nodes.get(id.0).ok_or(Errno::ESTALE)
     }
 
-    /// Takes one more lookup on a node that the guest already knows.
-    pub(crate) fn reference(&self, key: &NodeKey) -> Option<NodeId> {
-        let tables = self.read();
-        let id = *tables.ids.get(key)?;
+    /// A moment: nodes made later are told from those made before.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    /// Takes one more lookup on the node that has been open under this key since `then`: what had this key at any
+    /// time since is that very inode.
+    pub(crate) fn reference_open(&self, key: NodeKey, then: u64) -> Option<NodeId> {
+        let hash = self.hash(key);
+        let shard = self.read(hash);
+        let node = shard.find(hash, |node| node.key() == key)?;
+        if node.born >= then || !node.is_open() {
+            return None;
+        }
+        node.touch();
         // Removal needs the write lock, so a node that is found here stays found with its new reference.
-        tables.nodes.get(id)?.lookups.fetch_add(1, Ordering::Relaxed);
-        Some(NodeId(id))
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(NodeId(node.id()))
     }
 
-    /// Adds a node with one lookup, or takes one on the node that another queue has added meanwhile.
+    /// The node that is known under a key, whether or not the inode is still the same.
+    pub(crate) fn find(&self, key: NodeKey) -> Option<NodeRef> {
+        let hash = self.hash(key);
+        self.read(hash).find(hash, |node| node.key() == key).map(Arc::clone)
+    }
+
+    /// Gives the guest a node for what a lookup has found: a known one gets one more lookup, a new one is added.
     ///
     /// # Errors
     /// ENFILE where the table is full.
-    pub(crate) fn insert(&self, node: Node) -> Result<NodeId, Errno> {
-        let mut tables = self.write();
-        if let Some(&id) = tables.ids.get(&node.key)
-            && let Some(known) = tables.nodes.get(id)
-        {
-            known.lookups.fetch_add(1, Ordering::Relaxed);
-            return Ok(NodeId(id));
+    pub(crate) fn enter(&self, newcomer: Newcomer) -> Result<Entered, Errno> {
+        let key = NodeKey { mount: newcomer.mount.number, inode: newcomer.inode };
+        let hash = self.hash(key);
+        let mut shard = self.write(hash);
+        if let Ok(known) = shard.find_entry(hash, |node| node.key() == key) {
+            if known.get().is(&newcomer) {
+                let known = Arc::clone(known.get());
+                known.lookups.fetch_add(1, Ordering::Relaxed);
+                drop(shard);
+                let opened = known.take_from(newcomer);
+                return Ok(Entered { node: known, known: true, opened });
+            }
+            // Its inode is no more; the guest forgets it in its own time.
+            known.remove();
         }
-        let key = node.key;
-        let id = tables.nodes.insert(Arc::new(node)).map_err(|_full| Errno::ENFILE)?;
-        tables.ids.insert(key, id);
-        Ok(NodeId(id))
+        let born = self.clock.fetch_add(1, Ordering::AcqRel);
+        let opened = newcomer.descriptor.is_some();
+        let node = self.nodes.insert(Node::new(newcomer, born)).map_err(|_full| Errno::ENFILE)?;
+        shard.insert_unique(hash, Arc::clone(&node), |node| self.hash(node.key()));
+        Ok(Entered { node, known: false, opened })
     }
 
-    /// Takes back `count` lookups, or all that there are where a hostile guest says more.
-    pub(crate) fn forget(&self, id: NodeId, count: u64) {
+    /// Takes back `count` lookups, or all that there are where a hostile guest says more. A node that has none left
+    /// is returned: closing its descriptor may wait for the host.
+    pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
         if id == NodeId::ROOT {
-            return;
+            return None;
         }
-        let mut tables = self.write();
-        let Some(node) = tables.nodes.get(id.0) else { return };
+        let node = self.nodes.get(id.0)?;
+        let hash = self.hash(node.key());
+        let mut shard = self.write(hash);
         let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
         node.lookups.store(left, Ordering::Relaxed);
-        if left == 0
-            && let Some(node) = tables.nodes.remove(id.0)
-        {
-            tables.ids.remove(&node.key);
-            drop(tables);
-            // Closing the descriptor may wait for the host; no lock is held.
-            drop(node);
+        if left > 0 {
+            return None;
         }
+        if let Ok(found) = shard.find_entry(hash, |found| Arc::ptr_eq(found, &node)) {
+            found.remove();
+        }
+        self.nodes.remove(id.0)
     }
 
     /// Forgets everything but the root.
     pub(crate) fn clear(&self) {
-        let mut tables = self.write();
-        let gone = tables.nodes.retain(|id, _| id == NodeId::ROOT.0);
-        for node in &gone {
-            tables.ids.remove(&node.key);
+        for shard in &self.shards {
+            let mut shard = shard.0.write().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|node| node.id() == NodeId::ROOT.0);
+            shard.shrink_to_fit(|node| self.hash(node.key()));
         }
-        drop(tables);
-        drop(gone);
-    }
-
-    /// Whether a node is the root of the share.
-    pub(crate) fn is_root(&self, node: &Node) -> bool {
-        self.read().nodes.get(NodeId::ROOT.0).is_some_and(|root| root.key == node.key)
+        drop(self.nodes.retain(|node| node.id() == NodeId::ROOT.0));
     }
 
     /// Nodes known now, the root among them.
     pub(crate) fn len(&self) -> usize {
-        self.read().nodes.len()
+        self.nodes.len()
     }
 
-    // A panic while the lock is held leaves the tables whole: each change is one insert or remove.
-    fn read(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    fn hash(&self, key: NodeKey) -> u64 {
+        self.hasher.hash_one(key)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    /// The table takes a hash's low and highest bits; the shard, those between.
+    fn shard(&self, hash: u64) -> &RwLock<HashTable<NodeRef>> {
+        let [first, ..] = &self.shards;
+        let index = usize::try_from(hash >> 48).unwrap_or(0) % NODE_SHARDS;
+        &self.shards.get(index).unwrap_or(first).0
     }
+
+    // A panic while a lock is held leaves the shard whole: each change is one insert or remove.
+    fn read(&self, hash: u64) -> RwLockReadGuard<'_, HashTable<NodeRef>> {
+        read(self.shard(hash))
+    }
+
+    fn write(&self, hash: u64) -> RwLockWriteGuard<'_, HashTable<NodeRef>> {
+        self.shard(hash).write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// Takes over what a newcomer of the same inode brings that is newer; whether that is its descriptor.
+    fn take_from(&self, newcomer: Newcomer) -> bool {
+        if let (WayBack::Name(own), WayBack::Name(other)) = (&self.way_back, newcomer.way_back)
+            && let Some(origin) = other.into_inner().unwrap_or_else(PoisonError::into_inner)
+        {
+            *own.write().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+        }
+        if newcomer.verified {
+            self.set_verified();
+        }
+        match newcomer.descriptor {
+            Some(descriptor) if !self.is_open() => {
+                self.set_descriptor(Some(Arc::new(descriptor)));
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,8 @@
 use super::budget::Ticket;
 use super::config::CacheMode;
 use super::handles::FileHandle;
-use super::nodes::{Node, NodeKey};
+use super::lookup::Found;
+use super::nodes::{Node, NodeRef};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
 use super::{Answer, Call};
@@ -12,17 +13,18 @@ use pinhole_protocol::{
 };
 use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 
 /// Times that CREATE tries again when a name comes and goes under it; then ENOENT, as the last look said.
 const CREATE_TRIES: usize = 8;
 
 impl Passthrough {
-    pub(super) fn open(&self, node: &Node, call: &Call<'_, Open>) -> Answer<OpenReply> {
-        let ticket = self.budget.ticket()?;
+    pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
+        let ticket = self.ticket()?;
         self.open_node(ticket, node, call.operation)
     }
 
-    fn open_node(&self, ticket: Ticket, node: &Node, open: Open) -> Answer<OpenReply> {
+    fn open_node(&self, ticket: Ticket, node: &NodeRef, open: Open) -> Answer<OpenReply> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
@@ -30,14 +32,14 @@ impl Passthrough {
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
         let mut flags = self.host_flags(open.flags);
         flags.set(OFlags::TRUNC, truncate);
-        let file = match self.proc_fds.reopen(node, flags) {
+        let file = match self.open_inside(node, flags) {
             // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
             Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
-                self.proc_fds.reopen(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
+                self.open_inside(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
             }
             opened => opened?,
         };
-        self.enter_file(ticket, (file, node.key), open)
+        self.enter_file(ticket, (file, node), open)
     }
 
     /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
@@ -55,10 +57,10 @@ impl Passthrough {
     }
 
     /// Gives the guest a handle for an opened host file.
-    fn enter_file(&self, ticket: Ticket, (file, key): (OwnedFd, NodeKey), open: Open) -> Answer<OpenReply> {
+    fn enter_file(&self, ticket: Ticket, (file, node): (OwnedFd, &Node), open: Open) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
-            let ticket = self.budget.ticket()?;
+            let ticket = self.ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
             // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
             // the buffered descriptor serves: the guest's own cache is bypassed all the same.
@@ -69,10 +71,12 @@ impl Passthrough {
         let flags = self.reply_flags();
         let handle = self.files.insert(FileHandle {
             file,
-            key,
+            key: node.key(),
             direct,
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
+            traits: node.mount.traits,
+            always_waits: AtomicBool::new(false),
             _tickets: (ticket, direct_ticket),
         })?;
         Ok(OpenReply { handle, flags })
@@ -90,31 +94,35 @@ impl Passthrough {
     /// made it, also between guests.
     pub(super) fn create(
         &self,
-        parent: &Node,
+        parent: &NodeRef,
         call: &Call<'_, protocol::Create<'_>>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
         for _ in 0..CREATE_TRIES {
-            let tickets = (self.budget.ticket()?, self.budget.ticket()?);
+            let tickets = (self.ticket()?, self.ticket()?);
+            let directory = self.reach(parent)?;
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
                 let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
                 let mode = Mode::from_raw_mode(mode & 0o7777);
-                resolve::open_beneath(parent.as_fd(), name, flags, mode)
+                resolve::open_beneath(directory.as_fd(), name, flags, mode)
             };
             match made {
-                Ok(file) => return self.enter_made(tickets, (file, parent.key.mount), open),
+                Ok(file) => {
+                    let found = Found { directory: parent, name: Some(name) };
+                    return self.enter_made(tickets, (file, found), open);
+                }
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(errno),
             }
-            let entry = match self.look_up_with(tickets.0, parent, name) {
+            let entry = match self.look_up_made(tickets.0, parent, name) {
                 // It was removed meanwhile.
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
             return self
                 .open_existing(tickets.1, entry, open)
-                .inspect_err(|_refused| self.nodes.forget(entry.node, 1));
+                .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)));
         }
         Err(Errno::ENOENT)
     }
@@ -125,7 +133,7 @@ impl Passthrough {
         let reply = self.open_node(ticket, &node, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
-            entry.attr = match resolve::stat(node.as_fd()) {
+            entry.attr = match self.stat_node(&node) {
                 Ok(stat) => stat.attr(),
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
@@ -140,44 +148,44 @@ impl Passthrough {
 
     pub(super) fn tmp_file(
         &self,
-        parent: &Node,
+        parent: &NodeRef,
         call: &Call<'_, protocol::TmpFile>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
-        let tickets = (self.budget.ticket()?, self.budget.ticket()?);
+        let tickets = (self.ticket()?, self.ticket()?);
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
+        let directory = self.reach(parent)?;
         let file = {
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            rustix::fs::openat(parent, c".", flags, mode).map_err(errno)?
+            rustix::fs::openat(&*directory, c".", flags, mode).map_err(errno)?
         };
-        self.enter_made(tickets, (file, parent.key.mount), open)
+        self.enter_made(tickets, (file, Found { directory: parent, name: None }), open)
     }
 
     /// A node and a handle for a file that has just been made.
     fn enter_made(
         &self,
         tickets: (Ticket, Ticket),
-        (file, parent_mount): (OwnedFd, u64),
+        (file, found): (OwnedFd, Found<'_>),
         open: Open,
     ) -> Answer<(Entry, OpenReply)> {
-        let path_fd = self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH)?;
-        let stat = resolve::stat(path_fd.as_fd())?;
-        let entry = self.enter(tickets.0, path_fd, (stat, parent_mount))?;
-        match self.enter_file(tickets.1, (file, stat.key()), open) {
-            Ok(reply) => Ok((entry, reply)),
-            Err(errno) => {
-                self.nodes.forget(entry.node, 1);
-                Err(errno)
-            }
-        }
+        let stat = resolve::stat(file.as_fd())?;
+        let path_fd = || self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
+        let (node, entry) = self.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
+        self.enter_file(tickets.1, (file, &node), open)
+            .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)))
+            .map(|reply| (entry, reply))
     }
 
     /// Closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
     /// standard library drops it; it is the next FSYNC's.
     pub(super) fn flush(&self, flush: protocol::Flush) -> Answer<()> {
         let file = self.files.get(flush.handle)?;
+        if file.traits.closes_silently {
+            return Ok(());
+        }
         rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
     }
 

@@ -1,17 +1,19 @@
 //! A directory of the host as a [`FileSystem`]. What the operations share stands here; each family of them has a
 //! file of its own.
 
-use super::budget::{Budget, Ticket};
-use super::config::Config;
+use super::budget::Budget;
+use super::config::{Config, FileHandles};
 use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable};
 use super::identity::{Assumed, Identity};
+use super::inode_handle::InodeHandle;
 use super::mounts::MountTable;
-use super::nodes::{Node, NodeTable};
-use super::resolve::{self, ProcFds, Stat};
+use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
+use super::reach::OpenNodes;
+use super::resolve::{self, ProcFds};
 use super::{Allowed, Answer, Call, Caller, FileSystem, Pace, thread};
 use crate::io_vectors::IoVectors;
 use pinhole_protocol as protocol;
-use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, Name, OpenReply, Statfs, Statx};
+use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Passthrough {
     pub(super) config: Config,
     pub(super) nodes: NodeTable,
+    pub(super) open_nodes: OpenNodes,
     pub(super) files: HandleTable<FileHandle>,
     pub(super) directories: HandleTable<DirHandle>,
     pub(super) mounts: MountTable,
@@ -59,6 +62,15 @@ pub enum OpenError {
     Proc {
         /// What the host says.
         source: rustix::io::Errno,
+    },
+    /// There are no file handles, and the share must have them.
+    #[error(
+        "no file handles for {}: the file system has none, or the process lacks CAP_DAC_READ_SEARCH",
+        path.display()
+    )]
+    FileHandles {
+        /// The shared directory.
+        path: PathBuf,
     },
     /// `openat2` is missing.
     #[error(
@@ -107,11 +119,26 @@ impl Passthrough {
         }
         let stat = resolve::stat(root.as_fd())
             .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
-        let mounts = MountTable::default();
-        let mount = mounts.reach(stat.key().mount, || open_for_sync(&proc_fds, root.as_fd()));
-        let nodes = NodeTable::new(Node::new(root, (stat.key(), stat.kind()), mount, None));
+        let mounts = MountTable::new(config.file_handles != FileHandles::Never);
+        let mount = mounts.reach(stat.mount(), root.as_fd(), || open_for_sync(&proc_fds, root.as_fd()));
+        if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
+            return Err(OpenError::FileHandles { path: config.shared_dir });
+        }
+        let way_back = match InodeHandle::of(root.as_fd()) {
+            Ok((handle, _)) if mount.has_handles() => WayBack::Handle(handle),
+            Ok(_) | Err(_) => WayBack::None,
+        };
+        let nodes = NodeTable::new(Newcomer {
+            inode: stat.inode(),
+            mount,
+            kind: stat.kind(),
+            descriptor: Some(Descriptor::new(root, None)),
+            way_back,
+            verified: true,
+        });
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
+            open_nodes: OpenNodes::new(config.descriptors_max),
             nodes,
             files: HandleTable::new(0),
             directories: HandleTable::new(DIRECTORY_MARK),
@@ -132,38 +159,6 @@ impl Passthrough {
         self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
     }
 
-    /// One more lookup of a component of a directory.
-    pub(super) fn look_up(&self, parent: &Node, name: Name<'_>) -> Answer<Entry> {
-        self.look_up_with(self.budget.ticket()?, parent, name)
-    }
-
-    /// As [`Self::look_up`], with the right to a descriptor already taken: what made a file must not fail for want
-    /// of one afterwards.
-    pub(super) fn look_up_with(&self, ticket: Ticket, parent: &Node, name: Name<'_>) -> Answer<Entry> {
-        let fd = resolve::find_beneath(parent.as_fd(), name)?;
-        let stat = resolve::stat(fd.as_fd())?;
-        self.enter(ticket, fd, (stat, parent.key.mount))
-    }
-
-    /// Gives the guest a node for an O_PATH descriptor: a known one gets one more lookup, a new one is added.
-    pub(super) fn enter(
-        &self,
-        ticket: Ticket,
-        fd: OwnedFd,
-        (stat, parent_mount): (Stat, u64),
-    ) -> Answer<Entry> {
-        let key = stat.key();
-        let node = if let Some(known) = self.nodes.reference(&key) {
-            known
-        } else {
-            let mount = self.mounts.reach(key.mount, || open_for_sync(&self.proc_fds, fd.as_fd()));
-            self.nodes.insert(Node::new(fd, (key, stat.kind()), mount, Some(ticket)))?
-        };
-        let mut attr = stat.attr();
-        attr.submount = key.mount != parent_mount && self.negotiated(InitFlags::SUBMOUNTS);
-        Ok(Entry { node, generation: 0, attr })
-    }
-
     /// What the guest holds now.
     pub fn held(&self) -> Held {
         Held {
@@ -174,11 +169,10 @@ impl Passthrough {
     }
 }
 
-/// A readable descriptor for `syncfs(2)`, where the file is of a kind that may be opened.
-fn open_for_sync(proc_fds: &ProcFds, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
+/// A readable descriptor of a mount, where the file is of a kind that may be opened.
+pub(super) fn open_for_sync(proc_fds: &ProcFds, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
     let kind = resolve::stat(fd).ok()?.kind();
-    let openable = matches!(kind, rustix::fs::FileType::RegularFile | rustix::fs::FileType::Directory);
-    openable.then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
+    resolve::check_openable(kind).is_ok().then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
 }
 
 /// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node
@@ -207,6 +201,7 @@ impl FileSystem for Passthrough {
         self.files.clear();
         self.directories.clear();
         self.nodes.clear();
+        self.open_nodes.clear();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
@@ -216,7 +211,7 @@ impl FileSystem for Passthrough {
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
         let Call { node, operation, .. } = call.into_inner();
-        self.nodes.forget(node, operation.count);
+        drop(self.nodes.forget(node, operation.count));
     }
 
     families! {

@@ -1,7 +1,7 @@
 //! From a directory and a name to a host inode, and what the host says of it. The only place where names meet the
 //! host's name resolution.
 
-use super::nodes::{Node, NodeKey};
+use super::mounts::MountKey;
 use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::path::DecInt;
@@ -53,10 +53,30 @@ pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<
     open_beneath(directory, name, OFlags::PATH, Mode::empty())
 }
 
+/// Asks the host about a component of a directory, without opening what it names and without following a link.
+pub(crate) fn stat_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<Stat, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(directory, name.as_c_str(), flags, WANTED).map(Stat).map_err(errno)
+}
+
 /// Asks the host about what a descriptor names.
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::statx(fd, c"", flags, WANTED).map(Stat).map_err(errno)
+}
+
+/// Only regular files and directories are ever opened for what is in them: opening a device, FIFO or socket could
+/// block or act on the host.
+pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
+    match kind {
+        FileType::RegularFile | FileType::Directory => Ok(()),
+        FileType::Symlink => Err(Errno::ELOOP),
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Err(Errno::ENXIO),
+    }
 }
 
 /// `/proc/self/fd`, through which a descriptor is opened again with other rights. A number of our own is looked up
@@ -69,20 +89,6 @@ impl ProcFds {
     pub(crate) fn open() -> rustix::io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).map(Self)
-    }
-
-    /// Opens a node's data. Only regular files and directories are ever opened: opening a device, FIFO or socket
-    /// could block or act on the host.
-    pub(crate) fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
-        match node.kind {
-            FileType::RegularFile | FileType::Directory => self.reopen_fd(node.as_fd(), flags),
-            FileType::Symlink => Err(Errno::ELOOP),
-            FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown => Err(Errno::ENXIO),
-        }
     }
 
     /// Opens what one of our own descriptors names, once more.
@@ -99,13 +105,19 @@ impl AsFd for ProcFds {
 }
 
 impl Stat {
-    /// Which node this is. The mount id is 0 where the kernel does not tell (before Linux 5.8).
-    pub(crate) const fn key(&self) -> NodeKey {
-        NodeKey {
-            device: (self.0.stx_dev_major, self.0.stx_dev_minor),
-            inode: self.0.stx_ino,
-            mount: self.0.stx_mnt_id,
-        }
+    /// On which mount it is.
+    pub(crate) const fn mount(&self) -> MountKey {
+        MountKey { device: (self.0.stx_dev_major, self.0.stx_dev_minor), id: self.0.stx_mnt_id }
+    }
+
+    pub(crate) const fn inode(&self) -> u64 {
+        self.0.stx_ino
+    }
+
+    /// Birth time in seconds and nanoseconds, where the file system keeps one.
+    pub(crate) fn birth(&self) -> Option<(i64, u32)> {
+        let told = StatxFlags::from_bits_retain(self.0.stx_mask).contains(StatxFlags::BTIME);
+        told.then_some((self.0.stx_btime.tv_sec, self.0.stx_btime.tv_nsec))
     }
 
     pub(crate) fn kind(&self) -> FileType {

@@ -3,7 +3,7 @@
 //! A thread that serves requests has `/proc/self/fd` as its working directory, so a descriptor's number is a path to
 //! its inode, whatever kind it is, that needs no opening.
 
-use super::nodes::Node;
+use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
 use super::{Answer, Call};
@@ -17,12 +17,13 @@ use std::ffi::CStr;
 impl Passthrough {
     pub(super) fn get_xattr(
         &self,
-        node: &Node,
+        node: &NodeRef,
         call: &Call<'_, protocol::GetXattr<'_>>,
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
         self.check_xattr(call.operation.name)?;
-        let (path, name) = (DecInt::from_fd(node), call.operation.name);
+        let reached = self.reach(node)?;
+        let (path, name) = (DecInt::from_fd(&*reached), call.operation.name);
         answer(call.operation.size, out, |out| match out {
             None => rustix::fs::getxattr_query(path, name),
             Some(out) => rustix::fs::getxattr(path, name, spare_capacity(out)),
@@ -31,19 +32,20 @@ impl Passthrough {
 
     pub(super) fn list_xattr(
         &self,
-        node: &Node,
+        node: &NodeRef,
         call: &Call<'_, protocol::ListXattr>,
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
         self.check_xattrs_on()?;
-        let path = DecInt::from_fd(node);
+        let reached = self.reach(node)?;
+        let path = DecInt::from_fd(&*reached);
         answer(call.operation.size, out, |out| match out {
             None => rustix::fs::listxattr_query(path),
             Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
         })
     }
 
-    pub(super) fn set_xattr(&self, node: &Node, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
+    pub(super) fn set_xattr(&self, node: &NodeRef, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
         let protocol::SetXattr { name, value, mode, acl_kill_sgid } = call.operation;
         self.check_xattr(name)?;
         let flags = match mode {
@@ -51,13 +53,19 @@ impl Passthrough {
             SetXattrMode::Create => XattrFlags::CREATE,
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
+        let reached = self.reach(node)?;
         self.identity.kill_suidgid(acl_kill_sgid)?;
-        rustix::fs::setxattr(DecInt::from_fd(node), name, value, flags).map_err(errno)
+        rustix::fs::setxattr(DecInt::from_fd(&*reached), name, value, flags).map_err(errno)
     }
 
-    pub(super) fn remove_xattr(&self, node: &Node, call: &Call<'_, protocol::RemoveXattr<'_>>) -> Answer<()> {
+    pub(super) fn remove_xattr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::RemoveXattr<'_>>,
+    ) -> Answer<()> {
         self.check_xattr(call.operation.name)?;
-        rustix::fs::removexattr(DecInt::from_fd(node), call.operation.name).map_err(errno)
+        let reached = self.reach(node)?;
+        rustix::fs::removexattr(DecInt::from_fd(&*reached), call.operation.name).map_err(errno)
     }
 
     /// ENOSYS tells the guest never to ask again, which is what a share without extended attributes means.

@@ -1,0 +1,160 @@
+//! File handles: the host's own name for an inode, by which it is found again without a descriptor or a path
+//! (`name_to_handle_at(2)`, `open_by_handle_at(2)`).
+//!
+//! Why `unsafe` here: neither call has a safe wrapper in the crates used here, and both take a structure that ends in
+//! bytes of its own length.
+#![expect(unsafe_code, reason = "name_to_handle_at and open_by_handle_at have no safe wrapper")]
+
+use rustix::fs::OFlags;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Bytes of any handle at most (`MAX_HANDLE_SZ`).
+const LEN_MAX: usize = 128;
+
+/// Bytes of a handle that is kept in place: ext4 and XFS need 8 to 12, tmpfs 12, btrfs 20.
+const SHORT_LEN: usize = 20;
+
+/// Names one inode of one file system for as long as it exists; the generation in it tells an inode from the next
+/// with its number. It means something only to the host's kernel and is never shown to a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InodeHandle {
+    kind: i32,
+    bytes: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Bytes {
+    /// So many of these, the others zero.
+    Short(u8, [u8; SHORT_LEN]),
+    Long(Box<[u8]>),
+}
+
+/// `struct file_handle` with room behind it.
+#[repr(C)]
+struct Buffer {
+    head: libc::file_handle,
+    bytes: [u8; LEN_MAX],
+}
+
+impl Buffer {
+    const fn new(len: u32, kind: i32) -> Self {
+        let head = libc::file_handle { handle_bytes: len, handle_type: kind, f_handle: [] };
+        Self { head, bytes: [0; LEN_MAX] }
+    }
+}
+
+impl InodeHandle {
+    /// The handle of `name` in `directory` (a link is not followed), and the mount that it is on.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the file system has no handles, EOVERFLOW for one of more than 128 bytes.
+    pub(crate) fn beneath(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<(Self, u64)> {
+        Self::ask(directory, name, 0)
+    }
+
+    /// The handle of what a descriptor names, and the mount that it is on.
+    ///
+    /// # Errors
+    /// As for [`InodeHandle::beneath`].
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<(Self, u64)> {
+        Self::ask(fd, c"", libc::AT_EMPTY_PATH)
+    }
+
+    fn ask(directory: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<(Self, u64)> {
+        let mut buffer = Buffer::new(u32::try_from(LEN_MAX).unwrap_or(0), 0);
+        let mut mount: libc::c_int = 0;
+        // SAFETY: the name is a C string, `mount` is writable, and `buffer` begins with a `file_handle` whose
+        // `handle_bytes` says how many bytes of the same object follow it. The pointer is made from the whole buffer.
+        let outcome = unsafe {
+            libc::name_to_handle_at(
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                (&raw mut buffer).cast(),
+                &raw mut mount,
+                flags,
+            )
+        };
+        if outcome != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let len = usize::try_from(buffer.head.handle_bytes).unwrap_or(usize::MAX);
+        let bytes = buffer.bytes.get(..len).ok_or(io::ErrorKind::InvalidData)?;
+        let mount = u64::try_from(mount).map_err(io::Error::other)?;
+        Ok((Self { kind: buffer.head.handle_type, bytes: Bytes::new(bytes) }, mount))
+    }
+
+    /// Opens the inode. `mount` is any descriptor of its mount that is not O_PATH.
+    ///
+    /// # Errors
+    /// ESTALE where the inode is no more; EPERM without CAP_DAC_READ_SEARCH.
+    pub(crate) fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+        let bytes = self.bytes.as_slice();
+        let mut buffer = Buffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, self.kind);
+        for (place, byte) in buffer.bytes.iter_mut().zip(bytes) {
+            *place = *byte;
+        }
+        let flags = libc::c_int::try_from((flags | OFlags::CLOEXEC).bits()).map_err(io::Error::other)?;
+        // SAFETY: `buffer` begins with a `file_handle` whose `handle_bytes` are in the same object; the kernel only
+        // reads it. The pointer is made from the whole buffer.
+        let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut buffer).cast(), flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+impl Bytes {
+    fn new(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT_LEN];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(bytes);
+                Self::Short(len, short)
+            }
+            (Some(_) | None, _) => Self::Long(bytes.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_handle_finds_its_inode_under_any_name_and_not_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(folder.path()).unwrap();
+        std::fs::write(folder.path().join("a"), "first").unwrap();
+        let (handle, mount) = InodeHandle::beneath(directory.as_fd(), c"a").unwrap();
+        let file = std::fs::File::open(folder.path().join("a")).unwrap();
+        assert_eq!(InodeHandle::of(file.as_fd()).unwrap(), (handle.clone(), mount));
+        std::fs::rename(folder.path().join("a"), folder.path().join("b")).unwrap();
+        let mut text = String::new();
+        let found = handle.open(directory.as_fd(), OFlags::RDONLY).unwrap();
+        std::fs::File::from(found).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first");
+        drop(file);
+        std::fs::remove_file(folder.path().join("b")).unwrap();
+        std::fs::write(folder.path().join("a"), "second").unwrap();
+        let stale = handle.open(directory.as_fd(), OFlags::RDONLY).unwrap_err();
+        assert_eq!(stale.raw_os_error(), Some(libc::ESTALE));
+    }
+
+    #[test]
+    fn a_handle_takes_little_memory() {
+        assert!(size_of::<InodeHandle>() <= 32);
+    }
+}

@@ -1,0 +1,190 @@
+//! LOOKUP, and how whatever has been found becomes a node.
+
+use super::budget::Ticket;
+use super::inode_handle::InodeHandle;
+use super::mounts::Mount;
+use super::nodes::{Descriptor, Entered, Newcomer, NodeKey, NodeRef, Origin, WayBack};
+use super::passthrough::{Passthrough, open_for_sync};
+use super::resolve::{self, Stat};
+use super::{Answer, Call};
+use pinhole_protocol::{self as protocol, Entry, Errno, InitFlags, Name, NodeId};
+use rustix::fs::FileType;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Under which name something was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) directory: &'a NodeRef,
+    /// `None`: it has no name.
+    pub(super) name: Option<Name<'a>>,
+}
+
+impl Passthrough {
+    pub(super) fn lookup(&self, parent: &NodeRef, call: &Call<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
+        self.look_up(parent, call.operation.name)
+    }
+
+    /// One more lookup of a component of a directory.
+    pub(super) fn look_up(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
+        self.look_up_in(self.reach(parent)?.as_fd(), parent, name, None)
+    }
+
+    /// As [`Self::look_up`], with a descriptor of the directory at hand, and perhaps the right to one for what is
+    /// found.
+    ///
+    /// A node that is open costs one system call: nothing else can have its inode number. One that is not is known
+    /// again by its file handle, which costs a second.
+    pub(super) fn look_up_in(
+        &self,
+        fd: BorrowedFd<'_>,
+        directory: &NodeRef,
+        name: Name<'_>,
+        ticket: Option<Ticket>,
+    ) -> Answer<Entry> {
+        let then = self.nodes.now();
+        let stat = resolve::stat_beneath(fd, name)?;
+        let found = Found { directory, name: Some(name) };
+        let mount = if directory.mount.key == stat.mount() {
+            Some(Arc::clone(&directory.mount))
+        } else {
+            self.mounts.find(stat.mount())
+        };
+        if let Some(mount) = mount {
+            let key = NodeKey { mount: mount.number, inode: stat.inode() };
+            if let Some(node) = self.nodes.reference_open(key, then) {
+                return Ok(self.entry(node, &stat, directory));
+            }
+            if mount.has_handles()
+                && let Some(entry) = self.look_up_by_handle(fd, found, (&stat, mount))?
+            {
+                return Ok(entry);
+            }
+        }
+        let ticket = ticket.map_or_else(|| self.ticket(), Ok)?;
+        self.look_up_by_opening(ticket, fd, found)
+    }
+
+    /// As [`Self::look_up`], with the right to a descriptor already taken: what made a file must not fail for want
+    /// of one afterwards.
+    pub(super) fn look_up_made(&self, ticket: Ticket, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
+        self.look_up_in(self.reach(parent)?.as_fd(), parent, name, Some(ticket))
+    }
+
+    /// A node by handle and attributes, taken one after the other: what the name meant may have changed between the
+    /// two. So the handle is believed only when it has led back to the same inode number and kind ([`Self::reach`]).
+    /// `None`: this name has to be opened.
+    fn look_up_by_handle(
+        &self,
+        fd: BorrowedFd<'_>,
+        found: Found<'_>,
+        (stat, mount): (&Stat, Arc<Mount>),
+    ) -> Answer<Option<Entry>> {
+        let Some(name) = found.name else { return Ok(None) };
+        let handle = match InodeHandle::beneath(fd, name.as_c_str()) {
+            Ok((handle, id)) if id == mount.key.id => handle,
+            Ok(_) | Err(_) => return Ok(None),
+        };
+        let Entered { node, known, .. } = self.nodes.enter(Newcomer {
+            inode: stat.inode(),
+            mount,
+            kind: stat.kind(),
+            descriptor: None,
+            way_back: WayBack::Handle(handle),
+            verified: false,
+        })?;
+        // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
+        // is of no matter to this lookup.
+        if known && node.touch() {
+            drop(self.reach(&node));
+        }
+        Ok(Some(self.entry(NodeId(node.id()), stat, found.directory)))
+    }
+
+    fn look_up_by_opening(&self, ticket: Ticket, fd: BorrowedFd<'_>, found: Found<'_>) -> Answer<Entry> {
+        let name = found.name.ok_or(Errno::ENOENT)?;
+        let opened = resolve::find_beneath(fd, name)?;
+        let stat = resolve::stat(opened.as_fd())?;
+        let way_back = self.way_back(opened.as_fd(), &stat, found);
+        let descriptor = || Ok(Descriptor::new(opened, Some(ticket)));
+        self.enter_as(way_back, descriptor, (&stat, found)).map(|(_, entry)| entry)
+    }
+
+    /// Gives the guest a node for what a descriptor of any kind names. `path_fd` opens it with O_PATH, which is done
+    /// only where the node has to keep that.
+    pub(super) fn enter(
+        &self,
+        ticket: Ticket,
+        (fd, path_fd): (BorrowedFd<'_>, impl FnOnce() -> Answer<OwnedFd>),
+        (stat, found): (&Stat, Found<'_>),
+    ) -> Answer<(NodeRef, Entry)> {
+        let way_back = self.way_back(fd, stat, found);
+        self.enter_as(way_back, || path_fd().map(|fd| Descriptor::new(fd, Some(ticket))), (stat, found))
+    }
+
+    /// A known node gets one more lookup, a new one is added.
+    fn enter_as(
+        &self,
+        (mount, way_back): (Arc<Mount>, WayBack),
+        descriptor: impl FnOnce() -> Answer<Descriptor>,
+        (stat, found): (&Stat, Found<'_>),
+    ) -> Answer<(NodeRef, Entry)> {
+        let kept = match way_back {
+            WayBack::Handle(_) => None,
+            WayBack::Name(_) | WayBack::None => Some(descriptor()?),
+        };
+        let (inode, kind) = (stat.inode(), stat.kind());
+        let newcomer = Newcomer { inode, mount, kind, descriptor: kept, way_back, verified: true };
+        let Entered { node, opened, .. } = self.nodes.enter(newcomer)?;
+        if opened {
+            self.keep_open(&node);
+        }
+        let entry = self.entry(NodeId(node.id()), stat, found.directory);
+        Ok((node, entry))
+    }
+
+    /// The mount of what a descriptor names, and how it will be found without the descriptor.
+    fn way_back(&self, fd: BorrowedFd<'_>, stat: &Stat, found: Found<'_>) -> (Arc<Mount>, WayBack) {
+        let mount = self.mounts.reach(stat.mount(), fd, || open_for_sync(&self.proc_fds, fd));
+        if mount.has_handles()
+            && let Ok((handle, _)) = InodeHandle::of(fd)
+        {
+            return (mount, WayBack::Handle(handle));
+        }
+        if stat.kind() == FileType::Directory {
+            return (mount, WayBack::None);
+        }
+        let origin = found.name.zip(stat.birth()).map(|(name, birth)| Origin {
+            directory: Arc::clone(found.directory),
+            name: name.as_c_str().into(),
+            birth,
+        });
+        (mount, WayBack::Name(RwLock::new(origin)))
+    }
+
+    /// After a RENAME: what cannot be found by handle is found under its new name.
+    pub(super) fn note_moved(&self, fd: BorrowedFd<'_>, directory: &NodeRef, name: Name<'_>) {
+        if directory.mount.has_handles() {
+            return;
+        }
+        let Ok(stat) = resolve::stat_beneath(fd, name) else { return };
+        let known = self
+            .mounts
+            .find(stat.mount())
+            .and_then(|mount| self.nodes.find(NodeKey { mount: mount.number, inode: stat.inode() }));
+        let Some(node) = known else { return };
+        if let (WayBack::Name(place), Some(birth)) = (node.way_back(), stat.birth()) {
+            let mut place = place.write().unwrap_or_else(PoisonError::into_inner);
+            if place.as_ref().is_none_or(|before| before.birth == birth) {
+                let (directory, name) = (Arc::clone(directory), name.as_c_str().into());
+                *place = Some(Origin { directory, name, birth });
+            }
+        }
+    }
+
+    fn entry(&self, node: NodeId, stat: &Stat, directory: &NodeRef) -> Entry {
+        let mut attr = stat.attr();
+        attr.submount = stat.mount() != directory.mount.key && self.negotiated(InitFlags::SUBMOUNTS);
+        Entry { node, generation: 0, attr }
+    }
+}

@@ -1,0 +1,208 @@
+//! From a node to a descriptor of its inode, and how many of those stay open.
+//!
+//! A node that is used has its O_PATH descriptor kept open, so that the next operation costs one system call; a
+//! bounded number of them, of which the least used are closed for those that come. A closed one comes back by the
+//! node's way back, and what comes back is checked to be the inode that the guest means.
+
+use super::Answer;
+use super::budget::Ticket;
+use super::nodes::{Descriptor, NodeRef, NodeTable, Origin, WayBack};
+use super::passthrough::Passthrough;
+use super::resolve::{self, Stat};
+use crate::limits::{DESCRIPTOR_SWEEP_MAX, NODE_DESCRIPTORS_MAX};
+use pinhole_protocol::{Errno, NodeId};
+use rustix::fs::OFlags;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The nodes whose descriptors are kept open; the clock algorithm decides which are closed.
+#[derive(Debug)]
+pub(crate) struct OpenNodes {
+    frames: Mutex<Frames>,
+    /// Frames there are at most.
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Frames {
+    /// Ids of nodes; one that is forgotten or closed leaves its frame to the next that comes by.
+    ids: Vec<u64>,
+    hand: usize,
+}
+
+/// No node has this id.
+const NOBODY: u64 = 0;
+
+impl OpenNodes {
+    /// For a share that may hold so many descriptors in all. A quarter is left to files that are open.
+    pub(crate) fn new(descriptors_max: u64) -> Self {
+        let share = usize::try_from(descriptors_max / 4 * 3).unwrap_or(usize::MAX);
+        Self { frames: Mutex::default(), limit: share.clamp(1, NODE_DESCRIPTORS_MAX) }
+    }
+
+    /// Notes that a node has been opened; returns the one to be closed for it.
+    fn admit(&self, node: &NodeRef, nodes: &NodeTable) -> Option<NodeRef> {
+        let mut frames = self.frames();
+        if frames.ids.len() < self.limit {
+            frames.ids.push(node.id());
+            return None;
+        }
+        let (frame, victim) = frames.sweep(nodes)?;
+        *frame = node.id();
+        victim.filter(|victim| !Arc::ptr_eq(victim, node))
+    }
+
+    /// The node that is best closed now, if one is open.
+    fn least_used(&self, nodes: &NodeTable) -> Option<NodeRef> {
+        let mut frames = self.frames();
+        // An empty frame is no gain; of as many as there are, one is taken.
+        for _ in 0..frames.ids.len() {
+            let (frame, victim) = frames.sweep(nodes)?;
+            *frame = NOBODY;
+            if victim.is_some() {
+                return victim;
+            }
+        }
+        None
+    }
+
+    /// Forgets all of them.
+    pub(crate) fn clear(&self) {
+        *self.frames() = Frames::default();
+    }
+
+    // A panic while the lock is held breaks nothing: a frame may name anything.
+    fn frames(&self) -> MutexGuard<'_, Frames> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Frames {
+    /// Moves the hand to a frame that may be given away: an empty one, or that of a node that nobody has asked for
+    /// since the hand was there last. `None`: there are no frames.
+    fn sweep(&mut self, nodes: &NodeTable) -> Option<(&mut u64, Option<NodeRef>)> {
+        let mut chosen = None;
+        for step in 0..DESCRIPTOR_SWEEP_MAX.min(self.ids.len()) {
+            let at = self.hand;
+            self.hand = at.saturating_add(1) % self.ids.len();
+            let id = *self.ids.get(at)?;
+            let node = nodes.get(NodeId(id)).ok().filter(|node| node.is_open());
+            // The last one looked at has to do: a guest that uses all of them must not hold up the others.
+            let last = step.saturating_add(1) == DESCRIPTOR_SWEEP_MAX;
+            if last || node.as_ref().is_none_or(|node| !node.take_touched()) {
+                chosen = Some((at, node));
+                break;
+            }
+            chosen = Some((at, node));
+        }
+        let (at, node) = chosen?;
+        Some((self.ids.get_mut(at)?, node))
+    }
+}
+
+impl Passthrough {
+    /// A descriptor of the node's inode, good for as long as it is held.
+    ///
+    /// # Errors
+    /// ESTALE where the inode is no more; ENFILE where there is no descriptor for it.
+    pub(super) fn reach(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
+        if let Some(descriptor) = node.descriptor() {
+            node.touch();
+            return Ok(descriptor);
+        }
+        self.reopen(node).map(|(descriptor, _)| descriptor)
+    }
+
+    /// What the host says of a node.
+    ///
+    /// # Errors
+    /// As for [`Self::reach`].
+    pub(super) fn stat_node(&self, node: &NodeRef) -> Answer<Stat> {
+        if let Some(descriptor) = node.descriptor() {
+            node.touch();
+            return resolve::stat(descriptor.as_fd());
+        }
+        self.reopen(node).map(|(_, stat)| stat)
+    }
+
+    /// Opens what is in a node: its data or its entries. Only regular files and directories have any.
+    ///
+    /// # Errors
+    /// As for [`Self::reach`], and what the host says.
+    pub(super) fn open_inside(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
+        resolve::check_openable(node.kind)?;
+        let descriptor = if node.is_verified() { None } else { Some(self.reach(node)?) };
+        match (node.way_back(), descriptor) {
+            // Without the way through /proc this is the cheaper call. The handle is known to name a file of this
+            // kind: one that is not could block or act when it is opened.
+            (WayBack::Handle(handle), _) => node.mount.open(handle, flags | OFlags::NOCTTY),
+            (WayBack::Name(_) | WayBack::None, Some(descriptor)) => {
+                self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
+            }
+            (WayBack::Name(_) | WayBack::None, None) => {
+                self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags)
+            }
+        }
+    }
+
+    /// The right to one more descriptor, for which a node's may have to be closed.
+    ///
+    /// # Errors
+    /// ENFILE where all are taken by what cannot be closed.
+    pub(super) fn ticket(&self) -> Answer<Ticket> {
+        loop {
+            match self.budget.ticket() {
+                Ok(ticket) => return Ok(ticket),
+                Err(errno) => self.open_nodes.least_used(&self.nodes).ok_or(errno)?.set_descriptor(None),
+            }
+        }
+    }
+
+    /// Keeps the descriptor of a node that has just been opened, if it can be opened again; closes another's for it
+    /// where there are many.
+    pub(super) fn keep_open(&self, node: &NodeRef) {
+        match node.way_back() {
+            WayBack::Handle(_) | WayBack::Name(_) => {}
+            WayBack::None => return,
+        }
+        if let Some(victim) = self.open_nodes.admit(node, &self.nodes) {
+            victim.set_descriptor(None);
+        }
+    }
+
+    /// Opens a node again by its way back.
+    fn reopen(&self, node: &NodeRef) -> Answer<(Arc<Descriptor>, Stat)> {
+        let ticket = self.ticket()?;
+        let fd = match node.way_back() {
+            WayBack::Handle(handle) => node.mount.open(handle, OFlags::PATH | OFlags::NOFOLLOW)?,
+            WayBack::Name(origin) => {
+                // Not under the lock: the host may take its time.
+                let origin = origin.read().unwrap_or_else(PoisonError::into_inner).clone();
+                self.reopen_by_name(node, &origin.ok_or(Errno::ESTALE)?)?
+            }
+            WayBack::None => return Err(Errno::ESTALE),
+        };
+        let stat = resolve::stat(fd.as_fd())?;
+        if stat.inode() != node.inode || stat.kind() != node.kind {
+            return Err(Errno::ESTALE);
+        }
+        node.set_verified();
+        let descriptor = Arc::new(Descriptor::new(fd, Some(ticket)));
+        node.set_descriptor(Some(Arc::clone(&descriptor)));
+        self.keep_open(node);
+        Ok((descriptor, stat))
+    }
+
+    /// What stands under a node's last name, if it is still the inode that stood there.
+    fn reopen_by_name(&self, node: &NodeRef, origin: &Origin) -> Answer<OwnedFd> {
+        let name = pinhole_protocol::Name::parse(&origin.name).map_err(|_checked| Errno::ESTALE)?;
+        let directory = self.reach(&origin.directory)?;
+        let fd = match resolve::find_beneath(directory.as_fd(), name) {
+            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+            found => found?,
+        };
+        let stat = resolve::stat(fd.as_fd())?;
+        let same = stat.birth() == Some(origin.birth) && stat.mount() == node.mount.key;
+        if same { Ok(fd) } else { Err(Errno::ESTALE) }
+    }
+}

@@ -1,0 +1,314 @@
+//! What becomes of nodes when there are more of them than descriptors, and when the host changes what they mean:
+//! found again by file handle, or by name where there are no handles.
+#![cfg(test)]
+
+use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Passthrough};
+use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_protocol::{
+    self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
+    OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
+};
+use std::ffi::CString;
+use std::os::unix::fs::MetadataExt;
+use tempfile::TempDir;
+
+/// Descriptors that the guest may hold in these tests; files there are far more.
+const BUDGET: u64 = 24;
+
+const BOTH: [FileHandles; 2] = [FileHandles::Mandatory, FileHandles::Never];
+
+fn share(file_handles: FileHandles) -> (TempDir, Passthrough) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config {
+        shared_dir: directory.path().to_owned(),
+        cache: CacheMode::Auto,
+        direct_io: false,
+        xattr: false,
+        posix_acl: false,
+        announce_submounts: true,
+        preserve_noatime: false,
+        file_handles,
+        descriptors_max: BUDGET,
+    };
+    let share = Passthrough::new(config).unwrap();
+    (directory, share)
+}
+
+fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
+where
+    Call<'a, T>: Gated,
+{
+    let caller = Caller { uid: 0, gid: 0, groups: None };
+    Policy::full().permit(Call { node, caller, operation }).unwrap()
+}
+
+fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
+    let text = CString::new(text).unwrap();
+    then(Name::parse(&text).unwrap())
+}
+
+fn look_up_in(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::Entry, Errno> {
+    with_name(name, |name| share.lookup(at(parent, Lookup { name })))
+}
+
+fn look_up(share: &Passthrough, name: &str) -> protocol::Entry {
+    look_up_in(share, NodeId::ROOT, name).unwrap()
+}
+
+fn inode(share: &Passthrough, node: NodeId) -> Result<u64, Errno> {
+    share.get_attr(at(node, GetAttr { handle: None })).map(|attr| attr.ino)
+}
+
+fn open(share: &Passthrough, node: NodeId) -> Result<protocol::OpenReply, Errno> {
+    share.open(at(node, Open { flags: OpenFlags::empty(), kill_suidgid: false }))
+}
+
+fn release(share: &Passthrough, handle: protocol::Handle) {
+    let flags = OpenFlags::empty();
+    let lock_owner = protocol::LockOwner(0);
+    let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
+    share.release(at(NodeId::ROOT, release)).unwrap();
+}
+
+fn rename(share: &Passthrough, name: &str, new_name: &str) {
+    with_name(name, |name| {
+        with_name(new_name, |new_name| {
+            let (new_directory, flags) = (NodeId::ROOT, RenameFlags::empty());
+            share.rename(at(NodeId::ROOT, Rename { name, new_directory, new_name, flags })).unwrap();
+        });
+    });
+}
+
+fn host_inode(directory: &TempDir, name: &str) -> u64 {
+    std::fs::symlink_metadata(directory.path().join(name)).unwrap().ino()
+}
+
+/// Makes the share close the descriptors of everything that was used before.
+fn push_out(directory: &TempDir, share: &Passthrough) {
+    for n in 0..100 {
+        let name = format!("filler-{n}");
+        std::fs::write(directory.path().join(&name), "").unwrap();
+        let node = look_up(share, &name).node;
+        for _ in 0..3 {
+            inode(share, node).unwrap();
+        }
+        share.forget(at(node, Forget { count: 1 }));
+    }
+    let filler = look_up(share, "filler-0").node;
+    let handles: Vec<_> =
+        std::iter::from_fn(|| open(share, filler).ok()).map(|opened| opened.handle).collect();
+    for handle in handles {
+        release(share, handle);
+    }
+}
+
+#[test]
+fn far_more_files_are_known_than_there_are_descriptors() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        let names: Vec<String> = (0..500).map(|n| format!("f{n}")).collect();
+        for name in &names {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        let nodes: Vec<NodeId> = names.iter().map(|name| look_up(&share, name).node).collect();
+        for _ in 0..3 {
+            for (node, name) in nodes.iter().zip(&names) {
+                assert_eq!(inode(&share, *node), Ok(host_inode(&directory, name)), "{way:?} {name}");
+                let handle = open(&share, *node).unwrap().handle;
+                release(&share, handle);
+                assert_eq!(look_up(&share, name).node, *node, "{way:?} {name}");
+            }
+        }
+        let held = share.held();
+        assert_eq!((held.nodes, held.handles), (500, 0), "{way:?}");
+        assert!(held.descriptors <= BUDGET, "{way:?} {held:?}");
+    }
+}
+
+#[test]
+fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        for n in 0..40 {
+            std::fs::write(directory.path().join(format!("f{n}")), "").unwrap();
+        }
+        let nodes: Vec<NodeId> = (0..40).map(|n| look_up(&share, &format!("f{n}")).node).collect();
+        for node in &nodes {
+            inode(&share, *node).unwrap();
+        }
+        let mut opened = 0;
+        let refused = loop {
+            // Another node each time: each has to be found first.
+            match open(&share, nodes[opened]) {
+                Ok(_) => opened += 1,
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(refused, Errno::ENFILE, "{way:?}");
+        assert!(opened as u64 >= BUDGET - 2, "{way:?}: only {opened}");
+        assert!(share.held().descriptors >= BUDGET - 1, "{way:?}");
+    }
+}
+
+#[test]
+fn a_listing_takes_no_descriptors_from_what_is_in_use() {
+    let (directory, share) = share(FileHandles::Mandatory);
+    for n in 0..200 {
+        std::fs::write(directory.path().join(format!("f{n}")), "").unwrap();
+    }
+    let opened = share.open_dir(at(NodeId::ROOT, OpenDir { flags: OpenFlags::empty() })).unwrap();
+    let mut bytes = Vec::new();
+    let mut into = DirentBuffer::new(&mut bytes, 1 << 20, Some(Timeouts::default()));
+    let list = ReadDir { handle: opened.handle, offset: 0, size: 1 << 20 };
+    share.read_dir_plus(at(NodeId::ROOT, ReadDirPlus { list }), &mut into).unwrap();
+    assert_eq!(share.held().nodes, 200);
+    // The directory's stream.
+    assert_eq!(share.held().descriptors, 1);
+}
+
+#[test]
+fn a_deleted_files_node_is_never_mistaken_for_the_next_file_with_its_number() {
+    for way in BOTH {
+        for hot in [false, true] {
+            let (directory, share) = share(way);
+            let path = directory.path().join("a");
+            std::fs::write(&path, "first").unwrap();
+            let (first, number) = (look_up(&share, "a"), host_inode(&directory, "a"));
+            if hot {
+                for _ in 0..3 {
+                    assert_eq!(look_up(&share, "a").node, first.node);
+                }
+            } else {
+                push_out(&directory, &share);
+            }
+            std::fs::remove_file(&path).unwrap();
+            // The host gives the number out again only where nothing holds the inode any longer.
+            let reused = (0..300).any(|n| {
+                let other = directory.path().join(format!("other-{n}"));
+                std::fs::write(&other, "second").unwrap();
+                let same = std::fs::metadata(&other).unwrap().ino() == number;
+                if same {
+                    std::fs::rename(&other, &path).unwrap();
+                }
+                same
+            });
+            assert_eq!(reused, !hot, "{way:?}: the host's file system gives numbers out in another way");
+            if reused {
+                let second = look_up(&share, "a");
+                assert_ne!(second.node, first.node, "{way:?}");
+                assert_eq!(inode(&share, second.node), Ok(number), "{way:?}");
+                assert_eq!(inode(&share, first.node), Err(Errno::ESTALE), "{way:?}");
+                // The old one's FORGET leaves the new one alone.
+                share.forget(at(first.node, Forget { count: 100 }));
+                assert_eq!(look_up(&share, "a").node, second.node, "{way:?}");
+            } else {
+                assert_eq!(inode(&share, first.node), Ok(number), "{way:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_the_host_renames_keeps_its_node_where_there_are_handles() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        std::fs::write(directory.path().join("a"), "").unwrap();
+        let (node, number) = (look_up(&share, "a").node, host_inode(&directory, "a"));
+        push_out(&directory, &share);
+        std::fs::rename(directory.path().join("a"), directory.path().join("b")).unwrap();
+        let expected = if way == FileHandles::Never { Err(Errno::ESTALE) } else { Ok(number) };
+        assert_eq!(inode(&share, node), expected, "{way:?}");
+        // Whoever looks finds it, and it is the same.
+        assert_eq!(look_up(&share, "b").node, node, "{way:?}");
+        assert_eq!(inode(&share, node), Ok(number), "{way:?}");
+    }
+}
+
+#[test]
+fn a_file_that_the_guest_renames_keeps_its_node() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        std::fs::write(directory.path().join("a"), "").unwrap();
+        let (node, number) = (look_up(&share, "a").node, host_inode(&directory, "a"));
+        push_out(&directory, &share);
+        rename(&share, "a", "b");
+        assert_eq!(inode(&share, node), Ok(number), "{way:?}");
+        push_out(&directory, &share);
+        assert_eq!(inode(&share, node), Ok(number), "{way:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_open_outlives_its_name() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        let create = |name: Name<'_>| {
+            let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
+            share.create(at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 })).unwrap()
+        };
+        let (entry, opened) = with_name("a", create);
+        std::fs::remove_file(directory.path().join("a")).unwrap();
+        let attr = share.get_attr(at(entry.node, GetAttr { handle: Some(opened.handle) })).unwrap();
+        assert_eq!((attr.ino, attr.nlink), (entry.attr.ino, 0), "{way:?}");
+        assert_eq!(inode(&share, entry.node), Ok(entry.attr.ino), "{way:?}");
+    }
+}
+
+#[test]
+fn directories_are_found_again_however_deep_they_lie() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        let mut node = NodeId::ROOT;
+        let depth = if way == FileHandles::Never { 10 } else { 200 };
+        for _ in 0..depth {
+            let mkdir =
+                |name: Name<'_>| share.mk_dir(at(node, MkDir { name, mode: 0o755, umask: 0 })).unwrap().node;
+            node = with_name("d", mkdir);
+        }
+        push_out(&directory, &share);
+        inode(&share, node).unwrap();
+        assert_eq!(look_up_in(&share, node, "missing").err(), Some(Errno::ENOENT), "{way:?}");
+    }
+}
+
+/// Files come and go under the same names while other threads look them up, ask and forget: a node must never answer
+/// for another inode than the one it was given out for.
+#[test]
+fn a_node_stays_what_it_is_while_everything_changes() {
+    for way in BOTH {
+        let (directory, share) = share(way);
+        let (share, directory) = (&share, &directory);
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(700);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for round in 0u32.. {
+                    let path = directory.path().join(format!("f{}", round % 40));
+                    std::fs::write(&path, "x").unwrap();
+                    if round % 3 == 0 {
+                        std::fs::remove_file(&path).unwrap();
+                    }
+                    if std::time::Instant::now() > end {
+                        break;
+                    }
+                }
+            });
+            for seed in 0..3u32 {
+                scope.spawn(move || {
+                    for round in seed.. {
+                        if let Ok(entry) = look_up_in(share, NodeId::ROOT, &format!("f{}", round * 7 % 40)) {
+                            match inode(share, entry.node) {
+                                Ok(number) => assert_eq!(number, entry.attr.ino, "{way:?}"),
+                                Err(errno) => assert_eq!(errno, Errno::ESTALE, "{way:?}"),
+                            }
+                            share.forget(at(entry.node, Forget { count: 1 }));
+                        }
+                        if std::time::Instant::now() > end {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(share.held().nodes, 0, "{way:?}");
+    }
+}
