@@ -5,16 +5,36 @@
 //! else touches an address.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2 on guest memory, to which no reference may exist")]
 
+use arrayvec::ArrayVec;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use vm_memory::VolatileSlice;
-use vm_memory::volatile_memory::PtrGuardMut;
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice};
 
-/// Pieces of memory that are one run of bytes for a READ or WRITE.
-#[derive(Debug, Default)]
+/// One buffer of a request by its guest address: it can be kept, and moved to another thread, beside the memory that
+/// it was checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Guest physical address.
+    pub address: GuestAddress,
+    /// Bytes, all of them inside one memory region.
+    pub len: u32,
+}
+
+/// Pieces of memory that are one run of bytes for a READ or WRITE. A view: it costs nothing to make.
+#[derive(Clone, Copy, Debug)]
 pub struct IoVectors<'a> {
-    slices: Vec<VolatileSlice<'a>>,
+    source: Source<'a>,
+    /// Bytes left out at the start.
+    skipped: usize,
+    /// Bytes behind those.
     len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source<'a> {
+    Nothing,
+    One(VolatileSlice<'a>),
+    Guest(&'a GuestMemoryMmap, &'a [Piece]),
 }
 
 bitflags::bitflags! {
@@ -32,16 +52,24 @@ bitflags::bitflags! {
     }
 }
 
+impl<'a> From<VolatileSlice<'a>> for IoVectors<'a> {
+    fn from(slice: VolatileSlice<'a>) -> Self {
+        Self { source: Source::One(slice), skipped: 0, len: slice.len() }
+    }
+}
+
 impl<'a> IoVectors<'a> {
     /// No bytes.
     pub const fn empty() -> Self {
-        Self { slices: Vec::new(), len: 0 }
+        Self { source: Source::Nothing, skipped: 0, len: 0 }
     }
 
-    /// Adds a piece of memory at the end.
-    pub fn push(&mut self, slice: VolatileSlice<'a>) {
-        self.len = self.len.saturating_add(slice.len());
-        self.slices.push(slice);
+    /// `pieces` of a guest's memory, one behind the other. A piece that does not lie in one region of `memory` ends
+    /// every transfer before it.
+    pub fn guest(memory: &'a GuestMemoryMmap, pieces: &'a [Piece]) -> Self {
+        let lens = pieces.iter().map(|piece| usize::try_from(piece.len).unwrap_or(usize::MAX));
+        let len = lens.fold(0, usize::saturating_add);
+        Self { source: Source::Guest(memory, pieces), skipped: 0, len }
     }
 
     /// Bytes in all.
@@ -54,21 +82,42 @@ impl<'a> IoVectors<'a> {
         self.len == 0
     }
 
-    /// Keeps only the first `len` bytes.
-    pub fn truncate(&mut self, len: usize) {
-        let mut left = len;
-        self.slices.retain_mut(|slice| {
-            let kept = slice.len().min(left);
-            left = left.saturating_sub(kept);
-            match slice.subslice(0, kept) {
-                Ok(head) if kept > 0 => {
-                    *slice = head;
-                    true
-                }
-                Ok(_) | Err(_) => false,
-            }
-        });
-        self.len = self.slices.iter().map(VolatileSlice::len).sum();
+    /// The first `len` bytes, or all.
+    #[must_use]
+    pub fn first(self, len: usize) -> Self {
+        Self { len: self.len.min(len), ..self }
+    }
+
+    /// What stands behind the first `len` bytes.
+    #[must_use]
+    pub fn after(self, len: usize) -> Self {
+        let skipped = len.min(self.len);
+        Self { skipped: self.skipped.saturating_add(skipped), len: self.len.saturating_sub(skipped), ..self }
+    }
+
+    /// Copies the bytes out, each once, as far as there is room; returns how many.
+    pub fn copy_to(&self, mut room: &mut [u8]) -> usize {
+        let before = room.len();
+        for slice in self.slices() {
+            let copied = slice.copy_to(room);
+            let Some(rest) = room.get_mut(copied..).filter(|rest| !rest.is_empty()) else { return before };
+            room = rest;
+        }
+        before.saturating_sub(room.len())
+    }
+
+    /// Copies `bytes` in, as far as there is room; returns how many.
+    pub fn copy_from(&self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        for slice in self.slices() {
+            let Some((now, later)) = rest.split_at_checked(slice.len()) else {
+                slice.copy_from(rest);
+                return bytes.len();
+            };
+            slice.copy_from(now);
+            rest = later;
+        }
+        bytes.len().saturating_sub(rest.len())
     }
 
     /// Fills the memory from `file` at `offset`, in one `preadv2` for each 1,024 pieces.
@@ -77,9 +126,9 @@ impl<'a> IoVectors<'a> {
     /// What the host says; bytes moved before an error are reported as a short count instead.
     pub fn fill_from(&self, file: BorrowedFd<'_>, offset: u64, flags: TransferFlags) -> io::Result<usize> {
         self.transfer(offset, |vectors, at| {
-            // SAFETY: each vector describes a live `VolatileSlice` (its guard is held by `transfer` until this
-            // returns) that may be written by anyone at any time, so the kernel writing to it races with no Rust
-            // reference. The count is at most 1,024 (UIO_MAXIOV) by chunking.
+            // SAFETY: each vector describes a `VolatileSlice` of memory that `self` borrows, so it stays mapped until
+            // this returns. It may be written by anyone at any time: the kernel writing to it races with no Rust
+            // reference. There are at most 1,024 of them (UIO_MAXIOV), as many as the array has places.
             unsafe {
                 libc::preadv2(
                     file.as_raw_fd(),
@@ -112,70 +161,219 @@ impl<'a> IoVectors<'a> {
         })
     }
 
-    /// Runs `call` over the pieces in groups that one system call takes, until a short count.
+    fn slices(&self) -> Slices<'a> {
+        let (one, guest) = match self.source {
+            Source::Nothing => (None, None),
+            Source::One(slice) => (Some(slice), None),
+            Source::Guest(memory, pieces) => (None, Some((memory, pieces.iter()))),
+        };
+        Slices { one, guest, skipped: self.skipped, left: self.len }
+    }
+
     fn transfer(&self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<usize> {
-        let mut done: usize = 0;
-        for group in self.slices.chunks(VECTORS_MAX) {
-            let guards: Vec<PtrGuardMut> = group.iter().map(VolatileSlice::ptr_guard_mut).collect();
-            let vectors: Vec<libc::iovec> = guards
-                .iter()
-                .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-                .collect();
-            let at = i64::try_from(offset.saturating_add(done as u64)).map_err(io::Error::other)?;
-            let Ok(moved) = usize::try_from(call(&vectors, at)) else {
-                let error = io::Error::last_os_error();
-                return if done == 0 { Err(error) } else { Ok(done) };
+        let count = match self.source {
+            Source::Nothing | Source::One(_) => 1,
+            Source::Guest(_, pieces) => pieces.len(),
+        };
+        // Most transfers have a piece or two; only long ones pay for a long array's place on the stack.
+        if count <= FEW {
+            transfer::<FEW>(self.slices(), offset, call)
+        } else {
+            transfer::<VECTORS_MAX>(self.slices(), offset, call)
+        }
+    }
+}
+
+/// The memory of an [`IoVectors`], piece by piece.
+struct Slices<'a> {
+    one: Option<VolatileSlice<'a>>,
+    guest: Option<(&'a GuestMemoryMmap, std::slice::Iter<'a, Piece>)>,
+    skipped: usize,
+    left: usize,
+}
+
+impl<'a> Slices<'a> {
+    fn next_whole(&mut self) -> Option<VolatileSlice<'a>> {
+        if let Some(slice) = self.one.take() {
+            return Some(slice);
+        }
+        let (memory, pieces) = self.guest.as_mut()?;
+        let piece = pieces.next()?;
+        memory.get_slice(piece.address, usize::try_from(piece.len).ok()?).ok()
+    }
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = VolatileSlice<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            let Some(whole) = self.next_whole() else {
+                self.left = 0;
+                return None;
             };
-            done = done.saturating_add(moved);
-            if moved < guards.iter().map(PtrGuardMut::len).sum() {
-                break;
+            let skipped = self.skipped.min(whole.len());
+            self.skipped = self.skipped.saturating_sub(skipped);
+            let len = whole.len().saturating_sub(skipped).min(self.left);
+            if len > 0 {
+                self.left = self.left.saturating_sub(len);
+                return whole.subslice(skipped, len).ok();
             }
         }
-        Ok(done)
+        None
+    }
+}
+
+/// Runs `call` over the pieces in groups that one system call takes, until a short count.
+#[inline(never)]
+fn transfer<const COUNT: usize>(
+    mut slices: Slices<'_>,
+    offset: u64,
+    call: impl Fn(&[libc::iovec], i64) -> isize,
+) -> io::Result<usize> {
+    let mut done: usize = 0;
+    loop {
+        let mut vectors = ArrayVec::<libc::iovec, COUNT>::new();
+        let mut wanted: usize = 0;
+        for slice in slices.by_ref().take(COUNT) {
+            // The guard keeps nothing mapped: that is done by the memory which the slice borrows.
+            let guard = slice.ptr_guard_mut();
+            vectors.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() });
+            wanted = wanted.saturating_add(guard.len());
+        }
+        if vectors.is_empty() {
+            return Ok(done);
+        }
+        let at = i64::try_from(offset.saturating_add(done as u64)).map_err(io::Error::other)?;
+        let Ok(moved) = usize::try_from(call(&vectors, at)) else {
+            let error = io::Error::last_os_error();
+            return if done == 0 { Err(error) } else { Ok(done) };
+        };
+        done = done.saturating_add(moved);
+        if moved < wanted {
+            return Ok(done);
+        }
     }
 }
 
 /// Pieces that one `preadv2` or `pwritev2` takes (`UIO_MAXIOV`).
 const VECTORS_MAX: usize = 1024;
 
+/// Pieces of a transfer that is not long: up to 64 KiB in pages, with those that the guest's allocator cut off.
+const FEW: usize = 32;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+    use vm_memory::Bytes as _;
 
-    fn over(pieces: &mut [Vec<u8>]) -> IoVectors<'_> {
-        let mut vectors = IoVectors::empty();
-        for piece in pieces {
-            vectors.push(VolatileSlice::from(piece.as_mut_slice()));
+    const START: u64 = 0x1000;
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(START), 0x10000)]).unwrap()
+    }
+
+    /// `count` pieces of `len` bytes with a gap of a byte behind each.
+    fn pieces(count: u32, len: u32) -> Vec<Piece> {
+        (0..count)
+            .map(|n| Piece { address: GuestAddress(START + u64::from(n) * u64::from(len + 1)), len })
+            .collect()
+    }
+
+    fn filled(pieces: &[Piece]) -> (GuestMemoryMmap, Vec<u8>) {
+        let (memory, mut whole) = (memory(), Vec::new());
+        for (n, piece) in (0..).zip(pieces) {
+            let bytes: Vec<u8> = (0..piece.len).map(|at| u8::try_from((n * 7 + at) % 251).unwrap()).collect();
+            memory.write_slice(&bytes, piece.address).unwrap();
+            whole.extend(bytes);
         }
-        vectors
+        (memory, whole)
     }
 
     #[test]
     fn more_pieces_than_one_call_takes_arrive_whole() {
         let file = tempfile::tempfile().unwrap();
-        let mut out: Vec<Vec<u8>> = (0..2500u32).map(|n| n.to_le_bytes().to_vec()).collect();
-        let expected = out.concat();
-        assert_eq!(over(&mut out).drain_to(file.as_fd(), 7, TransferFlags::empty()).unwrap(), 10_000);
-        let mut back: Vec<Vec<u8>> = (0..1250).map(|_| vec![0; 8]).collect();
-        assert_eq!(over(&mut back).fill_from(file.as_fd(), 7, TransferFlags::empty()).unwrap(), 10_000);
-        assert_eq!(back.concat(), expected);
+        let out = pieces(2500, 4);
+        let (source, expected) = filled(&out);
+        let vectors = IoVectors::guest(&source, &out);
+        assert_eq!(vectors.drain_to(file.as_fd(), 7, TransferFlags::empty()).unwrap(), 10_000);
+        let (other, back) = (memory(), pieces(1250, 8));
+        let vectors = IoVectors::guest(&other, &back);
+        assert_eq!(vectors.fill_from(file.as_fd(), 7, TransferFlags::empty()).unwrap(), 10_000);
+        let mut bytes = vec![0; 10_000];
+        assert_eq!(vectors.copy_to(&mut bytes), 10_000);
+        assert_eq!(bytes, expected);
     }
 
     #[test]
-    fn truncation_keeps_the_first_bytes() {
-        let mut pieces = vec![vec![1; 4], vec![2; 4], vec![3; 4]];
-        let mut vectors = over(&mut pieces);
-        vectors.truncate(6);
-        assert_eq!(vectors.len(), 6);
+    fn any_part_of_the_memory_can_be_named() {
+        let all = pieces(5, 4);
+        let (memory, whole) = filled(&all);
+        let vectors = IoVectors::guest(&memory, &all);
+        for start in 0..=20 {
+            for len in 0..=25 {
+                let part = vectors.after(start).first(len);
+                let expected = &whole[start..(start + len).min(20)];
+                assert_eq!(part.len(), expected.len());
+                let mut bytes = vec![0; 30];
+                assert_eq!(part.copy_to(&mut bytes), expected.len());
+                assert_eq!(&bytes[..expected.len()], expected);
+                let file = tempfile::tempfile().unwrap();
+                let drained = part.drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap();
+                assert_eq!(drained, expected.len());
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_copied_than_there_is_room_on_either_side() {
+        let all = pieces(3, 4);
+        let (memory, whole) = filled(&all);
+        let vectors = IoVectors::guest(&memory, &all);
+        for room in 0..=12 {
+            let mut bytes = vec![0; room];
+            assert_eq!(vectors.copy_to(&mut bytes), room);
+            assert_eq!(bytes, whole[..room]);
+        }
+        for len in 0..20 {
+            let (memory, whole) = filled(&all);
+            let vectors = IoVectors::guest(&memory, &all);
+            assert_eq!(vectors.copy_from(&vec![255; len]), len.min(12));
+            let mut bytes = vec![0; 12];
+            vectors.copy_to(&mut bytes);
+            assert!(bytes.iter().take(len).all(|byte| *byte == 255));
+            assert_eq!(bytes.get(len..).unwrap_or_default(), whole.get(len..).unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn one_slice_is_a_whole_transfer() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(vectors.drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 6);
+        let mut bytes = vec![5; 100];
+        let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice())).first(60);
+        assert_eq!(vectors.drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 60);
+        assert_eq!(IoVectors::empty().drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_piece_outside_memory_ends_the_transfer_before_it() {
+        let file = tempfile::tempfile().unwrap();
+        let wrong = [
+            Piece { address: GuestAddress(START), len: 8 },
+            Piece { address: GuestAddress(0), len: 8 },
+            Piece { address: GuestAddress(START), len: 8 },
+        ];
+        let memory = memory();
+        let vectors = IoVectors::guest(&memory, &wrong);
+        assert_eq!(vectors.drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 8);
     }
 
     #[test]
     fn an_offset_past_what_the_host_knows_is_an_error() {
         let file = tempfile::tempfile().unwrap();
-        let mut pieces = vec![vec![1; 4]];
-        over(&mut pieces).drain_to(file.as_fd(), u64::MAX, TransferFlags::empty()).unwrap_err();
+        let mut bytes = vec![1; 4];
+        let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
+        vectors.drain_to(file.as_fd(), u64::MAX, TransferFlags::empty()).unwrap_err();
     }
 }

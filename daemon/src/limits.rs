@@ -72,3 +72,39 @@ pub const DESCRIPTOR_SWEEP_MAX: usize = 128;
 /// Files or directories that a guest may have open at once: more than any process has descriptors for, and fewer than
 /// the bit that tells the handles of directories.
 pub const HANDLES_MAX: u32 = 1 << 30;
+
+/// Copies of a session's state, so that threads which serve different queues share none: the workers of a guest with
+/// eight processors and their pool, and one for hiprio. More threads than that share some.
+pub const SESSION_LANES: usize = 20;
+
+/// Bytes of one request, both ways, above which the worker tells the guest first of what was done before: copying
+/// them takes longer than an interrupt.
+pub const LONG_REQUEST_LEN: u32 = 64 << 10;
+
+/// Threads that serve what would hold up a queue, unless told otherwise: a disk does better with several requests at
+/// hand, and each costs a stack only while there is work for it.
+pub const POOL_THREADS_DEFAULT: u16 = 8;
+
+/// Threads in the pool at most, whatever the command line says.
+pub const POOL_THREADS_MAX: u16 = 256;
+
+/// Requests that wait for a thread of the pool. Past that the queue that has one more waits, so that a guest cannot
+/// make the daemon grow by asking for what the host does not deliver.
+pub const POOL_BACKLOG_MAX: usize = 256;
+
+/// Bytes of our own memory that those requests take: messages and lists of buffers, not the data, which is the
+/// guest's. All of them may be READs of 1 MiB in pages.
+pub const POOL_BACKLOG_BYTES_MAX: usize = 2 << 20;
+
+/// How long a thread of the pool waits for work before it ends, unless it is the last.
+pub const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long to wait before a thread that could not be started is tried again.
+pub const POOL_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// How long a worker looks for the next request before it sleeps, unless told otherwise and where there is more than
+/// one processor: as long as a guest takes from an answer to its next request.
+pub const POLL_DEFAULT: std::time::Duration = std::time::Duration::from_micros(30);
+
+/// The longest time in microseconds for which a worker may look for a request: what takes longer is better slept for.
+pub const POLL_US_MAX: u64 = 1000;

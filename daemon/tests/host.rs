@@ -62,8 +62,7 @@ fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenR
 
 fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result<usize, Errno> {
     let mut bytes = *b"bytes";
-    let mut vectors = IoVectors::empty();
-    vectors.push(VolatileSlice::from(bytes.as_mut_slice()));
+    let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
     let flags = OpenFlags::from_bits_retain(1);
     let write = protocol::Write { handle, offset: 0, size: 5, write_flags, lock_owner: None, flags };
     share.write(at(NodeId::ROOT, write), &vectors, Pace::Patient)

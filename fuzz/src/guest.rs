@@ -2,7 +2,7 @@
 
 use pinhole::host::FileSystem;
 use pinhole::io_vectors::IoVectors;
-use pinhole::session::{Body, Scratch, Session, Sink};
+use pinhole::session::{Body, Pace, Scratch, Served, Session, Sink};
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, client};
 use std::cell::RefCell;
 use vm_memory::VolatileSlice;
@@ -29,10 +29,7 @@ impl Sink for Memory<'_> {
     }
 
     fn data(&self, len: usize) -> IoVectors<'_> {
-        let mut vectors = IoVectors::empty();
-        let len = len.min(self.data.len());
-        vectors.push(self.data.subslice(0, len).expect("within"));
-        vectors
+        IoVectors::from(self.data).first(len)
     }
 
     fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) {
@@ -65,10 +62,10 @@ pub fn send<F: FileSystem>(
     let mut payload = payload.to_vec();
     let given = RefCell::new(Given::default());
     {
-        let mut from = IoVectors::empty();
-        from.push(VolatileSlice::from(payload.as_mut_slice()));
+        let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
         let sink = Memory { room, data: VolatileSlice::from(memory.as_mut_slice()), given: &given };
-        session.serve(message, &from, sink, scratch);
+        let served = session.serve((message, from), sink, Pace::Patient, scratch);
+        assert!(matches!(served, Served::Done), "who may wait is answered");
     }
     let given = given.into_inner();
     assert_eq!(given.times, 1, "a request is given back exactly once");

@@ -2,7 +2,7 @@
 //! format and the session's dispatch.
 
 use crate::model::Tree;
-use pinhole::host::{Call, Caller, FileSystem};
+use pinhole::host::{Call, Caller, FileSystem, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Gated, Permitted, Policy};
 use pinhole_protocol::{
@@ -188,9 +188,8 @@ impl<'h> Direct<'_, 'h> {
     fn read(&self, read: pinhole_protocol::Read, room: usize) -> Outcome {
         let mut bytes = vec![0; usize::try_from(read.size).expect("64 bits").min(room)];
         let len = {
-            let mut into = IoVectors::empty();
-            into.push(VolatileSlice::from(bytes.as_mut_slice()));
-            self.model.read(self.permitted(read), &into)?
+            let into = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
+            self.model.read(self.permitted(read), &into, Pace::Patient)?
         };
         bytes.truncate(len);
         Ok(Answered::Bytes(bytes))
@@ -198,9 +197,8 @@ impl<'h> Direct<'_, 'h> {
 
     fn write(&self, write: pinhole_protocol::Write, payload: &[u8]) -> Outcome {
         let mut payload = payload.to_vec();
-        let mut from = IoVectors::empty();
-        from.push(VolatileSlice::from(payload.as_mut_slice()));
-        let written = self.model.write(self.permitted(write), &from)?;
+        let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
+        let written = self.model.write(self.permitted(write), &from, Pace::Patient)?;
         Ok(Answered::Count(u32::try_from(written).expect("the model's files are short")))
     }
 

@@ -4,4 +4,6 @@ pub mod daemon;
 #[cfg(feature = "wire")]
 pub mod frontend;
 pub mod guest;
+#[cfg(feature = "wire")]
+pub mod load;
 pub mod program;

@@ -115,11 +115,21 @@ pub struct ServeArgs {
     )]
     #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
     pub num_request_queues: u16,
-    /// Accepted for virtiofsd; Pinhole has one worker for each request queue in use.
+    /// Threads for requests that wait for the host, 0 to 256 [default: 8].
     ///
-    /// To serve more requests at once, give the machine more request queues.
+    /// Each request queue has a worker that answers what is in memory. What is not (a read of data that is on the
+    /// disk, fsync, long copies) goes to these threads, so that it holds up nothing behind it; they are started when
+    /// there is such a request. 0: each worker waits for its own requests.
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Connection")]
     pub thread_pool_size: Option<u32>,
+    /// Microseconds for which a queue's worker looks for the next request before it sleeps, 0 to 1000 [default: 30].
+    ///
+    /// It does so only while requests have lately come within that time, so a guest that is idle costs nothing. It
+    /// saves time where the guest waits for each answer, and costs a processor while it does. 0: never, which is the
+    /// default where there is one processor.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Connection")]
+    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=limits::POLL_US_MAX))]
+    pub poll_us: Option<u32>,
     /// Print what this program can do as the vhost-user JSON of libvirt and QEMU, and exit.
     #[arg(long, help_heading = "Connection")]
     pub print_capabilities: bool,

@@ -16,6 +16,7 @@ use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// What ends the process with 1.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,8 @@ fn run_serve(serve: Serve) -> Result<(), RunError> {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
         request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
         keep_listening: serve.keep_listening,
+        pool_threads: serve.pool_threads,
+        poll: serve.poll.unwrap_or_else(poll_by_processors),
     };
     let listen = match serve.listen {
         Listen::Path { path, group } => {
@@ -86,6 +89,12 @@ fn run_mount(mount: Mount) -> Result<(), RunError> {
     let stop = service.stop_handle();
     watch_signals(move || stop.stop())?;
     Ok(service.run(threads, || report::line(ready))?)
+}
+
+/// A worker that looks for requests on the only processor keeps the guest from sending them.
+fn poll_by_processors() -> Duration {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if processors > 1 { limits::POLL_DEFAULT } else { Duration::ZERO }
 }
 
 fn threads_by_processors() -> NonZero<u16> {

@@ -5,6 +5,7 @@
 use super::args::{CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
 use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
 use super::compat;
+use crate::limits;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ pub struct Serve {
     pub request_queues: u16,
     /// Serve the next connection after one has ended.
     pub keep_listening: bool,
+    /// Threads at most for requests that wait for the host.
+    pub pool_threads: u16,
+    /// How long a worker looks for the next request before it sleeps; `None`: as is best on this host.
+    pub poll: Option<Duration>,
     /// The share.
     pub share: Share,
 }
@@ -212,14 +217,11 @@ impl Config {
             return Err(ConfigError::Tag { len: tag.len() });
         }
         let mut notes = notes(&args.share);
-        if args.thread_pool_size.is_some_and(|size| size > 1) {
-            notes.push(
-                "--thread-pool-size: each request queue has one worker; see --num-request-queues".to_owned(),
-            );
-        }
+        let pool_threads = pool_threads(args.thread_pool_size, &mut notes);
         let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
+        let poll = args.poll_us.map(|us| Duration::from_micros(us.into()));
         let share = share(directory, &args.share)?;
-        let serve = Serve { listen, tag, request_queues, keep_listening, share };
+        let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, share };
         Ok(Self { action: Action::Serve(serve), log, notes })
     }
 
@@ -251,6 +253,20 @@ fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
                 return Err(ConfigError::SocketPathLong { len });
             }
             Ok(Listen::Path { path, group: args.socket_group.take() })
+        }
+    }
+}
+
+fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
+    let Some(wanted) = wanted else { return limits::POOL_THREADS_DEFAULT };
+    match u16::try_from(wanted) {
+        Ok(threads) if threads <= limits::POOL_THREADS_MAX => threads,
+        Ok(_) | Err(_) => {
+            notes.push(format!(
+                "--thread-pool-size: taken as {}, the most there are",
+                limits::POOL_THREADS_MAX
+            ));
+            limits::POOL_THREADS_MAX
         }
     }
 }

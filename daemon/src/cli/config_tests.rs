@@ -47,6 +47,28 @@ fn what_kata_starts_is_understood() {
 }
 
 #[test]
+fn the_pool_has_eight_threads_none_or_as_many_as_there_can_be() {
+    let threads = |words: &str| {
+        let config = config(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).unwrap();
+        let Action::Serve(serve) = config.action else { panic!("{words}") };
+        (serve.pool_threads, config.notes.len())
+    };
+    assert_eq!(threads(""), (8, 0));
+    assert_eq!(threads("--thread-pool-size 0"), (0, 0));
+    assert_eq!(threads("--thread-pool-size 64"), (64, 0));
+    assert_eq!(threads("--thread-pool-size 100000"), (256, 1));
+}
+
+#[test]
+fn polling_is_what_was_said_or_left_to_the_host() {
+    let poll = |words: &str| served(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).poll;
+    assert_eq!(poll(""), None);
+    assert_eq!(poll("--poll-us 0"), Some(Duration::ZERO));
+    assert_eq!(poll("--poll-us=250"), Some(Duration::from_micros(250)));
+    Cli::try_parse_from(["pinhole", "--poll-us", "1001"]).unwrap_err();
+}
+
+#[test]
 fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
     for (mode, seconds) in [("auto", 1), ("always", 86_400), ("metadata", 86_400), ("never", 0)] {
         let words = format!("pinhole --shared-dir /d --socket-path /s --cache {mode} --entry-timeout 2.5");

@@ -17,14 +17,14 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         operation: Operation<'_>,
-        payload: &IoVectors<'_>,
+        (payload, pace): (&IoVectors<'_>, Pace),
         (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
     ) -> Answer<Outcome> {
         let host = &*self.filesystem;
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
             // Answered with bytes, in place or produced by the host, or not at all.
-            Operation::Read(read) => return self.read(header, read, slot),
+            Operation::Read(read) => return self.read(header, read, (slot, pace)),
             Operation::ReadDir(list) => return self.read_dir(header, list, slot.room(), scratch),
             Operation::ReadDirPlus(plus) => return self.read_dir_plus(header, plus, slot.room(), scratch),
             Operation::ReadLink(link) => return self.read_link(header, link, scratch),
@@ -48,7 +48,7 @@ impl<F: FileSystem> Session<F> {
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
             Operation::Open(op) => Reply::Open(host.open(self.permit(header, op)?)?),
             Operation::OpenDir(op) => Reply::Open(host.open_dir(self.permit(header, op)?)?),
-            Operation::Write(op) => self.write(header, op, payload)?,
+            Operation::Write(op) => self.write(header, op, (payload, pace))?,
             Operation::Lseek(op) => Reply::Offset(host.lseek(self.permit(header, op)?)?),
             Operation::CopyFileRange(op) => self.copy_file_range(header, op)?,
             // Answered with success alone.
@@ -111,17 +111,27 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    fn read<S: Sink>(&self, header: &Header<'_>, read: Read, slot: &ReplySlot<'_, S>) -> Answer<Outcome> {
+    fn read<S: Sink>(
+        &self,
+        header: &Header<'_>,
+        read: Read,
+        (slot, pace): (&ReplySlot<'_, S>, Pace),
+    ) -> Answer<Outcome> {
         let into = slot.data(usize::try_from(read.size.min(WRITE_LEN_MAX)).unwrap_or(usize::MAX));
-        self.filesystem.read(self.permit(header, read)?, &into, Pace::Patient).map(Outcome::InPlace)
+        self.filesystem.read(self.permit(header, read)?, &into, pace).map(Outcome::InPlace)
     }
 
-    fn write(&self, header: &Header<'_>, write: Write, payload: &IoVectors<'_>) -> Answer<Reply<'static>> {
+    fn write(
+        &self,
+        header: &Header<'_>,
+        write: Write,
+        (payload, pace): (&IoVectors<'_>, Pace),
+    ) -> Answer<Reply<'static>> {
         // INIT has said so; a chain can describe gigabytes by naming the same memory again and again.
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }
-        let written = self.filesystem.write(self.permit(header, write)?, payload, Pace::Patient)?;
+        let written = self.filesystem.write(self.permit(header, write)?, payload, pace)?;
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
     }
 

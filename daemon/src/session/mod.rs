@@ -17,9 +17,10 @@ use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, Operation, Reply,
     Request,
 };
-use state::{SharedState, State};
+use state::{Lane, SharedState, State};
 use std::sync::Arc;
 
+pub use crate::host::Pace;
 pub use options::Options;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
 
@@ -34,11 +35,28 @@ pub struct Session<F> {
     counters: SlotCounters,
 }
 
-/// Memory that one worker reuses from request to request.
-#[derive(Debug, Default)]
+/// What one serving thread keeps from request to request.
+#[derive(Debug)]
 pub struct Scratch {
     /// The reply body, encoded or as the host produced it.
     body: Vec<u8>,
+    lane: Lane,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { body: Vec::new(), lane: Lane::next() }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+#[must_use = "a request that would wait has not been answered"]
+pub enum Served<S> {
+    /// It was answered.
+    Done,
+    /// It would have to wait for the host, and its pace forbids that: nothing was done, and it is to be served again.
+    WouldWait(S),
 }
 
 /// What an operation came to, as far as the answer goes.
@@ -80,13 +98,20 @@ impl<F: FileSystem> Session<F> {
 
     /// Whether an INIT has been answered.
     pub fn is_serving(&self) -> bool {
-        matches!(*self.state.read(), State::Serving(_))
+        matches!(*self.state.read(Lane::EXPRESS), State::Serving(_))
     }
 
     /// Serves one request: `message` is the header and the arguments, copied out of the guest's memory; `payload` is
-    /// what stands behind them (the data of a WRITE), still there; the answer goes to `sink`, exactly once.
-    pub fn serve<S: Sink>(&self, message: &[u8], payload: &IoVectors<'_>, sink: S, scratch: &mut Scratch) {
-        let state = self.state.read();
+    /// what stands behind them (the data of a WRITE), still there; the answer goes to `sink`, exactly once. With
+    /// [`Pace::Now`], one that would wait for a disk or for what another process holds is handed back instead.
+    pub fn serve<S: Sink>(
+        &self,
+        (message, payload): (&[u8], IoVectors<'_>),
+        mut sink: S,
+        pace: Pace,
+        scratch: &mut Scratch,
+    ) -> Served<S> {
+        let state = self.state.read(scratch.lane);
         let dialect = match *state {
             State::Waiting => Dialect::default(),
             State::Serving(negotiated) => negotiated.dialect,
@@ -95,10 +120,13 @@ impl<F: FileSystem> Session<F> {
             Ok(request) => request,
             Err(error) => {
                 tracing::debug!(%error, "a message without a header");
-                let mut sink = sink;
-                return sink.close();
+                sink.close();
+                return Served::Done;
             }
         };
+        if pace == Pace::Now && matches!(&request.operation, Ok(operation) if waits(operation)) {
+            return Served::WouldWait(sink);
+        }
         let slot = ReplySlot::new(sink, request.header.unique, &self.counters);
         let outcome = match (request.operation, &*state) {
             (Ok(Operation::Init(init)), _) => {
@@ -111,20 +139,26 @@ impl<F: FileSystem> Session<F> {
                 Ok(encoded(&Reply::Empty, scratch))
             }
             (Ok(operation), State::Serving(_)) => {
-                self.dispatch(&request.header, operation, payload, (&slot, scratch))
+                match self.dispatch(&request.header, operation, (&payload, pace), (&slot, scratch)) {
+                    Err(Errno::EAGAIN) if pace == Pace::Now && transfers(&request.header) => {
+                        return slot.hand_back().map_or(Served::Done, Served::WouldWait);
+                    }
+                    outcome => outcome,
+                }
             }
             (Err(error), _) => Err(undecoded(&request.header, &error)),
             (Ok(_), State::Waiting) => Err(Errno::EIO),
         };
         answer(slot, outcome, &request.header, scratch);
         scratch.shrink();
+        Served::Done
     }
 
     /// The guest is gone (connection lost, device reset, DESTROY): forget all that it held.
     pub fn end(&self) {
-        let mut state = self.state.write();
-        *state = State::Waiting;
+        let change = self.state.write();
         self.filesystem.reset(InitFlags::empty());
+        change.to(State::Waiting);
     }
 
     /// INIT begins anew whatever was before: a guest that crashed has said nothing.
@@ -134,10 +168,9 @@ impl<F: FileSystem> Session<F> {
             offer.map_alignment = None;
         }
         let negotiated = Negotiated::negotiate(request, &offer)?;
-        let mut state = self.state.write();
+        let change = self.state.write();
         self.filesystem.reset(negotiated.flags);
-        *state = if negotiated.ready { State::Serving(negotiated) } else { State::Waiting };
-        drop(state);
+        change.to(if negotiated.ready { State::Serving(negotiated) } else { State::Waiting });
         // Not above debug: a guest may send INIT as often as it likes.
         tracing::debug!(
             guest = format_args!("{}.{}", request.major, request.minor),
@@ -146,6 +179,23 @@ impl<F: FileSystem> Session<F> {
         );
         Ok(encoded(&Reply::Init(negotiated.reply), scratch))
     }
+}
+
+/// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy.
+const fn waits(operation: &Operation<'_>) -> bool {
+    matches!(
+        operation,
+        Operation::Fsync(_)
+            | Operation::FsyncDir(_)
+            | Operation::SyncFs(_)
+            | Operation::Fallocate(_)
+            | Operation::CopyFileRange(_)
+    )
+}
+
+/// Whether it is an operation of which the host says EAGAIN where it would have to wait.
+fn transfers(header: &Header<'_>) -> bool {
+    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write))
 }
 
 fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {
@@ -193,6 +243,17 @@ fn is_silent(header: &Header<'_>) -> bool {
 }
 
 impl Scratch {
+    /// That of a thread which serves what must wait for nobody (FORGET): not even an INIT that waits for other
+    /// threads holds it up.
+    pub fn express() -> Self {
+        Self { body: Vec::new(), lane: Lane::EXPRESS }
+    }
+
+    /// After a panic: gives up what may be half done.
+    pub fn start_over(&mut self) {
+        self.body = Vec::new();
+    }
+
     /// Gives back what an unusually large reply needed.
     fn shrink(&mut self) {
         self.body.clear();

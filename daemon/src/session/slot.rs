@@ -89,6 +89,11 @@ impl<'c, S: Sink> ReplySlot<'c, S> {
         self.give_back(S::close);
     }
 
+    /// Hands the sink back unanswered, for the request to be served again.
+    pub(super) fn hand_back(mut self) -> Option<S> {
+        self.sink.take()
+    }
+
     fn refuse_in_place(&mut self, errno: Errno) {
         if !self.has_header_room() {
             return self.give_back(S::close);

@@ -1,14 +1,16 @@
 //! A checked walk of one descriptor chain of a split virtqueue (virtio 1.3, 2.7.5).
 //!
 //! What the guest wrote is hostile: whatever is wrong with a chain is an error with a name, never a chain that just
-//! ends early. Each descriptor is read from guest memory once. What comes out is memory, not addresses: the slices
-//! live as long as the memory that they were taken from is held.
+//! ends early. Each descriptor is read from guest memory once. What comes out are addresses that were checked against
+//! that memory, and no reference to it: a chain can wait, and move to another thread, beside the memory itself.
 
+use crate::io_vectors::{IoVectors, Piece};
 use crate::limits::CHAIN_DESCRIPTORS_MAX;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{
-    Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice,
+    Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+    VolatileMemory as _, VolatileSlice,
 };
 
 /// Bytes of one descriptor.
@@ -92,61 +94,98 @@ pub struct Table {
     pub count: u16,
 }
 
-/// The buffers of one request.
+/// The buffers of one request. One value serves request after request without allocating: it keeps its memory, which
+/// is never more than the descriptors of the longest chain need.
 #[derive(Debug, Default)]
-pub struct Chain<'m> {
-    /// What the guest says, in order.
-    pub readable: Vec<VolatileSlice<'m>>,
-    /// Where the answer goes, in order.
-    pub writable: Vec<VolatileSlice<'m>>,
-}
-
-impl<'m> Chain<'m> {
-    /// Follows the chain that begins at descriptor `head` of `table`. `indirect`: whether
-    /// `VIRTIO_F_RING_INDIRECT_DESC` was negotiated.
-    ///
-    /// # Errors
-    /// The first thing that is wrong; nothing of a malformed chain is used.
-    pub fn walk(
-        memory: &'m GuestMemoryMmap,
-        table: Table,
-        head: u16,
-        indirect: bool,
-    ) -> Result<Self, ChainError> {
-        let mut walk = Walk { memory, chain: Self::default(), bytes: 0 };
-        if let Some(inner) = walk.follow(table, head, indirect)? {
-            walk.follow_indirect(inner)?;
-        }
-        Ok(walk.chain)
-    }
-
-    /// Bytes that the guest says.
-    pub fn readable_len(&self) -> usize {
-        total(&self.readable)
-    }
-
-    /// Bytes of room for the answer.
-    pub fn writable_len(&self) -> usize {
-        total(&self.writable)
-    }
-}
-
-fn total(slices: &[VolatileSlice<'_>]) -> usize {
-    slices.iter().map(VolatileSlice::len).fold(0, usize::saturating_add)
-}
-
-struct Walk<'m> {
-    memory: &'m GuestMemoryMmap,
-    chain: Chain<'m>,
+pub struct Chain {
+    /// First those that the guest says, then those where the answer goes, each in order.
+    pieces: Vec<Piece>,
+    readable_count: usize,
     bytes: u32,
 }
 
-impl<'m> Walk<'m> {
+impl Chain {
+    /// Follows the chain that begins at descriptor `head` of `table`. `indirect`: whether
+    /// `VIRTIO_F_RING_INDIRECT_DESC` was negotiated. What was in this value before is forgotten.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; nothing of a malformed chain is used, and the value is then empty.
+    pub fn walk(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        table: Table,
+        head: u16,
+        indirect: bool,
+    ) -> Result<(), ChainError> {
+        self.clear();
+        let mut walk = Walk { memory, chain: self };
+        let walked = match walk.follow(table, head, indirect) {
+            Ok(Some(inner)) => walk.follow_indirect(inner),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if walked.is_err() {
+            self.clear();
+        }
+        walked
+    }
+
+    fn clear(&mut self) {
+        self.pieces.clear();
+        (self.readable_count, self.bytes) = (0, 0);
+    }
+
+    /// What the guest says, in order.
+    pub fn readable(&self) -> &[Piece] {
+        self.pieces.get(..self.readable_count).unwrap_or_default()
+    }
+
+    /// Where the answer goes, in order.
+    pub fn writable(&self) -> &[Piece] {
+        self.pieces.get(self.readable_count..).unwrap_or_default()
+    }
+
+    /// What the guest says, in `memory`, which must be the one that was walked.
+    pub fn message<'a>(&'a self, memory: &'a GuestMemoryMmap) -> IoVectors<'a> {
+        IoVectors::guest(memory, self.readable())
+    }
+
+    /// Where the answer goes, in `memory`, which must be the one that was walked.
+    pub fn room<'a>(&'a self, memory: &'a GuestMemoryMmap) -> IoVectors<'a> {
+        IoVectors::guest(memory, self.writable())
+    }
+
+    /// Bytes of both sides.
+    pub const fn len(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Whether there is no buffer.
+    pub const fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes of our own memory that this takes.
+    pub const fn footprint(&self) -> usize {
+        self.pieces.capacity().saturating_mul(size_of::<Piece>())
+    }
+}
+
+struct Walk<'m, 'c> {
+    memory: &'m GuestMemoryMmap,
+    chain: &'c mut Chain,
+}
+
+/// A table's memory, where all of it lies in one region, as it does for every well-behaved guest.
+type TableMemory<'m> = Option<VolatileSlice<'m>>;
+
+impl<'m> Walk<'m, '_> {
     /// Follows one table to its end, or to the indirect table that ends it.
     fn follow(&mut self, table: Table, head: u16, indirect: bool) -> Result<Option<Table>, ChainError> {
+        let memory = self.table_memory(table);
         let mut index = head;
         for _ in 0..table.count {
-            let descriptor = self.read(table, index)?;
+            let descriptor = self.read(table, memory, index)?;
             if has(descriptor, VRING_DESC_F_INDIRECT) {
                 return if indirect {
                     inner_table(descriptor).map(Some)
@@ -165,9 +204,10 @@ impl<'m> Walk<'m> {
     }
 
     fn follow_indirect(&mut self, table: Table) -> Result<(), ChainError> {
+        let memory = self.table_memory(table);
         let mut index = 0;
         for _ in 0..table.count {
-            let descriptor = self.read(table, index)?;
+            let descriptor = self.read(table, memory, index)?;
             if has(descriptor, VRING_DESC_F_INDIRECT) {
                 return Err(ChainError::NestedIndirect);
             }
@@ -180,9 +220,18 @@ impl<'m> Walk<'m> {
         Err(ChainError::TooLong { limit: table.count })
     }
 
-    fn read(&self, table: Table, index: u16) -> Result<Descriptor, ChainError> {
+    fn table_memory(&self, table: Table) -> TableMemory<'m> {
+        let len = usize::from(table.count).saturating_mul(size_of::<Descriptor>());
+        self.memory.get_slice(table.address, len).ok()
+    }
+
+    fn read(&self, table: Table, memory: TableMemory<'_>, index: u16) -> Result<Descriptor, ChainError> {
         if index >= table.count {
             return Err(ChainError::IndexOutOfRange { index, count: table.count });
+        }
+        let at = usize::from(index).saturating_mul(size_of::<Descriptor>());
+        if let Some(Ok(place)) = memory.as_ref().map(|memory| memory.get_ref(at)) {
+            return Ok(place.load());
         }
         let outside = ChainError::TableOutsideMemory { address: table.address.raw_value() };
         let offset = u64::from(index) * u64::from(DESCRIPTOR_LEN);
@@ -198,28 +247,32 @@ impl<'m> Walk<'m> {
         if len == 0 {
             return Err(ChainError::ZeroLength { index });
         }
+        let chain = &mut *self.chain;
         let writable = has(descriptor, VRING_DESC_F_WRITE);
-        if !writable && !self.chain.writable.is_empty() {
+        if !writable && chain.readable_count < chain.pieces.len() {
             return Err(ChainError::ReadableAfterWritable { index });
         }
-        self.bytes = self.bytes.checked_add(len).ok_or(ChainError::TooManyBytes)?;
-        let slice = self.slice(descriptor.addr(), len)?;
-        let side = if writable { &mut self.chain.writable } else { &mut self.chain.readable };
-        side.push(slice);
+        chain.bytes = chain.bytes.checked_add(len).ok_or(ChainError::TooManyBytes)?;
+        inside(self.memory, descriptor.addr(), len)?;
+        chain.pieces.push(Piece { address: descriptor.addr(), len });
+        if !writable {
+            chain.readable_count = chain.pieces.len();
+        }
         Ok(())
     }
+}
 
-    /// The memory of one buffer. Two regions that touch are still two mappings of the host, so a buffer over their
-    /// border is refused: no guest that maps its memory as it was given makes one.
-    fn slice(&self, address: GuestAddress, len: u32) -> Result<VolatileSlice<'m>, ChainError> {
-        let outside = ChainError::OutsideMemory { address: address.raw_value() };
-        let crosses = ChainError::CrossesRegion { address: address.raw_value(), len };
-        if self.memory.find_region(address).is_none() {
-            return Err(outside);
-        }
-        let Ok(bytes) = usize::try_from(len) else { return Err(crosses) };
-        self.memory.get_slice(address, bytes).or(Err(crosses))
+/// Whether one buffer lies in memory. Two regions that touch are still two mappings of the host, so a buffer over
+/// their border is refused: no guest that maps its memory as it was given makes one.
+fn inside(memory: &GuestMemoryMmap, address: GuestAddress, len: u32) -> Result<(), ChainError> {
+    let Some(region) = memory.find_region(address) else {
+        return Err(ChainError::OutsideMemory { address: address.raw_value() });
+    };
+    let to_end = region.last_addr().unchecked_offset_from(address);
+    if u64::from(len).saturating_sub(1) > to_end {
+        return Err(ChainError::CrossesRegion { address: address.raw_value(), len });
     }
+    Ok(())
 }
 
 fn inner_table(descriptor: Descriptor) -> Result<Table, ChainError> {
@@ -263,7 +316,11 @@ mod tests {
     fn error_of(descriptors: &[(u64, u32, u16, u16)]) -> ChainError {
         let memory = memory();
         put(&memory, 0x1000, descriptors);
-        Chain::walk(&memory, TABLE, 0, true).unwrap_err()
+        Chain::default().walk(&memory, TABLE, 0, true).unwrap_err()
+    }
+
+    fn lens(pieces: &[Piece]) -> Vec<u32> {
+        pieces.iter().map(|piece| piece.len).collect()
     }
 
     #[test]
@@ -272,10 +329,24 @@ mod tests {
         let chain = [(0x2000, 40, NEXT, 3), (0, 0, 0, 0), (0, 0, 0, 0), (0x3000, 8, NEXT, 1), (0, 0, 0, 0)];
         put(&memory, 0x1000, &chain);
         put(&memory, 0x1010, &[(0x4000, 16, NEXT | WRITE, 2), (0x5000, 104, WRITE, 0)]);
-        let chain = Chain::walk(&memory, TABLE, 0, false).unwrap();
-        assert_eq!(chain.readable.iter().map(VolatileSlice::len).collect::<Vec<_>>(), [40, 8]);
-        assert_eq!(chain.writable.iter().map(VolatileSlice::len).collect::<Vec<_>>(), [16, 104]);
-        assert_eq!((chain.readable_len(), chain.writable_len()), (48, 120));
+        let mut chain = Chain::default();
+        chain.walk(&memory, TABLE, 0, false).unwrap();
+        assert_eq!((lens(chain.readable()), lens(chain.writable())), (vec![40, 8], vec![16, 104]));
+        assert_eq!((chain.message(&memory).len(), chain.room(&memory).len(), chain.len()), (48, 120, 168));
+    }
+
+    #[test]
+    fn nothing_is_left_of_the_chain_before() {
+        let memory = memory();
+        put(&memory, 0x1000, &[(0x2000, 40, NEXT, 1), (0x4000, 16, WRITE, 0), (0x3000, 50, 0, 0)]);
+        let mut chain = Chain::default();
+        chain.walk(&memory, TABLE, 0, false).unwrap();
+        chain.walk(&memory, TABLE, 2, false).unwrap();
+        assert_eq!((lens(chain.readable()), lens(chain.writable()), chain.len()), (vec![50], vec![], 50));
+        put(&memory, 0x1000, &[(0x2000, 40, NEXT, 1), (0x4000, 16, WRITE | NEXT, 2)]);
+        chain.walk(&memory, TABLE, 0, false).unwrap_err();
+        assert!(chain.is_empty() && chain.readable().is_empty());
+        assert_eq!(chain.len(), 0);
     }
 
     #[test]
@@ -283,8 +354,9 @@ mod tests {
         let memory = memory();
         put(&memory, 0x1000, &[(0x2000, 40, NEXT, 1), (0x6000, 32, INDIRECT | WRITE, 0)]);
         put(&memory, 0x6000, &[(0x3000, 8, NEXT, 1), (0x4000, 16, WRITE, 0)]);
-        let chain = Chain::walk(&memory, TABLE, 0, true).unwrap();
-        assert_eq!((chain.readable_len(), chain.writable_len()), (48, 16));
+        let mut chain = Chain::default();
+        chain.walk(&memory, TABLE, 0, true).unwrap();
+        assert_eq!((chain.message(&memory).len(), chain.room(&memory).len()), (48, 16));
     }
 
     #[test]
@@ -319,7 +391,7 @@ mod tests {
             let memory = memory();
             put(&memory, 0x1000, &[(0x6000, 32, INDIRECT, 0)]);
             put(&memory, 0x6000, inner);
-            Chain::walk(&memory, TABLE, 0, true).unwrap_err()
+            Chain::default().walk(&memory, TABLE, 0, true).unwrap_err()
         };
         assert_eq!(within(&[(0x6000, 16, INDIRECT, 0)]), ChainError::NestedIndirect);
         assert_eq!(within(&[(0x2000, 4, NEXT, 2)]), ChainError::IndexOutOfRange { index: 2, count: 2 });
@@ -330,7 +402,10 @@ mod tests {
     fn an_indirect_table_that_was_not_negotiated_is_refused() {
         let memory = memory();
         put(&memory, 0x1000, &[(0x6000, 16, INDIRECT, 0)]);
-        assert_eq!(Chain::walk(&memory, TABLE, 0, false).unwrap_err(), ChainError::IndirectNotNegotiated);
+        assert_eq!(
+            Chain::default().walk(&memory, TABLE, 0, false).unwrap_err(),
+            ChainError::IndirectNotNegotiated
+        );
     }
 
     #[test]
@@ -339,7 +414,7 @@ mod tests {
         let memory = memory();
         for head in 0..8 {
             assert!(matches!(
-                Chain::walk(&memory, table, head, true).unwrap_err(),
+                Chain::default().walk(&memory, table, head, true).unwrap_err(),
                 ChainError::TableOutsideMemory { .. }
             ));
         }

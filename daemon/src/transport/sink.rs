@@ -5,71 +5,31 @@ use crate::io_vectors::IoVectors;
 use crate::session::{Body, Sink};
 use pinhole_protocol::{HEADER_LEN, OUT_HEADER_LEN, copied_len};
 use std::cell::Cell;
-use vm_memory::VolatileSlice;
+use vm_memory::GuestMemoryMmap;
 
 /// The place of `opcode` in a request's header (`fuse_in_header`).
 const OPCODE_AT: std::ops::Range<usize> = 4..8;
 
-/// Copies the header and the arguments of a request into `message`, each byte once; returns what stands behind them,
-/// still in the guest's memory. `None`: there is not even a header.
-pub(super) fn copy_out<'m>(readable: &[VolatileSlice<'m>], message: &mut Vec<u8>) -> Option<IoVectors<'m>> {
-    let readable_len = readable.iter().map(VolatileSlice::len).fold(0, usize::saturating_add);
+/// Copies the header and the arguments of a request into `message`, each byte once. What stands behind them is still
+/// in the guest's memory: `readable.after(message.len())`. `None`: there is not even a header.
+pub(super) fn copy_out(readable: IoVectors<'_>, message: &mut Vec<u8>) -> Option<()> {
     message.clear();
-    if readable_len < HEADER_LEN {
+    if readable.len() < HEADER_LEN {
         return None;
     }
-    let mut rest = Rest { slices: readable, used: 0 };
-    rest.append_to(message, HEADER_LEN);
+    append(readable, message, HEADER_LEN);
     let opcode = message.get(OPCODE_AT).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())?;
-    let copied = copied_len(u32::from_le_bytes(opcode), readable_len);
-    rest.append_to(message, copied.saturating_sub(HEADER_LEN));
-    Some(rest.vectors())
+    let copied = copied_len(u32::from_le_bytes(opcode), readable.len());
+    append(readable.after(HEADER_LEN), message, copied.saturating_sub(HEADER_LEN));
+    Some(())
 }
 
-/// What has not been copied yet.
-struct Rest<'s, 'm> {
-    slices: &'s [VolatileSlice<'m>],
-    /// Bytes of the first slice that are already copied.
-    used: usize,
-}
-
-impl<'m> Rest<'_, 'm> {
-    fn append_to(&mut self, message: &mut Vec<u8>, len: usize) {
-        let mut at = message.len();
-        message.resize(at.saturating_add(len), 0);
-        while let (Some(first), Some(room)) = (self.slices.first(), message.get_mut(at..)) {
-            if room.is_empty() {
-                return;
-            }
-            let Ok(left) = first.offset(self.used) else { return };
-            let copied = left.copy_to(room);
-            at = at.saturating_add(copied);
-            self.used = self.used.saturating_add(copied);
-            if self.used >= first.len() {
-                self.slices = self.slices.get(1..).unwrap_or_default();
-                self.used = 0;
-            }
-        }
+fn append(from: IoVectors<'_>, message: &mut Vec<u8>, len: usize) {
+    let at = message.len();
+    message.resize(at.saturating_add(len), 0);
+    if let Some(room) = message.get_mut(at..) {
+        from.copy_to(room);
     }
-
-    fn vectors(&self) -> IoVectors<'m> {
-        skip(self.slices, self.used)
-    }
-}
-
-/// The memory of `slices` behind their first `skipped` bytes.
-fn skip<'m>(slices: &[VolatileSlice<'m>], skipped: usize) -> IoVectors<'m> {
-    let mut vectors = IoVectors::empty();
-    let mut skipped = skipped;
-    for slice in slices {
-        if skipped < slice.len()
-            && let Ok(rest) = slice.offset(skipped)
-        {
-            vectors.push(rest);
-        }
-        skipped = skipped.saturating_sub(slice.len());
-    }
-    vectors
 }
 
 /// How a request was given back: the used length. `None` until it was.
@@ -84,59 +44,36 @@ impl Outcome {
 
 /// The reply buffers of one chain.
 #[derive(Debug)]
-pub(super) struct QueueSink<'c, 'm> {
-    chain: &'c Chain<'m>,
+pub(super) struct QueueSink<'c> {
+    room: IoVectors<'c>,
     outcome: &'c Outcome,
 }
 
-impl<'c, 'm> QueueSink<'c, 'm> {
-    pub(super) const fn new(chain: &'c Chain<'m>, outcome: &'c Outcome) -> Self {
-        Self { chain, outcome }
-    }
-
-    fn copy_in(&self, header: &[u8], body: &[u8]) {
-        let mut parts = [header, body].into_iter();
-        let mut part = parts.next().unwrap_or_default();
-        for slice in &self.chain.writable {
-            let mut used = 0;
-            while let Ok(room) = slice.offset(used) {
-                if part.is_empty() {
-                    part = parts.next().unwrap_or_default();
-                }
-                let len = room.len().min(part.len());
-                if len == 0 {
-                    break;
-                }
-                room.copy_from(part);
-                part = part.get(len..).unwrap_or_default();
-                used = used.saturating_add(len);
-            }
-        }
+impl<'c> QueueSink<'c> {
+    /// `memory` is the one that `chain` was checked against.
+    pub(super) fn new(chain: &'c Chain, memory: &'c GuestMemoryMmap, outcome: &'c Outcome) -> Self {
+        Self { room: chain.room(memory), outcome }
     }
 }
 
-impl Sink for QueueSink<'_, '_> {
+impl Sink for QueueSink<'_> {
     fn room(&self) -> usize {
-        self.chain.writable_len()
+        self.room.len()
     }
 
     fn data(&self, len: usize) -> IoVectors<'_> {
-        let mut vectors = skip(&self.chain.writable, OUT_HEADER_LEN);
-        vectors.truncate(len);
-        vectors
+        self.room.after(OUT_HEADER_LEN).first(len)
     }
 
     fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) {
         let len = match body {
             Body::Bytes(bytes) => {
-                self.copy_in(header, bytes);
+                self.room.after(OUT_HEADER_LEN).copy_from(bytes);
                 bytes.len()
             }
-            Body::InPlace(len) => {
-                self.copy_in(header, &[]);
-                len
-            }
+            Body::InPlace(len) => len,
         };
+        self.room.copy_from(header);
         let used = OUT_HEADER_LEN.saturating_add(len).min(self.room());
         self.outcome.0.set(Some(u32::try_from(used).unwrap_or(u32::MAX)));
     }
@@ -150,58 +87,76 @@ impl Sink for QueueSink<'_, '_> {
 mod tests {
     use super::*;
 
-    fn slices(pieces: &mut [Vec<u8>]) -> Vec<VolatileSlice<'_>> {
-        pieces.iter_mut().map(|piece| VolatileSlice::from(piece.as_mut_slice())).collect()
+    use crate::transport::chain::Table;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::{Bytes as _, GuestAddress};
+
+    /// `bytes` in the guest's memory in pieces of `piece` bytes, which are all readable or all writable.
+    fn chain_of(bytes: &[u8], piece: usize, writable: bool) -> (GuestMemoryMmap, Chain) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let (count, write) = (bytes.chunks(piece).count(), if writable { 2 } else { 0 });
+        for (index, part) in (0u16..).zip(bytes.chunks(piece)) {
+            let address = 0x8000 + u64::from(index) * 0x80;
+            memory.write_slice(part, GuestAddress(address)).unwrap();
+            let next = u16::from(usize::from(index) + 1 < count);
+            let len = u32::try_from(part.len()).unwrap();
+            let descriptor = Descriptor::new(address, len, write | next, index + 1);
+            memory.write_obj(descriptor, GuestAddress(u64::from(index) * 16)).unwrap();
+        }
+        let table = Table { address: GuestAddress(0), count: 128 };
+        let mut chain = Chain::default();
+        chain.walk(&memory, table, 0, false).unwrap();
+        (memory, chain)
     }
 
-    /// A message with this opcode, cut into pieces of `piece` bytes.
-    fn cut(opcode: u32, len: usize, piece: usize) -> Vec<Vec<u8>> {
+    /// A message with this opcode.
+    fn bytes_of(opcode: u32, len: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
         bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
-        bytes.chunks(piece).map(<[u8]>::to_vec).collect()
+        bytes
     }
 
     #[test]
     fn a_message_is_copied_whole_however_it_is_cut() {
         for piece in 1..60 {
-            let mut pieces = cut(1, 57, piece);
-            let whole = pieces.concat();
+            let whole = bytes_of(1, 57);
+            let (memory, chain) = chain_of(&whole, piece, false);
             let mut message = Vec::new();
-            let payload = copy_out(&slices(&mut pieces), &mut message).unwrap();
-            assert_eq!((message, payload.len()), (whole, 0), "in pieces of {piece}");
+            copy_out(chain.message(&memory), &mut message).unwrap();
+            assert_eq!(message, whole, "in pieces of {piece}");
         }
     }
 
     #[test]
     fn the_data_of_a_write_stays_in_guest_memory() {
         for piece in [1, 7, 80, 100] {
-            let mut pieces = cut(16, 100, piece);
-            let whole = pieces.concat();
+            let whole = bytes_of(16, 100);
+            let (memory, chain) = chain_of(&whole, piece, false);
             let mut message = Vec::new();
-            let payload = copy_out(&slices(&mut pieces), &mut message).unwrap();
+            copy_out(chain.message(&memory), &mut message).unwrap();
             assert_eq!(message, whole[..80], "in pieces of {piece}");
-            assert_eq!(payload.len(), 20, "in pieces of {piece}");
+            assert_eq!(chain.message(&memory).after(message.len()).len(), 20, "in pieces of {piece}");
         }
     }
 
     #[test]
     fn less_than_a_header_is_no_message() {
-        let mut pieces = cut(1, 39, 10);
-        assert!(copy_out(&slices(&mut pieces), &mut Vec::new()).is_none());
+        let (memory, chain) = chain_of(&bytes_of(16, 39), 10, false);
+        assert!(copy_out(chain.message(&memory), &mut Vec::new()).is_none());
     }
 
     #[test]
     fn an_answer_is_split_over_the_guests_buffers() {
         for piece in 1..40 {
-            let mut pieces: Vec<Vec<u8>> = [0; 36].chunks(piece).map(<[u8]>::to_vec).collect();
-            let chain = Chain { readable: Vec::new(), writable: slices(&mut pieces) };
+            let (memory, chain) = chain_of(&[0; 36], piece, true);
             let outcome = Outcome::default();
-            let mut sink = QueueSink::new(&chain, &outcome);
+            let mut sink = QueueSink::new(&chain, &memory, &outcome);
             assert_eq!(sink.data(15).len(), 15);
             assert_eq!(sink.data(1000).len(), 20);
             sink.send(&[7; OUT_HEADER_LEN], Body::Bytes(b"0123456789"));
             assert_eq!(outcome.used_len(), Some(26), "in pieces of {piece}");
-            let whole = pieces.concat();
+            let mut whole = vec![0xff; 36];
+            chain.room(&memory).copy_to(&mut whole);
             assert_eq!(whole[..16], [7; 16], "in pieces of {piece}");
             assert_eq!(&whole[16..26], b"0123456789", "in pieces of {piece}");
             assert_eq!(whole[26..], [0; 10], "in pieces of {piece}");
@@ -210,9 +165,9 @@ mod tests {
 
     #[test]
     fn a_request_given_back_without_an_answer_has_no_used_length() {
-        let chain = Chain::default();
+        let (memory, chain) = (GuestMemoryMmap::new(), Chain::default());
         let outcome = Outcome::default();
-        QueueSink::new(&chain, &outcome).close();
+        QueueSink::new(&chain, &memory, &outcome).close();
         assert_eq!(outcome.used_len(), Some(0));
     }
 }

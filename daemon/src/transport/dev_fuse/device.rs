@@ -54,11 +54,7 @@ impl Sink for DeviceSink<'_> {
     }
 
     fn data(&self, len: usize) -> IoVectors<'_> {
-        let mut vectors = IoVectors::empty();
-        if let Ok(slice) = self.reply.subslice(0, len.min(self.reply.len())) {
-            vectors.push(slice);
-        }
-        vectors
+        IoVectors::from(self.reply).first(len)
     }
 
     fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) {

@@ -5,7 +5,7 @@ use super::device::{DeviceSink, Outcome};
 use crate::host::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
-use crate::session::{Scratch, Session};
+use crate::session::{Pace, Scratch, Served, Session};
 use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -108,7 +108,10 @@ impl<'s, F: FileSystem> Worker<'s, F> {
         let (message, payload) = split(self.request.bytes().get_mut(..len).unwrap_or_default());
         let sink =
             DeviceSink::new(self.device.as_fd(), VolatileSlice::from(self.reply.bytes()), &mut outcome);
-        self.session.serve(message, &payload, sink, &mut self.scratch);
+        // Each thread is one of several on the device: one that waits holds up nobody.
+        match self.session.serve((message, payload), sink, Pace::Patient, &mut self.scratch) {
+            Served::Done | Served::WouldWait(_) => {}
+        }
         outcome.finish(self.device.as_fd(), self.reply.bytes());
         Ok(Turn::Served { refused: outcome.refused() })
     }
@@ -118,11 +121,7 @@ impl<'s, F: FileSystem> Worker<'s, F> {
 fn split(bytes: &mut [u8]) -> (&[u8], IoVectors<'_>) {
     let opcode = bytes.get(OPCODE_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
     let (message, data) = bytes.split_at_mut(copied_len(opcode, bytes.len()).min(bytes.len()));
-    let mut payload = IoVectors::empty();
-    if !data.is_empty() {
-        payload.push(VolatileSlice::from(data));
-    }
-    (message, payload)
+    (message, IoVectors::from(VolatileSlice::from(data)))
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use super::device::Device;
 use super::listener::Listener;
 use super::options::Options;
+use super::pool::Pool;
 use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
 use crate::host::FileSystem;
 use crate::session::Session;
 use rustix::event::{PollFd, PollFlags};
+use std::num::NonZero;
 use std::sync::Arc;
 use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
@@ -77,7 +79,11 @@ fn serve_one<F: FileSystem + 'static>(
         VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
     });
     let mut daemon = daemon.map_err(ServeError::Backend)?;
-    device.attach(rings);
+    let pool = match NonZero::new(options.pool_threads) {
+        Some(threads) => Some(Arc::new(Pool::start(session, threads).map_err(ServeError::Pool)?)),
+        None => None,
+    };
+    device.attach(rings, pool.as_ref());
     daemon.start(accepting).map_err(ServeError::Backend)?;
     tracing::info!("front-end connected");
     if let Some(handle) = daemon.shutdown_handle() {
@@ -87,6 +93,9 @@ fn serve_one<F: FileSystem + 'static>(
     stop.unwatch();
     report(ended);
     device.stop();
+    if let Some(pool) = pool {
+        pool.end();
+    }
     Ok(())
 }
 

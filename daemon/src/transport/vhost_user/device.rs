@@ -1,6 +1,7 @@
 //! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
 
 use super::options::Options;
+use super::pool::Pool;
 use super::ring::Job;
 use super::vring::{Memory, QueueVring};
 use super::worker::Worker;
@@ -48,12 +49,14 @@ impl<F: FileSystem + 'static> Device<F> {
     }
 
     /// Gives each queue its worker. Once, before the connection is served.
-    pub(super) fn attach(&self, rings: Vec<QueueVring>) {
+    pub(super) fn attach(&self, rings: Vec<QueueVring>, pool: Option<&Arc<Pool>>) {
         for (index, vring) in rings.iter().enumerate() {
             let job: Arc<dyn Job> = Arc::new(Worker {
                 index,
                 session: Arc::clone(&self.session),
                 acked_features: Arc::clone(&self.acked_features),
+                pool: pool.cloned(),
+                poll: self.options.poll,
             });
             vring.ring().attach(job);
         }
@@ -62,7 +65,7 @@ impl<F: FileSystem + 'static> Device<F> {
         }
     }
 
-    /// Ends every worker after its current request, then forgets the guest.
+    /// Ends every worker after its current request and waits for those in the pool, then forgets the guest.
     pub(super) fn stop(&self) {
         for vring in self.rings() {
             vring.ring().reset();

@@ -1,14 +1,19 @@
 //! The vhost-user transport: device 26 on a Unix socket, one worker thread a queue.
 //!
 //! `connection` accepts and ends connections, `device` answers what the front-end asks about the device, `vring` and
-//! `ring` start and stop a `worker` for each queue in use, and the worker takes each request through
-//! [`super::chain`] to [`crate::session`] and back.
+//! `ring` start and stop a `worker` for each queue in use. The worker takes requests from its `split_ring` and each
+//! `request` through [`super::chain`] to [`crate::session`] and back; what would hold it up goes by the `pool`.
 
 mod connection;
 mod device;
 mod listener;
 mod options;
+mod poll;
+mod pool;
+mod request;
 mod ring;
+mod sleep;
+mod split_ring;
 mod stop;
 mod vring;
 mod worker;
@@ -49,6 +54,9 @@ pub enum ServeError {
     /// vhost-user-backend could not be set up.
     #[error("cannot set up the device: {0}")]
     Backend(vhost_user_backend::Error),
+    /// A thread could not be started.
+    #[error("cannot start the pool: {0}")]
+    Pool(io::Error),
     /// There is no event to stop by.
     #[error("cannot make an event: {0}")]
     Event(io::Error),

@@ -1,6 +1,7 @@
 //! What a device is like, as the command line says it.
 
 use crate::limits::REQUEST_QUEUES_MAX;
+use std::time::Duration;
 
 /// Bytes of the tag in the configuration space (virtio 1.3, 5.11.4).
 const TAG_LEN: usize = 36;
@@ -77,6 +78,10 @@ pub struct Options {
     pub request_queues: RequestQueues,
     /// Serve the next connection when one ends; otherwise the first is the last.
     pub keep_listening: bool,
+    /// Threads at most for requests that would hold up their queue; 0: each queue waits for its own.
+    pub pool_threads: u16,
+    /// How long a worker looks for the next request before it sleeps; zero: not at all.
+    pub poll: Duration,
 }
 
 impl Options {
@@ -105,6 +110,8 @@ mod tests {
             tag: Some(Tag::new("share").unwrap()),
             request_queues: RequestQueues::new(8).unwrap(),
             keep_listening: false,
+            pool_threads: 0,
+            poll: Duration::ZERO,
         };
         let space = options.config_space();
         assert_eq!(space.len(), CONFIG_LEN);

@@ -1,82 +1,23 @@
-//! A split ring in guest memory, and the life of the thread that serves it.
+//! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
+use super::sleep::{Sleep, StopSignal, raise};
+use super::split_ring::{Available, Done, RingError, Used};
 use super::vring::Memory;
-use crate::transport::chain::Table;
 use std::fmt;
 use std::fs::File;
-use std::io::ErrorKind;
-use std::num::Wrapping;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
-use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryMmap};
-
-/// Bytes of the available ring before its entries: flags and index (virtio 1.3, 2.7.6).
-const AVAIL_HEADER_LEN: u64 = 4;
-
-/// Why a ring cannot be trusted any longer. Its queue stops; nothing else does.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RingError {
-    #[error("the ring does not lie in memory")]
-    OutsideMemory,
-    #[error("{pending} requests waiting in a ring of {size}")]
-    TooManyAvailable { pending: u16, size: u16 },
-    #[error("a request at descriptor {head} of {size}")]
-    HeadOutOfRange { head: u16, size: u16 },
-    #[error("the ring cannot be used: {0}")]
-    Queue(#[from] QueueError),
-    #[error("the guest's kick event does not work: {0}")]
-    Kick(std::io::Error),
-    #[error("the guest's call event does not work: {0}")]
-    Call(std::io::Error),
-    #[error("the thread cannot be prepared: {0}")]
-    Thread(std::io::Error),
-}
+use vm_memory::{GuestAddressSpace as _, GuestMemoryLoadGuard, GuestMemoryMmap};
 
 /// What a worker does; one value a queue.
 pub(super) trait Job: Send + Sync {
     /// The thread's name.
     fn name(&self) -> String;
-    /// Serves `ring` until `stop`, or until the ring cannot be trusted.
-    fn run(&self, ring: &Ring, kick: &File, stop: &StopSignal) -> Result<(), RingError>;
-}
-
-/// Tells a worker to end after its current request.
-#[derive(Debug)]
-pub(super) struct StopSignal {
-    requested: AtomicBool,
-    event: OwnedFd,
-}
-
-impl StopSignal {
-    fn new() -> std::io::Result<Self> {
-        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        Ok(Self { requested: AtomicBool::new(false), event })
-    }
-
-    fn request(&self) {
-        self.requested.store(true, Ordering::Release);
-        raise(&self.event);
-    }
-
-    pub(super) fn requested(&self) -> bool {
-        self.requested.load(Ordering::Acquire)
-    }
-
-    /// Readable once the stop is requested.
-    pub(super) const fn event(&self) -> &OwnedFd {
-        &self.event
-    }
-}
-
-/// Adds to an eventfd. Its number has the host's byte order; any order of 1 is a number above 0.
-fn raise(event: impl std::os::fd::AsFd) {
-    if let Err(error) = rustix::io::write(event, &1u64.to_le_bytes()) {
-        tracing::error!(%error, "cannot raise an event");
-    }
+    /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
+    fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
 }
 
 /// What the front-end has said about a ring.
@@ -97,18 +38,47 @@ pub(super) struct RingState {
 struct Running {
     stop: Arc<StopSignal>,
     thread: JoinHandle<()>,
+    /// The worker's while it runs; here so that its end, whatever it is, leaves it behind.
+    available: Arc<Mutex<Available>>,
+}
+
+/// The used ring and who is told.
+#[derive(Default)]
+struct GiveBack {
+    used: Used,
+    /// SET_VRING_CALL.
+    call: Option<Arc<File>>,
+}
+
+/// Requests that left their worker for the pool and have not been given back. Those from before a change of memory
+/// are counted apart from those that came after it.
+#[derive(Default)]
+struct Waiting {
+    present: bool,
+    counts: (usize, usize),
+}
+
+impl Waiting {
+    const fn count(&mut self, era: bool) -> &mut usize {
+        if era { &mut self.counts.1 } else { &mut self.counts.0 }
+    }
 }
 
 /// One queue of the device.
 pub(super) struct Ring {
+    /// What the crate reads and sets while no worker runs.
     vring: VringMutex<Memory>,
     memory: Memory,
     job: OnceLock<Arc<dyn Job>>,
     /// Held by the connection's thread across a change and the stop and start of the worker; never by a worker.
     state: Mutex<RingState>,
-    /// Whether a request is between the available and the used ring, and how many have been before it.
-    busy: Mutex<(bool, u64)>,
-    idle: Condvar,
+    give_back: Mutex<GiveBack>,
+    /// Odd while the worker uses the guest's memory.
+    bursts: AtomicU64,
+    /// Somebody waits for the end of a burst.
+    awaited: AtomicBool,
+    waiting: Mutex<Waiting>,
+    quiet: Condvar,
     error_event: Mutex<Option<File>>,
 }
 
@@ -118,14 +88,62 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// A request's stay between the two rings; see [`Ring::begin`].
-pub(super) struct Busy<'r>(&'r Ring);
+/// The worker's use of the guest's memory; see [`Ring::begin`]. The memory is let go of first.
+pub(super) struct Burst<'r> {
+    memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
+    _busy: Busy<'r>,
+}
+
+impl Burst<'_> {
+    /// The memory that all of the burst may use.
+    pub(super) fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The same, for a request that outlives the burst.
+    pub(super) fn shared_memory(&self) -> Arc<GuestMemoryMmap> {
+        self.memory.clone().into_inner()
+    }
+}
+
+struct Busy<'r>(&'r Ring);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        let mut busy = lock(&self.0.busy);
-        *busy = (false, busy.1.wrapping_add(1));
-        self.0.idle.notify_all();
+        self.0.bursts.fetch_add(1, Ordering::SeqCst);
+        if self.0.awaited.load(Ordering::SeqCst) {
+            // Who waits holds this lock until it sleeps.
+            drop(lock(&self.0.waiting));
+            self.0.quiet.notify_all();
+        }
+    }
+}
+
+/// A request's stay outside its worker; see [`Ring::defer`].
+#[derive(Debug)]
+pub(super) struct Deferral {
+    ring: Arc<Ring>,
+    era: bool,
+}
+
+impl Deferral {
+    /// Gives the request back and tells the guest, as the worker would have.
+    pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: Done) {
+        if let Err(error) = self.ring.give_back(memory, &[done]) {
+            tracing::error!(%error, "a request that waited could not be given back");
+            self.ring.report_error();
+        }
+    }
+}
+
+impl Drop for Deferral {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.ring.waiting);
+        let count = waiting.count(self.era);
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.ring.quiet.notify_all();
+        }
     }
 }
 
@@ -149,8 +167,11 @@ impl Ring {
                 kick: None,
                 running: None,
             }),
-            busy: Mutex::new((false, 0)),
-            idle: Condvar::new(),
+            give_back: Mutex::default(),
+            bursts: AtomicU64::new(0),
+            awaited: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            quiet: Condvar::new(),
             error_event: Mutex::new(None),
         })
     }
@@ -185,20 +206,28 @@ impl Ring {
         self.reconfigure(|vring, state| {
             vring.set_queue_ready(false);
             vring.set_kick(None);
-            vring.set_call(None);
             state.addressed = false;
             state.ready = false;
             state.kick = None;
         });
+        self.set_call(None);
     }
 
+    /// Ends the worker, waits for what it has handed on, and tells the crate how far all of it came.
     fn stop_worker(&self, state: &mut RingState) {
-        if let Some(Running { stop, thread }) = state.running.take() {
-            stop.request();
-            if thread.join().is_err() {
-                tracing::error!("a queue worker ended by a panic outside a request");
-            }
+        let Some(Running { stop, thread, available }) = state.running.take() else { return };
+        stop.request();
+        if thread.join().is_err() {
+            tracing::error!("a queue worker ended by a panic outside a request");
         }
+        let mut waiting = lock(&self.waiting);
+        while waiting.counts != (0, 0) {
+            waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(waiting);
+        let mut vring = self.vring.get_mut();
+        lock(&available).note(vring.get_queue_mut());
+        lock(&self.give_back).used.note(vring.get_queue_mut());
     }
 
     fn start_worker(self: &Arc<Self>, state: &mut RingState) {
@@ -212,14 +241,25 @@ impl Ring {
 
     fn spawn(self: &Arc<Self>, job: Arc<dyn Job>, kick: &File) -> std::io::Result<Running> {
         let stop = Arc::new(StopSignal::new()?);
-        let (ring, kick, seen) = (Arc::clone(self), kick.try_clone()?, Arc::clone(&stop));
+        let sleep = Sleep::new(kick, Arc::clone(&stop))?;
+        let available = {
+            let vring = self.vring.get_ref();
+            lock(&self.give_back).used = Used::of(vring.get_queue());
+            Arc::new(Mutex::new(Available::of(vring.get_queue())))
+        };
+        let (ring, own) = (Arc::clone(self), Arc::clone(&available));
         let thread = std::thread::Builder::new().name(job.name()).spawn(move || {
-            if let Err(error) = job.run(&ring, &kick, &seen) {
+            if let Err(error) = job.run(&ring, &mut lock(&own), &sleep) {
                 tracing::error!(queue = job.name(), %error, "queue stopped");
                 ring.report_error();
             }
         })?;
-        Ok(Running { stop, thread })
+        Ok(Running { stop, thread, available })
+    }
+
+    /// The event by which the guest is told from now on.
+    pub(super) fn set_call(&self, file: Option<File>) {
+        lock(&self.give_back).call = file.map(Arc::new);
     }
 
     pub(super) fn set_error_event(&self, file: Option<File>) {
@@ -227,90 +267,70 @@ impl Ring {
     }
 
     fn report_error(&self) {
-        if let Some(event) = &*lock(&self.error_event) {
-            raise(event.as_fd());
+        if let Some(event) = &*lock(&self.error_event)
+            && let Err(error) = raise(event)
+        {
+            tracing::error!(%error, "cannot report that a queue has stopped");
         }
     }
 }
 
-// What the worker does with the ring.
+// Who uses the guest's memory.
 impl Ring {
-    /// Marks a request as being between the rings, and gives the memory that it may use. The order matters: who
-    /// replaces the memory and then sees the ring idle knows that the next request takes the new one.
-    pub(super) fn begin(&self) -> (Busy<'_>, impl std::ops::Deref<Target = GuestMemoryMmap> + use<>) {
-        use vm_memory::GuestAddressSpace as _;
-        lock(&self.busy).0 = true;
-        (Busy(self), self.memory.memory())
+    /// Marks the worker as using the guest's memory, and gives it that. The order matters: who replaces the memory
+    /// and then sees the ring quiet knows that the next burst takes the new one.
+    pub(super) fn begin(&self) -> Burst<'_> {
+        self.bursts.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Burst { memory: self.memory.memory(), _busy: Busy(self) }
     }
 
-    /// Waits for the request that is between the rings, if there is one. Not for those that come after it, of which
-    /// a guest can have one ready at any moment.
+    /// Lets a request outlive the burst in which it was taken; it is waited for all the same.
+    pub(super) fn defer(self: &Arc<Self>) -> Deferral {
+        let mut waiting = lock(&self.waiting);
+        let era = waiting.present;
+        let count = waiting.count(era);
+        *count = count.saturating_add(1);
+        Deferral { ring: Arc::clone(self), era }
+    }
+
+    /// Waits for the burst that is under way, if there is one, and for the requests that wait in the pool. Not for
+    /// those that come after them, of which a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
-        let mut busy = lock(&self.busy);
-        let (_, noted) = *busy;
-        while busy.0 && busy.1 == noted {
-            busy = self.idle.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        fence(Ordering::SeqCst);
+        let mut waiting = lock(&self.waiting);
+        let noted = self.bursts.load(Ordering::SeqCst);
+        if !noted.is_multiple_of(2) {
+            self.awaited.store(true, Ordering::SeqCst);
+            while self.bursts.load(Ordering::SeqCst) == noted {
+                waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.awaited.store(false, Ordering::SeqCst);
+        }
+        let era = waiting.present;
+        waiting.present = !era;
+        while *waiting.count(era) > 0 {
+            waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// # Errors
     /// [`RingError::OutsideMemory`].
     pub(super) fn check(&self) -> Result<(), RingError> {
-        let (_busy, memory) = self.begin();
-        let inside = self.vring.get_ref().get_queue().is_valid(&*memory);
+        let burst = self.begin();
+        let inside = self.vring.get_ref().get_queue().is_valid(burst.memory());
         if inside { Ok(()) } else { Err(RingError::OutsideMemory) }
     }
 
-    /// Takes the next request from the available ring: the index of its first descriptor.
-    pub(super) fn next_head(&self, memory: &GuestMemoryMmap) -> Result<Option<(u16, Table)>, RingError> {
-        let mut vring = self.vring.get_mut();
-        let queue = vring.get_queue_mut();
-        let (next, size) = (Wrapping(queue.next_avail()), queue.size());
-        let Wrapping(pending) = queue.avail_idx(memory, Ordering::Acquire)? - next;
-        if pending == 0 {
-            return Ok(None);
-        }
-        if pending > size {
-            return Err(RingError::TooManyAvailable { pending, size });
-        }
-        // The crate keeps the size a power of two, at least 1.
-        let place = AVAIL_HEADER_LEN + 2 * u64::from(next.0 & (size - 1));
-        let address = GuestAddress(queue.avail_ring()).checked_add(place).ok_or(RingError::OutsideMemory)?;
-        let head: u16 = memory.load(address, Ordering::Relaxed).map_err(QueueError::GuestMemory)?;
-        let head = u16::from_le(head);
-        if head >= size {
-            return Err(RingError::HeadOutOfRange { head, size });
-        }
-        queue.set_next_avail((next + Wrapping(1)).0);
-        Ok(Some((head, Table { address: GuestAddress(queue.desc_table()), count: size })))
-    }
-
-    /// Gives a request back through the used ring.
-    pub(super) fn add_used(&self, memory: &GuestMemoryMmap, head: u16, len: u32) -> Result<(), RingError> {
-        Ok(self.vring.get_mut().get_queue_mut().add_used(memory, head, len)?)
-    }
-
-    /// Interrupts the guest, if it wants to be.
-    pub(super) fn signal(&self) -> Result<(), RingError> {
-        let (_busy, _memory) = self.begin();
-        if self.vring.needs_notification()? {
-            match self.vring.signal_used_queue() {
-                // The event is full of interrupts that the guest has not taken yet; one more says nothing new.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                signalled => signalled.map_err(RingError::Call)?,
+    /// Gives requests back through the used ring, all at one moment, and interrupts the guest once if it wants to be.
+    pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<(), RingError> {
+        let call = {
+            let mut side = lock(&self.give_back);
+            if !side.used.give_back(memory, done)? {
+                return Ok(());
             }
-        }
-        Ok(())
-    }
-
-    pub(super) fn disable_notification(&self) -> Result<(), RingError> {
-        let (_busy, _memory) = self.begin();
-        Ok(self.vring.disable_notification()?)
-    }
-
-    /// Asks the guest for kicks; true: something has come meanwhile.
-    pub(super) fn enable_notification(&self) -> Result<bool, RingError> {
-        let (_busy, _memory) = self.begin();
-        Ok(self.vring.enable_notification()?)
+            side.call.clone()
+        };
+        call.map_or(Ok(()), |call| raise(&*call).map_err(RingError::Call))
     }
 }

@@ -166,7 +166,7 @@ impl VringT<Memory> for QueueVring {
 
     fn set_call(&self, file: Option<File>) {
         unblock(file.as_ref());
-        self.ring.vring().set_call(file);
+        self.ring.set_call(file);
     }
 
     fn set_err(&self, file: Option<File>) {

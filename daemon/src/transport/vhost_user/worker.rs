@@ -1,20 +1,19 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
-use super::ring::{Job, Ring, RingError, StopSignal};
+use super::poll::Poller;
+use super::pool::{Pool, Postponed};
+use super::request::{Fate, RateLimit, Refused, Taken};
+use super::ring::{Burst, Job, Ring};
+use super::sleep::Sleep;
+use super::split_ring::{Available, Done, RingError};
 use crate::host::FileSystem;
-use crate::limits::{GUEST_ERROR_LOG_PERIOD, MESSAGE_BUFFER_KEPT, SIGNAL_BATCH_MAX};
-use crate::session::{Scratch, Session};
-use crate::transport::chain::{Chain, ChainError, Table};
-use crate::transport::sink::{Outcome, QueueSink, copy_out};
-use rustix::event::{PollFd, PollFlags};
-use std::fs::File;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX};
+use crate::session::{Pace, Scratch, Session};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
-use vm_memory::GuestMemoryMmap;
 
 /// What one queue's worker needs.
 #[derive(Debug)]
@@ -24,6 +23,10 @@ pub(super) struct Worker<F> {
     pub(super) session: Arc<Session<F>>,
     /// The virtio features that the guest has acknowledged.
     pub(super) acked_features: Arc<AtomicU64>,
+    /// Where requests go that would hold up the queue; `None`: it waits for them.
+    pub(super) pool: Option<Arc<Pool>>,
+    /// How long to look for more before it sleeps.
+    pub(super) poll: Duration,
 }
 
 impl<F: FileSystem + 'static> Job for Worker<F> {
@@ -31,169 +34,152 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         if self.index == 0 { "hiprio".to_owned() } else { format!("request-{}", self.index) }
     }
 
-    fn run(&self, ring: &Ring, kick: &File, stop: &StopSignal) -> Result<(), RingError> {
+    fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
         self.session.enter_thread().map_err(RingError::Thread)?;
         ring.check()?;
-        let mut desk = Desk {
-            queue: self.name(),
-            message: Vec::new(),
-            scratch: Scratch::default(),
-            log: RateLimit::default(),
-        };
-        loop {
-            // What came before the first kick, or while there was no worker, is served at once.
-            self.serve_available(ring, stop, &mut desk)?;
-            if !wait(kick, stop)? {
-                return Ok(());
-            }
-        }
+        let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
+        let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
+        let (taken, poller, log) = (Taken::default(), Poller::new(self.poll), RateLimit::default());
+        let mut turn = Turn { worker: self, ring, available, sleep, indirect, taken, scratch, poller, log };
+        // What came before the first kick, or while there was no worker, is served at once.
+        while turn.serve_available()? && sleep.until_kicked()? {}
+        Ok(())
     }
 }
 
-/// What a worker keeps from request to request.
-struct Desk {
-    queue: String,
-    message: Vec<u8>,
+/// A worker at work, and what it keeps from request to request.
+struct Turn<'t, F> {
+    worker: &'t Worker<F>,
+    ring: &'t Arc<Ring>,
+    available: &'t mut Available,
+    sleep: &'t Sleep,
+    indirect: bool,
+    taken: Taken,
     scratch: Scratch,
+    poller: Poller,
     log: RateLimit,
 }
 
-impl<F: FileSystem + 'static> Worker<F> {
-    /// Serves until the ring is empty and the guest has been asked to kick for what comes next.
-    fn serve_available(&self, ring: &Ring, stop: &StopSignal, desk: &mut Desk) -> Result<(), RingError> {
+/// How a burst ended.
+enum Ended {
+    /// The ring is empty.
+    Empty,
+    /// There may be more.
+    Full,
+    /// The worker is to stop.
+    Over,
+}
+
+/// Requests of a burst that are served and not yet given back.
+type Batch = ArrayVec<Done, SIGNAL_BATCH_MAX>;
+
+impl<F: FileSystem + 'static> Turn<'_, F> {
+    /// Serves until the ring is empty and the guest has been asked to kick for what comes next (true), or the worker
+    /// is to stop (false).
+    fn serve_available(&mut self) -> Result<bool, RingError> {
+        self.available.refuse_kicks(self.ring.begin().memory())?;
         loop {
-            ring.disable_notification()?;
-            let drained = self.serve_burst(ring, stop, desk)?;
-            if !drained || !ring.enable_notification()? {
-                return Ok(());
+            self.poller.came();
+            loop {
+                match self.serve_burst()? {
+                    Ended::Over => return Ok(false),
+                    Ended::Full => {}
+                    Ended::Empty => break,
+                }
             }
+            if self.poll()? {
+                continue;
+            }
+            let burst = self.ring.begin();
+            if !self.available.ask_for_kicks(burst.memory())? {
+                return Ok(true);
+            }
+            self.available.refuse_kicks(burst.memory())?;
         }
     }
 
-    /// Serves until the ring is empty (true) or the worker is to stop (false).
-    fn serve_burst(&self, ring: &Ring, stop: &StopSignal, desk: &mut Desk) -> Result<bool, RingError> {
-        let mut unsignalled: usize = 0;
-        let outcome = loop {
-            if stop.requested() {
-                break Ok(false);
+    /// Looks for more without sleeping, where that is worth it; true: something has come.
+    fn poll(&mut self) -> Result<bool, RingError> {
+        let Some(until) = self.poller.drained() else { return Ok(false) };
+        let burst = self.ring.begin();
+        while !self.available.has_more(burst.memory())? {
+            if self.sleep.is_over() || Instant::now() >= until {
+                return Ok(false);
             }
-            match self.serve_one(ring, desk) {
-                Ok(true) => unsignalled = unsignalled.saturating_add(1),
-                Ok(false) => break Ok(true),
-                Err(error) => break Err(error),
-            }
-            if unsignalled >= SIGNAL_BATCH_MAX {
-                ring.signal()?;
-                unsignalled = 0;
-            }
-        };
-        // Also where the ring broke: what was answered before, was answered.
-        if unsignalled > 0 {
-            ring.signal()?;
+            std::hint::spin_loop();
         }
-        outcome
-    }
-
-    /// Serves one request; false: there was none.
-    fn serve_one(&self, ring: &Ring, desk: &mut Desk) -> Result<bool, RingError> {
-        let (_busy, memory) = ring.begin();
-        let Some((head, table)) = ring.next_head(&memory)? else {
-            return Ok(false);
-        };
-        let used_len = self.serve_chain(&memory, head, table, desk);
-        ring.add_used(&memory, head, used_len)?;
         Ok(true)
     }
 
-    /// Serves the request at `head`; returns its used length in bytes. A chain that is malformed is given back
-    /// untouched (used length 0): where it cannot be trusted to be read, it is not written to either.
-    fn serve_chain(&self, memory: &GuestMemoryMmap, head: u16, table: Table, desk: &mut Desk) -> u32 {
-        let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
-        let chain = match Chain::walk(memory, table, head, indirect) {
-            Ok(chain) => chain,
-            Err(error) => {
-                desk.refused(head, &Refused::Chain(error));
-                return 0;
-            }
-        };
-        let Some(payload) = copy_out(&chain.readable, &mut desk.message) else {
-            desk.refused(head, &Refused::NoHeader(chain.readable_len()));
-            return 0;
-        };
-        let outcome = Outcome::default();
-        let sink = QueueSink::new(&chain, &outcome);
-        let served = catch_unwind(AssertUnwindSafe(|| {
-            self.session.serve(&desk.message, &payload, sink, &mut desk.scratch);
-        }));
-        if served.is_err() {
-            // The slot has answered EIO on its way out.
-            tracing::error!(queue = desk.queue, "a request ended by a panic; this is a bug in pinhole");
-            desk.scratch = Scratch::default();
-        }
-        desk.message.clear();
-        desk.message.shrink_to(MESSAGE_BUFFER_KEPT);
-        outcome.used_len().unwrap_or(0)
+    /// Serves a number of requests in one memory, and gives them back together: the first of a burst does not wait
+    /// for the last of a long one, and who takes memory away waits for no more than these.
+    fn serve_burst(&mut self) -> Result<Ended, RingError> {
+        let burst = self.ring.begin();
+        let mut batch = Batch::new();
+        let ended = self.fill(&burst, &mut batch);
+        // Also where the ring broke: what was answered before, was answered.
+        self.give_back(&burst, &mut batch)?;
+        ended
     }
-}
 
-/// Why a request was given back unread.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("malformed descriptor chain: {0}")]
-    Chain(ChainError),
-    #[error("a message of {0} bytes has no header")]
-    NoHeader(usize),
-}
+    fn fill(&mut self, burst: &Burst<'_>, batch: &mut Batch) -> Result<Ended, RingError> {
+        for _ in 0..SIGNAL_BATCH_MAX {
+            if self.sleep.is_over() {
+                return Ok(Ended::Over);
+            }
+            let Some(head) = self.available.next_head(burst.memory())? else {
+                return Ok(Ended::Empty);
+            };
+            if let Some(len) = self.serve_one(burst, head, batch)? {
+                batch.push(Done { head, len });
+            }
+        }
+        Ok(Ended::Full)
+    }
 
-impl Desk {
+    fn give_back(&self, burst: &Burst<'_>, batch: &mut Batch) -> Result<(), RingError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let given = self.ring.give_back(burst.memory(), batch);
+        batch.clear();
+        given
+    }
+
+    /// Serves the request at `head`; returns its used length in bytes. `None`: the pool has it.
+    fn serve_one(
+        &mut self,
+        burst: &Burst<'_>,
+        head: u16,
+        batch: &mut Batch,
+    ) -> Result<Option<u32>, RingError> {
+        let memory = burst.memory();
+        if let Err(why) = self.taken.read(memory, self.available.table(), head, self.indirect) {
+            self.refused(head, &why);
+            return Ok(Some(0));
+        }
+        if self.taken.len() > LONG_REQUEST_LEN {
+            self.give_back(burst, batch)?;
+        }
+        let pace = if self.worker.pool.is_some() { Pace::Now } else { Pace::Patient };
+        match (self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch), &self.worker.pool) {
+            (Fate::Answered(len), _) => Ok(Some(len)),
+            (Fate::WouldWait, Some(pool)) => {
+                // The pool may have no room for a while.
+                self.give_back(burst, batch)?;
+                let taken = std::mem::take(&mut self.taken);
+                let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
+                pool.submit(Postponed { taken, head, memory, deferral });
+                Ok(None)
+            }
+            // Who may wait is answered; were it not, this is how it is given back.
+            (Fate::WouldWait, None) => Ok(Some(0)),
+        }
+    }
+
     fn refused(&mut self, head: u16, why: &Refused) {
         if let Some(suppressed) = self.log.pass() {
-            tracing::warn!(queue = self.queue, head, suppressed, "request refused: {why}");
+            tracing::warn!(queue = self.worker.name(), head, suppressed, "request refused: {why}");
         }
-    }
-}
-
-/// Lets one message through in each period.
-#[derive(Debug, Default)]
-struct RateLimit {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl RateLimit {
-    /// How many were held back since the last that passed; `None`: this one is held back.
-    fn pass(&mut self) -> Option<u64> {
-        if self.last.is_some_and(|last| last.elapsed() < GUEST_ERROR_LOG_PERIOD) {
-            self.suppressed = self.suppressed.saturating_add(1);
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-/// Sleeps until the guest kicks (true) or the worker is to stop (false).
-fn wait(kick: &File, stop: &StopSignal) -> Result<bool, RingError> {
-    loop {
-        let mut polled = [PollFd::new(kick, PollFlags::IN), PollFd::new(stop.event(), PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(RingError::Kick(error.into())),
-        }
-        if stop.requested() {
-            return Ok(false);
-        }
-        let [kicked, _] = polled;
-        if kicked.revents().is_empty() {
-            continue;
-        }
-        let mut count = [0; 8];
-        return match rustix::io::read(kick, &mut count) {
-            // Where someone else took it, the ring is looked at all the same.
-            Ok(8) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(true),
-            Ok(_) => Err(RingError::Kick(io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => Err(RingError::Kick(error.into())),
-        };
     }
 }

@@ -1,0 +1,250 @@
+//! The pool: a few threads for requests that would hold up their queue (cold reads, fsync, long copies).
+//!
+//! A queue's worker hands such a request over with its memory and goes on; a thread of the pool serves it patiently
+//! and gives it back through the same ring. What waits for a thread is bounded: past that, whoever has one more
+//! waits. Threads are started when there is work for them, and never by a queue's worker: a foreman does that and
+//! nothing else, so that no thread which handles what a guest says needs to be able to start one.
+
+use super::request::{Fate, RateLimit, Taken};
+use super::ring::Deferral;
+use super::split_ring::Done;
+use crate::host::FileSystem;
+use crate::limits::{POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
+use crate::session::{Pace, Scratch, Session};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::num::NonZero;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use vm_memory::GuestMemoryMmap;
+
+/// A request that is served outside its queue's worker. Who waits for the ring waits for it: the memory is let go of
+/// before the ring hears that it is done.
+#[derive(Debug)]
+pub(super) struct Postponed {
+    /// What it says, and where the answer goes.
+    pub(super) taken: Taken,
+    /// Index of its first descriptor.
+    pub(super) head: u16,
+    /// The memory in which it was read.
+    pub(super) memory: Arc<GuestMemoryMmap>,
+    /// Its way back.
+    pub(super) deferral: Deferral,
+}
+
+/// The threads of one connection.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    foreman: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Pool").field("threads_max", &self.shared.threads_max).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    threads_max: usize,
+    state: Mutex<State>,
+    /// Something is in the backlog, or it is over.
+    work: Condvar,
+    /// Something was taken from the backlog.
+    room: Condvar,
+    /// There is more work than threads that are free, or it is over.
+    hire: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    backlog: VecDeque<Postponed>,
+    /// Bytes of our own memory that the backlog takes.
+    bytes: usize,
+    threads: usize,
+    /// Threads that will look into the backlog next.
+    free: usize,
+    /// A thread could not be made fit for serving.
+    unfit: bool,
+    over: bool,
+}
+
+impl State {
+    fn is_full_for(&self, bytes: usize) -> bool {
+        // One that is larger than all that is allowed, which a guest can hardly make, waits until it is alone.
+        let heavy = self.bytes.saturating_add(bytes) > POOL_BACKLOG_BYTES_MAX;
+        self.backlog.len() >= POOL_BACKLOG_MAX || (heavy && !self.backlog.is_empty())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing is left half done under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_short_handed(&self, state: &State) -> bool {
+        state.backlog.len() > state.free && state.threads < self.threads_max
+    }
+
+    /// Waits for something to do. `None`: the calling thread is to end, and is counted no more.
+    fn next(&self) -> Option<Postponed> {
+        let mut state = self.lock();
+        let mut patience = Some(POOL_IDLE);
+        loop {
+            if let Some(postponed) = state.backlog.pop_front() {
+                state.bytes = state.bytes.saturating_sub(postponed.taken.footprint());
+                state.free = state.free.saturating_sub(1);
+                self.room.notify_all();
+                if self.is_short_handed(&state) {
+                    self.hire.notify_one();
+                }
+                return Some(postponed);
+            }
+            if state.over || (patience.is_none() && state.threads > 1) {
+                state.threads = state.threads.saturating_sub(1);
+                state.free = state.free.saturating_sub(1);
+                return None;
+            }
+            let Some(limit) = patience else {
+                // The last one stays, asleep: there has been work once.
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                patience = Some(POOL_IDLE);
+                continue;
+            };
+            let (held, waited) = self.work.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
+            state = held;
+            if waited.timed_out() {
+                patience = None;
+            }
+        }
+    }
+
+    /// One thread of the pool.
+    fn work<F: FileSystem>(&self, session: &Session<F>) {
+        if let Err(error) = session.enter_thread() {
+            tracing::error!(%error, "a thread of the pool cannot be prepared");
+            let mut state = self.lock();
+            state.threads = state.threads.saturating_sub(1);
+            state.free = state.free.saturating_sub(1);
+            state.unfit = true;
+            self.hire.notify_one();
+            return;
+        }
+        let mut scratch = Scratch::default();
+        while let Some(Postponed { taken, head, memory, deferral }) = self.next() {
+            let len = match taken.serve(session, &memory, Pace::Patient, &mut scratch) {
+                Fate::Answered(len) => len,
+                // Who may wait is answered; were it not, this is how it is given back.
+                Fate::WouldWait => 0,
+            };
+            // Before the guest hears of it, so that its next request finds this thread free and hires no other.
+            self.lock().free += 1;
+            deferral.give_back(&memory, Done { head, len });
+            drop((memory, deferral));
+        }
+    }
+
+    /// Starts threads while there is more to do than they can, until it is over; then waits for their end.
+    fn supervise(&self, start: impl Fn() -> io::Result<JoinHandle<()>>) {
+        let mut log = RateLimit::default();
+        let mut team: Vec<JoinHandle<()>> = Vec::new();
+        let mut state = self.lock();
+        while !state.over {
+            let mut pause = std::mem::take(&mut state.unfit);
+            if !pause && self.is_short_handed(&state) {
+                state.threads += 1;
+                state.free += 1;
+                drop(state);
+                team.retain(|thread| !thread.is_finished());
+                let started = start();
+                state = self.lock();
+                match started {
+                    Ok(thread) => team.push(thread),
+                    Err(error) => {
+                        if let Some(suppressed) = log.pass() {
+                            tracing::error!(%error, suppressed, "cannot start a thread of the pool");
+                        }
+                        state.threads = state.threads.saturating_sub(1);
+                        state.free = state.free.saturating_sub(1);
+                        pause = true;
+                    }
+                }
+            } else if !pause {
+                state = self.hire.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if pause {
+                let (held, _) =
+                    self.hire.wait_timeout(state, POOL_RETRY).unwrap_or_else(PoisonError::into_inner);
+                state = held;
+            }
+        }
+        drop(state);
+        for thread in team {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the pool ended by a panic outside a request");
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// At most `threads_max` threads that serve `session`; none of them until there is work.
+    ///
+    /// # Errors
+    /// Where the host has no thread left for the foreman.
+    pub(super) fn start<F: FileSystem + 'static>(
+        session: &Arc<Session<F>>,
+        threads_max: NonZero<u16>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            threads_max: usize::from(threads_max.get()),
+            state: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            hire: Condvar::new(),
+        });
+        let (own, session) = (Arc::clone(&shared), Arc::clone(session));
+        let foreman = thread::Builder::new().name("pool-foreman".to_owned()).spawn(move || {
+            own.supervise(|| {
+                let (shared, session) = (Arc::clone(&own), Arc::clone(&session));
+                thread::Builder::new().name("pool".to_owned()).spawn(move || shared.work(&session))
+            });
+        })?;
+        Ok(Self { shared, foreman: Mutex::new(Some(foreman)) })
+    }
+
+    /// Hands a request over; waits where too many already wait.
+    pub(super) fn submit(&self, postponed: Postponed) {
+        let bytes = postponed.taken.footprint();
+        let mut state = self.shared.lock();
+        while state.is_full_for(bytes) {
+            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.backlog.push_back(postponed);
+        state.bytes = state.bytes.saturating_add(bytes);
+        if self.shared.is_short_handed(&state) {
+            self.shared.hire.notify_one();
+        }
+        drop(state);
+        self.shared.work.notify_one();
+    }
+
+    /// Ends the threads; by then nothing may be left for them to do. Not for them to call: a request that waits holds
+    /// its ring, and that its worker, and that this pool.
+    pub(super) fn end(&self) {
+        self.shared.lock().over = true;
+        self.shared.work.notify_all();
+        self.shared.hire.notify_all();
+        let foreman = self.foreman.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if foreman.is_some_and(|foreman| foreman.join().is_err()) {
+            tracing::error!("the pool's foreman ended by a panic");
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

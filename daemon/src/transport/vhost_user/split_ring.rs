@@ -1,0 +1,342 @@
+//! The two halves of one split ring in guest memory (virtio 1.3, 2.7.6 to 2.7.8).
+//!
+//! The worker alone takes from the available ring, so its half needs no lock. Requests are given back by the worker
+//! and by the pool's threads, so the used half stands behind one, taken once for each burst. What the guest writes is
+//! checked where it is read; what is wrong ends the queue and nothing else.
+
+use crate::transport::chain::Table;
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
+use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
+use virtio_queue::{Error as QueueError, Queue, QueueT as _};
+use vm_memory::{AtomicAccess, Bytes as _, GuestAddress, GuestMemoryMmap};
+
+/// Bytes of either ring before its entries: flags and index.
+const HEADER_LEN: u64 = 4;
+/// Where the index stands in either ring.
+const INDEX_AT: u64 = 2;
+/// Bytes of one entry of the available ring.
+const AVAILABLE_LEN: u64 = 2;
+/// Bytes of one entry of the used ring.
+const USED_LEN: u64 = 8;
+
+/// Why a ring cannot be trusted any longer. Its queue stops; nothing else does.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RingError {
+    #[error("the ring does not lie in memory")]
+    OutsideMemory,
+    #[error("{pending} requests waiting in a ring of {size}")]
+    TooManyAvailable { pending: u16, size: u16 },
+    #[error("a request at descriptor {head} of {size}")]
+    HeadOutOfRange { head: u16, size: u16 },
+    #[error("the ring cannot be used: {0}")]
+    Queue(#[from] QueueError),
+    #[error("the guest's kick event does not work: {0}")]
+    Kick(std::io::Error),
+    #[error("the guest's call event does not work: {0}")]
+    Call(std::io::Error),
+    #[error("the thread cannot be prepared: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Where a ring lies and how it was agreed to be used; true for as long as its worker lives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Layout {
+    descriptors: u64,
+    available: u64,
+    used: u64,
+    size: u16,
+    event_idx: bool,
+}
+
+impl Layout {
+    fn of(queue: &Queue) -> Self {
+        Self {
+            descriptors: queue.desc_table(),
+            available: queue.avail_ring(),
+            used: queue.used_ring(),
+            size: queue.size(),
+            event_idx: queue.event_idx_enabled(),
+        }
+    }
+
+    /// The place of the entry with this running number. Sizes are powers of two, at least 1: the crate sees to it.
+    fn entry(self, ring: u64, entry_len: u64, number: Wrapping<u16>) -> Result<GuestAddress, RingError> {
+        let place = u64::from(number.0 & self.size.wrapping_sub(1));
+        at(ring, HEADER_LEN.saturating_add(place.saturating_mul(entry_len)))
+    }
+
+    /// `used_event`, by which the guest says from when on it wants to be interrupted.
+    fn used_event(self) -> Result<GuestAddress, RingError> {
+        at(self.available, HEADER_LEN.saturating_add(AVAILABLE_LEN.saturating_mul(self.size.into())))
+    }
+
+    /// `avail_event`, by which the device says from when on it wants to be kicked.
+    fn avail_event(self) -> Result<GuestAddress, RingError> {
+        at(self.used, HEADER_LEN.saturating_add(USED_LEN.saturating_mul(self.size.into())))
+    }
+}
+
+fn at(ring: u64, offset: u64) -> Result<GuestAddress, RingError> {
+    ring.checked_add(offset).map(GuestAddress).ok_or(RingError::OutsideMemory)
+}
+
+fn load(memory: &GuestMemoryMmap, address: GuestAddress, order: Ordering) -> Result<u16, RingError> {
+    memory.load(address, order).map(u16::from_le).map_err(|error| QueueError::GuestMemory(error).into())
+}
+
+fn store<T: AtomicAccess>(
+    memory: &GuestMemoryMmap,
+    value: T,
+    address: GuestAddress,
+) -> Result<(), RingError> {
+    memory.store(value, address, Ordering::Release).map_err(|error| QueueError::GuestMemory(error).into())
+}
+
+/// The worker's half.
+#[derive(Debug)]
+pub(super) struct Available {
+    layout: Layout,
+    next: Wrapping<u16>,
+    /// How far the guest has been seen to have filled the ring.
+    seen: Wrapping<u16>,
+}
+
+impl Available {
+    /// The half of a queue that nobody else uses meanwhile.
+    pub(super) fn of(queue: &Queue) -> Self {
+        let next = Wrapping(queue.next_avail());
+        Self { layout: Layout::of(queue), next, seen: next }
+    }
+
+    /// Writes back how far the worker has come.
+    pub(super) fn note(&self, queue: &mut Queue) {
+        queue.set_next_avail(self.next.0);
+    }
+
+    /// The descriptors of the ring.
+    pub(super) const fn table(&self) -> Table {
+        Table { address: GuestAddress(self.layout.descriptors), count: self.layout.size }
+    }
+
+    /// Whether the guest has put a request there that was not taken.
+    pub(super) fn has_more(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
+        if self.seen != self.next {
+            return Ok(true);
+        }
+        self.look(memory)
+    }
+
+    fn look(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
+        self.seen = Wrapping(load(memory, at(self.layout.available, INDEX_AT)?, Ordering::Acquire)?);
+        let Wrapping(pending) = self.seen - self.next;
+        if pending > self.layout.size {
+            return Err(RingError::TooManyAvailable { pending, size: self.layout.size });
+        }
+        Ok(pending > 0)
+    }
+
+    /// Takes the next request: the index of its first descriptor.
+    pub(super) fn next_head(&mut self, memory: &GuestMemoryMmap) -> Result<Option<u16>, RingError> {
+        if !self.has_more(memory)? {
+            return Ok(None);
+        }
+        let Layout { available, size, .. } = self.layout;
+        let entry = self.layout.entry(available, AVAILABLE_LEN, self.next)?;
+        // The index that was read before says that this is written.
+        let head = load(memory, entry, Ordering::Relaxed)?;
+        if head >= size {
+            return Err(RingError::HeadOutOfRange { head, size });
+        }
+        self.next += 1;
+        Ok(Some(head))
+    }
+
+    /// Asks the guest not to kick. With EVENT_IDX it kicks once for each time it is asked to, so there is nothing to
+    /// say.
+    pub(super) fn refuse_kicks(&self, memory: &GuestMemoryMmap) -> Result<(), RingError> {
+        if self.layout.event_idx {
+            return Ok(());
+        }
+        self.set_flags(memory, VRING_USED_F_NO_NOTIFY)
+    }
+
+    /// Asks the guest to kick for its next request; true: one has come meanwhile, for which it may not have.
+    pub(super) fn ask_for_kicks(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
+        if self.layout.event_idx {
+            store(memory, self.next.0.to_le(), self.layout.avail_event()?)?;
+        } else {
+            self.set_flags(memory, 0)?;
+        }
+        // The guest must see this before we look: else each side would wait for the other.
+        fence(Ordering::SeqCst);
+        self.has_more(memory)
+    }
+
+    fn set_flags(&self, memory: &GuestMemoryMmap, flags: u32) -> Result<(), RingError> {
+        let narrow = u16::try_from(flags).unwrap_or(0);
+        store(memory, narrow.to_le(), GuestAddress(self.layout.used))
+    }
+}
+
+/// A request that is to be given back: its first descriptor, and the bytes that were written into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Index of its first descriptor.
+    pub(super) head: u16,
+    /// Bytes.
+    pub(super) len: u32,
+}
+
+/// The half of all who give requests back.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    layout: Layout,
+    next: Wrapping<u16>,
+    /// Up to where the guest has been told, or did not want to be.
+    told: Wrapping<u16>,
+}
+
+impl Used {
+    /// The half of a queue that nobody else uses meanwhile.
+    pub(super) fn of(queue: &Queue) -> Self {
+        let next = Wrapping(queue.next_used());
+        Self { layout: Layout::of(queue), next, told: next }
+    }
+
+    /// Writes back how far it has come.
+    pub(super) fn note(&self, queue: &mut Queue) {
+        queue.set_next_used(self.next.0);
+    }
+
+    /// Gives requests back, all of them at one moment; true: the guest wants to be interrupted for them.
+    pub(super) fn give_back(&mut self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<bool, RingError> {
+        for Done { head, len } in done {
+            let entry = self.layout.entry(self.layout.used, USED_LEN, self.next)?;
+            // Little endian: the head's 32 bits first. The index, stored behind them, says that they are there.
+            let bytes = u64::from(*head) | u64::from(*len) << 32;
+            memory.write_obj(bytes.to_le(), entry).map_err(QueueError::GuestMemory)?;
+            self.next += 1;
+        }
+        store(memory, self.next.0.to_le(), at(self.layout.used, INDEX_AT)?)?;
+        self.wants_interrupt(memory)
+    }
+
+    fn wants_interrupt(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
+        let before = std::mem::replace(&mut self.told, self.next);
+        // The guest must see the index before we read what it wants: else each side would wait for the other.
+        fence(Ordering::SeqCst);
+        if self.layout.event_idx {
+            let event = Wrapping(load(memory, self.layout.used_event()?, Ordering::Relaxed)?);
+            return Ok(self.next - event - Wrapping(1) < self.next - before);
+        }
+        let flags = load(memory, GuestAddress(self.layout.available), Ordering::Relaxed)?;
+        Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u16 = 8;
+    const AVAILABLE: u64 = 0x1000;
+    const USED: u64 = 0x2000;
+
+    fn queue(event_idx: bool, from: u16) -> (GuestMemoryMmap, Queue) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let mut queue = Queue::new(SIZE).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+        queue.set_event_idx(event_idx);
+        queue.set_next_avail(from);
+        queue.set_next_used(from);
+        (memory, queue)
+    }
+
+    fn put(memory: &GuestMemoryMmap, address: u64, value: u16) {
+        memory.write_obj(value.to_le(), GuestAddress(address)).unwrap();
+    }
+
+    fn get(memory: &GuestMemoryMmap, address: u64) -> u16 {
+        u16::from_le(memory.read_obj(GuestAddress(address)).unwrap())
+    }
+
+    /// Offers the request at descriptor `head` as the one with this running number.
+    fn offer(memory: &GuestMemoryMmap, number: u16, head: u16) {
+        put(memory, AVAILABLE + 4 + 2 * u64::from(number % SIZE), head);
+        put(memory, AVAILABLE + 2, number.wrapping_add(1));
+    }
+
+    #[test]
+    fn requests_are_taken_in_order_and_past_the_end_of_the_numbers() {
+        let (memory, queue) = queue(true, u16::MAX - 1);
+        put(&memory, AVAILABLE + 2, u16::MAX - 1);
+        let mut available = Available::of(&queue);
+        assert_eq!(available.next_head(&memory).unwrap(), None);
+        for number in [u16::MAX - 1, u16::MAX, 0, 1] {
+            offer(&memory, number, number % SIZE);
+            assert_eq!(available.next_head(&memory).unwrap(), Some(number % SIZE));
+            assert_eq!(available.next_head(&memory).unwrap(), None);
+        }
+        let mut noted = Queue::new(SIZE).unwrap();
+        available.note(&mut noted);
+        assert_eq!(noted.next_avail(), 2);
+    }
+
+    #[test]
+    fn what_no_ring_can_hold_is_an_error() {
+        let (memory, queue) = queue(true, 0);
+        put(&memory, AVAILABLE + 2, SIZE + 1);
+        let error = Available::of(&queue).next_head(&memory).unwrap_err();
+        assert!(matches!(error, RingError::TooManyAvailable { pending: 9, size: SIZE }));
+        offer(&memory, 0, SIZE);
+        let error = Available::of(&queue).next_head(&memory).unwrap_err();
+        assert!(matches!(error, RingError::HeadOutOfRange { head: SIZE, size: SIZE }));
+    }
+
+    #[test]
+    fn a_burst_appears_at_once_and_asks_once() {
+        let (memory, queue) = queue(true, u16::MAX);
+        let mut used = Used::of(&queue);
+        // The guest wants to be told of the third from here.
+        put(&memory, AVAILABLE + 4 + 2 * u64::from(SIZE), 1);
+        let done = |head| Done { head, len: 100 + u32::from(head) };
+        assert!(!used.give_back(&memory, &[done(1), done(2)]).unwrap());
+        assert_eq!(get(&memory, USED + 2), 1);
+        assert!(used.give_back(&memory, &[done(3)]).unwrap());
+        assert!(!used.give_back(&memory, &[done(4)]).unwrap(), "it was told already");
+        let first: [u32; 2] = memory.read_obj(GuestAddress(USED + 4 + 8 * 7)).unwrap();
+        let second: [u32; 2] = memory.read_obj(GuestAddress(USED + 4)).unwrap();
+        assert_eq!((first.map(u32::from_le), second.map(u32::from_le)), ([1, 101], [2, 102]));
+        let mut noted = Queue::new(SIZE).unwrap();
+        used.note(&mut noted);
+        assert_eq!(noted.next_used(), 3);
+    }
+
+    #[test]
+    fn a_guest_without_event_idx_says_so_by_a_flag() {
+        let (memory, queue) = queue(false, 0);
+        let mut used = Used::of(&queue);
+        assert!(used.give_back(&memory, &[Done { head: 0, len: 0 }]).unwrap());
+        put(&memory, AVAILABLE, 1);
+        assert!(!used.give_back(&memory, &[Done { head: 1, len: 0 }]).unwrap());
+        let mut available = Available::of(&queue);
+        available.refuse_kicks(&memory).unwrap();
+        assert_eq!(get(&memory, USED), 1);
+        assert!(!available.ask_for_kicks(&memory).unwrap());
+        assert_eq!(get(&memory, USED), 0);
+    }
+
+    #[test]
+    fn a_request_that_came_before_the_guest_was_asked_is_not_lost() {
+        let (memory, queue) = queue(true, 5);
+        put(&memory, AVAILABLE + 2, 5);
+        let mut available = Available::of(&queue);
+        assert!(!available.ask_for_kicks(&memory).unwrap());
+        assert_eq!(get(&memory, USED + 4 + 8 * u64::from(SIZE)), 5, "avail_event");
+        offer(&memory, 5, 3);
+        assert!(available.ask_for_kicks(&memory).unwrap());
+        assert_eq!(available.next_head(&memory).unwrap(), Some(3));
+    }
+}

@@ -1,0 +1,93 @@
+//! The load generator's command line: figures on standard output, one JSON object a row with `--json`.
+//!
+//! `load --share DIR --socket SOCKET --process PID [--rows getattr,mixed] [--depths 1,32] [--queues 1] [--seconds 0.4]`;
+//! `--native` in place of the socket does the same work by bare host calls.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, measure, measure_native, prepare};
+
+/// Plays a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports what came of it.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The directory that the daemon shares; files to work on are made there
+    #[arg(long)]
+    share: PathBuf,
+    /// The daemon's socket
+    #[arg(long, required_unless_present = "native")]
+    socket: Option<PathBuf>,
+    /// The daemon's process, for its time on the processor
+    #[arg(long, alias = "pid", required_unless_present = "native")]
+    process: Option<u32>,
+    /// Bare host calls instead of a daemon
+    #[arg(long, conflicts_with_all = ["socket", "process"])]
+    native: bool,
+    /// Which rows; all without it
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Requests in flight on each queue
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_parser = depth)]
+    depths: Vec<usize>,
+    /// Request queues, each with a client thread
+    #[arg(long, default_value_t = 1)]
+    queues: usize,
+    /// Measured time of each row and depth
+    #[arg(long, default_value = "0.4", value_parser = seconds)]
+    seconds: Duration,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn depth(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(depth @ 1..=32) => Ok(depth),
+        Ok(_) | Err(_) => Err("give a depth from 1 to 32".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "give seconds from 0.01 to 600".to_owned();
+    let seconds: f64 = text.parse().map_err(|_not_a_number| wrong())?;
+    if (0.01..=600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), LoadError> {
+    let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
+    let options = Options {
+        share: arguments.share,
+        rows,
+        depths: arguments.depths,
+        queues: arguments.queues,
+        time: arguments.seconds,
+    };
+    prepare(&options.share)?;
+    if !arguments.json {
+        println!("{}", Measured::COLUMNS);
+    }
+    let mut each = |measured: &Measured| {
+        if arguments.json {
+            println!("{}", measured.json());
+        } else {
+            println!("{measured}");
+        }
+    };
+    match (arguments.socket, arguments.process) {
+        (Some(socket), Some(process)) => measure(&Server { socket, process }, &options, &mut each),
+        (_, _) => measure_native(&options, &mut each),
+    }
+}

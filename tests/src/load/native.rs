@@ -1,0 +1,227 @@
+//! The limit: the same host calls in a loop in one process, without a ring, a guest or a daemon.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
+
+use super::report::Measured;
+use super::rows::Row;
+use super::watch::Taken;
+use super::{LoadError, Options, WARM_UP, tree};
+
+/// Room for entries of a directory, as glibc has it.
+const LISTING: usize = 32 << 10;
+
+/// What the calls work on, open for the whole run.
+struct Host {
+    known: OwnedFd,
+    files: Vec<(OwnedFd, String)>,
+    small: OwnedFd,
+    few: OwnedFd,
+    many: OwnedFd,
+    made: OwnedFd,
+    warm: File,
+    synced: File,
+    buffer: Vec<u8>,
+    listing: Vec<u8>,
+    turn: u64,
+}
+
+/// As [`super::measure_native`].
+pub(super) fn measure(options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
+    let mut host = Host::open(&options.share)?;
+    for row in options.rows.iter().filter(|row| **row != Row::BesideCold) {
+        let named = |source| LoadError::Row { row: row.name(), depth: 1, source: Box::new(source) };
+        each(&host.measure(*row, options).map_err(named)?);
+    }
+    Ok(())
+}
+
+impl Host {
+    fn open(share: &Path) -> Result<Self, LoadError> {
+        let folder = |name: &str| {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(share.join(name), flags, Mode::empty()).map_err(host)
+        };
+        let file = |name: &str| {
+            let opened = File::options().read(true).write(true).open(share.join(name));
+            opened.map_err(LoadError::host("cannot open a file of the share"))
+        };
+        let known = folder(tree::KNOWN.name)?;
+        let mut files = Vec::new();
+        for number in 0..tree::KNOWN.files {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let name = tree::name(number);
+            files.push((rustix::fs::openat(&known, &name, flags, Mode::empty()).map_err(host)?, name));
+        }
+        Ok(Self {
+            known,
+            files,
+            small: folder(tree::SMALL.name)?,
+            few: folder(tree::FEW.name)?,
+            many: folder(tree::MANY.name)?,
+            made: folder(tree::MADE)?,
+            warm: file(tree::WARM.name)?,
+            synced: file(tree::SYNCED.name)?,
+            buffer: vec![0x5a; 1 << 20],
+            listing: Vec::with_capacity(LISTING),
+            turn: 0x9e37_79b9_7f4a_7c15,
+        })
+    }
+
+    fn measure(&mut self, row: Row, options: &Options) -> Result<Measured, LoadError> {
+        let latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3);
+        let mut latencies = latencies.map_err(|error| LoadError::Memory(error.to_string()))?;
+        let begin = Instant::now() + options.time / WARM_UP;
+        let mut now = Instant::now();
+        while now < begin {
+            self.perform(row)?;
+            now = Instant::now();
+        }
+        let before = Taken::by(std::process::id())?;
+        let begin = Instant::now();
+        now = begin;
+        while now < begin + options.time {
+            let start = now;
+            self.perform(row)?;
+            now = Instant::now();
+            latencies.saturating_record(u64::try_from((now - start).as_nanos()).unwrap_or(u64::MAX));
+        }
+        let after = Taken::by(std::process::id())?;
+        Ok(Measured::new(row, (1, 1), &latencies, now - begin, (before, after)))
+    }
+
+    fn perform(&mut self, row: Row) -> Result<(), LoadError> {
+        match row {
+            Row::GetAttr => self.get_attr(),
+            Row::LookupHit => self.look_up(),
+            Row::LookupMiss => match stat(&self.known, "missing-00001") {
+                Err(rustix::io::Errno::NOENT) => Ok(()),
+                Err(error) => Err(host(error)),
+                Ok(()) => Err(LoadError::Device("a missing name is there".to_owned())),
+            },
+            Row::OpenRelease => {
+                let at = self.below(self.files.len());
+                let Some((_, name)) = self.files.get(at) else { return Ok(()) };
+                open(&self.known, name).map(drop)
+            }
+            Row::SmallFile => self.small_file(),
+            Row::Read(blocks) => self.read(blocks.len, blocks.random),
+            Row::Write(blocks) => self.write(blocks.len, blocks.random),
+            Row::CreateUnlink => self.create_unlink(),
+            Row::ReadDirPlus => list(&self.many, &mut self.listing),
+            Row::Fsync => {
+                let at = self.below(32) as u64 * 4096;
+                let page = self.buffer.get(..4096).unwrap_or_default();
+                rustix::io::pwrite(&self.synced, page, at).map_err(host)?;
+                rustix::fs::fsync(&self.synced).map_err(host)
+            }
+            Row::Mixed => self.mixed(),
+            Row::BesideCold => Err(LoadError::Device("bare calls have no queue".to_owned())),
+        }
+    }
+
+    fn mixed(&mut self) -> Result<(), LoadError> {
+        match self.below(100) {
+            0..40 => self.look_up(),
+            40..65 => self.get_attr(),
+            65..80 => self.small_file(),
+            80..90 => self.read(4096, true),
+            90..95 => self.write(4096, true),
+            _ => list(&self.few, &mut self.listing),
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.turn ^= self.turn << 13;
+        self.turn ^= self.turn >> 7;
+        self.turn ^= self.turn << 17;
+        usize::try_from(self.turn >> 32).unwrap_or(0) % bound.max(1)
+    }
+
+    fn get_attr(&mut self) -> Result<(), LoadError> {
+        let at = self.below(self.files.len());
+        let Some((file, _)) = self.files.get(at) else { return Ok(()) };
+        stat(file, "").map_err(host)
+    }
+
+    fn look_up(&mut self) -> Result<(), LoadError> {
+        let at = self.below(self.files.len());
+        let Some((_, name)) = self.files.get(at) else { return Ok(()) };
+        stat(&self.known, name).map_err(host)
+    }
+
+    fn small_file(&mut self) -> Result<(), LoadError> {
+        let number = self.below(self.files.len());
+        let Some((_, name)) = self.files.get(number) else { return Ok(()) };
+        let file = open(&self.small, name)?;
+        let room = self.buffer.get_mut(..16 << 10).unwrap_or_default();
+        let len = rustix::io::pread(&file, room, 0).map_err(host)?;
+        if len as u64 == tree::small_len(number) { Ok(()) } else { Err(short(len)) }
+    }
+
+    /// The next block's offset.
+    fn offset(&mut self, len: usize, random: bool) -> u64 {
+        let count = usize::try_from(tree::WARM.len).unwrap_or(0) / len;
+        let block = if random {
+            self.below(count)
+        } else {
+            self.turn = self.turn.wrapping_add(1);
+            usize::try_from(self.turn).unwrap_or(0) % count
+        };
+        (block * len) as u64
+    }
+
+    fn read(&mut self, len: usize, random: bool) -> Result<(), LoadError> {
+        let at = self.offset(len, random);
+        let room = self.buffer.get_mut(..len).unwrap_or_default();
+        let read = rustix::io::pread(&self.warm, room, at).map_err(host)?;
+        if read == len { Ok(()) } else { Err(short(read)) }
+    }
+
+    fn write(&mut self, len: usize, random: bool) -> Result<(), LoadError> {
+        let at = self.offset(len, random);
+        let data = self.buffer.get(..len).unwrap_or_default();
+        let written = rustix::io::pwrite(&self.warm, data, at).map_err(host)?;
+        if written == len { Ok(()) } else { Err(short(written)) }
+    }
+
+    fn create_unlink(&self) -> Result<(), LoadError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+        drop(rustix::fs::openat(&self.made, "made", flags, Mode::from_raw_mode(0o644)).map_err(host)?);
+        rustix::fs::unlinkat(&self.made, "made", AtFlags::empty()).map_err(host)
+    }
+}
+
+fn host(error: rustix::io::Errno) -> LoadError {
+    LoadError::host("a host call failed")(error.into())
+}
+
+fn short(len: usize) -> LoadError {
+    LoadError::Device(format!("a transfer of {len} bytes"))
+}
+
+fn stat(file: &OwnedFd, name: &str) -> Result<(), rustix::io::Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(file, name, flags, StatxFlags::BASIC_STATS).map(drop)
+}
+
+fn open(folder: &OwnedFd, name: &str) -> Result<OwnedFd, LoadError> {
+    rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(host)
+}
+
+/// Every entry with its attributes.
+fn list(folder: &OwnedFd, room: &mut Vec<u8>) -> Result<(), LoadError> {
+    rustix::fs::seek(folder, rustix::fs::SeekFrom::Start(0)).map_err(host)?;
+    let mut entries = RawDir::new(folder, room.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(host)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::statx(folder, entry.file_name(), flags, StatxFlags::BASIC_STATS).map_err(host)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7), without an allocation and with as few notifications as
+//! EVENT_IDX allows in both directions.
+
+use std::sync::atomic::{Ordering, fence};
+
+use vm_memory::{Bytes as _, VolatileSlice};
+use vmm_sys_util::epoll::EpollEvent;
+
+use super::machine::{AVAILABLE_AT, RING_SIZE, RingState, USED_AT};
+use super::{LIMIT, LoadError};
+
+const USED_EVENT_AT: usize = AVAILABLE_AT + 4 + 2 * RING_SIZE as usize;
+const AVAILABLE_EVENT_AT: usize = USED_AT + 4 + 8 * RING_SIZE as usize;
+
+/// One ring as a thread drives it.
+pub(super) struct Ring<'m> {
+    memory: VolatileSlice<'m>,
+    state: &'m mut RingState,
+}
+
+/// A request given back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    /// Its descriptor.
+    pub(super) head: usize,
+    /// Bytes written by the device.
+    pub(super) len: u32,
+}
+
+impl<'m> Ring<'m> {
+    pub(super) const fn new(memory: VolatileSlice<'m>, state: &'m mut RingState) -> Self {
+        Self { memory, state }
+    }
+
+    /// Writes descriptor `head`: so many bytes at `address`.
+    pub(super) fn describe(&self, head: u16, address: u64, len: u32, flags: u16) -> Result<(), LoadError> {
+        let at = 16 * usize::from(head);
+        self.memory.write_obj(address.to_le(), at).map_err(LoadError::memory)?;
+        let second = u64::from(len) | u64::from(flags) << 32;
+        self.memory.write_obj(second.to_le(), at + 8).map_err(LoadError::memory)
+    }
+
+    /// Puts descriptor `head` into the available ring; [`Ring::publish`] is still to come.
+    pub(super) fn offer(&mut self, head: u16) -> Result<(), LoadError> {
+        let at = AVAILABLE_AT + 4 + 2 * usize::from(self.state.next_available % RING_SIZE);
+        self.memory.store(head.to_le(), at, Ordering::Relaxed).map_err(LoadError::memory)?;
+        self.state.next_available = self.state.next_available.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the device what was offered, and kicks it if it asked for that.
+    pub(super) fn publish(&mut self) -> Result<(), LoadError> {
+        let (new, old) = (self.state.next_available, self.state.published);
+        if new == old {
+            return Ok(());
+        }
+        self.state.published = new;
+        self.memory.store(new.to_le(), AVAILABLE_AT + 2, Ordering::Release).map_err(LoadError::memory)?;
+        fence(Ordering::SeqCst);
+        let event = self.memory.load(AVAILABLE_EVENT_AT, Ordering::Relaxed).map_err(LoadError::memory)?;
+        // vring_need_event of the specification, 2.7.10.
+        if new.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < new.wrapping_sub(old) {
+            self.state.kick.write(1).map_err(LoadError::host("cannot kick the daemon"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next request given back, if there is one.
+    pub(super) fn take(&mut self) -> Result<Option<Used>, LoadError> {
+        let index: u16 = self.memory.load(USED_AT + 2, Ordering::Acquire).map_err(LoadError::memory)?;
+        if u16::from_le(index) == self.state.next_used {
+            return Ok(None);
+        }
+        let at = USED_AT + 4 + 8 * usize::from(self.state.next_used % RING_SIZE);
+        let head: u32 = self.memory.read_obj(at).map_err(LoadError::memory)?;
+        let len: u32 = self.memory.read_obj(at + 4).map_err(LoadError::memory)?;
+        self.state.next_used = self.state.next_used.wrapping_add(1);
+        Ok(Some(Used {
+            head: usize::try_from(u32::from_le(head)).unwrap_or(usize::MAX),
+            len: u32::from_le(len),
+        }))
+    }
+
+    /// Takes the next request given back; sleeps until the device interrupts where none is there.
+    pub(super) fn wait(&mut self) -> Result<Used, LoadError> {
+        loop {
+            if let Some(used) = self.take()? {
+                return Ok(used);
+            }
+            let wanted = self.state.next_used.to_le();
+            self.memory.store(wanted, USED_EVENT_AT, Ordering::Relaxed).map_err(LoadError::memory)?;
+            fence(Ordering::SeqCst);
+            if let Some(used) = self.take()? {
+                return Ok(used);
+            }
+            self.sleep()?;
+        }
+    }
+
+    /// Until the device interrupts.
+    fn sleep(&mut self) -> Result<(), LoadError> {
+        let mut events = [EpollEvent::default()];
+        let limit_ms = i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX);
+        match self.state.called.wait(limit_ms, &mut events) {
+            Ok(0) => Err(LoadError::TimedOut),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(LoadError::host("cannot wait for an interrupt")(error)),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A mix of what a busy guest does, chosen operation by operation.
+
+use super::super::machine::SLOTS;
+use super::super::message::Message;
+use super::super::player::{Player, Reply};
+use super::super::{LoadError, tree};
+use super::data::Transfer;
+use super::files::SmallFile;
+use super::listing::List;
+use super::metadata::{GetAttr, LookupHit};
+use super::{Ask, Blocks, Play, Random, Seat, Step};
+
+/// Of a hundred operations.
+const SHARES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];
+
+/// The rows of the mix, and which of them each slot is in.
+pub(super) struct Mixed {
+    parts: [Box<dyn Play>; 6],
+    chosen: [usize; SLOTS],
+    random: Random,
+    gone: Vec<(u64, u64)>,
+}
+
+impl Mixed {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let blocks = Blocks { len: 4096, random: true };
+        let parts: [Box<dyn Play>; 6] = [
+            Box::new(LookupHit::open(player, seat)?),
+            Box::new(GetAttr::open(player, seat)?),
+            Box::new(SmallFile::open(player, seat)?),
+            Box::new(Transfer::open(player, seat, blocks, false)?),
+            Box::new(Transfer::open(player, seat, blocks, true)?),
+            Box::new(List::open(player, tree::FEW)?),
+        ];
+        Ok(Self {
+            parts,
+            chosen: [0; SLOTS],
+            random: Random::new(seat.number),
+            gone: Vec::with_capacity(4096),
+        })
+    }
+
+    fn part(&mut self, slot: usize) -> Result<&mut Box<dyn Play>, LoadError> {
+        let chosen = self.chosen.get(slot).copied().unwrap_or(0);
+        self.parts.get_mut(chosen).ok_or_else(|| LoadError::Device(format!("no slot {slot}")))
+    }
+}
+
+impl Play for Mixed {
+    fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        let mut left = self.random.below(100);
+        for (share, part) in SHARES {
+            if left < share {
+                if let Some(chosen) = self.chosen.get_mut(slot) {
+                    *chosen = part;
+                }
+                break;
+            }
+            left -= share;
+        }
+        self.part(slot)?.begin(slot, message)
+    }
+
+    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        self.part(slot)?.next(slot, reply, message)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        for part in &mut self.parts {
+            self.gone.append(part.forgotten());
+        }
+        &mut self.gone
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        self.parts.iter_mut().try_for_each(|part| part.close(player))
+    }
+}

@@ -1,0 +1,93 @@
+//! What lies in the share: the same for each daemon and for bare host calls. Made once; what is there already is kept.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use super::LoadError;
+
+/// A folder of files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Folder {
+    pub(super) name: &'static str,
+    pub(super) files: usize,
+}
+
+/// A big file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Big {
+    pub(super) name: &'static str,
+    /// Bytes.
+    pub(super) len: u64,
+}
+
+/// Empty files that the guest knows.
+pub(super) const KNOWN: Folder = Folder { name: "known", files: 300 };
+/// Files of 1 to 16 KiB.
+pub(super) const SMALL: Folder = Folder { name: "small", files: 300 };
+/// A small directory.
+pub(super) const FEW: Folder = Folder { name: "few", files: 40 };
+/// A big directory.
+pub(super) const MANY: Folder = Folder { name: "many", files: 10_000 };
+/// An empty directory to make files in.
+pub(super) const MADE: &str = "made";
+/// In the page cache.
+pub(super) const WARM: Big = Big { name: "warm", len: 256 << 20 };
+/// On the disk; at most so big that dropping and reading it again stays short.
+pub(super) const COLD: Big = Big { name: "cold", len: 256 << 20 };
+/// Written durably.
+pub(super) const SYNCED: Big = Big { name: "synced", len: 4 << 20 };
+
+/// The name of a file in a folder.
+pub(super) fn name(number: usize) -> String {
+    format!("file-{number:05}")
+}
+
+/// Bytes of a small file: 1 to 16 KiB, no two neighbours alike.
+pub(super) const fn small_len(number: usize) -> u64 {
+    1024 + (number as u64 * 7919) % (15 * 1024 + 1)
+}
+
+/// Makes what is missing beneath `share`, and reads what is to be warm.
+///
+/// # Errors
+/// [`LoadError::Host`].
+pub(super) fn prepare(share: &Path) -> Result<(), LoadError> {
+    for folder in [KNOWN, FEW, MANY] {
+        fill(&share.join(folder.name), folder.files, |_number| 0)?;
+    }
+    fill(&share.join(SMALL.name), SMALL.files, small_len)?;
+    fs::create_dir_all(share.join(MADE)).map_err(LoadError::host("cannot make a folder"))?;
+    for big in [WARM, COLD, SYNCED] {
+        let path = share.join(big.name);
+        if fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
+            write(&path, big.len)?;
+        }
+    }
+    let mut warm = File::open(share.join(WARM.name)).map_err(LoadError::host("cannot open the warm file"))?;
+    std::io::copy(&mut warm, &mut std::io::sink()).map_err(LoadError::host("cannot read the warm file"))?;
+    Ok(())
+}
+
+fn fill(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), LoadError> {
+    fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
+    for number in 0..files {
+        let path = folder.join(name(number));
+        if !path.exists() {
+            let bytes = vec![b'x'; usize::try_from(len(number)).unwrap_or(0)];
+            fs::write(&path, bytes).map_err(LoadError::host("cannot write a file"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Pages can only be dropped from the page cache once they are on the disk.
+fn write(path: &Path, len: u64) -> Result<(), LoadError> {
+    let mut file = File::create(path).map_err(LoadError::host("cannot make a big file"))?;
+    let block = vec![0xa7; 1 << 20];
+    for _ in 0..len.div_ceil(1 << 20) {
+        file.write_all(&block).map_err(LoadError::host("cannot write a big file"))?;
+    }
+    file.set_len(len).map_err(LoadError::host("cannot size a big file"))?;
+    file.sync_all().map_err(LoadError::host("cannot sync a big file"))
+}
