@@ -1,0 +1,199 @@
+//! The guest rows: the file work of a real User-mode Linux guest on a share, timed inside that guest.
+//!
+//! One boot a daemon and cache mode. `rows.sh` is what the guest runs; the work itself is done by fio, by tar and by
+//! `work.c`, which the userland's own compiler makes a static program of. The guest's clock is the host's.
+
+mod tree;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use pinhole_tests::guest::{Finished, Guest};
+
+use super::figure::{Better, Contestant, Figure};
+use super::place::Place;
+use super::progress::Progress;
+use crate::console::complain;
+use crate::step::{Failure, Outcome};
+
+/// The share's name in the guest.
+const TAG: &str = "bench";
+
+/// The guest's memory: enough for all pages that the rows read.
+const MEMORY_MIB: u32 = 1024;
+
+/// Ten times what a boot with all its rows takes.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// Files created and removed.
+const CREATED: u32 = 5_000;
+
+/// The rows: what the script calls each, what the report calls it, and what it counts.
+const ROWS: [(&str, &str, &str); 10] = [
+    ("stat-cold", "guest: stat of 20,000 files, cold", "file/s"),
+    ("stat-warm", "guest: stat of 20,000 files, warm", "file/s"),
+    ("read", "guest: read 20,000 small files", "file/s"),
+    ("create", "guest: create 5,000 files", "file/s"),
+    ("remove", "guest: remove 5,000 files", "file/s"),
+    ("unpack", "guest: unpack 3,000 files", "file/s"),
+    ("read-direct", "guest: fio 4 KiB random read, direct", "op/s"),
+    ("read-buffered", "guest: fio 4 KiB random read, buffered", "op/s"),
+    ("write-direct", "guest: fio 4 KiB random write, direct", "op/s"),
+    ("write-buffered", "guest: fio 4 KiB random write, buffered", "op/s"),
+];
+
+/// What the guest may keep decides what it asks for. Modes are compared with themselves only: they are a promise to
+/// the share's user, not a setting for speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Names and attributes for a second: all rows.
+    Auto,
+    /// Everything: the rows in which that matters.
+    Always,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+
+    fn part(self) -> &'static str {
+        match self {
+            Self::Auto => "all",
+            Self::Always => "metadata",
+        }
+    }
+}
+
+/// Measures `contestant` once: nothing for bare host calls, which need no guest, and for a peer that caches nothing.
+///
+/// # Errors
+/// Where a daemon or a guest does not start or end. A row whose work fails is told and left out.
+pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) -> Outcome<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for (mode, argument) in modes(contestant) {
+        progress.tell(format!("guest: {contestant}, cache {}", mode.word()));
+        figures.extend(boot(contestant, mode, argument, place)?);
+    }
+    Ok(figures)
+}
+
+/// The cache modes to boot with, and what asks the daemon for each; the peer's is part of its setting.
+fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
+    match contestant {
+        Contestant::Pinhole { .. } => {
+            vec![(Mode::Auto, Some("--cache=auto")), (Mode::Always, Some("--cache=always"))]
+        }
+        Contestant::Virtiofsd(setting) => match setting.cache {
+            "auto" => vec![(Mode::Auto, None)],
+            "always" => vec![(Mode::Always, None)],
+            _ => Vec::new(),
+        },
+        Contestant::Native => Vec::new(),
+    }
+}
+
+fn boot(contestant: &Contestant, mode: Mode, argument: Option<&str>, place: &Place) -> Outcome<Vec<Figure>> {
+    let share = tree::prepare(place)?;
+    let tag = format!("--tag={TAG}");
+    let arguments: Vec<&str> = argument.into_iter().chain([tag.as_str()]).collect();
+    let daemon = contestant
+        .daemon(share.path(), &arguments)?
+        .start()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let finished = Guest::uml()
+        .userland()
+        .memory_mib(MEMORY_MIB)
+        .limit(LIMIT)
+        .share(daemon.socket(), TAG)
+        .file("work.c", 0o644, include_bytes!("work.c"))
+        .file("rows.sh", 0o644, include_bytes!("rows.sh"))
+        .run(&script(mode)?)
+        .map_err(|error| Failure::new(format!("{contestant}: {error}\ndaemon:\n{}", daemon.stderr())))?;
+    if finished.exit_code != 0 {
+        let Finished { exit_code, .. } = finished;
+        return Err(Failure::new(format!(
+            "{contestant}: the guest's rows ended with {exit_code}:\n{}daemon:\n{}",
+            finished.text(),
+            daemon.stderr()
+        )));
+    }
+    read_rows(&finished.text(), contestant, mode)
+}
+
+fn script(mode: Mode) -> Outcome<String> {
+    let mut line = String::from("sh /extra/rows.sh");
+    write!(line, " {TAG} {} {} {CREATED} {}", tree::FILES, tree::ARCHIVED, mode.part())
+        .map_err(|error| Failure::new(format!("cannot write the guest's script: {error}")))?;
+    Ok(line)
+}
+
+/// The figures of what the guest printed.
+fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for line in output.lines() {
+        let wrong = || Failure::new(format!("{contestant}: the guest printed `{line}`, which is no row"));
+        let mut words = line.splitn(3, ' ');
+        let (kind, name, rest) = (words.next(), words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let (_, row, unit) = ROWS.into_iter().find(|(word, ..)| *word == name).ok_or_else(wrong)?;
+        let row = format!("{row} (cache {})", mode.word());
+        match kind {
+            Some("row") => {
+                let value = rate(rest).ok_or_else(wrong)?;
+                figures.push(Figure { row, unit, better: Better::Higher, value });
+            }
+            // A figure of work that was not done would be none.
+            Some("failed") => complain(format!("{row}: {contestant}: failed: {rest}")),
+            Some(_) | None => return Err(wrong()),
+        }
+    }
+    Ok(figures)
+}
+
+/// `COUNT NANOSECONDS` or `persecond NUMBER` as a number a second; only what is above zero is a measurement.
+fn rate(words: &str) -> Option<f64> {
+    let (count, number) = words.split_once(' ')?;
+    let number: f64 = number.trim().parse().ok()?;
+    let rate = if count == "persecond" { number } else { count.parse::<f64>().ok()? * 1e9 / number };
+    (rate.is_finite() && rate > 0.0).then_some(rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(output: &str) -> Outcome<Vec<Figure>> {
+        read_rows(output, &Contestant::Native, Mode::Auto)
+    }
+
+    #[test]
+    fn a_time_becomes_a_rate() {
+        let figures = rows("row create 5000 2000000000\nrow read-direct persecond 12345\n").unwrap();
+        let values: Vec<f64> = figures.iter().map(|figure| figure.value).collect();
+        assert_eq!(values, [2500.0, 12345.0]);
+        assert_eq!(figures[0].row, "guest: create 5,000 files (cache auto)");
+    }
+
+    #[test]
+    fn work_that_failed_has_no_figure() {
+        let figures =
+            rows("failed stat-cold stat f1: Too many open files in system\nrow read 20000 1000000\n");
+        assert_eq!(figures.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_row_is_refused() {
+        for output in ["row read 20000 0", "row read 20000", "row nothing 1 1", "gcc: error", "row read x 5"]
+        {
+            assert!(rows(output).is_err(), "{output}");
+        }
+    }
+
+    #[test]
+    fn the_rows_name_the_numbers_that_are_measured() {
+        assert_eq!((tree::FILES, tree::ARCHIVED, CREATED), (20_000, 3_000, 5_000));
+    }
+}

@@ -1,0 +1,127 @@
+//! What lies on the share of the guest rows: a tree of small files, an archive of a part of it, one big file.
+//!
+//! Each boot gets its own, made anew and flushed to the disk, so that nobody works on what another has left and no
+//! writeback runs along. Its pages stay in the host's cache.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::bench::fresh;
+use crate::bench::place::Place;
+use crate::step::{Failure, Outcome, run_quietly};
+
+/// Files in the tree.
+pub(super) const FILES: u32 = 20_000;
+
+/// Files in each folder of the tree.
+const IN_FOLDER: u32 = 100;
+
+/// Folders in each folder above them.
+const FOLDERS: u32 = 5;
+
+/// Files in the archive: those of the first folders.
+pub(super) const ARCHIVED: u32 = 3_000;
+
+/// The longest file, in bytes. Most are much shorter, as in a source tree: 2 KiB in the mean.
+const FILE_LEN_MAX: u64 = 8 << 10;
+
+/// Bytes of the big file: more than a random row reads or writes, so that no page is met twice.
+const BIG_LEN: usize = 128 << 20;
+
+/// One piece in which the big file is written.
+const PIECE_LEN: usize = 1 << 20;
+
+/// Makes a share; it is gone with the value.
+pub(super) fn prepare(place: &Place) -> Outcome<TempDir> {
+    let share = fresh::folder(place.folder(), "guest")?;
+    fill(share.path()).map_err(Failure::io("cannot fill the guest's share"))?;
+    archive(share.path())?;
+    let folder = File::open(share.path()).map_err(Failure::io("cannot open the guest's share"))?;
+    rustix::fs::syncfs(&folder)
+        .map_err(|error| Failure::new(format!("cannot flush the guest's share: {error}")))?;
+    Ok(share)
+}
+
+fn fill(share: &Path) -> std::io::Result<()> {
+    let mut noise = Noise(0x70_696e_686f_6c65);
+    let content = noise.bytes(FILE_LEN_MAX);
+    for number in 0..FILES {
+        let folder = share.join("tree").join(folder(number));
+        if number % IN_FOLDER == 0 {
+            fs::create_dir_all(&folder)?;
+        }
+        let length = usize::try_from(noise.small_length()).map_err(std::io::Error::other)?;
+        fs::write(folder.join(format!("file-{number}.c")), content.get(..length).unwrap_or(&content))?;
+    }
+    let piece = noise.bytes(PIECE_LEN as u64);
+    let mut big = File::create(share.join("big"))?;
+    for _ in 0..BIG_LEN / PIECE_LEN {
+        big.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+/// Where the file of this number lies.
+fn folder(number: u32) -> String {
+    let folder = number / IN_FOLDER;
+    format!("part-{:03}/below-{}", folder / FOLDERS, folder % FOLDERS)
+}
+
+/// Packs whole folders of the tree, by the host's tar.
+fn archive(share: &Path) -> Outcome {
+    let parts = ARCHIVED / IN_FOLDER / FOLDERS;
+    run_quietly(
+        Command::new("tar")
+            .current_dir(share.join("tree"))
+            .args(["--numeric-owner", "-cf", "../archive.tar"])
+            .args((0..parts).map(|part| format!("part-{part:03}"))),
+    )
+}
+
+/// Pseudo-random numbers of a fixed seed (xorshift64*), so that every share has the same files.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn bytes(&mut self, length: u64) -> Vec<u8> {
+        (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect()
+    }
+
+    /// The least of three: many short files, few long ones.
+    fn small_length(&mut self) -> u64 {
+        [self.next(), self.next(), self.next()]
+            .map(|number| (number >> 16) % FILE_LEN_MAX)
+            .into_iter()
+            .min()
+            .unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_holds_whole_folders() {
+        assert_eq!(ARCHIVED % (IN_FOLDER * FOLDERS), 0);
+        assert_eq!(folder(ARCHIVED - 1), "part-005/below-4");
+        assert_eq!(folder(ARCHIVED), "part-006/below-0");
+    }
+
+    #[test]
+    fn a_file_is_two_kibibytes_long_in_the_mean() {
+        let mut noise = Noise(1);
+        let sum: u64 = (0..10_000).map(|_| noise.small_length()).sum();
+        assert!((1900..2200).contains(&(sum / 10_000)), "{sum}");
+    }
+}
