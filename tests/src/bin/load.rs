@@ -1,15 +1,17 @@
 //! The load generator's command line: figures on standard output, one JSON object a row with `--json`.
 //!
 //! `load --share DIR --socket SOCKET --process PID [--rows getattr,mixed] [--depths 1,32] [--queues 1] [--seconds 0.4]`;
-//! `--native` in place of the socket does the same work by bare host calls.
+//! `--native` in place of the socket does the same work by bare host calls. `--hold N` measures nothing: it looks up N
+//! files and waits.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, measure, measure_native, prepare};
+use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, hold, measure, measure_native, prepare};
 
 /// Plays a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports what came of it.
 #[derive(Debug, Parser)]
@@ -21,11 +23,15 @@ struct Arguments {
     #[arg(long, required_unless_present = "native")]
     socket: Option<PathBuf>,
     /// The daemon's process, for its time on the processor
-    #[arg(long, alias = "pid", required_unless_present = "native")]
+    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold"])]
     process: Option<u32>,
     /// Bare host calls instead of a daemon
     #[arg(long, conflicts_with_all = ["socket", "process"])]
     native: bool,
+    /// Look up so many files and folders of the share and wait: says `connected` after INIT and `holds N` after the
+    /// lookups, and goes on after each with a line on standard input
+    #[arg(long, conflicts_with = "native")]
+    hold: Option<usize>,
     /// Which rows; all without it
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Row>,
@@ -66,7 +72,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what has been reached and waits for a line.
+fn pause(reached: &str) -> io::Result<()> {
+    println!("{reached}");
+    io::stdin().read_line(&mut String::new()).map(|_len| ())
+}
+
 fn run(arguments: Arguments) -> Result<(), LoadError> {
+    if let (Some(inodes), Some(socket)) = (arguments.hold, &arguments.socket) {
+        return hold(socket, &arguments.share, inodes, &mut pause);
+    }
     let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
     let options = Options {
         share: arguments.share,

@@ -4,6 +4,7 @@
 //! `machine` connects; `ring` is the driver's side of a virtqueue; `player` is one client thread and the measured loop;
 //! `rows` are the operations; `native` does the same work by bare host calls.
 
+mod hold;
 mod machine;
 mod message;
 mod native;
@@ -26,6 +27,7 @@ use hdrhistogram::Histogram;
 use pinhole_protocol::InitFlags;
 
 use crate::frontend::frame::opcode;
+pub use hold::hold;
 use machine::Machine;
 use player::{Player, Tally, Window};
 pub use report::Measured;
@@ -84,6 +86,14 @@ pub enum LoadError {
         row: &'static str,
         /// Requests in flight.
         depth: usize,
+        /// Why.
+        source: Box<LoadError>,
+    },
+    /// A guest that was to know many files got one refused.
+    #[error("lookup number {number}: {source}")]
+    Lookup {
+        /// Lookups that succeeded before.
+        number: usize,
         /// Why.
         source: Box<LoadError>,
     },
