@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, hold, measure, measure_native, prepare};
+use pinhole_tests::load::{
+    LoadError, Measured, Options, Row, Server, hold, measure, measure_native, prepare,
+};
 
 /// Plays a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports what came of it.
 #[derive(Debug, Parser)]
