@@ -4,7 +4,8 @@
 //! so that a build that resolves a name wrongly cannot reach the host's files.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -169,6 +170,14 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError::Guest`] where the package has not been fetched.
     pub fn virtiofsd(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
+        Ok(Self::virtiofsd_sandboxed(shared)?.argument("--sandbox=none").argument("--seccomp=none"))
+    }
+
+    /// The packaged `virtiofsd` as it comes: with its namespaces, in two processes, and its filter.
+    ///
+    /// # Errors
+    /// [`DaemonError::Guest`] where the package has not been fetched.
+    pub fn virtiofsd_sandboxed(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
         let tree = Pieces::locate().base()?;
         let libraries = tree.join("usr/lib/x86_64-linux-gnu");
         let program = vec![
@@ -177,9 +186,7 @@ impl Daemon {
             libraries,
             tree.join("usr/libexec/virtiofsd"),
         ];
-        Ok(Self::new("virtiofsd", program, shared.into())
-            .argument("--sandbox=none")
-            .argument("--seccomp=none"))
+        Ok(Self::new("virtiofsd", program, shared.into()))
     }
 
     fn new(name: &'static str, program: Vec<PathBuf>, shared: PathBuf) -> Self {
@@ -206,13 +213,47 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError::NotReady`] with its standard error, or what kept it from being started.
     pub fn start(self) -> Result<Serving, DaemonError> {
-        let work = tempfile::Builder::new()
-            .prefix("pinhole-daemon-")
-            .tempdir()
-            .map_err(DaemonError::host("cannot make the daemon's work folder"))?;
-        let socket = work.path().join("socket");
+        let work = work_folder()?;
         let log = work.path().join("stderr");
         let stderr = File::create(&log).map_err(DaemonError::host("cannot make the daemon's log"))?;
+        let mut serving = self.spawn(work, stderr.into())?;
+        serving.wait_for_log(READY, READY_LIMIT)?;
+        Ok(serving)
+    }
+
+    /// Starts it, takes the time from before the start until its line that says that it listens, and ends it. With no
+    /// more between the two than a pipe.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn time_to_ready(self) -> Result<Duration, DaemonError> {
+        let (mut said, stderr) = io::pipe().map_err(DaemonError::host("cannot make a pipe"))?;
+        let began = Instant::now();
+        let serving = self.spawn(work_folder()?, stderr.into())?;
+        let mut text = Vec::new();
+        while !String::from_utf8_lossy(&text).contains(READY) {
+            let left = READY_LIMIT.saturating_sub(began.elapsed());
+            let mut piece = [0; 4096];
+            let len = match wait_readable(&said, left) {
+                Ok(true) => {
+                    said.read(&mut piece).map_err(DaemonError::host("cannot read from the daemon"))?
+                }
+                Ok(false) => 0,
+                Err(error) => return Err(DaemonError::host("cannot wait for the daemon")(error)),
+            };
+            if len == 0 {
+                let outcome = format!("had not printed `{READY}` after {:?}", began.elapsed());
+                let stderr = String::from_utf8_lossy(&text).into_owned();
+                return Err(DaemonError::NotReady { program: serving.name.to_owned(), outcome, stderr });
+            }
+            text.extend(piece.iter().take(len));
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Starts the process, with its socket in `work`.
+    fn spawn(self, work: TempDir, stderr: Stdio) -> Result<Serving, DaemonError> {
+        let (socket, log) = (work.path().join("socket"), work.path().join("stderr"));
         let mut command = self.command(work.path())?;
         command
             .arg("--shared-dir")
@@ -225,9 +266,7 @@ impl Daemon {
             .stderr(stderr)
             .process_group(0);
         let child = command.spawn().map_err(DaemonError::host("cannot start the daemon"))?;
-        let mut serving = Serving { name: self.name, child, socket, log, _work: work, ended: None };
-        serving.wait_for_log(READY, READY_LIMIT)?;
-        Ok(serving)
+        Ok(Serving { name: self.name, child, socket, log, _work: work, ended: None })
     }
 
     fn command(&self, work: &Path) -> Result<Command, DaemonError> {
@@ -247,6 +286,17 @@ impl Daemon {
         command.arg("--").arg(program).args(arguments);
         Ok(command)
     }
+}
+
+fn work_folder() -> Result<TempDir, DaemonError> {
+    let work = tempfile::Builder::new().prefix("pinhole-daemon-").tempdir();
+    work.map_err(DaemonError::host("cannot make the daemon's work folder"))
+}
+
+/// Whether there is something to read, or its end, within `limit`.
+fn wait_readable(from: &impl AsFd, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+    Ok(rustix::event::poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&limit))? > 0)
 }
 
 /// The helper of [`Daemon::confined_to`], which cargo builds along with the integration tests.
@@ -348,6 +398,12 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         if self.ended.is_none() {
+            // Its group too: a sandbox may have made a second process. The child leads the group and has not been
+            // reaped, so its number cannot name a stranger.
+            if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+                // An empty group is what we want.
+                rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
+            }
             // One that has just ended by itself needs no killing; either way it is reaped.
             drop(self.child.kill());
             drop(self.child.wait());
