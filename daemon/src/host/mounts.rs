@@ -2,11 +2,10 @@
 
 use super::inode_handle::InodeHandle;
 use super::resolve::sync_errno;
-use arc_swap::ArcSwap;
 use pinhole_protocol::Errno;
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What tells one mount from another, as `statx(2)` says it. A mount of btrfs has a device for each subvolume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,24 +69,39 @@ impl Mount {
     }
 }
 
+#[derive(Debug, Default)]
+struct Mounts {
+    list: Vec<Arc<Mount>>,
+    /// The next one's number.
+    next: u32,
+}
+
+impl Mounts {
+    fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
+        self.list.iter().find(|mount| mount.key == key).map(Arc::clone)
+    }
+}
+
+fn read(mounts: &RwLock<Mounts>) -> RwLockReadGuard<'_, Mounts> {
+    mounts.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The mounts that are in use.
 #[derive(Debug)]
 pub(crate) struct MountTable {
-    mounts: ArcSwap<Vec<Arc<Mount>>>,
-    /// The next number. Held while a mount is added or let go.
-    next: Mutex<u32>,
+    mounts: RwLock<Mounts>,
     /// Whether file handles may be used at all.
     handles: bool,
 }
 
 impl MountTable {
     pub(crate) fn new(handles: bool) -> Self {
-        Self { mounts: ArcSwap::default(), next: Mutex::new(0), handles }
+        Self { mounts: RwLock::default(), handles }
     }
 
     /// The mount, if it was reached before.
     pub(crate) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
-        self.mounts.load().iter().find(|mount| mount.key == key).map(Arc::clone)
+        read(&self.mounts).find(key)
     }
 
     /// The mount on which `inode` is, opened with `open` when it is first reached.
@@ -105,15 +119,13 @@ impl MountTable {
             Some(Ok(fd)) => (self.handles && handles_work(fd.as_fd(), inode, key.id), Traits::of(fd.as_fd())),
             Some(Err(_)) | None => (false, Traits::default()),
         };
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = self.find(key) {
+        let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = mounts.find(key) {
             return known;
         }
-        let mount = Arc::new(Mount { number: *next, key, fd, handles, traits });
-        *next = next.saturating_add(1);
-        let mut mounts = Vec::clone(&self.mounts.load());
-        mounts.push(Arc::clone(&mount));
-        self.mounts.store(Arc::new(mounts));
+        let mount = Arc::new(Mount { number: mounts.next, key, fd, handles, traits });
+        mounts.next = mounts.next.saturating_add(1);
+        mounts.list.push(Arc::clone(&mount));
         mount
     }
 
@@ -123,7 +135,8 @@ impl MountTable {
     /// The first error, after all were tried.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
         let mut outcome = Ok(());
-        for mount in self.mounts.load_full().iter() {
+        let reached = read(&self.mounts).list.clone();
+        for mount in &reached {
             // A mount that could not be opened is not durable, and the guest must not believe so.
             outcome = outcome.and(match &mount.fd {
                 Some(Ok(fd)) => rustix::fs::syncfs(fd).map_err(sync_errno),
@@ -131,17 +144,9 @@ impl MountTable {
                 None => Ok(()),
             });
         }
-        let _adding = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let mounts = self.mounts.load_full();
-        // This list alone holds what no node lives on.
-        let kept: Vec<Arc<Mount>> =
-            mounts.iter().filter(|mount| Arc::strong_count(mount) > 1).map(Arc::clone).collect();
-        if kept.len() < mounts.len() {
-            self.mounts.store(Arc::new(kept));
-            // Whoever found one in the old list meanwhile has it back in the new one.
-            let used = mounts.iter().filter(|mount| Arc::strong_count(mount) > 1).map(Arc::clone).collect();
-            self.mounts.store(Arc::new(used));
-        }
+        drop(reached);
+        let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        mounts.list.retain(|mount| Arc::strong_count(mount) > 1);
         outcome
     }
 }

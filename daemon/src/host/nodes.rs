@@ -9,7 +9,6 @@ use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::table::{Entry, Table};
 use crate::limits::{NODE_SHARDS, NODES_MAX};
-use arc_swap::ArcSwapOption;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_protocol::{Errno, NodeId};
 use rustix::fs::FileType;
@@ -50,7 +49,7 @@ pub(crate) struct Node {
     born: u64,
     /// Opened with O_PATH: names the inode, grants nothing. While it is here the inode number cannot become
     /// another's.
-    descriptor: ArcSwapOption<Descriptor>,
+    descriptor: RwLock<Option<Arc<Descriptor>>>,
     way_back: WayBack,
 }
 
@@ -127,7 +126,7 @@ impl Node {
             used: AtomicBool::new(false),
             lookups: AtomicU64::new(1),
             born,
-            descriptor: ArcSwapOption::new(descriptor.map(Arc::new)),
+            descriptor: RwLock::new(descriptor.map(Arc::new)),
             way_back,
         }
     }
@@ -142,16 +141,21 @@ impl Node {
 
     /// Its descriptor, if it is open.
     pub(crate) fn descriptor(&self) -> Option<Arc<Descriptor>> {
-        self.descriptor.load_full()
+        read(&self.descriptor).clone()
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.descriptor.load().is_some()
+        read(&self.descriptor).is_some()
     }
 
     /// Keeps a descriptor open, or closes the one that is; operations under way keep theirs.
     pub(crate) fn set_descriptor(&self, descriptor: Option<Arc<Descriptor>>) {
-        self.descriptor.store(descriptor);
+        // The old one is closed after the lock: that may wait for the host.
+        let old = std::mem::replace(
+            &mut *self.descriptor.write().unwrap_or_else(PoisonError::into_inner),
+            descriptor,
+        );
+        drop(old);
     }
 
     /// Notes that it is in use; whether it was before.

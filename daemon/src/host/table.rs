@@ -1,12 +1,11 @@
 //! A table whose keys the guest repeats back: index and generation, so that a stale or made-up key finds nothing.
 //!
-//! Readers take no lock and never wait for writers. Writers, which give a key out or take it back, share one short
-//! lock.
+//! Each place has a lock of its own, held for as long as it takes to count one more holder: who asks for one entry
+//! never meets who asks for another. Giving a key out and taking it back share one more.
 
-use arc_swap::ArcSwapOption;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// Places in the first segment; each following one has twice as many, so that a place never moves.
 const FIRST_LEN: u64 = 64;
@@ -49,7 +48,25 @@ pub(crate) struct Table<T> {
     len: AtomicUsize,
 }
 
-type Segment<T> = Box<[ArcSwapOption<Entry<T>>]>;
+type Segment<T> = Box<[Place<T>]>;
+
+/// Where one entry may stand. A panic while its lock is held leaves it whole: each change is one store.
+#[derive(Debug)]
+struct Place<T>(RwLock<Option<Arc<Entry<T>>>>);
+
+impl<T> Place<T> {
+    const fn empty() -> Self {
+        Self(RwLock::new(None))
+    }
+
+    fn load(&self) -> Option<Arc<Entry<T>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn store(&self, entry: Option<Arc<Entry<T>>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = entry;
+    }
+}
 
 /// Which keys may be given out next.
 #[derive(Debug, Default)]
@@ -85,9 +102,8 @@ impl<T> Table<T> {
     /// What stands under a key.
     pub(crate) fn get(&self, key: u64) -> Option<Arc<Entry<T>>> {
         let (index, _) = parts(key)?;
-        let found = self.place(index)?.load();
-        // A place may have been given to another meanwhile; an entry knows its own key.
-        found.as_ref().filter(|entry| entry.key == key).map(Arc::clone)
+        // A place may have been given to another since; an entry knows its own key.
+        self.place(index)?.load().filter(|entry| entry.key == key)
     }
 
     /// Takes a key back.
@@ -95,7 +111,7 @@ impl<T> Table<T> {
         let (index, generation) = parts(key)?;
         let place = self.place(index)?;
         let mut places = self.places();
-        let entry = place.load_full().filter(|entry| entry.key == key)?;
+        let entry = place.load().filter(|entry| entry.key == key)?;
         place.store(None);
         places.give_back(index, generation);
         self.len.fetch_sub(1, Ordering::Relaxed);
@@ -106,7 +122,7 @@ impl<T> Table<T> {
     pub(crate) fn retain(&self, mut keep: impl FnMut(&Arc<Entry<T>>) -> bool) -> Vec<Arc<Entry<T>>> {
         let places = self.segments.iter().filter_map(OnceLock::get).flatten();
         let doomed: Vec<u64> = places
-            .filter_map(|place| place.load_full().filter(|entry| !keep(entry)))
+            .filter_map(|place| place.load().filter(|entry| !keep(entry)))
             .map(|entry| entry.key)
             .collect();
         doomed.into_iter().filter_map(|key| self.remove(key)).collect()
@@ -117,16 +133,16 @@ impl<T> Table<T> {
         self.len.load(Ordering::Relaxed)
     }
 
-    fn place(&self, index: u32) -> Option<&ArcSwapOption<Entry<T>>> {
+    fn place(&self, index: u32) -> Option<&Place<T>> {
         let (segment, offset) = locate(index)?;
         self.segments.get(segment)?.get()?.get(offset)
     }
 
-    fn place_or_new(&self, index: u32) -> Option<&ArcSwapOption<Entry<T>>> {
+    fn place_or_new(&self, index: u32) -> Option<&Place<T>> {
         let (segment, offset) = locate(index)?;
         let places = self.segments.get(segment)?.get_or_init(|| {
             let len = FIRST_LEN << segment;
-            (0..len).map(|_| ArcSwapOption::empty()).collect()
+            (0..len).map(|_| Place::empty()).collect()
         });
         places.get(offset)
     }
