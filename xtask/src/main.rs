@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | fuzz | guest | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | fuzz | guest | tidy`.
 //!
 //! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
 //! it fetches itself, by the `guest` module.
@@ -31,6 +31,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs every check of the project.
     Test(suite::Arguments),
+    /// Measures pinhole beside virtiofsd and beside bare host calls.
+    Bench(bench::Arguments),
     /// Runs the fuzz targets from their seed corpora.
     Fuzz(fuzz::Arguments),
     /// Checks what lints cannot see: the arrows between parts, lengths, headers, names in docs.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => suite::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Tidy => tidy::main(),
         Command::Guest(arguments) => guest::main(&arguments),

@@ -19,13 +19,13 @@ use pinhole_tests::load::{
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The directory that the daemon shares; files to work on are made there
-    #[arg(long)]
-    share: PathBuf,
+    #[arg(long, required_unless_present = "list")]
+    share: Option<PathBuf>,
     /// The daemon's socket
-    #[arg(long, required_unless_present = "native")]
+    #[arg(long, required_unless_present_any = ["native", "list"])]
     socket: Option<PathBuf>,
     /// The daemon's process, for its time on the processor
-    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold"])]
+    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold", "list"])]
     process: Option<u32>,
     /// Bare host calls instead of a daemon
     #[arg(long, conflicts_with_all = ["socket", "process"])]
@@ -49,6 +49,9 @@ struct Arguments {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    /// Names the rows and measures none
+    #[arg(long, exclusive = true)]
+    list: bool,
 }
 
 fn depth(text: &str) -> Result<usize, String> {
@@ -81,17 +84,19 @@ fn pause(reached: &str) -> io::Result<()> {
 }
 
 fn run(arguments: Arguments) -> Result<(), LoadError> {
+    if arguments.list {
+        for (name, _) in Row::ALL {
+            println!("{name}");
+        }
+        return Ok(());
+    }
+    let share = arguments.share.unwrap_or_default();
     if let (Some(inodes), Some(socket)) = (arguments.hold, &arguments.socket) {
-        return hold(socket, &arguments.share, inodes, &mut pause);
+        return hold(socket, &share, inodes, &mut pause);
     }
     let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
-    let options = Options {
-        share: arguments.share,
-        rows,
-        depths: arguments.depths,
-        queues: arguments.queues,
-        time: arguments.seconds,
-    };
+    let options =
+        Options { share, rows, depths: arguments.depths, queues: arguments.queues, time: arguments.seconds };
     prepare(&options.share)?;
     if !arguments.json {
         println!("{}", Measured::COLUMNS);

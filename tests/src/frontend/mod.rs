@@ -26,7 +26,7 @@ use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 pub use bench::Bench;
 pub use footprint::Footprint;
-pub use queue::{Descriptor, Queue, QueuePlace, Used};
+pub use queue::{Descriptor, Queue, QueuePlace, Sent, Used};
 pub use reply::Reply;
 
 /// How long anything that a front-end waits for may take.

@@ -124,7 +124,7 @@ pub struct Options {
     pub depths: Vec<usize>,
     /// Request queues, each with a client thread.
     pub queues: usize,
-    /// Measured time of each row and depth.
+    /// Measured time of each row and depth; rows with long operations take a few times as long.
     pub time: Duration,
 }
 
@@ -235,13 +235,15 @@ fn one(
             Word::Played(early) => drop(early?),
         }
     }
-    let begin = Instant::now() + options.time / WARM_UP;
-    let window = Window { begin, end: begin + options.time };
+    let time = row.time(options.time);
+    let begin = Instant::now() + time / WARM_UP;
+    let window = Window { begin, end: begin + time };
     for start in waiting {
         start.send(window).map_err(|_gone| LoadError::TimedOut)?;
     }
     let mut tallies = Vec::new();
     until(&words, window.begin, &mut tallies)?;
+    watch::forget_peak(process)?;
     let before = Taken::by(process)?;
     until(&words, window.end, &mut tallies)?;
     let after = Taken::by(process)?;
@@ -257,7 +259,7 @@ fn one(
         }
     }
     let latencies = latencies.ok_or_else(|| LoadError::Device("no queue".to_owned()))?;
-    Ok(Measured::new(row, (depth, options.queues), &latencies, options.time, (before, after)))
+    Ok(Measured::new(row, (depth, options.queues), &latencies, time, (before, after)))
 }
 
 /// Waits for an instant. A thread may end at that instant and be heard before; one that fails is heard at once.

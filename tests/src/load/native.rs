@@ -10,8 +10,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
 
 use super::report::Measured;
 use super::rows::Row;
+use super::tree::Fresh;
 use super::watch::Taken;
-use super::{LoadError, Options, WARM_UP, tree};
+use super::{LoadError, Options, WARM_UP, tree, watch};
 
 /// Room for entries of a directory, as glibc has it.
 const LISTING: usize = 32 << 10;
@@ -23,7 +24,8 @@ struct Host {
     small: OwnedFd,
     few: OwnedFd,
     many: OwnedFd,
-    made: OwnedFd,
+    made: Vec<OwnedFd>,
+    _made: Fresh,
     warm: File,
     synced: File,
     buffer: Vec<u8>,
@@ -58,13 +60,16 @@ impl Host {
             let name = tree::name(number);
             files.push((rustix::fs::openat(&known, &name, flags, Mode::empty()).map_err(host)?, name));
         }
+        let fresh = Fresh::new(share)?;
+        let made = fresh.names().iter().map(|name| folder(name)).collect::<Result<_, _>>()?;
         Ok(Self {
             known,
             files,
             small: folder(tree::SMALL.name)?,
             few: folder(tree::FEW.name)?,
             many: folder(tree::MANY.name)?,
-            made: folder(tree::MADE)?,
+            made,
+            _made: fresh,
             warm: file(tree::WARM.name)?,
             synced: file(tree::SYNCED.name)?,
             buffer: vec![0x5a; 1 << 20],
@@ -76,16 +81,18 @@ impl Host {
     fn measure(&mut self, row: Row, options: &Options) -> Result<Measured, LoadError> {
         let latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3);
         let mut latencies = latencies.map_err(|error| LoadError::Memory(error.to_string()))?;
-        let begin = Instant::now() + options.time / WARM_UP;
+        let time = row.time(options.time);
+        let begin = Instant::now() + time / WARM_UP;
         let mut now = Instant::now();
         while now < begin {
             self.perform(row)?;
             now = Instant::now();
         }
+        watch::forget_peak(std::process::id())?;
         let before = Taken::by(std::process::id())?;
         let begin = Instant::now();
         now = begin;
-        while now < begin + options.time {
+        while now < begin + time {
             let start = now;
             self.perform(row)?;
             now = Instant::now();
@@ -190,10 +197,12 @@ impl Host {
         if written == len { Ok(()) } else { Err(short(written)) }
     }
 
-    fn create_unlink(&self) -> Result<(), LoadError> {
+    fn create_unlink(&mut self) -> Result<(), LoadError> {
+        let at = self.below(self.made.len());
+        let Some(folder) = self.made.get(at) else { return Ok(()) };
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        drop(rustix::fs::openat(&self.made, "made", flags, Mode::from_raw_mode(0o644)).map_err(host)?);
-        rustix::fs::unlinkat(&self.made, "made", AtFlags::empty()).map_err(host)
+        drop(rustix::fs::openat(folder, "made", flags, Mode::from_raw_mode(0o644)).map_err(host)?);
+        rustix::fs::unlinkat(folder, "made", AtFlags::empty()).map_err(host)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::IFlags;
 
 use super::LoadError;
 
@@ -29,7 +32,7 @@ pub(super) const SMALL: Folder = Folder { name: "small", files: 300 };
 pub(super) const FEW: Folder = Folder { name: "few", files: 40 };
 /// A big directory.
 pub(super) const MANY: Folder = Folder { name: "many", files: 10_000 };
-/// An empty directory to make files in.
+/// Where directories to make files in are.
 pub(super) const MADE: &str = "made";
 /// In the page cache.
 pub(super) const WARM: Big = Big { name: "warm", len: 256 << 20 };
@@ -57,7 +60,7 @@ pub(super) fn prepare(share: &Path) -> Result<(), LoadError> {
         fill(&share.join(folder.name), folder.files, |_number| 0)?;
     }
     fill(&share.join(SMALL.name), SMALL.files, small_len)?;
-    fs::create_dir_all(share.join(MADE)).map_err(LoadError::host("cannot make a folder"))?;
+    spread(&share.join(MADE))?;
     for big in [WARM, COLD, SYNCED] {
         let path = share.join(big.name);
         if fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
@@ -66,6 +69,62 @@ pub(super) fn prepare(share: &Path) -> Result<(), LoadError> {
     }
     let mut warm = File::open(share.join(WARM.name)).map_err(LoadError::host("cannot open the warm file"))?;
     std::io::copy(&mut warm, &mut std::io::sink()).map_err(LoadError::host("cannot read the warm file"))?;
+    Ok(())
+}
+
+/// Directories to make files in, gone when dropped.
+///
+/// ext4 without a journal does not take an inode again within a minute or more of its deletion, and steps over each
+/// such inode of a group at every creation. In one directory the fastest daemon would so be slowed the most; in
+/// several that lie far from one another each makes as few as the next.
+pub(super) struct Fresh {
+    share: PathBuf,
+    names: Vec<String>,
+}
+
+/// Directories of one row in one thread.
+const FRESH: usize = 32;
+
+impl Fresh {
+    /// New ones beneath `share`.
+    pub(super) fn new(share: &Path) -> Result<Self, LoadError> {
+        static MADE_SO_FAR: AtomicUsize = AtomicUsize::new(0);
+        let mut fresh = Self { share: share.to_path_buf(), names: Vec::new() };
+        for _ in 0..FRESH {
+            let number = MADE_SO_FAR.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{MADE}/{}-{number}", std::process::id());
+            fs::create_dir(share.join(&name)).map_err(LoadError::host("cannot make a folder"))?;
+            fresh.names.push(name);
+        }
+        Ok(fresh)
+    }
+
+    /// Their names, from the share.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // What a failed row has left goes with the share.
+            drop(fs::remove_dir(self.share.join(name)));
+        }
+    }
+}
+
+/// A folder whose own folders a file system of the ext family lays far from one another (`chattr +T`); others have no
+/// such flag and no such trouble.
+fn spread(folder: &Path) -> Result<(), LoadError> {
+    fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
+    let opened = File::open(folder).map_err(LoadError::host("cannot open a folder"))?;
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
+        && rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR).is_err()
+    {
+        // Refused, say without the privilege: figures then differ more from run to run, and nothing else.
+        return Ok(());
+    }
     Ok(())
 }
 

@@ -41,6 +41,16 @@ impl Taken {
     }
 }
 
+/// Lets the highest resident memory of the process `id` be counted anew, from what is resident now.
+///
+/// # Errors
+/// [`LoadError::Host`] where it has ended, or belongs to somebody else.
+pub(super) fn forget_peak(id: u32) -> Result<(), LoadError> {
+    // proc(5): 5 resets the peak and touches nothing else.
+    fs::write(format!("/proc/{id}/clear_refs"), "5")
+        .map_err(LoadError::host("cannot reset the peak of memory"))
+}
+
 fn read(path: &str) -> Result<String, LoadError> {
     fs::read_to_string(path).map_err(LoadError::host("cannot look at the daemon's process"))
 }

@@ -52,11 +52,22 @@ impl fmt::Display for Contestant {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pinhole { .. } => out.write_str("pinhole"),
-            Self::Virtiofsd(VirtiofsdSetting { pool, cache }) => {
-                write!(out, "virtiofsd --thread-pool-size={pool} --cache={cache}")
-            }
+            Self::Virtiofsd(setting) => setting.fmt(out),
             Self::Native => out.write_str("native"),
         }
+    }
+}
+
+impl fmt::Display for VirtiofsdSetting {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "virtiofsd --thread-pool-size={} --cache={}", self.pool, self.cache)
+    }
+}
+
+impl VirtiofsdSetting {
+    /// For a narrow column.
+    pub(crate) fn short(&self) -> String {
+        format!("pool {}, {}", self.pool, self.cache)
     }
 }
 

@@ -1,8 +1,199 @@
 //! `cargo xtask bench`: pinhole beside virtiofsd and beside bare host calls, in turns in one run.
 //!
-//! Each part is a module with one function, `turn`, which measures one contestant once.
-#![expect(dead_code, reason = "the parts that use this interface arrive one by one")]
+//! `wire` plays a guest at the socket, `guest` boots one, `cost` looks at what a daemon takes from its host. Each
+//! measures one contestant once; this file lets them take turns, `samples` makes ratios of the figures, `report` and
+//! `chart` show them.
 
+mod aims;
+mod chart;
 mod figure;
+mod fresh;
+mod guest;
+mod machine;
 mod place;
 mod progress;
+mod report;
+mod samples;
+mod table;
+mod wire;
+
+use std::path::PathBuf;
+
+use crate::console::say;
+use crate::guest::{Part as Piece, ensure};
+use crate::step::{Failure, Outcome, run};
+use crate::workspace;
+use figure::{Contestant, Figure, VirtiofsdSetting};
+use machine::Machine;
+use place::Place;
+use progress::Progress;
+use report::Report;
+use samples::Samples;
+use wire::Wire;
+
+/// What to measure, and where to put it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only these rows of the wire, and nothing else
+    #[arg(long, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<String>,
+    /// Only one part
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// How often each contestant is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=99))]
+    turns: u16,
+    /// Measured time of each row of the wire at each depth
+    #[arg(long, default_value_t = 0.15, value_parser = seconds)]
+    seconds: f64,
+    /// Everything raw, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Charts and a page with the tables (`docs/bench` is the project's own)
+    #[arg(long, value_name = "DIR")]
+    chart: Option<PathBuf>,
+}
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// At the socket
+    Wire,
+    /// In a real guest
+    Guest,
+}
+
+/// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
+/// mode changes the answers and hardly the work.
+const SETTINGS: [VirtiofsdSetting; 3] = [
+    VirtiofsdSetting { pool: 0, cache: "auto" },
+    VirtiofsdSetting { pool: 4, cache: "auto" },
+    VirtiofsdSetting { pool: 0, cache: "always" },
+];
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
+        Ok(_) | Err(_) => Err("give seconds from 0.01 to 60".to_owned()),
+    }
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Wire, Self::Guest];
+
+    /// Who takes part.
+    fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
+        let settings = match self {
+            Self::Wire | Self::Guest => &SETTINGS,
+        };
+        let mut all = vec![Contestant::Pinhole { program: program.to_path_buf() }];
+        all.extend(settings.iter().copied().map(Contestant::Virtiofsd));
+        if self == Self::Wire {
+            all.push(Contestant::Native);
+        }
+        all
+    }
+
+    fn turn(
+        self,
+        contestant: &Contestant,
+        wire: &Wire,
+        place: &Place,
+        progress: &Progress,
+    ) -> Outcome<Vec<Figure>> {
+        match self {
+            Self::Wire => wire.turn(contestant, place, progress),
+            Self::Guest => guest::turn(contestant, place, progress),
+        }
+    }
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    let place = Place::new()?;
+    let parts: Vec<Part> = match arguments.only {
+        Some(part) if part != Part::Wire && !arguments.rows.is_empty() => {
+            return Err(Failure::new("--rows are rows of the wire: leave --only away"));
+        }
+        Some(part) => vec![part],
+        None if !arguments.rows.is_empty() => vec![Part::Wire],
+        None => Part::ALL.to_vec(),
+    };
+    ensure(if parts.contains(&Part::Guest) { &[Piece::Base, Piece::Userland] } else { &[Piece::Base] })?;
+    build()?;
+    known(&arguments.rows)?;
+    let program = workspace::target().join("release/pinhole");
+    let wire = Wire { rows: arguments.rows.clone(), seconds: arguments.seconds };
+    let turns = usize::from(arguments.turns);
+    let samples = measure(&parts, turns, &program, (&wire, &place))?;
+    let comparisons = samples.comparisons();
+    let machine = Machine::here(&program, place.folder());
+    show(&Report { machine, turns, samples, comparisons }, arguments)
+}
+
+fn measure(
+    parts: &[Part],
+    turns: usize,
+    program: &std::path::Path,
+    (wire, place): (&Wire, &Place),
+) -> Outcome<Samples> {
+    let each: usize = parts.iter().map(|part| part.contestants(program).len()).sum();
+    let progress = Progress::new((each * turns) as u64);
+    let mut samples = Samples::default();
+    for turn in 0..turns {
+        for part in parts {
+            let mut contestants = part.contestants(program);
+            // Whoever comes first finds colder caches; each does in its turn.
+            let first = turn % contestants.len();
+            contestants.rotate_left(first);
+            for contestant in contestants {
+                progress.tell(&contestant);
+                let figures = part.turn(&contestant, wire, place, &progress)?;
+                samples.add(&contestant, turn, figures);
+                progress.step();
+            }
+        }
+    }
+    Ok(samples)
+}
+
+fn build() -> Outcome {
+    say("building pinhole and the load generator");
+    let words = ["build", "--release", "--quiet", "--package", "pinhole", "--package", "pinhole-tests"];
+    run(workspace::cargo().args(words).args(["--bin", "pinhole", "--bin", "load"]))
+}
+
+/// Refuses a row that is not there.
+fn known(wanted: &[String]) -> Outcome {
+    let rows = wire::rows()?;
+    match wanted.iter().find(|row| !rows.contains(row)) {
+        Some(row) => Err(Failure::new(format!("there is no row `{row}`; the rows are {}", rows.join(", ")))),
+        None => Ok(()),
+    }
+}
+
+fn show(report: &Report, arguments: &Arguments) -> Outcome {
+    say(format!(
+        "\n{}; {}; {}; {} turns",
+        report.machine.date, report.machine.words, report.machine.versions, report.turns
+    ));
+    for (title, table) in [("wire", report.wire()), ("other rows", report.others()), ("aims", report.aims())]
+    {
+        if !table.is_empty() {
+            say(format!("\n== {title}\n{}", table.plain()));
+        }
+    }
+    let aimed = report.aimed();
+    let met = aimed.iter().filter(|(aim, _, value)| aim.bound.is_met(value.median)).count();
+    say(format!("aims: {met} of {} met", aimed.len()));
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, format!("{:#}\n", report.json()))
+            .map_err(Failure::io(format!("cannot write {}", file.display())))?;
+    }
+    if let Some(folder) = &arguments.chart {
+        std::fs::create_dir_all(folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+        chart::draw(report, folder)?;
+        std::fs::write(folder.join("README.md"), report.page())
+            .map_err(Failure::io("cannot write the page"))?;
+    }
+    Ok(())
+}

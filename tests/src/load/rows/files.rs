@@ -158,32 +158,54 @@ impl Play for SmallFile {
 }
 
 /// CREATE, FLUSH, RELEASE, UNLINK, FORGET of an empty file.
-#[derive(Debug)]
 pub(super) struct CreateUnlink {
-    folder: u64,
+    folders: Vec<u64>,
+    /// Each slot's directory.
+    chosen: [u64; SLOTS],
     names: Vec<String>,
     open: [Open; SLOTS],
+    random: Random,
     gone: Vec<(u64, u64)>,
+    _fresh: tree::Fresh,
 }
 
 impl CreateUnlink {
     pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
-        let folder = player.look_up(ROOT, tree::MADE)?;
+        let fresh = tree::Fresh::new(&seat.share)?;
+        let parent = player.look_up(ROOT, tree::MADE)?;
+        let bare = fresh.names().iter().filter_map(|name| name.rsplit('/').next());
+        let folders = bare.map(|name| player.look_up(parent, name)).collect::<Result<_, _>>()?;
         let names = (0..SLOTS).map(|slot| format!("made-{}-{slot:03}", seat.number)).collect();
-        Ok(Self { folder, names, open: [CLOSED; SLOTS], gone: Vec::with_capacity(SLOTS) })
+        Ok(Self {
+            folders,
+            chosen: [0; SLOTS],
+            names,
+            open: [CLOSED; SLOTS],
+            random: Random::new(seat.number),
+            gone: Vec::with_capacity(SLOTS),
+            _fresh: fresh,
+        })
     }
 
     fn name(&self, number: usize) -> &[u8] {
         self.names.get(number).map_or(&[], String::as_bytes)
+    }
+
+    fn folder(&self, number: usize) -> u64 {
+        self.chosen.get(number).copied().unwrap_or(ROOT)
     }
 }
 
 impl Play for CreateUnlink {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         *slot(&mut self.open, number)? = CLOSED;
+        let folder = *self.random.choose(&self.folders)?;
+        if let Some(chosen) = self.chosen.get_mut(number) {
+            *chosen = folder;
+        }
         // O_CREAT and O_EXCL as open(2) has them; mode, umask, open_flags.
         let flags = READ_WRITE | 0o300;
-        message.start(opcode::CREATE, self.folder).u32(flags).u32(0o100_644).u32(0o022).u32(0);
+        message.start(opcode::CREATE, folder).u32(flags).u32(0o100_644).u32(0o022).u32(0);
         message.name(self.name(number));
         Ok(Ask::body(ENTRY_LEN + OPENED_LEN))
     }
@@ -208,7 +230,7 @@ impl Play for CreateUnlink {
             }
             Stage::Release => {
                 open.stage = Stage::Unlink;
-                message.start(opcode::UNLINK, self.folder).name(self.name(number));
+                message.start(opcode::UNLINK, self.folder(number)).name(self.name(number));
             }
             Stage::Unlink | Stage::Read => {
                 self.gone.push((open.node, 1));

@@ -99,6 +99,17 @@ impl Row {
         Self::ALL.iter().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
     }
 
+    /// How long a row is measured where others are for `time`: one with long operations takes longer to show a spread.
+    pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
+        if self == Self::BesideCold {
+            time * 8
+        } else if matches!(self, Self::ReadDirPlus | Self::Fsync) {
+            time * 3
+        } else {
+            time
+        }
+    }
+
     /// Slots in flight at `depth`.
     pub(super) const fn slots(self, depth: usize) -> usize {
         match self {

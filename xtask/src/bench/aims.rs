@@ -1,0 +1,151 @@
+//! What the project wants of each row, and whether a run shows it.
+
+use super::samples::{Comparison, Spread};
+
+/// Beside whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// The peer at its best.
+    Peer,
+    /// The peer at its best without a pool.
+    Poolless,
+    /// Bare host calls.
+    Native,
+    /// Nobody: the figure itself.
+    Nobody,
+}
+
+/// A limit to a ratio, or to a figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// What is wanted of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Aim {
+    /// The row, word for word.
+    pub(crate) row: String,
+    pub(crate) against: Against,
+    pub(crate) bound: Bound,
+}
+
+impl Bound {
+    /// Whether `value` keeps to it.
+    pub(crate) fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => value <= limit,
+            Self::AtLeast(limit) => value >= limit,
+        }
+    }
+
+    /// The number itself.
+    pub(crate) const fn limit(self) -> f64 {
+        match self {
+            Self::AtMost(limit) | Self::AtLeast(limit) => limit,
+        }
+    }
+}
+
+impl Aim {
+    /// The value that the aim speaks of; `None` where the run has none.
+    pub(crate) fn value(&self, comparison: &Comparison) -> Option<Spread> {
+        match self.against {
+            Against::Peer => comparison.peer.map(|(_, beside)| beside.ratio),
+            Against::Poolless => comparison.poolless.map(|beside| beside.ratio),
+            Against::Native => comparison.native.map(|beside| beside.ratio),
+            Against::Nobody => Some(comparison.pinhole),
+        }
+    }
+
+    /// Whether it speaks of a ratio.
+    pub(crate) fn is_ratio(&self) -> bool {
+        self.against != Against::Nobody
+    }
+
+    /// In words.
+    pub(crate) fn words(&self) -> String {
+        let bound = match self.bound {
+            Bound::AtMost(limit) => format!("at most {limit}"),
+            Bound::AtLeast(limit) => format!("at least {limit}"),
+        };
+        match self.against {
+            Against::Peer => format!("{bound}x"),
+            Against::Poolless => format!("{bound}x, without a pool"),
+            Against::Native => format!("{bound} of native"),
+            Against::Nobody => bound,
+        }
+    }
+}
+
+/// Rows that touch no file data, at each depth that they are measured at.
+const METADATA: [(&str, &[u32]); 6] = [
+    ("getattr", &[1, 8, 32]),
+    ("lookup-hit", &[1, 8, 32]),
+    ("lookup-miss", &[1, 8, 32]),
+    ("open-release", &[1, 8, 32]),
+    ("create-unlink", &[1, 8, 32]),
+    ("readdirplus", &[1]),
+];
+
+/// Rows of the wire whose operations a second have a factor.
+const RATES: [(&str, u32, f64); 12] = [
+    ("getattr", 32, 2.5),
+    ("lookup-hit", 32, 2.5),
+    ("open-release", 32, 2.5),
+    ("read-4k-rand", 1, 1.5),
+    ("read-4k-rand", 32, 2.0),
+    ("read-1m-seq", 1, 1.0),
+    ("write-1m-seq", 1, 1.0),
+    ("small-file", 1, 2.0),
+    ("small-file", 32, 2.0),
+    ("create-unlink", 1, 1.3),
+    ("create-unlink", 32, 1.3),
+    ("readdirplus", 1, 2.0),
+];
+
+/// Every aim.
+pub(crate) fn all() -> Vec<Aim> {
+    let mut all = Vec::new();
+    let mut aim = |row: String, against, bound| all.push(Aim { row, against, bound });
+    for row in ["getattr", "lookup-hit", "open-release"] {
+        aim(format!("{row}, depth 1: p50"), Against::Peer, Bound::AtMost(0.6));
+    }
+    for (row, depth, factor) in RATES {
+        aim(format!("{row}, depth {depth}: op/s"), Against::Peer, Bound::AtLeast(factor));
+    }
+    for row in ["read-1m-seq", "write-1m-seq"] {
+        aim(format!("{row}, depth 1: op/s"), Against::Native, Bound::AtLeast(0.8));
+    }
+    for (row, depths) in METADATA {
+        for depth in depths {
+            aim(format!("{row}, depth {depth}: CPU"), Against::Peer, Bound::AtMost(0.5));
+        }
+    }
+    aim("getattr-beside-cold: p99".to_owned(), Against::Poolless, Bound::AtMost(0.2));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_holds_its_own_limit() {
+        assert!(Bound::AtMost(0.6).is_met(0.6));
+        assert!(!Bound::AtMost(0.6).is_met(0.61));
+        assert!(Bound::AtLeast(2.5).is_met(2.5));
+        assert!(!Bound::AtLeast(2.5).is_met(2.49));
+    }
+
+    #[test]
+    fn no_aim_is_named_twice() {
+        let all = all();
+        for (at, aim) in all.iter().enumerate() {
+            let again =
+                all.iter().skip(at + 1).any(|other| other.row == aim.row && other.against == aim.against);
+            assert!(!again, "{}", aim.row);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Charts of the ratios: a bar from 1.0 to the median, whiskers to the smallest and the largest, a mark at the aim; on
+//! a logarithmic scale, so that twice and half are equally far.
+
+use std::path::Path;
+
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::{
+    BLACK, Cartesian2d, Color as _, DrawingArea, IntoDrawingArea as _, IntoFont as _, PathElement, RGBColor,
+    Rectangle, SVGBackend, Text, TextStyle, WHITE,
+};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::aims::Bound;
+use super::figure::Better;
+use super::report::{Report, figure};
+use super::samples::{Comparison, Spread};
+use crate::step::{Failure, Outcome};
+
+/// One bar.
+struct Bar {
+    label: String,
+    ratio: Spread,
+    better: Better,
+    aim: Option<Bound>,
+    /// Absolute figures, at the right.
+    note: String,
+}
+
+struct Chart {
+    title: String,
+    bars: Vec<Bar>,
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+const WIDTH: u32 = 1180;
+const LEFT: f64 = 300.0;
+const RIGHT: f64 = 860.0;
+const TOP: f64 = 74.0;
+const BOTTOM: f64 = 34.0;
+const STEP: f64 = 21.0;
+/// Half of a bar's height, and of a whisker's end.
+const HALF: f64 = 6.0;
+const WHISKER: f64 = 4.0;
+
+const GOOD: RGBColor = RGBColor(46, 125, 80);
+const BAD: RGBColor = RGBColor(190, 70, 50);
+const AIM: RGBColor = RGBColor(20, 60, 160);
+const GRID: RGBColor = RGBColor(221, 221, 221);
+
+/// Draws `aims.svg`, `wire.svg` and `others.svg` into `folder`, those for which there are rows.
+///
+/// # Errors
+/// Where one cannot be written.
+pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
+    let when = format!("{}; {}; {} turns", report.machine.date, report.machine.words, report.turns);
+    let charts = [
+        (
+            "aims.svg",
+            Chart { title: "Aims: pinhole / other, median of ratios".to_owned(), bars: aims(report) },
+        ),
+        (
+            "wire.svg",
+            Chart { title: "Wire, op/s: pinhole / virtiofsd at its best".to_owned(), bars: wire(report) },
+        ),
+        (
+            "others.svg",
+            Chart {
+                title: "Guest and cost: pinhole / virtiofsd at its best".to_owned(),
+                bars: others(report),
+            },
+        ),
+    ];
+    for (name, chart) in charts.into_iter().filter(|(_, chart)| !chart.bars.is_empty()) {
+        let path = folder.join(name);
+        let mut text = String::new();
+        paint(&chart, &when, &mut text)
+            .map_err(|error| Failure::new(format!("cannot draw {name}: {error}")))?;
+        std::fs::write(&path, text).map_err(Failure::io(format!("cannot write {}", path.display())))?;
+    }
+    Ok(())
+}
+
+fn aims(report: &Report) -> Vec<Bar> {
+    let ratios = report.aimed().into_iter().filter(|(aim, _, _)| aim.is_ratio());
+    ratios
+        .map(|(aim, comparison, ratio)| {
+            let verdict = if aim.bound.is_met(ratio.median) { "met" } else { "missed" };
+            let note = format!("{:.2}  aim {}: {verdict}", ratio.median, aim.words());
+            let (label, better) = (comparison.row.clone(), comparison.better);
+            Bar { label, ratio, better, aim: Some(aim.bound), note }
+        })
+        .collect()
+}
+
+fn wire(report: &Report) -> Vec<Bar> {
+    let rates = report.comparisons.iter().filter(|found| found.row.ends_with(": op/s"));
+    rates.filter_map(|found| bar(found, found.row.trim_end_matches(": op/s"))).collect()
+}
+
+fn others(report: &Report) -> Vec<Bar> {
+    let others = report.comparisons.iter().filter(|found| !Report::is_wire(&found.row));
+    others.filter_map(|found| bar(found, &found.row)).collect()
+}
+
+fn bar(found: &Comparison, label: &str) -> Option<Bar> {
+    let (setting, beside) = found.peer?;
+    let (own, other) = (figure(found.pinhole.median), figure(beside.value.median));
+    let note = format!("{:.2}  {own} / {other} {} ({})", beside.ratio.median, found.unit, setting.short());
+    Some(Bar { label: label.to_owned(), ratio: beside.ratio, better: found.better, aim: None, note })
+}
+
+/// The scale: decades and their halves around everything that is drawn.
+fn bounds(bars: &[Bar]) -> (f64, f64) {
+    let limits = bars.iter().filter_map(|bar| bar.aim.map(Bound::limit));
+    let all = bars.iter().flat_map(|bar| [bar.ratio.min, bar.ratio.max]).chain(limits);
+    let (low, high) = all
+        .filter(|value| *value > 0.0)
+        .fold((0.5, 2.0), |(low, high), value| (value.min(low), value.max(high)));
+    (f64::max(low, 0.001) * 0.9, f64::min(high, 1000.0) * 1.1)
+}
+
+type Painted = Result<(), String>;
+
+fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
+    let rows = chart.bars.iter().fold(0.0, |rows, _| rows + 1.0);
+    let height = TOP + rows * STEP + BOTTOM;
+    // A whole number of pixels for the file, by counting them.
+    let pixels = (0..u32::MAX).find(|pixel| f64::from(*pixel) >= height).unwrap_or(u32::MAX);
+    let (wide, tall) = (i32::try_from(WIDTH).unwrap_or(0), i32::try_from(pixels).unwrap_or(0));
+    let (low, high) = bounds(&chart.bars);
+    let x = |ratio: f64| {
+        let share = (ratio.clamp(low, high) / low).ln() / (high / low).ln();
+        LEFT + share * (RIGHT - LEFT)
+    };
+    let root = SVGBackend::with_string(into, (WIDTH, pixels)).into_drawing_area();
+    root.fill(&WHITE).map_err(|error| error.to_string())?;
+    let coordinates = Cartesian2d::<RangedCoordf64, RangedCoordf64>::new(
+        0.0..f64::from(WIDTH),
+        0.0..f64::from(pixels),
+        (0..wide, 0..tall),
+    );
+    let area = root.apply_coord_spec(coordinates);
+    write(&area, &chart.title, (LEFT, 18.0), (16, HPos::Left))?;
+    write(&area, when, (LEFT, 38.0), (11, HPos::Left))?;
+    grid(&area, (low, high), height - BOTTOM, &x)?;
+    let mut y = TOP + STEP / 2.0;
+    for bar in &chart.bars {
+        paint_bar(&area, bar, y, &x)?;
+        y += STEP;
+    }
+    area.present().map_err(|error| error.to_string())
+}
+
+fn grid(area: &Area<'_>, (low, high): (f64, f64), bottom: f64, x: &dyn Fn(f64) -> f64) -> Painted {
+    let steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+    for at in steps.into_iter().filter(|at| (low..=high).contains(at)) {
+        let whole = at > 0.99 && at < 1.01;
+        let color = if whole { BLACK } else { GRID };
+        line(area, [(x(at), TOP - 4.0), (x(at), bottom + 4.0)], color, if whole { 2 } else { 1 })?;
+        write(area, &format!("{at}x"), (x(at), TOP - 12.0), (11, HPos::Center))?;
+        write(area, &format!("{at}x"), (x(at), bottom + 14.0), (11, HPos::Center))?;
+    }
+    Ok(())
+}
+
+fn paint_bar(area: &Area<'_>, bar: &Bar, y: f64, x: &dyn Fn(f64) -> f64) -> Painted {
+    let median = bar.ratio.median;
+    let color = if bar.better.is_better(1.0, median) { BAD } else { GOOD };
+    let ends = [(x(1.0), y - HALF), (x(median), y + HALF)];
+    area.draw(&Rectangle::new(ends, color.mix(0.75).filled())).map_err(|error| error.to_string())?;
+    line(area, [(x(bar.ratio.min), y), (x(bar.ratio.max), y)], BLACK, 1)?;
+    for end in [bar.ratio.min, bar.ratio.max] {
+        line(area, [(x(end), y - WHISKER), (x(end), y + WHISKER)], BLACK, 1)?;
+    }
+    if let Some(aim) = bar.aim {
+        line(area, [(x(aim.limit()), y - HALF - 3.0), (x(aim.limit()), y + HALF + 3.0)], AIM, 3)?;
+    }
+    write(area, &bar.label, (LEFT - 10.0, y), (12, HPos::Right))?;
+    write(area, &bar.note, (RIGHT + 10.0, y), (11, HPos::Left))
+}
+
+fn line(area: &Area<'_>, ends: [(f64, f64); 2], color: RGBColor, width: u32) -> Painted {
+    area.draw(&PathElement::new(ends.to_vec(), color.stroke_width(width))).map_err(|error| error.to_string())
+}
+
+fn write(area: &Area<'_>, text: &str, at: (f64, f64), (height, side): (u32, HPos)) -> Painted {
+    let style = TextStyle::from(("sans-serif", height).into_font()).pos(Pos::new(side, VPos::Center));
+    area.draw(&Text::new(text.to_owned(), at, style)).map_err(|error| error.to_string())
+}

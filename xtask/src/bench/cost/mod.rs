@@ -1,0 +1,232 @@
+//! The cost rows: what a daemon takes from the host before and beside its work. Time to be ready, memory, descriptors.
+//!
+//! Memory is the proportional set size of all of a daemon's processes without the guest's pages. A front-end in a
+//! process of its own (`load --hold`) is the guest.
+
+mod holder;
+mod processes;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinhole_tests::daemon::{Daemon, Serving};
+
+use super::figure::{Better, Contestant, Figure};
+use super::fresh;
+use super::place::Place;
+use super::progress::Progress;
+use crate::console::complain;
+use crate::step::{Failure, Outcome};
+use holder::Holder;
+use processes::{Holdings, holdings};
+
+/// Starts, of which the median counts.
+const STARTS: usize = 20;
+
+/// Daemons at once.
+const CROWD: u32 = 200;
+
+/// Files that one guest knows.
+const INODES: u32 = 100_000;
+
+/// As many of them as fit below a usual hard limit of 20,000 descriptors.
+const INODES_BY_DESCRIPTOR: u32 = 15_000;
+
+/// Files in each folder of the tree.
+const IN_FOLDER: u32 = 1_000;
+
+/// How a daemon shuts itself in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sandbox {
+    /// As the daemon does it without being asked.
+    Default,
+    /// Not at all.
+    None,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Default => "default sandbox",
+            Self::None => "no sandbox",
+        })
+    }
+}
+
+/// How a daemon keeps the files that its guest knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Keeping {
+    argument: &'static str,
+    inodes: u32,
+}
+
+const KEEPINGS: [Keeping; 2] = [
+    Keeping { argument: "--inode-file-handles=prefer", inodes: INODES },
+    Keeping { argument: "--inode-file-handles=never", inodes: INODES_BY_DESCRIPTOR },
+];
+
+/// Measures `contestant` once: nothing for bare host calls, and the peer only as it comes, since neither its cache mode
+/// nor more threads could make it cheaper.
+///
+/// # Errors
+/// Where a daemon or a front-end does not start. A row that fails otherwise is told and left out.
+pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) -> Outcome<Vec<Figure>> {
+    match contestant {
+        Contestant::Native => return Ok(Vec::new()),
+        Contestant::Virtiofsd(setting) if setting.cache != "auto" || setting.pool > 0 => {
+            return Ok(Vec::new());
+        }
+        Contestant::Pinhole { .. } | Contestant::Virtiofsd(_) => {}
+    }
+    let share = tree(place)?;
+    let subject = Subject { contestant, share: &share };
+    let mut figures = Vec::new();
+    for sandbox in [Sandbox::Default, Sandbox::None] {
+        progress.tell(format!("cost: {contestant}, {sandbox}: starts"));
+        figures.push(subject.start_to_ready(sandbox)?);
+        figures.extend(subject.idle(sandbox)?);
+        progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} at once"));
+        figures.push(subject.crowd(sandbox)?);
+    }
+    for keeping in KEEPINGS {
+        progress.tell(format!("cost: {contestant}, {}", keeping.argument));
+        match subject.inodes(keeping) {
+            Ok(more) => figures.extend(more),
+            // A number of inodes that were not reached would be none.
+            Err(error) => complain(format!("cost: {contestant} {}: failed: {error}", keeping.argument)),
+        }
+    }
+    Ok(figures)
+}
+
+fn lower(row: String, unit: &'static str, value: f64) -> Figure {
+    Figure { row, unit, better: Better::Lower, value }
+}
+
+/// One contestant and what it serves.
+struct Subject<'p> {
+    contestant: &'p Contestant,
+    share: &'p Path,
+}
+
+impl Subject<'_> {
+    fn daemon(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Daemon> {
+        let daemon = match (self.contestant, sandbox) {
+            (Contestant::Virtiofsd(setting), Sandbox::Default) => Daemon::virtiofsd_sandboxed(self.share)
+                .map_err(|error| Failure::new(error.to_string()))?
+                .argument(format!("--thread-pool-size={}", setting.pool))
+                .argument(format!("--cache={}", setting.cache)),
+            (Contestant::Pinhole { .. }, Sandbox::None) => {
+                self.contestant.daemon(self.share, &[])?.argument("--sandbox=none").argument("--seccomp=none")
+            }
+            (_, Sandbox::Default | Sandbox::None) => self.contestant.daemon(self.share, &[])?,
+        };
+        Ok(arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
+    }
+
+    fn start(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Serving> {
+        let started = self.daemon(sandbox, arguments)?.start();
+        started.map_err(|error| Failure::new(error.to_string()))
+    }
+
+    /// From `exec` to the line that says that it listens.
+    fn start_to_ready(&self, sandbox: Sandbox) -> Outcome<Figure> {
+        let mut times = Vec::new();
+        for _ in 0..STARTS {
+            let time = self.daemon(sandbox, &[])?.time_to_ready();
+            times.push(time.map_err(|error| Failure::new(error.to_string()))?);
+        }
+        let row = format!("cost: start to ready, {sandbox}");
+        Ok(lower(row, "ms", median(times).as_secs_f64() * 1e3))
+    }
+
+    /// With a guest that has said INIT and nothing since.
+    fn idle(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
+        let serving = self.start(sandbox, &[])?;
+        let _guest = Holder::connect(serving.socket(), self.share, 0)?;
+        let held = holdings(&[serving.id()])?;
+        Ok([
+            lower(format!("cost: PSS idle, {sandbox}"), "KiB", number(held.pss_kib)?),
+            lower(format!("cost: PSS idle without files, {sandbox}"), "KiB", number(held.anonymous_kib)?),
+        ])
+    }
+
+    /// Waiting for their guests.
+    fn crowd(&self, sandbox: Sandbox) -> Outcome<Figure> {
+        let serving = (0..CROWD).map(|_| self.start(sandbox, &[])).collect::<Outcome<Vec<_>>>()?;
+        let processes: Vec<u32> = serving.iter().map(Serving::id).collect();
+        let held = holdings(&processes)?;
+        let row = format!("cost: PSS of {CROWD} daemons, {sandbox}");
+        Ok(lower(row, "MiB", number(held.pss_kib)? / 1024.0))
+    }
+
+    /// What the files that a guest knows cost.
+    fn inodes(&self, keeping: Keeping) -> Outcome<Vec<Figure>> {
+        let Keeping { argument, inodes } = keeping;
+        let serving = self.start(Sandbox::None, &self.keeping_arguments(argument))?;
+        let mut guest = Holder::connect(serving.socket(), self.share, inodes)?;
+        let before = holdings(&[serving.id()])?;
+        guest.look_up()?;
+        let after = holdings(&[serving.id()])?;
+        let Holdings { pss_kib, descriptors, .. } = after;
+        let bytes = number(pss_kib.saturating_sub(before.pss_kib))? * 1024.0 / f64::from(inodes);
+        let descriptors = number(u64::try_from(descriptors).unwrap_or(u64::MAX))?;
+        Ok(vec![
+            lower(format!("cost: PSS an inode at {inodes}, {argument}"), "B", bytes),
+            lower(format!("cost: descriptors at {inodes} inodes, {argument}"), "descriptors", descriptors),
+        ])
+    }
+
+    /// The peer gives up the capability that handles need unless it is told to keep it.
+    fn keeping_arguments(&self, argument: &'static str) -> Vec<&'static str> {
+        match self.contestant {
+            Contestant::Virtiofsd(_) => vec![argument, "--modcaps=+dac_read_search"],
+            Contestant::Pinhole { .. } | Contestant::Native => vec![argument],
+        }
+    }
+}
+
+/// Fails above what a u32 holds, where it could lose digits.
+fn number(value: u64) -> Outcome<f64> {
+    let narrow = u32::try_from(value).map_err(|error| Failure::new(format!("{value}: {error}")))?;
+    Ok(f64::from(narrow))
+}
+
+/// The middle one, or the upper of two.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The folder of many empty files, made once for all turns.
+fn tree(place: &Place) -> Outcome<PathBuf> {
+    let share = fresh::spread(place.folder(), "cost")?.join("share");
+    let complete = share.join("part-0/complete");
+    if complete.exists() {
+        return Ok(share);
+    }
+    let failed = |error| Failure::new(format!("cannot fill {}: {error}", share.display()));
+    for number in 0..INODES {
+        let part = share.join(format!("part-{}", number / IN_FOLDER));
+        if number % IN_FOLDER == 0 {
+            fs::create_dir_all(&part).map_err(failed)?;
+        }
+        File::create(part.join(format!("file-{number}"))).map_err(failed)?;
+    }
+    File::create(complete).map_err(failed)?;
+    Ok(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_the_upper_middle() {
+        let times = [4, 1, 3, 2].map(Duration::from_millis);
+        assert_eq!(median(times.to_vec()), Duration::from_millis(3));
+        assert_eq!(median(Vec::new()), Duration::ZERO);
+    }
+}

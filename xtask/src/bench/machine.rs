@@ -1,0 +1,111 @@
+//! The machine, the programs and the day in words, for whoever reads figures later. No name of a host is among them.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pinhole_tests::guest::Pieces;
+
+/// What a run was made on and with.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// `2026-11-21`.
+    pub(crate) date: String,
+    /// Processors, memory, kernel, file system.
+    pub(crate) words: String,
+    /// Of pinhole, virtiofsd and the compiler.
+    pub(crate) versions: String,
+}
+
+impl Machine {
+    /// This one; files are in `folder`.
+    pub(crate) fn here(program: &Path, folder: &Path) -> Self {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let words = format!(
+            "{cores} cores of {}, {} GiB of memory, Linux {kernel}, {}",
+            processor(),
+            memory_gib(),
+            file_system(folder)
+        );
+        let versions = [first_line(Command::new(program).arg("--version")), peer(), first_line(&mut rustc())];
+        Self { date: date(seconds / 86_400), words, versions: versions.join(", ") }
+    }
+}
+
+fn rustc() -> Command {
+    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.arg("--version");
+    command
+}
+
+fn peer() -> String {
+    let Ok(tree) = Pieces::locate().base() else { return "no virtiofsd".to_owned() };
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(&libraries).arg(tree.join("usr/libexec/virtiofsd")).arg("--version");
+    first_line(&mut command)
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or("unknown").to_owned()
+}
+
+fn processor() -> String {
+    let all = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = all.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = line.and_then(|rest| rest.split_once(':')).map_or("an unknown processor", |(_, name)| name);
+    name.trim().to_owned()
+}
+
+fn memory_gib() -> u64 {
+    let all = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    // The kernel keeps some for itself: what is left of 24 GiB is more than 23.
+    kib.div_ceil(1 << 20)
+}
+
+/// The type of the file system that `folder` lies in, by the longest mount point above it.
+fn file_system(folder: &Path) -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let above = fields.filter_map(|fields| match fields.as_slice() {
+        [_, point, kind, ..] if folder.starts_with(point) => Some((point.len(), (*kind).to_owned())),
+        _ => None,
+    });
+    above.max_by_key(|(len, _)| *len).map_or_else(|| "an unknown file system".to_owned(), |(_, kind)| kind)
+}
+
+/// The date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`, for days that are not negative).
+fn date(days: u64) -> String {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates_over_leap_years() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(11_016), "2000-02-29");
+        assert_eq!(date(20_778), "2026-11-21");
+    }
+
+    #[test]
+    fn the_file_system_of_proc_is_proc() {
+        assert_eq!(file_system(Path::new("/proc/self")), "proc");
+    }
+}

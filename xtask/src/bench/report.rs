@@ -1,0 +1,225 @@
+//! What a run came to: tables, and everything raw as JSON.
+
+use serde_json::{Value, json};
+
+use super::aims::{self, Aim};
+use super::figure::Better;
+use super::machine::Machine;
+use super::samples::{Beside, Comparison, Samples, Spread};
+use super::table::Table;
+
+/// A run's outcome.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) turns: usize,
+    pub(crate) samples: Samples,
+    pub(crate) comparisons: Vec<Comparison>,
+}
+
+/// The metrics of the wire, which share a line.
+const WIRE: [&str; 7] = ["op/s", "p50", "p99", "p99.9", "CPU", "switches", "peak RSS"];
+
+impl Report {
+    /// The comparison that an aim speaks of, and its value there.
+    pub(crate) fn aimed(&self) -> Vec<(Aim, &Comparison, Spread)> {
+        let found = aims::all().into_iter().filter_map(|aim| {
+            let comparison = self.comparison(&aim.row)?;
+            let value = aim.value(comparison)?;
+            Some((aim, comparison, value))
+        });
+        found.collect()
+    }
+
+    /// Whether a row is one of the wire's metrics.
+    pub(crate) fn is_wire(row: &str) -> bool {
+        row.rsplit_once(": ").is_some_and(|(_, metric)| WIRE.contains(&metric))
+    }
+
+    fn comparison(&self, row: &str) -> Option<&Comparison> {
+        self.comparisons.iter().find(|comparison| comparison.row == row)
+    }
+
+    /// The aims, met and missed.
+    pub(crate) fn aims(&self) -> Table {
+        let head = ["row", "aim", "pinhole / other", "spread", "pinhole", "other", "who", "verdict"];
+        let mut table = Table::new(&head);
+        for (aim, comparison, value) in self.aimed() {
+            let other = match aim.against {
+                aims::Against::Peer => comparison.peer.map(|(setting, beside)| (setting.to_string(), beside)),
+                aims::Against::Poolless => {
+                    comparison.poolless.map(|beside| ("virtiofsd without a pool".to_owned(), beside))
+                }
+                aims::Against::Native => comparison.native.map(|beside| ("native".to_owned(), beside)),
+                aims::Against::Nobody => None,
+            };
+            let (who, beside) = other.unzip();
+            table.row(vec![
+                comparison.row.clone(),
+                aim.words(),
+                format!("{:.2}", value.median),
+                format!("{:.2}..{:.2}", value.min, value.max),
+                with_unit(comparison.pinhole.median, comparison.unit),
+                beside.map_or_else(String::new, |beside| with_unit(beside.value.median, comparison.unit)),
+                who.unwrap_or_default(),
+                if aim.bound.is_met(value.median) { "met" } else { "missed" }.to_owned(),
+            ]);
+        }
+        table
+    }
+
+    /// Each row of the wire at each depth, its metrics in columns.
+    pub(crate) fn wire(&self) -> Table {
+        let head = [
+            "row",
+            "op/s",
+            "virtiofsd",
+            "its setting",
+            "op/s x",
+            "p50 us",
+            "p50 x",
+            "p99 x",
+            "p99.9 x",
+            "CPU us/op",
+            "CPU x",
+            "switches/op",
+            "peak RSS MiB",
+            "of native",
+        ];
+        let mut table = Table::new(&head);
+        for rate in &self.comparisons {
+            let Some(row) = rate.row.strip_suffix(": op/s") else { continue };
+            let metric = |name: &str| self.comparison(&format!("{row}: {name}"));
+            let own =
+                |name: &str| metric(name).map_or_else(String::new, |found| figure(found.pinhole.median));
+            let times =
+                |name: &str| metric(name).map_or_else(String::new, |found| ratio(found.peer.map(second)));
+            table.row(vec![
+                row.to_owned(),
+                figure(rate.pinhole.median),
+                rate.peer.map_or_else(String::new, |(_, beside)| figure(beside.value.median)),
+                rate.peer.map_or_else(String::new, |(setting, _)| setting.short()),
+                ratio(rate.peer.map(second)),
+                own("p50"),
+                times("p50"),
+                times("p99"),
+                times("p99.9"),
+                own("CPU"),
+                times("CPU"),
+                own("switches"),
+                own("peak RSS"),
+                rate.native.map_or_else(String::new, |beside| format!("{:.2}", beside.ratio.median)),
+            ]);
+        }
+        table
+    }
+
+    /// Rows that are no wire's.
+    pub(crate) fn others(&self) -> Table {
+        let head = ["row", "unit", "good is", "pinhole", "virtiofsd", "its setting", "x", "spread", "native"];
+        let mut table = Table::new(&head);
+        for found in &self.comparisons {
+            if Self::is_wire(&found.row) {
+                continue;
+            }
+            let peer = found.peer.map(second);
+            table.row(vec![
+                found.row.clone(),
+                found.unit.to_owned(),
+                direction(found.better).to_owned(),
+                figure(found.pinhole.median),
+                peer.map_or_else(String::new, |beside| figure(beside.value.median)),
+                found.peer.map_or_else(String::new, |(setting, _)| setting.short()),
+                ratio(peer),
+                peer.map_or_else(String::new, |Beside { ratio, .. }| {
+                    format!("{:.2}..{:.2}", ratio.min, ratio.max)
+                }),
+                found.native.map_or_else(String::new, |beside| figure(beside.value.median)),
+            ]);
+        }
+        table
+    }
+
+    /// Every value of every turn, and what was made of them.
+    pub(crate) fn json(&self) -> Value {
+        let spread = |spread: Spread| json!({"median": spread.median, "min": spread.min, "max": spread.max});
+        let rows = self.samples.rows().iter().map(|row| {
+            let compared = self.comparison(&row.row);
+            let series = row.series.iter().map(|(contestant, values)| {
+                let values: Vec<_> = values.iter().map(|(turn, value)| json!({"turn": turn, "value": value})).collect();
+                json!({"contestant": contestant.to_string(), "values": values})
+            });
+            json!({
+                "row": row.row,
+                "unit": row.unit,
+                "better": direction(row.better),
+                "series": series.collect::<Vec<_>>(),
+                "virtiofsd_at_its_best": compared.and_then(|found| found.peer).map(|(setting, _)| setting.to_string()),
+                "pinhole_by_virtiofsd": compared.and_then(|found| found.peer).map(|(_, beside)| spread(beside.ratio)),
+                "pinhole_by_native": compared.and_then(|found| found.native).map(|beside| spread(beside.ratio)),
+            })
+        });
+        let aims = self.aimed().into_iter().map(|(aim, _, value)| {
+            json!({"row": aim.row, "aim": aim.words(), "value": spread(value), "met": aim.bound.is_met(value.median)})
+        });
+        json!({
+            "date": self.machine.date,
+            "machine": self.machine.words,
+            "versions": self.machine.versions,
+            "turns": self.turns,
+            "rows": rows.collect::<Vec<_>>(),
+            "aims": aims.collect::<Vec<_>>(),
+        })
+    }
+
+    /// The page beside the charts.
+    pub(crate) fn page(&self) -> String {
+        let head = format!(
+            "# The benchmark, {}\n\nWritten by `cargo xtask bench --chart docs/bench`; do not edit. On {}; {}. Contestants took turns, \
+             {} of each; a ratio is made of two figures of the same turn, and shown are the median of the ratios and \
+             their spread. virtiofsd is taken at the setting that is its best in each row. How it is measured: \
+             [testing](../testing.md#benchmarks).\n",
+            self.machine.date, self.machine.words, self.machine.versions, self.turns
+        );
+        let parts = [
+            ("Aims", "aims.svg", self.aims()),
+            ("Wire", "wire.svg", self.wire()),
+            ("Guest and cost", "others.svg", self.others()),
+        ];
+        let parts = parts.iter().filter(|(_, _, table)| !table.is_empty()).map(|(title, chart, table)| {
+            format!("\n## {title}\n\n![{title}]({chart})\n\n{}\n", table.markdown())
+        });
+        std::iter::once(head).chain(parts).collect()
+    }
+}
+
+fn second<A, B>((_, second): (A, B)) -> B {
+    second
+}
+
+/// In the words of the columns.
+pub(crate) const fn direction(better: Better) -> &'static str {
+    match better {
+        Better::Higher => "higher",
+        Better::Lower => "lower",
+    }
+}
+
+fn ratio(beside: Option<Beside>) -> String {
+    beside.map_or_else(String::new, |beside| format!("{:.2}", beside.ratio.median))
+}
+
+fn with_unit(value: f64, unit: &str) -> String {
+    format!("{} {unit}", figure(value))
+}
+
+/// Three digits that matter.
+pub(crate) fn figure(value: f64) -> String {
+    if value >= 100.0 || value == 0.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}

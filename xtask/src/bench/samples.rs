@@ -1,0 +1,215 @@
+//! Figures collected over the turns, and the arithmetic of their ratios.
+//!
+//! Contestants take turns within one run, so that what disturbs a machine disturbs each of them; a ratio is made of two
+//! figures of the same turn, and what is reported is the median of those ratios with the smallest and the largest.
+
+use super::figure::{Better, Contestant, Figure, VirtiofsdSetting};
+
+/// All figures of a run, row by row in the order in which rows were first seen.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    rows: Vec<RowSamples>,
+}
+
+/// Values with the turns that they come from.
+type Turns = Vec<(usize, f64)>;
+
+/// One row's figures.
+#[derive(Debug)]
+pub(crate) struct RowSamples {
+    /// What was measured.
+    pub(crate) row: String,
+    /// Of the values.
+    pub(crate) unit: &'static str,
+    /// Which way is good.
+    pub(crate) better: Better,
+    /// Each contestant's values.
+    pub(crate) series: Vec<(Contestant, Turns)>,
+}
+
+/// The middle of some values, and how far they lie apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+/// Pinhole beside somebody else in one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Beside {
+    /// The other's figure.
+    pub(crate) value: Spread,
+    /// pinhole / other, turn by turn.
+    pub(crate) ratio: Spread,
+}
+
+/// What a row came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Comparison {
+    pub(crate) row: String,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+    pub(crate) pinhole: Spread,
+    /// The peer in the setting that is its best in this row.
+    pub(crate) peer: Option<(VirtiofsdSetting, Beside)>,
+    /// The peer at its best among the settings without a pool.
+    pub(crate) poolless: Option<Beside>,
+    pub(crate) native: Option<Beside>,
+}
+
+impl Samples {
+    /// Adds what `contestant` came to in `turn`.
+    pub(crate) fn add(&mut self, contestant: &Contestant, turn: usize, figures: Vec<Figure>) {
+        for Figure { row, unit, better, value } in figures {
+            let known = self.rows.iter().position(|known| known.row == row);
+            let at = known.unwrap_or_else(|| {
+                self.rows.push(RowSamples { row, unit, better, series: Vec::new() });
+                self.rows.len() - 1
+            });
+            let Some(samples) = self.rows.get_mut(at) else { continue };
+            match samples.series.iter_mut().find(|(known, _)| known == contestant) {
+                Some((_, values)) => values.push((turn, value)),
+                None => samples.series.push((contestant.clone(), vec![(turn, value)])),
+            }
+        }
+    }
+
+    /// The rows.
+    pub(crate) fn rows(&self) -> &[RowSamples] {
+        &self.rows
+    }
+
+    /// What each row came to; a row without a figure of pinhole's is left out.
+    pub(crate) fn comparisons(&self) -> Vec<Comparison> {
+        self.rows.iter().filter_map(RowSamples::comparison).collect()
+    }
+}
+
+impl RowSamples {
+    fn comparison(&self) -> Option<Comparison> {
+        let of = |wanted: fn(&Contestant) -> bool| {
+            self.series.iter().find(|(contestant, _)| wanted(contestant)).map(|(_, values)| values.as_slice())
+        };
+        let own = of(|contestant| matches!(contestant, Contestant::Pinhole { .. }))?;
+        let native = of(|contestant| *contestant == Contestant::Native);
+        let peer = self.best_peer(|_setting| true);
+        let poolless = self.best_peer(|setting| setting.pool == 0);
+        Some(Comparison {
+            row: self.row.clone(),
+            unit: self.unit,
+            better: self.better,
+            pinhole: Spread::of(own.iter().map(|(_, value)| *value))?,
+            peer: peer.and_then(|(setting, values)| Some((setting, Beside::of(own, values)?))),
+            poolless: poolless.and_then(|(_, values)| Beside::of(own, values)),
+            native: native.and_then(|values| Beside::of(own, values)),
+        })
+    }
+
+    fn best_peer(&self, wanted: impl Fn(&VirtiofsdSetting) -> bool) -> Option<(VirtiofsdSetting, &Turns)> {
+        let peers = self.series.iter().filter_map(|(contestant, values)| match contestant {
+            Contestant::Virtiofsd(setting) if wanted(setting) => {
+                let median = Spread::of(values.iter().map(|(_, value)| *value))?.median;
+                Some((median, *setting, values))
+            }
+            Contestant::Virtiofsd(_) | Contestant::Pinhole { .. } | Contestant::Native => None,
+        });
+        let best = peers.reduce(|best, next| if self.better.is_better(next.0, best.0) { next } else { best });
+        best.map(|(_, setting, values)| (setting, values))
+    }
+}
+
+impl Better {
+    /// Whether `value` is better than `other`.
+    pub(crate) fn is_better(self, value: f64, other: f64) -> bool {
+        match self {
+            Self::Higher => value > other,
+            Self::Lower => value < other,
+        }
+    }
+}
+
+impl Spread {
+    /// `None` where there is no value.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let upper = *sorted.get(sorted.len() / 2)?;
+        let lower = *sorted.get((sorted.len() - 1) / 2)?;
+        Some(Self { median: f64::midpoint(lower, upper), min, max })
+    }
+}
+
+impl Beside {
+    /// `None` where no turn has both.
+    fn of(own: &[(usize, f64)], other: &[(usize, f64)]) -> Option<Self> {
+        let ratios = own.iter().filter_map(|(turn, value)| {
+            let (_, beside) = other.iter().find(|(same, _)| same == turn)?;
+            (*beside > 0.0).then_some(value / beside)
+        });
+        Some(Self { value: Spread::of(other.iter().map(|(_, value)| *value))?, ratio: Spread::of(ratios)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SINGLE: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+    const POOL: VirtiofsdSetting = VirtiofsdSetting { pool: 4, cache: "auto" };
+
+    fn figure(better: Better, value: f64) -> Vec<Figure> {
+        vec![Figure { row: "row".to_owned(), unit: "us", better, value }]
+    }
+
+    fn run(better: Better, turns: &[[f64; 3]]) -> Comparison {
+        let pinhole = Contestant::Pinhole { program: "pinhole".into() };
+        let mut samples = Samples::default();
+        for (turn, [own, single, pool]) in turns.iter().enumerate() {
+            samples.add(&pinhole, turn, figure(better, *own));
+            samples.add(&Contestant::Virtiofsd(SINGLE), turn, figure(better, *single));
+            samples.add(&Contestant::Virtiofsd(POOL), turn, figure(better, *pool));
+        }
+        samples.comparisons().remove(0)
+    }
+
+    #[test]
+    fn a_ratio_is_of_the_same_turn_and_the_median_is_theirs() {
+        // The third turn was disturbed for both: the ratio stays.
+        let comparison = run(Better::Lower, &[[1.0, 2.0, 9.0], [1.0, 2.0, 9.0], [10.0, 20.0, 90.0]]);
+        let (setting, peer) = comparison.peer.unwrap();
+        assert_eq!(setting, SINGLE);
+        assert_eq!(peer.ratio, Spread { median: 0.5, min: 0.5, max: 0.5 });
+        assert_eq!(comparison.pinhole, Spread { median: 1.0, min: 1.0, max: 10.0 });
+    }
+
+    #[test]
+    fn the_peer_is_taken_at_its_best_by_the_rows_own_direction() {
+        let turns = [[6.0, 2.0, 3.0], [6.0, 2.0, 3.0]];
+        let (setting, peer) = run(Better::Higher, &turns).peer.unwrap();
+        assert_eq!((setting, peer.ratio.median), (POOL, 2.0));
+        let (setting, peer) = run(Better::Lower, &turns).peer.unwrap();
+        assert_eq!((setting, peer.ratio.median), (SINGLE, 3.0));
+    }
+
+    #[test]
+    fn without_a_pool_is_its_own_comparison() {
+        let comparison = run(Better::Higher, &[[6.0, 2.0, 3.0]]);
+        assert_eq!(comparison.poolless.unwrap().ratio, Spread { median: 3.0, min: 3.0, max: 3.0 });
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between_the_middle_two() {
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Some(Spread { median: 3.0, min: 1.0, max: 8.0 }));
+        assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn a_turn_that_one_of_them_lacks_makes_no_ratio() {
+        let half = Spread { median: 0.5, min: 0.5, max: 0.5 };
+        assert_eq!(Beside::of(&[(0, 1.0), (1, 2.0)], &[(1, 4.0)]).unwrap().ratio, half);
+        assert!(Beside::of(&[(0, 1.0)], &[(1, 4.0)]).is_none());
+        assert!(Beside::of(&[(0, 1.0)], &[(0, 0.0)]).is_none());
+    }
+}
