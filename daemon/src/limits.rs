@@ -108,3 +108,10 @@ pub const POLL_DEFAULT: std::time::Duration = std::time::Duration::from_micros(3
 
 /// The longest time in microseconds for which a worker may look for a request: what takes longer is better slept for.
 pub const POLL_US_MAX: u64 = 1000;
+
+/// Deleted files that wait to be closed at most; each holds a descriptor.
+pub const REAPER_BACKLOG_MAX: usize = 256;
+
+/// Blocks of 512 bytes from which on the last close of a deleted file is left to another thread: 8 MiB. Less is given
+/// back in the time that waking the thread takes.
+pub const REAPER_BLOCKS_MIN: u64 = 16 << 10;

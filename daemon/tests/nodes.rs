@@ -255,6 +255,25 @@ fn a_file_that_is_open_outlives_its_name() {
 }
 
 #[test]
+fn a_large_deleted_file_is_closed_by_somebody_else() {
+    let (directory, share) = share(FileHandles::Mandatory);
+    std::fs::write(directory.path().join("a"), vec![1; 16 << 20]).unwrap();
+    let node = look_up(&share, "a").node;
+    let handle = open(&share, node).unwrap().handle;
+    with_name("a", |name| share.unlink(at(NodeId::ROOT, protocol::Unlink { name })).unwrap());
+    // Open by way of the node too, so that the last close is the FORGET's.
+    inode(&share, node).unwrap();
+    release(&share, handle);
+    share.forget(at(node, Forget { count: 1 }));
+    assert_eq!((share.held().nodes, share.held().handles), (0, 0));
+    let start = std::time::Instant::now();
+    while share.held().descriptors > 0 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", share.held());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn directories_are_found_again_however_deep_they_lie() {
     for way in BOTH {
         let (directory, share) = share(way);

@@ -88,6 +88,11 @@ impl<'b> DirentBuffer<'b> {
         self.bytes.len()
     }
 
+    /// Bytes that are left.
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.bytes.len())
+    }
+
     /// Whether an entry with a name of so many bytes fits. Ask before a lookup reference is taken for it.
     pub fn fits(&self, name_len: usize) -> bool {
         self.end_after(name_len).is_some()

@@ -2,7 +2,7 @@
 
 use super::config::CacheMode;
 use super::data::sync;
-use super::handles::DirHandle;
+use super::handles::{DirHandle, Stream};
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
@@ -15,6 +15,9 @@ use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
+
+/// Bytes of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
+const HOST_ENTRY_LEN_MAX: usize = 280;
 
 /// Whether a listing goes on after an entry.
 enum Step {
@@ -31,7 +34,7 @@ impl Passthrough {
         let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.directories.insert(DirHandle {
             node: NodeRef::clone(node),
-            stream: Mutex::new(stream),
+            stream: Mutex::new(Stream { fd: stream, position: Some(0) }),
             _ticket: ticket,
         })?;
         let flags = match self.config.cache {
@@ -43,7 +46,7 @@ impl Passthrough {
 
     pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.directories.get(list.handle)?;
-        self.list(&directory, list.offset, |_, entry| {
+        self.list(&directory, (list.offset, into), |_, entry, into| {
             Ok(match into.push(&dirent(&directory, entry)) {
                 Ok(()) => Step::Next,
                 Err(protocol::Full) => Step::Full,
@@ -57,7 +60,7 @@ impl Passthrough {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         let directory = self.directories.get(plus.list.handle)?;
-        self.list(&directory, plus.list.offset, |stream, entry| {
+        self.list(&directory, (plus.list.offset, into), |stream, entry, into| {
             if !into.fits(entry.file_name().to_bytes().len()) {
                 return Ok(Step::Full);
             }
@@ -84,29 +87,46 @@ impl Passthrough {
         })
     }
 
-    /// Goes through the host's entries from a cookie on, until `take` is full or the directory ends.
+    /// Goes through the host's entries from a cookie on, until there is little room left or the directory ends.
+    ///
+    /// The host is asked for as much as has room in the guest's form: what it gave and the guest did not take would
+    /// have to be sought and read again.
     fn list(
         &self,
         directory: &DirHandle,
-        cookie: u64,
-        mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>) -> Answer<Step>,
+        (cookie, into): (u64, &mut DirentBuffer<'_>),
+        mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Step>,
     ) -> Answer<()> {
-        let stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        // The host's position stands behind the last entry that it gave, not behind the last one that fitted.
-        rustix::fs::seek(&*stream, SeekFrom::Start(cookie)).map_err(errno)?;
+        let mut stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let Stream { fd, position } = &mut *stream;
+        if *position != Some(cookie) {
+            *position = None;
+            rustix::fs::seek(&*fd, SeekFrom::Start(cookie)).map_err(errno)?;
+        }
         let mut buffer = [MaybeUninit::uninit(); LISTING_BUFFER_LEN];
-        let mut entries = RawDir::new(stream.as_fd(), &mut buffer);
-        let mut taken = false;
-        while let Some(entry) = entries.next() {
-            match entry {
-                Ok(entry) => match take(stream.as_fd(), &entry)? {
-                    Step::Next => taken = true,
-                    Step::Full => break,
-                },
-                // What was taken must reach the guest, which owes a FORGET for it; the error comes again.
-                Err(_) if taken => break,
-                Err(error) => return Err(errno(error)),
+        let mut before = Some(cookie);
+        while let Some(space) = host_len(into).and_then(|len| buffer.get_mut(..len)) {
+            *position = None;
+            let mut entries = RawDir::new(fd.as_fd(), space);
+            loop {
+                match entries.next() {
+                    Some(Ok(entry)) => match take(fd.as_fd(), &entry, into)? {
+                        Step::Next => before = Some(entry.next_entry_cookie()),
+                        Step::Full => return Ok(()),
+                    },
+                    // What was taken must reach the guest, which owes a FORGET for it; the error comes again.
+                    Some(Err(_)) if !into.is_empty() => return Ok(()),
+                    Some(Err(error)) => return Err(errno(error)),
+                    None => {
+                        *position = before;
+                        return Ok(());
+                    }
+                }
+                if entries.is_buffer_empty() {
+                    break;
+                }
             }
+            *position = before;
         }
         Ok(())
     }
@@ -117,13 +137,25 @@ impl Passthrough {
         let _ticket = self.ticket()?;
         let stream = {
             let stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            rustix::io::fcntl_dupfd_cloexec(&*stream, 0).map_err(errno)?
+            rustix::io::fcntl_dupfd_cloexec(&stream.fd, 0).map_err(errno)?
         };
         sync(stream.as_fd(), fsync.flags)
     }
 
     pub(super) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
-        self.directories.remove(release.handle)
+        self.directories.remove(release.handle).map(drop)
+    }
+}
+
+/// Bytes of host entries that have room whatever their names; `None` where it is time to answer.
+fn host_len(into: &DirentBuffer<'_>) -> Option<usize> {
+    // A host entry takes 24 bytes or more and 8 less than one of READDIR; with attributes, 136 less.
+    let len = if into.is_plus() { into.room() / 20 * 3 } else { into.room() / 4 * 3 };
+    match len {
+        // The first must be read however little room there is; whether it fits is seen then.
+        ..HOST_ENTRY_LEN_MAX if into.is_empty() => Some(HOST_ENTRY_LEN_MAX),
+        ..HOST_ENTRY_LEN_MAX => None,
+        _ => Some(len.min(LISTING_BUFFER_LEN)),
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct FileHandle {
     pub(crate) traits: Traits,
     /// The host cannot tell cached data from data that has to be waited for.
     pub(crate) always_waits: AtomicBool,
+    /// [`super::Passthrough::deletions`] when it was opened.
+    pub(crate) deletions: u64,
     pub(crate) _tickets: (Ticket, Option<Ticket>),
 }
 
@@ -42,9 +44,17 @@ impl AsFd for FileHandle {
 pub(crate) struct DirHandle {
     /// Which directory it is; entries are looked up in it.
     pub(crate) node: NodeRef,
-    /// The listing position belongs to the descriptor; a READDIR holds this lock from seek to last entry.
-    pub(crate) stream: Mutex<OwnedFd>,
+    pub(crate) stream: Mutex<Stream>,
     pub(crate) _ticket: Ticket,
+}
+
+/// The descriptor of an open directory, to which the listing position belongs; a READDIR holds its lock from seek to
+/// last entry.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) fd: OwnedFd,
+    /// The cookie of the entry before the host's position, where that is known.
+    pub(crate) position: Option<u64>,
 }
 
 /// Open things of one kind under handles of one guest.
@@ -85,9 +95,8 @@ impl<T> HandleTable<T> {
     ///
     /// # Errors
     /// EBADF as for [`HandleTable::get`].
-    pub(crate) fn remove(&self, handle: Handle) -> Result<(), Errno> {
-        // The descriptor is closed here, without a lock.
-        self.open.remove(handle.0 ^ self.mark).map(drop).ok_or(Errno::EBADF)
+    pub(crate) fn remove(&self, handle: Handle) -> Result<Arc<Entry<T>>, Errno> {
+        self.open.remove(handle.0 ^ self.mark).ok_or(Errno::EBADF)
     }
 
     /// Takes every handle back.

@@ -5,6 +5,7 @@
 use super::Caller;
 use super::resolve::errno;
 use crate::limits::GROUPS_MAX;
+use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -76,19 +77,12 @@ impl Identity {
         }
         let (uid, gid) = (checked_id(caller.uid)?, checked_id(caller.gid)?);
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        let groups: Vec<Gid> = match &caller.groups {
-            Some(groups) => groups
-                .clone()
-                .take(GROUPS_MAX)
-                .map(|group| checked_id(group).map(Gid::from_raw))
-                .collect::<Result<_, Errno>>()?,
-            None => Vec::new(),
-        };
+        let groups = checked_groups(caller)?;
         if uid == self.own_uid && gid == self.own_gid && groups.is_empty() {
             return Ok(assumed);
         }
         // Groups go first: afterwards the thread may no longer have the right to drop the daemon's own.
-        if groups != self.own_groups {
+        if groups.as_slice() != self.own_groups {
             rustix::thread::set_thread_groups(&groups).map_err(errno)?;
             assumed.groups = true;
         }
@@ -120,6 +114,14 @@ impl Identity {
         KEEPS_SUID.set(!kill);
         Ok(())
     }
+}
+
+fn checked_groups(caller: &Caller<'_>) -> Result<ArrayVec<Gid, GROUPS_MAX>, Errno> {
+    let mut checked = ArrayVec::new();
+    for group in caller.groups.clone().into_iter().flatten().take(GROUPS_MAX) {
+        checked.push(Gid::from_raw(checked_id(group)?));
+    }
+    Ok(checked)
 }
 
 /// An id that is not the "no id" of `setresuid` and `chown`.

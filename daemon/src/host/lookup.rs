@@ -159,7 +159,7 @@ impl Passthrough {
             name: name.as_c_str().into(),
             birth,
         });
-        (mount, WayBack::Name(RwLock::new(origin)))
+        (mount, WayBack::Name(Box::new(RwLock::new(origin))))
     }
 
     /// After a RENAME: what cannot be found by handle is found under its new name.

@@ -19,6 +19,7 @@ mod nodes;
 mod open;
 mod passthrough;
 mod reach;
+mod reaper;
 mod resolve;
 mod table;
 mod thread;

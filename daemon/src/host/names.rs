@@ -75,8 +75,9 @@ impl Passthrough {
     }
 
     pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
-        rustix::fs::unlinkat(&*self.reach(parent)?, call.operation.name.as_c_str(), AtFlags::empty())
-            .map_err(errno)
+        let directory = self.reach(parent)?;
+        self.count_deletion();
+        rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
     }
 
     pub(super) fn rm_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
@@ -89,6 +90,7 @@ impl Passthrough {
         let new_parent = self.nodes.get(new_directory)?;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
         let (from, to) = (self.reach(parent)?, self.reach(&new_parent)?);
+        self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;
         self.note_moved(to.as_fd(), &new_parent, new_name);

@@ -67,7 +67,7 @@ pub(crate) enum WayBack {
     Handle(InodeHandle),
     /// By the name in a directory under which it was seen last; for what is no directory, so that a directory in
     /// turn never has to be found by name.
-    Name(RwLock<Option<Origin>>),
+    Name(Box<RwLock<Option<Origin>>>),
     /// Not at all: its descriptor stays.
     None,
 }
@@ -344,7 +344,7 @@ impl Node {
     /// Takes over what a newcomer of the same inode brings that is newer; whether that is its descriptor.
     fn take_from(&self, newcomer: Newcomer) -> bool {
         if let (WayBack::Name(own), WayBack::Name(other)) = (&self.way_back, newcomer.way_back)
-            && let Some(origin) = other.into_inner().unwrap_or_else(PoisonError::into_inner)
+            && let Some(origin) = (*other).into_inner().unwrap_or_else(PoisonError::into_inner)
         {
             *own.write().unwrap_or_else(PoisonError::into_inner) = Some(origin);
         }
@@ -363,4 +363,14 @@ impl Node {
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_takes_little_memory() {
+        assert!(size_of::<Entry<Node>>() <= 104, "{} bytes", size_of::<Entry<Node>>());
+    }
 }

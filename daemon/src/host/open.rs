@@ -76,6 +76,7 @@ impl Passthrough {
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
+            deletions: self.deletions(),
             always_waits: AtomicBool::new(false),
             _tickets: (ticket, direct_ticket),
         })?;
@@ -137,7 +138,7 @@ impl Passthrough {
                 Ok(stat) => stat.attr(),
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
-                    self.files.remove(reply.handle)?;
+                    drop(self.files.remove(reply.handle)?);
                     return Err(errno);
                 }
             };
@@ -190,6 +191,6 @@ impl Passthrough {
     }
 
     pub(super) fn release(&self, release: protocol::Release) -> Answer<()> {
-        self.files.remove(release.handle)
+        self.files.remove(release.handle).map(|file| self.retire_file(file))
     }
 }

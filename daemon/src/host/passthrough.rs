@@ -9,6 +9,7 @@ use super::inode_handle::InodeHandle;
 use super::mounts::MountTable;
 use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
+use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
 use super::{Allowed, Answer, Call, Caller, FileSystem, Pace, thread};
 use crate::io_vectors::IoVectors;
@@ -31,6 +32,9 @@ pub struct Passthrough {
     pub(super) proc_fds: ProcFds,
     pub(super) identity: Identity,
     pub(super) budget: Budget,
+    pub(super) reaper: Reaper,
+    /// Names that this share's guest has taken from files.
+    deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
     negotiated: AtomicU64,
 }
@@ -82,7 +86,7 @@ pub enum OpenError {
     },
     /// A thread cannot be made fit to serve.
     #[error(
-        "a thread cannot have a umask and a working directory of its own ({source}): allow unshare(CLONE_FS)"
+        "a thread with a umask and a working directory of its own cannot be had ({source}): allow threads and unshare(CLONE_FS)"
     )]
     Thread {
         /// What the host says.
@@ -145,9 +149,20 @@ impl Passthrough {
             mounts,
             proc_fds,
             identity,
+            reaper: Reaper::start().map_err(|source| OpenError::Thread { source })?,
+            deletions: AtomicU64::new(0),
             negotiated: AtomicU64::new(0),
             config,
         })
+    }
+
+    /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.
+    pub(super) fn deletions(&self) -> u64 {
+        self.deletions.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_deletion(&self) {
+        self.deletions.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn negotiated(&self, flag: InitFlags) -> bool {
@@ -211,7 +226,9 @@ impl FileSystem for Passthrough {
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
         let Call { node, operation, .. } = call.into_inner();
-        drop(self.nodes.forget(node, operation.count));
+        if let Some(node) = self.nodes.forget(node, operation.count) {
+            self.retire_node(node);
+        }
     }
 
     families! {

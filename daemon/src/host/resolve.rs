@@ -124,6 +124,15 @@ impl Stat {
         FileType::from_raw_mode(u32::from(self.0.stx_mode))
     }
 
+    /// Blocks of 512 bytes.
+    pub(crate) const fn blocks(&self) -> u64 {
+        self.0.stx_blocks
+    }
+
+    pub(crate) const fn is_deleted(&self) -> bool {
+        self.0.stx_nlink == 0
+    }
+
     pub(crate) const fn size(&self) -> u64 {
         self.0.stx_size
     }

@@ -1,0 +1,73 @@
+//! The last close of a deleted file, which is when the host gives its blocks back: for a large one that takes long,
+//! and neither hiprio nor a request queue waits for it.
+
+use super::handles::FileHandle;
+use super::nodes::NodeRef;
+use super::passthrough::Passthrough;
+use super::resolve;
+use super::table::Entry;
+use crate::limits::{REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
+use rustix::fs::FileType;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+/// Memory for the thread's stack: it only closes.
+const STACK_LEN: usize = 64 << 10;
+
+/// What nobody asks for any longer; dropping it closes it.
+#[derive(Debug)]
+enum Retired {
+    #[expect(dead_code, reason = "held to be dropped")]
+    Node(NodeRef),
+    #[expect(dead_code, reason = "held to be dropped")]
+    File(Arc<Entry<FileHandle>>),
+}
+
+/// A thread that closes; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    backlog: SyncSender<Retired>,
+}
+
+impl Reaper {
+    /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (backlog, retired) = sync_channel::<Retired>(REAPER_BACKLOG_MAX);
+        let close = move || retired.into_iter().for_each(drop);
+        std::thread::Builder::new().name("reaper".to_owned()).stack_size(STACK_LEN).spawn(close)?;
+        Ok(Self { backlog })
+    }
+
+    /// Closes, here where the backlog is full: what is retired holds descriptors, so it must not pile up.
+    fn close(&self, retired: Retired) {
+        if let Err(full) = self.backlog.try_send(retired) {
+            drop(full);
+        }
+    }
+}
+
+impl Passthrough {
+    /// A node that the guest has forgotten.
+    pub(super) fn retire_node(&self, node: NodeRef) {
+        let closes_late = node.kind == FileType::RegularFile
+            && node.descriptor().is_some_and(|descriptor| is_slow_to_close(descriptor.as_fd()));
+        if closes_late {
+            self.reaper.close(Retired::Node(node));
+        }
+    }
+
+    /// A file that the guest has released.
+    pub(super) fn retire_file(&self, file: Arc<Entry<FileHandle>>) {
+        // Asking costs as much as closing, so only where something was deleted since the file was opened.
+        if file.deletions != self.deletions() && is_slow_to_close(file.as_fd()) {
+            self.reaper.close(Retired::File(file));
+        }
+    }
+}
+
+/// Whether closing it may give back many blocks.
+fn is_slow_to_close(fd: BorrowedFd<'_>) -> bool {
+    resolve::stat(fd).is_ok_and(|stat| stat.is_deleted() && stat.blocks() >= REAPER_BLOCKS_MIN)
+}
