@@ -7,7 +7,6 @@
 mod aims;
 mod chart;
 mod cost;
-mod cost;
 mod figure;
 mod fresh;
 mod guest;
@@ -65,8 +64,6 @@ enum Part {
     Guest,
     /// What a daemon takes from its host
     Cost,
-    /// What a daemon takes from its host
-    Cost,
 }
 
 /// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
@@ -115,7 +112,6 @@ impl Part {
         match self {
             Self::Wire => wire.turn(contestant, place, progress),
             Self::Guest => guest::turn(contestant, place, progress),
-            Self::Cost => cost::turn(contestant, place, progress),
             Self::Cost => cost::turn(contestant, place, progress),
         }
     }

@@ -94,7 +94,7 @@ impl Report {
             let metric = |name: &str| self.comparison(&format!("{row}: {name}"));
             let own =
                 |name: &str| metric(name).map_or_else(String::new, |found| figure(found.pinhole.median));
-            let times =
+            let by =
                 |name: &str| metric(name).map_or_else(String::new, |found| ratio(found.peer.map(second)));
             table.row(vec![
                 row.to_owned(),
