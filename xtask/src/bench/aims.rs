@@ -105,8 +105,9 @@ const RATES: [(&str, u32, f64); 12] = [
     ("readdirplus", 1, 2.0),
 ];
 
-/// Rows of a guest that go through many small files.
-const GUEST_SMALL: &str = "guest: read 20,000 small files";
+/// Rows of a guest that fill or read many small files.
+const GUEST_SMALL: [&str; 3] =
+    ["guest: read 20,000 small files", "guest: create 5,000 files", "guest: unpack 3,000 files"];
 
 /// Of every row of a guest, and of those.
 const GUEST: (f64, f64) = (1.0, 1.3);
@@ -124,7 +125,8 @@ pub(crate) fn all<'r>(rows: impl Iterator<Item = &'r str>) -> Vec<Aim> {
     let mut all = wire();
     for row in rows {
         if row.starts_with("guest: ") {
-            let least = if row.starts_with(GUEST_SMALL) { GUEST.1 } else { GUEST.0 };
+            let small = GUEST_SMALL.iter().any(|start| row.starts_with(start));
+            let least = if small { GUEST.1 } else { GUEST.0 };
             all.push(Aim { row: row.to_owned(), against: Against::Peer, bound: Bound::AtLeast(least) });
         }
         let cost = COST.iter().filter(|(start, ..)| row.starts_with(start));
