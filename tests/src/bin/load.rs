@@ -11,9 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pinhole_tests::load::{
-    LoadError, Measured, Options, Row, Server, hold, measure, measure_native, prepare,
-};
+use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, hold, measure, measure_native};
 
 /// Plays a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports what came of it.
 #[derive(Debug, Parser)]
@@ -97,7 +95,6 @@ fn run(arguments: Arguments) -> Result<(), LoadError> {
     let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
     let options =
         Options { share, rows, depths: arguments.depths, queues: arguments.queues, time: arguments.seconds };
-    prepare(&options.share)?;
     if !arguments.json {
         println!("{}", Measured::COLUMNS);
     }

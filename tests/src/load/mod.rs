@@ -17,7 +17,7 @@ mod urgent;
 mod watch;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -137,14 +137,6 @@ pub struct Server {
     pub process: u32,
 }
 
-/// Makes what the rows need beneath `share`; what is there already is kept.
-///
-/// # Errors
-/// [`LoadError::Host`].
-pub fn prepare(share: &Path) -> Result<(), LoadError> {
-    tree::prepare(share)
-}
-
 /// Measures bare host calls in `options.share`, each row in one thread, one call after the other.
 ///
 /// # Errors
@@ -153,11 +145,12 @@ pub fn measure_native(options: &Options, each: &mut dyn FnMut(&Measured)) -> Res
     native::measure(options, each)
 }
 
-/// Measures a daemon.
+/// Measures a daemon. What the rows work on is made first; what is there already is kept.
 ///
 /// # Errors
 /// [`LoadError::Row`] with the row that failed; an error of the connection.
 pub fn measure(server: &Server, options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
+    tree::prepare(&options.share, &options.rows)?;
     let machine = Arc::new(Machine::connect(&server.socket, options.queues)?);
     let (report, reports) = mpsc::channel();
     let first = Arc::clone(&machine);

@@ -35,6 +35,9 @@ struct Host {
 
 /// As [`super::measure_native`].
 pub(super) fn measure(options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
+    // Everything that any row works on is open for the whole run.
+    let all = Row::ALL.into_iter().map(|(_, row)| row).filter(|row| *row != Row::BesideCold);
+    tree::prepare(&options.share, &all.collect::<Vec<_>>())?;
     let mut host = Host::open(&options.share)?;
     for row in options.rows.iter().filter(|row| **row != Row::BesideCold) {
         let named = |source| LoadError::Row { row: row.name(), depth: 1, source: Box::new(source) };

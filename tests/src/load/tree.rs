@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::IFlags;
 
 use super::LoadError;
+use super::rows::Row;
 
 /// A folder of files.
 #[derive(Clone, Copy, Debug)]
@@ -51,25 +52,47 @@ pub(super) const fn small_len(number: usize) -> u64 {
     1024 + (number as u64 * 7919) % (15 * 1024 + 1)
 }
 
-/// Makes what is missing beneath `share`, and reads what is to be warm.
+/// Makes what `rows` need and is missing beneath `share`, and reads what is to be warm.
 ///
 /// # Errors
 /// [`LoadError::Host`].
-pub(super) fn prepare(share: &Path) -> Result<(), LoadError> {
-    for folder in [KNOWN, FEW, MANY] {
-        fill(&share.join(folder.name), folder.files, |_number| 0)?;
-    }
-    fill(&share.join(SMALL.name), SMALL.files, small_len)?;
-    spread(&share.join(MADE))?;
-    for big in [WARM, COLD, SYNCED] {
-        let path = share.join(big.name);
-        if fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
-            write(&path, big.len)?;
+pub(super) fn prepare(share: &Path, rows: &[Row]) -> Result<(), LoadError> {
+    for folder in [KNOWN, FEW, MANY, SMALL] {
+        let len = if folder.name == SMALL.name { small_len } else { |_number: usize| 0 };
+        if rows.iter().any(|row| needs(*row).contains(&folder.name)) {
+            fill(&share.join(folder.name), folder.files, len)?;
         }
     }
-    let mut warm = File::open(share.join(WARM.name)).map_err(LoadError::host("cannot open the warm file"))?;
-    std::io::copy(&mut warm, &mut std::io::sink()).map_err(LoadError::host("cannot read the warm file"))?;
+    if rows.contains(&Row::CreateUnlink) {
+        spread(&share.join(MADE))?;
+    }
+    for big in [WARM, COLD, SYNCED] {
+        let path = share.join(big.name);
+        let wanted = rows.iter().any(|row| needs(*row).contains(&big.name));
+        if wanted && fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
+            write(&path, big.len)?;
+        }
+        if wanted && big.name == WARM.name {
+            let mut warm = File::open(path).map_err(LoadError::host("cannot open the warm file"))?;
+            std::io::copy(&mut warm, &mut std::io::sink())
+                .map_err(LoadError::host("cannot read the warm file"))?;
+        }
+    }
     Ok(())
+}
+
+/// What a row works on.
+const fn needs(row: Row) -> &'static [&'static str] {
+    match row {
+        Row::GetAttr | Row::LookupHit | Row::LookupMiss | Row::OpenRelease => &[KNOWN.name],
+        Row::SmallFile => &[SMALL.name],
+        Row::Read(_) | Row::Write(_) => &[WARM.name],
+        Row::CreateUnlink => &[],
+        Row::ReadDirPlus => &[MANY.name],
+        Row::Fsync => &[SYNCED.name],
+        Row::Mixed => &[KNOWN.name, SMALL.name, WARM.name, FEW.name],
+        Row::BesideCold => &[KNOWN.name, COLD.name],
+    }
 }
 
 /// Directories to make files in, gone when dropped.

@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::aims::Bound;
 use super::figure::Better;
-use super::report::{Report, figure};
+use super::report::{Report, figure, times};
 use super::samples::{Comparison, Spread};
 use crate::step::{Failure, Outcome};
 
@@ -44,6 +44,8 @@ const HALF: f64 = 6.0;
 const WHISKER: f64 = 4.0;
 
 const GOOD: RGBColor = RGBColor(46, 125, 80);
+/// Better than the other, and short of the aim.
+const SHORT: RGBColor = RGBColor(214, 160, 50);
 const BAD: RGBColor = RGBColor(190, 70, 50);
 const AIM: RGBColor = RGBColor(20, 60, 160);
 const GRID: RGBColor = RGBColor(221, 221, 221);
@@ -86,7 +88,7 @@ fn aims(report: &Report) -> Vec<Bar> {
     ratios
         .map(|(aim, comparison, ratio)| {
             let verdict = if aim.bound.is_met(ratio.median) { "met" } else { "missed" };
-            let note = format!("{:.2}  aim {}: {verdict}", ratio.median, aim.words());
+            let note = format!("{}x  aim {}: {verdict}", times(ratio.median), aim.words());
             let (label, better) = (comparison.row.clone(), comparison.better);
             Bar { label, ratio, better, aim: Some(aim.bound), note }
         })
@@ -106,7 +108,8 @@ fn others(report: &Report) -> Vec<Bar> {
 fn bar(found: &Comparison, label: &str) -> Option<Bar> {
     let (setting, beside) = found.peer?;
     let (own, other) = (figure(found.pinhole.median), figure(beside.value.median));
-    let note = format!("{:.2}  {own} / {other} {} ({})", beside.ratio.median, found.unit, setting.short());
+    let note =
+        format!("{}x  {own} / {other} {} ({})", times(beside.ratio.median), found.unit, setting.short());
     Some(Bar { label: label.to_owned(), ratio: beside.ratio, better: found.better, aim: None, note })
 }
 
@@ -117,7 +120,8 @@ fn bounds(bars: &[Bar]) -> (f64, f64) {
     let (low, high) = all
         .filter(|value| *value > 0.0)
         .fold((0.5, 2.0), |(low, high), value| (value.min(low), value.max(high)));
-    (f64::max(low, 0.001) * 0.9, f64::min(high, 1000.0) * 1.1)
+    // What lies further out is cut off; its number stands beside it.
+    (f64::max(low, 0.02) * 0.9, f64::min(high, 50.0) * 1.1)
 }
 
 type Painted = Result<(), String>;
@@ -166,7 +170,11 @@ fn grid(area: &Area<'_>, (low, high): (f64, f64), bottom: f64, x: &dyn Fn(f64) -
 
 fn paint_bar(area: &Area<'_>, bar: &Bar, y: f64, x: &dyn Fn(f64) -> f64) -> Painted {
     let median = bar.ratio.median;
-    let color = if bar.better.is_better(1.0, median) { BAD } else { GOOD };
+    let color = match bar.aim {
+        _ if bar.better.is_better(1.0, median) => BAD,
+        Some(aim) if !aim.is_met(median) => SHORT,
+        Some(_) | None => GOOD,
+    };
     let ends = [(x(1.0), y - HALF), (x(median), y + HALF)];
     area.draw(&Rectangle::new(ends, color.mix(0.75).filled())).map_err(|error| error.to_string())?;
     line(area, [(x(bar.ratio.min), y), (x(bar.ratio.max), y)], BLACK, 1)?;

@@ -6,6 +6,7 @@
 
 mod aims;
 mod chart;
+mod cost;
 mod figure;
 mod fresh;
 mod guest;
@@ -61,15 +62,19 @@ enum Part {
     Wire,
     /// In a real guest
     Guest,
+    /// What a daemon takes from its host
+    Cost,
 }
 
 /// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
 /// mode changes the answers and hardly the work.
-const SETTINGS: [VirtiofsdSetting; 3] = [
-    VirtiofsdSetting { pool: 0, cache: "auto" },
-    VirtiofsdSetting { pool: 4, cache: "auto" },
-    VirtiofsdSetting { pool: 0, cache: "always" },
-];
+const SETTINGS: [VirtiofsdSetting; 3] = [PLAIN, VirtiofsdSetting { pool: 4, cache: "auto" }, KEEPING];
+
+/// Without a pool.
+const POOLLESS: [VirtiofsdSetting; 2] = [PLAIN, KEEPING];
+
+const PLAIN: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+const KEEPING: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -79,12 +84,15 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Part {
-    const ALL: [Self; 2] = [Self::Wire, Self::Guest];
+    const ALL: [Self; 3] = [Self::Wire, Self::Guest, Self::Cost];
 
     /// Who takes part.
     fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
         let settings = match self {
-            Self::Wire | Self::Guest => &SETTINGS,
+            Self::Wire => SETTINGS.as_slice(),
+            // A pool halves every row there: each request wakes one thread more, and the guest has one processor.
+            Self::Guest => &POOLLESS,
+            Self::Cost => &[PLAIN],
         };
         let mut all = vec![Contestant::Pinhole { program: program.to_path_buf() }];
         all.extend(settings.iter().copied().map(Contestant::Virtiofsd));
@@ -104,6 +112,7 @@ impl Part {
         match self {
             Self::Wire => wire.turn(contestant, place, progress),
             Self::Guest => guest::turn(contestant, place, progress),
+            Self::Cost => cost::turn(contestant, place, progress),
         }
     }
 }

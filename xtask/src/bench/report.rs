@@ -23,11 +23,13 @@ const WIRE: [&str; 7] = ["op/s", "p50", "p99", "p99.9", "CPU", "switches", "peak
 impl Report {
     /// The comparison that an aim speaks of, and its value there.
     pub(crate) fn aimed(&self) -> Vec<(Aim, &Comparison, Spread)> {
-        let found = aims::all().into_iter().filter_map(|aim| {
-            let comparison = self.comparison(&aim.row)?;
-            let value = aim.value(comparison)?;
-            Some((aim, comparison, value))
-        });
+        let found = aims::all(self.comparisons.iter().map(|found| found.row.as_str()))
+            .into_iter()
+            .filter_map(|aim| {
+                let comparison = self.comparison(&aim.row)?;
+                let value = aim.value(comparison)?;
+                Some((aim, comparison, value))
+            });
         found.collect()
     }
 
@@ -57,8 +59,8 @@ impl Report {
             table.row(vec![
                 comparison.row.clone(),
                 aim.words(),
-                format!("{:.2}", value.median),
-                format!("{:.2}..{:.2}", value.min, value.max),
+                times(value.median),
+                spread(value),
                 with_unit(comparison.pinhole.median, comparison.unit),
                 beside.map_or_else(String::new, |beside| with_unit(beside.value.median, comparison.unit)),
                 who.unwrap_or_default(),
@@ -92,7 +94,7 @@ impl Report {
             let metric = |name: &str| self.comparison(&format!("{row}: {name}"));
             let own =
                 |name: &str| metric(name).map_or_else(String::new, |found| figure(found.pinhole.median));
-            let times =
+            let by =
                 |name: &str| metric(name).map_or_else(String::new, |found| ratio(found.peer.map(second)));
             table.row(vec![
                 row.to_owned(),
@@ -101,14 +103,14 @@ impl Report {
                 rate.peer.map_or_else(String::new, |(setting, _)| setting.short()),
                 ratio(rate.peer.map(second)),
                 own("p50"),
-                times("p50"),
-                times("p99"),
-                times("p99.9"),
+                by("p50"),
+                by("p99"),
+                by("p99.9"),
                 own("CPU"),
-                times("CPU"),
+                by("CPU"),
                 own("switches"),
                 own("peak RSS"),
-                rate.native.map_or_else(String::new, |beside| format!("{:.2}", beside.ratio.median)),
+                rate.native.map_or_else(String::new, |beside| times(beside.ratio.median)),
             ]);
         }
         table
@@ -142,7 +144,7 @@ impl Report {
 
     /// Every value of every turn, and what was made of them.
     pub(crate) fn json(&self) -> Value {
-        let spread = |spread: Spread| json!({"median": spread.median, "min": spread.min, "max": spread.max});
+        let parts = |spread: Spread| json!({"median": spread.median, "min": spread.min, "max": spread.max});
         let rows = self.samples.rows().iter().map(|row| {
             let compared = self.comparison(&row.row);
             let series = row.series.iter().map(|(contestant, values)| {
@@ -155,12 +157,12 @@ impl Report {
                 "better": direction(row.better),
                 "series": series.collect::<Vec<_>>(),
                 "virtiofsd_at_its_best": compared.and_then(|found| found.peer).map(|(setting, _)| setting.to_string()),
-                "pinhole_by_virtiofsd": compared.and_then(|found| found.peer).map(|(_, beside)| spread(beside.ratio)),
-                "pinhole_by_native": compared.and_then(|found| found.native).map(|beside| spread(beside.ratio)),
+                "pinhole_by_virtiofsd": compared.and_then(|found| found.peer).map(|(_, beside)| parts(beside.ratio)),
+                "pinhole_by_native": compared.and_then(|found| found.native).map(|beside| parts(beside.ratio)),
             })
         });
         let aims = self.aimed().into_iter().map(|(aim, _, value)| {
-            json!({"row": aim.row, "aim": aim.words(), "value": spread(value), "met": aim.bound.is_met(value.median)})
+            json!({"row": aim.row, "aim": aim.words(), "value": parts(value), "met": aim.bound.is_met(value.median)})
         });
         json!({
             "date": self.machine.date,
@@ -206,11 +208,20 @@ pub(crate) const fn direction(better: Better) -> &'static str {
 }
 
 fn ratio(beside: Option<Beside>) -> String {
-    beside.map_or_else(String::new, |beside| format!("{:.2}", beside.ratio.median))
+    beside.map_or_else(String::new, |beside| times(beside.ratio.median))
 }
 
 fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", figure(value))
+}
+
+fn spread(spread: Spread) -> String {
+    format!("{}..{}", times(spread.min), times(spread.max))
+}
+
+/// A ratio, with the digits of a small one.
+pub(crate) fn times(value: f64) -> String {
+    if value < 0.1 { format!("{value:.4}") } else { format!("{value:.2}") }
 }
 
 /// Three digits that matter.

@@ -73,6 +73,9 @@ fn parent(described: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -88,12 +91,15 @@ mod tests {
     }
 
     #[test]
-    fn this_process_and_its_child_are_one_family() {
-        let mut child =
-            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let held = holdings(&[std::process::id()]).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(held.processes >= 2 && held.pss_kib > 0, "{held:?}");
+    fn a_shell_and_what_it_runs_are_one_family() {
+        let mut shell = Command::new("sh").args(["-c", "cat; true"]).stdin(Stdio::piped()).spawn().unwrap();
+        let began = Instant::now();
+        let mut held = holdings(&[shell.id()]).unwrap();
+        while held.processes < 2 && began.elapsed() < Duration::from_secs(10) {
+            held = holdings(&[shell.id()]).unwrap();
+        }
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert!(held.processes == 2 && held.descriptors >= 6 && held.pss_kib > 0, "{held:?}");
     }
 }

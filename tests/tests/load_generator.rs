@@ -1,0 +1,128 @@
+//! Can the load generator of the benchmark be trusted: does it play every row against the real binary, leave nothing
+//! behind, and say so when an answer is wrong.
+#![cfg(test)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use pinhole_tests::daemon::{Daemon, Serving};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Enough for a few operations of each row in a debug build.
+const SECONDS: &str = "--seconds=0.02";
+
+struct Fixture {
+    folder: TempDir,
+    daemon: Serving,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("pinhole-load-").tempdir().unwrap();
+        let daemon = Daemon::pinhole(folder.path()).unwrap().argument("--keep-listening").start().unwrap();
+        Self { folder, daemon }
+    }
+
+    fn load(&self, arguments: &[&str]) -> Output {
+        let mut command = load(self.folder.path());
+        command.arg("--socket").arg(self.daemon.socket()).arg(format!("--process={}", self.daemon.id()));
+        command.args(arguments).output().unwrap()
+    }
+}
+
+fn load(share: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_load"));
+    command.arg("--share").arg(share).arg("--json").arg(SECONDS);
+    command
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn number(line: &Value, field: &str) -> u64 {
+    line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"))
+}
+
+#[test]
+fn every_row_is_answered_and_counted() {
+    let fixture = Fixture::new();
+    let measured = lines(&fixture.load(&["--depths=1,8"]));
+    let listed = Command::new(env!("CARGO_BIN_EXE_load")).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for row in listed.lines() {
+        let of_row: Vec<_> = measured.iter().filter(|line| line["row"] == row).collect();
+        assert!(!of_row.is_empty(), "{row}");
+        // A listing of 10,000 entries, or a cold read, may take longer than the whole of this.
+        if row != "readdirplus" && row != "getattr-beside-cold" {
+            assert!(of_row.iter().all(|line| number(line, "operations") > 0), "{row}: {of_row:?}");
+        }
+        for line in of_row {
+            assert!(number(line, "p50_ns") <= number(line, "p99_ns"), "{line}");
+            assert!(number(line, "p99_ns") <= number(line, "p999_ns"), "{line}");
+            assert!(number(line, "peak_kib") > 0, "{line}");
+        }
+    }
+}
+
+#[test]
+fn several_queues_are_played_by_as_many_threads() {
+    let fixture = Fixture::new();
+    let measured = lines(&fixture.load(&["--rows=getattr,create-unlink,mixed", "--depths=4", "--queues=4"]));
+    assert_eq!(measured.len(), 3);
+    assert!(measured.iter().all(|line| number(line, "queues") == 4 && number(line, "operations") > 0));
+}
+
+#[test]
+fn the_daemons_time_and_switches_are_its_own() {
+    let fixture = Fixture::new();
+    let measured = lines(&fixture.load(&["--rows=getattr", "--depths=1"]));
+    let cpu = number(&measured[0], "cpu_ns_per_operation");
+    // No answer is free, and one at a time takes no longer than the guest waits for it.
+    assert!(cpu > 0, "{measured:?}");
+    assert!(number(&measured[0], "elapsed_ns") > 0);
+}
+
+#[test]
+fn directories_that_a_row_makes_for_itself_are_gone_behind_it() {
+    let fixture = Fixture::new();
+    lines(&fixture.load(&["--rows=create-unlink", "--depths=1,8"]));
+    let left = std::fs::read_dir(fixture.folder.path().join("made")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn bare_host_calls_play_every_row_but_the_one_about_a_queue() {
+    let folder = TempDir::new().unwrap();
+    let measured = lines(&load(folder.path()).arg("--native").output().unwrap());
+    assert!(measured.iter().all(|line| line["row"] != "getattr-beside-cold"));
+    assert!(measured.iter().all(|line| number(line, "operations") > 0), "{measured:?}");
+    assert!(measured.len() >= 21);
+}
+
+#[test]
+fn an_unknown_row_is_named_beside_those_there_are() {
+    let output = load(Path::new("/nonexistent")).args(["--native", "--rows=getattrs"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(text.contains("there is no row `getattrs`; the rows are getattr, lookup-hit"), "{text}");
+}
+
+#[test]
+fn a_wrong_answer_ends_the_run_with_the_row_and_the_errno() {
+    // A share that must not be changed refuses to make files.
+    let writable = Fixture::new();
+    lines(&writable.load(&["--rows=getattr,create-unlink", "--depths=1"]));
+    let folder = &writable.folder;
+    let daemon = Daemon::pinhole(folder.path()).unwrap().argument("--readonly").start().unwrap();
+    let mut command = load(folder.path());
+    command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.id()));
+    let output = command.args(["--rows=getattr,create-unlink", "--depths=1"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    // EROFS is 30.
+    assert!(text.contains("create-unlink, depth 1: errno 30"), "{text}");
+}
