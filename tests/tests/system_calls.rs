@@ -1,12 +1,12 @@
-//! How many system calls does a request cost that hits memory? The whole daemon runs under strace, all of its threads,
-//! at queue depth 1 and without polling; each request may cost the sleep before it, its own one call and the
-//! interrupt behind it, and nothing else.
+//! How many system calls does a request cost that hits memory, and what does it cost when there is none? The whole
+//! daemon runs under strace, all of its threads, at queue depth 1 and without polling; each request may cost the sleep
+//! before it, its own one call and the interrupt behind it, and nothing else.
 #![cfg(test)]
 
 use pinhole_tests::daemon::{pinhole_program, wait_for_exit};
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, WRITE};
-use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN};
+use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u64_at};
+use pinhole_tests::frontend::{Bench, EVENT_IDX, Frontend, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +23,8 @@ const PAGE: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Long enough for a call too many to appear.
 const SETTLED: Duration = Duration::from_millis(100);
+/// Without a request a thread must not have run in it.
+const IDLE: Duration = Duration::from_millis(500);
 /// Each request so often.
 const ROUNDS: usize = 10;
 
@@ -174,4 +176,72 @@ fn a_request_that_hits_memory_costs_one_call_beside_its_wake_and_its_interrupt()
     let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(O_RDWR).u32(0);
     traced.costs("WRITE", &write.bytes(&[7; PAGE]), 8, &["epoll_wait", "pwritev2", "write"]);
     traced.costs("LOOKUP", &lookup, ENTRY, &["epoll_wait", "statx", "write"]);
+}
+
+/// Kicks only where the device asks for it, as drivers do. Whatever the device has forgotten to ask for hangs.
+fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
+    let mut kicks = 0;
+    let message = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
+    for _ in 0..rounds {
+        let (queue, memory) = guest.queue(1).unwrap();
+        queue.want_interrupt(memory, queue.next_used()).unwrap();
+        let sent = queue.submit(memory, &message, OUT_HEADER_LEN + ATTR, Shape::default()).unwrap();
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if queue.wants_kick(memory).unwrap() {
+            queue.kick().unwrap();
+            kicks += 1;
+        }
+        let used = queue.wait(memory).unwrap();
+        check(&queue.take_reply(memory, &sent, used.len).unwrap(), UNIQUE).unwrap();
+    }
+    kicks
+}
+
+#[test]
+fn a_worker_that_looks_for_requests_loses_none() {
+    for features in [0, EVENT_IDX, EVENT_IDX | INDIRECT] {
+        for budget in ["0", "5", "30", "1000"] {
+            let setup = Setup { features, ..Setup::default() };
+            let mut bench = Bench::with(setup, &["--poll-us", budget]).unwrap();
+            let kicks = ask_as_asked(&mut bench.guest, 1000);
+            assert!(kicks <= 1000, "{kicks} kicks with {features:#x} and --poll-us {budget}");
+            bench.is_alive().unwrap();
+        }
+    }
+}
+
+/// How often the threads of a process have gone to sleep or were sent to.
+fn switches(id: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let count = |status: String| -> u64 {
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches:"));
+        lines.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    status.map(count).sum()
+}
+
+#[test]
+fn a_guest_that_asks_for_nothing_costs_nothing() {
+    let mut bench = Bench::with(Setup::default(), &["--poll-us", "1000"]).unwrap();
+    ask_as_asked(&mut bench.guest, 1000);
+    let began = Instant::now();
+    let mut before = switches(bench.daemon.id());
+    loop {
+        std::thread::park_timeout(IDLE);
+        let now = switches(bench.daemon.id());
+        if now == before {
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "its threads do not come to rest");
+        before = now;
+    }
+    // At rest is asleep, not busy.
+    let stat = fs::read_dir(format!("/proc/{}/task", bench.daemon.id())).unwrap();
+    for thread in stat {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        let state = stat.rsplit_once(") ").unwrap().1.chars().next();
+        assert_eq!(state, Some('S'), "{stat}");
+    }
+    bench.is_alive().unwrap();
 }

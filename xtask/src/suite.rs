@@ -120,7 +120,7 @@ fn needs(suite: &str) -> &'static [Part] {
 
 /// What a suite of the tests package starts on this machine, beside what is fetched.
 fn programs(suite: &str) -> &'static [&'static str] {
-    if suite == "durability" { &["strace"] } else { &[] }
+    if matches!(suite, "durability" | "system_calls") { &["strace"] } else { &[] }
 }
 
 /// The names of the test files in `folder`; none where it does not exist.
