@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io::{IoSliceMut, Write as _};
 use std::num::NonZero;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const ROOT: u64 = 1;
@@ -30,6 +30,8 @@ const EBADF: i32 = 9;
 const PAGE: usize = 4096;
 /// Long enough for whatever does not wait to be done.
 const A_WHILE: Duration = Duration::from_millis(300);
+/// Longer than a thread of the pool waits for work before it ends.
+const THREADS_LIMIT: Duration = Duration::from_secs(40);
 /// So many descriptors that a thousand requests fit, each of them behind one.
 const WIDE: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 const NARROW_SHAPE: Shape = Shape { indirect: true, piece_len: 1 << 20 };
@@ -177,6 +179,14 @@ impl Scene {
 
     fn footprint(&self) -> Footprint {
         Footprint::of(self.daemon.id()).unwrap()
+    }
+
+    fn wait_for_threads(&self, count: usize) {
+        let began = Instant::now();
+        while self.footprint().threads != count {
+            assert!(began.elapsed() < THREADS_LIMIT, "{:?}, not {count} threads", self.footprint());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 }
 
@@ -455,4 +465,21 @@ fn a_thousand_fsyncs_are_each_answered_once() {
         }
     }
     assert!(scene.footprint().threads <= threads.get() + 8, "more threads than were allowed");
+}
+
+#[test]
+fn threads_are_started_for_what_waits_and_end_when_nothing_does() {
+    let mut scene = Scene::new(WIDE, &["--thread-pool-size", "4"]);
+    scene.ask_at_once(2, getattr(), ATTR);
+    let before = scene.footprint().threads;
+    scene.stall();
+    let hanging = scene.submit_reads(1, 0..20);
+    scene.ask_at_once(1, getattr(), ATTR);
+    scene.wait_for_threads(before + 4);
+    std::thread::park_timeout(A_WHILE);
+    assert_eq!(scene.footprint().threads, before + 4, "no more than were allowed");
+    scene.go_on();
+    hanging.finish(&mut scene, 1);
+    // One stays for the next request that waits.
+    scene.wait_for_threads(before + 1);
 }
