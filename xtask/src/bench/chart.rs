@@ -55,7 +55,7 @@ const GRID: RGBColor = RGBColor(221, 221, 221);
 /// # Errors
 /// Where one cannot be written.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
-    let when = format!("{}; {}; {} turns", report.machine.date, report.machine.words, report.turns);
+    let when = format!("{}; {}; {}", report.machine.date, report.machine.words, report.turns);
     let charts = [
         (
             "aims.svg",

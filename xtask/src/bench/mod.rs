@@ -41,9 +41,9 @@ pub(crate) struct Arguments {
     /// Only one part
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// How often each contestant is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=99))]
-    turns: u16,
+    /// How often each contestant is measured [default: 5 at the wire, 3 in a guest and for cost]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
+    turns: Option<u16>,
     /// Measured time of each row of the wire at each depth
     #[arg(long, default_value_t = 0.15, value_parser = seconds)]
     seconds: f64,
@@ -85,6 +85,23 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 impl Part {
     const ALL: [Self; 3] = [Self::Wire, Self::Guest, Self::Cost];
+
+    /// In words.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Guest => "guest",
+            Self::Cost => "cost",
+        }
+    }
+
+    /// Turns unless the user says how many: what takes long gets fewer.
+    const fn turns(self) -> u16 {
+        match self {
+            Self::Wire => 5,
+            Self::Guest | Self::Cost => 3,
+        }
+    }
 
     /// Who takes part.
     fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
@@ -132,24 +149,27 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     known(&arguments.rows)?;
     let program = workspace::target().join("release/pinhole");
     let wire = Wire { rows: arguments.rows.clone(), seconds: arguments.seconds };
-    let turns = usize::from(arguments.turns);
-    let samples = measure(&parts, turns, &program, (&wire, &place))?;
+    let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
+    let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
+    let samples = measure(&parts, &program, (&wire, &place))?;
     let comparisons = samples.comparisons();
     let machine = Machine::here(&program, place.folder());
+    let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
+    let turns = format!("turns: {}", turns.join(", "));
     show(&Report { machine, turns, samples, comparisons }, arguments)
 }
 
 fn measure(
-    parts: &[Part],
-    turns: usize,
+    parts: &[(Part, usize)],
     program: &std::path::Path,
     (wire, place): (&Wire, &Place),
 ) -> Outcome<Samples> {
-    let each: usize = parts.iter().map(|part| part.contestants(program).len()).sum();
-    let progress = Progress::new((each * turns) as u64);
+    let steps: usize = parts.iter().map(|(part, turns)| part.contestants(program).len() * turns).sum();
+    let progress = Progress::new(steps as u64);
     let mut samples = Samples::default();
-    for turn in 0..turns {
-        for part in parts {
+    let last = parts.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
+    for turn in 0..last {
+        for (part, _) in parts.iter().filter(|(_, turns)| turn < *turns) {
             let mut contestants = part.contestants(program);
             // Whoever comes first finds colder caches; each does in its turn.
             let first = turn % contestants.len();
@@ -182,7 +202,7 @@ fn known(wanted: &[String]) -> Outcome {
 
 fn show(report: &Report, arguments: &Arguments) -> Outcome {
     say(format!(
-        "\n{}; {}; {}; {} turns",
+        "\n{}; {}; {}; {}",
         report.machine.date, report.machine.words, report.machine.versions, report.turns
     ));
     for (title, table) in [("wire", report.wire()), ("other rows", report.others()), ("aims", report.aims())]

@@ -12,7 +12,8 @@ use super::table::Table;
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    pub(crate) turns: usize,
+    /// How many of each part, in words.
+    pub(crate) turns: String,
     pub(crate) samples: Samples,
     pub(crate) comparisons: Vec<Comparison>,
 }
@@ -177,10 +178,10 @@ impl Report {
     /// The page beside the charts.
     pub(crate) fn page(&self) -> String {
         let head = format!(
-            "# The benchmark, {}\n\nWritten by `cargo xtask bench --chart docs/bench`; do not edit. On {}; {}. Contestants took turns, \
-             {} of each; a ratio is made of two figures of the same turn, and shown are the median of the ratios and \
-             their spread. virtiofsd is taken at the setting that is its best in each row. How it is measured: \
-             [testing](../testing.md#benchmarks).\n",
+            "# The benchmark, {}\n\nWritten by `cargo xtask bench --chart docs/bench`; not by hand.\n\n- machine: {}\n\
+             - programs: {}\n- {}\n\nContestants took turns in one run. A ratio is pinhole's figure by the other's of \
+             the same turn; shown are\nthe median of the ratios and how far they spread. virtiofsd is taken at the \
+             setting that is its best in each row.\n[Testing](../testing.md#benchmarks) says what each row does.\n",
             self.machine.date, self.machine.words, self.machine.versions, self.turns
         );
         let parts = [

@@ -88,7 +88,7 @@ pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) 
         figures.push(subject.start_to_ready(sandbox)?);
         figures.extend(subject.idle(sandbox)?);
         progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} at once"));
-        figures.push(subject.crowd(sandbox)?);
+        figures.extend(subject.crowd(sandbox)?);
     }
     for keeping in KEEPINGS {
         progress.tell(format!("cost: {contestant}, {}", keeping.argument));
@@ -153,13 +153,23 @@ impl Subject<'_> {
         ])
     }
 
-    /// Waiting for their guests.
-    fn crowd(&self, sandbox: Sandbox) -> Outcome<Figure> {
+    /// Waiting for their guests, and then each with its own.
+    fn crowd(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
         let serving = (0..CROWD).map(|_| self.start(sandbox, &[])).collect::<Outcome<Vec<_>>>()?;
         let processes: Vec<u32> = serving.iter().map(Serving::id).collect();
-        let held = holdings(&processes)?;
-        let row = format!("cost: PSS of {CROWD} daemons, {sandbox}");
-        Ok(lower(row, "MiB", number(held.pss_kib)? / 1024.0))
+        let waiting = holdings(&processes)?.pss_kib;
+        let connect = |serving: &Serving| Holder::connect(serving.socket(), self.share, 0);
+        let guests = serving.iter().map(connect).collect::<Outcome<Vec<_>>>()?;
+        let connected = holdings(&processes)?.pss_kib;
+        drop(guests);
+        Ok([
+            lower(format!("cost: PSS of {CROWD} daemons, {sandbox}"), "MiB", number(waiting)? / 1024.0),
+            lower(
+                format!("cost: PSS of {CROWD} daemons, each with a guest, {sandbox}"),
+                "MiB",
+                number(connected)? / 1024.0,
+            ),
+        ])
     }
 
     /// What the files that a guest knows cost.
