@@ -284,6 +284,8 @@ fn for_a_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
     header.extensions = pinhole_protocol::Extensions::EMPTY;
     header.pid = 0;
     let short = |offset: u64| offset & 0x3fff;
+    // Without set-user-id and set-group-id.
+    let plain = |mode: u32| mode & !0o6000;
     match operation {
         // The whole host would wait for its disks, and cookies and figures are the host's.
         Operation::SyncFs(_) | Operation::Fsync(_) | Operation::FsyncDir(_) => return false,
@@ -301,8 +303,21 @@ fn for_a_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
         Operation::Read(op) => op.offset = short(op.offset),
         Operation::Write(op) => op.offset = short(op.offset),
         Operation::SetAttr(op) => {
-            *op = SetAttr { size: op.size.map(short), atime: None, mtime: None, kill_suidgid: false, ..*op };
+            let mode = op.mode.map(plain);
+            *op = SetAttr {
+                size: op.size.map(short),
+                mode,
+                atime: None,
+                mtime: None,
+                kill_suidgid: false,
+                ..*op
+            };
         }
+        // When a host drops these bits is its own business; the model never does.
+        Operation::MkNod(op) => op.mode = plain(op.mode),
+        Operation::MkDir(op) => op.mode = plain(op.mode),
+        Operation::Create(op) => op.mode = plain(op.mode),
+        Operation::TmpFile(op) => op.mode = plain(op.mode),
         Operation::Fallocate(op) => {
             (op.offset, op.length) = (short(op.offset), short(op.length));
             op.mode &= FallocateMode::KEEP_SIZE | FallocateMode::PUNCH_HOLE;
