@@ -110,3 +110,231 @@ impl RateLimit {
         Some(std::mem::take(&mut self.suppressed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Allowed, Answer};
+    use crate::io_vectors::IoVectors;
+    use crate::session::Options;
+    use pinhole_policy::Policy;
+    use pinhole_protocol::{
+        self as protocol, Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx,
+    };
+    use std::sync::Arc;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::{Bytes as _, GuestAddress};
+
+    const TABLE: Table = Table { address: GuestAddress(0), count: 8 };
+    const MESSAGE: u64 = 0x1000;
+    const ROOM: u64 = 0x2000;
+    const ROOM_LEN: u32 = 256;
+    const UNTOUCHED: u8 = 0xa5;
+
+    /// A host that waits for every READ and has a bug in everything else.
+    struct Broken;
+
+    impl FileSystem for Broken {
+        fn reset(&self, _: InitFlags) {}
+        fn enter_thread(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn lookup(&self, _: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
+            panic!("a bug")
+        }
+        fn forget(&self, _: Allowed<'_, protocol::Forget>) {
+            panic!("a bug")
+        }
+        fn get_attr(&self, _: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
+            panic!("a bug")
+        }
+        fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>) -> Answer<Attr> {
+            panic!("a bug")
+        }
+        fn get_statx(&self, _: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
+            panic!("a bug")
+        }
+        fn access(&self, _: Allowed<'_, protocol::Access>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn stat_fs(&self, _: Allowed<'_, protocol::StatFs>) -> Answer<Statfs> {
+            panic!("a bug")
+        }
+        fn read_link(&self, _: Allowed<'_, protocol::ReadLink>, _: &mut Vec<u8>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn sym_link(&self, _: Allowed<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
+            panic!("a bug")
+        }
+        fn mk_nod(&self, _: Allowed<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
+            panic!("a bug")
+        }
+        fn mk_dir(&self, _: Allowed<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
+            panic!("a bug")
+        }
+        fn link(&self, _: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
+            panic!("a bug")
+        }
+        fn unlink(&self, _: Allowed<'_, protocol::Unlink<'_>>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn rm_dir(&self, _: Allowed<'_, protocol::RmDir<'_>>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn rename(&self, _: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn open(&self, _: Allowed<'_, protocol::Open>) -> Answer<OpenReply> {
+            panic!("a bug")
+        }
+        fn create(&self, _: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)> {
+            panic!("a bug")
+        }
+        fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
+            panic!("a bug")
+        }
+        fn flush(&self, _: Allowed<'_, protocol::Flush>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn release(&self, _: Allowed<'_, protocol::Release>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn read(&self, _: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
+            match pace {
+                Pace::Now => Err(Errno::EAGAIN),
+                Pace::Patient => Ok(into.copy_from(b"late")),
+            }
+        }
+        fn write(&self, _: Allowed<'_, protocol::Write>, _: &IoVectors<'_>, _: Pace) -> Answer<usize> {
+            panic!("a bug")
+        }
+        fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn lseek(&self, _: Allowed<'_, protocol::Lseek>) -> Answer<u64> {
+            panic!("a bug")
+        }
+        fn copy_file_range(&self, _: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
+            panic!("a bug")
+        }
+        fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn open_dir(&self, _: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply> {
+            panic!("a bug")
+        }
+        fn read_dir(&self, _: Allowed<'_, protocol::ReadDir>, _: &mut DirentBuffer<'_>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn read_dir_plus(
+            &self,
+            _: Allowed<'_, protocol::ReadDirPlus>,
+            _: &mut DirentBuffer<'_>,
+        ) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn fsync_dir(&self, _: Allowed<'_, protocol::FsyncDir>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn release_dir(&self, _: Allowed<'_, protocol::ReleaseDir>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn get_xattr(&self, _: Allowed<'_, protocol::GetXattr<'_>>, _: &mut Vec<u8>) -> Answer<u32> {
+            panic!("a bug")
+        }
+        fn list_xattr(&self, _: Allowed<'_, protocol::ListXattr>, _: &mut Vec<u8>) -> Answer<u32> {
+            panic!("a bug")
+        }
+        fn set_xattr(&self, _: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn remove_xattr(&self, _: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()> {
+            panic!("a bug")
+        }
+    }
+
+    /// A guest's request in its memory.
+    fn request(opcode: u32, arguments: &[u8]) -> GuestMemoryMmap {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let len = 40 + u32::try_from(arguments.len()).unwrap();
+        // len, opcode, unique, nodeid; then uid, gid, pid, total_extlen and padding.
+        let mut message = [len.to_le_bytes(), opcode.to_le_bytes()].concat();
+        message.extend([7u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+        message.extend([0; 16]);
+        message.extend(arguments);
+        memory.write_slice(&message, GuestAddress(MESSAGE)).unwrap();
+        memory.write_slice(&[UNTOUCHED; 256], GuestAddress(ROOM)).unwrap();
+        memory.write_obj(Descriptor::new(MESSAGE, len, 1, 1), GuestAddress(0)).unwrap();
+        memory.write_obj(Descriptor::new(ROOM, ROOM_LEN, 2, 0), GuestAddress(16)).unwrap();
+        memory
+    }
+
+    /// The error in the answer, and its body.
+    fn answer(memory: &GuestMemoryMmap, len: u32) -> (i32, Vec<u8>) {
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        memory.read_slice(&mut bytes, GuestAddress(ROOM)).unwrap();
+        (i32::from_le_bytes(*bytes[4..].first_chunk().unwrap()), bytes[16..].to_vec())
+    }
+
+    fn serving() -> (Session<Broken>, Taken, Scratch) {
+        let session = Session::new(Arc::new(Broken), Policy::full(), Options::default());
+        let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
+        init.extend([0; 48]);
+        let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));
+        taken.read(&memory, TABLE, 0, false).unwrap();
+        let fate = taken.serve(&session, &memory, Pace::Patient, &mut scratch);
+        assert!(session.is_serving(), "{fate:?}");
+        (session, taken, scratch)
+    }
+
+    #[test]
+    fn a_panic_is_an_eio_and_the_thread_goes_on() {
+        let (session, mut taken, mut scratch) = serving();
+        for _ in 0..3 {
+            let getattr = request(3, &[0; 16]);
+            taken.read(&getattr, TABLE, 0, false).unwrap();
+            let fate = taken.serve(&session, &getattr, Pace::Patient, &mut scratch);
+            assert_eq!(fate, Fate::Answered(16));
+            assert_eq!(answer(&getattr, 16), (-Errno::EIO.raw(), Vec::new()));
+        }
+        // Nothing is held by what has panicked: a new INIT waits for nobody.
+        session.end();
+        assert!(!session.is_serving());
+    }
+
+    #[test]
+    fn what_would_wait_is_left_untouched_and_can_be_served_again() {
+        let (session, mut taken, mut scratch) = serving();
+        let mut read = [0; 40];
+        read[16] = 100;
+        for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (50, &[0; 8][..])] {
+            let memory = request(opcode, arguments);
+            taken.read(&memory, TABLE, 0, false).unwrap();
+            let fate = taken.serve(&session, &memory, Pace::Now, &mut scratch);
+            assert_eq!(fate, Fate::WouldWait, "opcode {opcode}");
+            let room = answer(&memory, ROOM_LEN).1;
+            assert!(room.iter().all(|byte| *byte == UNTOUCHED), "opcode {opcode}");
+            let Fate::Answered(len) = taken.serve(&session, &memory, Pace::Patient, &mut scratch) else {
+                panic!("opcode {opcode} is not answered");
+            };
+            let expected = if opcode == 15 { (0, b"late".to_vec()) } else { (-Errno::EIO.raw(), Vec::new()) };
+            assert_eq!(answer(&memory, len), expected, "opcode {opcode}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_request_serves_the_next_one() {
+        let (_, mut taken, _) = serving();
+        let memory = request(3, &[0; 16]);
+        taken.read(&memory, TABLE, 0, false).unwrap();
+        let before = taken.footprint();
+        for _ in 0..100 {
+            taken.read(&memory, TABLE, 0, false).unwrap();
+            assert_eq!(taken.footprint(), before);
+        }
+        assert!(before <= 1024, "{before}");
+    }
+}
