@@ -2,6 +2,7 @@
 //! behind, and say so when an answer is wrong.
 #![cfg(test)]
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -53,7 +54,7 @@ fn every_row_is_answered_and_counted() {
     let measured = lines(&fixture.load(&["--depths=1,8"]));
     let listed = Command::new(env!("CARGO_BIN_EXE_load")).arg("--list").output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    for row in listed.lines() {
+    for (row, _depths) in listed.lines().filter_map(|line| line.split_once(' ')) {
         let of_row: Vec<_> = measured.iter().filter(|line| line["row"] == row).collect();
         assert!(!of_row.is_empty(), "{row}");
         // A listing of 10,000 entries, or a cold read, may take longer than the whole of this.
@@ -101,6 +102,23 @@ fn bare_host_calls_play_every_row_but_the_one_about_a_queue() {
     assert!(measured.iter().all(|line| line["row"] != "getattr-beside-cold"));
     assert!(measured.iter().all(|line| number(line, "operations") > 0), "{measured:?}");
     assert!(measured.len() >= 21);
+}
+
+#[test]
+fn steps_are_taken_as_they_are_asked_for_and_a_wrong_one_ends_it() {
+    let fixture = Fixture::new();
+    let mut command = load(fixture.folder.path());
+    command.arg("--steps").arg("--socket").arg(fixture.daemon.socket());
+    command.arg(format!("--process={}", fixture.daemon.id()));
+    let (input, mut asked) = io::pipe().unwrap();
+    asked.write_all(b"getattr 1\nlookup-hit 8\ngetattr 64\n").unwrap();
+    drop(asked);
+    let output = command.stdin(input).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((rows.len(), &rows[0]["row"], &rows[1]["depth"]), (2, &"getattr".into(), &8.into()));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(complaint, "error: `getattr 64`: give a depth from 1 to 33\n");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, hold, measure, measure_native};
+use pinhole_tests::load::{LoadError, Measured, Options, Row, Server, Subject, hold};
 
 /// Plays a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports what came of it.
 #[derive(Debug, Parser)]
@@ -47,15 +47,18 @@ struct Arguments {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-    /// Names the rows and measures none
+    /// Measure what standard input asks for, `getattr 32` a line, and nothing else
+    #[arg(long, conflicts_with = "rows")]
+    steps: bool,
+    /// Names the rows and their depths and measures none
     #[arg(long, exclusive = true)]
     list: bool,
 }
 
 fn depth(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(depth @ 1..=32) => Ok(depth),
-        Ok(_) | Err(_) => Err("give a depth from 1 to 32".to_owned()),
+        Ok(depth @ 1..=33) => Ok(depth),
+        Ok(_) | Err(_) => Err("give a depth from 1 to 33".to_owned()),
     }
 }
 
@@ -83,8 +86,9 @@ fn pause(reached: &str) -> io::Result<()> {
 
 fn run(arguments: Arguments) -> Result<(), LoadError> {
     if arguments.list {
-        for (name, _) in Row::ALL {
-            println!("{name}");
+        for (name, row) in Row::ALL {
+            let depths: Vec<String> = row.depths(&arguments.depths).iter().map(usize::to_string).collect();
+            println!("{name} {}", depths.join(" "));
         }
         return Ok(());
     }
@@ -92,21 +96,51 @@ fn run(arguments: Arguments) -> Result<(), LoadError> {
     if let (Some(inodes), Some(socket)) = (arguments.hold, &arguments.socket) {
         return hold(socket, &share, inodes, &mut pause);
     }
-    let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
-    let options =
-        Options { share, rows, depths: arguments.depths, queues: arguments.queues, time: arguments.seconds };
-    if !arguments.json {
-        println!("{}", Measured::COLUMNS);
-    }
-    let mut each = |measured: &Measured| {
+    let options = Options { share, queues: arguments.queues, time: arguments.seconds };
+    let subject = match (arguments.socket, arguments.process) {
+        (Some(socket), Some(process)) => Subject::daemon(&Server { socket, process }, options),
+        (_, _) => Subject::native(options),
+    }?;
+    let tell = |measured: &Measured| {
         if arguments.json {
             println!("{}", measured.json());
         } else {
             println!("{measured}");
         }
     };
-    match (arguments.socket, arguments.process) {
-        (Some(socket), Some(process)) => measure(&Server { socket, process }, &options, &mut each),
-        (_, _) => measure_native(&options, &mut each),
+    if arguments.steps {
+        return step_by_step(subject, &tell);
     }
+    if !arguments.json {
+        println!("{}", Measured::COLUMNS);
+    }
+    let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
+    every(subject, &rows, &arguments.depths, &tell)
+}
+
+/// One row after the other.
+fn every(
+    mut subject: Subject,
+    rows: &[Row],
+    depths: &[usize],
+    tell: &dyn Fn(&Measured),
+) -> Result<(), LoadError> {
+    for row in rows {
+        for depth in subject.depths(*row, depths) {
+            tell(&subject.measure(*row, depth)?);
+        }
+    }
+    Ok(())
+}
+
+/// What standard input asks for, `getattr 32` a line, until it ends.
+fn step_by_step(mut subject: Subject, tell: &dyn Fn(&Measured)) -> Result<(), LoadError> {
+    for line in io::stdin().lines() {
+        let line = line.map_err(|source| LoadError::Host { what: "cannot read a step", source })?;
+        let wrong = |what: String| LoadError::Step { line: line.clone(), what };
+        let (row, number) = line.split_once(' ').ok_or_else(|| wrong("give a row and a depth".to_owned()))?;
+        let row: Row = row.parse().map_err(wrong)?;
+        tell(&subject.measure(row, depth(number).map_err(wrong)?)?);
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod tree;
 mod urgent;
 mod watch;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,10 +30,12 @@ use pinhole_protocol::InitFlags;
 use crate::frontend::frame::opcode;
 pub use hold::hold;
 use machine::Machine;
+use native::Host;
 use player::{Player, Tally, Window};
 pub use report::Measured;
 use rows::{Ask, Data, Seat};
 pub use rows::{Blocks, Expect, Row};
+use tree::Prepared;
 use watch::Taken;
 
 /// Bytes of `fuse_entry_out`.
@@ -97,6 +100,14 @@ pub enum LoadError {
         /// Why.
         source: Box<LoadError>,
     },
+    /// A line of standard input asks for nothing that there is.
+    #[error("`{line}`: {what}")]
+    Step {
+        /// The line.
+        line: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The daemon has not answered.
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
@@ -113,15 +124,11 @@ impl LoadError {
     }
 }
 
-/// What to do.
+/// What does not change from row to row.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The share as the host sees it.
+    /// The share as the host sees it. What rows work on is made there; what is there already is kept.
     pub share: PathBuf,
-    /// The rows to measure, in this order.
-    pub rows: Vec<Row>,
-    /// Requests in flight on each queue, one measurement for each.
-    pub depths: Vec<usize>,
     /// Request queues, each with a client thread.
     pub queues: usize,
     /// Measured time of each row and depth; rows with long operations take a few times as long.
@@ -137,39 +144,71 @@ pub struct Server {
     pub process: u32,
 }
 
-/// Measures bare host calls in `options.share`, each row in one thread, one call after the other.
-///
-/// # Errors
-/// [`LoadError::Row`] with the row that failed.
-pub fn measure_native(options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
-    native::measure(options, each)
+/// What is measured, ready for any row.
+pub struct Subject {
+    options: Options,
+    kind: Kind,
 }
 
-/// Measures a daemon. What the rows work on is made first; what is there already is kept.
-///
-/// # Errors
-/// [`LoadError::Row`] with the row that failed; an error of the connection.
-pub fn measure(server: &Server, options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
-    tree::prepare(&options.share, &options.rows)?;
-    let machine = Arc::new(Machine::connect(&server.socket, options.queues)?);
-    let (report, reports) = mpsc::channel();
-    let first = Arc::clone(&machine);
-    thread::spawn(move || drop(report.send(init(&first))));
-    receive(&reports, LIMIT)??;
-    for row in &options.rows {
-        for depth in depths(*row, &options.depths) {
-            let named = |source| LoadError::Row { row: row.name(), depth, source: Box::new(source) };
-            let measured = one(&machine, server.process, options, *row, depth).map_err(named)?;
-            each(&measured);
+enum Kind {
+    Daemon { machine: Arc<Machine>, process: u32, prepared: Prepared },
+    Native(Box<Host>),
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Subject").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Subject {
+    /// A daemon: connects and says INIT.
+    ///
+    /// # Errors
+    /// Whatever it refuses.
+    pub fn daemon(server: &Server, options: Options) -> Result<Self, LoadError> {
+        let machine = Arc::new(Machine::connect(&server.socket, options.queues)?);
+        let (report, reports) = mpsc::channel();
+        let first = Arc::clone(&machine);
+        thread::spawn(move || drop(report.send(init(&first))));
+        receive(&reports, LIMIT)??;
+        let prepared = Prepared::new(options.share.clone());
+        Ok(Self { options, kind: Kind::Daemon { machine, process: server.process, prepared } })
+    }
+
+    /// Bare host calls, in one thread, one after the other.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`].
+    pub fn native(options: Options) -> Result<Self, LoadError> {
+        let host = Host::open(&options.share)?;
+        Ok(Self { options, kind: Kind::Native(Box::new(host)) })
+    }
+
+    /// The depths of `wanted` at which `row` is to be measured here: its own where it has one, 1 for bare calls, none
+    /// where it cannot be.
+    pub fn depths(&self, row: Row, wanted: &[usize]) -> Vec<usize> {
+        match &self.kind {
+            Kind::Daemon { .. } => row.depths(wanted),
+            Kind::Native(_) if row == Row::BesideCold => Vec::new(),
+            Kind::Native(_) => vec![1],
         }
     }
-    Ok(())
-}
 
-/// A row that has a depth of its own is measured once.
-fn depths(row: Row, wanted: &[usize]) -> Vec<usize> {
-    let own = row.slots(0);
-    if own == 0 { wanted.to_vec() } else { vec![own] }
+    /// Measures one row at one depth.
+    ///
+    /// # Errors
+    /// [`LoadError::Row`] with the row, the depth and why.
+    pub fn measure(&mut self, row: Row, depth: usize) -> Result<Measured, LoadError> {
+        let measured = match &mut self.kind {
+            Kind::Daemon { machine, process, prepared } => {
+                let made = prepared.add(row);
+                made.and_then(|()| one(machine, *process, &self.options, row, depth))
+            }
+            Kind::Native(host) => host.measure(row, row.time(self.options.time)),
+        };
+        measured.map_err(|source| LoadError::Row { row: row.name(), depth, source: Box::new(source) })
+    }
 }
 
 /// INIT as Linux 7.2 sends it for virtio-fs without a DAX window, and memory touched once.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
@@ -12,13 +12,13 @@ use super::report::Measured;
 use super::rows::Row;
 use super::tree::Fresh;
 use super::watch::Taken;
-use super::{LoadError, Options, WARM_UP, tree, watch};
+use super::{LoadError, WARM_UP, tree, watch};
 
 /// Room for entries of a directory, as glibc has it.
 const LISTING: usize = 32 << 10;
 
 /// What the calls work on, open for the whole run.
-struct Host {
+pub(super) struct Host {
     known: OwnedFd,
     files: Vec<(OwnedFd, String)>,
     small: OwnedFd,
@@ -33,21 +33,15 @@ struct Host {
     turn: u64,
 }
 
-/// As [`super::measure_native`].
-pub(super) fn measure(options: &Options, each: &mut dyn FnMut(&Measured)) -> Result<(), LoadError> {
-    // Everything that any row works on is open for the whole run.
-    let all = Row::ALL.into_iter().map(|(_, row)| row).filter(|row| *row != Row::BesideCold);
-    tree::prepare(&options.share, &all.collect::<Vec<_>>())?;
-    let mut host = Host::open(&options.share)?;
-    for row in options.rows.iter().filter(|row| **row != Row::BesideCold) {
-        let named = |source| LoadError::Row { row: row.name(), depth: 1, source: Box::new(source) };
-        each(&host.measure(*row, options).map_err(named)?);
-    }
-    Ok(())
-}
-
 impl Host {
-    fn open(share: &Path) -> Result<Self, LoadError> {
+    /// Opens everything that any row works on.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`].
+    pub(super) fn open(share: &Path) -> Result<Self, LoadError> {
+        let mut prepared = tree::Prepared::new(share.to_path_buf());
+        let mut all = Row::ALL.into_iter().map(|(_, row)| row).filter(|row| *row != Row::BesideCold);
+        all.try_for_each(|row| prepared.add(row))?;
         let folder = |name: &str| {
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
             rustix::fs::open(share.join(name), flags, Mode::empty()).map_err(host)
@@ -81,10 +75,13 @@ impl Host {
         })
     }
 
-    fn measure(&mut self, row: Row, options: &Options) -> Result<Measured, LoadError> {
+    /// One row.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`].
+    pub(super) fn measure(&mut self, row: Row, time: Duration) -> Result<Measured, LoadError> {
         let latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3);
         let mut latencies = latencies.map_err(|error| LoadError::Memory(error.to_string()))?;
-        let time = row.time(options.time);
         let begin = Instant::now() + time / WARM_UP;
         let mut now = Instant::now();
         while now < begin {

@@ -52,31 +52,51 @@ pub(super) const fn small_len(number: usize) -> u64 {
     1024 + (number as u64 * 7919) % (15 * 1024 + 1)
 }
 
-/// Makes what `rows` need and is missing beneath `share`, and reads what is to be warm.
-///
-/// # Errors
-/// [`LoadError::Host`].
-pub(super) fn prepare(share: &Path, rows: &[Row]) -> Result<(), LoadError> {
-    for folder in [KNOWN, FEW, MANY, SMALL] {
-        let len = if folder.name == SMALL.name { small_len } else { |_number: usize| 0 };
-        if rows.iter().any(|row| needs(*row).contains(&folder.name)) {
-            fill(&share.join(folder.name), folder.files, len)?;
-        }
+/// What has been made for the rows up to now.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    share: PathBuf,
+    names: Vec<&'static str>,
+}
+
+impl Prepared {
+    /// Nothing yet, beneath `share`.
+    pub(super) const fn new(share: PathBuf) -> Self {
+        Self { share, names: Vec::new() }
     }
-    if rows.contains(&Row::CreateUnlink) {
-        spread(&share.join(MADE))?;
+
+    /// Makes what `row` needs and is missing, and reads what is to be warm.
+    ///
+    /// # Errors
+    /// [`LoadError::Host`].
+    pub(super) fn add(&mut self, row: Row) -> Result<(), LoadError> {
+        for name in needs(row) {
+            if !self.names.contains(name) {
+                make(&self.share, name)?;
+                self.names.push(name);
+            }
+        }
+        Ok(())
     }
-    for big in [WARM, COLD, SYNCED] {
-        let path = share.join(big.name);
-        let wanted = rows.iter().any(|row| needs(*row).contains(&big.name));
-        if wanted && fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
-            write(&path, big.len)?;
-        }
-        if wanted && big.name == WARM.name {
-            let mut warm = File::open(path).map_err(LoadError::host("cannot open the warm file"))?;
-            std::io::copy(&mut warm, &mut std::io::sink())
-                .map_err(LoadError::host("cannot read the warm file"))?;
-        }
+}
+
+fn make(share: &Path, name: &str) -> Result<(), LoadError> {
+    if name == MADE {
+        return spread(&share.join(MADE));
+    }
+    if let Some(folder) = [KNOWN, FEW, MANY, SMALL].into_iter().find(|folder| folder.name == name) {
+        let len = if name == SMALL.name { small_len } else { |_number: usize| 0 };
+        return fill(&share.join(name), folder.files, len);
+    }
+    let Some(big) = [WARM, COLD, SYNCED].into_iter().find(|big| big.name == name) else { return Ok(()) };
+    let path = share.join(name);
+    if fs::metadata(&path).map_or(0, |found| found.len()) != big.len {
+        write(&path, big.len)?;
+    }
+    if name == WARM.name {
+        let mut warm = File::open(path).map_err(LoadError::host("cannot open the warm file"))?;
+        std::io::copy(&mut warm, &mut std::io::sink())
+            .map_err(LoadError::host("cannot read the warm file"))?;
     }
     Ok(())
 }
@@ -87,7 +107,7 @@ const fn needs(row: Row) -> &'static [&'static str] {
         Row::GetAttr | Row::LookupHit | Row::LookupMiss | Row::OpenRelease => &[KNOWN.name],
         Row::SmallFile => &[SMALL.name],
         Row::Read(_) | Row::Write(_) => &[WARM.name],
-        Row::CreateUnlink => &[],
+        Row::CreateUnlink => &[MADE],
         Row::ReadDirPlus => &[MANY.name],
         Row::Fsync => &[SYNCED.name],
         Row::Mixed => &[KNOWN.name, SMALL.name, WARM.name, FEW.name],

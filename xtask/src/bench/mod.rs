@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
     /// Measured time of each row of the wire at each depth
-    #[arg(long, default_value_t = 0.15, value_parser = seconds)]
+    #[arg(long, default_value_t = 0.12, value_parser = seconds)]
     seconds: f64,
     /// Everything raw, as JSON
     #[arg(long, value_name = "FILE")]
@@ -118,20 +118,6 @@ impl Part {
         }
         all
     }
-
-    fn turn(
-        self,
-        contestant: &Contestant,
-        wire: &Wire,
-        place: &Place,
-        progress: &Progress,
-    ) -> Outcome<Vec<Figure>> {
-        match self {
-            Self::Wire => wire.turn(contestant, place, progress),
-            Self::Guest => guest::turn(contestant, place, progress),
-            Self::Cost => cost::turn(contestant, place, progress),
-        }
-    }
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
@@ -146,9 +132,8 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     };
     ensure(if parts.contains(&Part::Guest) { &[Piece::Base, Piece::Userland] } else { &[Piece::Base] })?;
     build()?;
-    known(&arguments.rows)?;
     let program = workspace::target().join("release/pinhole");
-    let wire = Wire { rows: arguments.rows.clone(), seconds: arguments.seconds };
+    let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
     let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
     let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
     let samples = measure(&parts, &program, (&wire, &place))?;
@@ -164,7 +149,11 @@ fn measure(
     program: &std::path::Path,
     (wire, place): (&Wire, &Place),
 ) -> Outcome<Samples> {
-    let steps: usize = parts.iter().map(|(part, turns)| part.contestants(program).len() * turns).sum();
+    let steps = |part: Part| match part {
+        Part::Wire => wire.progress_steps(),
+        Part::Guest | Part::Cost => part.contestants(program).len(),
+    };
+    let steps: usize = parts.iter().map(|(part, turns)| steps(*part) * turns).sum();
     let progress = Progress::new(steps as u64);
     let mut samples = Samples::default();
     let last = parts.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
@@ -174,30 +163,38 @@ fn measure(
             // Whoever comes first finds colder caches; each does in its turn.
             let first = turn % contestants.len();
             contestants.rotate_left(first);
-            for contestant in contestants {
-                progress.tell(&contestant);
-                let figures = part.turn(&contestant, wire, place, &progress)?;
-                samples.add(&contestant, turn, figures);
-                progress.step();
+            match part {
+                Part::Wire => wire.turn(&contestants, (place, &progress), turn, &mut samples)?,
+                Part::Guest => each(&contestants, guest::turn, (place, &progress), (turn, &mut samples))?,
+                Part::Cost => each(&contestants, cost::turn, (place, &progress), (turn, &mut samples))?,
             }
         }
     }
     Ok(samples)
 }
 
+/// One contestant of a part, once.
+type Turn = fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>>;
+
+/// Contestants one after the other.
+fn each(
+    contestants: &[Contestant],
+    part: Turn,
+    (place, progress): (&Place, &Progress),
+    (turn, samples): (usize, &mut Samples),
+) -> Outcome {
+    for contestant in contestants {
+        progress.tell(contestant);
+        samples.add(contestant, turn, part(contestant, place, progress)?);
+        progress.step();
+    }
+    Ok(())
+}
+
 fn build() -> Outcome {
     say("building pinhole and the load generator");
     let words = ["build", "--release", "--quiet", "--package", "pinhole", "--package", "pinhole-tests"];
     run(workspace::cargo().args(words).args(["--bin", "pinhole", "--bin", "load"]))
-}
-
-/// Refuses a row that is not there.
-fn known(wanted: &[String]) -> Outcome {
-    let rows = wire::rows()?;
-    match wanted.iter().find(|row| !rows.contains(row)) {
-        Some(row) => Err(Failure::new(format!("there is no row `{row}`; the rows are {}", rows.join(", ")))),
-        None => Ok(()),
-    }
 }
 
 fn show(report: &Report, arguments: &Arguments) -> Outcome {

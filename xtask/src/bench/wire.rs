@@ -1,22 +1,29 @@
 //! The wire rows: the load generator at a daemon's socket, or with bare host calls.
 //!
 //! The load generator is a program of its own (`tests/src/bin/load.rs`, a release build), so that its time is not the
-//! daemon's and this command compiles nothing of it. It prints one JSON object a row.
+//! daemon's and this command compiles nothing of it. In each turn every contestant gets a load generator that waits for
+//! steps; a row at one depth is one step, and all contestants take it one right after the other, so that what disturbs
+//! the machine for a while disturbs the same row of each.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use pinhole_tests::daemon::Serving;
 use serde_json::Value;
 
 use super::figure::{Better, Contestant, Figure};
 use super::place::Place;
 use super::progress::Progress;
+use super::samples::Samples;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 
 /// Rows that are measured with several request queues too, at the greatest depth.
-const SPREAD_ROWS: &str = "getattr,read-4k-rand,mixed";
+const SPREAD_ROWS: [&str; 3] = ["getattr", "read-4k-rand", "mixed"];
+
+/// The greatest depth.
+const SPREAD_DEPTH: u32 = 32;
 
 /// Request queues beside one.
 const QUEUES: [u32; 2] = [2, 4];
@@ -24,10 +31,17 @@ const QUEUES: [u32; 2] = [2, 4];
 /// What to measure at the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
-    /// Names of rows; empty is all of them.
-    pub(crate) rows: Vec<String>,
+    /// Each row at each depth.
+    pub(crate) steps: Vec<Step>,
     /// Of a row at one depth.
     pub(crate) seconds: f64,
+}
+
+/// A row at one depth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    row: String,
+    depth: u32,
 }
 
 /// The metrics of a row: name, unit, direction, the field, and its unit's size in the field's.
@@ -46,58 +60,90 @@ pub(crate) fn program() -> PathBuf {
     workspace::target().join("release/load")
 }
 
-/// The names of the rows.
+/// The steps of `rows`, of all rows where there are none.
 ///
 /// # Errors
-/// Where the load generator cannot be asked.
-pub(crate) fn rows() -> Outcome<Vec<String>> {
+/// Where there is no such row, or the load generator cannot be asked.
+pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<Step>> {
     let listed = Command::new(program())
         .arg("--list")
         .output()
         .map_err(Failure::io("cannot start the load generator"))?;
-    let text = String::from_utf8_lossy(&listed.stdout);
-    Ok(text.lines().map(str::to_owned).collect())
+    choose(&String::from_utf8_lossy(&listed.stdout), rows)
+}
+
+/// `listed` has a row a line, with its depths behind it.
+fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<Step>> {
+    let known: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
+    if let Some(row) = rows.iter().find(|row| !known.iter().any(|(name, _)| *name == row.as_str())) {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        return Err(Failure::new(format!("there is no row `{row}`; the rows are {}", names.join(", "))));
+    }
+    let chosen = known.into_iter().filter(|(name, _)| rows.is_empty() || rows.iter().any(|row| row == name));
+    let steps = chosen.flat_map(|(name, depths)| {
+        let depths = depths.split(' ').filter_map(|depth| depth.parse().ok());
+        depths.map(|depth| Step { row: name.to_owned(), depth })
+    });
+    Ok(steps.collect())
 }
 
 impl Wire {
-    /// One contestant, once: every row, and for a daemon that offers several request queues some rows with those.
+    /// How often [`Wire::turn`] steps the progress on.
+    pub(crate) fn progress_steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Every contestant through every row, once.
     ///
     /// # Errors
     /// Where a row fails, with its name and errno.
     pub(crate) fn turn(
         &self,
-        contestant: &Contestant,
-        place: &Place,
-        progress: &Progress,
-    ) -> Outcome<Vec<Figure>> {
+        contestants: &[Contestant],
+        (place, progress): (&Place, &Progress),
+        turn: usize,
+        samples: &mut Samples,
+    ) -> Outcome {
         let share = place.folder().join("wire");
         std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the wire's share"))?;
-        let rows = self.rows.join(",");
-        let mut figures = self.load(contestant, &share, (&rows, 1), progress)?;
-        if matches!(contestant, Contestant::Pinhole { .. }) && self.rows.is_empty() {
-            for queues in QUEUES {
-                figures.extend(self.load(contestant, &share, (SPREAD_ROWS, queues), progress)?);
+        let mut players = Vec::new();
+        for contestant in contestants {
+            let several = matches!(contestant, Contestant::Pinhole { .. }).then_some(QUEUES);
+            for queues in std::iter::once(1).chain(several.into_iter().flatten()) {
+                players.push(Player::start(contestant, &share, queues, self.seconds)?);
             }
         }
-        Ok(figures)
+        for (number, step) in self.steps.iter().enumerate() {
+            progress.tell(format!("{}, depth {}", step.row, step.depth));
+            // Whoever comes first finds colder caches; each does in its turn.
+            let first = (number + turn) % players.len().max(1);
+            players.rotate_left(first);
+            for player in players.iter_mut().filter(|player| player.takes(step)) {
+                let figures = player.play(step)?;
+                samples.add(&player.contestant, turn, figures);
+            }
+            progress.step();
+        }
+        players.into_iter().try_for_each(Player::end)
     }
+}
 
-    fn load(
-        &self,
-        contestant: &Contestant,
-        share: &Path,
-        (rows, queues): (&str, u32),
-        progress: &Progress,
-    ) -> Outcome<Vec<Figure>> {
+/// A contestant and its load generator.
+struct Player {
+    contestant: Contestant,
+    queues: u32,
+    child: Child,
+    steps: Option<ChildStdin>,
+    figures: BufReader<ChildStdout>,
+    /// Kept until the load generator has ended.
+    _serving: Option<Serving>,
+}
+
+impl Player {
+    fn start(contestant: &Contestant, share: &Path, queues: u32, seconds: f64) -> Outcome<Self> {
         let mut command = Command::new(program());
-        command.arg("--json").arg("--share").arg(share).arg(format!("--seconds={}", self.seconds));
-        if !rows.is_empty() {
-            command.arg(format!("--rows={rows}"));
-        }
-        if queues > 1 {
-            command.arg(format!("--queues={queues}")).arg("--depths=32");
-        }
-        // Kept until the load generator has ended.
+        command.args(["--json", "--steps"]).arg("--share").arg(share);
+        command.arg(format!("--seconds={seconds}")).arg(format!("--queues={queues}"));
         let serving = match contestant {
             Contestant::Native => None,
             Contestant::Pinhole { .. } | Contestant::Virtiofsd(_) => {
@@ -111,36 +157,66 @@ impl Wire {
             }
             None => command.arg("--native"),
         };
-        let told = |row: &str| progress.tell(format!("{contestant}: {row}"));
-        run(&mut command, &told).map_err(|failure| Failure::new(format!("{contestant}: {failure}")))
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Failure::io("cannot start the load generator"))?;
+        let steps = child.stdin.take();
+        let output = child.stdout.take().ok_or_else(|| Failure::new("a load generator without an output"))?;
+        let figures = BufReader::new(output);
+        Ok(Self { contestant: contestant.clone(), queues, child, steps, figures, _serving: serving })
+    }
+
+    /// Whether it has anything to say about this step.
+    fn takes(&self, step: &Step) -> bool {
+        if self.contestant == Contestant::Native {
+            return step.depth == 1;
+        }
+        self.queues == 1 || (step.depth == SPREAD_DEPTH && SPREAD_ROWS.contains(&step.row.as_str()))
+    }
+
+    fn play(&mut self, step: &Step) -> Outcome<Vec<Figure>> {
+        let asked = self.steps.as_mut().map(|steps| writeln!(steps, "{} {}", step.row, step.depth));
+        let mut line = String::new();
+        let heard =
+            self.figures.read_line(&mut line).map_err(Failure::io("cannot read from the load generator"))?;
+        if heard == 0 || asked.is_none_or(|asked| asked.is_err()) {
+            return Err(self.complaint());
+        }
+        let value: Value = serde_json::from_str(&line)
+            .map_err(|error| Failure::new(format!("the load generator printed `{line}`: {error}")))?;
+        Ok(metrics(&name(&value), &value))
+    }
+
+    fn complaint(&mut self) -> Failure {
+        let mut said = String::new();
+        if let Some(mut errors) = self.child.stderr.take()
+            && let Err(error) = errors.read_to_string(&mut said)
+        {
+            return Failure::new(format!(
+                "{}: cannot read what its load generator says: {error}",
+                self.contestant
+            ));
+        }
+        Failure::new(format!("{}: {}", self.contestant, said.trim_end()))
+    }
+
+    /// Without steps it ends.
+    fn end(mut self) -> Outcome {
+        drop(self.steps.take());
+        let status = self.child.wait().map_err(Failure::io("cannot wait for the load generator"))?;
+        if status.success() { Ok(()) } else { Err(self.complaint()) }
     }
 }
 
-fn run(command: &mut Command, told: &dyn Fn(&str)) -> Outcome<Vec<Figure>> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Failure::io("cannot start the load generator"))?;
-    let mut figures = Vec::new();
-    for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
-        let line = line.map_err(Failure::io("cannot read from the load generator"))?;
-        let value: Value = serde_json::from_str(&line)
-            .map_err(|error| Failure::new(format!("the load generator printed `{line}`: {error}")))?;
-        let row = name(&value);
-        told(&row);
-        figures.extend(metrics(&row, &value));
+impl Drop for Player {
+    fn drop(&mut self) {
+        // One that has ended by itself needs no killing; either way it is reaped.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
-    let status = child.wait().map_err(Failure::io("cannot wait for the load generator"))?;
-    if status.success() {
-        return Ok(figures);
-    }
-    let mut complaint = String::new();
-    if let Some(mut errors) = child.stderr.take() {
-        errors.read_to_string(&mut complaint).map_err(Failure::io("cannot read from the load generator"))?;
-    }
-    Err(Failure::new(format!("the load generator ended with {status}: {}", complaint.trim_end())))
 }
 
 /// `getattr, depth 32, 2 queues`; a row with a depth of its own has none in its name.
@@ -184,6 +260,17 @@ mod tests {
         let figures = metrics("getattr, depth 1", &line);
         let p50 = figures.iter().find(|figure| figure.row == "getattr, depth 1: p50").unwrap();
         assert_eq!((p50.value, p50.unit, p50.better), (1.5, "us", Better::Lower));
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name_with_their_own_depths() {
+        let listed = "getattr 1 8\nreaddirplus 1\n";
+        let step = |row: &str, depth| Step { row: row.to_owned(), depth };
+        let all = choose(listed, &[]).unwrap();
+        assert_eq!(all, [step("getattr", 1), step("getattr", 8), step("readdirplus", 1)]);
+        assert_eq!(choose(listed, &["readdirplus".to_owned()]).unwrap(), [step("readdirplus", 1)]);
+        let refused = choose(listed, &["getattrs".to_owned()]).unwrap_err().to_string();
+        assert_eq!(refused, "there is no row `getattrs`; the rows are getattr, readdirplus");
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl Row {
         Self::ALL.iter().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
     }
 
+    /// The depths at which it is measured: `wanted`, or its own where it has one.
+    pub fn depths(self, wanted: &[usize]) -> Vec<usize> {
+        let own = self.slots(0);
+        if own == 0 { wanted.to_vec() } else { vec![own] }
+    }
+
     /// How long a row is measured where others are for `time`: one with long operations takes longer to show a spread.
     pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
         if self == Self::BesideCold {
