@@ -43,6 +43,9 @@ const STEP: f64 = 21.0;
 const HALF: f64 = 6.0;
 const WHISKER: f64 = 4.0;
 
+/// The charts' words for what is drawn.
+const LEGEND: &str = "bar: median, line: smallest to largest, blue: aim";
+
 const GOOD: RGBColor = RGBColor(46, 125, 80);
 /// Better than the other, and short of the aim.
 const SHORT: RGBColor = RGBColor(214, 160, 50);
@@ -147,6 +150,7 @@ fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
     let area = root.apply_coord_spec(coordinates);
     write(&area, &chart.title, (LEFT, 18.0), (16, HPos::Left))?;
     write(&area, when, (LEFT, 38.0), (11, HPos::Left))?;
+    write(&area, LEGEND, (RIGHT + 10.0, 18.0), (11, HPos::Left))?;
     grid(&area, (low, high), height - BOTTOM, &x)?;
     let mut y = TOP + STEP / 2.0;
     for bar in &chart.bars {
@@ -170,10 +174,12 @@ fn grid(area: &Area<'_>, (low, high): (f64, f64), bottom: f64, x: &dyn Fn(f64) -
 
 fn paint_bar(area: &Area<'_>, bar: &Bar, y: f64, x: &dyn Fn(f64) -> f64) -> Painted {
     let median = bar.ratio.median;
+    let worse = bar.better.is_better(1.0, median);
     let color = match bar.aim {
-        _ if bar.better.is_better(1.0, median) => BAD,
-        Some(aim) if !aim.is_met(median) => SHORT,
-        Some(_) | None => GOOD,
+        Some(aim) if aim.is_met(median) => GOOD,
+        Some(_) | None if worse => BAD,
+        Some(_) => SHORT,
+        None => GOOD,
     };
     let ends = [(x(1.0), y - HALF), (x(median), y + HALF)];
     area.draw(&Rectangle::new(ends, color.mix(0.75).filled())).map_err(|error| error.to_string())?;
