@@ -107,7 +107,7 @@ impl Part {
     fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
         let settings = match self {
             Self::Wire => SETTINGS.as_slice(),
-            // A pool halves every row there: each request wakes one thread more, and the guest has one processor.
+            // A pool makes no row faster there: each request wakes one thread more, for a guest with one processor.
             Self::Guest => &POOLLESS,
             Self::Cost => &[PLAIN],
         };
