@@ -2,7 +2,8 @@
 //!
 //! A guest that waits for each answer sends its next request soon after it: the worker that still looks then saves
 //! the guest's kick and its own sleep. It does so only while requests have lately come within the time that it may
-//! look, so one that finds nothing gives up after that time and sleeps for good.
+//! look. One that finds nothing gives up after that time and sleeps, and does not look again before several requests
+//! have come quickly: where guest and worker share a processor, looking keeps away what it looks for.
 
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,11 @@ impl Poller {
         }
     }
 
+    /// Nothing was found in time.
+    pub(super) fn missed(&mut self) {
+        self.average = self.budget.saturating_mul(GAP_MAX);
+    }
+
     fn learn(&mut self, gap: Duration) {
         let gap = gap.min(self.budget.saturating_mul(GAP_MAX));
         self.average = self.average.saturating_mul(PAST).saturating_add(gap) / PAST.saturating_add(1);
@@ -66,6 +72,22 @@ mod tests {
             quick += 1;
         }
         assert!((3..20).contains(&quick), "{quick}");
+    }
+
+    #[test]
+    fn looking_in_vain_is_not_repeated_at_once() {
+        let mut poller = Poller::new(BUDGET);
+        for _ in 0..100 {
+            poller.learn(Duration::ZERO);
+        }
+        assert!(poller.drained().is_some());
+        poller.missed();
+        let mut quick = 0;
+        while poller.drained().is_none() {
+            poller.learn(Duration::ZERO);
+            quick += 1;
+        }
+        assert!((5..20).contains(&quick), "{quick}");
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         let burst = self.ring.begin();
         while !self.available.has_more(burst.memory())? {
             if self.sleep.is_over() || Instant::now() >= until {
+                self.poller.missed();
                 return Ok(false);
             }
             std::hint::spin_loop();
