@@ -64,8 +64,8 @@ impl Aim {
         self.against != Against::Nobody
     }
 
-    /// In words.
-    pub(crate) fn words(&self) -> String {
+    /// In words; `unit` is the figure's.
+    pub(crate) fn words(&self, unit: &str) -> String {
         let bound = match self.bound {
             Bound::AtMost(limit) => format!("at most {limit}"),
             Bound::AtLeast(limit) => format!("at least {limit}"),
@@ -74,7 +74,7 @@ impl Aim {
             Against::Peer => format!("{bound}x"),
             Against::Poolless => format!("{bound}x, without a pool"),
             Against::Native => format!("{bound} of native"),
-            Against::Nobody => bound,
+            Against::Nobody => format!("{bound} {unit}"),
         }
     }
 }

@@ -33,9 +33,9 @@ struct Chart {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-const WIDTH: u32 = 1180;
-const LEFT: f64 = 300.0;
-const RIGHT: f64 = 860.0;
+const WIDTH: u32 = 1280;
+const LEFT: f64 = 390.0;
+const RIGHT: f64 = 930.0;
 const TOP: f64 = 74.0;
 const BOTTOM: f64 = 34.0;
 const STEP: f64 = 21.0;
@@ -91,7 +91,7 @@ fn aims(report: &Report) -> Vec<Bar> {
     ratios
         .map(|(aim, comparison, ratio)| {
             let verdict = if aim.bound.is_met(ratio.median) { "met" } else { "missed" };
-            let note = format!("{}x  aim {}: {verdict}", times(ratio.median), aim.words());
+            let note = format!("{}x  aim {}: {verdict}", times(ratio.median), aim.words(comparison.unit));
             let (label, better) = (comparison.row.clone(), comparison.better);
             Bar { label, ratio, better, aim: Some(aim.bound), note }
         })

@@ -18,15 +18,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This one; files are in `folder`.
-    pub(crate) fn here(program: &Path, folder: &Path) -> Self {
+    /// This one, with its [`load`] before anything was done; files are in `folder`.
+    pub(crate) fn here(program: &Path, folder: &Path, load: &str) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let words = format!(
-            "{cores} cores of {}, {} GiB of memory, Linux {kernel}, {}",
+            "{cores} cores of {}, {} GiB of memory, Linux {}, {}, load {load} before the run",
             processor(),
             memory_gib(),
+            kernel(),
             file_system(folder)
         );
         let versions = [first_line(Command::new(program).arg("--version")), peer(), first_line(&mut rustc())];
@@ -51,6 +51,19 @@ fn peer() -> String {
 fn first_line(command: &mut Command) -> String {
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or("unknown").to_owned()
+}
+
+/// The version alone: what a distribution puts behind it says nothing to others.
+fn kernel() -> String {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    release.split('-').next().unwrap_or_default().to_owned()
+}
+
+/// How many tasks wanted a processor in the last minute, on average: a reader should know who else was there.
+pub(crate) fn load() -> String {
+    let all = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    all.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
 fn processor() -> String {

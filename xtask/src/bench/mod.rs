@@ -131,14 +131,16 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         None => Part::ALL.to_vec(),
     };
     ensure(if parts.contains(&Part::Guest) { &[Piece::Base, Piece::Userland] } else { &[Piece::Base] })?;
+    // Before the build, which would be its own neighbour.
+    let load = machine::load();
     build()?;
     let program = workspace::target().join("release/pinhole");
+    let machine = Machine::here(&program, place.folder(), &load);
     let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
     let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
     let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
     let samples = measure(&parts, &program, (&wire, &place))?;
     let comparisons = samples.comparisons();
-    let machine = Machine::here(&program, place.folder());
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
     show(&Report { machine, turns, samples, comparisons }, arguments)

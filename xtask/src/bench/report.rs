@@ -59,7 +59,7 @@ impl Report {
             let (who, beside) = other.unzip();
             table.row(vec![
                 comparison.row.clone(),
-                aim.words(),
+                aim.words(comparison.unit),
                 times(value.median),
                 spread(value),
                 with_unit(comparison.pinhole.median, comparison.unit),
@@ -162,8 +162,8 @@ impl Report {
                 "pinhole_by_native": compared.and_then(|found| found.native).map(|beside| parts(beside.ratio)),
             })
         });
-        let aims = self.aimed().into_iter().map(|(aim, _, value)| {
-            json!({"row": aim.row, "aim": aim.words(), "value": parts(value), "met": aim.bound.is_met(value.median)})
+        let aims = self.aimed().into_iter().map(|(aim, comparison, value)| {
+            json!({"row": aim.row, "aim": aim.words(comparison.unit), "value": parts(value), "met": aim.bound.is_met(value.median)})
         });
         json!({
             "date": self.machine.date,
