@@ -5,7 +5,7 @@
 #![cfg(test)]
 
 use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::frontend::frame::opcode::{FSYNC, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE};
+use pinhole_tests::frontend::frame::opcode::{FSYNC, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, WRITE};
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::{
     Bench, EVENT_IDX, Footprint, Frontend, INDIRECT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
@@ -243,6 +243,24 @@ fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
     all.0.insert(u32::from(fsync.head), (fsync, 99, Vec::new()));
     all.finish(&mut scene, 1);
     scene.ask_at_once(1, getattr(), ATTR);
+}
+
+#[test]
+fn a_write_that_hangs_holds_up_nothing_behind_it() {
+    let mut scene = Scene::new(Setup::default(), &[]);
+    scene.stall();
+    let (node, handle) = scene.cold;
+    let write =
+        Frame::new(WRITE, node).u64(handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0).bytes(b"bytes");
+    let written = scene.submit(1, &message(write, 7), 8);
+    scene.kick(1);
+    for _ in 0..10 {
+        assert_eq!(scene.ask_at_once(1, getattr(), ATTR).len(), ATTR);
+    }
+    assert!(scene.is_silent(1));
+    scene.go_on();
+    scene.wait_for(1, &written, 7).success().unwrap();
+    assert!(fs::read(scene.folder.path().join("behind/cold")).unwrap().starts_with(b"bytes"));
 }
 
 #[test]

@@ -37,7 +37,8 @@ impl Passthrough {
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
         let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
         let flags = self.write_flags(&file, &write, from_cache);
-        let waits = is_direct || flags.intersects(TransferFlags::SYNC | TransferFlags::DSYNC);
+        let syncs = flags.intersects(TransferFlags::SYNC | TransferFlags::DSYNC);
+        let waits = is_direct || syncs || file.traits.remote;
         if waits && pace == Pace::Now {
             return Err(Errno::EAGAIN);
         }

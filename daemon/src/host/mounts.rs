@@ -23,6 +23,8 @@ pub(crate) struct Traits {
     pub(crate) in_memory: bool,
     /// Closing a descriptor does nothing but that: the file system has no `flush` operation.
     pub(crate) closes_silently: bool,
+    /// Somebody else has to answer for it, and may not.
+    pub(crate) remote: bool,
 }
 
 impl Traits {
@@ -33,9 +35,19 @@ impl Traits {
         const EXT: i64 = 0xef53;
         const XFS: i64 = 0x5846_5342;
         const BTRFS: i64 = 0x9123_683e;
+        const NFS: i64 = 0x6969;
+        const CIFS: i64 = 0xff53_4d42;
+        const SMB2: i64 = 0xfe53_4d42;
+        const CEPH: i64 = 0x00c3_6400;
+        const V9FS: i64 = 0x0102_1997;
+        const FUSE: i64 = 0x6573_5546;
         let kind = rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type);
         let in_memory = matches!(kind, TMPFS | RAMFS);
-        Self { in_memory, closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS) }
+        Self {
+            in_memory,
+            closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS),
+            remote: matches!(kind, NFS | CIFS | SMB2 | CEPH | V9FS | FUSE),
+        }
     }
 }
 
