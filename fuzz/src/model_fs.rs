@@ -324,7 +324,7 @@ impl FileSystem for Model {
         Ok((tree.enter(inode)?, reply))
     }
 
-    fn flush(&self, call: Allowed<'_, protocol::Flush>) -> Answer<()> {
+    fn flush(&self, call: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
         locked!(self, call, tree);
         tree.opened(call.operation.handle, false).map(drop)
     }

@@ -134,7 +134,7 @@ pub fn expected(
         Operation::Unlink(op) => empty(by.model.unlink(by.permitted(*op))),
         Operation::RmDir(op) => empty(by.model.rm_dir(by.permitted(*op))),
         Operation::Rename(op) => empty(by.model.rename(by.permitted(*op))),
-        Operation::Flush(op) => empty(by.model.flush(by.permitted(*op))),
+        Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
         Operation::Release(op) => empty(by.model.release(by.permitted(*op))),
         Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op))),
         Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op))),

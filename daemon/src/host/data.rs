@@ -136,11 +136,11 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<u
             return Err(errno);
         }
     };
-    // A short answer means the end of the file to the guest. The host gives one also where its cache ends, always
-    // at the border of a page.
+    // A short answer means the end of the file to the guest. The host gives one also where its cache ends, which is at
+    // the border of a page, or nothing at all (Linux 5.9 and 5.10).
     let end = offset.saturating_add(len as u64);
-    let is_end = len == into.len() || len == 0 || !end.is_multiple_of(PAGE_LEN);
-    if is_end || end >= resolve::stat(file.as_fd())?.size() { Ok(len) } else { Err(Errno::EAGAIN) }
+    let is_whole = len == into.len() || (len > 0 && !end.is_multiple_of(PAGE_LEN));
+    if is_whole || end >= resolve::stat(file.as_fd())?.size() { Ok(len) } else { Err(Errno::EAGAIN) }
 }
 
 /// The descriptor for one transfer, and whether that goes past the host's page cache: only while the guest's file has

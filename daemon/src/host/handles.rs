@@ -2,7 +2,7 @@
 
 use super::budget::Ticket;
 use super::mounts::Traits;
-use super::nodes::{NodeKey, NodeRef};
+use super::nodes::{NodeKey, NodeRef, Pin};
 use super::table::{Entry, Table};
 use crate::limits::HANDLES_MAX;
 use pinhole_protocol::{Errno, Handle};
@@ -30,6 +30,7 @@ pub(crate) struct FileHandle {
     pub(crate) always_waits: AtomicBool,
     /// [`super::Passthrough::deletions`] when it was opened.
     pub(crate) deletions: u64,
+    pub(crate) _pin: Option<Pin>,
     pub(crate) _tickets: (Ticket, Option<Ticket>),
 }
 

@@ -85,10 +85,16 @@ impl Passthrough {
             Ok((handle, id)) if id == mount.key.id => handle,
             Ok(_) | Err(_) => return Ok(None),
         };
+        let (inode, kind) = (stat.inode(), stat.kind());
+        let known = self.nodes.find(NodeKey { mount: mount.number, inode });
+        if known.is_some_and(|known| known.has_other_handle(&handle) || known.kind != kind) {
+            // Either the known inode is no more, or number and handle are of two: only opening it tells.
+            return Ok(None);
+        }
         let Entered { node, known, .. } = self.nodes.enter(Newcomer {
-            inode: stat.inode(),
+            inode,
             mount,
-            kind: stat.kind(),
+            kind,
             descriptor: None,
             way_back: WayBack::Handle(handle),
             verified: false,
@@ -151,7 +157,8 @@ impl Passthrough {
         {
             return (mount, WayBack::Handle(handle));
         }
-        if stat.kind() == FileType::Directory {
+        // Where numbers mean nothing later, or a directory would have to be found by name first, it stays open.
+        if stat.kind() == FileType::Directory || !mount.traits.stable_numbers {
             return (mount, WayBack::None);
         }
         let origin = found.name.zip(stat.birth()).map(|(name, birth)| Origin {
@@ -162,7 +169,7 @@ impl Passthrough {
         (mount, WayBack::Name(Box::new(RwLock::new(origin))))
     }
 
-    /// After a RENAME: what cannot be found by handle is found under its new name.
+    /// After a RENAME or LINK: what cannot be found by handle is found under its new name.
     pub(super) fn note_moved(&self, fd: BorrowedFd<'_>, directory: &NodeRef, name: Name<'_>) {
         if directory.mount.has_handles() {
             return;

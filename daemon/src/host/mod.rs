@@ -109,7 +109,8 @@ pub trait FileSystem: Send + Sync {
     fn open(&self, call: Allowed<'_, protocol::Open>) -> Answer<OpenReply>;
     fn create(&self, call: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)>;
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
-    fn flush(&self, call: Allowed<'_, protocol::Flush>) -> Answer<()>;
+    /// EAGAIN: see [`Pace::Now`].
+    fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<()>;
     fn release(&self, call: Allowed<'_, protocol::Release>) -> Answer<()>;
 
     /// Fills `into` from its start; returns the bytes put there. EAGAIN: see [`Pace::Now`].

@@ -25,6 +25,11 @@ pub(crate) struct Traits {
     pub(crate) closes_silently: bool,
     /// Somebody else has to answer for it, and may not.
     pub(crate) remote: bool,
+    /// An inode keeps its number when the host forgets and reads it again.
+    pub(crate) stable_numbers: bool,
+    /// A file handle leads to its inode also when the host has forgotten that; on others (FUSE, FAT) only as long as
+    /// the host has it in memory.
+    lasting_handles: bool,
 }
 
 impl Traits {
@@ -41,15 +46,25 @@ impl Traits {
         const CEPH: i64 = 0x00c3_6400;
         const V9FS: i64 = 0x0102_1997;
         const FUSE: i64 = 0x6573_5546;
+        const F2FS: i64 = 0xf2f5_2010;
+        const ZFS: i64 = 0x2fc1_2fc1;
+        const BCACHEFS: i64 = 0xca45_1a4e;
+        const OVERLAYFS: i64 = 0x794c_7630;
         let kind = rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type);
         let in_memory = matches!(kind, TMPFS | RAMFS);
+        let local = in_memory || matches!(kind, EXT | XFS | BTRFS | F2FS | ZFS | BCACHEFS | OVERLAYFS);
         Self {
             in_memory,
             closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS),
             remote: matches!(kind, NFS | CIFS | SMB2 | CEPH | V9FS | FUSE),
+            stable_numbers: local || matches!(kind, NFS | CEPH),
+            lasting_handles: local,
         }
     }
 }
+
+/// A descriptor of a mount; one for all subvolumes that it shows.
+type MountFd = Option<Result<Arc<OwnedFd>, Errno>>;
 
 /// One host mount.
 #[derive(Debug)]
@@ -59,7 +74,7 @@ pub(crate) struct Mount {
     pub(crate) key: MountKey,
     /// Readable, as `syncfs(2)` and `open_by_handle_at(2)` want it, or why not. `None` where the mount is a
     /// bind-mounted device or socket, which has nothing of its own to sync.
-    fd: Option<Result<OwnedFd, Errno>>,
+    fd: MountFd,
     /// Whether file handles find inodes here.
     handles: bool,
     pub(crate) traits: Traits,
@@ -69,6 +84,10 @@ impl Mount {
     /// Whether inodes of this mount are found by file handles.
     pub(crate) const fn has_handles(&self) -> bool {
         self.handles
+    }
+
+    fn shares_fd(&self, other: &Self) -> bool {
+        matches!((&self.fd, &other.fd), (Some(Ok(own)), Some(Ok(other))) if Arc::ptr_eq(own, other))
     }
 
     /// Opens an inode of this mount.
@@ -89,6 +108,15 @@ struct Mounts {
 }
 
 impl Mounts {
+    /// The descriptor of another subvolume of the same mount. Before Linux 5.8 mounts have no id.
+    fn fd_of(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        let mut siblings = self.list.iter().filter(|mount| id != 0 && mount.key.id == id);
+        siblings.find_map(|mount| match &mount.fd {
+            Some(Ok(fd)) => Some(Arc::clone(fd)),
+            Some(Err(_)) | None => None,
+        })
+    }
+
     fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
         self.list.iter().find(|mount| mount.key == key).map(Arc::clone)
     }
@@ -126,9 +154,14 @@ impl MountTable {
         if let Some(known) = self.find(key) {
             return known;
         }
-        let fd = open();
+        let sibling = read(&self.mounts).fd_of(key.id);
+        let fd = sibling.map_or_else(|| open().map(|opened| opened.map(Arc::new)), |fd| Some(Ok(fd)));
         let (handles, traits) = match &fd {
-            Some(Ok(fd)) => (self.handles && handles_work(fd.as_fd(), inode, key.id), Traits::of(fd.as_fd())),
+            Some(Ok(fd)) => {
+                let traits = Traits::of(fd.as_fd());
+                let wanted = self.handles && traits.lasting_handles;
+                (wanted && handles_work(fd.as_fd(), inode, key.id), traits)
+            }
             Some(Err(_)) | None => (false, Traits::default()),
         };
         let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +181,10 @@ impl MountTable {
     pub(crate) fn sync(&self) -> Result<(), Errno> {
         let mut outcome = Ok(());
         let reached = read(&self.mounts).list.clone();
-        for mount in &reached {
+        for (at, mount) in reached.iter().enumerate() {
+            if reached.iter().take(at).any(|earlier| earlier.shares_fd(mount)) {
+                continue;
+            }
             // A mount that could not be opened is not durable, and the guest must not believe so.
             outcome = outcome.and(match &mount.fd {
                 Some(Ok(fd)) => rustix::fs::syncfs(fd).map_err(sync_errno),
@@ -157,9 +193,14 @@ impl MountTable {
             });
         }
         drop(reached);
+        self.let_go();
+        outcome
+    }
+
+    /// Lets go of the mounts that no node lives on.
+    pub(crate) fn let_go(&self) {
         let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
         mounts.list.retain(|mount| Arc::strong_count(mount) > 1);
-        outcome
     }
 }
 

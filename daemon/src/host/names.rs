@@ -71,6 +71,7 @@ impl Passthrough {
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
+        self.note_moved(directory.as_fd(), parent, name);
         self.look_up_made(ticket, parent, name)
     }
 

@@ -15,7 +15,7 @@ use rustix::fs::FileType;
 use std::ffi::CStr;
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What makes two lookups mean the same node, as long as the inode exists.
@@ -43,6 +43,8 @@ pub(crate) struct Node {
     verified: AtomicBool,
     /// Asked for since the cache of descriptors last looked.
     used: AtomicBool,
+    /// [`Pin`]s of it.
+    pins: AtomicU32,
     /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
     lookups: AtomicU64,
     /// [`NodeTable::now`] when it was made.
@@ -124,6 +126,7 @@ impl Node {
             kind,
             verified: AtomicBool::new(verified),
             used: AtomicBool::new(false),
+            pins: AtomicU32::new(0),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),
@@ -137,6 +140,11 @@ impl Node {
 
     pub(crate) const fn way_back(&self) -> &WayBack {
         &self.way_back
+    }
+
+    /// Whether its way back is another file handle than this one.
+    pub(crate) fn has_other_handle(&self, handle: &InodeHandle) -> bool {
+        matches!(&self.way_back, WayBack::Handle(own) if own != handle)
     }
 
     /// Its descriptor, if it is open.
@@ -164,6 +172,15 @@ impl Node {
         self.used.load(Ordering::Relaxed) || self.used.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether its descriptor may be closed and found again.
+    pub(crate) fn is_sheddable(&self) -> bool {
+        match &self.way_back {
+            WayBack::Handle(_) => true,
+            WayBack::Name(origin) => self.pins.load(Ordering::Acquire) == 0 && read(origin).is_some(),
+            WayBack::None => false,
+        }
+    }
+
     /// Whether it was in use since this was last asked.
     pub(crate) fn take_touched(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
@@ -180,6 +197,10 @@ impl Node {
 
     /// Whether a newcomer with the same key is the same inode, not a later one with its number.
     fn is(&self, newcomer: &Newcomer) -> bool {
+        // An inode never changes its kind; one that has another is another, whatever else agrees.
+        if self.kind != newcomer.kind {
+            return false;
+        }
         match (&self.way_back, &newcomer.way_back) {
             (WayBack::Handle(own), WayBack::Handle(other)) => own == other,
             // Two descriptors that are open at once are of one inode.
@@ -191,6 +212,27 @@ impl Node {
             }
             (WayBack::Handle(_) | WayBack::Name(_) | WayBack::None, _) => false,
         }
+    }
+}
+
+/// Keeps the descriptor of a node open: of one that is found by name, while the guest has it open, because its name may
+/// be taken away.
+#[derive(Debug)]
+pub(crate) struct Pin(NodeRef);
+
+impl Pin {
+    /// `None` where the way back does not depend on the name.
+    pub(crate) fn new(node: &NodeRef) -> Option<Self> {
+        matches!(node.way_back, WayBack::Name(_)).then(|| {
+            node.pins.fetch_add(1, Ordering::AcqRel);
+            Self(NodeRef::clone(node))
+        })
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -4,10 +4,10 @@ use super::budget::Ticket;
 use super::config::CacheMode;
 use super::handles::FileHandle;
 use super::lookup::Found;
-use super::nodes::{Node, NodeRef};
+use super::nodes::{Node, NodeRef, Pin};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
-use super::{Answer, Call};
+use super::{Answer, Call, Pace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
@@ -57,7 +57,7 @@ impl Passthrough {
     }
 
     /// Gives the guest a handle for an opened host file.
-    fn enter_file(&self, ticket: Ticket, (file, node): (OwnedFd, &Node), open: Open) -> Answer<OpenReply> {
+    fn enter_file(&self, ticket: Ticket, (file, node): (OwnedFd, &NodeRef), open: Open) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
             let ticket = self.ticket()?;
@@ -68,7 +68,7 @@ impl Passthrough {
         } else {
             (None, None)
         };
-        let flags = self.reply_flags();
+        let flags = self.reply_flags(node, open);
         let handle = self.files.insert(FileHandle {
             file,
             key: node.key(),
@@ -78,17 +78,23 @@ impl Passthrough {
             traits: node.mount.traits,
             deletions: self.deletions(),
             always_waits: AtomicBool::new(false),
+            _pin: Pin::new(node),
             _tickets: (ticket, direct_ticket),
         })?;
         Ok(OpenReply { handle, flags })
     }
 
-    fn reply_flags(&self) -> OpenReplyFlags {
-        match self.config.cache {
+    fn reply_flags(&self, node: &Node, open: Open) -> OpenReplyFlags {
+        let mut flags = match self.config.cache {
             CacheMode::Never | CacheMode::Metadata => OpenReplyFlags::DIRECT_IO,
             CacheMode::Auto => OpenReplyFlags::empty(),
             CacheMode::Always => OpenReplyFlags::KEEP_CACHE,
-        }
+        };
+        // Closing a file that was only read has nothing to tell such a host. Where the guest's locks were kept here,
+        // it would: a close ends them.
+        let silent = node.mount.traits.closes_silently && open.flags.access_mode() == AccessMode::Read;
+        flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated(InitFlags::POSIX_LOCKS));
+        flags
     }
 
     /// Makes the file if it is not there. Whether it is there is the host's to say, in one step: O_EXCL decides who
@@ -182,10 +188,13 @@ impl Passthrough {
 
     /// Closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
     /// standard library drops it; it is the next FSYNC's.
-    pub(super) fn flush(&self, flush: protocol::Flush) -> Answer<()> {
+    pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
         let file = self.files.get(flush.handle)?;
         if file.traits.closes_silently {
             return Ok(());
+        }
+        if file.traits.remote && pace == Pace::Now {
+            return Err(Errno::EAGAIN);
         }
         rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
     }

@@ -217,6 +217,7 @@ impl FileSystem for Passthrough {
         self.directories.clear();
         self.nodes.clear();
         self.open_nodes.clear();
+        self.mounts.let_go();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
@@ -257,7 +258,7 @@ impl FileSystem for Passthrough {
     }
 
     handle_families! {
-        flush(protocol::Flush) -> ();
+        flush(protocol::Flush, pace: Pace) -> ();
         release(protocol::Release) -> ();
         read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;

@@ -30,9 +30,6 @@ struct Frames {
     hand: usize,
 }
 
-/// No node has this id.
-const NOBODY: u64 = 0;
-
 impl OpenNodes {
     /// For a share that may hold so many descriptors in all. A quarter is left to files that are open.
     pub(crate) fn new(descriptors_max: u64) -> Self {
@@ -43,24 +40,29 @@ impl OpenNodes {
     /// Notes that a node has been opened; returns the one to be closed for it.
     fn admit(&self, node: &NodeRef, nodes: &NodeTable) -> Option<NodeRef> {
         let mut frames = self.frames();
-        if frames.ids.len() < self.limit {
+        let full = frames.ids.len() >= self.limit;
+        let Some(found) = full.then(|| frames.sweep(nodes)).flatten() else {
             frames.ids.push(node.id());
             return None;
+        };
+        if let Some(frame) = frames.ids.get_mut(found.at) {
+            *frame = node.id();
         }
-        let (frame, victim) = frames.sweep(nodes)?;
-        *frame = node.id();
-        victim.filter(|victim| !Arc::ptr_eq(victim, node))
+        found.node.filter(|victim| !Arc::ptr_eq(victim, node))
     }
 
-    /// The node that is best closed now, if one is open.
+    /// The node that is best closed now, if one may be.
     fn least_used(&self, nodes: &NodeTable) -> Option<NodeRef> {
         let mut frames = self.frames();
-        // An empty frame is no gain; of as many as there are, one is taken.
-        for _ in 0..frames.ids.len() {
-            let (frame, victim) = frames.sweep(nodes)?;
-            *frame = NOBODY;
-            if victim.is_some() {
-                return victim;
+        let mut looks = frames.ids.len();
+        while looks > 0 {
+            looks = looks.saturating_sub(DESCRIPTOR_SWEEP_MAX);
+            while let Some(found) = frames.sweep(nodes) {
+                // Closed or about to be: in either case its frame is of no more use.
+                frames.ids.swap_remove(found.at);
+                if found.node.is_some() {
+                    return found.node;
+                }
             }
         }
         None
@@ -77,26 +79,30 @@ impl OpenNodes {
     }
 }
 
+/// A frame that may be given away.
+struct Free {
+    at: usize,
+    /// Whose it is, where that is still open.
+    node: Option<NodeRef>,
+}
+
 impl Frames {
-    /// Moves the hand to a frame that may be given away: an empty one, or that of a node that nobody has asked for
-    /// since the hand was there last. `None`: there are no frames.
-    fn sweep(&mut self, nodes: &NodeTable) -> Option<(&mut u64, Option<NodeRef>)> {
-        let mut chosen = None;
-        for step in 0..DESCRIPTOR_SWEEP_MAX.min(self.ids.len()) {
-            let at = self.hand;
-            self.hand = at.saturating_add(1) % self.ids.len();
+    /// Moves the hand to a frame that may be given away: that of a node which is no longer open, or which nobody has
+    /// asked for since the hand was there last. `None`: there is none among those next to the hand.
+    fn sweep(&mut self, nodes: &NodeTable) -> Option<Free> {
+        let mut second_best = None;
+        for _ in 0..DESCRIPTOR_SWEEP_MAX.min(self.ids.len()) {
+            let at = self.hand % self.ids.len();
+            self.hand = at.saturating_add(1);
             let id = *self.ids.get(at)?;
-            let node = nodes.get(NodeId(id)).ok().filter(|node| node.is_open());
-            // The last one looked at has to do: a guest that uses all of them must not hold up the others.
-            let last = step.saturating_add(1) == DESCRIPTOR_SWEEP_MAX;
-            if last || node.as_ref().is_none_or(|node| !node.take_touched()) {
-                chosen = Some((at, node));
-                break;
+            match nodes.get(NodeId(id)).ok().filter(|node| node.is_open()) {
+                Some(node) if !node.is_sheddable() => {}
+                Some(node) if node.take_touched() => second_best = Some(Free { at, node: Some(node) }),
+                node => return Some(Free { at, node }),
             }
-            chosen = Some((at, node));
         }
-        let (at, node) = chosen?;
-        Some((self.ids.get_mut(at)?, node))
+        // A guest that uses all of them must not hold up the others.
+        second_best
     }
 }
 
@@ -161,9 +167,8 @@ impl Passthrough {
     /// Keeps the descriptor of a node that has just been opened, if it can be opened again; closes another's for it
     /// where there are many.
     pub(super) fn keep_open(&self, node: &NodeRef) {
-        match node.way_back() {
-            WayBack::Handle(_) | WayBack::Name(_) => {}
-            WayBack::None => return,
+        if matches!(node.way_back(), WayBack::None) {
+            return;
         }
         if let Some(victim) = self.open_nodes.admit(node, &self.nodes) {
             victim.set_descriptor(None);
@@ -183,7 +188,7 @@ impl Passthrough {
             WayBack::None => return Err(Errno::ESTALE),
         };
         let stat = resolve::stat(fd.as_fd())?;
-        if stat.inode() != node.inode || stat.kind() != node.kind {
+        if stat.inode() != node.inode || stat.kind() != node.kind || stat.mount() != node.mount.key {
             return Err(Errno::ESTALE);
         }
         node.set_verified();

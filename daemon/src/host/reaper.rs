@@ -51,7 +51,9 @@ impl Reaper {
 impl Passthrough {
     /// A node that the guest has forgotten.
     pub(super) fn retire_node(&self, node: NodeRef) {
+        // Somebody else's server would have to be asked, and for what it closes nobody waits here.
         let closes_late = node.kind == FileType::RegularFile
+            && !node.mount.traits.remote
             && node.descriptor().is_some_and(|descriptor| is_slow_to_close(descriptor.as_fd()));
         if closes_late {
             self.reaper.close(Retired::Node(node));
@@ -61,7 +63,7 @@ impl Passthrough {
     /// A file that the guest has released.
     pub(super) fn retire_file(&self, file: Arc<Entry<FileHandle>>) {
         // Asking costs as much as closing, so only where something was deleted since the file was opened.
-        if file.deletions != self.deletions() && is_slow_to_close(file.as_fd()) {
+        if file.deletions != self.deletions() && !file.traits.remote && is_slow_to_close(file.as_fd()) {
             self.reaper.close(Retired::File(file));
         }
     }

@@ -55,7 +55,7 @@ impl<F: FileSystem> Session<F> {
             Operation::Unlink(op) => empty(host.unlink(self.permit(header, op)?))?,
             Operation::RmDir(op) => empty(host.rm_dir(self.permit(header, op)?))?,
             Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
-            Operation::Flush(op) => empty(host.flush(self.permit(header, op)?))?,
+            Operation::Flush(op) => empty(host.flush(self.permit(header, op)?, pace))?,
             Operation::Release(op) => empty(host.release(self.permit(header, op)?))?,
             Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
             Operation::Fallocate(op) => empty(host.fallocate(self.permit(header, op)?))?,

@@ -140,7 +140,7 @@ impl<F: FileSystem> Session<F> {
             }
             (Ok(operation), State::Serving(_)) => {
                 match self.dispatch(&request.header, operation, (&payload, pace), (&slot, scratch)) {
-                    Err(Errno::EAGAIN) if pace == Pace::Now && transfers(&request.header) => {
+                    Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
                         return slot.hand_back().map_or(Served::Done, Served::WouldWait);
                     }
                     outcome => outcome,
@@ -194,8 +194,8 @@ const fn waits(operation: &Operation<'_>) -> bool {
 }
 
 /// Whether it is an operation of which the host says EAGAIN where it would have to wait.
-fn transfers(header: &Header<'_>) -> bool {
-    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write))
+fn is_paced(header: &Header<'_>) -> bool {
+    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write | Opcode::Flush))
 }
 
 fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {

@@ -193,7 +193,7 @@ mod tests {
         fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
             panic!("a bug")
         }
-        fn flush(&self, _: Allowed<'_, protocol::Flush>) -> Answer<()> {
+        fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
             panic!("a bug")
         }
         fn release(&self, _: Allowed<'_, protocol::Release>) -> Answer<()> {
