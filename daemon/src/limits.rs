@@ -54,8 +54,8 @@ pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::fro
 /// Threads that serve `pinhole mount` unless told otherwise: more than four wait for one another on `/dev/fuse`.
 pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
 
-/// Nodes that a guest may know at once: each takes about a hundred bytes, and a guest's own kernel takes ten times as
-/// much for each inode that it knows, so only a hostile guest comes near (2 GB).
+/// Nodes that a guest may know at once: each takes about 170 bytes, and a guest's own kernel some six times as much for
+/// each inode that it knows, so only a hostile guest comes near (3 GB).
 pub const NODES_MAX: u32 = 1 << 24;
 
 /// Parts of the table that finds nodes by inode, each with a lock of its own: enough that the queues of a guest

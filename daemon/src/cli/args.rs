@@ -257,7 +257,8 @@ pub struct ShareArgs {
     ///
     /// prefer: by the host's file handles, which takes no descriptor for a file that is not in use. They need
     /// CAP_DAC_READ_SEARCH and a file system that has them. Without them, or with never, a file out of use is found
-    /// by its name in its directory, and a directory holds a descriptor. mandatory: a shared directory without
+    /// by its name in its directory, and a directory holds a descriptor; so does every file where inode numbers do
+    /// not last (FUSE, SMB, 9P, FAT). mandatory: a shared directory without
     /// file handles is not served.
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
     pub inode_file_handles: Option<FileHandles>,

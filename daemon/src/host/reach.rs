@@ -48,6 +48,12 @@ impl OpenNodes {
         if let Some(frame) = frames.ids.get_mut(found.at) {
             *frame = node.id();
         }
+        // There are too many after a time when none could be given away.
+        if frames.ids.len() > self.limit
+            && let Some(Free { at, node: None }) = frames.sweep(nodes)
+        {
+            frames.ids.swap_remove(at);
+        }
         found.node.filter(|victim| !Arc::ptr_eq(victim, node))
     }
 
@@ -137,17 +143,17 @@ impl Passthrough {
     /// As for [`Self::reach`], and what the host says.
     pub(super) fn open_inside(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
         resolve::check_openable(node.kind)?;
-        let descriptor = if node.is_verified() { None } else { Some(self.reach(node)?) };
-        match (node.way_back(), descriptor) {
-            // Without the way through /proc this is the cheaper call. The handle is known to name a file of this
-            // kind: one that is not could block or act when it is opened.
-            (WayBack::Handle(handle), _) => node.mount.open(handle, flags | OFlags::NOCTTY),
-            (WayBack::Name(_) | WayBack::None, Some(descriptor)) => {
-                self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
+        match node.way_back() {
+            // Without the way through /proc this is the cheaper call.
+            WayBack::Handle(handle) => {
+                if !node.is_verified() {
+                    // Finds out whether the handle names a file of this kind: another could block or act when it is
+                    // opened.
+                    drop(self.reach(node)?);
+                }
+                node.mount.open(handle, flags | OFlags::NOCTTY)
             }
-            (WayBack::Name(_) | WayBack::None, None) => {
-                self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags)
-            }
+            WayBack::Name(_) | WayBack::None => self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags),
         }
     }
 
