@@ -4,7 +4,7 @@
 
 use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Pace, Passthrough};
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
     MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
@@ -43,7 +43,7 @@ where
     Call<'a, T>: Gated,
 {
     let caller = Caller { uid, gid: uid, groups: None };
-    Policy::full().permit(Call { node, caller, operation }).unwrap()
+    Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
 }
 
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {

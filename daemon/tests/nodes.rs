@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Passthrough};
-use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
     OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
@@ -42,7 +42,7 @@ where
     Call<'a, T>: Gated,
 {
     let caller = Caller { uid: 0, gid: 0, groups: None };
-    Policy::full().permit(Call { node, caller, operation }).unwrap()
+    Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
 }
 
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {

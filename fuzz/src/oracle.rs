@@ -4,7 +4,7 @@
 use crate::model::Tree;
 use pinhole::host::{Call, Caller, FileSystem, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
-use pinhole_policy::{Gated, Permitted, Policy};
+use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, OpenReply, Operation,
     Statfs, Statx, Timeouts,
@@ -174,7 +174,7 @@ impl<'h> Direct<'_, 'h> {
     {
         let Header { node, uid, gid, extensions, .. } = *self.header;
         let caller = Caller { uid, gid, groups: extensions.groups() };
-        Policy::full().permit(Call { node, caller, operation }).expect("everything is permitted")
+        Policy::full().permit(Call { node, caller, operation }, &NoPlaces).expect("everything is permitted")
     }
 
     fn batch_forget(&self, batch: BatchForget<'_>) {

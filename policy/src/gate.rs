@@ -1,114 +1,196 @@
 //! The gate: from an operation to a permitted operation.
 
-use crate::Access;
+use crate::{Access, Demand, Move, Moves, PathRules, Place, Places, Policy, Refusal, RuleId};
 
 /// An operation that can say what it needs.
 pub trait Gated {
-    /// Every access that carrying out the operation uses; the empty set for housekeeping such as FORGET.
+    /// Every access that carrying out the operation uses, wherever; the empty set for housekeeping such as FORGET.
+    /// It is checked first, and needs no look at any node.
     fn accesses(&self) -> Access;
+
+    /// The same by place. Asked only under a policy with path rules.
+    fn demands(&self, each: &mut dyn FnMut(Demand<'_>));
+
+    /// What it brings under another name: rename, exchange, link.
+    fn moves(&self) -> Option<Move<'_>> {
+        None
+    }
 }
 
 /// An operation that has passed the gate. Only [`Policy::permit`] makes one.
 #[derive(Debug)]
 #[must_use = "a permitted operation that is not carried out leaves its request unanswered"]
-pub struct Permitted<Op>(Op);
+pub struct Permitted<Op> {
+    operation: Op,
+    only_files: bool,
+}
 
 impl<Op> Permitted<Op> {
     /// The operation, to be carried out now.
     pub fn into_inner(self) -> Op {
-        self.0
+        self.operation
     }
-}
 
-/// Why the gate said no.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The share is read-only and the operation changes something: EROFS to the guest.
-    ReadOnly,
-    /// The policy does not grant this access: EPERM to the guest.
-    NotGranted,
+    /// Whether what is moved must not be a directory: then it is EXDEV, see [`Moves::OnlyFiles`].
+    pub const fn only_files(&self) -> bool {
+        self.only_files
+    }
 }
 
 /// A refused operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// The accesses that are not granted; never empty.
+    /// The accesses that are not granted; empty where it is the place alone that does not allow it.
     pub missing: Access,
-    /// Why.
-    pub reason: Reason,
+    /// Why, and so what the guest is told.
+    pub refusal: Refusal,
 }
 
-/// What one guest may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    granted: Access,
-}
+/// What may not be done at a hidden name, and is no question whether the name is there: EPERM, not ENOENT.
+const MAKES_A_NAME: Access = Access::MAKES.union(Access::LINK).union(Access::TMPFILE);
 
 impl Policy {
-    /// Everything.
-    pub const fn full() -> Self {
-        Self { granted: Access::all() }
-    }
-
-    /// Everything that changes nothing.
-    pub const fn read_only() -> Self {
-        Self { granted: Access::all().difference(Access::MUTATIONS) }
-    }
-
-    /// Whether this policy lets nothing be changed.
-    pub const fn is_read_only(self) -> bool {
-        !self.granted.intersects(Access::MUTATIONS)
-    }
-
-    /// Lets an operation through if every access that it needs is granted.
+    /// Lets an operation through if every access that it needs is granted, everywhere that it needs it.
     ///
     /// # Errors
     /// [`Denied`] names what is missing; the operation is dropped and nothing has been done.
-    pub fn permit<Op: Gated>(self, operation: Op) -> Result<Permitted<Op>, Denied> {
-        let missing = operation.accesses().difference(self.granted);
-        if missing.is_empty() {
-            return Ok(Permitted(operation));
+    pub fn permit<Op: Gated>(&self, operation: Op, places: &impl Places) -> Result<Permitted<Op>, Denied> {
+        let missing = operation.accesses().difference(self.reach());
+        if !missing.is_empty() {
+            return Err(self.lacks(missing));
         }
-        let reason = if self.is_read_only() && missing.intersects(Access::MUTATIONS) {
-            Reason::ReadOnly
-        } else {
-            Reason::NotGranted
+        let only_files = match self.paths() {
+            None => false,
+            Some(rules) => ByPlace { policy: self, rules, places }.check(&operation)?,
         };
-        Err(Denied { missing, reason })
+        Ok(Permitted { operation, only_files })
+    }
+
+    fn lacks(&self, missing: Access) -> Denied {
+        Denied { missing, refusal: missing.refusal(self.is_read_only()) }
+    }
+}
+
+/// One look at the places of an operation.
+struct ByPlace<'a, P> {
+    policy: &'a Policy,
+    rules: &'a PathRules,
+    places: &'a P,
+}
+
+impl<P: Places> ByPlace<'_, P> {
+    /// Whether only files may be moved, if it may be done at all.
+    fn check(&self, operation: &impl Gated) -> Result<bool, Denied> {
+        let movement = operation.moves();
+        let mut denied = None;
+        operation.demands(&mut |demand| {
+            if denied.is_none() {
+                denied = self.refused(demand, movement.as_ref());
+            }
+        });
+        if let Some(denied) = denied {
+            return Err(denied);
+        }
+        movement.map_or(Ok(false), |movement| self.moved(&movement))
+    }
+
+    fn refused(&self, demand: Demand<'_>, movement: Option<&Move<'_>>) -> Option<Denied> {
+        let rule = self.rule(demand.place)?;
+        if !self.rules.is_hidden(rule) {
+            let missing = demand.access.difference(self.rules.access(rule));
+            return (!missing.is_empty()).then(|| self.policy.lacks(missing));
+        }
+        let arrives = movement.is_some_and(|movement| !movement.exchange && movement.to == demand.place);
+        let makes = arrives || demand.access.intersects(MAKES_A_NAME);
+        let refusal = if makes { Refusal::NotGranted } else { Refusal::Hidden };
+        Some(Denied { missing: demand.access, refusal })
+    }
+
+    fn moved(&self, movement: &Move<'_>) -> Result<bool, Denied> {
+        let (Some(from), Some(to)) = (self.rule(movement.from), self.rule(movement.to)) else {
+            // A node that there is not: the host says so.
+            return Ok(false);
+        };
+        let there = self.rules.moves(from, to);
+        let back = if movement.exchange { self.rules.moves(to, from) } else { Moves::Freely };
+        match there.max(back) {
+            Moves::Freely => Ok(false),
+            Moves::OnlyFiles => Ok(true),
+            Moves::No => Err(Denied { missing: Access::empty(), refusal: Refusal::OtherRule }),
+        }
+    }
+
+    /// The rule at a place; `None`: there is no such place.
+    fn rule(&self, place: Place<'_>) -> Option<RuleId> {
+        match place {
+            Place::Share => Some(RuleId::SHARE),
+            Place::Node(node) => self.places.node(node),
+            Place::Handle(handle) => self.places.handle(handle),
+            Place::Child { directory, name } => Some(self.rules.child(self.places.node(directory)?, name)),
+            Place::Unnamed { directory } => Some(self.rules.unnamed(self.places.node(directory)?)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ACCESSES, NoPlaces, Profile};
 
     struct Needs(Access);
     impl Gated for Needs {
         fn accesses(&self) -> Access {
             self.0
         }
+        fn demands(&self, _: &mut dyn FnMut(Demand<'_>)) {
+            panic!("asked about places without path rules");
+        }
+    }
+
+    fn refusal(policy: &Policy, access: Access) -> Option<&'static str> {
+        policy.permit(Needs(access), &NoPlaces).err().map(|denied| denied.refusal.errno_name())
     }
 
     #[test]
-    fn full_permits_every_access() {
-        let _permitted = Policy::full().permit(Needs(Access::all())).unwrap();
+    fn a_profile_permits_what_it_grants_and_nothing_else() {
+        for profile in Profile::ALL {
+            for row in ACCESSES {
+                let refused = refusal(&Policy::of(profile), row.access);
+                assert_eq!(refused.is_none(), profile.granted().contains(row.access), "{}", row.name);
+            }
+        }
     }
 
     #[test]
     fn read_only_denies_each_mutation_with_its_reason() {
-        for access in Access::MUTATIONS.iter() {
-            let denied = Policy::read_only().permit(Needs(access | Access::STAT)).err().unwrap();
-            assert_eq!(denied, Denied { missing: access, reason: Reason::ReadOnly });
+        for access in (Access::MUTATIONS - Access::IOCTLS).iter() {
+            let denied = Policy::read_only().permit(Needs(access | Access::STAT), &NoPlaces).err().unwrap();
+            assert_eq!(denied, Denied { missing: access, refusal: Refusal::ReadOnly });
         }
     }
 
     #[test]
     fn read_only_permits_all_that_changes_nothing() {
-        let _permitted = Policy::read_only().permit(Needs(Access::all() - Access::MUTATIONS)).unwrap();
+        assert_eq!(refusal(&Policy::read_only(), Access::all() - Access::MUTATIONS), None);
+    }
+
+    #[test]
+    fn what_a_program_can_do_without_is_refused_as_unsupported() {
+        let share = Policy::of(Profile::Share);
+        assert_eq!(refusal(&share, Access::XATTR_READ_TRUSTED), Some("EOPNOTSUPP"));
+        assert_eq!(refusal(&share, Access::WHITEOUT), Some("EINVAL"));
+        assert_eq!(refusal(&share, Access::IOCTL_VERITY), Some("ENOTTY"));
+        assert_eq!(refusal(&share, Access::MKNOD_BLOCK), Some("EPERM"));
+    }
+
+    #[test]
+    fn of_several_answers_the_plainest_is_given() {
+        let both = Access::RENAME | Access::EXCHANGE;
+        assert_eq!(both.refusal(false).errno_name(), "EPERM");
     }
 
     #[test]
     fn housekeeping_needs_nothing() {
-        let _permitted = Policy::read_only().permit(Needs(Access::empty())).unwrap();
+        assert_eq!(refusal(&Policy::read_only(), Access::empty()), None);
     }
 }

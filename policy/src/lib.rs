@@ -1,13 +1,31 @@
 //! What a guest may do. Pure: no I/O, and no knowledge of any wire format or host.
 //!
 //! An operation states the [`Access`]es that it needs ([`Gated`]); [`Policy::permit`] is the only maker of a
-//! [`Permitted`] operation, and the host accepts nothing else, so an ungated call does not compile. Today there are
-//! two policies, everything and read-only; profiles and policy files come with the hole issue.
+//! [`Permitted`] operation, and the host accepts nothing else, so an ungated call does not compile. A [`Policy`] begins
+//! with a [`Profile`]; [`PathRules`] decide otherwise for parts of the share, [`Limits`] bound what it may cost.
+//! [`host_calls`], [`capabilities`] and [`landlock`] are tables of what carrying it out needs of the host's kernel.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod access;
+pub mod capabilities;
 mod gate;
+pub mod host_calls;
+pub mod landlock;
+mod limits;
+mod need;
+mod paths;
+mod place;
+mod policy;
+mod profile;
+mod refusal;
 
-pub use access::Access;
-pub use gate::{Denied, Gated, Permitted, Policy, Reason};
+pub use access::{ACCESSES, Access, Described, XattrNamespace};
+pub use gate::{Denied, Gated, Permitted};
+pub use limits::{Limit, Limits};
+pub use need::{Facilities, Need};
+pub use paths::{Moves, PathRules, RuleId};
+pub use place::{Demand, Move, NoPlaces, Place, Places};
+pub use policy::Policy;
+pub use profile::Profile;
+pub use refusal::Refusal;

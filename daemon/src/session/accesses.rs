@@ -3,10 +3,10 @@
 //! The gate reads it off the very call that runs, so what was checked is what is done.
 
 use crate::host::Call;
-use pinhole_policy::{Access, Gated};
+use pinhole_policy::{Access, Demand, Gated, Place, XattrNamespace};
 use pinhole_protocol::{
-    self as protocol, AccessMode, Create, MkNod, Open, OpenFlags, Rename, RenameFlags, SetAttr, TmpFile,
-    WriteFlags,
+    self as protocol, AccessMode, Create, FallocateMode, MkNod, Open, OpenFlags, Rename, RenameFlags,
+    SetAttr, TmpFile, WriteFlags,
 };
 
 /// An operation that can say what it needs.
@@ -17,6 +17,10 @@ trait Needs {
 impl<T: Needs> Gated for Call<'_, T> {
     fn accesses(&self) -> Access {
         self.operation.accesses()
+    }
+
+    fn demands(&self, each: &mut dyn FnMut(Demand<'_>)) {
+        each(Demand { place: Place::Node(self.node.0), access: self.accesses() });
     }
 }
 
@@ -53,16 +57,44 @@ always! {
     protocol::Fsync => Access::FSYNC;
     protocol::FsyncDir => Access::FSYNC;
     protocol::SyncFs => Access::FSYNC;
-    protocol::Fallocate => Access::FALLOCATE.union(Access::WRITE);
     protocol::CopyFileRange => Access::COPY_RANGE.union(Access::READ).union(Access::WRITE);
     protocol::OpenDir => Access::LIST;
     protocol::ReadDir => Access::LIST;
     protocol::ReadDirPlus => Access::LIST.union(Access::LOOKUP).union(Access::STAT);
     protocol::ReleaseDir => Access::empty();
-    protocol::GetXattr<'_> => Access::XATTR_READ;
-    protocol::ListXattr => Access::XATTR_READ;
-    protocol::SetXattr<'_> => Access::XATTR_WRITE;
-    protocol::RemoveXattr<'_> => Access::XATTR_WRITE;
+    protocol::ListXattr => Access::XATTR_READ_USER;
+}
+
+impl Needs for protocol::GetXattr<'_> {
+    fn accesses(&self) -> Access {
+        XattrNamespace::of(self.name.to_bytes()).read()
+    }
+}
+
+impl Needs for protocol::SetXattr<'_> {
+    fn accesses(&self) -> Access {
+        XattrNamespace::of(self.name.to_bytes()).write()
+    }
+}
+
+impl Needs for protocol::RemoveXattr<'_> {
+    fn accesses(&self) -> Access {
+        XattrNamespace::of(self.name.to_bytes()).write()
+    }
+}
+
+impl Needs for protocol::Fallocate {
+    fn accesses(&self) -> Access {
+        let shifts = FallocateMode::COLLAPSE_RANGE | FallocateMode::INSERT_RANGE;
+        let zeroes = FallocateMode::ZERO_RANGE | FallocateMode::WRITE_ZEROES;
+        let mut needed = Access::WRITE;
+        needed.set(Access::FALLOCATE_SHIFT, self.mode.intersects(shifts));
+        needed.set(Access::FALLOCATE_PUNCH, self.mode.contains(FallocateMode::PUNCH_HOLE));
+        needed.set(Access::FALLOCATE_ZERO, self.mode.intersects(zeroes));
+        // What else there is reserves room, or is refused by the host.
+        needed.set(Access::FALLOCATE, !needed.intersects(Access::FALLOCATES));
+        needed
+    }
 }
 
 impl Needs for Open {
@@ -124,7 +156,10 @@ impl Needs for MkNod<'_> {
         match self.mode & 0o170_000 {
             0o010_000 => Access::MKNOD_FIFO,
             0o140_000 => Access::MKNOD_SOCKET,
-            0o020_000 | 0o060_000 => Access::MKNOD_DEVICE,
+            // Character device 0:0 is how overlayfs marks a name as deleted; no driver has it.
+            0o020_000 if self.rdev == 0 => Access::WHITEOUT,
+            0o020_000 => Access::MKNOD_CHAR,
+            0o060_000 => Access::MKNOD_BLOCK,
             // A regular file, or something that the host will refuse as no type at all.
             _ => Access::CREATE,
         }
@@ -140,6 +175,28 @@ mod tests {
         // O_WRONLY | O_APPEND.
         let open = Open { flags: OpenFlags::from_bits_retain(1) | OpenFlags::APPEND, kill_suidgid: false };
         assert_eq!(open.accesses(), Access::APPEND);
+    }
+
+    #[test]
+    fn a_character_device_without_a_number_is_a_whiteout() {
+        let name = protocol::Name::parse(c"n").unwrap();
+        let made = |mode, rdev| MkNod { name, mode, rdev, umask: 0 }.accesses();
+        assert_eq!(made(0o020_600, 0), Access::WHITEOUT);
+        assert_eq!(made(0o020_600, 0x103), Access::MKNOD_CHAR);
+        assert_eq!(made(0o060_600, 0), Access::MKNOD_BLOCK);
+    }
+
+    #[test]
+    fn each_way_to_fallocate_is_an_access_of_its_own() {
+        let needed = |mode| {
+            let handle = protocol::Handle(1);
+            protocol::Fallocate { handle, offset: 0, length: 1, mode }.accesses() - Access::WRITE
+        };
+        let keep = FallocateMode::KEEP_SIZE;
+        assert_eq!(needed(keep), Access::FALLOCATE);
+        assert_eq!(needed(keep | FallocateMode::PUNCH_HOLE), Access::FALLOCATE_PUNCH);
+        assert_eq!(needed(FallocateMode::ZERO_RANGE), Access::FALLOCATE_ZERO);
+        assert_eq!(needed(FallocateMode::INSERT_RANGE), Access::FALLOCATE_SHIFT);
     }
 
     #[test]

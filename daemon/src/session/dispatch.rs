@@ -5,7 +5,7 @@ use super::{Outcome, Scratch, Session, caller, denied, encoded};
 use crate::host::{Answer, Call, FileSystem, Pace};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
-use pinhole_policy::{Gated, Permitted};
+use pinhole_policy::{Gated, NoPlaces, Permitted};
 use pinhole_protocol::{
     BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Forget, GetXattr, Header, ListXattr, Lookup,
     Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
@@ -88,7 +88,7 @@ impl<F: FileSystem> Session<F> {
         Call<'a, T>: Gated,
     {
         let call = Call { node: header.node, caller: caller(header), operation };
-        self.policy.permit(call).map_err(denied)
+        self.policy.permit(call, &NoPlaces).map_err(denied)
     }
 
     const fn entry(&self, entry: Entry) -> Reply<'static> {

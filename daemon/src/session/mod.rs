@@ -12,7 +12,7 @@ use crate::host::{Caller, FileSystem};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use pinhole_dax_cache::{Absent, Window};
-use pinhole_policy::{Denied, Policy, Reason};
+use pinhole_policy::{Denied, Policy, Refusal};
 use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, Operation, Reply,
     Request,
@@ -205,10 +205,15 @@ fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {
 
 /// The errno of a refusal at the gate.
 fn denied(denied: Denied) -> Errno {
-    tracing::debug!(missing = ?denied.missing, "denied");
-    match denied.reason {
-        Reason::ReadOnly => Errno::EROFS,
-        Reason::NotGranted => Errno::EPERM,
+    tracing::debug!(missing = ?denied.missing, refusal = ?denied.refusal, "denied");
+    match denied.refusal {
+        Refusal::Hidden => Errno::ENOENT,
+        Refusal::ReadOnly => Errno::EROFS,
+        Refusal::NotGranted => Errno::EPERM,
+        Refusal::NotTty => Errno::ENOTTY,
+        Refusal::NotSupported => Errno::EOPNOTSUPP,
+        Refusal::Invalid => Errno::EINVAL,
+        Refusal::OtherRule => Errno::EXDEV,
     }
 }
 

@@ -1,0 +1,93 @@
+//! The host system calls that a policy needs, each with what has to be true of its arguments. The seccomp filters,
+//! `pinhole policy explain` and the documents are made from this table.
+
+use crate::{Access, Facilities, Need};
+use bitflags::bitflags;
+
+bitflags! {
+    /// Kinds of threads; each has a filter of its own.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Threads: u8 {
+        /// Those that talk to the VMM, wait for signals and start others.
+        const CONTROL = 1;
+        /// Those that take requests from a queue.
+        const WORKER = 1 << 1;
+        /// Those that carry out requests that wait.
+        const OFFLOAD = 1 << 2;
+    }
+}
+
+impl Threads {
+    /// The name of a single kind; `None` for none and for several.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::CONTROL => Some("control"),
+            Self::WORKER => Some("worker"),
+            Self::OFFLOAD => Some("offload"),
+            _ => None,
+        }
+    }
+}
+
+/// How much of an argument the kernel looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// The lower 32 bits: `int` and `unsigned int`.
+    Bits32,
+    /// All 64 bits.
+    Bits64,
+}
+
+/// What has to be true of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// It is this.
+    Is(u64),
+    /// It is anything but this.
+    Not(u64),
+    /// Under the mask it is this.
+    Bits {
+        /// The bits looked at.
+        mask: u64,
+        /// What they are.
+        value: u64,
+    },
+    /// It is this or less.
+    AtMost(u64),
+}
+
+/// A condition on one argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Which, from 0.
+    pub argument: u8,
+    /// How much of it counts.
+    pub width: Width,
+    /// What has to be true.
+    pub test: Test,
+    /// The same in words: `flags are O_PATH | O_CLOEXEC`.
+    pub meaning: &'static str,
+}
+
+/// One way in which a system call is made. Several rows of one call are alternatives.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The kernel's name of the call.
+    pub call: &'static str,
+    /// All of these hold.
+    pub when: &'static [Condition],
+    /// The kinds of threads that make it.
+    pub threads: Threads,
+    /// What for.
+    pub need: Need,
+    /// What for, in words.
+    pub why: &'static str,
+}
+
+/// Every call.
+pub const ROWS: &[Row] = &[];
+
+/// The rows for a kind of thread under a policy that grants `granted` somewhere.
+pub fn rows(threads: Threads, granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
+}

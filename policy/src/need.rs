@@ -1,0 +1,53 @@
+//! What a row of the tables of host calls, capabilities and Landlock rights is there for.
+
+use crate::Access;
+use bitflags::bitflags;
+
+bitflags! {
+    /// What the command line switches on or off besides the policy, and some row depends on.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Facilities: u64 {
+        /// Nodes are found again by the host's file handles.
+        const HANDLES = 1;
+        /// Extended attributes are served.
+        const XATTR = 1 << 1;
+        /// The daemon can take on the guest's users.
+        const IDENTITY = 1 << 2;
+        /// Other file systems within the share are served as such.
+        const SUBMOUNTS = 1 << 3;
+        /// There are threads for requests that wait.
+        const POOL = 1 << 4;
+        /// Messages go to the system log.
+        const SYSLOG = 1 << 5;
+    }
+}
+
+/// When a row applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Any of these is granted; empty: whatever the policy grants.
+    pub access: Access,
+    /// All of these are there.
+    pub facility: Facilities,
+}
+
+impl Need {
+    /// Whatever the policy grants and the command line says.
+    pub const ALWAYS: Self = Self { access: Access::empty(), facility: Facilities::empty() };
+
+    /// Where any of these is granted.
+    pub const fn any_of(access: Access) -> Self {
+        Self { access, facility: Facilities::empty() }
+    }
+
+    /// The same, and only with these.
+    #[must_use]
+    pub const fn with(self, facility: Facilities) -> Self {
+        Self { facility: self.facility.union(facility), ..self }
+    }
+
+    /// Whether a policy that grants `granted` somewhere, with these facilities, has this need.
+    pub const fn applies(self, granted: Access, facilities: Facilities) -> bool {
+        (self.access.is_empty() || granted.intersects(self.access)) && facilities.contains(self.facility)
+    }
+}

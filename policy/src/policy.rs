@@ -1,0 +1,84 @@
+//! What one guest may do: a base set, path rules over it, and limits.
+
+use crate::{Access, Limits, PathRules, Profile};
+use std::sync::Arc;
+
+/// What one guest may do.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    granted: Access,
+    reach: Access,
+    paths: Option<Arc<PathRules>>,
+    limits: Limits,
+}
+
+impl Policy {
+    /// What a profile grants, everywhere and without limits.
+    pub fn of(profile: Profile) -> Self {
+        Self::everywhere(profile.granted())
+    }
+
+    /// The profile of that name.
+    pub fn full() -> Self {
+        Self::of(Profile::Full)
+    }
+
+    /// The profile `full` without what changes anything.
+    pub fn read_only() -> Self {
+        Self::full().without_mutations()
+    }
+
+    /// The same policy without what changes anything.
+    #[must_use]
+    pub fn without_mutations(self) -> Self {
+        let granted = self.granted.difference(Access::MUTATIONS);
+        Self { granted, reach: self.reach.difference(Access::MUTATIONS), ..self }
+    }
+
+    /// What is granted where no path rule says otherwise.
+    pub const fn granted(&self) -> Access {
+        self.granted
+    }
+
+    /// What is granted anywhere: by the base set or by any path rule. Filters and capabilities are made for this.
+    pub const fn reach(&self) -> Access {
+        self.reach
+    }
+
+    /// The path rules, if there are any.
+    pub const fn paths(&self) -> Option<&Arc<PathRules>> {
+        self.paths.as_ref()
+    }
+
+    /// The limits.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether this policy lets nothing be changed, anywhere.
+    pub const fn is_read_only(&self) -> bool {
+        !self.reach.intersects(Access::MUTATIONS)
+    }
+
+    fn everywhere(granted: Access) -> Self {
+        Self { granted, reach: granted, paths: None, limits: Limits::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_without_mutations_keeps_the_rest() {
+        let policy = Policy::of(Profile::Share).without_mutations();
+        assert!(policy.is_read_only());
+        assert_eq!(policy.granted(), Profile::Share.granted() - Access::MUTATIONS);
+    }
+
+    #[test]
+    fn only_a_policy_that_changes_nothing_is_read_only() {
+        assert!(Policy::of(Profile::Rootfs).is_read_only());
+        assert!(!Policy::of(Profile::Share).is_read_only());
+    }
+}
