@@ -409,10 +409,39 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mounts::MountTable;
     use super::*;
 
     #[test]
     fn a_node_takes_little_memory() {
         assert!(size_of::<Entry<Node>>() <= 104, "{} bytes", size_of::<Entry<Node>>());
+    }
+
+    /// Something on the mount of the temporary folder, with numbers as a file system may give them out.
+    fn newcomer(inode: u64, kind: FileType, way_back: WayBack) -> Newcomer {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let key = crate::host::resolve::stat(directory.as_fd()).unwrap().mount();
+        let mount = MountTable::new(false).reach(key, directory.as_fd(), || None);
+        let descriptor = Some(Descriptor::new(directory, None));
+        Newcomer { inode, mount, kind, descriptor, way_back, verified: true }
+    }
+
+    #[test]
+    fn a_number_that_goes_to_something_of_another_kind_is_another_node() {
+        let name = || {
+            let root = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None));
+            let directory = root.get(NodeId::ROOT).unwrap();
+            let origin = Origin { directory, name: c"a".into(), birth: (1, 1) };
+            WayBack::Name(Box::new(RwLock::new(Some(origin))))
+        };
+        let table = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None));
+        let first = table.enter(newcomer(7, FileType::RegularFile, name())).unwrap();
+        let again = table.enter(newcomer(7, FileType::RegularFile, name())).unwrap();
+        assert!(again.known && again.node.id() == first.node.id());
+        // Number, birth and way back agree, as where a clock is coarse; only the kind does not.
+        let fifo = table.enter(newcomer(7, FileType::Fifo, name())).unwrap();
+        assert!(!fifo.known && fifo.node.id() != first.node.id());
+        assert_eq!(table.find(fifo.node.key()).unwrap().kind, FileType::Fifo);
     }
 }
