@@ -115,3 +115,13 @@ pub const REAPER_BACKLOG_MAX: usize = 256;
 /// Blocks of 512 bytes from which on the last close of a deleted file is left to another thread: 8 MiB. Less is given
 /// back in the time that waking the thread takes.
 pub const REAPER_BLOCKS_MIN: u64 = 16 << 10;
+
+/// How long a worker sleeps at once for a guest that goes on too fast: so late it may see that it is to stop.
+pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// How long a thread sleeps that needs room for a write where all that is taken is being written back by others.
+pub const DIRTY_NAP: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Hidden names that one READDIR passes over at most before it has one to tell. Only the host's own files can be
+/// hidden, so it is the operator and not a guest who makes their number; a directory with more is not listed.
+pub const HIDDEN_NAMES_MAX: u64 = 1 << 20;

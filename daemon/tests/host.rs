@@ -4,7 +4,7 @@
 
 use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Pace, Passthrough};
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
+use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
     MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
@@ -26,6 +26,7 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
         preserve_noatime: false,
         file_handles: FileHandles::Prefer,
         descriptors_max,
+        limits: Limits::default(),
     };
     let share = Passthrough::new(config).unwrap();
     (directory, share)
@@ -147,7 +148,7 @@ fn init_forgets_everything_and_gives_every_descriptor_back() {
         flock_unlock: false,
         lock_owner: LockOwner(0),
     };
-    assert_eq!(share.release(at(node, release)).err(), Some(Errno::EBADF));
+    assert_eq!(share.release(at(node, release), Pace::Patient).err(), Some(Errno::EBADF));
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn past_the_descriptor_budget_is_enfile_and_nothing_is_made() {
     let flags = OpenFlags::empty();
     let release =
         Release { handle: handles[0], flags, flush: false, flock_unlock: false, lock_owner: LockOwner(0) };
-    share.release(at(a, release)).unwrap();
+    share.release(at(a, release), Pace::Patient).unwrap();
     open(&share, a, 0).unwrap();
 }
 

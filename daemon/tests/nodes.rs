@@ -2,8 +2,8 @@
 //! found again by file handle, or by name where there are no handles.
 #![cfg(test)]
 
-use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Passthrough};
-use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
+use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough};
+use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
     OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
@@ -34,6 +34,7 @@ fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
         preserve_noatime: false,
         file_handles,
         descriptors_max: BUDGET,
+        limits: Limits::default(),
     }
 }
 
@@ -70,7 +71,7 @@ fn release(share: &Passthrough, handle: protocol::Handle) {
     let flags = OpenFlags::empty();
     let lock_owner = protocol::LockOwner(0);
     let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
-    share.release(at(NodeId::ROOT, release)).unwrap();
+    share.release(at(NodeId::ROOT, release), Pace::Patient).unwrap();
 }
 
 fn rename(share: &Passthrough, name: &str, new_name: &str) {

@@ -39,6 +39,7 @@ fn check(input: &[u8]) {
         preserve_noatime: false,
         file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
         descriptors_max: 1024,
+        limits: pinhole_policy::Limits::default(),
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
     subject.enter_thread().expect("a thread that serves");

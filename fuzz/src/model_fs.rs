@@ -329,7 +329,7 @@ impl FileSystem for Model {
         tree.opened(call.operation.handle, false).map(drop)
     }
 
-    fn release(&self, call: Allowed<'_, protocol::Release>) -> Answer<()> {
+    fn release(&self, call: Allowed<'_, protocol::Release>, _: Pace) -> Answer<()> {
         locked!(self, call, tree);
         tree.close(call.operation.handle, false)
     }

@@ -135,7 +135,7 @@ pub fn expected(
         Operation::RmDir(op) => empty(by.model.rm_dir(by.permitted(*op))),
         Operation::Rename(op) => empty(by.model.rename(by.permitted(*op))),
         Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
-        Operation::Release(op) => empty(by.model.release(by.permitted(*op))),
+        Operation::Release(op) => empty(by.model.release(by.permitted(*op), Pace::Patient)),
         Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op))),
         Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op))),
         Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op))),

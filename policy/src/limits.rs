@@ -24,6 +24,6 @@ pub struct Limits {
     pub operations_per_second: Limit,
     /// Bytes of the biggest file; past it EFBIG.
     pub file_size: Limit,
-    /// Names that one open directory may have the daemon read before it is opened anew; past it ENFILE.
+    /// Names that one request for a listing goes through; the rest comes with the next.
     pub listing_names: Limit,
 }

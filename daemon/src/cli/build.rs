@@ -7,7 +7,7 @@ use crate::host::{self, Passthrough};
 use crate::limits;
 use crate::session::{self, Session};
 use crate::transport::{dev_fuse, vhost_user};
-use pinhole_policy::Policy;
+use pinhole_policy::{Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -51,11 +51,13 @@ pub(super) fn run(config: Config) -> Result<(), RunError> {
 }
 
 fn run_serve(serve: Serve) -> Result<(), RunError> {
+    let policy = policy(&serve.share);
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
         request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
         keep_listening: serve.keep_listening,
         pool_threads: serve.pool_threads,
+        backlog_max: backlog_max(policy.limits()),
         poll: serve.poll.unwrap_or_else(poll_by_processors),
     };
     let listen = match serve.listen {
@@ -64,7 +66,7 @@ fn run_serve(serve: Serve) -> Result<(), RunError> {
         }
         Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
-    let session = build_session(serve.share)?;
+    let session = build_session(serve.share, policy)?;
     // Before there is a second thread: making the socket changes the umask for a moment.
     let listener = vhost_user::Listener::bind(&listen)?;
     let stop = vhost_user::Stop::new()?;
@@ -84,7 +86,8 @@ fn run_mount(mount: Mount) -> Result<(), RunError> {
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
     let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share.
-    let session = build_session(mount.share)?;
+    let policy = policy(&mount.share);
+    let session = build_session(mount.share, policy)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
     watch_signals(move || stop.stop())?;
@@ -125,11 +128,20 @@ fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name("pinhole-signals".to_owned()).spawn(watch).map(drop)
 }
 
-fn build_session(share: Share) -> Result<Arc<Session<Passthrough>>, RunError> {
-    let policy = if share.read_only { Policy::read_only() } else { Policy::full() };
+fn policy(share: &Share) -> Policy {
+    if share.read_only { Policy::read_only() } else { Policy::full() }
+}
+
+/// Requests that may wait in the pool.
+fn backlog_max(limits: &Limits) -> usize {
+    limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
+}
+
+fn build_session(share: Share, policy: Policy) -> Result<Arc<Session<Passthrough>>, RunError> {
     let options = session_options(&share);
     let filesystem = Passthrough::new(host::Config {
         descriptors_max: descriptors::settle(share.descriptors)?,
+        limits: *policy.limits(),
         shared_dir: share.directory,
         cache: match share.cache {
             args::CacheMode::Auto => host::CacheMode::Auto,

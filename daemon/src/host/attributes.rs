@@ -73,6 +73,7 @@ impl Passthrough {
         if i64::try_from(size).is_err() {
             return Err(Errno::EFBIG);
         }
+        self.check_size(Some(size))?;
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno);

@@ -1,5 +1,6 @@
 //! What is true of a share, as the host needs to know it.
 
+use pinhole_policy::Limits;
 use std::path::PathBuf;
 
 /// How much the guest may cache; `--cache`.
@@ -49,4 +50,6 @@ pub struct Config {
     pub file_handles: FileHandles,
     /// Host descriptors that nodes and handles may take together.
     pub descriptors_max: u64,
+    /// The policy's limits, of which some are kept here.
+    pub limits: Limits,
 }

@@ -42,8 +42,42 @@ impl Passthrough {
         if waits && pace == Pace::Now {
             return Err(Errno::EAGAIN);
         }
+        let room = self.size_room(&file, (write.offset, flags), from.len())?;
+        let from = from.first(room);
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
-        from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))
+        let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
+        if is_direct || syncs { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
+    }
+
+    /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
+    /// Two that append at once may pass it by one write; the process's own limit stands behind this one.
+    fn size_room(
+        &self,
+        file: &FileHandle,
+        (offset, flags): (u64, TransferFlags),
+        len: usize,
+    ) -> Answer<usize> {
+        let Some(limit) = self.config.limits.file_size else { return Ok(len) };
+        let offset =
+            if flags.contains(TransferFlags::APPEND) { resolve::stat(file.as_fd())?.size() } else { offset };
+        let room = limit.get().saturating_sub(offset);
+        if room == 0 && len > 0 {
+            Err(Errno::EFBIG)
+        } else {
+            Ok(usize::try_from(room).unwrap_or(len).min(len))
+        }
+    }
+
+    /// Whether a file may become so long.
+    ///
+    /// # Errors
+    /// EFBIG.
+    pub(super) fn check_size(&self, size: Option<u64>) -> Answer<()> {
+        match (size, self.config.limits.file_size) {
+            (Some(size), Some(limit)) if size <= limit.get() => Ok(()),
+            (_, None) => Ok(()),
+            (Some(_) | None, Some(_)) => Err(Errno::EFBIG),
+        }
     }
 
     fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
@@ -63,12 +97,17 @@ impl Passthrough {
 
     pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
         let file = self.files.get(fsync.handle)?;
-        sync(file.as_fd(), fsync.flags)
+        self.sync_dirty(&file, || sync(file.as_fd(), fsync.flags))
     }
 
     pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {
         let file = self.files.get(fallocate.handle)?;
         let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
+        if mode.contains(FallocateFlags::INSERT_RANGE) {
+            self.check_size(resolve::stat(file.as_fd())?.size().checked_add(fallocate.length))?;
+        } else if !mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE) {
+            self.check_size(fallocate.offset.checked_add(fallocate.length))?;
+        }
         self.identity.kill_suidgid(true)?;
         rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length).map_err(errno)
     }
@@ -98,11 +137,13 @@ impl Passthrough {
         let (from, to) = (self.files.get(copy.from)?, self.files.get(copy.to)?);
         let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
+        let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
         self.identity.kill_suidgid(true)?;
-        let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
-        rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len)
-            .map(|copied| copied as u64)
-            .map_err(errno)
+        let copied = self.write_dirty(&to, (len, Pace::Patient), || {
+            let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
+            rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
+        })?;
+        Ok(copied as u64)
     }
 
     /// Every mount that the guest has reached, not only the one asked about: a writer on a submount relies on it.

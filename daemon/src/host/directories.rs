@@ -13,6 +13,7 @@ use pinhole_protocol::{
 };
 use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -30,12 +31,12 @@ impl Passthrough {
         if node.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let ticket = self.ticket()?;
+        let tickets = self.handle_tickets()?;
         let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.directories.insert(DirHandle {
             node: NodeRef::clone(node),
             stream: Mutex::new(Stream { fd: stream, position: Some(0) }),
-            _ticket: ticket,
+            _tickets: tickets,
         })?;
         let flags = match self.config.cache {
             CacheMode::Never | CacheMode::Metadata | CacheMode::Auto => OpenReplyFlags::empty(),
@@ -87,7 +88,8 @@ impl Passthrough {
         })
     }
 
-    /// Goes through the host's entries from a cookie on, until there is little room left or the directory ends.
+    /// Goes through the host's entries from a cookie on, until there is little room left, as many were seen as the
+    /// policy allows at once, or the directory ends.
     ///
     /// The host is asked for as much as has room in the guest's form: what it gave and the guest did not take would
     /// have to be sought and read again.
@@ -105,13 +107,17 @@ impl Passthrough {
         }
         let mut buffer = [MaybeUninit::uninit(); LISTING_BUFFER_LEN];
         let mut before = Some(cookie);
+        let mut left = self.config.limits.listing_names.map_or(u64::MAX, NonZero::get);
         while let Some(space) = host_len(into).and_then(|len| buffer.get_mut(..len)) {
             *position = None;
             let mut entries = RawDir::new(fd.as_fd(), space);
             loop {
                 match entries.next() {
                     Some(Ok(entry)) => match take(fd.as_fd(), &entry, into)? {
-                        Step::Next => before = Some(entry.next_entry_cookie()),
+                        Step::Next => {
+                            before = Some(entry.next_entry_cookie());
+                            left = left.saturating_sub(1);
+                        }
                         Step::Full => return Ok(()),
                     },
                     // What was taken must reach the guest, which owes a FORGET for it; the error comes again.
@@ -121,6 +127,13 @@ impl Passthrough {
                         *position = before;
                         return Ok(());
                     }
+                }
+                // An empty answer would be the end of the directory.
+                if left == 0 && !into.is_empty() {
+                    if entries.is_buffer_empty() {
+                        *position = before;
+                    }
+                    return Ok(());
                 }
                 if entries.is_buffer_empty() {
                     break;

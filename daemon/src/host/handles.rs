@@ -1,6 +1,7 @@
 //! The handle tables: what the guest has opened and not released.
 
 use super::budget::Ticket;
+use super::dirty::Dirty;
 use super::mounts::Traits;
 use super::nodes::{NodeKey, NodeRef, Pin};
 use super::table::{Entry, Table};
@@ -30,8 +31,10 @@ pub(crate) struct FileHandle {
     pub(crate) always_waits: AtomicBool,
     /// [`super::Passthrough::deletions`] when it was opened.
     pub(crate) deletions: u64,
+    /// What the host may not have written back yet.
+    pub(crate) dirty: Dirty,
     pub(crate) _pin: Option<Pin>,
-    pub(crate) _tickets: (Ticket, Option<Ticket>),
+    pub(crate) _tickets: (HandleTickets, Option<Ticket>),
 }
 
 impl AsFd for FileHandle {
@@ -46,7 +49,14 @@ pub(crate) struct DirHandle {
     /// Which directory it is; entries are looked up in it.
     pub(crate) node: NodeRef,
     pub(crate) stream: Mutex<Stream>,
-    pub(crate) _ticket: Ticket,
+    pub(crate) _tickets: HandleTickets,
+}
+
+/// The right to one handle: to its descriptor, and to one more handle where the policy counts them.
+#[derive(Debug)]
+pub(crate) struct HandleTickets {
+    pub(crate) _descriptor: Ticket,
+    pub(crate) _handle: Option<Ticket>,
 }
 
 /// The descriptor of an open directory, to which the listing position belongs; a READDIR holds its lock from seek to
@@ -103,6 +113,11 @@ impl<T> HandleTable<T> {
     /// Takes every handle back.
     pub(crate) fn clear(&self) {
         drop(self.open.retain(|_| false));
+    }
+
+    /// All that is open now.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Entry<T>>> {
+        self.open.each()
     }
 
     /// Handles open now.

@@ -9,6 +9,7 @@ mod budget;
 mod config;
 mod data;
 mod directories;
+mod dirty;
 mod handles;
 mod identity;
 mod inode_handle;
@@ -111,7 +112,8 @@ pub trait FileSystem: Send + Sync {
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
     /// EAGAIN: see [`Pace::Now`].
     fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<()>;
-    fn release(&self, call: Allowed<'_, protocol::Release>) -> Answer<()>;
+    /// EAGAIN: see [`Pace::Now`].
+    fn release(&self, call: Allowed<'_, protocol::Release>, pace: Pace) -> Answer<()>;
 
     /// Fills `into` from its start; returns the bytes put there. EAGAIN: see [`Pace::Now`].
     fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize>;

@@ -14,6 +14,7 @@ const FILE_TYPE_BITS: u32 = 0o170_000;
 
 impl Passthrough {
     pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
+        self.nodes.check_room()?;
         let ticket = self.ticket()?;
         let protocol::SymLink { name, target } = call.operation;
         {
@@ -25,6 +26,7 @@ impl Passthrough {
     }
 
     pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
+        self.nodes.check_room()?;
         let ticket = self.ticket()?;
         let protocol::MkNod { name, mode, rdev, umask } = call.operation;
         // mknod(2): no type is a regular file.
@@ -52,6 +54,7 @@ impl Passthrough {
     }
 
     pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
+        self.nodes.check_room()?;
         let ticket = self.ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
         {

@@ -8,7 +8,7 @@ use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::table::{Entry, Table};
-use crate::limits::{NODE_SHARDS, NODES_MAX};
+use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_protocol::{Errno, NodeId};
 use rustix::fs::FileType;
@@ -252,9 +252,10 @@ pub(crate) struct NodeTable {
 struct Shard(RwLock<HashTable<NodeRef>>);
 
 impl NodeTable {
-    pub(crate) fn new(root: Newcomer) -> Self {
+    /// A table of the root and so many more nodes.
+    pub(crate) fn new(root: Newcomer, limit: u32) -> Self {
         let table = Self {
-            nodes: Table::new(NODES_MAX),
+            nodes: Table::new(limit.saturating_add(1)),
             shards: std::array::from_fn(|_| Shard::default()),
             hasher: DefaultHashBuilder::default(),
             clock: AtomicU64::new(0),
@@ -356,6 +357,14 @@ impl NodeTable {
         drop(self.nodes.retain(|node| node.id() == NodeId::ROOT.0));
     }
 
+    /// Fails where no node can be added: asked before one is made on the host.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub(crate) fn check_room(&self) -> Result<(), Errno> {
+        if self.nodes.is_full() { Err(Errno::ENFILE) } else { Ok(()) }
+    }
+
     /// Nodes known now, the root among them.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
@@ -430,12 +439,12 @@ mod tests {
     #[test]
     fn a_number_that_goes_to_something_of_another_kind_is_another_node() {
         let name = || {
-            let root = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None));
+            let root = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None), 8);
             let directory = root.get(NodeId::ROOT).unwrap();
             let origin = Origin { directory, name: c"a".into(), birth: (1, 1) };
             WayBack::Name(Box::new(RwLock::new(Some(origin))))
         };
-        let table = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None));
+        let table = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None), 8);
         let first = table.enter(newcomer(7, FileType::RegularFile, name())).unwrap();
         let again = table.enter(newcomer(7, FileType::RegularFile, name())).unwrap();
         assert!(again.known && again.node.id() == first.node.id());

@@ -2,7 +2,8 @@
 
 use super::budget::Ticket;
 use super::config::CacheMode;
-use super::handles::FileHandle;
+use super::dirty::Dirty;
+use super::handles::{FileHandle, HandleTickets};
 use super::lookup::Found;
 use super::nodes::{Node, NodeRef, Pin};
 use super::passthrough::Passthrough;
@@ -20,11 +21,11 @@ const CREATE_TRIES: usize = 8;
 
 impl Passthrough {
     pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
-        let ticket = self.ticket()?;
-        self.open_node(ticket, node, call.operation)
+        let tickets = self.handle_tickets()?;
+        self.open_node(tickets, node, call.operation)
     }
 
-    fn open_node(&self, ticket: Ticket, node: &NodeRef, open: Open) -> Answer<OpenReply> {
+    fn open_node(&self, tickets: HandleTickets, node: &NodeRef, open: Open) -> Answer<OpenReply> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
@@ -39,7 +40,7 @@ impl Passthrough {
             }
             opened => opened?,
         };
-        self.enter_file(ticket, (file, node), open)
+        self.enter_file(tickets, (file, node), open)
     }
 
     /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
@@ -57,7 +58,12 @@ impl Passthrough {
     }
 
     /// Gives the guest a handle for an opened host file.
-    fn enter_file(&self, ticket: Ticket, (file, node): (OwnedFd, &NodeRef), open: Open) -> Answer<OpenReply> {
+    fn enter_file(
+        &self,
+        tickets: HandleTickets,
+        (file, node): (OwnedFd, &NodeRef),
+        open: Open,
+    ) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
             let ticket = self.ticket()?;
@@ -78,8 +84,9 @@ impl Passthrough {
             traits: node.mount.traits,
             deletions: self.deletions(),
             always_waits: AtomicBool::new(false),
+            dirty: Dirty::default(),
             _pin: Pin::new(node),
-            _tickets: (ticket, direct_ticket),
+            _tickets: (tickets, direct_ticket),
         })?;
         Ok(OpenReply { handle, flags })
     }
@@ -106,7 +113,8 @@ impl Passthrough {
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
         for _ in 0..CREATE_TRIES {
-            let tickets = (self.ticket()?, self.ticket()?);
+            self.nodes.check_room()?;
+            let tickets = (self.ticket()?, self.handle_tickets()?);
             let directory = self.reach(parent)?;
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
@@ -135,9 +143,14 @@ impl Passthrough {
     }
 
     /// Opens what CREATE found in its place. Where that truncates it, the attributes are those from afterwards.
-    fn open_existing(&self, ticket: Ticket, mut entry: Entry, open: Open) -> Answer<(Entry, OpenReply)> {
+    fn open_existing(
+        &self,
+        tickets: HandleTickets,
+        mut entry: Entry,
+        open: Open,
+    ) -> Answer<(Entry, OpenReply)> {
         let node = self.nodes.get(entry.node)?;
-        let reply = self.open_node(ticket, &node, open)?;
+        let reply = self.open_node(tickets, &node, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
             entry.attr = match self.stat_node(&node) {
@@ -159,7 +172,8 @@ impl Passthrough {
         call: &Call<'_, protocol::TmpFile>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
-        let tickets = (self.ticket()?, self.ticket()?);
+        self.nodes.check_room()?;
+        let tickets = (self.ticket()?, self.handle_tickets()?);
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
         let directory = self.reach(parent)?;
@@ -174,7 +188,7 @@ impl Passthrough {
     /// A node and a handle for a file that has just been made.
     fn enter_made(
         &self,
-        tickets: (Ticket, Ticket),
+        tickets: (Ticket, HandleTickets),
         (file, found): (OwnedFd, Found<'_>),
         open: Open,
     ) -> Answer<(Entry, OpenReply)> {
@@ -199,7 +213,8 @@ impl Passthrough {
         rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
     }
 
-    pub(super) fn release(&self, release: protocol::Release) -> Answer<()> {
+    pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
+        self.settle_dirty(&*self.files.get(release.handle)?, pace)?;
         self.files.remove(release.handle).map(|file| self.retire_file(file))
     }
 }

@@ -3,7 +3,8 @@
 
 use super::budget::Budget;
 use super::config::{Config, FileHandles};
-use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable};
+use super::dirty::DirtyRoom;
+use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
 use super::identity::{Assumed, Identity};
 use super::inode_handle::InodeHandle;
 use super::mounts::MountTable;
@@ -13,6 +14,7 @@ use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
 use super::{Allowed, Answer, Call, Caller, FileSystem, Pace, thread};
 use crate::io_vectors::IoVectors;
+use crate::limits::NODES_MAX;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx};
 use rustix::fs::{Mode, OFlags};
@@ -32,6 +34,10 @@ pub struct Passthrough {
     pub(super) proc_fds: ProcFds,
     pub(super) identity: Identity,
     pub(super) budget: Budget,
+    /// Handles, where the policy counts them.
+    handles: Option<Budget>,
+    /// Room for what is not written back yet, where the policy limits it.
+    pub(super) dirty: Option<DirtyRoom>,
     pub(super) reaper: Reaper,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
@@ -132,16 +138,20 @@ impl Passthrough {
             Ok((handle, _)) if mount.has_handles() => WayBack::Handle(handle),
             Ok(_) | Err(_) => WayBack::None,
         };
-        let nodes = NodeTable::new(Newcomer {
+        let newcomer = Newcomer {
             inode: stat.inode(),
             mount,
             kind: stat.kind(),
             descriptor: Some(Descriptor::new(root, None)),
             way_back,
             verified: true,
-        });
+        };
+        let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
+        let nodes = NodeTable::new(newcomer, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
+            handles: config.limits.open_handles.map(|limit| Budget::new(limit.get())),
+            dirty: config.limits.dirty_bytes.map(DirtyRoom::new),
             open_nodes: OpenNodes::new(config.descriptors_max),
             nodes,
             files: HandleTable::new(0),
@@ -154,6 +164,15 @@ impl Passthrough {
             negotiated: AtomicU64::new(0),
             config,
         })
+    }
+
+    /// The right to one more handle.
+    ///
+    /// # Errors
+    /// ENFILE past the limit of handles or of descriptors.
+    pub(super) fn handle_tickets(&self) -> Answer<HandleTickets> {
+        let handle = self.handles.as_ref().map(Budget::ticket).transpose()?;
+        Ok(HandleTickets { _descriptor: self.ticket()?, _handle: handle })
     }
 
     /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.
@@ -213,6 +232,7 @@ macro_rules! handle_families {
 
 impl FileSystem for Passthrough {
     fn reset(&self, negotiated: InitFlags) {
+        self.settle_all_dirty();
         self.files.clear();
         self.directories.clear();
         self.nodes.clear();
@@ -259,7 +279,7 @@ impl FileSystem for Passthrough {
 
     handle_families! {
         flush(protocol::Flush, pace: Pace) -> ();
-        release(protocol::Release) -> ();
+        release(protocol::Release, pace: Pace) -> ();
         read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
         fsync(protocol::Fsync) -> ();

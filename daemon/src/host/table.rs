@@ -128,9 +128,19 @@ impl<T> Table<T> {
         doomed.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
+    /// All entries; one that comes or goes meanwhile may be among them or not.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Entry<T>>> {
+        self.segments.iter().filter_map(OnceLock::get).flatten().filter_map(Place::load)
+    }
+
     /// Values stored now.
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no place for another.
+    pub(crate) fn is_full(&self) -> bool {
+        u32::try_from(self.len()).is_ok_and(|len| len >= self.limit)
     }
 
     fn place(&self, index: u32) -> Option<&Place<T>> {

@@ -56,7 +56,7 @@ impl<F: FileSystem> Session<F> {
             Operation::RmDir(op) => empty(host.rm_dir(self.permit(header, op)?))?,
             Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
             Operation::Flush(op) => empty(host.flush(self.permit(header, op)?, pace))?,
-            Operation::Release(op) => empty(host.release(self.permit(header, op)?))?,
+            Operation::Release(op) => empty(host.release(self.permit(header, op)?, pace))?,
             Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
             Operation::Fallocate(op) => empty(host.fallocate(self.permit(header, op)?))?,
             Operation::SyncFs(op) => empty(host.sync_fs(self.permit(header, op)?))?,
@@ -132,11 +132,15 @@ impl<F: FileSystem> Session<F> {
             return Err(Errno::EINVAL);
         }
         let written = self.filesystem.write(self.permit(header, write)?, payload, pace)?;
+        self.throttle.wrote(written as u64);
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
+        let length = copy.length.min(self.throttle.bytes_max());
+        let copy = CopyFileRange { length, ..copy };
         let copied = self.filesystem.copy_file_range(self.permit(header, copy)?)?;
+        self.throttle.wrote(copied);
         if copy.wide_reply {
             return Ok(Reply::Copied(copied));
         }

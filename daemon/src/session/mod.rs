@@ -5,8 +5,10 @@
 mod accesses;
 mod dispatch;
 mod options;
+mod rate;
 mod slot;
 mod state;
+mod throttle;
 
 use crate::host::{Caller, FileSystem};
 use crate::io_vectors::IoVectors;
@@ -19,6 +21,8 @@ use pinhole_protocol::{
 };
 use state::{Lane, SharedState, State};
 use std::sync::Arc;
+use std::time::Duration;
+use throttle::Throttle;
 
 pub use crate::host::Pace;
 pub use options::Options;
@@ -33,6 +37,7 @@ pub struct Session<F> {
     window: Absent,
     state: SharedState,
     counters: SlotCounters,
+    throttle: Throttle,
 }
 
 /// What one serving thread keeps from request to request.
@@ -75,6 +80,7 @@ impl<F: FileSystem> Session<F> {
     pub fn new(filesystem: Arc<F>, policy: Policy, options: Options) -> Self {
         Self {
             filesystem,
+            throttle: Throttle::new(policy.limits()),
             policy,
             options,
             window: Absent,
@@ -99,6 +105,12 @@ impl<F: FileSystem> Session<F> {
     /// Whether an INIT has been answered.
     pub fn is_serving(&self) -> bool {
         matches!(*self.state.read(Lane::EXPRESS), State::Serving(_))
+    }
+
+    /// How long a request is to wait before [`Session::serve`], because the guest has gone on faster than its policy
+    /// allows. `message` is its header and more.
+    pub fn owed(&self, message: &[u8]) -> Duration {
+        self.throttle.owed(message)
     }
 
     /// Serves one request: `message` is the header and the arguments, copied out of the guest's memory; `payload` is
@@ -149,6 +161,7 @@ impl<F: FileSystem> Session<F> {
             (Err(error), _) => Err(undecoded(&request.header, &error)),
             (Ok(_), State::Waiting) => Err(Errno::EIO),
         };
+        self.throttle.served(request.header.known_opcode());
         answer(slot, outcome, &request.header, scratch);
         scratch.shrink();
         Served::Done
@@ -195,7 +208,7 @@ const fn waits(operation: &Operation<'_>) -> bool {
 
 /// Whether it is an operation of which the host says EAGAIN where it would have to wait.
 fn is_paced(header: &Header<'_>) -> bool {
-    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write | Opcode::Flush))
+    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::Release))
 }
 
 fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {

@@ -9,6 +9,7 @@ use crate::session::{Pace, Scratch, Served, Session};
 use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 use vm_memory::VolatileSlice;
 
 /// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at least 8,192 bytes
@@ -104,6 +105,7 @@ impl<'s, F: FileSystem> Worker<'s, F> {
             Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(Turn::Again),
             Err(error) => return Err(ServeError::Read { source: error.into() }),
         };
+        sit_out(self.session, self.request.bytes().get(..len).unwrap_or_default());
         let mut outcome = Outcome::default();
         let (message, payload) = split(self.request.bytes().get_mut(..len).unwrap_or_default());
         let sink =
@@ -114,6 +116,20 @@ impl<'s, F: FileSystem> Worker<'s, F> {
         }
         outcome.finish(self.device.as_fd(), self.reply.bytes());
         Ok(Turn::Served { refused: outcome.refused() })
+    }
+}
+
+/// Waits for what the guest owes, as the policy's limits say.
+fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
+    let owed = session.owed(message);
+    if owed.is_zero() {
+        return;
+    }
+    let until = Instant::now().checked_add(owed);
+    while let Some(left) = until.map(|until| until.saturating_duration_since(Instant::now()))
+        && !left.is_zero()
+    {
+        std::thread::park_timeout(left);
     }
 }
 

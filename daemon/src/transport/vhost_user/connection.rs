@@ -80,7 +80,10 @@ fn serve_one<F: FileSystem + 'static>(
     });
     let mut daemon = daemon.map_err(ServeError::Backend)?;
     let pool = match NonZero::new(options.pool_threads) {
-        Some(threads) => Some(Arc::new(Pool::start(session, threads).map_err(ServeError::Pool)?)),
+        Some(threads) => {
+            let pool = Pool::start(session, threads, options.backlog_max).map_err(ServeError::Pool)?;
+            Some(Arc::new(pool))
+        }
         None => None,
     };
     device.attach(rings, pool.as_ref());

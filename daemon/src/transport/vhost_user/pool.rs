@@ -47,6 +47,8 @@ impl fmt::Debug for Pool {
 
 struct Shared {
     threads_max: usize,
+    /// Requests that may wait.
+    backlog_max: usize,
     state: Mutex<State>,
     /// Something is in the backlog, or it is over.
     work: Condvar,
@@ -69,18 +71,16 @@ struct State {
     over: bool,
 }
 
-impl State {
-    fn is_full_for(&self, bytes: usize) -> bool {
-        // One that is larger than all that is allowed, which a guest can hardly make, waits until it is alone.
-        let heavy = self.bytes.saturating_add(bytes) > POOL_BACKLOG_BYTES_MAX;
-        self.backlog.len() >= POOL_BACKLOG_MAX || (heavy && !self.backlog.is_empty())
-    }
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing is left half done under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_full_for(&self, bytes: usize, state: &State) -> bool {
+        // One that is larger than all that is allowed, which a guest can hardly make, waits until it is alone.
+        let heavy = state.bytes.saturating_add(bytes) > POOL_BACKLOG_BYTES_MAX;
+        state.backlog.len() >= self.backlog_max || (heavy && !state.backlog.is_empty())
     }
 
     fn is_short_handed(&self, state: &State) -> bool {
@@ -189,16 +189,19 @@ impl Shared {
 }
 
 impl Pool {
-    /// At most `threads_max` threads that serve `session`; none of them until there is work.
+    /// At most `threads_max` threads that serve `session`, none of them until there is work, and at most `backlog_max`
+    /// requests that wait for one.
     ///
     /// # Errors
     /// Where the host has no thread left for the foreman.
     pub(super) fn start<F: FileSystem + 'static>(
         session: &Arc<Session<F>>,
         threads_max: NonZero<u16>,
+        backlog_max: usize,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             threads_max: usize::from(threads_max.get()),
+            backlog_max: backlog_max.clamp(1, POOL_BACKLOG_MAX),
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -218,7 +221,7 @@ impl Pool {
     pub(super) fn submit(&self, postponed: Postponed) {
         let bytes = postponed.taken.footprint();
         let mut state = self.shared.lock();
-        while state.is_full_for(bytes) {
+        while self.shared.is_full_for(bytes, &state) {
             state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.backlog.push_back(postponed);

@@ -52,6 +52,11 @@ impl Taken {
         copy_out(readable, &mut self.message).ok_or(Refused::NoHeader(readable.len()))
     }
 
+    /// Header and arguments.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
     /// Bytes in both directions.
     pub(super) const fn len(&self) -> u32 {
         self.chain.len()
@@ -196,7 +201,7 @@ mod tests {
         fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
             panic!("a bug")
         }
-        fn release(&self, _: Allowed<'_, protocol::Release>) -> Answer<()> {
+        fn release(&self, _: Allowed<'_, protocol::Release>, _: Pace) -> Answer<()> {
             panic!("a bug")
         }
         fn read(&self, _: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {

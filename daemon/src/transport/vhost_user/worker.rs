@@ -7,7 +7,7 @@ use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
 use super::split_ring::{Available, Done, RingError};
 use crate::host::FileSystem;
-use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX};
+use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Pace, Scratch, Session};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
@@ -40,7 +40,8 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
         let (taken, poller, log) = (Taken::default(), Poller::new(self.poll), RateLimit::default());
-        let mut turn = Turn { worker: self, ring, available, sleep, indirect, taken, scratch, poller, log };
+        let mut turn =
+            Turn { worker: self, ring, available, sleep, indirect, taken, held: None, scratch, poller, log };
         // What came before the first kick, or while there was no worker, is served at once.
         while turn.serve_available()? && sleep.until_kicked()? {}
         Ok(())
@@ -55,6 +56,8 @@ struct Turn<'t, F> {
     sleep: &'t Sleep,
     indirect: bool,
     taken: Taken,
+    /// The head of a request that came too soon: the next to be served.
+    held: Option<u16>,
     scratch: Scratch,
     poller: Poller,
     log: RateLimit,
@@ -66,8 +69,20 @@ enum Ended {
     Empty,
     /// There may be more.
     Full,
+    /// The guest has to wait so long before the next request is served.
+    Held(Duration),
     /// The worker is to stop.
     Over,
+}
+
+/// What became of one request.
+enum Step {
+    /// It is to be given back with this used length.
+    Done(u32),
+    /// The pool has it.
+    Elsewhere,
+    /// It comes too soon, by so much; nothing was done.
+    Early(Duration),
 }
 
 /// Requests of a burst that are served and not yet given back.
@@ -84,6 +99,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 match self.serve_burst()? {
                     Ended::Over => return Ok(false),
                     Ended::Full => {}
+                    Ended::Held(owed) => self.sit_out(owed),
                     Ended::Empty => break,
                 }
             }
@@ -125,17 +141,39 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
 
     fn fill(&mut self, burst: &Burst<'_>, batch: &mut Batch) -> Result<Ended, RingError> {
         for _ in 0..SIGNAL_BATCH_MAX {
-            if self.sleep.is_over() {
+            // What was held has left the available ring, so it is served also where the worker is to stop.
+            let waited = self.held.take();
+            if waited.is_none() && self.sleep.is_over() {
                 return Ok(Ended::Over);
             }
-            let Some(head) = self.available.next_head(burst.memory())? else {
-                return Ok(Ended::Empty);
+            let next = match waited {
+                Some(_) => waited,
+                None => self.available.next_head(burst.memory())?,
             };
-            if let Some(len) = self.serve_one(burst, head, batch)? {
-                batch.push(Done { head, len });
+            let Some(head) = next else { return Ok(Ended::Empty) };
+            match self.serve_one(burst, (head, waited.is_some()), batch)? {
+                Step::Done(len) => batch.push(Done { head, len }),
+                Step::Elsewhere => {}
+                Step::Early(owed) => {
+                    self.held = Some(head);
+                    return Ok(Ended::Held(owed));
+                }
             }
         }
         Ok(Ended::Full)
+    }
+
+    /// Waits, in no burst, until the guest has paid for what it had, or the worker is to stop.
+    fn sit_out(&self, owed: Duration) {
+        let until = Instant::now().checked_add(owed);
+        while !self.sleep.is_over() {
+            let left =
+                until.map_or(THROTTLE_NAP_MAX, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left.min(THROTTLE_NAP_MAX));
+        }
     }
 
     fn give_back(&self, burst: &Burst<'_>, batch: &mut Batch) -> Result<(), RingError> {
@@ -147,34 +185,38 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         given
     }
 
-    /// Serves the request at `head`; returns its used length in bytes. `None`: the pool has it.
+    /// Serves the request at `head`; one that has waited is not asked to wait again.
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
-        head: u16,
+        (head, has_waited): (u16, bool),
         batch: &mut Batch,
-    ) -> Result<Option<u32>, RingError> {
+    ) -> Result<Step, RingError> {
         let memory = burst.memory();
         if let Err(why) = self.taken.read(memory, self.available.table(), head, self.indirect) {
             self.refused(head, &why);
-            return Ok(Some(0));
+            return Ok(Step::Done(0));
+        }
+        let owed = self.worker.session.owed(self.taken.message());
+        if !owed.is_zero() && !has_waited {
+            return Ok(Step::Early(owed));
         }
         if self.taken.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
         let pace = if self.worker.pool.is_some() { Pace::Now } else { Pace::Patient };
         match (self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch), &self.worker.pool) {
-            (Fate::Answered(len), _) => Ok(Some(len)),
+            (Fate::Answered(len), _) => Ok(Step::Done(len)),
             (Fate::WouldWait, Some(pool)) => {
                 // The pool may have no room for a while.
                 self.give_back(burst, batch)?;
                 let taken = std::mem::take(&mut self.taken);
                 let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
                 pool.submit(Postponed { taken, head, memory, deferral });
-                Ok(None)
+                Ok(Step::Elsewhere)
             }
             // Who may wait is answered; were it not, this is how it is given back.
-            (Fate::WouldWait, None) => Ok(Some(0)),
+            (Fate::WouldWait, None) => Ok(Step::Done(0)),
         }
     }
 
