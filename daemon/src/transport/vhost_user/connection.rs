@@ -1,5 +1,6 @@
 //! The life of connections: wait for one, serve it to its end, forget its guest.
 
+use super::crew::Crew;
 use super::device::Device;
 use super::listener::Listener;
 use super::options::Options;
@@ -28,8 +29,12 @@ pub fn serve<F: FileSystem + 'static>(
     stop: &Stop,
 ) -> Result<(), ServeError> {
     let mut accepting = VhostListener::from(listener.socket()?);
+    let crew = {
+        let session = Arc::clone(session);
+        Crew::new(options.queues(), move || session.enter_thread())
+    };
     while wait_for_connection(listener, stop)? {
-        match serve_one(&mut accepting, session, options, stop) {
+        match serve_one((&mut accepting, &crew), session, options, stop) {
             // Out of descriptors or threads for a moment: the next VMM must find the daemon alive.
             Err(error) if options.keep_listening => {
                 tracing::error!(%error, "a connection was not served");
@@ -67,7 +72,7 @@ fn pause(stop: &Stop) {
 }
 
 fn serve_one<F: FileSystem + 'static>(
-    accepting: &mut VhostListener,
+    (accepting, crew): (&mut VhostListener, &Crew),
     session: &Arc<Session<F>>,
     options: &Options,
     stop: &Stop,
@@ -86,7 +91,7 @@ fn serve_one<F: FileSystem + 'static>(
         }
         None => None,
     };
-    device.attach(rings, pool.as_ref());
+    device.attach(rings, pool.as_ref(), crew);
     daemon.start(accepting).map_err(ServeError::Backend)?;
     tracing::info!("front-end connected");
     if let Some(handle) = daemon.shutdown_handle() {

@@ -1,5 +1,6 @@
 //! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
 
+use super::crew::Crew;
 use super::options::Options;
 use super::pool::Pool;
 use super::ring::Job;
@@ -49,8 +50,8 @@ impl<F: FileSystem + 'static> Device<F> {
     }
 
     /// Gives each queue its worker. Once, before the connection is served.
-    pub(super) fn attach(&self, rings: Vec<QueueVring>, pool: Option<&Arc<Pool>>) {
-        for (index, vring) in rings.iter().enumerate() {
+    pub(super) fn attach(&self, rings: Vec<QueueVring>, pool: Option<&Arc<Pool>>, crew: &Crew) {
+        for (index, (vring, member)) in rings.iter().zip(crew.members()).enumerate() {
             let job: Arc<dyn Job> = Arc::new(Worker {
                 index,
                 session: Arc::clone(&self.session),
@@ -58,7 +59,7 @@ impl<F: FileSystem + 'static> Device<F> {
                 pool: pool.cloned(),
                 poll: self.options.poll,
             });
-            vring.ring().attach(job);
+            vring.ring().attach(job, Arc::clone(member));
         }
         if self.rings.set(rings).is_err() {
             tracing::error!("a device was given its queues twice");

@@ -1,10 +1,11 @@
 //! The vhost-user transport: device 26 on a Unix socket, one worker thread a queue.
 //!
 //! `connection` accepts and ends connections, `device` answers what the front-end asks about the device, `vring` and
-//! `ring` start and stop a `worker` for each queue in use. The worker takes requests from its `split_ring` and each
+//! `ring` start and stop a `worker` for each queue in use, on its thread of the `crew`. The worker takes requests from its `split_ring` and each
 //! `request` through [`super::chain`] to [`crate::session`] and back; what would hold it up goes by the `pool`.
 
 mod connection;
+mod crew;
 mod device;
 mod listener;
 mod options;

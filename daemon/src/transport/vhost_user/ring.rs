@@ -1,5 +1,6 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
+use super::crew::{Member, Shift};
 use super::sleep::{Sleep, StopSignal, raise};
 use super::split_ring::{Available, Done, RingError, Used};
 use super::vring::Memory;
@@ -7,15 +8,12 @@ use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
 use vm_memory::{GuestAddressSpace as _, GuestMemoryLoadGuard, GuestMemoryMmap};
 
 /// What a worker does; one value a queue.
 pub(super) trait Job: Send + Sync {
-    /// The thread's name.
-    fn name(&self) -> String;
     /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
 }
@@ -37,7 +35,7 @@ pub(super) struct RingState {
 
 struct Running {
     stop: Arc<StopSignal>,
-    thread: JoinHandle<()>,
+    shift: Shift,
     /// The worker's while it runs; here so that its end, whatever it is, leaves it behind.
     available: Arc<Mutex<Available>>,
 }
@@ -69,7 +67,8 @@ pub(super) struct Ring {
     /// What the crate reads and sets while no worker runs.
     vring: VringMutex<Memory>,
     memory: Memory,
-    job: OnceLock<Arc<dyn Job>>,
+    /// What serves it, and on which thread.
+    server: OnceLock<(Arc<dyn Job>, Arc<Member>)>,
     /// Held by the connection's thread across a change and the stop and start of the worker; never by a worker.
     state: Mutex<RingState>,
     give_back: Mutex<GiveBack>,
@@ -158,7 +157,7 @@ impl Ring {
         Ok(Self {
             vring: VringMutex::new(memory.clone(), max_size)?,
             memory,
-            job: OnceLock::new(),
+            server: OnceLock::new(),
             state: Mutex::new(RingState {
                 addressed: false,
                 sized: true,
@@ -180,9 +179,9 @@ impl Ring {
         &self.vring
     }
 
-    /// Says what the worker will do. Once, before the connection is served.
-    pub(super) fn attach(&self, job: Arc<dyn Job>) {
-        if self.job.set(job).is_err() {
+    /// Says what the worker will do, and on which thread. Once, before the connection is served.
+    pub(super) fn attach(&self, job: Arc<dyn Job>, member: Arc<Member>) {
+        if self.server.set((job, member)).is_err() {
             tracing::error!("a queue was given a second worker");
         }
     }
@@ -215,9 +214,9 @@ impl Ring {
 
     /// Ends the worker, waits for what it has handed on, and tells the crate how far all of it came.
     fn stop_worker(&self, state: &mut RingState) {
-        let Some(Running { stop, thread, available }) = state.running.take() else { return };
+        let Some(Running { stop, shift, available }) = state.running.take() else { return };
         stop.request();
-        if thread.join().is_err() {
+        if !shift.wait() {
             tracing::error!("a queue worker ended by a panic outside a request");
         }
         let mut waiting = lock(&self.waiting);
@@ -231,15 +230,18 @@ impl Ring {
     }
 
     fn start_worker(self: &Arc<Self>, state: &mut RingState) {
-        let Some(job) = self.job.get().cloned() else { return };
+        let Some((job, member)) = self.server.get() else { return };
         let Some(kick) = &state.kick else { return };
-        match self.spawn(job, kick) {
+        match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
-            Err(error) => tracing::error!(%error, "cannot start a queue worker; the queue is not served"),
+            Err(error) => {
+                tracing::error!(%error, "cannot start a queue worker; the queue is not served");
+                self.report_error();
+            }
         }
     }
 
-    fn spawn(self: &Arc<Self>, job: Arc<dyn Job>, kick: &File) -> std::io::Result<Running> {
+    fn start(self: &Arc<Self>, job: Arc<dyn Job>, member: &Member, kick: &File) -> std::io::Result<Running> {
         let stop = Arc::new(StopSignal::new()?);
         let sleep = Sleep::new(kick, Arc::clone(&stop))?;
         let available = {
@@ -247,14 +249,14 @@ impl Ring {
             lock(&self.give_back).used = Used::of(vring.get_queue());
             Arc::new(Mutex::new(Available::of(vring.get_queue())))
         };
-        let (ring, own) = (Arc::clone(self), Arc::clone(&available));
-        let thread = std::thread::Builder::new().name(job.name()).spawn(move || {
+        let (ring, own, queue) = (Arc::clone(self), Arc::clone(&available), member.name().to_owned());
+        let shift = member.start(move || {
             if let Err(error) = job.run(&ring, &mut lock(&own), &sleep) {
-                tracing::error!(queue = job.name(), %error, "queue stopped");
+                tracing::error!(queue, %error, "queue stopped");
                 ring.report_error();
             }
         })?;
-        Ok(Running { stop, thread, available })
+        Ok(Running { stop, shift, available })
     }
 
     /// The event by which the guest is told from now on.

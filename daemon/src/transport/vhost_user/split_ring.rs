@@ -35,8 +35,6 @@ pub(super) enum RingError {
     Kick(std::io::Error),
     #[error("the guest's call event does not work: {0}")]
     Call(std::io::Error),
-    #[error("the thread cannot be prepared: {0}")]
-    Thread(std::io::Error),
 }
 
 /// Where a ring lies and how it was agreed to be used; true for as long as its worker lives.

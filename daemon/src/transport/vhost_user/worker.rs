@@ -30,12 +30,7 @@ pub(super) struct Worker<F> {
 }
 
 impl<F: FileSystem + 'static> Job for Worker<F> {
-    fn name(&self) -> String {
-        if self.index == 0 { "hiprio".to_owned() } else { format!("request-{}", self.index) }
-    }
-
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
-        self.session.enter_thread().map_err(RingError::Thread)?;
         ring.check()?;
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
@@ -222,7 +217,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
 
     fn refused(&mut self, head: u16, why: &Refused) {
         if let Some(suppressed) = self.log.pass() {
-            tracing::warn!(queue = self.worker.name(), head, suppressed, "request refused: {why}");
+            tracing::warn!(queue = self.worker.index, head, suppressed, "request refused: {why}");
         }
     }
 }
