@@ -14,6 +14,16 @@ impl RuleId {
     pub const SHARE: Self = Self(1);
     /// The rule of the share's root.
     const ROOT: Self = Self(2);
+
+    /// Its number, for the host to keep in a node.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The rule of a number that [`RuleId::bits`] gave; one that it never gave grants nothing.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
 }
 
 /// What a file may become by a move, as far as its rules go.
