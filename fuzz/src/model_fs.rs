@@ -2,8 +2,9 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, Pace};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, ListNames, Pace};
 use pinhole::io_vectors::IoVectors;
+use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
     AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, InitFlags, Name, NodeId,
@@ -124,6 +125,16 @@ macro_rules! locked {
         let mut guard = $self.tree();
         let $tree = &mut *guard;
     };
+}
+
+impl Places for Model {
+    fn node(&self, _: u64) -> Option<RuleId> {
+        Some(RuleId::SHARE)
+    }
+
+    fn handle(&self, _: u64) -> Option<RuleId> {
+        Some(RuleId::SHARE)
+    }
 }
 
 impl FileSystem for Model {
@@ -492,7 +503,7 @@ impl FileSystem for Model {
         Err(Errno::EOPNOTSUPP)
     }
 
-    fn list_xattr(&self, call: Allowed<'_, protocol::ListXattr>, _: &mut Vec<u8>) -> Answer<u32> {
+    fn list_xattr(&self, call: Allowed<'_, ListNames>, _: &mut Vec<u8>) -> Answer<u32> {
         locked!(self, call, tree);
         tree.inode_of(call.node)?;
         Err(Errno::EOPNOTSUPP)

@@ -2,9 +2,9 @@
 //! format and the session's dispatch.
 
 use crate::model::Tree;
-use pinhole::host::{Call, Caller, FileSystem, Pace};
+use pinhole::host::{Call, Caller, FileSystem, ListNames, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
-use pinhole_policy::{Gated, NoPlaces, Permitted, Policy};
+use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, OpenReply, Operation,
     Statfs, Statx, Timeouts,
@@ -107,7 +107,8 @@ pub fn expected(
             by.model.get_xattr(by.permitted(*op), &mut Vec::new()).map(Answered::Count)
         }
         Operation::ListXattr(op) => {
-            by.model.list_xattr(by.permitted(*op), &mut Vec::new()).map(Answered::Count)
+            let names = ListNames { size: op.size, readable: Access::all() };
+            by.model.list_xattr(by.permitted(names), &mut Vec::new()).map(Answered::Count)
         }
         Operation::Lookup(op) => by.model.lookup(by.permitted(*op)).map(Answered::Entry),
         Operation::SymLink(op) => by.model.sym_link(by.permitted(*op)).map(Answered::Entry),

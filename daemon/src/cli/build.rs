@@ -142,6 +142,7 @@ fn build_session(share: Share, policy: Policy) -> Result<Arc<Session<Passthrough
     let filesystem = Passthrough::new(host::Config {
         descriptors_max: descriptors::settle(share.descriptors)?,
         limits: *policy.limits(),
+        rules: policy.paths().cloned(),
         shared_dir: share.directory,
         cache: match share.cache {
             args::CacheMode::Auto => host::CacheMode::Auto,

@@ -1,7 +1,8 @@
 //! What is true of a share, as the host needs to know it.
 
-use pinhole_policy::Limits;
+use pinhole_policy::{Limits, PathRules};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How much the guest may cache; `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,4 +53,6 @@ pub struct Config {
     pub descriptors_max: u64,
     /// The policy's limits, of which some are kept here.
     pub limits: Limits,
+    /// The policy's path rules: which of them decides is known by node, so here.
+    pub rules: Option<Arc<PathRules>>,
 }

@@ -6,7 +6,7 @@ use super::resolve::{self, errno, io_errno, sync_errno};
 use super::{Answer, Pace};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
-use pinhole_protocol::{self as protocol, Errno, FsyncFlags, InitFlags, OpenFlags, WriteFlags};
+use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -89,9 +89,8 @@ impl Passthrough {
             flags.set(TransferFlags::SYNC, sync);
             flags.set(TransferFlags::DSYNC, !sync && write.flags.contains(OpenFlags::DSYNC));
         }
-        // A writeback cache has already decided where the bytes belong.
         let at_end = write.flags.contains(OpenFlags::APPEND) && !from_cache;
-        flags.set(TransferFlags::APPEND, at_end && !self.negotiated(InitFlags::WRITEBACK_CACHE));
+        flags.set(TransferFlags::APPEND, at_end);
         flags
     }
 

@@ -7,7 +7,7 @@ use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
 use super::{Answer, Call};
-use crate::limits::LISTING_BUFFER_LEN;
+use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use pinhole_protocol::{
     self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, NodeId, OpenReply, OpenReplyFlags,
 };
@@ -68,6 +68,8 @@ impl Passthrough {
             let found = match Name::parse(entry.file_name()) {
                 // "." and ".." are listed but take no lookup.
                 Err(_dots) => None,
+                // A policy may let the name be known and nothing more.
+                Ok(name) if !self.tells_all(&directory.node, name) => None,
                 // Listing a large directory must not take what opening a file in it needs.
                 Ok(_) if !directory.node.mount.has_handles() && !self.budget.is_ample() => None,
                 Ok(name) => match self.look_up_in(stream, &directory.node, name, None) {
@@ -107,12 +109,18 @@ impl Passthrough {
         }
         let mut buffer = [MaybeUninit::uninit(); LISTING_BUFFER_LEN];
         let mut before = Some(cookie);
+        let mut hidden = HIDDEN_NAMES_MAX;
         let mut left = self.config.limits.listing_names.map_or(u64::MAX, NonZero::get);
         while let Some(space) = host_len(into).and_then(|len| buffer.get_mut(..len)) {
             *position = None;
             let mut entries = RawDir::new(fd.as_fd(), space);
             loop {
                 match entries.next() {
+                    Some(Ok(entry)) if self.is_hidden(&directory.node, entry.file_name().to_bytes()) => {
+                        before = Some(entry.next_entry_cookie());
+                        left = left.saturating_sub(1);
+                        hidden = hidden.checked_sub(1).ok_or(Errno::EIO)?;
+                    }
                     Some(Ok(entry)) => match take(fd.as_fd(), &entry, into)? {
                         Step::Next => {
                             before = Some(entry.next_entry_cookie());
@@ -158,6 +166,11 @@ impl Passthrough {
     pub(super) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
         self.directories.remove(release.handle).map(drop)
     }
+}
+
+/// "." and "..", which are no names.
+pub(super) fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
 }
 
 /// Bytes of host entries that have room whatever their names; `None` where it is time to answer.

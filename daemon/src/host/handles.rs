@@ -19,6 +19,8 @@ pub(crate) struct FileHandle {
     pub(crate) file: OwnedFd,
     /// Which node it is; a guest's word that it is another's is not believed.
     pub(crate) key: NodeKey,
+    /// The node, whose rule decides: only where the policy has path rules.
+    pub(crate) node: Option<NodeRef>,
     /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
     /// cache never use it: their memory has no alignment.
     pub(crate) direct: Option<OwnedFd>,

@@ -3,14 +3,14 @@
 use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
-use super::nodes::{Descriptor, Entered, Newcomer, NodeKey, NodeRef, Origin, WayBack};
+use super::nodes::{Descriptor, Entered, Named, Newcomer, NodeKey, NodeRef, Origin, WayBack};
 use super::passthrough::{Passthrough, open_for_sync};
 use super::resolve::{self, Stat};
 use super::{Answer, Call};
 use pinhole_protocol::{self as protocol, Entry, Errno, InitFlags, Name, NodeId};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 /// Under which name something was found.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ impl Passthrough {
         };
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
-            if let Some(node) = self.nodes.reference_open(key, then) {
+            if let Some(node) = self.nodes.reference_open((key, then), |node| self.narrow(node, found)) {
                 return Ok(self.entry(node, &stat, directory));
             }
             if mount.has_handles()
@@ -97,8 +97,12 @@ impl Passthrough {
             kind,
             descriptor: None,
             way_back: WayBack::Handle(handle),
+            rule: self.rule_of(found),
             verified: false,
         })?;
+        if known {
+            self.narrow(&node, found);
+        }
         // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
         // is of no matter to this lookup.
         if known && node.touch() {
@@ -140,8 +144,12 @@ impl Passthrough {
             WayBack::Name(_) | WayBack::None => Some(descriptor()?),
         };
         let (inode, kind) = (stat.inode(), stat.kind());
-        let newcomer = Newcomer { inode, mount, kind, descriptor: kept, way_back, verified: true };
-        let Entered { node, opened, .. } = self.nodes.enter(newcomer)?;
+        let rule = self.rule_of(found);
+        let newcomer = Newcomer { inode, mount, kind, descriptor: kept, way_back, rule, verified: true };
+        let Entered { node, known, opened } = self.nodes.enter(newcomer)?;
+        if known {
+            self.narrow(&node, found);
+        }
         if opened {
             self.keep_open(&node);
         }
@@ -166,12 +174,12 @@ impl Passthrough {
             name: name.as_c_str().into(),
             birth,
         });
-        (mount, WayBack::Name(Box::new(RwLock::new(origin))))
+        (mount, WayBack::Name(Box::new(Named::new(origin))))
     }
 
-    /// After a RENAME or LINK: what cannot be found by handle is found under its new name.
+    /// After a RENAME or LINK: what cannot be found by handle is found under its new name, whose rule decides it too.
     pub(super) fn note_moved(&self, fd: BorrowedFd<'_>, directory: &NodeRef, name: Name<'_>) {
-        if directory.mount.has_handles() {
+        if directory.mount.has_handles() && self.rules().is_none() {
             return;
         }
         let Ok(stat) = resolve::stat_beneath(fd, name) else { return };
@@ -180,8 +188,9 @@ impl Passthrough {
             .find(stat.mount())
             .and_then(|mount| self.nodes.find(NodeKey { mount: mount.number, inode: stat.inode() }));
         let Some(node) = known else { return };
-        if let (WayBack::Name(place), Some(birth)) = (node.way_back(), stat.birth()) {
-            let mut place = place.write().unwrap_or_else(PoisonError::into_inner);
+        self.narrow(&node, Found { directory, name: Some(name) });
+        if let (WayBack::Name(named), Some(birth)) = (node.way_back(), stat.birth()) {
+            let mut place = named.origin.write().unwrap_or_else(PoisonError::into_inner);
             if place.as_ref().is_none_or(|before| before.birth == birth) {
                 let (directory, name) = (Arc::clone(directory), name.as_c_str().into());
                 *place = Some(Origin { directory, name, birth });

@@ -22,12 +22,13 @@ mod passthrough;
 mod reach;
 mod reaper;
 mod resolve;
+mod rules;
 mod table;
 mod thread;
 mod xattrs;
 
 use crate::io_vectors::IoVectors;
-use pinhole_policy::Permitted;
+use pinhole_policy::{Access, Permitted, Places, Refusal};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
@@ -67,6 +68,28 @@ pub enum Pace {
     Patient,
 }
 
+/// LISTXATTR, with what the guest may learn by it.
+#[derive(Clone, Copy, Debug)]
+pub struct ListNames {
+    /// Room in bytes; 0 asks for the length.
+    pub size: u32,
+    /// The reads that are granted at the node; names of other namespaces are left out.
+    pub readable: Access,
+}
+
+/// The errno of a refusal by the policy.
+pub const fn errno_of(refusal: Refusal) -> Errno {
+    match refusal {
+        Refusal::Hidden => Errno::ENOENT,
+        Refusal::ReadOnly => Errno::EROFS,
+        Refusal::NotGranted => Errno::EPERM,
+        Refusal::NotTty => Errno::ENOTTY,
+        Refusal::NotSupported => Errno::EOPNOTSUPP,
+        Refusal::Invalid => Errno::EINVAL,
+        Refusal::OtherRule => Errno::EXDEV,
+    }
+}
+
 /// A permitted call.
 pub type Allowed<'a, T> = Permitted<Call<'a, T>>;
 
@@ -78,7 +101,7 @@ pub type Answer<T> = Result<T, Errno>;
 /// Every method may be called from several queues at once. An error is the errno that the guest's caller sees.
 #[expect(missing_docs, reason = "each method is its operation, documented in pinhole_protocol")]
 #[expect(clippy::missing_errors_doc, reason = "every error is the errno that the guest's caller sees")]
-pub trait FileSystem: Send + Sync {
+pub trait FileSystem: Places + Send + Sync {
     /// INIT and the end of a connection: forget every node but the root, every handle, every reference.
     /// `negotiated` is what the new guest and the session agreed on.
     fn reset(&self, negotiated: InitFlags);
@@ -139,7 +162,7 @@ pub trait FileSystem: Send + Sync {
     /// Appends the value to `out`, or only returns its length where the guest gave no room.
     fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32>;
     /// Appends the names to `out`, or only returns their length where the guest gave no room.
-    fn list_xattr(&self, call: Allowed<'_, protocol::ListXattr>, out: &mut Vec<u8>) -> Answer<u32>;
+    fn list_xattr(&self, call: Allowed<'_, ListNames>, out: &mut Vec<u8>) -> Answer<u32>;
     fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()>;
     fn remove_xattr(&self, call: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()>;
 }

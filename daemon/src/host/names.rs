@@ -89,11 +89,20 @@ impl Passthrough {
             .map_err(errno)
     }
 
-    pub(super) fn rename(&self, parent: &NodeRef, call: &Call<'_, protocol::Rename<'_>>) -> Answer<()> {
+    /// `only_files`: a directory is not moved, EXDEV.
+    pub(super) fn rename(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::Rename<'_>>,
+        only_files: bool,
+    ) -> Answer<()> {
         let protocol::Rename { name, new_directory, new_name, flags } = call.operation;
         let new_parent = self.nodes.get(new_directory)?;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
         let (from, to) = (self.reach(parent)?, self.reach(&new_parent)?);
+        if only_files {
+            self.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
+        }
         self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;

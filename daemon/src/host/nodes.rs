@@ -7,9 +7,11 @@
 use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
+use super::rules::NodeRule;
 use super::table::{Entry, Table};
 use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
+use pinhole_policy::RuleId;
 use pinhole_protocol::{Errno, NodeId};
 use rustix::fs::FileType;
 use std::ffi::CStr;
@@ -43,8 +45,8 @@ pub(crate) struct Node {
     verified: AtomicBool,
     /// Asked for since the cache of descriptors last looked.
     used: AtomicBool,
-    /// [`Pin`]s of it.
-    pins: AtomicU32,
+    /// What the policy's path rules say of it.
+    pub(crate) rule: NodeRule,
     /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
     lookups: AtomicU64,
     /// [`NodeTable::now`] when it was made.
@@ -69,9 +71,24 @@ pub(crate) enum WayBack {
     Handle(InodeHandle),
     /// By the name in a directory under which it was seen last; for what is no directory, so that a directory in
     /// turn never has to be found by name.
-    Name(Box<RwLock<Option<Origin>>>),
+    Name(Box<Named>),
     /// Not at all: its descriptor stays.
     None,
+}
+
+/// What is kept of a node that is found by name.
+#[derive(Debug)]
+pub(crate) struct Named {
+    /// `None`: it has no name.
+    pub(crate) origin: RwLock<Option<Origin>>,
+    /// [`Pin`]s of the node.
+    pins: AtomicU32,
+}
+
+impl Named {
+    pub(crate) const fn new(origin: Option<Origin>) -> Self {
+        Self { origin: RwLock::new(origin), pins: AtomicU32::new(0) }
+    }
 }
 
 /// Where a node was seen last.
@@ -91,6 +108,8 @@ pub(crate) struct Newcomer {
     pub(crate) kind: FileType,
     pub(crate) descriptor: Option<Descriptor>,
     pub(crate) way_back: WayBack,
+    /// By the way in which it was found.
+    pub(crate) rule: RuleId,
     /// The way back was taken from the same descriptor as inode number and kind.
     pub(crate) verified: bool,
 }
@@ -119,14 +138,14 @@ impl AsFd for Descriptor {
 
 impl Node {
     fn new(newcomer: Newcomer, born: u64) -> Self {
-        let Newcomer { inode, mount, kind, descriptor, way_back, verified } = newcomer;
+        let Newcomer { inode, mount, kind, descriptor, way_back, rule, verified } = newcomer;
         Self {
             inode,
             mount,
             kind,
             verified: AtomicBool::new(verified),
             used: AtomicBool::new(false),
-            pins: AtomicU32::new(0),
+            rule: NodeRule::new(rule),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),
@@ -176,7 +195,7 @@ impl Node {
     pub(crate) fn is_sheddable(&self) -> bool {
         match &self.way_back {
             WayBack::Handle(_) => true,
-            WayBack::Name(origin) => self.pins.load(Ordering::Acquire) == 0 && read(origin).is_some(),
+            WayBack::Name(named) => named.pins.load(Ordering::Acquire) == 0 && read(&named.origin).is_some(),
             WayBack::None => false,
         }
     }
@@ -206,8 +225,7 @@ impl Node {
             // Two descriptors that are open at once are of one inode.
             _ if newcomer.descriptor.is_some() && self.is_open() => true,
             (WayBack::Name(own), WayBack::Name(other)) => {
-                let birth =
-                    |origin: &RwLock<Option<Origin>>| read(origin).as_ref().map(|origin| origin.birth);
+                let birth = |named: &Named| read(&named.origin).as_ref().map(|origin| origin.birth);
                 birth(own).is_some() && birth(own) == birth(other)
             }
             (WayBack::Handle(_) | WayBack::Name(_) | WayBack::None, _) => false,
@@ -223,16 +241,17 @@ pub(crate) struct Pin(NodeRef);
 impl Pin {
     /// `None` where the way back does not depend on the name.
     pub(crate) fn new(node: &NodeRef) -> Option<Self> {
-        matches!(node.way_back, WayBack::Name(_)).then(|| {
-            node.pins.fetch_add(1, Ordering::AcqRel);
-            Self(NodeRef::clone(node))
-        })
+        let WayBack::Name(named) = &node.way_back else { return None };
+        named.pins.fetch_add(1, Ordering::AcqRel);
+        Some(Self(NodeRef::clone(node)))
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.0.pins.fetch_sub(1, Ordering::AcqRel);
+        if let WayBack::Name(named) = &self.0.way_back {
+            named.pins.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -281,8 +300,12 @@ impl NodeTable {
     }
 
     /// Takes one more lookup on the node that has been open under this key since `then`: what had this key at any
-    /// time since is that very inode.
-    pub(crate) fn reference_open(&self, key: NodeKey, then: u64) -> Option<NodeId> {
+    /// time since is that very inode. `reached` sees it before the guest does.
+    pub(crate) fn reference_open(
+        &self,
+        (key, then): (NodeKey, u64),
+        reached: impl FnOnce(&NodeRef),
+    ) -> Option<NodeId> {
         let hash = self.hash(key);
         let shard = self.read(hash);
         let node = shard.find(hash, |node| node.key() == key)?;
@@ -292,6 +315,7 @@ impl NodeTable {
         node.touch();
         // Removal needs the write lock, so a node that is found here stays found with its new reference.
         node.lookups.fetch_add(1, Ordering::Relaxed);
+        reached(node);
         Some(NodeId(node.id()))
     }
 
@@ -395,9 +419,9 @@ impl Node {
     /// Takes over what a newcomer of the same inode brings that is newer; whether that is its descriptor.
     fn take_from(&self, newcomer: Newcomer) -> bool {
         if let (WayBack::Name(own), WayBack::Name(other)) = (&self.way_back, newcomer.way_back)
-            && let Some(origin) = (*other).into_inner().unwrap_or_else(PoisonError::into_inner)
+            && let Some(origin) = other.origin.into_inner().unwrap_or_else(PoisonError::into_inner)
         {
-            *own.write().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+            *own.origin.write().unwrap_or_else(PoisonError::into_inner) = Some(origin);
         }
         if newcomer.verified {
             self.set_verified();
@@ -433,7 +457,7 @@ mod tests {
         let key = crate::host::resolve::stat(directory.as_fd()).unwrap().mount();
         let mount = MountTable::new(false).reach(key, directory.as_fd(), || None);
         let descriptor = Some(Descriptor::new(directory, None));
-        Newcomer { inode, mount, kind, descriptor, way_back, verified: true }
+        Newcomer { inode, mount, kind, descriptor, way_back, rule: RuleId::SHARE, verified: true }
     }
 
     #[test]
@@ -442,7 +466,7 @@ mod tests {
             let root = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None), 8);
             let directory = root.get(NodeId::ROOT).unwrap();
             let origin = Origin { directory, name: c"a".into(), birth: (1, 1) };
-            WayBack::Name(Box::new(RwLock::new(Some(origin))))
+            WayBack::Name(Box::new(Named::new(Some(origin))))
         };
         let table = NodeTable::new(newcomer(1, FileType::Directory, WayBack::None), 8);
         let first = table.enter(newcomer(7, FileType::RegularFile, name())).unwrap();

@@ -46,15 +46,7 @@ impl Passthrough {
     /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
     /// O_DSYNC come again with each WRITE; O_DIRECT gets a descriptor of its own; the rest concerns the guest alone.
     fn host_flags(&self, flags: OpenFlags) -> OFlags {
-        let mut host = match flags.access_mode() {
-            AccessMode::Read => OFlags::RDONLY,
-            AccessMode::Write if self.negotiated(InitFlags::WRITEBACK_CACHE) => OFlags::RDWR,
-            AccessMode::Write => OFlags::WRONLY,
-            AccessMode::ReadWrite => OFlags::RDWR,
-        };
-        let noatime = self.config.preserve_noatime && flags.contains(OpenFlags::NOATIME);
-        host.set(OFlags::NOATIME, noatime);
-        host
+        host_flags(flags, self.negotiated(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
     }
 
     /// Gives the guest a handle for an opened host file.
@@ -78,6 +70,7 @@ impl Passthrough {
         let handle = self.files.insert(FileHandle {
             file,
             key: node.key(),
+            node: self.rules().map(|_| NodeRef::clone(node)),
             direct,
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
@@ -136,7 +129,7 @@ impl Passthrough {
                 found => found?,
             };
             return self
-                .open_existing(tickets.1, entry, open)
+                .open_existing(tickets.1, entry, call)
                 .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)));
         }
         Err(Errno::ENOENT)
@@ -147,9 +140,11 @@ impl Passthrough {
         &self,
         tickets: HandleTickets,
         mut entry: Entry,
-        open: Open,
+        call: &Call<'_, protocol::Create<'_>>,
     ) -> Answer<(Entry, OpenReply)> {
+        let open = call.operation.open;
         let node = self.nodes.get(entry.node)?;
+        self.check_found(&node, call)?;
         let reply = self.open_node(tickets, &node, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
@@ -216,5 +211,38 @@ impl Passthrough {
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
         self.settle_dirty(&*self.files.get(release.handle)?, pace)?;
         self.files.remove(release.handle).map(|file| self.retire_file(file))
+    }
+}
+
+/// What of the guest's flags a descriptor gets: no bit of a guest's passes as it is.
+fn host_flags(flags: OpenFlags, writeback: bool, noatime: bool) -> OFlags {
+    let mut host = match flags.access_mode() {
+        AccessMode::Read => OFlags::RDONLY,
+        AccessMode::Write if writeback => OFlags::RDWR,
+        AccessMode::Write => OFlags::WRONLY,
+        AccessMode::ReadWrite => OFlags::RDWR,
+    };
+    host.set(OFlags::NOATIME, noatime && flags.contains(OpenFlags::NOATIME));
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_open_flag_but_the_access_mode_and_noatime_reaches_the_host() {
+        for access in 0..3 {
+            let plain = host_flags(OpenFlags::from_bits_retain(access), false, true);
+            for bit in (2..32).map(|shift| 1 << shift) {
+                let flags = OpenFlags::from_bits_retain(access | bit);
+                let host = host_flags(flags, false, true);
+                assert_eq!(
+                    host - plain,
+                    if bit == OpenFlags::NOATIME.bits() { OFlags::NOATIME } else { OFlags::empty() }
+                );
+                assert_eq!(host_flags(flags, false, false), plain, "{bit:#o}");
+            }
+        }
     }
 }

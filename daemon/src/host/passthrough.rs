@@ -12,9 +12,10 @@ use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
 use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
-use super::{Allowed, Answer, Call, Caller, FileSystem, Pace, thread};
+use super::{Allowed, Answer, Call, Caller, FileSystem, ListNames, Pace, thread};
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
+use pinhole_policy::RuleId;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx};
 use rustix::fs::{Mode, OFlags};
@@ -144,6 +145,7 @@ impl Passthrough {
             kind: stat.kind(),
             descriptor: Some(Descriptor::new(root, None)),
             way_back,
+            rule: config.rules.as_ref().map_or(RuleId::SHARE, |rules| rules.root()),
             verified: true,
         };
         let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
@@ -252,6 +254,13 @@ impl FileSystem for Passthrough {
         }
     }
 
+    fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
+        let only_files = call.only_files();
+        let call = call.into_inner();
+        let node = self.nodes.get(call.node)?;
+        self.rename(&node, &call, only_files)
+    }
+
     families! {
         lookup(protocol::Lookup<'_>) -> Entry;
         get_attr(protocol::GetAttr) -> Attr;
@@ -266,13 +275,12 @@ impl FileSystem for Passthrough {
         link(protocol::Link<'_>) -> Entry;
         unlink(protocol::Unlink<'_>) -> ();
         rm_dir(protocol::RmDir<'_>) -> ();
-        rename(protocol::Rename<'_>) -> ();
         open(protocol::Open) -> OpenReply;
         create(protocol::Create<'_>) -> (Entry, OpenReply);
         tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
         open_dir(protocol::OpenDir) -> OpenReply;
         get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
-        list_xattr(protocol::ListXattr, out: &mut Vec<u8>) -> u32;
+        list_xattr(ListNames, out: &mut Vec<u8>) -> u32;
         set_xattr(protocol::SetXattr<'_>) -> ();
         remove_xattr(protocol::RemoveXattr<'_>) -> ();
     }

@@ -186,9 +186,9 @@ impl Passthrough {
         let ticket = self.ticket()?;
         let fd = match node.way_back() {
             WayBack::Handle(handle) => node.mount.open(handle, OFlags::PATH | OFlags::NOFOLLOW)?,
-            WayBack::Name(origin) => {
+            WayBack::Name(named) => {
                 // Not under the lock: the host may take its time.
-                let origin = origin.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let origin = named.origin.read().unwrap_or_else(PoisonError::into_inner).clone();
                 self.reopen_by_name(node, &origin.ok_or(Errno::ESTALE)?)?
             }
             WayBack::None => return Err(Errno::ESTALE),

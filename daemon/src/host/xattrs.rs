@@ -6,8 +6,9 @@
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
-use super::{Answer, Call};
+use super::{Answer, Call, ListNames};
 use crate::limits::XATTR_LEN_MAX;
+use pinhole_policy::{Access, XattrNamespace};
 use pinhole_protocol::{self as protocol, Errno, SetXattrMode};
 use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
@@ -33,16 +34,31 @@ impl Passthrough {
     pub(super) fn list_xattr(
         &self,
         node: &NodeRef,
-        call: &Call<'_, protocol::ListXattr>,
+        call: &Call<'_, ListNames>,
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
         self.check_xattrs_on()?;
+        let ListNames { size, readable } = call.operation;
         let reached = self.reach(node)?;
         let path = DecInt::from_fd(&*reached);
-        answer(call.operation.size, out, |out| match out {
+        let fetch = |out: Option<&mut Vec<u8>>| match out {
             None => rustix::fs::listxattr_query(path),
             Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
-        })
+        };
+        if readable.contains(Access::XATTR_READS | Access::ACL_READ) {
+            return answer(size, out, fetch);
+        }
+        // How long the list is depends on what is left out of it.
+        answer(u32::MAX, out, fetch)?;
+        keep_readable(out, readable);
+        let len = out.len();
+        if size == 0 {
+            out.clear();
+        } else if usize::try_from(size).is_ok_and(|size| len > size) {
+            out.clear();
+            return Err(Errno::ERANGE);
+        }
+        u32::try_from(len).map_err(|_long| Errno::E2BIG)
     }
 
     pub(super) fn set_xattr(&self, node: &NodeRef, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
@@ -83,6 +99,17 @@ impl Passthrough {
     }
 }
 
+/// Leaves out the names of namespaces that may not be read.
+fn keep_readable(names: &mut Vec<u8>, readable: Access) {
+    let all = std::mem::take(names);
+    for name in all.split_inclusive(|byte| *byte == 0) {
+        let bare = name.strip_suffix(&[0]).unwrap_or(name);
+        if readable.contains(XattrNamespace::of(bare).read()) {
+            names.extend_from_slice(name);
+        }
+    }
+}
+
 /// Fetches into `out` as much as the guest has room for, or only asks for the length where it has none.
 fn answer(
     room: u32,
@@ -102,4 +129,23 @@ fn answer(
         len
     };
     u32::try_from(len).map_err(|_long| Errno::E2BIG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_may_not_be_read_are_left_out() {
+        let all = b"user.a\0security.selinux\0system.posix_acl_access\0trusted.b\0user.c\0";
+        for (readable, kept) in [
+            (Access::XATTR_READ_USER, &b"user.a\0user.c\0"[..]),
+            (Access::XATTR_READ_SECURITY | Access::ACL_READ, b"security.selinux\0system.posix_acl_access\0"),
+            (Access::XATTR_READ_SYSTEM, b""),
+        ] {
+            let mut names = all.to_vec();
+            keep_readable(&mut names, readable);
+            assert_eq!(names, kept, "{readable:?}");
+        }
+    }
 }

@@ -1,17 +1,31 @@
-//! What each operation needs: the one table between the wire and the policy.
+//! What each operation needs and where: the one table between the wire and the policy.
 //!
-//! The gate reads it off the very call that runs, so what was checked is what is done.
+//! The gate reads it off the very call that runs, so what was checked is what is done. Every bit of every flag word is
+//! either part of the table, refused by the decoder, or never reaches the host; the tests below go through them.
 
-use crate::host::Call;
-use pinhole_policy::{Access, Demand, Gated, Place, XattrNamespace};
+use crate::host::{Call, ListNames};
+use pinhole_policy::{Access, Demand, Gated, Move, Place, XattrNamespace};
 use pinhole_protocol::{
-    self as protocol, AccessMode, Create, FallocateMode, MkNod, Open, OpenFlags, Rename, RenameFlags,
-    SetAttr, TmpFile, WriteFlags,
+    self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, Open, OpenFlags, Rename,
+    RenameFlags, SetAttr, TmpFile, WriteFlags,
 };
+
+/// Takes one demand after the other.
+type Each<'e> = &'e mut dyn FnMut(Demand<'_>);
 
 /// An operation that can say what it needs.
 trait Needs {
     fn accesses(&self) -> Access;
+
+    /// The same by place. `node` is the header's: the directory of an operation on a name.
+    fn demands(&self, node: u64, each: Each<'_>) {
+        each(Demand { place: Place::Node(node), access: self.accesses() });
+    }
+
+    /// What comes under another name.
+    fn moves(&self, _node: u64) -> Option<Move<'_>> {
+        None
+    }
 }
 
 impl<T: Needs> Gated for Call<'_, T> {
@@ -20,49 +34,109 @@ impl<T: Needs> Gated for Call<'_, T> {
     }
 
     fn demands(&self, each: &mut dyn FnMut(Demand<'_>)) {
-        each(Demand { place: Place::Node(self.node.0), access: self.accesses() });
+        // What needs nothing (FORGET, RELEASE) is done for whatever place.
+        if !self.operation.accesses().is_empty() {
+            self.operation.demands(self.node.0, each);
+        }
+    }
+
+    fn moves(&self) -> Option<Move<'_>> {
+        self.operation.moves(self.node.0)
     }
 }
 
-/// Operations that always need the same.
+const fn child(directory: u64, name: Name<'_>) -> Place<'_> {
+    Place::Child { directory, name: name.as_bytes() }
+}
+
+const fn handle(handle: Handle) -> Place<'static> {
+    Place::Handle(handle.0)
+}
+
+/// Operations that always need the same, at the place that the last column makes of the header's node and the operation.
 macro_rules! always {
-    ($($operation:ty => $access:expr;)*) => {
+    ($($operation:ty => $access:expr, $place:expr;)*) => {
         $(impl Needs for $operation {
             fn accesses(&self) -> Access {
                 $access
+            }
+
+            fn demands(&self, node: u64, each: Each<'_>) {
+                let place: fn(u64, &Self) -> Place<'_> = $place;
+                each(Demand { place: place(node, self), access: self.accesses() });
             }
         })*
     };
 }
 
 always! {
-    protocol::Lookup<'_> => Access::LOOKUP;
-    protocol::Forget => Access::empty();
-    protocol::GetAttr => Access::STAT;
-    protocol::GetStatx => Access::STAT;
-    protocol::Access => Access::STAT;
-    protocol::StatFs => Access::STATFS;
-    protocol::ReadLink => Access::READLINK;
-    protocol::SymLink<'_> => Access::SYMLINK;
-    protocol::MkDir<'_> => Access::MKDIR;
-    protocol::Link<'_> => Access::LINK;
-    protocol::Unlink<'_> => Access::UNLINK;
-    protocol::RmDir<'_> => Access::RMDIR;
-    protocol::Flush => Access::empty();
-    protocol::Release => Access::empty();
-    // The handle was opened for reading, or for writing, through the gate; these say it once more, so that a policy
-    // that changes while a file is open has its effect.
-    protocol::Read => Access::READ;
-    protocol::Lseek => Access::READ;
-    protocol::Fsync => Access::FSYNC;
-    protocol::FsyncDir => Access::FSYNC;
-    protocol::SyncFs => Access::FSYNC;
-    protocol::CopyFileRange => Access::COPY_RANGE.union(Access::READ).union(Access::WRITE);
-    protocol::OpenDir => Access::LIST;
-    protocol::ReadDir => Access::LIST;
-    protocol::ReadDirPlus => Access::LIST.union(Access::LOOKUP).union(Access::STAT);
-    protocol::ReleaseDir => Access::empty();
-    protocol::ListXattr => Access::XATTR_READ_USER;
+    protocol::Lookup<'_> => Access::LOOKUP, |node, op| child(node, op.name);
+    protocol::Forget => Access::empty(), |node, _| Place::Node(node);
+    protocol::GetAttr => Access::STAT, |node, _| Place::Node(node);
+    protocol::GetStatx => Access::STAT, |node, _| Place::Node(node);
+    protocol::Access => Access::STAT, |node, _| Place::Node(node);
+    protocol::StatFs => Access::STATFS, |_, _| Place::Share;
+    protocol::ReadLink => Access::READLINK, |node, _| Place::Node(node);
+    protocol::SymLink<'_> => Access::SYMLINK, |node, op| child(node, op.name);
+    protocol::MkDir<'_> => Access::MKDIR, |node, op| child(node, op.name);
+    protocol::Unlink<'_> => Access::UNLINK, |node, op| child(node, op.name);
+    protocol::RmDir<'_> => Access::RMDIR, |node, op| child(node, op.name);
+    protocol::Flush => Access::empty(), |_, op| handle(op.handle);
+    protocol::Release => Access::empty(), |_, op| handle(op.handle);
+    // The handle was opened for reading, or for writing, through the gate; these say it once more, because the rule of
+    // its node may have become narrower since.
+    protocol::Read => Access::READ, |_, op| handle(op.handle);
+    protocol::Lseek => Access::READ, |_, op| handle(op.handle);
+    protocol::Fsync => Access::FSYNC, |_, op| handle(op.handle);
+    protocol::FsyncDir => Access::FSYNC, |_, op| handle(op.handle);
+    protocol::SyncFs => Access::FSYNC, |_, _| Place::Share;
+    protocol::OpenDir => Access::LIST, |node, _| Place::Node(node);
+    protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
+    protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
+}
+
+impl Needs for protocol::ReadDirPlus {
+    fn accesses(&self) -> Access {
+        Access::LIST | Access::LOOKUP | Access::STAT
+    }
+
+    /// Each name of the listing is asked about when it is listed.
+    fn demands(&self, _: u64, each: Each<'_>) {
+        each(Demand { place: handle(self.list.handle), access: Access::LIST });
+    }
+}
+
+impl Needs for protocol::CopyFileRange {
+    fn accesses(&self) -> Access {
+        Access::COPY_RANGE | Access::READ | Access::WRITE
+    }
+
+    fn demands(&self, _: u64, each: Each<'_>) {
+        each(Demand { place: handle(self.from), access: Access::COPY_RANGE | Access::READ });
+        each(Demand { place: handle(self.to), access: Access::COPY_RANGE | Access::WRITE });
+    }
+}
+
+impl Needs for ListNames {
+    /// Any of what it may tell; where that is nothing, the plainest of them is missing.
+    fn accesses(&self) -> Access {
+        self.readable.iter().next().unwrap_or(Access::XATTR_READ_USER)
+    }
+}
+
+impl Needs for protocol::Link<'_> {
+    fn accesses(&self) -> Access {
+        Access::LINK
+    }
+
+    fn demands(&self, node: u64, each: Each<'_>) {
+        each(Demand { place: Place::Node(self.target.0), access: Access::LINK });
+        each(Demand { place: child(node, self.name), access: Access::LINK });
+    }
+
+    fn moves(&self, node: u64) -> Option<Move<'_>> {
+        Some(Move { from: Place::Node(self.target.0), to: child(node, self.name), exchange: false })
+    }
 }
 
 impl Needs for protocol::GetXattr<'_> {
@@ -83,17 +157,30 @@ impl Needs for protocol::RemoveXattr<'_> {
     }
 }
 
+/// What a way to fallocate needs; `None`: there is no such way, or none that a guest may ask for.
+pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
+    let ways = [
+        (FallocateMode::empty(), Access::FALLOCATE),
+        (FallocateMode::UNSHARE_RANGE, Access::FALLOCATE),
+        (FallocateMode::PUNCH_HOLE, Access::FALLOCATE_PUNCH),
+        (FallocateMode::ZERO_RANGE, Access::FALLOCATE_ZERO),
+        (FallocateMode::WRITE_ZEROES, Access::FALLOCATE_ZERO),
+        (FallocateMode::COLLAPSE_RANGE, Access::FALLOCATE_SHIFT),
+        (FallocateMode::INSERT_RANGE, Access::FALLOCATE_SHIFT),
+    ];
+    // Whether the length of the file may change is no way of its own.
+    let way = mode - FallocateMode::KEEP_SIZE;
+    ways.into_iter().find(|(known, _)| *known == way).map(|(_, access)| access)
+}
+
 impl Needs for protocol::Fallocate {
     fn accesses(&self) -> Access {
-        let shifts = FallocateMode::COLLAPSE_RANGE | FallocateMode::INSERT_RANGE;
-        let zeroes = FallocateMode::ZERO_RANGE | FallocateMode::WRITE_ZEROES;
-        let mut needed = Access::WRITE;
-        needed.set(Access::FALLOCATE_SHIFT, self.mode.intersects(shifts));
-        needed.set(Access::FALLOCATE_PUNCH, self.mode.contains(FallocateMode::PUNCH_HOLE));
-        needed.set(Access::FALLOCATE_ZERO, self.mode.intersects(zeroes));
-        // What else there is reserves room, or is refused by the host.
-        needed.set(Access::FALLOCATE, !needed.intersects(Access::FALLOCATES));
-        needed
+        // What is no way at all has been refused before; were it not, no profile would grant this by accident.
+        Access::WRITE | fallocate_access(self.mode).unwrap_or(Access::FALLOCATES)
+    }
+
+    fn demands(&self, _: u64, each: Each<'_>) {
+        each(Demand { place: handle(self.handle), access: self.accesses() });
     }
 }
 
@@ -103,6 +190,7 @@ impl Needs for Open {
             AccessMode::Read => Access::READ,
             AccessMode::Write if self.flags.contains(OpenFlags::APPEND) => Access::APPEND,
             AccessMode::Write => Access::WRITE,
+            AccessMode::ReadWrite if self.flags.contains(OpenFlags::APPEND) => Access::READ | Access::APPEND,
             AccessMode::ReadWrite => Access::READ | Access::WRITE,
         };
         needed.set(Access::TRUNCATE, self.flags.contains(OpenFlags::TRUNC));
@@ -116,17 +204,29 @@ impl Needs for protocol::Write {
         let at_end = self.flags.contains(OpenFlags::APPEND) && !self.write_flags.contains(WriteFlags::CACHE);
         if at_end { Access::APPEND } else { Access::WRITE }
     }
+
+    fn demands(&self, _: u64, each: Each<'_>) {
+        each(Demand { place: handle(self.handle), access: self.accesses() });
+    }
 }
 
 impl Needs for Create<'_> {
     fn accesses(&self) -> Access {
         self.open.accesses() | Access::CREATE
     }
+
+    fn demands(&self, node: u64, each: Each<'_>) {
+        each(Demand { place: child(node, self.name), access: self.accesses() });
+    }
 }
 
 impl Needs for TmpFile {
     fn accesses(&self) -> Access {
         self.open.accesses() | Access::TMPFILE
+    }
+
+    fn demands(&self, node: u64, each: Each<'_>) {
+        each(Demand { place: Place::Unnamed { directory: node }, access: self.accesses() });
     }
 }
 
@@ -136,6 +236,22 @@ impl Needs for Rename<'_> {
         needed.set(Access::EXCHANGE, self.flags.contains(RenameFlags::EXCHANGE));
         needed.set(Access::WHITEOUT, self.flags.contains(RenameFlags::WHITEOUT));
         needed
+    }
+
+    fn demands(&self, node: u64, each: Each<'_>) {
+        let needed = self.accesses();
+        each(Demand { place: child(node, self.name), access: needed });
+        // The whiteout stays behind.
+        let to = child(self.new_directory.0, self.new_name);
+        each(Demand { place: to, access: needed - Access::WHITEOUT });
+    }
+
+    fn moves(&self, node: u64) -> Option<Move<'_>> {
+        Some(Move {
+            from: child(node, self.name),
+            to: child(self.new_directory.0, self.new_name),
+            exchange: self.flags.contains(RenameFlags::EXCHANGE),
+        })
     }
 }
 
@@ -164,11 +280,16 @@ impl Needs for MkNod<'_> {
             _ => Access::CREATE,
         }
     }
+
+    fn demands(&self, node: u64, each: Each<'_>) {
+        each(Demand { place: child(node, self.name), access: self.accesses() });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pinhole_protocol::NodeId;
 
     #[test]
     fn opening_for_append_needs_no_right_to_overwrite() {
@@ -179,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_character_device_without_a_number_is_a_whiteout() {
-        let name = protocol::Name::parse(c"n").unwrap();
+        let name = Name::parse(c"n").unwrap();
         let made = |mode, rdev| MkNod { name, mode, rdev, umask: 0 }.accesses();
         assert_eq!(made(0o020_600, 0), Access::WHITEOUT);
         assert_eq!(made(0o020_600, 0x103), Access::MKNOD_CHAR);
@@ -189,7 +310,7 @@ mod tests {
     #[test]
     fn each_way_to_fallocate_is_an_access_of_its_own() {
         let needed = |mode| {
-            let handle = protocol::Handle(1);
+            let handle = Handle(1);
             protocol::Fallocate { handle, offset: 0, length: 1, mode }.accesses() - Access::WRITE
         };
         let keep = FallocateMode::KEEP_SIZE;
@@ -203,5 +324,71 @@ mod tests {
     fn truncating_at_open_needs_the_right_to_truncate() {
         let open = Open { flags: OpenFlags::TRUNC, kill_suidgid: false };
         assert!(open.accesses().contains(Access::TRUNCATE));
+    }
+
+    #[test]
+    fn no_other_open_flag_asks_for_anything() {
+        let needed = |bits| Open { flags: OpenFlags::from_bits_retain(bits), kill_suidgid: false }.accesses();
+        for access in 0..3 {
+            for bit in (2..32).map(|shift| 1 << shift) {
+                let more = match OpenFlags::from_bits_retain(bit) {
+                    OpenFlags::TRUNC => Access::TRUNCATE,
+                    // Less, not more: see above.
+                    OpenFlags::APPEND => continue,
+                    _ => Access::empty(),
+                };
+                assert_eq!(needed(access | bit), needed(access) | more, "{access} {bit:#o}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_way_to_fallocate_has_its_access_or_is_none() {
+        let known: Vec<u32> = (0..=u32::from(u8::MAX))
+            .filter(|mode| fallocate_access(FallocateMode::from_bits_retain(*mode)).is_some())
+            .collect();
+        // Plain, punch, collapse, zero, insert, unshare, write zeroes; each with and without KEEP_SIZE.
+        assert_eq!(known, [0, 1, 2, 3, 8, 9, 0x10, 0x11, 0x20, 0x21, 0x40, 0x41, 0x80, 0x81]);
+    }
+
+    #[test]
+    fn every_rename_flag_needs_more_than_a_rename() {
+        let name = Name::parse(c"n").unwrap();
+        let needed = |flags| Rename { name, new_directory: NodeId(1), new_name: name, flags }.accesses();
+        assert_eq!(needed(RenameFlags::empty()), Access::RENAME);
+        assert_eq!(needed(RenameFlags::NOREPLACE), Access::RENAME);
+        assert_eq!(needed(RenameFlags::EXCHANGE), Access::RENAME | Access::EXCHANGE);
+        assert_eq!(needed(RenameFlags::WHITEOUT), Access::RENAME | Access::WHITEOUT);
+        // The decoder lets no other through.
+        assert_eq!(RenameFlags::all().bits(), 7);
+    }
+
+    #[test]
+    fn what_is_done_to_a_name_is_asked_at_the_name() {
+        let (name, other) = (Name::parse(c"n").unwrap(), Name::parse(c"m").unwrap());
+        let asked = |operation: &dyn Needs| {
+            let mut places = Vec::new();
+            operation.demands(7, &mut |demand| places.push(format!("{:?}", demand.place)));
+            places
+        };
+        let at_name = format!("{:?}", child(7, name));
+        let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
+        let by_name: [&dyn Needs; 6] = [
+            &protocol::Lookup { name },
+            &protocol::Unlink { name },
+            &protocol::RmDir { name },
+            &protocol::SymLink { name, target: c"t" },
+            &protocol::MkDir { name, mode: 0, umask: 0 },
+            &Create { name, open, mode: 0, umask: 0 },
+        ];
+        for operation in by_name {
+            assert_eq!(asked(operation), [at_name.as_str()]);
+        }
+        let rename = Rename { name, new_directory: NodeId(9), new_name: other, flags: RenameFlags::empty() };
+        assert_eq!(asked(&rename), [at_name.clone(), format!("{:?}", child(9, other))]);
+        let link = protocol::Link { target: NodeId(5), name };
+        assert_eq!(asked(&link), [format!("{:?}", Place::Node(5)), at_name]);
+        let tmp = TmpFile { open, mode: 0, umask: 0 };
+        assert_eq!(asked(&tmp), [format!("{:?}", Place::Unnamed { directory: 7 })]);
     }
 }

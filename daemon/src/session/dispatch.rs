@@ -1,14 +1,15 @@
 //! Each operation through the gate to the host, and its result into a reply. One arm an operation, no wildcard.
 
+use super::accesses::fallocate_access;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, FileSystem, Pace};
+use crate::host::{Answer, Call, FileSystem, ListNames, Pace};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
-use pinhole_policy::{Gated, NoPlaces, Permitted};
+use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
-    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Forget, GetXattr, Header, ListXattr, Lookup,
-    Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
+    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, ListXattr,
+    Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -57,8 +58,13 @@ impl<F: FileSystem> Session<F> {
             Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
             Operation::Flush(op) => empty(host.flush(self.permit(header, op)?, pace))?,
             Operation::Release(op) => empty(host.release(self.permit(header, op)?, pace))?,
+            Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::SyncFs(_)
+                if self.is_never_unwritten() =>
+            {
+                Reply::Empty
+            }
             Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
-            Operation::Fallocate(op) => empty(host.fallocate(self.permit(header, op)?))?,
+            Operation::Fallocate(op) => empty(self.fallocate(header, op))?,
             Operation::SyncFs(op) => empty(host.sync_fs(self.permit(header, op)?))?,
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
@@ -88,7 +94,13 @@ impl<F: FileSystem> Session<F> {
         Call<'a, T>: Gated,
     {
         let call = Call { node: header.node, caller: caller(header), operation };
-        self.policy.permit(call, &NoPlaces).map_err(denied)
+        self.policy.permit(call, &*self.filesystem).map_err(denied)
+    }
+
+    /// Whether nothing that this guest has done can be waiting for the disk, nor may it make the host write: then it is
+    /// told that all is durable, because programs that only read do ask. Where the policy lets it ask, the host is asked.
+    const fn is_never_unwritten(&self) -> bool {
+        self.policy.is_read_only() && !self.policy.reach().contains(Access::FSYNC)
     }
 
     const fn entry(&self, entry: Entry) -> Reply<'static> {
@@ -134,6 +146,14 @@ impl<F: FileSystem> Session<F> {
         let written = self.filesystem.write(self.permit(header, write)?, payload, pace)?;
         self.throttle.wrote(written as u64);
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
+    }
+
+    /// A way to fallocate that is none is refused as by a file system that does not know it.
+    fn fallocate(&self, header: &Header<'_>, fallocate: Fallocate) -> Answer<()> {
+        if fallocate_access(fallocate.mode).is_none() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.filesystem.fallocate(self.permit(header, fallocate)?)
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
@@ -196,9 +216,22 @@ impl<F: FileSystem> Session<F> {
         Ok(if get.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
     }
 
+    /// The reads of extended attributes that are granted at a node.
+    fn granted_at(&self, node: NodeId) -> Access {
+        let granted = match self.policy.paths() {
+            None => self.policy.granted(),
+            // A node that there is not: the host says so.
+            Some(rules) => {
+                self.filesystem.node(node.0).map_or(self.policy.reach(), |rule| rules.access(rule))
+            }
+        };
+        granted & (Access::XATTR_READS | Access::ACL_READ)
+    }
+
     fn list_xattr(&self, header: &Header<'_>, list: ListXattr, scratch: &mut Scratch) -> Answer<Outcome> {
         scratch.body.clear();
-        let len = self.filesystem.list_xattr(self.permit(header, list)?, &mut scratch.body)?;
+        let names = ListNames { size: list.size, readable: self.granted_at(header.node) };
+        let len = self.filesystem.list_xattr(self.permit(header, names)?, &mut scratch.body)?;
         Ok(if list.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
     }
 }

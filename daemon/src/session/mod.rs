@@ -10,14 +10,14 @@ mod slot;
 mod state;
 mod throttle;
 
-use crate::host::{Caller, FileSystem};
+use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use pinhole_dax_cache::{Absent, Window};
-use pinhole_policy::{Denied, Policy, Refusal};
+use pinhole_policy::{Denied, Policy};
 use pinhole_protocol::{
-    DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, Operation, Reply,
-    Request,
+    DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, OpenFlags, Operation,
+    Reply, Request, Write,
 };
 use state::{Lane, SharedState, State};
 use std::sync::Arc;
@@ -150,7 +150,8 @@ impl<F: FileSystem> Session<F> {
                 self.end();
                 Ok(encoded(&Reply::Empty, scratch))
             }
-            (Ok(operation), State::Serving(_)) => {
+            (Ok(operation), State::Serving(negotiated)) => {
+                let operation = settled(operation, negotiated.flags);
                 match self.dispatch(&request.header, operation, (&payload, pace), (&slot, scratch)) {
                     Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
                         return slot.hand_back().map_or(Served::Done, Served::WouldWait);
@@ -194,6 +195,16 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
+/// What an operation means between these two sides: a writeback cache has already decided where the bytes belong, so
+/// that a write of such a guest is never one at the end of the file.
+const fn settled(operation: Operation<'_>, negotiated: InitFlags) -> Operation<'_> {
+    let Operation::Write(write) = operation else { return operation };
+    if !negotiated.contains(InitFlags::WRITEBACK_CACHE) {
+        return operation;
+    }
+    Operation::Write(Write { flags: write.flags.difference(OpenFlags::APPEND), ..write })
+}
+
 /// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy.
 const fn waits(operation: &Operation<'_>) -> bool {
     matches!(
@@ -219,15 +230,7 @@ fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {
 /// The errno of a refusal at the gate.
 fn denied(denied: Denied) -> Errno {
     tracing::debug!(missing = ?denied.missing, refusal = ?denied.refusal, "denied");
-    match denied.refusal {
-        Refusal::Hidden => Errno::ENOENT,
-        Refusal::ReadOnly => Errno::EROFS,
-        Refusal::NotGranted => Errno::EPERM,
-        Refusal::NotTty => Errno::ENOTTY,
-        Refusal::NotSupported => Errno::EOPNOTSUPP,
-        Refusal::Invalid => Errno::EINVAL,
-        Refusal::OtherRule => Errno::EXDEV,
-    }
+    errno_of(denied.refusal)
 }
 
 fn caller<'a>(header: &Header<'a>) -> Caller<'a> {

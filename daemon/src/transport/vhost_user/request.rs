@@ -119,10 +119,10 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Allowed, Answer};
+    use crate::host::{Allowed, Answer, ListNames};
     use crate::io_vectors::IoVectors;
     use crate::session::Options;
-    use pinhole_policy::Policy;
+    use pinhole_policy::{Places, Policy, RuleId};
     use pinhole_protocol::{
         self as protocol, Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx,
     };
@@ -138,6 +138,15 @@ mod tests {
 
     /// A host that waits for every READ and has a bug in everything else.
     struct Broken;
+
+    impl Places for Broken {
+        fn node(&self, _: u64) -> Option<RuleId> {
+            None
+        }
+        fn handle(&self, _: u64) -> Option<RuleId> {
+            None
+        }
+    }
 
     impl FileSystem for Broken {
         fn reset(&self, _: InitFlags) {}
@@ -250,7 +259,7 @@ mod tests {
         fn get_xattr(&self, _: Allowed<'_, protocol::GetXattr<'_>>, _: &mut Vec<u8>) -> Answer<u32> {
             panic!("a bug")
         }
-        fn list_xattr(&self, _: Allowed<'_, protocol::ListXattr>, _: &mut Vec<u8>) -> Answer<u32> {
+        fn list_xattr(&self, _: Allowed<'_, ListNames>, _: &mut Vec<u8>) -> Answer<u32> {
             panic!("a bug")
         }
         fn set_xattr(&self, _: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {

@@ -1,0 +1,127 @@
+//! Which of a policy's path rules decides at a node.
+//!
+//! A node has the rule of the name by which it was first reached. Each other name by which it is reached narrows it to
+//! what both grant; nothing widens it again for as long as the guest knows the node. Without path rules nothing here
+//! costs more than a look whether there are any.
+
+use super::directories::is_dots;
+use super::lookup::Found;
+use super::nodes::NodeRef;
+use super::passthrough::Passthrough;
+use super::resolve;
+use super::{Answer, Call, errno_of};
+use pinhole_policy::{Access, Gated, PathRules, Places, RuleId};
+use pinhole_protocol::{self as protocol, Errno, Handle, Name, NodeId, RenameFlags};
+use rustix::fs::FileType;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The rule of one node.
+#[derive(Debug)]
+pub(crate) struct NodeRule(AtomicU32);
+
+impl NodeRule {
+    pub(crate) const fn new(rule: RuleId) -> Self {
+        Self(AtomicU32::new(rule.bits()))
+    }
+
+    pub(crate) fn get(&self) -> RuleId {
+        RuleId::from_bits(self.0.load(Ordering::Acquire))
+    }
+
+    /// The node was reached in another way.
+    fn narrow(&self, rules: &PathRules, rule: RuleId) {
+        let both = |bits: u32| {
+            let both = rules.both(RuleId::from_bits(bits), rule).bits();
+            (both != bits).then_some(both)
+        };
+        // Where it declines, the rule is already as narrow.
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
+    }
+}
+
+/// What the host does beneath the gate for a policy with path rules.
+impl Passthrough {
+    /// The rules, if the policy has any.
+    pub(super) fn rules(&self) -> Option<&PathRules> {
+        self.config.rules.as_deref()
+    }
+
+    /// The rule of what has been found there.
+    pub(super) fn rule_of(&self, found: Found<'_>) -> RuleId {
+        let Some(rules) = self.rules() else { return RuleId::SHARE };
+        let directory = found.directory.rule.get();
+        match found.name {
+            Some(name) => rules.child(directory, name.as_bytes()),
+            None => rules.unnamed(directory),
+        }
+    }
+
+    /// A node that was known already has been found there too.
+    pub(super) fn narrow(&self, node: &NodeRef, found: Found<'_>) {
+        if let Some(rules) = self.rules() {
+            node.rule.narrow(rules, self.rule_of(found));
+        }
+    }
+
+    /// Whether a listing leaves a name out.
+    pub(super) fn is_hidden(&self, directory: &NodeRef, name: &[u8]) -> bool {
+        let hides =
+            |rules: &PathRules| !is_dots(name) && rules.is_hidden(rules.child(directory.rule.get(), name));
+        self.rules().is_some_and(hides)
+    }
+
+    /// Whether a listing may tell more of a name than that it is there.
+    pub(super) fn tells_all(&self, directory: &NodeRef, name: Name<'_>) -> bool {
+        let tells = |rules: &PathRules| {
+            let rule = rules.child(directory.rule.get(), name.as_bytes());
+            rules.access(rule).contains(Access::LOOKUP | Access::STAT)
+        };
+        self.rules().is_none_or(tells)
+    }
+
+    /// CREATE has found something in its place, which may be known by other names too: whether what it wants beside
+    /// making it may be done to that.
+    pub(super) fn check_found(&self, node: &NodeRef, call: &Call<'_, protocol::Create<'_>>) -> Answer<()> {
+        let Some(rules) = self.rules() else { return Ok(()) };
+        let wanted = call.accesses() - Access::CREATE;
+        let missing = wanted - rules.access(node.rule.get());
+        if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
+    }
+
+    /// RENAME between rules that decide differently somewhere: of files alone, because what is below a directory would
+    /// have to be decided anew.
+    pub(super) fn check_only_files(
+        &self,
+        (from, to): (BorrowedFd<'_>, BorrowedFd<'_>),
+        rename: &protocol::Rename<'_>,
+    ) -> Answer<()> {
+        let is_file = |fd, name| match resolve::stat_beneath(fd, name)?.kind() {
+            FileType::Directory => Err(Errno::EXDEV),
+            FileType::RegularFile
+            | FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => Ok(()),
+        };
+        is_file(from, rename.name)?;
+        if rename.flags.contains(RenameFlags::EXCHANGE) { is_file(to, rename.new_name) } else { Ok(()) }
+    }
+}
+
+impl Places for Passthrough {
+    fn node(&self, node: u64) -> Option<RuleId> {
+        self.nodes.get(NodeId(node)).ok().map(|node| node.rule.get())
+    }
+
+    fn handle(&self, handle: u64) -> Option<RuleId> {
+        let handle = Handle(handle);
+        if let Ok(file) = self.files.get(handle) {
+            // One without a node was opened when there were no rules, and rules never change.
+            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
+        }
+        self.directories.get(handle).ok().map(|directory| directory.node.rule.get())
+    }
+}
