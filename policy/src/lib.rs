@@ -8,12 +8,16 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 mod access;
+mod automaton;
 pub mod capabilities;
 mod gate;
+mod glob;
 pub mod host_calls;
 pub mod landlock;
+mod letters;
 mod limits;
 mod need;
+mod parse;
 mod paths;
 mod place;
 mod policy;
@@ -22,9 +26,11 @@ mod refusal;
 
 pub use access::{ACCESSES, Access, Described, XattrNamespace};
 pub use gate::{Denied, Gated, Permitted};
-pub use limits::{Limit, Limits};
+pub use glob::GlobError;
+pub use limits::{LIMITS, Limit, LimitRow, Limits, Measure};
 pub use need::{Facilities, Need};
-pub use paths::{Moves, PathRules, RuleId};
+pub use parse::{PolicyError, suggested};
+pub use paths::{Moves, PathRule, PathRules, RuleId};
 pub use place::{Demand, Move, NoPlaces, Place, Places};
 pub use policy::Policy;
 pub use profile::Profile;

@@ -31,8 +31,18 @@ impl Policy {
     /// The same policy without what changes anything.
     #[must_use]
     pub fn without_mutations(self) -> Self {
-        let granted = self.granted.difference(Access::MUTATIONS);
-        Self { granted, reach: self.reach.difference(Access::MUTATIONS), ..self }
+        Self {
+            granted: self.granted.difference(Access::MUTATIONS),
+            reach: self.reach.difference(Access::MUTATIONS),
+            paths: self.paths.map(|paths| Arc::new(paths.without(Access::MUTATIONS))),
+            limits: self.limits,
+        }
+    }
+
+    /// The same policy with these limits.
+    #[must_use]
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// What is granted where no path rule says otherwise.
@@ -60,7 +70,12 @@ impl Policy {
         !self.reach.intersects(Access::MUTATIONS)
     }
 
-    fn everywhere(granted: Access) -> Self {
+    pub(crate) fn with_paths(self, paths: PathRules) -> Self {
+        let reach = paths.rules().iter().fold(self.granted, |reach, rule| reach.union(rule.access));
+        Self { reach, paths: Some(Arc::new(paths)), ..self }
+    }
+
+    pub(crate) fn everywhere(granted: Access) -> Self {
         Self { granted, reach: granted, paths: None, limits: Limits::default() }
     }
 }

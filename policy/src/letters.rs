@@ -1,0 +1,163 @@
+//! Names as a policy tells them apart.
+//!
+//! Of a name, only matters which components of the rules' globs it matches. Such a set is a letter; there are finitely
+//! many that any name can have, so that rules can be compared for all names at once.
+
+use crate::glob::{Component, Symbol};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Index of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Letter(pub(crate) usize);
+
+impl Letter {
+    /// A name that no component matches.
+    pub(crate) const OTHER: Self = Self(0);
+}
+
+/// Every letter that a name can have.
+#[derive(Debug, Default)]
+pub(crate) struct Letters {
+    /// Names that stand in a glob as they are.
+    literals: HashMap<Vec<u8>, Letter>,
+    /// The other components, with their indices.
+    wildcards: Vec<(usize, Component)>,
+    /// Letters of all other names.
+    others: HashMap<Vec<usize>, Letter>,
+    /// By letter: indices of the components matched, ascending.
+    matched: Vec<Vec<usize>>,
+}
+
+/// The wildcards overlap in more ways than are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// Combinations of positions within the wildcards that are followed. Some ten unlike wildcards reach a hundred.
+const COMBINATIONS_MAX: usize = 4096;
+
+impl Letters {
+    /// Finds every letter for distinct components.
+    ///
+    /// # Errors
+    /// [`TooMany`] combinations of wildcards.
+    pub(crate) fn new(components: &[Component]) -> Result<Self, TooMany> {
+        let mut letters = Self { matched: vec![Vec::new()], ..Self::default() };
+        letters.others.insert(Vec::new(), Letter::OTHER);
+        let with_wildcards = components.iter().enumerate().filter(|(_, one)| one.literal().is_none());
+        letters.wildcards = with_wildcards.map(|(index, one)| (index, one.clone())).collect();
+        for matched in combinations(&letters.wildcards)? {
+            let letter = Letter(letters.matched.len());
+            if !letters.others.contains_key(&matched) {
+                letters.matched.push(matched.clone());
+                letters.others.insert(matched, letter);
+            }
+        }
+        for (index, name) in components.iter().enumerate() {
+            let Some(name) = name.literal() else { continue };
+            let mut matched = letters.wildcards_matching(&name);
+            matched.push(index);
+            matched.sort_unstable();
+            letters.literals.insert(name, Letter(letters.matched.len()));
+            letters.matched.push(matched);
+        }
+        Ok(letters)
+    }
+
+    /// The letter of a name; `None` for what is no name.
+    pub(crate) fn of(&self, name: &[u8]) -> Option<Letter> {
+        match self.literals.get(name) {
+            Some(letter) => Some(*letter),
+            None if self.wildcards.is_empty() => Some(Letter::OTHER),
+            None => self.others.get(&self.wildcards_matching(name)).copied(),
+        }
+    }
+
+    /// How many there are; letters are the numbers below.
+    pub(crate) const fn count(&self) -> usize {
+        self.matched.len()
+    }
+
+    /// Whether names of a letter match the component of this index.
+    pub(crate) fn matches(&self, letter: Letter, component: usize) -> bool {
+        self.matched.get(letter.0).is_some_and(|matched| matched.binary_search(&component).is_ok())
+    }
+
+    fn wildcards_matching(&self, name: &[u8]) -> Vec<usize> {
+        self.wildcards.iter().filter(|(_, one)| one.matches(name)).map(|(index, _)| *index).collect()
+    }
+}
+
+/// Every set of wildcards that some name matches: all are followed at once, character by character, with one character
+/// for each stretch of characters that none of them tells apart.
+fn combinations(wildcards: &[(usize, Component)]) -> Result<BTreeSet<Vec<usize>>, TooMany> {
+    let symbols = symbols(wildcards);
+    let start: Vec<u64> = wildcards.iter().map(|(_, one)| one.start()).collect();
+    let mut seen = HashSet::from([start.clone()]);
+    let mut open = vec![start];
+    let mut found = BTreeSet::new();
+    while let Some(at) = open.pop() {
+        for symbol in &symbols {
+            let step = |(at, (_, one)): (&u64, &(usize, Component))| one.step(*at, *symbol);
+            let next: Vec<u64> = at.iter().zip(wildcards).map(step).collect();
+            let ends = next.iter().zip(wildcards).filter(|(at, (_, one))| one.accepts(**at));
+            found.insert(ends.map(|(_, (index, _))| *index).collect());
+            if seen.insert(next.clone()) {
+                open.push(next);
+            }
+            if seen.len() > COMBINATIONS_MAX {
+                return Err(TooMany);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One symbol of each stretch that a name can hold.
+fn symbols(wildcards: &[(usize, Component)]) -> Vec<Symbol> {
+    const NUL: u32 = 0;
+    const SLASH: u32 = 0x2f;
+    let mut boundaries = BTreeSet::from([NUL, NUL + 1, SLASH, SLASH + 1]);
+    for (_, one) in wildcards {
+        one.boundaries(&mut boundaries);
+    }
+    boundaries.into_iter().filter(|first| *first != NUL && *first != SLASH).map(Symbol::of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::glob::{Glob, Segment};
+
+    fn letters(names: &[&str]) -> Letters {
+        let component = |name: &&str| match Glob::parse(&format!("/{name}")).unwrap().segments() {
+            [Segment::Name(component)] => component.clone(),
+            other => panic!("{other:?}"),
+        };
+        Letters::new(&names.iter().map(component).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn every_set_that_a_name_can_match_is_a_letter_and_no_other() {
+        // Nothing, a*, *b, both; and the literal, which a* matches too.
+        let some = letters(&["a*", "*b", "abc"]);
+        assert_eq!(some.count(), 5);
+        let matched = |name: &[u8]| some.matched[some.of(name).unwrap().0].clone();
+        assert_eq!(matched(b"abc"), [0, 2]);
+        assert_eq!(matched(b"abb"), [0, 1]);
+        assert_eq!(matched(b"b"), [1]);
+        assert!(matched(b"x").is_empty());
+    }
+
+    #[test]
+    fn what_no_name_can_match_together_is_no_letter() {
+        assert_eq!(letters(&["a*", "b*"]).count(), 3);
+        assert_eq!(letters(&["[a-m]", "[k-z]"]).count(), 4);
+    }
+
+    #[test]
+    fn a_name_that_everything_matches_still_has_a_letter_beside_the_other() {
+        let some = letters(&["?*"]);
+        assert_eq!(some.count(), 2);
+        assert_ne!(some.of(b"a"), Some(Letter::OTHER));
+    }
+}

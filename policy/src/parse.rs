@@ -1,0 +1,373 @@
+//! Policy files: TOML into a [`Policy`], or one line that says where it goes wrong.
+
+use crate::automaton::Seen;
+use crate::glob::Glob;
+use crate::limits::{LIMITS, LimitRow, Measure};
+use crate::{ACCESSES, Access, Limits, PathRule, PathRules, Policy, Profile};
+use serde::Deserialize;
+use std::num::NonZero;
+use std::ops::Range;
+use toml::{Spanned, Value};
+
+/// A policy file that is not one, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{line}:{column}: {message}")]
+pub struct PolicyError {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// Rules of a file; nobody oversees more.
+const RULES_MAX: usize = 256;
+/// What nothing works without: not even the share's root could be looked at.
+const ESSENTIAL: Access = Access::LOOKUP.union(Access::STAT);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    profile: Option<Spanned<String>>,
+    #[serde(default)]
+    allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    deny: Vec<Spanned<String>>,
+    #[serde(default)]
+    path: Vec<Entry>,
+    #[serde(default)]
+    limits: std::collections::BTreeMap<Spanned<String>, Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    r#match: Spanned<String>,
+    access: Option<Spanned<Vec<Spanned<String>>>>,
+    hidden: Option<Spanned<bool>>,
+}
+
+/// What is wrong, and the bytes of the file at which.
+struct Wrong {
+    at: Range<usize>,
+    message: String,
+}
+
+impl Wrong {
+    fn at<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { at: at.span(), message: message.into() }
+    }
+}
+
+impl Policy {
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// [`PolicyError`]: the text is no TOML, has unknown keys or names, contradicts itself, or has a rule or a limit
+    /// that can have no effect.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        read(text).map_err(|Wrong { at, message }| {
+            let before = text.get(..at.start).unwrap_or(text);
+            let line = before.split('\n').next_back().unwrap_or_default();
+            PolicyError {
+                line: before.matches('\n').count().saturating_add(1),
+                column: line.chars().count().saturating_add(1),
+                message,
+            }
+        })
+    }
+}
+
+fn read(text: &str) -> Result<Policy, Wrong> {
+    let file: File = toml::from_str(text).map_err(|error| Wrong {
+        at: error.span().unwrap_or_default(),
+        message: error.message().trim().replace('\n', ", "),
+    })?;
+    let profile = match &file.profile {
+        None => Profile::Share,
+        Some(name) => Profile::from_name(name.get_ref()).ok_or_else(|| {
+            let known = Profile::ALL.map(Profile::name);
+            Wrong::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
+        })?,
+    };
+    let (allowed, denied) = (accesses(&file.allow)?, accesses(&file.deny)?);
+    let both = file.deny.iter().find(|name| named(name).is_ok_and(|access| allowed.contains(access)));
+    if let Some(both) = both {
+        return Err(Wrong::at(both, format!("{:?} is in allow and in deny", both.get_ref())));
+    }
+    let essential = file.deny.iter().find(|name| named(name).is_ok_and(|access| ESSENTIAL.contains(access)));
+    if let Some(essential) = essential {
+        let message = format!("{:?} cannot be denied: nothing would work without it", essential.get_ref());
+        return Err(Wrong::at(essential, message));
+    }
+    let granted = profile.granted().union(allowed).difference(denied);
+    let limits = limits(&file)?;
+    let policy = Policy::everywhere(granted).limited(limits);
+    if file.path.is_empty() {
+        return Ok(policy);
+    }
+    Ok(policy.with_paths(paths(text, &file.path, (granted, denied))?))
+}
+
+fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Wrong> {
+    if let Some(past) = entries.get(RULES_MAX) {
+        return Err(Wrong::at(&past.r#match, format!("more than {RULES_MAX} path rules")));
+    }
+    let rules = entries.iter().map(|entry| rule(text, entry, denied)).collect::<Result<Vec<_>, _>>()?;
+    let (paths, seen) = PathRules::new(rules, base).map_err(|_too_intricate| Wrong {
+        at: entries.first().map(|entry| entry.r#match.span()).unwrap_or_default(),
+        message: "the path rules overlap in too many ways to be compared: use fewer different wildcards"
+            .to_owned(),
+    })?;
+    if let Some((entry, seen)) = entries.iter().zip(&seen).find(|(_, seen)| !seen.decides) {
+        return Err(Wrong::at(&entry.r#match, ineffective(paths.rules(), *seen)));
+    }
+    let root = paths.root();
+    if paths.is_hidden(root) || !paths.access(root).contains(ESSENTIAL) {
+        let rule = paths.deciding(&[]);
+        let entry = entries.iter().zip(paths.rules()).find(|(_, one)| Some(*one) == rule);
+        return Err(Wrong {
+            at: entry.map(|(entry, _)| entry.r#match.span()).unwrap_or_default(),
+            message: "the share's root needs lookup and stat: nothing would work without them".to_owned(),
+        });
+    }
+    Ok(paths)
+}
+
+fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Wrong> {
+    let pattern = entry.r#match.get_ref();
+    let glob = Glob::parse(pattern).map_err(|error| Wrong::at(&entry.r#match, error.to_string()))?;
+    let hidden = entry.hidden.as_ref().is_some_and(|hidden| *hidden.get_ref());
+    let access = match (&entry.access, hidden) {
+        (Some(names), false) => accesses(names.get_ref())?,
+        (None, true) => Access::empty(),
+        (Some(names), true) => {
+            let message = format!("{pattern:?} has access and is hidden: give one of the two");
+            return Err(Wrong::at(names, message));
+        }
+        (None, false) => {
+            let message = format!("{pattern:?} says nothing: give access = [...] or hidden = true");
+            return Err(Wrong::at(&entry.r#match, message));
+        }
+    };
+    let names = entry.access.iter().flat_map(Spanned::get_ref);
+    if let Some(name) = names.into_iter().find(|name| named(name).is_ok_and(|one| denied.contains(one))) {
+        let message = format!("{:?} is in deny, which holds everywhere", name.get_ref());
+        return Err(Wrong::at(name, message));
+    }
+    let before = text.get(..entry.r#match.span().start).unwrap_or_default();
+    let line = before.matches('\n').count().saturating_add(1);
+    Ok(PathRule { text: pattern.clone(), line, access, hidden, glob })
+}
+
+/// Why a rule never decides.
+fn ineffective(rules: &[PathRule], seen: Seen) -> String {
+    let line = |index: Option<usize>| index.and_then(|index| rules.get(index)).map(|rule| rule.line);
+    match (line(seen.covered_by), line(seen.hidden_by)) {
+        (Some(line), _) => {
+            format!("this rule never decides: later rules match all that it matches, as in line {line}")
+        }
+        (None, Some(line)) => format!("this rule matches nothing that can be reached: line {line} hides it"),
+        (None, None) => "this rule matches nothing".to_owned(),
+    }
+}
+
+fn accesses(names: &[Spanned<String>]) -> Result<Access, Wrong> {
+    names.iter().try_fold(Access::empty(), |all, name| named(name).map(|access| all.union(access)))
+}
+
+fn named(name: &Spanned<String>) -> Result<Access, Wrong> {
+    Access::named(name.get_ref()).ok_or_else(|| {
+        let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
+        Wrong::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
+    })
+}
+
+fn limits(file: &File) -> Result<Limits, Wrong> {
+    let mut limits = Limits::default();
+    for (name, value) in &file.limits {
+        let row = LIMITS.iter().find(|row| row.name == name.get_ref()).ok_or_else(|| {
+            let known: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
+            Wrong::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
+        })?;
+        let figure = figure(row, value.get_ref()).map_err(|message| Wrong::at(value, message))?;
+        (row.set)(&mut limits, Some(figure));
+    }
+    Ok(limits)
+}
+
+fn figure(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
+    let name = row.name;
+    let figure = match (value, row.measure) {
+        (Value::Integer(figure), _) => u64::try_from(*figure).ok(),
+        (Value::String(text), Measure::Bytes) => bytes(text),
+        _ => None,
+    };
+    let right = match row.measure {
+        Measure::Count => "a number above zero",
+        Measure::Bytes => "a number of bytes above zero, or with a unit, as in \"64 MiB\"",
+    };
+    let figure = figure.ok_or_else(|| format!("{name}: give {right}"))?;
+    NonZero::new(figure)
+        .ok_or_else(|| format!("{name} is zero: nothing could be done; leave it out for no limit"))
+}
+
+/// A number of bytes with a unit.
+fn bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u32); 5] = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
+    let unit = text.strip_prefix(digits)?.trim();
+    let (_, power) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(1_u64.checked_shl(*power)?)
+}
+
+/// A name that is not known, and what may have been meant.
+pub fn suggested(name: &str, known: &[&str]) -> String {
+    let close = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
+    match close {
+        Some((distance, meant)) if distance <= 3 && distance < meant.len() => {
+            format!("{name:?}: did you mean {meant:?}?")
+        }
+        _ => format!("{name:?}: known are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        Policy::parse(text).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_policy_says_what_it_grants_where() {
+        let policy = Policy::parse(
+            r#"
+            profile = "share"
+            allow = ["mknod-char"]
+            deny = ["chown"]
+            [[path]]
+            match = "/etc/**"
+            access = ["lookup", "stat", "read"]
+            [[path]]
+            match = "/secret"
+            hidden = true
+            [limits]
+            open-handles = 10000
+            file-size = "64 MiB"
+            dirty-bytes = 4096
+            "#,
+        )
+        .unwrap();
+        assert_eq!(policy.granted(), (Profile::Share.granted() | Access::MKNOD_CHAR) - Access::CHOWN);
+        let rules = policy.paths().unwrap();
+        let etc = rules.child(rules.root(), b"etc");
+        assert_eq!(rules.access(etc), policy.granted());
+        let passwd = Access::LOOKUP | Access::STAT | Access::READ;
+        assert_eq!(rules.access(rules.child(etc, b"passwd")), passwd);
+        assert!(rules.is_hidden(rules.child(rules.root(), b"secret")));
+        assert_eq!(policy.limits().open_handles, NonZero::new(10_000));
+        assert_eq!(policy.limits().file_size, NonZero::new(64 << 20));
+        assert_eq!(policy.limits().dirty_bytes, NonZero::new(4096));
+        assert_eq!(policy.limits().locks, None);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default_profile() {
+        assert_eq!(Policy::parse("").unwrap().granted(), Profile::Share.granted());
+    }
+
+    #[test]
+    fn read_only_takes_the_mutations_of_path_rules_too() {
+        let text = "profile = \"rootfs\"\n[[path]]\nmatch = \"/data/**\"\naccess = [\"write\", \"read\"]\n";
+        let policy = Policy::parse(text).unwrap();
+        assert!(!policy.is_read_only());
+        let policy = policy.without_mutations();
+        assert!(policy.is_read_only());
+        let rules = policy.paths().unwrap();
+        let below = rules.child(rules.child(rules.root(), b"data"), b"x");
+        assert_eq!(rules.access(below), Access::READ);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line_with_its_place() {
+        for (text, expected) in [
+            ("profile = \"shared\"", "1:11: unknown profile \"shared\": did you mean \"share\"?"),
+            ("profile = \"x\"", "1:11: unknown profile \"x\": known are full, share, rootfs"),
+            ("\nprofil = \"share\"", "2:1: unknown field `profil`, expected one of"),
+            ("allow = [\"raed\"]", "1:10: unknown operation \"raed\": did you mean \"read\"?"),
+            ("allow = [\"chmod\"]\ndeny = [\"chmod\"]", "2:9: \"chmod\" is in allow and in deny"),
+            ("deny = [\"stat\"]", "1:9: \"stat\" cannot be denied: nothing would work without it"),
+            ("[limits]\nlocks = 0", "2:9: locks is zero: nothing could be done; leave it out for no limit"),
+            ("[limits]\nlocks = -1", "2:9: locks: give a number above zero"),
+            ("[limits]\nlocks = \"1 KiB\"", "2:9: locks: give a number above zero"),
+            (
+                "[limits]\nfile-size = \"1 MB\"",
+                "2:13: file-size: give a number of bytes above zero, or with a unit, as in \"64 MiB\"",
+            ),
+            (
+                "[limits]\nopenhandles = 1",
+                "2:1: unknown limit \"openhandles\": did you mean \"open-handles\"?",
+            ),
+            ("[[path]]\nmatch = \"etc\"\nhidden = true", "2:9: a path begins with /"),
+            (
+                "[[path]]\nmatch = \"/etc\"",
+                "2:9: \"/etc\" says nothing: give access = [...] or hidden = true",
+            ),
+            (
+                "[[path]]\nmatch = \"/etc\"\naccess = []\nhidden = true",
+                "3:10: \"/etc\" has access and is hidden",
+            ),
+            ("[[path]]\nmatch = \"/\"\nhidden = true", "2:9: the share's root needs lookup and stat"),
+            (
+                "deny = [\"chown\"]\n[[path]]\nmatch = \"/a\"\naccess = [\"chown\"]",
+                "4:11: \"chown\" is in deny, which holds everywhere",
+            ),
+            (
+                "[[path]]\nmatch = \"/a/b\"\naccess = []\n[[path]]\nmatch = \"/a/**\"\naccess = []",
+                "2:9: this rule never decides: later rules match all that it matches, as in line 5",
+            ),
+            (
+                "[[path]]\nmatch = \"/a\"\nhidden = true\n[[path]]\nmatch = \"/a/b\"\naccess = []",
+                "5:9: this rule matches nothing that can be reached: line 2 hides it",
+            ),
+            ("allow = 1", "1:9: invalid type: integer `1`, expected a sequence"),
+            ("profile = ", "1:11: "),
+        ] {
+            let line = wrong(text);
+            assert!(line.starts_with(expected), "{text}\n{line}");
+            assert!(!line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_later_rule_for_a_part_leaves_the_rest_to_the_earlier() {
+        let text =
+            "[[path]]\nmatch = \"/a/**\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"read\"]";
+        let policy = Policy::parse(text).unwrap();
+        let rules = policy.paths().unwrap();
+        assert_eq!(rules.deciding(&[b"a", b"b"]).unwrap().line, 5);
+        assert_eq!(rules.deciding(&[b"a", b"c"]).unwrap().line, 2);
+        assert_eq!(rules.deciding(&[b"a"]), None);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_overseen_are_refused() {
+        let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}\"\naccess = []\n");
+        let many: String = (0..=RULES_MAX).map(rule).collect();
+        assert!(wrong(&many).contains("more than 256 path rules"));
+        // Each a different wildcard in the midst of any other: every set of them is a state of its own.
+        let rule = |index: usize| format!("[[path]]\nmatch = \"/**/*{index}*/*/*/*/*\"\naccess = []\n");
+        let many: String = (10..40).map(rule).collect();
+        assert!(wrong(&many).contains("overlap in too many ways"));
+    }
+
+    #[test]
+    fn as_many_plain_rules_as_there_may_be_are_no_matter() {
+        let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}/**\"\naccess = [\"read\"]\n");
+        let many: String = (0..RULES_MAX).map(rule).collect();
+        Policy::parse(&many).unwrap();
+    }
+}

@@ -1,0 +1,420 @@
+//! Path rules against a model that keeps whole paths and matches globs one by one: the same decisions, and no file
+//! ever comes to where more may be done to it.
+#![cfg(test)]
+
+use pinhole_policy::{ACCESSES, Access, Moves, PathRules, Policy, RuleId};
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What globs are made of. The names match them in every combination that any name can.
+const PARTS: &[&str] = &["a", "b", "a*", "?b", "[ab]", "*", "**"];
+const NAMES: &[&str] = &["a", "b", "ab", "aa", "bb", "zz"];
+const BASE: &[&str] = &["lookup", "stat", "read", "write"];
+/// Deep enough for every glob of three parts to end, and one more.
+const DEPTH: usize = 4;
+
+/// A rule of the model.
+#[derive(Clone, Debug)]
+struct Rule {
+    parts: Vec<&'static str>,
+    /// `None`: hidden.
+    access: Option<Vec<&'static str>>,
+}
+
+impl Rule {
+    fn text(&self) -> String {
+        let what = match &self.access {
+            None => "hidden = true".to_owned(),
+            Some(names) => format!("access = {names:?}"),
+        };
+        format!("[[path]]\nmatch = \"/{}\"\n{what}\n", self.parts.join("/"))
+    }
+}
+
+/// What may be done at a path; what is hidden allows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Decision {
+    access: Access,
+    hidden: bool,
+}
+
+impl Decision {
+    fn within(self, other: Self) -> bool {
+        self.hidden || (!other.hidden && other.access.contains(self.access))
+    }
+
+    fn and(self, other: Self) -> Self {
+        let hidden = self.hidden || other.hidden;
+        Self { access: if hidden { Access::empty() } else { self.access & other.access }, hidden }
+    }
+}
+
+type Path = Vec<&'static str>;
+
+/// A policy in the model's own terms, beside the one under test.
+#[derive(Debug)]
+struct Model {
+    rules: Vec<Rule>,
+    tested: Arc<PathRules>,
+}
+
+fn set(names: &[&str]) -> Access {
+    names.iter().map(|name| Access::named(name).unwrap()).collect()
+}
+
+fn part_matches(part: &[u8], name: &[u8]) -> bool {
+    match part {
+        [] => name.is_empty(),
+        [b'*', rest @ ..] => (0..=name.len()).any(|skipped| part_matches(rest, &name[skipped..])),
+        [b'?', rest @ ..] => !name.is_empty() && part_matches(rest, &name[1..]),
+        [b'[', b'a', b'b', b']', rest @ ..] => {
+            matches!(name.first(), Some(b'a' | b'b')) && part_matches(rest, &name[1..])
+        }
+        [plain, rest @ ..] => name.first() == Some(plain) && part_matches(rest, &name[1..]),
+    }
+}
+
+fn glob_matches(parts: &[&str], path: &[&str]) -> bool {
+    match parts {
+        [] => path.is_empty(),
+        // At the end at least one name, elsewhere any number.
+        ["**"] => !path.is_empty(),
+        ["**", rest @ ..] => (0..=path.len()).any(|skipped| glob_matches(rest, &path[skipped..])),
+        [part, rest @ ..] => {
+            path.first().is_some_and(|name| part_matches(part.as_bytes(), name.as_bytes()))
+                && glob_matches(rest, &path[1..])
+        }
+    }
+}
+
+impl Model {
+    /// The policy of these rules, less those that would have no effect, which a policy may not have.
+    fn new(mut rules: Vec<Rule>) -> Option<Self> {
+        let denied: Vec<_> =
+            ACCESSES.iter().map(|row| row.name).filter(|name| !BASE.contains(name)).collect();
+        let head = format!("allow = [\"write\"]\ndeny = {denied:?}\n");
+        loop {
+            let parts: String = rules.iter().map(Rule::text).collect();
+            match Policy::parse(&format!("{head}{parts}")) {
+                Ok(policy) => return Some(Self { rules, tested: Arc::clone(policy.paths()?) }),
+                Err(error) => drop(rules.remove((error.line - 3) / 3)),
+            }
+        }
+    }
+
+    fn decide(&self, path: &[&str]) -> Decision {
+        let last = |path: &[&str]| self.rules.iter().rev().find(|rule| glob_matches(&rule.parts, path));
+        let hidden = (0..=path.len()).any(|len| last(&path[..len]).is_some_and(|rule| rule.access.is_none()));
+        let access = match last(path) {
+            _ if hidden => Access::empty(),
+            Some(rule) => set(rule.access.as_deref().unwrap_or_default()),
+            None => set(BASE),
+        };
+        Decision { access, hidden }
+    }
+
+    fn rule(&self, path: &[&str]) -> RuleId {
+        path.iter().fold(self.tested.root(), |rule, name| self.tested.child(rule, name.as_bytes()))
+    }
+
+    fn tested(&self, rule: RuleId) -> Decision {
+        Decision { access: self.tested.access(rule), hidden: self.tested.is_hidden(rule) }
+    }
+
+    /// What the model says of a move, by trying every path below.
+    fn moves(&self, from: &[Path], to: &[Path]) -> Moves {
+        let mut moves = Moves::Freely;
+        for below in paths(DEPTH) {
+            let decide = |ways: &[Path]| {
+                let all = ways.iter().map(|way| self.decide(&joined(way, &below)));
+                all.reduce(Decision::and).unwrap()
+            };
+            let (before, after) = (decide(from), decide(to));
+            if !after.within(before) {
+                return Moves::No;
+            }
+            if before != after {
+                moves = Moves::OnlyFiles;
+            }
+        }
+        moves
+    }
+}
+
+fn joined(one: &[&'static str], other: &[&'static str]) -> Path {
+    [one, other].concat()
+}
+
+/// Every path of at most so many names.
+fn paths(depth: usize) -> Vec<Path> {
+    let mut all = vec![Path::new()];
+    let mut last = all.clone();
+    for _ in 0..depth {
+        last = last.iter().flat_map(|path| NAMES.iter().map(|name| joined(path, &[*name]))).collect();
+        all.extend(last.iter().cloned());
+    }
+    all
+}
+
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let parts = prop::collection::vec(select(PARTS), 1..=3);
+    let access = prop::option::weighted(0.85, subsequence(BASE, 0..=BASE.len()));
+    prop::collection::vec((parts, access).prop_map(|(parts, access)| Rule { parts, access }), 1..=4)
+}
+
+fn path() -> impl Strategy<Value = Path> {
+    prop::collection::vec(select(NAMES), 1..=3)
+}
+
+/// One thing that a guest does. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Looks a path up, name by name; what is missing is made: a file at its end, directories above.
+    Reach(Path),
+    Forget(usize),
+    Link(usize, Path),
+    Rename(usize, Path),
+    Exchange(usize, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => path().prop_map(Step::Reach),
+        1 => any::<usize>().prop_map(Step::Forget),
+        1 => (any::<usize>(), path()).prop_map(|(which, to)| Step::Link(which, to)),
+        3 => (any::<usize>(), path()).prop_map(|(which, to)| Step::Rename(which, to)),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(one, other)| Step::Exchange(one, other)),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// A tree of the host, and what a guest knows of it.
+#[derive(Default)]
+struct World {
+    /// Number of the file at each path; the root has none.
+    names: BTreeMap<Path, usize>,
+    directories: BTreeSet<usize>,
+    files: usize,
+    /// By file: its rule, and each path by which it was reached since it was last unknown.
+    known: BTreeMap<usize, (RuleId, Vec<Path>)>,
+}
+
+impl World {
+    fn reach(&mut self, model: &Model, path: &Path) {
+        let mut above = model.tested.root();
+        for len in 1..=path.len() {
+            let at = path[..len].to_vec();
+            let file = self.at(&at, len < path.len());
+            if len < path.len() && !self.directories.contains(&file) {
+                return;
+            }
+            let found = model.tested.child(above, path[len - 1].as_bytes());
+            if model.tested.is_hidden(found) {
+                return;
+            }
+            above = self.reached(model, file, (found, at));
+        }
+    }
+
+    /// The file at a path, made where there is none.
+    fn at(&mut self, path: &Path, directory: bool) -> usize {
+        if let Some(file) = self.names.get(path) {
+            return *file;
+        }
+        self.files += 1;
+        self.names.insert(path.clone(), self.files);
+        if directory {
+            self.directories.insert(self.files);
+        }
+        self.files
+    }
+
+    fn reached(&mut self, model: &Model, file: usize, (rule, path): (RuleId, Path)) -> RuleId {
+        let (known, ways) = self.known.entry(file).or_insert((rule, Vec::new()));
+        *known = model.tested.both(*known, rule);
+        ways.push(path);
+        *known
+    }
+
+    fn nth_name(&self, which: usize) -> Option<(Path, usize)> {
+        let index = which.checked_rem(self.names.len())?;
+        self.names.iter().nth(index).map(|(path, file)| (path.clone(), *file))
+    }
+
+    /// Everything at and below a path.
+    fn tree(&self, top: &Path) -> BTreeMap<Path, usize> {
+        let within = self.names.iter().filter(|(path, _)| path.starts_with(top));
+        within.map(|(path, file)| (path.clone(), *file)).collect()
+    }
+
+    fn is_directory(&self, top: &Path) -> bool {
+        self.names.get(top).is_some_and(|file| self.directories.contains(file))
+    }
+
+    /// Whether a name can be made there.
+    fn is_free(&self, path: &Path) -> bool {
+        let above = &path[..path.len() - 1];
+        let parent = self.names.get(above).map(|file| self.directories.contains(file));
+        (above.is_empty() || parent == Some(true)) && !self.names.contains_key(path)
+    }
+
+    /// Carries a tree elsewhere, after looking that nothing in it comes to where more may be done to it.
+    fn carry(&mut self, model: &Model, tree: BTreeMap<Path, usize>, (from, to): (&Path, &Path)) {
+        for (path, file) in tree {
+            let new = joined(to, &path[from.len()..]);
+            let (before, after) = (model.decide(&path), model.decide(&new));
+            assert!(after.within(before), "{path:?} to {new:?}");
+            if let Some((rule, ways)) = self.known.get_mut(&file) {
+                if path == *from {
+                    *rule = model.tested.both(*rule, model.rule(&new));
+                } else {
+                    assert_eq!(after, before, "decided anew: {path:?} to {new:?}");
+                }
+                ways.push(new.clone());
+            }
+            self.names.insert(new, file);
+        }
+    }
+
+    fn rename(&mut self, model: &Model, from: &Path, to: &Path) {
+        let moves = model.tested.moves(model.rule(from), model.rule(to));
+        let refused = moves == Moves::No || (moves == Moves::OnlyFiles && self.is_directory(from));
+        if refused || to.starts_with(from) || !self.is_free(to) {
+            return;
+        }
+        let tree = self.tree(from);
+        self.names.retain(|path, _| !path.starts_with(from));
+        self.carry(model, tree, (from, to));
+    }
+
+    fn exchange(&mut self, model: &Model, one: &Path, other: &Path) {
+        let judged = |one: &Path, other: &Path| model.tested.moves(model.rule(one), model.rule(other));
+        let moves = judged(one, other).max(judged(other, one));
+        let directory = self.is_directory(one) || self.is_directory(other);
+        let refused = moves == Moves::No || (moves == Moves::OnlyFiles && directory);
+        if refused || one.starts_with(other) || other.starts_with(one) {
+            return;
+        }
+        let (first, second) = (self.tree(one), self.tree(other));
+        self.names.retain(|path, _| !path.starts_with(one) && !path.starts_with(other));
+        self.carry(model, first, (one, other));
+        self.carry(model, second, (other, one));
+    }
+
+    fn link(&mut self, model: &Model, from: &Path, to: &Path) {
+        let file = self.names[from];
+        let Some((rule, ways)) = self.known.get(&file) else { return };
+        let target = model.rule(to);
+        let refused = model.tested.is_hidden(target) || model.tested.moves(*rule, target) == Moves::No;
+        if refused || self.is_directory(from) || !self.is_free(to) {
+            return;
+        }
+        for below in paths(2) {
+            let before = ways.iter().map(|way| model.decide(&joined(way, &below)));
+            let before = before.reduce(Decision::and).unwrap();
+            assert!(model.decide(&joined(to, &below)).within(before), "{from:?} to {to:?}");
+        }
+        self.names.insert(to.clone(), file);
+        self.reached(model, file, (target, to.clone()));
+    }
+
+    fn step(&mut self, model: &Model, step: &Step) {
+        match step {
+            Step::Reach(path) => self.reach(model, path),
+            Step::Forget(which) => {
+                if let Some((_, file)) = self.nth_name(*which) {
+                    self.known.remove(&file);
+                }
+            }
+            Step::Link(which, to) => {
+                if let Some((from, _)) = self.nth_name(*which) {
+                    self.link(model, &from, to);
+                }
+            }
+            Step::Rename(which, to) => {
+                if let Some((from, _)) = self.nth_name(*which) {
+                    self.rename(model, &from, to);
+                }
+            }
+            Step::Exchange(one, other) => {
+                if let (Some((one, _)), Some((other, _))) = (self.nth_name(*one), self.nth_name(*other)) {
+                    self.exchange(model, &one, &other);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_path_is_decided_as_by_matching_each_glob_in_turn(rules in rules()) {
+        let Some(model) = Model::new(rules) else { return Ok(()) };
+        for path in paths(3) {
+            let (tested, expected) = (model.tested(model.rule(&path)), model.decide(&path));
+            prop_assert_eq!(tested, expected, "{:?} {:?}", path, model.rules);
+            let bytes: Vec<_> = path.iter().map(|name| name.as_bytes()).collect();
+            let deciding = model.tested.deciding(&bytes);
+            prop_assert_eq!(deciding.map_or(set(BASE), |rule| rule.access), expected.access);
+            prop_assert_eq!(deciding.is_some_and(|rule| rule.hidden), expected.hidden);
+        }
+    }
+
+    #[test]
+    fn a_move_is_judged_as_by_trying_every_path_below(
+        rules in rules(),
+        from in prop::collection::vec(path(), 1..=2),
+        to in prop::collection::vec(path(), 1..=2),
+    ) {
+        let Some(model) = Model::new(rules) else { return Ok(()) };
+        let rule = |ways: &[Path]| {
+            let rules = ways.iter().map(|way| model.rule(way));
+            rules.reduce(|one, other| model.tested.both(one, other)).unwrap()
+        };
+        let moves = model.tested.moves(rule(&from), rule(&to));
+        prop_assert_eq!(moves, model.moves(&from, &to), "{:?}", model.rules);
+    }
+
+    #[test]
+    fn whatever_a_guest_does_nothing_widens(rules in rules(), steps in steps()) {
+        let Some(model) = Model::new(rules) else { return Ok(()) };
+        let mut world = World::default();
+        for step in &steps {
+            world.step(&model, step);
+            for (rule, ways) in world.known.values() {
+                let expected = ways.iter().map(|way| model.decide(way)).reduce(Decision::and);
+                prop_assert_eq!(Some(model.tested(*rule)), expected, "{:?} after {:?}", ways, step);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_without_a_name_is_decided_as_one_that_no_rule_names() {
+    let text = "[[path]]\nmatch = \"/a/**\"\naccess = [\"read\"]\n[[path]]\nmatch = \"/a/x*\"\naccess = []\n";
+    let policy = Policy::parse(text).unwrap();
+    let rules = policy.paths().unwrap();
+    let directory = rules.child(rules.root(), b"a");
+    assert_eq!(rules.access(rules.unnamed(directory)), Access::READ);
+    assert_eq!(rules.access(rules.child(directory, b"x1")), Access::empty());
+}
+
+#[test]
+fn nodes_reached_in_ever_new_ways_end_at_a_rule_that_grants_nothing() {
+    let rule = |index| format!("[[path]]\nmatch = \"/d{index}/x{index}\"\naccess = [\"read\"]\n");
+    let text: String = (0..15).map(rule).collect();
+    let policy = Policy::parse(&text).unwrap();
+    let rules = policy.paths().unwrap();
+    let directories: Vec<_> =
+        (0..15).map(|index| rules.child(rules.root(), format!("d{index}").as_bytes())).collect();
+    let together = |set: u32| {
+        let members = directories.iter().enumerate().filter(|(index, _)| set & (1 << index) != 0);
+        members.map(|(_, rule)| *rule).reduce(|one, other| rules.both(one, other)).unwrap()
+    };
+    let refused = (1..1_u32 << 15).filter(|set| together(*set) == RuleId::NOTHING).count();
+    assert!(refused > 0, "32,767 sets are more than are kept");
+    assert_ne!(together(3), RuleId::NOTHING, "those that are known stay known");
+}
