@@ -59,7 +59,7 @@ impl Mount {
         }
         let log = File::create(work.path().join("log")).unwrap();
         let mut command = Command::new(pinhole_program().unwrap());
-        command.arg("mount").args(["-o", "suid,dev"]).args(arguments);
+        command.arg("mount").args(["-o", "suid,dev", "--profile=full"]).args(arguments);
         command.args(["share", "mnt"].map(|folder| work.path().join(folder)));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut mount = Self { child: command.spawn().unwrap(), work };

@@ -6,20 +6,16 @@
 //! are [`DIFFERENCES`], explained in docs/compatibility.md.
 #![cfg(test)]
 
+mod guest_cases;
 mod guest_report;
 mod host_view;
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::OnceLock;
-use std::time::Duration;
 
+use guest_cases::{Shared, boot, serve};
 use guest_report::{Difference, Report};
 use host_view::HostView;
-use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::guest::Guest;
-use tempfile::TempDir;
 
 /// What a share does not do as a local ext4 does. Each has its paragraph in docs/compatibility.md.
 const DIFFERENCES: [Difference; 3] = [
@@ -46,26 +42,6 @@ const DIFFERENCES: [Difference; 3] = [
     },
 ];
 
-/// The cases' files, as the guest finds them in `/extra`.
-const SCRIPTS: [(&str, &str); 6] = [
-    ("posix.py", include_str!("guest_scripts/posix.py")),
-    ("probe.py", include_str!("guest_scripts/probe.py")),
-    ("cases_files.py", include_str!("guest_scripts/cases_files.py")),
-    ("cases_mounts.py", include_str!("guest_scripts/cases_mounts.py")),
-    ("cases_names.py", include_str!("guest_scripts/cases_names.py")),
-    ("cases_rights.py", include_str!("guest_scripts/cases_rights.py")),
-];
-
-/// An ext4 in a file of the guest's own tmpfs: the local directory that shares are compared with.
-const LOCAL: &str = "
-    set -e
-    posix() { python3 -B /extra/posix.py \"$@\"; }
-    truncate -s 200M /tmp/image
-    mkfs.ext4 -q -F -b 4096 -I 256 -N 60000 /tmp/image
-    mkdir -p /mnt/local
-    mount -o loop /tmp/image /mnt/local
-    ";
-
 const ALL_CASES: &str = "
     posix run plain /mnt/plain plain
     posix run rich /mnt/rich rich
@@ -77,54 +53,17 @@ const ALL_CASES: &str = "
     echo '@ rich manifest'; posix manifest /mnt/rich; echo '@ end'
     ";
 
+/// All of what a local directory offers; `guest_profiles.rs` has what the other profiles leave of it.
+const FULL: &[&str] = &["--profile=full"];
+
 /// The daemons of the second boot: tag and arguments.
 const MODES: [(&str, &[&str]); 5] = [
-    ("never", &["--cache=never"]),
-    ("mapped", &["--cache=never", "--allow-mmap"]),
-    ("always", &["--cache=always"]),
-    ("metadata", &["--cache=metadata"]),
-    ("writeback", &["--writeback"]),
+    ("never", &["--profile=full", "--cache=never"]),
+    ("mapped", &["--profile=full", "--cache=never", "--allow-mmap"]),
+    ("always", &["--profile=full", "--cache=always"]),
+    ("metadata", &["--profile=full", "--cache=metadata"]),
+    ("writeback", &["--profile=full", "--writeback"]),
 ];
-
-/// A folder to share, removed at the end. On the disk of the build folder: a tmpfs knows neither collapsing nor
-/// file handles.
-struct Shared {
-    _keeper: TempDir,
-    path: PathBuf,
-}
-
-impl Shared {
-    fn new() -> Self {
-        let keeper =
-            tempfile::Builder::new().prefix("share-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        // The keeper is closed to others; the share is not, for the guest's other users.
-        let path = keeper.path().join("share");
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { _keeper: keeper, path }
-    }
-}
-
-fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "shares of other users' files need root: run `sudo -E env PATH=\"$PATH\" cargo xtask test`"
-    );
-    let daemon = Daemon::pinhole(folder).unwrap().argument(format!("--tag={tag}"));
-    arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start().unwrap()
-}
-
-fn boot(script: &str, daemons: Vec<(&str, Serving)>) -> Report {
-    let mut guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(4));
-    guest = guest.file("two_mounts.py", 0o644, include_str!("guest_scripts/two_mounts.py"));
-    for (name, text) in SCRIPTS {
-        guest = guest.file(name, 0o644, text);
-    }
-    for (tag, daemon) in &daemons {
-        guest = guest.share(daemon.socket(), tag);
-    }
-    Report::new(guest.run(&format!("{LOCAL}{script}")), daemons)
-}
 
 /// The first boot: the default mode, the switched-on extras, and a second mount of the first folder.
 struct Default {
@@ -139,9 +78,9 @@ fn in_default_mode() -> &'static Default {
     BOOTED.get_or_init(|| {
         let (plain, rich) = (Shared::new(), Shared::new());
         let daemons = vec![
-            ("plain", serve(&plain.path, "plain", &[])),
-            ("twin", serve(&plain.path, "twin", &[])),
-            ("rich", serve(&rich.path, "rich", &["--xattr", "--posix-acl"])),
+            ("plain", serve(&plain.path, "plain", FULL)),
+            ("twin", serve(&plain.path, "twin", FULL)),
+            ("rich", serve(&rich.path, "rich", &["--profile=full", "--xattr", "--posix-acl"])),
         ];
         let report = boot(ALL_CASES, daemons);
         let told = rustix::fs::statvfs(&plain.path).unwrap();
@@ -299,10 +238,15 @@ fn fifos_sockets_and_devices_are_made_and_work_in_the_guest() {
     let host = &as_on_a_local_directory("special_files").plain;
     assert!(host.at("special_files/fifo").status.file_type().is_fifo());
     assert!(host.at("special_files/socket").status.file_type().is_socket());
-    let device = &host.at("special_files/null").status;
+}
+
+#[test]
+fn device_nodes_are_made_and_used_in_the_guest() {
+    let host = &as_on_a_local_directory("device_nodes").plain;
+    let device = &host.at("device_nodes/null").status;
     assert!(device.file_type().is_char_device());
     assert_eq!(device.rdev(), 0x103);
-    assert!(host.at("special_files/disk").status.file_type().is_block_device());
+    assert!(host.at("device_nodes/disk").status.file_type().is_block_device());
 }
 
 #[test]
@@ -372,6 +316,12 @@ fn extended_attributes_are_kept() {
     let attributes = &host.at("extended_attributes/renamed").attributes;
     assert_eq!(attributes[b"user.one".as_slice()], b"second");
     assert_eq!(attributes[b"user.\xff\xfe".as_slice()], b"\x00\x01\x00");
+}
+
+#[test]
+fn attributes_of_the_system_are_roots_and_go_with_a_write() {
+    let host = &as_on_a_local_directory("attributes_of_the_system").rich;
+    let attributes = &host.at("attributes_of_the_system/file").attributes;
     assert_eq!(attributes[b"trusted.secret".as_slice()], b"root only");
     assert!(!attributes.contains_key(b"security.capability".as_slice()));
 }

@@ -181,7 +181,13 @@ pub struct MountArgs {
 #[derive(Args, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
 pub struct ShareArgs {
-    /// Refuse every change: the guest gets EROFS.
+    /// What the guest may do.
+    ///
+    /// full: all that POSIX offers on a share. share: that, but no device nodes and no trusted.* or security.*
+    /// attributes. rootfs: read, map, stat and list; every change is EROFS.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t, help_heading = "Share")]
+    pub profile: Profile,
+    /// Refuse every change: the guest gets EROFS. Takes from the profile what changes anything.
     #[arg(long, help_heading = "Share")]
     pub readonly: bool,
     /// Serve extended attributes.
@@ -324,6 +330,26 @@ pub enum When {
     Never,
     Auto,
     Always,
+}
+
+/// What the guest may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "explained at --profile")]
+pub enum Profile {
+    Full,
+    #[default]
+    Share,
+    Rootfs,
+}
+
+impl From<Profile> for pinhole_policy::Profile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Full => Self::Full,
+            Profile::Share => Self::Share,
+            Profile::Rootfs => Self::Rootfs,
+        }
+    }
 }
 
 /// What the guest may cache.

@@ -129,7 +129,8 @@ fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
 }
 
 fn policy(share: &Share) -> Policy {
-    if share.read_only { Policy::read_only() } else { Policy::full() }
+    let policy = Policy::of(share.profile);
+    if share.read_only { policy.without_mutations() } else { policy }
 }
 
 /// Requests that may wait in the pool.

@@ -6,6 +6,7 @@ use super::args::{CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, Mount
 use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
 use super::compat;
 use crate::limits;
+use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct Mount {
 pub struct Share {
     /// The directory.
     pub directory: PathBuf,
+    /// What the guest may do.
+    pub profile: Profile,
     /// Refuse every change.
     pub read_only: bool,
     /// What the guest may cache of file data.
@@ -285,6 +288,7 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
     let posix_acl = acl_wanted(args);
     Ok(Share {
         directory,
+        profile: args.profile.into(),
         read_only: args.readonly,
         cache: args.cache,
         timeouts: timeouts(args),

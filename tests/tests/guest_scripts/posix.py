@@ -11,7 +11,7 @@ import cases_names
 import cases_rights
 import probe
 
-RICH = ["extended_attributes", "access_control_lists", "overlay_lower", "overlay_upper"]
+RICH = ["extended_attributes", "attributes_of_the_system", "access_control_lists", "overlay_lower", "overlay_upper"]
 SLOW = ["many_entries"]
 
 
