@@ -52,7 +52,7 @@ const SHARE: [Difference; 4] = [
 /// Everything that changes a tree, once each, on files that are there. One line for each: what, and the errno.
 const CHANGES: &str = r#"
 import ctypes, errno, os
-os.chdir("/mnt/rootfs/create_read_write")
+os.chdir("/mnt/rootfs/tree")
 libc = ctypes.CDLL(None, use_errno=True)
 def fallocate():
     if libc.fallocate(os.open("file", os.O_RDONLY), 0, 0, 1) != 0:
@@ -73,7 +73,7 @@ attempt("symlink", lambda: os.symlink("file", "new"))
 attempt("link", lambda: os.link("file", "new"))
 attempt("mkfifo", lambda: os.mkfifo("new"))
 attempt("unlink", lambda: os.unlink("file"))
-attempt("rmdir", lambda: os.rmdir("/mnt/rootfs/directories"))
+attempt("rmdir", lambda: os.rmdir("/mnt/rootfs/folder"))
 attempt("rename", lambda: os.rename("file", "new"))
 attempt("chmod", lambda: os.chmod("file", 0o777))
 attempt("chown", lambda: os.chown("file", 1, 1))
@@ -127,12 +127,12 @@ fn booted() -> &'static Booted {
 /// What `CHANGES` looks for, and some of every kind beside it.
 fn make_tree(folder: &Shared) {
     let at = |name: &str| folder.path.join(name);
-    fs::create_dir(at("create_read_write")).unwrap();
-    fs::create_dir(at("directories")).unwrap();
-    fs::write(at("create_read_write/file"), "kept").unwrap();
-    std::os::unix::fs::symlink("create_read_write/file", at("link")).unwrap();
+    fs::create_dir(at("tree")).unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    fs::write(at("tree/file"), "kept").unwrap();
+    std::os::unix::fs::symlink("tree/file", at("link")).unwrap();
     for n in 0..40 {
-        fs::write(at("directories").join(format!("file-{n}")), vec![b'x'; n * 1000]).unwrap();
+        fs::write(at("folder").join(format!("file-{n}")), vec![b'x'; n * 1000]).unwrap();
     }
 }
 
@@ -168,10 +168,10 @@ fn rootfs_reads_everything_and_refuses_every_change() {
         assert!(lines.contains("OSError: [Errno 30] Read-only file system"), "{case}: {lines}");
     }
     assert_eq!(booted.before, booted.after.manifest(), "nothing on the host has changed");
-    let file = booted.after.at("create_read_write/file");
-    assert_eq!(booted.after.content("create_read_write/file"), b"kept");
+    let file = booted.after.at("tree/file");
+    assert_eq!(booted.after.content("tree/file"), b"kept");
     assert!(file.permissions() == 0o644 && file.attributes.is_empty());
-    assert!(!booted.after.has("create_read_write/new"));
+    assert!(!booted.after.has("tree/new"));
 }
 
 #[test]
