@@ -183,11 +183,18 @@ pub struct MountArgs {
 pub struct ShareArgs {
     /// What the guest may do.
     ///
-    /// full: all that POSIX offers on a share. share: that, but no device nodes and no trusted.* or security.*
-    /// attributes. rootfs: read, map, stat and list; every change is EROFS.
+    /// full: all that POSIX offers on a share. share: that, but no device nodes, no overlayfs whiteouts and no
+    /// extended attributes trusted.* or security.*. rootfs: read, map, stat and list; every change is EROFS.
+    /// `pinhole policy explain --profile share` says it in full.
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t, help_heading = "Share")]
     pub profile: Profile,
-    /// Refuse every change: the guest gets EROFS. Takes from the profile what changes anything.
+    /// A policy file (TOML) that says what the guest may do, where, and how much of it.
+    ///
+    /// It begins with a profile, allows and denies single operations, has rules by path and limits. docs/policy.md
+    /// describes it; `pinhole policy explain --policy FILE` says what it comes to.
+    #[arg(long, value_name = "FILE", conflicts_with = "profile", help_heading = "Share")]
+    pub policy: Option<PathBuf>,
+    /// Refuse every change: the guest gets EROFS. Takes from the profile or the policy what changes anything.
     #[arg(long, help_heading = "Share")]
     pub readonly: bool,
     /// Serve extended attributes.

@@ -2,6 +2,7 @@
 
 use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
+use super::policy::{self, PolicyFileError};
 use super::{capabilities, descriptors, group, log, report};
 use crate::host::{self, Passthrough};
 use crate::limits;
@@ -18,9 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// What ends the process with 1.
+/// What ends the process with 1, or with 2 where it was asked for something wrong.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     #[error(transparent)]
     Host(#[from] host::OpenError),
     #[error(transparent)]
@@ -37,6 +40,13 @@ pub(super) enum RunError {
     Io(#[from] io::Error),
 }
 
+impl RunError {
+    /// Whether it is what was typed, or written down for this program to read, that is wrong.
+    pub(super) const fn is_usage(&self) -> bool {
+        matches!(self, Self::Policy(_))
+    }
+}
+
 /// Does what the command line says, until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<(), RunError> {
     log::start(config.log)?;
@@ -51,7 +61,7 @@ pub(super) fn run(config: Config) -> Result<(), RunError> {
 }
 
 fn run_serve(serve: Serve) -> Result<(), RunError> {
-    let policy = policy(&serve.share);
+    let policy = policy(&serve.share)?;
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
         request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
@@ -86,7 +96,7 @@ fn run_mount(mount: Mount) -> Result<(), RunError> {
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
     let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share.
-    let policy = policy(&mount.share);
+    let policy = policy(&mount.share)?;
     let session = build_session(mount.share, policy)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
@@ -128,9 +138,9 @@ fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name("pinhole-signals".to_owned()).spawn(watch).map(drop)
 }
 
-fn policy(share: &Share) -> Policy {
-    let policy = Policy::of(share.profile);
-    if share.read_only { policy.without_mutations() } else { policy }
+fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
+    let policy = policy::load(&share.policy)?;
+    Ok(if share.read_only { policy.without_mutations() } else { policy })
 }
 
 /// Requests that may wait in the pool.

@@ -2,7 +2,7 @@
 //!
 //! Pure: nothing here looks at the host.
 
-use super::args::{CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
+use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
 use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
 use super::compat;
 use crate::limits;
@@ -85,8 +85,8 @@ pub struct Share {
     /// The directory.
     pub directory: PathBuf,
     /// What the guest may do.
-    pub profile: Profile,
-    /// Refuse every change.
+    pub policy: PolicyChoice,
+    /// Less every change.
     pub read_only: bool,
     /// What the guest may cache of file data.
     pub cache: CacheMode,
@@ -114,6 +114,15 @@ pub struct Share {
     pub file_handles: FileHandles,
     /// Open files allowed to the process.
     pub descriptors: DescriptorLimit,
+}
+
+/// What a guest may do, before any file is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyChoice {
+    /// A profile.
+    Profile(Profile),
+    /// What a file says.
+    File(PathBuf),
 }
 
 /// For how long a guest trusts what it was told.
@@ -288,7 +297,7 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
     let posix_acl = acl_wanted(args);
     Ok(Share {
         directory,
-        profile: args.profile.into(),
+        policy: PolicyChoice::of(args.policy.as_ref(), args.profile),
         read_only: args.readonly,
         cache: args.cache,
         timeouts: timeouts(args),
@@ -304,6 +313,12 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
         file_handles: args.inode_file_handles.unwrap_or(FileHandles::Prefer),
         descriptors,
     })
+}
+
+impl PolicyChoice {
+    pub(super) fn of(file: Option<&PathBuf>, profile: args::Profile) -> Self {
+        file.map_or_else(|| Self::Profile(profile.into()), |path| Self::File(path.clone()))
+    }
 }
 
 fn timeouts(args: &ShareArgs) -> Timeouts {

@@ -10,6 +10,7 @@ pub mod config;
 mod descriptors;
 mod group;
 mod log;
+mod policy;
 mod report;
 mod syslog;
 mod usage;
@@ -44,8 +45,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match build::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report::problem(error);
-            ExitCode::FAILURE
+            report::problem(&error);
+            if error.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
