@@ -1,0 +1,519 @@
+//! Path rules in the daemon against a model that knows whole paths: over random rules, trees and requests the guest
+//! gets exactly what the model says. Where the model refuses, its errno; where it permits, what a second tree answers
+//! on which the same is done by plain system calls. So nothing is permitted that should not be, and nothing refused.
+#![cfg(test)]
+
+mod mirror;
+mod rules;
+
+use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
+use pinhole::host::{
+    Allowed, Answer, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough, errno_of,
+};
+use pinhole::io_vectors::IoVectors;
+use pinhole_policy::{Access, Gated, Refusal};
+use pinhole_protocol::{
+    self as protocol, Create, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId,
+    Open, OpenDir, OpenFlags, ReadDir, Rename, RenameFlags, RmDir, SetAttr, SymLink, TmpFile, Unlink,
+    WriteFlags,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
+use rules::{Decision, NAMES, Rules, UNNAMED, Way};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use tempfile::TempDir;
+use vm_memory::VolatileSlice;
+
+/// What a guest may ask for. Nodes and handles are the how-manieth of those known.
+#[derive(Clone, Debug)]
+enum Ask {
+    Lookup(usize, &'static str),
+    GetAttr(usize),
+    ChMod(usize),
+    MkDir(usize, &'static str),
+    SymLink(usize, &'static str),
+    Create(usize, &'static str, u32),
+    TmpFile(usize),
+    Link(usize, usize, &'static str),
+    Unlink(usize, &'static str),
+    RmDir(usize, &'static str),
+    Rename((usize, &'static str), (usize, &'static str), bool),
+    Open(usize, u32),
+    Read(usize),
+    Write(usize),
+    List(usize),
+}
+
+/// A node as the model knows it.
+struct Known {
+    /// The same file of the second tree.
+    fd: OwnedFd,
+    /// Every path by which it was reached.
+    ways: BTreeSet<Way>,
+}
+
+/// An open file.
+struct Opened {
+    node: NodeId,
+    fd: OwnedFd,
+}
+
+struct World {
+    rules: Rules,
+    share: Passthrough,
+    shared: TempDir,
+    mirror: TempDir,
+    known: BTreeMap<NodeId, Known>,
+    handles: Vec<(Handle, Opened)>,
+}
+
+fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
+    let text = CString::new(text).unwrap();
+    then(Name::parse(&text).unwrap())
+}
+
+fn open_of(flags: u32) -> Open {
+    Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false }
+}
+
+/// What opening with an access mode needs.
+fn open_access(flags: u32) -> Access {
+    [Access::READ, Access::WRITE, Access::READ | Access::WRITE][usize::try_from(flags).unwrap()]
+}
+
+/// What the model refuses for a lack of rights at a place.
+fn lacks(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
+    if decision.hidden {
+        return Err(if makes { Errno::EPERM } else { Errno::ENOENT });
+    }
+    let missing = wanted - decision.access;
+    if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
+}
+
+impl World {
+    fn new(rules: Rules) -> Self {
+        let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config {
+            shared_dir: shared.path().to_owned(),
+            cache: CacheMode::Auto,
+            direct_io: false,
+            xattr: false,
+            posix_acl: false,
+            announce_submounts: true,
+            preserve_noatime: false,
+            file_handles: FileHandles::Prefer,
+            descriptors_max: 1000,
+            limits: *rules.policy.limits(),
+            rules: rules.policy.paths().cloned(),
+        };
+        for tree in [&shared, &mirror] {
+            for directory in NAMES {
+                let path = tree.path().join(directory);
+                std::fs::create_dir(&path).unwrap();
+                std::fs::create_dir(path.join("a")).unwrap();
+                std::fs::write(path.join("b"), "b").unwrap();
+                std::fs::hard_link(path.join("b"), path.join("a/c")).unwrap();
+            }
+        }
+        let root = Known { fd: path_fd(mirror.path()), ways: BTreeSet::from([Way::new()]) };
+        let known = BTreeMap::from([(NodeId::ROOT, root)]);
+        let share = Passthrough::new(config).unwrap();
+        Self { rules, share, shared, mirror, known, handles: Vec::new() }
+    }
+
+    /// One of the nodes that there are: what is deleted and not open is stale, and not a question of policy.
+    fn node(&self, which: usize) -> NodeId {
+        let is_open = |node: NodeId| self.handles.iter().any(|(_, opened)| opened.node == node);
+        let lives = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_nlink > 0;
+        let alive = self.known.iter().filter(|(node, known)| lives(&known.fd) || is_open(**node));
+        let alive: Vec<NodeId> = alive.map(|(node, _)| *node).collect();
+        alive[which % alive.len()]
+    }
+
+    fn fd(&self, node: NodeId) -> &OwnedFd {
+        &self.known[&node].fd
+    }
+
+    /// Every path by which a name in a directory is reached.
+    fn ways_to(&self, directory: NodeId, name: &'static str) -> BTreeSet<Way> {
+        self.known[&directory].ways.iter().map(|way| [&way[..], &[name]].concat()).collect()
+    }
+
+    fn at_name(&self, directory: NodeId, name: &'static str) -> Decision {
+        self.rules.all(&self.ways_to(directory, name), &[])
+    }
+
+    fn at_node(&self, node: NodeId) -> Decision {
+        self.rules.all(&self.known[&node].ways, &[])
+    }
+
+    fn permit<'a, T>(&self, node: NodeId, operation: T) -> Answer<Allowed<'a, T>>
+    where
+        Call<'a, T>: Gated,
+    {
+        let caller = Caller { uid: 0, gid: 0, groups: None };
+        let call = Call { node, caller, operation };
+        self.rules.policy.permit(call, &self.share).map_err(|denied| errno_of(denied.refusal))
+    }
+
+    /// The guest has reached a node: it is the same file in both trees, by what the guest knew of it before.
+    fn reached(&mut self, entry: &Entry, fd: OwnedFd, ways: BTreeSet<Way>) {
+        let same = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd)).map(|(node, _)| *node);
+        assert_eq!(same.unwrap_or(entry.node), entry.node, "another node for the same file");
+        self.known.entry(entry.node).or_insert(Known { fd, ways: BTreeSet::new() }).ways.extend(ways);
+    }
+
+    /// What is under a name now, if the guest knows it, was reached by that name too.
+    fn moved(&mut self, directory: NodeId, name: &'static str) {
+        let Ok(fd) = find(self.fd(directory), name) else { return };
+        let ways = self.ways_to(directory, name);
+        if let Some(known) = self.known.values_mut().find(|known| inode(&known.fd) == inode(&fd)) {
+            known.ways.extend(ways);
+        }
+    }
+
+    /// An answer with a node, against what is expected.
+    fn entry(&mut self, got: Answer<Entry>, expected: Answer<()>, (directory, name): (NodeId, &'static str)) {
+        assert_eq!(got.as_ref().map(|_| ()).map_err(|errno| *errno), expected);
+        if let Ok(entry) = got {
+            let fd = find(self.fd(directory), name).unwrap();
+            self.reached(&entry, fd, self.ways_to(directory, name));
+        }
+    }
+
+    fn make(&mut self, (directory, name): (NodeId, &'static str), link: bool) {
+        let access = if link { Access::SYMLINK } else { Access::MKDIR };
+        let got = with_name(name, |name| {
+            if link {
+                self.share.sym_link(self.permit(directory, SymLink { name, target: c"t" })?)
+            } else {
+                self.share.mk_dir(self.permit(directory, MkDir { name, mode: 0o755, umask: 0 })?)
+            }
+        });
+        let expected = lacks(self.at_name(directory, name), access, true).and_then(|()| {
+            let fd = self.fd(directory);
+            if link {
+                rustix::fs::symlinkat("t", fd, name).map_err(errno)
+            } else {
+                rustix::fs::mkdirat(fd, name, Mode::from_raw_mode(0o755)).map_err(errno)
+            }
+        });
+        self.entry(got, expected, (directory, name));
+    }
+
+    fn create(&mut self, (directory, name): (NodeId, &'static str), flags: u32) {
+        let got = with_name(name, |name| {
+            let create = Create { name, open: open_of(flags), mode: 0o644, umask: 0 };
+            self.share.create(self.permit(directory, create)?)
+        });
+        let mut found = None;
+        let wanted = Access::CREATE | open_access(flags);
+        let expected = lacks(self.at_name(directory, name), wanted, true).and_then(|()| {
+            let mode = OFlags::from_bits_retain(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            match rustix::fs::openat(self.fd(directory), name, mode, Mode::from_raw_mode(0o644)) {
+                Ok(file) => return Ok(file),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(errno(error)),
+            }
+            // It is there: what may be done to it is for all of its names to say, this one among them.
+            let fd = find(self.fd(directory), name)?;
+            let mut ways = self.ways_to(directory, name);
+            let known = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd));
+            found = known.map(|(node, _)| *node);
+            ways.extend(known.into_iter().flat_map(|(_, known)| known.ways.iter().cloned()));
+            let missing = open_access(flags) - self.rules.all(&ways, &[]).access;
+            if !missing.is_empty() {
+                return Err(errno_of(missing.refusal(false)));
+            }
+            self.mirror_open(&fd, flags)
+        });
+        assert_eq!(
+            got.as_ref().map(|_| ()).map_err(|errno| *errno),
+            expected.as_ref().map(|_| ()).map_err(|e| *e)
+        );
+        let Ok((entry, opened)) = got else {
+            // Looking at it was reaching it, where the guest knew it.
+            if let Some(node) = found {
+                let ways = self.ways_to(directory, name);
+                self.known.get_mut(&node).unwrap().ways.extend(ways);
+            }
+            return;
+        };
+        let fd = find(self.fd(directory), name).unwrap();
+        self.reached(&entry, fd, self.ways_to(directory, name));
+        self.handles.push((opened.handle, Opened { node: entry.node, fd: expected.unwrap() }));
+    }
+
+    fn mirror_open(&self, fd: &OwnedFd, flags: u32) -> Answer<OwnedFd> {
+        let kind = inode(fd).1;
+        if kind == FileType::Directory {
+            return Err(Errno::EISDIR);
+        }
+        if kind == FileType::Symlink {
+            return Err(Errno::ELOOP);
+        }
+        reopen(fd, OFlags::from_bits_retain(flags))
+    }
+
+    fn tmp_file(&mut self, directory: NodeId) {
+        let create = TmpFile { open: open_of(2), mode: 0o644, umask: 0 };
+        let got = self.permit(directory, create).and_then(|call| self.share.tmp_file(call));
+        let wanted = Access::TMPFILE | Access::READ | Access::WRITE;
+        let expected = lacks(self.at_name(directory, UNNAMED), wanted, true).and_then(|()| {
+            let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+            rustix::fs::openat(self.fd(directory), ".", flags, Mode::from_raw_mode(0o644)).map_err(errno)
+        });
+        assert_eq!(
+            got.as_ref().map(|_| ()).map_err(|errno| *errno),
+            expected.as_ref().map(|_| ()).map_err(|e| *e)
+        );
+        if let Ok((entry, opened)) = got {
+            let file = expected.unwrap();
+            self.reached(&entry, reopen(&file, OFlags::PATH).unwrap(), self.ways_to(directory, UNNAMED));
+            self.handles.push((opened.handle, Opened { node: entry.node, fd: file }));
+        }
+    }
+
+    fn link(&mut self, target: NodeId, (directory, name): (NodeId, &'static str)) {
+        let got = with_name(name, |name| self.share.link(self.permit(directory, Link { target, name })?));
+        let (from, to) = (self.known[&target].ways.clone(), self.ways_to(directory, name));
+        let permitted = lacks(self.at_node(target), Access::LINK, true)
+            .and_then(|()| lacks(self.at_name(directory, name), Access::LINK, true))
+            .and_then(|()| if self.rules.moves(&from, &to).0 { Ok(()) } else { Err(Errno::EXDEV) });
+        let expected = permitted.and_then(|()| {
+            let path = format!("/proc/self/fd/{}", self.fd(target).as_raw_fd());
+            let flags = AtFlags::SYMLINK_FOLLOW;
+            rustix::fs::linkat(rustix::fs::CWD, path, self.fd(directory), name, flags).map_err(errno)
+        });
+        self.entry(got, expected, (directory, name));
+    }
+
+    fn remove(&mut self, (directory, name): (NodeId, &'static str), is_directory: bool) {
+        let got = with_name(name, |name| {
+            if is_directory {
+                self.share.rm_dir(self.permit(directory, RmDir { name })?)
+            } else {
+                self.share.unlink(self.permit(directory, Unlink { name })?)
+            }
+        });
+        let (access, flags) = if is_directory {
+            (Access::RMDIR, AtFlags::REMOVEDIR)
+        } else {
+            (Access::UNLINK, AtFlags::empty())
+        };
+        let expected = lacks(self.at_name(directory, name), access, false)
+            .and_then(|()| rustix::fs::unlinkat(self.fd(directory), name, flags).map_err(errno));
+        assert_eq!(got, expected);
+    }
+
+    fn rename(&mut self, from: (NodeId, &'static str), to: (NodeId, &'static str), exchange: bool) {
+        let flags = if exchange { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        let got = with_name(from.1, |name| {
+            with_name(to.1, |new_name| {
+                let rename = Rename { name, new_directory: to.0, new_name, flags };
+                self.share.rename(self.permit(from.0, rename)?)
+            })
+        });
+        let (old, new) = (self.ways_to(from.0, from.1), self.ways_to(to.0, to.1));
+        let wanted = Access::RENAME | if exchange { Access::EXCHANGE } else { Access::empty() };
+        // A name that it arrives at is made; where it is the same name, that is what it is.
+        let expected = lacks(self.at_name(from.0, from.1), wanted, from == to && !exchange)
+            .and_then(|()| lacks(self.at_name(to.0, to.1), wanted, !exchange))
+            .and_then(|()| {
+                let back = if exchange { self.rules.moves(&new, &old) } else { (true, true) };
+                match self.rules.moves(&old, &new) {
+                    (file, _) if !file || !back.0 => Err(Errno::EXDEV),
+                    (_, directory) if directory && back.1 => Ok(()),
+                    _ => self.is_file(from).and_then(|()| if exchange { self.is_file(to) } else { Ok(()) }),
+                }
+            })
+            .and_then(|()| {
+                let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+                rustix::fs::renameat_with(self.fd(from.0), from.1, self.fd(to.0), to.1, flags).map_err(errno)
+            });
+        assert_eq!(got, expected);
+        if got.is_ok() {
+            self.moved(to.0, to.1);
+            self.moved(from.0, from.1);
+        }
+    }
+
+    /// Only what is no directory comes to where less may be done below.
+    fn is_file(&self, (directory, name): (NodeId, &'static str)) -> Answer<()> {
+        let kind = inode(&find(self.fd(directory), name)?).1;
+        if kind == FileType::Directory { Err(Errno::EXDEV) } else { Ok(()) }
+    }
+
+    fn open(&mut self, node: NodeId, flags: u32) {
+        let got = self.permit(node, open_of(flags)).and_then(|call| self.share.open(call));
+        let expected = lacks(self.at_node(node), open_access(flags), false)
+            .and_then(|()| self.mirror_open(self.fd(node), flags));
+        assert_eq!(
+            got.as_ref().map(|_| ()).map_err(|errno| *errno),
+            expected.as_ref().map(|_| ()).map_err(|e| *e)
+        );
+        if let Ok(opened) = got {
+            self.handles.push((opened.handle, Opened { node, fd: expected.unwrap() }));
+        }
+    }
+
+    fn transfer(&self, which: usize, writes: bool) {
+        let Some((handle, opened)) = self.handles.get(which % self.handles.len().max(1)) else { return };
+        let (flags, handle, mut bytes) = (OpenFlags::from_bits_retain(2), *handle, *b"b");
+        let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
+        let (got, access) = if writes {
+            let write_flags = WriteFlags::empty();
+            let write = protocol::Write { handle, offset: 0, size: 1, write_flags, lock_owner: None, flags };
+            let call = self.permit(opened.node, write);
+            (call.and_then(|call| self.share.write(call, &vectors, Pace::Patient)), Access::WRITE)
+        } else {
+            let read = protocol::Read { handle, offset: 0, size: 1, lock_owner: None, flags };
+            let call = self.permit(opened.node, read);
+            (call.and_then(|call| self.share.read(call, &vectors, Pace::Patient)), Access::READ)
+        };
+        let expected = lacks(self.at_node(opened.node), access, false).and_then(|()| {
+            if writes {
+                rustix::io::pwrite(&opened.fd, b"b", 0).map_err(errno)
+            } else {
+                rustix::io::pread(&opened.fd, &mut [0; 1], 0).map_err(errno)
+            }
+        });
+        assert_eq!(got, expected);
+    }
+
+    fn list(&self, node: NodeId) {
+        let got = self.permit(node, OpenDir { flags: OpenFlags::empty() }).and_then(|call| {
+            let handle = self.share.open_dir(call)?.handle;
+            let mut bytes = Vec::new();
+            let mut into = DirentBuffer::new(&mut bytes, 4096, None);
+            self.share.read_dir(self.permit(node, ReadDir { handle, offset: 0, size: 4096 })?, &mut into)?;
+            Ok(names_in(&bytes))
+        });
+        let decision = self.at_node(node);
+        let expected = lacks(decision, Access::LIST, false).and_then(|()| {
+            let fd = self.fd(node);
+            if inode(fd).1 != FileType::Directory {
+                return Err(Errno::ENOTDIR);
+            }
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            let names = names.map(|name| NAMES.into_iter().find(|known| **known == name).unwrap());
+            Ok(names.filter(|name| !self.at_name(node, name).hidden).map(str::to_owned).collect())
+        });
+        assert_eq!(got, expected);
+    }
+
+    fn look_at(&mut self, node: NodeId, change: bool) {
+        let (got, wanted) = if change {
+            let change = SetAttr { mode: Some(0o600), ..no_change() };
+            let call = self.permit(node, change);
+            (call.and_then(|call| self.share.set_attr(call)), Access::STAT | Access::CHMOD)
+        } else {
+            (
+                self.permit(node, GetAttr { handle: None }).and_then(|call| self.share.get_attr(call)),
+                Access::STAT,
+            )
+        };
+        let expected = lacks(self.at_node(node), wanted, false).and_then(|()| {
+            let fd = self.fd(node);
+            if !change {
+                return Ok(());
+            }
+            // Through the descriptor's number, as the daemon does: a link has no mode to change.
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::chmod(path, Mode::from_raw_mode(0o600)).map_err(errno)
+        });
+        assert_eq!(got.map(|_| ()), expected);
+    }
+
+    fn ask(&mut self, ask: &Ask) {
+        match *ask {
+            Ask::Lookup(directory, name) => {
+                let directory = self.node(directory);
+                let got = with_name(name, |name| self.share.lookup(self.permit(directory, Lookup { name })?));
+                let expected = lacks(self.at_name(directory, name), Access::LOOKUP, false)
+                    .and_then(|()| find(self.fd(directory), name).map(drop));
+                self.entry(got, expected, (directory, name));
+            }
+            Ask::GetAttr(node) => self.look_at(self.node(node), false),
+            Ask::ChMod(node) => self.look_at(self.node(node), true),
+            Ask::MkDir(directory, name) => self.make((self.node(directory), name), false),
+            Ask::SymLink(directory, name) => self.make((self.node(directory), name), true),
+            Ask::Create(directory, name, flags) => self.create((self.node(directory), name), flags),
+            Ask::TmpFile(directory) => self.tmp_file(self.node(directory)),
+            Ask::Link(target, directory, name) => {
+                self.link(self.node(target), (self.node(directory), name));
+            }
+            Ask::Unlink(directory, name) => self.remove((self.node(directory), name), false),
+            Ask::RmDir(directory, name) => self.remove((self.node(directory), name), true),
+            Ask::Rename(from, to, exchange) => {
+                self.rename((self.node(from.0), from.1), (self.node(to.0), to.1), exchange);
+            }
+            Ask::Open(node, flags) => self.open(self.node(node), flags),
+            Ask::Read(handle) => self.transfer(handle, false),
+            Ask::Write(handle) => self.transfer(handle, true),
+            Ask::List(node) => self.list(self.node(node)),
+        }
+    }
+}
+
+fn no_change() -> SetAttr {
+    SetAttr {
+        handle: None,
+        mode: None,
+        uid: None,
+        gid: None,
+        size: None,
+        atime: None,
+        mtime: None,
+        ctime: None,
+        lock_owner: None,
+        kill_suidgid: false,
+    }
+}
+
+fn asks() -> impl Strategy<Value = Vec<Ask>> {
+    let name = || select(&NAMES[..]);
+    let which = || 0..64_usize;
+    let ask = prop_oneof![
+        6 => (which(), name()).prop_map(|(at, name)| Ask::Lookup(at, name)),
+        1 => which().prop_map(Ask::GetAttr),
+        1 => which().prop_map(Ask::ChMod),
+        1 => (which(), name()).prop_map(|(at, name)| Ask::MkDir(at, name)),
+        1 => (which(), name()).prop_map(|(at, name)| Ask::SymLink(at, name)),
+        6 => (which(), name(), 0..3_u32).prop_map(|(at, name, flags)| Ask::Create(at, name, flags)),
+        1 => which().prop_map(Ask::TmpFile),
+        3 => (which(), which(), name()).prop_map(|(of, at, name)| Ask::Link(of, at, name)),
+        2 => (which(), name()).prop_map(|(at, name)| Ask::Unlink(at, name)),
+        1 => (which(), name()).prop_map(|(at, name)| Ask::RmDir(at, name)),
+        6 => ((which(), name()), (which(), name()), any::<bool>())
+            .prop_map(|(from, to, exchange)| Ask::Rename(from, to, exchange)),
+        2 => (which(), 0..3_u32).prop_map(|(at, flags)| Ask::Open(at, flags)),
+        1 => which().prop_map(Ask::Read),
+        1 => which().prop_map(Ask::Write),
+        1 => which().prop_map(Ask::List),
+    ];
+    proptest::collection::vec(ask, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_guest_may_do_exactly_what_the_rules_of_all_its_ways_allow(rules in rules::rules(), asks in asks()) {
+        let Some(rules) = Rules::new(rules) else { return Ok(()) };
+        let mut world = World::new(rules);
+        for ask in &asks {
+            world.ask(ask);
+        }
+        prop_assert_eq!(tree(world.shared.path()), tree(world.mirror.path()));
+    }
+}
+
+#[test]
+fn the_refusal_of_a_hidden_name_is_that_of_one_that_is_not_there() {
+    assert_eq!(errno_of(Refusal::Hidden), Errno::ENOENT);
+}
