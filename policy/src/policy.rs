@@ -55,13 +55,6 @@ impl Policy {
         self.reach
     }
 
-    /// Whether a file may somewhere be appended to and not be overwritten.
-    pub fn appends_alone(&self) -> bool {
-        let alone = |access: Access| access.contains(Access::APPEND) && !access.contains(Access::WRITE);
-        let rules = self.paths.iter().flat_map(|paths| paths.rules());
-        alone(self.granted) || rules.map(|rule| rule.access).any(alone)
-    }
-
     /// The path rules, if there are any.
     pub const fn paths(&self) -> Option<&Arc<PathRules>> {
         self.paths.as_ref()
@@ -96,15 +89,6 @@ mod tests {
         let policy = Policy::of(Profile::Share).without_mutations();
         assert!(policy.is_read_only());
         assert_eq!(policy.granted(), Profile::Share.granted() - Access::MUTATIONS);
-    }
-
-    #[test]
-    fn appending_without_overwriting_is_noticed_in_the_base_and_in_a_rule() {
-        let appends = |text: &str| Policy::parse(text).unwrap().appends_alone();
-        assert!(!appends("profile = \"share\""));
-        assert!(!appends("profile = \"rootfs\""));
-        assert!(appends("profile = \"share\"\ndeny = [\"write\"]"));
-        assert!(appends("[[path]]\nmatch = \"/log/**\"\naccess = [\"lookup\", \"stat\", \"append\"]"));
     }
 
     #[test]

@@ -193,6 +193,13 @@ impl Daemon {
         Self { name, program, shared, arguments: Vec::new(), writable: Vec::new() }
     }
 
+    /// Starts the daemon by another program, whose command line this is: strace, for one.
+    #[must_use]
+    pub fn under(mut self, before: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.program.splice(0..0, before);
+        self
+    }
+
     /// Adds an argument to the command line.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {

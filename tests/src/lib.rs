@@ -7,3 +7,5 @@ pub mod guest;
 #[cfg(feature = "wire")]
 pub mod load;
 pub mod program;
+#[cfg(feature = "wire")]
+pub mod surface;

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | bench | fuzz | guest | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | surface | fuzz | guest | tidy`.
 //!
 //! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
 //! it fetches itself, by the `guest` module.
@@ -10,6 +10,7 @@ mod fuzz;
 mod guest;
 mod step;
 mod suite;
+mod surface;
 mod tidy;
 mod workspace;
 
@@ -33,6 +34,8 @@ enum Command {
     Test(suite::Arguments),
     /// Measures pinhole beside virtiofsd and beside bare host calls.
     Bench(bench::Arguments),
+    /// Measures the size of the hole: what each profile may ask of the host, and what it reaches.
+    Surface(surface::Arguments),
     /// Runs the fuzz targets from their seed corpora.
     Fuzz(fuzz::Arguments),
     /// Checks what lints cannot see: the arrows between parts, lengths, headers, names in docs.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => suite::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::Surface(arguments) => surface::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Tidy => tidy::main(),
         Command::Guest(arguments) => guest::main(&arguments),

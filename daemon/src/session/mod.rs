@@ -77,14 +77,7 @@ enum Outcome {
 
 impl<F: FileSystem> Session<F> {
     /// A session over a file system; nothing is served before the guest's INIT.
-    pub fn new(filesystem: Arc<F>, policy: Policy, mut options: Options) -> Self {
-        // A guest with such a cache decides itself where appended bytes belong, so it could overwrite.
-        if policy.appends_alone() && options.offer.flags.contains(InitFlags::WRITEBACK_CACHE) {
-            tracing::warn!(
-                "no writeback cache: the policy lets files be appended to that may not be overwritten"
-            );
-            options.offer.flags.remove(InitFlags::WRITEBACK_CACHE);
-        }
+    pub fn new(filesystem: Arc<F>, policy: Policy, options: Options) -> Self {
         Self {
             filesystem,
             throttle: Throttle::new(policy.limits()),

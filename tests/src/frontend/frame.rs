@@ -7,8 +7,13 @@ pub const UNIQUE: u64 = 0x1122_3344_5566_7788;
 
 /// Where the length stands in a message.
 const LEN_AT: usize = 0;
+/// Where the opcode stands in a message.
+const OPCODE_AT: usize = 4;
 /// Where the number stands in a message.
 const UNIQUE_AT: usize = 8;
+
+/// Where the caller's user and group stand in a message.
+const CALLER_AT: usize = 24;
 
 /// The opcodes of `linux/fuse.h`, by their kernel names.
 #[expect(missing_docs, reason = "the kernel's names")]
@@ -106,6 +111,19 @@ impl Frame {
     pub fn unique(mut self, unique: u64) -> Self {
         put(&mut self.0, UNIQUE_AT, &unique.to_le_bytes());
         self
+    }
+
+    /// From another caller than root.
+    #[must_use]
+    pub fn caller(mut self, user: u32, group: u32) -> Self {
+        put(&mut self.0, CALLER_AT, &user.to_le_bytes());
+        put(&mut self.0, CALLER_AT + 4, &group.to_le_bytes());
+        self
+    }
+
+    /// The opcode.
+    pub fn opcode(&self) -> u32 {
+        u32_at(&self.0, OPCODE_AT).unwrap_or_default()
     }
 
     /// The whole message, its length filled in.

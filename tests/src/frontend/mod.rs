@@ -336,7 +336,15 @@ impl Frontend {
     /// # Errors
     /// Where it is refused.
     pub fn init(&mut self) -> Result<InitReply, FrontendError> {
-        let request = InitRequest { major: 7, minor: 45, max_readahead: 128 << 10, flags: InitFlags::all() };
+        self.init_with(InitFlags::all())
+    }
+
+    /// As [`Frontend::init`], with other flags.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn init_with(&mut self, flags: InitFlags) -> Result<InitReply, FrontendError> {
+        let request = InitRequest { major: 7, minor: 45, max_readahead: 128 << 10, flags };
         let reply = self.request(1, NodeId(1), &Operation::Init(request), &[])?;
         let agreed =
             decode_init(reply.success()?).map_err(|error| FrontendError::Reply(error.to_string()))?;

@@ -17,18 +17,21 @@ use super::samples::{Comparison, Spread};
 use crate::step::{Failure, Outcome};
 
 /// One bar.
-struct Bar {
-    label: String,
-    ratio: Spread,
-    better: Better,
-    aim: Option<Bound>,
+pub(crate) struct Bar {
+    pub(crate) label: String,
+    pub(crate) ratio: Spread,
+    pub(crate) better: Better,
+    pub(crate) aim: Option<Bound>,
     /// Absolute figures, at the right.
-    note: String,
+    pub(crate) note: String,
 }
 
-struct Chart {
-    title: String,
-    bars: Vec<Bar>,
+/// Bars below one another.
+pub(crate) struct Chart {
+    pub(crate) title: String,
+    /// In words what is drawn.
+    pub(crate) legend: &'static str,
+    pub(crate) bars: Vec<Bar>,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -62,16 +65,25 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
     let charts = [
         (
             "aims.svg",
-            Chart { title: "Aims: pinhole / other, median of ratios".to_owned(), bars: aims(report) },
+            Chart {
+                title: "Aims: pinhole / other, median of ratios".to_owned(),
+                legend: LEGEND,
+                bars: aims(report),
+            },
         ),
         (
             "wire.svg",
-            Chart { title: "Wire, op/s: pinhole / virtiofsd at its best".to_owned(), bars: wire(report) },
+            Chart {
+                title: "Wire, op/s: pinhole / virtiofsd at its best".to_owned(),
+                legend: LEGEND,
+                bars: wire(report),
+            },
         ),
         (
             "others.svg",
             Chart {
                 title: "Guest and cost: pinhole / virtiofsd at its best".to_owned(),
+                legend: LEGEND,
                 bars: others(report),
             },
         ),
@@ -129,7 +141,11 @@ fn bounds(bars: &[Bar]) -> (f64, f64) {
 
 type Painted = Result<(), String>;
 
-fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
+/// Draws a chart as SVG; `when` is the line below its title.
+///
+/// # Errors
+/// What the drawing library says.
+pub(crate) fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
     let rows = chart.bars.iter().fold(0.0, |rows, _| rows + 1.0);
     let height = TOP + rows * STEP + BOTTOM;
     // A whole number of pixels for the file, by counting them.
@@ -150,7 +166,7 @@ fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
     let area = root.apply_coord_spec(coordinates);
     write(&area, &chart.title, (LEFT, 18.0), (16, HPos::Left))?;
     write(&area, when, (LEFT, 38.0), (11, HPos::Left))?;
-    write(&area, LEGEND, (RIGHT + 10.0, 18.0), (11, HPos::Left))?;
+    write(&area, chart.legend, (RIGHT + 10.0, 18.0), (11, HPos::Left))?;
     grid(&area, (low, high), height - BOTTOM, &x)?;
     let mut y = TOP + STEP / 2.0;
     for bar in &chart.bars {

@@ -4,18 +4,18 @@
 //! measures one contestant once; this file lets them take turns, `samples` makes ratios of the figures, `report` and
 //! `chart` show them.
 
-mod aims;
-mod chart;
-mod cost;
-mod figure;
+pub(crate) mod aims;
+pub(crate) mod chart;
+pub(crate) mod cost;
+pub(crate) mod figure;
 mod fresh;
 mod guest;
-mod machine;
-mod place;
+pub(crate) mod machine;
+pub(crate) mod place;
 mod progress;
 mod report;
-mod samples;
-mod table;
+pub(crate) mod samples;
+pub(crate) mod table;
 mod wire;
 
 use std::path::PathBuf;

@@ -6,7 +6,7 @@
 mod arrows;
 mod docs;
 mod shape;
-mod source;
+pub(crate) mod source;
 
 use std::fmt;
 use std::fs;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// One file of the project.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// From the workspace's root, with `/`.
     pub(super) file: String,
     pub(super) text: String,
@@ -22,7 +22,7 @@ pub(super) struct NamedPath {
 }
 
 impl Source {
-    pub(super) fn new(file: &str, text: &str) -> Self {
+    pub(crate) fn new(file: &str, text: &str) -> Self {
         let code = if is_rust(file) { blank(text) } else { String::new() };
         Self { file: file.to_owned(), text: text.to_owned(), code }
     }
@@ -41,7 +41,7 @@ impl Source {
     }
 
     /// The code of the product in this file: what stands before its test module; nothing in a file of tests.
-    pub(super) fn product_code(&self) -> &str {
+    pub(crate) fn product_code(&self) -> &str {
         let name = self.file.rsplit('/').next().unwrap_or_default();
         let in_tests = self.file.split('/').any(|folder| folder == "tests" || folder == "fuzz");
         if in_tests || name == "tests.rs" || name.ends_with("_tests.rs") {

@@ -4,7 +4,7 @@
 //! process of its own (`load --hold`) is the guest.
 
 mod holder;
-mod processes;
+pub(crate) mod processes;
 
 use std::fmt;
 use std::fs::{self, File};

@@ -50,7 +50,7 @@ fn field_kib(rollup: &str, name: &str) -> Option<u64> {
 }
 
 /// The children of each process that has any.
-fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
+pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let processes = fs::read_dir("/proc").map_err(Failure::io("cannot list /proc"))?;
     for entry in processes.filter_map(Result::ok) {

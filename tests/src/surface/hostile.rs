@@ -1,0 +1,159 @@
+//! What no driver sends. First requests that decode: nodes and handles that do not exist, names that are none, numbers
+//! out of every range. Then those that do not, and descriptor chains that are malformed.
+
+use super::{ATTR_LEN, Guest, ROOM, ROOT, Result, SurfaceError};
+use crate::frontend::frame::Frame;
+use crate::frontend::frame::opcode::{
+    COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FORGET, GETATTR, GETXATTR, LINK, LOOKUP, LSEEK, MKDIR, MKNOD,
+    OPEN_FILE, OPENDIR, READ, READDIR, READDIRPLUS, READLINK, RELEASE, RENAME, RENAME2, RMDIR, SETATTR,
+    SETLK, SYMLINK, UNLINK, WRITE,
+};
+use crate::frontend::{Descriptor, MEMORY_LEN, MEMORY_START};
+
+/// Random messages.
+const GARBAGE: u64 = 64;
+
+/// An opcode that no kernel has.
+const NO_OPCODE: u32 = 999;
+
+/// Requests that decode.
+pub(super) fn decodable(guest: &mut Guest) -> Result<()> {
+    let file = guest.lookup(ROOT, "file")?;
+    let dir = guest.lookup(ROOT, "dir")?;
+    strangers(guest, file)?;
+    names(guest, dir, file)?;
+    odd_flags(guest, file)?;
+    numbers(guest, file, &[1 << 62])?;
+    guest.urge(Frame::new(FORGET, u64::MAX).u64(u64::MAX))?;
+    guest.tell(Frame::new(NO_OPCODE, file).u64(0))
+}
+
+/// Nodes and handles that nobody was given.
+fn strangers(guest: &mut Guest, file: u64) -> Result<()> {
+    for node in [0, file + 1000, file ^ 1 << 32, 1 << 63, u64::MAX] {
+        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.tell(Frame::new(LOOKUP, node).name("file"))?;
+        guest.tell(Frame::new(OPEN_FILE, node).u32(0).u32(0))?;
+        guest.tell(Frame::new(OPENDIR, node).u32(0).u32(0))?;
+        guest.tell(Frame::new(READLINK, node))?;
+        guest.tell(Frame::new(UNLINK, node).name("file"))?;
+        guest.tell(Frame::new(LINK, ROOT).u64(node).name("stranger"))?;
+        guest.tell(Frame::new(RENAME, ROOT).u64(node).name("file").name("stranger"))?;
+        guest.urge(Frame::new(FORGET, node).u64(u64::MAX))?;
+    }
+    for handle in [1 << 20, 1 << 40, u64::MAX] {
+        guest.tell(Frame::new(READ, file).u64(handle).u64(0).u32(64).u32(0).u64(0).u32(0).u32(0))?;
+        let write = Frame::new(WRITE, file).u64(handle).u64(0).u32(1).u32(0).u64(0).u32(0).u32(0);
+        guest.tell(write.bytes(b"x"))?;
+        guest.tell(Frame::new(FLUSH, file).u64(handle).u32(0).u32(0).u64(0))?;
+        guest.tell(Frame::new(RELEASE, file).u64(handle).u32(0).u32(0).u64(0))?;
+        for opcode in [READDIR, READDIRPLUS] {
+            guest.tell(Frame::new(opcode, ROOT).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names that are paths, or none.
+fn names(guest: &mut Guest, dir: u64, file: u64) -> Result<()> {
+    let long = "l".repeat(256);
+    for name in ["dir/inner", "../file", "..", ".", "/", "/etc/hostname", &long] {
+        let two = |frame: Frame| frame.name(name).name("plain");
+        guest.tell(Frame::new(LOOKUP, dir).name(name))?;
+        guest.tell(Frame::new(CREATE, dir).u32(2).u32(0o100_644).u32(0).u32(0).name(name))?;
+        guest.tell(Frame::new(MKNOD, dir).u32(0o100_644).u32(0).u32(0).u32(0).name(name))?;
+        guest.tell(Frame::new(MKDIR, dir).u32(0o755).u32(0).name(name))?;
+        guest.tell(Frame::new(SYMLINK, dir).name(name).name("target"))?;
+        guest.tell(Frame::new(LINK, dir).u64(file).name(name))?;
+        guest.tell(two(Frame::new(RENAME, dir).u64(ROOT)))?;
+        guest.tell(Frame::new(RMDIR, dir).name(name))?;
+    }
+    Ok(())
+}
+
+/// Modes and flags out of range.
+fn odd_flags(guest: &mut Guest, file: u64) -> Result<()> {
+    let handle = guest.open(file, 0)?.unwrap_or(0);
+    for flags in [0x3, 0x7f00_0000, u32::MAX] {
+        guest.tell(Frame::new(OPEN_FILE, file).u32(flags).u32(0))?;
+        guest.tell(Frame::new(CREATE, ROOT).u32(flags).u32(u32::MAX).u32(0).u32(0).name("file"))?;
+        guest.tell(Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other"))?;
+        guest.tell(Frame::new(FALLOCATE, file).u64(handle).u64(0).u64(1).u32(flags).u32(0))?;
+        guest.tell(Frame::new(MKNOD, ROOT).u32(flags).u32(0).u32(0).u32(0).name("odd"))?;
+    }
+    guest.tell(Frame::new(GETXATTR, file).u32(1 << 16).u32(0).name("user.kept"))?;
+    guest.release(file, handle)
+}
+
+/// Offsets and lengths beyond any file.
+fn numbers(guest: &mut Guest, file: u64, numbers: &[u64]) -> Result<()> {
+    let handle = guest.open(file, 0)?.unwrap_or(0);
+    for &number in numbers {
+        guest.tell(Frame::new(READ, file).u64(handle).u64(number).u32(64).u32(0).u64(0).u32(0).u32(0))?;
+        let write = Frame::new(WRITE, file).u64(handle).u64(number).u32(1).u32(0).u64(0).u32(0).u32(0);
+        guest.tell(write.bytes(b"x"))?;
+        guest.tell(Frame::new(FALLOCATE, file).u64(handle).u64(number).u64(number).u32(0).u32(0))?;
+        guest.tell(Frame::new(LSEEK, file).u64(handle).u64(number).u32(99).u32(0))?;
+        let copy = Frame::new(COPY_FILE_RANGE, file).u64(handle).u64(number).u64(file).u64(handle);
+        guest.tell(copy.u64(number).u64(number).u64(number))?;
+        let lock = Frame::new(SETLK, file).u64(handle).u64(number).u64(number).u64(0);
+        guest.tell(lock.u32(9).u32(0).u32(0).u32(0))?;
+        // SIZE.
+        let set = Frame::new(SETATTR, file).u32(8).u32(0).u64(0).u64(number);
+        guest.tell(set.bytes(&[0; 64]))?;
+    }
+    guest.release(file, handle)
+}
+
+/// Offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), requests that do not decode, then chains that
+/// are none. Each is given back, answered or not.
+pub(super) fn malformed(guest: &mut Guest) -> Result<()> {
+    let file = guest.lookup(ROOT, "file")?;
+    numbers(guest, file, &[1 << 63, u64::MAX])?;
+    let message = Frame::new(SETATTR, file).bytes(&[0; 88]).message();
+    for len in 0..message.len() {
+        raw(guest, message.get(..len).unwrap_or_default())?;
+    }
+    // Declared lengths that lie, names without an end.
+    for declared in [0, 39, 41, u32::MAX] {
+        let rest = message.get(4..).unwrap_or_default();
+        raw(guest, &[&u32::to_le_bytes(declared), rest].concat())?;
+    }
+    for opcode in 0..64 {
+        raw(guest, &Frame::new(opcode, file).bytes(&[0x41; 7]).message())?;
+    }
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for number in 0..GARBAGE {
+        let mut bytes = Vec::new();
+        while bytes.len() < usize::try_from(number * 8).unwrap_or(0) {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            bytes.extend(seed.to_le_bytes());
+        }
+        raw(guest, &bytes)?;
+    }
+    chains(guest)
+}
+
+fn raw(guest: &mut Guest, bytes: &[u8]) -> Result<()> {
+    guest.frontend.raw(1, bytes, ROOM).map(drop).map_err(SurfaceError::wire("a malformed request"))
+}
+
+/// Outside of memory, a circle, a writable piece before a readable one, nothing at all.
+fn chains(guest: &mut Guest) -> Result<()> {
+    let (next, write) = (Descriptor::NEXT, Descriptor::WRITE);
+    let piece = |address, flags, next| Descriptor { address, len: 64, flags, next };
+    let inside = MEMORY_START + (32 << 20);
+    let chains = [
+        vec![piece(MEMORY_START + MEMORY_LEN, next, 1), piece(inside, write, 0)],
+        vec![piece(u64::MAX - 8, next, 1), piece(inside, write, 0)],
+        vec![piece(inside, next | write, 1), piece(inside, 0, 0)],
+        vec![piece(inside, next, 1), piece(inside, next, 0)],
+        vec![piece(inside, write, 0)],
+    ];
+    for chain in chains {
+        guest.frontend.raw_chain(1, &chain).map_err(SurfaceError::wire("a malformed chain"))?;
+    }
+    Ok(())
+}

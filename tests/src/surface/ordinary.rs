@@ -1,0 +1,383 @@
+//! What ordinary guests send: one function for each family of operations. Names have the round in them, so that each
+//! round finds what the first one found.
+//!
+//! Where an open or a create is refused, what would follow is sent all the same, with what the guest has instead: a
+//! node that it may read, and a handle for reading.
+
+use super::share::FILE_LEN;
+use super::{ATTR_LEN, Guest, OWNER, ROOM, ROOT, Result};
+use crate::frontend::frame::opcode::{
+    ACCESS, BMAP, COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FSYNC, FSYNCDIR, GETATTR, GETLK, GETXATTR,
+    INTERRUPT, IOCTL, LINK, LISTXATTR, LOOKUP, LSEEK, MKDIR, MKNOD, OPENDIR, POLL, READ, READDIR,
+    READDIRPLUS, READLINK, RELEASEDIR, REMOVEMAPPING, REMOVEXATTR, RENAME, RENAME2, RMDIR, SETATTR, SETLK,
+    SETLKW, SETUPMAPPING, SETXATTR, STATFS, STATX, SYMLINK, SYNCFS, TMPFILE, UNLINK, WRITE,
+};
+use crate::frontend::frame::{Frame, u32_at, u64_at};
+
+const O_RDONLY: u32 = 0;
+const O_WRONLY: u32 = 1;
+const O_RDWR: u32 = 2;
+const O_TRUNC: u32 = 0o1000;
+const O_APPEND: u32 = 0o2000;
+const O_DSYNC: u32 = 0o10000;
+const O_SYNC: u32 = 0o4_010_000;
+const O_DIRECTORY: u32 = 0o200_000;
+
+/// Of the bits of `fuse_setattr_in.valid`.
+mod valid {
+    pub(super) const MODE: u32 = 1;
+    pub(super) const UID: u32 = 2;
+    pub(super) const GID: u32 = 4;
+    pub(super) const SIZE: u32 = 8;
+    pub(super) const ATIME: u32 = 16;
+    pub(super) const MTIME: u32 = 32;
+    pub(super) const HANDLE: u32 = 64;
+    pub(super) const ATIME_NOW: u32 = 128;
+    pub(super) const MTIME_NOW: u32 = 256;
+    pub(super) const KILL_SUIDGID: u32 = 2048;
+}
+
+/// A caller who is not root.
+const USER: u32 = 1000;
+
+/// What the round begins with.
+struct Scene {
+    round: u32,
+    file: u64,
+    other: u64,
+    dir: u64,
+    moves: u64,
+    link: u64,
+}
+
+impl Scene {
+    fn name(&self, name: &str) -> String {
+        format!("{name}-{}", self.round)
+    }
+}
+
+/// One round of everything.
+pub(super) fn play(guest: &mut Guest, round: u32) -> Result<()> {
+    let scene = Scene {
+        round,
+        file: guest.lookup(ROOT, "file")?,
+        other: guest.lookup(ROOT, "other")?,
+        dir: guest.lookup(ROOT, "dir")?,
+        moves: guest.lookup(ROOT, "moves")?,
+        link: guest.lookup(ROOT, "link")?,
+    };
+    metadata(guest, &scene)?;
+    attributes(guest, &scene)?;
+    reading(guest, &scene)?;
+    writing(guest, &scene)?;
+    making(guest, &scene)?;
+    nodes(guest, &scene)?;
+    moving(guest, &scene)?;
+    listing(guest, &scene)?;
+    xattrs(guest, &scene)?;
+    locks(guest, &scene)?;
+    rest(guest, &scene)
+}
+
+fn metadata(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    guest.lookup(scene.dir, "inner")?;
+    guest.lookup(ROOT, "fifo")?;
+    guest.lookup(ROOT, "missing")?;
+    guest.lookup(ROOT, &"n".repeat(255))?;
+    for node in [ROOT, scene.file, scene.dir, scene.link] {
+        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.tell(Frame::new(ACCESS, node).u32(4).u32(0))?;
+    }
+    guest.tell(Frame::new(STATX, scene.file).u32(0).u32(0).u64(0).u32(0).u32(0xfff))?;
+    guest.tell(Frame::new(READLINK, scene.link))?;
+    guest.tell(Frame::new(STATFS, ROOT))
+}
+
+/// A SETATTR of these attributes: modes, owners, sizes and times that do no harm.
+fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
+    let times = Frame::new(SETATTR, node).u32(valid).u32(0).u64(handle).u64(size).u64(OWNER);
+    let times = times.u64(1_000_000).u64(2_000_000).u64(0).u32(5).u32(6).u32(0);
+    times.u32(0o640).u32(0).u32(USER).u32(USER).u32(0)
+}
+
+fn attributes(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let sets = [
+        valid::MODE,
+        valid::UID | valid::GID,
+        valid::UID | valid::KILL_SUIDGID,
+        valid::SIZE,
+        valid::SIZE | valid::KILL_SUIDGID,
+        valid::ATIME | valid::MTIME,
+        valid::ATIME | valid::ATIME_NOW | valid::MTIME | valid::MTIME_NOW,
+    ];
+    for valid in sets {
+        guest.ask(set_attr(scene.other, valid, 0, FILE_LEN / 2), ATTR_LEN)?;
+        guest.ask(set_attr(scene.other, valid & !valid::SIZE, 0, 0), ATTR_LEN)?;
+    }
+    guest.ask(set_attr(scene.link, valid::ATIME | valid::MTIME, 0, 0), ATTR_LEN)?;
+    guest.ask(set_attr(scene.dir, valid::MTIME | valid::MTIME_NOW, 0, 0), ATTR_LEN)?;
+    guest.ask(set_attr(scene.other, valid::SIZE, 0, FILE_LEN), ATTR_LEN).map(drop)
+}
+
+fn read(node: u64, handle: u64, offset: u64, size: u32) -> Frame {
+    Frame::new(READ, node).u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(0).u32(0)
+}
+
+fn seek(node: u64, handle: u64, whence: u32) -> Frame {
+    Frame::new(LSEEK, node).u64(handle).u64(0).u32(whence).u32(0)
+}
+
+fn flush(node: u64, handle: u64) -> Frame {
+    Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(OWNER)
+}
+
+fn reading(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let cold = guest.lookup(ROOT, "cold")?;
+    for node in [scene.file, cold] {
+        let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
+        for size in [1, 4096, 128 << 10, 1 << 20] {
+            let room = usize::try_from(size).unwrap_or(0);
+            guest.ask(read(node, handle, 0, size), room)?;
+            guest.ask(read(node, handle, FILE_LEN - 1, size), room)?;
+        }
+        guest.ask(Frame::new(GETATTR, node).u32(1).u32(0).u64(handle), ATTR_LEN)?;
+        // SEEK_DATA, SEEK_HOLE, SEEK_END.
+        for whence in [3, 4, 2] {
+            guest.tell(seek(node, handle, whence))?;
+        }
+        guest.tell(flush(node, handle))?;
+        guest.release(node, handle)?;
+    }
+    Ok(())
+}
+
+fn write(node: u64, handle: u64, offset: u64, data: &[u8]) -> Frame {
+    write_flagged(node, handle, offset, (0, O_RDWR), data)
+}
+
+fn write_flagged(node: u64, handle: u64, offset: u64, (write, open): (u32, u32), data: &[u8]) -> Frame {
+    let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let frame = Frame::new(WRITE, node).u64(handle).u64(offset).u32(size).u32(write);
+    frame.u64(OWNER).u32(open).u32(0).bytes(data)
+}
+
+fn writing(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let node = scene.file;
+    let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
+    for flags in [O_RDWR, O_WRONLY | O_APPEND, O_WRONLY | O_DSYNC, O_RDWR | O_TRUNC] {
+        let opened = guest.open(node, flags)?;
+        let handle = opened.unwrap_or(reading);
+        guest.tell(write(node, handle, 0, b"written"))?;
+        guest.tell(write(node, handle, 4096, &vec![7; 128 << 10]))?;
+        // CACHE, KILL_SUIDGID; O_DSYNC, O_SYNC.
+        for flags in [(1, O_RDWR), (4, O_RDWR), (0, O_WRONLY | O_DSYNC), (0, O_WRONLY | O_SYNC)] {
+            guest.tell(write_flagged(node, handle, 8192, flags, &[8; 4096]))?;
+        }
+        guest.ask(set_attr(node, valid::SIZE | valid::HANDLE, handle, FILE_LEN), ATTR_LEN)?;
+        guest.tell(flush(node, handle))?;
+        if let Some(handle) = opened {
+            guest.release(node, handle)?;
+        }
+    }
+    let opened = guest.open(node, O_RDWR)?;
+    let handle = opened.unwrap_or(reading);
+    // Reserve; the same without a new size; punch; zero; collapse; insert.
+    for (mode, offset) in [(0, FILE_LEN), (1, FILE_LEN), (3, 0), (0x10, 8192), (8, 0), (0x20, 0)] {
+        let frame = Frame::new(FALLOCATE, node).u64(handle).u64(offset).u64(4096).u32(mode).u32(0);
+        guest.tell(frame)?;
+    }
+    let copy = Frame::new(COPY_FILE_RANGE, node).u64(handle).u64(0).u64(node).u64(handle);
+    guest.tell(copy.u64(FILE_LEN / 2).u64(4096).u64(0))?;
+    for flags in [0, 1] {
+        guest.tell(Frame::new(FSYNC, node).u64(handle).u32(flags).u32(0))?;
+    }
+    if let Some(handle) = opened {
+        guest.release(node, handle)?;
+    }
+    guest.release(node, reading)
+}
+
+/// CREATE with a handle behind the entry; the fallback where it is refused.
+fn create(guest: &mut Guest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
+    let Some(body) = guest.ask(frame, 128 + 16)? else { return Ok((fallback, None)) };
+    Ok((guest.learn(&body), u64_at(&body, 128).ok()))
+}
+
+fn making(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    for (name, caller) in [("roots", 0), ("users", USER)] {
+        let name = scene.name(name);
+        let frame = Frame::new(CREATE, scene.dir).u32(O_RDWR).u32(0o100_644).u32(0o22).u32(0);
+        let (node, handle) = create(guest, frame.name(&name).caller(caller, caller), scene.file)?;
+        if let Some(handle) = handle {
+            guest.tell(write(node, handle, 0, b"new"))?;
+            guest.release(node, handle)?;
+        }
+        let folder = scene.name(&format!("folder-{caller}"));
+        let frame = Frame::new(MKDIR, scene.dir).u32(0o755).u32(0o22).name(&folder);
+        guest.entry(frame.caller(caller, caller), scene.dir)?;
+        let target = scene.name(&format!("symlink-{caller}"));
+        let frame = Frame::new(SYMLINK, scene.dir).name(&target).name("../file");
+        let link = guest.entry(frame.caller(caller, caller), scene.link)?;
+        guest.tell(Frame::new(READLINK, link))?;
+        let hard = scene.name(&format!("hard-{caller}"));
+        guest.entry(Frame::new(LINK, scene.dir).u64(node).name(&hard), scene.file)?;
+        for name in [name, target, hard] {
+            guest.tell(Frame::new(UNLINK, scene.dir).name(&name))?;
+        }
+        guest.tell(Frame::new(RMDIR, scene.dir).name(&folder))?;
+    }
+    let frame = Frame::new(TMPFILE, scene.dir).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/");
+    let (node, handle) = create(guest, frame, scene.file)?;
+    if let Some(handle) = handle {
+        guest.tell(write(node, handle, 0, b"unnamed"))?;
+        guest.release(node, handle)?;
+    }
+    Ok(())
+}
+
+/// MKNOD of each type: file, FIFO, socket, character device, block device, whiteout.
+fn nodes(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let kinds = [
+        (0o100_000, 0),
+        (0o010_000, 0),
+        (0o140_000, 0),
+        (0o020_000, 0x103),
+        (0o060_000, 0x700),
+        (0o020_000, 0),
+    ];
+    for (number, (kind, device)) in kinds.into_iter().enumerate() {
+        let name = scene.name(&format!("node-{number}"));
+        let frame = Frame::new(MKNOD, scene.dir).u32(kind | 0o644).u32(device).u32(0o22).u32(0).name(&name);
+        let node = guest.entry(frame, scene.file)?;
+        guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
+        guest.tell(Frame::new(UNLINK, scene.dir).name(&name))?;
+    }
+    Ok(())
+}
+
+fn moving(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let (from, to) = (scene.name("from"), scene.name("to"));
+    let frame = Frame::new(MKNOD, scene.dir).u32(0o100_644).u32(0).u32(0).u32(0).name(&from);
+    guest.entry(frame, scene.file)?;
+    guest.tell(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&from).name(&to))?;
+    guest.tell(Frame::new(LOOKUP, scene.moves).name(&to))?;
+    // NOREPLACE back; EXCHANGE with itself's neighbour; WHITEOUT.
+    let rename = |from: (u64, &str), to: (u64, &str), flags: u32| {
+        Frame::new(RENAME2, from.0).u64(to.0).u32(flags).u32(0).name(from.1).name(to.1)
+    };
+    guest.tell(rename((scene.moves, &to), (scene.dir, &from), 1))?;
+    guest.tell(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
+    guest.tell(rename((scene.dir, &from), (scene.dir, "inner"), 2))?;
+    guest.tell(rename((scene.dir, &from), (scene.dir, &to), 4))?;
+    for name in [&from, &to] {
+        guest.tell(Frame::new(UNLINK, scene.dir).name(name))?;
+    }
+    let (one, two) = (scene.name("one"), scene.name("two"));
+    guest.entry(Frame::new(MKDIR, scene.dir).u32(0o755).u32(0).name(&one), scene.dir)?;
+    guest.tell(Frame::new(RENAME, scene.dir).u64(scene.moves).name(&one).name(&two))?;
+    guest.tell(Frame::new(RMDIR, scene.moves).name(&two))
+}
+
+fn listing(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let list = guest.lookup(ROOT, "list")?;
+    for node in [ROOT, list, scene.moves] {
+        let body = guest.ask(Frame::new(OPENDIR, node).u32(O_DIRECTORY).u32(0), 16)?;
+        let handle = body.and_then(|body| u64_at(&body, 0).ok()).unwrap_or(0);
+        let page = |opcode, offset: u64, size: u32| {
+            let frame = Frame::new(opcode, node).u64(handle).u64(offset).u32(size);
+            frame.u32(0).u64(0).u32(0).u32(0)
+        };
+        guest.ask(page(READDIR, 0, 4096), ROOM)?;
+        let mut offset = 0;
+        while let Some(body) =
+            guest.ask(page(READDIRPLUS, offset, 4096), ROOM)?.filter(|body| !body.is_empty())
+        {
+            offset = learn_listed(guest, &body).unwrap_or(u64::MAX);
+        }
+        guest.tell(Frame::new(FSYNCDIR, node).u64(handle).u32(0).u32(0))?;
+        guest.tell(Frame::new(RELEASEDIR, node).u64(handle).u32(0).u32(0).u64(0))?;
+    }
+    Ok(())
+}
+
+/// Remembers the nodes of a READDIRPLUS answer; returns the offset behind its last entry.
+fn learn_listed(guest: &mut Guest, mut body: &[u8]) -> Option<u64> {
+    let mut offset = None;
+    // An entry is `fuse_entry_out`, then inode, offset, length of the name, type, name, on a multiple of eight.
+    while let (Ok(next), Ok(name_len)) = (u64_at(body, 136), u32_at(body, 144)) {
+        guest.learn(body);
+        offset = Some(next);
+        let len = (152 + usize::try_from(name_len).ok()?).next_multiple_of(8);
+        body = body.get(len..).unwrap_or_default();
+    }
+    offset
+}
+
+/// An access control list that says what mode 0644 says (`linux/posix_acl_xattr.h`).
+const ACL: [u8; 28] = [
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255,
+    255,
+];
+
+fn xattrs(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let names =
+        ["user.kept", "user.made", "trusted.made", "security.made", "system.posix_acl_access", "other.made"];
+    for node in [scene.file, scene.dir, scene.link] {
+        for name in names {
+            for size in [0, 256] {
+                guest.tell(Frame::new(GETXATTR, node).u32(size).u32(0).name(name))?;
+                guest.tell(Frame::new(LISTXATTR, node).u32(size).u32(0))?;
+            }
+            let value: &[u8] = if name.starts_with("system.") { &ACL } else { b"value" };
+            let len = u32::try_from(value.len()).unwrap_or(0);
+            guest.tell(Frame::new(SETXATTR, node).u32(len).u32(0).name(name).bytes(value))?;
+            if name != "user.kept" {
+                guest.tell(Frame::new(REMOVEXATTR, node).name(name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn locks(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let node = scene.file;
+    let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
+    let opened = guest.open(node, O_RDWR)?;
+    let handle = opened.unwrap_or(reading);
+    // Write lock, read lock, unlock; of a range, and of the whole file as flock(2) takes it.
+    for (opcode, kind, whole) in [
+        (GETLK, 1, 0),
+        (SETLK, 0, 0),
+        (SETLKW, 1, 0),
+        (SETLK, 2, 0),
+        (SETLK, 1, 1),
+        (SETLKW, 0, 1),
+        (SETLK, 2, 1),
+    ] {
+        let end = if whole == 0 { 99 } else { i64::MAX.unsigned_abs() };
+        let frame = Frame::new(opcode, node).u64(handle).u64(OWNER).u64(0).u64(end);
+        guest.tell(frame.u32(kind).u32(1).u32(whole).u32(0))?;
+    }
+    guest.tell(flush(node, handle))?;
+    if let Some(handle) = opened {
+        guest.release(node, handle)?;
+    }
+    guest.release(node, reading)
+}
+
+fn rest(guest: &mut Guest, scene: &Scene) -> Result<()> {
+    let node = scene.file;
+    let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
+    // FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_MEASURE_VERITY, TCGETS.
+    for (command, len) in [(0x8008_6601, 0), (0x4008_6602, 8), (0xc004_6686, 4), (0x5401, 0)] {
+        let frame = Frame::new(IOCTL, node).u64(handle).u32(0).u32(command).u64(0).u32(len).u32(64);
+        guest.tell(frame.bytes(&vec![0; usize::try_from(len).unwrap_or(0)]))?;
+    }
+    guest.tell(Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1))?;
+    guest.tell(Frame::new(BMAP, node).u64(0).u32(4096).u32(0))?;
+    guest.tell(Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(0).u64(0x20_0000).u64(1).u64(0))?;
+    guest.tell(Frame::new(REMOVEMAPPING, node).u32(1).u64(0).u64(0x20_0000))?;
+    guest.tell(Frame::new(SYNCFS, ROOT).u64(0))?;
+    guest.urge(Frame::new(INTERRUPT, 0).u64(4))?;
+    guest.release(node, handle)
+}

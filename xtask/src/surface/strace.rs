@@ -1,0 +1,222 @@
+//! What strace writes of a daemon and all that it starts: which thread called what, which filters each thread is under.
+//!
+//! Lines are `PID call(arguments) = result`; a call that another thread's line comes between stands in two, as
+//! `... <unfinished ...>` and `<... call resumed>...`. Numbers are those that strace sees, also of threads in a PID
+//! namespace (`--decode-pids=pidns` adds them where the call itself tells others).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::filter::Program;
+use crate::step::Outcome;
+
+/// How strace is called; behind it comes the file for its output, then the program.
+pub(super) const COMMAND: [&str; 7] = [
+    "strace",
+    "-f",
+    "-qq",
+    "--decode-pids=pidns",
+    // In full, for the filters.
+    "--abbrev=!seccomp,prctl",
+    "--signal=none",
+    "-o",
+];
+
+/// What a whole file of output says.
+#[derive(Debug, Default)]
+pub(super) struct Trace {
+    calls: Vec<Call>,
+    installed: Vec<Installed>,
+    births: BTreeMap<u32, Birth>,
+}
+
+/// A call, where it begins.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    line: usize,
+    thread: u32,
+    name: String,
+}
+
+/// A filter, from this line on.
+#[derive(Debug)]
+struct Installed {
+    line: usize,
+    thread: u32,
+    program: Program,
+    /// For all threads of the process.
+    whole_process: bool,
+}
+
+/// Where a thread or process comes from.
+#[derive(Clone, Copy, Debug)]
+struct Birth {
+    line: usize,
+    parent: u32,
+    /// It shares the process of its parent.
+    thread: bool,
+}
+
+/// A call that has begun and not ended.
+struct Begun {
+    line: usize,
+    text: String,
+}
+
+impl Trace {
+    /// Reads a whole file of output.
+    ///
+    /// # Errors
+    /// For a filter that cannot be understood.
+    pub(super) fn parse(output: &str) -> Outcome<Self> {
+        let mut trace = Self::default();
+        let mut begun: BTreeMap<u32, Begun> = BTreeMap::new();
+        for (line, text) in output.lines().enumerate() {
+            let Some((thread, text)) = text.trim_start().split_once(' ') else { continue };
+            let Ok(thread) = thread.parse() else { continue };
+            let text = text.trim_start();
+            if let Some(rest) = text.strip_prefix("<... ") {
+                if let Some(whole) = begun.remove(&thread) {
+                    let rest = rest.split_once(" resumed>").map_or("", |(_, rest)| rest);
+                    trace.ended(thread, whole.line, &format!("{}{rest}", whole.text))?;
+                }
+                continue;
+            }
+            // Neither a signal nor an end.
+            let Some(name) = text.split('(').next().filter(|name| is_name(name)) else { continue };
+            trace.calls.push(Call { line, thread, name: name.to_owned() });
+            match text.strip_suffix("<unfinished ...>") {
+                Some(first) => drop(begun.insert(thread, Begun { line, text: first.to_owned() })),
+                None => trace.ended(thread, line, text)?,
+            }
+        }
+        Ok(trace)
+    }
+
+    /// A call whose result is known.
+    fn ended(&mut self, thread: u32, line: usize, text: &str) -> Outcome {
+        let Some((call, result)) = text.rsplit_once(" = ") else { return Ok(()) };
+        if result.starts_with('-') {
+            return Ok(());
+        }
+        let starts = ["clone(", "clone3(", "fork(", "vfork("];
+        if starts.iter().any(|name| call.starts_with(name)) {
+            if let Some(child) = number_seen(result) {
+                let birth = Birth { line, parent: thread, thread: call.contains("CLONE_THREAD") };
+                self.births.insert(child, birth);
+            }
+            return Ok(());
+        }
+        let installs = call.starts_with("seccomp(SECCOMP_SET_MODE_FILTER")
+            || call.starts_with("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER");
+        if let (true, Some((_, program))) = (installs, call.split_once("filter=")) {
+            let program = Program::parse(program)?;
+            let whole_process = call.contains("FILTER_FLAG_TSYNC");
+            self.installed.push(Installed { line, thread, program, whole_process });
+        }
+        Ok(())
+    }
+
+    /// The names of what was called from line `from` on, before line `to`, by `thread`, or by all.
+    pub(super) fn called(&self, (from, to): (usize, usize), thread: Option<u32>) -> BTreeSet<&str> {
+        let calls = self.calls.iter().filter(|call| (from..to).contains(&call.line));
+        let calls = calls.filter(|call| thread.is_none_or(|thread| call.thread == thread));
+        calls.map(|call| call.name.as_str()).collect()
+    }
+
+    /// The filters that `thread` is under in the end: its own and those that it was born with.
+    pub(super) fn filters(&self, thread: u32) -> Vec<&Program> {
+        self.filters_before(thread, usize::MAX)
+    }
+
+    fn filters_before(&self, thread: u32, line: usize) -> Vec<&Program> {
+        let birth = self.births.get(&thread);
+        let born = birth.map_or(0, |birth| birth.line);
+        let mut all =
+            birth.map_or_else(Vec::new, |birth| self.filters_before(birth.parent, birth.line.min(line)));
+        let process = self.process(thread);
+        let own = self.installed.iter().filter(|installed| installed.line < line);
+        let own = own.filter(|installed| {
+            let shared =
+                installed.whole_process && installed.line > born && self.process(installed.thread) == process;
+            installed.thread == thread || shared
+        });
+        all.extend(own.map(|installed| &installed.program));
+        all
+    }
+
+    /// The first thread of a thread's process.
+    fn process(&self, mut thread: u32) -> u32 {
+        // No family is older than the trace has births.
+        for _ in 0..=self.births.len() {
+            match self.births.get(&thread) {
+                Some(birth) if birth.thread => thread = birth.parent,
+                Some(_) | None => break,
+            }
+        }
+        thread
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// `320`, or `2 /* 320 in strace's PID NS */`.
+fn number_seen(result: &str) -> Option<u32> {
+    let number = result.split_once("/* ").map_or(result, |(_, outer)| outer);
+    number.split_whitespace().next()?.parse().ok().filter(|number| *number != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\
+317   execve(\"/x\", [\"x\"], 0x7ffe /* 3 vars */) = 0
+317   clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLD, child_tidptr=0x7f <unfinished ...>
+318   prctl(PR_SET_PDEATHSIG, SIGTERM) = 0
+317   <... clone resumed>)              = 318
+318   seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, NULL) = -1 EFAULT (Bad address)
+318   seccomp(SECCOMP_SET_MODE_FILTER, 0, {len=1, filter=[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_ALLOW)]} <unfinished ...>
+317   wait4(318,  <unfinished ...>
+318   <... seccomp resumed>)            = 0
+318   clone3({flags=CLONE_VM|CLONE_THREAD, exit_signal=0} => {parent_tid=[2 /* 320 in strace's PID NS */]}, 88) = 2 /* 320 in strace's PID NS */
+320   seccomp(SECCOMP_SET_MODE_FILTER, 0, {len=1, filter=[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_LOG)]}) = 0
+320   epoll_wait(5, [], 1, 0) = 0
+318   seccomp(SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, {len=1, filter=[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_ALLOW)]}) = 0
+318   clone3({flags=CLONE_VM|CLONE_THREAD, exit_signal=0}, 88) = 3 /* 321 in strace's PID NS */
+320   --- SIGTERM {si_signo=SIGTERM} ---
+320   +++ exited with 0 +++
+";
+
+    #[test]
+    fn calls_belong_to_threads_and_to_stretches_of_the_trace() {
+        let trace = Trace::parse(OUTPUT).unwrap();
+        let all = trace.called((0, usize::MAX), None);
+        assert_eq!(
+            all.into_iter().collect::<Vec<_>>(),
+            ["clone", "clone3", "epoll_wait", "execve", "prctl", "seccomp", "wait4"]
+        );
+        assert_eq!(
+            trace.called((9, usize::MAX), Some(320)).into_iter().collect::<Vec<_>>(),
+            ["epoll_wait", "seccomp"]
+        );
+        assert!(trace.called((0, 9), Some(320)).is_empty());
+    }
+
+    #[test]
+    fn a_thread_is_under_its_own_filters_and_those_it_was_born_with() {
+        let trace = Trace::parse(OUTPUT).unwrap();
+        let counts = [317, 318, 320, 321].map(|thread| trace.filters(thread).len());
+        // The parent none; the child two; its first thread one of birth, its own, one for all; the second two of birth.
+        assert_eq!(counts, [0, 2, 3, 2]);
+    }
+
+    #[test]
+    fn a_trace_cut_off_in_a_line_is_read_as_far_as_it_goes() {
+        for len in 0..OUTPUT.len() {
+            // A filter cut in half is an error and nothing worse.
+            drop(Trace::parse(OUTPUT.get(..len).unwrap()));
+        }
+    }
+}
