@@ -14,7 +14,7 @@ use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use pinhole_dax_cache::{Absent, Window};
-use pinhole_policy::{Denied, Policy};
+use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, OpenFlags, Operation,
     Reply, Request, Write,
@@ -136,7 +136,7 @@ impl<F: FileSystem> Session<F> {
                 return Served::Done;
             }
         };
-        if pace == Pace::Now && matches!(&request.operation, Ok(operation) if waits(operation)) {
+        if pace == Pace::Now && matches!(&request.operation, Ok(operation) if self.waits(operation)) {
             return Served::WouldWait(sink);
         }
         let slot = ReplySlot::new(sink, request.header.unique, &self.counters);
@@ -166,6 +166,16 @@ impl<F: FileSystem> Session<F> {
         answer(slot, outcome, &request.header, scratch);
         scratch.shrink();
         Served::Done
+    }
+
+    /// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy. One that
+    /// is refused anyhow waits for nobody.
+    fn waits(&self, operation: &Operation<'_>) -> bool {
+        let reach = self.policy.reach();
+        (matches!(operation, Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::SyncFs(_))
+            && reach.contains(Access::FSYNC))
+            || (matches!(operation, Operation::Fallocate(_)) && reach.intersects(Access::FALLOCATES))
+            || (matches!(operation, Operation::CopyFileRange(_)) && reach.contains(Access::COPY_RANGE))
     }
 
     /// The guest is gone (connection lost, device reset, DESTROY): forget all that it held.
@@ -203,18 +213,6 @@ const fn settled(operation: Operation<'_>, negotiated: InitFlags) -> Operation<'
         return operation;
     }
     Operation::Write(Write { flags: write.flags.difference(OpenFlags::APPEND), ..write })
-}
-
-/// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy.
-const fn waits(operation: &Operation<'_>) -> bool {
-    matches!(
-        operation,
-        Operation::Fsync(_)
-            | Operation::FsyncDir(_)
-            | Operation::SyncFs(_)
-            | Operation::Fallocate(_)
-            | Operation::CopyFileRange(_)
-    )
 }
 
 /// Whether it is an operation of which the host says EAGAIN where it would have to wait.

@@ -1,0 +1,141 @@
+//! A daemon under strace, all of its threads, with a guest at the wire: what it calls, in that order.
+
+use pinhole_tests::daemon::{pinhole_program, wait_for_exit};
+use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN, Reply};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use vm_memory::{Bytes as _, GuestAddress};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for a call too many to appear.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// A daemon under strace with a guest.
+pub(crate) struct Traced {
+    strace: Child,
+    guest: Option<Frontend>,
+    work: TempDir,
+}
+
+impl Traced {
+    /// Serves a share that `prepare` fills, with these arguments.
+    pub(crate) fn new(arguments: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        let work = tempfile::Builder::new().prefix("pinhole-system-calls-").tempdir().unwrap();
+        let path = |name: &str| work.path().join(name);
+        fs::create_dir(path("share")).unwrap();
+        prepare(&path("share"));
+        let log = File::create(path("log")).unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(path("trace"));
+        command
+            .arg(pinhole_program().unwrap())
+            .args(["--poll-us", "0"])
+            .args(arguments)
+            .arg("--shared-dir")
+            .arg(path("share"));
+        command.arg("--socket-path").arg(path("socket"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let strace = command.spawn().unwrap_or_else(|error| {
+            panic!("cannot start strace ({error}): run `apt-get install --yes strace`")
+        });
+        let mut traced = Self { strace, guest: None, work };
+        let began = Instant::now();
+        while !traced.read("log").contains("Waiting for vhost-user socket connection") {
+            let ended = wait_for_exit(&traced.strace, Some(Duration::from_millis(20))).unwrap();
+            assert!(!ended && began.elapsed() < LIMIT, "not ready: {}", traced.read("log"));
+        }
+        let mut guest = Frontend::connect(&traced.path("socket")).unwrap();
+        guest.init().unwrap();
+        traced.guest = Some(guest);
+        traced
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.work.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn guest(&mut self) -> &mut Frontend {
+        self.guest.as_mut().expect("connected")
+    }
+
+    /// Sends a message and takes the answer, as a driver does that sleeps until it is interrupted.
+    pub(crate) fn ask(&mut self, message: &[u8], len: usize) -> Reply {
+        let guest = self.guest();
+        let (queue, memory) = guest.queue(1).unwrap();
+        // Before the request, as a driver does: who asks later may find the answer first, and is not interrupted.
+        queue.want_interrupt(memory, queue.next_used()).unwrap();
+        guest.raw(1, message, OUT_HEADER_LEN + len).unwrap()
+    }
+
+    /// Waits until the queue's worker has asked to be kicked: under strace it is slow enough to find the next request
+    /// before it sleeps.
+    pub(crate) fn wait_until_it_sleeps(&mut self) {
+        let guest = self.guest.as_mut().expect("connected");
+        let (queue, memory) = guest.queue(1).unwrap();
+        let event_at = queue.place().used + 4 + 8 * u64::from(queue.size());
+        let began = Instant::now();
+        loop {
+            let asked: u16 = memory.load(GuestAddress(event_at), Ordering::SeqCst).unwrap();
+            if u16::from_le(asked) == queue.next_used() {
+                return;
+            }
+            assert!(began.elapsed() < LIMIT, "the worker does not sleep");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The calls that have ended, in that order, by their names.
+    fn calls(&self) -> Vec<String> {
+        let trace = self.read("trace");
+        // A line without an end is a call without one.
+        let whole = trace.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().filter_map(call_of).collect()
+    }
+
+    /// Waits until nothing is called any more.
+    pub(crate) fn settled(&self, least: usize) -> Vec<String> {
+        let began = Instant::now();
+        let mut before = self.calls();
+        loop {
+            std::thread::park_timeout(SETTLED);
+            let now = self.calls();
+            if now.len() == before.len() && now.len() >= least {
+                return now;
+            }
+            assert!(began.elapsed() < LIMIT, "fewer than {least} calls: {:?}", now.last_chunk::<40>());
+            before = now;
+        }
+    }
+}
+
+/// The name of a call that a line shows the end of.
+fn call_of(line: &str) -> Option<String> {
+    if line.ends_with("<unfinished ...>") {
+        return None;
+    }
+    let call = line.split_once(' ')?.1.trim_start();
+    let call = call.strip_prefix("<... ").unwrap_or(call);
+    // A thread's end is no call's.
+    let name = call.split(['(', ' ']).next().filter(|name| !name.starts_with('+'))?;
+    // Of this there are several, by the processor's kind.
+    Some(if name.starts_with("epoll_p") { "epoll_wait".to_owned() } else { name.to_owned() })
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        // The daemon ends with its guest, and strace with the daemon.
+        self.guest = None;
+        if !wait_for_exit(&self.strace, Some(LIMIT)).unwrap_or(false) {
+            drop(self.strace.kill());
+        }
+        drop(self.strace.wait());
+    }
+}
