@@ -2,7 +2,7 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, ListNames, Pace};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Pace};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
@@ -507,6 +507,11 @@ impl FileSystem for Model {
         locked!(self, call, tree);
         tree.inode_of(call.node)?;
         Err(Errno::EOPNOTSUPP)
+    }
+
+    fn inode_flags(&self, _: Allowed<'_, InodeFlags>) -> Answer<u32> {
+        // No policy of the fuzz targets grants it.
+        Err(Errno::ENOTTY)
     }
 
     fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {

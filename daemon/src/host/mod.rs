@@ -12,6 +12,7 @@ mod directories;
 mod dirty;
 mod handles;
 mod identity;
+mod inode_flags;
 mod inode_handle;
 mod lookup;
 mod mounts;
@@ -35,6 +36,7 @@ use pinhole_protocol::{
 };
 
 pub use config::{CacheMode, Config, FileHandles};
+pub use inode_flags::InodeFlags;
 pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.
@@ -163,6 +165,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32>;
     /// Appends the names to `out`, or only returns their length where the guest gave no room.
     fn list_xattr(&self, call: Allowed<'_, ListNames>, out: &mut Vec<u8>) -> Answer<u32>;
+    /// The flags afterwards.
+    fn inode_flags(&self, call: Allowed<'_, InodeFlags>) -> Answer<u32>;
     fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()>;
     fn remove_xattr(&self, call: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()>;
 }

@@ -12,7 +12,7 @@ use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
 use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
-use super::{Allowed, Answer, Call, Caller, FileSystem, ListNames, Pace, thread};
+use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace, thread};
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
 use pinhole_policy::RuleId;
@@ -294,6 +294,7 @@ impl FileSystem for Passthrough {
         fallocate(protocol::Fallocate) -> ();
         lseek(protocol::Lseek) -> u64;
         copy_file_range(protocol::CopyFileRange) -> u64;
+        inode_flags(InodeFlags) -> u32;
         sync_fs(protocol::SyncFs) -> ();
         read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();
         read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();

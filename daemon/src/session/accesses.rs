@@ -3,7 +3,7 @@
 //! The gate reads it off the very call that runs, so what was checked is what is done. Every bit of every flag word is
 //! either part of the table, refused by the decoder, or never reaches the host; the tests below go through them.
 
-use crate::host::{Call, ListNames};
+use crate::host::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Gated, Move, Place, XattrNamespace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, Open, OpenFlags, Rename,
@@ -93,6 +93,7 @@ always! {
     protocol::OpenDir => Access::LIST, |node, _| Place::Node(node);
     protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
     protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
+    InodeFlags => Access::IOCTL_INODE_FLAGS, |_, op| handle(op.handle);
 }
 
 impl Needs for protocol::ReadDirPlus {

@@ -1,6 +1,7 @@
 //! Each operation through the gate to the host, and its result into a reply. One arm an operation, no wildcard.
 
 use super::accesses::fallocate_access;
+use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
 use crate::host::{Answer, Call, FileSystem, ListNames, Pace};
@@ -8,8 +9,8 @@ use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
-    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, ListXattr,
-    Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
+    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
+    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -82,8 +83,7 @@ impl<F: FileSystem> Session<F> {
             | Operation::RemoveMapping(_)
             | Operation::BMap(_)
             | Operation::Poll(_) => return Err(Errno::ENOSYS),
-            // No ioctl is passed to the host.
-            Operation::Ioctl(_) => return Err(Errno::ENOTTY),
+            Operation::Ioctl(op) => return self.ioctl(header, &op, scratch),
         };
         Ok(encoded(&reply, scratch))
     }
@@ -214,6 +214,12 @@ impl<F: FileSystem> Session<F> {
         scratch.body.clear();
         let len = self.filesystem.get_xattr(self.permit(header, get)?, &mut scratch.body)?;
         Ok(if get.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
+    }
+
+    fn ioctl(&self, header: &Header<'_>, asked: &Ioctl<'_>, scratch: &mut Scratch) -> Answer<Outcome> {
+        let (operation, form) = ioctl::served(asked)?;
+        let flags = self.filesystem.inode_flags(self.permit(header, operation)?)?;
+        Ok(encoded(&Reply::Ioctl(0, &ioctl::told(flags, form)), scratch))
     }
 
     /// The reads of extended attributes that are granted at a node.

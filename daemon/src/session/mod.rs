@@ -4,6 +4,7 @@
 
 mod accesses;
 mod dispatch;
+mod ioctl;
 mod options;
 mod rate;
 mod slot;

@@ -119,7 +119,7 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Allowed, Answer, ListNames};
+    use crate::host::{Allowed, Answer, InodeFlags, ListNames};
     use crate::io_vectors::IoVectors;
     use crate::session::Options;
     use pinhole_policy::{Places, Policy, RuleId};
@@ -260,6 +260,9 @@ mod tests {
             panic!("a bug")
         }
         fn list_xattr(&self, _: Allowed<'_, ListNames>, _: &mut Vec<u8>) -> Answer<u32> {
+            panic!("a bug")
+        }
+        fn inode_flags(&self, _: Allowed<'_, InodeFlags>) -> Answer<u32> {
             panic!("a bug")
         }
         fn set_xattr(&self, _: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {

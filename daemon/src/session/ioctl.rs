@@ -1,0 +1,107 @@
+//! Which ioctls there are for a guest: those that read and change the flags of an inode. Everything else is ENOTTY,
+//! as for a file system that has none.
+
+use crate::host::InodeFlags;
+use pinhole_protocol::{Errno, Ioctl};
+
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` and `FS_IOC_FSGETXATTR` of `linux/fs.h`, as 64-bit programs have them. Linux
+/// asks for the last before it changes flags.
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+const GET_EXTENDED: u32 = 0x801c_581f;
+
+/// Bytes of `struct fsxattr`.
+const EXTENDED_LEN: usize = 28;
+
+/// `FS_*_FL` and the `FS_XFLAG_*` that says the same (`fileattr_fill_flags` in the kernel's `fs/file_attr.c`).
+const EXTENDED: [(u32, u32); 7] = [
+    (0x10, 0x8),
+    (0x20, 0x10),
+    (0x8, 0x20),
+    (0x80, 0x40),
+    (0x40, 0x80),
+    (0x2000_0000, 0x200),
+    (0x0200_0000, 0x8000),
+];
+
+/// What the guest is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The flags, as an `int`.
+    Plain,
+    /// As `struct fsxattr`.
+    Extended,
+    /// That it is done.
+    Nothing,
+}
+
+/// What an ioctl asks of the host.
+///
+/// # Errors
+/// ENOTTY for one that is not served, EINVAL for one whose sizes are not its own.
+pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, Form), Errno> {
+    let handle = ioctl.handle;
+    let room = usize::try_from(ioctl.output_len).unwrap_or(usize::MAX);
+    let read = |form: Form, len: usize| {
+        if room < len { Err(Errno::EINVAL) } else { Ok((InodeFlags { handle, set: None }, form)) }
+    };
+    match ioctl.command {
+        GET_FLAGS => read(Form::Plain, size_of::<u32>()),
+        GET_EXTENDED => read(Form::Extended, EXTENDED_LEN),
+        SET_FLAGS => {
+            let flags = ioctl.input.first_chunk().ok_or(Errno::EINVAL)?;
+            Ok((InodeFlags { handle, set: Some(u32::from_le_bytes(*flags)) }, Form::Nothing))
+        }
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// The bytes that the ioctl writes.
+pub(super) fn told(flags: u32, form: Form) -> Vec<u8> {
+    match form {
+        Form::Plain => flags.to_le_bytes().to_vec(),
+        Form::Extended => {
+            let extended = EXTENDED.iter().filter(|(plain, _)| flags & plain != 0);
+            let extended = extended.fold(0, |all: u32, (_, extended)| all | extended);
+            // Extent size, extents, project and the rest are nothing that a share has.
+            let mut bytes = extended.to_le_bytes().to_vec();
+            bytes.resize(EXTENDED_LEN, 0);
+            bytes
+        }
+        Form::Nothing => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinhole_protocol::{Handle, IoctlFlags};
+
+    fn ioctl(command: u32, input: &[u8], output_len: u32) -> Ioctl<'_> {
+        Ioctl { handle: Handle(1), flags: IoctlFlags::empty(), command, argument: 0, input, output_len }
+    }
+
+    #[test]
+    fn nothing_but_inode_flags_is_served() {
+        // TCGETS, FICLONE, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_FSSETXATTR, FITRIM.
+        for command in [0x5401, 0x4004_9409, 0x4080_6685, 0x800c_6613, 0x401c_5820, 0xc018_5879] {
+            assert_eq!(served(&ioctl(command, &[0; 128], 128)), Err(Errno::ENOTTY), "{command:#x}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_too_small_are_refused() {
+        assert_eq!(served(&ioctl(GET_FLAGS, &[], 3)), Err(Errno::EINVAL));
+        assert_eq!(served(&ioctl(GET_EXTENDED, &[], 27)), Err(Errno::EINVAL));
+        assert_eq!(served(&ioctl(SET_FLAGS, &[0; 3], 0)), Err(Errno::EINVAL));
+        let set = InodeFlags { handle: Handle(1), set: Some(0x10) };
+        assert_eq!(served(&ioctl(SET_FLAGS, &[0x10, 0, 0, 0], 0)), Ok((set, Form::Nothing)));
+    }
+
+    #[test]
+    fn immutable_and_append_only_are_told_in_both_forms() {
+        assert_eq!(told(0x30, Form::Plain), [0x30, 0, 0, 0]);
+        let extended = told(0x30, Form::Extended);
+        assert_eq!((extended.len(), extended[0]), (28, 0x18));
+    }
+}
