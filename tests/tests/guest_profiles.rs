@@ -175,6 +175,38 @@ fn rootfs_reads_everything_and_refuses_every_change() {
 }
 
 #[test]
+fn inode_flags_are_for_guests_whose_policy_names_them() {
+    let (plain, flags) = (Shared::new(), Shared::new());
+    let policy = flags.path.with_file_name("policy.toml");
+    fs::write(&policy, "profile = \"share\"\nallow = [\"ioctl-inode-flags\"]\n").unwrap();
+    let policy = format!("--policy={}", policy.display());
+    let daemons =
+        vec![("plain", serve(&plain.path, "plain", &[])), ("flags", serve(&flags.path, "flags", &[&policy]))];
+    let script = "
+        set +e
+        touch /mnt/plain/file /mnt/flags/file
+        mkdir /mnt/flags/folder
+        echo '@ flags changed'
+        lsattr /mnt/plain/file 2>&1 | grep -o 'While reading flags'
+        chattr +d /mnt/flags/file /mnt/flags/folder
+        lsattr /mnt/flags/file | cut -d' ' -f1 | tr -d e-
+        lsattr -d /mnt/flags/folder | cut -d' ' -f1 | tr -d e-
+        chattr +i /mnt/flags/file
+        echo more 2>&1 >> /mnt/flags/file | grep -o 'not permitted'
+        rm -f /mnt/flags/file 2>&1 | grep -o 'not permitted'
+        lsattr /mnt/flags/file | cut -d' ' -f1 | tr -d e-
+        chattr -i /mnt/flags/file
+        rm /mnt/flags/file && echo removed
+        echo '@ end'
+        ";
+    let report = boot(script, daemons);
+    let seen = report.lines("flags", "changed");
+    let expected = ["While reading flags", "d", "d", "not permitted", "not permitted", "id", "removed"];
+    assert_eq!(seen, expected, "{:?}", report.daemons);
+    assert!(plain.path.join("file").exists() && !flags.path.join("file").exists());
+}
+
+#[test]
 fn no_profile_makes_a_daemon_complain() {
     for (name, ended, stderr) in &booted().report.daemons {
         assert_eq!(ended, "exit status: 0", "{name}: {stderr}");
