@@ -61,7 +61,7 @@ accesses! {
     CHMOD = 23, "chmod", NotGranted, "Change permission bits.";
     CHOWN = 24, "chown", NotGranted, "Change owner or group.";
     UTIMENS = 25, "utimens", NotGranted, "Change timestamps.";
-    XATTR_READ_USER = 26, "xattr-read-user", NotSupported, "Read extended attributes user.*, and list names.";
+    XATTR_READ_USER = 26, "xattr-read-user", NotSupported, "Read extended attributes user.*.";
     XATTR_READ_TRUSTED = 27, "xattr-read-trusted", NotSupported, "Read extended attributes trusted.*.";
     XATTR_READ_SECURITY = 28, "xattr-read-security", NotSupported, "Read extended attributes security.*.";
     XATTR_READ_SYSTEM = 29, "xattr-read-system", NotSupported, "Read extended attributes system.* other than POSIX ACLs.";

@@ -47,7 +47,7 @@ pub struct Denied {
 }
 
 /// What may not be done at a hidden name, and is no question whether the name is there: EPERM, not ENOENT.
-const MAKES_A_NAME: Access = Access::MAKES.union(Access::LINK).union(Access::TMPFILE);
+pub(crate) const MAKES_A_NAME: Access = Access::MAKES.union(Access::LINK).union(Access::TMPFILE);
 
 impl Policy {
     /// Lets an operation through if every access that it needs is granted, everywhere that it needs it.

@@ -10,6 +10,8 @@
 mod access;
 mod automaton;
 pub mod capabilities;
+mod compare;
+mod explain;
 mod gate;
 mod glob;
 pub mod host_calls;
@@ -25,6 +27,8 @@ mod profile;
 mod refusal;
 
 pub use access::{ACCESSES, Access, Described, XattrNamespace};
+pub use compare::{Decision, Difference, Surplus};
+pub use explain::{Explanation, HostCall, LimitShown, OperationShown, PathShown, RightShown, Way};
 pub use gate::{Denied, Gated, Permitted};
 pub use glob::GlobError;
 pub use limits::{LIMITS, Limit, LimitRow, Limits, Measure};

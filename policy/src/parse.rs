@@ -94,7 +94,7 @@ fn read(text: &str) -> Result<Policy, Wrong> {
             Wrong::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
         })?,
     };
-    let (allowed, denied) = (accesses(&file.allow)?, accesses(&file.deny)?);
+    let (allowed, denied) = (grants(&file.allow)?, accesses(&file.deny)?);
     let both = file.deny.iter().find(|name| named(name).is_ok_and(|access| allowed.contains(access)));
     if let Some(both) = both {
         return Err(Wrong::at(both, format!("{:?} is in allow and in deny", both.get_ref())));
@@ -143,7 +143,7 @@ fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Wrong> {
     let glob = Glob::parse(pattern).map_err(|error| Wrong::at(&entry.r#match, error.to_string()))?;
     let hidden = entry.hidden.as_ref().is_some_and(|hidden| *hidden.get_ref());
     let access = match (&entry.access, hidden) {
-        (Some(names), false) => accesses(names.get_ref())?,
+        (Some(names), false) => grants(names.get_ref())?,
         (None, true) => Access::empty(),
         (Some(names), true) => {
             let message = format!("{pattern:?} has access and is hidden: give one of the two");
@@ -181,15 +181,19 @@ fn accesses(names: &[Spanned<String>]) -> Result<Access, Wrong> {
 }
 
 fn named(name: &Spanned<String>) -> Result<Access, Wrong> {
-    let access = Access::named(name.get_ref()).ok_or_else(|| {
+    Access::named(name.get_ref()).ok_or_else(|| {
         let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
         Wrong::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
-    })?;
-    // To grant what nobody carries out would promise something.
-    if NOT_SERVED.contains(access) {
-        return Err(Wrong::at(name, format!("{:?} is not served by this version", name.get_ref())));
+    })
+}
+
+/// What is to be granted. To grant what nobody carries out would promise something.
+fn grants(names: &[Spanned<String>]) -> Result<Access, Wrong> {
+    let not_served = names.iter().find(|name| named(name).is_ok_and(|one| NOT_SERVED.contains(one)));
+    match not_served {
+        None => accesses(names),
+        Some(name) => Err(Wrong::at(name, format!("{:?} is not served by this version", name.get_ref()))),
     }
-    Ok(access)
 }
 
 fn limits(file: &File) -> Result<Limits, Wrong> {

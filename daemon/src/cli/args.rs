@@ -6,6 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+use super::policy::args::PolicyArgs;
 use crate::limits;
 
 /// Shares a host directory with a virtual machine: FUSE over virtio (virtio-fs) on a vhost-user socket.
@@ -21,6 +22,7 @@ use crate::limits;
     subcommand_negates_reqs = true,
     override_usage = "pinhole --shared-dir DIR --socket-path SOCKET [OPTIONS]\n       \
                       pinhole mount DIR MOUNTPOINT [OPTIONS]\n       \
+                      pinhole policy explain|check|diff ...\n       \
                       pinhole --print-capabilities",
     after_long_help = EXAMPLES,
     max_term_width = 100
@@ -47,6 +49,9 @@ Examples:
   A read-only root file system that nobody changes meanwhile:
     pinhole --shared-dir /srv/root --socket-path /run/root.sock --readonly --cache always
 
+  One that only its own rules let anything be done to:
+    pinhole --shared-dir /srv/web --socket-path /run/web.sock --policy /etc/pinhole/web.toml
+
   As Kata Containers starts it, on a listening socket passed in as descriptor 3:
     pinhole --syslog --cache=auto --shared-dir=/run/share --fd=3 --announce-submounts
 
@@ -72,6 +77,9 @@ pub enum Command {
     /// Stays in the foreground and prints `Mounted DIR on MOUNTPOINT` when it is there; SIGTERM, SIGINT and
     /// `umount MOUNTPOINT` end it. Root mounts by itself; other users need `fusermount3` (package fuse3).
     Mount(Box<MountArgs>),
+    /// Explain policies: what a guest may do, and what that needs of the host.
+    #[command(arg_required_else_help = false)]
+    Policy(PolicyArgs),
 }
 
 /// Options of `serve`.

@@ -2,7 +2,7 @@
 
 use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
-use super::policy::{self, PolicyFileError};
+use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, descriptors, group, log, report};
 use crate::host::{self, Passthrough};
 use crate::limits;
@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::RawFd;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use std::time::Duration;
 pub(super) enum RunError {
     #[error(transparent)]
     Policy(#[from] PolicyFileError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     #[error(transparent)]
     Host(#[from] host::OpenError),
     #[error(transparent)]
@@ -43,20 +46,21 @@ pub(super) enum RunError {
 impl RunError {
     /// Whether it is what was typed, or written down for this program to read, that is wrong.
     pub(super) const fn is_usage(&self) -> bool {
-        matches!(self, Self::Policy(_))
+        matches!(self, Self::Policy(_) | Self::Answer(AnswerError::Policy(_)))
     }
 }
 
 /// Does what the command line says, until it is done or a signal ends it.
-pub(super) fn run(config: Config) -> Result<(), RunError> {
+pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     log::start(config.log)?;
     for note in &config.notes {
         report::problem(note);
     }
     match config.action {
-        Action::PrintCapabilities => Ok(report::answer(capabilities::JSON)?),
-        Action::Serve(serve) => run_serve(serve),
-        Action::Mount(mount) => run_mount(mount),
+        Action::PrintCapabilities => Ok(report::answer(capabilities::JSON).map(|()| ExitCode::SUCCESS)?),
+        Action::Policy(command) => Ok(policy::answer(&command)?),
+        Action::Serve(serve) => run_serve(serve).map(|()| ExitCode::SUCCESS),
+        Action::Mount(mount) => run_mount(mount).map(|()| ExitCode::SUCCESS),
     }
 }
 

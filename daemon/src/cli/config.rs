@@ -5,6 +5,7 @@
 use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
 use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
 use super::compat;
+use super::policy::args::PolicyCommand;
 use crate::limits;
 use pinhole_policy::Profile;
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub enum Action {
     Serve(Serve),
     /// Serve /dev/fuse.
     Mount(Mount),
+    /// Say something about policies.
+    Policy(PolicyCommand),
 }
 
 /// Serving a vhost-user socket.
@@ -207,6 +210,11 @@ impl Config {
         match cli.command {
             Some(Command::Serve(args)) => Self::serve(*args),
             Some(Command::Mount(args)) => Self::mount(*args),
+            Some(Command::Policy(args)) => Ok(Self {
+                action: Action::Policy(args.command),
+                log: log(&LogArgs::default()),
+                notes: Vec::new(),
+            }),
             None => Self::serve(cli.serve),
         }
     }

@@ -10,7 +10,7 @@ pub mod config;
 mod descriptors;
 mod group;
 mod log;
-mod policy;
+pub mod policy;
 mod report;
 mod syslog;
 mod usage;
@@ -43,7 +43,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match build::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report::problem(&error);
             if error.is_usage() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }

@@ -1,0 +1,142 @@
+//! What was typed behind `pinhole policy`, with the text of its help.
+
+use crate::cli::args::Profile;
+use clap::{Args, Subcommand};
+use pinhole_policy::{ACCESSES, Access, suggested};
+use std::path::PathBuf;
+
+/// Options of `policy`.
+#[derive(Args, Debug)]
+pub struct PolicyArgs {
+    /// What to say about policies.
+    #[command(subcommand)]
+    pub command: PolicyCommand,
+}
+
+/// The questions.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum PolicyCommand {
+    /// Say what a policy comes to.
+    ///
+    /// Prints each operation and the errno of those that are denied, the rules by path, the limits, and what all
+    /// that needs of the host: system calls by kind of thread, each with what must hold of its arguments and the
+    /// operations that need it; capabilities; Landlock rights. As with the default options and --xattr.
+    #[command(after_long_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
+    /// Say whether an operation is allowed at a path, and by which rule.
+    ///
+    /// What is done to a name (create, mkdir, unlink, rename, ...) is asked with the name's own path; a file that is
+    /// reached in several ways, by hard links, may be used only as all of them allow.
+    #[command(after_long_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Say how two policies differ.
+    #[command(after_long_help = DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  pinhole policy explain
+  pinhole policy explain --profile rootfs
+  pinhole policy explain --policy /etc/pinhole/web.toml --json
+
+Exit status:
+  0  it was explained
+  2  the command line or the policy file is wrong; one line says where and what is right";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  pinhole policy check web.toml --path /etc/passwd --operation write
+  pinhole policy check rootfs --path / --operation list
+
+Exit status:
+  0  it is allowed
+  1  it is denied
+  2  the command line or the policy file is wrong; one line says where and what is right";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  pinhole policy diff full share
+  pinhole policy diff share web.toml
+
+Exit status:
+  0  the two grant the same
+  1  they differ
+  2  the command line or a policy file is wrong; one line says where and what is right";
+
+/// Options of `policy explain`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct ExplainArgs {
+    /// The profile to explain.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
+    pub profile: Profile,
+    /// The policy file to explain.
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub policy: Option<PathBuf>,
+    /// Explain it as `--readonly` makes it: without what changes anything.
+    #[arg(long)]
+    pub readonly: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `policy check`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct CheckArgs {
+    /// A policy file, or the name of a profile.
+    #[arg(value_name = "FILE")]
+    pub policy: PathBuf,
+    /// The path, from the share's root.
+    #[arg(long, value_name = "PATH", value_parser = parse_path)]
+    pub path: SharePath,
+    /// The operation; `pinhole policy explain` lists them.
+    #[arg(long, value_name = "OPERATION", value_parser = parse_operation)]
+    pub operation: Access,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `policy diff`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct DiffArgs {
+    /// A policy file, or the name of a profile.
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// Another.
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A path of a share: its components.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharePath(pub Vec<String>);
+
+impl std::fmt::Display for SharePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "/{}", self.0.join("/"))
+    }
+}
+
+fn parse_path(text: &str) -> Result<SharePath, String> {
+    let below = text.strip_prefix('/').ok_or("a path begins with /: that of the share's root")?;
+    if below.is_empty() {
+        return Ok(SharePath(Vec::new()));
+    }
+    let components: Vec<_> = below.split('/').map(str::to_owned).collect();
+    if components.iter().any(|name| matches!(name.as_str(), "" | "." | "..")) {
+        return Err("no component is empty, . or ..".to_owned());
+    }
+    Ok(SharePath(components))
+}
+
+fn parse_operation(text: &str) -> Result<Access, String> {
+    Access::named(text).ok_or_else(|| {
+        let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
+        format!("unknown operation {}", suggested(text, &known))
+    })
+}
