@@ -301,6 +301,36 @@ fn a_backlog_pushes_back_and_does_not_grow() {
 }
 
 #[test]
+fn a_policy_says_how_many_requests_may_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, "[limits]\nqueued-requests = 5\n").unwrap();
+    let policy = policy.to_str().unwrap();
+    let mut scene = Scene::new(WIDE, &["--policy", policy, "--thread-pool-size", "2"]);
+    scene.stall();
+    let mut hanging = scene.submit_reads(1, 0..5);
+    // What comes behind five is served,
+    scene.ask_at_once(1, getattr(), ATTR);
+    // and behind a sixth it is not; another queue is.
+    let sixth = scene.submit_reads(1, 5..6);
+    hanging.0.extend(sixth.0);
+    let behind = scene.submit(1, &message(getattr(), 7), ATTR);
+    scene.kick(1);
+    scene.ask_at_once(2, getattr(), ATTR);
+    std::thread::park_timeout(A_WHILE);
+    assert!(scene.is_silent(1), "answered although there is no room for what stands before it");
+    scene.go_on();
+    let (queue, memory) = scene.guest().queue(1).unwrap();
+    for _ in 0..7 {
+        let used = queue.wait(memory).unwrap();
+        let known = hanging.0.remove(&used.head);
+        let (sent, unique) = known.map_or((behind, 7), |(sent, unique, _)| (sent, unique));
+        check(&queue.take_reply(memory, &sent, used.len).unwrap(), unique).unwrap();
+    }
+    assert!(hanging.0.is_empty());
+}
+
+#[test]
 fn without_a_pool_a_queue_waits_for_its_own() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "0"]);
     scene.stall();

@@ -71,7 +71,7 @@ fn run_serve(serve: Serve) -> Result<(), RunError> {
         request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
         keep_listening: serve.keep_listening,
         pool_threads: serve.pool_threads,
-        backlog_max: backlog_max(policy.limits()),
+        pool_requests_max: pool_requests_max(policy.limits()),
         poll: serve.poll.unwrap_or_else(poll_by_processors),
     };
     let listen = match serve.listen {
@@ -147,8 +147,8 @@ fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
     Ok(if share.read_only { policy.without_mutations() } else { policy })
 }
 
-/// Requests that may wait in the pool.
-fn backlog_max(limits: &Limits) -> usize {
+/// Requests that may be in the pool at once.
+fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
 }
 

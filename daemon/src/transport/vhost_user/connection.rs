@@ -86,7 +86,7 @@ fn serve_one<F: FileSystem + 'static>(
     let mut daemon = daemon.map_err(ServeError::Backend)?;
     let pool = match NonZero::new(options.pool_threads) {
         Some(threads) => {
-            let pool = Pool::start(session, threads, options.backlog_max).map_err(ServeError::Pool)?;
+            let pool = Pool::start(session, threads, options.pool_requests_max).map_err(ServeError::Pool)?;
             Some(Arc::new(pool))
         }
         None => None,

@@ -80,9 +80,8 @@ pub struct Options {
     pub keep_listening: bool,
     /// Threads at most for requests that would hold up their queue; 0: each queue waits for its own.
     pub pool_threads: u16,
-    /// Requests that may wait for a thread of the pool at once; past that the queue that has one more waits. No more
-    /// than [`POOL_BACKLOG_MAX`](crate::limits::POOL_BACKLOG_MAX), whatever is said here.
-    pub backlog_max: usize,
+    /// Requests that may be in the pool at once; past that the queue that has one more waits.
+    pub pool_requests_max: usize,
     /// How long a worker looks for the next request before it sleeps; zero: not at all.
     pub poll: Duration,
 }
@@ -114,7 +113,7 @@ mod tests {
             request_queues: RequestQueues::new(8).unwrap(),
             keep_listening: false,
             pool_threads: 0,
-            backlog_max: 1,
+            pool_requests_max: 1,
             poll: Duration::ZERO,
         };
         let space = options.config_space();

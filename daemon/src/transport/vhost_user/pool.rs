@@ -47,8 +47,8 @@ impl fmt::Debug for Pool {
 
 struct Shared {
     threads_max: usize,
-    /// Requests that may wait.
-    backlog_max: usize,
+    /// Requests that may be here at once, waiting or being served.
+    requests_max: usize,
     state: Mutex<State>,
     /// Something is in the backlog, or it is over.
     work: Condvar,
@@ -61,6 +61,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     backlog: VecDeque<Postponed>,
+    /// Requests that were handed over and are not given back.
+    requests: usize,
     /// Bytes of our own memory that the backlog takes.
     bytes: usize,
     threads: usize,
@@ -80,7 +82,16 @@ impl Shared {
     fn is_full_for(&self, bytes: usize, state: &State) -> bool {
         // One that is larger than all that is allowed, which a guest can hardly make, waits until it is alone.
         let heavy = state.bytes.saturating_add(bytes) > POOL_BACKLOG_BYTES_MAX;
-        state.backlog.len() >= self.backlog_max || (heavy && !state.backlog.is_empty())
+        let many = state.backlog.len() >= POOL_BACKLOG_MAX || state.requests >= self.requests_max;
+        many || (heavy && !state.backlog.is_empty())
+    }
+
+    /// A thread has served a request and is free.
+    fn served(&self) {
+        let mut state = self.lock();
+        state.free += 1;
+        state.requests = state.requests.saturating_sub(1);
+        self.room.notify_all();
     }
 
     fn is_short_handed(&self, state: &State) -> bool {
@@ -139,7 +150,7 @@ impl Shared {
                 Fate::WouldWait => 0,
             };
             // Before the guest hears of it, so that its next request finds this thread free and hires no other.
-            self.lock().free += 1;
+            self.served();
             deferral.give_back(&memory, Done { head, len });
             drop((memory, deferral));
         }
@@ -189,19 +200,19 @@ impl Shared {
 }
 
 impl Pool {
-    /// At most `threads_max` threads that serve `session`, none of them until there is work, and at most `backlog_max`
-    /// requests that wait for one.
+    /// At most `threads_max` threads that serve `session`, none of them until there is work, and at most `requests_max`
+    /// requests at once.
     ///
     /// # Errors
     /// Where the host has no thread left for the foreman.
     pub(super) fn start<F: FileSystem + 'static>(
         session: &Arc<Session<F>>,
         threads_max: NonZero<u16>,
-        backlog_max: usize,
+        requests_max: usize,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             threads_max: usize::from(threads_max.get()),
-            backlog_max: backlog_max.clamp(1, POOL_BACKLOG_MAX),
+            requests_max: requests_max.max(1),
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -226,6 +237,7 @@ impl Pool {
         }
         state.backlog.push_back(postponed);
         state.bytes = state.bytes.saturating_add(bytes);
+        state.requests = state.requests.saturating_add(1);
         if self.shared.is_short_handed(&state) {
             self.shared.hire.notify_one();
         }
