@@ -193,4 +193,107 @@ mod tests {
     fn housekeeping_needs_nothing() {
         assert_eq!(refusal(&Policy::read_only(), Access::empty()), None);
     }
+
+    /// Nodes of a share: 1 is the root, 2 a directory with rules below, 3 a file in it, 4 a file of the root.
+    struct Nodes<'a>(&'a PathRules);
+
+    impl Places for Nodes<'_> {
+        fn node(&self, node: u64) -> Option<RuleId> {
+            let root = self.0.root();
+            let directory = self.0.child(root, b"ro");
+            [root, directory, self.0.child(directory, b"file"), self.0.child(root, b"file")]
+                .get(usize::try_from(node).ok()?.checked_sub(1)?)
+                .copied()
+        }
+        fn handle(&self, handle: u64) -> Option<RuleId> {
+            self.node(handle)
+        }
+    }
+
+    struct At<'a> {
+        demands: Vec<Demand<'a>>,
+        movement: Option<Move<'a>>,
+    }
+
+    impl Gated for At<'_> {
+        fn accesses(&self) -> Access {
+            self.demands.iter().map(|demand| demand.access).collect()
+        }
+        fn demands(&self, each: &mut dyn FnMut(Demand<'_>)) {
+            for demand in &self.demands {
+                each(*demand);
+            }
+        }
+        fn moves(&self) -> Option<Move<'_>> {
+            self.movement
+        }
+    }
+
+    /// Whether only files may be moved, or the errno.
+    fn judged(demands: &[(Place<'_>, Access)], movement: Option<Move<'_>>) -> Result<bool, &'static str> {
+        const TEXT: &str = r#"
+            [[path]]
+            match = "/ro/**"
+            access = ["lookup", "stat", "read", "rename", "link"]
+            [[path]]
+            match = "/hidden"
+            hidden = true
+        "#;
+        let policy = Policy::parse(TEXT).unwrap();
+        let demands = demands.iter().map(|(place, access)| Demand { place: *place, access: *access });
+        let operation = At { demands: demands.collect(), movement };
+        let permitted = policy.permit(operation, &Nodes(policy.paths().unwrap()));
+        permitted.map(|permitted| permitted.only_files()).map_err(|denied| denied.refusal.errno_name())
+    }
+
+    const fn child(directory: u64, name: &[u8]) -> Place<'_> {
+        Place::Child { directory, name }
+    }
+
+    #[test]
+    fn what_is_done_at_a_place_is_decided_by_the_rule_there() {
+        assert_eq!(judged(&[(Place::Node(4), Access::WRITE)], None), Ok(false));
+        assert_eq!(judged(&[(Place::Node(3), Access::WRITE)], None), Err("EPERM"));
+        assert_eq!(judged(&[(Place::Handle(3), Access::READ)], None), Ok(false));
+        assert_eq!(judged(&[(child(2, b"new"), Access::CREATE)], None), Err("EPERM"));
+        assert_eq!(judged(&[(Place::Unnamed { directory: 2 }, Access::TMPFILE)], None), Err("EOPNOTSUPP"));
+        assert_eq!(judged(&[(Place::Share, Access::STATFS)], None), Ok(false));
+        let both = [(Place::Node(3), Access::READ), (Place::Node(4), Access::WRITE)];
+        assert_eq!(judged(&both, None), Ok(false));
+    }
+
+    #[test]
+    fn a_place_that_there_is_not_is_for_the_host_to_refuse() {
+        assert_eq!(judged(&[(Place::Node(9), Access::WRITE)], None), Ok(false));
+    }
+
+    #[test]
+    fn a_hidden_name_is_not_there_and_cannot_be_made() {
+        assert_eq!(judged(&[(child(1, b"hidden"), Access::LOOKUP)], None), Err("ENOENT"));
+        assert_eq!(judged(&[(child(1, b"hidden"), Access::UNLINK)], None), Err("ENOENT"));
+        assert_eq!(judged(&[(child(1, b"hidden"), Access::MKDIR)], None), Err("EPERM"));
+    }
+
+    fn moved<'a>(from: Place<'a>, to: Place<'a>, exchange: bool) -> Result<bool, &'static str> {
+        judged(&[(from, Access::RENAME), (to, Access::RENAME)], Some(Move { from, to, exchange }))
+    }
+
+    #[test]
+    fn a_rename_goes_only_to_where_nothing_more_is_granted() {
+        assert_eq!(moved(child(1, b"a"), child(1, b"b"), false), Ok(false));
+        assert_eq!(moved(child(1, b"a"), child(2, b"b"), false), Ok(true), "a file, not a directory");
+        assert_eq!(moved(child(2, b"a"), child(1, b"b"), false), Err("EXDEV"));
+        assert_eq!(moved(child(1, b"a"), child(2, b"b"), true), Err("EXDEV"), "what comes back would widen");
+        assert_eq!(moved(child(1, b"ro"), child(1, b"b"), false), Err("EXDEV"), "what is below would widen");
+        assert_eq!(moved(child(1, b"a"), child(1, b"hidden"), false), Err("EPERM"));
+        assert_eq!(moved(child(1, b"hidden"), child(1, b"a"), false), Err("ENOENT"));
+    }
+
+    #[test]
+    fn without_anybody_who_knows_the_rules_nothing_is_granted() {
+        let policy = Policy::parse("[[path]]\nmatch = \"/a\"\naccess = []").unwrap();
+        let operation =
+            At { demands: vec![Demand { place: Place::Node(1), access: Access::STAT }], movement: None };
+        assert!(policy.permit(operation, &NoPlaces).is_err());
+    }
 }

@@ -364,6 +364,22 @@ proptest! {
     }
 
     #[test]
+    fn any_glob_and_any_name_are_read_alike_name_by_name_and_as_a_whole(
+        globs in prop::collection::vec("/[ab*?\\[\\]!^ä/-]{1,6}(/[ab*?ä]{1,3})?", 1..4),
+        names in prop::collection::vec(prop::collection::vec(select(&b"ab-]\xc3\xa4\xff"[..]), 1..4), 0..3),
+    ) {
+        let rule = |glob: &String| format!("[[path]]\nmatch = \"{glob}\"\naccess = [\"read\"]\n");
+        // Those that are globs, each alone: together one might leave another without effect.
+        for policy in globs.iter().filter_map(|glob| Policy::parse(&rule(glob)).ok()) {
+            let rules = policy.paths().unwrap();
+            let path: Vec<_> = names.iter().map(Vec::as_slice).collect();
+            let rule = path.iter().fold(rules.root(), |rule, name| rules.child(rule, name));
+            let expected = rules.deciding(&path).map_or(policy.granted(), |rule| rule.access);
+            prop_assert_eq!(rules.access(rule), expected, "{:?} {:?}", globs, path);
+        }
+    }
+
+    #[test]
     fn a_move_is_judged_as_by_trying_every_path_below(
         rules in rules(),
         from in prop::collection::vec(path(), 1..=2),
