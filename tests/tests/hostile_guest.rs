@@ -562,3 +562,16 @@ fn ten_thousand_mutations_leave_no_mark() {
     assert_eq!(fs::read_to_string(canary).unwrap(), "untouched");
     assert!(!bench.daemon.stderr().contains("panic"), "{}", bench.daemon.stderr());
 }
+
+#[test]
+fn rename_flags_that_exclude_one_another_are_refused() {
+    let mut bench = Bench::new().unwrap();
+    Scene::begin(&mut bench);
+    // EXCHANGE with NOREPLACE, with WHITEOUT, with both: a filter of host calls that knows each of them alone would end
+    // the daemon for a call with two.
+    for flags in [3, 6, 7] {
+        let rename = Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other");
+        assert_eq!(bench.errno(rename, 0).unwrap(), 22, "flags {flags}");
+    }
+    bench.is_alive().unwrap();
+}

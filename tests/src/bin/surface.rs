@@ -93,14 +93,19 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
     let daemon = arguments.iter().fold(daemon, Daemon::argument).start()?;
     take(&tracer, "start")?;
     tracer.go_on()?;
-    let mut guest = Guest::connect(daemon.socket())?;
-    take(&tracer, "connect")?;
+    let traced = play_traced(&tracer, daemon.socket(), malformed);
+    traced.map_err(|error| format!("{error}\nits daemon:\n{}", daemon.stderr()).into())
+}
+
+fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
+    let mut guest = Guest::connect(socket)?;
+    take(tracer, "connect")?;
     tracer.go_on()?;
     guest.play()?;
     if malformed {
         guest.play_malformed()?;
     }
-    take(&tracer, "steady")?;
+    take(tracer, "steady")?;
     for line in guest.to_string().lines() {
         println!("request {line}");
     }

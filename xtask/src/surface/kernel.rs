@@ -60,10 +60,13 @@ pub(super) fn measure(programs: &Programs) -> Outcome<Vec<(Subject, Reached)>> {
     let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
     if finished.exit_code != 0 {
         let text = finished.text();
-        let end = text.lines().filter(|line| !is_function(line)).collect::<Vec<_>>().join("\n");
+        let said = text.lines().filter(|line| !is_function(line));
+        // What a filter has killed is told by the kernel alone.
+        let killed = finished.kernel_log.lines().filter(|line| line.contains("audit: type=1326"));
         return Err(Failure::new(format!(
-            "the guest that plays the host ended with {}:\n{end}",
-            finished.exit_code
+            "the guest that plays the host ended with {}:\n{}",
+            finished.exit_code,
+            said.chain(killed).collect::<Vec<_>>().join("\n")
         )));
     }
     read(&finished.text())
