@@ -93,8 +93,8 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
     let daemon = arguments.iter().fold(daemon, Daemon::argument).start()?;
     take(&tracer, "start")?;
     tracer.go_on()?;
-    let traced = play_traced(&tracer, daemon.socket(), malformed);
-    traced.map_err(|error| format!("{error}\nits daemon:\n{}", daemon.stderr()).into())
+    let outcome = play_traced(&tracer, daemon.socket(), malformed);
+    outcome.map_err(|error| format!("{error}\nits daemon:\n{}", daemon.stderr()).into())
 }
 
 fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {

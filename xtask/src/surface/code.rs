@@ -61,6 +61,7 @@ const STATIONS: [Station; 4] = [
         files: &[
             "daemon/src/session/accesses.rs",
             "daemon/src/session/dispatch.rs",
+            "daemon/src/session/ioctl.rs",
             "daemon/src/session/mod.rs",
             "daemon/src/session/rate.rs",
             "daemon/src/session/state.rs",
