@@ -1,6 +1,7 @@
 //! Policies in words, for a terminal.
 
 use pinhole_policy::{Decision, Difference, Explanation, HostCall, PathShown, RightShown, Surplus, Way};
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 
 /// Width of the column of operations' names.
@@ -84,7 +85,9 @@ fn needed_by(operations: &[&str]) -> String {
 }
 
 fn rights(f: &mut Formatter<'_>, title: &str, rights: &[RightShown]) -> fmt::Result {
-    writeln!(f, "\n{title} ({}):", rights.len())?;
+    // One that is needed for several reasons is listed with each.
+    let names: BTreeSet<_> = rights.iter().map(|right| right.name).collect();
+    writeln!(f, "\n{title} ({}):", names.len())?;
     for right in rights {
         writeln!(f, "  {}: {}{}", right.name, right.why, needed_by(&right.needed_by))?;
     }
