@@ -107,10 +107,16 @@ fn read(text: &str) -> Result<Policy, Wrong> {
     let granted = profile.granted().union(allowed).difference(denied);
     let limits = limits(&file)?;
     let policy = Policy::everywhere(granted).limited(limits);
-    if file.path.is_empty() {
-        return Ok(policy);
+    let policy = if file.path.is_empty() {
+        policy
+    } else {
+        policy.with_paths(paths(text, &file.path, (granted, denied))?)
+    };
+    let dirty = file.limits.keys().find(|name| name.get_ref() == "dirty-bytes");
+    match dirty.filter(|_| !policy.reach().contains(Access::FSYNC)) {
+        Some(name) => Err(Wrong::at(name, "dirty-bytes needs fsync granted: by it the daemon writes back")),
+        None => Ok(policy),
     }
-    Ok(policy.with_paths(paths(text, &file.path, (granted, denied))?))
 }
 
 fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Wrong> {
@@ -251,6 +257,14 @@ mod tests {
 
     fn wrong(text: &str) -> String {
         Policy::parse(text).map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn dirty_bytes_are_limited_by_writing_back_which_must_be_allowed() {
+        let limit = "[limits]\ndirty-bytes = 4096\n";
+        assert!(wrong(&format!("deny = [\"fsync\"]\n{limit}")).starts_with("3:1: dirty-bytes needs fsync"));
+        let rule = "[[path]]\nmatch = \"/a/**\"\naccess = [\"write\", \"fsync\"]\n";
+        Policy::parse(&format!("profile = \"rootfs\"\n{rule}{limit}")).unwrap();
     }
 
     #[test]

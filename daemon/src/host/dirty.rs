@@ -12,6 +12,7 @@ use super::{Answer, Pace};
 use crate::limits::DIRTY_NAP;
 use pinhole_protocol::Errno;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// Room for such bytes.
@@ -96,11 +97,12 @@ impl Passthrough {
         Ok(())
     }
 
-    /// Before all files are closed.
+    /// Before all files are closed: those with any are left to the reaper, because neither a new guest nor the thread that
+    /// ends a connection should wait for the disk. They keep their room until they are written back.
     pub(super) fn settle_all_dirty(&self) {
-        if let Some(room) = &self.dirty {
-            self.files.each().for_each(|file| write_back(&file, room));
-        }
+        let Some(room) = &self.dirty else { return };
+        let dirty = self.files.each().filter(|file| file.dirty.bytes.load(Ordering::Acquire) > 0);
+        dirty.for_each(|file| self.reaper.write_back(file, Arc::clone(room)));
     }
 
     /// Writes back the file that has the most.
@@ -114,7 +116,8 @@ impl Passthrough {
     }
 }
 
-fn write_back(file: &FileHandle, room: &DirtyRoom) {
+/// Writes a file back and gives back its room.
+pub(super) fn write_back(file: &FileHandle, room: &DirtyRoom) {
     let dirty = file.dirty.bytes.swap(0, Ordering::Acquire);
     if dirty == 0 {
         return;

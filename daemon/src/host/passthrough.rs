@@ -21,6 +21,7 @@ use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, S
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Serves a directory of the host.
@@ -38,7 +39,7 @@ pub struct Passthrough {
     /// Handles, where the policy counts them.
     handles: Option<Budget>,
     /// Room for what is not written back yet, where the policy limits it.
-    pub(super) dirty: Option<DirtyRoom>,
+    pub(super) dirty: Option<Arc<DirtyRoom>>,
     pub(super) reaper: Reaper,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
@@ -153,7 +154,7 @@ impl Passthrough {
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
             handles: config.limits.open_handles.map(|limit| Budget::new(limit.get())),
-            dirty: config.limits.dirty_bytes.map(DirtyRoom::new),
+            dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
             open_nodes: OpenNodes::new(config.descriptors_max),
             nodes,
             files: HandleTable::new(0),

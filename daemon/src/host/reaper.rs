@@ -1,6 +1,7 @@
 //! The last close of a deleted file, which is when the host gives its blocks back: for a large one that takes long,
 //! and neither hiprio nor a request queue waits for it.
 
+use super::dirty::{DirtyRoom, write_back};
 use super::handles::FileHandle;
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
@@ -23,6 +24,17 @@ enum Retired {
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
     File(Arc<Entry<FileHandle>>),
+    /// To be written back first, which gives back its room.
+    Dirty(Arc<Entry<FileHandle>>, Arc<DirtyRoom>),
+}
+
+impl Retired {
+    fn end(self) {
+        match self {
+            Self::Node(_) | Self::File(_) => {}
+            Self::Dirty(file, room) => write_back(&file, &room),
+        }
+    }
 }
 
 /// A thread that closes; it ends when this is dropped.
@@ -35,9 +47,16 @@ impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
     pub(crate) fn start() -> io::Result<Self> {
         let (backlog, retired) = sync_channel::<Retired>(REAPER_BACKLOG_MAX);
-        let close = move || retired.into_iter().for_each(drop);
+        let close = move || retired.into_iter().for_each(Retired::end);
         std::thread::Builder::new().name("reaper".to_owned()).stack_size(STACK_LEN).spawn(close)?;
         Ok(Self { backlog })
+    }
+
+    /// Writes a file back and closes it, always on the reaper's thread: where its backlog is full the caller waits.
+    pub(super) fn write_back(&self, file: Arc<Entry<FileHandle>>, room: Arc<DirtyRoom>) {
+        if let Err(error) = self.backlog.send(Retired::Dirty(file, room)) {
+            tracing::error!(%error, "a file is closed without being written back");
+        }
     }
 
     /// Closes, here where the backlog is full: what is retired holds descriptors, so it must not pile up.
