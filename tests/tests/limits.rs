@@ -337,7 +337,7 @@ fn who_writes_too_fast_is_slowed_and_nobody_else_is() {
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_mins(1), "{took:?}");
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn who_asks_too_often_is_slowed_and_no_other_guest_is() {
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_mins(1), "{took:?}");
 }
 
 #[test]
