@@ -331,7 +331,7 @@ not() {
 not ls -d secret few/secret
 not cat secret
 test "$(ls -A few)" = ""
-test "$(ls | sort | tr '\n' ' ')" = "few fixed free "
+test "$(ls | sort | tr '\n' ' ')" = "few fixed free log "
 # To where less may be done: a file by renaming, a directory by copying.
 mkdir -p free/tree/deep
 echo data > free/tree/deep/file
@@ -353,6 +353,17 @@ not sh -c 'echo x >> fixed/file'
 not rm -f fixed/file
 cp fixed/file free/copy
 test "$(cat free/copy)" = fixed
+# What may grow may not be written anew.
+echo one >> log/a.log
+echo two >> log/a.log
+test "$(cat log/a.log)" = "one
+two"
+not sh -c 'echo three > log/a.log'
+not dd if=/dev/zero of=log/a.log bs=1 count=1 conv=notrunc
+not truncate -s 0 log/a.log
+not rm -f log/a.log
+test "$(cat log/a.log)" = "one
+two"
 # As a container's layers are unpacked and run.
 cd free
 for layer in 1 2 3; do
@@ -373,7 +384,7 @@ sync
 #[test]
 fn a_real_guest_copies_where_it_may_not_move_and_sees_nothing_hidden() {
     let folder = tempfile::tempdir().unwrap();
-    for directory in ["few", "free", "fixed"] {
+    for directory in ["few", "free", "fixed", "log"] {
         fs::create_dir(folder.path().join(directory)).unwrap();
     }
     for (path, content) in [("secret", "s"), ("few/secret", "s"), ("fixed/file", "fixed")] {
@@ -381,8 +392,10 @@ fn a_real_guest_copies_where_it_may_not_move_and_sees_nothing_hidden() {
     }
     let few = r#"["lookup", "stat", "readlink", "list", "read", "write", "create", "mkdir", "symlink", "unlink",
         "rmdir", "rename", "truncate", "chmod", "chown", "utimens"]"#;
+    let log = rule("/log/*.log", r#"["lookup", "stat", "read", "create", "append"]"#);
     let hidden = "[[path]]\nmatch = \"/**/secret\"\nhidden = true\n";
-    let rules = rule("/few/**", few) + &rule("/fixed/**", r#"["lookup", "stat", "list", "read"]"#) + hidden;
+    let rules =
+        rule("/few/**", few) + &rule("/fixed/**", r#"["lookup", "stat", "list", "read"]"#) + &log + hidden;
     let (_folder, policy) = policy(&rules);
     let daemon = Daemon::pinhole(folder.path()).unwrap().argument("--tag=work").argument("--policy");
     let daemon = daemon.argument(policy).start().unwrap();
