@@ -8,5 +8,7 @@ pub mod cli;
 pub mod host;
 pub mod io_vectors;
 pub mod limits;
+pub mod sandbox;
 pub mod session;
 pub mod transport;
+mod unshare;

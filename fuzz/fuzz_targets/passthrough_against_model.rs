@@ -43,7 +43,7 @@ fn check(input: &[u8]) {
         rules: None,
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
-    subject.enter_thread().expect("a thread that serves");
+    subject.enter_thread(pinhole_policy::host_calls::Threads::WORKER).expect("a thread that serves");
     let mut run = Run::new(Arc::clone(&subject), Agreement::Visible);
     run.script(input);
     let held = subject.held();

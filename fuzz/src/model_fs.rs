@@ -4,6 +4,7 @@ use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IF
 use crate::oracle::Model;
 use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Pace};
 use pinhole::io_vectors::IoVectors;
+use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
@@ -142,7 +143,7 @@ impl FileSystem for Model {
         self.tree().reset();
     }
 
-    fn enter_thread(&self) -> std::io::Result<()> {
+    fn enter_thread(&self, _: Threads) -> std::io::Result<()> {
         Ok(())
     }
 

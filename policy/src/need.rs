@@ -19,6 +19,16 @@ bitflags! {
         const POOL = 1 << 4;
         /// Messages go to the system log.
         const SYSLOG = 1 << 5;
+        /// O_DIRECT of the guest reaches the host's files.
+        const DIRECT_IO = 1 << 6;
+        /// O_NOATIME of the guest reaches the host's files.
+        const NOATIME = 1 << 7;
+        /// The guest is this machine's own kernel, through /dev/fuse.
+        const DEV_FUSE = 1 << 8;
+        /// The daemon looks after itself: a build for debugging.
+        const DEBUG = 1 << 9;
+        /// The policy limits how fast something may be done.
+        const THROTTLE = 1 << 10;
     }
 }
 
@@ -29,15 +39,23 @@ pub struct Need {
     pub access: Access,
     /// All of these are there.
     pub facility: Facilities,
+    /// None of these is granted.
+    pub unless: Access,
 }
 
 impl Need {
     /// Whatever the policy grants and the command line says.
-    pub const ALWAYS: Self = Self { access: Access::empty(), facility: Facilities::empty() };
+    pub const ALWAYS: Self =
+        Self { access: Access::empty(), facility: Facilities::empty(), unless: Access::empty() };
 
     /// Where any of these is granted.
     pub const fn any_of(access: Access) -> Self {
-        Self { access, facility: Facilities::empty() }
+        Self { access, ..Self::ALWAYS }
+    }
+
+    /// Where none of these is granted.
+    pub const fn unless(access: Access) -> Self {
+        Self { unless: access, ..Self::ALWAYS }
     }
 
     /// The same, and only with these.
@@ -48,6 +66,8 @@ impl Need {
 
     /// Whether a policy that grants `granted` somewhere, with these facilities, has this need.
     pub const fn applies(self, granted: Access, facilities: Facilities) -> bool {
-        (self.access.is_empty() || granted.intersects(self.access)) && facilities.contains(self.facility)
+        (self.access.is_empty() || granted.intersects(self.access))
+            && !granted.intersects(self.unless)
+            && facilities.contains(self.facility)
     }
 }

@@ -335,9 +335,14 @@ impl Serving {
         &self.socket
     }
 
-    /// The daemon's process number, for a look into /proc.
+    /// The number of the process that was started, from which all others of the daemon descend.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The number of the process that serves, for a look into /proc: inside a sandbox it is another one.
+    pub fn serving_id(&self) -> u32 {
+        serving_id(self.child.id())
     }
 
     /// What the daemon has printed on standard error up to now.
@@ -400,6 +405,12 @@ impl Serving {
             }),
         }
     }
+}
+
+/// The process that serves, of a daemon that was started as `id`: its only child, or itself.
+pub fn serving_id(id: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(id)
 }
 
 impl Drop for Serving {

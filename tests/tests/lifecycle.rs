@@ -127,7 +127,7 @@ fn memory_and_events() -> (fs::File, [rustix::fd::OwnedFd; 3]) {
 fn a_vmm_may_die_after_any_byte_of_its_greeting() {
     let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     drop(visit(&daemon).unwrap());
-    let settled = |daemon: &Serving| Footprint::of(daemon.id()).unwrap();
+    let settled = |daemon: &Serving| Footprint::of(daemon.serving_id()).unwrap();
     // Three of the daemon's own, and those of its three queues, which wait for the next guest.
     eventually("the first guest is gone", || settled(&daemon).threads <= 6);
     let before = settled(&daemon);
@@ -193,10 +193,10 @@ fn a_vmm_may_die_with_requests_in_flight() {
         drop(guest);
     }
     let guest = visit(&daemon).unwrap();
-    let before = Footprint::of(daemon.id()).unwrap();
+    let before = Footprint::of(daemon.serving_id()).unwrap();
     drop(guest);
     let _guest = visit(&daemon).unwrap();
-    let after = Footprint::of(daemon.id()).unwrap();
+    let after = Footprint::of(daemon.serving_id()).unwrap();
     assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
 }
 

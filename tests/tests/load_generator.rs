@@ -27,7 +27,10 @@ impl Fixture {
 
     fn load(&self, arguments: &[&str]) -> Output {
         let mut command = load(self.folder.path());
-        command.arg("--socket").arg(self.daemon.socket()).arg(format!("--process={}", self.daemon.id()));
+        command
+            .arg("--socket")
+            .arg(self.daemon.socket())
+            .arg(format!("--process={}", self.daemon.serving_id()));
         command.args(arguments).output().unwrap()
     }
 }
@@ -109,7 +112,7 @@ fn steps_are_taken_as_they_are_asked_for_and_a_wrong_one_ends_it() {
     let fixture = Fixture::new();
     let mut command = load(fixture.folder.path());
     command.arg("--steps").arg("--socket").arg(fixture.daemon.socket());
-    command.arg(format!("--process={}", fixture.daemon.id()));
+    command.arg(format!("--process={}", fixture.daemon.serving_id()));
     let (input, mut asked) = io::pipe().unwrap();
     asked.write_all(b"getattr 1\nlookup-hit 8\ngetattr 64\n").unwrap();
     drop(asked);
@@ -137,7 +140,7 @@ fn a_wrong_answer_ends_the_run_with_the_row_and_the_errno() {
     let folder = &writable.folder;
     let daemon = Daemon::pinhole(folder.path()).unwrap().argument("--readonly").start().unwrap();
     let mut command = load(folder.path());
-    command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.id()));
+    command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.serving_id()));
     let output = command.args(["--rows=getattr,create-unlink", "--depths=1"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());

@@ -113,10 +113,10 @@ fn a_guest_that_asks_for_nothing_costs_nothing() {
     let mut bench = Bench::with(Setup::default(), &["--poll-us", "1000"]).unwrap();
     ask_as_asked(&mut bench.guest, 1000);
     let began = Instant::now();
-    let mut before = switches(bench.daemon.id());
+    let mut before = switches(bench.daemon.serving_id());
     loop {
         std::thread::park_timeout(IDLE);
-        let now = switches(bench.daemon.id());
+        let now = switches(bench.daemon.serving_id());
         if now == before {
             break;
         }
@@ -124,7 +124,7 @@ fn a_guest_that_asks_for_nothing_costs_nothing() {
         before = now;
     }
     // At rest is asleep, not busy.
-    let stat = fs::read_dir(format!("/proc/{}/task", bench.daemon.id())).unwrap();
+    let stat = fs::read_dir(format!("/proc/{}/task", bench.daemon.serving_id())).unwrap();
     for thread in stat {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
         let state = stat.rsplit_once(") ").unwrap().1.chars().next();

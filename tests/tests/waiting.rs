@@ -178,7 +178,7 @@ impl Scene {
     }
 
     fn footprint(&self) -> Footprint {
-        Footprint::of(self.daemon.id()).unwrap()
+        Footprint::of(self.daemon.serving_id()).unwrap()
     }
 
     fn wait_for_threads(&self, count: usize) {

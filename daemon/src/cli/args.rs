@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 use super::policy::args::PolicyArgs;
+use super::walls::WallArgs;
 use crate::limits;
 
 /// Shares a host directory with a virtual machine: FUSE over virtio (virtio-fs) on a vhost-user socket.
@@ -64,7 +65,7 @@ Exit status:
   2  the command line is wrong; one line says what is right
 
 Options of virtiofsd that are refused, because leaving them out would change what is shared:
-  --xattrmap --security-label=auto|always --uid-map --gid-map --translate-uid --translate-gid --migration-*";
+  --xattrmap --security-label=auto|always --translate-uid --translate-gid --migration-*";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -283,15 +284,9 @@ pub struct ShareArgs {
     /// file handles is not served.
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
     pub inode_file_handles: Option<FileHandles>,
-    /// Not yet: anything but none is accepted with a warning.
-    #[arg(long, value_name = "HOW", value_enum, help_heading = "Process")]
-    pub sandbox: Option<Sandbox>,
-    /// Not yet: anything but none is accepted with a warning.
-    #[arg(long, value_name = "ACTION", value_enum, help_heading = "Process")]
-    pub seccomp: Option<Seccomp>,
-    /// Accepted for virtiofsd; this version keeps the capabilities that its caller gave it.
-    #[arg(long, value_name = "LIST", help_heading = "Process")]
-    pub modcaps: Option<String>,
+    /// The walls around the process.
+    #[command(flatten)]
+    pub walls: WallArgs,
 
     /// Options of virtiofsd that would change what is shared.
     #[command(flatten)]
@@ -306,10 +301,6 @@ pub struct RefusedArgs {
     pub xattrmap: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     pub security_label: Option<When>,
-    #[arg(long, hide = true)]
-    pub uid_map: Vec<String>,
-    #[arg(long, hide = true)]
-    pub gid_map: Vec<String>,
     #[arg(long, hide = true)]
     pub translate_uid: Vec<String>,
     #[arg(long, hide = true)]
@@ -387,25 +378,6 @@ pub enum FileHandles {
     #[value(alias = "fallback")]
     Prefer,
     Mandatory,
-}
-
-/// Isolation of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "virtiofsd's own words")]
-pub enum Sandbox {
-    Namespace,
-    Chroot,
-    None,
-}
-
-/// What a forbidden system call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "virtiofsd's own words")]
-pub enum Seccomp {
-    None,
-    Kill,
-    Log,
-    Trap,
 }
 
 /// The least severe message that is written.

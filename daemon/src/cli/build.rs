@@ -3,12 +3,15 @@
 use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
-use super::{capabilities, descriptors, group, log, report};
-use crate::host::{self, Passthrough};
+use super::{capabilities, confine, descriptors, group, log, report};
+use crate::host::{self, Passthrough, Seal, Surroundings};
 use crate::limits;
+use crate::sandbox::{SandboxError, Side};
 use crate::session::{self, Session};
 use crate::transport::{dev_fuse, vhost_user};
-use pinhole_policy::{Limits, Policy};
+use crate::unshare;
+use pinhole_policy::host_calls::Threads;
+use pinhole_policy::{Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -29,6 +32,8 @@ pub(super) enum RunError {
     Answer(#[from] AnswerError),
     #[error(transparent)]
     Host(#[from] host::OpenError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error(transparent)]
     VhostUser(#[from] vhost_user::ServeError),
     #[error(transparent)]
@@ -52,19 +57,32 @@ impl RunError {
 
 /// Does what the command line says, until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
+    let strays = unshare::close_strays(given_descriptor(&config.action));
     log::start(config.log)?;
+    log::catch_panics();
+    if let Err(error) = strays {
+        tracing::warn!("sandbox: descriptors that this process was started with stay open: {error}");
+    }
     for note in &config.notes {
         report::problem(note);
     }
     match config.action {
         Action::PrintCapabilities => Ok(report::answer(capabilities::JSON).map(|()| ExitCode::SUCCESS)?),
         Action::Policy(command) => Ok(policy::answer(&command)?),
-        Action::Serve(serve) => run_serve(serve).map(|()| ExitCode::SUCCESS),
-        Action::Mount(mount) => run_mount(mount).map(|()| ExitCode::SUCCESS),
+        Action::Serve(serve) => run_serve(serve, config.log.syslog),
+        Action::Mount(mount) => run_mount(mount),
     }
 }
 
-fn run_serve(serve: Serve) -> Result<(), RunError> {
+/// The one descriptor that the command line speaks of.
+const fn given_descriptor(action: &Action) -> Option<u16> {
+    match action {
+        Action::Serve(Serve { listen: Listen::Descriptor(number), .. }) => Some(*number),
+        Action::Serve(_) | Action::Mount(_) | Action::Policy(_) | Action::PrintCapabilities => None,
+    }
+}
+
+fn run_serve(serve: Serve, syslog: bool) -> Result<ExitCode, RunError> {
     let policy = policy(&serve.share)?;
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
@@ -80,18 +98,32 @@ fn run_serve(serve: Serve) -> Result<(), RunError> {
         }
         Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
-    let session = build_session(serve.share, policy)?;
+    let descriptors_max = descriptors::settle(serve.share.descriptors)?;
+    let pool = if options.pool_threads > 0 { Facilities::POOL } else { Facilities::empty() };
+    let log = if syslog { Facilities::SYSLOG } else { Facilities::empty() };
+    let plan = confine::plan(&serve.share, &policy, pool | log);
+    // First the share, so that no socket has to be taken back for a wrong one.
+    plan.look()?;
     // Before there is a second thread: making the socket changes the umask for a moment.
-    let listener = vhost_user::Listener::bind(&listen)?;
+    let mut listener = vhost_user::Listener::bind(&listen)?;
+    let inside = match plan.isolate()? {
+        Side::Outside(keeper) => return confine::keep(keeper, listener.into_name()),
+        Side::Inside(inside) => inside,
+    };
+    listener.leave_name();
+    let (surroundings, seal) = confine::surroundings(inside.confine()?);
+    let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let stop = vhost_user::Stop::new()?;
     let on_signal = stop.clone();
-    watch_signals(move || on_signal.request())?;
+    watch_signals(seal.clone(), move || on_signal.request())?;
+    // Everything that is made only once is made by now; what is read from here on is a guest's.
+    seal.close(Threads::CONTROL)?;
     // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
-    Ok(vhost_user::serve(&listener, &session, &options, &stop)?)
+    Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
 }
 
-fn run_mount(mount: Mount) -> Result<(), RunError> {
+fn run_mount(mount: Mount) -> Result<ExitCode, RunError> {
     let request = dev_fuse::MountRequest {
         directory: mount.share.directory.clone(),
         mountpoint: mount.mountpoint,
@@ -99,13 +131,19 @@ fn run_mount(mount: Mount) -> Result<(), RunError> {
     };
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
     let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
-    // First the share, then the mount, so that a mount never has to be taken back for a wrong share.
     let policy = policy(&mount.share)?;
-    let session = build_session(mount.share, policy)?;
+    let descriptors_max = descriptors::settle(mount.share.descriptors)?;
+    // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
+    // away by this process, so it keeps the right to; its serving threads do not.
+    let (walls, lacks) = confine::plan(&mount.share, &policy, Facilities::DEV_FUSE).for_threads()?;
+    confine::say(&lacks);
+    let (places, close) = walls.into_parts();
+    let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: Seal::new(close) };
+    let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
-    watch_signals(move || stop.stop())?;
-    Ok(service.run(threads, || report::line(ready))?)
+    watch_signals(Seal::open(), move || stop.stop())?;
+    Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 
 /// A worker that looks for requests on the only processor keeps the guest from sending them.
@@ -125,10 +163,15 @@ fn threads_by_processors() -> NonZero<u16> {
 ///
 /// SIGXFSZ is caught and dropped: where the operator has limited the size of files, a guest that writes past it must
 /// get EFBIG, not end the daemon.
-fn watch_signals(stop: impl Fn() + Send + 'static) -> io::Result<()> {
+fn watch_signals(seal: Seal, stop: impl Fn() + Send + 'static) -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let watch = move || {
+        if let Err(error) = seal.close(Threads::CONTROL) {
+            tracing::error!(%error, "the thread for signals cannot be prepared");
+            stop();
+            return;
+        }
         let mut signals = signals.forever();
         if signals.next().is_some() {
             stop();
@@ -152,10 +195,19 @@ fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
 }
 
-fn build_session(share: Share, policy: Policy) -> Result<Arc<Session<Passthrough>>, RunError> {
+fn build_session(
+    share: Share,
+    (policy, descriptors_max): (Policy, u64),
+    surroundings: Surroundings,
+) -> Result<Arc<Session<Passthrough>>, RunError> {
     let options = session_options(&share);
-    let filesystem = Passthrough::new(host::Config {
-        descriptors_max: descriptors::settle(share.descriptors)?,
+    let file_handles = match confine::file_handles(&share) {
+        args::FileHandles::Never => host::FileHandles::Never,
+        args::FileHandles::Prefer => host::FileHandles::Prefer,
+        args::FileHandles::Mandatory => host::FileHandles::Mandatory,
+    };
+    let config = host::Config {
+        descriptors_max,
         limits: *policy.limits(),
         rules: policy.paths().cloned(),
         shared_dir: share.directory,
@@ -170,12 +222,9 @@ fn build_session(share: Share, policy: Policy) -> Result<Arc<Session<Passthrough
         posix_acl: share.posix_acl,
         announce_submounts: share.submounts,
         preserve_noatime: share.noatime,
-        file_handles: match share.file_handles {
-            args::FileHandles::Never => host::FileHandles::Never,
-            args::FileHandles::Prefer => host::FileHandles::Prefer,
-            args::FileHandles::Mandatory => host::FileHandles::Mandatory,
-        },
-    })?;
+        file_handles,
+    };
+    let filesystem = Passthrough::within(config, surroundings)?;
     Ok(Arc::new(Session::new(Arc::new(filesystem), policy, options)))
 }
 

@@ -1,7 +1,8 @@
 //! virtiofsd's old `-o NAME[=VALUE],...` form, put where the options of today are.
 
-use super::args::{Sandbox, ServeArgs, When, parse_seconds};
+use super::args::{ServeArgs, When, parse_seconds};
 use super::config::ConfigError;
+use super::walls::Sandbox;
 use clap::ValueEnum;
 
 /// Moves what `-o` said into the other fields; a later word wins.
@@ -28,9 +29,9 @@ fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), Confi
             args.shared_dir = Some(value.into());
         }
         "cache" => args.share.cache = choose(name, value)?,
-        "sandbox" => args.share.sandbox = Some(choose::<Sandbox>(name, value)?),
+        "sandbox" => args.share.walls.sandbox = Some(choose::<Sandbox>(name, value)?),
         "loglevel" | "log_level" => args.log.log_level = choose(name, value)?,
-        "modcaps" => args.share.modcaps = Some(value.to_owned()),
+        "modcaps" => args.share.walls.modcaps = Some(value.to_owned()),
         "xattrmap" => args.share.refused.xattrmap = Some(value.to_owned()),
         "timeout" => {
             let wrong = |right| ConfigError::Compat { word: format!("{name}={value}"), right };
@@ -93,7 +94,7 @@ mod tests {
             applied("source=/srv/a b,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock").unwrap();
         assert_eq!(args.shared_dir.unwrap().as_os_str(), "/srv/a b");
         assert_eq!(args.share.cache, CacheMode::Always);
-        assert_eq!(args.share.sandbox, Some(Sandbox::Chroot));
+        assert_eq!(args.share.walls.sandbox, Some(Sandbox::Chroot));
         assert!(args.share.xattr);
     }
 

@@ -3,10 +3,12 @@
 //! Pure: nothing here looks at the host.
 
 use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
-use super::args::{Sandbox, Seccomp, ServeArgs, ShareArgs, When};
+use super::args::{ServeArgs, ShareArgs, When};
 use super::compat;
 use super::policy::args::PolicyCommand;
+use super::walls::{Sandbox, Walls};
 use crate::limits;
+use crate::sandbox::Isolation;
 use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -117,6 +119,8 @@ pub struct Share {
     pub file_handles: FileHandles,
     /// Open files allowed to the process.
     pub descriptors: DescriptorLimit,
+    /// What stands around the process.
+    pub walls: Walls,
 }
 
 /// What a guest may do, before any file is read.
@@ -191,6 +195,8 @@ pub enum ConfigError {
     FewDescriptors { limit: u64, least: u64 },
     #[error("{option} is not supported: {instead}")]
     Refused { option: &'static str, instead: &'static str },
+    #[error("{option}: {why}")]
+    Wall { option: &'static str, why: String },
 }
 
 /// Least `--rlimit-nofile`: half of it is the daemon's own, enough for a VMM with a few queues and memory regions.
@@ -240,7 +246,7 @@ impl Config {
         let pool_threads = pool_threads(args.thread_pool_size, &mut notes);
         let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
         let poll = args.poll_us.map(|us| Duration::from_micros(us.into()));
-        let share = share(directory, &args.share)?;
+        let share = share(directory, &args.share, Isolation::Namespace)?;
         let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, share };
         Ok(Self { action: Action::Serve(serve), log, notes })
     }
@@ -251,7 +257,11 @@ impl Config {
             return Err(ConfigError::MountOption { word: word.clone(), known });
         }
         let (notes, log) = (notes(&args.share), log(&args.log));
-        let share = share(args.directory, &args.share)?;
+        if args.share.walls.sandbox.is_some_and(|how| how != Sandbox::None) {
+            let why = "`pinhole mount` has none: its mount is made for everybody outside, and is taken away from there";
+            return Err(ConfigError::Wall { option: "--sandbox", why: why.to_owned() });
+        }
+        let share = share(args.directory, &args.share, Isolation::None)?;
         let MountArgs { mountpoint, options, threads, .. } = args;
         Ok(Self { action: Action::Mount(Mount { mountpoint, options, threads, share }), log, notes })
     }
@@ -291,7 +301,7 @@ fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
     }
 }
 
-fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
+fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<Share, ConfigError> {
     refuse(&args.refused)?;
     let uncached = uncached(args.cache);
     let descriptors = match args.rlimit_nofile {
@@ -320,6 +330,7 @@ fn share(directory: PathBuf, args: &ShareArgs) -> Result<Share, ConfigError> {
         noatime: args.preserve_noatime,
         file_handles: args.inode_file_handles.unwrap_or(FileHandles::Prefer),
         descriptors,
+        walls: Walls::of(&args.walls, isolation)?,
     })
 }
 
@@ -350,8 +361,7 @@ fn acl_wanted(args: &ShareArgs) -> bool {
 }
 
 fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
-    const IDS: &str =
-        "the guest's user and group ids are the host's; run inside a user namespace that maps them";
+    const IDS: &str = "the guest's user and group ids are the host's; --uid-map and --gid-map map them for the whole process";
     const MIGRATION: &str = "a running share cannot be migrated yet; leave it out";
     let label = matches!(args.security_label, Some(When::Auto | When::Always));
     let rows = [
@@ -361,8 +371,6 @@ fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
             "attributes keep their names; leave it out, or share without --xattr",
         ),
         (label, "--security-label", "new files get the label that the host gives them; leave it out"),
-        (!args.uid_map.is_empty(), "--uid-map", IDS),
-        (!args.gid_map.is_empty(), "--gid-map", IDS),
         (!args.translate_uid.is_empty(), "--translate-uid", IDS),
         (!args.translate_gid.is_empty(), "--translate-gid", IDS),
         (args.migration_mode.is_some(), "--migration-mode", MIGRATION),
@@ -386,9 +394,6 @@ const fn uncached(cache: CacheMode) -> bool {
 
 /// What is accepted without being done.
 fn notes(args: &ShareArgs) -> Vec<String> {
-    const NOT_YET: &str = "not yet: the process runs with what its caller had";
-    let sandbox = args.sandbox.is_some_and(|how| how != Sandbox::None);
-    let seccomp = args.seccomp.is_some_and(|action| action != Seccomp::None);
     let uncached = uncached(args.cache);
     let rows = [
         (args.allow_mmap && !uncached, "--allow-mmap", "not needed: with this --cache mappings always work"),
@@ -397,9 +402,6 @@ fn notes(args: &ShareArgs) -> Vec<String> {
             "--writeback",
             "without effect: with this --cache there is no guest cache to write back, use auto or always",
         ),
-        (sandbox, "--sandbox", NOT_YET),
-        (seccomp, "--seccomp", NOT_YET),
-        (args.modcaps.is_some(), "--modcaps", NOT_YET),
     ];
     rows.into_iter()
         .filter(|(given, ..)| *given)

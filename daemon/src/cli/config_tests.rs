@@ -1,6 +1,7 @@
 //! Tests of what a command line means.
 
 use super::*;
+use crate::sandbox::{OnForbidden, Walls};
 use clap::Parser;
 
 fn config(words: &str) -> Result<Config, ConfigError> {
@@ -101,7 +102,11 @@ fn each_contradiction_names_its_argument() {
         ("--tag 0123456789012345678901234567890123456", "--tag: 37 bytes"),
         ("--rlimit-nofile 10", "--rlimit-nofile"),
         ("--xattrmap :map::user.virtiofs.:", "--xattrmap"),
-        ("--uid-map :0:1:2:", "--uid-map"),
+        ("--uid-map 0:1:2", "--uid-map"),
+        ("--sandbox chroot --gid-map :0:1:2:", "--uid-map"),
+        ("--modcaps +everything", "--modcaps"),
+        ("--require seccomp --seccomp log", "--require seccomp"),
+        ("--translate-uid map:0:1:2", "--translate-uid"),
         ("--translate-gid map:0:1:2", "--translate-gid"),
         ("--security-label", "--security-label"),
         ("-o no_xattr,posix_acl", "--posix-acl"),
@@ -125,17 +130,15 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn isolation_that_was_asked_for_is_noted_as_not_yet_there() {
+fn the_walls_stand_unless_something_else_is_said() {
     let base = "pinhole --shared-dir /d --socket-path /s";
-    for option in ["--sandbox chroot", "--seccomp kill", "--modcaps=+sys_admin"] {
-        let notes = config(&format!("{base} {option}")).unwrap().notes;
-        let name = option.split([' ', '=']).next().unwrap();
-        assert!(
-            matches!(notes.as_slice(), [note] if note.starts_with(name) && note.contains("not yet")),
-            "{notes:?}"
-        );
-    }
-    assert!(config(&format!("{base} --sandbox none --seccomp none")).unwrap().notes.is_empty());
+    let walls = served(base).share.walls;
+    assert_eq!((walls.isolation, walls.forbidden), (Isolation::Namespace, OnForbidden::Kill));
+    let walls = served(&format!("{base} --sandbox none --seccomp none")).share.walls;
+    assert_eq!((walls.isolation, walls.forbidden), (Isolation::None, OnForbidden::Allow));
+    let walls = served(&format!("{base} --require landlock,seccomp --uid-map :0:1:2:")).share.walls;
+    assert_eq!(walls.required, Walls::LANDLOCK | Walls::SECCOMP);
+    assert!(walls.id_maps.are_given());
 }
 
 #[test]

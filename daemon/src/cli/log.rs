@@ -6,6 +6,21 @@ use super::syslog::SystemLog;
 use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
 
+/// Has a panic say what happened and where, and nothing else: what the standard library would say besides takes system
+/// calls that a thread which serves may not make. What else happens at a panic stays as it is.
+pub(super) fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text =
+            text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("a thread");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!("{name} panicked at {place}: {text}");
+    }));
+}
+
 /// Sends all further messages where they are wanted. Once a process.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ mod build;
 mod capabilities;
 mod compat;
 pub mod config;
+mod confine;
 mod descriptors;
 mod group;
 mod log;
@@ -14,6 +15,7 @@ pub mod policy;
 mod report;
 mod syslog;
 mod usage;
+pub mod walls;
 
 use args::Cli;
 use clap::Parser;

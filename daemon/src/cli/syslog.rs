@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -13,7 +13,8 @@ use tracing_subscriber::fmt::MakeWriter;
 #[derive(Debug)]
 pub(super) struct SystemLog {
     socket: Option<UnixDatagram>,
-    place: PathBuf,
+    /// The number of the process that was started, by which its operator knows it.
+    process: u32,
 }
 
 /// One message on its way.
@@ -33,15 +34,19 @@ impl SystemLog {
     }
 
     fn at(place: &Path) -> Self {
-        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-        Self { socket: socket.ok(), place: place.to_owned() }
+        // Connected now: later there is no such path. Where there is no log, lines are lost.
+        let socket = UnixDatagram::unbound().and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            socket.connect(place).map(|()| socket)
+        });
+        Self { socket: socket.ok(), process: std::process::id() }
     }
 
     fn send(&self, severity: u8, text: &str) {
-        let line = format!("<{}>pinhole[{}]: {}", DAEMON | severity, std::process::id(), text.trim_end());
+        let line = format!("<{}>pinhole[{}]: {}", DAEMON | severity, self.process, text.trim_end());
         if let Some(socket) = &self.socket {
-            // Not connected, so that a log that is restarted is found again; nobody to tell when there is none.
-            drop(socket.send_to(line.as_bytes(), &self.place));
+            // Nobody to tell when there is none any more.
+            drop(socket.send(line.as_bytes()));
         }
     }
 }
@@ -95,9 +100,9 @@ mod tests {
     fn a_missing_or_full_log_loses_lines_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("log");
-        let log = SystemLog::at(&place);
-        log.make_writer().write_all(b"nobody listens").unwrap();
+        SystemLog::at(&place).make_writer().write_all(b"nobody listens").unwrap();
         let _never_read = UnixDatagram::bind(&place).unwrap();
+        let log = SystemLog::at(&place);
         for _line in 0..10_000 {
             log.make_writer().write_all(&[b'x'; 512]).unwrap();
         }

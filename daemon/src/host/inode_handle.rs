@@ -19,7 +19,7 @@ const SHORT_LEN: usize = 20;
 /// Names one inode of one file system for as long as it exists; the generation in it tells an inode from the next
 /// with its number. It means something only to the host's kernel and is never shown to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InodeHandle(Form);
+pub struct InodeHandle(Form);
 
 /// There may be millions, so the usual ones are packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl InodeHandle {
     ///
     /// # Errors
     /// EOPNOTSUPP where the file system has no handles, EOVERFLOW for one of more than 128 bytes.
-    pub(crate) fn beneath(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<(Self, u64)> {
+    pub fn beneath(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<(Self, u64)> {
         Self::ask(directory, name, 0)
     }
 
@@ -60,7 +60,7 @@ impl InodeHandle {
     ///
     /// # Errors
     /// As for [`InodeHandle::beneath`].
-    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<(Self, u64)> {
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<(Self, u64)> {
         Self::ask(fd, c"", libc::AT_EMPTY_PATH)
     }
 
@@ -91,7 +91,7 @@ impl InodeHandle {
     ///
     /// # Errors
     /// ESTALE where the inode is no more; EPERM without CAP_DAC_READ_SEARCH.
-    pub(crate) fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    pub fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let (kind, bytes) = self.0.parts();
         let mut buffer = Buffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, kind);
         for (place, byte) in buffer.bytes.iter_mut().zip(bytes) {

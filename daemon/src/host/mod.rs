@@ -25,18 +25,21 @@ mod reaper;
 mod resolve;
 mod rules;
 mod table;
-mod thread;
 mod xattrs;
 
 use crate::io_vectors::IoVectors;
+use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Permitted, Places, Refusal};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
 
-pub use config::{CacheMode, Config, FileHandles};
+pub use config::{CacheMode, Config, FileHandles, Seal, Surroundings};
 pub use inode_flags::InodeFlags;
+/// For tests of what a handle opens that the guest never had.
+#[doc(hidden)]
+pub use inode_handle::InodeHandle;
 pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.
@@ -108,11 +111,12 @@ pub trait FileSystem: Places + Send + Sync {
     /// `negotiated` is what the new guest and the session agreed on.
     fn reset(&self, negotiated: InitFlags);
 
-    /// Prepares the calling thread for serving requests (its own umask, its own capabilities). Once a thread.
+    /// Prepares the calling thread for serving requests: its own umask, its own working directory, and then no right
+    /// to anything that such a thread does not need. Once a thread.
     ///
     /// # Errors
     /// What the host says where the thread cannot be prepared; it must then serve nothing.
-    fn enter_thread(&self) -> std::io::Result<()>;
+    fn enter_thread(&self, kind: Threads) -> std::io::Result<()>;
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
     fn forget(&self, call: Allowed<'_, protocol::Forget>);

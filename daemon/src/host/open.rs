@@ -199,7 +199,8 @@ impl Passthrough {
     /// standard library drops it; it is the next FSYNC's.
     pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
         let file = self.files.get(flush.handle)?;
-        if file.traits.closes_silently {
+        // What was only read has nothing to write back.
+        if file.traits.closes_silently || !file.writable {
             return Ok(());
         }
         if file.traits.remote && pace == Pace::Now {

@@ -2,7 +2,7 @@
 //! file of its own.
 
 use super::budget::Budget;
-use super::config::{Config, FileHandles};
+use super::config::{Config, FileHandles, Seal, Surroundings};
 use super::dirty::DirtyRoom;
 use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
 use super::identity::{Assumed, Identity};
@@ -12,10 +12,12 @@ use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
 use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
-use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace, thread};
+use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace};
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
+use crate::unshare;
 use pinhole_policy::RuleId;
+use pinhole_policy::host_calls::Threads;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx};
 use rustix::fs::{Mode, OFlags};
@@ -41,6 +43,7 @@ pub struct Passthrough {
     /// Room for what is not written back yet, where the policy limits it.
     pub(super) dirty: Option<Arc<DirtyRoom>>,
     pub(super) reaper: Reaper,
+    seal: Seal,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
@@ -117,12 +120,25 @@ impl Passthrough {
         let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
-        let proc_fds = ProcFds::open().map_err(|source| OpenError::Proc { source })?;
+        let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
+        let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
+        Self::within(config, Surroundings { root, proc_fds, seal: Seal::open() })
+    }
+
+    /// Serves a directory that has been opened, in a process that has been prepared. Starts a thread.
+    ///
+    /// # Errors
+    /// What is missing on the host, by name.
+    pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
+        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Surroundings { root, proc_fds, seal } = surroundings;
+        let proc_fds = ProcFds::new(proc_fds);
         let resolve = rustix::fs::ResolveFlags::BENEATH;
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
             .map_err(|source| OpenError::Openat2 { source })?;
         // Tried now, on a thread that ends: later it would stop every queue of a guest that has already mounted.
-        std::thread::scope(|scope| scope.spawn(|| thread::enter(&proc_fds)).join())
+        std::thread::scope(|scope| scope.spawn(|| unshare::enter_thread(&proc_fds)).join())
             .unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
             .map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read().map_err(|source| OpenError::Identity { source })?;
@@ -162,7 +178,8 @@ impl Passthrough {
             mounts,
             proc_fds,
             identity,
-            reaper: Reaper::start().map_err(|source| OpenError::Thread { source })?,
+            reaper: Reaper::start(seal.clone()).map_err(|source| OpenError::Thread { source })?,
+            seal,
             deletions: AtomicU64::new(0),
             negotiated: AtomicU64::new(0),
             config,
@@ -244,8 +261,11 @@ impl FileSystem for Passthrough {
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
-    fn enter_thread(&self) -> std::io::Result<()> {
-        thread::enter(&self.proc_fds)
+    fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
+        unshare::enter_thread(&self.proc_fds)?;
+        // The standard library asks for its keys when a thread first makes a table, which is now.
+        drop(std::hash::RandomState::new());
+        self.seal.close(kind)
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {

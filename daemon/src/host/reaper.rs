@@ -1,6 +1,7 @@
 //! The last close of a deleted file, which is when the host gives its blocks back: for a large one that takes long,
 //! and neither hiprio nor a request queue waits for it.
 
+use super::config::Seal;
 use super::dirty::{DirtyRoom, write_back};
 use super::handles::FileHandle;
 use super::nodes::NodeRef;
@@ -8,6 +9,7 @@ use super::passthrough::Passthrough;
 use super::resolve;
 use super::table::Entry;
 use crate::limits::{REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
+use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -45,9 +47,13 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(seal: Seal) -> io::Result<Self> {
         let (backlog, retired) = sync_channel::<Retired>(REAPER_BACKLOG_MAX);
-        let close = move || retired.into_iter().for_each(Retired::end);
+        let close = move || match seal.close(Threads::OFFLOAD) {
+            Ok(()) => retired.into_iter().for_each(Retired::end),
+            // Who retires something then closes it himself.
+            Err(error) => tracing::error!(%error, "the closing thread cannot be prepared"),
+        };
         std::thread::Builder::new().name("reaper".to_owned()).stack_size(STACK_LEN).spawn(close)?;
         Ok(Self { backlog })
     }

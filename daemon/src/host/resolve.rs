@@ -85,10 +85,9 @@ pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
 pub(crate) struct ProcFds(OwnedFd);
 
 impl ProcFds {
-    /// Opens it; fails where /proc is not mounted.
-    pub(crate) fn open() -> rustix::io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).map(Self)
+    /// From a descriptor of it.
+    pub(crate) const fn new(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 
     /// Opens what one of our own descriptors names, once more.

@@ -15,6 +15,7 @@ use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use pinhole_dax_cache::{Absent, Window};
+use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, OpenFlags, Operation,
@@ -94,8 +95,8 @@ impl<F: FileSystem> Session<F> {
     ///
     /// # Errors
     /// What the host says; the thread must then serve nothing.
-    pub fn enter_thread(&self) -> std::io::Result<()> {
-        self.filesystem.enter_thread()
+    pub fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
+        self.filesystem.enter_thread(kind)
     }
 
     /// Answers that did not go as they should.

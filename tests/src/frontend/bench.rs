@@ -114,6 +114,6 @@ impl Bench {
     /// # Errors
     /// Where it has ended.
     pub fn footprint(&self) -> Result<Footprint, FrontendError> {
-        Ok(Footprint::of(self.daemon.id())?)
+        Ok(Footprint::of(self.daemon.serving_id())?)
     }
 }

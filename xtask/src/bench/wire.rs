@@ -153,7 +153,7 @@ impl Player {
         };
         match &serving {
             Some(daemon) => {
-                command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.id()))
+                command.arg("--socket").arg(daemon.socket()).arg(format!("--process={}", daemon.serving_id()))
             }
             None => command.arg("--native"),
         };

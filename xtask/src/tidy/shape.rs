@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// The only files with `unsafe`; the house style allows three. Each says in its header why it needs it.
 const UNSAFE_FILES: [&str; 3] =
-    ["daemon/src/host/inode_handle.rs", "daemon/src/host/thread.rs", "daemon/src/io_vectors.rs"];
+    ["daemon/src/host/inode_handle.rs", "daemon/src/io_vectors.rs", "daemon/src/unshare.rs"];
 
 /// Files with `unsafe` that the house style allows at most.
 const UNSAFE_FILES_MAX: usize = 3;

@@ -6,6 +6,7 @@ use crate::host::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Pace, Scratch, Served, Session};
+use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,7 +66,7 @@ enum Turn {
 impl<'s, F: FileSystem> Worker<'s, F> {
     /// Makes the calling thread a worker.
     pub(super) fn new(session: &'s Session<F>, device: &'s OwnedFd) -> Result<Self, ServeError> {
-        session.enter_thread().map_err(|source| ServeError::Thread { source })?;
+        session.enter_thread(Threads::WORKER).map_err(|source| ServeError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
         Ok(Self {
             session,

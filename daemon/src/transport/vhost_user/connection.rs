@@ -9,6 +9,7 @@ use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
 use crate::host::FileSystem;
 use crate::session::Session;
+use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
 use std::num::NonZero;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub fn serve<F: FileSystem + 'static>(
     let mut accepting = VhostListener::from(listener.socket()?);
     let crew = {
         let session = Arc::clone(session);
-        Crew::new(options.queues(), move || session.enter_thread())
+        Crew::new(options.queues(), move || session.enter_thread(Threads::WORKER))
     };
     while wait_for_connection(listener, stop)? {
         match serve_one((&mut accepting, &crew), session, options, stop) {

@@ -25,10 +25,13 @@ pub enum Listen {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    made: Option<Made>,
+    name: SocketName,
 }
 
-/// The name that we gave the socket.
+/// The name that we gave a socket; dropping it removes it.
+#[derive(Debug, Default)]
+pub struct SocketName(Option<Made>);
+
 #[derive(Debug)]
 struct Made {
     path: PathBuf,
@@ -48,6 +51,16 @@ impl Listener {
         }
     }
 
+    /// Lets go of the socket and keeps its name, for a process that outlives the one that listens.
+    pub fn into_name(self) -> SocketName {
+        self.name
+    }
+
+    /// Leaves the name to another process, which has a copy of all this.
+    pub fn leave_name(&mut self) {
+        self.name.0 = None;
+    }
+
     pub(super) fn socket(&self) -> Result<UnixListener, ServeError> {
         self.socket.try_clone().map_err(ServeError::Accept)
     }
@@ -59,9 +72,9 @@ impl AsFd for Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for SocketName {
     fn drop(&mut self) {
-        let Some(made) = &self.made else { return };
+        let Some(made) = &self.0 else { return };
         if identity(&made.path).is_ok_and(|now| now == made.identity)
             && let Err(error) = std::fs::remove_file(&made.path)
         {
@@ -79,7 +92,7 @@ fn bind_path(path: &Path, group: Option<u32>) -> Result<Listener, ServeError> {
     rustix::process::umask(before);
     let socket = bound.map_err(failed)?;
     let made = Made { path: path.to_owned(), identity: identity(path).map_err(failed)? };
-    let listener = Listener { socket, made: Some(made) };
+    let listener = Listener { socket, name: SocketName(Some(made)) };
     if let Some(group) = group {
         give_to_group(path, Gid::from_raw(group)).map_err(|source| ServeError::Group {
             path: path.to_owned(),
@@ -145,7 +158,7 @@ fn take_descriptor(number: RawFd) -> Result<Listener, ServeError> {
     }
     let socket = UnixListener::from(socket);
     socket.set_nonblocking(false).map_err(|source| ServeError::Descriptor { number, source })?;
-    Ok(Listener { socket, made: None })
+    Ok(Listener { socket, name: SocketName::default() })
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use connection::serve;
-pub use listener::{Listen, Listener};
+pub use listener::{Listen, Listener, SocketName};
 pub use options::{Options, RequestQueues, RequestQueuesError, Tag, TagError};
 pub use stop::Stop;
 

@@ -11,6 +11,7 @@ use super::split_ring::Done;
 use crate::host::FileSystem;
 use crate::limits::{POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::session::{Pace, Scratch, Session};
+use pinhole_policy::host_calls::Threads;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -133,7 +134,7 @@ impl Shared {
 
     /// One thread of the pool.
     fn work<F: FileSystem>(&self, session: &Session<F>) {
-        if let Err(error) = session.enter_thread() {
+        if let Err(error) = session.enter_thread(Threads::OFFLOAD) {
             tracing::error!(%error, "a thread of the pool cannot be prepared");
             let mut state = self.lock();
             state.threads = state.threads.saturating_sub(1);

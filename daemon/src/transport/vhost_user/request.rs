@@ -122,6 +122,7 @@ mod tests {
     use crate::host::{Allowed, Answer, InodeFlags, ListNames};
     use crate::io_vectors::IoVectors;
     use crate::session::Options;
+    use pinhole_policy::host_calls::Threads;
     use pinhole_policy::{Places, Policy, RuleId};
     use pinhole_protocol::{
         self as protocol, Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx,
@@ -150,7 +151,7 @@ mod tests {
 
     impl FileSystem for Broken {
         fn reset(&self, _: InitFlags) {}
-        fn enter_thread(&self) -> std::io::Result<()> {
+        fn enter_thread(&self, _: Threads) -> std::io::Result<()> {
             Ok(())
         }
         fn lookup(&self, _: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {

@@ -1,0 +1,100 @@
+//! The walls around what is built: what they are made for, and who waits outside.
+
+use super::args;
+use super::build::RunError;
+use super::config::Share;
+use crate::host::{Seal, Surroundings};
+use crate::sandbox::{Confined, Ended, Isolation, Keeper, Plan, Walls};
+use crate::transport::vhost_user::SocketName;
+use pinhole_policy::{Facilities, Limits, Policy};
+use std::process::ExitCode;
+
+/// What the walls are made for. `besides`: what the transport and the log add.
+pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan {
+    Plan {
+        isolation: share.walls.isolation,
+        id_maps: share.walls.id_maps.clone(),
+        share: share.directory.clone(),
+        reach: policy.reach(),
+        facilities: facilities(share) | throttle(policy.limits()) | besides,
+        capabilities: share.walls.capabilities,
+        forbidden: share.walls.forbidden,
+        file_size: policy.limits().file_size,
+        walls: Walls::all(),
+        required: share.walls.required,
+    }
+}
+
+/// Whether the process has the rights of the host's root; those of a user namespace's do not go as far.
+fn is_root(share: &Share) -> bool {
+    let own_users = share.walls.isolation == Isolation::Namespace && share.walls.id_maps.are_given();
+    rustix::process::geteuid().is_root() && !own_users
+}
+
+/// Whether a worker may have to wait because its guest is too fast.
+fn throttle(limits: &Limits) -> Facilities {
+    let rates = [limits.operations_per_second, limits.write_bytes_per_second, limits.dirty_bytes];
+    if rates.iter().any(Option::is_some) { Facilities::THROTTLE } else { Facilities::empty() }
+}
+
+fn facilities(share: &Share) -> Facilities {
+    let identity = is_root(share) || share.walls.id_maps.have_root();
+    let rows = [
+        (Facilities::HANDLES, file_handles(share) != args::FileHandles::Never),
+        (Facilities::XATTR, share.xattr),
+        (Facilities::IDENTITY, identity),
+        (Facilities::SUBMOUNTS, share.submounts),
+        (Facilities::DIRECT_IO, share.direct_io),
+        (Facilities::NOATIME, share.noatime),
+        (Facilities::DEBUG, cfg!(debug_assertions)),
+    ];
+    rows.into_iter().filter(|(_, wanted)| *wanted).fold(Facilities::empty(), |all, (one, _)| all | one)
+}
+
+/// Whether file handles are used: only the host's root finds files by them.
+pub(super) fn file_handles(share: &Share) -> args::FileHandles {
+    match share.file_handles {
+        args::FileHandles::Prefer if !is_root(share) => args::FileHandles::Never,
+        wanted @ (args::FileHandles::Never | args::FileHandles::Prefer | args::FileHandles::Mandatory) => {
+            wanted
+        }
+    }
+}
+
+/// What the host module is given, and the filter that the calling thread is to install last.
+pub(super) fn surroundings(confined: Confined) -> (Surroundings, Seal) {
+    let Confined { places, filters, lacks } = confined;
+    say(&lacks);
+    let seal = Seal::new(move |kind| filters.install(kind));
+    (Surroundings { root: places.root, proc_fds: places.proc_fds, seal: seal.clone() }, seal)
+}
+
+/// Says what of the walls this host does not have.
+pub(super) fn say(lacks: &[String]) {
+    for lack in lacks {
+        tracing::warn!("sandbox: {lack}");
+    }
+}
+
+/// Waits outside until the process inside has ended, removes the socket, and ends as that did.
+pub(super) fn keep(keeper: Keeper, name: SocketName) -> Result<ExitCode, RunError> {
+    let ended = keeper.watch();
+    drop(name);
+    match ended? {
+        Ended::Status(code) => Ok(ExitCode::from(code)),
+        Ended::Signal(signal) => {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("an unknown one");
+            if name == "SIGSYS" {
+                tracing::error!(
+                    "ended by SIGSYS: a system call that the policy does not need; the kernel's log names it, \
+                     --seccomp log lets it pass"
+                );
+            } else {
+                tracing::info!(signal, "ended by {name}");
+            }
+            signal_hook::low_level::emulate_default_handler(signal)?;
+            // It is still there: by a signal whose default is to be ignored nothing ends.
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Filters of system calls, one for each kind of thread, made from the table in `policy`. Installed last, by each thread
+//! for itself, and never taken off again.
+
+use super::SandboxError;
+use pinhole_policy::host_calls::{self, Condition, Row, Test, Threads, Width};
+use pinhole_policy::{Access, Facilities};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use std::collections::BTreeMap;
+use std::io;
+
+/// What happens at a call that is not in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnForbidden {
+    /// The process ends.
+    #[default]
+    Kill,
+    /// The kernel's log has it; the call is made.
+    Log,
+    /// The thread gets SIGSYS.
+    Trap,
+    /// There is no filter.
+    Allow,
+}
+
+/// The filters of a share.
+#[derive(Clone, Debug)]
+pub struct Filters {
+    /// None: nothing is filtered.
+    programs: Option<Programs>,
+}
+
+#[derive(Clone, Debug)]
+struct Programs {
+    control: BpfProgram,
+    /// Answers ENOSYS to clone3, whose flags lie in memory, where no filter looks: the C library then takes clone.
+    no_clone3: BpfProgram,
+    worker: BpfProgram,
+    offload: BpfProgram,
+}
+
+impl Filters {
+    /// Filters for what a policy grants anywhere. `explicit`: for another architecture than this one, in tests.
+    ///
+    /// # Errors
+    /// [`SandboxError::Filter`] where this architecture has no table.
+    pub fn new(
+        forbidden: OnForbidden,
+        granted: Access,
+        facilities: Facilities,
+    ) -> Result<Self, SandboxError> {
+        let action = match forbidden {
+            OnForbidden::Allow => return Ok(Self { programs: None }),
+            OnForbidden::Kill => SeccompAction::KillProcess,
+            OnForbidden::Log => SeccompAction::Log,
+            OnForbidden::Trap => SeccompAction::Trap,
+        };
+        let architecture = Architecture::of_this_host()?;
+        let program =
+            |threads| program(architecture, host_calls::rows(threads, granted, facilities), action.clone());
+        Ok(Self {
+            programs: Some(Programs {
+                // The filters of a thread hold for those that it starts, too.
+                control: program(Threads::all())?,
+                worker: program(Threads::WORKER)?,
+                offload: program(Threads::OFFLOAD)?,
+                no_clone3: no_clone3(architecture)?,
+            }),
+        })
+    }
+
+    /// Installs the filter of a kind of thread on the calling one.
+    ///
+    /// # Errors
+    /// What the host says; the thread must then do nothing.
+    pub fn install(&self, kind: Threads) -> io::Result<()> {
+        let Some(programs) = &self.programs else { return Ok(()) };
+        let program = if kind == Threads::WORKER {
+            &programs.worker
+        } else if kind == Threads::OFFLOAD {
+            &programs.offload
+        } else {
+            seccompiler::apply_filter(&programs.no_clone3).map_err(io::Error::other)?;
+            &programs.control
+        };
+        seccompiler::apply_filter(program).map_err(io::Error::other)
+    }
+}
+
+/// Where a call has which number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Architecture {
+    X86,
+    Arm,
+}
+
+impl Architecture {
+    fn of_this_host() -> Result<Self, SandboxError> {
+        match std::env::consts::ARCH {
+            "x86_64" => Ok(Self::X86),
+            "aarch64" => Ok(Self::Arm),
+            other => {
+                Err(SandboxError::Filter(format!("there are no tables for {other}; use --seccomp none")))
+            }
+        }
+    }
+
+    /// The number of a call; `None`: there is no such call there.
+    fn number(self, call: &str) -> Option<i64> {
+        match self {
+            Self::X86 => call.parse::<syscalls::x86_64::Sysno>().ok().map(|call| i64::from(call.id())),
+            Self::Arm => call.parse::<syscalls::aarch64::Sysno>().ok().map(|call| i64::from(call.id())),
+        }
+    }
+
+    const fn target(self) -> TargetArch {
+        match self {
+            Self::X86 => TargetArch::x86_64,
+            Self::Arm => TargetArch::aarch64,
+        }
+    }
+}
+
+fn program(
+    architecture: Architecture,
+    rows: impl Iterator<Item = &'static Row>,
+    otherwise: SeccompAction,
+) -> Result<BpfProgram, SandboxError> {
+    let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+    for row in rows {
+        let Some(number) = architecture.number(row.call) else { continue };
+        let conditions: Vec<_> = row.when.iter().map(condition).collect::<Result<_, _>>().map_err(failed)?;
+        let alternatives = rules.entry(number).or_insert_with(|| Some(Vec::new()));
+        if conditions.is_empty() {
+            // However it is called: the other ways are within that.
+            *alternatives = None;
+        } else if let Some(alternatives) = alternatives {
+            alternatives.push(SeccompRule::new(conditions).map_err(failed)?);
+        }
+    }
+    let rules = rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect();
+    let filter =
+        SeccompFilter::new(rules, otherwise, SeccompAction::Allow, architecture.target()).map_err(failed)?;
+    filter.try_into().map_err(failed)
+}
+
+fn no_clone3(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
+    let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
+    let rules = architecture.number("clone3").map(|number| (number, Vec::new())).into_iter().collect();
+    let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, answer, architecture.target()).map_err(failed)?;
+    filter.try_into().map_err(failed)
+}
+
+fn condition(condition: &Condition) -> Result<SeccompCondition, seccompiler::BackendError> {
+    let (operator, value) = match condition.test {
+        Test::Is(value) => (SeccompCmpOp::Eq, value),
+        Test::Not(value) => (SeccompCmpOp::Ne, value),
+        Test::Bits { mask, value } => (SeccompCmpOp::MaskedEq(mask), value),
+        Test::AtMost(value) => (SeccompCmpOp::Le, value),
+    };
+    let width = match condition.width {
+        Width::Bits32 => SeccompCmpArgLen::Dword,
+        Width::Bits64 => SeccompCmpArgLen::Qword,
+    };
+    SeccompCondition::new(condition.argument, width, operator, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinhole_policy::Profile;
+
+    const BOTH: [Architecture; 2] = [Architecture::X86, Architecture::Arm];
+
+    #[test]
+    fn every_call_of_the_table_has_a_number() {
+        for row in host_calls::ROWS {
+            assert!(BOTH.iter().any(|place| place.number(row.call).is_some()), "{}", row.call);
+        }
+    }
+
+    #[test]
+    fn there_is_a_program_for_every_profile_thread_and_architecture() {
+        for profile in Profile::ALL {
+            for threads in [Threads::all(), Threads::WORKER, Threads::OFFLOAD] {
+                for architecture in BOTH {
+                    let rows = host_calls::rows(threads, profile.granted(), Facilities::all());
+                    let program = program(architecture, rows, SeccompAction::KillProcess).unwrap();
+                    assert!(program.len() < 4096, "the kernel takes no more");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Which ids of the host a user namespace has: `--uid-map` and `--gid-map`, in virtiofsd's form.
+
+use super::SandboxError;
+use crate::unshare::{self, Forked};
+use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
+use rustix::thread::UnshareFlags;
+use std::fmt;
+use std::io::{self, PipeReader, Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+/// A range of ids, `:namespace:host:count:`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    inside: u32,
+    outside: u32,
+    count: u32,
+}
+
+/// A range that means nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give ids as :namespace_id:host_id:count:, such as :0:100000:65536:")]
+pub struct IdMapError;
+
+impl FromStr for IdMap {
+    type Err = IdMapError;
+
+    /// Reads virtiofsd's form: any character that is no digit parts the numbers.
+    fn from_str(text: &str) -> Result<Self, IdMapError> {
+        let separator = text.chars().next().filter(|first| !first.is_ascii_digit()).ok_or(IdMapError)?;
+        let inner = text.strip_prefix(separator).and_then(|rest| rest.strip_suffix(separator));
+        let mut numbers = inner.ok_or(IdMapError)?.split(separator).map(str::parse::<u32>);
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(IdMapError);
+        let map = Self { inside: next()?, outside: next()?, count: next()? };
+        let ends = map.inside.checked_add(map.count).and(map.outside.checked_add(map.count));
+        let sound = numbers.next().is_none() && map.count > 0 && ends.is_some();
+        if sound { Ok(map) } else { Err(IdMapError) }
+    }
+}
+
+impl fmt::Display for IdMap {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {}", self.inside, self.outside, self.count)
+    }
+}
+
+impl IdMap {
+    const fn of_one(id: u32) -> Self {
+        Self { inside: id, outside: id, count: 1 }
+    }
+}
+
+/// All of them. Without any, the daemon's own user and group are mapped to themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Of users.
+    pub users: Vec<IdMap>,
+    /// Of groups.
+    pub groups: Vec<IdMap>,
+}
+
+impl IdMaps {
+    /// Whether there are any.
+    pub const fn are_given(&self) -> bool {
+        !self.users.is_empty() || !self.groups.is_empty()
+    }
+
+    /// Whether the namespace has a root of its own.
+    pub fn have_root(&self) -> bool {
+        let root = |maps: &[IdMap]| maps.iter().any(|map| map.inside == 0);
+        root(&self.users) && root(&self.groups)
+    }
+
+    /// With what is mapped where nothing is said.
+    fn filled(&self) -> Self {
+        let or =
+            |maps: &Vec<IdMap>, own| if maps.is_empty() { vec![IdMap::of_one(own)] } else { maps.clone() };
+        Self { users: or(&self.users, geteuid().as_raw()), groups: or(&self.groups, getegid().as_raw()) }
+    }
+
+    /// Whether anybody may write it: one id each, the writer's own.
+    fn is_own(&self) -> bool {
+        let own = |maps: &[IdMap], id| matches!(maps, [map] if map.outside == id && map.count == 1);
+        own(&self.users, geteuid().as_raw()) && own(&self.groups, getegid().as_raw())
+    }
+
+    /// Leaves the user namespace, and for its children that of processes, for one with these ids.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    pub(super) fn enter(&self) -> Result<(), SandboxError> {
+        let maps = self.filled();
+        let refused = |what| move |source| SandboxError::Namespace { what, source };
+        let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWPID;
+        if maps.is_own() {
+            unshare::leave(flags).map_err(refused("no user namespace"))?;
+            // The kernel wants it before a group is mapped without CAP_SETGID.
+            return std::fs::write("/proc/self/setgroups", "deny")
+                .and_then(|()| maps.write_to("self"))
+                .map_err(refused("cannot map this user and group"));
+        }
+        // Who maps several ids stays outside: inside, nobody has the right to, and newuidmap would not be root's.
+        let (gate, mut open) = io::pipe().map_err(refused("no pipe"))?;
+        let (mut outcome, report) = io::pipe().map_err(refused("no pipe"))?;
+        let target = getpid();
+        match unshare::fork().map_err(refused("no second process"))? {
+            Forked::Child => {
+                drop(open);
+                let said = maps.map_for(target, gate).err().unwrap_or_default();
+                // Who reads it is gone only if this no longer matters.
+                drop((&report).write_all(said.as_bytes()));
+                unshare::end(0);
+            }
+            Forked::Parent(helper) => {
+                drop((gate, report));
+                unshare::leave(flags).map_err(refused("no user namespace"))?;
+                open.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
+                let mut said = String::new();
+                outcome.read_to_string(&mut said).map_err(refused("cannot hear of the ids"))?;
+                waitpid(Some(helper), WaitOptions::empty())
+                    .map_err(|error| refused("cannot wait for the ids")(error.into()))?;
+                if said.is_empty() { Ok(()) } else { Err(SandboxError::Maps(said)) }
+            }
+        }
+    }
+
+    /// Maps the ids of another process, once `gate` opens. In words what went wrong.
+    fn map_for(&self, target: Pid, mut gate: PipeReader) -> Result<(), String> {
+        let mut byte = [0];
+        gate.read_exact(&mut byte).map_err(|error| format!("not asked for ({error})"))?;
+        let number = target.as_raw_nonzero().to_string();
+        if geteuid().is_root() {
+            return self.write_to(&number).map_err(|error| format!("the host refuses them: {error}"));
+        }
+        for (program, maps) in [("newuidmap", &self.users), ("newgidmap", &self.groups)] {
+            let ids = maps.iter().flat_map(|map| [map.inside, map.outside, map.count]);
+            let mut command = Command::new(program);
+            command.arg(&number).args(ids.map(|id| id.to_string()));
+            let told = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|error| {
+                format!("{program} cannot be run ({error}): install it (package uidmap), or map one id only")
+            })?;
+            if !told.status.success() {
+                let why = String::from_utf8_lossy(&told.stderr);
+                return Err(format!("{}; /etc/subuid and /etc/subgid say what is allowed", why.trim()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_to(&self, process: &str) -> io::Result<()> {
+        for (file, maps) in [("uid_map", &self.users), ("gid_map", &self.groups)] {
+            let text: Vec<String> = maps.iter().map(|map| format!("{map}\n")).collect();
+            std::fs::write(format!("/proc/{process}/{file}"), text.concat())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_read_in_virtiofsds_form() {
+        let map = IdMap { inside: 0, outside: 100_000, count: 65_536 };
+        assert_eq!(":0:100000:65536:".parse(), Ok(map));
+        assert_eq!("/0/100000/65536/".parse(), Ok(map));
+        assert_eq!(map.to_string(), "0 100000 65536");
+        for wrong in ["", ":", "0:1:2", ":0:1:", ":0:1:0:", ":0:1:2:3:", ":a:1:2:", ":4294967295:1:2:"] {
+            assert_eq!(wrong.parse::<IdMap>(), Err(IdMapError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_range_the_own_ids_are_mapped_to_themselves() {
+        let maps = IdMaps::default().filled();
+        assert!(maps.is_own() && !IdMaps::default().are_given());
+        let several = IdMaps { users: vec![":0:100000:65536:".parse().unwrap()], ..IdMaps::default() };
+        assert!(!several.filled().is_own() && several.are_given());
+    }
+}

@@ -1,0 +1,291 @@
+//! What holds when the daemon itself does not: the walls around the process, from the outside in.
+//!
+//! The order is fixed. First [`Plan::isolate`], which needs every right there is and a process of one thread: namespaces
+//! and a root directory that is the share. Then [`Inside::confine`]: capabilities, limits, Landlock. Both before the
+//! first descriptor of the share is opened and before there is a second thread. [`filter`](Filters) comes last, for each
+//! kind of thread its own, and only then is the first byte of a guest read. Which of all that a share needs is said by
+//! the tables in `policy`; nothing here knows an operation.
+
+mod filter;
+mod id_maps;
+mod keeper;
+mod landlock;
+mod namespaces;
+mod privileges;
+
+use pinhole_policy::host_calls::Threads;
+use pinhole_policy::{Access, Facilities};
+use std::io::{self, PipeReader, Read as _};
+use std::num::NonZero;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+
+pub use filter::{Filters, OnForbidden};
+pub use id_maps::{IdMap, IdMapError, IdMaps};
+pub use keeper::{Ended, Keeper};
+pub use privileges::{CapabilityChanges, CapabilityError};
+
+/// How the process is parted from the rest of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Namespaces of its own, with the share as its root directory; in a second process.
+    #[default]
+    Namespace,
+    /// The share as its root directory.
+    Chroot,
+    /// Not at all: the other walls hold alone.
+    None,
+}
+
+bitflags::bitflags! {
+    /// The walls that are built, or that must not be missing.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Walls: u8 {
+        /// Namespaces, or the root directory of [`Isolation::Chroot`].
+        const NAMESPACE = 1;
+        /// Only the capabilities of the policy's table.
+        const CAPABILITIES = 1 << 1;
+        /// Landlock.
+        const LANDLOCK = 1 << 2;
+        /// Filters of system calls.
+        const SECCOMP = 1 << 3;
+    }
+}
+
+/// What is to be shared how, as far as the walls must know it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How far away from the rest of the host.
+    pub isolation: Isolation,
+    /// Which ids a user namespace has.
+    pub id_maps: IdMaps,
+    /// The shared directory.
+    pub share: PathBuf,
+    /// What the policy grants anywhere.
+    pub reach: Access,
+    /// What the command line switches on.
+    pub facilities: Facilities,
+    /// What is kept besides, or dropped besides, what the policy's table says.
+    pub capabilities: CapabilityChanges,
+    /// What happens at a system call that is not in the policy's table.
+    pub forbidden: OnForbidden,
+    /// Bytes of the largest file that may be written.
+    pub file_size: Option<NonZero<u64>>,
+    /// The walls to build; all of them, outside of tests.
+    pub walls: Walls,
+    /// The walls without which nothing is served.
+    pub required: Walls,
+}
+
+impl Plan {
+    /// Whether this wall is to be built.
+    const fn builds(&self, wall: Walls) -> bool {
+        self.walls.contains(wall)
+    }
+
+    /// Whether nothing may be changed anywhere in the share.
+    pub(crate) const fn is_read_only(&self) -> bool {
+        !self.reach.intersects(Access::MUTATIONS)
+    }
+
+    /// Whether the shared directory is there.
+    ///
+    /// # Errors
+    /// [`SandboxError::Share`].
+    pub fn look(&self) -> Result<(), SandboxError> {
+        namespaces::open_share(self).map(drop)
+    }
+
+    /// Leaves the rest of the host, as far as [`Plan::isolation`] says, in a second process: this returns twice. What
+    /// the process that was started had to do with the host's names, it can still do when the other has ended. To be
+    /// called while the process has one thread.
+    ///
+    /// # Errors
+    /// What could not be had, with the option that does without it.
+    pub fn isolate(self) -> Result<Side, SandboxError> {
+        let isolation = if self.builds(Walls::NAMESPACE) { self.isolation } else { Isolation::None };
+        if isolation == Isolation::None && self.required.contains(Walls::NAMESPACE) {
+            return Err(SandboxError::Required { wall: "namespace", why: "--sandbox none".to_owned() });
+        }
+        namespaces::isolate(self, isolation)
+    }
+}
+
+/// One of the two sides of the outermost wall.
+#[derive(Debug)]
+pub enum Side {
+    /// The process that serves.
+    Inside(Inside),
+    /// The process that was started, and waits for the other's end.
+    Outside(Keeper),
+}
+
+/// The process that serves, on its way to be confined.
+#[derive(Debug)]
+pub struct Inside {
+    plan: Plan,
+    places: Places,
+    /// The share's mount begins at the share itself.
+    own_mount: bool,
+    lacks: Vec<String>,
+    /// Ends when the keeper listens to signals.
+    heard: PipeReader,
+}
+
+/// The only two places of the host that the process needs.
+#[derive(Debug)]
+pub struct Places {
+    /// The shared directory.
+    pub root: OwnedFd,
+    /// `/proc/self/fd`.
+    pub proc_fds: OwnedFd,
+}
+
+/// What is left to do for each thread.
+#[derive(Debug)]
+pub struct Confined {
+    /// What the share is reached by.
+    pub places: Places,
+    /// What each thread installs before it serves, by its kind.
+    pub filters: Filters,
+    /// What could not be had, in words.
+    pub lacks: Vec<String>,
+}
+
+impl Inside {
+    /// Gives up every right that the policy does not need, for the process and all threads that are to come.
+    ///
+    /// # Errors
+    /// What the host refused, or does not have and must.
+    pub fn confine(self) -> Result<Confined, SandboxError> {
+        let Self { plan, places, own_mount, mut lacks, mut heard } = self;
+        // Whoever hears that this serves may send a signal to the keeper at once.
+        heard.read_to_end(&mut Vec::new()).map_err(|source| SandboxError::Fork { source })?;
+        drop(heard);
+        let filters = plan.filters()?;
+        privileges::drop_rights(&plan, &mut lacks)?;
+        if plan.builds(Walls::LANDLOCK) {
+            landlock::enforce(&plan, (places.root.as_fd(), own_mount), &mut lacks)?;
+        }
+        namespaces::die_with_keeper()?;
+        Ok(Confined { places, filters, lacks })
+    }
+}
+
+impl Plan {
+    /// The filters, by the kind of thread.
+    ///
+    /// # Errors
+    /// Where there are none for this architecture.
+    pub fn filters(&self) -> Result<Filters, SandboxError> {
+        let forbidden = if self.builds(Walls::SECCOMP) { self.forbidden } else { OnForbidden::Allow };
+        Filters::new(forbidden, self.reach, self.facilities)
+    }
+
+    /// For a process that has to keep its rights, because the mount that it serves is its own to take away: what its
+    /// serving threads give up, each for itself.
+    ///
+    /// # Errors
+    /// As for [`Inside::confine`].
+    pub fn for_threads(&self) -> Result<(ThreadWalls, Vec<String>), SandboxError> {
+        let mut lacks = Vec::new();
+        privileges::keep_for_mounting(self, &mut lacks)?;
+        let places = namespaces::in_place(self)?;
+        let rules = self.builds(Walls::LANDLOCK).then(|| landlock::Rules::of(self, false));
+        let share = places.root.try_clone().map_err(|source| SandboxError::Fork { source })?;
+        Ok((ThreadWalls { places, share, rules, filters: self.filters()? }, lacks))
+    }
+}
+
+/// What a thread gives up by itself.
+#[derive(Debug)]
+pub struct ThreadWalls {
+    /// What the share is reached by.
+    pub places: Places,
+    share: OwnedFd,
+    rules: Option<landlock::Rules>,
+    filters: Filters,
+}
+
+impl ThreadWalls {
+    /// The two places, and what each thread does first.
+    pub fn into_parts(self) -> (Places, impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static) {
+        let Self { places, share, rules, filters } = self;
+        let close = move |kind| {
+            if let Some(rules) = &rules {
+                rules.enforce(share.as_fd()).map_err(io::Error::other)?;
+            }
+            filters.install(kind)
+        };
+        (places, close)
+    }
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The shared directory cannot be opened.
+    #[error("cannot open shared directory {}: {source}", path.display())]
+    Share {
+        /// As it was given.
+        path: PathBuf,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// `/proc/self/fd` cannot be had.
+    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    Proc {
+        /// What the host says.
+        source: io::Error,
+    },
+    /// A second process cannot be had.
+    #[error("cannot part into two processes: {source}")]
+    Fork {
+        /// What the host says.
+        source: io::Error,
+    },
+    /// A namespace cannot be had.
+    #[error(
+        "--sandbox namespace: {what}: {source}; where namespaces are not to be had, use --sandbox chroot (as root) or \
+         --sandbox none, in a container that holds only the share"
+    )]
+    Namespace {
+        /// What was tried.
+        what: &'static str,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// The root directory cannot be changed.
+    #[error("--sandbox chroot: {what}: {source}; it needs root, use --sandbox namespace")]
+    Chroot {
+        /// What was tried.
+        what: &'static str,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// Ids cannot be mapped.
+    #[error("--uid-map, --gid-map: {0}")]
+    Maps(String),
+    /// A right cannot be given up.
+    #[error("cannot give up rights: {what}: {source}")]
+    Rights {
+        /// Which.
+        what: &'static str,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// Landlock is there and refuses.
+    #[error("cannot enforce Landlock rules: {0}")]
+    Landlock(String),
+    /// There can be no filter.
+    #[error("--seccomp: {0}")]
+    Filter(String),
+    /// A wall was asked for and cannot be had.
+    #[error("--require {wall}: {why}")]
+    Required {
+        /// Its name, as `--require` has it.
+        wall: &'static str,
+        /// What keeps it.
+        why: String,
+    },
+}

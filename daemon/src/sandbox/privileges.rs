@@ -1,0 +1,165 @@
+//! The rights of the process itself: capabilities, groups, limits, and what others may learn of it.
+
+use super::{Plan, SandboxError, Walls};
+use pinhole_policy::capabilities;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::io;
+use std::str::FromStr;
+
+/// `--modcaps`: `+name` keeps one more, `-name` one less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapabilityChanges {
+    added: CapabilitySet,
+    removed: CapabilitySet,
+}
+
+impl Default for CapabilityChanges {
+    fn default() -> Self {
+        Self { added: CapabilitySet::empty(), removed: CapabilitySet::empty() }
+    }
+}
+
+/// A word that names no capability.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is no change: give +NAME or -NAME parted by colons, such as +sys_admin:-chown")]
+pub struct CapabilityError {
+    /// The word.
+    pub word: String,
+}
+
+impl FromStr for CapabilityChanges {
+    type Err = CapabilityError;
+
+    fn from_str(text: &str) -> Result<Self, CapabilityError> {
+        let mut changes = Self::default();
+        for word in text.split(':').filter(|word| !word.is_empty()) {
+            let wrong = || CapabilityError { word: word.to_owned() };
+            let (added, name) = match (word.strip_prefix('+'), word.strip_prefix('-')) {
+                (Some(name), _) => (true, name),
+                (None, Some(name)) => (false, name),
+                (None, None) => return Err(wrong()),
+            };
+            let one = named(name).ok_or_else(wrong)?;
+            changes.added.set(one, added);
+            changes.removed.set(one, !added);
+        }
+        Ok(changes)
+    }
+}
+
+/// The capability of this name, in the kernel's spelling or virtiofsd's.
+fn named(name: &str) -> Option<CapabilitySet> {
+    let name = name.to_uppercase();
+    CapabilitySet::from_name(name.strip_prefix("CAP_").unwrap_or(&name))
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> SandboxError {
+    move |error| SandboxError::Rights { what, source: error.into() }
+}
+
+/// Gives up what the policy does not need, for good and for every thread that is to come.
+pub(super) fn drop_rights(plan: &Plan, lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+    let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
+    drop_groups(lacks)?;
+    if plan.builds(Walls::CAPABILITIES) {
+        keep_only(needed(plan)).map_err(rights("capabilities"))?;
+    }
+    rustix::thread::set_no_new_privs(true).map_err(failed("new rights by running programs"))?;
+    limit(plan)
+}
+
+fn drop_groups(lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+    match rustix::thread::set_thread_groups(&[]) {
+        Ok(()) => {}
+        // A user namespace of one user has no right to this, nor has anybody who is not root.
+        Err(Errno::PERM) => {
+            let groups = rustix::process::getgroups().map_err(failed("supplementary groups"))?;
+            if groups.iter().any(|group| *group != rustix::process::getegid()) {
+                lacks.push("supplementary groups are kept: only root may drop them".to_owned());
+            }
+        }
+        Err(error) => return Err(failed("supplementary groups")(error)),
+    }
+    Ok(())
+}
+
+/// Limits, and nothing to be learnt from outside.
+fn limit(plan: &Plan) -> Result<(), SandboxError> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none).map_err(failed("core files"))?;
+    if let Some(limit) = plan.file_size {
+        let limit = Rlimit { current: Some(limit.get()), maximum: Some(limit.get()) };
+        rustix::process::setrlimit(Resource::Fsize, limit).map_err(failed("larger files"))?;
+    }
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(failed("being looked into"))?;
+    Ok(())
+}
+
+/// Keeps, beside what the policy needs, the right to mount. Rights that only programs would use again are kept too: the
+/// program that unmounts for somebody who is not root is one.
+pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+    let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
+    drop_groups(lacks)?;
+    if plan.builds(Walls::CAPABILITIES) {
+        keep_only(needed(plan).union(CapabilitySet::SYS_ADMIN)).map_err(rights("capabilities"))?;
+    }
+    limit(plan)
+}
+
+/// What the policy's table names, with the command line's changes.
+fn needed(plan: &Plan) -> CapabilitySet {
+    let rows = capabilities::rows(plan.reach, plan.facilities);
+    let table = rows.filter_map(|row| named(row.name)).fold(CapabilitySet::empty(), CapabilitySet::union);
+    table.union(plan.capabilities.added).difference(plan.capabilities.removed)
+}
+
+/// Keeps of the capabilities that this thread has only these, and none for programs that it might run.
+pub(super) fn keep_only(kept: CapabilitySet) -> io::Result<()> {
+    let now = rustix::thread::capabilities(None)?;
+    // Dropping from the bounding set is a right of its own; who has no capability has nothing to bound.
+    if now.effective.contains(CapabilitySet::SETPCAP) {
+        for number in 0..u64::BITS {
+            match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
+                1 << number,
+            )) {
+                Ok(()) => {}
+                // There are no more.
+                Err(Errno::INVAL) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    match rustix::thread::clear_ambient_capability_set() {
+        // Before Linux 4.3 there are none.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let kept = now.permitted.intersection(kept);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read_in_virtiofsds_form_and_the_last_word_wins() {
+        let changes: CapabilityChanges = "+sys_admin:-chown:+CAP_MKNOD:-mknod".parse().unwrap();
+        assert_eq!(changes.added, CapabilitySet::SYS_ADMIN);
+        assert_eq!(changes.removed, CapabilitySet::CHOWN | CapabilitySet::MKNOD);
+        for wrong in ["sys_admin", "+", "+no_such", "-"] {
+            assert!(wrong.parse::<CapabilityChanges>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_capability_of_the_table_has_a_number() {
+        for row in capabilities::ROWS {
+            assert!(named(row.name).is_some(), "{}", row.name);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What a process or a thread does once to stop sharing with others, and what the standard library does not know:
+//! `unshare`, `fork`, `mount_setattr`, `close_range`, and an environment to be forgotten.
+//!
+//! Why `unsafe` here: none of these has a safe wrapper in the crates used here. Each function is safe to call because
+//! it checks, or needs, nothing but what stands at it. Nothing here is reachable by a guest: all of it happens before
+//! its first byte, or once at a thread's start.
+#![expect(unsafe_code, reason = "unshare, fork, mount_setattr and close_range have no safe wrapper")]
+
+use rustix::fs::Mode;
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// Which of two processes this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forked {
+    /// The one that was there before; the number is the other's.
+    Parent(Pid),
+    /// The new one.
+    Child,
+}
+
+/// What every mount of a tree is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountTraits {
+    /// Nothing on it can be changed.
+    pub(crate) read_only: bool,
+}
+
+/// Gives the calling thread its own umask, 0, and its own working directory, against which extended attributes of a
+/// descriptor are reached by its number. Before Linux 6.13 no other call reaches those of a symbolic link or of a file
+/// that may not be opened.
+///
+/// # Errors
+/// Where the host, or a filter on it, refuses.
+pub(crate) fn enter_thread(working_directory: impl AsFd) -> io::Result<()> {
+    leave(UnshareFlags::FS)?;
+    rustix::process::umask(Mode::empty());
+    rustix::process::fchdir(working_directory)?;
+    Ok(())
+}
+
+/// Leaves what the calling thread shares with others.
+///
+/// # Errors
+/// EINVAL where the descriptor table is among it; what the host says.
+pub(crate) fn leave(what: UnshareFlags) -> io::Result<()> {
+    if what.contains(UnshareFlags::FILES) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the danger that makes the function unsafe is CLONE_FILES, which has just been refused: every thread
+    // keeps the one descriptor table. Namespaces, umask and working directory are no part of Rust's model of memory.
+    unsafe { rustix::thread::unshare_unsafe(what) }?;
+    Ok(())
+}
+
+/// Makes a second process.
+///
+/// # Errors
+/// Where this process has a second thread, and what the host says.
+pub(crate) fn fork() -> io::Result<Forked> {
+    check_alone()?;
+    // SAFETY: this process has one thread, the one that runs this, as has just been counted; only that thread could
+    // start another. So no lock is held that the child would wait for, and nothing is half done in it: the child may
+    // do whatever the parent might have done (POSIX restricts only children of processes with several threads).
+    let pid = unsafe { libc::fork() };
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        _ => Pid::from_raw(pid).map(Forked::Parent).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Ends this process at once and says nothing to anyone: for one that was forked to do a single thing, whose copies
+/// of the parent's values must not be dropped.
+pub(crate) fn end(code: u8) -> ! {
+    // SAFETY: `_exit` takes any number and touches no memory of this process.
+    unsafe { libc::_exit(libc::c_int::from(code)) }
+}
+
+/// Takes set-user-id and device nodes, and if wanted writing, from every mount of a tree that is not mounted yet, or
+/// mounted nowhere else. Flags that are set stay set.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12; what the host says.
+pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, traits: MountTraits) -> io::Result<()> {
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if traits.read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path is a C string, `attributes` is a `mount_attr` whose size is given with it; the kernel reads
+    // both and writes neither.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor but the standard three and `kept`: whatever the caller of this program has left open.
+/// To be called before anything else is opened.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9; what the host says.
+pub(crate) fn close_strays(kept: Option<u16>) -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    let last = libc::c_uint::MAX;
+    let kept = kept.map(libc::c_uint::from).filter(|kept| *kept >= FIRST);
+    let (below, above) = match kept {
+        None => ((FIRST, last), None),
+        Some(kept) => ((FIRST, kept.saturating_sub(1)), Some((kept.saturating_add(1), last))),
+    };
+    for (from, to) in std::iter::once(below).chain(above).filter(|(from, to)| from <= to) {
+        // SAFETY: what is closed was opened by nobody in this process: this is called first of all. So there is no
+        // value here that owns one of them.
+        if unsafe { libc::close_range(from, to, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the environment: the variables, and the bytes that they were in, which `/proc/PID/environ` shows.
+///
+/// # Errors
+/// Where this process has a second thread.
+pub(crate) fn forget_environment() -> io::Result<()> {
+    check_alone()?;
+    // SAFETY: the C library's own variable, read by the only thread.
+    let table = unsafe { environ };
+    let mut index = 0;
+    while !table.is_null() {
+        // SAFETY: the table ends in a null pointer, and the loop at it.
+        let place = unsafe { table.add(index) };
+        // SAFETY: as above; it is an element of the table.
+        let entry = unsafe { place.read() };
+        if entry.is_null() {
+            break;
+        }
+        // SAFETY: each entry is a C string, environ(7).
+        let len = unsafe { CStr::from_ptr(entry) }.count_bytes();
+        // SAFETY: so many bytes are the string's own. They are writable (environ(7)); nobody holds a reference to them,
+        // since the standard library only ever gives out copies, and no other thread reads them.
+        unsafe { entry.write_bytes(0, len) };
+        index = index.saturating_add(1);
+    }
+    // SAFETY: as for the variable itself: nobody else looks.
+    if unsafe { libc::clearenv() } == 0 { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+}
+
+// As environ(7) says: the C library defines it, and it points to a table of C strings.
+unsafe extern "C" {
+    static mut environ: *mut *mut libc::c_char;
+}
+
+/// Sets how many heaps the C library's allocator has at most, as it would itself, by the number of processors: it would
+/// ask for that number only when there are many threads, and then on one that may not open what tells it.
+///
+/// # Errors
+/// Where this process has a second thread.
+pub(crate) fn fix_heaps(processors: usize) -> io::Result<()> {
+    /// On 64 bits (malloc/arena.c).
+    const HEAPS_PER_PROCESSOR: usize = 8;
+    check_alone()?;
+    let heaps =
+        libc::c_int::try_from(processors.saturating_mul(HEAPS_PER_PROCESSOR)).unwrap_or(libc::c_int::MAX);
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt is unsafe where another thread allocates meanwhile; there is none.
+    let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+    #[cfg(not(target_env = "gnu"))]
+    let set = heaps;
+    if set == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+}
+
+fn check_alone() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!("{threads} threads where one was to be"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_table_is_never_left() {
+        let refused = leave(UnshareFlags::FILES | UnshareFlags::FS).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::InvalidInput));
+    }
+
+    #[test]
+    fn a_second_thread_is_seen() {
+        let seen = std::thread::scope(|scope| scope.spawn(check_alone).join().unwrap());
+        assert!(seen.is_err());
+    }
+}

@@ -1,0 +1,540 @@
+//! The rows themselves. What a flag is called stands behind its number; the numbers are the same on x86-64 and AArch64
+//! but for four flags of open(2), which are therefore left free.
+
+use super::{Condition, Row, Test, Threads, Width};
+use crate::{Access, Facilities, Need};
+
+const CONTROL: Threads = Threads::CONTROL;
+const WORKER: Threads = Threads::WORKER;
+const OFFLOAD: Threads = Threads::OFFLOAD;
+const SERVING: Threads = WORKER.union(OFFLOAD);
+const ALL: Threads = Threads::all();
+
+/// What opens a file that is written.
+const WRITES: Access = Access::WRITE
+    .union(Access::APPEND)
+    .union(Access::TRUNCATE)
+    .union(Access::MAP_WRITE)
+    .union(Access::CREATE)
+    .union(Access::TMPFILE)
+    .union(Access::FALLOCATES)
+    .union(Access::COPY_RANGE);
+/// What makes something that is to belong to the guest's user.
+const MAKES: Access = Access::MAKES.union(Access::TMPFILE);
+/// What says whether set-user-id and set-group-id are to stay.
+const KEEPS_BITS: Access =
+    WRITES.union(Access::CHMOD).union(Access::CHOWN).union(Access::ACL_WRITE).union(MAKES);
+const XATTR_READS: Access = Access::XATTR_READS.union(Access::ACL_READ);
+const XATTR_WRITES: Access = Access::XATTR_WRITES.union(Access::ACL_WRITE);
+
+const ALWAYS: Need = Need::ALWAYS;
+const HANDLES: Need = Need::ALWAYS.with(Facilities::HANDLES);
+const DEV_FUSE: Need = Need::ALWAYS.with(Facilities::DEV_FUSE);
+
+const fn any(access: Access) -> Need {
+    Need::any_of(access)
+}
+
+const fn int(argument: u8, test: Test, meaning: &'static str) -> Condition {
+    Condition { argument, width: Width::Bits32, test, meaning }
+}
+
+const fn long(argument: u8, test: Test, meaning: &'static str) -> Condition {
+    Condition { argument, width: Width::Bits64, test, meaning }
+}
+
+/// These bits are the only ones that may be set.
+const fn within(argument: u8, bits: u64, meaning: &'static str) -> Condition {
+    int(argument, Test::Bits { mask: !bits & 0xffff_ffff, value: 0 }, meaning)
+}
+
+const AT_FDCWD: u64 = 0xffff_ff9c;
+const BY_DESCRIPTOR: Condition = int(0, Test::Not(AT_FDCWD), "the directory is a descriptor");
+const TO_DESCRIPTOR: Condition = int(2, Test::Not(AT_FDCWD), "the other directory is a descriptor");
+
+// open(2). O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE are four bits on both architectures, in another order.
+const O_WRITING: u64 = 0o3;
+const O_TRUNC: u64 = 0o1000;
+const O_NOCTTY: u64 = 0o400;
+const O_NONBLOCK: u64 = 0o4000;
+const O_ORDERED: u64 = 0x3_c000;
+const O_NOATIME: u64 = 0o1_000_000;
+const O_CLOEXEC: u64 = 0o2_000_000;
+const O_PATH: u64 = 0o10_000_000;
+const O_TMPFILE: u64 = 0o20_000_000;
+const O_EXCL: u64 = 0o200;
+const READING: u64 = O_NOCTTY | O_NONBLOCK | O_ORDERED | O_NOATIME | O_CLOEXEC | O_PATH;
+const WRITING: u64 = READING | O_WRITING | O_TRUNC;
+const MAKING: u64 = WRITING | O_TMPFILE | O_EXCL;
+
+const PROT_EXEC: u64 = 4;
+const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_SHARED: u64 = 1;
+const S_IFMT: u64 = 0o170_000;
+
+const NOT_EXECUTABLE: Condition = int(2, Test::Bits { mask: PROT_EXEC, value: 0 }, "nothing executable");
+const ANONYMOUS: Condition =
+    int(3, Test::Bits { mask: MAP_ANONYMOUS, value: MAP_ANONYMOUS }, "memory that is no file's");
+
+const fn row(
+    call: &'static str,
+    threads: Threads,
+    need: Need,
+    when: &'static [Condition],
+    why: &'static str,
+) -> Row {
+    Row { call, when, threads, need, why }
+}
+
+const fn kind(value: u64, meaning: &'static str) -> Condition {
+    int(2, Test::Bits { mask: S_IFMT, value }, meaning)
+}
+
+const fn flags(argument: u8, value: u64, meaning: &'static str) -> Condition {
+    int(argument, Test::Is(value), meaning)
+}
+
+/// Every call.
+pub(super) const ROWS: &[Row] = &[
+    // Threads and memory.
+    row("futex", ALL, ALWAYS, &[flags(1, 128, "FUTEX_WAIT, private")], "wait for another thread"),
+    row("futex", ALL, ALWAYS, &[flags(1, 129, "FUTEX_WAKE, private")], "wake another thread"),
+    row(
+        "futex",
+        ALL,
+        ALWAYS,
+        &[flags(1, 137, "FUTEX_WAIT_BITSET, private")],
+        "wait for another thread, or a time",
+    ),
+    row(
+        "futex",
+        CONTROL,
+        ALWAYS,
+        &[flags(1, 265, "FUTEX_WAIT_BITSET, by the clock")],
+        "wait for a thread's end",
+    ),
+    row("sched_yield", ALL, ALWAYS, &[], "let another thread finish its step"),
+    row("brk", ALL, ALWAYS, &[], "memory"),
+    row("mmap", ALL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "memory"),
+    row("munmap", ALL, ALWAYS, &[], "give back memory"),
+    row("mprotect", ALL, ALWAYS, &[NOT_EXECUTABLE], "memory of a thread's own heap"),
+    row("mremap", ALL, ALWAYS, &[flags(3, 1, "MREMAP_MAYMOVE")], "grow memory"),
+    row("madvise", ALL, ALWAYS, &[flags(2, 4, "MADV_DONTNEED")], "give back memory"),
+    row("clock_gettime", ALL, ALWAYS, &[], "the time, where the kernel does not map it"),
+    row("restart_syscall", CONTROL.union(OFFLOAD), ALWAYS, &[], "go on waiting after having been stopped"),
+    row(
+        "restart_syscall",
+        WORKER,
+        Need::ALWAYS.with(Facilities::THROTTLE),
+        &[],
+        "go on holding back after having been stopped",
+    ),
+    row("close", ALL, ALWAYS, &[], "close what a guest lets go"),
+    row(
+        "fcntl",
+        ALL,
+        Need::ALWAYS.with(Facilities::DEBUG),
+        &[flags(1, 1, "F_GETFD")],
+        "look whether what is closed was open",
+    ),
+    row("write", ALL, ALWAYS, &[], "tell a guest, another thread or the log"),
+    row(
+        "sendto",
+        ALL,
+        Need::ALWAYS.with(Facilities::SYSLOG),
+        &[long(4, Test::Is(0), "to nobody else than it is connected to")],
+        "the system log",
+    ),
+    row("rt_sigreturn", ALL, any(WRITES), &[], "go on after SIGXFSZ"),
+    // A worker's turn.
+    row(
+        "epoll_pwait",
+        WORKER.union(CONTROL),
+        ALWAYS,
+        &[long(4, Test::Is(0), "no other signal mask")],
+        "wait for a guest",
+    ),
+    row("read", WORKER, DEV_FUSE, &[], "take a request from /dev/fuse"),
+    row("writev", WORKER, DEV_FUSE, &[], "answer it"),
+    // Finding and looking.
+    row(
+        "statx",
+        SERVING,
+        ALWAYS,
+        &[BY_DESCRIPTOR, flags(2, 0x900, "AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT")],
+        "look at a name",
+    ),
+    row(
+        "statx",
+        SERVING,
+        ALWAYS,
+        &[BY_DESCRIPTOR, flags(2, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
+        "look at a descriptor",
+    ),
+    row(
+        "openat2",
+        SERVING,
+        ALWAYS,
+        &[BY_DESCRIPTOR, long(3, Test::Is(24), "the structure that is meant")],
+        "open a name beneath a directory, no links",
+    ),
+    row(
+        "name_to_handle_at",
+        SERVING,
+        HANDLES,
+        &[BY_DESCRIPTOR, flags(4, 0, "a name, no link")],
+        "know a file again",
+    ),
+    row(
+        "name_to_handle_at",
+        SERVING,
+        HANDLES,
+        &[BY_DESCRIPTOR, flags(4, 0x1000, "AT_EMPTY_PATH")],
+        "know what was opened again",
+    ),
+    row(
+        "open_by_handle_at",
+        SERVING,
+        HANDLES,
+        &[within(2, READING, "no right to write")],
+        "open what is known",
+    ),
+    row(
+        "open_by_handle_at",
+        SERVING,
+        any(WRITES).with(Facilities::HANDLES),
+        &[within(2, WRITING, "what is there")],
+        "open what is known, to write it",
+    ),
+    row(
+        "openat",
+        SERVING,
+        ALWAYS,
+        &[BY_DESCRIPTOR, within(2, READING, "no right to write")],
+        "open a descriptor's file again",
+    ),
+    row(
+        "openat",
+        SERVING,
+        any(WRITES),
+        &[BY_DESCRIPTOR, within(2, WRITING, "what is there")],
+        "open a descriptor's file again, to write it",
+    ),
+    row(
+        "openat",
+        SERVING,
+        any(Access::TMPFILE),
+        &[BY_DESCRIPTOR, within(2, MAKING, "no O_CREAT")],
+        "make a file without a name",
+    ),
+    row("fstatfs", SERVING, ALWAYS, &[], "which kind of file system, and its figures"),
+    row("readlinkat", SERVING, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
+    row(
+        "faccessat2",
+        SERVING,
+        any(Access::STAT),
+        &[BY_DESCRIPTOR, flags(3, 0x200, "AT_EACCESS")],
+        "whether somebody may",
+    ),
+    row("getdents64", SERVING, any(Access::LIST), &[], "list a directory"),
+    row("lseek", SERVING, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "go on in a listing"),
+    // Data.
+    row("preadv2", SERVING, any(Access::READ), &[within(5, 0x8, "RWF_NOWAIT")], "read"),
+    row("lseek", SERVING, any(Access::READ), &[flags(2, 3, "SEEK_DATA")], "find data"),
+    row("lseek", SERVING, any(Access::READ), &[flags(2, 4, "SEEK_HOLE")], "find holes"),
+    row(
+        "pwritev2",
+        SERVING,
+        any(Access::WRITE.union(Access::APPEND)),
+        &[within(5, 0x16, "RWF_DSYNC, RWF_SYNC, RWF_APPEND")],
+        "write",
+    ),
+    row("fsync", SERVING, any(Access::FSYNC), &[], "make a file durable"),
+    row("fdatasync", SERVING, any(Access::FSYNC), &[], "make a file's data durable"),
+    row("syncfs", SERVING, any(Access::FSYNC), &[], "make a mount durable"),
+    row(
+        "fcntl",
+        SERVING,
+        any(Access::FSYNC),
+        &[flags(1, 1030, "F_DUPFD_CLOEXEC")],
+        "make a directory durable while it is listed",
+    ),
+    row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
+    row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change a length"),
+    row("fallocate", SERVING, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
+    row(
+        "fallocate",
+        SERVING,
+        any(Access::FALLOCATE_PUNCH),
+        &[flags(1, 3, "FALLOC_FL_PUNCH_HOLE")],
+        "punch a hole",
+    ),
+    row(
+        "fallocate",
+        SERVING,
+        any(Access::FALLOCATE_ZERO),
+        &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
+        "zero a range",
+    ),
+    row(
+        "fallocate",
+        SERVING,
+        any(Access::FALLOCATE_SHIFT),
+        &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
+        "cut a range out or in",
+    ),
+    row(
+        "copy_file_range",
+        SERVING,
+        any(Access::COPY_RANGE),
+        &[flags(5, 0, "no flags")],
+        "copy inside the host",
+    ),
+    row(
+        "ioctl",
+        SERVING,
+        any(Access::IOCTL_INODE_FLAGS),
+        &[flags(1, 0x8008_6601, "FS_IOC_GETFLAGS")],
+        "read inode flags",
+    ),
+    row(
+        "ioctl",
+        SERVING,
+        any(Access::IOCTL_INODE_FLAGS),
+        &[flags(1, 0x4008_6602, "FS_IOC_SETFLAGS")],
+        "change inode flags",
+    ),
+    // Names.
+    row("mkdirat", SERVING, any(Access::MKDIR), &[BY_DESCRIPTOR], "make a directory"),
+    row(
+        "symlinkat",
+        SERVING,
+        any(Access::SYMLINK),
+        &[int(1, Test::Not(AT_FDCWD), "the directory is a descriptor")],
+        "make a symbolic link",
+    ),
+    row("mknodat", SERVING, any(Access::CREATE), &[BY_DESCRIPTOR, kind(0o100_000, "S_IFREG")], "make a file"),
+    row(
+        "mknodat",
+        SERVING,
+        any(Access::MKNOD_FIFO),
+        &[BY_DESCRIPTOR, kind(0o010_000, "S_IFIFO")],
+        "make a FIFO",
+    ),
+    row(
+        "mknodat",
+        SERVING,
+        any(Access::MKNOD_SOCKET),
+        &[BY_DESCRIPTOR, kind(0o140_000, "S_IFSOCK")],
+        "make a socket node",
+    ),
+    row(
+        "mknodat",
+        SERVING,
+        any(Access::MKNOD_CHAR),
+        &[BY_DESCRIPTOR, kind(0o020_000, "S_IFCHR")],
+        "make a character device node",
+    ),
+    row(
+        "mknodat",
+        SERVING,
+        any(Access::WHITEOUT),
+        &[BY_DESCRIPTOR, kind(0o020_000, "S_IFCHR"), int(3, Test::Is(0), "device 0:0")],
+        "make a whiteout",
+    ),
+    row(
+        "mknodat",
+        SERVING,
+        any(Access::MKNOD_BLOCK),
+        &[BY_DESCRIPTOR, kind(0o060_000, "S_IFBLK")],
+        "make a block device node",
+    ),
+    row(
+        "linkat",
+        SERVING,
+        any(Access::LINK),
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, flags(4, 0x400, "AT_SYMLINK_FOLLOW, by descriptor number")],
+        "give a file another name",
+    ),
+    row(
+        "unlinkat",
+        SERVING,
+        any(Access::UNLINK),
+        &[BY_DESCRIPTOR, flags(2, 0, "no directory")],
+        "remove a name",
+    ),
+    row(
+        "unlinkat",
+        SERVING,
+        any(Access::RMDIR),
+        &[BY_DESCRIPTOR, flags(2, 0x200, "AT_REMOVEDIR")],
+        "remove a directory",
+    ),
+    row(
+        "renameat2",
+        SERVING,
+        any(Access::RENAME),
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, within(4, 1, "RENAME_NOREPLACE")],
+        "move a name",
+    ),
+    row(
+        "renameat2",
+        SERVING,
+        any(Access::EXCHANGE),
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, flags(4, 2, "RENAME_EXCHANGE")],
+        "swap two names",
+    ),
+    row(
+        "renameat2",
+        SERVING,
+        any(Access::WHITEOUT),
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, within(4, 5, "RENAME_WHITEOUT, RENAME_NOREPLACE")],
+        "move a name and leave a whiteout",
+    ),
+    // Attributes.
+    row("fchmodat", SERVING, any(Access::CHMOD), &[BY_DESCRIPTOR], "change permission bits"),
+    row(
+        "fchownat",
+        SERVING,
+        any(Access::CHOWN),
+        &[BY_DESCRIPTOR, flags(4, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
+        "change the owner",
+    ),
+    row("utimensat", SERVING, any(Access::UTIMENS), &[BY_DESCRIPTOR], "change times"),
+    row(
+        "getxattr",
+        SERVING,
+        any(XATTR_READS).with(Facilities::XATTR),
+        &[],
+        "read an attribute, by descriptor number in the working directory",
+    ),
+    row("listxattr", SERVING, any(XATTR_READS).with(Facilities::XATTR), &[], "list attributes, likewise"),
+    row(
+        "setxattr",
+        SERVING,
+        any(XATTR_WRITES).with(Facilities::XATTR),
+        &[int(4, Test::AtMost(2), "XATTR_CREATE or XATTR_REPLACE")],
+        "write an attribute, likewise",
+    ),
+    row(
+        "removexattr",
+        SERVING,
+        any(XATTR_WRITES).with(Facilities::XATTR),
+        &[],
+        "remove an attribute, likewise",
+    ),
+    // In whose name.
+    row("umask", SERVING, any(MAKES), &[], "make what the guest's umask allows"),
+    row("capset", SERVING, any(KEEPS_BITS), &[], "say whether set-group-id stays"),
+    row(
+        "setgroups",
+        SERVING,
+        any(MAKES).with(Facilities::IDENTITY),
+        &[],
+        "make as the guest's user, on the thread alone",
+    ),
+    row(
+        "setresgid",
+        SERVING,
+        any(MAKES).with(Facilities::IDENTITY),
+        &[],
+        "make as the guest's user, on the thread alone",
+    ),
+    row(
+        "setresuid",
+        SERVING,
+        any(MAKES).with(Facilities::IDENTITY),
+        &[],
+        "make as the guest's user, on the thread alone",
+    ),
+    // A thread's end. Workers of a socket wait instead.
+    row("rt_sigprocmask", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    row("sigaltstack", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    row("exit", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
+    row("rt_sigprocmask", WORKER, DEV_FUSE, &[], "end a thread"),
+    row("sigaltstack", WORKER, DEV_FUSE, &[], "end a thread"),
+    row("exit", WORKER, DEV_FUSE, &[], "end a thread"),
+    // A thread's start, before its own filter.
+    row(
+        "clone3",
+        CONTROL,
+        ALWAYS,
+        &[],
+        "start a thread; answered ENOSYS, so that clone comes, which can be looked into",
+    ),
+    row(
+        "clone",
+        CONTROL,
+        ALWAYS,
+        &[long(0, Test::Is(0x003d_0f00), "a thread, and nothing else")],
+        "start a thread",
+    ),
+    row("getrandom", CONTROL, ALWAYS, &[], "the keys of a thread's tables, before its own filter"),
+    row("set_robust_list", CONTROL, ALWAYS, &[], "start a thread"),
+    row("rseq", CONTROL, ALWAYS, &[], "start a thread"),
+    row("sched_getaffinity", CONTROL, ALWAYS, &[], "where a thread's stack is"),
+    row("gettid", CONTROL, ALWAYS, &[], "start a thread"),
+    row("prctl", CONTROL, ALWAYS, &[flags(0, 15, "PR_SET_NAME")], "name a thread"),
+    row("prctl", CONTROL, ALWAYS, &[flags(0, 38, "PR_SET_NO_NEW_PRIVS")], "give up rights before a filter"),
+    row(
+        "seccomp",
+        CONTROL,
+        ALWAYS,
+        &[flags(0, 1, "SECCOMP_SET_MODE_FILTER")],
+        "install a thread's own filter",
+    ),
+    row(
+        "unshare",
+        CONTROL,
+        ALWAYS,
+        &[flags(0, 0x200, "CLONE_FS")],
+        "a thread's own umask and working directory",
+    ),
+    row("umask", CONTROL, ALWAYS, &[], "a thread's own umask"),
+    row("fchdir", CONTROL, ALWAYS, &[], "a thread's own working directory"),
+    // The connection.
+    row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection"),
+    row("epoll_wait", CONTROL, ALWAYS, &[], "wait for a front-end's events"),
+    row("accept4", CONTROL, ALWAYS, &[], "take a connection"),
+    row("recvmsg", CONTROL, ALWAYS, &[], "hear the front-end"),
+    row(
+        "sendmsg",
+        CONTROL,
+        ALWAYS,
+        &[long(2, Test::AtMost(0x4040), "MSG_DONTWAIT, MSG_NOSIGNAL")],
+        "answer the front-end",
+    ),
+    row("recvfrom", CONTROL, ALWAYS, &[], "hear of a signal"),
+    row(
+        "sendto",
+        CONTROL,
+        ALWAYS,
+        &[long(4, Test::Is(0), "to nobody else than it is connected to")],
+        "tell of a signal",
+    ),
+    row("getsockopt", CONTROL, ALWAYS, &[flags(1, 1, "SOL_SOCKET")], "know the back channel"),
+    row("shutdown", CONTROL, ALWAYS, &[], "end a connection"),
+    row("ioctl", CONTROL, ALWAYS, &[flags(1, 0x5421, "FIONBIO")], "wait at a socket, or not"),
+    row("fcntl", CONTROL, ALWAYS, &[flags(1, 3, "F_GETFL")], "wait at an event, or not"),
+    row("fcntl", CONTROL, ALWAYS, &[flags(1, 4, "F_SETFL")], "wait at an event, or not"),
+    row("fcntl", CONTROL, ALWAYS, &[flags(1, 1030, "F_DUPFD_CLOEXEC")], "hand on what the front-end gave"),
+    row("read", CONTROL, ALWAYS, &[], "empty an event"),
+    row("eventfd2", CONTROL, ALWAYS, &[], "an event to stop a worker by"),
+    row("epoll_create1", CONTROL, ALWAYS, &[], "what a worker waits with"),
+    row("epoll_ctl", CONTROL, ALWAYS, &[], "what a worker waits for"),
+    row(
+        "mmap",
+        CONTROL,
+        ALWAYS,
+        &[NOT_EXECUTABLE, int(3, Test::Bits { mask: MAP_SHARED, value: MAP_SHARED }, "shared")],
+        "the guest's memory",
+    ),
+    row("fstat", CONTROL, ALWAYS, &[], "how long the guest's memory is"),
+    row("lseek", CONTROL, ALWAYS, &[flags(2, 2, "SEEK_END")], "how long the guest's memory is"),
+    // The end.
+    row("rt_sigreturn", CONTROL, ALWAYS, &[], "go on after a signal"),
+    row("rt_sigaction", CONTROL, ALWAYS, &[], "end by a signal"),
+    row("getpid", CONTROL, ALWAYS, &[], "end by a signal"),
+    row("tgkill", CONTROL, ALWAYS, &[], "end by a signal"),
+    row("exit_group", CONTROL, ALWAYS, &[], "end"),
+];

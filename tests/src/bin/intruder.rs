@@ -1,0 +1,276 @@
+//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon would do that is no
+//! longer the daemon's.
+//!
+//! `intruder SHARE CANARY PROFILE ISOLATION WALLS THREAD ATTEMPT`. Prints one line: `done` where the attempt worked,
+//! `errno N` where the host refused it, `killed N` where it ended the process by signal N. Whatever works, works on what
+//! is named on the command line or in mounts of its own.
+
+use std::io::{self, Write as _};
+use std::net::TcpStream;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use pinhole::host::{
+    CacheMode, Config, FileHandles, FileSystem as _, InodeHandle, Passthrough, Seal, Surroundings,
+};
+use pinhole::sandbox::{
+    CapabilityChanges, Confined, Ended, IdMaps, Isolation, OnForbidden, Plan, Side, Walls,
+};
+use pinhole_policy::host_calls::Threads;
+use pinhole_policy::{Facilities, Limits, Profile};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use rustix::thread::UnshareFlags;
+use vm_memory::mmap::MmapRegionBuilder;
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(line) => say(&line),
+        Err(error) => {
+            say(&format!("failed: {error}"));
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn say(line: &str) {
+    // A test that hears nothing fails by that.
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+struct Request {
+    share: PathBuf,
+    canary: PathBuf,
+    profile: Profile,
+    isolation: Isolation,
+    walls: Walls,
+    thread: Threads,
+    attempt: String,
+}
+
+fn parse(words: &[String]) -> Result<Request, Failure> {
+    let [share, canary, profile, isolation, walls, thread, attempt] = words else {
+        return Err("seven words: SHARE CANARY PROFILE ISOLATION WALLS THREAD ATTEMPT".into());
+    };
+    let named = Profile::ALL.into_iter().find(|known| known.name() == profile);
+    let mut all = Walls::empty();
+    for wall in walls.split(',').filter(|wall| *wall != "no") {
+        all |= match wall {
+            "namespace" => Walls::NAMESPACE,
+            "capabilities" => Walls::CAPABILITIES,
+            "landlock" => Walls::LANDLOCK,
+            "seccomp" => Walls::SECCOMP,
+            other => return Err(format!("no such wall: {other}").into()),
+        };
+    }
+    Ok(Request {
+        share: share.into(),
+        canary: canary.into(),
+        profile: named.ok_or("no such profile")?,
+        isolation: match isolation.as_str() {
+            "namespace" => Isolation::Namespace,
+            "chroot" => Isolation::Chroot,
+            _ => Isolation::None,
+        },
+        walls: all,
+        thread: match thread.as_str() {
+            "worker" => Threads::WORKER,
+            "offload" => Threads::OFFLOAD,
+            _ => Threads::CONTROL,
+        },
+        attempt: attempt.clone(),
+    })
+}
+
+/// What an intruder may know or hold before anything is closed.
+struct Known {
+    /// The process outside.
+    parent: Pid,
+    /// The canary's file handle.
+    handle: InodeHandle,
+    root: OwnedFd,
+    proc_fds: OwnedFd,
+}
+
+fn run(words: &[String]) -> Result<String, Failure> {
+    let request = parse(words)?;
+    keep_mounts_to_itself()?;
+    let canary = rustix::fs::open(&request.canary, OFlags::PATH, Mode::empty())?;
+    let (handle, _) = InodeHandle::of(canary.as_fd())?;
+    drop(canary);
+    let parent = rustix::process::getpid();
+    let handles = request.attempt == "handle";
+    let mut facilities = Facilities::IDENTITY | Facilities::POOL;
+    facilities.set(Facilities::HANDLES, handles);
+    facilities.set(Facilities::DEBUG, cfg!(debug_assertions));
+    let plan = Plan {
+        isolation: request.isolation,
+        id_maps: IdMaps::default(),
+        share: request.share.clone(),
+        reach: request.profile.granted(),
+        facilities,
+        capabilities: CapabilityChanges::default(),
+        forbidden: OnForbidden::Kill,
+        file_size: None,
+        walls: request.walls,
+        required: Walls::empty(),
+    };
+    let inside = match plan.isolate()? {
+        Side::Outside(keeper) => {
+            return Ok(match keeper.watch()? {
+                Ended::Status(0) => String::new(),
+                Ended::Status(code) => format!("status {code}"),
+                Ended::Signal(signal) => format!("killed {signal}"),
+            });
+        }
+        Side::Inside(inside) => inside,
+    };
+    let Confined { places, filters, .. } = inside.confine()?;
+    let known =
+        Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
+    let seal = Seal::new(move |kind| filters.install(kind));
+    let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: seal.clone() };
+    let file_handles = if handles { FileHandles::Prefer } else { FileHandles::Never };
+    let host = Arc::new(Passthrough::within(config(&request.share, file_handles), surroundings)?);
+    seal.close(Threads::CONTROL)?;
+    if request.thread == Threads::CONTROL {
+        return Ok(tried(&request, &known));
+    }
+    let thread = std::thread::Builder::new().spawn(move || {
+        let line = match host.enter_thread(request.thread) {
+            Ok(()) => tried(&request, &known),
+            Err(error) => format!("failed: {error}"),
+        };
+        say(&line);
+        // It may not even end by itself.
+        loop {
+            std::thread::park();
+        }
+    })?;
+    // Until the thread has said what became of it, and no longer: nobody waits for its end.
+    while !thread.is_finished() && !SAID.load(std::sync::atomic::Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    Ok(String::new())
+}
+
+static SAID: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+fn config(share: &Path, file_handles: FileHandles) -> Config {
+    Config {
+        shared_dir: share.to_owned(),
+        limits: Limits::default(),
+        rules: None,
+        cache: CacheMode::Auto,
+        direct_io: false,
+        xattr: false,
+        posix_acl: false,
+        announce_submounts: true,
+        preserve_noatime: false,
+        file_handles,
+        descriptors_max: 100,
+    }
+}
+
+/// Nothing that is mounted here is seen by anybody else.
+fn keep_mounts_to_itself() -> Result<(), Failure> {
+    #[expect(deprecated, reason = "the safe form; only file tables could break I/O safety, mounts cannot")]
+    rustix::thread::unshare(UnshareFlags::NEWNS)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change(c"/", private)?)
+}
+
+fn tried(request: &Request, known: &Known) -> String {
+    let line = match attempt(request, known) {
+        Ok(()) => "done".to_owned(),
+        Err(error) => match error.raw_os_error() {
+            Some(number) => format!("errno {number}"),
+            None => format!("failed: {error}"),
+        },
+    };
+    SAID.store(request.thread == Threads::CONTROL, std::sync::atomic::Ordering::Release);
+    line
+}
+
+fn attempt(request: &Request, known: &Known) -> io::Result<()> {
+    let canary = &request.canary;
+    let (name, rest) = request.attempt.split_once('=').unwrap_or((&request.attempt, ""));
+    match name {
+        "path" => open_for_reading(CWD, canary),
+        "dot-dot" => open_for_reading(known.root.as_fd(), &upwards(canary)),
+        "proc" => {
+            let root = Path::new("../root").join(canary.strip_prefix("/").unwrap_or(canary));
+            open_for_reading(known.proc_fds.as_fd(), &root)
+        }
+        "handle" => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let mount = rustix::fs::openat(&known.root, c".", flags, Mode::empty())?;
+            known.handle.open(mount.as_fd(), OFlags::RDONLY).map(drop)
+        }
+        "exec" => Err(Command::new("/bin/true").exec()),
+        "connect" => TcpStream::connect(rest).map(drop),
+        "connect-abstract" => UnixStream::connect_addr(&SocketAddr::from_abstract_name(rest)?).map(drop),
+        "ptrace" => {
+            let parent = rustix::process::pidfd_open(known.parent, PidfdFlags::empty())?;
+            Ok(rustix::process::pidfd_getfd(parent, 1, PidfdGetfdFlags::empty()).map(drop)?)
+        }
+        "mount" => Ok(rustix::mount::mount(c"none", c".", c"tmpfs", MountFlags::empty(), None)?),
+        "unshare" =>
+        {
+            #[expect(deprecated, reason = "as above")]
+            Ok(rustix::thread::unshare(UnshareFlags::NEWNS)?)
+        }
+        "kill" => Ok(rustix::process::test_kill_process(known.parent)?),
+        "execute-memory" => {
+            // PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS.
+            let memory = MmapRegionBuilder::<()>::new(4096).with_mmap_prot(5).with_mmap_flags(0x22).build();
+            memory.map(drop).map_err(io::Error::other)
+        }
+        "chmod" => {
+            Ok(rustix::fs::chmodat(&known.root, c"foreign", Mode::from_raw_mode(0o777), AtFlags::empty())?)
+        }
+        "create" => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            Ok(rustix::fs::openat(&known.root, c"new", flags, Mode::from_raw_mode(0o600)).map(drop)?)
+        }
+        other => Err(io::Error::other(format!("no such attempt: {other}"))),
+    }
+}
+
+fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let file = rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut byte = [0];
+    let len = rustix::io::preadv2(
+        &file,
+        &mut [io::IoSliceMut::new(&mut byte)],
+        0,
+        rustix::io::ReadWriteFlags::empty(),
+    )?;
+    if len == 1 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// From any directory up to the root, and down to the canary.
+fn upwards(canary: &Path) -> PathBuf {
+    let mut path: PathBuf = std::iter::repeat_n("..", 32).collect();
+    path.push(canary.strip_prefix("/").unwrap_or(canary));
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_up_ends_at_the_canary() {
+        assert!(upwards(Path::new("/a/b")).ends_with("../a/b"));
+    }
+}
