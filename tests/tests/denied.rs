@@ -11,8 +11,9 @@ use pinhole_protocol::{
     Rename, RenameFlags, RmDir, SetAttr, SetTime, SetXattr, SetXattrMode, SymLink, SyncFs, TmpFile, Unlink,
     Write, WriteFlags,
 };
-use pinhole_tests::frontend::frame::opcode::IOCTL;
+use pinhole_tests::frontend::frame::opcode::{CREATE, FALLOCATE, IOCTL, LOOKUP, OPEN_FILE};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Bench, Setup};
 use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -301,4 +302,46 @@ fn a_list_of_attributes_has_only_those_that_may_be_read() {
         let message = traced.guest().encode(file, &list(3), &[]);
         assert_eq!(traced.ask(&message, ROOM).error().unwrap(), Some(Errno::ERANGE), "{profile}");
     }
+}
+
+#[test]
+fn a_way_to_fallocate_that_is_none_never_reaches_the_host() {
+    let mut bench = Bench::with(Setup::default(), &["--profile=full"]).unwrap();
+    fs::write(bench.host("file"), [1; 4096]).unwrap();
+    let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
+    let node = u64_at(&found, 0).unwrap();
+    let opened = bench.body(Frame::new(OPEN_FILE, node).u32(2).u32(0), 16).unwrap();
+    let handle = u64_at(&opened, 0).unwrap();
+    let known = [0, 1, 3, 8, 0x10, 0x11, 0x20];
+    for mode in (0..=0xff).chain((8..32).map(|shift| 1 << shift)).filter(|mode| !known.contains(mode)) {
+        let frame = Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(4096).u32(mode).u32(0);
+        assert_eq!(bench.errno(frame, 0).unwrap(), Errno::EOPNOTSUPP.raw(), "{mode:#x}");
+    }
+    for mode in known {
+        let frame = Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(4096).u32(mode).u32(0);
+        bench.errno(frame, 0).unwrap();
+    }
+    bench.is_alive().unwrap();
+}
+
+#[test]
+fn whatever_flags_a_file_is_opened_with_the_host_sees_only_those_it_knows() {
+    let mut bench = Bench::with(Setup::default(), &["--profile=full", "--allow-direct-io"]).unwrap();
+    fs::write(bench.host("file"), "content").unwrap();
+    let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
+    let node = u64_at(&found, 0).unwrap();
+    let truncate = OpenFlags::TRUNC.bits();
+    for flags in (2..32).map(|shift| 1 << shift).chain([u32::MAX << 2]) {
+        for access in 0..3 {
+            let flags = access | flags;
+            let open = Frame::new(OPEN_FILE, node).u32(flags).u32(0);
+            assert_eq!(bench.errno(open, 16).unwrap(), 0, "OPEN {flags:#o}");
+            let create = Frame::new(CREATE, 1).u32(flags).u32(0o644).u32(0).u32(0).name(format!("{flags:o}"));
+            assert_eq!(bench.errno(create, 144).unwrap(), 0, "CREATE {flags:#o}");
+            let emptied = fs::metadata(bench.host("file")).unwrap().len() == 0;
+            assert_eq!(emptied, flags & truncate != 0, "{flags:#o}");
+            fs::write(bench.host("file"), "content").unwrap();
+        }
+    }
+    bench.is_alive().unwrap();
 }
