@@ -5,6 +5,7 @@
 //! builds the rest. `docs/architecture.md` follows a request through all of it.
 
 pub mod cli;
+mod handoff;
 pub mod host;
 pub mod io_vectors;
 pub mod limits;

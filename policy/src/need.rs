@@ -15,8 +15,8 @@ bitflags! {
         const IDENTITY = 1 << 2;
         /// Other file systems within the share are served as such.
         const SUBMOUNTS = 1 << 3;
-        /// There are threads for requests that wait.
-        const POOL = 1 << 4;
+        /// There are no threads for requests that wait: a worker waits for its own.
+        const ALONE = 1 << 4;
         /// Messages go to the system log.
         const SYSLOG = 1 << 5;
         /// O_DIRECT of the guest reaches the host's files.
@@ -29,6 +29,8 @@ bitflags! {
         const DEBUG = 1 << 9;
         /// The policy limits how fast something may be done.
         const THROTTLE = 1 << 10;
+        /// POSIX access control lists are served.
+        const ACL = 1 << 11;
     }
 }
 

@@ -99,9 +99,9 @@ fn run_serve(serve: Serve, syslog: bool) -> Result<ExitCode, RunError> {
         Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
-    let pool = if options.pool_threads > 0 { Facilities::POOL } else { Facilities::empty() };
+    let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
     let log = if syslog { Facilities::SYSLOG } else { Facilities::empty() };
-    let plan = confine::plan(&serve.share, &policy, pool | log);
+    let plan = confine::plan(&serve.share, &policy, alone | log);
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
     // Before there is a second thread: making the socket changes the umask for a moment.
@@ -135,7 +135,8 @@ fn run_mount(mount: Mount) -> Result<ExitCode, RunError> {
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
-    let (walls, lacks) = confine::plan(&mount.share, &policy, Facilities::DEV_FUSE).for_threads()?;
+    let (walls, lacks) =
+        confine::plan(&mount.share, &policy, Facilities::DEV_FUSE | Facilities::ALONE).for_threads()?;
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
     let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: Seal::new(close) };

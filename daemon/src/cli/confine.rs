@@ -42,6 +42,7 @@ fn facilities(share: &Share) -> Facilities {
     let rows = [
         (Facilities::HANDLES, file_handles(share) != args::FileHandles::Never),
         (Facilities::XATTR, share.xattr),
+        (Facilities::ACL, share.posix_acl),
         (Facilities::IDENTITY, identity),
         (Facilities::SUBMOUNTS, share.submounts),
         (Facilities::DIRECT_IO, share.direct_io),

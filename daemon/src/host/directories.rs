@@ -15,7 +15,7 @@ use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
 const HOST_ENTRY_LEN_MAX: usize = 280;
@@ -35,7 +35,7 @@ impl Passthrough {
         let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.directories.insert(DirHandle {
             node: NodeRef::clone(node),
-            stream: Mutex::new(Stream { fd: stream, position: Some(0) }),
+            stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),
             _tickets: tickets,
         })?;
         let flags = match self.config.cache {
@@ -154,12 +154,8 @@ impl Passthrough {
 
     pub(super) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.directories.get(fsync.handle)?;
-        // Not under the stream's lock for longer than it takes to copy the descriptor: an fsync may take seconds.
-        let _ticket = self.ticket()?;
-        let stream = {
-            let stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            rustix::io::fcntl_dupfd_cloexec(&stream.fd, 0).map_err(errno)?
-        };
+        // Not under the stream's lock: an fsync may take seconds.
+        let stream = Arc::clone(&directory.stream.lock().unwrap_or_else(PoisonError::into_inner).fd);
         sync(stream.as_fd(), fsync.flags)
     }
 

@@ -65,7 +65,8 @@ pub(crate) struct HandleTickets {
 /// last entry.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) fd: OwnedFd,
+    /// Shared with an FSYNCDIR under way, which does not hold the lock.
+    pub(crate) fd: Arc<OwnedFd>,
     /// The cookie of the entry before the host's position, where that is known.
     pub(crate) position: Option<u64>,
 }

@@ -12,7 +12,7 @@ use super::{Answer, Call, Pace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 
@@ -175,7 +175,7 @@ impl Passthrough {
         let file = {
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            rustix::fs::openat(&*directory, c".", flags, mode).map_err(errno)?
+            rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
         };
         self.enter_made(tickets, (file, Found { directory: parent, name: None }), open)
     }

@@ -92,8 +92,12 @@ impl ProcFds {
 
     /// Opens what one of our own descriptors names, once more.
     pub(crate) fn reopen_fd(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        rustix::fs::openat(&self.0, DecInt::from_fd(fd), flags, Mode::empty()).map_err(errno)
+        // What names and does not open has no terminal to take, and openat2 says so.
+        let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY };
+        // The link of the number is what is to be followed; there is nothing else to resolve.
+        let resolve = ResolveFlags::empty();
+        rustix::fs::openat2(&self.0, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(errno)
     }
 }
 

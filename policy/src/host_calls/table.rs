@@ -61,11 +61,8 @@ const O_ORDERED: u64 = 0x3_c000;
 const O_NOATIME: u64 = 0o1_000_000;
 const O_CLOEXEC: u64 = 0o2_000_000;
 const O_PATH: u64 = 0o10_000_000;
-const O_TMPFILE: u64 = 0o20_000_000;
-const O_EXCL: u64 = 0o200;
 const READING: u64 = O_NOCTTY | O_NONBLOCK | O_ORDERED | O_NOATIME | O_CLOEXEC | O_PATH;
 const WRITING: u64 = READING | O_WRITING | O_TRUNC;
-const MAKING: u64 = WRITING | O_TMPFILE | O_EXCL;
 
 const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
@@ -113,13 +110,20 @@ pub(super) const ROWS: &[Row] = &[
         &[flags(1, 265, "FUTEX_WAIT_BITSET, by the clock")],
         "wait for a thread's end",
     ),
-    row("sched_yield", ALL, ALWAYS, &[], "let another thread finish its step"),
+    row("sched_yield", OFFLOAD.union(CONTROL), ALWAYS, &[], "let another thread finish its step"),
     row("brk", ALL, ALWAYS, &[], "memory"),
     row("mmap", ALL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "memory"),
     row("munmap", ALL, ALWAYS, &[], "give back memory"),
     row("mprotect", ALL, ALWAYS, &[NOT_EXECUTABLE], "memory of a thread's own heap"),
     row("mremap", ALL, ALWAYS, &[flags(3, 1, "MREMAP_MAYMOVE")], "grow memory"),
     row("madvise", ALL, ALWAYS, &[flags(2, 4, "MADV_DONTNEED")], "give back memory"),
+    row(
+        "madvise",
+        CONTROL,
+        ALWAYS,
+        &[flags(2, 102, "MADV_GUARD_INSTALL")],
+        "the guard below a thread's stack, from glibc 2.41 on",
+    ),
     row("clock_gettime", ALL, ALWAYS, &[], "the time, where the kernel does not map it"),
     row("restart_syscall", CONTROL.union(OFFLOAD), ALWAYS, &[], "go on waiting after having been stopped"),
     row(
@@ -206,27 +210,6 @@ pub(super) const ROWS: &[Row] = &[
         &[within(2, WRITING, "what is there")],
         "open what is known, to write it",
     ),
-    row(
-        "openat",
-        SERVING,
-        ALWAYS,
-        &[BY_DESCRIPTOR, within(2, READING, "no right to write")],
-        "open a descriptor's file again",
-    ),
-    row(
-        "openat",
-        SERVING,
-        any(WRITES),
-        &[BY_DESCRIPTOR, within(2, WRITING, "what is there")],
-        "open a descriptor's file again, to write it",
-    ),
-    row(
-        "openat",
-        SERVING,
-        any(Access::TMPFILE),
-        &[BY_DESCRIPTOR, within(2, MAKING, "no O_CREAT")],
-        "make a file without a name",
-    ),
     row("fstatfs", SERVING, ALWAYS, &[], "which kind of file system, and its figures"),
     row("readlinkat", SERVING, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
     row(
@@ -249,44 +232,75 @@ pub(super) const ROWS: &[Row] = &[
         &[within(5, 0x16, "RWF_DSYNC, RWF_SYNC, RWF_APPEND")],
         "write",
     ),
-    row("fsync", SERVING, any(Access::FSYNC), &[], "make a file durable"),
-    row("fdatasync", SERVING, any(Access::FSYNC), &[], "make a file's data durable"),
-    row("syncfs", SERVING, any(Access::FSYNC), &[], "make a mount durable"),
-    row(
-        "fcntl",
-        SERVING,
-        any(Access::FSYNC),
-        &[flags(1, 1030, "F_DUPFD_CLOEXEC")],
-        "make a directory durable while it is listed",
-    ),
+    row("fsync", OFFLOAD, any(Access::FSYNC), &[], "make a file durable"),
+    row("fsync", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a file durable"),
+    row("fdatasync", OFFLOAD, any(Access::FSYNC), &[], "make a file's data durable"),
+    row("fdatasync", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a file's data durable"),
+    row("syncfs", OFFLOAD, any(Access::FSYNC), &[], "make a mount durable"),
+    row("syncfs", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a mount durable"),
     row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
     row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change a length"),
-    row("fallocate", SERVING, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
+    row("fallocate", OFFLOAD, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
     row(
         "fallocate",
-        SERVING,
+        WORKER,
+        any(Access::FALLOCATE).with(Facilities::ALONE),
+        &[within(1, 1, "FALLOC_FL_KEEP_SIZE")],
+        "reserve",
+    ),
+    row(
+        "fallocate",
+        OFFLOAD,
         any(Access::FALLOCATE_PUNCH),
         &[flags(1, 3, "FALLOC_FL_PUNCH_HOLE")],
         "punch a hole",
     ),
     row(
         "fallocate",
-        SERVING,
+        WORKER,
+        any(Access::FALLOCATE_PUNCH).with(Facilities::ALONE),
+        &[flags(1, 3, "FALLOC_FL_PUNCH_HOLE")],
+        "punch a hole",
+    ),
+    row(
+        "fallocate",
+        OFFLOAD,
         any(Access::FALLOCATE_ZERO),
         &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
         "zero a range",
     ),
     row(
         "fallocate",
-        SERVING,
+        WORKER,
+        any(Access::FALLOCATE_ZERO).with(Facilities::ALONE),
+        &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
+        "zero a range",
+    ),
+    row(
+        "fallocate",
+        OFFLOAD,
         any(Access::FALLOCATE_SHIFT),
         &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
         "cut a range out or in",
     ),
     row(
+        "fallocate",
+        WORKER,
+        any(Access::FALLOCATE_SHIFT).with(Facilities::ALONE),
+        &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
+        "cut a range out or in",
+    ),
+    row(
         "copy_file_range",
-        SERVING,
+        OFFLOAD,
         any(Access::COPY_RANGE),
+        &[flags(5, 0, "no flags")],
+        "copy inside the host",
+    ),
+    row(
+        "copy_file_range",
+        WORKER,
+        any(Access::COPY_RANGE).with(Facilities::ALONE),
         &[flags(5, 0, "no flags")],
         "copy inside the host",
     ),
@@ -424,7 +438,13 @@ pub(super) const ROWS: &[Row] = &[
         "remove an attribute, likewise",
     ),
     // In whose name.
-    row("umask", SERVING, any(MAKES), &[], "make what the guest's umask allows"),
+    row(
+        "umask",
+        SERVING,
+        any(MAKES).with(Facilities::ACL),
+        &[],
+        "make what the guest's umask allows, where a default list may take its place",
+    ),
     row("capset", SERVING, any(KEEPS_BITS), &[], "say whether set-group-id stays"),
     row(
         "setgroups",

@@ -109,7 +109,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     drop(canary);
     let parent = rustix::process::getpid();
     let handles = request.attempt == "handle";
-    let mut facilities = Facilities::IDENTITY | Facilities::POOL;
+    let mut facilities = Facilities::IDENTITY;
     facilities.set(Facilities::HANDLES, handles);
     facilities.set(Facilities::DEBUG, cfg!(debug_assertions));
     let plan = Plan {

@@ -54,11 +54,8 @@ fn read(path: &Path) -> Result<Policy, PolicyFileError> {
 }
 
 /// What a policy is explained for: the default options, and --xattr.
-const FACILITIES: Facilities = Facilities::HANDLES
-    .union(Facilities::XATTR)
-    .union(Facilities::IDENTITY)
-    .union(Facilities::SUBMOUNTS)
-    .union(Facilities::POOL);
+const FACILITIES: Facilities =
+    Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY).union(Facilities::SUBMOUNTS);
 
 /// Why a question about policies has no answer.
 #[derive(Debug, thiserror::Error)]

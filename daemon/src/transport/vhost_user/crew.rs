@@ -2,10 +2,10 @@
 //! stopped, a thread waits for the next piece of work instead of ending: so the calls that a thread makes when it
 //! ends need not be among those that a worker may make.
 
+use crate::handoff::{Giver, Taker, handoff};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -21,7 +21,7 @@ pub(super) struct Crew(Vec<Arc<Member>>);
 pub(super) struct Member {
     name: String,
     prepare: Prepare,
-    tasks: Mutex<Option<SyncSender<Work>>>,
+    tasks: Mutex<Option<Giver<Work>>>,
 }
 
 impl fmt::Debug for Member {
@@ -32,17 +32,17 @@ impl fmt::Debug for Member {
 
 struct Work {
     task: Task,
-    over: SyncSender<()>,
+    over: Giver<()>,
 }
 
 /// A piece of work under way.
 #[derive(Debug)]
-pub(super) struct Shift(Receiver<()>);
+pub(super) struct Shift(Taker<()>);
 
 impl Shift {
     /// Waits for its end. False: it ended by a panic.
     pub(super) fn wait(self) -> bool {
-        self.0.recv().is_ok()
+        self.0.take().is_some()
     }
 }
 
@@ -75,33 +75,33 @@ impl Member {
     /// # Errors
     /// Where the host has no thread left, or what it was prepared with failed; then nothing is done.
     pub(super) fn start(&self, task: impl FnOnce() + Send + 'static) -> io::Result<Shift> {
-        let (over, ended) = sync_channel(1);
+        let (over, ended) = handoff(1);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let known = match tasks.take() {
             Some(known) => known,
             None => self.hire()?,
         };
         // It waits for work as long as this sender is there.
-        known.send(Work { task: Box::new(task), over }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
+        known.give(Work { task: Box::new(task), over }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
         *tasks = Some(known);
         Ok(Shift(ended))
     }
 
-    fn hire(&self) -> io::Result<SyncSender<Work>> {
-        let (tasks, work) = sync_channel(1);
-        let (fit, is_fit) = sync_channel(1);
+    fn hire(&self) -> io::Result<Giver<Work>> {
+        let (tasks, work) = handoff::<Work>(1);
+        let (fit, is_fit) = handoff(1);
         let prepare = Arc::clone(&self.prepare);
         thread::Builder::new().name(self.name.clone()).spawn(move || {
             let prepared = prepare();
             let failed = prepared.is_err();
-            if fit.send(prepared).is_err() || failed {
+            if fit.offer(prepared).is_err() || failed {
                 return;
             }
             drop(prepare);
-            for Work { task, over } in work {
+            while let Some(Work { task, over }) = work.take() {
                 if catch_unwind(AssertUnwindSafe(task)).is_ok() {
                     // Nobody is left to hear of it where the shift was given up.
-                    over.send(()).unwrap_or_default();
+                    over.offer(()).unwrap_or_default();
                 }
             }
             // The daemon ends, and takes this thread along: by itself it may not.
@@ -109,7 +109,7 @@ impl Member {
                 thread::park();
             }
         })?;
-        is_fit.recv().map_err(io::Error::other)??;
+        is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
         Ok(tasks)
     }
 }
@@ -117,6 +117,7 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::sync_channel;
 
     fn thread_of(member: &Member) -> thread::ThreadId {
         let (tell, told) = sync_channel(1);
