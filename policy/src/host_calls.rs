@@ -93,3 +93,31 @@ pub const ROWS: &[Row] = table::ROWS;
 pub fn rows(threads: Threads, granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Profile;
+    use std::collections::BTreeSet;
+
+    /// Different calls of a worker under a profile, with what the command line switches on by itself for root.
+    fn worker(profile: Profile) -> usize {
+        let facilities = Facilities::HANDLES | Facilities::IDENTITY | Facilities::SUBMOUNTS;
+        let calls = rows(Threads::WORKER, profile.granted(), facilities).map(|row| row.call);
+        calls.collect::<BTreeSet<_>>().len()
+    }
+
+    #[test]
+    fn a_worker_may_make_few_calls() {
+        let counts = Profile::ALL.map(worker);
+        assert_eq!(counts, [38, 38, 21], "full, share, rootfs");
+    }
+
+    #[test]
+    fn a_directory_is_always_named_by_a_descriptor() {
+        for row in ROWS.iter().filter(|row| row.call.ends_with("at") || row.call.ends_with("at2")) {
+            let named = row.when.iter().any(|condition| matches!(condition.test, Test::Not(0xffff_ff9c)));
+            assert!(named || row.call == "fstat" || row.call == "open_by_handle_at", "{}", row.call);
+        }
+    }
+}
