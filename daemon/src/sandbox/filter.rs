@@ -35,8 +35,10 @@ pub struct Filters {
 #[derive(Clone, Debug)]
 struct Programs {
     control: BpfProgram,
-    /// Answers ENOSYS to clone3, whose flags lie in memory, where no filter looks: the C library then takes clone.
-    no_clone3: BpfProgram,
+    /// Answers ENOSYS to what the C library can do without. Threads inherit it from the first.
+    answers: BpfProgram,
+    /// Each thread installs all of its own.
+    alone: bool,
     worker: BpfProgram,
     offload: BpfProgram,
 }
@@ -66,7 +68,8 @@ impl Filters {
                 control: program(Threads::all())?,
                 worker: program(Threads::WORKER)?,
                 offload: program(Threads::OFFLOAD)?,
-                no_clone3: no_clone3(architecture)?,
+                answers: answers(architecture)?,
+                alone: facilities.contains(Facilities::DEV_FUSE),
             }),
         })
     }
@@ -77,14 +80,16 @@ impl Filters {
     /// What the host says; the thread must then do nothing.
     pub fn install(&self, kind: Threads) -> io::Result<()> {
         let Some(programs) = &self.programs else { return Ok(()) };
-        let program = if kind == Threads::WORKER {
-            &programs.worker
+        let (program, is_first) = if kind == Threads::WORKER {
+            (&programs.worker, programs.alone)
         } else if kind == Threads::OFFLOAD {
-            &programs.offload
+            (&programs.offload, programs.alone)
         } else {
-            seccompiler::apply_filter(&programs.no_clone3).map_err(io::Error::other)?;
-            &programs.control
+            (&programs.control, true)
         };
+        if is_first {
+            seccompiler::apply_filter(&programs.answers).map_err(io::Error::other)?;
+        }
         seccompiler::apply_filter(program).map_err(io::Error::other)
     }
 }
@@ -128,6 +133,21 @@ fn program(
     rows: impl Iterator<Item = &'static Row>,
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
+    // Of two filters the stricter one decides: what the other answers, this one has to let through.
+    let rows = rows.chain(host_calls::ANSWERED);
+    compiled(architecture, rows, (SeccompAction::Allow, otherwise))
+}
+
+fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
+    let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
+    compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow))
+}
+
+fn compiled(
+    architecture: Architecture,
+    rows: impl Iterator<Item = &'static Row>,
+    (listed, otherwise): (SeccompAction, SeccompAction),
+) -> Result<BpfProgram, SandboxError> {
     let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for row in rows {
@@ -142,17 +162,7 @@ fn program(
         }
     }
     let rules = rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect();
-    let filter =
-        SeccompFilter::new(rules, otherwise, SeccompAction::Allow, architecture.target()).map_err(failed)?;
-    filter.try_into().map_err(failed)
-}
-
-fn no_clone3(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
-    let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
-    let rules = architecture.number("clone3").map(|number| (number, Vec::new())).into_iter().collect();
-    let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, answer, architecture.target()).map_err(failed)?;
+    let filter = SeccompFilter::new(rules, otherwise, listed, architecture.target()).map_err(failed)?;
     filter.try_into().map_err(failed)
 }
 
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_call_of_the_table_has_a_number() {
-        for row in host_calls::ROWS {
+        for row in host_calls::ROWS.iter().chain(host_calls::ANSWERED) {
             assert!(BOTH.iter().any(|place| place.number(row.call).is_some()), "{}", row.call);
         }
     }

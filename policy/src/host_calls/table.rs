@@ -212,13 +212,6 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row("fstatfs", SERVING, ALWAYS, &[], "which kind of file system, and its figures"),
     row("readlinkat", SERVING, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
-    row(
-        "faccessat2",
-        SERVING,
-        any(Access::STAT),
-        &[BY_DESCRIPTOR, flags(3, 0x200, "AT_EACCESS")],
-        "whether somebody may",
-    ),
     row("getdents64", SERVING, any(Access::LIST), &[], "list a directory"),
     row("lseek", SERVING, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "go on in a listing"),
     // Data.
@@ -476,13 +469,6 @@ pub(super) const ROWS: &[Row] = &[
     row("exit", WORKER, DEV_FUSE, &[], "end a thread"),
     // A thread's start, before its own filter.
     row(
-        "clone3",
-        CONTROL,
-        ALWAYS,
-        &[],
-        "start a thread; answered ENOSYS, so that clone comes, which can be looked into",
-    ),
-    row(
         "clone",
         CONTROL,
         ALWAYS,
@@ -557,4 +543,22 @@ pub(super) const ROWS: &[Row] = &[
     row("getpid", CONTROL, ALWAYS, &[], "end by a signal"),
     row("tgkill", CONTROL, ALWAYS, &[], "end by a signal"),
     row("exit_group", CONTROL, ALWAYS, &[], "end"),
+];
+
+/// Calls that the C library makes and can do without: the kernel answers ENOSYS and carries nothing out.
+pub(super) const ANSWERED: &[Row] = &[
+    row(
+        "clone3",
+        CONTROL,
+        ALWAYS,
+        &[],
+        "start a thread; then comes clone, whose flags a filter can look into",
+    ),
+    row(
+        "openat",
+        ALL,
+        ALWAYS,
+        &[flags(0, AT_FDCWD, "no directory"), flags(2, O_CLOEXEC, "O_RDONLY, O_CLOEXEC")],
+        "the allocator asks how the host commits memory, before it first gives some back",
+    ),
 ];
