@@ -45,8 +45,10 @@ impl Keeper {
 }
 
 fn until_it_ends(child: Pid, listens: PipeWriter) -> io::Result<Ended> {
-    // Enough to remove the socket from any folder, if this is root.
-    super::privileges::keep_only(CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER)?;
+    // Enough to remove the socket from any folder, if this is root, and to end the other process, which may have become
+    // another user.
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER | CapabilitySet::KILL;
+    super::privileges::keep_only(kept)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD])?;
     drop(listens);
