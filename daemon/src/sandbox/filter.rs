@@ -60,8 +60,9 @@ impl Filters {
             OnForbidden::Trap => SeccompAction::Trap,
         };
         let architecture = Architecture::of_this_host()?;
-        let program =
-            |threads| program(architecture, host_calls::rows(threads, granted, facilities), action.clone());
+        let program = |threads| {
+            program((architecture, threads), host_calls::rows(threads, granted, facilities), action.clone())
+        };
         Ok(Self {
             programs: Some(Programs {
                 // The filters of a thread hold for those that it starts, too.
@@ -83,7 +84,8 @@ impl Filters {
         let (program, is_first) = if kind == Threads::WORKER {
             (&programs.worker, programs.alone)
         } else if kind == Threads::OFFLOAD {
-            (&programs.offload, programs.alone)
+            // The closing thread is there before the first one has its filter.
+            (&programs.offload, true)
         } else {
             (&programs.control, true)
         };
@@ -129,12 +131,13 @@ impl Architecture {
 }
 
 fn program(
-    architecture: Architecture,
+    (architecture, threads): (Architecture, Threads),
     rows: impl Iterator<Item = &'static Row>,
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
     // Of two filters the stricter one decides: what the other answers, this one has to let through.
-    let rows = rows.chain(host_calls::ANSWERED);
+    let answered = host_calls::ANSWERED.iter().filter(|row| row.threads.intersects(threads));
+    let rows = rows.chain(answered);
     compiled(architecture, rows, (SeccompAction::Allow, otherwise))
 }
 
@@ -200,7 +203,7 @@ mod tests {
             for threads in [Threads::all(), Threads::WORKER, Threads::OFFLOAD] {
                 for architecture in BOTH {
                     let rows = host_calls::rows(threads, profile.granted(), Facilities::all());
-                    let program = program(architecture, rows, SeccompAction::KillProcess).unwrap();
+                    let program = program((architecture, threads), rows, SeccompAction::KillProcess).unwrap();
                     assert!(program.len() < 4096, "the kernel takes no more");
                 }
             }

@@ -91,6 +91,7 @@ fsync, fallocate by mode, copy, rename with flags, nodes of each type), then req
 What does not decode (cut off, lying lengths, garbage, offsets beyond any file, malformed descriptor chains) goes to
 pinhole alone: virtiofsd 1.14 ends at the first of it. That can only add to pinhole's figures. Both serve extended
 attributes (`--xattr`) and are otherwise started as they come, as root, in their own default sandbox with their own filter.
+Without that option pinhole's filters have no row for attributes (a test of `policy` holds the counts).
 
 - **System calls allowed**: the filters as the kernel got them, caught by strace, evaluated for each call of x86-64 with
   every value of its arguments at once; the kernel's own count of each thread's filters is compared with what was caught.
