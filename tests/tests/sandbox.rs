@@ -174,14 +174,16 @@ fn no_memory_is_made_executable() {
     );
 }
 
-/// Landlock does not look at modes: there the read-only mount and the missing capability stand.
+/// Landlock does not look at modes: there the read-only mount and the missing capability stand. The filter does not see
+/// the flags of an open: there the mount and Landlock do.
 #[test]
 fn nothing_changes_in_a_read_only_share() {
     let place = Place::new();
     for (walls, chmod, create) in [
-        (ALL, FILTER, FILTER),
+        (ALL, FILTER, READ_ONLY),
         ("namespace", READ_ONLY, READ_ONLY),
         ("capabilities", NOT_PERMITTED, DONE),
+        ("seccomp", FILTER, DONE),
         ("landlock", DONE, DENIED),
         ("no", DONE, DONE),
     ] {

@@ -240,8 +240,10 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             Ok(rustix::fs::chmodat(&known.root, c"foreign", Mode::from_raw_mode(0o777), AtFlags::empty())?)
         }
         "create" => {
+            // As above: a filter does not see the flags of this call, so this one is for the walls behind it.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-            Ok(rustix::fs::openat(&known.root, c"new", flags, Mode::from_raw_mode(0o600)).map(drop)?)
+            let mode = Mode::from_raw_mode(0o600);
+            Ok(rustix::fs::openat2(&known.root, c"new", flags, mode, ResolveFlags::empty()).map(drop)?)
         }
         other => Err(io::Error::other(format!("no such attempt: {other}"))),
     }
