@@ -3,7 +3,8 @@
 //! that a worker's filter would have to allow.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The side that gives. When it is dropped, the other side gets what is left and then nothing more.
 #[derive(Debug)]
@@ -26,6 +27,13 @@ struct State<T> {
     waiting: VecDeque<T>,
     /// One side is gone.
     over: bool,
+}
+
+impl<T> State<T> {
+    /// There is nothing to take, and there may be yet.
+    fn may_get_one(&mut self) -> bool {
+        self.waiting.is_empty() && !self.over
+    }
 }
 
 impl<T> Shared<T> {
@@ -85,18 +93,21 @@ impl<T> Giver<T> {
 impl<T> Taker<T> {
     /// Waits for the next value. `None`: there is none left, and nobody to give one.
     pub(crate) fn take(&self) -> Option<T> {
-        let mut state = self.0.lock();
-        loop {
-            if let Some(value) = state.waiting.pop_front() {
-                drop(state);
-                self.0.changed.notify_all();
-                return Some(value);
-            }
-            if state.over {
-                return None;
-            }
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.next(self.0.changed.wait_while(self.0.lock(), State::may_get_one))
+    }
+
+    /// The same, for so long at most. `None`: also that nothing came.
+    pub(crate) fn take_within(&self, limit: Duration) -> Option<T> {
+        let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, State::may_get_one);
+        self.next(
+            waited.map(|(state, _)| state).map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        )
+    }
+
+    fn next(&self, waited: LockResult<MutexGuard<'_, State<T>>>) -> Option<T> {
+        let next = waited.unwrap_or_else(PoisonError::into_inner).waiting.pop_front();
+        self.0.changed.notify_all();
+        next
     }
 }
 
@@ -135,5 +146,13 @@ mod tests {
         });
         drop(taker);
         assert_eq!(giver.give(1), Err(1));
+    }
+
+    #[test]
+    fn who_takes_need_not_wait_for_ever() {
+        let (giver, taker) = handoff(1);
+        assert_eq!(taker.take_within(Duration::from_millis(1)), None);
+        giver.give(1).unwrap();
+        assert_eq!(taker.take_within(Duration::from_mins(1)), Some(1));
     }
 }

@@ -8,13 +8,13 @@ use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve;
 use super::table::Entry;
+use crate::handoff::{Giver, handoff};
 use crate::limits::{REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// Memory for the thread's stack: it only closes.
 const STACK_LEN: usize = 64 << 10;
@@ -42,15 +42,15 @@ impl Retired {
 /// A thread that closes; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reaper {
-    backlog: SyncSender<Retired>,
+    backlog: Giver<Retired>,
 }
 
 impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
     pub(crate) fn start(seal: Seal) -> io::Result<Self> {
-        let (backlog, retired) = sync_channel::<Retired>(REAPER_BACKLOG_MAX);
+        let (backlog, retired) = handoff::<Retired>(REAPER_BACKLOG_MAX);
         let close = move || match seal.close(Threads::OFFLOAD) {
-            Ok(()) => retired.into_iter().for_each(Retired::end),
+            Ok(()) => std::iter::from_fn(|| retired.take()).for_each(Retired::end),
             // Who retires something then closes it himself.
             Err(error) => tracing::error!(%error, "the closing thread cannot be prepared"),
         };
@@ -60,14 +60,14 @@ impl Reaper {
 
     /// Writes a file back and closes it, always on the reaper's thread: where its backlog is full the caller waits.
     pub(super) fn write_back(&self, file: Arc<Entry<FileHandle>>, room: Arc<DirtyRoom>) {
-        if let Err(error) = self.backlog.send(Retired::Dirty(file, room)) {
-            tracing::error!(%error, "a file is closed without being written back");
+        if self.backlog.give(Retired::Dirty(file, room)).is_err() {
+            tracing::error!("a file is closed without being written back: the closing thread is gone");
         }
     }
 
     /// Closes, here where the backlog is full: what is retired holds descriptors, so it must not pile up.
     fn close(&self, retired: Retired) {
-        if let Err(full) = self.backlog.try_send(retired) {
+        if let Err(full) = self.backlog.offer(retired) {
             drop(full);
         }
     }

@@ -11,13 +11,13 @@ mod worker;
 
 pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 
+use crate::handoff::{Giver, Taker, handoff};
 use crate::host::FileSystem;
 use crate::session::Session;
 use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 use worker::Worker;
@@ -46,6 +46,7 @@ pub enum ServeError {
 }
 
 /// What the serving thread waits for.
+#[derive(Debug)]
 enum Event {
     WorkerEnded(Result<(), ServeError>),
     Stop,
@@ -53,13 +54,13 @@ enum Event {
 
 /// Ends [`Service::run`] from another thread.
 #[derive(Clone, Debug)]
-pub struct Stop(Sender<Event>);
+pub struct Stop(Arc<Giver<Event>>);
 
 impl Stop {
     /// Unmounts, lazily where the mount is busy, and lets [`Service::run`] return. Later calls do nothing.
     pub fn stop(&self) {
-        // Nobody receives once the service has ended, which is what is wanted.
-        drop(self.0.send(Event::Stop));
+        // Nobody takes it once the service has ended, which is what is wanted.
+        drop(self.0.offer(Event::Stop));
     }
 }
 
@@ -68,8 +69,11 @@ impl Stop {
 pub struct Service<F> {
     mounted: Mounted,
     session: Arc<Session<F>>,
-    events: (Sender<Event>, Receiver<Event>),
+    events: (Arc<Giver<Event>>, Taker<Event>),
 }
+
+/// Events that nobody has heard of yet: who has one more waits.
+const EVENTS_MAX: usize = 64;
 
 /// How long threads may take to see that the mount is gone.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -77,12 +81,13 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 impl<F: FileSystem + 'static> Service<F> {
     /// `session` behind `mounted`.
     pub fn new(mounted: Mounted, session: Arc<Session<F>>) -> Self {
-        Self { mounted, session, events: channel() }
+        let (tell, told) = handoff(EVENTS_MAX);
+        Self { mounted, session, events: (Arc::new(tell), told) }
     }
 
     /// The handle that ends it.
     pub fn stop_handle(&self) -> Stop {
-        Stop(self.events.0.clone())
+        Stop(Arc::clone(&self.events.0))
     }
 
     /// Serves with so many threads until the mount is gone. `ready` is called once INIT has been answered: from then
@@ -96,9 +101,9 @@ impl<F: FileSystem + 'static> Service<F> {
         let device = Arc::clone(self.mounted.device());
         let first = self.spawn_worker(move || Worker::new(&session, &device)?.serve_init())?;
         drop(first);
-        match self.events.1.recv() {
-            Ok(Event::WorkerEnded(outcome)) => outcome?,
-            Ok(Event::Stop) | Err(_) => {
+        match self.events.1.take() {
+            Some(Event::WorkerEnded(outcome)) => outcome?,
+            Some(Event::Stop) | None => {
                 self.finish(0);
                 return Ok(());
             }
@@ -111,12 +116,12 @@ impl<F: FileSystem + 'static> Service<F> {
         ready();
         let mut running = threads.get();
         while running > 0 {
-            match self.events.1.recv() {
-                Ok(Event::WorkerEnded(outcome)) => {
+            match self.events.1.take() {
+                Some(Event::WorkerEnded(outcome)) => {
                     outcome?;
                     running = running.saturating_sub(1);
                 }
-                Ok(Event::Stop) | Err(_) => {
+                Some(Event::Stop) | None => {
                     self.finish(running);
                     return Ok(());
                 }
@@ -132,10 +137,10 @@ impl<F: FileSystem + 'static> Service<F> {
         let Self { mounted, session, events: (_, ended) } = self;
         let busy = mounted.unmount();
         while running > 0 && !busy {
-            match ended.recv_timeout(END_LIMIT) {
-                Ok(Event::WorkerEnded(_)) => running = running.saturating_sub(1),
-                Ok(Event::Stop) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            match ended.take_within(END_LIMIT) {
+                Some(Event::WorkerEnded(_)) => running = running.saturating_sub(1),
+                Some(Event::Stop) => {}
+                None => break,
             }
         }
         session.end();
@@ -145,12 +150,12 @@ impl<F: FileSystem + 'static> Service<F> {
         &self,
         work: impl FnOnce() -> Result<(), ServeError> + Send + 'static,
     ) -> Result<thread::JoinHandle<()>, ServeError> {
-        let events = self.events.0.clone();
+        let events = Arc::clone(&self.events.0);
         let report = move || {
             // A worker that is lost would leave its share of the callers waiting: better no mount than half a one.
             let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ServeError::Panicked));
-            // The receiver is gone when the whole service is ending anyhow.
-            drop(events.send(Event::WorkerEnded(outcome)));
+            // Nobody is left to take it when the whole service is ending anyhow.
+            drop(events.give(Event::WorkerEnded(outcome)));
         };
         let named = thread::Builder::new().name("pinhole-fuse".to_owned());
         named.spawn(report).map_err(|source| ServeError::Thread { source })
