@@ -120,14 +120,15 @@ fn needs(suite: &str) -> &'static [Part] {
 
 /// What a suite of the tests package starts on this machine, beside what is fetched.
 fn programs(suite: &str) -> &'static [&'static str] {
-    if matches!(suite, "durability" | "system_calls") { &["strace"] } else { &[] }
+    if matches!(suite, "denied" | "durability" | "limits" | "system_calls") { &["strace"] } else { &[] }
 }
 
-/// The names of the test files in `folder`; none where it does not exist.
+/// The names of the suites in `folder`, each a file or a folder with a main file; none where it does not exist.
 fn suites(folder: &Path) -> Vec<String> {
-    let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|file| file.path());
-    let mut names: Vec<String> = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let is_file = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
+    let mut names: Vec<String> = entries
+        .filter(|path| is_file(path) || path.join("main.rs").is_file())
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
     names.sort();

@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use super::Fault;
 use super::source::Source;
+use super::{Fault, items};
+
+/// The way of a request through the code, item by item.
+const TOUR: &str = "docs/architecture.md";
+
+/// Where each suite has its row.
+const SUITES: &str = "docs/testing.md";
 
 /// Where the reasons are.
 const REASONS: &str = "docs/dependencies.md";
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
+    let defined = items::all(sources);
     let mut faults = Vec::new();
     for source in sources.iter().filter(|source| source.is_document()) {
         for (number, line) in source.lines() {
@@ -26,9 +33,16 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
+            for item in backticked(line).filter_map(items::named).filter(|_| source.file == TOUR) {
+                if !defined.contains(item) {
+                    let what = format!("`{item}` does not exist: name what does this now");
+                    faults.push(Fault::new(&source.file, number, what));
+                }
+            }
         }
     }
     reasons(sources, &mut faults);
+    suites(sources, &mut faults);
     faults
 }
 
@@ -101,6 +115,26 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     }
 }
 
+/// Each integration suite has a row that says what it asks.
+fn suites(sources: &[Source], faults: &mut Vec<Fault>) {
+    let Some(document) = sources.iter().find(|source| source.file == SUITES) else {
+        return;
+    };
+    let rows: Vec<&str> =
+        document.text.lines().filter(|line| line.starts_with('|')).flat_map(backticked).collect();
+    for source in sources {
+        let name = match source.file.split('/').collect::<Vec<_>>().as_slice() {
+            [_, "tests", file] => file.strip_suffix(".rs"),
+            [_, "tests", folder, "main.rs"] => Some(*folder),
+            _ => None,
+        };
+        if let Some(name) = name.filter(|name| !rows.contains(name)) {
+            let what = format!("{name} has no row in {SUITES}: say what it asks");
+            faults.push(Fault::new(&source.file, 1, what));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +157,24 @@ mod tests {
         let text = "`daemon/src/gone.rs`, `daemon/src/`, `a/b`, `cargo xtask test`, `/dev/fuse`";
         let all = faults(&[("README.md", text), ("daemon/src/lib.rs", "//! A.")]);
         assert_eq!(all, ["README.md:1: `daemon/src/gone.rs` does not exist: name the file as it is now"]);
+    }
+
+    #[test]
+    fn an_item_that_is_gone_is_named() {
+        let text = "`Ring::begin`, `Ring::spawn`, `std::fs`";
+        let code = "//! A.\nimpl Ring {\n    fn begin() {}\n}\n";
+        let all = faults(&[(TOUR, text), ("daemon/src/a.rs", code)]);
+        assert_eq!(all, ["docs/architecture.md:1: `Ring::spawn` does not exist: name what does this now"]);
+    }
+
+    #[test]
+    fn a_suite_without_a_row_is_named() {
+        let rows = "| `a`, `b` | what |\n`c`";
+        let files =
+            ["daemon/tests/a.rs", "tests/tests/b/main.rs", "tests/tests/c.rs", "tests/tests/d/mod.rs"];
+        let mut all = vec![("docs/testing.md", rows)];
+        all.extend(files.map(|file| (file, "//! A.\n#![cfg(test)]\n")));
+        assert_eq!(faults(&all), ["tests/tests/c.rs:1: c has no row in docs/testing.md: say what it asks"]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `cargo xtask tidy`: the rules of the house that no lint can see. Each fault is one line: where, what, how to mend.
 //!
 //! `source` reads files into code and paths; `arrows` holds who may know whom; `shape` lengths, headers and words;
-//! `docs` what documents name.
+//! `docs` what documents name, `items` what there is to name.
 
 mod arrows;
 mod docs;
+mod items;
 mod shape;
 pub(crate) mod source;
 
