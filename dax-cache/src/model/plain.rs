@@ -1,0 +1,124 @@
+//! What a guest should find in its window, as plainly as it can be said: one array of pages, each with the number of
+//! the request that made it. It says what requests do while nothing fails but what the front-end never does.
+
+use super::front_end::{Page, index};
+use crate::{DaxError, Mapping, Mappings, WindowRange};
+
+/// A page, and the mapping that it came with.
+type Place = Option<(u64, Page)>;
+
+/// The array.
+#[derive(Debug)]
+pub(super) struct Plain {
+    places: Vec<Place>,
+    next: u64,
+}
+
+impl Plain {
+    pub(super) fn new(window_len: u64) -> Self {
+        Self { places: vec![None; index(window_len)], next: 0 }
+    }
+
+    pub(super) fn pages(&self) -> impl Iterator<Item = Option<Page>> {
+        self.places.iter().map(|place| place.map(|(_, page)| page))
+    }
+
+    /// After something went wrong: takes over what is.
+    pub(super) fn adopt(&mut self, mappings: &Mappings) {
+        self.places.fill(None);
+        for mapping in mappings.iter() {
+            self.put(&mapping);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.places.fill(None);
+    }
+
+    /// SETUPMAPPING. `takes` is whether the front-end would map it, if nothing were in the way.
+    pub(super) fn setup(
+        &mut self,
+        wanted: &Mapping,
+        budget: usize,
+        takes: impl Fn(&Mapping) -> bool,
+    ) -> Result<(), DaxError> {
+        let range = wanted.range();
+        let old: Vec<Place> = self.of(range).copied().collect();
+        let ids = ids(&old);
+        let single = ids.len() == 1 && old.iter().all(Option::is_some) && !self.sticks_out(range);
+        let content = |place: &Place| place.map(|(_, page)| (page.node, page.file_offset));
+        let same = Page::all_of(wanted).map(|page| Some((page.node, page.file_offset)));
+        let same = single && old.iter().map(content).eq(same);
+        let writable = old.iter().flatten().all(|(_, page)| page.writable);
+        if same && (writable || !wanted.writable()) {
+            return Ok(());
+        }
+        if self.sticks_out(range) {
+            return Err(DaxError::Partial { offset: 0, len: 0 });
+        }
+        let all = ids_of(self.places.iter()).len();
+        if all.saturating_sub(ids.len()) >= budget {
+            return Err(DaxError::BudgetSpent { max: budget });
+        }
+        if takes(wanted) {
+            self.put(wanted);
+            return Ok(());
+        }
+        if !(same && takes(&wanted.read_only())) {
+            self.fill(range, None);
+        }
+        Err(DaxError::Refused)
+    }
+
+    /// REMOVEMAPPING.
+    pub(super) fn remove(&mut self, ranges: &[WindowRange]) -> Result<(), DaxError> {
+        if ranges.iter().any(|range| self.sticks_out(*range)) {
+            return Err(DaxError::Partial { offset: 0, len: 0 });
+        }
+        for range in ranges {
+            self.fill(*range, None);
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_node(&mut self, node: u64) {
+        let of_node = |place: &&mut Place| place.is_some_and(|(_, page)| page.node == node);
+        self.places.iter_mut().filter(of_node).for_each(|place| *place = None);
+    }
+
+    fn of(&self, range: WindowRange) -> impl Iterator<Item = &Place> {
+        self.places.iter().skip(index(range.offset())).take(index(range.len()))
+    }
+
+    fn fill(&mut self, range: WindowRange, with: Place) {
+        let places = self.places.iter_mut().skip(index(range.offset())).take(index(range.len()));
+        places.for_each(|place| *place = with);
+    }
+
+    fn put(&mut self, mapping: &Mapping) {
+        self.next = self.next.wrapping_add(1);
+        let places = self.places.iter_mut().skip(index(mapping.range().offset()));
+        for (place, page) in places.zip(Page::all_of(mapping)) {
+            *place = Some((self.next, page));
+        }
+    }
+
+    /// Whether a mapping has pages inside of the range, and outside.
+    fn sticks_out(&self, range: WindowRange) -> bool {
+        let inside = ids_of(self.of(range));
+        let before = self.places.iter().take(index(range.offset()));
+        let behind = self.places.iter().skip(index(range.end()));
+        before.chain(behind).flatten().any(|(id, _)| inside.contains(id))
+    }
+}
+
+fn ids(places: &[Place]) -> Vec<u64> {
+    ids_of(places.iter())
+}
+
+fn ids_of<'a>(places: impl Iterator<Item = &'a Place>) -> Vec<u64> {
+    let mut ids: Vec<u64> = places.flatten().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

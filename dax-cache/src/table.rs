@@ -1,0 +1,200 @@
+//! The interval table: which ranges of the window are taken, by what. It knows nothing of front-ends or requests.
+
+use crate::{Mapping, WindowRange};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of a range that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The front-end has it, exactly so.
+    Live,
+    /// It is being changed, or a change failed: the front-end may have it or not.
+    Doubtful,
+}
+
+/// A taken range.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) mapping: Mapping,
+    pub(crate) state: State,
+    /// Where it is doubtful: nodes that may be there still instead of the mapping's.
+    older: Vec<u64>,
+}
+
+/// Taken ranges, none of which overlaps another.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// By window offset.
+    entries: BTreeMap<u64, Entry>,
+    /// Node and window offset of each, once for each node that may be there.
+    by_node: BTreeSet<(u64, u64)>,
+}
+
+impl Table {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// Those with a byte in `range`, by offset.
+    pub(crate) fn overlapping(&self, range: WindowRange) -> impl Iterator<Item = &Entry> {
+        // None overlaps another, so that of all that begin before the range only the last can reach into it.
+        let before = self.entries.range(..range.offset()).next_back().map(|(_, entry)| entry);
+        let reaching = before.filter(move |entry| entry.mapping.range().end() > range.offset());
+        let inside = self.entries.range(range.offset()..range.end()).map(|(_, entry)| entry);
+        reaching.into_iter().chain(inside)
+    }
+
+    /// Those that begin in `range` at `from` or behind it, by offset.
+    pub(crate) fn beginning_in(&self, range: WindowRange, from: u64) -> impl Iterator<Item = &Entry> {
+        let offsets = range.offset().max(from)..range.end().max(from);
+        self.entries.range(offsets).map(|(_, entry)| entry)
+    }
+
+    /// One with bytes inside of `range` and outside.
+    pub(crate) fn sticking_out(&self, range: WindowRange) -> Option<&Entry> {
+        // It can only be the last that begins before the range, or the last that begins in it.
+        let before = self.entries.range(..range.offset()).next_back();
+        let last = self.entries.range(range.offset()..range.end()).next_back();
+        let before = before.filter(|(_, entry)| entry.mapping.range().end() > range.offset());
+        let last = last.filter(|(_, entry)| entry.mapping.range().end() > range.end());
+        before.or(last).map(|(_, entry)| entry)
+    }
+
+    /// Those that may be of a node, by offset.
+    pub(crate) fn of_node(&self, node: u64) -> impl Iterator<Item = &Entry> {
+        let offsets = self.by_node.range((node, u64::MIN)..=(node, u64::MAX));
+        offsets.filter_map(|(_, offset)| self.entries.get(offset))
+    }
+
+    /// A range is taken, and no more in doubt; there is nothing else in it, but for the same range.
+    pub(crate) fn insert(&mut self, mapping: Mapping) {
+        self.put(Entry { mapping, state: State::Live, older: Vec::new() });
+    }
+
+    /// A range may be taken by this, or by what was there; there is nothing else in it, but for the same range.
+    pub(crate) fn insert_doubtful(&mut self, mapping: Mapping) {
+        let mut older = Vec::new();
+        if let Some(entry) = self.entries.remove(&mapping.range().offset()) {
+            older = entry.older;
+            older.push(entry.mapping.node());
+            older.retain(|node| *node != mapping.node());
+        }
+        self.put(Entry { mapping, state: State::Doubtful, older });
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let (node, offset) = (entry.mapping.node(), entry.mapping.range().offset());
+        self.remove(entry.mapping.range());
+        self.by_node.insert((node, offset));
+        self.entries.insert(offset, entry);
+    }
+
+    /// Gives a range back that is taken exactly so.
+    pub(crate) fn remove(&mut self, range: WindowRange) {
+        if self.entries.get(&range.offset()).is_some_and(|entry| entry.mapping.range() == range)
+            && let Some(entry) = self.entries.remove(&range.offset())
+        {
+            for node in entry.older.into_iter().chain([entry.mapping.node()]) {
+                self.by_node.remove(&(node, range.offset()));
+            }
+        }
+    }
+
+    /// From now on it is not known what is there.
+    pub(crate) fn doubt(&mut self, range: WindowRange) {
+        if let Some(entry) = self.entries.get_mut(&range.offset()) {
+            entry.state = State::Doubtful;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.by_node.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Geometry, SLOT_LEN, Wanted};
+
+    const PAGE: u64 = 4096;
+
+    fn mapping(node: u64, page: u64, count: u64) -> Mapping {
+        let geometry = Geometry::new(SLOT_LEN, 12).unwrap();
+        let at =
+            Wanted { node, file_offset: 0, window_offset: page * PAGE, len: count * PAGE, writable: false };
+        geometry.mapping(&at).unwrap()
+    }
+
+    fn found(table: &Table, page: u64, count: u64) -> Vec<u64> {
+        let range = mapping(0, page, count).range();
+        table.overlapping(range).map(|entry| entry.mapping.range().offset() / PAGE).collect()
+    }
+
+    #[test]
+    fn what_overlaps_is_found_and_nothing_else() {
+        let mut table = Table::default();
+        for (page, count) in [(0, 2), (2, 1), (5, 3), (10, 1)] {
+            table.insert(mapping(1, page, count));
+        }
+        assert_eq!(found(&table, 0, 1), [0]);
+        assert_eq!(found(&table, 1, 2), [0, 2]);
+        assert_eq!(found(&table, 3, 2), []);
+        assert_eq!(found(&table, 6, 1), [5], "in the middle of one");
+        assert_eq!(found(&table, 7, 4), [5, 10]);
+        assert_eq!(found(&table, 8, 2), []);
+        assert_eq!(found(&table, 11, 100), []);
+        assert_eq!(found(&table, 0, 512), [0, 2, 5, 10]);
+    }
+
+    #[test]
+    fn what_sticks_out_is_found_at_either_end() {
+        let mut table = Table::default();
+        for (page, count) in [(2, 2), (6, 4)] {
+            table.insert(mapping(1, page, count));
+        }
+        let found = |page, count| {
+            let found = table.sticking_out(mapping(0, page, count).range());
+            found.map(|entry| entry.mapping.range().offset() / PAGE)
+        };
+        assert_eq!([found(0, 2), found(2, 2), found(0, 6), found(2, 8), found(4, 2)], [None; 5]);
+        assert_eq!(
+            [found(3, 1), found(3, 9), found(0, 3), found(0, 7)],
+            [Some(2), Some(2), Some(2), Some(6)]
+        );
+        assert_eq!(found(7, 1), Some(6), "at both");
+    }
+
+    #[test]
+    fn the_index_by_node_follows_every_change() {
+        let offsets = |table: &Table, node| {
+            table.of_node(node).map(|entry| entry.mapping.range().offset() / PAGE).collect::<Vec<_>>()
+        };
+        let mut table = Table::default();
+        table.insert(mapping(7, 4, 1));
+        table.insert(mapping(7, 1, 1));
+        table.insert(mapping(u64::MAX, 2, 1));
+        table.insert(mapping(0, 3, 1));
+        assert_eq!(offsets(&table, 7), [1, 4]);
+        assert_eq!((offsets(&table, 0), offsets(&table, u64::MAX)), (vec![3], vec![2]));
+        table.insert(mapping(8, 4, 1));
+        assert_eq!((offsets(&table, 7), offsets(&table, 8)), (vec![1], vec![4]));
+        table.remove(mapping(0, 1, 2).range());
+        assert_eq!(table.len(), 4, "not the same range");
+        table.remove(mapping(0, 1, 1).range());
+        assert_eq!((offsets(&table, 7), table.len()), (vec![], 3));
+        table.insert_doubtful(mapping(9, 4, 1));
+        table.insert_doubtful(mapping(7, 4, 1));
+        assert_eq!([7, 8, 9].map(|node| offsets(&table, node)), [[4], [4], [4]], "any of them may be there");
+        table.insert(mapping(9, 4, 1));
+        assert_eq!([7, 8, 9].map(|node| offsets(&table, node)), [vec![], vec![], vec![4]]);
+        assert_eq!(table.by_node.len(), 3);
+        table.clear();
+        assert_eq!((table.by_node.len(), table.len()), (0, 0));
+    }
+}
