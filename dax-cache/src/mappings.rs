@@ -173,7 +173,7 @@ impl Mappings {
     }
 
     fn serves(&self, wanted: &Mapping) -> bool {
-        let entry = self.table.overlapping(wanted.range()).next();
+        let entry = self.table.at(wanted.range().offset());
         entry.is_some_and(|entry| entry.state == State::Live && entry.mapping.serves(wanted))
     }
 
@@ -203,7 +203,7 @@ impl Mappings {
             return Err(DaxError::BudgetSpent { max: self.budget });
         }
         self.is_there()?;
-        let before = self.table.overlapping(wanted.range()).next();
+        let before = self.table.at(wanted.range().offset());
         let same = |entry: &&Entry| entry.state == State::Live && entry.mapping.same_content(&wanted);
         let restore = before.filter(same).map(|entry| entry.mapping);
         self.doubt(&replaced);

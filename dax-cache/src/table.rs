@@ -39,6 +39,11 @@ impl Table {
         self.entries.values()
     }
 
+    /// The one that begins there.
+    pub(crate) fn at(&self, offset: u64) -> Option<&Entry> {
+        self.entries.get(&offset)
+    }
+
     /// Those with a byte in `range`, by offset.
     pub(crate) fn overlapping(&self, range: WindowRange) -> impl Iterator<Item = &Entry> {
         // None overlaps another, so that of all that begin before the range only the last can reach into it.
