@@ -1,10 +1,10 @@
 //! What a process or a thread does once to stop sharing with others, and what the standard library does not know:
-//! `unshare`, `fork`, `mount_setattr`, `close_range`, and an environment to be forgotten.
+//! `unshare`, `fork`, `mount_setattr`, `close_range`, an environment to be forgotten, and a signal to be ignored.
 //!
 //! Why `unsafe` here: none of these has a safe wrapper in the crates used here. Each function is safe to call because
 //! it checks, or needs, nothing but what stands at it. Nothing here is reachable by a guest: all of it happens before
 //! its first byte, or once at a thread's start.
-#![expect(unsafe_code, reason = "unshare, fork, mount_setattr and close_range have no safe wrapper")]
+#![expect(unsafe_code, reason = "unshare, fork, mount_setattr, close_range and signal have no safe wrapper")]
 
 use rustix::fs::Mode;
 use rustix::process::Pid;
@@ -128,6 +128,18 @@ pub(crate) fn close_strays(kept: Option<u16>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the kernel answer EFBIG, and no more, where a file would become larger than `RLIMIT_FSIZE`: a guest that writes
+/// past a limit gets that error, a line of the log is lost, and nobody is ended by SIGXFSZ.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: with SIG_IGN no function is ever called by the signal, so nothing has to be safe in a signal handler.
+    // What was there before was the default, or the same: nobody here handles this signal.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Forgets the environment: the variables, and the bytes that they were in, which `/proc/PID/environ` shows.

@@ -228,6 +228,14 @@ impl Daemon {
         Ok(serving)
     }
 
+    /// Starts it with a standard error that is not looked at here. Its socket may come a little later.
+    ///
+    /// # Errors
+    /// What kept it from being started.
+    pub fn start_unheard(self, stderr: impl Into<Stdio>) -> Result<Serving, DaemonError> {
+        self.spawn(work_folder()?, stderr.into())
+    }
+
     /// Starts it, takes the time from before the start until its line that says that it listens, and ends it. With no
     /// more between the two than a pipe.
     ///

@@ -13,14 +13,13 @@ use crate::unshare;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// What ends the process with 1, or with 2 where it was asked for something wrong.
@@ -58,6 +57,8 @@ impl RunError {
 /// Does what the command line says, until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     let strays = unshare::close_strays(given_descriptor(&config.action));
+    // Before anything is written: a log may be longer than the limit that this process was started with.
+    unshare::ignore_file_size_signal()?;
     log::start(config.log)?;
     log::catch_panics();
     if let Err(error) = strays {
@@ -69,8 +70,8 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     match config.action {
         Action::PrintCapabilities => Ok(report::answer(capabilities::JSON).map(|()| ExitCode::SUCCESS)?),
         Action::Policy(command) => Ok(policy::answer(&command)?),
-        Action::Serve(serve) => run_serve(serve, config.log.syslog),
-        Action::Mount(mount) => run_mount(mount),
+        Action::Serve(serve) => run_serve(serve, log::facilities(config.log)),
+        Action::Mount(mount) => run_mount(mount, log::facilities(config.log)),
     }
 }
 
@@ -82,7 +83,7 @@ const fn given_descriptor(action: &Action) -> Option<u16> {
     }
 }
 
-fn run_serve(serve: Serve, syslog: bool) -> Result<ExitCode, RunError> {
+fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let policy = policy(&serve.share)?;
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
@@ -100,7 +101,6 @@ fn run_serve(serve: Serve, syslog: bool) -> Result<ExitCode, RunError> {
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
-    let log = if syslog { Facilities::SYSLOG } else { Facilities::empty() };
     let plan = confine::plan(&serve.share, &policy, alone | log);
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
@@ -123,7 +123,7 @@ fn run_serve(serve: Serve, syslog: bool) -> Result<ExitCode, RunError> {
     Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
 }
 
-fn run_mount(mount: Mount) -> Result<ExitCode, RunError> {
+fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let request = dev_fuse::MountRequest {
         directory: mount.share.directory.clone(),
         mountpoint: mount.mountpoint,
@@ -135,8 +135,8 @@ fn run_mount(mount: Mount) -> Result<ExitCode, RunError> {
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
-    let (walls, lacks) =
-        confine::plan(&mount.share, &policy, Facilities::DEV_FUSE | Facilities::ALONE).for_threads()?;
+    let besides = Facilities::DEV_FUSE | Facilities::ALONE | log;
+    let (walls, lacks) = confine::plan(&mount.share, &policy, besides).for_threads()?;
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
     let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: Seal::new(close) };
@@ -161,11 +161,7 @@ fn threads_by_processors() -> NonZero<u16> {
 
 /// Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once, where the first waits for a
 /// request that the host does not finish. SIGPIPE is already ignored, as in every Rust program.
-///
-/// SIGXFSZ is caught and dropped: where the operator has limited the size of files, a guest that writes past it must
-/// get EFBIG, not end the daemon.
 fn watch_signals(seal: Seal, stop: impl Fn() + Send + 'static) -> io::Result<()> {
-    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let watch = move || {
         if let Err(error) = seal.close(Threads::CONTROL) {

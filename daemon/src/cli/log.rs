@@ -1,14 +1,20 @@
 //! Where messages go: standard error or the system log. The `log` records of libraries come along.
+//!
+//! No message ends or stalls the one who has it: one that cannot be written is lost, and nobody is told.
 
 use super::args::LogLevel;
 use super::config::Log;
+use super::stderr;
 use super::syslog::SystemLog;
+use pinhole_policy::Facilities;
 use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
 
 /// Has a panic say what happened and where, and nothing else: what the standard library would say besides takes system
 /// calls that a thread which serves may not make. What else happens at a panic stays as it is.
-pub(super) fn catch_panics() {
+///
+/// A second panic, in here, would end the process; so nothing here may.
+pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied();
@@ -25,7 +31,7 @@ pub(super) fn catch_panics() {
 ///
 /// # Errors
 /// When it was called before.
-pub(super) fn start(log: Log) -> io::Result<()> {
+pub fn start(log: Log) -> io::Result<()> {
     let level = match log.level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
@@ -34,12 +40,19 @@ pub(super) fn start(log: Log) -> io::Result<()> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let format = tracing_subscriber::fmt().with_max_level(level);
+    // What the library would say of a line that it cannot write, it says by a panic where it cannot write that either.
+    let format = tracing_subscriber::fmt().with_max_level(level).log_internal_errors(false);
     let started = if log.syslog {
         // The system log stamps and labels each line itself.
         format.without_time().with_level(false).with_ansi(false).with_writer(SystemLog::new()).try_init()
     } else {
-        format.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init()
+        format.with_ansi(io::stderr().is_terminal()).with_writer(stderr::get()).try_init()
     };
     started.map_err(io::Error::other)
+}
+
+/// What a thread that has something to say needs of the host besides `write`.
+pub(super) fn facilities(log: Log) -> Facilities {
+    let sends = log.syslog || stderr::get().is_socket();
+    if sends { Facilities::SYSLOG } else { Facilities::empty() }
 }

@@ -151,7 +151,6 @@ pub(super) const ROWS: &[Row] = &[
         &[long(4, Test::Is(0), "to nobody else than it is connected to")],
         "the system log",
     ),
-    row("rt_sigreturn", ALL, any(WRITES), &[], "go on after SIGXFSZ"),
     // A worker's turn.
     row(
         "epoll_pwait",

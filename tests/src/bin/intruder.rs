@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use pinhole::cli::args::LogLevel;
+use pinhole::cli::{config, log};
 use pinhole::host::{
     CacheMode, Config, FileHandles, FileSystem as _, InodeHandle, Passthrough, Seal, Surroundings,
 };
@@ -104,6 +107,8 @@ struct Known {
 
 fn run(words: &[String]) -> Result<String, Failure> {
     let request = parse(words)?;
+    log::start(config::Log { level: LogLevel::Info, syslog: false })?;
+    log::catch_panics();
     keep_mounts_to_itself()?;
     let canary = rustix::fs::open(&request.canary, OFlags::PATH, Mode::empty())?;
     let (handle, _) = InodeHandle::of(canary.as_fd())?;
@@ -141,7 +146,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let seal = Seal::new(move |kind| filters.install(kind));
     let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: seal.clone() };
     let file_handles = if handles { FileHandles::Prefer } else { FileHandles::Never };
-    let host = Arc::new(Passthrough::within(config(&request.share, file_handles), surroundings)?);
+    let host = Arc::new(Passthrough::within(host_config(&request.share, file_handles), surroundings)?);
     seal.close(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
         return Ok(tried(&request, &known));
@@ -160,7 +165,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     })?;
     // Until the thread has said what became of it, and no longer: nobody waits for its end.
     while !thread.is_finished() && !SAID.load(Ordering::Acquire) {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(1));
     }
     Ok(String::new())
 }
@@ -168,7 +173,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
 /// The thread has said what became of its attempt.
 static SAID: AtomicBool = AtomicBool::new(false);
 
-fn config(share: &Path, file_handles: FileHandles) -> Config {
+fn host_config(share: &Path, file_handles: FileHandles) -> Config {
     Config {
         shared_dir: share.to_owned(),
         limits: Limits::default(),
@@ -217,6 +222,11 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             let mount = rustix::fs::openat2(&known.root, c".", flags, Mode::empty(), ResolveFlags::empty())?;
             known.handle.open(mount.as_fd(), OFlags::RDONLY).map(drop)
         }
+        // As in the daemon, where a request that panics is caught, and only it is lost.
+        "panic" => match std::panic::catch_unwind(fail) {
+            Ok(()) => Err(io::Error::other("no panic")),
+            Err(_said) => Ok(()),
+        },
         "exec" => Err(Command::new("/bin/true").exec()),
         "connect" => TcpStream::connect(rest).map(drop),
         "connect-abstract" => UnixStream::connect_addr(&SocketAddr::from_abstract_name(rest)?).map(drop),
@@ -247,6 +257,11 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
         }
         other => Err(io::Error::other(format!("no such attempt: {other}"))),
     }
+}
+
+#[expect(clippy::panic, reason = "it is what is tried")]
+fn fail() {
+    panic!("no harm meant");
 }
 
 fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
