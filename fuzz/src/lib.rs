@@ -8,3 +8,4 @@ mod model_fs;
 pub mod oracle;
 pub mod run;
 pub mod script;
+pub mod window;
