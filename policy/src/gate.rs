@@ -95,7 +95,10 @@ impl<P: Places> ByPlace<'_, P> {
     }
 
     fn refused(&self, demand: Demand<'_>, movement: Option<&Move<'_>>) -> Option<Denied> {
-        let rule = self.rule(demand.place)?;
+        let rule = match self.rule(demand.place) {
+            Ok(rule) => rule,
+            Err(denied) => return Some(denied),
+        };
         if !self.rules.is_hidden(rule) {
             let missing = demand.access.difference(self.rules.access(rule));
             return (!missing.is_empty()).then(|| self.policy.lacks(missing));
@@ -107,10 +110,7 @@ impl<P: Places> ByPlace<'_, P> {
     }
 
     fn moved(&self, movement: &Move<'_>) -> Result<bool, Denied> {
-        let (Some(from), Some(to)) = (self.rule(movement.from), self.rule(movement.to)) else {
-            // A node that there is not: the host says so.
-            return Ok(false);
-        };
+        let (from, to) = (self.rule(movement.from)?, self.rule(movement.to)?);
         let there = self.rules.moves(from, to);
         let back = if movement.exchange { self.rules.moves(to, from) } else { Moves::Freely };
         match there.max(back) {
@@ -120,14 +120,19 @@ impl<P: Places> ByPlace<'_, P> {
         }
     }
 
-    /// The rule at a place; `None`: there is no such place.
-    fn rule(&self, place: Place<'_>) -> Option<RuleId> {
+    /// The rule at a place.
+    ///
+    /// A place that there is not is refused here. Were it left to the host, a guest that asks for the next node before
+    /// there is one, and makes it meanwhile on another queue, would have passed the gate without any rule.
+    fn rule(&self, place: Place<'_>) -> Result<RuleId, Denied> {
+        let gone = |refusal| Denied { missing: Access::empty(), refusal };
+        let node = |node| self.places.node(node).ok_or(gone(Refusal::Stale));
         match place {
-            Place::Share => Some(RuleId::SHARE),
-            Place::Node(node) => self.places.node(node),
-            Place::Handle(handle) => self.places.handle(handle),
-            Place::Child { directory, name } => Some(self.rules.child(self.places.node(directory)?, name)),
-            Place::Unnamed { directory } => Some(self.rules.unnamed(self.places.node(directory)?)),
+            Place::Share => Ok(RuleId::SHARE),
+            Place::Node(id) => node(id),
+            Place::Handle(handle) => self.places.handle(handle).ok_or(gone(Refusal::NotOpen)),
+            Place::Child { directory, name } => Ok(self.rules.child(node(directory)?, name)),
+            Place::Unnamed { directory } => Ok(self.rules.unnamed(node(directory)?)),
         }
     }
 }
@@ -263,8 +268,25 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_there_is_not_is_for_the_host_to_refuse() {
-        assert_eq!(judged(&[(Place::Node(9), Access::WRITE)], None), Ok(false));
+    fn a_place_that_there_is_not_is_refused() {
+        let unnamed = Place::Unnamed { directory: 9 };
+        for place in [Place::Node(9), Place::Node(0), child(9, b"a"), unnamed] {
+            assert_eq!(judged(&[(place, Access::STAT)], None), Err("ESTALE"), "{place:?}");
+        }
+        assert_eq!(judged(&[(Place::Handle(9), Access::READ)], None), Err("EBADF"));
+        let both = [(Place::Handle(4), Access::READ), (Place::Handle(9), Access::WRITE)];
+        assert_eq!(judged(&both, None), Err("EBADF"));
+    }
+
+    #[test]
+    fn nothing_is_moved_from_or_to_a_place_that_there_is_not() {
+        let (there, gone) = (child(1, b"a"), child(9, b"a"));
+        for (from, to) in [(there, gone), (gone, there), (gone, gone), (Place::Node(9), there)] {
+            for exchange in [false, true] {
+                let movement = Some(Move { from, to, exchange });
+                assert_eq!(judged(&[], movement), Err("ESTALE"), "{from:?} {to:?}");
+            }
+        }
     }
 
     #[test]

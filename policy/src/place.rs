@@ -47,7 +47,8 @@ pub struct Move<'a> {
 
 /// Who knows which rule decides at a node: the host's node table.
 pub trait Places {
-    /// The rule of a node; `None`: there is no such node, and the host will say so itself.
+    /// The rule of a node; `None`: there is no such node. One that is made a moment later has a rule of its own, so
+    /// what was asked of none is refused and never carried out.
     fn node(&self, node: u64) -> Option<RuleId>;
     /// The rule of an open handle's node; `None` as above.
     fn handle(&self, handle: u64) -> Option<RuleId>;

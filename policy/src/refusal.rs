@@ -3,6 +3,10 @@
 /// Why the gate said no, and with it the errno that the guest sees. The order is that of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
+    /// No such node, or no longer: ESTALE.
+    Stale,
+    /// No such handle, or no longer: EBADF.
+    NotOpen,
     /// There is a rule that keeps the name from being seen: ENOENT.
     Hidden,
     /// The policy grants no change at all and the operation is one: EROFS.
@@ -23,6 +27,8 @@ impl Refusal {
     /// The errno's name. Never ENOSYS, which a guest takes for an answer for ever.
     pub const fn errno_name(self) -> &'static str {
         match self {
+            Self::Stale => "ESTALE",
+            Self::NotOpen => "EBADF",
             Self::Hidden => "ENOENT",
             Self::ReadOnly => "EROFS",
             Self::NotGranted => "EPERM",

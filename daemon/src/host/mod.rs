@@ -85,6 +85,8 @@ pub struct ListNames {
 /// The errno of a refusal by the policy.
 pub const fn errno_of(refusal: Refusal) -> Errno {
     match refusal {
+        Refusal::Stale => Errno::ESTALE,
+        Refusal::NotOpen => Errno::EBADF,
         Refusal::Hidden => Errno::ENOENT,
         Refusal::ReadOnly => Errno::EROFS,
         Refusal::NotGranted => Errno::EPERM,

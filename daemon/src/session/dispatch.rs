@@ -223,20 +223,20 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// The reads of extended attributes that are granted at a node.
-    fn granted_at(&self, node: NodeId) -> Access {
+    ///
+    /// # Errors
+    /// ESTALE for a node that there is not: what it would grant is not known.
+    fn granted_at(&self, node: NodeId) -> Answer<Access> {
         let granted = match self.policy.paths() {
             None => self.policy.granted(),
-            // A node that there is not: the host says so.
-            Some(rules) => {
-                self.filesystem.node(node.0).map_or(self.policy.reach(), |rule| rules.access(rule))
-            }
+            Some(rules) => rules.access(self.filesystem.node(node.0).ok_or(Errno::ESTALE)?),
         };
-        granted & (Access::XATTR_READS | Access::ACL_READ)
+        Ok(granted & (Access::XATTR_READS | Access::ACL_READ))
     }
 
     fn list_xattr(&self, header: &Header<'_>, list: ListXattr, scratch: &mut Scratch) -> Answer<Outcome> {
         scratch.body.clear();
-        let names = ListNames { size: list.size, readable: self.granted_at(header.node) };
+        let names = ListNames { size: list.size, readable: self.granted_at(header.node)? };
         let len = self.filesystem.list_xattr(self.permit(header, names)?, &mut scratch.body)?;
         Ok(if list.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
     }

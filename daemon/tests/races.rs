@@ -1,0 +1,227 @@
+//! What a guest gains by using two queues at once: the gate looks before the host acts, and what one queue asks for is
+//! made, moved or released by the other in between. Each test races for a while and must never win.
+#![cfg(test)]
+
+use pinhole::host::{
+    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough, errno_of,
+};
+use pinhole_policy::{Gated, Policy};
+use pinhole_protocol::{
+    self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,
+    OpenFlags, Release, SetAttr,
+};
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Without what each test is about, the guest wins within milliseconds.
+const LONG: Duration = Duration::from_secs(1);
+
+/// A key that is given out again has the next generation (`host/table.rs`): a guest can tell what it will be.
+const GENERATION: u64 = 1 << 32;
+
+/// A share under a policy, with a directory `ro` and a file in it.
+struct Share {
+    policy: Policy,
+    host: Passthrough,
+    directory: TempDir,
+}
+
+impl Share {
+    fn new(policy: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("ro")).unwrap();
+        std::fs::create_dir(directory.path().join("ro/d")).unwrap();
+        std::fs::write(directory.path().join("ro/file"), "x").unwrap();
+        let policy = Policy::parse(policy).unwrap();
+        let config = Config {
+            shared_dir: directory.path().to_owned(),
+            cache: CacheMode::Auto,
+            direct_io: false,
+            xattr: false,
+            posix_acl: false,
+            announce_submounts: true,
+            preserve_noatime: false,
+            file_handles: FileHandles::Prefer,
+            descriptors_max: 1000,
+            limits: *policy.limits(),
+            rules: policy.paths().cloned(),
+        };
+        Self { host: Passthrough::new(config).unwrap(), policy, directory }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    /// Through the gate, as the session does it.
+    fn permit<'a, T>(&self, node: NodeId, operation: T) -> Result<Allowed<'a, T>, Errno>
+    where
+        Call<'a, T>: Gated,
+    {
+        let caller = Caller { uid: 0, gid: 0, groups: None };
+        let call = Call { node, caller, operation };
+        self.policy.permit(call, &self.host).map_err(|denied| errno_of(denied.refusal))
+    }
+
+    fn look_up(&self, parent: NodeId, name: &str) -> Result<Entry, Errno> {
+        with_name(name, |name| self.host.lookup(self.permit(parent, Lookup { name })?))
+    }
+
+    fn find(&self, path: &str) -> NodeId {
+        path.split('/').fold(NodeId::ROOT, |node, name| self.look_up(node, name).unwrap().node)
+    }
+
+    fn forget(&self, node: NodeId) {
+        self.host.forget(self.permit(node, Forget { count: u64::MAX }).unwrap());
+    }
+
+    fn set_mode(&self, node: NodeId) -> Result<(), Errno> {
+        let set = SetAttr {
+            handle: None,
+            mode: Some(0o777),
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: None,
+            ctime: None,
+            lock_owner: None,
+            kill_suidgid: false,
+        };
+        self.host.set_attr(self.permit(node, set)?).map(drop)
+    }
+
+    fn mk_dir(&self, parent: NodeId, name: &str) -> Result<(), Errno> {
+        with_name(name, |name| {
+            self.host.mk_dir(self.permit(parent, MkDir { name, mode: 0o755, umask: 0 })?).map(drop)
+        })
+    }
+
+    fn rename(&self, from: (NodeId, &str), to: (NodeId, &str)) -> Result<(), Errno> {
+        with_name(from.1, |name| {
+            with_name(to.1, |new_name| {
+                let flags = protocol::RenameFlags::empty();
+                let rename = protocol::Rename { name, new_directory: to.0, new_name, flags };
+                self.host.rename(self.permit(from.0, rename)?)
+            })
+        })
+    }
+
+    fn open(&self, node: NodeId, flags: u32) -> Result<Handle, Errno> {
+        let flags = OpenFlags::from_bits_retain(flags);
+        Ok(self.host.open(self.permit(node, Open { flags, kill_suidgid: false })?)?.handle)
+    }
+
+    fn fsync(&self, handle: Handle) -> Result<(), Errno> {
+        let fsync = protocol::Fsync { handle, flags: FsyncFlags::DATASYNC };
+        self.host.fsync(self.permit(NodeId::ROOT, fsync)?)
+    }
+
+    fn release(&self, handle: Handle) -> Result<(), Errno> {
+        let lock_owner = LockOwner(0);
+        let release =
+            Release { handle, flags: OpenFlags::empty(), flush: false, flock_unlock: false, lock_owner };
+        self.host.release(self.permit(NodeId::ROOT, release)?, Pace::Patient)
+    }
+}
+
+fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
+    let text = CString::new(text).unwrap();
+    then(Name::parse(&text).unwrap())
+}
+
+/// One queue repeats `ask` for the key that the other will be given next: `give_out` lets that be given out and taken
+/// back, and says which it was. How often the first succeeded; what it gets otherwise must be one of `refusals`.
+fn wins(
+    first: u64,
+    refusals: &[Errno],
+    ask: impl Fn(u64) -> Result<(), Errno> + Sync,
+    give_out: impl Fn() -> u64,
+) -> u64 {
+    let (next, over, won) = (AtomicU64::new(first), AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                match ask(next.load(Ordering::Relaxed)) {
+                    Ok(()) => drop(won.fetch_add(1, Ordering::Relaxed)),
+                    Err(errno) => assert!(refusals.contains(&errno), "{errno:?}"),
+                }
+            }
+        });
+        let began = Instant::now();
+        while began.elapsed() < LONG && won.load(Ordering::Relaxed) == 0 {
+            let given = give_out();
+            assert_eq!(given, next.load(Ordering::Relaxed), "the guest can tell what comes next");
+            next.store(given + GENERATION, Ordering::Relaxed);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    won.into_inner()
+}
+
+/// Looking and reading, and nothing that changes anything.
+const READ_ONLY: &str = r#"
+    [[path]]
+    match = "/ro/**"
+    access = ["lookup", "stat", "read", "list"]
+"#;
+
+/// Nothing is asked of a node before there is one: what it would grant is not known.
+fn no_wins_at(path: &str, refusals: &[Errno], ask: impl Fn(&Share, NodeId) -> Result<(), Errno> + Sync) {
+    let share = Share::new(READ_ONLY);
+    let (directory, name) = path.rsplit_once('/').unwrap();
+    let directory = share.find(directory);
+    let node = share.look_up(directory, name).unwrap().node;
+    assert_eq!(ask(&share, node), Err(Errno::EPERM), "the plain way is refused");
+    share.forget(node);
+    let give_out = || {
+        let node = share.look_up(directory, name).unwrap().node;
+        share.forget(node);
+        node.0
+    };
+    assert_eq!(wins(node.0 + GENERATION, refusals, |node| ask(&share, NodeId(node)), give_out), 0);
+}
+
+#[test]
+fn a_file_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
+    no_wins_at("ro/file", &[Errno::EPERM, Errno::ESTALE], Share::set_mode);
+}
+
+#[test]
+fn a_directory_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
+    let refusals = [Errno::EPERM, Errno::ESTALE];
+    no_wins_at("ro/d", &refusals, |share, node| share.mk_dir(node, "new"));
+    no_wins_at("ro/d", &refusals, |share, node| share.rename((NodeId::ROOT, "none"), (node, "new")));
+    no_wins_at("ro/d", &refusals, |share, node| share.rename((node, "none"), (NodeId::ROOT, "new")));
+}
+
+#[test]
+fn a_handle_is_good_for_nothing_before_it_is_given_out() {
+    let share = Share::new(READ_ONLY);
+    let file = share.find("ro/file");
+    let handle = share.open(file, 0).unwrap();
+    assert_eq!(share.fsync(handle), Err(Errno::EPERM), "the plain way is refused");
+    share.release(handle).unwrap();
+    let give_out = || {
+        let handle = share.open(file, 0).unwrap();
+        share.release(handle).unwrap();
+        handle.0
+    };
+    let refusals = [Errno::EPERM, Errno::EBADF];
+    let ask = |handle| share.fsync(Handle(handle));
+    assert_eq!(wins(handle.0 + GENERATION, &refusals, ask, give_out), 0);
+}
+
+#[test]
+fn the_plain_way_works_where_it_is_granted() {
+    let share = Share::new("[[path]]\nmatch = \"/other\"\naccess = []\n");
+    share.set_mode(share.find("ro/file")).unwrap();
+    share.mk_dir(share.find("ro/d"), "new").unwrap();
+    assert!(share.path("ro/d/new").is_dir());
+    let handle = share.open(share.find("ro/file"), 0).unwrap();
+    share.fsync(handle).unwrap();
+    share.release(handle).unwrap();
+}
