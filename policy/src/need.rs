@@ -17,8 +17,8 @@ bitflags! {
         const SUBMOUNTS = 1 << 3;
         /// There are no threads for requests that wait: a worker waits for its own.
         const ALONE = 1 << 4;
-        /// Messages go to the system log.
-        const SYSLOG = 1 << 5;
+        /// Messages go to a socket: standard error as systemd gives it.
+        const LOG_SOCKET = 1 << 5;
         /// O_DIRECT of the guest reaches the host's files.
         const DIRECT_IO = 1 << 6;
         /// O_NOATIME of the guest reaches the host's files.

@@ -12,7 +12,8 @@ use pinhole_tests::frontend::{
     Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
     QUEUE_LEN, Setup, Shape,
 };
-use rustix::process::Signal;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -221,6 +222,26 @@ fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
         // What was taken was answered whole, in order, and nothing was half answered.
         while let Some(used) = queue.take_used(memory).unwrap() {
             assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY).unwrap());
+        }
+    }
+}
+
+/// Whoever is impatient sends it again: that is the second end, and never one by the filter of whichever thread the
+/// signal happened to come to.
+#[test]
+fn signals_that_come_at_once_end_it_in_order() {
+    for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
+        for _ in 0..10 {
+            let (_folder, mut daemon) = Bench::serve(&["--keep-listening", sandbox]).unwrap();
+            let _guest = visit(&daemon).unwrap();
+            let process = i32::try_from(daemon.serving_id()).ok().and_then(Pid::from_raw).unwrap();
+            for signal in [Signal::TERM, Signal::INT, Signal::TERM, Signal::INT] {
+                // It may have ended by the first.
+                let sent = rustix::process::kill_process(process, signal);
+                assert!(sent.is_ok() || sent == Err(Errno::SRCH), "{sent:?}");
+            }
+            let status = daemon.wait_at_most(Duration::from_secs(20)).unwrap().expect("it ends");
+            assert!(matches!(status.code(), Some(0 | 130 | 143)), "{status}: {}", daemon.stderr());
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
-use super::{capabilities, confine, descriptors, group, log, report};
+use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::host::{self, Passthrough, Seal, Surroundings};
 use crate::limits;
 use crate::sandbox::{SandboxError, Side};
@@ -13,8 +13,6 @@ use crate::unshare;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::RawFd;
@@ -70,8 +68,8 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     match config.action {
         Action::PrintCapabilities => Ok(report::answer(capabilities::JSON).map(|()| ExitCode::SUCCESS)?),
         Action::Policy(command) => Ok(policy::answer(&command)?),
-        Action::Serve(serve) => run_serve(serve, log::facilities(config.log)),
-        Action::Mount(mount) => run_mount(mount, log::facilities(config.log)),
+        Action::Serve(serve) => run_serve(serve, log::facilities()),
+        Action::Mount(mount) => run_mount(mount, log::facilities()),
     }
 }
 
@@ -112,10 +110,11 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     };
     listener.leave_name();
     let (surroundings, seal) = confine::surroundings(inside.confine()?);
+    signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let stop = vhost_user::Stop::new()?;
     let on_signal = stop.clone();
-    watch_signals(seal.clone(), move || on_signal.request())?;
+    signals::watch(seal.clone(), move || on_signal.request())?;
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     seal.close(Threads::CONTROL)?;
     // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
@@ -140,10 +139,11 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
     let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: Seal::new(close) };
+    signals::hold()?;
     let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
-    watch_signals(Seal::open(), move || stop.stop())?;
+    signals::watch(Seal::open(), move || stop.stop())?;
     Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 
@@ -157,29 +157,6 @@ fn threads_by_processors() -> NonZero<u16> {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = u16::try_from(processors).unwrap_or(u16::MAX).min(limits::MOUNT_THREADS_DEFAULT_MAX);
     NonZero::new(threads).unwrap_or(NonZero::<u16>::MIN)
-}
-
-/// Calls `stop` at the first SIGTERM or SIGINT; a second one ends the process at once, where the first waits for a
-/// request that the host does not finish. SIGPIPE is already ignored, as in every Rust program.
-fn watch_signals(seal: Seal, stop: impl Fn() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let watch = move || {
-        if let Err(error) = seal.close(Threads::CONTROL) {
-            tracing::error!(%error, "the thread for signals cannot be prepared");
-            stop();
-            return;
-        }
-        let mut signals = signals.forever();
-        if signals.next().is_some() {
-            stop();
-        }
-        for signal in signals {
-            if let Err(error) = signal_hook::low_level::emulate_default_handler(signal) {
-                tracing::error!(%error, signal, "cannot end at once");
-            }
-        }
-    };
-    std::thread::Builder::new().name("pinhole-signals".to_owned()).spawn(watch).map(drop)
 }
 
 fn policy(share: &Share) -> Result<Policy, PolicyFileError> {

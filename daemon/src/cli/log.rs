@@ -52,7 +52,6 @@ pub fn start(log: Log) -> io::Result<()> {
 }
 
 /// What a thread that has something to say needs of the host besides `write`.
-pub(super) fn facilities(log: Log) -> Facilities {
-    let sends = log.syslog || stderr::get().is_socket();
-    if sends { Facilities::SYSLOG } else { Facilities::empty() }
+pub(super) fn facilities() -> Facilities {
+    if stderr::get().is_socket() { Facilities::LOG_SOCKET } else { Facilities::empty() }
 }

@@ -13,6 +13,7 @@ mod group;
 pub mod log;
 pub mod policy;
 mod report;
+mod signals;
 mod stderr;
 mod syslog;
 mod usage;

@@ -14,6 +14,8 @@ const UNIQUE_AT: usize = 8;
 
 /// Where the caller's user and group stand in a message.
 const CALLER_AT: usize = 24;
+/// Of the length of what extends the request, in units of eight bytes.
+const EXTENSIONS_AT: usize = 36;
 
 /// The opcodes of `linux/fuse.h`, by their kernel names.
 #[expect(missing_docs, reason = "the kernel's names")]
@@ -118,6 +120,21 @@ impl Frame {
     pub fn caller(mut self, user: u32, group: u32) -> Self {
         put(&mut self.0, CALLER_AT, &user.to_le_bytes());
         put(&mut self.0, CALLER_AT + 4, &group.to_le_bytes());
+        self
+    }
+
+    /// With these supplementary groups, as one extension behind everything else (`FUSE_EXT_GROUPS`).
+    #[must_use]
+    pub fn groups(mut self, groups: &[u32]) -> Self {
+        const EXT_GROUPS: u32 = 32;
+        let begin = self.0.len();
+        let len = (12 + 4 * groups.len()).next_multiple_of(8);
+        let count = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        self = self.u32(u32::try_from(len).unwrap_or(u32::MAX)).u32(EXT_GROUPS).u32(count);
+        self = groups.iter().fold(self, |frame, group| frame.u32(*group));
+        self.0.resize(begin + len, 0);
+        let words = u16::try_from(len / 8).unwrap_or(u16::MAX);
+        put(&mut self.0, EXTENSIONS_AT, &words.to_le_bytes());
         self
     }
 
