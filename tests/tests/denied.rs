@@ -2,6 +2,7 @@
 //! hearing of it? The daemon runs under strace: for a refused request it may be woken and interrupt the guest, no more.
 #![cfg(test)]
 
+#[expect(dead_code, reason = "other tests use the rest of it")]
 mod traced;
 
 use pinhole_policy::{Access, Policy, Profile};

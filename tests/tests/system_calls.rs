@@ -3,6 +3,7 @@
 //! before it, its own one call and the interrupt behind it, and nothing else.
 #![cfg(test)]
 
+#[expect(dead_code, reason = "other tests use the rest of it")]
 mod traced;
 
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, WRITE};

@@ -123,9 +123,20 @@ impl Scene {
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    /// From now on whoever asks the mount waits.
+    /// From now on whoever asks the mount waits: the signal alone only asks its threads to stop.
     fn stall(&self) {
         self.signal_server(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.server.id());
+        let stopped = |thread: fs::DirEntry| {
+            // A thread that has ended answers nobody either.
+            let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        let began = Instant::now();
+        while !fs::read_dir(&threads).unwrap().all(|thread| stopped(thread.unwrap())) {
+            assert!(began.elapsed() < THREADS_LIMIT, "the mount does not stop");
+            std::thread::yield_now();
+        }
     }
 
     fn go_on(&self) {
