@@ -82,6 +82,13 @@ fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
         ("--shared-dir DIR --socket-path SOCK --log-level loud", "--log-level"),
         ("--shared-dir DIR --socket-path SOCK --sandbox sand", "--sandbox"),
         ("--shared-dir DIR --socket-path SOCK --seccomp maybe", "--seccomp"),
+        ("--shared-dir DIR --socket-path SOCK --sandbox chroot --require namespace", "--require namespace"),
+        (
+            "--shared-dir DIR --socket-path SOCK --sandbox none --require landlock,namespace",
+            "--require namespace",
+        ),
+        ("mount DIR DIR --require namespace", "--require namespace"),
+        ("mount DIR DIR --uid-map :0:0:1:", "--uid-map"),
         ("--shared-dir DIR --socket-path SOCK --xattrmap :map::user.virtiofs.:", "--xattrmap"),
         ("--shared-dir DIR --socket-path SOCK --security-label", "--security-label"),
         ("--shared-dir DIR --socket-path SOCK --uid-map 0:1:2", "--uid-map"),
@@ -240,6 +247,10 @@ fn help_and_version_are_answers_and_not_errors() {
         assert!(long.stdout.contains(text), "{text}");
     }
     assert!(place.run("--version").stdout.starts_with("pinhole "));
+    let mount = place.run("mount --help").stdout;
+    for refused in ["--sandbox", "--uid-map", "--gid-map"] {
+        assert!(long.stdout.contains(refused) && !mount.contains(refused), "{refused}");
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ Examples:
     mount -t virtiofs data /mnt
 
   A read-only root file system that nobody changes meanwhile:
-    pinhole --shared-dir /srv/root --socket-path /run/root.sock --readonly --cache always
+    pinhole --shared-dir /srv/root --socket-path /run/root.sock --profile rootfs --cache always
 
   One that only its own rules let anything be done to:
     pinhole --shared-dir /srv/web --socket-path /run/web.sock --policy /etc/pinhole/web.toml
@@ -62,7 +62,7 @@ Examples:
 Exit status:
   0  the VMM went away, or SIGTERM or SIGINT asked for the end
   1  something on the host failed; the last line on standard error says what
-  2  the command line is wrong; one line says what is right
+  2  the command line or the policy file is wrong; one line says what is right
 
 Options of virtiofsd that are refused, because leaving them out would change what is shared:
   --xattrmap --security-label=auto|always --translate-uid --translate-gid --migration-*";
@@ -77,6 +77,10 @@ pub enum Command {
     ///
     /// Stays in the foreground and prints `Mounted DIR on MOUNTPOINT` when it is there; SIGTERM, SIGINT and
     /// `umount MOUNTPOINT` end it. Root mounts by itself; other users need `fusermount3` (package fuse3).
+    // What parts the process from the host is refused here, with the reason.
+    #[command(mut_arg("sandbox", |option| option.hide(true)))]
+    #[command(mut_arg("uid_map", |option| option.hide(true)))]
+    #[command(mut_arg("gid_map", |option| option.hide(true)))]
     Mount(Box<MountArgs>),
     /// Explain policies: what a guest may do, and what that needs of the host.
     #[command(arg_required_else_help = false)]
@@ -204,6 +208,9 @@ pub struct ShareArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "profile", help_heading = "Share")]
     pub policy: Option<PathBuf>,
     /// Refuse every change: the guest gets EROFS. Takes from the profile or the policy what changes anything.
+    ///
+    /// --profile rootfs is narrower: of what changes nothing it leaves out fsync and locks, which a tree to run programs
+    /// from does not need, and it lets `security.*` attributes be read, which programs with file capabilities do.
     #[arg(long, help_heading = "Share")]
     pub readonly: bool,
     /// Serve extended attributes.

@@ -4,7 +4,7 @@ use super::args;
 use super::build::RunError;
 use super::config::Share;
 use crate::host::{Seal, Surroundings};
-use crate::sandbox::{Confined, Ended, Isolation, Keeper, Plan, Walls};
+use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, Walls};
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Limits, Policy};
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan 
         id_maps: share.walls.id_maps.clone(),
         share: share.directory.clone(),
         reach: policy.reach(),
+        read_only: policy.is_read_only(),
         facilities: facilities(share) | throttle(policy.limits()) | besides,
         capabilities: share.walls.capabilities,
         forbidden: share.walls.forbidden,
@@ -71,7 +72,7 @@ pub(super) fn surroundings(confined: Confined) -> (Surroundings, Seal) {
 }
 
 /// Says what of the walls this host does not have.
-pub(super) fn say(lacks: &[String]) {
+pub(super) fn say(lacks: &[Lack]) {
     for lack in lacks {
         tracing::warn!("sandbox: {lack}");
     }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 /// Options about the walls around the process, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
 pub struct WallArgs {
-    /// How the process is parted from the rest of the host [default: namespace; of `mount`: none].
+    /// How the process is parted from the rest of the host [default: namespace].
     ///
     /// namespace: namespaces of its own, whose root directory is the share, read-only where nothing may be changed; the
     /// process that was started stays outside and waits for the end of the one inside. Root needs no more; another user
@@ -25,6 +25,8 @@ pub struct WallArgs {
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Walls")]
     pub modcaps: Option<String>,
     /// Walls without which nothing is served; without it, what the host does not have is said at the start.
+    ///
+    /// A wall that has less than it could have on a newer host is missing, too. `mount` has no namespace.
     #[arg(long, value_name = "WALL", value_enum, value_delimiter = ',', help_heading = "Walls")]
     pub require: Vec<Wall>,
     /// Users of the host in the user namespace, `:namespace_id:host_id:count:` [default: the own user as itself].
@@ -116,6 +118,12 @@ impl Walls {
                 Wall::Seccomp => sandbox::Walls::SECCOMP,
             }
         });
+        if required.contains(sandbox::Walls::NAMESPACE) && isolation != Isolation::Namespace {
+            return Err(wall(
+                "--require namespace",
+                "this share has none, by --sandbox or by its kind".to_owned(),
+            ));
+        }
         let enforced = matches!(forbidden, sandbox::OnForbidden::Kill | sandbox::OnForbidden::Trap);
         if required.contains(sandbox::Walls::SECCOMP) && !enforced {
             return Err(wall("--require seccomp", "--seccomp log and none hold nothing".to_owned()));

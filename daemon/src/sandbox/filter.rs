@@ -44,7 +44,7 @@ struct Programs {
 }
 
 impl Filters {
-    /// Filters for what a policy grants anywhere. `explicit`: for another architecture than this one, in tests.
+    /// Filters for what a policy grants anywhere, on this architecture.
     ///
     /// # Errors
     /// [`SandboxError::Filter`] where this architecture has no table.
@@ -190,10 +190,15 @@ mod tests {
 
     const BOTH: [Architecture; 2] = [Architecture::X86, Architecture::Arm];
 
+    /// Calls that x86-64 alone has; elsewhere the C library makes another one that is in the table, too.
+    const OF_X86: [&str; 1] = ["epoll_wait"];
+
     #[test]
     fn every_call_of_the_table_has_a_number() {
         for row in host_calls::ROWS.iter().chain(host_calls::ANSWERED) {
-            assert!(BOTH.iter().any(|place| place.number(row.call).is_some()), "{}", row.call);
+            assert!(Architecture::X86.number(row.call).is_some(), "{}", row.call);
+            let is_of_x86 = OF_X86.contains(&row.call);
+            assert_ne!(Architecture::Arm.number(row.call).is_some(), is_of_x86, "{}", row.call);
         }
     }
 

@@ -4,7 +4,7 @@
 //! What Landlock does not look at: attributes and what changes them (mode, owner, times, extended attributes), and
 //! O_PATH descriptors. Those are left to the read-only mount and to the filters.
 
-use super::{Plan, SandboxError, Walls};
+use super::{Lack, Plan, Walls};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, Erratum, LandlockStatus, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
@@ -15,8 +15,14 @@ use std::os::fd::BorrowedFd;
 /// The newest that is known here; the kernel takes of it what it has.
 const NEWEST: ABI = ABI::V9;
 
-/// From here on it covers all that is meant in the first paragraph.
-const WHOLE: ABI = ABI::V6;
+/// What is meant in the first paragraph, by the version with which it came. The first has the rest, and without the
+/// second no policy that renames can be enforced at all.
+const CAME: [(ABI, &str); 4] = [
+    (ABI::V3, "truncation"),
+    (ABI::V4, "the network"),
+    (ABI::V5, "ioctl on devices"),
+    (ABI::V6, "signals and abstract sockets"),
+];
 
 /// A share's ruleset.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +47,34 @@ impl Rules {
         Self { handled, granted: granted & handled, opens }
     }
 
-    /// Whether opening a file for its data is looked at.
-    pub(super) const fn cover_opening(&self) -> bool {
-        self.opens
+    /// What they do not cover where the host has done this with them.
+    pub(super) fn lack(&self, status: LandlockStatus) -> Option<Lack> {
+        let why = match status {
+            LandlockStatus::NotImplemented => "no Landlock: this kernel has none".to_owned(),
+            LandlockStatus::NotEnabled => {
+                "no Landlock: it is not enabled, or too old for this policy".to_owned()
+            }
+            LandlockStatus::Available { effective_abi, .. } => {
+                let late = CAME.iter().filter(|(version, _)| *version > effective_abi);
+                let late: Vec<_> = late.map(|(version, what)| format!("{what} ({version:?})")).collect();
+                if !late.is_empty() {
+                    format!("Landlock is at {effective_abi:?}, without {}", late.join(", "))
+                } else if self.opens {
+                    return None;
+                } else {
+                    "Landlock leaves opening files alone, for the sake of file handles; --inode-file-handles=never"
+                        .to_owned()
+                        + " or a newer kernel with --sandbox namespace has both"
+                }
+            }
+        };
+        Some(Lack::of(Walls::LANDLOCK, why))
+    }
+
+    /// What enforcing them comes to, tried on a thread of its own, which ends with that.
+    pub(super) fn tried(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
+        let outcome = std::thread::scope(|scope| scope.spawn(|| self.enforce(share)).join());
+        outcome.map_err(|_panic| "the try has failed".to_owned())?.map_err(|error| error.to_string())
     }
 
     /// Puts them on the calling thread, and on those that it starts.
@@ -63,45 +94,6 @@ impl Rules {
             (_, landlock) => landlock,
         })
     }
-}
-
-/// Enforces them on this process, and says what is missing.
-pub(super) fn enforce(
-    plan: &Plan,
-    (share, own_mount): (BorrowedFd<'_>, bool),
-    lacks: &mut Vec<String>,
-) -> Result<(), SandboxError> {
-    let rules = Rules::of(plan, own_mount);
-    let status = rules.enforce(share).map_err(|error| SandboxError::Landlock(error.to_string()))?;
-    let missing = match status {
-        LandlockStatus::Available { effective_abi, .. } if effective_abi >= WHOLE => None,
-        LandlockStatus::Available { effective_abi, .. } => {
-            let version = effective_abi;
-            Some(format!(
-                "Landlock has version {version:?}: truncation (3), network (4), signals (6) are of later ones"
-            ))
-        }
-        LandlockStatus::NotEnabled => {
-            Some("no Landlock: it is not enabled, or too old for this policy".to_owned())
-        }
-        LandlockStatus::NotImplemented => Some("no Landlock: this kernel has none".to_owned()),
-    };
-    if let Some(why) = missing {
-        if plan.required.contains(Walls::LANDLOCK) {
-            return Err(SandboxError::Required { wall: "landlock", why });
-        }
-        lacks.push(why);
-    } else if !rules.cover_opening() {
-        let why =
-            "Landlock leaves opening files alone, for the sake of file handles; --inode-file-handles=never"
-                .to_owned()
-                + " or a newer kernel with --sandbox namespace has both";
-        if plan.required.contains(Walls::LANDLOCK) {
-            return Err(SandboxError::Required { wall: "landlock", why });
-        }
-        lacks.push(why);
-    }
-    Ok(())
 }
 
 /// The right of this name in the kernel's header.
@@ -128,6 +120,30 @@ fn right(name: &str) -> Option<AccessFs> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_version_lacks_what_came_after_it() {
+        let rules = |opens| Rules { handled: BitFlags::empty(), granted: BitFlags::empty(), opens };
+        let lack = |effective_abi| {
+            let status = LandlockStatus::Available { effective_abi, kernel_abi: None };
+            rules(true).lack(status).map(|lack| lack.to_string()).unwrap_or_default()
+        };
+        assert_eq!(
+            lack(ABI::V2),
+            "Landlock is at V2, without truncation (V3), the network (V4), ioctl on devices (V5), \
+             signals and abstract sockets (V6)"
+        );
+        assert_eq!(lack(ABI::V5), "Landlock is at V5, without signals and abstract sockets (V6)");
+        assert_eq!([lack(ABI::V6), lack(NEWEST)], ["", ""]);
+        let whole = LandlockStatus::Available { effective_abi: NEWEST, kernel_abi: None };
+        for (opens, status) in
+            [(false, whole), (true, LandlockStatus::NotEnabled), (true, LandlockStatus::NotImplemented)]
+        {
+            let lack = rules(opens).lack(status).unwrap();
+            let refused = lack.judge(Walls::LANDLOCK).unwrap_err().to_string();
+            assert!(refused.starts_with("--require landlock: "), "{refused}");
+        }
+    }
 
     #[test]
     fn every_right_of_the_table_is_one_of_landlocks() {

@@ -9,6 +9,7 @@
 mod filter;
 mod id_maps;
 mod keeper;
+mod lack;
 mod landlock;
 mod namespaces;
 mod privileges;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 pub use filter::{Filters, OnForbidden};
 pub use id_maps::{IdMap, IdMapError, IdMaps};
 pub use keeper::{Ended, Keeper};
+pub use lack::Lack;
 pub use privileges::{CapabilityChanges, CapabilityError};
 
 /// How the process is parted from the rest of the host.
@@ -63,6 +65,8 @@ pub struct Plan {
     pub share: PathBuf,
     /// What the policy grants anywhere.
     pub reach: Access,
+    /// Whether nothing may be changed anywhere in the share.
+    pub read_only: bool,
     /// What the command line switches on.
     pub facilities: Facilities,
     /// What is kept besides, or dropped besides, what the policy's table says.
@@ -83,11 +87,6 @@ impl Plan {
         self.walls.contains(wall)
     }
 
-    /// Whether nothing may be changed anywhere in the share.
-    pub(crate) const fn is_read_only(&self) -> bool {
-        !self.reach.intersects(Access::MUTATIONS)
-    }
-
     /// Whether the shared directory is there.
     ///
     /// # Errors
@@ -104,8 +103,12 @@ impl Plan {
     /// What could not be had, with the option that does without it.
     pub fn isolate(self) -> Result<Side, SandboxError> {
         let isolation = if self.builds(Walls::NAMESPACE) { self.isolation } else { Isolation::None };
-        if isolation == Isolation::None && self.required.contains(Walls::NAMESPACE) {
-            return Err(SandboxError::Required { wall: "namespace", why: "--sandbox none".to_owned() });
+        // Here, because the ways without namespaces are no lack of the host's, and are not told of as one.
+        match isolation {
+            Isolation::Namespace => {}
+            Isolation::Chroot | Isolation::None => {
+                self.judge(&[Lack::of(Walls::NAMESPACE, "this way of --sandbox has none")])?;
+            }
         }
         namespaces::isolate(self, isolation)
     }
@@ -127,7 +130,7 @@ pub struct Inside {
     places: Places,
     /// The share's mount begins at the share itself.
     own_mount: bool,
-    lacks: Vec<String>,
+    lacks: Vec<Lack>,
     /// Ends when the keeper listens to signals.
     heard: PipeReader,
 }
@@ -148,8 +151,8 @@ pub struct Confined {
     pub places: Places,
     /// What each thread installs before it serves, by its kind.
     pub filters: Filters,
-    /// What could not be had, in words.
-    pub lacks: Vec<String>,
+    /// What could not be had, and may be missing.
+    pub lacks: Vec<Lack>,
 }
 
 impl Inside {
@@ -160,13 +163,16 @@ impl Inside {
     pub fn confine(self) -> Result<Confined, SandboxError> {
         let Self { plan, places, own_mount, mut lacks, mut heard } = self;
         // Whoever hears that this serves may send a signal to the keeper at once.
-        heard.read_to_end(&mut Vec::new()).map_err(|source| SandboxError::Fork { source })?;
+        heard.read_to_end(&mut Vec::new()).map_err(no_second("it does not say that it listens"))?;
         drop(heard);
         let filters = plan.filters()?;
         privileges::drop_rights(&plan, &mut lacks)?;
         if plan.builds(Walls::LANDLOCK) {
-            landlock::enforce(&plan, (places.root.as_fd(), own_mount), &mut lacks)?;
+            let rules = landlock::Rules::of(&plan, own_mount);
+            let status = rules.enforce(places.root.as_fd());
+            lacks.extend(rules.lack(status.map_err(|error| SandboxError::Landlock(error.to_string()))?));
         }
+        plan.judge(&lacks)?;
         namespaces::die_with_keeper()?;
         Ok(Confined { places, filters, lacks })
     }
@@ -187,13 +193,23 @@ impl Plan {
     ///
     /// # Errors
     /// As for [`Inside::confine`].
-    pub fn for_threads(&self) -> Result<(ThreadWalls, Vec<String>), SandboxError> {
+    pub fn for_threads(&self) -> Result<(ThreadWalls, Vec<Lack>), SandboxError> {
         let mut lacks = Vec::new();
         privileges::keep_for_mounting(self, &mut lacks)?;
         let places = namespaces::in_place(self)?;
         let rules = self.builds(Walls::LANDLOCK).then(|| landlock::Rules::of(self, false));
-        let share = places.root.try_clone().map_err(|source| SandboxError::Fork { source })?;
+        let lost = |source| SandboxError::Share { path: self.share.clone(), source };
+        let share = places.root.try_clone().map_err(lost)?;
+        if let Some(rules) = &rules {
+            lacks.extend(rules.lack(rules.tried(share.as_fd()).map_err(SandboxError::Landlock)?));
+        }
+        self.judge(&lacks)?;
         Ok((ThreadWalls { places, share, rules, filters: self.filters()? }, lacks))
+    }
+
+    /// Whether what the host does not have may be missing.
+    fn judge(&self, lacks: &[Lack]) -> Result<(), SandboxError> {
+        lacks.iter().try_for_each(|lack| lack.judge(self.required))
     }
 }
 
@@ -221,6 +237,11 @@ impl ThreadWalls {
     }
 }
 
+/// For what is needed to have a second process.
+fn no_second(what: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::SecondProcess { what, source }
+}
+
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -239,8 +260,10 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// A second process cannot be had.
-    #[error("cannot part into two processes: {source}")]
-    Fork {
+    #[error("cannot part into two processes: {what}: {source}")]
+    SecondProcess {
+        /// What was tried.
+        what: &'static str,
         /// What the host says.
         source: io::Error,
     },
@@ -284,7 +307,7 @@ pub enum SandboxError {
     #[error("--require {wall}: {why}")]
     Required {
         /// Its name, as `--require` has it.
-        wall: &'static str,
+        wall: String,
         /// What keeps it.
         why: String,
     },

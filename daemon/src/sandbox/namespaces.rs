@@ -5,7 +5,7 @@
 //! nowhere, is enough, and there is no way up from it.
 
 use super::keeper::Keeper;
-use super::{Inside, Isolation, Places, Plan, SandboxError, Side};
+use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second};
 use crate::unshare::{self, Forked, MountTraits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -34,26 +34,27 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
         && (!rustix::process::geteuid().is_root() || plan.id_maps.are_given());
     let own = rustix::process::getpid();
     let keeper = rustix::process::pidfd_open(own, PidfdFlags::empty());
-    let keeper = keeper.map_err(|error| SandboxError::Fork { source: error.into() })?;
+    let keeper = keeper.map_err(|error| no_second("no descriptor of the first")(error.into()))?;
     if own_users {
         plan.id_maps.enter()?;
     } else if isolation == Isolation::Namespace {
         unshare::leave(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
     }
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    unshare::fix_heaps(processors).map_err(|source| SandboxError::Fork { source })?;
+    let fixed = unshare::fix_heaps(processors);
+    fixed.map_err(|source| SandboxError::Rights { what: "more heaps of the allocator", source })?;
     // While /proc is there, which tells that this is the only thread; for both processes.
     let forgot = unshare::forget_environment();
     forgot.map_err(|source| SandboxError::Rights { what: "the environment", source })?;
-    let (heard, listens) = io::pipe().map_err(|source| SandboxError::Fork { source })?;
-    match unshare::fork().map_err(|source| SandboxError::Fork { source })? {
+    let (heard, listens) = io::pipe().map_err(no_second("no pipe between them"))?;
+    match unshare::fork().map_err(no_second("fork"))? {
         Forked::Parent(child) => return Ok(Side::Outside(Keeper::of(child, listens))),
         Forked::Child => drop(listens),
     }
     if own_users && plan.id_maps.have_root() {
         become_root().map_err(refused("cannot become the root of the namespace"))?;
     }
-    follow(&keeper).map_err(|source| SandboxError::Fork { source })?;
+    follow(&keeper).map_err(no_second("the second cannot follow the first"))?;
     drop(keeper);
     let mut lacks = Vec::new();
     let places = match isolation {
@@ -77,7 +78,7 @@ pub(super) fn in_place(plan: &Plan) -> Result<Places, SandboxError> {
 /// Once more: a change of rights takes it back.
 pub(super) fn die_with_keeper() -> Result<(), SandboxError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| SandboxError::Fork { source: error.into() })
+        .map_err(|error| no_second("the second cannot follow the first")(error.into()))
 }
 
 fn refused(what: &'static str) -> impl Fn(io::Error) -> SandboxError {
@@ -104,7 +105,7 @@ fn follow(keeper: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn leave_the_rest(lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+fn leave_the_rest(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     unshare::leave(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
     let all = OTHERS.iter().fold(UnshareFlags::empty(), |all, (flag, _)| all | *flag);
     if unshare::leave(all).is_ok() {
@@ -112,13 +113,13 @@ fn leave_the_rest(lacks: &mut Vec<String>) -> Result<(), SandboxError> {
     }
     for (flag, name) in OTHERS {
         if let Err(error) = unshare::leave(flag) {
-            lacks.push(format!("no namespace of its own for {name}: {error}"));
+            lacks.push(Lack::of(Walls::NAMESPACE, format!("no namespace of its own for {name}: {error}")));
         }
     }
     Ok(())
 }
 
-fn pivot(plan: &Plan, lacks: &mut Vec<String>) -> Result<Places, SandboxError> {
+fn pivot(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<Places, SandboxError> {
     let failed = |what| move |error: Errno| SandboxError::Namespace { what, source: error.into() };
     // What the host mounts below the share later appears here too; what happens here does not appear there.
     let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -131,9 +132,12 @@ fn pivot(plan: &Plan, lacks: &mut Vec<String>) -> Result<Places, SandboxError> {
         | OpenTreeFlags::AT_EMPTY_PATH;
     let share =
         open_tree(&place, c"", flags).map_err(failed("cannot clone the shared directory's mounts"))?;
-    let traits = MountTraits { read_only: plan.is_read_only() };
+    let traits = MountTraits { read_only: plan.read_only };
     if let Err(error) = unshare::restrict_mounts(share.as_fd(), traits) {
-        lacks.push(format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}"));
+        lacks.push(Lack::of(
+            Walls::NAMESPACE,
+            format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}"),
+        ));
     }
     let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&share, c"", &place, c"", onto).map_err(failed("cannot mount the share"))?;
@@ -147,7 +151,8 @@ fn pivot(plan: &Plan, lacks: &mut Vec<String>) -> Result<Places, SandboxError> {
         Err(Errno::INVAL) => {
             mount_move(c".", c"/").map_err(failed("cannot cover the host's root"))?;
             rustix::process::chroot(c".").map_err(failed("cannot make the share the root"))?;
-            lacks.push("the host's root is covered, not gone: it is an initramfs".to_owned());
+            lacks
+                .push(Lack::of(Walls::NAMESPACE, "the host's root is covered, not gone: it is an initramfs"));
         }
         Err(error) => return Err(failed("cannot make the share the root")(error)),
     }

@@ -1,6 +1,6 @@
 //! The rights of the process itself: capabilities, groups, limits, and what others may learn of it.
 
-use super::{Plan, SandboxError, Walls};
+use super::{Lack, Plan, SandboxError, Walls};
 use pinhole_policy::capabilities;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -60,7 +60,7 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> SandboxError {
 }
 
 /// Gives up what the policy does not need, for good and for every thread that is to come.
-pub(super) fn drop_rights(plan: &Plan, lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+pub(super) fn drop_rights(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
     drop_groups(lacks)?;
     if plan.builds(Walls::CAPABILITIES) {
@@ -70,14 +70,17 @@ pub(super) fn drop_rights(plan: &Plan, lacks: &mut Vec<String>) -> Result<(), Sa
     limit(plan)
 }
 
-fn drop_groups(lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+fn drop_groups(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     match rustix::thread::set_thread_groups(&[]) {
         Ok(()) => {}
         // A user namespace of one user has no right to this, nor has anybody who is not root.
         Err(Errno::PERM) => {
             let groups = rustix::process::getgroups().map_err(failed("supplementary groups"))?;
             if groups.iter().any(|group| *group != rustix::process::getegid()) {
-                lacks.push("supplementary groups are kept: only root may drop them".to_owned());
+                lacks.push(Lack::of(
+                    Walls::CAPABILITIES,
+                    "supplementary groups are kept: only root may drop them",
+                ));
             }
         }
         Err(error) => return Err(failed("supplementary groups")(error)),
@@ -85,10 +88,21 @@ fn drop_groups(lacks: &mut Vec<String>) -> Result<(), SandboxError> {
     Ok(())
 }
 
+/// What a daemon that is no longer ours could take of the host without a right to it, and ours never does. Memory,
+/// stacks, time on a processor and threads have no limit: a share takes what its guest asks for, and a limit on them
+/// would end it, or, on the threads of a user, count those of others.
+const NEVER: [(Resource, &str); 3] = [
+    (Resource::Core, "core files"),
+    (Resource::Memlock, "memory that is not swapped"),
+    (Resource::Msgqueue, "message queues"),
+];
+
 /// Limits, and nothing to be learnt from outside.
 fn limit(plan: &Plan) -> Result<(), SandboxError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(Resource::Core, none).map_err(failed("core files"))?;
+    for (resource, what) in NEVER {
+        rustix::process::setrlimit(resource, none).map_err(failed(what))?;
+    }
     if let Some(limit) = plan.file_size {
         let limit = Rlimit { current: Some(limit.get()), maximum: Some(limit.get()) };
         rustix::process::setrlimit(Resource::Fsize, limit).map_err(failed("larger files"))?;
@@ -100,7 +114,7 @@ fn limit(plan: &Plan) -> Result<(), SandboxError> {
 
 /// Keeps, beside what the policy needs, the right to mount. Rights that only programs would use again are kept too: the
 /// program that unmounts for somebody who is not root is one.
-pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<String>) -> Result<(), SandboxError> {
+pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
     drop_groups(lacks)?;
     if plan.builds(Walls::CAPABILITIES) {

@@ -26,7 +26,7 @@ use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, OnForbidden, Plan, Side, Walls,
 };
 use pinhole_policy::host_calls::Threads;
-use pinhole_policy::{Facilities, Limits, Profile};
+use pinhole_policy::{Facilities, Limits, Policy, Profile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -123,6 +123,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
         id_maps: IdMaps::default(),
         share: request.share.clone(),
         reach: request.profile.granted(),
+        read_only: Policy::of(request.profile).is_read_only(),
         facilities,
         capabilities: CapabilityChanges::default(),
         forbidden: OnForbidden::Kill,
