@@ -165,7 +165,7 @@ impl Daemon {
         Self::new("pinhole", vec![program.into()], shared.into())
     }
 
-    /// The packaged `virtiofsd` serving `shared`, without its sandbox; what pinhole is compared with.
+    /// The packaged `virtiofsd` serving `shared`, without its sandbox and its filter: for tests that look at its process.
     ///
     /// # Errors
     /// [`DaemonError::Guest`] where the package has not been fetched.

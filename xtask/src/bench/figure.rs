@@ -31,14 +31,15 @@ pub(crate) struct VirtiofsdSetting {
 }
 
 impl Contestant {
-    /// The daemon's process for `share`, yet to be started, with `extra` arguments that both daemons know.
+    /// The daemon's process for `share`, yet to be started, as it comes: each in its own sandbox and under its own filter.
+    /// `extra`: arguments that both daemons know.
     ///
     /// # Errors
     /// Where the peer has not been fetched, and for [`Contestant::Native`], which has no daemon.
     pub(crate) fn daemon(&self, share: &Path, extra: &[&str]) -> Outcome<Daemon> {
         let daemon = match self {
             Self::Pinhole { program } => Daemon::pinhole_at(program, share),
-            Self::Virtiofsd(setting) => Daemon::virtiofsd(share)
+            Self::Virtiofsd(setting) => Daemon::virtiofsd_sandboxed(share)
                 .map_err(|error| Failure::new(error.to_string()))?
                 .argument(format!("--thread-pool-size={}", setting.pool))
                 .argument(format!("--cache={}", setting.cache)),

@@ -113,15 +113,10 @@ struct Subject<'p> {
 
 impl Subject<'_> {
     fn daemon(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Daemon> {
-        let daemon = match (self.contestant, sandbox) {
-            (Contestant::Virtiofsd(setting), Sandbox::Default) => Daemon::virtiofsd_sandboxed(self.share)
-                .map_err(|error| Failure::new(error.to_string()))?
-                .argument(format!("--thread-pool-size={}", setting.pool))
-                .argument(format!("--cache={}", setting.cache)),
-            (Contestant::Pinhole { .. }, Sandbox::None) => {
-                self.contestant.daemon(self.share, &[])?.argument("--sandbox=none").argument("--seccomp=none")
-            }
-            (_, Sandbox::Default | Sandbox::None) => self.contestant.daemon(self.share, &[])?,
+        let daemon = self.contestant.daemon(self.share, &[])?;
+        let daemon = match sandbox {
+            Sandbox::Default => daemon,
+            Sandbox::None => daemon.argument("--sandbox=none").argument("--seccomp=none"),
         };
         Ok(arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
