@@ -1,4 +1,4 @@
-//! A queue from one thread to another, of a length that it never exceeds. Its two sides wait for one another by a lock
+//! A queue from one thread to another, of a length that it does not exceed unasked. Its two sides wait for one another by a lock
 //! and a condition alone: a channel of the standard library also yields its processor, which is one more system call
 //! that a worker's filter would have to allow.
 
@@ -63,6 +63,21 @@ impl<T> Giver<T> {
     pub(crate) fn offer(&self, value: T) -> Result<(), T> {
         let mut state = self.0.lock();
         if state.over || state.waiting.len() >= self.0.len_max {
+            return Err(value);
+        }
+        state.waiting.push_back(value);
+        drop(state);
+        self.0.changed.notify_all();
+        Ok(())
+    }
+
+    /// Gives, however many wait already: for what is limited elsewhere, by who must never wait.
+    ///
+    /// # Errors
+    /// The value itself, where nobody is left to take it.
+    pub(crate) fn force(&self, value: T) -> Result<(), T> {
+        let mut state = self.0.lock();
+        if state.over {
             return Err(value);
         }
         state.waiting.push_back(value);
@@ -146,6 +161,16 @@ mod tests {
         });
         drop(taker);
         assert_eq!(giver.give(1), Err(1));
+    }
+
+    #[test]
+    fn who_must_not_wait_gives_past_the_length() {
+        let (giver, taker) = handoff(1);
+        (0..5).for_each(|value| giver.force(value).unwrap());
+        assert_eq!(giver.offer(5), Err(5));
+        assert_eq!((taker.take(), taker.take()), (Some(0), Some(1)));
+        drop(taker);
+        assert_eq!(giver.force(6), Err(6));
     }
 
     #[test]

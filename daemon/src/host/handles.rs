@@ -96,6 +96,11 @@ impl<T> HandleTable<T> {
         self.open.get(handle.0 ^ self.mark).ok_or(Errno::EBADF)
     }
 
+    /// Whether what stands under a handle has not been taken back.
+    pub(crate) fn holds(&self, open: &Entry<T>) -> bool {
+        self.open.get(open.id()).is_some()
+    }
+
     /// Gives out a new handle.
     ///
     /// # Errors

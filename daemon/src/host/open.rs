@@ -10,7 +10,7 @@ use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
 use super::{Answer, Call, Pace};
 use pinhole_protocol::{
-    self as protocol, AccessMode, Entry, Errno, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
+    self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,7 +77,7 @@ impl Passthrough {
             traits: node.mount.traits,
             deletions: self.deletions(),
             always_waits: AtomicBool::new(false),
-            dirty: Dirty::default(),
+            dirty: Dirty::new(self.dirty.clone()),
             _pin: Pin::new(node),
             _tickets: (tickets, direct_ticket),
         })?;
@@ -152,7 +152,7 @@ impl Passthrough {
                 Ok(stat) => stat.attr(),
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
-                    drop(self.files.remove(reply.handle)?);
+                    self.close(reply.handle)?;
                     return Err(errno);
                 }
             };
@@ -211,7 +211,16 @@ impl Passthrough {
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
         self.settle_dirty(&*self.files.get(release.handle)?, pace)?;
-        self.files.remove(release.handle).map(|file| self.retire_file(file))
+        self.close(release.handle)
+    }
+
+    fn close(&self, handle: Handle) -> Answer<()> {
+        let file = self.files.remove(handle)?;
+        // Something may have been written since it was settled, also to a handle that nobody was told of.
+        if !self.closes_later(&file) {
+            self.retire_file(file);
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! and neither hiprio nor a request queue waits for it.
 
 use super::config::Seal;
-use super::dirty::{DirtyRoom, write_back};
+use super::dirty::write_back;
 use super::handles::FileHandle;
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
@@ -27,14 +27,14 @@ enum Retired {
     #[expect(dead_code, reason = "held to be dropped")]
     File(Arc<Entry<FileHandle>>),
     /// To be written back first, which gives back its room.
-    Dirty(Arc<Entry<FileHandle>>, Arc<DirtyRoom>),
+    Dirty(Arc<Entry<FileHandle>>),
 }
 
 impl Retired {
     fn end(self) {
         match self {
             Self::Node(_) | Self::File(_) => {}
-            Self::Dirty(file, room) => write_back(&file, &room),
+            Self::Dirty(file) => write_back(&file),
         }
     }
 }
@@ -58,9 +58,10 @@ impl Reaper {
         Ok(Self { backlog })
     }
 
-    /// Writes a file back and closes it, always on the reaper's thread: where its backlog is full the caller waits.
-    pub(super) fn write_back(&self, file: Arc<Entry<FileHandle>>, room: Arc<DirtyRoom>) {
-        if self.backlog.give(Retired::Dirty(file, room)).is_err() {
+    /// Writes a file back and closes it, always on the reaper's thread, for which nobody waits: how many there are is
+    /// limited by the descriptors that they hold.
+    pub(super) fn write_back(&self, file: Arc<Entry<FileHandle>>) {
+        if self.backlog.force(Retired::Dirty(file)).is_err() {
             tracing::error!("a file is closed without being written back: the closing thread is gone");
         }
     }
