@@ -1,0 +1,49 @@
+//! Runs a program on a host that lacks something: `without CALL[=BITS] PROGRAM ARGUMENT...`. The system call is answered
+//! as by a kernel that does not have it (ENOSYS); with bits of its first argument, only where these are among them, as
+//! by one that does not allow them (EPERM).
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+use syscalls::x86_64::Sysno;
+
+const ENOSYS: u32 = 38;
+const EPERM: u32 = 1;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let failure = match run(&words) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    // Who hears nothing sees the exit code.
+    drop(writeln!(io::stderr(), "without: {failure}"));
+    ExitCode::from(2)
+}
+
+fn run(words: &[String]) -> Result<std::convert::Infallible, Failure> {
+    let [what, program, arguments @ ..] = words else {
+        return Err("give CALL[=BITS] PROGRAM ARGUMENT...".into());
+    };
+    let (call, bits) = what.split_once('=').map_or((what.as_str(), None), |(call, bits)| (call, Some(bits)));
+    let call: Sysno = call.parse().map_err(|_no_such| format!("no such system call: {call}"))?;
+    let bits = bits.map(str::parse::<u64>).transpose()?;
+    let rules = bits.map(|bits| {
+        let set = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(bits), bits)?;
+        Ok::<_, seccompiler::BackendError>(vec![SeccompRule::new(vec![set])?])
+    });
+    let rules = BTreeMap::from([(i64::from(call.id()), rules.transpose()?.unwrap_or_default())]);
+    let answer = SeccompAction::Errno(if bits.is_some() { EPERM } else { ENOSYS });
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::x86_64)?;
+    let program_of_filter: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program_of_filter)?;
+    Err(Command::new(program).args(arguments).exec().into())
+}
