@@ -278,9 +278,7 @@ impl PathRules {
 fn together(mut states: Vec<State>) -> Vec<State> {
     states.sort_unstable();
     states.dedup();
-    // Nothing is granted below either of these, so nothing else counts beside them.
-    [State::HIDDEN, State::NOTHING]
-        .into_iter()
-        .find(|absorbing| states.contains(absorbing))
-        .map_or(states, |absorbing| vec![absorbing])
+    // Below it nothing is ever reached, so nothing else counts beside it. Beside what merely grants nothing, a name may
+    // still be hidden by one of the others.
+    if states.contains(&State::HIDDEN) { vec![State::HIDDEN] } else { states }
 }
