@@ -175,22 +175,18 @@ unsafe extern "C" {
     static mut environ: *mut *mut libc::c_char;
 }
 
-/// Sets how many heaps the C library's allocator has at most, as it would itself, by the number of processors: it would
-/// ask for that number only when there are many threads, and then on one that may not open what tells it.
+/// Has the C library's allocator keep one heap for all threads. What hits memory allocates nothing, so nobody waits for
+/// another's turn in it; and heaps of threads would be grown and shrunk by calls that a worker does not need otherwise.
 ///
 /// # Errors
 /// Where this process has a second thread.
-pub(crate) fn fix_heaps(processors: usize) -> io::Result<()> {
-    /// On 64 bits (malloc/arena.c).
-    const HEAPS_PER_PROCESSOR: usize = 8;
+pub(crate) fn one_heap() -> io::Result<()> {
     check_alone()?;
-    let heaps =
-        libc::c_int::try_from(processors.saturating_mul(HEAPS_PER_PROCESSOR)).unwrap_or(libc::c_int::MAX);
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt is unsafe where another thread allocates meanwhile; there is none.
-    let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+    let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     #[cfg(not(target_env = "gnu"))]
-    let set = heaps;
+    let set = 1;
     if set == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
 }
 

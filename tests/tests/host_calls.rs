@@ -36,7 +36,7 @@ const KINDS: [Threads; 3] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD
 
 /// What the C library does by itself, on whichever thread it happens to be when the heap grows or shrinks or another
 /// thread is in the allocator: one kind of thread that is seen with it is enough.
-const ALLOCATOR: [&str; 7] = ["brk", "mmap", "munmap", "mprotect", "mremap", "madvise", "futex"];
+const ALLOCATOR: [&str; 5] = ["brk", "mmap", "munmap", "mremap", "futex"];
 
 /// Rows that no test can bring about at will, by call and purpose.
 const UNSEEN: [(&str, &str, &str); 6] = [

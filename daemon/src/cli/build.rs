@@ -81,7 +81,12 @@ const fn given_descriptor(action: &Action) -> Option<u16> {
     }
 }
 
+fn one_heap() -> Result<(), SandboxError> {
+    unshare::one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
+}
+
 fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
+    one_heap()?;
     let policy = policy(&serve.share)?;
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
@@ -123,6 +128,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
 }
 
 fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
+    one_heap()?;
     let request = dev_fuse::MountRequest {
         directory: mount.share.directory.clone(),
         mountpoint: mount.mountpoint,

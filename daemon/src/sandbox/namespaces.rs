@@ -15,7 +15,6 @@ use rustix::mount::{mount_change, mount_move, move_mount, open_tree, unmount};
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::UnshareFlags;
 use std::io;
-use std::num::NonZero;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Beside those of users, processes and mounts. Each is left if it can be: without it, the other walls stand between
@@ -40,9 +39,6 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     } else if isolation == Isolation::Namespace {
         unshare::leave(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
     }
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let fixed = unshare::fix_heaps(processors);
-    fixed.map_err(|source| SandboxError::Rights { what: "more heaps of the allocator", source })?;
     // While /proc is there, which tells that this is the only thread; for both processes.
     let forgot = unshare::forget_environment();
     forgot.map_err(|source| SandboxError::Rights { what: "the environment", source })?;

@@ -116,9 +116,22 @@ pub(super) const ROWS: &[Row] = &[
     row("brk", ALL, ALWAYS, &[], "memory"),
     row("mmap", ALL, ALWAYS, &[NOT_EXECUTABLE, ANONYMOUS], "memory"),
     row("munmap", ALL, ALWAYS, &[], "give back memory"),
-    row("mprotect", ALL, ALWAYS, &[NOT_EXECUTABLE], "memory of a thread's own heap"),
+    row("mprotect", CONTROL, ALWAYS, &[NOT_EXECUTABLE], "the border of a thread's stack"),
     row("mremap", ALL, ALWAYS, &[flags(3, 1, "MREMAP_MAYMOVE")], "grow memory"),
-    row("madvise", ALL, ALWAYS, &[flags(2, 4, "MADV_DONTNEED")], "give back memory"),
+    row(
+        "madvise",
+        OFFLOAD.union(CONTROL),
+        ALWAYS,
+        &[flags(2, 4, "MADV_DONTNEED")],
+        "give back the stack of a thread that ends",
+    ),
+    row(
+        "madvise",
+        WORKER,
+        DEV_FUSE,
+        &[flags(2, 4, "MADV_DONTNEED")],
+        "give back the stack of a thread that ends",
+    ),
     row(
         "madvise",
         CONTROL,
@@ -551,19 +564,10 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// Calls that the C library makes and can do without: the kernel answers ENOSYS and carries nothing out.
-pub(super) const ANSWERED: &[Row] = &[
-    row(
-        "clone3",
-        CONTROL,
-        ALWAYS,
-        &[],
-        "start a thread; then comes clone, whose flags a filter can look into",
-    ),
-    row(
-        "openat",
-        ALL,
-        ALWAYS,
-        &[],
-        "the allocator asks how the host commits memory, before it first gives some back",
-    ),
-];
+pub(super) const ANSWERED: &[Row] = &[row(
+    "clone3",
+    CONTROL,
+    ALWAYS,
+    &[],
+    "start a thread; then comes clone, whose flags a filter can look into",
+)];
