@@ -103,10 +103,18 @@ impl Share {
         })
     }
 
-    fn rename(&self, from: (NodeId, &str), to: (NodeId, &str)) -> Result<(), Errno> {
+    fn unlink(&self, parent: NodeId, name: &str) -> Result<(), Errno> {
+        with_name(name, |name| self.host.unlink(self.permit(parent, protocol::Unlink { name })?))
+    }
+
+    fn rename(
+        &self,
+        from: (NodeId, &str),
+        to: (NodeId, &str),
+        flags: protocol::RenameFlags,
+    ) -> Result<(), Errno> {
         with_name(from.1, |name| {
             with_name(to.1, |new_name| {
-                let flags = protocol::RenameFlags::empty();
                 let rename = protocol::Rename { name, new_directory: to.0, new_name, flags };
                 self.host.rename(self.permit(from.0, rename)?)
             })
@@ -173,6 +181,8 @@ fn wins(
     won.into_inner()
 }
 
+const PLAIN: protocol::RenameFlags = protocol::RenameFlags::empty();
+
 /// Looking and reading, and nothing that changes anything.
 const READ_ONLY: &str = r#"
     [[path]]
@@ -205,8 +215,8 @@ fn a_file_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
 fn a_directory_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
     let refusals = [Errno::EPERM, Errno::ESTALE];
     no_wins_at("ro/d", &refusals, |share, node| share.mk_dir(node, "new"));
-    no_wins_at("ro/d", &refusals, |share, node| share.rename((NodeId::ROOT, "none"), (node, "new")));
-    no_wins_at("ro/d", &refusals, |share, node| share.rename((node, "none"), (NodeId::ROOT, "new")));
+    no_wins_at("ro/d", &refusals, |share, node| share.rename((NodeId::ROOT, "none"), (node, "new"), PLAIN));
+    no_wins_at("ro/d", &refusals, |share, node| share.rename((node, "none"), (NodeId::ROOT, "new"), PLAIN));
 }
 
 #[test]
@@ -235,6 +245,49 @@ fn the_plain_way_works_where_it_is_granted() {
     let handle = share.open(share.find("ro/file"), 0).unwrap();
     share.fsync(handle).unwrap();
     share.release(handle).unwrap();
+}
+
+/// Lets one queue make `a/x` a directory by `change`, again and again, while another moves the file of that name to
+/// where no directory may come; whether one came.
+fn brings_a_directory(change: impl Fn(&Share, NodeId) + Sync) -> bool {
+    let access = r#"["lookup", "stat", "read", "list", "rename"]"#;
+    let share = Share::new(&format!("[[path]]\nmatch = \"/ro/**\"\naccess = {access}\n"));
+    std::fs::create_dir_all(share.path("a/d/e")).unwrap();
+    let (ro, a) = (share.find("ro"), share.find("a"));
+    assert_eq!(share.rename((a, "d"), (ro, "d2"), PLAIN), Err(Errno::EXDEV), "the plain way is refused");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                change(&share, a);
+            }
+        });
+        let (began, mut came) = (Instant::now(), false);
+        while began.elapsed() < LONG * 2 && !came {
+            std::fs::write(share.path("a/x"), "x").unwrap_or_default();
+            if share.rename((a, "x"), (ro, "x"), PLAIN).is_ok() {
+                came = share.path("ro/x").is_dir();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        came
+    })
+}
+
+#[test]
+fn a_directory_is_not_brought_by_an_exchange_in_the_same_moment() {
+    assert!(!brings_a_directory(|share, a| {
+        share.rename((a, "x"), (a, "d"), protocol::RenameFlags::EXCHANGE).unwrap_or_default();
+    }));
+}
+
+#[test]
+fn a_directory_is_not_brought_by_one_that_is_made_in_the_same_moment() {
+    assert!(!brings_a_directory(|share, a| {
+        share.unlink(a, "x").unwrap_or_default();
+        share.mk_dir(a, "x").unwrap_or_default();
+        std::fs::remove_dir(share.path("a/x")).unwrap_or_default();
+    }));
 }
 
 /// The room of dirty bytes, and what each write takes of it: all.

@@ -59,6 +59,7 @@ impl Passthrough {
         let protocol::MkDir { name, mode, umask } = call.operation;
         {
             let directory = self.reach(parent)?;
+            let _held = self.hold_names(false);
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
@@ -104,6 +105,7 @@ impl Passthrough {
             return Err(Errno::EINVAL);
         }
         let (from, to) = (self.reach(parent)?, self.reach(&new_parent)?);
+        let _held = self.hold_names(only_files);
         if only_files {
             self.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
         }

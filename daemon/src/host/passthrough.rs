@@ -23,7 +23,7 @@ use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, S
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Serves a directory of the host.
@@ -43,6 +43,8 @@ pub struct Passthrough {
     /// Room for what is not written back yet, where the policy limits it.
     pub(super) dirty: Option<Arc<DirtyRoom>>,
     pub(super) reaper: Reaper,
+    /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
+    pub(super) names: RwLock<()>,
     seal: Seal,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
@@ -179,6 +181,7 @@ impl Passthrough {
             proc_fds,
             identity,
             reaper: Reaper::start(seal.clone()).map_err(|source| OpenError::Thread { source })?,
+            names: RwLock::new(()),
             seal,
             deletions: AtomicU64::new(0),
             negotiated: AtomicU64::new(0),

@@ -15,6 +15,7 @@ use pinhole_protocol::{self as protocol, Errno, Handle, Name, NodeId, RenameFlag
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 /// The rule of one node.
 #[derive(Debug)]
@@ -38,6 +39,16 @@ impl NodeRule {
         // Where it declines, the rule is already as narrow.
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
     }
+}
+
+/// The right to change what names are; see [`Passthrough::hold_names`].
+#[derive(Debug)]
+#[must_use = "names are held until this is dropped"]
+pub(super) enum NamesHeld<'p> {
+    /// With others.
+    Together(#[expect(dead_code, reason = "held to be dropped")] RwLockReadGuard<'p, ()>),
+    /// As the only one.
+    Alone(#[expect(dead_code, reason = "held to be dropped")] RwLockWriteGuard<'p, ()>),
 }
 
 /// What the host does beneath the gate for a policy with path rules.
@@ -87,6 +98,20 @@ impl Passthrough {
         let wanted = call.accesses() - Access::CREATE;
         let missing = wanted - rules.access(node.rule.get());
         if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
+    }
+
+    /// Keeps a name from becoming a directory's between [`Self::check_only_files`] and the RENAME that it allows: that
+    /// one is alone among all that can do it, RENAME and MKDIR. Without path rules nobody waits.
+    ///
+    /// Names that the host or another guest changes at that moment are not held; those are not bound by this policy at
+    /// all.
+    pub(super) fn hold_names(&self, only_files: bool) -> Option<NamesHeld<'_>> {
+        self.rules()?;
+        Some(if only_files {
+            NamesHeld::Alone(self.names.write().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            NamesHeld::Together(self.names.read().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     /// RENAME between rules that decide differently somewhere: of files alone, because what is below a directory would
