@@ -2,7 +2,8 @@
 //!
 //! Why `unsafe` here: guest memory may change at any moment, so no Rust reference to it may exist; the kernel is
 //! handed bare addresses. This file owns the two system calls that take them, `preadv2` and `pwritev2`, and nothing
-//! else touches an address.
+//! else touches an address. They are made without the C library's functions of these names, which make another call
+//! where the file system answers ENOSYS: one that a worker's filter ends the process for.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2 on guest memory, to which no reference may exist")]
 
 use arrayvec::ArrayVec;
@@ -128,14 +129,17 @@ impl<'a> IoVectors<'a> {
         self.transfer(offset, |vectors, at| {
             // SAFETY: each vector describes a `VolatileSlice` of memory that `self` borrows, so it stays mapped until
             // this returns. It may be written by anyone at any time: the kernel writing to it races with no Rust
-            // reference. There are at most 1,024 of them (UIO_MAXIOV), as many as the array has places.
+            // reference. There are at most 1,024 of them (UIO_MAXIOV), as many as the array has places. The arguments
+            // are those of `preadv2` in the kernel; all of a 64-bit offset is in the first of its two halves.
             unsafe {
-                libc::preadv2(
-                    file.as_raw_fd(),
+                libc::syscall(
+                    libc::SYS_preadv2,
+                    libc::c_long::from(file.as_raw_fd()),
                     vectors.as_ptr(),
-                    libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX),
+                    libc::c_long::try_from(vectors.len()).unwrap_or(libc::c_long::MAX),
                     at,
-                    flags.bits(),
+                    HIGH_HALF,
+                    libc::c_long::from(flags.bits()),
                 )
             }
         })
@@ -150,12 +154,14 @@ impl<'a> IoVectors<'a> {
             // SAFETY: as in `fill_from`, but the kernel only reads; a guest that changes the bytes meanwhile changes
             // what it itself has written.
             unsafe {
-                libc::pwritev2(
-                    file.as_raw_fd(),
+                libc::syscall(
+                    libc::SYS_pwritev2,
+                    libc::c_long::from(file.as_raw_fd()),
                     vectors.as_ptr(),
-                    libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX),
+                    libc::c_long::try_from(vectors.len()).unwrap_or(libc::c_long::MAX),
                     at,
-                    flags.bits(),
+                    HIGH_HALF,
+                    libc::c_long::from(flags.bits()),
                 )
             }
         })
@@ -170,7 +176,7 @@ impl<'a> IoVectors<'a> {
         Slices { one, guest, skipped: self.skipped, left: self.len }
     }
 
-    fn transfer(&self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> isize) -> io::Result<usize> {
+    fn transfer(&self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> i64) -> io::Result<usize> {
         let count = match self.source {
             Source::Nothing | Source::One(_) => 1,
             Source::Guest(_, pieces) => pieces.len(),
@@ -229,7 +235,7 @@ impl<'a> Iterator for Slices<'a> {
 fn transfer<const COUNT: usize>(
     mut slices: Slices<'_>,
     offset: u64,
-    call: impl Fn(&[libc::iovec], i64) -> isize,
+    call: impl Fn(&[libc::iovec], i64) -> i64,
 ) -> io::Result<usize> {
     let mut done: usize = 0;
     loop {
@@ -255,6 +261,9 @@ fn transfer<const COUNT: usize>(
         }
     }
 }
+
+/// The other half of an offset: nothing where a `long` has 64 bits.
+const HIGH_HALF: libc::c_long = 0;
 
 /// Pieces that one `preadv2` or `pwritev2` takes (`UIO_MAXIOV`).
 const VECTORS_MAX: usize = 1024;
@@ -375,5 +384,30 @@ mod tests {
         let mut bytes = vec![1; 4];
         let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
         vectors.drain_to(file.as_fd(), u64::MAX, TransferFlags::empty()).unwrap_err();
+    }
+
+    #[test]
+    fn a_host_without_the_call_is_an_error_and_asked_by_no_other() {
+        use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
+        let without = [libc::SYS_preadv2, libc::SYS_pwritev2].map(|call| (call, vec![]));
+        let (refused, arch) = (SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), std::env::consts::ARCH);
+        let arch = TargetArch::try_from(arch).unwrap();
+        let filter =
+            SeccompFilter::new(without.into_iter().collect(), SeccompAction::Allow, refused, arch).unwrap();
+        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+        // On a thread that ends: a filter stays.
+        let tried = std::thread::spawn(move || {
+            let file = tempfile::tempfile().unwrap();
+            let mut bytes = vec![1; 4];
+            let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
+            apply_filter(&program).unwrap();
+            [
+                vectors.drain_to(file.as_fd(), 0, TransferFlags::empty()),
+                vectors.fill_from(file.as_fd(), 0, TransferFlags::empty()),
+            ]
+        });
+        for tried in tried.join().unwrap() {
+            assert_eq!(tried.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
+        }
     }
 }

@@ -105,6 +105,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
     let plan = confine::plan(&serve.share, &policy, alone | log);
+    let facilities = plan.facilities;
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
     // Before there is a second thread: making the socket changes the umask for a moment.
@@ -114,7 +115,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         Side::Inside(inside) => inside,
     };
     listener.leave_name();
-    let (surroundings, seal) = confine::surroundings(inside.confine()?);
+    let (surroundings, seal) = confine::surroundings(inside.confine()?, facilities);
     signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let stop = vhost_user::Stop::new()?;
@@ -141,10 +142,13 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
     let besides = Facilities::DEV_FUSE | Facilities::ALONE | log;
-    let (walls, lacks) = confine::plan(&mount.share, &policy, besides).for_threads()?;
+    let plan = confine::plan(&mount.share, &policy, besides);
+    let as_users = plan.facilities.contains(Facilities::IDENTITY);
+    let (walls, lacks) = plan.for_threads()?;
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
-    let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: Seal::new(close) };
+    let (root, proc_fds) = (places.root, places.proc_fds);
+    let surroundings = Surroundings { root, proc_fds, as_users, seal: Seal::new(close) };
     signals::hold()?;
     let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);

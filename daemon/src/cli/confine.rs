@@ -64,11 +64,12 @@ pub(super) fn file_handles(share: &Share) -> args::FileHandles {
 }
 
 /// What the host module is given, and the filter that the calling thread is to install last.
-pub(super) fn surroundings(confined: Confined) -> (Surroundings, Seal) {
+pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> (Surroundings, Seal) {
     let Confined { places, filters, lacks } = confined;
     say(&lacks);
     let seal = Seal::new(move |kind| filters.install(kind));
-    (Surroundings { root: places.root, proc_fds: places.proc_fds, seal: seal.clone() }, seal)
+    let as_users = facilities.contains(Facilities::IDENTITY);
+    (Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, seal: seal.clone() }, seal)
 }
 
 /// Says what of the walls this host does not have.

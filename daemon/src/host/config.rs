@@ -98,6 +98,8 @@ pub struct Surroundings {
     pub root: OwnedFd,
     /// `/proc/self/fd`.
     pub proc_fds: OwnedFd,
+    /// Whether requests may be carried out as the guest's users, where the process has what that needs.
+    pub as_users: bool,
     /// What each thread does first.
     pub seal: Seal,
 }

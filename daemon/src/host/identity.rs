@@ -41,8 +41,9 @@ pub(crate) struct Assumed<'i> {
 }
 
 impl Identity {
-    /// Reads what the process is allowed.
-    pub(crate) fn read() -> rustix::io::Result<Self> {
+    /// Reads what the process is allowed. `as_users`: it may take on others' identities, if it can; the filters have
+    /// room for what that takes only where this was said when they were made.
+    pub(crate) fn read(as_users: bool) -> rustix::io::Result<Self> {
         let capabilities = rustix::thread::capabilities(None)?;
         let has = |wanted| capabilities.effective.contains(wanted);
         let own_uid = rustix::process::geteuid();
@@ -50,7 +51,7 @@ impl Identity {
             own_uid,
             own_gid: rustix::process::getegid(),
             own_groups: rustix::process::getgroups()?,
-            can_switch: own_uid.is_root() && has(CapabilitySet::SETUID | CapabilitySet::SETGID),
+            can_switch: as_users && own_uid.is_root() && has(CapabilitySet::SETUID | CapabilitySet::SETGID),
             with_fsetid: has(CapabilitySet::FSETID).then_some(capabilities),
         })
     }
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_assumed_identity_is_put_back() {
-        let identity = Identity::read().unwrap();
+        let identity = Identity::read(true).unwrap();
         assert!(identity.can_switch(), "run the tests as root");
         {
             let _assumed = identity.assume(&caller(1234, 5678), Some(0o077)).unwrap();
@@ -179,8 +180,16 @@ mod tests {
     }
 
     #[test]
+    fn who_was_not_told_that_it_may_takes_on_no_identity() {
+        let identity = Identity::read(false).unwrap();
+        let _assumed = identity.assume(&caller(1234, 5678), None).unwrap();
+        assert_eq!(rustix::process::geteuid(), identity.own_uid);
+        assert!(!identity.can_switch());
+    }
+
+    #[test]
     fn the_id_that_means_no_id_is_refused() {
-        let identity = Identity::read().unwrap();
+        let identity = Identity::read(true).unwrap();
         assert_eq!(identity.assume(&caller(u32::MAX, 0), None).err(), Some(Errno::EINVAL));
         assert_eq!(identity.assume(&caller(0, u32::MAX), None).err(), Some(Errno::EINVAL));
         assert_eq!(rustix::process::geteuid(), identity.own_uid);
@@ -188,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_capability_that_keeps_suid_goes_and_comes() {
-        let identity = Identity::read().unwrap();
+        let identity = Identity::read(true).unwrap();
         let holds = || rustix::thread::capabilities(None).unwrap().effective.contains(CapabilitySet::FSETID);
         identity.kill_suidgid(true).unwrap();
         assert!(!holds());

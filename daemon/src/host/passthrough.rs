@@ -124,7 +124,7 @@ impl Passthrough {
         let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
         let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
-        Self::within(config, Surroundings { root, proc_fds, seal: Seal::open() })
+        Self::within(config, Surroundings { root, proc_fds, as_users: true, seal: Seal::open() })
     }
 
     /// Serves a directory that has been opened, in a process that has been prepared. Starts a thread.
@@ -134,7 +134,7 @@ impl Passthrough {
     pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
         let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Surroundings { root, proc_fds, seal } = surroundings;
+        let Surroundings { root, proc_fds, as_users, seal } = surroundings;
         let proc_fds = ProcFds::new(proc_fds);
         let resolve = rustix::fs::ResolveFlags::BENEATH;
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
@@ -143,7 +143,7 @@ impl Passthrough {
         std::thread::scope(|scope| scope.spawn(|| unshare::enter_thread(&proc_fds)).join())
             .unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
             .map_err(|source| OpenError::Thread { source })?;
-        let identity = Identity::read().map_err(|source| OpenError::Identity { source })?;
+        let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         if !identity.can_switch() {
             tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
         }

@@ -70,7 +70,10 @@ impl Passthrough {
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
         let reached = self.reach(node)?;
-        self.identity.kill_suidgid(acl_kill_sgid)?;
+        // Of no other attribute does set-group-id depend, and who may write no ACL may not say whether bits stay.
+        if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Acl {
+            self.identity.kill_suidgid(acl_kill_sgid)?;
+        }
         rustix::fs::setxattr(DecInt::from_fd(&*reached), name, value, flags).map_err(errno)
     }
 

@@ -145,7 +145,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let known =
         Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
     let seal = Seal::new(move |kind| filters.install(kind));
-    let surroundings = Surroundings { root: places.root, proc_fds: places.proc_fds, seal: seal.clone() };
+    let (root, proc_fds) = (places.root, places.proc_fds);
+    let surroundings = Surroundings { root, proc_fds, as_users: true, seal: seal.clone() };
     let file_handles = if handles { FileHandles::Prefer } else { FileHandles::Never };
     let host = Arc::new(Passthrough::within(host_config(&request.share, file_handles), surroundings)?);
     seal.close(Threads::CONTROL)?;
