@@ -174,8 +174,11 @@ pub enum XattrNamespace {
     Security,
     /// `system.posix_acl_access` and `system.posix_acl_default`.
     Acl,
-    /// `system.*`, and names of no namespace that Linux knows.
+    /// `system.*` but the two above.
     System,
+    /// A file system's own (`btrfs.*`, `ceph.*`, `cifs.*`), or none at all: it may say how the host keeps its files, so
+    /// it is served to nobody, whatever is granted.
+    Other,
 }
 
 impl XattrNamespace {
@@ -188,32 +191,33 @@ impl XattrNamespace {
             (b"user.".as_slice(), Self::User),
             (b"trusted.".as_slice(), Self::Trusted),
             (b"security.".as_slice(), Self::Security),
+            (b"system.".as_slice(), Self::System),
         ];
         spaces
             .into_iter()
             .find(|(prefix, _)| name.starts_with(prefix))
-            .map_or(Self::System, |(_, space)| space)
+            .map_or(Self::Other, |(_, space)| space)
     }
 
-    /// What reading one needs.
+    /// What reading one needs; of [`Self::Other`] at least.
     pub const fn read(self) -> Access {
         match self {
             Self::User => Access::XATTR_READ_USER,
             Self::Trusted => Access::XATTR_READ_TRUSTED,
             Self::Security => Access::XATTR_READ_SECURITY,
             Self::Acl => Access::ACL_READ,
-            Self::System => Access::XATTR_READ_SYSTEM,
+            Self::System | Self::Other => Access::XATTR_READ_SYSTEM,
         }
     }
 
-    /// What setting or removing one needs.
+    /// What setting or removing one needs; of [`Self::Other`] at least.
     pub const fn write(self) -> Access {
         match self {
             Self::User => Access::XATTR_WRITE_USER,
             Self::Trusted => Access::XATTR_WRITE_TRUSTED,
             Self::Security => Access::XATTR_WRITE_SECURITY,
             Self::Acl => Access::ACL_WRITE,
-            Self::System => Access::XATTR_WRITE_SYSTEM,
+            Self::System | Self::Other => Access::XATTR_WRITE_SYSTEM,
         }
     }
 }
@@ -250,8 +254,13 @@ mod tests {
             ("system.posix_acl_access", XattrNamespace::Acl),
             ("system.posix_acl_default", XattrNamespace::Acl),
             ("system.nfs4_acl", XattrNamespace::System),
-            ("user", XattrNamespace::System),
-            ("", XattrNamespace::System),
+            ("system.", XattrNamespace::System),
+            ("btrfs.compression", XattrNamespace::Other),
+            ("ceph.quota.max_bytes", XattrNamespace::Other),
+            ("systemd.a", XattrNamespace::Other),
+            ("User.a", XattrNamespace::Other),
+            ("user", XattrNamespace::Other),
+            ("", XattrNamespace::Other),
         ] {
             assert_eq!(XattrNamespace::of(name.as_bytes()), namespace, "{name}");
         }

@@ -45,9 +45,6 @@ impl Passthrough {
             None => rustix::fs::listxattr_query(path),
             Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
         };
-        if readable.contains(Access::XATTR_READS | Access::ACL_READ) {
-            return answer(size, out, fetch);
-        }
         // How long the list is depends on what is left out of it.
         answer(u32::MAX, out, fetch)?;
         keep_readable(out, readable);
@@ -94,6 +91,10 @@ impl Passthrough {
 
     fn check_xattr(&self, name: &CStr) -> Answer<()> {
         self.check_xattrs_on()?;
+        // No access stands for what a file system calls its own, so none can grant it.
+        if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Other {
+            return Err(Errno::EOPNOTSUPP);
+        }
         // A guest that was not told of ACLs does not apply them, so it must not be able to write them either.
         if !self.config.posix_acl && name.to_bytes().starts_with(b"system.posix_acl_") {
             return Err(Errno::EOPNOTSUPP);
@@ -102,12 +103,13 @@ impl Passthrough {
     }
 }
 
-/// Leaves out the names of namespaces that may not be read.
+/// Leaves out the names of namespaces that may not be read, or never are.
 fn keep_readable(names: &mut Vec<u8>, readable: Access) {
     let all = std::mem::take(names);
     for name in all.split_inclusive(|byte| *byte == 0) {
         let bare = name.strip_suffix(&[0]).unwrap_or(name);
-        if readable.contains(XattrNamespace::of(bare).read()) {
+        let namespace = XattrNamespace::of(bare);
+        if namespace != XattrNamespace::Other && readable.contains(namespace.read()) {
             names.extend_from_slice(name);
         }
     }
@@ -137,6 +139,13 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_are_a_file_systems_own_are_told_to_nobody() {
+        let mut names = b"user.a\0btrfs.compression\0system.nfs4_acl\0ceph.dir\0".to_vec();
+        keep_readable(&mut names, Access::all());
+        assert_eq!(names, b"user.a\0system.nfs4_acl\0");
+    }
 
     #[test]
     fn names_that_may_not_be_read_are_left_out() {
