@@ -10,7 +10,7 @@ use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
     BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
-    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, Write,
+    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetXattr, SymLink, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -37,7 +37,7 @@ impl<F: FileSystem> Session<F> {
             Operation::Interrupt(_) => return Ok(Outcome::Silence),
             // Answered with a new name or node.
             Operation::Lookup(op) => self.lookup(header, op)?,
-            Operation::SymLink(op) => self.entry(host.sym_link(self.permit(header, op)?)?),
+            Operation::SymLink(op) => self.sym_link(header, op)?,
             Operation::MkNod(op) => self.entry(host.mk_nod(self.permit(header, op)?)?),
             Operation::MkDir(op) => self.entry(host.mk_dir(self.permit(header, op)?)?),
             Operation::Link(op) => self.entry(host.link(self.permit(header, op)?)?),
@@ -70,7 +70,7 @@ impl<F: FileSystem> Session<F> {
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
             Operation::Access(op) => empty(host.access(self.permit(header, op)?))?,
-            Operation::SetXattr(op) => empty(host.set_xattr(self.permit(header, op)?))?,
+            Operation::SetXattr(op) => empty(self.set_xattr(header, op))?,
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
             // INIT and DESTROY change the session and never come this far.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
@@ -146,6 +146,19 @@ impl<F: FileSystem> Session<F> {
         let written = self.filesystem.write(self.permit(header, write)?, payload, pace)?;
         self.throttle.wrote(written as u64);
         u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
+    }
+
+    /// A link's target and an attribute's value are bytes on the host's disk like any.
+    fn sym_link(&self, header: &Header<'_>, link: SymLink<'_>) -> Answer<Reply<'static>> {
+        let entry = self.filesystem.sym_link(self.permit(header, link)?)?;
+        self.throttle.wrote(link.target.to_bytes().len() as u64);
+        Ok(self.entry(entry))
+    }
+
+    fn set_xattr(&self, header: &Header<'_>, set: SetXattr<'_>) -> Answer<()> {
+        self.filesystem.set_xattr(self.permit(header, set)?)?;
+        self.throttle.wrote(set.value.len() as u64);
+        Ok(())
     }
 
     /// A way to fallocate that is none is refused as by a file system that does not know it.

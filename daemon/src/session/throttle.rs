@@ -12,7 +12,7 @@ const OPCODE_AT: std::ops::Range<usize> = 4..8;
 #[derive(Debug)]
 pub(super) struct Throttle {
     operations: Option<Rate>,
-    /// Bytes that are written.
+    /// Bytes that are written: data, values of attributes, targets of links.
     bytes: Option<Rate>,
     began: Instant,
 }
@@ -75,7 +75,14 @@ const fn is_urgent(opcode: Opcode) -> bool {
 }
 
 const fn writes(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Write | Opcode::CopyFileRange | Opcode::CopyFileRange64)
+    matches!(
+        opcode,
+        Opcode::Write
+            | Opcode::CopyFileRange
+            | Opcode::CopyFileRange64
+            | Opcode::SetXattr
+            | Opcode::SymLink
+    )
 }
 
 #[cfg(test)]
@@ -104,7 +111,8 @@ mod tests {
         let limits = Limits { write_bytes_per_second: NonZero::new(1), ..Limits::default() };
         let throttle = Throttle::new(&limits);
         throttle.wrote(1 << 20);
-        for opcode in [Opcode::Write, Opcode::CopyFileRange, Opcode::CopyFileRange64] {
+        let writes = [Opcode::Write, Opcode::CopyFileRange, Opcode::CopyFileRange64];
+        for opcode in writes.into_iter().chain([Opcode::SetXattr, Opcode::SymLink]) {
             assert!(is_held(&throttle, opcode), "{opcode:?}");
         }
         for opcode in [Opcode::Read, Opcode::Lookup, Opcode::Forget] {
