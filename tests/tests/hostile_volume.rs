@@ -3,7 +3,7 @@
 
 use pinhole_tests::frontend::frame::opcode::{LOOKUP, OPEN_FILE, READ, WRITE};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::frontend::{Bench, Descriptor, FrontendError};
+use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, Setup};
 use std::fs;
 
 /// Bytes of one READ or WRITE that INIT has told the guest.
@@ -28,6 +28,28 @@ fn a_flood_of_malformed_requests_does_not_flood_the_log() -> Result<(), Frontend
     }
     let lines = bench.daemon.stderr().lines().count();
     assert!(lines < 100, "{lines} lines for 5,000 requests");
+    bench.is_alive()
+}
+
+#[test]
+fn a_queue_that_starts_again_and_again_has_no_more_lines_for_it() -> Result<(), FrontendError> {
+    const TIMES: usize = 100;
+    let mut bench = Bench::new()?;
+    for _ in 0..TIMES {
+        bench.guest.raw_chain(1, &[at(0, 0, Descriptor::NEXT, 0)])?;
+        let (queue, memory) = bench.guest.queue(1)?;
+        // More than the ring holds: the queue stops.
+        let far = u16::MAX / 2;
+        queue.publish(memory, far)?;
+        queue.kick()?;
+        queue.wait_for_failure()?;
+        bench.guest.stop_queue(1)?;
+        bench.guest.start_queue(1, Setup::default())?;
+    }
+    let log = bench.daemon.stderr();
+    assert!(log.contains("queue stopped"), "{log}");
+    let lines = log.lines().count();
+    assert!(lines < TIMES / 2, "{lines} lines for {TIMES} times");
     bench.is_alive()
 }
 

@@ -23,8 +23,8 @@ use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, S
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 /// Serves a directory of the host.
 #[derive(Debug)]

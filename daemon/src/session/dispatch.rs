@@ -10,7 +10,8 @@ use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
     BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
-    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetXattr, SymLink, Write,
+    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetXattr, SymLink,
+    Write,
 };
 
 impl<F: FileSystem> Session<F> {

@@ -77,11 +77,7 @@ const fn is_urgent(opcode: Opcode) -> bool {
 const fn writes(opcode: Opcode) -> bool {
     matches!(
         opcode,
-        Opcode::Write
-            | Opcode::CopyFileRange
-            | Opcode::CopyFileRange64
-            | Opcode::SetXattr
-            | Opcode::SymLink
+        Opcode::Write | Opcode::CopyFileRange | Opcode::CopyFileRange64 | Opcode::SetXattr | Opcode::SymLink
     )
 }
 

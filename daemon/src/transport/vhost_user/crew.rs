@@ -2,6 +2,7 @@
 //! stopped, a thread waits for the next piece of work instead of ending: so the calls that a thread makes when it
 //! ends need not be among those that a worker may make.
 
+use super::request::RateLimit;
 use crate::handoff::{Giver, Taker, handoff};
 use std::fmt;
 use std::io;
@@ -22,6 +23,18 @@ pub(super) struct Member {
     name: String,
     prepare: Prepare,
     tasks: Mutex<Option<Giver<Work>>>,
+    /// By [`Complaint`]. They outlive the guests: one that makes its queue stop and start again, or its machine, has no
+    /// more lines than one that does not. A panic under the lock leaves it whole.
+    logs: Mutex<[RateLimit; 2]>,
+}
+
+/// What the log hears of one queue, for which the guest is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Complaint {
+    /// A request could not be taken.
+    Request,
+    /// The ring could not be used any longer.
+    Ring,
 }
 
 impl fmt::Debug for Member {
@@ -54,6 +67,7 @@ impl Crew {
             name: if index == 0 { "hiprio".to_owned() } else { format!("request-{index}") },
             prepare: Arc::clone(&prepare),
             tasks: Mutex::new(None),
+            logs: Mutex::default(),
         };
         Self((0..queues).map(|index| Arc::new(member(index))).collect())
     }
@@ -68,6 +82,15 @@ impl Member {
     /// The name of its thread.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the log may hear of it now, and of how many it has not heard since the last time.
+    pub(super) fn may_log(&self, complaint: Complaint) -> Option<u64> {
+        let [request, ring] = &mut *self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        match complaint {
+            Complaint::Request => request.pass(),
+            Complaint::Ring => ring.pass(),
+        }
     }
 
     /// Does `task` on the thread, after what that is doing.

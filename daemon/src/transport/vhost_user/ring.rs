@@ -1,6 +1,6 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
-use super::crew::{Member, Shift};
+use super::crew::{Complaint, Member, Shift};
 use super::sleep::{Sleep, StopSignal, raise};
 use super::split_ring::{Available, Done, RingError, Used};
 use super::vring::Memory;
@@ -129,7 +129,9 @@ impl Deferral {
     /// Gives the request back and tells the guest, as the worker would have.
     pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: Done) {
         if let Err(error) = self.ring.give_back(memory, &[done]) {
-            tracing::error!(%error, "a request that waited could not be given back");
+            if let Some(suppressed) = self.ring.may_log(Complaint::Ring) {
+                tracing::error!(%error, suppressed, "a request that waited could not be given back");
+            }
             self.ring.report_error();
         }
     }
@@ -184,6 +186,11 @@ impl Ring {
         if self.server.set((job, member)).is_err() {
             tracing::error!("a queue was given a second worker");
         }
+    }
+
+    /// Whether the log may hear of what the guest has done wrong; see [`Member::may_log`].
+    pub(super) fn may_log(&self, complaint: Complaint) -> Option<u64> {
+        self.server.get().and_then(|(_, member)| member.may_log(complaint))
     }
 
     /// Changes what is known of the ring while no worker uses it; then starts one if the ring is in use.
@@ -252,7 +259,9 @@ impl Ring {
         let (ring, own, queue) = (Arc::clone(self), Arc::clone(&available), member.name().to_owned());
         let shift = member.start(move || {
             if let Err(error) = job.run(&ring, &mut lock(&own), &sleep) {
-                tracing::error!(queue, %error, "queue stopped");
+                if let Some(suppressed) = ring.may_log(Complaint::Ring) {
+                    tracing::error!(queue, %error, suppressed, "queue stopped");
+                }
                 ring.report_error();
             }
         })?;

@@ -1,8 +1,9 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
+use super::crew::Complaint;
 use super::poll::Poller;
 use super::pool::{Pool, Postponed};
-use super::request::{Fate, RateLimit, Refused, Taken};
+use super::request::{Fate, Refused, Taken};
 use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
 use super::split_ring::{Available, Done, RingError};
@@ -34,9 +35,9 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         ring.check()?;
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
-        let (taken, poller, log) = (Taken::default(), Poller::new(self.poll), RateLimit::default());
+        let (taken, poller) = (Taken::default(), Poller::new(self.poll));
         let mut turn =
-            Turn { worker: self, ring, available, sleep, indirect, taken, held: None, scratch, poller, log };
+            Turn { worker: self, ring, available, sleep, indirect, taken, held: None, scratch, poller };
         // What came before the first kick, or while there was no worker, is served at once.
         while turn.serve_available()? && sleep.until_kicked()? {}
         Ok(())
@@ -55,7 +56,6 @@ struct Turn<'t, F> {
     held: Option<u16>,
     scratch: Scratch,
     poller: Poller,
-    log: RateLimit,
 }
 
 /// How a burst ended.
@@ -215,8 +215,8 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         }
     }
 
-    fn refused(&mut self, head: u16, why: &Refused) {
-        if let Some(suppressed) = self.log.pass() {
+    fn refused(&self, head: u16, why: &Refused) {
+        if let Some(suppressed) = self.ring.may_log(Complaint::Request) {
             tracing::warn!(queue = self.worker.index, head, suppressed, "request refused: {why}");
         }
     }
