@@ -139,6 +139,7 @@ impl Passthrough {
         descriptor: impl FnOnce() -> Answer<Descriptor>,
         (stat, found): (&Stat, Found<'_>),
     ) -> Answer<(NodeRef, Entry)> {
+        self.check_names_of(&mount)?;
         let kept = match way_back {
             WayBack::Handle(_) => None,
             WayBack::Name(_) | WayBack::None => Some(descriptor()?),

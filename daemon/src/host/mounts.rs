@@ -27,6 +27,9 @@ pub(crate) struct Traits {
     pub(crate) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
     pub(crate) stable_numbers: bool,
+    /// A name finds files of other names too: in another letter case, in a short form, without a dot at its end. Where it
+    /// is only some directories that do so, or a server, the kind does not tell.
+    pub(crate) folds_names: bool,
     /// A file handle leads to its inode also when the host has forgotten that; on others (FUSE, FAT) only as long as
     /// the host has it in memory.
     lasting_handles: bool,
@@ -35,6 +38,10 @@ pub(crate) struct Traits {
 impl Traits {
     /// By the kinds of `statfs(2)` (`linux/magic.h`).
     fn of(mount: BorrowedFd<'_>) -> Self {
+        Self::of_kind(rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type))
+    }
+
+    fn of_kind(kind: i64) -> Self {
         const TMPFS: i64 = 0x0102_1994;
         const RAMFS: i64 = 0x8584_58f6;
         const EXT: i64 = 0xef53;
@@ -50,12 +57,37 @@ impl Traits {
         const ZFS: i64 = 0x2fc1_2fc1;
         const BCACHEFS: i64 = 0xca45_1a4e;
         const OVERLAYFS: i64 = 0x794c_7630;
-        let kind = rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type);
+        const SMB: i64 = 0x517b;
+        const FAT: i64 = 0x4d44;
+        const EXFAT: i64 = 0x2011_bab0;
+        const NTFS: i64 = 0x5346_544e;
+        const NTFS3: i64 = 0x7366_746e;
+        const HFS: i64 = 0x4244;
+        const HFS_PLUS: i64 = 0x482b;
+        const HPFS: i64 = 0xf995_e849;
+        const ISO9660: i64 = 0x9660;
+        const AFFS: i64 = 0xadff;
+        const ADFS: i64 = 0xadf5;
         let in_memory = matches!(kind, TMPFS | RAMFS);
         let local = in_memory || matches!(kind, EXT | XFS | BTRFS | F2FS | ZFS | BCACHEFS | OVERLAYFS);
         Self {
             in_memory,
             closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS),
+            folds_names: matches!(
+                kind,
+                CIFS | SMB2
+                    | SMB
+                    | FAT
+                    | EXFAT
+                    | NTFS
+                    | NTFS3
+                    | HFS
+                    | HFS_PLUS
+                    | HPFS
+                    | ISO9660
+                    | AFFS
+                    | ADFS
+            ),
             remote: matches!(kind, NFS | CIFS | SMB2 | CEPH | V9FS | FUSE),
             stable_numbers: local || matches!(kind, NFS | CEPH),
             lasting_handles: local,
@@ -210,4 +242,21 @@ fn handles_work(mount: BorrowedFd<'_>, inode: BorrowedFd<'_>, id: u64) -> bool {
     let tried = InodeHandle::of(inode)
         .and_then(|(handle, seen)| handle.open(mount, OFlags::PATH | OFlags::NOFOLLOW).map(|_| seen));
     tried.is_ok_and(|seen| seen == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_folds_names_is_known_by_its_kind() {
+        // vfat, exfat, ntfs3, cifs, smb2, hfsplus, iso9660 of `linux/magic.h` and the file systems' own sources.
+        for kind in [0x4d44, 0x2011_bab0, 0x7366_746e, 0xff53_4d42, 0xfe53_4d42, 0x482b, 0x9660] {
+            assert!(Traits::of_kind(kind).folds_names, "{kind:#x}");
+        }
+        // ext4, XFS, btrfs, tmpfs, overlayfs, NFS, and what nobody knows.
+        for kind in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x6969, 0] {
+            assert!(!Traits::of_kind(kind).folds_names, "{kind:#x}");
+        }
+    }
 }

@@ -89,6 +89,15 @@ pub enum OpenError {
         /// The shared directory.
         path: PathBuf,
     },
+    /// There are path rules, and the share's file system finds a file by more names than its own.
+    #[error(
+        "rules by path cannot be kept in {}: its file system finds a file by other names too (letter case, short forms)",
+        path.display()
+    )]
+    FoldsNames {
+        /// The shared directory.
+        path: PathBuf,
+    },
     /// `openat2` is missing.
     #[error(
         "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
@@ -151,6 +160,9 @@ impl Passthrough {
             .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
         let mounts = MountTable::new(config.file_handles != FileHandles::Never);
         let mount = mounts.reach(stat.mount(), root.as_fd(), || open_for_sync(&proc_fds, root.as_fd()));
+        if config.rules.is_some() && mount.traits.folds_names {
+            return Err(OpenError::FoldsNames { path: config.shared_dir });
+        }
         if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
             return Err(OpenError::FileHandles { path: config.shared_dir });
         }

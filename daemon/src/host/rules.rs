@@ -6,6 +6,7 @@
 
 use super::directories::is_dots;
 use super::lookup::Found;
+use super::mounts::Mount;
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve;
@@ -98,6 +99,14 @@ impl Passthrough {
         let wanted = call.accesses() - Access::CREATE;
         let missing = wanted - rules.access(node.rule.get());
         if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
+    }
+
+    /// Whether the rules can be kept on a mount: not where a name that no rule matches finds what one is about.
+    ///
+    /// # Errors
+    /// EPERM.
+    pub(super) fn check_names_of(&self, mount: &Mount) -> Answer<()> {
+        if self.rules().is_some() && mount.traits.folds_names { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// Keeps a name from becoming a directory's between [`Self::check_only_files`] and the RENAME that it allows: that
