@@ -368,11 +368,18 @@ fn locks(guest: &mut Guest, scene: &Scene) -> Result<()> {
 fn rest(guest: &mut Guest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
-    // FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_MEASURE_VERITY, TCGETS.
-    for (command, len) in [(0x8008_6601, 0), (0x4008_6602, 8), (0xc004_6686, 4), (0x5401, 0)] {
+    let ioctl = |command, input: &[u8]| {
+        let len = u32::try_from(input.len()).unwrap_or(0);
         let frame = Frame::new(IOCTL, node).u64(handle).u32(0).u32(command).u64(0).u32(len).u32(64);
-        guest.tell(frame.bytes(&vec![0; usize::try_from(len).unwrap_or(0)]))?;
-    }
+        frame.bytes(input)
+    };
+    // FS_IOC_GETFLAGS, and what it tells, behind the head of such a reply, back by FS_IOC_SETFLAGS, as chattr(1) does.
+    let told = guest.ask(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
+    let flags = told.get(16..20).unwrap_or(&[0; 4]);
+    guest.tell(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;
+    // FS_IOC_MEASURE_VERITY, TCGETS.
+    guest.tell(ioctl(0xc004_6686, &[0; 4]))?;
+    guest.tell(ioctl(0x5401, &[]))?;
     guest.tell(Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1))?;
     guest.tell(Frame::new(BMAP, node).u64(0).u32(4096).u32(0))?;
     guest.tell(Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(0).u64(0x20_0000).u64(1).u64(0))?;
