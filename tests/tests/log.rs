@@ -112,7 +112,8 @@ fn a_panic_that_nobody_can_be_told_of_is_caught_like_any_other() {
     let panic = |profile: &str, thread: &str, stderr: Stdio| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
         command.arg(folder.path().join("share")).arg(folder.path().join("canary"));
-        command.args([profile, "namespace", "namespace,capabilities,landlock,seccomp", thread, "panic"]);
+        command.args([profile, "prefer", "namespace", "namespace,capabilities,landlock,seccomp"]);
+        command.args([thread, "panic"]);
         let output = command.stdin(Stdio::null()).stderr(stderr).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(said.trim(), "done", "{thread} under {profile}: {}", output.status);

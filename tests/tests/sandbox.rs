@@ -1,11 +1,12 @@
 //! Does each wall around the daemon hold, and does it hold by itself? A program enters the daemon's own sandbox as the
-//! daemon does and tries to get out, with the walls in front of the one in question left away, and at last with none,
-//! which shows that the attempt is a real one. It acts on a canary in a folder of this test's.
+//! daemon does and tries to get out, within all walls, within each alone, and at last within none, which shows that the
+//! attempt is a real one. It acts on a canary in a folder of this test's.
 #![cfg(test)]
 
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,6 +14,22 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 const ALL: &str = "namespace,capabilities,landlock,seccomp";
+/// The isolation and the walls that an attempt is made within: every wall with each isolation, each wall alone (namespaces
+/// and the root directory of `chroot` are two ways of one), and none.
+const WITHIN: [(&str, &str); 9] = [
+    ("namespace", ALL),
+    ("chroot", ALL),
+    ("none", ALL),
+    ("namespace", "namespace"),
+    ("chroot", "namespace"),
+    ("none", "capabilities"),
+    ("none", "landlock"),
+    ("none", "seccomp"),
+    ("none", "no"),
+];
+/// `--inode-file-handles`: `prefer` is the default of root.
+const PREFER: &str = "prefer";
+const NEVER: &str = "never";
 /// `killed` by SIGSYS: the filter.
 const FILTER: &str = "killed 31";
 const NO_ENTRY: &str = "errno 2";
@@ -34,6 +51,7 @@ impl Place {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "run `sudo -E cargo xtask test`");
         let folder = tempfile::Builder::new().prefix("pinhole-sandbox-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(folder.path().join("share")).unwrap();
         fs::write(folder.path().join("share/foreign"), "f").unwrap();
         std::os::unix::fs::chown(folder.path().join("share/foreign"), Some(1), Some(1)).unwrap();
@@ -46,58 +64,87 @@ impl Place {
     }
 
     /// What becomes of an attempt of a thread under a profile, within these walls.
-    fn tried(&self, attempt: &str, profile: &str, thread: &str, (isolation, walls): (&str, &str)) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
-        command.arg(self.folder.path().join("share")).arg(self.canary());
-        command.args([profile, isolation, walls, thread, attempt]);
-        let output = command.stdin(Stdio::null()).output().unwrap();
+    fn tried(
+        &self,
+        attempt: &str,
+        (profile, handles): (&str, &str),
+        thread: &str,
+        within: (&str, &str),
+    ) -> String {
+        let intruder = Command::new(env!("CARGO_BIN_EXE_intruder"));
+        self.outcome(intruder, [profile, handles, within.0, within.1, thread, attempt])
+    }
+
+    fn outcome(&self, mut intruder: Command, words: [&str; 6]) -> String {
+        intruder.arg(self.folder.path().join("share")).arg(self.canary()).args(words);
+        let output = intruder.stdin(Stdio::null()).output().unwrap();
+        drop(fs::remove_file(self.folder.path().join("share/new")));
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        assert!(!said.is_empty(), "{attempt}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!said.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         said
     }
 
-    /// The same of a worker under `share`.
-    fn outcome(&self, attempt: &str, walls: &str) -> String {
-        self.tried(attempt, "share", "worker", ("namespace", walls))
-    }
-
+    /// A worker's attempt within each of [`WITHIN`].
     #[track_caller]
-    fn check(&self, attempt: &str, rows: &[(&str, &str)]) {
-        for (walls, expected) in rows {
-            assert_eq!(&self.outcome(attempt, walls), expected, "{attempt} within {walls}");
-        }
+    fn check(&self, attempt: &str, (profile, handles): (&str, &str), expected: [&str; 9]) {
+        let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "worker", within));
+        assert_eq!(
+            outcomes, expected,
+            "{attempt} under {profile}, file handles: {handles}, within {WITHIN:?}"
+        );
     }
 }
 
+/// For an attempt that has nothing to do with file handles.
+#[track_caller]
+fn check(attempt: &str, expected: [&str; 9]) {
+    let place = Place::new();
+    place.check(attempt, ("share", PREFER), expected);
+    place.check(attempt, ("share", NEVER), expected);
+}
+
+/// Where root uses file handles, Landlock leaves opening files alone, unless the share is a mount of the daemon's own.
 #[test]
 fn a_path_leads_nowhere_outside() {
-    Place::new().check(
-        "path",
-        &[
-            (ALL, FILTER),
-            ("namespace,capabilities,landlock", NO_ENTRY),
-            ("capabilities,landlock", DENIED),
-            ("no", DONE),
-        ],
-    );
+    let place = Place::new();
+    let [ns, chroot] = [NO_ENTRY; 2];
+    let expected = |landlock| [FILTER, FILTER, FILTER, ns, chroot, DONE, landlock, FILTER, DONE];
+    place.check("path", ("share", NEVER), expected(DENIED));
+    place.check("path", ("share", PREFER), expected(DONE));
 }
 
+/// No filter sees where `openat2` leads. So with file handles and `--sandbox none` the daemon of root can be led out, which
+/// it says at the start.
 #[test]
 fn there_is_no_way_up() {
-    Place::new().check(
-        "dot-dot",
-        &[(ALL, NO_ENTRY), ("capabilities,landlock,seccomp", DENIED), ("landlock", DENIED), ("no", DONE)],
+    let place = Place::new();
+    let expected = |landlock| [NO_ENTRY, NO_ENTRY, landlock, NO_ENTRY, NO_ENTRY, DONE, landlock, DONE, DONE];
+    place.check("dot-dot", ("share", NEVER), expected(DENIED));
+    place.check("dot-dot", ("share", PREFER), expected(DONE));
+}
+
+/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is. Who may not make one, and has no namespace,
+/// has a way out of it that Landlock closes: see the plain user's.
+#[test]
+fn proc_is_no_way_out() {
+    check("proc", [NO_ENTRY; 9]);
+}
+
+/// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's own file system.
+#[test]
+fn a_handle_of_the_shares_file_system_opens_a_file_beside_it_only_where_handles_are_used() {
+    let place = Place::new();
+    place.check("handle", ("share", PREFER), [DONE; 9]);
+    place.check(
+        "handle",
+        ("share", NEVER),
+        [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DENIED, FILTER, DONE],
     );
 }
 
-/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is.
+/// This one no wall stops: the kernel looks for it where the share is.
 #[test]
-fn proc_is_no_way_out() {
-    Place::new().check("proc", &[(ALL, NO_ENTRY), ("capabilities,landlock", NO_ENTRY), ("no", NO_ENTRY)]);
-}
-
-#[test]
-fn a_handle_of_another_mount_opens_nothing() {
+fn a_handle_of_another_file_system_is_stale() {
     let place = Place::new();
     let mount = place.folder.path().join("mount");
     fs::create_dir(&mount).unwrap();
@@ -108,89 +155,104 @@ fn a_handle_of_another_mount_opens_nothing() {
     let tried = |walls: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
         command.arg(place.folder.path().join("share")).arg(&canary);
-        command.args(["share", "namespace", walls, "worker", "handle"]);
+        command.args(["share", PREFER, "namespace", walls, "worker", "handle"]);
         String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
     };
-    let outcomes = [tried(ALL), tried("namespace")];
+    let outcomes = [tried(ALL), tried("namespace"), tried("no")];
     drop(Command::new("umount").arg("--lazy").arg(&mount).status());
-    assert_eq!(outcomes, [STALE, STALE]);
+    assert_eq!(outcomes, [STALE, STALE, STALE]);
 }
 
 #[test]
 fn nothing_is_executed() {
-    Place::new()
-        .check("exec", &[(ALL, FILTER), ("namespace,capabilities,landlock", NO_ENTRY), ("landlock", DENIED)]);
+    check("exec", [FILTER, FILTER, FILTER, NO_ENTRY, NO_ENTRY, DONE, DENIED, FILTER, DONE]);
 }
 
 #[test]
 fn nothing_is_connected_to() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let attempt = format!("connect={}", listener.local_addr().unwrap());
-    Place::new()
-        .check(&attempt, &[(ALL, FILTER), ("namespace", UNREACHABLE), ("landlock", DENIED), ("no", DONE)]);
+    check(&attempt, [FILTER, FILTER, FILTER, UNREACHABLE, DONE, DONE, DENIED, FILTER, DONE]);
     let name = format!("pinhole-sandbox-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
-    Place::new().check(
-        &format!("connect-abstract={name}"),
-        &[(ALL, FILTER), ("namespace", REFUSED), ("landlock", NOT_PERMITTED), ("no", DONE)],
-    );
+    let attempt = format!("connect-abstract={name}");
+    check(&attempt, [FILTER, FILTER, FILTER, REFUSED, DONE, DONE, NOT_PERMITTED, FILTER, DONE]);
 }
 
 #[test]
 fn the_keeper_is_neither_looked_into_nor_signalled() {
-    let place = Place::new();
-    place.check(
-        "ptrace",
-        &[
-            (ALL, FILTER),
-            ("namespace", NO_PROCESS),
-            ("landlock", NOT_PERMITTED),
-            ("capabilities", NOT_PERMITTED),
-        ],
-    );
-    place.check(
-        "kill",
-        &[(ALL, FILTER), ("namespace", NO_PROCESS), ("landlock", NOT_PERMITTED), ("no", DONE)],
-    );
+    let (pid, own) = (NO_PROCESS, NOT_PERMITTED);
+    check("ptrace", [FILTER, FILTER, FILTER, pid, DONE, NOT_PERMITTED, own, FILTER, DONE]);
+    check("kill", [FILTER, FILTER, FILTER, pid, DONE, DONE, own, FILTER, DONE]);
 }
 
 #[test]
 fn nothing_is_mounted_and_nothing_unshared() {
-    let place = Place::new();
-    place.check(
-        "mount",
-        &[(ALL, FILTER), ("landlock", NOT_PERMITTED), ("capabilities", NOT_PERMITTED), ("no", DONE)],
-    );
-    place.check("unshare", &[(ALL, FILTER), ("capabilities", NOT_PERMITTED), ("no", DONE)]);
+    check("mount", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, NOT_PERMITTED, FILTER, DONE]);
+    check("unshare", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DONE, FILTER, DONE]);
 }
 
 /// Only the filter sees what is mapped.
 #[test]
 fn no_memory_is_made_executable() {
-    Place::new().check(
-        "execute-memory",
-        &[(ALL, FILTER), ("seccomp", FILTER), ("namespace,capabilities,landlock", DONE)],
-    );
+    check("execute-memory", [FILTER, FILTER, FILTER, DONE, DONE, DONE, DONE, FILTER, DONE]);
 }
 
 /// Landlock does not look at modes: there the read-only mount and the missing capability stand. The filter does not see
-/// the flags of an open: there the mount and Landlock do.
+/// the flags of an open: there the mount and Landlock do, and for a file that is there Landlock only where it covers
+/// opening.
 #[test]
 fn nothing_changes_in_a_read_only_share() {
     let place = Place::new();
-    for (walls, chmod, create) in [
-        (ALL, FILTER, READ_ONLY),
-        ("namespace", READ_ONLY, READ_ONLY),
-        ("capabilities", NOT_PERMITTED, DONE),
-        ("seccomp", FILTER, DONE),
-        ("landlock", DONE, DENIED),
-        ("no", DONE, DONE),
+    for (handles, landlock) in [(NEVER, DENIED), (PREFER, DONE)] {
+        let rootfs = ("rootfs", handles);
+        place.check(
+            "chmod",
+            rootfs,
+            [FILTER, FILTER, FILTER, READ_ONLY, DONE, NOT_PERMITTED, DONE, FILTER, DONE],
+        );
+        place.check("create", rootfs, [READ_ONLY, DENIED, DENIED, READ_ONLY, DONE, DONE, DENIED, DONE, DONE]);
+        let writing = place.folder.path().join("share/foreign");
+        fs::set_permissions(&writing, fs::Permissions::from_mode(0o666)).unwrap();
+        place.check(
+            "write",
+            rootfs,
+            [READ_ONLY, landlock, landlock, READ_ONLY, DONE, DONE, landlock, DONE, DONE],
+        );
+    }
+}
+
+/// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
+#[test]
+fn a_plain_user_gets_out_no_more_than_root_does() {
+    let place = Place::new();
+    let intruder = place.folder.path().join("intruder");
+    fs::copy(env!("CARGO_BIN_EXE_intruder"), &intruder).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = format!("connect={}", listener.local_addr().unwrap());
+    // All walls; each of two alone; none.
+    let within = [("namespace", ALL), ("namespace", "namespace"), ("none", "landlock"), ("none", "no")];
+    for (attempt, expected) in [
+        ("path", [FILTER, NO_ENTRY, DENIED, DONE]),
+        ("dot-dot", [NO_ENTRY, NO_ENTRY, DENIED, DONE]),
+        ("proc", [NO_ENTRY, NO_ENTRY, DENIED, DONE]),
+        ("handle", [FILTER, NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED]),
+        ("exec", [FILTER, NO_ENTRY, DENIED, DONE]),
+        (&connect, [FILTER, UNREACHABLE, DENIED, DONE]),
+        ("kill", [FILTER, NO_PROCESS, NOT_PERMITTED, DONE]),
+        ("ptrace", [FILTER, NO_PROCESS, NOT_PERMITTED, NOT_PERMITTED]),
+        ("mount", [FILTER, DONE, NOT_PERMITTED, NOT_PERMITTED]),
+        ("unshare", [FILTER, DONE, NOT_PERMITTED, NOT_PERMITTED]),
+        ("execute-memory", [FILTER, DONE, DONE, DONE]),
+        ("chmod", [NOT_PERMITTED; 4]),
     ] {
-        let tried = |attempt| place.tried(attempt, "rootfs", "worker", ("namespace", walls));
-        assert_eq!(tried("chmod"), chmod, "chmod within {walls}");
-        assert_eq!(tried("create"), create, "create within {walls}");
-        drop(fs::remove_file(place.folder.path().join("share/new")));
+        let outcomes = within.map(|(isolation, walls)| {
+            let mut plain = Command::new("setpriv");
+            plain.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&intruder);
+            place.outcome(plain, ["share", NEVER, isolation, walls, "worker", attempt])
+        });
+        assert_eq!(outcomes, expected, "{attempt} within {within:?}");
     }
 }
 
@@ -203,7 +265,7 @@ fn every_kind_of_thread_under_every_profile_and_isolation_is_held() {
                 ["path", "exec", "connect=127.0.0.1:1", "mount", "unshare", "kill", "execute-memory"]
             {
                 for isolation in ["namespace", "chroot", "none"] {
-                    let outcome = place.tried(attempt, profile, thread, (isolation, ALL));
+                    let outcome = place.tried(attempt, (profile, PREFER), thread, (isolation, ALL));
                     assert_eq!(outcome, FILTER, "{attempt} of {thread} under {profile} in {isolation}");
                 }
             }

@@ -1,7 +1,7 @@
 //! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon would do that is no
 //! longer the daemon's.
 //!
-//! `intruder SHARE CANARY PROFILE ISOLATION WALLS THREAD ATTEMPT`. Prints one line: `done` where the attempt worked,
+//! `intruder SHARE CANARY PROFILE HANDLES ISOLATION WALLS THREAD ATTEMPT`; HANDLES as in --inode-file-handles. Prints one line: `done` where the attempt worked,
 //! `errno N` where the host refused it, `killed N` where it ended the process by signal N. Whatever works, works on what
 //! is named on the command line or in mounts of its own.
 
@@ -55,6 +55,8 @@ struct Request {
     share: PathBuf,
     canary: PathBuf,
     profile: Profile,
+    /// Whether file handles are used.
+    handles: bool,
     isolation: Isolation,
     walls: Walls,
     thread: Threads,
@@ -62,8 +64,8 @@ struct Request {
 }
 
 fn parse(words: &[String]) -> Result<Request, Failure> {
-    let [share, canary, profile, isolation, walls, thread, attempt] = words else {
-        return Err("seven words: SHARE CANARY PROFILE ISOLATION WALLS THREAD ATTEMPT".into());
+    let [share, canary, profile, handles, isolation, walls, thread, attempt] = words else {
+        return Err("eight words: SHARE CANARY PROFILE HANDLES ISOLATION WALLS THREAD ATTEMPT".into());
     };
     let named = Profile::ALL.into_iter().find(|known| known.name() == profile);
     let mut all = Walls::empty();
@@ -80,6 +82,7 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
         share: share.into(),
         canary: canary.into(),
         profile: named.ok_or("no such profile")?,
+        handles: handles != "never",
         isolation: match isolation.as_str() {
             "namespace" => Isolation::Namespace,
             "chroot" => Isolation::Chroot,
@@ -114,9 +117,9 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let (handle, _) = InodeHandle::of(canary.as_fd())?;
     drop(canary);
     let parent = rustix::process::getpid();
-    let handles = request.attempt == "handle";
-    let mut facilities = Facilities::IDENTITY;
-    facilities.set(Facilities::HANDLES, handles);
+    let mut facilities = Facilities::empty();
+    facilities.set(Facilities::IDENTITY, rustix::process::geteuid().is_root());
+    facilities.set(Facilities::HANDLES, request.handles);
     facilities.set(Facilities::DEBUG, cfg!(debug_assertions));
     let plan = Plan {
         isolation: request.isolation,
@@ -146,8 +149,9 @@ fn run(words: &[String]) -> Result<String, Failure> {
         Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
     let seal = Seal::new(move |kind| filters.install(kind));
     let (root, proc_fds) = (places.root, places.proc_fds);
-    let surroundings = Surroundings { root, proc_fds, as_users: true, seal: seal.clone() };
-    let file_handles = if handles { FileHandles::Prefer } else { FileHandles::Never };
+    let as_users = facilities.contains(Facilities::IDENTITY);
+    let surroundings = Surroundings { root, proc_fds, as_users, seal: seal.clone() };
+    let file_handles = if request.handles { FileHandles::Prefer } else { FileHandles::Never };
     let host = Arc::new(Passthrough::within(host_config(&request.share, file_handles), surroundings)?);
     seal.close(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
@@ -191,8 +195,11 @@ fn host_config(share: &Path, file_handles: FileHandles) -> Config {
     }
 }
 
-/// Nothing that is mounted here is seen by anybody else.
+/// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that is so anyway.
 fn keep_mounts_to_itself() -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
     #[expect(deprecated, reason = "the safe form; only file tables could break I/O safety, mounts cannot")]
     rustix::thread::unshare(UnshareFlags::NEWNS)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -229,14 +236,14 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             Ok(()) => Err(io::Error::other("no panic")),
             Err(_said) => Ok(()),
         },
-        "exec" => Err(Command::new("/bin/true").exec()),
+        "exec" => Err(Command::new("/bin/echo").arg("done").exec()),
         "connect" => TcpStream::connect(rest).map(drop),
         "connect-abstract" => UnixStream::connect_addr(&SocketAddr::from_abstract_name(rest)?).map(drop),
         "ptrace" => {
             let parent = rustix::process::pidfd_open(known.parent, PidfdFlags::empty())?;
             Ok(rustix::process::pidfd_getfd(parent, 1, PidfdGetfdFlags::empty()).map(drop)?)
         }
-        "mount" => Ok(rustix::mount::mount(c"none", &request.share, c"tmpfs", MountFlags::empty(), None)?),
+        "mount" => Ok(rustix::mount::mount(c"none", c"/", c"tmpfs", MountFlags::empty(), None)?),
         "unshare" =>
         {
             #[expect(deprecated, reason = "as above")]
@@ -250,6 +257,12 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
         }
         "chmod" => {
             Ok(rustix::fs::chmodat(&known.root, c"foreign", Mode::from_raw_mode(0o777), AtFlags::empty())?)
+        }
+        "write" => {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file =
+                rustix::fs::openat2(&known.root, c"foreign", flags, Mode::empty(), ResolveFlags::empty());
+            Ok(file.map(drop)?)
         }
         "create" => {
             // As above: a filter does not see the flags of this call, so this one is for the walls behind it.
