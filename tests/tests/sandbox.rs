@@ -228,7 +228,9 @@ fn nothing_changes_in_a_read_only_share() {
 fn a_plain_user_gets_out_no_more_than_root_does() {
     let place = Place::new();
     let intruder = place.folder.path().join("intruder");
-    fs::copy(env!("CARGO_BIN_EXE_intruder"), &intruder).unwrap();
+    // By another process: a program is "busy" while a child of another test's holds the descriptor that wrote it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_intruder")).arg(&intruder).status().unwrap();
+    assert!(copied.success());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!("connect={}", listener.local_addr().unwrap());
     // All walls; each of two alone; none.
