@@ -117,6 +117,50 @@ impl Access {
         .union(Self::MKNOD_BLOCK)
         .union(Self::WHITEOUT);
 
+    /// Making something that is to belong to the guest's user.
+    pub const MAKES_OWNED: Self = Self::MAKES.union(Self::TMPFILE);
+
+    /// What opens a file to write it.
+    pub const OPENS_TO_WRITE: Self = Self::WRITE
+        .union(Self::APPEND)
+        .union(Self::TRUNCATE)
+        .union(Self::MAP_WRITE)
+        .union(Self::CREATE)
+        .union(Self::TMPFILE)
+        .union(Self::FALLOCATES)
+        .union(Self::COPY_RANGE);
+
+    /// What could drop set-user-id and set-group-id where they are to stay. Not writing through a mapping: of that the
+    /// daemon does nothing.
+    pub const KEEPS_BITS: Self = Self::OPENS_TO_WRITE
+        .difference(Self::MAP_WRITE)
+        .union(Self::CHMOD)
+        .union(Self::CHOWN)
+        .union(Self::ACL_WRITE)
+        .union(Self::MAKES_OWNED);
+
+    /// What is done to a name in a directory, whether or not it is there. The rest is done to a file that was reached.
+    pub const OF_NAMES: Self = Self::LOOKUP
+        .union(Self::MAKES_OWNED)
+        .union(Self::LINK)
+        .union(Self::UNLINK)
+        .union(Self::RMDIR)
+        .union(Self::RENAME)
+        .union(Self::EXCHANGE);
+
+    /// What reaches a file: by finding its name, or by making it.
+    pub const REACHES: Self = Self::LOOKUP.union(Self::MAKES_OWNED).union(Self::LINK);
+
+    /// What reaches a directory, and so what is below.
+    pub const LEADS_ON: Self = Self::LOOKUP.union(Self::MKDIR);
+
+    /// Named, so that nobody takes them for part of something else, and not carried out by this version.
+    pub const NOT_SERVED: Self = Self::LOCK
+        .union(Self::MAP_READ)
+        .union(Self::MAP_WRITE)
+        .union(Self::IOCTL_VERITY)
+        .union(Self::IOCTL_FSCRYPT);
+
     /// Reading extended attributes of any namespace, ACLs apart.
     pub const XATTR_READS: Self = Self::XATTR_READ_USER
         .union(Self::XATTR_READ_TRUSTED)
@@ -149,6 +193,11 @@ impl Access {
     /// The names of all accesses in the set, in their own order.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         ACCESSES.iter().filter(move |row| self.contains(row.access)).map(|row| row.name)
+    }
+
+    /// Whether none of these changes the host's files.
+    pub const fn changes_nothing(self) -> bool {
+        !self.intersects(Self::MUTATIONS)
     }
 
     /// What a guest is told that lacks these. `read_only`: of a policy that grants no mutation at all.

@@ -44,10 +44,14 @@ pub(crate) struct Automaton {
 pub(crate) struct Seen {
     /// It decides somewhere.
     pub(crate) decides: bool,
+    /// It decides somewhere that a guest can come to: a name in a directory that it may find or make.
+    pub(crate) reached: bool,
     /// A later rule that decides where this one matches.
     pub(crate) covered_by: Option<usize>,
     /// A rule that hides a directory beneath which this one could match.
     pub(crate) hidden_by: Option<usize>,
+    /// A rule under which a directory, beneath which this one could match, can be neither found nor made.
+    pub(crate) closed_by: Option<usize>,
 }
 
 /// The rules overlap in more ways than are followed.
@@ -56,6 +60,9 @@ pub(crate) struct TooIntricate;
 
 /// States times letters, before states that decide alike are made one. Hundreds of plain rules stay below it.
 const TRANSITIONS_MAX: usize = 1 << 18;
+
+/// [`State::NOTHING`] and [`State::HIDDEN`].
+const FIXED: usize = 2;
 
 /// A position: a rule, and how many of its segments have been read.
 type Position = (usize, usize);
@@ -172,6 +179,20 @@ enum Step {
     Name(usize),
 }
 
+/// What is known besides the automaton while it is built.
+struct Explored {
+    /// The positions of each state but the two fixed ones.
+    sets: Vec<BTreeSet<Position>>,
+    /// The rule that decides where each transition leads; none: the base verdict.
+    deciding: Vec<Option<usize>>,
+}
+
+impl Explored {
+    fn set(&self, state: State) -> Option<&BTreeSet<Position>> {
+        self.sets.get(index(state).checked_sub(FIXED)?)
+    }
+}
+
 struct Build {
     steps: Vec<Vec<Step>>,
     verdicts: Vec<Verdict>,
@@ -187,39 +208,81 @@ impl Build {
             Verdict { access: Access::empty(), hidden: true },
         ];
         let mut next = vec![State::NOTHING; letters.count()];
-        next.resize(letters.count().saturating_mul(2), State::HIDDEN);
+        next.resize(letters.count().saturating_mul(FIXED), State::HIDDEN);
         let start: BTreeSet<Position> = (0..self.steps.len()).map(|rule| (rule, 0)).collect();
         let start = self.closed(start);
         let mut verdicts = fixed.to_vec();
         let mut known = HashMap::new();
         let mut sets = Vec::new();
-        let root = self.state(start, &mut known, &mut sets, &mut verdicts);
+        let mut deciding = vec![None; next.len()];
+        let (root, root_rule) = self.state(start, &mut known, &mut sets, &mut verdicts);
         let mut read = 0_usize;
         while let Some(set) = sets.get(read).cloned() {
             read = read.saturating_add(1);
             for letter in (0..letters.count()).map(Letter) {
                 let after = self.after(&set, &letters, letter);
-                next.push(self.state(after, &mut known, &mut sets, &mut verdicts));
+                let (state, rule) = self.state(after, &mut known, &mut sets, &mut verdicts);
+                next.push(state);
+                deciding.push(rule);
             }
             if next.len() > TRANSITIONS_MAX {
                 return Err(TooIntricate);
             }
         }
-        Ok(Automaton { letters, root, verdicts, next })
+        let automaton = Automaton { letters, root, verdicts, next };
+        self.walk(&automaton, root_rule, &Explored { sets, deciding });
+        Ok(automaton)
     }
 
-    /// The state of a set of positions, a new one where it has not been seen.
+    /// Goes wherever a guest can: from directories that it may find or make to the names in them.
+    fn walk(&mut self, automaton: &Automaton, root_rule: Option<usize>, explored: &Explored) {
+        let mut seen = BTreeSet::from([automaton.root]);
+        let mut open = vec![automaton.root];
+        self.reach(root_rule);
+        while let Some(directory) = open.pop() {
+            let start = index(directory).saturating_mul(automaton.letters.count());
+            for (at, state) in (start..).zip(automaton.row(directory)) {
+                let rule = explored.deciding.get(at).copied().flatten();
+                self.reach(rule);
+                if !seen.insert(*state) {
+                    continue;
+                }
+                if automaton.verdict(*state).access.intersects(Access::LEADS_ON) {
+                    open.push(*state);
+                } else if let Some(closing) = rule {
+                    self.close(closing, explored.set(*state));
+                }
+            }
+        }
+    }
+
+    fn reach(&mut self, rule: Option<usize>) {
+        if let Some(seen) = rule.and_then(|rule| self.seen.get_mut(rule)) {
+            seen.reached = true;
+        }
+    }
+
+    /// Under the rule `closing` nothing below is come to; the others of the set would match there.
+    fn close(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
+        for (rule, _) in set.into_iter().flatten().filter(|(rule, _)| *rule != closing) {
+            if let Some(seen) = self.seen.get_mut(*rule) {
+                seen.closed_by.get_or_insert(closing);
+            }
+        }
+    }
+
+    /// The state of a set of positions, a new one where it has not been seen, and the rule that decides there.
     fn state(
         &mut self,
         set: BTreeSet<Position>,
-        known: &mut HashMap<BTreeSet<Position>, State>,
+        known: &mut HashMap<BTreeSet<Position>, (State, Option<usize>)>,
         sets: &mut Vec<BTreeSet<Position>>,
         verdicts: &mut Vec<Verdict>,
-    ) -> State {
-        if let Some(state) = known.get(&set) {
-            return *state;
+    ) -> (State, Option<usize>) {
+        if let Some(found) = known.get(&set) {
+            return *found;
         }
-        let verdict = self.decide(&set);
+        let (verdict, rule) = self.decide(&set);
         let state = if verdict.hidden {
             State::HIDDEN
         } else {
@@ -227,15 +290,15 @@ impl Build {
             sets.push(set.clone());
             State(u32::try_from(verdicts.len().saturating_sub(1)).unwrap_or_default())
         };
-        known.insert(set, state);
-        state
+        known.insert(set, (state, rule));
+        (state, rule)
     }
 
     /// The last rule that matches decides.
-    fn decide(&mut self, set: &BTreeSet<Position>) -> Verdict {
+    fn decide(&mut self, set: &BTreeSet<Position>) -> (Verdict, Option<usize>) {
         let ends = |(rule, at): &&Position| self.steps.get(*rule).is_some_and(|steps| steps.len() == *at);
         let matching: Vec<usize> = set.iter().filter(ends).map(|(rule, _)| *rule).collect();
-        let Some((deciding, covered)) = matching.split_last() else { return self.base };
+        let Some((deciding, covered)) = matching.split_last() else { return (self.base, None) };
         let verdict = self.verdicts.get(*deciding).copied().unwrap_or(self.base);
         for rule in covered {
             if let Some(seen) = self.seen.get_mut(*rule) {
@@ -252,7 +315,7 @@ impl Build {
                 }
             }
         }
-        verdict
+        (verdict, Some(*deciding))
     }
 
     fn after(&self, set: &BTreeSet<Position>, letters: &Letters, letter: Letter) -> BTreeSet<Position> {

@@ -13,9 +13,6 @@ pub struct Row {
     pub why: &'static str,
 }
 
-/// What makes something that is to belong to the guest's user.
-const MAKES: Access = Access::MAKES.union(Access::TMPFILE);
-
 /// What only a file's owner may do, or whoever may act as any.
 const OWNERS: Access = Access::CHMOD
     .union(Access::UTIMENS)
@@ -25,17 +22,6 @@ const OWNERS: Access = Access::CHMOD
     .union(Access::RENAME)
     .union(Access::EXCHANGE)
     .union(Access::LINK);
-
-/// What could drop set-group-id where it is to stay.
-const KEEPS_BITS: Access = Access::WRITE
-    .union(Access::APPEND)
-    .union(Access::TRUNCATE)
-    .union(Access::FALLOCATES)
-    .union(Access::COPY_RANGE)
-    .union(Access::CHMOD)
-    .union(Access::CHOWN)
-    .union(Access::ACL_WRITE)
-    .union(MAKES);
 
 /// Every capability that is ever kept. A daemon that is not root has none of them, in a user namespace only those over
 /// what its own ids own.
@@ -57,9 +43,17 @@ pub const ROWS: &[Row] = &[
     row("CAP_CHOWN", Need::any_of(Access::CHOWN), "give a file to another user"),
     row("CAP_FOWNER", Need::any_of(OWNERS), "act as any file's owner"),
     row("CAP_FOWNER", Need::ALWAYS.with(Facilities::NOATIME), "open any file without noting the time"),
-    row("CAP_FSETID", Need::any_of(KEEPS_BITS), "keep set-group-id where the guest says so"),
-    row("CAP_SETUID", Need::any_of(MAKES).with(Facilities::IDENTITY), "make files as the guest's user"),
-    row("CAP_SETGID", Need::any_of(MAKES).with(Facilities::IDENTITY), "make files as the guest's group"),
+    row("CAP_FSETID", Need::any_of(Access::KEEPS_BITS), "keep set-group-id where the guest says so"),
+    row(
+        "CAP_SETUID",
+        Need::any_of(Access::MAKES_OWNED).with(Facilities::IDENTITY),
+        "make files as the guest's user",
+    ),
+    row(
+        "CAP_SETGID",
+        Need::any_of(Access::MAKES_OWNED).with(Facilities::IDENTITY),
+        "make files as the guest's group",
+    ),
     row("CAP_MKNOD", Need::any_of(Access::MKNOD_CHAR.union(Access::MKNOD_BLOCK)), "make device nodes"),
     row(
         "CAP_SETFCAP",

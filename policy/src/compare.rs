@@ -1,35 +1,63 @@
 //! One question to a policy, and two policies beside each other.
 
-use crate::explain::{Explanation, HostCall, LimitShown, PathShown};
+use crate::explain::{Explanation, HostCall, LimitShown, PathShown, Way};
 use crate::gate::MAKES_A_NAME;
-use crate::{Access, Policy, Refusal};
+use crate::{Access, PathRule, Policy, Refusal, Standing};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The answer to whether an operation is granted at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// Whether it is.
+    /// Whether the guest is told that it is done.
     pub allowed: bool,
-    /// What the guest is told where it is not.
+    /// What becomes of it.
+    pub standing: Standing,
+    /// What the guest is told where it is not done.
     pub errno: Option<&'static str>,
+    /// The directory above at which the guest already stops, for it can neither find nor make it.
+    pub stops_at: Option<String>,
     /// The rule that decides; none: the base set does.
     pub rule: Option<PathShown>,
 }
 
 impl Policy {
-    /// Decides a single operation at a path of the share, given by its components.
+    /// Decides a single operation at a path of the share, given by its components: as for a guest that comes there name
+    /// by name.
     pub fn decide(&self, path: &[&[u8]], access: Access) -> Decision {
-        let rule = self.paths().and_then(|paths| paths.deciding(path));
-        let granted = rule.map_or(self.granted(), |rule| rule.access);
-        let allowed = granted.contains(access);
-        let refusal = match rule {
-            Some(rule) if rule.hidden && access.intersects(MAKES_A_NAME) => Refusal::NotGranted,
-            Some(rule) if rule.hidden => Refusal::Hidden,
-            Some(_) | None => access.refusal(self.is_read_only()),
+        if let Some((above, rule)) = self.stops(path) {
+            let errno = Some(Access::LOOKUP.refusal(self.is_read_only()).errno_name());
+            let stops_at =
+                above.iter().flat_map(|name| ["/".into(), String::from_utf8_lossy(name)]).collect();
+            let (standing, rule) = (Standing::Denied, Some(PathShown::from(rule)));
+            return Decision { allowed: false, standing, errno, stops_at: Some(stops_at), rule };
+        }
+        // The figures of the file system are nobody's in particular.
+        let of_share = access == Access::STATFS;
+        let rule = self.paths().filter(|_| !of_share).and_then(|paths| paths.deciding(path));
+        let granted = rule.map_or(self.granted(), |rule| rule.access).contains(access);
+        let (standing, refusal) = match rule {
+            Some(rule) if rule.hidden && access.intersects(MAKES_A_NAME) => {
+                (Standing::Denied, Refusal::NotGranted)
+            }
+            Some(rule) if rule.hidden => (Standing::Denied, Refusal::Hidden),
+            Some(_) | None => (Standing::of(self, access, granted), access.refusal(self.is_read_only())),
         };
-        let errno = (!allowed).then(|| refusal.errno_name());
-        Decision { allowed, errno, rule: rule.map(PathShown::from) }
+        let errno = standing.errno_name(refusal);
+        let rule = rule.map(PathShown::from);
+        Decision { allowed: standing.is_success(), standing, errno, stops_at: None, rule }
+    }
+
+    /// The first directory on the way that can be neither found nor made, with its rule. What is hidden is no matter
+    /// here: it decides for all that is below.
+    fn stops<'p>(&self, path: &'p [&'p [u8]]) -> Option<(&'p [&'p [u8]], &PathRule)> {
+        let paths = self.paths()?;
+        let above = (1..path.len()).filter_map(|len| path.get(..len));
+        let closed = |above: &'p [&'p [u8]]| {
+            let rule = paths.deciding(above)?;
+            (rule.hidden || !rule.access.intersects(Access::LEADS_ON)).then_some((above, rule))
+        };
+        above.into_iter().find_map(closed).filter(|(_, rule)| !rule.hidden)
     }
 }
 
@@ -38,12 +66,12 @@ impl Policy {
 pub struct Surplus {
     /// Operations granted where no path rule matches.
     pub operations: Vec<&'static str>,
-    /// PathShown rules; all of them, where there is any difference, for their order counts.
+    /// Path rules; all of them, where there is any difference, for their order counts.
     pub paths: Vec<PathShown>,
     /// Limits, also those of another figure.
     pub limits: Vec<LimitShown>,
-    /// Host calls that are let through in a way in which the other does not, by kind of thread.
-    pub host_calls: BTreeMap<&'static str, Vec<&'static str>>,
+    /// Host calls with the ways in which the other does not let them through, by kind of thread that makes them.
+    pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
     /// Capabilities and Landlock rights.
     pub rights: Vec<&'static str>,
 }
@@ -97,20 +125,20 @@ impl Surplus {
     }
 }
 
-fn calls(one: &Explanation, other: &Explanation) -> BTreeMap<&'static str, Vec<&'static str>> {
+fn calls(one: &Explanation, other: &Explanation) -> BTreeMap<&'static str, Vec<HostCall>> {
     let mut beyond = BTreeMap::new();
     for (kind, calls) in &one.host_calls {
         let others = other.host_calls.get(kind).map(Vec::as_slice).unwrap_or_default();
-        let lacks = |call: &&HostCall| {
-            let same = others.iter().find(|same| same.call == call.call);
-            !call
-                .ways
-                .iter()
-                .all(|way| same.is_some_and(|same| same.ways.iter().any(|other| other.when == way.when)))
+        let only_here = |call: &HostCall| {
+            let same = others.iter().filter(|same| same.call == call.call).flat_map(|same| &same.ways);
+            let known = |way: &Way| same.clone().any(|other| other.when == way.when);
+            let ways = call.ways.iter().filter(|way| !way.inherited && !known(way));
+            let ways: Vec<_> = ways.cloned().collect();
+            (!ways.is_empty()).then_some(HostCall { call: call.call, ways })
         };
-        let names: Vec<_> = calls.iter().filter(lacks).map(|call| call.call).collect();
-        if !names.is_empty() {
-            beyond.insert(*kind, names);
+        let calls: Vec<_> = calls.iter().filter_map(only_here).collect();
+        if !calls.is_empty() {
+            beyond.insert(*kind, calls);
         }
     }
     beyond
@@ -126,8 +154,7 @@ mod tests {
     }
 
     fn decision(path: &[&[u8]], name: &str) -> (bool, Option<&'static str>, Option<usize>) {
-        let text =
-            "[[path]]\nmatch = \"/a/**\"\naccess = [\"read\"]\n[[path]]\nmatch = \"/a/h\"\nhidden = true\n";
+        let text = "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\", \"read\"]\n[[path]]\nmatch = \"/a/h\"\nhidden = true\n";
         let decided = Policy::parse(text).unwrap().decide(path, Access::named(name).unwrap());
         (decided.allowed, decided.errno, decided.rule.map(|rule| rule.line))
     }
@@ -141,6 +168,35 @@ mod tests {
         assert_eq!(decision(&[b"a", b"h", b"i"], "stat"), (false, Some("ENOENT"), Some(5)));
         assert_eq!(decision(&[b"a", b"h"], "create"), (false, Some("EPERM"), Some(5)));
         assert_eq!(decision(&[b"b"], "mknod-block"), (false, Some("EPERM"), None));
+    }
+
+    #[test]
+    fn below_a_directory_that_cannot_be_found_nothing_is_allowed() {
+        let text = "[[path]]\nmatch = \"/a\"\naccess = [\"unlink\"]\n[[path]]\nmatch = \"/m\"\naccess = [\"mkdir\"]\n";
+        let policy = Policy::parse(text).unwrap();
+        let decided = policy.decide(&[b"a", b"b", b"c"], Access::READ);
+        assert_eq!((decided.allowed, decided.errno), (false, Some("EPERM")));
+        assert_eq!((decided.stops_at.as_deref(), decided.rule.unwrap().line), (Some("/a"), 2));
+        let itself = policy.decide(&[b"a"], Access::UNLINK);
+        assert_eq!((itself.allowed, itself.stops_at), (true, None));
+        assert!(policy.decide(&[b"m", b"b"], Access::READ).allowed, "what a guest makes it may go into");
+    }
+
+    #[test]
+    fn the_figures_of_the_share_are_the_same_everywhere() {
+        let text = "[[path]]\nmatch = \"/a\"\naccess = []\n";
+        assert!(Policy::parse(text).unwrap().decide(&[b"a"], Access::STATFS).allowed);
+    }
+
+    #[test]
+    fn a_call_that_both_make_differs_by_its_ways() {
+        let (full, share) = (explained(&Policy::of(Profile::Full)), explained(&Policy::of(Profile::Share)));
+        let difference = Difference::between(&full, &share);
+        let worker = &difference.a.host_calls["worker"];
+        let mknod = worker.iter().find(|call| call.call == "mknodat").unwrap();
+        let reasons: Vec<_> = mknod.ways.iter().map(|way| way.why).collect();
+        assert_eq!(reasons, ["make a character device node", "make a whiteout", "make a block device node"]);
+        assert!(!difference.a.host_calls.contains_key("control"), "what is only inherited is no difference");
     }
 
     #[test]
@@ -161,7 +217,7 @@ mod tests {
 
     #[test]
     fn limits_and_rules_differ_by_what_they_say_not_by_where_they_stand() {
-        let one = "[[path]]\nmatch = \"/a\"\naccess = []\n[limits]\nlocks = 3\n";
+        let one = "[[path]]\nmatch = \"/a\"\naccess = []\n[limits]\nopen-handles = 3\n";
         let moved = format!("# A line more.\n{one}");
         let of = |text: &str| explained(&Policy::parse(text).unwrap());
         assert!(Difference::between(&of(one), &of(&moved)).is_none());

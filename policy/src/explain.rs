@@ -4,7 +4,7 @@
 
 use crate::host_calls::{Condition, Test, Threads, Width};
 use crate::limits::{LIMITS, LimitRow, Measure};
-use crate::{ACCESSES, Access, Described, Facilities, Need, PathRule, Policy};
+use crate::{ACCESSES, Access, Described, Facilities, Need, PathRule, Policy, Standing};
 use crate::{capabilities, host_calls, landlock};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,8 +18,10 @@ pub struct Explanation {
     pub paths: Vec<PathShown>,
     /// Limits that are set.
     pub limits: Vec<LimitShown>,
-    /// Host system calls, by kind of thread.
+    /// Host system calls that its filter lets through, by kind of thread.
     pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
+    /// Host system calls that are answered ENOSYS, for every kind of thread.
+    pub answered: Vec<AnsweredShown>,
     /// Capabilities that are kept of those that the daemon is started with.
     pub capabilities: Vec<RightShown>,
     /// Landlock rights beneath the share.
@@ -35,8 +37,10 @@ pub struct OperationShown {
     pub what: &'static str,
     /// Whether it is granted where no path rule matches.
     pub granted: bool,
-    /// The errno where it is not.
-    pub errno: &'static str,
+    /// What becomes of it there.
+    pub standing: Standing,
+    /// The errno that the guest sees then; none: it is told that it is done.
+    pub errno: Option<&'static str>,
 }
 
 /// One path rule.
@@ -81,9 +85,20 @@ pub struct HostCall {
 pub struct Way {
     /// What must hold of its arguments, all of it; empty: nothing.
     pub when: Vec<Holds>,
+    /// Whether it is there for the threads that such a thread starts: they inherit its filter beside their own.
+    pub inherited: bool,
     /// The operations that need it; empty: whatever is granted.
     pub needed_by: Vec<&'static str>,
     /// What for.
+    pub why: &'static str,
+}
+
+/// One system call that is not carried out: the kernel answers ENOSYS, and whoever made it does without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AnsweredShown {
+    /// The kernel's name.
+    pub call: &'static str,
+    /// Who makes it, and what for.
     pub why: &'static str,
 }
 
@@ -112,9 +127,10 @@ pub struct RightShown {
 }
 
 impl Explanation {
-    /// Explains a policy under these facilities.
+    /// Explains a policy under these facilities, and those that its limits need.
     pub fn new(policy: &Policy, facilities: Facilities) -> Self {
         let reach = policy.reach();
+        let facilities = facilities.union(policy.limits().facilities());
         let needed = |name, need: Need, why| RightShown { name, needed_by: needed_by(need, reach), why };
         Self {
             operations: operations(policy),
@@ -123,6 +139,10 @@ impl Explanation {
             host_calls: Threads::all()
                 .iter()
                 .filter_map(|kind| Some((kind.name()?, calls(kind, reach, facilities))))
+                .collect(),
+            answered: host_calls::ANSWERED
+                .iter()
+                .map(|row| AnsweredShown { call: row.call, why: row.why })
                 .collect(),
             capabilities: capabilities::rows(reach, facilities)
                 .map(|row| needed(row.name, row.need, row.why))
@@ -149,11 +169,11 @@ impl From<&PathRule> for PathShown {
 }
 
 fn operations(policy: &Policy) -> Vec<OperationShown> {
-    let operation = |row: &Described| OperationShown {
-        name: row.name,
-        what: row.what,
-        granted: policy.granted().contains(row.access),
-        errno: row.access.refusal(policy.is_read_only()).errno_name(),
+    let operation = |row: &Described| {
+        let granted = policy.granted().contains(row.access);
+        let standing = Standing::of(policy, row.access, granted);
+        let errno = standing.errno_name(row.access.refusal(policy.is_read_only()));
+        OperationShown { name: row.name, what: row.what, granted, standing, errno }
     };
     ACCESSES.iter().map(operation).collect()
 }
@@ -177,9 +197,10 @@ fn limits(policy: &Policy) -> Vec<LimitShown> {
 
 fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> {
     let mut calls = BTreeMap::<_, Vec<_>>::new();
-    for row in host_calls::rows(kind, reach, facilities) {
+    for row in host_calls::rows(kind.within_filter(), reach, facilities) {
         let way = Way {
             when: row.when.iter().map(holds).collect(),
+            inherited: !row.threads.intersects(kind),
             needed_by: needed_by(row.need, reach),
             why: row.why,
         };
@@ -216,7 +237,54 @@ mod tests {
         let explained = Explanation::new(&Policy::of(Profile::Rootfs), Facilities::all());
         assert_eq!(explained.operations.len(), ACCESSES.len());
         let write = explained.operations.iter().find(|operation| operation.name == "write").unwrap();
-        assert_eq!((write.granted, write.errno), (false, "EROFS"));
+        assert_eq!((write.standing, write.errno), (Standing::Denied, Some("EROFS")));
+    }
+
+    fn standing(policy: &Policy, name: &str) -> (bool, Standing, Option<&'static str>) {
+        let explained = Explanation::new(policy, Facilities::all());
+        let shown = explained.operations.iter().find(|operation| operation.name == name).unwrap();
+        (shown.granted, shown.standing, shown.errno)
+    }
+
+    #[test]
+    fn what_is_granted_and_not_served_is_told_so() {
+        let share = Policy::of(Profile::Share);
+        for name in ["lock", "map-read", "map-write"] {
+            assert_eq!(standing(&share, name), (true, Standing::NotServed, Some("ENOSYS")));
+        }
+        assert_eq!(standing(&Policy::of(Profile::Rootfs), "lock"), (false, Standing::Denied, Some("EPERM")));
+    }
+
+    #[test]
+    fn where_nothing_can_be_unwritten_fsync_succeeds_though_it_is_not_granted() {
+        let rootfs = Policy::of(Profile::Rootfs);
+        assert_eq!(standing(&rootfs, "fsync"), (false, Standing::NothingToDo, None));
+        let denied = Policy::parse("deny = [\"fsync\"]").unwrap();
+        assert_eq!(standing(&denied, "fsync"), (false, Standing::Denied, Some("EPERM")));
+    }
+
+    #[test]
+    fn control_threads_are_shown_with_what_those_that_they_start_may_do() {
+        let explained = Explanation::new(&Policy::of(Profile::Share), Facilities::all());
+        let calls =
+            |kind: &str| -> Vec<_> { explained.host_calls[kind].iter().map(|call| call.call).collect() };
+        for kind in ["worker", "offload"] {
+            assert!(calls(kind).iter().all(|call| calls("control").contains(call)), "{kind}");
+            let ways = explained.host_calls[kind].iter().flat_map(|call| &call.ways);
+            assert!(ways.into_iter().all(|way| !way.inherited), "{kind}");
+        }
+        let mkdir = explained.host_calls["control"].iter().find(|call| call.call == "mkdirat").unwrap();
+        assert!(mkdir.ways.iter().all(|way| way.inherited));
+    }
+
+    #[test]
+    fn a_limit_by_the_second_needs_what_holding_back_needs() {
+        let policy = Policy::parse("[limits]\noperations-per-second = 9\n").unwrap();
+        let calls = |policy: &Policy| {
+            let explained = Explanation::new(policy, Facilities::empty());
+            explained.host_calls["worker"].iter().any(|call| call.call == "restart_syscall")
+        };
+        assert!(calls(&policy) && !calls(&Policy::of(Profile::Share)));
     }
 
     #[test]
@@ -234,11 +302,12 @@ mod tests {
 
     #[test]
     fn rules_and_limits_are_told_as_they_were_written() {
-        let text = "[[path]]\nmatch = \"/a/**\"\naccess = [\"stat\", \"lookup\"]\n[limits]\nlocks = 3\n";
+        let text =
+            "[[path]]\nmatch = \"/a/**\"\naccess = [\"stat\", \"lookup\"]\n[limits]\nopen-handles = 3\n";
         let explained = Explanation::new(&Policy::parse(text).unwrap(), Facilities::empty());
         assert_eq!(explained.paths[0].r#match, "/a/**");
         assert_eq!(explained.paths[0].line, 2);
         assert_eq!(explained.paths[0].access, ["lookup", "stat"]);
-        assert_eq!((explained.limits[0].name, explained.limits[0].value), ("locks", 3));
+        assert_eq!((explained.limits[0].name, explained.limits[0].value), ("open-handles", 3));
     }
 }

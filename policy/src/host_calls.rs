@@ -31,6 +31,15 @@ impl Threads {
     }
 }
 
+impl Threads {
+    /// Whose calls the filter of this kind lets through. Filters are inherited: that of the control threads holds for
+    /// those that they start, too, and has to let through what any of them needs.
+    #[must_use]
+    pub const fn within_filter(self) -> Self {
+        if self.contains(Self::CONTROL) { Self::all() } else { self }
+    }
+}
+
 /// How much of an argument the kernel looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
@@ -116,6 +125,16 @@ mod tests {
         assert_eq!(plain, [34, 34, 18], "full, share, rootfs");
         let with_attributes = Profile::ALL.map(|profile| worker(profile, Facilities::XATTR));
         assert_eq!(with_attributes, [38, 38, 20], "full, share, rootfs with --xattr");
+    }
+
+    #[test]
+    fn set_group_id_is_kept_or_dropped_exactly_where_the_capability_for_it_is_kept() {
+        for described in crate::ACCESSES {
+            let capset = rows(Threads::WORKER, described.access, Facilities::all());
+            let mut kept = crate::capabilities::rows(described.access, Facilities::all());
+            let is_kept = kept.any(|row| row.name == "CAP_FSETID");
+            assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", described.name);
+        }
     }
 
     #[test]

@@ -18,15 +18,7 @@ pub struct Row {
 /// What moves a name, for which the right to make and to remove its kind is needed too.
 const MOVES: Access = Access::RENAME.union(Access::EXCHANGE);
 
-/// What opens a file to write it.
-const WRITES: Access = Access::WRITE
-    .union(Access::APPEND)
-    .union(Access::TRUNCATE)
-    .union(Access::MAP_WRITE)
-    .union(Access::CREATE)
-    .union(Access::TMPFILE)
-    .union(Access::FALLOCATES)
-    .union(Access::COPY_RANGE);
+const WRITES: Access = Access::OPENS_TO_WRITE;
 
 /// Every right that is ever allowed.
 pub const ROWS: &[Row] = &[

@@ -1,4 +1,5 @@
-//! What a guest may do. Pure: no I/O, and no knowledge of any wire format or host.
+//! What a guest may do, and what carrying it out needs of a Linux host, as data. Pure: no I/O, no wire format; nothing
+//! here asks the host or calls it.
 //!
 //! An operation states the [`Access`]es that it needs ([`Gated`]); [`Policy::permit`] is the only maker of a
 //! [`Permitted`] operation, and the host accepts nothing else, so an ungated call does not compile. A [`Policy`] begins
@@ -25,17 +26,21 @@ mod place;
 mod policy;
 mod profile;
 mod refusal;
+mod standing;
 
 pub use access::{ACCESSES, Access, Described, XattrNamespace};
 pub use compare::{Decision, Difference, Surplus};
-pub use explain::{Explanation, HostCall, LimitShown, OperationShown, PathShown, RightShown, Way};
+pub use explain::{
+    AnsweredShown, Explanation, HostCall, LimitShown, OperationShown, PathShown, RightShown, Way,
+};
 pub use gate::{Denied, Gated, Permitted};
 pub use glob::GlobError;
 pub use limits::{LIMITS, Limit, LimitRow, Limits, Measure};
 pub use need::{Facilities, Need};
-pub use parse::{PolicyError, suggested};
+pub use parse::{PolicyError, closest, suggested};
 pub use paths::{Moves, PathRule, PathRules, RuleId};
 pub use place::{Demand, Move, NoPlaces, Place, Places};
 pub use policy::Policy;
 pub use profile::Profile;
 pub use refusal::Refusal;
+pub use standing::Standing;

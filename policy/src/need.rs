@@ -13,24 +13,20 @@ bitflags! {
         const XATTR = 1 << 1;
         /// The daemon can take on the guest's users.
         const IDENTITY = 1 << 2;
-        /// Other file systems within the share are served as such.
-        const SUBMOUNTS = 1 << 3;
         /// There are no threads for requests that wait: a worker waits for its own.
-        const ALONE = 1 << 4;
+        const ALONE = 1 << 3;
         /// Messages go to a socket: standard error as systemd gives it.
-        const LOG_SOCKET = 1 << 5;
-        /// O_DIRECT of the guest reaches the host's files.
-        const DIRECT_IO = 1 << 6;
+        const LOG_SOCKET = 1 << 4;
         /// O_NOATIME of the guest reaches the host's files.
-        const NOATIME = 1 << 7;
+        const NOATIME = 1 << 5;
         /// The guest is this machine's own kernel, through /dev/fuse.
-        const DEV_FUSE = 1 << 8;
+        const DEV_FUSE = 1 << 6;
         /// The daemon looks after itself: a build for debugging.
-        const DEBUG = 1 << 9;
+        const DEBUG = 1 << 7;
         /// The policy limits how fast something may be done.
-        const THROTTLE = 1 << 10;
+        const THROTTLE = 1 << 8;
         /// POSIX access control lists are served.
-        const ACL = 1 << 11;
+        const ACL = 1 << 9;
     }
 }
 

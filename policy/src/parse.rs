@@ -26,8 +26,9 @@ const RULES_MAX: usize = 256;
 /// What nothing works without: not even the share's root could be looked at.
 const ESSENTIAL: Access = Access::LOOKUP.union(Access::STAT);
 
-/// Named so that nobody takes them for part of something else, and not carried out yet; no profile has them.
-const NOT_SERVED: Access = Access::IOCTL_VERITY.union(Access::IOCTL_FSCRYPT);
+/// What is not carried out yet and in no profile, so that naming it would promise something. What a profile has is
+/// granted until it is served, and answered accordingly.
+const NOT_SERVED: Access = Access::NOT_SERVED.difference(Profile::Full.granted());
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,10 +84,8 @@ impl Policy {
 }
 
 fn read(text: &str) -> Result<Policy, Wrong> {
-    let file: File = toml::from_str(text).map_err(|error| Wrong {
-        at: error.span().unwrap_or_default(),
-        message: error.message().trim().replace('\n', ", "),
-    })?;
+    let file: File = toml::from_str(text)
+        .map_err(|error| Wrong { at: error.span().unwrap_or_default(), message: told(error.message()) })?;
     let profile = match &file.profile {
         None => Profile::Share,
         Some(name) => Profile::from_name(name.get_ref()).ok_or_else(|| {
@@ -112,11 +111,27 @@ fn read(text: &str) -> Result<Policy, Wrong> {
     } else {
         policy.with_paths(paths(text, &file.path, (granted, denied))?)
     };
-    let dirty = file.limits.keys().find(|name| name.get_ref() == "dirty-bytes");
-    match dirty.filter(|_| !policy.reach().contains(Access::FSYNC)) {
-        Some(name) => Err(Wrong::at(name, "dirty-bytes needs fsync granted: by it the daemon writes back")),
-        None => Ok(policy),
+    limited_somewhere(&file, &policy)?;
+    Ok(policy)
+}
+
+/// A limit of what nobody may do promises something that nobody looks after.
+fn limited_somewhere(file: &File, policy: &Policy) -> Result<(), Wrong> {
+    for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
+        let (text, reach) = (row.name, policy.reach());
+        if !row.of.is_empty() && Access::NOT_SERVED.contains(row.of) {
+            return Err(Wrong::at(name, format!("{text} limits what is not served by this version")));
+        }
+        if !row.of.is_empty() && !reach.intersects(row.of) {
+            let names: Vec<_> = row.of.names().collect();
+            let message = format!("{text} limits what is granted nowhere: {}", names.join(", "));
+            return Err(Wrong::at(name, message));
+        }
+        if text == "dirty-bytes" && !reach.contains(Access::FSYNC) {
+            return Err(Wrong::at(name, "dirty-bytes needs fsync granted: by it the daemon writes back"));
+        }
     }
+    Ok(())
 }
 
 fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Wrong> {
@@ -129,7 +144,7 @@ fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Res
         message: "the path rules overlap in too many ways to be compared: use fewer different wildcards"
             .to_owned(),
     })?;
-    if let Some((entry, seen)) = entries.iter().zip(&seen).find(|(_, seen)| !seen.decides) {
+    if let Some((entry, seen)) = entries.iter().zip(&seen).find(|(_, seen)| !seen.decides || !seen.reached) {
         return Err(Wrong::at(&entry.r#match, ineffective(paths.rules(), *seen)));
     }
     let root = paths.root();
@@ -165,6 +180,12 @@ fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Wrong> {
         let message = format!("{:?} is in deny, which holds everywhere", name.get_ref());
         return Err(Wrong::at(name, message));
     }
+    let of_files = access.difference(Access::OF_NAMES).names().next();
+    if let Some(name) = of_files.filter(|_| !access.intersects(Access::REACHES)) {
+        let at = entry.access.as_ref().map_or_else(|| entry.r#match.span(), Spanned::span);
+        let message = format!("{name:?} without lookup: no file is found under this rule");
+        return Err(Wrong { at, message });
+    }
     let before = text.get(..entry.r#match.span().start).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
     Ok(PathRule { text: pattern.clone(), line, access, hidden, glob })
@@ -173,12 +194,17 @@ fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Wrong> {
 /// Why a rule never decides.
 fn ineffective(rules: &[PathRule], seen: Seen) -> String {
     let line = |index: Option<usize>| index.and_then(|index| rules.get(index)).map(|rule| rule.line);
-    match (line(seen.covered_by), line(seen.hidden_by)) {
-        (Some(line), _) => {
+    match (line(seen.covered_by), line(seen.hidden_by), line(seen.closed_by)) {
+        (_, _, Some(line)) if seen.decides => {
+            format!("this rule matches nothing that can be reached: line {line} grants no lookup above it")
+        }
+        (Some(line), _, _) => {
             format!("this rule never decides: later rules match all that it matches, as in line {line}")
         }
-        (None, Some(line)) => format!("this rule matches nothing that can be reached: line {line} hides it"),
-        (None, None) => "this rule matches nothing".to_owned(),
+        (None, Some(line), _) => {
+            format!("this rule matches nothing that can be reached: line {line} hides it")
+        }
+        (None, None, _) => "this rule matches nothing".to_owned(),
     }
 }
 
@@ -205,7 +231,7 @@ fn grants(names: &[Spanned<String>]) -> Result<Access, Wrong> {
 fn limits(file: &File) -> Result<Limits, Wrong> {
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
-        let row = LIMITS.iter().find(|row| row.name == name.get_ref()).ok_or_else(|| {
+        let row = limit(name.get_ref()).ok_or_else(|| {
             let known: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
             Wrong::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
         })?;
@@ -213,6 +239,10 @@ fn limits(file: &File) -> Result<Limits, Wrong> {
         (row.set)(&mut limits, Some(figure));
     }
     Ok(limits)
+}
+
+fn limit(name: &str) -> Option<&'static LimitRow> {
+    LIMITS.iter().find(|row| row.name == name)
 }
 
 fn figure(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
@@ -242,12 +272,27 @@ fn bytes(text: &str) -> Option<u64> {
 
 /// A name that is not known, and what may have been meant.
 pub fn suggested(name: &str, known: &[&str]) -> String {
-    let close = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
-    match close {
-        Some((distance, meant)) if distance <= 3 && distance < meant.len() => {
-            format!("{name:?}: did you mean {meant:?}?")
+    match closest(name, known) {
+        Some(meant) => format!("{name:?}: did you mean {meant:?}?"),
+        None => format!("{name:?}: known are {}", known.join(", ")),
+    }
+}
+
+/// What may have been meant by a name that is not known; the name itself, where it is.
+pub fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let close = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known)).min();
+    close.filter(|(distance, meant)| *distance <= 3 && *distance < meant.len()).map(|(_, meant)| meant)
+}
+
+/// What the TOML reader says in one line; of an unknown key, what may have been meant.
+fn told(message: &str) -> String {
+    let line = message.trim().replace('\n', ", ");
+    let mut quoted = line.split('`').skip(1).step_by(2);
+    match quoted.next() {
+        Some(unknown) if line.starts_with("unknown field") => {
+            format!("unknown key {}", suggested(unknown, &quoted.collect::<Vec<_>>()))
         }
-        _ => format!("{name:?}: known are {}", known.join(", ")),
+        Some(_) | None => line,
     }
 }
 
@@ -263,7 +308,7 @@ mod tests {
     fn dirty_bytes_are_limited_by_writing_back_which_must_be_allowed() {
         let limit = "[limits]\ndirty-bytes = 4096\n";
         assert!(wrong(&format!("deny = [\"fsync\"]\n{limit}")).starts_with("3:1: dirty-bytes needs fsync"));
-        let rule = "[[path]]\nmatch = \"/a/**\"\naccess = [\"write\", \"fsync\"]\n";
+        let rule = "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\", \"write\", \"fsync\"]\n";
         Policy::parse(&format!("profile = \"rootfs\"\n{rule}{limit}")).unwrap();
     }
 
@@ -307,14 +352,14 @@ mod tests {
 
     #[test]
     fn read_only_takes_the_mutations_of_path_rules_too() {
-        let text = "profile = \"rootfs\"\n[[path]]\nmatch = \"/data/**\"\naccess = [\"write\", \"read\"]\n";
+        let text = "profile = \"rootfs\"\n[[path]]\nmatch = \"/data/**\"\naccess = [\"lookup\", \"write\", \"read\"]\n";
         let policy = Policy::parse(text).unwrap();
         assert!(!policy.is_read_only());
         let policy = policy.without_mutations();
         assert!(policy.is_read_only());
         let rules = policy.paths().unwrap();
         let below = rules.child(rules.child(rules.root(), b"data"), b"x");
-        assert_eq!(rules.access(below), Access::READ);
+        assert_eq!(rules.access(below), Access::LOOKUP | Access::READ);
     }
 
     #[test]
@@ -322,7 +367,13 @@ mod tests {
         for (text, expected) in [
             ("profile = \"shared\"", "1:11: unknown profile \"shared\": did you mean \"share\"?"),
             ("profile = \"x\"", "1:11: unknown profile \"x\": known are full, share, rootfs"),
-            ("\nprofil = \"share\"", "2:1: unknown field `profil`, expected one of"),
+            ("\nprofil = \"share\"", "2:1: unknown key \"profil\": did you mean \"profile\"?"),
+            ("[limit]\nlocks = 1", "1:2: unknown key \"limit\": did you mean \"limits\"?"),
+            ("[[path]]\nmatch = \"/a\"\nacces = []", "3:1: unknown key \"acces\": did you mean \"access\"?"),
+            (
+                "[[rules]]\nmatch = \"/a\"",
+                "1:3: unknown key \"rules\": known are profile, allow, deny, path, limits",
+            ),
             ("allow = [\"raed\"]", "1:10: unknown operation \"raed\": did you mean \"read\"?"),
             ("allow = [\"chmod\"]\ndeny = [\"chmod\"]", "2:9: \"chmod\" is in allow and in deny"),
             ("allow = [\"ioctl-verity\"]", "1:10: \"ioctl-verity\" is not served by this version"),
@@ -360,6 +411,31 @@ mod tests {
                 "[[path]]\nmatch = \"/a\"\nhidden = true\n[[path]]\nmatch = \"/a/b\"\naccess = []",
                 "5:9: this rule matches nothing that can be reached: line 2 hides it",
             ),
+            (
+                "[[path]]\nmatch = \"/a\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\"]",
+                "5:9: this rule matches nothing that can be reached: line 2 grants no lookup above it",
+            ),
+            (
+                "[[path]]\nmatch = \"/a\"\naccess = [\"create\"]\n[[path]]\nmatch = \"/a/b/**\"\nhidden = true",
+                "5:9: this rule matches nothing that can be reached: line 2 grants no lookup above it",
+            ),
+            (
+                "[[path]]\nmatch = \"/a/**\"\naccess = [\"unlink\", \"read\"]",
+                "3:10: \"read\" without lookup: no file is found under this rule",
+            ),
+            ("[limits]\nlocks = 9", "2:1: locks limits what is not served by this version"),
+            (
+                "profile = \"rootfs\"\n[limits]\ndirty-bytes = 9",
+                "3:1: dirty-bytes limits what is granted nowhere: write, append, copy-range",
+            ),
+            (
+                "profile = \"rootfs\"\n[limits]\nwrite-bytes-per-second = 9",
+                "3:1: write-bytes-per-second limits what is granted nowhere: write, append, symlink, xattr-write-user, ",
+            ),
+            (
+                "profile = \"rootfs\"\n[limits]\nfile-size = 9",
+                "3:1: file-size limits what is granted nowhere: write, append, truncate, fallocate, ",
+            ),
             ("allow = 1", "1:9: invalid type: integer `1`, expected a sequence"),
             ("profile = ", "1:11: "),
         ] {
@@ -372,12 +448,23 @@ mod tests {
     #[test]
     fn a_later_rule_for_a_part_leaves_the_rest_to_the_earlier() {
         let text =
-            "[[path]]\nmatch = \"/a/**\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"read\"]";
+            "[[path]]\nmatch = \"/a/**\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\"]";
         let policy = Policy::parse(text).unwrap();
         let rules = policy.paths().unwrap();
         assert_eq!(rules.deciding(&[b"a", b"b"]).unwrap().line, 5);
         assert_eq!(rules.deciding(&[b"a", b"c"]).unwrap().line, 2);
         assert_eq!(rules.deciding(&[b"a"]), None);
+    }
+
+    #[test]
+    fn what_a_guest_may_make_it_may_use_and_go_into_without_finding_it() {
+        for rule in [
+            "match = \"/drop/*\"\naccess = [\"create\", \"append\"]",
+            "match = \"/a\"\naccess = [\"mkdir\"]\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\"]",
+            "match = \"/a\"\naccess = []\n[[path]]\nmatch = \"/**/b\"\naccess = [\"lookup\"]",
+        ] {
+            Policy::parse(&format!("[[path]]\n{rule}\n")).unwrap();
+        }
     }
 
     #[test]
@@ -393,7 +480,7 @@ mod tests {
 
     #[test]
     fn as_many_plain_rules_as_there_may_be_are_no_matter() {
-        let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}/**\"\naccess = [\"read\"]\n");
+        let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}/**\"\naccess = [\"lookup\"]\n");
         let many: String = (0..RULES_MAX).map(rule).collect();
         Policy::parse(&many).unwrap();
     }

@@ -23,11 +23,6 @@ impl Policy {
         Self::of(Profile::Full)
     }
 
-    /// The profile `full` without what changes anything.
-    pub fn read_only() -> Self {
-        Self::full().without_mutations()
-    }
-
     /// The same policy without what changes anything.
     #[must_use]
     pub fn without_mutations(self) -> Self {
@@ -67,7 +62,13 @@ impl Policy {
 
     /// Whether this policy lets nothing be changed, anywhere.
     pub const fn is_read_only(&self) -> bool {
-        !self.reach.intersects(Access::MUTATIONS)
+        self.reach.changes_nothing()
+    }
+
+    /// Whether nothing that this guest has done can be waiting for the disk, nor may it make the host write: then it is
+    /// told that all is durable without the host being asked, because programs that only read do ask for that.
+    pub const fn has_nothing_unwritten(&self) -> bool {
+        self.is_read_only() && !self.reach.contains(Access::FSYNC)
     }
 
     pub(crate) fn with_paths(self, paths: PathRules) -> Self {

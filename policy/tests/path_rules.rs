@@ -57,6 +57,7 @@ type Path = Vec<&'static str>;
 #[derive(Debug)]
 struct Model {
     rules: Vec<Rule>,
+    policy: Policy,
     tested: Arc<PathRules>,
 }
 
@@ -98,7 +99,7 @@ impl Model {
         loop {
             let parts: String = rules.iter().map(Rule::text).collect();
             match Policy::parse(&format!("{head}{parts}")) {
-                Ok(policy) => return Some(Self { rules, tested: Arc::clone(policy.paths()?) }),
+                Ok(policy) => return Some(Self { rules, tested: Arc::clone(policy.paths()?), policy }),
                 Err(error) => drop(rules.remove((error.line - 3) / 3)),
             }
         }
@@ -160,7 +161,9 @@ fn paths(depth: usize) -> Vec<Path> {
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let parts = prop::collection::vec(select(PARTS), 1..=3);
-    let access = prop::option::weighted(0.85, subsequence(BASE, 0..=BASE.len()));
+    // Without lookup nothing else has an effect.
+    let found = subsequence(&BASE[1..], 0..BASE.len()).prop_map(|rest| [&BASE[..1], &rest].concat());
+    let access = prop::option::weighted(0.85, prop_oneof![3 => found, 1 => Just(Vec::new())]);
     prop::collection::vec((parts, access).prop_map(|(parts, access)| Rule { parts, access }), 1..=4)
 }
 
@@ -364,11 +367,46 @@ proptest! {
     }
 
     #[test]
+    fn a_question_is_answered_as_for_a_guest_that_comes_name_by_name(rules in rules()) {
+        let Some(model) = Model::new(rules) else { return Ok(()) };
+        for path in paths(3) {
+            let above = (1..path.len()).map(|len| model.decide(&path[..len]));
+            let stops = above.into_iter().find(|way| !way.access.contains(Access::LOOKUP));
+            let bytes: Vec<_> = path.iter().map(|name| name.as_bytes()).collect();
+            let itself = model.decide(&path);
+            for access in set(BASE).iter() {
+                let errno = match stops.unwrap_or(itself) {
+                    way if way.hidden => Some("ENOENT"),
+                    way if stops.is_some() || !way.access.contains(access) => Some("EPERM"),
+                    _ => None,
+                };
+                let decided = model.policy.decide(&bytes, access);
+                prop_assert_eq!((decided.allowed, decided.errno), (errno.is_none(), errno), "{:?} {:?}", path, model.rules);
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_is_accepted_exactly_if_it_decides_where_a_guest_can_come(rules in rules()) {
+        let parts: String = rules.iter().map(Rule::text).collect();
+        let model = |rules: &[Rule], path: &[&str]| {
+            let last = |path: &[&str]| rules.iter().rposition(|rule| glob_matches(&rule.parts, path));
+            let leads = |path: &[&str]| {
+                last(path).is_none_or(|rule| rules[rule].access.as_ref().is_some_and(|access| !access.is_empty()))
+            };
+            (1..path.len()).all(|len| leads(&path[..len])).then(|| last(path)).flatten()
+        };
+        let deciding: BTreeSet<_> = paths(DEPTH).iter().filter_map(|path| model(&rules, path)).collect();
+        let parsed = Policy::parse(&parts);
+        prop_assert_eq!(parsed.is_ok(), deciding.len() == rules.len(), "{:?} {:?}", rules, parsed.err());
+    }
+
+    #[test]
     fn any_glob_and_any_name_are_read_alike_name_by_name_and_as_a_whole(
         globs in prop::collection::vec("/[ab*?\\[\\]!^ä/-]{1,6}(/[ab*?ä]{1,3})?", 1..4),
         names in prop::collection::vec(prop::collection::vec(select(&b"ab-]\xc3\xa4\xff"[..]), 1..4), 0..3),
     ) {
-        let rule = |glob: &String| format!("[[path]]\nmatch = \"{glob}\"\naccess = [\"read\"]\n");
+        let rule = |glob: &String| format!("[[path]]\nmatch = \"{glob}\"\naccess = [\"lookup\", \"stat\"]\n");
         // Those that are globs, each alone: together one might leave another without effect.
         for policy in globs.iter().filter_map(|glob| Policy::parse(&rule(glob)).ok()) {
             let rules = policy.paths().unwrap();
@@ -410,17 +448,18 @@ proptest! {
 
 #[test]
 fn a_file_without_a_name_is_decided_as_one_that_no_rule_names() {
-    let text = "[[path]]\nmatch = \"/a/**\"\naccess = [\"read\"]\n[[path]]\nmatch = \"/a/x*\"\naccess = []\n";
+    let text =
+        "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\"]\n[[path]]\nmatch = \"/a/x*\"\naccess = []\n";
     let policy = Policy::parse(text).unwrap();
     let rules = policy.paths().unwrap();
     let directory = rules.child(rules.root(), b"a");
-    assert_eq!(rules.access(rules.unnamed(directory)), Access::READ);
+    assert_eq!(rules.access(rules.unnamed(directory)), Access::LOOKUP);
     assert_eq!(rules.access(rules.child(directory, b"x1")), Access::empty());
 }
 
 #[test]
 fn nodes_reached_in_ever_new_ways_end_at_a_rule_that_grants_nothing() {
-    let rule = |index| format!("[[path]]\nmatch = \"/d{index}/x{index}\"\naccess = [\"read\"]\n");
+    let rule = |index| format!("[[path]]\nmatch = \"/d{index}/x{index}\"\naccess = [\"lookup\"]\n");
     let text: String = (0..15).map(rule).collect();
     let policy = Policy::parse(&text).unwrap();
     let rules = policy.paths().unwrap();

@@ -7,10 +7,10 @@ mod traced;
 
 use pinhole_policy::{Access, Policy, Profile};
 use pinhole_protocol::{
-    CopyFileRange, Create, Errno, Fallocate, FallocateMode, Fsync, FsyncDir, FsyncFlags, GetXattr, Handle,
-    Link, ListXattr, Lookup, MkDir, MkNod, Name, NodeId, Open, OpenDir, OpenFlags, Operation, RemoveXattr,
-    Rename, RenameFlags, RmDir, SetAttr, SetTime, SetXattr, SetXattrMode, SymLink, SyncFs, TmpFile, Unlink,
-    Write, WriteFlags,
+    BMap, CopyFileRange, Create, Errno, Fallocate, FallocateMode, Fsync, FsyncDir, FsyncFlags, GetLock,
+    GetXattr, Handle, Link, ListXattr, LockOwner, LockRange, Lookup, MkDir, MkNod, Name, NodeId, Open,
+    OpenDir, OpenFlags, Operation, Poll, RemoveXattr, Rename, RenameFlags, RmDir, SetAttr, SetLock, SetTime,
+    SetXattr, SetXattrMode, SetupMapping, SymLink, SyncFs, TmpFile, Unlink, Write, WriteFlags,
 };
 use pinhole_tests::frontend::frame::opcode::{CREATE, FALLOCATE, IOCTL, LOOKUP, OPEN_FILE};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
@@ -159,6 +159,29 @@ fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
 }
 
+/// Requests that nobody carries out yet, and what each needs all the same.
+fn of_later(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
+    let handle = held.handle;
+    let lock = LockRange { handle, owner: LockOwner(1), start: 0, end: 9, kind: 1, pid: 1, flock: false };
+    let unlock = LockRange { kind: 2, ..lock };
+    let map = |write| {
+        let (handle, read) = (Handle(u64::MAX), true);
+        let (file_offset, length, window_offset) = (0, 0x20_0000, 0);
+        Operation::SetupMapping(SetupMapping { handle, file_offset, length, read, write, window_offset })
+    };
+    let file = [
+        (Operation::GetLock(GetLock(lock)), Access::LOCK),
+        (Operation::SetLock(SetLock { lock, wait: false }), Access::LOCK),
+        (Operation::SetLock(SetLock { lock, wait: true }), Access::LOCK),
+        (Operation::SetLock(SetLock { lock: unlock, wait: false }), Access::empty()),
+        (map(false), Access::MAP_READ),
+        (map(true), Access::MAP_READ | Access::MAP_WRITE),
+        (Operation::BMap(BMap { block: 0, block_size: 512 }), Access::READ),
+        (Operation::Poll(Poll { handle, events: 1 }), Access::empty()),
+    ];
+    file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
+}
+
 /// Requests for extended attributes, and what each needs.
 fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let spaces = [
@@ -182,7 +205,7 @@ fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
 }
 
 fn all(held: &Held) -> Vec<Asked> {
-    let all = [of_names(held), of_files(held), of_attributes(held)].concat();
+    let all = [of_names(held), of_files(held), of_attributes(held), of_later(held)].concat();
     let asked = |(node, operation, needs): (NodeId, Operation<'static>, Access)| {
         let payload: &[u8] = if matches!(operation, Operation::Write(_)) { b"x" } else { b"" };
         Asked { what: format!("{operation:?}"), node, operation, payload, needs }
@@ -233,6 +256,32 @@ fn everything_without_changes_is_read_only_whatever_the_profile() {
         let policy = Policy::of(profile).without_mutations();
         let refused = denied(&[named, "--readonly", "--xattr"], &policy);
         assert!(refused > 40, "{refused}");
+    }
+}
+
+#[test]
+fn what_nobody_carries_out_yet_is_refused_where_it_is_denied_and_else_answered_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    fs::write(&path, "deny = [\"lock\", \"map-write\"]\n").unwrap();
+    let named = format!("--policy={}", path.display());
+    let policy = Policy::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (argument, policy) in [("--profile=full", Policy::of(Profile::Full)), (&named, policy)] {
+        let mut traced = Traced::new(&[argument], fill);
+        let held = hold(&mut traced);
+        traced.wait_until_it_sleeps();
+        let before = traced.settled(0).len();
+        let asked = of_later(&held);
+        for (node, operation, needs) in &asked {
+            let message = traced.guest().encode(*node, operation, &[]);
+            let errno = traced.ask(&message, ROOM).error().unwrap();
+            let missing = *needs - policy.granted();
+            let expected = if missing.is_empty() { Errno::ENOSYS } else { Errno::EPERM };
+            assert_eq!(errno, Some(expected), "{argument} {operation:?}");
+            traced.wait_until_it_sleeps();
+        }
+        let calls = traced.settled(before + NOTHING.len() * asked.len()).split_off(before);
+        assert_eq!(calls, NOTHING.repeat(asked.len()), "{argument}");
     }
 }
 

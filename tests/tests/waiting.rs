@@ -342,6 +342,23 @@ fn a_policy_says_how_many_requests_may_wait() {
 }
 
 #[test]
+fn without_a_pool_a_limit_of_requests_that_wait_is_said_to_have_no_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, "[limits]\nqueued-requests = 5\n").unwrap();
+    let arguments = ["--policy", policy.to_str().unwrap()];
+    for (pool, said) in [("0", true), ("2", false)] {
+        let scene = Scene::new(WIDE, &[&arguments[..], &["--thread-pool-size", pool]].concat());
+        assert_eq!(
+            scene.daemon.stderr().contains("queued-requests has no effect"),
+            said,
+            "{}",
+            scene.daemon.stderr()
+        );
+    }
+}
+
+#[test]
 fn without_a_pool_a_queue_waits_for_its_own() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "0"]);
     scene.stall();

@@ -104,6 +104,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
+    say_what_has_no_effect(policy.limits(), alone);
     let plan = confine::plan(&serve.share, &policy, alone | log);
     let facilities = plan.facilities;
     // First the share, so that no socket has to be taken back for a wrong one.
@@ -142,6 +143,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
     let besides = Facilities::DEV_FUSE | Facilities::ALONE | log;
+    say_what_has_no_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
     let as_users = plan.facilities.contains(Facilities::IDENTITY);
     let (walls, lacks) = plan.for_threads()?;
@@ -172,6 +174,13 @@ fn threads_by_processors() -> NonZero<u16> {
 fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
     let policy = policy::load(&share.policy)?;
     Ok(if share.read_only { policy.without_mutations() } else { policy })
+}
+
+/// Says that a limit has nothing to hold back: whoever takes a request waits for it, and takes no other meanwhile.
+fn say_what_has_no_effect(limits: &Limits, besides: Facilities) {
+    if besides.contains(Facilities::ALONE) && limits.queued_requests.is_some() {
+        tracing::warn!("queued-requests has no effect without a pool: each thread has one request at a time");
+    }
 }
 
 /// Requests that may be in the pool at once.

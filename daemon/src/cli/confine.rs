@@ -6,7 +6,7 @@ use super::config::Share;
 use crate::host::{Seal, Surroundings};
 use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, Walls};
 use crate::transport::vhost_user::SocketName;
-use pinhole_policy::{Facilities, Limits, Policy};
+use pinhole_policy::{Facilities, Policy};
 use std::process::ExitCode;
 
 /// What the walls are made for. `besides`: what the transport and the log add.
@@ -17,7 +17,7 @@ pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan 
         share: share.directory.clone(),
         reach: policy.reach(),
         read_only: policy.is_read_only(),
-        facilities: facilities(share) | throttle(policy.limits()) | besides,
+        facilities: facilities(share) | policy.limits().facilities() | besides,
         capabilities: share.walls.capabilities,
         forbidden: share.walls.forbidden,
         file_size: policy.limits().file_size,
@@ -32,12 +32,6 @@ fn is_root(share: &Share) -> bool {
     rustix::process::geteuid().is_root() && !own_users
 }
 
-/// Whether a worker may have to wait because its guest is too fast.
-fn throttle(limits: &Limits) -> Facilities {
-    let rates = [limits.operations_per_second, limits.write_bytes_per_second, limits.dirty_bytes];
-    if rates.iter().any(Option::is_some) { Facilities::THROTTLE } else { Facilities::empty() }
-}
-
 fn facilities(share: &Share) -> Facilities {
     let identity = is_root(share) || share.walls.id_maps.have_root();
     let rows = [
@@ -45,8 +39,6 @@ fn facilities(share: &Share) -> Facilities {
         (Facilities::XATTR, share.xattr),
         (Facilities::ACL, share.posix_acl),
         (Facilities::IDENTITY, identity),
-        (Facilities::SUBMOUNTS, share.submounts),
-        (Facilities::DIRECT_IO, share.direct_io),
         (Facilities::NOATIME, share.noatime),
         (Facilities::DEBUG, cfg!(debug_assertions)),
     ];

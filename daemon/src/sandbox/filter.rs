@@ -65,8 +65,7 @@ impl Filters {
         };
         Ok(Self {
             programs: Some(Programs {
-                // The filters of a thread hold for those that it starts, too.
-                control: program(Threads::all())?,
+                control: program(Threads::CONTROL.within_filter())?,
                 worker: program(Threads::WORKER)?,
                 offload: program(Threads::OFFLOAD)?,
                 answers: answers(architecture)?,

@@ -93,6 +93,11 @@ always! {
     protocol::OpenDir => Access::LIST, |node, _| Place::Node(node);
     protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
     protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
+    // What nobody carries out yet is asked all the same, so that what a policy says of it holds before it is served.
+    protocol::GetLock => Access::LOCK, |_, op| handle(op.0.handle);
+    protocol::BMap => Access::READ, |node, _| Place::Node(node);
+    protocol::Poll => Access::empty(), |_, op| handle(op.handle);
+    protocol::RemoveMapping<'_> => Access::empty(), |node, _| Place::Node(node);
     InodeFlags => Access::IOCTL_INODE_FLAGS, |_, op| handle(op.handle);
 }
 
@@ -172,6 +177,27 @@ pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
         (FallocateMode::INSERT_RANGE, Access::FALLOCATE_SHIFT),
     ];
     ways.into_iter().find(|(known, _)| *known == mode).map(|(_, access)| access)
+}
+
+/// `F_UNLCK` of fcntl(2).
+const UNLOCK: u32 = 2;
+
+impl Needs for protocol::SetLock {
+    /// Whoever holds one may give it back, as with RELEASE.
+    fn accesses(&self) -> Access {
+        if self.lock.kind == UNLOCK { Access::empty() } else { Access::LOCK }
+    }
+
+    fn demands(&self, _: u64, each: Each<'_>) {
+        each(Demand { place: handle(self.lock.handle), access: self.accesses() });
+    }
+}
+
+impl Needs for protocol::SetupMapping {
+    /// Linux sends no handle here, so it is the node that is asked; what is mapped can be read, whatever is asked for.
+    fn accesses(&self) -> Access {
+        if self.write { Access::MAP_READ | Access::MAP_WRITE } else { Access::MAP_READ }
+    }
 }
 
 impl Needs for protocol::Fallocate {
@@ -341,6 +367,16 @@ mod tests {
                 assert_eq!(needed(access | bit), needed(access) | more, "{access} {bit:#o}");
             }
         }
+    }
+
+    #[test]
+    fn a_lock_is_taken_by_right_and_given_back_by_anyone() {
+        let needed = |kind| {
+            let (owner, handle) = (protocol::LockOwner(1), Handle(1));
+            let lock = protocol::LockRange { handle, owner, start: 0, end: 9, kind, pid: 1, flock: false };
+            protocol::SetLock { lock, wait: false }.accesses()
+        };
+        assert_eq!([0, 1, 2].map(needed), [Access::LOCK, Access::LOCK, Access::empty()]);
     }
 
     #[test]

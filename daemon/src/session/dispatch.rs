@@ -61,7 +61,7 @@ impl<F: FileSystem> Session<F> {
             Operation::Flush(op) => empty(host.flush(self.permit(header, op)?, pace))?,
             Operation::Release(op) => empty(host.release(self.permit(header, op)?, pace))?,
             Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::SyncFs(_)
-                if self.is_never_unwritten() =>
+                if self.policy.has_nothing_unwritten() =>
             {
                 Reply::Empty
             }
@@ -75,15 +75,12 @@ impl<F: FileSystem> Session<F> {
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
             // INIT and DESTROY change the session and never come this far.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
-            // ENOSYS says "never ask again", so each of these is true of every file of the mount. Locks stay inside
-            // the guest until the sharing issue (INIT offers neither POSIX_LOCKS nor FLOCK_LOCKS, so no guest sends
-            // them); there is no window, no block device below and no event to wait for.
-            Operation::GetLock(_)
-            | Operation::SetLock(_)
-            | Operation::SetupMapping(_)
-            | Operation::RemoveMapping(_)
-            | Operation::BMap(_)
-            | Operation::Poll(_) => return Err(Errno::ENOSYS),
+            Operation::GetLock(op) => return self.unserved(header, op),
+            Operation::SetLock(op) => return self.unserved(header, op),
+            Operation::SetupMapping(op) => return self.unserved(header, op),
+            Operation::RemoveMapping(op) => return self.unserved(header, op),
+            Operation::BMap(op) => return self.unserved(header, op),
+            Operation::Poll(op) => return self.unserved(header, op),
             Operation::Ioctl(op) => return self.ioctl(header, &op, scratch),
         };
         Ok(encoded(&reply, scratch))
@@ -98,10 +95,14 @@ impl<F: FileSystem> Session<F> {
         self.policy.permit(call, &*self.filesystem).map_err(denied)
     }
 
-    /// Whether nothing that this guest has done can be waiting for the disk, nor may it make the host write: then it is
-    /// told that all is durable, because programs that only read do ask. Where the policy lets it ask, the host is asked.
-    const fn is_never_unwritten(&self) -> bool {
-        self.policy.is_read_only() && !self.policy.reach().contains(Access::FSYNC)
+    /// What the gate lets through and nobody carries out yet ([`Access::NOT_SERVED`]), or has no meaning here: there is
+    /// no block device below and no event to wait for. ENOSYS says "never ask again", which is true of every file of
+    /// the mount. INIT offers no locks, so that Linux keeps them inside the guest and sends none.
+    fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
+    where
+        Call<'a, T>: Gated,
+    {
+        self.permit(header, operation).and(Err(Errno::ENOSYS))
     }
 
     const fn entry(&self, entry: Entry) -> Reply<'static> {

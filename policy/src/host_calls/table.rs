@@ -10,23 +10,12 @@ const OFFLOAD: Threads = Threads::OFFLOAD;
 const SERVING: Threads = WORKER.union(OFFLOAD);
 const ALL: Threads = Threads::all();
 
-/// What opens a file that is written.
-const WRITES: Access = Access::WRITE
-    .union(Access::APPEND)
-    .union(Access::TRUNCATE)
-    .union(Access::MAP_WRITE)
-    .union(Access::CREATE)
-    .union(Access::TMPFILE)
-    .union(Access::FALLOCATES)
-    .union(Access::COPY_RANGE);
+const WRITES: Access = Access::OPENS_TO_WRITE;
 /// What asks for a file's data on the disk, and what has to be written back where a policy limits what is not.
 const WRITES_BACK: Access =
     Access::FSYNC.union(Access::WRITE).union(Access::APPEND).union(Access::COPY_RANGE);
-/// What makes something that is to belong to the guest's user.
-const MAKES: Access = Access::MAKES.union(Access::TMPFILE);
-/// What says whether set-user-id and set-group-id are to stay.
-const KEEPS_BITS: Access =
-    WRITES.union(Access::CHMOD).union(Access::CHOWN).union(Access::ACL_WRITE).union(MAKES);
+const MAKES: Access = Access::MAKES_OWNED;
+const KEEPS_BITS: Access = Access::KEEPS_BITS;
 const XATTR_READS: Access = Access::XATTR_READS.union(Access::ACL_READ);
 const XATTR_WRITES: Access = Access::XATTR_WRITES.union(Access::ACL_WRITE);
 

@@ -20,7 +20,7 @@ pub enum PolicyCommand {
     ///
     /// Prints each operation and the errno of those that are denied, the rules by path, the limits, and what all
     /// that needs of the host: system calls by kind of thread, each with what must hold of its arguments and the
-    /// operations that need it; capabilities; Landlock rights. As with the default options and --xattr.
+    /// operations that need it; capabilities; Landlock rights. As for root, with the default options and --xattr.
     #[command(after_long_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
     /// Say whether an operation is allowed at a path, and by which rule.
@@ -37,7 +37,7 @@ pub enum PolicyCommand {
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   pinhole policy explain
-  pinhole policy explain --profile rootfs
+  pinhole policy explain rootfs
   pinhole policy explain --policy /etc/pinhole/web.toml --json
 
 Exit status:
@@ -51,7 +51,7 @@ Examples:
 
 Exit status:
   0  it is allowed
-  1  it is denied
+  1  it is denied, or not served by this version
   2  the command line or the policy file is wrong; one line says where and what is right";
 
 const DIFF_EXAMPLES: &str = "\
@@ -67,6 +67,9 @@ Exit status:
 /// Options of `policy explain`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ExplainArgs {
+    /// A policy file, or the name of a profile.
+    #[arg(value_name = "FILE", conflicts_with_all = ["profile", "policy"])]
+    pub subject: Option<PathBuf>,
     /// The profile to explain.
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
     pub profile: Profile,

@@ -6,7 +6,7 @@ mod text;
 use super::config::PolicyChoice;
 use super::report;
 use args::{CheckArgs, DiffArgs, ExplainArgs, PolicyCommand};
-use pinhole_policy::{Difference, Explanation, Facilities, Policy, PolicyError, Profile};
+use pinhole_policy::{Difference, Explanation, Facilities, Policy, PolicyError, Profile, closest};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,10 +19,12 @@ const NO: u8 = 1;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PolicyFileError {
     /// It could not be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}{}: {source}{}", asked.before(), path.display(), asked.hint(path, source))]
     Read {
         /// The file.
         path: PathBuf,
+        /// How it was named.
+        asked: Asked,
         /// Why.
         source: io::Error,
     },
@@ -36,6 +38,35 @@ pub(super) enum PolicyFileError {
     },
 }
 
+/// How a policy was named.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    /// By the option `--policy`, which takes a file.
+    Option,
+    /// By a word that is a profile's name or a file.
+    Word,
+}
+
+impl Asked {
+    const fn before(self) -> &'static str {
+        match self {
+            Self::Option => "--policy ",
+            Self::Word => "",
+        }
+    }
+
+    /// A profile that may have been meant by a file that is not there.
+    fn hint(self, path: &Path, why: &io::Error) -> String {
+        let known = Profile::ALL.map(Profile::name);
+        let missing = path.to_str().filter(|_| why.kind() == io::ErrorKind::NotFound);
+        match (missing.and_then(|word| closest(word, &known)), self) {
+            (Some(meant), Self::Option) => format!("; did you mean --profile {meant}?"),
+            (Some(meant), Self::Word) => format!("; did you mean the profile {meant}?"),
+            (None, Self::Option | Self::Word) => String::new(),
+        }
+    }
+}
+
 /// The chosen policy.
 ///
 /// # Errors
@@ -43,19 +74,22 @@ pub(super) enum PolicyFileError {
 pub(super) fn load(choice: &PolicyChoice) -> Result<Policy, PolicyFileError> {
     match choice {
         PolicyChoice::Profile(profile) => Ok(Policy::of(*profile)),
-        PolicyChoice::File(path) => read(path),
+        PolicyChoice::File(path) => read(path, Asked::Option),
     }
 }
 
-fn read(path: &Path) -> Result<Policy, PolicyFileError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| PolicyFileError::Read { path: path.to_owned(), source })?;
+fn read(path: &Path, asked: Asked) -> Result<Policy, PolicyFileError> {
+    let text = std::fs::read_to_string(path).map_err(|source| PolicyFileError::Read {
+        path: path.to_owned(),
+        asked,
+        source,
+    })?;
     Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path.to_owned(), source })
 }
 
-/// What a policy is explained for: the default options, and --xattr.
-const FACILITIES: Facilities =
-    Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY).union(Facilities::SUBMOUNTS);
+/// What a policy is explained for: the default options of the host's root, and --xattr. What its limits need comes
+/// from the policy itself.
+const FACILITIES: Facilities = Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY);
 
 /// Why a question about policies has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +115,13 @@ pub(super) fn answer(command: &PolicyCommand) -> Result<ExitCode, AnswerError> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, AnswerError> {
-    let choice = PolicyChoice::of(args.policy.as_ref(), args.profile);
-    let policy = load(&choice)?;
+    let (choice, policy) = if let Some(word) = &args.subject {
+        named(word)?
+    } else {
+        let choice = PolicyChoice::of(args.policy.as_ref(), args.profile);
+        let policy = load(&choice)?;
+        (choice, policy)
+    };
     let policy = if args.readonly { policy.without_mutations() } else { policy };
     let explained = Explanation::new(&policy, FACILITIES);
     if args.json {
@@ -97,7 +136,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, AnswerError> {
 }
 
 fn check(args: &CheckArgs) -> Result<ExitCode, AnswerError> {
-    let policy = load(&either(&args.policy))?;
+    let (_, policy) = named(&args.policy)?;
     let path: Vec<_> = args.path.0.iter().map(String::as_bytes).collect();
     let decision = policy.decide(&path, args.operation);
     if args.json {
@@ -114,7 +153,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode, AnswerError> {
 }
 
 fn diff(args: &DiffArgs) -> Result<ExitCode, AnswerError> {
-    let (a, b) = (load(&either(&args.a))?, load(&either(&args.b))?);
+    let ((_, a), (_, b)) = (named(&args.a)?, named(&args.b)?);
     let difference =
         Difference::between(&Explanation::new(&a, FACILITIES), &Explanation::new(&b, FACILITIES));
     if args.json {
@@ -126,10 +165,12 @@ fn diff(args: &DiffArgs) -> Result<ExitCode, AnswerError> {
     Ok(if difference.is_none() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-/// The profile of that name, or a file.
-fn either(word: &Path) -> PolicyChoice {
-    let profile = word.to_str().and_then(Profile::from_name);
-    profile.map_or_else(|| PolicyChoice::File(word.to_owned()), PolicyChoice::Profile)
+/// The policy of a profile's name, or of a file.
+fn named(word: &Path) -> Result<(PolicyChoice, Policy), PolicyFileError> {
+    match word.to_str().and_then(Profile::from_name) {
+        Some(profile) => Ok((PolicyChoice::Profile(profile), Policy::of(profile))),
+        None => Ok((PolicyChoice::File(word.to_owned()), read(word, Asked::Word)?)),
+    }
 }
 
 fn titled(choice: &PolicyChoice) -> String {

@@ -1,6 +1,9 @@
 //! Policies in words, for a terminal.
 
-use pinhole_policy::{Decision, Difference, Explanation, HostCall, PathShown, RightShown, Surplus, Way};
+use pinhole_policy::{
+    AnsweredShown, Decision, Difference, Explanation, HostCall, OperationShown, PathShown, RightShown,
+    Standing, Surplus, Way,
+};
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 
@@ -8,6 +11,9 @@ use std::fmt::{self, Display, Formatter};
 const NAME: usize = 20;
 /// Width of the column of errnos.
 const ERRNO: usize = 10;
+
+/// Why a guest that may not ask for its data on the disk is told that it is there.
+const NOTHING_TO_DO: &str = " Nothing is unwritten; the host is not asked.";
 
 /// An explanation under a headline.
 pub(super) struct Explained<'a>(pub(super) &'a str, pub(super) &'a Explanation);
@@ -30,23 +36,35 @@ impl Display for Explained<'_> {
             writeln!(f, "  {name:<23} {value:>15}  {what}; past it: {}", limit.past)?;
         }
         explained.host_calls.iter().try_for_each(|(kind, calls)| host_calls(f, kind, calls))?;
+        answered(f, &explained.answered)?;
         rights(f, "Capabilities kept of those that it is started with", &explained.capabilities)?;
         rights(f, "Landlock rights beneath the share", &explained.landlock)
     }
 }
 
 fn operations(f: &mut Formatter<'_>, explained: &Explanation) -> fmt::Result {
-    let (granted, denied): (Vec<_>, Vec<_>) =
-        explained.operations.iter().partition(|operation| operation.granted);
+    let of = |wanted: &[Standing]| -> Vec<_> {
+        explained.operations.iter().filter(|operation| wanted.contains(&operation.standing)).collect()
+    };
+    let (granted, denied) = (of(&[Standing::Served]), of(&[Standing::Denied, Standing::NothingToDo]));
     writeln!(f, "\nOperations granted ({}):", granted.len())?;
     for operation in granted {
         writeln!(f, "  {:<NAME$}  {}", operation.name, operation.what)?;
     }
-    writeln!(f, "\nOperations denied ({}), with what the guest is told:", denied.len())?;
-    for operation in denied {
-        writeln!(f, "  {:<NAME$}  {:<ERRNO$}  {}", operation.name, operation.errno, operation.what)?;
+    let not_served = of(&[Standing::NotServed]);
+    if !not_served.is_empty() {
+        let count = not_served.len();
+        writeln!(f, "\nGranted and not served by this version ({count}), with what the guest is told:")?;
+        not_served.into_iter().try_for_each(|operation| refused(f, operation))?;
     }
-    Ok(())
+    writeln!(f, "\nOperations denied ({}), with what the guest is told:", denied.len())?;
+    denied.into_iter().try_for_each(|operation| refused(f, operation))
+}
+
+fn refused(f: &mut Formatter<'_>, operation: &OperationShown) -> fmt::Result {
+    let told = operation.errno.unwrap_or("success");
+    write!(f, "  {:<NAME$}  {told:<ERRNO$}  {}", operation.name, operation.what)?;
+    writeln!(f, "{}", if operation.standing == Standing::NothingToDo { NOTHING_TO_DO } else { "" })
 }
 
 fn rule(path: &PathShown) -> String {
@@ -66,12 +84,31 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
         calls.len()
     )?;
     for call in calls {
-        writeln!(f, "  {}", call.call)?;
-        for way in &call.ways {
-            writeln!(f, "    {}", ways(way))?;
+        let own: Vec<_> = call.ways.iter().filter(|way| !way.inherited).collect();
+        if !own.is_empty() {
+            writeln!(f, "  {}", call.call)?;
         }
+        own.into_iter().try_for_each(|way| writeln!(f, "    {}", ways(way)))?;
+    }
+    let inherited = calls.iter().filter(|call| call.ways.iter().any(|way| way.inherited));
+    let inherited: Vec<_> = inherited.map(|call| call.call).collect();
+    if !inherited.is_empty() {
+        writeln!(
+            f,
+            "  As the threads that they start inherit the filter, also what is said of those: {}",
+            inherited.join(", ")
+        )?;
     }
     Ok(())
+}
+
+fn answered(f: &mut Formatter<'_>, calls: &[AnsweredShown]) -> fmt::Result {
+    writeln!(
+        f,
+        "\nHost system calls that the kernel answers with ENOSYS, of all threads ({}):",
+        calls.len()
+    )?;
+    calls.iter().try_for_each(|AnsweredShown { call, why }| writeln!(f, "  {call}: {why}"))
 }
 
 fn ways(way: &Way) -> String {
@@ -105,13 +142,28 @@ pub(super) struct Decided<'a> {
 impl Display for Decided<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { decision, operation, path, policy } = self;
-        match decision.errno {
-            None => write!(f, "allowed: {operation} at {path}")?,
-            Some(errno) => write!(f, "denied with {errno}: {operation} at {path}")?,
+        match (decision.standing, decision.errno.unwrap_or_default()) {
+            (Standing::Served, _) => write!(f, "allowed: {operation} at {path}")?,
+            (Standing::NothingToDo, _) => {
+                return write!(
+                    f,
+                    "allowed: {operation} at {path} is answered with success: {policy} grants no change, so nothing \
+                     is unwritten, and the host is not asked"
+                );
+            }
+            (Standing::NotServed, errno) => {
+                write!(f, "not served by this version, {errno}: {operation} at {path}")?;
+            }
+            (Standing::Denied, errno) => write!(f, "denied with {errno}: {operation} at {path}")?,
         }
+        if let Some(above) = &decision.stops_at {
+            write!(f, ", for {above} cannot be found")?;
+        }
+        let granted = matches!(decision.standing, Standing::Served | Standing::NotServed);
         match &decision.rule {
             Some(rule) => write!(f, ", by {policy}:{} ({})", rule.line, rule.r#match),
-            None => write!(f, ", by what {policy} grants everywhere"),
+            None if granted => write!(f, ", which {policy} grants"),
+            None => write!(f, ", which {policy} does not grant"),
         }
     }
 }
@@ -137,7 +189,9 @@ fn surplus(f: &mut Formatter<'_>, sign: char, surplus: &Surplus) -> fmt::Result 
     let mut limits = surplus.limits.iter();
     limits.try_for_each(|limit| write!(f, "\n{sign} limit {} = {}", limit.name, limit.value))?;
     for (kind, calls) in &surplus.host_calls {
-        calls.iter().try_for_each(|call| write!(f, "\n{sign} host call of {kind} threads {call}"))?;
+        for (call, way) in calls.iter().flat_map(|call| call.ways.iter().map(|way| (call.call, way))) {
+            write!(f, "\n{sign} host call of {kind} threads {call}, {}", ways(way))?;
+        }
     }
     surplus.rights.iter().try_for_each(|right| write!(f, "\n{sign} right {right}"))
 }
