@@ -76,7 +76,7 @@ const SEGMENTS_MAX: usize = 64;
 const NAME_MAX: usize = 255;
 
 /// A character, or a byte that is part of none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Symbol(u32);
 
 impl Symbol {

@@ -45,7 +45,10 @@ impl Letters {
         letters.others.insert(Vec::new(), Letter::OTHER);
         let with_wildcards = components.iter().enumerate().filter(|(_, one)| one.literal().is_none());
         letters.wildcards = with_wildcards.map(|(index, one)| (index, one.clone())).collect();
-        for matched in combinations(&letters.wildcards)? {
+        let matching = components
+            .iter()
+            .filter(|one| one.literal().is_some_and(|name| !letters.wildcards_matching(&name).is_empty()));
+        for matched in combinations(&letters.wildcards, &matching.collect::<Vec<_>>())? {
             let letter = Letter(letters.matched.len());
             if !letters.others.contains_key(&matched) {
                 letters.matched.push(matched.clone());
@@ -87,24 +90,37 @@ impl Letters {
     }
 }
 
-/// Every set of wildcards that some name matches: all are followed at once, character by character, with one character
-/// for each stretch of characters that none of them tells apart.
-fn combinations(wildcards: &[(usize, Component)]) -> Result<BTreeSet<Vec<usize>>, TooMany> {
-    let symbols = symbols(wildcards);
-    let start: Vec<u64> = wildcards.iter().map(|(_, one)| one.start()).collect();
+/// Every set of wildcards that some name matches which is none of the literals: all are followed at once, character by
+/// character, with one character for each stretch of characters that none of them tells apart.
+fn combinations(
+    wildcards: &[(usize, Component)],
+    literals: &[&Component],
+) -> Result<BTreeSet<Vec<usize>>, TooMany> {
+    let symbols = symbols(wildcards.iter().map(|(_, one)| one).chain(literals.iter().copied()));
+    let names: HashSet<Vec<Symbol>> =
+        literals.iter().filter_map(|one| one.literal()).map(|name| Symbol::all(&name).collect()).collect();
+    let beginnings: HashSet<&[Symbol]> =
+        names.iter().flat_map(|name| (0..=name.len()).filter_map(|len| name.get(..len))).collect();
+    // What has been read, as long as a literal begins with it.
+    let start = (wildcards.iter().map(|(_, one)| one.start()).collect::<Vec<_>>(), Some(Vec::new()));
     let mut seen = HashSet::from([start.clone()]);
     let mut open = vec![start];
     let mut found = BTreeSet::new();
-    while let Some(at) = open.pop() {
+    while let Some((at, read)) = open.pop() {
         for symbol in &symbols {
             let step = |(at, (_, one)): (&u64, &(usize, Component))| one.step(*at, *symbol);
             let next: Vec<u64> = at.iter().zip(wildcards).map(step).collect();
-            let ends = next.iter().zip(wildcards).filter(|(at, (_, one))| one.accepts(**at));
-            found.insert(ends.map(|(_, (index, _))| *index).collect());
+            let longer = read.as_ref().map(|read: &Vec<Symbol>| [read.as_slice(), &[*symbol]].concat());
+            let longer = longer.filter(|longer| beginnings.contains(longer.as_slice()));
+            if !longer.as_ref().is_some_and(|name| names.contains(name)) {
+                let ends = next.iter().zip(wildcards).filter(|(at, (_, one))| one.accepts(**at));
+                found.insert(ends.map(|(_, (index, _))| *index).collect());
+            }
+            let next = (next, longer);
             if seen.insert(next.clone()) {
                 open.push(next);
             }
-            if seen.len() > COMBINATIONS_MAX {
+            if seen.len() > COMBINATIONS_MAX.saturating_add(beginnings.len()) {
                 return Err(TooMany);
             }
         }
@@ -113,11 +129,11 @@ fn combinations(wildcards: &[(usize, Component)]) -> Result<BTreeSet<Vec<usize>>
 }
 
 /// One symbol of each stretch that a name can hold.
-fn symbols(wildcards: &[(usize, Component)]) -> Vec<Symbol> {
+fn symbols<'c>(components: impl Iterator<Item = &'c Component>) -> Vec<Symbol> {
     const NUL: u32 = 0;
     const SLASH: u32 = 0x2f;
     let mut boundaries = BTreeSet::from([NUL, NUL + 1, SLASH, SLASH + 1]);
-    for (_, one) in wildcards {
+    for one in components {
         one.boundaries(&mut boundaries);
     }
     boundaries.into_iter().filter(|first| *first != NUL && *first != SLASH).map(Symbol::of).collect()
@@ -152,6 +168,16 @@ mod tests {
     fn what_no_name_can_match_together_is_no_letter() {
         assert_eq!(letters(&["a*", "b*"]).count(), 3);
         assert_eq!(letters(&["[a-m]", "[k-z]"]).count(), 4);
+    }
+
+    #[test]
+    fn a_set_that_only_literals_match_is_no_letter_of_other_names() {
+        // Nothing, [ab] of b; and a.
+        assert_eq!(letters(&["[ab]", "a"]).count(), 3);
+        // Nothing, a, b.
+        assert_eq!(letters(&["[ab]", "a", "b"]).count(), 3);
+        // Nothing, both (ab), the first alone (bb), the second alone (abc); and a.
+        assert_eq!(letters(&["[ab]?", "a*", "a"]).count(), 5);
     }
 
     #[test]
