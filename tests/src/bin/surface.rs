@@ -76,6 +76,7 @@ fn pause(reached: &str) -> io::Result<()> {
 fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
     prepare(share)?;
     let mut guest = Guest::connect(socket)?;
+    guest.warm_up()?;
     pause("connected")?;
     guest.play()?;
     if malformed {
@@ -99,6 +100,7 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
 
 fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
     let mut guest = Guest::connect(socket)?;
+    guest.warm_up()?;
     take(tracer, "connect")?;
     tracer.go_on()?;
     guest.play()?;

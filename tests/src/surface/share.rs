@@ -15,7 +15,7 @@ pub(super) const FILE_LEN: u64 = 1 << 20;
 /// Files in the directory that is listed.
 const LISTED: u32 = 40;
 
-/// Fills `share`, an empty folder that must exist already, and drops one file from the page cache.
+/// Fills `share`, an empty folder that must exist already, and drops two files from the page cache.
 ///
 /// # Errors
 /// [`SurfaceError::Host`].
@@ -26,7 +26,7 @@ pub fn prepare(share: &Path) -> Result<()> {
 fn fill(share: &Path) -> io::Result<()> {
     let at = |name: &str| share.join(name);
     let content: Vec<u8> = (0..FILE_LEN).map(|at| at.to_le_bytes()[0]).collect();
-    for name in ["file", "other", "cold"] {
+    for name in ["file", "other", "first", "cold"] {
         fs::write(at(name), &content)?;
     }
     for name in ["dir", "list", "moves"] {
@@ -45,7 +45,10 @@ fn fill(share: &Path) -> io::Result<()> {
         fs::set_permissions(at(name), Permissions::from_mode(0o777))?;
     }
     // Only clean pages can be dropped.
-    let cold = File::open(at("cold"))?;
-    cold.sync_all()?;
-    Ok(rustix::fs::fadvise(&cold, 0, None, Advice::DontNeed)?)
+    for name in ["first", "cold"] {
+        let cold = File::open(at(name))?;
+        cold.sync_all()?;
+        rustix::fs::fadvise(&cold, 0, None, Advice::DontNeed)?;
+    }
+    Ok(())
 }

@@ -95,7 +95,8 @@ Without that option pinhole's filters have no row for attributes (a test of `pol
 
 - **System calls allowed**: the filters as the kernel got them, caught by strace, evaluated for each call of x86-64 with
   every value of its arguments at once; the kernel's own count of each thread's filters is compared with what was caught.
-- **Called**: by strace, all threads; the start is everything up to the ready line, the load everything after INIT.
+- **Called**: by strace, all threads; the start is everything up to the ready line, the load everything after INIT and one
+  read of what the host has to fetch: what a daemon starts when it is first needed, such as a thread, is not the load's.
 - **Capabilities, descriptors, mounts, threads**: of the process that serves, from /proc, after the load. strace's own
   handling of a process changes none of them.
 - **Kernel functions**: distinct functions that the daemon's threads entered, by the function tracer of a stock Debian
