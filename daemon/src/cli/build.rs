@@ -117,13 +117,13 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     };
     listener.leave_name();
     let (surroundings, seal) = confine::surroundings(inside.confine()?, facilities);
-    signals::hold()?;
+    let signals = signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let stop = vhost_user::Stop::new()?;
-    let on_signal = stop.clone();
-    signals::watch(seal.clone(), move || on_signal.request())?;
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     seal.close(Threads::CONTROL)?;
+    let on_signal = stop.clone();
+    signals.watch(move || on_signal.request())?;
     // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
     Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
@@ -151,11 +151,11 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let (places, close) = walls.into_parts();
     let (root, proc_fds) = (places.root, places.proc_fds);
     let surroundings = Surroundings { root, proc_fds, as_users, seal: Seal::new(close) };
-    signals::hold()?;
+    let signals = signals::hold()?;
     let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
-    signals::watch(Seal::open(), move || stop.stop())?;
+    signals.watch(move || stop.stop())?;
     Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 
