@@ -1,5 +1,6 @@
 //! What a process or a thread does once to stop sharing with others, and what the standard library does not know:
-//! `unshare`, `fork`, `mount_setattr`, `close_range`, an environment to be forgotten, and a signal to be ignored.
+//! `unshare`, `fork`, `mount_setattr`, `close_range`, an environment to be forgotten, a signal to be ignored, and what the
+//! allocator is told.
 //!
 //! Why `unsafe` here: none of these has a safe wrapper in the crates used here. Each function is safe to call because
 //! it checks, or needs, nothing but what stands at it. Nothing here is reachable by a guest: all of it happens before
@@ -188,6 +189,17 @@ pub(crate) fn one_heap() -> io::Result<()> {
     #[cfg(not(target_env = "gnu"))]
     let set = 1;
     if set == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+}
+
+/// Gives the host back what the allocator keeps of memory that is free: reading a command line and a policy, and making
+/// filters, takes several times what an idle daemon needs.
+pub(crate) fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the allocator's own locks and changes no memory that is in use. It says whether there was
+    // anything to give back, which is of no interest.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn check_alone() -> io::Result<()> {

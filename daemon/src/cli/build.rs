@@ -111,6 +111,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     plan.look()?;
     // Before there is a second thread: making the socket changes the umask for a moment.
     let mut listener = vhost_user::Listener::bind(&listen)?;
+    unshare::give_back_free_memory();
     let inside = match plan.isolate()? {
         Side::Outside(keeper) => return confine::keep(keeper, listener.into_name()),
         Side::Inside(inside) => inside,
@@ -120,6 +121,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let signals = signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let stop = vhost_user::Stop::new()?;
+    unshare::give_back_free_memory();
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     seal.close(Threads::CONTROL)?;
     let on_signal = stop.clone();
