@@ -125,3 +125,23 @@ pub const DIRTY_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 /// Hidden names that one READDIR passes over at most before it has one to tell. Only the host's own files can be
 /// hidden, so it is the operator and not a guest who makes their number; a directory with more is not listed.
 pub const HIDDEN_NAMES_MAX: u64 = 1 << 20;
+
+/// How long a request waits for the front-end to map or to unmap, in the DAX window: far longer than a VMM takes that is
+/// only busy, and not as long as a guest's watchdog for tasks that hang.
+pub const WINDOW_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long it waits once a queue is being stopped: a VMM that stops one may be waiting for that on the very thread that
+/// would answer.
+pub const WINDOW_GRACE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Requests that wait for the front-end at most; each is some 300 bytes and one or two descriptors. Linux has one for each
+/// processor that takes a page fault.
+pub const WINDOW_REQUESTS_MAX: usize = 256;
+
+/// Threads that may be waiting for a front-end to answer on a back channel that has been replaced, or whose connection is
+/// over: past that, who opens another has no window.
+pub const WINDOW_THREADS_MAX: usize = 8;
+
+/// Bytes from which on `--dax auto` offers a file for mapping: a shorter one takes a slot of 2 MiB, and mapping it takes
+/// longer than reading it.
+pub const DAX_MIN_SIZE_DEFAULT: u64 = 1 << 20;

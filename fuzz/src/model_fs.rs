@@ -2,7 +2,7 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Pace};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, MapFile, Pace};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
@@ -448,6 +448,10 @@ impl FileSystem for Model {
 
     fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
         Ok(())
+    }
+
+    fn open_to_map(&self, _: Allowed<'_, protocol::SetupMapping>, _: bool) -> Answer<MapFile> {
+        Err(Errno::ENODEV)
     }
 
     fn open_dir(&self, call: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply> {

@@ -26,10 +26,16 @@ impl Policy {
     /// The same policy without what changes anything.
     #[must_use]
     pub fn without_mutations(self) -> Self {
+        self.without(Access::MUTATIONS)
+    }
+
+    /// The same policy without these.
+    #[must_use]
+    pub fn without(self, access: Access) -> Self {
         Self {
-            granted: self.granted.difference(Access::MUTATIONS),
-            reach: self.reach.difference(Access::MUTATIONS),
-            paths: self.paths.map(|paths| Arc::new(paths.without(Access::MUTATIONS))),
+            granted: self.granted.difference(access),
+            reach: self.reach.difference(access),
+            paths: self.paths.map(|paths| Arc::new(paths.without(access))),
             limits: self.limits,
         }
     }

@@ -1,7 +1,8 @@
 //! Directory entries packed for READDIR and READDIRPLUS.
 
 use crate::reply::entry_out;
-use crate::{Entry, NodeId, Timeouts, abi};
+use crate::{Attr, Entry, NodeId, Timeouts, abi};
+use std::fmt;
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::{U32, U64};
 
@@ -55,12 +56,26 @@ pub struct Dirent<'a> {
 #[error("the directory buffer is full")]
 pub struct Full;
 
+/// Whether the guest may map a node's file through the DAX window.
+type TellDax<'b> = &'b dyn Fn(NodeId, &Attr) -> bool;
+
 /// A READDIR or READDIRPLUS reply body while it grows.
-#[derive(Debug)]
 pub struct DirentBuffer<'b> {
     bytes: &'b mut Vec<u8>,
     capacity: usize,
     timeouts: Option<Timeouts>,
+    tell_dax: Option<TellDax<'b>>,
+}
+
+impl fmt::Debug for DirentBuffer<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, capacity, timeouts, tell_dax: _ } = self;
+        out.debug_struct("DirentBuffer")
+            .field("bytes", bytes)
+            .field("capacity", capacity)
+            .field("timeouts", timeouts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'b> DirentBuffer<'b> {
@@ -70,7 +85,12 @@ impl<'b> DirentBuffer<'b> {
     /// `timeouts` makes it a READDIRPLUS reply.
     pub fn new(bytes: &'b mut Vec<u8>, capacity: usize, timeouts: Option<Timeouts>) -> Self {
         bytes.clear();
-        Self { bytes, capacity, timeouts }
+        Self { bytes, capacity, timeouts, tell_dax: None }
+    }
+
+    /// Has each entry's `FUSE_ATTR_DAX` said by this.
+    pub fn tell_dax(&mut self, tell_dax: TellDax<'b>) {
+        self.tell_dax = Some(tell_dax);
     }
 
     /// Whether the entries carry attributes.
@@ -114,7 +134,11 @@ impl<'b> DirentBuffer<'b> {
         let end = self.end_after(dirent.name.len()).ok_or(Full)?;
         let name_len = u32::try_from(dirent.name.len()).map_err(|_too_long| Full)?;
         if let Some(timeouts) = self.timeouts {
-            let entry_out = entry.map_or_else(abi::EntryOut::default, |entry| entry_out(entry, timeouts));
+            let mut entry_out = entry.map_or_else(abi::EntryOut::default, |entry| entry_out(entry, timeouts));
+            if let (Some(tell_dax), Some(entry)) = (self.tell_dax, entry) {
+                let dax = if tell_dax(entry.node, &entry.attr) { abi::FUSE_ATTR_DAX } else { 0 };
+                entry_out.attr.flags |= U32::new(dax);
+            }
             self.bytes.extend_from_slice(entry_out.as_bytes());
         }
         let head = abi::Dirent {
@@ -140,6 +164,6 @@ impl<'b> DirentBuffer<'b> {
 impl Entry {
     /// "No such name, and remember that": the answer to a failed LOOKUP that the guest may cache.
     pub fn negative() -> Self {
-        Self { node: NodeId(0), generation: 0, attr: crate::Attr::default() }
+        Self { node: NodeId(0), generation: 0, attr: Attr::default() }
     }
 }

@@ -143,6 +143,25 @@ pub struct ServeArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Connection")]
     #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=limits::POLL_US_MAX))]
     pub poll_us: Option<u32>,
+    /// Bytes of a DAX window through which the guest maps files, a power of two from 2M on, such as 256M; 0: none (the
+    /// default).
+    ///
+    /// The guest then reads and writes the pages that the host has in memory, without a copy of its own, where it mounts
+    /// with `-o dax` and the VMM has virtio shared memory (SHMEM of vhost-user). QEMU takes windows up to 512M. The guest
+    /// needs 64 bytes of its memory for each 4 KiB. docs/dax.md says what works where.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "DAX")]
+    pub dax_window: Option<u64>,
+    /// Which files the guest is told to map where it mounts with `-o dax=inode`, which is its default [default: auto].
+    ///
+    /// never: none, as without a window. auto: those from --dax-min-size on that can always be mapped as a whole. always:
+    /// every file that can be mapped as it is now.
+    #[arg(long, value_name = "WHEN", value_enum, help_heading = "DAX")]
+    pub dax: Option<When>,
+    /// From how many bytes on a file is mapped under `--dax auto` [default: 1M].
+    ///
+    /// Each mapped file takes 2 MiB of the window at least.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "DAX")]
+    pub dax_min_size: Option<u64>,
     /// Print what this program can do as the vhost-user JSON of libvirt and QEMU, and exit.
     #[arg(long, help_heading = "Connection")]
     pub print_capabilities: bool,
@@ -411,10 +430,33 @@ pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
 const SECONDS_MAX: f64 = 100.0 * 366.0 * 86_400.0;
 const SECONDS_RIGHT: &str = "give seconds as a number from 0 to 3162240000, such as 0.5";
 
+/// A number of bytes, or of KiB, MiB, GiB or TiB with K, M, G or T behind it.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count = digits.parse::<u64>().ok().filter(|_| plain);
+    count.and_then(|count| count.checked_mul(1 << shift)).ok_or_else(|| SIZE_RIGHT.to_owned())
+}
+
+const SIZE_RIGHT: &str = "give a number of bytes, or of units with K, M, G or T behind it, such as 256M";
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_size_is_a_number_with_a_unit_or_without() {
+        let right = [("0", 0), ("4096", 4096), ("2M", 2 << 20), ("1G", 1 << 30), ("8T", 8 << 40)];
+        for (text, size) in right {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for wrong in ["", "M", "-1", "+1", "1.5G", "1MiB", "1m", "99999999999T", " 1", "0x10"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

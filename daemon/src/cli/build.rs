@@ -11,11 +11,12 @@ use crate::session::{self, Session};
 use crate::transport::{dev_fuse, vhost_user};
 use crate::unshare;
 use pinhole_policy::host_calls::Threads;
-use pinhole_policy::{Facilities, Limits, Policy};
+use pinhole_policy::{Access, Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) enum RunError {
     DevFuse(#[from] dev_fuse::ServeError),
     #[error("--tag: {0}")]
     Tag(#[from] vhost_user::TagError),
+    #[error("--dax-window: {0}")]
+    Window(#[from] session::WindowError),
     #[error("--num-request-queues: {0}")]
     RequestQueues(#[from] vhost_user::RequestQueuesError),
     #[error("{0}")]
@@ -105,6 +108,10 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
     say_what_has_no_effect(policy.limits(), alone);
+    let (policy, window) = match serve.window {
+        Some(settings) => (counted_writes_only(policy), Some(window(settings)?)),
+        None => (policy, None),
+    };
     let plan = confine::plan(&serve.share, &policy, alone | log);
     let facilities = plan.facilities;
     // First the share, so that no socket has to be taken back for a wrong one.
@@ -120,6 +127,10 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let (surroundings, seal) = confine::surroundings(inside.confine()?, facilities);
     let signals = signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
+    let session = Arc::new(match window {
+        Some(window) => session.with_window(Arc::new(window)),
+        None => session,
+    });
     let stop = vhost_user::Stop::new()?;
     unshare::give_back_free_memory();
     // Everything that is made only once is made by now; what is read from here on is a guest's.
@@ -154,7 +165,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let (root, proc_fds) = (places.root, places.proc_fds);
     let surroundings = Surroundings { root, proc_fds, as_users, seal: Seal::new(close) };
     let signals = signals::hold()?;
-    let session = build_session(mount.share, (policy, descriptors_max), surroundings)?;
+    let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
     signals.watch(move || stop.stop())?;
@@ -185,6 +196,35 @@ fn say_what_has_no_effect(limits: &Limits, besides: Facilities) {
     }
 }
 
+/// What is stored through a mapping, nobody counts. A policy that counts what is written grants no such mapping.
+fn counted_writes_only(policy: Policy) -> Policy {
+    let limits = policy.limits();
+    let counts = limits.write_bytes_per_second.is_some() || limits.dirty_bytes.is_some();
+    if !counts || !policy.reach().contains(Access::MAP_WRITE) {
+        return policy;
+    }
+    tracing::warn!(
+        "the policy limits what is written: no file is mapped writable (map-write), where nobody counts"
+    );
+    policy.without(Access::MAP_WRITE)
+}
+
+/// The window, with a file to try front-ends out on: it is made now because no filter is to allow that later.
+fn window(settings: session::Settings) -> Result<session::Window, RunError> {
+    Ok(session::Window::new(settings, scratch_file()?)?)
+}
+
+fn scratch_file() -> io::Result<session::ScratchFile> {
+    let made = |flags| rustix::fs::memfd_create(c"pinhole-window", flags);
+    let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    // Linux before 6.3 knows nothing of the second, later ones complain where it is missing.
+    let writable = made(sealed).or_else(|_unknown| made(plain))?;
+    rustix::fs::ftruncate(&writable, session::ScratchFile::LEN)?;
+    let number = format!("/proc/self/fd/{}", writable.as_raw_fd());
+    let read_only = rustix::fs::open(number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(session::ScratchFile { writable, read_only })
+}
+
 /// Requests that may be in the pool at once.
 fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
@@ -194,7 +234,7 @@ fn build_session(
     share: Share,
     (policy, descriptors_max): (Policy, u64),
     surroundings: Surroundings,
-) -> Result<Arc<Session<Passthrough>>, RunError> {
+) -> Result<Session<Passthrough>, RunError> {
     let options = session_options(&share);
     let file_handles = match confine::file_handles(&share) {
         args::FileHandles::Never => host::FileHandles::Never,
@@ -220,7 +260,7 @@ fn build_session(
         file_handles,
     };
     let filesystem = Passthrough::within(config, surroundings)?;
-    Ok(Arc::new(Session::new(Arc::new(filesystem), policy, options)))
+    Ok(Session::new(Arc::new(filesystem), policy, options))
 }
 
 fn session_options(share: &Share) -> session::Options {
@@ -241,8 +281,8 @@ fn session_options(share: &Share) -> session::Options {
     }
 }
 
-/// What INIT offers. Locks, DAX, passthrough, idmapped mounts and io_uring are not offered because they are not
-/// served; EXPORT_SUPPORT is not because it asks for lookups of "." and "..".
+/// What INIT offers. Locks, passthrough, idmapped mounts and io_uring are not offered because they are not served, DAX
+/// where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and "..".
 fn offered_flags(share: &Share) -> InitFlags {
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ

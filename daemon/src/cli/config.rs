@@ -9,6 +9,8 @@ use super::policy::args::PolicyCommand;
 use super::walls::{Sandbox, Walls};
 use crate::limits;
 use crate::sandbox::Isolation;
+use crate::session::Settings as WindowSettings;
+use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode};
 use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub struct Serve {
     pub pool_threads: u16,
     /// How long a worker looks for the next request before it sleeps; `None`: as is best on this host.
     pub poll: Option<Duration>,
+    /// The DAX window, if there is to be one.
+    pub window: Option<WindowSettings>,
     /// The share.
     pub share: Share,
 }
@@ -193,6 +197,10 @@ pub enum ConfigError {
         "--rlimit-nofile: {limit} is too few: at least {least} are needed, or 0 to leave the limit alone"
     )]
     FewDescriptors { limit: u64, least: u64 },
+    #[error("--dax-window: {len} bytes are no window: give a power of two from 2M on, or 0 for none")]
+    WindowLen { len: u64 },
+    #[error("{option} needs a window: give --dax-window SIZE too")]
+    NoWindow { option: &'static str },
     #[error("{option} is not supported: {instead}")]
     Refused { option: &'static str, instead: &'static str },
     #[error("{option}: {why}")]
@@ -246,8 +254,9 @@ impl Config {
         let pool_threads = pool_threads(args.thread_pool_size, &mut notes);
         let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
         let poll = args.poll_us.map(|us| Duration::from_micros(us.into()));
+        let window = window(args.dax_window, args.dax, args.dax_min_size)?;
         let share = share(directory, &args.share, Isolation::Namespace)?;
-        let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, share };
+        let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, window, share };
         Ok(Self { action: Action::Serve(serve), log, notes })
     }
 
@@ -285,6 +294,30 @@ fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
             Ok(Listen::Path { path, group: args.socket_group.take() })
         }
     }
+}
+
+/// The window that is to be; one from which no file may be mapped is none.
+fn window(
+    len: Option<u64>,
+    dax: Option<When>,
+    threshold: Option<u64>,
+) -> Result<Option<WindowSettings>, ConfigError> {
+    let Some(len) = len.filter(|len| *len != 0) else {
+        return match (dax, threshold) {
+            (Some(When::Auto | When::Always), _) => Err(ConfigError::NoWindow { option: "--dax" }),
+            (_, Some(_)) => Err(ConfigError::NoWindow { option: "--dax-min-size" }),
+            (None | Some(When::Never), None) => Ok(None),
+        };
+    };
+    let mode = match dax {
+        Some(When::Never) => return Ok(None),
+        None | Some(When::Auto) => Mode::Auto,
+        Some(When::Always) => Mode::Always,
+    };
+    if Geometry::new(len, ALIGNMENT_SHIFT_MAX).is_err() {
+        return Err(ConfigError::WindowLen { len });
+    }
+    Ok(Some(WindowSettings { len, mode, threshold: threshold.unwrap_or(limits::DAX_MIN_SIZE_DEFAULT) }))
 }
 
 fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {

@@ -15,6 +15,7 @@ mod identity;
 mod inode_flags;
 mod inode_handle;
 mod lookup;
+mod map_file;
 mod mounts;
 mod names;
 mod nodes;
@@ -40,6 +41,7 @@ pub use inode_flags::InodeFlags;
 /// For tests of what a handle opens that the guest never had.
 #[doc(hidden)]
 pub use inode_handle::InodeHandle;
+pub use map_file::MapFile;
 pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.
@@ -155,6 +157,9 @@ pub trait FileSystem: Places + Send + Sync {
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
     fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<()>;
+
+    /// A descriptor of a regular file for a mapping, `O_RDWR` if that is to be `writable` and else `O_RDONLY`.
+    fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile>;
 
     fn open_dir(&self, call: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply>;
     fn read_dir(&self, call: Allowed<'_, protocol::ReadDir>, into: &mut DirentBuffer<'_>) -> Answer<()>;

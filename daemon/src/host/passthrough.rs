@@ -7,6 +7,7 @@ use super::dirty::DirtyRoom;
 use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
 use super::identity::{Assumed, Identity};
 use super::inode_handle::InodeHandle;
+use super::map_file::MapFile;
 use super::mounts::MountTable;
 use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
@@ -314,6 +315,7 @@ impl FileSystem for Passthrough {
         open(protocol::Open) -> OpenReply;
         create(protocol::Create<'_>) -> (Entry, OpenReply);
         tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
+        open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;
         open_dir(protocol::OpenDir) -> OpenReply;
         get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
         list_xattr(ListNames, out: &mut Vec<u8>) -> u32;

@@ -1,6 +1,7 @@
 //! Each operation through the gate to the host, and its result into a reply. One arm an operation, no wildcard.
 
 use super::accesses::fallocate_access;
+use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
@@ -9,7 +10,7 @@ use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
-    BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
+    Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
     ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetXattr, SymLink,
     Write,
 };
@@ -20,16 +21,19 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         operation: Operation<'_>,
-        (payload, pace): (&IoVectors<'_>, Pace),
+        (payload, terms): (&IoVectors<'_>, Terms),
         (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
     ) -> Answer<Outcome> {
+        let pace = terms.pace;
         let host = &*self.filesystem;
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
             // Answered with bytes, in place or produced by the host, or not at all.
             Operation::Read(read) => return self.read(header, read, (slot, pace)),
             Operation::ReadDir(list) => return self.read_dir(header, list, slot.room(), scratch),
-            Operation::ReadDirPlus(plus) => return self.read_dir_plus(header, plus, slot.room(), scratch),
+            Operation::ReadDirPlus(plus) => {
+                return self.read_dir_plus(header, plus, (slot.room(), terms), scratch);
+            }
             Operation::ReadLink(link) => return self.read_link(header, link, scratch),
             Operation::GetXattr(get) => return self.get_xattr(header, get, scratch),
             Operation::ListXattr(list) => return self.list_xattr(header, list, scratch),
@@ -77,17 +81,17 @@ impl<F: FileSystem> Session<F> {
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
             Operation::GetLock(op) => return self.unserved(header, op),
             Operation::SetLock(op) => return self.unserved(header, op),
-            Operation::SetupMapping(op) => return self.unserved(header, op),
-            Operation::RemoveMapping(op) => return self.unserved(header, op),
+            Operation::SetupMapping(op) => return self.set_up_mapping(header, op, scratch),
+            Operation::RemoveMapping(op) => return self.remove_mapping(header, op),
             Operation::BMap(op) => return self.unserved(header, op),
             Operation::Poll(op) => return self.unserved(header, op),
             Operation::Ioctl(op) => return self.ioctl(header, &op, scratch),
         };
-        Ok(encoded(&reply, scratch))
+        Ok(encoded(&self.marked(terms, header.node, reply), scratch))
     }
 
     /// Through the gate.
-    fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
+    pub(super) fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
     where
         Call<'a, T>: Gated,
     {
@@ -98,7 +102,7 @@ impl<F: FileSystem> Session<F> {
     /// What the gate lets through and nobody carries out yet ([`Access::NOT_SERVED`]), or has no meaning here: there is
     /// no block device below and no event to wait for. ENOSYS says "never ask again", which is true of every file of
     /// the mount. INIT offers no locks, so that Linux keeps them inside the guest and sends none.
-    fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
+    pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
         Call<'a, T>: Gated,
     {
@@ -210,11 +214,16 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         plus: ReadDirPlus,
-        room: usize,
+        (room, terms): (usize, Terms),
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         let timeouts = Some(self.options.timeouts);
+        let is_mappable =
+            |node, attr: &Attr| terms.dax.as_ref().is_some_and(|dax| self.is_mappable(dax, node, attr));
         let mut into = DirentBuffer::new(&mut scratch.body, limit(plus.list.size, room), timeouts);
+        if terms.dax.is_some() {
+            into.tell_dax(&is_mappable);
+        }
         self.filesystem.read_dir_plus(self.permit(header, plus)?, &mut into)?;
         Ok(Outcome::Body)
     }
@@ -237,21 +246,21 @@ impl<F: FileSystem> Session<F> {
         Ok(encoded(&Reply::Ioctl(0, &ioctl::told(flags, form)), scratch))
     }
 
-    /// The reads of extended attributes that are granted at a node.
+    /// What is granted at a node.
     ///
     /// # Errors
     /// ESTALE for a node that there is not: what it would grant is not known.
-    fn granted_at(&self, node: NodeId) -> Answer<Access> {
-        let granted = match self.policy.paths() {
-            None => self.policy.granted(),
-            Some(rules) => rules.access(self.filesystem.node(node.0).ok_or(Errno::ESTALE)?),
-        };
-        Ok(granted & (Access::XATTR_READS | Access::ACL_READ))
+    pub(super) fn granted_at(&self, node: NodeId) -> Answer<Access> {
+        match self.policy.paths() {
+            None => Ok(self.policy.granted()),
+            Some(rules) => Ok(rules.access(self.filesystem.node(node.0).ok_or(Errno::ESTALE)?)),
+        }
     }
 
     fn list_xattr(&self, header: &Header<'_>, list: ListXattr, scratch: &mut Scratch) -> Answer<Outcome> {
         scratch.body.clear();
-        let names = ListNames { size: list.size, readable: self.granted_at(header.node)? };
+        let readable = self.granted_at(header.node)? & (Access::XATTR_READS | Access::ACL_READ);
+        let names = ListNames { size: list.size, readable };
         let len = self.filesystem.list_xattr(self.permit(header, names)?, &mut scratch.body)?;
         Ok(if list.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
     }

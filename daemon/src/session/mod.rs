@@ -3,6 +3,7 @@
 //! [`Session::serve`] is the road; [`dispatch`](self) takes each operation through the gate to the host.
 
 mod accesses;
+mod dax;
 mod dispatch;
 mod ioctl;
 mod options;
@@ -10,11 +11,12 @@ mod rate;
 mod slot;
 mod state;
 mod throttle;
+mod window;
 
 use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
-use pinhole_dax_cache::{Absent, Window};
+use dax::Terms;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
@@ -27,8 +29,10 @@ use std::time::Duration;
 use throttle::Throttle;
 
 pub use crate::host::Pace;
+pub use dax::Parked;
 pub use options::Options;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
+pub use window::{Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError};
 
 /// What one connection's guest talks to.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub struct Session<F> {
     filesystem: Arc<F>,
     policy: Policy,
     options: Options,
-    window: Absent,
+    window: Option<Arc<Window>>,
     state: SharedState,
     counters: SlotCounters,
     throttle: Throttle,
@@ -64,10 +68,11 @@ pub enum Served<S> {
     Done,
     /// It would have to wait for the host, and its pace forbids that: nothing was done, and it is to be served again.
     WouldWait(S),
+    /// It waits for the front-end, not for a thread of ours; its answer goes by [`Session::settle`].
+    Parked(Parked),
 }
 
 /// What an operation came to, as far as the answer goes.
-#[derive(Clone, Copy)]
 enum Outcome {
     /// A body stands in [`Scratch::body`].
     Body,
@@ -75,6 +80,8 @@ enum Outcome {
     InPlace(usize),
     /// Nothing is answered.
     Silence,
+    /// Nothing is answered yet.
+    Parked(Parked),
 }
 
 impl<F: FileSystem> Session<F> {
@@ -85,10 +92,21 @@ impl<F: FileSystem> Session<F> {
             throttle: Throttle::new(policy.limits()),
             policy,
             options,
-            window: Absent,
+            window: None,
             state: SharedState::default(),
             counters: SlotCounters::default(),
         }
+    }
+
+    /// The same with a window.
+    #[must_use]
+    pub fn with_window(self, window: Arc<Window>) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// The DAX window, if the share has one.
+    pub const fn window(&self) -> Option<&Arc<Window>> {
+        self.window.as_ref()
     }
 
     /// Prepares the calling thread for [`Session::serve`]. Once a thread.
@@ -106,7 +124,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Whether an INIT has been answered.
     pub fn is_serving(&self) -> bool {
-        matches!(*self.state.read(Lane::EXPRESS), State::Serving(_))
+        matches!(*self.state.read(Lane::EXPRESS), State::Serving(..))
     }
 
     /// How long a request is to wait before [`Session::serve`], because the guest has gone on faster than its policy
@@ -128,7 +146,7 @@ impl<F: FileSystem> Session<F> {
         let state = self.state.read(scratch.lane);
         let dialect = match *state {
             State::Waiting => Dialect::default(),
-            State::Serving(negotiated) => negotiated.dialect,
+            State::Serving(negotiated, _) => negotiated.dialect,
         };
         let request = match Request::decode(message, payload.len(), dialect) {
             Ok(request) => request,
@@ -145,16 +163,17 @@ impl<F: FileSystem> Session<F> {
         let outcome = match (request.operation, &*state) {
             (Ok(Operation::Init(init)), _) => {
                 drop(state);
-                self.init(&init, scratch)
+                self.begin_init(&request.header, &init, scratch)
             }
-            (Ok(Operation::Destroy(_)), State::Serving(_)) => {
+            (Ok(Operation::Destroy(_)), State::Serving(..)) => {
                 drop(state);
                 self.end();
                 Ok(encoded(&Reply::Empty, scratch))
             }
-            (Ok(operation), State::Serving(negotiated)) => {
+            (Ok(operation), State::Serving(negotiated, dax)) => {
                 let operation = settled(operation, negotiated.flags);
-                match self.dispatch(&request.header, operation, (&payload, pace), (&slot, scratch)) {
+                let terms = Terms { pace, dax: *dax };
+                match self.dispatch(&request.header, operation, (&payload, terms), (&slot, scratch)) {
                     Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
                         return slot.hand_back().map_or(Served::Done, Served::WouldWait);
                     }
@@ -165,9 +184,26 @@ impl<F: FileSystem> Session<F> {
             (Ok(_), State::Waiting) => Err(Errno::EIO),
         };
         self.throttle.served(request.header.known_opcode());
-        answer(slot, outcome, &request.header, scratch);
+        if let Ok(Outcome::Parked(parked)) = outcome {
+            return slot.hand_back().map_or(Served::Done, |_sink| Served::Parked(parked));
+        }
+        answer(slot, &outcome, is_silent(&request.header), scratch);
         scratch.shrink();
         Served::Done
+    }
+
+    /// Answers a request that was parked, where it had come to this.
+    pub fn settle<S: Sink>(
+        &self,
+        parked: &Parked,
+        result: Result<(), Errno>,
+        sink: S,
+        scratch: &mut Scratch,
+    ) {
+        let slot = ReplySlot::new(sink, parked.unique(), &self.counters);
+        let outcome = self.settled(parked, result, scratch);
+        answer(slot, &outcome, false, scratch);
+        scratch.shrink();
     }
 
     /// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy. One that
@@ -183,20 +219,27 @@ impl<F: FileSystem> Session<F> {
     /// The guest is gone (connection lost, device reset, DESTROY): forget all that it held.
     pub fn end(&self) {
         let change = self.state.write();
+        if let Some(window) = &self.window {
+            window.close();
+        }
         self.filesystem.reset(InitFlags::empty());
         change.to(State::Waiting);
     }
 
-    /// INIT begins anew whatever was before: a guest that crashed has said nothing.
-    fn init(&self, request: &InitRequest, scratch: &mut Scratch) -> Result<Outcome, Errno> {
-        let mut offer = self.options.offer;
-        if self.window.window_len().is_none() {
-            offer.map_alignment = None;
-        }
-        let negotiated = Negotiated::negotiate(request, &offer)?;
+    /// INIT begins anew whatever was before: a guest that crashed has said nothing. `preparation`: of the window, for a
+    /// guest that wants it.
+    fn init(
+        &self,
+        request: &InitRequest,
+        preparation: Option<u64>,
+        scratch: &mut Scratch,
+    ) -> Result<Outcome, Errno> {
         let change = self.state.write();
+        let dax = self.open_window(preparation);
+        let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref()))?;
         self.filesystem.reset(negotiated.flags);
-        change.to(if negotiated.ready { State::Serving(negotiated) } else { State::Waiting });
+        let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));
+        change.to(if negotiated.ready { State::Serving(negotiated, dax) } else { State::Waiting });
         // Not above debug: a guest may send INIT as often as it likes.
         tracing::debug!(
             guest = format_args!("{}.{}", request.major, request.minor),
@@ -245,16 +288,18 @@ fn encoded(reply: &Reply<'_>, scratch: &mut Scratch) -> Outcome {
 
 fn answer<S: Sink>(
     slot: ReplySlot<'_, S>,
-    outcome: Result<Outcome, Errno>,
-    header: &Header<'_>,
+    outcome: &Result<Outcome, Errno>,
+    is_silent: bool,
     scratch: &Scratch,
 ) {
     match outcome {
         Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
-        Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(len)),
+        Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
         Ok(Outcome::Silence) => slot.close(),
-        Err(_) if is_silent(header) => slot.close(),
-        Err(errno) => slot.refuse(errno),
+        // What is parked is answered elsewhere, and comes here only by mistake.
+        Ok(Outcome::Parked(_)) => slot.refuse(Errno::EIO),
+        Err(_) if is_silent => slot.close(),
+        Err(errno) => slot.refuse(*errno),
     }
 }
 

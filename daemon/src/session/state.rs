@@ -1,6 +1,7 @@
 //! Where a session stands between INIT and DESTROY.
 
 use crate::limits::SESSION_LANES;
+use pinhole_dax_cache::Capabilities;
 use pinhole_protocol::Negotiated;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,8 +12,9 @@ pub(super) enum State {
     /// No INIT yet, or DESTROY since.
     #[default]
     Waiting,
-    /// The guest and the session have agreed.
-    Serving(Negotiated),
+    /// The guest and the session have agreed, and the guest asks with each inode whether to map it where there is a
+    /// front-end that maps.
+    Serving(Negotiated, Option<Capabilities>),
 }
 
 /// Which copy of the state a thread reads.

@@ -113,7 +113,8 @@ impl<'s, F: FileSystem> Worker<'s, F> {
             DeviceSink::new(self.device.as_fd(), VolatileSlice::from(self.reply.bytes()), &mut outcome);
         // Each thread is one of several on the device: one that waits holds up nobody.
         match self.session.serve((message, payload), sink, Pace::Patient, &mut self.scratch) {
-            Served::Done | Served::WouldWait(_) => {}
+            // There is no window here, so nothing is parked either.
+            Served::Done | Served::WouldWait(_) | Served::Parked(_) => {}
         }
         outcome.finish(self.device.as_fd(), self.reply.bytes());
         Ok(Turn::Served { refused: outcome.refused() })

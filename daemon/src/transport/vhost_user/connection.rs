@@ -4,6 +4,7 @@ use super::crew::Crew;
 use super::device::Device;
 use super::listener::Listener;
 use super::options::Options;
+use super::parking::Parking;
 use super::pool::Pool;
 use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
@@ -92,7 +93,11 @@ fn serve_one<F: FileSystem + 'static>(
         }
         None => None,
     };
-    device.attach(rings, pool.as_ref(), crew);
+    let parking = match session.window() {
+        Some(window) => Some(Arc::new(Parking::start(session, window).map_err(ServeError::Window)?)),
+        None => None,
+    };
+    device.attach(rings, (pool.as_ref(), parking.as_ref()), crew);
     daemon.start(accepting).map_err(ServeError::Backend)?;
     tracing::info!("front-end connected");
     if let Some(handle) = daemon.shutdown_handle() {
@@ -102,6 +107,12 @@ fn serve_one<F: FileSystem + 'static>(
     stop.unwatch();
     report(ended);
     device.stop();
+    if let Some(window) = session.window() {
+        window.disconnect();
+    }
+    if let Some(parking) = parking {
+        parking.end();
+    }
     if let Some(pool) = pool {
         pool.end();
     }

@@ -1,7 +1,9 @@
 //! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
 
+use super::back_channel;
 use super::crew::Crew;
 use super::options::Options;
+use super::parking::Parking;
 use super::pool::Pool;
 use super::ring::Job;
 use super::vring::{Memory, QueueVring};
@@ -14,7 +16,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vhost::vhost_user::Backend;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -26,8 +28,8 @@ pub(super) struct Device<F> {
     options: Options,
     acked_features: Arc<AtomicU64>,
     rings: OnceLock<Vec<QueueVring>>,
-    /// The channel for requests of our own, of which there are none until the DAX issue. It is kept open all the
-    /// same: User-mode Linux listens to its end and never gets past one that closes.
+    /// The channel for requests of our own, which are those about the DAX window. It is kept open without one too:
+    /// User-mode Linux listens to its end and never gets past one that closes.
     back_channel: Mutex<Option<Backend>>,
 }
 
@@ -50,13 +52,19 @@ impl<F: FileSystem + 'static> Device<F> {
     }
 
     /// Gives each queue its worker. Once, before the connection is served.
-    pub(super) fn attach(&self, rings: Vec<QueueVring>, pool: Option<&Arc<Pool>>, crew: &Crew) {
+    pub(super) fn attach(
+        &self,
+        rings: Vec<QueueVring>,
+        (pool, parking): (Option<&Arc<Pool>>, Option<&Arc<Parking>>),
+        crew: &Crew,
+    ) {
         for (index, (vring, member)) in rings.iter().zip(crew.members()).enumerate() {
             let job: Arc<dyn Job> = Arc::new(Worker {
                 index,
                 session: Arc::clone(&self.session),
                 acked_features: Arc::clone(&self.acked_features),
                 pool: pool.cloned(),
+                parking: parking.cloned(),
                 poll: self.options.poll,
             });
             vring.ring().attach(job, Arc::clone(member));
@@ -70,6 +78,9 @@ impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn stop(&self) {
         for vring in self.rings() {
             vring.ring().reset();
+        }
+        if let Some(window) = self.session.window() {
+            window.halt();
         }
         self.session.end();
     }
@@ -92,7 +103,26 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
     }
 
     fn set_backend_req_fd(&self, backend: Backend) {
+        if let Some(window) = self.session.window() {
+            back_channel::attend(window, backend.clone());
+        }
         *self.back_channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
+    }
+
+    /// Shared memory region 0, and no other.
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        let window = self.session.window().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(VhostUserShMemConfig::new(1, &[window.len()]))
+    }
+
+    /// The crate has stopped the queue. After the last one the front-end hears no more of the window.
+    fn stop_vring(&self, _index: u32) -> io::Result<()> {
+        if let Some(window) = self.session.window()
+            && !self.rings().iter().any(|vring| vring.ring().is_ready())
+        {
+            window.halt();
+        }
+        Ok(())
     }
 
     fn features(&self) -> u64 {
@@ -114,7 +144,13 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         } else {
             VhostUserProtocolFeatures::empty()
         };
+        let window = if self.session.window().is_some() {
+            VhostUserProtocolFeatures::SHMEM
+        } else {
+            VhostUserProtocolFeatures::empty()
+        };
         config
+            | window
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::BACKEND_SEND_FD

@@ -2,13 +2,16 @@
 //!
 //! `connection` accepts and ends connections, `device` answers what the front-end asks about the device, `vring` and
 //! `ring` start and stop a `worker` for each queue in use, on its thread of the `crew`. The worker takes requests from its `split_ring` and each
-//! `request` through [`super::chain`] to [`crate::session`] and back; what would hold it up goes by the `pool`.
+//! `request` through [`super::chain`] to [`crate::session`] and back; what would hold it up goes by the `pool`, and what waits for
+//! the front-end, with which the `back_channel` talks, by the `parking`.
 
+mod back_channel;
 mod connection;
 mod crew;
 mod device;
 mod listener;
 mod options;
+mod parking;
 mod poll;
 mod pool;
 mod request;
@@ -58,6 +61,9 @@ pub enum ServeError {
     /// A thread could not be started.
     #[error("cannot start the pool: {0}")]
     Pool(io::Error),
+    /// A thread could not be started.
+    #[error("cannot start the threads of the window: {0}")]
+    Window(io::Error),
     /// There is no event to stop by.
     #[error("cannot make an event: {0}")]
     Event(io::Error),

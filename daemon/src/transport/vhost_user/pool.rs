@@ -148,7 +148,7 @@ impl Shared {
             let len = match taken.serve(session, &memory, Pace::Patient, &mut scratch) {
                 Fate::Answered(len) => len,
                 // Who may wait is answered; were it not, this is how it is given back.
-                Fate::WouldWait => 0,
+                Fate::WouldWait | Fate::Parked(_) => 0,
             };
             // Before the guest hears of it, so that its next request finds this thread free and hires no other.
             self.served();

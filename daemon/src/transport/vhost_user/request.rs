@@ -2,9 +2,10 @@
 
 use crate::host::FileSystem;
 use crate::limits::{GUEST_ERROR_LOG_PERIOD, MESSAGE_BUFFER_KEPT};
-use crate::session::{Pace, Scratch, Served, Session};
+use crate::session::{Pace, Parked, Scratch, Served, Session};
 use crate::transport::chain::{Chain, ChainError, Table};
 use crate::transport::sink::{Outcome, QueueSink, copy_out};
+use pinhole_protocol::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 use vm_memory::GuestMemoryMmap;
@@ -27,12 +28,14 @@ pub(super) enum Refused {
 }
 
 /// How serving it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Fate {
     /// It is to be given back with this used length.
     Answered(u32),
     /// It is to be served again, patiently.
     WouldWait,
+    /// It waits for the front-end, and is answered by [`Taken::settle`].
+    Parked(Parked),
 }
 
 impl Taken {
@@ -81,20 +84,41 @@ impl Taken {
         let served = catch_unwind(AssertUnwindSafe(|| {
             match session.serve((&self.message, payload), sink, pace, scratch) {
                 Served::WouldWait(_sink) => Fate::WouldWait,
+                Served::Parked(parked) => Fate::Parked(parked),
                 Served::Done => Fate::Answered(0),
             }
         }));
         match served {
-            Ok(Fate::WouldWait) => return Fate::WouldWait,
+            Ok(waits @ (Fate::WouldWait | Fate::Parked(_))) => return waits,
             Ok(Fate::Answered(_)) => {}
-            Err(_) => {
-                // The slot has answered EIO on its way out.
-                tracing::error!("a request ended by a panic; this is a bug in pinhole");
-                scratch.start_over();
-            }
+            Err(_) => panicked(scratch),
         }
         Fate::Answered(outcome.used_len().unwrap_or(0))
     }
+
+    /// Answers it in `memory`, which may be another than that in which it was read, where it was parked and this has come
+    /// of what it waited for; returns the used length.
+    pub(super) fn settle<F: FileSystem>(
+        &self,
+        (session, memory): (&Session<F>, &GuestMemoryMmap),
+        parked: &Parked,
+        result: Result<(), Errno>,
+        scratch: &mut Scratch,
+    ) -> u32 {
+        let outcome = Outcome::default();
+        let sink = QueueSink::new(&self.chain, memory, &outcome);
+        let settled = catch_unwind(AssertUnwindSafe(|| session.settle(parked, result, sink, scratch)));
+        if settled.is_err() {
+            panicked(scratch);
+        }
+        outcome.used_len().unwrap_or(0)
+    }
+}
+
+/// The slot has answered EIO on its way out.
+fn panicked(scratch: &mut Scratch) {
+    tracing::error!("a request ended by a panic; this is a bug in pinhole");
+    scratch.start_over();
 }
 
 /// Lets one message through in each period.
@@ -119,13 +143,13 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Allowed, Answer, InodeFlags, ListNames};
+    use crate::host::{Allowed, Answer, InodeFlags, ListNames, MapFile};
     use crate::io_vectors::IoVectors;
     use crate::session::Options;
     use pinhole_policy::host_calls::Threads;
     use pinhole_policy::{Places, Policy, RuleId};
     use pinhole_protocol::{
-        self as protocol, Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx,
+        self as protocol, Attr, DirentBuffer, Entry, InitFlags, OpenReply, Statfs, Statx,
     };
     use std::sync::Arc;
     use virtio_queue::desc::split::Descriptor;
@@ -236,6 +260,9 @@ mod tests {
             panic!("a bug")
         }
         fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
+            panic!("a bug")
+        }
+        fn open_to_map(&self, _: Allowed<'_, protocol::SetupMapping>, _: bool) -> Answer<MapFile> {
             panic!("a bug")
         }
         fn open_dir(&self, _: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply> {

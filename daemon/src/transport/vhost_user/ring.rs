@@ -16,6 +16,9 @@ use vm_memory::{GuestAddressSpace as _, GuestMemoryLoadGuard, GuestMemoryMmap};
 pub(super) trait Job: Send + Sync {
     /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
+
+    /// The ring is being stopped, which waits for what was taken from it.
+    fn stopping(&self);
 }
 
 /// What the front-end has said about a ring.
@@ -54,9 +57,15 @@ struct GiveBack {
 struct Waiting {
     present: bool,
     counts: (usize, usize),
+    /// Requests that have stepped aside: they use no memory, and a change of it does not wait for them.
+    aside: usize,
 }
 
 impl Waiting {
+    const fn is_empty(&self) -> bool {
+        self.aside == 0 && matches!(self.counts, (0, 0))
+    }
+
     const fn count(&mut self, era: bool) -> &mut usize {
         if era { &mut self.counts.1 } else { &mut self.counts.0 }
     }
@@ -122,10 +131,25 @@ impl Drop for Busy<'_> {
 #[derive(Debug)]
 pub(super) struct Deferral {
     ring: Arc<Ring>,
-    era: bool,
+    /// Since which memory; `None`: it has stepped aside.
+    era: Option<bool>,
 }
 
 impl Deferral {
+    /// Counts the request in again where it had stepped aside, and gives it the present memory. The order matters, as it
+    /// does in [`Ring::begin`].
+    pub(super) fn come_back(&mut self) -> Arc<GuestMemoryMmap> {
+        if self.era.is_none() {
+            let mut waiting = lock(&self.ring.waiting);
+            waiting.aside = waiting.aside.saturating_sub(1);
+            let era = waiting.present;
+            let count = waiting.count(era);
+            *count = count.saturating_add(1);
+            self.era = Some(era);
+        }
+        self.ring.memory.memory().into_inner()
+    }
+
     /// Gives the request back and tells the guest, as the worker would have.
     pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: Done) {
         if let Err(error) = self.ring.give_back(memory, &[done]) {
@@ -140,7 +164,10 @@ impl Deferral {
 impl Drop for Deferral {
     fn drop(&mut self) {
         let mut waiting = lock(&self.ring.waiting);
-        let count = waiting.count(self.era);
+        let count = match self.era {
+            Some(era) => waiting.count(era),
+            None => &mut waiting.aside,
+        };
         *count = count.saturating_sub(1);
         if *count == 0 {
             self.ring.quiet.notify_all();
@@ -223,11 +250,14 @@ impl Ring {
     fn stop_worker(&self, state: &mut RingState) {
         let Some(Running { stop, shift, available }) = state.running.take() else { return };
         stop.request();
+        if let Some((job, _)) = self.server.get() {
+            job.stopping();
+        }
         if !shift.wait() {
             tracing::error!("a queue worker ended by a panic outside a request");
         }
         let mut waiting = lock(&self.waiting);
-        while waiting.counts != (0, 0) {
+        while !waiting.is_empty() {
             waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         drop(waiting);
@@ -268,6 +298,11 @@ impl Ring {
         Ok(Running { stop, shift, available })
     }
 
+    /// Whether it was started and not stopped since.
+    pub(super) fn is_ready(&self) -> bool {
+        lock(&self.state).ready
+    }
+
     /// The event by which the guest is told from now on.
     pub(super) fn set_call(&self, file: Option<File>) {
         lock(&self.give_back).call = file.map(Arc::new);
@@ -302,7 +337,14 @@ impl Ring {
         let era = waiting.present;
         let count = waiting.count(era);
         *count = count.saturating_add(1);
-        Deferral { ring: Arc::clone(self), era }
+        Deferral { ring: Arc::clone(self), era: Some(era) }
+    }
+
+    /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.
+    pub(super) fn set_aside(self: &Arc<Self>) -> Deferral {
+        let mut waiting = lock(&self.waiting);
+        waiting.aside = waiting.aside.saturating_add(1);
+        Deferral { ring: Arc::clone(self), era: None }
     }
 
     /// Waits for the burst that is under way, if there is one, and for the requests that wait in the pool. Not for

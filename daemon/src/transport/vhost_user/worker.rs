@@ -1,6 +1,7 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
 use super::crew::Complaint;
+use super::parking::{Parking, Stay};
 use super::poll::Poller;
 use super::pool::{Pool, Postponed};
 use super::request::{Fate, Refused, Taken};
@@ -9,7 +10,7 @@ use super::sleep::Sleep;
 use super::split_ring::{Available, Done, RingError};
 use crate::host::FileSystem;
 use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
-use crate::session::{Pace, Scratch, Session};
+use crate::session::{Pace, Parked, Scratch, Session};
 use arrayvec::ArrayVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ pub(super) struct Worker<F> {
     pub(super) acked_features: Arc<AtomicU64>,
     /// Where requests go that would hold up the queue; `None`: it waits for them.
     pub(super) pool: Option<Arc<Pool>>,
+    /// Where requests go that wait for the front-end.
+    pub(super) parking: Option<Arc<Parking>>,
     /// How long to look for more before it sleeps.
     pub(super) poll: Duration,
 }
@@ -33,6 +36,9 @@ pub(super) struct Worker<F> {
 impl<F: FileSystem + 'static> Job for Worker<F> {
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
         ring.check()?;
+        if let Some(window) = self.session.window() {
+            window.resume();
+        }
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
         let (taken, poller) = (Taken::default(), Poller::new(self.poll));
@@ -41,6 +47,12 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         // What came before the first kick, or while there was no worker, is served at once.
         while turn.serve_available()? && sleep.until_kicked()? {}
         Ok(())
+    }
+
+    fn stopping(&self) {
+        if let Some(window) = self.session.window() {
+            window.hurry();
+        }
     }
 }
 
@@ -210,9 +222,17 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 pool.submit(Postponed { taken, head, memory, deferral });
                 Ok(Step::Elsewhere)
             }
+            (Fate::Parked(parked), _) => Ok(self.park(parked, head)),
             // Who may wait is answered; were it not, this is how it is given back.
             (Fate::WouldWait, None) => Ok(Step::Done(0)),
         }
+    }
+
+    fn park(&mut self, parked: Parked, head: u16) -> Step {
+        let Some(parking) = &self.worker.parking else { return Step::Done(0) };
+        let taken = std::mem::take(&mut self.taken);
+        parking.park(Stay { parked, taken, head, deferral: self.ring.set_aside() });
+        Step::Elsewhere
     }
 
     fn refused(&self, head: u16, why: &Refused) {

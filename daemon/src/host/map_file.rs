@@ -1,0 +1,58 @@
+//! SETUPMAPPING, as far as the host goes: a descriptor of a file for the front-end.
+//!
+//! Its access mode is all that keeps a front-end from mapping more than the guest may have: QEMU maps writable whatever it
+//! is told. So a mapping to read has an `O_RDONLY` descriptor of its own, whatever else the guest has open.
+
+use super::budget::Ticket;
+use super::nodes::NodeRef;
+use super::passthrough::Passthrough;
+use super::{Answer, Call};
+use pinhole_protocol::{self as protocol, Errno};
+use rustix::fs::{FileType, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A descriptor for a mapping. It is ours until the front-end has answered; what the front-end keeps is its own.
+#[derive(Debug)]
+pub struct MapFile {
+    file: OwnedFd,
+    writable: bool,
+    _ticket: Option<Ticket>,
+}
+
+impl MapFile {
+    /// One that no budget counts, for tests.
+    #[cfg(test)]
+    pub(crate) const fn of(file: OwnedFd, writable: bool) -> Self {
+        Self { file, writable, _ticket: None }
+    }
+
+    /// Whether it was opened `O_RDWR`; else `O_RDONLY`.
+    pub const fn is_writable(&self) -> bool {
+        self.writable
+    }
+}
+
+impl AsFd for MapFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Passthrough {
+    /// Whether the guest's caller may read or write was for the guest's kernel to say when the file was opened, as for
+    /// READ and WRITE; whether the guest may have such a mapping of it, for the gate and the session.
+    pub(super) fn open_to_map(
+        &self,
+        node: &NodeRef,
+        _: &Call<'_, protocol::SetupMapping>,
+        writable: bool,
+    ) -> Answer<MapFile> {
+        if node.kind != FileType::RegularFile {
+            return Err(Errno::ENODEV);
+        }
+        let ticket = self.ticket()?;
+        let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = self.open_inside(node, flags)?;
+        Ok(MapFile { file, writable, _ticket: Some(ticket) })
+    }
+}

@@ -1,0 +1,180 @@
+//! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING and REMOVEMAPPING, and
+//! INIT of a guest that wants to map.
+
+use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan};
+use super::{Outcome, Scratch, Session, encoded};
+use crate::host::{Answer, FileSystem, Pace};
+use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
+use pinhole_policy::Access;
+use pinhole_protocol::{
+    Attr, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping, Reply, SetupMapping,
+    Unique,
+};
+use std::sync::Arc;
+
+/// What is agreed for one request, besides what it says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Whether it may wait for the host.
+    pub(super) pace: Pace,
+    /// What the front-end maps, where the guest wants to be told of each inode.
+    pub(super) dax: Option<Capabilities>,
+}
+
+/// A request that waits for the front-end.
+#[derive(Debug, PartialEq)]
+pub struct Parked {
+    unique: Unique,
+    pending: Arc<Pending>,
+    then: Then,
+}
+
+#[derive(Debug, PartialEq)]
+enum Then {
+    /// The outcome is the answer.
+    Answer,
+    /// The guest is let in, with the window or without.
+    Init(InitRequest, u64),
+}
+
+impl Parked {
+    pub(super) const fn unique(&self) -> Unique {
+        self.unique
+    }
+
+    /// What it waits for.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+}
+
+/// What of a policy's grants could make a file longer or shorter.
+const CHANGES_LENGTH: Access = Access::WRITE
+    .union(Access::APPEND)
+    .union(Access::TRUNCATE)
+    .union(Access::FALLOCATES)
+    .union(Access::COPY_RANGE);
+
+impl<F: FileSystem> Session<F> {
+    /// INIT. One that wants to map waits until the front-end is ready for it; for others nothing is asked.
+    pub(super) fn begin_init(
+        &self,
+        header: &Header<'_>,
+        request: &InitRequest,
+        scratch: &mut Scratch,
+    ) -> Answer<Outcome> {
+        let wants_window = request.flags.contains(InitFlags::MAP_ALIGNMENT);
+        let prepared = self.window.as_ref().filter(|_| wants_window).and_then(|window| window.prepare());
+        match prepared {
+            Some((preparation, pending)) => Ok(Outcome::Parked(Parked {
+                unique: header.unique,
+                pending,
+                then: Then::Init(*request, preparation),
+            })),
+            None => self.init(request, None, scratch),
+        }
+    }
+
+    pub(super) fn settled(
+        &self,
+        parked: &Parked,
+        result: Result<(), Errno>,
+        scratch: &mut Scratch,
+    ) -> Answer<Outcome> {
+        match &parked.then {
+            Then::Answer => result.map(|()| encoded(&Reply::Empty, scratch)),
+            // Without what it waited for it goes without a window.
+            Then::Init(request, preparation) => self.init(request, Some(*preparation), scratch),
+        }
+    }
+
+    /// Lets the guest map after that preparation, or keeps it from mapping.
+    pub(super) fn open_window(&self, preparation: Option<u64>) -> Option<Capabilities> {
+        let window = self.window.as_ref()?;
+        let opened = preparation.and_then(|preparation| window.open(preparation));
+        if opened.is_none() {
+            window.close();
+        }
+        opened
+    }
+
+    /// What INIT offers.
+    pub(super) fn offer(&self, dax: Option<&Capabilities>) -> InitOffer {
+        let mut offer = self.options.offer;
+        offer.map_alignment = dax.and_then(|_| u16::try_from(ALIGNMENT_SHIFT).ok());
+        offer.flags.set(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX, dax.is_some());
+        offer
+    }
+
+    /// SETUPMAPPING. The file is opened here, so that the thread which talks to the front-end opens nothing.
+    pub(super) fn set_up_mapping(
+        &self,
+        header: &Header<'_>,
+        setup: SetupMapping,
+        scratch: &mut Scratch,
+    ) -> Answer<Outcome> {
+        let Some(window) = &self.window else { return self.unserved(header, setup) };
+        let permitted = self.permit(header, setup)?;
+        if self.filesystem.node(header.node.0).is_none() {
+            // What a guest has forgotten it cannot map, though it may still be there.
+            return Err(Errno::ESTALE);
+        }
+        let granted = self.granted_at(header.node)?;
+        let mut wanted = Wanted {
+            node: header.node.0,
+            file_offset: setup.file_offset,
+            window_offset: setup.window_offset,
+            len: setup.length,
+            writable: setup.write,
+        };
+        let (writable, restore) = match window.plan(&wanted, granted.contains(Access::MAP_WRITE))? {
+            SetupPlan::There => return Ok(encoded(&Reply::Empty, scratch)),
+            SetupPlan::Map { writable, restore } => (writable, restore),
+        };
+        let file = self.filesystem.open_to_map(permitted, writable)?;
+        let restore =
+            restore.then(|| self.filesystem.open_to_map(self.permit(header, setup)?, false)).transpose()?;
+        wanted.writable = writable;
+        let pending = window.set_up(wanted, MapFiles { wanted: file, restore })?;
+        Ok(Outcome::Parked(Parked { unique: header.unique, pending, then: Then::Answer }))
+    }
+
+    /// REMOVEMAPPING.
+    pub(super) fn remove_mapping(&self, header: &Header<'_>, remove: RemoveMapping<'_>) -> Answer<Outcome> {
+        let Some(window) = &self.window else { return self.unserved(header, remove) };
+        let remove = self.permit(header, remove)?.into_inner().operation;
+        let pending = window.remove(remove.iter().collect())?;
+        Ok(Outcome::Parked(Parked { unique: header.unique, pending, then: Then::Answer }))
+    }
+
+    /// The reply to a request about `node`, with the word whether to map what it is about.
+    pub(super) fn marked<'r>(&self, terms: Terms, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
+        if let Some(dax) = &terms.dax {
+            if let Reply::Entry(entry, _) | Reply::Created(entry, _, _) = &mut reply {
+                entry.attr.dax = self.is_mappable(dax, entry.node, &entry.attr);
+            }
+            if let Reply::Attr(attr, _) = &mut reply {
+                attr.dax = self.is_mappable(dax, node, attr);
+            }
+        }
+        reply
+    }
+
+    /// Whether a file is offered for mapping.
+    pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
+        // The file type bits of a mode, `S_IFMT`, and those of a regular file.
+        const KIND: u32 = 0o170_000;
+        const REGULAR: u32 = 0o100_000;
+        let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
+        let candidate = Candidate {
+            kind: if attr.mode & KIND == REGULAR { FileKind::Regular } else { FileKind::Other },
+            len: attr.size,
+            len_may_change: granted.intersects(CHANGES_LENGTH),
+            map_read: granted.contains(Access::MAP_READ),
+            map_write: granted.contains(Access::MAP_WRITE),
+            write: granted.contains(Access::WRITE),
+        };
+        let settings = window.settings();
+        candidate.judge(dax, settings.mode, settings.threshold).is_mappable()
+    }
+}

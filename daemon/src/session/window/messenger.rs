@@ -1,0 +1,234 @@
+//! The thread that talks to the front-end: one job after the other, one message after the other.
+
+use super::learnt::{self, Usable};
+use super::{Channel, Job, Learnt, MapFiles, State, Task, Window};
+use pinhole_dax_cache::{Action, DaxError, Failure, Mapping, Mappings, Next, WindowRange};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+/// What a `SHMEM_MAP` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Bytes from the window's start.
+    pub window_offset: u64,
+    /// Bytes from the file's start.
+    pub file_offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Mapped for reading and writing.
+    pub writable: bool,
+}
+
+/// The front-end's end of a back channel. Each call waits for the answer, for as long as that takes.
+pub trait Messenger {
+    /// `SHMEM_MAP`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<(), Failure>;
+
+    /// `SHMEM_UNMAP` of what was mapped with `window_offset` and `len`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    fn unmap(&self, window_offset: u64, len: u64) -> Result<(), Failure>;
+}
+
+impl From<&Mapping> for Message {
+    fn from(mapping: &Mapping) -> Self {
+        Self {
+            window_offset: mapping.range().offset(),
+            file_offset: mapping.file_offset(),
+            len: mapping.range().len(),
+            writable: mapping.writable(),
+        }
+    }
+}
+
+/// The channel is not the present one any more: who talks through it is to end.
+pub(super) struct Replaced;
+
+/// A channel and who talks through it. Nothing is sent that may not be.
+pub(super) struct Line<'l, M> {
+    pub(super) window: &'l Window,
+    pub(super) channel: Channel,
+    pub(super) front_end: &'l M,
+}
+
+/// The right and the duty of one thread to talk through a back channel.
+#[derive(Debug)]
+pub struct Attendance {
+    window: Arc<Window>,
+    channel: Channel,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.window.threads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Attendance {
+    pub(super) fn new(window: Arc<Window>, channel: Channel) -> Self {
+        window.threads.fetch_add(1, Ordering::Relaxed);
+        Self { window, channel }
+    }
+
+    /// Carries out what is to be done, until the channel is not the present one any more.
+    pub fn attend(self, front_end: &impl Messenger) {
+        let window = &*self.window;
+        let line = Line { window, channel: self.channel, front_end };
+        while let Some(job) = window.next(self.channel) {
+            let carried_out = line.carry_out(&job.task);
+            let result = carried_out.as_ref().map_or(Err(DaxError::Cleared), |result| *result);
+            if let Err(error) = result {
+                tracing::debug!(%error, "DAX window");
+            }
+            if let Some(pending) = &job.pending {
+                pending.settle(result);
+            }
+            window.wake();
+            if carried_out.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Window {
+    fn next(&self, channel: Channel) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.channel != Some(channel) {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl<M: Messenger> Line<'_, M> {
+    fn carry_out(&self, task: &Task) -> Result<Result<(), DaxError>, Replaced> {
+        match task {
+            Task::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
+            Task::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
+            Task::Clear => self.clear(),
+            Task::Prepare => {
+                let known = self.state(|state| state.learnt != Learnt::Nothing)?;
+                if known { self.clear() } else { self.learn() }
+            }
+        }
+    }
+
+    fn clear(&self) -> Result<Result<(), DaxError>, Replaced> {
+        match self.state(State::clear)? {
+            Some(next) => self.go_on(next, None),
+            None => Ok(Ok(())),
+        }
+    }
+
+    fn learn(&self) -> Result<Result<(), DaxError>, Replaced> {
+        let learnt = learnt::learn(self)?;
+        let geometry = self.window.geometry;
+        self.state(|state| match learnt {
+            Ok(Usable(capabilities)) => {
+                state.table = Some(Mappings::new(geometry, &capabilities, usize::MAX));
+                state.learnt = Learnt::Can(capabilities);
+                Ok(())
+            }
+            Err(why) => {
+                tracing::warn!("no DAX with this front-end: {why}");
+                state.learnt = Learnt::Unusable;
+                Err(DaxError::Refused)
+            }
+        })
+    }
+
+    fn follow(
+        &self,
+        begin: impl FnOnce(&mut Mappings) -> Next,
+        files: Option<&MapFiles>,
+    ) -> Result<Result<(), DaxError>, Replaced> {
+        match self.state(|state| state.table.as_mut().map(begin))? {
+            Some(next) => self.go_on(next, files),
+            None => Ok(Err(DaxError::Gone)),
+        }
+    }
+
+    /// Follows a plan to its end, without a lock while the front-end has a step to do.
+    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Result<Result<(), DaxError>, Replaced> {
+        loop {
+            match next {
+                Next::Finished(result) => return Ok(result),
+                Next::Send(step) => {
+                    let result = match step.action() {
+                        Action::Map(mapping) => match files.and_then(|files| files.of(&mapping)) {
+                            Some(file) => self.map(&Message::from(&mapping), file)?,
+                            None => Err(Failure::Refused),
+                        },
+                        Action::Unmap(range) => self.unmap(range)?,
+                    };
+                    let done = |table: &mut Mappings| table.done(step, result);
+                    let Some(after) = self.state(|state| state.table.as_mut().map(done))? else {
+                        return Ok(Err(DaxError::Gone));
+                    };
+                    next = after;
+                }
+            }
+        }
+    }
+
+    pub(super) fn map(
+        &self,
+        message: &Message,
+        file: BorrowedFd<'_>,
+    ) -> Result<Result<(), Failure>, Replaced> {
+        self.tell(|front_end| front_end.map(message, file))
+    }
+
+    fn unmap(&self, range: WindowRange) -> Result<Result<(), Failure>, Replaced> {
+        self.unmap_at(range.offset(), range.len())
+    }
+
+    pub(super) fn unmap_at(&self, offset: u64, len: u64) -> Result<Result<(), Failure>, Replaced> {
+        self.tell(|front_end| front_end.unmap(offset, len))
+    }
+
+    /// Sends one message, if it may be sent, and waits for the answer.
+    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Result<Result<(), Failure>, Replaced> {
+        // Not sent is not done, and that is all that a refusal says.
+        let may = self.state(|state| {
+            state.sent = (!state.halted).then(Instant::now);
+            !state.halted
+        })?;
+        if !may {
+            return Ok(Err(Failure::Refused));
+        }
+        let result = message(self.front_end);
+        self.state(|state| {
+            state.sent = None;
+            self.window.announce(state);
+        })?;
+        Ok(result)
+    }
+
+    /// Looks at the state, or changes it, while the channel is the present one.
+    pub(super) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Replaced> {
+        let mut state = self.window.lock();
+        if state.channel == Some(self.channel) { Ok(change(&mut state)) } else { Err(Replaced) }
+    }
+}
+
+impl MapFiles {
+    /// A descriptor with exactly the rights of the mapping: it is all that holds the front-end to them.
+    fn of(&self, mapping: &Mapping) -> Option<BorrowedFd<'_>> {
+        let files = [Some(&self.wanted), self.restore.as_ref()];
+        let fits = files.into_iter().flatten().find(|file| file.is_writable() == mapping.writable());
+        fits.map(AsFd::as_fd)
+    }
+}

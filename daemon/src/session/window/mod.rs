@@ -1,0 +1,463 @@
+//! The DAX window of one share: what the guest may map, what it has mapped, and what the front-end is still to do.
+//!
+//! A request about the window is planned here and carried out by the thread that talks to the front-end
+//! ([`Attendance::attend`], on a thread of the transport). Nobody who serves requests waits for that thread: the request is
+//! parked ([`super::Parked`]) and answered when its [`Pending`] is settled, or when its time is over. The plan of one
+//! whose time is over goes on when the front-end answers after all, so that a late answer is never taken for that to
+//! another message, and the window is of use again. No lock is held while the front-end takes its time; it may be waiting
+//! for this daemon.
+
+mod learnt;
+mod messenger;
+
+use crate::host::MapFile;
+use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX};
+use pinhole_dax_cache::{
+    Capabilities, DaxError, FrontEnd, Geometry, GeometryError, Mappings, Mode, Next, Wanted,
+};
+use pinhole_protocol::Errno;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+pub use messenger::{Attendance, Message, Messenger};
+
+/// log2 of the alignment that INIT tells: that of Linux's slots. A window of n slots then has n mappings at most.
+pub(super) const ALIGNMENT_SHIFT: u32 = pinhole_dax_cache::ALIGNMENT_SHIFT_MAX;
+
+/// What the command line says of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes, a power of two.
+    pub len: u64,
+    /// Which files are offered to the guest for mapping.
+    pub mode: Mode,
+    /// Bytes from which on a file is worth it, for [`Mode::Auto`].
+    pub threshold: u64,
+}
+
+/// Files of no guest's and of no share's, to find out with what a front-end maps: each as long as
+/// [`Scratch::LEN`](ScratchFile::LEN).
+#[derive(Debug)]
+pub struct ScratchFile {
+    /// Opened `O_RDWR`.
+    pub writable: OwnedFd,
+    /// The same, opened `O_RDONLY`.
+    pub read_only: OwnedFd,
+}
+
+impl ScratchFile {
+    /// Bytes: a slot of Linux's and a page of the next one.
+    pub const LEN: u64 = pinhole_dax_cache::SLOT_LEN + (1 << pinhole_dax_cache::ALIGNMENT_SHIFT_MIN);
+}
+
+/// The window of one share. Front-ends and guests come and go.
+#[derive(Debug)]
+pub struct Window {
+    geometry: Geometry,
+    settings: Settings,
+    scratch: ScratchFile,
+    state: Mutex<State>,
+    /// Something in the state has changed that somebody may wait for.
+    changed: Condvar,
+    /// Requests that wait.
+    pending: Arc<AtomicUsize>,
+    /// Threads that talk to a front-end, or wait for one that is long gone.
+    threads: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The present back channel.
+    channel: Option<Channel>,
+    /// Back channels that there have been.
+    channels: u64,
+    learnt: Learnt,
+    table: Option<Mappings>,
+    jobs: VecDeque<Job>,
+    /// When the message was sent that is under way.
+    sent: Option<Instant>,
+    /// The guest has been told that it may map.
+    open: bool,
+    /// INITs that wanted the window.
+    preparations: u64,
+    /// Every queue has stopped: nothing may be sent.
+    halted: bool,
+    /// A queue is being stopped: nobody waits longer than this.
+    hurry: Option<Instant>,
+    /// Counts what somebody may wait for.
+    events: u64,
+}
+
+/// A back channel, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Channel(u64);
+
+/// What is known of the front-end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Learnt {
+    #[default]
+    Nothing,
+    /// It cannot be used.
+    Unusable,
+    Can(Capabilities),
+}
+
+/// Something for the thread that talks to the front-end.
+#[derive(Debug)]
+struct Job {
+    task: Task,
+    pending: Option<Arc<Pending>>,
+}
+
+#[derive(Debug)]
+enum Task {
+    Setup(Wanted, MapFiles),
+    Remove(Vec<(u64, u64)>),
+    /// Before a guest is told that it may map: learn what is not known, take out what is left of the last guest.
+    Prepare,
+    Clear,
+}
+
+/// The descriptors that a SETUPMAPPING may need.
+#[derive(Debug)]
+pub(super) struct MapFiles {
+    /// For what is asked for.
+    pub(super) wanted: MapFile,
+    /// `O_RDONLY`, to put back what was there before.
+    pub(super) restore: Option<MapFile>,
+}
+
+/// A request's outcome that is still to come.
+#[derive(Debug)]
+pub struct Pending {
+    result: OnceLock<Result<(), DaxError>>,
+    deadline: Option<Instant>,
+    /// How many there are.
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl PartialEq for Pending {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Pending {
+    /// One more; `None` where there are too many.
+    fn new(count: &Arc<AtomicUsize>) -> Option<Arc<Self>> {
+        if count.fetch_add(1, Ordering::Relaxed) >= WINDOW_REQUESTS_MAX {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let deadline = Instant::now().checked_add(WINDOW_PATIENCE);
+        Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
+    }
+
+    /// When nobody waits for it any longer.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The first result counts; one that comes when nobody waits any longer is for nobody.
+    fn settle(&self, result: Result<(), DaxError>) {
+        self.result.set(result).unwrap_or_default();
+    }
+}
+
+/// How to carry out a SETUPMAPPING.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetupPlan {
+    /// It is there already.
+    There,
+    /// The front-end is to map it.
+    Map {
+        /// To read and write.
+        writable: bool,
+        /// A read-only mapping of the same is there, which is put back if this one is refused.
+        restore: bool,
+    },
+}
+
+/// Why there can be no window.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct WindowError(#[from] GeometryError);
+
+fn errno(error: DaxError) -> Errno {
+    Errno::from_raw(error.errno())
+}
+
+impl Window {
+    /// A window that no front-end has yet.
+    ///
+    /// # Errors
+    /// Where there is none of that length.
+    pub fn new(settings: Settings, scratch: ScratchFile) -> Result<Self, WindowError> {
+        let geometry = Geometry::new(settings.len, ALIGNMENT_SHIFT)?;
+        Ok(Self {
+            geometry,
+            settings,
+            scratch,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            pending: Arc::default(),
+            threads: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes.
+    pub const fn len(&self) -> u64 {
+        self.geometry.window_len()
+    }
+
+    /// Never: it has a slot at least.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    pub(super) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change under this lock is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody who waits that something has changed.
+    fn announce(&self, state: &mut State) {
+        state.events = state.events.wrapping_add(1);
+        self.changed.notify_all();
+    }
+}
+
+// The life of the front-end and of its queues.
+impl Window {
+    /// There is a back channel now, which takes the place of one before. What that one's front-end has mapped is to be
+    /// taken out by way of the new one. `None`: too many threads wait for front-ends that do not answer.
+    pub fn connect(self: &Arc<Self>) -> Option<Attendance> {
+        let mut state = self.lock();
+        state.channels = state.channels.wrapping_add(1);
+        let channel = Channel(state.channels);
+        state.sent = None;
+        state.give_up_jobs();
+        if state.learnt == Learnt::Unusable {
+            state.learnt = Learnt::Nothing;
+        }
+        if state.table.is_some() {
+            state.jobs.push_back(Job { task: Task::Clear, pending: None });
+        }
+        state.channel = None;
+        let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
+        let attendance = (!too_many).then(|| Attendance::new(Arc::clone(self), channel));
+        state.channel = attendance.as_ref().map(|_| channel);
+        self.announce(&mut state);
+        attendance
+    }
+
+    /// The front-end is gone, and so are its mappings and all that was learnt of it.
+    pub fn disconnect(&self) {
+        let mut state = self.lock();
+        state.give_up_jobs();
+        let (channels, preparations, events) = (state.channels, state.preparations, state.events);
+        *state = State { channels, preparations, events, ..State::default() };
+        self.announce(&mut state);
+    }
+
+    /// A queue is being stopped, and whoever stops it waits for the requests that were taken from it: the front-end may
+    /// be unable to answer for as long.
+    pub fn hurry(&self) {
+        let mut state = self.lock();
+        if state.hurry.is_none() {
+            state.hurry = Instant::now().checked_add(WINDOW_GRACE);
+            self.announce(&mut state);
+        }
+    }
+
+    /// Every queue has been stopped: no message is sent from now on, and the one under way is waited for, but not for
+    /// long.
+    pub fn halt(&self) {
+        let until = Instant::now().checked_add(WINDOW_GRACE);
+        let mut state = self.lock();
+        state.halted = true;
+        while state.sent.is_some() {
+            let left = until.map_or(WINDOW_GRACE, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return;
+            }
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A queue is served again.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        (state.halted, state.hurry) = (false, None);
+    }
+}
+
+// The life of the guest.
+impl Window {
+    /// INIT of a guest that wants to map: everything of the guest before is taken out, and the front-end is asked what it
+    /// can do, if that is not known. `None`: there is nothing to wait for and nothing to be had.
+    pub(super) fn prepare(&self) -> Option<(u64, Arc<Pending>)> {
+        let mut state = self.lock();
+        state.open = false;
+        state.give_up_jobs();
+        self.announce(&mut state);
+        state.preparations = state.preparations.wrapping_add(1);
+        if state.channel.is_none() || state.learnt == Learnt::Unusable || state.is_overdue() {
+            return None;
+        }
+        let pending = Pending::new(&self.pending)?;
+        state.jobs.push_back(Job { task: Task::Prepare, pending: Some(Arc::clone(&pending)) });
+        Some((state.preparations, pending))
+    }
+
+    /// After the preparation of that number: lets the guest map. `None`: it cannot, or another INIT has come.
+    pub(super) fn open(&self, preparation: u64) -> Option<Capabilities> {
+        let mut state = self.lock();
+        let usable = state.channel.is_some() && state.table.as_ref().is_some_and(|table| !table.is_gone());
+        match state.learnt {
+            Learnt::Can(capabilities) if usable && state.preparations == preparation => {
+                state.open = true;
+                Some(capabilities)
+            }
+            Learnt::Can(_) | Learnt::Nothing | Learnt::Unusable => None,
+        }
+    }
+
+    /// The guest has gone, or will not map: what it has mapped is taken out, and nobody waits for that.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.give_up_jobs();
+        if state.table.as_ref().is_some_and(|table| table.taken() > 0) {
+            state.jobs.push_back(Job { task: Task::Clear, pending: None });
+        }
+        self.announce(&mut state);
+    }
+}
+
+// The guest's requests.
+impl Window {
+    /// How a SETUPMAPPING can be done for a guest that may have, or may not have, a writable mapping of the node.
+    ///
+    /// # Errors
+    /// EINVAL for what no mapping can be; EIO where the window is closed; EOPNOTSUPP where this front-end would make of it
+    /// more than the guest may have.
+    pub(super) fn plan(&self, wanted: &Wanted, may_write: bool) -> Result<SetupPlan, Errno> {
+        let read_only = Wanted { writable: false, ..*wanted };
+        self.geometry.mapping(wanted).map_err(errno)?;
+        let state = self.lock();
+        let (Learnt::Can(capabilities), Some(table), true) = (state.learnt, &state.table, state.open) else {
+            return Err(Errno::EIO);
+        };
+        if table.holds(wanted).map_err(errno)? {
+            return Ok(SetupPlan::There);
+        }
+        let writable = capabilities.map_writable(wanted.writable, may_write).ok_or(Errno::EOPNOTSUPP)?;
+        let restore = writable && table.holds(&read_only).map_err(errno)?;
+        Ok(SetupPlan::Map { writable, restore })
+    }
+
+    /// Has a mapping made.
+    ///
+    /// # Errors
+    /// EIO where the window is closed, or the front-end does not answer anyhow.
+    pub(super) fn set_up(&self, wanted: Wanted, files: MapFiles) -> Result<Arc<Pending>, Errno> {
+        self.submit(Task::Setup(wanted, files))
+    }
+
+    /// Has mappings taken out: window offset and length of each entry.
+    ///
+    /// # Errors
+    /// As for [`Window::set_up`].
+    pub(super) fn remove(&self, entries: Vec<(u64, u64)>) -> Result<Arc<Pending>, Errno> {
+        self.submit(Task::Remove(entries))
+    }
+
+    fn submit(&self, task: Task) -> Result<Arc<Pending>, Errno> {
+        let mut state = self.lock();
+        if !state.open || state.channel.is_none() || state.is_overdue() {
+            return Err(Errno::EIO);
+        }
+        let pending = Pending::new(&self.pending).ok_or(Errno::EIO)?;
+        state.jobs.push_back(Job { task, pending: Some(Arc::clone(&pending)) });
+        self.announce(&mut state);
+        Ok(pending)
+    }
+}
+
+// Who waits for outcomes.
+impl Window {
+    /// A mark of this moment, for [`Window::sleep`].
+    pub fn events(&self) -> u64 {
+        self.lock().events
+    }
+
+    /// Waits until something has happened since `seen`, or until then. Where a queue is being stopped, not for long.
+    pub fn sleep(&self, seen: u64, until: Option<Instant>) {
+        let mut state = self.lock();
+        while state.events == seen {
+            let until = until.map(|until| state.hurry.map_or(until, |hurry| until.min(hurry)));
+            let Some(until) = until else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Wakes who sleeps.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        self.announce(&mut state);
+    }
+
+    /// What became of a request, or that its time is over.
+    pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
+        if let Some(result) = pending.result.get() {
+            return Some(result.map_err(errno));
+        }
+        let (now, hurry) = (Instant::now(), self.lock().hurry);
+        let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        if over(pending.deadline) || over(hurry) { Some(Err(Errno::EIO)) } else { None }
+    }
+}
+
+impl State {
+    /// Whether a message has been under way for longer than anybody waits.
+    fn is_overdue(&self) -> bool {
+        self.sent.is_some_and(|sent| sent.elapsed() >= WINDOW_PATIENCE)
+    }
+
+    /// What has not been begun is not done any more.
+    fn give_up_jobs(&mut self) {
+        for job in self.jobs.drain(..) {
+            if let Some(pending) = job.pending {
+                pending.settle(Err(DaxError::Cleared));
+            }
+        }
+    }
+
+    fn clear(&mut self) -> Option<Next> {
+        self.table.as_mut().map(|table| table.clear(FrontEnd::StillMaps))
+    }
+}
+
+#[cfg(test)]
+mod tests;
