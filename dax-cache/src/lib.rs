@@ -50,30 +50,3 @@ pub use geometry::{
     ALIGNMENT_SHIFT_MAX, ALIGNMENT_SHIFT_MIN, Geometry, GeometryError, Mapping, SLOT_LEN, Wanted, WindowRange,
 };
 pub use mappings::{Action, FrontEnd, Mapper, Mappings, Next, Step};
-
-/// A shared-memory window into which file ranges can be mapped.
-pub trait Window: Send + Sync {
-    /// Bytes of the window, a power of two; `None` where the share has no window, which is how the session knows to
-    /// answer SETUPMAPPING and REMOVEMAPPING with ENOSYS and to offer no `map_alignment`.
-    fn window_len(&self) -> Option<u64>;
-}
-
-/// No window: every file is served by READ and WRITE.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Absent;
-
-impl Window for Absent {
-    fn window_len(&self) -> Option<u64> {
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_absent_window_has_no_length() {
-        assert_eq!(Absent.window_len(), None);
-    }
-}
