@@ -166,3 +166,16 @@ fn a_switch_that_does_nothing_in_this_cache_mode_is_noted_and_not_applied() {
     assert!(!served(&format!("{base} --writeback --cache never")).share.writeback);
     assert!(served(&format!("{base} --writeback")).share.writeback);
 }
+
+#[test]
+fn a_window_is_off_unless_it_is_asked_for() {
+    let window =
+        |words: &str| served(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).window;
+    for words in ["", "--dax-window 0", "--dax never", "--dax-window 2M --dax never"] {
+        assert_eq!(window(words), None, "{words}");
+    }
+    let plain = WindowSettings { len: 2 << 20, mode: Mode::Auto, threshold: limits::DAX_MIN_SIZE_DEFAULT };
+    assert_eq!(window("--dax-window 2M"), Some(plain));
+    let all = WindowSettings { mode: Mode::Always, threshold: 4096, ..plain };
+    assert_eq!(window("--dax-window 2097152 --dax always --dax-min-size 4K"), Some(all));
+}
