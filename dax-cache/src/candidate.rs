@@ -121,7 +121,9 @@ impl Candidate {
         if !self.map_write && !capabilities.read_only_descriptors {
             return Some(Unmappable::ReadOnly);
         }
-        if !capabilities.past_end_of_file && !self.len.is_multiple_of(SLOT_LEN) {
+        // An empty file is whole slots only until its first byte, which is what most empty files are made for.
+        let ends_within_slot = self.len == 0 || !self.len.is_multiple_of(SLOT_LEN);
+        if !capabilities.past_end_of_file && ends_within_slot {
             return Some(Unmappable::EndsWithinSlot);
         }
         if !capabilities.past_end_of_file && self.len_may_change && auto {
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_within_a_slot_is_mapped_only_where_past_the_end_is() {
-        for len in [1, SLOT_LEN - 1, SLOT_LEN * 2 + 4096] {
+        for len in [0, 1, SLOT_LEN - 1, SLOT_LEN * 2 + 4096] {
             let odd = Candidate { len, ..IMAGE };
             assert_eq!(why(odd, Capabilities::replacing(), Mode::Always), None);
             assert_eq!(why(odd, Capabilities::qemu(), Mode::Always), Some(Unmappable::EndsWithinSlot));

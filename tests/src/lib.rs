@@ -9,3 +9,5 @@ pub mod load;
 pub mod program;
 #[cfg(feature = "wire")]
 pub mod surface;
+#[cfg(feature = "wire")]
+pub mod window;

@@ -48,6 +48,11 @@ impl Bench {
         Ok(Self { guest, daemon, folder })
     }
 
+    /// Of parts: a guest that is connected to a daemon of [`Bench::serve`], and its folder.
+    pub const fn of(guest: Frontend, daemon: Serving, folder: TempDir) -> Self {
+        Self { guest, daemon, folder }
+    }
+
     /// A daemon that waits for its first guest, and the folder in which `share` stands.
     ///
     /// # Errors

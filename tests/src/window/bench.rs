@@ -1,0 +1,148 @@
+//! A share, a daemon with a window, and a guest that maps.
+
+use super::{Rules, Window, connect};
+use crate::frontend::frame::opcode::{LOOKUP, OPEN_FILE, RELEASE, REMOVEMAPPING, SETUPMAPPING};
+use crate::frontend::frame::{Frame, u32_at, u64_at};
+use crate::frontend::{Bench, FrontendError, Setup};
+use std::io::Write as _;
+
+/// Bytes of an entry.
+const ENTRY: usize = 128;
+/// Where the node, the size and the flags stand in it.
+const NODE_AT: usize = 0;
+const SIZE_AT: usize = 48;
+const FLAGS_AT: usize = 124;
+
+/// `FUSE_ATTR_DAX`.
+pub const ATTR_DAX: u32 = 1 << 1;
+/// `FUSE_SETUPMAPPING_FLAG_WRITE` and `_READ`.
+const WRITE: u64 = 1;
+const READ: u64 = 2;
+
+/// What a LOOKUP says of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The node.
+    pub node: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The guest is to map it.
+    pub dax: bool,
+}
+
+/// All that a test of the window needs.
+#[derive(Debug)]
+pub struct Dax {
+    /// The VMM's side of the window.
+    pub window: Window,
+    /// The share, the daemon and the guest.
+    pub bench: Bench,
+}
+
+impl Dax {
+    /// A share whose guest has sent INIT, behind a VMM with these rules.
+    ///
+    /// # Errors
+    /// Where the daemon does not start or the guest is refused.
+    pub fn new(rules: Rules, arguments: &[&str]) -> Result<Self, FrontendError> {
+        let mut dax = Self::before_init(rules, arguments)?;
+        dax.bench.guest.init()?;
+        Ok(dax)
+    }
+
+    /// The same, but the guest has said nothing yet.
+    ///
+    /// # Errors
+    /// Where the daemon does not start.
+    pub fn before_init(rules: Rules, arguments: &[&str]) -> Result<Self, FrontendError> {
+        let (folder, daemon) = Bench::serve(arguments)?;
+        let (guest, window) = connect(daemon.socket(), Setup::default(), rules)?;
+        Ok(Self { window, bench: Bench::of(guest, daemon, folder) })
+    }
+
+    /// Makes a file of `len` bytes on the host, of which each page begins with its number.
+    ///
+    /// # Errors
+    /// Where the host has no room.
+    pub fn file(&self, name: &str, len: u64) -> Result<(), FrontendError> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(self.bench.host(name))?);
+        let mut page = [0; 4096];
+        for number in 0..len.div_ceil(4096) {
+            for (place, byte) in page.iter_mut().zip(number.to_le_bytes()) {
+                *place = byte;
+            }
+            let here = usize::try_from(len - number * 4096).unwrap_or(usize::MAX).min(page.len());
+            file.write_all(page.get(..here).unwrap_or_default())?;
+        }
+        file.flush()?;
+        Ok(())
+    }
+
+    /// LOOKUP in the share's root.
+    ///
+    /// # Errors
+    /// Where there is no such name.
+    pub fn look_up(&mut self, name: &str) -> Result<Found, FrontendError> {
+        let body = self.bench.body(Frame::new(LOOKUP, 1).name(name), ENTRY)?;
+        Ok(Found {
+            node: u64_at(&body, NODE_AT)?,
+            size: u64_at(&body, SIZE_AT)?,
+            dax: u32_at(&body, FLAGS_AT)? & ATTR_DAX != 0,
+        })
+    }
+
+    /// LOOKUP of a file and OPEN, as every mapping guest does before; the node and the handle.
+    ///
+    /// # Errors
+    /// Where it may not be opened so.
+    pub fn open(&mut self, name: &str, flags: u32) -> Result<(u64, u64), FrontendError> {
+        let node = self.look_up(name)?.node;
+        let body = self.bench.body(Frame::new(OPEN_FILE, node).u32(flags).u32(0), 16)?;
+        Ok((node, u64_at(&body, 0)?))
+    }
+
+    /// RELEASE.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn release(&mut self, node: u64, handle: u64) -> Result<(), FrontendError> {
+        self.bench.body(Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0), 0)?;
+        Ok(())
+    }
+
+    /// SETUPMAPPING to read; the errno.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub fn map(&mut self, node: u64, from: u64, at: u64, len: u64) -> Result<i32, FrontendError> {
+        self.bench.errno(setup_mapping(node, [from, len, READ, at]), 0)
+    }
+
+    /// SETUPMAPPING to read and write; the errno.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub fn map_writable(&mut self, node: u64, from: u64, at: u64, len: u64) -> Result<i32, FrontendError> {
+        self.bench.errno(setup_mapping(node, [from, len, READ | WRITE, at]), 0)
+    }
+
+    /// REMOVEMAPPING of all these ranges in one message; the errno.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub fn unmap(&mut self, node: u64, ranges: &[(u64, u64)]) -> Result<i32, FrontendError> {
+        self.bench.errno(remove_mapping(node, ranges), 0)
+    }
+}
+
+/// A SETUPMAPPING as Linux sends it, without a handle: file offset, length, flags, window offset.
+pub fn setup_mapping(node: u64, [from, len, flags, at]: [u64; 4]) -> Frame {
+    Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(from).u64(len).u64(flags).u64(at)
+}
+
+/// A REMOVEMAPPING.
+pub fn remove_mapping(node: u64, ranges: &[(u64, u64)]) -> Frame {
+    let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
+    let frame = Frame::new(REMOVEMAPPING, node).u32(count);
+    ranges.iter().fold(frame, |frame, (at, len)| frame.u64(*at).u64(*len))
+}

@@ -1,0 +1,106 @@
+//! The back channel's messages, byte by byte (vhost-user, "Back-end communication"): what the daemon asks of the VMM.
+
+use std::io::{self, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+/// `VHOST_USER_BACKEND_SHMEM_MAP`.
+pub(super) const SHMEM_MAP: u32 = 9;
+/// `VHOST_USER_BACKEND_SHMEM_UNMAP`.
+pub(super) const SHMEM_UNMAP: u32 = 10;
+/// Version 1 of the protocol.
+const VERSION: u32 = 1;
+/// The message is an answer.
+const REPLY: u32 = 1 << 2;
+/// The message wants one.
+const NEED_REPLY: u32 = 1 << 3;
+/// Bytes of a header: request, flags, length.
+const HEADER_LEN: usize = 12;
+/// Bytes of a body at most; `VhostUserMMap` has 40.
+const BODY_LEN_MAX: usize = 4096;
+
+/// `VhostUserMMap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Which window.
+    pub window: u8,
+    /// Bytes from the file's start.
+    pub file_offset: u64,
+    /// Bytes from the window's start.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+    /// 1: to be written too.
+    pub flags: u64,
+}
+
+/// A message of the daemon.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) code: u32,
+    pub(super) wants_reply: bool,
+    /// `None`: the body has another length than a range.
+    pub(super) range: Option<Range>,
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+impl Message {
+    /// Waits for the next one; `None`: the daemon has closed the channel.
+    pub(super) fn receive(mut stream: &UnixStream) -> io::Result<Option<Self>> {
+        let mut header = [0; HEADER_LEN];
+        let mut descriptor = None;
+        let first = receive_with_descriptor(stream, &mut header, &mut descriptor)?;
+        if first == 0 {
+            return Ok(None);
+        }
+        stream.read_exact(header.get_mut(first..).unwrap_or_default())?;
+        let word = |index: usize| header.as_chunks().0.get(index).map_or(0, |word| u32::from_le_bytes(*word));
+        let (code, flags, len) = (word(0), word(1), usize::try_from(word(2)).unwrap_or(usize::MAX));
+        if flags & 3 != VERSION || flags & REPLY != 0 || len > BODY_LEN_MAX {
+            let what = format!("message {code}: flags {flags:#x}, {len} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        let mut body = vec![0; len];
+        stream.read_exact(&mut body)?;
+        let wants_reply = flags & NEED_REPLY != 0;
+        Ok(Some(Self { code, wants_reply, range: range(&body), descriptor }))
+    }
+
+    /// Answers it: 0 is success.
+    pub(super) fn answer(&self, mut stream: &UnixStream, value: u64) -> io::Result<()> {
+        let header = [self.code, VERSION | REPLY, 8];
+        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend(value.to_le_bytes());
+        stream.write_all(&bytes)
+    }
+}
+
+fn receive_with_descriptor(
+    stream: &UnixStream,
+    header: &mut [u8; HEADER_LEN],
+    descriptor: &mut Option<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(header)];
+    let received = rustix::net::recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            *descriptor = descriptors.last();
+        }
+    }
+    Ok(received.bytes)
+}
+
+fn range(body: &[u8]) -> Option<Range> {
+    let words: Vec<u64> = body.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    match (words.as_slice(), body.first()) {
+        ([_, file_offset, at, len, flags], Some(window)) if body.len() == 40 => {
+            Some(Range { window: *window, file_offset: *file_offset, at: *at, len: *len, flags: *flags })
+        }
+        _ => None,
+    }
+}

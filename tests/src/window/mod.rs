@@ -1,0 +1,404 @@
+//! A VMM with a DAX window: it answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one VMM of the field,
+//! maps the files for real, and loads and stores through the window as the guest's processor would.
+//!
+//! Whatever no daemon may do, whoever the guest is, is written down as a fault: [`Window::faults`] is empty at the end
+//! of every test.
+
+mod bench;
+mod channel;
+mod pieces;
+mod player;
+mod rules;
+mod vmm;
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::io::Errno;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
+
+use crate::frontend::{Frontend, FrontendError, LIMIT, Setup};
+use pieces::Pieces;
+use vmm::{Mood, Shared, State};
+
+pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
+pub use channel::Range;
+pub use player::{Pair, Player};
+pub use rules::{Overlap, Protection, Rules};
+
+/// Where the window lies in the guest's memory, physically.
+pub const WINDOW_START: u64 = 1 << 40;
+
+/// One message of the daemon and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// SHMEM_MAP; else SHMEM_UNMAP.
+    pub map: bool,
+    /// Its range.
+    pub range: Range,
+    /// The descriptor that came along was open for writing.
+    pub writable_descriptor: bool,
+    /// It was done.
+    pub accepted: bool,
+}
+
+/// How many messages there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// SHMEM_MAP that were done.
+    pub mapped: u64,
+    /// SHMEM_UNMAP that were done.
+    pub unmapped: u64,
+    /// Either, refused.
+    pub refused: u64,
+    /// That have come, answered or not.
+    pub received: u64,
+}
+
+/// The window of one front-end.
+pub struct Window {
+    shared: Arc<Shared>,
+    channel: UnixStream,
+    server: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Window {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Window").field("rules", &self.shared.rules).finish_non_exhaustive()
+    }
+}
+
+/// Connects as [`Frontend::connect_with`] does, with a window that keeps to `rules`.
+///
+/// # Errors
+/// Whatever the daemon refuses; [`FrontendError::Reply`] where it has no window.
+pub fn connect(socket: &Path, setup: Setup, rules: Rules) -> Result<(Frontend, Window), FrontendError> {
+    let mut guest = Frontend::greet(socket)?;
+    let offered = guest.negotiate(setup.features)?;
+    if !offered.contains(VhostUserProtocolFeatures::SHMEM) {
+        return Err(FrontendError::Reply("the daemon offers no window".to_owned()));
+    }
+    let window = Window::open(&mut guest, rules)?;
+    guest.share_memory()?;
+    for index in 0..setup.queues {
+        guest.start_queue(index, setup)?;
+    }
+    Ok((guest, window))
+}
+
+impl Window {
+    /// Asks the daemon how large the window is and gives it the back channel.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses, and a window that is none.
+    pub fn open(guest: &mut Frontend, rules: Rules) -> Result<Self, FrontendError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        guest.connection().set_backend_request_fd(&theirs)?;
+        let config = guest.connection().get_shmem_config()?;
+        let len = config.memory_sizes.first().copied().unwrap_or_default();
+        if config.nregions != 1 || !len.is_power_of_two() {
+            return Err(FrontendError::Reply(format!("{} windows, of {len} bytes", config.nregions)));
+        }
+        Ok(Self::over(ours, len, rules, Some(guest.connection().clone()))?)
+    }
+
+    /// A window over the VMM's end of a back channel.
+    fn over(stream: UnixStream, len: u64, rules: Rules, connection: Option<Connection>) -> io::Result<Self> {
+        let state = State {
+            pieces: Pieces::default(),
+            counts: Counts::default(),
+            told: Vec::new(),
+            faults: Vec::new(),
+            mood: Mood::ByTheRules,
+            stopped: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            rules,
+            len,
+            connection: Mutex::new(connection),
+        });
+        let (channel, serving) = (stream.try_clone()?, Arc::clone(&shared));
+        let server = std::thread::Builder::new().name("vmm-window".to_owned());
+        let server = server.spawn(move || serving.serve(&stream))?;
+        Ok(Self { shared, channel, server: Some(server) })
+    }
+
+    /// Bytes of the window.
+    pub fn len(&self) -> u64 {
+        self.shared.len
+    }
+
+    /// Never: a daemon has a window or offers none.
+    pub fn is_empty(&self) -> bool {
+        self.shared.len == 0
+    }
+
+    /// What the guest's processor finds in the window.
+    ///
+    /// # Errors
+    /// `EFAULT` where nothing is mapped, or the file has ended.
+    pub fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        self.state().pieces.load(at, len)
+    }
+
+    /// What the guest's processor does when it stores.
+    ///
+    /// # Errors
+    /// `EFAULT` where nothing is mapped, or not to be written.
+    pub fn store(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.state().pieces.store(at, bytes)
+    }
+
+    /// The bytes themselves, for a look at how fast they are: loads what is there into `into`, page faults and all.
+    /// The range must be mapped and within its file.
+    ///
+    /// # Errors
+    /// `EFAULT` where nothing is mapped.
+    pub fn copy_out(&self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        self.state().pieces.each(at, into.len(), |slice| {
+            done += slice.copy_to(into.get_mut(done..).unwrap_or_default());
+            Ok(())
+        })
+    }
+
+    /// As [`Window::copy_out`], the other way round. The range must be mapped to be written.
+    ///
+    /// # Errors
+    /// `EFAULT` where nothing is mapped.
+    pub fn copy_in(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        self.state().pieces.each(at, from.len(), |slice| {
+            let rest = from.get(done..).unwrap_or_default();
+            slice.copy_from(rest);
+            done += slice.len();
+            Ok(())
+        })
+    }
+
+    /// Where something is mapped: each beginning and length.
+    pub fn places(&self) -> Vec<(u64, u64)> {
+        self.state().pieces.places()
+    }
+
+    /// How many messages there were.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Each message, in the order of its answer, since this was called last.
+    pub fn take_told(&self) -> Vec<Told> {
+        std::mem::take(&mut self.state().told)
+    }
+
+    /// What no daemon may do and this one did.
+    pub fn faults(&self) -> Vec<String> {
+        self.state().faults.clone()
+    }
+
+    /// From now on messages are taken and not answered.
+    pub fn fall_silent(&self) {
+        self.change(|state| state.mood = Mood::Silent);
+    }
+
+    /// Answers again, beginning with what has come meanwhile.
+    pub fn speak(&self) {
+        self.change(|state| state.mood = Mood::ByTheRules);
+    }
+
+    /// Refuses everything until it speaks again.
+    pub fn refuse(&self) {
+        self.change(|state| state.mood = Mood::Refusing);
+    }
+
+    /// The last queue has been stopped: no message may come any more.
+    pub fn expect_nothing(&self, nothing: bool) {
+        self.change(|state| state.stopped = nothing);
+    }
+
+    /// What the VMM does by itself when the device is reset.
+    ///
+    /// # Errors
+    /// Where the daemon refuses to forget the memory.
+    pub fn reset(&self) -> Result<(), FrontendError> {
+        if !self.shared.rules.drops_on_reset {
+            return Ok(());
+        }
+        let places = self.state().pieces.drop_all();
+        for (at, len) in places {
+            self.shared.forget_memory(at, len)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the back channel.
+    ///
+    /// # Errors
+    /// Where it is closed already.
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.channel.shutdown(Shutdown::Both)
+    }
+
+    /// Waits until so many messages have come in all, answered or not. `false`: they have not in time.
+    pub fn wait_for_messages(&self, received: u64) -> bool {
+        let few = |state: &mut State| state.counts.received < received;
+        let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, few);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn change(&self, how: impl FnOnce(&mut State)) {
+        how(&mut self.state());
+        self.shared.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // What it has not said it does not say now, and one that is closed already is what we want.
+        drop(self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.channel.shutdown(Shutdown::Both).unwrap_or_default();
+        self.speak();
+        if let Some(server) = self.server.take() {
+            // It has no more to say, even if it panicked: the test's assertions do.
+            drop(server.join());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+    use vhost::vhost_user::message::VhostUserMMap;
+    use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler as _};
+
+    const SLOT: u64 = 2 << 20;
+
+    /// A window, and a daemon that says what the test says.
+    fn scripted(rules: Rules) -> (Window, Backend) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        // There is no connection that could be told of memory.
+        let rules = Rules { tells_memory: false, ..rules };
+        let window = Window::over(ours, 4 * SLOT, rules, None).unwrap();
+        let daemon = Backend::from_stream(theirs);
+        daemon.set_reply_ack_flag(true);
+        daemon.set_shmem_flag(true);
+        (window, daemon)
+    }
+
+    fn file(len: u64) -> File {
+        let mut file = File::from(rustix::fs::memfd_create("file", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(b"here").unwrap();
+        file.set_len(len).unwrap();
+        file
+    }
+
+    fn read_only(file: &File) -> File {
+        File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
+    }
+
+    fn range(at: u64, len: u64, flags: u64) -> VhostUserMMap {
+        VhostUserMMap { shm_offset: at, len, flags, ..VhostUserMMap::default() }
+    }
+
+    #[test]
+    fn a_strict_window_refuses_what_qemu_refuses() {
+        let (window, daemon) = scripted(Rules::strict());
+        let whole = file(2 * SLOT);
+        daemon.shmem_map(&range(SLOT, SLOT, 1), &whole).unwrap();
+        daemon.shmem_map(&range(SLOT, SLOT, 1), &whole).unwrap_err();
+        daemon.shmem_map(&range(0, SLOT, 0), &read_only(&whole)).unwrap_err();
+        daemon.shmem_map(&range(0, SLOT, 0), &file(SLOT - 1)).unwrap_err();
+        daemon.shmem_unmap(&range(SLOT, SLOT / 2, 0)).unwrap_err();
+        daemon.shmem_unmap(&range(0, 2 * SLOT, 0)).unwrap_err();
+        daemon.shmem_unmap(&range(SLOT, SLOT, 0)).unwrap();
+        assert_eq!(window.counts(), Counts { mapped: 1, unmapped: 1, refused: 5, received: 7 });
+        assert_eq!((window.places(), window.faults()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_strict_window_maps_to_be_written_what_it_was_told_to_map_to_be_read() {
+        let (window, daemon) = scripted(Rules::strict());
+        let shared = file(SLOT);
+        daemon.shmem_map(&range(0, SLOT, 0), &shared).unwrap();
+        window.store(0, b"gone").unwrap();
+        assert_eq!(window.load(0, 4).unwrap(), b"gone");
+    }
+
+    #[test]
+    fn a_mapping_window_takes_everything_with_the_rights_asked_for() {
+        let (window, daemon) = scripted(Rules::mapping());
+        let short = file(10);
+        daemon.shmem_map(&range(0, 2 * SLOT, 0), &read_only(&short)).unwrap();
+        assert_eq!(window.load(0, 4).unwrap(), b"here");
+        assert_eq!(window.store(0, b"gone"), Err(Errno::FAULT));
+        assert_eq!(window.load(SLOT, 1), Err(Errno::FAULT), "behind the end of the file");
+        daemon.shmem_map(&range(SLOT, SLOT, 1), &short).unwrap();
+        daemon.shmem_map(&range(0, SLOT, 1), &read_only(&short)).unwrap_err();
+        window.store(SLOT, b"gone").unwrap();
+        assert_eq!(window.load(0, 4).unwrap(), b"gone");
+        assert_eq!(window.places(), [(0, SLOT), (SLOT, SLOT)]);
+        daemon.shmem_unmap(&range(0, 4 * SLOT, 0)).unwrap();
+        assert_eq!((window.places(), window.faults()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_greedy_window_gives_no_more_than_the_descriptor() {
+        let (window, daemon) = scripted(Rules::greedy());
+        let shared = file(SLOT);
+        daemon.shmem_map(&range(0, SLOT, 0), &read_only(&shared)).unwrap();
+        assert_eq!(window.store(0, b"gone"), Err(Errno::FAULT));
+        daemon.shmem_map(&range(0, SLOT, 0), &shared).unwrap();
+        window.store(0, b"gone").unwrap();
+        let told: Vec<_> = window.take_told().iter().map(|told| told.writable_descriptor).collect();
+        assert_eq!(told, [false, true]);
+    }
+
+    #[test]
+    fn what_no_daemon_may_send_is_a_fault() {
+        let (window, daemon) = scripted(Rules::mapping());
+        daemon.shmem_map(&range(4 * SLOT, SLOT, 0), &file(SLOT)).unwrap_err();
+        daemon.shmem_unmap(&range(1, SLOT, 0)).unwrap_err();
+        daemon.shmem_unmap(&range(4 * SLOT, SLOT, 0)).unwrap_err();
+        daemon.set_reply_ack_flag(false);
+        daemon.shmem_unmap(&range(0, SLOT, 0)).unwrap();
+        daemon.set_reply_ack_flag(true);
+        daemon.shmem_unmap(&range(0, SLOT, 0)).unwrap();
+        window.expect_nothing(true);
+        daemon.shmem_unmap(&range(0, SLOT, 0)).unwrap_err();
+        let faults = window.faults();
+        let said = ["not in the window", "misaligned", "no answer wanted", "after the last queue"];
+        assert_eq!(faults.len(), said.len(), "{faults:?}");
+        for (fault, said) in faults.iter().zip(said) {
+            assert!(fault.contains(said), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_silent_window_answers_when_it_speaks_again() {
+        let (window, daemon) = scripted(Rules::mapping());
+        window.fall_silent();
+        let asking = std::thread::spawn(move || daemon.shmem_map(&range(0, SLOT, 0), &file(SLOT)));
+        assert!(window.wait_for_messages(1));
+        assert_eq!(window.places(), []);
+        window.speak();
+        asking.join().unwrap().unwrap();
+        assert_eq!(window.places(), [(0, SLOT)]);
+        window.refuse();
+        window.hang_up().unwrap();
+    }
+}

@@ -1,0 +1,240 @@
+//! The mapped parts of a window, and the guest's processor's way to their bytes.
+//!
+//! Each mapping is an `mmap` of its own, wherever the host puts it; the table here says where in the window it lies, and
+//! cuts what a later one covers, as `MAP_FIXED` does. Bytes are moved by `read(2)` and `write(2)` between the mapping and
+//! a scratch file: a page that is not there, or must not be written, is EFAULT to them, where a processor's own load or
+//! store would end the test.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::sync::Arc;
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{
+    FileOffset, MmapRegion, ReadVolatile as _, VolatileMemory as _, VolatileMemoryError, VolatileSlice,
+    WriteVolatile as _,
+};
+
+/// `PROT_READ`, `PROT_WRITE` and `MAP_SHARED` of `mmap(2)`, the same on every Linux but a few.
+const PROT_READ: i32 = 1;
+const PROT_WRITE: i32 = 2;
+const MAP_SHARED: i32 = 1;
+
+/// What a mapping lets the guest do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    Read,
+    ReadAndWrite,
+}
+
+/// A part of the window with a part of a mapping under it.
+#[derive(Clone, Debug)]
+struct Piece {
+    len: u64,
+    /// Bytes of the mapping before it.
+    skipped: u64,
+    region: Arc<MmapRegion>,
+}
+
+/// The window.
+#[derive(Debug, Default)]
+pub(super) struct Pieces(BTreeMap<u64, Piece>);
+
+/// Maps `len` bytes of `file` from `offset`, shared.
+pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Result<MmapRegion> {
+    let protection = match rights {
+        Rights::Read => PROT_READ,
+        Rights::ReadAndWrite => PROT_READ | PROT_WRITE,
+    };
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let region = MmapRegionBuilder::new(len)
+        .with_file_offset(FileOffset::new(file, offset))
+        .with_mmap_prot(protection)
+        .with_mmap_flags(MAP_SHARED);
+    region.build().map_err(|error| {
+        if let MmapRegionError::Mmap(error) = error { error } else { io::Error::other(error) }
+    })
+}
+
+impl Pieces {
+    /// Mappings, or parts of them.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Where each lies: its beginning and its length.
+    pub(super) fn places(&self) -> Vec<(u64, u64)> {
+        self.0.iter().map(|(at, piece)| (*at, piece.len)).collect()
+    }
+
+    /// Whether anything lies in the range.
+    pub(super) fn overlaps(&self, at: u64, len: u64) -> bool {
+        let end = at.saturating_add(len);
+        self.0.range(..end).next_back().is_some_and(|(start, piece)| start + piece.len > at)
+    }
+
+    /// Whether one mapping is the range exactly.
+    pub(super) fn is_exact(&self, at: u64, len: u64) -> bool {
+        self.0.get(&at).is_some_and(|piece| piece.len == len)
+    }
+
+    /// Puts a mapping there, over whatever there was.
+    pub(super) fn put(&mut self, at: u64, region: MmapRegion) {
+        let len = region.size() as u64;
+        self.clear(at, len);
+        self.0.insert(at, Piece { len, skipped: 0, region: Arc::new(region) });
+    }
+
+    /// Takes out what lies in the range, and only that.
+    pub(super) fn clear(&mut self, at: u64, len: u64) {
+        let end = at.saturating_add(len);
+        let reached = self.0.range(..end).rev().take_while(|(start, piece)| *start + piece.len > at);
+        let reached: Vec<u64> = reached.map(|(start, _)| *start).collect();
+        for start in reached {
+            let Some(piece) = self.0.remove(&start) else { continue };
+            let piece_end = start + piece.len;
+            if start < at {
+                self.0.insert(start, Piece { len: at - start, ..piece.clone() });
+            }
+            if piece_end > end {
+                let skipped = piece.skipped + (end - start);
+                self.0.insert(end, Piece { len: piece_end - end, skipped, ..piece });
+            }
+        }
+    }
+
+    /// Takes out everything; returns what there was.
+    pub(super) fn drop_all(&mut self) -> Vec<(u64, u64)> {
+        let places = self.places();
+        self.0.clear();
+        places
+    }
+
+    /// What a load of `len` bytes at `at` brings.
+    pub(super) fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        let mut scratch = scratch()?;
+        self.each(at, len, |slice| scratch.write_all_volatile(slice).map_err(errno))?;
+        scratch.seek(SeekFrom::Start(0)).map_err(|error| host(&error))?;
+        let mut bytes = Vec::with_capacity(len);
+        scratch.read_to_end(&mut bytes).map_err(|error| host(&error))?;
+        Ok(bytes)
+    }
+
+    /// What a store does. Like a processor's, it may fault after its first pages.
+    pub(super) fn store(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut scratch = scratch()?;
+        scratch.write_all(bytes).map_err(|error| host(&error))?;
+        scratch.seek(SeekFrom::Start(0)).map_err(|error| host(&error))?;
+        self.each(at, bytes.len(), |slice| {
+            let mut rest = slice.offset(0).map_err(|_none| Errno::FAULT)?;
+            scratch.read_exact_volatile(&mut rest).map_err(errno)
+        })
+    }
+
+    /// Calls `with` for each piece of memory that makes up the range.
+    pub(super) fn each(
+        &self,
+        at: u64,
+        len: usize,
+        mut with: impl FnMut(&VolatileSlice<'_, ()>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let (mut at, mut left) = (at, len as u64);
+        while left > 0 {
+            let (start, piece) = self.0.range(..=at).next_back().ok_or(Errno::FAULT)?;
+            let within = at - start;
+            let here = piece.len.checked_sub(within).filter(|here| *here > 0).ok_or(Errno::FAULT)?.min(left);
+            let [offset, count] = [piece.skipped + within, here].map(|number| usize::try_from(number).ok());
+            let (offset, count) = offset.zip(count).ok_or(Errno::FAULT)?;
+            let slice = piece.region.get_slice(offset, count).map_err(|_outside| Errno::FAULT)?;
+            with(&slice)?;
+            (at, left) = (at + here, left - here);
+        }
+        Ok(())
+    }
+}
+
+fn scratch() -> Result<File, Errno> {
+    rustix::fs::memfd_create("scratch", MemfdFlags::CLOEXEC).map(File::from)
+}
+
+fn host(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn errno(error: VolatileMemoryError) -> Errno {
+    match error {
+        VolatileMemoryError::IOError(error) => host(&error),
+        VolatileMemoryError::OutOfBounds { .. }
+        | VolatileMemoryError::Overflow { .. }
+        | VolatileMemoryError::TooBig { .. }
+        | VolatileMemoryError::Misaligned { .. }
+        | VolatileMemoryError::PartialBuffer { .. } => Errno::FAULT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt as _;
+
+    const PAGE: u64 = 4096;
+
+    /// A file of three pages full of 1, 2 and 3.
+    fn file() -> File {
+        let mut file = scratch().unwrap();
+        for byte in 1..=3 {
+            file.write_all(&[byte; 4096]).unwrap();
+        }
+        file
+    }
+
+    fn whole() -> (File, Pieces) {
+        let (file, mut pieces) = (file(), Pieces::default());
+        pieces.put(PAGE, map(file.try_clone().unwrap(), 0, 3 * PAGE, Rights::ReadAndWrite).unwrap());
+        (file, pieces)
+    }
+
+    #[test]
+    fn a_store_is_in_the_file_and_what_the_file_holds_is_loaded() {
+        let (file, pieces) = whole();
+        assert_eq!(pieces.load(2 * PAGE - 1, 2).unwrap(), [1, 2]);
+        pieces.store(2 * PAGE - 1, &[8, 9]).unwrap();
+        let mut seen = [0; 2];
+        file.read_exact_at(&mut seen, PAGE - 1).unwrap();
+        assert_eq!(seen, [8, 9]);
+        file.write_all_at(&[7], PAGE).unwrap();
+        assert_eq!(pieces.load(2 * PAGE, 1).unwrap(), [7]);
+    }
+
+    #[test]
+    fn what_is_not_there_or_not_writable_is_a_fault_and_no_signal() {
+        let (file, mut pieces) = whole();
+        assert_eq!(pieces.load(0, 1), Err(Errno::FAULT), "nothing mapped");
+        assert_eq!(pieces.load(4 * PAGE - 1, 2), Err(Errno::FAULT), "its end");
+        file.set_len(PAGE).unwrap();
+        assert_eq!(pieces.load(3 * PAGE, 1), Err(Errno::FAULT), "the file has been cut");
+        assert_eq!(pieces.store(3 * PAGE, &[1]), Err(Errno::FAULT));
+        assert_eq!(pieces.load(PAGE, 1).unwrap(), [1]);
+        pieces.put(PAGE, map(file, 0, PAGE, Rights::Read).unwrap());
+        assert_eq!(pieces.store(PAGE, &[5]), Err(Errno::FAULT), "mapped to be read");
+        assert_eq!(pieces.load(PAGE, 1).unwrap(), [1]);
+    }
+
+    #[test]
+    fn what_is_put_over_a_mapping_leaves_its_rest() {
+        let (_file, mut pieces) = whole();
+        let other = file();
+        pieces.put(2 * PAGE, map(other, 2 * PAGE, PAGE, Rights::Read).unwrap());
+        assert_eq!(pieces.places(), [(PAGE, PAGE), (2 * PAGE, PAGE), (3 * PAGE, PAGE)]);
+        let firsts = [1, 2, 3].map(|page| pieces.load(page * PAGE, 1).unwrap()[0]);
+        assert_eq!(firsts, [1, 3, 3]);
+        pieces.clear(2 * PAGE, PAGE);
+        assert!(!pieces.overlaps(2 * PAGE, PAGE) && pieces.overlaps(PAGE, 2 * PAGE));
+        assert!(pieces.is_exact(PAGE, PAGE) && !pieces.is_exact(PAGE, 2 * PAGE));
+        assert_eq!(pieces.drop_all().len(), 2);
+        assert_eq!(pieces.count(), 0);
+    }
+}

@@ -1,0 +1,219 @@
+//! What the VMM does with the daemon's messages, on a thread of its own.
+
+use super::channel::{Message, Range, SHMEM_MAP, SHMEM_UNMAP};
+use super::pieces::{self, Pieces, Rights};
+use super::{Counts, Overlap, Protection, Rules, Told, WINDOW_START};
+use crate::frontend::FrontendError;
+use rustix::fs::OFlags;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use vhost::VhostUserMemoryRegionInfo;
+use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
+
+/// Where the VMM has the window.
+const VMM_WINDOW: u64 = 0x6000_0000_0000;
+
+/// What is aligned wrongly for every host.
+const PAGE: u64 = 4096;
+
+/// Messages of which the window keeps a record; of those after it knows the number only.
+const RECORDED_MAX: usize = 10_000;
+
+/// How the VMM answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    ByTheRules,
+    Silent,
+    Refusing,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) pieces: Pieces,
+    pub(super) counts: Counts,
+    pub(super) told: Vec<Told>,
+    pub(super) faults: Vec<String>,
+    pub(super) mood: Mood,
+    pub(super) stopped: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
+    pub(super) rules: Rules,
+    pub(super) len: u64,
+    /// For `ADD_MEM_REG`. Taken out at the end, so that the connection closes with the front-end.
+    pub(super) connection: Mutex<Option<Connection>>,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn serve(&self, stream: &UnixStream) {
+        loop {
+            match Message::receive(stream) {
+                Ok(Some(mut message)) => {
+                    let accepted = self.take(&mut message);
+                    // A daemon that has gone needs no answer.
+                    if message.wants_reply && message.answer(stream, u64::from(!accepted)).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.lock().faults.push(error.to_string());
+                    return;
+                }
+                Err(_gone) => return,
+            }
+        }
+    }
+
+    /// Does what the daemon asks, or not.
+    fn take(&self, message: &mut Message) -> bool {
+        let mut state = self.lock();
+        state.counts.received += 1;
+        let stopped = state.stopped;
+        self.changed.notify_all();
+        let silent = |state: &mut State| state.mood == Mood::Silent;
+        let state = self.changed.wait_while(state, silent).unwrap_or_else(PoisonError::into_inner);
+        let refusing = state.mood == Mood::Refusing;
+        drop(state);
+        let (map, Some(range)) = (message.code == SHMEM_MAP, message.range) else {
+            self.lock().faults.push(format!("message {} is no range", message.code));
+            return false;
+        };
+        let fault = if stopped {
+            Some("a message after the last queue was stopped")
+        } else {
+            self.fault(message, range)
+        };
+        if let Some(fault) = fault {
+            self.lock().faults.push(format!("{fault}: {message:?}"));
+            return false;
+        }
+        let descriptor = message.descriptor.take();
+        let writable_descriptor = descriptor.as_ref().is_some_and(is_writable);
+        let accepted = !refusing
+            && match descriptor {
+                Some(descriptor) if map => self.map(descriptor, range),
+                Some(_) | None => !map && self.unmap(range),
+            };
+        let mut state = self.lock();
+        let count = match (accepted, map) {
+            (true, true) => &mut state.counts.mapped,
+            (true, false) => &mut state.counts.unmapped,
+            (false, _) => &mut state.counts.refused,
+        };
+        *count += 1;
+        if state.told.len() < RECORDED_MAX {
+            state.told.push(Told { map, range, writable_descriptor, accepted });
+        }
+        accepted
+    }
+
+    /// What no daemon may send.
+    fn fault(&self, message: &Message, range: Range) -> Option<&'static str> {
+        let map = message.code == SHMEM_MAP;
+        if ![SHMEM_MAP, SHMEM_UNMAP].contains(&message.code) {
+            Some("neither of the window's messages")
+        } else if !message.wants_reply && (map || self.is_inside(range)) {
+            Some("no answer wanted")
+        } else if range.window != 0 || (map && !self.is_inside(range)) {
+            Some("not in the window")
+        } else if [range.at, range.len, range.file_offset].iter().any(|number| number % PAGE != 0) {
+            Some("misaligned")
+        } else if message.descriptor.is_some() != map {
+            Some("a descriptor too many or too few")
+        } else if range.flags > 1 {
+            Some("unknown flags")
+        } else {
+            None
+        }
+    }
+
+    fn is_inside(&self, range: Range) -> bool {
+        range.len > 0 && range.at.checked_add(range.len).is_some_and(|end| end <= self.len)
+    }
+
+    fn map(&self, descriptor: OwnedFd, range: Range) -> bool {
+        let rules = self.rules;
+        let file = File::from(descriptor);
+        let ends_before = file.metadata().is_ok_and(|file| file.len() < range.file_offset + range.len);
+        {
+            let state = self.lock();
+            let taken = rules.overlap == Overlap::Refused && state.pieces.overlaps(range.at, range.len);
+            let full = state.pieces.count() >= rules.mappings_max;
+            if taken || full || (ends_before && !rules.past_end_of_file) {
+                return false;
+            }
+        }
+        let Ok(ours) = file.try_clone() else { return false };
+        let with = |rights| pieces::map(ours, range.file_offset, range.len, rights);
+        let mapped = match rules.protection {
+            Protection::AsAsked if range.flags == 0 => with(Rights::Read),
+            Protection::AllThereIs if !is_writable(&file) => with(Rights::Read),
+            Protection::AsAsked | Protection::Writable | Protection::AllThereIs => with(Rights::ReadAndWrite),
+        };
+        let Ok(region) = mapped else { return false };
+        self.lock().pieces.put(range.at, region);
+        if rules.tells_memory && self.tell_memory(&file, range).is_err() {
+            self.lock().pieces.clear(range.at, range.len);
+            return false;
+        }
+        true
+    }
+
+    fn unmap(&self, range: Range) -> bool {
+        let mut state = self.lock();
+        let inexact = self.rules.exact_unmap && !state.pieces.is_exact(range.at, range.len);
+        if !self.is_inside(range) || inexact {
+            return false;
+        }
+        state.pieces.clear(range.at, range.len);
+        drop(state);
+        !self.rules.tells_memory || self.forget_memory(range.at, range.len).is_ok()
+    }
+
+    fn tell_memory(&self, file: &File, range: Range) -> Result<(), FrontendError> {
+        let region = VhostUserMemoryRegionInfo {
+            mmap_offset: range.file_offset,
+            mmap_handle: file.as_raw_fd(),
+            ..region(range.at, range.len)
+        };
+        self.with_connection(|connection| connection.add_mem_region(&region).map(drop))
+    }
+
+    pub(super) fn forget_memory(&self, at: u64, len: u64) -> Result<(), FrontendError> {
+        self.with_connection(|connection| connection.remove_mem_region(&region(at, len)))
+    }
+
+    fn with_connection(
+        &self,
+        what: impl FnOnce(&mut Connection) -> vhost::Result<()>,
+    ) -> Result<(), FrontendError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut connection = connection.ok_or(FrontendError::Host(io::ErrorKind::NotConnected.into()))?;
+        Ok(what(&mut connection)?)
+    }
+}
+
+fn region(at: u64, len: u64) -> VhostUserMemoryRegionInfo {
+    VhostUserMemoryRegionInfo {
+        guest_phys_addr: WINDOW_START + at,
+        memory_size: len,
+        userspace_addr: VMM_WINDOW + at,
+        mmap_offset: 0,
+        mmap_handle: -1,
+    }
+}
+
+fn is_writable(descriptor: &impl AsFd) -> bool {
+    let flags = rustix::fs::fcntl_getfl(descriptor).unwrap_or(OFlags::RDWR);
+    flags & OFlags::ACCMODE != OFlags::RDONLY
+}

@@ -1,0 +1,372 @@
+//! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses, hangs up, stops queues
+//! while something is mapped, or maps less than others? And is each file offered for mapping where it can be mapped?
+#![cfg(test)]
+
+use pinhole::limits::WINDOW_PATIENCE;
+use pinhole_protocol::InitFlags;
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP};
+use pinhole_tests::frontend::frame::{Frame, check, u64_at};
+use pinhole_tests::frontend::{
+    Bench, Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
+};
+use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::fs;
+use std::time::{Duration, Instant};
+use vhost::VhostBackend as _;
+use vhost::vhost_user::VhostUserFrontend as _;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+
+const SLOT: u64 = 2 << 20;
+const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
+const EIO: i32 = 5;
+const ENOSYS: i32 = 38;
+/// What one who waits for nobody needs at most, on a busy machine.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
+/// A share with a file of four slots; its node.
+fn with_file(rules: Rules) -> (Dax, u64) {
+    let mut dax = Dax::new(rules, &WINDOW).unwrap();
+    dax.file("file", 4 * SLOT).unwrap();
+    let (node, _) = dax.open("file", OFlags::RDWR.bits()).unwrap();
+    (dax, node)
+}
+
+/// Sends a request and does not wait for its answer.
+fn send(guest: &mut Frontend, queue: usize, frame: Frame) -> Sent {
+    let (queue, memory) = guest.queue(queue).unwrap();
+    let sent = queue.submit(memory, &frame.message(), OUT_HEADER_LEN + 128, Shape::default()).unwrap();
+    queue.kick().unwrap();
+    sent
+}
+
+/// Waits for the answer to `sent` on its queue, whatever comes before.
+fn answer(guest: &mut Frontend, queue: usize, sent: &Sent) -> Reply {
+    let (queue, memory) = guest.queue(queue).unwrap();
+    loop {
+        let used = queue.wait(memory).unwrap();
+        if used.head == u32::from(sent.head) {
+            return queue.take_reply(memory, sent, used.len).unwrap();
+        }
+    }
+}
+
+fn error(reply: &Reply) -> i32 {
+    reply.error().unwrap().map_or(0, pinhole_protocol::Errno::raw)
+}
+
+fn map_frame(node: u64, slot: u64) -> Frame {
+    setup_mapping(node, [slot * SLOT, SLOT, 3, slot * SLOT])
+}
+
+fn getattr() -> Frame {
+    Frame::new(GETATTR, 1).u32(0).u32(0).u64(0)
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[track_caller]
+fn faultless(dax: &Dax) {
+    assert_eq!(dax.window.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.fall_silent();
+        let guest = &mut dax.bench.guest;
+        let began = Instant::now();
+        let mapping = send(guest, 1, map_frame(node, 0));
+        for queue in [1, 2, 1, 2] {
+            let asked = Instant::now();
+            let sent = send(guest, queue, getattr());
+            check(&answer(guest, queue, &sent), pinhole_tests::frontend::frame::UNIQUE).unwrap();
+            assert!(asked.elapsed() < AT_ONCE, "queue {queue}: {:?}", asked.elapsed());
+        }
+        // Its own answer may have been among those that were passed over; it cannot have been so early.
+        let reply = answer(guest, 1, &mapping);
+        let took = began.elapsed();
+        assert_eq!(error(&reply), EIO);
+        assert!(took + AT_ONCE > WINDOW_PATIENCE && took < WINDOW_PATIENCE + AT_ONCE, "{took:?}");
+        let asked = Instant::now();
+        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), EIO);
+        assert!(asked.elapsed() < AT_ONCE, "one waits for a VMM that owes an answer, not each");
+        dax.window.speak();
+        eventually("a mapping", || dax.map_writable(node, SLOT, 2 * SLOT, SLOT).unwrap() == 0);
+        dax.window.store(2 * SLOT, b"late").unwrap();
+        assert_eq!(&fs::read(dax.bench.host("file")).unwrap()[2 << 20..][..4], b"late");
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_queue_is_stopped_while_a_mapping_waits_for_the_vmm_that_stops_it() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.fall_silent();
+        let before = dax.window.counts().received;
+        let mapping = send(&mut dax.bench.guest, 1, map_frame(node, 0));
+        assert!(dax.window.wait_for_messages(before + 1));
+        let began = Instant::now();
+        let base = dax.bench.guest.stop_queue(1).unwrap();
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let reply = answer(&mut dax.bench.guest, 1, &mapping);
+        assert_eq!(error(&reply), EIO, "what was taken is answered before the queue rests");
+        dax.window.speak();
+        dax.bench.guest.resume_queue(1, base).unwrap();
+        eventually("a mapping", || dax.map_writable(node, SLOT, SLOT, SLOT).unwrap() == 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_vmm_that_tells_of_memory_while_it_stops_a_queue_does_not_wait_for_long() {
+    let (mut dax, node) = with_file(Rules::strict());
+    for round in 0..20_u64 {
+        let slot = round % 4;
+        let sent = send(&mut dax.bench.guest, 1, map_frame(node, slot));
+        let began = Instant::now();
+        let base = dax.bench.guest.stop_queue(1).unwrap();
+        assert!(began.elapsed() < AT_ONCE, "round {round}: {:?}", began.elapsed());
+        let (queue, memory) = dax.bench.guest.queue(1).unwrap();
+        // Taken and answered, or left in the ring.
+        let answered = queue.take_used(memory).unwrap().is_some();
+        dax.bench.guest.resume_queue(1, base).unwrap();
+        if !answered {
+            answer(&mut dax.bench.guest, 1, &sent);
+        }
+        eventually("a removal", || dax.unmap(node, &[(slot * SLOT, SLOT)]).unwrap() == 0);
+    }
+    dax.bench.is_alive().unwrap();
+    faultless(&dax);
+}
+
+#[test]
+fn no_message_comes_after_the_last_queue_has_stopped() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        for slot in 0..2 {
+            assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
+        }
+        dax.window.fall_silent();
+        let received = dax.window.counts().received;
+        for slot in 2..4 {
+            send(&mut dax.bench.guest, 1, map_frame(node, slot));
+        }
+        send(
+            &mut dax.bench.guest,
+            2,
+            pinhole_tests::window::remove_mapping(node, &[(0, SLOT), (SLOT, SLOT)]),
+        );
+        assert!(dax.window.wait_for_messages(received + 1));
+        let bases = [0, 1, 2].map(|queue| dax.bench.guest.stop_queue(queue).unwrap());
+        dax.window.expect_nothing(true);
+        dax.window.speak();
+        std::thread::park_timeout(Duration::from_millis(300));
+        assert_eq!(dax.window.counts().received, received + 1, "nothing but what it was silent about");
+        faultless(&dax);
+        dax.window.expect_nothing(false);
+        for (queue, base) in bases.into_iter().enumerate() {
+            dax.bench.guest.resume_queue(queue, base).unwrap();
+        }
+        let (queue, memory) = dax.bench.guest.queue(1).unwrap();
+        while queue.take_used(memory).unwrap().is_some() {}
+        dax.bench.is_alive().unwrap();
+        eventually("a mapping", || dax.map_writable(node, 0, 7 * SLOT, SLOT).unwrap() == 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_vmm_that_dies_while_a_mapping_waits_leaves_a_daemon_that_serves_the_next() {
+    let arguments: Vec<&str> = WINDOW.into_iter().chain(["--keep-listening"]).collect();
+    let (folder, daemon) = Bench::serve(&arguments).unwrap();
+    fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
+    for _ in 0..5 {
+        let (mut guest, window) = connect(daemon.socket(), Setup::default(), Rules::strict()).unwrap();
+        guest.init().unwrap();
+        let sent = send(&mut guest, 1, Frame::new(LOOKUP, 1).name("file"));
+        let found = answer(&mut guest, 1, &sent);
+        let node = u64_at(found.success().unwrap(), 0).unwrap();
+        window.fall_silent();
+        let received = window.counts().received;
+        send(&mut guest, 1, map_frame(node, 0));
+        assert!(window.wait_for_messages(received + 1));
+        assert_eq!(window.faults(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_refusal_is_eio_and_the_next_request_is_tried_anew() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        dax.window.refuse();
+        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), EIO);
+        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), EIO);
+        dax.window.speak();
+        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), 0);
+        assert_eq!(dax.map_writable(node, 2 * SLOT, 0, SLOT).unwrap(), 0, "over what could not be removed");
+        let number = (2 * SLOT / 4096).to_le_bytes();
+        assert_eq!(dax.window.load(0, 8).unwrap(), number);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn without_a_back_channel_files_are_read_and_written_as_ever() {
+    let (mut dax, node) = with_file(Rules::mapping());
+    dax.window.hang_up().unwrap();
+    let began = Instant::now();
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
+    assert!(began.elapsed() < WINDOW_PATIENCE, "one that is gone is not waited for");
+    dax.bench.is_alive().unwrap();
+    // The VMM opens another, and the guest boots anew.
+    let window = Window::open(&mut dax.bench.guest, Rules::mapping()).unwrap();
+    dax.window = window;
+    let reply = dax.bench.guest.init().unwrap();
+    assert!(reply.flags.contains(InitFlags::HAS_INODE_DAX), "{}", dax.bench.daemon.stderr());
+    let node = dax.look_up("file").unwrap().node;
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    faultless(&dax);
+}
+
+/// Connects as a VMM that lacks some protocol features.
+fn lacking(socket: &std::path::Path, features: VhostUserProtocolFeatures) -> (Frontend, Option<Window>) {
+    let mut guest = Frontend::greet(socket).unwrap();
+    let setup = Setup::default();
+    let connection = guest.connection();
+    connection.get_features().unwrap();
+    connection.set_features(setup.features | 1 << 32 | 1 << 30).unwrap();
+    let offered = connection.get_protocol_features().unwrap();
+    connection.set_protocol_features(offered - features).unwrap();
+    let has_window = !features.contains(VhostUserProtocolFeatures::SHMEM);
+    let window = has_window.then(|| Window::open(&mut guest, Rules::mapping()).unwrap());
+    guest.share_memory().unwrap();
+    for index in 0..setup.queues {
+        guest.start_queue(index, setup).unwrap();
+    }
+    (guest, window)
+}
+
+#[test]
+fn without_acknowledged_messages_there_is_no_dax() {
+    for missing in [VhostUserProtocolFeatures::REPLY_ACK, VhostUserProtocolFeatures::SHMEM] {
+        let (folder, daemon) = Bench::serve(&WINDOW).unwrap();
+        fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
+        let (guest, window) = lacking(daemon.socket(), missing);
+        let mut bench = Bench::of(guest, daemon, folder);
+        let agreed = bench.guest.init().unwrap();
+        let dax = InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX;
+        assert!(!agreed.flags.intersects(dax), "{missing:?}");
+        let refused = bench.errno(setup_mapping(1, [0, SLOT, 2, 0]), 0).unwrap();
+        assert!([ENOSYS, EIO].contains(&refused), "{missing:?}: {refused}");
+        if let Some(window) = window {
+            assert_eq!((window.counts().mapped, window.faults()), (0, vec![]));
+        }
+        bench.is_alive().unwrap();
+    }
+}
+
+#[test]
+fn a_window_with_more_slots_than_the_vmm_has_mappings_is_not_used() {
+    let mut dax = Dax::before_init(Rules::strict(), &["--dax-window=1G", "--dax=always"]).unwrap();
+    let agreed = dax.bench.guest.init().unwrap();
+    assert!(!agreed.flags.contains(InitFlags::HAS_INODE_DAX));
+    let said = dax.bench.daemon.stderr();
+    assert!(said.contains("--dax-window 512M") || said.contains("--dax-window 536870912"), "{said}");
+    let mut dax = Dax::before_init(Rules::mapping(), &["--dax-window=1G", "--dax=always"]).unwrap();
+    let agreed = dax.bench.guest.init().unwrap();
+    assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX));
+    assert_eq!(dax.window.places(), [], "nothing is left of what was tried out");
+}
+
+/// Which of some files a guest behind such a VMM is to map.
+fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
+    let arguments: Vec<&str> = ["--dax-window=16M"].iter().chain(arguments).copied().collect();
+    let mut dax = Dax::new(rules, &arguments).unwrap();
+    let files = [("empty", 0), ("small", 5000), ("odd", SLOT + 5000), ("whole", 2 * SLOT)];
+    for (name, len) in files {
+        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
+    }
+    fs::create_dir(dax.bench.host("directory")).unwrap();
+    std::os::unix::fs::symlink("whole", dax.bench.host("link")).unwrap();
+    let names = files.map(|(name, _)| name).into_iter().chain(["directory", "link"]);
+    let offered = names.filter(|name| dax.look_up(name).unwrap().dax).collect();
+    faultless(&dax);
+    offered
+}
+
+#[test]
+fn each_file_is_offered_for_mapping_where_all_of_it_can_be_mapped() {
+    let read_only = ["--profile=rootfs"];
+    let always = ["--dax=always"];
+    let always_read_only = ["--dax=always", "--profile=rootfs"];
+    // A VMM that maps whatever it is given.
+    assert_eq!(offered(Rules::mapping(), &[]), ["odd", "whole"]);
+    assert_eq!(offered(Rules::mapping(), &read_only), ["odd", "whole"]);
+    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4M"]), ["whole"]);
+    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4K"]), ["small", "odd", "whole"]);
+    let all = offered(Rules::mapping(), &always);
+    assert!(["small", "odd", "whole"].iter().all(|name| all.contains(name)), "{all:?}");
+    assert!(!all.contains(&"directory") && !all.contains(&"link"), "{all:?}");
+    // QEMU: nothing past the end of a file, nothing that was opened to be read.
+    assert_eq!(offered(Rules::strict(), &[]), [""; 0], "any file of such a guest may grow");
+    assert_eq!(offered(Rules::strict(), &read_only), [""; 0]);
+    assert_eq!(offered(Rules::strict(), &always_read_only), [""; 0]);
+    assert_eq!(offered(Rules::strict(), &always), ["whole"]);
+}
+
+#[test]
+fn what_the_policy_keeps_from_being_mapped_is_not_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    let with = |text: &str| {
+        fs::write(&path, text).unwrap();
+        offered(Rules::mapping(), &["--policy", path.to_str().unwrap()])
+    };
+    assert_eq!(with("deny = [\"map-read\"]"), [""; 0]);
+    assert_eq!(with("deny = [\"map-write\"]"), [""; 0], "it may write them, and could not by a mapping");
+    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]";
+    assert_eq!(with(rule), ["whole"]);
+    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
+    assert_eq!(with(rule), ["odd", "whole"]);
+}
+
+#[test]
+fn a_share_from_which_nothing_is_to_be_mapped_has_no_window() {
+    for arguments in [&["--dax-window=0"][..], &["--dax-window=16M", "--dax=never"], &[]] {
+        let (_folder, daemon) = Bench::serve(arguments).unwrap();
+        let refused = connect(daemon.socket(), Setup::default(), Rules::mapping()).map(drop);
+        assert!(matches!(refused, Err(FrontendError::Reply(_))), "{arguments:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_upgrade() {
+    let rules =
+        Rules { overlap: pinhole_tests::window::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
+    let (mut dax, node) = with_file(rules);
+    assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    dax.window.store(0, b"x").unwrap();
+    faultless(&dax);
+    // The same where the file may not be written: nothing is to be gained, and nothing is lost.
+    let mut dax = Dax::new(rules, &[WINDOW[0], "--profile=rootfs"]).unwrap();
+    dax.file("file", SLOT).unwrap();
+    let node = dax.look_up("file").unwrap().node;
+    assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
+    assert_ne!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    assert_eq!(dax.window.load(4096, 8).unwrap(), 1_u64.to_le_bytes());
+    assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT));
+    assert_eq!(rules.protection, Protection::AsAsked);
+}
