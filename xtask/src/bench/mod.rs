@@ -7,6 +7,7 @@
 pub(crate) mod aims;
 pub(crate) mod chart;
 pub(crate) mod cost;
+mod dax;
 pub(crate) mod figure;
 mod fresh;
 mod guest;
@@ -41,7 +42,10 @@ pub(crate) struct Arguments {
     /// Only one part
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// How often each contestant is measured [default: 5 at the wire, 3 in a guest and for cost]
+    /// What a DAX window is worth, and nothing else
+    #[arg(long, conflicts_with_all = ["rows", "only", "json", "chart"])]
+    dax: bool,
+    /// How often each contestant is measured [default: 5 at the wire and for DAX, 3 in a guest and for cost]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
     /// Measured time of each row of the wire at each depth
@@ -65,6 +69,9 @@ enum Part {
     /// What a daemon takes from its host
     Cost,
 }
+
+/// Turns of the rows about DAX unless the user says how many.
+const DAX_TURNS: u16 = 5;
 
 /// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
 /// mode changes the answers and hardly the work.
@@ -121,6 +128,9 @@ impl Part {
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    if arguments.dax {
+        return dax::main(arguments.turns.unwrap_or(DAX_TURNS), arguments.seconds);
+    }
     let place = Place::new()?;
     let parts: Vec<Part> = match arguments.only {
         Some(part) if part != Part::Wire && !arguments.rows.is_empty() => {
