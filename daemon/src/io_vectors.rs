@@ -6,6 +6,7 @@
 //! where the file system answers ENOSYS: one that a worker's filter ends the process for.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2 on guest memory, to which no reference may exist")]
 
+use crate::guest_view::GuestView;
 use arrayvec::ArrayVec;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -35,7 +36,7 @@ pub struct IoVectors<'a> {
 enum Source<'a> {
     Nothing,
     One(VolatileSlice<'a>),
-    Guest(&'a GuestMemoryMmap, &'a [Piece]),
+    Guest(GuestView<'a>, &'a [Piece]),
 }
 
 bitflags::bitflags! {
@@ -66,11 +67,11 @@ impl<'a> IoVectors<'a> {
     }
 
     /// `pieces` of a guest's memory, one behind the other. A piece that does not lie in one region of `memory` ends
-    /// every transfer before it.
-    pub fn guest(memory: &'a GuestMemoryMmap, pieces: &'a [Piece]) -> Self {
+    /// every transfer before it, and one that lies in the window every copy.
+    pub fn guest(memory: impl Into<GuestView<'a>>, pieces: &'a [Piece]) -> Self {
         let lens = pieces.iter().map(|piece| usize::try_from(piece.len).unwrap_or(usize::MAX));
         let len = lens.fold(0, usize::saturating_add);
-        Self { source: Source::Guest(memory, pieces), skipped: 0, len }
+        Self { source: Source::Guest(memory.into(), pieces), skipped: 0, len }
     }
 
     /// Bytes in all.
@@ -99,7 +100,7 @@ impl<'a> IoVectors<'a> {
     /// Copies the bytes out, each once, as far as there is room; returns how many.
     pub fn copy_to(&self, mut room: &mut [u8]) -> usize {
         let before = room.len();
-        for slice in self.slices() {
+        for slice in self.slices(|memory| memory.ram) {
             let copied = slice.copy_to(room);
             let Some(rest) = room.get_mut(copied..).filter(|rest| !rest.is_empty()) else { return before };
             room = rest;
@@ -110,7 +111,7 @@ impl<'a> IoVectors<'a> {
     /// Copies `bytes` in, as far as there is room; returns how many.
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
-        for slice in self.slices() {
+        for slice in self.slices(|memory| memory.ram) {
             let Some((now, later)) = rest.split_at_checked(slice.len()) else {
                 slice.copy_from(rest);
                 return bytes.len();
@@ -167,11 +168,11 @@ impl<'a> IoVectors<'a> {
         })
     }
 
-    fn slices(&self) -> Slices<'a> {
+    fn slices(&self, of: impl FnOnce(GuestView<'a>) -> &'a GuestMemoryMmap) -> Slices<'a> {
         let (one, guest) = match self.source {
             Source::Nothing => (None, None),
             Source::One(slice) => (Some(slice), None),
-            Source::Guest(memory, pieces) => (None, Some((memory, pieces.iter()))),
+            Source::Guest(memory, pieces) => (None, Some((of(memory), pieces.iter()))),
         };
         Slices { one, guest, skipped: self.skipped, left: self.len }
     }
@@ -182,10 +183,11 @@ impl<'a> IoVectors<'a> {
             Source::Guest(_, pieces) => pieces.len(),
         };
         // Most transfers have a piece or two; only long ones pay for a long array's place on the stack.
+        let slices = self.slices(|memory| memory.all);
         if count <= FEW {
-            transfer::<FEW>(self.slices(), offset, call)
+            transfer::<FEW>(slices, offset, call)
         } else {
-            transfer::<VECTORS_MAX>(self.slices(), offset, call)
+            transfer::<VECTORS_MAX>(slices, offset, call)
         }
     }
 }

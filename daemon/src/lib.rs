@@ -5,6 +5,7 @@
 //! builds the rest. `docs/architecture.md` follows a request through all of it.
 
 pub mod cli;
+pub mod guest_view;
 mod handoff;
 pub mod host;
 pub mod io_vectors;

@@ -158,6 +158,11 @@ impl Mappings {
         self.table.of_node(node).filter(|entry| entry.state == State::Live).map(|entry| entry.mapping)
     }
 
+    /// Whether the front-end has something of a node mapped, or may have.
+    pub fn may_hold(&self, node: u64) -> bool {
+        self.table.of_node(node).next().is_some()
+    }
+
     /// Whether the front-end does not answer any more.
     pub const fn is_gone(&self) -> bool {
         self.gone

@@ -11,10 +11,20 @@ use pinhole_protocol::{self as protocol, Errno};
 use rustix::fs::{FileType, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// Which file of the host it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId {
+    /// Major and minor number of its file system.
+    pub device: (u32, u32),
+    /// Inode number.
+    pub inode: u64,
+}
+
 /// A descriptor for a mapping. It is ours until the front-end has answered; what the front-end keeps is its own.
 #[derive(Debug)]
 pub struct MapFile {
     file: OwnedFd,
+    id: FileId,
     writable: bool,
     _ticket: Option<Ticket>,
 }
@@ -23,7 +33,12 @@ impl MapFile {
     /// One that no budget counts, for tests.
     #[cfg(test)]
     pub(crate) const fn of(file: OwnedFd, writable: bool) -> Self {
-        Self { file, writable, _ticket: None }
+        Self { file, id: FileId { device: (0, 0), inode: 0 }, writable, _ticket: None }
+    }
+
+    /// Which file it is of.
+    pub const fn id(&self) -> FileId {
+        self.id
     }
 
     /// Whether it was opened `O_RDWR`; else `O_RDONLY`.
@@ -53,6 +68,7 @@ impl Passthrough {
         let ticket = self.ticket()?;
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let file = self.open_inside(node, flags)?;
-        Ok(MapFile { file, writable, _ticket: Some(ticket) })
+        let id = FileId { device: node.mount.key.device, inode: node.inode };
+        Ok(MapFile { file, id, writable, _ticket: Some(ticket) })
     }
 }

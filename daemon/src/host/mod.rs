@@ -41,7 +41,7 @@ pub use inode_flags::InodeFlags;
 /// For tests of what a handle opens that the guest never had.
 #[doc(hidden)]
 pub use inode_handle::InodeHandle;
-pub use map_file::MapFile;
+pub use map_file::{FileId, MapFile};
 pub use passthrough::{Held, OpenError, Passthrough};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.

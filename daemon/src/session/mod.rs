@@ -13,6 +13,9 @@ mod state;
 mod throttle;
 mod window;
 
+#[cfg(test)]
+pub(crate) use window::window_for_tests;
+
 use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
@@ -28,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
 
-pub use crate::host::Pace;
+pub use crate::host::{FileId, Pace};
 pub use dax::Parked;
 pub use options::Options;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};

@@ -4,6 +4,7 @@
 //! ends early. Each descriptor is read from guest memory once. What comes out are addresses that were checked against
 //! that memory, and no reference to it: a chain can wait, and move to another thread, beside the memory itself.
 
+use crate::guest_view::GuestView;
 use crate::io_vectors::{IoVectors, Piece};
 use crate::limits::CHAIN_DESCRIPTORS_MAX;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -110,15 +111,15 @@ impl Chain {
     ///
     /// # Errors
     /// The first thing that is wrong; nothing of a malformed chain is used, and the value is then empty.
-    pub fn walk(
+    pub fn walk<'m>(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: impl Into<GuestView<'m>>,
         table: Table,
         head: u16,
         indirect: bool,
     ) -> Result<(), ChainError> {
         self.clear();
-        let mut walk = Walk { memory, chain: self };
+        let mut walk = Walk { memory: memory.into(), chain: self };
         let walked = match walk.follow(table, head, indirect) {
             Ok(Some(inner)) => walk.follow_indirect(inner),
             Ok(None) => Ok(()),
@@ -146,12 +147,12 @@ impl Chain {
     }
 
     /// What the guest says, in `memory`, which must be the one that was walked.
-    pub fn message<'a>(&'a self, memory: &'a GuestMemoryMmap) -> IoVectors<'a> {
+    pub fn message<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.readable())
     }
 
     /// Where the answer goes, in `memory`, which must be the one that was walked.
-    pub fn room<'a>(&'a self, memory: &'a GuestMemoryMmap) -> IoVectors<'a> {
+    pub fn room<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.writable())
     }
 
@@ -172,7 +173,7 @@ impl Chain {
 }
 
 struct Walk<'m, 'c> {
-    memory: &'m GuestMemoryMmap,
+    memory: GuestView<'m>,
     chain: &'c mut Chain,
 }
 
@@ -222,7 +223,7 @@ impl<'m> Walk<'m, '_> {
 
     fn table_memory(&self, table: Table) -> TableMemory<'m> {
         let len = usize::from(table.count).saturating_mul(size_of::<Descriptor>());
-        self.memory.get_slice(table.address, len).ok()
+        self.memory.ram.get_slice(table.address, len).ok()
     }
 
     fn read(&self, table: Table, memory: TableMemory<'_>, index: u16) -> Result<Descriptor, ChainError> {
@@ -236,7 +237,7 @@ impl<'m> Walk<'m, '_> {
         let outside = ChainError::TableOutsideMemory { address: table.address.raw_value() };
         let offset = u64::from(index) * u64::from(DESCRIPTOR_LEN);
         let address = table.address.checked_add(offset).ok_or(outside)?;
-        match self.memory.read_obj(address) {
+        match self.memory.ram.read_obj(address) {
             Ok(descriptor) => Ok(descriptor),
             Err(_) => Err(ChainError::TableOutsideMemory { address: address.raw_value() }),
         }
@@ -253,7 +254,7 @@ impl<'m> Walk<'m, '_> {
             return Err(ChainError::ReadableAfterWritable { index });
         }
         chain.bytes = chain.bytes.checked_add(len).ok_or(ChainError::TooManyBytes)?;
-        inside(self.memory, descriptor.addr(), len)?;
+        inside(self.memory.all, descriptor.addr(), len)?;
         chain.pieces.push(Piece { address: descriptor.addr(), len });
         if !writable {
             chain.readable_count = chain.pieces.len();

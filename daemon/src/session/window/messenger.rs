@@ -105,6 +105,10 @@ impl Window {
                 return None;
             }
             if let Some(job) = state.jobs.pop_front() {
+                state.at_work = match &job.task {
+                    Task::Setup(wanted, _) => Some(wanted.node),
+                    Task::Remove(_) | Task::Prepare | Task::Clear => None,
+                };
                 return Some(job);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

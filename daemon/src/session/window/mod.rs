@@ -10,13 +10,13 @@
 mod learnt;
 mod messenger;
 
-use crate::host::MapFile;
+use crate::host::{FileId, MapFile};
 use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX};
 use pinhole_dax_cache::{
     Capabilities, DaxError, FrontEnd, Geometry, GeometryError, Mappings, Mode, Next, Wanted,
 };
 use pinhole_protocol::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -77,6 +77,10 @@ struct State {
     learnt: Learnt,
     table: Option<Mappings>,
     jobs: VecDeque<Job>,
+    /// Which files the front-end has, or may have yet, by node.
+    handed_out: BTreeMap<u64, FileId>,
+    /// The node whose mapping is being made.
+    at_work: Option<u64>,
     /// When the message was sent that is under way.
     sent: Option<Instant>,
     /// The guest has been told that it may map.
@@ -375,7 +379,22 @@ impl Window {
     /// # Errors
     /// EIO where the window is closed, or the front-end does not answer anyhow.
     pub(super) fn set_up(&self, wanted: Wanted, files: MapFiles) -> Result<Arc<Pending>, Errno> {
-        self.submit(Task::Setup(wanted, files))
+        let (node, id) = (wanted.node, files.wanted.id());
+        let mut state = self.lock();
+        let pending = self.submit_to(&mut state, Task::Setup(wanted, files))?;
+        state.hand_out(node, id);
+        Ok(pending)
+    }
+
+    /// Whether the front-end may have this file mapped.
+    pub fn has_handed_out(&self, file: FileId) -> bool {
+        self.lock().handed_out.values().any(|known| *known == file)
+    }
+
+    /// As if it had been, for tests of what comes of that.
+    #[cfg(test)]
+    pub(crate) fn note_handed_out(&self, node: u64, file: FileId) {
+        self.lock().hand_out(node, file);
     }
 
     /// Has mappings taken out: window offset and length of each entry.
@@ -383,17 +402,16 @@ impl Window {
     /// # Errors
     /// As for [`Window::set_up`].
     pub(super) fn remove(&self, entries: Vec<(u64, u64)>) -> Result<Arc<Pending>, Errno> {
-        self.submit(Task::Remove(entries))
+        self.submit_to(&mut self.lock(), Task::Remove(entries))
     }
 
-    fn submit(&self, task: Task) -> Result<Arc<Pending>, Errno> {
-        let mut state = self.lock();
+    fn submit_to(&self, state: &mut State, task: Task) -> Result<Arc<Pending>, Errno> {
         if !state.open || state.channel.is_none() || state.is_overdue() {
             return Err(Errno::EIO);
         }
         let pending = Pending::new(&self.pending).ok_or(Errno::EIO)?;
         state.jobs.push_back(Job { task, pending: Some(Arc::clone(&pending)) });
-        self.announce(&mut state);
+        self.announce(state);
         Ok(pending)
     }
 }
@@ -454,6 +472,23 @@ impl State {
         }
     }
 
+    /// Notes a file before its descriptor can be handed out, and forgets those that are not there any more, when there are
+    /// many.
+    fn hand_out(&mut self, node: u64, file: FileId) {
+        let held = self.table.as_ref().map_or(0, Mappings::taken).saturating_add(WINDOW_REQUESTS_MAX);
+        if self.handed_out.len() >= held.saturating_mul(2) {
+            let jobs = self.jobs.iter().filter_map(|job| match &job.task {
+                Task::Setup(wanted, _) => Some(wanted.node),
+                Task::Remove(_) | Task::Prepare | Task::Clear => None,
+            });
+            let wanted: BTreeSet<u64> = jobs.chain(self.at_work).collect();
+            let table = self.table.as_ref();
+            let is_there = |node: u64| table.is_some_and(|table| table.may_hold(node));
+            self.handed_out.retain(|node, _| wanted.contains(node) || is_there(*node));
+        }
+        self.handed_out.insert(node, file);
+    }
+
     fn clear(&mut self) -> Option<Next> {
         self.table.as_mut().map(|table| table.clear(FrontEnd::StillMaps))
     }
@@ -461,3 +496,5 @@ impl State {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::window as window_for_tests;

@@ -48,7 +48,7 @@ struct Stage {
     answers: Sender<Result<(), Failure>>,
 }
 
-fn window() -> Arc<Window> {
+pub(crate) fn window() -> Arc<Window> {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(ScratchFile::LEN).unwrap();
     let scratch = ScratchFile {

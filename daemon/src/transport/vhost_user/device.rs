@@ -5,6 +5,7 @@ use super::crew::Crew;
 use super::options::Options;
 use super::parking::Parking;
 use super::pool::Pool;
+use super::regions::Ram;
 use super::ring::Job;
 use super::vring::{Memory, QueueVring};
 use super::worker::Worker;
@@ -20,6 +21,7 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vm_memory::GuestAddressSpace as _;
 use vmm_sys_util::epoll::EventSet;
 
 /// The device of one connection.
@@ -27,6 +29,8 @@ pub(super) struct Device<F> {
     session: Arc<Session<F>>,
     options: Options,
     acked_features: Arc<AtomicU64>,
+    /// What of the guest's memory is RAM, where there is a window.
+    ram: Option<Ram>,
     rings: OnceLock<Vec<QueueVring>>,
     /// The channel for requests of our own, which are those about the DAX window. It is kept open without one too:
     /// User-mode Linux listens to its end and never gets past one that closes.
@@ -43,6 +47,7 @@ impl<F> fmt::Debug for Device<F> {
 impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
         Self {
+            ram: session.window().map(Ram::new),
             session,
             options,
             acked_features: Arc::default(),
@@ -67,7 +72,8 @@ impl<F: FileSystem + 'static> Device<F> {
                 parking: parking.cloned(),
                 poll: self.options.poll,
             });
-            vring.ring().attach(job, Arc::clone(member));
+            let ram = self.ram.as_ref().map(|ram| ram.memory().clone());
+            vring.ring().attach(job, Arc::clone(member), ram);
         }
         if self.rings.set(rings).is_err() {
             tracing::error!("a device was given its queues twice");
@@ -181,7 +187,10 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
     }
 
     /// The new memory is in place; whoever still holds the old one ends its request before the front-end hears of it.
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        if let Some(ram) = &self.ram {
+            ram.follow(&memory.memory());
+        }
         for vring in self.rings() {
             vring.ring().drain();
         }

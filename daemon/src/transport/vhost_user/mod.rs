@@ -14,6 +14,7 @@ mod options;
 mod parking;
 mod poll;
 mod pool;
+mod regions;
 mod request;
 mod ring;
 mod sleep;

@@ -136,7 +136,7 @@ impl Stay {
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
         let Self { parked, taken, head, mut deferral } = self;
         let memory = deferral.come_back();
-        let len = taken.settle((session, &memory), &parked, result, scratch);
+        let len = taken.settle((session, memory.view()), &parked, result, scratch);
         deferral.give_back(&memory, Done { head, len });
         drop((memory, deferral));
     }

@@ -5,6 +5,7 @@
 //! waits. Threads are started when there is work for them, and never by a queue's worker: a foreman does that and
 //! nothing else, so that no thread which handles what a guest says needs to be able to start one.
 
+use super::regions::Shared;
 use super::request::{Fate, RateLimit, Taken};
 use super::ring::Deferral;
 use super::split_ring::Done;
@@ -18,7 +19,6 @@ use std::io;
 use std::num::NonZero;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use vm_memory::GuestMemoryMmap;
 
 /// A request that is served outside its queue's worker. Who waits for the ring waits for it: the memory is let go of
 /// before the ring hears that it is done.
@@ -29,14 +29,14 @@ pub(super) struct Postponed {
     /// Index of its first descriptor.
     pub(super) head: u16,
     /// The memory in which it was read.
-    pub(super) memory: Arc<GuestMemoryMmap>,
+    pub(super) memory: Shared,
     /// Its way back.
     pub(super) deferral: Deferral,
 }
 
 /// The threads of one connection.
 pub(super) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<Office>,
     foreman: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-struct Shared {
+struct Office {
     threads_max: usize,
     /// Requests that may be here at once, waiting or being served.
     requests_max: usize,
@@ -74,7 +74,7 @@ struct State {
     over: bool,
 }
 
-impl Shared {
+impl Office {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing is left half done under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +145,7 @@ impl Shared {
         }
         let mut scratch = Scratch::default();
         while let Some(Postponed { taken, head, memory, deferral }) = self.next() {
-            let len = match taken.serve(session, &memory, Pace::Patient, &mut scratch) {
+            let len = match taken.serve(session, memory.view(), Pace::Patient, &mut scratch) {
                 Fate::Answered(len) => len,
                 // Who may wait is answered; were it not, this is how it is given back.
                 Fate::WouldWait | Fate::Parked(_) => 0,
@@ -211,7 +211,7 @@ impl Pool {
         threads_max: NonZero<u16>,
         requests_max: usize,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Office {
             threads_max: usize::from(threads_max.get()),
             requests_max: requests_max.max(1),
             state: Mutex::default(),

@@ -1,5 +1,6 @@
 //! One request between the rings: what it says, where its answer goes, and how it is served.
 
+use crate::guest_view::GuestView;
 use crate::host::FileSystem;
 use crate::limits::{GUEST_ERROR_LOG_PERIOD, MESSAGE_BUFFER_KEPT};
 use crate::session::{Pace, Parked, Scratch, Served, Session};
@@ -8,7 +9,6 @@ use crate::transport::sink::{Outcome, QueueSink, copy_out};
 use pinhole_protocol::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
-use vm_memory::GuestMemoryMmap;
 
 /// A request that was taken from a ring. It holds no reference into the guest's memory, so it can wait elsewhere
 /// beside that memory; and it is a place for one request after the other.
@@ -23,7 +23,7 @@ pub(super) struct Taken {
 pub(super) enum Refused {
     #[error("malformed descriptor chain: {0}")]
     Chain(#[from] ChainError),
-    #[error("a message of {0} bytes has no header")]
+    #[error("a message of {0} bytes has no header that can be read")]
     NoHeader(usize),
 }
 
@@ -43,7 +43,7 @@ impl Taken {
     /// (used length 0): where it cannot be trusted to be read, it is not written to either.
     pub(super) fn read(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: GuestView<'_>,
         table: Table,
         head: u16,
         indirect: bool,
@@ -74,7 +74,7 @@ impl Taken {
     pub(super) fn serve<F: FileSystem>(
         &self,
         session: &Session<F>,
-        memory: &GuestMemoryMmap,
+        memory: GuestView<'_>,
         pace: Pace,
         scratch: &mut Scratch,
     ) -> Fate {
@@ -100,7 +100,7 @@ impl Taken {
     /// of what it waited for; returns the used length.
     pub(super) fn settle<F: FileSystem>(
         &self,
-        (session, memory): (&Session<F>, &GuestMemoryMmap),
+        (session, memory): (&Session<F>, GuestView<'_>),
         parked: &Parked,
         result: Result<(), Errno>,
         scratch: &mut Scratch,
@@ -153,7 +153,7 @@ mod tests {
     };
     use std::sync::Arc;
     use virtio_queue::desc::split::Descriptor;
-    use vm_memory::{Bytes as _, GuestAddress};
+    use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
     const TABLE: Table = Table { address: GuestAddress(0), count: 8 };
     const MESSAGE: u64 = 0x1000;
@@ -329,8 +329,8 @@ mod tests {
         let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
         init.extend([0; 48]);
         let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));
-        taken.read(&memory, TABLE, 0, false).unwrap();
-        let fate = taken.serve(&session, &memory, Pace::Patient, &mut scratch);
+        taken.read((&memory).into(), TABLE, 0, false).unwrap();
+        let fate = taken.serve(&session, (&memory).into(), Pace::Patient, &mut scratch);
         assert!(session.is_serving(), "{fate:?}");
         (session, taken, scratch)
     }
@@ -340,8 +340,8 @@ mod tests {
         let (session, mut taken, mut scratch) = serving();
         for _ in 0..3 {
             let getattr = request(3, &[0; 16]);
-            taken.read(&getattr, TABLE, 0, false).unwrap();
-            let fate = taken.serve(&session, &getattr, Pace::Patient, &mut scratch);
+            taken.read((&getattr).into(), TABLE, 0, false).unwrap();
+            let fate = taken.serve(&session, (&getattr).into(), Pace::Patient, &mut scratch);
             assert_eq!(fate, Fate::Answered(16));
             assert_eq!(answer(&getattr, 16), (-Errno::EIO.raw(), Vec::new()));
         }
@@ -357,12 +357,13 @@ mod tests {
         read[16] = 100;
         for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (50, &[0; 8][..])] {
             let memory = request(opcode, arguments);
-            taken.read(&memory, TABLE, 0, false).unwrap();
-            let fate = taken.serve(&session, &memory, Pace::Now, &mut scratch);
+            taken.read((&memory).into(), TABLE, 0, false).unwrap();
+            let fate = taken.serve(&session, (&memory).into(), Pace::Now, &mut scratch);
             assert_eq!(fate, Fate::WouldWait, "opcode {opcode}");
             let room = answer(&memory, ROOM_LEN).1;
             assert!(room.iter().all(|byte| *byte == UNTOUCHED), "opcode {opcode}");
-            let Fate::Answered(len) = taken.serve(&session, &memory, Pace::Patient, &mut scratch) else {
+            let Fate::Answered(len) = taken.serve(&session, (&memory).into(), Pace::Patient, &mut scratch)
+            else {
                 panic!("opcode {opcode} is not answered");
             };
             let expected = if opcode == 15 { (0, b"late".to_vec()) } else { (-Errno::EIO.raw(), Vec::new()) };
@@ -374,10 +375,10 @@ mod tests {
     fn the_memory_of_a_request_serves_the_next_one() {
         let (_, mut taken, _) = serving();
         let memory = request(3, &[0; 16]);
-        taken.read(&memory, TABLE, 0, false).unwrap();
+        taken.read((&memory).into(), TABLE, 0, false).unwrap();
         let before = taken.footprint();
         for _ in 0..100 {
-            taken.read(&memory, TABLE, 0, false).unwrap();
+            taken.read((&memory).into(), TABLE, 0, false).unwrap();
             assert_eq!(taken.footprint(), before);
         }
         assert!(before <= 1024, "{before}");

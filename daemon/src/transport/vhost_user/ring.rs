@@ -1,16 +1,18 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
 use super::crew::{Complaint, Member, Shift};
+use super::regions::{Loaded, Shared};
 use super::sleep::{Sleep, StopSignal, raise};
 use super::split_ring::{Available, Done, RingError, Used};
 use super::vring::Memory;
+use crate::guest_view::GuestView;
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
-use vm_memory::{GuestAddressSpace as _, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 
 /// What a worker does; one value a queue.
 pub(super) trait Job: Send + Sync {
@@ -76,6 +78,8 @@ pub(super) struct Ring {
     /// What the crate reads and sets while no worker runs.
     vring: VringMutex<Memory>,
     memory: Memory,
+    /// The part of it that is RAM, where there is a window.
+    ram: OnceLock<Memory>,
     /// What serves it, and on which thread.
     server: OnceLock<(Arc<dyn Job>, Arc<Member>)>,
     /// Held by the connection's thread across a change and the stop and start of the worker; never by a worker.
@@ -98,19 +102,24 @@ impl fmt::Debug for Ring {
 
 /// The worker's use of the guest's memory; see [`Ring::begin`]. The memory is let go of first.
 pub(super) struct Burst<'r> {
-    memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
+    memory: Loaded,
     _busy: Busy<'r>,
 }
 
 impl Burst<'_> {
     /// The memory that all of the burst may use.
-    pub(super) fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
+    pub(super) fn memory(&self) -> GuestView<'_> {
+        self.memory.view()
+    }
+
+    /// The part of it in which rings lie.
+    pub(super) fn ram(&self) -> &GuestMemoryMmap {
+        self.memory().ram
     }
 
     /// The same, for a request that outlives the burst.
-    pub(super) fn shared_memory(&self) -> Arc<GuestMemoryMmap> {
-        self.memory.clone().into_inner()
+    pub(super) fn shared_memory(&self) -> Shared {
+        self.memory.share()
     }
 }
 
@@ -138,7 +147,7 @@ pub(super) struct Deferral {
 impl Deferral {
     /// Counts the request in again where it had stepped aside, and gives it the present memory. The order matters, as it
     /// does in [`Ring::begin`].
-    pub(super) fn come_back(&mut self) -> Arc<GuestMemoryMmap> {
+    pub(super) fn come_back(&mut self) -> Shared {
         if self.era.is_none() {
             let mut waiting = lock(&self.ring.waiting);
             waiting.aside = waiting.aside.saturating_sub(1);
@@ -147,12 +156,12 @@ impl Deferral {
             *count = count.saturating_add(1);
             self.era = Some(era);
         }
-        self.ring.memory.memory().into_inner()
+        self.ring.load().share()
     }
 
     /// Gives the request back and tells the guest, as the worker would have.
-    pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: Done) {
-        if let Err(error) = self.ring.give_back(memory, &[done]) {
+    pub(super) fn give_back(&self, memory: &Shared, done: Done) {
+        if let Err(error) = self.ring.give_back(memory.view().ram, &[done]) {
             if let Some(suppressed) = self.ring.may_log(Complaint::Ring) {
                 tracing::error!(%error, suppressed, "a request that waited could not be given back");
             }
@@ -186,6 +195,7 @@ impl Ring {
         Ok(Self {
             vring: VringMutex::new(memory.clone(), max_size)?,
             memory,
+            ram: OnceLock::new(),
             server: OnceLock::new(),
             state: Mutex::new(RingState {
                 addressed: false,
@@ -208,9 +218,11 @@ impl Ring {
         &self.vring
     }
 
-    /// Says what the worker will do, and on which thread. Once, before the connection is served.
-    pub(super) fn attach(&self, job: Arc<dyn Job>, member: Arc<Member>) {
-        if self.server.set((job, member)).is_err() {
+    /// Says what the worker will do, and on which thread; and where its RAM is, if it is not all of the memory. Once,
+    /// before the connection is served.
+    pub(super) fn attach(&self, job: Arc<dyn Job>, member: Arc<Member>, ram: Option<Memory>) {
+        let ram = ram.map_or(Ok(()), |ram| self.ram.set(ram));
+        if self.server.set((job, member)).is_err() || ram.is_err() {
             tracing::error!("a queue was given a second worker");
         }
     }
@@ -328,7 +340,16 @@ impl Ring {
     pub(super) fn begin(&self) -> Burst<'_> {
         self.bursts.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        Burst { memory: self.memory.memory(), _busy: Busy(self) }
+        Burst { memory: self.load(), _busy: Busy(self) }
+    }
+
+    fn load(&self) -> Loaded {
+        Loaded::load(&self.memory, self.ram.get())
+    }
+
+    /// Whether these bytes may be read and written by the daemon itself.
+    pub(super) fn is_ram(&self, address: u64, len: usize) -> bool {
+        self.load().view().ram.check_range(GuestAddress(address), len)
     }
 
     /// Lets a request outlive the burst in which it was taken; it is waited for all the same.
@@ -371,7 +392,7 @@ impl Ring {
     /// [`RingError::OutsideMemory`].
     pub(super) fn check(&self) -> Result<(), RingError> {
         let burst = self.begin();
-        let inside = self.vring.get_ref().get_queue().is_valid(burst.memory());
+        let inside = self.vring.get_ref().get_queue().is_valid(burst.ram());
         if inside { Ok(()) } else { Err(RingError::OutsideMemory) }
     }
 

@@ -12,11 +12,14 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use vhost_user_backend::{VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::Error as QueueError;
+use virtio_queue::{Error as QueueError, QueueT as _};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 /// The guest's memory as the front-end has described it last.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// Bytes of flags and index at the start of a used ring.
+const USED_HEADER_LEN: usize = 4;
 
 thread_local! {
     /// Rings made on this thread since [`made_by`] began. The crate makes them itself and hands them to nobody.
@@ -127,6 +130,11 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        let used_ring = self.ring.vring().get_ref().get_queue().used_ring();
+        // The crate reads the index behind the flags itself.
+        if !self.ring.is_ram(used_ring, USED_HEADER_LEN) {
+            return Err(QueueError::FindMemoryRegion);
+        }
         self.ring.vring().queue_used_idx()
     }
 

@@ -99,7 +99,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
     /// Serves until the ring is empty and the guest has been asked to kick for what comes next (true), or the worker
     /// is to stop (false).
     fn serve_available(&mut self) -> Result<bool, RingError> {
-        self.available.refuse_kicks(self.ring.begin().memory())?;
+        self.available.refuse_kicks(self.ring.begin().ram())?;
         loop {
             self.poller.came();
             loop {
@@ -114,10 +114,10 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 continue;
             }
             let burst = self.ring.begin();
-            if !self.available.ask_for_kicks(burst.memory())? {
+            if !self.available.ask_for_kicks(burst.ram())? {
                 return Ok(true);
             }
-            self.available.refuse_kicks(burst.memory())?;
+            self.available.refuse_kicks(burst.ram())?;
         }
     }
 
@@ -125,7 +125,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
     fn poll(&mut self) -> Result<bool, RingError> {
         let Some(until) = self.poller.drained() else { return Ok(false) };
         let burst = self.ring.begin();
-        while !self.available.has_more(burst.memory())? {
+        while !self.available.has_more(burst.ram())? {
             if self.sleep.is_over() || Instant::now() >= until {
                 self.poller.missed();
                 return Ok(false);
@@ -155,7 +155,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
             }
             let next = match waited {
                 Some(_) => waited,
-                None => self.available.next_head(burst.memory())?,
+                None => self.available.next_head(burst.ram())?,
             };
             let Some(head) = next else { return Ok(Ended::Empty) };
             match self.serve_one(burst, (head, waited.is_some()), batch)? {
@@ -187,7 +187,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         if batch.is_empty() {
             return Ok(());
         }
-        let given = self.ring.give_back(burst.memory(), batch);
+        let given = self.ring.give_back(burst.ram(), batch);
         batch.clear();
         given
     }
