@@ -4,12 +4,12 @@
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
-use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP};
-use pinhole_tests::frontend::frame::{Frame, check, u64_at};
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LINK, LOOKUP, OPENDIR, READDIRPLUS};
+use pinhole_tests::frontend::frame::{Frame, check, u32_at, u64_at};
 use pinhole_tests::frontend::{
-    Bench, Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
+    Bench, Footprint, Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
 };
-use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
+use pinhole_tests::window::{ATTR_DAX, Dax, Protection, Rules, Window, connect, setup_mapping};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs;
@@ -187,11 +187,12 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
 }
 
 #[test]
-fn a_vmm_that_dies_while_a_mapping_waits_leaves_a_daemon_that_serves_the_next() {
+fn vmms_that_die_while_a_mapping_waits_leave_nothing_behind() {
     let arguments: Vec<&str> = WINDOW.into_iter().chain(["--keep-listening"]).collect();
     let (folder, daemon) = Bench::serve(&arguments).unwrap();
     fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
-    for _ in 0..5 {
+    let mut first = None;
+    for round in 0..20 {
         let (mut guest, window) = connect(daemon.socket(), Setup::default(), Rules::strict()).unwrap();
         guest.init().unwrap();
         let sent = send(&mut guest, 1, Frame::new(LOOKUP, 1).name("file"));
@@ -202,6 +203,18 @@ fn a_vmm_that_dies_while_a_mapping_waits_leaves_a_daemon_that_serves_the_next() 
         send(&mut guest, 1, map_frame(node, 0));
         assert!(window.wait_for_messages(received + 1));
         assert_eq!(window.faults(), Vec::<String>::new());
+        let now = Footprint::of(daemon.serving_id()).unwrap();
+        match first {
+            None if round == 4 => first = Some(now),
+            None => {}
+            // Of the one before, a thread may still be on its way out.
+            Some(Footprint { threads, descriptors, .. }) => {
+                assert!(
+                    now.threads <= threads + 2 && now.descriptors <= descriptors + 2,
+                    "{first:?} {now:?}"
+                );
+            }
+        }
     }
 }
 
@@ -369,4 +382,40 @@ fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_
     assert_eq!(dax.window.load(4096, 8).unwrap(), 1_u64.to_le_bytes());
     assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT));
     assert_eq!(rules.protection, Protection::AsAsked);
+}
+
+#[test]
+fn an_upgrade_that_is_refused_leaves_what_was_there() {
+    let (mut dax, node) = with_file(Rules::mapping());
+    assert_eq!(dax.map(node, SLOT, 0, SLOT).unwrap(), 0);
+    dax.window.refuse_writable();
+    assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), EIO);
+    assert_eq!(dax.window.load(0, 8).unwrap(), (SLOT / 4096).to_le_bytes());
+    dax.window.speak();
+    assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
+    dax.window.store(0, b"x").unwrap();
+    faultless(&dax);
+}
+
+#[test]
+fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
+    let mut dax = Dax::new(Rules::mapping(), &["--dax-window=16M"]).unwrap();
+    for (name, len) in [("small", 5000), ("large", SLOT)] {
+        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
+    }
+    let dir = u64_at(&dax.bench.body(Frame::new(OPENDIR, 1).u32(0).u32(0), 16).unwrap(), 0).unwrap();
+    let list = Frame::new(READDIRPLUS, 1).u64(dir).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
+    let listed = dax.bench.body(list, 4096).unwrap();
+    for (name, mapped) in [("small", false), ("large", true)] {
+        let found = dax.look_up(name).unwrap();
+        assert_eq!(found.dax, mapped, "{name}: LOOKUP");
+        let attr = dax.bench.body(Frame::new(GETATTR, found.node).u32(0).u32(0).u64(0), 104).unwrap();
+        assert_eq!(u32_at(&attr, 16 + 84).unwrap() & ATTR_DAX != 0, mapped, "{name}: GETATTR");
+        // In a listing, an entry and the name's place in its directory come before the name.
+        let at = listed.windows(5).position(|window| window == name.as_bytes()).unwrap() - 24 - 128;
+        assert_eq!(u32_at(&listed, at + 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: READDIRPLUS");
+        let link = Frame::new(LINK, 1).u64(found.node).name(format!("{name}-too"));
+        let linked = dax.bench.body(link, 128).unwrap();
+        assert_eq!(u32_at(&linked, 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: LINK");
+    }
 }

@@ -1,7 +1,8 @@
 //! The guest of the benchmark's rows about the DAX window: it connects, says `ready`, and does what each line on standard
 //! input asks for, answering each with a line of figures.
 //!
-//! `window --socket SOCKET --file NAME --host-path PATH`; the lines are `map`, `read`, `load`, `store`, `latency` and `random`.
+//! `window --socket SOCKET --file NAME --host-path PATH`; the lines are `map`, `read`, `load`, `store`, `latency`,
+//! `back-channel` and `random`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::io::{self, BufRead as _, Write as _};
@@ -51,6 +52,7 @@ fn serve(arguments: &Arguments) -> Result<(), FrontendError> {
             "load" => both(player.load(time)?),
             "store" => both(player.store(time)?),
             "latency" => player.map_and_unmap_us()?.to_string(),
+            "back-channel" => player.back_channel_us()?.to_string(),
             "random" => both(player.random(time)?),
             other => return Err(io::Error::other(format!("`{other}` is nothing to do")).into()),
         };

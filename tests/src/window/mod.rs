@@ -17,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -216,6 +217,16 @@ impl Window {
     /// Refuses everything until it speaks again.
     pub fn refuse(&self) {
         self.change(|state| state.mood = Mood::Refusing);
+    }
+
+    /// Refuses to map anything to be written until it speaks again.
+    pub fn refuse_writable(&self) {
+        self.change(|state| state.mood = Mood::RefusingWritable);
+    }
+
+    /// Takes so long for each message.
+    pub fn slow_down(&self, time: Duration) {
+        self.change(|state| state.mood = Mood::Slow(time));
     }
 
     /// The last queue has been stopped: no message may come any more.

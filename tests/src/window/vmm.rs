@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 
@@ -28,6 +29,8 @@ pub(super) enum Mood {
     ByTheRules,
     Silent,
     Refusing,
+    RefusingWritable,
+    Slow(Duration),
 }
 
 #[derive(Debug)]
@@ -82,8 +85,11 @@ impl Shared {
         self.changed.notify_all();
         let silent = |state: &mut State| state.mood == Mood::Silent;
         let state = self.changed.wait_while(state, silent).unwrap_or_else(PoisonError::into_inner);
-        let refusing = state.mood == Mood::Refusing;
+        let mood = state.mood;
         drop(state);
+        if let Mood::Slow(time) = mood {
+            std::thread::park_timeout(time);
+        }
         let (map, Some(range)) = (message.code == SHMEM_MAP, message.range) else {
             self.lock().faults.push(format!("message {} is no range", message.code));
             return false;
@@ -97,6 +103,11 @@ impl Shared {
             self.lock().faults.push(format!("{fault}: {message:?}"));
             return false;
         }
+        let refusing = match mood {
+            Mood::Refusing => true,
+            Mood::RefusingWritable => map && range.flags == 1,
+            Mood::ByTheRules | Mood::Silent | Mood::Slow(_) => false,
+        };
         let descriptor = message.descriptor.take();
         let writable_descriptor = descriptor.as_ref().is_some_and(is_writable);
         let accepted = !refusing

@@ -144,6 +144,7 @@ impl Bench {
         rows.add("random 4 KiB by READ, op/s", read);
         rows.add("random 4 KiB, of READ", window / read);
         rows.add("map and unmap, us", guest.number("latency")?);
+        rows.add("map and unmap by the back channel alone, us", guest.number("back-channel")?);
         Ok(())
     }
 
