@@ -347,6 +347,8 @@ fn two_guests_have_the_same_bytes_without_asking_anyone() {
         let node = dax.look_up("file").unwrap().node;
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), 0);
     }
+    let frames = [&first, &second].map(|dax| dax.window.frame(SLOT + 4096).unwrap());
+    assert_eq!(frames[0], frames[1], "one page of memory for both");
     first.window.store(SLOT, b"from the first").unwrap();
     assert_eq!(second.window.load(SLOT, 14).unwrap(), b"from the first");
     second.window.store(SLOT, b"and back").unwrap();
@@ -395,4 +397,16 @@ fn only_a_guest_that_wants_to_map_is_offered_a_window() {
     assert!(reply.map_alignment <= 21, "Linux refuses to mount with more");
     let reply = Bench::before_init(Setup::default(), &[]).unwrap().guest.init().unwrap();
     assert!(!reply.flags.intersects(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX));
+}
+
+#[test]
+fn without_a_pool_files_are_mapped_too() {
+    for rules in KINDS {
+        let mut dax = Dax::new(rules, &[WINDOW[0], WINDOW[1], "--thread-pool-size=0"]).unwrap();
+        dax.file("file", SLOT).unwrap();
+        let node = dax.look_up("file").unwrap().node;
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        dax.window.store(0, b"x").unwrap();
+        assert_eq!(on_host(&dax, "file", 0, 1), b"x");
+    }
 }

@@ -4,7 +4,9 @@
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
-use pinhole_tests::frontend::frame::opcode::{GETATTR, LINK, LOOKUP, OPENDIR, READDIRPLUS};
+use pinhole_tests::frontend::frame::opcode::{
+    GETATTR, LINK, LOOKUP, OPEN_FILE, OPENDIR, READDIRPLUS, RELEASE,
+};
 use pinhole_tests::frontend::frame::{Frame, check, u32_at, u64_at};
 use pinhole_tests::frontend::{
     Bench, Footprint, Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
@@ -418,4 +420,49 @@ fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
         let linked = dax.bench.body(link, 128).unwrap();
         assert_eq!(u32_at(&linked, 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: LINK");
     }
+}
+
+#[test]
+fn a_vmm_that_talks_nonsense_costs_eio_until_it_opens_another_channel() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.talk_nonsense();
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
+        dax.bench.is_alive().unwrap();
+        assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), EIO);
+        dax.window = Window::open(&mut dax.bench.guest, Rules { tells_memory: false, ..rules }).unwrap();
+        let agreed = dax.bench.guest.init().unwrap();
+        assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX), "{}", dax.bench.daemon.stderr());
+        let node = dax.look_up("file").unwrap().node;
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
+    let (mut dax, node) = with_file(Rules::strict());
+    let before = dax.bench.footprint().unwrap();
+    dax.window.fall_silent();
+    let guest = &mut dax.bench.guest;
+    let flood: Vec<Sent> = (0..50).map(|number| send(guest, 1, map_frame(node, number % 8))).collect();
+    let asked = Instant::now();
+    let open = send(guest, 2, Frame::new(OPEN_FILE, node).u32(OFlags::RDWR.bits()).u32(0));
+    let opened = answer(guest, 2, &open);
+    assert!(asked.elapsed() < AT_ONCE, "{:?}", asked.elapsed());
+    let handle = u64_at(opened.success().unwrap(), 0).unwrap();
+    for sent in &flood {
+        let refused = error(&answer(guest, 1, sent));
+        assert_ne!(refused, 0, "a silent VMM maps nothing");
+    }
+    assert!(asked.elapsed() < WINDOW_PATIENCE + AT_ONCE);
+    let release = Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0);
+    dax.bench.body(release, 0).unwrap();
+    dax.window.speak();
+    eventually("a mapping", || dax.map_writable(node, 0, 0, SLOT).unwrap() == 0);
+    let after = dax.bench.footprint().unwrap();
+    // Each mapping that QEMU tells of is a descriptor of the daemon's; there are 8 slots.
+    assert!(after.descriptors <= before.descriptors + 10, "{before:?} {after:?}");
+    assert_eq!(after.threads, before.threads);
+    faultless(&dax);
 }

@@ -84,10 +84,30 @@ fn md5(path: &Path) -> String {
     String::from_utf8(said.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
+/// KiB of a file that a process has in memory, and its part of them where others have them too.
+fn held(process: u32, name: &str) -> (u64, u64) {
+    let map = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
+    let mut within = false;
+    let mut sums = (0, 0);
+    for line in map.lines() {
+        if line.contains('-') && line.split(' ').next().is_some_and(|word| !word.ends_with(':')) {
+            within = line.ends_with(&format!("/{name}"));
+        }
+        let number = || line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+        if within && line.starts_with("Rss:") {
+            sums.0 += number();
+        }
+        if within && line.starts_with("Pss:") {
+            sums.1 += number();
+        }
+    }
+    sums
+}
+
 #[test]
 fn programs_read_write_and_map_through_a_window_smaller_than_the_file() {
     // Under TCG a mapping takes milliseconds, so one mount has the large file; 3 passes over it map each slot 3 times.
-    let folders = [("inode", 256 << 20), ("always", 64 << 20)];
+    let folders = [("inode", 256 << 20), ("always", 32 << 20)];
     let folders = folders.map(|(tag, len)| (tag, len, tempfile::tempdir().unwrap()));
     let script = "set -e; for m in inode always; do cd /mnt/$m\n\
         /extra/window is-dax big; /extra/window sum big 1; /extra/window sum big 3\n\
@@ -140,14 +160,23 @@ fn what_one_guest_stores_another_loads_with_no_system_call_between() {
     fs::write(folder.path().join("page"), vec![0xff; 2 << 20]).unwrap();
     let daemons = [(); 2].map(|()| serve(folder.path(), "s", &["--dax-window=16M"]));
     let script = |word: &str| {
-        format!("set -e; cd /mnt/s; /extra/window is-dax page; /extra/window {word} page {TURNS}")
+        format!("set -e; cd /mnt/s; /extra/window is-dax page; /extra/window {word} page {TURNS}; sleep 4")
     };
     let start = |daemon: &Serving, options: &str, word: &str| {
         guest().cpus(1).attach(share(daemon, "s", options)).start(&script(word)).unwrap()
     };
     let asks = start(&daemons[0], "dax=inode", "ask");
     let answers = start(&daemons[1], "dax=always", "answer");
-    for running in [asks, answers] {
+    let mut running = [asks, answers];
+    for guest in &mut running {
+        guest.wait_for_output("us each").unwrap();
+    }
+    // Both have the page in memory, and it is there once.
+    for guest in &running {
+        let (resident, proportional) = held(guest.id(), "page");
+        assert!(resident >= 4 && proportional * 2 <= resident, "{proportional} KiB of {resident}");
+    }
+    for running in running {
         let finished = running.wait().unwrap();
         let text = finished.text();
         assert_eq!(finished.exit_code, 0, "{text}");

@@ -76,6 +76,13 @@ impl Message {
         bytes.extend(value.to_le_bytes());
         stream.write_all(&bytes)
     }
+
+    /// Says something that is no answer to it.
+    pub(super) fn answer_nonsense(&self, mut stream: &UnixStream) -> io::Result<()> {
+        let header = [self.code ^ 3, VERSION | REPLY, 4000];
+        let bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).chain([0xff; 5]).collect();
+        stream.write_all(&bytes)
+    }
 }
 
 fn receive_with_descriptor(

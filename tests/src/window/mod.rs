@@ -184,6 +184,14 @@ impl Window {
         })
     }
 
+    /// Which page of the machine's memory the guest has at `at`, which must be mapped and within its file. For root.
+    ///
+    /// # Errors
+    /// `EFAULT` where nothing is mapped, `EPERM` for who may not know.
+    pub fn frame(&self, at: u64) -> Result<u64, Errno> {
+        self.state().pieces.frame(at)
+    }
+
     /// Where something is mapped: each beginning and length.
     pub fn places(&self) -> Vec<(u64, u64)> {
         self.state().pieces.places()
@@ -222,6 +230,11 @@ impl Window {
     /// Refuses to map anything to be written until it speaks again.
     pub fn refuse_writable(&self) {
         self.change(|state| state.mood = Mood::RefusingWritable);
+    }
+
+    /// Answers with bytes that are no answer until it speaks again.
+    pub fn talk_nonsense(&self) {
+        self.change(|state| state.mood = Mood::Nonsense);
     }
 
     /// Takes so long for each message.

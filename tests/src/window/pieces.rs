@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
@@ -134,6 +135,25 @@ impl Pieces {
         })
     }
 
+    /// Which page of the machine's memory lies at `at`, by `/proc/self/pagemap` (root only).
+    pub(super) fn frame(&self, at: u64) -> Result<u64, Errno> {
+        /// The page is in memory; and the bits of its number (Linux, `admin-guide/mm/pagemap`).
+        const PRESENT: u64 = 1 << 63;
+        const NUMBER: u64 = (1 << 55) - 1;
+        // Loaded by the processor itself: what only the kernel has touched is in no table of this process.
+        let mut address = 0;
+        self.each(at, 1, |slice| {
+            slice.copy_to(&mut [0_u8]);
+            address = slice.ptr_guard().as_ptr().addr() as u64;
+            Ok(())
+        })?;
+        let table = File::open("/proc/self/pagemap").map_err(|error| host(&error))?;
+        let mut entry = [0; 8];
+        table.read_exact_at(&mut entry, address / 4096 * 8).map_err(|error| host(&error))?;
+        let entry = u64::from_le_bytes(entry);
+        if entry & PRESENT != 0 && entry & NUMBER != 0 { Ok(entry & NUMBER) } else { Err(Errno::PERM) }
+    }
+
     /// Calls `with` for each piece of memory that makes up the range.
     pub(super) fn each(
         &self,
@@ -178,7 +198,6 @@ fn errno(error: VolatileMemoryError) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt as _;
 
     const PAGE: u64 = 4096;
 

@@ -31,6 +31,7 @@ pub(super) enum Mood {
     Refusing,
     RefusingWritable,
     Slow(Duration),
+    Nonsense,
 }
 
 #[derive(Debug)]
@@ -62,7 +63,11 @@ impl Shared {
             match Message::receive(stream) {
                 Ok(Some(mut message)) => {
                     let accepted = self.take(&mut message);
-                    // A daemon that has gone needs no answer.
+                    if self.lock().mood == Mood::Nonsense {
+                        // One that has gone needs neither.
+                        message.answer_nonsense(stream).unwrap_or_default();
+                        continue;
+                    }
                     if message.wants_reply && message.answer(stream, u64::from(!accepted)).is_err() {
                         return;
                     }
@@ -106,7 +111,7 @@ impl Shared {
         let refusing = match mood {
             Mood::Refusing => true,
             Mood::RefusingWritable => map && range.flags == 1,
-            Mood::ByTheRules | Mood::Silent | Mood::Slow(_) => false,
+            Mood::ByTheRules | Mood::Silent | Mood::Slow(_) | Mood::Nonsense => false,
         };
         let descriptor = message.descriptor.take();
         let writable_descriptor = descriptor.as_ref().is_some_and(is_writable);
