@@ -126,17 +126,21 @@ pub const DIRTY_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 /// hidden, so it is the operator and not a guest who makes their number; a directory with more is not listed.
 pub const HIDDEN_NAMES_MAX: u64 = 1 << 20;
 
-/// How long a request waits for the front-end to map or to unmap, in the DAX window: far longer than a VMM takes that is
+/// How long the front-end may owe an answer to a message about the DAX window before who waits for it is given EIO: far longer than a VMM takes that is
 /// only busy, and not as long as a guest's watchdog for tasks that hang.
 pub const WINDOW_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long it waits in all, where the front-end answers and there is much before it: as many messages as there may be
+/// mappings, each taking a tenth of a second.
+pub const WINDOW_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// How long it waits once a queue is being stopped: a VMM that stops one may be waiting for that on the very thread that
 /// would answer.
 pub const WINDOW_GRACE: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// Requests that wait for the front-end at most; each is some 300 bytes and one or two descriptors. Linux has one for each
-/// processor that takes a page fault.
-pub const WINDOW_REQUESTS_MAX: usize = 256;
+/// Requests that wait for the front-end at most; each is some 300 bytes and one or two descriptors, which its guest's budget
+/// counts. Linux has one for each task that is held by a page fault.
+pub const WINDOW_REQUESTS_MAX: usize = 1024;
 
 /// Threads that may be waiting for a front-end to answer on a back channel that has been replaced, or whose connection is
 /// over: past that, who opens another has no window.

@@ -10,7 +10,7 @@ use pinhole_tests::frontend::frame::opcode::{
     FALLOCATE, FLUSH, FSYNC, LOOKUP, MKDIR, OPEN_FILE, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN};
+use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
 use pinhole_tests::program::Program;
 use pinhole_tests::surface::{Guest, prepare};
 use rustix::mount::UnmountFlags;
@@ -18,12 +18,13 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::{NamedTempFile, TempDir};
+use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -297,11 +298,22 @@ fn policy(text: &str) -> (String, NamedTempFile) {
     (format!("--policy={}", file.path().display()), file)
 }
 
-/// What the load of the surface leaves out: a channel back to the front-end, a write past the host's page cache, and a
+/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a plain file, a write past the host's page cache, and a
 /// directory for a caller with more than one group.
 fn do_the_rest(writer: &mut Writer) {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
+    let plain = tempfile::tempfile().unwrap();
+    plain.set_len(4096).unwrap();
+    let (start, own) = (1 << 40, writer.frontend.region(MEMORY_START, 4096));
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: start,
+        userspace_addr: start,
+        mmap_offset: 0,
+        mmap_handle: plain.as_raw_fd(),
+        ..own
+    };
+    writer.frontend.connection().add_mem_region(&region).unwrap();
     let direct = Frame::new(OPEN_FILE, writer.node).u32(O_RDWR | O_DIRECT).u32(0);
     let handle = u64_at(&writer.ask(&direct, 16), 0).unwrap();
     let write = Frame::new(WRITE, writer.node).u64(handle).u64(0).u32(4096).u32(0);

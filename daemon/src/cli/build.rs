@@ -13,10 +13,10 @@ use crate::unshare;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, StatxFlags};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +98,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         pool_threads: serve.pool_threads,
         pool_requests_max: pool_requests_max(policy.limits()),
         poll: serve.poll.unwrap_or_else(poll_by_processors),
+        memory_device: memory_file().and_then(|file| file_id(&file)).ok().map(|id| id.device),
     };
     let listen = match serve.listen {
         Listen::Path { path, group } => {
@@ -215,14 +216,26 @@ fn window(settings: session::Settings) -> Result<session::Window, RunError> {
 }
 
 fn scratch_file() -> io::Result<session::ScratchFile> {
-    let made = |flags| rustix::fs::memfd_create(c"pinhole-window", flags);
-    let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
-    // Linux before 6.3 knows nothing of the second, later ones complain where it is missing.
-    let writable = made(sealed).or_else(|_unknown| made(plain))?;
+    let writable = memory_file()?;
     rustix::fs::ftruncate(&writable, session::ScratchFile::LEN)?;
     let number = format!("/proc/self/fd/{}", writable.as_raw_fd());
     let read_only = rustix::fs::open(number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(session::ScratchFile { writable, read_only })
+    let id = file_id(&writable)?;
+    Ok(session::ScratchFile { writable, read_only, id })
+}
+
+fn memory_file() -> io::Result<OwnedFd> {
+    let made = |flags| rustix::fs::memfd_create(c"pinhole-window", flags);
+    let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    // Linux before 6.3 knows nothing of the second, later ones complain where it is missing.
+    Ok(made(sealed).or_else(|_unknown| made(plain))?)
+}
+
+fn file_id(file: &OwnedFd) -> io::Result<session::FileId> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    let stat = rustix::fs::statx(file, c"", flags, StatxFlags::INO)?;
+    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    Ok(session::FileId { device, inode: stat.stx_ino })
 }
 
 /// Requests that may be in the pool at once.

@@ -6,6 +6,7 @@
 use super::budget::Ticket;
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
+use super::resolve;
 use super::{Answer, Call};
 use pinhole_protocol::{self as protocol, Errno};
 use rustix::fs::{FileType, OFlags};
@@ -68,7 +69,9 @@ impl Passthrough {
         let ticket = self.ticket()?;
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let file = self.open_inside(node, flags)?;
-        let id = FileId { device: node.mount.key.device, inode: node.inode };
+        // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
+        let stat = resolve::stat(file.as_fd())?;
+        let id = FileId { device: stat.mount().device, inode: stat.inode() };
         Ok(MapFile { file, id, writable, _ticket: Some(ticket) })
     }
 }

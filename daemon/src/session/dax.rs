@@ -1,7 +1,7 @@
 //! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING and REMOVEMAPPING, and
 //! INIT of a guest that wants to map.
 
-use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan};
+use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
 use super::{Outcome, Scratch, Session, encoded};
 use crate::host::{Answer, FileSystem, Pace};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
@@ -34,7 +34,7 @@ enum Then {
     /// The outcome is the answer.
     Answer,
     /// The guest is let in, with the window or without.
-    Init(InitRequest, u64),
+    Init(InitRequest, Turn),
 }
 
 impl Parked {
@@ -66,10 +66,10 @@ impl<F: FileSystem> Session<F> {
         let wants_window = request.flags.contains(InitFlags::MAP_ALIGNMENT);
         let prepared = self.window.as_ref().filter(|_| wants_window).and_then(|window| window.prepare());
         match prepared {
-            Some((preparation, pending)) => Ok(Outcome::Parked(Parked {
+            Some((turn, pending)) => Ok(Outcome::Parked(Parked {
                 unique: header.unique,
                 pending,
-                then: Then::Init(*request, preparation),
+                then: Then::Init(*request, turn),
             })),
             None => self.init(request, None, scratch),
         }
@@ -84,18 +84,23 @@ impl<F: FileSystem> Session<F> {
         match &parked.then {
             Then::Answer => result.map(|()| encoded(&Reply::Empty, scratch)),
             // Without what it waited for it goes without a window.
-            Then::Init(request, preparation) => self.init(request, Some(*preparation), scratch),
+            Then::Init(request, turn) => self.init(request, Some(*turn), scratch),
         }
     }
 
-    /// Lets the guest map after that preparation, or keeps it from mapping.
-    pub(super) fn open_window(&self, preparation: Option<u64>) -> Option<Capabilities> {
-        let window = self.window.as_ref()?;
-        let opened = preparation.and_then(|preparation| window.open(preparation));
-        if opened.is_none() {
-            window.close();
+    /// Lets the guest whose turn was prepared map, or begins the turn of one that will not.
+    ///
+    /// # Errors
+    /// EIO for an INIT that another has overtaken: it changes nothing any more.
+    pub(super) fn open_window(&self, turn: Option<Turn>) -> Answer<Option<Capabilities>> {
+        match (&self.window, turn) {
+            (None, _) => Ok(None),
+            (Some(window), Some(turn)) => window.open(turn).map_err(|_superseded| Errno::EIO),
+            (Some(window), None) => {
+                window.close();
+                Ok(None)
+            }
         }
-        opened
     }
 
     /// What INIT offers.
@@ -114,7 +119,7 @@ impl<F: FileSystem> Session<F> {
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         let Some(window) = &self.window else { return self.unserved(header, setup) };
-        let permitted = self.permit(header, setup)?;
+        drop(self.permit(header, setup)?);
         if self.filesystem.node(header.node.0).is_none() {
             // What a guest has forgotten it cannot map, though it may still be there.
             return Err(Errno::ESTALE);
@@ -127,14 +132,21 @@ impl<F: FileSystem> Session<F> {
             len: setup.length,
             writable: setup.write,
         };
-        let (writable, restore) = match window.plan(&wanted, granted.contains(Access::MAP_WRITE))? {
-            SetupPlan::There => return Ok(encoded(&Reply::Empty, scratch)),
-            SetupPlan::Map { writable, restore } => (writable, restore),
+        let plan = window.plan(&wanted, granted.contains(Access::MAP_WRITE))?;
+        let SetupPlan::Map { writable, or_read_only, restore } = plan else {
+            return Ok(encoded(&Reply::Empty, scratch));
         };
-        let file = self.filesystem.open_to_map(permitted, writable)?;
-        let restore =
-            restore.then(|| self.filesystem.open_to_map(self.permit(header, setup)?, false)).transpose()?;
-        wanted.writable = writable;
+        // More than the guest has asked for may be opened, but never more than the gate lets it ask for.
+        let open = |write| {
+            let permitted = self.permit(header, SetupMapping { write, ..setup })?;
+            self.filesystem.open_to_map(permitted, write)
+        };
+        let file = match open(writable) {
+            Err(_) if or_read_only && writable => open(false)?,
+            opened => opened?,
+        };
+        let restore = restore.then(|| open(false)).transpose()?;
+        wanted.writable = file.is_writable();
         let pending = window.set_up(wanted, MapFiles { wanted: file, restore })?;
         Ok(Outcome::Parked(Parked { unique: header.unique, pending, then: Then::Answer }))
     }
@@ -165,7 +177,15 @@ impl<F: FileSystem> Session<F> {
         // The file type bits of a mode, `S_IFMT`, and those of a regular file.
         const KIND: u32 = 0o170_000;
         const REGULAR: u32 = 0o100_000;
+        // Set-user-id, set-group-id and execution by the group. A store drops no such bit, and Linux sends nothing else where
+        // it writes to a mapped file.
+        const SET_UID: u32 = 0o4000;
+        const SET_GID: u32 = 0o2010;
         let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
+        let privileged = attr.mode & SET_UID != 0 || attr.mode & SET_GID == SET_GID;
+        if !window.is_usable() || (privileged && granted.intersects(Access::WRITE | Access::MAP_WRITE)) {
+            return false;
+        }
         let candidate = Candidate {
             kind: if attr.mode & KIND == REGULAR { FileKind::Regular } else { FileKind::Other },
             len: attr.size,

@@ -30,6 +30,7 @@ use state::{Lane, SharedState, State};
 use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
+use window::Turn;
 
 pub use crate::host::{FileId, Pace};
 pub use dax::Parked;
@@ -229,16 +230,16 @@ impl<F: FileSystem> Session<F> {
         change.to(State::Waiting);
     }
 
-    /// INIT begins anew whatever was before: a guest that crashed has said nothing. `preparation`: of the window, for a
-    /// guest that wants it.
+    /// INIT begins anew whatever was before: a guest that crashed has said nothing. `turn`: for which the window was
+    /// prepared, for a guest that wants it.
     fn init(
         &self,
         request: &InitRequest,
-        preparation: Option<u64>,
+        turn: Option<Turn>,
         scratch: &mut Scratch,
     ) -> Result<Outcome, Errno> {
         let change = self.state.write();
-        let dax = self.open_window(preparation);
+        let dax = self.open_window(turn)?;
         let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref()))?;
         self.filesystem.reset(negotiated.flags);
         let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));

@@ -541,6 +541,14 @@ pub(super) const ROWS: &[Row] = &[
     row("epoll_create1", CONTROL, ALWAYS, &[], "what a worker waits with"),
     row("epoll_ctl", CONTROL, ALWAYS, &[], "what a worker waits for"),
     row(
+        "statx",
+        CONTROL,
+        ALWAYS,
+        &[BY_DESCRIPTOR, flags(2, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
+        "whether memory is the guest's or a file that can be cut",
+    ),
+    row("fstatfs", CONTROL, ALWAYS, &[], "likewise"),
+    row(
         "mmap",
         CONTROL,
         ALWAYS,

@@ -2,7 +2,7 @@
 //! the protocol, and the answers are one bit.
 
 use super::ScratchFile;
-use super::messenger::{Line, Message, Messenger, Replaced};
+use super::messenger::{Line, Message, Messenger, Silent};
 use pinhole_dax_cache::{
     Capabilities, Failure, Overlap, QEMU_MAPPINGS_MAX, REPLACING_MAPPINGS_MAX, SLOT_LEN,
 };
@@ -34,7 +34,7 @@ const FIRST: Message = Message { window_offset: 0, file_offset: 0, len: SLOT_LEN
 const FIRST_WRITABLE: Message = Message { writable: true, ..FIRST };
 
 /// Asks. Whatever is mapped for it is taken out again.
-pub(super) fn learn<M: Messenger>(line: &Line<'_, M>) -> Result<Result<Usable, Unusable>, Replaced> {
+pub(super) fn learn<M: Messenger>(line: &Line<'_, M>) -> Result<Result<Usable, Unusable>, Silent> {
     let window_len = line.window.len();
     let scratch = &line.window.scratch;
     // A front-end that is to acknowledge can only refuse this.
@@ -64,7 +64,7 @@ struct Trial<'t, 'l, M> {
 }
 
 impl<M: Messenger> Trial<'_, '_, M> {
-    fn run(&self) -> Result<Result<Capabilities, Unusable>, Replaced> {
+    fn run(&self) -> Result<Result<Capabilities, Unusable>, Silent> {
         let reads = self.line.map(&FIRST, self.read_only)?.is_ok();
         let over = if reads {
             // Something is there, over which the next one comes.

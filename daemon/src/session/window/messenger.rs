@@ -2,7 +2,9 @@
 
 use super::learnt::{self, Usable};
 use super::{Channel, Job, Learnt, MapFiles, State, Task, Window};
-use pinhole_dax_cache::{Action, DaxError, Failure, Mapping, Mappings, Next, WindowRange};
+use pinhole_dax_cache::{
+    Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, Overlap, SLOT_LEN, WindowRange,
+};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -47,8 +49,14 @@ impl From<&Mapping> for Message {
     }
 }
 
-/// The channel is not the present one any more: who talks through it is to end.
-pub(super) struct Replaced;
+/// Why nothing more is to be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silent {
+    /// The channel is not the present one any more, or of no use: who talks through it is to end.
+    Replaced,
+    /// Every queue has stopped: nothing may be sent until one is served again.
+    Halted,
+}
 
 /// A channel and who talks through it. Nothing is sent that may not be.
 pub(super) struct Line<'l, M> {
@@ -86,11 +94,8 @@ impl Attendance {
             if let Err(error) = result {
                 tracing::debug!(%error, "DAX window");
             }
-            if let Some(pending) = &job.pending {
-                pending.settle(result);
-            }
-            window.wake();
-            if carried_out.is_err() {
+            window.done(self.channel, &job, result);
+            if carried_out == Err(Silent::Replaced) {
                 return;
             }
         }
@@ -105,6 +110,10 @@ impl Window {
                 return None;
             }
             if let Some(job) = state.jobs.pop_front() {
+                if job.is_given_up() {
+                    continue;
+                }
+                state.busy = true;
                 state.at_work = match &job.task {
                     Task::Setup(wanted, _) => Some(wanted.node),
                     Task::Remove(_) | Task::Prepare | Task::Clear => None,
@@ -114,10 +123,30 @@ impl Window {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    /// The job is done, as far as it could be. Who waits for it hears of that when the next one can be done.
+    fn done(&self, channel: Channel, job: &Job, result: Result<(), DaxError>) {
+        let mut state = self.lock();
+        if state.channel == Some(channel) {
+            (state.busy, state.at_work) = (false, None);
+        }
+        if let Some(pending) = &job.pending {
+            pending.settle(result);
+        }
+        self.announce(&mut state);
+    }
+}
+
+impl Job {
+    /// Nobody waits for the mapping any more, and the guest was told that it has none.
+    fn is_given_up(&self) -> bool {
+        let over = self.pending.as_ref().is_some_and(|pending| pending.result.get().is_some());
+        over && matches!(self.task, Task::Setup(..))
+    }
 }
 
 impl<M: Messenger> Line<'_, M> {
-    fn carry_out(&self, task: &Task) -> Result<Result<(), DaxError>, Replaced> {
+    fn carry_out(&self, task: &Task) -> Result<Result<(), DaxError>, Silent> {
         match task {
             Task::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
             Task::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
@@ -129,26 +158,43 @@ impl<M: Messenger> Line<'_, M> {
         }
     }
 
-    fn clear(&self) -> Result<Result<(), DaxError>, Replaced> {
-        match self.state(State::clear)? {
-            Some(next) => self.go_on(next, None),
-            None => Ok(Ok(())),
-        }
+    /// Takes everything out. A front-end that keeps books of what it has mapped refuses to take out only what is not there:
+    /// it has dropped all by itself, as QEMU does when the device is reset.
+    fn clear(&self) -> Result<Result<(), DaxError>, Silent> {
+        let Some(next) = self.state(State::clear)? else { return Ok(Ok(())) };
+        let cleared = self.go_on(next, None)?;
+        self.state(|state| {
+            let keeps_books = matches!(state.learnt, Learnt::Can(can) if can.overlap == Overlap::Refused);
+            match (&mut state.table, cleared) {
+                (Some(table), Err(DaxError::Refused)) if keeps_books && !state.halted => {
+                    drop(table.clear(FrontEnd::DroppedAll));
+                    Ok(())
+                }
+                (Some(_) | None, cleared) => cleared,
+            }
+        })
     }
 
-    fn learn(&self) -> Result<Result<(), DaxError>, Replaced> {
+    fn learn(&self) -> Result<Result<(), DaxError>, Silent> {
+        if self.state(|state| std::mem::replace(&mut state.trial_left, true))? {
+            // Whether there was something, is all one.
+            self.unmap_at(0, SLOT_LEN)?.unwrap_or_default();
+        }
         let learnt = learnt::learn(self)?;
         let geometry = self.window.geometry;
-        self.state(|state| match learnt {
-            Ok(Usable(capabilities)) => {
-                state.table = Some(Mappings::new(geometry, &capabilities, usize::MAX));
-                state.learnt = Learnt::Can(capabilities);
-                Ok(())
-            }
-            Err(why) => {
-                tracing::warn!("no DAX with this front-end: {why}");
-                state.learnt = Learnt::Unusable;
-                Err(DaxError::Refused)
+        self.state(|state| {
+            state.trial_left = false;
+            match learnt {
+                Ok(Usable(capabilities)) => {
+                    state.table = Some(Mappings::new(geometry, &capabilities, usize::MAX));
+                    state.learnt = Learnt::Can(capabilities);
+                    Ok(())
+                }
+                Err(why) => {
+                    tracing::warn!("no DAX with this front-end: {why}");
+                    state.learnt = Learnt::Unusable;
+                    Err(DaxError::Refused)
+                }
             }
         })
     }
@@ -157,7 +203,7 @@ impl<M: Messenger> Line<'_, M> {
         &self,
         begin: impl FnOnce(&mut Mappings) -> Next,
         files: Option<&MapFiles>,
-    ) -> Result<Result<(), DaxError>, Replaced> {
+    ) -> Result<Result<(), DaxError>, Silent> {
         match self.state(|state| state.table.as_mut().map(begin))? {
             Some(next) => self.go_on(next, files),
             None => Ok(Err(DaxError::Gone)),
@@ -165,17 +211,17 @@ impl<M: Messenger> Line<'_, M> {
     }
 
     /// Follows a plan to its end, without a lock while the front-end has a step to do.
-    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Result<Result<(), DaxError>, Replaced> {
+    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Result<Result<(), DaxError>, Silent> {
         loop {
             match next {
                 Next::Finished(result) => return Ok(result),
                 Next::Send(step) => {
                     let result = match step.action() {
                         Action::Map(mapping) => match files.and_then(|files| files.of(&mapping)) {
-                            Some(file) => self.map(&Message::from(&mapping), file)?,
+                            Some(file) => unless_halted(self.map(&Message::from(&mapping), file))?,
                             None => Err(Failure::Refused),
                         },
-                        Action::Unmap(range) => self.unmap(range)?,
+                        Action::Unmap(range) => unless_halted(self.unmap(range))?,
                     };
                     let done = |table: &mut Mappings| table.done(step, result);
                     let Some(after) = self.state(|state| state.table.as_mut().map(done))? else {
@@ -187,45 +233,52 @@ impl<M: Messenger> Line<'_, M> {
         }
     }
 
-    pub(super) fn map(
-        &self,
-        message: &Message,
-        file: BorrowedFd<'_>,
-    ) -> Result<Result<(), Failure>, Replaced> {
+    pub(super) fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<Result<(), Failure>, Silent> {
         self.tell(|front_end| front_end.map(message, file))
     }
 
-    fn unmap(&self, range: WindowRange) -> Result<Result<(), Failure>, Replaced> {
+    fn unmap(&self, range: WindowRange) -> Result<Result<(), Failure>, Silent> {
         self.unmap_at(range.offset(), range.len())
     }
 
-    pub(super) fn unmap_at(&self, offset: u64, len: u64) -> Result<Result<(), Failure>, Replaced> {
+    pub(super) fn unmap_at(&self, offset: u64, len: u64) -> Result<Result<(), Failure>, Silent> {
         self.tell(|front_end| front_end.unmap(offset, len))
     }
 
     /// Sends one message, if it may be sent, and waits for the answer.
-    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Result<Result<(), Failure>, Replaced> {
-        // Not sent is not done, and that is all that a refusal says.
+    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Result<Result<(), Failure>, Silent> {
         let may = self.state(|state| {
             state.sent = (!state.halted).then(Instant::now);
             !state.halted
         })?;
         if !may {
-            return Ok(Err(Failure::Refused));
+            return Err(Silent::Halted);
         }
         let result = message(self.front_end);
         self.state(|state| {
             state.sent = None;
+            if result == Err(Failure::Gone) {
+                // Nothing that it says later could be told from an answer to something else.
+                state.learnt = Learnt::Unusable;
+                state.channel = None;
+                state.give_up_jobs();
+                self.window.usable.store(false, Ordering::Relaxed);
+            }
             self.window.announce(state);
         })?;
         Ok(result)
     }
 
     /// Looks at the state, or changes it, while the channel is the present one.
-    pub(super) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Replaced> {
+    pub(super) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Silent> {
         let mut state = self.window.lock();
-        if state.channel == Some(self.channel) { Ok(change(&mut state)) } else { Err(Replaced) }
+        if state.channel == Some(self.channel) { Ok(change(&mut state)) } else { Err(Silent::Replaced) }
     }
+}
+
+/// What was not sent was not done, and that is all that a refusal says.
+fn unless_halted(told: Result<Result<(), Failure>, Silent>) -> Result<Result<(), Failure>, Silent> {
+    if told == Err(Silent::Halted) { Ok(Err(Failure::Refused)) } else { told }
 }
 
 impl MapFiles {

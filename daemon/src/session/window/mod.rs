@@ -11,14 +11,16 @@ mod learnt;
 mod messenger;
 
 use crate::host::{FileId, MapFile};
-use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX};
+use crate::limits::{
+    WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX,
+};
 use pinhole_dax_cache::{
     Capabilities, DaxError, FrontEnd, Geometry, GeometryError, Mappings, Mode, Next, Wanted,
 };
 use pinhole_protocol::Errno;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -46,6 +48,8 @@ pub struct ScratchFile {
     pub writable: OwnedFd,
     /// The same, opened `O_RDONLY`.
     pub read_only: OwnedFd,
+    /// Which it is. It lies where nobody finds a file by name.
+    pub id: FileId,
 }
 
 impl ScratchFile {
@@ -64,6 +68,8 @@ pub struct Window {
     changed: Condvar,
     /// Requests that wait.
     pending: Arc<AtomicUsize>,
+    /// The guest may map and there is a channel; beside the state because each LOOKUP asks.
+    usable: AtomicBool,
     /// Threads that talk to a front-end, or wait for one that is long gone.
     threads: AtomicUsize,
 }
@@ -79,18 +85,23 @@ struct State {
     jobs: VecDeque<Job>,
     /// Which files the front-end has, or may have yet, by node.
     handed_out: BTreeMap<u64, FileId>,
+    /// A job is being done.
+    busy: bool,
     /// The node whose mapping is being made.
     at_work: Option<u64>,
     /// When the message was sent that is under way.
     sent: Option<Instant>,
     /// The guest has been told that it may map.
     open: bool,
-    /// INITs that wanted the window.
-    preparations: u64,
+    /// A trial was broken off, which may have left something in the first slot.
+    trial_left: bool,
+    /// INITs, DESTROYs and resets that there have been.
+    turns: u64,
     /// Every queue has stopped: nothing may be sent.
     halted: bool,
-    /// A queue is being stopped: nobody waits longer than this.
-    hurry: Option<Instant>,
+    /// Queues that are being stopped, and since when there have been any.
+    hurries: usize,
+    hurried: Option<Instant>,
     /// Counts what somebody may wait for.
     events: u64,
 }
@@ -98,6 +109,14 @@ struct State {
 /// A back channel, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Channel(u64);
+
+/// A guest's time with the window, from INIT on, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn(u64);
+
+/// Another guest's turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Superseded;
 
 /// What is known of the front-end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +157,7 @@ pub(super) struct MapFiles {
 #[derive(Debug)]
 pub struct Pending {
     result: OnceLock<Result<(), DaxError>>,
-    deadline: Option<Instant>,
+    deadline: Instant,
     /// How many there are.
     count: Arc<AtomicUsize>,
 }
@@ -162,12 +181,13 @@ impl Pending {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let deadline = Instant::now().checked_add(WINDOW_PATIENCE);
+        let now = Instant::now();
+        let deadline = now.checked_add(WINDOW_WAIT_MAX).unwrap_or(now);
         Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
     }
 
-    /// When nobody waits for it any longer.
-    pub const fn deadline(&self) -> Option<Instant> {
+    /// When nobody waits for it any longer, whatever the front-end does.
+    pub const fn deadline(&self) -> Instant {
         self.deadline
     }
 
@@ -186,6 +206,8 @@ pub(super) enum SetupPlan {
     Map {
         /// To read and write.
         writable: bool,
+        /// Where the host does not open it for that, to read.
+        or_read_only: bool,
         /// A read-only mapping of the same is there, which is put back if this one is refused.
         restore: bool,
     },
@@ -214,6 +236,7 @@ impl Window {
             state: Mutex::default(),
             changed: Condvar::new(),
             pending: Arc::default(),
+            usable: AtomicBool::new(false),
             threads: AtomicUsize::new(0),
         })
     }
@@ -226,6 +249,11 @@ impl Window {
     /// Never: it has a slot at least.
     pub const fn is_empty(&self) -> bool {
         false
+    }
+
+    /// The file with which front-ends are tried out.
+    pub const fn scratch(&self) -> &ScratchFile {
+        &self.scratch
     }
 
     pub(super) const fn settings(&self) -> &Settings {
@@ -252,7 +280,8 @@ impl Window {
         let mut state = self.lock();
         state.channels = state.channels.wrapping_add(1);
         let channel = Channel(state.channels);
-        state.sent = None;
+        // What the old thread is at, it does not finish.
+        (state.sent, state.busy, state.at_work) = (None, false, None);
         state.give_up_jobs();
         if state.learnt == Learnt::Unusable {
             state.learnt = Learnt::Nothing;
@@ -272,8 +301,9 @@ impl Window {
     pub fn disconnect(&self) {
         let mut state = self.lock();
         state.give_up_jobs();
-        let (channels, preparations, events) = (state.channels, state.preparations, state.events);
-        *state = State { channels, preparations, events, ..State::default() };
+        let (channels, turns, events) = (state.channels, state.turns, state.events);
+        *state = State { channels, turns, events, ..State::default() };
+        self.usable.store(false, Ordering::Relaxed);
         self.announce(&mut state);
     }
 
@@ -281,9 +311,19 @@ impl Window {
     /// be unable to answer for as long.
     pub fn hurry(&self) {
         let mut state = self.lock();
-        if state.hurry.is_none() {
-            state.hurry = Instant::now().checked_add(WINDOW_GRACE);
+        state.hurries = state.hurries.saturating_add(1);
+        if state.hurried.is_none() {
+            state.hurried = Some(Instant::now());
             self.announce(&mut state);
+        }
+    }
+
+    /// It has been stopped.
+    pub fn calm_down(&self) {
+        let mut state = self.lock();
+        state.hurries = state.hurries.saturating_sub(1);
+        if state.hurries == 0 {
+            state.hurried = None;
         }
     }
 
@@ -302,10 +342,9 @@ impl Window {
         }
     }
 
-    /// A queue is served again.
+    /// A queue is to be served again.
     pub fn resume(&self) {
-        let mut state = self.lock();
-        (state.halted, state.hurry) = (false, None);
+        self.lock().halted = false;
     }
 }
 
@@ -313,42 +352,62 @@ impl Window {
 impl Window {
     /// INIT of a guest that wants to map: everything of the guest before is taken out, and the front-end is asked what it
     /// can do, if that is not known. `None`: there is nothing to wait for and nothing to be had.
-    pub(super) fn prepare(&self) -> Option<(u64, Arc<Pending>)> {
+    pub(super) fn prepare(&self) -> Option<(Turn, Arc<Pending>)> {
         let mut state = self.lock();
-        state.open = false;
-        state.give_up_jobs();
-        self.announce(&mut state);
-        state.preparations = state.preparations.wrapping_add(1);
+        let turn = self.turn(&mut state);
         if state.channel.is_none() || state.learnt == Learnt::Unusable || state.is_overdue() {
             return None;
         }
         let pending = Pending::new(&self.pending)?;
         state.jobs.push_back(Job { task: Task::Prepare, pending: Some(Arc::clone(&pending)) });
-        Some((state.preparations, pending))
+        self.announce(&mut state);
+        Some((turn, pending))
     }
 
-    /// After the preparation of that number: lets the guest map. `None`: it cannot, or another INIT has come.
-    pub(super) fn open(&self, preparation: u64) -> Option<Capabilities> {
+    /// After the preparation: lets the guest map, if it can.
+    ///
+    /// # Errors
+    /// Where another guest's turn has come since.
+    pub(super) fn open(&self, turn: Turn) -> Result<Option<Capabilities>, Superseded> {
         let mut state = self.lock();
+        if state.turns != turn.0 {
+            return Err(Superseded);
+        }
+        let prepared = !state.busy && state.jobs.is_empty();
         let usable = state.channel.is_some() && state.table.as_ref().is_some_and(|table| !table.is_gone());
         match state.learnt {
-            Learnt::Can(capabilities) if usable && state.preparations == preparation => {
+            Learnt::Can(capabilities) if usable && prepared => {
                 state.open = true;
-                Some(capabilities)
+                self.usable.store(true, Ordering::Relaxed);
+                Ok(Some(capabilities))
             }
-            Learnt::Can(_) | Learnt::Nothing | Learnt::Unusable => None,
+            Learnt::Can(_) | Learnt::Nothing | Learnt::Unusable => Ok(None),
         }
     }
 
     /// The guest has gone, or will not map: what it has mapped is taken out, and nobody waits for that.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.open = false;
-        state.give_up_jobs();
+        self.turn(&mut state);
         if state.table.as_ref().is_some_and(|table| table.taken() > 0) {
             state.jobs.push_back(Job { task: Task::Clear, pending: None });
+            self.announce(&mut state);
         }
-        self.announce(&mut state);
+    }
+
+    /// Whether a guest may map and somebody does it for him.
+    pub(super) fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+
+    /// Another guest's turn: the one before maps no more, and what it waits for is not done.
+    fn turn(&self, state: &mut State) -> Turn {
+        state.open = false;
+        self.usable.store(false, Ordering::Relaxed);
+        state.give_up_jobs();
+        state.turns = state.turns.wrapping_add(1);
+        self.announce(state);
+        Turn(state.turns)
     }
 }
 
@@ -366,12 +425,14 @@ impl Window {
         let (Learnt::Can(capabilities), Some(table), true) = (state.learnt, &state.table, state.open) else {
             return Err(Errno::EIO);
         };
-        if table.holds(wanted).map_err(errno)? {
+        // Behind what is still to be done it may not be there any more.
+        if !state.busy && state.jobs.is_empty() && table.holds(wanted).map_err(errno)? {
             return Ok(SetupPlan::There);
         }
         let writable = capabilities.map_writable(wanted.writable, may_write).ok_or(Errno::EOPNOTSUPP)?;
+        let or_read_only = !wanted.writable && capabilities.read_only_descriptors;
         let restore = writable && table.holds(&read_only).map_err(errno)?;
-        Ok(SetupPlan::Map { writable, restore })
+        Ok(SetupPlan::Map { writable, or_read_only, restore })
     }
 
     /// Has a mapping made.
@@ -388,7 +449,7 @@ impl Window {
 
     /// Whether the front-end may have this file mapped.
     pub fn has_handed_out(&self, file: FileId) -> bool {
-        self.lock().handed_out.values().any(|known| *known == file)
+        self.scratch.id == file || self.lock().handed_out.values().any(|known| *known == file)
     }
 
     /// As if it had been, for tests of what comes of that.
@@ -423,16 +484,16 @@ impl Window {
         self.lock().events
     }
 
-    /// Waits until something has happened since `seen`, or until then. Where a queue is being stopped, not for long.
-    pub fn sleep(&self, seen: u64, until: Option<Instant>) {
+    /// Waits until something has happened since `seen`, or, where requests wait until the time of one
+    /// may be over.
+    pub fn sleep(&self, seen: u64, deadline: Option<Instant>) {
         let mut state = self.lock();
         while state.events == seen {
-            let until = until.map(|until| state.hurry.map_or(until, |hurry| until.min(hurry)));
-            let Some(until) = until else {
+            let Some(deadline) = deadline else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let left = until.saturating_duration_since(Instant::now());
+            let left = state.until(deadline).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
@@ -446,18 +507,27 @@ impl Window {
         self.announce(&mut state);
     }
 
-    /// What became of a request, or that its time is over.
+    /// What became of a request, or that its time is over: the front-end owes an answer for too long, or there were too many
+    /// before it.
     pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
-        if let Some(result) = pending.result.get() {
-            return Some(result.map_err(errno));
+        if pending.result.get().is_none() && self.lock().until(pending.deadline) <= Instant::now() {
+            // What has not been begun is then not done either.
+            pending.settle(Err(DaxError::Gone));
         }
-        let (now, hurry) = (Instant::now(), self.lock().hurry);
-        let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        if over(pending.deadline) || over(hurry) { Some(Err(Errno::EIO)) } else { None }
+        pending.result.get().map(|result| result.map_err(errno))
     }
 }
 
 impl State {
+    /// When the time of a request with this deadline is over, as things stand. Where nothing is under way, a message may be
+    /// sent at any moment.
+    fn until(&self, deadline: Instant) -> Instant {
+        let later = |since: Instant, patience| since.checked_add(patience).unwrap_or(deadline);
+        let answer = later(self.sent.unwrap_or_else(Instant::now), WINDOW_PATIENCE);
+        let hurry = self.hurried.map_or(deadline, |hurried| later(hurried, WINDOW_GRACE));
+        deadline.min(answer).min(hurry)
+    }
+
     /// Whether a message has been under way for longer than anybody waits.
     fn is_overdue(&self) -> bool {
         self.sent.is_some_and(|sent| sent.elapsed() >= WINDOW_PATIENCE)

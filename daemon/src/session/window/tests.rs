@@ -54,6 +54,7 @@ pub(crate) fn window() -> Arc<Window> {
     let scratch = ScratchFile {
         writable: file.reopen().unwrap().into(),
         read_only: std::fs::File::open(file.path()).unwrap().into(),
+        id: FileId { device: (0, 0), inode: 1 },
     };
     let settings = Settings { len: SLOTS * SLOT_LEN, mode: Mode::Auto, threshold: 0 };
     Arc::new(Window::new(settings, scratch).unwrap())
@@ -89,7 +90,7 @@ impl Stage {
             if let Some(result) = self.window.outcome(pending) {
                 return result;
             }
-            self.window.sleep(seen, pending.deadline());
+            self.window.sleep(seen, Some(pending.deadline()));
         }
     }
 
@@ -105,7 +106,7 @@ impl Stage {
             ("map 0 of 1 rw RDWR", NO),
         ]);
         self.settled(&pending).unwrap();
-        self.window.open(number).unwrap()
+        self.opened(number).unwrap()
     }
 
     /// And as crosvm is.
@@ -120,7 +121,19 @@ impl Stage {
             ("unmap 0", YES),
         ]);
         self.settled(&pending).unwrap();
-        self.window.open(number).unwrap()
+        self.opened(number).unwrap()
+    }
+
+    /// Until nothing is done.
+    fn rest(&self) {
+        while self.window.lock().busy {
+            thread::yield_now();
+        }
+    }
+
+    fn opened(&self, turn: Turn) -> Option<Capabilities> {
+        self.rest();
+        self.window.open(turn).unwrap()
     }
 
     fn remove(&self, slot: u64) -> Arc<Pending> {
@@ -155,13 +168,13 @@ fn a_front_end_that_answers_nothing_or_maps_nothing_is_not_used() {
     let (number, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 4", YES)]);
     stage.settled(&pending).unwrap_err();
-    assert_eq!(stage.window.open(number), None);
+    assert_eq!(stage.opened(number), None);
     assert!(stage.window.prepare().is_none(), "it is not asked again");
     let stage = Stage::new();
     let (number, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 4", NO), ("map 0 of 0 r RDONLY", NO), ("map 0 of 0 rw RDWR", NO)]);
     stage.settled(&pending).unwrap_err();
-    assert_eq!(stage.window.open(number), None);
+    assert_eq!(stage.opened(number), None);
 }
 
 #[test]
@@ -169,7 +182,7 @@ fn what_must_not_be_written_is_not_mapped_where_only_writable_descriptors_are() 
     let stage = Stage::new();
     stage.init_as_qemu();
     assert_eq!(stage.window.plan(&wanted(0, false), false), Err(Errno::EOPNOTSUPP));
-    let writable = SetupPlan::Map { writable: true, restore: false };
+    let writable = SetupPlan::Map { writable: true, or_read_only: false, restore: false };
     assert_eq!(
         stage.window.plan(&wanted(0, false), true),
         Ok(writable),
@@ -177,7 +190,7 @@ fn what_must_not_be_written_is_not_mapped_where_only_writable_descriptors_are() 
     );
     let stage = Stage::new();
     stage.init_as_crosvm();
-    let read_only = SetupPlan::Map { writable: false, restore: false };
+    let read_only = SetupPlan::Map { writable: false, or_read_only: true, restore: false };
     for may_write in [false, true] {
         assert_eq!(stage.window.plan(&wanted(0, false), may_write), Ok(read_only));
     }
@@ -202,6 +215,7 @@ fn what_is_there_is_not_mapped_again_and_is_taken_out_for_the_next_guest() {
     let pending = stage.window.set_up(wanted(2, true), files(true)).unwrap();
     stage.play(&[("map 2 of 0 rw RDWR", YES)]);
     stage.settled(&pending).unwrap();
+    stage.rest();
     for writable in [true, false] {
         assert_eq!(stage.window.plan(&wanted(2, writable), true), Ok(SetupPlan::There));
     }
@@ -209,7 +223,7 @@ fn what_is_there_is_not_mapped_again_and_is_taken_out_for_the_next_guest() {
     assert_eq!(stage.window.plan(&wanted(2, true), true), Err(Errno::EIO), "not while it is cleared");
     stage.play(&[("unmap 2", YES)]);
     stage.settled(&pending).unwrap();
-    assert!(stage.window.open(number).is_some());
+    assert!(stage.opened(number).is_some());
     assert_ne!(stage.window.plan(&wanted(2, true), true), Ok(SetupPlan::There));
 }
 
@@ -220,8 +234,11 @@ fn of_two_inits_only_the_last_lets_a_guest_in() {
     let (first, _) = stage.window.prepare().unwrap();
     let (second, pending) = stage.window.prepare().unwrap();
     stage.settled(&pending).unwrap();
-    assert_eq!(stage.window.open(first), None);
-    assert!(stage.window.open(second).is_some());
+    stage.rest();
+    assert_eq!(stage.window.open(first), Err(Superseded));
+    assert!(stage.opened(second).is_some());
+    stage.window.close();
+    assert_eq!(stage.window.open(second), Err(Superseded), "also by one that does not map");
 }
 
 #[test]
@@ -234,7 +251,7 @@ fn a_late_answer_is_not_lost_and_not_taken_for_another() {
     let started = Instant::now();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
     assert!(started.elapsed() < WINDOW_PATIENCE, "who stops a queue does not wait so long");
-    stage.window.resume();
+    stage.window.calm_down();
     let removal = stage.remove(1);
     stage.answers.send(YES).unwrap();
     stage.play(&[("unmap 1", YES)]);
@@ -311,4 +328,110 @@ fn what_waits_is_limited() {
         }
         thread::yield_now();
     }
+}
+
+#[test]
+fn what_may_be_taken_out_before_is_not_said_to_be_there() {
+    let stage = Stage::new();
+    stage.init_as_crosvm();
+    let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
+    stage.play(&[("map 1 of 0 rw RDWR", YES)]);
+    stage.settled(&pending).unwrap();
+    let first = stage.remove(2);
+    let second = stage.remove(1);
+    assert_ne!(stage.window.plan(&wanted(1, true), true), Ok(SetupPlan::There));
+    stage.play(&[("unmap 1", YES)]);
+    stage.settled(&first).unwrap();
+    stage.settled(&second).unwrap();
+}
+
+#[test]
+fn a_mapping_that_nobody_waits_for_any_more_is_not_made() {
+    let stage = Stage::new();
+    stage.init_as_crosvm();
+    let first = stage.window.set_up(wanted(1, true), files(true)).unwrap();
+    let second = stage.window.set_up(wanted(2, true), files(true)).unwrap();
+    assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
+    stage.window.hurry();
+    assert_eq!((stage.settled(&first), stage.settled(&second)), (Err(Errno::EIO), Err(Errno::EIO)));
+    stage.window.calm_down();
+    stage.answers.send(YES).unwrap();
+    let removal = stage.remove(1);
+    stage.play(&[("unmap 1", YES)]);
+    stage.settled(&removal).unwrap();
+}
+
+#[test]
+fn a_trial_that_was_broken_off_says_nothing_of_the_front_end() {
+    let stage = Stage::new();
+    let (turn, pending) = stage.window.prepare().unwrap();
+    stage.play(&[("unmap 4", NO), ("map 0 of 0 r RDONLY", NO)]);
+    assert_eq!(stage.hear(), "map 0 of 0 rw RDWR");
+    thread::scope(|scope| {
+        scope.spawn(|| stage.window.halt());
+        while !stage.window.lock().halted {
+            thread::yield_now();
+        }
+        stage.answers.send(YES).unwrap();
+    });
+    assert_eq!(stage.settled(&pending), Err(Errno::EIO));
+    assert_eq!(stage.opened(turn), None);
+    stage.window.resume();
+    let (turn, pending) = stage.window.prepare().unwrap();
+    // What was left is taken out first.
+    stage.play(&[("unmap 0", YES), ("unmap 4", NO), ("map 0 of 0 r RDONLY", YES)]);
+    stage.play(&[("map 0 of 0 r RDONLY", YES), ("unmap 0", YES), ("map 0 of 1 r RDONLY", NO)]);
+    stage.settled(&pending).unwrap();
+    assert!(stage.opened(turn).is_some());
+}
+
+#[test]
+fn a_channel_that_broke_is_used_no_more() {
+    let stage = Stage::new();
+    stage.init_as_crosvm();
+    assert!(stage.window.is_usable());
+    let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
+    stage.play(&[("map 1 of 0 rw RDWR", Err(Failure::Gone))]);
+    assert_eq!(stage.settled(&pending), Err(Errno::EIO));
+    assert!(!stage.window.is_usable(), "no file is offered any more");
+    assert!(stage.window.prepare().is_none());
+    let again = Stage::on(Arc::clone(&stage.window));
+    again.play(&[("unmap 1", YES)]);
+    again.init_as_crosvm();
+}
+
+#[test]
+fn what_a_front_end_that_keeps_books_will_not_take_out_is_not_there() {
+    let stage = Stage::new();
+    stage.init_as_qemu();
+    let two = Wanted { len: 2 * SLOT_LEN, ..wanted(0, true) };
+    let pending = stage.window.set_up(two, files(true)).unwrap();
+    stage.play(&[("map 0 of 0 rw RDWR", YES)]);
+    stage.settled(&pending).unwrap();
+    let (turn, pending) = stage.window.prepare().unwrap();
+    // A reset has dropped it.
+    stage.play(&[("unmap 0", NO)]);
+    stage.settled(&pending).unwrap();
+    assert!(stage.opened(turn).is_some());
+    let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
+    stage.play(&[("map 1 of 0 rw RDWR", YES)]);
+    stage.settled(&pending).unwrap();
+}
+
+#[test]
+fn a_front_end_that_is_slow_and_answers_is_waited_for() {
+    let stage = Stage::new();
+    stage.init_as_crosvm();
+    let removal = stage.window.remove((0..SLOTS).map(|slot| (slot * SLOT_LEN, SLOT_LEN)).collect()).unwrap();
+    stage.settled(&removal).unwrap();
+    let now = Instant::now();
+    let mut held = stage.window.lock();
+    let deadline = now + WINDOW_WAIT_MAX;
+    held.sent = now.checked_sub(WINDOW_PATIENCE / 2);
+    let left = held.until(deadline).saturating_duration_since(now);
+    assert!(left > Duration::ZERO && left <= WINDOW_PATIENCE, "{left:?}");
+    held.sent = now.checked_sub(WINDOW_PATIENCE);
+    assert!(held.until(deadline) <= Instant::now());
+    held.sent = None;
+    assert!(held.until(now) <= now, "nobody waits for ever");
 }

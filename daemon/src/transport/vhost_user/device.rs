@@ -5,7 +5,7 @@ use super::crew::Crew;
 use super::options::Options;
 use super::parking::Parking;
 use super::pool::Pool;
-use super::regions::Ram;
+use super::regions::Regions;
 use super::ring::Job;
 use super::vring::{Memory, QueueVring};
 use super::worker::Worker;
@@ -29,8 +29,7 @@ pub(super) struct Device<F> {
     session: Arc<Session<F>>,
     options: Options,
     acked_features: Arc<AtomicU64>,
-    /// What of the guest's memory is RAM, where there is a window.
-    ram: Option<Ram>,
+    regions: Arc<Regions>,
     rings: OnceLock<Vec<QueueVring>>,
     /// The channel for requests of our own, which are those about the DAX window. It is kept open without one too:
     /// User-mode Linux listens to its end and never gets past one that closes.
@@ -47,7 +46,7 @@ impl<F> fmt::Debug for Device<F> {
 impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
         Self {
-            ram: session.window().map(Ram::new),
+            regions: Arc::new(Regions::new(session.window(), options.memory_device)),
             session,
             options,
             acked_features: Arc::default(),
@@ -72,8 +71,7 @@ impl<F: FileSystem + 'static> Device<F> {
                 parking: parking.cloned(),
                 poll: self.options.poll,
             });
-            let ram = self.ram.as_ref().map(|ram| ram.memory().clone());
-            vring.ring().attach(job, Arc::clone(member), ram);
+            vring.ring().attach(job, Arc::clone(member), Arc::clone(&self.regions));
         }
         if self.rings.set(rings).is_err() {
             tracing::error!("a device was given its queues twice");
@@ -188,9 +186,7 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
 
     /// The new memory is in place; whoever still holds the old one ends its request before the front-end hears of it.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        if let Some(ram) = &self.ram {
-            ram.follow(&memory.memory());
-        }
+        self.regions.follow(&memory.memory());
         for vring in self.rings() {
             vring.ring().drain();
         }

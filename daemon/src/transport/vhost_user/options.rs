@@ -84,6 +84,9 @@ pub struct Options {
     pub pool_requests_max: usize,
     /// How long a worker looks for the next request before it sleeps; zero: not at all.
     pub poll: Duration,
+    /// Major and minor number of the file system where the kernel keeps memory files, which no path leads to. `None`: not
+    /// known.
+    pub memory_device: Option<(u32, u32)>,
 }
 
 impl Options {
@@ -115,6 +118,7 @@ mod tests {
             pool_threads: 0,
             pool_requests_max: 1,
             poll: Duration::ZERO,
+            memory_device: None,
         };
         let space = options.config_space();
         assert_eq!(space.len(), CONFIG_LEN);

@@ -113,7 +113,7 @@ impl Shared {
                 if places.over {
                     return;
                 }
-                places.stays.iter().filter_map(|stay| stay.parked.pending().deadline()).min()
+                places.stays.iter().map(|stay| stay.parked.pending().deadline()).min()
             };
             self.window.sleep(seen, until);
         }

@@ -1,19 +1,29 @@
-//! Which regions of the guest's memory are the guest's RAM, and which are files of the share in its DAX window.
+//! Which regions of the guest's memory are the guest's RAM, and which are files that somebody may cut.
 //!
-//! QEMU describes what it has mapped into the window like any other memory, by ADD_MEM_REG with the descriptor that it was
-//! given. Such a region is told by its file: it is one that was handed out for a mapping that there is, or is being made
-//! ([`Window::has_handed_out`]). What a region was when it came it stays until it goes; the file is handed out before the
-//! front-end can name it.
+//! QEMU describes what is mapped into a DAX window like any other memory, by ADD_MEM_REG with the descriptor that it was given,
+//! and it does so to every vhost-user device of the machine: to those of other shares too, and to daemons without a window.
+//! What a region is, its file says:
+//!
+//! 1. One that this daemon has handed out for a mapping that there is, or is being made ([`Window::has_handed_out`]), is of the
+//!    window.
+//! 2. One that lies where the kernel keeps memory files (memfd, shared anonymous memory; huge pages) is RAM: no path leads
+//!    there, so no share has it.
+//! 3. Any other is RAM only where the front-end has described nothing of the second kind. A VMM whose RAM is in plain files
+//!    is believed.
+//!
+//! What a region was when it came it stays until it goes.
 
 use super::vring::Memory;
 use crate::guest_view::GuestView;
 use crate::session::{FileId, Window};
 use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{
-    Address as _, GuestAddressSpace as _, GuestMemoryBackend as _, GuestMemoryLoadGuard, GuestMemoryMmap,
-    GuestMemoryRegion, GuestRegionMmap,
+    Address as _, FileOffset, GuestAddressSpace as _, GuestMemoryBackend as _, GuestMemoryLoadGuard,
+    GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
 /// The guest's memory in both views, as one burst or one request holds it.
@@ -35,11 +45,6 @@ impl<G: std::ops::Deref<Target = GuestMemoryMmap>> Held<G> {
 }
 
 impl Loaded {
-    /// All of the memory before the part of it that is RAM: what is in the part was in all of it then.
-    pub(super) fn load(all: &Memory, ram: Option<&Memory>) -> Self {
-        Self { all: all.memory(), ram: ram.map(vm_memory::GuestAddressSpace::memory) }
-    }
-
     /// The same, for longer.
     pub(super) fn share(&self) -> Shared {
         let share = |guard: &GuestMemoryLoadGuard<GuestMemoryMmap>| guard.clone().into_inner();
@@ -50,43 +55,78 @@ impl Loaded {
 /// A region: where it is for the guest, how long, and where it is mapped.
 type Key = (u64, u64, usize);
 
-/// The part of the guest's memory that is RAM, where there is a window.
-pub(super) struct Ram {
-    window: Arc<Window>,
-    memory: Memory,
-    /// The regions that there were at the last change.
-    known: Mutex<BTreeSet<Key>>,
+/// The guest's memory as the front-end has described it last, for the rings of one connection.
+pub(super) struct Regions {
+    window: Option<Arc<Window>>,
+    /// Where the kernel keeps memory files, if that is known.
+    memory_device: Option<(u32, u32)>,
+    all: Memory,
+    ram: Memory,
+    /// Whether that is less than all.
+    is_less: AtomicBool,
+    known: Mutex<Known>,
 }
 
-impl Ram {
-    pub(super) fn new(window: &Arc<Window>) -> Self {
-        let memory = Memory::new(GuestMemoryMmap::new());
-        Self { window: Arc::clone(window), memory, known: Mutex::default() }
+/// The regions that there were at the last change.
+#[derive(Default)]
+struct Known {
+    regions: BTreeSet<Key>,
+    /// There has been RAM of which no doubt is possible.
+    certain: bool,
+}
+
+/// What a region's file says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Window,
+    /// RAM without a doubt.
+    Certain,
+    /// A plain file.
+    Plain,
+}
+
+impl fmt::Debug for Regions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Regions").finish_non_exhaustive()
+    }
+}
+
+impl Regions {
+    pub(super) fn new(window: Option<&Arc<Window>>, memory_device: Option<(u32, u32)>) -> Self {
+        let empty = || Memory::new(GuestMemoryMmap::new());
+        Self {
+            window: window.cloned(),
+            memory_device,
+            all: empty(),
+            ram: empty(),
+            is_less: AtomicBool::new(false),
+            known: Mutex::default(),
+        }
     }
 
-    pub(super) const fn memory(&self) -> &Memory {
-        &self.memory
+    /// All of the memory before the part of it that is RAM: what came into the one was judged before.
+    pub(super) fn load(&self) -> Loaded {
+        let all = self.all.memory();
+        Held { all, ram: self.is_less.load(Ordering::Acquire).then(|| self.ram.memory()) }
     }
 
-    /// The front-end has described the memory anew.
+    /// The front-end has described the memory anew. Rings see it when it has been judged.
     pub(super) fn follow(&self, all: &GuestMemoryMmap) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let present: BTreeSet<Key> = all.iter().map(key).collect();
-        let mut ram = (*self.memory.memory()).clone();
+        let mut ram = (*self.ram.memory()).clone();
         let gone: Vec<_> = ram.iter().filter(|region| !present.contains(&key(region))).map(place).collect();
         for (start, len) in gone {
             ram = ram.remove_region(start, len).map_or(ram, |(rest, _)| rest);
         }
-        for region in all.iter().filter(|region| !known.contains(&key(region))) {
-            if self.is_of_window(region) {
-                tracing::debug!(
-                    start = region.start_addr().raw_value(),
-                    len = region.len(),
-                    "memory of the window"
-                );
+        let new = all.iter().filter(|region| !known.regions.contains(&key(region)));
+        let new: Vec<_> = new.map(|region| (place(region), self.kind(region))).collect();
+        known.certain |= new.iter().any(|(_, kind)| *kind == Kind::Certain);
+        for ((start, len), kind) in new {
+            if kind == Kind::Window || (kind == Kind::Plain && known.certain) {
+                tracing::debug!(start = start.raw_value(), len, "memory for data alone");
                 continue;
             }
-            let (start, len) = place(region);
             // Only the collection gives out what it holds.
             let inserted = all.remove_region(start, len).and_then(|(_, region)| ram.insert_region(region));
             match inserted {
@@ -94,19 +134,32 @@ impl Ram {
                 Err(error) => tracing::error!(%error, "a region of memory is not used"),
             }
         }
-        *known = present;
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).replace(ram);
+        known.regions = present;
+        let is_less = ram.num_regions() < all.num_regions();
+        publish(&self.ram, ram);
+        self.is_less.store(is_less, Ordering::Release);
+        publish(&self.all, all.clone());
     }
 
     /// One of which nothing can be known may be anything.
-    fn is_of_window(&self, region: &GuestRegionMmap) -> bool {
+    fn kind(&self, region: &GuestRegionMmap) -> Kind {
+        /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
+        const HUGE_PAGES: i64 = 0x9584_58f6;
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-        let Some(file) = region.file_offset() else { return true };
-        rustix::fs::statx(file.file(), c"", flags, StatxFlags::INO).map_or(true, |stat| {
-            let device = (stat.stx_dev_major, stat.stx_dev_minor);
-            self.window.has_handed_out(FileId { device, inode: stat.stx_ino })
-        })
+        let Some(file) = region.file_offset().map(FileOffset::file) else { return Kind::Window };
+        let Ok(stat) = rustix::fs::statx(file, c"", flags, StatxFlags::INO) else { return Kind::Window };
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let id = FileId { device, inode: stat.stx_ino };
+        if self.window.as_ref().is_some_and(|window| window.has_handed_out(id)) {
+            return Kind::Window;
+        }
+        let huge = || rustix::fs::fstatfs(file).is_ok_and(|figures| figures.f_type == HUGE_PAGES);
+        if self.memory_device == Some(device) || huge() { Kind::Certain } else { Kind::Plain }
     }
+}
+
+fn publish(place: &Memory, memory: GuestMemoryMmap) {
+    place.lock().unwrap_or_else(PoisonError::into_inner).replace(memory);
 }
 
 fn place(region: &GuestRegionMmap) -> (vm_memory::GuestAddress, u64) {
@@ -121,7 +174,7 @@ fn key(region: &GuestRegionMmap) -> Key {
 mod tests {
     use super::*;
     use std::fs::File;
-    use vm_memory::{FileOffset, GuestAddress};
+    use vm_memory::GuestAddress;
 
     fn memory(regions: &[(u64, &File)]) -> GuestMemoryMmap {
         let file = |file: &File| Some(FileOffset::new(file.try_clone().unwrap(), 0));
@@ -135,8 +188,15 @@ mod tests {
         file
     }
 
-    fn starts(ram: &Ram) -> Vec<u64> {
-        ram.memory().memory().iter().map(|region| region.start_addr().raw_value()).collect()
+    fn memory_file() -> File {
+        let file = rustix::fs::memfd_create(c"test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 0x1000).unwrap();
+        file.into()
+    }
+
+    fn starts(regions: &Regions) -> Vec<u64> {
+        let loaded = regions.load();
+        loaded.view().ram.iter().map(|region| region.start_addr().raw_value()).collect()
     }
 
     fn id(file: &File) -> FileId {
@@ -144,32 +204,48 @@ mod tests {
         FileId { device: (stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino }
     }
 
+    fn with(all: &GuestMemoryMmap, start: u64, file: &File) -> GuestMemoryMmap {
+        let more = memory(&[(start, file)]);
+        let (_, region) = more.remove_region(GuestAddress(start), 0x1000).unwrap();
+        all.insert_region(region).unwrap()
+    }
+
     #[test]
     fn a_region_is_of_the_window_if_its_file_was_handed_out_when_it_came() {
         let (first, second, mapped) = (file(), file(), file());
         let window = crate::session::window_for_tests();
-        let ram = Ram::new(&window);
+        let regions = Regions::new(Some(&window), None);
         let before = memory(&[(0, &first)]);
-        ram.follow(&before);
-        assert_eq!(starts(&ram), [0]);
+        regions.follow(&before);
+        assert_eq!(starts(&regions), [0]);
         window.note_handed_out(9, id(&mapped));
-        let with = |all: &GuestMemoryMmap, start, file: &File| {
-            let more = memory(&[(start, file)]);
-            let (_, region) = more.remove_region(GuestAddress(start), 0x1000).unwrap();
-            all.insert_region(region).unwrap()
-        };
         let all = with(&with(&before, 0x10_000, &mapped), 0x20_000, &second);
-        ram.follow(&all);
-        assert_eq!(starts(&ram), [0, 0x20_000]);
+        regions.follow(&all);
+        assert_eq!(starts(&regions), [0, 0x20_000]);
         // The mapping is taken out before the region is: it stays what it was.
         window.disconnect();
-        ram.follow(&all);
-        assert_eq!(starts(&ram), [0, 0x20_000]);
+        regions.follow(&all);
+        assert_eq!(starts(&regions), [0, 0x20_000]);
+        assert_eq!(regions.load().view().all.num_regions(), 3);
         let (less, _) = all.remove_region(GuestAddress(0x20_000), 0x1000).unwrap();
-        ram.follow(&less);
-        assert_eq!(starts(&ram), [0]);
+        regions.follow(&less);
+        assert_eq!(starts(&regions), [0]);
         // Another machine's table.
-        ram.follow(&memory(&[(0, &first), (0x5000, &second)]));
-        assert_eq!(starts(&ram), [0, 0x5000]);
+        regions.follow(&memory(&[(0, &first), (0x5000, &second)]));
+        assert_eq!(starts(&regions), [0, 0x5000]);
+    }
+
+    #[test]
+    fn where_ram_is_in_memory_files_no_other_file_is_ram() {
+        let (ram, more, other) = (memory_file(), memory_file(), file());
+        let regions = Regions::new(None, Some(id(&ram).device));
+        let all = memory(&[(0, &ram), (0x10_000, &other)]);
+        regions.follow(&all);
+        assert_eq!(starts(&regions), [0]);
+        regions.follow(&with(&with(&all, 0x20_000, &other), 0x30_000, &more));
+        assert_eq!(starts(&regions), [0, 0x30_000]);
+        let believed = Regions::new(None, Some(id(&ram).device));
+        believed.follow(&memory(&[(0x10_000, &other)]));
+        assert_eq!(starts(&believed), [0x10_000]);
     }
 }

@@ -1,7 +1,7 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
 use super::crew::{Complaint, Member, Shift};
-use super::regions::{Loaded, Shared};
+use super::regions::{Loaded, Regions, Shared};
 use super::sleep::{Sleep, StopSignal, raise};
 use super::split_ring::{Available, Done, RingError, Used};
 use super::vring::Memory;
@@ -19,8 +19,14 @@ pub(super) trait Job: Send + Sync {
     /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
 
+    /// The ring is to be served.
+    fn starting(&self);
+
     /// The ring is being stopped, which waits for what was taken from it.
     fn stopping(&self);
+
+    /// It has been stopped.
+    fn stopped(&self);
 }
 
 /// What the front-end has said about a ring.
@@ -77,9 +83,8 @@ impl Waiting {
 pub(super) struct Ring {
     /// What the crate reads and sets while no worker runs.
     vring: VringMutex<Memory>,
-    memory: Memory,
-    /// The part of it that is RAM, where there is a window.
-    ram: OnceLock<Memory>,
+    /// The guest's memory, where each region has been judged.
+    regions: OnceLock<Arc<Regions>>,
     /// What serves it, and on which thread.
     server: OnceLock<(Arc<dyn Job>, Arc<Member>)>,
     /// Held by the connection's thread across a change and the stop and start of the worker; never by a worker.
@@ -193,9 +198,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Ring {
     pub(super) fn new(memory: Memory, max_size: u16) -> Result<Self, QueueError> {
         Ok(Self {
-            vring: VringMutex::new(memory.clone(), max_size)?,
-            memory,
-            ram: OnceLock::new(),
+            vring: VringMutex::new(memory, max_size)?,
+            regions: OnceLock::new(),
             server: OnceLock::new(),
             state: Mutex::new(RingState {
                 addressed: false,
@@ -218,11 +222,10 @@ impl Ring {
         &self.vring
     }
 
-    /// Says what the worker will do, and on which thread; and where its RAM is, if it is not all of the memory. Once,
-    /// before the connection is served.
-    pub(super) fn attach(&self, job: Arc<dyn Job>, member: Arc<Member>, ram: Option<Memory>) {
-        let ram = ram.map_or(Ok(()), |ram| self.ram.set(ram));
-        if self.server.set((job, member)).is_err() || ram.is_err() {
+    /// Says what the worker will do, on which thread, and in which memory. Once, before the connection is served.
+    pub(super) fn attach(&self, job: Arc<dyn Job>, member: Arc<Member>, regions: Arc<Regions>) {
+        let regions = self.regions.set(regions);
+        if self.server.set((job, member)).is_err() || regions.is_err() {
             tracing::error!("a queue was given a second worker");
         }
     }
@@ -273,6 +276,9 @@ impl Ring {
             waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         drop(waiting);
+        if let Some((job, _)) = self.server.get() {
+            job.stopped();
+        }
         let mut vring = self.vring.get_mut();
         lock(&available).note(vring.get_queue_mut());
         lock(&self.give_back).used.note(vring.get_queue_mut());
@@ -281,6 +287,7 @@ impl Ring {
     fn start_worker(self: &Arc<Self>, state: &mut RingState) {
         let Some((job, member)) = self.server.get() else { return };
         let Some(kick) = &state.kick else { return };
+        job.starting();
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
             Err(error) => {
@@ -344,7 +351,7 @@ impl Ring {
     }
 
     fn load(&self) -> Loaded {
-        Loaded::load(&self.memory, self.ram.get())
+        self.regions.get_or_init(|| Arc::new(Regions::new(None, None))).load()
     }
 
     /// Whether these bytes may be read and written by the daemon itself.

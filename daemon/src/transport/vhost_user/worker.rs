@@ -36,9 +36,6 @@ pub(super) struct Worker<F> {
 impl<F: FileSystem + 'static> Job for Worker<F> {
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
         ring.check()?;
-        if let Some(window) = self.session.window() {
-            window.resume();
-        }
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
         let (taken, poller) = (Taken::default(), Poller::new(self.poll));
@@ -47,6 +44,18 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         // What came before the first kick, or while there was no worker, is served at once.
         while turn.serve_available()? && sleep.until_kicked()? {}
         Ok(())
+    }
+
+    fn starting(&self) {
+        if let Some(window) = self.session.window() {
+            window.resume();
+        }
+    }
+
+    fn stopped(&self) {
+        if let Some(window) = self.session.window() {
+            window.calm_down();
+        }
     }
 
     fn stopping(&self) {
