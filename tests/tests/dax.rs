@@ -207,7 +207,8 @@ fn a_guest_that_reboots_without_a_word_finds_nothing_mapped() {
 #[test]
 fn after_a_reset_of_the_device_every_slot_can_be_mapped_anew() {
     with_file(2, |dax, node, _| {
-        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        // Two slots by one mapping, of which one is wanted afterwards.
+        assert_eq!(dax.map_writable(node, 0, 0, 2 * SLOT).unwrap(), 0);
         dax.window.expect_nothing(true);
         for queue in 0..Setup::default().queues {
             dax.bench.guest.stop_queue(queue).unwrap();

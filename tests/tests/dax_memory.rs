@@ -4,12 +4,13 @@
 
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, READ, WRITE};
-use pinhole_tests::frontend::{Descriptor, OUT_HEADER_LEN};
+use pinhole_tests::frontend::{Bench, Descriptor, OUT_HEADER_LEN, Setup};
 use pinhole_tests::window::{Dax, Rules, WINDOW_START};
 use rustix::fs::OFlags;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use vhost::vhost_user::VhostUserFrontend as _;
-use vhost::{VhostBackend as _, VringConfigData};
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 
 const SLOT: u64 = 2 << 20;
 const O_RDWR: u32 = OFlags::RDWR.bits();
@@ -158,4 +159,36 @@ fn a_ring_that_lies_in_a_file_that_is_cut_does_not_end_the_daemon() {
         unharmed(&mut dax);
     }
     assert!(!dax.bench.daemon.stderr().contains("ended by"), "{}", dax.bench.daemon.stderr());
+}
+
+#[test]
+fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end() {
+    for arguments in [&[][..], &["--dax-window=16M"]] {
+        let (dax, _) = mapped();
+        let mut other = Bench::with(Setup::default(), arguments).unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open(dax.bench.host("file")).unwrap();
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: WINDOW_START,
+            memory_size: SLOT,
+            userspace_addr: 0x6000_0000_0000,
+            mmap_offset: 0,
+            mmap_handle: file.as_raw_fd(),
+        };
+        // Told, or refused: both will do.
+        drop(other.guest.connection().add_mem_region(&region));
+        cut(&dax, "file");
+        let (queue, _) = other.guest.queue(1).unwrap();
+        let (message, room) = (queue.place().buffers, queue.place().buffers + 0x8000);
+        let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
+        other.guest.poke(message, &getattr).unwrap();
+        let answer = OUT_HEADER_LEN + 104;
+        for parts in [
+            [(WINDOW_START, getattr.len(), false), (room, answer, true)],
+            [(message, getattr.len(), false), (WINDOW_START, answer, true)],
+        ] {
+            let used = other.guest.raw_chain(1, &chain(&parts));
+            used.unwrap_or_else(|error| panic!("{error}: {parts:x?} {}", other.daemon.stderr()));
+            other.is_alive().unwrap();
+        }
+    }
 }

@@ -1,17 +1,13 @@
 //! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses, hangs up, stops queues
-//! while something is mapped, or maps less than others? And is each file offered for mapping where it can be mapped?
+//! while something is mapped, or maps less than others?
 #![cfg(test)]
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
-use pinhole_tests::frontend::frame::opcode::{
-    GETATTR, LINK, LOOKUP, OPEN_FILE, OPENDIR, READDIRPLUS, RELEASE,
-};
-use pinhole_tests::frontend::frame::{Frame, check, u32_at, u64_at};
-use pinhole_tests::frontend::{
-    Bench, Footprint, Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
-};
-use pinhole_tests::window::{ATTR_DAX, Dax, Protection, Rules, Window, connect, setup_mapping};
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, RELEASE};
+use pinhole_tests::frontend::frame::{Frame, check, u64_at};
+use pinhole_tests::frontend::{Bench, Footprint, Frontend, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape};
+use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs;
@@ -293,80 +289,6 @@ fn without_acknowledged_messages_there_is_no_dax() {
 }
 
 #[test]
-fn a_window_with_more_slots_than_the_vmm_has_mappings_is_not_used() {
-    let mut dax = Dax::before_init(Rules::strict(), &["--dax-window=1G", "--dax=always"]).unwrap();
-    let agreed = dax.bench.guest.init().unwrap();
-    assert!(!agreed.flags.contains(InitFlags::HAS_INODE_DAX));
-    let said = dax.bench.daemon.stderr();
-    assert!(said.contains("--dax-window 512M") || said.contains("--dax-window 536870912"), "{said}");
-    let mut dax = Dax::before_init(Rules::mapping(), &["--dax-window=1G", "--dax=always"]).unwrap();
-    let agreed = dax.bench.guest.init().unwrap();
-    assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX));
-    assert_eq!(dax.window.places(), [], "nothing is left of what was tried out");
-}
-
-/// Which of some files a guest behind such a VMM is to map.
-fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
-    let arguments: Vec<&str> = ["--dax-window=16M"].iter().chain(arguments).copied().collect();
-    let mut dax = Dax::new(rules, &arguments).unwrap();
-    let files = [("empty", 0), ("small", 5000), ("odd", SLOT + 5000), ("whole", 2 * SLOT)];
-    for (name, len) in files {
-        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
-    }
-    fs::create_dir(dax.bench.host("directory")).unwrap();
-    std::os::unix::fs::symlink("whole", dax.bench.host("link")).unwrap();
-    let names = files.map(|(name, _)| name).into_iter().chain(["directory", "link"]);
-    let offered = names.filter(|name| dax.look_up(name).unwrap().dax).collect();
-    faultless(&dax);
-    offered
-}
-
-#[test]
-fn each_file_is_offered_for_mapping_where_all_of_it_can_be_mapped() {
-    let read_only = ["--profile=rootfs"];
-    let always = ["--dax=always"];
-    let always_read_only = ["--dax=always", "--profile=rootfs"];
-    // A VMM that maps whatever it is given.
-    assert_eq!(offered(Rules::mapping(), &[]), ["odd", "whole"]);
-    assert_eq!(offered(Rules::mapping(), &read_only), ["odd", "whole"]);
-    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4M"]), ["whole"]);
-    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4K"]), ["small", "odd", "whole"]);
-    let all = offered(Rules::mapping(), &always);
-    assert!(["small", "odd", "whole"].iter().all(|name| all.contains(name)), "{all:?}");
-    assert!(!all.contains(&"directory") && !all.contains(&"link"), "{all:?}");
-    // QEMU: nothing past the end of a file, nothing that was opened to be read.
-    assert_eq!(offered(Rules::strict(), &[]), [""; 0], "any file of such a guest may grow");
-    assert_eq!(offered(Rules::strict(), &read_only), [""; 0]);
-    assert_eq!(offered(Rules::strict(), &always_read_only), [""; 0]);
-    assert_eq!(offered(Rules::strict(), &always), ["whole"]);
-}
-
-#[test]
-fn what_the_policy_keeps_from_being_mapped_is_not_offered() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("policy.toml");
-    let with = |text: &str| {
-        fs::write(&path, text).unwrap();
-        offered(Rules::mapping(), &["--policy", path.to_str().unwrap()])
-    };
-    assert_eq!(with("deny = [\"map-read\"]"), [""; 0]);
-    assert_eq!(with("deny = [\"map-write\"]"), [""; 0], "it may write them, and could not by a mapping");
-    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]";
-    assert_eq!(with(rule), ["whole"]);
-    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
-    assert_eq!(with(rule), ["odd", "whole"]);
-}
-
-#[test]
-fn a_share_from_which_nothing_is_to_be_mapped_has_no_window() {
-    for arguments in [&["--dax-window=0"][..], &["--dax-window=16M", "--dax=never"], &[]] {
-        let (_folder, daemon) = Bench::serve(arguments).unwrap();
-        let refused = connect(daemon.socket(), Setup::default(), Rules::mapping()).map(drop);
-        assert!(matches!(refused, Err(FrontendError::Reply(_))), "{arguments:?}: {refused:?}");
-    }
-}
-
-#[test]
 fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_upgrade() {
     let rules =
         Rules { overlap: pinhole_tests::window::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
@@ -397,29 +319,6 @@ fn an_upgrade_that_is_refused_leaves_what_was_there() {
     assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
     dax.window.store(0, b"x").unwrap();
     faultless(&dax);
-}
-
-#[test]
-fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
-    let mut dax = Dax::new(Rules::mapping(), &["--dax-window=16M"]).unwrap();
-    for (name, len) in [("small", 5000), ("large", SLOT)] {
-        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
-    }
-    let dir = u64_at(&dax.bench.body(Frame::new(OPENDIR, 1).u32(0).u32(0), 16).unwrap(), 0).unwrap();
-    let list = Frame::new(READDIRPLUS, 1).u64(dir).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
-    let listed = dax.bench.body(list, 4096).unwrap();
-    for (name, mapped) in [("small", false), ("large", true)] {
-        let found = dax.look_up(name).unwrap();
-        assert_eq!(found.dax, mapped, "{name}: LOOKUP");
-        let attr = dax.bench.body(Frame::new(GETATTR, found.node).u32(0).u32(0).u64(0), 104).unwrap();
-        assert_eq!(u32_at(&attr, 16 + 84).unwrap() & ATTR_DAX != 0, mapped, "{name}: GETATTR");
-        // In a listing, an entry and the name's place in its directory come before the name.
-        let at = listed.windows(5).position(|window| window == name.as_bytes()).unwrap() - 24 - 128;
-        assert_eq!(u32_at(&listed, at + 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: READDIRPLUS");
-        let link = Frame::new(LINK, 1).u64(found.node).name(format!("{name}-too"));
-        let linked = dax.bench.body(link, 128).unwrap();
-        assert_eq!(u32_at(&linked, 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: LINK");
-    }
 }
 
 #[test]
@@ -465,4 +364,62 @@ fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
     assert!(after.descriptors <= before.descriptors + 10, "{before:?} {after:?}");
     assert_eq!(after.threads, before.threads);
     faultless(&dax);
+}
+
+#[test]
+fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
+    let (mut dax, node) = with_file(Rules::strict());
+    let slots: Vec<(u64, u64)> = (0..7).map(|slot| (slot * SLOT, SLOT)).collect();
+    for (at, _) in &slots {
+        assert_eq!(dax.map_writable(node, at % (4 * SLOT), *at, SLOT).unwrap(), 0);
+    }
+    // Longer in all than any one answer may take.
+    dax.window.slow_down(WINDOW_PATIENCE / 6);
+    let guest = &mut dax.bench.guest;
+    let removal = send(guest, 1, pinhole_tests::window::remove_mapping(node, &slots));
+    let mapping = send(guest, 2, map_frame(node, 0));
+    let began = Instant::now();
+    assert_eq!(error(&answer(guest, 1, &removal)), 0);
+    assert_eq!(error(&answer(guest, 2, &mapping)), 0);
+    assert!(began.elapsed() > WINDOW_PATIENCE);
+    assert_eq!(dax.window.places(), [(0, SLOT)]);
+    faultless(&dax);
+}
+
+#[test]
+fn one_queue_that_is_stopped_does_not_close_the_window_to_the_others() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.bench.guest.stop_queue(2).unwrap();
+        for slot in 0..4 {
+            assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn what_is_being_removed_is_not_said_to_be_there() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        dax.window.fall_silent();
+        let received = dax.window.counts().received;
+        let guest = &mut dax.bench.guest;
+        // One is under way, the removal waits behind it, and then the guest wants the slot again.
+        let other = send(guest, 0, map_frame(node, 1));
+        assert!(dax.window.wait_for_messages(received + 1));
+        let removal = send(guest, 2, pinhole_tests::window::remove_mapping(node, &[(0, SLOT)]));
+        std::thread::park_timeout(Duration::from_millis(100));
+        let again = send(guest, 1, map_frame(node, 0));
+        std::thread::park_timeout(Duration::from_millis(100));
+        dax.window.speak();
+        let first = error(&answer(guest, 0, &other));
+        let removed = error(&answer(guest, 2, &removal));
+        let mapped = error(&answer(guest, 1, &again));
+        assert_eq!((first, removed, mapped), (0, 0, 0));
+        dax.window.load(0, 1).unwrap();
+        faultless(&dax);
+    }
 }
