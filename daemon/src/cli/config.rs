@@ -10,7 +10,7 @@ use super::walls::{Sandbox, Walls};
 use crate::limits;
 use crate::sandbox::Isolation;
 use crate::session::Settings as WindowSettings;
-use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode};
+use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode, SLOT_LEN};
 use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -256,6 +256,12 @@ impl Config {
         let poll = args.poll_us.map(|us| Duration::from_micros(us.into()));
         let window = window(args.dax_window, args.dax, args.dax_min_size)?;
         let share = share(directory, &args.share, Isolation::Namespace)?;
+        if let (DescriptorLimit::Exactly(limit), Some(window)) = (share.descriptors, &window) {
+            let least = descriptors_with(window);
+            if limit < least {
+                return Err(ConfigError::FewDescriptors { limit, least });
+            }
+        }
         let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, window, share };
         Ok(Self { action: Action::Serve(serve), log, notes })
     }
@@ -318,6 +324,13 @@ fn window(
         return Err(ConfigError::WindowLen { len });
     }
     Ok(Some(WindowSettings { len, mode, threshold: threshold.unwrap_or(limits::DAX_MIN_SIZE_DEFAULT) }))
+}
+
+/// Least `--rlimit-nofile` with a window: QEMU describes each mapping as memory, of which each region takes a descriptor, up
+/// to 509 of them, and half of the limit is the daemon's own.
+fn descriptors_with(window: &WindowSettings) -> u64 {
+    const REGIONS_MAX: u64 = 509;
+    DESCRIPTORS_MIN.saturating_add((window.len / SLOT_LEN).min(REGIONS_MAX).saturating_mul(2))
 }
 
 fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {

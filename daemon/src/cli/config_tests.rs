@@ -176,6 +176,12 @@ fn a_window_is_off_unless_it_is_asked_for() {
     }
     let plain = WindowSettings { len: 2 << 20, mode: Mode::Auto, threshold: limits::DAX_MIN_SIZE_DEFAULT };
     assert_eq!(window("--dax-window 2M"), Some(plain));
+    let few = |words: &str| config(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).err();
+    for (limit, window, least) in [(512, "2M", 514), (1023, "512M", 1024), (1529, "32G", 1530)] {
+        let words = format!("--rlimit-nofile {limit} --dax-window {window}");
+        assert_eq!(few(&words), Some(ConfigError::FewDescriptors { limit, least }), "{words}");
+    }
+    assert_eq!(few("--rlimit-nofile 1024 --dax-window 512M"), None);
     let all = WindowSettings { mode: Mode::Always, threshold: 4096, ..plain };
     assert_eq!(window("--dax-window 2097152 --dax always --dax-min-size 4K"), Some(all));
 }
