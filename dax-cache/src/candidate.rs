@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(why(small, Capabilities::replacing(), Mode::Auto), Some(Unmappable::Small));
         assert_eq!(why(small, Capabilities::replacing(), Mode::Always), None);
         let empty = Candidate { len: 0, ..IMAGE };
-        assert_eq!(why(empty, Capabilities::qemu(), Mode::Always), None);
+        assert_eq!(why(empty, Capabilities::replacing(), Mode::Always), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #![cfg(test)]
 
 use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::guest::{Device, Guest, Share};
+use pinhole_tests::guest::{Device, Guest, Pieces, Share};
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
@@ -185,6 +185,41 @@ fn what_one_guest_stores_another_loads_with_no_system_call_between() {
     }
     let file = fs::File::open(folder.path().join("page")).unwrap();
     assert_eq!([64 * 8, 128 * 8].map(|at| word_at(&file, at)), [TURNS; 2]);
+}
+
+#[test]
+fn fio_verifies_what_each_of_two_guests_stores_in_both() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["file0", "file1"] {
+        make_file(&folder.path().join(name), 4 * SLOT);
+    }
+    let userland = Pieces::locate().userland().unwrap();
+    // Each stores into a file of its own (fio's mmap engine writes a job with an offset to the file's start); when both are
+    // done, each looks at the other's.
+    let script = |own: u8, other: u8| {
+        format!(
+            "set -e; cd /mnt; /extra/window is-dax s/file0; mount -o bind s user/mnt; mount -t tmpfs tmp user/tmp\n\
+             verified() {{ n=$1; shift; chroot user fio --name=stored --filename=/mnt/file$n --ioengine=mmap --thread \\\n\
+             --rw=randwrite --bs=4k --size=8M --randseed=$((n + 7)) --allow_file_create=0 \\\n\
+             --verify=crc32c --verify_fatal=1 --verify_state_save=0 --minimal \"$@\" > /tmp/fio 2>&1 ||\n\
+             {{ cat /tmp/fio; exit 1; }}; if grep -i -e bad -e err= /tmp/fio; then exit 1; fi; }}\n\
+             verified {own} --do_verify=1; echo stored; touch s/{own}; until [ -e s/{other} ]; do sleep 0.1; done\n\
+             verified {other} --verify_only; echo found"
+        )
+    };
+    let served = [(0, 1), (1, 0)].map(|(own, other)| {
+        let daemon = serve(folder.path(), "s", &["--dax-window=16M"]);
+        let programs =
+            Daemon::pinhole(&userland).unwrap().argument("--tag=user").argument("--profile=rootfs");
+        let programs = programs.argument("--cache=always").start().unwrap();
+        let guest = guest().cpus(1).attach(share(&daemon, "s", "dax=inode"));
+        let guest = guest.share(programs.socket(), "user").start(&script(own, other)).unwrap();
+        (guest, daemon, programs)
+    });
+    for (guest, _daemon, _programs) in served {
+        let finished = guest.wait().unwrap();
+        assert_eq!((finished.exit_code, finished.text().as_str()), (0, "dax\nstored\nfound\n"));
+    }
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn checks(root: &Path) -> Vec<Check> {
         Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
         cargo("clippy", &[], "clippy --workspace --all-targets -- -D warnings"),
         Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
-        cargo("unit", &[Part::Base], "test --workspace --lib --bins"),
+        cargo("unit", &[Part::Base], "test --workspace --lib --bins --no-fail-fast"),
     ];
     // Always the whole workspace: with one package alone cargo picks other features and builds everything anew.
     for package in ["protocol", "policy", "dax-cache", "daemon"] {
