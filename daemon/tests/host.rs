@@ -80,21 +80,6 @@ fn list(share: &Passthrough, node: NodeId, offset: u64, capacity: usize) -> Resu
     Ok(bytes)
 }
 
-fn set_attr() -> SetAttr {
-    SetAttr {
-        handle: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        size: None,
-        atime: None,
-        mtime: None,
-        ctime: None,
-        lock_owner: None,
-        kill_suidgid: false,
-    }
-}
-
 #[test]
 fn two_names_of_one_file_are_one_node() {
     let (directory, share) = share(100);
@@ -206,7 +191,7 @@ fn a_write_drops_suid_exactly_when_the_guest_says_so() {
     write(&share, handle, WriteFlags::KILL_SUIDGID).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     mode(0o6755);
-    share.set_attr(at(node, SetAttr { size: Some(1), kill_suidgid: true, ..set_attr() })).unwrap();
+    share.set_attr(at(node, SetAttr { size: Some(1), kill_suidgid: true, ..SetAttr::default() })).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
@@ -226,7 +211,7 @@ fn what_a_user_makes_belongs_to_that_user() {
 #[test]
 fn an_id_that_means_no_id_is_refused() {
     let (_directory, share) = share(100);
-    let wanted = SetAttr { uid: Some(u32::MAX), ..set_attr() };
+    let wanted = SetAttr { uid: Some(u32::MAX), ..SetAttr::default() };
     assert_eq!(share.set_attr(at(NodeId::ROOT, wanted)).err(), Some(Errno::EINVAL));
     let made = with_name("d", |name| {
         share.mk_dir(by(u32::MAX, NodeId::ROOT, MkDir { name, mode: 0o755, umask: 0 }))
@@ -316,7 +301,7 @@ fn a_handle_of_another_file_is_not_believed() {
     let a = look_up(&share, NodeId::ROOT, "a").unwrap().node;
     let b = look_up(&share, NodeId::ROOT, "b").unwrap().node;
     let handle = Some(open(&share, b, 1).unwrap().handle);
-    share.set_attr(at(a, SetAttr { handle, size: Some(0), ..set_attr() })).unwrap();
+    share.set_attr(at(a, SetAttr { handle, size: Some(0), ..SetAttr::default() })).unwrap();
     assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"");
     assert_eq!(std::fs::read(directory.path().join("b")).unwrap(), b"content");
 }

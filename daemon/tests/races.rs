@@ -82,18 +82,7 @@ impl Share {
     }
 
     fn set_mode(&self, node: NodeId) -> Result<(), Errno> {
-        let set = SetAttr {
-            handle: None,
-            mode: Some(0o777),
-            uid: None,
-            gid: None,
-            size: None,
-            atime: None,
-            mtime: None,
-            ctime: None,
-            lock_owner: None,
-            kill_suidgid: false,
-        };
+        let set = SetAttr { mode: Some(0o777), ..SetAttr::default() };
         self.host.set_attr(self.permit(node, set)?).map(drop)
     }
 

@@ -100,8 +100,8 @@ pub enum SetTime {
     At(Timestamp),
 }
 
-/// SETATTR: change the attributes that are `Some`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// SETATTR: change the attributes that are `Some`. The default changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// The open file to truncate through.
     pub handle: Option<Handle>,

@@ -148,18 +148,7 @@ fn setattr_changes_exactly_what_it_marks_as_valid() {
         let parts = [w(valid), w(0), l(10), l(11), l(12), seconds];
         [parts.concat(), w(30), w(31), w(32), w(0o640), w(0), w(40), w(41), w(0)]
     };
-    let nothing = SetAttr {
-        handle: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        size: None,
-        atime: None,
-        mtime: None,
-        ctime: None,
-        lock_owner: None,
-        kill_suidgid: false,
-    };
+    let nothing = SetAttr::default();
     let at = |seconds, nanoseconds| SetTime::At(Timestamp { seconds, nanoseconds });
     let ctime = Timestamp { seconds: 22, nanoseconds: 32 };
     let rows = [

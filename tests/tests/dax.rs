@@ -7,13 +7,12 @@ use pinhole_tests::frontend::frame::opcode::{
     CREATE, DESTROY, FALLOCATE, FORGET, FSYNC, RENAME, SETATTR, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::frontend::{Bench, LIMIT, OUT_HEADER_LEN, Setup};
+use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup, eventually};
 use pinhole_tests::window::{Dax, Rules, Told, connect};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
 
 /// Bytes of a slot, in which Linux maps and which the daemon tells as the alignment.
@@ -53,15 +52,6 @@ fn on_host(dax: &Dax, name: &str, at: u64, len: usize) -> Vec<u8> {
 fn replaces(dax: &Dax) -> bool {
     let told = dax.window.take_told();
     told.iter().all(|told| told.map)
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, RELEASE};
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
-use pinhole_tests::frontend::{Bench, Footprint, Frontend, LIMIT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape};
+use pinhole_tests::frontend::{
+    Bench, Footprint, Frontend, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually,
+};
 use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -60,15 +62,6 @@ fn map_frame(node: u64, slot: u64) -> Frame {
 
 fn getattr() -> Frame {
     Frame::new(GETATTR, 1).u32(0).u32(0).u64(0)
-}
-
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
 }
 
 #[track_caller]

@@ -71,21 +71,6 @@ fn hold(traced: &mut Traced) -> Held {
     Held { file, handle: handle(&opened), directory, listed: handle(&listed) }
 }
 
-fn set_attr() -> SetAttr {
-    SetAttr {
-        handle: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        size: None,
-        atime: None,
-        mtime: None,
-        ctime: None,
-        lock_owner: None,
-        kill_suidgid: false,
-    }
-}
-
 /// Requests that change names, and what each needs.
 fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let (file, new) = (name(c"file"), name(c"new"));
@@ -145,10 +130,10 @@ fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
         (open(truncate), Access::WRITE | Access::TRUNCATE),
         (write(OpenFlags::empty()), Access::WRITE),
         (write(OpenFlags::APPEND), Access::APPEND),
-        (set(SetAttr { size: Some(1), ..set_attr() }), Access::STAT | Access::TRUNCATE),
-        (set(SetAttr { mode: Some(0o600), ..set_attr() }), Access::STAT | Access::CHMOD),
-        (set(SetAttr { uid: Some(1), ..set_attr() }), Access::STAT | Access::CHOWN),
-        (set(SetAttr { mtime: Some(SetTime::Now), ..set_attr() }), Access::STAT | Access::UTIMENS),
+        (set(SetAttr { size: Some(1), ..SetAttr::default() }), Access::STAT | Access::TRUNCATE),
+        (set(SetAttr { mode: Some(0o600), ..SetAttr::default() }), Access::STAT | Access::CHMOD),
+        (set(SetAttr { uid: Some(1), ..SetAttr::default() }), Access::STAT | Access::CHOWN),
+        (set(SetAttr { mtime: Some(SetTime::Now), ..SetAttr::default() }), Access::STAT | Access::UTIMENS),
         (allocate(FallocateMode::empty()), Access::WRITE | Access::FALLOCATE),
         (allocate(punch | keep), Access::WRITE | Access::FALLOCATE_PUNCH),
         (allocate(FallocateMode::ZERO_RANGE), Access::WRITE | Access::FALLOCATE_ZERO),

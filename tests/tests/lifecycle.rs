@@ -10,7 +10,7 @@ use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::wire::Message;
 use pinhole_tests::frontend::{
     Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
-    QUEUE_LEN, Setup, Shape,
+    QUEUE_LEN, Setup, Shape, eventually,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -27,16 +27,6 @@ const LARGE: usize = 1 << 20;
 
 fn getattr() -> Frame {
     Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0)
-}
-
-/// Waits until `holds`, looking again every few milliseconds, at most for the common limit.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }
 
 /// The daemon ends by itself, with success.

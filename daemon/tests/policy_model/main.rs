@@ -408,7 +408,7 @@ impl World {
 
     fn look_at(&mut self, node: NodeId, change: bool) {
         let (got, wanted) = if change {
-            let change = SetAttr { mode: Some(0o600), ..no_change() };
+            let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
             let call = self.permit(node, change);
             (call.and_then(|call| self.share.set_attr(call)), Access::STAT | Access::CHMOD)
         } else {
@@ -457,21 +457,6 @@ impl World {
             Ask::Write(handle) => self.transfer(handle, true),
             Ask::List(node) => self.list(self.node(node)),
         }
-    }
-}
-
-fn no_change() -> SetAttr {
-    SetAttr {
-        handle: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        size: None,
-        atime: None,
-        mtime: None,
-        ctime: None,
-        lock_owner: None,
-        kill_suidgid: false,
     }
 }
 

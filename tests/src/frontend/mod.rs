@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pinhole_protocol::client::{decode_init, encode_request, header};
 use pinhole_protocol::{Dialect, InitFlags, InitReply, InitRequest, NodeId, Operation, ReadDirPlus, Unique};
@@ -31,6 +31,19 @@ pub use reply::Reply;
 
 /// How long anything that a front-end waits for may take.
 pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until `holds`, looking again every few milliseconds, at most for [`LIMIT`].
+///
+/// # Panics
+/// Where it has not come true by then.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
 
 /// Bytes of an out header.
 pub const OUT_HEADER_LEN: usize = 16;

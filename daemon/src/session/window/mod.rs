@@ -479,14 +479,14 @@ impl Window {
 
 // Who waits for outcomes.
 impl Window {
-    /// A mark of this moment, for [`Window::sleep`].
+    /// A mark of this moment, for [`Window::wait`].
     pub fn events(&self) -> u64 {
         self.lock().events
     }
 
-    /// Waits until something has happened since `seen`, or, where requests wait until the time of one
-    /// may be over.
-    pub fn sleep(&self, seen: u64, deadline: Option<Instant>) {
+    /// Waits until something has happened since `seen`, at most until the time of requests is over that wait until
+    /// `deadline`; without one, for as long as it takes.
+    pub fn wait(&self, seen: u64, deadline: Option<Instant>) {
         let mut state = self.lock();
         while state.events == seen {
             let Some(deadline) = deadline else {
@@ -501,7 +501,7 @@ impl Window {
         }
     }
 
-    /// Wakes who sleeps.
+    /// Wakes who waits.
     pub fn wake(&self) {
         let mut state = self.lock();
         self.announce(&mut state);

@@ -90,7 +90,7 @@ impl Stage {
             if let Some(result) = self.window.outcome(pending) {
                 return result;
             }
-            self.window.sleep(seen, Some(pending.deadline()));
+            self.window.wait(seen, Some(pending.deadline()));
         }
     }
 

@@ -115,7 +115,7 @@ impl Shared {
                 }
                 places.stays.iter().map(|stay| stay.parked.pending().deadline()).min()
             };
-            self.window.sleep(seen, until);
+            self.window.wait(seen, until);
         }
     }
 
