@@ -7,6 +7,7 @@ pub mod guest;
 #[cfg(feature = "wire")]
 pub mod load;
 pub mod program;
+pub mod sharing;
 #[cfg(feature = "wire")]
 pub mod surface;
 #[cfg(feature = "wire")]

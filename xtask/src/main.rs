@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask demo | test | bench | surface | fuzz | guest | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | surface | coherence | fuzz | guest | tidy`.
 //!
 //! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
 //! it fetches itself, by the `guest` module.
 
 mod bench;
+mod coherence;
 mod console;
 mod demo;
 mod fuzz;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Measures the size of the hole: what each profile may ask of the host, and what it reaches.
     Surface(surface::Arguments),
+    /// Asks pinhole and virtiofsd what several guests on one directory see of one another.
+    Coherence(coherence::Arguments),
     /// Runs the fuzz targets from their seed corpora.
     Fuzz(fuzz::Arguments),
     /// Checks what lints cannot see: the arrows between parts, lengths, headers, names in docs.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => suite::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Surface(arguments) => surface::main(&arguments),
+        Command::Coherence(arguments) => coherence::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Tidy => tidy::main(),
         Command::Guest(arguments) => guest::main(&arguments),

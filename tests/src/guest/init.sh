@@ -44,6 +44,8 @@ if [ -n "$userland" ]; then
     mount -o bind /dev $top/dev
     mount -o bind /extra $top/extra
     mount -t tmpfs run $top/run
+    mkdir $top/run/channel
+    mount -o bind /channel $top/run/channel
     mount -t tmpfs mnt $top/mnt
 fi
 mount -t tmpfs -o mode=1777 tmp $top/tmp

@@ -97,6 +97,17 @@ impl Running {
         self.work.path()
     }
 
+    /// A folder of the host that a User-mode Linux guest sees as `/run/channel` of its userland, to be told things while it
+    /// runs.
+    pub fn channel(&self) -> &Path {
+        &self.paths.channel
+    }
+
+    /// The file that grows by what the script prints.
+    pub fn output_path(&self) -> PathBuf {
+        self.paths.output.clone()
+    }
+
     /// What the script has printed up to now.
     pub fn output(&self) -> Vec<u8> {
         // No file yet is no output yet.

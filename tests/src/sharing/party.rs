@@ -1,0 +1,93 @@
+//! One of those at a table, as the harness sees it: it is asked by a file in its channel and answers in its output.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+
+use super::Fault;
+
+/// Between two looks at an output.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What was said to one ask.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// Without the line that ends it.
+    pub(super) text: String,
+    /// 0 is well.
+    pub(super) code: i32,
+}
+
+#[derive(Debug)]
+pub(super) struct Party {
+    pub(super) name: String,
+    /// The folder of the files `ask-1`, `ask-2` ...
+    channel: PathBuf,
+    output: PathBuf,
+    asked: u32,
+    /// Bytes of the output that have been read.
+    heard: usize,
+    last: String,
+}
+
+impl Party {
+    pub(super) fn new(name: impl Into<String>, channel: PathBuf, output: PathBuf) -> Self {
+        Self { name: name.into(), channel, output, asked: 0, heard: 0, last: String::new() }
+    }
+
+    /// Asks, and does not wait.
+    pub(super) fn ask(&mut self, line: &str) -> Result<(), Fault> {
+        self.asked += 1;
+        line.clone_into(&mut self.last);
+        let unfinished = self.channel.join("unfinished");
+        let asked = fs::write(&unfinished, line)
+            .and_then(|()| fs::rename(&unfinished, self.channel.join(format!("ask-{}", self.asked))));
+        asked.map_err(Fault::host("cannot ask"))
+    }
+
+    /// What it says to the last ask.
+    pub(super) fn hear(&mut self, limit: Duration) -> Result<Answer, Fault> {
+        let began = Instant::now();
+        loop {
+            let output = fs::read(&self.output).unwrap_or_default();
+            let new = output.get(self.heard..).unwrap_or_default();
+            let text = String::from_utf8_lossy(new).into_owned();
+            if let Some(answer) = self.ended(&text) {
+                self.heard = output.len();
+                return Ok(answer);
+            }
+            if began.elapsed() > limit {
+                return Err(Fault::Silent { who: self.name.clone(), ask: self.last.clone(), limit });
+            }
+            let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+            // A poll of nothing is a wait; interrupted, it is a shorter one.
+            rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
+        }
+    }
+
+    /// The answer, where the line that ends it is there: `>3 0`, whole.
+    fn ended(&self, text: &str) -> Option<Answer> {
+        let (before, last) = text.strip_suffix('\n')?.rsplit_once('\n').unwrap_or(("", text.trim_end()));
+        let code = last.strip_prefix(&format!(">{} ", self.asked))?;
+        Some(Answer { text: before.to_owned(), code: code.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_with_its_own_line() {
+        let mut party = Party::new("guest", PathBuf::new(), PathBuf::new());
+        party.asked = 3;
+        let answer = party.ended("one\ntwo\n>3 1\n").unwrap();
+        assert_eq!((answer.text.as_str(), answer.code), ("one\ntwo", 1));
+        assert_eq!(party.ended(">3 0\n").unwrap().text, "");
+        for unfinished in ["", "one\n", "one\n>3 ", "one\n>3 0", ">2 0\n"] {
+            assert!(party.ended(unfinished).is_none(), "{unfinished}");
+        }
+    }
+}

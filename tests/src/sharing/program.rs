@@ -1,0 +1,36 @@
+//! The program that everyone at a table runs, made by the userland's compiler: static, so that the host runs it too.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::Fault;
+use crate::daemon::Daemon;
+use crate::guest::Guest;
+
+/// One guest makes it for all tables of a process.
+static MADE: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+const COMPILE: &str = "gcc -O2 -Wall -Werror -static -o /mnt/out/party /extra/party.c /extra/work.c";
+
+pub(super) fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(program) = made.as_ref() {
+        return Ok(program.clone());
+    }
+    let folder = tempfile::tempdir().map_err(Fault::host("cannot make a folder"))?;
+    let daemon = Daemon::pinhole_at(pinhole, folder.path()).argument("--tag=out").start()?;
+    let finished = Guest::uml()
+        .userland()
+        .share(daemon.socket(), "out")
+        .file("party.c", 0o644, include_bytes!("party/party.c"))
+        .file("party.h", 0o644, include_bytes!("party/party.h"))
+        .file("work.c", 0o644, include_bytes!("party/work.c"))
+        .run(COMPILE)?;
+    if finished.exit_code != 0 {
+        return Err(Fault::Wrong(format!("the program was not made: {}", finished.text())));
+    }
+    let program = fs::read(folder.path().join("party")).map_err(Fault::host("cannot read the program"))?;
+    *made = Some(program.clone());
+    Ok(program)
+}

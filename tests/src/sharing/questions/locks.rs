@@ -1,0 +1,164 @@
+//! Locks between guests, and between guests and the host.
+
+use std::time::Duration;
+
+use super::{hold, number};
+use crate::sharing::table::{A, B, H, Table, read};
+use crate::sharing::{Fault, Group, Promised, Question, turns};
+
+pub(super) const LOCKS: [Question; 7] = [
+    question(
+        "lock-held",
+        "A record lock of one refuses the others, GETLK shows it, and closing the file lets it go",
+        held,
+    )
+    .and_auto(),
+    question("flock-held", "The same for flock", flock_held).and_auto(),
+    question("count-fcntl", "A number that all raise under a record lock loses no turn", count_fcntl),
+    question("count-flock", "A number that all raise under flock loses no turn", count_flock),
+    question(
+        "count-between",
+        "A number that all raise by open, write and close under another file's lock loses no turn",
+        count_between,
+    )
+    .and_auto(),
+    question(
+        "ping-pong",
+        "Samba's ping_pong -rw: the data increment is the number of clients, and no turn is lost",
+        ping_pong,
+    ),
+    question("killed", "A guest that is killed leaves no lock behind", killed).and_auto(),
+];
+
+const fn question(
+    name: &'static str,
+    asks: &'static str,
+    answer: fn(&mut Table) -> Result<String, Fault>,
+) -> Question {
+    Question { name, asks, group: Group::Locks, promised: Promised::Strict, answer }
+}
+
+/// For everyone's turns under a lock.
+const LIMIT: Duration = Duration::from_mins(1);
+
+fn held(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (H, "put f content", "ok"),
+        (A, "open a rw f", "ok"),
+        (B, "open b rw f", "ok"),
+        (H, "open h rw f", "ok"),
+        (A, "lock a w 0 10", "ok"),
+        (B, "lock b w 0 10", "EAGAIN"),
+        (B, "lock b r 9 1", "EAGAIN"),
+        (H, "lock h w 5 1", "EAGAIN"),
+        (B, "getlk b w 0 20", "write 0 10"),
+        (H, "getlk h w 0 20", "write 0 10"),
+        (B, "lock b w 10 5", "ok"),
+        (H, "getlk h w 10 1", "write 10 5"),
+        (A, "lock a u 0 5", "ok"),
+        (H, "lock h w 0 5", "ok"),
+        (A, "lock a r 0 1", "EAGAIN"),
+        (B, "close b", "ok"),
+        (A, "lock a w 10 5", "ok"),
+        (H, "close h", "ok"),
+        (B, "open b rw f", "ok"),
+        (B, "lock b r 0 5", "ok"),
+        (A, "lock a r 0 5", "ok"),
+        (H, "open h rw f", "ok"),
+        (H, "lock h r 0 5", "ok"),
+        (H, "lock h w 0 5", "EAGAIN"),
+        (A, "close a", "ok"),
+        (B, "close b", "ok"),
+        (H, "lock h w 0 0", "ok"),
+        (H, "close h", "ok"),
+    ])
+}
+
+fn flock_held(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (H, "put f content", "ok"),
+        (A, "open a rw f", "ok"),
+        (B, "open b rw f", "ok"),
+        (H, "open h rw f", "ok"),
+        (A, "flock a x", "ok"),
+        (B, "flock b s", "EAGAIN"),
+        (H, "flock h x", "EAGAIN"),
+        (A, "flock a s", "ok"),
+        (B, "flock b s", "ok"),
+        (H, "flock h s", "ok"),
+        (B, "flock b x", "EAGAIN"),
+        (A, "flock a u", "ok"),
+        (H, "flock h u", "ok"),
+        (B, "flock b x", "ok"),
+        (A, "flock a s", "EAGAIN"),
+        (B, "close b", "ok"),
+        (A, "flock a x", "ok"),
+        (H, "flock h s", "EAGAIN"),
+        (A, "close a", "ok"),
+        (H, "flock h x", "ok"),
+        (H, "close h", "ok"),
+    ])
+}
+
+fn count(table: &mut Table, how: &str, count: u32) -> Result<String, Fault> {
+    table.step(H, "put number 0", "ok")?;
+    table.together(&format!("$party count {how} number {{me}} {count}"), LIMIT * turns(1))?;
+    let found = read(&table.place()?.join("number"))?;
+    let wanted = u64::from(count) * table.all() as u64;
+    hold(found.trim() == wanted.to_string(), || {
+        format!("{} of {wanted} turns are in the number", found.trim())
+    })?;
+    Ok(format!("{wanted} turns"))
+}
+
+fn count_fcntl(table: &mut Table) -> Result<String, Fault> {
+    count(table, "fcntl", turns(150))
+}
+
+fn count_flock(table: &mut Table) -> Result<String, Fault> {
+    count(table, "flock", turns(150))
+}
+
+fn count_between(table: &mut Table) -> Result<String, Fault> {
+    count(table, "between", turns(100))
+}
+
+fn ping_pong(table: &mut Table) -> Result<String, Fault> {
+    let (laps, all) = (u64::from(turns(60)), table.all() as u64);
+    let said = table.says(H, "run head -c 512 /dev/zero > f")?;
+    hold(said.is_empty(), || said)?;
+    let said = table.together(&format!("$party pingpong f {{me}} {{all}} {laps}"), LIMIT * turns(1))?;
+    let bytes = std::fs::read(table.place()?.join("f")).map_err(Fault::host("cannot read what they left"))?;
+    let places = table.all() + 1;
+    let counters: Vec<u64> = bytes
+        .chunks(4)
+        .take(places)
+        .map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        .collect();
+    hold(counters.iter().all(|passed| *passed == laps * all), || {
+        format!("each place was passed {} times, and counts {counters:?}", laps * all)
+    })?;
+    // All but the first laps, before the last client has come in, and the last ones, when the first has gone.
+    let steady = said.iter().map(|text| number(text, 3)).collect::<Result<Vec<_>, _>>()?;
+    let least = laps * places as u64 / 2;
+    hold(steady.iter().all(|steady| *steady >= least), || {
+        format!("the increment was {all} at only {steady:?} of {} visits", laps * places as u64)
+    })?;
+    Ok(format!("increment {all}, {} visits", laps * all * places as u64))
+}
+
+fn killed(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (H, "put f content", "ok"),
+        (A, "open a rw f", "ok"),
+        (A, "lock a w 0 0", "ok"),
+        (A, "flock a x", "ok"),
+        (B, "open b rw f", "ok"),
+        (B, "lock b w 0 0", "EAGAIN"),
+        (B, "flock b x", "EAGAIN"),
+    ])?;
+    table.kill(0)?;
+    // Whoever waits has it, however long the daemon takes to see that its guest is gone.
+    table.step(B, "run $party count fcntl f 1 1 && timeout 15 flock f true && echo free", "turns 1\nfree")?;
+    table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
+}

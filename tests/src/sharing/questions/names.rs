@@ -1,0 +1,172 @@
+//! Names and files that all make, move, write and remove at the same time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
+
+use super::{hold, number, word, wrong};
+use crate::sharing::table::{H, Table, read};
+use crate::sharing::{Fault, Group, Promised, Question, seed, turns};
+
+pub(super) const NAMES: [Question; 5] = [
+    question("appends", "Records that all append to one file at once are whole, and none is lost", appends),
+    question(
+        "created-once",
+        "Of all who create a file with O_EXCL, a folder or a link at once, one succeeds",
+        created_once,
+    )
+    .and_auto(),
+    question(
+        "storm",
+        "Files that all create, move and take away at once: some order explains the end",
+        storm,
+    ),
+    question("maildir", "Of mail that all deliver and read at once, each is read once and whole", maildir),
+    question(
+        "mix",
+        "Anything at all in one tree, as fsstress does: no error but the expected ones, and all see one tree",
+        mix,
+    ),
+];
+
+const fn question(
+    name: &'static str,
+    asks: &'static str,
+    answer: fn(&mut Table) -> Result<String, Fault>,
+) -> Question {
+    Question { name, asks, group: Group::Names, promised: Promised::Strict, answer }
+}
+
+/// For everyone to be done with a turn that takes seconds.
+fn limit() -> Duration {
+    Duration::from_mins(1) * turns(1)
+}
+
+fn appends(table: &mut Table) -> Result<String, Fault> {
+    let count = u64::from(turns(250));
+    table.together(&format!("$party append f {{me}} {count}"), limit())?;
+    let text = read(&table.place()?.join("f"))?;
+    let mut next = BTreeMap::new();
+    for line in text.split_inclusive('\n') {
+        let shown = || line.chars().take(40).collect::<String>();
+        let (who, at, len) = (number(line, 0)?, number(line, 1)?, number(line, 2)?);
+        let letter = u8::try_from(who).map(|who| char::from(b'a'.saturating_add(who)));
+        let filled = word(line, 3).chars().all(|found| Ok(found) == letter);
+        hold(len == line.len() as u64 && filled, || format!("not whole: `{}`", shown()))?;
+        let expected = next.entry(who).or_insert(0);
+        hold(at == *expected, || format!("`{}` comes where {expected} should", shown()))?;
+        *expected += 1;
+    }
+    let whole = next.len() == table.all() && next.values().all(|found| *found == count);
+    hold(whole, || format!("of {count} records each there are {next:?}"))?;
+    Ok(format!("{} records", text.lines().count()))
+}
+
+fn created_once(table: &mut Table) -> Result<String, Fault> {
+    let count = turns(100);
+    let said = table.together(&format!("$party excl . {{me}} {count}"), limit())?;
+    let mut made = BTreeMap::new();
+    for (me, line) in said.iter().enumerate().flat_map(|(me, text)| text.lines().map(move |line| (me, line)))
+    {
+        let other = made.insert(word(line, 1).to_owned(), me);
+        hold(other.is_none(), || format!("{me} and {other:?} both made {}", word(line, 1)))?;
+    }
+    hold(made.len() == count as usize * 4, || format!("{} of {} were made", made.len(), count * 4))?;
+    for (name, me) in made.iter().filter(|(name, _)| name.starts_with("file-")) {
+        let found = read(&table.place()?.join(name))?;
+        hold(found == me.to_string(), || format!("{name} has `{found}`, made by {me}"))?;
+    }
+    Ok(format!("{} names", made.len()))
+}
+
+/// What everyone's successes come to: of each mark where it went, of each name how often it was taken and given up.
+#[derive(Default)]
+struct Account {
+    created: BTreeSet<String>,
+    taken: BTreeSet<String>,
+    held: BTreeMap<String, i64>,
+}
+
+impl Account {
+    fn add(&mut self, line: &str) -> Result<(), Fault> {
+        let (name, rest) = (word(line, 1).to_owned(), word(line, 2).to_owned());
+        match word(line, 0) {
+            "create" => {
+                *self.held.entry(name).or_default() += 1;
+                self.created.insert(rest);
+            }
+            "move" => {
+                *self.held.entry(name).or_default() -= 1;
+                *self.held.entry(rest).or_default() += 1;
+            }
+            "take" => {
+                *self.held.entry(name).or_default() -= 1;
+                hold(self.taken.insert(rest), || format!("taken twice: `{line}`"))?;
+            }
+            _ => return Err(wrong(format!("no turn of a storm: `{line}`"))),
+        }
+        Ok(())
+    }
+}
+
+fn storm(table: &mut Table) -> Result<String, Fault> {
+    let (count, seed) = (turns(400), seed());
+    let said = table.together(&format!("$party storm . {{me}} {count} {seed}"), limit())?;
+    let mut account = Account::default();
+    said.iter().flat_map(|text| text.lines()).try_for_each(|line| account.add(line))?;
+    let mut left = account.created.clone();
+    for mark in &account.taken {
+        hold(left.remove(mark), || format!("seed {seed}: {mark} was taken and never made"))?;
+    }
+    let mut there = BTreeMap::new();
+    for entry in fs::read_dir(table.place()?).map_err(Fault::host("cannot list what is left"))? {
+        let entry = entry.map_err(Fault::host("cannot list what is left"))?;
+        there.insert(entry.file_name().to_string_lossy().into_owned(), read(&entry.path())?);
+    }
+    let marks: BTreeSet<String> = there.values().cloned().collect();
+    hold(marks == left, || format!("seed {seed}: left should be {left:?}, and is {there:?}"))?;
+    let held: BTreeSet<_> = account.held.iter().filter(|(_, count)| **count != 0).collect();
+    let once = held.iter().all(|(name, count)| **count == 1 && there.contains_key(*name));
+    hold(once && held.len() == there.len(), || format!("seed {seed}: {held:?} are held, {there:?} there"))?;
+    Ok(format!("{} files", account.created.len()))
+}
+
+fn maildir(table: &mut Table) -> Result<String, Fault> {
+    let count = turns(60) as usize;
+    for folder in ["mkdir tmp", "mkdir new", "mkdir cur"] {
+        table.step(H, folder, "ok")?;
+    }
+    let all = count * table.all();
+    let said = table.together(&format!("$party maildir . {{me}} {count} {all}"), limit())?;
+    let mut read = BTreeSet::new();
+    for line in said.iter().flat_map(|text| text.lines()) {
+        hold(read.insert(word(line, 1).to_owned()), || format!("read twice: `{line}`"))?;
+    }
+    hold(read.len() == all, || format!("{} of {all} were read", read.len()))?;
+    Ok(format!("{all} messages"))
+}
+
+fn mix(table: &mut Table) -> Result<String, Fault> {
+    let (count, seed) = (turns(1500), seed());
+    table.step(H, "mkdir top", "ok")?;
+    table.together(&format!("$party mix top {{me}} {count} {seed}"), limit())?;
+    let mut trees = table.together("$party tree top | sort", limit())?;
+    let host = trees.pop().unwrap_or_default();
+    for (guest, tree) in trees.iter().enumerate() {
+        let differs = || {
+            let only = |one: &str, other: &str| -> Vec<String> {
+                one.lines()
+                    .filter(|line| !other.lines().any(|same| same == *line))
+                    .map(str::to_owned)
+                    .collect()
+            };
+            format!(
+                "seed {seed}: guest {guest} sees {:?}, the host {:?}",
+                only(tree, &host),
+                only(&host, tree)
+            )
+        };
+        hold(*tree == host, differs)?;
+    }
+    Ok(format!("{} turns, {} names at the end", count as usize * table.all(), host.lines().count()))
+}

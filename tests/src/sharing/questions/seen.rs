@@ -1,0 +1,290 @@
+//! What one sees of another's change, and when: talks, one step after another.
+
+use super::{hold, wrong};
+use crate::sharing::table::{A, B, H, Table};
+use crate::sharing::{Fault, Group, Promised, Question};
+
+pub(super) const SEEN: [Question; 12] = [
+    question(
+        "opened-after-close",
+        "What was written and closed before an open is read after it",
+        opened_after_close,
+    )
+    .and_auto(),
+    question(
+        "grown-after-close",
+        "The same where it has become longer or shorter within a second",
+        grown_after_close,
+    ),
+    question("stat-at-once", "Size and time are right at once after another's write", stat_at_once),
+    question("read-at-once", "A file that is open reads what another has just written", read_at_once),
+    question(
+        "truncated",
+        "O_TRUNC, truncate and ftruncate of one are the size that the other has open",
+        truncated,
+    ),
+    question("appended-open", "An append goes to the end that another has just moved", appended_open)
+        .and_auto(),
+    question("unlinked-open", "A file that another removes stays whole for who has it open", unlinked_open)
+        .and_auto(),
+    question(
+        "replaced",
+        "A file that is replaced is the new one by its path at once, the old one for who has it open, and never ESTALE",
+        replaced,
+    ),
+    question("made", "A name that was missing is found as soon as another makes it", made).and_auto(),
+    question(
+        "removed",
+        "A name that another removes or moves is missing at once, and the new one there",
+        removed,
+    ),
+    question("listed", "A listing has what another has just made, and not what it removed", listed)
+        .and_auto(),
+    question(
+        "mapped-stored",
+        "A shared mapping works: what one stores and syncs, another reads",
+        mapped_stored,
+    )
+    .and_auto(),
+];
+
+const fn question(
+    name: &'static str,
+    asks: &'static str,
+    answer: fn(&mut Table) -> Result<String, Fault>,
+) -> Question {
+    Question { name, asks, group: Group::Seen, promised: Promised::Strict, answer }
+}
+
+fn opened_after_close(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "put f one", "ok"),
+        (B, "cat f", "one"),
+        (B, "put f two", "ok"),
+        (A, "cat f", "two"),
+        (H, "put f six", "ok"),
+        (A, "cat f", "six"),
+        (B, "cat f", "six"),
+    ])
+}
+
+/// Of another length too, within the time for which attributes may be kept: Linux reads no further than it knows a file.
+fn grown_after_close(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "put f one", "ok"),
+        (B, "cat f", "one"),
+        (A, "put f longer", "ok"),
+        (B, "cat f", "longer"),
+        (B, "put f short", "ok"),
+        (A, "cat f", "short"),
+        (H, "cat f", "short"),
+    ])
+}
+
+fn stat_at_once(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "put f one", "ok"),
+        (B, "stat f", "3"),
+        (A, "put f longer", "ok"),
+        (B, "stat f", "6"),
+        (H, "put f longest-of-all", "ok"),
+        (A, "stat f", "14"),
+        (B, "stat f", "14"),
+    ])?;
+    for writer in [A, B, H] {
+        table.step(writer, "put f again", "ok")?;
+        let times = [A, B, H].map(|who| table.says(who, "mtime f"));
+        let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
+        hold(times.windows(2).all(|pair| pair.first() == pair.last()), || {
+            format!("{writer:?} wrote: {times:?}")
+        })?;
+    }
+    Ok("sizes and times of three writers".to_owned())
+}
+
+fn read_at_once(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (H, "put f first", "ok"),
+        (A, "open a rw f", "ok"),
+        (B, "open b rw f", "ok"),
+        (A, "read a 0 9", "first"),
+        (B, "read b 0 9", "first"),
+        (B, "write b 0 other", "ok"),
+        (A, "read a 0 9", "other"),
+        (A, "write a 2 longer", "ok"),
+        (B, "read b 0 9", "otlonger"),
+        (B, "size b", "8"),
+        (H, "open h rw f", "ok"),
+        (H, "write h 0 HOST", "ok"),
+        (A, "read a 0 9", "HOSTnger"),
+        (B, "read b 0 9", "HOSTnger"),
+    ])
+}
+
+fn truncated(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (H, "put f something", "ok"),
+        (A, "open a rw f", "ok"),
+        (A, "read a 0 20", "something"),
+        (B, "open b rwt f", "ok"),
+        (A, "size a", "0"),
+        (A, "read a 0 20", ""),
+        (B, "write b 0 new", "ok"),
+        (A, "read a 0 20", "new"),
+        (A, "ftruncate a 2", "ok"),
+        (B, "size b", "2"),
+        (B, "read b 0 20", "ne"),
+        (H, "truncate f 1", "ok"),
+        (A, "size a", "1"),
+        (A, "read a 0 20", "n"),
+        (B, "stat f", "1"),
+    ])
+}
+
+fn appended_open(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "open a wca f", "ok"),
+        (B, "open b wca f", "ok"),
+        (H, "open h wca f", "ok"),
+        (A, "append a one,", "ok"),
+        (B, "append b two,", "ok"),
+        (H, "append h three,", "ok"),
+        (A, "append a four,", "ok"),
+        (B, "append b five.", "ok"),
+        (H, "cat f", "one,two,three,four,five."),
+        (A, "close a", "ok"),
+        (B, "close b", "ok"),
+        (H, "close h", "ok"),
+        (H, "stat f", "24"),
+    ])
+}
+
+fn unlinked_open(table: &mut Table) -> Result<String, Fault> {
+    for (name, remover) in [("f", B), ("g", H)] {
+        table.talk(&[
+            (H, &format!("put {name} content"), "ok"),
+            (A, &format!("open a rw {name}"), "ok"),
+            (remover, &format!("unlink {name}"), "ok"),
+            (A, "read a 0 20", "content"),
+            (A, "write a 7 +more", "ok"),
+            (A, "read a 0 20", "content+more"),
+            (A, "ftruncate a 3", "ok"),
+            (A, "read a 0 20", "con"),
+            (A, "fsync a", "ok"),
+            (A, "size a", "3"),
+            (remover, &format!("put {name} new"), "ok"),
+            (remover, &format!("cat {name}"), "new"),
+            (A, "read a 0 20", "con"),
+            (A, "close a", "ok"),
+        ])?;
+    }
+    Ok("removed by a guest and by the host".to_owned())
+}
+
+fn replaced(table: &mut Table) -> Result<String, Fault> {
+    for replacer in [H, B] {
+        table.talk(&[
+            (replacer, "put f old", "ok"),
+            (A, "cat f", "old"),
+            (A, "open a r f", "ok"),
+            (replacer, "put next new", "ok"),
+            (replacer, "rename next f", "ok"),
+            (A, "cat f", "new"),
+            (A, "stat f", "3"),
+            (A, "read a 0 9", "old"),
+            (A, "size a", "3"),
+            (A, "links a", "0"),
+            (replacer, "put next newest", "ok"),
+            (replacer, "rename next f", "ok"),
+            (A, "stat f", "6"),
+            (A, "read a 0 9", "old"),
+            (A, "close a", "ok"),
+        ])?;
+    }
+    Ok("replaced by the host and by a guest".to_owned())
+}
+
+fn made(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "stat f", "ENOENT"),
+        (B, "put f here", "ok"),
+        (A, "stat f", "4"),
+        (A, "stat g", "ENOENT"),
+        (B, "stat g", "ENOENT"),
+        (H, "put g here", "ok"),
+        (A, "cat g", "here"),
+        (B, "cat g", "here"),
+        (A, "cat d/f", "ENOENT"),
+        (B, "mkdir d", "ok"),
+        (A, "cat d/f", "ENOENT"),
+        (B, "put d/f below", "ok"),
+        (A, "cat d/f", "below"),
+        (B, "rename f h", "ok"),
+        (A, "cat h", "here"),
+    ])
+}
+
+fn removed(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "put f here", "ok"),
+        (B, "stat f", "4"),
+        (A, "unlink f", "ok"),
+        (B, "stat f", "ENOENT"),
+        (B, "put f again", "ok"),
+        (A, "stat f", "5"),
+        (H, "rename f g", "ok"),
+        (A, "stat f", "ENOENT"),
+        (B, "stat f", "ENOENT"),
+        (A, "cat g", "again"),
+        (A, "rename g h", "ok"),
+        (B, "stat g", "ENOENT"),
+        (B, "cat h", "again"),
+        (A, "mkdir d", "ok"),
+        (A, "put d/f below", "ok"),
+        (B, "cat d/f", "below"),
+        (H, "rename d e", "ok"),
+        (B, "cat d/f", "ENOENT"),
+        (A, "cat d/f", "ENOENT"),
+        (A, "cat e/f", "below"),
+    ])
+}
+
+fn listed(table: &mut Table) -> Result<String, Fault> {
+    table.talk(&[
+        (A, "put a 1", "ok"),
+        (B, "list .", "a"),
+        (A, "put b 1", "ok"),
+        (B, "list .", "a b"),
+        (B, "unlink a", "ok"),
+        (A, "list .", "b"),
+        (H, "put c 1", "ok"),
+        (A, "list .", "b c"),
+        (B, "list .", "b c"),
+        (H, "rename c d", "ok"),
+        (A, "list .", "b d"),
+        (H, "unlink b", "ok"),
+        (B, "list .", "d"),
+    ])
+}
+
+fn mapped_stored(table: &mut Table) -> Result<String, Fault> {
+    let said = table.says(H, "run head -c 4096 /dev/zero | tr '\\0' . > f")?;
+    hold(said.is_empty(), || said)?;
+    table.talk(&[
+        (A, "open a rw f", "ok"),
+        (A, "map a 4096", "ok"),
+        (A, "load a 0 3", "..."),
+        (A, "store a 0 one", "ok"),
+        (H, "open h r f", "ok"),
+        (H, "read h 0 6", "one..."),
+        (B, "open b rw f", "ok"),
+        (B, "read b 0 6", "one..."),
+        (B, "map b 4096", "ok"),
+        (B, "load b 0 6", "one..."),
+        (B, "store b 3 two", "ok"),
+        (H, "read h 0 9", "onetwo..."),
+    ])?;
+    // Without an open between the two: a file that is open is not cached where nothing is stale.
+    let said = table.says(A, "stat f")?;
+    if said == "4096" { Ok("two guests".to_owned()) } else { Err(wrong(format!("the size became {said}"))) }
+}

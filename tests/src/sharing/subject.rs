@@ -1,0 +1,56 @@
+//! Who is asked: our daemon and the peer, each in two cache modes.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::daemon::{Daemon, DaemonError};
+
+/// A daemon in a cache mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Pinhole where nothing is stale.
+    Strict,
+    /// Pinhole as it comes.
+    Auto,
+    /// virtiofsd where nothing is cached.
+    PeerNever,
+    /// virtiofsd as it comes.
+    PeerAuto,
+}
+
+impl Subject {
+    /// All of them, in the order of the table's columns.
+    pub const ALL: [Self; 4] = [Self::Strict, Self::Auto, Self::PeerNever, Self::PeerAuto];
+
+    /// The daemon for `shared`, yet to be started; `pinhole` is ours.
+    ///
+    /// # Errors
+    /// Where its program is missing.
+    pub(super) fn daemon(self, pinhole: &Path, shared: &Path, tag: &str) -> Result<Daemon, DaemonError> {
+        let daemon = match self {
+            Self::Strict | Self::Auto => Daemon::pinhole_at(pinhole, shared),
+            Self::PeerNever | Self::PeerAuto => Daemon::virtiofsd_sandboxed(shared)?,
+        };
+        let daemon = daemon.argument(format!("--tag={tag}"));
+        Ok(self.arguments().iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
+    }
+
+    /// What asks the daemon for the mode. Shared mappings are allowed wherever a mode would refuse them.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Strict | Self::PeerNever => &["--cache=never", "--allow-mmap"],
+            Self::Auto | Self::PeerAuto => &["--cache=auto"],
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Strict => "pinhole strict",
+            Self::Auto => "pinhole auto",
+            Self::PeerNever => "virtiofsd never",
+            Self::PeerAuto => "virtiofsd auto",
+        })
+    }
+}

@@ -1,0 +1,292 @@
+//! Who sits together: guests, each with a daemon of its own on the same directory, and a process of the host.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::party::{Answer, Party};
+use super::program::program;
+use super::{Fault, Question, Subject};
+use crate::daemon::Serving;
+use crate::guest::{Guest, Running};
+
+/// The share's name in every guest.
+const TAG: &str = "shared";
+
+/// For a step of a talk.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
+
+/// For a guest to boot and say its first word.
+const BOOT_LIMIT: Duration = Duration::from_mins(1);
+
+/// The life of a guest: all questions, also where the turns are many.
+const GUEST_LIMIT: Duration = Duration::from_hours(1);
+
+const GUEST_MEMORY_MIB: u32 = 256;
+
+/// One of those at the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The guest of this number, from 0 on.
+    Guest(usize),
+    /// The process of the host.
+    Host,
+}
+
+/// The first guest, the second one, the host.
+pub(super) const A: Who = Who::Guest(0);
+/// The second guest.
+pub(super) const B: Who = Who::Guest(1);
+/// The process of the host.
+pub(super) const H: Who = Who::Host;
+
+/// A laid table. It lays itself anew where a question has spoilt it.
+#[derive(Debug)]
+pub struct Table {
+    /// The program of our daemon.
+    pinhole: PathBuf,
+    subject: Subject,
+    guests: usize,
+    seated: Option<Seated>,
+    /// Of the question that is asked.
+    name: &'static str,
+}
+
+/// Everything that runs. Guests go first, then daemons.
+#[derive(Debug)]
+struct Seated {
+    parties: Vec<Party>,
+    running: Vec<Option<Running>>,
+    host: HostProcess,
+    daemons: Vec<Serving>,
+    shared: TempDir,
+    _program: TempDir,
+}
+
+#[derive(Debug)]
+struct HostProcess {
+    child: Child,
+    party: Party,
+    _work: TempDir,
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        // What it runs may wait for a lock that nobody gives back.
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+        drop(self.child.wait());
+    }
+}
+
+impl Table {
+    /// A table for so many guests; `pinhole` is the program of our daemon.
+    pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
+        Self { pinhole: pinhole.into(), subject, guests, seated: None, name: "" }
+    }
+
+    /// Asks a question in a folder of its own. What was counted.
+    ///
+    /// # Errors
+    /// [`Fault`]: why the answer is no, or what is wrong with the harness.
+    pub fn ask(&mut self, question: &Question) -> Result<String, Fault> {
+        if self.seated.is_none() {
+            self.seated = Some(seat(&self.pinhole, self.subject, self.guests)?);
+        }
+        self.name = question.name;
+        let outcome = self.enter().and_then(|()| (question.answer)(self));
+        let gone = |seated: &Seated| seated.running.iter().any(Option::is_none);
+        if matches!(outcome, Err(Fault::Silent { .. })) || self.seated.as_ref().is_some_and(gone) {
+            self.seated = None;
+        }
+        outcome
+    }
+
+    /// Everyone goes into the question's folder, which the host has made.
+    fn enter(&mut self) -> Result<(), Fault> {
+        let name = self.name;
+        let place = self.place()?;
+        fs::create_dir(&place).map_err(Fault::host("cannot make the question's folder"))?;
+        for guest in 0..self.guests {
+            self.step(Who::Guest(guest), &format!("cd /mnt/{TAG}/{name}"), "ok")?;
+        }
+        self.step(Who::Host, &format!("cd {}", place.display()), "ok")
+    }
+
+    /// How many are at the table, the host among them.
+    pub(super) fn all(&self) -> usize {
+        self.guests + 1
+    }
+
+    /// The question's folder on the host.
+    pub(super) fn place(&self) -> Result<PathBuf, Fault> {
+        Ok(self.seated()?.shared.path().join(self.name))
+    }
+
+    fn seated(&self) -> Result<&Seated, Fault> {
+        self.seated.as_ref().ok_or_else(|| Fault::Wrong("nobody is at the table".to_owned()))
+    }
+
+    fn party(&mut self, who: Who) -> Result<&mut Party, Fault> {
+        let missing = || Fault::Wrong(format!("{who:?} is not at the table"));
+        let seated = self.seated.as_mut().ok_or_else(missing)?;
+        match who {
+            Who::Guest(number) => seated.parties.get_mut(number).ok_or_else(missing),
+            Who::Host => Ok(&mut seated.host.party),
+        }
+    }
+
+    /// What one says to an ask, in whatever mood.
+    pub(super) fn says(&mut self, who: Who, ask: &str) -> Result<String, Fault> {
+        let party = self.party(who)?;
+        party.ask(ask)?;
+        Ok(party.hear(STEP_LIMIT)?.text)
+    }
+
+    /// Asks one, who has to say one of the words of `wanted`, between which there is a `|`.
+    pub(super) fn step(&mut self, who: Who, ask: &str, wanted: &str) -> Result<(), Fault> {
+        let said = self.says(who, ask)?;
+        if wanted.split('|').any(|word| word == said) {
+            return Ok(());
+        }
+        let name = &self.party(who)?.name;
+        Err(Fault::Wrong(format!("{name} said `{said}` to `{ask}`, not `{wanted}`")))
+    }
+
+    /// Asks one after another: who, what, and the answer that is right.
+    pub(super) fn talk(&mut self, steps: &[(Who, &str, &str)]) -> Result<String, Fault> {
+        steps.iter().try_for_each(|(who, ask, wanted)| self.step(*who, ask, wanted))?;
+        Ok(format!("{} steps", steps.len()))
+    }
+
+    /// Everyone runs `command` at the same time; `{me}` in it is a number from 0 on, the last one the host's, and `{all}`
+    /// how many they are. What each said; any error that one has met is a wrong answer.
+    pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
+        let everyone: Vec<Who> = (0..self.guests).map(Who::Guest).chain([Who::Host]).collect();
+        self.some(&everyone, command, limit)
+    }
+
+    /// As [`together`](Self::together), without the host.
+    pub(super) fn guests(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
+        let guests: Vec<Who> = (0..self.guests).map(Who::Guest).collect();
+        self.some(&guests, command, limit)
+    }
+
+    fn some(&mut self, those: &[Who], command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
+        let all = those.len().to_string();
+        for (me, who) in those.iter().enumerate() {
+            let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
+            self.party(*who)?.ask(&format!("run {command}"))?;
+        }
+        // Everyone is heard out before anyone is judged: nobody is at work when the next question comes.
+        let heard: Vec<(String, Result<Answer, Fault>)> = those
+            .iter()
+            .map(|who| self.party(*who).map(|party| (party.name.clone(), party.hear(limit))))
+            .collect::<Result<_, _>>()?;
+        let mut texts = Vec::new();
+        let mut wrong = Vec::new();
+        for (name, answer) in heard {
+            let answer = answer?;
+            let errors: Vec<_> = answer.text.lines().filter(|line| line.starts_with("error ")).collect();
+            if answer.code != 0 || !errors.is_empty() {
+                let shown = if errors.is_empty() { last_lines(&answer.text) } else { errors.join("; ") };
+                wrong.push(format!("{name} ended with {}: {shown}", answer.code));
+            }
+            texts.push(answer.text);
+        }
+        if wrong.is_empty() { Ok(texts) } else { Err(Fault::Wrong(wrong.join("\n"))) }
+    }
+
+    /// Ends a guest as a power failure would. The table is laid anew for the next question.
+    pub(super) fn kill(&mut self, guest: usize) -> Result<(), Fault> {
+        let seated = self.seated.as_mut();
+        let running = seated.and_then(|seated| seated.running.get_mut(guest)).and_then(Option::take);
+        running.map(drop).ok_or_else(|| Fault::Wrong(format!("guest {guest} is not at the table")))
+    }
+
+    /// What the daemons have to say, for a message.
+    pub fn daemons_said(&self) -> String {
+        let said = self.seated.iter().flat_map(|seated| seated.daemons.iter().map(Serving::stderr));
+        said.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The end of what one printed.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("; ")
+}
+
+/// Starts everyone, at the same time.
+fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault> {
+    let program = program(pinhole)?;
+    let shared = folder("pinhole-sharing-")?;
+    let mut daemons = Vec::new();
+    let mut running = Vec::new();
+    let mut parties = Vec::new();
+    for number in 0..guests {
+        let daemon = subject.daemon(pinhole, shared.path(), TAG)?.start()?;
+        let guest = Guest::uml()
+            .userland()
+            .memory_mib(GUEST_MEMORY_MIB)
+            .limit(GUEST_LIMIT)
+            .share(daemon.socket(), TAG)
+            .file("party", 0o755, program.as_slice())
+            .start("export HOME=/tmp; /extra/party serve /run/channel; exit $?")?;
+        parties.push(Party::new(
+            format!("guest {number}"),
+            guest.channel().to_path_buf(),
+            guest.output_path(),
+        ));
+        running.push(Some(guest));
+        daemons.push(daemon);
+    }
+    for party in &mut parties {
+        party.ask("cd /")?;
+        party.hear(BOOT_LIMIT)?;
+    }
+    let place = folder("pinhole-party-")?;
+    let host = start_on_host(&place, &program)?;
+    Ok(Seated { parties, running, host, daemons, shared, _program: place })
+}
+
+fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> {
+    let path = place.path().join("party");
+    let made = fs::write(&path, program)
+        .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)));
+    made.map_err(Fault::host("cannot write the host's program"))?;
+    let work = folder("pinhole-host-")?;
+    let output = work.path().join("output");
+    let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
+    let complaints = said.try_clone().map_err(Fault::host("cannot share the host's output"))?;
+    // A copy: another thread may fork just now, and its child would hold the first file open for writing.
+    let child = Command::new("sh")
+        .args(["-c", "cp -p \"$0\" \"$0.own\" && exec \"$0.own\" serve \"$1\""])
+        .arg(&path)
+        .arg(work.path())
+        .env("HOME", work.path())
+        .stdin(Stdio::null())
+        .stdout(said)
+        .stderr(complaints)
+        .process_group(0)
+        .spawn()
+        .map_err(Fault::host("cannot start the host's program"))?;
+    let party = Party::new("the host", work.path().to_path_buf(), output);
+    Ok(HostProcess { child, party, _work: work })
+}
+
+fn folder(prefix: &str) -> Result<TempDir, Fault> {
+    tempfile::Builder::new().prefix(prefix).tempdir().map_err(Fault::host("cannot make a folder"))
+}
+
+/// The text of a file on the host.
+pub(super) fn read(path: &Path) -> Result<String, Fault> {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .map_err(Fault::host("cannot read what they left"))
+}

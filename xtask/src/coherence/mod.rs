@@ -1,0 +1,94 @@
+//! `cargo xtask coherence`: the questions about several guests on one directory, asked of pinhole and of the peer.
+//!
+//! The questions are the test suites' own (`pinhole_tests::sharing`); here nobody has to pass. What came of it is a table
+//! for the terminal and, with `--write`, docs/coherence/peer.md.
+
+mod page;
+
+use std::path::PathBuf;
+
+use pinhole_tests::sharing::{QUESTIONS, Question, Subject, Table};
+
+use crate::bench::machine::{self, Machine};
+use crate::bench::place::Place;
+use crate::console::say;
+use crate::guest::{Part as Piece, ensure};
+use crate::step::{Failure, Outcome, run};
+use crate::workspace;
+
+/// What to ask, and where to put the answers.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only these questions
+    #[arg(long, value_delimiter = ',', value_name = "NAME", conflicts_with = "write")]
+    only: Vec<String>,
+    /// Guests at the table, beside the host
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "write")]
+    guests: u8,
+    /// Write docs/coherence/peer.md anew
+    #[arg(long)]
+    write: bool,
+}
+
+/// A question and what each subject answered.
+struct Row {
+    question: &'static Question,
+    answers: Vec<Answer>,
+}
+
+/// What was counted, or why the answer is no.
+type Answer = Result<String, String>;
+
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    ensure(&[Piece::Base, Piece::Userland])?;
+    let load = machine::load();
+    let program = build()?;
+    let chosen: Vec<&'static Question> = QUESTIONS
+        .into_iter()
+        .flatten()
+        .filter(|question| {
+            arguments.only.is_empty() || arguments.only.iter().any(|name| name == question.name)
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Err(Failure::new("no question has that name: without --only, all are asked and named"));
+    }
+    let mut rows: Vec<Row> =
+        chosen.into_iter().map(|question| Row { question, answers: Vec::new() }).collect();
+    for subject in Subject::ALL {
+        let mut table = Table::new(&program, subject, usize::from(arguments.guests));
+        ask(subject, &mut table, &mut rows)?;
+    }
+    say(format!("\n{}", page::table(&rows).plain()));
+    if arguments.write {
+        let machine = Machine::here(&program, Place::new()?.folder(), &load);
+        page::write(&rows, &machine, &workspace::root())?;
+    }
+    Ok(())
+}
+
+/// The release code without the last tenth, in half the time.
+fn build() -> Outcome<PathBuf> {
+    say("building pinhole");
+    let words = ["build", "--profile", "demo", "--quiet", "--package", "pinhole", "--bin", "pinhole"];
+    run(workspace::cargo().args(words))?;
+    Ok(workspace::target().join("demo/pinhole"))
+}
+
+/// Asks one subject everything.
+fn ask(subject: Subject, table: &mut Table, rows: &mut [Row]) -> Outcome {
+    say(format!("\n== {subject}"));
+    for row in rows {
+        let answer = match table.ask(row.question) {
+            Ok(counted) => Ok(counted),
+            Err(fault) if fault.is_answer() => Err(fault.to_string()),
+            Err(fault) => return Err(Failure::new(format!("{subject}: {}: {fault}", row.question.name))),
+        };
+        say(match &answer {
+            Ok(counted) => format!("yes  {}: {counted}", row.question.name),
+            Err(why) => format!("no   {}: {why}", row.question.name),
+        });
+        row.answers.push(answer);
+    }
+    Ok(())
+}

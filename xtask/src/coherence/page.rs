@@ -1,0 +1,94 @@
+//! docs/coherence/peer.md.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use pinhole_tests::sharing::Subject;
+
+use super::Row;
+use crate::bench::machine::Machine;
+use crate::bench::table::Table;
+use crate::step::{Failure, Outcome};
+
+/// The longest reason that is shown, in characters; the terminal has all of it.
+const REASON_MAX: usize = 160;
+
+const HEAD: [&str; 5] = ["question", "pinhole strict", "pinhole auto", "virtiofsd never", "virtiofsd auto"];
+
+const HOW: &str = "Two User-mode Linux guests, each with a daemon of its own on the same directory, and a process of the \
+    host do each of these at the same time or in turns; [testing](../testing.md) says more. The questions are those of the \
+    test suite `guest_sharing`, which pinhole has to pass where its mode promises it \
+    ([coherence](../coherence.md)); virtiofsd runs as packaged, with `--cache=never --allow-mmap` and `--cache=auto`. A \
+    \"no\" is told below with what was seen in this run.\n";
+
+/// Writes the page below `root`.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
+    let folder = root.join("docs/coherence");
+    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    let path = folder.join("peer.md");
+    let failed = Failure::io(format!("cannot write {}", path.display()));
+    let text = text(rows, machine).map_err(|error| Failure::new(format!("cannot make the page: {error}")))?;
+    fs::write(&path, text).map_err(failed)
+}
+
+/// Each question in words, and yes or no.
+pub(super) fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(&HEAD);
+    for row in rows {
+        let words = row.answers.iter().map(|answer| if answer.is_ok() { "yes" } else { "**no**" });
+        table.row(std::iter::once(row.question.asks).chain(words).map(str::to_owned).collect());
+    }
+    table
+}
+
+fn text(rows: &[Row], machine: &Machine) -> Result<String, std::fmt::Error> {
+    let mut text = format!(
+        "# Several guests on one directory, {}\n\nWritten by `cargo xtask coherence --write`; not by hand.\n\n- machine: \
+         {}\n- programs: {}\n\n{HOW}\n{}\n\n## What was seen\n",
+        machine.date,
+        machine.words,
+        machine.versions,
+        table(rows).markdown()
+    );
+    for row in rows {
+        writeln!(text, "\n`{}`: {}\n", row.question.name, row.question.asks)?;
+        for (subject, answer) in Subject::ALL.iter().zip(&row.answers) {
+            match answer {
+                Ok(counted) => writeln!(text, "- {subject}: {}", shortened(counted))?,
+                Err(why) => writeln!(text, "- {subject}: **no**, {}", shortened(why))?,
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// In one line that does no harm to a list.
+fn shortened(words: &str) -> String {
+    let line: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line = line.join("; ");
+    if line.chars().count() <= REASON_MAX {
+        return line;
+    }
+    line.chars().take(REASON_MAX).chain(" ...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_one_line_that_ends() {
+        assert_eq!(shortened("one\n\n  two"), "one; two");
+        assert_eq!(shortened(&"x".repeat(200)).len(), REASON_MAX + 4);
+    }
+
+    #[test]
+    fn each_subject_has_its_column() {
+        let names: Vec<String> = Subject::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(names, HEAD[1..]);
+    }
+}
