@@ -4,6 +4,7 @@
 //! `host` (the file system), and its answer goes back the same way. `cli` turns what was typed into what is true and
 //! builds the rest. `docs/architecture.md` follows a request through all of it.
 
+pub mod bell;
 pub mod cli;
 pub mod guest_view;
 mod handoff;

@@ -109,6 +109,25 @@ pub const POLL_DEFAULT: std::time::Duration = std::time::Duration::from_micros(3
 /// The longest time in microseconds for which a worker may look for a request: what takes longer is better slept for.
 pub const POLL_US_MAX: u64 = 1000;
 
+/// Byte ranges and whole files that a guest may have locked at once: the host looks through all of one file's for each
+/// lock of that file, also for those of other guests.
+pub const LOCKS_MAX: u64 = 1 << 16;
+
+/// Requests that wait for locks at most: each is some 500 bytes and a try on the host every few milliseconds. Linux has
+/// one for each task that waits.
+pub const LOCK_WAITERS_MAX: usize = 1024;
+
+/// How long to wait before a lock that is held is first tried again: a few times what a guest takes to unlock what it
+/// has just locked.
+pub const LOCK_RETRY_MIN: std::time::Duration = std::time::Duration::from_micros(100);
+
+/// The longest time between two tries: so late a lock is taken at most that another daemon or a host process has given
+/// back. Each try costs a microsecond.
+pub const LOCK_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Requests to be interrupted that have not been met yet: a caller may give up before its request is read.
+pub const INTERRUPTS_KEPT: usize = 64;
+
 /// Deleted files that wait to be closed at most; each holds a descriptor.
 pub const REAPER_BACKLOG_MAX: usize = 256;
 

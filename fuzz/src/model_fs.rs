@@ -2,16 +2,18 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, MapFile, Pace};
+use pinhole::bell::Bell;
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, InitFlags, Name, NodeId,
+    AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock, InitFlags, LockRange, Name, NodeId,
     Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 type Listed = (u64, DirentKind, Vec<u8>);
 
@@ -379,6 +381,26 @@ impl FileSystem for Model {
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()> {
         locked!(self, call, tree);
         tree.opened(call.operation.handle, false).map(drop)
+    }
+
+    /// What is locked is forgotten: only who asks for an odd byte on its own finds it taken, and never waits.
+    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
+        locked!(self, call, tree);
+        let LockRange { handle, start, end, kind, .. } = call.operation.0;
+        tree.opened(handle, false)?;
+        Ok((start == end && start % 2 == 1).then_some(FileLock { start, end, kind, pid: 0 }))
+    }
+
+    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
+        locked!(self, call, tree);
+        let protocol::SetLock { lock: LockRange { handle, start, end, .. }, wait } = call.operation;
+        tree.opened(handle, false)?;
+        let taken = start == end && start % 2 == 1 && !wait;
+        Ok(if taken { Locking::Held(None) } else { Locking::Done })
+    }
+
+    fn bell(&self) -> &Arc<Bell> {
+        &self.bell
     }
 
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {

@@ -2,6 +2,7 @@
 //! format and the session's dispatch.
 
 use crate::model::Tree;
+use pinhole::bell::Bell;
 use pinhole::host::{Call, Caller, FileSystem, ListNames, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
@@ -11,18 +12,19 @@ use pinhole_protocol::{
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use vm_memory::VolatileSlice;
 
 /// A file system in memory.
 #[derive(Debug)]
 pub struct Model {
     tree: Mutex<Tree>,
+    pub(crate) bell: Arc<Bell>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { tree: Mutex::new(Tree::new()) }
+        Self { tree: Mutex::new(Tree::new()), bell: Arc::default() }
     }
 }
 

@@ -155,7 +155,7 @@ impl Access {
     pub const LEADS_ON: Self = Self::LOOKUP.union(Self::MKDIR);
 
     /// Named, so that nobody takes them for part of something else, and not carried out by this version.
-    pub const NOT_SERVED: Self = Self::LOCK.union(Self::IOCTL_VERITY).union(Self::IOCTL_FSCRYPT);
+    pub const NOT_SERVED: Self = Self::IOCTL_VERITY.union(Self::IOCTL_FSCRYPT);
 
     /// Reading extended attributes of any namespace, ACLs apart.
     pub const XATTR_READS: Self = Self::XATTR_READ_USER

@@ -122,9 +122,9 @@ mod tests {
     #[test]
     fn a_worker_may_make_few_calls() {
         let plain = Profile::ALL.map(|profile| worker(profile, Facilities::empty()));
-        assert_eq!(plain, [34, 34, 18], "full, share, rootfs");
+        assert_eq!(plain, [36, 36, 18], "full, share, rootfs");
         let with_attributes = Profile::ALL.map(|profile| worker(profile, Facilities::XATTR));
-        assert_eq!(with_attributes, [38, 38, 20], "full, share, rootfs with --xattr");
+        assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
 
     #[test]

@@ -119,9 +119,6 @@ fn read(text: &str) -> Result<Policy, Wrong> {
 fn limited_somewhere(file: &File, policy: &Policy) -> Result<(), Wrong> {
     for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
         let (text, reach) = (row.name, policy.reach());
-        if !row.of.is_empty() && Access::NOT_SERVED.contains(row.of) {
-            return Err(Wrong::at(name, format!("{text} limits what is not served by this version")));
-        }
         if !row.of.is_empty() && !reach.intersects(row.of) {
             let names: Vec<_> = row.of.names().collect();
             let message = format!("{text} limits what is granted nowhere: {}", names.join(", "));
@@ -423,7 +420,7 @@ mod tests {
                 "[[path]]\nmatch = \"/a/**\"\naccess = [\"unlink\", \"read\"]",
                 "3:10: \"read\" without lookup: no file is found under this rule",
             ),
-            ("[limits]\nlocks = 9", "2:1: locks limits what is not served by this version"),
+            ("profile = \"rootfs\"\n[limits]\nlocks = 9", "3:1: locks limits what is granted nowhere: lock"),
             (
                 "profile = \"rootfs\"\n[limits]\ndirty-bytes = 9",
                 "3:1: dirty-bytes limits what is granted nowhere: write, append, copy-range",

@@ -105,7 +105,7 @@ fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
         ("--shared-dir DIR --socket-path SOCK --migration-mode find-paths", "--migration-mode"),
         ("--shared-dir DIR --socket-path SOCK -o caches=auto", "-o caches"),
         ("--shared-dir DIR --socket-path SOCK -o cache=some", "-o cache=some"),
-        ("--shared-dir DIR --socket-path SOCK -o posix_lock", "-o posix_lock"),
+        ("--shared-dir DIR --socket-path SOCK --locks all", "--locks"),
         ("--shared-dir DIR --socket-path SOCK -o source=/elsewhere", "-o source="),
         ("--socket-path SOCK mount", "mount"),
         ("mount", "DIR"),

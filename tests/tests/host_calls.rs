@@ -7,7 +7,7 @@ use pinhole_policy::host_calls::{ANSWERED, Condition, ROWS, Row, Test, Threads, 
 use pinhole_protocol::Errno;
 use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use pinhole_tests::frontend::frame::opcode::{
-    FALLOCATE, FLUSH, FSYNC, LOOKUP, MKDIR, OPEN_FILE, UNLINK, WRITE,
+    FALLOCATE, FLUSH, FSYNC, GETLK, LOOKUP, MKDIR, OPEN_FILE, SETLK, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
@@ -66,7 +66,7 @@ impl Call<'_> {
     fn kind(&self) -> Threads {
         match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
             "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
-            "pool" | "reaper" => Threads::OFFLOAD,
+            "pool" | "reaper" | "answers" => Threads::OFFLOAD,
             _ => Threads::CONTROL,
         }
     }
@@ -263,6 +263,12 @@ impl Writer {
         Frame::new(FLUSH, self.node).u64(self.handle).u32(0).u32(0).u64(0)
     }
 
+    /// A lock of the whole file by the owner 1: of its bytes, or as flock(2) takes it.
+    fn lock(&self, opcode: u32, kind: u32, flock: u32) -> Frame {
+        let frame = Frame::new(opcode, self.node).u64(self.handle).u64(1).u64(0);
+        frame.u64(i64::MAX.unsigned_abs()).u32(kind).u32(1).u32(flock).u32(0)
+    }
+
     fn reserve(&self, offset: u64) -> Frame {
         Frame::new(FALLOCATE, self.node).u64(self.handle).u64(offset).u64(4096).u32(0).u32(0)
     }
@@ -389,7 +395,7 @@ fn logged() -> String {
     fs::read_to_string(path("trace")).unwrap()
 }
 
-/// Whose `close` may write back: an overlay's on a worker, a server's, which `pinhole mount` is, on the pool.
+/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is, on the pool.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -432,6 +438,10 @@ fn mounted(seen: &mut Seen) {
     fs::rename(path("mnt/file"), path("mnt/folder/file")).unwrap();
     let run = Run::over(&path("mnt/folder"), tempfile::tempdir().unwrap(), &[]);
     let mut writer = Writer::new(run.daemon.socket());
+    writer.ask(&writer.lock(GETLK, 1, 0), 24);
+    for flock in [0, 1] {
+        writer.ask(&writer.lock(SETLK, 1, flock), 0);
+    }
     writer.ask(&writer.flush(), 0);
     drop(writer);
     seen.read(&run.ended(), false);

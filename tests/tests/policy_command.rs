@@ -88,7 +88,6 @@ fn explain_names_every_operation_once_with_what_the_guest_is_told() {
         for row in ACCESSES {
             let granted = policy.granted().contains(row.access);
             let expected = match row.name {
-                "lock" if granted => "ENOSYS",
                 "fsync" if profile == Profile::Rootfs => "success",
                 _ if granted => "granted",
                 _ => row.access.refusal(profile == Profile::Rootfs).errno_name(),
@@ -158,7 +157,7 @@ fn explain_as_json_holds_what_the_text_holds() {
     assert_eq!((&chown["granted"], &chown["errno"]), (&false.into(), &"EPERM".into()));
     assert_eq!(chown["standing"], "denied");
     let lock = operations.iter().find(|operation| operation["name"] == "lock").unwrap();
-    assert_eq!((&lock["granted"], &lock["standing"]), (&true.into(), &"not-served".into()));
+    assert_eq!((&lock["granted"], &lock["standing"]), (&true.into(), &"served".into()));
     for threads in ["control", "worker", "offload"] {
         assert!(json["host_calls"][threads].is_array(), "{threads}");
     }
@@ -196,11 +195,7 @@ fn check_says_by_which_rule_and_ends_accordingly() {
             "allowed: fsync at /a is answered with success: rootfs grants no change, so nothing is unwritten, and the \
              host is not asked",
         ),
-        (
-            "share --path /a --operation lock",
-            1,
-            "not served by this version, ENOSYS: lock at /a, which share grants",
-        ),
+        ("share --path /a --operation lock", 0, "allowed: lock at /a, which share grants"),
         (
             "closed.toml --path /a/b --operation read",
             1,
@@ -301,7 +296,7 @@ const BAD: &[(&str, &str)] = &[
     ("[limits]\nopen-handle = 1", "2:1: unknown limit \"open-handle\": did you mean \"open-handles\"?"),
     ("prophile = \"share\"", "1:1: unknown key \"prophile\": did you mean \"profile\"?"),
     ("[limit]\nopen-handles = 1", "1:2: unknown key \"limit\": did you mean \"limits\"?"),
-    ("[limits]\nlocks = 1", "2:1: locks limits what is not served by this version"),
+    ("profile = \"rootfs\"\n[limits]\nlocks = 1", "3:1: locks limits what is granted nowhere: lock"),
     (
         "profile = \"rootfs\"\n[limits]\ndirty-bytes = 1",
         "3:1: dirty-bytes limits what is granted nowhere: write, append, copy-range",

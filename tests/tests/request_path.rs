@@ -4,9 +4,9 @@
 
 use pinhole_tests::frontend::frame::opcode::{
     ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, COPY_FILE_RANGE_64, CREATE, DESTROY, FALLOCATE, FLUSH,
-    FORGET, FSYNC, FSYNCDIR, GETATTR, GETLK, GETXATTR, IOCTL, LINK, LISTXATTR, LOOKUP, LSEEK, MKDIR, MKNOD,
+    FORGET, FSYNC, FSYNCDIR, GETATTR, GETXATTR, IOCTL, LINK, LISTXATTR, LOOKUP, LSEEK, MKDIR, MKNOD,
     OPEN_FILE, OPENDIR, POLL, READ, READDIR, READDIRPLUS, READLINK, RELEASE, RELEASEDIR, REMOVEXATTR, RENAME,
-    RENAME2, RMDIR, SETATTR, SETLK, SETLKW, SETXATTR, STATFS, STATX, SYMLINK, SYNCFS, TMPFILE, UNLINK, WRITE,
+    RENAME2, RMDIR, SETATTR, SETXATTR, STATFS, STATX, SYMLINK, SYNCFS, TMPFILE, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u32_at, u64_at};
 use pinhole_tests::frontend::{Bench, EVENT_IDX, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
@@ -292,10 +292,6 @@ fn statfs_and_access_say_what_the_host_says() {
 #[test]
 fn what_is_not_served_says_so_for_ever() {
     let (mut bench, node, handle) = with_file();
-    for opcode in [GETLK, SETLK, SETLKW] {
-        let lock = Frame::new(opcode, node).u64(handle).u64(1).u64(0).u64(9).u32(1).u32(1).u32(0).u32(0);
-        assert_eq!(bench.errno(lock, 24).unwrap(), ENOSYS, "opcode {opcode}");
-    }
     assert_eq!(bench.errno(Frame::new(BMAP, node).u64(0).u32(4096).u32(0), 8).unwrap(), ENOSYS);
     let poll = Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1);
     assert_eq!(bench.errno(poll, 8).unwrap(), ENOSYS);

@@ -176,8 +176,8 @@ pub struct ServeArgs {
     /// virtiofsd's old form of its options, `NAME[=VALUE],...`.
     ///
     /// Known are source, cache, sandbox, modcaps, loglevel, timeout, and, each also with `no_` before it, xattr,
-    /// posix_acl, writeback, readdirplus, allow_direct_io, announce_submounts, killpriv_v2; `no_posix_lock` and
-    /// `no_flock` are what happens anyhow.
+    /// posix_acl, writeback, readdirplus, allow_direct_io, announce_submounts, killpriv_v2, posix_lock, flock (either of the
+    /// last two is `--locks host`, `no_` of both is `--locks guest`).
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = "Accepted for virtiofsd")]
     pub compat_options: Vec<String>,
     /// No effect: Pinhole always stays in the foreground.
@@ -291,6 +291,13 @@ pub struct ShareArgs {
     /// Such a mapping is cached by the guest in spite of the mode; only for a tree that nobody else changes.
     #[arg(long, help_heading = "Caching")]
     pub allow_mmap: bool,
+    /// Who has the locks that the guest's programs take (flock, fcntl, lockf) [default: host; with --cache always: guest].
+    ///
+    /// host: the host, so that programs in other guests and on the host are excluded too. guest: each guest by itself; its
+    /// locks mean nothing to others. none: nobody, every lock fails with ENOLCK. Where the policy grants no `lock`, host is as
+    /// guest.
+    #[arg(long, value_name = "WHERE", value_enum, help_heading = "Share")]
+    pub locks: Option<Locks>,
     /// Do not send attributes along with the entries of a directory.
     #[arg(long, help_heading = "Caching")]
     pub no_readdirplus: bool,
@@ -394,6 +401,15 @@ pub enum CacheMode {
     #[value(alias = "none")]
     Never,
     Metadata,
+}
+
+/// Who has the locks of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "each is told by --locks")]
+pub enum Locks {
+    Host,
+    Guest,
+    None,
 }
 
 /// How known files are held.

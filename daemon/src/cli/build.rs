@@ -7,7 +7,7 @@ use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::host::{self, Passthrough, Seal, Surroundings};
 use crate::limits;
 use crate::sandbox::{SandboxError, Side};
-use crate::session::{self, Session};
+use crate::session::{self, LockMode, Session};
 use crate::transport::{dev_fuse, vhost_user};
 use crate::unshare;
 use pinhole_policy::host_calls::Threads;
@@ -90,7 +90,7 @@ fn one_heap() -> Result<(), SandboxError> {
 
 fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     one_heap()?;
-    let policy = policy(&serve.share)?;
+    let policy = with_locks(policy(&serve.share)?, serve.share.locks);
     let options = vhost_user::Options {
         tag: Some(vhost_user::Tag::new(&serve.tag)?),
         request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
@@ -152,7 +152,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     };
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
     let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
-    let policy = policy(&mount.share)?;
+    let policy = with_locks(policy(&mount.share)?, mount.share.locks);
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
@@ -194,6 +194,14 @@ fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
 fn say_what_has_no_effect(limits: &Limits, besides: Facilities) {
     if besides.contains(Facilities::ALONE) && limits.queued_requests.is_some() {
         tracing::warn!("queued-requests has no effect without a pool: each thread has one request at a time");
+    }
+}
+
+/// What the host is not to lock, it needs no right to lock.
+fn with_locks(policy: Policy, locks: args::Locks) -> Policy {
+    match locks {
+        args::Locks::Host => policy,
+        args::Locks::Guest | args::Locks::None => policy.without(Access::LOCK),
     }
 }
 
@@ -248,7 +256,7 @@ fn build_session(
     (policy, descriptors_max): (Policy, u64),
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
-    let options = session_options(&share);
+    let options = session_options(&share, policy.reach());
     let file_handles = match confine::file_handles(&share) {
         args::FileHandles::Never => host::FileHandles::Never,
         args::FileHandles::Prefer => host::FileHandles::Prefer,
@@ -276,10 +284,10 @@ fn build_session(
     Ok(Session::new(Arc::new(filesystem), policy, options))
 }
 
-fn session_options(share: &Share) -> session::Options {
+fn session_options(share: &Share, granted: Access) -> session::Options {
     session::Options {
         offer: InitOffer {
-            flags: offered_flags(share),
+            flags: offered_flags(share, granted),
             // The guest's own figure is smaller and wins.
             max_readahead: limits::WRITE_LEN_MAX,
             max_write: limits::WRITE_LEN_MAX,
@@ -291,12 +299,20 @@ fn session_options(share: &Share) -> session::Options {
         },
         timeouts: Timeouts { entry: share.timeouts.entry, attr: share.timeouts.attr },
         negative_timeout: share.timeouts.negative,
+        locks: if share.locks == args::Locks::None { LockMode::Refuse } else { LockMode::Host },
     }
 }
 
-/// What INIT offers. Locks, passthrough, idmapped mounts and io_uring are not offered because they are not served, DAX
-/// where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and "..".
-fn offered_flags(share: &Share) -> InitFlags {
+/// What INIT offers, where the policy grants so much somewhere. Passthrough, idmapped mounts and io_uring are not offered
+/// because they are not served, DAX where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and
+/// "..". A guest that is offered no locks keeps its own to itself.
+fn offered_flags(share: &Share, granted: Access) -> InitFlags {
+    let locks = match share.locks {
+        args::Locks::Host => granted.contains(Access::LOCK),
+        args::Locks::Guest => false,
+        // It is to hear that there are none.
+        args::Locks::None => true,
+    };
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ
         | InitFlags::ASYNC_DIO
@@ -315,6 +331,7 @@ fn offered_flags(share: &Share) -> InitFlags {
         | when(share.submounts, InitFlags::SUBMOUNTS)
         | when(share.writeback, InitFlags::WRITEBACK_CACHE)
         | when(share.mmap, InitFlags::DIRECT_IO_ALLOW_MMAP)
+        | when(locks, InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS)
         | when(share.xattr, InitFlags::SETXATTR_EXT)
         // A default ACL of the parent takes the umask's place, so the guest must leave the mode unmasked.
         | when(share.posix_acl, InitFlags::POSIX_ACL | InitFlags::DONT_MASK)
@@ -330,7 +347,8 @@ mod tests {
         let words = format!("pinhole --shared-dir / --socket-path /s {words}");
         let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
         let Action::Serve(serve) = Config::new(cli).unwrap().action else { panic!("{words}") };
-        session_options(&serve.share)
+        let policy = with_locks(policy(&serve.share).unwrap(), serve.share.locks);
+        session_options(&serve.share, policy.reach())
     }
 
     #[test]
@@ -357,8 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn locks_are_not_offered_while_they_are_not_served() {
+    fn locks_are_offered_where_they_are_served_or_refused() {
         let locks = InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
-        assert!(!offered("--cache always --writeback --posix-acl").offer.flags.intersects(locks));
+        for words in ["", "--cache never", "--locks host --cache always", "--locks none --profile rootfs"] {
+            assert!(offered(words).offer.flags.contains(locks), "{words}");
+        }
+        for words in ["--locks guest", "--cache always", "--profile rootfs"] {
+            assert!(!offered(words).offer.flags.intersects(locks), "{words}");
+        }
+        assert_eq!(offered("--locks none").locks, LockMode::Refuse);
     }
 }

@@ -1,6 +1,6 @@
 //! virtiofsd's old `-o NAME[=VALUE],...` form, put where the options of today are.
 
-use super::args::{ServeArgs, When, parse_seconds};
+use super::args::{Locks, ServeArgs, When, parse_seconds};
 use super::config::ConfigError;
 use super::walls::Sandbox;
 use clap::ValueEnum;
@@ -55,8 +55,9 @@ fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
         "allow_direct_io" => share.allow_direct_io = on,
         "announce_submounts" => (share.announce_submounts, share.no_announce_submounts) = (on, !on),
         "killpriv_v2" => (share.killpriv_v2, share.no_killpriv_v2) = (on, !on),
-        "posix_lock" | "flock" if on => return Err(ConfigError::Locks { word: word.to_owned() }),
-        "posix_lock" | "flock" => {}
+        // There is one switch for both: better one kind of locks more that reach the host than one less.
+        "posix_lock" | "flock" if on => share.locks = Some(Locks::Host),
+        "posix_lock" | "flock" => share.locks = Some(share.locks.unwrap_or(Locks::Guest)),
         "debug" if on => args.log.debug = true,
         _ => return Err(unknown(word)),
     }
@@ -111,7 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn locks_that_would_be_silently_local_are_refused() {
-        assert!(matches!(applied("posix_lock"), Err(ConfigError::Locks { .. })));
+    fn either_kind_of_locks_is_both() {
+        for (words, locks) in [
+            ("posix_lock", Some(Locks::Host)),
+            ("no_posix_lock,flock", Some(Locks::Host)),
+            ("flock,no_posix_lock", Some(Locks::Host)),
+            ("no_flock,no_posix_lock", Some(Locks::Guest)),
+            ("xattr", None),
+        ] {
+            assert_eq!(applied(words).unwrap().share.locks, locks, "{words}");
+        }
     }
 }

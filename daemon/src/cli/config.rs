@@ -3,7 +3,7 @@
 //! Pure: nothing here looks at the host.
 
 use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
-use super::args::{ServeArgs, ShareArgs, When};
+use super::args::{Locks, ServeArgs, ShareArgs, When};
 use super::compat;
 use super::policy::args::PolicyCommand;
 use super::walls::{Sandbox, Walls};
@@ -107,6 +107,8 @@ pub struct Share {
     pub direct_io: bool,
     /// Shared mappings of uncached files.
     pub mmap: bool,
+    /// Who has the locks.
+    pub locks: Locks,
     /// Attributes along with directory entries.
     pub readdirplus: bool,
     /// Drop privileged bits here.
@@ -187,8 +189,6 @@ pub enum ConfigError {
     Tag { len: usize },
     #[error("-o {word}: {right}")]
     Compat { word: String, right: String },
-    #[error("-o {word}: locks are not served yet and stay inside each guest: give no_{word} to accept that")]
-    Locks { word: String },
     #[error("-o {word}: not a mount option that pinhole knows: use {known}")]
     MountOption { word: String, known: &'static str },
     #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
@@ -368,6 +368,7 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
         mmap: args.allow_mmap && uncached,
+        locks: args.locks.unwrap_or_else(|| locks(args.cache)),
         readdirplus: !args.no_readdirplus,
         killpriv: !args.no_killpriv_v2,
         xattr: args.xattr || posix_acl,
@@ -399,6 +400,14 @@ fn timeouts(args: &ShareArgs) -> Timeouts {
         attr: or(args.attr_timeout, by_mode),
         entry: or(args.entry_timeout, by_mode),
         negative: or(args.negative_timeout, Duration::ZERO),
+    }
+}
+
+/// Who has the locks unless it is said: where one guest has the tree to itself, nobody else need be asked.
+const fn locks(cache: CacheMode) -> Locks {
+    match cache {
+        CacheMode::Always => Locks::Guest,
+        CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => Locks::Host,
     }
 }
 

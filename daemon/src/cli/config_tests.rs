@@ -111,7 +111,6 @@ fn each_contradiction_names_its_argument() {
         ("--security-label", "--security-label"),
         ("-o no_xattr,posix_acl", "--posix-acl"),
         ("-o source=/e", "-o source="),
-        ("-o flock", "-o flock"),
     ] {
         let line = config(&format!("{base} {words}")).unwrap_err().to_string();
         assert!(line.contains(named), "{words}: {line}");

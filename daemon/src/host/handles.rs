@@ -24,6 +24,8 @@ pub(crate) struct FileHandle {
     /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
     /// cache never use it: their memory has no alignment.
     pub(crate) direct: Option<OwnedFd>,
+    /// The file was opened for reading, as far as the guest knows.
+    pub(crate) readable: bool,
     /// The file was opened for writing.
     pub(crate) writable: bool,
     /// The guest was told to bypass its page cache, so the flags of a WRITE are the only sign of O_SYNC.

@@ -14,6 +14,7 @@ mod handles;
 mod identity;
 mod inode_flags;
 mod inode_handle;
+mod locks;
 mod lookup;
 mod map_file;
 mod mounts;
@@ -28,19 +29,22 @@ mod rules;
 mod table;
 mod xattrs;
 
+use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Permitted, Places, Refusal};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    Attr, DirentBuffer, Entry, Errno, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
+    Attr, DirentBuffer, Entry, Errno, FileLock, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
+use std::sync::Arc;
 
 pub use config::{CacheMode, Config, FileHandles, Seal, Surroundings};
 pub use inode_flags::InodeFlags;
 /// For tests of what a handle opens that the guest never had.
 #[doc(hidden)]
 pub use inode_handle::InodeHandle;
+pub use locks::{Locking, nothing_in_the_way};
 pub use map_file::{FileId, MapFile};
 pub use passthrough::{Held, OpenError, Passthrough};
 
@@ -153,6 +157,12 @@ pub trait FileSystem: Places + Send + Sync {
     /// Writes all of `from`; returns the bytes taken. EAGAIN: see [`Pace::Now`].
     fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()>;
+    /// The lock that is in the way of one; none: it could be had. EAGAIN: see [`Pace::Now`].
+    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Option<FileLock>>;
+    /// Never waits for a lock, whatever is asked. EAGAIN: see [`Pace::Now`].
+    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Locking>;
+    /// Rung for those who listen when something is unlocked here.
+    fn bell(&self) -> &Arc<Bell>;
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;

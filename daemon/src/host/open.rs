@@ -72,6 +72,7 @@ impl Passthrough {
             key: node.key(),
             node: self.rules().map(|_| NodeRef::clone(node)),
             direct,
+            readable: open.flags.access_mode() != AccessMode::Write,
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
@@ -195,18 +196,24 @@ impl Passthrough {
             .map(|reply| (entry, reply))
     }
 
-    /// Closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
+    /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
     /// standard library drops it; it is the next FSYNC's.
     pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
         let file = self.files.get(flush.handle)?;
-        // What was only read has nothing to write back.
-        if file.traits.closes_silently || !file.writable {
-            return Ok(());
-        }
-        if file.traits.remote && pace == Pace::Now {
+        let (writable, remote) = (file.writable, file.traits.remote);
+        if remote && pace == Pace::Now && (writable || self.locks.any()) {
             return Err(Errno::EAGAIN);
         }
-        rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
+        // What was only read has nothing to write back.
+        let flushed = if file.traits.closes_silently || !writable {
+            Ok(())
+        } else {
+            rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
+        };
+        // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
+        // finds it.
+        self.end_locks_of_owner(&file, flush.lock_owner);
+        flushed
     }
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
@@ -216,6 +223,7 @@ impl Passthrough {
 
     fn close(&self, handle: Handle) -> Answer<()> {
         let file = self.files.remove(handle)?;
+        self.end_locks_of_handle(&file);
         // Something may have been written since it was settled, also to a handle that nobody was told of.
         if !self.closes_later(&file) {
             self.retire_file(file);

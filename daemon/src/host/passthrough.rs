@@ -7,6 +7,7 @@ use super::dirty::DirtyRoom;
 use super::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
 use super::identity::{Assumed, Identity};
 use super::inode_handle::InodeHandle;
+use super::locks::{Locking, Locks};
 use super::map_file::MapFile;
 use super::mounts::MountTable;
 use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
@@ -14,13 +15,14 @@ use super::reach::OpenNodes;
 use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
 use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace};
+use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
 use crate::unshare;
 use pinhole_policy::RuleId;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol as protocol;
-use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, InitFlags, OpenReply, Statfs, Statx};
+use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -35,6 +37,7 @@ pub struct Passthrough {
     pub(super) open_nodes: OpenNodes,
     pub(super) files: HandleTable<FileHandle>,
     pub(super) directories: HandleTable<DirHandle>,
+    pub(super) locks: Locks,
     pub(super) mounts: MountTable,
     pub(super) proc_fds: ProcFds,
     pub(super) identity: Identity,
@@ -190,6 +193,7 @@ impl Passthrough {
             nodes,
             files: HandleTable::new(0),
             directories: HandleTable::new(DIRECTORY_MARK),
+            locks: Locks::new(config.limits.locks),
             mounts,
             proc_fds,
             identity,
@@ -268,6 +272,7 @@ macro_rules! handle_families {
 
 impl FileSystem for Passthrough {
     fn reset(&self, negotiated: InitFlags) {
+        self.end_all_locks();
         self.settle_all_dirty();
         self.files.clear();
         self.directories.clear();
@@ -275,6 +280,10 @@ impl FileSystem for Passthrough {
         self.open_nodes.clear();
         self.mounts.let_go();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
+    }
+
+    fn bell(&self) -> &Arc<Bell> {
+        self.locks.bell()
     }
 
     fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
@@ -329,6 +338,8 @@ impl FileSystem for Passthrough {
         read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
         fsync(protocol::Fsync) -> ();
+        get_lock(protocol::GetLock, pace: Pace) -> Option<FileLock>;
+        set_lock(protocol::SetLock, pace: Pace) -> Locking;
         fallocate(protocol::Fallocate) -> ();
         lseek(protocol::Lseek) -> u64;
         copy_file_range(protocol::CopyFileRange) -> u64;

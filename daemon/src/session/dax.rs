@@ -1,6 +1,7 @@
 //! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING and REMOVEMAPPING, and
 //! INIT of a guest that wants to map.
 
+use super::parked::{On, Parked};
 use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
 use super::{Outcome, Scratch, Session, encoded};
 use crate::host::{Answer, FileSystem, Pace};
@@ -21,16 +22,9 @@ pub(super) struct Terms {
     pub(super) dax: Option<Capabilities>,
 }
 
-/// A request that waits for the front-end.
+/// What is to be done when the front-end has done its part.
 #[derive(Debug, PartialEq)]
-pub struct Parked {
-    unique: Unique,
-    pending: Arc<Pending>,
-    then: Then,
-}
-
-#[derive(Debug, PartialEq)]
-enum Then {
+pub(super) enum Then {
     /// The outcome is the answer.
     Answer,
     /// The guest is let in, with the window or without.
@@ -38,13 +32,8 @@ enum Then {
 }
 
 impl Parked {
-    pub(super) const fn unique(&self) -> Unique {
-        self.unique
-    }
-
-    /// What it waits for.
-    pub fn pending(&self) -> &Pending {
-        &self.pending
+    const fn for_front_end(unique: Unique, pending: Arc<Pending>, then: Then) -> Self {
+        Self { unique, on: On::FrontEnd(pending, then) }
     }
 }
 
@@ -66,11 +55,10 @@ impl<F: FileSystem> Session<F> {
         let wants_window = request.flags.contains(InitFlags::MAP_ALIGNMENT);
         let prepared = self.window.as_ref().filter(|_| wants_window).and_then(|window| window.prepare());
         match prepared {
-            Some((turn, pending)) => Ok(Outcome::Parked(Parked {
-                unique: header.unique,
-                pending,
-                then: Then::Init(*request, turn),
-            })),
+            Some((turn, pending)) => {
+                let then = Then::Init(*request, turn);
+                Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, then)))
+            }
             None => self.init(request, None, scratch),
         }
     }
@@ -81,10 +69,10 @@ impl<F: FileSystem> Session<F> {
         result: Result<(), Errno>,
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
-        match &parked.then {
-            Then::Answer => result.map(|()| encoded(&Reply::Empty, scratch)),
+        match &parked.on {
+            On::FrontEnd(_, Then::Answer) | On::Lock(_) => result.map(|()| encoded(&Reply::Empty, scratch)),
             // Without what it waited for it goes without a window.
-            Then::Init(request, turn) => self.init(request, Some(*turn), scratch),
+            On::FrontEnd(_, Then::Init(request, turn)) => self.init(request, Some(*turn), scratch),
         }
     }
 
@@ -148,7 +136,7 @@ impl<F: FileSystem> Session<F> {
         let restore = restore.then(|| open(false)).transpose()?;
         wanted.writable = file.is_writable();
         let pending = window.set_up(wanted, MapFiles { wanted: file, restore })?;
-        Ok(Outcome::Parked(Parked { unique: header.unique, pending, then: Then::Answer }))
+        Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, Then::Answer)))
     }
 
     /// REMOVEMAPPING.
@@ -156,7 +144,7 @@ impl<F: FileSystem> Session<F> {
         let Some(window) = &self.window else { return self.unserved(header, remove) };
         let remove = self.permit(header, remove)?.into_inner().operation;
         let pending = window.remove(remove.iter().collect())?;
-        Ok(Outcome::Parked(Parked { unique: header.unique, pending, then: Then::Answer }))
+        Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, Then::Answer)))
     }
 
     /// The reply to a request about `node`, with the word whether to map what it is about.

@@ -39,7 +39,10 @@ impl<F: FileSystem> Session<F> {
             Operation::ListXattr(list) => return self.list_xattr(header, list, scratch),
             Operation::Forget(forget) => return self.forget(header, forget),
             Operation::BatchForget(batch) => return self.batch_forget(header, batch),
-            Operation::Interrupt(_) => return Ok(Outcome::Silence),
+            Operation::Interrupt(op) => {
+                self.interrupt(op.target);
+                return Ok(Outcome::Silence);
+            }
             // Answered with a new name or node.
             Operation::Lookup(op) => self.lookup(header, op)?,
             Operation::SymLink(op) => self.sym_link(header, op)?,
@@ -79,8 +82,8 @@ impl<F: FileSystem> Session<F> {
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
             // INIT and DESTROY change the session and never come this far.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
-            Operation::GetLock(op) => return self.unserved(header, op),
-            Operation::SetLock(op) => return self.unserved(header, op),
+            Operation::GetLock(op) => self.get_lock(header, op, terms)?,
+            Operation::SetLock(op) => return self.set_lock(header, op, (terms, scratch)),
             Operation::SetupMapping(op) => return self.set_up_mapping(header, op, scratch),
             Operation::RemoveMapping(op) => return self.remove_mapping(header, op),
             Operation::BMap(op) => return self.unserved(header, op),
@@ -101,7 +104,7 @@ impl<F: FileSystem> Session<F> {
 
     /// What the gate lets through and nobody carries out yet ([`Access::NOT_SERVED`]), or has no meaning here: there is
     /// no block device below and no event to wait for. ENOSYS says "never ask again", which is true of every file of
-    /// the mount. INIT offers no locks, so that Linux keeps them inside the guest and sends none.
+    /// the mount.
     pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
         Call<'a, T>: Gated,

@@ -6,7 +6,9 @@ mod accesses;
 mod dax;
 mod dispatch;
 mod ioctl;
+mod locks;
 mod options;
+mod parked;
 mod rate;
 mod slot;
 mod state;
@@ -20,6 +22,7 @@ use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use dax::Terms;
+use locks::Waiters;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
@@ -33,8 +36,9 @@ use throttle::Throttle;
 use window::Turn;
 
 pub use crate::host::{FileId, Pace};
-pub use dax::Parked;
+pub use locks::LockMode;
 pub use options::Options;
+pub use parked::Parked;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
 pub use window::{Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError};
 
@@ -45,6 +49,7 @@ pub struct Session<F> {
     policy: Policy,
     options: Options,
     window: Option<Arc<Window>>,
+    waiters: Arc<Waiters>,
     state: SharedState,
     counters: SlotCounters,
     throttle: Throttle,
@@ -72,7 +77,7 @@ pub enum Served<S> {
     Done,
     /// It would have to wait for the host, and its pace forbids that: nothing was done, and it is to be served again.
     WouldWait(S),
-    /// It waits for the front-end, not for a thread of ours; its answer goes by [`Session::settle`].
+    /// It waits for the front-end or for a lock, and for no thread of ours; its answer goes by [`Session::settle`].
     Parked(Parked),
 }
 
@@ -86,6 +91,8 @@ enum Outcome {
     Silence,
     /// Nothing is answered yet.
     Parked(Parked),
+    /// This errno is the answer, whatever pace was asked for.
+    Refused(Errno),
 }
 
 impl<F: FileSystem> Session<F> {
@@ -97,6 +104,7 @@ impl<F: FileSystem> Session<F> {
             policy,
             options,
             window: None,
+            waiters: Arc::default(),
             state: SharedState::default(),
             counters: SlotCounters::default(),
         }
@@ -105,12 +113,18 @@ impl<F: FileSystem> Session<F> {
     /// The same with a window.
     #[must_use]
     pub fn with_window(self, window: Arc<Window>) -> Self {
+        window.ring(self.bell());
         Self { window: Some(window), ..self }
     }
 
     /// The DAX window, if the share has one.
     pub const fn window(&self) -> Option<&Arc<Window>> {
         self.window.as_ref()
+    }
+
+    /// Whether requests may come to [`Served::Parked`].
+    pub fn may_park(&self) -> bool {
+        self.window.is_some() || self.policy.reach().contains(Access::LOCK)
     }
 
     /// Prepares the calling thread for [`Session::serve`]. Once a thread.
@@ -226,8 +240,15 @@ impl<F: FileSystem> Session<F> {
         if let Some(window) = &self.window {
             window.close();
         }
-        self.filesystem.reset(InitFlags::empty());
+        self.forget_guest(InitFlags::empty());
         change.to(State::Waiting);
+    }
+
+    /// Whoever waits for a lock waits in vain from now on.
+    fn forget_guest(&self, negotiated: InitFlags) {
+        self.waiters.end();
+        self.filesystem.reset(negotiated);
+        self.bell().ring_for_listeners();
     }
 
     /// INIT begins anew whatever was before: a guest that crashed has said nothing. `turn`: for which the window was
@@ -241,7 +262,7 @@ impl<F: FileSystem> Session<F> {
         let change = self.state.write();
         let dax = self.open_window(turn)?;
         let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref()))?;
-        self.filesystem.reset(negotiated.flags);
+        self.forget_guest(negotiated.flags);
         let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));
         change.to(if negotiated.ready { State::Serving(negotiated, dax) } else { State::Waiting });
         // Not above debug: a guest may send INIT as often as it likes.
@@ -266,7 +287,18 @@ const fn settled(operation: Operation<'_>, negotiated: InitFlags) -> Operation<'
 
 /// Whether it is an operation of which the host says EAGAIN where it would have to wait.
 fn is_paced(header: &Header<'_>) -> bool {
-    matches!(header.known_opcode(), Some(Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::Release))
+    matches!(
+        header.known_opcode(),
+        Some(
+            Opcode::Read
+                | Opcode::Write
+                | Opcode::Flush
+                | Opcode::Release
+                | Opcode::GetLock
+                | Opcode::SetLock
+                | Opcode::SetLockWait
+        )
+    )
 }
 
 fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {
@@ -303,7 +335,7 @@ fn answer<S: Sink>(
         // What is parked is answered elsewhere, and comes here only by mistake.
         Ok(Outcome::Parked(_)) => slot.refuse(Errno::EIO),
         Err(_) if is_silent => slot.close(),
-        Err(errno) => slot.refuse(*errno),
+        Ok(Outcome::Refused(errno)) | Err(errno) => slot.refuse(*errno),
     }
 }
 

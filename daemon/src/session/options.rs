@@ -1,5 +1,6 @@
 //! What a session promises its guest, decided by the command line.
 
+use super::locks::LockMode;
 use pinhole_protocol::{InitOffer, Timeouts};
 use std::time::Duration;
 
@@ -12,4 +13,6 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How long it may keep that a name does not exist; zero: not at all.
     pub negative_timeout: Duration,
+    /// Who has the locks that the guest sends here.
+    pub locks: LockMode,
 }

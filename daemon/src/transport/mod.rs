@@ -2,5 +2,6 @@
 
 pub mod chain;
 pub mod dev_fuse;
+mod parking;
 mod sink;
 pub mod vhost_user;

@@ -57,6 +57,7 @@ const READING: u64 = O_NOCTTY | O_NONBLOCK | O_ORDERED | O_NOATIME | O_CLOEXEC |
 const WRITING: u64 = READING | O_WRITING | O_TRUNC;
 
 const PROT_EXEC: u64 = 4;
+const LOCK_NB: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_SHARED: u64 = 1;
 const S_IFMT: u64 = 0o170_000;
@@ -64,6 +65,9 @@ const S_IFMT: u64 = 0o170_000;
 const NOT_EXECUTABLE: Condition = int(2, Test::Bits { mask: PROT_EXEC, value: 0 }, "nothing executable");
 const ANONYMOUS: Condition =
     int(3, Test::Bits { mask: MAP_ANONYMOUS, value: MAP_ANONYMOUS }, "memory that is no file's");
+
+const LOCK_NOT_WAITING: Condition =
+    int(1, Test::Bits { mask: LOCK_NB, value: LOCK_NB }, "LOCK_NB: nobody waits on the host");
 
 const fn row(
     call: &'static str,
@@ -180,6 +184,13 @@ pub(super) const ROWS: &[Row] = &[
         "open a name beneath a directory, no links",
     ),
     row(
+        "openat2",
+        OFFLOAD,
+        any(Access::LOCK),
+        &[BY_DESCRIPTOR, long(3, Test::Is(24), "the structure that is meant")],
+        "open a file once more, for the locks of one owner",
+    ),
+    row(
         "name_to_handle_at",
         WORKER,
         HANDLES,
@@ -240,6 +251,9 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row("syncfs", OFFLOAD, any(Access::FSYNC), &[], "make a mount durable"),
     row("syncfs", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a mount durable"),
+    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 37, "F_OFD_SETLK")], "lock a range, or give it back"),
+    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "who has a range"),
+    row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock a file, or give it back"),
     row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
     row("ftruncate", WORKER, any(Access::TRUNCATE), &[], "change a length"),
     row("fallocate", OFFLOAD, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),

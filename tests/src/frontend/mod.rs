@@ -3,8 +3,10 @@
 //! a time limit.
 
 mod bench;
+pub mod client;
 mod footprint;
 pub mod frame;
+pub mod locks;
 mod queue;
 mod reply;
 pub mod wire;

@@ -10,6 +10,7 @@
 mod learnt;
 mod messenger;
 
+use crate::bell::Bell;
 use crate::host::{FileId, MapFile};
 use crate::limits::{
     WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX,
@@ -66,6 +67,8 @@ pub struct Window {
     state: Mutex<State>,
     /// Something in the state has changed that somebody may wait for.
     changed: Condvar,
+    /// For those who wait for requests.
+    bell: OnceLock<Arc<Bell>>,
     /// Requests that wait.
     pending: Arc<AtomicUsize>,
     /// The guest may map and there is a channel; beside the state because each LOOKUP asks.
@@ -235,6 +238,7 @@ impl Window {
             scratch,
             state: Mutex::default(),
             changed: Condvar::new(),
+            bell: OnceLock::new(),
             pending: Arc::default(),
             usable: AtomicBool::new(false),
             threads: AtomicUsize::new(0),
@@ -269,6 +273,16 @@ impl Window {
     fn announce(&self, state: &mut State) {
         state.events = state.events.wrapping_add(1);
         self.changed.notify_all();
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+
+    /// Has a bell rung whenever something changes that a request may wait for. Once.
+    pub(super) fn ring(&self, bell: &Arc<Bell>) {
+        if self.bell.set(Arc::clone(bell)).is_err() {
+            tracing::error!("a window was given to a second session");
+        }
     }
 }
 
@@ -480,13 +494,15 @@ impl Window {
 // Who waits for outcomes.
 impl Window {
     /// A mark of this moment, for [`Window::wait`].
-    pub fn events(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn events(&self) -> u64 {
         self.lock().events
     }
 
     /// Waits until something has happened since `seen`, at most until the time of requests is over that wait until
     /// `deadline`; without one, for as long as it takes.
-    pub fn wait(&self, seen: u64, deadline: Option<Instant>) {
+    #[cfg(test)]
+    pub(super) fn wait(&self, seen: u64, deadline: Option<Instant>) {
         let mut state = self.lock();
         while state.events == seen {
             let Some(deadline) = deadline else {
@@ -501,10 +517,9 @@ impl Window {
         }
     }
 
-    /// Wakes who waits.
-    pub fn wake(&self) {
-        let mut state = self.lock();
-        self.announce(&mut state);
+    /// When the time of a request is over, as things stand.
+    pub(super) fn time_of(&self, pending: &Pending) -> Instant {
+        self.lock().until(pending.deadline)
     }
 
     /// What became of a request, or that its time is over: the front-end owes an answer for too long, or there were too many

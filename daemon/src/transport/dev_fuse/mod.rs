@@ -7,6 +7,7 @@
 
 mod device;
 mod mount;
+mod parking;
 mod worker;
 
 pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
@@ -14,6 +15,7 @@ pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 use crate::handoff::{Giver, Taker, handoff};
 use crate::host::FileSystem;
 use crate::session::Session;
+use parking::Parking;
 use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +101,7 @@ impl<F: FileSystem + 'static> Service<F> {
         // The kernel sends INIT first and nothing else before its answer, so one thread is enough until then.
         let session = Arc::clone(&self.session);
         let device = Arc::clone(self.mounted.device());
-        let first = self.spawn_worker(move || Worker::new(&session, &device)?.serve_init())?;
+        let first = self.spawn_worker(move || Worker::new(&session, &device, None)?.serve_init())?;
         drop(first);
         match self.events.1.take() {
             Some(Event::WorkerEnded(outcome)) => outcome?,
@@ -108,10 +110,15 @@ impl<F: FileSystem + 'static> Service<F> {
                 return Ok(());
             }
         }
+        let parking = if self.session.may_park() {
+            Some(Arc::new(Parking::start(&self.session).map_err(|source| ServeError::Thread { source })?))
+        } else {
+            None
+        };
         for _thread in 0..threads.get() {
-            let session = Arc::clone(&self.session);
+            let (session, parking) = (Arc::clone(&self.session), parking.clone());
             let device = Arc::clone(self.mounted.device());
-            drop(self.spawn_worker(move || Worker::new(&session, &device)?.serve())?);
+            drop(self.spawn_worker(move || Worker::new(&session, &device, parking.as_deref())?.serve())?);
         }
         ready();
         let mut running = threads.get();

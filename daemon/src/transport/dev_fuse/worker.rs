@@ -2,6 +2,7 @@
 
 use super::ServeError;
 use super::device::{DeviceSink, Outcome};
+use super::parking::{Parking, Stay};
 use crate::host::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
@@ -10,6 +11,7 @@ use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 use vm_memory::VolatileSlice;
 
@@ -24,7 +26,8 @@ const OPCODE_AT: std::ops::Range<usize> = 4..8;
 /// One thread's buffers around the session.
 pub(super) struct Worker<'s, F> {
     session: &'s Session<F>,
-    device: &'s OwnedFd,
+    device: &'s Arc<OwnedFd>,
+    parking: Option<&'s Parking>,
     request: Buffer,
     reply: Buffer,
     scratch: Scratch,
@@ -65,12 +68,17 @@ enum Turn {
 
 impl<'s, F: FileSystem> Worker<'s, F> {
     /// Makes the calling thread a worker.
-    pub(super) fn new(session: &'s Session<F>, device: &'s OwnedFd) -> Result<Self, ServeError> {
+    pub(super) fn new(
+        session: &'s Session<F>,
+        device: &'s Arc<OwnedFd>,
+        parking: Option<&'s Parking>,
+    ) -> Result<Self, ServeError> {
         session.enter_thread(Threads::WORKER).map_err(|source| ServeError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
         Ok(Self {
             session,
             device,
+            parking,
             request: Buffer::new(data_room.saturating_add(MESSAGE_ROOM), WRITE_LEN),
             reply: Buffer::new(data_room, 0),
             scratch: Scratch::default(),
@@ -99,7 +107,7 @@ impl<'s, F: FileSystem> Worker<'s, F> {
     }
 
     fn turn(&mut self) -> Result<Turn, ServeError> {
-        let len = match rustix::io::read(self.device, self.request.bytes()) {
+        let len = match rustix::io::read(&**self.device, self.request.bytes()) {
             Ok(len) => len,
             Err(Errno::NODEV) => return Ok(Turn::Gone),
             // ENOENT: the caller gave up between waking this thread and the copy.
@@ -112,9 +120,9 @@ impl<'s, F: FileSystem> Worker<'s, F> {
         let sink =
             DeviceSink::new(self.device.as_fd(), VolatileSlice::from(self.reply.bytes()), &mut outcome);
         // Each thread is one of several on the device: one that waits holds up nobody.
-        match self.session.serve((message, payload), sink, Pace::Patient, &mut self.scratch) {
-            // There is no window here, so nothing is parked either.
-            Served::Done | Served::WouldWait(_) | Served::Parked(_) => {}
+        let served = self.session.serve((message, payload), sink, Pace::Patient, &mut self.scratch);
+        if let (Served::Parked(parked), Some(parking)) = (served, self.parking) {
+            parking.park(Stay { parked, device: Arc::clone(self.device) });
         }
         outcome.finish(self.device.as_fd(), self.reply.bytes());
         Ok(Turn::Served { refused: outcome.refused() })

@@ -86,15 +86,16 @@ fn serve_one<F: FileSystem + 'static>(
         VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
     });
     let mut daemon = daemon.map_err(ServeError::Backend)?;
+    let parking = if session.may_park() {
+        Some(Arc::new(Parking::start(session).map_err(ServeError::Parking)?))
+    } else {
+        None
+    };
     let pool = match NonZero::new(options.pool_threads) {
         Some(threads) => {
-            let pool = Pool::start(session, threads, options.pool_requests_max).map_err(ServeError::Pool)?;
-            Some(Arc::new(pool))
+            let (most, parking) = (options.pool_requests_max, parking.clone());
+            Some(Arc::new(Pool::start(session, threads, most, parking).map_err(ServeError::Pool)?))
         }
-        None => None,
-    };
-    let parking = match session.window() {
-        Some(window) => Some(Arc::new(Parking::start(session, window).map_err(ServeError::Window)?)),
         None => None,
     };
     device.attach(rings, (pool.as_ref(), parking.as_ref()), crew);

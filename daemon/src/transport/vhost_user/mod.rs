@@ -63,8 +63,8 @@ pub enum ServeError {
     #[error("cannot start the pool: {0}")]
     Pool(io::Error),
     /// A thread could not be started.
-    #[error("cannot start the threads of the window: {0}")]
-    Window(io::Error),
+    #[error("cannot start the thread that answers what waits: {0}")]
+    Parking(io::Error),
     /// There is no event to stop by.
     #[error("cannot make an event: {0}")]
     Event(io::Error),

@@ -5,6 +5,7 @@
 //! waits. Threads are started when there is work for them, and never by a queue's worker: a foreman does that and
 //! nothing else, so that no thread which handles what a guest says needs to be able to start one.
 
+use super::parking::{Parking, Stay};
 use super::regions::Shared;
 use super::request::{Fate, RateLimit, Taken};
 use super::ring::Deferral;
@@ -13,6 +14,7 @@ use crate::host::FileSystem;
 use crate::limits::{POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::session::{Pace, Scratch, Session};
 use pinhole_policy::host_calls::Threads;
+use pinhole_protocol::Errno;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -28,6 +30,8 @@ pub(super) struct Postponed {
     pub(super) taken: Taken,
     /// Index of its first descriptor.
     pub(super) head: u16,
+    /// The queue from which it was taken.
+    pub(super) queue: usize,
     /// The memory in which it was read.
     pub(super) memory: Shared,
     /// Its way back.
@@ -50,6 +54,8 @@ struct Office {
     threads_max: usize,
     /// Requests that may be here at once, waiting or being served.
     requests_max: usize,
+    /// Where requests go of which a thread of the pool has found that they wait for a lock.
+    parking: Option<Arc<Parking>>,
     state: Mutex<State>,
     /// Something is in the backlog, or it is over.
     work: Condvar,
@@ -144,11 +150,22 @@ impl Office {
             return;
         }
         let mut scratch = Scratch::default();
-        while let Some(Postponed { taken, head, memory, deferral }) = self.next() {
-            let len = match taken.serve(session, memory.view(), Pace::Patient, &mut scratch) {
-                Fate::Answered(len) => len,
+        while let Some(Postponed { taken, head, queue, memory, mut deferral }) = self.next() {
+            let len = match (taken.serve(session, memory.view(), Pace::Patient, &mut scratch), &self.parking)
+            {
+                (Fate::Answered(len), _) => len,
+                (Fate::Parked(parked), Some(parking)) if deferral.step_aside() => {
+                    drop(memory);
+                    self.served();
+                    parking.park(Stay { parked, taken, head, queue, deferral });
+                    continue;
+                }
+                (Fate::Parked(parked), _) => {
+                    let refused = Err(Errno::ENOLCK);
+                    taken.settle((session, memory.view()), &parked, refused, &mut scratch)
+                }
                 // Who may wait is answered; were it not, this is how it is given back.
-                Fate::WouldWait | Fate::Parked(_) => 0,
+                (Fate::WouldWait, _) => 0,
             };
             // Before the guest hears of it, so that its next request finds this thread free and hires no other.
             self.served();
@@ -210,10 +227,12 @@ impl Pool {
         session: &Arc<Session<F>>,
         threads_max: NonZero<u16>,
         requests_max: usize,
+        parking: Option<Arc<Parking>>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Office {
             threads_max: usize::from(threads_max.get()),
             requests_max: requests_max.max(1),
+            parking,
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),

@@ -143,13 +143,14 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Allowed, Answer, InodeFlags, ListNames, MapFile};
+    use crate::bell::Bell;
+    use crate::host::{Allowed, Answer, InodeFlags, ListNames, Locking, MapFile};
     use crate::io_vectors::IoVectors;
     use crate::session::Options;
     use pinhole_policy::host_calls::Threads;
     use pinhole_policy::{Places, Policy, RuleId};
     use pinhole_protocol::{
-        self as protocol, Attr, DirentBuffer, Entry, InitFlags, OpenReply, Statfs, Statx,
+        self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
     };
     use std::sync::Arc;
     use virtio_queue::desc::split::Descriptor;
@@ -162,7 +163,7 @@ mod tests {
     const UNTOUCHED: u8 = 0xa5;
 
     /// A host that waits for every READ and has a bug in everything else.
-    struct Broken;
+    struct Broken(Arc<Bell>);
 
     impl Places for Broken {
         fn node(&self, _: u64) -> Option<RuleId> {
@@ -250,6 +251,15 @@ mod tests {
         fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<()> {
             panic!("a bug")
         }
+        fn get_lock(&self, _: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
+            panic!("a bug")
+        }
+        fn set_lock(&self, _: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
+            panic!("a bug")
+        }
+        fn bell(&self) -> &Arc<Bell> {
+            &self.0
+        }
         fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
             panic!("a bug")
         }
@@ -325,7 +335,7 @@ mod tests {
     }
 
     fn serving() -> (Session<Broken>, Taken, Scratch) {
-        let session = Session::new(Arc::new(Broken), Policy::full(), Options::default());
+        let session = Session::new(Arc::new(Broken(Arc::default())), Policy::full(), Options::default());
         let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
         init.extend([0; 48]);
         let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));

@@ -164,6 +164,22 @@ impl Deferral {
         self.ring.load().share()
     }
 
+    /// Lets go of the memory, for one that waits for longer than the pool does; whether its ring has room for that.
+    pub(super) fn step_aside(&mut self) -> bool {
+        if !self.ring.has_room_aside(false) {
+            return false;
+        }
+        if let Some(era) = self.era.take() {
+            let mut waiting = lock(&self.ring.waiting);
+            waiting.aside = waiting.aside.saturating_add(1);
+            let count = waiting.count(era);
+            *count = count.saturating_sub(1);
+            // Who changes the memory waits for it no longer.
+            self.ring.quiet.notify_all();
+        }
+        true
+    }
+
     /// Gives the request back and tells the guest, as the worker would have.
     pub(super) fn give_back(&self, memory: &Shared, done: Done) {
         if let Err(error) = self.ring.give_back(memory.view().ram, &[done]) {
@@ -366,6 +382,14 @@ impl Ring {
         let count = waiting.count(era);
         *count = count.saturating_add(1);
         Deferral { ring: Arc::clone(self), era: Some(era) }
+    }
+
+    /// Whether one more may wait without the memory, for as long as it takes. Without `indirect` a request takes up to
+    /// three descriptors of the ring.
+    pub(super) fn has_room_aside(&self, indirect: bool) -> bool {
+        let size = usize::from(self.vring.get_ref().get_queue().size());
+        let room = if indirect { size / 4 * 3 } else { size / 4 };
+        lock(&self.waiting).aside < room
     }
 
     /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.

@@ -12,6 +12,7 @@ use crate::host::FileSystem;
 use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Pace, Parked, Scratch, Session};
 use arrayvec::ArrayVec;
+use pinhole_protocol::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub(super) struct Worker<F> {
     pub(super) acked_features: Arc<AtomicU64>,
     /// Where requests go that would hold up the queue; `None`: it waits for them.
     pub(super) pool: Option<Arc<Pool>>,
-    /// Where requests go that wait for the front-end.
+    /// Where requests go that wait for the front-end, or for a lock.
     pub(super) parking: Option<Arc<Parking>>,
     /// How long to look for more before it sleeps.
     pub(super) poll: Duration,
@@ -53,12 +54,18 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
     }
 
     fn stopped(&self) {
+        if let Some(parking) = &self.parking {
+            parking.calm_down(self.index);
+        }
         if let Some(window) = self.session.window() {
             window.calm_down();
         }
     }
 
     fn stopping(&self) {
+        if let Some(parking) = &self.parking {
+            parking.hurry(self.index);
+        }
         if let Some(window) = self.session.window() {
             window.hurry();
         }
@@ -228,19 +235,29 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 self.give_back(burst, batch)?;
                 let taken = std::mem::take(&mut self.taken);
                 let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
-                pool.submit(Postponed { taken, head, memory, deferral });
+                let queue = self.worker.index;
+                pool.submit(Postponed { taken, head, queue, memory, deferral });
                 Ok(Step::Elsewhere)
             }
-            (Fate::Parked(parked), _) => Ok(self.park(parked, head)),
+            (Fate::Parked(parked), _) => Ok(self.park(burst, parked, head)),
             // Who may wait is answered; were it not, this is how it is given back.
             (Fate::WouldWait, None) => Ok(Step::Done(0)),
         }
     }
 
-    fn park(&mut self, parked: Parked, head: u16) -> Step {
-        let Some(parking) = &self.worker.parking else { return Step::Done(0) };
+    /// Lets a request wait. One that may wait for long does so only while the ring has room for others: who has the
+    /// lock must still get his requests through.
+    fn park(&mut self, burst: &Burst<'_>, parked: Parked, head: u16) -> Step {
+        let Worker { parking, session, index, .. } = self.worker;
+        let Some(parking) = parking else { return Step::Done(0) };
+        if parked.gives_way().is_some() && !self.ring.has_room_aside(self.indirect) {
+            let refused = Err(Errno::ENOLCK);
+            let len = self.taken.settle((session, burst.memory()), &parked, refused, &mut self.scratch);
+            return Step::Done(len);
+        }
         let taken = std::mem::take(&mut self.taken);
-        parking.park(Stay { parked, taken, head, deferral: self.ring.set_aside() });
+        let deferral = self.ring.set_aside();
+        parking.park(Stay { parked, taken, head, queue: *index, deferral });
         Step::Elsewhere
     }
 

@@ -1,0 +1,162 @@
+//! The locks of one file: which owner has which bytes, by way of which descriptions.
+
+use super::super::budget::Ticket;
+use super::ofd::{self, Said};
+use super::ranges::{Edit, LockKind, Locked, Ranges, Span};
+use pinhole_protocol::{Errno, LockOwner};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// All that this guest has locked of one file.
+#[derive(Debug, Default)]
+pub(super) struct FileLocks {
+    owners: Vec<Owner>,
+    /// Handles that have a flock(2) lock, which is that of their own description.
+    pub(super) flocks: Vec<u64>,
+}
+
+/// One owner of record locks: a process of the guest, or a description of its.
+#[derive(Debug)]
+pub(super) struct Owner {
+    name: LockOwner,
+    /// The process that last asked for it.
+    process: u32,
+    description: Description,
+    ranges: Ranges,
+    /// Handles by which it came. With the last of them it ends.
+    handles: Vec<u64>,
+}
+
+/// An open file description of the host that is an owner's alone: two owners exclude one another by theirs, and one
+/// owner's locks end with it.
+#[derive(Debug)]
+pub(super) struct Description {
+    pub(super) fd: OwnedFd,
+    /// Read locks need one that reads, write locks one that writes.
+    pub(super) reads: bool,
+    pub(super) writes: bool,
+    pub(super) _ticket: Ticket,
+}
+
+impl Description {
+    const fn allows(&self, kind: LockKind) -> bool {
+        match kind {
+            LockKind::Read => self.reads,
+            LockKind::Write => self.writes,
+        }
+    }
+}
+
+/// Who asks, and by which handle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking {
+    pub(super) owner: LockOwner,
+    pub(super) process: u32,
+    pub(super) handle: u64,
+}
+
+impl FileLocks {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.owners.is_empty() && self.flocks.is_empty()
+    }
+
+    /// Ranges and flock locks held.
+    pub(super) fn held(&self) -> usize {
+        self.owners.iter().map(|owner| owner.ranges.len()).sum::<usize>().saturating_add(self.flocks.len())
+    }
+
+    pub(super) fn owner(&mut self, name: LockOwner) -> Option<&mut Owner> {
+        self.owners.iter_mut().find(|owner| owner.name == name)
+    }
+
+    /// The owner that asks, with a description that allows what it asks for; `open` makes one.
+    ///
+    /// # Errors
+    /// What `open` says; ENOLCK where an owner's locks cannot be taken over by a description that allows more.
+    pub(super) fn owner_for(
+        &mut self,
+        asking: Asking,
+        kind: LockKind,
+        open: impl FnOnce() -> Result<Description, Errno>,
+    ) -> Result<&mut Owner, Errno> {
+        let Asking { owner: name, process, handle } = asking;
+        let known = self.owners.iter().position(|owner| owner.name == name);
+        let Some(index) = known else {
+            let (description, ranges) = (open()?, Ranges::default());
+            self.owners.push(Owner { name, process, description, ranges, handles: vec![handle] });
+            return self.owners.last_mut().ok_or(Errno::EIO);
+        };
+        let owner = self.owners.get_mut(index).ok_or(Errno::EIO)?;
+        if !owner.description.allows(kind) {
+            owner.move_to(open()?)?;
+        }
+        owner.process = process;
+        if !owner.handles.contains(&handle) {
+            owner.handles.push(handle);
+        }
+        Ok(owner)
+    }
+
+    /// Another owner of this guest that has what is asked for, its process, and the lock.
+    pub(super) fn in_the_way(
+        &self,
+        asking: LockOwner,
+        span: Span,
+        kind: LockKind,
+    ) -> Option<(LockOwner, u32, Locked)> {
+        let others = self.owners.iter().filter(|owner| owner.name != asking);
+        let mut found = others.filter_map(|owner| {
+            owner.ranges.in_the_way(span, kind).map(|locked| (owner.name, owner.process, locked))
+        });
+        found.next()
+    }
+
+    /// Ends all record locks of an owner.
+    pub(super) fn end_owner(&mut self, name: LockOwner) {
+        self.owners.retain(|owner| owner.name != name);
+    }
+
+    /// Ends what was locked by a handle and by no other. A guest has ended an owner's locks by FLUSH before, unless the
+    /// owner is the description itself (`F_OFD_SETLK`), for which it says nothing else.
+    pub(super) fn end_handle(&mut self, handle: u64) {
+        self.flocks.retain(|flock| *flock != handle);
+        self.owners.retain_mut(|owner| {
+            owner.handles.retain(|known| *known != handle);
+            !owner.handles.is_empty()
+        });
+    }
+}
+
+impl Owner {
+    pub(super) const fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    pub(super) const fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Locks, or with `None` unlocks. `edit` is what its ranges become by that.
+    ///
+    /// # Errors
+    /// What the host says; then nothing has changed.
+    pub(super) fn set(&mut self, span: Span, kind: Option<LockKind>, edit: Edit) -> Result<Said, Errno> {
+        let said = ofd::set(self.description.fd.as_fd(), span, kind)?;
+        if said == Said::Done {
+            self.ranges.apply(edit);
+        }
+        Ok(said)
+    }
+
+    /// Takes the locks over to another description before it lets go of the present one, so that nobody gets between:
+    /// read locks of both agree. Write locks never have to be taken over, for a description that writes is opened to read
+    /// as well.
+    fn move_to(&mut self, description: Description) -> Result<(), Errno> {
+        for locked in self.ranges.iter() {
+            if ofd::set(description.fd.as_fd(), locked.span, Some(locked.kind))? == Said::Held {
+                return Err(Errno::ENOLCK);
+            }
+        }
+        self.description = description;
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Lock requests laid out by hand, and the locks that the host itself sees.
+
+use super::FrontendError;
+use super::client::{Asked, Client, Opened};
+use super::frame::opcode::{FLUSH, GETLK, RELEASE, SETLK, SETLKW};
+use super::frame::{Frame, u32_at, u64_at};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// `F_RDLCK`.
+pub const READ: u32 = 0;
+/// `F_WRLCK`.
+pub const WRITE: u32 = 1;
+/// `F_UNLCK`.
+pub const UNLOCK: u32 = 2;
+
+/// The last byte of a lock that reaches to the end of the file (`OFFSET_MAX` of Linux).
+pub const TO_THE_END: u64 = i64::MAX.cast_unsigned();
+
+/// `FUSE_LK_FLOCK`.
+pub const FLOCK: u32 = 1;
+/// `FUSE_RELEASE_FLOCK_UNLOCK`.
+const RELEASE_FLOCK_UNLOCK: u32 = 2;
+
+/// Bytes of `fuse_lk_out`.
+const LK_OUT: usize = 24;
+
+/// What GETLK, SETLK and SETLKW speak of (`fuse_lk_in` without its handle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// The guest's name for the owner.
+    pub owner: u64,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// [`READ`], [`WRITE`], [`UNLOCK`].
+    pub kind: u32,
+    /// The guest's process.
+    pub pid: u32,
+    /// [`FLOCK`] or 0.
+    pub lk_flags: u32,
+}
+
+impl Lock {
+    /// A POSIX lock, of an owner whose process has a number that follows from it.
+    pub const fn posix(kind: u32, owner: u64, start: u64, end: u64) -> Self {
+        Self { owner, start, end, kind, pid: pid_of(owner), lk_flags: 0 }
+    }
+
+    /// As flock(2) has it: the whole file.
+    pub const fn flock(kind: u32, owner: u64) -> Self {
+        Self { lk_flags: FLOCK, ..Self::posix(kind, owner, 0, TO_THE_END) }
+    }
+
+    /// The same of another kind.
+    #[must_use]
+    pub const fn to(self, kind: u32) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// The message.
+    pub fn frame(self, opcode: u32, (node, handle): Opened) -> Frame {
+        let frame = Frame::new(opcode, node).u64(handle).u64(self.owner).u64(self.start).u64(self.end);
+        frame.u32(self.kind).u32(self.pid).u32(self.lk_flags).u32(0)
+    }
+}
+
+/// The process of an owner that [`Lock::posix`] makes up.
+pub const fn pid_of(owner: u64) -> u32 {
+    // Owners of tests are small.
+    1000 + owner.to_le_bytes()[0] as u32
+}
+
+/// What GETLK answers (`fuse_lk_out`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTheWay {
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// [`UNLOCK`]: nothing is.
+    pub kind: u32,
+    /// Whose it is.
+    pub pid: u32,
+}
+
+impl Client {
+    /// SETLK: its errno, 0 for success.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn set(&mut self, file: Opened, lock: Lock) -> Result<i32, FrontendError> {
+        self.errno(lock.frame(SETLK, file), 0)
+    }
+
+    /// SETLKW, whose answer may be long in coming.
+    ///
+    /// # Errors
+    /// [`FrontendError::TooBig`].
+    pub fn set_and_wait(&mut self, file: Opened, lock: Lock) -> Result<Asked, FrontendError> {
+        self.submit(lock.frame(SETLKW, file), 0)
+    }
+
+    /// GETLK: `None` where nothing is in the way.
+    ///
+    /// # Errors
+    /// [`FrontendError::Reply`] where it is refused.
+    pub fn get(&mut self, file: Opened, lock: Lock) -> Result<Option<InTheWay>, FrontendError> {
+        let body = self.body(lock.frame(GETLK, file), LK_OUT)?;
+        let (start, end) = (u64_at(&body, 0)?, u64_at(&body, 8)?);
+        let found = InTheWay { start, end, kind: u32_at(&body, 16)?, pid: u32_at(&body, 20)? };
+        Ok((found.kind != UNLOCK).then_some(found))
+    }
+
+    /// FLUSH, as a close by `owner` sends it.
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn flush(&mut self, (node, handle): Opened, owner: u64) -> Result<i32, FrontendError> {
+        self.errno(Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(owner), 0)
+    }
+
+    /// RELEASE; with an `owner`, of a file that was locked with flock(2).
+    ///
+    /// # Errors
+    /// [`FrontendError::TimedOut`].
+    pub fn release(&mut self, (node, handle): Opened, owner: Option<u64>) -> Result<i32, FrontendError> {
+        let flags = owner.map_or(0, |_| RELEASE_FLOCK_UNLOCK);
+        let frame = Frame::new(RELEASE, node).u64(handle).u32(2).u32(flags);
+        self.errno(frame.u64(owner.unwrap_or_default()), 0)
+    }
+}
+
+/// A lock as `/proc/locks` has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostLock {
+    /// `OFDLCK`, `POSIX` or `FLOCK`.
+    pub family: String,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// For writing, else for reading.
+    pub write: bool,
+}
+
+/// The locks that the host's kernel keeps on a file, whoever has them, in order; not who waits for one.
+///
+/// # Errors
+/// Where the file or `/proc/locks` cannot be read.
+pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
+    let inode = fs::metadata(file)?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks")?;
+    let mut found: Vec<HostLock> = locks.lines().filter_map(|line| host_lock(line, &inode)).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`; who waits has one word more, an arrow.
+fn host_lock(line: &str, inode: &str) -> Option<HostLock> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, family, _, kind, _, file, start, end] = words.as_slice() else { return None };
+    let end = if *end == "EOF" { TO_THE_END } else { end.parse().ok()? };
+    let found =
+        HostLock { family: (*family).to_owned(), start: start.parse().ok()?, end, write: *kind == "WRITE" };
+    (file.rsplit(':').next()? == inode).then_some(found)
+}
