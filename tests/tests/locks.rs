@@ -204,6 +204,38 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
     assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
 }
 
+/// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in common.
+#[test]
+fn a_file_that_is_shared_by_memory_is_locked_by_one_guest_at_a_time() {
+    let mut scene = Scene::new(2);
+    for name in ["db-shm", "lock.mdb"] {
+        fs::write(scene.share.host(name), [0; 4096]).unwrap();
+        let whole = [posix(true, 0, TO_THE_END)];
+        let on_host = || host_locks(&scene.share.host(name)).unwrap();
+        let [here, there] = &mut scene.guests[..] else { panic!() };
+        let (mine, yours) = (here.open(name, O_RDWR).unwrap(), there.open(name, O_RDWR).unwrap());
+        assert_eq!(here.set(mine, read(1, 128, 128)).unwrap(), 0);
+        assert_eq!(on_host(), whole, "{name}");
+        assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), EAGAIN, "{name}");
+        let found = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
+        assert_eq!(there.get(yours, write(1, 128, 128)).unwrap(), Some(found), "{name}");
+        // Within the guest it is a file like any.
+        assert_eq!(here.set(mine, read(2, 128, 128)).unwrap(), 0);
+        assert_eq!(here.set(mine, write(2, 120, 121)).unwrap(), 0);
+        assert_eq!(here.set(mine, write(1, 121, 121)).unwrap(), EAGAIN);
+        assert_eq!(here.get(mine, write(1, 121, 121)).unwrap().map(|found| found.pid), Some(pid_of(2)));
+        assert_eq!(here.get(mine, write(1, 0, 100)).unwrap(), None);
+        assert_eq!(here.flush(mine, 1).unwrap(), 0);
+        assert_eq!(on_host(), whole, "{name}: the other owner is still there");
+        assert_eq!(here.set(mine, read(2, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
+        assert_eq!(on_host(), NOTHING, "{name}");
+        assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), 0);
+        assert_eq!(here.set(mine, read(1, 0, 0)).unwrap(), EAGAIN);
+        assert_eq!(there.release(yours, None).unwrap(), 0);
+        assert_eq!(on_host(), NOTHING, "{name}");
+    }
+}
+
 #[test]
 fn flock_and_posix_locks_ignore_one_another() {
     let mut scene = Scene::new(2);

@@ -101,6 +101,14 @@ impl ProcFds {
     }
 }
 
+impl ProcFds {
+    /// The name under which one of our own descriptors was opened or is now known, after the path to it.
+    pub(crate) fn path_of(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let path = rustix::fs::readlinkat(&self.0, DecInt::from_fd(fd), Vec::new()).ok()?;
+        Some(path.into_bytes())
+    }
+}
+
 impl AsFd for ProcFds {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

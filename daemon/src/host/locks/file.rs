@@ -10,8 +10,19 @@ use std::os::fd::{AsFd, OwnedFd};
 #[derive(Debug, Default)]
 pub(super) struct FileLocks {
     owners: Vec<Owner>,
+    /// Whose the file is on the host; known since its first record lock.
+    whose: Option<Whose>,
     /// Handles that have a flock(2) lock, which is that of their own description.
     pub(super) flocks: Vec<u64>,
+}
+
+/// Who has a file's record locks on the host.
+#[derive(Debug)]
+enum Whose {
+    /// Each owner what it has locked.
+    Owners,
+    /// This guest the whole file, while any of its owners has a range, by one description for them all.
+    Guest(Option<Description>),
 }
 
 /// One owner of record locks: a process of the guest, or a description of its.
@@ -20,7 +31,8 @@ pub(super) struct Owner {
     name: LockOwner,
     /// The process that last asked for it.
     process: u32,
-    description: Description,
+    /// `None` where the guest has the whole file.
+    description: Option<Description>,
     ranges: Ranges,
     /// Handles by which it came. With the last of them it ends.
     handles: Vec<u64>,
@@ -68,6 +80,49 @@ impl FileLocks {
         self.owners.iter_mut().find(|owner| owner.name == name)
     }
 
+    /// Whether this guest has the file as a whole or not at all. `judge` says so the first time.
+    pub(super) fn is_for_one_guest(&mut self, judge: impl FnOnce() -> bool) -> bool {
+        let judged = || if judge() { Whose::Guest(None) } else { Whose::Owners };
+        matches!(self.whose.get_or_insert_with(judged), Whose::Guest(_))
+    }
+
+    /// Takes the whole file for this guest, if it has not got it; `open` makes a description for that.
+    ///
+    /// # Errors
+    /// What `open` or the host says.
+    pub(super) fn take_for_guest(
+        &mut self,
+        open: impl FnOnce() -> Result<Description, Errno>,
+    ) -> Result<Said, Errno> {
+        let Some(Whose::Guest(taken @ None)) = &mut self.whose else { return Ok(Said::Done) };
+        let description = open()?;
+        let said = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(LockKind::Write))?;
+        if said == Said::Done {
+            *taken = Some(description);
+        }
+        Ok(said)
+    }
+
+    /// Gives it back where none of its owners has anything of it.
+    pub(super) fn leave_to_others(&mut self) {
+        let is_free = self.owners.iter().all(|owner| owner.ranges.len() == 0);
+        if let Some(Whose::Guest(taken)) = &mut self.whose
+            && is_free
+        {
+            *taken = None;
+        }
+    }
+
+    /// The description by which whoever asks finds out what others have: what is locked by that is not in the way.
+    pub(super) fn description(&self, name: LockOwner) -> Option<&Description> {
+        match &self.whose {
+            Some(Whose::Guest(taken)) => taken.as_ref(),
+            Some(Whose::Owners) | None => {
+                self.owners.iter().find(|owner| owner.name == name)?.description.as_ref()
+            }
+        }
+    }
+
     /// The owner that asks, with a description that allows what it asks for; `open` makes one.
     ///
     /// # Errors
@@ -81,12 +136,14 @@ impl FileLocks {
         let Asking { owner: name, process, handle } = asking;
         let known = self.owners.iter().position(|owner| owner.name == name);
         let Some(index) = known else {
-            let (description, ranges) = (open()?, Ranges::default());
+            let alone = matches!(self.whose, Some(Whose::Guest(_)));
+            let description = if alone { None } else { Some(open()?) };
+            let ranges = Ranges::default();
             self.owners.push(Owner { name, process, description, ranges, handles: vec![handle] });
             return self.owners.last_mut().ok_or(Errno::EIO);
         };
         let owner = self.owners.get_mut(index).ok_or(Errno::EIO)?;
-        if !owner.description.allows(kind) {
+        if owner.description.as_ref().is_some_and(|description| !description.allows(kind)) {
             owner.move_to(open()?)?;
         }
         owner.process = process;
@@ -113,6 +170,7 @@ impl FileLocks {
     /// Ends all record locks of an owner.
     pub(super) fn end_owner(&mut self, name: LockOwner) {
         self.owners.retain(|owner| owner.name != name);
+        self.leave_to_others();
     }
 
     /// Ends what was locked by a handle and by no other. A guest has ended an owner's locks by FLUSH before, unless the
@@ -123,6 +181,7 @@ impl FileLocks {
             owner.handles.retain(|known| *known != handle);
             !owner.handles.is_empty()
         });
+        self.leave_to_others();
     }
 }
 
@@ -131,16 +190,15 @@ impl Owner {
         &self.ranges
     }
 
-    pub(super) const fn description(&self) -> &Description {
-        &self.description
-    }
-
     /// Locks, or with `None` unlocks. `edit` is what its ranges become by that.
     ///
     /// # Errors
     /// What the host says; then nothing has changed.
     pub(super) fn set(&mut self, span: Span, kind: Option<LockKind>, edit: Edit) -> Result<Said, Errno> {
-        let said = ofd::set(self.description.fd.as_fd(), span, kind)?;
+        let said = match &self.description {
+            Some(description) => ofd::set(description.fd.as_fd(), span, kind)?,
+            None => Said::Done,
+        };
         if said == Said::Done {
             self.ranges.apply(edit);
         }
@@ -156,7 +214,7 @@ impl Owner {
                 return Err(Errno::ENOLCK);
             }
         }
-        self.description = description;
+        self.description = Some(description);
         Ok(())
     }
 }

@@ -167,10 +167,8 @@ impl Passthrough {
                 return Ok(Some(told(locked, process)));
             }
             // The description of whoever asks, if there is one: what is locked by that is not in the way.
-            let found = match locks.owner(get.0.owner) {
-                Some(owner) => ofd::in_the_way(owner.description().fd.as_fd(), span, kind)?,
-                None => ofd::in_the_way(file.as_fd(), span, kind)?,
-            };
+            let description = locks.description(get.0.owner).map_or(file.as_fd(), |own| own.fd.as_fd());
+            let found = ofd::in_the_way(description, span, kind)?;
             Ok(found.map(|(locked, process)| told(locked, process)))
         })
     }
@@ -178,7 +176,7 @@ impl Passthrough {
     pub(super) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Locking> {
         let (file, span) = self.lockable(&set.lock, pace)?;
         let kind = kind_of(set.lock.kind);
-        if set.lock.flock && !span.is_whole_file() {
+        if set.lock.flock && span != Span::WHOLE_FILE {
             return Err(Errno::EINVAL);
         }
         let needed = match kind {
@@ -222,9 +220,35 @@ impl Passthrough {
         (lock, span, kind): (&LockRange, Span, Option<LockKind>),
     ) -> Answer<Locking> {
         let asking = Asking { owner: lock.owner, process: lock.pid, handle: file.id() };
+        let for_one_guest = locks.is_for_one_guest(|| self.is_shared_by_memory(file));
+        if let Some(kind) = kind
+            && for_one_guest
+        {
+            if let Some((owner, ..)) = locks.in_the_way(lock.owner, span, kind) {
+                return Ok(Locking::Held(Some(owner)));
+            }
+            if locks.take_for_guest(|| self.describe_to_write(file))? == Said::Held {
+                return Ok(Locking::Held(None));
+            }
+        }
+        let done = self.set_range(locks, file, (asking, span, kind));
+        if for_one_guest {
+            // Also where it came to nothing.
+            locks.leave_to_others();
+        }
+        done
+    }
+
+    /// Locks or unlocks what is one owner's.
+    fn set_range(
+        &self,
+        locks: &mut FileLocks,
+        file: &Entry<FileHandle>,
+        (asking, span, kind): (Asking, Span, Option<LockKind>),
+    ) -> Answer<Locking> {
         let owner = match kind {
             Some(kind) => locks.owner_for(asking, kind, || self.describe(file))?,
-            None => match locks.owner(lock.owner) {
+            None => match locks.owner(asking.owner) {
                 Some(owner) => owner,
                 None => return Ok(Locking::Done),
             },
@@ -238,10 +262,26 @@ impl Passthrough {
         self.locks.give_back(in_vain);
         Ok(match (said?, kind) {
             (Said::Held, Some(kind)) => {
-                Locking::Held(locks.in_the_way(lock.owner, span, kind).map(|(owner, ..)| owner))
+                Locking::Held(locks.in_the_way(asking.owner, span, kind).map(|(owner, ..)| owner))
             }
             (Said::Done | Said::Held, _) => Locking::Done,
         })
+    }
+
+    /// Whether programs share what is in a file by mapping it, and use its locks to agree about that: the index of
+    /// SQLite's write-ahead log, the table of readers of LMDB. No two guests have one page of it, but for a DAX window, so two of
+    /// them would destroy what the locks are there to keep. Their programs are told that it is locked.
+    fn is_shared_by_memory(&self, file: &FileHandle) -> bool {
+        let path = self.proc_fds.path_of(file.as_fd()).unwrap_or_default();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        name.ends_with(b"-shm") || name == b"lock.mdb"
+    }
+
+    /// A description that can have a write lock, whatever the guest has opened the file for.
+    fn describe_to_write(&self, file: &FileHandle) -> Answer<Description> {
+        let ticket = self.ticket().map_err(no_lock)?;
+        let fd = self.proc_fds.reopen_fd(file.as_fd(), OFlags::RDWR).map_err(no_lock)?;
+        Ok(Description { fd, reads: true, writes: true, _ticket: ticket })
     }
 
     /// A description for one owner. One that writes reads as well where the host lets it, so that it never has to be

@@ -42,6 +42,9 @@ pub(crate) struct Edit {
 }
 
 impl Span {
+    /// However long the file becomes.
+    pub(crate) const WHOLE_FILE: Self = Self { first: 0, last: LAST_BYTE };
+
     /// From `first` to `last`.
     ///
     /// # Errors
@@ -56,11 +59,6 @@ impl Span {
 
     pub(crate) const fn last(self) -> u64 {
         self.last
-    }
-
-    /// Whether it is the whole file, however long that becomes.
-    pub(crate) const fn is_whole_file(self) -> bool {
-        self.first == 0 && self.last == LAST_BYTE
     }
 
     /// `l_start` and `l_len` of `struct flock`, where a length of 0 is "to the end".
