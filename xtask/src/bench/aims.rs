@@ -112,6 +112,9 @@ const GUEST_SMALL: [&str; 3] =
 /// Of every row of a guest, and of those.
 const GUEST: (f64, f64) = (1.0, 1.3);
 
+/// Of those where the guest caches nothing: most of the time is the guest's own, asking for everything.
+const GUEST_SMALL_STRICT: f64 = 1.2;
+
 /// What a daemon takes: the beginning of a row's name, beside whom, and the bound.
 const COST: [(&str, Against, Bound); 3] = [
     ("cost: PSS idle, default sandbox", Against::Peer, Bound::AtMost(1.0)),
@@ -126,7 +129,11 @@ pub(crate) fn all<'r>(rows: impl Iterator<Item = &'r str>) -> Vec<Aim> {
     for row in rows {
         if row.starts_with("guest: ") {
             let small = GUEST_SMALL.iter().any(|start| row.starts_with(start));
-            let least = if small { GUEST.1 } else { GUEST.0 };
+            let least = match (small, row.ends_with("(cache strict)")) {
+                (true, true) => GUEST_SMALL_STRICT,
+                (true, false) => GUEST.1,
+                (false, _) => GUEST.0,
+            };
             all.push(Aim { row: row.to_owned(), against: Against::Peer, bound: Bound::AtLeast(least) });
         }
         let cost = COST.iter().filter(|(start, ..)| row.starts_with(start));
@@ -174,12 +181,15 @@ mod tests {
 
     #[test]
     fn a_guests_row_has_an_aim_and_one_with_small_files_a_higher_one() {
-        let rows = ["guest: stat, cold", "guest: read 20,000 small files (cache auto)", "cost: descriptors"];
+        let strict = "guest: read 20,000 small files (cache strict)";
+        let rows =
+            ["guest: stat, cold", "guest: read 20,000 small files (cache auto)", "cost: descriptors", strict];
         let aims = all(rows.into_iter());
         let of = |row: &str| aims.iter().find(|aim| aim.row == row).map(|aim| aim.bound);
         assert_eq!(of(rows[0]), Some(Bound::AtLeast(1.0)));
         assert_eq!(of(rows[1]), Some(Bound::AtLeast(1.3)));
         assert_eq!(of(rows[2]), None);
+        assert_eq!(of(strict), Some(Bound::AtLeast(1.2)));
     }
 
     #[test]
