@@ -1,19 +1,19 @@
 //! Do guests that write one directory at once see of one another what the cache mode promises, and is nothing lost?
 //!
 //! Real guests, each with a daemon of its own, and a process of the host. The questions are those of
-//! `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long, `PINHOLE_SHARING_SEED` another order.
+//! `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long, `PINHOLE_SHARING_SEED` another order;
+//! `PINHOLE_SHARING_SECONDS=60` has the databases written for a minute.
 #![cfg(test)]
 
 use pinhole_tests::daemon::pinhole_program;
-use pinhole_tests::sharing::{Group, Promised, QUESTIONS, Subject, Table};
+use pinhole_tests::sharing::{Group, QUESTIONS, Subject, Table};
 
 /// Asks a group's questions, all of them, and says which were answered wrong.
 fn ask(subject: Subject, guests: usize, groups: &[Group]) {
     let mut table = Table::new(pinhole_program().unwrap(), subject, guests);
     let mut wrong = Vec::new();
-    let promised = |promised| subject == Subject::Strict || promised == Promised::StrictAndAuto;
     for question in QUESTIONS.into_iter().flatten() {
-        if !groups.contains(&question.group) || !promised(question.promised) {
+        if !groups.contains(&question.group) || !question.promised.by(subject) {
             continue;
         }
         let began = std::time::Instant::now();
@@ -53,4 +53,29 @@ fn close_to_open_is_kept_where_names_may_be_a_second_old() {
 #[test]
 fn programs_of_two_guests_write_the_same_files() {
     ask(Subject::Strict, 2, &[Group::Programs]);
+}
+
+#[test]
+fn databases_of_two_guests_lose_no_row() {
+    ask(Subject::Strict, 2, &[Group::Databases]);
+}
+
+#[test]
+fn where_shared_mappings_are_refused_so_is_a_write_ahead_log() {
+    ask(Subject::Never, 2, &[Group::Seen, Group::Databases]);
+}
+
+#[test]
+fn locks_hold_between_two_guests_and_the_host() {
+    ask(Subject::Strict, 2, &[Group::Locks]);
+}
+
+#[test]
+fn locks_hold_between_four_guests_and_the_host() {
+    ask(Subject::Strict, 4, &[Group::Locks]);
+}
+
+#[test]
+fn locks_hold_where_names_may_be_a_second_old() {
+    ask(Subject::Auto, 2, &[Group::Locks]);
 }

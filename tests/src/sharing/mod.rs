@@ -39,10 +39,26 @@ pub enum Group {
 /// In which of pinhole's cache modes the answer has to be yes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promised {
-    /// Nothing is ever stale.
+    /// Where nothing is ever stale.
     Strict,
-    /// Close-to-open is enough.
+    /// There, and where close-to-open is enough.
     StrictAndAuto,
+    /// Where shared mappings work, each guest with a copy of its own.
+    Mapped,
+    /// Where nothing is stale and shared mappings are refused.
+    Unmapped,
+}
+
+impl Promised {
+    /// Whether this is promised by a subject; the peer promises nothing here.
+    pub fn by(self, subject: Subject) -> bool {
+        match subject {
+            Subject::Strict => self != Self::Unmapped,
+            Subject::Never => self != Self::Mapped,
+            Subject::Auto => matches!(self, Self::StrictAndAuto | Self::Mapped),
+            Subject::PeerNever | Subject::PeerAuto => false,
+        }
+    }
 }
 
 /// One question about sharing.
@@ -61,10 +77,15 @@ pub struct Question {
 }
 
 impl Question {
-    /// The same, promised where attributes and names may be a second old too.
-    pub(crate) const fn and_auto(mut self) -> Self {
-        self.promised = Promised::StrictAndAuto;
+    /// The same, promised elsewhere.
+    pub(crate) const fn promised(mut self, promised: Promised) -> Self {
+        self.promised = promised;
         self
+    }
+
+    /// The same, promised where attributes and names may be a second old too.
+    pub(crate) const fn and_auto(self) -> Self {
+        self.promised(Promised::StrictAndAuto)
     }
 }
 

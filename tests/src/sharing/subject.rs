@@ -10,6 +10,8 @@ use crate::daemon::{Daemon, DaemonError};
 pub enum Subject {
     /// Pinhole where nothing is stale.
     Strict,
+    /// The same, and shared mappings are refused.
+    Never,
     /// Pinhole as it comes.
     Auto,
     /// virtiofsd where nothing is cached.
@@ -20,7 +22,7 @@ pub enum Subject {
 
 impl Subject {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Self; 4] = [Self::Strict, Self::Auto, Self::PeerNever, Self::PeerAuto];
+    pub const ALL: [Self; 5] = [Self::Strict, Self::Never, Self::Auto, Self::PeerNever, Self::PeerAuto];
 
     /// The daemon for `shared`, yet to be started; `pinhole` is ours.
     ///
@@ -28,17 +30,18 @@ impl Subject {
     /// Where its program is missing.
     pub(super) fn daemon(self, pinhole: &Path, shared: &Path, tag: &str) -> Result<Daemon, DaemonError> {
         let daemon = match self {
-            Self::Strict | Self::Auto => Daemon::pinhole_at(pinhole, shared),
+            Self::Strict | Self::Never | Self::Auto => Daemon::pinhole_at(pinhole, shared),
             Self::PeerNever | Self::PeerAuto => Daemon::virtiofsd_sandboxed(shared)?,
         };
         let daemon = daemon.argument(format!("--tag={tag}"));
         Ok(self.arguments().iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
 
-    /// What asks the daemon for the mode. Shared mappings are allowed wherever a mode would refuse them.
+    /// What asks the daemon for the mode.
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Strict | Self::PeerNever => &["--cache=never", "--allow-mmap"],
+            Self::Strict => &["--cache=never", "--allow-mmap"],
+            Self::Never | Self::PeerNever => &["--cache=never"],
             Self::Auto | Self::PeerAuto => &["--cache=auto"],
         }
     }
@@ -48,6 +51,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Strict => "pinhole strict",
+            Self::Never => "pinhole never",
             Self::Auto => "pinhole auto",
             Self::PeerNever => "virtiofsd never",
             Self::PeerAuto => "virtiofsd auto",

@@ -14,13 +14,15 @@ use crate::step::{Failure, Outcome};
 /// The longest reason that is shown, in characters; the terminal has all of it.
 const REASON_MAX: usize = 160;
 
-const HEAD: [&str; 5] = ["question", "pinhole strict", "pinhole auto", "virtiofsd never", "virtiofsd auto"];
+const HEAD: [&str; 6] =
+    ["question", "pinhole strict", "pinhole never", "pinhole auto", "virtiofsd never", "virtiofsd auto"];
 
 const HOW: &str = "Two User-mode Linux guests, each with a daemon of its own on the same directory, and a process of the \
     host do each of these at the same time or in turns; [testing](../testing.md) says more. The questions are those of the \
     test suite `guest_sharing`, which pinhole has to pass where its mode promises it \
-    ([coherence](../coherence.md)); virtiofsd runs as packaged, with `--cache=never --allow-mmap` and `--cache=auto`. A \
-    \"no\" is told below with what was seen in this run.\n";
+    ([coherence](../coherence.md)); `never` is `strict` without shared mappings. virtiofsd runs as packaged, with \
+    `--cache=never` (where `--allow-mmap` would permit shared mappings) and `--cache=auto`. A \
+    \"no\" is told below with what was seen in this run; a \"yes\" where nothing is promised may be luck.\n";
 
 /// Writes the page below `root`.
 ///

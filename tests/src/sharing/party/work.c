@@ -251,37 +251,46 @@ static int count(char **w) {
     return errors != 0;
 }
 
-/* Says in the file that one more is there and waits for the rest; where the file is not the same for all, three seconds. */
-static void meet(int fd, uint32_t clients) {
+/* Counts one more at this word of the file. */
+static void check_in(int fd, int word) {
     uint32_t there = 0;
-    if (record_lock(fd, F_WRLCK, 100) || pread(fd, &there, 4, 400) != 4) error("meet", "");
+    if (record_lock(fd, F_WRLCK, word) || pread(fd, &there, 4, word * 4) != 4) error("check in", "");
     there++;
-    if (pwrite(fd, &there, 4, 400) != 4 || record_lock(fd, F_UNLCK, 100)) error("meet", "");
-    for (int i = 0; i < 3000 && there < clients; i++, nap(1000))
-        if (pread(fd, &there, 4, 400) != 4) error("meet", "");
+    if (pwrite(fd, &there, 4, word * 4) != 4 || record_lock(fd, F_UNLCK, word)) error("check in", "");
 }
 
-/* `pingpong FILE ME CLIENTS LAPS`: Samba's ping_pong -rw, with counters of four bytes: each holds one of CLIENTS + 1 locks,
-   takes the next and then lets go of the last. Between two visits of one place every other client has been there once. */
+static int are_in(int fd, int word, uint32_t clients) {
+    uint32_t there = 0;
+    if (pread(fd, &there, 4, word * 4) != 4) error("look", "");
+    return there >= clients;
+}
+
+/* `pingpong FILE ME CLIENTS VISITS`: Samba's ping_pong -rw, with counters of four bytes: each holds one of CLIENTS + 1
+   locks, takes the next and then lets go of the last. Between two visits of one place every other client has been there
+   once: a steady visit. Ends when everyone has had that many of them, or after fifty times as many turns. */
 static int pingpong(char **w) {
-    int clients = atoi(w[3]), places = clients + 1, laps = atoi(w[4]), steady = 0;
+    int clients = atoi(w[3]), places = clients + 1, wanted = atoi(w[4]), steady = 0, turn = 0;
     uint32_t last[64] = {0};
     int fd = open(w[1], O_RDWR);
     if (fd < 0 || places > 64) return error("open", w[1]), 1;
-    meet(fd, clients);
+    check_in(fd, 100);
+    /* Where the file is not the same for all, nobody comes. */
+    for (int i = 0; i < 3000 && !are_in(fd, 100, clients); i++) nap(1000);
     if (record_lock(fd, F_WRLCK, 0)) return error("lock", w[1]), 1;
-    for (int turn = 0; turn < laps * places; turn++) {
+    for (; turn < wanted * 50; turn++) {
         int here = turn % places;
         uint32_t number = 0;
         if (record_lock(fd, F_WRLCK, (here + 1) % places)) return error("lock", w[1]), 1;
         if (pread(fd, &number, 4, here * 4) != 4) error("read", w[1]);
-        steady += turn >= places && number + 1 - last[here] == (uint32_t)clients;
+        int is_steady = turn >= places && number + 1 - last[here] == (uint32_t)clients;
+        if (is_steady && ++steady == wanted) check_in(fd, 101);
         last[here] = ++number;
         if (pwrite(fd, &number, 4, here * 4) != 4) error("write", w[1]);
         if (record_lock(fd, F_UNLCK, here)) error("unlock", w[1]);
+        if (here == 0 && steady >= wanted && are_in(fd, 101, clients)) break;
     }
     close(fd);
-    printf("laps %d steady %d\n", laps, steady);
+    printf("turns %d steady %d\n", turn < wanted * 50 ? turn + 1 : turn, steady);
     return errors != 0;
 }
 

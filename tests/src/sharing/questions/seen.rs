@@ -45,7 +45,7 @@ pub(super) const SEEN: [Question; 12] = [
         "A shared mapping works: what one stores and syncs, another reads",
         mapped_stored,
     )
-    .and_auto(),
+    .promised(Promised::Mapped),
 ];
 
 const fn question(
