@@ -7,14 +7,15 @@
 
 mod party;
 mod program;
-pub mod questions;
+mod questions;
 mod subject;
 mod table;
 
 use std::io;
 use std::time::Duration;
 
-pub use questions::QUESTIONS;
+pub use program::program;
+pub use questions::{QUESTIONS, steady_turns};
 pub use subject::Subject;
 pub use table::Table;
 
@@ -45,15 +46,13 @@ pub enum Promised {
     StrictAndAuto,
     /// Where shared mappings work, each guest with a copy of its own.
     Mapped,
-    /// Where nothing is stale and shared mappings are refused.
-    Unmapped,
 }
 
 impl Promised {
     /// Whether this is promised by a subject; the peer promises nothing here.
     pub fn by(self, subject: Subject) -> bool {
         match subject {
-            Subject::Strict => self != Self::Unmapped,
+            Subject::Strict => true,
             Subject::Never => self != Self::Mapped,
             Subject::Auto => matches!(self, Self::StrictAndAuto | Self::Mapped),
             Subject::PeerNever | Subject::PeerAuto => false,

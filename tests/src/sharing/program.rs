@@ -13,7 +13,11 @@ static MADE: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 const COMPILE: &str = "gcc -O2 -Wall -Werror -static -o /mnt/out/party /extra/party.c /extra/work.c";
 
-pub(super) fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
+/// The program, static; `pinhole` is our daemon's, which carries it out of the guest.
+///
+/// # Errors
+/// Where the guest cannot be started, or the program not be made.
+pub fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(program) = made.as_ref() {
         return Ok(program.clone());

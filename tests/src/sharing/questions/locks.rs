@@ -127,19 +127,28 @@ fn ping_pong(table: &mut Table) -> Result<String, Fault> {
     let (wanted, all) = (u64::from(turns(200)), table.all());
     let said = table.says(H, "run head -c 512 /dev/zero > f")?;
     hold(said.is_empty(), || said)?;
-    let said = table.together(&format!("$party pingpong f {{me}} {{all}} {wanted}"), LIMIT * turns(1))?;
+    let said = table.together(&format!("$party pingpong rw f {{all}} {wanted}"), LIMIT * turns(1))?;
+    let bytes = std::fs::read(table.place()?.join("f")).map_err(Fault::host("cannot read what they left"))?;
+    let sum = steady_turns(&said, &bytes, wanted)?;
+    Ok(format!("increment {all}, {sum} visits"))
+}
+
+/// What several `party pingpong` come to, and the file that they leave: the sum of all turns.
+///
+/// # Errors
+/// [`Fault::Wrong`] where a turn is lost, or one of them has not had `wanted` visits with the others' between.
+pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fault> {
     let figures = |at| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
     let (passed, steady) = (figures(1)?, figures(3)?);
-    let bytes = std::fs::read(table.place()?.join("f")).map_err(Fault::host("cannot read what they left"))?;
-    let counters = bytes.chunks(4).take(all + 1);
+    let counters = file.chunks(4).take(said.len() + 1);
     let counted: u64 =
         counters.map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))).sum();
     let sum: u64 = passed.iter().sum();
     hold(counted == sum, || format!("{counted} of {sum} turns are counted"))?;
     hold(steady.iter().all(|steady| *steady >= wanted), || {
-        format!("the increment was {all} at only {steady:?} of {passed:?} visits")
+        format!("the increment was {} at only {steady:?} of {passed:?} visits", said.len())
     })?;
-    Ok(format!("increment {all}, {sum} visits"))
+    Ok(sum)
 }
 
 fn killed(table: &mut Table) -> Result<String, Fault> {

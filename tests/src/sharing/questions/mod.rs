@@ -5,6 +5,8 @@ mod names;
 mod programs;
 mod seen;
 
+pub use locks::steady_turns;
+
 use super::{Fault, Question};
 
 /// All of them, in the order of the page.

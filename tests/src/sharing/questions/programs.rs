@@ -21,11 +21,10 @@ pub(super) const PROGRAMS: [Question; 3] = [
     ),
     question(
         "sqlite-wal",
-        "The same with a write-ahead log, whose index is a shared mapping: none is lost, or all are refused",
+        "The same with a write-ahead log, whose index is a shared mapping: none is lost, whether all may write or not",
         Group::Databases,
         wal,
-    )
-    .promised(Promised::Unmapped),
+    ),
 ];
 
 const fn question(
@@ -122,8 +121,9 @@ fn rollback(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{rows} rows"))
 }
 
-/// SQLite's words where it cannot have the memory that a write-ahead log needs.
-const REFUSALS: [&str; 3] = ["locking protocol", "unable to open database file", "disk I/O error"];
+/// SQLite's words where it cannot have the memory that a write-ahead log needs, or another guest has it.
+const REFUSALS: [&str; 4] =
+    ["locking protocol", "unable to open database file", "disk I/O error", "database is locked"];
 
 fn wal(table: &mut Table) -> Result<String, Fault> {
     let make = format!("run sqlite3 /tmp/base \"pragma journal_mode=wal; {TABLES}\" && cp /tmp/base base");
@@ -142,9 +142,7 @@ fn wal(table: &mut Table) -> Result<String, Fault> {
     hold(said == format!("ok\n{rows}\n{rows}"), || {
         format!("{rows} rows were committed; the database says: {said}")
     })?;
-    // One that writes what another then loses has not been refused.
-    hold(rows == 0 || refusals.is_empty(), || format!("{rows} rows, then {}", refusals.join("; ")))?;
-    Ok(refusals.first().map_or_else(|| format!("{rows} rows"), |line| (*line).to_owned()))
+    Ok(refusals.first().map_or_else(|| format!("{rows} rows"), |line| format!("{rows} rows, and {line}")))
 }
 
 #[cfg(test)]
