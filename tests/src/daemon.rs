@@ -142,13 +142,14 @@ fn profile_folder() -> Result<PathBuf, DaemonError> {
 }
 
 /// A daemon yet to be started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Daemon {
     name: &'static str,
     program: Vec<PathBuf>,
     shared: PathBuf,
     arguments: Vec<String>,
     writable: Vec<PathBuf>,
+    socket: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -190,7 +191,7 @@ impl Daemon {
     }
 
     fn new(name: &'static str, program: Vec<PathBuf>, shared: PathBuf) -> Self {
-        Self { name, program, shared, arguments: Vec::new(), writable: Vec::new() }
+        Self { name, program, shared, arguments: Vec::new(), writable: Vec::new(), socket: None }
     }
 
     /// Starts the daemon by another program, whose command line this is: strace, for one.
@@ -215,7 +216,14 @@ impl Daemon {
         self
     }
 
-    /// Starts it on a socket of its own and waits until it listens.
+    /// Lets it listen at a path of the test's choice, where another one may have listened before.
+    #[must_use]
+    pub fn at(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.socket = Some(socket.into());
+        self
+    }
+
+    /// Starts it and waits until it listens, on a socket of its own unless told otherwise.
     ///
     /// # Errors
     /// [`DaemonError::NotReady`] with its standard error, or what kept it from being started.
@@ -268,7 +276,8 @@ impl Daemon {
 
     /// Starts the process, with its socket in `work`.
     fn spawn(self, work: TempDir, stderr: Stdio) -> Result<Serving, DaemonError> {
-        let (socket, log) = (work.path().join("socket"), work.path().join("stderr"));
+        let log = work.path().join("stderr");
+        let socket = self.socket.clone().unwrap_or_else(|| work.path().join("socket"));
         let mut command = self.command(work.path())?;
         command
             .arg("--shared-dir")

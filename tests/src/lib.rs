@@ -5,6 +5,8 @@ pub mod daemon;
 pub mod frontend;
 pub mod guest;
 #[cfg(feature = "wire")]
+pub mod kills;
+#[cfg(feature = "wire")]
 pub mod load;
 pub mod program;
 pub mod sharing;

@@ -4,7 +4,7 @@ use super::budget::Ticket;
 use super::dirty::Dirty;
 use super::mounts::Traits;
 use super::nodes::{NodeKey, NodeRef, Pin};
-use super::table::{Entry, Table};
+use super::table::{Entry, Table, first_generation};
 use crate::limits::HANDLES_MAX;
 use pinhole_protocol::{Errno, Handle};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,8 +86,8 @@ pub(crate) struct HandleTable<T> {
 pub(crate) const DIRECTORY_MARK: u64 = 1 << 31;
 
 impl<T> HandleTable<T> {
-    pub(crate) const fn new(mark: u64) -> Self {
-        Self { open: Table::new(HANDLES_MAX), mark }
+    pub(crate) fn new(mark: u64) -> Self {
+        Self { open: Table::new(HANDLES_MAX, first_generation()), mark }
     }
 
     /// The open thing of a handle.

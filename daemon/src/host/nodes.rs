@@ -8,7 +8,7 @@ use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::rules::NodeRule;
-use super::table::{Entry, Table};
+use super::table::{Entry, Table, first_generation};
 use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
@@ -274,7 +274,7 @@ impl NodeTable {
     /// A table of the root and so many more nodes.
     pub(crate) fn new(root: Newcomer, limit: u32) -> Self {
         let table = Self {
-            nodes: Table::new(limit.saturating_add(1)),
+            nodes: Table::new(limit.saturating_add(1), 0),
             shards: std::array::from_fn(|_| Shard::default()),
             hasher: DefaultHashBuilder::default(),
             clock: AtomicU64::new(0),
@@ -283,6 +283,7 @@ impl NodeTable {
         if table.enter(root).is_err() {
             tracing::error!("the root has no place in the node table");
         }
+        table.nodes.begin_with(first_generation());
         table
     }
 

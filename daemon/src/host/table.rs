@@ -3,6 +3,7 @@
 //! Each place has a lock of its own, held for as long as it takes to count one more holder: who asks for one entry
 //! never meets who asks for another. Giving a key out and taking it back share one more.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -12,6 +13,15 @@ const FIRST_LEN: u64 = 64;
 
 /// Segments until there are more places than the 32 bits of index in a key can say.
 const SEGMENTS: usize = 27;
+
+/// The generation with which the keys of a table are to begin, another one in each process: a guest whose VMM goes on with
+/// a daemon that was started again still holds keys of the one that died, and those are to find nothing. In the lower
+/// half, so that each place has as many generations before it.
+pub(crate) fn first_generation() -> u32 {
+    // Seeded by the kernel's random numbers.
+    let random = RandomState::new().hash_one(0);
+    u32::try_from(random >> 33).unwrap_or_default()
+}
 
 /// A value and the key under which it stands.
 #[derive(Debug)]
@@ -37,8 +47,8 @@ impl<T> Deref for Entry<T> {
 
 /// Values under 64-bit keys that are never given out twice.
 ///
-/// A key is `generation << 32 | index + 1`: the first key ever given out is 1 and no key is 0. An entry that was
-/// found stays whole for as long as it is held, also when its key is taken back meanwhile.
+/// A key is `generation << 32 | index + 1`: no key is 0, and the first of a table that begins with generation 0 is 1. An
+/// entry that was found stays whole for as long as it is held, also when its key is taken back meanwhile.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
     segments: [OnceLock<Segment<T>>; SEGMENTS],
@@ -73,19 +83,26 @@ impl<T> Place<T> {
 struct Places {
     /// Places that were never used begin here.
     next: u32,
+    /// Their generation.
+    first: u32,
     /// Index and next generation of places that can be used again.
     vacant: Vec<(u32, u32)>,
 }
 
 impl<T> Table<T> {
-    /// A table for `limit` entries.
-    pub(crate) const fn new(limit: u32) -> Self {
+    /// A table for `limit` entries, whose keys begin with a generation.
+    pub(crate) const fn new(limit: u32, first: u32) -> Self {
         Self {
             segments: [const { OnceLock::new() }; SEGMENTS],
-            places: Mutex::new(Places { next: 0, vacant: Vec::new() }),
+            places: Mutex::new(Places { next: 0, first, vacant: Vec::new() }),
             limit,
             len: AtomicUsize::new(0),
         }
+    }
+
+    /// From now on, a place that was never used begins with another generation.
+    pub(crate) fn begin_with(&self, first: u32) {
+        self.places().first = first;
     }
 
     /// Stores a value under a new key; gives the value back where the table is full.
@@ -170,7 +187,7 @@ impl Places {
         }
         let index = Some(self.next).filter(|index| *index < limit)?;
         self.next = index.saturating_add(1);
-        Some((index, 0))
+        Some((index, self.first))
     }
 
     /// A place whose generations are used up is retired: its next key would be an old one.
@@ -204,7 +221,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table<u32> {
-        Table::new(u32::MAX)
+        Table::new(u32::MAX, 0)
     }
 
     fn value(table: &Table<u32>, key: u64) -> Option<u32> {
@@ -214,6 +231,18 @@ mod tests {
     #[test]
     fn the_first_key_is_one() {
         assert_eq!(table().insert(7).unwrap().id(), 1);
+    }
+
+    #[test]
+    fn tables_of_two_processes_share_no_key_but_one_given_out_before() {
+        let tables = [table(), table()];
+        assert_eq!(tables.each_ref().map(|table| table.insert(0).unwrap().id()), [1, 1]);
+        let [first, second] = tables.each_ref().map(|table| {
+            table.begin_with(first_generation());
+            (0..100).map(|value| table.insert(value).unwrap().id()).collect::<Vec<u64>>()
+        });
+        assert!(second.iter().all(|key| value(&tables[0], *key).is_none()), "{first:?} {second:?}");
+        assert_eq!(value(&tables[0], first[7]), Some(7));
     }
 
     #[test]
@@ -239,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_the_value_back() {
-        let table = Table::new(2);
+        let table = Table::new(2, 0);
         let first = table.insert(1).unwrap().id();
         table.insert(2).unwrap();
         assert_eq!(table.insert(3).unwrap_err(), 3);

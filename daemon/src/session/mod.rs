@@ -26,8 +26,8 @@ use locks::Waiters;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
-    DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, Opcode, OpenFlags, Operation,
-    Reply, Request, Write,
+    DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, NodeId, Opcode, OpenFlags,
+    Operation, Reply, Request, Write,
 };
 use state::{Lane, SharedState, State};
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl<F: FileSystem> Session<F> {
                 }
             }
             (Err(error), _) => Err(undecoded(&request.header, &error)),
-            (Ok(_), State::Waiting) => Err(Errno::EIO),
+            (Ok(_), State::Waiting) => Err(before_init(request.header.node)),
         };
         self.throttle.served(request.header.known_opcode());
         if let Ok(Outcome::Parked(parked)) = outcome {
@@ -299,6 +299,13 @@ fn is_paced(header: &Header<'_>) -> bool {
                 | Opcode::SetLockWait
         )
     )
+}
+
+/// The refusal of what comes before INIT. A guest that knows a node besides the root has it of a process that died, and
+/// its VMM has gone on with this one.
+const fn before_init(node: NodeId) -> Errno {
+    // DESTROY and other requests about no file in particular are sent to node 0.
+    if matches!(node.0, 0 | 1) { Errno::EIO } else { Errno::ESTALE }
 }
 
 fn undecoded(header: &Header<'_>, error: &DecodeError) -> Errno {

@@ -1,0 +1,54 @@
+//! A VMM with a guest that works until it is killed: the tests of kills start it and read its journal on its standard
+//! output (`tests/src/kills/`).
+#![expect(clippy::print_stderr, reason = "a program talks to its user")]
+
+use clap::Parser;
+use pinhole_tests::frontend::FrontendError;
+use pinhole_tests::frontend::client::Client;
+use pinhole_tests::kills::{Player, SETUP, Said, line};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Works in a folder of a share until it is killed.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The daemon's socket
+    #[arg(long)]
+    socket: PathBuf,
+    /// The folder's name in the share's root
+    #[arg(long)]
+    folder: String,
+    /// What the work follows from
+    #[arg(long)]
+    seed: u64,
+    /// How many things are done at once
+    #[arg(long)]
+    lanes: u32,
+    /// Begin anew after so many of them, as a guest does that crashed, and end
+    #[arg(long)]
+    reboot_after: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    match work(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(arguments: &Arguments) -> Result<(), FrontendError> {
+    let client = Client::connect(&arguments.socket, SETUP)?.0;
+    let mut player = Player::new(client, &arguments.folder, arguments.seed, arguments.lanes)?;
+    let mut done = 0;
+    player.work(false, |lane, said| {
+        // One line, one write: a journal that is cut off ends with a whole line.
+        io::stdout().write_all(line(lane, said).as_bytes())?;
+        done += u64::from(said == Said::Done);
+        Ok(arguments.reboot_after.is_none_or(|limit| done < limit))
+    })?;
+    player.reboot()
+}

@@ -1,0 +1,152 @@
+//! One line of work in a folder: each act follows from a seed and from what the acts before it have made.
+
+use super::tree::{Act, Thing, Tree};
+
+/// Names that a lane has at most.
+const NAMES: u64 = 5;
+
+/// Bytes of a file beyond which it is cut.
+const FILE_LEN_MAX: usize = 48 << 10;
+
+/// Numbers of a seed (xorshift64*).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Of a seed, none of which is 0.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below a limit.
+    pub const fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+
+    fn len(&mut self, limit: usize) -> usize {
+        usize::try_from(self.below(limit as u64)).unwrap_or(0)
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let start = self.below(251);
+        (start..).take(len).map(|number| (number % 251).to_le_bytes()).map(|[low, ..]| low).collect()
+    }
+}
+
+/// What one lane has made, and what it does next.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    prefix: String,
+    random: Random,
+    made: u64,
+    /// What stands in the folder of this lane's.
+    pub tree: Tree,
+    /// What it does now.
+    pub act: Act,
+}
+
+impl Lane {
+    /// A lane that has done nothing.
+    pub fn new(seed: u64, number: u32) -> Self {
+        let prefix = format!("lane{number}-");
+        let random = Random::new(seed << 8 | u64::from(number));
+        let act = Act::Create(format!("{prefix}0"));
+        Self { prefix, random, made: 1, tree: Tree::default(), act }
+    }
+
+    /// What all its names begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What it did has been done.
+    pub fn acknowledge(&mut self) {
+        self.tree = self.act.after(&self.tree);
+        self.act = self.next();
+    }
+
+    fn next(&mut self) -> Act {
+        let count = self.tree.0.len() as u64;
+        if count == 0 || (count < NAMES && self.random.below(4) == 0) {
+            return self.make();
+        }
+        let mut at = self.random.below(count);
+        let known = self.tree.0.iter().find(|_| {
+            let here = at == 0;
+            at = at.saturating_sub(1);
+            here
+        });
+        let Some((name, thing)) = known.map(|(name, thing)| (name.clone(), thing.clone())) else {
+            return self.make();
+        };
+        match thing {
+            Thing::File(bytes) => self.change(name, bytes.len()),
+            Thing::Directory if self.random.below(2) == 0 => Act::RemoveDirectory(name),
+            Thing::Link(_) if self.random.below(2) == 0 => Act::Unlink(name),
+            Thing::Directory | Thing::Link(_) => {
+                let to = self.new_name();
+                Act::Rename(name, to)
+            }
+        }
+    }
+
+    fn new_name(&mut self) -> String {
+        self.made += 1;
+        format!("{}{}", self.prefix, self.made)
+    }
+
+    fn make(&mut self) -> Act {
+        let name = self.new_name();
+        match self.random.below(6) {
+            0 => Act::MakeDirectory(name),
+            1 => Act::SymLink(name, format!("nowhere-{}", self.made)),
+            _ => Act::Create(name),
+        }
+    }
+
+    /// Something with a file.
+    fn change(&mut self, name: String, len: usize) -> Act {
+        if len > FILE_LEN_MAX {
+            return Act::Truncate(name, self.random.len(len));
+        }
+        match self.random.below(12) {
+            0 => Act::Unlink(name),
+            1 => Act::Truncate(name, self.random.len(len + 1000)),
+            2 => {
+                let to = self.new_name();
+                Act::Rename(name, to)
+            }
+            3 => {
+                self.other(&name).map_or(Act::Unlink(name.clone()), |other| Act::Rename(name.clone(), other))
+            }
+            4 => self
+                .other(&name)
+                .map_or(Act::Unlink(name.clone()), |other| Act::Exchange(name.clone(), other)),
+            5..=7 => {
+                let len = 1 + self.random.len(600);
+                Act::Append(name, self.random.bytes(len))
+            }
+            8 => {
+                let len = 1 + self.random.len(20 << 10);
+                Act::Write(name, self.random.len(len), self.random.bytes(len))
+            }
+            _ => {
+                let (at, more) = (self.random.len(len + 1), 1 + self.random.len(2000));
+                Act::Write(name, at, self.random.bytes(more))
+            }
+        }
+    }
+
+    /// Another file of this lane's.
+    fn other(&self, name: &str) -> Option<String> {
+        let is_file = |thing: &Thing| matches!(thing, Thing::File(_));
+        self.tree
+            .0
+            .iter()
+            .find(|(other, thing)| *other != name && is_file(thing))
+            .map(|(other, _)| other.clone())
+    }
+}

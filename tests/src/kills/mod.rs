@@ -1,0 +1,82 @@
+//! Work whose outcome is known whenever it is cut off: a guest at the wire that keeps a journal of what it asks for and
+//! of what it is told, and a checker that holds the host's files against it.
+//!
+//! Each lane has one act under way at a time and names of its own, so that after a kill there are two states in which
+//! its names may be: with that act and without it.
+
+mod lane;
+mod player;
+mod tree;
+
+use std::io;
+use std::path::Path;
+
+pub use lane::{Lane, Random};
+pub use player::{Player, SETUP, Said};
+pub use tree::{Act, Thing, Tree};
+
+/// A journal, line by line: `+3` asks for the act of lane 3, `=3` says that it was told to be done.
+pub fn line(lane: usize, said: Said) -> String {
+    match said {
+        Said::Asks => format!("+{lane}\n"),
+        Said::Done => format!("={lane}\n"),
+    }
+}
+
+/// What a journal says of the lanes of a guest that was cut off.
+#[derive(Debug)]
+pub struct Journal {
+    lanes: Vec<Lane>,
+    asked: Vec<bool>,
+}
+
+impl Journal {
+    /// Of a guest that has said nothing.
+    pub fn new(seed: u64, lanes: u32) -> Self {
+        let lanes: Vec<Lane> = (0..lanes).map(|number| Lane::new(seed, number)).collect();
+        Self { asked: vec![false; lanes.len()], lanes }
+    }
+
+    /// Takes one line, without its end; whether it says that something is done.
+    ///
+    /// # Errors
+    /// A line that is none.
+    pub fn take(&mut self, text: &str) -> io::Result<bool> {
+        let wrong = || io::Error::other(format!("`{text}` is no line of a journal"));
+        let (said, number) = text.split_at_checked(1).ok_or_else(wrong)?;
+        let number: usize = number.parse().map_err(io::Error::other)?;
+        let (Some(asked), Some(lane)) = (self.asked.get_mut(number), self.lanes.get_mut(number)) else {
+            return Err(wrong());
+        };
+        match (said, *asked) {
+            ("+", false) => *asked = true,
+            ("=", true) => {
+                *asked = false;
+                lane.acknowledge();
+                return Ok(true);
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(false)
+    }
+
+    /// Holds a folder of the host against the journal and returns what stands there.
+    ///
+    /// # Errors
+    /// What is missing, wrong or too much.
+    pub fn check(&self, folder: &Path) -> io::Result<Tree> {
+        let found = Tree::read(folder)?;
+        let known: usize = self.lanes.iter().map(|lane| found.of(lane.prefix()).0.len()).sum();
+        if known != found.0.len() {
+            return Err(io::Error::other(format!("a name that nobody gave: {:?}", found.0.keys())));
+        }
+        for (lane, asked) in self.lanes.iter().zip(&self.asked) {
+            let (here, act) = (found.of(lane.prefix()), asked.then_some(&lane.act));
+            if !here.is_outcome(&lane.tree, act) {
+                let known = &lane.tree;
+                return Err(io::Error::other(format!("{here:?} is not {known:?}, also not after {act:?}")));
+            }
+        }
+        Ok(found)
+    }
+}

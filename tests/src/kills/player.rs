@@ -1,0 +1,157 @@
+//! A guest that works in several lanes at once and says of each act when it asks for it and when it is told that it is
+//! done.
+
+use super::lane::Lane;
+use super::tree::Act;
+use crate::frontend::client::{Asked, Client, ENTRY, Opened};
+use crate::frontend::frame::opcode::{INIT, RELEASE};
+use crate::frontend::frame::{Frame, u32_at, u64_at};
+use crate::frontend::{EVENT_IDX, FrontendError, INDIRECT, Reply, Setup};
+use std::collections::HashMap;
+
+/// How the guest sets the device up: one queue, so wide that much fits before all is answered.
+pub const SETUP: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+
+/// Requests after which the guest waits for all answers: the front-end uses descriptors and buffers once until then.
+const ROUND: usize = 250;
+
+/// What the guest tells of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It asks for its act now.
+    Asks,
+    /// It was told that it is done.
+    Done,
+}
+
+/// The guest.
+#[derive(Debug)]
+pub struct Player {
+    client: Client,
+    directory: u64,
+    lanes: Vec<Lane>,
+    opened: HashMap<String, Opened>,
+    under_way: HashMap<Asked, usize>,
+    asked: usize,
+}
+
+impl Player {
+    /// Begins in a folder of the share's root.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn new(mut client: Client, folder: &str, seed: u64, lanes: u32) -> Result<Self, FrontendError> {
+        let directory = client.look_up(folder)?;
+        let lanes = (0..lanes).map(|number| Lane::new(seed, number)).collect();
+        let (opened, under_way) = (HashMap::new(), HashMap::new());
+        Ok(Self { client, directory, lanes, opened, under_way, asked: 0 })
+    }
+
+    /// What it has done.
+    pub fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    /// Works until `tell`, which hears of each act, says that it is enough; then waits for what is under way, if
+    /// `finish`.
+    ///
+    /// # Errors
+    /// A refused request, or one that is not answered.
+    pub fn work(
+        &mut self,
+        finish: bool,
+        mut tell: impl FnMut(usize, Said) -> Result<bool, FrontendError>,
+    ) -> Result<(), FrontendError> {
+        let mut goes_on = true;
+        loop {
+            if self.client.under_way() == 0 {
+                if !goes_on {
+                    return Ok(());
+                }
+                self.asked = 0;
+                for lane in 0..self.lanes.len() {
+                    self.ask(lane, &mut tell)?;
+                }
+            }
+            let (asked, reply) = self.client.any()?;
+            let Some(lane) = self.under_way.remove(&asked) else {
+                reply.success()?;
+                continue;
+            };
+            self.take(lane, &reply)?;
+            goes_on &= tell(lane, Said::Done)?;
+            if !goes_on && !finish {
+                return Ok(());
+            }
+            if goes_on && self.asked < ROUND {
+                self.ask(lane, &mut tell)?;
+            }
+        }
+    }
+
+    /// Begins anew as a kernel does after a crash, without a word to the daemon about what it held.
+    ///
+    /// # Errors
+    /// Where the daemon does not play along.
+    pub fn reboot(mut self) -> Result<(), FrontendError> {
+        let init = Frame::new(INIT, 0).u32(7).u32(45).u32(128 << 10).u32(0).u32(0).bytes(&[0; 44]);
+        let asked = self.client.submit(init, 64)?;
+        self.client.answer(asked)?.success()?;
+        self.client.is_alive()
+    }
+
+    fn ask(
+        &mut self,
+        lane: usize,
+        tell: &mut impl FnMut(usize, Said) -> Result<bool, FrontendError>,
+    ) -> Result<(), FrontendError> {
+        let Some(act) = self.lanes.get(lane).map(|lane| &lane.act) else { return Ok(()) };
+        let message = act.message(self.directory, |name| self.opened.get(name).copied());
+        let (frame, room) = message.ok_or_else(|| FrontendError::Reply(format!("{act:?}: not open")))?;
+        tell(lane, Said::Asks)?;
+        let asked = self.client.submit(frame, room)?;
+        self.asked += 1;
+        self.under_way.insert(asked, lane);
+        Ok(())
+    }
+
+    /// Takes an answer: the act is done.
+    fn take(&mut self, lane: usize, reply: &Reply) -> Result<(), FrontendError> {
+        let Some(lane) = self.lanes.get_mut(lane) else { return Ok(()) };
+        let body =
+            reply.success().map_err(|error| FrontendError::Reply(format!("{:?}: {error}", lane.act)))?;
+        let mut closed = None;
+        match &lane.act {
+            Act::Create(name) => {
+                let file = (u64_at(body, 0)?, u64_at(body, ENTRY)?);
+                self.opened.insert(name.clone(), file);
+            }
+            Act::Write(_, _, bytes) | Act::Append(_, bytes) => {
+                let written = u32_at(body, 0)?;
+                if u32::try_from(bytes.len()) != Ok(written) {
+                    return Err(FrontendError::Reply(format!("{:?}: {written} bytes", lane.act)));
+                }
+            }
+            Act::Rename(name, to) => {
+                closed = self.opened.remove(to);
+                if let Some(file) = self.opened.remove(name) {
+                    self.opened.insert(to.clone(), file);
+                }
+            }
+            Act::Exchange(name, to) => {
+                if let (Some(one), Some(other)) = (self.opened.remove(name), self.opened.remove(to)) {
+                    self.opened.extend([(to.clone(), one), (name.clone(), other)]);
+                }
+            }
+            Act::Unlink(name) => closed = self.opened.remove(name),
+            Act::Truncate(..) | Act::MakeDirectory(_) | Act::RemoveDirectory(_) | Act::SymLink(..) => {}
+        }
+        lane.acknowledge();
+        if let Some((node, handle)) = closed {
+            self.asked += 1;
+            let release = Frame::new(RELEASE, node).u64(handle).u32(2).u32(0).u64(0);
+            let _closes = self.client.submit(release, 0)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What stands in a folder, as a model and as the host has it, and what changes it.
+
+use crate::frontend::client::Opened;
+use crate::frontend::frame::Frame;
+use crate::frontend::frame::opcode::{CREATE, MKDIR, RENAME2, RMDIR, SETATTR, SYMLINK, UNLINK, WRITE};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const O_RDWR: u32 = 2;
+const O_CREAT_EXCL: u32 = 0o300;
+const O_APPEND: u32 = 0o2000;
+/// `RENAME_EXCHANGE`.
+const EXCHANGE: u32 = 2;
+/// `FATTR_SIZE` and `FATTR_FH`.
+const SIZE_OF_HANDLE: u32 = 1 << 3 | 1 << 6;
+
+/// What a name stands for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Thing {
+    /// A file with these bytes.
+    File(Vec<u8>),
+    /// An empty directory.
+    Directory,
+    /// A symbolic link to this.
+    Link(String),
+}
+
+impl std::fmt::Debug for Thing {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(bytes) => write!(out, "a file of {} bytes", bytes.len()),
+            Self::Directory => write!(out, "a directory"),
+            Self::Link(target) => write!(out, "a link to {target}"),
+        }
+    }
+}
+
+/// All names of one folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tree(pub BTreeMap<String, Thing>);
+
+impl Tree {
+    /// What the host has in a folder.
+    ///
+    /// # Errors
+    /// What the host says; something that no [`Thing`] is.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let mut tree = Self::default();
+        for entry in fs::read_dir(folder)? {
+            let (entry, kind) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind)))?;
+            let name = entry.file_name().display().to_string();
+            let thing = if kind.is_file() {
+                Thing::File(fs::read(entry.path())?)
+            } else if kind.is_symlink() {
+                Thing::Link(fs::read_link(entry.path())?.display().to_string())
+            } else if kind.is_dir() && fs::read_dir(entry.path())?.next().is_none() {
+                Thing::Directory
+            } else {
+                return Err(io::Error::other(format!("{name} is nothing that was made here")));
+            };
+            tree.0.insert(name, thing);
+        }
+        Ok(tree)
+    }
+
+    /// The part whose names begin so.
+    #[must_use]
+    pub fn of(&self, prefix: &str) -> Self {
+        let mine = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        Self(mine.map(|(name, thing)| (name.clone(), thing.clone())).collect())
+    }
+
+    /// Bytes of a file; none where there is no such file.
+    pub fn bytes(&self, name: &str) -> &[u8] {
+        match self.0.get(name) {
+            Some(Thing::File(bytes)) => bytes,
+            Some(Thing::Directory | Thing::Link(_)) | None => &[],
+        }
+    }
+
+    /// Whether this is what `before` becomes where `act` was carried out or was not. Of a write it may be the beginning, the
+    /// hole before it included: that is how Linux leaves a write(2) of any process that is killed in it.
+    pub fn is_outcome(&self, before: &Self, act: Option<&Act>) -> bool {
+        let Some(act) = act else { return self == before };
+        self == before
+            || *self == act.after(before)
+            || act.begun(before, self).is_some_and(|part| *self == part)
+    }
+}
+
+/// One change, which one request makes.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Act {
+    /// A file that was not there.
+    Create(String),
+    /// Bytes anywhere in a file, or behind its end.
+    Write(String, usize, Vec<u8>),
+    /// Bytes at its end.
+    Append(String, Vec<u8>),
+    /// Another length.
+    Truncate(String, usize),
+    /// Another name, which may be one that is there.
+    Rename(String, String),
+    /// Each gets the other's name.
+    Exchange(String, String),
+    /// No such file any more.
+    Unlink(String),
+    /// A directory.
+    MakeDirectory(String),
+    /// No such directory any more.
+    RemoveDirectory(String),
+    /// A link.
+    SymLink(String, String),
+}
+
+impl std::fmt::Debug for Act {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Create(name) => write!(out, "CREATE {name}"),
+            Self::Write(name, at, bytes) => write!(out, "WRITE {name} {at} +{}", bytes.len()),
+            Self::Append(name, bytes) => write!(out, "append {name} +{}", bytes.len()),
+            Self::Truncate(name, len) => write!(out, "SETATTR {name} to {len} bytes"),
+            Self::Rename(name, to) => write!(out, "RENAME {name} {to}"),
+            Self::Exchange(name, to) => write!(out, "exchange {name} {to}"),
+            Self::Unlink(name) => write!(out, "UNLINK {name}"),
+            Self::MakeDirectory(name) => write!(out, "MKDIR {name}"),
+            Self::RemoveDirectory(name) => write!(out, "RMDIR {name}"),
+            Self::SymLink(name, target) => write!(out, "SYMLINK {name} {target}"),
+        }
+    }
+}
+
+impl Act {
+    /// The tree afterwards.
+    #[must_use]
+    pub fn after(&self, before: &Tree) -> Tree {
+        let mut tree = before.clone();
+        let Tree(names) = &mut tree;
+        match self {
+            Self::Create(name) => drop(names.insert(name.clone(), Thing::File(Vec::new()))),
+            Self::Write(name, at, bytes) => {
+                drop(names.insert(name.clone(), written(before, name, *at, bytes)));
+            }
+            Self::Append(name, bytes) => {
+                let at = before.bytes(name).len();
+                drop(names.insert(name.clone(), written(before, name, at, bytes)));
+            }
+            Self::Truncate(name, len) => {
+                let mut bytes = before.bytes(name).to_vec();
+                bytes.resize(*len, 0);
+                names.insert(name.clone(), Thing::File(bytes));
+            }
+            Self::Rename(name, to) => {
+                if let Some(thing) = names.remove(name) {
+                    names.insert(to.clone(), thing);
+                }
+            }
+            Self::Exchange(name, to) => {
+                if let (Some(one), Some(other)) = (names.remove(name), names.remove(to)) {
+                    names.insert(to.clone(), one);
+                    names.insert(name.clone(), other);
+                }
+            }
+            Self::Unlink(name) | Self::RemoveDirectory(name) => drop(names.remove(name)),
+            Self::MakeDirectory(name) => drop(names.insert(name.clone(), Thing::Directory)),
+            Self::SymLink(name, target) => drop(names.insert(name.clone(), Thing::Link(target.clone()))),
+        }
+        tree
+    }
+
+    /// Of a write: the tree after as much of it as `found` has.
+    fn begun(&self, before: &Tree, found: &Tree) -> Option<Tree> {
+        let (name, at, bytes) = match self {
+            Self::Write(name, at, bytes) => (name, *at, bytes),
+            Self::Append(name, bytes) => (name, before.bytes(name).len(), bytes),
+            Self::Create(_)
+            | Self::Truncate(..)
+            | Self::Rename(..)
+            | Self::Exchange(..)
+            | Self::Unlink(_)
+            | Self::MakeDirectory(_)
+            | Self::RemoveDirectory(_)
+            | Self::SymLink(..) => return None,
+        };
+        let there = found.bytes(name).get(at..)?;
+        let len = bytes.iter().zip(there).take_while(|(wanted, here)| wanted == here).count();
+        Some(Self::Write(name.clone(), at, bytes.get(..len)?.to_vec()).after(before))
+    }
+
+    /// The message, and the bytes of the body of its answer. `None`: the file is not open.
+    pub fn message(&self, directory: u64, opened: impl Fn(&str) -> Option<Opened>) -> Option<(Frame, usize)> {
+        let write = |(node, handle): Opened, at: u64, flags: u32, bytes: &[u8]| {
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let frame = Frame::new(WRITE, node).u64(handle).u64(at).u32(len).u32(0).u64(0);
+            (frame.u32(O_RDWR | flags).u32(0).bytes(bytes), 8)
+        };
+        let rename = |name: &str, to: &str, flags: u32| {
+            (Frame::new(RENAME2, directory).u64(directory).u32(flags).u32(0).name(name).name(to), 0)
+        };
+        let of = |opcode: u32| Frame::new(opcode, directory);
+        Some(match self {
+            Self::Create(name) => {
+                let frame = of(CREATE).u32(O_RDWR | O_CREAT_EXCL).u32(0o100_644).u32(0).u32(0);
+                (frame.name(name), 144)
+            }
+            Self::Write(name, at, bytes) => write(opened(name)?, *at as u64, 0, bytes),
+            Self::Append(name, bytes) => write(opened(name)?, 0, O_APPEND, bytes),
+            Self::Truncate(name, len) => {
+                let (node, handle) = opened(name)?;
+                let frame = Frame::new(SETATTR, node).u32(SIZE_OF_HANDLE).u32(0).u64(handle).u64(*len as u64);
+                (frame.bytes(&[0; 64]), 104)
+            }
+            Self::Rename(name, to) => rename(name, to, 0),
+            Self::Exchange(name, to) => rename(name, to, EXCHANGE),
+            Self::Unlink(name) => (of(UNLINK).name(name), 0),
+            Self::MakeDirectory(name) => (of(MKDIR).u32(0o755).u32(0).name(name), 128),
+            Self::RemoveDirectory(name) => (of(RMDIR).name(name), 0),
+            Self::SymLink(name, target) => (of(SYMLINK).name(name).name(target), 128),
+        })
+    }
+}
+
+fn written(before: &Tree, name: &str, at: usize, bytes: &[u8]) -> Thing {
+    let mut content = before.bytes(name).to_vec();
+    content.resize(content.len().max(at + bytes.len()), 0);
+    if let Some(place) = content.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+    Thing::File(content)
+}
