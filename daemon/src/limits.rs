@@ -109,9 +109,24 @@ pub const POLL_DEFAULT: std::time::Duration = std::time::Duration::from_micros(3
 /// The longest time in microseconds for which a worker may look for a request: what takes longer is better slept for.
 pub const POLL_US_MAX: u64 = 1000;
 
-/// Byte ranges and whole files that a guest may have locked at once: the host looks through all of one file's for each
-/// lock of that file, also for those of other guests.
+/// Byte ranges and whole files that a guest may have locked at once; each is some 200 bytes of the host's kernel.
 pub const LOCKS_MAX: u64 = 1 << 16;
+
+/// Ranges of one file that a guest may have locked at once, and owners that may: the host looks through all of them for each lock of that file,
+/// also for those of other guests, which takes it 50 us.
+pub const LOCKS_OF_FILE_MAX: usize = 1024;
+
+/// Ranges that are taken over from a description that only reads to one that writes, each by a call of its own.
+pub const LOCKS_MOVED_MAX: usize = 64;
+
+/// How long the thread that answers tries locks before it looks at what else there is to answer.
+pub const LOCK_TRIES_TIME: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// So many times as long as it has tried locks it leaves them alone then, whatever is unlocked meanwhile.
+pub const LOCK_TRIES_REST: u32 = 2;
+
+/// Bytes of our own memory that a request may take which waits for a lock; Linux's take a quarter of it.
+pub const LOCK_WAIT_LEN_MAX: usize = 4096;
 
 /// Requests that wait for locks at most: each is some 500 bytes and a try on the host every few milliseconds. Linux has
 /// one for each task that waits.
@@ -124,6 +139,13 @@ pub const LOCK_RETRY_MIN: std::time::Duration = std::time::Duration::from_micros
 /// The longest time between two tries: so late a lock is taken at most that another daemon or a host process has given
 /// back. Each try costs a microsecond.
 pub const LOCK_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// The same for who has waited for more than ten seconds: then it is a thousandth of that, and at most this, so that many
+/// machines that wait for long cost their host nothing.
+pub const LOCK_RETRY_LATE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Handles by which one owner may have locks of one file.
+pub const LOCK_HANDLES_MAX: usize = 64;
 
 /// Requests to be interrupted that have not been met yet: a caller may give up before its request is read.
 pub const INTERRUPTS_KEPT: usize = 64;

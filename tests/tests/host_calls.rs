@@ -13,6 +13,7 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
 use pinhole_tests::program::Program;
 use pinhole_tests::surface::{Guest, prepare};
+use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -421,6 +422,23 @@ fn on_other_file_systems(seen: &mut Seen) {
     mounted(seen);
 }
 
+/// One takes the lock of a file that another waits for, until it is given back.
+fn wait_for_a_lock(path: &Path, trace: &Path) {
+    let open = || fs::File::options().read(true).write(true).open(path).unwrap();
+    let (holder, waiter) = (open(), open());
+    flock(&holder, FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| flock(&waiter, FlockOperation::LockExclusive).unwrap());
+        let began = Instant::now();
+        let is_tried = |trace: &str| trace.lines().any(|line| line.contains("<answers> flock("));
+        while !is_tried(&fs::read_to_string(trace).unwrap()) {
+            assert!(!waiting.is_finished() && began.elapsed() < LIMIT, "nobody has tried it again");
+            std::thread::yield_now();
+        }
+        flock(&holder, FlockOperation::Unlock).unwrap();
+    });
+}
+
 /// `pinhole mount`, and a daemon whose share is what it has mounted.
 fn mounted(seen: &mut Seen) {
     let folder = tempfile::tempdir().unwrap();
@@ -436,6 +454,7 @@ fn mounted(seen: &mut Seen) {
     fs::create_dir(path("mnt/folder")).unwrap();
     fs::write(path("mnt/file"), "content").unwrap();
     fs::rename(path("mnt/file"), path("mnt/folder/file")).unwrap();
+    wait_for_a_lock(&path("mnt/folder/file"), &path("trace"));
     let run = Run::over(&path("mnt/folder"), tempfile::tempdir().unwrap(), &[]);
     let mut writer = Writer::new(run.daemon.socket());
     writer.ask(&writer.lock(GETLK, 1, 0), 24);

@@ -158,3 +158,26 @@ fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
         play(seed, turns, (&daemons.0, &daemons.1), &share);
     }
 }
+
+#[test]
+fn one_file_has_so_many_ranges_and_no_more() {
+    const MOST: u64 = 1024;
+    const ENOLCK: i32 = 37;
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 64]).unwrap();
+    let daemon = share.serve(&[]).unwrap();
+    let mut guest = Client::connect(daemon.socket(), SETUP).unwrap().0;
+    let (reads, both) = (guest.open("file", 0).unwrap(), guest.open("file", 2).unwrap());
+    let lock = |kind, owner, byte| Lock::posix(kind, owner, byte, byte);
+    for at in 0..MOST {
+        assert_eq!(guest.set(reads, lock(READ, 1, 2 * at)).unwrap(), 0, "{at}");
+    }
+    assert_eq!(guest.set(reads, lock(READ, 1, 2 * MOST)).unwrap(), ENOLCK);
+    assert_eq!(guest.set(both, lock(WRITE, 2, 2 * MOST)).unwrap(), ENOLCK);
+    // Each range would have to be taken over by a call of its own, which holds the queue for too long.
+    assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
+    assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
+    let whole = HostLock { family: "OFDLCK".to_owned(), start: 0, end: TO_THE_END, write: false };
+    assert_eq!(host_locks(&share.host("file")).unwrap(), [whole]);
+    assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);
+}

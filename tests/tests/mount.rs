@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::program::{Program, pinhole, run};
+use rustix::fs::FlockOperation;
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -153,6 +154,33 @@ fn two_mounts_at_once_do_not_know_each_other() {
     fs::write(second.mnt().join("file"), "second").unwrap();
     assert_eq!(fs::read_to_string(first.mnt().join("file")).unwrap(), "first");
     assert_eq!(fs::read_to_string(second.host().join("file")).unwrap(), "second");
+}
+
+#[test]
+fn who_waits_for_a_lock_gets_it_or_gives_up() {
+    let mounted = Mounted::new(&[]);
+    fs::write(mounted.mnt().join("file"), "content").unwrap();
+    let open = || File::options().read(true).write(true).open(mounted.mnt().join("file")).unwrap();
+    let (holder, waiter) = (open(), open());
+    rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| rustix::fs::flock(&waiter, FlockOperation::LockExclusive));
+        // One that is killed while it waits: the kernel says so (INTERRUPT), and it ends though nobody unlocks.
+        let mut killed = Command::new("flock").arg(mounted.mnt().join("file")).arg("true").spawn().unwrap();
+        // 73 is flock(2) on x86-64, 32 on AArch64.
+        let asks = |call: String| call.starts_with("73 ") || call.starts_with("32 ");
+        while !asks(fs::read_to_string(format!("/proc/{}/syscall", killed.id())).unwrap()) {
+            std::thread::yield_now();
+        }
+        killed.kill().unwrap();
+        assert!(!killed.wait().unwrap().success());
+        assert!(!waiting.is_finished());
+        rustix::fs::flock(&holder, FlockOperation::Unlock).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    rustix::fs::flock(&holder, FlockOperation::NonBlockingLockShared).unwrap_err();
+    rustix::fs::flock(&waiter, FlockOperation::Unlock).unwrap();
+    rustix::fs::flock(&holder, FlockOperation::NonBlockingLockShared).unwrap();
 }
 
 #[test]

@@ -217,7 +217,13 @@ impl Passthrough {
     }
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
-        self.settle_dirty(&*self.files.get(release.handle)?, pace)?;
+        let file = self.files.get(release.handle)?;
+        // A server would have to be told which locks have ended.
+        if file.traits.remote && pace == Pace::Now && self.locks.any() {
+            return Err(Errno::EAGAIN);
+        }
+        self.settle_dirty(&file, pace)?;
+        drop(file);
         self.close(release.handle)
     }
 

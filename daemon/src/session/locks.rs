@@ -8,7 +8,7 @@ use super::state::State;
 use super::{Outcome, Parked, Scratch, Session, encoded};
 use crate::bell::{Bell, Listener};
 use crate::host::{Answer, Call, Caller, FileSystem, Locking, Pace, nothing_in_the_way};
-use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
+use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
 use pinhole_protocol::{Errno, GetLock, Header, LockOwner, NodeId, Reply, SetLock, Unique};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,8 +43,8 @@ struct Waiting {
     unique: Unique,
     /// `None` for a flock lock: flock(2) knows no deadlock.
     owner: Option<LockOwner>,
-    /// Who was in the way when it was last tried, where that is known.
-    blocked_by: Option<LockOwner>,
+    /// Who was in the way when it was last tried, where that is known, and how often the bell had been rung by then.
+    blocked_by: Option<(LockOwner, u64)>,
     /// Why it is not to wait any longer.
     over: Option<Errno>,
 }
@@ -59,11 +59,11 @@ pub(super) struct LockWait {
     place: Place,
 }
 
-/// When it is tried next: at that time, or when the bell has been rung since.
+/// When it is tried next: at that time, or when something has been unlocked since.
 #[derive(Clone, Copy, Debug)]
 struct Next {
     at: Instant,
-    rings: Option<u64>,
+    calls: Option<u64>,
 }
 
 /// A place among the waiters; given up when dropped.
@@ -127,28 +127,35 @@ impl Place {
         list.waiting.iter().find(|waiting| waiting.number == self.number)?.over
     }
 
-    /// Notes who is in the way.
+    /// Notes who is in the way, as it was found after the bell had been rung so often.
     ///
     /// # Errors
-    /// EDEADLK where that one waits for this one, itself or through others. Of several in the way the first counts, as
-    /// on the host (`posix_locks_deadlock`); who waits for him is asked each time it is tried.
-    fn blocked_by(&self, blocker: Option<LockOwner>) -> Answer<()> {
+    /// EDEADLK where that one waits for this one, itself or through others. Of several in the way the first counts, and after
+    /// a chain of so many nobody looks further, both as on the host (`posix_locks_deadlock`). What was found before the last
+    /// ring proves nothing: who was in the way may have unlocked since. It is found out anew with the next look.
+    fn blocked_by(&self, blocker: Option<LockOwner>, calls: u64) -> Answer<()> {
+        const CHAIN_MAX: usize = 10;
         let mut list = self.waiters.lock();
-        let Some(own) = list.waiting.iter_mut().find(|waiting| waiting.number == self.number) else {
-            return Ok(());
-        };
-        own.blocked_by = blocker;
-        let owner = own.owner;
-        let mut next = blocker;
-        for _ in 0..list.waiting.len() {
-            let Some(blocking) = next else { return Ok(()) };
+        let of = |list: &List, is_it: &dyn Fn(&Waiting) -> bool| list.waiting.iter().position(is_it);
+        let own = of(&list, &|waiting| waiting.number == self.number);
+        let Some(own) = own.and_then(|at| list.waiting.get_mut(at)) else { return Ok(()) };
+        own.blocked_by = blocker.map(|blocker| (blocker, calls));
+        let (owner, mut next) = (own.owner, own.blocked_by);
+        for _ in 0..CHAIN_MAX {
+            let Some((blocking, _)) = next else { return Ok(()) };
             if owner == Some(blocking) {
+                // Only one of them has to give way.
+                let own = of(&list, &|waiting| waiting.number == self.number);
+                if let Some(own) = own.and_then(|at| list.waiting.get_mut(at)) {
+                    own.blocked_by = None;
+                }
                 return Err(Errno::EDEADLK);
             }
-            let known = list.waiting.iter().find(|waiting| waiting.owner == Some(blocking));
-            next = known.and_then(|waiting| waiting.blocked_by);
+            // One owner may wait in several threads; those that wait for strangers say nothing.
+            let mut its = list.waiting.iter().filter(|waiting| waiting.owner == Some(blocking));
+            next = its.find_map(|waiting| waiting.blocked_by.filter(|(_, found)| *found == calls));
         }
-        if next.is_some() && next == owner { Err(Errno::EDEADLK) } else { Ok(()) }
+        Ok(())
     }
 }
 
@@ -177,7 +184,8 @@ impl PartialEq for LockWait {
 
 /// How long to leave a lock alone for which somebody has waited so long already.
 fn pause(waited: Duration) -> Duration {
-    (waited / 4).clamp(LOCK_RETRY_MIN, LOCK_RETRY_MAX)
+    let most = LOCK_RETRY_MAX.max((waited / 1000).min(LOCK_RETRY_LATE));
+    (waited / 4).clamp(LOCK_RETRY_MIN, most)
 }
 
 impl<F: FileSystem> Session<F> {
@@ -197,6 +205,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Answer<Outcome> {
         self.check_locks_served()?;
         let permitted = self.permit(header, set)?;
+        let calls = self.bell().calls();
         let blocker = match self.filesystem.set_lock(permitted, terms.pace)? {
             Locking::Done => return Ok(encoded(&Reply::Empty, scratch)),
             // Not an error to the caller: one of the host's own EAGAIN is another matter.
@@ -205,10 +214,10 @@ impl<F: FileSystem> Session<F> {
         };
         let owner = (!set.lock.flock).then_some(set.lock.owner);
         let place = self.waiters.enter(header.unique, owner, self.bell())?;
-        place.blocked_by(blocker)?;
+        place.blocked_by(blocker, calls)?;
         let since = Instant::now();
         // It may have been unlocked between the try and the place, so the first look is at once.
-        let next = Mutex::new(Next { at: since, rings: None });
+        let next = Mutex::new(Next { at: since, calls: None });
         let wait = LockWait { node: header.node, lock: set, since, next, place };
         Ok(Outcome::Parked(Parked::for_lock(header.unique, wait)))
     }
@@ -237,18 +246,18 @@ impl<F: FileSystem> Session<F> {
         if let Some(errno) = wait.place.over() {
             return Some(Err(errno));
         }
-        let (now, rings) = (Instant::now(), self.bell().rings());
+        let (now, calls) = (Instant::now(), self.bell().calls());
         let next = *wait.next();
-        if now < next.at && next.rings == Some(rings) {
+        if now < next.at && next.calls == Some(calls) {
             return None;
         }
         let at = now.checked_add(pause(now.saturating_duration_since(wait.since))).unwrap_or(now);
-        *wait.next() = Next { at, rings: Some(rings) };
+        *wait.next() = Next { at, calls: Some(calls) };
         let call = Call { node: wait.node, caller: Caller::default(), operation: wait.lock };
         let tried = self.policy.permit(call, &*self.filesystem).map_err(super::denied);
         match tried.and_then(|permitted| self.filesystem.set_lock(permitted, Pace::Patient)) {
             Ok(Locking::Done) => Some(Ok(())),
-            Ok(Locking::Held(blocker)) => wait.place.blocked_by(blocker).err().map(Err),
+            Ok(Locking::Held(blocker)) => wait.place.blocked_by(blocker, calls).err().map(Err),
             Err(errno) => Some(Err(errno)),
         }
     }
@@ -264,15 +273,15 @@ mod tests {
 
     #[test]
     fn a_cycle_of_any_length_is_a_deadlock_and_a_chain_is_none() {
-        for len in [2, 3, 10] {
+        for len in [2, 3, 9] {
             let waiters = Arc::new(Waiters::default());
             let places: Vec<_> = (0..len).map(|owner| place(&waiters, owner)).collect();
             for (owner, place) in (1..len).zip(&places) {
-                place.blocked_by(Some(LockOwner(owner))).unwrap();
+                place.blocked_by(Some(LockOwner(owner)), 1).unwrap();
             }
             let last = places.last().unwrap();
-            assert_eq!(last.blocked_by(Some(LockOwner(99))), Ok(()), "{len}");
-            assert_eq!(last.blocked_by(Some(LockOwner(0))), Err(Errno::EDEADLK), "{len}");
+            assert_eq!(last.blocked_by(Some(LockOwner(99)), 1), Ok(()), "{len}");
+            assert_eq!(last.blocked_by(Some(LockOwner(0)), 1), Err(Errno::EDEADLK), "{len}");
         }
     }
 
@@ -280,19 +289,30 @@ mod tests {
     fn who_has_left_blocks_nobody() {
         let waiters = Arc::new(Waiters::default());
         let (first, second) = (place(&waiters, 1), place(&waiters, 2));
-        first.blocked_by(Some(LockOwner(2))).unwrap();
+        first.blocked_by(Some(LockOwner(2)), 1).unwrap();
         drop(first);
-        assert_eq!(second.blocked_by(Some(LockOwner(1))), Ok(()));
+        assert_eq!(second.blocked_by(Some(LockOwner(1)), 1), Ok(()));
     }
 
     #[test]
     fn a_ring_of_others_does_not_hold_up_who_waits_for_it() {
         let waiters = Arc::new(Waiters::default());
         let (one, two, third) = (place(&waiters, 1), place(&waiters, 2), place(&waiters, 3));
-        one.blocked_by(Some(LockOwner(2))).unwrap();
+        one.blocked_by(Some(LockOwner(2)), 1).unwrap();
         // As if the two had met at the same moment.
-        assert_eq!(two.blocked_by(Some(LockOwner(1))), Err(Errno::EDEADLK));
-        assert_eq!(third.blocked_by(Some(LockOwner(1))), Ok(()));
+        assert_eq!(two.blocked_by(Some(LockOwner(1)), 1), Err(Errno::EDEADLK));
+        assert_eq!(third.blocked_by(Some(LockOwner(1)), 1), Ok(()));
+        // The other of the two need not give way as well.
+        assert_eq!(one.blocked_by(Some(LockOwner(2)), 1), Ok(()));
+    }
+
+    #[test]
+    fn what_was_in_the_way_before_the_last_unlock_proves_no_deadlock() {
+        let waiters = Arc::new(Waiters::default());
+        let (one, two) = (place(&waiters, 1), place(&waiters, 2));
+        one.blocked_by(Some(LockOwner(2)), 1).unwrap();
+        assert_eq!(two.blocked_by(Some(LockOwner(1)), 2), Ok(()));
+        assert_eq!(one.blocked_by(Some(LockOwner(2)), 2), Err(Errno::EDEADLK));
     }
 
     #[test]

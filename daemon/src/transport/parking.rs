@@ -6,12 +6,16 @@
 use crate::bell::Bell;
 use crate::handoff::handoff;
 use crate::host::FileSystem;
+use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Parked, Scratch, Session};
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
+use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 /// A request that waits, with its way back.
 pub(super) trait Stay: Send + 'static {
@@ -23,6 +27,14 @@ pub(super) trait Stay: Send + 'static {
 
     /// Gives it back with what it has come to.
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch);
+}
+
+/// What a look at one came to.
+enum Look {
+    Over(Result<(), Errno>),
+    WaitsOn,
+    /// It waits for a lock, and those had had their time.
+    Untried,
 }
 
 /// Those of one connection.
@@ -100,8 +112,10 @@ impl<S> Parking<S> {
 }
 
 impl<S> Drop for Parking<S> {
+    /// Who drops it may be a thread of the same kind, which must not wait for another's end.
     fn drop(&mut self) {
-        self.end();
+        self.shared.lock().over = true;
+        self.shared.bell.ring();
     }
 }
 
@@ -115,32 +129,69 @@ impl<S> Shared<S> {
 impl<S: Stay> Shared<S> {
     fn answer_all<F: FileSystem>(&self, session: &Session<F>) {
         let mut scratch = Scratch::default();
+        // Locks are not tried before.
+        let mut rested = Instant::now();
         loop {
             let seen = self.bell.rings();
+            let began = Instant::now();
+            let tries_locks = began >= rested;
+            let mut waiting = VecDeque::from(std::mem::take(&mut self.lock().stays));
+            let mut untried = Vec::new();
             // Not under the lock: looking may ask the host, and a worker may have one more to park.
-            let (stays, stopping) = {
-                let mut places = self.lock();
-                (std::mem::take(&mut places.stays), places.stopping.clone())
-            };
-            let mut waiting = Vec::new();
-            for stay in stays {
-                let gives_way = stay.parked().gives_way().filter(|_| stopping.contains(&stay.queue()));
-                match gives_way.map(Err).or_else(|| session.outcome(stay.parked(), &scratch)) {
-                    Some(result) => stay.answer(session, result, &mut scratch),
-                    None => waiting.push(stay),
+            for _ in 0..waiting.len() {
+                let Some(stay) = waiting.pop_front() else { break };
+                let may_try = tries_locks && began.elapsed() < LOCK_TRIES_TIME;
+                match self.look(session, &stay, may_try, &mut scratch) {
+                    Look::Over(result) => stay.answer(session, result, &mut scratch),
+                    Look::WaitsOn => waiting.push_back(stay),
+                    Look::Untried => untried.push(stay),
                 }
             }
-            let until = waiting.iter().filter_map(|stay| session.look_again(stay.parked())).min();
+            if tries_locks {
+                rested = Instant::now().checked_add(began.elapsed() * LOCK_TRIES_REST).unwrap_or(began);
+            }
+            // Those that had no turn have the first next time.
+            let again = waiting.iter().filter_map(|stay| session.look_again(stay.parked())).min();
+            let again = if untried.is_empty() { again } else { Some(rested) };
+            untried.extend(waiting);
             {
                 let mut places = self.lock();
-                // Those that wait longest are asked first.
-                waiting.append(&mut places.stays);
-                places.stays = waiting;
+                untried.append(&mut places.stays);
+                places.stays = untried;
                 if places.over {
                     return;
                 }
             }
-            self.bell.wait(seen, until);
+            self.bell.wait(seen, again);
+        }
+    }
+
+    fn look<F: FileSystem>(
+        &self,
+        session: &Session<F>,
+        stay: &S,
+        may_try: bool,
+        scratch: &mut Scratch,
+    ) -> Look {
+        let parked = stay.parked();
+        if let Some(errno) = parked.gives_way() {
+            if self.lock().stopping.contains(&stay.queue()) {
+                return Look::Over(Err(errno));
+            }
+            if !may_try {
+                return Look::Untried;
+            }
+        }
+        // Its answer must go back whatever happens: who stops the queue waits for it.
+        let looked = catch_unwind(AssertUnwindSafe(|| session.outcome(parked, scratch)));
+        match looked {
+            Ok(Some(result)) => Look::Over(result),
+            Ok(None) => Look::WaitsOn,
+            Err(_) => {
+                tracing::error!("a look at a request that waits ended by a panic; this is a bug in pinhole");
+                scratch.start_over();
+                Look::Over(Err(Errno::EIO))
+            }
         }
     }
 }

@@ -160,7 +160,7 @@ pub(super) const ROWS: &[Row] = &[
     // A worker's turn.
     row("epoll_pwait", WORKER, ALWAYS, &[long(4, Test::Is(0), "no other signal mask")], "wait for a guest"),
     row("read", WORKER, DEV_FUSE, &[], "take a request from /dev/fuse"),
-    row("writev", WORKER, DEV_FUSE, &[], "answer it"),
+    row("writev", SERVING, DEV_FUSE, &[], "answer it"),
     // Finding and looking.
     row(
         "statx",

@@ -3,6 +3,7 @@
 use super::super::budget::Ticket;
 use super::ofd::{self, Said};
 use super::ranges::{Edit, LockKind, Locked, Ranges, Span};
+use crate::limits::{LOCK_HANDLES_MAX, LOCKS_MOVED_MAX, LOCKS_OF_FILE_MAX};
 use pinhole_protocol::{Errno, LockOwner};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -136,6 +137,10 @@ impl FileLocks {
         let Asking { owner: name, process, handle } = asking;
         let known = self.owners.iter().position(|owner| owner.name == name);
         let Some(index) = known else {
+            // Closing a description goes through all locks of the file, as a lock does.
+            if self.owners.len() >= LOCKS_OF_FILE_MAX {
+                return Err(Errno::ENOLCK);
+            }
             let alone = matches!(self.whose, Some(Whose::Guest(_)));
             let description = if alone { None } else { Some(open()?) };
             let ranges = Ranges::default();
@@ -148,6 +153,9 @@ impl FileLocks {
         }
         owner.process = process;
         if !owner.handles.contains(&handle) {
+            if owner.handles.len() >= LOCK_HANDLES_MAX {
+                return Err(Errno::ENOLCK);
+            }
             owner.handles.push(handle);
         }
         Ok(owner)
@@ -209,6 +217,9 @@ impl Owner {
     /// read locks of both agree. Write locks never have to be taken over, for a description that writes is opened to read
     /// as well.
     fn move_to(&mut self, description: Description) -> Result<(), Errno> {
+        if self.ranges.len() > LOCKS_MOVED_MAX {
+            return Err(Errno::ENOLCK);
+        }
         for locked in self.ranges.iter() {
             if ofd::set(description.fd.as_fd(), locked.span, Some(locked.kind))? == Said::Held {
                 return Err(Errno::ENOLCK);

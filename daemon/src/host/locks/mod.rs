@@ -15,7 +15,7 @@ use super::passthrough::Passthrough;
 use super::table::Entry;
 use super::{Answer, Pace};
 use crate::bell::Bell;
-use crate::limits::LOCKS_MAX;
+use crate::limits::{LOCKS_MAX, LOCKS_OF_FILE_MAX};
 use file::{Asking, Description, FileLocks};
 use hashbrown::HashMap;
 use ofd::Said;
@@ -86,14 +86,8 @@ impl Locks {
             self.len.store(files.len(), Ordering::Relaxed);
             file
         };
-        let mut locks = lock(&file);
-        let done = act(&mut locks);
-        let is_empty = locks.is_empty();
-        drop(locks);
-        if is_empty {
-            drop(file);
-            self.leave(key);
-        }
+        let done = act(&mut lock(&file));
+        self.let_go(key, file);
         done
     }
 
@@ -104,26 +98,24 @@ impl Locks {
             return;
         }
         let Some(file) = self.files().get(&key).map(Arc::clone) else { return };
-        let (ended, is_empty) = {
+        let ended = {
             let mut locks = lock(&file);
             let before = locks.held();
             end(&mut locks);
-            (before.saturating_sub(locks.held()), locks.is_empty())
+            before.saturating_sub(locks.held())
         };
-        drop(file);
-        if is_empty {
-            self.leave(key);
-        }
+        self.let_go(key, file);
         if ended > 0 {
             self.give_back(ended);
             self.bell.ring_for_listeners();
         }
     }
 
-    /// Forgets a file where nobody has locked anything of it meanwhile.
-    fn leave(&self, key: NodeKey) {
+    /// Forgets a file of which nobody has locked anything.
+    fn let_go(&self, key: NodeKey, file: Arc<Mutex<FileLocks>>) {
         let mut files = self.files();
-        // Whoever has found it holds another reference.
+        drop(file);
+        // Who else has found it holds another reference, and looks when he lets go of that.
         if files.get(&key).is_some_and(|file| Arc::strong_count(file) == 1 && lock(file).is_empty()) {
             files.remove(&key);
         }
@@ -169,7 +161,8 @@ impl Passthrough {
             // The description of whoever asks, if there is one: what is locked by that is not in the way.
             let description = locks.description(get.0.owner).map_or(file.as_fd(), |own| own.fd.as_fd());
             let found = ofd::in_the_way(description, span, kind)?;
-            Ok(found.map(|(locked, process)| told(locked, process)))
+            // A process of the host's has no number in the guest.
+            Ok(found.map(|locked| told(locked, 0)))
         })
     }
 
@@ -188,7 +181,7 @@ impl Passthrough {
         if !needed {
             return Err(Errno::EBADF);
         }
-        let said = self.locks.with(file.key, |locks| {
+        self.locks.with(file.key, |locks| {
             // Who closes a handle takes it away first and ends its locks then, so none is left behind by this one.
             if !self.files.holds(&file) {
                 return Err(Errno::EBADF);
@@ -198,11 +191,7 @@ impl Passthrough {
             } else {
                 self.set_record(locks, &file, (&set.lock, span, kind))
             }
-        })?;
-        if kind != Some(LockKind::Write) && said == Locking::Done {
-            self.locks.bell.ring_for_listeners();
-        }
-        Ok(said)
+        })
     }
 
     /// The file that is to be locked, and its bytes.
@@ -246,6 +235,7 @@ impl Passthrough {
         file: &Entry<FileHandle>,
         (asking, span, kind): (Asking, Span, Option<LockKind>),
     ) -> Answer<Locking> {
+        let held = locks.held();
         let owner = match kind {
             Some(kind) => locks.owner_for(asking, kind, || self.describe(file))?,
             None => match locks.owner(asking.owner) {
@@ -255,8 +245,15 @@ impl Passthrough {
         };
         let edit = owner.ranges().edit(span, kind);
         let (before, after) = (owner.ranges().len(), owner.ranges().len_after(&edit));
+        if after > before && held >= LOCKS_OF_FILE_MAX {
+            return Err(Errno::ENOLCK);
+        }
         self.locks.take(after.saturating_sub(before))?;
+        let weakened = owner.ranges().weakened_by(span, kind);
         let said = owner.set(span, kind, edit);
+        if weakened && said == Ok(Said::Done) {
+            self.locks.bell.ring_for_listeners();
+        }
         let in_vain =
             if said == Ok(Said::Done) { before.saturating_sub(after) } else { after.saturating_sub(before) };
         self.locks.give_back(in_vain);
@@ -264,7 +261,8 @@ impl Passthrough {
             (Said::Held, Some(kind)) => {
                 Locking::Held(locks.in_the_way(asking.owner, span, kind).map(|(owner, ..)| owner))
             }
-            (Said::Done | Said::Held, _) => Locking::Done,
+            (Said::Held, None) => return Err(Errno::EIO),
+            (Said::Done, _) => Locking::Done,
         })
     }
 
@@ -307,6 +305,10 @@ impl Passthrough {
         kind: Option<LockKind>,
     ) -> Answer<Locking> {
         let place = locks.flocks.iter().position(|handle| *handle == file.id());
+        if kind.is_none() && place.is_none() {
+            // Giving back needs no right, so there may be none to ask the host.
+            return Ok(Locking::Done);
+        }
         let operation = match kind {
             Some(LockKind::Read) => FlockOperation::NonBlockingLockShared,
             Some(LockKind::Write) => FlockOperation::NonBlockingLockExclusive,
@@ -316,6 +318,7 @@ impl Passthrough {
         let said = rustix::fs::flock(&file.file, operation);
         // One that cannot be made another is lost by that (flock(2)).
         let has_it = said.is_ok() && kind.is_some();
+        let shares = kind == Some(LockKind::Read);
         match (has_it, place) {
             (true, None) => locks.flocks.push(file.id()),
             (false, Some(place)) => drop(locks.flocks.swap_remove(place)),
@@ -324,7 +327,7 @@ impl Passthrough {
         if !has_it && (kind.is_some() || place.is_some()) {
             self.locks.give_back(1);
         }
-        if !has_it && place.is_some() {
+        if place.is_some() && (!has_it || shares) {
             self.locks.bell.ring_for_listeners();
         }
         match said {

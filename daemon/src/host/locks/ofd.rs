@@ -27,13 +27,11 @@ pub(super) fn set(fd: BorrowedFd<'_>, span: Span, kind: Option<LockKind>) -> Res
     }
 }
 
-/// A lock that keeps the description from having this one, and the process that has it; 0 where the host does not tell:
-/// one of another description, or of a process that this one cannot see.
-pub(super) fn in_the_way(
-    fd: BorrowedFd<'_>,
-    span: Span,
-    kind: LockKind,
-) -> Result<Option<(Locked, u32)>, Errno> {
+/// A lock that keeps the description from having this one.
+///
+/// # Errors
+/// What the host says.
+pub(super) fn in_the_way(fd: BorrowedFd<'_>, span: Span, kind: LockKind) -> Result<Option<Locked>, Errno> {
     let mut lock = wanted(span, Some(kind));
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(refused)?;
     let kind = match libc::c_int::from(lock.l_type) {
@@ -42,7 +40,7 @@ pub(super) fn in_the_way(
         _ => return Ok(None),
     };
     let span = Span::from_host((lock.l_start, lock.l_len));
-    Ok(Some((Locked { span, kind }, u32::try_from(lock.l_pid).unwrap_or(0))))
+    Ok(Some(Locked { span, kind }))
 }
 
 fn wanted(span: Span, kind: Option<LockKind>) -> libc::flock {

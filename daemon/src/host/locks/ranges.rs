@@ -103,12 +103,22 @@ impl Ranges {
 
     /// The first that keeps another owner from locking `span` so.
     pub(crate) fn in_the_way(&self, span: Span, kind: LockKind) -> Option<Locked> {
+        self.overlapping(span).find(|locked| locked.kind.excludes(kind)).copied()
+    }
+
+    /// Whether others may have something of `span` once it is locked so, or unlocked, that they could not have before.
+    pub(crate) fn weakened_by(&self, span: Span, kind: Option<LockKind>) -> bool {
+        self.overlapping(span).any(|locked| match kind {
+            None => true,
+            Some(LockKind::Read) => locked.kind == LockKind::Write,
+            Some(LockKind::Write) => false,
+        })
+    }
+
+    fn overlapping(&self, span: Span) -> impl Iterator<Item = &Locked> {
         let from = self.0.partition_point(|locked| locked.span.last < span.first);
         let rest = self.0.get(from..).unwrap_or_default();
-        rest.iter()
-            .take_while(|locked| locked.span.overlaps(span))
-            .find(|locked| locked.kind.excludes(kind))
-            .copied()
+        rest.iter().take_while(move |locked| locked.span.overlaps(span))
     }
 
     /// What becomes of them when `span` is locked so, or unlocked: what overlaps gives way, what touches and is of one
@@ -236,6 +246,10 @@ mod tests {
             let (mut ranges, mut bytes) = (Ranges::default(), Bytes::default());
             for (first, len, kind) in steps {
                 let last = (first + len - 1).min(23);
+                let weakened = bytes[first..=last].iter().flatten().any(|held| {
+                    kind.is_none() || (kind, *held) == (Some(LockKind::Read), LockKind::Write)
+                });
+                prop_assert_eq!(ranges.weakened_by(span(first as u64, last as u64), kind), weakened);
                 set(&mut ranges, first as u64, last as u64, kind);
                 bytes[first..=last].fill(kind);
                 prop_assert_eq!(as_bytes(&ranges), bytes);

@@ -11,7 +11,7 @@ use super::request::{Fate, RateLimit, Taken};
 use super::ring::Deferral;
 use super::split_ring::Done;
 use crate::host::FileSystem;
-use crate::limits::{POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
+use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::session::{Pace, Scratch, Session};
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
@@ -154,9 +154,14 @@ impl Office {
             let len = match (taken.serve(session, memory.view(), Pace::Patient, &mut scratch), &self.parking)
             {
                 (Fate::Answered(len), _) => len,
-                (Fate::Parked(parked), Some(parking)) if deferral.step_aside() => {
+                (Fate::Parked(parked), Some(parking))
+                    if taken.chain_footprint() <= LOCK_WAIT_LEN_MAX && deferral.has_room_aside() =>
+                {
+                    // Before the memory is counted as let go of.
                     drop(memory);
+                    deferral.step_aside();
                     self.served();
+                    let taken = taken.without_message();
                     parking.park(Stay { parked, taken, head, queue, deferral });
                     continue;
                 }

@@ -70,6 +70,16 @@ impl Taken {
         self.chain.footprint().saturating_add(self.message.capacity())
     }
 
+    /// The same without header and arguments, which one that is answered by [`Taken::settle`] needs no more.
+    pub(super) fn without_message(self) -> Self {
+        Self { message: Vec::new(), ..self }
+    }
+
+    /// Bytes of our own memory that are left then.
+    pub(super) const fn chain_footprint(&self) -> usize {
+        self.chain.footprint()
+    }
+
     /// Serves it in the `memory` in which it was read.
     pub(super) fn serve<F: FileSystem>(
         &self,

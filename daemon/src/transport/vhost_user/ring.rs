@@ -164,11 +164,13 @@ impl Deferral {
         self.ring.load().share()
     }
 
-    /// Lets go of the memory, for one that waits for longer than the pool does; whether its ring has room for that.
-    pub(super) fn step_aside(&mut self) -> bool {
-        if !self.ring.has_room_aside(false) {
-            return false;
-        }
+    /// Whether its ring has room for one more that waits for as long as it takes.
+    pub(super) fn has_room_aside(&self) -> bool {
+        self.ring.has_room_aside(false)
+    }
+
+    /// It waits for longer than the pool does. By now it uses no memory.
+    pub(super) fn step_aside(&mut self) {
         if let Some(era) = self.era.take() {
             let mut waiting = lock(&self.ring.waiting);
             waiting.aside = waiting.aside.saturating_add(1);
@@ -177,7 +179,6 @@ impl Deferral {
             // Who changes the memory waits for it no longer.
             self.ring.quiet.notify_all();
         }
-        true
     }
 
     /// Gives the request back and tells the guest, as the worker would have.

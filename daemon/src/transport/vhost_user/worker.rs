@@ -9,7 +9,7 @@ use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
 use super::split_ring::{Available, Done, RingError};
 use crate::host::FileSystem;
-use crate::limits::{LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
+use crate::limits::{LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Pace, Parked, Scratch, Session};
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
@@ -250,15 +250,19 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
     fn park(&mut self, burst: &Burst<'_>, parked: Parked, head: u16) -> Step {
         let Worker { parking, session, index, .. } = self.worker;
         let Some(parking) = parking else { return Step::Done(0) };
-        if parked.gives_way().is_some() && !self.ring.has_room_aside(self.indirect) {
+        if parked.gives_way().is_some() && !self.has_room_aside() {
             let refused = Err(Errno::ENOLCK);
             let len = self.taken.settle((session, burst.memory()), &parked, refused, &mut self.scratch);
             return Step::Done(len);
         }
-        let taken = std::mem::take(&mut self.taken);
+        let taken = std::mem::take(&mut self.taken).without_message();
         let deferral = self.ring.set_aside();
         parking.park(Stay { parked, taken, head, queue: *index, deferral });
         Step::Elsewhere
+    }
+
+    fn has_room_aside(&self) -> bool {
+        self.ring.has_room_aside(self.indirect) && self.taken.chain_footprint() <= LOCK_WAIT_LEN_MAX
     }
 
     fn refused(&self, head: u16, why: &Refused) {
