@@ -2,7 +2,7 @@
 //! nothing else, is whoever comes next served, and do the others never notice?
 //!
 //! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a journal of what it asked
-//! for and what it was told (`tests/src/kills/`); another guest works beside it all the while, through a daemon of its own on
+//! for and what it was told (`tests/src/kills/`), and which takes locks that have to end with it; another guest works beside it all the while, through a daemon of its own on
 //! the same share. `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
 #![cfg(test)]
 
@@ -15,7 +15,7 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{self, Lock, host_locks};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, Setup, eventually};
 use pinhole_tests::guest::Guest;
-use pinhole_tests::kills::{Journal, Player, Random, SETUP, Said, Tree};
+use pinhole_tests::kills::{Journal, Player, Random, SETUP, Said, Thing, Tree};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::fs;
@@ -206,6 +206,9 @@ fn round(share: &Share, supervisor: &Supervisor, number: u64, random: &mut Rando
     assert_eq!(status.success(), matches!(aim, Aim::Guest), "{what}: {status}");
     supervisor.is_ready();
     let tree = journal.check(&folder).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for name in tree.0.iter().filter_map(|(name, thing)| matches!(thing, Thing::File(_)).then_some(name)) {
+        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is locked by nobody");
+    }
     (folder, tree)
 }
 

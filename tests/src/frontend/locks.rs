@@ -24,6 +24,9 @@ pub const FLOCK: u32 = 1;
 /// `FUSE_RELEASE_FLOCK_UNLOCK`.
 const RELEASE_FLOCK_UNLOCK: u32 = 2;
 
+/// How often the list of the host's locks has to be the same again.
+const AGREED: usize = 4;
+
 /// Bytes of `fuse_lk_out`.
 const LK_OUT: usize = 24;
 
@@ -150,13 +153,23 @@ pub struct HostLock {
 /// The locks that the host's kernel keeps on a file, whoever has them, in order; not who waits for one.
 ///
 /// # Errors
-/// Where the file or `/proc/locks` cannot be read.
+/// Where the file or `/proc/locks` cannot be read, or what is read never agrees with itself.
 pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
     let inode = fs::metadata(file)?.ino().to_string();
-    let locks = fs::read_to_string("/proc/locks")?;
-    let mut found: Vec<HostLock> = locks.lines().filter_map(|line| host_lock(line, &inode)).collect();
-    found.sort();
-    Ok(found)
+    let (mut last, mut agreed) = (Vec::new(), 0);
+    // The kernel lists a page at a time, by position: a lock that any other process of the host takes meanwhile makes one
+    // stand there twice, or not at all.
+    for _ in 0..1000 {
+        let locks = fs::read_to_string("/proc/locks")?;
+        let mut found: Vec<HostLock> = locks.lines().filter_map(|line| host_lock(line, &inode)).collect();
+        found.sort();
+        agreed = if found == last { agreed + 1 } else { 0 };
+        if agreed == AGREED {
+            return Ok(found);
+        }
+        last = found;
+    }
+    Err(io::Error::other("/proc/locks never agrees with itself"))
 }
 
 /// `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`; who waits has one word more, an arrow.

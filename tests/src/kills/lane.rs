@@ -1,6 +1,7 @@
 //! One line of work in a folder: each act follows from a seed and from what the acts before it have made.
 
 use super::tree::{Act, Thing, Tree};
+use crate::frontend::locks::{Lock, READ, UNLOCK, WRITE};
 
 /// Names that a lane has at most.
 const NAMES: u64 = 5;
@@ -40,6 +41,7 @@ impl Random {
 #[derive(Clone, Debug)]
 pub struct Lane {
     prefix: String,
+    number: u32,
     random: Random,
     made: u64,
     /// What stands in the folder of this lane's.
@@ -54,7 +56,7 @@ impl Lane {
         let prefix = format!("lane{number}-");
         let random = Random::new(seed << 8 | u64::from(number));
         let act = Act::Create(format!("{prefix}0"));
-        Self { prefix, random, made: 1, tree: Tree::default(), act }
+        Self { prefix, number, random, made: 1, tree: Tree::default(), act }
     }
 
     /// What all its names begin with.
@@ -112,7 +114,7 @@ impl Lane {
         if len > FILE_LEN_MAX {
             return Act::Truncate(name, self.random.len(len));
         }
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 => Act::Unlink(name),
             1 => Act::Truncate(name, self.random.len(len + 1000)),
             2 => {
@@ -132,6 +134,12 @@ impl Lane {
             8 => {
                 let len = 1 + self.random.len(20 << 10);
                 Act::Write(name, self.random.len(len), self.random.bytes(len))
+            }
+            9 | 10 => {
+                let start = self.random.below(1000);
+                let end = start + self.random.below(100);
+                let kind = [READ, WRITE, WRITE, UNLOCK].get(self.random.len(4)).copied().unwrap_or(UNLOCK);
+                Act::Lock(name, Lock::posix(kind, u64::from(self.number), start, end))
             }
             _ => {
                 let (at, more) = (self.random.len(len + 1), 1 + self.random.len(2000));

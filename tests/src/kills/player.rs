@@ -144,7 +144,11 @@ impl Player {
                 }
             }
             Act::Unlink(name) => closed = self.opened.remove(name),
-            Act::Truncate(..) | Act::MakeDirectory(_) | Act::RemoveDirectory(_) | Act::SymLink(..) => {}
+            Act::Truncate(..)
+            | Act::MakeDirectory(_)
+            | Act::RemoveDirectory(_)
+            | Act::SymLink(..)
+            | Act::Lock(..) => {}
         }
         lane.acknowledge();
         if let Some((node, handle)) = closed {

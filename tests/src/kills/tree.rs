@@ -2,7 +2,8 @@
 
 use crate::frontend::client::Opened;
 use crate::frontend::frame::Frame;
-use crate::frontend::frame::opcode::{CREATE, MKDIR, RENAME2, RMDIR, SETATTR, SYMLINK, UNLINK, WRITE};
+use crate::frontend::frame::opcode::{CREATE, MKDIR, RENAME2, RMDIR, SETATTR, SETLK, SYMLINK, UNLINK, WRITE};
+use crate::frontend::locks::Lock;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -113,6 +114,8 @@ pub enum Act {
     RemoveDirectory(String),
     /// A link.
     SymLink(String, String),
+    /// A lock on some bytes of a file, which changes nothing that is there.
+    Lock(String, Lock),
 }
 
 impl std::fmt::Debug for Act {
@@ -128,6 +131,7 @@ impl std::fmt::Debug for Act {
             Self::MakeDirectory(name) => write!(out, "MKDIR {name}"),
             Self::RemoveDirectory(name) => write!(out, "RMDIR {name}"),
             Self::SymLink(name, target) => write!(out, "SYMLINK {name} {target}"),
+            Self::Lock(name, lock) => write!(out, "SETLK {name} {lock:?}"),
         }
     }
 }
@@ -166,6 +170,7 @@ impl Act {
             Self::Unlink(name) | Self::RemoveDirectory(name) => drop(names.remove(name)),
             Self::MakeDirectory(name) => drop(names.insert(name.clone(), Thing::Directory)),
             Self::SymLink(name, target) => drop(names.insert(name.clone(), Thing::Link(target.clone()))),
+            Self::Lock(..) => {}
         }
         tree
     }
@@ -182,7 +187,8 @@ impl Act {
             | Self::Unlink(_)
             | Self::MakeDirectory(_)
             | Self::RemoveDirectory(_)
-            | Self::SymLink(..) => return None,
+            | Self::SymLink(..)
+            | Self::Lock(..) => return None,
         };
         let there = found.bytes(name).get(at..)?;
         let len = bytes.iter().zip(there).take_while(|(wanted, here)| wanted == here).count();
@@ -218,6 +224,7 @@ impl Act {
             Self::MakeDirectory(name) => (of(MKDIR).u32(0o755).u32(0).name(name), 128),
             Self::RemoveDirectory(name) => (of(RMDIR).name(name), 0),
             Self::SymLink(name, target) => (of(SYMLINK).name(name).name(target), 128),
+            Self::Lock(name, lock) => (lock.frame(SETLK, opened(name)?), 0),
         })
     }
 }
