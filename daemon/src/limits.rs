@@ -54,6 +54,13 @@ pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::fro
 /// Threads that serve `pinhole mount` unless told otherwise: more than four wait for one another on `/dev/fuse`.
 pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
 
+/// Threads of a guest that are remembered as looking a path up once more. One that is forgotten may find what is gone a
+/// second time, which its program sees as ESTALE.
+pub const RETRIES_MAX: usize = 64;
+
+/// How long one is remembered that does not arrive: much longer than Linux takes to look a path up.
+pub const RETRY_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Nodes that a guest may know at once: each takes about 170 bytes, and a guest's own kernel some six times as much for
 /// each inode that it knows, so only a hostile guest comes near (3 GB).
 pub const NODES_MAX: u32 = 1 << 24;

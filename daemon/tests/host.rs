@@ -44,7 +44,7 @@ fn by<'a, T>(uid: u32, node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
     Call<'a, T>: Gated,
 {
-    let caller = Caller { uid, gid: uid, groups: None };
+    let caller = Caller { uid, gid: uid, groups: None, pid: 1 };
     Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
 }
 

@@ -64,7 +64,7 @@ impl Share {
     where
         Call<'a, T>: Gated,
     {
-        let caller = Caller { uid: 0, gid: 0, groups: None };
+        let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
         let call = Call { node, caller, operation };
         self.policy.permit(call, &self.host).map_err(|denied| errno_of(denied.refusal))
     }

@@ -4,10 +4,12 @@ pub mod daemon;
 #[cfg(feature = "wire")]
 pub mod frontend;
 pub mod guest;
+pub mod history;
 #[cfg(feature = "wire")]
 pub mod kills;
 #[cfg(feature = "wire")]
 pub mod load;
+pub mod mounted;
 pub mod program;
 pub mod sharing;
 #[cfg(feature = "wire")]

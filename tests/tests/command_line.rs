@@ -67,7 +67,10 @@ fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
         ("--shared-dir DIR --socket-path SOCK --socket /x", "--socket and --socket-path"),
         ("--shared-dir DIR --fd -1", "--fd"),
         ("--shared-dir DIR --fd 3 --socket-group root", "--socket-group"),
-        ("--shared-dir DIR --socket-path SOCK --cache sometimes", "auto, always, never, metadata"),
+        (
+            "--shared-dir DIR --socket-path SOCK --cache sometimes",
+            "strict, auto, exclusive, never, metadata, always",
+        ),
         ("--shared-dir DIR --socket-path SOCK --cache auto --cache never", "--cache"),
         ("--shared-dir DIR --socket-path SOCK --num-request-queues 0", "1..=63"),
         ("--shared-dir DIR --socket-path SOCK --num-request-queues 64", "1..=63"),

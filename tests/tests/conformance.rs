@@ -220,7 +220,7 @@ fn fsx_finds_nothing_without_any_cache() {
 
 #[test]
 fn fsx_finds_nothing_with_mappings_and_no_cache() {
-    fsx(&["--cache", "metadata", "--allow-mmap"], true);
+    fsx(&["--cache", "strict"], true);
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn fsx_finds_nothing_with_close_to_open_caching() {
 
 #[test]
 fn fsx_finds_nothing_where_everything_is_cached() {
-    fsx(&["--cache", "always"], true);
+    fsx(&["--cache", "exclusive"], true);
 }
 
 #[test]

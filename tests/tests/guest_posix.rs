@@ -21,7 +21,7 @@ use host_view::HostView;
 const DIFFERENCES: [Difference; 3] = [
     // Linux's FUSE refuses both modes before it asks anyone.
     Difference {
-        places: &["plain", "never", "mapped", "always", "metadata", "writeback"],
+        places: &["plain", "never", "strict", "exclusive", "metadata", "writeback"],
         case: "fallocate_shifts",
         share: &["collapse: ENOTSUP", "collapsed: ABCDEFGH", "insert: ENOTSUP", "inserted: ABCDEFGH"],
         ends_early: false,
@@ -59,8 +59,8 @@ const FULL: &[&str] = &["--profile=full"];
 /// The daemons of the second boot: tag and arguments.
 const MODES: [(&str, &[&str]); 5] = [
     ("never", &["--profile=full", "--cache=never"]),
-    ("mapped", &["--profile=full", "--cache=never", "--allow-mmap"]),
-    ("always", &["--profile=full", "--cache=always"]),
+    ("strict", &["--profile=full", "--cache=strict"]),
+    ("exclusive", &["--profile=full", "--cache=exclusive"]),
     ("metadata", &["--profile=full", "--cache=metadata"]),
     ("writeback", &["--profile=full", "--writeback"]),
 ];
@@ -489,12 +489,12 @@ fn the_same_happens_with_no_cache() {
 
 #[test]
 fn the_same_happens_with_no_cache_but_of_mappings() {
-    in_mode("mapped");
+    in_mode("strict");
 }
 
 #[test]
 fn the_same_happens_with_every_cache() {
-    in_mode("always");
+    in_mode("exclusive");
 }
 
 #[test]

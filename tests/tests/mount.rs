@@ -100,7 +100,7 @@ fn files_written_through_the_mount_are_on_the_host_and_the_other_way_round() {
 
 #[test]
 fn megabytes_at_odd_offsets_come_back_as_they_went() {
-    for cache in ["--cache=auto", "--cache=never", "--cache=always"] {
+    for cache in ["--cache=strict", "--cache=auto", "--cache=exclusive", "--cache=never"] {
         let mounted = Mounted::new(&[cache]);
         let bytes: Vec<u8> = (0..5_000_011_u32).flat_map(u32::to_le_bytes).take(5_000_011).collect();
         let mut file = File::create_new(mounted.mnt().join("file")).unwrap();

@@ -260,25 +260,27 @@ pub struct ShareArgs {
     #[arg(long, help_heading = "Share")]
     pub preserve_noatime: bool,
 
-    /// What the guest may cache.
+    /// What the guest may cache, and so what it may see late of what other guests and the host change.
     ///
-    /// auto: data until an open finds the file changed, names and attributes for a second. always: everything, for a
-    /// tree that only this guest changes. metadata: names and attributes, but no data. never: nothing; each access
-    /// asks the host.
+    /// strict: nothing; each access asks the host, and nothing is ever stale. auto: data until the next open, names and
+    /// attributes for a second. exclusive: everything, also that a name is not there, for a tree that only this guest
+    /// changes. virtiofsd's words: never is strict without shared mappings, always is exclusive that asks again for names
+    /// that are not there, metadata keeps names and attributes, but no data. docs/coherence.md has the rules.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Caching")]
     pub cache: CacheMode,
-    /// Seconds for which the guest trusts attributes [default: auto 1, always and metadata 86400, never 0].
+    /// Seconds for which the guest trusts attributes [default: strict and never 0, auto 1, others 86400].
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub attr_timeout: Option<f64>,
     /// Seconds for which the guest trusts a name that it has looked up [default: as --attr-timeout's].
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub entry_timeout: Option<f64>,
-    /// Seconds for which the guest trusts that a name is not there [default: 0].
+    /// Seconds for which the guest trusts that a name is not there [default: exclusive 86400, others 0].
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub negative_timeout: Option<f64>,
     /// Let the guest collect writes and send them later; needs a cache mode that caches data.
     ///
-    /// Another guest or the host sees such a write only after an fsync, a close or some 30 seconds.
+    /// Another guest or the host sees such a write only after an fsync, a close or some 30 seconds. And this guest does
+    /// not see how long others make a file that it knows: for files that only this guest writes.
     #[arg(long, help_heading = "Caching")]
     pub writeback: bool,
     /// Open the host's file with `O_DIRECT` where the guest's program did.
@@ -288,10 +290,11 @@ pub struct ShareArgs {
     pub allow_direct_io: bool,
     /// Allow shared mappings (`MAP_SHARED`) under `--cache never` and `--cache metadata`.
     ///
-    /// Such a mapping is cached by the guest in spite of the mode; only for a tree that nobody else changes.
+    /// The other modes always do. Without a DAX window such a mapping is the guest's own copy in spite of the mode: what
+    /// another guest stores shows late in it, or never.
     #[arg(long, help_heading = "Caching")]
     pub allow_mmap: bool,
-    /// Who has the locks that the guest's programs take (flock, fcntl, lockf) [default: host; with --cache always: guest].
+    /// Who has the locks that the guest's programs take (flock, fcntl, lockf) [default: host; with --cache exclusive or always: guest].
     ///
     /// host: the host, so that programs in other guests and on the host are excluded too. guest: each guest by itself; its
     /// locks mean nothing to others. none: nobody, every lock fails with ENOLCK. Where the policy grants no `lock`, host is as
@@ -395,12 +398,14 @@ impl From<Profile> for pinhole_policy::Profile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "explained at --cache")]
 pub enum CacheMode {
+    Strict,
     #[default]
     Auto,
-    Always,
+    Exclusive,
     #[value(alias = "none")]
     Never,
     Metadata,
+    Always,
 }
 
 /// Who has the locks of files.

@@ -268,10 +268,11 @@ fn build_session(
         rules: policy.paths().cloned(),
         shared_dir: share.directory,
         cache: match share.cache {
+            args::CacheMode::Strict | args::CacheMode::Never | args::CacheMode::Metadata => {
+                host::CacheMode::Strict
+            }
             args::CacheMode::Auto => host::CacheMode::Auto,
-            args::CacheMode::Always => host::CacheMode::Always,
-            args::CacheMode::Never => host::CacheMode::Never,
-            args::CacheMode::Metadata => host::CacheMode::Metadata,
+            args::CacheMode::Exclusive | args::CacheMode::Always => host::CacheMode::Exclusive,
         },
         direct_io: share.direct_io,
         xattr: share.xattr,
@@ -313,6 +314,7 @@ fn offered_flags(share: &Share, granted: Access) -> InitFlags {
         // It is to hear that there are none.
         args::Locks::None => true,
     };
+    let alone = matches!(share.cache, args::CacheMode::Exclusive | args::CacheMode::Always);
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ
         | InitFlags::ASYNC_DIO
@@ -322,10 +324,10 @@ fn offered_flags(share: &Share, granted: Access) -> InitFlags {
         | InitFlags::PARALLEL_DIROPS
         | InitFlags::INIT_EXT
         | InitFlags::CREATE_SUPP_GROUP
-        // Data that another guest or the host has changed is dropped when new attributes show it; "always" means
-        // that nobody does, and spares the guest the question.
-        | when(share.cache != args::CacheMode::Always, InitFlags::AUTO_INVAL_DATA)
-        | when(share.cache == args::CacheMode::Always, InitFlags::CACHE_SYMLINKS)
+        // Data that another guest or the host has changed is dropped when new attributes show it; where nobody does,
+        // the guest is spared the question.
+        | when(!alone, InitFlags::AUTO_INVAL_DATA)
+        | when(alone, InitFlags::CACHE_SYMLINKS)
         | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
         | when(share.killpriv, InitFlags::HANDLE_KILLPRIV_V2)
         | when(share.submounts, InitFlags::SUBMOUNTS)
@@ -357,7 +359,7 @@ mod tests {
         for (words, flag) in [
             ("--posix-acl", InitFlags::POSIX_ACL | InitFlags::DONT_MASK | InitFlags::SETXATTR_EXT),
             ("--writeback", InitFlags::WRITEBACK_CACHE),
-            ("--cache never --allow-mmap", InitFlags::DIRECT_IO_ALLOW_MMAP),
+            ("--cache exclusive", InitFlags::CACHE_SYMLINKS),
             ("--cache always", InitFlags::CACHE_SYMLINKS),
         ] {
             assert!(offered(words).offer.flags.contains(flag), "{words}");
@@ -365,8 +367,11 @@ mod tests {
         }
         for (words, flag) in [
             ("--no-readdirplus", InitFlags::DO_READDIRPLUS),
+            ("--cache never", InitFlags::DIRECT_IO_ALLOW_MMAP),
+            ("--cache metadata", InitFlags::DIRECT_IO_ALLOW_MMAP),
             ("--no-killpriv-v2", InitFlags::HANDLE_KILLPRIV_V2),
             ("--no-announce-submounts", InitFlags::SUBMOUNTS),
+            ("--cache exclusive", InitFlags::AUTO_INVAL_DATA),
             ("--cache always", InitFlags::AUTO_INVAL_DATA),
         ] {
             assert!(!offered(words).offer.flags.intersects(flag), "{words}");

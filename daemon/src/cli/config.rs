@@ -201,6 +201,10 @@ pub enum ConfigError {
     WindowLen { len: u64 },
     #[error("{option} needs a window: give --dax-window SIZE too")]
     NoWindow { option: &'static str },
+    #[error(
+        "{option} (-o timeout=) contradicts --cache strict, in which nothing is stale: leave it out, or use --cache auto"
+    )]
+    Stale { option: &'static str },
     #[error("{option} is not supported: {instead}")]
     Refused { option: &'static str, instead: &'static str },
     #[error("{option}: {why}")]
@@ -349,6 +353,7 @@ fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
 
 fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<Share, ConfigError> {
     refuse(&args.refused)?;
+    never_stale(args)?;
     let uncached = uncached(args.cache);
     let descriptors = match args.rlimit_nofile {
         None => DescriptorLimit::Hard,
@@ -367,7 +372,7 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         timeouts: timeouts(args),
         writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
-        mmap: args.allow_mmap && uncached,
+        mmap: !matches!(args.cache, CacheMode::Never | CacheMode::Metadata) || args.allow_mmap,
         locks: args.locks.unwrap_or_else(|| locks(args.cache)),
         readdirplus: !args.no_readdirplus,
         killpriv: !args.no_killpriv_v2,
@@ -389,25 +394,43 @@ impl PolicyChoice {
 
 fn timeouts(args: &ShareArgs) -> Timeouts {
     let by_mode = match args.cache {
+        CacheMode::Strict | CacheMode::Never => Duration::ZERO,
         CacheMode::Auto => Duration::from_secs(1),
-        CacheMode::Always | CacheMode::Metadata => DAY,
-        CacheMode::Never => Duration::ZERO,
+        CacheMode::Exclusive | CacheMode::Always | CacheMode::Metadata => DAY,
     };
+    // Where nobody else makes a file, a name that was not there is not there.
+    let absent = if args.cache == CacheMode::Exclusive { DAY } else { Duration::ZERO };
     let or = |given: Option<f64>, default| {
         given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default)
     };
     Timeouts {
         attr: or(args.attr_timeout, by_mode),
         entry: or(args.entry_timeout, by_mode),
-        negative: or(args.negative_timeout, Duration::ZERO),
+        negative: or(args.negative_timeout, absent),
+    }
+}
+
+/// `strict` is a promise; a time for which something may be stale takes it back. virtiofsd's `never` is none: there the
+/// time counts, as the old `-o timeout=` does with `-o cache=none`.
+fn never_stale(args: &ShareArgs) -> Result<(), ConfigError> {
+    let times = [
+        ("--attr-timeout", args.attr_timeout),
+        ("--entry-timeout", args.entry_timeout),
+        ("--negative-timeout", args.negative_timeout),
+    ];
+    let stale =
+        |(option, seconds): (_, Option<f64>)| seconds.is_some_and(|time| time > 0.0).then_some(option);
+    match times.into_iter().find_map(stale).filter(|_| args.cache == CacheMode::Strict) {
+        Some(option) => Err(ConfigError::Stale { option }),
+        None => Ok(()),
     }
 }
 
 /// Who has the locks unless it is said: where one guest has the tree to itself, nobody else need be asked.
 const fn locks(cache: CacheMode) -> Locks {
     match cache {
-        CacheMode::Always => Locks::Guest,
-        CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => Locks::Host,
+        CacheMode::Exclusive | CacheMode::Always => Locks::Guest,
+        CacheMode::Strict | CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => Locks::Host,
     }
 }
 
@@ -442,20 +465,21 @@ fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
 /// Whether file data bypasses the guest's page cache.
 const fn uncached(cache: CacheMode) -> bool {
     match cache {
-        CacheMode::Auto | CacheMode::Always => false,
-        CacheMode::Never | CacheMode::Metadata => true,
+        CacheMode::Auto | CacheMode::Exclusive | CacheMode::Always => false,
+        CacheMode::Strict | CacheMode::Never | CacheMode::Metadata => true,
     }
 }
 
 /// What is accepted without being done.
 fn notes(args: &ShareArgs) -> Vec<String> {
     let uncached = uncached(args.cache);
+    let refuses = matches!(args.cache, CacheMode::Never | CacheMode::Metadata);
     let rows = [
-        (args.allow_mmap && !uncached, "--allow-mmap", "not needed: with this --cache mappings always work"),
+        (args.allow_mmap && !refuses, "--allow-mmap", "not needed: with this --cache mappings always work"),
         (
             args.writeback && uncached,
             "--writeback",
-            "without effect: with this --cache there is no guest cache to write back, use auto or always",
+            "without effect: with this --cache there is no guest cache to write back, use auto or exclusive",
         ),
     ];
     rows.into_iter()

@@ -71,12 +71,43 @@ fn polling_is_what_was_said_or_left_to_the_host() {
 
 #[test]
 fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
-    for (mode, seconds) in [("auto", 1), ("always", 86_400), ("metadata", 86_400), ("never", 0)] {
+    let day = 86_400;
+    let virtiofsds = [("never", 0), ("metadata", day), ("always", day)];
+    for (mode, seconds) in [("auto", 1), ("exclusive", day)].into_iter().chain(virtiofsds) {
         let words = format!("pinhole --shared-dir /d --socket-path /s --cache {mode} --entry-timeout 2.5");
         let timeouts = served(&words).share.timeouts;
         assert_eq!(timeouts.attr, Duration::from_secs(seconds), "{mode}");
         assert_eq!(timeouts.entry, Duration::from_millis(2500), "{mode}");
+        let absent = if mode == "exclusive" { day } else { 0 };
+        assert_eq!(timeouts.negative, Duration::from_secs(absent), "{mode}");
     }
+}
+
+#[test]
+fn strict_trusts_nothing_and_takes_no_time_for_which_something_may_be_stale() {
+    let base = "pinhole --shared-dir /d --socket-path /s --cache strict";
+    let nothing = Timeouts { attr: Duration::ZERO, entry: Duration::ZERO, negative: Duration::ZERO };
+    for words in ["", " --attr-timeout 0 --entry-timeout 0 --negative-timeout 0", " -o timeout=0"] {
+        assert_eq!(served(&format!("{base}{words}")).share.timeouts, nothing, "{words}");
+    }
+    for (words, option) in [
+        ("--attr-timeout 0.5", "--attr-timeout"),
+        ("--entry-timeout 1", "--entry-timeout"),
+        ("--negative-timeout 3", "--negative-timeout"),
+        ("-o timeout=1", "--attr-timeout"),
+    ] {
+        assert_eq!(config(&format!("{base} {words}")), Err(ConfigError::Stale { option }), "{words}");
+    }
+    let of_old = served("pinhole --shared-dir /d --socket-path /s -o cache=none,timeout=1");
+    assert_eq!(of_old.share.timeouts.attr, Duration::from_secs(1));
+}
+
+#[test]
+fn only_virtiofsds_modes_without_a_data_cache_refuse_shared_mappings() {
+    let mmap =
+        |words: &str| served(&format!("pinhole --shared-dir /d --socket-path /s --cache {words}")).share.mmap;
+    assert!(mmap("strict") && mmap("auto") && mmap("exclusive") && mmap("never --allow-mmap"));
+    assert!(!mmap("never") && !mmap("none") && !mmap("metadata"));
 }
 
 #[test]

@@ -79,7 +79,10 @@ mod tests {
                 "pinhole --shared-dirs /",
                 "unknown argument --shared-dirs: did you mean --shared-dir?; see --help",
             ),
-            ("pinhole --cache some", "\"some\" is not one of auto, always, never, metadata"),
+            (
+                "pinhole --cache some",
+                "\"some\" is not one of strict, auto, exclusive, never, metadata, always",
+            ),
             ("pinhole --num-request-queues 0", "\"0\" is wrong: 0 is not in 1..=63"),
             ("pinhole --attr-timeout soon", "give seconds as a number"),
             ("pinhole --fd", "--fd <N> needs a value"),

@@ -27,10 +27,12 @@ impl Passthrough {
     /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
     /// that the guest guessed, is no reason to fail.
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
-        match self.open_file(node, handle) {
+        let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
             None => self.stat_node(node),
-        }
+        }?;
+        node.told_len.tell(stat.size());
+        Ok(stat)
     }
 
     /// The open file of a handle, if it is one of this node.
@@ -42,6 +44,7 @@ impl Passthrough {
     /// a new owner takes away suid bits.
     pub(super) fn set_attr(&self, node: &NodeRef, call: &Call<'_, SetAttr>) -> Answer<Attr> {
         let wanted = &call.operation;
+        node.told_len.untell();
         let reached = self.reach(node)?;
         if let Some(size) = wanted.size {
             self.truncate(node, size, wanted)?;
@@ -68,7 +71,9 @@ impl Passthrough {
             let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::utimensat(&*reached, c"", &times, flags).map_err(errno)?;
         }
-        Ok(resolve::stat(reached.as_fd())?.attr())
+        let stat = resolve::stat(reached.as_fd())?;
+        node.told_len.tell(stat.size());
+        Ok(stat.attr())
     }
 
     fn truncate(&self, node: &NodeRef, size: u64, wanted: &SetAttr) -> Answer<()> {
@@ -177,7 +182,7 @@ mod tests {
     #[test]
     fn a_mode_is_judged_by_class_and_root_executes_only_what_somebody_may() {
         let attr = |mode| Attr { mode, uid: 1, gid: 2, ..Attr::default() };
-        let caller = |uid, gid| Caller { uid, gid, groups: None };
+        let caller = |uid, gid| Caller { uid, gid, groups: None, pid: 1 };
         assert!(permits(&attr(0o100_640), &caller(1, 9), READ | WRITE));
         assert!(permits(&attr(0o100_640), &caller(9, 2), READ));
         assert!(!permits(&attr(0o100_640), &caller(9, 2), WRITE));

@@ -8,18 +8,16 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How much the guest may cache; `--cache`.
+/// How much data the guest may cache; `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheMode {
-    /// Nothing: data bypasses the guest's page cache.
-    Never,
-    /// Names and attributes, not data.
-    Metadata,
-    /// Close-to-open: data until the next open finds the file changed.
+    /// None: it bypasses the guest's page cache.
+    Strict,
+    /// Close-to-open: until the next open.
     #[default]
     Auto,
-    /// Everything, for as long as the guest likes.
-    Always,
+    /// All of it, for as long as the guest likes.
+    Exclusive,
 }
 
 /// Whether nodes are found by file handles; `--inode-file-handles`.
@@ -39,7 +37,7 @@ pub enum FileHandles {
 pub struct Config {
     /// The directory that is shared.
     pub shared_dir: PathBuf,
-    /// How much the guest may cache.
+    /// How much data the guest may cache.
     pub cache: CacheMode,
     /// O_DIRECT of the guest reaches the host's files.
     pub direct_io: bool,

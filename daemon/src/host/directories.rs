@@ -39,8 +39,8 @@ impl Passthrough {
             _tickets: tickets,
         })?;
         let flags = match self.config.cache {
-            CacheMode::Never | CacheMode::Metadata | CacheMode::Auto => OpenReplyFlags::empty(),
-            CacheMode::Always => OpenReplyFlags::CACHE_DIR | OpenReplyFlags::KEEP_CACHE,
+            CacheMode::Strict | CacheMode::Auto => OpenReplyFlags::empty(),
+            CacheMode::Exclusive => OpenReplyFlags::CACHE_DIR | OpenReplyFlags::KEEP_CACHE,
         };
         Ok(OpenReply { handle, flags })
     }

@@ -19,7 +19,7 @@ pub(crate) struct FileHandle {
     pub(crate) file: OwnedFd,
     /// Which node it is; a guest's word that it is another's is not believed.
     pub(crate) key: NodeKey,
-    /// The node, whose rule decides: only where the policy has path rules.
+    /// The node: only where a rule by path decides, or its length is told to the guest.
     pub(crate) node: Option<NodeRef>,
     /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
     /// cache never use it: their memory has no alignment.
@@ -39,6 +39,15 @@ pub(crate) struct FileHandle {
     pub(crate) dirty: Dirty,
     pub(crate) _pin: Option<Pin>,
     pub(crate) _tickets: (HandleTickets, Option<Ticket>),
+}
+
+impl FileHandle {
+    /// Before the guest changes the file.
+    pub(crate) fn untell_len(&self) {
+        if let Some(node) = &self.node {
+            node.told_len.untell();
+        }
+    }
 }
 
 impl AsFd for FileHandle {

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32, gid: u32) -> Caller<'static> {
-        Caller { uid, gid, groups: None }
+        Caller { uid, gid, groups: None, pid: 1 }
     }
 
     #[test]

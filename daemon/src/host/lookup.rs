@@ -1,13 +1,13 @@
 //! LOOKUP, and how whatever has been found becomes a node.
 
+use super::Answer;
 use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::nodes::{Descriptor, Entered, Named, Newcomer, NodeKey, NodeRef, Origin, WayBack};
 use super::passthrough::{Passthrough, open_for_sync};
 use super::resolve::{self, Stat};
-use super::{Answer, Call};
-use pinhole_protocol::{self as protocol, Entry, Errno, InitFlags, Name, NodeId};
+use pinhole_protocol::{Entry, Errno, InitFlags, Name, NodeId};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -21,10 +21,6 @@ pub(super) struct Found<'a> {
 }
 
 impl Passthrough {
-    pub(super) fn lookup(&self, parent: &NodeRef, call: &Call<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
-        self.look_up(parent, call.operation.name)
-    }
-
     /// One more lookup of a component of a directory.
     pub(super) fn look_up(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         self.look_up_in(self.reach(parent)?.as_fd(), parent, name, None)
@@ -52,7 +48,10 @@ impl Passthrough {
         };
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
-            if let Some(node) = self.nodes.reference_open((key, then), |node| self.narrow(node, found)) {
+            if let Some(node) = self.nodes.reference_open((key, then), |node| {
+                node.told_len.tell(stat.size());
+                self.narrow(node, found);
+            }) {
                 return Ok(self.entry(node, &stat, directory));
             }
             if mount.has_handles()
@@ -103,6 +102,7 @@ impl Passthrough {
         if known {
             self.narrow(&node, found);
         }
+        node.told_len.tell(stat.size());
         // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
         // is of no matter to this lookup.
         if known && node.touch() {
@@ -154,6 +154,7 @@ impl Passthrough {
         if opened {
             self.keep_open(&node);
         }
+        node.told_len.tell(stat.size());
         let entry = self.entry(NodeId(node.id()), stat, found.directory);
         Ok((node, entry))
     }

@@ -25,8 +25,10 @@ mod passthrough;
 mod reach;
 mod reaper;
 mod resolve;
+mod retries;
 mod rules;
 mod table;
+mod told;
 mod xattrs;
 
 use crate::bell::Bell;
@@ -57,6 +59,8 @@ pub struct Caller<'a> {
     pub gid: u32,
     /// The supplementary group that matters for what is created, where the guest sent one.
     pub groups: Option<Groups<'a>>,
+    /// The thread, by the guest's number for it; 0 where it has none.
+    pub pid: u32,
 }
 
 /// One operation with the node that it acts on and the one who asks.

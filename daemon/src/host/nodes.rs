@@ -9,6 +9,7 @@ use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::rules::NodeRule;
 use super::table::{Entry, Table, first_generation};
+use super::told::ToldLen;
 use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
@@ -47,6 +48,8 @@ pub(crate) struct Node {
     used: AtomicBool,
     /// What the policy's path rules say of it.
     pub(crate) rule: NodeRule,
+    /// How long the guest takes it to be.
+    pub(crate) told_len: ToldLen,
     /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
     lookups: AtomicU64,
     /// [`NodeTable::now`] when it was made.
@@ -146,6 +149,7 @@ impl Node {
             verified: AtomicBool::new(verified),
             used: AtomicBool::new(false),
             rule: NodeRule::new(rule),
+            told_len: ToldLen::new(),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),

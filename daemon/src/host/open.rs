@@ -22,14 +22,28 @@ const CREATE_TRIES: usize = 8;
 impl Passthrough {
     pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
         let tickets = self.handle_tickets()?;
-        self.open_node(tickets, node, call.operation)
+        let checked = self.is_to_be_checked(node, call);
+        self.open_node((tickets, checked), node, call.operation)
     }
 
-    fn open_node(&self, tickets: HandleTickets, node: &NodeRef, open: Open) -> Answer<OpenReply> {
+    fn open_node(
+        &self,
+        (tickets, checked): (HandleTickets, bool),
+        node: &NodeRef,
+        open: Open,
+    ) -> Answer<OpenReply> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
         let truncate = open.flags.contains(OpenFlags::TRUNC);
+        if checked && truncate {
+            match self.stat_node(node) {
+                Ok(stat) => self.check_told(node, &stat)?,
+                // No descriptor is left to look with: that is no reason not to open.
+                Err(Errno::ENFILE) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
         let mut flags = self.host_flags(open.flags);
         flags.set(OFlags::TRUNC, truncate);
@@ -40,6 +54,11 @@ impl Passthrough {
             }
             opened => opened?,
         };
+        if truncate {
+            node.told_len.untell();
+        } else if checked {
+            self.check_told(node, &resolve::stat(file.as_fd())?)?;
+        }
         self.enter_file(tickets, (file, node), open)
     }
 
@@ -70,7 +89,7 @@ impl Passthrough {
         let handle = self.files.insert(FileHandle {
             file,
             key: node.key(),
-            node: self.rules().map(|_| NodeRef::clone(node)),
+            node: self.wants_node(open).then(|| NodeRef::clone(node)),
             direct,
             readable: open.flags.access_mode() != AccessMode::Write,
             writable: open.flags.access_mode() != AccessMode::Read,
@@ -85,11 +104,19 @@ impl Passthrough {
         Ok(OpenReply { handle, flags })
     }
 
+    /// Whether an open file must know its node: for its rule, or for the length that the guest is told of it.
+    fn wants_node(&self, open: Open) -> bool {
+        self.rules().is_some() || open.flags.access_mode() != AccessMode::Read && self.is_close_to_open()
+    }
+
     fn reply_flags(&self, node: &Node, open: Open) -> OpenReplyFlags {
         let mut flags = match self.config.cache {
-            CacheMode::Never | CacheMode::Metadata => OpenReplyFlags::DIRECT_IO,
+            CacheMode::Strict => OpenReplyFlags::DIRECT_IO,
+            // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
+            // may come: what is appended must arrive as it was written.
+            CacheMode::Auto if self.is_close_to_open() && appends(open) => OpenReplyFlags::DIRECT_IO,
             CacheMode::Auto => OpenReplyFlags::empty(),
-            CacheMode::Always => OpenReplyFlags::KEEP_CACHE,
+            CacheMode::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
         // Closing a file that was only read has nothing to tell such a host. Where the guest's locks were kept here,
         // it would: a close ends them.
@@ -106,6 +133,7 @@ impl Passthrough {
         call: &Call<'_, protocol::Create<'_>>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
+        self.retries.settle(call.caller.pid, None);
         for _ in 0..CREATE_TRIES {
             self.nodes.check_room()?;
             let tickets = (self.ticket()?, self.handle_tickets()?);
@@ -146,11 +174,14 @@ impl Passthrough {
         let open = call.operation.open;
         let node = self.nodes.get(entry.node)?;
         self.check_found(&node, call)?;
-        let reply = self.open_node(tickets, &node, open)?;
+        let reply = self.open_node((tickets, false), &node, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
             entry.attr = match self.stat_node(&node) {
-                Ok(stat) => stat.attr(),
+                Ok(stat) => {
+                    node.told_len.tell(stat.size());
+                    stat.attr()
+                }
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
                     self.close(reply.handle)?;
@@ -236,6 +267,10 @@ impl Passthrough {
         }
         Ok(())
     }
+}
+
+fn appends(open: Open) -> bool {
+    open.flags.contains(OpenFlags::APPEND) && open.flags.access_mode() != AccessMode::Read
 }
 
 /// What of the guest's flags a descriptor gets: no bit of a guest's passes as it is.

@@ -14,6 +14,7 @@ use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
 use super::reaper::Reaper;
 use super::resolve::{self, ProcFds};
+use super::retries::Retries;
 use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace};
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
@@ -47,6 +48,7 @@ pub struct Passthrough {
     /// Room for what is not written back yet, where the policy limits it.
     pub(super) dirty: Option<Arc<DirtyRoom>>,
     pub(super) reaper: Reaper,
+    pub(super) retries: Retries,
     /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
     pub(super) names: RwLock<()>,
     seal: Seal,
@@ -198,6 +200,7 @@ impl Passthrough {
             proc_fds,
             identity,
             reaper: Reaper::start(seal.clone()).map_err(|source| OpenError::Thread { source })?,
+            retries: Retries::default(),
             names: RwLock::new(()),
             seal,
             deletions: AtomicU64::new(0),
@@ -255,8 +258,8 @@ macro_rules! families {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
             let call = call.into_inner();
-            let node = self.nodes.get(call.node)?;
-            self.$name(&node, &call $(, $argument)?)
+            let answer = self.nodes.get(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
+            self.note_stale(&call.caller, answer)
         })*
     };
 }
@@ -278,6 +281,7 @@ impl FileSystem for Passthrough {
         self.directories.clear();
         self.nodes.clear();
         self.open_nodes.clear();
+        self.retries.clear();
         self.mounts.let_go();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
@@ -298,6 +302,12 @@ impl FileSystem for Passthrough {
         if let Some(node) = self.nodes.forget(node, operation.count) {
             self.retire_node(node);
         }
+    }
+
+    fn open(&self, call: Allowed<'_, protocol::Open>) -> Answer<OpenReply> {
+        let call = call.into_inner();
+        let answer = self.nodes.get(call.node).and_then(|node| self.open(&node, &call));
+        self.note_stale_open(&call, answer)
     }
 
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
@@ -321,7 +331,6 @@ impl FileSystem for Passthrough {
         link(protocol::Link<'_>) -> Entry;
         unlink(protocol::Unlink<'_>) -> ();
         rm_dir(protocol::RmDir<'_>) -> ();
-        open(protocol::Open) -> OpenReply;
         create(protocol::Create<'_>) -> (Entry, OpenReply);
         tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
         open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;

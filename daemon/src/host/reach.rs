@@ -151,7 +151,13 @@ impl Passthrough {
                     // opened.
                     drop(self.reach(node)?);
                 }
-                node.mount.open(handle, flags | OFlags::NOCTTY)
+                match (node.mount.open(handle, flags | OFlags::NOCTTY), node.descriptor()) {
+                    // Some file systems find nothing by the handle of what has no name any more.
+                    (Err(Errno::ESTALE), Some(descriptor)) => {
+                        self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
+                    }
+                    (opened, _) => opened,
+                }
             }
             WayBack::Name(_) | WayBack::None => self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags),
         }

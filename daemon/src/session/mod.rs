@@ -320,7 +320,7 @@ fn denied(denied: Denied) -> Errno {
 }
 
 fn caller<'a>(header: &Header<'a>) -> Caller<'a> {
-    Caller { uid: header.uid, gid: header.gid, groups: header.extensions.groups() }
+    Caller { uid: header.uid, gid: header.gid, groups: header.extensions.groups(), pid: header.pid }
 }
 
 /// Encodes a body into the scratch memory.

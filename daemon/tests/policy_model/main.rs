@@ -98,7 +98,8 @@ impl World {
         let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = Config {
             shared_dir: shared.path().to_owned(),
-            cache: CacheMode::Auto,
+            // Under `auto` an open of what has lost its name is sent back once to look for it.
+            cache: CacheMode::Exclusive,
             direct_io: false,
             xattr: false,
             posix_acl: false,
@@ -154,7 +155,7 @@ impl World {
     where
         Call<'a, T>: Gated,
     {
-        let caller = Caller { uid: 0, gid: 0, groups: None };
+        let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
         let call = Call { node, caller, operation };
         self.rules.policy.permit(call, &self.share).map_err(|denied| errno_of(denied.refusal))
     }

@@ -4,6 +4,7 @@
 
 mod bench;
 pub mod client;
+pub mod files;
 mod footprint;
 pub mod frame;
 pub mod locks;

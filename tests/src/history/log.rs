@@ -1,0 +1,41 @@
+//! A file to which records are only appended: each append whole, none lost, and a reader sees the first ones.
+
+use super::Object;
+
+/// The records in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Log(Vec<u64>);
+
+/// A call on a log. Records are appended once each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// One record.
+    Append(u64),
+    /// All that there are.
+    All(Vec<u64>),
+    /// How many there are.
+    Count(u64),
+}
+
+impl Object for Log {
+    type Call = Call;
+
+    fn after(&self, call: &Call) -> Option<Self> {
+        match call {
+            Call::Append(record) => {
+                let mut records = self.0.clone();
+                records.push(*record);
+                Some(Self(records))
+            }
+            Call::All(records) => (self.0 == *records).then(|| self.clone()),
+            Call::Count(count) => (self.0.len() as u64 == *count).then(|| self.clone()),
+        }
+    }
+
+    fn is_unseen(call: &Call, _: &[&Call]) -> bool {
+        match call {
+            Call::Append(_) => false,
+            Call::All(_) | Call::Count(_) => true,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Histories of calls that several clients have made at once, and whether some order of the calls, each in one moment
+//! between its call and its return, explains what every client was answered (linearizability; Herlihy and Wing, 1990).
+//!
+//! The search is Wing and Gong's (1993), which tries each call that may come next, with Lowe's memory of where it has been.
+//! Pure: no files and no clock. A history of several objects is explained when that of each object is, so each is
+//! asked about alone.
+
+pub mod length;
+pub mod log;
+pub mod names;
+pub mod register;
+pub mod reopened;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::hash::Hash;
+
+/// Something on which clients call: what it is at first, and what each call makes of it.
+pub trait Object: Clone + Eq + Hash {
+    /// A call together with what it returned.
+    type Call: Clone + fmt::Debug + Eq;
+
+    /// The object after the call, if it could return what it did.
+    #[must_use]
+    fn after(&self, call: &Self::Call) -> Option<Self>;
+
+    /// Whether a history that is explained stays so without this call, whatever the others are: it changes nothing that
+    /// any of them shows.
+    fn is_unseen(call: &Self::Call, others: &[&Self::Call]) -> bool;
+}
+
+/// One call of one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made<C> {
+    /// Whose it was.
+    pub client: usize,
+    /// When it was called.
+    pub called: u64,
+    /// When it returned; [`u64::MAX`]: it had not, and may have had its effect or not.
+    pub returned: u64,
+    /// What it was.
+    pub call: C,
+}
+
+/// A history that nothing explains, in its smallest form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused<C>(pub Vec<Made<C>>);
+
+impl<C: fmt::Debug> fmt::Display for Refused<C> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "no order explains these calls:")?;
+        for Made { client, called, returned, call } in &self.0 {
+            let until = if *returned == u64::MAX { "...".to_owned() } else { returned.to_string() };
+            writeln!(out, "  client {client}  {called:>12} to {until:>12}  {call:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a history is explained, beginning with `first`.
+///
+/// # Errors
+/// [`Refused`]: the smallest part of it that is not.
+pub fn check<O: Object>(first: &O, history: &[Made<O::Call>]) -> Result<(), Refused<O::Call>> {
+    let mut history = history.to_vec();
+    history.sort_by_key(|made| made.called);
+    if is_explained(first, &history) { Ok(()) } else { Err(Refused(smallest(first, history))) }
+}
+
+/// Which calls of a history an order has placed: all before `first`, and some beyond.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Placed {
+    first: usize,
+    beyond: BTreeSet<usize>,
+}
+
+impl Placed {
+    fn with(&self, index: usize) -> Self {
+        let mut next = self.clone();
+        next.beyond.insert(index);
+        while next.beyond.remove(&next.first) {
+            next.first += 1;
+        }
+        next
+    }
+
+    /// The calls that are not placed, in the order in which they were called.
+    fn rest<'h, C>(&self, history: &'h [Made<C>]) -> impl Iterator<Item = (usize, &'h Made<C>)> {
+        let rest = history.iter().enumerate().skip(self.first);
+        rest.filter(|(index, _)| !self.beyond.contains(index))
+    }
+}
+
+fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
+    let mut seen = HashSet::new();
+    let mut open = vec![(Placed::default(), first.clone())];
+    while let Some((placed, object)) = open.pop() {
+        // Whatever was called later than this comes after the call that returned then.
+        let limit = placed.rest(history).map(|(_, made)| made.returned).min().unwrap_or(u64::MAX);
+        if limit == u64::MAX {
+            return true;
+        }
+        for (index, made) in placed.rest(history).take_while(|(_, made)| made.called <= limit) {
+            if let Some(after) = object.after(&made.call) {
+                let next = (placed.with(index), after);
+                if seen.insert(next.clone()) {
+                    open.push(next);
+                }
+            }
+        }
+    }
+    false
+}
+
+/// A part of a refused history that is refused too, from which nothing can be left out. Only what keeps a right history
+/// right is left out: its end, and what nobody saw.
+fn smallest<O: Object>(first: &O, history: Vec<Made<O::Call>>) -> Vec<Made<O::Call>> {
+    let mut ends: Vec<u64> = history.iter().map(|made| made.returned).collect();
+    ends.sort_unstable();
+    let until = |end: u64| -> Vec<Made<O::Call>> {
+        let before = history.iter().filter(|made| made.called <= end).cloned();
+        before
+            .map(|made| Made { returned: if made.returned > end { u64::MAX } else { made.returned }, ..made })
+            .collect()
+    };
+    let shortest = ends.into_iter().map(until).find(|part| !is_explained(first, part));
+    let mut part = shortest.unwrap_or(history);
+    loop {
+        let without = |index: usize| -> Option<Vec<Made<O::Call>>> {
+            let others: Vec<_> = part.iter().enumerate().filter(|(other, _)| *other != index).collect();
+            let calls: Vec<_> = others.iter().map(|(_, made)| &made.call).collect();
+            let unseen = O::is_unseen(&part.get(index)?.call, &calls);
+            let rest: Vec<_> = others.into_iter().map(|(_, made)| made.clone()).collect();
+            (unseen && !is_explained(first, &rest)).then_some(rest)
+        };
+        match (0..part.len()).find_map(without) {
+            Some(rest) => part = rest,
+            None => return part,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,33 @@
+//! One byte of a file: the largest piece that Linux reads and writes in one step beside others, page cache or not.
+
+use super::Object;
+
+/// What was written last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Register(pub u8);
+
+/// A call on a register. Values are written once each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the values")]
+pub enum Call {
+    Read(u8),
+    Write(u8),
+}
+
+impl Object for Register {
+    type Call = Call;
+
+    fn after(&self, call: &Call) -> Option<Self> {
+        match call {
+            Call::Read(value) => (self.0 == *value).then_some(*self),
+            Call::Write(value) => Some(Self(*value)),
+        }
+    }
+
+    fn is_unseen(call: &Call, others: &[&Call]) -> bool {
+        match call {
+            Call::Read(_) => true,
+            Call::Write(value) => !others.contains(&&Call::Read(*value)),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One directory mounted several times over /dev/fuse, each by a `pinhole mount` of its own: this machine's kernel keeps
+//! a cache for each, as the kernels of so many guests would, at native speed and without a machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::UnmountFlags;
+use tempfile::TempDir;
+
+use crate::daemon::DaemonError;
+use crate::program::{Program, pinhole};
+
+/// A directory and its mounts. Dropping it unmounts them.
+#[derive(Debug)]
+pub struct Mounts {
+    // First the programs: each ends with its mount.
+    mounts: Vec<Mount>,
+    folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Mount {
+    program: Program,
+    place: PathBuf,
+}
+
+impl Mounts {
+    /// Mounts a new directory once for each list of arguments.
+    ///
+    /// # Errors
+    /// [`DaemonError`] with what the program printed; /dev/fuse and root are needed.
+    pub fn new(arguments: &[&[&str]]) -> Result<Self, DaemonError> {
+        let host = |what| move |source| DaemonError::Host { what, source };
+        let made = tempfile::Builder::new().prefix("pinhole-mounts-").tempdir();
+        let mut mounts = Self { mounts: Vec::new(), folder: made.map_err(host("cannot make a folder"))? };
+        std::fs::create_dir(mounts.host()).map_err(host("cannot make the share"))?;
+        for (index, arguments) in arguments.iter().enumerate() {
+            let place = mounts.folder.path().join(format!("mnt{index}"));
+            std::fs::create_dir(&place).map_err(host("cannot make a mount point"))?;
+            let mut command = pinhole(["mount"])?;
+            let mut program = Program::start(command.args(*arguments).arg(mounts.host()).arg(&place))?;
+            program.wait_for("Mounted ")?;
+            mounts.mounts.push(Mount { program, place });
+        }
+        Ok(mounts)
+    }
+
+    /// The directory on the host.
+    pub fn host(&self) -> PathBuf {
+        self.folder.path().join("share")
+    }
+
+    /// Where it is mounted, in the order of the arguments.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.mounts.iter().map(|mount| mount.place.as_path())
+    }
+
+    /// What the daemons have printed on standard error.
+    pub fn stderr(&self) -> String {
+        self.mounts.iter().map(|mount| mount.program.stderr()).collect()
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for mount in &self.mounts {
+            // A mount that is gone already is as well.
+            drop(io::Result::from(
+                rustix::mount::unmount(&mount.place, UnmountFlags::DETACH).map_err(io::Error::from),
+            ));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Who calls: a guest at the wire, and a process that uses a directory, which is a mount or the host's own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use pinhole_protocol::{Handle, NodeId, OpenFlags, RenameFlags};
+use pinhole_tests::frontend::files::Files;
+use rustix::io::Errno;
+
+/// The files that every client has open: registers, a log, and one of which only the length counts.
+pub(crate) const OPEN: [&str; 3] = ["registers", "log", "length"];
+
+/// What a client can do, each in one step of the host's. Names are those of one folder.
+pub(crate) trait Client: Send {
+    fn read(&mut self, file: usize, place: (u64, usize)) -> io::Result<Vec<u8>>;
+    fn write(&mut self, file: usize, place: u64, bytes: &[u8]) -> io::Result<()>;
+    fn append(&mut self, file: usize, bytes: &[u8]) -> io::Result<()>;
+    fn truncate(&mut self, file: usize, len: u64) -> io::Result<()>;
+    /// The length of an open file.
+    fn stat(&mut self, file: usize) -> io::Result<u64>;
+    /// The length of what a name has.
+    fn find(&mut self, name: &str) -> io::Result<u64>;
+    fn rename(&mut self, from: &str, to: &str, swap: bool) -> io::Result<()>;
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// With O_EXCL.
+    fn make(&mut self, name: &str) -> io::Result<()>;
+    /// Whether a rename of a name is one step: a kernel looks both names up before it asks for it.
+    fn moves(&self) -> bool;
+}
+
+/// Through a directory.
+pub(crate) struct Directory {
+    folder: PathBuf,
+    files: Vec<File>,
+    appended: Vec<File>,
+    is_mount: bool,
+}
+
+impl Directory {
+    pub(crate) fn new(folder: &Path, is_mount: bool) -> io::Result<Self> {
+        let open = |options: &mut OpenOptions| -> io::Result<Vec<File>> {
+            OPEN.iter().map(|name| options.open(folder.join(name))).collect()
+        };
+        let files = open(OpenOptions::new().read(true).write(true))?;
+        let appended = open(OpenOptions::new().append(true))?;
+        Ok(Self { folder: folder.to_path_buf(), files, appended, is_mount })
+    }
+}
+
+impl Client for Directory {
+    fn read(&mut self, file: usize, (place, len): (u64, usize)) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let len = self.files[file].read_at(&mut bytes, place)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn write(&mut self, file: usize, place: u64, bytes: &[u8]) -> io::Result<()> {
+        self.files[file].write_all_at(bytes, place)
+    }
+
+    fn append(&mut self, file: usize, bytes: &[u8]) -> io::Result<()> {
+        io::Write::write_all(&mut &self.appended[file], bytes)
+    }
+
+    fn truncate(&mut self, file: usize, len: u64) -> io::Result<()> {
+        self.files[file].set_len(len)
+    }
+
+    fn stat(&mut self, file: usize) -> io::Result<u64> {
+        Ok(self.files[file].metadata()?.len())
+    }
+
+    fn find(&mut self, name: &str) -> io::Result<u64> {
+        Ok(self.folder.join(name).metadata()?.len())
+    }
+
+    fn rename(&mut self, from: &str, to: &str, swap: bool) -> io::Result<()> {
+        let flags = if swap { rustix::fs::RenameFlags::EXCHANGE } else { rustix::fs::RenameFlags::empty() };
+        let (from, to) = (self.folder.join(from), self.folder.join(to));
+        Ok(rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)?)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.folder.join(name))
+    }
+
+    fn make(&mut self, name: &str) -> io::Result<()> {
+        File::create_new(self.folder.join(name)).map(drop)
+    }
+
+    fn moves(&self) -> bool {
+        !self.is_mount
+    }
+}
+
+/// `O_RDWR`.
+const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
+
+/// A guest at the wire, in whose root the folder's files lie.
+pub(crate) struct Wire<'g> {
+    guest: &'g mut Files,
+    open: Vec<(NodeId, Handle)>,
+}
+
+impl<'g> Wire<'g> {
+    pub(crate) fn new(guest: &'g mut Files) -> io::Result<Self> {
+        let open = OPEN.iter().map(|name| {
+            let node = guest.lookup(name)?.0.node;
+            Ok((node, guest.open(node, RDWR)?.handle))
+        });
+        let open = open.collect::<io::Result<_>>()?;
+        Ok(Self { guest, open })
+    }
+}
+
+impl Client for Wire<'_> {
+    fn read(&mut self, file: usize, (place, len): (u64, usize)) -> io::Result<Vec<u8>> {
+        let (node, handle) = self.open[file];
+        self.guest.read(node, handle, (place, u32::try_from(len).map_err(io::Error::other)?))
+    }
+
+    fn write(&mut self, file: usize, place: u64, bytes: &[u8]) -> io::Result<()> {
+        self.guest.write(self.open[file], (place, RDWR), bytes).map(drop)
+    }
+
+    fn append(&mut self, file: usize, bytes: &[u8]) -> io::Result<()> {
+        self.guest.write(self.open[file], (0, RDWR | OpenFlags::APPEND), bytes).map(drop)
+    }
+
+    fn truncate(&mut self, file: usize, len: u64) -> io::Result<()> {
+        self.guest.truncate(self.open[file].0, len).map(drop)
+    }
+
+    fn stat(&mut self, file: usize) -> io::Result<u64> {
+        Ok(self.guest.attributes(self.open[file].0)?.0.size)
+    }
+
+    fn find(&mut self, name: &str) -> io::Result<u64> {
+        Ok(self.guest.lookup(name)?.0.attr.size)
+    }
+
+    fn rename(&mut self, from: &str, to: &str, swap: bool) -> io::Result<()> {
+        let flags = if swap { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        self.guest.rename(from, to, flags)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.guest.unlink(name)
+    }
+
+    fn make(&mut self, name: &str) -> io::Result<()> {
+        let (entry, open) = self.guest.create(name, RDWR | OpenFlags::EXCL)?;
+        self.guest.release(entry.node, open.handle)
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a call had its effect: not where this errno says that the name was not there, or was.
+pub(crate) fn had_effect(answer: io::Result<()>, not: Errno) -> bool {
+    match answer {
+        Ok(()) => true,
+        Err(error) => {
+            assert_eq!(Errno::from_io_error(&error), Some(not), "{error}");
+            false
+        }
+    }
+}

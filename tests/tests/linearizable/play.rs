@@ -1,0 +1,263 @@
+//! One round: some clients call at random, all at once, and what each was answered is judged.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use pinhole_tests::history::length::{self, Length};
+use pinhole_tests::history::log::{self, Log};
+use pinhole_tests::history::names::{self, Names};
+use pinhole_tests::history::register::{self, Register};
+use pinhole_tests::history::{Made, Object, check};
+use rustix::io::Errno;
+
+use super::clients::{Client, OPEN, had_effect};
+
+/// Numbers that a seed repeats (splitmix64).
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 29)) % limit
+    }
+}
+
+/// Where the registers lie: two in one page, one at a page's end, one in another page.
+const REGISTERS: [u64; 4] = [0, 1, 4095, 9000];
+const REGISTERS_LEN: usize = 16 << 10;
+const REGISTER_FILE: usize = 0;
+const LOG_FILE: usize = 1;
+const LENGTH_FILE: usize = 2;
+/// Bytes of a record of the log.
+const RECORD: usize = 8;
+/// More than the log ever has, and no more than one request carries.
+const LOG_MAX: usize = 64 << 10;
+/// The names for which all of them strive.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// All that was called, by what it was called on.
+#[derive(Default)]
+pub(crate) struct Calls {
+    registers: [Vec<Made<register::Call>>; REGISTERS.len()],
+    log: Vec<Made<log::Call>>,
+    length: Vec<Made<length::Call>>,
+    names: Vec<Made<names::Call>>,
+}
+
+/// What is in the folder before the round.
+pub(crate) fn prepare(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    for (name, len) in OPEN.iter().zip([REGISTERS_LEN, 0, 0]) {
+        fs::write(folder.join(name), vec![0; len]).unwrap();
+    }
+}
+
+/// What all clients of a round share.
+struct Round<'r> {
+    began: Instant,
+    /// Each value, record and length is used once.
+    next: AtomicU64,
+    begin: Barrier,
+    /// Where files are made that will replace others.
+    folder: &'r Path,
+}
+
+impl Round<'_> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap()
+    }
+
+    fn fresh(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// What is called.
+#[derive(Clone, Copy)]
+pub(crate) struct Game {
+    pub(crate) seed: u64,
+    /// Calls of each client.
+    pub(crate) count: u64,
+    /// Of registers, the length, the log and the names the first so many.
+    pub(crate) kinds: u64,
+}
+
+/// Lets them play, each on a thread of its own.
+pub(crate) fn play(clients: Vec<Box<dyn Client + '_>>, folder: &Path, game: Game) -> Calls {
+    let round =
+        Round { began: Instant::now(), next: AtomicU64::new(1), begin: Barrier::new(clients.len()), folder };
+    let mut all = Calls::default();
+    std::thread::scope(|scope| {
+        let players = clients.into_iter().enumerate().map(|(number, client)| {
+            let (round, random) = (&round, Random(game.seed ^ (number as u64) << 32));
+            let mut player = Player { number, client, random, round, calls: Calls::default() };
+            scope.spawn(move || {
+                player.round.begin.wait();
+                (0..game.count).for_each(|_| player.turn(game.kinds));
+                player.calls
+            })
+        });
+        for player in players.collect::<Vec<_>>() {
+            all.add(player.join().unwrap());
+        }
+    });
+    all
+}
+
+impl Calls {
+    fn add(&mut self, other: Self) {
+        for (mine, theirs) in self.registers.iter_mut().zip(other.registers) {
+            mine.extend(theirs);
+        }
+        self.log.extend(other.log);
+        self.length.extend(other.length);
+        self.names.extend(other.names);
+    }
+
+    /// Whether some order explains them.
+    ///
+    /// # Errors
+    /// The smallest part that none does.
+    pub(crate) fn judge(&self) -> Result<(), String> {
+        self.registers.iter().try_for_each(|calls| judge::<Register>(calls))?;
+        judge::<Log>(&self.log)?;
+        judge::<Length>(&self.length)?;
+        judge::<Names>(&self.names)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        let registers: usize = self.registers.iter().map(Vec::len).sum();
+        registers + self.log.len() + self.length.len() + self.names.len()
+    }
+}
+
+fn judge<O: Object + Default>(history: &[Made<O::Call>]) -> Result<(), String> {
+    check(&O::default(), history).map_err(|refused| refused.to_string())
+}
+
+struct Player<'r, 'c> {
+    number: usize,
+    client: Box<dyn Client + 'c>,
+    random: Random,
+    round: &'r Round<'r>,
+    calls: Calls,
+}
+
+impl Player<'_, '_> {
+    fn turn(&mut self, kinds: u64) {
+        match self.random.below(kinds) {
+            0 => self.on_a_register(),
+            1 => self.on_the_length(),
+            2 => self.on_the_log(),
+            _ => self.on_names(),
+        }
+    }
+
+    /// Makes a call, and notes when.
+    fn make<C>(&mut self, call: impl FnOnce(&mut dyn Client) -> C) -> Made<C> {
+        let called = self.round.now();
+        let call = call(&mut *self.client);
+        Made { client: self.number, called, returned: self.round.now(), call }
+    }
+
+    fn on_a_register(&mut self) {
+        let which = usize::try_from(self.random.below(REGISTERS.len() as u64)).unwrap();
+        let place = REGISTERS[which];
+        let value = u8::try_from(self.round.fresh() % 255).unwrap() + 1;
+        let made = if self.random.below(3) == 0 {
+            self.make(|client| {
+                client.write(REGISTER_FILE, place, &[value]).unwrap();
+                register::Call::Write(value)
+            })
+        } else {
+            self.make(|client| register::Call::Read(client.read(REGISTER_FILE, (place, 1)).unwrap()[0]))
+        };
+        self.calls.registers[which].push(made);
+    }
+
+    fn on_the_log(&mut self) {
+        let record = self.round.fresh();
+        let made = match self.random.below(3) {
+            0 => self.make(|client| {
+                client.append(LOG_FILE, &record.to_le_bytes()).unwrap();
+                log::Call::Append(record)
+            }),
+            1 => self.make(|client| {
+                let len = client.stat(LOG_FILE).unwrap();
+                assert!(len.is_multiple_of(RECORD as u64), "a record is torn: {len}");
+                log::Call::Count(len / RECORD as u64)
+            }),
+            _ => self.make(|client| {
+                let bytes = client.read(LOG_FILE, (0, LOG_MAX)).unwrap();
+                let (records, rest) = bytes.as_chunks::<RECORD>();
+                assert!(rest.is_empty(), "a record is torn");
+                log::Call::All(records.iter().map(|record| u64::from_le_bytes(*record)).collect())
+            }),
+        };
+        self.calls.log.push(made);
+    }
+
+    fn on_the_length(&mut self) {
+        let place = self.round.fresh() * 7 % 10_000;
+        let made = match self.random.below(6) {
+            0 => self.make(|client| {
+                client.truncate(LENGTH_FILE, place).unwrap();
+                length::Call::Truncate(place)
+            }),
+            1 => self.make(|client| {
+                client.write(LENGTH_FILE, place, b"x").unwrap();
+                length::Call::WriteAt(place)
+            }),
+            2 => self.make(|client| {
+                client.append(LENGTH_FILE, b"x").unwrap();
+                length::Call::Append
+            }),
+            _ => self.make(|client| length::Call::Stat(client.stat(LENGTH_FILE).unwrap())),
+        };
+        self.calls.length.push(made);
+    }
+
+    fn on_names(&mut self) {
+        let [one, other] = [(); 2].map(|()| u8::try_from(self.random.below(NAMES.len() as u64)).unwrap());
+        let [name, next] = [one, other].map(|which| NAMES[usize::from(which)]);
+        let kinds = if self.client.moves() && one != other { 7 } else { 5 };
+        let made = match self.random.below(kinds) {
+            0 => self.replace(one),
+            1 => self.make(|client| names::Call::Remove(one, had_effect(client.remove(name), Errno::NOENT))),
+            2 => self.make(|client| names::Call::Make(one, had_effect(client.make(name), Errno::EXIST))),
+            kind @ (5 | 6) => self.make(|client| {
+                let moved = had_effect(client.rename(name, next, kind == 6), Errno::NOENT);
+                if kind == 6 {
+                    names::Call::Swap(one, other, moved)
+                } else {
+                    names::Call::Move(one, other, moved)
+                }
+            }),
+            _ => self.make(|client| match client.find(name) {
+                Ok(len) => names::Call::Find(one, Some(len)),
+                Err(error) => {
+                    assert_eq!(Errno::from_io_error(&error), Some(Errno::NOENT), "{error}");
+                    names::Call::Find(one, None)
+                }
+            }),
+        };
+        self.calls.names.push(made);
+    }
+
+    /// A file that nobody else knows, of a length of its own, takes a name.
+    fn replace(&mut self, name: u8) -> Made<names::Call> {
+        let len = self.round.fresh();
+        let new = format!("new{}-{len}", self.number);
+        fs::File::create(self.round.folder.join(&new)).unwrap().set_len(len).unwrap();
+        self.make(|client| {
+            client.rename(&new, NAMES[usize::from(name)], false).unwrap();
+            names::Call::Replace(name, len)
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! One round of close-to-open: files are stored as a whole and read as a whole, by all clients at once.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::time::Instant;
+
+use pinhole_tests::history::reopened::{Passage, check};
+
+use super::play::Random;
+
+/// A file that is replaced by another with all of it written, and one that is truncated and written in its place.
+const FILES: [&str; 2] = ["replaced", "rewritten"];
+
+/// What is in a file of that number: its number, and a length of its own.
+fn text(number: u64) -> String {
+    format!("{number} ").repeat(usize::try_from(number * 37 % 1500 + 1).unwrap())
+}
+
+/// Files as they were stored and as they were seen, for each of [`FILES`].
+#[derive(Default)]
+pub(crate) struct Passages {
+    stored: [Vec<Passage<String>>; 2],
+    seen: [Vec<Passage<String>>; 2],
+}
+
+/// Lets a client in each of `folders` store and read, so many times, beginning from an empty share.
+pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> Passages {
+    let began = Instant::now();
+    let now = || u64::try_from(began.elapsed().as_nanos()).unwrap();
+    let (next, start, rewriting) = (AtomicU64::new(1), Barrier::new(folders.len()), Mutex::new(()));
+    let mut all = Passages::default();
+    for (name, stored) in FILES.iter().zip(&mut all.stored) {
+        let called = now();
+        fs::write(share.join(name), text(0)).unwrap();
+        stored.push(Passage { client: folders.len(), called, returned: now(), value: text(0) });
+    }
+    let turn = |(client, folder): (usize, &Path), random: &mut Random, mine: &mut Passages| {
+        let which = usize::try_from(random.below(2)).unwrap();
+        let path = folder.join(FILES[which]);
+        if random.below(3) > 0 {
+            let called = now();
+            let value = io::read_to_string(File::open(&path).unwrap()).unwrap();
+            mine.seen[which].push(Passage { client, called, returned: now(), value });
+            return;
+        }
+        let number = next.fetch_add(1, Ordering::SeqCst);
+        let value = text(number);
+        // Two that write in one place at once leave a mixture, on any file system.
+        let alone = rewriting.lock().unwrap();
+        let called = now();
+        if which == 0 {
+            let new = folder.join(format!("new{number}"));
+            fs::write(&new, &value).unwrap();
+            fs::rename(new, path).unwrap();
+        } else {
+            fs::write(path, &value).unwrap();
+        }
+        mine.stored[which].push(Passage { client, called, returned: now(), value });
+        drop(alone);
+    };
+    std::thread::scope(|scope| {
+        let players = folders.iter().enumerate().map(|(client, folder)| {
+            let (turn, start) = (&turn, &start);
+            scope.spawn(move || {
+                let (mut mine, mut random) = (Passages::default(), Random(seed ^ (client as u64) << 32));
+                start.wait();
+                (0..count).for_each(|_| turn((client, folder), &mut random, &mut mine));
+                mine
+            })
+        });
+        for player in players.collect::<Vec<_>>() {
+            all.add(player.join().unwrap());
+        }
+    });
+    all
+}
+
+impl Passages {
+    fn add(&mut self, other: Self) {
+        self.stored.iter_mut().zip(other.stored).for_each(|(mine, theirs)| mine.extend(theirs));
+        self.seen.iter_mut().zip(other.seen).for_each(|(mine, theirs)| mine.extend(theirs));
+    }
+
+    /// Whether each open saw what was closed before it.
+    ///
+    /// # Errors
+    /// The first that did not.
+    pub(crate) fn judge(&self) -> Result<(), String> {
+        let [replaced, rewritten] = &self.stored;
+        let [seen, seen_rewritten] = &self.seen;
+        // Who reads while another writes in its place may see a part; those say nothing.
+        let is_undisturbed = |one: &&Passage<String>| {
+            rewritten.iter().all(|other| one.returned < other.called || other.returned < one.called)
+        };
+        let undisturbed: Vec<_> = seen_rewritten.iter().filter(is_undisturbed).cloned().collect();
+        let short = |text: String| text.chars().take(2000).collect::<String>();
+        check(replaced, seen).map_err(|late| short(late.to_string()))?;
+        check(rewritten, &undisturbed).map_err(|late| short(late.to_string()))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.seen.iter().chain(&self.stored).map(Vec::len).sum()
+    }
+}
