@@ -16,8 +16,7 @@ use rustix::fs::Advice;
 use super::aims::Bound;
 use super::machine::{self, Machine};
 use super::place::Place;
-use super::samples::Spread;
-use super::table::Table;
+use super::rows::Rows;
 use crate::console::say;
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
@@ -43,19 +42,6 @@ const AIMS: [(&str, Bound); 7] = [
     ("4 guests: PSS by READ, of mapped", Bound::AtLeast(3.0)),
 ];
 
-/// Figures by row, in the order in which rows came first.
-#[derive(Default)]
-struct Rows(Vec<(String, Vec<f64>)>);
-
-impl Rows {
-    fn add(&mut self, row: &str, figure: f64) {
-        match self.0.iter_mut().find(|(name, _)| name == row) {
-            Some((_, figures)) => figures.push(figure),
-            None => self.0.push((row.to_owned(), vec![figure])),
-        }
-    }
-}
-
 pub(crate) fn main(turns: u16, seconds: f64) -> Outcome {
     let place = Place::new()?;
     let load = machine::load();
@@ -77,7 +63,7 @@ pub(crate) fn main(turns: u16, seconds: f64) -> Outcome {
         }
     }
     say(format!("\n{}; {}; turns: {turns}", machine.date, machine.words));
-    show(&rows);
+    rows.show(&AIMS);
     Ok(())
 }
 
@@ -91,29 +77,6 @@ fn make_file(path: &Path) -> Outcome<File> {
     }
     file.sync_all().map_err(failed())?;
     Ok(file)
-}
-
-fn show(rows: &Rows) {
-    let mut table = Table::new(&["row", "median", "least", "most", "aim", "met"]);
-    let (mut met, mut of) = (0, 0);
-    for (row, figures) in &rows.0 {
-        let Some(spread) = Spread::of(figures.iter().copied()) else { continue };
-        let aim = AIMS.iter().find(|(name, _)| name == row).map(|(_, bound)| bound);
-        let judged = aim.map(|bound| bound.is_met(spread.median));
-        of += usize::from(judged.is_some());
-        met += usize::from(judged == Some(true));
-        let number =
-            |number: f64| if number < 100.0 { format!("{number:.2}") } else { format!("{number:.0}") };
-        let wanted = match aim {
-            Some(Bound::AtMost(limit)) => format!("at most {}", number(*limit)),
-            Some(Bound::AtLeast(limit)) => format!("at least {}", number(*limit)),
-            None => String::new(),
-        };
-        let word = judged.map_or("", |met| if met { "yes" } else { "NO" });
-        let [median, least, most] = [spread.median, spread.min, spread.max].map(number);
-        table.row(vec![row.clone(), median, least, most, wanted, word.to_owned()]);
-    }
-    say(format!("\n{}\naims: {met} of {of} met", table.plain()));
 }
 
 struct Bench {

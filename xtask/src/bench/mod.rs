@@ -11,10 +11,12 @@ mod dax;
 pub(crate) mod figure;
 mod fresh;
 mod guest;
+mod locks;
 pub(crate) mod machine;
 pub(crate) mod place;
 mod progress;
 mod report;
+mod rows;
 pub(crate) mod samples;
 pub(crate) mod table;
 mod wire;
@@ -45,7 +47,10 @@ pub(crate) struct Arguments {
     /// What a DAX window is worth, and nothing else
     #[arg(long, conflicts_with_all = ["rows", "only", "json", "chart"])]
     dax: bool,
-    /// How often each contestant is measured [default: 5 at the wire and for DAX, 3 in a guest and for cost]
+    /// What locks that reach the host cost, and nothing else
+    #[arg(long, conflicts_with_all = ["rows", "only", "json", "chart", "dax"])]
+    locks: bool,
+    /// How often each contestant is measured [default: 5 at the wire and for DAX, 3 in a guest, for cost and for locks]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
     /// Measured time of each row of the wire at each depth
@@ -72,6 +77,9 @@ enum Part {
 
 /// Turns of the rows about DAX unless the user says how many.
 const DAX_TURNS: u16 = 5;
+
+/// The same about locks.
+const LOCK_TURNS: u16 = 3;
 
 /// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
 /// mode changes the answers and hardly the work.
@@ -128,6 +136,9 @@ impl Part {
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    if arguments.locks {
+        return locks::main(arguments.turns.unwrap_or(LOCK_TURNS));
+    }
     if arguments.dax {
         return dax::main(arguments.turns.unwrap_or(DAX_TURNS), arguments.seconds);
     }

@@ -1,0 +1,43 @@
+//! Figures of a benchmark that has no peer: a table of medians, with what is wanted of them.
+
+use super::aims::Bound;
+use super::samples::Spread;
+use super::table::Table;
+use crate::console::say;
+
+/// Figures by row, in the order in which rows came first.
+#[derive(Default)]
+pub(crate) struct Rows(Vec<(String, Vec<f64>)>);
+
+impl Rows {
+    pub(crate) fn add(&mut self, row: &str, figure: f64) {
+        match self.0.iter_mut().find(|(name, _)| name == row) {
+            Some((_, figures)) => figures.push(figure),
+            None => self.0.push((row.to_owned(), vec![figure])),
+        }
+    }
+
+    /// Prints them, with what is wanted of each.
+    pub(crate) fn show(&self, aims: &[(&str, Bound)]) {
+        let mut table = Table::new(&["row", "median", "least", "most", "aim", "met"]);
+        let (mut met, mut of) = (0, 0);
+        for (row, figures) in &self.0 {
+            let Some(spread) = Spread::of(figures.iter().copied()) else { continue };
+            let aim = aims.iter().find(|(name, _)| name == row).map(|(_, bound)| bound);
+            let judged = aim.map(|bound| bound.is_met(spread.median));
+            of += usize::from(judged.is_some());
+            met += usize::from(judged == Some(true));
+            let number =
+                |number: f64| if number < 100.0 { format!("{number:.2}") } else { format!("{number:.0}") };
+            let wanted = match aim {
+                Some(Bound::AtMost(limit)) => format!("at most {}", number(*limit)),
+                Some(Bound::AtLeast(limit)) => format!("at least {}", number(*limit)),
+                None => String::new(),
+            };
+            let word = judged.map_or("", |met| if met { "yes" } else { "NO" });
+            let [median, least, most] = [spread.median, spread.min, spread.max].map(number);
+            table.row(vec![row.clone(), median, least, most, wanted, word.to_owned()]);
+        }
+        say(format!("\n{}\naims: {met} of {of} met", table.plain()));
+    }
+}
