@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use pinhole_protocol::{Lookup, Name, NodeId, Operation, SyncFs};
 use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
 use pinhole_tests::frontend::Frontend;
+use pinhole_tests::power::fetched_program;
 use tempfile::TempDir;
 
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
-const CACHE_MODES: [&[&str]; 5] = [
+const CACHE_MODES: [&[&str]; 6] = [
     &["--cache", "never"],
+    &["--cache", "never", "--allow-mmap"],
     &["--cache", "metadata"],
     &["--cache", "auto"],
     &["--cache", "always"],
@@ -154,7 +156,8 @@ fn a_synchronous_write_is_one_host_sync_in_every_cache_mode() {
 }
 
 #[test]
-fn one_write_with_rwf_dsync_is_one_host_sync_in_every_cache_mode() {
+fn one_write_with_rwf_sync_or_rwf_dsync_is_one_host_sync_in_every_cache_mode() {
+    use rustix::io::ReadWriteFlags as Flags;
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
         let file = opened(&share.path("file"), 0);
@@ -162,10 +165,13 @@ fn one_write_with_rwf_dsync_is_one_host_sync_in_every_cache_mode() {
             let data = [io::IoSlice::new(b"on disk")];
             assert_eq!(rustix::io::pwritev2(&file, &data, 50, flags), Ok(7));
         };
-        let syncs = share.during(|| write(rustix::io::ReadWriteFlags::DSYNC));
-        let expected = if is_uncached(mode) { "RWF_DSYNC" } else { "fdatasync" };
-        assert_eq!(syncs, [expected], "{mode:?}");
-        let syncs = share.during(|| write(rustix::io::ReadWriteFlags::empty()));
+        for (flags, uncached, cached) in
+            [(Flags::DSYNC, "RWF_DSYNC", "fdatasync"), (Flags::SYNC, "RWF_SYNC", "fsync")]
+        {
+            let syncs = share.during(|| write(flags));
+            assert_eq!(syncs, [if is_uncached(mode) { uncached } else { cached }], "{mode:?}, {flags:?}");
+        }
+        let syncs = share.during(|| write(Flags::empty()));
         assert!(syncs.is_empty(), "{mode:?}: a plain write after it syncs: {syncs:?}");
     }
 }
@@ -185,6 +191,24 @@ fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
     }
 }
 
+/// As Linux has it. Where the guest may map: what is past its cache has no cache to map.
+#[test]
+fn msync_is_one_fdatasync() {
+    for mode in CACHE_MODES.into_iter().filter(|mode| !is_uncached(mode) || mode.contains(&"--allow-mmap")) {
+        let share = Traced::new(mode);
+        let commands = ["mmap -rw 0 8192", "mwrite -S 0x5a 100 200", "msync -s"];
+        let mut stores = fetched_program("usr/sbin/xfs_io").unwrap();
+        stores.args(commands.iter().flat_map(|command| ["-c", command])).arg(share.path("file"));
+        let syncs = share.during(|| {
+            let outcome = stores.output().unwrap();
+            assert!(outcome.status.success() && outcome.stderr.is_empty(), "{mode:?}: {outcome:?}");
+        });
+        assert_eq!(syncs, ["fdatasync"], "{mode:?}");
+        let host = fs::read(share.work.path().join("share/file")).unwrap();
+        assert_eq!(host[100..300], [0x5a; 200], "{mode:?}");
+    }
+}
+
 #[test]
 fn nothing_is_synced_that_nobody_asked_for() {
     for mode in CACHE_MODES {
@@ -192,6 +216,8 @@ fn nothing_is_synced_that_nobody_asked_for() {
         let syncs = share.during(|| {
             let mut file = File::create(share.path("new")).unwrap();
             file.write_all(&vec![7; 100_000]).unwrap();
+            // FLUSH: close of a duplicate. And FLUSH and RELEASE.
+            drop(file.try_clone().unwrap());
             file.set_len(10).unwrap();
             drop(file);
             fs::rename(share.path("new"), share.path("newer")).unwrap();

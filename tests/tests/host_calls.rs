@@ -396,7 +396,8 @@ fn logged() -> String {
     fs::read_to_string(path("trace")).unwrap()
 }
 
-/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is, on the pool.
+/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is,
+/// on the pool. And whose `fsync` may leave out a name.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -414,6 +415,7 @@ fn on_other_file_systems(seen: &mut Seen) {
         let run = Run::over(&merged, work, &[]);
         let mut writer = Writer::new(run.daemon.socket());
         writer.ask(&writer.flush(), 0);
+        writer.ask(&writer.fsync(), 0);
         drop(writer);
         run.ended()
     });

@@ -113,6 +113,10 @@ fn needs(suite: &str) -> &'static [Part] {
         &[Part::Base, Part::Qemu, Part::Userland]
     } else if suite.contains("conformance") {
         &[Part::Base, Part::Userland, Part::Tools]
+    } else if suite.contains("power_loss") {
+        &[Part::Base, Part::Userland, Part::Disks]
+    } else if matches!(suite, "disk_errors" | "durability") {
+        &[Part::Base, Part::Disks]
     } else {
         &[Part::Base]
     }

@@ -47,7 +47,12 @@ impl Passthrough {
         let from = from.first(room);
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
         let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
-        if is_direct || syncs { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
+        if syncs {
+            let written = write()?;
+            self.sync_names(&file)?;
+            return Ok(written);
+        }
+        if is_direct { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
     }
 
     /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
@@ -97,7 +102,30 @@ impl Passthrough {
 
     pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
         let file = self.files.get(fsync.handle)?;
-        self.sync_dirty(&file, || sync(file.as_fd(), fsync.flags))
+        self.sync_dirty(&file, || {
+            sync(file.as_fd(), fsync.flags)?;
+            self.sync_names(&file)
+        })
+    }
+
+    /// After a file was made durable: its name too, where the host may have left that out.
+    ///
+    /// btrfs logs an inode with the name by which it was opened. Here that is the name that the guest came by first; where it
+    /// has been taken from the file since, in the transaction in which the directory was made, a loss of power takes the
+    /// file along with it, whatever other name it has. Such a file is known by its descriptor, and its whole mount is
+    /// made durable: another fsync by a name that lives does nothing, the inode is in the log. What has no name at all has
+    /// none to lose.
+    ///
+    /// Asked afterwards, so that a name that is taken away meanwhile counts as well.
+    fn sync_names(&self, file: &FileHandle) -> Answer<()> {
+        if file.traits.fsync_keeps_names
+            || !self.proc_fds.may_have_lost_its_name(file.as_fd())
+            || resolve::stat(file.as_fd())?.is_deleted()
+        {
+            return Ok(());
+        }
+        // By this descriptor, not the mount's: an error of the mount is told once to each, and SYNCFS is to hear it too.
+        rustix::fs::syncfs(file.as_fd()).map_err(sync_errno)
     }
 
     pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {

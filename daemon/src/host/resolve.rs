@@ -99,9 +99,13 @@ impl ProcFds {
         rustix::fs::openat2(&self.0, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(errno)
     }
-}
 
-impl ProcFds {
+    /// Whether the name by which one of our own descriptors was opened is no name of its file any more, as far as the host
+    /// tells. A file whose name ends like that is taken for one; so is one with a name that is too long to be told.
+    pub(crate) fn may_have_lost_its_name(&self, fd: BorrowedFd<'_>) -> bool {
+        self.path_of(fd).is_none_or(|path| path.ends_with(b" (deleted)"))
+    }
+
     /// The name under which one of our own descriptors was opened or is now known, after the path to it.
     pub(crate) fn path_of(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
         let path = rustix::fs::readlinkat(&self.0, DecInt::from_fd(fd), Vec::new()).ok()?;

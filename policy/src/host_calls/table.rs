@@ -11,9 +11,10 @@ const SERVING: Threads = WORKER.union(OFFLOAD);
 const ALL: Threads = Threads::all();
 
 const WRITES: Access = Access::OPENS_TO_WRITE;
-/// What asks for a file's data on the disk, and what has to be written back where a policy limits what is not.
-const WRITES_BACK: Access =
-    Access::FSYNC.union(Access::WRITE).union(Access::APPEND).union(Access::COPY_RANGE);
+/// What asks for a file's data on the disk: with a request of its own, or with a write.
+const SYNCS: Access = Access::FSYNC.union(Access::WRITE).union(Access::APPEND);
+/// That, and what has to be written back where a policy limits what is not.
+const WRITES_BACK: Access = SYNCS.union(Access::COPY_RANGE);
 const MAKES: Access = Access::MAKES_OWNED;
 const KEEPS_BITS: Access = Access::KEEPS_BITS;
 const XATTR_READS: Access = Access::XATTR_READS.union(Access::ACL_READ);
@@ -250,8 +251,22 @@ pub(super) const ROWS: &[Row] = &[
         &[],
         "make a file's data durable, also to make room for more",
     ),
-    row("syncfs", OFFLOAD, any(Access::FSYNC), &[], "make a mount durable"),
-    row("syncfs", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a mount durable"),
+    row("syncfs", OFFLOAD, any(SYNCS), &[], "make a mount durable, or the names of a file"),
+    row(
+        "syncfs",
+        WORKER,
+        any(SYNCS).with(Facilities::ALONE),
+        &[],
+        "make a mount durable, or the names of a file",
+    ),
+    row("readlinkat", OFFLOAD, any(SYNCS), &[BY_DESCRIPTOR], "whether a durable file has lost its name"),
+    row(
+        "readlinkat",
+        WORKER,
+        any(SYNCS).with(Facilities::ALONE),
+        &[BY_DESCRIPTOR],
+        "whether a durable file has lost its name",
+    ),
     row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 37, "F_OFD_SETLK")], "lock a range, or give it back"),
     row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "who has a range"),
     row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock a file, or give it back"),

@@ -76,6 +76,14 @@ impl Pieces {
         present(self.root.join("userland"), "cargo xtask guest --userland")
     }
 
+    /// The tree of qemu-storage-daemon and the makers of ext4, XFS and btrfs.
+    ///
+    /// # Errors
+    /// [`GuestError::Missing`].
+    pub fn disks(&self) -> Result<PathBuf, GuestError> {
+        present(self.root.join("disks"), "cargo xtask guest --disks")
+    }
+
     /// A program built from crates.io: `pjdfstest`, `fsx`, `cargo-fuzz`, `cargo-deny`.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub(super) fn packages(part: Part) -> &'static [&'static str] {
             "util-linux",
             "xz-utils",
         ],
+        // qemu-utils has qemu-storage-daemon, the disk that keeps a log.
+        Part::Disks => &["btrfs-progs", "e2fsprogs", "qemu-utils", "xfsprogs"],
         Part::Tools => &[],
     }
 }
@@ -75,7 +77,7 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     match part {
         Part::Base => mend_base(building, place),
         Part::Userland => mend_userland(building),
-        Part::Qemu | Part::Tools => Ok(()),
+        Part::Qemu | Part::Disks | Part::Tools => Ok(()),
     }
 }
 

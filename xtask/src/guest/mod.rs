@@ -20,7 +20,7 @@ use crate::step::{Failure, Outcome};
 
 pub(crate) use debian::ensure_program;
 
-/// Which parts to fetch; without any flag, all of the guest trees but not the tools.
+/// Which parts to fetch; without any flag, all of the guest trees but neither disks nor tools.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Arguments {
@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Only the Debian userland
     #[arg(long)]
     userland: bool,
+    /// Only what makes disks and file systems that lose their power: qemu-storage-daemon, mkfs
+    #[arg(long)]
+    disks: bool,
     /// Only the tools from crates.io: pjdfstest, fsx, cargo-fuzz, cargo-deny
     #[arg(long)]
     tools: bool,
@@ -50,6 +53,8 @@ pub(crate) enum Part {
     Qemu,
     /// A Debian userland.
     Userland,
+    /// A disk that keeps a log, and the makers of file systems for it.
+    Disks,
     /// Programs from crates.io.
     Tools,
 }
@@ -60,6 +65,7 @@ impl Part {
             Self::Base => "base",
             Self::Qemu => "qemu",
             Self::Userland => "userland",
+            Self::Disks => "disks",
             Self::Tools => "tools",
         }
     }
@@ -67,7 +73,7 @@ impl Part {
     /// What the part is made of; another key means another part. Paths are in it where the part depends on its place.
     fn key(self, place: &Path) -> String {
         match self {
-            Self::Base | Self::Qemu | Self::Userland => debian::key(self, place),
+            Self::Base | Self::Qemu | Self::Userland | Self::Disks => debian::key(self, place),
             Self::Tools => tools::key(),
         }
     }
@@ -81,11 +87,13 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         (Part::Base, arguments.base),
         (Part::Qemu, arguments.qemu),
         (Part::Userland, arguments.userland),
+        (Part::Disks, arguments.disks),
         (Part::Tools, arguments.tools),
     ];
     let none = chosen.iter().all(|(_, wanted)| !wanted);
-    let parts =
-        chosen.into_iter().filter(|&(part, wanted)| wanted || arguments.all || (none && part != Part::Tools));
+    let parts = chosen.into_iter().filter(|&(part, wanted)| {
+        wanted || arguments.all || (none && !matches!(part, Part::Disks | Part::Tools))
+    });
     ensure(&parts.map(|(part, _)| part).collect::<Vec<_>>())
 }
 
@@ -119,7 +127,7 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
     let building = folder.join(format!("{}.new", part.name()));
     say(format!("fetching {} ({})", part.name(), contents(part)));
     match part {
-        Part::Base | Part::Qemu | Part::Userland => {
+        Part::Base | Part::Qemu | Part::Userland | Part::Disks => {
             remove(&building)?;
             debian::build(part, &building, &place)?;
         }
@@ -136,7 +144,7 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
 
 fn contents(part: Part) -> String {
     match part {
-        Part::Base | Part::Qemu | Part::Userland => debian::packages(part).join(", "),
+        Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::packages(part).join(", "),
         Part::Tools => tools::names().join(", "),
     }
 }

@@ -1,0 +1,115 @@
+//! A disk that refuses to write certain blocks: those of one file. Everything else on it works, so that the host's kernel
+//! tells an error of writing back and nothing else.
+//!
+//! The disk is a file in a tmpfs that has room for all of it. The blocks of the file are cut out of it and their room is
+//! taken: a write to them finds no space, which a loop device tells as an error of the disk: ENOSPC, or on older kernels EIO.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+use tempfile::TempDir;
+
+use super::{FileSystem, Mounted};
+
+/// Bytes of a block, on the disk and in the tmpfs.
+const BLOCK_LEN: usize = 4096;
+
+/// Room of the tmpfs beside the disk.
+const SPARE_LEN: u64 = 1 << 20;
+
+/// A mounted ext4 on such a disk. Dropping it takes both away.
+#[derive(Debug)]
+pub struct FailingDisk {
+    // Dropped in this order.
+    mounted: Mounted,
+    memory: Mounted,
+    _folder: TempDir,
+}
+
+impl FailingDisk {
+    /// A disk that works.
+    ///
+    /// # Errors
+    /// Without root, without the part `disks`.
+    pub fn start() -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("pinhole-failing-").tempdir()?;
+        let kind = FileSystem::Ext4;
+        let size = format!("size={}", kind.disk_len() + SPARE_LEN);
+        let memory = Mounted::new("tmpfs", &size, Path::new("failing"), folder.path().to_path_buf())?;
+        let disk = folder.path().join("disk");
+        rustix::fs::fallocate(File::create(&disk)?, FallocateFlags::empty(), 0, kind.disk_len())?;
+        // A journal would tell of the file's data a second time.
+        kind.make_with(&disk, &["-O", "^has_journal"])?;
+        let mounted = Mounted::new(kind.name(), "loop", &disk, folder.path().join("mnt"))?;
+        Ok(Self { mounted, memory, _folder: folder })
+    }
+
+    /// Where it is mounted.
+    pub fn folder(&self) -> &Path {
+        self.mounted.folder()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.memory.folder().join(name)
+    }
+
+    /// Makes a file of some blocks.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn make_file(&self, name: &str, blocks: u8) -> io::Result<()> {
+        let mut file = File::create(self.folder().join(name))?;
+        for number in 0..blocks {
+            file.write_all(&block(name, number))?;
+        }
+        file.sync_all()
+    }
+
+    /// From now on the disk refuses what is written to that file, as it was made.
+    ///
+    /// # Errors
+    /// Where its blocks are not found on the disk.
+    pub fn refuse(&self, name: &str, blocks: u8) -> io::Result<()> {
+        let disk = File::options().read(true).write(true).open(self.path("disk"))?;
+        let wanted: Vec<_> = (0..blocks).map(|number| block(name, number)).collect();
+        let mut found = 0;
+        let mut bytes = vec![0; BLOCK_LEN];
+        let blocks_of_disk = disk.metadata()?.len() / BLOCK_LEN as u64;
+        for at in (0..blocks_of_disk).map(|index| index * BLOCK_LEN as u64) {
+            disk.read_exact_at(&mut bytes, at)?;
+            if wanted.contains(&bytes) {
+                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&disk, hole, at, BLOCK_LEN as u64)?;
+                found += 1;
+            }
+        }
+        if found != wanted.len() {
+            return Err(io::Error::other(format!("{found} of {blocks} blocks of {name} are on the disk")));
+        }
+        let mut filler = File::create(self.path("filler"))?;
+        loop {
+            match filler.write_all(&[1; BLOCK_LEN]) {
+                Ok(()) => {}
+                Err(full) if full.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// From now on it writes again.
+    ///
+    /// # Errors
+    /// Where it did not refuse.
+    pub fn mend(&self) -> io::Result<()> {
+        fs::remove_file(self.path("filler"))
+    }
+}
+
+/// What is in a block of a file, and in no other.
+fn block(name: &str, number: u8) -> Vec<u8> {
+    let text = format!("block {number} of {name}, as it was made\n");
+    text.bytes().cycle().take(BLOCK_LEN).collect()
+}

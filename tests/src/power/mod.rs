@@ -1,0 +1,285 @@
+//! The loss of power as a test subject: a real file system on a disk that keeps a log of all that it is asked for, and what
+//! of it is left when the power fails at a moment of the test's choice.
+//!
+//! The disk is a file that `qemu-storage-daemon` serves by FUSE from a `blklogwrites` node, with a loop device on it. No
+//! kernel module is needed, nothing is mounted where others see it, and nothing waits for the disk of the machine. The
+//! recovery of the file system is the host kernel's own. The programs come from `cargo xtask guest --disks`.
+
+mod failing;
+mod log;
+mod mounted;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::daemon::wait_for_exit;
+use crate::guest::Pieces;
+
+pub use failing::FailingDisk;
+pub use log::Moment;
+use mounted::run;
+pub use mounted::{Mounted, leave_the_hosts_mounts};
+
+/// How long the disk may take to be there, and to go.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Room for the log; it takes no more of the machine's disk than is in it.
+const LOG_LEN: u64 = 4 << 30;
+
+/// A file system of the host's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4, with a journal.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// btrfs, on one device.
+    Btrfs,
+}
+
+impl FileSystem {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    /// As `mount -t` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// Bytes of a disk for it: near the least that its maker takes.
+    const fn disk_len(self) -> u64 {
+        match self {
+            Self::Ext4 => 64 << 20,
+            Self::Btrfs => 160 << 20,
+            Self::Xfs => 320 << 20,
+        }
+    }
+
+    /// Makes one on a disk, with features that a kernel of 2022 knows; nothing is discarded first, the disk is empty.
+    ///
+    /// # Errors
+    /// Where the part `disks` is not fetched, or what the maker says.
+    pub fn make(self, disk: &Path) -> io::Result<()> {
+        self.make_with(disk, &[])
+    }
+
+    fn make_with(self, disk: &Path, features: &[&str]) -> io::Result<()> {
+        let mut command = fetched_program(&format!("usr/sbin/mkfs.{}", self.name()))?;
+        match self {
+            Self::Ext4 => command.args(["-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0"]),
+            Self::Xfs => {
+                let features = disks()?.join("usr/share/xfsprogs/mkfs/lts_6.1.conf");
+                command.args(["-q", "-f", "-K", "-c"]).arg(format!("options={}", features.display()))
+            }
+            Self::Btrfs => command.args(["--quiet", "--force", "--nodiscard"]),
+        };
+        run(command.args(features).arg(disk)).map(drop)
+    }
+}
+
+fn disks() -> io::Result<PathBuf> {
+    Pieces::locate().disks().map_err(io::Error::other)
+}
+
+/// A program of the fetched tree by its path there, on the tree's own libraries.
+///
+/// # Errors
+/// Where the part `disks` is not fetched.
+pub fn fetched_program(path: &str) -> io::Result<Command> {
+    let tree = disks()?;
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(libraries).arg(tree.join(path));
+    Ok(command)
+}
+
+/// A mounted file system on a disk that keeps a log. Dropping it takes both away.
+#[derive(Debug)]
+pub struct LoggedDisk {
+    kind: FileSystem,
+    // Dropped in this order.
+    mounted: Option<Mounted>,
+    loop_device: PathBuf,
+    server: Server,
+    work: Work,
+}
+
+/// A folder in memory: what waits for a disk of this machine would make each crash state slow.
+#[derive(Debug)]
+struct Work {
+    memory: Mounted,
+    _folder: TempDir,
+}
+
+impl Work {
+    fn new() -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("pinhole-power-").tempdir()?;
+        let memory = Mounted::new("tmpfs", "size=50%", Path::new("power"), folder.path().to_path_buf())?;
+        Ok(Self { memory, _folder: folder })
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.memory.folder().join(name)
+    }
+}
+
+/// The process that is the disk, in a mount namespace of its own: were it the last in the one where the disk is mounted, its
+/// end would unmount that, and wait for the disk for ever. Its file is nowhere else to be seen.
+#[derive(Debug)]
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that has ended needs no killing; either way it is reaped.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Server {
+    /// Starts it on the files `disk` and `log` of `work`, as the file `device` there, and waits until that is the disk.
+    fn start(work: &Work, len: u64) -> io::Result<Self> {
+        let file = |name: &str| {
+            format!("driver=file,node-name={name},filename={},cache.no-flush=on", work.join(name).display())
+        };
+        let device = work.join("device");
+        File::create(&device)?;
+        let stderr = File::create(work.join("stderr"))?;
+        let mut disk = fetched_program("usr/bin/qemu-storage-daemon")?;
+        disk.args(["--blockdev", &file("disk"), "--blockdev", &file("log")])
+            .args(["--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log"])
+            .arg("--export")
+            .arg(format!("type=fuse,id=disk,node-name=logged,writable=on,mountpoint={}", device.display()));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private"]);
+        // If this process dies by a signal, so does the disk.
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(disk.get_program()).args(disk.get_args());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let server =
+            Self(child.map_err(|error| io::Error::other(format!("cannot start {command:?}: {error}")))?);
+        let began = Instant::now();
+        while fs::metadata(server.seen(&device)).map(|file| file.len()).ok() != Some(len) {
+            if wait_for_exit(&server.0, Some(LOOK))? || began.elapsed() > LIMIT {
+                let said = fs::read_to_string(work.join("stderr"))?;
+                return Err(io::Error::other(format!("no disk: {command:?}: {said}")));
+            }
+        }
+        Ok(server)
+    }
+
+    /// A path as the server sees it.
+    fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.0.id()));
+        root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Mounts its file `device` on `point`, by the loop device that is returned.
+    fn mount(&self, kind: FileSystem, device: &Path, point: PathBuf) -> io::Result<(Mounted, PathBuf)> {
+        let namespace = format!("--mount=/proc/{}/ns/mnt", self.0.id());
+        let mut attach = Command::new("nsenter");
+        attach.arg(namespace).args(["losetup", "--find", "--show"]).arg(device);
+        let loop_device = PathBuf::from(run(&mut attach)?.trim());
+        let mounted = Mounted::new(kind.name(), "rw", &loop_device, point);
+        // It is in use, so this takes effect when it is no more.
+        run(Command::new("losetup").arg("--detach").arg(&loop_device))?;
+        Ok((mounted?, loop_device))
+    }
+
+    /// Waits until the file is no longer under the loop device. A daemon that was killed holds its copy of a mount until it
+    /// is gone, which is a little after it was reaped.
+    fn wait_until_unused(&self, device: &Path, loop_device: &Path) -> io::Result<()> {
+        let number = fs::metadata(self.seen(device))?.dev();
+        let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+        let began = Instant::now();
+        loop {
+            let mut list = Command::new("losetup");
+            list.args(["--list", "--noheadings", "--output", "BACK-MAJ:MIN"]).arg(loop_device);
+            // Without a file there is nothing to list.
+            if run(&mut list).map_or(true, |listed| listed.trim() != number) {
+                return Ok(());
+            }
+            if wait_for_exit(&self.0, Some(LOOK))? || began.elapsed() > LIMIT {
+                return Err(io::Error::other("the file system is still mounted somewhere"));
+            }
+        }
+    }
+}
+
+impl LoggedDisk {
+    /// A new disk with an empty file system on it.
+    ///
+    /// # Errors
+    /// Without root, without /dev/fuse, without the part `disks`.
+    pub fn start(kind: FileSystem) -> io::Result<Self> {
+        let work = Work::new()?;
+        let len = kind.disk_len();
+        File::create(work.join("disk"))?.set_len(len)?;
+        File::create(work.join("log"))?.set_len(LOG_LEN)?;
+        let server = Server::start(&work, len)?;
+        let device = work.join("device");
+        kind.make(&server.seen(&device))?;
+        let (mounted, loop_device) = server.mount(kind, &device, work.join("mnt"))?;
+        Ok(Self { kind, mounted: Some(mounted), loop_device, server, work })
+    }
+
+    /// Where it is mounted.
+    pub fn folder(&self) -> PathBuf {
+        self.work.join("mnt")
+    }
+
+    /// Now: a cut of the power that leaves on the disk what has been flushed up to now, and nothing else.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub fn now(&self) -> io::Result<Moment> {
+        log::last_flush(&File::open(self.work.join("log"))?)
+    }
+
+    /// Unmounts it and gives back its history.
+    ///
+    /// # Errors
+    /// Where it is in use.
+    pub fn end(mut self) -> io::Result<Recording> {
+        if let Some(mounted) = self.mounted.take() {
+            mounted.end()?;
+            self.server.wait_until_unused(&self.work.join("device"), &self.loop_device)?;
+        }
+        drop(self.server);
+        Ok(Recording { kind: self.kind, work: self.work })
+    }
+}
+
+/// All that a disk was asked for in its life.
+#[derive(Debug)]
+pub struct Recording {
+    kind: FileSystem,
+    work: Work,
+}
+
+impl Recording {
+    /// The file system as it is after the power has failed at a moment and come back. One at a time: these are all the same
+    /// file system, and the kernel mounts none twice.
+    ///
+    /// # Errors
+    /// Where it cannot be mounted, which is a loss of everything.
+    pub fn after_power_loss(&self, at: Moment) -> io::Result<Mounted> {
+        let path = self.work.join("left");
+        let image = File::create(&path)?;
+        image.set_len(self.kind.disk_len())?;
+        log::replay(&File::open(self.work.join("log"))?, at, &image)?;
+        Mounted::new(self.kind.name(), "loop", &path, self.work.join("mnt"))
+    }
+}

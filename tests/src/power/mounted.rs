@@ -1,0 +1,96 @@
+//! File systems mounted for a test, in a mount namespace of the test's own: nothing of them is left whatever becomes of
+//! the test.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use rustix::event::Timespec;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
+
+use super::{LIMIT, LOOK};
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives the calling thread, and the processes that it starts, mounts of their own. Once is enough.
+///
+/// # Errors
+/// Where this process may not, which takes root.
+pub fn leave_the_hosts_mounts() -> io::Result<()> {
+    if ALONE.get() {
+        return Ok(());
+    }
+    #[expect(deprecated, reason = "the safe form; only file tables could break I/O safety, mounts cannot")]
+    rustix::thread::unshare(UnshareFlags::NEWNS).map_err(|error| {
+        io::Error::other(format!("mounting takes root ({error}): run `sudo -E cargo xtask test`"))
+    })?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    ALONE.set(true);
+    Ok(())
+}
+
+/// Runs a command to its end and gives back what it printed; its standard error is the error where it fails.
+pub(super) fn run(command: &mut Command) -> io::Result<String> {
+    let outcome =
+        command.output().map_err(|error| io::Error::other(format!("cannot start {command:?}: {error}")))?;
+    if outcome.status.success() {
+        return Ok(String::from_utf8_lossy(&outcome.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    Err(io::Error::other(format!("{command:?} ended with {}: {said}", outcome.status)))
+}
+
+/// A mounted file system. Dropping it unmounts it.
+#[derive(Debug)]
+pub struct Mounted {
+    point: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts `source` on the folder `point`, which is made, as `mount -t KIND -o OPTIONS` does.
+    ///
+    /// # Errors
+    /// What `mount(8)` says.
+    pub fn new(kind: &str, options: &str, source: &Path, point: PathBuf) -> io::Result<Self> {
+        leave_the_hosts_mounts()?;
+        std::fs::create_dir_all(&point)?;
+        run(Command::new("mount").args(["-t", kind, "-o", options]).arg(source).arg(&point))?;
+        Ok(Self { point })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.point
+    }
+
+    /// Unmounts it, which writes back what it has not yet. What is in use is waited for: a process that has just been told
+    /// to end, one that another thread is about to start and that has this one's files until then.
+    ///
+    /// # Errors
+    /// EBUSY where something stays in use.
+    pub fn end(self) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            match rustix::mount::unmount(&self.point, UnmountFlags::empty()) {
+                Err(rustix::io::Errno::BUSY) if began.elapsed() < LIMIT => {
+                    let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+                    // A poll of nothing is a wait; interrupted, it is a shorter one.
+                    rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
+                }
+                ended => return Ok(ended?),
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a daemon that a failed test has left may still be in it. After `end` there is nothing to unmount.
+        rustix::mount::unmount(&self.point, UnmountFlags::DETACH).unwrap_or_default();
+    }
+}

@@ -1,0 +1,200 @@
+//! Who hears of it when the host's disk refuses what was written? Each open file once, in each guest and on the host, as Linux
+//! has it: with its next fsync, whoever wrote.
+#![cfg(test)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pinhole_protocol::{
+    Errno, Flush, Fsync, FsyncFlags, Handle, LockOwner, Lookup, Name, NodeId, Open, OpenFlags, Operation,
+    SyncFs, Write, WriteFlags,
+};
+use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::frontend::Frontend;
+use pinhole_tests::frontend::frame::u64_at;
+use pinhole_tests::power::FailingDisk;
+use pinhole_tests::program::{Program, pinhole};
+use rustix::mount::UnmountFlags;
+
+const O_RDWR: u32 = 2;
+const BLOCKS: u8 = 4;
+
+/// A guest at the wire with a daemon of its own, and the file `data`.
+struct Guest {
+    frontend: Frontend,
+    node: NodeId,
+    _daemon: Serving,
+}
+
+impl Guest {
+    fn new(share: &Path, arguments: &[&str]) -> Self {
+        let daemon = Daemon::pinhole(share).unwrap();
+        let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
+        let daemon = daemon.start().unwrap();
+        let mut frontend = Frontend::connect(daemon.socket()).unwrap();
+        frontend.init().unwrap();
+        let mut guest = Self { frontend, node: NodeId::ROOT, _daemon: daemon };
+        let name = Name::parse(c"data").unwrap();
+        let found = guest.ask(&Operation::Lookup(Lookup { name }), &[]).unwrap();
+        guest.node = NodeId(u64_at(&found, 0).unwrap());
+        guest
+    }
+
+    fn ask(&mut self, operation: &Operation<'_>, data: &[u8]) -> Result<Vec<u8>, Errno> {
+        let reply = self.frontend.request(1, self.node, operation, data).unwrap();
+        match reply.error().unwrap() {
+            Some(errno) => Err(errno),
+            None => Ok(reply.success().unwrap().to_vec()),
+        }
+    }
+
+    fn open(&mut self) -> Handle {
+        let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false };
+        Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
+    }
+
+    /// Writes over the first block.
+    fn write(&mut self, handle: Handle, flags: OpenFlags) -> Option<Errno> {
+        let write_flags = WriteFlags::empty();
+        let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
+        self.ask(&Operation::Write(write), b"lost").err()
+    }
+
+    fn fsync(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() }), &[]).err()
+    }
+
+    fn data_sync(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::DATASYNC }), &[]).err()
+    }
+
+    fn flush(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Flush(Flush { handle, lock_owner: LockOwner(1) }), &[]).err()
+    }
+
+    fn sync_fs(&mut self) -> Option<Errno> {
+        self.ask(&Operation::SyncFs(SyncFs), &[]).err()
+    }
+}
+
+fn disk() -> FailingDisk {
+    let disk = FailingDisk::start().unwrap();
+    disk.make_file("data", BLOCKS).unwrap();
+    disk
+}
+
+fn on_host(file: &File) -> Option<Errno> {
+    file.sync_all().err().map(|error| Errno::from_raw(error.raw_os_error().unwrap()))
+}
+
+/// What Linux itself tells of such a disk: each open file once, also those that nobody has written to.
+fn error() -> Option<Errno> {
+    static ERROR: OnceLock<Option<Errno>> = OnceLock::new();
+    *ERROR.get_or_init(|| {
+        let disk = disk();
+        let open = || File::options().read(true).write(true).open(disk.folder().join("data")).unwrap();
+        let (writer, beside) = (open(), open());
+        disk.refuse("data", BLOCKS).unwrap();
+        writer.write_all_at(b"lost", 0).unwrap();
+        let heard = [&writer, &writer, &beside, &beside].map(on_host);
+        let [error, ..] = heard;
+        assert!(matches!(error, Some(Errno::EIO | Errno::ENOSPC)), "{heard:?}");
+        assert_eq!(heard, [error, None, error, None]);
+        error
+    })
+}
+
+#[test]
+fn each_open_file_of_each_guest_hears_once_of_an_error_of_writing_back() {
+    let disk = disk();
+    let (mut one, mut other) =
+        (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &["--cache=never"]));
+    let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
+    let host = File::options().read(true).write(true).open(disk.folder().join("data")).unwrap();
+    disk.refuse("data", BLOCKS).unwrap();
+    // Who writes hears nothing yet, and neither does who closes.
+    assert_eq!(one.write(writer, OpenFlags::empty()), None);
+    assert_eq!(one.flush(writer), None);
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
+    assert_eq!([one.data_sync(beside), one.fsync(beside)], [error(), None]);
+    assert_eq!([other.fsync(elsewhere), other.data_sync(elsewhere)], [error(), None]);
+    assert_eq!([on_host(&host), on_host(&host)], [error(), None]);
+    // The others have heard: whoever opens it now is not told of what was before.
+    let late = other.open();
+    assert_eq!(other.fsync(late), None);
+    // Nothing is left of it once the disk writes again.
+    disk.mend().unwrap();
+    assert_eq!(other.write(late, OpenFlags::empty()), None);
+    assert_eq!([other.fsync(late), one.fsync(writer), on_host(&host)], [None; 3]);
+}
+
+#[test]
+fn a_synchronous_write_hears_at_once_and_the_others_with_their_next_fsync() {
+    let disk = disk();
+    let (mut one, mut other) =
+        (Guest::new(disk.folder(), &["--cache=never"]), Guest::new(disk.folder(), &[]));
+    let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
+    disk.refuse("data", BLOCKS).unwrap();
+    for flags in [OpenFlags::DSYNC, OpenFlags::SYNC] {
+        assert_eq!(one.write(writer, flags), error());
+        assert_eq!(one.fsync(writer), None);
+        assert_eq!([one.fsync(beside), one.fsync(beside)], [error(), None]);
+        assert_eq!([other.fsync(elsewhere), other.fsync(elsewhere)], [error(), None]);
+    }
+}
+
+#[test]
+fn syncfs_tells_each_guest_once() {
+    let disk = disk();
+    let (mut one, mut other) = (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &[]));
+    let writer = one.open();
+    disk.refuse("data", BLOCKS).unwrap();
+    assert_eq!(one.write(writer, OpenFlags::empty()), None);
+    assert_eq!([one.sync_fs(), one.sync_fs()], [error(), None]);
+    assert_eq!([other.sync_fs(), other.sync_fs()], [error(), None]);
+    // That of the mount is not that of the file.
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
+}
+
+/// What a policy has the daemon write back unasked is heard of like what the host writes back by itself.
+#[test]
+fn an_error_of_writing_back_to_make_room_is_that_of_the_next_fsync() {
+    let disk = disk();
+    let policy = disk.folder().join("policy");
+    fs::write(&policy, "[limits]\ndirty-bytes = 4\n").unwrap();
+    let policy = format!("--policy={}", policy.display());
+    let mut guest = Guest::new(disk.folder(), &[&policy]);
+    let (writer, beside) = (guest.open(), guest.open());
+    disk.refuse("data", BLOCKS).unwrap();
+    // The second has no room until the first is written back.
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!([guest.fsync(writer), guest.fsync(writer)], [error(), None]);
+    assert_eq!([guest.fsync(beside), guest.fsync(beside)], [error(), None]);
+}
+
+/// A real client has its own cache, and its own errors of writing it back.
+#[test]
+fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode() {
+    for mode in
+        [&["--cache=never"][..], &["--cache=auto"], &["--cache=always"], &["--cache=auto", "--writeback"]]
+    {
+        let disk = disk();
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = pinhole(["mount"]).unwrap();
+        let mut program = Program::start(command.args(mode).arg(disk.folder()).arg(folder.path())).unwrap();
+        program.wait_for("Mounted ").unwrap();
+        let open = || File::options().read(true).write(true).open(folder.path().join("data")).unwrap();
+        let (writer, beside) = (open(), open());
+        disk.refuse("data", BLOCKS).unwrap();
+        writer.write_all_at(b"lost", 0).unwrap();
+        let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);
+        drop((writer, beside));
+        rustix::mount::unmount(folder.path(), UnmountFlags::empty()).unwrap();
+        assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
+        assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
+    }
+}
