@@ -24,6 +24,9 @@ impl Subject {
     /// All of them, in the order of the table's columns.
     pub const ALL: [Self; 5] = [Self::Strict, Self::Never, Self::Auto, Self::PeerNever, Self::PeerAuto];
 
+    /// Those of our daemon.
+    pub const OWN: [Self; 3] = [Self::Strict, Self::Never, Self::Auto];
+
     /// The daemon for `shared`, yet to be started; `pinhole` is ours.
     ///
     /// # Errors
@@ -40,7 +43,7 @@ impl Subject {
     /// What asks the daemon for the mode.
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Strict => &["--cache=never", "--allow-mmap"],
+            Self::Strict => &["--cache=strict"],
             Self::Never | Self::PeerNever => &["--cache=never"],
             Self::Auto | Self::PeerAuto => &["--cache=auto"],
         }

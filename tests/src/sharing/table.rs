@@ -26,7 +26,8 @@ const BOOT_LIMIT: Duration = Duration::from_mins(1);
 /// The life of a guest: all questions, also where the turns are many.
 const GUEST_LIMIT: Duration = Duration::from_hours(1);
 
-const GUEST_MEMORY_MIB: u32 = 256;
+/// With half of it a program has got ENOMEM from its own kernel, behind either daemon.
+const GUEST_MEMORY_MIB: u32 = 512;
 
 /// One of those at the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

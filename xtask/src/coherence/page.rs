@@ -22,7 +22,8 @@ const HOW: &str = "Two User-mode Linux guests, each with a daemon of its own on 
     test suite `guest_sharing`, which pinhole has to pass where its mode promises it \
     ([coherence](../coherence.md)); `never` is `strict` without shared mappings. virtiofsd runs as packaged, with \
     `--cache=never` (where `--allow-mmap` would permit shared mappings) and `--cache=auto`. A \
-    \"no\" is told below with what was seen in this run; a \"yes\" where nothing is promised may be luck.\n";
+    \"no\" is told below with what was seen in this run; a \"yes\" in parentheses was seen and is not promised by that mode \
+    of pinhole's.\n";
 
 /// Writes the page below `root`.
 ///
@@ -41,7 +42,14 @@ pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&HEAD);
     for row in rows {
-        let words = row.answers.iter().map(|answer| if answer.is_ok() { "yes" } else { "**no**" });
+        let words = Subject::ALL.iter().zip(&row.answers).map(|(subject, answer)| {
+            let luck = Subject::OWN.contains(subject) && !row.question.promised.by(*subject);
+            match answer {
+                Ok(_) if luck => "(yes)",
+                Ok(_) => "yes",
+                Err(_) => "**no**",
+            }
+        });
         table.row(std::iter::once(row.question.asks).chain(words).map(str::to_owned).collect());
     }
     table

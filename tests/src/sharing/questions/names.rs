@@ -8,8 +8,9 @@ use super::{hold, number, word, wrong};
 use crate::sharing::table::{H, Table, read};
 use crate::sharing::{Fault, Group, Promised, Question, seed, turns};
 
-pub(super) const NAMES: [Question; 5] = [
-    question("appends", "Records that all append to one file at once are whole, and none is lost", appends),
+pub(super) const NAMES: [Question; 6] = [
+    question("appends", "Records that all append to one file at once are whole, and none is lost", appends)
+        .and_auto(),
     question(
         "created-once",
         "Of all who create a file with O_EXCL, a folder or a link at once, one succeeds",
@@ -21,6 +22,12 @@ pub(super) const NAMES: [Question; 5] = [
         "Files that all create, move and take away at once: some order explains the end",
         storm,
     ),
+    question(
+        "rename-atomic",
+        "A file that is replaced all the time is always there and always whole",
+        rename_atomic,
+    )
+    .and_auto(),
     question("maildir", "Of mail that all deliver and read at once, each is read once and whole", maildir),
     question(
         "mix",
@@ -129,6 +136,22 @@ fn storm(table: &mut Table) -> Result<String, Fault> {
     let once = held.iter().all(|(name, count)| **count == 1 && there.contains_key(*name));
     hold(once && held.len() == there.len(), || format!("seed {seed}: {held:?} are held, {there:?} there"))?;
     Ok(format!("{} files", account.created.len()))
+}
+
+fn rename_atomic(table: &mut Table) -> Result<String, Fault> {
+    let count = turns(300);
+    table.step(H, "run $party replace . 9 1", "replaced 1")?;
+    // The first guest and the host replace, the others look.
+    let command = format!(
+        "case {{me}} in 0|$(({{all}} - 1))) $party replace . {{me}} {count};; *) $party watch . {{me}} {count};; esac"
+    );
+    let said = table.together(&command, limit())?;
+    let kinds: Vec<_> =
+        said.iter().filter(|text| text.starts_with("watched")).map(|text| number(text, 2)).collect();
+    let kinds = kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // One that saw always the same file has not looked meanwhile, or at an old one.
+    hold(kinds.iter().all(|kinds| *kinds > 1), || format!("of 26 kinds of files were seen: {kinds:?}"))?;
+    Ok(format!("{count} looks by each"))
 }
 
 fn maildir(table: &mut Table) -> Result<String, Fault> {

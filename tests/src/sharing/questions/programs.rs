@@ -12,7 +12,8 @@ pub(super) const PROGRAMS: [Question; 3] = [
         "Guests that commit to one repository at once, trying again while index.lock is there, lose no commit",
         Group::Programs,
         git,
-    ),
+    )
+    .and_auto(),
     question(
         "sqlite-rollback",
         "Guests that write one SQLite database at once lose no row, and it stays sound",

@@ -15,7 +15,8 @@ pub(super) const SEEN: [Question; 12] = [
         "grown-after-close",
         "The same where it has become longer or shorter within a second",
         grown_after_close,
-    ),
+    )
+    .and_auto(),
     question("stat-at-once", "Size and time are right at once after another's write", stat_at_once),
     question("read-at-once", "A file that is open reads what another has just written", read_at_once),
     question(

@@ -92,7 +92,7 @@ fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
             vec![
                 (Mode::Auto, Some("--cache=auto")),
                 (Mode::Always, Some("--cache=always")),
-                (Mode::Strict, Some("--cache=never")),
+                (Mode::Strict, Some("--cache=strict")),
             ]
         }
         Contestant::Virtiofsd(setting) => match setting.cache {
