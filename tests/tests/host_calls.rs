@@ -118,9 +118,15 @@ impl Seen {
         let mut kinds: BTreeMap<u32, Option<Threads>> = BTreeMap::new();
         // Threads that are started by one under the first filter are under it too.
         let mut started = None;
+        let mut ended = false;
         for (at, call) in calls.iter().enumerate() {
             let kind = kinds.entry(call.thread).or_insert(started);
-            if let Some(kind) = *kind {
+            // While the main thread ends the process, strace may show another that is ended by it with the same call.
+            let again = ended && call.name == "exit_group";
+            ended |= call.name == "exit_group" && call.kind() == Threads::CONTROL;
+            if let Some(kind) = *kind
+                && !again
+            {
                 self.count(call, kind);
             }
             if last.get(&call.thread) == Some(&at) {
