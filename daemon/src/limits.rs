@@ -119,7 +119,8 @@ pub const POLL_US_MAX: u64 = 1000;
 /// Byte ranges and whole files that a guest may have locked at once; each is some 200 bytes of the host's kernel.
 pub const LOCKS_MAX: u64 = 1 << 16;
 
-/// Ranges of one file that a guest may have locked at once, and owners that may: the host looks through all of them for each lock of that file,
+/// Ranges of one file that a guest may have locked at once, together with the handles that have it by flock(2), and owners that
+/// may: the host looks through all of them for each lock of that file,
 /// also for those of other guests, which takes it 50 us.
 pub const LOCKS_OF_FILE_MAX: usize = 1024;
 

@@ -187,6 +187,12 @@ fn one_file_has_so_many_ranges_and_no_more() {
     // Each range would have to be taken over by a call of its own, which holds the queue for too long.
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
     assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
+    let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();
+    let held = flocks.iter().filter(|file| guest.set(**file, Lock::flock(READ, 1)).unwrap() == 0).count();
+    assert_eq!(held, 1023, "beside one range");
+    for file in flocks {
+        assert_eq!(guest.release(file, Some(1)).unwrap(), 0);
+    }
     let whole = HostLock { family: "OFDLCK".to_owned(), start: 0, end: TO_THE_END, write: false };
     assert_eq!(host_locks(&share.host("file")).unwrap(), [whole]);
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);

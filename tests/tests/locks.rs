@@ -206,7 +206,14 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
 
 #[test]
 fn giving_back_what_nobody_has_is_no_call_that_a_filter_would_end_the_daemon_for() {
-    for arguments in [["--locks", "guest"], ["--cache", "always"], ["--profile", "rootfs"]] {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    // Nothing is granted for which the host would be asked what a locked file is called.
+    fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
+    let policy = policy.to_str().unwrap();
+    for arguments in
+        [["--locks", "guest"], ["--cache", "always"], ["--profile", "rootfs"], ["--policy", policy]]
+    {
         let mut scene = Scene::with(1, &arguments);
         let file = scene.open(0, O_RDONLY);
         let guest = scene.guest(0);

@@ -93,8 +93,8 @@ always! {
     protocol::OpenDir => Access::LIST, |node, _| Place::Node(node);
     protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
     protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
-    // What nobody carries out yet is asked all the same, so that what a policy says of it holds before it is served.
     protocol::GetLock => Access::LOCK, |_, op| handle(op.0.handle);
+    // What nobody carries out yet is asked all the same, so that what a policy says of it holds before it is served.
     protocol::BMap => Access::READ, |node, _| Place::Node(node);
     protocol::Poll => Access::empty(), |_, op| handle(op.handle);
     protocol::RemoveMapping<'_> => Access::empty(), |node, _| Place::Node(node);

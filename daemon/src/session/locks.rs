@@ -74,6 +74,12 @@ struct Place {
     _listener: Listener,
 }
 
+impl List {
+    fn get(&mut self, number: u64) -> Option<&mut Waiting> {
+        self.waiting.iter_mut().find(|waiting| waiting.number == number)
+    }
+}
+
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, List> {
         // Each change under this lock is whole before anything can panic.
@@ -123,8 +129,7 @@ impl Waiters {
 
 impl Place {
     fn over(&self) -> Option<Errno> {
-        let list = self.waiters.lock();
-        list.waiting.iter().find(|waiting| waiting.number == self.number)?.over
+        self.waiters.lock().get(self.number)?.over
     }
 
     /// Notes who is in the way, as it was found after the bell had been rung so often.
@@ -136,17 +141,14 @@ impl Place {
     fn blocked_by(&self, blocker: Option<LockOwner>, calls: u64) -> Answer<()> {
         const CHAIN_MAX: usize = 10;
         let mut list = self.waiters.lock();
-        let of = |list: &List, is_it: &dyn Fn(&Waiting) -> bool| list.waiting.iter().position(is_it);
-        let own = of(&list, &|waiting| waiting.number == self.number);
-        let Some(own) = own.and_then(|at| list.waiting.get_mut(at)) else { return Ok(()) };
+        let Some(own) = list.get(self.number) else { return Ok(()) };
         own.blocked_by = blocker.map(|blocker| (blocker, calls));
         let (owner, mut next) = (own.owner, own.blocked_by);
         for _ in 0..CHAIN_MAX {
             let Some((blocking, _)) = next else { return Ok(()) };
             if owner == Some(blocking) {
                 // Only one of them has to give way.
-                let own = of(&list, &|waiting| waiting.number == self.number);
-                if let Some(own) = own.and_then(|at| list.waiting.get_mut(at)) {
+                if let Some(own) = list.get(self.number) {
                     own.blocked_by = None;
                 }
                 return Err(Errno::EDEADLK);

@@ -208,6 +208,10 @@ impl Passthrough {
         file: &Entry<FileHandle>,
         (lock, span, kind): (&LockRange, Span, Option<LockKind>),
     ) -> Answer<Locking> {
+        if kind.is_none() && locks.owner(lock.owner).is_none() {
+            // Giving back needs no right, so there may be none to ask the host even for the file's name.
+            return Ok(Locking::Done);
+        }
         let asking = Asking { owner: lock.owner, process: lock.pid, handle: file.id() };
         let for_one_guest = locks.is_for_one_guest(|| self.is_shared_by_memory(file));
         if let Some(kind) = kind
@@ -314,7 +318,11 @@ impl Passthrough {
             Some(LockKind::Write) => FlockOperation::NonBlockingLockExclusive,
             None => FlockOperation::NonBlockingUnlock,
         };
-        self.locks.take(usize::from(kind.is_some() && place.is_none()))?;
+        let is_new = kind.is_some() && place.is_none();
+        if is_new && locks.held() >= LOCKS_OF_FILE_MAX {
+            return Err(Errno::ENOLCK);
+        }
+        self.locks.take(usize::from(is_new))?;
         let said = rustix::fs::flock(&file.file, operation);
         // One that cannot be made another is lost by that (flock(2)).
         let has_it = said.is_ok() && kind.is_some();
