@@ -94,7 +94,7 @@ impl Attendance {
             if let Err(error) = result {
                 tracing::debug!(%error, "DAX window");
             }
-            window.done(self.channel, &job, result);
+            window.done(self.channel, job, result);
             if carried_out == Err(Silent::Replaced) {
                 return;
             }
@@ -125,13 +125,17 @@ impl Window {
     }
 
     /// The job is done, as far as it could be. Who waits for it hears of that when the next one can be done.
-    fn done(&self, channel: Channel, job: &Job, result: Result<(), DaxError>) {
+    /// By then its place among [`WINDOW_REQUESTS_MAX`](crate::limits::WINDOW_REQUESTS_MAX) is held by none but them.
+    fn done(&self, channel: Channel, job: Job, result: Result<(), DaxError>) {
+        let Job { task, pending } = job;
+        // Closing files may take long: not under the lock.
+        drop(task);
         let mut state = self.lock();
+        if let Some(pending) = pending {
+            pending.settle(result);
+        }
         if state.channel == Some(channel) {
             (state.busy, state.at_work) = (false, None);
-        }
-        if let Some(pending) = &job.pending {
-            pending.settle(result);
         }
         self.announce(&mut state);
     }
