@@ -181,67 +181,74 @@ fn appends_of_two_guests_and_the_host_are_whole_and_all_there() {
     }
 }
 
+/// What is done to names is one step in each of them.
+const MODES: [&str; 3] = ["--cache=strict", "--cache=auto", "--cache=exclusive"];
+
 #[test]
 fn a_name_that_is_replaced_is_always_there_and_is_one_file_or_the_other() {
-    let Two { mut one, mut other, folder } = Two::new(&["--cache=strict"]);
-    fs::write(folder.path().join("share/file"), "whole").unwrap();
-    let ended = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..1000 {
-                let (entry, open) = one.create("new", RDWR).unwrap();
-                one.write((entry.node, open.handle), (0, RDWR), b"whole").unwrap();
-                one.release(entry.node, open.handle).unwrap();
-                let exchange = round % 2 == 0;
-                let flags = if exchange { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
-                one.rename("new", "file", flags).unwrap();
-                if exchange {
-                    one.unlink("new").unwrap();
+    for cache in MODES {
+        let Two { mut one, mut other, folder } = Two::new(&[cache]);
+        fs::write(folder.path().join("share/file"), "whole").unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..1000 {
+                    let (entry, open) = one.create("new", RDWR).unwrap();
+                    one.write((entry.node, open.handle), (0, RDWR), b"whole").unwrap();
+                    one.release(entry.node, open.handle).unwrap();
+                    let exchange = round % 2 == 0;
+                    let flags = if exchange { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+                    one.rename("new", "file", flags).unwrap();
+                    if exchange {
+                        one.unlink("new").unwrap();
+                    }
                 }
-            }
-            ended.store(true, Ordering::SeqCst);
+                ended.store(true, Ordering::SeqCst);
+            });
+            scope.spawn(|| {
+                while !ended.load(Ordering::SeqCst) {
+                    let found = other.lookup("file").expect("a name that is replaced is never away");
+                    assert_eq!(found.0.attr.size, 5);
+                    assert_eq!(fs::read_to_string(folder.path().join("share/file")).unwrap(), "whole");
+                }
+            });
         });
-        scope.spawn(|| {
-            while !ended.load(Ordering::SeqCst) {
-                let found = other.lookup("file").expect("a name that is replaced is never away");
-                assert_eq!(found.0.attr.size, 5);
-                assert_eq!(fs::read_to_string(folder.path().join("share/file")).unwrap(), "whole");
-            }
-        });
-    });
+    }
 }
 
 #[test]
 fn of_all_who_make_one_name_at_once_with_o_excl_one_has_made_it() {
-    let Two { mut one, mut other, folder } = Two::new(&["--cache=strict"]);
-    let begin = Barrier::new(3);
-    let exclusive = RDWR | OpenFlags::EXCL;
-    let through = |guest: &mut Files| -> Vec<bool> {
-        let made = |round| {
-            begin.wait();
-            let answer = guest.create(&format!("file{round}"), exclusive);
-            if let Err(error) = &answer {
-                assert_eq!(Errno::from_io_error(error), Some(Errno::EXIST));
-            }
-            answer.is_ok()
+    for cache in MODES {
+        let Two { mut one, mut other, folder } = Two::new(&[cache]);
+        let begin = Barrier::new(3);
+        let exclusive = RDWR | OpenFlags::EXCL;
+        let through = |guest: &mut Files| -> Vec<bool> {
+            let made = |round| {
+                begin.wait();
+                let answer = guest.create(&format!("file{round}"), exclusive);
+                if let Err(error) = &answer {
+                    assert_eq!(Errno::from_io_error(error), Some(Errno::EXIST));
+                }
+                answer.is_ok()
+            };
+            (0..200).map(made).collect()
         };
-        (0..200).map(made).collect()
-    };
-    let host = || -> Vec<bool> {
-        let made = |round| {
-            begin.wait();
-            fs::File::create_new(folder.path().join(format!("share/file{round}"))).is_ok()
+        let host = || -> Vec<bool> {
+            let made = |round| {
+                begin.wait();
+                fs::File::create_new(folder.path().join(format!("share/file{round}"))).is_ok()
+            };
+            (0..200).map(made).collect()
         };
-        (0..200).map(made).collect()
-    };
-    let made = std::thread::scope(|scope| {
-        let one = scope.spawn(|| through(&mut one));
-        let other = scope.spawn(|| through(&mut other));
-        let host = scope.spawn(host);
-        [one.join().unwrap(), other.join().unwrap(), host.join().unwrap()]
-    });
-    for round in 0..200 {
-        assert_eq!(made.iter().filter(|made| made[round]).count(), 1, "round {round}");
+        let made = std::thread::scope(|scope| {
+            let one = scope.spawn(|| through(&mut one));
+            let other = scope.spawn(|| through(&mut other));
+            let host = scope.spawn(host);
+            [one.join().unwrap(), other.join().unwrap(), host.join().unwrap()]
+        });
+        for round in 0..200 {
+            assert_eq!(made.iter().filter(|made| made[round]).count(), 1, "{cache}, round {round}");
+        }
     }
 }
 

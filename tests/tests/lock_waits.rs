@@ -279,6 +279,49 @@ fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
     }
 }
 
+/// Linux keeps a killed caller until it is answered, for no INTERRUPT comes on virtio-fs. Only then does the process end, and
+/// close its files. FLUSH of its owner while it waits is the close of another descriptor by another of its threads.
+#[test]
+fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_closed() {
+    for closes_meanwhile in [false, true] {
+        let mut scene = Scene::new(2);
+        let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
+        assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+        // It has a lock already, which a close ends at once.
+        assert_eq!(scene.set(0, write(2, 20, 29)), 0);
+        let asked = scene.waits(0, write(2, 0, 9));
+        if closes_meanwhile {
+            assert_eq!(scene.guests[0].flush(second, 2).unwrap(), 0);
+            assert_eq!(scene.guests[0].release(second, None).unwrap(), 0);
+            assert_eq!(scene.set(1, write(1, 20, 29)), 0, "a close ends what was locked by then");
+        }
+        scene.guests[0].is_alive().unwrap();
+        assert!(!scene.guests[0].is_answered(asked).unwrap(), "answered although another has the lock");
+        assert_eq!(scene.set(1, unlock(1)), 0);
+        assert_eq!(scene.outcome(0, asked), 0, "closes meanwhile: {closes_meanwhile}");
+        assert_eq!(scene.guests[0].flush(first, 2).unwrap(), 0);
+        assert_eq!(scene.on_host(), NOTHING, "closes meanwhile: {closes_meanwhile}");
+        assert_eq!(scene.guests[0].release(first, None).unwrap(), 0);
+        assert_eq!(scene.set(1, write(1, 0, TO_THE_END)), 0);
+    }
+}
+
+#[test]
+fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_released() {
+    let mut scene = Scene::new(2);
+    let file = scene.files[0];
+    assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
+    let asked = scene.waits(0, Lock::flock(WRITE, 2));
+    assert_eq!(scene.set(1, Lock::flock(UNLOCK, 1)), 0);
+    assert_eq!(scene.outcome(0, asked), 0);
+    // The end of the process: its FLUSH leaves flock alone, its RELEASE does not.
+    assert_eq!(scene.guests[0].flush(file, 2).unwrap(), 0);
+    assert_eq!(scene.set(1, Lock::flock(READ, 1)), EAGAIN);
+    assert_eq!(scene.guests[0].release(file, Some(2)).unwrap(), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+    assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
+}
+
 #[test]
 fn a_queue_that_is_stopped_has_answered_who_waits() {
     let mut scene = Scene::new(1);

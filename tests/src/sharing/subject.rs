@@ -27,6 +27,14 @@ impl Subject {
     /// Those of our daemon.
     pub const OWN: [Self; 3] = [Self::Strict, Self::Never, Self::Auto];
 
+    /// Whether guests may map files shared.
+    pub(super) const fn maps_shared(self) -> bool {
+        match self {
+            Self::Strict | Self::Auto | Self::PeerAuto => true,
+            Self::Never | Self::PeerNever => false,
+        }
+    }
+
     /// The daemon for `shared`, yet to be started; `pinhole` is ours.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Who sits together: guests, each with a daemon of its own on the same directory, and a process of the host.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use tempfile::TempDir;
 
 use super::party::{Answer, Party};
 use super::program::program;
-use super::{Fault, Question, Subject};
+use super::{Fault, Question, Subject, seconds};
 use crate::daemon::Serving;
-use crate::guest::{Guest, Running};
+use crate::guest::{Guest, Pieces, Running};
 
 /// The share's name in every guest.
 const TAG: &str = "shared";
@@ -28,6 +29,9 @@ const GUEST_LIMIT: Duration = Duration::from_hours(1);
 
 /// With half of it a program has got ENOMEM from its own kernel, behind either daemon.
 const GUEST_MEMORY_MIB: u32 = 512;
+
+/// For which databases are written where nobody says for how long, in seconds.
+const SECONDS: u32 = 4;
 
 /// One of those at the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Table {
     pinhole: PathBuf,
     subject: Subject,
     guests: usize,
+    /// For which databases are written.
+    seconds: u32,
     seated: Option<Seated>,
     /// Of the question that is asked.
     name: &'static str,
@@ -88,7 +94,13 @@ impl Drop for HostProcess {
 impl Table {
     /// A table for so many guests; `pinhole` is the program of our daemon.
     pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
-        Self { pinhole: pinhole.into(), subject, guests, seated: None, name: "" }
+        Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, seated: None, name: "" }
+    }
+
+    /// Has databases written for so many seconds, where `PINHOLE_SHARING_SECONDS` does not say for how many.
+    #[must_use]
+    pub fn databases_for(self, seconds: u32) -> Self {
+        Self { seconds, ..self }
     }
 
     /// Asks a question in a folder of its own. What was counted.
@@ -117,6 +129,16 @@ impl Table {
             self.step(Who::Guest(guest), &format!("cd /mnt/{TAG}/{name}"), "ok")?;
         }
         self.step(Who::Host, &format!("cd {}", place.display()), "ok")
+    }
+
+    /// Who is asked.
+    pub(super) fn subject(&self) -> Subject {
+        self.subject
+    }
+
+    /// The seconds for which databases are written.
+    pub(super) fn seconds(&self) -> u32 {
+        seconds().unwrap_or(self.seconds)
     }
 
     /// How many are at the table, the host among them.
@@ -269,6 +291,7 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
         .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)));
     made.map_err(Fault::host("cannot write the host's program"))?;
     let work = folder("pinhole-host-")?;
+    let path_of_programs = with_sqlite(work.path())?;
     let output = work.path().join("output");
     let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
     let complaints = said.try_clone().map_err(Fault::host("cannot share the host's output"))?;
@@ -278,6 +301,7 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
         .arg(&path)
         .arg(work.path())
         .env("HOME", work.path())
+        .env("PATH", path_of_programs)
         .stdin(Stdio::null())
         .stdout(said)
         .stderr(complaints)
@@ -286,6 +310,28 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
         .map_err(Fault::host("cannot start the host's program"))?;
     let party = Party::new("the host", work.path().to_path_buf(), output);
     Ok(HostProcess { child, party, _work: work })
+}
+
+/// Puts the guests' own sqlite3 into a folder of the host's: a PATH by which it is found there.
+fn with_sqlite(work: &Path) -> Result<OsString, Fault> {
+    let tree = Pieces::locate().userland()?;
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let script = format!(
+        "#!/bin/sh\nexec {}/ld-linux-x86-64.so.2 --library-path {} {} \"$@\"\n",
+        libraries.display(),
+        libraries.display(),
+        tree.join("usr/bin/sqlite3").display()
+    );
+    let folder = work.join("programs");
+    let path = folder.join("sqlite3");
+    let made = fs::create_dir(&folder)
+        .and_then(|()| fs::write(&path, script))
+        .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)));
+    made.map_err(Fault::host("cannot write the host's sqlite3"))?;
+    let mut all = folder.into_os_string();
+    all.push(":");
+    all.push(std::env::var_os("PATH").unwrap_or_default());
+    Ok(all)
 }
 
 fn folder(prefix: &str) -> Result<TempDir, Fault> {

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -276,11 +277,12 @@ static void check_in(int word) {
 }
 
 /* `pingpong rw|rwm FILE CLIENTS VISITS`: Samba's ping_pong -rw or -rwm, with counters of four bytes: each holds one of
-   CLIENTS + 1 locks, takes the next and then lets go of the last. Between two visits of one place every other client has
-   been there once: a steady visit. Ends when everyone has had that many of them, or after
-   20 seconds: one that is fast goes round alone until the others have come in. */
+   CLIENTS + 1 locks, takes the next and then lets go of the last. Nobody can overtake, so between two visits of one place every
+   other client has been there once: from when all are in until the first has gone, each increment is CLIENTS. Ends when
+   everyone has had that many such visits, or after 20 seconds: one that is fast goes round alone until the others have
+   come in. */
 static int pingpong(char **w) {
-    uint32_t clients = atoi(w[3]), places = clients + 1, wanted = atoi(w[4]), steady = 0, turn = 0, last[64] = {0};
+    uint32_t clients = atoi(w[3]), places = clients + 1, wanted = atoi(w[4]), steady = 0, other = 0, turn = 0, last[64] = {0};
     file = open(w[2], O_RDWR);
     if (file < 0 || places > 64) return error("open", w[2]), 1;
     if (w[1][2] == 'm') {
@@ -292,20 +294,83 @@ static int pingpong(char **w) {
     /* Where the file is not the same for all, nobody comes. */
     for (int i = 0; i < 3000 && word_at(100) < clients; i++) nap(1000);
     if (record_lock(file, F_WRLCK, 0)) return error("lock", w[2]), 1;
-    int met = 0;
+    check_in(102);
+    int met = 0, all_in = 0, judged[64] = {0};
     for (time_t end = time(0) + 20; !met && time(0) < end; turn++) {
         int here = turn % places;
         if (record_lock(file, F_WRLCK, (here + 1) % places)) return error("lock", w[2]), 1;
         uint32_t number = word_at(here);
-        int is_steady = turn >= places && number + 1 - last[here] == clients;
-        if (is_steady && ++steady == wanted) check_in(101);
+        /* The last visit here had all in, and nobody had gone when the number was read. */
+        if (judged[here] && word_at(101) < clients) {
+            if (number + 1 - last[here] != clients) other++;
+            else if (++steady == wanted) check_in(101);
+        }
+        judged[here] = all_in = all_in || word_at(102) >= clients;
         last[here] = number + 1;
         set_word(here, number + 1);
         if (record_lock(file, F_UNLCK, here)) error("unlock", w[2]);
         met = here == 0 && steady >= wanted && word_at(101) >= clients;
     }
-    printf("turns %u steady %u\n", turn, steady);
+    printf("turns %u steady %u other %u\n", turn, steady, other);
     return errors != 0;
+}
+
+/* The letter that /proc has for what a process does; 0 where there is none. */
+static char state_of(const char *process) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%s/stat", process);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return 0;
+    ssize_t len = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[len < 0 ? 0 : len] = 0;
+    char *name_ends = strrchr(text, ')');
+    return name_ends && name_ends[1] ? name_ends[2] : 0;
+}
+
+static int whole_lock(const char *how, int fd, int wait) {
+    struct flock lock = {.l_type = F_WRLCK};
+    return how[1] == 'c' ? fcntl(fd, wait ? F_SETLKW : F_SETLK, &lock) : flock(fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB);
+}
+
+/* `abandon fcntl|flock FILE`: a process that waits for the lock of all the file, and is killed while it does; its number. */
+static int abandon(char **w) {
+    int about[2];
+    char byte, number[16];
+    if (pipe(about)) return error("pipe", ""), 1;
+    pid_t child = fork();
+    if (child == 0) {
+        int fd = open(w[2], O_RDWR);
+        if (fd < 0 || write(about[1], "", 1) != 1 || whole_lock(w[1], fd, 1)) _exit(1);
+        for (;;) pause();
+    }
+    close(about[1]);
+    snprintf(number, sizeof number, "%d", child);
+    if (read(about[0], &byte, 1) != 1) return error("open", w[2]), 1;
+    /* What it sleeps in next is the call. */
+    for (int i = 0; i < 5000 && state_of(number) != 'S'; i++) nap(2000);
+    char before = state_of(number);
+    kill(child, SIGKILL);
+    printf("%s %c\n", number, before ? before : '-');
+    return errors != 0;
+}
+
+/* `gone PROCESS`: it is, within ten seconds. */
+static int gone(char **w) {
+    char state;
+    for (int i = 0; i < 5000 && (state = state_of(w[1])) && state != 'Z'; i++) nap(2000);
+    state = state_of(w[1]);
+    printf(state && state != 'Z' ? "still there, in state %c\n" : "gone\n", state);
+    return 0;
+}
+
+/* `have fcntl|flock FILE`: the lock of all the file is to be had, alone and within ten seconds; nobody is asked to wait. */
+static int have(char **w) {
+    int fd = open(w[2], O_RDWR), outcome = -1;
+    if (fd < 0) return error("open", w[2]), 1;
+    for (int i = 0; i < 5000 && (outcome = whole_lock(w[1], fd, 0)) && (errno == EAGAIN || errno == EACCES); i++) nap(2000);
+    puts(outcome ? strerrorname_np(errno) : "had");
+    return 0;
 }
 
 static void look(const char *path, int top) {
@@ -340,9 +405,11 @@ static int tree(char **w) {
     return errors != 0;
 }
 
+static const char *const FOLDERS[] = {"", "", "", "/x", "/y", "/x/z"};
+
+/* Mostly what is no folder, so that most calls find something there. */
 static void place(char *path, size_t len, const char *top) {
-    static const char *const FOLDERS[] = {"", "/x", "/y", "/x/z"};
-    snprintf(path, len, "%s%s/%c", top, FOLDERS[some(4)], some(3) ? 'a' + some(6) : 'x' + some(3));
+    snprintf(path, len, "%s%s/%c", top, FOLDERS[some(6)], some(8) ? 'a' + some(4) : 'x' + some(3));
 }
 
 /* `mix FOLDER ME TURNS SEED`: anything at all, as fsstress does. */
@@ -357,6 +424,7 @@ static int mix(char **w) {
         place(one, sizeof one, w[1]);
         place(other, sizeof other, w[1]);
         int what = some(16), outcome = 0, fd = -1;
+        if (what < 2 && some(4)) snprintf(one, sizeof one, "%s%s", w[1], FOLDERS[3 + some(3)]);
         struct stat st;
         const char *name = (const char *[]){"mkdir", "mkdir", "create", "append", "write", "read", "truncate", "unlink",
                                             "rmdir", "rename", "link", "symlink", "stat", "list", "chmod", "exchange"}[what];
@@ -400,7 +468,8 @@ static const struct {
     int (*perform)(char **);
 } WORKS[] = {
     {"append", 3, append}, {"excl", 3, excl}, {"storm", 4, storm}, {"replace", 3, replace}, {"watch", 3, watch},
-    {"maildir", 4, maildir}, {"count", 4, count}, {"pingpong", 4, pingpong}, {"tree", 1, tree}, {"mix", 4, mix},
+    {"maildir", 4, maildir}, {"count", 4, count}, {"pingpong", 4, pingpong}, {"abandon", 2, abandon}, {"gone", 1, gone},
+    {"have", 2, have}, {"tree", 1, tree}, {"mix", 4, mix},
 };
 
 int work(int count, char **words) {

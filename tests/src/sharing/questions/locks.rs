@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{hold, number};
+use super::{hold, number, word};
 use crate::sharing::table::{A, B, H, Table, read};
 use crate::sharing::{Fault, Group, Promised, Question, turns};
 
-pub(super) const LOCKS: [Question; 7] = [
+pub(super) const LOCKS: [Question; 8] = [
     question(
         "lock-held",
         "A record lock of one refuses the others, GETLK shows it, and closing the file lets it go",
@@ -28,6 +28,12 @@ pub(super) const LOCKS: [Question; 7] = [
         ping_pong,
     ),
     question("killed", "A guest that is killed leaves no lock behind", killed).and_auto(),
+    question(
+        "killed-waiting",
+        "A program that is killed while it waits for a lock leaves none behind once that is let go",
+        killed_waiting,
+    )
+    .and_auto(),
 ];
 
 const fn question(
@@ -136,10 +142,11 @@ fn ping_pong(table: &mut Table) -> Result<String, Fault> {
 /// What several `party pingpong` come to, and the file that they leave: the sum of all turns.
 ///
 /// # Errors
-/// [`Fault::Wrong`] where a turn is lost, or one of them has not had `wanted` visits with the others' between.
+/// [`Fault::Wrong`] where a turn is lost, where one of them has not had `wanted` visits with all others' between, or has had
+/// one with more or fewer between while all were at it.
 pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fault> {
-    let figures = |at| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
-    let (passed, steady) = (figures(1)?, figures(3)?);
+    let figures = |at: usize| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
+    let (passed, steady, other) = (figures(1)?, figures(3)?, figures(5)?);
     let counters = file.chunks(4).take(said.len() + 1);
     let counted: u64 =
         counters.map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))).sum();
@@ -147,6 +154,9 @@ pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fa
     hold(counted == sum, || format!("{counted} of {sum} turns are counted"))?;
     hold(steady.iter().all(|steady| *steady >= wanted), || {
         format!("the increment was {} at only {steady:?} of {passed:?} visits", said.len())
+    })?;
+    hold(other.iter().all(|other| *other == 0), || {
+        format!("the increment was not {} at {other:?} visits while all were at it", said.len())
     })?;
     Ok(sum)
 }
@@ -165,4 +175,50 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     // Whoever waits has it, however long the daemon takes to see that its guest is gone.
     table.step(B, "run $party count fcntl f 1 1 && timeout 15 flock f true && echo free", "turns 1\nfree")?;
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
+}
+
+/// On virtio-fs nobody tells the daemon that a caller who waits has been killed: it waits on until the lock comes.
+fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
+    table.step(H, "put f content", "ok")?;
+    for holder in [A, B, H] {
+        for (how, lock, unlock) in
+            [("fcntl", "lock z w 0 0", "lock z u 0 0"), ("flock", "flock z x", "flock z u")]
+        {
+            table.talk(&[(holder, "open z rw f", "ok"), (holder, lock, "ok")])?;
+            let said = table.says(B, &format!("run $party abandon {how} f"))?;
+            hold(word(&said, 1) == "S", || format!("it did not wait for {how} of {holder:?}: {said}"))?;
+            let gone = format!("run $party gone {}", word(&said, 0));
+            table.step(holder, unlock, "ok")?;
+            let have = format!("run $party have {how} f");
+            table.talk(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
+            // And now that it can have no more.
+            table.talk(&[
+                (H, &have, "had"),
+                (A, &have, "had"),
+                (B, &have, "had"),
+                (holder, "close z", "ok"),
+            ])?;
+        }
+    }
+    Ok("killed at 6 locks of two guests and the host".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_too_many_a_lost_turn_and_a_few_visits_are_wrong() {
+        let file: Vec<u8> = [4_u32, 3, 3].into_iter().flat_map(u32::to_le_bytes).collect();
+        let said = |turns, steady, other| {
+            vec![
+                "turns 5 steady 4 other 0".to_owned(),
+                format!("turns {turns} steady {steady} other {other}"),
+            ]
+        };
+        assert_eq!(steady_turns(&said(5, 4, 0), &file, 4).unwrap(), 10);
+        for (turns, steady, other) in [(6, 4, 0), (5, 3, 0), (5, 4, 1)] {
+            steady_turns(&said(turns, steady, other), &file, 4).unwrap_err();
+        }
+    }
 }

@@ -172,7 +172,13 @@ fn maildir(table: &mut Table) -> Result<String, Fault> {
 fn mix(table: &mut Table) -> Result<String, Fault> {
     let (count, seed) = (turns(1500), seed());
     table.step(H, "mkdir top", "ok")?;
-    table.together(&format!("$party mix top {{me}} {count} {seed}"), limit())?;
+    let said = table.together(&format!("$party mix top {{me}} {count} {seed}"), limit())?;
+    for text in &said {
+        let (done, of) = (number(text, 1)?, number(text, 3)?);
+        hold(of == u64::from(count) && done * 4 >= of, || {
+            format!("seed {seed}: too little was done: {text}")
+        })?;
+    }
     let mut trees = table.together("$party tree top | sort", limit())?;
     let host = trees.pop().unwrap_or_default();
     for (guest, tree) in trees.iter().enumerate() {

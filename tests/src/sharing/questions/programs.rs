@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::hold;
-use crate::sharing::table::{A, B, Table};
+use crate::sharing::table::{A, B, H, Table, Who};
 use crate::sharing::{Fault, Group, Promised, Question, turns};
 
 pub(super) const PROGRAMS: [Question; 3] = [
@@ -16,13 +16,13 @@ pub(super) const PROGRAMS: [Question; 3] = [
     .and_auto(),
     question(
         "sqlite-rollback",
-        "Guests that write one SQLite database at once lose no row, and it stays sound",
+        "Guests and the host that write one SQLite database at once lose no row, and it stays sound",
         Group::Databases,
         rollback,
     ),
     question(
         "sqlite-wal",
-        "The same with a write-ahead log, whose index is a shared mapping: none is lost, whether all may write or not",
+        "The same with a write-ahead log, whose index is a shared mapping: no row is lost, or each guest is refused where nothing can be mapped",
         Group::Databases,
         wal,
     ),
@@ -72,35 +72,39 @@ fn git(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{wanted} commits"))
 }
 
-/// A row at a time, each in a transaction of its own, ten for each start of the program. It prints one line for each row
-/// that was committed; where SQLite complains, the guest does `otherwise`.
+/// Writes a row at a time, each in a transaction of its own, ten for each start of the program. It prints one line for each
+/// row that was committed; where SQLite complains, the guest does `otherwise`. The host, being faster, leaves time to others.
 fn insert(seconds: u32, otherwise: &str) -> String {
     let row =
         "begin immediate; insert into t(who) values({me}); update n set n = n + 1; commit; select 'row';";
     let rows = row.repeat(10);
     format!(
         "end=$(($(date +%s) + {seconds})); while [ $(date +%s) -lt $end ]; do \
-         echo \".timeout 30000\n{rows}\" | sqlite3 -bail base > /tmp/rows 2> /tmp/why; code=$?; \
-         grep row /tmp/rows; [ $code = 0 ] || {{ {otherwise}; }}; done"
+         printf '%s\\n' '.timeout 30000' \"{rows}\" | sqlite3 -bail base > $HOME/rows 2> $HOME/why; code=$?; \
+         grep row $HOME/rows; [ $code = 0 ] || {{ {otherwise}; }}; \
+         [ {{me}} -lt $(({{all}} - 1)) ] || sleep 0.1; done"
     )
 }
 
 const TABLES: &str =
     "create table t(id integer primary key, who int); create table n(n int); insert into n values(0);";
 
-/// The seconds for which the guests write.
-fn seconds() -> u32 {
-    std::env::var("PINHOLE_SHARING_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+/// For all that write a database for so long.
+fn patience(seconds: u32) -> Duration {
+    limit() + Duration::from_secs(u64::from(seconds))
 }
 
-/// Everyone's rows, counted by a guest that has it from the database itself.
-fn sound(table: &mut Table, committed: u64) -> Result<(), Fault> {
-    let check =
-        "run echo 'pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1";
-    for guest in [A, B] {
-        let said = table.says(guest, check)?;
+/// Everyone's rows, counted by each in turn in the database itself, after `first` has been said to SQLite.
+fn sound(table: &mut Table, those: &[Who], first: &str, committed: u64) -> Result<(), Fault> {
+    let check = format!(
+        "run echo '{first} pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1"
+    );
+    for who in those {
+        let said = table.says(*who, &check)?;
         let wanted = format!("ok\n{committed}\n{committed}");
-        hold(said == wanted, || format!("{committed} rows were committed; the database says: {said}"))?;
+        hold(said == wanted, || {
+            format!("{committed} rows were committed; the database says to {who:?}: {said}")
+        })?;
     }
     Ok(())
 }
@@ -109,41 +113,64 @@ fn committed(said: &[String]) -> u64 {
     said.iter().flat_map(|text| text.lines()).filter(|line| *line == "row").count() as u64
 }
 
-fn rollback(table: &mut Table) -> Result<String, Fault> {
-    table.step(A, &format!("run sqlite3 base \"{TABLES}\""), "")?;
-    let said = table.guests(
-        &insert(seconds(), "cat /tmp/why; exit 1"),
-        limit() + Duration::from_secs(u64::from(seconds())),
-    )?;
-    let rows = committed(&said);
-    sound(table, rows)?;
-    let each: Vec<_> = said.iter().map(|text| committed(std::slice::from_ref(text))).collect();
-    hold(each.iter().all(|rows| *rows > 0), || format!("rows of each guest: {each:?}"))?;
-    Ok(format!("{rows} rows"))
+/// How many rows each has committed.
+fn by_each(said: &[String]) -> Vec<u64> {
+    said.iter().map(|text| committed(std::slice::from_ref(text))).collect()
 }
 
-/// SQLite's words where it cannot have the memory that a write-ahead log needs, or another guest has it.
-const REFUSALS: [&str; 4] =
-    ["locking protocol", "unable to open database file", "disk I/O error", "database is locked"];
+fn rollback(table: &mut Table) -> Result<String, Fault> {
+    table.step(A, &format!("run sqlite3 base \"{TABLES}\""), "")?;
+    let seconds = table.seconds();
+    let said = table.together(&insert(seconds, "cat $HOME/why; exit 1"), patience(seconds))?;
+    let (rows, each) = (committed(&said), by_each(&said));
+    sound(table, &[A, B, H], "", rows)?;
+    hold(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}"))?;
+    Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host"))
+}
 
 fn wal(table: &mut Table) -> Result<String, Fault> {
     let make = format!("run sqlite3 /tmp/base \"pragma journal_mode=wal; {TABLES}\" && cp /tmp/base base");
     table.step(A, &make, "wal")?;
-    let patience = limit() + Duration::from_secs(u64::from(seconds()));
-    let said = table.guests(&insert(seconds(), "echo refused: $(cat /tmp/why); break"), patience)?;
-    let rows = committed(&said);
-    let refusals: Vec<&str> =
-        said.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("refused:")).collect();
-    let known = |line: &&&str| !REFUSALS.iter().any(|words| line.contains(words));
-    hold(!refusals.iter().any(|line| known(&line)), || refusals.join("; "))?;
-    // What the host has, without the mapping.
-    let check = "run rm -rf /tmp/copy; mkdir /tmp/copy; cp base* /tmp/copy; rm -f /tmp/copy/base-shm; cd /tmp/copy; \
-                 echo 'pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1";
-    let said = table.says(A, check)?;
-    hold(said == format!("ok\n{rows}\n{rows}"), || {
-        format!("{rows} rows were committed; the database says: {said}")
-    })?;
-    Ok(refusals.first().map_or_else(|| format!("{rows} rows"), |line| format!("{rows} rows, and {line}")))
+    if table.subject().maps_shared() { wal_in_turns(table) } else { wal_refused(table) }
+}
+
+/// What SQLite says of each complaint, one line each.
+fn refusals(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| line.starts_with("refused:"))
+}
+
+/// Where the log's index can be mapped: one of them at a time has it, and nobody's row is lost.
+fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
+    // What SQLite says where another has the index, or the database.
+    const BUSY: [&str; 2] = ["locking protocol", "database is locked"];
+    let seconds = table.seconds();
+    let said = table.together(&insert(seconds, "echo refused: $(cat $HOME/why)"), patience(seconds))?;
+    let (rows, each) = (committed(&said), by_each(&said));
+    let busy: Vec<&str> = said.iter().flat_map(|text| refusals(text)).collect();
+    let other = busy.iter().find(|line| !BUSY.iter().any(|words| line.contains(words)));
+    hold(other.is_none(), || format!("{other:?} beside {each:?} rows"))?;
+    hold(rows > 0, || format!("nobody wrote a row: {:?}", busy.first()))?;
+    sound(table, &[A, B, H], "", rows)?;
+    let busy = if busy.is_empty() { String::new() } else { format!(", locked {} times", busy.len()) };
+    Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host{busy}"))
+}
+
+/// Where it cannot: no guest writes, each is told why, and the database is as it was.
+fn wal_refused(table: &mut Table) -> Result<String, Fault> {
+    // What SQLite says where the mapping fails, or another guest is just finding that out.
+    const WORDS: [&str; 4] =
+        ["disk I/O error", "unable to open database file", "locking protocol", "database is locked"];
+    let seconds = table.seconds();
+    let said = table.guests(&insert(seconds, "echo refused: $(cat $HOME/why); break"), patience(seconds))?;
+    let rows = by_each(&said);
+    hold(rows.iter().all(|rows| *rows == 0), || format!("rows of each guest: {rows:?}"))?;
+    let is_told = |text: &str| refusals(text).any(|line| WORDS.iter().any(|words| line.contains(words)));
+    hold(said.iter().all(|text| is_told(text)), || format!("not refused: {}", said.join("; ")))?;
+    // With this, SQLite has no index that others could share, and needs no mapping.
+    sound(table, &[A, B], ".output /dev/null\npragma locking_mode=exclusive;\n.output stdout\n", 0)?;
+    sound(table, &[H], "", 0)?;
+    let first = said.iter().flat_map(|text| refusals(text)).next().unwrap_or_default();
+    Ok(format!("to each guest {first}"))
 }
 
 #[cfg(test)]
