@@ -149,7 +149,7 @@ fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
     let busy: Vec<&str> = said.iter().flat_map(|text| refusals(text)).collect();
     let other = busy.iter().find(|line| !BUSY.iter().any(|words| line.contains(words)));
     hold(other.is_none(), || format!("{other:?} beside {each:?} rows"))?;
-    hold(rows > 0, || format!("nobody wrote a row: {:?}", busy.first()))?;
+    hold(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}; {:?}", busy.first()))?;
     sound(table, &[A, B, H], "", rows)?;
     let busy = if busy.is_empty() { String::new() } else { format!(", locked {} times", busy.len()) };
     Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host{busy}"))
