@@ -144,8 +144,8 @@ pub const LOCK_WAITERS_MAX: usize = 1024;
 /// has just locked.
 pub const LOCK_RETRY_MIN: std::time::Duration = std::time::Duration::from_micros(100);
 
-/// The longest time between two tries: so late a lock is taken at most that another daemon or a host process has given
-/// back. Each try costs a microsecond.
+/// The longest time between two tries: so late a lock is tried at most that another daemon or a host process has given
+/// back, where few wait. Each try costs a microsecond.
 pub const LOCK_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The same for who has waited for more than ten seconds: then it is a thousandth of that, and at most this, so that many

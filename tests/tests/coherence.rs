@@ -334,14 +334,26 @@ fn length_and_times_are_right_after_another_guest_has_written_or_truncated() {
 /// The names of all tests in the suites and the daemon.
 fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders =
-        ["tests", "tests/linearizable", "../daemon/src/cli", "../daemon/src/host", "../daemon/tests"];
+    let folders = [
+        "tests",
+        "tests/linearizable",
+        "../daemon/src/cli",
+        "../daemon/src/host",
+        "../daemon/src/session",
+        "../daemon/tests",
+    ];
     let files = folders.into_iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
     let texts = files.map(|file| file.unwrap().path()).filter(|path| path.is_file());
     let names = |path: PathBuf| {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.trim().strip_prefix("fn "));
-        lines.filter_map(|rest| rest.split('(').next().map(str::to_owned)).collect::<Vec<_>>()
+        let mut lines = text.lines().map(str::trim);
+        let mut found = Vec::new();
+        // A helper has a name as well; a test has this line before it.
+        while lines.any(|line| line == "#[test]") {
+            let declared = lines.find_map(|line| line.strip_prefix("fn "));
+            found.extend(declared.and_then(|rest| rest.split('(').next().map(str::to_owned)));
+        }
+        found
     };
     texts.flat_map(names).collect()
 }

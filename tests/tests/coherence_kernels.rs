@@ -4,10 +4,10 @@
 //! Needs root and /dev/fuse.
 #![cfg(test)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,27 @@ fn auto_shows_attributes_and_names_at_most_their_timeouts_old() {
     }
 }
 
+/// Times, mode, owner and links.
+fn all_but_length(of: &Metadata) -> ([i64; 4], [u64; 4]) {
+    let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()];
+    (times, [of.mode().into(), of.uid().into(), of.gid().into(), of.nlink()])
+}
+
+/// Gives `file` of a folder another mode, another owner, a second name and its first one alone, one after the other; after
+/// each it is what `look` says.
+fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata) {
+    let (file, second) = (folder.join("file"), folder.join("second"));
+    fs::set_permissions(&file, Permissions::from_mode(0o600 + round)).unwrap();
+    assert_eq!(look().mode(), 0o100_600 + round);
+    chown(&file, Some(1000 + round), Some(2000 + round)).unwrap();
+    let host = look();
+    assert_eq!((host.uid(), host.gid()), (1000 + round, 2000 + round));
+    fs::hard_link(&file, &second).unwrap();
+    assert_eq!(look().nlink(), 2);
+    fs::remove_file(&second).unwrap();
+    assert_eq!(look().nlink(), 1);
+}
+
 #[test]
 fn strict_never_shows_an_attribute_a_name_or_a_byte_that_is_stale() {
     let two = Two::new(&["--cache=strict"]);
@@ -161,12 +182,17 @@ fn strict_never_shows_an_attribute_a_name_or_a_byte_that_is_stale() {
         let change = OpenOptions::new().write(true).open(writer.join("file")).unwrap();
         for round in 0..50_u64 {
             change.write_all_at(&round.to_le_bytes(), round * 3).unwrap();
-            let host = two.mounts.host().join("file").metadata().unwrap();
-            for seen in [seen.metadata().unwrap(), held.metadata().unwrap()] {
-                assert_eq!(seen.len(), round * 3 + 8);
-                assert_eq!((seen.mtime(), seen.mtime_nsec()), (host.mtime(), host.mtime_nsec()));
-                assert_eq!((seen.ctime(), seen.ctime_nsec()), (host.ctime(), host.ctime_nsec()));
-            }
+            let host = two.mounts.host().join("file");
+            let as_the_host_says = || {
+                let host = host.metadata().unwrap();
+                for seen in [seen.metadata().unwrap(), held.metadata().unwrap()] {
+                    assert_eq!(seen.len(), round * 3 + 8);
+                    assert_eq!(all_but_length(&seen), all_but_length(&host), "round {round}");
+                }
+                host
+            };
+            as_the_host_says();
+            change_all_but_length(&writer, u32::try_from(round).unwrap(), as_the_host_says);
             let mut bytes = [0; 8];
             held.read_exact_at(&mut bytes, round * 3).unwrap();
             assert_eq!(bytes, round.to_le_bytes(), "in what was open before");

@@ -2,8 +2,9 @@
 //! nothing else, is whoever comes next served, and do the others never notice?
 //!
 //! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a journal of what it asked
-//! for and what it was told (`tests/src/kills/`), and which takes locks that have to end with it; another guest works beside it all the while, through a daemon of its own on
-//! the same share. `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
+//! for and what it was told (`tests/src/kills/`). It takes locks that have to end with it, has a flock all the while, and waits
+//! for a lock that another has: the guest that works beside it, through a daemon of its own on the same share.
+//! `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
 #![cfg(test)]
 
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};
@@ -15,15 +16,16 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{self, Lock, host_locks};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, Setup, eventually};
 use pinhole_tests::guest::Guest;
-use pinhole_tests::kills::{Journal, Player, Random, SETUP, Said, Thing, Tree};
+use pinhole_tests::kills::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -100,9 +102,22 @@ impl Drop for Supervisor {
     }
 }
 
-/// Works beside the others until it is told to stop; each answer must be right.
+/// Whether anybody has a lock on it, of whichever family.
+fn is_locked(file: &Path) -> bool {
+    !host_locks(file).unwrap().is_empty()
+}
+
+/// What is asked of the bystander.
+enum Order {
+    /// To let go of the lock that it has, and to take it again.
+    LockAnew,
+    End,
+}
+
+/// Works beside the others until it is told to stop; each answer must be right. It has the lock for which they wait.
 struct Bystander {
-    stop: Arc<AtomicBool>,
+    orders: Sender<Order>,
+    done: Receiver<()>,
     thread: JoinHandle<Player>,
     folder: PathBuf,
     _daemon: Serving,
@@ -114,26 +129,43 @@ impl Bystander {
         fs::create_dir(share.host("bystander")).unwrap();
         let client = Client::connect(daemon.socket(), SETUP).unwrap().0;
         let mut player = Player::new(client, "bystander", seed, 3).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let locked = player.client().open(AWAITED, O_RDWR).unwrap();
+        assert_eq!(player.client().set(locked, AWAITED_LOCK).unwrap(), 0);
+        let (orders, ordered) = channel();
+        let (does, done) = channel();
+        let awaited = share.host(AWAITED);
         let thread = std::thread::spawn(move || {
-            player
-                .work(true, |_, said| {
-                    if said == Said::Done {
-                        // It is to be there, not to take the machine from the others.
-                        std::thread::park_timeout(Duration::from_millis(1));
-                    }
-                    Ok(!stopped.load(Ordering::Acquire))
-                })
-                .unwrap();
-            player
+            loop {
+                let mut order = None;
+                player
+                    .work(true, |_, said| {
+                        if said == Said::Done {
+                            // It is to be there, not to take the machine from the others.
+                            std::thread::park_timeout(Duration::from_millis(1));
+                        }
+                        order = order.take().or_else(|| ordered.try_recv().ok());
+                        Ok(order.is_none())
+                    })
+                    .unwrap();
+                if !matches!(order, Some(Order::LockAnew)) {
+                    return player;
+                }
+                lock_anew(player.client(), locked, &awaited);
+                does.send(()).unwrap();
+            }
         });
-        Self { stop, thread, folder: share.host("bystander"), _daemon: daemon }
+        Self { orders, done, thread, folder: share.host("bystander"), _daemon: daemon }
+    }
+
+    /// The lock for which a guest waited that is no more is nobody else's.
+    fn can_lock(&self) {
+        self.orders.send(Order::LockAnew).unwrap();
+        self.done.recv_timeout(LIMIT).expect("the bystander locks again");
     }
 
     /// Ends it: it has noticed nothing.
     fn end(self) {
-        self.stop.store(true, Ordering::Release);
+        self.orders.send(Order::End).unwrap();
         let player = self.thread.join().expect("a bystander was disturbed");
         let mut expected = Tree::default();
         for lane in player.lanes() {
@@ -144,6 +176,13 @@ impl Bystander {
     }
 }
 
+fn lock_anew(guest: &mut Client, file: Opened, on_host: &Path) {
+    assert_eq!(guest.set(file, AWAITED_LOCK.to(locks::UNLOCK)).unwrap(), 0);
+    assert!(!is_locked(on_host), "a guest that is no more has got the lock for which it waited");
+    assert_eq!(guest.set(file, AWAITED_LOCK).unwrap(), 0);
+    assert!(is_locked(on_host));
+}
+
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
 enum Aim {
@@ -151,7 +190,7 @@ enum Aim {
     Outside,
     Vmm,
     Both,
-    /// Nobody: the guest begins anew in the middle of its work.
+    /// Nobody: the guest begins anew in the middle of its work. No kill.
     Guest,
 }
 
@@ -168,8 +207,12 @@ fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) 
 }
 
 /// Lets a guest work, cuts it off, and holds what it leaves against its journal.
-fn round(share: &Share, supervisor: &Supervisor, number: u64, random: &mut Random) -> (PathBuf, Tree) {
-    let aim = AIMS[usize::try_from(random.below(AIMS.len() as u64)).unwrap()];
+fn round(
+    share: &Share,
+    supervisor: &Supervisor,
+    (number, aim): (u64, Aim),
+    random: &mut Random,
+) -> (PathBuf, Tree) {
     let (seed, after) = (random.below(1 << 40), random.below(300));
     let what = format!("kill {number}: {aim:?} after {after}, seed {seed}");
     let name = format!("folder-{number}");
@@ -188,6 +231,8 @@ fn round(share: &Share, supervisor: &Supervisor, number: u64, random: &mut Rando
         aimed = true;
         // Not only when something has just been answered.
         std::thread::park_timeout(Duration::from_micros(random.below(400)));
+        // One that begins anew by itself may have done so by now.
+        assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: it has no flock");
         match aim {
             Aim::Serving | Aim::Outside => {
                 supervisor.kill(matches!(aim, Aim::Outside));
@@ -209,17 +254,34 @@ fn round(share: &Share, supervisor: &Supervisor, number: u64, random: &mut Rando
     for name in tree.0.iter().filter_map(|(name, thing)| matches!(thing, Thing::File(_)).then_some(name)) {
         assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is locked by nobody");
     }
+    assert!(!is_locked(&share.host(HELD)), "{what}: its flock is left");
     (folder, tree)
 }
 
-fn kill_many(count: u64, seed: u64) {
+/// How many rounds had each aim.
+type Tally = BTreeMap<String, u64>;
+
+/// Plays rounds until so many have killed somebody.
+fn kill_many(count: u64, seed: u64) -> Tally {
     println!("seed {seed}");
     let share = Share::new().unwrap();
+    for name in [HELD, AWAITED] {
+        fs::write(share.host(name), "").unwrap();
+    }
     let (supervisor, bystander) = (Supervisor::new(&share), Bystander::new(&share, seed));
     let mut random = Random::new(seed);
-    let mut left = Vec::new();
-    for number in 0..count {
-        left.push(round(&share, &supervisor, number, &mut random));
+    let (mut left, mut tally, mut kills) = (Vec::new(), Tally::new(), 0);
+    let mut names: BTreeSet<String> = ["bystander", HELD, AWAITED].map(str::to_owned).into();
+    for number in 0.. {
+        if kills == count {
+            break;
+        }
+        let aim = AIMS[usize::try_from(random.below(AIMS.len() as u64)).unwrap()];
+        left.push(round(&share, &supervisor, (number, aim), &mut random));
+        names.insert(format!("folder-{number}"));
+        bystander.can_lock();
+        kills += u64::from(!matches!(aim, Aim::Guest));
+        *tally.entry(format!("{aim:?}")).or_default() += 1;
         // What was right stays as it is, whoever is killed later.
         if left.len() == 20 {
             for (folder, tree) in left.drain(..) {
@@ -228,6 +290,11 @@ fn kill_many(count: u64, seed: u64) {
         }
     }
     bystander.end();
+    let found = fs::read_dir(share.host("")).unwrap();
+    let found: BTreeSet<String> =
+        found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(found, names, "names in the share's root that nobody gave");
+    tally
 }
 
 #[test]
@@ -235,12 +302,19 @@ fn what_was_acknowledged_is_on_the_host_and_nothing_else_whoever_is_killed() {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let kills = number("PINHOLE_KILLS").unwrap_or(200);
     let seed = number("PINHOLE_KILLS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let mut tally = Tally::new();
     std::thread::scope(|scope| {
         let threads = [0, 1].map(|half| scope.spawn(move || kill_many(kills.div_ceil(2), seed + half)));
         for thread in threads {
-            thread.join().expect("see above");
+            for (aim, count) in thread.join().expect("see above") {
+                *tally.entry(aim).or_default() += count;
+            }
         }
     });
+    let reboots = tally.remove(&format!("{:?}", Aim::Guest)).unwrap_or_default();
+    let killed: u64 = tally.values().sum();
+    assert!(killed >= kills, "{killed} of {kills}");
+    println!("{killed} kills: {tally:?}; beside them {reboots} reboots");
 }
 
 /// What a guest has of a daemon that is then killed, and a share with as many other files.
@@ -401,7 +475,7 @@ fn last_done(output: &[u8]) -> Option<u64> {
 }
 
 /// Holds what a real guest has left against what it said.
-fn check_work(folder: &std::path::Path, done: u64) {
+fn check_work(folder: &Path, done: u64) {
     let mut names: BTreeSet<String> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

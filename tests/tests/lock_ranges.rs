@@ -1,5 +1,6 @@
 //! Are the ranges that a guest locks those of a model that knows each byte? Random locks of two owners in one guest,
-//! and two witnesses after each: a guest of another daemon by GETLK, and the host's own list.
+//! and two witnesses after each: a guest of another daemon by GETLK, and the host's own list. And how many may there be, in
+//! one file, and in all under a policy that counts them?
 #![cfg(test)]
 
 use pinhole_tests::daemon::Serving;
@@ -12,6 +13,7 @@ use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const EAGAIN: i32 = 11;
+const ENOLCK: i32 = 37;
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
 /// Bytes of which each may be locked by itself; one more stands for all that follow.
 const BYTES: u64 = 24;
@@ -171,7 +173,6 @@ fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
 #[test]
 fn one_file_has_so_many_ranges_and_no_more() {
     const MOST: u64 = 1024;
-    const ENOLCK: i32 = 37;
     let _alone = alone();
     let share = Share::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();
@@ -196,4 +197,55 @@ fn one_file_has_so_many_ranges_and_no_more() {
     let whole = HostLock { family: "OFDLCK".to_owned(), start: 0, end: TO_THE_END, write: false };
     assert_eq!(host_locks(&share.host("file")).unwrap(), [whole]);
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);
+}
+
+/// A guest under a policy that allows so many locks.
+fn limited(share: &Share, limit: u32) -> (Client, Serving) {
+    let policy = share.folder().join("policy.toml");
+    fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();
+    let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();
+    (Client::connect(daemon.socket(), SETUP).unwrap().0, daemon)
+}
+
+#[test]
+fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    let (mut guest, _daemon) = limited(&share, 3);
+    let files: Vec<Opened> = (0..4)
+        .map(|number| {
+            let name = format!("file-{number}");
+            fs::write(share.host(&name), "x").unwrap();
+            guest.open(&name, 2).unwrap()
+        })
+        .collect();
+    let write = |owner| Lock::posix(WRITE, owner, 0, 9);
+    for (owner, file) in (1..4).zip(&files) {
+        assert_eq!(guest.set(*file, write(owner)).unwrap(), 0);
+    }
+    assert_eq!(guest.set(files[3], write(4)).unwrap(), ENOLCK);
+    let waits = guest.set_and_wait(files[3], write(4)).unwrap();
+    assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
+    // Asking and giving back need none.
+    assert_eq!(guest.get(files[3], write(4)).unwrap(), None);
+    assert_eq!(guest.set(files[0], write(1).to(UNLOCK)).unwrap(), 0);
+    assert_eq!(guest.set(files[3], write(4)).unwrap(), 0);
+    assert_eq!(guest.set(files[0], write(1)).unwrap(), ENOLCK);
+    assert_eq!(guest.flush(files[1], 2).unwrap(), 0);
+    assert_eq!(guest.set(files[0], write(1)).unwrap(), 0);
+}
+
+#[test]
+fn ranges_of_one_owner_count_each() {
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 64]).unwrap();
+    let (mut guest, _daemon) = limited(&share, 8);
+    let file = guest.open("file", 2).unwrap();
+    let byte = |number: u64| Lock::posix(WRITE, 1, number * 2, number * 2);
+    let held = (0..64).filter(|number| guest.set(file, byte(*number)).unwrap() == 0).count();
+    assert!(held <= 8, "{held} ranges under a limit of 8");
+    assert!(host_locks(&share.host("file")).unwrap().len() <= 8);
+    assert_eq!(guest.flush(file, 1).unwrap(), 0);
+    assert_eq!(guest.set(file, byte(0)).unwrap(), 0);
 }

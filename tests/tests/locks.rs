@@ -7,7 +7,9 @@
 use pinhole_protocol::InitFlags;
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, Opened, Share};
-use pinhole_tests::frontend::frame::opcode::{DESTROY, FLUSH, GETLK, OPENDIR, SETLK, SETLKW};
+use pinhole_tests::frontend::frame::opcode::{
+    DESTROY, FLUSH, FORGET, GETATTR, GETLK, OPENDIR, SETLK, SETLKW,
+};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{
     HostLock, InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
@@ -26,6 +28,7 @@ const EBADF: i32 = 9;
 const EAGAIN: i32 = 11;
 const EINVAL: i32 = 22;
 const ENOLCK: i32 = 37;
+const ESTALE: i32 = 116;
 const LOCKS: InitFlags = InitFlags::POSIX_LOCKS.union(InitFlags::FLOCK_LOCKS);
 const NOTHING: Vec<HostLock> = Vec::new();
 /// So many descriptors that a thousand requests fit.
@@ -384,6 +387,38 @@ fn a_release_ends_what_was_locked_through_its_handle_alone() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
+/// A guest's kernel forgets a node that its programs have open only where it is odd; nothing hangs on it.
+#[test]
+fn a_forget_of_a_locked_files_node_leaves_its_locks_until_the_release() {
+    let mut scene = Scene::new(2);
+    let (file, elsewhere) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));
+    assert_eq!(scene.guest(0).set(file, write(1, 0, 9)).unwrap(), 0);
+    assert_eq!(scene.guest(0).set(file, Lock::flock(WRITE, 1)).unwrap(), 0);
+    let forget = Frame::new(FORGET, file.0).u64(1).message();
+    assert!(scene.guest(0).guest.raw(0, &forget, 0).unwrap().is_unanswered());
+    let flock = HostLock { family: "FLOCK".to_owned(), start: 0, end: TO_THE_END, write: true };
+    assert_eq!(scene.on_host(), [flock, posix(true, 0, 9)]);
+    assert_eq!(scene.guest(1).set(elsewhere, write(1, 9, 9)).unwrap(), EAGAIN);
+    assert_eq!(scene.guest(0).release(file, Some(1)).unwrap(), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+    assert_eq!(scene.guest(1).set(elsewhere, write(1, 9, 9)).unwrap(), 0);
+    let asked = Frame::new(GETATTR, file.0).u32(0).u32(0).u64(0);
+    assert_eq!(scene.guest(0).errno(asked, 104).unwrap(), ESTALE, "the node was forgotten");
+}
+
+#[test]
+fn a_release_ends_the_flock_of_its_handle_also_where_it_does_not_say_so() {
+    let mut scene = Scene::new(1);
+    let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
+    let guest = scene.guest(0);
+    assert_eq!(guest.set(first, Lock::flock(WRITE, 11)).unwrap(), 0);
+    assert_eq!(guest.set(second, Lock::flock(WRITE, 12)).unwrap(), EAGAIN);
+    assert_eq!(guest.release(first, None).unwrap(), 0);
+    assert_eq!(guest.set(second, Lock::flock(WRITE, 12)).unwrap(), 0);
+    assert_eq!(guest.release(second, None).unwrap(), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+}
+
 /// Everything that ends a guest ends its locks: `end` does it, and `waits` where it comes a little later.
 fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
     let mut scene = Scene::new(2);
@@ -524,53 +559,6 @@ fn a_handle_of_another_guest_locks_nothing() {
         assert_eq!(scene.guest(1).set((node, file.1), lock).unwrap(), EBADF, "{lock:?}");
     }
     assert_eq!(scene.on_host(), NOTHING);
-}
-
-fn limited(limit: u32) -> (Scene, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let policy = folder.path().join("policy.toml");
-    fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();
-    (Scene::with(1, &["--policy", policy.to_str().unwrap()]), folder)
-}
-
-#[test]
-fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
-    let (mut scene, _policy) = limited(3);
-    let files: Vec<Opened> = (0..4)
-        .map(|number| {
-            let name = format!("file-{number}");
-            fs::write(scene.share.host(&name), "x").unwrap();
-            scene.guest(0).open(&name, O_RDWR).unwrap()
-        })
-        .collect();
-    let guest = scene.guest(0);
-    for (owner, file) in (1..4).zip(&files) {
-        assert_eq!(guest.set(*file, write(owner, 0, 9)).unwrap(), 0);
-    }
-    let more = write(4, 0, 9);
-    assert_eq!(guest.set(files[3], more).unwrap(), ENOLCK);
-    let waits = guest.set_and_wait(files[3], more).unwrap();
-    assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
-    // Asking and giving back need none.
-    assert_eq!(guest.get(files[3], more).unwrap(), None);
-    assert_eq!(guest.set(files[0], write(1, 0, 9).to(UNLOCK)).unwrap(), 0);
-    assert_eq!(guest.set(files[3], more).unwrap(), 0);
-    assert_eq!(guest.set(files[0], write(1, 0, 9)).unwrap(), ENOLCK);
-    assert_eq!(guest.flush(files[1], 2).unwrap(), 0);
-    assert_eq!(guest.set(files[0], write(1, 0, 9)).unwrap(), 0);
-}
-
-#[test]
-fn ranges_of_one_owner_count_each() {
-    let (mut scene, _policy) = limited(8);
-    let file = scene.open(0, O_RDWR);
-    let held =
-        (0..64).filter(|number| scene.guest(0).set(file, write(1, number * 2, number * 2)).unwrap() == 0);
-    let held = held.count();
-    assert!(held <= 8, "{held} ranges under a limit of 8");
-    assert!(scene.on_host().len() <= 8);
-    assert_eq!(scene.guest(0).flush(file, 1).unwrap(), 0);
-    assert_eq!(scene.guest(0).set(file, write(1, 0, 0)).unwrap(), 0);
 }
 
 #[test]

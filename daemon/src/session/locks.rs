@@ -342,10 +342,21 @@ mod tests {
     #[test]
     fn a_lock_is_looked_for_a_quarter_later_than_was_waited_and_never_much() {
         let ms = Duration::from_millis;
-        for (waited, paused) in
-            [(ms(0), LOCK_RETRY_MIN), (ms(4), ms(1)), (ms(40), ms(10)), (ms(4000), ms(10))]
-        {
-            assert_eq!(pause(waited), paused);
+        for (waited, paused) in [
+            (ms(0), LOCK_RETRY_MIN),
+            (ms(4), ms(1)),
+            (ms(40), ms(10)),
+            (ms(4000), ms(10)),
+            (ms(10_000), ms(10)),
+            // From here on a thousandth, up to 100 ms.
+            (ms(10_001), Duration::from_micros(10_001)),
+            (ms(25_000), ms(25)),
+            (ms(100_000), ms(100)),
+            (ms(100_001), ms(100)),
+            (ms(1_000_000), ms(100)),
+            (Duration::MAX, ms(100)),
+        ] {
+            assert_eq!(pause(waited), paused, "{waited:?}");
         }
     }
 }

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 fn work(arguments: &Arguments) -> Result<(), FrontendError> {
     let client = Client::connect(&arguments.socket, SETUP)?.0;
     let mut player = Player::new(client, &arguments.folder, arguments.seed, arguments.lanes)?;
+    player.stand_at_locks()?;
     let mut done = 0;
     player.work(false, |lane, said| {
         // One line, one write: a journal that is cut off ends with a whole line.

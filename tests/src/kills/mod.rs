@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 
 pub use lane::{Lane, Random};
-pub use player::{Player, SETUP, Said};
+pub use player::{AWAITED, AWAITED_LOCK, HELD, Player, SETUP, Said};
 pub use tree::{Act, Thing, Tree};
 
 /// A journal, line by line: `+3` asks for the act of lane 3, `=3` says that it was told to be done.

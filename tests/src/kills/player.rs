@@ -1,16 +1,32 @@
 //! A guest that works in several lanes at once and says of each act when it asks for it and when it is told that it is
-//! done.
+//! done. It can stand at two locks meanwhile: it has the one, and waits for the other, which somebody else has.
 
 use super::lane::Lane;
 use super::tree::Act;
 use crate::frontend::client::{Asked, Client, ENTRY, Opened};
-use crate::frontend::frame::opcode::{INIT, RELEASE};
+use crate::frontend::frame::opcode::{GETATTR, INIT, RELEASE, SETLKW};
 use crate::frontend::frame::{Frame, u32_at, u64_at};
-use crate::frontend::{EVENT_IDX, FrontendError, INDIRECT, Reply, Setup};
+use crate::frontend::locks::{Lock, WRITE};
+use crate::frontend::{EVENT_IDX, FrontendError, INDIRECT, OUT_HEADER_LEN, Reply, Setup, Shape};
 use std::collections::HashMap;
 
-/// How the guest sets the device up: one queue, so wide that much fits before all is answered.
-pub const SETUP: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+/// How the guest sets the device up: a queue for its work, so wide that much fits before all is answered, and one for
+/// what waits.
+pub const SETUP: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+
+/// The file of the root of which a guest has the flock while it works.
+pub const HELD: &str = "held";
+
+/// The file of the root at which it waits for [`AWAITED_LOCK`].
+pub const AWAITED: &str = "awaited";
+
+/// What it waits for, and what another has to have meanwhile.
+pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
+
+const O_RDWR: u32 = 2;
+
+/// The queue on which it waits.
+const WAITS: usize = 2;
 
 /// Requests after which the guest waits for all answers: the front-end uses descriptors and buffers once until then.
 const ROUND: usize = 250;
@@ -50,6 +66,37 @@ impl Player {
     /// What it has done.
     pub fn lanes(&self) -> &[Lane] {
         &self.lanes
+    }
+
+    /// The guest between two of its works, when it has nothing under way.
+    pub const fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Takes the flock of [`HELD`], and waits for a lock of [`AWAITED`] from now on.
+    ///
+    /// # Errors
+    /// Where the one is not to be had, or the other is.
+    pub fn stand_at_locks(&mut self) -> Result<(), FrontendError> {
+        let held = self.client.open(HELD, O_RDWR)?;
+        if self.client.set(held, Lock::flock(WRITE, 1))? != 0 {
+            return Err(FrontendError::Reply(format!("the flock of {HELD} is another's")));
+        }
+        let awaited = self.client.open(AWAITED, O_RDWR)?;
+        let (queue, memory) = self.client.guest.queue(WAITS)?;
+        let shape = Shape { indirect: true, ..Shape::default() };
+        let waits = AWAITED_LOCK.frame(SETLKW, awaited).unique(1).message();
+        queue.submit(memory, &waits, OUT_HEADER_LEN, shape)?;
+        let after = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).unique(3).message();
+        let after = queue.submit(memory, &after, OUT_HEADER_LEN + 104, shape)?;
+        queue.kick()?;
+        // What came later on the same queue is answered, so the other has been looked at.
+        if queue.wait(memory)?.head != u32::from(after.head) {
+            return Err(FrontendError::Reply(format!(
+                "SETLKW was answered: nobody has the lock of {AWAITED}"
+            )));
+        }
+        Ok(())
     }
 
     /// Works until `tell`, which hears of each act, says that it is enough; then waits for what is under way, if
