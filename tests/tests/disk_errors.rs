@@ -3,7 +3,8 @@
 #![cfg(test)]
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -13,14 +14,20 @@ use pinhole_protocol::{
     SyncFs, Write, WriteFlags,
 };
 use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::frontend::Frontend;
 use pinhole_tests::frontend::frame::u64_at;
+use pinhole_tests::frontend::{Descriptor, Frontend};
 use pinhole_tests::power::FailingDisk;
 use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
 const O_RDWR: u32 = 2;
+/// As x86-64 and most others have it.
+const O_DIRECT: u32 = 0o40_000;
+/// As `asm-generic/fcntl.h` has it; what rustix calls DSYNC is O_SYNC.
+const O_DSYNC: i32 = 0o10_000;
 const BLOCKS: u8 = 4;
+/// Bytes of one.
+const BLOCK: u64 = 4096;
 
 /// A guest at the wire with a daemon of its own, and the file `data`.
 struct Guest {
@@ -52,7 +59,11 @@ impl Guest {
     }
 
     fn open(&mut self) -> Handle {
-        let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false };
+        self.open_with(0)
+    }
+
+    fn open_with(&mut self, flags: u32) -> Handle {
+        let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR | flags), kill_suidgid: false };
         Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
     }
 
@@ -61,6 +72,33 @@ impl Guest {
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
         self.ask(&Operation::Write(write), b"lost").err()
+    }
+
+    /// Writes a block past the host's page cache, and asks for it to be durable. Its bytes lie on the border of a page, as the
+    /// host wants them then.
+    fn write_direct(&mut self, handle: Handle) -> Option<Errno> {
+        let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::DIRECT | OpenFlags::SYNC);
+        let write = Write { handle, offset: BLOCK, size: 4096, write_flags, lock_owner: None, flags };
+        let message = self.frontend.encode(self.node, &Operation::Write(write), &[7; 4096]);
+        let (header, block) = message.split_last_chunk::<4096>().unwrap();
+        let place = self.frontend.queue(1).unwrap().0.place().buffers;
+        self.frontend.poke(place, header).unwrap();
+        self.frontend.poke(place + BLOCK, block).unwrap();
+        let at = |address, len: usize, flags, next| Descriptor {
+            address,
+            len: u32::try_from(len).unwrap(),
+            flags,
+            next,
+        };
+        let chain = [
+            at(place, header.len(), Descriptor::NEXT, 1),
+            at(place + BLOCK, block.len(), Descriptor::NEXT, 2),
+            at(place + 2 * BLOCK, 24, Descriptor::WRITE, 0),
+        ];
+        self.frontend.raw_chain(1, &chain).unwrap();
+        let error = self.frontend.peek(place + 2 * BLOCK + 4, 4).unwrap();
+        let error = i32::from_le_bytes(error.try_into().unwrap());
+        (error != 0).then(|| Errno::from_raw(-error))
     }
 
     fn fsync(&mut self, handle: Handle) -> Option<Errno> {
@@ -86,8 +124,12 @@ fn disk() -> FailingDisk {
     disk
 }
 
+fn errno(outcome: io::Result<()>) -> Option<Errno> {
+    outcome.err().map(|error| Errno::from_raw(error.raw_os_error().unwrap()))
+}
+
 fn on_host(file: &File) -> Option<Errno> {
-    file.sync_all().err().map(|error| Errno::from_raw(error.raw_os_error().unwrap()))
+    errno(file.sync_all())
 }
 
 /// What Linux itself tells of such a disk: each open file once, also those that nobody has written to.
@@ -146,6 +188,29 @@ fn a_synchronous_write_hears_at_once_and_the_others_with_their_next_fsync() {
     }
 }
 
+/// Such a handle has two descriptions on the host, each of which would be told.
+#[test]
+fn a_handle_that_writes_past_the_hosts_cache_hears_once_however_it_asks() {
+    let disk = disk();
+    let mut guest = Guest::new(disk.folder(), &["--cache=never", "--allow-direct-io"]);
+    let writer = guest.open();
+    let [one, other, third] = [(); 3].map(|()| guest.open_with(O_DIRECT));
+    disk.refuse("data", BLOCKS).unwrap();
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!(guest.fsync(writer), error());
+    // From here on what is told is what was, not what becomes of the write by which it is asked.
+    disk.mend().unwrap();
+    assert_eq!([guest.write_direct(one), guest.fsync(one), guest.write_direct(one)], [error(), None, None]);
+    assert_eq!(
+        [guest.fsync(other), guest.write_direct(other), guest.data_sync(other)],
+        [error(), None, None]
+    );
+    assert_eq!(
+        [guest.data_sync(third), guest.fsync(third), guest.write_direct(third)],
+        [error(), None, None]
+    );
+}
+
 #[test]
 fn syncfs_tells_each_guest_once() {
     let disk = disk();
@@ -179,22 +244,33 @@ fn an_error_of_writing_back_to_make_room_is_that_of_the_next_fsync() {
 /// A real client has its own cache, and its own errors of writing it back.
 #[test]
 fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode() {
-    for mode in
-        [&["--cache=never"][..], &["--cache=auto"], &["--cache=always"], &["--cache=auto", "--writeback"]]
-    {
+    for mode in [
+        &["--cache=strict"][..],
+        &["--cache=never"],
+        &["--cache=auto"],
+        &["--cache=exclusive"],
+        &["--cache=always"],
+        &["--cache=auto", "--writeback"],
+    ] {
         let disk = disk();
         let folder = tempfile::tempdir().unwrap();
         let mut command = pinhole(["mount"]).unwrap();
         let mut program = Program::start(command.args(mode).arg(disk.folder()).arg(folder.path())).unwrap();
         program.wait_for("Mounted ").unwrap();
-        let open = || File::options().read(true).write(true).open(folder.path().join("data")).unwrap();
+        let path = folder.path().join("data");
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
         let (writer, beside) = (open(), open());
+        let synced = File::options().read(true).write(true).custom_flags(O_DSYNC).open(&path).unwrap();
         disk.refuse("data", BLOCKS).unwrap();
         writer.write_all_at(b"lost", 0).unwrap();
         let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);
-        drop((writer, beside));
+        // Through its cache, where it has one: the write itself is told.
+        let written = errno(synced.write_all_at(b"lost", 0));
+        let heard_synced = [written, on_host(&synced)];
+        drop((writer, beside, synced));
         rustix::mount::unmount(folder.path(), UnmountFlags::empty()).unwrap();
         assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
         assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
+        assert_eq!(heard_synced, [error(), None], "{mode:?}");
     }
 }

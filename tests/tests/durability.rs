@@ -16,11 +16,13 @@ use pinhole_tests::power::fetched_program;
 use tempfile::TempDir;
 
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
-const CACHE_MODES: [&[&str]; 6] = [
+const CACHE_MODES: [&[&str]; 8] = [
+    &["--cache", "strict"],
     &["--cache", "never"],
     &["--cache", "never", "--allow-mmap"],
     &["--cache", "metadata"],
     &["--cache", "auto"],
+    &["--cache", "exclusive"],
     &["--cache", "always"],
     &["--cache", "auto", "--writeback"],
 ];
@@ -138,7 +140,7 @@ fn opened(path: &Path, flags: i32) -> File {
 
 /// Whether data bypasses the guest's page cache in this mode.
 fn is_uncached(mode: &[&str]) -> bool {
-    mode.contains(&"never") || mode.contains(&"metadata")
+    ["strict", "never", "metadata"].iter().any(|uncached| mode.contains(uncached))
 }
 
 #[test]
@@ -191,10 +193,12 @@ fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
     }
 }
 
-/// As Linux has it. Where the guest may map: what is past its cache has no cache to map.
+/// As Linux has it. Where the guest may map: what is past its cache has no cache to map, unless the mode says so.
 #[test]
 fn msync_is_one_fdatasync() {
-    for mode in CACHE_MODES.into_iter().filter(|mode| !is_uncached(mode) || mode.contains(&"--allow-mmap")) {
+    let maps =
+        |mode: &&[&str]| !is_uncached(mode) || mode.contains(&"--allow-mmap") || mode.contains(&"strict");
+    for mode in CACHE_MODES.into_iter().filter(maps) {
         let share = Traced::new(mode);
         let commands = ["mmap -rw 0 8192", "mwrite -S 0x5a 100 200", "msync -s"];
         let mut stores = fetched_program("usr/sbin/xfs_io").unwrap();

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use pinhole_protocol::{
     Fsync, FsyncFlags, Handle, Link, Lookup, Name, NodeId, Open, OpenFlags, Operation, Rename, RenameFlags,
-    Unlink, Write, WriteFlags,
+    SetupMapping, Unlink, Write, WriteFlags,
 };
 use pinhole_tests::daemon::{Daemon, Serving};
-use pinhole_tests::frontend::Frontend;
 use pinhole_tests::frontend::frame::u64_at;
+use pinhole_tests::frontend::{Frontend, Setup};
 use pinhole_tests::guest::Guest;
 use pinhole_tests::power::{FileSystem, LoggedDisk, Moment, Recording};
+use pinhole_tests::window::{self, Rules, Window};
 
 /// How the guest's shares are served.
 const MODES: [(&str, &[&str]); 5] = [
@@ -204,6 +205,10 @@ impl Wire {
         Handle(u64_at(&self.ask(node, &Operation::Open(open), &[]), 0).unwrap())
     }
 
+    fn fsync(&mut self, node: NodeId, handle: Handle, flags: FsyncFlags) {
+        self.ask(node, &Operation::Fsync(Fsync { handle, flags }), &[]);
+    }
+
     fn write(&mut self, node: NodeId, handle: Handle, flags: OpenFlags) {
         let size = u32::try_from(NEW.len()).unwrap();
         let write_flags = WriteFlags::empty();
@@ -263,7 +268,7 @@ fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): 
         Asking::DataSync => FsyncFlags::DATASYNC,
         Asking::DsyncWrite | Asking::SyncWrite => return,
     };
-    guest.ask(found, &Operation::Fsync(Fsync { handle, flags }), &[]);
+    guest.fsync(found, handle, flags);
 }
 
 /// btrfs logs a file with the name by which it was opened, which for a daemon is the one that was looked up first.
@@ -299,5 +304,80 @@ fn what_is_written_under_a_second_name_survives_when_the_first_has_been_taken_fr
             survived.as_deref() != Some(NEW)
         });
         assert!(cases.is_empty(), "lost on {}: {cases:#?}", kind.name());
+    }
+}
+
+/// Bytes of a slot of a DAX window, and of each file that is mapped there.
+const SLOT: usize = 2 << 20;
+/// Where what is stored lies: over the border of two pages.
+const STORED_AT: usize = 5 * 4096 - 10;
+
+/// Ways to make durable what was stored through a window. First none, before anything else could take it along: were it there
+/// all the same, the others would prove nothing.
+const OF_STORES: [(&str, Option<FsyncFlags>); 3] = [
+    ("nothing", None),
+    ("fsync", Some(FsyncFlags::empty())),
+    // What Linux sends for msync, too.
+    ("datasync", Some(FsyncFlags::DATASYNC)),
+];
+
+/// Maps a file into a slot of the window, stores there, and asks for it as `flags` say.
+fn store_through(
+    (guest, window): (&mut Wire, &Window),
+    (slot, name): (usize, &str),
+    flags: Option<FsyncFlags>,
+) {
+    let node = guest.look_up(NodeId::ROOT, name);
+    let handle = guest.open(node);
+    let window_offset = (slot * SLOT) as u64;
+    let (file_offset, length, read, write) = (0, SLOT as u64, true, true);
+    // Linux names no handle here.
+    let map = SetupMapping { handle: Handle(u64::MAX), file_offset, length, read, write, window_offset };
+    guest.ask(node, &Operation::SetupMapping(map), &[]);
+    window.store(window_offset + STORED_AT as u64, NEW).unwrap();
+    if let Some(flags) = flags {
+        guest.fsync(node, handle, flags);
+    }
+}
+
+/// A store is no request: only the host's fsync knows of it.
+#[test]
+fn what_is_stored_through_a_dax_window_survives_once_its_fsync_is_answered() {
+    for kind in FileSystem::ALL {
+        let disk = LoggedDisk::start(kind).unwrap();
+        let path = |name: &str| disk.folder().join(name);
+        for (way, _) in OF_STORES {
+            fs::write(path(&format!("{way}-old")), vec![b'o'; SLOT]).unwrap();
+        }
+        rustix::fs::syncfs(fs::File::open(disk.folder()).unwrap()).unwrap();
+        let arguments = ["--cache=strict", "--dax-window=16M", "--dax=always"];
+        let daemon = serve(&disk.folder(), "window", &arguments);
+        let (mut guest, window) =
+            window::connect(daemon.socket(), Setup::default(), Rules::mapping()).unwrap();
+        guest.init().unwrap();
+        let mut guest = Wire(guest);
+        let ways = OF_STORES.into_iter().flat_map(|way| [(way, "old", b'o'), (way, "new", 0)]);
+        let mut cases = Vec::new();
+        for (slot, ((way, flags), file, was)) in ways.enumerate() {
+            let name = format!("{way}-{file}");
+            if file == "new" {
+                // Whose length the disk does not know yet, nor any block.
+                fs::File::create(path(&name)).unwrap().set_len(SLOT as u64).unwrap();
+            }
+            store_through((&mut guest, &window), (slot, &name), flags);
+            cases.push((name, flags.is_some(), was, disk.now().unwrap()));
+        }
+        assert_eq!(window.faults(), Vec::<String>::new());
+        // The mappings are the disk's.
+        drop((guest, window, daemon));
+        let history = disk.end().unwrap();
+        for (name, survives, was, at) in cases {
+            let left = history.after_power_loss(at).unwrap();
+            let found = content(&left.folder().join(&name));
+            left.end().unwrap();
+            let mut whole = vec![was; SLOT];
+            whole[STORED_AT..STORED_AT + NEW.len()].copy_from_slice(NEW);
+            assert_eq!(found == Some(whole), survives, "{name} on {}", kind.name());
+        }
     }
 }

@@ -103,7 +103,7 @@ impl Passthrough {
     pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
         let file = self.files.get(fsync.handle)?;
         self.sync_dirty(&file, || {
-            sync(file.as_fd(), fsync.flags)?;
+            sync(file.hears(), fsync.flags)?;
             self.sync_names(&file)
         })
     }

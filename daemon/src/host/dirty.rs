@@ -201,7 +201,7 @@ impl Passthrough {
 /// Writes a file back and gives back its room.
 pub(super) fn write_back(file: &FileHandle) {
     let Some(taken) = file.dirty.take().filter(|taken| taken.len > 0) else { return };
-    if let Err(error) = rustix::fs::fdatasync(&file.file) {
+    if let Err(error) = rustix::fs::fdatasync(file.hears()) {
         // The host says this once for each open file, and the guest has not asked.
         file.dirty.failed.store(sync_errno(error).raw(), Ordering::Relaxed);
     }

@@ -42,6 +42,12 @@ pub(crate) struct FileHandle {
 }
 
 impl FileHandle {
+    /// Of its one or two descriptions, the one that is asked for errors of writing back, and by which direct writes are made.
+    /// The host tells each description once; were both asked, the guest's one would be told twice.
+    pub(crate) fn hears(&self) -> BorrowedFd<'_> {
+        self.direct.as_ref().map_or(self.file.as_fd(), AsFd::as_fd)
+    }
+
     /// Before the guest changes the file.
     pub(crate) fn untell_len(&self) {
         if let Some(node) = &self.node {

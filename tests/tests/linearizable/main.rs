@@ -4,8 +4,9 @@
 //!
 //! What is called is what Linux itself does in one step, so that only a guest or its daemon can be at fault: single bytes,
 //! for a read copies a page without a lock against a writer; appends, whose lengths show only when the bytes are there;
-//! lengths; names. Seeded: `PINHOLE_SEED`, and `PINHOLE_HISTORY_ROUNDS` for a longer run. A history that is refused is
-//! printed in its smallest form. Needs root and /dev/fuse.
+//! lengths; names. Each run has a seed of its own, which it prints; `PINHOLE_SEED` plays it again (not when which call is
+//! made), `PINHOLE_HISTORY_ROUNDS` plays longer. A history that is refused is printed in its smallest form, with the seed of its
+//! round. Needs root and /dev/fuse.
 #![cfg(test)]
 
 mod clients;
@@ -14,6 +15,8 @@ mod reopen;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use clients::{Client, Directory, Wire};
 use pinhole_tests::frontend::files::Files;
@@ -31,12 +34,18 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// The seed of the first round; each that follows has the next number.
 fn seed() -> u64 {
-    number("PINHOLE_SEED", 20_261_121)
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        number("PINHOLE_SEED", u64::try_from(clock).unwrap())
+    })
 }
 
 /// Plays round after round until one is refused.
 fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), String>)) -> Option<String> {
+    println!("PINHOLE_SEED={}", seed());
     let mut count = 0;
     for turn in 0..rounds {
         let seed = seed().wrapping_add(turn);
@@ -46,7 +55,7 @@ fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), S
             return Some(format!("PINHOLE_SEED={seed}, round {turn}: {refused}"));
         }
     }
-    println!("{rounds} rounds, {count} calls, the first with PINHOLE_SEED={}", seed());
+    println!("{rounds} rounds, {count} calls");
     None
 }
 
@@ -60,10 +69,13 @@ fn strict_guests_at_the_wire_and_the_host_are_as_one_machine() {
     let share = folder.path().join("share");
     fs::create_dir(&share).unwrap();
     let guest = || Files::new(&share, folder.path(), &["--cache=strict"]).unwrap();
-    let mut guests = [guest(), guest(), guest()];
+    let mut guests = [guest(), guest(), guest(), guest()];
     let refused = first_refused(number("PINHOLE_HISTORY_ROUNDS", ROUNDS), |seed| {
         prepare(&share);
-        let wires = guests.iter_mut().map(|guest| Box::new(Wire::new(guest).unwrap()) as Box<dyn Client>);
+        // Two, three and four in turn.
+        let count = usize::try_from(2 + seed % 3).unwrap();
+        let guests = guests.iter_mut().take(count);
+        let wires = guests.map(|guest| Box::new(Wire::new(guest).unwrap()) as Box<dyn Client>);
         let host = Box::new(Directory::new(&share, false).unwrap()) as Box<dyn Client>;
         let clients = wires.chain([host]).collect();
         verdict(&play(clients, &share, Game { seed, count: CALLS, kinds: 4 }))
