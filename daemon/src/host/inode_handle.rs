@@ -90,7 +90,7 @@ impl InodeHandle {
     /// Opens the inode. `mount` is any descriptor of its mount that is not O_PATH.
     ///
     /// # Errors
-    /// ESTALE where the inode is no more; EPERM without CAP_DAC_READ_SEARCH.
+    /// ESTALE where the inode is no more, and where the host has no memory for it; EPERM without CAP_DAC_READ_SEARCH.
     pub fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let (kind, bytes) = self.0.parts();
         let mut buffer = Buffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, kind);
@@ -102,7 +102,11 @@ impl InodeHandle {
         // reads it. The pointer is made from the whole buffer.
         let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut buffer).cast(), flags) };
         if fd < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // ext4 says ENOMEM of an inode whose number is just being given to a new one (`iget_locked` gives back nothing while
+            // that is I_CREATING), so that the old one is no more. Of which memory there was too little, nobody can tell from it.
+            let is_made_anew = error.raw_os_error() == Some(libc::ENOMEM);
+            return Err(if is_made_anew { io::Error::from_raw_os_error(libc::ESTALE) } else { error });
         }
         // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -137,6 +141,8 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::fd::AsFd;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn a_handle_finds_its_inode_under_any_name_and_not_its_successor() {
@@ -156,6 +162,37 @@ mod tests {
         std::fs::write(folder.path().join("a"), "second").unwrap();
         let stale = handle.open(directory.as_fd(), OFlags::RDONLY).unwrap_err();
         assert_eq!(stale.raw_os_error(), Some(libc::ESTALE));
+    }
+
+    #[test]
+    fn a_handle_whose_number_is_just_being_given_to_another_inode_is_stale() {
+        const ROUNDS: u32 = 3000;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(folder.path()).unwrap();
+        let handle = || {
+            let path = folder.path().join("file");
+            std::fs::write(&path, "").unwrap();
+            let handle = InodeHandle::beneath(directory.as_fd(), c"file").unwrap().0;
+            std::fs::remove_file(path).unwrap();
+            handle
+        };
+        let (last, ended) = (Mutex::new(handle()), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let removed = last.lock().unwrap().clone();
+                    let said =
+                        removed.open(directory.as_fd(), OFlags::PATH).map_err(|error| error.raw_os_error());
+                    // Found by its number in the moment before it was removed, or not.
+                    assert!(said.is_ok() || said.err() == Some(Some(libc::ESTALE)));
+                }
+            });
+            for _ in 0..ROUNDS {
+                let next = handle();
+                *last.lock().unwrap() = next;
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]
