@@ -143,14 +143,27 @@ static int storm(char **w) {
     return errors != 0;
 }
 
-/* `replace FOLDER ME COUNT`: FOLDER/target by rename, each time a whole file of one letter. */
+/* How many of the watchers, whose numbers begin with 1, have seen enough. */
+static int contented(const char *folder, int watchers) {
+    char path[256];
+    int count = 0;
+    for (int i = 1; i <= watchers; i++) {
+        snprintf(path, sizeof path, "%s/watched-%d", folder, i);
+        count += access(path, F_OK) == 0;
+    }
+    return count;
+}
+
+/* `replace FOLDER ME COUNT WATCHERS`: FOLDER/target by rename, each time a whole file of one letter; so often, and until
+   everyone who watches it has seen enough, or for 20 seconds. */
 static int replace(char **w) {
     static char text[4001];
     char own[256], target[256];
-    int me = atoi(w[2]), count = atoi(w[3]);
+    int me = atoi(w[2]), count = atoi(w[3]), watchers = atoi(w[4]);
     snprintf(own, sizeof own, "%s/next-%d", w[1], me);
     snprintf(target, sizeof target, "%s/target", w[1]);
-    for (int i = 0; i < count; i++) {
+    time_t end = time(0) + 20;
+    for (int i = 0; i < count || (contented(w[1], watchers) < watchers && time(0) < end); i++) {
         memset(text, 'a' + i % 26, sizeof text - 1);
         if (put(own, O_EXCL, text)) error("create", own);
         if (rename(own, target)) error("rename", own);
@@ -159,22 +172,25 @@ static int replace(char **w) {
     return errors != 0;
 }
 
-/* `watch FOLDER ME COUNT`: looks at the target, which is always there and always whole. */
+/* `watch FOLDER ME COUNT`: looks at the target, which is always there and always whole; so often, and until another file is
+   there than at first, or for 20 seconds. */
 static int watch(char **w) {
     static char text[5000];
     char target[256];
     int count = atoi(w[3]), seen[26] = {0}, kinds = 0;
     snprintf(target, sizeof target, "%s/target", w[1]);
-    for (int i = 0; i < count; i++) {
+    time_t end = time(0) + 20;
+    for (int i = 0; i < count || (kinds < 2 && time(0) < end); i++) {
         struct stat st;
         errno = 0;
         if (get(target, text, sizeof text)) error("open", target);
         else if (strlen(text) != 4000 || strspn(text, (char[]){text[0], 0}) != 4000) error("torn", target);
-        else seen[(text[0] - 'a') % 26]++;
+        else kinds += !seen[(text[0] - 'a') % 26]++;
         if (stat(target, &st)) error("stat", target);
         else if (st.st_size != 4000) error("size", target);
     }
-    for (int i = 0; i < 26; i++) kinds += seen[i] > 0;
+    snprintf(text, sizeof text, "%s/watched-%s", w[1], w[2]);
+    if (put(text, O_EXCL, "")) error("create", text);
     printf("watched %d %d\n", count, kinds);
     return errors != 0;
 }
@@ -333,7 +349,8 @@ static int whole_lock(const char *how, int fd, int wait) {
     return how[1] == 'c' ? fcntl(fd, wait ? F_SETLKW : F_SETLK, &lock) : flock(fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB);
 }
 
-/* `abandon fcntl|flock FILE`: a process that waits for the lock of all the file, and is killed while it does; its number. */
+/* `abandon fcntl|flock FILE`: a process that waits for the lock of all the file, and is killed while it does: its number, and
+   `S` where it did sleep in that call, `had` where it got the lock. */
 static int abandon(char **w) {
     int about[2];
     char byte, number[16];
@@ -341,7 +358,7 @@ static int abandon(char **w) {
     pid_t child = fork();
     if (child == 0) {
         int fd = open(w[2], O_RDWR);
-        if (fd < 0 || write(about[1], "", 1) != 1 || whole_lock(w[1], fd, 1)) _exit(1);
+        if (fd < 0 || write(about[1], "", 1) != 1 || whole_lock(w[1], fd, 1) || write(about[1], "", 1) != 1) _exit(1);
         for (;;) pause();
     }
     close(about[1]);
@@ -349,9 +366,12 @@ static int abandon(char **w) {
     if (read(about[0], &byte, 1) != 1) return error("open", w[2]), 1;
     /* What it sleeps in next is the call. */
     for (int i = 0; i < 5000 && state_of(number) != 'S'; i++) nap(2000);
+    /* Time for who need not wait. */
+    nap(20000);
     char before = state_of(number);
+    int had = fcntl(about[0], F_SETFL, O_NONBLOCK) || read(about[0], &byte, 1) == 1;
     kill(child, SIGKILL);
-    printf("%s %c\n", number, before ? before : '-');
+    printf("%s %s\n", number, had ? "had" : (char[]){before ? before : '-', 0});
     return errors != 0;
 }
 
@@ -467,7 +487,7 @@ static const struct {
     int count;
     int (*perform)(char **);
 } WORKS[] = {
-    {"append", 3, append}, {"excl", 3, excl}, {"storm", 4, storm}, {"replace", 3, replace}, {"watch", 3, watch},
+    {"append", 3, append}, {"excl", 3, excl}, {"storm", 4, storm}, {"replace", 4, replace}, {"watch", 3, watch},
     {"maildir", 4, maildir}, {"count", 4, count}, {"pingpong", 4, pingpong}, {"abandon", 2, abandon}, {"gone", 1, gone},
     {"have", 2, have}, {"tree", 1, tree}, {"mix", 4, mix},
 };

@@ -140,10 +140,11 @@ fn storm(table: &mut Table) -> Result<String, Fault> {
 
 fn rename_atomic(table: &mut Table) -> Result<String, Fault> {
     let count = turns(300);
-    table.step(H, "run $party replace . 9 1", "replaced 1")?;
+    table.step(H, "run $party replace . 9 1 0", "replaced 1")?;
     // The first guest and the host replace, the others look.
     let command = format!(
-        "case {{me}} in 0|$(({{all}} - 1))) $party replace . {{me}} {count};; *) $party watch . {{me}} {count};; esac"
+        "case {{me}} in 0|$(({{all}} - 1))) $party replace . {{me}} {count} $(({{all}} - 2));; \
+         *) $party watch . {{me}} {count};; esac"
     );
     let said = table.together(&command, limit())?;
     let kinds: Vec<_> =

@@ -148,7 +148,7 @@ fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
     let (rows, each) = (committed(&said), by_each(&said));
     let busy: Vec<&str> = said.iter().flat_map(|text| refusals(text)).collect();
     let other = busy.iter().find(|line| !BUSY.iter().any(|words| line.contains(words)));
-    hold(other.is_none(), || format!("{other:?} beside {each:?} rows"))?;
+    hold(other.is_none(), || format!("{}; rows of each: {each:?}", other.unwrap_or(&"")))?;
     hold(each.iter().all(|rows| *rows > 0), || format!("rows of each: {each:?}; {:?}", busy.first()))?;
     sound(table, &[A, B, H], "", rows)?;
     let busy = if busy.is_empty() { String::new() } else { format!(", locked {} times", busy.len()) };
