@@ -1,7 +1,8 @@
 //! Invariants, for any sequence of requests (as in `session_against_model`) to a real directory:
 //!
 //! 1. every answer is well-formed, and none is missing;
-//! 2. where the model succeeds the share succeeds, and the other way round;
+//! 2. where the model succeeds the share succeeds, and the other way round; but what has no name and is not open may be gone
+//!    (ESTALE), for a known inode holds no descriptor;
 //! 3. contents, link counts, modes, owners and sizes are the model's;
 //! 4. an id means one node for good, and as many nodes and handles are held as the model holds;
 //! 5. at the end the directory, read from the host's side, has the model's names, modes and contents.

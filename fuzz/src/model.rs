@@ -93,6 +93,12 @@ impl Tree {
         self.nodes.get(&node.0).map(|(inode, _)| *inode).ok_or(Errno::ESTALE)
     }
 
+    /// Whether a node's inode has no name and no open handle.
+    pub(crate) fn is_forsaken(&self, node: NodeId) -> bool {
+        let Ok(inode) = self.inode_of(node) else { return false };
+        self.get(inode).is_ok_and(|it| it.nlink == 0) && self.handles.values().all(|open| open.inode != inode)
+    }
+
     pub(crate) fn get(&self, inode: u64) -> Result<&Inode, Errno> {
         self.inodes.get(&inode).ok_or(Errno::ESTALE)
     }

@@ -7,7 +7,7 @@ use pinhole::host::{Call, Caller, FileSystem, ListNames, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
-    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, OpenReply, Operation,
+    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply, Operation,
     Statfs, Statx, Timeouts,
 };
 use std::collections::BTreeMap;
@@ -36,6 +36,17 @@ impl Model {
     /// How many nodes and handles the guest holds.
     pub fn held(&self) -> (usize, usize) {
         self.tree().held()
+    }
+
+    /// Whether a node that a request names has no name any more and is not open: a share need not find it again.
+    pub fn is_forsaken(&self, node: NodeId, operation: &Operation<'_>) -> bool {
+        let other = match operation {
+            Operation::Link(link) => Some(link.target),
+            Operation::Rename(rename) => Some(rename.new_directory),
+            _ => None,
+        };
+        let tree = self.tree();
+        std::iter::once(node).chain(other).any(|node| tree.is_forsaken(node))
     }
 
     /// One lookup of a name in the directory that `handle` has open.

@@ -152,6 +152,12 @@ impl<F: FileSystem> Run<F> {
         let to_model = with_ids(&operation, &models, &mut records.1);
         let model_header = Header { node: models.node(header.node), ..header };
         let reply = self.send(message, payload, room.unwrap_or(usize::from(TIGHT_ROOM)));
+        let is_gone = self.agreement == Agreement::Visible
+            && matches!(reply, Some(Err(Errno::ESTALE)))
+            && self.model.is_forsaken(model_header.node, &to_model);
+        if is_gone {
+            return;
+        }
         let outcome = self.expect(&model_header, &to_model, payload, room.unwrap_or(usize::from(TIGHT_ROOM)));
         let subject = reply.map(|reply| reply.map(|body| answered(&to_subject, &body)));
         if room.is_none() && subject == Some(Err(Errno::EIO)) {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use pinhole_tests::guest::Pieces;
 
@@ -42,6 +43,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         Some(target) => vec![target.clone()],
         None => targets(&workspace::root())?,
     };
+    build(arguments.target.as_deref())?;
     let mut failed = Vec::new();
     for target in &targets {
         say(format!("fuzz target {target}, {} s, seed {}", arguments.seconds, arguments.seed));
@@ -75,9 +77,24 @@ fn targets(root: &Path) -> Outcome<Vec<String>> {
     Ok(targets)
 }
 
+/// Builds one target, or all at once: each by itself would leave a core idle.
+fn build(target: Option<&str>) -> Outcome {
+    run(cargo_fuzz("build")?.args(target))
+}
+
+/// `cargo fuzz VERB`, on a stable compiler and in the build folder.
+fn cargo_fuzz(verb: &str) -> Outcome<Command> {
+    let program = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
+    let mut command = Command::new(program);
+    command
+        .current_dir(workspace::root())
+        .args(["fuzz", verb, "--sanitizer", "none", "--target-dir"])
+        .arg(workspace::target().join("fuzz"));
+    Ok(command)
+}
+
 /// New inputs go to a corpus in the build folder; the seeds, which are part of the project, are only read.
 fn one(target: &str, arguments: &Arguments) -> Outcome {
-    let cargo_fuzz = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
     let corpus = workspace::target().join("fuzz-corpus").join(target);
     fs::create_dir_all(&corpus).map_err(Failure::io(format!("cannot make {}", corpus.display())))?;
     let root = workspace::root();
@@ -85,11 +102,8 @@ fn one(target: &str, arguments: &Arguments) -> Outcome {
     if !seeds.is_dir() {
         return Err(Failure::new(format!("{} is missing: a target needs seeds", seeds.display())));
     }
-    let mut command = std::process::Command::new(cargo_fuzz);
+    let mut command = cargo_fuzz("run")?;
     command
-        .current_dir(&root)
-        .args(["fuzz", "run", "--sanitizer", "none", "--target-dir"])
-        .arg(workspace::target().join("fuzz"))
         .arg(target)
         .args([&corpus, &seeds])
         .arg("--")

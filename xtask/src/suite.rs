@@ -90,6 +90,8 @@ fn checks(root: &Path) -> Vec<Check> {
         Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
         cargo("clippy", &[], "clippy --workspace --all-targets -- -D warnings"),
         Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
+        // All at once: a check that builds its own suite alone leaves a core idle, and there are sixty.
+        cargo("build", &[], "test --workspace --lib --bins --tests --no-run"),
         cargo("unit", &[Part::Base], "test --workspace --lib --bins --no-fail-fast"),
     ];
     // Always the whole workspace: with one package alone cargo picks other features and builds everything anew.

@@ -44,11 +44,14 @@ pub(crate) struct Arguments {
     /// Only one part
     #[arg(long, value_enum)]
     only: Option<Part>,
+    /// Only a guest's rows in this cache mode, and nothing else
+    #[arg(long, value_enum, conflicts_with_all = ["rows", "only", "chart"])]
+    cache: Option<guest::Mode>,
     /// What a DAX window is worth, and nothing else
-    #[arg(long, conflicts_with_all = ["rows", "only", "json", "chart"])]
+    #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart"])]
     dax: bool,
     /// What locks that reach the host cost, and nothing else
-    #[arg(long, conflicts_with_all = ["rows", "only", "json", "chart", "dax"])]
+    #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart", "dax"])]
     locks: bool,
     /// How often each contestant is measured [default: 5 at the wire and for DAX, 3 in a guest, for cost and for locks]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
@@ -149,6 +152,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         }
         Some(part) => vec![part],
         None if !arguments.rows.is_empty() => vec![Part::Wire],
+        None if arguments.cache.is_some() => vec![Part::Guest],
         None => Part::ALL.to_vec(),
     };
     ensure(if parts.contains(&Part::Guest) { &[Piece::Base, Piece::Userland] } else { &[Piece::Base] })?;
@@ -160,7 +164,10 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
     let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
     let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
-    let samples = measure(&parts, &program, (&wire, &place))?;
+    let guest = |contestant: &Contestant, place: &Place, progress: &Progress| {
+        guest::turn(contestant, arguments.cache, (place, progress))
+    };
+    let samples = measure(&parts, &program, (&wire, &guest, &place))?;
     let comparisons = samples.comparisons();
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
@@ -170,7 +177,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
 fn measure(
     parts: &[(Part, usize)],
     program: &std::path::Path,
-    (wire, place): (&Wire, &Place),
+    (wire, guest, place): (&Wire, &Turn<'_>, &Place),
 ) -> Outcome<Samples> {
     let steps = |part: Part| match part {
         Part::Wire => wire.progress_steps(),
@@ -188,8 +195,8 @@ fn measure(
             contestants.rotate_left(first);
             match part {
                 Part::Wire => wire.turn(&contestants, (place, &progress), turn, &mut samples)?,
-                Part::Guest => each(&contestants, guest::turn, (place, &progress), (turn, &mut samples))?,
-                Part::Cost => each(&contestants, cost::turn, (place, &progress), (turn, &mut samples))?,
+                Part::Guest => each(&contestants, guest, (place, &progress), (turn, &mut samples))?,
+                Part::Cost => each(&contestants, &cost::turn, (place, &progress), (turn, &mut samples))?,
             }
         }
     }
@@ -197,12 +204,12 @@ fn measure(
 }
 
 /// One contestant of a part, once.
-type Turn = fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>>;
+type Turn<'t> = dyn Fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>> + 't;
 
 /// Contestants one after the other.
 fn each(
     contestants: &[Contestant],
-    part: Turn,
+    part: &Turn<'_>,
     (place, progress): (&Place, &Progress),
     (turn, samples): (usize, &mut Samples),
 ) -> Outcome {

@@ -44,8 +44,8 @@ const ROWS: [(&str, &str, &str); 10] = [
 
 /// What the guest may keep decides what it asks for. Modes are compared with themselves only: they are a promise to
 /// the share's user, not a setting for speed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mode {
     /// Names and attributes for a second: all rows.
     Auto,
     /// Everything: the rows in which that matters.
@@ -72,13 +72,19 @@ impl Mode {
     }
 }
 
-/// Measures `contestant` once: nothing for bare host calls, which need no guest.
+/// Measures `contestant` once, in all modes or in one: nothing for bare host calls, which need no guest.
 ///
 /// # Errors
 /// Where a daemon or a guest does not start or end. A row whose work fails is told and left out.
-pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) -> Outcome<Vec<Figure>> {
+pub(crate) fn turn(
+    contestant: &Contestant,
+    only: Option<Mode>,
+    (place, progress): (&Place, &Progress),
+) -> Outcome<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (mode, argument) in modes(contestant) {
+    for (mode, argument) in
+        modes(contestant).into_iter().filter(|(mode, _)| only.is_none_or(|only| only == *mode))
+    {
         progress.tell(format!("guest: {contestant}, cache {}", mode.word()));
         figures.extend(boot(contestant, mode, argument, place)?);
     }
