@@ -340,3 +340,41 @@ fn who_waits_for_room_gets_some_while_others_go_on_writing() {
         share.release(handle).unwrap();
     });
 }
+
+/// What a guest has made stays made for it, whoever takes the name at that moment: an answer that speaks of another kind
+/// of file is EIO to a program, and an error would say that nothing was made.
+#[test]
+fn what_is_made_is_told_as_made_although_another_takes_its_name_at_once() {
+    let share = Share::new("profile = \"share\"\n");
+    let (over, mut gone) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                std::fs::hard_link(share.path("ro/file"), share.path("other")).unwrap();
+                std::fs::rename(share.path("other"), share.path("name")).unwrap();
+                std::fs::remove_file(share.path("name")).unwrap();
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(20);
+        while gone < 5 && Instant::now() < until {
+            let made = with_name("name", |name| {
+                let make = protocol::SymLink { name, target: c"to" };
+                share.host.sym_link(share.permit(NodeId::ROOT, make)?)
+            });
+            match made {
+                Ok(entry) => {
+                    assert_eq!(entry.attr.mode & 0o170_000, 0o120_000, "{entry:?}");
+                    let attributes = share
+                        .host
+                        .get_attr(share.permit(entry.node, protocol::GetAttr { handle: None }).unwrap());
+                    gone += u32::from(attributes == Err(Errno::ESTALE));
+                    share.forget(entry.node);
+                }
+                Err(errno) => assert_eq!(errno, Errno::EEXIST),
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(gone > 0, "nobody took the name in time");
+    assert_eq!(share.host.held().nodes, 0);
+}

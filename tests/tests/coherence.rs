@@ -137,6 +137,43 @@ fn an_open_of_what_another_has_made_longer_is_sent_back_to_look_again_and_then_l
     two.one.open(node, OpenFlags::empty()).unwrap();
 }
 
+/// The ways in which a name comes to mean another file while the one before lives on under another name: `mv f f~`, an
+/// installation that keeps a link, an exchange. Each leaves `file` with `text` in it.
+fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
+    let (file, new, kept) = (folder.join("file"), folder.join("new"), folder.join(format!("kept-{way}")));
+    fs::write(&new, text).unwrap();
+    match way {
+        0 => fs::rename(&file, &kept).unwrap(),
+        1 => fs::hard_link(&file, &kept).unwrap(),
+        _ => {
+            let (here, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            return rustix::fs::renameat_with(here, &file, here, &new, exchange).unwrap();
+        }
+    }
+    fs::rename(new, file).unwrap();
+}
+
+#[test]
+fn an_open_of_a_name_that_another_has_given_to_another_file_is_sent_back() {
+    for way in 0..3 {
+        let mut two = Two::new(&["--cache=auto"]);
+        fs::write(two.host("file"), "1234").unwrap();
+        let node = two.one.lookup("file").unwrap().0.node;
+        two.one.open(node, OpenFlags::empty()).unwrap();
+        give_away_in_each_way(&two.host(""), way, "5678");
+        assert_eq!(errno(two.one.open(node, OpenFlags::empty())), Errno::STALE, "way {way}");
+        let found = two.one.lookup("file").unwrap().0.node;
+        assert_ne!(found, node);
+        let open = two.one.open(found, RDWR).unwrap();
+        // Who has written and closed the file itself hears of it too.
+        two.one.write((found, open.handle), (0, RDWR), b"9").unwrap();
+        two.one.flush(found, open.handle).unwrap();
+        two.one.open(found, OpenFlags::empty()).unwrap();
+        fs::rename(two.host("file"), two.host("away")).unwrap();
+        assert_eq!(errno(two.one.open(found, RDWR)), Errno::STALE, "way {way}");
+    }
+}
+
 #[test]
 fn what_is_written_with_a_writeback_cache_or_without_any_is_not_sent_back() {
     for arguments in [&["--cache=auto", "--writeback"][..], &["--cache=strict"], &["--cache=exclusive"]] {

@@ -125,6 +125,37 @@ fn a_file_that_is_removed_elsewhere_is_not_opened_by_its_name() {
     }
 }
 
+/// Another keeps the file under another name and gives its own to a new one of the same length.
+#[test]
+fn auto_opens_the_file_that_has_the_name_and_not_the_one_that_had_it() {
+    let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
+    for (number, (writer, reader)) in two.pairs().into_iter().enumerate() {
+        let kept = |way: usize| format!("kept-{number}-{way}");
+        for way in 0..3 {
+            fs::write(writer.join("file"), "old").unwrap();
+            assert_eq!(opened(reader.join("file")).1, "old");
+            fs::write(writer.join("new"), "new").unwrap();
+            match way {
+                0 => fs::rename(writer.join("file"), writer.join(kept(way))).unwrap(),
+                1 => fs::hard_link(writer.join("file"), writer.join(kept(way))).unwrap(),
+                _ => {
+                    let (here, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+                    let (file, new) = (writer.join("file"), writer.join("new"));
+                    rustix::fs::renameat_with(here, file, here, new, exchange).unwrap();
+                    fs::rename(writer.join("new"), writer.join(kept(way))).unwrap();
+                }
+            }
+            if way < 2 {
+                fs::rename(writer.join("new"), writer.join("file")).unwrap();
+            }
+            // To write, which would be the end of what was kept.
+            fs::write(reader.join("file"), "own").unwrap();
+            let on_host = |name: &str| fs::read_to_string(two.mounts.host().join(name)).unwrap();
+            assert_eq!((on_host("file").as_str(), on_host(&kept(way)).as_str()), ("own", "old"), "{way}");
+        }
+    }
+}
+
 #[test]
 fn auto_shows_attributes_and_names_at_most_their_timeouts_old() {
     let seconds = TIMEOUT.as_secs_f64();

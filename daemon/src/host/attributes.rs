@@ -31,7 +31,7 @@ impl Passthrough {
             Some(file) => resolve::stat(file.as_fd()),
             None => self.stat_node(node),
         }?;
-        node.told_len.tell(stat.size());
+        node.told.tell(&stat);
         Ok(stat)
     }
 
@@ -44,7 +44,7 @@ impl Passthrough {
     /// a new owner takes away suid bits.
     pub(super) fn set_attr(&self, node: &NodeRef, call: &Call<'_, SetAttr>) -> Answer<Attr> {
         let wanted = &call.operation;
-        node.told_len.untell();
+        node.told.untell();
         let reached = self.reach(node)?;
         if let Some(size) = wanted.size {
             self.truncate(node, size, wanted)?;
@@ -72,7 +72,8 @@ impl Passthrough {
             rustix::fs::utimensat(&*reached, c"", &times, flags).map_err(errno)?;
         }
         let stat = resolve::stat(reached.as_fd())?;
-        node.told_len.tell(stat.size());
+        node.told.tell(&stat);
+        node.told.own(&stat);
         Ok(stat.attr())
     }
 

@@ -42,7 +42,7 @@ impl Passthrough {
         if waits && pace == Pace::Now {
             return Err(Errno::EAGAIN);
         }
-        file.untell_len();
+        file.untell();
         let room = self.size_room(&file, (write.offset, flags), from.len())?;
         let from = from.first(room);
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
@@ -130,7 +130,7 @@ impl Passthrough {
 
     pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {
         let file = self.files.get(fallocate.handle)?;
-        file.untell_len();
+        file.untell();
         let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
         if mode.contains(FallocateFlags::INSERT_RANGE) {
             self.check_size(resolve::stat(file.as_fd())?.size().checked_add(fallocate.length))?;
@@ -168,7 +168,7 @@ impl Passthrough {
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
         self.identity.kill_suidgid(true)?;
-        to.untell_len();
+        to.untell();
         let copied = self.write_dirty(&to, (len, Pace::Patient), || {
             let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)

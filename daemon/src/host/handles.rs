@@ -4,6 +4,7 @@ use super::budget::Ticket;
 use super::dirty::Dirty;
 use super::mounts::Traits;
 use super::nodes::{NodeKey, NodeRef, Pin};
+use super::resolve;
 use super::table::{Entry, Table, first_generation};
 use crate::limits::HANDLES_MAX;
 use pinhole_protocol::{Errno, Handle};
@@ -19,7 +20,7 @@ pub(crate) struct FileHandle {
     pub(crate) file: OwnedFd,
     /// Which node it is; a guest's word that it is another's is not believed.
     pub(crate) key: NodeKey,
-    /// The node: only where a rule by path decides, or its length is told to the guest.
+    /// The node: only where a rule by path decides, or what the guest takes it for counts.
     pub(crate) node: Option<NodeRef>,
     /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
     /// cache never use it: their memory has no alignment.
@@ -49,9 +50,19 @@ impl FileHandle {
     }
 
     /// Before the guest changes the file.
-    pub(crate) fn untell_len(&self) {
+    pub(crate) fn untell(&self) {
         if let Some(node) = &self.node {
-            node.told_len.untell();
+            node.told.untell();
+        }
+    }
+
+    /// Who closes the file has changed it for now: what is changed after this, others change. Where the host does not say
+    /// what it is like now, nothing is known, as before.
+    pub(crate) fn own_changes(&self) {
+        if let Some(node) = self.node.as_ref().filter(|node| self.writable && node.told.is_changed())
+            && let Ok(stat) = resolve::stat(self.as_fd())
+        {
+            node.told.own(&stat);
         }
     }
 }

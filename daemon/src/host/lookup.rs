@@ -7,7 +7,7 @@ use super::mounts::Mount;
 use super::nodes::{Descriptor, Entered, Named, Newcomer, NodeKey, NodeRef, Origin, WayBack};
 use super::passthrough::{Passthrough, open_for_sync};
 use super::resolve::{self, Stat};
-use pinhole_protocol::{Entry, Errno, InitFlags, Name, NodeId};
+use pinhole_protocol::{Attr, Entry, Errno, InitFlags, Name, NodeId};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -49,7 +49,7 @@ impl Passthrough {
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
             if let Some(node) = self.nodes.reference_open((key, then), |node| {
-                node.told_len.tell(stat.size());
+                node.told.find(&stat);
                 self.narrow(node, found);
             }) {
                 return Ok(self.entry(node, &stat, directory));
@@ -68,6 +68,40 @@ impl Passthrough {
     /// of one afterwards.
     pub(super) fn look_up_made(&self, ticket: Ticket, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         self.look_up_in(self.reach(parent)?.as_fd(), parent, name, Some(ticket))
+    }
+
+    /// A node for what has just been made, and a node for it also where another has taken its name since. What stands there
+    /// then is not what was made, and Linux fails with EIO where a link was asked for and a file comes back; while an error
+    /// would say that nothing was made.
+    pub(super) fn look_up_new(
+        &self,
+        ticket: Ticket,
+        (parent, name): (&NodeRef, Name<'_>),
+        (kind, made): (FileType, Attr),
+    ) -> Answer<Entry> {
+        match self.look_up_made(ticket, parent, name) {
+            Ok(entry) if FileType::from_raw_mode(entry.attr.mode) == kind => return Ok(entry),
+            Ok(other) => drop(self.nodes.forget(other.node, 1)),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        let rule = self.rule_of(Found { directory: parent, name: Some(name) });
+        let node = NodeId(self.nodes.enter_gone(kind, Arc::clone(&parent.mount), rule)?.id());
+        let attr = Attr { ino: node.0, mode: made.mode & 0o7777 | kind.as_raw_mode(), nlink: 1, ..made };
+        Ok(Entry { node, generation: 0, attr })
+    }
+
+    /// One more lookup of a node that has just been given a name: whatever stands there by now, that is what was linked.
+    pub(super) fn look_up_linked(
+        &self,
+        node: &NodeRef,
+        fd: BorrowedFd<'_>,
+        directory: &NodeRef,
+    ) -> Answer<Entry> {
+        let stat = resolve::stat(fd)?;
+        let id = self.nodes.reference(node).ok_or(Errno::ESTALE)?;
+        node.told.find(&stat);
+        Ok(self.entry(id, &stat, directory))
     }
 
     /// A node by handle and attributes, taken one after the other: what the name meant may have changed between the
@@ -102,7 +136,7 @@ impl Passthrough {
         if known {
             self.narrow(&node, found);
         }
-        node.told_len.tell(stat.size());
+        node.told.find(stat);
         // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
         // is of no matter to this lookup.
         if known && node.touch() {
@@ -154,7 +188,7 @@ impl Passthrough {
         if opened {
             self.keep_open(&node);
         }
-        node.told_len.tell(stat.size());
+        node.told.find(stat);
         let entry = self.entry(NodeId(node.id()), stat, found.directory);
         Ok((node, entry))
     }

@@ -3,8 +3,8 @@
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::{decode_device, errno};
-use super::{Answer, Call};
-use pinhole_protocol::{self as protocol, Entry, Errno};
+use super::{Answer, Call, Caller};
+use pinhole_protocol::{self as protocol, Attr, Entry, Errno};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
 use std::os::fd::AsFd;
@@ -22,7 +22,9 @@ impl Passthrough {
             let _assumed = self.assume(&call.caller, 0)?;
             rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
         }
-        self.look_up_made(ticket, parent, name)
+        let size = target.count_bytes() as u64;
+        let made = Attr { size, ..made_by(&call.caller, 0o777) };
+        self.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
     }
 
     pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
@@ -50,7 +52,8 @@ impl Passthrough {
             let device = makedev(major, minor);
             rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
         }
-        self.look_up_made(ticket, parent, name)
+        let made = Attr { rdev, ..made_by(&call.caller, mode & !umask) };
+        self.look_up_new(ticket, (parent, name), (kind, made))
     }
 
     pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
@@ -64,19 +67,20 @@ impl Passthrough {
             let mode = Mode::from_raw_mode(mode & 0o7777);
             rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
         }
-        self.look_up_made(ticket, parent, name)
+        let made = made_by(&call.caller, mode & !umask);
+        self.look_up_new(ticket, (parent, name), (FileType::Directory, made))
     }
 
     pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
-        let ticket = self.ticket()?;
         let protocol::Link { target, name } = call.operation;
-        let (target, directory) = (self.reach(&self.nodes.get(target)?)?, self.reach(parent)?);
+        let node = self.nodes.get(target)?;
+        let (target, directory) = (self.reach(&node)?, self.reach(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
         self.note_moved(directory.as_fd(), parent, name);
-        self.look_up_made(ticket, parent, name)
+        self.look_up_linked(&node, target.as_fd(), parent)
     }
 
     pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
@@ -118,4 +122,9 @@ impl Passthrough {
         }
         Ok(())
     }
+}
+
+/// What is known of something that a caller has made, without looking at it.
+fn made_by(caller: &Caller<'_>, mode: u32) -> Attr {
+    Attr { mode, uid: caller.uid, gid: caller.gid, ..Attr::default() }
 }

@@ -9,7 +9,7 @@ use super::inode_handle::InodeHandle;
 use super::mounts::Mount;
 use super::rules::NodeRule;
 use super::table::{Entry, Table, first_generation};
-use super::told::ToldLen;
+use super::told::Told;
 use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
@@ -48,8 +48,8 @@ pub(crate) struct Node {
     used: AtomicBool,
     /// What the policy's path rules say of it.
     pub(crate) rule: NodeRule,
-    /// How long the guest takes it to be.
-    pub(crate) told_len: ToldLen,
+    /// What the guest takes it for.
+    pub(crate) told: Told,
     /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
     lookups: AtomicU64,
     /// [`NodeTable::now`] when it was made.
@@ -149,7 +149,7 @@ impl Node {
             verified: AtomicBool::new(verified),
             used: AtomicBool::new(false),
             rule: NodeRule::new(rule),
-            told_len: ToldLen::new(),
+            told: Told::new(),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),
@@ -322,6 +322,33 @@ impl NodeTable {
         node.lookups.fetch_add(1, Ordering::Relaxed);
         reached(node);
         Some(NodeId(node.id()))
+    }
+
+    /// Takes one more lookup on a node, unless the guest has forgotten it or its inode is known to be no more.
+    pub(crate) fn reference(&self, node: &NodeRef) -> Option<NodeId> {
+        let hash = self.hash(node.key());
+        let shard = self.read(hash);
+        // Removal needs the write lock.
+        shard.find(hash, |known| Arc::ptr_eq(known, node))?;
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(NodeId(node.id()))
+    }
+
+    /// A node for what was made and is no more: every use of it is ESTALE, and no lookup finds it.
+    ///
+    /// # Errors
+    /// ENFILE where the table is full.
+    pub(crate) fn enter_gone(
+        &self,
+        kind: FileType,
+        mount: Arc<Mount>,
+        rule: RuleId,
+    ) -> Result<NodeRef, Errno> {
+        // No file system gives an inode this number.
+        let (inode, way_back) = (0, WayBack::None);
+        let gone = Newcomer { inode, mount, kind, descriptor: None, way_back, rule, verified: false };
+        let born = self.clock.fetch_add(1, Ordering::AcqRel);
+        self.nodes.insert(Node::new(gone, born)).map_err(|_full| Errno::ENFILE)
     }
 
     /// The node that is known under a key, whether or not the inode is still the same.

@@ -36,7 +36,9 @@ impl Passthrough {
             return Err(Errno::EISDIR);
         }
         let truncate = open.flags.contains(OpenFlags::TRUNC);
-        if checked && truncate {
+        // To open it for writing may change it: by O_TRUNC, or because an overlay copies it then.
+        let changes = truncate || open.flags.access_mode() != AccessMode::Read;
+        if checked && changes {
             match self.stat_node(node) {
                 Ok(stat) => self.check_told(node, &stat)?,
                 // No descriptor is left to look with: that is no reason not to open.
@@ -55,8 +57,8 @@ impl Passthrough {
             opened => opened?,
         };
         if truncate {
-            node.told_len.untell();
-        } else if checked {
+            node.told.untell();
+        } else if checked && !changes {
             self.check_told(node, &resolve::stat(file.as_fd())?)?;
         }
         self.enter_file(tickets, (file, node), open)
@@ -179,7 +181,8 @@ impl Passthrough {
             let submount = entry.attr.submount;
             entry.attr = match self.stat_node(&node) {
                 Ok(stat) => {
-                    node.told_len.tell(stat.size());
+                    node.told.tell(&stat);
+                    node.told.own(&stat);
                     stat.attr()
                 }
                 Err(errno) => {
@@ -241,6 +244,7 @@ impl Passthrough {
         } else {
             rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
         };
+        file.own_changes();
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
         // finds it.
         self.end_locks_of_owner(&file, flush.lock_owner);

@@ -5,6 +5,7 @@ use super::mounts::MountKey;
 use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::path::DecInt;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Every resolution stays beneath its directory, follows no link of any kind.
@@ -150,6 +151,14 @@ impl Stat {
 
     pub(crate) const fn size(&self) -> u64 {
         self.0.stx_size
+    }
+
+    /// Tells a change of anything of it (data, names, owner: `ctime`) from another: the low bits of the time in nanoseconds,
+    /// never zero.
+    pub(crate) fn changed(&self) -> NonZero<u32> {
+        let time = self.0.stx_ctime;
+        let time = time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.into());
+        u32::try_from(time & u64::from(u32::MAX)).ok().and_then(NonZero::new).unwrap_or(NonZero::<u32>::MIN)
     }
 
     /// As a FUSE attribute reply says it.

@@ -5,8 +5,9 @@ use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};
 use pinhole_protocol::client::{decode_attr, decode_created, decode_entry, decode_open, decode_u32};
 use pinhole_protocol::{
-    Attr, Create, Entry, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, Name, NodeId, Open, OpenFlags,
-    OpenReply, Operation, Read, Release, Rename, RenameFlags, SetAttr, Timeouts, Unlink, Write, WriteFlags,
+    Attr, Create, Entry, Flush, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, Name, NodeId, Open,
+    OpenFlags, OpenReply, Operation, Read, Release, Rename, RenameFlags, SetAttr, Timeouts, Unlink, Write,
+    WriteFlags,
 };
 use std::ffi::CString;
 use std::io;
@@ -139,6 +140,15 @@ impl Files {
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset, size, write_flags, lock_owner: None, flags };
         decode_u32(&self.ask(node, &Operation::Write(write), bytes)?).map_err(malformed)
+    }
+
+    /// FLUSH, by no owner of locks.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn flush(&mut self, node: NodeId, handle: Handle) -> io::Result<()> {
+        let flush = Flush { handle, lock_owner: LockOwner(0) };
+        self.ask(node, &Operation::Flush(flush), &[]).map(drop)
     }
 
     /// RELEASE.
