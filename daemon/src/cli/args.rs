@@ -302,6 +302,9 @@ pub struct ShareArgs {
     #[arg(long, value_name = "WHERE", value_enum, help_heading = "Share")]
     pub locks: Option<Locks>,
     /// Do not send attributes along with the entries of a directory.
+    ///
+    /// Nor are they sent to a guest that may keep no entry (`--entry-timeout 0`, as with `--cache strict`): it would ask
+    /// for each of them again.
     #[arg(long, help_heading = "Caching")]
     pub no_readdirplus: bool,
 

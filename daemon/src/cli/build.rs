@@ -367,6 +367,8 @@ mod tests {
         }
         for (words, flag) in [
             ("--no-readdirplus", InitFlags::DO_READDIRPLUS),
+            ("--cache strict", InitFlags::DO_READDIRPLUS),
+            ("--entry-timeout 0", InitFlags::DO_READDIRPLUS),
             ("--cache never", InitFlags::DIRECT_IO_ALLOW_MMAP),
             ("--cache metadata", InitFlags::DIRECT_IO_ALLOW_MMAP),
             ("--no-killpriv-v2", InitFlags::HANDLE_KILLPRIV_V2),

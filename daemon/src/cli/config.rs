@@ -363,18 +363,19 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         }
         Some(limit) => DescriptorLimit::Exactly(limit),
     };
-    let posix_acl = acl_wanted(args);
+    let (posix_acl, timeouts) = (acl_wanted(args), timeouts(args));
     Ok(Share {
         directory,
         policy: PolicyChoice::of(args.policy.as_ref(), args.profile),
         read_only: args.readonly,
         cache: args.cache,
-        timeouts: timeouts(args),
+        timeouts,
         writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
         mmap: !matches!(args.cache, CacheMode::Never | CacheMode::Metadata) || args.allow_mmap,
         locks: args.locks.unwrap_or_else(|| locks(args.cache)),
-        readdirplus: !args.no_readdirplus,
+        // A guest that may keep no entry asks for each again.
+        readdirplus: !args.no_readdirplus && !timeouts.entry.is_zero(),
         killpriv: !args.no_killpriv_v2,
         xattr: args.xattr || posix_acl,
         posix_acl,

@@ -9,7 +9,7 @@ use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
 use super::split_ring::{Available, Done, RingError};
 use crate::host::FileSystem;
-use crate::limits::{LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
+use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Pace, Parked, Scratch, Session};
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
@@ -139,6 +139,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
 
     /// Looks for more without sleeping, where that is worth it; true: something has come.
     fn poll(&mut self) -> Result<bool, RingError> {
+        if self.worker.index == 0 {
+            return self.gather();
+        }
         let Some(until) = self.poller.drained() else { return Ok(false) };
         let burst = self.ring.begin();
         while !self.available.has_more(burst.ram())? {
@@ -149,6 +152,16 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
             std::hint::spin_loop();
         }
         Ok(true)
+    }
+
+    /// Lets what nobody waits for come together: a guest that forgets one file after the other (each that it closes, under
+    /// `--cache strict`) need not kick for each, nor be interrupted. True: something has come.
+    fn gather(&mut self) -> Result<bool, RingError> {
+        if self.sleep.is_over() {
+            return Ok(false);
+        }
+        std::thread::park_timeout(FORGET_NAP);
+        self.available.has_more(self.ring.begin().ram())
     }
 
     /// Serves a number of requests in one memory, and gives them back together: the first of a burst does not wait
