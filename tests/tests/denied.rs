@@ -359,7 +359,9 @@ fn a_way_to_fallocate_that_is_none_never_reaches_the_host() {
 
 #[test]
 fn whatever_flags_a_file_is_opened_with_the_host_sees_only_those_it_knows() {
-    let mut bench = Bench::with(Setup::default(), &["--profile=full", "--allow-direct-io"]).unwrap();
+    // Under `auto` an open of what the host has written anew is sent back once.
+    let options = ["--profile=full", "--allow-direct-io", "--cache=exclusive"];
+    let mut bench = Bench::with(Setup::default(), &options).unwrap();
     fs::write(bench.host("file"), "content").unwrap();
     let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
     let node = u64_at(&found, 0).unwrap();

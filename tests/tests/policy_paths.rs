@@ -306,6 +306,8 @@ fn what_the_host_moves_keeps_the_rule_by_which_the_guest_knows_it() {
     let mut share = Ruled::new(&rule("/two/**", r#"["lookup", "stat", "list", "read"]"#));
     let file = share.find("one/file").unwrap();
     fs::rename(share.0.host("one/file"), share.0.host("two/moved")).unwrap();
+    // Sent back to look for the name, which a guest that has a path does; one that has none comes again.
+    assert_eq!(share.open(file, O_RDWR), Err(Errno::ESTALE));
     let handle = share.open(file, O_RDWR).unwrap();
     assert_eq!(share.write(file, handle), None);
     // Until the guest sees where it is.

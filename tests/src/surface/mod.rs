@@ -219,7 +219,12 @@ impl Guest {
 
     /// Opens a file; a handle of nothing where that is refused.
     fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
-        let body = self.ask(Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0), 16)?;
+        let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
+        let body = match self.ask(open.clone(), 16)? {
+            // As Linux does where it is sent back to look.
+            None => self.ask(open, 16)?,
+            opened => opened,
+        };
         Ok(body.and_then(|body| u64_at(&body, 0).ok()))
     }
 
