@@ -230,6 +230,18 @@ fn giving_back_what_nobody_has_is_no_call_that_a_filter_would_end_the_daemon_for
     }
 }
 
+#[test]
+fn guests_that_only_read_lock_a_file_that_is_shared_by_memory_together() {
+    let mut scene = Scene::with(2, &["--readonly"]);
+    fs::rename(scene.share.host("file"), scene.share.host("db-shm")).unwrap();
+    for guest in &mut scene.guests {
+        let file = guest.open("db-shm", O_RDONLY).unwrap();
+        assert_eq!(guest.set(file, read(1, 120, 120)).unwrap(), 0);
+    }
+    let host = File::options().write(true).open(scene.share.host("db-shm")).unwrap();
+    assert_eq!(fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
+}
+
 /// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in common.
 #[test]
 fn a_file_that_is_shared_by_memory_is_locked_by_one_guest_at_a_time() {

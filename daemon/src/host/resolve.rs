@@ -15,6 +15,9 @@ const BENEATH: ResolveFlags =
 /// What `statx` is asked for, always: identity, attributes and birth time.
 const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 
+/// What stands in /proc behind the last name of what has none any more.
+pub(crate) const DELETED: &[u8] = b" (deleted)";
+
 /// The guest's errno for a host error.
 pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
@@ -104,7 +107,7 @@ impl ProcFds {
     /// Whether the name by which one of our own descriptors was opened is no name of its file any more, as far as the host
     /// tells. A file whose name ends like that is taken for one; so is one with a name that is too long to be told.
     pub(crate) fn may_have_lost_its_name(&self, fd: BorrowedFd<'_>) -> bool {
-        self.path_of(fd).is_none_or(|path| path.ends_with(b" (deleted)"))
+        self.path_of(fd).is_none_or(|path| path.ends_with(DELETED))
     }
 
     /// The name under which one of our own descriptors was opened or is now known, after the path to it.

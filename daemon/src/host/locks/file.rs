@@ -97,7 +97,8 @@ impl FileLocks {
     ) -> Result<Said, Errno> {
         let Some(Whose::Guest(taken @ None)) = &mut self.whose else { return Ok(Said::Done) };
         let description = open()?;
-        let said = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(LockKind::Write))?;
+        let kind = if description.writes { LockKind::Write } else { LockKind::Read };
+        let said = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(kind))?;
         if said == Said::Done {
             *taken = Some(description);
         }

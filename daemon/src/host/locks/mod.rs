@@ -12,6 +12,7 @@ mod ranges;
 use super::handles::FileHandle;
 use super::nodes::NodeKey;
 use super::passthrough::Passthrough;
+use super::resolve::DELETED;
 use super::table::Entry;
 use super::{Answer, Pace};
 use crate::bell::Bell;
@@ -220,7 +221,7 @@ impl Passthrough {
             if let Some((owner, ..)) = locks.in_the_way(lock.owner, span, kind) {
                 return Ok(Locking::Held(Some(owner)));
             }
-            if locks.take_for_guest(|| self.describe_to_write(file))? == Said::Held {
+            if locks.take_for_guest(|| self.describe_whole(file))? == Said::Held {
                 return Ok(Locking::Held(None));
             }
         }
@@ -273,17 +274,28 @@ impl Passthrough {
     /// Whether programs share what is in a file by mapping it, and use its locks to agree about that: the index of
     /// SQLite's write-ahead log, the table of readers of LMDB. No two guests have one page of it, but for a DAX window, so two of
     /// them would destroy what the locks are there to keep. Their programs are told that it is locked.
+    ///
+    /// A file of which the host does not say the name, as one that was opened by its file handle may be, is taken for one of
+    /// them: another guest's program is then told that it is locked, and nothing is lost.
     fn is_shared_by_memory(&self, file: &FileHandle) -> bool {
         let path = self.proc_fds.path_of(file.as_fd()).unwrap_or_default();
+        let path = path.strip_suffix(DELETED).unwrap_or(&path);
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        name.ends_with(b"-shm") || name == b"lock.mdb"
+        name.is_empty() || name.ends_with(b"-shm") || name == b"lock.mdb"
     }
 
-    /// A description that can have a write lock, whatever the guest has opened the file for.
-    fn describe_to_write(&self, file: &FileHandle) -> Answer<Description> {
+    /// A description that can have a write lock, whatever the guest has opened the file for; or, where nobody here may write to
+    /// the file, one for a read lock: who cannot store anything harms no other reader.
+    fn describe_whole(&self, file: &FileHandle) -> Answer<Description> {
         let ticket = self.ticket().map_err(no_lock)?;
-        let fd = self.proc_fds.reopen_fd(file.as_fd(), OFlags::RDWR).map_err(no_lock)?;
-        Ok(Description { fd, reads: true, writes: true, _ticket: ticket })
+        let open = |flags| self.proc_fds.reopen_fd(file.as_fd(), flags);
+        let (fd, writes) = match open(OFlags::RDWR) {
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
+                (open(OFlags::RDONLY).map_err(no_lock)?, false)
+            }
+            opened => (opened.map_err(no_lock)?, true),
+        };
+        Ok(Description { fd, reads: true, writes, _ticket: ticket })
     }
 
     /// A description for one owner. One that writes reads as well where the host lets it, so that it never has to be
