@@ -32,8 +32,8 @@ const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
 /// How long a lock is had while another waits for it: so long that it is no longer tried every moment.
 const HELD: Duration = Duration::from_secs(1);
-/// Within that it is taken; after so long a wait it is tried every 10 ms, on a machine that does nothing else.
-const SOON: Duration = Duration::from_millis(500);
+/// Within that it is taken: after so long a wait it is tried every 10 ms, and a busy machine may lose a second.
+const SOON: Duration = Duration::from_millis(1500);
 
 /// A share with a `file`, and guests, each of a daemon of its own.
 struct Scene {
