@@ -10,9 +10,6 @@ pub const REQUEST_QUEUES_MAX: usize = 63;
 /// Bytes of file data in one READ or WRITE: 256 pages, the most that a Linux guest asks for by default.
 pub const WRITE_LEN_MAX: u32 = 1 << 20;
 
-/// How long the hiprio queue's worker lets FORGETs come together: nobody waits for them.
-pub const FORGET_NAP: std::time::Duration = std::time::Duration::from_millis(2);
-
 /// Memory that one worker keeps for reply bodies between requests, in bytes. READDIR replies are the largest; more
 /// is given back after the request that needed it.
 pub const REPLY_BUFFER_KEPT: usize = 64 << 10;
@@ -46,6 +43,9 @@ pub const CHAIN_DESCRIPTORS_MAX: u16 = QUEUE_SIZE_MAX;
 /// Requests that a worker completes at most before it tells the guest: many for one interrupt, yet the first of a
 /// long burst does not wait for the last.
 pub const SIGNAL_BATCH_MAX: usize = 16;
+
+/// How long the hiprio queue's worker lets FORGETs come together: nobody waits for them.
+pub const FORGET_NAP: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Memory that one worker keeps for messages between requests, in bytes: all but long extended attributes and long
 /// BATCH_FORGETs fit.

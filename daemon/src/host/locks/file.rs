@@ -87,16 +87,26 @@ impl FileLocks {
         matches!(self.whose.get_or_insert_with(judged), Whose::Guest(_))
     }
 
-    /// Takes the whole file for this guest, if it has not got it; `open` makes a description for that.
+    /// Takes the whole file for this guest, if it has not got it, so that one of its owners may have a lock of this kind;
+    /// `open` makes a description for that.
     ///
     /// # Errors
-    /// What `open` or the host says.
+    /// What `open` or the host says; ENOLCK for a write lock where the description only reads, for the file is then shared with
+    /// the readers of other guests.
     pub(super) fn take_for_guest(
         &mut self,
+        wanted: LockKind,
         open: impl FnOnce() -> Result<Description, Errno>,
     ) -> Result<Said, Errno> {
-        let Some(Whose::Guest(taken @ None)) = &mut self.whose else { return Ok(Said::Done) };
+        let Some(Whose::Guest(taken)) = &mut self.whose else { return Ok(Said::Done) };
+        let check = |description: &Description| {
+            if description.allows(wanted) { Ok(()) } else { Err(Errno::ENOLCK) }
+        };
+        if let Some(description) = taken {
+            return check(description).map(|()| Said::Done);
+        }
         let description = open()?;
+        check(&description)?;
         let kind = if description.writes { LockKind::Write } else { LockKind::Read };
         let said = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(kind))?;
         if said == Said::Done {
@@ -228,5 +238,27 @@ impl Owner {
         }
         self.description = Some(description);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::budget::Budget;
+    use super::*;
+
+    /// A file that its owner may not write to by mode, but has open to write since it was made.
+    #[test]
+    fn nobody_has_a_write_lock_of_a_whole_file_that_is_only_read_locked_on_the_host() {
+        let (file, budget) = (tempfile::NamedTempFile::new().unwrap(), Budget::new(10));
+        let open = || {
+            let fd = std::fs::File::open(file.path()).unwrap().into();
+            Ok(Description { fd, reads: true, writes: false, _ticket: budget.ticket().unwrap() })
+        };
+        let mut locks = FileLocks::default();
+        assert!(locks.is_for_one_guest(|| true));
+        assert_eq!(locks.take_for_guest(LockKind::Write, open), Err(Errno::ENOLCK));
+        assert_eq!(locks.take_for_guest(LockKind::Read, open), Ok(Said::Done));
+        assert_eq!(locks.take_for_guest(LockKind::Write, open), Err(Errno::ENOLCK));
+        assert_eq!(locks.take_for_guest(LockKind::Read, open), Ok(Said::Done));
     }
 }

@@ -221,7 +221,7 @@ impl Passthrough {
             if let Some((owner, ..)) = locks.in_the_way(lock.owner, span, kind) {
                 return Ok(Locking::Held(Some(owner)));
             }
-            if locks.take_for_guest(|| self.describe_whole(file))? == Said::Held {
+            if locks.take_for_guest(kind, || self.describe_whole(file))? == Said::Held {
                 return Ok(Locking::Held(None));
             }
         }

@@ -137,7 +137,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         }
     }
 
-    /// Looks for more without sleeping, where that is worth it; true: something has come.
+    /// Looks for more once again before the guest is asked to kick, where that is worth it; true: something has come.
     fn poll(&mut self) -> Result<bool, RingError> {
         if self.worker.index == 0 {
             return self.gather();
