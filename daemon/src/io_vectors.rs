@@ -232,7 +232,8 @@ impl<'a> Iterator for Slices<'a> {
     }
 }
 
-/// Runs `call` over the pieces in groups that one system call takes, until a short count.
+/// Runs `call` over the pieces in groups that one system call takes, until a short count. Where there is nothing to
+/// move the host is asked all the same: whether the file is open for it is for the host to say.
 #[inline(never)]
 fn transfer<const COUNT: usize>(
     mut slices: Slices<'_>,
@@ -249,7 +250,7 @@ fn transfer<const COUNT: usize>(
             vectors.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() });
             wanted = wanted.saturating_add(guard.len());
         }
-        if vectors.is_empty() {
+        if vectors.is_empty() && done > 0 {
             return Ok(done);
         }
         let at = i64::try_from(offset.saturating_add(done as u64)).map_err(io::Error::other)?;
@@ -258,7 +259,7 @@ fn transfer<const COUNT: usize>(
             return if done == 0 { Err(error) } else { Ok(done) };
         };
         done = done.saturating_add(moved);
-        if moved < wanted {
+        if moved < wanted || wanted == 0 {
             return Ok(done);
         }
     }
@@ -365,6 +366,20 @@ mod tests {
         let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice())).first(60);
         assert_eq!(vectors.drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 60);
         assert_eq!(IoVectors::empty().drain_to(file.as_fd(), 0, TransferFlags::empty()).unwrap(), 0);
+    }
+
+    #[test]
+    fn to_move_nothing_takes_a_file_that_is_open_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let to_write = std::fs::File::create(&path).unwrap();
+        let to_read = std::fs::File::open(&path).unwrap();
+        let nothing = IoVectors::empty();
+        let fill = |file: &std::fs::File| nothing.fill_from(file.as_fd(), 0, TransferFlags::empty());
+        let drain = |file: &std::fs::File| nothing.drain_to(file.as_fd(), 0, TransferFlags::empty());
+        assert_eq!((fill(&to_read).unwrap(), drain(&to_write).unwrap()), (0, 0));
+        assert_eq!(fill(&to_write).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(drain(&to_read).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]
