@@ -60,6 +60,10 @@ fn end(offset: u64, len: u64) -> Answer<usize> {
 
 fn listed(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<Listed>)> {
     let directory = tree.opened(list.handle, true)?.inode;
+    // Linux's iterate_dir says so of what has been removed.
+    if tree.get(directory)?.nlink == 0 {
+        return Err(Errno::ENOENT);
+    }
     let Content::Directory(names, parent) = &tree.get(directory)?.content else { return Err(Errno::EBADF) };
     let dots = [(directory, b".".to_vec()), (*parent, b"..".to_vec())];
     let all = dots.into_iter().chain(names.iter().map(|(name, inode)| (*inode, name.clone())));
@@ -406,13 +410,17 @@ impl FileSystem for Model {
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
         locked!(self, call, tree);
         let protocol::Fallocate { handle, offset, length, mode } = call.operation;
+        let (keep, punch) = (FallocateMode::KEEP_SIZE, FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE);
+        if ![FallocateMode::empty(), keep, punch, FallocateMode::ZERO_RANGE].contains(&mode) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let bytes = tree.bytes_mut(handle)?;
         if length == 0 {
             return Err(Errno::EINVAL);
         }
         let end = end(offset, length)?;
         let start = end - usize::try_from(length).map_err(|_large| Errno::EFBIG)?;
-        if mode == FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE {
+        if mode == punch {
             let (start, end) = (start.min(bytes.len()), end.min(bytes.len()));
             bytes[start..end].fill(0);
         } else if mode == FallocateMode::ZERO_RANGE {
@@ -420,8 +428,6 @@ impl FileSystem for Model {
             bytes[start..end].fill(0);
         } else if mode.is_empty() {
             bytes.resize(bytes.len().max(end), 0);
-        } else if mode != FallocateMode::KEEP_SIZE {
-            return Err(Errno::EOPNOTSUPP);
         }
         Ok(())
     }

@@ -198,7 +198,8 @@ impl<F: FileSystem> Run<F> {
                 }))
             }
             (_, None) if silent(header) => None,
-            (_, None) => Some(Err(Errno::EIO)),
+            // A node besides the root is of a process before this one.
+            (_, None) => Some(Err(if matches!(header.node.0, 0 | 1) { Errno::EIO } else { Errno::ESTALE })),
             (Operation::Destroy(_), Some(_)) => {
                 self.model.reset(InitFlags::empty());
                 self.negotiated = None;
