@@ -23,9 +23,6 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
-/// Seconds for each fuzz target when they run as one check among many.
-const FUZZ_SECONDS: u32 = 20;
-
 struct Check {
     name: String,
     needs: Vec<Part>,
@@ -153,6 +150,6 @@ fn perform(action: &Action) -> Outcome {
                 .current_dir(workspace::root())
                 .args(["check", "bans", "licenses", "sources"]))
         }
-        Action::Fuzz => fuzz::main(&fuzz::Arguments::every(FUZZ_SECONDS)),
+        Action::Fuzz => fuzz::main(&fuzz::Arguments::among_tests()),
     }
 }

@@ -149,7 +149,7 @@ fn contents(part: Part) -> String {
     }
 }
 
-pub(super) fn remove(folder: &Path) -> Outcome {
+pub(crate) fn remove(folder: &Path) -> Outcome {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::new(format!("cannot remove {}: {error}", folder.display())))
