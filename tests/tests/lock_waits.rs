@@ -32,8 +32,10 @@ const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
 /// How long a lock is had while another waits for it: so long that it is no longer tried every moment.
 const HELD: Duration = Duration::from_secs(1);
-/// Within that it is taken: after so long a wait it is tried every 10 ms, and a busy machine may lose a second.
-const SOON: Duration = Duration::from_millis(1500);
+/// Within that it is taken: after so long a wait it is tried every 10 ms.
+const SOON: Duration = Duration::from_millis(100);
+/// In one of so many turns: a busy machine may lose a second now and then.
+const TURNS: usize = 5;
 
 /// A share with a `file`, and guests, each of a daemon of its own.
 struct Scene {
@@ -177,17 +179,26 @@ fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
 #[test]
 fn a_lock_that_another_daemon_had_for_long_is_tried_again_soon_after_its_unlock() {
     let mut scene = Scene::new(2);
-    assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-    let asked = scene.waits(0, write(1, 0, 9));
-    let since = Instant::now();
-    while since.elapsed() < HELD {
-        std::thread::park_timeout(HELD);
+    let mut turn = || {
+        assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+        let asked = scene.waits(0, write(1, 0, 9));
+        let since = Instant::now();
+        while since.elapsed() < HELD {
+            std::thread::park_timeout(HELD);
+        }
+        assert!(!scene.guests[0].is_answered(asked).unwrap());
+        assert_eq!(scene.set(1, unlock(1)), 0);
+        let unlocked = Instant::now();
+        assert_eq!(scene.outcome(0, asked), 0);
+        let waited = unlocked.elapsed();
+        assert_eq!(scene.set(0, unlock(1)), 0);
+        waited
+    };
+    let mut waited = Vec::new();
+    while waited.last().is_none_or(|last| *last >= SOON) {
+        assert!(waited.len() < TURNS, "{waited:?} after the unlocks");
+        waited.push(turn());
     }
-    assert!(!scene.guests[0].is_answered(asked).unwrap());
-    assert_eq!(scene.set(1, unlock(1)), 0);
-    let unlocked = Instant::now();
-    assert_eq!(scene.outcome(0, asked), 0);
-    assert!(unlocked.elapsed() < SOON, "{:?} after the unlock", unlocked.elapsed());
 }
 
 #[test]

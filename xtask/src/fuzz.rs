@@ -44,10 +44,10 @@ const TEST_SEED: u32 = 20_807;
 /// A target that is ten times as slow as it was ends all the same.
 const TEST_SECONDS_MAX: u32 = 200;
 
-/// Inputs among the tests: twenty seconds of the slowest target, which makes a directory for each. To decode a message
-/// takes two microseconds.
-fn test_runs(target: &str) -> u32 {
-    if target == "decode_request" { 2_000_000 } else { 25_000 }
+/// How many inputs, where that is given: twenty seconds of the slowest target, which makes a directory for each. To decode a
+/// message takes two microseconds.
+fn runs(target: &str, arguments: &Arguments) -> Option<u32> {
+    arguments.among_tests.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
@@ -59,7 +59,9 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     build(arguments.target.as_deref())?;
     let mut failed = Vec::new();
     for target in &targets {
-        say(format!("fuzz target {target}, {} s, seed {}", arguments.seconds, arguments.seed));
+        let inputs =
+            runs(target, arguments).map_or_else(String::new, |runs| format!("{runs} inputs in at most "));
+        say(format!("fuzz target {target}, {inputs}{} s, seed {}", arguments.seconds, arguments.seed));
         if let Err(failure) = one(target, arguments) {
             say(&failure);
             failed.push(target.as_str());
@@ -127,7 +129,7 @@ fn one(target: &str, arguments: &Arguments) -> Outcome {
         .arg("--")
         .arg(format!("-max_total_time={}", arguments.seconds))
         .arg(format!("-seed={}", arguments.seed))
-        .args(arguments.among_tests.then(|| format!("-runs={}", test_runs(target))))
+        .args(runs(target, arguments).map(|runs| format!("-runs={runs}")))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]);
     run(&mut command).map_err(|failure| match newest_artifact(&root.join("fuzz/artifacts").join(target)) {
         Some(artifact) => Failure::new(format!(
