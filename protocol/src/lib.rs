@@ -35,7 +35,8 @@ pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use opcode::Opcode;
 pub use operation::*;
 pub use reply::{
-    Attr, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp, out_header,
+    Attr, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp,
+    attr_timeout, out_header,
 };
 pub use request::{
     DecodeError, Dialect, HEADER_LEN, Header, HeaderError, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len,

@@ -35,8 +35,21 @@ pub struct Timestamp {
 pub struct Timeouts {
     /// That this name means this node.
     pub entry: Duration,
-    /// The attributes.
+    /// The attributes; see [`attr_timeout`].
     pub attr: Duration,
+}
+
+/// How long the guest may keep attributes with this mode, where it may keep others for `timeout`.
+///
+/// A file with set-user-id or set-group-id gets no timeout, in no reply. With `HANDLE_KILLPRIV_V2` the server takes these
+/// bits away when the file is changed, and no reply to a change (WRITE, OPEN with `O_TRUNC`, FALLOCATE,
+/// `COPY_FILE_RANGE`) carries the new mode. The guest's kernel would go on to honor the bits in `exec` until its
+/// copy expires. Directories are excepted: their set-group-id grants nothing, and no such change drops it.
+pub const fn attr_timeout(mode: u32, timeout: Duration) -> Duration {
+    const FILE_TYPE: u32 = 0o170_000;
+    const DIRECTORY: u32 = 0o040_000;
+    const SET_IDS: u32 = 0o6000;
+    if mode & SET_IDS != 0 && mode & FILE_TYPE != DIRECTORY { Duration::ZERO } else { timeout }
 }
 
 /// Attributes of a node (`fuse_attr`).
@@ -138,7 +151,7 @@ pub struct FileLock {
 pub enum Reply<'a> {
     /// Nothing but the header.
     Empty,
-    /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK.
+    /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK. Here and below, [`attr_timeout`] decides on the attributes' timeout.
     Entry(Entry, Timeouts),
     /// CREATE, TMPFILE.
     Created(Entry, Timeouts, OpenReply),
@@ -264,21 +277,23 @@ fn attr(attr: &Attr) -> abi::Attr {
 }
 
 pub(crate) fn entry_out(entry: &Entry, timeouts: Timeouts) -> abi::EntryOut {
+    let attr_valid = attr_timeout(entry.attr.mode, timeouts.attr);
     abi::EntryOut {
         nodeid: U64::new(entry.node.0),
         generation: U64::new(entry.generation),
         entry_valid: U64::new(timeouts.entry.as_secs()),
-        attr_valid: U64::new(timeouts.attr.as_secs()),
+        attr_valid: U64::new(attr_valid.as_secs()),
         entry_valid_nsec: U32::new(timeouts.entry.subsec_nanos()),
-        attr_valid_nsec: U32::new(timeouts.attr.subsec_nanos()),
+        attr_valid_nsec: U32::new(attr_valid.subsec_nanos()),
         attr: attr(&entry.attr),
     }
 }
 
 fn attr_out(attributes: &Attr, timeout: Duration) -> abi::AttrOut {
+    let attr_valid = attr_timeout(attributes.mode, timeout);
     abi::AttrOut {
-        attr_valid: U64::new(timeout.as_secs()),
-        attr_valid_nsec: U32::new(timeout.subsec_nanos()),
+        attr_valid: U64::new(attr_valid.as_secs()),
+        attr_valid_nsec: U32::new(attr_valid.subsec_nanos()),
         dummy: U32::ZERO,
         attr: attr(attributes),
     }
@@ -311,9 +326,10 @@ fn statx_out(statx: &Statx, timeout: Duration) -> abi::StatxOut {
         dev_minor: U32::new(statx.dev_minor),
         ..abi::Statx::new_zeroed()
     };
+    let attr_valid = attr_timeout(statx.mode.into(), timeout);
     abi::StatxOut {
-        attr_valid: U64::new(timeout.as_secs()),
-        attr_valid_nsec: U32::new(timeout.subsec_nanos()),
+        attr_valid: U64::new(attr_valid.as_secs()),
+        attr_valid_nsec: U32::new(attr_valid.subsec_nanos()),
         stat,
         ..abi::StatxOut::new_zeroed()
     }

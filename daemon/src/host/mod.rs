@@ -63,6 +63,13 @@ pub struct Caller<'a> {
     pub pid: u32,
 }
 
+impl Caller<'_> {
+    /// Whether to take the caller for one with `CAP_FSETID`, where the request does not say: ordinary root has it.
+    pub(crate) const fn may_have_fsetid(&self) -> bool {
+        self.uid == 0
+    }
+}
+
 /// One operation with the node that it acts on and the one who asks.
 #[derive(Clone, Debug)]
 pub struct Call<'a, T> {

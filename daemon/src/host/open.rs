@@ -8,7 +8,7 @@ use super::lookup::Found;
 use super::nodes::{Node, NodeRef, Pin};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
-use super::{Answer, Call, Pace};
+use super::{Answer, Call, Caller, Pace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
@@ -23,7 +23,14 @@ impl Passthrough {
     pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
         let tickets = self.handle_tickets()?;
         let checked = self.is_to_be_checked(node, call);
-        self.open_node((tickets, checked), node, call.operation)
+        self.open_node((tickets, checked), node, self.with_kill(call.operation, &call.caller))
+    }
+
+    /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
+    /// `HANDLE_KILLPRIV_V2`) forgets to where O_TRUNC is part of OPEN, as Linux 7.2 does.
+    fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
+        let is_forgotten = !self.negotiated(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
+        Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
     fn open_node(
@@ -173,7 +180,7 @@ impl Passthrough {
         mut entry: Entry,
         call: &Call<'_, protocol::Create<'_>>,
     ) -> Answer<(Entry, OpenReply)> {
-        let open = call.operation.open;
+        let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.nodes.get(entry.node)?;
         self.check_found(&node, call)?;
         let reply = self.open_node((tickets, false), &node, open)?;

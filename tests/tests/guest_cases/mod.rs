@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use crate::guest_report::Report;
 
 /// The cases' files, as the guest finds them in `/extra`.
-const SCRIPTS: [(&str, &str); 6] = [
+const SCRIPTS: [(&str, &str); 7] = [
     ("posix.py", include_str!("../guest_scripts/posix.py")),
+    ("privileges.py", include_str!("../guest_scripts/privileges.py")),
     ("probe.py", include_str!("../guest_scripts/probe.py")),
     ("cases_files.py", include_str!("../guest_scripts/cases_files.py")),
     ("cases_mounts.py", include_str!("../guest_scripts/cases_mounts.py")),
