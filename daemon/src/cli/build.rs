@@ -44,6 +44,8 @@ pub(super) enum RunError {
     Window(#[from] session::WindowError),
     #[error("--num-request-queues: {0}")]
     RequestQueues(#[from] vhost_user::RequestQueuesError),
+    #[error("cannot start the thread that waits for signals: {0}")]
+    Signals(io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -137,7 +139,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     seal.close(Threads::CONTROL)?;
     let on_signal = stop.clone();
-    signals.watch(move || on_signal.request())?;
+    signals.watch(move || on_signal.request()).map_err(RunError::Signals)?;
     // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
     Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
@@ -169,7 +171,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
     let stop = service.stop_handle();
-    signals.watch(move || stop.stop())?;
+    signals.watch(move || stop.stop()).map_err(RunError::Signals)?;
     Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 

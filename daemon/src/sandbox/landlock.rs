@@ -73,8 +73,14 @@ impl Rules {
 
     /// What enforcing them comes to, tried on a thread of its own, which ends with that.
     pub(super) fn tried(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
-        let outcome = std::thread::scope(|scope| scope.spawn(|| self.enforce(share)).join());
-        outcome.map_err(|_panic| "the try has failed".to_owned())?.map_err(|error| error.to_string())
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("landlock-trial".to_owned());
+            let trial = thread
+                .spawn_scoped(scope, || self.enforce(share))
+                .map_err(|error| format!("cannot start the thread that tries them: {error}"))?;
+            let outcome = trial.join().map_err(|_panic| "the try has failed".to_owned())?;
+            outcome.map_err(|error| error.to_string())
+        })
     }
 
     /// Puts them on the calling thread, and on those that it starts.

@@ -5,14 +5,13 @@ use super::device::Device;
 use super::listener::Listener;
 use super::options::Options;
 use super::parking::Parking;
-use super::pool::Pool;
+use super::pool::{self, Pool};
 use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
 use crate::host::FileSystem;
 use crate::session::Session;
 use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
-use std::num::NonZero;
 use std::sync::Arc;
 use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
@@ -91,14 +90,10 @@ fn serve_one<F: FileSystem + 'static>(
     } else {
         None
     };
-    let pool = match NonZero::new(options.pool_threads) {
-        Some(threads) => {
-            let (most, parking) = (options.pool_requests_max, parking.clone());
-            Some(Arc::new(Pool::start(session, threads, most, parking).map_err(ServeError::Pool)?))
-        }
-        None => None,
-    };
-    device.attach(rings, (pool.as_ref(), parking.as_ref()), crew);
+    let limits = pool::Limits { threads: options.pool_threads, requests: options.pool_requests_max };
+    // It has a thread before the front-end is accepted, so that no request can come without one to serve it.
+    let pool = Arc::new(Pool::start(session, limits, parking.clone()).map_err(ServeError::Pool)?);
+    device.attach(rings, (&pool, parking.as_ref()), crew);
     daemon.start(accepting).map_err(ServeError::Backend)?;
     tracing::info!("front-end connected");
     if let Some(handle) = daemon.shutdown_handle() {
@@ -114,9 +109,7 @@ fn serve_one<F: FileSystem + 'static>(
     if let Some(parking) = parking {
         parking.end();
     }
-    if let Some(pool) = pool {
-        pool.end();
-    }
+    pool.end();
     Ok(())
 }
 

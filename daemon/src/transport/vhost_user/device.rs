@@ -59,7 +59,7 @@ impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn attach(
         &self,
         rings: Vec<QueueVring>,
-        (pool, parking): (Option<&Arc<Pool>>, Option<&Arc<Parking>>),
+        (pool, parking): (&Arc<Pool>, Option<&Arc<Parking>>),
         crew: &Crew,
     ) {
         for (index, (vring, member)) in rings.iter().zip(crew.members()).enumerate() {
@@ -67,7 +67,7 @@ impl<F: FileSystem + 'static> Device<F> {
                 index,
                 session: Arc::clone(&self.session),
                 acked_features: Arc::clone(&self.acked_features),
-                pool: pool.cloned(),
+                pool: Arc::clone(pool),
                 parking: parking.cloned(),
                 poll: self.options.poll,
             });

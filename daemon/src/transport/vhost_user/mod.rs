@@ -60,7 +60,7 @@ pub enum ServeError {
     #[error("cannot set up the device: {0}")]
     Backend(vhost_user_backend::Error),
     /// A thread could not be started.
-    #[error("cannot start the pool: {0}")]
+    #[error("cannot start a thread of the pool (it needs two for a connection, pool-foreman and pool): {0}")]
     Pool(io::Error),
     /// A thread could not be started.
     #[error("cannot start the thread that answers what waits: {0}")]

@@ -2,14 +2,17 @@
 //!
 //! A queue's worker hands such a request over with its memory and goes on; a thread of the pool serves it patiently
 //! and gives it back through the same ring. What waits for a thread is bounded: past that, whoever has one more
-//! waits. Threads are started when there is work for them, and never by a queue's worker: a foreman does that and
-//! nothing else, so that no thread which handles what a guest says needs to be able to start one.
+//! waits. The first thread is started with the connection and stays: a request that is taken always has a thread to
+//! serve it, also where the host has no room for more. More threads are started when there is work for them, and never
+//! by a queue's thread: a foreman does that, so that no thread which handles what a guest says needs to be able to
+//! start one. The foreman also starts threads of queues that the host had no room for at first.
 
 use super::parking::{Parking, Stay};
 use super::regions::Shared;
 use super::request::{Fate, RateLimit, Taken};
-use super::ring::Deferral;
+use super::ring::{Deferral, Ring};
 use super::split_ring::Done;
+use crate::handoff::handoff;
 use crate::host::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::session::{Pace, Scratch, Session};
@@ -18,9 +21,11 @@ use pinhole_protocol::Errno;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
+
+/// The name of each thread that serves.
+const THREAD_NAME: &str = "pool";
 
 /// A request that is served outside its queue's worker. Who waits for the ring waits for it: the memory is let go of
 /// before the ring hears that it is done.
@@ -36,6 +41,15 @@ pub(super) struct Postponed {
     pub(super) memory: Shared,
     /// Its way back.
     pub(super) deferral: Deferral,
+}
+
+/// How large a pool may become.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Threads. With none, each queue waits for its own requests, and the pool only has its foreman.
+    pub(super) threads: u16,
+    /// Requests at once, waiting or being served.
+    pub(super) requests: usize,
 }
 
 /// The threads of one connection.
@@ -77,6 +91,8 @@ struct State {
     free: usize,
     /// A thread could not be made fit for serving.
     unfit: bool,
+    /// Rings whose thread could not be started; no more than the device has queues.
+    unserved: Vec<Weak<Ring>>,
     over: bool,
 }
 
@@ -138,8 +154,8 @@ impl Office {
         }
     }
 
-    /// One thread of the pool.
-    fn work<F: FileSystem>(&self, session: &Session<F>) {
+    /// One thread of the pool that was started while others serve.
+    fn join_in<F: FileSystem>(&self, session: &Session<F>) {
         if let Err(error) = session.enter_thread(Threads::OFFLOAD) {
             tracing::error!(%error, "a thread of the pool cannot be prepared");
             let mut state = self.lock();
@@ -149,6 +165,11 @@ impl Office {
             self.hire.notify_one();
             return;
         }
+        self.work(session);
+    }
+
+    /// Serves until it is over, or until there has been nothing to do for a while.
+    fn work<F: FileSystem>(&self, session: &Session<F>) {
         let mut scratch = Scratch::default();
         while let Some(Postponed { taken, head, queue, memory, mut deferral }) = self.next() {
             let len = match (taken.serve(session, memory.view(), Pace::Patient, &mut scratch), &self.parking)
@@ -179,10 +200,9 @@ impl Office {
         }
     }
 
-    /// Starts threads while there is more to do than they can, until it is over; then waits for their end.
-    fn supervise(&self, start: impl Fn() -> io::Result<JoinHandle<()>>) {
+    /// Starts threads while there is more to do than they can, until it is over; then waits for the end of the pool's.
+    fn supervise(&self, mut team: Vec<JoinHandle<()>>, start: impl Fn() -> io::Result<JoinHandle<()>>) {
         let mut log = RateLimit::default();
-        let mut team: Vec<JoinHandle<()>> = Vec::new();
         let mut state = self.lock();
         while !state.over {
             let mut pause = std::mem::take(&mut state.unfit);
@@ -197,20 +217,27 @@ impl Office {
                     Ok(thread) => team.push(thread),
                     Err(error) => {
                         if let Some(suppressed) = log.pass() {
-                            tracing::error!(%error, suppressed, "cannot start a thread of the pool");
+                            tracing::error!(%error, suppressed, "cannot start one more thread of the pool");
                         }
                         state.threads = state.threads.saturating_sub(1);
                         state.free = state.free.saturating_sub(1);
                         pause = true;
                     }
                 }
-            } else if !pause {
-                state = self.hire.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let unserved = std::mem::take(&mut state.unserved);
+            if !unserved.is_empty() {
+                drop(state);
+                self.start_queues(&unserved);
+                state = self.lock();
+                pause |= !state.unserved.is_empty();
             }
             if pause {
                 let (held, _) =
                     self.hire.wait_timeout(state, POOL_RETRY).unwrap_or_else(PoisonError::into_inner);
                 state = held;
+            } else if !self.is_short_handed(&state) && state.unserved.is_empty() && !state.over {
+                state = self.hire.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
         drop(state);
@@ -220,37 +247,64 @@ impl Office {
             }
         }
     }
+
+    /// Tries to start the threads of queues; those for which it fails are noted again. Not under the lock: a ring notes
+    /// itself.
+    fn start_queues(&self, unserved: &[Weak<Ring>]) {
+        for ring in unserved {
+            if ring.upgrade().is_some_and(|ring| !ring.start_again()) {
+                self.lock().unserved.push(Weak::clone(ring));
+            }
+        }
+    }
 }
 
 impl Pool {
-    /// At most `threads_max` threads that serve `session`, none of them until there is work, and at most `requests_max`
-    /// requests at once.
+    /// The first thread of a pool that serves `session`, and the foreman that starts the others.
     ///
     /// # Errors
-    /// Where the host has no thread left for the foreman.
+    /// Where the host has no room for these two threads, or the first one cannot be made fit to serve.
     pub(super) fn start<F: FileSystem + 'static>(
         session: &Arc<Session<F>>,
-        threads_max: NonZero<u16>,
-        requests_max: usize,
+        limits: Limits,
         parking: Option<Arc<Parking>>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Office {
-            threads_max: usize::from(threads_max.get()),
-            requests_max: requests_max.max(1),
+            threads_max: usize::from(limits.threads),
+            requests_max: limits.requests.max(1),
             parking,
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
             hire: Condvar::new(),
         });
-        let (own, session) = (Arc::clone(&shared), Arc::clone(session));
+        // From here on, what has been started ends where the rest fails.
+        let pool = Self { shared: Arc::clone(&shared), foreman: Mutex::new(None) };
+        let first = if limits.threads > 0 { Some(start_first(&shared, session)?) } else { None };
+        let session = Arc::clone(session);
         let foreman = thread::Builder::new().name("pool-foreman".to_owned()).spawn(move || {
-            own.supervise(|| {
-                let (shared, session) = (Arc::clone(&own), Arc::clone(&session));
-                thread::Builder::new().name("pool".to_owned()).spawn(move || shared.work(&session))
+            shared.supervise(Vec::from_iter(first), || {
+                let (shared, session) = (Arc::clone(&shared), Arc::clone(&session));
+                thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || shared.join_in(&session))
             });
         })?;
-        Ok(Self { shared, foreman: Mutex::new(Some(foreman)) })
+        *pool.foreman.lock().unwrap_or_else(PoisonError::into_inner) = Some(foreman);
+        Ok(pool)
+    }
+
+    /// Whether it serves requests.
+    pub(super) fn has_threads(&self) -> bool {
+        self.shared.threads_max > 0
+    }
+
+    /// Has the foreman start the thread of a ring as soon as the host has room for it.
+    pub(super) fn start_later(&self, ring: &Arc<Ring>) {
+        let ring = Arc::downgrade(ring);
+        let mut state = self.shared.lock();
+        if !state.unserved.iter().any(|known| known.ptr_eq(&ring)) {
+            state.unserved.push(ring);
+        }
+        self.shared.hire.notify_one();
     }
 
     /// Hands a request over; waits where too many already wait.
@@ -287,4 +341,27 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Starts a thread and waits until it is ready to serve.
+fn start_first<F: FileSystem + 'static>(
+    office: &Arc<Office>,
+    session: &Arc<Session<F>>,
+) -> io::Result<JoinHandle<()>> {
+    {
+        let mut state = office.lock();
+        state.threads = 1;
+        state.free = 1;
+    }
+    let (fit, is_fit) = handoff(1);
+    let (office, session) = (Arc::clone(office), Arc::clone(session));
+    let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
+        let prepared = session.enter_thread(Threads::OFFLOAD);
+        let failed = prepared.is_err();
+        if fit.offer(prepared).is_ok() && !failed {
+            office.work(&session);
+        }
+    })?;
+    is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
+    Ok(thread)
 }

@@ -9,7 +9,7 @@ use crate::guest_view::GuestView;
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
 use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
@@ -21,6 +21,9 @@ pub(super) trait Job: Send + Sync {
 
     /// The ring is to be served.
     fn starting(&self);
+
+    /// The ring is to be served and the host has no thread for it; [`Ring::start_again`] is to be called later.
+    fn not_started(&self, ring: &Arc<Ring>);
 
     /// The ring is being stopped, which waits for what was taken from it.
     fn stopping(&self);
@@ -42,6 +45,13 @@ pub(super) struct RingState {
     /// SET_VRING_KICK.
     pub(super) kick: Option<File>,
     running: Option<Running>,
+}
+
+impl RingState {
+    /// Whether a thread is to serve the ring.
+    const fn is_in_use(&self) -> bool {
+        self.addressed && self.sized && self.ready && self.enabled
+    }
 }
 
 struct Running {
@@ -260,10 +270,24 @@ impl Ring {
         let mut state = lock(&self.state);
         self.stop_worker(&mut state);
         let result = change(&self.vring, &mut state);
-        if state.addressed && state.sized && state.ready && state.enabled {
+        if state.is_in_use() {
             self.start_worker(&mut state);
         }
         result
+    }
+
+    /// Starts the thread that the host had no room for before, if the ring still needs it. False: the ring is being
+    /// changed at this moment, and it is too early to tell.
+    pub(super) fn start_again(self: &Arc<Self>) -> bool {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if state.running.is_none() && state.is_in_use() {
+            self.start_worker(&mut state);
+        }
+        true
     }
 
     /// Ends the worker after its current request and forgets the ring: device reset, connection lost.
@@ -308,8 +332,15 @@ impl Ring {
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
             Err(error) => {
-                tracing::error!(%error, "cannot start a queue worker; the queue is not served");
+                if let Some(suppressed) = self.may_log(Complaint::Ring) {
+                    let queue = member.name();
+                    tracing::error!(
+                        queue, %error, suppressed,
+                        "cannot start the thread of a queue; trying again until the host has room for one"
+                    );
+                }
                 self.report_error();
+                job.not_started(self);
             }
         }
     }

@@ -26,8 +26,8 @@ pub(super) struct Worker<F> {
     pub(super) session: Arc<Session<F>>,
     /// The virtio features that the guest has acknowledged.
     pub(super) acked_features: Arc<AtomicU64>,
-    /// Where requests go that would hold up the queue; `None`: it waits for them.
-    pub(super) pool: Option<Arc<Pool>>,
+    /// Where requests go that would hold up the queue, unless it has no threads: then the queue waits for them.
+    pub(super) pool: Arc<Pool>,
     /// Where requests go that wait for the front-end, or for a lock.
     pub(super) parking: Option<Arc<Parking>>,
     /// How long to look for more before it sleeps.
@@ -51,6 +51,10 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         if let Some(window) = self.session.window() {
             window.resume();
         }
+    }
+
+    fn not_started(&self, ring: &Arc<Ring>) {
+        self.pool.start_later(ring);
     }
 
     fn stopped(&self) {
@@ -240,10 +244,11 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         if self.taken.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
-        let pace = if self.worker.pool.is_some() { Pace::Now } else { Pace::Patient };
-        match (self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch), &self.worker.pool) {
-            (Fate::Answered(len), _) => Ok(Step::Done(len)),
-            (Fate::WouldWait, Some(pool)) => {
+        let pool = &self.worker.pool;
+        let pace = if pool.has_threads() { Pace::Now } else { Pace::Patient };
+        match self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch) {
+            Fate::Answered(len) => Ok(Step::Done(len)),
+            Fate::WouldWait if pool.has_threads() => {
                 // The pool may have no room for a while.
                 self.give_back(burst, batch)?;
                 let taken = std::mem::take(&mut self.taken);
@@ -252,9 +257,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 pool.submit(Postponed { taken, head, queue, memory, deferral });
                 Ok(Step::Elsewhere)
             }
-            (Fate::Parked(parked), _) => Ok(self.park(burst, parked, head)),
+            Fate::Parked(parked) => Ok(self.park(burst, parked, head)),
             // Who may wait is answered; were it not, this is how it is given back.
-            (Fate::WouldWait, None) => Ok(Step::Done(0)),
+            Fate::WouldWait => Ok(Step::Done(0)),
         }
     }
 
