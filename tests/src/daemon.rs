@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use tempfile::TempDir;
 
 use crate::guest::{GuestError, Pieces};
+use crate::placement;
 
 /// What both daemons print on standard error once their socket is there.
 const READY: &str = "Waiting for vhost-user socket connection";
@@ -290,6 +291,7 @@ impl Daemon {
             .stderr(stderr)
             .process_group(0);
         let child = command.spawn().map_err(DaemonError::host("cannot start the daemon"))?;
+        placement::daemon_started(&socket, child.id());
         Ok(Serving { name: self.name, child, socket, log, _work: work, ended: None })
     }
 
@@ -432,6 +434,7 @@ pub fn serving_id(id: u32) -> u32 {
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        placement::daemon_ended(&self.socket, self.child.id());
         if self.ended.is_none() {
             // Its group too: a sandbox may have made a second process. The child leads the group and has not been
             // reaped, so its number cannot name a stranger.

@@ -10,6 +10,7 @@ pub mod kills;
 #[cfg(feature = "wire")]
 pub mod load;
 pub mod mounted;
+mod placement;
 pub mod power;
 pub mod program;
 pub mod sharing;

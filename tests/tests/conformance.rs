@@ -20,7 +20,7 @@ const FSX_OPERATIONS: u32 = 100_000;
 /// Operations of the O_DIRECT exerciser in each cache mode.
 const DIRECT_OPERATIONS: u32 = 4_000;
 /// How long a suite may take before it counts as hung.
-const SUITE_LIMIT: Duration = Duration::from_mins(8);
+const SUITE_LIMIT: Duration = Duration::from_mins(20);
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Cases that do other than on a local directory, each with its reason.

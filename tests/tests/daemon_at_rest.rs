@@ -9,10 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pinhole_tests::daemon::{Daemon, DaemonError, Serving};
+use pinhole_tests::frontend::eventually;
 use tempfile::TempDir;
-
-/// How long processes may take to appear or to be gone.
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// A share of three folders with ten files each.
 fn share() -> TempDir {
@@ -105,8 +103,5 @@ fn nothing_is_left_of_a_daemon_in_two_processes() {
     let socket = daemon.socket().display().to_string();
     assert_eq!(with_argument(&socket).len(), 2, "the peer has changed: {}", daemon.stderr());
     drop(daemon);
-    let began = Instant::now();
-    while !with_argument(&socket).is_empty() {
-        assert!(began.elapsed() < LIMIT, "{:?} are left", with_argument(&socket));
-    }
+    eventually("nothing of the daemon is left", || with_argument(&socket).is_empty());
 }

@@ -160,7 +160,9 @@ fn what_one_guest_stores_another_loads_with_no_system_call_between() {
     fs::write(folder.path().join("page"), vec![0xff; 2 << 20]).unwrap();
     let daemons = [(); 2].map(|()| serve(folder.path(), "s", &["--dax-window=16M"]));
     let script = |word: &str| {
-        format!("set -e; cd /mnt/s; /extra/window is-dax page; /extra/window {word} page {TURNS}; sleep 4")
+        format!(
+            "set -e; cd /mnt/s; /extra/window is-dax page; /extra/window {word} page {TURNS}; until [ -e seen ]; do sleep 0.1; done"
+        )
     };
     let start = |daemon: &Serving, options: &str, word: &str| {
         guest().cpus(1).attach(share(daemon, "s", options)).start(&script(word)).unwrap()
@@ -176,6 +178,7 @@ fn what_one_guest_stores_another_loads_with_no_system_call_between() {
         let (resident, proportional) = held(guest.id(), "page");
         assert!(resident >= 4 && proportional * 2 <= resident, "{proportional} KiB of {resident}");
     }
+    fs::write(folder.path().join("seen"), "").unwrap();
     for running in running {
         let finished = running.wait().unwrap();
         let text = finished.text();

@@ -239,7 +239,7 @@ fn a_debian_tree_runs_from_a_rootfs_share() {
         '
         sha256sum /mnt/root/usr/bin/git | cut -d' ' -f1
         ";
-    let guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(3));
+    let guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(8));
     let finished = guest.share(daemon.socket(), "root").run(script).unwrap();
     let text = finished.text();
     assert_eq!(finished.exit_code, 0, "{text}\n{}", daemon.stderr());

@@ -29,7 +29,7 @@ fn run(shared: &Path, arguments: &[&str], workloads: &[&str]) -> String {
     let finished = Guest::uml()
         .userland()
         .memory_mib(768)
-        .limit(Duration::from_mins(3))
+        .limit(Duration::from_mins(8))
         .share(daemon.socket(), "work")
         .file("workloads.sh", 0o644, include_str!("guest_scripts/workloads.sh"))
         .run(&lines.join("\n"))

@@ -10,7 +10,7 @@ use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::wire::Message;
 use pinhole_tests::frontend::{
     Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
-    QUEUE_LEN, Setup, Shape, eventually,
+    QUEUE_LEN, Setup, Shape, eventually, wait_until_at_rest,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -136,9 +136,11 @@ fn a_vmm_may_die_after_any_byte_of_its_greeting() {
         drop(stream);
     }
     drop(visit(&daemon).unwrap());
-    eventually("everything is given back", || settled(&daemon).threads <= before.threads);
+    eventually("everything is given back", || {
+        let now = settled(&daemon);
+        now.threads <= before.threads && now.descriptors <= before.descriptors
+    });
     let after = settled(&daemon);
-    assert!(after.descriptors <= before.descriptors, "{before:?} became {after:?}");
     assert!(after.anonymous_kib <= before.anonymous_kib + 4096, "{before:?} became {after:?}");
 }
 
@@ -183,12 +185,17 @@ fn a_vmm_may_die_with_requests_in_flight() {
         }
         drop(guest);
     }
+    // The last of those guests may still be on its way out.
+    let settled = || {
+        wait_until_at_rest(daemon.serving_id());
+        let now = Footprint::of(daemon.serving_id()).unwrap();
+        (now.descriptors, now.threads)
+    };
     let guest = visit(&daemon).unwrap();
-    let before = Footprint::of(daemon.serving_id()).unwrap();
+    let before = settled();
     drop(guest);
     let _guest = visit(&daemon).unwrap();
-    let after = Footprint::of(daemon.serving_id()).unwrap();
-    assert_eq!((after.descriptors, after.threads), (before.descriptors, before.threads));
+    assert_eq!(settled(), before);
 }
 
 #[test]
@@ -296,6 +303,7 @@ fn memory_that_was_taken_away_is_not_written_to_any_more() {
     bench.guest.remap(&[(MEMORY_START, MEMORY_LEN - QUEUE_LEN)]).unwrap();
     let size = u32::try_from(LARGE).unwrap();
     let read = Frame::new(READ, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(0).u32(0).message();
+    let process = bench.daemon.serving_id();
     let (mut in_time, mut too_late) = (0, 0);
     for round in 0..100 {
         let region = bench.guest.region(last, QUEUE_LEN);
@@ -311,7 +319,12 @@ fn memory_that_was_taken_away_is_not_written_to_any_more() {
         memory.write_slice(&read, GuestAddress(place.buffers)).unwrap();
         queue.offer(memory, 0).unwrap();
         queue.kick().unwrap();
-        dither(round);
+        if round % 10 == 0 {
+            // On a busy host the daemon may come too late in all other rounds.
+            wait_until_at_rest(process);
+        } else {
+            dither(round);
+        }
         let region = bench.guest.region(last, QUEUE_LEN);
         bench.guest.connection().remove_mem_region(&region).unwrap();
         bench.guest.poke(last, &vec![0xa5; LARGE + 16]).unwrap();
@@ -328,20 +341,21 @@ fn memory_that_was_taken_away_is_not_written_to_any_more() {
         let untouched = bench.guest.peek(last, LARGE + 16).unwrap().iter().all(|byte| *byte == 0xa5);
         assert!(untouched, "round {round}: written to after it was taken away");
     }
-    assert!(in_time > 0, "{too_late} of 100 requests came too late");
+    assert!(in_time >= 10, "{too_late} of 100 requests came too late");
     bench.is_alive().unwrap();
 }
 
 #[test]
 fn a_disabled_queue_serves_nothing_until_it_is_enabled_again() {
     let mut bench = Bench::new().unwrap();
+    let process = bench.daemon.serving_id();
     for _ in 0..20 {
         bench.guest.connection().set_vring_enable(1, false).unwrap();
         let (queue, memory) = bench.guest.queue(1).unwrap();
         let message = getattr().message();
         let sent = queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
         queue.kick().unwrap();
-        std::thread::park_timeout(Duration::from_millis(5));
+        wait_until_at_rest(process);
         assert!(queue.take_used(memory).unwrap().is_none(), "served while disabled");
         bench.guest.connection().set_vring_enable(1, true).unwrap();
         let (queue, memory) = bench.guest.queue(1).unwrap();

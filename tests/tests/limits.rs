@@ -21,8 +21,8 @@ use traced::Traced;
 
 const O_RDWR: u32 = 2;
 const O_APPEND: u32 = 0o2000;
-/// Whoever is not slowed has an answer within it, also on a machine that does much else.
-const AT_ONCE: Duration = Duration::from_millis(500);
+/// Requests that one request a second keeps busy for a minute: longer than [`LIMIT`](pinhole_tests::frontend::LIMIT).
+const MINUTE: usize = 60;
 static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 
 /// A policy file with limits.
@@ -123,14 +123,12 @@ fn finish(guest: &mut Frontend, queue: usize, sent: &Sent) -> Option<Errno> {
     queue.take_reply(memory, sent, used.len).unwrap().error().unwrap()
 }
 
-/// A queue answers as if nobody was slowed.
+/// A queue answers.
 #[track_caller]
-fn is_served_at_once(guest: &mut Frontend, queue: usize) {
-    let began = Instant::now();
+fn is_served(guest: &mut Frontend, queue: usize) {
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
     let reply = guest.request(queue, NodeId::ROOT, &get_attr, &[]).unwrap();
     assert_eq!(reply.error().unwrap(), None);
-    assert!(began.elapsed() < AT_ONCE, "answered after {:?}", began.elapsed());
 }
 
 #[test]
@@ -148,7 +146,7 @@ fn handles_past_the_limit_are_enfile_until_one_is_released() {
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
     assert!(!bench.host("new").exists(), "it was made all the same");
-    is_served_at_once(&mut bench.guest, 2);
+    is_served(&mut bench.guest, 2);
     ask(&mut bench.guest, first.0, &release(second), &[]).unwrap();
     open_dir(&mut bench.guest, NodeId::ROOT).unwrap();
     let close = Operation::ReleaseDir(ReleaseDir { handle: directory });
@@ -317,38 +315,66 @@ fn a_guest_that_begins_anew_leaves_nothing_dirty_behind() {
     assert_eq!(traced.count_of("fdatasync", 5), 5);
 }
 
+/// A queue of `guest` has not given back all that it was asked.
+#[track_caller]
+fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
+    let (queue, memory) = guest.queue(queue).unwrap();
+    let mut given_back = 0;
+    while queue.take_used(memory).unwrap().is_some() {
+        given_back += 1;
+    }
+    assert!(given_back < count, "all {count} requests were answered: that queue was not slowed");
+}
+
 #[test]
 fn who_writes_too_fast_is_slowed_and_nobody_else_is() {
     let mut bench = limited("write-bytes-per-second = \"1 MiB\"");
-    let mut other = Bench::new().unwrap();
     let (node, handle) = opened(&mut bench, "file");
     let began = Instant::now();
     // One second's worth may come at once; two more take two seconds.
     for number in 0..49_u64 {
-        let operation = write_of(handle, number * PIECE.len() as u64, PIECE.len(), 0);
-        let sent = submit(&mut bench.guest, 1, node, &operation, &PIECE);
-        is_served_at_once(&mut bench.guest, 2);
-        is_served_at_once(&mut other.guest, 1);
-        assert_eq!(finish(&mut bench.guest, 1, &sent), None);
+        let offset = number * PIECE.len() as u64;
+        assert_eq!(write(&mut bench.guest, (node, handle), (offset, 0), &PIECE), Ok(PIECE.len() as u64));
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
     assert!(took < Duration::from_mins(1), "{took:?}");
+
+    let mut bench = limited("write-bytes-per-second = 1");
+    let mut other = Bench::new().unwrap();
+    let (node, handle) = opened(&mut bench, "file");
+    // Paid for in eighteen hours: another request that is answered before has not waited for that.
+    for _ in 0..2 {
+        submit(&mut bench.guest, 1, node, &write_of(handle, 0, PIECE.len(), 0), &PIECE);
+    }
+    for _ in 0..20 {
+        is_served(&mut bench.guest, 2);
+        is_served(&mut other.guest, 1);
+    }
+    still_owes(&mut bench.guest, 1, 2);
 }
 
 #[test]
 fn who_asks_too_often_is_slowed_and_no_other_guest_is() {
-    let mut bench = limited("operations-per-second = 50");
-    let mut other = Bench::new().unwrap();
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
+    let mut bench = limited("operations-per-second = 50");
     let began = Instant::now();
     for _ in 0..150 {
         ask(&mut bench.guest, NodeId::ROOT, &get_attr, &[]).unwrap();
-        is_served_at_once(&mut other.guest, 1);
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
     assert!(took < Duration::from_mins(1), "{took:?}");
+
+    let mut bench = limited("operations-per-second = 1");
+    let mut other = Bench::new().unwrap();
+    for _ in 0..MINUTE {
+        submit(&mut bench.guest, 1, NodeId::ROOT, &get_attr, &[]);
+    }
+    for _ in 0..20 {
+        is_served(&mut other.guest, 1);
+    }
+    still_owes(&mut bench.guest, 1, MINUTE);
 }
 
 #[test]
@@ -357,18 +383,14 @@ fn who_has_to_wait_never_waits_to_forget() {
     fs::write(bench.host("file"), "").unwrap();
     let node = look_up(&mut bench.guest, NodeId::ROOT, "file").unwrap();
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
-    for _ in 0..2 {
-        ask(&mut bench.guest, NodeId::ROOT, &get_attr, &[]).unwrap();
+    for _ in 0..MINUTE {
+        submit(&mut bench.guest, 1, NodeId::ROOT, &get_attr, &[]);
     }
-    let began = Instant::now();
-    let sent = submit(&mut bench.guest, 1, NodeId::ROOT, &get_attr, &[]);
     let forget = bench.guest.encode(node, &Operation::Forget(Forget { count: 1 }), &[]);
     for (queue, message) in [(0, &forget), (2, &forget)] {
         bench.guest.raw(queue, message, 0).unwrap();
     }
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
-    assert_eq!(finish(&mut bench.guest, 1, &sent), None);
-    assert!(began.elapsed() > AT_ONCE, "{:?}", began.elapsed());
+    still_owes(&mut bench.guest, 1, MINUTE);
 }
 
 #[test]
@@ -380,7 +402,7 @@ fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     ask(&mut bench.guest, node, &operation, &PIECE).unwrap();
     let sent = submit(&mut bench.guest, 1, node, &operation, &PIECE);
     std::thread::park_timeout(Duration::from_millis(50));
-    is_served_at_once(&mut bench.guest, 2);
+    is_served(&mut bench.guest, 2);
     let began = Instant::now();
     bench.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());

@@ -8,7 +8,8 @@ use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{FSYNC, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, WRITE};
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::{
-    Bench, EVENT_IDX, Footprint, Frontend, INDIRECT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape,
+    Bench, EVENT_IDX, Footprint, Frontend, INDIRECT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually,
+    wait_until_at_rest,
 };
 use pinhole_tests::program::{Program, pinhole};
 use rustix::fs::{Advice, fadvise};
@@ -28,7 +29,7 @@ const ATTR: usize = 104;
 const O_RDWR: u32 = 2;
 const EBADF: i32 = 9;
 const PAGE: usize = 4096;
-/// Long enough for whatever does not wait to be done.
+/// Long enough for a wait that should last to end wrongly.
 const A_WHILE: Duration = Duration::from_millis(300);
 /// Longer than a thread of the pool waits for work before it ends.
 const THREADS_LIMIT: Duration = Duration::from_secs(40);
@@ -188,6 +189,11 @@ impl Scene {
         queue.take_used(memory).unwrap().is_none()
     }
 
+    /// Waits until all that does not wait for the stopped mount is done.
+    fn settle(&self) {
+        wait_until_at_rest(self.daemon.serving_id());
+    }
+
     fn footprint(&self) -> Footprint {
         Footprint::of(self.daemon.serving_id()).unwrap()
     }
@@ -247,7 +253,7 @@ fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
         let lookup = Frame::new(LOOKUP, ROOT).name("fast");
         assert_eq!(scene.ask_at_once(1, lookup, ENTRY).len(), ENTRY);
     }
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     assert!(scene.is_silent(1), "something was answered that has to wait");
     scene.go_on();
     let mut all = hanging;
@@ -279,14 +285,14 @@ fn a_backlog_pushes_back_and_does_not_grow() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "2"]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..500);
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     let full = scene.footprint();
     let more = scene.submit_reads(1, 500..900);
     let behind = message(getattr(), 7);
     let behind = scene.submit(1, &behind, ATTR);
     scene.kick(1);
     scene.ask_at_once(2, getattr(), ATTR);
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     assert!(scene.is_silent(1), "answered although what stands before it has not been taken");
     let after = scene.footprint();
     assert!(after.anonymous_kib <= full.anonymous_kib + 64, "{full:?} became {after:?}");
@@ -328,7 +334,7 @@ fn a_policy_says_how_many_requests_may_wait() {
     let behind = scene.submit(1, &message(getattr(), 7), ATTR);
     scene.kick(1);
     scene.ask_at_once(2, getattr(), ATTR);
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     assert!(scene.is_silent(1), "answered although there is no room for what stands before it");
     scene.go_on();
     let (queue, memory) = scene.guest().queue(1).unwrap();
@@ -364,7 +370,7 @@ fn without_a_pool_a_queue_waits_for_its_own() {
     scene.stall();
     let hanging = scene.submit_reads(1, 0..4);
     scene.ask_at_once(2, getattr(), ATTR);
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     assert!(scene.is_silent(1));
     scene.go_on();
     hanging.finish(&mut scene, 1);
@@ -414,23 +420,25 @@ fn memory_is_exchanged_when_what_waits_in_the_pool_is_done() {
 #[test]
 fn a_machine_that_dies_while_its_requests_hang_takes_nothing_along() {
     let mut scene = Scene::new(WIDE, &["--keep-listening"]);
-    let mut threads = None;
+    let mut first = None;
     for round in 0..3 {
         scene.stall();
         scene.submit_reads(1, round * 1000..round * 1000 + 300);
         scene.submit_reads(2, round * 1000 + 300..round * 1000 + 500);
         scene.ask_at_once(0, getattr(), ATTR);
         scene.guest = None;
-        std::thread::park_timeout(A_WHILE);
+        scene.settle();
         // Others may come: they are served when the requests of the dead have ended.
         assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
         scene.go_on();
         scene.visit(WIDE);
         scene.ask_at_once(1, getattr(), ATTR);
         // Neither threads nor descriptors stay behind.
-        let now = scene.footprint();
-        let before = *threads.get_or_insert((now.threads, now.descriptors));
-        assert_eq!((now.threads, now.descriptors), before, "round {round}");
+        let before = *first.get_or_insert_with(|| scene.footprint());
+        eventually(&format!("all of round {round} is gone"), || {
+            let now = scene.footprint();
+            now.threads <= before.threads && now.descriptors <= before.descriptors
+        });
     }
     assert!(!scene.daemon.stderr().contains("panic"), "{}", scene.daemon.stderr());
 }
@@ -440,7 +448,7 @@ fn a_handle_may_be_released_while_its_read_waits() {
     let mut scene = Scene::new(WIDE, &[]);
     scene.stall();
     let mut hanging = scene.submit_reads(1, 0..6).0;
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     let (node, handle) = scene.cold;
     let release = Frame::new(RELEASE, node).u64(handle).u32(O_RDWR).u32(0).u64(0);
     assert!(scene.ask_at_once(1, release, 0).is_empty());
@@ -553,7 +561,7 @@ fn threads_are_started_for_what_waits_and_end_when_nothing_does() {
     scene.ask_at_once(1, getattr(), ATTR);
     // One of the four was there from the beginning.
     scene.wait_for_threads(before + 3);
-    std::thread::park_timeout(A_WHILE);
+    scene.settle();
     assert_eq!(scene.footprint().threads, before + 3, "no more than were allowed");
     scene.go_on();
     hanging.finish(&mut scene, 1);

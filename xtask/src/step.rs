@@ -45,11 +45,13 @@ pub(crate) fn run_quietly(command: &mut Command) -> Outcome {
     ended(command, output.status, &printed.concat())
 }
 
-fn cannot_start(command: &Command) -> impl FnOnce(io::Error) -> Failure {
+/// For `map_err`: why `command` does not run.
+pub(crate) fn cannot_start(command: &Command) -> impl FnOnce(io::Error) -> Failure {
     Failure::io(format!("cannot start {}", command.get_program().display()))
 }
 
-fn ended(command: &Command, status: ExitStatus, printed: &str) -> Outcome {
+/// What the end of `command` comes to; `printed` is shown if it failed.
+pub(crate) fn ended(command: &Command, status: ExitStatus, printed: &str) -> Outcome {
     if status.success() {
         return Ok(());
     }

@@ -9,6 +9,7 @@ use pinhole_tests::guest::Pieces;
 
 use crate::console::say;
 use crate::guest::{Part, ensure, ensure_program};
+use crate::retry::Panics;
 use crate::step::{Failure, Outcome, run};
 use crate::{fuzz, tidy, workspace};
 
@@ -31,6 +32,8 @@ struct Check {
 
 enum Action {
     Cargo(Vec<String>),
+    /// `cargo test` of one suite, whose guests' kernels may panic once.
+    Suite(Vec<String>),
     Tidy,
     Deny,
     Fuzz,
@@ -51,26 +54,30 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     if chosen.is_empty() {
         return Err(Failure::new("no check has that name: `cargo xtask test --list` names them"));
     }
-    let mut rows = Vec::new();
+    let panics = Panics::new()?;
+    let (mut rows, mut retried) = (Vec::new(), 0);
     for check in chosen {
         say(format!("\n== {}", check.name));
         let began = Instant::now();
         let programs = programs(&check.name).iter().try_for_each(|program| ensure_program(program));
-        let outcome = programs.and_then(|()| ensure(&check.needs)).and_then(|()| perform(&check.action));
+        let outcome = programs
+            .and_then(|()| ensure(&check.needs))
+            .and_then(|()| perform(&check.action, (&panics, &mut retried)));
         if let Err(failure) = &outcome {
             say(format!("{} failed: {failure}", check.name));
         }
         rows.push((check.name.as_str(), outcome.is_ok(), began.elapsed()));
     }
-    summarize(&rows)
+    summarize(&rows, retried)
 }
 
-fn summarize(rows: &[(&str, bool, Duration)]) -> Outcome {
+fn summarize(rows: &[(&str, bool, Duration)], retried: usize) -> Outcome {
     say("\n== summary");
     for (name, passed, time) in rows {
         say(format!("{:<6} {:>7.1} s  {name}", if *passed { "ok" } else { "FAILED" }, time.as_secs_f64()));
     }
     let failed: Vec<_> = rows.iter().filter(|(_, passed, _)| !passed).map(|(name, _, _)| *name).collect();
+    say(format!("guest kernel panics retried: {retried}"));
     say(format!("checks: {} passed, {} failed", rows.len() - failed.len(), failed.len()));
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join(", ")))) }
 }
@@ -100,7 +107,8 @@ fn checks(root: &Path) -> Vec<Check> {
     for suite in suites(&root.join("tests/tests")) {
         // One guest or daemon at a time: two cores, and figures that mean something.
         let words = format!("test --workspace --test {suite} -- --test-threads=2");
-        all.push(cargo(&suite, needs(&suite), &words));
+        let words = words.split(' ').map(str::to_owned).collect();
+        all.push(Check { needs: needs(&suite).to_vec(), name: suite, action: Action::Suite(words) });
     }
     all.push(Check { name: "fuzz".to_owned(), needs: vec![Part::Tools], action: Action::Fuzz });
     all
@@ -138,9 +146,14 @@ fn suites(folder: &Path) -> Vec<String> {
     names
 }
 
-fn perform(action: &Action) -> Outcome {
+fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome {
     match action {
         Action::Cargo(words) => run(workspace::cargo().args(words)),
+        Action::Suite(words) => {
+            let (again, outcome) = panics.run_suite(words);
+            *retried += again;
+            outcome
+        }
         Action::Tidy => tidy::main(),
         Action::Deny => {
             let deny =

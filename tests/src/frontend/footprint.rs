@@ -1,7 +1,10 @@
-//! What a daemon's process takes from the host.
+//! What a daemon's process takes from the host, and whether it has come to rest.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+
+use super::eventually;
 
 /// A look into /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,4 +33,54 @@ impl Footprint {
             threads: fs::read_dir(format!("/proc/{id}/task"))?.count(),
         })
     }
+}
+
+/// Waits until the process `id` has done all that it can do by itself: each of its threads waits for an event from outside.
+///
+/// This is what to wait for before a test says that something did *not* happen. A thread that has been woken counts as
+/// awake also while a busy host does not let it run.
+///
+/// # Panics
+/// Where it does not come to rest within [`LIMIT`](super::LIMIT).
+#[track_caller]
+pub fn wait_until_at_rest(id: u32) {
+    let mut before = None;
+    eventually("all threads of the daemon are asleep", || {
+        // A thread that wakes another and goes to sleep itself may hide both from one look, and not from two.
+        let now = switches_of_sleepers(id);
+        let is_same = now.is_some() && now == before;
+        before = now;
+        is_same
+    });
+}
+
+/// How often the threads of the process `id` have gone to sleep by themselves.
+///
+/// # Errors
+/// Where it has ended.
+pub fn times_asleep(id: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let count: Option<u64> = count.and_then(|count| count.trim().parse().ok());
+        sum += count.ok_or_else(|| io::Error::other("no voluntary_ctxt_switches in status"))?;
+    }
+    Ok(sum)
+}
+
+/// How often each thread has gone to sleep or was sent to; `None` where one of them is awake.
+fn switches_of_sleepers(id: u32) -> Option<BTreeMap<String, Vec<String>>> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?.filter_map(Result::ok);
+    let mut switches = BTreeMap::new();
+    for thread in threads {
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"))?;
+        if !state.trim_start().starts_with(['S', 'D']) {
+            return None;
+        }
+        let counts = status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned);
+        switches.insert(thread.file_name().to_string_lossy().into_owned(), counts.collect());
+    }
+    Some(switches)
 }

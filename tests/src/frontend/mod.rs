@@ -28,7 +28,7 @@ use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 pub use bench::Bench;
-pub use footprint::Footprint;
+pub use footprint::{Footprint, times_asleep, wait_until_at_rest};
 pub use queue::{Descriptor, Queue, QueuePlace, Sent, Used};
 pub use reply::Reply;
 

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::cpio::Archive;
-use super::running::{Paths, Running};
+use super::running::{Files, Paths, Running};
 use super::{Device, Guest, GuestError, Kernel, Pieces, Share};
+use crate::placement::Placement;
 
 /// Where the guest's console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,29 @@ pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Run
         }
         Console::Terminal => {}
     }
-    let child = command.spawn().map_err(GuestError::host(format!("cannot start {command:?}")))?;
+    let (child, placement) = spawn(guest, &mut command)?;
     let limit = (console == Console::Logged).then_some(guest.limit);
-    Ok(Running::new(child, work, paths, limit))
+    Ok(Running::new(child, placement, Files { work, paths }, limit))
+}
+
+/// Starts the guest's process; User-mode Linux on one CPU with its daemons.
+fn spawn(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placement>), GuestError> {
+    match guest.kernel {
+        Kernel::Qemu => {
+            let child = command.spawn().map_err(GuestError::host(format!("cannot start {command:?}")))?;
+            Ok((child, None))
+        }
+        Kernel::UserMode => {
+            let failed = GuestError::host("cannot choose a CPU for the guest and its daemons");
+            let placement = Placement::choose().map_err(failed)?;
+            for share in &guest.shares {
+                let failed = GuestError::host("cannot move a daemon to its guest's CPU");
+                placement.move_daemon(&share.socket).map_err(failed)?;
+            }
+            let failed = GuestError::host(format!("cannot start {command:?}"));
+            Ok((placement.spawn(command).map_err(failed)?, Some(placement)))
+        }
+    }
 }
 
 fn initramfs(

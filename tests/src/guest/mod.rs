@@ -9,6 +9,7 @@
 
 mod boot;
 mod cpio;
+mod panics;
 mod pieces;
 mod running;
 
@@ -16,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use panics::{PANICS_VARIABLE, panicked_tests};
 pub use pieces::Pieces;
 pub use running::{Finished, Running};
 
@@ -188,13 +190,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A User-mode Linux guest: 512 MiB, a busybox root, two minutes at most.
+    /// A User-mode Linux guest: 512 MiB, a busybox root, five minutes at most.
     pub fn uml() -> Self {
         Self {
             kernel: Kernel::UserMode,
             memory_mib: 512,
             cpus: 1,
-            limit: Duration::from_mins(2),
+            limit: Duration::from_mins(5),
             shares: Vec::new(),
             files: Vec::new(),
             userland: false,
@@ -202,9 +204,9 @@ impl Guest {
         }
     }
 
-    /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, three minutes at most.
+    /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, eight minutes at most.
     pub fn qemu() -> Self {
-        Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(3), ..Self::uml() }
+        Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(8), ..Self::uml() }
     }
 
     /// Which kernel this guest runs.

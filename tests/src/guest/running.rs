@@ -10,8 +10,9 @@ use rustix::event::Timespec;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use super::GuestError;
+use super::{GuestError, panics};
 use crate::daemon::wait_for_exit;
+use crate::placement::Placement;
 
 /// Lines of a kernel's log after which nothing it did can be believed.
 const FAILURES: [&str; 6] = [
@@ -50,6 +51,13 @@ impl Paths {
     }
 }
 
+/// A guest's work folder and the files in it.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) work: TempDir,
+    pub(super) paths: Paths,
+}
+
 /// What a guest left behind after its script ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -74,6 +82,10 @@ impl Finished {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    /// Of User-mode Linux, given back when the guest has ended.
+    placement: Option<Placement>,
+    /// The test that has started it, where it runs on a thread of its own.
+    test: Option<String>,
     work: TempDir,
     paths: Paths,
     /// `None` for a guest on the user's terminal.
@@ -83,8 +95,14 @@ pub struct Running {
 }
 
 impl Running {
-    pub(super) fn new(child: Child, work: TempDir, paths: Paths, limit: Option<Duration>) -> Self {
-        Self { child, work, paths, limit, started: Instant::now(), ended: None }
+    pub(super) fn new(
+        child: Child,
+        placement: Option<Placement>,
+        Files { work, paths }: Files,
+        limit: Option<Duration>,
+    ) -> Self {
+        let test = std::thread::current().name().map(str::to_owned);
+        Self { child, placement, test, work, paths, limit, started: Instant::now(), ended: None }
     }
 
     /// The host process that is the guest.
@@ -177,6 +195,10 @@ impl Running {
         // A child that has already ended needs no killing.
         drop(self.child.kill());
         self.ended = Some(self.child.wait().unwrap_or_else(|_gone| ExitStatus::from_raw(0)));
+        // Only User-mode Linux has a placement.
+        if self.placement.take().is_some() {
+            panics::record(self.test.as_deref(), &self.kernel_log());
+        }
     }
 
     fn past_limit(&self) -> bool {

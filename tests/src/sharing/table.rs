@@ -19,10 +19,10 @@ use crate::guest::{Guest, Pieces, Running};
 const TAG: &str = "shared";
 
 /// For a step of a talk.
-const STEP_LIMIT: Duration = Duration::from_secs(20);
+const STEP_LIMIT: Duration = Duration::from_secs(90);
 
 /// For a guest to boot and say its first word.
-const BOOT_LIMIT: Duration = Duration::from_mins(1);
+const BOOT_LIMIT: Duration = Duration::from_mins(3);
 
 /// The life of a guest: all questions, also where the turns are many.
 const GUEST_LIMIT: Duration = Duration::from_hours(1);

@@ -61,7 +61,7 @@ pub(crate) fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
 }
 
 pub(crate) fn boot(script: &str, daemons: Vec<(&str, Serving)>) -> Report {
-    let mut guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(4));
+    let mut guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(8));
     guest = guest.file("two_mounts.py", 0o644, include_str!("../guest_scripts/two_mounts.py"));
     for (name, text) in SCRIPTS {
         guest = guest.file(name, 0o644, text);

@@ -155,14 +155,14 @@ static int contented(const char *folder, int watchers) {
 }
 
 /* `replace FOLDER ME COUNT WATCHERS`: FOLDER/target by rename, each time a whole file of one letter; so often, and until
-   everyone who watches it has seen enough, or for 20 seconds. */
+   everyone who watches it has seen enough, or for 60 seconds. */
 static int replace(char **w) {
     static char text[4001];
     char own[256], target[256];
     int me = atoi(w[2]), count = atoi(w[3]), watchers = atoi(w[4]);
     snprintf(own, sizeof own, "%s/next-%d", w[1], me);
     snprintf(target, sizeof target, "%s/target", w[1]);
-    time_t end = time(0) + 20;
+    time_t end = time(0) + 60;
     for (int i = 0; i < count || (contented(w[1], watchers) < watchers && time(0) < end); i++) {
         memset(text, 'a' + i % 26, sizeof text - 1);
         if (put(own, O_EXCL, text)) error("create", own);
@@ -173,13 +173,13 @@ static int replace(char **w) {
 }
 
 /* `watch FOLDER ME COUNT`: looks at the target, which is always there and always whole; so often, and until another file is
-   there than at first, or for 20 seconds. */
+   there than at first, or for 60 seconds. */
 static int watch(char **w) {
     static char text[5000];
     char target[256];
     int count = atoi(w[3]), seen[26] = {0}, kinds = 0;
     snprintf(target, sizeof target, "%s/target", w[1]);
-    time_t end = time(0) + 20;
+    time_t end = time(0) + 60;
     for (int i = 0; i < count || (kinds < 2 && time(0) < end); i++) {
         struct stat st;
         errno = 0;
@@ -209,7 +209,7 @@ static int maildir(char **w) {
     static char text[4096], mail[4096];
     char from[512], to[512];
     int me = atoi(w[2]), count = atoi(w[3]), all = atoi(w[4]), delivered = 0;
-    time_t end = time(0) + 40;
+    time_t end = time(0) + 80;
     while (time(0) < end) {
         for (int burst = 0; burst < 5 && delivered < count; burst++, delivered++) {
             int len = snprintf(text, sizeof text, "From %d %d\n", me, delivered);
@@ -312,7 +312,7 @@ static int pingpong(char **w) {
     if (record_lock(file, F_WRLCK, 0)) return error("lock", w[2]), 1;
     check_in(102);
     int met = 0, all_in = 0, judged[64] = {0};
-    for (time_t end = time(0) + 20; !met && time(0) < end; turn++) {
+    for (time_t end = time(0) + 60; !met && time(0) < end; turn++) {
         int here = turn % places;
         if (record_lock(file, F_WRLCK, (here + 1) % places)) return error("lock", w[2]), 1;
         uint32_t number = word_at(here);

@@ -46,7 +46,7 @@ const fn question(
 }
 
 /// For everyone's turns under a lock.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(4);
 
 fn held(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[
@@ -174,7 +174,7 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     ])?;
     table.kill(0)?;
     // Whoever waits has it, however long the daemon takes to see that its guest is gone.
-    table.step(B, "run $party count fcntl f 1 1 && timeout 15 flock f true && echo free", "turns 1\nfree")?;
+    table.step(B, "run $party count fcntl f 1 1 && timeout 60 flock f true && echo free", "turns 1\nfree")?;
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 

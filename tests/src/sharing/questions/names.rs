@@ -46,7 +46,7 @@ const fn question(
 
 /// For everyone to be done with a turn that takes seconds.
 fn limit() -> Duration {
-    Duration::from_mins(1) * turns(1)
+    Duration::from_mins(4) * turns(1)
 }
 
 fn appends(table: &mut Table) -> Result<String, Fault> {
