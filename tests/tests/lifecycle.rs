@@ -10,11 +10,12 @@ use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::wire::Message;
 use pinhole_tests::frontend::{
     Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
-    QUEUE_LEN, Setup, Shape, eventually, wait_until_at_rest,
+    QUEUE_LEN, Sent, Setup, Shape, eventually, wait_until_at_rest,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::fs;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
@@ -429,30 +430,70 @@ fn memory_comes_and_goes_while_requests_run() {
     }
 }
 
-/// One life of a file: made, written, read, closed, removed, forgotten.
-fn cycle(bench: &mut Bench, name: &str) {
-    let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name);
-    let made = bench.body(create, ENTRY + 16).unwrap();
-    let (node, handle) = (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY).unwrap());
-    let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(4).u32(0).u64(0).u32(2).u32(0).bytes(b"data");
-    bench.body(write, 8).unwrap();
-    let read = Frame::new(READ, node).u64(handle).u64(0).u32(16).u32(0).u64(0).u32(0).u32(0);
-    assert_eq!(bench.body(read, 16).unwrap(), b"data");
-    bench.body(Frame::new(RELEASE, node).u64(handle).u32(2).u32(0).u64(0), 0).unwrap();
-    bench.body(Frame::new(UNLINK, ROOT).name(name), 0).unwrap();
-    let forget = Frame::new(FORGET, node).u64(1).message();
-    assert!(bench.guest.raw(0, &forget, 0).unwrap().is_unanswered());
+/// Files that live at the same time.
+const AT_ONCE: u64 = 40;
+
+/// Asks all of `frames` at once; the body of each reply, in the order of the frames.
+fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usize) -> Vec<Vec<u8>> {
+    let (queue, memory) = bench.guest.queue(1).unwrap();
+    let submit = |(unique, frame): (u64, Frame)| {
+        let message = frame.unique(unique).message();
+        queue.submit(memory, &message, OUT_HEADER_LEN + room, Shape::default()).unwrap()
+    };
+    let sent: Vec<Sent> = (0..).zip(frames).map(submit).collect();
+    queue.kick().unwrap();
+    let mut bodies = vec![Vec::new(); sent.len()];
+    for _ in &sent {
+        let used = queue.wait(memory).unwrap();
+        let at = sent.iter().position(|sent| u32::from(sent.head) == used.head).expect("it was asked");
+        let reply = queue.take_reply(memory, &sent[at], used.len).unwrap();
+        check(&reply, at as u64).unwrap();
+        bodies[at] = reply.success().unwrap().to_vec();
+    }
+    bodies
+}
+
+/// One life of some files: made, written, read, closed, removed, forgotten.
+fn cycle(bench: &mut Bench, numbers: Range<u64>) {
+    let name = |number: u64| format!("file-{number}");
+    let create = |number| Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name(number));
+    let made = ask_all(bench, numbers.clone().map(create), ENTRY + 16);
+    let files = made.iter().map(|made| (u64_at(made, 0).unwrap(), u64_at(made, ENTRY).unwrap()));
+    let files: Vec<(u64, u64)> = files.collect();
+    let write = |(node, handle): &(u64, u64)| {
+        let frame = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(4).u32(0).u64(0).u32(2).u32(0);
+        frame.bytes(b"data")
+    };
+    ask_all(bench, files.iter().map(write), 8);
+    let read = |(node, handle): &(u64, u64)| {
+        Frame::new(READ, *node).u64(*handle).u64(0).u32(16).u32(0).u64(0).u32(0).u32(0)
+    };
+    for read in ask_all(bench, files.iter().map(read), 16) {
+        assert_eq!(read, b"data");
+    }
+    let release = |(node, handle): &(u64, u64)| Frame::new(RELEASE, *node).u64(*handle).u32(2).u32(0).u64(0);
+    ask_all(bench, files.iter().map(release), 0);
+    ask_all(bench, numbers.map(|number| Frame::new(UNLINK, ROOT).name(name(number))), 0);
+    let (queue, memory) = bench.guest.queue(0).unwrap();
+    for (node, _) in &files {
+        let forget = Frame::new(FORGET, *node).u64(1).message();
+        queue.submit(memory, &forget, 0, Shape::default()).unwrap();
+    }
+    queue.kick().unwrap();
+    for _ in &files {
+        assert_eq!(queue.wait(memory).unwrap().len, 0, "FORGET has no reply");
+    }
 }
 
 #[test]
 fn ten_thousand_files_leave_no_descriptor_behind() {
     let mut bench = Bench::new().unwrap();
-    for number in 0..500 {
-        cycle(&mut bench, &format!("warm-{number}"));
+    for batch in 0..12 {
+        cycle(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
     }
     let before = bench.footprint().unwrap();
-    for number in 0..10_000 {
-        cycle(&mut bench, &format!("file-{number}"));
+    for batch in 12..262 {
+        cycle(&mut bench, batch * AT_ONCE..(batch + 1) * AT_ONCE);
     }
     let after = bench.footprint().unwrap();
     assert_eq!(after.descriptors, before.descriptors);
@@ -469,10 +510,13 @@ fn memory_is_flat_after_a_forget() {
     let mut nodes = Vec::new();
     for round in 0..6 {
         nodes.clear();
-        for number in 0..5000 {
-            let lookup = Frame::new(LOOKUP, ROOT).name(format!("file-{number}"));
-            nodes.push(u64_at(&bench.body(lookup, ENTRY).unwrap(), 0).unwrap());
+        for batch in 0..5000 / AT_ONCE {
+            let numbers = batch * AT_ONCE..(batch + 1) * AT_ONCE;
+            let lookups = numbers.map(|number| Frame::new(LOOKUP, ROOT).name(format!("file-{number}")));
+            let found = ask_all(&mut bench, lookups, ENTRY);
+            nodes.extend(found.iter().map(|entry| u64_at(entry, 0).unwrap()));
         }
+        assert_eq!(nodes.len(), 5000);
         let held = bench.footprint().unwrap();
         for batch in nodes.chunks(100) {
             let count = u32::try_from(batch.len()).unwrap();
