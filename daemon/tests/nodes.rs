@@ -338,7 +338,7 @@ fn a_fifo_in_a_deleted_files_place_is_another_node_and_is_not_opened() {
         assert_eq!(open(&share, second.node).err(), Some(Errno::ENXIO), "{way:?}");
         // A process that another test has just forked keeps the deleted file for a moment.
         let gone = || open(&share, first.node).map(|opened| release(&share, opened.handle)).err();
-        let looks = (0..200).map(|_| {
+        let looks = (0..4000).map(|_| {
             std::thread::park_timeout(std::time::Duration::from_millis(5));
             gone()
         });
