@@ -254,9 +254,15 @@ fn transfer<const COUNT: usize>(
             return Ok(done);
         }
         let at = i64::try_from(offset.saturating_add(done as u64)).map_err(io::Error::other)?;
-        let Ok(moved) = usize::try_from(call(&vectors, at)) else {
+        let moved = loop {
+            if let Ok(moved) = usize::try_from(call(&vectors, at)) {
+                break moved;
+            }
             let error = io::Error::last_os_error();
-            return if done == 0 { Err(error) } else { Ok(done) };
+            // A server of files may answer so where SIGSTOP, a freezer or a tracer interrupts the wait for it.
+            if error.kind() != io::ErrorKind::Interrupted {
+                return if done == 0 { Err(error) } else { Ok(done) };
+            }
         };
         done = done.saturating_add(moved);
         if moved < wanted || wanted == 0 {
@@ -301,6 +307,24 @@ mod tests {
             whole.extend(bytes);
         }
         (memory, whole)
+    }
+
+    #[test]
+    fn an_interrupted_call_is_repeated() {
+        let (memory, pieces) = (memory(), pieces(1, 8));
+        let calls = std::cell::Cell::new(0);
+        let moved = IoVectors::guest(&memory, &pieces).transfer(0, |_, _| {
+            calls.set(calls.get() + 1);
+            if calls.get() > 2 {
+                return 8;
+            }
+            // SAFETY: the function has no preconditions.
+            let errno = unsafe { libc::__errno_location() };
+            // SAFETY: the C library gives each thread an `errno` of its own, which may be written at any time.
+            unsafe { errno.write(libc::EINTR) };
+            -1
+        });
+        assert_eq!((moved.unwrap(), calls.get()), (8, 3));
     }
 
     #[test]

@@ -127,10 +127,9 @@ pub struct RightShown {
 }
 
 impl Explanation {
-    /// Explains a policy under these facilities, and those that its limits need.
+    /// Explains a policy under these facilities.
     pub fn new(policy: &Policy, facilities: Facilities) -> Self {
         let reach = policy.reach();
-        let facilities = facilities.union(policy.limits().facilities());
         let needed = |name, need: Need, why| RightShown { name, needed_by: needed_by(need, reach), why };
         Self {
             operations: operations(policy),
@@ -275,16 +274,6 @@ mod tests {
         }
         let mkdir = explained.host_calls["control"].iter().find(|call| call.call == "mkdirat").unwrap();
         assert!(mkdir.ways.iter().all(|way| way.inherited));
-    }
-
-    #[test]
-    fn a_limit_by_the_second_needs_what_holding_back_needs() {
-        let policy = Policy::parse("[limits]\noperations-per-second = 9\n").unwrap();
-        let calls = |policy: &Policy| {
-            let explained = Explanation::new(policy, Facilities::empty());
-            explained.host_calls["worker"].iter().any(|call| call.call == "restart_syscall")
-        };
-        assert!(calls(&policy) && !calls(&Policy::of(Profile::Share)));
     }
 
     #[test]

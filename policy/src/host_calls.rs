@@ -2,6 +2,7 @@
 //! `pinhole policy explain` and the documents are made from this table.
 
 mod table;
+mod threads;
 
 use crate::{Access, Facilities, Need};
 use bitflags::bitflags;
@@ -32,11 +33,14 @@ impl Threads {
 }
 
 impl Threads {
+    /// Every kind in the process that serves.
+    pub const INSIDE: Self = Self::CONTROL.union(Self::WORKER).union(Self::OFFLOAD);
+
     /// Whose calls the filter of this kind lets through. Filters are inherited: that of the control threads holds for
     /// those that they start, too, and has to let through what any of them needs.
     #[must_use]
     pub const fn within_filter(self) -> Self {
-        if self.contains(Self::CONTROL) { Self::all() } else { self }
+        if self.contains(Self::CONTROL) { self.union(Self::INSIDE) } else { self }
     }
 }
 
@@ -95,15 +99,17 @@ pub struct Row {
     pub why: &'static str,
 }
 
-/// Every call.
-pub const ROWS: &[Row] = table::ROWS;
-
 /// Calls that are answered ENOSYS instead of ending the process: nothing is carried out, so nothing is allowed.
-pub const ANSWERED: &[Row] = table::ANSWERED;
+pub const ANSWERED: &[Row] = threads::ANSWERED;
+
+/// Every row, in an order that does not change.
+pub fn every_row() -> impl Iterator<Item = &'static Row> {
+    [table::ROWS, threads::ROWS].into_iter().flatten()
+}
 
 /// The rows for a kind of thread under a policy that grants `granted` somewhere.
 pub fn rows(threads: Threads, granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
+    every_row().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
 }
 
 #[cfg(test)]
@@ -127,6 +133,15 @@ mod tests {
         assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
 
+    /// SIGCONT, a freezer and a tracer may end any wait at any moment.
+    #[test]
+    fn every_kind_of_thread_may_continue_an_interrupted_wait() {
+        for kind in Threads::all().iter() {
+            let mut calls = rows(kind, Access::empty(), Facilities::empty()).map(|row| row.call);
+            assert!(calls.any(|call| call == "restart_syscall"), "{kind:?}");
+        }
+    }
+
     #[test]
     fn set_group_id_is_kept_or_dropped_exactly_where_the_capability_for_it_is_kept() {
         for described in crate::ACCESSES {
@@ -139,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_always_named_by_a_descriptor() {
-        for row in ROWS.iter().filter(|row| row.call.ends_with("at") || row.call.ends_with("at2")) {
+        for row in every_row().filter(|row| row.call.ends_with("at") || row.call.ends_with("at2")) {
             let named = row.when.iter().any(|condition| matches!(condition.test, Test::Not(0xffff_ff9c)));
             assert!(named || row.call == "fstat" || row.call == "open_by_handle_at", "{}", row.call);
         }

@@ -1,6 +1,6 @@
 //! How much of the host one guest may take. Absent: as much as the daemon's own limits let it.
 
-use crate::{Access, Facilities};
+use crate::Access;
 use std::num::NonZero;
 
 /// A figure; `None`: no limit of the policy's.
@@ -81,14 +81,6 @@ limits! {
     file_size, "file-size", Bytes, LENGTHENS, "Bytes of the biggest file", "EFBIG";
     listing_names, "listing-names", Count, Access::LIST, "Names that one request for a listing goes through",
         "the rest comes with the next";
-}
-
-impl Limits {
-    /// What these limits ask of the host besides the policy's operations.
-    pub fn facilities(&self) -> Facilities {
-        let rates = [self.operations_per_second, self.write_bytes_per_second, self.dirty_bytes];
-        if rates.iter().any(Option::is_some) { Facilities::THROTTLE } else { Facilities::empty() }
-    }
 }
 
 #[cfg(test)]

@@ -23,10 +23,8 @@ bitflags! {
         const DEV_FUSE = 1 << 6;
         /// The daemon looks after itself: a build for debugging.
         const DEBUG = 1 << 7;
-        /// The policy limits how fast something may be done.
-        const THROTTLE = 1 << 8;
         /// POSIX access control lists are served.
-        const ACL = 1 << 9;
+        const ACL = 1 << 8;
     }
 }
 

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod frontend;
 pub mod guest;
 pub mod history;
+pub mod interruption;
 #[cfg(feature = "wire")]
 pub mod kills;
 #[cfg(feature = "wire")]

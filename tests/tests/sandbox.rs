@@ -223,6 +223,16 @@ fn nothing_changes_in_a_read_only_share() {
     }
 }
 
+/// A filter for all threads, or one with a listener that answers for the kernel, is not the daemon's.
+#[test]
+fn a_filter_with_flags_is_not_installed() {
+    let place = Place::new();
+    let tried = |within| place.tried("filter-with-flags", ("share", PREFER), "control", within);
+    assert_eq!(tried(("namespace", ALL)), FILTER);
+    assert_eq!(tried(("none", "seccomp")), FILTER);
+    assert_eq!(tried(("none", "no")), DONE);
+}
+
 /// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
 #[test]
 fn a_plain_user_gets_out_no_more_than_root_does() {

@@ -131,7 +131,11 @@ fn needs(suite: &str) -> &'static [Part] {
 
 /// What a suite of the tests package starts on this machine, beside what is fetched.
 fn programs(suite: &str) -> &'static [&'static str] {
-    if matches!(suite, "denied" | "durability" | "limits" | "system_calls") { &["strace"] } else { &[] }
+    if matches!(suite, "denied" | "durability" | "host_calls" | "limits" | "stops" | "system_calls") {
+        &["strace"]
+    } else {
+        &[]
+    }
 }
 
 /// The names of the suites in `folder`, each a file or a folder with a main file; none where it does not exist.

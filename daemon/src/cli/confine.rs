@@ -17,7 +17,7 @@ pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan 
         share: share.directory.clone(),
         reach: policy.reach(),
         read_only: policy.is_read_only(),
-        facilities: facilities(share) | policy.limits().facilities() | besides,
+        facilities: facilities(share) | besides,
         capabilities: share.walls.capabilities,
         forbidden: share.walls.forbidden,
         file_size: policy.limits().file_size,

@@ -8,6 +8,7 @@ use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
 use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
@@ -125,7 +126,7 @@ impl Passthrough {
             return Ok(());
         }
         // By this descriptor, not the mount's: an error of the mount is told once to each, and SYNCFS is to hear it too.
-        rustix::fs::syncfs(file.as_fd()).map_err(sync_errno)
+        retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno)
     }
 
     pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {
@@ -138,7 +139,9 @@ impl Passthrough {
             self.check_size(fallocate.offset.checked_add(fallocate.length))?;
         }
         self.identity.kill_suidgid(true)?;
-        rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length).map_err(errno)
+        // hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.
+        let reserve = || rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length);
+        retry_on_intr(reserve).map_err(errno)
     }
 
     pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
@@ -185,9 +188,9 @@ impl Passthrough {
 /// FSYNC and FSYNCDIR: the host's own fsync, and its error.
 pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
     if flags.contains(FsyncFlags::DATASYNC) {
-        rustix::fs::fdatasync(fd).map_err(sync_errno)
+        retry_on_intr(|| rustix::fs::fdatasync(fd)).map_err(sync_errno)
     } else {
-        rustix::fs::fsync(fd).map_err(sync_errno)
+        retry_on_intr(|| rustix::fs::fsync(fd)).map_err(sync_errno)
     }
 }
 

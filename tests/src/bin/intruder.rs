@@ -249,6 +249,17 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             #[expect(deprecated, reason = "as above")]
             Ok(rustix::thread::unshare(UnshareFlags::NEWNS)?)
         }
+        "filter-with-flags" => {
+            let (pass, arch) = (seccompiler::SeccompAction::Allow, std::env::consts::ARCH.try_into());
+            let arch = arch.map_err(|error: seccompiler::BackendError| io::Error::other(error))?;
+            let fail = seccompiler::SeccompAction::Errno(1);
+            let rules = std::collections::BTreeMap::new();
+            let filter = seccompiler::SeccompFilter::new(rules, pass, fail, arch);
+            let program: Result<seccompiler::BpfProgram, _> = filter.and_then(TryInto::try_into);
+            let program = program.map_err(io::Error::other)?;
+            // By SECCOMP_FILTER_FLAG_TSYNC.
+            seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
+        }
         "kill" => Ok(rustix::process::test_kill_process(known.parent)?),
         "execute-memory" => {
             // PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS.

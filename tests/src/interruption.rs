@@ -1,0 +1,171 @@
+//! Ways to interrupt a process from outside: a stop signal, the cgroup freezer and a tracer.
+//!
+//! None of them is visible to the process, except that the kernel ends each wait early. It then repeats the call, or
+//! continues it by `restart_syscall`, or answers EINTR.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::daemon::wait_for_exit;
+
+/// How long an interruption may take to reach all threads.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A way to interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// SIGSTOP and SIGCONT.
+    Stop,
+    /// The freezer of cgroup v2: `docker pause`, `systemctl freeze`.
+    Freeze,
+    /// A tracer attaches to every thread (`PTRACE_SEIZE`, `PTRACE_INTERRUPT`) and detaches again.
+    Trace,
+}
+
+/// Interrupts one process as often as wanted.
+#[derive(Debug)]
+pub struct Interrupter {
+    way: Interruption,
+    process: u32,
+    freezer: Option<Freezer>,
+}
+
+impl Interrupter {
+    /// Prepares to interrupt `process`.
+    ///
+    /// # Errors
+    /// What is missing on this host, with the command that provides it.
+    pub fn new(way: Interruption, process: u32) -> io::Result<Self> {
+        let freezer = match way {
+            Interruption::Freeze => Some(Freezer::around(process)?),
+            Interruption::Stop | Interruption::Trace => None,
+        };
+        Ok(Self { way, process, freezer })
+    }
+
+    /// Interrupts all threads and lets them continue.
+    ///
+    /// # Errors
+    /// Where the process has ended, or does not stop in time.
+    pub fn interrupt(&self) -> io::Result<()> {
+        match (self.way, &self.freezer) {
+            (Interruption::Freeze, Some(freezer)) => freezer.freeze_and_thaw(),
+            (Interruption::Trace, _) => trace(self.process),
+            (Interruption::Stop | Interruption::Freeze, _) => stop_and_continue(self.process),
+        }
+    }
+}
+
+fn stop_and_continue(process: u32) -> io::Result<()> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    kill_process(pid, Signal::STOP)?;
+    let stopped = wait_until("it is stopped", || {
+        every_thread(process, "State:", |state| state.starts_with('T') || state.starts_with('Z'))
+    });
+    kill_process(pid, Signal::CONT)?;
+    stopped
+}
+
+fn trace(process: u32) -> io::Result<()> {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=none", "-e", "signal=none", "-p"]).arg(process.to_string());
+    let mut strace = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| {
+        io::Error::other(format!("cannot start strace ({error}): run `apt-get install --yes strace`"))
+    })?;
+    let attached =
+        wait_until("it is traced", || every_thread(process, "TracerPid:", |tracer| tracer.trim() != "0"));
+    // This signal lets strace detach from every thread before it ends.
+    let pid = i32::try_from(strace.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    kill_process(pid, Signal::INT)?;
+    let ended = wait_for_exit(&strace, Some(LIMIT))?;
+    if !ended {
+        strace.kill()?;
+    }
+    strace.wait()?;
+    attached?;
+    if ended { Ok(()) } else { Err(io::Error::other("strace does not detach")) }
+}
+
+/// Whether a line of `status` has such a value for every thread that is there.
+fn every_thread(process: u32, name: &str, holds: impl Fn(&str) -> bool) -> io::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread that has ended waits for nothing.
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        if !value.is_some_and(|value| holds(value.trim())) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let began = Instant::now();
+    while !holds()? {
+        if began.elapsed() > LIMIT {
+            return Err(io::Error::other(format!("not within {LIMIT:?}: {what}")));
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// A cgroup of its own around one process.
+#[derive(Debug)]
+struct Freezer {
+    folder: PathBuf,
+    process: u32,
+}
+
+impl Freezer {
+    fn around(process: u32) -> io::Result<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        let mount = table.lines().find(|line| line.contains(" - cgroup2 "));
+        let root = mount.and_then(|line| line.split(' ').nth(4)).ok_or_else(|| {
+            io::Error::other(
+                "no cgroup v2 is mounted: run `mkdir -p /sys/fs/cgroup/unified && \
+                 mount -t cgroup2 none /sys/fs/cgroup/unified` as root",
+            )
+        })?;
+        let folder = PathBuf::from(root).join(format!("pinhole-{}-{process}", std::process::id()));
+        fs::create_dir(&folder).map_err(|error| {
+            io::Error::other(format!("cannot make {} ({error}): run the tests as root", folder.display()))
+        })?;
+        let freezer = Self { folder, process };
+        if !freezer.folder.join("cgroup.freeze").exists() {
+            return Err(io::Error::other("no cgroup.freeze: the freezer of cgroup v2 needs Linux 5.2"));
+        }
+        fs::write(freezer.folder.join("cgroup.procs"), process.to_string())?;
+        Ok(freezer)
+    }
+
+    fn freeze_and_thaw(&self) -> io::Result<()> {
+        let frozen = self.set(true);
+        self.set(false)?;
+        frozen
+    }
+
+    fn set(&self, frozen: bool) -> io::Result<()> {
+        fs::write(self.folder.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+        wait_until(wanted, || {
+            Ok(fs::read_to_string(self.folder.join("cgroup.events"))?.lines().any(|line| line == wanted))
+        })
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // A process that has ended has left by itself.
+        drop(self.set(false));
+        if let Some(above) = self.folder.parent() {
+            drop(fs::write(above.join("cgroup.procs"), self.process.to_string()));
+        }
+        drop(fs::remove_dir(&self.folder));
+    }
+}
