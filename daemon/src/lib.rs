@@ -11,6 +11,7 @@ mod handoff;
 pub mod host;
 pub mod io_vectors;
 pub mod limits;
+pub mod log_budget;
 pub mod sandbox;
 pub mod session;
 pub mod transport;

@@ -51,8 +51,27 @@ pub const FORGET_NAP: std::time::Duration = std::time::Duration::from_millis(2);
 /// BATCH_FORGETs fit.
 pub const MESSAGE_BUFFER_KEPT: usize = 8 << 10;
 
-/// How often one queue may log about what its guest does wrong: a hostile guest must not fill the host's disk.
-pub const GUEST_ERROR_LOG_PERIOD: std::time::Duration = std::time::Duration::from_secs(1);
+/// The shortest times between the lines of one source that a guest can cause: a mistake shows at once, one that goes on shows
+/// that it does, and a hostile guest fills no disk. The last one repeats; a source that was quiet for longer than that begins anew.
+pub const LOG_BACK_OFF: [std::time::Duration; 3] = [
+    std::time::Duration::from_secs(1),
+    std::time::Duration::from_mins(1),
+    std::time::Duration::from_hours(1),
+];
+
+/// Lines that all such sources have at once, whatever each of them may still write: a device with 64 queues that has just
+/// gone wrong shows one line for each.
+pub const LOG_LINES_BURST: u32 = 64;
+
+/// How long it takes until that budget has one line more: 720 a day.
+pub const LOG_LINE_PERIOD: std::time::Duration = std::time::Duration::from_mins(2);
+
+/// Bytes of text in a line that come from elsewhere, such as the message of a panic.
+pub const LOG_TEXT_LEN_MAX: usize = 256;
+
+/// Bytes of such a line at most, time, level and fields included: with the two limits above, 0.4 MB on the first day and
+/// 0.37 MB on each day after it.
+pub const LOG_LINE_LEN_MAX: usize = 512;
 
 /// Threads that serve `pinhole mount` unless told otherwise: more than four wait for one another on `/dev/fuse`.
 pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;

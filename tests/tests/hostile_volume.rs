@@ -1,10 +1,12 @@
 //! Can a guest do harm by how much it sends, or says that it sends?
 #![cfg(test)]
 
+use pinhole::limits::LOG_LINE_LEN_MAX;
 use pinhole_tests::frontend::frame::opcode::{LOOKUP, OPEN_FILE, READ, WRITE};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, Setup};
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// Bytes of one READ or WRITE that INIT has told the guest.
 const TRANSFER_MAX: u32 = 1 << 20;
@@ -28,6 +30,26 @@ fn a_flood_of_malformed_requests_does_not_flood_the_log() -> Result<(), Frontend
     }
     let lines = bench.daemon.stderr().lines().count();
     assert!(lines < 100, "{lines} lines for 5,000 requests");
+    bench.is_alive()
+}
+
+/// Longer than the second step of the back-off, shorter than the third.
+#[test]
+fn a_flood_that_goes_on_has_two_lines_a_queue() -> Result<(), FrontendError> {
+    let mut bench = Bench::new()?;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        for queue in [1, 2] {
+            bench.guest.raw_chain(queue, &[at(0, 0, Descriptor::NEXT, 0)])?;
+        }
+    }
+    let log = bench.daemon.stderr();
+    for queue in ["queue=1", "queue=2"] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(queue)).collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        // Each line fits into what `docs/threat-model.md` multiplies.
+        assert!(lines.iter().all(|line| line.len() < LOG_LINE_LEN_MAX), "{log}");
+    }
     bench.is_alive()
 }
 

@@ -6,9 +6,28 @@ use super::args::LogLevel;
 use super::config::Log;
 use super::stderr;
 use super::syslog::SystemLog;
+use crate::limits::LOG_TEXT_LEN_MAX;
+use crate::log_budget::Source;
 use pinhole_policy::Facilities;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Panics, which a guest may be able to cause.
+static PANICS: Source = Source::new();
+
+/// Records of libraries, which carry what a guest has written into its rings.
+static LIBRARIES: Source = Source::new();
+
+/// The target of every record that comes by way of the `log` crate.
+const LIBRARY_TARGET: &str = "log";
+
+/// The text of a panic, cut where it is longer than a line of the log should be.
+fn shortened(text: &str) -> &str {
+    let end = (0..=LOG_TEXT_LEN_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
 
 /// Has a panic say what happened and where, and nothing else: what the standard library would say besides takes system
 /// calls that a thread which serves may not make. What else happens at a panic stays as it is.
@@ -23,7 +42,9 @@ pub fn catch_panics() {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a thread");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!("{name} panicked at {place}: {text}");
+        if let Some(suppressed) = PANICS.try_pass() {
+            tracing::error!(suppressed, "{name} panicked at {place}: {}", shortened(text));
+        }
     }));
 }
 
@@ -44,11 +65,60 @@ pub fn start(log: Log) -> io::Result<()> {
     let format = tracing_subscriber::fmt().with_max_level(level).log_internal_errors(false);
     let started = if log.syslog {
         // The system log stamps and labels each line itself.
-        format.without_time().with_level(false).with_ansi(false).with_writer(SystemLog::new()).try_init()
+        format
+            .without_time()
+            .with_level(false)
+            .with_ansi(false)
+            .with_writer(Limited(SystemLog::new()))
+            .try_init()
     } else {
-        format.with_ansi(io::stderr().is_terminal()).with_writer(stderr::get()).try_init()
+        format.with_ansi(io::stderr().is_terminal()).with_writer(Limited(stderr::get())).try_init()
     };
     started.map_err(io::Error::other)
+}
+
+/// Where messages go, as far as the log's budget allows it for those of libraries. Below the level of `info`, which is
+/// never on unless the operator asks for it, everything passes.
+struct Limited<W>(W);
+
+/// A writer, or none for a message that does not pass.
+struct Passed<W> {
+    writer: Option<W>,
+    /// Messages before it that did not pass.
+    suppressed: u64,
+}
+
+impl<W: Write> Write for Passed<W> {
+    /// The whole message at once, as the writers below expect it.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(writer) = &mut self.writer else { return Ok(bytes.len()) };
+        if self.suppressed == 0 {
+            return writer.write(bytes);
+        }
+        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let more = format!(" suppressed={}\n", self.suppressed);
+        writer.write_all(&[text, more.as_bytes()].concat())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Limited<W> {
+    type Writer = Passed<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Passed { writer: Some(self.0.make_writer()), suppressed: 0 }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        let is_limited = meta.target() == LIBRARY_TARGET && *meta.level() <= Level::INFO;
+        let passed = if is_limited { LIBRARIES.pass() } else { Some(0) };
+        let writer = passed.map(|_| self.0.make_writer_for(meta));
+        Passed { writer, suppressed: passed.unwrap_or(0) }
+    }
 }
 
 /// What a thread that has something to say needs of the host besides `write`.

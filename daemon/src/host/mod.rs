@@ -5,6 +5,8 @@
 //! without a [`Permitted`] from the gate.
 
 mod attributes;
+#[cfg(test)]
+pub(crate) mod broken;
 mod budget;
 mod config;
 mod data;

@@ -10,6 +10,7 @@ use super::resolve;
 use super::table::Entry;
 use crate::handoff::{Giver, handoff};
 use crate::limits::{REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
+use crate::log_budget::Source;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
 use std::io;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 
 /// Memory for the thread's stack: it only closes.
 const STACK_LEN: usize = 64 << 10;
+
+/// Files that the thread was not there to write back, for the log.
+static GONE: Source = Source::new();
 
 /// What nobody asks for any longer; dropping it closes it.
 #[derive(Debug)]
@@ -61,8 +65,13 @@ impl Reaper {
     /// Writes a file back and closes it, always on the reaper's thread, for which nobody waits: how many there are is
     /// limited by the descriptors that they hold.
     pub(super) fn write_back(&self, file: Arc<Entry<FileHandle>>) {
-        if self.backlog.force(Retired::Dirty(file)).is_err() {
-            tracing::error!("a file is closed without being written back: the closing thread is gone");
+        if self.backlog.force(Retired::Dirty(file)).is_err()
+            && let Some(suppressed) = GONE.pass()
+        {
+            tracing::error!(
+                suppressed,
+                "a file is closed without being written back: the closing thread is gone"
+            );
         }
     }
 

@@ -21,15 +21,17 @@ pub(crate) use window::window_for_tests;
 use crate::host::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
+use crate::log_budget;
 use dax::Terms;
 use locks::Waiters;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, NodeId, Opcode, OpenFlags,
-    Operation, Reply, Request, Write,
+    Operation, Reply, Request, Unique, Write,
 };
 use state::{Lane, SharedState, State};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
@@ -42,6 +44,9 @@ pub use parked::Parked;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
 pub use window::{Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError};
 
+/// Where `unique` stands in `fuse_in_header`.
+const UNIQUE_AT: std::ops::Range<usize> = 8..16;
+
 /// What one connection's guest talks to.
 #[derive(Debug)]
 pub struct Session<F> {
@@ -53,6 +58,8 @@ pub struct Session<F> {
     state: SharedState,
     counters: SlotCounters,
     throttle: Throttle,
+    /// Panics in requests, for the log.
+    panics: log_budget::Source,
 }
 
 /// What one serving thread keeps from request to request.
@@ -81,6 +88,22 @@ pub enum Served<S> {
     Parked(Parked),
 }
 
+/// How far a request has come before its reply.
+enum Performed {
+    /// There is no header to which anything could be replied.
+    NoHeader,
+    /// See [`Served::WouldWait`].
+    WouldWait,
+    /// See [`Served::Parked`].
+    Parked(Parked),
+    /// It was carried out or refused.
+    Finished {
+        outcome: Result<Outcome, Errno>,
+        /// See [`is_silent`].
+        is_silent: bool,
+    },
+}
+
 /// What an operation came to, as far as the answer goes.
 enum Outcome {
     /// A body stands in [`Scratch::body`].
@@ -107,6 +130,7 @@ impl<F: FileSystem> Session<F> {
             waiters: Arc::default(),
             state: SharedState::default(),
             counters: SlotCounters::default(),
+            panics: log_budget::Source::new(),
         }
     }
 
@@ -154,13 +178,44 @@ impl<F: FileSystem> Session<F> {
     /// Serves one request: `message` is the header and the arguments, copied out of the guest's memory; `payload` is
     /// what stands behind them (the data of a WRITE), still there; the answer goes to `sink`, exactly once. With
     /// [`Pace::Now`], one that would wait for a disk or for what another process holds is handed back instead.
+    ///
+    /// A panic on the way ends the request with EIO and nothing else.
     pub fn serve<S: Sink>(
         &self,
         (message, payload): (&[u8], IoVectors<'_>),
-        mut sink: S,
+        sink: S,
         pace: Pace,
         scratch: &mut Scratch,
     ) -> Served<S> {
+        // Outside of what may panic: the reply must not depend on a drop while the stack unwinds.
+        let slot = ReplySlot::new(sink, unique_of(message), &self.counters);
+        let performed =
+            self.survive(scratch, |scratch| self.perform((message, &payload), (&slot, pace), scratch));
+        match performed {
+            // Dropped, the slot answers EIO and counts.
+            None => Served::Done,
+            Some(Performed::WouldWait) => slot.hand_back().map_or(Served::Done, Served::WouldWait),
+            Some(Performed::Parked(parked)) => {
+                slot.hand_back().map_or(Served::Done, |_sink| Served::Parked(parked))
+            }
+            Some(Performed::NoHeader) => {
+                slot.close();
+                Served::Done
+            }
+            Some(Performed::Finished { outcome, is_silent }) => {
+                self.reply((slot, is_silent), &outcome, scratch);
+                Served::Done
+            }
+        }
+    }
+
+    /// Decodes a request and carries it out, up to its reply.
+    fn perform<S: Sink>(
+        &self,
+        (message, payload): (&[u8], &IoVectors<'_>),
+        (slot, pace): (&ReplySlot<'_, S>, Pace),
+        scratch: &mut Scratch,
+    ) -> Performed {
         let state = self.state.read(scratch.lane);
         let dialect = match *state {
             State::Waiting => Dialect::default(),
@@ -170,14 +225,12 @@ impl<F: FileSystem> Session<F> {
             Ok(request) => request,
             Err(error) => {
                 tracing::debug!(%error, "a message without a header");
-                sink.close();
-                return Served::Done;
+                return Performed::NoHeader;
             }
         };
         if pace == Pace::Now && matches!(&request.operation, Ok(operation) if self.waits(operation)) {
-            return Served::WouldWait(sink);
+            return Performed::WouldWait;
         }
-        let slot = ReplySlot::new(sink, request.header.unique, &self.counters);
         let outcome = match (request.operation, &*state) {
             (Ok(Operation::Init(init)), _) => {
                 drop(state);
@@ -191,9 +244,9 @@ impl<F: FileSystem> Session<F> {
             (Ok(operation), State::Serving(negotiated, dax)) => {
                 let operation = settled(operation, negotiated.flags);
                 let terms = Terms { pace, dax: *dax };
-                match self.dispatch(&request.header, operation, (&payload, terms), (&slot, scratch)) {
+                match self.dispatch(&request.header, operation, (payload, terms), (slot, scratch)) {
                     Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
-                        return slot.hand_back().map_or(Served::Done, Served::WouldWait);
+                        return Performed::WouldWait;
                     }
                     outcome => outcome,
                 }
@@ -202,12 +255,35 @@ impl<F: FileSystem> Session<F> {
             (Ok(_), State::Waiting) => Err(before_init(request.header.node)),
         };
         self.throttle.served(request.header.known_opcode());
-        if let Ok(Outcome::Parked(parked)) = outcome {
-            return slot.hand_back().map_or(Served::Done, |_sink| Served::Parked(parked));
+        match outcome {
+            Ok(Outcome::Parked(parked)) => Performed::Parked(parked),
+            outcome => Performed::Finished { outcome, is_silent: is_silent(&request.header) },
         }
-        answer(slot, &outcome, is_silent(&request.header), scratch);
-        scratch.shrink();
-        Served::Done
+    }
+
+    /// Sends a reply. A sink that panics has sent nothing, and nothing more can be sent to it.
+    fn reply<S: Sink>(
+        &self,
+        (slot, is_silent): (ReplySlot<'_, S>, bool),
+        outcome: &Result<Outcome, Errno>,
+        scratch: &mut Scratch,
+    ) {
+        if self.survive(scratch, |scratch| answer(slot, outcome, is_silent, scratch)).is_some() {
+            scratch.shrink();
+        }
+    }
+
+    /// Does what may panic. `None`: it did, and what it left half done in the scratch memory is gone.
+    fn survive<T>(&self, scratch: &mut Scratch, may_panic: impl FnOnce(&mut Scratch) -> T) -> Option<T> {
+        // Everything else that it may change is behind locks, each of which says what a panic leaves of it.
+        let outcome = catch_unwind(AssertUnwindSafe(|| may_panic(scratch)));
+        if outcome.is_err() {
+            if let Some(suppressed) = self.panics.pass() {
+                tracing::error!(suppressed, "a request ended by a panic; this is a bug in pinhole");
+            }
+            scratch.start_over();
+        }
+        outcome.ok()
     }
 
     /// Answers a request that was parked, where it had come to this.
@@ -219,9 +295,9 @@ impl<F: FileSystem> Session<F> {
         scratch: &mut Scratch,
     ) {
         let slot = ReplySlot::new(sink, parked.unique(), &self.counters);
-        let outcome = self.settled(parked, result, scratch);
-        answer(slot, &outcome, false, scratch);
-        scratch.shrink();
+        if let Some(outcome) = self.survive(scratch, |scratch| self.settled(parked, result, scratch)) {
+            self.reply((slot, false), &outcome, scratch);
+        }
     }
 
     /// Whether an operation waits for the host by what it is: for a disk, or for as long as there is to copy. One that
@@ -283,6 +359,12 @@ const fn settled(operation: Operation<'_>, negotiated: InitFlags) -> Operation<'
         return operation;
     }
     Operation::Write(Write { flags: write.flags.difference(OpenFlags::APPEND), ..write })
+}
+
+/// The `unique` of a message, also of one that is never decoded; 0 where it is too short to have one.
+fn unique_of(message: &[u8]) -> Unique {
+    let bytes = message.get(UNIQUE_AT).and_then(|bytes| bytes.try_into().ok());
+    Unique(bytes.map_or(0, u64::from_le_bytes))
 }
 
 /// Whether it is an operation of which the host says EAGAIN where it would have to wait.

@@ -53,8 +53,13 @@ impl<F: FileSystem> Session<F> {
         self.filesystem.bell()
     }
 
-    /// What it has come to; `None`: it waits on.
-    pub fn outcome(&self, parked: &Parked, scratch: &Scratch) -> Option<Answer<()>> {
+    /// What it has come to; `None`: it waits on. A panic on the way is EIO: its reply must go back whatever happens,
+    /// because a queue that is stopped waits for it.
+    pub fn outcome(&self, parked: &Parked, scratch: &mut Scratch) -> Option<Answer<()>> {
+        self.survive(scratch, |scratch| self.look(parked, scratch)).unwrap_or(Some(Err(Errno::EIO)))
+    }
+
+    fn look(&self, parked: &Parked, scratch: &Scratch) -> Option<Answer<()>> {
         match (&parked.on, &self.window) {
             (On::FrontEnd(pending, _), Some(window)) => window.outcome(pending),
             (On::FrontEnd(..), None) => Some(Err(Errno::EIO)),

@@ -12,7 +12,6 @@ use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -182,16 +181,6 @@ impl<S: Stay> Shared<S> {
                 return Look::Untried;
             }
         }
-        // Its answer must go back whatever happens: who stops the queue waits for it.
-        let looked = catch_unwind(AssertUnwindSafe(|| session.outcome(parked, scratch)));
-        match looked {
-            Ok(Some(result)) => Look::Over(result),
-            Ok(None) => Look::WaitsOn,
-            Err(_) => {
-                tracing::error!("a look at a request that waits ended by a panic; this is a bug in pinhole");
-                scratch.start_over();
-                Look::Over(Err(Errno::EIO))
-            }
-        }
+        session.outcome(parked, scratch).map_or(Look::WaitsOn, Look::Over)
     }
 }

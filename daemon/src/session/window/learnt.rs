@@ -3,10 +3,14 @@
 
 use super::ScratchFile;
 use super::messenger::{Line, Message, Messenger, Silent};
+use crate::log_budget::Source;
 use pinhole_dax_cache::{
     Capabilities, Failure, Overlap, QEMU_MAPPINGS_MAX, REPLACING_MAPPINGS_MAX, SLOT_LEN,
 };
 use std::os::fd::{AsFd, BorrowedFd};
+
+/// What was learnt of front-ends, for the log.
+pub(super) static LOG: Source = Source::of_news();
 
 /// A front-end that can be used.
 pub(super) struct Usable(pub(super) Capabilities);
@@ -53,7 +57,9 @@ fn fitting(capabilities: Capabilities, window_len: u64) -> Result<Usable, Unusab
         let slots = window_len / SLOT_LEN;
         return Err(Unusable::TooFew { max: capabilities.mappings_max, slots, len_max });
     }
-    tracing::info!(?capabilities, "DAX window");
+    if let Some(suppressed) = LOG.pass() {
+        tracing::info!(?capabilities, suppressed, "DAX window");
+    }
     Ok(Usable(capabilities))
 }
 

@@ -1,6 +1,6 @@
 //! The thread that talks to the front-end: one job after the other, one message after the other.
 
-use super::learnt::{self, Usable};
+use super::learnt::{self, LOG, Usable};
 use super::{Channel, Job, Learnt, MapFiles, State, Task, Window};
 use pinhole_dax_cache::{
     Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, Overlap, SLOT_LEN, WindowRange,
@@ -195,7 +195,9 @@ impl<M: Messenger> Line<'_, M> {
                     Ok(())
                 }
                 Err(why) => {
-                    tracing::warn!("no DAX with this front-end: {why}");
+                    if let Some(suppressed) = LOG.pass() {
+                        tracing::warn!(suppressed, "no DAX with this front-end: {why}");
+                    }
                     state.learnt = Learnt::Unusable;
                     Err(DaxError::Refused)
                 }

@@ -1,12 +1,16 @@
 //! The way of one answer to `/dev/fuse`: header and body in one write.
 
 use crate::io_vectors::IoVectors;
+use crate::log_budget::Source;
 use crate::session::{Body, Sink};
 use pinhole_protocol::OUT_HEADER_LEN;
 use rustix::io::Errno;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use vm_memory::VolatileSlice;
+
+/// Replies that the kernel refuses, for the log.
+static REFUSED: Source = Source::new();
 
 /// What became of a request.
 #[derive(Debug, Default)]
@@ -73,6 +77,10 @@ fn write(device: BorrowedFd<'_>, header: &[u8], body: &[u8]) {
     match rustix::io::writev(device, &[IoSlice::new(header), IoSlice::new(body)]) {
         // ENOENT: the caller has given up; ENODEV: the mount is gone. Nobody waits for the answer.
         Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
-        Err(error) => tracing::warn!("the kernel refuses an answer of {} bytes: {error}", body.len()),
+        Err(error) => {
+            if let Some(suppressed) = REFUSED.pass() {
+                tracing::warn!(suppressed, "the kernel refuses an answer of {} bytes: {error}", body.len());
+            }
+        }
     }
 }

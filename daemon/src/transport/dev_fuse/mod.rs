@@ -168,3 +168,40 @@ impl<F: FileSystem + 'static> Service<F> {
         named.spawn(report).map_err(|source| ServeError::Thread { source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::broken::Broken;
+    use crate::session::Options;
+    use pinhole_policy::Policy;
+    use std::sync::mpsc::sync_channel;
+
+    /// Mounts for real: as root, or by `fusermount3`.
+    #[test]
+    fn a_panic_in_a_request_is_eio_and_the_mount_works_on() {
+        const THREADS: u16 = 2;
+        let (directory, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let request = MountRequest {
+            directory: directory.path().to_owned(),
+            mountpoint: mountpoint.path().to_owned(),
+            options: Vec::new(),
+        };
+        let session = Session::new(Arc::new(Broken::default()), Policy::full(), Options::default());
+        let service = Service::new(Mounted::new(request).unwrap(), Arc::new(session));
+        let stop = service.stop_handle();
+        let (tell, told) = sync_channel(1);
+        let serving = thread::spawn(move || {
+            service.run(NonZero::new(THREADS).unwrap(), move || tell.send(()).unwrap())
+        });
+        told.recv().unwrap();
+        for _ in 0..5 * THREADS {
+            let error = std::fs::metadata(mountpoint.path()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(pinhole_protocol::Errno::EIO.raw()));
+        }
+        stop.stop();
+        serving.join().unwrap().unwrap();
+        // Only what was mounted over was broken.
+        std::fs::metadata(mountpoint.path()).unwrap();
+    }
+}

@@ -3,6 +3,7 @@
 //! The crate sends a message and waits for its answer under a mutex, without a limit of time; so a thread of its own does
 //! nothing else, and nobody waits for that thread without one.
 
+use crate::log_budget::Source;
 use crate::session::{Message, Messenger, Window};
 use pinhole_dax_cache::Failure;
 use std::io;
@@ -12,6 +13,9 @@ use std::thread;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, Error as ProtocolError, VhostUserFrontendReqHandler as _};
 
+/// What goes wrong with back channels, for the log.
+static LOG: Source = Source::new();
+
 /// The front-end's end of it.
 struct FrontEnd(Backend);
 
@@ -19,12 +23,19 @@ struct FrontEnd(Backend);
 /// over. Without it there is no window.
 pub(super) fn attend(window: &Arc<Window>, backend: Backend) {
     let Some(attendance) = window.connect() else {
-        tracing::error!("no DAX window: too many back channels on which a front-end does not answer");
+        if let Some(suppressed) = LOG.pass() {
+            tracing::error!(
+                suppressed,
+                "no DAX window: too many back channels on which a front-end does not answer"
+            );
+        }
         return;
     };
     let thread = thread::Builder::new().name("window".to_owned());
     if let Err(error) = thread.spawn(move || attendance.attend(&FrontEnd(backend))) {
-        tracing::error!(%error, "no DAX window: cannot start its thread");
+        if let Some(suppressed) = LOG.pass() {
+            tracing::error!(%error, suppressed, "no DAX window: cannot start its thread");
+        }
         window.disconnect();
     }
 }
@@ -39,7 +50,9 @@ fn failure(error: &io::Error) -> Failure {
     if matches!(source, Some(ProtocolError::FrontendInternalError)) {
         return Failure::Refused;
     }
-    tracing::warn!(%error, "the back channel is of no use any more");
+    if let Some(suppressed) = LOG.pass() {
+        tracing::warn!(%error, suppressed, "the back channel is of no use any more");
+    }
     Failure::Gone
 }
 

@@ -9,6 +9,7 @@ use super::pool::{self, Pool};
 use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
 use crate::host::FileSystem;
+use crate::log_budget::Source;
 use crate::session::Session;
 use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
@@ -16,6 +17,11 @@ use std::sync::Arc;
 use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use vm_memory::GuestMemoryMmap;
+
+/// Lines about connections: a guest that can make its VMM start again and again can cause them too.
+static CONNECTED: Source = Source::of_news();
+static DISCONNECTED: Source = Source::of_news();
+static NOT_SERVED: Source = Source::new();
 
 /// Serves connections on `listener`: the first alone, or with `options.keep_listening` one after the other until
 /// `stop`. However a connection ends, its workers have ended and its guest is forgotten before the next one, or
@@ -38,7 +44,9 @@ pub fn serve<F: FileSystem + 'static>(
         match serve_one((&mut accepting, &crew), session, options, stop) {
             // Out of descriptors or threads for a moment: the next VMM must find the daemon alive.
             Err(error) if options.keep_listening => {
-                tracing::error!(%error, "a connection was not served");
+                if let Some(suppressed) = NOT_SERVED.pass() {
+                    tracing::error!(%error, suppressed, "a connection was not served");
+                }
                 pause(stop);
             }
             ended => ended?,
@@ -95,7 +103,9 @@ fn serve_one<F: FileSystem + 'static>(
     let pool = Arc::new(Pool::start(session, limits, parking.clone()).map_err(ServeError::Pool)?);
     device.attach(rings, (&pool, parking.as_ref()), crew);
     daemon.start(accepting).map_err(ServeError::Backend)?;
-    tracing::info!("front-end connected");
+    if let Some(suppressed) = CONNECTED.pass() {
+        tracing::info!(suppressed, "front-end connected");
+    }
     if let Some(handle) = daemon.shutdown_handle() {
         stop.watch(handle);
     }
@@ -118,8 +128,14 @@ fn report(ended: Result<(), BackendError>) {
     match ended {
         Ok(())
         | Err(BackendError::HandleRequest(ProtocolError::Disconnected | ProtocolError::PartialMessage)) => {
-            tracing::info!("front-end disconnected");
+            if let Some(suppressed) = DISCONNECTED.pass() {
+                tracing::info!(suppressed, "front-end disconnected");
+            }
         }
-        Err(error) => tracing::warn!(%error, "connection ended"),
+        Err(error) => {
+            if let Some(suppressed) = DISCONNECTED.pass() {
+                tracing::warn!(%error, suppressed, "connection ended");
+            }
+        }
     }
 }

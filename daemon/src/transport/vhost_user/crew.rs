@@ -2,8 +2,8 @@
 //! stopped, a thread waits for the next piece of work instead of ending: so the calls that a thread makes when it
 //! ends need not be among those that a worker may make.
 
-use super::request::RateLimit;
 use crate::handoff::{Giver, Taker, handoff};
+use crate::log_budget::Source;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,9 +23,9 @@ pub(super) struct Member {
     name: String,
     prepare: Prepare,
     tasks: Mutex<Option<Giver<Work>>>,
-    /// By [`Complaint`]. They outlive the guests: one that makes its queue stop and start again, or its machine, has no
-    /// more lines than one that does not. A panic under the lock leaves it whole.
-    logs: Mutex<[RateLimit; 2]>,
+    /// By [`Complaint`]. They outlive the guests: a guest that restarts its queue, or its VM, gets no more lines than one
+    /// that does not.
+    logs: [Source; 2],
 }
 
 /// What the log hears of one queue, for which the guest is to blame.
@@ -67,7 +67,7 @@ impl Crew {
             name: if index == 0 { "hiprio".to_owned() } else { format!("request-{index}") },
             prepare: Arc::clone(&prepare),
             tasks: Mutex::new(None),
-            logs: Mutex::default(),
+            logs: [const { Source::new() }; 2],
         };
         Self((0..queues).map(|index| Arc::new(member(index))).collect())
     }
@@ -84,9 +84,9 @@ impl Member {
         &self.name
     }
 
-    /// Whether the log may hear of it now, and of how many it has not heard since the last time.
+    /// Asks for one line of the log; see [`Source::pass`].
     pub(super) fn may_log(&self, complaint: Complaint) -> Option<u64> {
-        let [request, ring] = &mut *self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let [request, ring] = &self.logs;
         match complaint {
             Complaint::Request => request.pass(),
             Complaint::Ring => ring.pass(),

@@ -9,12 +9,13 @@
 
 use super::parking::{Parking, Stay};
 use super::regions::Shared;
-use super::request::{Fate, RateLimit, Taken};
+use super::request::{Fate, Taken};
 use super::ring::{Deferral, Ring};
 use super::split_ring::Done;
 use crate::handoff::handoff;
 use crate::host::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
+use crate::log_budget::Source;
 use crate::session::{Pace, Scratch, Session};
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
@@ -77,6 +78,8 @@ struct Office {
     room: Condvar,
     /// There is more work than threads that are free, or it is over.
     hire: Condvar,
+    /// Threads that could not be had, for the log.
+    log: Source,
 }
 
 #[derive(Default)]
@@ -157,7 +160,9 @@ impl Office {
     /// One thread of the pool that was started while others serve.
     fn join_in<F: FileSystem>(&self, session: &Session<F>) {
         if let Err(error) = session.enter_thread(Threads::OFFLOAD) {
-            tracing::error!(%error, "a thread of the pool cannot be prepared");
+            if let Some(suppressed) = self.log.pass() {
+                tracing::error!(%error, suppressed, "a thread of the pool cannot be prepared");
+            }
             let mut state = self.lock();
             state.threads = state.threads.saturating_sub(1);
             state.free = state.free.saturating_sub(1);
@@ -202,7 +207,6 @@ impl Office {
 
     /// Starts threads while there is more to do than they can, until it is over; then waits for the end of the pool's.
     fn supervise(&self, mut team: Vec<JoinHandle<()>>, start: impl Fn() -> io::Result<JoinHandle<()>>) {
-        let mut log = RateLimit::default();
         let mut state = self.lock();
         while !state.over {
             let mut pause = std::mem::take(&mut state.unfit);
@@ -216,7 +220,7 @@ impl Office {
                 match started {
                     Ok(thread) => team.push(thread),
                     Err(error) => {
-                        if let Some(suppressed) = log.pass() {
+                        if let Some(suppressed) = self.log.pass() {
                             tracing::error!(%error, suppressed, "cannot start one more thread of the pool");
                         }
                         state.threads = state.threads.saturating_sub(1);
@@ -277,6 +281,7 @@ impl Pool {
             work: Condvar::new(),
             room: Condvar::new(),
             hire: Condvar::new(),
+            log: Source::new(),
         });
         // From here on, what has been started ends where the rest fails.
         let pool = Self { shared: Arc::clone(&shared), foreman: Mutex::new(None) };

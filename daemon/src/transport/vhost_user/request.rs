@@ -2,13 +2,11 @@
 
 use crate::guest_view::GuestView;
 use crate::host::FileSystem;
-use crate::limits::{GUEST_ERROR_LOG_PERIOD, MESSAGE_BUFFER_KEPT};
+use crate::limits::MESSAGE_BUFFER_KEPT;
 use crate::session::{Pace, Parked, Scratch, Served, Session};
 use crate::transport::chain::{Chain, ChainError, Table};
 use crate::transport::sink::{Outcome, QueueSink, copy_out};
 use pinhole_protocol::Errno;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
 /// A request that was taken from a ring. It holds no reference into the guest's memory, so it can wait elsewhere
 /// beside that memory; and it is a place for one request after the other.
@@ -91,19 +89,11 @@ impl Taken {
         let outcome = Outcome::default();
         let payload = self.chain.message(memory).after(self.message.len());
         let sink = QueueSink::new(&self.chain, memory, &outcome);
-        let served = catch_unwind(AssertUnwindSafe(|| {
-            match session.serve((&self.message, payload), sink, pace, scratch) {
-                Served::WouldWait(_sink) => Fate::WouldWait,
-                Served::Parked(parked) => Fate::Parked(parked),
-                Served::Done => Fate::Answered(0),
-            }
-        }));
-        match served {
-            Ok(waits @ (Fate::WouldWait | Fate::Parked(_))) => return waits,
-            Ok(Fate::Answered(_)) => {}
-            Err(_) => panicked(scratch),
+        match session.serve((&self.message, payload), sink, pace, scratch) {
+            Served::WouldWait(_sink) => Fate::WouldWait,
+            Served::Parked(parked) => Fate::Parked(parked),
+            Served::Done => Fate::Answered(outcome.used_len().unwrap_or(0)),
         }
-        Fate::Answered(outcome.used_len().unwrap_or(0))
     }
 
     /// Answers it in `memory`, which may be another than that in which it was read, where it was parked and this has come
@@ -117,51 +107,17 @@ impl Taken {
     ) -> u32 {
         let outcome = Outcome::default();
         let sink = QueueSink::new(&self.chain, memory, &outcome);
-        let settled = catch_unwind(AssertUnwindSafe(|| session.settle(parked, result, sink, scratch)));
-        if settled.is_err() {
-            panicked(scratch);
-        }
+        session.settle(parked, result, sink, scratch);
         outcome.used_len().unwrap_or(0)
-    }
-}
-
-/// The slot has answered EIO on its way out.
-fn panicked(scratch: &mut Scratch) {
-    tracing::error!("a request ended by a panic; this is a bug in pinhole");
-    scratch.start_over();
-}
-
-/// Lets one message through in each period.
-#[derive(Debug, Default)]
-pub(super) struct RateLimit {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl RateLimit {
-    /// How many were held back since the last that passed; `None`: this one is held back.
-    pub(super) fn pass(&mut self) -> Option<u64> {
-        if self.last.is_some_and(|last| last.elapsed() < GUEST_ERROR_LOG_PERIOD) {
-            self.suppressed = self.suppressed.saturating_add(1);
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bell::Bell;
-    use crate::host::{Allowed, Answer, InodeFlags, ListNames, Locking, MapFile};
-    use crate::io_vectors::IoVectors;
+    use crate::host::broken::Broken;
     use crate::session::Options;
-    use pinhole_policy::host_calls::Threads;
-    use pinhole_policy::{Places, Policy, RuleId};
-    use pinhole_protocol::{
-        self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
-    };
+    use pinhole_policy::Policy;
     use std::sync::Arc;
     use virtio_queue::desc::split::Descriptor;
     use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
@@ -171,155 +127,6 @@ mod tests {
     const ROOM: u64 = 0x2000;
     const ROOM_LEN: u32 = 256;
     const UNTOUCHED: u8 = 0xa5;
-
-    /// A host that waits for every READ and has a bug in everything else.
-    struct Broken(Arc<Bell>);
-
-    impl Places for Broken {
-        fn node(&self, _: u64) -> Option<RuleId> {
-            None
-        }
-        fn handle(&self, _: u64) -> Option<RuleId> {
-            None
-        }
-    }
-
-    impl FileSystem for Broken {
-        fn reset(&self, _: InitFlags) {}
-        fn enter_thread(&self, _: Threads) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn lookup(&self, _: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
-            panic!("a bug")
-        }
-        fn forget(&self, _: Allowed<'_, protocol::Forget>) {
-            panic!("a bug")
-        }
-        fn get_attr(&self, _: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
-            panic!("a bug")
-        }
-        fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>) -> Answer<Attr> {
-            panic!("a bug")
-        }
-        fn get_statx(&self, _: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
-            panic!("a bug")
-        }
-        fn access(&self, _: Allowed<'_, protocol::Access>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn stat_fs(&self, _: Allowed<'_, protocol::StatFs>) -> Answer<Statfs> {
-            panic!("a bug")
-        }
-        fn read_link(&self, _: Allowed<'_, protocol::ReadLink>, _: &mut Vec<u8>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn sym_link(&self, _: Allowed<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
-            panic!("a bug")
-        }
-        fn mk_nod(&self, _: Allowed<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
-            panic!("a bug")
-        }
-        fn mk_dir(&self, _: Allowed<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
-            panic!("a bug")
-        }
-        fn link(&self, _: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
-            panic!("a bug")
-        }
-        fn unlink(&self, _: Allowed<'_, protocol::Unlink<'_>>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn rm_dir(&self, _: Allowed<'_, protocol::RmDir<'_>>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn rename(&self, _: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn open(&self, _: Allowed<'_, protocol::Open>) -> Answer<OpenReply> {
-            panic!("a bug")
-        }
-        fn create(&self, _: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)> {
-            panic!("a bug")
-        }
-        fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
-            panic!("a bug")
-        }
-        fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn release(&self, _: Allowed<'_, protocol::Release>, _: Pace) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn read(&self, _: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
-            match pace {
-                Pace::Now => Err(Errno::EAGAIN),
-                Pace::Patient => Ok(into.copy_from(b"late")),
-            }
-        }
-        fn write(&self, _: Allowed<'_, protocol::Write>, _: &IoVectors<'_>, _: Pace) -> Answer<usize> {
-            panic!("a bug")
-        }
-        fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn get_lock(&self, _: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
-            panic!("a bug")
-        }
-        fn set_lock(&self, _: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
-            panic!("a bug")
-        }
-        fn bell(&self) -> &Arc<Bell> {
-            &self.0
-        }
-        fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn lseek(&self, _: Allowed<'_, protocol::Lseek>) -> Answer<u64> {
-            panic!("a bug")
-        }
-        fn copy_file_range(&self, _: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
-            panic!("a bug")
-        }
-        fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn open_to_map(&self, _: Allowed<'_, protocol::SetupMapping>, _: bool) -> Answer<MapFile> {
-            panic!("a bug")
-        }
-        fn open_dir(&self, _: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply> {
-            panic!("a bug")
-        }
-        fn read_dir(&self, _: Allowed<'_, protocol::ReadDir>, _: &mut DirentBuffer<'_>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn read_dir_plus(
-            &self,
-            _: Allowed<'_, protocol::ReadDirPlus>,
-            _: &mut DirentBuffer<'_>,
-        ) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn fsync_dir(&self, _: Allowed<'_, protocol::FsyncDir>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn release_dir(&self, _: Allowed<'_, protocol::ReleaseDir>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn get_xattr(&self, _: Allowed<'_, protocol::GetXattr<'_>>, _: &mut Vec<u8>) -> Answer<u32> {
-            panic!("a bug")
-        }
-        fn list_xattr(&self, _: Allowed<'_, ListNames>, _: &mut Vec<u8>) -> Answer<u32> {
-            panic!("a bug")
-        }
-        fn inode_flags(&self, _: Allowed<'_, InodeFlags>) -> Answer<u32> {
-            panic!("a bug")
-        }
-        fn set_xattr(&self, _: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {
-            panic!("a bug")
-        }
-        fn remove_xattr(&self, _: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()> {
-            panic!("a bug")
-        }
-    }
 
     /// A guest's request in its memory.
     fn request(opcode: u32, arguments: &[u8]) -> GuestMemoryMmap {
@@ -345,7 +152,7 @@ mod tests {
     }
 
     fn serving() -> (Session<Broken>, Taken, Scratch) {
-        let session = Session::new(Arc::new(Broken(Arc::default())), Policy::full(), Options::default());
+        let session = Session::new(Arc::new(Broken::default()), Policy::full(), Options::default());
         let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
         init.extend([0; 48]);
         let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));

@@ -194,9 +194,9 @@ impl Deferral {
     /// Gives the request back and tells the guest, as the worker would have.
     pub(super) fn give_back(&self, memory: &Shared, done: Done) {
         if let Err(error) = self.ring.give_back(memory.view().ram, &[done]) {
-            if let Some(suppressed) = self.ring.may_log(Complaint::Ring) {
+            self.ring.complain(|suppressed| {
                 tracing::error!(%error, suppressed, "a request that waited could not be given back");
-            }
+            });
             self.ring.report_error();
         }
     }
@@ -262,6 +262,13 @@ impl Ring {
         self.server.get().and_then(|(_, member)| member.may_log(complaint))
     }
 
+    /// Logs something about the ring that the guest or the front-end can cause again and again.
+    pub(super) fn complain(&self, log: impl FnOnce(u64)) {
+        if let Some(suppressed) = self.may_log(Complaint::Ring) {
+            log(suppressed);
+        }
+    }
+
     /// Changes what is known of the ring while no worker uses it; then starts one if the ring is in use.
     pub(super) fn reconfigure<T>(
         self: &Arc<Self>,
@@ -310,7 +317,9 @@ impl Ring {
             job.stopping();
         }
         if !shift.wait() {
-            tracing::error!("a queue worker ended by a panic outside a request");
+            self.complain(|suppressed| {
+                tracing::error!(suppressed, "a queue worker ended by a panic outside a request");
+            });
         }
         let mut waiting = lock(&self.waiting);
         while !waiting.is_empty() {
@@ -332,13 +341,13 @@ impl Ring {
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
             Err(error) => {
-                if let Some(suppressed) = self.may_log(Complaint::Ring) {
+                self.complain(|suppressed| {
                     let queue = member.name();
                     tracing::error!(
                         queue, %error, suppressed,
                         "cannot start the thread of a queue; trying again until the host has room for one"
                     );
-                }
+                });
                 self.report_error();
                 job.not_started(self);
             }
@@ -356,9 +365,7 @@ impl Ring {
         let (ring, own, queue) = (Arc::clone(self), Arc::clone(&available), member.name().to_owned());
         let shift = member.start(move || {
             if let Err(error) = job.run(&ring, &mut lock(&own), &sleep) {
-                if let Some(suppressed) = ring.may_log(Complaint::Ring) {
-                    tracing::error!(queue, %error, suppressed, "queue stopped");
-                }
+                ring.complain(|suppressed| tracing::error!(queue, %error, suppressed, "queue stopped"));
                 ring.report_error();
             }
         })?;
@@ -383,7 +390,9 @@ impl Ring {
         if let Some(event) = &*lock(&self.error_event)
             && let Err(error) = raise(event)
         {
-            tracing::error!(%error, "cannot report that a queue has stopped");
+            self.complain(|suppressed| {
+                tracing::error!(%error, suppressed, "cannot report that a queue has stopped");
+            });
         }
     }
 }

@@ -35,12 +35,14 @@ pub(super) fn made_by<T>(make: impl FnOnce() -> T) -> (T, Vec<QueueVring>) {
 
 /// Makes an event of the front-end's one that never blocks: a worker that waits in a write to a full call event, or
 /// in a read of a kick that someone else took, could not be stopped.
-fn unblock(event: Option<&File>) {
+fn unblock(ring: &Ring, event: Option<&File>) {
     let Some(event) = event else { return };
     let outcome = rustix::fs::fcntl_getfl(event)
         .and_then(|flags| rustix::fs::fcntl_setfl(event, flags | OFlags::NONBLOCK));
     if let Err(error) = outcome {
-        tracing::warn!(%error, "an event of the front-end may block");
+        ring.complain(|suppressed| {
+            tracing::warn!(%error, suppressed, "an event of the front-end may block");
+        });
     }
 }
 
@@ -158,11 +160,17 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn set_kick(&self, file: Option<File>) {
-        unblock(file.as_ref());
+        unblock(&self.ring, file.as_ref());
         self.ring.reconfigure(|vring, state| {
             // The crate wants to know that there is one; the worker waits for this one.
             state.kick = file.as_ref().and_then(|file| {
-                file.try_clone().inspect_err(|error| tracing::error!(%error, "cannot keep a kick event")).ok()
+                let kept = file.try_clone();
+                kept.inspect_err(|error| {
+                    self.ring.complain(|suppressed| {
+                        tracing::error!(%error, suppressed, "cannot keep a kick event");
+                    });
+                })
+                .ok()
             });
             vring.set_kick(file);
         });
@@ -173,12 +181,12 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn set_call(&self, file: Option<File>) {
-        unblock(file.as_ref());
+        unblock(&self.ring, file.as_ref());
         self.ring.set_call(file);
     }
 
     fn set_err(&self, file: Option<File>) {
-        unblock(file.as_ref());
+        unblock(&self.ring, file.as_ref());
         self.ring.set_error_event(file);
     }
 }
