@@ -4,11 +4,12 @@
 
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, READ, WRITE};
-use pinhole_tests::frontend::{Bench, Descriptor, OUT_HEADER_LEN, Setup};
+use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, OUT_HEADER_LEN, Setup};
 use pinhole_tests::window::{Dax, Rules, WINDOW_START};
 use rustix::fs::OFlags;
 use std::fs;
 use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vhost::vhost_user::VhostUserFrontend as _;
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 
@@ -190,5 +191,73 @@ fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end
             used.unwrap_or_else(|error| panic!("{error}: {parts:x?} {}", other.daemon.stderr()));
             other.is_alive().unwrap();
         }
+    }
+}
+
+/// The VMM describes a file of another share as memory and takes it out again, over and over, as it does for each mapping.
+/// The guest truncates the file while it is there, and floods a queue with requests that lie in it.
+#[test]
+fn requests_in_a_mapping_that_comes_and_goes_never_end_the_daemon() {
+    const ROUNDS: usize = 20_000;
+    /// Chains in the ring at once, all of them the same one.
+    const FLOOD: u16 = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+    let setup = Setup { queues: 2, queue_size: 1024, ..Setup::default() };
+    let mut other = Bench::with(setup, &[]).unwrap();
+    let mut connection = other.guest.connection().clone();
+    let over = AtomicBool::new(false);
+    let (queue, memory) = other.guest.queue(1).unwrap();
+    let room = queue.place().buffers;
+    let requests = chain(&[(WINDOW_START, 56, false), (room, OUT_HEADER_LEN + 104, true)]);
+    queue.write_table(memory, queue.place().descriptors, &requests).unwrap();
+    std::thread::scope(|threads| {
+        let vmm = threads.spawn(|| {
+            let _at_the_end = Ends(&over);
+            for round in 0..ROUNDS {
+                file.set_len(SLOT).unwrap();
+                let region = VhostUserMemoryRegionInfo {
+                    guest_phys_addr: WINDOW_START,
+                    memory_size: SLOT,
+                    userspace_addr: 0x6000_0000_0000,
+                    mmap_offset: 0,
+                    mmap_handle: file.as_raw_fd(),
+                };
+                let added = connection.add_mem_region(&region).map(drop);
+                file.set_len(0).unwrap();
+                let removed = connection.remove_mem_region(&region);
+                assert!(added.is_ok() && removed.is_ok(), "round {round}: {added:?} {removed:?}");
+            }
+        });
+        let mut served = 0_usize;
+        let mut flood = || {
+            while !over.load(Ordering::Relaxed) {
+                for _ in 0..FLOOD {
+                    queue.offer(memory, 0)?;
+                }
+                queue.kick()?;
+                // So many that the thread of the queue is busy for long at a time.
+                for _ in 0..FLOOD {
+                    queue.wait(memory)?;
+                    served += 1;
+                }
+            }
+            Ok::<_, FrontendError>(())
+        };
+        let flooded = flood();
+        let told = vmm.join();
+        assert!(flooded.is_ok() && told.is_ok(), "{flooded:?} after {served}:\n{}", other.daemon.stderr());
+        assert!(served > ROUNDS, "{served}");
+    });
+    other.is_alive().unwrap();
+}
+
+/// Says that something is over, also where it ends by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -100,7 +100,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         pool_threads: serve.pool_threads,
         pool_requests_max: pool_requests_max(policy.limits()),
         poll: serve.poll.unwrap_or_else(poll_by_processors),
-        memory_device: memory_file().and_then(|file| file_id(&file)).ok().map(|id| id.device),
+        memory_devices: memory_devices(),
     };
     let listen = match serve.listen {
         Listen::Path { path, group } => {
@@ -239,6 +239,26 @@ fn memory_file() -> io::Result<OwnedFd> {
     let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
     // Linux before 6.3 knows nothing of the second, later ones complain where it is missing.
     Ok(made(sealed).or_else(|_unknown| made(plain))?)
+}
+
+/// The file systems where the kernel keeps memory files; without those of huge pages that it does not have.
+fn memory_devices() -> Vec<(u32, u32)> {
+    const SIZES: [MemfdFlags; 9] = [
+        MemfdFlags::HUGE_64KB,
+        MemfdFlags::HUGE_1MB,
+        MemfdFlags::HUGE_2MB,
+        MemfdFlags::HUGE_16MB,
+        MemfdFlags::HUGE_32MB,
+        MemfdFlags::HUGE_512MB,
+        MemfdFlags::HUGE_1GB,
+        MemfdFlags::HUGE_2GB,
+        MemfdFlags::HUGE_16GB,
+    ];
+    let huge = |size| MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size;
+    // No page is taken before one is touched.
+    let huge = SIZES.iter().filter_map(|size| rustix::fs::memfd_create(c"pinhole-huge", huge(*size)).ok());
+    let files = memory_file().into_iter().chain(huge);
+    files.filter_map(|file| file_id(&file).ok()).map(|id| id.device).collect()
 }
 
 fn file_id(file: &OwnedFd) -> io::Result<session::FileId> {

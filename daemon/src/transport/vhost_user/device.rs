@@ -46,7 +46,7 @@ impl<F> fmt::Debug for Device<F> {
 impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
         Self {
-            regions: Arc::new(Regions::new(session.window(), options.memory_device)),
+            regions: Arc::new(Regions::new(session.window(), &options.memory_devices)),
             session,
             options,
             acked_features: Arc::default(),

@@ -84,9 +84,9 @@ pub struct Options {
     pub pool_requests_max: usize,
     /// How long a worker looks for the next request before it sleeps; zero: not at all.
     pub poll: Duration,
-    /// Major and minor number of the file system where the kernel keeps memory files, which no path leads to. `None`: not
-    /// known.
-    pub memory_device: Option<(u32, u32)>,
+    /// Major and minor numbers of the file systems where the kernel keeps memory files (memfd, and one for each size of huge
+    /// pages), as far as they are known. No path leads to them.
+    pub memory_devices: Vec<(u32, u32)>,
 }
 
 impl Options {
@@ -118,7 +118,7 @@ mod tests {
             pool_threads: 0,
             pool_requests_max: 1,
             poll: Duration::ZERO,
-            memory_device: None,
+            memory_devices: Vec::new(),
         };
         let space = options.config_space();
         assert_eq!(space.len(), CONFIG_LEN);

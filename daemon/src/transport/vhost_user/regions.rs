@@ -1,70 +1,72 @@
-//! Which regions of the guest's memory are the guest's RAM, and which are files that somebody may cut.
+//! Tells which regions of the guest's memory are the guest's RAM, and which are files that can be truncated.
 //!
-//! QEMU describes what is mapped into a DAX window like any other memory, by ADD_MEM_REG with the descriptor that it was given,
-//! and it does so to every vhost-user device of the machine: to those of other shares too, and to daemons without a window.
-//! What a region is, its file says:
+//! QEMU describes what is mapped into a DAX window like any other memory, by ADD_MEM_REG with the descriptor that it was given.
+//! It does so to every vhost-user device of the VM: also to those of other shares, and to daemons without a window.
+//! The region's file tells what it is:
 //!
-//! 1. One that this daemon has handed out for a mapping that there is, or is being made ([`Window::has_handed_out`]), is of the
-//!    window.
-//! 2. One that lies where the kernel keeps memory files (memfd, shared anonymous memory; huge pages) is RAM: no path leads
-//!    there, so no share has it.
-//! 3. Any other is RAM only where the front-end has described nothing of the second kind. A VMM whose RAM is in plain files
-//!    is believed.
+//! 1. A file that this daemon has handed out for a mapping that exists or is being made ([`Window::has_handed_out`]) is part
+//!    of the window.
+//! 2. A file on a mount that the kernel keeps to itself (memfd, shared anonymous memory, huge pages of either) is RAM: no path
+//!    leads there, so no share has it.
+//! 3. A file of huge pages on a mount that has a path (`/dev/hugepages`) may be RAM, or a file of a share that contains such a
+//!    mount. It is RAM where the front-end described memory on the same mount before the first queue was started: until then
+//!    this daemon has handed out nothing.
+//! 4. Any other file is RAM only where the front-end has described no memory of kinds 2 and 3. A VMM that keeps its RAM in
+//!    plain files is believed.
 //!
-//! What a region was when it came it stays until it goes.
+//! A region stays what it was judged to be until it goes.
 
-use super::vring::Memory;
 use crate::guest_view::GuestView;
+use crate::log_budget::Source;
 use crate::session::{FileId, Window};
+use arc_swap::{ArcSwap, Guard};
 use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{
-    Address as _, FileOffset, GuestAddressSpace as _, GuestMemoryBackend as _, GuestMemoryLoadGuard,
-    GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    Address as _, FileOffset, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
-/// The guest's memory in both views, as one burst or one request holds it.
+/// The guest's memory in both views. They are published as one value: a view of RAM beside one of another moment could
+/// make a mapped file look like RAM.
 #[derive(Debug)]
-pub(super) struct Held<G> {
-    all: G,
-    /// `None`: it is the same.
-    ram: Option<G>,
+pub(super) struct Views {
+    all: GuestMemoryMmap,
+    /// `None`: all of it is RAM.
+    ram: Option<GuestMemoryMmap>,
 }
 
-pub(super) type Loaded = Held<GuestMemoryLoadGuard<GuestMemoryMmap>>;
-pub(super) type Shared = Held<Arc<GuestMemoryMmap>>;
+/// As one burst holds them.
+pub(super) type Loaded = Guard<Arc<Views>>;
+/// As a request holds them that outlives its burst.
+pub(super) type Shared = Arc<Views>;
 
-impl<G: std::ops::Deref<Target = GuestMemoryMmap>> Held<G> {
+impl Views {
     pub(super) fn view(&self) -> GuestView<'_> {
-        let all = &*self.all;
-        GuestView { ram: self.ram.as_deref().unwrap_or(all), all }
-    }
-}
-
-impl Loaded {
-    /// The same, for longer.
-    pub(super) fn share(&self) -> Shared {
-        let share = |guard: &GuestMemoryLoadGuard<GuestMemoryMmap>| guard.clone().into_inner();
-        Held { all: share(&self.all), ram: self.ram.as_ref().map(share) }
+        GuestView { ram: self.ram.as_ref().unwrap_or(&self.all), all: &self.all }
     }
 }
 
 /// A region: where it is for the guest, how long, and where it is mapped.
 type Key = (u64, u64, usize);
 
+/// Major and minor number of a file system.
+type DeviceNumber = (u32, u32);
+
 /// The guest's memory as the front-end has described it last, for the rings of one connection.
 pub(super) struct Regions {
     window: Option<Arc<Window>>,
-    /// Where the kernel keeps memory files, if that is known.
-    memory_device: Option<(u32, u32)>,
-    all: Memory,
-    ram: Memory,
-    /// Whether that is less than all.
-    is_less: AtomicBool,
+    /// Where the kernel keeps memory files, as far as that is known.
+    memory_devices: Vec<DeviceNumber>,
+    views: ArcSwap<Views>,
+    /// A queue has been started.
+    has_begun: AtomicBool,
     known: Mutex<Known>,
+    /// Regions that could not be used, for the log.
+    log: Source,
 }
 
 /// The regions that there were at the last change.
@@ -73,6 +75,8 @@ struct Known {
     regions: BTreeSet<Key>,
     /// There has been RAM of which no doubt is possible.
     certain: bool,
+    /// Mounts of huge pages on which the front-end has its RAM.
+    huge: BTreeSet<DeviceNumber>,
 }
 
 /// What a region's file says.
@@ -92,35 +96,39 @@ impl fmt::Debug for Regions {
 }
 
 impl Regions {
-    pub(super) fn new(window: Option<&Arc<Window>>, memory_device: Option<(u32, u32)>) -> Self {
-        let empty = || Memory::new(GuestMemoryMmap::new());
+    pub(super) fn new(window: Option<&Arc<Window>>, memory_devices: &[DeviceNumber]) -> Self {
         Self {
             window: window.cloned(),
-            memory_device,
-            all: empty(),
-            ram: empty(),
-            is_less: AtomicBool::new(false),
+            memory_devices: memory_devices.to_vec(),
+            views: ArcSwap::from_pointee(Views { all: GuestMemoryMmap::new(), ram: None }),
+            has_begun: AtomicBool::new(false),
             known: Mutex::default(),
+            log: Source::new(),
         }
     }
 
-    /// All of the memory before the part of it that is RAM: what came into the one was judged before.
+    /// Both views of one moment.
     pub(super) fn load(&self) -> Loaded {
-        let all = self.all.memory();
-        Held { all, ram: self.is_less.load(Ordering::Acquire).then(|| self.ram.memory()) }
+        self.views.load()
+    }
+
+    /// The first queue is being started, on the thread that also describes memory.
+    pub(super) fn begin(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     /// The front-end has described the memory anew. Rings see it when it has been judged.
     pub(super) fn follow(&self, all: &GuestMemoryMmap) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let present: BTreeSet<Key> = all.iter().map(key).collect();
-        let mut ram = (*self.ram.memory()).clone();
+        let mut ram = self.load().view().ram.clone();
         let gone: Vec<_> = ram.iter().filter(|region| !present.contains(&key(region))).map(place).collect();
         for (start, len) in gone {
             ram = ram.remove_region(start, len).map_or(ram, |(rest, _)| rest);
         }
-        let new = all.iter().filter(|region| !known.regions.contains(&key(region)));
-        let new: Vec<_> = new.map(|region| (place(region), self.kind(region))).collect();
+        let new: Vec<_> = all.iter().filter(|region| !known.regions.contains(&key(region))).collect();
+        let new: Vec<_> =
+            new.iter().map(|region| (place(region), self.kind(region, &mut known.huge))).collect();
         known.certain |= new.iter().any(|(_, kind)| *kind == Kind::Certain);
         for ((start, len), kind) in new {
             if kind == Kind::Window || (kind == Kind::Plain && known.certain) {
@@ -131,20 +139,20 @@ impl Regions {
             let inserted = all.remove_region(start, len).and_then(|(_, region)| ram.insert_region(region));
             match inserted {
                 Ok(more) => ram = more,
-                Err(error) => tracing::error!(%error, "a region of memory is not used"),
+                Err(error) => {
+                    if let Some(suppressed) = self.log.pass() {
+                        tracing::error!(%error, suppressed, "a region of memory is not used");
+                    }
+                }
             }
         }
         known.regions = present;
         let is_less = ram.num_regions() < all.num_regions();
-        publish(&self.ram, ram);
-        self.is_less.store(is_less, Ordering::Release);
-        publish(&self.all, all.clone());
+        self.views.store(Arc::new(Views { all: all.clone(), ram: is_less.then_some(ram) }));
     }
 
-    /// One of which nothing can be known may be anything.
-    fn kind(&self, region: &GuestRegionMmap) -> Kind {
-        /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
-        const HUGE_PAGES: i64 = 0x9584_58f6;
+    /// A region of which nothing can be known may be anything.
+    fn kind(&self, region: &GuestRegionMmap, huge: &mut BTreeSet<DeviceNumber>) -> Kind {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let Some(file) = region.file_offset().map(FileOffset::file) else { return Kind::Window };
         let Ok(stat) = rustix::fs::statx(file, c"", flags, StatxFlags::INO) else { return Kind::Window };
@@ -153,13 +161,20 @@ impl Regions {
         if self.window.as_ref().is_some_and(|window| window.has_handed_out(id)) {
             return Kind::Window;
         }
-        let huge = || rustix::fs::fstatfs(file).is_ok_and(|figures| figures.f_type == HUGE_PAGES);
-        if self.memory_device == Some(device) || huge() { Kind::Certain } else { Kind::Plain }
+        if self.memory_devices.contains(&device) {
+            return Kind::Certain;
+        }
+        if has_huge_pages(file) && !self.has_begun.load(Ordering::Relaxed) {
+            huge.insert(device);
+        }
+        if huge.contains(&device) { Kind::Certain } else { Kind::Plain }
     }
 }
 
-fn publish(place: &Memory, memory: GuestMemoryMmap) {
-    place.lock().unwrap_or_else(PoisonError::into_inner).replace(memory);
+fn has_huge_pages(file: &File) -> bool {
+    /// `HUGETLBFS_MAGIC` of `linux/magic.h`.
+    const HUGE_PAGES: i64 = 0x9584_58f6;
+    rustix::fs::fstatfs(file).is_ok_and(|figures| figures.f_type == HUGE_PAGES)
 }
 
 fn place(region: &GuestRegionMmap) -> (vm_memory::GuestAddress, u64) {
@@ -173,7 +188,9 @@ fn key(region: &GuestRegionMmap) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
+    use rustix::fs::{MemfdFlags, Mode, OFlags};
+    use std::ffi::CStr;
+    use std::os::fd::AsFd;
     use vm_memory::GuestAddress;
 
     fn memory(regions: &[(u64, &File)]) -> GuestMemoryMmap {
@@ -189,7 +206,7 @@ mod tests {
     }
 
     fn memory_file() -> File {
-        let file = rustix::fs::memfd_create(c"test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 0x1000).unwrap();
         file.into()
     }
@@ -214,7 +231,7 @@ mod tests {
     fn a_region_is_of_the_window_if_its_file_was_handed_out_when_it_came() {
         let (first, second, mapped) = (file(), file(), file());
         let window = crate::session::window_for_tests();
-        let regions = Regions::new(Some(&window), None);
+        let regions = Regions::new(Some(&window), &[]);
         let before = memory(&[(0, &first)]);
         regions.follow(&before);
         assert_eq!(starts(&regions), [0]);
@@ -238,14 +255,106 @@ mod tests {
     #[test]
     fn where_ram_is_in_memory_files_no_other_file_is_ram() {
         let (ram, more, other) = (memory_file(), memory_file(), file());
-        let regions = Regions::new(None, Some(id(&ram).device));
+        let regions = Regions::new(None, &[id(&ram).device]);
         let all = memory(&[(0, &ram), (0x10_000, &other)]);
         regions.follow(&all);
         assert_eq!(starts(&regions), [0]);
         regions.follow(&with(&with(&all, 0x20_000, &other), 0x30_000, &more));
         assert_eq!(starts(&regions), [0, 0x30_000]);
-        let believed = Regions::new(None, Some(id(&ram).device));
+        let believed = Regions::new(None, &[id(&ram).device]);
         believed.follow(&memory(&[(0x10_000, &other)]));
         assert_eq!(starts(&believed), [0x10_000]);
+    }
+
+    /// Adds a mapped file and takes it away again while other threads load the memory, as the queue threads do.
+    #[test]
+    fn no_view_ever_counts_a_mapped_file_as_ram() {
+        const ROUNDS: usize = 20_000;
+        const FILE_AT: u64 = 0x10_000;
+        let (ram, mapped) = (memory_file(), file());
+        let regions = Regions::new(None, &[id(&ram).device]);
+        let without = memory(&[(0, &ram)]);
+        let with = with(&without, FILE_AT, &mapped);
+        regions.follow(&without);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            let load = || {
+                let mut wrong = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let loaded = regions.load();
+                    let view = loaded.view();
+                    assert!(view.ram.num_regions() > 0);
+                    wrong += usize::from(view.ram.find_region(GuestAddress(FILE_AT)).is_some());
+                }
+                wrong
+            };
+            let loaders = [threads.spawn(load), threads.spawn(load)];
+            for _ in 0..ROUNDS {
+                regions.follow(&with);
+                regions.follow(&without);
+            }
+            over.store(true, Ordering::Relaxed);
+            let wrong = loaders.map(|thread| thread.join().unwrap());
+            assert_eq!(wrong, [0, 0], "views with the file as RAM, by thread, in {ROUNDS} rounds");
+        });
+    }
+
+    const HUGE_PAGE: usize = 2 << 20;
+
+    /// A file of one huge page on a mount of its own, which no path leads to but is like any that has one.
+    fn huge_file() -> File {
+        let context = rustix::mount::fsopen("hugetlbfs", rustix::mount::FsOpenFlags::empty()).unwrap();
+        rustix::mount::fsconfig_create(context.as_fd()).unwrap();
+        let flags = rustix::mount::FsMountFlags::FSMOUNT_CLOEXEC;
+        let attributes = rustix::mount::MountAttrFlags::empty();
+        let mount = rustix::mount::fsmount(context.as_fd(), flags, attributes).unwrap();
+        another_file(&mount, c"file")
+    }
+
+    fn another_file(mount: &impl AsFd, name: &CStr) -> File {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(mount, name, flags, Mode::from(0o600)).unwrap());
+        file.set_len(u64::try_from(HUGE_PAGE).unwrap()).unwrap();
+        file
+    }
+
+    fn huge_memory_file() -> File {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let file = File::from(rustix::fs::memfd_create(c"test", flags).unwrap());
+        file.set_len(u64::try_from(HUGE_PAGE).unwrap()).unwrap();
+        file
+    }
+
+    /// No huge page is ever touched, so the host needs to have none.
+    fn huge_memory(regions: &[(u64, &File)]) -> GuestMemoryMmap {
+        let file = |file: &File| Some(FileOffset::new(file.try_clone().unwrap(), 0));
+        let ranges = regions.iter().map(|(start, of)| (GuestAddress(*start), HUGE_PAGE, file(of)));
+        GuestMemoryMmap::from_ranges_with_files(ranges).unwrap()
+    }
+
+    #[test]
+    fn huge_pages_of_a_mount_first_described_later_are_not_ram() {
+        const SECOND: u64 = 2 << 20;
+        let (ram, of_a_share) = (huge_file(), huge_file());
+        assert_ne!(id(&ram).device, id(&of_a_share).device);
+        let regions = Regions::new(None, &[]);
+        let before = huge_memory(&[(0, &ram)]);
+        regions.follow(&before);
+        assert_eq!(starts(&regions), [0]);
+        regions.begin();
+        regions.follow(&huge_memory(&[(0, &ram), (SECOND, &of_a_share)]));
+        assert_eq!(starts(&regions), [0]);
+        // Memory that is plugged in later lies where the first lies.
+        regions.follow(&huge_memory(&[(0, &ram), (SECOND, &ram)]));
+        assert_eq!(starts(&regions), [0, SECOND]);
+    }
+
+    #[test]
+    fn huge_pages_of_the_kernels_own_mount_are_ram() {
+        let (ram, other) = (huge_memory_file(), huge_file());
+        let regions = Regions::new(None, &[id(&ram).device]);
+        regions.begin();
+        regions.follow(&huge_memory(&[(0, &ram), (2 << 20, &other)]));
+        assert_eq!(starts(&regions), [0]);
     }
 }

@@ -134,7 +134,7 @@ impl Burst<'_> {
 
     /// The same, for a request that outlives the burst.
     pub(super) fn shared_memory(&self) -> Shared {
-        self.memory.share()
+        Arc::clone(&self.memory)
     }
 }
 
@@ -171,7 +171,7 @@ impl Deferral {
             *count = count.saturating_add(1);
             self.era = Some(era);
         }
-        self.ring.load().share()
+        Arc::clone(&self.ring.load())
     }
 
     /// Whether its ring has room for one more that waits for as long as it takes.
@@ -337,6 +337,9 @@ impl Ring {
     fn start_worker(self: &Arc<Self>, state: &mut RingState) {
         let Some((job, member)) = self.server.get() else { return };
         let Some(kick) = &state.kick else { return };
+        if let Some(regions) = self.regions.get() {
+            regions.begin();
+        }
         job.starting();
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
@@ -408,7 +411,7 @@ impl Ring {
     }
 
     fn load(&self) -> Loaded {
-        self.regions.get_or_init(|| Arc::new(Regions::new(None, None))).load()
+        self.regions.get_or_init(|| Arc::new(Regions::new(None, &[]))).load()
     }
 
     /// Whether these bytes may be read and written by the daemon itself.
