@@ -191,8 +191,9 @@ pub(crate) fn one_heap() -> io::Result<()> {
     if set == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
 }
 
-/// Gives the host back what the allocator keeps of memory that is free: reading a command line and a policy, and making
-/// filters, takes several times what an idle daemon needs.
+/// Gives the host back what the allocator keeps of memory that is free. Reading a command line and a policy, and making
+/// filters, takes several times what an idle daemon needs; so does a guest that knew many files. Needs `brk` and
+/// `madvise(MADV_DONTNEED)`, which a thread that serves queues may not call.
 pub(crate) fn give_back_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes the allocator's own locks and changes no memory that is in use. It says whether there was

@@ -149,6 +149,7 @@ impl<T> HandleTable<T> {
     /// Takes every handle back.
     pub(crate) fn clear(&self) {
         drop(self.open.retain(|_| false));
+        self.open.shrink();
     }
 
     /// All that is open now.

@@ -237,6 +237,7 @@ impl MountTable {
     pub(crate) fn let_go(&self) {
         let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
         mounts.list.retain(|mount| Arc::strong_count(mount) > 1);
+        mounts.list.shrink_to_fit();
     }
 }
 

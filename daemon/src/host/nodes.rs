@@ -411,6 +411,7 @@ impl NodeTable {
             shard.shrink_to_fit(|node| self.hash(node.key()));
         }
         drop(self.nodes.retain(|node| node.id() == NodeId::ROOT.0));
+        self.nodes.shrink();
     }
 
     /// Fails where no node can be added: asked before one is made on the host.

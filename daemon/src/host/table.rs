@@ -3,6 +3,8 @@
 //! Each place has a lock of its own, held for as long as it takes to count one more holder: who asks for one entry
 //! never meets who asks for another. Giving a key out and taking it back share one more.
 
+use arc_swap::ArcSwapOption;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,17 @@ const FIRST_LEN: u64 = 64;
 
 /// Segments until there are more places than the 32 bits of index in a key can say.
 const SEGMENTS: usize = 27;
+
+/// Of those, how many stay once they are there, 8,128 places or 0.2 MB of memory: the usual guest finds its places without
+/// the detour that segments take which may go.
+const LASTING_SEGMENTS: usize = 7;
+
+/// By how much [`Table::shrink`] raises the generation of places that begin anew, at most. A guest must give a place out and
+/// take it back so many times to keep it from beginning anew like the others.
+const RAISE_MAX: u32 = 1 << 16;
+
+/// The generation from which on places no longer begin anew: a quarter of all generations is left to each place.
+const RAISED_MAX: u32 = u32::MAX / 4 * 3;
 
 /// The generation with which the keys of a table are to begin, another one in each process: a guest whose VMM goes on with
 /// a daemon that was started again still holds keys of the one that died, and those are to find nothing. In the lower
@@ -51,7 +64,9 @@ impl<T> Deref for Entry<T> {
 /// entry that was found stays whole for as long as it is held, also when its key is taken back meanwhile.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
-    segments: [OnceLock<Segment<T>>; SEGMENTS],
+    lasting: [OnceLock<Segment<T>>; LASTING_SEGMENTS],
+    /// The later ones, which [`Table::shrink`] takes away.
+    passing: [ArcSwapOption<Segment<T>>; SEGMENTS - LASTING_SEGMENTS],
     places: Mutex<Places>,
     /// Entries there are at most.
     limit: u32,
@@ -73,6 +88,10 @@ impl<T> Place<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn is_taken(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn store(&self, entry: Option<Arc<Entry<T>>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = entry;
     }
@@ -87,14 +106,20 @@ struct Places {
     first: u32,
     /// Index and next generation of places that can be used again.
     vacant: Vec<(u32, u32)>,
+    /// Places behind `next` that must not begin with `first`, and the generation with which they begin; `None`: their
+    /// generations are used up.
+    raised: BTreeMap<u32, Option<u32>>,
+    /// Places before `next` whose generations are used up.
+    spent: Vec<u32>,
 }
 
 impl<T> Table<T> {
     /// A table for `limit` entries, whose keys begin with a generation.
-    pub(crate) const fn new(limit: u32, first: u32) -> Self {
+    pub(crate) fn new(limit: u32, first: u32) -> Self {
         Self {
-            segments: [const { OnceLock::new() }; SEGMENTS],
-            places: Mutex::new(Places { next: 0, first, vacant: Vec::new() }),
+            lasting: [const { OnceLock::new() }; LASTING_SEGMENTS],
+            passing: [const { ArcSwapOption::const_empty() }; SEGMENTS - LASTING_SEGMENTS],
+            places: Mutex::new(Places { first, ..Places::default() }),
             limit,
             len: AtomicUsize::new(0),
         }
@@ -109,9 +134,10 @@ impl<T> Table<T> {
     pub(crate) fn insert(&self, value: T) -> Result<Arc<Entry<T>>, T> {
         let mut places = self.places();
         let Some((index, generation)) = places.take(self.limit) else { return Err(value) };
-        let Some(place) = self.place_or_new(index) else { return Err(value) };
+        self.make_place(index);
         let entry = Arc::new(Entry { key: key(index, generation), value });
-        place.store(Some(Arc::clone(&entry)));
+        // There is one for every index by now.
+        self.with_place(index, |place| place.store(Some(Arc::clone(&entry))));
         self.len.fetch_add(1, Ordering::Relaxed);
         Ok(entry)
     }
@@ -120,16 +146,19 @@ impl<T> Table<T> {
     pub(crate) fn get(&self, key: u64) -> Option<Arc<Entry<T>>> {
         let (index, _) = parts(key)?;
         // A place may have been given to another since; an entry knows its own key.
-        self.place(index)?.load().filter(|entry| entry.key == key)
+        self.with_place(index, Place::load)?.filter(|entry| entry.key == key)
     }
 
     /// Takes a key back.
     pub(crate) fn remove(&self, key: u64) -> Option<Arc<Entry<T>>> {
         let (index, generation) = parts(key)?;
-        let place = self.place(index)?;
         let mut places = self.places();
-        let entry = place.load().filter(|entry| entry.key == key)?;
-        place.store(None);
+        let taken = self.with_place(index, |place| {
+            let entry = place.load().filter(|entry| entry.key == key)?;
+            place.store(None);
+            Some(entry)
+        });
+        let entry = taken??;
         places.give_back(index, generation);
         self.len.fetch_sub(1, Ordering::Relaxed);
         Some(entry)
@@ -137,17 +166,28 @@ impl<T> Table<T> {
 
     /// Removes every value for which `keep` says no; their keys stay dead.
     pub(crate) fn retain(&self, mut keep: impl FnMut(&Arc<Entry<T>>) -> bool) -> Vec<Arc<Entry<T>>> {
-        let places = self.segments.iter().filter_map(OnceLock::get).flatten();
-        let doomed: Vec<u64> = places
-            .filter_map(|place| place.load().filter(|entry| !keep(entry)))
-            .map(|entry| entry.key)
-            .collect();
+        let doomed: Vec<u64> = self.each().filter(|entry| !keep(entry)).map(|entry| entry.key).collect();
         doomed.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// All entries; one that comes or goes meanwhile may be among them or not.
     pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Entry<T>>> {
-        self.segments.iter().filter_map(OnceLock::get).flatten().filter_map(Place::load)
+        // A segment that is there has all its places, and after the first that is not there is none.
+        let indices = (0..=u32::MAX).map_while(|index| self.with_place(index, Place::load));
+        indices.flatten()
+    }
+
+    /// Gives back the memory that a table keeps which was once larger than it is now: all segments behind the last entry, but
+    /// for the first few. Their places begin anew, with generations that they have not had.
+    pub(crate) fn shrink(&self) {
+        let mut places = self.places();
+        let used = self.each_index().last().map_or(0, |index| index.saturating_add(1));
+        places.begin_anew(used);
+        let kept = used.checked_sub(1).and_then(locate).map_or(0, |(segment, _)| segment.saturating_add(1));
+        for segment in self.passing.iter().skip(kept.saturating_sub(LASTING_SEGMENTS)) {
+            // Threads that look into it at this moment keep it until they have done so.
+            segment.store(None);
+        }
     }
 
     /// Values stored now.
@@ -160,18 +200,39 @@ impl<T> Table<T> {
         u32::try_from(self.len()).is_ok_and(|len| len >= self.limit)
     }
 
-    fn place(&self, index: u32) -> Option<&Place<T>> {
-        let (segment, offset) = locate(index)?;
-        self.segments.get(segment)?.get()?.get(offset)
+    /// Indices of the places that are taken, in order.
+    fn each_index(&self) -> impl Iterator<Item = u32> {
+        let places =
+            (0..=u32::MAX).map_while(|index| self.with_place(index, |place| (index, place.is_taken())));
+        places.filter(|(_, taken)| *taken).map(|(index, _)| index)
     }
 
-    fn place_or_new(&self, index: u32) -> Option<&Place<T>> {
+    /// Looks at a place, if there is one.
+    fn with_place<R>(&self, index: u32, look: impl FnOnce(&Place<T>) -> R) -> Option<R> {
         let (segment, offset) = locate(index)?;
-        let places = self.segments.get(segment)?.get_or_init(|| {
-            let len = FIRST_LEN << segment;
-            (0..len).map(|_| Place::empty()).collect()
-        });
-        places.get(offset)
+        match segment.checked_sub(LASTING_SEGMENTS) {
+            None => self.lasting.get(segment)?.get()?.get(offset).map(look),
+            Some(at) => self.passing.get(at)?.load().as_ref()?.get(offset).map(look),
+        }
+    }
+
+    /// Makes the segment of a place. Under the lock of the places.
+    fn make_place(&self, index: u32) {
+        let Some((segment, _)) = locate(index) else { return };
+        let make = || (0..FIRST_LEN << segment).map(|_| Place::empty()).collect();
+        match segment.checked_sub(LASTING_SEGMENTS) {
+            None => {
+                if let Some(lasting) = self.lasting.get(segment) {
+                    lasting.get_or_init(make);
+                }
+            }
+            Some(at) => {
+                let passing = self.passing.get(at).filter(|passing| passing.load().is_none());
+                if let Some(passing) = passing {
+                    passing.store(Some(Arc::new(make())));
+                }
+            }
+        }
     }
 
     // A panic while the lock is held leaves the table whole: each change is one store.
@@ -185,16 +246,39 @@ impl Places {
         if let Some(vacant) = self.vacant.pop() {
             return Some(vacant);
         }
-        let index = Some(self.next).filter(|index| *index < limit)?;
-        self.next = index.saturating_add(1);
-        Some((index, self.first))
+        loop {
+            let index = Some(self.next).filter(|index| *index < limit)?;
+            self.next = index.saturating_add(1);
+            match self.raised.remove(&index) {
+                None => return Some((index, self.first)),
+                Some(Some(generation)) => return Some((index, generation)),
+                Some(None) => self.spent.push(index),
+            }
+        }
     }
 
     /// A place whose generations are used up is retired: its next key would be an old one.
     fn give_back(&mut self, index: u32, generation: u32) {
-        if let Some(next) = generation.checked_add(1) {
-            self.vacant.push((index, next));
+        match generation.checked_add(1) {
+            Some(next) => self.vacant.push((index, next)),
+            None => self.spent.push(index),
         }
+    }
+
+    /// Lets all places from an index on, which are vacant, begin anew. What each of them has had by then is lower than the
+    /// generation with which it begins.
+    fn begin_anew(&mut self, from: u32) {
+        let highest = self.vacant.iter().map(|(_, next)| *next).max().unwrap_or(self.first);
+        let first =
+            highest.clamp(self.first, self.first.saturating_add(RAISE_MAX)).min(RAISED_MAX.max(self.first));
+        let (again, before): (Vec<_>, Vec<_>) = self.vacant.iter().partition(|(index, _)| *index >= from);
+        let raised = again.into_iter().filter(|(_, next)| *next > first);
+        self.raised.extend(raised.map(|(index, next)| (index, Some(next))));
+        self.raised.extend(self.spent.extract_if(.., |index| *index >= from).map(|index| (index, None)));
+        // Those that have not been reached since the last time.
+        self.raised.retain(|_, next| next.is_none_or(|next| next > first));
+        (self.vacant, self.first, self.next) = (before, first, self.next.min(from));
+        self.spent.shrink_to_fit();
     }
 }
 
@@ -219,6 +303,7 @@ fn parts(key: u64) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     fn table() -> Table<u32> {
         Table::new(u32::MAX, 0)
@@ -284,6 +369,77 @@ mod tests {
         assert_eq!(table.len(), 500);
         assert_eq!(value(&table, keys[3]), None);
         assert_eq!(value(&table, keys[4]), Some(4));
+    }
+
+    #[test]
+    fn a_table_that_shrinks_gives_its_places_back() {
+        const MANY: u32 = 100_000;
+        let table = table();
+        let lasting = table.insert(MANY).unwrap();
+        let keys: Vec<u64> = (0..MANY).map(|n| table.insert(n).unwrap().id()).collect();
+        assert!(table.passing.iter().any(|segment| segment.load().is_some()));
+        drop(table.retain(|entry| ***entry == MANY));
+        table.shrink();
+        assert!(table.passing.iter().all(|segment| segment.load().is_none()));
+        let places = table.places();
+        assert_eq!((places.vacant.capacity(), places.raised.len(), places.next), (0, 0, 1));
+        drop(places);
+        assert_eq!(value(&table, lasting.id()), Some(MANY));
+        let again: Vec<u64> = (0..MANY).map(|n| table.insert(n).unwrap().id()).collect();
+        assert!(keys.iter().all(|key| value(&table, *key).is_none()), "a key was given out twice");
+        assert!(again.iter().zip(0..).all(|(key, n)| value(&table, *key) == Some(n)));
+    }
+
+    #[test]
+    fn an_entry_far_behind_keeps_its_place_when_the_table_shrinks() {
+        let table = table();
+        let keys: Vec<u64> = (0..20_000).map(|n| table.insert(n).unwrap().id()).collect();
+        drop(table.retain(|entry| ***entry == 10_000));
+        table.shrink();
+        assert_eq!(value(&table, keys[10_000]), Some(10_000));
+        assert_eq!(table.each().count(), 1);
+        // The places before it are given out again, and those behind it too.
+        let again: Vec<u64> = (0..20_000).map(|n| table.insert(n).unwrap().id()).collect();
+        assert_eq!(table.len(), 20_001);
+        assert!(again.iter().all(|key| !keys.contains(key)));
+    }
+
+    /// Random guests, each of which ends with a table that shrinks.
+    #[test]
+    fn no_key_comes_back_however_often_the_table_shrinks() {
+        let (table, mut seen, mut random) = (Table::new(500, u32::MAX - 300), HashSet::new(), 1_u64);
+        for _guest in 0..50 {
+            let mut held = Vec::new();
+            for _ in 0..300 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                if random >> 62 == 0 && !held.is_empty() {
+                    let at = usize::try_from(random >> 33).unwrap() % held.len();
+                    table.remove(held.swap_remove(at)).unwrap();
+                } else if let Ok(entry) = table.insert(0) {
+                    assert!(seen.insert(entry.id()), "{:#x} was given out twice", entry.id());
+                    held.push(entry.id());
+                }
+            }
+            drop(table.retain(|_| false));
+            table.shrink();
+        }
+        // The generations were nearly used up when it began.
+        assert!(seen.len() > 5000, "{}", seen.len());
+    }
+
+    #[test]
+    fn a_place_used_very_often_keeps_the_others_from_beginning_late() {
+        let table = table();
+        for _ in 0..2 * RAISE_MAX {
+            let id = table.insert(0).unwrap().id();
+            table.remove(id).unwrap();
+        }
+        table.shrink();
+        let places = table.places();
+        assert_eq!((places.first, places.raised.get(&0)), (RAISE_MAX, Some(&Some(2 * RAISE_MAX))));
+        drop(places);
+        let ids: Vec<u64> = (0..2).map(|_| table.insert(0).unwrap().id()).collect();
+        assert_eq!(ids, [key(0, 2 * RAISE_MAX), key(1, RAISE_MAX)]);
     }
 
     #[test]
