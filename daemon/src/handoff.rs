@@ -119,6 +119,12 @@ impl<T> Taker<T> {
         )
     }
 
+    /// Whether nothing will come any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.0.lock();
+        state.over && state.waiting.is_empty()
+    }
+
     fn next(&self, waited: LockResult<MutexGuard<'_, State<T>>>) -> Option<T> {
         let next = waited.unwrap_or_else(PoisonError::into_inner).waiting.pop_front();
         self.0.changed.notify_all();

@@ -95,6 +95,14 @@ pub const NODE_SHARDS: usize = 16;
 /// more would hardly save reopening, which costs two system calls.
 pub const NODE_DESCRIPTORS_MAX: usize = 16 << 10;
 
+/// How long a mount below the share is used by nobody before its descriptors are closed, so that the host can unmount it;
+/// twice as long where a use falls just behind a look. Opening them again costs a few system calls.
+pub const MOUNT_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Mounts, one in the other, that are found again at once. More than a host has; it also ends a circle that is noted where
+/// the host has moved one mount into another.
+pub const MOUNT_NESTING_MAX: usize = 32;
+
 /// Nodes that are looked at to find one whose descriptor may be closed.
 pub const DESCRIPTOR_SWEEP_MAX: usize = 128;
 

@@ -27,6 +27,7 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
         file_handles: FileHandles::Prefer,
         descriptors_max,
         limits: Limits::default(),
+        syncs: true,
         rules: None,
     };
     let share = Passthrough::new(config).unwrap();

@@ -35,6 +35,7 @@ fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
         file_handles,
         descriptors_max: BUDGET,
         limits: Limits::default(),
+        syncs: true,
         rules: None,
     }
 }

@@ -50,6 +50,7 @@ impl Share {
             file_handles: FileHandles::Prefer,
             descriptors_max: 1000,
             limits: *policy.limits(),
+            syncs: true,
             rules: policy.paths().cloned(),
         };
         Self { host: Passthrough::new(config).unwrap(), policy, directory }

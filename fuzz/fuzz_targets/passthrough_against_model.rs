@@ -42,6 +42,7 @@ fn check(input: &[u8]) {
         file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
         descriptors_max: 1024,
         limits: pinhole_policy::Limits::default(),
+        syncs: true,
         rules: None,
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));

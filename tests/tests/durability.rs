@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole_protocol::{Lookup, Name, NodeId, Operation, SyncFs};
+use pinhole_protocol::client::decode_entry;
+use pinhole_protocol::{Lookup, Name, NodeId, OpenDir, OpenFlags, Operation, SyncFs};
 use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
 use pinhole_tests::frontend::Frontend;
 use pinhole_tests::power::fetched_program;
@@ -316,7 +317,10 @@ fn syncfs_syncs_the_share_and_every_submount_that_the_guest_has_reached() {
         for name in reached {
             let name = Name::parse(name).unwrap();
             let reply = guest.request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[]).unwrap();
-            reply.success().unwrap();
+            let (found, _) = decode_entry(reply.success().unwrap()).unwrap();
+            // A mount on which nothing is open is closed after a while.
+            let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
+            guest.request(1, found.node, &open, &[]).unwrap().success().unwrap();
         }
         let trace = folder.path().join("trace");
         let mut strace = Attached::to(daemon.serving_id(), &trace);

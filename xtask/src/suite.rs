@@ -120,7 +120,7 @@ fn needs(suite: &str) -> &'static [Part] {
         &[Part::Base, Part::Qemu, Part::Userland]
     } else if suite.contains("conformance") {
         &[Part::Base, Part::Userland, Part::Tools]
-    } else if suite.contains("power_loss") {
+    } else if matches!(suite, "power_loss" | "submounts") {
         &[Part::Base, Part::Userland, Part::Disks]
     } else if matches!(suite, "disk_errors" | "durability") {
         &[Part::Base, Part::Disks]
@@ -131,7 +131,10 @@ fn needs(suite: &str) -> &'static [Part] {
 
 /// What a suite of the tests package starts on this machine, beside what is fetched.
 fn programs(suite: &str) -> &'static [&'static str] {
-    if matches!(suite, "denied" | "durability" | "host_calls" | "limits" | "stops" | "system_calls") {
+    if matches!(
+        suite,
+        "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts" | "system_calls"
+    ) {
         &["strace"]
     } else {
         &[]

@@ -244,10 +244,10 @@ pub struct ShareArgs {
     /// Tell the guest which directories are mount points (the default).
     ///
     /// The guest then shows them with device numbers of their own, so that two files with one inode number are not
-    /// taken for one file.
+    /// taken for one file. A mounted single file gets an inode number of its own instead.
     #[arg(long, overrides_with = "no_announce_submounts", help_heading = "Share")]
     pub announce_submounts: bool,
-    /// Do not tell the guest which directories are mount points.
+    /// Do not tell the guest which directories are mount points; what is on them gets other inode numbers.
     #[arg(long, overrides_with = "announce_submounts", help_heading = "Share")]
     pub no_announce_submounts: bool,
     /// Drop set-user-id, set-group-id and file capabilities here, on write, truncate and chown (the default).

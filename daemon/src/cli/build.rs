@@ -287,6 +287,7 @@ fn build_session(
     let config = host::Config {
         descriptors_max,
         limits: *policy.limits(),
+        syncs: policy.reach().contains(Access::FSYNC),
         rules: policy.paths().cloned(),
         shared_dir: share.directory,
         cache: match share.cache {

@@ -2,12 +2,13 @@
 
 use super::handles::FileHandle;
 use super::identity::checked_id;
+use super::mounts::Mount;
 use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::{self, Stat, errno};
 use super::table::Entry;
 use super::{Answer, Call, Caller};
-use pinhole_protocol::{self as protocol, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
+use pinhole_protocol::{self as protocol, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
@@ -17,11 +18,12 @@ use std::sync::Arc;
 
 impl Passthrough {
     pub(super) fn get_attr(&self, node: &NodeRef, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
-        Ok(self.stat_either(node, call.operation.handle)?.attr())
+        Ok(self.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
     }
 
     pub(super) fn get_statx(&self, node: &NodeRef, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
-        Ok(self.stat_either(node, call.operation.handle)?.statx())
+        let stat = self.stat_either(node, call.operation.handle)?;
+        Ok(Statx { ino: self.inode_number(&node.mount, stat.inode()), ..stat.statx() })
     }
 
     /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
@@ -74,7 +76,17 @@ impl Passthrough {
         let stat = resolve::stat(reached.as_fd())?;
         node.told.tell(&stat);
         node.told.own(&stat);
-        Ok(stat.attr())
+        Ok(self.attr(&node.mount, &stat))
+    }
+
+    /// What the guest is told of an inode.
+    pub(super) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
+        Attr { ino: self.inode_number(mount, stat.inode()), ..stat.attr() }
+    }
+
+    /// The inode number that the guest is told.
+    pub(super) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
+        mount.numbers.told(inode, self.negotiated(InitFlags::SUBMOUNTS))
     }
 
     fn truncate(&self, node: &NodeRef, size: u64, wanted: &SetAttr) -> Answer<()> {

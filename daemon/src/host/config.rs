@@ -55,6 +55,8 @@ pub struct Config {
     pub descriptors_max: u64,
     /// The policy's limits, of which some are kept here.
     pub limits: Limits,
+    /// Whether the policy lets the guest ask for durability, so that what it has changed must not be lost sight of.
+    pub syncs: bool,
     /// The policy's path rules: which of them decides is known by node, so here.
     pub rules: Option<Arc<PathRules>>,
 }

@@ -32,10 +32,12 @@ impl Passthrough {
             return Err(Errno::ENOTDIR);
         }
         let tickets = self.handle_tickets()?;
+        let mount = self.hold_mount(node)?;
         let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.directories.insert(DirHandle {
             node: NodeRef::clone(node),
             stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),
+            mount,
             _tickets: tickets,
         })?;
         let flags = match self.config.cache {
@@ -48,7 +50,7 @@ impl Passthrough {
     pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.directories.get(list.handle)?;
         self.list(&directory, (list.offset, into), |_, entry, into| {
-            Ok(match into.push(&dirent(&directory, entry)) {
+            Ok(match into.push(&self.dirent(&directory, entry)) {
                 Ok(()) => Step::Next,
                 Err(protocol::Full) => Step::Full,
             })
@@ -80,7 +82,12 @@ impl Passthrough {
                     Err(_) => None,
                 },
             };
-            if into.push_plus(found.as_ref(), &dirent(&directory, entry)).is_ok() {
+            let mut dirent = self.dirent(&directory, entry);
+            // What a host mount covers is listed with the number that is covered.
+            if let Some(found) = found.as_ref().filter(|found| !found.attr.submount) {
+                dirent.ino = found.attr.ino;
+            }
+            if into.push_plus(found.as_ref(), &dirent).is_ok() {
                 return Ok(Step::Next);
             }
             if let Some(found) = found {
@@ -152,6 +159,20 @@ impl Passthrough {
         Ok(())
     }
 
+    /// One host entry as the guest sees it. What lies above the root of the share is not the guest's business: there,
+    /// ".." is the root itself.
+    fn dirent<'e>(&self, directory: &DirHandle, entry: &'e RawDirEntry<'_>) -> Dirent<'e> {
+        let name = entry.file_name().to_bytes();
+        let above_root = name == b".." && directory.node.id() == NodeId::ROOT.0;
+        let inode = if above_root { directory.node.inode } else { entry.ino() };
+        Dirent {
+            ino: self.inode_number(&directory.node.mount, inode),
+            offset: entry.next_entry_cookie(),
+            kind: DirentKind::from_mode(entry.file_type().as_raw_mode()),
+            name,
+        }
+    }
+
     pub(super) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.directories.get(fsync.handle)?;
         // Not under the stream's lock: an fsync may take seconds.
@@ -178,18 +199,5 @@ fn host_len(into: &DirentBuffer<'_>) -> Option<usize> {
         ..HOST_ENTRY_LEN_MAX if into.is_empty() => Some(HOST_ENTRY_LEN_MAX),
         ..HOST_ENTRY_LEN_MAX => None,
         _ => Some(len.min(LISTING_BUFFER_LEN)),
-    }
-}
-
-/// One host entry as the guest sees it. What lies above the root of the share is not the guest's business: there,
-/// ".." is the root itself.
-fn dirent<'e>(directory: &DirHandle, entry: &'e RawDirEntry<'_>) -> Dirent<'e> {
-    let name = entry.file_name().to_bytes();
-    let above_root = name == b".." && directory.node.id() == NodeId::ROOT.0;
-    Dirent {
-        ino: if above_root { directory.node.inode } else { entry.ino() },
-        offset: entry.next_entry_cookie(),
-        kind: DirentKind::from_mode(entry.file_type().as_raw_mode()),
-        name,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::budget::Ticket;
 use super::dirty::Dirty;
+use super::mount_fd::MountFd;
 use super::mounts::Traits;
 use super::nodes::{NodeKey, NodeRef, Pin};
 use super::resolve;
@@ -38,6 +39,8 @@ pub(crate) struct FileHandle {
     pub(crate) deletions: u64,
     /// What the host may not have written back yet.
     pub(crate) dirty: Dirty,
+    /// Where it is on a mount below the share: what that is made durable by, which hears of errors.
+    pub(crate) mount: Option<Arc<MountFd>>,
     pub(crate) _pin: Option<Pin>,
     pub(crate) _tickets: (HandleTickets, Option<Ticket>),
 }
@@ -79,6 +82,8 @@ pub(crate) struct DirHandle {
     /// Which directory it is; entries are looked up in it.
     pub(crate) node: NodeRef,
     pub(crate) stream: Mutex<Stream>,
+    /// As [`FileHandle::mount`].
+    pub(crate) mount: Option<Arc<MountFd>>,
     pub(crate) _tickets: HandleTickets,
 }
 

@@ -5,11 +5,13 @@
 //! folded, how its data is stored); a guest gives them back as it was told, or is refused.
 
 use super::Answer;
+use super::mount_fd::MountFd;
 use super::passthrough::Passthrough;
 use super::resolve::errno;
 use pinhole_protocol::{Errno, Handle};
 use rustix::fs::IFlags;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 /// Reads or replaces the flags of an open file's or directory's inode, the `FS_*_FL` of `linux/fs.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +34,19 @@ impl Passthrough {
     /// The flags afterwards.
     pub(super) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
         let InodeFlags { handle, set } = operation;
+        let note_change = |mount: &Option<Arc<MountFd>>| {
+            if let Some(mount) = mount.as_ref().filter(|_| set.is_some()) {
+                mount.note_change();
+            }
+        };
         match self.files.get(handle) {
-            Ok(file) => inode_flags(file.as_fd(), set),
+            Ok(file) => {
+                note_change(&file.mount);
+                inode_flags(file.as_fd(), set)
+            }
             Err(_other_kind) => {
                 let directory = self.directories.get(handle)?;
+                note_change(&directory.mount);
                 let stream = directory.stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 inode_flags(stream.fd.as_fd(), set)
             }

@@ -3,7 +3,8 @@
 use super::Answer;
 use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
-use super::mounts::Mount;
+use super::mount_fd::{MountFd, MountPoint};
+use super::mounts::{Mount, Reached};
 use super::nodes::{Descriptor, Entered, Named, Newcomer, NodeKey, NodeRef, Origin, WayBack};
 use super::passthrough::{Passthrough, open_for_sync};
 use super::resolve::{self, Stat};
@@ -44,7 +45,8 @@ impl Passthrough {
         let mount = if directory.mount.key == stat.mount() {
             Some(Arc::clone(&directory.mount))
         } else {
-            self.mounts.find(stat.mount())
+            let mount = self.mounts.find(stat.mount());
+            mount.inspect(|mount| mount.access.seen_at(NodeId(directory.id()), name))
         };
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
@@ -52,7 +54,7 @@ impl Passthrough {
                 node.told.find(&stat);
                 self.narrow(node, found);
             }) {
-                return Ok(self.entry(node, &stat, directory));
+                return Ok(self.entry((node, &mount), &stat, directory));
             }
             if mount.has_handles()
                 && let Some(entry) = self.look_up_by_handle(fd, found, (&stat, mount))?
@@ -101,7 +103,7 @@ impl Passthrough {
         let stat = resolve::stat(fd)?;
         let id = self.nodes.reference(node).ok_or(Errno::ESTALE)?;
         node.told.find(&stat);
-        Ok(self.entry(id, &stat, directory))
+        Ok(self.entry((id, &node.mount), &stat, directory))
     }
 
     /// A node by handle and attributes, taken one after the other: what the name meant may have changed between the
@@ -115,7 +117,7 @@ impl Passthrough {
     ) -> Answer<Option<Entry>> {
         let Some(name) = found.name else { return Ok(None) };
         let handle = match InodeHandle::beneath(fd, name.as_c_str()) {
-            Ok((handle, id)) if id == mount.key.id => handle,
+            Ok((handle, id)) if mount.has_handles_of(id) => handle,
             Ok(_) | Err(_) => return Ok(None),
         };
         let (inode, kind) = (stat.inode(), stat.kind());
@@ -142,14 +144,14 @@ impl Passthrough {
         if known && node.touch() {
             drop(self.reach(&node));
         }
-        Ok(Some(self.entry(NodeId(node.id()), stat, found.directory)))
+        Ok(Some(self.entry((NodeId(node.id()), &node.mount), stat, found.directory)))
     }
 
     fn look_up_by_opening(&self, ticket: Ticket, fd: BorrowedFd<'_>, found: Found<'_>) -> Answer<Entry> {
         let name = found.name.ok_or(Errno::ENOENT)?;
         let opened = resolve::find_beneath(fd, name)?;
         let stat = resolve::stat(opened.as_fd())?;
-        let way_back = self.way_back(opened.as_fd(), &stat, found);
+        let way_back = self.way_back(opened.as_fd(), &stat, found)?;
         let descriptor = || Ok(Descriptor::new(opened, Some(ticket)));
         self.enter_as(way_back, descriptor, (&stat, found)).map(|(_, entry)| entry)
     }
@@ -162,7 +164,7 @@ impl Passthrough {
         (fd, path_fd): (BorrowedFd<'_>, impl FnOnce() -> Answer<OwnedFd>),
         (stat, found): (&Stat, Found<'_>),
     ) -> Answer<(NodeRef, Entry)> {
-        let way_back = self.way_back(fd, stat, found);
+        let way_back = self.way_back(fd, stat, found)?;
         self.enter_as(way_back, || path_fd().map(|fd| Descriptor::new(fd, Some(ticket))), (stat, found))
     }
 
@@ -189,28 +191,47 @@ impl Passthrough {
             self.keep_open(&node);
         }
         node.told.find(stat);
-        let entry = self.entry(NodeId(node.id()), stat, found.directory);
+        let entry = self.entry((NodeId(node.id()), &node.mount), stat, found.directory);
         Ok((node, entry))
     }
 
     /// The mount of what a descriptor names, and how it will be found without the descriptor.
-    fn way_back(&self, fd: BorrowedFd<'_>, stat: &Stat, found: Found<'_>) -> (Arc<Mount>, WayBack) {
-        let mount = self.mounts.reach(stat.mount(), fd, || open_for_sync(&self.proc_fds, fd));
+    ///
+    /// # Errors
+    /// ENFILE where there is no descriptor for a mount that is new.
+    fn way_back(&self, fd: BorrowedFd<'_>, stat: &Stat, found: Found<'_>) -> Answer<(Arc<Mount>, WayBack)> {
+        let mount = self.mount_of(fd, stat, found)?;
         if mount.has_handles()
             && let Ok((handle, _)) = InodeHandle::of(fd)
         {
-            return (mount, WayBack::Handle(handle));
+            return Ok((mount, WayBack::Handle(handle)));
         }
         // Where numbers mean nothing later, or a directory would have to be found by name first, it stays open.
         if stat.kind() == FileType::Directory || !mount.traits.stable_numbers {
-            return (mount, WayBack::None);
+            return Ok((mount, WayBack::None));
         }
         let origin = found.name.zip(stat.birth()).map(|(name, birth)| Origin {
             directory: Arc::clone(found.directory),
             name: name.as_c_str().into(),
             birth,
         });
-        (mount, WayBack::Name(Box::new(Named::new(origin))))
+        Ok((mount, WayBack::Name(Box::new(Named::new(origin)))))
+    }
+
+    fn mount_of(&self, fd: BorrowedFd<'_>, stat: &Stat, found: Found<'_>) -> Answer<Arc<Mount>> {
+        if let Some(known) = self.mounts.find(stat.mount()) {
+            return Ok(known);
+        }
+        let directory = NodeId(found.directory.id());
+        let point = |name: Name<'_>| MountPoint { directory, name: name.as_c_str().into() };
+        let place = found.name.map(|name| (point(name), found.directory.mount.key.device));
+        let mount = self.mounts.reach(Reached { inode: fd, stat, place }, || {
+            let ticket = self.ticket()?;
+            Ok(open_for_sync(&self.proc_fds, fd)
+                .map(|opened| opened.map(|fd| MountFd::new(fd, Some(ticket)))))
+        })?;
+        self.reaper.watch();
+        Ok(mount)
     }
 
     /// After a RENAME or LINK: what cannot be found by handle is found under its new name, whose rule decides it too.
@@ -234,9 +255,12 @@ impl Passthrough {
         }
     }
 
-    fn entry(&self, node: NodeId, stat: &Stat, directory: &NodeRef) -> Entry {
-        let mut attr = stat.attr();
-        attr.submount = stat.mount() != directory.mount.key && self.negotiated(InitFlags::SUBMOUNTS);
+    fn entry(&self, (node, mount): (NodeId, &Mount), stat: &Stat, directory: &NodeRef) -> Entry {
+        let mut attr = self.attr(mount, stat);
+        // A guest mounts directories alone; a single file stands among those of the directory.
+        attr.submount = stat.mount() != directory.mount.key
+            && stat.kind() == FileType::Directory
+            && self.negotiated(InitFlags::SUBMOUNTS);
         Entry { node, generation: 0, attr }
     }
 }

@@ -67,6 +67,9 @@ impl Passthrough {
             return Err(Errno::ENODEV);
         }
         let ticket = self.ticket()?;
+        if writable {
+            self.hold_to_map(node)?;
+        }
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let file = self.open_inside(node, flags)?;
         // Of the descriptor: where file systems are stacked, opening to write may lead to another file.

@@ -475,7 +475,7 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mounts::MountTable;
+    use super::super::mounts::{MountTable, Reached};
     use super::*;
 
     #[test]
@@ -487,8 +487,9 @@ mod tests {
     fn newcomer(inode: u64, kind: FileType, way_back: WayBack) -> Newcomer {
         let folder = tempfile::tempdir().unwrap();
         let directory = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
-        let key = crate::host::resolve::stat(directory.as_fd()).unwrap().mount();
-        let mount = MountTable::new(false).reach(key, directory.as_fd(), || None);
+        let stat = crate::host::resolve::stat(directory.as_fd()).unwrap();
+        let reached = Reached { inode: directory.as_fd(), stat: &stat, place: None };
+        let mount = MountTable::new(false, false).reach(reached, || Ok(None)).unwrap();
         let descriptor = Some(Descriptor::new(directory, None));
         Newcomer { inode, mount, kind, descriptor, way_back, rule: RuleId::SHARE, verified: true }
     }

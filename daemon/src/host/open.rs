@@ -53,6 +53,7 @@ impl Passthrough {
                 Err(errno) => return Err(errno),
             }
         }
+        let _held = if changes { self.hold_to_change(node)? } else { None };
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
         let mut flags = self.host_flags(open.flags);
         flags.set(OFlags::TRUNC, truncate);
@@ -105,6 +106,7 @@ impl Passthrough {
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
             deletions: self.deletions(),
+            mount: if writes(open) { self.hold_to_change(node)? } else { self.hold_mount(node)? },
             always_waits: AtomicBool::new(false),
             dirty: Dirty::new(self.dirty.clone()),
             _pin: Pin::new(node),
@@ -190,7 +192,7 @@ impl Passthrough {
                 Ok(stat) => {
                     node.told.tell(&stat);
                     node.told.own(&stat);
-                    stat.attr()
+                    self.attr(&node.mount, &stat)
                 }
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
@@ -278,6 +280,10 @@ impl Passthrough {
         }
         Ok(())
     }
+}
+
+fn writes(open: Open) -> bool {
+    open.flags.access_mode() != AccessMode::Read
 }
 
 fn appends(open: Open) -> bool {

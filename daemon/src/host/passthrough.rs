@@ -9,10 +9,11 @@ use super::identity::{Assumed, Identity};
 use super::inode_handle::InodeHandle;
 use super::locks::{Locking, Locks};
 use super::map_file::MapFile;
-use super::mounts::MountTable;
+use super::mount_fd::MountFd;
+use super::mounts::{MountTable, Reached};
 use super::nodes::{Descriptor, Newcomer, NodeTable, WayBack};
 use super::reach::OpenNodes;
-use super::reaper::Reaper;
+use super::reaper::{OpenThings, Reaper};
 use super::resolve::{self, ProcFds};
 use super::retries::Retries;
 use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace};
@@ -34,12 +35,12 @@ use std::sync::{Arc, RwLock};
 #[derive(Debug)]
 pub struct Passthrough {
     pub(super) config: Config,
-    pub(super) nodes: NodeTable,
-    pub(super) open_nodes: OpenNodes,
+    pub(super) nodes: Arc<NodeTable>,
+    pub(super) open_nodes: Arc<OpenNodes>,
     pub(super) files: HandleTable<FileHandle>,
     pub(super) directories: HandleTable<DirHandle>,
     pub(super) locks: Locks,
-    pub(super) mounts: MountTable,
+    pub(super) mounts: Arc<MountTable>,
     pub(super) proc_fds: ProcFds,
     pub(super) identity: Identity,
     pub(super) budget: Budget,
@@ -167,8 +168,12 @@ impl Passthrough {
         }
         let stat = resolve::stat(root.as_fd())
             .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
-        let mounts = MountTable::new(config.file_handles != FileHandles::Never);
-        let mount = mounts.reach(stat.mount(), root.as_fd(), || open_for_sync(&proc_fds, root.as_fd()));
+        let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
+        let reached = Reached { inode: root.as_fd(), stat: &stat, place: None };
+        let opened = || open_for_sync(&proc_fds, root.as_fd());
+        let mount = mounts
+            .reach(reached, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
+            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
         if config.rules.is_some() && mount.traits.folds_names {
             return Err(OpenError::FoldsNames { path: config.shared_dir });
         }
@@ -190,11 +195,18 @@ impl Passthrough {
         };
         let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
         let nodes = NodeTable::new(newcomer, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
+        let things = OpenThings {
+            mounts: Arc::new(mounts),
+            nodes: Arc::new(nodes),
+            open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
+        };
+        let reaper = Reaper::start(seal.clone(), things.clone());
+        let OpenThings { mounts, nodes, open_nodes } = things;
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
             handles: config.limits.open_handles.map(|limit| Budget::new(limit.get())),
             dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
-            open_nodes: OpenNodes::new(config.descriptors_max),
+            open_nodes,
             nodes,
             files: HandleTable::new(0),
             directories: HandleTable::new(DIRECTORY_MARK),
@@ -202,7 +214,7 @@ impl Passthrough {
             mounts,
             proc_fds,
             identity,
-            reaper: Reaper::start(seal.clone()).map_err(|source| OpenError::Thread { source })?,
+            reaper: reaper.map_err(|source| OpenError::Thread { source })?,
             retries: Retries::default(),
             names: RwLock::new(()),
             seal,
@@ -239,6 +251,18 @@ impl Passthrough {
         self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
     }
 
+    /// Closes what is open on mounts below the share that were not used since this was last called. Whether anything is
+    /// still open there. A thread does it by itself; for tests that do not wait for it.
+    #[doc(hidden)]
+    pub fn close_idle(&self) -> bool {
+        let things = OpenThings {
+            mounts: Arc::clone(&self.mounts),
+            nodes: Arc::clone(&self.nodes),
+            open_nodes: Arc::clone(&self.open_nodes),
+        };
+        things.close_idle()
+    }
+
     /// What the guest holds now.
     pub fn held(&self) -> Held {
         Held {
@@ -267,6 +291,20 @@ macro_rules! families {
     };
 }
 
+/// The same for operations that change what the node is or what is in it.
+macro_rules! changing_families {
+    ($($name:ident($operation:ty) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
+            let call = call.into_inner();
+            let answer = self.nodes.get(call.node).and_then(|node| {
+                let _held = self.hold_to_change(&node)?;
+                self.$name(&node, &call)
+            });
+            self.note_stale(&call.caller, answer)
+        })*
+    };
+}
+
 /// The same for operations on a handle, which say everything by themselves.
 macro_rules! handle_families {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
@@ -285,7 +323,7 @@ impl FileSystem for Passthrough {
         self.nodes.clear();
         self.open_nodes.clear();
         self.retries.clear();
-        self.mounts.let_go();
+        self.mounts.let_go_of_all();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
@@ -317,17 +355,25 @@ impl FileSystem for Passthrough {
         let only_files = call.only_files();
         let call = call.into_inner();
         let node = self.nodes.get(call.node)?;
+        let _held = self.hold_to_change(&node)?;
         self.rename(&node, &call, only_files)
     }
 
     families! {
         lookup(protocol::Lookup<'_>) -> Entry;
         get_attr(protocol::GetAttr) -> Attr;
-        set_attr(protocol::SetAttr) -> Attr;
         get_statx(protocol::GetStatx) -> Statx;
         access(protocol::Access) -> ();
         stat_fs(protocol::StatFs) -> Statfs;
         read_link(protocol::ReadLink, out: &mut Vec<u8>) -> ();
+        open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;
+        open_dir(protocol::OpenDir) -> OpenReply;
+        get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
+        list_xattr(ListNames, out: &mut Vec<u8>) -> u32;
+    }
+
+    changing_families! {
+        set_attr(protocol::SetAttr) -> Attr;
         sym_link(protocol::SymLink<'_>) -> Entry;
         mk_nod(protocol::MkNod<'_>) -> Entry;
         mk_dir(protocol::MkDir<'_>) -> Entry;
@@ -336,10 +382,6 @@ impl FileSystem for Passthrough {
         rm_dir(protocol::RmDir<'_>) -> ();
         create(protocol::Create<'_>) -> (Entry, OpenReply);
         tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
-        open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;
-        open_dir(protocol::OpenDir) -> OpenReply;
-        get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
-        list_xattr(ListNames, out: &mut Vec<u8>) -> u32;
         set_xattr(protocol::SetXattr<'_>) -> ();
         remove_xattr(protocol::RemoveXattr<'_>) -> ();
     }

@@ -6,6 +6,8 @@
 
 use super::Answer;
 use super::budget::Ticket;
+use super::inode_handle::InodeHandle;
+use super::mount_fd::{Held, MountAccess};
 use super::nodes::{Descriptor, NodeRef, NodeTable, Origin, WayBack};
 use super::passthrough::Passthrough;
 use super::resolve::{self, Stat};
@@ -74,6 +76,36 @@ impl OpenNodes {
         None
     }
 
+    /// Notes which mounts below the share are used by what is open on them.
+    pub(crate) fn note_use_of_mounts(&self, nodes: &NodeTable) {
+        for node in self.below_the_share(nodes) {
+            if node.take_touched() {
+                node.mount.access.touch();
+            }
+        }
+    }
+
+    /// Closes what is open on some mounts, of what may be closed. Whether anything stays open on mounts below the share.
+    pub(crate) fn close_on(&self, mounts: &[Arc<MountAccess>], nodes: &NodeTable) -> bool {
+        let mut is_any_left = false;
+        for node in self.below_the_share(nodes) {
+            let is_on = |mount: &Arc<MountAccess>| Arc::ptr_eq(mount, &node.mount.access);
+            if node.is_sheddable() && mounts.iter().any(is_on) {
+                node.set_descriptor(None);
+            } else {
+                is_any_left = true;
+            }
+        }
+        is_any_left
+    }
+
+    /// What is open on mounts below the share. Not under the lock: closing may wait for the host.
+    fn below_the_share(&self, nodes: &NodeTable) -> Vec<NodeRef> {
+        let ids = self.frames().ids.clone();
+        let known = ids.into_iter().filter_map(|id| nodes.get(NodeId(id)).ok());
+        known.filter(|node| !node.mount.access.stays() && node.is_open()).collect()
+    }
+
     /// Forgets all of them.
     pub(crate) fn clear(&self) {
         *self.frames() = Frames::default();
@@ -112,17 +144,26 @@ impl Frames {
     }
 }
 
+fn open_by_handle(mount: &Held<'_>, handle: &InodeHandle, flags: OFlags) -> Answer<OwnedFd> {
+    handle.open(mount.as_fd(), flags).map_err(|error| resolve::io_errno(&error))
+}
+
 impl Passthrough {
     /// A descriptor of the node's inode, good for as long as it is held.
     ///
     /// # Errors
     /// ESTALE where the inode is no more; ENFILE where there is no descriptor for it.
     pub(super) fn reach(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
+        self.reach_within(node, 0)
+    }
+
+    /// As [`Self::reach`], for one of `depth` mounts that are being found.
+    pub(super) fn reach_within(&self, node: &NodeRef, depth: usize) -> Answer<Arc<Descriptor>> {
         if let Some(descriptor) = node.descriptor() {
             node.touch();
             return Ok(descriptor);
         }
-        self.reopen(node).map(|(descriptor, _)| descriptor)
+        self.reopen(node, depth).map(|(descriptor, _)| descriptor)
     }
 
     /// What the host says of a node.
@@ -134,7 +175,7 @@ impl Passthrough {
             node.touch();
             return resolve::stat(descriptor.as_fd());
         }
-        self.reopen(node).map(|(_, stat)| stat)
+        self.reopen(node, 0).map(|(_, stat)| stat)
     }
 
     /// Opens what is in a node: its data or its entries. Only regular files and directories have any.
@@ -151,7 +192,10 @@ impl Passthrough {
                     // opened.
                     drop(self.reach(node)?);
                 }
-                match (node.mount.open(handle, flags | OFlags::NOCTTY), node.descriptor()) {
+                let opened = self
+                    .mount_fd(&node.mount, 0)
+                    .and_then(|mount| open_by_handle(&mount, handle, flags | OFlags::NOCTTY));
+                match (opened, node.descriptor()) {
                     // Some file systems find nothing by the handle of what has no name any more.
                     (Err(Errno::ESTALE), Some(descriptor)) => {
                         self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
@@ -185,13 +229,19 @@ impl Passthrough {
         if let Some(victim) = self.open_nodes.admit(node, &self.nodes) {
             victim.set_descriptor(None);
         }
+        if !node.mount.access.stays() {
+            self.reaper.watch();
+        }
     }
 
     /// Opens a node again by its way back.
-    fn reopen(&self, node: &NodeRef) -> Answer<(Arc<Descriptor>, Stat)> {
+    fn reopen(&self, node: &NodeRef, depth: usize) -> Answer<(Arc<Descriptor>, Stat)> {
         let ticket = self.ticket()?;
         let fd = match node.way_back() {
-            WayBack::Handle(handle) => node.mount.open(handle, OFlags::PATH | OFlags::NOFOLLOW)?,
+            WayBack::Handle(handle) => {
+                let mount = self.mount_fd(&node.mount, depth)?;
+                open_by_handle(&mount, handle, OFlags::PATH | OFlags::NOFOLLOW)?
+            }
             WayBack::Name(named) => {
                 // Not under the lock: the host may take its time.
                 let origin = named.origin.read().unwrap_or_else(PoisonError::into_inner).clone();

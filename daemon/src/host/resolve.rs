@@ -12,8 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
+/// `STATX_MNT_ID_UNIQUE`: a mount id that no other mount ever gets (Linux 6.8). Older kernels do not see it.
+const LASTING_MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
 /// What `statx` is asked for, always: identity, attributes and birth time.
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+const WANTED: StatxFlags =
+    StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID).union(LASTING_MOUNT_ID);
 
 /// What stands in /proc behind the last name of what has none any more.
 pub(crate) const DELETED: &[u8] = b" (deleted)";
@@ -127,6 +131,11 @@ impl Stat {
     /// On which mount it is.
     pub(crate) const fn mount(&self) -> MountKey {
         MountKey { device: (self.0.stx_dev_major, self.0.stx_dev_minor), id: self.0.stx_mnt_id }
+    }
+
+    /// Whether no other mount ever gets the id of [`Stat::mount`].
+    pub(crate) fn has_lasting_mount_id(&self) -> bool {
+        StatxFlags::from_bits_retain(self.0.stx_mask).contains(LASTING_MOUNT_ID)
     }
 
     pub(crate) const fn inode(&self) -> u64 {

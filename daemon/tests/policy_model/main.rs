@@ -108,6 +108,7 @@ impl World {
             file_handles: FileHandles::Prefer,
             descriptors_max: 1000,
             limits: *rules.policy.limits(),
+            syncs: true,
             rules: rules.policy.paths().cloned(),
         };
         for tree in [&shared, &mirror] {

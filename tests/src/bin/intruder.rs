@@ -183,6 +183,7 @@ fn host_config(share: &Path, file_handles: FileHandles) -> Config {
     Config {
         shared_dir: share.to_owned(),
         limits: Limits::default(),
+        syncs: true,
         rules: None,
         cache: CacheMode::Auto,
         direct_io: false,

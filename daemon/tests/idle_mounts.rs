@@ -1,0 +1,162 @@
+//! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
+#![cfg(test)]
+
+use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough};
+use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
+use pinhole_protocol::{
+    self as protocol, Entry, Errno, Forget, GetAttr, InitFlags, Lookup, Name, NodeId, Open, OpenFlags,
+};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A share with tmpfs mounts below it, which are unmounted when this is dropped.
+struct Share {
+    folder: TempDir,
+    mounts: Vec<PathBuf>,
+    host: Passthrough,
+}
+
+impl Share {
+    fn with_mounts(count: usize, descriptors_max: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Passthrough::new(Config {
+            shared_dir: folder.path().to_owned(),
+            cache: CacheMode::Auto,
+            direct_io: false,
+            xattr: false,
+            posix_acl: false,
+            announce_submounts: true,
+            preserve_noatime: false,
+            file_handles: FileHandles::Prefer,
+            descriptors_max,
+            limits: Limits::default(),
+            syncs: true,
+            rules: None,
+        });
+        let mounts = (0..count).map(|n| folder.path().join(format!("mount-{n}"))).collect();
+        let share = Self { folder, mounts, host: host.unwrap() };
+        for mount in &share.mounts {
+            std::fs::create_dir(mount).unwrap();
+            rustix::mount::mount("submount", mount, "tmpfs", MountFlags::empty(), None)
+                .unwrap_or_else(|error| panic!("mounting takes root ({error}): `sudo -E cargo xtask test`"));
+            std::fs::write(mount.join("file"), "text").unwrap();
+        }
+        share
+    }
+
+    fn look_up(&self, parent: NodeId, name: &str) -> Result<Entry, Errno> {
+        let name = CString::new(name).unwrap();
+        self.host.lookup(at(parent, Lookup { name: Name::parse(&name).unwrap() }))
+    }
+
+    /// Everything that finds the mount again.
+    fn use_file(&self, root: NodeId, file: NodeId) {
+        assert_eq!(self.look_up(root, "file").unwrap().node, file);
+        self.forget(file);
+        self.host.get_attr(at(file, GetAttr { handle: None })).unwrap();
+        let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
+        let handle = self.host.open(at(file, open)).unwrap().handle;
+        let (flags, lock_owner) = (OpenFlags::empty(), protocol::LockOwner(0));
+        let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
+        self.host.release(at(file, release), Pace::Patient).unwrap();
+    }
+
+    fn forget(&self, node: NodeId) {
+        self.host.forget(at(node, Forget { count: 1 }));
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        for mount in &self.mounts {
+            rustix::mount::unmount(mount, UnmountFlags::DETACH).unwrap_or_default();
+        }
+        assert!(self.folder.path().exists());
+    }
+}
+
+fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
+where
+    Call<'a, T>: Gated,
+{
+    let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
+    Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()
+}
+
+#[test]
+fn descriptors_of_mounts_come_out_of_the_budget() {
+    const LIMIT: u64 = 6;
+    let share = Share::with_mounts(12, LIMIT);
+    let mut known = Vec::new();
+    let refused = loop {
+        match share.look_up(NodeId::ROOT, &format!("mount-{}", known.len())) {
+            Ok(found) => known.push(found.node),
+            Err(errno) => break errno,
+        }
+    };
+    assert_eq!(refused, Errno::ENFILE);
+    // The last one needs another for as long as the lookup takes.
+    assert_eq!(known.len() as u64, LIMIT - 1);
+    assert_eq!(share.host.held().descriptors, LIMIT - 1);
+    for node in known {
+        share.forget(node);
+    }
+    share.host.close_idle();
+    assert_eq!(share.host.held().descriptors, 0, "what is forgotten is given back");
+    assert!(share.look_up(NodeId::ROOT, "mount-11").is_ok());
+}
+
+#[test]
+fn what_idle_mounts_hold_is_given_back_and_taken_again() {
+    let share = Share::with_mounts(4, 100);
+    let nodes: Vec<_> = (0..4)
+        .map(|n| {
+            let root = share.look_up(NodeId::ROOT, &format!("mount-{n}")).unwrap().node;
+            share.look_up(root, "file").unwrap().node
+        })
+        .collect();
+    let stat = |node| share.host.get_attr(at(node, GetAttr { handle: None }));
+    let before: Vec<_> = nodes.iter().map(|node| stat(*node).unwrap().ino).collect();
+    assert!(share.host.held().descriptors >= 8);
+    while share.host.close_idle() {}
+    assert_eq!(share.host.held().descriptors, 0);
+    let after: Vec<_> = nodes.iter().map(|node| stat(*node).unwrap().ino).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn nothing_is_closed_under_a_request() {
+    const CLOSED: u64 = 1000;
+    let share = Share::with_mounts(2, 100);
+    let roots: Vec<_> =
+        (0..2).map(|n| share.look_up(NodeId::ROOT, &format!("mount-{n}")).unwrap().node).collect();
+    let files: Vec<_> = roots.iter().map(|root| share.look_up(*root, "file").unwrap().node).collect();
+    let closed = AtomicU64::new(0);
+    let is_enough = || closed.load(Ordering::Relaxed) >= CLOSED;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_enough() {
+                let before = share.host.held().descriptors;
+                share.host.close_idle();
+                let freed = before.saturating_sub(share.host.held().descriptors);
+                closed.fetch_add(freed, Ordering::Relaxed);
+            }
+        });
+        for (root, file) in roots.iter().zip(&files) {
+            scope.spawn(|| {
+                while !is_enough() {
+                    share.use_file(*root, *file);
+                    // Long enough to be idle for once.
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            });
+        }
+    });
+    share.host.reset(InitFlags::empty());
+    while share.host.close_idle() {}
+    assert_eq!(share.host.held().descriptors, 0);
+}

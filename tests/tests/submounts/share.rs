@@ -1,0 +1,237 @@
+//! A share with host mounts below it, and a guest at the wire.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pinhole_protocol::client::{decode_attr, decode_entry, decode_open};
+use pinhole_protocol::{
+    Attr, Entry, Forget, GetAttr, Handle, LockOwner, Lookup, Name, NodeId, Open, OpenDir, OpenFlags,
+    Operation, Read, ReadDir, ReadDirPlus, Release,
+};
+use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::frontend::{Frontend, Setup};
+use pinhole_tests::power::leave_the_hosts_mounts;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use tempfile::TempDir;
+
+/// How long the host may have to wait for a mount that nothing uses: a few seconds, on a machine that is busy.
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A shared folder whose mounts the daemon gets to see.
+pub(crate) struct Share {
+    folder: TempDir,
+}
+
+impl Share {
+    pub(crate) fn new() -> Self {
+        leave_the_hosts_mounts().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("share")).unwrap();
+        let share = Self { folder };
+        rustix::mount::mount_bind(share.path(""), share.path("")).unwrap();
+        rustix::mount::mount_change(share.path(""), MountPropagationFlags::SHARED).unwrap();
+        share
+    }
+
+    /// A path below the share.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("share").join(name)
+    }
+
+    /// A path of the host beside the share.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn guest(&self, arguments: &[&str]) -> Guest {
+        let daemon = Daemon::pinhole(self.path("")).unwrap();
+        let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
+        Guest::of(daemon.start().unwrap())
+    }
+
+    /// A tmpfs with a file that says which it is.
+    pub(crate) fn tmpfs(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name)).unwrap();
+        run("mount", &["-t", "tmpfs", "submount"], &[&self.path(name)]);
+        fs::write(self.path(name).join("file"), text).unwrap();
+    }
+
+    /// An ext4 in a file of the host.
+    pub(crate) fn ext4(&self, name: &str, text: &str) {
+        let image = self.beside(&format!("{}.image", name.replace('/', "-")));
+        if !image.exists() {
+            fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+            run("mkfs.ext4", &["-q", "-F"], &[&image]);
+        }
+        fs::create_dir_all(self.path(name)).unwrap();
+        run("mount", &["-o", "loop"], &[&image, &self.path(name)]);
+        fs::write(self.path(name).join("file"), text).unwrap();
+    }
+
+    pub(crate) fn bind(&self, from: &Path, name: &str) {
+        rustix::mount::mount_bind(from, self.path(name)).unwrap();
+    }
+
+    pub(crate) fn unmount(&self, name: &str) -> rustix::io::Result<()> {
+        rustix::mount::unmount(self.path(name), UnmountFlags::NOFOLLOW)
+    }
+
+    /// Unmounts it as soon as nothing uses it, and says how long that took.
+    pub(crate) fn unmount_when_idle(&self, name: &str) -> Duration {
+        let began = Instant::now();
+        loop {
+            match self.unmount(name) {
+                Ok(()) => return began.elapsed(),
+                Err(rustix::io::Errno::BUSY) if began.elapsed() < IDLE_LIMIT => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => panic!("{name} is in use after {:?}: {error}", began.elapsed()),
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.path(""), UnmountFlags::DETACH).unwrap_or_default();
+    }
+}
+
+pub(crate) fn run(program: &str, words: &[&str], paths: &[&Path]) {
+    let done = Command::new(program).args(words).args(paths).output();
+    let done =
+        done.unwrap_or_else(|error| panic!("{program}: {error}: run `apt-get install e2fsprogs mount`"));
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{program}: {said}; as root, with loop devices: `modprobe loop`");
+}
+
+/// A guest at the wire that keeps nothing.
+pub(crate) struct Guest {
+    pub(crate) wire: Frontend,
+    pub(crate) daemon: Serving,
+    /// Mount ids of what the daemon has open from the beginning.
+    mounts: BTreeSet<String>,
+}
+
+impl Guest {
+    fn of(daemon: Serving) -> Self {
+        let setup = Setup { queues: 2, ..Setup::default() };
+        let mut wire = Frontend::connect_with(daemon.socket(), setup).unwrap();
+        wire.init().unwrap();
+        let mounts = mounts_of(daemon.serving_id()).into_iter().collect();
+        Self { wire, daemon, mounts }
+    }
+
+    /// Waits until the daemon has no more than so many descriptors open on mounts below the share.
+    pub(crate) fn wait_until_idle(&self, left: usize) {
+        let below = || {
+            let mounts = mounts_of(self.daemon.serving_id());
+            mounts.iter().filter(|mount| !self.mounts.contains(*mount)).count()
+        };
+        let began = Instant::now();
+        while below() > left {
+            assert!(began.elapsed() < IDLE_LIMIT, "{} are open after {:?}", below(), began.elapsed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn ask(&mut self, node: NodeId, operation: &Operation<'_>) -> io::Result<Vec<u8>> {
+        let reply = self.wire.request(1, node, operation, &[])?;
+        match reply.error()? {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno.raw())),
+            None => Ok(reply.success()?.to_vec()),
+        }
+    }
+
+    pub(crate) fn look_up_in(&mut self, node: NodeId, name: &str) -> io::Result<Entry> {
+        let name = CString::new(name).unwrap();
+        let name = Name::parse(&name).unwrap();
+        self.ask(node, &Operation::Lookup(Lookup { name })).map(|body| decode_entry(&body).unwrap().0)
+    }
+
+    /// Every node on the way, the last one last.
+    pub(crate) fn walk(&mut self, path: &str) -> Vec<NodeId> {
+        let mut found = vec![NodeId::ROOT];
+        for name in path.split('/') {
+            found.push(self.look_up_in(*found.last().unwrap(), name).unwrap().node);
+        }
+        found.split_off(1)
+    }
+
+    pub(crate) fn look_up(&mut self, path: &str) -> NodeId {
+        *self.walk(path).last().unwrap()
+    }
+
+    pub(crate) fn attributes(&mut self, node: NodeId) -> io::Result<Attr> {
+        self.ask(node, &Operation::GetAttr(GetAttr { handle: None }))
+            .map(|body| decode_attr(&body).unwrap().0)
+    }
+
+    pub(crate) fn open(&mut self, node: NodeId) -> io::Result<Handle> {
+        let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
+        self.ask(node, &Operation::Open(open)).map(|body| decode_open(&body).unwrap().handle)
+    }
+
+    pub(crate) fn release(&mut self, node: NodeId, handle: Handle) {
+        let (flags, lock_owner) = (OpenFlags::empty(), LockOwner(0));
+        let release = Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
+        self.ask(node, &Operation::Release(release)).unwrap();
+    }
+
+    /// All of a file.
+    pub(crate) fn read(&mut self, node: NodeId) -> io::Result<String> {
+        let handle = self.open(node)?;
+        let flags = OpenFlags::empty();
+        let read = Read { handle, offset: 0, size: 4096, lock_owner: None, flags };
+        let bytes = self.ask(node, &Operation::Read(read));
+        self.release(node, handle);
+        bytes.map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    /// The names of a directory with their inode numbers, without "." and "..".
+    pub(crate) fn listed(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
+        let opened = self.ask(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
+        let list = ReadDir { handle: decode_open(&opened).unwrap().handle, offset: 0, size: 4096 };
+        let list = if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
+        let body = self.ask(node, &list).unwrap();
+        // `struct fuse_dirent`, after a `struct fuse_entry_out` where there are attributes.
+        let before = if plus { 128 } else { 0 };
+        let mut names = Vec::new();
+        let mut rest = &body[..];
+        while rest.len() > before {
+            let dirent = &rest[before..];
+            let inode = u64::from_le_bytes(dirent[..8].try_into().unwrap());
+            let len = u32::from_le_bytes(dirent[16..20].try_into().unwrap()) as usize;
+            names.push((String::from_utf8(dirent[24..24 + len].to_vec()).unwrap(), inode));
+            rest = &dirent[(24 + len).next_multiple_of(8).min(dirent.len())..];
+        }
+        names.retain(|(name, _)| name != "." && name != "..");
+        names.sort();
+        names
+    }
+
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        let operation = Operation::Forget(Forget { count: 1 });
+        self.wire.request(0, node, &operation, &[]).unwrap();
+    }
+}
+
+/// The mount id of each descriptor of a process.
+fn mounts_of(process: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
+    let of = |path: PathBuf| {
+        // It may be closed meanwhile.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(|id| id.trim().to_owned())
+    };
+    descriptors.filter_map(|entry| of(entry.unwrap().path())).collect()
+}
+
+pub(crate) fn errno<T: std::fmt::Debug>(answer: io::Result<T>) -> Option<i32> {
+    answer.unwrap_err().raw_os_error()
+}
