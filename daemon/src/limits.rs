@@ -201,9 +201,10 @@ pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_mill
 /// How long a thread sleeps that needs room for a write where all that is taken is being written back by others.
 pub const DIRTY_NAP: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// Hidden names that one READDIR passes over at most before it has one to tell. Only the host's own files can be
-/// hidden, so it is the operator and not a guest who makes their number; a directory with more is not listed.
-pub const HIDDEN_NAMES_MAX: u64 = 1 << 20;
+/// Hidden names that one READDIR passes over at most before it answers: another guest, to which they are not hidden, makes
+/// as many as it likes, and looking at this many takes milliseconds of a queue thread. The guest sees one "." more for each
+/// such reply.
+pub const HIDDEN_NAMES_MAX: u64 = 8 << 10;
 
 /// How long the front-end may owe an answer to a message about the DAX window before who waits for it is given EIO: far longer than a VMM takes that is
 /// only busy, and not as long as a guest's watchdog for tasks that hang.

@@ -405,3 +405,52 @@ fn a_real_guest_copies_where_it_may_not_move_and_sees_nothing_hidden() {
     assert_eq!(fs::read_to_string(folder.path().join("fixed/file")).unwrap(), "fixed");
     assert_eq!(fs::read_to_string(folder.path().join("free/tree/deep/file")).unwrap(), "data\n");
 }
+
+/// Hidden names in a directory; `PINHOLE_HIDDEN_NAMES` says how many.
+fn hidden_names() -> usize {
+    std::env::var("PINHOLE_HIDDEN_NAMES").map_or(50_000, |count| count.parse().unwrap())
+}
+
+#[test]
+fn names_among_many_hidden_ones_are_listed_in_bounded_steps() {
+    // READDIR passes over so many at once.
+    const STEP: usize = 8192;
+    let mut share = Ruled::new("[[path]]\nmatch = \"/two/hidden-*\"\nhidden = true\n");
+    let folder = share.0.host("two");
+    for n in 0..hidden_names() {
+        fs::hard_link(folder.join("file"), folder.join(format!("hidden-{n}")))
+            .or_else(|_too_many| fs::write(folder.join(format!("hidden-{n}")), ""))
+            .unwrap();
+    }
+    for plus in [false, true] {
+        let two = share.find("two").unwrap();
+        let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
+        let handle = Handle(u64_at(&share.ask(two, &open, &[]).unwrap(), 0).unwrap());
+        let (mut names, mut dots, mut offset) = (Vec::new(), 0, 0);
+        loop {
+            let list = ReadDir { handle, offset, size: 4096 };
+            let list =
+                if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
+            let body = share.ask(two, &list, &[]).unwrap();
+            // The queue serves others in between.
+            share.ask(two, &Operation::GetAttr(GetAttr { handle: None }), &[]).unwrap();
+            let (mut rest, entry) = (&body[..], if plus { 128 } else { 0 });
+            while let Some(len) = rest.get(entry + 16..entry + 20) {
+                let len = usize::try_from(u32::from_le_bytes(len.try_into().unwrap())).unwrap();
+                offset = u64_at(rest, entry + 8).unwrap();
+                match &rest[entry + 24..entry + 24 + len] {
+                    b"." => dots += 1,
+                    name => names.push(String::from_utf8(name.to_vec()).unwrap()),
+                }
+                rest = &rest[(entry + 24 + len).next_multiple_of(8)..];
+            }
+            if body.is_empty() {
+                break;
+            }
+        }
+        names.sort();
+        assert_eq!(names, ["..", "dir", "file"]);
+        // Each step without a name of its own ends with "." once more; some steps have one.
+        assert!(dots >= hidden_names() / STEP - 3, "{dots} steps");
+    }
+}

@@ -126,7 +126,13 @@ impl Passthrough {
                     Some(Ok(entry)) if self.is_hidden(&directory.node, entry.file_name().to_bytes()) => {
                         before = Some(entry.next_entry_cookie());
                         left = left.saturating_sub(1);
-                        hidden = hidden.checked_sub(1).ok_or(Errno::EIO)?;
+                        hidden = hidden.saturating_sub(1);
+                        if hidden == 0 {
+                            if entries.is_buffer_empty() {
+                                *position = before;
+                            }
+                            return self.tell_progress(directory, before, into);
+                        }
                     }
                     Some(Ok(entry)) => match take(fd.as_fd(), &entry, into)? {
                         Step::Next => {
@@ -157,6 +163,22 @@ impl Passthrough {
             *position = before;
         }
         Ok(())
+    }
+
+    /// Ends a reply after many names that the guest may not see. One without any entry would be the end of the directory,
+    /// so "." is told once more, with the cookie that was reached: programs pass over it, and Linux asks for what comes
+    /// next. Between two such replies the queue has its other requests served.
+    fn tell_progress(
+        &self,
+        directory: &DirHandle,
+        reached: Option<u64>,
+        into: &mut DirentBuffer<'_>,
+    ) -> Answer<()> {
+        // What is there already has a cookie to go on from.
+        let Some(offset) = reached.filter(|_| into.is_empty()) else { return Ok(()) };
+        let ino = self.inode_number(&directory.node.mount, directory.node.inode);
+        let dot = Dirent { ino, offset, kind: DirentKind::DIRECTORY, name: b"." };
+        into.push(&dot).map_err(|protocol::Full| Errno::EINVAL)
     }
 
     /// One host entry as the guest sees it. What lies above the root of the share is not the guest's business: there,
