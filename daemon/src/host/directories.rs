@@ -176,8 +176,8 @@ impl Passthrough {
     ) -> Answer<()> {
         // What is there already has a cookie to go on from.
         let Some(offset) = reached.filter(|_| into.is_empty()) else { return Ok(()) };
-        let ino = self.inode_number(&directory.node.mount, directory.node.inode);
-        let dot = Dirent { ino, offset, kind: DirentKind::DIRECTORY, name: b"." };
+        let number = self.inode_number(&directory.node.mount, directory.node.inode);
+        let dot = Dirent { ino: number, offset, kind: DirentKind::DIRECTORY, name: b"." };
         into.push(&dot).map_err(|protocol::Full| Errno::EINVAL)
     }
 

@@ -230,20 +230,19 @@ impl MountTable {
         self.lose_what_had_this_number(&reached);
         let traits = Traits::of(reached.inode);
         let sibling = read(&self.mounts).access_of(key.id);
-        let access = match sibling {
-            Some(access) => access,
-            None => {
-                let state = match open()? {
-                    Some(Ok(fd)) => State::Open(Arc::new(fd)),
-                    Some(Err(errno)) => State::Refused(errno),
-                    None => State::Unopenable,
-                };
-                let point = reached.place.as_ref().map(|(point, _)| point.clone());
-                let root = MountRoot::of(reached.inode, reached.stat, self.handles);
-                // Another server may not answer, and would be waited for; there, closing a file writes its data.
-                let makes_durable = self.syncs && !traits.in_memory && !traits.remote;
-                Arc::new(MountAccess::new(root, point, state, makes_durable))
-            }
+        let access = if let Some(access) = sibling {
+            access
+        } else {
+            let state = match open()? {
+                Some(Ok(fd)) => State::Open(Arc::new(fd)),
+                Some(Err(errno)) => State::Refused(errno),
+                None => State::Unopenable,
+            };
+            let point = reached.place.as_ref().map(|(point, _)| point.clone());
+            let root = MountRoot::of(reached.inode, reached.stat, self.handles);
+            // Another server may not answer, and would be waited for; there, closing a file writes its data.
+            let makes_durable = self.syncs && !traits.in_memory && !traits.remote;
+            Arc::new(MountAccess::new(root, point, state, makes_durable))
         };
         let open = access.open().filter(|_| self.handles && traits.lasting_handles && key.id != 0);
         let handles = open.and_then(|fd| handles_work((*fd).as_fd(), reached.inode));

@@ -129,6 +129,16 @@ pub enum OpenError {
     },
 }
 
+/// Prepares a thread for serving and ends it: a failure in a thread that serves would stop every queue of a guest that
+/// has already mounted.
+fn try_thread(proc_fds: &ProcFds) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let trial = std::thread::Builder::new().name("thread-trial".to_owned());
+        let trial = trial.spawn_scoped(scope, || unshare::enter_thread(proc_fds))?;
+        trial.join().unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
+    })
+}
+
 impl Passthrough {
     /// Opens the shared directory.
     ///
@@ -155,13 +165,7 @@ impl Passthrough {
         let resolve = rustix::fs::ResolveFlags::BENEATH;
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
             .map_err(|source| OpenError::Openat2 { source })?;
-        // Tried now, on a thread that ends: later it would stop every queue of a guest that has already mounted.
-        std::thread::scope(|scope| {
-            let trial = std::thread::Builder::new().name("thread-trial".to_owned());
-            let trial = trial.spawn_scoped(scope, || unshare::enter_thread(&proc_fds))?;
-            trial.join().unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
-        })
-        .map_err(|source| OpenError::Thread { source })?;
+        try_thread(&proc_fds).map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         if !identity.can_switch() {
             tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");

@@ -79,7 +79,7 @@ impl Closer {
                 Retired::Node(_) | Retired::File(_) => {}
                 Retired::Dirty(file) => write_back(&file),
                 Retired::Watch => {
-                    self.next_look = self.next_look.or_else(|| Instant::now().checked_add(MOUNT_IDLE))
+                    self.next_look = self.next_look.or_else(|| Instant::now().checked_add(MOUNT_IDLE));
                 }
                 Retired::Unused => self.things.mounts.let_go(),
             }

@@ -88,7 +88,7 @@ impl Share {
             match self.unmount(name) {
                 Ok(()) => return began.elapsed(),
                 Err(rustix::io::Errno::BUSY) if began.elapsed() < IDLE_LIMIT => {
-                    std::thread::sleep(Duration::from_millis(20));
+                    std::thread::park_timeout(Duration::from_millis(20));
                 }
                 Err(error) => panic!("{name} is in use after {:?}: {error}", began.elapsed()),
             }
@@ -136,7 +136,7 @@ impl Guest {
         let began = Instant::now();
         while below() > left {
             assert!(began.elapsed() < IDLE_LIMIT, "{} are open after {:?}", below(), began.elapsed());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 
