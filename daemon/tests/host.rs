@@ -196,6 +196,72 @@ fn a_write_drops_suid_exactly_when_the_guest_says_so() {
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
+/// What a change by this user leaves of mode 6755 of a file of root's.
+fn left_by(uid: u32, change: impl FnOnce(&Passthrough, NodeId, Handle)) -> u32 {
+    let (directory, share) = share(100);
+    let path = directory.path().join("suid");
+    std::fs::write(&path, "content").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "suid").unwrap().node;
+    let handle = open(&share, node, 2).unwrap().handle;
+    // A thread keeps what an earlier request told it until a later one tells it otherwise.
+    let flags = if uid == 0 { WriteFlags::KILL_SUIDGID } else { WriteFlags::empty() };
+    write(&share, handle, flags).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6755)).unwrap();
+    change(&share, node, handle);
+    std::fs::metadata(&path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn only_root_keeps_privileged_bits_where_request_does_not_say() {
+    let mode = protocol::FallocateMode::empty();
+    for (uid, left) in [(0, 0o6755), (1000, 0o755), (u32::MAX, 0o755)] {
+        let allocated = left_by(uid, |share, _, handle| {
+            let fallocate = protocol::Fallocate { handle, offset: 0, length: 100, mode };
+            share.fallocate(by(uid, NodeId::ROOT, fallocate)).unwrap();
+        });
+        let copied = left_by(uid, |share, _, handle| {
+            let (from, to) = (handle, handle);
+            let (from_offset, to_offset) = (0, 4096);
+            let node = NodeId::ROOT;
+            let copy = protocol::CopyFileRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                to_node: node,
+                length: 4,
+                flags: 0,
+                wide_reply: false,
+            };
+            assert_eq!(share.copy_file_range(by(uid, node, copy)), Ok(4));
+        });
+        assert_eq!((allocated, copied), (left, left), "uid {uid}");
+    }
+}
+
+#[test]
+fn change_to_same_owner_drops_bits_for_root_and_owner_alone() {
+    for (uid, left) in [(0, 0o755), (1000, 0o6755), (u32::MAX, 0o6755)] {
+        let set = SetAttr { kill_suidgid: true, ..SetAttr::default() };
+        let after = left_by(uid, |share, node, _| {
+            share.set_attr(by(uid, node, set)).unwrap();
+        });
+        assert_eq!(after, left, "uid {uid}");
+    }
+}
+
+#[test]
+fn user_makes_files_where_only_the_guest_allows_it() {
+    let (directory, share) = share(100);
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o500)).unwrap();
+    let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
+    with_name("made", |name| {
+        share.create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 })).unwrap();
+    });
+    let made = std::fs::metadata(directory.path().join("made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1234, 1234));
+}
+
 #[test]
 fn what_a_user_makes_belongs_to_that_user() {
     let (directory, share) = share(100);

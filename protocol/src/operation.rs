@@ -121,8 +121,22 @@ pub struct SetAttr {
     pub ctime: Option<Timestamp>,
     /// The owner of the locks that a truncation must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The caller lacks `CAP_FSETID`: drop suid and sgid as the change of size or owner demands.
+    /// The caller lacks `CAP_FSETID`: drop suid and sgid as the change of size or owner demands. Alone: as a change to the
+    /// same owner does.
     pub kill_suidgid: bool,
+}
+
+impl SetAttr {
+    /// Whether no attribute is to be set. The change time counts for none: a guest with a writeback cache adds it to
+    /// every change.
+    pub const fn sets_nothing(&self) -> bool {
+        self.mode.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.size.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
+    }
 }
 
 /// READLINK: the target of a symbolic link.

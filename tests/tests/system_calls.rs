@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod traced;
 
-use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, WRITE};
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, TMPFILE, WRITE};
 use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u64_at};
 use pinhole_tests::frontend::{Bench, EVENT_IDX, Frontend, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
 use std::fs;
@@ -64,6 +64,39 @@ fn a_request_that_hits_memory_costs_one_call_beside_its_wake_and_its_interrupt()
     let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(O_RDWR).u32(0);
     costs(&mut traced, "WRITE", &write.bytes(&[7; PAGE]), 8, &["epoll_wait", "pwritev2", "write"]);
     costs(&mut traced, "LOOKUP", &lookup, ENTRY, &["epoll_wait", "statx", "write"]);
+}
+
+/// Capabilities stay as they are between what a user makes and what it writes.
+#[test]
+fn user_who_makes_and_writes_in_turn_costs_no_capset() {
+    const USER: u32 = 1000;
+    const KILL_SUIDGID: u32 = 4;
+    let fill = |share: &Path| fs::write(share.join("file"), [1; PAGE]).unwrap();
+    let mut traced = Traced::new(&[], fill);
+    let node = u64_at(&body(&mut traced, &Frame::new(LOOKUP, ROOT).name("file"), ENTRY), 0).unwrap();
+    let opened = body(&mut traced, &Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0), 16);
+    let handle = u64_at(&opened, 0).unwrap();
+    let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(1).u32(KILL_SUIDGID).u64(0).u32(O_RDWR).u32(0);
+    let write = write.bytes(&[7]).caller(USER, USER);
+    let make =
+        Frame::new(TMPFILE, ROOT).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/").caller(USER, USER);
+    let pair = |traced: &mut Traced| {
+        for (frame, len) in [(&make, ENTRY + 16), (&write, 8)] {
+            traced.wait_until_it_sleeps();
+            body(traced, frame, len);
+        }
+    };
+    pair(&mut traced);
+    let before = traced.settled(0).len();
+    for _ in 0..ROUNDS {
+        pair(&mut traced);
+    }
+    let make = ["setresgid", "setresuid", "openat2", "setresuid", "setresgid", "statx", "name_to_handle_at"];
+    let expected: Vec<&str> =
+        [&["epoll_wait"][..], &make, &["write", "epoll_wait", "pwritev2", "write"]].concat();
+    let calls = traced.settled(before + ROUNDS * expected.len()).split_off(before);
+    let all: Vec<&str> = std::iter::repeat_n(&expected, ROUNDS).flatten().copied().collect();
+    assert_eq!(calls, all);
 }
 
 /// Kicks only where the device asks for it, as drivers do. Whatever the device has forgotten to ask for hangs.

@@ -127,6 +127,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         Side::Inside(inside) => inside,
     };
     listener.leave_name();
+    confine::keep_capabilities(facilities)?;
     let (surroundings, seal) = confine::surroundings(inside.confine()?, facilities);
     let signals = signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
@@ -162,6 +163,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     say_what_has_no_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
     let as_users = plan.facilities.contains(Facilities::IDENTITY);
+    confine::keep_capabilities(plan.facilities)?;
     let (walls, lacks) = plan.for_threads()?;
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
@@ -327,9 +329,9 @@ fn session_options(share: &Share, granted: Access) -> session::Options {
     }
 }
 
-/// What INIT offers, where the policy grants so much somewhere. Passthrough, idmapped mounts and io_uring are not offered
-/// because they are not served, DAX where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and
-/// "..". A guest that is offered no locks keeps its own to itself.
+/// What INIT offers, where the policy grants so much somewhere. Passthrough and io_uring are not offered because they are
+/// not served, DAX where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and "..". A guest
+/// that is offered no locks keeps its own to itself.
 fn offered_flags(share: &Share, granted: Access) -> InitFlags {
     let locks = match share.locks {
         args::Locks::Host => granted.contains(Access::LOCK),

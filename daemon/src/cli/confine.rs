@@ -3,8 +3,8 @@
 use super::args;
 use super::build::RunError;
 use super::config::Share;
-use crate::host::{Seal, Surroundings};
-use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, Walls};
+use crate::host::{self, Seal, Surroundings};
+use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
 use std::process::ExitCode;
@@ -53,6 +53,15 @@ pub(super) fn file_handles(share: &Share) -> args::FileHandles {
             wanted
         }
     }
+}
+
+/// Before rights are given up: lets threads keep the rest of them when they act as the guest's users.
+pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxError> {
+    if !facilities.contains(Facilities::IDENTITY) {
+        return Ok(());
+    }
+    let what = "capabilities of threads that act as the guest's users";
+    host::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
 /// What the host module is given, and the filter that the calling thread is to install last.

@@ -13,8 +13,11 @@ use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::path::DecInt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+
+/// What a descriptor of any kind names, a link itself.
+const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
 
 impl Passthrough {
     pub(super) fn get_attr(&self, node: &NodeRef, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
@@ -54,9 +57,11 @@ impl Passthrough {
         if wanted.uid.is_some() || wanted.gid.is_some() {
             let uid = wanted.uid.map(checked_id).transpose()?.map(Uid::from_raw);
             let gid = wanted.gid.map(checked_id).transpose()?.map(Gid::from_raw);
-            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-            self.identity.kill_suidgid(wanted.kill_suidgid)?;
-            rustix::fs::chownat(&*reached, c"", uid, gid, flags).map_err(errno)?;
+            let drops = self.drops_plain_set_group_id(reached.as_fd(), &call.caller)?;
+            self.identity.kill_suidgid(drops)?;
+            rustix::fs::chownat(&*reached, c"", uid, gid, BY_DESCRIPTOR).map_err(errno)?;
+        } else if wanted.kill_suidgid && wanted.size.is_none() {
+            self.drop_privileged_bits(reached.as_fd(), &call.caller)?;
         }
         if let Some(mode) = wanted.mode {
             // Whether the caller may set sgid was decided by the guest's kernel.
@@ -70,8 +75,7 @@ impl Passthrough {
                 last_access: timespec(wanted.atime)?,
                 last_modification: timespec(wanted.mtime)?,
             };
-            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::utimensat(&*reached, c"", &times, flags).map_err(errno)?;
+            rustix::fs::utimensat(&*reached, c"", &times, BY_DESCRIPTOR).map_err(errno)?;
         }
         let stat = resolve::stat(reached.as_fd())?;
         node.told.tell(&stat);
@@ -87,6 +91,35 @@ impl Passthrough {
     /// The inode number that the guest is told.
     pub(super) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
         mount.numbers.told(inode, self.negotiated(InitFlags::SUBMOUNTS))
+    }
+
+    /// Whether a change of owner takes set-group-id also from a file that its group may not execute. It does unless the
+    /// caller has CAP_FSETID or belongs to the file's group. No request says which further groups the caller has.
+    ///
+    /// Set-user-id, and set-group-id beside execution by the group, the host takes away from every file but a directory.
+    fn drops_plain_set_group_id(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<bool> {
+        if caller.may_have_fsetid() {
+            return Ok(false);
+        }
+        Ok(caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
+    }
+
+    /// Takes set-user-id and set-group-id away as a change of owner to the same owner does, which is how the host is
+    /// asked. Only root and the owner may.
+    ///
+    /// Linux sends the request for two things: `chown(-1, -1)`, and before a write of a caller without CAP_FSETID.
+    /// For another user, who may write the file all the same, it must not fail: the write itself drops the bits.
+    fn drop_privileged_bits(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<()> {
+        let owner = resolve::stat(fd)?.attr().uid;
+        if !caller.known_uid().is_some_and(|uid| uid == 0 || uid == owner) {
+            return Ok(());
+        }
+        self.identity.kill_suidgid(self.drops_plain_set_group_id(fd, caller)?)?;
+        match rustix::fs::chownat(fd, c"", None, None, BY_DESCRIPTOR) {
+            // A daemon that is not root cannot do it to the files of others.
+            Ok(()) | Err(rustix::io::Errno::PERM) => Ok(()),
+            Err(error) => Err(errno(error)),
+        }
     }
 
     fn truncate(&self, node: &NodeRef, size: u64, wanted: &SetAttr) -> Answer<()> {
@@ -162,14 +195,19 @@ const EXECUTE: u32 = 1;
 fn permits(attr: &Attr, caller: &Caller<'_>, wanted: u32) -> bool {
     const DIRECTORY: u32 = 0o040_000;
     const TYPE: u32 = 0o170_000;
-    if caller.uid == 0 {
+    let Some(uid) = caller.known_uid() else {
+        // Of a caller that the guest does not name, only what each class may.
+        let of_all = attr.mode >> 6 & attr.mode >> 3 & attr.mode;
+        return of_all & wanted == wanted;
+    };
+    if uid == 0 {
         let executable = attr.mode & 0o111 != 0 || attr.mode & TYPE == DIRECTORY;
         return wanted & EXECUTE == 0 || executable;
     }
     let mut groups = caller.groups.clone().into_iter().flatten();
-    let of_class = if attr.uid == caller.uid {
+    let of_class = if attr.uid == uid {
         attr.mode >> 6
-    } else if attr.gid == caller.gid || groups.any(|group| group == attr.gid) {
+    } else if caller.known_gid() == Some(attr.gid) || groups.any(|group| group == attr.gid) {
         attr.mode >> 3
     } else {
         attr.mode
@@ -205,5 +243,16 @@ mod tests {
         assert!(permits(&attr(0o100_000), &caller(0, 0), READ | WRITE));
         assert!(!permits(&attr(0o100_644), &caller(0, 0), EXECUTE));
         assert!(permits(&attr(0o040_000), &caller(0, 0), EXECUTE));
+    }
+
+    #[test]
+    fn unknown_caller_may_what_every_class_may() {
+        let unknown = Caller { uid: u32::MAX, gid: u32::MAX, groups: None, pid: 1 };
+        // The owner of nothing is no owner either.
+        let attr = |mode| Attr { mode, uid: u32::MAX, gid: u32::MAX, ..Attr::default() };
+        assert!(permits(&attr(0o100_755), &unknown, READ | EXECUTE));
+        for mode in [0o100_722, 0o100_070, 0o100_007] {
+            assert!(!permits(&attr(mode), &unknown, READ), "{mode:o}");
+        }
     }
 }

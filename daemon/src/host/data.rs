@@ -3,7 +3,7 @@
 use super::handles::FileHandle;
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, io_errno, sync_errno};
-use super::{Answer, Pace};
+use super::{Answer, Caller, Pace};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
@@ -129,7 +129,8 @@ impl Passthrough {
         retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno)
     }
 
-    pub(super) fn fallocate(&self, fallocate: protocol::Fallocate) -> Answer<()> {
+    /// The request does not say whether its caller keeps set-user-id and set-group-id.
+    pub(super) fn fallocate(&self, caller: &Caller<'_>, fallocate: protocol::Fallocate) -> Answer<()> {
         let file = self.files.get(fallocate.handle)?;
         file.untell();
         let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
@@ -138,7 +139,7 @@ impl Passthrough {
         } else if !mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE) {
             self.check_size(fallocate.offset.checked_add(fallocate.length))?;
         }
-        self.identity.kill_suidgid(true)?;
+        self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         // hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.
         let reserve = || rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length);
         retry_on_intr(reserve).map_err(errno)
@@ -161,8 +162,9 @@ impl Passthrough {
         }
     }
 
-    /// Copies at most [`COPY_LEN_MAX`] bytes; the guest's caller asks for the rest, as after any short copy.
-    pub(super) fn copy_file_range(&self, copy: protocol::CopyFileRange) -> Answer<u64> {
+    /// Copies at most [`COPY_LEN_MAX`] bytes; the guest's caller asks for the rest, as after any short copy. As with
+    /// [`Self::fallocate`], the request says nothing about set-user-id.
+    pub(super) fn copy_file_range(&self, caller: &Caller<'_>, copy: protocol::CopyFileRange) -> Answer<u64> {
         if copy.flags != 0 {
             return Err(Errno::EINVAL);
         }
@@ -170,7 +172,7 @@ impl Passthrough {
         let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
-        self.identity.kill_suidgid(true)?;
+        self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         to.untell();
         let copied = self.write_dirty(&to, (len, Pace::Patient), || {
             let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));

@@ -8,7 +8,7 @@ use crate::limits::GROUPS_MAX;
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
 use rustix::fs::{Gid, Mode, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use std::cell::Cell;
 
 thread_local! {
@@ -25,8 +25,24 @@ pub(crate) struct Identity {
     /// The daemon is root with CAP_SETUID and CAP_SETGID; else every call runs as its own user. With the two
     /// capabilities alone it cannot switch: taking on a guest's root and giving it up again would lose them.
     can_switch: bool,
+    /// A thread keeps its capabilities when it takes on another user ([`keep_capabilities`]). Then what it makes for
+    /// that user is made with CAP_DAC_OVERRIDE: the guest's kernel has judged whether the user may.
+    keeps_capabilities: bool,
     /// The capabilities, where CAP_FSETID is among them.
     with_fsetid: Option<CapabilitySets>,
+}
+
+/// Lets this thread, and all that it starts, keep capabilities when they take on another user. Without the right to that
+/// (CAP_SETPCAP) nothing changes.
+///
+/// # Errors
+/// What the host says but EPERM.
+pub fn keep_capabilities() -> rustix::io::Result<()> {
+    let kept = rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    match rustix::thread::set_capabilities_secure_bits(kept) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The daemon's own identity is not the thread's until this is dropped.
@@ -47,13 +63,20 @@ impl Identity {
         let capabilities = rustix::thread::capabilities(None)?;
         let has = |wanted| capabilities.effective.contains(wanted);
         let own_uid = rustix::process::geteuid();
+        let secure_bits = rustix::thread::capabilities_secure_bits()?;
         Ok(Self {
             own_uid,
             own_gid: rustix::process::getegid(),
             own_groups: rustix::process::getgroups()?,
             can_switch: as_users && own_uid.is_root() && has(CapabilitySet::SETUID | CapabilitySet::SETGID),
+            keeps_capabilities: secure_bits.contains(CapabilitiesSecureBits::NO_SETUID_FIXUP),
             with_fsetid: has(CapabilitySet::FSETID).then_some(capabilities),
         })
+    }
+
+    /// Whether the host's permission bits do not stand in the way of what a guest's user makes.
+    pub(crate) const fn keeps_capabilities(&self) -> bool {
+        self.keeps_capabilities
     }
 
     /// Whether files get their guest owner.
@@ -66,8 +89,9 @@ impl Identity {
     /// # Errors
     /// EINVAL for ids that mean "no id"; what the host says where it refuses the switch.
     pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Result<Assumed<'_>, Errno> {
-        // What an earlier write of this thread was told must not take sgid from what is made now.
-        self.kill_suidgid(false)?;
+        // Root keeps set-group-id in what it makes, whatever an earlier write of this thread was told. Others keep it as the
+        // host decides for a process without CAP_FSETID.
+        self.kill_suidgid(self.can_switch && self.keeps_capabilities && !caller.may_have_fsetid())?;
         let mut assumed = Assumed { identity: self, uid: false, gid: false, groups: false, umask: false };
         if let Some(mask) = umask.filter(|mask| *mask != 0) {
             rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
@@ -136,8 +160,10 @@ impl Drop for Assumed<'_> {
         let mut outcome = Ok(());
         if self.uid {
             outcome = outcome.and(rustix::thread::set_thread_res_uid(None, own.own_uid, None));
-            // Coming back to uid 0, which is the only own uid that switches, raises every permitted capability.
-            KEEPS_SUID.set(true);
+            if !own.keeps_capabilities {
+                // Coming back to uid 0, the only own uid that switches, raises every permitted capability.
+                KEEPS_SUID.set(true);
+            }
         }
         if self.gid {
             outcome = outcome.and(rustix::thread::set_thread_res_gid(None, own.own_gid, None));
@@ -206,5 +232,27 @@ mod tests {
         assert!(!holds());
         identity.kill_suidgid(false).unwrap();
         assert!(holds());
+    }
+
+    #[test]
+    fn assumed_user_has_every_capability_but_fsetid() {
+        std::thread::spawn(|| {
+            keep_capabilities().unwrap();
+            let identity = Identity::read(true).unwrap();
+            assert!(identity.keeps_capabilities(), "run the tests as root");
+            let effective = || rustix::thread::capabilities(None).unwrap().effective;
+            let all = effective();
+            for uid in [1234, 0, 1234] {
+                let assumed = identity.assume(&caller(uid, 5678), None).unwrap();
+                let expected = if uid == 0 { all } else { all - CapabilitySet::FSETID };
+                assert_eq!((rustix::process::geteuid().as_raw(), effective()), (uid, expected));
+                drop(assumed);
+                assert_eq!((rustix::process::geteuid(), effective()), (identity.own_uid, expected));
+            }
+            identity.kill_suidgid(false).unwrap();
+            assert_eq!(effective(), all);
+        })
+        .join()
+        .unwrap();
     }
 }

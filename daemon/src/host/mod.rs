@@ -46,6 +46,7 @@ use pinhole_protocol::{
 use std::sync::Arc;
 
 pub use config::{CacheMode, Config, FileHandles, Seal, Surroundings};
+pub use identity::keep_capabilities;
 pub use inode_flags::InodeFlags;
 /// For tests of what a handle opens that the guest never had.
 #[doc(hidden)]
@@ -68,9 +69,19 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// The user. `None`: the guest does not say, as Linux with `ALLOW_IDMAP` does in every request that makes nothing.
+    pub(crate) const fn known_uid(&self) -> Option<u32> {
+        if self.uid == u32::MAX { None } else { Some(self.uid) }
+    }
+
+    /// The group; `None` as for [`Self::known_uid`].
+    pub(crate) const fn known_gid(&self) -> Option<u32> {
+        if self.gid == u32::MAX { None } else { Some(self.gid) }
+    }
+
     /// Whether to take the caller for one with `CAP_FSETID`, where the request does not say: ordinary root has it.
     pub(crate) const fn may_have_fsetid(&self) -> bool {
-        self.uid == 0
+        matches!(self.known_uid(), Some(0))
     }
 }
 

@@ -27,7 +27,7 @@ impl Passthrough {
     }
 
     /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
-    /// `HANDLE_KILLPRIV_V2`) forgets to where O_TRUNC is part of OPEN, as Linux 7.2 does.
+    /// `HANDLE_KILLPRIV_V2`) says nothing where O_TRUNC is part of OPEN or CREATE.
     fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
         let is_forgotten = !self.negotiated(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }

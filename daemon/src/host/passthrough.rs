@@ -150,6 +150,7 @@ impl Passthrough {
         let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
         let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
+        super::keep_capabilities().map_err(|source| OpenError::Identity { source })?;
         Self::within(config, Surroundings { root, proc_fds, as_users: true, seal: Seal::open() })
     }
 
@@ -169,6 +170,10 @@ impl Passthrough {
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         if !identity.can_switch() {
             tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+        } else if !identity.keeps_capabilities() {
+            tracing::warn!(
+                "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
+            );
         }
         let stat = resolve::stat(root.as_fd())
             .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
@@ -363,6 +368,16 @@ impl FileSystem for Passthrough {
         self.rename(&node, &call, only_files)
     }
 
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
+        let call = call.into_inner();
+        self.fallocate(&call.caller, call.operation)
+    }
+
+    fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
+        let call = call.into_inner();
+        self.copy_file_range(&call.caller, call.operation)
+    }
+
     families! {
         lookup(protocol::Lookup<'_>) -> Entry;
         get_attr(protocol::GetAttr) -> Attr;
@@ -398,9 +413,7 @@ impl FileSystem for Passthrough {
         fsync(protocol::Fsync) -> ();
         get_lock(protocol::GetLock, pace: Pace) -> Option<FileLock>;
         set_lock(protocol::SetLock, pace: Pace) -> Locking;
-        fallocate(protocol::Fallocate) -> ();
         lseek(protocol::Lseek) -> u64;
-        copy_file_range(protocol::CopyFileRange) -> u64;
         inode_flags(InodeFlags) -> u32;
         sync_fs(protocol::SyncFs) -> ();
         read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();

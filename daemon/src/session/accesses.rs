@@ -287,7 +287,9 @@ impl Needs for SetAttr {
         let mut needed = Access::STAT;
         needed.set(Access::TRUNCATE, self.size.is_some());
         needed.set(Access::CHMOD, self.mode.is_some());
-        needed.set(Access::CHOWN, self.uid.is_some() || self.gid.is_some());
+        // Alone, the flag asks for what a change to the same owner does.
+        let only_drops_bits = self.kill_suidgid && self.size.is_none();
+        needed.set(Access::CHOWN, self.uid.is_some() || self.gid.is_some() || only_drops_bits);
         needed.set(Access::UTIMENS, self.atime.is_some() || self.mtime.is_some() || self.ctime.is_some());
         needed
     }

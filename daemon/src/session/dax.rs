@@ -92,8 +92,13 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// What INIT offers.
-    pub(super) fn offer(&self, dax: Option<&Capabilities>) -> InitOffer {
+    pub(super) fn offer(&self, dax: Option<&Capabilities>, request: &InitRequest) -> InitOffer {
         let mut offer = self.options.offer;
+        // A guest that drops set-user-id and set-group-id by itself does so with the SETATTR of a truncation. Where O_TRUNC
+        // is part of OPEN, Linux sends none.
+        if !(offer.flags & request.flags).contains(InitFlags::HANDLE_KILLPRIV_V2) {
+            offer.flags.remove(InitFlags::ATOMIC_O_TRUNC);
+        }
         offer.map_alignment = dax.and_then(|_| u16::try_from(ALIGNMENT_SHIFT).ok());
         offer.flags.set(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX, dax.is_some());
         offer

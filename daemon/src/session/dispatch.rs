@@ -11,8 +11,8 @@ use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
     Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
-    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetXattr, SymLink,
-    Write,
+    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetAttr, SetXattr,
+    SymLink, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -53,7 +53,10 @@ impl<F: FileSystem> Session<F> {
             Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
             // Answered with a value.
             Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
-            Operation::SetAttr(op) => Reply::Attr(host.set_attr(self.permit(header, op)?)?, attr_timeout),
+            Operation::SetAttr(op) => {
+                let op = self.with_meaning(header.node, op)?;
+                Reply::Attr(host.set_attr(self.permit(header, op)?)?, attr_timeout)
+            }
             Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
             Operation::Open(op) => Reply::Open(host.open(self.permit(header, op)?)?),
@@ -130,6 +133,16 @@ impl<F: FileSystem> Session<F> {
             }
             found => found.map(|entry| self.entry(entry)),
         }
+    }
+
+    /// What a SETATTR that sets nothing asks for: to drop set-user-id and set-group-id, if the guest may change owners.
+    /// Linux sends it for `chown(-1, -1)`, and before a write that is to drop these bits, where `HANDLE_KILLPRIV_V2`
+    /// leaves them to the server. A guest that may not change owners must still be able to write.
+    fn with_meaning(&self, node: NodeId, set: SetAttr) -> Answer<SetAttr> {
+        if !set.sets_nothing() || !self.granted_at(node)?.contains(Access::CHOWN) {
+            return Ok(set);
+        }
+        Ok(SetAttr { kill_suidgid: true, ctime: None, ..set })
     }
 
     fn read<S: Sink>(

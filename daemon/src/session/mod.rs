@@ -337,7 +337,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Result<Outcome, Errno> {
         let change = self.state.write();
         let dax = self.open_window(turn)?;
-        let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref()))?;
+        let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref(), request))?;
         self.forget_guest(negotiated.flags);
         let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));
         change.to(if negotiated.ready { State::Serving(negotiated, dax) } else { State::Waiting });

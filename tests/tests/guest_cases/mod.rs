@@ -12,7 +12,9 @@ use tempfile::TempDir;
 use crate::guest_report::Report;
 
 /// The cases' files, as the guest finds them in `/extra`.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 9] = [
+    ("rootless.py", include_str!("../guest_scripts/rootless.py")),
+    ("bits.py", include_str!("../guest_scripts/bits.py")),
     ("posix.py", include_str!("../guest_scripts/posix.py")),
     ("privileges.py", include_str!("../guest_scripts/privileges.py")),
     ("probe.py", include_str!("../guest_scripts/probe.py")),

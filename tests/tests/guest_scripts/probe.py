@@ -21,6 +21,7 @@ RENAMEAT2 = 316
 CONTENT_LEN_MAX = 1 << 20
 AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x400, 0x1000
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+MS_MOVE = 0x2000
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO, INSERT = 1, 2, 8, 16, 32
 
 CASES = {}
@@ -131,6 +132,17 @@ def as_user(uid, gid, groups, action):
     ended = os.waitpid(child, 0)[1]
     if ended:
         see("child ended", ended)
+
+
+def leave_chroot():
+    """Makes the userland the root of a mount namespace: no process in a chroot may make a user namespace."""
+    os.unshare(os.CLONE_NEWNS)
+    # To the root directory that the namespace has, which is that of the first process.
+    os.setns(os.open("/proc/self/ns/mnt", os.O_RDONLY), os.CLONE_NEWNS)
+    os.chdir("/userland")
+    libc("mount", b".", b"/", None, MS_MOVE, None)
+    os.chroot(".")
+    os.chdir("/")
 
 
 def too_long(*_):
