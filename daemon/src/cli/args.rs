@@ -256,6 +256,13 @@ pub struct ShareArgs {
     /// Leave dropping them to the guest's kernel, which asks for the attribute before each write.
     #[arg(long, overrides_with = "killpriv_v2", help_heading = "Share")]
     pub no_killpriv_v2: bool,
+    /// Let the guest mount the share with mapped ids (`mount -o X-mount.idmap=...`); Linux 6.12 or later.
+    ///
+    /// The guest's kernel then names the calling user only in requests that make a file, on all mounts of the share.
+    /// Set-user-id and set-group-id are dropped for root too where the daemon has to know the user (fallocate,
+    /// `copy_file_range`); docs/compatibility.md has the list.
+    #[arg(long, help_heading = "Share")]
+    pub allow_idmap: bool,
     /// Open files with `O_NOATIME` where the guest asked for it; without it, the flag is ignored.
     #[arg(long, help_heading = "Share")]
     pub preserve_noatime: bool,

@@ -355,6 +355,7 @@ fn offered_flags(share: &Share, granted: Access) -> InitFlags {
         | when(alone, InitFlags::CACHE_SYMLINKS)
         | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
         | when(share.killpriv, InitFlags::HANDLE_KILLPRIV_V2)
+        | when(share.idmap, InitFlags::ALLOW_IDMAP)
         | when(share.submounts, InitFlags::SUBMOUNTS)
         | when(share.writeback, InitFlags::WRITEBACK_CACHE)
         | when(share.mmap, InitFlags::DIRECT_IO_ALLOW_MMAP)
@@ -384,6 +385,7 @@ mod tests {
         for (words, flag) in [
             ("--posix-acl", InitFlags::POSIX_ACL | InitFlags::DONT_MASK | InitFlags::SETXATTR_EXT),
             ("--writeback", InitFlags::WRITEBACK_CACHE),
+            ("--allow-idmap", InitFlags::ALLOW_IDMAP),
             ("--cache exclusive", InitFlags::CACHE_SYMLINKS),
             ("--cache always", InitFlags::CACHE_SYMLINKS),
         ] {

@@ -113,6 +113,8 @@ pub struct Share {
     pub readdirplus: bool,
     /// Drop privileged bits here.
     pub killpriv: bool,
+    /// The guest may mount the share with mapped ids.
+    pub idmap: bool,
     /// Serve extended attributes.
     pub xattr: bool,
     /// Serve POSIX ACLs; implies `xattr`.
@@ -377,6 +379,7 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         // A guest that may keep no entry asks for each again.
         readdirplus: !args.no_readdirplus && !timeouts.entry.is_zero(),
         killpriv: !args.no_killpriv_v2,
+        idmap: args.allow_idmap,
         xattr: args.xattr || posix_acl,
         posix_acl,
         submounts: !args.no_announce_submounts,

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use crate::guest_report::Report;
 
 /// The cases' files, as the guest finds them in `/extra`.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
+    ("idmap.py", include_str!("../guest_scripts/idmap.py")),
     ("rootless.py", include_str!("../guest_scripts/rootless.py")),
     ("bits.py", include_str!("../guest_scripts/bits.py")),
     ("posix.py", include_str!("../guest_scripts/posix.py")),
