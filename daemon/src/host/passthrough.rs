@@ -129,6 +129,17 @@ pub enum OpenError {
     },
 }
 
+/// Logs what the daemon's own rights do not allow when it makes files in a guest user's name.
+fn log_missing_rights(identity: &Identity) {
+    if !identity.can_switch() {
+        tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+    } else if !identity.keeps_capabilities() {
+        tracing::warn!(
+            "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
+        );
+    }
+}
+
 /// Prepares a thread for serving and ends it: a failure in a thread that serves would stop every queue of a guest that
 /// has already mounted.
 fn try_thread(proc_fds: &ProcFds) -> std::io::Result<()> {
@@ -168,13 +179,7 @@ impl Passthrough {
             .map_err(|source| OpenError::Openat2 { source })?;
         try_thread(&proc_fds).map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
-        if !identity.can_switch() {
-            tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
-        } else if !identity.keeps_capabilities() {
-            tracing::warn!(
-                "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
-            );
-        }
+        log_missing_rights(&identity);
         let stat = resolve::stat(root.as_fd())
             .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
         let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
