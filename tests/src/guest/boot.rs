@@ -54,27 +54,30 @@ pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Run
     }
     let (child, placement) = spawn(guest, &mut command)?;
     let limit = (console == Console::Logged).then_some(guest.limit);
-    Ok(Running::new(child, placement, Files { work, paths }, limit))
+    let running = Running::new(child, placement, Files { work, paths }, limit);
+    Ok(if guest.kernel == Kernel::UserMode { running.recording_panics() } else { running })
 }
 
-/// Starts the guest's process; User-mode Linux on one CPU with its daemons.
+/// Starts the guest's process; User-mode Linux on one CPU with its daemons, unless told otherwise.
 fn spawn(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placement>), GuestError> {
     match guest.kernel {
-        Kernel::Qemu => {
+        Kernel::UserMode if guest.pinned => pinned(guest, command),
+        Kernel::UserMode | Kernel::Qemu => {
             let child = command.spawn().map_err(GuestError::host(format!("cannot start {command:?}")))?;
             Ok((child, None))
         }
-        Kernel::UserMode => {
-            let failed = GuestError::host("cannot choose a CPU for the guest and its daemons");
-            let placement = Placement::choose().map_err(failed)?;
-            for share in &guest.shares {
-                let failed = GuestError::host("cannot move a daemon to its guest's CPU");
-                placement.move_daemon(&share.socket).map_err(failed)?;
-            }
-            let failed = GuestError::host(format!("cannot start {command:?}"));
-            Ok((placement.spawn(command).map_err(failed)?, Some(placement)))
-        }
     }
+}
+
+fn pinned(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placement>), GuestError> {
+    let failed = GuestError::host("cannot choose a CPU for the guest and its daemons");
+    let placement = Placement::choose().map_err(failed)?;
+    for share in &guest.shares {
+        let failed = GuestError::host("cannot move a daemon to its guest's CPU");
+        placement.move_daemon(&share.socket).map_err(failed)?;
+    }
+    let failed = GuestError::host(format!("cannot start {command:?}"));
+    Ok((placement.spawn(command).map_err(failed)?, Some(placement)))
 }
 
 fn initramfs(

@@ -187,6 +187,7 @@ pub struct Guest {
     files: Vec<GuestFile>,
     userland: bool,
     kernel_options: Vec<String>,
+    pinned: bool,
 }
 
 impl Guest {
@@ -201,12 +202,21 @@ impl Guest {
             files: Vec::new(),
             userland: false,
             kernel_options: Vec::new(),
+            pinned: true,
         }
     }
 
     /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, eight minutes at most.
     pub fn qemu() -> Self {
         Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(8), ..Self::uml() }
+    }
+
+    /// Leaves the guest and its daemons to the host's scheduler. For guests that wait for one another: on a busy host, one of
+    /// them that is confined to the busier CPU would hold up all.
+    #[must_use]
+    pub fn unpinned(mut self) -> Self {
+        self.pinned = false;
+        self
     }
 
     /// Which kernel this guest runs.

@@ -14,10 +14,10 @@ pub const PANICS_VARIABLE: &str = "PINHOLE_GUEST_PANICS";
 const MARKS: [&str; 2] = ["Kernel panic - not syncing", "bad: scheduling from the idle thread"];
 
 /// Records that the guest of `test` panicked, if its kernel's log says so.
-pub(super) fn record(test: Option<&str>, kernel_log: &str) {
+pub(super) fn record(test: &str, kernel_log: &str) {
     let Some(file) = std::env::var_os(PANICS_VARIABLE) else { return };
     let panicked = kernel_log.lines().find(|line| MARKS.iter().any(|mark| line.contains(mark)));
-    if let (Some(test), Some(line)) = (test, panicked) {
+    if let Some(line) = panicked {
         // Where it cannot be recorded, the test is not run again: its failure stands.
         append(Path::new(&file), &format!("{test}\t{line}\n")).unwrap_or_default();
     }

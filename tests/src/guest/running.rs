@@ -82,9 +82,9 @@ impl Finished {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    /// Of User-mode Linux, given back when the guest has ended.
+    /// Of a pinned guest, given back when the guest has ended.
     placement: Option<Placement>,
-    /// The test that has started it, where it runs on a thread of its own.
+    /// The test for which a panic of its kernel is recorded.
     test: Option<String>,
     work: TempDir,
     paths: Paths,
@@ -101,8 +101,13 @@ impl Running {
         Files { work, paths }: Files,
         limit: Option<Duration>,
     ) -> Self {
-        let test = std::thread::current().name().map(str::to_owned);
-        Self { child, placement, test, work, paths, limit, started: Instant::now(), ended: None }
+        Self { child, placement, test: None, work, paths, limit, started: Instant::now(), ended: None }
+    }
+
+    /// Records a panic of the guest's kernel as one of the test that runs on this thread.
+    pub(super) fn recording_panics(mut self) -> Self {
+        self.test = std::thread::current().name().map(str::to_owned);
+        self
     }
 
     /// The host process that is the guest.
@@ -195,9 +200,9 @@ impl Running {
         // A child that has already ended needs no killing.
         drop(self.child.kill());
         self.ended = Some(self.child.wait().unwrap_or_else(|_gone| ExitStatus::from_raw(0)));
-        // Only User-mode Linux has a placement.
-        if self.placement.take().is_some() {
-            panics::record(self.test.as_deref(), &self.kernel_log());
+        self.placement = None;
+        if let Some(test) = self.test.take() {
+            panics::record(&test, &self.kernel_log());
         }
     }
 

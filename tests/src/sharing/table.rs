@@ -265,6 +265,7 @@ fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault
             .userland()
             .memory_mib(GUEST_MEMORY_MIB)
             .limit(GUEST_LIMIT)
+            .unpinned()
             .share(daemon.socket(), TAG)
             .file("party", 0o755, program.as_slice())
             .start(SCRIPT)?;
