@@ -80,10 +80,18 @@ pub const MOUNT_THREADS_DEFAULT_MAX: u16 = 4;
 /// second time, which its program sees as ESTALE.
 pub const RETRIES_MAX: usize = 64;
 
-/// How long one is remembered that does not arrive: much longer than Linux takes to look a path up.
-pub const RETRY_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long one is remembered that does not arrive. Linux looks a path up in far less than a second, but a busy host, a
+/// paused VM or a frozen daemon may hold it up. A thread that is forgotten may be refused a second time, and its program
+/// then sees ESTALE. To remember it longer costs only that what it looks up meanwhile is kept open.
+pub const RETRY_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Nodes that a guest may know at once: each takes about 170 bytes, and a guest's own kernel some six times as much for
+/// Nodes that are remembered of the path that such a thread looks up: the last of a path that is longer than most.
+pub const REWALK_NODES_MAX: usize = 16;
+
+/// How long an answer may take from here until the guest's kernel has handled it. Until then it may come after a later one.
+pub const REPLY_HANDLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Nodes that a guest may know at once: each takes about 180 bytes, and a guest's own kernel some six times as much for
 /// each inode that it knows, so only a hostile guest comes near (3 GB).
 pub const NODES_MAX: u32 = 1 << 24;
 

@@ -19,6 +19,7 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
     let config = Config {
         shared_dir: directory.path().to_owned(),
         cache: CacheMode::Auto,
+        entry_timeout: std::time::Duration::from_secs(1),
         direct_io: false,
         xattr: false,
         posix_acl: false,

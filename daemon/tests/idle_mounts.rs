@@ -30,6 +30,7 @@ impl Share {
             posix_acl: false,
             announce_submounts: true,
             preserve_noatime: false,
+            entry_timeout: std::time::Duration::from_secs(1),
             file_handles: FileHandles::Prefer,
             descriptors_max,
             limits: Limits::default(),

@@ -27,6 +27,7 @@ fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
     Config {
         shared_dir: directory.path().to_owned(),
         cache: CacheMode::Auto,
+        entry_timeout: std::time::Duration::from_secs(1),
         direct_io: false,
         xattr: false,
         posix_acl: false,

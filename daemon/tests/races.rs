@@ -42,6 +42,7 @@ impl Share {
         let config = Config {
             shared_dir: directory.path().to_owned(),
             cache: CacheMode::Auto,
+            entry_timeout: Duration::from_secs(1),
             direct_io: false,
             xattr: false,
             posix_acl: false,

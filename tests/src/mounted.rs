@@ -12,9 +12,11 @@ use crate::program::{Program, pinhole};
 
 /// A directory and its mounts. Dropping it unmounts them.
 #[derive(Debug)]
-pub struct Mounts {
+pub struct Mounts<P = ()> {
     // First the programs: each ends with its mount.
-    mounts: Vec<Mount>,
+    mounted: Vec<Mount>,
+    /// What lies on the directory.
+    _prepared: P,
     folder: TempDir,
 }
 
@@ -30,17 +32,30 @@ impl Mounts {
     /// # Errors
     /// [`DaemonError`] with what the program printed; /dev/fuse and root are needed.
     pub fn new(arguments: &[&[&str]]) -> Result<Self, DaemonError> {
+        Mounts::prepared(arguments, |_share| ())
+    }
+}
+
+impl<P> Mounts<P> {
+    /// As [`Mounts::new`], of a directory that `prepare` has filled or mounted something on. What it returns is kept
+    /// until after the directory is unmounted.
+    ///
+    /// # Errors
+    /// As [`Mounts::new`].
+    pub fn prepared(arguments: &[&[&str]], prepare: impl FnOnce(&Path) -> P) -> Result<Self, DaemonError> {
         let host = |what| move |source| DaemonError::Host { what, source };
         let made = tempfile::Builder::new().prefix("pinhole-mounts-").tempdir();
-        let mut mounts = Self { mounts: Vec::new(), folder: made.map_err(host("cannot make a folder"))? };
-        std::fs::create_dir(mounts.host()).map_err(host("cannot make the share"))?;
+        let folder = made.map_err(host("cannot make a folder"))?;
+        let share = folder.path().join("share");
+        std::fs::create_dir(&share).map_err(host("cannot make the share"))?;
+        let mut mounts = Self { mounted: Vec::new(), _prepared: prepare(&share), folder };
         for (index, arguments) in arguments.iter().enumerate() {
             let place = mounts.folder.path().join(format!("mnt{index}"));
             std::fs::create_dir(&place).map_err(host("cannot make a mount point"))?;
             let mut command = pinhole(["mount"])?;
             let mut program = Program::start(command.args(*arguments).arg(mounts.host()).arg(&place))?;
             program.wait_for("Mounted ")?;
-            mounts.mounts.push(Mount { program, place });
+            mounts.mounted.push(Mount { program, place });
         }
         Ok(mounts)
     }
@@ -52,18 +67,18 @@ impl Mounts {
 
     /// Where it is mounted, in the order of the arguments.
     pub fn places(&self) -> impl Iterator<Item = &Path> {
-        self.mounts.iter().map(|mount| mount.place.as_path())
+        self.mounted.iter().map(|mount| mount.place.as_path())
     }
 
     /// What the daemons have printed on standard error.
     pub fn stderr(&self) -> String {
-        self.mounts.iter().map(|mount| mount.program.stderr()).collect()
+        self.mounted.iter().map(|mount| mount.program.stderr()).collect()
     }
 }
 
-impl Drop for Mounts {
+impl<P> Drop for Mounts<P> {
     fn drop(&mut self) {
-        for mount in &self.mounts {
+        for mount in &self.mounted {
             // A mount that is gone already is as well.
             drop(io::Result::from(
                 rustix::mount::unmount(&mount.place, UnmountFlags::DETACH).map_err(io::Error::from),

@@ -175,6 +175,66 @@ fn an_open_of_a_name_that_another_has_given_to_another_file_is_sent_back() {
 }
 
 #[test]
+fn a_removed_directory_is_stale_once_to_each_thread() {
+    for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
+        let mut two = Two::new(&["--cache=auto", found_by]);
+        fs::create_dir(two.host("d")).unwrap();
+        fs::write(two.host("d/old"), "").unwrap();
+        let known = two.one.lookup("d").unwrap().0.node;
+        // What is looked up in it keeps it open.
+        two.one.lookup_in(known, "old").unwrap();
+        let stream = two.one.open_dir(known).unwrap();
+        fs::remove_dir_all(two.host("d")).unwrap();
+        fs::create_dir(two.host("d")).unwrap();
+        fs::write(two.host("d/new"), "").unwrap();
+        for _ in 0..2 {
+            assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::STALE, "{found_by}");
+            assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::NOENT, "{found_by}");
+            // Linux gives ESTALE of this one to a program that makes a name.
+            assert_eq!(errno(two.one.lookup_in(known, "made")), Errno::NOENT, "{found_by}");
+            assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::STALE, "{found_by}");
+            assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::NOENT, "{found_by}");
+            assert_eq!(errno(two.one.open_dir(known)), Errno::STALE, "{found_by}");
+            let again = two.one.open_dir(known).unwrap();
+            // An open stream has no path to look up.
+            for handle in [stream, again] {
+                assert_eq!(errno(two.one.read_dir(known, handle)), Errno::NOENT, "{found_by}");
+            }
+        }
+        let found = two.one.lookup("d").unwrap().0.node;
+        assert_ne!(found, known);
+        two.one.lookup_in(found, "new").unwrap();
+        two.one.make_dir_in(found, "made").unwrap();
+        two.one.open_dir(found).unwrap();
+    }
+}
+
+/// What another has just changed is read past the guest's page cache, whatever length its kernel believes.
+#[test]
+fn an_open_soon_after_a_change_bypasses_the_page_cache() {
+    let mut two = Two::new(&["--cache=auto"]);
+    fs::write(two.host("file"), "1234").unwrap();
+    let node = two.one.lookup("file").unwrap().0.node;
+    let direct = |guest: &mut Files| {
+        guest.open(node, OpenFlags::empty()).map(|open| open.flags.contains(OpenReplyFlags::DIRECT_IO))
+    };
+    assert!(!direct(&mut two.one).unwrap());
+    fs::write(two.host("file"), "12345678").unwrap();
+    assert_eq!(errno(direct(&mut two.one)), Errno::STALE);
+    two.one.lookup("file").unwrap();
+    assert!(direct(&mut two.one).unwrap());
+    two.one.lookup("file").unwrap();
+    assert!(direct(&mut two.one).unwrap(), "another thread may still be told the old length");
+    // Once all that was told before has been handled, the next answer is believed.
+    let since = std::time::Instant::now();
+    while direct(&mut two.one).unwrap() {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        two.one.lookup("file").unwrap();
+    }
+    assert!(since.elapsed() > Duration::from_millis(500));
+}
+
+#[test]
 fn what_is_written_with_a_writeback_cache_or_without_any_is_not_sent_back() {
     for arguments in [&["--cache=auto", "--writeback"][..], &["--cache=strict"], &["--cache=exclusive"]] {
         let mut two = Two::new(arguments);
@@ -373,6 +433,7 @@ fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [
         "tests",
+        "tests/coherence_races",
         "tests/linearizable",
         "../daemon/src/cli",
         "../daemon/src/host",

@@ -156,6 +156,33 @@ fn auto_opens_the_file_that_has_the_name_and_not_the_one_that_had_it() {
     }
 }
 
+/// Another moves a file; the reader has found it by its new name since, and still trusts the old one.
+#[test]
+fn auto_opens_no_moved_file_by_its_old_name() {
+    for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
+        let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", found_by]);
+        for (number, (writer, reader)) in two.pairs().into_iter().enumerate() {
+            for reused in [false, true] {
+                let (old, new) = (format!("old-{number}-{reused}"), format!("new-{number}-{reused}"));
+                fs::write(writer.join(&old), "moved").unwrap();
+                assert_eq!(opened(reader.join(&old)).1, "moved");
+                fs::rename(writer.join(&old), writer.join(&new)).unwrap();
+                if reused {
+                    fs::write(writer.join(&old), "fresh").unwrap();
+                }
+                assert_eq!(reader.join(&new).metadata().unwrap().len(), 5);
+                if reused {
+                    fs::write(reader.join(&old), "own").unwrap();
+                    assert_eq!(fs::read_to_string(two.mounts.host().join(&new)).unwrap(), "moved");
+                } else {
+                    assert_eq!(File::open(reader.join(&old)).unwrap_err().kind(), ErrorKind::NotFound);
+                }
+                assert_eq!(opened(reader.join(&new)), (5, "moved".to_owned()));
+            }
+        }
+    }
+}
+
 #[test]
 fn auto_shows_attributes_and_names_at_most_their_timeouts_old() {
     let seconds = TIMEOUT.as_secs_f64();

@@ -299,6 +299,7 @@ fn build_session(
             args::CacheMode::Auto => host::CacheMode::Auto,
             args::CacheMode::Exclusive | args::CacheMode::Always => host::CacheMode::Exclusive,
         },
+        entry_timeout: share.timeouts.entry,
         direct_io: share.direct_io,
         xattr: share.xattr,
         posix_acl: share.posix_acl,

@@ -170,15 +170,16 @@ impl Passthrough {
     pub(super) fn read_link(
         &self,
         node: &NodeRef,
-        _: &Call<'_, protocol::ReadLink>,
+        call: &Call<'_, protocol::ReadLink>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let target =
-            rustix::fs::readlinkat(&*self.reach(node)?, c"", Vec::new()).map_err(|error| match error {
-                // The host says ENOENT for an empty path on what is no link.
-                rustix::io::Errno::NOENT => Errno::EINVAL,
-                other => errno(other),
-            })?;
+        let link = self.reach(node)?;
+        let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
+            // The host says ENOENT for an empty path on what is no link.
+            rustix::io::Errno::NOENT => Errno::EINVAL,
+            other => errno(other),
+        })?;
+        self.check_not_removed((node, link.as_fd()), &call.caller)?;
         out.extend_from_slice(target.as_bytes());
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How much data the guest may cache; `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub shared_dir: PathBuf,
     /// How much data the guest may cache.
     pub cache: CacheMode,
+    /// How long the guest trusts that a name leads to the inode that it was told; `--entry-timeout`.
+    pub entry_timeout: Duration,
     /// O_DIRECT of the guest reaches the host's files.
     pub direct_io: bool,
     /// Extended attributes.

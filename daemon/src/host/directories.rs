@@ -27,13 +27,20 @@ enum Step {
 }
 
 impl Passthrough {
-    pub(super) fn open_dir(&self, node: &NodeRef, _: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
+    pub(super) fn open_dir(&self, node: &NodeRef, call: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
         if node.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
         let tickets = self.handle_tickets()?;
         let mount = self.hold_mount(node)?;
-        let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let found_anew = self.retries.settle(call.caller.pid, Some(node.id()));
+        let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY);
+        let stream = self.answer_at(&[(node, None)], &call.caller, stream)?;
+        if found_anew {
+            self.retries.forget_refusal(call.caller.pid, node.id());
+        } else {
+            self.check_not_removed((node, stream.as_fd()), &call.caller)?;
+        }
         let handle = self.directories.insert(DirHandle {
             node: NodeRef::clone(node),
             stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),

@@ -51,7 +51,7 @@ impl Passthrough {
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
             if let Some(node) = self.nodes.reference_open((key, then), |node| {
-                node.told.find(&stat);
+                self.tell_found(node, &stat, found);
                 self.narrow(node, found);
             }) {
                 return Ok(self.entry((node, &mount), &stat, directory));
@@ -138,7 +138,7 @@ impl Passthrough {
         if known {
             self.narrow(&node, found);
         }
-        node.told.find(stat);
+        self.tell_found(&node, stat, found);
         // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
         // is of no matter to this lookup.
         if known && node.touch() {
@@ -190,7 +190,7 @@ impl Passthrough {
         if opened {
             self.keep_open(&node);
         }
-        node.told.find(stat);
+        self.tell_found(&node, stat, found);
         let entry = self.entry((NodeId(node.id()), &node.mount), stat, found.directory);
         Ok((node, entry))
     }

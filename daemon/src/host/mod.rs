@@ -28,6 +28,7 @@ mod open;
 mod passthrough;
 mod reach;
 mod reaper;
+mod removed;
 mod resolve;
 mod retries;
 mod rules;

@@ -53,6 +53,8 @@ pub(crate) struct Traits {
     /// What makes a file durable makes each of its names durable, whichever it was opened by. Seen on a disk that loses its
     /// power (`tests/tests/power_loss.rs`); of btrfs it is not true, nor of what lies over one.
     pub(crate) fsync_keeps_names: bool,
+    /// An inode that was removed has no links. Not on overlayfs, where a directory's links are those of one layer.
+    pub(crate) counts_links: bool,
     /// A file handle leads to its inode also when the host has forgotten that; on others (FUSE, FAT) only as long as
     /// the host has it in memory.
     lasting_handles: bool,
@@ -114,6 +116,7 @@ impl Traits {
             remote: matches!(kind, NFS | CIFS | SMB2 | CEPH | V9FS | FUSE),
             fsync_keeps_names: in_memory || matches!(kind, EXT | XFS),
             stable_numbers: local || matches!(kind, NFS | CEPH),
+            counts_links: local && kind != OVERLAYFS,
             lasting_handles: local,
         }
     }

@@ -71,16 +71,19 @@ impl Passthrough {
         self.look_up_new(ticket, (parent, name), (FileType::Directory, made))
     }
 
-    pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
-        let protocol::Link { target, name } = call.operation;
-        let node = self.nodes.get(target)?;
-        let (target, directory) = (self.reach(&node)?, self.reach(parent)?);
+    pub(super) fn link(
+        &self,
+        (node, parent): (&NodeRef, &NodeRef),
+        call: &Call<'_, protocol::Link<'_>>,
+    ) -> Answer<Entry> {
+        let name = call.operation.name;
+        let (target, directory) = (self.reach(node)?, self.reach(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
         self.note_moved(directory.as_fd(), parent, name);
-        self.look_up_linked(&node, target.as_fd(), parent)
+        self.look_up_linked(node, target.as_fd(), parent)
     }
 
     pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
@@ -97,18 +100,17 @@ impl Passthrough {
     /// `only_files`: a directory is not moved, EXDEV.
     pub(super) fn rename(
         &self,
-        parent: &NodeRef,
+        (parent, new_parent): (&NodeRef, &NodeRef),
         call: &Call<'_, protocol::Rename<'_>>,
         only_files: bool,
     ) -> Answer<()> {
-        let protocol::Rename { name, new_directory, new_name, flags } = call.operation;
-        let new_parent = self.nodes.get(new_directory)?;
+        let protocol::Rename { name, new_name, flags, .. } = call.operation;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
         // The kernel takes no other flag beside this one, and the filter of host calls lets none through to it.
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
             return Err(Errno::EINVAL);
         }
-        let (from, to) = (self.reach(parent)?, self.reach(&new_parent)?);
+        let (from, to) = (self.reach(parent)?, self.reach(new_parent)?);
         let _held = self.hold_names(only_files);
         if only_files {
             self.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
@@ -116,7 +118,7 @@ impl Passthrough {
         self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;
-        self.note_moved(to.as_fd(), &new_parent, new_name);
+        self.note_moved(to.as_fd(), new_parent, new_name);
         if flags.contains(RenameFlags::EXCHANGE) {
             self.note_moved(from.as_fd(), parent, name);
         }

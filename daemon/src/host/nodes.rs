@@ -13,7 +13,7 @@ use super::told::Told;
 use crate::limits::NODE_SHARDS;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
-use pinhole_protocol::{Errno, NodeId};
+use pinhole_protocol::{Errno, Name, NodeId};
 use rustix::fs::FileType;
 use std::ffi::CStr;
 use std::hash::BuildHasher;
@@ -427,6 +427,11 @@ impl NodeTable {
         self.nodes.len()
     }
 
+    /// Tells names apart; never zero.
+    pub(crate) fn hash_of_name(&self, name: Name<'_>) -> u64 {
+        self.hasher.hash_one(name.as_bytes()) | 1
+    }
+
     fn hash(&self, key: NodeKey) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -480,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_node_takes_little_memory() {
-        assert!(size_of::<Entry<Node>>() <= 104, "{} bytes", size_of::<Entry<Node>>());
+        assert!(size_of::<Entry<Node>>() <= 112, "{} bytes", size_of::<Entry<Node>>());
     }
 
     /// Something on the mount of the temporary folder, with numbers as a file system may give them out.

@@ -5,7 +5,7 @@ use super::config::CacheMode;
 use super::dirty::Dirty;
 use super::handles::{FileHandle, HandleTickets};
 use super::lookup::Found;
-use super::nodes::{Node, NodeRef, Pin};
+use super::nodes::{NodeRef, Pin};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
 use super::{Answer, Call, Caller, Pace};
@@ -22,8 +22,11 @@ const CREATE_TRIES: usize = 8;
 impl Passthrough {
     pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
         let tickets = self.handle_tickets()?;
-        let checked = self.is_to_be_checked(node, call);
-        self.open_node((tickets, checked), node, self.with_kill(call.operation, &call.caller))
+        let open = self.with_kill(call.operation, &call.caller);
+        let is_let_in = self.is_let_in(node, call);
+        let checked = !is_let_in && self.is_close_to_open();
+        let file = self.open_node(checked, node, open)?;
+        self.enter_file(tickets, (file, node, is_let_in), open)
     }
 
     /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
@@ -33,12 +36,7 @@ impl Passthrough {
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
-    fn open_node(
-        &self,
-        (tickets, checked): (HandleTickets, bool),
-        node: &NodeRef,
-        open: Open,
-    ) -> Answer<OpenReply> {
+    fn open_node(&self, checked: bool, node: &NodeRef, open: Open) -> Answer<OwnedFd> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
@@ -69,7 +67,7 @@ impl Passthrough {
         } else if checked && !changes {
             self.check_told(node, &resolve::stat(file.as_fd())?)?;
         }
-        self.enter_file(tickets, (file, node), open)
+        Ok(file)
     }
 
     /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
@@ -78,11 +76,11 @@ impl Passthrough {
         host_flags(flags, self.negotiated(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
     }
 
-    /// Gives the guest a handle for an opened host file.
+    /// Gives the guest a handle for an opened host file, which it comes to as it was told to or not ([`Self::is_let_in`]).
     fn enter_file(
         &self,
         tickets: HandleTickets,
-        (file, node): (OwnedFd, &NodeRef),
+        (file, node, is_let_in): (OwnedFd, &NodeRef, bool),
         open: Open,
     ) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
@@ -95,7 +93,9 @@ impl Passthrough {
         } else {
             (None, None)
         };
-        let flags = self.reply_flags(node, open);
+        let uncached = self.is_uncached(node, is_let_in);
+        let mut flags = self.reply_flags(node, open);
+        flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
         let handle = self.files.insert(FileHandle {
             file,
             key: node.key(),
@@ -120,7 +120,7 @@ impl Passthrough {
         self.rules().is_some() || open.flags.access_mode() != AccessMode::Read && self.is_close_to_open()
     }
 
-    fn reply_flags(&self, node: &Node, open: Open) -> OpenReplyFlags {
+    fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
         let mut flags = match self.config.cache {
             CacheMode::Strict => OpenReplyFlags::DIRECT_IO,
             // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
@@ -185,7 +185,8 @@ impl Passthrough {
         let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.nodes.get(entry.node)?;
         self.check_found(&node, call)?;
-        let reply = self.open_node((tickets, false), &node, open)?;
+        let file = self.open_node(false, &node, open)?;
+        let reply = self.enter_file(tickets, (file, &node, false), open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
             entry.attr = match self.stat_node(&node) {
@@ -234,7 +235,7 @@ impl Passthrough {
         let stat = resolve::stat(file.as_fd())?;
         let path_fd = || self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
         let (node, entry) = self.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
-        self.enter_file(tickets.1, (file, &node), open)
+        self.enter_file(tickets.1, (file, &node, false), open)
             .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)))
             .map(|reply| (entry, reply))
     }

@@ -319,6 +319,22 @@ macro_rules! changing_families {
     };
 }
 
+/// The same for operations on a directory, or on a name in it, that may have been removed.
+macro_rules! directory_families {
+    ($($name:ident($operation:ty) $(of $field:ident)? -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
+            let call = call.into_inner();
+            let name = [$(call.operation.$field)?].first().copied();
+            let answer = self.nodes.get(call.node).and_then(|directory| {
+                let _held = self.hold_to_change(&directory)?;
+                let answer = self.$name(&directory, &call);
+                self.answer_at(&[(&directory, name)], &call.caller, answer)
+            });
+            self.note_stale(&call.caller, answer)
+        })*
+    };
+}
+
 /// The same for operations on a handle, which say everything by themselves.
 macro_rules! handle_families {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
@@ -368,9 +384,28 @@ impl FileSystem for Passthrough {
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
         let only_files = call.only_files();
         let call = call.into_inner();
-        let node = self.nodes.get(call.node)?;
-        let _held = self.hold_to_change(&node)?;
-        self.rename(&node, &call, only_files)
+        let rename = |from| {
+            let protocol::Rename { name, new_directory, new_name, .. } = call.operation;
+            let to = self.nodes.get(new_directory)?;
+            let _held = self.hold_to_change(&from)?;
+            let answer = self.rename((&from, &to), &call, only_files);
+            self.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
+        };
+        let answer = self.nodes.get(call.node).and_then(rename);
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
+        let call = call.into_inner();
+        let link = |directory| {
+            let protocol::Link { target, name } = call.operation;
+            let target = self.nodes.get(target)?;
+            let _held = self.hold_to_change(&directory)?;
+            let answer = self.link((&target, &directory), &call);
+            self.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
+        };
+        let answer = self.nodes.get(call.node).and_then(link);
+        self.note_stale(&call.caller, answer)
     }
 
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
@@ -398,16 +433,18 @@ impl FileSystem for Passthrough {
 
     changing_families! {
         set_attr(protocol::SetAttr) -> Attr;
-        sym_link(protocol::SymLink<'_>) -> Entry;
-        mk_nod(protocol::MkNod<'_>) -> Entry;
-        mk_dir(protocol::MkDir<'_>) -> Entry;
-        link(protocol::Link<'_>) -> Entry;
-        unlink(protocol::Unlink<'_>) -> ();
-        rm_dir(protocol::RmDir<'_>) -> ();
-        create(protocol::Create<'_>) -> (Entry, OpenReply);
-        tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
         set_xattr(protocol::SetXattr<'_>) -> ();
         remove_xattr(protocol::RemoveXattr<'_>) -> ();
+    }
+
+    directory_families! {
+        sym_link(protocol::SymLink<'_>) of name -> Entry;
+        mk_nod(protocol::MkNod<'_>) of name -> Entry;
+        mk_dir(protocol::MkDir<'_>) of name -> Entry;
+        unlink(protocol::Unlink<'_>) of name -> ();
+        rm_dir(protocol::RmDir<'_>) of name -> ();
+        create(protocol::Create<'_>) of name -> (Entry, OpenReply);
+        tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
     }
 
     handle_families! {

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::path::DecInt;
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime};
 
 /// Every resolution stays beneath its directory, follows no link of any kind.
 const BENEATH: ResolveFlags =
@@ -59,6 +60,29 @@ pub(crate) fn open_beneath(
 /// Finds a component beneath a directory, without opening what it names.
 pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
     open_beneath(directory, name, OFlags::PATH, Mode::empty())
+}
+
+/// What stands now where a removed directory was, beneath `root`: the host remembers the path of a removed directory.
+///
+/// # Errors
+/// ENOENT where nothing stands there; others where it is no directory, or the path is not known.
+pub(crate) fn successor_of(
+    proc_fds: &ProcFds,
+    root: BorrowedFd<'_>,
+    removed: BorrowedFd<'_>,
+) -> Result<OwnedFd, Errno> {
+    let (root_path, path) = (proc_fds.path_of(root), proc_fds.path_of(removed));
+    let below = root_path.as_deref().zip(path.as_deref()).and_then(|(root, path)| below(root, path));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(root, below.ok_or(Errno::EIO)?, flags, Mode::empty(), BENEATH).map_err(errno)
+}
+
+/// The way from the path of a directory to that of a removed one below it.
+fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
+    let path = path.strip_suffix(DELETED)?;
+    // The root of a process is "/", which ends as other paths do not.
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    path.strip_prefix(root)?.strip_prefix(b"/").filter(|below| !below.is_empty())
 }
 
 /// Asks the host about a component of a directory, without opening what it names and without following a link.
@@ -173,6 +197,13 @@ impl Stat {
         u32::try_from(time & u64::from(u32::MAX)).ok().and_then(NonZero::new).unwrap_or(NonZero::<u32>::MIN)
     }
 
+    /// When anything of it was changed last; `None` before 1970.
+    pub(crate) fn changed_at(&self) -> Option<SystemTime> {
+        let time = self.0.stx_ctime;
+        let since = Duration::new(u64::try_from(time.tv_sec).ok()?, time.tv_nsec);
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    }
+
     /// As a FUSE attribute reply says it.
     pub(crate) fn attr(&self) -> Attr {
         let stat = &self.0;
@@ -240,6 +271,23 @@ pub(crate) const fn decode_device(device: u32) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn way_to_a_removed_directory_starts_at_the_root() {
+        let below = |root: &str, path: &'static str| below(root.as_bytes(), path.as_bytes());
+        assert_eq!(below("/", "/a/b (deleted)"), Some(&b"a/b"[..]));
+        assert_eq!(below("/share", "/share/a (deleted)"), Some(&b"a"[..]));
+        for (root, path) in [
+            ("/share", "/shared/a (deleted)"),
+            ("/share", "/other/a (deleted)"),
+            ("/share", "/share (deleted)"),
+            ("/share", "/share/a"),
+            ("/", "/ (deleted)"),
+            ("/", "(unreachable)/a (deleted)"),
+        ] {
+            assert_eq!(below(root, path), None, "{root} {path}");
+        }
+    }
 
     #[test]
     fn device_numbers_survive_packing() {

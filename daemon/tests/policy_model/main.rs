@@ -100,6 +100,7 @@ impl World {
             shared_dir: shared.path().to_owned(),
             // Under `auto` an open of what has lost its name is sent back once to look for it.
             cache: CacheMode::Exclusive,
+            entry_timeout: std::time::Duration::from_secs(1),
             direct_io: false,
             xattr: false,
             posix_acl: false,

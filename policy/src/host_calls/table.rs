@@ -150,6 +150,7 @@ pub(super) const ROWS: &[Row] = &[
     row("fstatfs", WORKER, ALWAYS, &[], "which kind of file system, and its figures"),
     row("readlinkat", WORKER, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
     row("readlinkat", SERVING, any(Access::LOCK), &[BY_DESCRIPTOR], "the name of a file that is locked"),
+    row("readlinkat", WORKER, any(Access::LOOKUP), &[BY_DESCRIPTOR], "where a removed directory was"),
     row("getdents64", WORKER, any(Access::LIST), &[], "list a directory"),
     row("lseek", WORKER, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "go on in a listing"),
     // Data.

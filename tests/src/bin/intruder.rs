@@ -186,6 +186,7 @@ fn host_config(share: &Path, file_handles: FileHandles) -> Config {
         syncs: true,
         rules: None,
         cache: CacheMode::Auto,
+        entry_timeout: Duration::from_secs(1),
         direct_io: false,
         xattr: false,
         posix_acl: false,

@@ -5,9 +5,9 @@ use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};
 use pinhole_protocol::client::{decode_attr, decode_created, decode_entry, decode_open, decode_u32};
 use pinhole_protocol::{
-    Attr, Create, Entry, Flush, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, Name, NodeId, Open,
-    OpenFlags, OpenReply, Operation, Read, Release, Rename, RenameFlags, SetAttr, Timeouts, Unlink, Write,
-    WriteFlags,
+    Attr, Create, Entry, Flush, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, MkDir, Name, NodeId,
+    Open, OpenDir, OpenFlags, OpenReply, Operation, Read, ReadDir, Release, Rename, RenameFlags, SetAttr,
+    Timeouts, Unlink, Write, WriteFlags,
 };
 use std::ffi::CString;
 use std::io;
@@ -74,6 +74,46 @@ impl Files {
             let body = self.ask(NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[])?;
             decode_entry(&body).map_err(malformed)
         })
+    }
+
+    /// LOOKUP in a directory.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn lookup_in(&mut self, directory: NodeId, name: &str) -> io::Result<Entry> {
+        named(name, |name| {
+            let body = self.ask(directory, &Operation::Lookup(Lookup { name }), &[])?;
+            decode_entry(&body).map(|(entry, _)| entry).map_err(malformed)
+        })
+    }
+
+    /// MKDIR in a directory.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn make_dir_in(&mut self, directory: NodeId, name: &str) -> io::Result<Entry> {
+        named(name, |name| {
+            let body = self.ask(directory, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 }), &[])?;
+            decode_entry(&body).map(|(entry, _)| entry).map_err(malformed)
+        })
+    }
+
+    /// OPENDIR.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_dir(&mut self, directory: NodeId) -> io::Result<Handle> {
+        let body = self.ask(directory, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() }), &[])?;
+        decode_open(&body).map(|open| open.handle).map_err(malformed)
+    }
+
+    /// READDIR from the beginning; the bytes of the reply.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn read_dir(&mut self, directory: NodeId, handle: Handle) -> io::Result<Vec<u8>> {
+        let list = ReadDir { handle, offset: 0, size: 4096 };
+        self.ask(directory, &Operation::ReadDir(list), &[])
     }
 
     /// GETATTR.

@@ -4,7 +4,7 @@ use super::{hold, wrong};
 use crate::sharing::table::{A, B, H, Table};
 use crate::sharing::{Fault, Group, Promised, Question};
 
-pub(super) const SEEN: [Question; 12] = [
+pub(super) const SEEN: [Question; 13] = [
     question(
         "opened-after-close",
         "What was written and closed before an open is read after it",
@@ -41,6 +41,12 @@ pub(super) const SEEN: [Question; 12] = [
     ),
     question("listed", "A listing has what another has just made, and not what it removed", listed)
         .and_auto(),
+    question(
+        "remade",
+        "A directory that the host removes and makes again has its new content at once, and can be worked in",
+        remade,
+    )
+    .and_auto(),
     question(
         "mapped-stored",
         "A shared mapping works: what one stores and syncs, another reads",
@@ -266,6 +272,38 @@ fn listed(table: &mut Table) -> Result<String, Fault> {
         (H, "unlink b", "ok"),
         (B, "list .", "d"),
     ])
+}
+
+/// Each step is the first in a directory that was made again within the second for which its name is trusted.
+fn remade(table: &mut Table) -> Result<String, Fault> {
+    const REMAKE: &str = "run rm -r d; mkdir d d/sub && echo new > d/new && echo below > d/sub/file";
+    let first_steps = [
+        ("list d", "new sub"),
+        ("list d/sub", "file"),
+        ("cat d/new", "new\n"),
+        ("stat d/sub/file", "6"),
+        ("put d/made text", "ok"),
+        ("mkdir d/made", "ok"),
+        ("rename other d/made", "ok"),
+        ("unlink d/new", "ok"),
+        ("run ln other d/made && ln -s new d/link && ls d", "link\nmade\nnew\nsub"),
+        ("run cp -r d copy && ls copy; rm -r copy", "new\nsub"),
+        ("run mkdir copy && tar -cf - -C d . | tar -xmf - -C copy && ls copy; rm -r copy", "new\nsub"),
+        // As a mirror does that deletes what its source has not.
+        (
+            "run cp -r d copy && for name in $(ls copy); do test -e d/$name || rm -r copy/$name; done; \
+             ls copy; rm -r copy",
+            "new\nsub",
+        ),
+    ];
+    for (step, wanted) in first_steps {
+        table.says(H, "put other text")?;
+        table.says(H, REMAKE)?;
+        table.step(A, "cat d/sub/file", "below\n")?;
+        table.says(H, REMAKE)?;
+        table.step(A, step, wanted)?;
+    }
+    Ok(format!("{} first steps in a directory", first_steps.len()))
 }
 
 fn mapped_stored(table: &mut Table) -> Result<String, Fault> {
