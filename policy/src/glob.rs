@@ -87,6 +87,10 @@ impl Symbol {
         Self(number)
     }
 
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
     /// The symbols of a name.
     pub(crate) fn all(name: &[u8]) -> impl Iterator<Item = Self> {
         name.utf8_chunks().flat_map(|chunk| {
@@ -217,6 +221,8 @@ impl Component {
 
     /// The positions after one character more.
     pub(crate) fn step(&self, at: u64, symbol: Symbol) -> u64 {
+        #[cfg(test)]
+        STEPS.set(STEPS.get().saturating_add(1));
         let mut next = 0;
         for (bit, item) in bits().zip(&self.items) {
             if at & bit != 0 {
@@ -256,6 +262,12 @@ impl Component {
         }
         at
     }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Steps that this thread has taken through single components.
+    pub(crate) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Single bits, the lowest first.

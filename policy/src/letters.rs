@@ -4,6 +4,7 @@
 //! many that any name can have, so that rules can be compared for all names at once.
 
 use crate::glob::{Component, Symbol};
+use crate::recognizer::Recognizer;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Index of a letter.
@@ -22,6 +23,8 @@ pub(crate) struct Letters {
     literals: HashMap<Vec<u8>, Letter>,
     /// The other components, with their indices.
     wildcards: Vec<(usize, Component)>,
+    /// The same, to tell which of them match a name.
+    recognizer: Recognizer,
     /// Letters of all other names.
     others: HashMap<Vec<usize>, Letter>,
     /// By letter: indices of the components matched, ascending.
@@ -48,13 +51,19 @@ impl Letters {
         let matching = components
             .iter()
             .filter(|one| one.literal().is_some_and(|name| !letters.wildcards_matching(&name).is_empty()));
-        for matched in combinations(&letters.wildcards, &matching.collect::<Vec<_>>())? {
+        let matching: Vec<_> = matching.collect();
+        // The recognizer's states are those of the combinations, without what literals add to them.
+        let lens = matching.iter().filter_map(|one| one.literal()).map(|name| name.len().saturating_add(1));
+        let states_max = COMBINATIONS_MAX.saturating_add(lens.sum());
+        for matched in combinations(&letters.wildcards, &matching)? {
             let letter = Letter(letters.matched.len());
             if !letters.others.contains_key(&matched) {
                 letters.matched.push(matched.clone());
                 letters.others.insert(matched, letter);
             }
         }
+        letters.recognizer =
+            Recognizer::new(&letters.wildcards, states_max, |set| letters.others.get(set).copied())?;
         for (index, name) in components.iter().enumerate() {
             let Some(name) = name.literal() else { continue };
             let mut matched = letters.wildcards_matching(&name);
@@ -71,7 +80,7 @@ impl Letters {
         match self.literals.get(name) {
             Some(letter) => Some(*letter),
             None if self.wildcards.is_empty() => Some(Letter::OTHER),
-            None => self.others.get(&self.wildcards_matching(name)).copied(),
+            None => self.recognizer.letter(name),
         }
     }
 
@@ -178,6 +187,36 @@ mod tests {
         assert_eq!(letters(&["[ab]", "a", "b"]).count(), 3);
         // Nothing, both (ab), the first alone (bb), the second alone (abc); and a.
         assert_eq!(letters(&["[ab]?", "a*", "a"]).count(), 5);
+    }
+
+    #[test]
+    fn names_are_told_apart_without_asking_each_wildcard() {
+        use crate::glob::STEPS;
+        let globs: Vec<String> = (0..24).map(|number| format!("*.ext{number}")).collect();
+        let mut globs: Vec<&str> = globs.iter().map(String::as_str).collect();
+        globs.extend(["a?[0-9]*", "[!a-z]x", "\u{e4}*", "plain"]);
+        let some = letters(&globs);
+        let names: [&[u8]; 12] = [
+            b"a",
+            b"plain",
+            b"some.ext7",
+            b"b.ext1.ext23",
+            b"ax5.ext0",
+            b"Ax",
+            b"ax",
+            "\u{e4}.ext3".as_bytes(),
+            b"\xe4",
+            b"\xff\xfe.ext5",
+            "a\u{1f600}7".as_bytes(),
+            &[b'a'; 255],
+        ];
+        for name in names {
+            let before = STEPS.get();
+            let letter = some.of(name).unwrap();
+            assert_eq!(STEPS.get(), before, "steps through single wildcards for {name:?}");
+            let matched = some.matched[letter.0].iter().copied().filter(|index| globs[*index] != "plain");
+            assert_eq!(matched.collect::<Vec<_>>(), some.wildcards_matching(name), "{name:?}");
+        }
     }
 
     #[test]

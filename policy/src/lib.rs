@@ -25,6 +25,7 @@ mod paths;
 mod place;
 mod policy;
 mod profile;
+mod recognizer;
 mod refusal;
 mod standing;
 
