@@ -203,6 +203,26 @@ pub const REAPER_BACKLOG_MAX: usize = 256;
 /// back in the time that waking the thread takes.
 pub const REAPER_BLOCKS_MIN: u64 = 16 << 10;
 
+/// Blocks of 512 bytes from which on a file is large: 32 MiB. To give them back takes the host's memory file system 4 ms, and
+/// a queue waits for no more than that.
+pub const LARGE_BLOCKS_MIN: u64 = 64 << 10;
+
+/// Requests of one queue that wait for another process of the host to give up its lease on a file; each is about 1 KiB.
+/// Past that, an open is EAGAIN, as of a program that asks not to wait (open(2)). A queue holds no more than an eighth
+/// of its size, so that others still get through.
+pub const LEASED_REQUESTS_MAX: usize = 64;
+
+/// How long to wait before a file with a lease is first opened again: about as long as a process takes to answer the
+/// signal.
+pub const LEASE_RETRY_MIN: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// The longest time between two tries. Each costs some 10 us, so all of a queue cost its thread a hundredth of its time.
+pub const LEASE_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How long a request waits for a lease, which is then EAGAIN: longer than the 45 seconds after which the host takes the
+/// lease away by default (/proc/sys/fs/lease-break-time).
+pub const LEASE_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// How long a worker sleeps at once for a guest that goes on too fast: so late it may see that it is to stop.
 pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 

@@ -2,7 +2,10 @@
 //! be asked to show.
 #![cfg(test)]
 
-use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Pace, Passthrough};
+use pinhole::host::{
+    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Holes, Opening, Pace,
+    Passthrough,
+};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
@@ -25,6 +28,7 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
         posix_acl: false,
         announce_submounts: true,
         preserve_noatime: false,
+        holes: Holes::All,
         file_handles: FileHandles::Prefer,
         descriptors_max,
         limits: Limits::default(),
@@ -61,7 +65,11 @@ fn look_up(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::
 
 fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenReply, Errno> {
     let flags = OpenFlags::from_bits_retain(flags);
-    share.open(at(node, Open { flags, kill_suidgid: false }))
+    share.open(at(node, Open { flags, kill_suidgid: false }), Pace::Patient).and_then(Opening::done)
+}
+
+fn create(share: &Passthrough, call: Allowed<'_, Create<'_>>) -> (protocol::Entry, protocol::OpenReply) {
+    share.create(call, Pace::Patient).and_then(Opening::done).unwrap()
 }
 
 fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result<usize, Errno> {
@@ -193,7 +201,8 @@ fn a_write_drops_suid_exactly_when_the_guest_says_so() {
     write(&share, handle, WriteFlags::KILL_SUIDGID).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     mode(0o6755);
-    share.set_attr(at(node, SetAttr { size: Some(1), kill_suidgid: true, ..SetAttr::default() })).unwrap();
+    let cut = SetAttr { size: Some(1), kill_suidgid: true, ..SetAttr::default() };
+    share.set_attr(at(node, cut), Pace::Patient).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
@@ -245,7 +254,7 @@ fn change_to_same_owner_drops_bits_for_root_and_owner_alone() {
     for (uid, left) in [(0, 0o755), (1000, 0o6755), (u32::MAX, 0o6755)] {
         let set = SetAttr { kill_suidgid: true, ..SetAttr::default() };
         let after = left_by(uid, |share, node, _| {
-            share.set_attr(by(uid, node, set)).unwrap();
+            share.set_attr(by(uid, node, set), Pace::Patient).unwrap();
         });
         assert_eq!(after, left, "uid {uid}");
     }
@@ -257,7 +266,9 @@ fn user_makes_files_where_only_the_guest_allows_it() {
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o500)).unwrap();
     let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
     with_name("made", |name| {
-        share.create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 })).unwrap();
+        share
+            .create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 }), Pace::Patient)
+            .unwrap();
     });
     let made = std::fs::metadata(directory.path().join("made")).unwrap();
     assert_eq!((made.uid(), made.gid()), (1234, 1234));
@@ -269,7 +280,7 @@ fn what_a_user_makes_belongs_to_that_user() {
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
     with_name("mine", |name| {
-        share.create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 })).unwrap();
+        create(&share, by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 }));
     });
     let made = std::fs::metadata(directory.path().join("mine")).unwrap();
     assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (1234, 1234, 0o640));
@@ -280,7 +291,7 @@ fn what_a_user_makes_belongs_to_that_user() {
 fn an_id_that_means_no_id_is_refused() {
     let (_directory, share) = share(100);
     let wanted = SetAttr { uid: Some(u32::MAX), ..SetAttr::default() };
-    assert_eq!(share.set_attr(at(NodeId::ROOT, wanted)).err(), Some(Errno::EINVAL));
+    assert_eq!(share.set_attr(at(NodeId::ROOT, wanted), Pace::Patient).err(), Some(Errno::EINVAL));
     let made = with_name("d", |name| {
         share.mk_dir(by(u32::MAX, NodeId::ROOT, MkDir { name, mode: 0o755, umask: 0 }))
     });
@@ -369,7 +380,8 @@ fn a_handle_of_another_file_is_not_believed() {
     let a = look_up(&share, NodeId::ROOT, "a").unwrap().node;
     let b = look_up(&share, NodeId::ROOT, "b").unwrap().node;
     let handle = Some(open(&share, b, 1).unwrap().handle);
-    share.set_attr(at(a, SetAttr { handle, size: Some(0), ..SetAttr::default() })).unwrap();
+    let cut = SetAttr { handle, size: Some(0), ..SetAttr::default() };
+    share.set_attr(at(a, cut), Pace::Patient).unwrap();
     assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"");
     assert_eq!(std::fs::read(directory.path().join("b")).unwrap(), b"content");
 }
@@ -381,7 +393,7 @@ fn creating_over_a_file_tells_its_length_after_the_truncation() {
     // O_WRONLY | O_TRUNC.
     let open = Open { flags: OpenFlags::from_bits_retain(0o1001), kill_suidgid: false };
     let (entry, _) = with_name("file", |name| {
-        share.create(at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 })).unwrap()
+        create(&share, at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 }))
     });
     assert_eq!(entry.attr.size, 0);
 }

@@ -1,7 +1,9 @@
 //! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
 #![cfg(test)]
 
-use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough};
+use pinhole::host::{
+    CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace, Passthrough,
+};
 use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, GetAttr, InitFlags, Lookup, Name, NodeId, Open, OpenFlags,
@@ -25,6 +27,7 @@ impl Share {
         let host = Passthrough::new(Config {
             shared_dir: folder.path().to_owned(),
             cache: CacheMode::Auto,
+            holes: Holes::All,
             direct_io: false,
             xattr: false,
             posix_acl: false,
@@ -59,7 +62,7 @@ impl Share {
         self.forget(file);
         self.host.get_attr(at(file, GetAttr { handle: None })).unwrap();
         let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
-        let handle = self.host.open(at(file, open)).unwrap().handle;
+        let handle = self.host.open(at(file, open), Pace::Patient).and_then(Opening::done).unwrap().handle;
         let (flags, lock_owner) = (OpenFlags::empty(), protocol::LockOwner(0));
         let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
         self.host.release(at(file, release), Pace::Patient).unwrap();

@@ -2,7 +2,9 @@
 //! found again by file handle, or by name where there are no handles.
 #![cfg(test)]
 
-use pinhole::host::{CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough};
+use pinhole::host::{
+    CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace, Passthrough,
+};
 use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
@@ -33,6 +35,7 @@ fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
         posix_acl: false,
         announce_submounts: true,
         preserve_noatime: false,
+        holes: Holes::All,
         file_handles,
         descriptors_max: BUDGET,
         limits: Limits::default(),
@@ -103,7 +106,8 @@ fn inode(share: &Passthrough, node: NodeId) -> Result<u64, Errno> {
 }
 
 fn open(share: &Passthrough, node: NodeId) -> Result<protocol::OpenReply, Errno> {
-    share.open(at(node, Open { flags: OpenFlags::empty(), kill_suidgid: false }))
+    let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
+    share.open(at(node, open), Pace::Patient).and_then(Opening::done)
 }
 
 fn release(share: &Passthrough, handle: protocol::Handle) {
@@ -313,7 +317,8 @@ fn a_file_that_is_open_outlives_its_name() {
         let (directory, share) = share(way);
         let create = |name: Name<'_>| {
             let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
-            share.create(at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 })).unwrap()
+            let made = Create { name, open, mode: 0o644, umask: 0 };
+            share.create(at(NodeId::ROOT, made), Pace::Patient).and_then(Opening::done).unwrap()
         };
         let (entry, opened) = with_name("a", create);
         std::fs::remove_file(directory.path().join("a")).unwrap();

@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use pinhole::host::{
-    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough, errno_of,
+    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Pace, Passthrough, errno_of,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Gated, Policy};
@@ -48,6 +48,7 @@ impl Share {
             posix_acl: false,
             announce_submounts: true,
             preserve_noatime: false,
+            holes: Holes::All,
             file_handles: FileHandles::Prefer,
             descriptors_max: 1000,
             limits: *policy.limits(),
@@ -85,7 +86,7 @@ impl Share {
 
     fn set_mode(&self, node: NodeId) -> Result<(), Errno> {
         let set = SetAttr { mode: Some(0o777), ..SetAttr::default() };
-        self.host.set_attr(self.permit(node, set)?).map(drop)
+        self.host.set_attr(self.permit(node, set)?, Pace::Patient).map(drop)
     }
 
     fn mk_dir(&self, parent: NodeId, name: &str) -> Result<(), Errno> {
@@ -114,7 +115,8 @@ impl Share {
 
     fn open(&self, node: NodeId, flags: u32) -> Result<Handle, Errno> {
         let flags = OpenFlags::from_bits_retain(flags);
-        Ok(self.host.open(self.permit(node, Open { flags, kill_suidgid: false })?)?.handle)
+        let open = self.permit(node, Open { flags, kill_suidgid: false })?;
+        Ok(self.host.open(open, Pace::Patient)?.done()?.handle)
     }
 
     fn fsync(&self, handle: Handle) -> Result<(), Errno> {

@@ -9,7 +9,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::host::{CacheMode, Config, FileHandles, FileSystem as _, Passthrough};
+use pinhole::host::{CacheMode, Config, FileHandles, FileSystem as _, Holes, Passthrough};
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -40,6 +40,7 @@ fn check(input: &[u8]) {
         posix_acl: false,
         announce_submounts: false,
         preserve_noatime: false,
+        holes: Holes::All,
         file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
         descriptors_max: 1024,
         limits: pinhole_policy::Limits::default(),

@@ -3,7 +3,7 @@
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
 use pinhole::bell::Bell;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
@@ -171,7 +171,7 @@ impl FileSystem for Model {
         tree.attr(node)
     }
 
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>) -> Answer<Attr> {
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Opening<Attr>> {
         locked!(self, call, tree);
         let number = tree.inode_of(call.node)?;
         let wanted = call.operation;
@@ -194,7 +194,7 @@ impl FileSystem for Model {
         inode.uid = wanted.uid.unwrap_or(inode.uid);
         inode.gid = wanted.gid.unwrap_or(inode.gid);
         inode.mode = wanted.mode.map_or(inode.mode, |mode| inode.mode & S_IFMT | mode & 0o7777);
-        tree.attr(number)
+        tree.attr(number).map(Opening::Done)
     }
 
     fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
@@ -302,13 +302,13 @@ impl FileSystem for Model {
         rename(tree, (from, name.as_bytes()), (to, new_name.as_bytes()), flags)
     }
 
-    fn open(&self, call: Allowed<'_, Open>) -> Answer<OpenReply> {
+    fn open(&self, call: Allowed<'_, Open>, _: Pace) -> Answer<Opening<OpenReply>> {
         locked!(self, call, tree);
         let inode = tree.inode_of(call.node)?;
-        opened(tree, inode, call.operation)
+        opened(tree, inode, call.operation).map(Opening::Done)
     }
 
-    fn create(&self, call: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)> {
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Opening<(Entry, OpenReply)>> {
         locked!(self, call, tree);
         let protocol::Create { name, open, mode, .. } = call.operation;
         let directory = tree.inode_of(call.node)?;
@@ -325,7 +325,7 @@ impl FileSystem for Model {
             Err(errno) => return Err(errno),
         };
         let reply = opened(tree, inode, open)?;
-        Ok((tree.enter(inode)?, reply))
+        Ok(Opening::Done((tree.enter(inode)?, reply)))
     }
 
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {

@@ -3,7 +3,7 @@
 
 use crate::model::Tree;
 use pinhole::bell::Bell;
-use pinhole::host::{Call, Caller, FileSystem, ListNames, Pace};
+use pinhole::host::{Call, Caller, FileSystem, ListNames, Opening, Pace};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
@@ -129,16 +129,16 @@ pub fn expected(
         Operation::MkDir(op) => by.model.mk_dir(by.permitted(*op)).map(Answered::Entry),
         Operation::Link(op) => by.model.link(by.permitted(*op)).map(Answered::Entry),
         Operation::Create(op) => {
-            by.model.create(by.permitted(*op)).map(|(entry, open)| Answered::Created(entry, open))
+            by.model.create(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(|(entry, open)| Answered::Created(entry, open))
         }
         Operation::TmpFile(op) => {
             by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| Answered::Created(entry, open))
         }
         Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(Answered::Attr),
-        Operation::SetAttr(op) => by.model.set_attr(by.permitted(*op)).map(Answered::Attr),
+        Operation::SetAttr(op) => by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(Answered::Attr),
         Operation::GetStatx(op) => by.model.get_statx(by.permitted(*op)).map(Answered::Statx),
         Operation::StatFs(op) => by.model.stat_fs(by.permitted(*op)).map(Answered::Statfs),
-        Operation::Open(op) => by.model.open(by.permitted(*op)).map(Answered::Open),
+        Operation::Open(op) => by.model.open(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(Answered::Open),
         Operation::OpenDir(op) => by.model.open_dir(by.permitted(*op)).map(Answered::Open),
         Operation::Lseek(op) => by.model.lseek(by.permitted(*op)).map(Answered::Long),
         Operation::CopyFileRange(op) => by.model.copy_file_range(by.permitted(*op)).map(|copied| {

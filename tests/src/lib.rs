@@ -8,6 +8,7 @@ pub mod history;
 pub mod interruption;
 #[cfg(feature = "wire")]
 pub mod kills;
+pub mod lease;
 #[cfg(feature = "wire")]
 pub mod load;
 pub mod mounted;

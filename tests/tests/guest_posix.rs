@@ -18,7 +18,7 @@ use guest_report::{Difference, Report};
 use host_view::HostView;
 
 /// What a share does not do as a local ext4 does. Each has its paragraph in docs/compatibility.md.
-const DIFFERENCES: [Difference; 3] = [
+const DIFFERENCES: [Difference; 7] = [
     // Linux's FUSE refuses both modes before it asks anyone.
     Difference {
         places: &["plain", "never", "strict", "exclusive", "metadata", "writeback"],
@@ -33,11 +33,48 @@ const DIFFERENCES: [Difference; 3] = [
         share: &["mapping: ENODEV"],
         ends_early: true,
     },
-    // The guest's kernel does not ask for the blocks again before the attribute timeout.
+    Difference {
+        places: &["never", "metadata"],
+        case: "sparse_copies",
+        share: &["mapping: ENODEV"],
+        ends_early: true,
+    },
+    // A program that could have mapped the file to write is told of no hole: its kernel may hold data there.
+    Difference {
+        places: &["plain", "strict"],
+        case: "sparse_file",
+        share: &["data at for a writer: [(0, 100)]"],
+        ends_early: false,
+    },
+    // Nobody is told of a hole where the guest's kernel keeps data across opens.
+    Difference {
+        places: &["exclusive"],
+        case: "sparse_file",
+        share: &[
+            "data at: [(0, 100)]",
+            "hole from 5: 100",
+            "data past the last: 266240",
+            "data at for a writer: [(0, 100)]",
+        ],
+        ends_early: false,
+    },
+    Difference {
+        places: &["exclusive", "writeback"],
+        case: "fallocate_ranges",
+        share: &["data at: [(0, 16)]"],
+        ends_early: false,
+    },
+    // Likewise; and the guest's kernel does not ask for the blocks again before the attribute timeout.
     Difference {
         places: &["writeback"],
         case: "sparse_file",
-        share: &["size and blocks: (409600, 0)"],
+        share: &[
+            "data at: [(0, 100)]",
+            "hole from 5: 100",
+            "data past the last: 266240",
+            "data at for a writer: [(0, 100)]",
+            "size and blocks: (409600, 0)",
+        ],
         ends_early: false,
     },
 ];
@@ -332,6 +369,15 @@ fn access_control_lists_grant_refuse_and_are_inherited() {
     let inherited = &host.at("access_control_lists/folder/file").attributes;
     assert!(inherited.contains_key(b"system.posix_acl_access".as_slice()));
     assert_eq!(host.at("access_control_lists/folder").permissions(), 0o2775);
+}
+
+#[test]
+fn sparse_copies_contain_what_programs_stored() {
+    let host = &as_on_a_local_directory("sparse_copies").plain;
+    for copy in ["cp", "tar"] {
+        let content = host.content(&format!("sparse_copies/{copy}"));
+        assert_eq!(content.get(20 * 4096..20 * 4096 + 6), Some(b"stored".as_slice()), "{copy}");
+    }
 }
 
 #[test]

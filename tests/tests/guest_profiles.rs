@@ -21,7 +21,14 @@ use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Guest, Pieces};
 
 /// What `share` takes away, case by case, and what the guest's program sees instead. docs/policy.md explains each.
-const SHARE: [Difference; 4] = [
+const SHARE: [Difference; 5] = [
+    // As under every profile that may write; see docs/compatibility.md.
+    Difference {
+        places: &["share"],
+        case: "sparse_file",
+        share: &["data at for a writer: [(0, 100)]"],
+        ends_early: false,
+    },
     // Linux's FUSE refuses both modes before it asks anyone; the same under every profile.
     Difference {
         places: &["share"],

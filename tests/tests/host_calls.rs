@@ -7,7 +7,7 @@ use pinhole_policy::host_calls::{ANSWERED, Condition, Row, Test, Threads, Width,
 use pinhole_protocol::Errno;
 use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use pinhole_tests::frontend::frame::opcode::{
-    FALLOCATE, FLUSH, FSYNC, GETLK, LOOKUP, MKDIR, OPEN_FILE, SETLK, UNLINK, WRITE,
+    FALLOCATE, FLUSH, FSYNC, GETLK, LOOKUP, MKDIR, OPEN_FILE, SETATTR, SETLK, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
@@ -314,8 +314,8 @@ fn policy(text: &str) -> (String, NamedTempFile) {
     (format!("--policy={}", file.path().display()), file)
 }
 
-/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a plain file, a write past the host's page cache, and a
-/// directory for a caller with more than one group.
+/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a plain file, a write past the host's page cache, the truncation of a
+/// large file, and a directory for a caller with more than one group.
 fn do_the_rest(writer: &mut Writer) {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
@@ -336,6 +336,11 @@ fn do_the_rest(writer: &mut Writer) {
     let write = write.u64(0).u32(O_RDWR | O_DIRECT).u32(0).bytes(&[1; 4096]);
     // Behind its header the payload is on no border of a block.
     assert_eq!(writer.errno(&write), EINVAL);
+    let reserve = Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(40 << 20).u32(0).u32(0);
+    writer.ask(&reserve, 0);
+    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without the handle: the pool cuts what is large.
+    let cut = Frame::new(SETATTR, writer.node).u32(8 | 32).u32(0).u64(0).u64(4096).u64(0).u64(0).u64(0);
+    writer.ask(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
     let mkdir = Frame::new(MKDIR, 1).u32(0o755).u32(0).name("of-two-groups");
     writer.ask(&mkdir.groups(&[1000, 1001]).caller(1000, 1000), 128);
 }

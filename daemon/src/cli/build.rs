@@ -286,6 +286,7 @@ fn build_session(
         args::FileHandles::Prefer => host::FileHandles::Prefer,
         args::FileHandles::Mandatory => host::FileHandles::Mandatory,
     };
+    let holes = holes_told(&share, &policy);
     let config = host::Config {
         descriptors_max,
         limits: *policy.limits(),
@@ -305,10 +306,26 @@ fn build_session(
         posix_acl: share.posix_acl,
         announce_submounts: share.submounts,
         preserve_noatime: share.noatime,
+        holes,
         file_handles,
     };
     let filesystem = Passthrough::within(config, surroundings)?;
     Ok(Session::new(Arc::new(filesystem), policy, options))
+}
+
+/// Which holes the guest is told, by what its kernel may hold back: stores through shared mappings, and with a writeback cache
+/// all that is written. In the modes without FOPEN_KEEP_CACHE each open sends that.
+fn holes_told(share: &Share, policy: &Policy) -> host::Holes {
+    let keeps = matches!(share.cache, args::CacheMode::Exclusive | args::CacheMode::Always);
+    if !policy.reach().intersects(Access::OPENS_TO_WRITE) {
+        host::Holes::All
+    } else if keeps || share.writeback {
+        host::Holes::None
+    } else if share.mmap {
+        host::Holes::ToReaders
+    } else {
+        host::Holes::All
+    }
 }
 
 fn session_options(share: &Share, granted: Access) -> session::Options {

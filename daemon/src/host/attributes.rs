@@ -7,7 +7,7 @@ use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve::{self, Stat, errno};
 use super::table::Entry;
-use super::{Answer, Call, Caller};
+use super::{Answer, Call, Caller, Opening, Pace};
 use pinhole_protocol::{self as protocol, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
@@ -37,6 +37,7 @@ impl Passthrough {
             None => self.stat_node(node),
         }?;
         node.told.tell(&stat);
+        self.note_blocks(node, &stat);
         Ok(stat)
     }
 
@@ -47,12 +48,20 @@ impl Passthrough {
 
     /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
     /// a new owner takes away suid bits.
-    pub(super) fn set_attr(&self, node: &NodeRef, call: &Call<'_, SetAttr>) -> Answer<Attr> {
+    pub(super) fn set_attr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, SetAttr>,
+        pace: Pace,
+    ) -> Answer<Opening<Attr>> {
         let wanted = &call.operation;
         node.told.untell();
         let reached = self.reach(node)?;
         if let Some(size) = wanted.size {
-            self.truncate(node, size, wanted)?;
+            match self.truncate(node, size, (wanted, pace))? {
+                Opening::Done(()) => {}
+                Opening::Leased => return Ok(Opening::Leased),
+            }
         }
         if wanted.uid.is_some() || wanted.gid.is_some() {
             let uid = wanted.uid.map(checked_id).transpose()?.map(Uid::from_raw);
@@ -80,7 +89,8 @@ impl Passthrough {
         let stat = resolve::stat(reached.as_fd())?;
         node.told.tell(&stat);
         node.told.own(&stat);
-        Ok(self.attr(&node.mount, &stat))
+        self.note_blocks(node, &stat);
+        Ok(Opening::Done(self.attr(&node.mount, &stat)))
     }
 
     /// What the guest is told of an inode.
@@ -122,18 +132,29 @@ impl Passthrough {
         }
     }
 
-    fn truncate(&self, node: &NodeRef, size: u64, wanted: &SetAttr) -> Answer<()> {
+    /// EAGAIN: it takes long and the pace forbids that.
+    fn truncate(&self, node: &NodeRef, size: u64, (wanted, pace): (&SetAttr, Pace)) -> Answer<Opening<()>> {
         if i64::try_from(size).is_err() {
             return Err(Errno::EFBIG);
         }
         self.check_size(Some(size))?;
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
+        // What else SETATTR can do, the offload pool does not.
+        let only_cuts = wanted.mode.is_none() && wanted.uid.is_none() && wanted.gid.is_none();
+        let later = pace == Pace::Now && only_cuts && self.frees_much(node, size);
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
-            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno);
+            if later {
+                return Err(Errno::EAGAIN);
+            }
+            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Opening::Done);
         }
         let _ticket = self.ticket()?;
-        let file = self.open_inside(node, OFlags::WRONLY)?;
-        rustix::fs::ftruncate(file, size).map_err(errno)
+        let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags());
+        let Opening::Done(file) = Opening::of(opened, pace)? else { return Ok(Opening::Leased) };
+        if later {
+            return Err(Errno::EAGAIN);
+        }
+        rustix::fs::ftruncate(file, size).map_err(errno).map(Opening::Done)
     }
 
     pub(super) fn access(&self, node: &NodeRef, call: &Call<'_, protocol::Access>) -> Answer<()> {

@@ -1,6 +1,6 @@
 //! A file system with a bug in it, for tests of what a panic leaves behind.
 
-use super::{Allowed, Answer, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace};
+use super::{Allowed, Answer, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace};
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
@@ -37,7 +37,7 @@ impl FileSystem for Broken {
     fn get_attr(&self, _: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
         panic!("a bug")
     }
-    fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>) -> Answer<Attr> {
+    fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Opening<Attr>> {
         panic!("a bug")
     }
     fn get_statx(&self, _: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
@@ -73,10 +73,10 @@ impl FileSystem for Broken {
     fn rename(&self, _: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
         panic!("a bug")
     }
-    fn open(&self, _: Allowed<'_, protocol::Open>) -> Answer<OpenReply> {
+    fn open(&self, _: Allowed<'_, protocol::Open>, _: Pace) -> Answer<Opening<OpenReply>> {
         panic!("a bug")
     }
-    fn create(&self, _: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)> {
+    fn create(&self, _: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Opening<(Entry, OpenReply)>> {
         panic!("a bug")
     }
     fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {

@@ -21,6 +21,20 @@ pub enum CacheMode {
     Exclusive,
 }
 
+/// Which holes of a file LSEEK tells. A guest's kernel may hold data that it has not sent yet, where the host still has
+/// a hole; a program that copies only data would leave it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holes {
+    /// All of them: the guest holds nothing back.
+    All,
+    /// Those that are seen through a descriptor to read. Each open makes the guest's kernel send what it holds, but
+    /// what a program stores through a mapping later, its own descriptor to read and write does not see: by that, all
+    /// is data.
+    ToReaders,
+    /// None: LSEEK is not served (ENOSYS), and the guest's kernel takes all for data from then on.
+    None,
+}
+
 /// Whether nodes are found by file handles; `--inode-file-handles`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileHandles {
@@ -52,6 +66,8 @@ pub struct Config {
     pub announce_submounts: bool,
     /// O_NOATIME of the guest reaches the host's files.
     pub preserve_noatime: bool,
+    /// Which holes the guest is told.
+    pub holes: Holes,
     /// Whether nodes are found by file handles.
     pub file_handles: FileHandles,
     /// Host descriptors that nodes and handles may take together.

@@ -1,5 +1,6 @@
 //! READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
 
+use super::config::Holes;
 use super::handles::FileHandle;
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, io_errno, sync_errno};
@@ -46,6 +47,7 @@ impl Passthrough {
         file.untell();
         let room = self.size_room(&file, (write.offset, flags), from.len())?;
         let from = from.first(room);
+        self.note_growth(&file, write.offset.saturating_add(from.len() as u64));
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
         let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
         if syncs {
@@ -139,6 +141,7 @@ impl Passthrough {
         } else if !mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE) {
             self.check_size(fallocate.offset.checked_add(fallocate.length))?;
         }
+        self.note_growth(&file, fallocate.offset.saturating_add(fallocate.length));
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         // hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.
         let reserve = || rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length);
@@ -150,6 +153,12 @@ impl Passthrough {
         // An offset past what a file can have is past its end.
         if i64::try_from(lseek.offset).is_err() {
             return Err(Errno::ENXIO);
+        }
+        let seeks_holes = matches!(lseek.whence, SEEK_DATA | SEEK_HOLE);
+        match (seeks_holes, self.config.holes) {
+            (true, Holes::None) => return Err(Errno::ENOSYS),
+            (true, Holes::ToReaders) if file.readable && file.writable => return seek_in_data(&file, lseek),
+            (true, Holes::ToReaders | Holes::All) | (false, _) => {}
         }
         match lseek.whence {
             SEEK_DATA => rustix::fs::seek(file.as_fd(), SeekFrom::Data(lseek.offset)).map_err(errno),
@@ -174,6 +183,7 @@ impl Passthrough {
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         to.untell();
+        self.note_growth(&to, copy.to_offset.saturating_add(len as u64));
         let copied = self.write_dirty(&to, (len, Pace::Patient), || {
             let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
@@ -184,6 +194,16 @@ impl Passthrough {
     /// Every mount that the guest has reached, not only the one asked about: a writer on a submount relies on it.
     pub(super) fn sync_fs(&self, _: protocol::SyncFs) -> Answer<()> {
         self.mounts.sync()
+    }
+}
+
+/// SEEK_DATA and SEEK_HOLE in a file that is taken to have no hole but the one behind its end.
+fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
+    let size = resolve::stat(file.as_fd())?.size();
+    match lseek.offset {
+        offset if offset >= size => Err(Errno::ENXIO),
+        offset if lseek.whence == SEEK_DATA => Ok(offset),
+        _ => Ok(size),
     }
 }
 

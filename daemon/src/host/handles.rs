@@ -35,6 +35,8 @@ pub(crate) struct FileHandle {
     pub(crate) traits: Traits,
     /// The host cannot tell cached data from data that has to be waited for.
     pub(crate) always_waits: AtomicBool,
+    /// It was written to so far from its start that it may hold many blocks; see [`super::large`].
+    pub(crate) grown: AtomicBool,
     /// [`super::Passthrough::deletions`] when it was opened.
     pub(crate) deletions: u64,
     /// What the host may not have written back yet.

@@ -3,6 +3,7 @@
 use super::Answer;
 use super::budget::Ticket;
 use super::inode_handle::InodeHandle;
+use super::large;
 use super::mount_fd::{MountFd, MountPoint};
 use super::mounts::{Mount, Reached};
 use super::nodes::{Descriptor, Entered, Named, Newcomer, NodeKey, NodeRef, Origin, WayBack};
@@ -52,6 +53,8 @@ impl Passthrough {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
             if let Some(node) = self.nodes.reference_open((key, then), |node| {
                 self.tell_found(node, &stat, found);
+                // It is open, so there is nothing else to do for a large one.
+                node.set_large(large::is_large(node.kind, &stat));
                 self.narrow(node, found);
             }) {
                 return Ok(self.entry((node, &mount), &stat, directory));
@@ -103,6 +106,7 @@ impl Passthrough {
         let stat = resolve::stat(fd)?;
         let id = self.nodes.reference(node).ok_or(Errno::ESTALE)?;
         node.told.find(&stat);
+        self.note_blocks(node, &stat);
         Ok(self.entry((id, &node.mount), &stat, directory))
     }
 
@@ -139,6 +143,7 @@ impl Passthrough {
             self.narrow(&node, found);
         }
         self.tell_found(&node, stat, found);
+        self.note_blocks(&node, stat);
         // What is looked up again and again is kept open; what is seen once in passing is not. Whether that works
         // is of no matter to this lookup.
         if known && node.touch() {
@@ -191,6 +196,7 @@ impl Passthrough {
             self.keep_open(&node);
         }
         self.tell_found(&node, stat, found);
+        self.note_blocks(&node, stat);
         let entry = self.entry((NodeId(node.id()), &node.mount), stat, found.directory);
         Ok((node, entry))
     }

@@ -71,7 +71,8 @@ impl Passthrough {
             self.hold_to_map(node)?;
         }
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        let file = self.open_inside(node, flags)?;
+        // A guest that maps a file has it open, so no lease is in the way of one that asks for no more than it may.
+        let file = self.open_inside(node, flags | OFlags::NONBLOCK)?;
         // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
         let stat = resolve::stat(file.as_fd())?;
         let id = FileId { device: stat.mount().device, inode: stat.inode() };

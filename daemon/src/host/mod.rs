@@ -17,6 +17,7 @@ mod identity;
 mod inode_flags;
 mod inode_handle;
 mod inode_numbers;
+mod large;
 mod locks;
 mod lookup;
 mod map_file;
@@ -44,9 +45,10 @@ use pinhole_protocol as protocol;
 use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, FileLock, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
+use rustix::fs::OFlags;
 use std::sync::Arc;
 
-pub use config::{CacheMode, Config, FileHandles, Seal, Surroundings};
+pub use config::{CacheMode, Config, FileHandles, Holes, Seal, Surroundings};
 pub use identity::keep_capabilities;
 pub use inode_flags::InodeFlags;
 /// For tests of what a handle opens that the guest never had.
@@ -106,6 +108,49 @@ pub enum Pace {
     Patient,
 }
 
+/// What became of an operation that opens a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening<T> {
+    /// It is done.
+    Done(T),
+    /// Another process holds a lease on the file (`F_SETLEASE` of fcntl(2)). The host has told that process to give it
+    /// up. Nothing was done: the request is to be served again later. Only under [`Pace::Now`].
+    Leased,
+}
+
+impl<T> Opening<T> {
+    /// What was done.
+    ///
+    /// # Errors
+    /// EAGAIN where there is a lease.
+    pub fn done(self) -> Answer<T> {
+        match self {
+            Self::Done(done) => Ok(done),
+            Self::Leased => Err(Errno::EAGAIN),
+        }
+    }
+
+    /// The answer to an open that did not wait for a lease: there EAGAIN means that there is one.
+    fn of(answer: Answer<T>, pace: Pace) -> Answer<Self> {
+        match (answer, pace) {
+            (Err(Errno::EAGAIN), Pace::Now) => Ok(Self::Leased),
+            (answer, _) => answer.map(Self::Done),
+        }
+    }
+}
+
+impl Pace {
+    /// What an open of a regular file needs besides its access mode: O_NONBLOCK where it may not wait for another
+    /// process to give up its lease. The descriptor keeps the flag, which has no other effect on a regular file: the
+    /// calls that may or may not wait say so themselves (RWF_NOWAIT, LOCK_NB).
+    const fn open_flags(self) -> OFlags {
+        match self {
+            Self::Now => OFlags::NONBLOCK,
+            Self::Patient => OFlags::empty(),
+        }
+    }
+}
+
 /// LISTXATTR, with what the guest may learn by it.
 #[derive(Clone, Copy, Debug)]
 pub struct ListNames {
@@ -156,7 +201,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
     fn forget(&self, call: Allowed<'_, protocol::Forget>);
     fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr>;
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>) -> Answer<Attr>;
+    /// EAGAIN: see [`Pace::Now`].
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>>;
     fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx>;
     fn access(&self, call: Allowed<'_, protocol::Access>) -> Answer<()>;
     fn stat_fs(&self, call: Allowed<'_, protocol::StatFs>) -> Answer<Statfs>;
@@ -171,8 +217,13 @@ pub trait FileSystem: Places + Send + Sync {
     fn rm_dir(&self, call: Allowed<'_, protocol::RmDir<'_>>) -> Answer<()>;
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()>;
 
-    fn open(&self, call: Allowed<'_, protocol::Open>) -> Answer<OpenReply>;
-    fn create(&self, call: Allowed<'_, protocol::Create<'_>>) -> Answer<(Entry, OpenReply)>;
+    /// EAGAIN: see [`Pace::Now`].
+    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>>;
+    fn create(
+        &self,
+        call: Allowed<'_, protocol::Create<'_>>,
+        pace: Pace,
+    ) -> Answer<Opening<(Entry, OpenReply)>>;
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
     /// EAGAIN: see [`Pace::Now`].
     fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<()>;

@@ -18,7 +18,7 @@ use rustix::fs::FileType;
 use std::ffi::CStr;
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// What makes two lookups mean the same node, as long as the inode exists.
@@ -42,10 +42,8 @@ pub(crate) struct Node {
     pub(crate) mount: Arc<Mount>,
     /// Never changes during the life of an inode.
     pub(crate) kind: FileType,
-    /// The way back is known to lead to this inode number and kind.
-    verified: AtomicBool,
-    /// Asked for since the cache of descriptors last looked.
-    used: AtomicBool,
+    /// Of [`VERIFIED`], [`USED`] and [`LARGE`]: a byte for each would make a node larger.
+    marks: AtomicU8,
     /// What the policy's path rules say of it.
     pub(crate) rule: NodeRule,
     /// What the guest takes it for.
@@ -59,6 +57,13 @@ pub(crate) struct Node {
     descriptor: RwLock<Option<Arc<Descriptor>>>,
     way_back: WayBack,
 }
+
+/// The way back is known to lead to this inode number and kind.
+const VERIFIED: u8 = 1;
+/// Asked for since the cache of descriptors last looked.
+const USED: u8 = 2;
+/// It holds many blocks, as far as is known; see [`super::large`].
+const LARGE: u8 = 4;
 
 /// An O_PATH descriptor of an inode.
 #[derive(Debug)]
@@ -146,8 +151,7 @@ impl Node {
             inode,
             mount,
             kind,
-            verified: AtomicBool::new(verified),
-            used: AtomicBool::new(false),
+            marks: AtomicU8::new(if verified { VERIFIED } else { 0 }),
             rule: NodeRule::new(rule),
             told: Told::new(),
             lookups: AtomicU64::new(1),
@@ -155,6 +159,10 @@ impl Node {
             descriptor: RwLock::new(descriptor.map(Arc::new)),
             way_back,
         }
+    }
+
+    fn has(&self, mark: u8) -> bool {
+        self.marks.load(Ordering::Relaxed) & mark != 0
     }
 
     pub(crate) fn key(&self) -> NodeKey {
@@ -192,7 +200,7 @@ impl Node {
     /// Notes that it is in use; whether it was before.
     pub(crate) fn touch(&self) -> bool {
         // A load first: a store would take the cache line from the other queues each time.
-        self.used.load(Ordering::Relaxed) || self.used.swap(true, Ordering::Relaxed)
+        self.has(USED) || self.marks.fetch_or(USED, Ordering::Relaxed) & USED != 0
     }
 
     /// Whether its descriptor may be closed and found again.
@@ -206,16 +214,32 @@ impl Node {
 
     /// Whether it was in use since this was last asked.
     pub(crate) fn take_touched(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed)
+        self.marks.fetch_and(!USED, Ordering::Relaxed) & USED != 0
+    }
+
+    /// Whether it is known to hold many blocks.
+    pub(crate) fn is_large(&self) -> bool {
+        self.has(LARGE)
+    }
+
+    /// Notes whether it holds many blocks; what was known before.
+    pub(crate) fn set_large(&self, large: bool) -> bool {
+        let known = self.is_large();
+        match (known, large) {
+            (false, true) => drop(self.marks.fetch_or(LARGE, Ordering::Relaxed)),
+            (true, false) => drop(self.marks.fetch_and(!LARGE, Ordering::Relaxed)),
+            (false, false) | (true, true) => {}
+        }
+        known
     }
 
     /// Whether its way back is known to lead to it.
     pub(crate) fn is_verified(&self) -> bool {
-        self.verified.load(Ordering::Acquire)
+        self.marks.load(Ordering::Acquire) & VERIFIED != 0
     }
 
     pub(crate) fn set_verified(&self) {
-        self.verified.store(true, Ordering::Release);
+        self.marks.fetch_or(VERIFIED, Ordering::Release);
     }
 
     /// Whether a newcomer with the same key is the same inode, not a later one with its number.

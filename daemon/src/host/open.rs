@@ -8,7 +8,7 @@ use super::lookup::Found;
 use super::nodes::{NodeRef, Pin};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
-use super::{Answer, Call, Caller, Pace};
+use super::{Answer, Call, Caller, Opening, Pace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
@@ -20,13 +20,32 @@ use std::sync::atomic::AtomicBool;
 const CREATE_TRIES: usize = 8;
 
 impl Passthrough {
-    pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>) -> Answer<OpenReply> {
+    pub(super) fn open(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, Open>,
+        pace: Pace,
+    ) -> Answer<Opening<OpenReply>> {
         let tickets = self.handle_tickets()?;
+        if pace == Pace::Now && call.operation.flags.contains(OpenFlags::TRUNC) && self.frees_much(node, 0) {
+            // The pool must not wait for a lease, so that is broken first.
+            let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
+            return match Opening::of(opened, pace)? {
+                Opening::Done(()) => Err(Errno::EAGAIN),
+                Opening::Leased => Ok(Opening::Leased),
+            };
+        }
         let open = self.with_kill(call.operation, &call.caller);
         let is_let_in = self.is_let_in(node, call);
         let checked = !is_let_in && self.is_close_to_open();
-        let file = self.open_node(checked, node, open)?;
-        self.enter_file(tickets, (file, node, is_let_in), open)
+        let opened = self
+            .open_node(checked, node, (open, pace))
+            .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
+        let opened = Opening::of(opened, pace);
+        if matches!(opened, Ok(Opening::Leased)) && is_let_in {
+            self.expect_again(call);
+        }
+        opened
     }
 
     /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
@@ -36,7 +55,7 @@ impl Passthrough {
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
-    fn open_node(&self, checked: bool, node: &NodeRef, open: Open) -> Answer<OwnedFd> {
+    fn open_node(&self, checked: bool, node: &NodeRef, (open, pace): (Open, Pace)) -> Answer<OwnedFd> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
@@ -53,7 +72,7 @@ impl Passthrough {
         }
         let _held = if changes { self.hold_to_change(node)? } else { None };
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
-        let mut flags = self.host_flags(open.flags);
+        let mut flags = self.host_flags(open.flags) | pace.open_flags();
         flags.set(OFlags::TRUNC, truncate);
         let file = match self.open_inside(node, flags) {
             // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
@@ -108,6 +127,7 @@ impl Passthrough {
             deletions: self.deletions(),
             mount: if writes(open) { self.hold_to_change(node)? } else { self.hold_mount(node)? },
             always_waits: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
             dirty: Dirty::new(self.dirty.clone()),
             _pin: Pin::new(node),
             _tickets: (tickets, direct_ticket),
@@ -142,6 +162,7 @@ impl Passthrough {
         &self,
         parent: &NodeRef,
         call: &Call<'_, protocol::Create<'_>>,
+        pace: Pace,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
         self.retries.settle(call.caller.pid, None);
@@ -169,7 +190,7 @@ impl Passthrough {
                 found => found?,
             };
             return self
-                .open_existing(tickets.1, entry, call)
+                .open_existing(tickets.1, entry, (call, pace))
                 .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)));
         }
         Err(Errno::ENOENT)
@@ -180,12 +201,16 @@ impl Passthrough {
         &self,
         tickets: HandleTickets,
         mut entry: Entry,
-        call: &Call<'_, protocol::Create<'_>>,
+        (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
     ) -> Answer<(Entry, OpenReply)> {
         let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.nodes.get(entry.node)?;
         self.check_found(&node, call)?;
-        let file = self.open_node(false, &node, open)?;
+        if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.frees_much(&node, 0) {
+            // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
+            return Err(Errno::ESTALE);
+        }
+        let file = self.open_node(false, &node, (open, pace))?;
         let reply = self.enter_file(tickets, (file, &node, false), open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
@@ -267,6 +292,7 @@ impl Passthrough {
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Err(Errno::EAGAIN);
         }
+        self.keep_grown(&file, pace);
         self.settle_dirty(&file, pace)?;
         drop(file);
         self.close(release.handle)

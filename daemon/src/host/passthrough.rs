@@ -16,7 +16,7 @@ use super::reach::OpenNodes;
 use super::reaper::{OpenThings, Reaper};
 use super::resolve::{self, ProcFds};
 use super::retries::Retries;
-use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Pace};
+use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Opening, Pace};
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
@@ -375,10 +375,34 @@ impl FileSystem for Passthrough {
         }
     }
 
-    fn open(&self, call: Allowed<'_, protocol::Open>) -> Answer<OpenReply> {
+    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>> {
         let call = call.into_inner();
-        let answer = self.nodes.get(call.node).and_then(|node| self.open(&node, &call));
+        let answer = self.nodes.get(call.node).and_then(|node| self.open(&node, &call, pace));
         self.note_stale_open(&call, answer)
+    }
+
+    fn create(
+        &self,
+        call: Allowed<'_, protocol::Create<'_>>,
+        pace: Pace,
+    ) -> Answer<Opening<(Entry, OpenReply)>> {
+        let call = call.into_inner();
+        let name = Some(call.operation.name);
+        let answer = self.nodes.get(call.node).and_then(|directory| {
+            let _held = self.hold_to_change(&directory)?;
+            let answer = Opening::of(self.create(&directory, &call, pace), pace);
+            self.answer_at(&[(&directory, name)], &call.caller, answer)
+        });
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>> {
+        let call = call.into_inner();
+        let answer = self.nodes.get(call.node).and_then(|node| {
+            let _held = self.hold_to_change(&node)?;
+            self.set_attr(&node, &call, pace)
+        });
+        self.note_stale(&call.caller, answer)
     }
 
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
@@ -432,7 +456,6 @@ impl FileSystem for Passthrough {
     }
 
     changing_families! {
-        set_attr(protocol::SetAttr) -> Attr;
         set_xattr(protocol::SetXattr<'_>) -> ();
         remove_xattr(protocol::RemoveXattr<'_>) -> ();
     }
@@ -443,7 +466,6 @@ impl FileSystem for Passthrough {
         mk_dir(protocol::MkDir<'_>) of name -> Entry;
         unlink(protocol::Unlink<'_>) of name -> ();
         rm_dir(protocol::RmDir<'_>) of name -> ();
-        create(protocol::Create<'_>) of name -> (Entry, OpenReply);
         tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
     }
 

@@ -201,6 +201,13 @@ impl Passthrough {
         answer
     }
 
+    /// An OPEN that was let in could not be carried out yet, and comes again: it is let in then, too.
+    pub(super) fn expect_again(&self, call: &Call<'_, Open>) {
+        if self.is_close_to_open() {
+            self.retries.expect(call.caller.pid, Some(call.node.0));
+        }
+    }
+
     pub(super) fn lookup(&self, parent: &NodeRef, call: &Call<'_, Lookup<'_>>) -> Answer<Entry> {
         let Call { caller, operation: Lookup { name }, .. } = call;
         if !self.retries.expects(caller.pid) {

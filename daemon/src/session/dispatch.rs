@@ -5,7 +5,7 @@ use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, FileSystem, ListNames, Pace};
+use crate::host::{Answer, Call, FileSystem, ListNames, Opening, Pace};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
@@ -24,8 +24,7 @@ impl<F: FileSystem> Session<F> {
         (payload, terms): (&IoVectors<'_>, Terms),
         (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
     ) -> Answer<Outcome> {
-        let pace = terms.pace;
-        let host = &*self.filesystem;
+        let (pace, host) = (terms.pace, &*self.filesystem);
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
             // Answered with bytes, in place or produced by the host, or not at all.
@@ -49,17 +48,26 @@ impl<F: FileSystem> Session<F> {
             Operation::MkNod(op) => self.entry(host.mk_nod(self.permit(header, op)?)?),
             Operation::MkDir(op) => self.entry(host.mk_dir(self.permit(header, op)?)?),
             Operation::Link(op) => self.entry(host.link(self.permit(header, op)?)?),
-            Operation::Create(op) => self.created(host.create(self.permit(header, op)?)?),
+            Operation::Create(op) => match host.create(self.permit(header, op)?, pace)? {
+                Opening::Done(created) => self.created(created),
+                Opening::Leased => return Ok(Outcome::Leased),
+            },
             Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
             // Answered with a value.
             Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
             Operation::SetAttr(op) => {
                 let op = self.with_meaning(header.node, op)?;
-                Reply::Attr(host.set_attr(self.permit(header, op)?)?, attr_timeout)
+                match host.set_attr(self.permit(header, op)?, pace)? {
+                    Opening::Done(attr) => Reply::Attr(attr, attr_timeout),
+                    Opening::Leased => return Ok(Outcome::Leased),
+                }
             }
             Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
-            Operation::Open(op) => Reply::Open(host.open(self.permit(header, op)?)?),
+            Operation::Open(op) => match host.open(self.permit(header, op)?, pace)? {
+                Opening::Done(open) => Reply::Open(open),
+                Opening::Leased => return Ok(Outcome::Leased),
+            },
             Operation::OpenDir(op) => Reply::Open(host.open_dir(self.permit(header, op)?)?),
             Operation::Write(op) => self.write(header, op, (payload, pace))?,
             Operation::Lseek(op) => Reply::Offset(host.lseek(self.permit(header, op)?)?),

@@ -84,6 +84,9 @@ pub enum Served<S> {
     Done,
     /// It would have to wait for the host, and its pace forbids that: nothing was done, and it is to be served again.
     WouldWait(S),
+    /// Another process of the host has a lease on the file, and its pace forbids to wait: nothing was done, and it is to
+    /// be served again a little later, with [`Pace::Now`].
+    Leased(S),
     /// It waits for the front-end or for a lock, and for no thread of ours; its answer goes by [`Session::settle`].
     Parked(Parked),
 }
@@ -96,6 +99,8 @@ enum Performed {
     WouldWait,
     /// See [`Served::Parked`].
     Parked(Parked),
+    /// See [`Served::Leased`].
+    Leased,
     /// It was carried out or refused.
     Finished {
         outcome: Result<Outcome, Errno>,
@@ -114,6 +119,8 @@ enum Outcome {
     Silence,
     /// Nothing is answered yet.
     Parked(Parked),
+    /// Nothing is done yet: another process has a lease on the file.
+    Leased,
     /// This errno is the answer, whatever pace was asked for.
     Refused(Errno),
 }
@@ -195,6 +202,7 @@ impl<F: FileSystem> Session<F> {
             // Dropped, the slot answers EIO and counts.
             None => Served::Done,
             Some(Performed::WouldWait) => slot.hand_back().map_or(Served::Done, Served::WouldWait),
+            Some(Performed::Leased) => slot.hand_back().map_or(Served::Done, Served::Leased),
             Some(Performed::Parked(parked)) => {
                 slot.hand_back().map_or(Served::Done, |_sink| Served::Parked(parked))
             }
@@ -254,6 +262,9 @@ impl<F: FileSystem> Session<F> {
             (Err(error), _) => Err(undecoded(&request.header, &error)),
             (Ok(_), State::Waiting) => Err(before_init(request.header.node)),
         };
+        if let Ok(Outcome::Leased) = outcome {
+            return Performed::Leased;
+        }
         self.throttle.served(request.header.known_opcode());
         match outcome {
             Ok(Outcome::Parked(parked)) => Performed::Parked(parked),
@@ -284,6 +295,14 @@ impl<F: FileSystem> Session<F> {
             scratch.start_over();
         }
         outcome.ok()
+    }
+
+    /// Answers a request that came to [`Served::Leased`] and is not to wait any longer.
+    pub fn refuse<S: Sink>(&self, message: &[u8], mut sink: S, errno: Errno) {
+        match Request::decode(message, 0, Dialect::default()) {
+            Ok(request) => ReplySlot::new(sink, request.header.unique, &self.counters).refuse(errno),
+            Err(_no_header) => sink.close(),
+        }
     }
 
     /// Answers a request that was parked, where it had come to this.
@@ -374,6 +393,8 @@ fn is_paced(header: &Header<'_>) -> bool {
         Some(
             Opcode::Read
                 | Opcode::Write
+                | Opcode::Open
+                | Opcode::SetAttr
                 | Opcode::Flush
                 | Opcode::Release
                 | Opcode::GetLock
@@ -421,8 +442,8 @@ fn answer<S: Sink>(
         Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
         Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
         Ok(Outcome::Silence) => slot.close(),
-        // What is parked is answered elsewhere, and comes here only by mistake.
-        Ok(Outcome::Parked(_)) => slot.refuse(Errno::EIO),
+        // What is parked or waits for a lease is answered elsewhere, and comes here only by mistake.
+        Ok(Outcome::Parked(_) | Outcome::Leased) => slot.refuse(Errno::EIO),
         Err(_) if is_silent => slot.close(),
         Ok(Outcome::Refused(errno)) | Err(errno) => slot.refuse(*errno),
     }

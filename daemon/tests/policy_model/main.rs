@@ -8,7 +8,8 @@ mod rules;
 
 use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
 use pinhole::host::{
-    Allowed, Answer, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Pace, Passthrough, errno_of,
+    Allowed, Answer, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace,
+    Passthrough, errno_of,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Access, Gated, Refusal};
@@ -106,6 +107,7 @@ impl World {
             posix_acl: false,
             announce_submounts: true,
             preserve_noatime: false,
+            holes: Holes::All,
             file_handles: FileHandles::Prefer,
             descriptors_max: 1000,
             limits: *rules.policy.limits(),
@@ -210,7 +212,7 @@ impl World {
     fn create(&mut self, (directory, name): (NodeId, &'static str), flags: u32) {
         let got = with_name(name, |name| {
             let create = Create { name, open: open_of(flags), mode: 0o644, umask: 0 };
-            self.share.create(self.permit(directory, create)?)
+            self.share.create(self.permit(directory, create)?, Pace::Patient).and_then(Opening::done)
         });
         let mut found = None;
         let wanted = Access::CREATE | open_access(flags);
@@ -351,7 +353,8 @@ impl World {
     }
 
     fn open(&mut self, node: NodeId, flags: u32) {
-        let got = self.permit(node, open_of(flags)).and_then(|call| self.share.open(call));
+        let got = self.permit(node, open_of(flags));
+        let got = got.and_then(|call| self.share.open(call, Pace::Patient)).and_then(Opening::done);
         let expected = lacks(self.at_node(node), open_access(flags), false)
             .and_then(|()| self.mirror_open(self.fd(node), flags));
         assert_eq!(
@@ -413,7 +416,8 @@ impl World {
         let (got, wanted) = if change {
             let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
             let call = self.permit(node, change);
-            (call.and_then(|call| self.share.set_attr(call)), Access::STAT | Access::CHMOD)
+            let got = call.and_then(|call| self.share.set_attr(call, Pace::Patient)).and_then(Opening::done);
+            (got, Access::STAT | Access::CHMOD)
         } else {
             (
                 self.permit(node, GetAttr { handle: None }).and_then(|call| self.share.get_attr(call)),

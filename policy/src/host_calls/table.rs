@@ -14,6 +14,7 @@ const WRITES: Access = Access::OPENS_TO_WRITE;
 const SYNCS: Access = Access::FSYNC.union(Access::WRITE).union(Access::APPEND);
 /// That, and what has to be written back where a policy limits what is not.
 const WRITES_BACK: Access = SYNCS.union(Access::COPY_RANGE);
+const REOPENS: Access = Access::LOCK.union(Access::TRUNCATE);
 const MAKES: Access = Access::MAKES_OWNED;
 const KEEPS_BITS: Access = Access::KEEPS_BITS;
 const XATTR_READS: Access = Access::XATTR_READS.union(Access::ACL_READ);
@@ -42,6 +43,7 @@ pub(super) const fn within(argument: u8, bits: u64, meaning: &'static str) -> Co
 
 const AT_FDCWD: u64 = 0xffff_ff9c;
 pub(super) const BY_DESCRIPTOR: Condition = int(0, Test::Not(AT_FDCWD), "the directory is a descriptor");
+const OPEN_HOW: Condition = long(3, Test::Is(24), "the structure that is meant");
 const TO_DESCRIPTOR: Condition = int(2, Test::Not(AT_FDCWD), "the other directory is a descriptor");
 
 // open(2). O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE are four bits on both architectures, in another order.
@@ -105,20 +107,8 @@ pub(super) const ROWS: &[Row] = &[
         &[BY_DESCRIPTOR, flags(2, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
         "look at a descriptor",
     ),
-    row(
-        "openat2",
-        WORKER,
-        ALWAYS,
-        &[BY_DESCRIPTOR, long(3, Test::Is(24), "the structure that is meant")],
-        "open a name beneath a directory, no links",
-    ),
-    row(
-        "openat2",
-        OFFLOAD,
-        any(Access::LOCK),
-        &[BY_DESCRIPTOR, long(3, Test::Is(24), "the structure that is meant")],
-        "open a file once more, for the locks of one owner",
-    ),
+    row("openat2", WORKER, ALWAYS, &[BY_DESCRIPTOR, OPEN_HOW], "open a name beneath a directory, no links"),
+    row("openat2", OFFLOAD, any(REOPENS), &[BY_DESCRIPTOR, OPEN_HOW], "open again to lock or truncate"),
     row(
         "name_to_handle_at",
         WORKER,
@@ -146,6 +136,13 @@ pub(super) const ROWS: &[Row] = &[
         any(WRITES).with(Facilities::HANDLES),
         &[within(2, WRITING, "what is there")],
         "open what is known, to write it",
+    ),
+    row(
+        "open_by_handle_at",
+        OFFLOAD,
+        any(Access::TRUNCATE).with(Facilities::HANDLES),
+        &[within(2, WRITING, "what is there")],
+        "open a large file to truncate it",
     ),
     row("fstatfs", WORKER, ALWAYS, &[], "which kind of file system, and its figures"),
     row("readlinkat", WORKER, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
@@ -200,7 +197,7 @@ pub(super) const ROWS: &[Row] = &[
     row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "who has a range"),
     row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock a file, or give it back"),
     row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
-    row("ftruncate", WORKER, any(Access::TRUNCATE), &[], "change a length"),
+    row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change a length"),
     row("fallocate", OFFLOAD, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
     row(
         "fallocate",
@@ -375,7 +372,7 @@ pub(super) const ROWS: &[Row] = &[
         &[BY_DESCRIPTOR, flags(4, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
         "change the owner",
     ),
-    row("utimensat", WORKER, any(Access::UTIMENS), &[BY_DESCRIPTOR], "change times"),
+    row("utimensat", SERVING, any(Access::UTIMENS), &[BY_DESCRIPTOR], "change times"),
     row(
         "getxattr",
         WORKER,

@@ -20,7 +20,7 @@ use std::time::Duration;
 use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
 use pinhole::host::{
-    CacheMode, Config, FileHandles, FileSystem as _, InodeHandle, Passthrough, Seal, Surroundings,
+    CacheMode, Config, FileHandles, FileSystem as _, Holes, InodeHandle, Passthrough, Seal, Surroundings,
 };
 use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, OnForbidden, Plan, Side, Walls,
@@ -192,6 +192,7 @@ fn host_config(share: &Path, file_handles: FileHandles) -> Config {
         posix_acl: false,
         announce_submounts: true,
         preserve_noatime: false,
+        holes: Holes::All,
         file_handles,
         descriptors_max: 100,
     }

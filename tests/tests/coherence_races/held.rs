@@ -2,8 +2,8 @@
 
 use pinhole::bell::Bell;
 use pinhole::host::{
-    Allowed, Answer, CacheMode, Config, FileHandles, FileSystem, InodeFlags, ListNames, Locking, MapFile,
-    Pace, Passthrough,
+    Allowed, Answer, CacheMode, Config, FileHandles, FileSystem, Holes, InodeFlags, ListNames, Locking,
+    MapFile, Opening, Pace, Passthrough,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole::session::{Options, Session};
@@ -61,6 +61,7 @@ impl HeldBack {
         let config = Config {
             shared_dir: path("share"),
             cache: CacheMode::Auto,
+            holes: Holes::All,
             entry_timeout: minute,
             direct_io: false,
             xattr: false,
@@ -209,7 +210,7 @@ impl FileSystem for Layer {
     passed_on! {
         forget(protocol::Forget) -> ();
         get_attr(protocol::GetAttr) -> Answer<Attr>;
-        set_attr(protocol::SetAttr) -> Answer<Attr>;
+        set_attr(protocol::SetAttr, pace: Pace) -> Answer<Opening<Attr>>;
         get_statx(protocol::GetStatx) -> Answer<Statx>;
         access(protocol::Access) -> Answer<()>;
         stat_fs(protocol::StatFs) -> Answer<Statfs>;
@@ -221,8 +222,8 @@ impl FileSystem for Layer {
         unlink(protocol::Unlink<'_>) -> Answer<()>;
         rm_dir(protocol::RmDir<'_>) -> Answer<()>;
         rename(protocol::Rename<'_>) -> Answer<()>;
-        open(protocol::Open) -> Answer<OpenReply>;
-        create(protocol::Create<'_>) -> Answer<(Entry, OpenReply)>;
+        open(protocol::Open, pace: Pace) -> Answer<Opening<OpenReply>>;
+        create(protocol::Create<'_>, pace: Pace) -> Answer<Opening<(Entry, OpenReply)>>;
         tmp_file(protocol::TmpFile) -> Answer<(Entry, OpenReply)>;
         flush(protocol::Flush, pace: Pace) -> Answer<()>;
         release(protocol::Release, pace: Pace) -> Answer<()>;

@@ -221,8 +221,10 @@ impl Passthrough {
             if let Some((owner, ..)) = locks.in_the_way(lock.owner, span, kind) {
                 return Ok(Locking::Held(Some(owner)));
             }
-            if locks.take_for_guest(kind, || self.describe_whole(file))? == Said::Held {
-                return Ok(Locking::Held(None));
+            match locks.take_for_guest(kind, || self.describe_whole(file)) {
+                // EAGAIN: a process of the host has a lease on it, and has been told to give that up.
+                Ok(Said::Held) | Err(Errno::EAGAIN) => return Ok(Locking::Held(None)),
+                taken => drop(taken?),
             }
         }
         let done = self.set_range(locks, file, (asking, span, kind));
@@ -288,21 +290,23 @@ impl Passthrough {
     /// the file, one for a read lock: who cannot store anything harms no other reader.
     fn describe_whole(&self, file: &FileHandle) -> Answer<Description> {
         let ticket = self.ticket().map_err(no_lock)?;
-        let open = |flags| self.proc_fds.reopen_fd(file.as_fd(), flags);
+        let open = |flags| self.proc_fds.reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK);
         let (fd, writes) = match open(OFlags::RDWR) {
             Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
                 (open(OFlags::RDONLY).map_err(no_lock)?, false)
             }
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN),
             opened => (opened.map_err(no_lock)?, true),
         };
         Ok(Description { fd, reads: true, writes, _ticket: ticket })
     }
 
     /// A description for one owner. One that writes reads as well where the host lets it, so that it never has to be
-    /// exchanged while it has a write lock.
+    /// exchanged while it has a write lock. No lease of another process is in its way: the guest has the file open as
+    /// this opens it.
     fn describe(&self, file: &FileHandle) -> Answer<Description> {
         let ticket = self.ticket().map_err(no_lock)?;
-        let open = |flags| self.proc_fds.reopen_fd(file.as_fd(), flags).map_err(no_lock);
+        let open = |flags| self.proc_fds.reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK).map_err(no_lock);
         let (fd, reads, writes) = match (file.readable, file.writable) {
             (_, false) => (open(OFlags::RDONLY)?, true, false),
             (true, true) => (open(OFlags::RDWR)?, true, true),

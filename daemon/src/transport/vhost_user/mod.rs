@@ -9,6 +9,7 @@ mod back_channel;
 mod connection;
 mod crew;
 mod device;
+mod leases;
 mod listener;
 mod options;
 mod parking;

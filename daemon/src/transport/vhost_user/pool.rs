@@ -196,7 +196,7 @@ impl Office {
                     taken.settle((session, memory.view()), &parked, refused, &mut scratch)
                 }
                 // Who may wait is answered; were it not, this is how it is given back.
-                (Fate::WouldWait, _) => 0,
+                (Fate::WouldWait | Fate::Leased, _) => 0,
             };
             // Before the guest hears of it, so that its next request finds this thread free and hires no other.
             self.served();

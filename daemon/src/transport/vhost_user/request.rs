@@ -32,6 +32,8 @@ pub(super) enum Fate {
     Answered(u32),
     /// It is to be served again, patiently.
     WouldWait,
+    /// It waits for another process to give up its lease, and is to be served again a little later.
+    Leased,
     /// It waits for the front-end, and is answered by [`Taken::settle`].
     Parked(Parked),
 }
@@ -91,9 +93,21 @@ impl Taken {
         let sink = QueueSink::new(&self.chain, memory, &outcome);
         match session.serve((&self.message, payload), sink, pace, scratch) {
             Served::WouldWait(_sink) => Fate::WouldWait,
+            Served::Leased(_sink) => Fate::Leased,
             Served::Parked(parked) => Fate::Parked(parked),
             Served::Done => Fate::Answered(outcome.used_len().unwrap_or(0)),
         }
+    }
+
+    /// Answers it with an error where it came to [`Fate::Leased`]; returns the used length.
+    pub(super) fn refuse<F: FileSystem>(
+        &self,
+        (session, memory): (&Session<F>, GuestView<'_>),
+        errno: Errno,
+    ) -> u32 {
+        let outcome = Outcome::default();
+        session.refuse(&self.message, QueueSink::new(&self.chain, memory, &outcome), errno);
+        outcome.used_len().unwrap_or(0)
     }
 
     /// Answers it in `memory`, which may be another than that in which it was read, where it was parked and this has come

@@ -436,6 +436,12 @@ impl Ring {
         lock(&self.waiting).aside < room
     }
 
+    /// How many requests may wait for leases of the host's processes. Without `indirect` each takes up to five descriptors.
+    pub(super) fn room_for_leased(&self, indirect: bool) -> usize {
+        let size = usize::from(self.vring.get_ref().get_queue().size());
+        if indirect { size / 8 } else { size / 40 }
+    }
+
     /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.
     pub(super) fn set_aside(self: &Arc<Self>) -> Deferral {
         let mut waiting = lock(&self.waiting);

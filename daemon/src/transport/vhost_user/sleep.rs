@@ -2,13 +2,14 @@
 
 use super::split_ring::RingError;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Tells a worker to end after its current request.
 #[derive(Debug)]
@@ -71,12 +72,17 @@ impl Sleep {
         self.stop.requested()
     }
 
-    /// Sleeps until the guest kicks, or has kicked since the last time (true), or the worker is to stop (false).
-    pub(super) fn until_kicked(&self) -> Result<bool, RingError> {
+    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or the worker is to stop
+    /// (false).
+    pub(super) fn until_kicked(&self, until: Option<Instant>) -> Result<bool, RingError> {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
         loop {
-            match epoll::wait(&self.epoll, &mut events, None) {
+            match epoll::wait(&self.epoll, &mut events, left.as_ref()) {
                 Ok(_) => return Ok(!self.is_over()),
+                // Who sleeps for a time looks whether it is over.
+                Err(Errno::INTR) if until.is_some() => return Ok(!self.is_over()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(RingError::Kick(error.into())),
             }
@@ -98,10 +104,10 @@ mod tests {
         let sleep = Sleep::new(&kick, Arc::new(StopSignal::new().unwrap())).unwrap();
         for _ in 0..1000 {
             raise(&kick).unwrap();
-            assert!(sleep.until_kicked().unwrap());
+            assert!(sleep.until_kicked(None).unwrap());
         }
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         assert_eq!(epoll::wait(&sleep.epoll, &mut events, Some(&now)).unwrap(), 0, "a kick wakes once");
     }
 
@@ -114,7 +120,17 @@ mod tests {
         let sleep = Sleep::new(&kick, Arc::new(StopSignal::new().unwrap())).unwrap();
         for _ in 0..2 {
             rustix::io::write(&kick, &1u64.to_le_bytes()).unwrap();
-            assert!(sleep.until_kicked().unwrap());
+            assert!(sleep.until_kicked(None).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_sleep_for_a_time_ends_without_a_kick() {
+        let (kick, stop) = (kick(), Arc::new(StopSignal::new().unwrap()));
+        let sleep = Sleep::new(&kick, Arc::clone(&stop)).unwrap();
+        let until = Instant::now() + std::time::Duration::from_millis(5);
+        while Instant::now() < until {
+            assert!(sleep.until_kicked(Some(until)).unwrap());
         }
     }
 
@@ -124,7 +140,7 @@ mod tests {
         let sleep = Sleep::new(&kick, Arc::clone(&stop)).unwrap();
         stop.request();
         for _ in 0..2 {
-            assert!(!sleep.until_kicked().unwrap());
+            assert!(!sleep.until_kicked(None).unwrap());
         }
     }
 }

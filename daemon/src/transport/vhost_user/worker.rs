@@ -1,6 +1,7 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
 use super::crew::Complaint;
+use super::leases::{Leases, Waiting};
 use super::parking::{Parking, Stay};
 use super::poll::Poller;
 use super::pool::{Pool, Postponed};
@@ -39,12 +40,22 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         ring.check()?;
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
-        let (taken, poller) = (Taken::default(), Poller::new(self.poll));
-        let mut turn =
-            Turn { worker: self, ring, available, sleep, indirect, taken, held: None, scratch, poller };
+        let (taken, leases, poller) = (Taken::default(), Leases::default(), Poller::new(self.poll));
+        let mut turn = Turn {
+            worker: self,
+            ring,
+            available,
+            sleep,
+            indirect,
+            taken,
+            held: None,
+            leases,
+            scratch,
+            poller,
+        };
         // What came before the first kick, or while there was no worker, is served at once.
-        while turn.serve_available()? && sleep.until_kicked()? {}
-        Ok(())
+        while turn.serve_available()? && sleep.until_kicked(turn.leases.next())? {}
+        turn.give_up_leased()
     }
 
     fn starting(&self) {
@@ -86,6 +97,7 @@ struct Turn<'t, F> {
     taken: Taken,
     /// The head of a request that came too soon: the next to be served.
     held: Option<u16>,
+    leases: Leases,
     scratch: Scratch,
     poller: Poller,
 }
@@ -123,6 +135,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         loop {
             self.poller.came();
             loop {
+                self.serve_leased()?;
                 match self.serve_burst()? {
                     Ended::Over => return Ok(false),
                     Ended::Full => {}
@@ -244,23 +257,86 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         if self.taken.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
-        let pool = &self.worker.pool;
-        let pace = if pool.has_threads() { Pace::Now } else { Pace::Patient };
+        let pace = if self.worker.pool.has_threads() { Pace::Now } else { Pace::Patient };
         match self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch) {
             Fate::Answered(len) => Ok(Step::Done(len)),
-            Fate::WouldWait if pool.has_threads() => {
-                // The pool may have no room for a while.
-                self.give_back(burst, batch)?;
+            Fate::WouldWait if self.worker.pool.has_threads() => {
                 let taken = std::mem::take(&mut self.taken);
-                let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
-                let queue = self.worker.index;
-                pool.submit(Postponed { taken, head, queue, memory, deferral });
+                self.postpone(burst, (taken, head), batch)
+            }
+            Fate::Leased if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
+                self.leases.add(Waiting::new(std::mem::take(&mut self.taken), head));
                 Ok(Step::Elsewhere)
             }
+            Fate::Leased => Ok(Step::Done(self.refuse(burst, &self.taken, Errno::EAGAIN))),
             Fate::Parked(parked) => Ok(self.park(burst, parked, head)),
             // Who may wait is answered; were it not, this is how it is given back.
             Fate::WouldWait => Ok(Step::Done(0)),
         }
+    }
+
+    /// Hands a request over to the pool, which may have no room for a while.
+    fn postpone(
+        &self,
+        burst: &Burst<'_>,
+        (taken, head): (Taken, u16),
+        batch: &mut Batch,
+    ) -> Result<Step, RingError> {
+        self.give_back(burst, batch)?;
+        let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
+        let queue = self.worker.index;
+        self.worker.pool.submit(Postponed { taken, head, queue, memory, deferral });
+        Ok(Step::Elsewhere)
+    }
+
+    fn refuse(&self, burst: &Burst<'_>, taken: &Taken, errno: Errno) -> u32 {
+        taken.refuse((&self.worker.session, burst.memory()), errno)
+    }
+
+    /// Tries requests again that wait for a lease, where it is time.
+    fn serve_leased(&mut self) -> Result<(), RingError> {
+        if self.leases.is_empty() {
+            return Ok(());
+        }
+        let (burst, mut batch, now) = (self.ring.begin(), Batch::new(), Instant::now());
+        while let Some(waiting) = self.leases.take_due(now) {
+            if batch.is_full() {
+                self.give_back(&burst, &mut batch)?;
+            }
+            let (session, memory, scratch) = (&self.worker.session, burst.memory(), &mut self.scratch);
+            let head = waiting.head;
+            let step = match waiting.taken.serve(session, memory, Pace::Now, scratch) {
+                Fate::Answered(len) => Step::Done(len),
+                Fate::Leased if waiting.is_over() => {
+                    Step::Done(self.refuse(&burst, &waiting.taken, Errno::EAGAIN))
+                }
+                Fate::Leased => {
+                    self.leases.put_back(waiting);
+                    Step::Elsewhere
+                }
+                Fate::WouldWait => self.postpone(&burst, (waiting.taken, head), &mut batch)?,
+                // No request that opens a file waits for anything else.
+                Fate::Parked(_) => Step::Done(self.refuse(&burst, &waiting.taken, Errno::EIO)),
+            };
+            if let Step::Done(len) = step {
+                batch.push(Done { head, len });
+            }
+        }
+        self.give_back(&burst, &mut batch)
+    }
+
+    /// Answers those that still wait when the worker stops: none of them has begun. To ESTALE Linux looks the path up again
+    /// and opens or truncates what it finds, so its program notices nothing.
+    fn give_up_leased(&mut self) -> Result<(), RingError> {
+        let (burst, mut batch) = (self.ring.begin(), Batch::new());
+        while let Some(waiting) = self.leases.take() {
+            if batch.is_full() {
+                self.give_back(&burst, &mut batch)?;
+            }
+            let len = self.refuse(&burst, &waiting.taken, Errno::ESTALE);
+            batch.push(Done { head: waiting.head, len });
+        }
+        self.give_back(&burst, &mut batch)
     }
 
     /// Lets a request wait. One that may wait for long does so only while the ring has room for others: who has the
