@@ -55,13 +55,10 @@ impl<F: FileSystem> Session<F> {
             Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
             // Answered with a value.
             Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
-            Operation::SetAttr(op) => {
-                let op = self.with_meaning(header.node, op)?;
-                match host.set_attr(self.permit(header, op)?, pace)? {
-                    Opening::Done(attr) => Reply::Attr(attr, attr_timeout),
-                    Opening::Leased => return Ok(Outcome::Leased),
-                }
-            }
+            Operation::SetAttr(op) => match self.set_attr(header, op, pace)? {
+                Opening::Done(attr) => Reply::Attr(attr, attr_timeout),
+                Opening::Leased => return Ok(Outcome::Leased),
+            },
             Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
             Operation::Open(op) => match host.open(self.permit(header, op)?, pace)? {
@@ -141,6 +138,11 @@ impl<F: FileSystem> Session<F> {
             }
             found => found.map(|entry| self.entry(entry)),
         }
+    }
+
+    fn set_attr(&self, header: &Header<'_>, set: SetAttr, pace: Pace) -> Answer<Opening<Attr>> {
+        let set = self.with_meaning(header.node, set)?;
+        self.filesystem.set_attr(self.permit(header, set)?, pace)
     }
 
     /// What a SETATTR that sets nothing asks for: to drop set-user-id and set-group-id, if the guest may change owners.
