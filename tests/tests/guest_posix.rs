@@ -375,7 +375,7 @@ fn access_control_lists_grant_refuse_and_are_inherited() {
 fn sparse_copies_contain_what_programs_stored() {
     let host = &as_on_a_local_directory("sparse_copies").plain;
     for copy in ["cp", "tar"] {
-        let content = host.content(&format!("sparse_copies/{copy}"));
+        let content = host.content(format!("sparse_copies/{copy}"));
         assert_eq!(content.get(20 * 4096..20 * 4096 + 6), Some(b"stored".as_slice()), "{copy}");
     }
 }
