@@ -1,5 +1,6 @@
 //! Prints what it takes to find the rule of a name, under policies of more and more wildcards:
 //! `cargo run --release -p pinhole-policy --example name_cost`.
+#![expect(clippy::print_stdout, reason = "its output is the figures")]
 
 use pinhole_policy::Policy;
 use std::hint::black_box;
