@@ -257,3 +257,14 @@ pub const WINDOW_THREADS_MAX: usize = 8;
 /// Bytes from which on `--dax auto` offers a file for mapping: a shorter one takes a slot of 2 MiB, and mapping it takes
 /// longer than reading it.
 pub const DAX_MIN_SIZE_DEFAULT: u64 = 1 << 20;
+
+/// How long a daemon that starts waits for others that start with a socket in the same folder. Each needs some milliseconds;
+/// any process that can read the folder may lock it, so a daemon does not wait for good.
+pub const SOCKET_LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Between two attempts at that.
+pub const SOCKET_LOCK_NAP: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Names for the folder in which a socket is made that are tried: one may be left of a process of the same number that was
+/// killed.
+pub const PRIVATE_FOLDERS_MAX: u32 = 16;

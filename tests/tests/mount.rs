@@ -139,6 +139,33 @@ fn sigterm_ends_a_busy_mount_too() {
     assert!(held.metadata().is_err(), "the file's server is gone");
 }
 
+/// Whoever may rename a folder above the mount point puts another mount at its path.
+#[test]
+fn the_end_unmounts_its_own_mount_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["host", "above", "above/a mnt"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let mut program =
+        Program::start(pinhole(["mount"]).unwrap().arg(path("host")).arg(path("above/a mnt"))).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    fs::rename(path("above"), path("moved")).unwrap();
+    fs::create_dir_all(path("above/a mnt")).unwrap();
+    let decoy = Command::new("mount").args(["-t", "tmpfs", "decoy"]).arg(path("above/a mnt")).status();
+    assert!(decoy.unwrap().success(), "mounting a tmpfs needs root");
+    fs::write(path("above/a mnt/canary"), "c").unwrap();
+    let ended = program.end_by(Signal::TERM).unwrap();
+    let canary = path("above/a mnt/canary").exists();
+    let own = fs::read_to_string("/proc/self/mounts").unwrap().contains(path("moved").to_str().unwrap());
+    for name in ["above/a mnt", "moved/a mnt"] {
+        rustix::mount::unmount(path(name), UnmountFlags::DETACH).unwrap_or_default();
+    }
+    assert_eq!(ended, Some(0), "{}", program.stderr());
+    assert!(canary, "another mount was taken away");
+    assert!(!own, "its own mount is still there");
+}
+
 #[test]
 fn an_umount_by_somebody_else_is_the_end_too() {
     let mut mounted = Mounted::new(&["--threads=3"]);

@@ -119,7 +119,6 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let facilities = plan.facilities;
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
-    // Before there is a second thread: making the socket changes the umask for a moment.
     let mut listener = vhost_user::Listener::bind(&listen)?;
     unshare::give_back_free_memory();
     let inside = match plan.isolate()? {

@@ -7,6 +7,7 @@
 
 mod device;
 mod mount;
+mod own_mount;
 mod parking;
 mod worker;
 

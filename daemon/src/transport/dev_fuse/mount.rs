@@ -1,12 +1,12 @@
-//! Mounting and unmounting: by `mount(2)` for root, by the `fusermount3` program for everybody else.
+//! Mounting and unmounting: by the kernel's own calls for root, by the `fusermount3` program for everybody else.
 
+use super::own_mount::OwnMount;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ pub struct Mounted {
 
 #[derive(Clone, Copy, Debug)]
 enum Mounter {
-    Root,
+    Root(OwnMount),
     Fusermount,
 }
 
@@ -73,9 +73,11 @@ impl Mounted {
     /// # Errors
     /// [`MountError`], in words for the one who typed the command.
     pub fn new(request: MountRequest) -> Result<Self, MountError> {
-        check(&request)?;
+        let mountpoint = check(&request)?;
         let (device, by) = if rustix::process::geteuid().is_root() {
-            (by_root(&request)?, Mounter::Root)
+            let device = open_device()?;
+            let own = OwnMount::new(&request, device.as_fd(), mountpoint.as_fd())?;
+            (device, Mounter::Root(own))
         } else {
             (by_fusermount(&request)?, Mounter::Fusermount)
         };
@@ -95,25 +97,27 @@ impl Mounted {
     /// Unmounts. `true`: it was busy, so only its name is gone and its users still have it.
     pub(super) fn unmount(mut self) -> bool {
         self.gone = true;
-        let plainly = self.try_unmount(false);
-        if !plainly && !self.try_unmount(true) {
-            tracing::warn!("{} could not be unmounted", self.mountpoint.display());
-        }
-        !plainly
+        self.take_away()
     }
 
-    fn try_unmount(&self, lazily: bool) -> bool {
-        match self.by {
-            Mounter::Root => {
-                let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-                rustix::mount::unmount(&self.mountpoint, flags | UnmountFlags::NOFOLLOW).is_ok()
-            }
-            Mounter::Fusermount => {
-                let mut command = Command::new("fusermount3");
-                command.args(["-u", "-q"]).args(lazily.then_some("-z")).arg("--").arg(&self.mountpoint);
-                command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
-            }
-        }
+    /// The same, also for one that is dropped.
+    fn take_away(&self) -> bool {
+        let outcome = match self.by {
+            Mounter::Root(own) => own.unmount(self.device.as_fd()),
+            Mounter::Fusermount if self.ask_fusermount(None) => Ok(false),
+            Mounter::Fusermount if self.ask_fusermount(Some("-z")) => Ok(true),
+            Mounter::Fusermount => Err(io::Error::other("fusermount3 has refused")),
+        };
+        outcome.unwrap_or_else(|error| {
+            tracing::warn!("{} could not be unmounted: {error}", self.mountpoint.display());
+            true
+        })
+    }
+
+    fn ask_fusermount(&self, option: Option<&str>) -> bool {
+        let mut command = Command::new("fusermount3");
+        command.args(["-u", "-q"]).args(option).arg("--").arg(&self.mountpoint);
+        command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 }
 
@@ -121,12 +125,13 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         if !self.gone {
             self.gone = true;
-            let _gone = self.try_unmount(true);
+            self.take_away();
         }
     }
 }
 
-fn check(request: &MountRequest) -> Result<(), MountError> {
+/// The directory to mount on, if it may be one.
+fn check(request: &MountRequest) -> Result<OwnedFd, MountError> {
     let path = || request.mountpoint.clone();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let at = |path: &Path| rustix::fs::openat(CWD, path, flags, Mode::empty());
@@ -148,47 +153,18 @@ fn check(request: &MountRequest) -> Result<(), MountError> {
             return Err(MountError::Inside { path: path(), shared: request.directory.clone() });
         }
     }
-    Ok(())
+    Ok(mountpoint)
 }
 
 fn name_of(directory: &OwnedFd) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()
 }
 
-fn by_root(request: &MountRequest) -> Result<OwnedFd, MountError> {
+fn open_device() -> Result<OwnedFd, MountError> {
     let opened = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let device = opened.map_err(|error| match error {
+    opened.map_err(|error| match error {
         Errno::NOENT | Errno::NXIO | Errno::NODEV => MountError::NoDevice,
         other => MountError::Device { source: other.into() },
-    })?;
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
-    );
-    let data = CString::new(data).map_err(|error| MountError::Device { source: error.into() })?;
-    let flags = flags_of(&request.options);
-    rustix::mount::mount(&request.directory, &request.mountpoint, "fuse.pinhole", flags, data.as_c_str())
-        .map_err(|error| MountError::Mount { path: request.mountpoint.clone(), source: error.into() })?;
-    Ok(device)
-}
-
-fn flags_of(options: &[String]) -> MountFlags {
-    options.iter().fold(MountFlags::NOSUID | MountFlags::NODEV, |flags, word| match word.as_str() {
-        "ro" => flags | MountFlags::RDONLY,
-        "rw" => flags - MountFlags::RDONLY,
-        "nosuid" => flags | MountFlags::NOSUID,
-        "suid" => flags - MountFlags::NOSUID,
-        "nodev" => flags | MountFlags::NODEV,
-        "dev" => flags - MountFlags::NODEV,
-        "noexec" => flags | MountFlags::NOEXEC,
-        "exec" => flags - MountFlags::NOEXEC,
-        "noatime" => flags | MountFlags::NOATIME,
-        "atime" => flags - MountFlags::NOATIME,
-        "nodiratime" => flags | MountFlags::NODIRATIME,
-        "sync" => flags | MountFlags::SYNCHRONOUS,
-        "async" => flags - MountFlags::SYNCHRONOUS,
-        "dirsync" => flags | MountFlags::DIRSYNC,
-        _ => flags,
     })
 }
 
@@ -249,23 +225,6 @@ mod tests {
     fn request(options: &[&str]) -> MountRequest {
         let options = options.iter().map(ToString::to_string).collect();
         MountRequest { directory: "/srv/a,b".into(), mountpoint: "/mnt".into(), options }
-    }
-
-    #[test]
-    fn a_mount_ignores_suid_and_devices_unless_told_otherwise() {
-        assert_eq!(flags_of(&[]), MountFlags::NOSUID | MountFlags::NODEV);
-        assert_eq!(flags_of(&request(&["suid", "dev", "ro"]).options), MountFlags::RDONLY);
-        assert_eq!(flags_of(&request(&["suid", "dev", "ro", "rw"]).options), MountFlags::empty());
-    }
-
-    #[test]
-    fn every_mount_option_does_something_or_undoes_it() {
-        for word in MOUNT_OPTIONS.split(", ") {
-            let all = MountFlags::from_bits_retain(u32::MAX);
-            let set = flags_of(&[word.to_owned()]) != flags_of(&[]);
-            let kept = ["nosuid", "nodev", "rw", "exec", "atime", "async"].contains(&word);
-            assert!(set || kept, "{word} of {all:?}");
-        }
     }
 
     #[test]

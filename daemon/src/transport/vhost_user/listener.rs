@@ -1,11 +1,11 @@
 //! The socket on which VMMs connect: made by us at a path, or given to us already listening.
 
 use super::ServeError;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+use super::socket_name::{self, SocketName};
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where VMMs connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,25 +28,16 @@ pub struct Listener {
     name: SocketName,
 }
 
-/// The name that we gave a socket; dropping it removes it.
-#[derive(Debug, Default)]
-pub struct SocketName(Option<Made>);
-
-#[derive(Debug)]
-struct Made {
-    path: PathBuf,
-    /// So that the socket of one who came after us is not removed in place of ours.
-    identity: (u64, u64),
-}
-
 impl Listener {
-    /// Makes the socket, or takes the one given. Called before other threads exist: it changes the umask for a moment.
+    /// Makes the socket, or takes the one given.
     ///
     /// # Errors
     /// What stands in the way, by name.
     pub fn bind(listen: &Listen) -> Result<Self, ServeError> {
         match listen {
-            Listen::Path { path, group } => bind_path(path, *group),
+            Listen::Path { path, group } => {
+                socket_name::bind(path, *group).map(|(socket, name)| Self { socket, name })
+            }
             Listen::Descriptor(number) => take_descriptor(*number),
         }
     }
@@ -58,7 +49,7 @@ impl Listener {
 
     /// Leaves the name to another process, which has a copy of all this.
     pub fn leave_name(&mut self) {
-        self.name.0 = None;
+        self.name.forget();
     }
 
     pub(super) fn socket(&self) -> Result<UnixListener, ServeError> {
@@ -69,76 +60,6 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl Drop for SocketName {
-    fn drop(&mut self) {
-        let Some(made) = &self.0 else { return };
-        if identity(&made.path).is_ok_and(|now| now == made.identity)
-            && let Err(error) = std::fs::remove_file(&made.path)
-        {
-            tracing::warn!(path = %made.path.display(), %error, "cannot remove the socket");
-        }
-    }
-}
-
-fn bind_path(path: &Path, group: Option<u32>) -> Result<Listener, ServeError> {
-    remove_stale(path)?;
-    let failed = |source: std::io::Error| ServeError::Bind { path: path.to_owned(), source };
-    // Nobody but us may connect until the group is set.
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let socket = bound.map_err(failed)?;
-    let made = Made { path: path.to_owned(), identity: identity(path).map_err(failed)? };
-    let listener = Listener { socket, name: SocketName(Some(made)) };
-    if let Some(group) = group {
-        give_to_group(path, Gid::from_raw(group)).map_err(|source| ServeError::Group {
-            path: path.to_owned(),
-            group,
-            source,
-        })?;
-    }
-    Ok(listener)
-}
-
-/// Lets a group connect. By descriptor, because chmod follows links: whoever may write to the socket's folder could
-/// put one in its place.
-fn give_to_group(path: &Path, group: Gid) -> std::io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let socket = rustix::fs::open(path, flags, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
-        return Err(std::io::Error::other("another file has taken the socket's place"));
-    }
-    rustix::fs::chownat(&socket, c"", None, Some(group), AtFlags::EMPTY_PATH)?;
-    let number = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    Ok(rustix::fs::chmod(number, Mode::from_raw_mode(0o660))?)
-}
-
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    let stat = rustix::fs::lstat(path)?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
-/// Removes a socket that nobody listens on.
-///
-/// A connection would tell whether somebody does, but it would also be that daemon's one connection. A datagram
-/// socket asks without disturbing: the kernel answers "wrong type" where a stream socket lives, "refused" where none.
-fn remove_stale(path: &Path) -> Result<(), ServeError> {
-    let failed = |source: std::io::Error| ServeError::Bind { path: path.to_owned(), source };
-    match rustix::fs::lstat(path) {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(failed(error.into())),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Socket => {
-            return Err(ServeError::NotASocket { path: path.to_owned() });
-        }
-        Ok(_) => {}
-    }
-    let probe = std::os::unix::net::UnixDatagram::unbound().map_err(failed)?;
-    match probe.connect(path).map_err(|error| error.kind()) {
-        Err(std::io::ErrorKind::ConnectionRefused) => std::fs::remove_file(path).map_err(failed),
-        Ok(()) | Err(_) => Err(ServeError::InUse { path: path.to_owned() }),
     }
 }
 
@@ -164,7 +85,9 @@ fn take_descriptor(number: RawFd) -> Result<Listener, ServeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     fn at(path: &Path) -> Listen {
         Listen::Path { path: path.to_owned(), group: None }

@@ -19,6 +19,7 @@ mod regions;
 mod request;
 mod ring;
 mod sleep;
+mod socket_name;
 mod split_ring;
 mod stop;
 mod vring;
@@ -28,8 +29,9 @@ use std::io;
 use std::path::PathBuf;
 
 pub use connection::serve;
-pub use listener::{Listen, Listener, SocketName};
+pub use listener::{Listen, Listener};
 pub use options::{Options, RequestQueues, RequestQueuesError, Tag, TagError};
+pub use socket_name::SocketName;
 pub use stop::Stop;
 
 /// What keeps the daemon from serving.

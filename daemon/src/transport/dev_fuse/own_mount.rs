@@ -1,0 +1,197 @@
+//! The mount that root makes by itself, found again by the number that the kernel gave it.
+//!
+//! A path may lead elsewhere by the time of the end: whoever may rename a directory above the mount point can put another
+//! mount in its place. And a descriptor of the mount may not be kept, because it would keep everybody else from
+//! unmounting it. So the number is kept, and a mount is taken away by a descriptor of which the kernel says that number.
+
+use super::mount::{MountError, MountRequest};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+
+/// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// A mount of this process's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OwnMount {
+    /// As the mount table has it. The kernel gives it to another mount once this one is gone.
+    id: u64,
+    /// The number that no other mount ever has, where the kernel knows one.
+    unique: Option<u64>,
+}
+
+impl OwnMount {
+    /// Mounts what `device` serves on `mountpoint`.
+    pub(super) fn new(
+        request: &MountRequest,
+        device: BorrowedFd<'_>,
+        mountpoint: BorrowedFd<'_>,
+    ) -> Result<Self, MountError> {
+        let failed = |source: io::Error| MountError::Mount { path: request.mountpoint.clone(), source };
+        let (mount, own) = detached(request, device).map_err(failed)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(&mount, c"", mountpoint, c"", flags)
+            .map_err(|error| failed(error.into()))?;
+        Ok(own)
+    }
+
+    /// Takes the mount away. `true`: programs still use it, so only its name is gone.
+    ///
+    /// # Errors
+    /// Where it has none any more, or lies under another mount.
+    pub(super) fn unmount(self, device: BorrowedFd<'_>) -> io::Result<bool> {
+        let table = std::fs::read("/proc/self/mountinfo")?;
+        let path = table.split(|byte| *byte == b'\n').find_map(|line| self.place_in(line));
+        let path = path.ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(CWD, &path, flags, Mode::empty())?;
+        if Self::of(found.as_fd())? != self {
+            return Err(io::Error::other("another mount lies in its place"));
+        }
+        // No NOFOLLOW: the number is a link, to the mount and nowhere else.
+        rustix::mount::unmount(format!("/proc/self/fd/{}", found.as_raw_fd()), UnmountFlags::DETACH)?;
+        // What nobody uses is gone with this, and the device then says so.
+        drop(found);
+        let mut polled = [PollFd::new(&device, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        let [polled] = polled;
+        Ok(!polled.revents().contains(PollFlags::ERR))
+    }
+
+    /// The mount of a descriptor. Nothing is asked of its server, which may not serve yet.
+    fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let number = |wanted: StatxFlags| {
+            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+            let stat = rustix::fs::statx(file, c"", flags, wanted)?;
+            Ok::<_, io::Error>((stat.stx_mask & wanted.bits() != 0).then_some(stat.stx_mnt_id))
+        };
+        let id = number(StatxFlags::MNT_ID)?.ok_or(io::ErrorKind::Unsupported)?;
+        Ok(Self { id, unique: number(MNT_ID_UNIQUE)? })
+    }
+
+    /// Where a line of the mount table says that it is.
+    fn place_in(self, line: &[u8]) -> Option<PathBuf> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?;
+        (id.parse() == Ok(self.id)).then(|| fields.nth(3).map(unescaped)).flatten()
+    }
+}
+
+/// A mount that is attached nowhere yet, and its number.
+fn detached(request: &MountRequest, device: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnMount)> {
+    let fs = rustix::mount::fsopen(c"fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let text = |key, value: &str| rustix::mount::fsconfig_set_string(&fs, key, value);
+    let source = request.directory.as_os_str().as_bytes();
+    rustix::mount::fsconfig_set_string(&fs, "source", source)?;
+    text("subtype", "pinhole")?;
+    text("fd", &device.as_raw_fd().to_string())?;
+    for (key, value) in [("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")] {
+        text(key, value)?;
+    }
+    for key in ["default_permissions", "allow_other"].into_iter().chain(of_the_file_system(&request.options))
+    {
+        rustix::mount::fsconfig_set_flag(&fs, key)?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(&request.options))?;
+    let own = OwnMount::of(mount.as_fd())?;
+    Ok((mount, own))
+}
+
+/// The options that are not a single mount's but the whole file system's.
+fn of_the_file_system(options: &[String]) -> impl Iterator<Item = &'static str> {
+    let last = |one: &str, other: &str| {
+        options
+            .iter()
+            .rev()
+            .find(|word| [one, other].contains(&word.as_str()))
+            .is_some_and(|word| word == one)
+    };
+    let wanted = [
+        ("ro", last("ro", "rw")),
+        ("sync", last("sync", "async")),
+        ("dirsync", options.iter().any(|word| word == "dirsync")),
+    ];
+    wanted.into_iter().filter_map(|(word, wanted)| wanted.then_some(word))
+}
+
+fn attributes(options: &[String]) -> MountAttrFlags {
+    let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
+    options.iter().fold(nosuid | nodev, |flags, word| match word.as_str() {
+        "ro" => flags | MountAttrFlags::MOUNT_ATTR_RDONLY,
+        "rw" => flags - MountAttrFlags::MOUNT_ATTR_RDONLY,
+        "nosuid" => flags | nosuid,
+        "suid" => flags - nosuid,
+        "nodev" => flags | nodev,
+        "dev" => flags - nodev,
+        "noexec" => flags | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        "exec" => flags - MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        "noatime" => flags | MountAttrFlags::MOUNT_ATTR_NOATIME,
+        "atime" => flags - MountAttrFlags::MOUNT_ATTR_NOATIME,
+        "nodiratime" => flags | MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        _ => flags,
+    })
+}
+
+/// A path as the mount table writes it: blanks, line ends and backslashes as `\` and three octal digits.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, behind)) = rest.split_first() {
+        let escaped =
+            behind.split_first_chunk::<3>().filter(|_| *first == b'\\').and_then(|(digits, behind)| {
+                let byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?;
+                Some((byte, behind))
+            });
+        let (byte, behind) = escaped.unwrap_or((*first, behind));
+        path.push(byte);
+        rest = behind;
+    }
+    OsString::from_vec(path).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mount::MOUNT_OPTIONS;
+    use super::*;
+
+    fn options(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
+    fn both(words: &[&str]) -> (MountAttrFlags, Vec<&'static str>) {
+        let options = options(words);
+        (attributes(&options), of_the_file_system(&options).collect())
+    }
+
+    #[test]
+    fn a_mount_ignores_suid_and_devices_unless_told_otherwise() {
+        let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        assert_eq!(both(&[]), (plain, vec![]));
+        assert_eq!(both(&["suid", "dev", "ro"]), (MountAttrFlags::MOUNT_ATTR_RDONLY, vec!["ro"]));
+        assert_eq!(both(&["suid", "dev", "ro", "rw"]), (MountAttrFlags::empty(), vec![]));
+    }
+
+    #[test]
+    fn every_mount_option_does_something_or_undoes_it() {
+        for word in MOUNT_OPTIONS.split(", ") {
+            let kept = ["nosuid", "nodev", "rw", "exec", "atime", "async"].contains(&word);
+            assert!(both(&[word]) != both(&[]) || kept, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_mount_table_is_read_back() {
+        let own = OwnMount { id: 36, unique: None };
+        let line = br"36 35 98:0 / /mnt\040a\134b rw,noatime shared:1 - fuse.pinhole /srv rw";
+        assert_eq!(own.place_in(line), Some(PathBuf::from(r"/mnt a\b")));
+        assert_eq!(OwnMount { id: 3, unique: None }.place_in(line), None);
+    }
+}
