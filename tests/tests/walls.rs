@@ -211,13 +211,42 @@ fn the_limits_of_the_process_are_set() {
     fs::write(&policy, "profile = \"share\"\n[limits]\nfile-size = 8192\n").unwrap();
     let program = place.start(&[], &format!("--policy {}", policy.display()));
     for (name, expected) in [
-        ("Max core file size", "0 0 bytes"),
+        ("Max core file size", "1 1 bytes"),
         ("Max locked memory", "0 0 bytes"),
         ("Max msgqueue size", "0 0 bytes"),
         ("Max file size", "8192 8192 bytes"),
     ] {
         assert_eq!(told(&program, "limits", name), expected, "{name}");
     }
+}
+
+/// A core may be taken by a program at the other end of a pipe or a socket, whatever the limit on core files, once a
+/// thread has acted as a guest's user: the kernel then forgets that the process is not to be dumped.
+#[test]
+fn a_core_has_no_memory_after_a_guest_user_created_a_file() {
+    let place = Place::new();
+    fs::set_permissions(place.path("share"), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = place.start(&[], "");
+    let mut guest = place.visit("made");
+    let create = Frame::new(CREATE, ROOT).caller(1000, 1000).u32(2).u32(0o100_644).u32(0).u32(0).name("user");
+    guest.raw(1, &create.message(), OUT_HEADER_LEN + 128 + 16).unwrap().success().unwrap();
+    assert_eq!(place.path("share/user").metadata().unwrap().uid(), 1000);
+    for process in [program.id(), serving_id(program.id())] {
+        let filter = fs::read_to_string(format!("/proc/{process}/coredump_filter")).unwrap();
+        assert_eq!(filter.trim(), "00000000", "bits of memory that a core holds");
+    }
+    // For a pipe the kernel knows no other limit that keeps a core from being written (core(5), fs/coredump.c).
+    assert_eq!(told(&program, "limits", "Max core file size"), "1 1 bytes");
+}
+
+#[test]
+fn a_mount_leaves_memory_out_of_cores_too() {
+    let place = Place::new();
+    let mut program = Program::start(&mut place.command(&[], "mount DIR MNT")).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    let filter = fs::read_to_string(format!("/proc/{}/coredump_filter", program.id())).unwrap();
+    assert_eq!(program.end_by(Signal::TERM).unwrap(), Some(0));
+    assert_eq!(filter.trim(), "00000000");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! nowhere, is enough, and there is no way up from it.
 
 use super::keeper::Keeper;
-use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second};
+use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second, privileges};
 use crate::unshare::{self, Forked, MountTraits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -29,6 +29,7 @@ const OTHERS: [(UnshareFlags, &str); 4] = [
 pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxError> {
     // Missing, it would be missed at each of the steps below, and said less plainly.
     drop(plain_proc_fds().map_err(|source| SandboxError::Proc { source })?);
+    privileges::leave_memory_out_of_cores()?;
     let own_users = isolation == Isolation::Namespace
         && (!rustix::process::geteuid().is_root() || plan.id_maps.are_given());
     let own = rustix::process::getpid();

@@ -91,17 +91,22 @@ fn drop_groups(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
 /// What a daemon that is no longer ours could take of the host without a right to it, and ours never does. Memory,
 /// stacks, time on a processor and threads have no limit: a share takes what its guest asks for, and a limit on them
 /// would end it, or, on the threads of a user, count those of others.
-const NEVER: [(Resource, &str); 3] = [
-    (Resource::Core, "core files"),
-    (Resource::Memlock, "memory that is not swapped"),
-    (Resource::Msgqueue, "message queues"),
+const NEVER: [(Resource, u64, &str); 3] = [
+    (Resource::Core, CORE_LEN_MAX, "core files"),
+    (Resource::Memlock, 0, "memory that is not swapped"),
+    (Resource::Msgqueue, 0, "message queues"),
 ];
+
+/// Bytes of a core file. A limit of 0 keeps the kernel from writing a file only: a program that takes cores through a
+/// pipe gets all of it whatever the limit, but nothing where the limit is 1 (`fs/coredump.c`). For a file 1 is as good
+/// as 0: an ELF header does not fit.
+const CORE_LEN_MAX: u64 = 1;
 
 /// Limits, and nothing to be learnt from outside.
 fn limit(plan: &Plan) -> Result<(), SandboxError> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    for (resource, what) in NEVER {
-        rustix::process::setrlimit(resource, none).map_err(failed(what))?;
+    for (resource, most, what) in NEVER {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        rustix::process::setrlimit(resource, limit).map_err(failed(what))?;
     }
     if let Some(limit) = plan.file_size {
         let limit = Rlimit { current: Some(limit.get()), maximum: Some(limit.get()) };
@@ -112,10 +117,25 @@ fn limit(plan: &Plan) -> Result<(), SandboxError> {
     Ok(())
 }
 
+/// Has the kernel leave all memory out of a core of this process and of those that it starts: the guest's, and what was
+/// copied of it. To be called while `/proc` is there.
+///
+/// [`limit`] also makes the process one that is not dumped, but a thread that takes on a guest's user undoes that: the
+/// kernel then sets what `fs.suid_dumpable` says. This it does not undo.
+pub(super) fn leave_memory_out_of_cores() -> Result<(), SandboxError> {
+    use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+    match std::fs::write("/proc/self/coredump_filter", "0") {
+        // A kernel that writes no cores, or a `/proc` that may not be changed: there the limit on core files stands alone.
+        Err(error) if matches!(error.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem) => Ok(()),
+        outcome => outcome.map_err(|source| SandboxError::Rights { what: "memory in core files", source }),
+    }
+}
+
 /// Keeps, beside what the policy needs, the right to mount. Rights that only programs would use again are kept too: the
 /// program that unmounts for somebody who is not root is one.
 pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
+    leave_memory_out_of_cores()?;
     drop_groups(lacks)?;
     if plan.builds(Walls::CAPABILITIES) {
         keep_only(needed(plan).union(CapabilitySet::SYS_ADMIN)).map_err(rights("capabilities"))?;
