@@ -1,6 +1,6 @@
 //! What a process or a thread does once to stop sharing with others, and what the standard library does not know:
-//! `unshare`, `fork`, `mount_setattr`, `close_range`, an environment to be forgotten, a signal to be ignored, and what the
-//! allocator is told.
+//! `unshare`, `fork`, `mount_setattr`, `close_range`, an environment to be forgotten, what becomes of signals, how a process
+//! aborts, and what the allocator is told.
 //!
 //! Why `unsafe` here: none of these has a safe wrapper in the crates used here. Each function is safe to call because
 //! it checks, or needs, nothing but what stands at it. Nothing here is reachable by a guest: all of it happens before
@@ -13,6 +13,7 @@ use rustix::thread::UnshareFlags;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which of two processes this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,58 @@ pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
     // What was there before was the default, or the same: nobody here handles this signal.
     let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives the signals of a crash back to the kernel, which ends the process by them. The standard library's handlers would
+/// say that a stack has overflowed, by calls that no filter allows: the process would end by SIGSYS and hide its fault.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn end_by_crash_signals() -> io::Result<()> {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: with SIG_DFL no function is ever called by the signal. What was there before is the standard library's
+        // handler, which nothing here relies on.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Some thread of this process has a filter of system calls.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process can send itself no signal.
+pub(crate) fn filtered() {
+    FILTERED.store(true, Ordering::Release);
+}
+
+/// Ends the process as the C library's function of this name does, in whose place it is linked: it is called where memory
+/// cannot be had, and where a panic cannot be caught.
+///
+/// The C library sends SIGABRT, which takes four system calls that no filter allows. And the first process of a namespace
+/// of processes ignores that signal. So behind filters this ends in an instruction that raises SIGTRAP, for which there
+/// is no other cause; the supervisor calls it SIGABRT again.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn abort() -> ! {
+    if !FILTERED.load(Ordering::Acquire) {
+        // SAFETY: `raise` takes any number and touches no memory of this process.
+        unsafe { libc::raise(libc::SIGABRT) };
+    }
+    loop {
+        // SAFETY: the instruction changes neither memory nor registers; a debugger may let the process go on behind it.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!("int3", options(nomem, nostack));
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!("brk #0", options(nomem, nostack));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        end(134);
+    }
 }
 
 /// Forgets the environment: the variables, and the bytes that they were in, which `/proc/PID/environ` shows.

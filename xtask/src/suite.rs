@@ -132,9 +132,8 @@ fn needs(suite: &str) -> &'static [Part] {
 /// What a suite of the tests package starts on this machine, beside what is fetched.
 fn programs(suite: &str) -> &'static [&'static str] {
     match suite {
-        "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts" | "system_calls" => {
-            &["strace"]
-        }
+        "crashes" | "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts"
+        | "system_calls" => &["strace"],
         "leases" | "guest_leases" => &["perl"],
         _ => &[],
     }

@@ -62,6 +62,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     let strays = unshare::close_strays(given_descriptor(&config.action));
     // Before anything is written: a log may be longer than the limit that this process was started with.
     unshare::ignore_file_size_signal()?;
+    unshare::end_by_crash_signals()?;
     log::start(config.log)?;
     log::catch_panics();
     if let Err(error) = strays {

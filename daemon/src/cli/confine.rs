@@ -7,6 +7,7 @@ use crate::host::{self, Seal, Surroundings};
 use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
+use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
 use std::process::ExitCode;
 
 /// What the walls are made for. `besides`: what the transport and the log add.
@@ -82,23 +83,61 @@ pub(super) fn say(lacks: &[Lack]) {
 
 /// Waits outside until the process inside has ended, removes the socket, and ends as that did.
 pub(super) fn keep(keeper: Keeper, name: SocketName) -> Result<ExitCode, RunError> {
+    let serving = keeper.serving().as_raw_pid();
     let ended = keeper.watch();
     drop(name);
     match ended? {
         Ended::Status(code) => Ok(ExitCode::from(code)),
         Ended::Signal(signal) => {
-            let name = signal_hook::low_level::signal_name(signal).unwrap_or("an unknown one");
-            if name == "SIGSYS" {
-                tracing::error!(
-                    "ended by SIGSYS: a system call that the policy does not need; the kernel's log names it, \
-                     --seccomp log lets it pass"
-                );
-            } else {
-                tracing::info!(signal, "ended by {name}");
-            }
+            tell(serving, signal);
             signal_hook::low_level::emulate_default_handler(signal)?;
             // It is still there: by a signal whose default is to be ignored nothing ends.
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// Says by which signal the process that served has ended, and what to do next.
+fn tell(serving: i32, signal: i32) {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal without a name");
+    match signal {
+        SIGTERM | SIGINT => tracing::info!("the serving process {serving} was ended by {name}"),
+        _ => {
+            tracing::error!(
+                "the serving process {serving} was ended by {name}{}",
+                explained(serving, signal)
+            );
+        }
+    }
+}
+
+/// What is known of a signal that ends a process which did not ask for it. The number of a forbidden call is in the
+/// kernel's log alone: only a tracer could have it from the process.
+fn explained(serving: i32, signal: i32) -> String {
+    match signal {
+        SIGSYS => format!(
+            ": it made a system call that the policy does not need. The kernel's log has the call's number \
+             (`journalctl -k --grep 'type=1326.* pid={serving} '`, or `ausearch -m SECCOMP -p {serving}`): please report \
+             it. --seccomp log lets such calls pass"
+        ),
+        SIGABRT => ": it gave up, because memory could not be had or a panic could not be caught; the line before this \
+                    one says which"
+            .to_owned(),
+        SIGBUS => ": a fault in the daemon, or memory of the VMM whose file was cut short".to_owned(),
+        SIGSEGV => ": a fault in the daemon, or a stack that has overflowed; please report it".to_owned(),
+        SIGILL | SIGFPE => ": a fault in the daemon; please report it".to_owned(),
+        SIGKILL => ": by another process, or because the host or its cgroup was out of memory".to_owned(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forbidden_call_is_explained_with_where_its_number_is() {
+        let text = explained(4711, SIGSYS);
+        assert!(text.contains("'type=1326.* pid=4711 '") && text.contains("--seccomp log"), "{text}");
     }
 }

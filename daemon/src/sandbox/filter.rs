@@ -2,6 +2,7 @@
 //! for itself, and never taken off again.
 
 use super::SandboxError;
+use crate::unshare;
 use pinhole_policy::host_calls::{self, Condition, Row, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
 use seccompiler::{
@@ -91,7 +92,9 @@ impl Filters {
         if is_first {
             seccompiler::apply_filter(&programs.answers).map_err(io::Error::other)?;
         }
-        seccompiler::apply_filter(program).map_err(io::Error::other)
+        seccompiler::apply_filter(program).map_err(io::Error::other)?;
+        unshare::filtered();
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::CapabilitySet;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGABRT, SIGCHLD, SIGINT, SIGTERM, SIGTRAP};
 use signal_hook::iterator::Signals;
 use std::io::{self, PipeWriter};
 
@@ -27,6 +27,11 @@ pub struct Keeper {
 impl Keeper {
     pub(super) const fn of(child: Pid, listens: PipeWriter) -> Self {
         Self { child, listens }
+    }
+
+    /// The number of the process that serves.
+    pub const fn serving(&self) -> Pid {
+        self.child
     }
 
     /// Passes on SIGTERM and SIGINT until the other process ends; a second one ends it at once.
@@ -79,6 +84,8 @@ fn until_it_ends(child: Pid, listens: PipeWriter) -> io::Result<Ended> {
 fn ended(child: Pid) -> io::Result<Option<Ended>> {
     let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? else { return Ok(None) };
     if let Some(signal) = status.terminating_signal() {
+        // This is how it aborts (`unshare::abort`).
+        let signal = if signal == SIGTRAP { SIGABRT } else { signal };
         return Ok(Some(Ended::Signal(signal)));
     }
     let code = status.exit_status().map(|code| u8::try_from(code).unwrap_or(u8::MAX));
