@@ -338,7 +338,7 @@ fn ranges_of_one_owner_merge_split_and_change_kind_through_any_of_its_handles() 
 fn a_file_is_one_by_whatever_name_it_is_opened() {
     let mut scene = Scene::new(2);
     fs::hard_link(scene.share.host("file"), scene.share.host("link")).unwrap();
-    let (file, link) = (scene.open(0, O_RDWR), scene.guest(0).open("link", O_RDWR).unwrap());
+    let (file, link) = (scene.open(0, O_RDWR), scene.guest(0).open_again("link", O_RDWR).unwrap());
     let elsewhere = scene.guest(1).open("link", O_RDWR).unwrap();
     assert_eq!(scene.guest(0).set(file, write(1, 0, 9)).unwrap(), 0);
     assert_eq!(scene.guest(0).set(link, write(2, 0, 9)).unwrap(), EAGAIN);

@@ -207,6 +207,17 @@ impl Client {
         Ok((node, u64_at(&opened, 0)?))
     }
 
+    /// Opens a name in the root that is stale at the first attempt, by the second one that Linux makes by itself.
+    ///
+    /// # Errors
+    /// [`FrontendError::Reply`] where the first attempt is not refused, or the second one is.
+    pub fn open_again(&mut self, name: &str, flags: u32) -> Result<Opened, FrontendError> {
+        match self.open(name, flags) {
+            Ok(_) => Err(FrontendError::Reply(format!("{name} was opened at the first attempt"))),
+            Err(_stale) => self.open(name, flags),
+        }
+    }
+
     /// Whether the daemon answers GETATTR on the root as it should.
     ///
     /// # Errors
