@@ -103,7 +103,7 @@ pub const NODE_SHARDS: usize = 16;
 /// more would hardly save reopening, which costs two system calls.
 pub const NODE_DESCRIPTORS_MAX: usize = 16 << 10;
 
-/// How long a mount below the share is used by nobody before its descriptors are closed, so that the host can unmount it;
+/// How long a mount below the share stays unused before its descriptors are closed, so that the host can unmount it;
 /// twice as long where a use falls just behind a look. Opening them again costs a few system calls.
 pub const MOUNT_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
 

@@ -46,7 +46,7 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["data at for a writer: [(0, 100)]"],
         ends_early: false,
     },
-    // Nobody is told of a hole where the guest's kernel keeps data across opens.
+    // No program is told of a hole where the guest's kernel keeps data across opens.
     Difference {
         places: &["exclusive"],
         case: "sparse_file",

@@ -32,7 +32,7 @@ const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
 /// How long a lock is had while another waits for it: so long that it is no longer tried every moment.
 const HELD: Duration = Duration::from_secs(1);
-/// Once in so long it is tried at least, on average: after so long a wait the daemon means to try every 10 ms.
+/// The longest average time between two attempts. After a long wait the daemon aims at one every 10 ms.
 const SOON: Duration = Duration::from_millis(100);
 
 /// A share with a `file`, and guests, each of a daemon of its own.

@@ -118,7 +118,7 @@ impl Passthrough {
     /// asked. Only root and the owner may.
     ///
     /// Linux sends the request for two things: `chown(-1, -1)`, and before a write of a caller without CAP_FSETID.
-    /// For another user, who may write the file all the same, it must not fail: the write itself drops the bits.
+    /// It must not fail for another user: that user may be able to write the file, and the write drops the bits.
     fn drop_privileged_bits(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<()> {
         let owner = resolve::stat(fd)?.attr().uid;
         if !caller.known_uid().is_some_and(|uid| uid == 0 || uid == owner) {

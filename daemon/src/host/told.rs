@@ -53,7 +53,7 @@ fn name_mark(directory: u64, name: u64) -> u32 {
     u32::try_from(mixed).unwrap_or(1).max(1)
 }
 
-/// Milliseconds of a clock that nobody sets, modulo 2^32; never zero.
+/// Milliseconds of the monotonic clock, modulo 2^32; never zero.
 fn clock() -> u32 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     let millis = BEGAN.elapsed().as_millis() & u128::from(u32::MAX);

@@ -56,7 +56,7 @@ impl OwnMount {
         }
         // No NOFOLLOW: the number is a link, to the mount and nowhere else.
         rustix::mount::unmount(format!("/proc/self/fd/{}", found.as_raw_fd()), UnmountFlags::DETACH)?;
-        // What nobody uses is gone with this, and the device then says so.
+        // An unused mount is gone after this, and the device then reports it.
         drop(found);
         let mut polled = [PollFd::new(&device, PollFlags::IN)];
         rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;

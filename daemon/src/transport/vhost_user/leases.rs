@@ -75,7 +75,7 @@ impl Leases {
     }
 }
 
-/// How long to leave a request alone that has waited so long already.
+/// Returns the pause before the next attempt, from how long the request has waited.
 fn pause(waited: Duration) -> Duration {
     (waited / 4).clamp(LEASE_RETRY_MIN, LEASE_RETRY_MAX)
 }
