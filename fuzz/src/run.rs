@@ -151,14 +151,20 @@ impl<F: FileSystem> Run<F> {
         let models = Side { run: self, model: true };
         let to_model = with_ids(&operation, &models, &mut records.1);
         let model_header = Header { node: models.node(header.node), ..header };
-        let reply = self.send(message, payload, room.unwrap_or(usize::from(TIGHT_ROOM)));
-        let is_gone = self.agreement == Agreement::Visible
-            && matches!(reply, Some(Err(Errno::ESTALE)))
+        let room_len = room.unwrap_or(usize::from(TIGHT_ROOM));
+        let mut reply = self.send(message, payload, room_len);
+        let is_stale = self.agreement == Agreement::Visible && matches!(reply, Some(Err(Errno::ESTALE)));
+        if is_stale {
+            // Linux looks the path up again and repeats the request. What was removed then answers as a local one does.
+            reply = self.send(message, payload, room_len);
+        }
+        let is_gone = is_stale
+            && matches!(reply, Some(Err(_)))
             && self.model.is_forsaken(model_header.node, &to_model);
         if is_gone {
             return;
         }
-        let outcome = self.expect(&model_header, &to_model, payload, room.unwrap_or(usize::from(TIGHT_ROOM)));
+        let outcome = self.expect(&model_header, &to_model, payload, room_len);
         let subject = reply.map(|reply| reply.map(|body| answered(&to_subject, &body)));
         if room.is_none() && subject == Some(Err(Errno::EIO)) {
             // There was no room for what the model says.

@@ -4,8 +4,8 @@ use super::FrontendError;
 use super::client::{Asked, Client, Opened};
 use super::frame::opcode::{FLUSH, GETLK, RELEASE, SETLK, SETLKW};
 use super::frame::{Frame, u32_at, u64_at};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -24,8 +24,10 @@ pub const FLOCK: u32 = 1;
 /// `FUSE_RELEASE_FLOCK_UNLOCK`.
 const RELEASE_FLOCK_UNLOCK: u32 = 2;
 
-/// How often the list of the host's locks has to be the same again.
-const AGREED: usize = 4;
+/// Bytes that one `read` of `/proc/locks` returns at most.
+const LOCKS_PAGE_LEN: usize = 4096;
+/// Bytes of its longest line, rounded up.
+const LOCKS_LINE_LEN: usize = 256;
 
 /// Bytes of `fuse_lk_out`.
 const LK_OUT: usize = 24;
@@ -150,28 +152,43 @@ pub struct HostLock {
     pub write: bool,
 }
 
-/// The locks that the host's kernel keeps on a file, whoever has them, in order; not who waits for one.
+/// Returns the locks that the host's kernel keeps on a file, in order, without waiting ones.
+///
+/// One `read` of `/proc/locks` is exact but holds at most a page. Two reads are not one list: the second starts by position,
+/// and a lock that is taken or ended between them makes another one appear twice or not at all. So a longer list is put
+/// together from what each descriptor of the host has locked.
 ///
 /// # Errors
-/// Where the file or `/proc/locks` cannot be read, or what is read never agrees with itself.
+/// Where the file or the lists cannot be read.
 pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
     let inode = fs::metadata(file)?.ino().to_string();
-    let (mut last, mut agreed) = (Vec::new(), 0);
-    // The kernel lists a page at a time, by position: a lock that any other process of the host takes meanwhile makes one
-    // stand there twice, or not at all.
-    for _ in 0..1000 {
-        let locks = fs::read_to_string("/proc/locks")?;
-        let mut found: Vec<HostLock> = locks.lines().filter_map(|line| host_lock(line, &inode)).collect();
-        found.sort();
-        // Two locks of the same bytes to write cannot be: that is one, listed twice.
-        found.dedup_by(|one, other| one == other && one.write);
-        agreed = if found == last { agreed + 1 } else { 0 };
-        if agreed == AGREED {
-            return Ok(found);
+    let mut list = vec![0; LOCKS_PAGE_LEN];
+    let len = File::open("/proc/locks")?.read(&mut list)?;
+    list.truncate(len);
+    let lines = if len + LOCKS_LINE_LEN <= LOCKS_PAGE_LEN {
+        String::from_utf8_lossy(&list).into_owned()
+    } else {
+        locks_of_descriptors()?
+    };
+    let mut found: Vec<HostLock> = lines.lines().filter_map(|line| host_lock(line, &inode)).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The locks that the descriptors of all processes hold, in the form of `/proc/locks`.
+fn locks_of_descriptors() -> io::Result<String> {
+    let mut lines = String::new();
+    for process in fs::read_dir("/proc")?.filter_map(Result::ok) {
+        // What cannot be read has ended, or is no process.
+        let Ok(descriptors) = fs::read_dir(process.path().join("fdinfo")) else { continue };
+        for descriptor in descriptors.filter_map(Result::ok) {
+            let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+            for line in info.lines().filter_map(|line| line.strip_prefix("lock:\t")) {
+                lines.extend([line, "\n"]);
+            }
         }
-        last = found;
     }
-    Err(io::Error::other("/proc/locks never agrees with itself"))
+    Ok(lines)
 }
 
 /// `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`; who waits has one word more, an arrow.
