@@ -377,8 +377,10 @@ fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
     }
     // Longer in all than any one answer may take.
     dax.window.slow_down(WINDOW_PATIENCE / 6);
+    let received = dax.window.counts().received;
     let guest = &mut dax.bench.guest;
     let removal = send(guest, 1, pinhole_tests::window::remove_mapping(node, &slots));
+    assert!(dax.window.wait_for_messages(received + 1), "the removal is under way");
     let mapping = send(guest, 2, map_frame(node, 0));
     let began = Instant::now();
     assert_eq!(error(&answer(guest, 1, &removal)), 0);
