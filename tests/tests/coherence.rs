@@ -1,5 +1,5 @@
-//! Does each daemon say what the cache modes of docs/coherence.md promise: two daemons on one directory, a guest at the wire
-//! for each, and the host? What Linux makes of the answers is `coherence_kernels`.
+//! Does each daemon say what the cache modes of docs/use/coherence.md promise: two daemons on one directory, a guest at
+//! the wire for each, and the host? What Linux makes of the answers is `coherence_kernels`.
 #![cfg(test)]
 
 use std::collections::BTreeSet;
@@ -459,7 +459,7 @@ fn tests() -> BTreeSet<String> {
 
 #[test]
 fn every_rule_of_the_contract_names_tests_that_there_are() {
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/coherence.md");
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/use/coherence.md");
     let text = fs::read_to_string(document).unwrap();
     let tests = tests();
     let is_rule = |row: &&str| {

@@ -1,4 +1,4 @@
-//! Does each cache mode keep its rules of docs/coherence.md where a kernel caches: one directory mounted twice over
+//! Does each cache mode keep its rules of docs/use/coherence.md where a kernel caches: one directory mounted twice over
 //! /dev/fuse, each mount with the caches that a guest of its own would have, and the host beside them?
 //!
 //! Needs root and /dev/fuse.

@@ -3,7 +3,7 @@
 //!
 //! One boot runs every case of `guest_scripts` twice: on pinhole and on an ext4 of the guest's own. Each test here
 //! looks at one case. A second boot runs the quick ones in the other cache modes. The differences that are allowed
-//! are [`DIFFERENCES`], explained in docs/compatibility.md.
+//! are [`DIFFERENCES`], explained in docs/use/compatibility.md.
 #![cfg(test)]
 
 mod guest_cases;
@@ -17,7 +17,7 @@ use guest_cases::{Shared, boot, serve};
 use guest_report::{Difference, Report};
 use host_view::HostView;
 
-/// What a share does not do as a local ext4 does. Each has its paragraph in docs/compatibility.md.
+/// What a share does not do as a local ext4 does. Each has its paragraph in docs/use/compatibility.md.
 const DIFFERENCES: [Difference; 7] = [
     // Linux's FUSE refuses both modes before it asks anyone.
     Difference {

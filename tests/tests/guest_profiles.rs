@@ -22,7 +22,7 @@ use pinhole_tests::guest::{Guest, Pieces};
 
 /// What `share` takes away, case by case, and what the guest's program sees instead. docs/policy.md explains each.
 const SHARE: [Difference; 5] = [
-    // As under every profile that may write; see docs/compatibility.md.
+    // As under every profile that may write; see docs/use/compatibility.md.
     Difference {
         places: &["share"],
         case: "sparse_file",

@@ -1,4 +1,4 @@
-//! `cargo xtask demo [DIR]`: a directory of the host in a real Linux guest, served by pinhole, in one command.
+//! `cargo xtask demo [DIR]` shows a directory of the host in a real Linux guest, in one command.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -14,7 +14,7 @@ use crate::guest::{Part, ensure};
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
-/// What to share, and with which guest.
+/// The directory to share and the guest to boot.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The directory to share; without it a small tree in a temporary folder
@@ -35,58 +35,84 @@ enum KernelName {
 
 const TAG: &str = "demo";
 
-/// Written by the guest, read by the host.
+/// The file that the guest writes and the host reads.
 const REPLY: &str = "written-by-the-guest.txt";
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let began = Instant::now();
+    step(1, "Build pinhole and fetch a Linux guest");
     prepare(arguments.kernel)?;
-    say(format!("ready to start after {:.1} s", began.elapsed().as_secs_f64()));
+    say(format!("   ready after {:.1} s", began.elapsed().as_secs_f64()));
 
     let own = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
     let shared = match (&arguments.dir, &own) {
         (Some(dir), _) => dir.clone(),
         (None, Some(folder)) => folder.path().to_path_buf(),
-        (None, None) => return Err(Failure::new("no directory to share")),
+        (None, None) => return Err(Failure::new("there is no directory to share")),
     };
     if !shared.is_dir() {
-        return Err(Failure::new(format!("{} is not a directory", shared.display())));
+        return Err(Failure::new(format!("DIR: {} is not a directory", shared.display())));
     }
     let program = workspace::target().join("demo/pinhole");
     let serve = Instant::now();
-    let daemon = Daemon::pinhole_at(program, &shared)
+    let daemon = Daemon::pinhole_at(&program, &shared)
         .argument(format!("--tag={TAG}"))
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
-    say(format!("pinhole serves {} after {} ms", shared.display(), serve.elapsed().as_millis()));
+    step(2, &format!("Share {} (listening after {} ms)", shared.display(), serve.elapsed().as_millis()));
+    let command = format!(
+        "{} --shared-dir {} --socket-path {} --tag {TAG}",
+        program.display(),
+        shared.display(),
+        daemon.socket().display()
+    );
+    say(format!("   {command}"));
+    say("   The daemon logs to its standard error, which the demo keeps and prints if something fails.");
 
+    step(3, "Boot a guest that mounts the share: mount -t virtiofs demo /mnt/demo");
+    boot(arguments, daemon.socket())
+        .map_err(|failure| Failure::new(format!("{failure}{}", daemon.stderr())))?;
+
+    step(4, &format!("Read on the host what the guest wrote to {REPLY}"));
+    say(format!("   {}", reply_in(&shared)?.trim_end()));
+    say(format!("   The whole demo took {:.1} s.", began.elapsed().as_secs_f64()));
+    step(5, "Try next");
+    say("   cargo xtask demo DIR                                  share a directory of yours");
+    say(format!("   {} mount DIR MOUNTPOINT    without a VM", program.display()));
+    say(format!("   {} policy explain          what a guest may do, and why", program.display()));
+    Ok(())
+}
+
+fn step(number: u8, what: &str) {
+    say(format!("{number}. {what}"));
+}
+
+/// Boots the guest and runs the script in it; on a terminal, a shell follows.
+fn boot(arguments: &Arguments, socket: &Path) -> Outcome {
     let guest = match arguments.kernel {
         KernelName::Uml => Guest::uml(),
         KernelName::Qemu => Guest::qemu(),
     };
-    let guest = guest.share(daemon.socket(), TAG).limit(Duration::from_mins(5));
-    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !arguments.no_shell;
-    if terminal {
+    let guest = guest.share(socket, TAG).limit(Duration::from_mins(5));
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !arguments.no_shell {
         let leave = match arguments.kernel {
             KernelName::Uml => "",
             KernelName::Qemu => " (or Ctrl-A, X)",
         };
-        let hello = format!("{SCRIPT}\necho; echo \"A shell in the guest; leave it with exit{leave}.\"");
+        let hello = format!("{SCRIPT}\necho; echo \"A shell in the guest. Leave it with exit{leave}.\"");
         guest.interact(&hello).map_err(|error| Failure::new(error.to_string()))?;
-    } else {
-        let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
-        say(finished.text().trim_end());
-        if finished.exit_code != 0 {
-            return Err(Failure::new(format!("the guest's script ended with {}", finished.exit_code)));
-        }
-        say(format!("guest booted, ran and went down in {:.1} s", finished.elapsed.as_secs_f64()));
+        return Ok(());
     }
-    read_back(&shared)?;
-    say(format!("all of it took {:.1} s", began.elapsed().as_secs_f64()));
+    let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
+    say(finished.text().trim_matches('\n'));
+    if finished.exit_code != 0 {
+        return Err(Failure::new(format!("the script in the guest ended with {}", finished.exit_code)));
+    }
+    say(format!("   The guest booted, ran and shut down in {:.1} s.", finished.elapsed.as_secs_f64()));
     Ok(())
 }
 
-/// The guest's pieces come from the network while the compiler works.
+/// Fetches the guest's parts while the compiler works.
 fn prepare(kernel: KernelName) -> Outcome {
     let parts: &[Part] = match kernel {
         KernelName::Uml => &[Part::Base],
@@ -102,7 +128,6 @@ fn prepare(kernel: KernelName) -> Outcome {
 }
 
 fn build() -> Outcome {
-    say("building pinhole");
     run(workspace::cargo().args([
         "build",
         "--profile",
@@ -132,27 +157,26 @@ fn small_tree() -> Outcome<tempfile::TempDir> {
 
 const SCRIPT: &str = r#"
 cd /mnt/demo
-echo "-- guest: $(uname -sr)"
-echo "-- mount"; grep virtiofs /proc/mounts
-echo "-- listing"; ls -la | head -n 20
-echo "-- a file for the host"
+show() { sed 's/^/   /'; }
+echo "   -- the guest: $(uname -sr)"
+grep virtiofs /proc/mounts | show
+echo "   -- what it sees"; ls -la | head -n 20 | show
 rm -f written-by-the-guest.txt
-echo "Hello from the guest, $(uname -sr)." > written-by-the-guest.txt && cat written-by-the-guest.txt
-echo "-- timings"
-t() { awk -v a="$1" -v b="$2" -v w="$3" 'BEGIN { printf "%-38s %.2f s\n", w, b - a }'; }
+echo "Hello from the guest, $(uname -sr)." > written-by-the-guest.txt
+echo "   -- what it can do"
+t() { awk -v a="$1" -v b="$2" -v w="$3" 'BEGIN { printf "   %-38s %.2f s\n", w, b - a }'; }
 now() { cut -d' ' -f1 /proc/uptime; }
 d=.pinhole-demo-$$; mkdir $d
-a=$(now); i=0; while [ $i -lt 500 ]; do : > $d/$i; i=$((i+1)); done; t $a $(now) "500 files created"
-a=$(now); ls -l $d > /dev/null; t $a $(now) "500 files listed with attributes"
-a=$(now); dd if=/dev/zero of=$d/big bs=1M count=64 2>/dev/null; sync $d/big 2>/dev/null || sync; t $a $(now) "64 MiB written and synced"
+a=$(now); i=0; while [ $i -lt 500 ]; do : > $d/$i; i=$((i+1)); done; t $a $(now) "create 500 files"
+a=$(now); ls -l $d > /dev/null; t $a $(now) "list 500 files with attributes"
+a=$(now); dd if=/dev/zero of=$d/big bs=1M count=64 2>/dev/null; sync $d/big 2>/dev/null || sync; t $a $(now) "write and sync 64 MiB"
 echo 3 > /proc/sys/vm/drop_caches
-a=$(now); dd if=$d/big of=/dev/null bs=1M 2>/dev/null; t $a $(now) "64 MiB read, guest cache cold"
-a=$(now); rm -r $d; t $a $(now) "all removed"
+a=$(now); dd if=$d/big of=/dev/null bs=1M 2>/dev/null; t $a $(now) "read 64 MiB, guest cache empty"
+a=$(now); rm -r $d; t $a $(now) "remove all of it"
 "#;
 
-fn read_back(shared: &Path) -> Outcome {
+/// What the guest wrote, as the host reads it.
+fn reply_in(shared: &Path) -> Outcome<String> {
     let reply = shared.join(REPLY);
-    let text = fs::read_to_string(&reply).map_err(Failure::io(format!("cannot read {}", reply.display())))?;
-    say(format!("-- the host reads {REPLY}: {}", text.trim_end()));
-    Ok(())
+    fs::read_to_string(&reply).map_err(Failure::io(format!("cannot read {}", reply.display())))
 }

@@ -148,7 +148,7 @@ pub struct ServeArgs {
     ///
     /// The guest then reads and writes the pages that the host has in memory, without a copy of its own, where it mounts
     /// with `-o dax` and the VMM has virtio shared memory (SHMEM of vhost-user). QEMU takes windows up to 512M. The guest
-    /// needs 64 bytes of its memory for each 4 KiB. docs/dax.md says what works where.
+    /// needs 64 bytes of its memory for each 4 KiB. docs/use/dax.md says what works where.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "DAX")]
     pub dax_window: Option<u64>,
     /// Which files the guest is told to map where it mounts with `-o dax=inode`, which is its default [default: auto].
@@ -260,7 +260,7 @@ pub struct ShareArgs {
     ///
     /// The guest's kernel then names the calling user only in requests that make a file, on all mounts of the share.
     /// Set-user-id and set-group-id are dropped for root too where the daemon has to know the user (fallocate,
-    /// `copy_file_range`); docs/compatibility.md has the list.
+    /// `copy_file_range`); docs/use/compatibility.md has the list.
     #[arg(long, help_heading = "Share")]
     pub allow_idmap: bool,
     /// Open files with `O_NOATIME` where the guest asked for it; without it, the flag is ignored.
@@ -272,7 +272,7 @@ pub struct ShareArgs {
     /// strict: nothing; each access asks the host, and nothing is ever stale. auto: data until the next open, names and
     /// attributes for a second. exclusive: everything, also that a name is not there, for a tree that only this guest
     /// changes. virtiofsd's words: never is strict without shared mappings, always is exclusive that asks again for names
-    /// that are not there, metadata keeps names and attributes, but no data. docs/coherence.md has the rules.
+    /// that are not there, metadata keeps names and attributes, but no data. docs/use/coherence.md has the rules.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Caching")]
     pub cache: CacheMode,
     /// Seconds for which the guest trusts attributes [default: strict and never 0, auto 1, others 86400].

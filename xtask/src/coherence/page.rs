@@ -20,7 +20,7 @@ const HEAD: [&str; 6] =
 const HOW: &str = "Two User-mode Linux guests, each with a daemon of its own on the same directory, and a process of the \
     host do each of these at the same time or in turns; [testing](../testing.md) says more. The questions are those of the \
     test suite `guest_sharing`, which pinhole has to pass where its mode promises it \
-    ([coherence](../coherence.md)); `never` is `strict` without shared mappings. virtiofsd runs as packaged, with \
+    ([coherence](../use/coherence.md)); `never` is `strict` without shared mappings. virtiofsd runs as packaged, with \
     `--cache=never` (where `--allow-mmap` would permit shared mappings) and `--cache=auto`. A \
     \"no\" is told below with what was seen in this run; a \"yes\" in parentheses was seen and is not promised by that mode \
     of pinhole's.\n";
