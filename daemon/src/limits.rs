@@ -30,6 +30,22 @@ pub const DESCRIPTOR_RESERVE: u64 = 1024;
 /// copy anyway.
 pub const COPY_LEN_MAX: usize = 64 << 20;
 
+/// Bytes that the host reserves, zeroes or frees in one call: tmpfs takes 30 to 60 ms to zero as many. A queue that is being
+/// stopped waits for one such step.
+pub const ALLOCATION_STEP_LEN: u64 = 64 << 20;
+
+/// Steps of one FALLOCATE at most: past 64 GiB a step is a thousandth of the whole. No memory is so large, and a disk only
+/// notes what is reserved, so more calls would only cost time.
+pub const ALLOCATION_STEPS_MAX: u64 = 1024;
+
+/// Bytes of one FALLOCATE from which on it may take longer than a queue may be kept from stopping. Its queue takes nothing
+/// more off its ring until it is done, so that it can be put back between any two steps.
+pub const LONG_ALLOCATION_LEN: u64 = 256 << 20;
+
+/// How long the host may take for the requests of one queue that have been handed to the pool, by the session's estimate.
+/// Past that, the next long one stays in the available ring: so long does a queue that is being stopped wait at most.
+pub const BACKLOG_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Bytes of host directory entries read at once, on the worker's stack.
 pub const LISTING_BUFFER_LEN: usize = 16 << 10;
 

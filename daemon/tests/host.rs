@@ -4,7 +4,7 @@
 
 use pinhole::host::{
     Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Holes, Opening, Pace,
-    Passthrough,
+    Passthrough, Repeat, Stepped, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
@@ -12,6 +12,7 @@ use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
     MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
 };
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use tempfile::TempDir;
@@ -206,6 +207,64 @@ fn a_write_drops_suid_exactly_when_the_guest_says_so() {
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
+/// FALLOCATE of the first `length` bytes, ended where `stop` says so.
+fn reserve(
+    share: &Passthrough,
+    (handle, length): (Handle, u64),
+    mode: protocol::FallocateMode,
+    stop: &dyn Fn(Repeat) -> bool,
+) -> Result<Stepped, Errno> {
+    let fallocate = protocol::Fallocate { handle, offset: 0, length, mode };
+    share.fallocate(at(NodeId::ROOT, fallocate), StopCheck::new(stop))
+}
+
+#[test]
+fn a_reservation_that_is_ended_between_two_steps_has_not_changed_the_length() {
+    let (directory, share) = share(100);
+    let path = directory.path().join("file");
+    std::fs::write(&path, "content").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "file").unwrap().node;
+    let handle = open(&share, node, 2).unwrap().handle;
+    let (length, asked) = (300 << 20, Cell::new(0));
+    let in_the_third = |repeat| {
+        assert_eq!(repeat, Repeat::Harmless);
+        asked.set(asked.get() + 1);
+        asked.get() == 3
+    };
+    let (plain, keep) = (protocol::FallocateMode::empty(), protocol::FallocateMode::KEEP_SIZE);
+    assert_eq!(reserve(&share, (handle, length), plain, &in_the_third), Ok(Stepped::Stopped));
+    let partly = std::fs::metadata(&path).unwrap();
+    assert_eq!((partly.len(), asked.get()), (7, 3));
+    assert!((192 << 20..256 << 20).contains(&(partly.blocks() * 512)), "{}", partly.blocks());
+    assert_eq!(reserve(&share, (handle, length), plain, &|_| false), Ok(Stepped::Done));
+    let whole = std::fs::metadata(&path).unwrap();
+    assert_eq!(whole.len(), length);
+    assert!(whole.blocks() * 512 >= length);
+    assert_eq!(std::fs::read(&path).unwrap().get(..7), Some(&b"content"[..]));
+    // A hole that is punched twice could take what was written in between.
+    let harmful = |repeat| {
+        assert_eq!(repeat, Repeat::Harmful);
+        false
+    };
+    let punch = protocol::FallocateMode::PUNCH_HOLE | keep;
+    assert_eq!(reserve(&share, (handle, length), punch, &harmful), Ok(Stepped::Done));
+    assert_eq!(std::fs::metadata(&path).unwrap().blocks(), 0);
+}
+
+#[test]
+fn a_reservation_that_no_file_can_have_has_its_error_before_any_of_it_is_done() {
+    let (directory, share) = share(100);
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    let node = look_up(&share, NodeId::ROOT, "file").unwrap().node;
+    let handle = open(&share, node, 2).unwrap().handle;
+    let plain = protocol::FallocateMode::empty();
+    for (length, errno) in [(u64::MAX, Errno::EINVAL), (1 << 62, Errno::EFBIG)] {
+        assert_eq!(reserve(&share, (handle, length), plain, &|_| false), Err(errno), "{length}");
+    }
+    let file = std::fs::metadata(directory.path().join("file")).unwrap();
+    assert_eq!((file.len(), file.blocks()), (0, 0));
+}
+
 /// What a change by this user leaves of mode 6755 of a file of root's.
 fn left_by(uid: u32, change: impl FnOnce(&Passthrough, NodeId, Handle)) -> u32 {
     let (directory, share) = share(100);
@@ -227,7 +286,7 @@ fn only_root_keeps_privileged_bits_where_request_does_not_say() {
     for (uid, left) in [(0, 0o6755), (1000, 0o755), (u32::MAX, 0o755)] {
         let allocated = left_by(uid, |share, _, handle| {
             let fallocate = protocol::Fallocate { handle, offset: 0, length: 100, mode };
-            share.fallocate(by(uid, NodeId::ROOT, fallocate)).unwrap();
+            share.fallocate(by(uid, NodeId::ROOT, fallocate), StopCheck::NEVER).unwrap();
         });
         let copied = left_by(uid, |share, _, handle| {
             let (from, to) = (handle, handle);

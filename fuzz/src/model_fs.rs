@@ -3,7 +3,7 @@
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
 use pinhole::bell::Bell;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace};
+use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
@@ -407,7 +407,7 @@ impl FileSystem for Model {
         &self.bell
     }
 
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {
         locked!(self, call, tree);
         let protocol::Fallocate { handle, offset, length, mode } = call.operation;
         let (keep, punch) = (FallocateMode::KEEP_SIZE, FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE);
@@ -429,7 +429,7 @@ impl FileSystem for Model {
         } else if mode.is_empty() {
             bytes.resize(bytes.len().max(end), 0);
         }
-        Ok(())
+        Ok(Stepped::Done)
     }
 
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64> {

@@ -3,7 +3,7 @@
 
 use crate::model::Tree;
 use pinhole::bell::Bell;
-use pinhole::host::{Call, Caller, FileSystem, ListNames, Opening, Pace};
+use pinhole::host::{Call, Caller, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
@@ -151,7 +151,7 @@ pub fn expected(
         Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
         Operation::Release(op) => empty(by.model.release(by.permitted(*op), Pace::Patient)),
         Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op))),
-        Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op))),
+        Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).map(|_done| ())),
         Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op))),
         Operation::FsyncDir(op) => empty(by.model.fsync_dir(by.permitted(*op))),
         Operation::ReleaseDir(op) => empty(by.model.release_dir(by.permitted(*op))),

@@ -34,6 +34,7 @@ const O_DIRECT: u32 = 0o40000;
 const EPERM: i32 = 1;
 const EINVAL: i32 = 22;
 const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
 const KINDS: [Threads; 3] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD];
 
 /// What the C library does by itself, on whichever thread it happens to be when the heap grows or shrinks or another
@@ -437,7 +438,25 @@ fn on_other_file_systems(seen: &mut Seen) {
     });
     rustix::mount::unmount(&merged, UnmountFlags::DETACH).unwrap();
     seen.read(&traced.unwrap(), false);
+    in_memory(seen);
     mounted(seen);
+}
+
+/// Where memory is what there is to reserve, the pool looks how much is free before it begins with a long reservation.
+fn in_memory(seen: &mut Seen) {
+    let share = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir_in("/dev/shm").unwrap();
+    prepare(share.path()).unwrap();
+    let run = Run::over(share.path(), tempfile::tempdir().unwrap(), &[]);
+    let mut writer = Writer::new(run.daemon.socket());
+    let reserve =
+        |len: u64| Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(len).u32(0).u32(0);
+    let (long, longer_than_memory) = (reserve(70 << 20), reserve(1 << 60));
+    writer.ask(&long, 0);
+    assert_eq!(writer.errno(&longer_than_memory), ENOSPC);
+    drop(writer);
+    let size = fs::metadata(share.path().join("file")).unwrap().len();
+    assert_eq!(size, 70 << 20, "of what cannot succeed nothing is done");
+    seen.read(&run.ended(), false);
 }
 
 /// One takes the lock of a file that another waits for, until it is given back.

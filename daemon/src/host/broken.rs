@@ -1,6 +1,8 @@
 //! A file system with a bug in it, for tests of what a panic leaves behind.
 
-use super::{Allowed, Answer, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace};
+use super::{
+    Allowed, Answer, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck,
+};
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
@@ -109,7 +111,7 @@ impl FileSystem for Broken {
     fn bell(&self) -> &Arc<Bell> {
         &self.0
     }
-    fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
+    fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {
         panic!("a bug")
     }
     fn lseek(&self, _: Allowed<'_, protocol::Lseek>) -> Answer<u64> {

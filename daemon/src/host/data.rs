@@ -1,4 +1,4 @@
-//! READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
+//! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
 
 use super::config::Holes;
 use super::handles::FileHandle;
@@ -8,7 +8,7 @@ use super::{Answer, Caller, Pace};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -129,23 +129,6 @@ impl Passthrough {
         }
         // By this descriptor, not the mount's: an error of the mount is told once to each, and SYNCFS is to hear it too.
         retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno)
-    }
-
-    /// The request does not say whether its caller keeps set-user-id and set-group-id.
-    pub(super) fn fallocate(&self, caller: &Caller<'_>, fallocate: protocol::Fallocate) -> Answer<()> {
-        let file = self.files.get(fallocate.handle)?;
-        file.untell();
-        let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
-        if mode.contains(FallocateFlags::INSERT_RANGE) {
-            self.check_size(resolve::stat(file.as_fd())?.size().checked_add(fallocate.length))?;
-        } else if !mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE) {
-            self.check_size(fallocate.offset.checked_add(fallocate.length))?;
-        }
-        self.note_growth(&file, fallocate.offset.saturating_add(fallocate.length));
-        self.identity.kill_suidgid(!caller.may_have_fsetid())?;
-        // hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.
-        let reserve = || rustix::fs::fallocate(file.as_fd(), mode, fallocate.offset, fallocate.length);
-        retry_on_intr(reserve).map_err(errno)
     }
 
     pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {

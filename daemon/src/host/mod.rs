@@ -33,6 +33,7 @@ mod removed;
 mod resolve;
 mod retries;
 mod rules;
+mod steps;
 mod table;
 mod told;
 mod xattrs;
@@ -46,6 +47,7 @@ use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, FileLock, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
 use rustix::fs::OFlags;
+use std::fmt;
 use std::sync::Arc;
 
 pub use config::{CacheMode, Config, FileHandles, Holes, Seal, Surroundings};
@@ -137,6 +139,49 @@ impl<T> Opening<T> {
             (answer, _) => answer.map(Self::Done),
         }
     }
+}
+
+/// Whether an operation that ends between two of its steps may be carried out again from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// To do a step twice is to do it once, whatever others have done to the file in between.
+    Harmless,
+    /// It could undo what others have written in between.
+    Harmful,
+}
+
+/// Asked between two steps of a long operation. True: the operation ends there and is not answered.
+#[derive(Clone, Copy)]
+pub struct StopCheck<'s>(&'s dyn Fn(Repeat) -> bool);
+
+impl<'s> StopCheck<'s> {
+    /// An operation that is carried out to its end.
+    pub const NEVER: StopCheck<'static> = StopCheck(&|_| false);
+
+    /// One that ends when `asked` says so.
+    pub const fn new(asked: &'s dyn Fn(Repeat) -> bool) -> Self {
+        Self(asked)
+    }
+
+    /// Asks.
+    pub fn is_to_stop(self, repeat: Repeat) -> bool {
+        self.0(repeat)
+    }
+}
+
+impl fmt::Debug for StopCheck<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StopCheck").finish_non_exhaustive()
+    }
+}
+
+/// What became of an operation that is carried out in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// It is done.
+    Done,
+    /// It ended between two steps, as its [`StopCheck`] said.
+    Stopped,
 }
 
 impl Pace {
@@ -241,7 +286,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Locking>;
     /// Rung for those who listen when something is unlocked here.
     fn bell(&self) -> &Arc<Bell>;
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()>;
+    /// In steps where it is long; see [`StopCheck`].
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
     fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<()>;

@@ -16,7 +16,9 @@ use super::reach::OpenNodes;
 use super::reaper::{OpenThings, Reaper};
 use super::resolve::{self, ProcFds};
 use super::retries::Retries;
-use super::{Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Opening, Pace};
+use super::{
+    Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Opening, Pace, Stepped, StopCheck,
+};
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
 use crate::limits::NODES_MAX;
@@ -432,9 +434,9 @@ impl FileSystem for Passthrough {
         self.note_stale(&call.caller, answer)
     }
 
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>) -> Answer<()> {
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped> {
         let call = call.into_inner();
-        self.fallocate(&call.caller, call.operation)
+        self.fallocate(&call.caller, call.operation, stop)
     }
 
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {

@@ -4,7 +4,7 @@
 use super::parked::{On, Parked};
 use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
 use super::{Outcome, Scratch, Session, encoded};
-use crate::host::{Answer, FileSystem, Pace};
+use crate::host::{Answer, FileSystem, Pace, StopCheck};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
@@ -15,9 +15,11 @@ use std::sync::Arc;
 
 /// What is agreed for one request, besides what it says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct Terms<'s> {
     /// Whether it may wait for the host.
     pub(super) pace: Pace,
+    /// When to end it between two steps.
+    pub(super) stop: StopCheck<'s>,
     /// What the front-end maps, where the guest wants to be told of each inode.
     pub(super) dax: Option<Capabilities>,
 }
@@ -153,7 +155,7 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// The reply to a request about `node`, with the word whether to map what it is about.
-    pub(super) fn marked<'r>(&self, terms: Terms, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
+    pub(super) fn marked<'r>(&self, terms: Terms<'_>, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
         if let Some(dax) = &terms.dax {
             if let Reply::Entry(entry, _) | Reply::Created(entry, _, _) = &mut reply {
                 entry.attr.dax = self.is_mappable(dax, entry.node, &entry.attr);

@@ -5,7 +5,7 @@ use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, FileSystem, ListNames, Opening, Pace};
+use crate::host::{Answer, Call, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
@@ -21,7 +21,7 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         operation: Operation<'_>,
-        (payload, terms): (&IoVectors<'_>, Terms),
+        (payload, terms): (&IoVectors<'_>, Terms<'_>),
         (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
     ) -> Answer<Outcome> {
         let (pace, host) = (terms.pace, &*self.filesystem);
@@ -81,7 +81,7 @@ impl<F: FileSystem> Session<F> {
                 Reply::Empty
             }
             Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
-            Operation::Fallocate(op) => empty(self.fallocate(header, op))?,
+            Operation::Fallocate(op) => return self.fallocate(header, op, (terms.stop, scratch)),
             Operation::SyncFs(op) => empty(host.sync_fs(self.permit(header, op)?))?,
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
@@ -194,11 +194,19 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// A way to fallocate that is none is refused as by a file system that does not know it.
-    fn fallocate(&self, header: &Header<'_>, fallocate: Fallocate) -> Answer<()> {
+    fn fallocate(
+        &self,
+        header: &Header<'_>,
+        fallocate: Fallocate,
+        (stop, scratch): (StopCheck<'_>, &mut Scratch),
+    ) -> Answer<Outcome> {
         if fallocate_access(fallocate.mode).is_none() {
             return Err(Errno::EOPNOTSUPP);
         }
-        self.filesystem.fallocate(self.permit(header, fallocate)?)
+        match self.filesystem.fallocate(self.permit(header, fallocate)?, stop)? {
+            Stepped::Done => Ok(encoded(&Reply::Empty, scratch)),
+            Stepped::Stopped => Ok(Outcome::Stopped),
+        }
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
@@ -240,7 +248,7 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         plus: ReadDirPlus,
-        (room, terms): (usize, Terms),
+        (room, terms): (usize, Terms<'_>),
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         let timeouts = Some(self.options.timeouts);

@@ -192,7 +192,12 @@ fn pause(waited: Duration) -> Duration {
 
 impl<F: FileSystem> Session<F> {
     /// GETLK.
-    pub(super) fn get_lock(&self, header: &Header<'_>, get: GetLock, terms: Terms) -> Answer<Reply<'static>> {
+    pub(super) fn get_lock(
+        &self,
+        header: &Header<'_>,
+        get: GetLock,
+        terms: Terms<'_>,
+    ) -> Answer<Reply<'static>> {
         self.check_locks_served()?;
         let found = self.filesystem.get_lock(self.permit(header, get)?, terms.pace)?;
         Ok(Reply::Lock(found.unwrap_or_else(|| nothing_in_the_way(&get.0))))
@@ -203,7 +208,7 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         set: SetLock,
-        (terms, scratch): (Terms, &mut Scratch),
+        (terms, scratch): (Terms<'_>, &mut Scratch),
     ) -> Answer<Outcome> {
         self.check_locks_served()?;
         let permitted = self.permit(header, set)?;

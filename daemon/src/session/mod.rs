@@ -5,6 +5,7 @@
 mod accesses;
 mod dax;
 mod dispatch;
+mod effort;
 mod ioctl;
 mod locks;
 mod options;
@@ -31,13 +32,15 @@ use pinhole_protocol::{
     Operation, Reply, Request, Unique, Write,
 };
 use state::{Lane, SharedState, State};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
 use window::Turn;
 
-pub use crate::host::{FileId, Pace};
+pub use crate::host::{FileId, Pace, Repeat, StopCheck};
+pub use effort::Effort;
 pub use locks::LockMode;
 pub use options::Options;
 pub use parked::Parked;
@@ -89,6 +92,9 @@ pub enum Served<S> {
     Leased(S),
     /// It waits for the front-end or for a lock, and for no thread of ours; its answer goes by [`Session::settle`].
     Parked(Parked),
+    /// It ended between two of its steps, as its [`StopCheck`] said, and has not been answered. It may be served again, from
+    /// its beginning.
+    Stopped(S),
 }
 
 /// How far a request has come before its reply.
@@ -101,6 +107,8 @@ enum Performed {
     Parked(Parked),
     /// See [`Served::Leased`].
     Leased,
+    /// See [`Served::Stopped`].
+    Stopped,
     /// It was carried out or refused.
     Finished {
         outcome: Result<Outcome, Errno>,
@@ -121,6 +129,8 @@ enum Outcome {
     Parked(Parked),
     /// Nothing is done yet: another process has a lease on the file.
     Leased,
+    /// It has ended between two steps and is not to be answered.
+    Stopped,
     /// This errno is the answer, whatever pace was asked for.
     Refused(Errno),
 }
@@ -194,15 +204,27 @@ impl<F: FileSystem> Session<F> {
         pace: Pace,
         scratch: &mut Scratch,
     ) -> Served<S> {
+        self.serve_in_steps((message, payload), sink, (pace, StopCheck::NEVER), scratch)
+    }
+
+    /// As [`Session::serve`], but an operation that is carried out in steps ends between two of them where `stop` says so.
+    pub fn serve_in_steps<S: Sink>(
+        &self,
+        (message, payload): (&[u8], IoVectors<'_>),
+        sink: S,
+        (pace, stop): (Pace, StopCheck<'_>),
+        scratch: &mut Scratch,
+    ) -> Served<S> {
         // Outside of what may panic: the reply must not depend on a drop while the stack unwinds.
         let slot = ReplySlot::new(sink, unique_of(message), &self.counters);
         let performed =
-            self.survive(scratch, |scratch| self.perform((message, &payload), (&slot, pace), scratch));
+            self.survive(scratch, |scratch| self.perform((message, &payload), (&slot, pace, stop), scratch));
         match performed {
             // Dropped, the slot answers EIO and counts.
             None => Served::Done,
             Some(Performed::WouldWait) => slot.hand_back().map_or(Served::Done, Served::WouldWait),
             Some(Performed::Leased) => slot.hand_back().map_or(Served::Done, Served::Leased),
+            Some(Performed::Stopped) => slot.hand_back().map_or(Served::Done, Served::Stopped),
             Some(Performed::Parked(parked)) => {
                 slot.hand_back().map_or(Served::Done, |_sink| Served::Parked(parked))
             }
@@ -221,9 +243,15 @@ impl<F: FileSystem> Session<F> {
     fn perform<S: Sink>(
         &self,
         (message, payload): (&[u8], &IoVectors<'_>),
-        (slot, pace): (&ReplySlot<'_, S>, Pace),
+        (slot, pace, stop): (&ReplySlot<'_, S>, Pace, StopCheck<'_>),
         scratch: &mut Scratch,
     ) -> Performed {
+        let is_ended = Cell::new(false);
+        let ends = |repeat| {
+            is_ended.set(self.state.is_awaited());
+            is_ended.get() || stop.is_to_stop(repeat)
+        };
+        let stop = StopCheck::new(&ends);
         let state = self.state.read(scratch.lane);
         let dialect = match *state {
             State::Waiting => Dialect::default(),
@@ -251,7 +279,7 @@ impl<F: FileSystem> Session<F> {
             }
             (Ok(operation), State::Serving(negotiated, dax)) => {
                 let operation = settled(operation, negotiated.flags);
-                let terms = Terms { pace, dax: *dax };
+                let terms = Terms { pace, stop, dax: *dax };
                 match self.dispatch(&request.header, operation, (payload, terms), (slot, scratch)) {
                     Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
                         return Performed::WouldWait;
@@ -262,9 +290,16 @@ impl<F: FileSystem> Session<F> {
             (Err(error), _) => Err(undecoded(&request.header, &error)),
             (Ok(_), State::Waiting) => Err(before_init(request.header.node)),
         };
-        if let Ok(Outcome::Leased) = outcome {
-            return Performed::Leased;
+        match outcome {
+            Ok(Outcome::Leased) => return Performed::Leased,
+            Ok(Outcome::Stopped) if !is_ended.get() => return Performed::Stopped,
+            _ => {}
         }
+        // Of a guest that has begun anew, whose new INIT waits for this.
+        let outcome = match outcome {
+            Ok(Outcome::Stopped) => Err(Errno::EINTR),
+            outcome => outcome,
+        };
         self.throttle.served(request.header.known_opcode());
         match outcome {
             Ok(Outcome::Parked(parked)) => Performed::Parked(parked),
@@ -442,8 +477,8 @@ fn answer<S: Sink>(
         Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
         Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
         Ok(Outcome::Silence) => slot.close(),
-        // What is parked or waits for a lease is answered elsewhere, and comes here only by mistake.
-        Ok(Outcome::Parked(_) | Outcome::Leased) => slot.refuse(Errno::EIO),
+        // These are answered elsewhere, and come here only by mistake.
+        Ok(Outcome::Parked(_) | Outcome::Leased | Outcome::Stopped) => slot.refuse(Errno::EIO),
         Err(_) if is_silent => slot.close(),
         Ok(Outcome::Refused(errno)) | Err(errno) => slot.refuse(*errno),
     }

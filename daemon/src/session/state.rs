@@ -41,18 +41,30 @@ struct Copy(RwLock<State>);
 /// an INIT, which takes them all, waits for what is under way and nothing is served across it. Threads of different
 /// lanes share no memory that changes.
 #[derive(Debug, Default)]
-pub(super) struct SharedState([Copy; SESSION_LANES]);
+pub(super) struct SharedState {
+    copies: [Copy; SESSION_LANES],
+    /// Changes that wait for what is under way.
+    awaited: AtomicUsize,
+}
 
 impl SharedState {
+    /// Whether a change waits for what is under way. Everything that is will be forgotten.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn read(&self, lane: Lane) -> RwLockReadGuard<'_, State> {
         // A lane is below their number; were it not, any copy would say the same.
-        let [first, ..] = &self.0;
-        self.0.get(lane.0).unwrap_or(first).0.read().unwrap_or_else(PoisonError::into_inner)
+        let [first, ..] = &self.copies;
+        self.copies.get(lane.0).unwrap_or(first).0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for all that is under way, and holds back what comes.
     pub(super) fn write(&self) -> Change<'_> {
-        Change(self.0.each_ref().map(|copy| copy.0.write().unwrap_or_else(PoisonError::into_inner)))
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+        let held = self.copies.each_ref().map(|copy| copy.0.write().unwrap_or_else(PoisonError::into_inner));
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+        Change(held)
     }
 }
 

@@ -24,6 +24,13 @@ pub(super) trait Stay: Send + 'static {
     /// The queue from which it was taken.
     fn queue(&self) -> usize;
 
+    /// How many requests of its queue were taken before it.
+    fn number(&self) -> u64;
+
+    /// Its queue is being stopped: puts it back into the available ring, as if it had not been taken. False: a later request of
+    /// that queue has been answered, or may be, so that this one must be answered too.
+    fn put_back(&self) -> bool;
+
     /// Gives it back with what it has come to.
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch);
 }
@@ -34,6 +41,8 @@ enum Look {
     WaitsOn,
     /// It waits for a lock, and those had had their time.
     Untried,
+    /// It stands in the available ring again.
+    PutBack,
 }
 
 /// Those of one connection.
@@ -86,8 +95,8 @@ impl<S: Stay> Parking<S> {
 }
 
 impl<S> Parking<S> {
-    /// A queue is being stopped, and whoever stops it waits for the requests that were taken from it: those that may wait
-    /// for long are answered now, and so are those that come.
+    /// A queue is being stopped and takes no more requests, and whoever stops it waits for those that were taken: those that
+    /// may wait for long are put back now, or answered.
     pub(super) fn hurry(&self, queue: usize) {
         self.shared.lock().stopping.push(queue);
         self.shared.bell.ring();
@@ -134,7 +143,7 @@ impl<S: Stay> Shared<S> {
             let seen = self.bell.rings();
             let began = Instant::now();
             let tries_locks = began >= rested;
-            let mut waiting = VecDeque::from(std::mem::take(&mut self.lock().stays));
+            let mut waiting = self.take_all();
             let mut untried = Vec::new();
             // Not under the lock: looking may ask the host, and a worker may have one more to park.
             for _ in 0..waiting.len() {
@@ -144,6 +153,7 @@ impl<S: Stay> Shared<S> {
                     Look::Over(result) => stay.answer(session, result, &mut scratch),
                     Look::WaitsOn => waiting.push_back(stay),
                     Look::Untried => untried.push(stay),
+                    Look::PutBack => drop(stay),
                 }
             }
             if tries_locks {
@@ -165,6 +175,17 @@ impl<S: Stay> Shared<S> {
         }
     }
 
+    /// All that wait, to be looked at in this order.
+    fn take_all(&self) -> VecDeque<S> {
+        let mut places = self.lock();
+        let mut stays = std::mem::take(&mut places.stays);
+        // The last of a queue is put back first.
+        if !places.stopping.is_empty() {
+            stays.sort_by_key(|stay| std::cmp::Reverse(stay.number()));
+        }
+        stays.into()
+    }
+
     fn look<F: FileSystem>(
         &self,
         session: &Session<F>,
@@ -175,7 +196,7 @@ impl<S: Stay> Shared<S> {
         let parked = stay.parked();
         if let Some(errno) = parked.gives_way() {
             if self.lock().stopping.contains(&stay.queue()) {
-                return Look::Over(Err(errno));
+                return if stay.put_back() { Look::PutBack } else { Look::Over(Err(errno)) };
             }
             if !may_try {
                 return Look::Untried;

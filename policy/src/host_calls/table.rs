@@ -198,6 +198,13 @@ pub(super) const ROWS: &[Row] = &[
     row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock a file, or give it back"),
     row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
     row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change a length"),
+    row(
+        "fstatfs",
+        OFFLOAD,
+        any(Access::FALLOCATE),
+        &[],
+        "whether there is room for all of a long reservation",
+    ),
     row("fallocate", OFFLOAD, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
     row(
         "fallocate",

@@ -3,7 +3,7 @@
 use pinhole::bell::Bell;
 use pinhole::host::{
     Allowed, Answer, CacheMode, Config, FileHandles, FileSystem, Holes, InodeFlags, ListNames, Locking,
-    MapFile, Opening, Pace, Passthrough,
+    MapFile, Opening, Pace, Passthrough, Stepped, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole::session::{Options, Session};
@@ -231,7 +231,7 @@ impl FileSystem for Layer {
         fsync(protocol::Fsync) -> Answer<()>;
         get_lock(protocol::GetLock, pace: Pace) -> Answer<Option<FileLock>>;
         set_lock(protocol::SetLock, pace: Pace) -> Answer<Locking>;
-        fallocate(protocol::Fallocate) -> Answer<()>;
+        fallocate(protocol::Fallocate, stop: StopCheck<'_>) -> Answer<Stepped>;
         lseek(protocol::Lseek) -> Answer<u64>;
         copy_file_range(protocol::CopyFileRange) -> Answer<u64>;
         sync_fs(protocol::SyncFs) -> Answer<()>;

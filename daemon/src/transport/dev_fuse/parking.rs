@@ -29,6 +29,14 @@ impl parking::Stay for Stay {
         0
     }
 
+    fn number(&self) -> u64 {
+        0
+    }
+
+    fn put_back(&self) -> bool {
+        false
+    }
+
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
         let mut outcome = Outcome::default();
         // What waits is answered by success or an error alone.

@@ -78,8 +78,12 @@ impl<F: FileSystem + 'static> Device<F> {
         }
     }
 
-    /// Ends every worker after its current request and waits for those in the pool, then forgets the guest.
+    /// Ends every worker after its current request, gives up what has not begun, waits for the rest, and forgets the guest.
     pub(super) fn stop(&self) {
+        // All are told before any is waited for.
+        for vring in self.rings() {
+            vring.ring().abandon();
+        }
         for vring in self.rings() {
             vring.ring().reset();
         }

@@ -6,6 +6,7 @@
 //! no thread and no memory of the guest, and nothing of it has been done.
 
 use super::request::Taken;
+use super::split_ring::Place;
 use crate::limits::{LEASE_RETRY_MAX, LEASE_RETRY_MIN, LEASE_WAIT_MAX, LEASED_REQUESTS_MAX};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ pub(super) struct Leases(Vec<Waiting>);
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) taken: Taken,
-    /// Index of its first descriptor.
-    pub(super) head: u16,
+    /// Where it stood in the available ring.
+    pub(super) place: Place,
     since: Instant,
     /// When to try again.
     due: Instant,
@@ -26,9 +27,9 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// A request that has just been tried for the first time.
-    pub(super) fn new(taken: Taken, head: u16) -> Self {
+    pub(super) fn new(taken: Taken, place: Place) -> Self {
         let since = Instant::now();
-        Self { taken, head, since, due: later(since, LEASE_RETRY_MIN) }
+        Self { taken, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
 
     /// Whether it has waited for as long as it may.
@@ -69,9 +70,9 @@ impl Leases {
         self.add(Waiting { due, ..waiting });
     }
 
-    /// Takes out one of them, whenever it is to be tried.
-    pub(super) fn take(&mut self) -> Option<Waiting> {
-        self.0.pop()
+    /// Takes out all of them, whenever they are to be tried.
+    pub(super) fn take_all(&mut self) -> Vec<Waiting> {
+        std::mem::take(&mut self.0)
     }
 }
 
@@ -104,11 +105,12 @@ mod tests {
         assert!(leases.next().is_none());
         for head in 0..u16::try_from(LEASED_REQUESTS_MAX).unwrap() {
             assert!(leases.have_room(usize::MAX));
-            leases.add(Waiting::new(Taken::default(), head));
+            leases.add(Waiting::new(Taken::default(), Place { head, number: 0 }));
         }
         assert!(!leases.have_room(usize::MAX));
         let now = Instant::now() + LEASE_RETRY_MAX;
-        let heads: Vec<_> = std::iter::from_fn(|| leases.take_due(now)).map(|waiting| waiting.head).collect();
+        let heads: Vec<_> =
+            std::iter::from_fn(|| leases.take_due(now)).map(|waiting| waiting.place.head).collect();
         assert_eq!(heads, (0..64).collect::<Vec<_>>());
         assert!(leases.have_room(1) && !leases.have_room(0));
     }

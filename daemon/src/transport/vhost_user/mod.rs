@@ -6,6 +6,7 @@
 //! the front-end, with which the `back_channel` talks, by the `parking`.
 
 mod back_channel;
+mod backlog;
 mod connection;
 mod crew;
 mod device;
@@ -22,6 +23,7 @@ mod sleep;
 mod socket_name;
 mod split_ring;
 mod stop;
+mod tail;
 mod vring;
 mod worker;
 

@@ -6,7 +6,7 @@
 
 use super::request::Taken;
 use super::ring::Deferral;
-use super::split_ring::Done;
+use super::split_ring::{Done, Place};
 use crate::host::FileSystem;
 use crate::session::{Parked, Scratch, Session};
 use crate::transport::parking;
@@ -21,8 +21,8 @@ pub(super) struct Stay {
     pub(super) parked: Parked,
     /// What it says, and where the answer goes.
     pub(super) taken: Taken,
-    /// Index of its first descriptor.
-    pub(super) head: u16,
+    /// Where it stood in the available ring.
+    pub(super) place: Place,
     /// The queue from which it was taken.
     pub(super) queue: usize,
     /// Its way back.
@@ -38,11 +38,19 @@ impl parking::Stay for Stay {
         self.queue
     }
 
+    fn number(&self) -> u64 {
+        self.place.number
+    }
+
+    fn put_back(&self) -> bool {
+        self.deferral.put_back(self.place)
+    }
+
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
-        let Self { parked, taken, head, mut deferral, .. } = self;
+        let Self { parked, taken, place, mut deferral, .. } = self;
         let memory = deferral.come_back();
         let len = taken.settle((session, memory.view()), &parked, result, scratch);
-        deferral.give_back(&memory, Done { head, len });
+        deferral.give_back(&memory, Done { head: place.head, len });
         drop((memory, deferral));
     }
 }

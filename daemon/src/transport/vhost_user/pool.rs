@@ -2,7 +2,8 @@
 //!
 //! A queue's worker hands such a request over with its memory and goes on; a thread of the pool serves it patiently
 //! and gives it back through the same ring. What waits for a thread is bounded: past that, whoever has one more
-//! waits. The first thread is started with the connection and stays: a request that is taken always has a thread to
+//! waits. When a queue is stopped, its worker takes back what has not begun; what cannot be put back into the available ring
+//! ([`super::tail`]) returns as urgent, and a long FALLOCATE of another queue makes room for it between two of its steps. The first thread is started with the connection and stays: a request that is taken always has a thread to
 //! serve it, also where the host has no room for more. More threads are started when there is work for them, and never
 //! by a queue's thread: a foreman does that, so that no thread which handles what a guest says needs to be able to
 //! start one. The foreman also starts threads of queues that the host had no room for at first.
@@ -11,14 +12,15 @@ use super::parking::{Parking, Stay};
 use super::regions::Shared;
 use super::request::{Fate, Taken};
 use super::ring::{Deferral, Ring};
-use super::split_ring::Done;
+use super::split_ring::{Done, Place};
 use crate::handoff::handoff;
 use crate::host::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::log_budget::Source;
-use crate::session::{Pace, Scratch, Session};
+use crate::session::{Pace, Repeat, Scratch, Session, StopCheck};
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -34,14 +36,16 @@ const THREAD_NAME: &str = "pool";
 pub(super) struct Postponed {
     /// What it says, and where the answer goes.
     pub(super) taken: Taken,
-    /// Index of its first descriptor.
-    pub(super) head: u16,
+    /// Where it stood in the available ring.
+    pub(super) place: Place,
     /// The queue from which it was taken.
     pub(super) queue: usize,
     /// The memory in which it was read.
     pub(super) memory: Shared,
     /// Its way back.
     pub(super) deferral: Deferral,
+    /// Whoever stops its ring waits for it.
+    pub(super) is_urgent: bool,
 }
 
 /// How large a pool may become.
@@ -120,6 +124,28 @@ impl Office {
         self.room.notify_all();
     }
 
+    /// Whether a request waits for a thread that keeps a ring from being stopped.
+    fn has_urgent(&self) -> bool {
+        self.lock().backlog.front().is_some_and(|postponed| postponed.is_urgent)
+    }
+
+    /// Takes a request back of which a part has been carried out, to carry it out later; the thread is free.
+    fn requeue(&self, postponed: Postponed) {
+        let mut state = self.lock();
+        state.free += 1;
+        state.bytes = state.bytes.saturating_add(postponed.taken.footprint());
+        if postponed.is_urgent {
+            state.backlog.push_front(postponed);
+        } else {
+            state.backlog.push_back(postponed);
+        }
+        if self.is_short_handed(&state) {
+            self.hire.notify_one();
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
     fn is_short_handed(&self, state: &State) -> bool {
         state.backlog.len() > state.free && state.threads < self.threads_max
     }
@@ -176,33 +202,65 @@ impl Office {
     /// Serves until it is over, or until there has been nothing to do for a while.
     fn work<F: FileSystem>(&self, session: &Session<F>) {
         let mut scratch = Scratch::default();
-        while let Some(Postponed { taken, head, queue, memory, mut deferral }) = self.next() {
-            let len = match (taken.serve(session, memory.view(), Pace::Patient, &mut scratch), &self.parking)
-            {
-                (Fate::Answered(len), _) => len,
-                (Fate::Parked(parked), Some(parking))
-                    if taken.chain_footprint() <= LOCK_WAIT_LEN_MAX && deferral.has_room_aside() =>
-                {
-                    // Before the memory is counted as let go of.
-                    drop(memory);
-                    deferral.step_aside();
-                    self.served();
-                    let taken = taken.without_message();
-                    parking.park(Stay { parked, taken, head, queue, deferral });
-                    continue;
-                }
-                (Fate::Parked(parked), _) => {
-                    let refused = Err(Errno::ENOLCK);
-                    taken.settle((session, memory.view()), &parked, refused, &mut scratch)
-                }
-                // Who may wait is answered; were it not, this is how it is given back.
-                (Fate::WouldWait | Fate::Leased, _) => 0,
-            };
-            // Before the guest hears of it, so that its next request finds this thread free and hires no other.
-            self.served();
-            deferral.give_back(&memory, Done { head, len });
-            drop((memory, deferral));
+        while let Some(postponed) = self.next() {
+            self.serve(session, postponed, &mut scratch);
         }
+    }
+
+    fn serve<F: FileSystem>(&self, session: &Session<F>, postponed: Postponed, scratch: &mut Scratch) {
+        let Postponed { taken, place, queue, memory, mut deferral, is_urgent } = postponed;
+        if deferral.is_abandoned() {
+            self.served();
+            drop((memory, deferral));
+            return;
+        }
+        let yields = Cell::new(false);
+        let asked = |repeat| match repeat {
+            _ if deferral.is_abandoned() => true,
+            Repeat::Harmful => false,
+            Repeat::Harmless if deferral.put_back(place) => true,
+            Repeat::Harmless => {
+                yields.set(!is_urgent && self.has_urgent());
+                yields.get()
+            }
+        };
+        let pace = (Pace::Patient, StopCheck::new(&asked));
+        let len = match (taken.serve(session, memory.view(), pace, scratch), &self.parking) {
+            (Fate::Answered(len), _) => len,
+            (Fate::Stopped, _) if yields.get() && !deferral.put_back(place) => {
+                // Its own queue may have been stopped in this very moment, and not have found it in the backlog.
+                let is_urgent = deferral.is_waited_for();
+                self.requeue(Postponed { taken, place, queue, memory, deferral, is_urgent });
+                return;
+            }
+            // It stands in the available ring again, or nobody waits for it.
+            (Fate::Stopped, _) => {
+                self.served();
+                drop((memory, deferral));
+                return;
+            }
+            (Fate::Parked(parked), Some(parking))
+                if taken.chain_footprint() <= LOCK_WAIT_LEN_MAX && deferral.has_room_aside() =>
+            {
+                // Before the memory is counted as let go of.
+                drop(memory);
+                deferral.step_aside();
+                self.served();
+                let taken = taken.without_message();
+                parking.park(Stay { parked, taken, place, queue, deferral });
+                return;
+            }
+            (Fate::Parked(parked), _) => {
+                let refused = Err(Errno::ENOLCK);
+                taken.settle((session, memory.view()), &parked, refused, scratch)
+            }
+            // Who may wait is answered; were it not, this is how it is given back.
+            (Fate::WouldWait | Fate::Leased, _) => 0,
+        };
+        // Before the guest hears of it, so that its next request finds this thread free and hires no other.
+        self.served();
+        deferral.give_back(&memory, Done { head: place.head, len });
+        drop((memory, deferral));
     }
 
     /// Starts threads while there is more to do than they can, until it is over; then waits for the end of the pool's.
@@ -312,11 +370,15 @@ impl Pool {
         self.shared.hire.notify_one();
     }
 
-    /// Hands a request over; waits where too many already wait.
-    pub(super) fn submit(&self, postponed: Postponed) {
+    /// Hands a request over; waits where too many already wait. `Some`: the queue that has it is to stop, and the pool has
+    /// none of it.
+    pub(super) fn submit(&self, postponed: Postponed, is_over: impl Fn() -> bool) -> Option<Postponed> {
         let bytes = postponed.taken.footprint();
         let mut state = self.shared.lock();
         while self.shared.is_full_for(bytes, &state) {
+            if is_over() {
+                return Some(postponed);
+            }
             state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.backlog.push_back(postponed);
@@ -327,6 +389,47 @@ impl Pool {
         }
         drop(state);
         self.shared.work.notify_one();
+        None
+    }
+
+    /// Has each queue that waits in [`Pool::submit`] look whether it is to stop.
+    pub(super) fn interrupt(&self) {
+        drop(self.shared.lock());
+        self.shared.room.notify_all();
+    }
+
+    /// Takes back what has not begun of a queue, the oldest first.
+    pub(super) fn withdraw(&self, queue: usize) -> Vec<Postponed> {
+        let mut state = self.shared.lock();
+        let all = std::mem::take(&mut state.backlog);
+        let (withdrawn, kept): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|postponed| postponed.queue == queue);
+        state.backlog = kept.into();
+        for postponed in &withdrawn {
+            state.bytes = state.bytes.saturating_sub(postponed.taken.footprint());
+            state.requests = state.requests.saturating_sub(1);
+        }
+        self.shared.room.notify_all();
+        withdrawn
+    }
+
+    /// Takes such requests in again, before all others: whoever stops their queue waits for them. They go past the limits, for
+    /// they had a place before.
+    pub(super) fn hurry(&self, withdrawn: Vec<Postponed>) {
+        if withdrawn.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        for postponed in withdrawn.into_iter().rev() {
+            state.bytes = state.bytes.saturating_add(postponed.taken.footprint());
+            state.requests = state.requests.saturating_add(1);
+            state.backlog.push_front(Postponed { is_urgent: true, ..postponed });
+        }
+        if self.shared.is_short_handed(&state) {
+            self.shared.hire.notify_one();
+        }
+        drop(state);
+        self.shared.work.notify_all();
     }
 
     /// Ends the threads; by then nothing may be left for them to do. Not for them to call: a request that waits holds

@@ -3,7 +3,7 @@
 use crate::guest_view::GuestView;
 use crate::host::FileSystem;
 use crate::limits::MESSAGE_BUFFER_KEPT;
-use crate::session::{Pace, Parked, Scratch, Served, Session};
+use crate::session::{Effort, Pace, Parked, Scratch, Served, Session, StopCheck};
 use crate::transport::chain::{Chain, ChainError, Table};
 use crate::transport::sink::{Outcome, QueueSink, copy_out};
 use pinhole_protocol::Errno;
@@ -36,6 +36,8 @@ pub(super) enum Fate {
     Leased,
     /// It waits for the front-end, and is answered by [`Taken::settle`].
     Parked(Parked),
+    /// It has ended between two of its steps, as its [`StopCheck`] said, and has not been answered.
+    Stopped,
 }
 
 impl Taken {
@@ -80,21 +82,27 @@ impl Taken {
         self.chain.footprint()
     }
 
+    /// How long the host may take for it.
+    pub(super) fn effort<F: FileSystem>(&self, session: &Session<F>, memory: GuestView<'_>) -> Effort {
+        session.effort(&self.message, self.chain.message(memory).after(self.message.len()).len())
+    }
+
     /// Serves it in the `memory` in which it was read.
     pub(super) fn serve<F: FileSystem>(
         &self,
         session: &Session<F>,
         memory: GuestView<'_>,
-        pace: Pace,
+        pace: (Pace, StopCheck<'_>),
         scratch: &mut Scratch,
     ) -> Fate {
         let outcome = Outcome::default();
         let payload = self.chain.message(memory).after(self.message.len());
         let sink = QueueSink::new(&self.chain, memory, &outcome);
-        match session.serve((&self.message, payload), sink, pace, scratch) {
+        match session.serve_in_steps((&self.message, payload), sink, pace, scratch) {
             Served::WouldWait(_sink) => Fate::WouldWait,
             Served::Leased(_sink) => Fate::Leased,
             Served::Parked(parked) => Fate::Parked(parked),
+            Served::Stopped(_sink) => Fate::Stopped,
             Served::Done => Fate::Answered(outcome.used_len().unwrap_or(0)),
         }
     }
@@ -171,7 +179,7 @@ mod tests {
         init.extend([0; 48]);
         let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));
         taken.read((&memory).into(), TABLE, 0, false).unwrap();
-        let fate = taken.serve(&session, (&memory).into(), Pace::Patient, &mut scratch);
+        let fate = taken.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
         assert!(session.is_serving(), "{fate:?}");
         (session, taken, scratch)
     }
@@ -182,7 +190,8 @@ mod tests {
         for _ in 0..3 {
             let getattr = request(3, &[0; 16]);
             taken.read((&getattr).into(), TABLE, 0, false).unwrap();
-            let fate = taken.serve(&session, (&getattr).into(), Pace::Patient, &mut scratch);
+            let fate =
+                taken.serve(&session, (&getattr).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
             assert_eq!(fate, Fate::Answered(16));
             assert_eq!(answer(&getattr, 16), (-Errno::EIO.raw(), Vec::new()));
         }
@@ -199,11 +208,12 @@ mod tests {
         for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (50, &[0; 8][..])] {
             let memory = request(opcode, arguments);
             taken.read((&memory).into(), TABLE, 0, false).unwrap();
-            let fate = taken.serve(&session, (&memory).into(), Pace::Now, &mut scratch);
+            let fate = taken.serve(&session, (&memory).into(), (Pace::Now, StopCheck::NEVER), &mut scratch);
             assert_eq!(fate, Fate::WouldWait, "opcode {opcode}");
             let room = answer(&memory, ROOM_LEN).1;
             assert!(room.iter().all(|byte| *byte == UNTOUCHED), "opcode {opcode}");
-            let Fate::Answered(len) = taken.serve(&session, (&memory).into(), Pace::Patient, &mut scratch)
+            let Fate::Answered(len) =
+                taken.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch)
             else {
                 panic!("opcode {opcode} is not answered");
             };

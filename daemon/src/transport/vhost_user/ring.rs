@@ -1,15 +1,19 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
+use super::backlog::{Backlog, Era};
 use super::crew::{Complaint, Member, Shift};
 use super::regions::{Loaded, Regions, Shared};
 use super::sleep::{Sleep, StopSignal, raise};
-use super::split_ring::{Available, Done, RingError, Used};
+use super::split_ring::{Available, Done, Place, RingError, Used};
+use super::tail::Tail;
 use super::vring::Memory;
 use crate::guest_view::GuestView;
+use crate::session::Effort;
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Instant;
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
 use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
@@ -25,8 +29,14 @@ pub(super) trait Job: Send + Sync {
     /// The ring is to be served and the host has no thread for it; [`Ring::start_again`] is to be called later.
     fn not_started(&self, ring: &Arc<Ring>);
 
-    /// The ring is being stopped, which waits for what was taken from it.
+    /// A worker that waits for the pool looks whether it is to end.
+    fn interrupt(&self);
+
+    /// The ring is being stopped: its worker ends after its current request.
     fn stopping(&self);
+
+    /// The worker has ended, and whoever stops the ring waits for what was taken from it.
+    fn taken_all(&self);
 
     /// It has been stopped.
     fn stopped(&self);
@@ -69,26 +79,6 @@ struct GiveBack {
     call: Option<Arc<File>>,
 }
 
-/// Requests that left their worker for the pool and have not been given back. Those from before a change of memory
-/// are counted apart from those that came after it.
-#[derive(Default)]
-struct Waiting {
-    present: bool,
-    counts: (usize, usize),
-    /// Requests that have stepped aside: they use no memory, and a change of it does not wait for them.
-    aside: usize,
-}
-
-impl Waiting {
-    const fn is_empty(&self) -> bool {
-        self.aside == 0 && matches!(self.counts, (0, 0))
-    }
-
-    const fn count(&mut self, era: bool) -> &mut usize {
-        if era { &mut self.counts.1 } else { &mut self.counts.0 }
-    }
-}
-
 /// One queue of the device.
 pub(super) struct Ring {
     /// What the crate reads and sets while no worker runs.
@@ -104,7 +94,10 @@ pub(super) struct Ring {
     bursts: AtomicU64,
     /// Somebody waits for the end of a burst.
     awaited: AtomicBool,
-    waiting: Mutex<Waiting>,
+    /// Requests that have left the worker.
+    backlog: Mutex<Backlog>,
+    tail: Mutex<Tail>,
+    /// A burst has ended, or one of those requests is gone.
     quiet: Condvar,
     error_event: Mutex<Option<File>>,
 }
@@ -145,7 +138,7 @@ impl Drop for Busy<'_> {
         self.0.bursts.fetch_add(1, Ordering::SeqCst);
         if self.0.awaited.load(Ordering::SeqCst) {
             // Who waits holds this lock until it sleeps.
-            drop(lock(&self.0.waiting));
+            drop(lock(&self.0.backlog));
             self.0.quiet.notify_all();
         }
     }
@@ -156,7 +149,9 @@ impl Drop for Busy<'_> {
 pub(super) struct Deferral {
     ring: Arc<Ring>,
     /// Since which memory; `None`: it has stepped aside.
-    era: Option<bool>,
+    era: Option<Era>,
+    /// How long the pool may take for it.
+    effort: Option<Effort>,
 }
 
 impl Deferral {
@@ -164,12 +159,9 @@ impl Deferral {
     /// does in [`Ring::begin`].
     pub(super) fn come_back(&mut self) -> Shared {
         if self.era.is_none() {
-            let mut waiting = lock(&self.ring.waiting);
-            waiting.aside = waiting.aside.saturating_sub(1);
-            let era = waiting.present;
-            let count = waiting.count(era);
-            *count = count.saturating_add(1);
-            self.era = Some(era);
+            let mut backlog = lock(&self.ring.backlog);
+            backlog.leave(None);
+            self.era = Some(backlog.enter());
         }
         Arc::clone(&self.ring.load())
     }
@@ -182,13 +174,30 @@ impl Deferral {
     /// It waits for longer than the pool does. By now it uses no memory.
     pub(super) fn step_aside(&mut self) {
         if let Some(era) = self.era.take() {
-            let mut waiting = lock(&self.ring.waiting);
-            waiting.aside = waiting.aside.saturating_add(1);
-            let count = waiting.count(era);
-            *count = count.saturating_sub(1);
-            // Who changes the memory waits for it no longer.
+            let mut backlog = lock(&self.ring.backlog);
+            backlog.enter_aside();
+            backlog.leave(Some(era));
+            if let Some(effort) = self.effort.take() {
+                backlog.end(effort);
+            }
+            // Who changes the memory waits for it no longer, nor does the worker.
             self.ring.quiet.notify_all();
         }
+    }
+
+    /// Puts the request back into the available ring, as if it had not been taken. False: it is to be answered.
+    pub(super) fn put_back(&self, place: Place) -> bool {
+        self.ring.put_back(place)
+    }
+
+    /// Whether nobody waits for its answer any longer.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.ring.is_abandoned()
+    }
+
+    /// Whether its ring is being stopped.
+    pub(super) fn is_waited_for(&self) -> bool {
+        lock(&self.ring.tail).taken().is_some()
     }
 
     /// Gives the request back and tells the guest, as the worker would have.
@@ -204,13 +213,11 @@ impl Deferral {
 
 impl Drop for Deferral {
     fn drop(&mut self) {
-        let mut waiting = lock(&self.ring.waiting);
-        let count = match self.era {
-            Some(era) => waiting.count(era),
-            None => &mut waiting.aside,
-        };
-        *count = count.saturating_sub(1);
-        if *count == 0 {
+        let mut backlog = lock(&self.ring.backlog);
+        if let Some(effort) = self.effort {
+            backlog.end(effort);
+        }
+        if backlog.leave(self.era) || backlog.is_awaited {
             self.ring.quiet.notify_all();
         }
     }
@@ -239,7 +246,8 @@ impl Ring {
             give_back: Mutex::default(),
             bursts: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
-            waiting: Mutex::default(),
+            backlog: Mutex::default(),
+            tail: Mutex::default(),
             quiet: Condvar::new(),
             error_event: Mutex::new(None),
         })
@@ -309,11 +317,31 @@ impl Ring {
         self.set_call(None);
     }
 
+    /// The guest is gone (device reset, connection lost): what was taken and has not begun is given up, and the worker is
+    /// told to end. [`Ring::reset`] waits for that.
+    pub(super) fn abandon(&self) {
+        lock(&self.tail).abandon();
+        if let Some(running) = &lock(&self.state).running {
+            self.request_end(&running.stop);
+        }
+    }
+
+    /// Tells the worker to end, whatever it waits for.
+    fn request_end(&self, stop: &StopSignal) {
+        stop.request();
+        drop(lock(&self.backlog));
+        self.quiet.notify_all();
+        if let Some((job, _)) = self.server.get() {
+            job.interrupt();
+        }
+    }
+
     /// Ends the worker, waits for what it has handed on, and tells the crate how far all of it came.
     fn stop_worker(&self, state: &mut RingState) {
         let Some(Running { stop, shift, available }) = state.running.take() else { return };
-        stop.request();
-        if let Some((job, _)) = self.server.get() {
+        self.request_end(&stop);
+        let job = self.server.get().map(|(job, _)| job);
+        if let Some(job) = job {
             job.stopping();
         }
         if !shift.wait() {
@@ -321,16 +349,23 @@ impl Ring {
                 tracing::error!(suppressed, "a queue worker ended by a panic outside a request");
             });
         }
-        let mut waiting = lock(&self.waiting);
-        while !waiting.is_empty() {
-            waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = job {
+            job.taken_all();
         }
-        drop(waiting);
-        if let Some((job, _)) = self.server.get() {
+        let mut backlog = lock(&self.backlog);
+        while !backlog.is_empty() {
+            backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(backlog);
+        if let Some(job) = job {
             job.stopped();
         }
+        let mut available = lock(&available);
+        if let Some(taken) = lock(&self.tail).taken() {
+            available.go_back_to(taken);
+        }
         let mut vring = self.vring.get_mut();
-        lock(&available).note(vring.get_queue_mut());
+        available.note(vring.get_queue_mut());
         lock(&self.give_back).used.note(vring.get_queue_mut());
     }
 
@@ -340,6 +375,7 @@ impl Ring {
         if let Some(regions) = self.regions.get() {
             regions.begin();
         }
+        *lock(&self.tail) = Tail::default();
         job.starting();
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
@@ -419,13 +455,49 @@ impl Ring {
         self.load().view().ram.check_range(GuestAddress(address), len)
     }
 
-    /// Lets a request outlive the burst in which it was taken; it is waited for all the same.
-    pub(super) fn defer(self: &Arc<Self>) -> Deferral {
-        let mut waiting = lock(&self.waiting);
-        let era = waiting.present;
-        let count = waiting.count(era);
-        *count = count.saturating_add(1);
-        Deferral { ring: Arc::clone(self), era: Some(era) }
+    /// Lets a request outlive the burst in which it was taken; it is waited for all the same. The pool may take so long for it.
+    pub(super) fn defer(self: &Arc<Self>, effort: Effort) -> Deferral {
+        let mut backlog = lock(&self.backlog);
+        backlog.begin(effort);
+        Deferral { ring: Arc::clone(self), era: Some(backlog.enter()), effort: Some(effort) }
+    }
+
+    /// Whether the pool may be given one more that takes so long; `None`: whether anything may be taken off the ring.
+    pub(super) fn has_room(&self, effort: Option<Effort>) -> bool {
+        lock(&self.backlog).has_room(effort)
+    }
+
+    /// Waits until it may, or it is `until`, or the worker is to stop.
+    pub(super) fn wait_for_room(&self, effort: Option<Effort>, until: Option<Instant>, sleep: &Sleep) {
+        let mut backlog = lock(&self.backlog);
+        while !sleep.is_over() && !backlog.has_room(effort) {
+            backlog.is_awaited = true;
+            backlog = if let Some(until) = until {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                self.quiet.wait_timeout(backlog, left).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        backlog.is_awaited = false;
+    }
+
+    /// The worker has taken so many requests and takes no more: from now on they can be put back, the last one first.
+    pub(super) fn close_tail(&self, taken: u64) {
+        lock(&self.tail).close(taken);
+    }
+
+    /// Puts a request back into the available ring; see [`Tail::put_back`].
+    pub(super) fn put_back(&self, place: Place) -> bool {
+        lock(&self.tail).put_back(place)
+    }
+
+    /// Whether the guest waits for no answer any longer.
+    pub(super) fn is_abandoned(&self) -> bool {
+        lock(&self.tail).is_abandoned()
     }
 
     /// Whether one more may wait without the memory, for as long as it takes. Without `indirect` a request takes up to
@@ -433,7 +505,7 @@ impl Ring {
     pub(super) fn has_room_aside(&self, indirect: bool) -> bool {
         let size = usize::from(self.vring.get_ref().get_queue().size());
         let room = if indirect { size / 4 * 3 } else { size / 4 };
-        lock(&self.waiting).aside < room
+        lock(&self.backlog).aside() < room
     }
 
     /// How many requests may wait for leases of the host's processes. Without `indirect` each takes up to five descriptors.
@@ -444,28 +516,26 @@ impl Ring {
 
     /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.
     pub(super) fn set_aside(self: &Arc<Self>) -> Deferral {
-        let mut waiting = lock(&self.waiting);
-        waiting.aside = waiting.aside.saturating_add(1);
-        Deferral { ring: Arc::clone(self), era: None }
+        lock(&self.backlog).enter_aside();
+        Deferral { ring: Arc::clone(self), era: None, effort: None }
     }
 
     /// Waits for the burst that is under way, if there is one, and for the requests that wait in the pool. Not for
     /// those that come after them, of which a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         fence(Ordering::SeqCst);
-        let mut waiting = lock(&self.waiting);
+        let mut backlog = lock(&self.backlog);
         let noted = self.bursts.load(Ordering::SeqCst);
         if !noted.is_multiple_of(2) {
             self.awaited.store(true, Ordering::SeqCst);
             while self.bursts.load(Ordering::SeqCst) == noted {
-                waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
             }
             self.awaited.store(false, Ordering::SeqCst);
         }
-        let era = waiting.present;
-        waiting.present = !era;
-        while *waiting.count(era) > 0 {
-            waiting = self.quiet.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        let era = backlog.change_memory();
+        while backlog.uses(era) {
+            backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -79,6 +79,12 @@ fn at(ring: u64, offset: u64) -> Result<GuestAddress, RingError> {
     ring.checked_add(offset).map(GuestAddress).ok_or(RingError::OutsideMemory)
 }
 
+/// The last 16 bits: running numbers of a ring have no others.
+const fn truncated(number: u64) -> u16 {
+    let [low, high, ..] = number.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
 fn load(memory: &GuestMemoryMmap, address: GuestAddress, order: Ordering) -> Result<u16, RingError> {
     memory.load(address, order).map(u16::from_le).map_err(|error| QueueError::GuestMemory(error).into())
 }
@@ -91,11 +97,22 @@ fn store<T: AtomicAccess>(
     memory.store(value, address, Ordering::Release).map_err(|error| QueueError::GuestMemory(error).into())
 }
 
+/// A request that was taken from the available ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Index of its first descriptor.
+    pub(super) head: u16,
+    /// How many were taken before it since the worker began. Unlike the running numbers of the ring, it never begins anew.
+    pub(super) number: u64,
+}
+
 /// The worker's half.
 #[derive(Debug)]
 pub(super) struct Available {
     layout: Layout,
     next: Wrapping<u16>,
+    /// Requests taken since the worker began.
+    taken: u64,
     /// How far the guest has been seen to have filled the ring.
     seen: Wrapping<u16>,
 }
@@ -104,7 +121,7 @@ impl Available {
     /// The half of a queue that nobody else uses meanwhile.
     pub(super) fn of(queue: &Queue) -> Self {
         let next = Wrapping(queue.next_avail());
-        Self { layout: Layout::of(queue), next, seen: next }
+        Self { layout: Layout::of(queue), next, taken: 0, seen: next }
     }
 
     /// Writes back how far the worker has come.
@@ -134,8 +151,21 @@ impl Available {
         Ok(pending > 0)
     }
 
-    /// Takes the next request: the index of its first descriptor.
-    pub(super) fn next_head(&mut self, memory: &GuestMemoryMmap) -> Result<Option<u16>, RingError> {
+    /// How many requests were taken since the worker began.
+    pub(super) const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Puts back what was taken after the first `taken` requests. None of them has been given back, so their entries in the
+    /// available ring are still what they were: the guest has no descriptor to overwrite one with.
+    pub(super) const fn go_back_to(&mut self, taken: u64) {
+        let back = self.taken.saturating_sub(taken);
+        self.taken = self.taken.saturating_sub(back);
+        self.next.0 = self.next.0.wrapping_sub(truncated(back));
+    }
+
+    /// Takes the next request.
+    pub(super) fn next_request(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Place>, RingError> {
         if !self.has_more(memory)? {
             return Ok(None);
         }
@@ -146,8 +176,10 @@ impl Available {
         if head >= size {
             return Err(RingError::HeadOutOfRange { head, size });
         }
+        let number = self.taken;
         self.next += 1;
-        Ok(Some(head))
+        self.taken = self.taken.saturating_add(1);
+        Ok(Some(Place { head, number }))
     }
 
     /// Asks the guest not to kick. With EVENT_IDX it kicks once for each time it is asked to, so there is nothing to
@@ -266,16 +298,42 @@ mod tests {
         put(memory, AVAILABLE + 2, number.wrapping_add(1));
     }
 
+    /// Takes the next request.
+    fn head(available: &mut Available, memory: &GuestMemoryMmap) -> Option<u16> {
+        available.next_request(memory).unwrap().map(|place| place.head)
+    }
+
+    #[test]
+    fn what_is_put_back_is_taken_again_in_order() {
+        let (memory, queue) = queue(true, u16::MAX - 1);
+        let mut available = Available::of(&queue);
+        for (number, head) in [(u16::MAX - 1, 5), (u16::MAX, 6), (0, 7)] {
+            offer(&memory, number, head);
+        }
+        let places = [5, 6, 7].map(|head| Place { head, number: u64::from(head) - 5 });
+        for _ in 0..2 {
+            for place in places {
+                assert_eq!(available.next_request(&memory).unwrap(), Some(place));
+            }
+            assert_eq!(available.taken(), 3);
+            available.go_back_to(0);
+        }
+        assert_eq!(head(&mut available, &memory), Some(5));
+        let mut noted = Queue::new(SIZE).unwrap();
+        available.note(&mut noted);
+        assert_eq!((available.taken(), noted.next_avail()), (1, u16::MAX));
+    }
+
     #[test]
     fn requests_are_taken_in_order_and_past_the_end_of_the_numbers() {
         let (memory, queue) = queue(true, u16::MAX - 1);
         put(&memory, AVAILABLE + 2, u16::MAX - 1);
         let mut available = Available::of(&queue);
-        assert_eq!(available.next_head(&memory).unwrap(), None);
+        assert_eq!(head(&mut available, &memory), None);
         for number in [u16::MAX - 1, u16::MAX, 0, 1] {
             offer(&memory, number, number % SIZE);
-            assert_eq!(available.next_head(&memory).unwrap(), Some(number % SIZE));
-            assert_eq!(available.next_head(&memory).unwrap(), None);
+            assert_eq!(head(&mut available, &memory), Some(number % SIZE));
+            assert_eq!(head(&mut available, &memory), None);
         }
         let mut noted = Queue::new(SIZE).unwrap();
         available.note(&mut noted);
@@ -286,10 +344,10 @@ mod tests {
     fn what_no_ring_can_hold_is_an_error() {
         let (memory, queue) = queue(true, 0);
         put(&memory, AVAILABLE + 2, SIZE + 1);
-        let error = Available::of(&queue).next_head(&memory).unwrap_err();
+        let error = Available::of(&queue).next_request(&memory).unwrap_err();
         assert!(matches!(error, RingError::TooManyAvailable { pending: 9, size: SIZE }));
         offer(&memory, 0, SIZE);
-        let error = Available::of(&queue).next_head(&memory).unwrap_err();
+        let error = Available::of(&queue).next_request(&memory).unwrap_err();
         assert!(matches!(error, RingError::HeadOutOfRange { head: SIZE, size: SIZE }));
     }
 
@@ -335,6 +393,6 @@ mod tests {
         assert_eq!(get(&memory, USED + 4 + 8 * u64::from(SIZE)), 5, "avail_event");
         offer(&memory, 5, 3);
         assert!(available.ask_for_kicks(&memory).unwrap());
-        assert_eq!(available.next_head(&memory).unwrap(), Some(3));
+        assert_eq!(head(&mut available, &memory), Some(3));
     }
 }

@@ -8,10 +8,10 @@ use super::pool::{Pool, Postponed};
 use super::request::{Fate, Refused, Taken};
 use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
-use super::split_ring::{Available, Done, RingError};
+use super::split_ring::{Available, Done, Place, RingError};
 use crate::host::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
-use crate::session::{Pace, Parked, Scratch, Session};
+use crate::session::{Effort, Pace, Parked, Repeat, Scratch, Session, StopCheck};
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
 use std::sync::Arc;
@@ -49,13 +49,14 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
             indirect,
             taken,
             held: None,
+            is_closed: false,
             leases,
             scratch,
             poller,
         };
         // What came before the first kick, or while there was no worker, is served at once.
         while turn.serve_available()? && sleep.until_kicked(turn.leases.next())? {}
-        turn.give_up_leased()
+        turn.wind_up()
     }
 
     fn starting(&self) {
@@ -68,21 +69,28 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
         self.pool.start_later(ring);
     }
 
+    fn interrupt(&self) {
+        self.pool.interrupt();
+    }
+
+    fn stopping(&self) {
+        if let Some(window) = self.session.window() {
+            window.hurry();
+        }
+    }
+
+    fn taken_all(&self) {
+        if let Some(parking) = &self.parking {
+            parking.hurry(self.index);
+        }
+    }
+
     fn stopped(&self) {
         if let Some(parking) = &self.parking {
             parking.calm_down(self.index);
         }
         if let Some(window) = self.session.window() {
             window.calm_down();
-        }
-    }
-
-    fn stopping(&self) {
-        if let Some(parking) = &self.parking {
-            parking.hurry(self.index);
-        }
-        if let Some(window) = self.session.window() {
-            window.hurry();
         }
     }
 }
@@ -95,8 +103,10 @@ struct Turn<'t, F> {
     sleep: &'t Sleep,
     indirect: bool,
     taken: Taken,
-    /// The head of a request that came too soon: the next to be served.
-    held: Option<u16>,
+    /// A request that came too soon, or for which the pool has no time: the next to be served.
+    held: Option<Place>,
+    /// The pool has a request that is to be the last one taken until it is done.
+    is_closed: bool,
     leases: Leases,
     scratch: Scratch,
     poller: Poller,
@@ -108,8 +118,8 @@ enum Ended {
     Empty,
     /// There may be more.
     Full,
-    /// The guest has to wait so long before the next request is served.
-    Held(Duration),
+    /// The next request is not to be served yet.
+    Held(Hold),
     /// The worker is to stop.
     Over,
 }
@@ -120,8 +130,31 @@ enum Step {
     Done(u32),
     /// The pool has it.
     Elsewhere,
-    /// It comes too soon, by so much; nothing was done.
+    /// It is not to be served yet; nothing was done.
+    Held(Hold),
+}
+
+/// Why a request is not served yet.
+enum Hold {
+    /// The guest has gone on faster than its policy allows, by so much.
     Early(Duration),
+    /// The pool has as much of this queue as it can finish in time. `None`: it has one that is to be the last.
+    Busy(Option<Effort>),
+}
+
+/// A request that was taken and has not begun when its worker ends.
+enum Unbegun {
+    Pooled(Postponed),
+    Leased(Waiting),
+}
+
+impl Unbegun {
+    const fn place(&self) -> Place {
+        match self {
+            Self::Pooled(postponed) => postponed.place,
+            Self::Leased(waiting) => waiting.place,
+        }
+    }
 }
 
 /// Requests of a burst that are served and not yet given back.
@@ -139,7 +172,10 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 match self.serve_burst()? {
                     Ended::Over => return Ok(false),
                     Ended::Full => {}
-                    Ended::Held(owed) => self.sit_out(owed),
+                    Ended::Held(Hold::Early(owed)) => self.sit_out(owed),
+                    Ended::Held(Hold::Busy(effort)) => {
+                        self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
+                    }
                     Ended::Empty => break,
                 }
             }
@@ -194,22 +230,25 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
 
     fn fill(&mut self, burst: &Burst<'_>, batch: &mut Batch) -> Result<Ended, RingError> {
         for _ in 0..SIGNAL_BATCH_MAX {
-            // What was held has left the available ring, so it is served also where the worker is to stop.
-            let waited = self.held.take();
-            if waited.is_none() && self.sleep.is_over() {
+            if self.sleep.is_over() {
                 return Ok(Ended::Over);
             }
+            if self.is_closed && !self.ring.has_room(None) {
+                return Ok(Ended::Held(Hold::Busy(None)));
+            }
+            self.is_closed = false;
+            let waited = self.held.take();
             let next = match waited {
                 Some(_) => waited,
-                None => self.available.next_head(burst.ram())?,
+                None => self.available.next_request(burst.ram())?,
             };
-            let Some(head) = next else { return Ok(Ended::Empty) };
-            match self.serve_one(burst, (head, waited.is_some()), batch)? {
-                Step::Done(len) => batch.push(Done { head, len }),
+            let Some(place) = next else { return Ok(Ended::Empty) };
+            match self.serve_one(burst, (place, waited.is_some()), batch)? {
+                Step::Done(len) => batch.push(Done { head: place.head, len }),
                 Step::Elsewhere => {}
-                Step::Early(owed) => {
-                    self.held = Some(head);
-                    return Ok(Ended::Held(owed));
+                Step::Held(why) => {
+                    self.held = Some(place);
+                    return Ok(Ended::Held(why));
                 }
             }
         }
@@ -238,55 +277,78 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         given
     }
 
-    /// Serves the request at `head`; one that has waited is not asked to wait again.
+    /// Serves the request at `place`; one that has waited is not asked to wait again.
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
-        (head, has_waited): (u16, bool),
+        (place, has_waited): (Place, bool),
         batch: &mut Batch,
     ) -> Result<Step, RingError> {
         let memory = burst.memory();
-        if let Err(why) = self.taken.read(memory, self.available.table(), head, self.indirect) {
-            self.refused(head, &why);
+        if let Err(why) = self.taken.read(memory, self.available.table(), place.head, self.indirect) {
+            self.refused(place.head, &why);
             return Ok(Step::Done(0));
         }
         let owed = self.worker.session.owed(self.taken.message());
         if !owed.is_zero() && !has_waited {
-            return Ok(Step::Early(owed));
+            return Ok(Step::Held(Hold::Early(owed)));
         }
         if self.taken.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
-        let pace = if self.worker.pool.has_threads() { Pace::Now } else { Pace::Patient };
-        match self.taken.serve(&self.worker.session, memory, pace, &mut self.scratch) {
+        let pool_serves = self.worker.pool.has_threads();
+        let (ring, sleep) = (self.ring, self.sleep);
+        // It is the last one taken, so it can be put back.
+        let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
+        let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::new(&asked));
+        match self.taken.serve(&self.worker.session, memory, terms, &mut self.scratch) {
             Fate::Answered(len) => Ok(Step::Done(len)),
-            Fate::WouldWait if self.worker.pool.has_threads() => {
-                let taken = std::mem::take(&mut self.taken);
-                self.postpone(burst, (taken, head), batch)
-            }
+            Fate::WouldWait if pool_serves => self.postpone_taken(burst, place, batch),
             Fate::Leased if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
-                self.leases.add(Waiting::new(std::mem::take(&mut self.taken), head));
+                self.leases.add(Waiting::new(std::mem::take(&mut self.taken), place));
                 Ok(Step::Elsewhere)
             }
             Fate::Leased => Ok(Step::Done(self.refuse(burst, &self.taken, Errno::EAGAIN))),
-            Fate::Parked(parked) => Ok(self.park(burst, parked, head)),
+            Fate::Parked(parked) => Ok(self.park(burst, parked, place)),
+            Fate::Stopped => Ok(Step::Held(Hold::Busy(None))),
             // Who may wait is answered; were it not, this is how it is given back.
             Fate::WouldWait => Ok(Step::Done(0)),
         }
     }
 
-    /// Hands a request over to the pool, which may have no room for a while.
+    /// Hands the request that was read last over to the pool, if that has time for it.
+    fn postpone_taken(
+        &mut self,
+        burst: &Burst<'_>,
+        place: Place,
+        batch: &mut Batch,
+    ) -> Result<Step, RingError> {
+        let effort = self.taken.effort(&self.worker.session, burst.memory());
+        if !self.ring.has_room(Some(effort)) {
+            return Ok(Step::Held(Hold::Busy(Some(effort))));
+        }
+        let taken = std::mem::take(&mut self.taken);
+        if self.postpone(burst, (taken, place, effort), batch)?.is_some() {
+            return Ok(Step::Held(Hold::Busy(Some(effort))));
+        }
+        self.is_closed = effort.is_interruptible();
+        Ok(Step::Elsewhere)
+    }
+
+    /// Hands a request over to the pool, which may have no room for a while. `Some`: the worker is to stop, and the pool has
+    /// not got it.
     fn postpone(
         &self,
         burst: &Burst<'_>,
-        (taken, head): (Taken, u16),
+        (taken, place, effort): (Taken, Place, Effort),
         batch: &mut Batch,
-    ) -> Result<Step, RingError> {
+    ) -> Result<Option<Taken>, RingError> {
         self.give_back(burst, batch)?;
-        let (memory, deferral) = (burst.shared_memory(), self.ring.defer());
+        let (memory, deferral) = (burst.shared_memory(), self.ring.defer(effort));
         let queue = self.worker.index;
-        self.worker.pool.submit(Postponed { taken, head, queue, memory, deferral });
-        Ok(Step::Elsewhere)
+        let postponed = Postponed { taken, place, queue, memory, deferral, is_urgent: false };
+        let refused = self.worker.pool.submit(postponed, || self.sleep.is_over());
+        Ok(refused.map(|postponed| postponed.taken))
     }
 
     fn refuse(&self, burst: &Burst<'_>, taken: &Taken, errno: Errno) -> u32 {
@@ -304,8 +366,8 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 self.give_back(&burst, &mut batch)?;
             }
             let (session, memory, scratch) = (&self.worker.session, burst.memory(), &mut self.scratch);
-            let head = waiting.head;
-            let step = match waiting.taken.serve(session, memory, Pace::Now, scratch) {
+            let place = waiting.place;
+            let step = match waiting.taken.serve(session, memory, (Pace::Now, StopCheck::NEVER), scratch) {
                 Fate::Answered(len) => Step::Done(len),
                 Fate::Leased if waiting.is_over() => {
                     Step::Done(self.refuse(&burst, &waiting.taken, Errno::EAGAIN))
@@ -314,34 +376,61 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                     self.leases.put_back(waiting);
                     Step::Elsewhere
                 }
-                Fate::WouldWait => self.postpone(&burst, (waiting.taken, head), &mut batch)?,
+                Fate::WouldWait => {
+                    let effort = waiting.taken.effort(session, memory);
+                    let taken = waiting.taken;
+                    match self.postpone(&burst, (taken, place, effort), &mut batch)? {
+                        None => {}
+                        Some(taken) => self.leases.add(Waiting::new(taken, place)),
+                    }
+                    Step::Elsewhere
+                }
                 // No request that opens a file waits for anything else.
-                Fate::Parked(_) => Step::Done(self.refuse(&burst, &waiting.taken, Errno::EIO)),
+                Fate::Parked(_) | Fate::Stopped => {
+                    Step::Done(self.refuse(&burst, &waiting.taken, Errno::EIO))
+                }
             };
             if let Step::Done(len) = step {
-                batch.push(Done { head, len });
+                batch.push(Done { head: place.head, len });
             }
         }
         self.give_back(&burst, &mut batch)
     }
 
-    /// Answers those that still wait when the worker stops: none of them has begun. To ESTALE Linux looks the path up again
+    /// The worker is to stop: puts back into the available ring what has not begun, from the last request on, and sees to it
+    /// that the rest is answered. Of that, requests that wait for a lease are answered ESTALE: Linux looks the path up again
     /// and opens or truncates what it finds, so its program notices nothing.
-    fn give_up_leased(&mut self) -> Result<(), RingError> {
-        let (burst, mut batch) = (self.ring.begin(), Batch::new());
-        while let Some(waiting) = self.leases.take() {
-            if batch.is_full() {
-                self.give_back(&burst, &mut batch)?;
-            }
-            let len = self.refuse(&burst, &waiting.taken, Errno::ESTALE);
-            batch.push(Done { head: waiting.head, len });
+    fn wind_up(&mut self) -> Result<(), RingError> {
+        self.ring.close_tail(self.available.taken());
+        // It is the last one taken.
+        if let Some(place) = self.held.take() {
+            self.ring.put_back(place);
         }
+        let pooled = self.worker.pool.withdraw(self.worker.index).into_iter().map(Unbegun::Pooled);
+        let mut unbegun: Vec<_> =
+            pooled.chain(self.leases.take_all().into_iter().map(Unbegun::Leased)).collect();
+        unbegun.sort_by_key(|unbegun| unbegun.place().number);
+        while unbegun.pop_if(|last| self.ring.put_back(last.place())).is_some() {}
+        let (burst, mut batch, mut urgent) = (self.ring.begin(), Batch::new(), Vec::new());
+        for unbegun in unbegun {
+            match unbegun {
+                Unbegun::Pooled(postponed) => urgent.push(postponed),
+                Unbegun::Leased(waiting) => {
+                    if batch.is_full() {
+                        self.give_back(&burst, &mut batch)?;
+                    }
+                    let len = self.refuse(&burst, &waiting.taken, Errno::ESTALE);
+                    batch.push(Done { head: waiting.place.head, len });
+                }
+            }
+        }
+        self.worker.pool.hurry(urgent);
         self.give_back(&burst, &mut batch)
     }
 
     /// Lets a request wait. One that may wait for long does so only while the ring has room for others: who has the
     /// lock must still get his requests through.
-    fn park(&mut self, burst: &Burst<'_>, parked: Parked, head: u16) -> Step {
+    fn park(&mut self, burst: &Burst<'_>, parked: Parked, place: Place) -> Step {
         let Worker { parking, session, index, .. } = self.worker;
         let Some(parking) = parking else { return Step::Done(0) };
         if parked.gives_way().is_some() && !self.has_room_aside() {
@@ -351,7 +440,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         }
         let taken = std::mem::take(&mut self.taken).without_message();
         let deferral = self.ring.set_aside();
-        parking.park(Stay { parked, taken, head, queue: *index, deferral });
+        parking.park(Stay { parked, taken, place, queue: *index, deferral });
         Step::Elsewhere
     }
 
