@@ -22,11 +22,9 @@ const SLOT: u64 = 2 << 20;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 const EIO: i32 = 5;
 const ENOSYS: i32 = 38;
-/// A request that waits for a silent VMM takes at least [`WINDOW_PATIENCE`], counted from the first message that the VMM owes
-/// an answer to. So whatever takes less, counted from before that message, has not waited; also on a busy host.
-const NO_WAIT: Duration = WINDOW_PATIENCE;
-/// Two such waits, one after the other, take at least this.
-const TWO_WAITS: Duration = WINDOW_PATIENCE.saturating_mul(2);
+/// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a third of
+/// [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
+const AT_ONCE: Duration = Duration::from_millis(1500);
 
 /// A share with a file of four slots; its node.
 fn with_file(rules: Rules) -> (Dax, u64) {
@@ -91,10 +89,15 @@ fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
         let reply = answer(guest, 1, &mapping);
         let took = began.elapsed();
         assert_eq!(error(&reply), EIO);
-        assert!(took >= WINDOW_PATIENCE && took < TWO_WAITS, "{took:?}");
-        let asked = Instant::now();
-        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), EIO);
-        assert!(asked.elapsed() < NO_WAIT, "one waits for a VMM that owes an answer, not each");
+        assert!(took >= WINDOW_PATIENCE && took < WINDOW_PATIENCE + AT_ONCE, "{took:?}");
+        // One waits for a VMM that owes an answer, not each: this one is answered before all threads sleep again.
+        let process = dax.bench.daemon.serving_id();
+        let guest = &mut dax.bench.guest;
+        let sent = send(guest, 1, map_frame(node, 1));
+        wait_until_at_rest(process);
+        let (queue, memory) = guest.queue(1).unwrap();
+        let used = queue.take_used(memory).unwrap().expect("it waits as well");
+        assert_eq!(error(&queue.take_reply(memory, &sent, used.len).unwrap()), EIO);
         dax.window.speak();
         eventually("a mapping", || dax.map_writable(node, SLOT, 2 * SLOT, SLOT).unwrap() == 0);
         dax.window.store(2 * SLOT, b"late").unwrap();
@@ -113,7 +116,7 @@ fn a_queue_is_stopped_while_a_mapping_waits_for_the_vmm_that_stops_it() {
         let mapping = send(&mut dax.bench.guest, 1, map_frame(node, 0));
         assert!(dax.window.wait_for_messages(before + 1));
         let base = dax.bench.guest.stop_queue(1).unwrap();
-        assert!(began.elapsed() < NO_WAIT, "{:?}", began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         let reply = answer(&mut dax.bench.guest, 1, &mapping);
         assert_eq!(error(&reply), EIO, "what was taken is answered before the queue rests");
         dax.window.speak();
@@ -131,7 +134,7 @@ fn a_vmm_that_tells_of_memory_while_it_stops_a_queue_does_not_wait_for_long() {
         let began = Instant::now();
         let sent = send(&mut dax.bench.guest, 1, map_frame(node, slot));
         let base = dax.bench.guest.stop_queue(1).unwrap();
-        assert!(began.elapsed() < NO_WAIT, "round {round}: {:?}", began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "round {round}: {:?}", began.elapsed());
         let (queue, memory) = dax.bench.guest.queue(1).unwrap();
         // Taken and answered, or left in the ring.
         let answered = queue.take_used(memory).unwrap().is_some();
@@ -350,13 +353,14 @@ fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
     let flood: Vec<Sent> = (0..50).map(|number| send(guest, 1, map_frame(node, number % 8))).collect();
     let open = send(guest, 2, Frame::new(OPEN_FILE, node).u32(OFlags::RDWR.bits()).u32(0));
     let opened = answer(guest, 2, &open);
-    assert!(asked.elapsed() < NO_WAIT, "{:?}", asked.elapsed());
+    let (queue, memory) = guest.queue(1).unwrap();
+    assert_eq!(queue.take_used(memory).unwrap(), None, "answered only when the flood was");
     let handle = u64_at(opened.success().unwrap(), 0).unwrap();
     for sent in &flood {
         let refused = error(&answer(guest, 1, sent));
         assert_ne!(refused, 0, "a silent VMM maps nothing");
     }
-    assert!(asked.elapsed() < TWO_WAITS, "all of them wait for one answer");
+    assert!(asked.elapsed() < WINDOW_PATIENCE + AT_ONCE, "all of them wait for one answer");
     let release = Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0);
     dax.bench.body(release, 0).unwrap();
     dax.window.speak();
