@@ -3,8 +3,8 @@
 //! aborts, and what the allocator is told.
 //!
 //! Why `unsafe` here: none of these has a safe wrapper in the crates used here. Each function is safe to call because
-//! it checks, or needs, nothing but what stands at it. Nothing here is reachable by a guest: all of it happens before
-//! its first byte, or once at a thread's start.
+//! it checks, or needs, nothing but what stands at it. But for `close`, nothing here is reachable by a guest: all of it
+//! happens before its first byte, or once at a thread's start.
 #![expect(unsafe_code, reason = "unshare, fork, mount_setattr, close_range and signal have no safe wrapper")]
 
 use rustix::fs::Mode;
@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which of two processes this is.
@@ -254,6 +254,19 @@ pub(crate) fn give_back_free_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Closes a descriptor and returns what the host says to that: an NFS, SMB or FUSE file system writes back at `close`, and
+/// tells of errors only there.
+///
+/// # Errors
+/// What `close` returns. The descriptor is closed all the same (Linux, close(2)).
+pub(crate) fn close(descriptor: OwnedFd) -> rustix::io::Result<()> {
+    // SAFETY: `into_raw_fd` has given up the ownership, so nothing else closes this number.
+    if unsafe { libc::close(descriptor.into_raw_fd()) } == 0 {
+        return Ok(());
+    }
+    Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO))
 }
 
 fn check_alone() -> io::Result<()> {

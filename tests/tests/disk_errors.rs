@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use pinhole_protocol::{
     Errno, Flush, Fsync, FsyncFlags, Handle, LockOwner, Lookup, Name, NodeId, Open, OpenFlags, Operation,
     SyncFs, Write, WriteFlags,
 };
-use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Descriptor, Frontend};
 use pinhole_tests::power::FailingDisk;
@@ -272,5 +273,44 @@ fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode(
         assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
         assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
         assert_eq!(heard_synced, [error(), None], "{mode:?}");
+    }
+}
+
+/// A file system that writes back when a file is closed (NFS, SMB, FUSE) tells of errors then. Here that is a share in a
+/// share: the inner daemon lacks the call with which it answers FLUSH.
+#[test]
+fn close_reports_errors_of_file_systems_that_write_at_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let [disk, inner, share] = ["disk", "inner", "share"].map(|name| folder.path().join(name));
+    for place in [&disk, &inner, &share] {
+        fs::create_dir(place).unwrap();
+    }
+    fs::write(disk.join("data"), "data").unwrap();
+    let mut command = pinhole(["mount"]).unwrap();
+    let _inner = Mounted::start(command.arg(&disk).arg(&inner), &inner);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_without"));
+    command.arg("dup").arg(pinhole_program().unwrap()).arg("mount").arg(&inner).arg(&share);
+    let _share = Mounted::start(&mut command, &share);
+    let mut guest = Guest::new(&share, &[]);
+    let file = guest.open();
+    assert_eq!(guest.write(file, OpenFlags::empty()), None);
+    assert_eq!(guest.flush(file), Some(Errno::EIO));
+}
+
+/// A running `pinhole mount`. Dropping it unmounts it.
+struct Mounted<'p>(&'p Path, Program);
+
+impl<'p> Mounted<'p> {
+    fn start(command: &mut Command, place: &'p Path) -> Self {
+        let mut program = Program::start(command).unwrap();
+        program.wait_for("Mounted ").unwrap();
+        Self(place, program)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0, UnmountFlags::DETACH).unwrap_or_default();
+        drop(self.1.wait(Duration::from_secs(10)));
     }
 }

@@ -9,6 +9,7 @@ use super::nodes::{NodeRef, Pin};
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, sync_errno};
 use super::{Answer, Call, Caller, Opening, Pace};
+use crate::unshare;
 use pinhole_protocol::{
     self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
 };
@@ -277,7 +278,7 @@ impl Passthrough {
         let flushed = if file.traits.closes_silently || !writable {
             Ok(())
         } else {
-            rustix::io::dup(&file.file).map(drop).map_err(sync_errno)
+            rustix::io::dup(&file.file).and_then(unshare::close).map_err(sync_errno)
         };
         file.own_changes();
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
