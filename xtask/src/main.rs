@@ -9,6 +9,7 @@ mod console;
 mod demo;
 mod fuzz;
 mod guest;
+mod load;
 mod retry;
 mod step;
 mod suite;

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every check of the project, one after another; a failure does not keep the next from running.
+//! `cargo xtask test` runs every check of the project, one after another. A failure does not keep the next from running.
 
 use std::fs;
 use std::path::Path;
@@ -9,17 +9,24 @@ use pinhole_tests::guest::Pieces;
 
 use crate::console::say;
 use crate::guest::{Part, ensure, ensure_program};
+use crate::load::Load;
 use crate::retry::Panics;
 use crate::step::{Failure, Outcome, run};
 use crate::{fuzz, tidy, workspace};
 
-/// Which of the checks.
+/// Which checks, how often, and under which load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only the check of this name (`--list` shows the names)
-    #[arg(long)]
-    only: Option<String>,
-    /// Names the checks and runs none
+    /// Run only these checks, separated by commas (`--list` shows the names)
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Run each check this many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    times: u16,
+    /// Run this many busy loops beside the tests, at normal priority
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    busy: u16,
+    /// List the names of the checks and run none
     #[arg(long)]
     list: bool,
 }
@@ -31,12 +38,24 @@ struct Check {
 }
 
 enum Action {
+    /// `cargo` with these words, without any test.
     Cargo(Vec<String>),
+    /// `cargo test` of packages or suites that boot no guest.
+    Tests(Vec<String>),
     /// `cargo test` of one suite, whose guests' kernels may panic once.
     Suite(Vec<String>),
     Tidy,
     Deny,
     Fuzz,
+}
+
+impl Action {
+    const fn runs_tests(&self) -> bool {
+        match self {
+            Self::Tests(_) | Self::Suite(_) | Self::Fuzz => true,
+            Self::Cargo(_) | Self::Tidy | Self::Deny => false,
+        }
+    }
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
@@ -47,36 +66,60 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         }
         return Ok(());
     }
-    let chosen: Vec<&Check> = match &arguments.only {
-        None => all.iter().collect(),
-        Some(name) => all.iter().filter(|check| check.name == *name).collect(),
-    };
-    if chosen.is_empty() {
-        return Err(Failure::new("no check has that name: `cargo xtask test --list` names them"));
+    if let Some(name) = arguments.only.iter().find(|name| !all.iter().any(|check| check.name == **name)) {
+        return Err(Failure::new(format!(
+            "--only: there is no check `{name}` (`cargo xtask test --list` shows the names)"
+        )));
     }
+    let is_chosen = |check: &&Check| arguments.only.is_empty() || arguments.only.contains(&check.name);
     let panics = Panics::new()?;
     let (mut rows, mut retried) = (Vec::new(), 0);
-    for check in chosen {
-        say(format!("\n== {}", check.name));
-        let began = Instant::now();
-        let programs = programs(&check.name).iter().try_for_each(|program| ensure_program(program));
-        let outcome = programs
-            .and_then(|()| ensure(&check.needs))
-            .and_then(|()| perform(&check.action, (&panics, &mut retried)));
-        if let Err(failure) = &outcome {
-            say(format!("{} failed: {failure}", check.name));
+    for check in all.iter().filter(is_chosen) {
+        let mut row = Row { name: &check.name, passed: 0, times: arguments.times, took: Duration::ZERO };
+        for time in 1..=arguments.times {
+            let of_times =
+                if arguments.times > 1 { format!(", {time} of {}", arguments.times) } else { String::new() };
+            say(format!("\n== {}{of_times}", check.name));
+            let began = Instant::now();
+            let programs = programs(&check.name).iter().try_for_each(|program| ensure_program(program));
+            let outcome = programs.and_then(|()| ensure(&check.needs)).and_then(|()| {
+                let _load = Load::start(if check.action.runs_tests() { arguments.busy } else { 0 });
+                perform(&check.action, (&panics, &mut retried))
+            });
+            match outcome {
+                Ok(()) => row.passed += 1,
+                Err(failure) => say(format!("{} failed: {failure}", check.name)),
+            }
+            row.took += began.elapsed();
         }
-        rows.push((check.name.as_str(), outcome.is_ok(), began.elapsed()));
+        rows.push(row);
     }
     summarize(&rows, retried)
 }
 
-fn summarize(rows: &[(&str, bool, Duration)], retried: usize) -> Outcome {
-    say("\n== summary");
-    for (name, passed, time) in rows {
-        say(format!("{:<6} {:>7.1} s  {name}", if *passed { "ok" } else { "FAILED" }, time.as_secs_f64()));
+/// What became of one check.
+struct Row<'c> {
+    name: &'c str,
+    passed: u16,
+    times: u16,
+    took: Duration,
+}
+
+impl Row<'_> {
+    const fn is_passed(&self) -> bool {
+        self.passed == self.times
     }
-    let failed: Vec<_> = rows.iter().filter(|(_, passed, _)| !passed).map(|(name, _, _)| *name).collect();
+}
+
+fn summarize(rows: &[Row<'_>], retried: usize) -> Outcome {
+    say("\n== summary");
+    for row in rows {
+        let verdict = if row.is_passed() { "ok" } else { "FAILED" };
+        let of_times =
+            if row.times > 1 { format!(" ({} of {})", row.passed, row.times) } else { String::new() };
+        say(format!("{verdict:<6} {:>7.1} s  {}{of_times}", row.took.as_secs_f64(), row.name));
+    }
+    let failed: Vec<_> = rows.iter().filter(|row| !row.is_passed()).map(|row| row.name).collect();
     say(format!("guest kernel panics retried: {retried}"));
     say(format!("checks: {} passed, {} failed", rows.len() - failed.len(), failed.len()));
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join(", ")))) }
@@ -89,6 +132,11 @@ fn checks(root: &Path) -> Vec<Check> {
         needs: needs.to_vec(),
         action: Action::Cargo(words.split(' ').map(str::to_owned).collect()),
     };
+    let tests = |name: &str, words: String| Check {
+        name: name.to_owned(),
+        needs: vec![Part::Base],
+        action: Action::Tests(words.split(' ').map(str::to_owned).collect()),
+    };
     let mut all = vec![
         cargo("fmt", &[], "fmt --all --check"),
         Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
@@ -96,12 +144,12 @@ fn checks(root: &Path) -> Vec<Check> {
         Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
         // All at once: a check that builds its own suite alone leaves a core idle, and there are sixty.
         cargo("build", &[], "test --workspace --lib --bins --tests --no-run"),
-        cargo("unit", &[Part::Base], "test --workspace --lib --bins --no-fail-fast"),
+        tests("unit", "test --workspace --lib --bins --no-fail-fast".to_owned()),
     ];
     // Always the whole workspace: with one package alone cargo picks other features and builds everything anew.
     for package in ["protocol", "policy", "dax-cache", "daemon"] {
         for suite in suites(&root.join(package).join("tests")) {
-            all.push(cargo(&suite, &[Part::Base], &format!("test --workspace --test {suite}")));
+            all.push(tests(&suite, format!("test --workspace --test {suite}")));
         }
     }
     for suite in suites(&root.join("tests/tests")) {
@@ -153,7 +201,7 @@ fn suites(folder: &Path) -> Vec<String> {
 
 fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome {
     match action {
-        Action::Cargo(words) => run(workspace::cargo().args(words)),
+        Action::Cargo(words) | Action::Tests(words) => run(workspace::cargo().args(words)),
         Action::Suite(words) => {
             let (again, outcome) = panics.run_suite(words);
             *retried += again;
