@@ -1,7 +1,8 @@
 //! Which rule decides at a path, and whether a file may come from under one rule under another.
 //!
-//! docs/policy.md states the semantics. In short: the last rule whose glob matches a path decides it; a node that is
-//! reached in several ways is decided by all of them; nothing is moved to where more may be done to it.
+//! docs/use/path-rules.md states the semantics. In short: the last rule whose glob matches a path
+//! decides it; a node that is reached in several ways is decided by all of them; nothing is moved
+//! to where more may be done to it.
 
 use crate::Access;
 use crate::automaton::{Automaton, Seen, State, TooIntricate, Verdict};

@@ -1,9 +1,9 @@
-//! Does docs/policy.md say of each operation what the program does?
+//! Does docs/use/policy.md say of each operation what the program does?
 #![cfg(test)]
 
 use pinhole_policy::{ACCESSES, LIMITS, Profile};
 
-const DOCUMENT: &str = include_str!("../../docs/policy.md");
+const DOCUMENT: &str = include_str!("../../docs/use/policy.md");
 
 /// The cells of the table row that begins with a name.
 fn row(name: &str) -> Vec<&'static str> {

@@ -20,7 +20,8 @@ use host_view::HostView;
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Guest, Pieces};
 
-/// What `share` takes away, case by case, and what the guest's program sees instead. docs/policy.md explains each.
+/// What `share` takes away, case by case, and what the guest's program sees instead.
+/// docs/use/policy.md explains each.
 const SHARE: [Difference; 5] = [
     // As under every profile that may write; see docs/use/compatibility.md.
     Difference {

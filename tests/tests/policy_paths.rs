@@ -1,5 +1,5 @@
 //! Do path rules hold at the wire and for a real guest? Each test serves a share under a policy file; what a rule
-//! takes away is refused with the errno that docs/policy.md names, and all else works as without rules.
+//! takes away is refused with the errno that docs/use/policy.md names, and all else works as without rules.
 #![cfg(test)]
 
 use pinhole_protocol::{

@@ -211,7 +211,8 @@ fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome
         Action::Deny => {
             let deny =
                 Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
-            // Advisories need a database from outside the package registries; docs/dependencies.md has the command.
+            // Advisories need a database from outside the package registries;
+            // docs/internals/dependencies.md has the command.
             run(Command::new(deny)
                 .current_dir(workspace::root())
                 .args(["check", "bans", "licenses", "sources"]))

@@ -222,8 +222,8 @@ pub struct ShareArgs {
     pub profile: Profile,
     /// A policy file (TOML) that says what the guest may do, where, and how much of it.
     ///
-    /// It begins with a profile, allows and denies single operations, has rules by path and limits. docs/policy.md
-    /// describes it; `pinhole policy explain --policy FILE` says what it comes to.
+    /// It begins with a profile, allows and denies single operations, has rules by path and limits.
+    /// docs/use/policy.md describes it; `pinhole policy explain --policy FILE` says what it comes to.
     #[arg(long, value_name = "FILE", conflicts_with = "profile", help_heading = "Share")]
     pub policy: Option<PathBuf>,
     /// Refuse every change: the guest gets EROFS. Takes from the profile or the policy what changes anything.

@@ -9,7 +9,7 @@ use super::{Fault, items};
 const SUITES: &str = "docs/testing.md";
 
 /// Where the reasons are.
-const REASONS: &str = "docs/dependencies.md";
+const REASONS: &str = "docs/internals/dependencies.md";
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_dependency_without_a_reason_is_named() {
         let manifest = "[workspace.dependencies]\n# why\nlibc = \"1\"\nlog = \"1\"\n";
-        let all = faults(&[("Cargo.toml", manifest), ("docs/dependencies.md", "| libc | calls | daemon |")]);
+        let all = faults(&[("Cargo.toml", manifest), (REASONS, "| libc | calls | daemon |")]);
         assert_eq!(all.len(), 1);
         assert!(all[0].starts_with("Cargo.toml:4: log has no line"));
     }
