@@ -1,8 +1,9 @@
-//! The wire structs and constants of the kernel's `linux/fuse.h`, version 7.45, in its own spelling.
+//! The wire structs and constants of the kernel's `linux/fuse.h`, version 7.45, in its spelling.
 //!
-//! Every number is little endian and unaligned, so that a struct can be read at any place of a message and has no
-//! hidden padding. Only what this crate reads or writes stands here: `tests/kernel_header.rs` compares all of it
-//! with the header's text and lists what is left out, with the reason.
+//! All numbers are little endian and unaligned. So a struct can be read at any offset of a message
+//! and has no hidden padding. The module defines only items that this crate uses.
+//! `tests/kernel_header.rs` compares them with the header. It lists the items that are left out,
+//! with the reason.
 
 use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -16,7 +17,7 @@ pub struct FieldLayout {
     pub offset: usize,
 }
 
-/// Where the fields of one wire struct lie, for the comparison with `fuse.h`.
+/// The layout of one wire struct, for the comparison with `fuse.h`.
 #[derive(Clone, Copy, Debug)]
 pub struct StructLayout {
     /// Name in `fuse.h`.
@@ -37,7 +38,7 @@ macro_rules! wire {
             }
             const _: () = assert!(size_of::<$name>() == $size);
         )*
-        /// Every wire struct.
+        /// The layouts of all wire structs.
         pub const STRUCTS: &[StructLayout] = &[$(
             StructLayout {
                 name: $kernel_name,
@@ -54,7 +55,7 @@ macro_rules! wire {
 macro_rules! constants {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(pub(crate) const $name: $kind = $value;)*
-        /// Every constant but the opcodes, which are [`crate::Opcode`].
+        /// Returns all constants except the opcodes, which are in [`crate::Opcode`].
         pub fn constants() -> Vec<(&'static str, u64)> {
             vec![$((stringify!($name), u64::from($name)),)*]
         }

@@ -1,4 +1,4 @@
-//! Directory entries packed for READDIR and READDIRPLUS.
+//! Packs directory entries for READDIR and READDIRPLUS.
 
 use crate::reply::entry_out;
 use crate::{Attr, Entry, NodeId, Timeouts, abi};
@@ -6,7 +6,7 @@ use std::fmt;
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::{U32, U64};
 
-/// What an entry is, in the `DT_` numbers of `getdents64(2)`.
+/// The file type of a directory entry, as a `DT_` number of `getdents64(2)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DirentKind(u32);
 
@@ -22,54 +22,54 @@ impl DirentKind {
     pub const SOCKET: Self = Self(12);
     pub const WHITEOUT: Self = Self(14);
 
-    /// The kind with this `DT_` number.
+    /// Returns the kind with this `DT_` number.
     pub const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
 
-    /// The kind in the file type bits of `st_mode`.
+    /// Returns the kind for the file type bits of `st_mode`.
     pub const fn from_mode(mode: u32) -> Self {
         Self((mode & 0o170_000) >> 12)
     }
 
-    /// Its `DT_` number.
+    /// Returns the `DT_` number.
     pub const fn raw(self) -> u32 {
         self.0
     }
 }
 
-/// One name in a directory.
+/// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dirent<'a> {
     /// Inode number.
     pub ino: u64,
-    /// The cookie that continues after this entry.
+    /// Cookie with which READDIR continues after this entry.
     pub offset: u64,
-    /// What it is.
+    /// File type.
     pub kind: DirentKind,
-    /// Its name, 1 to 255 bytes as the host's file system gives it.
+    /// Name as the host's file system returns it, 1 to 255 bytes.
     pub name: &'a [u8],
 }
 
-/// The entry does not fit the guest's buffer; the reply is complete without it.
+/// The entry does not fit into the guest's buffer. The reply is complete without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the directory buffer is full")]
 pub struct Full;
 
-/// Whether the guest may map a node's file through the DAX window.
-type TellDax<'b> = &'b dyn Fn(NodeId, &Attr) -> bool;
+/// Returns whether the guest may map a node's file through the DAX window.
+type DaxPredicate<'b> = &'b dyn Fn(NodeId, &Attr) -> bool;
 
-/// A READDIR or READDIRPLUS reply body while it grows.
+/// The body of a READDIR or READDIRPLUS reply, built entry by entry.
 pub struct DirentBuffer<'b> {
     bytes: &'b mut Vec<u8>,
     capacity: usize,
     timeouts: Option<Timeouts>,
-    tell_dax: Option<TellDax<'b>>,
+    dax_predicate: Option<DaxPredicate<'b>>,
 }
 
 impl fmt::Debug for DirentBuffer<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes, capacity, timeouts, tell_dax: _ } = self;
+        let Self { bytes, capacity, timeouts, dax_predicate: _ } = self;
         out.debug_struct("DirentBuffer")
             .field("bytes", bytes)
             .field("capacity", capacity)
@@ -79,64 +79,70 @@ impl fmt::Debug for DirentBuffer<'_> {
 }
 
 impl<'b> DirentBuffer<'b> {
-    /// Empties `bytes` and packs into them, at most `capacity` bytes: the smaller of what the guest asked for and
-    /// what its reply buffer holds. Memory grows with the entries, not with `capacity`.
+    /// Clears `bytes` and returns a buffer that packs at most `capacity` bytes into it.
     ///
-    /// `timeouts` makes it a READDIRPLUS reply.
+    /// `capacity` is the smaller of the size that the guest asked for and the space in its reply
+    /// buffer. Memory grows with the entries, not with `capacity`. With `timeouts`, the body is
+    /// that of a READDIRPLUS reply, else of a READDIR reply.
     pub fn new(bytes: &'b mut Vec<u8>, capacity: usize, timeouts: Option<Timeouts>) -> Self {
         bytes.clear();
-        Self { bytes, capacity, timeouts, tell_dax: None }
+        Self { bytes, capacity, timeouts, dax_predicate: None }
     }
 
-    /// Has each entry's `FUSE_ATTR_DAX` said by this.
-    pub fn tell_dax(&mut self, tell_dax: TellDax<'b>) {
-        self.tell_dax = Some(tell_dax);
+    /// Sets the predicate for `FUSE_ATTR_DAX` of the entries that follow.
+    pub fn set_dax_predicate(&mut self, dax_predicate: DaxPredicate<'b>) {
+        self.dax_predicate = Some(dax_predicate);
     }
 
-    /// Whether the entries carry attributes.
+    /// Returns whether the entries carry attributes (READDIRPLUS).
     pub const fn is_plus(&self) -> bool {
         self.timeouts.is_some()
     }
 
-    /// Whether nothing was packed yet.
+    /// Returns whether no entry was packed yet.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Bytes packed so far.
+    /// Returns the number of bytes packed so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Bytes that are left.
+    /// Returns the number of bytes that are left.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
     }
 
-    /// Whether an entry with a name of so many bytes fits. Ask before a lookup reference is taken for it.
+    /// Returns whether an entry with a name of `name_len` bytes fits.
+    ///
+    /// Callers check this before they take a lookup reference for the entry.
     pub fn fits(&self, name_len: usize) -> bool {
         self.end_after(name_len).is_some()
     }
 
-    /// Packs one entry of READDIR. In a READDIRPLUS reply it is one without attributes.
+    /// Packs one entry of READDIR. In a READDIRPLUS reply it has no attributes.
     ///
     /// # Errors
-    /// [`Full`] if it does not fit; nothing was packed.
+    /// [`Full`] if the entry does not fit. Nothing was packed then.
     pub fn push(&mut self, dirent: &Dirent<'_>) -> Result<(), Full> {
         self.push_plus(None, dirent)
     }
 
-    /// Packs one entry of READDIRPLUS. `None` takes no lookup reference (node 0): the guest asks when it needs to.
+    /// Packs one entry of READDIRPLUS.
+    ///
+    /// `None` takes no lookup reference (node 0): the guest looks the name up when it needs the
+    /// node. A READDIR reply ignores `entry`.
     ///
     /// # Errors
-    /// [`Full`] if it does not fit; nothing was packed.
+    /// [`Full`] if the entry does not fit. Nothing was packed then.
     pub fn push_plus(&mut self, entry: Option<&Entry>, dirent: &Dirent<'_>) -> Result<(), Full> {
         let end = self.end_after(dirent.name.len()).ok_or(Full)?;
         let name_len = u32::try_from(dirent.name.len()).map_err(|_too_long| Full)?;
         if let Some(timeouts) = self.timeouts {
             let mut entry_out = entry.map_or_else(abi::EntryOut::default, |entry| entry_out(entry, timeouts));
-            if let (Some(tell_dax), Some(entry)) = (self.tell_dax, entry) {
-                let dax = if tell_dax(entry.node, &entry.attr) { abi::FUSE_ATTR_DAX } else { 0 };
+            if let (Some(may_map), Some(entry)) = (self.dax_predicate, entry) {
+                let dax = if may_map(entry.node, &entry.attr) { abi::FUSE_ATTR_DAX } else { 0 };
                 entry_out.attr.flags |= U32::new(dax);
             }
             self.bytes.extend_from_slice(entry_out.as_bytes());
@@ -153,7 +159,8 @@ impl<'b> DirentBuffer<'b> {
         Ok(())
     }
 
-    /// Where the buffer would end after such an entry, padded to eight bytes, if that is within the capacity.
+    /// Returns the length of the buffer after one more entry, padded to eight bytes, or `None` if
+    /// that exceeds the capacity.
     fn end_after(&self, name_len: usize) -> Option<usize> {
         let head_len = if self.is_plus() { size_of::<abi::Direntplus>() } else { size_of::<abi::Dirent>() };
         let record_len = head_len.checked_add(name_len)?.checked_next_multiple_of(8)?;
@@ -162,7 +169,7 @@ impl<'b> DirentBuffer<'b> {
 }
 
 impl Entry {
-    /// "No such name, and remember that": the answer to a failed LOOKUP that the guest may cache.
+    /// Returns a negative entry: a reply to a failed LOOKUP that the guest may cache.
     pub fn negative() -> Self {
         Self { node: NodeId(0), generation: 0, attr: Attr::default() }
     }

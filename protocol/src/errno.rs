@@ -1,11 +1,11 @@
-//! Linux error numbers, as a reply's header carries them.
+//! Linux error numbers, as they appear in the header of a reply.
 
 macro_rules! errnos {
     ($($name:ident = $raw:literal;)*) => {
         impl Errno {
             $(#[doc = concat!("`", stringify!($name), "` of `asm-generic/errno.h`.")] pub const $name: Self = Self($raw);)*
 
-            /// Its name (`"ENOENT"`), if Linux has one for the number.
+            /// Returns the name, such as `"ENOENT"`, if Linux has one for the number.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($raw => Some(stringify!($name)),)*
@@ -21,12 +21,14 @@ macro_rules! errnos {
 pub struct Errno(i32);
 
 impl Errno {
-    /// An error number as a system call left it; what no system call can leave (outside 1 to 4,095) is EIO.
+    /// Converts the error number of a system call.
+    ///
+    /// A number outside 1 to 4,095, which no system call returns, becomes EIO.
     pub const fn from_raw(raw: i32) -> Self {
         if raw >= 1 && raw <= 4095 { Self(raw) } else { Self::EIO }
     }
 
-    /// The positive number.
+    /// Returns the positive number.
     pub const fn raw(self) -> i32 {
         self.0
     }

@@ -1,14 +1,16 @@
-//! What Linux appends to requests that make something: supplementary groups and security contexts (since 7.38).
+//! The extensions that Linux appends to requests that create files: supplementary groups and
+//! security contexts (since 7.38).
 //!
-//! The header counts the bytes (`total_extlen`); they are a row of records `{ size, type, … }`, each padded to eight
-//! bytes. Everything is checked when the message is decoded, so that reading later cannot fail.
+//! The header has their total length (`total_extlen`, in units of eight bytes). They are records
+//! `{ size, type, ... }`, each padded to eight bytes. [`Extensions::parse`] checks all of them, so
+//! that reading them later cannot fail.
 
 use crate::{DecodeError, abi};
 use std::ffi::CStr;
 use zerocopy::FromBytes as _;
 use zerocopy::little_endian::U32;
 
-/// The checked extensions of one request; empty for nearly all.
+/// The checked extensions of one request. Most requests have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
     bytes: &'a [u8],
@@ -17,13 +19,14 @@ pub struct Extensions<'a> {
 }
 
 impl<'a> Extensions<'a> {
-    /// None at all.
+    /// No extensions.
     pub const EMPTY: Self = Self { bytes: &[], groups: None, contexts: None };
 
-    /// Checks the records that `bytes` consists of.
+    /// Checks all records in `bytes`.
     ///
     /// # Errors
-    /// [`DecodeError::Extension`] where a record is cut off, of an unknown type, or there twice.
+    /// [`DecodeError::ExtensionKind`] if a record has an unknown type, [`DecodeError::Extension`]
+    /// if it is malformed or occurs twice.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut found = Self { bytes, groups: None, contexts: None };
         let mut rest = bytes;
@@ -48,46 +51,49 @@ impl<'a> Extensions<'a> {
     }
 
     fn take_record(&mut self, kind: u32, body: &'a [u8]) -> Result<(), DecodeError> {
-        let twice = match kind {
+        let duplicate = match kind {
             0..=abi::FUSE_MAX_NR_SECCTX => {
                 self.contexts.replace(SecurityContexts::parse(body, kind)?).is_some()
             }
             abi::FUSE_EXT_GROUPS => self.groups.replace(parse_groups(body)?).is_some(),
             _ => return Err(DecodeError::ExtensionKind(kind)),
         };
-        if twice { Err(DecodeError::Extension("a record is there twice")) } else { Ok(()) }
+        if duplicate { Err(DecodeError::Extension("a record occurs twice")) } else { Ok(()) }
     }
 
-    /// The groups that the caller has beside the header's gid, as far as they matter for this request. Linux sends
-    /// one: the directory's group, if the caller is in it.
+    /// Returns the caller's groups besides the gid in the header.
+    ///
+    /// The guest sends only groups that matter for this request. Linux sends one: the group of the
+    /// directory, if the caller is in it.
     pub fn groups(&self) -> Option<Groups<'a>> {
         self.groups.map(|groups| Groups(groups.iter()))
     }
 
-    /// The labels that the new file shall have.
+    /// Returns the security labels for the new file.
     pub const fn security_contexts(&self) -> Option<SecurityContexts<'a>> {
         self.contexts
     }
 
-    /// The bytes as they came.
+    /// Returns the bytes as the guest sent them.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 }
 
 fn len_of(number: U32) -> usize {
-    // A length that no usize holds is longer than any message.
+    // A length that does not fit is longer than any message, so the caller rejects it.
     usize::try_from(number.get()).unwrap_or(usize::MAX)
 }
 
 fn parse_groups(body: &[u8]) -> Result<&[U32], DecodeError> {
-    const SHORT: DecodeError = DecodeError::Extension("fewer groups than counted");
+    const SHORT: DecodeError = DecodeError::Extension("there are fewer groups than counted");
     let (head, rest) = abi::SuppGroups::ref_from_prefix(body).map_err(|_short| SHORT)?;
-    // The multiplication inside is checked by zerocopy; the slice borrows the message.
+    // zerocopy checks the multiplication of count and size. The slice borrows the message, so a
+    // large count allocates nothing.
     let (groups, padding) =
         <[U32]>::ref_from_prefix_with_elems(rest, len_of(head.nr_groups)).map_err(|_short| SHORT)?;
     if padding.len() >= 8 {
-        return Err(DecodeError::Extension("more groups than counted"));
+        return Err(DecodeError::Extension("there are more groups than counted"));
     }
     Ok(groups)
 }
@@ -110,16 +116,16 @@ impl Iterator for Groups<'_> {
 
 impl ExactSizeIterator for Groups<'_> {}
 
-/// One label for a new file.
+/// One security label for a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecurityContext<'a> {
-    /// The extended attribute that holds it, such as `security.selinux`; 1 to 255 bytes.
+    /// Name of the extended attribute for the label, such as `security.selinux`; 1 to 255 bytes.
     pub name: &'a CStr,
     /// The label.
     pub value: &'a [u8],
 }
 
-/// The security contexts of a request, at most 31; read with [`SecurityContexts::iter`].
+/// The security labels of a request, at most 31. [`SecurityContexts::iter`] reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecurityContexts<'a> {
     bytes: &'a [u8],
@@ -130,33 +136,35 @@ impl<'a> SecurityContexts<'a> {
     fn parse(bytes: &'a [u8], count: u32) -> Result<Self, DecodeError> {
         let mut rest = bytes;
         for _ in 0..count {
-            let Some((context, after)) = cut_context(rest) else {
+            let Some((context, after)) = split_context(rest) else {
                 return Err(DecodeError::Extension("a security context is cut off"));
             };
             if context.name.is_empty() || context.name.count_bytes() > 255 {
-                return Err(DecodeError::Extension("a security context's name has not 1 to 255 bytes"));
+                return Err(DecodeError::Extension(
+                    "the name of a security context does not have 1 to 255 bytes",
+                ));
             }
             rest = after;
         }
         if rest.len() >= 8 {
-            return Err(DecodeError::Extension("more security contexts than counted"));
+            return Err(DecodeError::Extension("there are more security contexts than counted"));
         }
         Ok(Self { bytes, count })
     }
 
-    /// The contexts, in the guest's order.
+    /// Returns the labels in the guest's order.
     pub fn iter(&self) -> impl Iterator<Item = SecurityContext<'a>> + use<'a> {
         let mut rest = self.bytes;
         (0..self.count).map_while(move |_| {
-            let (context, after) = cut_context(rest)?;
+            let (context, after) = split_context(rest)?;
             rest = after;
             Some(context)
         })
     }
 }
 
-/// The first context of `bytes` and what follows its padding.
-fn cut_context(bytes: &[u8]) -> Option<(SecurityContext<'_>, &[u8])> {
+/// Splits off the first label of `bytes`. Returns it and the bytes after its padding.
+fn split_context(bytes: &[u8]) -> Option<(SecurityContext<'_>, &[u8])> {
     let (head, rest) = abi::Secctx::ref_from_prefix(bytes).ok()?;
     let name = CStr::from_bytes_until_nul(rest).ok()?;
     let (_, rest) = rest.split_at_checked(name.count_bytes().checked_add(1)?)?;

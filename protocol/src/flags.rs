@@ -1,17 +1,14 @@
 //! The flag words of requests and replies.
 //!
-//! A word whose unknown bits would change what is asked for is decoded strictly (the decoder refuses it); one that
-//! carries the caller's own bits, such as `open(2)` flags, keeps them.
-#![expect(
-    missing_docs,
-    reason = "the flags have the names of fuse.h, open(2) and fallocate(2), and mean the same"
-)]
+//! The decoder rejects unknown bits in a word where they would change the meaning of the request.
+//! It keeps them in a word of the caller's own bits, such as `open(2)` flags.
+#![expect(missing_docs, reason = "each flag has its name and meaning in fuse.h, open(2) or fallocate(2)")]
 
 use crate::abi;
 use bitflags::bitflags;
 
 bitflags! {
-    /// What both sides of a session can do (`fuse_init_in.flags` with `flags2` above it).
+    /// The features of a session (`fuse_init_in.flags`, with `flags2` in the upper half).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct InitFlags: u64 {
         const ASYNC_READ = abi::FUSE_ASYNC_READ;
@@ -59,7 +56,8 @@ bitflags! {
         const REQUEST_TIMEOUT = abi::FUSE_REQUEST_TIMEOUT;
     }
 
-    /// `open(2)` flags as an x86-64 guest sends them (`asm-generic/fcntl.h`); unknown bits are kept.
+    /// `open(2)` flags as an x86-64 guest sends them (`asm-generic/fcntl.h`). Unknown bits are
+    /// kept.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct OpenFlags: u32 {
         const CREAT = 0o100;
@@ -75,7 +73,7 @@ bitflags! {
         const NOFOLLOW = 0o400_000;
         const NOATIME = 0o1_000_000;
         const CLOEXEC = 0o2_000_000;
-        /// Data and metadata; contains `DSYNC`.
+        /// Data and metadata. Contains `DSYNC`.
         const SYNC = 0o4_010_000;
         const PATH = 0o10_000_000;
         /// Contains `DIRECTORY`.
@@ -87,44 +85,45 @@ bitflags! {
     pub struct OpenReplyFlags: u32 {
         /// Bypass the guest's page cache.
         const DIRECT_IO = abi::FOPEN_DIRECT_IO;
-        /// Keep what the guest's page cache holds of the file.
+        /// Keep the pages of the file that are in the guest's page cache.
         const KEEP_CACHE = abi::FOPEN_KEEP_CACHE;
-        /// No seeking.
+        /// The file is not seekable.
         const NONSEEKABLE = abi::FOPEN_NONSEEKABLE;
         /// The guest may cache the listing of this directory.
         const CACHE_DIR = abi::FOPEN_CACHE_DIR;
-        /// There is no file position at all.
+        /// The file has no position.
         const STREAM = abi::FOPEN_STREAM;
-        /// No FLUSH on close.
+        /// Send no FLUSH on close.
         const NOFLUSH = abi::FOPEN_NOFLUSH;
-        /// Direct writes to one file may run at once.
+        /// Direct writes to one file may run in parallel.
         const PARALLEL_DIRECT_WRITES = abi::FOPEN_PARALLEL_DIRECT_WRITES;
-        /// Reads and writes bypass the server; not over virtio.
+        /// Reads and writes bypass the server. Not possible over virtio.
         const PASSTHROUGH = abi::FOPEN_PASSTHROUGH;
     }
 
-    /// What kind of WRITE this is.
+    /// The properties of a WRITE.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct WriteFlags: u32 {
-        /// From the guest's page cache; the handle is a guess of the guest's.
+        /// The data comes from the guest's page cache. The guest has guessed the handle.
         const CACHE = abi::FUSE_WRITE_CACHE;
-        /// The lock owner is valid. Decoded into an `Option`; never set in [`crate::Write`].
+        /// The lock owner is valid. [`crate::Write`] has an `Option` for it and never sets this
+        /// bit.
         const LOCKOWNER = abi::FUSE_WRITE_LOCKOWNER;
-        /// Drop suid and sgid.
+        /// Drop the suid and sgid bits.
         const KILL_SUIDGID = abi::FUSE_WRITE_KILL_SUIDGID;
     }
 
-    /// What FSYNC and FSYNCDIR make durable.
+    /// The extent of FSYNC and FSYNCDIR.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct FsyncFlags: u32 {
-        /// The data and what is needed to find it, no more.
+        /// Make only the data durable, and the metadata that is needed to find it.
         const DATASYNC = abi::FUSE_FSYNC_FDATASYNC;
     }
 
     /// `renameat2(2)` flags.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct RenameFlags: u32 {
-        /// Fail with EEXIST rather than replace.
+        /// Fail with EEXIST instead of replacing a file.
         const NOREPLACE = 1 << 0;
         /// Swap the two names.
         const EXCHANGE = 1 << 1;
@@ -132,7 +131,7 @@ bitflags! {
         const WHITEOUT = 1 << 2;
     }
 
-    /// `fallocate(2)` modes; none set is plain allocation.
+    /// `fallocate(2)` modes. No bit means plain allocation.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct FallocateMode: u32 {
         const KEEP_SIZE = 0x01;
@@ -145,25 +144,25 @@ bitflags! {
         const WRITE_ZEROES = 0x80;
     }
 
-    /// What kind of caller an IOCTL comes from; unknown bits are kept.
+    /// The properties of an IOCTL and its caller. Unknown bits are kept.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct IoctlFlags: u32 {
-        /// A 32-bit caller.
+        /// The caller is a 32-bit program.
         const COMPAT = abi::FUSE_IOCTL_COMPAT;
-        /// Not restricted to what the ioctl number says; CUSE only.
+        /// The ioctl number does not restrict the data that is transferred. CUSE only.
         const UNRESTRICTED = abi::FUSE_IOCTL_UNRESTRICTED;
-        /// Only in replies: ask again with these buffers.
+        /// In replies only: the guest must ask again with these buffers.
         const RETRY = abi::FUSE_IOCTL_RETRY;
-        /// The guest is a 32-bit one.
+        /// The guest is 32-bit.
         const IS_32BIT = abi::FUSE_IOCTL_32BIT;
-        /// On a directory.
+        /// The handle is a directory.
         const DIR = abi::FUSE_IOCTL_DIR;
-        /// An x32 caller.
+        /// The caller is an x32 program.
         const COMPAT_X32 = abi::FUSE_IOCTL_COMPAT_X32;
     }
 }
 
-/// For what a file is opened.
+/// The access that a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "O_RDONLY, O_WRONLY and O_RDWR")]
 pub enum AccessMode {
@@ -176,8 +175,10 @@ impl OpenFlags {
     /// The bits of `O_ACCMODE`.
     pub(crate) const ACCESS_BITS: u32 = 0o3;
 
-    /// For what the file is opened. The value 3, which asks for neither and which the decoder refuses where a file
-    /// is opened, counts as both.
+    /// Returns the access that the file is opened for.
+    ///
+    /// The value 3 asks for neither reading nor writing. It counts as both here; the decoder
+    /// rejects it in requests that open a file.
     pub const fn access_mode(self) -> AccessMode {
         match self.bits() & Self::ACCESS_BITS {
             0 => AccessMode::Read,
@@ -187,20 +188,20 @@ impl OpenFlags {
     }
 }
 
-/// Whether SETXATTR may make or must find the attribute.
+/// Whether SETXATTR may create or must replace the attribute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SetXattrMode {
-    /// Either.
+    /// Create or replace.
     #[default]
     Any,
-    /// `XATTR_CREATE`: EEXIST if it is there.
+    /// `XATTR_CREATE`: fail with EEXIST if the attribute exists.
     Create,
-    /// `XATTR_REPLACE`: ENODATA if it is not.
+    /// `XATTR_REPLACE`: fail with ENODATA if the attribute does not exist.
     Replace,
 }
 
 impl SetXattrMode {
-    /// The mode with this number in `setxattr(2)`, if there is one.
+    /// Returns the mode with this number in `setxattr(2)`, or `None` if there is none.
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match raw {
             0 => Some(Self::Any),
@@ -210,7 +211,7 @@ impl SetXattrMode {
         }
     }
 
-    /// Its number in `setxattr(2)`.
+    /// Returns the number in `setxattr(2)`.
     pub const fn raw(self) -> u32 {
         match self {
             Self::Any => 0,

@@ -1,9 +1,10 @@
-//! The identities that travel in messages. Each is a number that the guest repeats back, so none is ever trusted.
+//! The ids in messages. A guest may send any number as an id, so no id is trusted.
 
-/// A node that the server told the guest about, `nodeid` on the wire.
+/// A file that the guest knows (`nodeid` on the wire).
 ///
-/// Made by the host's node table when a lookup succeeds, held by the guest until it sends FORGET, dead after that or
-/// after the next INIT. The bits are the table's own business (index and generation); 1 is always the root.
+/// The server's node table creates the id when a lookup succeeds. The guest keeps it until it
+/// sends FORGET. After that, or after the next INIT, the id is invalid. Only the table interprets
+/// the bits (index and generation). The root is always 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -12,16 +13,17 @@ impl NodeId {
     pub const ROOT: Self = Self(crate::abi::FUSE_ROOT_ID);
 }
 
-/// An open file or directory, `fh` on the wire.
+/// An open file or directory (`fh` on the wire).
 ///
-/// Made by OPEN, OPENDIR, CREATE or TMPFILE, dead after RELEASE, RELEASEDIR or the next INIT.
+/// OPEN, OPENDIR, CREATE and TMPFILE create a handle. After RELEASE, RELEASEDIR or the next INIT it
+/// is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
 
-/// The guest's number for one request; the reply repeats it. Never interpreted.
+/// The guest's number for one request. The reply repeats it; the server never interprets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Unique(pub u64);
 
-/// The guest's opaque name for the owner of a POSIX or flock lock; only compared for equality.
+/// The guest's opaque id for the owner of a POSIX or flock lock, only compared for equality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockOwner(pub u64);

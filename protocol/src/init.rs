@@ -1,53 +1,57 @@
-//! INIT: what the two sides agree on, as a pure function of what each can do.
+//! INIT: computes the common features and limits of a session from the guest's request and the
+//! server's offer.
 
 use crate::{Dialect, Errno, InitFlags, abi};
 
-/// Pages that a guest puts into one request unless `MAX_PAGES` says otherwise (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
+/// The most pages of one request without `MAX_PAGES` (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const PAGES_DEFAULT: u32 = 32;
-/// Bytes in a page of an x86-64 guest.
+/// Bytes of a page of an x86-64 guest.
 const PAGE_LEN: u32 = 4096;
-/// The oldest guest that is served: Linux 5.0. Every struct but two has had its present layout since then.
+/// The oldest minor version that is served (Linux 5.0). All structs except two have had their
+/// present layout since then.
 const MINOR_MIN: u32 = 27;
-/// The first version that counts its extensions in the header; before it a security context cannot be told apart.
+/// The first minor version that counts extensions in the header. Before it, a security context
+/// cannot be told apart from the rest of the body.
 const MINOR_EXTENSIONS: u32 = 38;
 
-/// What the guest says in INIT. All zero after `minor` when `major` is not 7.
+/// The INIT request of a guest. If `major` is not 7, the fields after `minor` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitRequest {
     /// The guest's major version.
     pub major: u32,
     /// The guest's minor version.
     pub minor: u32,
-    /// Bytes that the guest may read ahead.
+    /// The most bytes that the guest wants to read ahead.
     pub max_readahead: u32,
-    /// What the guest can do; unknown bits are kept.
+    /// Features that the guest supports. Unknown bits are kept.
     pub flags: InitFlags,
 }
 
-/// What the server is ready to agree to.
+/// The features and limits that the server offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InitOffer {
-    /// The flags that the server wants, each only if the guest has it too.
+    /// Features that the server wants. Each is used only if the guest supports it too.
     pub flags: InitFlags,
-    /// Bytes that the guest may read ahead.
+    /// The most bytes that the guest may read ahead.
     pub max_readahead: u32,
-    /// Bytes in one WRITE, and by `MAX_PAGES` in any request; a multiple of 4,096.
+    /// The most bytes in one WRITE, and with `MAX_PAGES` in any request. A multiple of 4,096.
     pub max_write: u32,
-    /// Requests that the guest may have in the background.
+    /// The most requests that the guest may have in the background.
     pub max_background: u16,
-    /// How many of them the guest takes for congestion.
+    /// Number of background requests from which the guest regards the session as congested.
     pub congestion_threshold: u16,
-    /// Nanoseconds in the finest timestamp step; a power of ten.
+    /// Granularity of timestamps in nanoseconds, a power of ten.
     pub time_gran: u32,
-    /// log2 of the alignment of DAX mappings, at most 21 for Linux; `None` drops `MAP_ALIGNMENT`.
+    /// log2 of the alignment of DAX mappings in bytes. Linux accepts at most 21. `None` drops
+    /// `MAP_ALIGNMENT`.
     pub map_alignment: Option<u16>,
-    /// File systems that may lie above this one, for PASSTHROUGH.
+    /// Number of file systems that may be stacked above this one, for PASSTHROUGH.
     pub max_stack_depth: u32,
-    /// Seconds after which the guest gives up, for `REQUEST_TIMEOUT`.
+    /// Seconds after which the guest gives up on a request, for `REQUEST_TIMEOUT`.
     pub request_timeout: u16,
 }
 
-/// The answer to INIT (`fuse_init_out`). Not sending a field means 0.
+/// The reply to INIT (`fuse_init_out`). A field whose feature was not agreed on is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields of InitOffer as agreed")]
 pub struct InitReply {
@@ -59,37 +63,38 @@ pub struct InitReply {
     pub congestion_threshold: u16,
     pub max_write: u32,
     pub time_gran: u32,
-    /// Pages in one request; only read with `MAX_PAGES`.
+    /// The most pages in one request. The guest reads it only with `MAX_PAGES`.
     pub max_pages: u16,
-    /// log2; only read with `MAP_ALIGNMENT`.
+    /// log2 of the alignment in bytes. The guest reads it only with `MAP_ALIGNMENT`.
     pub map_alignment: u16,
     pub max_stack_depth: u32,
     pub request_timeout: u16,
 }
 
-/// What INIT led to.
+/// The result of INIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// The answer to send.
+    /// The reply to send.
     pub reply: InitReply,
-    /// What both sides do from now on.
+    /// Features that both sides use from now on.
     pub flags: InitFlags,
-    /// How later messages are laid out.
+    /// Layout of later messages.
     pub dialect: Dialect,
-    /// The minor version that both speak.
+    /// The minor version that both sides use.
     pub minor: u32,
-    /// False where the guest speaks a newer major version: it has been told ours and sends INIT again.
+    /// False if the guest has a newer major version. It gets our version in the reply and sends
+    /// INIT again.
     pub ready: bool,
 }
 
 impl Negotiated {
-    /// What both sides do, from what each can.
+    /// Computes the common features and limits of guest and server.
     ///
     /// # Errors
     /// EPROTO for a guest older than 7.27.
     pub fn negotiate(request: &InitRequest, offer: &InitOffer) -> Result<Self, Errno> {
         if request.major > abi::FUSE_KERNEL_VERSION {
-            return Ok(Self::only_version());
+            return Ok(Self::version_only());
         }
         if request.major < abi::FUSE_KERNEL_VERSION || request.minor < MINOR_MIN {
             return Err(Errno::EPROTO);
@@ -101,7 +106,7 @@ impl Negotiated {
             offer.max_write.min(PAGES_DEFAULT.saturating_mul(PAGE_LEN))
         };
         let minor = request.minor.min(abi::FUSE_KERNEL_MINOR_VERSION);
-        let when = |flag| flags.contains(flag);
+        let agreed = |flag| flags.contains(flag);
         let reply = InitReply {
             major: abi::FUSE_KERNEL_VERSION,
             minor,
@@ -111,16 +116,21 @@ impl Negotiated {
             congestion_threshold: offer.congestion_threshold,
             max_write,
             time_gran: offer.time_gran,
-            max_pages: if when(InitFlags::MAX_PAGES) { pages(max_write) } else { 0 },
-            map_alignment: if when(InitFlags::MAP_ALIGNMENT) { offer.map_alignment.unwrap_or(0) } else { 0 },
-            max_stack_depth: if when(InitFlags::PASSTHROUGH) { offer.max_stack_depth } else { 0 },
-            request_timeout: if when(InitFlags::REQUEST_TIMEOUT) { offer.request_timeout } else { 0 },
+            max_pages: if agreed(InitFlags::MAX_PAGES) { pages(max_write) } else { 0 },
+            map_alignment: if agreed(InitFlags::MAP_ALIGNMENT) {
+                offer.map_alignment.unwrap_or(0)
+            } else {
+                0
+            },
+            max_stack_depth: if agreed(InitFlags::PASSTHROUGH) { offer.max_stack_depth } else { 0 },
+            request_timeout: if agreed(InitFlags::REQUEST_TIMEOUT) { offer.request_timeout } else { 0 },
         };
-        let dialect = Dialect { setxattr_ext: when(InitFlags::SETXATTR_EXT) };
+        let dialect = Dialect { setxattr_ext: agreed(InitFlags::SETXATTR_EXT) };
         Ok(Self { reply, flags, dialect, minor, ready: true })
     }
 
-    fn only_version() -> Self {
+    /// Returns the reply to a guest with a newer major version: our version and nothing else.
+    fn version_only() -> Self {
         let (major, minor) = (abi::FUSE_KERNEL_VERSION, abi::FUSE_KERNEL_MINOR_VERSION);
         Self {
             reply: InitReply { major, minor, ..InitReply::default() },
@@ -132,7 +142,7 @@ impl Negotiated {
     }
 }
 
-/// What both sides do, from what each can; the free form of [`Negotiated::negotiate`].
+/// Computes the common features and limits; the free form of [`Negotiated::negotiate`].
 ///
 /// # Errors
 /// EPROTO for a guest older than 7.27.
@@ -141,7 +151,7 @@ pub fn negotiate(request: &InitRequest, offer: &InitOffer) -> Result<Negotiated,
 }
 
 fn common_flags(request: &InitRequest, offer: &InitOffer) -> InitFlags {
-    // INIT_EXT only says that the upper word exists, which is this crate's business and not the offer's.
+    // INIT_EXT only says that the upper flag word exists. This crate decides that, not the offer.
     let mut wanted = offer.flags | InitFlags::INIT_EXT;
     wanted.remove(InitFlags::INIT_RESERVED);
     if offer.map_alignment.is_none() {
@@ -157,6 +167,7 @@ fn common_flags(request: &InitRequest, offer: &InitOffer) -> InitFlags {
     common
 }
 
+/// Returns the number of pages that hold `max_write` bytes, at least 1.
 fn pages(max_write: u32) -> u16 {
     u16::try_from(max_write.div_ceil(PAGE_LEN)).unwrap_or(u16::MAX).max(1)
 }

@@ -1,9 +1,12 @@
-//! The FUSE wire format, version 7.45, as a pure translation between bytes and values.
+//! The FUSE wire format, version 7.45: decodes requests and encodes replies.
 //!
-//! [`Request::decode`] turns the bytes of one message into a [`Request`]; a [`Reply`] encodes the answer. Nothing in
-//! this crate does I/O, reads a clock, keeps state between two messages or holds a reference into guest memory: the
-//! caller copies a message out of the guest once and decodes the copy. Source: the kernel's `linux/fuse.h`, whose
-//! own spelling stays inside the private `abi` module.
+//! [`Request::decode`] turns the bytes of one message into a [`Request`]. [`Reply::encode_into`]
+//! turns a [`Reply`] into the bytes of its body, and [`out_header`] makes the header before it.
+//!
+//! The crate only translates between bytes and values. It does no I/O, reads no clock, keeps no
+//! state between messages and holds no reference into guest memory: the caller copies a message
+//! out of guest memory once and decodes the copy. The source is the kernel's `linux/fuse.h`. Its
+//! spelling stays inside the private module `abi`.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -42,7 +45,7 @@ pub use request::{
     DecodeError, Dialect, HEADER_LEN, Header, HeaderError, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len,
 };
 
-/// The wire structs and constants as tables, for the tests that compare them with the kernel's header.
+/// The wire structs and constants as tables. Tests compare them with the kernel's header.
 #[doc(hidden)]
 pub mod layout {
     pub use crate::abi::{FieldLayout, STRUCTS, StructLayout, constants};

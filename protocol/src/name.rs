@@ -1,23 +1,23 @@
-//! One checked path component.
+//! Checks path components.
 
 use std::ffi::CStr;
 
-/// The longest component, in bytes, that Linux accepts (`NAME_MAX`).
+/// The longest path component that Linux accepts, in bytes (`NAME_MAX`).
 pub const NAME_LEN_MAX: usize = 255;
 
-/// A single path component that is safe to hand to `openat` and its relatives: not empty, not "." or "..", without
-/// '/' and NUL, at most 255 bytes.
+/// A single path component that is safe to pass to `openat` and similar calls.
 ///
-/// This is the only type in which a name leaves the decoder, so no opcode can forget the check (threat model,
-/// invariant 1). The bytes need not be UTF-8.
+/// It is not empty, not "." or "..", has no '/' and no NUL, and at most 255 bytes. The bytes need
+/// not be UTF-8. A name leaves the decoder only as this type, so no opcode can skip the check
+/// (threat model, invariant 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Name<'a>(&'a CStr);
 
-/// Why bytes are not a [`Name`].
+/// Why a string is not a [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The name has no terminating NUL inside the message.
-    #[error("name is not terminated")]
+    #[error("name has no terminating NUL")]
     Unterminated,
     /// The name is empty.
     #[error("name is empty")]
@@ -31,7 +31,7 @@ pub enum NameError {
     /// The name is longer than 255 bytes.
     #[error("name has {len} bytes, more than 255")]
     TooLong {
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
     },
 }
@@ -40,7 +40,7 @@ impl<'a> Name<'a> {
     /// Checks one component.
     ///
     /// # Errors
-    /// The first rule that the bytes break.
+    /// [`NameError`] names the first rule that the bytes break.
     pub fn parse(text: &'a CStr) -> Result<Self, NameError> {
         let bytes = text.to_bytes();
         match bytes {
@@ -52,12 +52,12 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// The component with its terminating NUL, as system calls want it.
+    /// Returns the component with its terminating NUL, as system calls expect it.
     pub const fn as_c_str(self) -> &'a CStr {
         self.0
     }
 
-    /// The component's bytes without the NUL.
+    /// Returns the bytes of the component without the NUL.
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0.to_bytes()
     }

@@ -1,10 +1,10 @@
-//! The opcodes of `linux/fuse.h`: every one has a name here, also those that a file server never receives.
+//! The opcodes of `linux/fuse.h`, including those that a file server never receives.
 
 use crate::Operation;
 
 macro_rules! opcodes {
     ($($(#[$doc:meta])* $variant:ident = $raw:literal, $name:literal;)*) => {
-        /// What a request asks for (`enum fuse_opcode`).
+        /// The operation that a request asks for (`enum fuse_opcode`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[expect(missing_docs, reason = "each served variant is documented at the struct of the same name")]
         pub enum Opcode {
@@ -12,10 +12,10 @@ macro_rules! opcodes {
         }
 
         impl Opcode {
-            /// Every opcode, in the order of its number.
+            /// All opcodes, ordered by number.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The opcode with this number on the wire, if there is one.
+            /// Returns the opcode with this number on the wire, or `None` if there is none.
             pub const fn from_raw(raw: u32) -> Option<Self> {
                 match raw {
                     $($raw => Some(Self::$variant),)*
@@ -23,14 +23,14 @@ macro_rules! opcodes {
                 }
             }
 
-            /// Its number on the wire.
+            /// Returns the number on the wire.
             pub const fn raw(self) -> u32 {
                 match self {
                     $(Self::$variant => $raw,)*
                 }
             }
 
-            /// Its name in `fuse.h`, without the leading `FUSE_`.
+            /// Returns the name in `fuse.h`, without the prefix `FUSE_`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -79,7 +79,7 @@ opcodes! {
     Destroy = 38, "DESTROY";
     Ioctl = 39, "IOCTL";
     Poll = 40, "POLL";
-    /// The answer to a retrieve notification; a server without notifications never gets one.
+    /// The reply to a retrieve notification. A server that sends no notifications never gets one.
     NotifyReply = 41, "NOTIFY_REPLY";
     BatchForget = 42, "BATCH_FORGET";
     Fallocate = 43, "FALLOCATE";
@@ -93,11 +93,11 @@ opcodes! {
     TmpFile = 51, "TMPFILE";
     GetStatx = 52, "STATX";
     CopyFileRange64 = 53, "COPY_FILE_RANGE_64";
-    /// For character devices in user space, never for a file system.
+    /// Starts a character device in user space. A file system never gets it.
     CuseInit = 4096, "CUSE_INIT";
-    /// `CuseInit` from a guest of the other byte order.
+    /// `CuseInit` from a guest of the opposite byte order.
     CuseInitBswapReserved = 1_048_576, "CUSE_INIT_BSWAP_RESERVED";
-    /// `Init` from a guest of the other byte order.
+    /// `Init` from a guest of the opposite byte order.
     InitBswapReserved = 436_207_616, "INIT_BSWAP_RESERVED";
 }
 
@@ -108,7 +108,10 @@ impl std::fmt::Display for Opcode {
 }
 
 impl Operation<'_> {
-    /// The opcode that asks for it; for a rename with flags RENAME2.
+    /// Returns the opcode of this operation.
+    ///
+    /// A rename with flags is RENAME2, a lock request that waits is SETLKW, and a copy with a
+    /// 64-bit reply is `COPY_FILE_RANGE_64`.
     pub const fn opcode(&self) -> Opcode {
         match self {
             Self::Lookup(_) => Opcode::Lookup,

@@ -1,8 +1,8 @@
-//! What a guest can ask for: one struct for each FUSE request, with every field checked for shape.
+//! The requests of a guest: one struct for each FUSE request, with the shape of each field checked.
 //!
-//! A node on which the operation acts (`in_header.nodeid`) is not repeated here; it stands in [`crate::Header`].
-//! Numbers are the guest's own and unverified; names are [`Name`]s. Fields that the wire marks as valid by a mask bit
-//! are `Option`s.
+//! The node that an operation acts on (`in_header.nodeid`) is in [`crate::Header`]. Numbers are
+//! unverified, as the guest sent them. Names are checked [`Name`]s. Fields that the wire marks as
+//! valid with a mask bit are `Option`s.
 
 use crate::{
     FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockOwner, Name, NodeId, OpenFlags,
@@ -10,7 +10,8 @@ use crate::{
 };
 use std::ffi::CStr;
 
-/// One decoded request body. No wildcard arm is ever written over it: a new opcode must break the build.
+/// One decoded request body. A match on it has no wildcard arm, so that a new opcode breaks the
+/// build.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each variant is documented at its struct")]
 pub enum Operation<'a> {
@@ -63,49 +64,49 @@ pub enum Operation<'a> {
     GetStatx(GetStatx),
 }
 
-/// LOOKUP: find a name in a directory and take one reference on what it names.
+/// LOOKUP: finds a name in a directory and takes one reference on its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup<'a> {
-    /// The component to look up in the directory.
+    /// Name to look up in the directory of the header.
     pub name: Name<'a>,
 }
 
-/// FORGET: the guest drops references on a node. Never answered.
+/// FORGET: drops lookup references on a node. It has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forget {
-    /// How many lookups are taken back. Hostile until compared with the server's own count.
+    /// Number of references to drop. Untrusted until compared with the server's own count.
     pub count: u64,
 }
 
-/// `BATCH_FORGET`: many FORGETs in one message. Never answered.
+/// `BATCH_FORGET`: several FORGETs in one message. It has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchForget<'a> {
-    /// The packed `fuse_forget_one` records; read with [`BatchForget::iter`].
+    /// Packed `fuse_forget_one` records. [`BatchForget::iter`] reads them.
     pub(crate) records: &'a [abi::ForgetOne],
 }
 
-/// GETATTR: the attributes of a node.
+/// GETATTR: returns the attributes of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GetAttr {
-    /// The open file to ask instead of the node.
+    /// Open file to ask instead of the node.
     pub handle: Option<Handle>,
 }
 
 /// A new value for a timestamp in [`SetAttr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {
-    /// The host's present time.
+    /// The host's current time.
     Now,
     /// This time.
     At(Timestamp),
 }
 
-/// SETATTR: change the attributes that are `Some`. The default changes nothing.
+/// SETATTR: changes the attributes that are `Some`. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
-    /// The open file to truncate through.
+    /// Open file to truncate through.
     pub handle: Option<Handle>,
-    /// New permission bits with suid, sgid and sticky; the file type bits are ignored.
+    /// New permission bits with suid, sgid and sticky. The file type bits are ignored.
     pub mode: Option<u32>,
     /// New owner.
     pub uid: Option<u32>,
@@ -117,18 +118,19 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
-    /// Change time as a writeback-caching guest keeps it; a POSIX host sets its own.
+    /// Change time as a guest with a writeback cache keeps it. A POSIX host sets its own.
     pub ctime: Option<Timestamp>,
-    /// The owner of the locks that a truncation must respect.
+    /// Owner of the locks that a truncation must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The caller lacks `CAP_FSETID`: drop suid and sgid as the change of size or owner demands. Alone: as a change to the
-    /// same owner does.
+    /// The caller lacks `CAP_FSETID`: drop suid and sgid as the change of size or owner demands. If
+    /// no other attribute is set, drop them as a change to the same owner does.
     pub kill_suidgid: bool,
 }
 
 impl SetAttr {
-    /// Whether no attribute is to be set. The change time counts for none: a guest with a writeback cache adds it to
-    /// every change.
+    /// Returns whether no attribute is set.
+    ///
+    /// The change time does not count: a guest with a writeback cache adds it to every change.
     pub const fn sets_nothing(&self) -> bool {
         self.mode.is_none()
             && self.uid.is_none()
@@ -139,36 +141,36 @@ impl SetAttr {
     }
 }
 
-/// READLINK: the target of a symbolic link.
+/// READLINK: returns the target of a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLink;
 
-/// SYMLINK: make a symbolic link.
+/// SYMLINK: creates a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SymLink<'a> {
-    /// The new name.
+    /// New name.
     pub name: Name<'a>,
-    /// What the link says, 1 to 4,095 bytes; the server never follows it.
+    /// Target of the link, 1 to 4,095 bytes. The server never follows it.
     pub target: &'a CStr,
 }
 
-/// MKNOD: make a file, FIFO, socket or device node.
+/// MKNOD: creates a file, FIFO, socket or device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MkNod<'a> {
-    /// The new name.
+    /// New name.
     pub name: Name<'a>,
     /// File type and permission bits.
     pub mode: u32,
-    /// Device number for devices, as the kernel's `new_encode_dev` packs it.
+    /// Device number of a device, as the kernel's `new_encode_dev` packs it.
     pub rdev: u32,
-    /// The caller's umask; only to be applied where `DONT_MASK` was negotiated.
+    /// The caller's umask. It applies only if `DONT_MASK` was negotiated.
     pub umask: u32,
 }
 
-/// MKDIR: make a directory.
+/// MKDIR: creates a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MkDir<'a> {
-    /// The new name.
+    /// New name.
     pub name: Name<'a>,
     /// Permission bits.
     pub mode: u32,
@@ -176,113 +178,114 @@ pub struct MkDir<'a> {
     pub umask: u32,
 }
 
-/// UNLINK: remove a name that is not a directory.
+/// UNLINK: removes a name that is not a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlink<'a> {
-    /// The name to remove.
+    /// Name to remove.
     pub name: Name<'a>,
 }
 
-/// RMDIR: remove an empty directory.
+/// RMDIR: removes an empty directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RmDir<'a> {
-    /// The name to remove.
+    /// Name to remove.
     pub name: Name<'a>,
 }
 
-/// RENAME and RENAME2: move a name.
+/// RENAME and RENAME2: renames a file or moves it to another directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rename<'a> {
-    /// The name in the directory of the header.
+    /// Name in the directory of the header.
     pub name: Name<'a>,
-    /// The directory that it moves to.
+    /// Directory to move to.
     pub new_directory: NodeId,
-    /// Its name there.
+    /// Name in the new directory.
     pub new_name: Name<'a>,
-    /// NOREPLACE, EXCHANGE, WHITEOUT; empty for RENAME.
+    /// NOREPLACE, EXCHANGE, WHITEOUT. Empty for RENAME.
     pub flags: RenameFlags,
 }
 
-/// LINK: one more name for a node. The header's node is the directory that gets the name.
+/// LINK: adds a name for a node. The header's node is the directory that gets the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link<'a> {
-    /// The node to link.
+    /// Node to link.
     pub target: NodeId,
-    /// The new name.
+    /// New name.
     pub name: Name<'a>,
 }
 
-/// OPEN: open a regular file.
+/// OPEN: opens a regular file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// `open(2)` flags of the guest's caller.
+    /// `open(2)` flags of the program in the guest.
     pub flags: OpenFlags,
     /// The caller lacks `CAP_FSETID`: drop suid and sgid when truncating.
     pub kill_suidgid: bool,
 }
 
-/// READ: bytes of an open file; they go to the guest's own buffers behind the reply header.
+/// READ: reads an open file. The data goes to the guest's buffers, after the reply header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
     /// Byte offset in the file.
     pub offset: u64,
-    /// Bytes wanted.
+    /// Number of bytes to read.
     pub size: u32,
-    /// The owner of the locks that the read must respect.
+    /// Owner of the locks that the read must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The open file's status flags now (`O_DIRECT`, `O_APPEND` and so on).
+    /// Current status flags of the open file, such as `O_DIRECT` and `O_APPEND`.
     pub flags: OpenFlags,
 }
 
-/// WRITE: bytes for an open file; they lie in the guest's own buffers behind the arguments.
+/// WRITE: writes to an open file. The data is in the guest's buffers, after the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "flags are open(2)'s here as in every request")]
+#[expect(clippy::struct_field_names, reason = "`flags` are open(2) flags, as in every request")]
 pub struct Write {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
     /// Byte offset in the file.
     pub offset: u64,
-    /// Bytes to write; the decoder has checked that exactly so many follow.
+    /// Number of bytes to write. The decoder has checked that exactly this many follow.
     pub size: u32,
-    /// CACHE (from the page cache, handle guessed) and `KILL_SUIDGID`.
+    /// CACHE (the data is from the page cache, the handle is a guess) and `KILL_SUIDGID`.
     pub write_flags: WriteFlags,
-    /// The owner of the locks that the write must respect.
+    /// Owner of the locks that the write must respect.
     pub lock_owner: Option<LockOwner>,
-    /// The open file's status flags now; `O_DSYNC` and `O_SYNC` ask for durability with the reply.
+    /// Current status flags of the open file. With `O_DSYNC` or `O_SYNC`, the data must be durable
+    /// before the reply.
     pub flags: OpenFlags,
 }
 
-/// STATFS: figures of the file system.
+/// STATFS: returns statistics of the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFs;
 
-/// RELEASE: the last close of an open file.
+/// RELEASE: closes an open file for the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// The open file, dead afterwards.
+    /// Open file; invalid afterwards.
     pub handle: Handle,
-    /// The flags it was opened with.
+    /// Flags that the file was opened with.
     pub flags: OpenFlags,
-    /// Flush as well.
+    /// Also flush the file.
     pub flush: bool,
     /// Drop the flock locks of `lock_owner`.
     pub flock_unlock: bool,
-    /// The owner of those locks.
+    /// Owner of those locks.
     pub lock_owner: LockOwner,
 }
 
-/// FSYNC: make an open file durable.
+/// FSYNC: makes an open file durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fsync {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
-    /// DATASYNC: only what is needed to read the data back.
+    /// With DATASYNC, metadata becomes durable only if reading the data back needs it.
     pub flags: FsyncFlags,
 }
 
-/// SETXATTR, in both layouts.
+/// SETXATTR: sets an extended attribute. Covers both layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetXattr<'a> {
     /// Attribute name with its namespace, 1 to 255 bytes.
@@ -291,131 +294,132 @@ pub struct SetXattr<'a> {
     pub value: &'a [u8],
     /// CREATE, REPLACE or neither.
     pub mode: SetXattrMode,
-    /// Clear sgid as setting an access ACL demands (extended layout only).
+    /// Clear sgid, as setting an access ACL demands. Only in the extended layout.
     pub acl_kill_sgid: bool,
 }
 
-/// GETXATTR: the value of an extended attribute.
+/// GETXATTR: returns the value of an extended attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GetXattr<'a> {
     /// Attribute name with its namespace.
     pub name: &'a CStr,
-    /// Room for the value in bytes; 0 asks for its length.
+    /// Space for the value in bytes. 0 asks for its length.
     pub size: u32,
 }
 
-/// LISTXATTR: the names of the extended attributes, each NUL-terminated.
+/// LISTXATTR: returns the names of the extended attributes, each NUL-terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListXattr {
-    /// Room in bytes; 0 asks for the length.
+    /// Space for the names in bytes. 0 asks for their length.
     pub size: u32,
 }
 
-/// REMOVEXATTR: drop an extended attribute.
+/// REMOVEXATTR: removes an extended attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoveXattr<'a> {
     /// Attribute name with its namespace.
     pub name: &'a CStr,
 }
 
-/// FLUSH: one close of a descriptor of an open file.
+/// FLUSH: closes one descriptor of an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flush {
-    /// The open file, alive afterwards.
+    /// Open file; still valid afterwards.
     pub handle: Handle,
-    /// Whose POSIX locks end.
+    /// Owner of the POSIX locks that end.
     pub lock_owner: LockOwner,
 }
 
-/// OPENDIR: open a directory.
+/// OPENDIR: opens a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenDir {
-    /// `open(2)` flags of the guest's caller.
+    /// `open(2)` flags of the program in the guest.
     pub flags: OpenFlags,
 }
 
-/// READDIR: entries of an open directory.
+/// READDIR: returns entries of an open directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDir {
-    /// The open directory.
+    /// Open directory.
     pub handle: Handle,
-    /// The cookie of the last entry got, 0 for the start. Opaque, and hostile.
+    /// Cookie of the last entry received, 0 for the start. Opaque and untrusted.
     pub offset: u64,
-    /// Room in bytes.
+    /// Space for the entries in bytes.
     pub size: u32,
 }
 
-/// READDIRPLUS: entries with their attributes, one lookup reference taken on each but "." and "..".
+/// READDIRPLUS: returns entries with their attributes. It takes one lookup reference on each node,
+/// except for "." and "..".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDirPlus {
-    /// The same question as READDIR.
+    /// The arguments of READDIR.
     pub list: ReadDir,
 }
 
-/// RELEASEDIR: the last close of a directory.
+/// RELEASEDIR: closes an open directory for the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReleaseDir {
-    /// The open directory, dead afterwards.
+    /// Open directory; invalid afterwards.
     pub handle: Handle,
 }
 
-/// FSYNCDIR: make a directory durable.
+/// FSYNCDIR: makes a directory durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FsyncDir {
-    /// The open directory.
+    /// Open directory.
     pub handle: Handle,
-    /// DATASYNC: only what is needed to find the entries again.
+    /// With DATASYNC, metadata becomes durable only if finding the entries again needs it.
     pub flags: FsyncFlags,
 }
 
-/// The lock in GETLK, SETLK and SETLKW.
+/// The lock of a GETLK, SETLK or SETLKW.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockRange {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
-    /// Whose lock it is.
+    /// Owner of the lock.
     pub owner: LockOwner,
     /// First byte.
     pub start: u64,
-    /// Last byte, inclusive; `i64::MAX` for the end of the file.
+    /// Last byte, inclusive. `i64::MAX` means the end of the file.
     pub end: u64,
     /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
     pub kind: u32,
-    /// The guest's process.
+    /// Process id in the guest.
     pub pid: u32,
-    /// A flock lock, not a POSIX one.
+    /// Whether it is a flock lock; otherwise it is a POSIX lock.
     pub flock: bool,
 }
 
-/// GETLK: is there a lock in the way?
+/// GETLK: looks for a conflicting lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GetLock(
-    /// The lock asked about.
+    /// Lock to test.
     pub LockRange,
 );
 
-/// SETLK and SETLKW: take or drop a lock.
+/// SETLK and SETLKW: takes or releases a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetLock {
-    /// The lock wanted.
+    /// Lock to set.
     pub lock: LockRange,
-    /// SETLKW: wait for it.
+    /// Whether to wait for the lock (SETLKW).
     pub wait: bool,
 }
 
-/// ACCESS: may the caller do this?
+/// ACCESS: checks the permissions of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// `R_OK`, `W_OK`, `X_OK` bits.
     pub mask: u32,
 }
 
-/// CREATE: make a regular file and open it.
+/// CREATE: creates a regular file and opens it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Create<'a> {
-    /// The new name.
+    /// New name.
     pub name: Name<'a>,
-    /// How to open it.
+    /// How to open the file.
     pub open: Open,
     /// Permission bits.
     pub mode: u32,
@@ -423,105 +427,105 @@ pub struct Create<'a> {
     pub umask: u32,
 }
 
-/// INTERRUPT: give up on a request. Never answered; never sent over virtio.
+/// INTERRUPT: aborts a request. It has no reply, and Linux never sends it over virtio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupt {
-    /// The request to give up.
+    /// Request to abort.
     pub target: Unique,
 }
 
-/// BMAP: the device block of a file block.
+/// BMAP: returns the device block of a file block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BMap {
-    /// File block.
+    /// Block of the file.
     pub block: u64,
-    /// Its size in bytes.
+    /// Size of the block in bytes.
     pub block_size: u32,
 }
 
-/// DESTROY: the guest unmounts. Answered.
+/// DESTROY: ends the session when the guest unmounts. It has a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destroy;
 
-/// IOCTL on an open file.
+/// IOCTL: runs an ioctl on an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ioctl<'a> {
-    /// The open file or directory.
+    /// Open file or directory.
     pub handle: Handle,
-    /// 32-bit callers, directories.
+    /// Whether the caller is 32-bit, and whether the handle is a directory.
     pub flags: IoctlFlags,
     /// The ioctl number.
     pub command: u32,
     /// The caller's argument.
     pub argument: u64,
-    /// Bytes that the ioctl reads.
+    /// Data that the ioctl reads.
     pub input: &'a [u8],
-    /// Room for the bytes that it writes.
+    /// Space for the data that the ioctl writes, in bytes.
     pub output_len: u32,
 }
 
-/// POLL an open file.
+/// POLL: returns the pending events of an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Poll {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
-    /// `poll(2)` events asked about.
+    /// `poll(2)` events to check.
     pub events: u32,
 }
 
-/// FALLOCATE: reserve, punch, zero or move a range.
+/// FALLOCATE: reserves, punches, zeroes or moves a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fallocate {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
     /// First byte.
     pub offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
     /// What to do with the range.
     pub mode: FallocateMode,
 }
 
-/// LSEEK: the next data or hole.
+/// LSEEK: finds the next data or hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lseek {
-    /// The open file.
+    /// Open file.
     pub handle: Handle,
-    /// Where to start, in bytes.
+    /// Byte offset at which the search starts.
     pub offset: u64,
     /// `SEEK_DATA` (3), `SEEK_HOLE` (4) or one of the plain three.
     pub whence: u32,
 }
 
-/// `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`: copy inside the host.
+/// `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`: copies data within the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyFileRange {
-    /// The open file to read; its node is the header's.
+    /// Open file to read. Its node is in the header.
     pub from: Handle,
     /// First byte to read.
     pub from_offset: u64,
-    /// The node written to.
+    /// Node to write.
     pub to_node: NodeId,
-    /// The open file to write.
+    /// Open file to write.
     pub to: Handle,
     /// First byte to write.
     pub to_offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// `copy_file_range(2)` flags; none exist.
+    /// `copy_file_range(2)` flags. None are defined.
     pub flags: u64,
-    /// Answer with a 64-bit count (`COPY_FILE_RANGE_64`).
+    /// Whether the reply has a 64-bit count (`COPY_FILE_RANGE_64`).
     pub wide_reply: bool,
 }
 
-/// SETUPMAPPING: put a file range into the DAX window.
+/// SETUPMAPPING: maps a range of a file into the DAX window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetupMapping {
-    /// Linux sends no handle here (all ones).
+    /// File handle. Linux sends none (all ones).
     pub handle: Handle,
     /// Byte offset in the file.
     pub file_offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
     /// The mapping is readable.
     pub read: bool,
@@ -531,21 +535,22 @@ pub struct SetupMapping {
     pub window_offset: u64,
 }
 
-/// REMOVEMAPPING: take ranges out of the DAX window.
+/// REMOVEMAPPING: removes ranges from the DAX window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoveMapping<'a> {
-    /// The packed `fuse_removemapping_one` records; read with [`RemoveMapping::iter`].
+    /// Packed `fuse_removemapping_one` records. [`RemoveMapping::iter`] reads them.
     pub(crate) records: &'a [abi::RemovemappingOne],
 }
 
-/// SYNCFS: make the whole file system durable.
+/// SYNCFS: makes the whole file system durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncFs;
 
-/// TMPFILE: make a file without a name and open it. The name that Linux sends ("/") says nothing and is dropped.
+/// TMPFILE: creates a file without a name and opens it. Linux sends the name "/", which the decoder
+/// drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TmpFile {
-    /// How to open it.
+    /// How to open the file.
     pub open: Open,
     /// Permission bits.
     pub mode: u32,
@@ -553,13 +558,13 @@ pub struct TmpFile {
     pub umask: u32,
 }
 
-/// STATX: extended attributes of a node, with its birth time.
+/// STATX: returns the attributes of a node, including its birth time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GetStatx {
-    /// The open file to ask instead of the node.
+    /// Open file to ask instead of the node.
     pub handle: Option<Handle>,
     /// `AT_STATX_*` flags.
     pub flags: u32,
-    /// `STATX_*` mask of what is wanted.
+    /// `STATX_*` mask of the attributes to return.
     pub mask: u32,
 }

@@ -1,16 +1,16 @@
-//! What the server answers: one value for each reply body, and its encoding.
+//! The replies of the server: one value for each reply body, and its encoding.
 
 use crate::{Errno, Handle, InitReply, NodeId, OpenReplyFlags, Unique, abi};
 use std::time::Duration;
 use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
-/// Bytes of a reply's header (`fuse_out_header`).
+/// Bytes of a reply header (`fuse_out_header`).
 pub const OUT_HEADER_LEN: usize = size_of::<abi::OutHeader>();
 
-/// The header of a reply whose body has `body_len` bytes; an error has no body.
+/// Returns the header of a reply whose body has `body_len` bytes. An error has no body.
 ///
-/// A length beyond 32 bits, which no reply buffer can hold, saturates.
+/// A length above 32 bits saturates; no reply buffer is that large.
 pub fn out_header(unique: Unique, error: Option<Errno>, body_len: usize) -> [u8; OUT_HEADER_LEN] {
     let len = u32::try_from(OUT_HEADER_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
     let header = abi::OutHeader {
@@ -21,7 +21,7 @@ pub fn out_header(unique: Unique, error: Option<Errno>, body_len: usize) -> [u8;
     zerocopy::transmute!(header)
 }
 
-/// Seconds and nanoseconds since the epoch.
+/// A point in time, relative to the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.
@@ -30,21 +30,23 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// How long the guest may keep what a reply says.
+/// How long the guest may cache the contents of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// That this name means this node.
+    /// For the node of a name.
     pub entry: Duration,
-    /// The attributes; see [`attr_timeout`].
+    /// For the attributes; see [`attr_timeout`].
     pub attr: Duration,
 }
 
-/// How long the guest may keep attributes with this mode, where it may keep others for `timeout`.
+/// Returns how long the guest may cache attributes with this mode: `timeout`, or zero for a
+/// set-user-ID or set-group-ID file.
 ///
-/// A file with set-user-id or set-group-id gets no timeout, in no reply. With `HANDLE_KILLPRIV_V2` the server takes these
-/// bits away when the file is changed, and no reply to a change (WRITE, OPEN with `O_TRUNC`, FALLOCATE,
-/// `COPY_FILE_RANGE`) carries the new mode. The guest's kernel would go on to honor the bits in `exec` until its
-/// copy expires. Directories are excepted: their set-group-id grants nothing, and no such change drops it.
+/// With `HANDLE_KILLPRIV_V2` the server drops these bits when the file is changed. No reply to that
+/// change (WRITE, OPEN with `O_TRUNC`, FALLOCATE, `COPY_FILE_RANGE`) carries the new mode. The
+/// guest's kernel would honor the old bits in `exec` until its copy of the attributes expires. So
+/// no reply gives this file a timeout. Directories are an exception: their set-group-ID bit
+/// grants nothing, and these changes do not drop it.
 pub const fn attr_timeout(mode: u32, timeout: Duration) -> Duration {
     const FILE_TYPE: u32 = 0o170_000;
     const DIRECTORY: u32 = 0o040_000;
@@ -67,27 +69,28 @@ pub struct Attr {
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
-    /// As the kernel's `new_encode_dev` packs it.
+    /// Packed as by the kernel's `new_encode_dev`.
     pub rdev: u32,
     pub blksize: u32,
-    /// This is the root of a mount other than its parent's (`FUSE_ATTR_SUBMOUNT`).
+    /// The node is the root of a mount other than its parent's (`FUSE_ATTR_SUBMOUNT`).
     pub submount: bool,
     /// The guest may map this file through the DAX window (`FUSE_ATTR_DAX`).
     pub dax: bool,
 }
 
-/// A node that a lookup found or an operation made (`fuse_entry_out`).
+/// A node that a lookup found or an operation created (`fuse_entry_out`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The node, with one lookup reference; 0 says "no such name, and remember that" (a negative entry).
+    /// The node, with one lookup reference. 0 makes a negative entry: the guest may cache that the
+    /// name does not exist.
     pub node: NodeId,
-    /// Distinguishes two uses of one node id, where the id itself does not.
+    /// Distinguishes two uses of one node id, if the id itself does not.
     pub generation: u64,
-    /// Its attributes.
+    /// Attributes of the node.
     pub attr: Attr,
 }
 
-/// The answer to OPEN, OPENDIR, and half of CREATE and TMPFILE.
+/// The reply to OPEN and OPENDIR, and a part of the reply to CREATE and TMPFILE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenReply {
     /// The new handle.
@@ -96,7 +99,7 @@ pub struct OpenReply {
     pub flags: OpenReplyFlags,
 }
 
-/// Figures of a file system (`fuse_kstatfs`).
+/// Statistics of a file system (`fuse_kstatfs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields of statvfs(3)")]
 pub struct Statfs {
@@ -110,11 +113,11 @@ pub struct Statfs {
     pub frsize: u32,
 }
 
-/// Attributes as `statx(2)` gives them (`fuse_statx`).
+/// Attributes as `statx(2)` returns them (`fuse_statx`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields of statx(2)")]
 pub struct Statx {
-    /// Which fields are filled in.
+    /// `STATX_*` mask of the fields that are set.
     pub mask: u32,
     pub blksize: u32,
     pub attributes: u64,
@@ -146,12 +149,13 @@ pub struct FileLock {
     pub pid: u32,
 }
 
-/// One reply body. The header in front of it comes from [`out_header`].
+/// One reply body. [`out_header`] makes the header before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Reply<'a> {
-    /// Nothing but the header.
+    /// No body.
     Empty,
-    /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK. Here and below, [`attr_timeout`] decides on the attributes' timeout.
+    /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK. Here and below, the encoder applies [`attr_timeout`] to
+    /// the timeout of the attributes.
     Entry(Entry, Timeouts),
     /// CREATE, TMPFILE.
     Created(Entry, Timeouts, OpenReply),
@@ -161,32 +165,32 @@ pub enum Reply<'a> {
     Statx(Statx, Duration),
     /// OPEN, OPENDIR.
     Open(OpenReply),
-    /// Bytes as they are: READLINK, GETXATTR and LISTXATTR with room, READDIR, READDIRPLUS.
+    /// Raw bytes: READLINK, GETXATTR and LISTXATTR with a size, READDIR, READDIRPLUS.
     Bytes(&'a [u8]),
-    /// IOCTL: its result and the bytes that it wrote.
+    /// IOCTL: the result and the data that the ioctl wrote.
     Ioctl(i32, &'a [u8]),
-    /// WRITE, `COPY_FILE_RANGE`: a count of bytes.
+    /// WRITE, `COPY_FILE_RANGE`: number of bytes written.
     Written(u32),
-    /// `COPY_FILE_RANGE_64`.
+    /// `COPY_FILE_RANGE_64`: number of bytes copied.
     Copied(u64),
     /// STATFS.
     Statfs(Statfs),
-    /// GETXATTR and LISTXATTR without room: the length in bytes.
+    /// GETXATTR and LISTXATTR with size 0: the length in bytes.
     XattrLen(u32),
     /// GETLK.
     Lock(FileLock),
-    /// LSEEK: the offset found.
+    /// LSEEK: the offset that was found.
     Offset(u64),
     /// BMAP: the device block.
     Block(u64),
-    /// POLL: the events that hold now.
+    /// POLL: the pending events.
     Poll(u32),
     /// INIT.
     Init(InitReply),
 }
 
 impl Reply<'_> {
-    /// Empties `out` and writes the body into it. Allocates only where `out` has no room yet.
+    /// Clears `out` and writes the body into it. Allocates only if `out` has too little capacity.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         out.clear();
         match *self {
@@ -220,7 +224,7 @@ impl Reply<'_> {
         }
     }
 
-    /// Bytes that [`Reply::encode_into`] writes.
+    /// Returns the number of bytes that [`Reply::encode_into`] writes.
     pub const fn body_len(&self) -> usize {
         match self {
             Self::Empty => 0,
@@ -248,7 +252,7 @@ fn put<T: IntoBytes + Immutable>(out: &mut Vec<u8>, wire: &T) {
     out.extend_from_slice(wire.as_bytes());
 }
 
-/// The wire's seconds are unsigned, but the guest reads them as signed again.
+/// Converts seconds to the unsigned wire type. The guest reads them as signed.
 fn seconds(time: Timestamp) -> U64 {
     U64::new(time.seconds.cast_unsigned())
 }

@@ -1,17 +1,20 @@
-//! Is each reply's body, written down by hand from `fuse.h`, what its value is encoded to?
+//! Does each reply encode to the bytes that are written here by hand from `fuse.h`?
 #![cfg(test)]
 
 use pinhole_protocol::*;
 use std::time::Duration;
 
+/// Encodes a 16-bit number.
 fn h(number: u16) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
 
+/// Encodes a 32-bit number.
 fn w(number: u32) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
 
+/// Encodes a 64-bit number.
 fn l(number: u64) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
@@ -169,7 +172,7 @@ fn directory_entries_are_padded_to_eight_bytes() {
 }
 
 #[test]
-fn memory_grows_with_the_entries_and_not_with_what_the_guest_asks_for() {
+fn memory_grows_with_entries_not_with_the_requested_size() {
     let mut bytes = Vec::new();
     let mut buffer = DirentBuffer::new(&mut bytes, usize::MAX, None);
     buffer.push(&Dirent { ino: 1, offset: 2, kind: DirentKind::UNKNOWN, name: b"a" }).unwrap();
@@ -177,7 +180,7 @@ fn memory_grows_with_the_entries_and_not_with_what_the_guest_asks_for() {
 }
 
 #[test]
-fn the_kind_of_an_entry_is_that_of_its_mode() {
+fn the_kind_of_an_entry_follows_its_mode() {
     for (mode, kind) in [
         (0o100_644, DirentKind::REGULAR),
         (0o40_755, DirentKind::DIRECTORY),
@@ -188,7 +191,7 @@ fn the_kind_of_an_entry_is_that_of_its_mode() {
 }
 
 #[test]
-fn error_numbers_are_those_of_linux() {
+fn error_numbers_match_linux() {
     for (errno, raw, name) in [
         (Errno::EPERM, 1, "EPERM"),
         (Errno::EAGAIN, 11, "EAGAIN"),

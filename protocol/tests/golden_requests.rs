@@ -1,24 +1,25 @@
-//! Is each opcode's message, written down by hand from `fuse.h`, decoded into what it means?
+//! Does each message, written by hand from `fuse.h`, decode to the expected operation?
 #![cfg(test)]
 
 use pinhole_protocol::*;
 
-/// A word of 32 bits.
+/// Encodes a 32-bit number.
 fn w(number: u32) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
 
-/// A word of 64 bits.
+/// Encodes a 64-bit number.
 fn l(number: u64) -> Vec<u8> {
     number.to_le_bytes().to_vec()
 }
 
-/// Text as it is.
+/// Encodes text without a NUL.
 fn t(text: &str) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-/// A message: len, opcode, unique 2, node 3, uid 4, gid 5, pid 6, no extensions, then the parts.
+/// Returns a message: len, opcode, unique 2, node 3, uid 4, gid 5, pid 6, no extensions, then the
+/// parts.
 fn message(opcode: u32, payload_len: u32, parts: &[Vec<u8>]) -> Vec<u8> {
     let body = parts.concat();
     let len = 40 + u32::try_from(body.len()).unwrap() + payload_len;
@@ -43,7 +44,7 @@ fn name(text: &std::ffi::CStr) -> Name<'_> {
 }
 
 #[test]
-fn a_lookup_as_linux_sends_it_byte_for_byte() {
+fn a_lookup_from_linux_is_decoded() {
     let bytes = b"\x2d\0\0\0\x01\0\0\0\x0a\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\xe8\x03\0\0\x64\0\0\0\x39\x30\0\0\0\0\0\0file\0";
     let request = Request::decode(bytes, 0, Dialect::default()).unwrap();
     let header = request.header;
@@ -142,7 +143,7 @@ fn operations_on_nodes_are_decoded() {
 }
 
 #[test]
-fn setattr_changes_exactly_what_it_marks_as_valid() {
+fn setattr_decodes_only_fields_marked_valid() {
     let parts = |valid: u32| {
         let seconds = [l(20), l((-21_i64).cast_unsigned()), l(22)].concat();
         let parts = [w(valid), w(0), l(10), l(11), l(12), seconds];
@@ -232,7 +233,7 @@ fn a_write_is_decoded_without_its_data() {
 }
 
 #[test]
-fn locks_ranges_and_windows_are_decoded() {
+fn locks_ioctls_copies_and_mappings_are_decoded() {
     let lock = [l(7), l(8), l(9), l(10), w(1), w(11), w(1), w(0)];
     let range = LockRange {
         handle: Handle(7),
@@ -287,7 +288,7 @@ fn locks_ranges_and_windows_are_decoded() {
 }
 
 #[test]
-fn init_is_decoded_in_its_short_its_long_and_its_future_form() {
+fn short_long_and_future_layouts_of_init_are_decoded() {
     let init = |minor, flags| {
         let flags = InitFlags::from_bits_retain(flags);
         Operation::Init(InitRequest { major: 7, minor, max_readahead: 0x20000, flags })
@@ -295,14 +296,14 @@ fn init_is_decoded_in_its_short_its_long_and_its_future_form() {
     expect(26, &[w(7), w(31), w(0x20000), w(0x3_ffff)], &init(31, 0x3_ffff));
     let high = [w(7), w(45), w(0x20000), w(0x4000_0001), w(2), vec![0; 44]];
     expect(26, &high, &init(45, 0x2_4000_0001));
-    // Without INIT_EXT the upper word means nothing.
+    // Without INIT_EXT the upper flag word has no meaning.
     expect(26, &[w(7), w(45), w(0x20000), w(1), w(2), vec![0; 44]], &init(45, 1));
     let newer = InitRequest { major: 8, minor: 3, max_readahead: 0, flags: InitFlags::empty() };
     expect(26, &[w(8), w(3), t("something else altogether")], &Operation::Init(newer));
 }
 
 #[test]
-fn extensions_stand_behind_the_body() {
+fn extensions_follow_the_body() {
     let label = [t("security.selinux\0"), t("label"), vec![0; 2]].concat();
     let label = [w(8 + 8 + 24), w(1), w(5), w(0), label].concat();
     let groups = [w(16), w(32), w(1), w(1000)].concat();

@@ -1,4 +1,5 @@
-//! Are our structs and constants those of the kernel's own `linux/fuse.h`, and is anything left out unknowingly?
+//! Do our structs and constants match the kernel's `linux/fuse.h`, and is everything else listed as
+//! left out?
 #![cfg(test)]
 
 mod parse_header;
@@ -8,7 +9,7 @@ use pinhole_protocol::{Opcode, layout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Structs of the header that this crate does not know, each with the reason.
+/// Structs of the header that this crate does not define, each with the reason.
 const STRUCTS_LEFT_OUT: &[(&str, &str)] = &[
     ("cuse_init_in", "character devices in user space"),
     ("cuse_init_out", "character devices in user space"),
@@ -19,7 +20,7 @@ const STRUCTS_LEFT_OUT: &[(&str, &str)] = &[
     ("fuse_notify_delete_out", "virtio-fs has no notification queue"),
     ("fuse_notify_store_out", "virtio-fs has no notification queue"),
     ("fuse_notify_retrieve_out", "virtio-fs has no notification queue"),
-    ("fuse_notify_retrieve_in", "the answer to a notification"),
+    ("fuse_notify_retrieve_in", "the reply to a notification"),
     ("fuse_notify_prune_out", "virtio-fs has no notification queue"),
     ("fuse_backing_map", "an ioctl of /dev/fuse, for PASSTHROUGH"),
     ("fuse_uring_ent_in_out", "/dev/fuse over io_uring"),
@@ -27,7 +28,8 @@ const STRUCTS_LEFT_OUT: &[(&str, &str)] = &[
     ("fuse_uring_cmd_req", "/dev/fuse over io_uring"),
 ];
 
-/// Constants of the header that this crate does not know, by name or by the beginning of the name (`*`).
+/// Constants of the header that this crate does not define, by name or by prefix (`*`), each with
+/// the reason.
 const CONSTANTS_LEFT_OUT: &[(&str, &str)] = &[
     ("FUSE_NOTIFY_*", "virtio-fs has no notification queue"),
     ("FUSE_EXPIRE_ONLY", "virtio-fs has no notification queue"),
@@ -49,15 +51,18 @@ const CONSTANTS_LEFT_OUT: &[(&str, &str)] = &[
     ("FUSE_DIRECT_IO_RELAX", "an older name of FUSE_DIRECT_IO_ALLOW_MMAP"),
     ("FUSE_WRITE_KILL_PRIV", "an older name of FUSE_WRITE_KILL_SUIDGID"),
     ("FUSE_UNIQUE_RESEND", "HAS_RESEND is never offered; unique numbers are never interpreted"),
-    ("FUSE_INVALID_UIDGID", "ALLOW_IDMAP is never offered"),
+    ("FUSE_INVALID_UIDGID", "a uid or gid of u32::MAX, which the daemon checks for"),
     ("FUSE_NAME_OFFSET*", "an offset; compared as a field of the struct"),
-    ("FUSE_REMOVEMAPPING_MAX_ENTRY", "depends on the guest's page size; see limits_are_those_of_the_header"),
+    (
+        "FUSE_REMOVEMAPPING_MAX_ENTRY",
+        "depends on the guest's page size; see the_limit_of_removemapping_matches_the_header",
+    ),
     ("FUSE_REC_ALIGN", "a macro with an argument"),
     ("FUSE_DIRENT*", "macros with an argument"),
 ];
 
 fn kernel_header() -> KernelHeader {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace");
     let guest = std::env::var_os("PINHOLE_GUEST_DIR").map_or_else(|| workspace.join(".guest"), Into::into);
     let path = std::env::var_os("PINHOLE_FUSE_H")
         .map_or_else(|| guest.join("base/usr/include/linux/fuse.h"), Into::into);
@@ -74,7 +79,7 @@ fn left_out(list: &[(&str, &str)], name: &str) -> bool {
 }
 
 #[test]
-fn our_structs_lie_as_in_the_header() {
+fn struct_layouts_match_the_header() {
     let kernel = kernel_header();
     for ours in layout::STRUCTS {
         let theirs = kernel.structs.get(ours.name).unwrap_or_else(|| panic!("no struct {}", ours.name));
@@ -89,18 +94,18 @@ fn our_structs_lie_as_in_the_header() {
 }
 
 #[test]
-fn every_struct_of_the_header_is_ours_or_left_out_with_a_reason() {
+fn every_struct_is_defined_or_listed_as_left_out() {
     let kernel = kernel_header();
     let ours: BTreeSet<_> = layout::STRUCTS.iter().map(|layout| layout.name).collect();
     for name in kernel.structs.keys() {
         let out = left_out(STRUCTS_LEFT_OUT, name);
-        assert!(ours.contains(name.as_str()) != out, "{name}: known {}, listed {out}", !out);
+        assert!(ours.contains(name.as_str()) != out, "{name}: defined {}, listed as left out {out}", !out);
     }
-    assert!(kernel.structs.len() > 60, "the header was not read: {} structs", kernel.structs.len());
+    assert!(kernel.structs.len() > 60, "the parser found only {} structs", kernel.structs.len());
 }
 
 #[test]
-fn our_constants_have_the_values_of_the_header() {
+fn constants_match_the_header() {
     let kernel = kernel_header();
     for (name, value) in layout::constants() {
         assert_eq!(kernel.constants.get(name), Some(&Some(value)), "{name}");
@@ -113,21 +118,21 @@ fn our_constants_have_the_values_of_the_header() {
 }
 
 #[test]
-fn every_constant_of_the_header_is_ours_or_left_out_with_a_reason() {
+fn every_constant_is_defined_or_listed_as_left_out() {
     let kernel = kernel_header();
     let mut ours: BTreeMap<String, u64> =
         layout::constants().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     ours.extend(Opcode::ALL.iter().map(|opcode| (kernel_name(*opcode), u64::from(opcode.raw()))));
     for name in kernel.constants.keys() {
-        // FUSE_NOTIFY_REPLY is an opcode among the notification codes.
+        // FUSE_NOTIFY_REPLY matches FUSE_NOTIFY_*, but is an opcode.
         let out = !ours.contains_key(name) && left_out(CONSTANTS_LEFT_OUT, name);
-        assert!(ours.contains_key(name) != out, "{name} is neither known nor listed");
+        assert!(ours.contains_key(name) != out, "{name} is neither defined nor listed as left out");
     }
-    assert!(kernel.constants.len() > 150, "the header was not read: {} constants", kernel.constants.len());
+    assert!(kernel.constants.len() > 150, "the parser found only {} constants", kernel.constants.len());
 }
 
 #[test]
-fn nothing_is_listed_as_left_out_that_the_header_does_not_have() {
+fn the_left_out_lists_name_only_existing_items() {
     let kernel = kernel_header();
     for (name, _) in STRUCTS_LEFT_OUT {
         assert!(kernel.structs.contains_key(*name), "{name}");
@@ -138,14 +143,14 @@ fn nothing_is_listed_as_left_out_that_the_header_does_not_have() {
 }
 
 #[test]
-fn the_header_is_of_the_version_that_we_speak() {
+fn the_header_has_our_version() {
     let kernel = kernel_header();
     assert_eq!(kernel.constants.get("FUSE_KERNEL_VERSION"), Some(&Some(7)));
     assert_eq!(kernel.constants.get("FUSE_KERNEL_MINOR_VERSION"), Some(&Some(45)));
 }
 
 #[test]
-fn limits_are_those_of_the_header() {
+fn the_limit_of_removemapping_matches_the_header() {
     // (PAGE_SIZE / sizeof(struct fuse_removemapping_one))
     let record = kernel_header().structs["fuse_removemapping_one"].size;
     let most = vec![0; 4096 / record * record];

@@ -1,4 +1,4 @@
-//! Is every malformed message an error with a name and a fitting errno, and never a panic?
+//! Is every malformed message a named error with a fitting errno, and never a panic?
 #![cfg(test)]
 
 use pinhole_protocol::*;
@@ -22,7 +22,7 @@ fn error_in(dialect: Dialect, opcode: Opcode, body: &[u8]) -> DecodeError {
     Request::decode(&message(opcode.raw(), body), 0, dialect).unwrap().operation.unwrap_err()
 }
 
-/// What stands before the name in every request that has one.
+/// The opcodes with a name in the request, and the number of bytes before the name.
 const NAMED: &[(Opcode, usize)] = &[
     (Opcode::Lookup, 0),
     (Opcode::SymLink, 0),
@@ -57,7 +57,7 @@ fn no_opcode_accepts_a_name_that_is_not_one_component() {
         }
         let unterminated = error_of(opcode, &[&vec![0; before][..], b"name"].concat());
         assert_eq!(unterminated, DecodeError::Unterminated { what: "name" }, "{opcode}");
-        // A NUL ends the name; what follows it is one thing too many.
+        // A NUL ends the name, so that the last string is too many.
         let split = error_of(opcode, &[&vec![0; before][..], b"na\0me\0two\0three\0"].concat());
         assert!(matches!(split, DecodeError::Trailing { .. }), "{opcode}: {split}");
     }
@@ -74,7 +74,7 @@ fn the_second_name_of_a_rename_is_checked_as_the_first() {
 }
 
 #[test]
-fn the_longest_and_the_strangest_names_are_names() {
+fn long_and_unusual_names_are_accepted() {
     let long = [&[b'x'; 255][..], b"\0"].concat();
     for name in [&long[..], b"...\0", b".a\0", b"\xff\xfe\n \\\0", b" \0"] {
         let bytes = message(1, name);
@@ -85,7 +85,7 @@ fn the_longest_and_the_strangest_names_are_names() {
 }
 
 #[test]
-fn each_kind_of_mistake_has_its_errno() {
+fn each_malformed_body_has_its_errno() {
     let target = |len: usize| [b"n\0", &vec![b'x'; len][..], b"\0"].concat();
     let xattr = |name: &str| [&8_u64.to_le_bytes(), name.as_bytes(), b"\0"].concat();
     let setxattr =
@@ -129,7 +129,7 @@ fn each_kind_of_mistake_has_its_errno() {
 }
 
 #[test]
-fn a_time_has_less_than_a_second_of_nanoseconds() {
+fn a_whole_second_of_nanoseconds_is_rejected() {
     for (valid, part) in [(1_u32 << 4, 56), (1 << 5, 60), (1 << 10, 64)] {
         let mut body = [0; 88];
         body[..4].copy_from_slice(&valid.to_le_bytes());
@@ -149,7 +149,7 @@ fn an_unknown_opcode_still_has_a_header() {
 }
 
 #[test]
-fn the_declared_length_is_the_length() {
+fn the_declared_length_must_be_the_length() {
     for declared in [0, 39, 41, 43, 45, u32::MAX] {
         let mut bytes = message(1, b"abc\0");
         bytes[..4].copy_from_slice(&declared.to_le_bytes());
@@ -159,7 +159,7 @@ fn the_declared_length_is_the_length() {
 }
 
 #[test]
-fn without_a_whole_header_there_is_nobody_to_answer() {
+fn a_cut_off_header_is_a_header_error() {
     for len in 0..40 {
         let bytes = message(38, &[]);
         assert_eq!(Request::decode(&bytes[..len], 0, Dialect::default()), Err(HeaderError { len }));
@@ -167,7 +167,7 @@ fn without_a_whole_header_there_is_nobody_to_answer() {
 }
 
 #[test]
-fn only_a_write_has_a_payload_and_it_is_as_long_as_it_says() {
+fn only_a_write_has_a_payload_of_declared_length() {
     let mut bytes = message(16, &[0; 40]);
     bytes[56] = 9;
     for payload_len in [0_u8, 8, 10] {
@@ -182,7 +182,7 @@ fn only_a_write_has_a_payload_and_it_is_as_long_as_it_says() {
 }
 
 #[test]
-fn a_message_beyond_the_limit_is_refused_and_not_cut() {
+fn a_message_over_the_limit_is_rejected_not_truncated() {
     let readable_len = MESSAGE_LEN_MAX + 1;
     let mut bytes = message(42, &vec![0; readable_len - 40]);
     bytes.truncate(copied_len(42, readable_len));
@@ -192,7 +192,7 @@ fn a_message_beyond_the_limit_is_refused_and_not_cut() {
 }
 
 #[test]
-fn malformed_extensions_are_refused_and_forgotten() {
+fn malformed_extensions_are_rejected_and_dropped() {
     let record =
         |size: u32, kind: u32, body: &[u8]| [&size.to_le_bytes(), &kind.to_le_bytes(), body].concat();
     let groups = record(16, 32, &[1, 0, 0, 0, 5, 0, 0, 0]);
@@ -223,7 +223,7 @@ fn malformed_extensions_are_refused_and_forgotten() {
     assert!(matches!(request.operation, Err(DecodeError::Extension(_))));
 }
 
-/// Walks over everything that borrows from the message.
+/// Reads everything that borrows from the message.
 fn read_all(request: &Request<'_>) -> usize {
     let extensions = request.header.extensions;
     let groups = extensions.groups().map_or(0, Iterator::count);
@@ -242,7 +242,7 @@ proptest! {
     fn no_bytes_panic(
         opcode in prop_oneof![0_u32..=60, any::<u32>()],
         extensions in prop_oneof![Just(0_u16), 0_u16..=8, any::<u16>()],
-        honest_len in prop::bool::weighted(0.9),
+        correct_len in prop::bool::weighted(0.9),
         payload_len in prop_oneof![Just(0_usize), 0..100_usize, Just(usize::MAX)],
         setxattr_ext in any::<bool>(),
         mut bytes in prop::collection::vec(prop_oneof![Just(0_u8), 0..=4_u8, any::<u8>()], 0..300),
@@ -250,7 +250,7 @@ proptest! {
         if bytes.len() >= 40 {
             bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
             bytes[36..38].copy_from_slice(&extensions.to_le_bytes());
-            if honest_len && let Ok(len) = u32::try_from(bytes.len().saturating_add(payload_len)) {
+            if correct_len && let Ok(len) = u32::try_from(bytes.len().saturating_add(payload_len)) {
                 bytes[..4].copy_from_slice(&len.to_le_bytes());
             }
         }

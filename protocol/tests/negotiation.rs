@@ -1,4 +1,4 @@
-//! Does INIT lead to what both sides can do, for every kind of guest?
+//! Does INIT agree on what both sides support, for every kind of guest?
 #![cfg(test)]
 
 use pinhole_protocol::{Dialect, Errno, InitFlags, InitOffer, InitRequest, negotiate};
@@ -24,7 +24,7 @@ fn guest(minor: u32, flags: InitFlags) -> InitRequest {
 }
 
 #[test]
-fn a_present_guest_gets_what_both_can() {
+fn a_current_guest_gets_all_common_features() {
     let all = guest(45, InitFlags::all());
     let done = negotiate(&all, &OFFER).unwrap();
     assert!(done.ready);
@@ -46,16 +46,16 @@ fn a_newer_minor_version_falls_back_to_ours() {
 }
 
 #[test]
-fn nothing_is_agreed_on_that_the_guest_does_not_know() {
+fn features_unknown_to_the_guest_are_not_used() {
     let done = negotiate(&guest(31, InitFlags::empty()), &OFFER).unwrap();
     assert_eq!((done.flags, done.dialect, done.minor), (InitFlags::empty(), Dialect::default(), 31));
-    // 32 pages are the most where MAX_PAGES is not known.
+    // Without MAX_PAGES a request has at most 32 pages.
     assert_eq!((done.reply.max_write, done.reply.max_pages), (128 * 1024, 0));
     assert_eq!(done.reply.map_alignment, 0);
 }
 
 #[test]
-fn the_upper_flags_need_init_ext() {
+fn upper_flags_need_init_ext() {
     let without = guest(45, InitFlags::all() - InitFlags::INIT_EXT);
     assert!(!negotiate(&without, &OFFER).unwrap().flags.contains(InitFlags::HAS_INODE_DAX));
 }
@@ -69,21 +69,21 @@ fn security_contexts_need_counted_extensions() {
 }
 
 #[test]
-fn unknown_and_reserved_flags_are_never_agreed_on() {
+fn unknown_and_reserved_flags_are_never_used() {
     let everything = InitFlags::from_bits_retain(u64::MAX);
     let done = negotiate(&guest(45, everything), &InitOffer { flags: everything, ..OFFER }).unwrap();
     assert_eq!(done.flags, InitFlags::all() - InitFlags::INIT_RESERVED);
 }
 
 #[test]
-fn no_alignment_is_agreed_on_without_a_window() {
+fn without_a_window_there_is_no_map_alignment() {
     let offer = InitOffer { map_alignment: None, ..OFFER };
     let done = negotiate(&guest(45, InitFlags::all()), &offer).unwrap();
     assert!(!done.flags.contains(InitFlags::MAP_ALIGNMENT));
 }
 
 #[test]
-fn a_guest_that_is_too_old_is_refused() {
+fn a_guest_older_than_7_27_is_refused() {
     for (major, minor) in [(7, 26), (7, 0), (6, 99), (0, 0)] {
         let request = InitRequest { major, minor, ..guest(0, InitFlags::empty()) };
         assert_eq!(negotiate(&request, &OFFER), Err(Errno::EPROTO), "{major}.{minor}");
@@ -92,7 +92,7 @@ fn a_guest_that_is_too_old_is_refused() {
 }
 
 #[test]
-fn a_newer_major_version_is_told_ours_and_asked_again() {
+fn a_newer_major_version_gets_ours_and_must_retry() {
     let request = InitRequest { major: 8, ..guest(1, InitFlags::all()) };
     let done = negotiate(&request, &OFFER).unwrap();
     assert!(!done.ready);
@@ -101,7 +101,7 @@ fn a_newer_major_version_is_told_ours_and_asked_again() {
 }
 
 #[test]
-fn any_amount_of_max_write_fits_the_count_of_pages() {
+fn max_pages_fits_any_max_write() {
     for (max_write, pages) in [(0, 1), (1, 1), (4096, 1), (4097, 2), (u32::MAX, u16::MAX)] {
         let done = negotiate(&guest(45, InitFlags::all()), &InitOffer { max_write, ..OFFER }).unwrap();
         assert_eq!(done.reply.max_pages, pages, "{max_write}");

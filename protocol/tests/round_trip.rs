@@ -1,4 +1,4 @@
-//! Does every request and reply come back as it was, through the guest's side and ours?
+//! Do requests and replies come back unchanged after encoding and decoding?
 #![cfg(test)]
 
 mod any_operation;
@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// A message with this operation, split as the transport splits it.
+/// Encodes a message with this operation, splits it as the transport does, and checks that it
+/// decodes to the same operation.
 fn check(operation: &Operation<'_>, header: &Header<'_>, dialect: Dialect) {
     let payload =
         if let Operation::Write(write) = operation { vec![7; write.size as usize] } else { Vec::new() };
@@ -25,7 +26,7 @@ fn check(operation: &Operation<'_>, header: &Header<'_>, dialect: Dialect) {
     assert_eq!(request.operation.as_ref(), Ok(operation));
     assert_eq!(Some(operation.opcode()), header.known_opcode());
     for cut in 0..copied {
-        // A message that ends early is never taken for a whole one.
+        // A truncated message is never accepted.
         match Request::decode(&message[..cut], 0, dialect) {
             Ok(request) => assert!(request.operation.is_err(), "cut at {cut}"),
             Err(error) => assert!(error.len < 40),
@@ -47,7 +48,7 @@ proptest! {
         let dialect = Dialect { setxattr_ext };
         let label: Vec<(&CStr, &[u8])> = label.iter().map(|label| (c"security.selinux", &label[..])).collect();
         let mut extensions = Vec::new();
-        // A WRITE has no extensions: they would lie behind its data.
+        // A WRITE has no extensions: they would follow its data.
         if !matches!(spec, Spec::Write(..)) {
             client::encode_extensions(&label, groups.as_deref(), &mut extensions);
         }

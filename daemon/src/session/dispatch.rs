@@ -256,7 +256,7 @@ impl<F: FileSystem> Session<F> {
             |node, attr: &Attr| terms.dax.as_ref().is_some_and(|dax| self.is_mappable(dax, node, attr));
         let mut into = DirentBuffer::new(&mut scratch.body, limit(plus.list.size, room), timeouts);
         if terms.dax.is_some() {
-            into.tell_dax(&is_mappable);
+            into.set_dax_predicate(&is_mappable);
         }
         self.filesystem.read_dir_plus(self.permit(header, plus)?, &mut into)?;
         Ok(Outcome::Body)

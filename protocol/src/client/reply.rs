@@ -1,4 +1,4 @@
-//! Replies as a guest reads them. Stricter than Linux: a byte too many is an error.
+//! Decodes replies as a guest does, but stricter than Linux: extra bytes are an error.
 
 use crate::{
     Attr, Dirent, DirentKind, Entry, Errno, FileLock, Handle, InitFlags, InitReply, NodeId, OpenReply,
@@ -8,26 +8,26 @@ use std::time::Duration;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// Why bytes are not the reply that was waited for.
+/// Why bytes are not a valid reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// The body has another length than its layout.
+    /// The length does not match the layout.
     #[error("{what} has {have} bytes, not {need}")]
     Length {
-        /// The layout.
+        /// Name of the layout.
         what: &'static str,
-        /// Its bytes.
+        /// Length of the layout in bytes.
         need: usize,
-        /// The reply's bytes.
+        /// Length of the data in bytes.
         have: usize,
     },
-    /// The error number is neither 0 nor minus 1 to 4,095.
-    #[error("error field is {0}")]
+    /// The error field is neither 0 nor -1 to -4,095.
+    #[error("the error field is {0}, not 0 or -1 to -4095")]
     Error(i32),
-    /// A directory record is cut off, has no name or is not padded with zeros.
-    #[error("directory record at byte {offset} is malformed")]
+    /// A directory record is cut off, has no name or a '/' in it, or is not padded with zeros.
+    #[error("the directory record at byte {offset} is malformed")]
     Dirent {
-        /// Where it begins.
+        /// Byte offset of the record in the body.
         offset: usize,
     },
 }
@@ -35,18 +35,19 @@ pub enum ReplyError {
 /// The header of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutHeader {
-    /// Bytes of the reply, this header included.
+    /// Length of the reply in bytes, including this header.
     pub len: u32,
-    /// What went wrong.
+    /// The error, if the request failed.
     pub error: Option<Errno>,
-    /// Which request is answered.
+    /// Number of the request.
     pub unique: Unique,
 }
 
 /// Splits a reply into header and body.
 ///
 /// # Errors
-/// [`ReplyError::Length`] where the header is cut off or its length is not the reply's; [`ReplyError::Error`].
+/// [`ReplyError::Length`] if the header is cut off or its length is not the length of the reply.
+/// [`ReplyError::Error`] if the error field is out of range.
 pub fn decode_out_header(reply: &[u8]) -> Result<(OutHeader, &[u8]), ReplyError> {
     let need = size_of::<abi::OutHeader>();
     let length = |need| ReplyError::Length { what: "fuse_out_header", need, have: reply.len() };
@@ -63,6 +64,7 @@ pub fn decode_out_header(reply: &[u8]) -> Result<(OutHeader, &[u8]), ReplyError>
     Ok((OutHeader { len, error, unique: Unique(wire.unique.get()) }, body))
 }
 
+/// Reads `body` as one wire struct of exactly this length.
 fn whole<'a, T>(what: &'static str, body: &'a [u8]) -> Result<&'a T, ReplyError>
 where
     T: FromBytes + Immutable + KnownLayout + Unaligned,
@@ -78,7 +80,8 @@ fn time(seconds: U64, nanoseconds: U32) -> Timestamp {
     Timestamp { seconds: seconds.get().cast_signed(), nanoseconds: nanoseconds.get() }
 }
 
-/// A timeout; nanoseconds beyond a second saturate, for a hostile server.
+/// Converts a timeout. A hostile server may send any numbers: nanoseconds carry over into seconds,
+/// and the sum saturates.
 fn timeout(seconds: U64, nanoseconds: U32) -> Duration {
     Duration::from_secs(seconds.get()).saturating_add(Duration::from_nanos(u64::from(nanoseconds.get())))
 }
@@ -119,37 +122,37 @@ fn open(wire: &abi::OpenOut) -> OpenReply {
     }
 }
 
-/// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK.
+/// Decodes the reply to LOOKUP, MKNOD, MKDIR, SYMLINK or LINK.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_entry(body: &[u8]) -> Result<(Entry, Timeouts), ReplyError> {
     whole("fuse_entry_out", body).map(entry)
 }
 
-/// CREATE, TMPFILE.
+/// Decodes the reply to CREATE or TMPFILE.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_created(body: &[u8]) -> Result<(Entry, Timeouts, OpenReply), ReplyError> {
     let (head, tail) = body.split_at_checked(size_of::<abi::EntryOut>()).unwrap_or((body, &[]));
     let (entry, timeouts) = decode_entry(head)?;
     Ok((entry, timeouts, decode_open(tail)?))
 }
 
-/// GETATTR, SETATTR.
+/// Decodes the reply to GETATTR or SETATTR.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_attr(body: &[u8]) -> Result<(Attr, Duration), ReplyError> {
     let wire: &abi::AttrOut = whole("fuse_attr_out", body)?;
     Ok((attr(&wire.attr), timeout(wire.attr_valid, wire.attr_valid_nsec)))
 }
 
-/// STATX.
+/// Decodes the reply to STATX.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_statx(body: &[u8]) -> Result<(Statx, Duration), ReplyError> {
     let out: &abi::StatxOut = whole("fuse_statx_out", body)?;
     let wire = &out.stat;
@@ -178,18 +181,18 @@ pub fn decode_statx(body: &[u8]) -> Result<(Statx, Duration), ReplyError> {
     Ok((statx, timeout(out.attr_valid, out.attr_valid_nsec)))
 }
 
-/// OPEN, OPENDIR.
+/// Decodes the reply to OPEN or OPENDIR.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_open(body: &[u8]) -> Result<OpenReply, ReplyError> {
     whole("fuse_open_out", body).map(open)
 }
 
-/// STATFS.
+/// Decodes the reply to STATFS.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_statfs(body: &[u8]) -> Result<Statfs, ReplyError> {
     let wire: &abi::Kstatfs = whole("fuse_statfs_out", body)?;
     Ok(Statfs {
@@ -204,36 +207,37 @@ pub fn decode_statfs(body: &[u8]) -> Result<Statfs, ReplyError> {
     })
 }
 
-/// The 32-bit number of WRITE, `COPY_FILE_RANGE`, GETXATTR and LISTXATTR without room, and POLL.
+/// Decodes the 32-bit number in the reply to WRITE, `COPY_FILE_RANGE` or POLL, or to GETXATTR or
+/// LISTXATTR with size 0.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_u32(body: &[u8]) -> Result<u32, ReplyError> {
     let [number, _padding]: &[U32; 2] = whole("a 32-bit number with its padding", body)?;
     Ok(number.get())
 }
 
-/// The 64-bit number of `COPY_FILE_RANGE_64`, LSEEK and BMAP.
+/// Decodes the 64-bit number in the reply to `COPY_FILE_RANGE_64`, LSEEK or BMAP.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_u64(body: &[u8]) -> Result<u64, ReplyError> {
     whole("a 64-bit number", body).map(|number: &U64| number.get())
 }
 
-/// GETLK.
+/// Decodes the reply to GETLK.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_lock(body: &[u8]) -> Result<FileLock, ReplyError> {
     let abi::LkOut { lk } = whole("fuse_lk_out", body)?;
     Ok(FileLock { start: lk.start.get(), end: lk.end.get(), kind: lk.r#type.get(), pid: lk.pid.get() })
 }
 
-/// IOCTL: result and output.
+/// Decodes the reply to IOCTL: the result and the data that the ioctl wrote.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_ioctl(body: &[u8]) -> Result<(i32, &[u8]), ReplyError> {
     let need = size_of::<abi::IoctlOut>();
     let (wire, output) = abi::IoctlOut::ref_from_prefix(body).map_err(|_short| ReplyError::Length {
@@ -244,10 +248,10 @@ pub fn decode_ioctl(body: &[u8]) -> Result<(i32, &[u8]), ReplyError> {
     Ok((wire.result.get(), output))
 }
 
-/// INIT.
+/// Decodes the reply to INIT.
 ///
 /// # Errors
-/// [`ReplyError::Length`].
+/// [`ReplyError::Length`] if the body has the wrong length.
 pub fn decode_init(body: &[u8]) -> Result<InitReply, ReplyError> {
     let wire: &abi::InitOut = whole("fuse_init_out", body)?;
     let flags: U64 = zerocopy::transmute!([wire.flags, wire.flags2]);
@@ -267,7 +271,8 @@ pub fn decode_init(body: &[u8]) -> Result<InitReply, ReplyError> {
     })
 }
 
-/// The records of a READDIR or READDIRPLUS reply. Ends after the first malformed one.
+/// An iterator over the records of a READDIR or READDIRPLUS reply. It ends after the first
+/// malformed record.
 #[derive(Clone, Debug)]
 pub struct Dirents<'a> {
     body: &'a [u8],
@@ -275,12 +280,12 @@ pub struct Dirents<'a> {
     plus: bool,
 }
 
-/// Reads a READDIR reply; the entries come with `None`.
+/// Returns the records of a READDIR reply, each without an [`Entry`].
 pub const fn dirents(body: &[u8]) -> Dirents<'_> {
     Dirents { body, offset: 0, plus: false }
 }
 
-/// Reads a READDIRPLUS reply.
+/// Returns the records of a READDIRPLUS reply.
 pub const fn dirents_plus(body: &[u8]) -> Dirents<'_> {
     Dirents { body, offset: 0, plus: true }
 }
@@ -288,6 +293,8 @@ pub const fn dirents_plus(body: &[u8]) -> Dirents<'_> {
 type Record<'a> = (Option<(Entry, Timeouts)>, Dirent<'a>);
 
 impl<'a> Dirents<'a> {
+    /// Splits the first record off `rest`. Returns it and its padded length, or `None` if
+    /// malformed.
     fn record(&self, rest: &'a [u8]) -> Option<(Record<'a>, usize)> {
         let (entry_out, after) = if self.plus {
             let (wire, after) = abi::EntryOut::ref_from_prefix(rest).ok()?;

@@ -1,4 +1,4 @@
-//! Requests as a guest writes them.
+//! Encodes requests as a guest does.
 
 use crate::{
     BatchForget, Dialect, Extensions, Forget, HEADER_LEN, Handle, Header, InitRequest, Ioctl, LockOwner,
@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
-/// A header for `operation` from a caller who is root, without extensions.
+/// Returns a header for `operation`, with root as the caller and without extensions.
 pub const fn header(operation: &Operation<'_>, unique: Unique, node: NodeId) -> Header<'static> {
     Header {
         opcode: operation.opcode().raw(),
@@ -22,10 +22,11 @@ pub const fn header(operation: &Operation<'_>, unique: Unique, node: NodeId) -> 
     }
 }
 
-/// Appends one whole message to `out`, as [`crate::Request::decode`] reads it: header, body, `payload` (the data of
-/// a WRITE, else empty), extensions.
+/// Appends one message to `out`, as [`crate::Request::decode`] reads it: header, body, `payload`,
+/// extensions.
 ///
-/// The header's opcode is written as it is; where it is RENAME, the body has that layout and loses its flags.
+/// `payload` is the data of a WRITE, else empty. The opcode in the header is written unchanged. If
+/// it is RENAME, the body has the layout of RENAME and the flags are lost.
 pub fn encode_request(
     header: &Header<'_>,
     operation: &Operation<'_>,
@@ -56,31 +57,31 @@ pub fn encode_request(
     }
 }
 
-/// The body behind the header: one arm for each operation.
+/// Appends the body: one arm for each operation.
 fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<u8>) {
     match operation {
-        Operation::Lookup(o) => text(out, o.name.as_c_str()),
+        Operation::Lookup(o) => c_str(out, o.name.as_c_str()),
         Operation::Forget(o) => longs(out, [o.count]),
         Operation::BatchForget(o) => batch_forget(o, out),
         Operation::GetAttr(o) => get_attr(o.handle, out),
         Operation::SetAttr(o) => set_attr(o, out),
         Operation::ReadLink(_) | Operation::StatFs(_) | Operation::Destroy(_) => {}
-        Operation::SymLink(o) => two_texts(out, o.name.as_c_str(), o.target),
-        Operation::MkNod(o) => words_text(out, [o.mode, o.rdev, o.umask, 0], o.name.as_c_str()),
-        Operation::MkDir(o) => words_text(out, [o.mode, o.umask], o.name.as_c_str()),
-        Operation::Unlink(o) => text(out, o.name.as_c_str()),
-        Operation::RmDir(o) => text(out, o.name.as_c_str()),
+        Operation::SymLink(o) => two_c_strs(out, o.name.as_c_str(), o.target),
+        Operation::MkNod(o) => words_c_str(out, [o.mode, o.rdev, o.umask, 0], o.name.as_c_str()),
+        Operation::MkDir(o) => words_c_str(out, [o.mode, o.umask], o.name.as_c_str()),
+        Operation::Unlink(o) => c_str(out, o.name.as_c_str()),
+        Operation::RmDir(o) => c_str(out, o.name.as_c_str()),
         Operation::Rename(o) => rename(opcode, o, out),
-        Operation::Link(o) => longs_text(out, [o.target.0], o.name.as_c_str()),
+        Operation::Link(o) => longs_c_str(out, [o.target.0], o.name.as_c_str()),
         Operation::Open(o) => words(out, [o.flags.bits(), hints(*o)]),
         Operation::Read(o) => read(o, out),
         Operation::Write(o) => write(o, out),
         Operation::Release(o) => release(o, out),
         Operation::Fsync(o) => longs_words(out, [o.handle.0], [o.flags.bits(), 0]),
         Operation::SetXattr(o) => set_xattr(o, dialect, out),
-        Operation::GetXattr(o) => words_text(out, [o.size, 0], o.name),
+        Operation::GetXattr(o) => words_c_str(out, [o.size, 0], o.name),
         Operation::ListXattr(o) => words(out, [o.size, 0]),
-        Operation::RemoveXattr(o) => text(out, o.name),
+        Operation::RemoveXattr(o) => c_str(out, o.name),
         Operation::Flush(o) => longs(out, [o.handle.0, 0, o.lock_owner.0]),
         Operation::Init(o) => init(o, out),
         Operation::OpenDir(o) => words(out, [o.flags.bits(), 0]),
@@ -92,7 +93,7 @@ fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<
         Operation::SetLock(o) => lock(&o.lock, out),
         Operation::Access(o) => words(out, [o.mask, 0]),
         Operation::Create(o) => {
-            words_text(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], o.name.as_c_str());
+            words_c_str(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], o.name.as_c_str());
         }
         Operation::Interrupt(o) => longs(out, [o.target.0]),
         Operation::BMap(o) => longs_words(out, [o.block], [o.block_size, 0]),
@@ -109,7 +110,7 @@ fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<
         Operation::RemoveMapping(o) => remove_mapping(o, out),
         Operation::SyncFs(_) => longs(out, [0]),
         Operation::TmpFile(o) => {
-            words_text(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], c"/");
+            words_c_str(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], c"/");
         }
         Operation::GetStatx(o) => {
             get_attr(o.handle, out);
@@ -179,7 +180,7 @@ fn rename(opcode: u32, rename: &Rename<'_>, out: &mut Vec<u8>) {
     if opcode != Opcode::Rename.raw() {
         words(out, [rename.flags.bits(), 0]);
     }
-    two_texts(out, rename.name.as_c_str(), rename.new_name.as_c_str());
+    two_c_strs(out, rename.name.as_c_str(), rename.new_name.as_c_str());
 }
 
 fn set_xattr(set: &SetXattr<'_>, dialect: Dialect, out: &mut Vec<u8>) {
@@ -187,7 +188,7 @@ fn set_xattr(set: &SetXattr<'_>, dialect: Dialect, out: &mut Vec<u8>) {
     if dialect.setxattr_ext {
         words(out, [bit(set.acl_kill_sgid, abi::FUSE_SETXATTR_ACL_KILL_SGID), 0]);
     }
-    text(out, set.name);
+    c_str(out, set.name);
     out.extend_from_slice(set.value);
 }
 
@@ -267,7 +268,7 @@ fn setup_mapping(map: &SetupMapping, out: &mut Vec<u8>) {
     longs(out, [map.handle.0, map.file_offset, map.length, read | write, map.window_offset]);
 }
 
-/// Packs forgets for [`crate::BatchForget::parse`].
+/// Returns packed records for [`crate::BatchForget::parse`].
 pub fn forget_records(forgets: &[(NodeId, Forget)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (node, forget) in forgets {
@@ -276,7 +277,7 @@ pub fn forget_records(forgets: &[(NodeId, Forget)]) -> Vec<u8> {
     out
 }
 
-/// Packs (window offset, length) pairs for [`crate::RemoveMapping::parse`].
+/// Returns packed (window offset, length) records for [`crate::RemoveMapping::parse`].
 pub fn mapping_records(ranges: &[(u64, u64)]) -> Vec<u8> {
     let mut out = Vec::new();
     for &(offset, len) in ranges {
@@ -285,13 +286,14 @@ pub fn mapping_records(ranges: &[(u64, u64)]) -> Vec<u8> {
     out
 }
 
-/// Appends the extensions of a request for [`Extensions::parse`]: labels as (name, value), then groups.
+/// Appends the extensions of a request, as [`Extensions::parse`] reads them: security labels as
+/// (name, value), then groups.
 pub fn encode_extensions(contexts: &[(&CStr, &[u8])], groups: Option<&[u32]>, out: &mut Vec<u8>) {
     if !contexts.is_empty() {
         record(length(contexts.len()), out, |out| {
             for (name, value) in contexts {
                 put(out, &abi::Secctx { size: length(value.len()), padding: U32::ZERO });
-                text(out, name);
+                c_str(out, name);
                 out.extend_from_slice(value);
                 pad(out);
             }
@@ -307,7 +309,7 @@ pub fn encode_extensions(contexts: &[(&CStr, &[u8])], groups: Option<&[u32]>, ou
     }
 }
 
-/// One record; `out` holds whole records before and after.
+/// Appends one record: its header, then the body from `write`, padded to eight bytes.
 fn record(kind: U32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let mut body = Vec::new();
     write(&mut body);
@@ -325,35 +327,38 @@ fn put<T: IntoBytes + Immutable>(out: &mut Vec<u8>, wire: &T) {
     out.extend_from_slice(wire.as_bytes());
 }
 
+/// Appends 32-bit numbers.
 fn words<const N: usize>(out: &mut Vec<u8>, words: [u32; N]) {
     put(out, &words.map(U32::new));
 }
 
+/// Appends 64-bit numbers.
 fn longs<const N: usize>(out: &mut Vec<u8>, longs: [u64; N]) {
     put(out, &longs.map(U64::new));
 }
 
+/// Appends 64-bit numbers, then 32-bit numbers.
 fn longs_words<const L: usize, const W: usize>(out: &mut Vec<u8>, first: [u64; L], then: [u32; W]) {
     longs(out, first);
     words(out, then);
 }
 
-fn words_text<const N: usize>(out: &mut Vec<u8>, first: [u32; N], then: &CStr) {
+fn words_c_str<const N: usize>(out: &mut Vec<u8>, first: [u32; N], then: &CStr) {
     words(out, first);
-    text(out, then);
+    c_str(out, then);
 }
 
-fn longs_text<const N: usize>(out: &mut Vec<u8>, first: [u64; N], then: &CStr) {
+fn longs_c_str<const N: usize>(out: &mut Vec<u8>, first: [u64; N], then: &CStr) {
     longs(out, first);
-    text(out, then);
+    c_str(out, then);
 }
 
-fn two_texts(out: &mut Vec<u8>, first: &CStr, second: &CStr) {
-    text(out, first);
-    text(out, second);
+fn two_c_strs(out: &mut Vec<u8>, first: &CStr, second: &CStr) {
+    c_str(out, first);
+    c_str(out, second);
 }
 
-fn text(out: &mut Vec<u8>, text: &CStr) {
+fn c_str(out: &mut Vec<u8>, text: &CStr) {
     out.extend_from_slice(text.to_bytes_with_nul());
 }
 
@@ -373,7 +378,8 @@ const fn hints(open: Open) -> u32 {
     bit(open.kill_suidgid, abi::FUSE_OPEN_KILL_SUIDGID)
 }
 
-/// Saturates: a test may declare more than there is, but never less by wrapping.
+/// Converts a length to 32 bits. It saturates, so that a long message never declares a short,
+/// wrapped length.
 fn length(len: usize) -> U32 {
     U32::new(u32::try_from(len).unwrap_or(u32::MAX))
 }

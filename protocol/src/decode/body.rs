@@ -1,11 +1,11 @@
-//! The unread part of a body, and the checks that several layouts share.
+//! A cursor over a request body, and the checks that several layouts share.
 
 use crate::{DecodeError, Name, Open, OpenFlags, Timestamp, abi};
 use std::ffi::CStr;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// A cursor over the bytes of one body. Each take moves it past what was read.
+/// A cursor over the bytes of one body. Each `take` function moves it past the bytes it returns.
 pub(super) struct Body<'a> {
     rest: &'a [u8],
 }
@@ -15,16 +15,17 @@ impl<'a> Body<'a> {
         Self { rest: bytes }
     }
 
+    /// Returns the unread bytes without taking them.
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Everything that is left.
+    /// Takes all unread bytes.
     pub(super) fn take_rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
-    /// One wire struct.
+    /// Takes one wire struct. `what` names it in the error.
     pub(super) fn take<T>(&mut self, what: &'static str) -> Result<&'a T, DecodeError>
     where
         T: FromBytes + Immutable + KnownLayout + Unaligned,
@@ -37,7 +38,7 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// So many bytes.
+    /// Takes `len` bytes.
     pub(super) fn take_bytes(&mut self, what: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
         let Some((bytes, rest)) = self.rest.split_at_checked(len) else {
             return Err(DecodeError::Short { what, need: len, have: self.rest.len() });
@@ -46,7 +47,7 @@ impl<'a> Body<'a> {
         Ok(bytes)
     }
 
-    /// A string with its NUL.
+    /// Takes a NUL-terminated string.
     pub(super) fn take_c_str(&mut self, what: &'static str) -> Result<&'a CStr, DecodeError> {
         let text =
             CStr::from_bytes_until_nul(self.rest).map_err(|_no_nul| DecodeError::Unterminated { what })?;
@@ -54,12 +55,12 @@ impl<'a> Body<'a> {
         Ok(text)
     }
 
-    /// One path component.
+    /// Takes one path component.
     pub(super) fn take_name(&mut self) -> Result<Name<'a>, DecodeError> {
         Ok(Name::parse(self.take_c_str("name")?)?)
     }
 
-    /// The name of an extended attribute, 1 to 255 bytes.
+    /// Takes the name of an extended attribute, 1 to 255 bytes.
     pub(super) fn take_xattr_name(&mut self) -> Result<&'a CStr, DecodeError> {
         let name = self.take_c_str("attribute name")?;
         match name.count_bytes() {
@@ -69,12 +70,12 @@ impl<'a> Body<'a> {
     }
 }
 
-/// `Some(value)` where `mask` has the bit.
+/// Returns `Some(value)` if `mask` has the bit.
 pub(super) fn when<T>(mask: u32, bit: u32, value: T) -> Option<T> {
     (mask & bit != 0).then_some(value)
 }
 
-/// Refuses bits that are not in `known`.
+/// Returns the bits of `word`, or an error if it has bits outside `known`.
 pub(super) fn known_bits(field: &'static str, word: U32, known: u32) -> Result<u32, DecodeError> {
     match word.get() & !known {
         0 => Ok(word.get()),
@@ -82,7 +83,7 @@ pub(super) fn known_bits(field: &'static str, word: U32, known: u32) -> Result<u
     }
 }
 
-/// A bitflags word of which every bit must be known.
+/// Decodes a flag word and rejects unknown bits.
 pub(super) fn strict_flags<F: bitflags::Flags<Bits = u32>>(
     field: &'static str,
     word: U32,
@@ -90,7 +91,7 @@ pub(super) fn strict_flags<F: bitflags::Flags<Bits = u32>>(
     known_bits(field, word, F::all().bits()).map(F::from_bits_retain)
 }
 
-/// `open(2)` flags of a request that opens something.
+/// Decodes the `open(2)` flags of a request that opens a file.
 pub(super) fn open_flags(word: U32) -> Result<OpenFlags, DecodeError> {
     match word.get() {
         bits if bits & OpenFlags::ACCESS_BITS == OpenFlags::ACCESS_BITS => Err(DecodeError::AccessMode(bits)),
@@ -98,15 +99,19 @@ pub(super) fn open_flags(word: U32) -> Result<OpenFlags, DecodeError> {
     }
 }
 
-/// `open(2)` flags with the server's hints beside them.
+/// Decodes `open(2)` flags and the hints to the server beside them.
 pub(super) fn open(flags: U32, hints: U32) -> Result<Open, DecodeError> {
     let hints = known_bits("open_flags", hints, abi::FUSE_OPEN_KILL_SUIDGID)?;
     Ok(Open { flags: open_flags(flags)?, kill_suidgid: hints & abi::FUSE_OPEN_KILL_SUIDGID != 0 })
 }
 
-/// A time; its seconds are signed although the wire's type is not.
-pub(super) fn timestamp(field: &'static str, seconds: U64, part: U32) -> Result<Timestamp, DecodeError> {
-    match part.get() {
+/// Decodes a timestamp. Its seconds are signed, although the wire type is unsigned.
+pub(super) fn timestamp(
+    field: &'static str,
+    seconds: U64,
+    nanoseconds: U32,
+) -> Result<Timestamp, DecodeError> {
+    match nanoseconds.get() {
         nanoseconds @ 0..1_000_000_000 => Ok(Timestamp { seconds: seconds.get().cast_signed(), nanoseconds }),
         nanoseconds => Err(DecodeError::Nanoseconds { field, nanoseconds }),
     }

@@ -1,4 +1,4 @@
-//! Bodies about an open file or directory.
+//! Decodes bodies about an open file or directory: one function for each layout.
 
 use super::body::{Body, known_bits, open_flags, strict_flags, when};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     SetupMapping, Write, WriteFlags, abi,
 };
 
-/// `F_UNLCK`, the last of the three lock types.
+/// `F_UNLCK`, the highest of the three lock types.
 const LOCK_KIND_MAX: u32 = 2;
 
 pub(super) fn open(body: &mut Body<'_>) -> Result<Open, DecodeError> {
@@ -32,7 +32,7 @@ pub(super) fn read(body: &mut Body<'_>) -> Result<Read, DecodeError> {
     })
 }
 
-/// READDIR and READDIRPLUS, which use READ's layout but none of its options.
+/// Decodes READDIR and READDIRPLUS. They have the layout of READ, but none of its options.
 pub(super) fn read_dir(body: &mut Body<'_>) -> Result<ReadDir, DecodeError> {
     let wire: &abi::ReadIn = body.take("fuse_read_in")?;
     Ok(ReadDir { handle: Handle(wire.fh.get()), offset: wire.offset.get(), size: wire.size.get() })
@@ -56,7 +56,7 @@ pub(super) fn write(body: &mut Body<'_>, payload_len: usize) -> Result<Write, De
     })
 }
 
-/// Unknown release flags are ignored: refusing would leak the handle.
+/// Decodes RELEASE. Unknown flags are ignored, because an error would leak the handle.
 pub(super) fn release(body: &mut Body<'_>) -> Result<Release, DecodeError> {
     let wire: &abi::ReleaseIn = body.take("fuse_release_in")?;
     let release_flags = wire.release_flags.get();
@@ -89,6 +89,7 @@ pub(super) fn fsync_dir(body: &mut Body<'_>) -> Result<FsyncDir, DecodeError> {
     Ok(FsyncDir { handle, flags })
 }
 
+/// Decodes GETLK, SETLK and SETLKW.
 pub(super) fn lock_range(body: &mut Body<'_>) -> Result<LockRange, DecodeError> {
     let wire: &abi::LkIn = body.take("fuse_lk_in")?;
     let lk_flags = known_bits("lk_flags", wire.lk_flags, abi::FUSE_LK_FLOCK)?;
@@ -120,7 +121,8 @@ pub(super) fn ioctl<'a>(body: &mut Body<'a>) -> Result<Ioctl<'a>, DecodeError> {
     })
 }
 
-/// The wake-up cookie and its flag are dropped: there is no way to notify a guest over virtio.
+/// Decodes POLL. The wake-up cookie and its flag are dropped, because virtio-fs cannot notify a
+/// guest.
 pub(super) fn poll(body: &mut Body<'_>) -> Result<Poll, DecodeError> {
     let wire: &abi::PollIn = body.take("fuse_poll_in")?;
     Ok(Poll { handle: Handle(wire.fh.get()), events: wire.events.get() })
@@ -143,6 +145,7 @@ pub(super) fn lseek(body: &mut Body<'_>) -> Result<Lseek, DecodeError> {
     Ok(Lseek { handle: Handle(wire.fh.get()), offset: wire.offset.get(), whence: wire.whence.get() })
 }
 
+/// Decodes `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`.
 pub(super) fn copy_file_range(body: &mut Body<'_>, wide_reply: bool) -> Result<CopyFileRange, DecodeError> {
     let wire: &abi::CopyFileRangeIn = body.take("fuse_copy_file_range_in")?;
     Ok(CopyFileRange {

@@ -1,4 +1,5 @@
-//! From the bytes of a body to an [`Operation`]: one arm for each opcode, one function for each layout.
+//! Decodes the bytes of a body into an [`Operation`]: one arm for each opcode, one function for
+//! each layout.
 
 mod body;
 mod file;
@@ -10,7 +11,7 @@ use crate::{
 };
 use body::Body;
 
-/// Decodes one body, extensions cut off. All of its bytes must mean something.
+/// Decodes one body without its extensions. Bytes after the last field are an error.
 pub(crate) fn decode_operation(
     opcode: Opcode,
     bytes: &[u8],

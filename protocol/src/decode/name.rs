@@ -1,4 +1,4 @@
-//! Bodies that carry names.
+//! Decodes bodies with names: one function for each layout.
 
 use super::body::{Body, known_bits, open, strict_flags};
 use crate::{
@@ -7,9 +7,9 @@ use crate::{
 };
 use zerocopy::little_endian::U32;
 
-/// The longest value of an extended attribute, in bytes, that Linux accepts (`XATTR_SIZE_MAX`).
+/// The longest value of an extended attribute that Linux accepts, in bytes (`XATTR_SIZE_MAX`).
 const XATTR_VALUE_LEN_MAX: usize = 65_536;
-/// The longest link target, in bytes, that Linux accepts (`PATH_MAX` without the NUL).
+/// The longest link target that Linux accepts, in bytes (`PATH_MAX` without the NUL).
 const TARGET_LEN_MAX: usize = 4095;
 
 pub(super) fn lookup<'a>(body: &mut Body<'a>) -> Result<Lookup<'a>, DecodeError> {
@@ -117,7 +117,7 @@ pub(super) fn create<'a>(body: &mut Body<'a>) -> Result<Create<'a>, DecodeError>
 
 pub(super) fn tmp_file(body: &mut Body<'_>) -> Result<TmpFile, DecodeError> {
     let wire: &abi::CreateIn = body.take("fuse_create_in")?;
-    // Linux fills in "/", which names nothing; what it says never reaches the host.
+    // Linux sends the name "/", which has no meaning. No name in this request reaches the host.
     body.take_c_str("name")?;
     Ok(TmpFile { open: open(wire.flags, wire.open_flags)?, mode: wire.mode.get(), umask: wire.umask.get() })
 }

@@ -1,4 +1,4 @@
-//! Bodies about a node, or about the session.
+//! Decodes bodies about a node or about the session: one function for each layout.
 
 use super::body::{Body, known_bits, timestamp, when};
 use crate::{
@@ -8,7 +8,8 @@ use crate::{
 use zerocopy::FromBytes as _;
 use zerocopy::little_endian::U32;
 
-/// The most records of one REMOVEMAPPING (`FUSE_REMOVEMAPPING_MAX_ENTRY` with pages of 4,096 bytes).
+/// The most records of one REMOVEMAPPING (`FUSE_REMOVEMAPPING_MAX_ENTRY` with pages of 4,096
+/// bytes).
 const REMOVE_COUNT_MAX: usize = 256;
 
 pub(super) fn forget(body: &mut Body<'_>) -> Result<Forget, DecodeError> {
@@ -38,7 +39,7 @@ fn check_count(what: &'static str, declared: U32, have: usize) -> Result<(), Dec
 }
 
 impl<'a> BatchForget<'a> {
-    /// Takes packed `fuse_forget_one` records.
+    /// Parses packed `fuse_forget_one` records.
     ///
     /// # Errors
     /// [`DecodeError::Short`] if the last record is cut off.
@@ -48,17 +49,18 @@ impl<'a> BatchForget<'a> {
         Ok(Self { records })
     }
 
-    /// The forgets, in the guest's order.
+    /// Returns the forgets in the guest's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (NodeId, Forget)> + use<'a> {
         self.records.iter().map(|one| (NodeId(one.nodeid.get()), Forget { count: one.nlookup.get() }))
     }
 }
 
 impl<'a> RemoveMapping<'a> {
-    /// Takes packed `fuse_removemapping_one` records, at most 256.
+    /// Parses packed `fuse_removemapping_one` records, at most 256.
     ///
     /// # Errors
-    /// [`DecodeError::Short`] if the last record is cut off, [`DecodeError::TooLong`] if there are too many.
+    /// [`DecodeError::Short`] if the last record is cut off, [`DecodeError::TooLong`] if there are
+    /// too many.
     pub fn parse(records: &'a [u8]) -> Result<Self, DecodeError> {
         let len = records.len();
         let records = <[abi::RemovemappingOne]>::ref_from_bytes(records)
@@ -69,14 +71,15 @@ impl<'a> RemoveMapping<'a> {
         Ok(Self { records })
     }
 
-    /// Byte offset in the window and length in bytes of each range, in the guest's order.
+    /// Returns the window offset and the length of each range in bytes, in the guest's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, u64)> + use<'a> {
         self.records.iter().map(|one| (one.moffset.get(), one.len.get()))
     }
 }
 
+/// Returns the error for records of which the last one is cut off.
 fn cut_off(what: &'static str, len: usize) -> DecodeError {
-    // Both records have 16 bytes.
+    // Both record types have 16 bytes.
     DecodeError::Short { what, need: len.next_multiple_of(16), have: len }
 }
 
@@ -100,11 +103,11 @@ pub(super) fn set_attr(body: &mut Body<'_>) -> Result<SetAttr, DecodeError> {
     const KNOWN: u32 = (abi::FATTR_KILL_SUIDGID << 1).wrapping_sub(1);
     let wire: &abi::SetattrIn = body.take("fuse_setattr_in")?;
     let valid = known_bits("fuse_setattr_in.valid", wire.valid, KNOWN)?;
-    let set_time = |at: u32, now: u32, field, seconds, part| {
+    let set_time = |at: u32, now: u32, field, seconds, nanoseconds| {
         if valid & now != 0 {
             return Ok(Some(SetTime::Now));
         }
-        let time = when(valid, at, ()).map(|()| timestamp(field, seconds, part)).transpose()?;
+        let time = when(valid, at, ()).map(|()| timestamp(field, seconds, nanoseconds)).transpose()?;
         Ok::<_, DecodeError>(time.map(SetTime::At))
     };
     let atime = set_time(abi::FATTR_ATIME, abi::FATTR_ATIME_NOW, "atime", wire.atime, wire.atimensec)?;
@@ -129,7 +132,8 @@ pub(super) fn set_attr(body: &mut Body<'_>) -> Result<SetAttr, DecodeError> {
 pub(super) fn init(body: &mut Body<'_>) -> Result<InitRequest, DecodeError> {
     let [major, minor]: &[U32; 2] = body.take("fuse_init_in")?;
     let (major, minor) = (major.get(), minor.get());
-    // Whatever else a newer guest says is to be ignored; it asks again in our version.
+    // Further bytes of a newer guest are ignored. A guest with a newer major version sends INIT
+    // again in our version.
     let mut rest = Body::new(body.take_rest());
     if major != abi::FUSE_KERNEL_VERSION {
         return Ok(InitRequest { major, minor, max_readahead: 0, flags: InitFlags::empty() });

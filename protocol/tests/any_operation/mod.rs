@@ -1,4 +1,4 @@
-//! Every operation that a guest can ask for, with any values, for property tests.
+//! Every operation of a guest with arbitrary values, for property tests.
 
 use pinhole_protocol::{
     Access, BMap, BatchForget, CopyFileRange, Create, Destroy, Dialect, Fallocate, FallocateMode, Flush,
@@ -12,7 +12,7 @@ use pinhole_protocol::{
 use proptest::prelude::*;
 use std::ffi::{CStr, CString};
 
-/// The fields that operations are made from.
+/// Arbitrary values, from which operations are built.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields {
     names: (CString, CString),
@@ -24,21 +24,21 @@ pub(crate) struct Fields {
     pairs: Vec<(u64, u64)>,
 }
 
-/// One operation to be.
+/// An operation to build from its fields.
 #[derive(Clone, Debug)]
 pub(crate) enum Spec {
     Write(Fields),
     Other(usize, Fields),
 }
 
-/// How many operations there are beside WRITE.
+/// Number of operations besides WRITE.
 const OTHERS: usize = 46;
 
 fn any_fields() -> impl Strategy<Value = Fields> {
     let name = || {
         prop::collection::vec(1_u8..=255, 1..=255)
             .prop_map(|bytes| bytes.into_iter().map(|b| if b == b'/' { b'x' } else { b }).collect::<Vec<_>>())
-            .prop_filter("a component", |name| name != b"." && name != b"..")
+            .prop_filter("a path component", |name| name != b"." && name != b"..")
             .prop_map(|bytes| CString::new(bytes).unwrap())
     };
     let text = prop::collection::vec(1_u8..=255, 1..=255).prop_map(|bytes| CString::new(bytes).unwrap());
@@ -62,7 +62,7 @@ fn any_fields() -> impl Strategy<Value = Fields> {
         })
 }
 
-/// Any operation with any fields.
+/// Returns a strategy for any operation with any fields.
 pub(crate) fn any_spec() -> impl Strategy<Value = Spec> {
     (0..=OTHERS, any_fields()).prop_map(|(index, fields)| match index {
         OTHERS => Spec::Write(fields),
@@ -71,7 +71,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = Spec> {
 }
 
 impl Spec {
-    /// Makes the operation and shows it; it borrows from what lives here.
+    /// Builds the operation and passes it to `show`. The operation borrows local values.
     pub(crate) fn with_operation(&self, dialect: Dialect, show: impl FnOnce(&Operation<'_>)) {
         match self {
             Self::Write(fields) => show(&Operation::Write(fields.write())),
@@ -181,7 +181,7 @@ impl Fields {
         InitRequest { major: 7, minor: self.words[0], max_readahead: self.words[1], flags }
     }
 
-    /// Every operation but WRITE.
+    /// Builds every operation except WRITE.
     fn operations<'a>(
         &'a self,
         dialect: Dialect,

@@ -1,20 +1,20 @@
-//! A reader of C that knows exactly as much as `linux/fuse.h` uses: `#define`, `enum`, and structs of fixed-width
-//! fields, aligned as the x86-64 ABI does.
+//! A parser for the parts of C that `linux/fuse.h` uses: `#define`, `enum`, and structs of
+//! fixed-width fields, aligned as in the x86-64 ABI.
 
 use std::collections::BTreeMap;
 
-/// What the header says.
+/// A parsed header.
 pub(crate) struct KernelHeader {
-    /// By name.
+    /// Structs by name.
     pub(crate) structs: BTreeMap<String, KernelStruct>,
-    /// By name; `None` where the value is not a number.
+    /// Constants by name. `None` if the value is not a number.
     pub(crate) constants: BTreeMap<String, Option<u64>>,
 }
 
 pub(crate) struct KernelStruct {
     pub(crate) size: usize,
     pub(crate) align: usize,
-    /// Name and byte offset, without flexible arrays.
+    /// Name and byte offset of each field, without flexible arrays.
     pub(crate) fields: Vec<(String, usize)>,
 }
 
@@ -58,13 +58,13 @@ impl KernelHeader {
 
     fn take_enum(&mut self, body: &str) {
         for item in body.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let (name, value) = item.split_once('=').expect("every item has its number");
+            let (name, value) = item.split_once('=').expect("every item has a number");
             let value = self.number(value.trim());
             self.constants.insert(name.trim().to_owned(), value);
         }
     }
 
-    /// `12`, `(1 << 3)`, `(1ULL << 40)`, or the name of an earlier constant.
+    /// Evaluates `12`, `(1 << 3)`, `(1ULL << 40)`, or the name of an earlier constant.
     fn number(&self, text: &str) -> Option<u64> {
         let text = text.trim_start_matches('(').trim_end_matches(')');
         let literal = |text: &str| text.trim().trim_end_matches(['U', 'L', 'u', 'l']).parse::<u64>().ok();
