@@ -284,3 +284,7 @@ pub const SOCKET_LOCK_NAP: std::time::Duration = std::time::Duration::from_milli
 /// Names for the folder in which a socket is made that are tried: one may be left of a process of the same number that was
 /// killed.
 pub const PRIVATE_FOLDERS_MAX: u32 = 16;
+
+/// Bytes of memory that the supervisor keeps free for its last words, because its filter allows no call that gets more: many
+/// times what a line of the log takes (`LOG_TEXT_LEN_MAX`). Less than what the C library's allocator gives back by itself.
+pub const SUPERVISOR_HEAP_LEN: usize = 64 << 10;

@@ -14,6 +14,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use vmm_sys_util::signal;
 
 /// Which of two processes this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,14 +151,71 @@ pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
 /// # Errors
 /// What the host says.
 pub(crate) fn end_by_crash_signals() -> io::Result<()> {
-    for signal in [libc::SIGSEGV, libc::SIGBUS] {
-        // SAFETY: with SIG_DFL no function is ever called by the signal. What was there before is the standard library's
-        // handler, which nothing here relies on.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
+    restore_default_actions(&[libc::SIGSEGV, libc::SIGBUS])
+}
+
+/// Has the kernel keep the end of each child until it is asked for, which it does not where the starter of this process
+/// ignored SIGCHLD.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn wait_for_children() -> io::Result<()> {
+    restore_default_actions(&[libc::SIGCHLD])
+}
+
+/// Gives these signals the action that a process has by default.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn restore_default_actions(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| {
+        // SAFETY: with SIG_DFL no function is ever called by the signal. What was there before is the choice of the process
+        // that started this one, or a handler of a library's, on which no memory safety rests.
+        let before = unsafe { libc::signal(*signal, libc::SIG_DFL) };
+        if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+    })
+}
+
+/// Keeps these signals from the calling thread and from all that it starts from now on.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| match signal::block_signal(*signal) {
+        // Whoever started this process did it.
+        Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => Ok(()),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    })
+}
+
+/// Lets these signals come to the calling thread again.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn unblock_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let unblock = |signal: &libc::c_int| signal::unblock_signal(*signal);
+    signals.iter().try_for_each(unblock).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Waits for one of these signals, which the calling thread must block, and takes it.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn take_signal(signals: &[libc::c_int]) -> io::Result<libc::c_int> {
+    let set = signal::create_sigset(signals)?;
+    loop {
+        // SAFETY: `set` is a set of signals that lives through the call; a null pointer says that nothing but the number is
+        // asked for.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        if signal > 0 {
+            return Ok(signal);
+        }
+        let error = io::Error::last_os_error();
+        // After a stop, a freeze or a tracer.
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
-    Ok(())
 }
 
 /// Some thread of this process has a filter of system calls.
@@ -267,6 +325,12 @@ pub(crate) fn close(descriptor: OwnedFd) -> rustix::io::Result<()> {
         return Ok(());
     }
     Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO))
+}
+
+/// Has the allocator keep so many bytes at hand that need no system call.
+pub(crate) fn keep_free_memory(len: usize) {
+    // Freed memory stays with the allocator, below the length at which it gives memory back.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(len)));
 }
 
 fn check_alone() -> io::Result<()> {

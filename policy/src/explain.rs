@@ -2,7 +2,7 @@
 //!
 //! Plain data, to be printed as text or as JSON; the field names are those of the JSON.
 
-use crate::host_calls::{Condition, Test, Threads, Width};
+use crate::host_calls::{Condition, Process, Test, Threads, Width};
 use crate::limits::{LIMITS, LimitRow, Measure};
 use crate::{ACCESSES, Access, Described, Facilities, Need, PathRule, Policy, Standing};
 use crate::{capabilities, host_calls, landlock};
@@ -214,6 +214,8 @@ fn holds(condition: &Condition) -> Holds {
         Test::Not(value) => format!("is not {value:#x}"),
         Test::Bits { mask, value } => format!("under the mask {mask:#x} is {value:#x}"),
         Test::AtMost(value) => format!("is at most {value:#x}"),
+        Test::Process(Process::Supervisor) => "is the number of the supervisor".to_owned(),
+        Test::Process(Process::Serving) => "is the number of the serving process".to_owned(),
     };
     let bits = match condition.width {
         Width::Bits32 => 32,

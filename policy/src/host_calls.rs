@@ -1,6 +1,7 @@
 //! The host system calls that a policy needs, each with what has to be true of its arguments. The seccomp filters,
 //! `pinhole policy explain` and the documents are made from this table.
 
+mod supervisor;
 mod table;
 mod threads;
 
@@ -17,6 +18,8 @@ bitflags! {
         const WORKER = 1 << 1;
         /// Those that carry out requests that wait.
         const OFFLOAD = 1 << 2;
+        /// The only thread of the process that stays outside the sandbox.
+        const SUPERVISOR = 1 << 3;
     }
 }
 
@@ -27,6 +30,7 @@ impl Threads {
             Self::CONTROL => Some("control"),
             Self::WORKER => Some("worker"),
             Self::OFFLOAD => Some("offload"),
+            Self::SUPERVISOR => Some("supervisor"),
             _ => None,
         }
     }
@@ -53,6 +57,15 @@ pub enum Width {
     Bits64,
 }
 
+/// One of the two processes of a daemon. Its number is known only when it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The process that waits outside the sandbox.
+    Supervisor,
+    /// The process that serves.
+    Serving,
+}
+
 /// What has to be true of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
@@ -69,6 +82,8 @@ pub enum Test {
     },
     /// It is this or less.
     AtMost(u64),
+    /// It is the number of this process, as the supervisor knows it.
+    Process(Process),
 }
 
 /// A condition on one argument.
@@ -104,7 +119,7 @@ pub const ANSWERED: &[Row] = threads::ANSWERED;
 
 /// Every row, in an order that does not change.
 pub fn every_row() -> impl Iterator<Item = &'static Row> {
-    [table::ROWS, threads::ROWS].into_iter().flatten()
+    [table::ROWS, threads::ROWS, supervisor::ROWS].into_iter().flatten()
 }
 
 /// The rows for a kind of thread under a policy that grants `granted` somewhere.
@@ -133,10 +148,10 @@ mod tests {
         assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
 
-    /// SIGCONT, a freezer and a tracer may end any wait at any moment.
+    /// SIGCONT, a freezer and a tracer may end any wait at any moment. The supervisor has no wait with a time limit.
     #[test]
     fn every_kind_of_thread_may_continue_an_interrupted_wait() {
-        for kind in Threads::all().iter() {
+        for kind in Threads::INSIDE.iter() {
             let mut calls = rows(kind, Access::empty(), Facilities::empty()).map(|row| row.call);
             assert!(calls.any(|call| call == "restart_syscall"), "{kind:?}");
         }
@@ -149,6 +164,30 @@ mod tests {
             let mut kept = crate::capabilities::rows(described.access, Facilities::all());
             let is_kept = kept.any(|row| row.name == "CAP_FSETID");
             assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", described.name);
+        }
+    }
+
+    /// It has the rights of the user that started the daemon, in the host's own namespaces.
+    #[test]
+    fn the_supervisor_opens_starts_and_connects_nothing() {
+        let calls = rows(Threads::SUPERVISOR, Access::all(), Facilities::all()).map(|row| row.call);
+        let calls: BTreeSet<_> = calls.collect();
+        let expected = [
+            "clock_gettime",
+            "exit_group",
+            "kill",
+            "rt_sigprocmask",
+            "rt_sigtimedwait",
+            "sendto",
+            "statx",
+            "unlinkat",
+            "wait4",
+            "write",
+        ];
+        assert_eq!(calls, BTreeSet::from(expected));
+        for row in rows(Threads::SUPERVISOR, Access::all(), Facilities::all()) {
+            let named = row.when.iter().any(|condition| matches!(condition.test, Test::Process(_)));
+            assert_eq!(named, ["kill", "wait4"].contains(&row.call), "{}: {}", row.call, row.why);
         }
     }
 

@@ -25,6 +25,8 @@ bitflags! {
         const DEBUG = 1 << 7;
         /// POSIX access control lists are served.
         const ACL = 1 << 8;
+        /// The daemon has made its socket at a path, and removes it at the end.
+        const SOCKET_NAME = 1 << 9;
     }
 }
 

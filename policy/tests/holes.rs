@@ -34,6 +34,7 @@ fn every_call_that_is_named_has_a_row_for_such_a_thread() {
     for (headings, threads) in [
         (&["What one operation asks", "What such a thread asks"][..], SERVING),
         (&["What the other threads ask"], Threads::CONTROL),
+        (&["What the supervisor asks"], Threads::SUPERVISOR),
     ] {
         let invented: Vec<_> = named(headings).difference(&calls_of(threads)).copied().collect();
         assert_eq!(invented, [""; 0], "named under {headings:?}, with no row of {threads:?}");
@@ -44,8 +45,15 @@ fn every_call_that_is_named_has_a_row_for_such_a_thread() {
 fn every_row_is_named_where_its_threads_are() {
     let serving = named(&["What one operation asks", "What such a thread asks"]);
     let control = named(&["What the other threads ask"]);
+    let supervisor = named(&["What the supervisor asks"]);
     for row in rows() {
-        let section = if row.threads.intersects(SERVING) { &serving } else { &control };
+        let section = if row.threads.intersects(SERVING) {
+            &serving
+        } else if row.threads.intersects(Threads::CONTROL) {
+            &control
+        } else {
+            &supervisor
+        };
         assert!(section.contains(row.call), "{} of {:?}: {}", row.call, row.threads, row.why);
     }
 }

@@ -2,7 +2,7 @@
 //! memory that comes and goes, and nothing left behind.
 #![cfg(test)]
 
-use pinhole_tests::daemon::Serving;
+use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{
     BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, UNLINK, WRITE,
 };
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal};
 use std::fs;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
 use vm_memory::{Bytes as _, GuestAddress};
@@ -240,6 +241,27 @@ fn signals_that_come_at_once_end_it_in_order() {
             }
             let status = daemon.wait_at_most(Duration::from_secs(20)).unwrap().expect("it ends");
             assert!(matches!(status.code(), Some(0 | 130 | 143)), "{status}: {}", daemon.stderr());
+        }
+    }
+}
+
+/// A shell ignores SIGINT for what it starts in the background, and service managers block signals.
+#[test]
+fn signals_that_its_starter_ignored_or_blocked_are_heard() {
+    for way in ["--ignore-signal", "--block-signal"] {
+        for (signal, ends) in [(Signal::TERM, true), (Signal::INT, true), (Signal::KILL, false)] {
+            let folder = tempfile::Builder::new().prefix("pinhole-lifecycle-").tempdir().unwrap();
+            let env = ["env".to_owned(), format!("{way}=INT,TERM,CHLD")];
+            let daemon = Daemon::pinhole(folder.path()).unwrap().under(env.map(Into::into));
+            let mut daemon = daemon.start().unwrap();
+            let _guest = visit(&daemon).unwrap();
+            let target = if ends { daemon.id() } else { daemon.serving_id() };
+            let target = Pid::from_raw(i32::try_from(target).unwrap()).unwrap();
+            rustix::process::kill_process(target, signal).unwrap();
+            let ended = daemon.wait_at_most(LIMIT).unwrap().unwrap();
+            let expected = if ends { (Some(0), None) } else { (None, Some(signal.as_raw())) };
+            assert_eq!((ended.code(), ended.signal()), expected, "{way} {}", daemon.stderr());
+            assert!(!daemon.socket().exists(), "{way}");
         }
     }
 }

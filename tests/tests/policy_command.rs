@@ -111,6 +111,9 @@ fn explain_shows_what_the_kernel_answers_and_what_control_threads_let_through_fo
         "{inherited}"
     );
 
+    let supervisor = section(&explained.stdout, "Host system calls of the supervisor");
+    assert!(supervisor.iter().any(|line| line.trim().starts_with("the process that serves; SIGTERM: ")));
+
     let json = files.pinhole("policy explain share --json");
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     let answered = json["answered"].as_array().unwrap().iter().map(|row| row["call"].as_str().unwrap());
@@ -158,7 +161,7 @@ fn explain_as_json_holds_what_the_text_holds() {
     assert_eq!(chown["standing"], "denied");
     let lock = operations.iter().find(|operation| operation["name"] == "lock").unwrap();
     assert_eq!((&lock["granted"], &lock["standing"]), (&true.into(), &"served".into()));
-    for threads in ["control", "worker", "offload"] {
+    for threads in ["control", "worker", "offload", "supervisor"] {
         assert!(json["host_calls"][threads].is_array(), "{threads}");
     }
 }

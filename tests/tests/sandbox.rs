@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -80,6 +81,10 @@ impl Place {
         let output = intruder.stdin(Stdio::null()).output().unwrap();
         drop(fs::remove_file(self.folder.path().join("share/new")));
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // The supervisor has nobody to say it.
+        if let (true, Some(signal)) = (said.is_empty(), output.status.signal()) {
+            return format!("killed {signal}");
+        }
         assert!(!said.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         said
     }
@@ -233,6 +238,19 @@ fn a_filter_with_flags_is_not_installed() {
     assert_eq!(tried(("none", "no")), DONE);
 }
 
+/// It is in the host's own namespaces, so its filter is the only wall that keeps it from these. Without it, each is possible.
+#[test]
+fn the_supervisor_is_held_by_its_filter() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = format!("connect={}", listener.local_addr().unwrap());
+    for attempt in ["path", "exec", &connect, "kill", "execute-memory"] {
+        let tried = |within| place.tried(attempt, ("share", PREFER), "supervisor", within);
+        let outcomes = [("namespace", ALL), ("none", "seccomp"), ("none", "no")].map(tried);
+        assert_eq!(outcomes, [FILTER, FILTER, DONE], "{attempt}");
+    }
+}
+
 /// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
 #[test]
 fn a_plain_user_gets_out_no_more_than_root_does() {
@@ -272,7 +290,7 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
 fn every_kind_of_thread_under_every_profile_and_isolation_is_held() {
     let place = Place::new();
     for profile in ["full", "share", "rootfs"] {
-        for thread in ["control", "worker", "offload"] {
+        for thread in ["control", "worker", "offload", "supervisor"] {
             for attempt in
                 ["path", "exec", "connect=127.0.0.1:1", "mount", "unshare", "kill", "execute-memory"]
             {

@@ -10,14 +10,18 @@ use pinhole_tests::program::{Program, run};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const ROOT: u64 = 1;
 const READY: &str = "Waiting for vhost-user socket connection...\n";
 const NOBODY: u32 = 65_534;
+const LIMIT: Duration = Duration::from_secs(20);
 /// Kinds of namespaces, as bits of unshare(2).
 const NEWCGROUP: u64 = 0x0200_0000;
 const NEWUTS: u64 = 0x0400_0000;
@@ -124,11 +128,74 @@ fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
             ("1".into(), "2".into())
         );
         drop(guest);
-        assert_eq!(
-            program.wait(std::time::Duration::from_secs(20)).unwrap().and_then(|end| end.code()),
-            Some(0)
-        );
+        assert_eq!(program.wait(LIMIT).unwrap().and_then(|end| end.code()), Some(0));
     }
+}
+
+/// The figures of a process in /proc/PID/status: NoNewPrivs, Seccomp, Seccomp_filters.
+fn seccomp(process: u32) -> [String; 3] {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    ["NoNewPrivs:", "Seccomp:", "Seccomp_filters:"].map(|name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+    })
+}
+
+/// It has them before the daemon is ready, so before any guest.
+#[test]
+fn the_supervisor_has_a_filter_and_gains_no_privileges() {
+    let setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    for (before, words, expected) in [
+        (&[][..], "", ["1", "2", "1"]),
+        (&setpriv[..], "", ["1", "2", "1"]),
+        (&[], "--sandbox chroot", ["1", "2", "1"]),
+        (&[], "--sandbox none --seccomp log", ["1", "2", "1"]),
+        (&[], "--seccomp none", ["1", "0", "0"]),
+    ] {
+        let place = Place::new();
+        let program = place.start(before, words);
+        assert_ne!(program.id(), serving_id(program.id()));
+        assert_eq!(seccomp(program.id()), expected, "{before:?} {words}");
+    }
+}
+
+/// Where it made the socket, it removes it from a folder of any user. Otherwise it ends a process of any user, and no more.
+#[test]
+fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
+    const DAC_OVERRIDE: u64 = 1 << 1;
+    const FOWNER: u64 = 1 << 3;
+    const KILL: u64 = 1 << 5;
+    let kept = |program: &Program| {
+        let text = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+        let set =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        ["CapPrm:", "CapEff:", "CapBnd:"].map(|name| u64::from_str_radix(&set(name), 16).unwrap())
+    };
+    let place = Place::new();
+    let program = place.start(&[], "");
+    let all = DAC_OVERRIDE | FOWNER | KILL;
+    assert_eq!(kept(&program), [all, all, 0]);
+    let place = Place::new();
+    let listens = UnixListener::bind(place.path("run/socket")).unwrap();
+    rustix::io::fcntl_setfd(&listens, FdFlags::empty()).unwrap();
+    let words = format!("--shared-dir DIR --fd {}", listens.as_raw_fd());
+    let mut program = Program::start(&mut place.command(&[], &words)).unwrap();
+    program.wait_for(READY).unwrap();
+    assert_eq!(kept(&program), [KILL, KILL, 0]);
+    assert_eq!(seccomp(program.id()), ["1", "2", "1"]);
+    drop(place.visit("made"));
+    assert_eq!(program.wait(LIMIT).unwrap().and_then(|end| end.code()), Some(0));
+}
+
+/// Its main thread keeps the right to unmount; root unmounts without another program.
+#[test]
+fn a_mount_of_root_gains_no_privileges() {
+    let place = Place::new();
+    let mut program = Program::start(&mut place.command(&[], "mount DIR MNT")).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    let found = seccomp(program.id());
+    assert_eq!(program.end_by(Signal::TERM).unwrap(), Some(0));
+    assert_eq!(found[0], "1");
 }
 
 /// What this kernel has is taken away from the daemon by a filter around it.

@@ -63,6 +63,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     // Before anything is written: a log may be longer than the limit that this process was started with.
     unshare::ignore_file_size_signal()?;
     unshare::end_by_crash_signals()?;
+    unshare::wait_for_children()?;
     log::start(config.log)?;
     log::catch_panics();
     if let Err(error) = strays {
@@ -116,14 +117,14 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         Some(settings) => (counted_writes_only(policy), Some(window(settings)?)),
         None => (policy, None),
     };
-    let plan = confine::plan(&serve.share, &policy, alone | log);
+    let plan = confine::plan(&serve.share, &policy, alone | log | facilities_of(&listen));
     let facilities = plan.facilities;
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
     let mut listener = vhost_user::Listener::bind(&listen)?;
     unshare::give_back_free_memory();
     let inside = match plan.isolate()? {
-        Side::Outside(keeper) => return confine::keep(keeper, listener.into_name()),
+        Side::Outside(keeper) => confine::supervise(keeper, &listener.into_name()),
         Side::Inside(inside) => inside,
     };
     listener.leave_name();
@@ -175,6 +176,13 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let stop = service.stop_handle();
     signals.watch(move || stop.stop()).map_err(RunError::Signals)?;
     Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
+}
+
+const fn facilities_of(listen: &vhost_user::Listen) -> Facilities {
+    match listen {
+        vhost_user::Listen::Path { .. } => Facilities::SOCKET_NAME,
+        vhost_user::Listen::Descriptor(_) => Facilities::empty(),
+    }
 }
 
 /// A worker that looks for requests on the only processor keeps the guest from sending them.

@@ -1,14 +1,17 @@
 //! The walls around what is built: what they are made for, and who waits outside.
 
 use super::args;
-use super::build::RunError;
 use super::config::Share;
+use super::report;
 use crate::host::{self, Seal, Surroundings};
 use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
 use crate::transport::vhost_user::SocketName;
+use crate::unshare;
 use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
-use std::process::ExitCode;
+
+/// The status of a process that could not do what it was started for.
+const FAILURE: u8 = 1;
 
 /// What the walls are made for. `besides`: what the transport and the log add.
 pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan {
@@ -81,20 +84,26 @@ pub(super) fn say(lacks: &[Lack]) {
     }
 }
 
-/// Waits outside until the process inside has ended, removes the socket, and ends as that did.
-pub(super) fn keep(keeper: Keeper, name: SocketName) -> Result<ExitCode, RunError> {
+/// Waits outside until the process inside has ended, removes the socket, and ends as that did. It does not return, because
+/// the end of `main` takes system calls that the supervisor's filter forbids.
+pub(super) fn supervise(keeper: Keeper, name: &SocketName) -> ! {
     let serving = keeper.serving().as_raw_pid();
-    let ended = keeper.watch();
-    drop(name);
-    match ended? {
-        Ended::Status(code) => Ok(ExitCode::from(code)),
-        Ended::Signal(signal) => {
-            tell(serving, signal);
-            signal_hook::low_level::emulate_default_handler(signal)?;
-            // It is still there: by a signal whose default is to be ignored nothing ends.
-            Ok(ExitCode::FAILURE)
+    let supervisor = match keeper.confine() {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            name.remove();
+            report::problem(format_args!("cannot give up rights of the supervisor: {error}"));
+            unshare::end(FAILURE);
         }
+    };
+    let ended = supervisor.watch();
+    name.remove();
+    match &ended {
+        Ok(Ended::Status(_)) => {}
+        Ok(Ended::Signal(signal)) => tell(serving, *signal),
+        Err(error) => report::problem(error),
     }
+    supervisor.end_as(ended.unwrap_or(Ended::Status(FAILURE)))
 }
 
 /// Says by which signal the process that served has ended, and what to do next.

@@ -1,9 +1,9 @@
 //! The signals that end a daemon, and the one that must not.
 
+use crate::unshare;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
-use vmm_sys_util::signal::{self, block_signal, unblock_signal};
 
 /// SIGPIPE is already ignored, as in every Rust program, and so is SIGXFSZ (`unshare.rs`).
 const ENDING: [i32; 2] = [SIGTERM, SIGINT];
@@ -15,11 +15,7 @@ pub(super) struct Held(Signals);
 /// Keeps them from the calling thread and all that it starts from now on, until [`Held::watch`] waits for them: the
 /// filter of a thread that serves a guest has no room for what is done when a signal comes.
 pub(super) fn hold() -> io::Result<Held> {
-    ENDING.into_iter().try_for_each(|signal| match block_signal(signal) {
-        // Whoever started this process did it.
-        Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => Ok(()),
-        Err(error) => Err(io::Error::other(error.to_string())),
-    })?;
+    unshare::block_signals(&ENDING)?;
     Signals::new(ENDING).map(Held)
 }
 
@@ -32,7 +28,7 @@ impl Held {
     pub(super) fn watch(self, stop: impl Fn() + Send + 'static) -> io::Result<()> {
         let Self(mut signals) = self;
         let watch = move || {
-            if let Err(error) = ENDING.into_iter().try_for_each(unblock_signal) {
+            if let Err(error) = unshare::unblock_signals(&ENDING) {
                 tracing::error!(%error, "the thread for signals cannot be prepared");
                 stop();
                 return;

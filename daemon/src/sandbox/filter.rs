@@ -3,8 +3,9 @@
 
 use super::SandboxError;
 use crate::unshare;
-use pinhole_policy::host_calls::{self, Condition, Row, Test, Threads, Width};
+use pinhole_policy::host_calls::{self, Condition, Process, Row, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
+use rustix::process::Pid;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
@@ -24,6 +25,17 @@ pub enum OnForbidden {
     Trap,
     /// There is no filter.
     Allow,
+}
+
+impl OnForbidden {
+    fn action(self) -> Option<SeccompAction> {
+        match self {
+            Self::Allow => None,
+            Self::Kill => Some(SeccompAction::KillProcess),
+            Self::Log => Some(SeccompAction::Log),
+            Self::Trap => Some(SeccompAction::Trap),
+        }
+    }
 }
 
 /// The filters of a share.
@@ -54,12 +66,7 @@ impl Filters {
         granted: Access,
         facilities: Facilities,
     ) -> Result<Self, SandboxError> {
-        let action = match forbidden {
-            OnForbidden::Allow => return Ok(Self { programs: None }),
-            OnForbidden::Kill => SeccompAction::KillProcess,
-            OnForbidden::Log => SeccompAction::Log,
-            OnForbidden::Trap => SeccompAction::Trap,
-        };
+        let Some(action) = forbidden.action() else { return Ok(Self { programs: None }) };
         let architecture = Architecture::of_this_host()?;
         let program = |threads| {
             program((architecture, threads), host_calls::rows(threads, granted, facilities), action.clone())
@@ -95,6 +102,66 @@ impl Filters {
         seccompiler::apply_filter(program).map_err(io::Error::other)?;
         unshare::filtered();
         Ok(())
+    }
+}
+
+/// The two processes of a daemon, by their numbers for the supervisor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Processes {
+    pub(super) supervisor: Pid,
+    pub(super) serving: Pid,
+}
+
+impl Processes {
+    /// A number as the kernel gets it in an argument.
+    fn number(self, process: Process) -> u64 {
+        let process = match process {
+            Process::Supervisor => self.supervisor,
+            Process::Serving => self.serving,
+        };
+        u64::from(process.as_raw_nonzero().get().unsigned_abs())
+    }
+}
+
+/// The supervisor's filter, which is complete when the serving process has a number.
+#[derive(Clone, Debug)]
+pub(super) struct SupervisorFilter {
+    /// `None`: nothing is filtered.
+    wanted: Option<(Architecture, SeccompAction)>,
+    facilities: Facilities,
+}
+
+impl SupervisorFilter {
+    /// A filter for a supervisor with these facilities.
+    ///
+    /// # Errors
+    /// [`SandboxError::Filter`] where this architecture has no table.
+    pub(super) fn new(forbidden: OnForbidden, facilities: Facilities) -> Result<Self, SandboxError> {
+        let with = |action| Architecture::of_this_host().map(|architecture| (architecture, action));
+        Ok(Self { wanted: forbidden.action().map(with).transpose()?, facilities })
+    }
+
+    /// Installs it on the calling thread.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn install(&self, processes: Processes) -> io::Result<()> {
+        let Some((architecture, action)) = &self.wanted else { return Ok(()) };
+        let program = self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?;
+        seccompiler::apply_filter(&program).map_err(io::Error::other)?;
+        unshare::filtered();
+        Ok(())
+    }
+
+    fn program(
+        &self,
+        architecture: Architecture,
+        otherwise: SeccompAction,
+        processes: Processes,
+    ) -> Result<BpfProgram, SandboxError> {
+        // What a guest may do is no matter here.
+        let rows = host_calls::rows(Threads::SUPERVISOR, Access::empty(), self.facilities);
+        compiled(architecture, rows, (SeccompAction::Allow, otherwise), Some(processes))
     }
 }
 
@@ -140,24 +207,27 @@ fn program(
     // Of two filters the stricter one decides: what the other answers, this one has to let through.
     let answered = host_calls::ANSWERED.iter().filter(|row| row.threads.intersects(threads));
     let rows = rows.chain(answered);
-    compiled(architecture, rows, (SeccompAction::Allow, otherwise))
+    compiled(architecture, rows, (SeccompAction::Allow, otherwise), None)
 }
 
 fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
     let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
-    compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow))
+    compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow), None)
 }
 
+/// A program that does `listed` at the calls of these rows. `processes`: for rows that name one.
 fn compiled(
     architecture: Architecture,
     rows: impl Iterator<Item = &'static Row>,
     (listed, otherwise): (SeccompAction, SeccompAction),
+    processes: Option<Processes>,
 ) -> Result<BpfProgram, SandboxError> {
     let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for row in rows {
         let Some(number) = architecture.number(row.call) else { continue };
-        let conditions: Vec<_> = row.when.iter().map(condition).collect::<Result<_, _>>().map_err(failed)?;
+        let conditions = row.when.iter().map(|one| condition(one, processes));
+        let conditions: Vec<_> = conditions.collect::<Result<_, _>>()?;
         let alternatives = rules.entry(number).or_insert_with(|| Some(Vec::new()));
         if conditions.is_empty() {
             // However it is called: the other ways are within that.
@@ -171,18 +241,23 @@ fn compiled(
     filter.try_into().map_err(failed)
 }
 
-fn condition(condition: &Condition) -> Result<SeccompCondition, seccompiler::BackendError> {
+fn condition(condition: &Condition, processes: Option<Processes>) -> Result<SeccompCondition, SandboxError> {
     let (operator, value) = match condition.test {
         Test::Is(value) => (SeccompCmpOp::Eq, value),
         Test::Not(value) => (SeccompCmpOp::Ne, value),
         Test::Bits { mask, value } => (SeccompCmpOp::MaskedEq(mask), value),
         Test::AtMost(value) => (SeccompCmpOp::Le, value),
+        Test::Process(process) => {
+            let unknown = || SandboxError::Filter(format!("{} has no number yet", condition.meaning));
+            (SeccompCmpOp::Eq, processes.ok_or_else(unknown)?.number(process))
+        }
     };
     let width = match condition.width {
         Width::Bits32 => SeccompCmpArgLen::Dword,
         Width::Bits64 => SeccompCmpArgLen::Qword,
     };
     SeccompCondition::new(condition.argument, width, operator, value)
+        .map_err(|error| SandboxError::Filter(error.to_string()))
 }
 
 #[cfg(test)]
@@ -207,13 +282,23 @@ mod tests {
     #[test]
     fn there_is_a_program_for_every_profile_thread_and_architecture() {
         for profile in Profile::ALL {
-            for threads in [Threads::all(), Threads::WORKER, Threads::OFFLOAD] {
+            for threads in [Threads::INSIDE, Threads::WORKER, Threads::OFFLOAD] {
                 for architecture in BOTH {
                     let rows = host_calls::rows(threads, profile.granted(), Facilities::all());
                     let program = program((architecture, threads), rows, SeccompAction::KillProcess).unwrap();
                     assert!(program.len() < 4096, "the kernel takes no more");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn there_is_a_program_for_the_supervisor_on_every_architecture() {
+        let own = rustix::process::getpid();
+        let processes = Processes { supervisor: own, serving: own };
+        let filter = SupervisorFilter { wanted: None, facilities: Facilities::all() };
+        for architecture in BOTH {
+            filter.program(architecture, SeccompAction::KillProcess, processes).unwrap();
         }
     }
 }

@@ -1,11 +1,17 @@
-//! The process that stays outside: it was started by somebody who holds its number, so it passes signals in and the end
-//! out, and does nothing else.
+//! The supervisor: the process that stays outside the sandbox. Whoever started the daemon knows this process's number,
+//! so it passes signals in and the end out, and does nothing else.
 
+use super::filter::{Processes, SupervisorFilter};
+use crate::limits::SUPERVISOR_HEAP_LEN;
+use crate::unshare;
+use pinhole_policy::Facilities;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::CapabilitySet;
 use signal_hook::consts::{SIGABRT, SIGCHLD, SIGINT, SIGTERM, SIGTRAP};
-use signal_hook::iterator::Signals;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeWriter, Write as _};
+
+/// The signals that the supervisor waits for.
+const AWAITED: [i32; 3] = [SIGTERM, SIGINT, SIGCHLD];
 
 /// How the other process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,69 +22,132 @@ pub enum Ended {
     Signal(i32),
 }
 
-/// Waits for the process that serves.
+/// The supervisor before it gives up its rights.
 #[derive(Debug)]
 pub struct Keeper {
-    child: Pid,
-    /// Closed when signals are listened to.
-    listens: PipeWriter,
+    processes: Processes,
+    /// Tells the serving process to go on.
+    start: PipeWriter,
+    filter: SupervisorFilter,
+    facilities: Facilities,
 }
 
 impl Keeper {
-    pub(super) const fn of(child: Pid, listens: PipeWriter) -> Self {
-        Self { child, listens }
+    pub(super) const fn new(
+        processes: Processes,
+        start: PipeWriter,
+        filter: SupervisorFilter,
+        facilities: Facilities,
+    ) -> Self {
+        Self { processes, start, filter, facilities }
     }
 
-    /// The number of the process that serves.
+    /// The process that serves.
     pub const fn serving(&self) -> Pid {
-        self.child
+        self.processes.serving
     }
 
+    /// Gives up every right that the supervisor does not need, and makes it ready for signals. The serving process does
+    /// not continue before [`Supervisor::watch`] tells it to, so no guest is served before this is done.
+    ///
+    /// # Errors
+    /// What the host says; the other process has then been ended.
+    pub fn confine(self) -> io::Result<Supervisor> {
+        let Self { processes, start, filter, facilities } = self;
+        match give_up(processes, &filter, facilities) {
+            Ok(()) => Ok(Supervisor { processes, start }),
+            Err(error) => {
+                end(processes.serving);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn give_up(processes: Processes, filter: &SupervisorFilter, facilities: Facilities) -> io::Result<()> {
+    // To end the other process, which may have become another user.
+    let mut kept = CapabilitySet::KILL;
+    if facilities.contains(Facilities::SOCKET_NAME) {
+        // To remove the socket from any folder.
+        kept |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    }
+    super::privileges::keep_only(kept)?;
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    unshare::block_signals(&AWAITED)?;
+    unshare::restore_default_actions(&AWAITED)?;
+    unshare::keep_free_memory(SUPERVISOR_HEAP_LEN);
+    filter.install(processes)
+}
+
+/// Ends a process, which may be gone already.
+fn end(process: Pid) {
+    kill_process(process, Signal::KILL).unwrap_or_default();
+}
+
+/// The supervisor under its filter. It must not return from `main`: that takes system calls which the filter forbids.
+#[derive(Debug)]
+pub struct Supervisor {
+    processes: Processes,
+    start: PipeWriter,
+}
+
+impl Supervisor {
     /// Passes on SIGTERM and SIGINT until the other process ends; a second one ends it at once.
     ///
     /// # Errors
     /// What the host says; the other process has then been ended.
-    pub fn watch(self) -> io::Result<Ended> {
-        let Self { child, listens } = self;
-        let watched = until_it_ends(child, listens);
+    pub fn watch(&self) -> io::Result<Ended> {
+        let watched = self.until_it_ends();
         if watched.is_err() {
-            // It may be gone already.
-            kill_process(child, Signal::KILL).unwrap_or_default();
+            end(self.processes.serving);
         }
         watched
     }
-}
 
-fn until_it_ends(child: Pid, listens: PipeWriter) -> io::Result<Ended> {
-    // Enough to remove the socket from any folder, if this is root, and to end the other process, which may have become
-    // another user.
-    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER | CapabilitySet::KILL;
-    super::privileges::keep_only(kept)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD])?;
-    drop(listens);
-    let mut asked = false;
-    // It may have ended before anybody listened.
-    if let Some(ended) = ended(child)? {
-        return Ok(ended);
-    }
-    for signal in signals.forever() {
-        if signal == SIGCHLD {
-            if let Some(ended) = ended(child)? {
+    fn until_it_ends(&self) -> io::Result<Ended> {
+        match (&self.start).write_all(b"!") {
+            // It has ended, as the first look will show.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            outcome => outcome?,
+        }
+        let serving = self.processes.serving;
+        let mut asked = false;
+        loop {
+            // First a look: SIGCHLD may have come before it was blocked.
+            if let Some(ended) = ended(serving)? {
                 return Ok(ended);
             }
-            continue;
-        }
-        let passed = if asked { Signal::KILL } else { Signal::TERM };
-        asked = true;
-        kill_process(child, passed)?;
-        if passed == Signal::KILL {
-            waitpid(Some(child), WaitOptions::empty())?;
-            // What ended it is what was sent here.
-            return Ok(Ended::Signal(signal));
+            let signal = unshare::take_signal(&AWAITED)?;
+            if signal == SIGCHLD {
+                continue;
+            }
+            let passed = if asked { Signal::KILL } else { Signal::TERM };
+            asked = true;
+            kill_process(serving, passed)?;
+            if passed == Signal::KILL {
+                waitpid(Some(serving), WaitOptions::empty())?;
+                // What ended it is what was sent here.
+                return Ok(Ended::Signal(signal));
+            }
         }
     }
-    Err(io::ErrorKind::UnexpectedEof.into())
+
+    /// Ends this process as the other one ended. Where the signal does not end it, because this process is the first of a
+    /// namespace of processes, it ends with 128 and the signal's number, as a shell would say it.
+    pub fn end_as(&self, ended: Ended) -> ! {
+        match ended {
+            Ended::Status(code) => unshare::end(code),
+            Ended::Signal(number) => {
+                // Where either fails, the status below tells the signal.
+                unshare::unblock_signals(&[number]).unwrap_or_default();
+                if let Some(signal) = Signal::from_named_raw(number) {
+                    kill_process(self.processes.supervisor, signal).unwrap_or_default();
+                }
+                unshare::end(u8::try_from(number).unwrap_or_default().saturating_add(128));
+            }
+        }
+    }
 }
 
 fn ended(child: Pid) -> io::Result<Option<Ended>> {

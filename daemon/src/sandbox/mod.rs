@@ -3,7 +3,8 @@
 //! The order is fixed. First [`Plan::isolate`], which needs every right there is and a process of one thread: namespaces
 //! and a root directory that is the share. Then [`Inside::confine`]: capabilities, limits, Landlock. Both before the
 //! first descriptor of the share is opened and before there is a second thread. [`filter`](Filters) comes last, for each
-//! kind of thread its own, and only then is the first byte of a guest read. Which of all that a share needs is said by
+//! kind of thread its own, and only then is the first byte of a guest read. The supervisor, which stays outside, has given
+//! up its rights by then too ([`Keeper::confine`]). Which of all that a share needs is said by
 //! the tables in `policy`; nothing here knows an operation.
 
 mod filter;
@@ -21,9 +22,10 @@ use std::num::NonZero;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
+use filter::SupervisorFilter;
 pub use filter::{Filters, OnForbidden};
 pub use id_maps::{IdMap, IdMapError, IdMaps};
-pub use keeper::{Ended, Keeper};
+pub use keeper::{Ended, Keeper, Supervisor};
 pub use lack::Lack;
 pub use privileges::{CapabilityChanges, CapabilityError};
 
@@ -119,7 +121,7 @@ impl Plan {
 pub enum Side {
     /// The process that serves.
     Inside(Inside),
-    /// The process that was started, and waits for the other's end.
+    /// The supervisor: the process that was started, and waits for the other's end.
     Outside(Keeper),
 }
 
@@ -131,8 +133,8 @@ pub struct Inside {
     /// The share's mount begins at the share itself.
     own_mount: bool,
     lacks: Vec<Lack>,
-    /// Ends when the keeper listens to signals.
-    heard: PipeReader,
+    /// Has a byte when the supervisor is ready for signals and confined.
+    started: PipeReader,
 }
 
 /// The only two places of the host that the process needs.
@@ -161,10 +163,10 @@ impl Inside {
     /// # Errors
     /// What the host refused, or does not have and must.
     pub fn confine(self) -> Result<Confined, SandboxError> {
-        let Self { plan, places, own_mount, mut lacks, mut heard } = self;
-        // Whoever hears that this serves may send a signal to the keeper at once.
-        heard.read_to_end(&mut Vec::new()).map_err(no_second("it does not say that it listens"))?;
-        drop(heard);
+        let Self { plan, places, own_mount, mut lacks, mut started } = self;
+        // Whoever hears that this serves may send a signal to the supervisor at once.
+        started.read_exact(&mut [0]).map_err(no_second("the first does not start the second"))?;
+        drop(started);
         let filters = plan.filters()?;
         privileges::drop_rights(&plan, &mut lacks)?;
         if plan.builds(Walls::LANDLOCK) {
@@ -184,8 +186,16 @@ impl Plan {
     /// # Errors
     /// Where there are none for this architecture.
     pub fn filters(&self) -> Result<Filters, SandboxError> {
-        let forbidden = if self.builds(Walls::SECCOMP) { self.forbidden } else { OnForbidden::Allow };
-        Filters::new(forbidden, self.reach, self.facilities)
+        Filters::new(self.on_forbidden(), self.reach, self.facilities)
+    }
+
+    fn supervisor_filter(&self) -> Result<SupervisorFilter, SandboxError> {
+        SupervisorFilter::new(self.on_forbidden(), self.facilities)
+    }
+
+    /// What happens at a forbidden call, if that wall is to be built.
+    const fn on_forbidden(&self) -> OnForbidden {
+        if self.builds(Walls::SECCOMP) { self.forbidden } else { OnForbidden::Allow }
     }
 
     /// For a process that has to keep its rights, because the mount that it serves is its own to take away: what its

@@ -4,6 +4,7 @@
 //! was the root is let go. Of `/proc` nothing is mounted: a clone of the one directory `/proc/self/fd`, attached
 //! nowhere, is enough, and there is no way up from it.
 
+use super::filter::Processes;
 use super::keeper::Keeper;
 use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second, privileges};
 use crate::unshare::{self, Forked, MountTraits};
@@ -33,6 +34,7 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     let own_users = isolation == Isolation::Namespace
         && (!rustix::process::geteuid().is_root() || plan.id_maps.are_given());
     let own = rustix::process::getpid();
+    let filter = plan.supervisor_filter()?;
     let keeper = rustix::process::pidfd_open(own, PidfdFlags::empty());
     let keeper = keeper.map_err(|error| no_second("no descriptor of the first")(error.into()))?;
     if own_users {
@@ -43,10 +45,13 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     // While /proc is there, which tells that this is the only thread; for both processes.
     let forgot = unshare::forget_environment();
     forgot.map_err(|source| SandboxError::Rights { what: "the environment", source })?;
-    let (heard, listens) = io::pipe().map_err(no_second("no pipe between them"))?;
+    let (started, start) = io::pipe().map_err(no_second("no pipe between them"))?;
     match unshare::fork().map_err(no_second("fork"))? {
-        Forked::Parent(child) => return Ok(Side::Outside(Keeper::of(child, listens))),
-        Forked::Child => drop(listens),
+        Forked::Parent(serving) => {
+            let processes = Processes { supervisor: own, serving };
+            return Ok(Side::Outside(Keeper::new(processes, start, filter, plan.facilities)));
+        }
+        Forked::Child => drop(start),
     }
     if own_users && plan.id_maps.have_root() {
         become_root().map_err(refused("cannot become the root of the namespace"))?;
@@ -62,7 +67,7 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
         Isolation::Chroot => change_root(&plan)?,
         Isolation::None => in_place(&plan)?,
     };
-    Ok(Side::Inside(Inside { plan, places, own_mount: isolation == Isolation::Namespace, lacks, heard }))
+    Ok(Side::Inside(Inside { plan, places, own_mount: isolation == Isolation::Namespace, lacks, started }))
 }
 
 /// The two places without any isolation. Who may, takes `/proc/self/fd` out of the host's tree all the same.

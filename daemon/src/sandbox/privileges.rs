@@ -131,14 +131,17 @@ pub(super) fn leave_memory_out_of_cores() -> Result<(), SandboxError> {
     }
 }
 
-/// Keeps, beside what the policy needs, the right to mount. Rights that only programs would use again are kept too: the
-/// program that unmounts for somebody who is not root is one.
+/// Keeps, beside what the policy needs, the right to mount. Users other than root also keep the rights that programs
+/// bring: `fusermount3`, which unmounts for them, is such a program.
 pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
     leave_memory_out_of_cores()?;
     drop_groups(lacks)?;
     if plan.builds(Walls::CAPABILITIES) {
         keep_only(needed(plan).union(CapabilitySet::SYS_ADMIN)).map_err(rights("capabilities"))?;
+    }
+    if rustix::process::geteuid().is_root() {
+        rustix::thread::set_no_new_privs(true).map_err(failed("new rights by running programs"))?;
     }
     limit(plan)
 }

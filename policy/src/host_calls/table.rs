@@ -1,7 +1,7 @@
 //! The rows that requests need, and what every row is made of. What a flag is called stands behind its number; the
 //! numbers are the same on x86-64 and AArch64 but for four flags of open(2), which are therefore left free.
 
-use super::{Condition, Row, Test, Threads, Width};
+use super::{Condition, Process, Row, Test, Threads, Width};
 use crate::{Access, Facilities, Need};
 
 const WORKER: Threads = Threads::WORKER;
@@ -34,6 +34,11 @@ pub(super) const fn int(argument: u8, test: Test, meaning: &'static str) -> Cond
 
 pub(super) const fn long(argument: u8, test: Test, meaning: &'static str) -> Condition {
     Condition { argument, width: Width::Bits64, test, meaning }
+}
+
+/// The number of a process, of which the kernel looks at 32 bits.
+pub(super) const fn process(argument: u8, which: Process, meaning: &'static str) -> Condition {
+    int(argument, Test::Process(which), meaning)
 }
 
 /// These bits are the only ones that may be set.

@@ -2,9 +2,10 @@
 //! longer the daemon's.
 //!
 //! `intruder SHARE CANARY PROFILE HANDLES ISOLATION WALLS THREAD ATTEMPT`; HANDLES as in --inode-file-handles. Prints one line: `done` where the attempt worked,
-//! `errno N` where the host refused it, `killed N` where it ended the process by signal N. Whatever works, works on what
-//! is named on the command line or in mounts of its own.
+//! `errno N` where the host refused it, `killed N` where it ended the process by signal N. The supervisor that is ended by
+//! its own attempt prints nothing. Whatever works, works on what is named on the command line or in mounts of its own.
 
+use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -23,7 +24,7 @@ use pinhole::host::{
     CacheMode, Config, FileHandles, FileSystem as _, Holes, InodeHandle, Passthrough, Seal, Surroundings,
 };
 use pinhole::sandbox::{
-    CapabilityChanges, Confined, Ended, IdMaps, Isolation, OnForbidden, Plan, Side, Walls,
+    CapabilityChanges, Confined, Ended, IdMaps, Isolation, Keeper, OnForbidden, Plan, Side, Walls,
 };
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Facilities, Limits, Policy, Profile};
@@ -92,6 +93,7 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
         thread: match thread.as_str() {
             "worker" => Threads::WORKER,
             "offload" => Threads::OFFLOAD,
+            "supervisor" => Threads::SUPERVISOR,
             _ => Threads::CONTROL,
         },
         attempt: attempt.clone(),
@@ -134,14 +136,16 @@ fn run(words: &[String]) -> Result<String, Failure> {
         walls: request.walls,
         required: Walls::empty(),
     };
-    let inside = match plan.isolate()? {
-        Side::Outside(keeper) => {
-            return Ok(match keeper.watch()? {
-                Ended::Status(0) => String::new(),
-                Ended::Status(code) => format!("status {code}"),
-                Ended::Signal(signal) => format!("killed {signal}"),
-            });
+    let sides = plan.isolate();
+    if request.thread == Threads::SUPERVISOR && rustix::process::getpid() != parent {
+        // Only the supervisor says something, and the kernel ends this process with it. It may have ended already.
+        let Ok(_inside) = sides else { return Ok(String::new()) };
+        loop {
+            std::thread::park();
         }
+    }
+    let inside = match sides? {
+        Side::Outside(keeper) => match supervise(keeper, &request, handle)? {},
         Side::Inside(inside) => inside,
     };
     let Confined { places, filters, .. } = inside.confine()?;
@@ -174,6 +178,26 @@ fn run(words: &[String]) -> Result<String, Failure> {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     Ok(String::new())
+}
+
+/// What the supervisor does: its own attempt, if that is asked for; otherwise it says how the other process ended.
+fn supervise(keeper: Keeper, request: &Request, handle: InodeHandle) -> Result<Infallible, Failure> {
+    // The process that started it is one that it has nothing to do with.
+    let parent = rustix::process::getppid().ok_or("no process has started this one")?;
+    let root = rustix::fs::open("/", OFlags::PATH, Mode::empty())?;
+    let known = Known { parent, handle, proc_fds: root.try_clone()?, root };
+    let supervisor = keeper.confine()?;
+    if request.thread == Threads::SUPERVISOR {
+        say(&tried(request, &known));
+        supervisor.end_as(Ended::Status(0));
+    }
+    match supervisor.watch() {
+        Ok(Ended::Status(0)) => {}
+        Ok(Ended::Status(code)) => say(&format!("status {code}")),
+        Ok(Ended::Signal(signal)) => say(&format!("killed {signal}")),
+        Err(error) => say(&format!("failed: {error}")),
+    }
+    supervisor.end_as(Ended::Status(0))
 }
 
 /// The thread has said what became of its attempt.

@@ -87,9 +87,10 @@ fn read(path: &Path, asked: Asked) -> Result<Policy, PolicyFileError> {
     Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path.to_owned(), source })
 }
 
-/// What a policy is explained for: the default options of the host's root, and --xattr. What its limits need comes
-/// from the policy itself.
-const FACILITIES: Facilities = Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY);
+/// What a policy is explained for: the default options of the host's root, with --socket-path and --xattr. What its
+/// limits need comes from the policy itself.
+const FACILITIES: Facilities =
+    Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY).union(Facilities::SOCKET_NAME);
 
 /// Why a question about policies has no answer.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Policies in words, for a terminal.
 
+use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{
     AnsweredShown, Decision, Difference, Explanation, HostCall, OperationShown, PathShown, RightShown,
     Standing, Surplus, Way,
@@ -78,11 +79,12 @@ fn rule(path: &PathShown) -> String {
 
 fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Result {
     let filtered = calls.iter().filter(|call| call.is_filtered()).count();
-    writeln!(
-        f,
-        "\nHost system calls of {kind} threads ({}, {filtered} of them only with certain arguments):",
-        calls.len()
-    )?;
+    let total = calls.len();
+    match Threads::SUPERVISOR.name() {
+        Some(name) if name == kind => write!(f, "\nHost system calls of the {kind}")?,
+        Some(_) | None => write!(f, "\nHost system calls of {kind} threads")?,
+    }
+    writeln!(f, " ({total}, {filtered} of them only with certain arguments):")?;
     for call in calls {
         let own: Vec<_> = call.ways.iter().filter(|way| !way.inherited).collect();
         if !own.is_empty() {
@@ -105,7 +107,7 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
 fn answered(f: &mut Formatter<'_>, calls: &[AnsweredShown]) -> fmt::Result {
     writeln!(
         f,
-        "\nHost system calls that the kernel answers with ENOSYS, of all threads ({}):",
+        "\nHost system calls that the kernel answers with ENOSYS, of all threads but the supervisor ({}):",
         calls.len()
     )?;
     calls.iter().try_for_each(|AnsweredShown { call, why }| writeln!(f, "  {call}: {why}"))

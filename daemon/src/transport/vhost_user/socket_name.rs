@@ -35,18 +35,24 @@ impl SocketName {
     pub(super) fn forget(&mut self) {
         self.0 = None;
     }
-}
 
-impl Drop for SocketName {
+    /// Removes the name. The supervisor's filter allows exactly what this does.
+    ///
     /// Between the look and the removal another file may take the name, but only one that lies in the same folder, by a
     /// user who may remove it there anyway.
-    fn drop(&mut self) {
+    pub fn remove(&self) {
         let Some(Made { place, identity }) = &self.0 else { return };
         if look(&place.folder, &place.name).is_ok_and(|now| Identity::of(&now) == *identity)
             && let Err(error) = rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())
         {
             tracing::warn!(path = %place.path.display(), %error, "cannot remove the socket");
         }
+    }
+}
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 
@@ -103,7 +109,7 @@ impl Identity {
     }
 }
 
-/// Looks at a name, and follows no link. The supervisor's filter allows exactly this.
+/// Looks at a name, and follows no link.
 fn look(folder: impl AsFd, name: &OsStr) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(folder, name, flags, StatxFlags::INO | StatxFlags::TYPE)

@@ -3,7 +3,8 @@
 //! is there for, and no thread under a filter may be seen with a call that no row is there for.
 #![cfg(test)]
 
-use pinhole_policy::host_calls::{ANSWERED, Condition, Row, Test, Threads, Width, every_row};
+mod trace;
+
 use pinhole_protocol::Errno;
 use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use pinhole_tests::frontend::frame::opcode::{
@@ -16,15 +17,16 @@ use pinhole_tests::surface::{Guest, prepare};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use tempfile::{NamedTempFile, TempDir};
+use trace::{Processes, Seen};
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
@@ -35,149 +37,22 @@ const EPERM: i32 = 1;
 const EINVAL: i32 = 22;
 const EFBIG: i32 = 27;
 const ENOSPC: i32 = 28;
-const KINDS: [Threads; 3] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD];
-
-/// What the C library does by itself, on whichever thread it happens to be when the heap grows or shrinks or another
-/// thread is in the allocator: one kind of thread that is seen with it is enough.
-const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
-
-/// Rows that no test can bring about at will, by call and purpose.
-const UNSEEN: [(&str, &str, &str); 5] = [
-    ("clock_gettime", "the time", "where the kernel maps the clock nobody asks for it"),
-    ("brk", "memory", "the first heap rarely grows in a short run"),
-    ("futex", "wait for another thread", "the allocator's lock: only where two threads are in it"),
-    ("madvise", "the guard", "this C library is older"),
-    (
-        "restart_syscall",
-        "continue a timed wait",
-        "these wait for a time only where the host has no thread left",
-    ),
-];
-
-/// A call as the kernel got it.
-struct Call<'t> {
-    thread: u32,
-    thread_name: &'t str,
-    name: &'t str,
-    arguments: Vec<u64>,
-}
-
-impl Call<'_> {
-    fn sets_filter(&self) -> bool {
-        self.name == "seccomp" && self.arguments.first() == Some(&1)
-    }
-
-    /// The kind of its thread.
-    fn kind(&self) -> Threads {
-        match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
-            "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
-            "pool" | "reaper" | "answers" => Threads::OFFLOAD,
-            _ => Threads::CONTROL,
-        }
-    }
-}
-
-/// `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`; ends of calls that were begun elsewhere say nothing new.
-fn parse(line: &str) -> Option<Call<'_>> {
-    let (thread, rest) = line.split_once('<')?;
-    let (thread_name, rest) = rest.split_once("> ")?;
-    let (name, rest) = rest.trim_start().split_once('(')?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let arguments = rest.split([')', '<']).next()?;
-    let number = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
-    let thread = thread.trim().parse().ok()?;
-    let arguments = arguments.split(',').filter_map(number).collect();
-    (!name.is_empty() && name.chars().all(plain)).then_some(Call { thread, thread_name, name, arguments })
-}
-
-fn holds(condition: &Condition, arguments: &[u64]) -> bool {
-    let Some(argument) = arguments.get(usize::from(condition.argument)) else { return false };
-    let (argument, width) = match condition.width {
-        Width::Bits32 => (argument & 0xffff_ffff, 0xffff_ffff),
-        Width::Bits64 => (*argument, u64::MAX),
-    };
-    match condition.test {
-        Test::Is(value) => argument == value & width,
-        Test::Not(value) => argument != value & width,
-        Test::Bits { mask, value } => argument & mask == value,
-        Test::AtMost(value) => argument <= value,
-    }
-}
-
-/// What was seen of the table, by the place of a row in it.
-#[derive(Default)]
-struct Seen {
-    rows: BTreeSet<(usize, u8)>,
-    /// Calls of threads under a filter that no row is there for.
-    strange: BTreeSet<String>,
-}
-
-impl Seen {
-    /// `alone`: threads that serve have their own filter and the others none.
-    fn read(&mut self, trace: &str, alone: bool) {
-        let calls: Vec<_> = trace.lines().filter_map(parse).collect();
-        // A thread may install several; the last one is its own.
-        let filters = calls.iter().enumerate().filter(|(_, call)| call.sets_filter());
-        let last: BTreeMap<u32, usize> = filters.map(|(at, call)| (call.thread, at)).collect();
-        let mut kinds: BTreeMap<u32, Option<Threads>> = BTreeMap::new();
-        // Threads that are started by one under the first filter are under it too.
-        let mut started = None;
-        let mut ended = false;
-        for (at, call) in calls.iter().enumerate() {
-            let kind = kinds.entry(call.thread).or_insert(started);
-            // While the main thread ends the process, strace may show another that is ended by it with the same call.
-            let again = ended && call.name == "exit_group";
-            ended |= call.name == "exit_group" && call.kind() == Threads::CONTROL;
-            if let Some(kind) = *kind
-                && !again
-            {
-                self.count(call, kind);
-            }
-            if last.get(&call.thread) == Some(&at) {
-                *kind = Some(call.kind());
-                if !alone && *kind == Some(Threads::CONTROL) {
-                    started = *kind;
-                }
-            }
-        }
-        assert!(!kinds.is_empty(), "strace has seen nothing");
-    }
-
-    fn count(&mut self, call: &Call<'_>, kind: Threads) {
-        let made = |row: &Row| {
-            row.call == call.name
-                && row.threads.intersects(kind)
-                && row.when.iter().all(|condition| holds(condition, &call.arguments))
-        };
-        let rows = every_row().enumerate().filter(|(_, row)| made(row));
-        let rows: Vec<_> = rows.map(|(at, _)| (at, kind.bits())).collect();
-        let known = !rows.is_empty();
-        self.rows.extend(rows);
-        if !known && !ANSWERED.iter().any(|row| row.call == call.name) {
-            self.strange.insert(format!("{} {}{:x?}", call.thread_name, call.name, call.arguments));
-        }
-    }
-
-    fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
-        for (at, row) in every_row().enumerate() {
-            let seen = |kind: &Threads| self.rows.contains(&(at, kind.bits()));
-            let kinds = KINDS.iter().filter(|kind| row.threads.intersects(**kind));
-            let unseen: Vec<_> = kinds.filter(|kind| !seen(kind)).filter_map(|kind| kind.name()).collect();
-            let enough = ALLOCATOR.contains(&row.call) && KINDS.iter().any(seen);
-            let by_chance = UNSEEN.iter().any(|(call, why, _)| *call == row.call && row.why.starts_with(why));
-            if !unseen.is_empty() && !enough && !by_chance {
-                missing.push(format!("{} ({}): {unseen:?}", row.call, row.why));
-            }
-        }
-        missing
-    }
-}
 
 /// strace and where it writes.
 fn strace(output: &Path) -> Vec<PathBuf> {
     let command = ["strace", "-f", "-qq", "-Y", "--raw=all", "--signal=none", "-o"];
     command.map(PathBuf::from).into_iter().chain([output.to_owned()]).collect()
+}
+
+/// The process that serves, of a daemon that was started as `process` by strace: the last of those that started one another.
+fn serving(mut process: u32) -> Pid {
+    loop {
+        let child = pinhole_tests::daemon::serving_id(process);
+        if child == process {
+            return Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        }
+        process = child;
+    }
 }
 
 struct Run {
@@ -213,20 +88,21 @@ impl Run {
 
     /// The process under strace that serves.
     fn process(&self) -> Pid {
-        let mut process = self.daemon.serving_id();
-        // Inside a sandbox it is the child of the one that strace has started.
-        loop {
-            let child = pinhole_tests::daemon::serving_id(process);
-            if child == process {
-                break;
-            }
-            process = child;
-        }
-        Pid::from_raw(i32::try_from(process).unwrap()).unwrap()
+        serving(self.daemon.id())
     }
 
-    fn ended(mut self) -> String {
-        rustix::process::kill_process(self.process(), Signal::TERM).unwrap();
+    /// The process that strace has started.
+    fn supervisor(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.daemon.serving_id()).unwrap()).unwrap()
+    }
+
+    fn ended(self) -> String {
+        rustix::process::kill_process(self.supervisor(), Signal::TERM).unwrap();
+        self.trace()
+    }
+
+    /// Waits for the daemon's end.
+    fn trace(mut self) -> String {
         assert!(self.daemon.wait_at_most(LIMIT).unwrap().is_some(), "{}", self.daemon.stderr());
         fs::read_to_string(self.folder.path().join("trace")).unwrap()
     }
@@ -361,12 +237,12 @@ fn each_row_is_needed_and_nothing_else_is() {
     do_the_rest(&mut writer);
     pass_the_limit_on_files(&run, &mut writer);
     drop(writer);
-    seen.read(&run.ended(), false);
+    seen.read(&run.ended(), Processes::Two);
 
     let (flags, _file) = policy("profile = \"full\"\nallow = [\"ioctl-inode-flags\"]\n");
     let run = Run::new(&[&all[1..], &["--thread-pool-size=0", "--sandbox=none", &flags]].concat());
     run.play();
-    seen.read(&run.ended(), false);
+    seen.read(&run.ended(), Processes::Two);
 
     let (slow, _file) = policy("[limits]\noperations-per-second = 20\n");
     let run = Run::new(&[&slow]);
@@ -379,38 +255,65 @@ fn each_row_is_needed_and_nothing_else_is() {
         }
     });
     drop(writer);
-    seen.read(&run.ended(), false);
+    seen.read(&run.ended(), Processes::Two);
 
-    seen.read(&logged(), false);
+    seen.read(&logged(), Processes::Two);
+    supervised(&mut seen);
     on_other_file_systems(&mut seen);
     assert_eq!(seen.strange, BTreeSet::new(), "calls that no row is there for");
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows that nothing needs");
 }
 
+/// How a daemon ends other than by itself: at once, because it was asked to twice, and by a signal, of which the supervisor
+/// tells by its log, which is a file or a socket.
+fn supervised(seen: &mut Seen) {
+    let run = Run::new(&[]);
+    rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        rustix::process::kill_process(run.supervisor(), signal).unwrap();
+    }
+    seen.read(&run.trace(), Processes::Supervisor);
+
+    let run = Run::new(&[]);
+    rustix::process::kill_process(run.process(), Signal::KILL).unwrap();
+    seen.read(&run.trace(), Processes::Supervisor);
+
+    let (mut daemon, log, folder) = with_a_socket_as_log(&[]);
+    rustix::process::kill_process(serving(daemon.id()), Signal::KILL).unwrap();
+    assert_eq!(log.filter(|line| line.contains("was ended by SIGKILL")).count(), 1);
+    daemon.wait().unwrap();
+    seen.read(&fs::read_to_string(folder.path().join("trace")).unwrap(), Processes::Supervisor);
+}
+
 /// What is refused goes to the log, by a worker and by the pool; the log is a socket, as under systemd.
 fn logged() -> String {
+    let (rules, _file) =
+        policy("[[path]]\nmatch = \"/file\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]\n");
+    let (mut daemon, log, folder) = with_a_socket_as_log(&["--log-level=debug", &rules]);
+    let mut writer = Writer::new(&folder.path().join("socket"));
+    assert_eq!(writer.errno(&writer.fsync()), EPERM);
+    assert_eq!(writer.errno(&Frame::new(UNLINK, 1).name("file")), EPERM);
+    drop(writer);
+    assert_eq!(log.filter(|line| line.contains("denied")).count(), 2);
+    assert!(daemon.wait().unwrap().success());
+    fs::read_to_string(folder.path().join("trace")).unwrap()
+}
+
+/// A daemon that is ready, the lines of its log from there on, and the folder of its socket and its trace.
+fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = String> + use<>, TempDir) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("share")).unwrap();
     prepare(&path("share")).unwrap();
-    let (rules, _file) =
-        policy("[[path]]\nmatch = \"/file\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]\n");
     let (log, standard_error) = UnixStream::pair().unwrap();
     let [strace, options @ ..] = &strace(&path("trace"))[..] else { panic!("no strace") };
     let mut command = Command::new(strace);
-    command.args(options).arg(pinhole_program().unwrap()).args(["--log-level=debug", &rules]);
+    command.args(options).arg(pinhole_program().unwrap()).args(arguments);
     command.arg("--shared-dir").arg(path("share")).arg("--socket-path").arg(path("socket"));
-    let mut daemon = command.stderr(OwnedFd::from(standard_error)).spawn().unwrap();
-    drop(command);
+    let daemon = command.stderr(OwnedFd::from(standard_error)).spawn().unwrap();
     let mut lines = BufReader::new(log).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("Waiting for vhost-user socket connection")));
-    let mut writer = Writer::new(&path("socket"));
-    assert_eq!(writer.errno(&writer.fsync()), EPERM);
-    assert_eq!(writer.errno(&Frame::new(UNLINK, 1).name("file")), EPERM);
-    drop(writer);
-    assert_eq!(lines.filter(|line| line.contains("denied")).count(), 2);
-    assert!(daemon.wait().unwrap().success());
-    fs::read_to_string(path("trace")).unwrap()
+    (daemon, lines, folder)
 }
 
 /// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is,
@@ -437,7 +340,7 @@ fn on_other_file_systems(seen: &mut Seen) {
         run.ended()
     });
     rustix::mount::unmount(&merged, UnmountFlags::DETACH).unwrap();
-    seen.read(&traced.unwrap(), false);
+    seen.read(&traced.unwrap(), Processes::Two);
     in_memory(seen);
     mounted(seen);
 }
@@ -456,7 +359,7 @@ fn in_memory(seen: &mut Seen) {
     drop(writer);
     let size = fs::metadata(share.path().join("file")).unwrap().len();
     assert_eq!(size, 70 << 20, "of what cannot succeed nothing is done");
-    seen.read(&run.ended(), false);
+    seen.read(&run.ended(), Processes::Two);
 }
 
 /// One takes the lock of a file that another waits for, until it is given back.
@@ -500,8 +403,8 @@ fn mounted(seen: &mut Seen) {
     }
     writer.ask(&writer.flush(), 0);
     drop(writer);
-    seen.read(&run.ended(), false);
+    seen.read(&run.ended(), Processes::Two);
     rustix::mount::unmount(path("mnt"), UnmountFlags::empty()).unwrap();
     assert!(program.wait(LIMIT).unwrap().is_some(), "{}", program.stderr());
-    seen.read(&fs::read_to_string(path("trace")).unwrap(), true);
+    seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
 }

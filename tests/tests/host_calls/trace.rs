@@ -1,0 +1,192 @@
+//! Reads what strace wrote, call by call, and holds it to the table.
+
+use pinhole_policy::host_calls::{ANSWERED, Condition, Process, Row, Test, Threads, Width, every_row};
+use std::collections::{BTreeMap, BTreeSet};
+
+const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
+
+/// What the C library does by itself, on whichever thread it happens to be when the heap grows or shrinks or another
+/// thread is in the allocator: one kind of thread that is seen with it is enough.
+const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
+
+/// Rows that no test can bring about at will, by call and purpose.
+const UNSEEN: [(&str, &str, &str); 5] = [
+    ("clock_gettime", "the time", "where the kernel maps the clock nobody asks for it"),
+    ("brk", "memory", "the first heap rarely grows in a short run"),
+    ("futex", "wait for another thread", "the allocator's lock: only where two threads are in it"),
+    ("madvise", "the guard", "this C library is older"),
+    (
+        "restart_syscall",
+        "continue a timed wait",
+        "these wait for a time only where the host has no thread left",
+    ),
+];
+
+/// A call as the kernel got it.
+struct Call<'t> {
+    thread: u32,
+    thread_name: &'t str,
+    name: &'t str,
+    arguments: Vec<u64>,
+}
+
+impl Call<'_> {
+    fn sets_filter(&self) -> bool {
+        self.name == "seccomp" && self.arguments.first() == Some(&1)
+    }
+
+    /// The kind of its thread.
+    fn kind(&self) -> Threads {
+        match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
+            "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
+            "pool" | "reaper" | "answers" => Threads::OFFLOAD,
+            _ => Threads::CONTROL,
+        }
+    }
+}
+
+/// `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`; ends of calls that were begun elsewhere say nothing new.
+fn parse(line: &str) -> Option<Call<'_>> {
+    let (thread, rest) = line.split_once('<')?;
+    let (thread_name, rest) = rest.split_once("> ")?;
+    let (name, rest) = rest.trim_start().split_once('(')?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let arguments = rest.split([')', '<']).next()?;
+    let number = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
+    let thread = thread.trim().parse().ok()?;
+    let arguments = arguments.split(',').filter_map(number).collect();
+    (!name.is_empty() && name.chars().all(plain)).then_some(Call { thread, thread_name, name, arguments })
+}
+
+/// The processes of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processes {
+    /// One, in which the threads that serve have their own filter and the others none: `pinhole mount`.
+    One,
+    /// The supervisor, and then the one that serves.
+    Two,
+    /// As [`Processes::Two`], where the second was ended at any moment, perhaps between two filters of a thread, and is left
+    /// out.
+    Supervisor,
+}
+
+/// Their numbers, where there are two.
+#[derive(Clone, Copy)]
+struct Numbers {
+    supervisor: u32,
+    serving: u32,
+}
+
+impl Numbers {
+    /// strace has started the one, and that has started the other.
+    fn of(calls: &[Call<'_>]) -> Option<Self> {
+        let supervisor = calls.first()?.thread;
+        let serving = calls.iter().map(|call| call.thread).find(|thread| *thread != supervisor)?;
+        Some(Self { supervisor, serving })
+    }
+}
+
+fn holds(condition: &Condition, arguments: &[u64], numbers: Option<Numbers>) -> bool {
+    let Some(argument) = arguments.get(usize::from(condition.argument)) else { return false };
+    let (argument, width) = match condition.width {
+        Width::Bits32 => (argument & 0xffff_ffff, 0xffff_ffff),
+        Width::Bits64 => (*argument, u64::MAX),
+    };
+    match condition.test {
+        Test::Is(value) => argument == value & width,
+        Test::Not(value) => argument != value & width,
+        Test::Bits { mask, value } => argument & mask == value,
+        Test::AtMost(value) => argument <= value,
+        Test::Process(process) => numbers.is_some_and(|numbers| {
+            let number = match process {
+                Process::Supervisor => numbers.supervisor,
+                Process::Serving => numbers.serving,
+            };
+            argument == u64::from(number)
+        }),
+    }
+}
+
+/// What was seen of the table, by the place of a row in it.
+#[derive(Default)]
+pub(crate) struct Seen {
+    rows: BTreeSet<(usize, u8)>,
+    /// Calls of threads under a filter that no row is there for.
+    pub(crate) strange: BTreeSet<String>,
+}
+
+impl Seen {
+    pub(crate) fn read(&mut self, trace: &str, processes: Processes) {
+        let mut calls: Vec<_> = trace.lines().filter_map(parse).collect();
+        let numbers = match processes {
+            Processes::One => None,
+            Processes::Two | Processes::Supervisor => {
+                Some(Numbers::of(&calls).expect("strace has seen two processes"))
+            }
+        };
+        if let (Processes::Supervisor, Some(numbers)) = (processes, numbers) {
+            calls.retain(|call| call.thread == numbers.supervisor);
+        }
+        let own_kind = |call: &Call<'_>| {
+            let is_outside = numbers.is_some_and(|numbers| call.thread == numbers.supervisor);
+            if is_outside { Threads::SUPERVISOR } else { call.kind() }
+        };
+        // A thread may install several; the last one is its own.
+        let filters = calls.iter().enumerate().filter(|(_, call)| call.sets_filter());
+        let last: BTreeMap<u32, usize> = filters.map(|(at, call)| (call.thread, at)).collect();
+        let mut kinds: BTreeMap<u32, Option<Threads>> = BTreeMap::new();
+        // Threads that are started by one under the first filter are under it too.
+        let mut started = None;
+        let mut ended = false;
+        for (at, call) in calls.iter().enumerate() {
+            let kind = kinds.entry(call.thread).or_insert(started);
+            // While the main thread ends the process, strace may show another that is ended by it with the same call.
+            let own = own_kind(call);
+            let again = ended && call.name == "exit_group" && own != Threads::SUPERVISOR;
+            ended |= call.name == "exit_group" && own == Threads::CONTROL;
+            if let Some(kind) = *kind
+                && !again
+            {
+                self.count(call, kind, numbers);
+            }
+            if last.get(&call.thread) == Some(&at) {
+                *kind = Some(own);
+                if processes == Processes::Two && own == Threads::CONTROL {
+                    started = *kind;
+                }
+            }
+        }
+        assert!(!kinds.is_empty(), "strace has seen nothing");
+    }
+
+    fn count(&mut self, call: &Call<'_>, kind: Threads, numbers: Option<Numbers>) {
+        let made = |row: &Row| {
+            row.call == call.name
+                && row.threads.intersects(kind)
+                && row.when.iter().all(|condition| holds(condition, &call.arguments, numbers))
+        };
+        let rows = every_row().enumerate().filter(|(_, row)| made(row));
+        let rows: Vec<_> = rows.map(|(at, _)| (at, kind.bits())).collect();
+        let known = !rows.is_empty();
+        self.rows.extend(rows);
+        if !known && !ANSWERED.iter().any(|row| row.call == call.name) {
+            self.strange.insert(format!("{} {}{:x?}", call.thread_name, call.name, call.arguments));
+        }
+    }
+
+    /// Rows that were not seen, each with the kinds of threads that lack it.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (at, row) in every_row().enumerate() {
+            let seen = |kind: &Threads| self.rows.contains(&(at, kind.bits()));
+            let kinds = KINDS.iter().filter(|kind| row.threads.intersects(**kind));
+            let unseen: Vec<_> = kinds.filter(|kind| !seen(kind)).filter_map(|kind| kind.name()).collect();
+            let enough = ALLOCATOR.contains(&row.call) && KINDS.iter().any(seen);
+            let by_chance = UNSEEN.iter().any(|(call, why, _)| *call == row.call && row.why.starts_with(why));
+            if !unseen.is_empty() && !enough && !by_chance {
+                missing.push(format!("{} ({}): {unseen:?}", row.call, row.why));
+            }
+        }
+        missing
+    }
+}
