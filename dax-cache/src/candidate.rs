@@ -1,62 +1,66 @@
-//! Whether a file is offered to the guest for mapping: `FUSE_ATTR_DAX`, told with each inode.
+//! Decides whether a file is offered to the guest for mapping (`FUSE_ATTR_DAX` of its inode).
 //!
-//! A guest that maps a file reads and writes it through the window alone (but for writes that make it longer), and what
-//! cannot be mapped then is EIO or SIGBUS to its programs. Nothing falls back to READ and WRITE. So a file is offered
-//! only if every range of it, for every access that the guest has, can be mapped on this front-end. The guest takes
-//! the flag when it learns of the inode, and of a change when it has dropped the inode (`fuse_dax_dontcache`).
+//! A guest that maps a file reads and writes it only through the window, except for writes that
+//! extend it. A range that cannot be mapped gives its programs EIO or SIGBUS: the guest does not
+//! fall back to READ and WRITE. So a file is offered only if this front-end can map every range of
+//! it, for every access that the guest has.
+//!
+//! The guest reads the flag when it learns of the inode. It follows a change of the flag after it
+//! has dropped the inode (`fuse_dax_dontcache`).
 
 use crate::{Capabilities, SLOT_LEN};
 
-/// What the administrator wants (`--dax`).
+/// The files that the administrator wants to offer (`--dax`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// No file.
+    /// Offer no file.
     Never,
-    /// The files that gain by it, where it is safe.
+    /// Offer the files that benefit from it, if that is safe.
     #[default]
     Auto,
-    /// Every file that can be mapped as it is now: of any size, and where it cannot be mapped to its end any more when
-    /// it has another length, too.
+    /// Offer every file that can be mapped with its current length, whatever its size. After a
+    /// change of the length, its end may no longer be mappable.
     Always,
 }
 
-/// What kind of file it is.
+/// The kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {
     /// A regular file.
     Regular,
-    /// Directory, symbolic link, FIFO, socket or device: never opened for its data.
+    /// A directory, symbolic link, FIFO, socket or device. It is never opened for its data.
     Other,
 }
 
-/// A file that might be offered.
+/// A file that may be offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
-    /// Its kind.
+    /// Kind of the file.
     pub kind: FileKind,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// Whether this guest, by policy, could change the length: write, truncate, fallocate. Others are not known.
+    /// Whether the policy lets this guest change the length: write, truncate, fallocate. Other
+    /// writers are not known here.
     pub len_may_change: bool,
-    /// The policy grants `map-read` on it.
+    /// Whether the policy grants `map-read`.
     pub map_read: bool,
-    /// The policy grants `map-write` on it, and the host lets the daemon open it `O_RDWR`.
+    /// Whether the policy grants `map-write`, and the host lets the daemon open the file `O_RDWR`.
     pub map_write: bool,
-    /// The policy grants writing it by WRITE.
+    /// Whether the policy grants writing by WRITE.
     pub write: bool,
 }
 
-/// The decision.
+/// The decision on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Judgement {
-    /// `FUSE_ATTR_DAX` is set.
+pub enum Decision {
+    /// The file is offered: `FUSE_ATTR_DAX` is set.
     Mappable,
-    /// It is not: READ and WRITE.
+    /// The file is not offered: the guest uses READ and WRITE.
     Unmappable(Unmappable),
 }
 
-impl Judgement {
-    /// `FUSE_ATTR_DAX`.
+impl Decision {
+    /// Returns whether `FUSE_ATTR_DAX` is set.
     pub const fn is_mappable(self) -> bool {
         matches!(self, Self::Mappable)
     }
@@ -65,44 +69,51 @@ impl Judgement {
 /// Why a file is not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unmappable {
-    /// [`Mode::Never`].
-    #[error("it is switched off")]
+    /// The mode is [`Mode::Never`].
+    #[error("DAX is switched off")]
     Off,
     /// Only regular files have pages to map.
-    #[error("it is no regular file")]
+    #[error("the file is not a regular file")]
     NotRegular,
-    /// Every access begins with a mapping to read.
+    /// Every access starts with a mapping for reading.
     #[error("the policy does not grant map-read")]
     NotGranted,
-    /// The guest may write the file by WRITE, and could not by a mapping: then even what WRITE allows would fail, since
-    /// Linux sends none for a mapped file.
-    #[error("the guest may write it, but not through a mapping")]
+    /// The guest may write the file by WRITE, but not through a mapping. Linux sends no WRITE for a
+    /// mapped file, so permitted writes would fail.
+    #[error("the guest may write the file, but not through a mapping")]
     WritesWouldFail,
-    /// The front-end maps only what was opened for writing, and the guest must not write: QEMU maps writable whatever it
-    /// is told.
-    #[error("the front-end maps no read-only descriptor")]
+    /// The front-end maps only descriptors that are open for writing, and the guest must not write.
+    /// QEMU ignores a request for a read-only mapping and maps writable.
+    #[error("the front-end cannot map a read-only descriptor")]
     ReadOnly,
-    /// The front-end does not map past the end of the file, and Linux maps whole slots: the last could not be mapped.
-    #[error("the front-end does not map past the end of the file, and it ends within a slot")]
+    /// The front-end does not map past the end of a file, and the file ends within a slot. Linux
+    /// maps whole slots, so it could not map the last one.
+    #[error("the front-end does not map past the end of a file, and the file ends within a slot")]
     EndsWithinSlot,
-    /// The same, as soon as the guest appends to the file or cuts it: the file is whole slots now, the front-end would
-    /// refuse its last one then, and a guest that holds the file open keeps on mapping it. [`Mode::Always`] takes that.
-    #[error("the front-end does not map past the end of the file, and its length may change")]
+    /// The front-end does not map past the end of a file, and the guest may extend or truncate the
+    /// file. The file consists of whole slots now. After the change the front-end would refuse the
+    /// last slot, and a guest that has the file open would still map it. [`Mode::Always`] accepts
+    /// that.
+    #[error("the front-end does not map past the end of a file, and the length may change")]
     LenMayChange,
-    /// Shorter than the threshold: each file costs at least one slot of the window, and a round trip to the front-end.
-    #[error("it is small")]
+    /// The file is shorter than the threshold. Each file costs at least one slot of the window and
+    /// a round trip to the front-end.
+    #[error("the file is shorter than the threshold")]
     Small,
 }
 
 impl Candidate {
-    /// Whether to offer the file. `threshold` is in bytes and counts for [`Mode::Auto`] only.
-    pub const fn judge(&self, capabilities: &Capabilities, mode: Mode, threshold: u64) -> Judgement {
+    /// Decides whether to offer the file.
+    ///
+    /// `threshold` is in bytes and applies to [`Mode::Auto`] only.
+    pub const fn decide(&self, capabilities: &Capabilities, mode: Mode, threshold: u64) -> Decision {
         match self.obstacle(capabilities, mode, threshold) {
-            Some(why) => Judgement::Unmappable(why),
-            None => Judgement::Mappable,
+            Some(why) => Decision::Unmappable(why),
+            None => Decision::Mappable,
         }
     }
 
+    /// Returns the first reason not to offer the file.
     const fn obstacle(&self, capabilities: &Capabilities, mode: Mode, threshold: u64) -> Option<Unmappable> {
         let auto = match mode {
             Mode::Never => return Some(Unmappable::Off),
@@ -121,7 +132,8 @@ impl Candidate {
         if !self.map_write && !capabilities.read_only_descriptors {
             return Some(Unmappable::ReadOnly);
         }
-        // An empty file is whole slots only until its first byte, which is what most empty files are made for.
+        // An empty file has no partial slot, but gets one with its first byte. Most empty files are
+        // created to be filled.
         let ends_within_slot = self.len == 0 || !self.len.is_multiple_of(SLOT_LEN);
         if !capabilities.past_end_of_file && ends_within_slot {
             return Some(Unmappable::EndsWithinSlot);
@@ -150,78 +162,78 @@ mod tests {
     };
     const READ_ONLY: Candidate = Candidate { map_write: false, write: false, ..IMAGE };
 
-    fn why(candidate: Candidate, capabilities: Capabilities, mode: Mode) -> Option<Unmappable> {
-        match candidate.judge(&capabilities, mode, SLOT_LEN) {
-            Judgement::Mappable => None,
-            Judgement::Unmappable(why) => Some(why),
+    fn refusal(candidate: Candidate, capabilities: Capabilities, mode: Mode) -> Option<Unmappable> {
+        match candidate.decide(&capabilities, mode, SLOT_LEN) {
+            Decision::Mappable => None,
+            Decision::Unmappable(why) => Some(why),
         }
     }
 
     #[test]
-    fn switched_off_is_off_for_every_file() {
+    fn mode_never_leaves_out_every_file() {
         for capabilities in [Capabilities::qemu(), Capabilities::replacing()] {
-            assert_eq!(why(IMAGE, capabilities, Mode::Never), Some(Unmappable::Off));
+            assert_eq!(refusal(IMAGE, capabilities, Mode::Never), Some(Unmappable::Off));
         }
     }
 
     #[test]
-    fn only_regular_files_are_mapped() {
+    fn only_regular_files_are_offered() {
         let directory = Candidate { kind: FileKind::Other, ..IMAGE };
-        assert_eq!(why(directory, Capabilities::replacing(), Mode::Always), Some(Unmappable::NotRegular));
+        assert_eq!(refusal(directory, Capabilities::replacing(), Mode::Always), Some(Unmappable::NotRegular));
     }
 
     #[test]
-    fn what_the_policy_does_not_grant_is_not_offered() {
+    fn a_file_without_map_read_is_not_offered() {
         let hidden = Candidate { map_read: false, ..IMAGE };
-        assert_eq!(why(hidden, Capabilities::replacing(), Mode::Always), Some(Unmappable::NotGranted));
+        assert_eq!(refusal(hidden, Capabilities::replacing(), Mode::Always), Some(Unmappable::NotGranted));
     }
 
     #[test]
-    fn a_file_that_is_written_by_requests_is_not_offered_without_writable_mappings() {
+    fn a_file_with_write_needs_map_write() {
         let by_request = Candidate { map_write: false, ..IMAGE };
         assert_eq!(
-            why(by_request, Capabilities::replacing(), Mode::Always),
+            refusal(by_request, Capabilities::replacing(), Mode::Always),
             Some(Unmappable::WritesWouldFail)
         );
     }
 
     #[test]
-    fn a_read_only_file_is_mapped_only_where_a_read_only_descriptor_is() {
-        assert_eq!(why(READ_ONLY, Capabilities::replacing(), Mode::Auto), None);
-        assert_eq!(why(READ_ONLY, Capabilities::qemu(), Mode::Always), Some(Unmappable::ReadOnly));
+    fn a_read_only_file_needs_read_only_descriptors() {
+        assert_eq!(refusal(READ_ONLY, Capabilities::replacing(), Mode::Auto), None);
+        assert_eq!(refusal(READ_ONLY, Capabilities::qemu(), Mode::Always), Some(Unmappable::ReadOnly));
     }
 
     #[test]
-    fn a_file_that_ends_within_a_slot_is_mapped_only_where_past_the_end_is() {
+    fn a_partial_last_slot_needs_mapping_past_the_end() {
         for len in [0, 1, SLOT_LEN - 1, SLOT_LEN * 2 + 4096] {
             let odd = Candidate { len, ..IMAGE };
-            assert_eq!(why(odd, Capabilities::replacing(), Mode::Always), None);
-            assert_eq!(why(odd, Capabilities::qemu(), Mode::Always), Some(Unmappable::EndsWithinSlot));
+            assert_eq!(refusal(odd, Capabilities::replacing(), Mode::Always), None);
+            assert_eq!(refusal(odd, Capabilities::qemu(), Mode::Always), Some(Unmappable::EndsWithinSlot));
         }
-        assert_eq!(why(IMAGE, Capabilities::qemu(), Mode::Auto), None);
+        assert_eq!(refusal(IMAGE, Capabilities::qemu(), Mode::Auto), None);
     }
 
     #[test]
-    fn a_file_that_may_grow_is_mapped_up_to_its_end_only_by_who_insists() {
+    fn on_qemu_a_growing_file_needs_mode_always() {
         let log = Candidate { len_may_change: true, ..IMAGE };
-        assert_eq!(why(log, Capabilities::replacing(), Mode::Auto), None);
-        assert_eq!(why(log, Capabilities::qemu(), Mode::Auto), Some(Unmappable::LenMayChange));
-        assert_eq!(why(log, Capabilities::qemu(), Mode::Always), None);
+        assert_eq!(refusal(log, Capabilities::replacing(), Mode::Auto), None);
+        assert_eq!(refusal(log, Capabilities::qemu(), Mode::Auto), Some(Unmappable::LenMayChange));
+        assert_eq!(refusal(log, Capabilities::qemu(), Mode::Always), None);
     }
 
     #[test]
-    fn small_files_are_left_out_unless_all_are_wanted() {
+    fn mode_auto_leaves_out_small_files() {
         let small = Candidate { len: SLOT_LEN - 1, ..IMAGE };
-        assert_eq!(why(small, Capabilities::replacing(), Mode::Auto), Some(Unmappable::Small));
-        assert_eq!(why(small, Capabilities::replacing(), Mode::Always), None);
+        assert_eq!(refusal(small, Capabilities::replacing(), Mode::Auto), Some(Unmappable::Small));
+        assert_eq!(refusal(small, Capabilities::replacing(), Mode::Always), None);
         let empty = Candidate { len: 0, ..IMAGE };
-        assert_eq!(why(empty, Capabilities::replacing(), Mode::Always), None);
+        assert_eq!(refusal(empty, Capabilities::replacing(), Mode::Always), None);
     }
 
     #[test]
-    fn of_a_front_end_that_is_not_known_the_worst_is_assumed() {
+    fn an_untested_front_end_is_assumed_to_lack_abilities() {
         for candidate in [READ_ONLY, Candidate { len: 1, ..IMAGE }] {
-            assert!(!candidate.judge(&Capabilities::unknown(), Mode::Always, 0).is_mappable());
+            assert!(!candidate.decide(&Capabilities::unknown(), Mode::Always, 0).is_mappable());
         }
     }
 }

@@ -1,49 +1,56 @@
-//! What a front-end has shown that it can do.
+//! The abilities of a front-end.
 //!
-//! Nothing in vhost-user says any of this; the daemon tries it out on a scratch file after the connection, and keeps
-//! the answers here. The constructors are what was measured of front-ends that are known.
+//! The vhost-user protocol does not tell them. After the connection the daemon tests them with a
+//! scratch file and stores the results in [`Capabilities`]. The constructors return the values that
+//! were measured for known front-ends.
 
 use crate::SLOT_LEN;
 
-/// Mappings at once for QEMU: each is a memory region that every vhost-user device of the machine is told of, which take
-/// some 500 with the guest's own memory. All windows of one machine share them; this counts one window.
+/// The most mappings at a time for QEMU.
+///
+/// Each mapping is a memory region that QEMU reports to every vhost-user device of the VM. These
+/// devices accept about 500 regions, including the guest's own memory. All windows of a VM share
+/// this number; the constant counts one window.
 pub const QEMU_MAPPINGS_MAX: usize = 479;
 
-/// Mappings at once for a front-end that maps over a reserved range: each cuts that range once more, so that n of them
-/// are 2n + 1 areas of its address space, and Linux's default `vm.max_map_count` is 65,530 for the whole process.
+/// The most mappings at a time for a front-end that maps over a reserved range.
+///
+/// Each mapping splits that range once more, so that n mappings make 2n + 1 areas of the address
+/// space. Linux's default `vm.max_map_count` is 65,530 areas for the whole process.
 pub const REPLACING_MAPPINGS_MAX: usize = 16_384;
 
-/// What happens to a mapping when another is asked for over it.
+/// The effect of a request for a mapping over an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Overlap {
-    /// The new one is refused (QEMU: "VIRTIO Shared Memory mapping overlap"): one that is accepted shows that nothing
-    /// was there.
+    /// The new mapping is refused (QEMU: "VIRTIO Shared Memory mapping overlap"). So a mapping that
+    /// is accepted shows that the range was free.
     Refused,
-    /// The new one takes the old one's place at once, as with `mmap(MAP_FIXED)`.
+    /// The new mapping replaces the old one at once, as with `mmap(MAP_FIXED)`.
     Replaced,
-    /// Not tried: both may come to lie there.
+    /// Not tested. Both mappings may then exist in the range.
     Unknown,
 }
 
-/// A front-end's abilities.
+/// The abilities of a front-end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Capabilities {
-    /// It maps an `O_RDONLY` descriptor. Without it nothing can be mapped that the guest must not write: a descriptor's
-    /// own mode is all that keeps QEMU from mapping writable.
+    /// It maps `O_RDONLY` descriptors. Without this, a file that the guest must not write cannot be
+    /// mapped, because only the mode of the descriptor keeps QEMU from mapping writable.
     pub read_only_descriptors: bool,
-    /// It maps ranges that end behind the end of the file, as Linux asks for at the end of every file whose length is
-    /// no multiple of [`SLOT_LEN`].
+    /// It maps ranges that extend past the end of the file. Linux requests one at the end of every
+    /// file with a length that is not a multiple of [`SLOT_LEN`].
     pub past_end_of_file: bool,
-    /// What a second mapping does to a first.
+    /// The effect of a mapping over an existing one.
     pub overlap: Overlap,
-    /// Mappings at once.
+    /// The most mappings at a time.
     pub mappings_max: usize,
-    /// A reset of the device takes out all mappings without being told.
+    /// A reset of the device removes all mappings without a message.
     pub drops_on_reset: bool,
 }
 
 impl Capabilities {
-    /// QEMU 11.1: one memory region a mapping, made by `memory_region_init_ram_from_fd`.
+    /// Returns the abilities of QEMU 11.1, which makes one memory region for each mapping
+    /// (`memory_region_init_ram_from_fd`).
     pub const fn qemu() -> Self {
         Self {
             read_only_descriptors: false,
@@ -54,7 +61,8 @@ impl Capabilities {
         }
     }
 
-    /// A front-end that reserves the window and maps into it by `mmap(MAP_FIXED)`, as crosvm does.
+    /// Returns the abilities of a front-end that reserves the window and maps into it with
+    /// `mmap(MAP_FIXED)`, as crosvm does.
     pub const fn replacing() -> Self {
         Self {
             read_only_descriptors: true,
@@ -65,7 +73,7 @@ impl Capabilities {
         }
     }
 
-    /// A front-end of which nothing is known yet.
+    /// Returns the abilities to assume of an untested front-end.
     pub const fn unknown() -> Self {
         Self {
             read_only_descriptors: false,
@@ -76,11 +84,12 @@ impl Capabilities {
         }
     }
 
-    /// Whether to map writable for a guest that asks to read or to write, and may or may not be given a writable
-    /// mapping of this node; `None` if it can have none.
+    /// Returns whether to map writable, or `None` if no mapping is possible.
     ///
-    /// More than was asked for is given where the front-end takes no `O_RDONLY` descriptor, and where it would have to
-    /// take the mapping out when the guest comes back to write. Never more than `may_write`.
+    /// `asked` says whether the guest asks for a writable mapping, `may_write` whether it may have
+    /// one of this node. A mapping is writable without being asked for in two cases: the front-end
+    /// cannot map `O_RDONLY` descriptors, or it would have to remove the mapping when the guest
+    /// later asks to write. A mapping is never writable without `may_write`.
     pub const fn map_writable(&self, asked: bool, may_write: bool) -> Option<bool> {
         let replaces = matches!(self.overlap, Overlap::Replaced);
         match (asked, may_write) {
@@ -97,8 +106,11 @@ impl Capabilities {
         }
     }
 
-    /// Bytes of the largest window in which Linux, with slots of [`SLOT_LEN`], stays within the budget whatever it
-    /// does: past it, it learns of the budget by failing reads instead of by having no free slot. 0: not one slot.
+    /// Returns the length in bytes of the largest window in which Linux cannot exceed the budget, 0
+    /// if the budget allows no slot.
+    ///
+    /// Linux makes at most one mapping for each slot of [`SLOT_LEN`]. In a larger window it exceeds
+    /// the budget, and reads fail, before it runs out of free slots and reclaims some.
     pub fn window_len_max(&self) -> u64 {
         let slots = u64::try_from(self.mappings_max).unwrap_or(u64::MAX);
         slots.checked_ilog2().and_then(|shift| SLOT_LEN.checked_shl(shift)).unwrap_or(0)
@@ -110,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_may_not_write_never_gets_a_writable_mapping() {
+    fn without_may_write_no_mapping_is_writable() {
         for capabilities in [Capabilities::qemu(), Capabilities::replacing(), Capabilities::unknown()] {
             for asked in [false, true] {
                 assert_ne!(capabilities.map_writable(asked, false), Some(true));
@@ -120,21 +132,21 @@ mod tests {
     }
 
     #[test]
-    fn qemu_can_map_only_what_may_be_written() {
+    fn qemu_maps_only_writable_files() {
         assert_eq!(Capabilities::qemu().map_writable(false, true), Some(true));
         assert_eq!(Capabilities::qemu().map_writable(false, false), None);
     }
 
     #[test]
-    fn read_only_stays_read_only_where_that_can_be_changed_in_place() {
+    fn read_only_is_kept_if_upgrades_are_in_place() {
         assert_eq!(Capabilities::replacing().map_writable(false, true), Some(false));
-        let gap = Capabilities { overlap: Overlap::Refused, ..Capabilities::replacing() };
-        assert_eq!(gap.map_writable(false, true), Some(true));
-        assert_eq!(gap.map_writable(false, false), Some(false));
+        let unmaps_first = Capabilities { overlap: Overlap::Refused, ..Capabilities::replacing() };
+        assert_eq!(unmaps_first.map_writable(false, true), Some(true));
+        assert_eq!(unmaps_first.map_writable(false, false), Some(false));
     }
 
     #[test]
-    fn the_largest_window_has_no_more_slots_than_there_may_be_mappings() {
+    fn the_largest_window_has_at_most_mappings_max_slots() {
         assert_eq!(Capabilities::qemu().window_len_max(), 256 * SLOT_LEN);
         assert_eq!(Capabilities::replacing().window_len_max(), 32 << 30);
         let of = |mappings_max| Capabilities { mappings_max, ..Capabilities::qemu() }.window_len_max();

@@ -1,84 +1,93 @@
-//! What can go wrong with the window, and what the guest is told.
+//! The errors of the window, and the errno that the guest gets for each.
 
-/// How the front-end failed to do a step. The answer to `SHMEM_MAP` carries no errno, so there is no more to say.
+/// How a step failed at the front-end. The reply to `SHMEM_MAP` carries no errno, so there is no
+/// further detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It answered, and said no.
+    /// It replied that it refuses.
     #[error("the front-end refused")]
     Refused,
-    /// No answer: the channel is closed, or it took longer than the caller waits. Whether it was done is not known, and
-    /// nothing more can be sent on this channel.
-    #[error("the front-end does not answer")]
+    /// It did not reply: the channel is closed, or the reply took longer than the caller waits. It
+    /// is unknown whether the step was done, and nothing more can be sent on this channel.
+    #[error("the front-end does not reply")]
     Gone,
 }
 
 /// Why a request about the window failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DaxError {
-    /// Window offset, file offset or length is no multiple of the alignment that INIT told.
-    #[error("{value:#x} is no multiple of {alignment:#x}")]
+    /// A window offset, file offset or length is not a multiple of the alignment in the reply to
+    /// INIT.
+    #[error("{value:#x} is not a multiple of {alignment:#x}")]
     Misaligned {
-        /// The number, in bytes.
+        /// The misaligned number, in bytes.
         value: u64,
         /// `1 << map_alignment` bytes.
         alignment: u64,
     },
-    /// A range of no length.
-    #[error("a range of no length")]
+    /// The length of a range is 0.
+    #[error("the range is empty")]
     Empty,
-    /// The range ends behind the window, or behind all numbers.
-    #[error("{len:#x} bytes at {offset:#x} are not in the window")]
+    /// The range ends past the end of the window, or its end overflows.
+    #[error("{len:#x} bytes at {offset:#x} are not inside the window")]
     OutsideWindow {
-        /// Bytes from the window's start.
+        /// Offset from the start of the window, in bytes.
         offset: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// The file range ends behind what a file can have (`loff_t`).
-    #[error("{len:#x} bytes at {offset:#x} are in no file")]
+    /// The file range ends past the largest file offset (`loff_t`).
+    #[error("{len:#x} bytes at {offset:#x} exceed the largest file offset")]
     OutsideFile {
-        /// Bytes from the file's start.
+        /// Offset from the start of the file, in bytes.
         offset: u64,
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// A mapping lies in part inside and in part outside of the range.
-    #[error("the mapping of {len:#x} bytes at {offset:#x} sticks out of the range")]
+    /// A mapping is partly inside and partly outside the range.
+    #[error("the mapping of {len:#x} bytes at {offset:#x} is partly outside the range")]
     Partial {
-        /// The mapping's start, in bytes from the window's start.
+        /// Offset of the mapping from the start of the window, in bytes.
         offset: u64,
-        /// The mapping's length in bytes.
+        /// Length of the mapping in bytes.
         len: u64,
     },
-    /// The mappings that there may be at once are there.
-    #[error("{max} mappings are all that there may be")]
+    /// The window has as many mappings as it may have.
+    #[error("the window has {max} mappings, which is the limit")]
     BudgetSpent {
-        /// How many.
+        /// Limit of mappings.
         max: usize,
     },
-    /// The front-end said no to what was needed.
+    /// The front-end refused a step.
     #[error("the front-end refused")]
     Refused,
-    /// The front-end does not answer, now or since an earlier step.
-    #[error("the front-end does not answer")]
+    /// The front-end does not reply, now or since an earlier step.
+    #[error("the front-end does not reply")]
     Gone,
-    /// The table was cleared while the request was under way.
-    #[error("the window was cleared meanwhile")]
+    /// The table was cleared while the request was in progress.
+    #[error("the window was cleared during the request")]
     Cleared,
-    /// Another request is under way: a mistake of the caller's, who gives one after the other.
-    #[error("another request is under way")]
+    /// Another request is in progress. This is a mistake of the caller, which must finish one
+    /// request before the next.
+    #[error("another request is in progress")]
     Busy,
 }
 
 impl DaxError {
-    /// The Linux error number to answer with.
+    /// Returns the Linux error number for the reply.
     ///
-    /// Linux hands most numbers on to whoever reads, and makes a SIGBUS of them in a page fault. Three it must never get
-    /// for a SETUPMAPPING: EAGAIN makes a page fault ask again at once and for ever (`__fuse_dax_fault`, which takes it
-    /// for "no free slot" while there is one), ENOMEM makes it a fault to be retried, on kernels before 5.16 after the
-    /// OOM killer has been let loose, and ENOSYS is an answer for ever. No number makes it reclaim slots: it does so
-    /// when it runs out of slots of its own, which comes first in a window of [`crate::Capabilities::window_len_max`].
-    /// Past the budget it is therefore ENOSPC, which at least names what is full.
+    /// Linux passes most numbers on to the reading program, or turns them into SIGBUS in a page
+    /// fault. It must never get three of them for a SETUPMAPPING:
+    ///
+    /// - EAGAIN makes a page fault retry at once and forever. `__fuse_dax_fault` takes it for "no
+    ///   free slot", although there is one.
+    /// - ENOMEM makes a page fault retry, on kernels before 5.16 after a run of the OOM killer.
+    /// - ENOSYS is final: Linux never asks again.
+    ///
+    /// No number makes Linux reclaim slots. It does that when it has no free slot left, which
+    /// happens before the budget is spent in a window of at most
+    /// [`crate::Capabilities::window_len_max`]. So a spent budget is ENOSPC, which at least names
+    /// the cause.
     pub const fn errno(self) -> i32 {
         const EIO: i32 = 5;
         const EINVAL: i32 = 22;
@@ -109,8 +118,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_makes_a_guest_ask_again_for_ever() {
-        const NEVER: [i32; 3] = [11, 12, 38];
+    fn no_errno_makes_a_guest_retry_forever() {
+        const RETRIED_OR_FINAL: [i32; 3] = [11, 12, 38];
         let all = [
             DaxError::Misaligned { value: 1, alignment: 4096 },
             DaxError::Empty,
@@ -124,7 +133,7 @@ mod tests {
             DaxError::Busy,
         ];
         for error in all {
-            assert!(!NEVER.contains(&error.errno()) && error.errno() > 0, "{error}");
+            assert!(!RETRIED_OR_FINAL.contains(&error.errno()) && error.errno() > 0, "{error}");
         }
     }
 }

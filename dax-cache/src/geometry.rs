@@ -1,48 +1,55 @@
-//! The window's measures, and ranges that were checked against them.
+//! The length and alignment of the window, and ranges that were checked against them.
 //!
-//! What a guest sends is [`Wanted`] or a pair of numbers; [`Geometry`] makes a [`Mapping`] or a [`WindowRange`] of it, or
-//! says what is wrong. Nothing behind this file checks a number again.
+//! A guest sends a [`Wanted`] or a pair of numbers. [`Geometry`] turns it into a [`Mapping`] or a
+//! [`WindowRange`], or returns an error. Code outside this file never checks these numbers again.
 
 use crate::DaxError;
 
-/// log2 of the least alignment: the smallest page of any Linux.
+/// log2 of the smallest alignment: the smallest page of any Linux.
 pub const ALIGNMENT_SHIFT_MIN: u32 = 12;
-/// log2 of the greatest alignment: Linux refuses to mount with more than `FUSE_DAX_SHIFT` (`fuse_dax_check_alignment`).
+/// log2 of the largest alignment. Linux refuses to mount above `FUSE_DAX_SHIFT`
+/// (`fuse_dax_check_alignment`).
 pub const ALIGNMENT_SHIFT_MAX: u32 = 21;
-/// Bytes of the slots in which Linux divides the window, of every SETUPMAPPING that it sends, and of the least window
-/// that it can use (`FUSE_DAX_SZ`).
+/// Bytes of a slot (`FUSE_DAX_SZ`).
+///
+/// Linux divides the window into slots and maps one slot with each SETUPMAPPING. The smallest
+/// window that it can use is one slot.
 pub const SLOT_LEN: u64 = 1 << ALIGNMENT_SHIFT_MAX;
 
-/// The length of the window and the alignment in it.
+/// The length of the window, and the alignment of its ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     window_len: u64,
     alignment: u64,
 }
 
-/// A window that there cannot be.
+/// Why a window is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
-    /// `VIRTIO_PCI_CAP_SHARED_MEMORY_CFG` regions are PCI BARs, and QEMU takes no other length.
-    #[error("{len:#x} bytes are no window: a power of two, {SLOT_LEN:#x} or more")]
+    /// The length is not a power of two, or less than [`SLOT_LEN`]. Regions of
+    /// `VIRTIO_PCI_CAP_SHARED_MEMORY_CFG` are PCI BARs, and QEMU accepts only powers of two.
+    #[error("window length {len:#x} is not a power of two from {SLOT_LEN:#x} on")]
     WindowLen {
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// Less than a page, or more than Linux takes.
-    #[error("an alignment of 1 << {shift} bytes: {ALIGNMENT_SHIFT_MIN} to {ALIGNMENT_SHIFT_MAX}")]
+    /// The alignment is less than a page, or more than Linux accepts.
+    #[error("alignment shift {shift} is not in {ALIGNMENT_SHIFT_MIN} to {ALIGNMENT_SHIFT_MAX}")]
     Alignment {
-        /// log2 of bytes.
+        /// log2 of the alignment in bytes.
         shift: u32,
     },
 }
 
 impl Geometry {
-    /// A window of `window_len` bytes in which everything lies at multiples of `1 << alignment_shift` bytes: the host's
-    /// page size or more, told to the guest as `map_alignment` of INIT.
+    /// Returns a window of `window_len` bytes with ranges aligned to `1 << alignment_shift` bytes.
+    ///
+    /// The alignment must be at least the host's page size. The guest gets it as `map_alignment` in
+    /// the reply to INIT.
     ///
     /// # Errors
-    /// [`GeometryError`] if the length is no power of two or less than [`SLOT_LEN`], or the alignment is out of bounds.
+    /// [`GeometryError`] if the length is not a power of two or less than [`SLOT_LEN`], or if the
+    /// alignment is out of bounds.
     pub const fn new(window_len: u64, alignment_shift: u32) -> Result<Self, GeometryError> {
         if !window_len.is_power_of_two() || window_len < SLOT_LEN {
             return Err(GeometryError::WindowLen { len: window_len });
@@ -53,39 +60,40 @@ impl Geometry {
         Ok(Self { window_len, alignment: 1 << alignment_shift })
     }
 
-    /// Bytes of the window.
+    /// Returns the length of the window in bytes.
     pub const fn window_len(&self) -> u64 {
         self.window_len
     }
 
-    /// Bytes, a power of two.
+    /// Returns the alignment in bytes, a power of two.
     pub const fn alignment(&self) -> u64 {
         self.alignment
     }
 
-    /// A range of the window, as a REMOVEMAPPING names it.
+    /// Checks a range of the window, as in a REMOVEMAPPING.
     ///
     /// # Errors
-    /// [`DaxError`], all of them EINVAL, if it is empty, misaligned or not wholly in the window.
+    /// [`DaxError`], always EINVAL, if the range is empty, misaligned or not inside the window.
     pub fn range(&self, offset: u64, len: u64) -> Result<WindowRange, DaxError> {
         if len == 0 {
             return Err(DaxError::Empty);
         }
-        self.aligned(offset)?;
-        self.aligned(len)?;
+        self.check_alignment(offset)?;
+        self.check_alignment(len)?;
         match offset.checked_add(len) {
             Some(end) if end <= self.window_len => Ok(WindowRange { offset, len }),
             Some(_) | None => Err(DaxError::OutsideWindow { offset, len }),
         }
     }
 
-    /// A mapping, as a SETUPMAPPING names it.
+    /// Checks a mapping, as in a SETUPMAPPING.
     ///
     /// # Errors
-    /// As [`Geometry::range`], and if the file range is misaligned or ends behind `loff_t`.
+    /// Those of [`Geometry::range`], and [`DaxError`] if the file range is misaligned or ends past
+    /// `loff_t`.
     pub fn mapping(&self, wanted: &Wanted) -> Result<Mapping, DaxError> {
         let range = self.range(wanted.window_offset, wanted.len)?;
-        self.aligned(wanted.file_offset)?;
+        self.check_alignment(wanted.file_offset)?;
         let end = wanted.file_offset.checked_add(wanted.len);
         if end.is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(DaxError::OutsideFile { offset: wanted.file_offset, len: wanted.len });
@@ -93,8 +101,8 @@ impl Geometry {
         Ok(Mapping { range, node: wanted.node, file_offset: wanted.file_offset, writable: wanted.writable })
     }
 
-    const fn aligned(&self, value: u64) -> Result<(), DaxError> {
-        // The alignment is a power of two.
+    const fn check_alignment(&self, value: u64) -> Result<(), DaxError> {
+        // The alignment is a power of two, so alignment - 1 masks the misaligned bits.
         if value & self.alignment.wrapping_sub(1) == 0 {
             Ok(())
         } else {
@@ -103,23 +111,23 @@ impl Geometry {
     }
 }
 
-/// What a SETUPMAPPING asks for: numbers as the guest sent them.
+/// A mapping that a SETUPMAPPING asks for, with the unchecked numbers of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// The node id.
+    /// Node id of the file.
     pub node: u64,
-    /// `foffset`: bytes from the file's start.
+    /// `foffset`: offset from the start of the file, in bytes.
     pub file_offset: u64,
-    /// `moffset`: bytes from the window's start.
+    /// `moffset`: offset from the start of the window, in bytes.
     pub window_offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// Mapped for reading and writing; else for reading. What the guest asked for, or more: see
-    /// [`crate::Capabilities::map_writable`].
+    /// Whether to map for reading and writing, not only for reading. It may be set although the
+    /// guest did not ask for it: see [`crate::Capabilities::map_writable`].
     pub writable: bool,
 }
 
-/// A range of the window that is aligned, not empty and inside. Only [`Geometry`] makes one.
+/// A range that is aligned, not empty and inside the window. Only [`Geometry`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowRange {
     offset: u64,
@@ -127,30 +135,30 @@ pub struct WindowRange {
 }
 
 impl WindowRange {
-    /// Bytes from the window's start.
+    /// Returns the offset from the start of the window, in bytes.
     pub const fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Bytes; never 0.
-    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    /// Returns the length in bytes, never 0.
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// The first byte behind it.
+    /// Returns the offset of the first byte after the range.
     pub const fn end(&self) -> u64 {
-        // The sum was checked when the range was made.
+        // `Geometry::range` has checked this sum.
         self.offset.saturating_add(self.len)
     }
 
-    /// Whether all of `other` is in it.
+    /// Returns whether this range contains all of `other`.
     pub const fn covers(&self, other: &Self) -> bool {
         self.offset <= other.offset && other.end() <= self.end()
     }
 }
 
-/// A file range in the window, checked. Only [`Geometry`] makes one.
+/// A checked mapping of a file range into the window. Only [`Geometry`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     range: WindowRange,
@@ -160,39 +168,41 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Where in the window.
+    /// Returns the range in the window.
     pub const fn range(&self) -> WindowRange {
         self.range
     }
 
-    /// The node whose file it is.
+    /// Returns the node id of the file.
     pub const fn node(&self) -> u64 {
         self.node
     }
 
-    /// Bytes from the file's start.
+    /// Returns the offset from the start of the file, in bytes.
     pub const fn file_offset(&self) -> u64 {
         self.file_offset
     }
 
-    /// Whether the guest can store through it. If not, the front-end must be handed a descriptor that is `O_RDONLY`:
-    /// QEMU maps writable whatever it is told.
+    /// Returns whether the guest can write through the mapping.
+    ///
+    /// If not, the front-end must get an `O_RDONLY` descriptor, because QEMU ignores a request for
+    /// a read-only mapping.
     pub const fn writable(&self) -> bool {
         self.writable
     }
 
-    /// The same without the right to write.
+    /// Returns the same mapping without the right to write.
     pub(crate) const fn read_only(self) -> Self {
         Self { writable: false, ..self }
     }
 
-    /// Whether the same bytes of the same file lie at the same place, whatever the rights.
+    /// Returns whether both map the same bytes of the same file at the same place, with any rights.
     pub(crate) fn same_content(&self, other: &Self) -> bool {
         self.range == other.range && self.node == other.node && self.file_offset == other.file_offset
     }
 
-    /// Whether who asks for `wanted` has it already.
-    pub(crate) fn serves(&self, wanted: &Self) -> bool {
+    /// Returns whether this mapping satisfies a request for `wanted`.
+    pub(crate) fn satisfies(&self, wanted: &Self) -> bool {
         self.same_content(wanted) && (self.writable || !wanted.writable)
     }
 }
@@ -208,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_a_power_of_two_that_linux_can_use() {
+    fn the_window_length_must_be_a_power_of_two() {
         for len in [0, 1, SLOT_LEN - 1, SLOT_LEN / 2, SLOT_LEN * 3, u64::MAX] {
             assert_eq!(Geometry::new(len, 12), Err(GeometryError::WindowLen { len }));
         }
@@ -218,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alignment_is_a_page_at_least_and_a_slot_of_linux_at_most() {
+    fn the_alignment_is_between_a_page_and_a_slot() {
         for shift in [0, 11, 22, 63, 64, u32::MAX] {
             assert_eq!(Geometry::new(SLOT_LEN, shift), Err(GeometryError::Alignment { shift }));
         }
@@ -226,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_lies_wholly_in_the_window() {
+    fn a_range_must_be_inside_the_window() {
         let whole = geometry().range(0, SLOT_LEN * 4).unwrap();
         assert_eq!((whole.offset(), whole.len(), whole.end()), (0, SLOT_LEN * 4, SLOT_LEN * 4));
         let last = geometry().range(SLOT_LEN * 4 - PAGE, PAGE).unwrap();
@@ -244,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn no_length_and_all_ones_are_no_words_for_everything() {
+    fn zero_and_all_ones_are_not_the_whole_window() {
         assert_eq!(geometry().range(0, 0), Err(DaxError::Empty));
         let all = DaxError::Misaligned { value: u64::MAX, alignment: PAGE };
         assert_eq!(geometry().range(0, u64::MAX), Err(all));
     }
 
     #[test]
-    fn each_number_has_to_be_aligned() {
+    fn each_number_must_be_aligned() {
         let good = Wanted { node: 1, file_offset: PAGE, window_offset: PAGE, len: PAGE, writable: false };
         geometry().mapping(&good).unwrap();
         for bad in [
@@ -265,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_ends_where_offsets_end() {
+    fn a_file_range_must_end_below_the_largest_offset() {
         let last = (1 << 63) - PAGE;
         let wanted = Wanted { node: 1, file_offset: last, window_offset: 0, len: PAGE, writable: false };
         assert_eq!(
             geometry().mapping(&wanted),
             Err(DaxError::OutsideFile { offset: last, len: PAGE }),
-            "the end itself is no loff_t"
+            "the end of the range is not a loff_t"
         );
         let before = Wanted { file_offset: last - PAGE, ..wanted };
         assert_eq!(geometry().mapping(&before).unwrap().file_offset(), last - PAGE);

@@ -1,37 +1,48 @@
-//! Which file range sits where in the DAX window. Pure: no I/O, no knowledge of guests or hosts.
+//! The table of a DAX window: which range of which file is mapped at which place in the window.
 //!
-//! [`Mappings`] is the table: it takes what SETUPMAPPING and REMOVEMAPPING ask for and says, step by step, what the
-//! front-end has to be told (`SHMEM_MAP`, `SHMEM_UNMAP` of the vhost-user specification). [`Capabilities`] is what a
-//! front-end has shown that it can do, [`Candidate::judge`] whether a file should be offered for mapping at all, and
-//! [`model`] a front-end to test against. Nothing here touches memory of the window, and no byte of it.
+//! The crate does no I/O and never accesses the memory of the window.
 //!
-//! # The rules of the table
+//! - [`Mappings`] is the table. It takes SETUPMAPPING and REMOVEMAPPING requests and returns, step
+//!   by step, the messages for the front-end (`SHMEM_MAP` and `SHMEM_UNMAP` of the vhost-user
+//!   specification).
+//! - [`Capabilities`] says what a front-end can do.
+//! - [`Candidate::decide`] decides whether a file is offered to the guest for mapping.
+//! - [`model`] has a front-end for tests.
 //!
-//! Linux (`fs/fuse/dax.c`) cuts the window into slots of 2 MiB, asks for a slot as a whole, always at the same offset,
-//! and gives it to another file when it has removed the first, or believes so: it warns of a REMOVEMAPPING that failed
-//! and uses the slot again. Other drivers may do otherwise, hostile ones do anything.
+//! # Rules of the table
 //!
-//! - **What is there already** (same place, node and file offset, no more rights than given) is answered without a
-//!   message to the front-end.
-//! - **Read-only becomes writable** in place where the front-end replaces a mapping by one over it; else the old is
-//!   taken out first, and put back if the new one is refused. Between the two the guest's other processors find nothing
-//!   in the range; [`Capabilities::map_writable`] says when to avoid that by mapping writable from the beginning.
-//! - **Something else in the way** is taken out first, each mapping exactly as it was made, since QEMU unmaps nothing
-//!   else. If the new one is then refused, the range stays empty: the guest has given up what was there, and
-//!   `mmap(MAP_FIXED)` behaves the same.
-//! - **A mapping that sticks out** of the range of a SETUPMAPPING or of an entry of a REMOVEMAPPING: EINVAL, and nothing
-//!   is changed. To take out the whole mapping would pull memory from under a guest that was not told; to keep its rest
-//!   would need the front-end to cut a mapping in two, which QEMU does not. A guest that gets the error knows what it
-//!   has, and Linux never asks for it.
-//! - **Nothing there** to remove is success, as with every peer. An entry of no length or outside of the window is
-//!   EINVAL; no length means "all" (that was a message between an old virtiofsd and QEMU, never one of FUSE).
-//! - **An unmap that fails** leaves the range taken: the front-end may or may not have it still. It counts, it is never
-//!   answered as there, and nothing else is recorded over it unless the front-end has accepted the very same range
-//!   anew and is known to refuse or to replace what was there ([`Overlap`]): then that shows that the old is gone.
-//! - **Several entries**: all are checked before one is removed; then a failure does not keep the rest from being
-//!   removed, since Linux takes them all for removed whatever the answer is.
+//! Linux (`fs/fuse/dax.c`) divides the window into slots of 2 MiB. It maps whole slots only, always
+//! at the same offsets. It uses a slot for another file after it has removed the first mapping,
+//! even if the REMOVEMAPPING failed: it only logs a warning then. Other drivers may behave
+//! differently, and a hostile guest may send any request.
 //!
-//! Whose node the header of a REMOVEMAPPING names is not looked at: the window belongs to the guest as a whole.
+//! - **The mapping exists already** (same place, node and file offset, and at least the requested
+//!   rights): success without a message to the front-end.
+//! - **Read-only becomes writable** in place if the front-end replaces a mapping by a new one over
+//!   it. Otherwise the old mapping is removed first, and restored if the front-end refuses the new
+//!   one. In between, the other processors of the guest find nothing in the range.
+//!   [`Capabilities::map_writable`] says when to avoid this by mapping writable from the start.
+//! - **Another mapping in the range** is removed first. Each removal names the exact range of one
+//!   mapping, because QEMU accepts no other range. If the front-end then refuses the new mapping,
+//!   the range stays empty: the guest has given up the old mapping, and `mmap(MAP_FIXED)` behaves
+//!   the same.
+//! - **A mapping partly inside and partly outside** the range of a SETUPMAPPING, or of an entry of a
+//!   REMOVEMAPPING: EINVAL, and nothing changes. To remove the whole mapping would take memory away
+//!   from a guest that did not ask for it. To keep a part, the front-end would have to split a
+//!   mapping, which QEMU cannot do. After the error, the guest knows that its mappings are
+//!   unchanged. Linux never sends such a request.
+//! - **No mapping to remove**: success, as in all other servers. An entry that is empty or outside
+//!   the window is EINVAL. There is no special length for the whole window. It existed only in a
+//!   message between an old virtiofsd and QEMU, never in FUSE.
+//! - **A failed unmap** leaves the range taken, because the front-end may still have the mapping.
+//!   The range counts against the budget and never satisfies a request. Another mapping is recorded
+//!   over it only if the front-end has accepted exactly the same range and is known to refuse or
+//!   replace existing mappings ([`Overlap`]). That shows that the old mapping is gone.
+//! - **Several entries**: all are checked before the first is removed. After that, a failure does
+//!   not stop the removal of the others, because Linux regards all as removed in any case.
+//!
+//! The node in the header of a REMOVEMAPPING is ignored, because the window belongs to the guest as
+//! a whole.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -43,7 +54,7 @@ mod mappings;
 pub mod model;
 mod table;
 
-pub use candidate::{Candidate, FileKind, Judgement, Mode, Unmappable};
+pub use candidate::{Candidate, Decision, FileKind, Mode, Unmappable};
 pub use capabilities::{Capabilities, Overlap, QEMU_MAPPINGS_MAX, REPLACING_MAPPINGS_MAX};
 pub use error::{DaxError, Failure};
 pub use geometry::{

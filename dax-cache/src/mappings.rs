@@ -1,69 +1,74 @@
-//! The table as a guest's requests change it, one step at a time.
+//! The mappings of a window, changed by a guest's requests one step at a time.
 //!
-//! A request becomes [`Next`]: finished, or a [`Step`] for the front-end; the step goes back into [`Mappings::done`]
-//! with what came of it, which says what is next. So nothing is borrowed, and no lock held, while the front-end takes
-//! its time, and it may take for ever: it can be waiting for this daemon (GET_VRING_BASE, or the ADD_MEM_REG that QEMU
-//! sends around its answer). The device's reset then clears the table meanwhile, and the step that comes back late
-//! changes nothing. A `Mapper` that is called from inside would hold the table for as long. Who has nobody beside him,
-//! as tests have, uses [`Mappings::run`].
+//! A request returns [`Next`]: its result, or a [`Step`] for the front-end. The caller executes the
+//! step and passes it with its result to [`Mappings::complete`], which returns how to continue.
 //!
-//! One request at a time: the front-end answers one after the other anyway, and a second plan made while the first is
-//! half done would be made on sand. Only [`Mappings::clear`] may come between, and ends what is under way.
+//! So the caller holds no borrow and no lock while the front-end works. The front-end may take
+//! forever, because it can be waiting for this daemon: for the reply to GET_VRING_BASE, or to the
+//! ADD_MEM_REG that QEMU sends around its own reply. The reset of the device then clears the table,
+//! and the late result of the step changes nothing. If the table called a [`Mapper`] itself, it
+//! would be blocked for all that time. A caller without other threads, such as a test, uses
+//! [`Mappings::run`].
 //!
-//! The table belongs to one connection. Between a step that got no answer ([`Failure::Gone`]) and the next clear,
-//! what needs the front-end fails at once.
+//! Only one request is in progress at a time. The front-end replies to one message after another
+//! anyway, and a plan for a second request would start from an uncertain state. Only
+//! [`Mappings::clear`] may interrupt a request; it ends the request.
+//!
+//! The table belongs to one connection. After a step without a reply ([`Failure::Gone`]), requests
+//! that need the front-end fail at once until the next clear.
 
 use crate::table::{Entry, State, Table};
 use crate::{Capabilities, DaxError, Failure, Geometry, Mapping, Overlap, Wanted, WindowRange};
 
-/// Who carries out steps: the front-end at the other end of the back channel.
+/// Executes steps: the front-end at the other end of the back channel.
 ///
-/// A mapping names a node, not a descriptor: the implementation opens the file itself, `O_RDONLY` unless
-/// [`Mapping::writable`]. A table that were handed descriptors would have to keep one of each kind for the case that an
-/// old mapping is put back.
+/// A mapping names a node, not a descriptor. The implementation opens the file itself, `O_RDONLY`
+/// unless [`Mapping::writable`]. A table with descriptors would have to keep one of each kind to
+/// restore an old mapping.
 pub trait Mapper {
-    /// `SHMEM_MAP`.
+    /// Sends `SHMEM_MAP`.
     ///
     /// # Errors
-    /// [`Failure`]. After [`Failure::Refused`] nothing has been added.
+    /// [`Failure`]. After [`Failure::Refused`] no mapping was added.
     fn map(&mut self, mapping: &Mapping) -> Result<(), Failure>;
 
-    /// `SHMEM_UNMAP` of exactly what one `SHMEM_MAP` mapped.
+    /// Sends `SHMEM_UNMAP` for exactly the range of one `SHMEM_MAP`.
     ///
     /// # Errors
     /// [`Failure`].
     fn unmap(&mut self, range: WindowRange) -> Result<(), Failure>;
 }
 
-/// What to ask the front-end.
+/// A message to the front-end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `SHMEM_MAP`.
+    /// `SHMEM_MAP` of this mapping.
     Map(Mapping),
-    /// `SHMEM_UNMAP` of exactly this.
+    /// `SHMEM_UNMAP` of exactly this range.
     Unmap(WindowRange),
 }
 
-/// An action to be carried out once; it goes back to [`Mappings::done`], whatever came of it.
+/// An action to execute once. Pass it to [`Mappings::complete`] with its result, success or
+/// failure.
 #[derive(Debug)]
-#[must_use = "the request goes on when the step is done"]
+#[must_use = "the request continues only when the step is completed"]
 pub struct Step {
     action: Action,
-    /// The clear after which it was planned.
-    age: u64,
+    /// The table's epoch at the time of planning. Each clear starts a new epoch.
+    epoch: u64,
 }
 
 impl Step {
-    /// What to ask the front-end.
+    /// Returns the message to the front-end.
     pub const fn action(&self) -> Action {
         self.action
     }
 
-    /// Has it carried out.
+    /// Executes the step with `mapper`.
     ///
     /// # Errors
     /// Those of `mapper`.
-    pub fn carry_out(&self, mapper: &mut impl Mapper) -> Result<(), Failure> {
+    pub fn execute(&self, mapper: &mut impl Mapper) -> Result<(), Failure> {
         match self.action {
             Action::Map(mapping) => mapper.map(&mapping),
             Action::Unmap(range) => mapper.unmap(range),
@@ -71,39 +76,44 @@ impl Step {
     }
 }
 
-/// How a request goes on.
+/// How a request continues.
 #[derive(Debug)]
-#[must_use = "a request that is not followed to its end keeps all others waiting"]
+#[must_use = "an unfinished request blocks all later requests"]
 pub enum Next {
-    /// The front-end has to do this first.
+    /// The front-end must execute this step.
     Send(Step),
-    /// This is the answer.
+    /// The request has ended with this result.
     Finished(Result<(), DaxError>),
 }
 
-/// What a front-end has of the mappings when the table is cleared.
+/// Which mappings the front-end has when the table is cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrontEnd {
-    /// All of them; it is to be told to take them out. At INIT (a guest that crashed says nothing before), at DESTROY,
-    /// on a new back channel, and after a reset of the device by a front-end that drops nothing; then before anything
-    /// else is mapped.
+    /// It still has all of them and must be told to remove them, before a new mapping is made.
+    ///
+    /// This is so at INIT (a guest that crashed sends no message before), at DESTROY, on a new back
+    /// channel, and after a reset of the device if the front-end drops nothing then.
     StillMaps,
-    /// None: it has taken them out by itself, as QEMU does when the device is reset, or it is not there any more.
+    /// It has none: it has removed them itself, as QEMU does when the device is reset, or it no
+    /// longer exists.
     DroppedAll,
 }
 
-/// A request under way.
+/// The remaining plan of the request in progress.
 #[derive(Debug, Default)]
-struct Work {
+struct Plan {
+    /// Ranges to unmap first.
     unmaps: std::vec::IntoIter<WindowRange>,
+    /// The mapping to make after that.
     map: Option<Mapping>,
-    /// What to put back if `map` is refused.
+    /// The mapping to restore if `map` is refused.
     restore: Option<Mapping>,
+    /// The step that is not completed yet.
     in_flight: Option<Action>,
-    /// A range that was to be taken out is still there, for all that is known.
-    left_over: bool,
-    /// The guest's mapping was refused.
-    refused: bool,
+    /// Whether the front-end has refused to unmap a range.
+    unmap_refused: bool,
+    /// Whether the front-end has refused the guest's mapping.
+    map_refused: bool,
 }
 
 /// The mappings of one window.
@@ -113,117 +123,125 @@ pub struct Mappings {
     overlap: Overlap,
     budget: usize,
     table: Table,
-    work: Option<Work>,
+    plan: Option<Plan>,
     gone: bool,
-    age: u64,
+    epoch: u64,
 }
 
 impl Mappings {
-    /// An empty window. It takes as many mappings as the front-end does, and no more than `guest_mappings_max`.
+    /// Returns the table of an empty window.
+    ///
+    /// Its budget is the limit of the front-end or `guest_mappings_max`, whichever is smaller.
     pub fn new(geometry: Geometry, capabilities: &Capabilities, guest_mappings_max: usize) -> Self {
         Self {
             geometry,
             overlap: capabilities.overlap,
             budget: capabilities.mappings_max.min(guest_mappings_max),
             table: Table::default(),
-            work: None,
+            plan: None,
             gone: false,
-            age: 0,
+            epoch: 0,
         }
     }
 
-    /// The window's measures.
+    /// Returns the length and alignment of the window.
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// Ranges that are taken: mapped, or not known to be free. This is what the budget counts.
+    /// Returns the number of taken ranges: mapped, or not known to be free.
+    ///
+    /// The budget limits this number.
     pub fn taken(&self) -> usize {
         self.table.len()
     }
 
-    /// Ranges of which it is not known whether the front-end has them mapped.
+    /// Returns the ranges that the front-end may or may not have mapped.
     pub fn doubtful(&self) -> impl Iterator<Item = WindowRange> {
         let doubtful = self.table.iter().filter(|entry| entry.state == State::Doubtful);
         doubtful.map(|entry| entry.mapping.range())
     }
 
-    /// All that is mapped for sure, by window offset.
+    /// Returns all mappings that are known to exist, ordered by window offset.
     pub fn iter(&self) -> impl Iterator<Item = Mapping> {
         self.table.iter().filter(|entry| entry.state == State::Live).map(|entry| entry.mapping)
     }
 
-    /// The same of one node.
+    /// Returns the mappings of one node that are known to exist.
     pub fn of_node(&self, node: u64) -> impl Iterator<Item = Mapping> {
         self.table.of_node(node).filter(|entry| entry.state == State::Live).map(|entry| entry.mapping)
     }
 
-    /// Whether the front-end has something of a node mapped, or may have.
+    /// Returns whether the front-end has, or may have, a mapping of the node.
     pub fn may_hold(&self, node: u64) -> bool {
         self.table.of_node(node).next().is_some()
     }
 
-    /// Whether the front-end does not answer any more.
+    /// Returns whether the front-end has stopped replying.
     pub const fn is_gone(&self) -> bool {
         self.gone
     }
 
-    /// Whether this is mapped already, with these rights or more: then SETUPMAPPING needs no front-end. It takes one
-    /// look into the table and allocates nothing.
+    /// Returns whether this mapping exists already, with at least these rights.
+    ///
+    /// If so, SETUPMAPPING needs no message to the front-end. This is one lookup in the table and
+    /// allocates nothing.
     ///
     /// # Errors
-    /// [`DaxError`] for numbers that no mapping can have.
+    /// [`DaxError`] if the numbers are not valid for a mapping.
     pub fn holds(&self, wanted: &Wanted) -> Result<bool, DaxError> {
-        self.geometry.mapping(wanted).map(|mapping| self.serves(&mapping))
+        self.geometry.mapping(wanted).map(|mapping| self.has(&mapping))
     }
 
-    fn serves(&self, wanted: &Mapping) -> bool {
+    /// Returns whether a live mapping satisfies a request for `wanted`.
+    fn has(&self, wanted: &Mapping) -> bool {
         let entry = self.table.at(wanted.range().offset());
-        entry.is_some_and(|entry| entry.state == State::Live && entry.mapping.serves(wanted))
+        entry.is_some_and(|entry| entry.state == State::Live && entry.mapping.satisfies(wanted))
     }
 
-    /// SETUPMAPPING.
+    /// Starts a SETUPMAPPING.
     ///
-    /// Ends in a [`DaxError`] if the numbers are wrong, a mapping sticks out of the range, the budget is spent, or the
-    /// front-end does not do it.
+    /// It ends in a [`DaxError`] if the numbers are not valid, a mapping is partly outside the
+    /// range, the budget is spent, or the front-end fails.
     pub fn setup(&mut self, wanted: &Wanted) -> Next {
         match self.plan_setup(wanted) {
-            Ok(Some(work)) => self.begin(work),
+            Ok(Some(plan)) => self.begin(plan),
             Ok(None) => Next::Finished(Ok(())),
             Err(error) => Next::Finished(Err(error)),
         }
     }
 
-    fn plan_setup(&mut self, wanted: &Wanted) -> Result<Option<Work>, DaxError> {
+    fn plan_setup(&mut self, wanted: &Wanted) -> Result<Option<Plan>, DaxError> {
         let wanted = self.geometry.mapping(wanted)?;
-        if self.serves(&wanted) {
+        if self.has(&wanted) {
             return Ok(None);
         }
-        self.is_idle()?;
-        self.is_whole(wanted.range())?;
+        self.check_idle()?;
+        self.check_no_partial(wanted.range())?;
         let replaced: Vec<_> =
             self.table.overlapping(wanted.range()).map(|entry| entry.mapping.range()).collect();
         let taken = self.table.len().saturating_sub(replaced.len()).saturating_add(1);
         if taken > self.budget {
             return Err(DaxError::BudgetSpent { max: self.budget });
         }
-        self.is_there()?;
+        self.check_replying()?;
         let before = self.table.at(wanted.range().offset());
         let same = |entry: &&Entry| entry.state == State::Live && entry.mapping.same_content(&wanted);
         let restore = before.filter(same).map(|entry| entry.mapping);
-        self.doubt(&replaced);
+        self.mark_doubtful(&replaced);
         let in_place = restore.is_some() && self.overlap == Overlap::Replaced;
         let unmaps = if in_place { Vec::new() } else { replaced };
-        Ok(Some(Work { unmaps: unmaps.into_iter(), map: Some(wanted), restore, ..Work::default() }))
+        Ok(Some(Plan { unmaps: unmaps.into_iter(), map: Some(wanted), restore, ..Plan::default() }))
     }
 
-    /// REMOVEMAPPING: window offset and length of each entry.
+    /// Starts a REMOVEMAPPING with the window offset and length of each entry.
     ///
-    /// Ends in a [`DaxError`] if an entry's numbers are wrong or a mapping sticks out of it, before anything is removed,
-    /// or if the front-end fails to take out one of them, after all others have been.
+    /// It ends in a [`DaxError`] if the numbers of an entry are not valid, or a mapping is partly
+    /// outside an entry. Nothing is removed then. It also ends in a [`DaxError`] if the front-end
+    /// fails to remove a mapping, after all others have been removed.
     pub fn remove(&mut self, entries: impl Iterator<Item = (u64, u64)>) -> Next {
         match self.plan_remove(entries) {
-            Ok(unmaps) => self.take_out(unmaps),
+            Ok(unmaps) => self.unmap_all(unmaps),
             Err(error) => Next::Finished(Err(error)),
         }
     }
@@ -232,44 +250,48 @@ impl Mappings {
         &mut self,
         entries: impl Iterator<Item = (u64, u64)>,
     ) -> Result<Vec<WindowRange>, DaxError> {
-        self.is_idle()?;
+        self.check_idle()?;
         let ranges: Result<Vec<_>, _> =
             entries.map(|(offset, len)| self.geometry.range(offset, len)).collect();
         let mut ranges = ranges?;
-        ranges.iter().try_for_each(|range| self.is_whole(*range))?;
-        // A guest may name a range twice, or all of the window with each entry.
+        ranges.iter().try_for_each(|range| self.check_no_partial(*range))?;
+        // A guest may name a range twice, or the whole window in each entry. Each mapping counts
+        // once.
         ranges.sort_unstable_by_key(WindowRange::offset);
         let mut unmaps = Vec::new();
         let mut seen = 0;
         for range in ranges {
-            unmaps.extend(self.table.beginning_in(range, seen).map(|entry| entry.mapping.range()));
+            unmaps.extend(self.table.starting_in(range, seen).map(|entry| entry.mapping.range()));
             seen = seen.max(range.end());
         }
-        self.doubt(&unmaps);
+        self.mark_doubtful(&unmaps);
         Ok(unmaps)
     }
 
-    /// Takes out what is mapped, or may be, of a node. The guest is not asked, and finds nothing there when it looks: this is for a
-    /// node that it has forgotten, or must not reach any longer.
+    /// Starts the removal of all mappings that are, or may be, of a node.
     ///
-    /// Ends in a [`DaxError`] if the front-end fails to take out one of them, after all others have been.
+    /// The guest is not asked and finds nothing there afterwards. This is for a node that the guest
+    /// has forgotten or must no longer reach. It ends in a [`DaxError`] if the front-end fails to
+    /// remove a mapping, after all others have been removed.
     pub fn drop_node(&mut self, node: u64) -> Next {
-        if let Err(error) = self.is_idle() {
+        if let Err(error) = self.check_idle() {
             return Next::Finished(Err(error));
         }
         let unmaps: Vec<_> = self.table.of_node(node).map(|entry| entry.mapping.range()).collect();
-        self.doubt(&unmaps);
-        self.take_out(unmaps)
+        self.mark_doubtful(&unmaps);
+        self.unmap_all(unmaps)
     }
 
-    /// Takes out everything. A request that is under way ends with [`DaxError::Cleared`] when its step is done; if that
-    /// step is a map, the front-end may carry it out after the clear, so that its range stays doubtful.
+    /// Starts the removal of all mappings.
     ///
-    /// Ends in a [`DaxError`] if the front-end fails to take out one of them, after all others have been.
+    /// A request in progress ends with [`DaxError::Cleared`] when its step is completed. If that
+    /// step is a map, the front-end may execute it after the clear, so its range stays doubtful.
+    /// The clear ends in a [`DaxError`] if the front-end fails to remove a mapping, after all
+    /// others have been removed.
     pub fn clear(&mut self, front_end: FrontEnd) -> Next {
-        self.age = self.age.wrapping_add(1);
+        self.epoch = self.epoch.wrapping_add(1);
         self.gone = false;
-        let late = match self.work.take().and_then(|work| work.in_flight) {
+        let late = match self.plan.take().and_then(|plan| plan.in_flight) {
             Some(Action::Map(mapping)) => Some(mapping),
             Some(Action::Unmap(_)) | None => None,
         };
@@ -283,35 +305,35 @@ impl Mappings {
             FrontEnd::DroppedAll => Next::Finished(Ok(())),
             FrontEnd::StillMaps => {
                 let unmaps: Vec<_> = self.table.iter().map(|entry| entry.mapping.range()).collect();
-                self.doubt(&unmaps);
-                self.take_out(unmaps)
+                self.mark_doubtful(&unmaps);
+                self.unmap_all(unmaps)
             }
         }
     }
 
-    /// Takes a step back, with what came of it.
-    #[expect(clippy::needless_pass_by_value, reason = "a step is done once")]
-    pub fn done(&mut self, step: Step, result: Result<(), Failure>) -> Next {
-        if step.age != self.age {
+    /// Takes the result of a step, and returns how the request continues.
+    #[expect(clippy::needless_pass_by_value, reason = "a step is completed only once")]
+    pub fn complete(&mut self, step: Step, result: Result<(), Failure>) -> Next {
+        if step.epoch != self.epoch {
             return Next::Finished(Err(DaxError::Cleared));
         }
-        let Some(work) = &mut self.work else { return Next::Finished(Err(DaxError::Cleared)) };
-        work.in_flight = None;
+        let Some(plan) = &mut self.plan else { return Next::Finished(Err(DaxError::Cleared)) };
+        plan.in_flight = None;
         match (step.action, result) {
             (Action::Unmap(range), Ok(())) => self.table.remove(range),
-            (Action::Unmap(_), Err(Failure::Refused)) => work.left_over = true,
+            (Action::Unmap(_), Err(Failure::Refused)) => plan.unmap_refused = true,
             (Action::Map(mapping), Ok(())) => {
                 self.table.insert(mapping);
-                // It is the guest's mapping, or the one that was put back instead.
-                let result = if work.refused { Err(DaxError::Refused) } else { Ok(()) };
+                // This is the guest's mapping, or the old one that is restored instead.
+                let result = if plan.map_refused { Err(DaxError::Refused) } else { Ok(()) };
                 return self.finish(result);
             }
             (Action::Map(mapping), Err(Failure::Refused)) => {
-                work.refused = true;
-                work.map = work.restore.take();
-                if work.map.is_none() && self.table.overlapping(mapping.range()).next().is_some() {
-                    // It was to replace something of which it is not known now whether it is there.
-                    work.unmaps = vec![mapping.range()].into_iter();
+                plan.map_refused = true;
+                plan.map = plan.restore.take();
+                if plan.map.is_none() && self.table.overlapping(mapping.range()).next().is_some() {
+                    // It was meant to replace another mapping, and that one may still exist.
+                    plan.unmaps = vec![mapping.range()].into_iter();
                 }
             }
             (action, Err(Failure::Gone)) => {
@@ -325,44 +347,44 @@ impl Mappings {
         self.advance()
     }
 
-    /// Follows a request to its end.
+    /// Runs a request to its end.
     ///
     /// # Errors
-    /// The request's.
+    /// The error of the request.
     pub fn run(&mut self, mut next: Next, mapper: &mut impl Mapper) -> Result<(), DaxError> {
         loop {
             match next {
                 Next::Finished(result) => return result,
                 Next::Send(step) => {
-                    let result = step.carry_out(mapper);
-                    next = self.done(step, result);
+                    let result = step.execute(mapper);
+                    next = self.complete(step, result);
                 }
             }
         }
     }
 
-    fn take_out(&mut self, unmaps: Vec<WindowRange>) -> Next {
+    fn unmap_all(&mut self, unmaps: Vec<WindowRange>) -> Next {
         if unmaps.is_empty() {
             return Next::Finished(Ok(()));
         }
-        match self.is_there() {
-            Ok(()) => self.begin(Work { unmaps: unmaps.into_iter(), ..Work::default() }),
+        match self.check_replying() {
+            Ok(()) => self.begin(Plan { unmaps: unmaps.into_iter(), ..Plan::default() }),
             Err(error) => Next::Finished(Err(error)),
         }
     }
 
-    fn begin(&mut self, work: Work) -> Next {
-        self.work = Some(work);
+    fn begin(&mut self, plan: Plan) -> Next {
+        self.plan = Some(plan);
         self.advance()
     }
 
     fn advance(&mut self) -> Next {
-        let Some(work) = &mut self.work else { return Next::Finished(Err(DaxError::Cleared)) };
-        if let Some(range) = work.unmaps.next() {
+        let Some(plan) = &mut self.plan else { return Next::Finished(Err(DaxError::Cleared)) };
+        if let Some(range) = plan.unmaps.next() {
             return self.send(Action::Unmap(range));
         }
-        let failed = work.left_over || work.refused;
-        match work.map.take() {
+        let failed = plan.unmap_refused || plan.map_refused;
+        match plan.map.take() {
             Some(mapping) if self.is_free_for(mapping.range()) => self.send(Action::Map(mapping)),
             Some(_) => self.finish(Err(DaxError::Refused)),
             None => self.finish(if failed { Err(DaxError::Refused) } else { Ok(()) }),
@@ -370,18 +392,19 @@ impl Mappings {
     }
 
     fn send(&mut self, action: Action) -> Next {
-        if let Some(work) = &mut self.work {
-            work.in_flight = Some(action);
+        if let Some(plan) = &mut self.plan {
+            plan.in_flight = Some(action);
         }
-        Next::Send(Step { action, age: self.age })
+        Next::Send(Step { action, epoch: self.epoch })
     }
 
     fn finish(&mut self, result: Result<(), DaxError>) -> Next {
-        self.work = None;
+        self.plan = None;
         Next::Finished(result)
     }
 
-    /// Whether a mapping of this range, if the front-end accepts it, is all that is there then.
+    /// Returns whether a mapping of this range, if the front-end accepts it, is the only one in the
+    /// range.
     fn is_free_for(&self, range: WindowRange) -> bool {
         let mut taken = self.table.overlapping(range);
         match (taken.next(), taken.next()) {
@@ -391,23 +414,23 @@ impl Mappings {
         }
     }
 
-    fn is_whole(&self, range: WindowRange) -> Result<(), DaxError> {
-        let sticking_out = self.table.sticking_out(range).map(|entry| entry.mapping.range());
-        sticking_out
-            .map_or(Ok(()), |taken| Err(DaxError::Partial { offset: taken.offset(), len: taken.len() }))
+    /// Checks that no mapping is partly outside the range.
+    fn check_no_partial(&self, range: WindowRange) -> Result<(), DaxError> {
+        let partial = self.table.partly_outside(range).map(|entry| entry.mapping.range());
+        partial.map_or(Ok(()), |taken| Err(DaxError::Partial { offset: taken.offset(), len: taken.len() }))
     }
 
-    fn doubt(&mut self, ranges: &[WindowRange]) {
+    fn mark_doubtful(&mut self, ranges: &[WindowRange]) {
         for range in ranges {
-            self.table.doubt(*range);
+            self.table.mark_doubtful(*range);
         }
     }
 
-    const fn is_idle(&self) -> Result<(), DaxError> {
-        if self.work.is_some() { Err(DaxError::Busy) } else { Ok(()) }
+    const fn check_idle(&self) -> Result<(), DaxError> {
+        if self.plan.is_some() { Err(DaxError::Busy) } else { Ok(()) }
     }
 
-    const fn is_there(&self) -> Result<(), DaxError> {
+    const fn check_replying(&self) -> Result<(), DaxError> {
         if self.gone { Err(DaxError::Gone) } else { Ok(()) }
     }
 }

@@ -1,14 +1,16 @@
-//! The interval table: which ranges of the window are taken, by what. It knows nothing of front-ends or requests.
+//! The interval table: which ranges of the window are taken, and by which mapping. It knows nothing
+//! of front-ends or requests.
 
 use crate::{Mapping, WindowRange};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is known of a range that is taken.
+/// How certain the content of a taken range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The front-end has it, exactly so.
+    /// The front-end has exactly this mapping.
     Live,
-    /// It is being changed, or a change failed: the front-end may have it or not.
+    /// The range is being changed, or a change failed. The front-end may or may not have this
+    /// mapping.
     Doubtful,
 }
 
@@ -17,16 +19,16 @@ pub(crate) enum State {
 pub(crate) struct Entry {
     pub(crate) mapping: Mapping,
     pub(crate) state: State,
-    /// Where it is doubtful: nodes that may be there still instead of the mapping's.
-    older: Vec<u64>,
+    /// In a doubtful range: nodes that may still be mapped there instead of the mapping's node.
+    older_nodes: Vec<u64>,
 }
 
-/// Taken ranges, none of which overlaps another.
+/// The taken ranges. No two of them overlap.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// By window offset.
+    /// Entries by window offset.
     entries: BTreeMap<u64, Entry>,
-    /// Node and window offset of each, once for each node that may be there.
+    /// Node and window offset of each entry, once for each node that may be mapped there.
     by_node: BTreeSet<(u64, u64)>,
 }
 
@@ -39,29 +41,31 @@ impl Table {
         self.entries.values()
     }
 
-    /// The one that begins there.
+    /// Returns the entry that starts at `offset`.
     pub(crate) fn at(&self, offset: u64) -> Option<&Entry> {
         self.entries.get(&offset)
     }
 
-    /// Those with a byte in `range`, by offset.
+    /// Returns the entries that overlap `range`, ordered by offset.
     pub(crate) fn overlapping(&self, range: WindowRange) -> impl Iterator<Item = &Entry> {
-        // None overlaps another, so that of all that begin before the range only the last can reach into it.
+        // Entries do not overlap. So of all entries that start before the range, only the last can
+        // reach into it.
         let before = self.entries.range(..range.offset()).next_back().map(|(_, entry)| entry);
         let reaching = before.filter(move |entry| entry.mapping.range().end() > range.offset());
         let inside = self.entries.range(range.offset()..range.end()).map(|(_, entry)| entry);
         reaching.into_iter().chain(inside)
     }
 
-    /// Those that begin in `range` at `from` or behind it, by offset.
-    pub(crate) fn beginning_in(&self, range: WindowRange, from: u64) -> impl Iterator<Item = &Entry> {
+    /// Returns the entries that start in `range`, at `from` or later, ordered by offset.
+    pub(crate) fn starting_in(&self, range: WindowRange, from: u64) -> impl Iterator<Item = &Entry> {
         let offsets = range.offset().max(from)..range.end().max(from);
         self.entries.range(offsets).map(|(_, entry)| entry)
     }
 
-    /// One with bytes inside of `range` and outside.
-    pub(crate) fn sticking_out(&self, range: WindowRange) -> Option<&Entry> {
-        // It can only be the last that begins before the range, or the last that begins in it.
+    /// Returns an entry that is partly inside and partly outside `range`.
+    pub(crate) fn partly_outside(&self, range: WindowRange) -> Option<&Entry> {
+        // It can only be the last entry that starts before the range, or the last that starts in
+        // it.
         let before = self.entries.range(..range.offset()).next_back();
         let last = self.entries.range(range.offset()..range.end()).next_back();
         let before = before.filter(|(_, entry)| entry.mapping.range().end() > range.offset());
@@ -69,26 +73,30 @@ impl Table {
         before.or(last).map(|(_, entry)| entry)
     }
 
-    /// Those that may be of a node, by offset.
+    /// Returns the entries that are, or may be, of a node, ordered by offset.
     pub(crate) fn of_node(&self, node: u64) -> impl Iterator<Item = &Entry> {
         let offsets = self.by_node.range((node, u64::MIN)..=(node, u64::MAX));
         offsets.filter_map(|(_, offset)| self.entries.get(offset))
     }
 
-    /// A range is taken, and no more in doubt; there is nothing else in it, but for the same range.
+    /// Records a live mapping. It replaces an entry of the same range.
+    ///
+    /// The caller guarantees that no other entry overlaps the range.
     pub(crate) fn insert(&mut self, mapping: Mapping) {
-        self.put(Entry { mapping, state: State::Live, older: Vec::new() });
+        self.put(Entry { mapping, state: State::Live, older_nodes: Vec::new() });
     }
 
-    /// A range may be taken by this, or by what was there; there is nothing else in it, but for the same range.
+    /// Records that a range has this mapping, or still the entry of the same range.
+    ///
+    /// The caller guarantees that no other entry overlaps the range.
     pub(crate) fn insert_doubtful(&mut self, mapping: Mapping) {
-        let mut older = Vec::new();
+        let mut older_nodes = Vec::new();
         if let Some(entry) = self.entries.remove(&mapping.range().offset()) {
-            older = entry.older;
-            older.push(entry.mapping.node());
-            older.retain(|node| *node != mapping.node());
+            older_nodes = entry.older_nodes;
+            older_nodes.push(entry.mapping.node());
+            older_nodes.retain(|node| *node != mapping.node());
         }
-        self.put(Entry { mapping, state: State::Doubtful, older });
+        self.put(Entry { mapping, state: State::Doubtful, older_nodes });
     }
 
     fn put(&mut self, entry: Entry) {
@@ -98,19 +106,19 @@ impl Table {
         self.entries.insert(offset, entry);
     }
 
-    /// Gives a range back that is taken exactly so.
+    /// Removes the entry with exactly this range, if there is one.
     pub(crate) fn remove(&mut self, range: WindowRange) {
         if self.entries.get(&range.offset()).is_some_and(|entry| entry.mapping.range() == range)
             && let Some(entry) = self.entries.remove(&range.offset())
         {
-            for node in entry.older.into_iter().chain([entry.mapping.node()]) {
+            for node in entry.older_nodes.into_iter().chain([entry.mapping.node()]) {
                 self.by_node.remove(&(node, range.offset()));
             }
         }
     }
 
-    /// From now on it is not known what is there.
-    pub(crate) fn doubt(&mut self, range: WindowRange) {
+    /// Marks the entry that starts at this range as doubtful.
+    pub(crate) fn mark_doubtful(&mut self, range: WindowRange) {
         if let Some(entry) = self.entries.get_mut(&range.offset()) {
             entry.state = State::Doubtful;
         }
@@ -142,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overlaps_is_found_and_nothing_else() {
+    fn only_overlapping_entries_are_found() {
         let mut table = Table::default();
         for (page, count) in [(0, 2), (2, 1), (5, 3), (10, 1)] {
             table.insert(mapping(1, page, count));
@@ -150,7 +158,7 @@ mod tests {
         assert_eq!(found(&table, 0, 1), [0]);
         assert_eq!(found(&table, 1, 2), [0, 2]);
         assert_eq!(found(&table, 3, 2), []);
-        assert_eq!(found(&table, 6, 1), [5], "in the middle of one");
+        assert_eq!(found(&table, 6, 1), [5], "in the middle of an entry");
         assert_eq!(found(&table, 7, 4), [5, 10]);
         assert_eq!(found(&table, 8, 2), []);
         assert_eq!(found(&table, 11, 100), []);
@@ -158,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn what_sticks_out_is_found_at_either_end() {
+    fn entries_partly_outside_are_found_at_either_end() {
         let mut table = Table::default();
         for (page, count) in [(2, 2), (6, 4)] {
             table.insert(mapping(1, page, count));
         }
         let found = |page, count| {
-            let found = table.sticking_out(mapping(0, page, count).range());
+            let found = table.partly_outside(mapping(0, page, count).range());
             found.map(|entry| entry.mapping.range().offset() / PAGE)
         };
         assert_eq!([found(0, 2), found(2, 2), found(0, 6), found(2, 8), found(4, 2)], [None; 5]);
@@ -172,11 +180,11 @@ mod tests {
             [found(3, 1), found(3, 9), found(0, 3), found(0, 7)],
             [Some(2), Some(2), Some(2), Some(6)]
         );
-        assert_eq!(found(7, 1), Some(6), "at both");
+        assert_eq!(found(7, 1), Some(6), "at both ends");
     }
 
     #[test]
-    fn the_index_by_node_follows_every_change() {
+    fn the_node_index_follows_every_change() {
         let offsets = |table: &Table, node| {
             table.of_node(node).map(|entry| entry.mapping.range().offset() / PAGE).collect::<Vec<_>>()
         };
@@ -190,12 +198,16 @@ mod tests {
         table.insert(mapping(8, 4, 1));
         assert_eq!((offsets(&table, 7), offsets(&table, 8)), (vec![1], vec![4]));
         table.remove(mapping(0, 1, 2).range());
-        assert_eq!(table.len(), 4, "not the same range");
+        assert_eq!(table.len(), 4, "another range");
         table.remove(mapping(0, 1, 1).range());
         assert_eq!((offsets(&table, 7), table.len()), (vec![], 3));
         table.insert_doubtful(mapping(9, 4, 1));
         table.insert_doubtful(mapping(7, 4, 1));
-        assert_eq!([7, 8, 9].map(|node| offsets(&table, node)), [[4], [4], [4]], "any of them may be there");
+        assert_eq!(
+            [7, 8, 9].map(|node| offsets(&table, node)),
+            [[4], [4], [4]],
+            "any of the nodes may be mapped there"
+        );
         table.insert(mapping(9, 4, 1));
         assert_eq!([7, 8, 9].map(|node| offsets(&table, node)), [vec![], vec![], vec![4]]);
         assert_eq!(table.by_node.len(), 3);

@@ -1,5 +1,7 @@
-//! Does random traffic of a hostile guest, on front-ends of every ability, with steps that fail and resets in between,
-//! ever leave the table and the front-end in disagreement? The invariants are at the top of `model::Trial`.
+//! Do table and front-end always agree under random requests of a hostile guest?
+//!
+//! The front-ends have any abilities, steps fail, and resets interrupt requests. The invariants are
+//! at the top of `model/trial.rs`.
 #![cfg(test)]
 
 use pinhole_dax_cache::model::{Command, Event, Fault, Interruption, PAGE_LEN, Trial};
@@ -9,7 +11,7 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Places of the window that are used: few, so that requests meet.
+/// Number of places in the window that are used. Few, so that requests overlap.
 const PLACES: u64 = 8;
 const NODES: u64 = 3;
 
@@ -27,7 +29,7 @@ fn any_capabilities() -> impl Strategy<Value = Capabilities> {
     prop_oneof![Just(Capabilities::qemu()), Just(Capabilities::replacing()), any]
 }
 
-/// Bytes: mostly whole units of `unit`, now and then anything.
+/// Returns a number of bytes: mostly a multiple of `unit`, rarely any number.
 fn any_bytes(unit: u64, max: u64) -> impl Strategy<Value = u64> {
     prop_oneof![30 => (0..=max).prop_map(move |count| count * unit), 1 => any::<u64>()]
 }
@@ -37,7 +39,7 @@ fn any_event(unit: u64) -> impl Strategy<Value = Event> {
     let setup = wanted.prop_map(|(node, file_offset, window_offset, len, writable)| {
         Event::Setup(Wanted { node, file_offset, window_offset, len, writable })
     });
-    // As Linux does: slots of one length, always at the same places.
+    // As Linux does: slots of one length, always at the same offsets.
     let slot =
         (0..NODES, 0..3u64, 0..PLACES, any::<bool>()).prop_map(move |(node, file, place, writable)| {
             let (file_offset, window_offset) = (file * unit, place * unit);
@@ -56,7 +58,8 @@ fn any_event(unit: u64) -> impl Strategy<Value = Event> {
 }
 
 fn any_command(unit: u64) -> impl Strategy<Value = Command> {
-    let fault = select(&[Fault::Refuse, Fault::Refuse, Fault::Tear, Fault::GoneBefore, Fault::GoneAfter]);
+    let fault =
+        select(&[Fault::Refuse, Fault::Refuse, Fault::RefuseAndEmpty, Fault::GoneBefore, Fault::GoneAfter]);
     let faults = prop_oneof![4 => Just(Vec::new()), 1 => vec(weighted(0.5, fault), 0..5)];
     let interruption = (0usize..3, any::<bool>()).prop_map(|(steps, late)| Interruption { steps, late });
     (any_event(unit), faults, weighted(0.05, interruption))
@@ -71,8 +74,8 @@ fn play(shift: u32, capabilities: Capabilities, guest_max: usize, commands: &[Co
         trial.play(&Command { event, faults: Vec::new(), interruption: None }).unwrap().unwrap();
     }
     for (at, command) in commands.iter().enumerate() {
-        if let Err(disagreement) = trial.play(command) {
-            panic!("{disagreement}\nafter {:#?}\n{trial:?}", &commands[..=at]);
+        if let Err(violation) = trial.play(command) {
+            panic!("{violation}\nafter {:#?}\n{trial:?}", &commands[..=at]);
         }
     }
 }
@@ -81,7 +84,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn pages_are_what_a_plain_array_says(
+    fn pages_match_a_plain_array(
         capabilities in any_capabilities(),
         guest_max in 1usize..10,
         commands in vec(any_command(PAGE_LEN), 1..60),
@@ -90,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn coarser_pages_than_the_front_ends_make_no_difference(
+    fn pages_match_with_a_coarser_alignment(
         capabilities in any_capabilities(),
         guest_max in 1usize..10,
         commands in vec(any_command(PAGE_LEN << 4), 1..60),

@@ -1,4 +1,5 @@
-//! Does each request do what the rules at the top of the crate say, with each kind of front-end, and no step more?
+//! Does each request follow the rules at the top of the crate, with each kind of front-end and
+//! without a needless step?
 #![cfg(test)]
 
 use pinhole_dax_cache::model::{Fault, ModelFrontEnd, PAGE_LEN, Page};
@@ -9,31 +10,32 @@ use pinhole_dax_cache::{
 
 const NODE: u64 = 10;
 const OTHER: u64 = 11;
-/// Read-only descriptors, but neither overlap nor past the end of a file: QEMU as it may be one day.
+/// Accepts read-only descriptors, but neither overlaps nor ranges past the end of a file. A future
+/// QEMU may be like this.
 const STRICT: Capabilities = Capabilities { read_only_descriptors: true, ..Capabilities::qemu() };
 
-/// A table and its front-end, which writes down what it is told.
+/// A table and its front-end, with a record of the messages.
 struct Device {
     mappings: Mappings,
     front_end: ModelFrontEnd,
-    told: Vec<String>,
+    messages: Vec<String>,
 }
 
 impl Mapper for Device {
     fn map(&mut self, mapping: &Mapping) -> Result<(), Failure> {
         let rights = if mapping.writable() { "rw" } else { "ro" };
-        self.told.push(format!("map {} {rights}", words(mapping.range())));
+        self.messages.push(format!("map {} {rights}", slots_text(mapping.range())));
         self.front_end.map(mapping)
     }
 
     fn unmap(&mut self, range: WindowRange) -> Result<(), Failure> {
-        self.told.push(format!("unmap {}", words(range)));
+        self.messages.push(format!("unmap {}", slots_text(range)));
         self.front_end.unmap(range)
     }
 }
 
-/// First slot and number of slots.
-fn words(range: WindowRange) -> String {
+/// Returns the first slot and the number of slots as text.
+fn slots_text(range: WindowRange) -> String {
     format!("{}+{}", range.offset() / SLOT_LEN, range.len() / SLOT_LEN)
 }
 
@@ -45,7 +47,7 @@ impl Device {
             front_end.set_file_len(node, 32 * SLOT_LEN);
         }
         let mappings = Mappings::new(geometry, &capabilities, usize::MAX);
-        Self { mappings, front_end, told: Vec::new() }
+        Self { mappings, front_end, messages: Vec::new() }
     }
 
     fn follow(&mut self, mut next: Next) -> Result<(), DaxError> {
@@ -53,8 +55,8 @@ impl Device {
             match next {
                 Next::Finished(result) => return result,
                 Next::Send(step) => {
-                    let result = step.carry_out(self);
-                    next = self.mappings.done(step, result);
+                    let result = step.execute(self);
+                    next = self.mappings.complete(step, result);
                 }
             }
         }
@@ -65,7 +67,7 @@ impl Device {
         self.follow(next)
     }
 
-    /// Slots, not bytes.
+    /// Removes entries given in slots, not bytes.
     fn remove(&mut self, entries: &[(u64, u64)]) -> Result<(), DaxError> {
         let entries = entries.iter().map(|(offset, len)| (offset * SLOT_LEN, len * SLOT_LEN));
         let next = self.mappings.remove(entries);
@@ -76,17 +78,18 @@ impl Device {
         self.front_end.faults = faults.iter().copied().collect();
     }
 
-    fn told(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.told)
+    /// Takes the messages since the last call.
+    fn messages(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.messages)
     }
 
-    /// What the guest finds at the first page of a slot.
+    /// Returns the first page of a slot.
     fn at(&self, slot: usize) -> Option<Page> {
         self.front_end.pages()[slot * usize::try_from(SLOT_LEN / PAGE_LEN).unwrap()]
     }
 }
 
-/// The node's slot of the same number, read-only, at a slot of the window.
+/// Maps slot `at` of the file at slot `at` of the window, read-only.
 const fn slot(node: u64, at: u64) -> Wanted {
     slots(node, at, 1)
 }
@@ -103,72 +106,72 @@ const fn writable(wanted: Wanted) -> Wanted {
 const NOTHING: [String; 0] = [];
 
 #[test]
-fn what_is_there_is_answered_without_a_message() {
+fn an_existing_mapping_needs_no_message() {
     for capabilities in [STRICT, Capabilities::replacing()] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
-        assert_eq!(device.told(), ["map 3+1 ro"]);
+        assert_eq!(device.messages(), ["map 3+1 ro"]);
         device.setup(slot(NODE, 3)).unwrap();
         device.setup(writable(slot(NODE, 4))).unwrap();
-        assert_eq!(device.told(), ["map 4+1 rw"]);
+        assert_eq!(device.messages(), ["map 4+1 rw"]);
         device.setup(slot(NODE, 4)).unwrap();
-        assert_eq!(device.told(), NOTHING, "less than it has");
+        assert_eq!(device.messages(), NOTHING, "fewer rights than it has");
         assert_eq!(device.mappings.holds(&slot(NODE, 4)), Ok(true));
         assert_eq!(device.mappings.holds(&writable(slot(NODE, 3))), Ok(false));
     }
 }
 
 #[test]
-fn the_same_file_from_elsewhere_is_something_else() {
+fn another_file_offset_is_another_mapping() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 3)).unwrap();
     device.setup(Wanted { file_offset: 0, ..slot(NODE, 3) }).unwrap();
-    assert_eq!(device.told(), ["map 3+1 ro", "unmap 3+1", "map 3+1 ro"]);
+    assert_eq!(device.messages(), ["map 3+1 ro", "unmap 3+1", "map 3+1 ro"]);
     assert_eq!(device.at(3).unwrap().file_offset, 0);
 }
 
 #[test]
-fn read_only_becomes_writable_by_taking_it_out_first() {
+fn an_upgrade_to_writable_unmaps_first() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 3)).unwrap();
     device.setup(writable(slot(NODE, 3))).unwrap();
-    assert_eq!(device.told(), ["map 3+1 ro", "unmap 3+1", "map 3+1 rw"]);
+    assert_eq!(device.messages(), ["map 3+1 ro", "unmap 3+1", "map 3+1 rw"]);
     assert!(device.at(3).unwrap().writable);
 }
 
 #[test]
-fn read_only_becomes_writable_in_place_where_the_front_end_replaces() {
+fn an_upgrade_is_in_place_if_the_front_end_replaces() {
     let mut device = Device::new(Capabilities::replacing());
     device.setup(slot(NODE, 3)).unwrap();
     device.setup(writable(slot(NODE, 3))).unwrap();
-    assert_eq!(device.told(), ["map 3+1 ro", "map 3+1 rw"]);
+    assert_eq!(device.messages(), ["map 3+1 ro", "map 3+1 rw"]);
     assert_eq!(device.mappings.taken(), 1);
 }
 
 #[test]
-fn a_refused_upgrade_puts_the_old_mapping_back() {
-    for (capabilities, faults, told) in [
+fn a_refused_upgrade_restores_the_old_mapping() {
+    for (capabilities, faults, messages) in [
         (STRICT, vec![None, Some(Fault::Refuse)], vec!["unmap 3+1", "map 3+1 rw", "map 3+1 ro"]),
-        (Capabilities::replacing(), vec![Some(Fault::Tear)], vec!["map 3+1 rw", "map 3+1 ro"]),
+        (Capabilities::replacing(), vec![Some(Fault::RefuseAndEmpty)], vec!["map 3+1 rw", "map 3+1 ro"]),
     ] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
-        device.told();
+        device.messages();
         device.fails(&faults);
         assert_eq!(device.setup(writable(slot(NODE, 3))), Err(DaxError::Refused));
-        assert_eq!(device.told(), told);
+        assert_eq!(device.messages(), messages);
         assert!(!device.at(3).unwrap().writable);
         assert_eq!(device.mappings.holds(&slot(NODE, 3)), Ok(true));
     }
 }
 
 #[test]
-fn a_refused_upgrade_that_cannot_be_undone_leaves_the_range_empty() {
+fn a_refused_upgrade_and_restore_leave_the_range_empty() {
     let refuse = Some(Fault::Refuse);
     for (capabilities, faults) in [
         (STRICT, vec![None, refuse, refuse]),
         (Capabilities::replacing(), vec![refuse, refuse]),
-        (Capabilities::replacing(), vec![Some(Fault::Tear), refuse]),
+        (Capabilities::replacing(), vec![Some(Fault::RefuseAndEmpty), refuse]),
     ] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
@@ -179,31 +182,31 @@ fn a_refused_upgrade_that_cannot_be_undone_leaves_the_range_empty() {
 }
 
 #[test]
-fn another_file_takes_a_slot_over_that_was_not_given_back() {
+fn another_file_replaces_a_mapping_that_was_not_removed() {
     for capabilities in [STRICT, Capabilities::replacing()] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 3)).unwrap();
         device.setup(slot(OTHER, 3)).unwrap();
-        assert_eq!(device.told(), ["map 3+1 ro", "unmap 3+1", "map 3+1 ro"]);
+        assert_eq!(device.messages(), ["map 3+1 ro", "unmap 3+1", "map 3+1 ro"]);
         assert_eq!(device.at(3).unwrap().node, OTHER);
         assert_eq!(device.mappings.of_node(NODE).count(), 0);
     }
 }
 
 #[test]
-fn each_mapping_in_the_way_is_unmapped_as_it_was_mapped() {
+fn each_overlapped_mapping_is_unmapped_by_its_own_range() {
     let mut device = Device::new(STRICT);
     for wanted in [slots(NODE, 4, 2), slot(OTHER, 6), slots(NODE, 8, 4)] {
         device.setup(wanted).unwrap();
     }
-    device.told();
+    device.messages();
     device.setup(slots(OTHER, 4, 8)).unwrap();
-    assert_eq!(device.told(), ["unmap 4+2", "unmap 6+1", "unmap 8+4", "map 4+8 ro"]);
+    assert_eq!(device.messages(), ["unmap 4+2", "unmap 6+1", "unmap 8+4", "map 4+8 ro"]);
     assert_eq!(device.mappings.taken(), 1);
 }
 
 #[test]
-fn what_was_replaced_by_a_refused_mapping_is_not_put_back() {
+fn a_refused_mapping_does_not_restore_another_file() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 3)).unwrap();
     device.front_end.set_file_len(OTHER, 1);
@@ -212,10 +215,10 @@ fn what_was_replaced_by_a_refused_mapping_is_not_put_back() {
 }
 
 #[test]
-fn a_mapping_that_sticks_out_stays_and_the_guest_is_told() {
+fn a_mapping_partly_outside_a_range_stays_and_gives_einval() {
     let mut device = Device::new(Capabilities::replacing());
     device.setup(slots(NODE, 4, 4)).unwrap();
-    device.told();
+    device.messages();
     let partial = DaxError::Partial { offset: 4 * SLOT_LEN, len: 4 * SLOT_LEN };
     for wanted in [slot(NODE, 4), slot(OTHER, 5), slots(OTHER, 7, 2), slots(OTHER, 2, 3)] {
         assert_eq!(device.setup(wanted), Err(partial));
@@ -223,19 +226,19 @@ fn a_mapping_that_sticks_out_stays_and_the_guest_is_told() {
     for entries in [vec![(4, 1)], vec![(7, 5)], vec![(0, 1), (2, 4)]] {
         assert_eq!(device.remove(&entries), Err(partial));
     }
-    assert_eq!((device.told(), partial.errno()), (Vec::new(), 22));
+    assert_eq!((device.messages(), partial.errno()), (Vec::new(), 22));
     assert_eq!(device.mappings.holds(&slots(NODE, 4, 4)), Ok(true));
 }
 
 #[test]
-fn one_entry_removes_each_mapping_that_it_covers() {
+fn one_entry_removes_every_mapping_that_it_covers() {
     let mut device = Device::new(STRICT);
     for wanted in [slot(NODE, 0), slots(OTHER, 2, 2), slot(NODE, 9)] {
         device.setup(wanted).unwrap();
     }
-    device.told();
+    device.messages();
     device.remove(&[(0, 8)]).unwrap();
-    assert_eq!(device.told(), ["unmap 0+1", "unmap 2+2"]);
+    assert_eq!(device.messages(), ["unmap 0+1", "unmap 2+2"]);
     assert_eq!(
         device.mappings.iter().map(|mapping| mapping.range().offset()).collect::<Vec<_>>(),
         [9 * SLOT_LEN]
@@ -246,93 +249,93 @@ fn one_entry_removes_each_mapping_that_it_covers() {
 fn a_range_named_twice_is_removed_once() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 2)).unwrap();
-    device.told();
+    device.messages();
     device.remove(&[(2, 1), (1, 3), (2, 1)]).unwrap();
-    assert_eq!(device.told(), ["unmap 2+1"]);
+    assert_eq!(device.messages(), ["unmap 2+1"]);
     device.setup(slot(NODE, 2)).unwrap();
     device.setup(slot(NODE, 5)).unwrap();
-    device.told();
+    device.messages();
     device.remove(&[(0, 16); 256]).unwrap();
-    assert_eq!(device.told(), ["unmap 2+1", "unmap 5+1"]);
+    assert_eq!(device.messages(), ["unmap 2+1", "unmap 5+1"]);
 }
 
 #[test]
-fn removing_what_is_not_there_is_success_without_a_message() {
+fn removing_nothing_succeeds_without_a_message() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 2)).unwrap();
-    device.told();
+    device.messages();
     device.remove(&[(0, 2), (5, 11)]).unwrap();
     device.remove(&[]).unwrap();
-    assert_eq!(device.told(), NOTHING);
+    assert_eq!(device.messages(), NOTHING);
 }
 
 #[test]
-fn one_bad_entry_keeps_all_from_being_removed() {
+fn one_invalid_entry_prevents_all_removals() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 2)).unwrap();
-    device.told();
+    device.messages();
     for bad in [(0, 0), (16, 1), (15, 2)] {
         assert_eq!(device.remove(&[(2, 1), bad]).unwrap_err().errno(), 22, "{bad:?}");
     }
     let next = device.mappings.remove([(2 * SLOT_LEN, SLOT_LEN), (0, u64::MAX)].into_iter());
-    assert_eq!(device.follow(next).unwrap_err().errno(), 22, "all ones are not everything");
-    assert_eq!((device.told(), device.mappings.taken()), (Vec::new(), 1));
+    assert_eq!(device.follow(next).unwrap_err().errno(), 22, "all ones do not mean the whole window");
+    assert_eq!((device.messages(), device.mappings.taken()), (Vec::new(), 1));
 }
 
 #[test]
-fn a_failed_unmap_does_not_keep_the_rest_from_being_removed() {
+fn a_failed_unmap_does_not_stop_other_removals() {
     let mut device = Device::new(STRICT);
     for at in 0..3 {
         device.setup(slot(NODE, at)).unwrap();
     }
-    device.told();
+    device.messages();
     device.fails(&[Some(Fault::Refuse)]);
     assert_eq!(device.remove(&[(0, 3)]), Err(DaxError::Refused));
-    assert_eq!(device.told(), ["unmap 0+1", "unmap 1+1", "unmap 2+1"]);
+    assert_eq!(device.messages(), ["unmap 0+1", "unmap 1+1", "unmap 2+1"]);
     assert_eq!((device.mappings.iter().count(), device.mappings.doubtful().count()), (0, 1));
 }
 
 #[test]
-fn a_range_in_doubt_is_never_answered_as_there_and_counts() {
+fn a_doubtful_range_satisfies_nothing_but_counts() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 0)).unwrap();
     device.fails(&[Some(Fault::Refuse)]);
     device.remove(&[(0, 1)]).unwrap_err();
     assert_eq!(device.mappings.holds(&slot(NODE, 0)), Ok(false));
     assert_eq!(device.mappings.taken(), 1);
-    device.told();
+    device.messages();
     device.setup(slot(NODE, 0)).unwrap();
-    assert_eq!(device.told(), ["unmap 0+1", "map 0+1 ro"], "made anew");
+    assert_eq!(device.messages(), ["unmap 0+1", "map 0+1 ro"], "made again");
 }
 
 #[test]
-fn a_range_in_doubt_is_recorded_anew_when_the_front_end_shows_that_it_is_free() {
+fn a_doubtful_range_is_reused_once_shown_free() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 0)).unwrap();
-    // The front-end drops all, and nobody says so.
+    // The front-end drops all mappings, and the table is not messages.
     device.front_end.reset();
     device.setup(slot(OTHER, 0)).unwrap();
-    assert_eq!(device.told(), ["map 0+1 ro", "unmap 0+1", "map 0+1 ro"]);
+    assert_eq!(device.messages(), ["map 0+1 ro", "unmap 0+1", "map 0+1 ro"]);
     assert_eq!(device.mappings.doubtful().count(), 0);
 }
 
 #[test]
-fn nothing_is_mapped_over_doubt_where_nobody_knows_what_comes_of_it() {
+fn nothing_is_mapped_over_doubt_with_an_unknown_effect() {
     let unknown = Capabilities { overlap: Overlap::Unknown, ..STRICT };
     let larger = slots(OTHER, 0, 2);
     for (capabilities, wanted) in [(unknown, slot(OTHER, 0)), (STRICT, larger)] {
         let mut device = Device::new(capabilities);
         device.setup(slot(NODE, 0)).unwrap();
-        device.told();
+        device.messages();
         device.fails(&[Some(Fault::Refuse)]);
         assert_eq!(device.setup(wanted), Err(DaxError::Refused));
-        assert_eq!(device.told(), ["unmap 0+1"]);
+        assert_eq!(device.messages(), ["unmap 0+1"]);
         assert_eq!(device.mappings.doubtful().count(), 1);
     }
 }
 
 #[test]
-fn the_budget_is_the_smaller_one_and_past_it_is_enospc() {
+fn over_the_smaller_budget_is_enospc() {
     let capabilities = Capabilities { mappings_max: 3, ..STRICT };
     for guest_max in [2, 9] {
         let mut device = Device::new(capabilities);
@@ -341,10 +344,10 @@ fn the_budget_is_the_smaller_one_and_past_it_is_enospc() {
         for at in 0..max as u64 {
             device.setup(slot(NODE, at)).unwrap();
         }
-        device.told();
+        device.messages();
         let spent = DaxError::BudgetSpent { max };
         assert_eq!((device.setup(slot(NODE, 9)), spent.errno()), (Err(spent), 28));
-        assert_eq!(device.told(), NOTHING);
+        assert_eq!(device.messages(), NOTHING);
         device.setup(slot(NODE, 0)).unwrap();
         device.setup(writable(slot(NODE, 0))).unwrap();
         device.setup(slot(OTHER, 1)).unwrap();
@@ -354,23 +357,23 @@ fn the_budget_is_the_smaller_one_and_past_it_is_enospc() {
 }
 
 #[test]
-fn a_node_is_dropped_wherever_it_is() {
+fn drop_node_removes_all_mappings_of_the_node() {
     let mut device = Device::new(STRICT);
     for wanted in [slot(NODE, 1), slot(OTHER, 2), writable(slot(NODE, 3))] {
         device.setup(wanted).unwrap();
     }
-    device.told();
+    device.messages();
     let next = device.mappings.drop_node(NODE);
     device.follow(next).unwrap();
-    assert_eq!(device.told(), ["unmap 1+1", "unmap 3+1"]);
+    assert_eq!(device.messages(), ["unmap 1+1", "unmap 3+1"]);
     assert_eq!(device.mappings.iter().map(|mapping| mapping.node()).collect::<Vec<_>>(), [OTHER]);
 }
 
 #[test]
-fn a_node_is_dropped_where_it_may_be_still_beneath_another() {
+fn drop_node_covers_ranges_that_may_hold_the_node() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 1)).unwrap();
-    // It stays, and the other does not come: but the table cannot know.
+    // The old mapping stays and the new one is not made, but the table cannot know this.
     device.fails(&[Some(Fault::Refuse), Some(Fault::GoneBefore)]);
     assert_eq!(device.setup(slot(OTHER, 1)), Err(DaxError::Gone));
     let next = device.mappings.drop_node(NODE);
@@ -382,65 +385,65 @@ fn a_node_is_dropped_where_it_may_be_still_beneath_another() {
 }
 
 #[test]
-fn a_clear_tells_a_front_end_that_still_maps_and_no_other() {
-    for (front_end, told) in
+fn only_a_clear_of_existing_mappings_sends_messages() {
+    for (front_end, messages) in
         [(FrontEnd::StillMaps, vec!["unmap 1+1", "unmap 2+1"]), (FrontEnd::DroppedAll, vec![])]
     {
         let mut device = Device::new(STRICT);
         device.setup(slot(NODE, 1)).unwrap();
         device.setup(slot(OTHER, 2)).unwrap();
-        device.told();
+        device.messages();
         let next = device.mappings.clear(front_end);
         device.follow(next).unwrap();
         assert_eq!(
-            (device.told(), device.mappings.taken()),
-            (told.into_iter().map(str::to_owned).collect(), 0)
+            (device.messages(), device.mappings.taken()),
+            (messages.into_iter().map(str::to_owned).collect(), 0)
         );
     }
 }
 
 #[test]
-fn after_no_answer_nothing_more_is_sent_until_a_clear() {
+fn after_a_missing_reply_nothing_is_sent_until_a_clear() {
     for fault in [Fault::GoneBefore, Fault::GoneAfter] {
         let mut device = Device::new(Capabilities::replacing());
         device.setup(slot(NODE, 1)).unwrap();
         device.fails(&[Some(fault)]);
         assert_eq!(device.setup(slot(NODE, 2)), Err(DaxError::Gone));
-        device.told();
+        device.messages();
         assert_eq!(device.setup(slot(NODE, 2)), Err(DaxError::Gone));
         assert_eq!(device.remove(&[(2, 1)]), Err(DaxError::Gone));
         let next = device.mappings.drop_node(OTHER);
         device.follow(next).unwrap();
         device.setup(slot(NODE, 1)).unwrap();
-        assert_eq!((device.told(), device.mappings.is_gone()), (Vec::new(), true));
+        assert_eq!((device.messages(), device.mappings.is_gone()), (Vec::new(), true));
         let next = device.mappings.clear(FrontEnd::StillMaps);
         device.follow(next).unwrap();
-        assert_eq!(device.told(), ["unmap 1+1", "unmap 2+1"]);
+        assert_eq!(device.messages(), ["unmap 1+1", "unmap 2+1"]);
         assert!(device.front_end.pages().iter().all(Option::is_none));
     }
 }
 
 #[test]
-fn a_clear_in_the_middle_ends_the_request_and_keeps_its_range_in_doubt() {
+fn a_clear_ends_the_request_and_leaves_doubt() {
     let mut device = Device::new(STRICT);
     device.setup(slot(OTHER, 1)).unwrap();
     let Next::Send(step) = device.mappings.setup(&slot(NODE, 2)) else { panic!("no step") };
     assert!(matches!(step.action(), Action::Map(mapping) if mapping.node() == NODE));
-    // QEMU drops all, the answer comes after it.
+    // QEMU drops all mappings. Its reply to the step comes later.
     device.front_end.reset();
     let next = device.mappings.clear(FrontEnd::DroppedAll);
     device.follow(next).unwrap();
-    let result = step.carry_out(&mut device);
-    let late = device.mappings.done(step, result);
+    let result = step.execute(&mut device);
+    let late = device.mappings.complete(step, result);
     assert_eq!(device.follow(late), Err(DaxError::Cleared));
-    let doubtful: Vec<_> = device.mappings.doubtful().map(words).collect();
+    let doubtful: Vec<_> = device.mappings.doubtful().map(slots_text).collect();
     assert_eq!((doubtful, device.mappings.iter().count()), (vec!["2+1".to_owned()], 0));
     device.setup(slot(OTHER, 2)).unwrap();
     assert_eq!(device.at(2).unwrap().node, OTHER);
 }
 
 #[test]
-fn one_request_at_a_time_but_for_what_needs_no_step() {
+fn a_second_request_is_busy_unless_it_needs_no_step() {
     let mut device = Device::new(STRICT);
     device.setup(slot(NODE, 1)).unwrap();
     let Next::Send(step) = device.mappings.setup(&slot(NODE, 2)) else { panic!("no step") };
@@ -449,8 +452,8 @@ fn one_request_at_a_time_but_for_what_needs_no_step() {
     assert_eq!(device.setup(slot(NODE, 1)), Ok(()));
     let next = device.mappings.drop_node(NODE);
     assert_eq!(device.follow(next), Err(DaxError::Busy));
-    let result = step.carry_out(&mut device);
-    let next = device.mappings.done(step, result);
+    let result = step.execute(&mut device);
+    let next = device.mappings.complete(step, result);
     assert_eq!(device.follow(next), Ok(()));
     device.setup(slot(NODE, 3)).unwrap();
 }

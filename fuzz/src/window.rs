@@ -121,7 +121,7 @@ fn command(unit: u64, rest: &mut &[u8]) -> Option<Command> {
 fn fault(number: u8) -> Option<Fault> {
     match number {
         12 => Some(Fault::Refuse),
-        13 => Some(Fault::Tear),
+        13 => Some(Fault::RefuseAndEmpty),
         14 => Some(Fault::GoneBefore),
         15 => Some(Fault::GoneAfter),
         _ => None,

@@ -190,6 +190,6 @@ impl<F: FileSystem> Session<F> {
             write: granted.contains(Access::WRITE),
         };
         let settings = window.settings();
-        candidate.judge(dax, settings.mode, settings.threshold).is_mappable()
+        candidate.decide(dax, settings.mode, settings.threshold).is_mappable()
     }
 }

@@ -1,4 +1,4 @@
-//! A front-end without memory: page by page, what the guest would find.
+//! A front-end without memory. It records, page by page, what the guest would find in the window.
 
 use crate::{Capabilities, Failure, Geometry, Mapper, Mapping, Overlap, WindowRange};
 use std::collections::{BTreeMap, VecDeque};
@@ -6,19 +6,19 @@ use std::collections::{BTreeMap, VecDeque};
 /// Bytes of a page of the model.
 pub const PAGE_LEN: u64 = 1 << crate::ALIGNMENT_SHIFT_MIN;
 
-/// What the guest finds at one page of the window.
+/// The content of one page of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Page {
-    /// Whose file.
+    /// Node of the mapped file.
     pub node: u64,
-    /// Bytes from the file's start.
+    /// Offset from the start of the file, in bytes.
     pub file_offset: u64,
-    /// Stores arrive in the file.
+    /// Whether the guest can write to the file through the page.
     pub writable: bool,
 }
 
 impl Page {
-    /// The pages of a mapping, in order.
+    /// Returns the pages of a mapping, in order.
     pub fn all_of(mapping: &Mapping) -> impl Iterator<Item = Self> + use<> {
         let (node, file_offset, writable) = (mapping.node(), mapping.file_offset(), mapping.writable());
         let offsets = (0..mapping.range().len()).step_by(usize::try_from(PAGE_LEN).unwrap_or(usize::MAX));
@@ -26,36 +26,38 @@ impl Page {
     }
 }
 
-/// Something that goes wrong with one step.
+/// A failure of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is refused, and nothing changes.
+    /// The step is refused, and nothing changes.
     Refuse,
-    /// It is refused, and what was in the range is gone all the same, as after a failed `mmap(MAP_FIXED)`. An unmap is
-    /// refused as with [`Fault::Refuse`].
-    Tear,
-    /// It is not done and not answered.
+    /// A map is refused, but the range is empty afterwards, as after a failed `mmap(MAP_FIXED)`.
+    /// This needs a front-end that replaces mappings. Otherwise, and for an unmap, it equals
+    /// [`Fault::Refuse`].
+    RefuseAndEmpty,
+    /// The step is not done and gets no reply.
     GoneBefore,
-    /// It is done and not answered.
+    /// The step is done but gets no reply.
     GoneAfter,
 }
 
-/// A front-end as its capabilities say. Nodes have a length of their own, 0 for those not told.
+/// A front-end that behaves as its capabilities say. The file of a node has length 0 until
+/// [`ModelFrontEnd::set_file_len`].
 #[derive(Debug)]
 pub struct ModelFrontEnd {
     capabilities: Capabilities,
     pages: Vec<Option<Page>>,
-    /// Window offset and length in bytes of what was mapped, in the order in which it was.
+    /// Window offset and length in bytes of each mapping, in the order in which they were made.
     mapped: Vec<(u64, u64)>,
     file_lens: BTreeMap<u64, u64>,
-    /// What happens to the steps to come; beyond its end nothing.
+    /// Failures of the next steps, in order. Later steps have none.
     pub faults: VecDeque<Option<Fault>>,
-    /// Steps so far.
+    /// Number of steps so far.
     pub steps: usize,
 }
 
 impl ModelFrontEnd {
-    /// An empty window.
+    /// Returns a front-end with an empty window.
     pub fn new(geometry: &Geometry, capabilities: Capabilities) -> Self {
         Self {
             capabilities,
@@ -67,27 +69,28 @@ impl ModelFrontEnd {
         }
     }
 
-    /// What it can do.
+    /// Returns the abilities of the front-end.
     pub const fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
-    /// Gives a node's file a length in bytes.
+    /// Sets the length of a node's file in bytes.
     pub fn set_file_len(&mut self, node: u64, len: u64) {
         self.file_lens.insert(node, len);
     }
 
-    /// What the guest finds, page by page.
+    /// Returns the content of the window, page by page.
     pub fn pages(&self) -> &[Option<Page>] {
         &self.pages
     }
 
-    /// Mappings at once; a front-end that replaces counts what is left of each as one.
+    /// Returns the number of mappings. What is left of a mapping that was partly replaced counts as
+    /// one.
     pub fn mapped(&self) -> usize {
         self.mapped.len()
     }
 
-    /// A reset of the device, which takes everything out or does not.
+    /// Resets the device. Whether this removes all mappings depends on the capabilities.
     pub fn reset(&mut self) {
         if self.capabilities.drops_on_reset {
             self.pages.fill(None);
@@ -95,8 +98,8 @@ impl ModelFrontEnd {
         }
     }
 
-    /// Whether the file behind it can be mapped so: what does not depend on what else is in the window.
-    pub fn takes(&self, mapping: &Mapping) -> bool {
+    /// Returns whether the front-end can make this mapping, apart from others in the window.
+    pub fn accepts(&self, mapping: &Mapping) -> bool {
         let file_len = self.file_lens.get(&mapping.node()).copied().unwrap_or(0);
         let end = mapping.file_offset().saturating_add(mapping.range().len());
         (mapping.writable() || self.capabilities.read_only_descriptors)
@@ -114,19 +117,20 @@ impl ModelFrontEnd {
 
     fn try_map(&mut self, mapping: &Mapping) -> Result<(), Failure> {
         let range = mapping.range();
-        let overlaps = self.of(range).any(Option::is_some);
+        let overlaps = self.pages_in(range).any(Option::is_some);
         let full = self.mapped.len() >= self.capabilities.mappings_max && !overlaps;
         let refused = overlaps && self.capabilities.overlap == Overlap::Refused;
-        if full || refused || !self.takes(mapping) {
+        if full || refused || !self.accepts(mapping) {
             return Err(Failure::Refused);
         }
         if self.replaces() {
-            self.empty(range);
+            self.clear_range(range);
         }
         self.mapped.push((range.offset(), range.len()));
         let first = index(range.offset());
         for (place, page) in self.pages.iter_mut().skip(first).zip(Page::all_of(mapping)) {
-            // Where nobody knows what comes of an overlap, the worst does: what was there hides the new.
+            // If the effect of an overlap is unknown, assume the worst: the old page hides the new
+            // one.
             place.get_or_insert(page);
         }
         Ok(())
@@ -136,15 +140,15 @@ impl ModelFrontEnd {
         if !self.replaces() && !self.mapped.contains(&(range.offset(), range.len())) {
             return Err(Failure::Refused);
         }
-        self.empty(range);
+        self.clear_range(range);
         Ok(())
     }
 
-    fn of(&self, range: WindowRange) -> impl Iterator<Item = &Option<Page>> {
+    fn pages_in(&self, range: WindowRange) -> impl Iterator<Item = &Option<Page>> {
         self.pages.iter().skip(index(range.offset())).take(index(range.len()))
     }
 
-    fn empty(&mut self, range: WindowRange) {
+    fn clear_range(&mut self, range: WindowRange) {
         let pages = self.pages.iter_mut().skip(index(range.offset())).take(index(range.len()));
         pages.for_each(|page| *page = None);
         let covered = |(offset, len): &(u64, u64)| {
@@ -159,9 +163,9 @@ impl Mapper for ModelFrontEnd {
         match self.step() {
             None => self.try_map(mapping),
             Some(Fault::Refuse) => Err(Failure::Refused),
-            Some(Fault::Tear) => {
+            Some(Fault::RefuseAndEmpty) => {
                 if self.replaces() {
-                    self.empty(mapping.range());
+                    self.clear_range(mapping.range());
                 }
                 Err(Failure::Refused)
             }
@@ -173,14 +177,14 @@ impl Mapper for ModelFrontEnd {
     fn unmap(&mut self, range: WindowRange) -> Result<(), Failure> {
         match self.step() {
             None => self.try_unmap(range),
-            Some(Fault::Refuse | Fault::Tear) => Err(Failure::Refused),
+            Some(Fault::Refuse | Fault::RefuseAndEmpty) => Err(Failure::Refused),
             Some(Fault::GoneBefore) => Err(Failure::Gone),
             Some(Fault::GoneAfter) => self.try_unmap(range).and(Err(Failure::Gone)),
         }
     }
 }
 
-/// How many pages so many bytes are, and which page lies there.
+/// Converts a length in bytes to a number of pages, and an offset to the index of its page.
 pub(super) fn index(bytes: u64) -> usize {
     let pages = bytes.checked_div(PAGE_LEN).unwrap_or_default();
     usize::try_from(pages).unwrap_or(usize::MAX)
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_one_refuses_what_qemu_refuses() {
+    fn the_strict_model_refuses_what_qemu_refuses() {
         let mut strict = ModelFrontEnd::new(&geometry(), Capabilities::qemu());
         strict.set_file_len(1, 4 * PAGE_LEN);
         assert_eq!(strict.map(&mapping(0, 4, false)), Err(Failure::Refused), "a read-only descriptor");
@@ -210,14 +214,14 @@ mod tests {
         assert_eq!(strict.map(&mapping(3, 1, true)), Err(Failure::Refused), "overlap");
         for (page, count) in [(0, 3), (0, 5), (1, 3), (8, 1)] {
             let other = mapping(page, count, true).range();
-            assert_eq!(strict.unmap(other), Err(Failure::Refused), "not as it was mapped");
+            assert_eq!(strict.unmap(other), Err(Failure::Refused), "not the range of a mapping");
         }
         assert_eq!((strict.mapped(), strict.unmap(mapping(0, 4, true).range())), (1, Ok(())));
         assert!(strict.pages().iter().all(Option::is_none));
     }
 
     #[test]
-    fn the_strict_one_holds_so_many_and_drops_all_on_reset() {
+    fn the_strict_model_limits_mappings_and_drops_them_on_reset() {
         let capabilities = Capabilities { mappings_max: 2, ..Capabilities::qemu() };
         let mut strict = ModelFrontEnd::new(&geometry(), capabilities);
         strict.set_file_len(1, PAGE_LEN);
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_replacing_one_maps_over_anything_and_drops_nothing() {
+    fn the_replacing_model_maps_over_mappings_and_drops_none() {
         let mut replacing = ModelFrontEnd::new(&geometry(), Capabilities::replacing());
         assert_eq!(replacing.map(&mapping(0, 4, false)), Ok(()));
         assert_eq!(replacing.map(&mapping(2, 4, true)), Ok(()));

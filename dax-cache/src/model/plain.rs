@@ -1,20 +1,23 @@
-//! What a guest should find in its window, as plainly as it can be said: one array of pages, each with the number of
-//! the request that made it. It says what requests do while nothing fails but what the front-end never does.
+//! The expected content of a window: a plain array of pages, each with the number of the mapping
+//! that made it.
+//!
+//! It predicts requests as long as no step fails, except for mappings that the front-end never
+//! makes.
 
 use super::front_end::{Page, index};
 use crate::{DaxError, Mapping, Mappings, WindowRange};
 
-/// A page, and the mapping that it came with.
+/// A page, with the number of its mapping.
 type Place = Option<(u64, Page)>;
 
-/// The array.
+/// The expected pages of the window.
 #[derive(Debug)]
-pub(super) struct Plain {
+pub(super) struct PlainWindow {
     places: Vec<Place>,
     next: u64,
 }
 
-impl Plain {
+impl PlainWindow {
     pub(super) fn new(window_len: u64) -> Self {
         Self { places: vec![None; index(window_len)], next: 0 }
     }
@@ -23,7 +26,7 @@ impl Plain {
         self.places.iter().map(|place| place.map(|(_, page)| page))
     }
 
-    /// After something went wrong: takes over what is.
+    /// Takes over the state of the table after a failure.
     pub(super) fn adopt(&mut self, mappings: &Mappings) {
         self.places.fill(None);
         for mapping in mappings.iter() {
@@ -35,17 +38,18 @@ impl Plain {
         self.places.fill(None);
     }
 
-    /// SETUPMAPPING. `takes` is whether the front-end would map it, if nothing were in the way.
+    /// Predicts a SETUPMAPPING. `accepts` returns whether the front-end can make a mapping, apart
+    /// from others in the window.
     pub(super) fn setup(
         &mut self,
         wanted: &Mapping,
         budget: usize,
-        takes: impl Fn(&Mapping) -> bool,
+        accepts: impl Fn(&Mapping) -> bool,
     ) -> Result<(), DaxError> {
         let range = wanted.range();
-        let old: Vec<Place> = self.of(range).copied().collect();
+        let old: Vec<Place> = self.places_in(range).copied().collect();
         let ids = ids(&old);
-        let single = ids.len() == 1 && old.iter().all(Option::is_some) && !self.sticks_out(range);
+        let single = ids.len() == 1 && old.iter().all(Option::is_some) && !self.has_partial(range);
         let content = |place: &Place| place.map(|(_, page)| (page.node, page.file_offset));
         let same = Page::all_of(wanted).map(|page| Some((page.node, page.file_offset)));
         let same = single && old.iter().map(content).eq(same);
@@ -53,26 +57,26 @@ impl Plain {
         if same && (writable || !wanted.writable()) {
             return Ok(());
         }
-        if self.sticks_out(range) {
+        if self.has_partial(range) {
             return Err(DaxError::Partial { offset: 0, len: 0 });
         }
         let all = ids_of(self.places.iter()).len();
         if all.saturating_sub(ids.len()) >= budget {
             return Err(DaxError::BudgetSpent { max: budget });
         }
-        if takes(wanted) {
+        if accepts(wanted) {
             self.put(wanted);
             return Ok(());
         }
-        if !(same && takes(&wanted.read_only())) {
+        if !(same && accepts(&wanted.read_only())) {
             self.fill(range, None);
         }
         Err(DaxError::Refused)
     }
 
-    /// REMOVEMAPPING.
+    /// Predicts a REMOVEMAPPING.
     pub(super) fn remove(&mut self, ranges: &[WindowRange]) -> Result<(), DaxError> {
-        if ranges.iter().any(|range| self.sticks_out(*range)) {
+        if ranges.iter().any(|range| self.has_partial(*range)) {
             return Err(DaxError::Partial { offset: 0, len: 0 });
         }
         for range in ranges {
@@ -86,7 +90,7 @@ impl Plain {
         self.places.iter_mut().filter(of_node).for_each(|place| *place = None);
     }
 
-    fn of(&self, range: WindowRange) -> impl Iterator<Item = &Place> {
+    fn places_in(&self, range: WindowRange) -> impl Iterator<Item = &Place> {
         self.places.iter().skip(index(range.offset())).take(index(range.len()))
     }
 
@@ -103,9 +107,9 @@ impl Plain {
         }
     }
 
-    /// Whether a mapping has pages inside of the range, and outside.
-    fn sticks_out(&self, range: WindowRange) -> bool {
-        let inside = ids_of(self.of(range));
+    /// Returns whether a mapping has pages inside and outside the range.
+    fn has_partial(&self, range: WindowRange) -> bool {
+        let inside = ids_of(self.places_in(range));
         let before = self.places.iter().take(index(range.offset()));
         let behind = self.places.iter().skip(index(range.end()));
         before.chain(behind).flatten().any(|(id, _)| inside.contains(id))

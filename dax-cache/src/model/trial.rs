@@ -1,110 +1,115 @@
-//! A guest's traffic played to a table and a model front-end. After each command, and whatever went wrong:
+//! Plays a guest's requests to a table and a model front-end, and checks these invariants after
+//! each command, with or without failures:
 //!
-//! 1. what the table says is mapped, the front-end has, page by page; what it says is free, the front-end has not;
-//! 2. nothing is writable that was not asked for writable, at that place, of that file;
-//! 3. neither table nor front-end has more mappings than the budget;
-//! 4. success means that it is so: what was set up is there, what was removed, dropped or cleared is not;
-//! 5. EINVAL and ENOSPC mean that the front-end was not bothered, nor is it after it has ceased to answer;
-//! 6. where nothing went wrong that the front-end does not always refuse, the answer and every page are those of a plain
-//!    array ([`super::plain`]).
+//! 1. The front-end has every mapping of the table, page by page, and nothing where the table has
+//!    none.
+//! 2. A page is writable only if the guest has requested a writable mapping of that part of the
+//!    file at that place.
+//! 3. Neither table nor front-end has more mappings than the budget.
+//! 4. After success, a mapping that was set up exists, and a mapping that was removed, dropped or
+//!    cleared does not.
+//! 5. A request that ends in EINVAL or ENOSPC sends no message to the front-end. No request does,
+//!    after the front-end has stopped replying, until the next clear.
+//! 6. If no step failed, except for mappings that the front-end never makes, the result and all
+//!    pages are those of a plain array ([`super::plain`]).
 
 use super::front_end::{Fault, ModelFrontEnd, Page, index};
-use super::plain::Plain;
+use super::plain::PlainWindow;
 use crate::{Capabilities, DaxError, FrontEnd, Geometry, Mapping, Mappings, Next, Wanted, WindowRange};
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// What happens.
+/// An event of a trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// SETUPMAPPING.
     Setup(Wanted),
     /// REMOVEMAPPING: window offset and length of each entry, in bytes.
     Remove(Vec<(u64, u64)>),
-    /// The daemon takes a node's mappings out.
+    /// The daemon removes the mappings of a node.
     DropNode(u64),
     /// INIT or DESTROY.
     Clear,
     /// A reset of the device.
     Reset,
-    /// A node's file has another length, in bytes.
+    /// The file of a node changes its length.
     Resize {
-        /// The node.
+        /// Node of the file.
         node: u64,
-        /// Bytes.
+        /// New length in bytes.
         len: u64,
     },
 }
 
-/// A reset in the middle of another event.
+/// A reset of the device in the middle of another event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interruption {
-    /// After so many steps of it.
+    /// Number of steps of the event before the reset.
     pub steps: usize,
-    /// The front-end carries the step that is under way out after it has been reset, not before.
+    /// Whether the front-end executes the step in progress after the reset, not before it.
     pub late: bool,
 }
 
-/// An event, and what goes wrong with it.
+/// An event and its failures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// What happens.
+    /// The event.
     pub event: Event,
-    /// What goes wrong with its steps.
+    /// Failures of its steps, in order.
     pub faults: Vec<Option<Fault>>,
-    /// Whether it is interrupted.
+    /// The reset that interrupts it, if any.
     pub interruption: Option<Interruption>,
 }
 
 /// An invariant that does not hold.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Disagreement(String);
+pub struct Violation(String);
 
-impl fmt::Debug for Disagreement {
+impl fmt::Debug for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// A table, a front-end, and what should be so.
+/// A table, a front-end, and the expected state.
 #[derive(Debug)]
 pub struct Trial {
     mappings: Mappings,
     front_end: ModelFrontEnd,
-    plain: Plain,
+    plain: PlainWindow,
     budget: usize,
-    /// Page of the window, node and file offset that were asked for writable.
+    /// Page of the window, node and file offset of each page that was requested writable.
     asked_writable: BTreeSet<(usize, u64, u64)>,
 }
 
 impl Trial {
-    /// An empty window.
+    /// Returns a trial with an empty window.
     pub fn new(geometry: Geometry, capabilities: Capabilities, guest_mappings_max: usize) -> Self {
         Self {
             mappings: Mappings::new(geometry, &capabilities, guest_mappings_max),
             front_end: ModelFrontEnd::new(&geometry, capabilities),
-            plain: Plain::new(geometry.window_len()),
+            plain: PlainWindow::new(geometry.window_len()),
             budget: capabilities.mappings_max.min(guest_mappings_max),
             asked_writable: BTreeSet::new(),
         }
     }
 
-    /// The table.
+    /// Returns the table.
     pub const fn mappings(&self) -> &Mappings {
         &self.mappings
     }
 
-    /// The front-end.
+    /// Returns the front-end.
     pub const fn front_end(&self) -> &ModelFrontEnd {
         &self.front_end
     }
 
-    /// Plays one command.
+    /// Plays one command and returns the result of its request.
     ///
     /// # Errors
-    /// [`Disagreement`] says which invariant does not hold, and where.
-    pub fn play(&mut self, command: &Command) -> Result<Result<(), DaxError>, Disagreement> {
+    /// [`Violation`] names the invariant that does not hold, and where.
+    pub fn play(&mut self, command: &Command) -> Result<Result<(), DaxError>, Violation> {
         let plain = command.faults.iter().all(Option::is_none)
             && command.interruption.is_none()
             && self.mappings.doubtful().next().is_none()
@@ -121,19 +126,21 @@ impl Trial {
             self.asked_writable.extend(pages.map(|(at, page)| (at, page.node, page.file_offset)));
         }
         let held = matches!(&command.event, Event::Setup(wanted) if self.mappings.holds(wanted) == Ok(true));
-        let result = self.carry_out(&command.event, command.interruption)?;
+        let result = self.run_event(&command.event, command.interruption)?;
         self.front_end.faults.clear();
         let sent = self.front_end.steps != steps_before;
-        let told = matches!(command.event, Event::Clear | Event::Reset);
-        ensure(!(sent && was_gone && !told), || "a step was sent to a front-end that is gone".to_owned())?;
-        ensure(!held || (result.is_ok() && !sent), || "what is there was asked for again".to_owned())?;
+        let clears = matches!(command.event, Event::Clear | Event::Reset);
+        ensure(!(sent && was_gone && !clears), || {
+            "a step was sent to a front-end that has stopped replying".to_owned()
+        })?;
+        ensure(!held || (result.is_ok() && !sent), || "an existing mapping was requested again".to_owned())?;
         if let Err(error) = result {
             let quiet = matches!(error.errno(), 22 | 28);
-            ensure(!(quiet && sent), || format!("{error}, and yet a step was sent"))?;
+            ensure(!(quiet && sent), || format!("a step was sent, but the request ended with: {error}"))?;
         } else {
             self.check_success(&command.event)?;
         }
-        self.check_beliefs()?;
+        self.check_table()?;
         if plain {
             self.check_plain(&command.event, result)?;
         } else {
@@ -142,11 +149,11 @@ impl Trial {
         Ok(result)
     }
 
-    fn carry_out(
+    fn run_event(
         &mut self,
         event: &Event,
         interruption: Option<Interruption>,
-    ) -> Result<Result<(), DaxError>, Disagreement> {
+    ) -> Result<Result<(), DaxError>, Violation> {
         let mut next = match event {
             Event::Setup(wanted) => self.mappings.setup(wanted),
             Event::Remove(entries) => self.mappings.remove(entries.iter().copied()),
@@ -171,28 +178,28 @@ impl Trial {
             if interrupted.is_some_and(|interruption| interruption.late) {
                 self.front_end.reset();
             }
-            let result = step.carry_out(&mut self.front_end);
+            let result = step.execute(&mut self.front_end);
             if let Some(interruption) = interrupted {
                 self.interrupt(interruption)?;
-                let late = self.mappings.done(step, result);
+                let late = self.mappings.complete(step, result);
                 let cleared = matches!(late, Next::Finished(Err(DaxError::Cleared)));
-                ensure(cleared, || format!("a step that comes late goes on: {late:?}"))?;
+                ensure(cleared, || format!("a late step has continued its request: {late:?}"))?;
                 return Ok(Err(DaxError::Cleared));
             }
-            next = self.mappings.done(step, result);
+            next = self.mappings.complete(step, result);
             steps = steps.saturating_add(1);
         }
     }
 
-    fn interrupt(&mut self, interruption: Interruption) -> Result<(), Disagreement> {
+    fn interrupt(&mut self, interruption: Interruption) -> Result<(), Violation> {
         if !interruption.late {
             self.front_end.reset();
         }
         let next = self.begin_reset();
         let cleared = self.mappings.run(next, &mut self.front_end).is_ok();
-        // A map that was under way may come to be there yet.
+        // A map that was in progress may still be executed.
         let left = self.mappings.taken();
-        ensure(!cleared || left <= 1, || format!("{left} are left of a clear"))
+        ensure(!cleared || left <= 1, || format!("{left} ranges are left after a clear"))
     }
 
     fn begin_reset(&mut self) -> Next {
@@ -200,7 +207,7 @@ impl Trial {
         self.mappings.clear(if dropped { FrontEnd::DroppedAll } else { FrontEnd::StillMaps })
     }
 
-    fn check_success(&self, event: &Event) -> Result<(), Disagreement> {
+    fn check_success(&self, event: &Event) -> Result<(), Violation> {
         let pages = self.front_end.pages();
         match event {
             Event::Setup(wanted) => {
@@ -211,30 +218,32 @@ impl Trial {
                         && found.is_some_and(|page| page.writable || !wanted.writable)
                 };
                 let right = Page::all_of(&mapping).zip(found).all(serves);
-                ensure(right, || format!("it was set up, but is not there: {wanted:?}"))
+                ensure(right, || format!("a mapping was set up, but does not exist: {wanted:?}"))
             }
             Event::Remove(entries) => {
                 for range in self.ranges(entries)? {
                     let mut found = pages.iter().skip(index(range.offset())).take(index(range.len()));
                     let empty = found.all(Option::is_none);
-                    ensure(empty, || format!("it was removed, but is there: {range:?}"))?;
+                    ensure(empty, || format!("a range was removed, but is mapped: {range:?}"))?;
                 }
                 Ok(())
             }
             Event::DropNode(node) => {
                 let there = pages.iter().flatten().any(|page| page.node == *node);
-                ensure(!there, || format!("node {node} was dropped, but is there"))?;
-                ensure(self.mappings.of_node(*node).next().is_none(), || "still listed".to_owned())
+                ensure(!there, || format!("node {node} was dropped, but is mapped"))?;
+                ensure(self.mappings.of_node(*node).next().is_none(), || {
+                    format!("node {node} was dropped, but is in the table")
+                })
             }
             Event::Clear | Event::Reset => {
                 let empty = pages.iter().all(Option::is_none) && self.mappings.taken() == 0;
-                ensure(empty, || "it was cleared, but is not empty".to_owned())
+                ensure(empty, || "the window was cleared, but is not empty".to_owned())
             }
             Event::Resize { .. } => Ok(()),
         }
     }
 
-    fn check_beliefs(&self) -> Result<(), Disagreement> {
+    fn check_table(&self) -> Result<(), Violation> {
         let mut free = vec![true; self.front_end.pages().len()];
         for range in self.mappings.doubtful() {
             mark(&mut free, range);
@@ -243,26 +252,28 @@ impl Trial {
             mark(&mut free, mapping.range());
             let found = self.front_end.pages().iter().skip(index(mapping.range().offset()));
             let right = Page::all_of(&mapping).map(Some).zip(found).all(|(mapped, found)| mapped == *found);
-            ensure(right, || format!("the front-end has something else: {mapping:?}"))?;
+            ensure(right, || format!("the front-end differs from the table: {mapping:?}"))?;
             let listed = self.mappings.of_node(mapping.node()).any(|other| other == mapping);
-            ensure(listed, || format!("not listed with its node: {mapping:?}"))?;
+            ensure(listed, || format!("the node index lacks {mapping:?}"))?;
         }
         let asked = |at: usize, page: &Page| self.asked_writable.contains(&(at, page.node, page.file_offset));
         for (at, (found, free)) in self.front_end.pages().iter().zip(free).enumerate() {
             let Some(page) = found else { continue };
-            ensure(!free, || format!("page {at} is free, says the table: {page:?}"))?;
-            ensure(!page.writable || asked(at, page), || format!("page {at} is writable: {page:?}"))?;
+            ensure(!free, || format!("page {at} is free in the table, but mapped: {page:?}"))?;
+            ensure(!page.writable || asked(at, page), || {
+                format!("page {at} is writable without a request: {page:?}")
+            })?;
         }
         let counts = (self.mappings.taken(), self.front_end.mapped());
         ensure(counts.0 <= self.budget && counts.1 <= self.budget, || {
-            format!("{counts:?} mappings, {} allowed", self.budget)
+            format!("table and front-end have {counts:?} mappings, more than {}", self.budget)
         })
     }
 
-    fn check_plain(&mut self, event: &Event, result: Result<(), DaxError>) -> Result<(), Disagreement> {
+    fn check_plain(&mut self, event: &Event, result: Result<(), DaxError>) -> Result<(), Violation> {
         let expected = match event {
             Event::Setup(wanted) => self.mappings.geometry().mapping(wanted).and_then(|mapping| {
-                self.plain.setup(&mapping, self.budget, |mapping| self.front_end.takes(mapping))
+                self.plain.setup(&mapping, self.budget, |mapping| self.front_end.accepts(mapping))
             }),
             Event::Remove(entries) => {
                 let ranges =
@@ -279,29 +290,32 @@ impl Trial {
             }
             Event::Resize { .. } => Ok(()),
         };
-        let (said, expected) = (result.map_err(DaxError::errno), expected.map_err(DaxError::errno));
-        ensure(said == expected, || format!("answered {said:?}, not {expected:?}"))?;
-        ensure(self.mappings.doubtful().next().is_none(), || "doubt without a reason".to_owned())?;
+        let (found, expected) = (result.map_err(DaxError::errno), expected.map_err(DaxError::errno));
+        ensure(found == expected, || format!("the result is {found:?}, not {expected:?}"))?;
+        ensure(self.mappings.doubtful().next().is_none(), || {
+            "a range is doubtful without a failure".to_owned()
+        })?;
         let same = self.plain.pages().eq(self.front_end.pages().iter().copied());
-        ensure(same, || "the front-end has other pages than a plain array".to_owned())
+        ensure(same, || "the pages of the front-end differ from the plain array".to_owned())
     }
 
-    fn mapping(&self, wanted: &Wanted) -> Result<Mapping, Disagreement> {
-        self.mappings.geometry().mapping(wanted).map_err(|error| Disagreement(error.to_string()))
+    fn mapping(&self, wanted: &Wanted) -> Result<Mapping, Violation> {
+        self.mappings.geometry().mapping(wanted).map_err(|error| Violation(error.to_string()))
     }
 
-    fn ranges(&self, entries: &[(u64, u64)]) -> Result<Vec<WindowRange>, Disagreement> {
+    fn ranges(&self, entries: &[(u64, u64)]) -> Result<Vec<WindowRange>, Violation> {
         let range = |(offset, len): &(u64, u64)| self.mappings.geometry().range(*offset, *len);
         let ranges: Result<Vec<_>, _> = entries.iter().map(range).collect();
-        ranges.map_err(|error| Disagreement(error.to_string()))
+        ranges.map_err(|error| Violation(error.to_string()))
     }
 }
 
+/// Marks the pages of a range as not free.
 fn mark(free: &mut [bool], range: WindowRange) {
     let pages = free.iter_mut().skip(index(range.offset())).take(index(range.len()));
     pages.for_each(|page| *page = false);
 }
 
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Disagreement> {
-    if holds { Ok(()) } else { Err(Disagreement(what())) }
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation(what())) }
 }

@@ -229,7 +229,7 @@ impl<M: Messenger> Line<'_, M> {
                         },
                         Action::Unmap(range) => unless_halted(self.unmap(range))?,
                     };
-                    let done = |table: &mut Mappings| table.done(step, result);
+                    let done = |table: &mut Mappings| table.complete(step, result);
                     let Some(after) = self.state(|state| state.table.as_mut().map(done))? else {
                         return Ok(Err(DaxError::Gone));
                     };
