@@ -1,7 +1,8 @@
-//! `cargo xtask fuzz`: every target of fuzz/ for a while, each from its seed corpus.
+//! `cargo xtask fuzz`: runs every target of fuzz/ for a limited time, starting from its seed
+//! corpus.
 //!
-//! cargo-fuzz runs on a stable compiler without a sanitizer; panics, overflows and the targets' own assertions are
-//! what it finds that way.
+//! cargo-fuzz runs on a stable compiler without a sanitizer. It then finds panics, overflows and
+//! failed assertions of the targets.
 
 use std::fs;
 use std::path::Path;
@@ -14,38 +15,41 @@ use crate::guest::{Part, ensure, remove};
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
-/// For how long, and what.
+/// Selects the targets and the time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Seconds for each target
+    /// Time for each target, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// The seed of its random choices; 0 takes a new one each time
+    /// Seed of the random choices; 0 picks a new seed each time
     #[arg(long, default_value_t = 0)]
     seed: u32,
-    /// Only this target
+    /// Run only this target
     target: Option<String>,
-    /// From an empty corpus, and for a number of inputs rather than seconds
+    /// Starts from an empty corpus and stops after a number of inputs.
     #[arg(skip)]
     among_tests: bool,
 }
 
 impl Arguments {
-    /// Every target, from a seed that stays, an empty corpus, and for as many inputs on every machine: a faster one must
-    /// not be the first to find what is wrong.
+    /// Returns the arguments for `cargo xtask test`: every target, a fixed seed, an empty corpus,
+    /// and the same number of inputs on every machine. So a faster machine finds no fault that a
+    /// slower one misses.
     pub(crate) fn among_tests() -> Self {
         Self { seconds: TEST_SECONDS_MAX, seed: TEST_SEED, target: None, among_tests: true }
     }
 }
 
-/// Any number will do, if it is always the same.
+/// Seed for `cargo xtask test`: an arbitrary number that never changes.
 const TEST_SEED: u32 = 20_807;
 
-/// A target that is ten times as slow as it was ends all the same.
+/// Time limit of a target in `cargo xtask test`, in seconds: ten times what the slowest one needs.
 const TEST_SECONDS_MAX: u32 = 200;
 
-/// How many inputs, where that is given: twenty seconds of the slowest target, which makes a directory for each. To decode a
-/// message takes two microseconds.
+/// Returns the number of inputs for `target`, or `None` where the time decides.
+///
+/// 25,000 inputs take twenty seconds in the slowest target, which makes a directory for each input.
+/// Decoding a message takes two microseconds.
 fn runs(target: &str, arguments: &Arguments) -> Option<u32> {
     arguments.among_tests.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
 }
@@ -60,14 +64,14 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let mut failed = Vec::new();
     for target in &targets {
         let inputs =
-            runs(target, arguments).map_or_else(String::new, |runs| format!("{runs} inputs in at most "));
-        say(format!("fuzz target {target}, {inputs}{} s, seed {}", arguments.seconds, arguments.seed));
+            runs(target, arguments).map_or_else(String::new, |runs| format!("{runs} inputs, at most "));
+        say(format!("fuzz target {target}: {inputs}{} s, seed {}", arguments.seconds, arguments.seed));
         if let Err(failure) = one(target, arguments) {
             say(&failure);
             failed.push(target.as_str());
         }
     }
-    say(format!("{} passed, {} failed", targets.len() - failed.len(), failed.len()));
+    say(format!("fuzz targets: {} passed, {} failed", targets.len() - failed.len(), failed.len()));
     if failed.is_empty() {
         Ok(())
     } else {
@@ -75,7 +79,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     }
 }
 
-/// The targets are the files of fuzz/fuzz_targets.
+/// Returns the names of the targets: the files of fuzz/fuzz_targets.
 fn targets(root: &Path) -> Outcome<Vec<String>> {
     let folder = root.join("fuzz/fuzz_targets");
     let files = fs::read_dir(&folder).map_err(Failure::io(format!("cannot list {}", folder.display())))?;
@@ -87,18 +91,20 @@ fn targets(root: &Path) -> Outcome<Vec<String>> {
         .collect();
     targets.sort();
     if targets.is_empty() {
-        return Err(Failure::new(format!("{} has no target", folder.display())));
+        return Err(Failure::new(format!("{} contains no target", folder.display())));
     }
     Ok(targets)
 }
 
-/// Builds one target, or all at once: each by itself would leave a core idle.
+/// Builds one target, or all in one build: separate builds would leave a core idle.
 fn build(target: Option<&str>) -> Outcome {
     run(cargo_fuzz("build")?.args(target))
 }
 
-/// `cargo fuzz VERB`, on a stable compiler and in the build folder. Each crate in sixteen pieces: in one, as cargo-fuzz
-/// has it by itself, the big crates would be compiled one after another on one core.
+/// Returns the command `cargo fuzz VERB` for a stable compiler and the build folder.
+///
+/// Each crate is compiled in sixteen pieces. With one piece, the default of cargo-fuzz, one core
+/// would compile the big crates one after another.
 fn cargo_fuzz(verb: &str) -> Outcome<Command> {
     let program = Pieces::locate().tool("cargo-fuzz").map_err(|error| Failure::new(error.to_string()))?;
     let mut command = Command::new(program);
@@ -109,7 +115,8 @@ fn cargo_fuzz(verb: &str) -> Outcome<Command> {
     Ok(command)
 }
 
-/// New inputs go to a corpus in the build folder; the seeds, which are part of the project, are only read.
+/// Runs one target. New inputs go to a corpus in the build folder. The seeds, which are part of the
+/// project, stay as they are.
 fn one(target: &str, arguments: &Arguments) -> Outcome {
     let mut corpus = workspace::target().join("fuzz-corpus").join(target);
     if arguments.among_tests {
@@ -120,7 +127,10 @@ fn one(target: &str, arguments: &Arguments) -> Outcome {
     let root = workspace::root();
     let seeds = root.join("fuzz/corpus").join(target);
     if !seeds.is_dir() {
-        return Err(Failure::new(format!("{} is missing: a target needs seeds", seeds.display())));
+        return Err(Failure::new(format!(
+            "{} is missing: each fuzz target needs a folder of seed inputs",
+            seeds.display()
+        )));
     }
     let mut command = cargo_fuzz("run")?;
     command
@@ -133,7 +143,8 @@ fn one(target: &str, arguments: &Arguments) -> Outcome {
         .args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]);
     run(&mut command).map_err(|failure| match newest_artifact(&root.join("fuzz/artifacts").join(target)) {
         Some(artifact) => Failure::new(format!(
-            "{failure}the input is {artifact}; run it again with `cargo fuzz run --sanitizer none {target} {artifact}`"
+            "{failure}The failing input is {artifact}. To run it again: \
+             `cargo fuzz run --sanitizer none {target} {artifact}`"
         )),
         None => failure,
     })

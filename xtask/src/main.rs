@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask demo | test | bench | surface | coherence | fuzz | guest | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | surface | coherence | fuzz |
+//! guest | tidy`.
 //!
-//! Each is one module; this file only reads the command line. What a command needs from outside (packages, tools)
-//! it fetches itself, by the `guest` module.
+//! Each command is one module. This file only reads the command line. A command fetches the
+//! packages and tools that it needs by itself, through the `guest` module.
 
 mod bench;
 mod coherence;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own commands.
+/// Commands to try, check and measure Pinhole.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Arguments {
@@ -31,21 +32,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows a directory shared with a real Linux guest.
+    /// Boots a Linux guest on a shared directory and shows both sides.
     Demo(demo::Arguments),
-    /// Runs every check of the project.
+    /// Runs all checks of the project, or one of them.
     Test(suite::Arguments),
-    /// Measures pinhole beside virtiofsd and beside bare host calls.
+    /// Measures the speed of pinhole, of virtiofsd and of bare host calls.
     Bench(bench::Arguments),
-    /// Measures the size of the hole: what each profile may ask of the host, and what it reaches.
+    /// Measures how much of the host each profile may reach, and how much it does reach.
     Surface(surface::Arguments),
-    /// Asks pinhole and virtiofsd what several guests on one directory see of one another.
+    /// Compares how pinhole and virtiofsd share one directory between several guests.
     Coherence(coherence::Arguments),
-    /// Runs the fuzz targets from their seed corpora.
+    /// Runs the fuzz targets, starting from their seed corpora.
     Fuzz(fuzz::Arguments),
-    /// Checks what lints cannot see: the arrows between parts, lengths, headers, names in docs.
+    /// Checks rules that no lint checks: module dependencies, file lengths, links in documents.
     Tidy,
-    /// Fetches the pieces of the test guests into the git-ignored folder .guest.
+    /// Fetches parts of the test guests into the folder .guest (default: base, qemu, userland).
     Guest(guest::Arguments),
 }
 

@@ -1,4 +1,4 @@
-//! A suite of tests as a step, and once more those tests in which only the guest's own kernel panicked.
+//! Runs a test suite, and repeats tests that failed because the kernel of their guest panicked.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -10,15 +10,15 @@ use crate::console::say;
 use crate::step::{Failure, Outcome, cannot_start, ended};
 use crate::workspace;
 
-/// The file in which the harness records tests whose guest's kernel panicked.
+/// File in which the test harness records tests whose guest kernel panicked.
 #[derive(Debug)]
 pub(crate) struct Panics(PathBuf);
 
 impl Panics {
-    /// In the build folder, empty.
+    /// Creates the file in the build folder, or empties it.
     ///
     /// # Errors
-    /// Where it cannot be emptied.
+    /// Fails if the file cannot be written.
     pub(crate) fn new() -> Outcome<Self> {
         let path = workspace::target().join("guest-kernel-panics");
         std::fs::write(&path, "").map_err(Failure::io(format!("cannot write {}", path.display())))?;
@@ -29,11 +29,10 @@ impl Panics {
         panicked_tests(&self.0).map_err(Failure::io(format!("cannot read {}", self.0.display())))
     }
 
-    /// Runs a suite by `cargo test` with `words`. Where tests failed and a User-mode Linux kernel panicked in each of
-    /// them, those tests run once more. Returns how many.
+    /// Runs a suite by `cargo` with `words`. If a User-mode Linux kernel panicked in each test that
+    /// failed, those tests run once more. Returns the number of repeated tests, and the outcome.
     ///
-    /// # Errors
-    /// A test that failed otherwise, or that failed again.
+    /// The outcome is an error if a test failed for another reason, or failed again.
     pub(crate) fn run_suite(&self, words: &[String]) -> (usize, Outcome) {
         let known = self.tests().map(|tests| tests.len());
         let (failed, outcome) = match self.run(words) {
@@ -49,33 +48,34 @@ impl Panics {
             Ok(_) => return (0, outcome),
             Err(failure) => return (0, Err(failure)),
         };
-        say(format!("the guest's own kernel panicked in {}: once more", again.join(", ")));
+        say(format!("the guest kernel panicked in {}; running this again", again.join(", ")));
         let words = [words, &again, &["--exact".to_owned()]].concat();
         (again.len(), self.run(&words).and_then(|(_, outcome)| outcome))
     }
 
-    /// Runs `cargo` with `words`, shows what it prints, and returns the tests that failed.
+    /// Runs `cargo` with `words`, shows its output, and returns the tests that failed.
     fn run(&self, words: &[String]) -> Outcome<(Vec<String>, Outcome)> {
         let mut command = workspace::cargo();
         command.args(words).env(PANICS_VARIABLE, &self.0).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(cannot_start(&command))?;
         let mut failed = Vec::new();
         for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
-            let line = line.map_err(Failure::io("cannot read what a suite prints"))?;
+            let line = line.map_err(Failure::io("cannot read the output of a test suite"))?;
             failed.extend(failed_test(&line));
             say(line);
         }
-        let status = child.wait().map_err(Failure::io("cannot wait for a suite"))?;
+        let status = child.wait().map_err(Failure::io("cannot wait for a test suite"))?;
         Ok((failed, ended(&command, status, "")))
     }
 }
 
-/// The name in `test NAME ... FAILED`.
+/// Returns the name in `test NAME ... FAILED`.
 fn failed_test(line: &str) -> Option<String> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned)
 }
 
-/// Whether a guest's kernel panicked in each test that failed. Where none is named, the suite failed otherwise.
+/// Returns whether a guest kernel panicked in each test that failed. An empty list means that the
+/// suite failed for another reason.
 fn to_run_again(failed: &[String], panicked: &[String]) -> bool {
     !failed.is_empty() && failed.iter().all(|test| panicked.contains(test))
 }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_test_is_read_from_its_line() {
+    fn failed_test_is_read_from_its_line() {
         assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b".to_owned()));
         for line in ["test a::b ... ok", "test result: FAILED. 1 passed", "    a::b", ""] {
             assert_eq!(failed_test(line), None, "{line}");
@@ -96,8 +96,8 @@ mod tests {
     fn only_tests_with_a_guest_panic_run_again() {
         let tests = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert!(to_run_again(&tests(&["a"]), &tests(&["b", "a"])));
-        assert!(!to_run_again(&tests(&["a", "c"]), &tests(&["b", "a"])), "c failed by itself");
+        assert!(!to_run_again(&tests(&["a", "c"]), &tests(&["b", "a"])), "c failed for another reason");
         assert!(!to_run_again(&tests(&["a"]), &[]));
-        assert!(!to_run_again(&[], &tests(&["a"])), "the suite was not built, for one");
+        assert!(!to_run_again(&[], &tests(&["a"])), "the suite may not have been built");
     }
 }

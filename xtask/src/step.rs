@@ -1,19 +1,19 @@
-//! Child processes as steps of a command: started with what they are for, their failure told in one line.
+//! Child processes as steps of a command. A failure is described in one line.
 
 use std::io;
 use std::process::{Command, ExitStatus, Stdio};
 
-/// Why a command of ours could not do its work.
+/// Reason why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
 impl Failure {
-    /// A failure told in one line; more lines may follow for what a tool printed.
+    /// Makes a failure from a message of one line. More lines may follow with the output of a tool.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 
-    /// For `map_err`: an input/output error with what was being done.
+    /// Returns a function for `map_err` that puts `what` in front of an I/O error.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |error| Self(format!("{what}: {error}"))
@@ -28,7 +28,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The shorthand for everything that can fail here.
+/// Result of a step that can fail.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 /// Runs `command` with its output on the user's terminal.
@@ -37,7 +37,7 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
     ended(command, status, "")
 }
 
-/// Runs `command` silently; its output is shown only if it fails.
+/// Runs `command` and shows its output only if it fails.
 pub(crate) fn run_quietly(command: &mut Command) -> Outcome {
     let output = command.stdin(Stdio::null()).output().map_err(cannot_start(command))?;
     let printed =
@@ -45,12 +45,12 @@ pub(crate) fn run_quietly(command: &mut Command) -> Outcome {
     ended(command, output.status, &printed.concat())
 }
 
-/// For `map_err`: why `command` does not run.
+/// Returns a function for `map_err` that says which program did not start.
 pub(crate) fn cannot_start(command: &Command) -> impl FnOnce(io::Error) -> Failure {
     Failure::io(format!("cannot start {}", command.get_program().display()))
 }
 
-/// What the end of `command` comes to; `printed` is shown if it failed.
+/// Converts the exit status of `command` to a result. A failure includes `printed`.
 pub(crate) fn ended(command: &Command, status: ExitStatus, printed: &str) -> Outcome {
     if status.success() {
         return Ok(());

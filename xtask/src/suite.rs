@@ -1,4 +1,5 @@
-//! `cargo xtask test` runs every check of the project, one after another. A failure does not keep the next from running.
+//! `cargo xtask test`: runs every check of the project, one after another. After a failed check,
+//! the next one still runs.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::retry::Panics;
 use crate::step::{Failure, Outcome, run};
 use crate::{fuzz, tidy, workspace};
 
-/// Which checks, how often, and under which load.
+/// Selects checks, repetitions and load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Run only these checks, separated by commas (`--list` shows the names)
@@ -38,11 +39,11 @@ struct Check {
 }
 
 enum Action {
-    /// `cargo` with these words, without any test.
+    /// Runs `cargo` with these words, without tests.
     Cargo(Vec<String>),
-    /// `cargo test` of packages or suites that boot no guest.
+    /// Runs `cargo test` for packages or suites that boot no guest.
     Tests(Vec<String>),
-    /// `cargo test` of one suite, whose guests' kernels may panic once.
+    /// Runs `cargo test` for one suite. The kernel of a guest may panic once.
     Suite(Vec<String>),
     Tidy,
     Deny,
@@ -97,7 +98,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     summarize(&rows, retried)
 }
 
-/// What became of one check.
+/// Result of one check.
 struct Row<'c> {
     name: &'c str,
     passed: u16,
@@ -125,7 +126,7 @@ fn summarize(rows: &[Row<'_>], retried: usize) -> Outcome {
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("failed: {}", failed.join(", ")))) }
 }
 
-/// In the order in which a developer wants to hear of a fault: the quick ones first.
+/// Returns all checks. Quick checks come first, so that a developer learns of a fault early.
 fn checks(root: &Path) -> Vec<Check> {
     let cargo = |name: &str, needs: &[Part], words: &str| Check {
         name: name.to_owned(),
@@ -142,18 +143,20 @@ fn checks(root: &Path) -> Vec<Check> {
         Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
         cargo("clippy", &[], "clippy --workspace --all-targets -- -D warnings"),
         Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
-        // All at once: a check that builds its own suite alone leaves a core idle, and there are sixty.
+        // All suites in one build: sixty builds of one suite each would leave a core idle.
         cargo("build", &[], "test --workspace --lib --bins --tests --no-run"),
         tests("unit", "test --workspace --lib --bins --no-fail-fast".to_owned()),
     ];
-    // Always the whole workspace: with one package alone cargo picks other features and builds everything anew.
+    // Always the whole workspace: for a single package, cargo selects other features and rebuilds
+    // all.
     for package in ["protocol", "policy", "dax-cache", "daemon"] {
         for suite in suites(&root.join(package).join("tests")) {
             all.push(tests(&suite, format!("test --workspace --test {suite}")));
         }
     }
     for suite in suites(&root.join("tests/tests")) {
-        // One guest or daemon at a time: two cores, and figures that mean something.
+        // Two tests at a time, for a machine with two cores: with more, measured times mean
+        // nothing.
         let words = format!("test --workspace --test {suite} -- --test-threads=2");
         let words = words.split(' ').map(str::to_owned).collect();
         all.push(Check { needs: needs(&suite).to_vec(), name: suite, action: Action::Suite(words) });
@@ -162,7 +165,8 @@ fn checks(root: &Path) -> Vec<Check> {
     all
 }
 
-/// What a suite of the tests package finds fetched. Suites that boot guests are told by their names.
+/// Returns the parts that a suite of the tests package needs. The name tells which suites boot
+/// guests.
 fn needs(suite: &str) -> &'static [Part] {
     if suite.contains("guest") || suite.contains("lifecycle") {
         &[Part::Base, Part::Qemu, Part::Userland]
@@ -177,7 +181,7 @@ fn needs(suite: &str) -> &'static [Part] {
     }
 }
 
-/// What a suite of the tests package starts on this machine, beside what is fetched.
+/// Returns the host programs that a suite of the tests package starts.
 fn programs(suite: &str) -> &'static [&'static str] {
     match suite {
         "crashes" | "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts"
@@ -187,7 +191,8 @@ fn programs(suite: &str) -> &'static [&'static str] {
     }
 }
 
-/// The names of the suites in `folder`, each a file or a folder with a main file; none where it does not exist.
+/// Returns the names of the suites in `folder`, sorted. A suite is a file or a folder with a
+/// `main.rs`. A missing folder has no suites.
 fn suites(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
     let is_file = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");

@@ -1,38 +1,38 @@
-//! What the project wants of each row, and whether a run shows it.
+//! Aims of the project for each row, and whether a run meets them.
 
 use super::samples::{Comparison, Spread};
 
-/// Beside whom.
+/// Contestant that pinhole is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Against {
-    /// The peer at its best.
+    /// virtiofsd with its best setting.
     Peer,
-    /// The peer at its best without a pool.
+    /// virtiofsd with its best setting without a thread pool.
     Poolless,
     /// Bare host calls.
     Native,
-    /// Nobody: the figure itself.
+    /// No contestant: the aim limits the figure itself.
     Nobody,
 }
 
-/// A limit to a ratio, or to a figure.
+/// Limit of a ratio or of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// What is wanted of one row.
+/// Aim for one row.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Aim {
-    /// The row, word for word.
+    /// Exact name of the row.
     pub(crate) row: String,
     pub(crate) against: Against,
     pub(crate) bound: Bound,
 }
 
 impl Bound {
-    /// Whether `value` keeps to it.
+    /// Returns whether `value` is within the limit.
     pub(crate) fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtMost(limit) => value <= limit,
@@ -40,7 +40,7 @@ impl Bound {
         }
     }
 
-    /// The number itself.
+    /// Returns the number of the limit.
     pub(crate) const fn limit(self) -> f64 {
         match self {
             Self::AtMost(limit) | Self::AtLeast(limit) => limit,
@@ -49,7 +49,7 @@ impl Bound {
 }
 
 impl Aim {
-    /// The value that the aim speaks of; `None` where the run has none.
+    /// Returns the value that the aim limits, or `None` if the run has none.
     pub(crate) fn value(&self, comparison: &Comparison) -> Option<Spread> {
         match self.against {
             Against::Peer => comparison.peer.map(|(_, beside)| beside.ratio),
@@ -59,12 +59,12 @@ impl Aim {
         }
     }
 
-    /// Whether it speaks of a ratio.
+    /// Returns whether the aim limits a ratio.
     pub(crate) fn is_ratio(&self) -> bool {
         self.against != Against::Nobody
     }
 
-    /// In words; `unit` is the figure's.
+    /// Returns the aim in words. `unit` is the unit of the figure.
     pub(crate) fn words(&self, unit: &str) -> String {
         let bound = match self.bound {
             Bound::AtMost(limit) => format!("at most {limit}"),
@@ -72,14 +72,14 @@ impl Aim {
         };
         match self.against {
             Against::Peer => format!("{bound}x"),
-            Against::Poolless => format!("{bound}x, without a pool"),
+            Against::Poolless => format!("{bound}x, without a thread pool"),
             Against::Native => format!("{bound} of native"),
             Against::Nobody => format!("{bound} {unit}"),
         }
     }
 }
 
-/// Rows that touch no file data, at each depth that they are measured at.
+/// Rows without file data, with their depths.
 const METADATA: [(&str, &[u32]); 6] = [
     ("getattr", &[1, 8, 32]),
     ("lookup-hit", &[1, 8, 32]),
@@ -89,7 +89,7 @@ const METADATA: [(&str, &[u32]); 6] = [
     ("readdirplus", &[1]),
 ];
 
-/// Rows of the wire whose operations a second have a factor.
+/// Rows of the part `wire` with the aimed ratio of operations per second.
 const RATES: [(&str, u32, f64); 12] = [
     ("getattr", 32, 2.5),
     ("lookup-hit", 32, 2.5),
@@ -105,17 +105,18 @@ const RATES: [(&str, u32, f64); 12] = [
     ("readdirplus", 1, 2.0),
 ];
 
-/// Rows of a guest that fill or read many small files.
+/// Rows of the part `guest` that create or read many small files.
 const GUEST_SMALL: [&str; 3] =
     ["guest: read 20,000 small files", "guest: create 5,000 files", "guest: unpack 3,000 files"];
 
-/// Of every row of a guest, and of those.
+/// Aimed ratios for all rows of the part `guest`, and for those in [`GUEST_SMALL`].
 const GUEST: (f64, f64) = (1.0, 1.3);
 
-/// Of those where the guest caches nothing: most of the time is the guest's own, asking for everything.
+/// Aimed ratio for [`GUEST_SMALL`] with `--cache strict`: most of the time is spent in the guest,
+/// which then sends a request for each operation.
 const GUEST_SMALL_STRICT: f64 = 1.2;
 
-/// What a daemon takes: the beginning of a row's name, beside whom, and the bound.
+/// Aims of the part `cost`: start of a row's name, contestant, and limit.
 const COST: [(&str, Against, Bound); 3] = [
     ("cost: PSS idle, default sandbox", Against::Peer, Bound::AtMost(1.0)),
     ("cost: start to ready, default sandbox", Against::Peer, Bound::AtMost(0.6)),
@@ -123,7 +124,7 @@ const COST: [(&str, Against, Bound); 3] = [
     ("cost: PSS an inode at 100000,", Against::Nobody, Bound::AtMost(200.0)),
 ];
 
-/// Every aim, for a run with these rows.
+/// Returns all aims for a run with these rows.
 pub(crate) fn all<'r>(rows: impl Iterator<Item = &'r str>) -> Vec<Aim> {
     let mut all = wire();
     for row in rows {
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bound_holds_its_own_limit() {
+    fn bound_includes_its_limit() {
         assert!(Bound::AtMost(0.6).is_met(0.6));
         assert!(!Bound::AtMost(0.6).is_met(0.61));
         assert!(Bound::AtLeast(2.5).is_met(2.5));
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_row_has_an_aim_and_one_with_small_files_a_higher_one() {
+    fn guest_rows_with_small_files_have_higher_aims() {
         let strict = "guest: read 20,000 small files (cache strict)";
         let rows =
             ["guest: stat, cold", "guest: read 20,000 small files (cache auto)", "cost: descriptors", strict];
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn no_aim_is_named_twice() {
+    fn no_aim_is_listed_twice() {
         let all = wire();
         for (at, aim) in all.iter().enumerate() {
             let again =

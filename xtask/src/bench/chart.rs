@@ -1,5 +1,5 @@
-//! Charts of the ratios: a bar from 1.0 to the median, whiskers to the smallest and the largest, a mark at the aim; on
-//! a logarithmic scale, so that twice and half are equally far.
+//! Charts of ratios: a bar from 1.0 to the median, a line from the smallest to the largest, and a
+//! mark at the aim. The scale is logarithmic, so that twice and half are equally far from 1.0.
 
 use std::path::Path;
 
@@ -16,20 +16,20 @@ use super::report::{Report, figure, times};
 use super::samples::{Comparison, Spread};
 use crate::step::{Failure, Outcome};
 
-/// One bar.
+/// Bar of a chart.
 pub(crate) struct Bar {
     pub(crate) label: String,
     pub(crate) ratio: Spread,
     pub(crate) better: Better,
     pub(crate) aim: Option<Bound>,
-    /// Absolute figures, at the right.
+    /// Absolute figures, to the right of the bar.
     pub(crate) note: String,
 }
 
-/// Bars below one another.
+/// Chart of bars, one below another.
 pub(crate) struct Chart {
     pub(crate) title: String,
-    /// In words what is drawn.
+    /// Explanation of the bars.
     pub(crate) legend: &'static str,
     pub(crate) bars: Vec<Bar>,
 }
@@ -42,24 +42,25 @@ const RIGHT: f64 = 930.0;
 const TOP: f64 = 74.0;
 const BOTTOM: f64 = 34.0;
 const STEP: f64 = 21.0;
-/// Half of a bar's height, and of a whisker's end.
+/// Half of the height of a bar.
 const HALF: f64 = 6.0;
+/// Half of the height of the ends of a line.
 const WHISKER: f64 = 4.0;
 
-/// The charts' words for what is drawn.
+/// Explanation of the bars of a benchmark.
 const LEGEND: &str = "bar: median, line: smallest to largest, blue: aim";
 
 const GOOD: RGBColor = RGBColor(46, 125, 80);
-/// Better than the other, and short of the aim.
+/// Color of a bar that is better than the other contestant but misses the aim.
 const SHORT: RGBColor = RGBColor(214, 160, 50);
 const BAD: RGBColor = RGBColor(190, 70, 50);
 const AIM: RGBColor = RGBColor(20, 60, 160);
 const GRID: RGBColor = RGBColor(221, 221, 221);
 
-/// Draws `aims.svg`, `wire.svg` and `others.svg` into `folder`, those for which there are rows.
+/// Draws `aims.svg`, `wire.svg` and `others.svg` into `folder`. Charts without rows are left out.
 ///
 /// # Errors
-/// Where one cannot be written.
+/// Fails if a file cannot be written.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
     let when = format!("{}; {}; {}", report.machine.date, report.machine.words, report.turns);
     let charts = [
@@ -74,7 +75,7 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
         (
             "wire.svg",
             Chart {
-                title: "Wire, op/s: pinhole / virtiofsd at its best".to_owned(),
+                title: "Wire, op/s: pinhole / virtiofsd with its best setting".to_owned(),
                 legend: LEGEND,
                 bars: wire(report),
             },
@@ -82,7 +83,7 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
         (
             "others.svg",
             Chart {
-                title: "Guest and cost: pinhole / virtiofsd at its best".to_owned(),
+                title: "Guest and cost: pinhole / virtiofsd with its best setting".to_owned(),
                 legend: LEGEND,
                 bars: others(report),
             },
@@ -128,27 +129,27 @@ fn bar(found: &Comparison, label: &str) -> Option<Bar> {
     Some(Bar { label: label.to_owned(), ratio: beside.ratio, better: found.better, aim: None, note })
 }
 
-/// The scale: decades and their halves around everything that is drawn.
+/// Returns the smallest and largest ratio of the scale, so that it contains all bars and aims.
 fn bounds(bars: &[Bar]) -> (f64, f64) {
     let limits = bars.iter().filter_map(|bar| bar.aim.map(Bound::limit));
     let all = bars.iter().flat_map(|bar| [bar.ratio.min, bar.ratio.max]).chain(limits);
     let (low, high) = all
         .filter(|value| *value > 0.0)
         .fold((0.5, 2.0), |(low, high), value| (value.min(low), value.max(high)));
-    // What lies further out is cut off; its number stands beside it.
+    // Values outside 0.02 to 50 are cut off. The number beside the bar shows them.
     (f64::max(low, 0.02) * 0.9, f64::min(high, 50.0) * 1.1)
 }
 
 type Painted = Result<(), String>;
 
-/// Draws a chart as SVG; `when` is the line below its title.
+/// Draws a chart as SVG. `when` is the line below its title.
 ///
 /// # Errors
-/// What the drawing library says.
+/// Returns the message of the drawing library.
 pub(crate) fn paint(chart: &Chart, when: &str, into: &mut String) -> Painted {
     let rows = chart.bars.iter().fold(0.0, |rows, _| rows + 1.0);
     let height = TOP + rows * STEP + BOTTOM;
-    // A whole number of pixels for the file, by counting them.
+    // Rounds up to a whole number of pixels without a lossy cast.
     let pixels = (0..u32::MAX).find(|pixel| f64::from(*pixel) >= height).unwrap_or(u32::MAX);
     let (wide, tall) = (i32::try_from(WIDTH).unwrap_or(0), i32::try_from(pixels).unwrap_or(0));
     let (low, high) = bounds(&chart.bars);

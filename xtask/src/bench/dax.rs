@@ -1,9 +1,12 @@
-//! `cargo xtask bench --dax`: what a DAX window is worth, played by `window` (`tests/src/bin/window.rs`), a guest behind a
-//! VMM that maps over a reservation, each a process of its own.
+//! `cargo xtask bench --dax`: measures the DAX window. The program `window`
+//! (`tests/src/bin/window.rs`) acts as a guest and its VMM, which maps over a reserved range. Each
+//! guest is a process of its own.
 //!
-//! Loads and stores through the window stand beside those of a mapping of the same file that the host made itself, in
-//! turns within one process; random blocks beside READ of the same guest; and what 1, 2 and 4 guests hold of one file
-//! with the window beside what they hold without, where each has a copy of its own.
+//! - Loads and stores through the window are compared with a mapping of the same file on the host,
+//!   in turns within one process.
+//! - Reads of random blocks are compared with READ requests of the same guest.
+//! - The memory of 1, 2 and 4 guests that read one file is compared with and without the window.
+//!   Without it, each guest has its own copy.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -21,22 +24,22 @@ use crate::console::say;
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
-/// Bytes of the file, and of the window.
+/// Length of the file and of the window, in bytes.
 const LEN: u64 = 256 << 20;
-/// The same in MiB.
+/// The same length in MiB.
 const LEN_MIB: f64 = 256.0;
-/// Guests at once.
+/// Numbers of guests that run at the same time.
 const GUESTS: [usize; 3] = [1, 2, 4];
 /// Name of the file.
 const FILE: &str = "file";
 
-/// What is wanted of a row.
+/// Aims for rows.
 const AIMS: [(&str, Bound); 7] = [
     ("load, of native", Bound::AtLeast(0.95)),
     ("store, of native", Bound::AtLeast(0.95)),
     ("map and unmap, us", Bound::AtMost(30.0)),
     ("random 4 KiB, of READ", Bound::AtLeast(1.0)),
-    // The file once, and a tenth for what else the guests hold.
+    // The file once, and a tenth for other memory of the guests.
     ("4 guests mapped: PSS, MiB", Bound::AtMost(LEN_MIB * 1.1)),
     ("4 guests mapped: page cache, MiB", Bound::AtMost(LEN_MIB * 1.1)),
     ("4 guests: PSS by READ, of mapped", Bound::AtLeast(3.0)),
@@ -45,7 +48,7 @@ const AIMS: [(&str, Bound); 7] = [
 pub(crate) fn main(turns: u16, seconds: f64) -> Outcome {
     let place = Place::new()?;
     let load = machine::load();
-    say("building pinhole and the guest that maps");
+    say("building pinhole and the guest program");
     let words = ["build", "--release", "--quiet", "--package", "pinhole", "--package", "pinhole-tests"];
     run(workspace::cargo().args(words).args(["--bin", "pinhole", "--bin", "window"]))?;
     let program = workspace::target().join("release/pinhole");
@@ -111,7 +114,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What guests hold of the file, with the window and without.
+    /// Measures the memory of guests that read the file, with the window and without.
     fn memory(&self, count: usize, file: &File, rows: &mut Rows) -> Outcome {
         let mut pss = [0.0; 2];
         for (held, (word, name)) in pss.iter_mut().zip([("map", "mapped"), ("read", "by READ")]) {
@@ -134,14 +137,14 @@ impl Bench {
     }
 }
 
-/// Takes the file out of the host's page cache.
+/// Removes the file from the host's page cache.
 fn evict(file: &File) -> Outcome {
     file.sync_all().map_err(Failure::io("cannot write the file back"))?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)
-        .map_err(|error| Failure::new(format!("cannot take the file out of memory: {error}")))
+        .map_err(|error| Failure::new(format!("cannot remove the file from the page cache: {error}")))
 }
 
-/// Proportional set size of the guests and their daemons.
+/// Returns the proportional set size of the guests and their daemons, in MiB.
 fn held_mib(guests: &[Guest]) -> Outcome<f64> {
     let mut kib = 0;
     for process in guests.iter().flat_map(|guest| [guest.child.id(), guest.daemon.serving_id()]) {
@@ -150,7 +153,7 @@ fn held_mib(guests: &[Guest]) -> Outcome<f64> {
     mib(kib)
 }
 
-/// The host's page cache, that of tmpfs and memfds left out.
+/// Returns the size of the host's page cache without tmpfs and memfds, in MiB.
 fn cached_mib() -> Outcome<f64> {
     let field = |name| field_kib("/proc/meminfo", name);
     mib(field("Cached:")?.saturating_sub(field("Shmem:")?))
@@ -160,7 +163,7 @@ fn field_kib(path: &str, name: &str) -> Outcome<u64> {
     let text = fs::read_to_string(path).map_err(Failure::io(format!("cannot read {path}")))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.ok_or_else(|| Failure::new(format!("no {name} in {path}")))
+    number.ok_or_else(|| Failure::new(format!("{path} has no field {name}")))
 }
 
 fn mib(kib: u64) -> Outcome<f64> {
@@ -168,7 +171,7 @@ fn mib(kib: u64) -> Outcome<f64> {
     Ok(f64::from(kib) / 1024.0)
 }
 
-/// A daemon and its guest. Dropping it ends both.
+/// Daemon and its guest. Dropping it ends both.
 struct Guest {
     child: Child,
     asked: ChildStdin,
@@ -191,37 +194,41 @@ impl Guest {
             .spawn()
             .map_err(Failure::io("cannot start the guest"))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (asked, said) = pipes.ok_or_else(|| Failure::new("a guest without input and output"))?;
+        let (asked, said) = pipes.ok_or_else(|| Failure::new("the guest has no standard input or output"))?;
         let mut guest = Self { child, asked, said: BufReader::new(said), daemon };
         guest.hear()?;
         Ok(guest)
     }
 
     fn ask(&mut self, word: &str) -> Outcome<String> {
-        writeln!(self.asked, "{word}").map_err(Failure::io("the guest has ended"))?;
+        writeln!(self.asked, "{word}").map_err(Failure::io("cannot write to the guest"))?;
         self.hear()
     }
 
     fn number(&mut self, word: &str) -> Outcome<f64> {
         let said = self.ask(word)?;
-        said.trim().parse().map_err(|_none| Failure::new(format!("{word}: `{said}` is no number")))
+        said.trim().parse().map_err(|_none| {
+            Failure::new(format!("the guest answered `{said}` to {word}, expected a number"))
+        })
     }
 
     fn pair(&mut self, word: &str) -> Outcome<[f64; 2]> {
         let said = self.ask(word)?;
         let numbers: Vec<f64> = said.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        numbers.try_into().map_err(|_other| Failure::new(format!("{word}: `{said}` is no pair of numbers")))
+        numbers.try_into().map_err(|_other| {
+            Failure::new(format!("the guest answered `{said}` to {word}, expected two numbers"))
+        })
     }
 
     fn hear(&mut self) -> Outcome<String> {
         let mut line = String::new();
-        self.said.read_line(&mut line).map_err(Failure::io("cannot hear the guest"))?;
+        self.said.read_line(&mut line).map_err(Failure::io("cannot read from the guest"))?;
         if !line.is_empty() {
             return Ok(line);
         }
         let mut errors = String::new();
         if let Some(stderr) = self.child.stderr.as_mut() {
-            stderr.read_to_string(&mut errors).map_err(Failure::io("cannot read the guest's errors"))?;
+            stderr.read_to_string(&mut errors).map_err(Failure::io("cannot read the errors of the guest"))?;
         }
         Err(Failure::new(format!("the guest has ended: {}\n{}", errors.trim_end(), self.daemon.stderr())))
     }
@@ -229,7 +236,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // One that has just ended by itself needs no killing; either way it is reaped.
+        // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
         drop(self.child.wait());
     }

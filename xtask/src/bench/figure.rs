@@ -1,4 +1,4 @@
-//! Who is measured and what a measurement is: what all parts of the benchmark share.
+//! Contestants and figures, which all parts of the benchmark use.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,21 @@ use pinhole_tests::daemon::Daemon;
 
 use crate::step::{Failure, Outcome};
 
-/// Who is measured.
+/// Program that is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Contestant {
-    /// Our daemon.
+    /// pinhole.
     Pinhole {
         /// Its release build.
         program: PathBuf,
     },
-    /// The peer.
+    /// virtiofsd.
     Virtiofsd(VirtiofsdSetting),
-    /// The same host calls in a loop in one process: the limit.
+    /// The same host calls in a loop in one process, without a daemon: the upper limit.
     Native,
 }
 
-/// How the peer is started.
+/// Options of virtiofsd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VirtiofsdSetting {
     /// `--thread-pool-size`.
@@ -31,11 +31,12 @@ pub(crate) struct VirtiofsdSetting {
 }
 
 impl Contestant {
-    /// The daemon's process for `share`, yet to be started, as it comes: each in its own sandbox and under its own filter.
-    /// `extra`: arguments that both daemons know.
+    /// Returns the daemon for `share`, not yet started, with its default sandbox and filter. Both
+    /// daemons must accept the arguments `extra`.
     ///
     /// # Errors
-    /// Where the peer has not been fetched, and for [`Contestant::Native`], which has no daemon.
+    /// Fails if virtiofsd has not been fetched, and for [`Contestant::Native`], which has no
+    /// daemon.
     pub(crate) fn daemon(&self, share: &Path, extra: &[&str]) -> Outcome<Daemon> {
         let daemon = match self {
             Self::Pinhole { program } => Daemon::pinhole_at(program, share),
@@ -43,7 +44,7 @@ impl Contestant {
                 .map_err(|error| Failure::new(error.to_string()))?
                 .argument(format!("--thread-pool-size={}", setting.pool))
                 .argument(format!("--cache={}", setting.cache)),
-            Self::Native => return Err(Failure::new("native host calls need no daemon")),
+            Self::Native => return Err(Failure::new("bare host calls need no daemon")),
         };
         Ok(extra.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
@@ -66,30 +67,30 @@ impl fmt::Display for VirtiofsdSetting {
 }
 
 impl VirtiofsdSetting {
-    /// For a narrow column.
+    /// Returns a short form for a narrow column.
     pub(crate) fn short(&self) -> String {
         format!("pool {}, {}", self.pool, self.cache)
     }
 }
 
-/// Which way is good.
+/// Direction in which a figure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Better {
-    /// Operations a second.
+    /// For example, operations per second.
     Higher,
-    /// Latency, processor time, memory.
+    /// For example, latency, processor time or memory.
     Lower,
 }
 
-/// One figure of one contestant in one turn.
+/// Figure of one contestant in one turn.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Figure {
-    /// What was measured, the same words for each contestant: `getattr, depth 1, p50`.
+    /// Name of the row, the same for each contestant: `getattr, depth 1: p50`.
     pub(crate) row: String,
-    /// Of the value: `us`, `op/s`, `KiB`.
+    /// Unit of the value: `us`, `op/s`, `KiB`.
     pub(crate) unit: &'static str,
-    /// Which way is good.
+    /// Direction in which the value is better.
     pub(crate) better: Better,
-    /// The figure.
+    /// Value in `unit`.
     pub(crate) value: f64,
 }

@@ -1,8 +1,8 @@
-//! Folders in which making files costs the same each time.
+//! Makes folders in which creating a file costs the same each time.
 //!
-//! ext4 without a journal does not take an inode again within a minute or more of its deletion, and steps over each such
-//! inode of a group at every creation: five thousand files removed make the next ones there ten times as slow. A row
-//! that removes files would so decide what the rows behind it show.
+//! ext4 without a journal does not reuse an inode within a minute or more of its deletion. Each
+//! creation skips every such inode of its group: after five thousand removals, new files there are
+//! ten times as slow. So a row that removes files would slow down the rows after it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,12 @@ use tempfile::TempDir;
 
 use crate::step::{Failure, Outcome};
 
-/// The folder of this name in `place`, made if it is missing, whose own folders a file system of the ext family lays
-/// far from one another (`chattr +T`). Others have no such flag and no such trouble.
+/// Returns the folder `name` in `place`, and creates it if it is missing. File systems of the ext
+/// family place its subfolders far apart (`chattr +T`). Others have neither this flag nor this
+/// problem.
 ///
 /// # Errors
-/// Where it cannot be made.
+/// Fails if the folder cannot be created.
 pub(crate) fn spread(place: &Path, name: &str) -> Outcome<PathBuf> {
     let folder = place.join(name);
     let failed = |error| Failure::new(format!("cannot make {}: {error}", folder.display()));
@@ -33,10 +34,10 @@ pub(crate) fn spread(place: &Path, name: &str) -> Outcome<PathBuf> {
     }
 }
 
-/// A new folder in a [`spread`] one; it is gone with the value.
+/// Creates a new folder in a [`spread`] folder. Dropping the value removes it.
 ///
 /// # Errors
-/// Where it cannot be made.
+/// Fails if the folder cannot be created.
 pub(crate) fn folder(place: &Path, name: &str) -> Outcome<TempDir> {
     let parent = spread(place, name)?;
     tempfile::Builder::new()

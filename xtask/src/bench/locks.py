@@ -1,4 +1,4 @@
-# What a lock and its unlock cost a program in the guest, beside two fstats, in turns: a line of the two in microseconds each.
+# Times lock plus unlock, and two fstat calls, in turns. Prints one line per turn: both times in microseconds.
 import fcntl, os, sys, time
 
 TURNS, PAIRS = 7, 2000

@@ -1,7 +1,8 @@
-//! `cargo xtask bench --locks`: what locks that reach the host cost.
+//! `cargo xtask bench --locks`: measures the cost of locks on the host.
 //!
-//! `locks` (`tests/src/bin/locks.rs`) plays two guests at the wire, each of a daemon of its own; a real User-mode Linux guest
-//! times its own calls by `locks.py`. A lock is set beside the cheapest request that there is, GETATTR.
+//! The program `locks` (`tests/src/bin/locks.rs`) acts as two guests, each with its own daemon. A
+//! User-mode Linux guest times its own calls with `locks.py`. Lock times are compared with the
+//! cheapest request, GETATTR.
 
 use std::fs;
 use std::process::Command;
@@ -19,10 +20,10 @@ use crate::guest::{Part, ensure};
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
-/// The file that is locked.
+/// Name of the locked file.
 const FILE: &str = "file";
 
-/// What is wanted of a row.
+/// Aims for rows.
 const AIMS: [(&str, Bound); 3] = [
     ("guest: lock and unlock, of two fstats", Bound::AtMost(1.5)),
     ("wire: lock and unlock, of two GETATTRs", Bound::AtMost(1.5)),
@@ -33,7 +34,7 @@ pub(crate) fn main(turns: u16) -> Outcome {
     ensure(&[Part::Base, Part::Userland])?;
     let place = Place::new()?;
     let load = machine::load();
-    say("building pinhole and the guests that lock");
+    say("building pinhole and the guest program");
     let words = ["build", "--release", "--quiet", "--package", "pinhole", "--package", "pinhole-tests"];
     run(workspace::cargo().args(words).args(["--bin", "pinhole", "--bin", "locks"]))?;
     let program = workspace::target().join("release/pinhole");
@@ -62,15 +63,18 @@ fn wire(daemons: [&Serving; 2], rows: &mut Rows) -> Outcome {
     for daemon in daemons {
         command.arg("--socket").arg(daemon.socket());
     }
-    let done = command.output().map_err(Failure::io("cannot start the guests"))?;
+    let done = command.output().map_err(Failure::io("cannot start the guest program"))?;
     if !done.status.success() {
-        return Err(Failure::new(format!("the guests: {}", String::from_utf8_lossy(&done.stderr))));
+        return Err(Failure::new(format!(
+            "the guest program failed: {}",
+            String::from_utf8_lossy(&done.stderr)
+        )));
     }
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     let figure = |name: &str| {
         let mut lines = said.lines().filter_map(|line| line.split_once(' '));
         let found = lines.find_map(|(known, figure)| (known == name).then(|| figure.parse::<f64>().ok())?);
-        found.ok_or_else(|| Failure::new(format!("no {name} in {said}")))
+        found.ok_or_else(|| Failure::new(format!("the guest program printed no {name}:\n{said}")))
     };
     let (lock, stat) = (figure("lock-and-unlock")?, figure("two-getattrs")?);
     rows.add("wire: lock and unlock, us", lock);

@@ -1,4 +1,4 @@
-//! The machine, the programs and the day in words, for whoever reads figures later. No name of a host is among them.
+//! Describes the machine, the programs and the date of a run. The name of the host is left out.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,19 +6,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pinhole_tests::guest::Pieces;
 
-/// What a run was made on and with.
+/// Machine and programs of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
-    /// `2026-11-21`.
+    /// Date in the form `2026-11-21`.
     pub(crate) date: String,
     /// Processors, memory, kernel, file system.
     pub(crate) words: String,
-    /// Of pinhole, virtiofsd and the compiler.
+    /// Versions of pinhole, virtiofsd and the compiler.
     pub(crate) versions: String,
 }
 
 impl Machine {
-    /// This one, with its [`load`] before anything was done; files are in `folder`.
+    /// Describes this machine. `load` is its [`load`] before the run, `folder` contains the files
+    /// of the run.
     pub(crate) fn here(program: &Path, folder: &Path, load: &str) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -53,14 +54,15 @@ fn first_line(command: &mut Command) -> String {
     String::from_utf8_lossy(&output).lines().next().unwrap_or("unknown").to_owned()
 }
 
-/// The version alone: what a distribution puts behind it says nothing to others.
+/// Returns the kernel version without the suffix of the distribution.
 fn kernel() -> String {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     release.split('-').next().unwrap_or_default().to_owned()
 }
 
-/// How many tasks wanted a processor in the last minute, on average: a reader should know who else was there.
+/// Returns the load average of the last minute, so that a reader knows of other work on the
+/// machine.
 pub(crate) fn load() -> String {
     let all = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     all.split(' ').next().unwrap_or("unknown").to_owned()
@@ -77,11 +79,11 @@ fn memory_gib() -> u64 {
     let all = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = all.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
-    // The kernel keeps some for itself: what is left of 24 GiB is more than 23.
+    // MemTotal lacks memory that the kernel reserves: 24 GiB show as more than 23.
     kib.div_ceil(1 << 20)
 }
 
-/// The type of the file system that `folder` lies in, by the longest mount point above it.
+/// Returns the type of the file system of `folder`, from the longest mount point above it.
 fn file_system(folder: &Path) -> String {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -92,7 +94,7 @@ fn file_system(folder: &Path) -> String {
     above.max_by_key(|(len, _)| *len).map_or_else(|| "an unknown file system".to_owned(), |(_, kind)| kind)
 }
 
-/// The date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`, for days that are not negative).
+/// Returns the date of a day number since 1970-01-01 (Howard Hinnant's `civil_from_days`).
 fn date(days: u64) -> String {
     let shifted = days + 719_468;
     let era = shifted / 146_097;

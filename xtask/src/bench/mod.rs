@@ -1,8 +1,15 @@
-//! `cargo xtask bench`: pinhole beside virtiofsd and beside bare host calls, in turns in one run.
+//! `cargo xtask bench`: measures pinhole, virtiofsd and bare host calls, in turns in one run.
 //!
-//! `wire` plays a guest at the socket, `guest` boots one, `cost` looks at what a daemon takes from its host. Each
-//! measures one contestant once; this file lets them take turns, `samples` makes ratios of the figures, `report` and
-//! `chart` show them.
+//! | module | task |
+//! |---|---|
+//! | `wire` | sends requests to the socket of a daemon |
+//! | `guest` | boots a guest and times its file operations |
+//! | `cost` | measures start time, memory and descriptors of a daemon |
+//! | `dax`, `locks` | separate benchmarks of the DAX window and of locks |
+//! | `samples` | computes ratios from the figures |
+//! | `report`, `chart` | show the results |
+//!
+//! `wire`, `guest` and `cost` measure one contestant once; this file calls them in turns.
 
 pub(crate) mod aims;
 pub(crate) mod chart;
@@ -35,60 +42,61 @@ use report::Report;
 use samples::Samples;
 use wire::Wire;
 
-/// What to measure, and where to put it.
+/// Selects the measurements and the output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these rows of the wire, and nothing else
+    /// Measure only these rows of the part `wire`; an unknown name prints the list of rows
     #[arg(long, value_delimiter = ',', value_name = "ROW")]
     rows: Vec<String>,
-    /// Only one part
+    /// Measure only this part
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// Only a guest's rows in this cache mode, and nothing else
+    /// Measure only the part `guest`, in this cache mode
     #[arg(long, value_enum, conflicts_with_all = ["rows", "only", "chart"])]
     cache: Option<guest::Mode>,
-    /// What a DAX window is worth, and nothing else
+    /// Measure only the DAX window: speed, and memory of several guests
     #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart"])]
     dax: bool,
-    /// What locks that reach the host cost, and nothing else
+    /// Measure only the cost of locks on the host
     #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart", "dax"])]
     locks: bool,
-    /// How often each contestant is measured [default: 5 at the wire and for DAX, 3 in a guest, for cost and for locks]
+    /// Number of measurements of each contestant [default: 5 for wire and --dax, 3 for guest, cost
+    /// and --locks]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
     turns: Option<u16>,
-    /// Measured time of each row of the wire at each depth
+    /// Time for each row of the part `wire` at each depth, in seconds
     #[arg(long, default_value_t = 0.12, value_parser = seconds)]
     seconds: f64,
-    /// Everything raw, as JSON
+    /// Write every figure of every turn to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Charts and a page with the tables (`docs/bench` is the project's own)
+    /// Write charts and a page with the tables to DIR (the project's own page is in `docs/bench`)
     #[arg(long, value_name = "DIR")]
     chart: Option<PathBuf>,
 }
 
-/// A part of the benchmark.
+/// Part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// At the socket
+    /// Requests at the socket, without a guest
     Wire,
-    /// In a real guest
+    /// File operations in a guest
     Guest,
-    /// What a daemon takes from its host
+    /// Start time, memory and descriptors of a daemon
     Cost,
 }
 
-/// Turns of the rows about DAX unless the user says how many.
+/// Default number of turns for `--dax`.
 const DAX_TURNS: u16 = 5;
 
-/// The same about locks.
+/// Default number of turns for `--locks`.
 const LOCK_TURNS: u16 = 3;
 
-/// Settings of the peer: with and without its pool, and the cache mode that lets a guest keep the most. At the wire a
-/// mode changes the answers and hardly the work.
+/// Settings of virtiofsd for `wire`: with and without its thread pool, and the mode that lets a
+/// guest cache the most. There, a mode changes the replies but hardly the work.
 const SETTINGS: [VirtiofsdSetting; 3] = [PLAIN, VirtiofsdSetting { pool: 4, cache: "auto" }, KEEPING];
 
-/// Without a pool, in each mode that a guest's rows are measured in.
+/// Settings of virtiofsd for `guest`: without a thread pool, in each measured cache mode.
 const POOLLESS: [VirtiofsdSetting; 3] = [PLAIN, KEEPING, VirtiofsdSetting { pool: 0, cache: "never" }];
 
 const PLAIN: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
@@ -97,14 +105,14 @@ const KEEPING: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
-        Ok(_) | Err(_) => Err("give seconds from 0.01 to 60".to_owned()),
+        Ok(_) | Err(_) => Err("expected a number of seconds from 0.01 to 60".to_owned()),
     }
 }
 
 impl Part {
     const ALL: [Self; 3] = [Self::Wire, Self::Guest, Self::Cost];
 
-    /// In words.
+    /// Returns the name of the part.
     const fn name(self) -> &'static str {
         match self {
             Self::Wire => "wire",
@@ -113,7 +121,7 @@ impl Part {
         }
     }
 
-    /// Turns unless the user says how many: what takes long gets fewer.
+    /// Returns the default number of turns. Slow parts get fewer.
     const fn turns(self) -> u16 {
         match self {
             Self::Wire => 5,
@@ -121,11 +129,12 @@ impl Part {
         }
     }
 
-    /// Who takes part.
+    /// Returns the contestants of the part.
     fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
         let settings = match self {
             Self::Wire => SETTINGS.as_slice(),
-            // A pool makes no row faster there: each request wakes one thread more, for a guest with one processor.
+            // A pool makes no row faster there: each request wakes one more thread, and the guest
+            // has one processor.
             Self::Guest => &POOLLESS,
             Self::Cost => &[PLAIN],
         };
@@ -148,7 +157,9 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let place = Place::new()?;
     let parts: Vec<Part> = match arguments.only {
         Some(part) if part != Part::Wire && !arguments.rows.is_empty() => {
-            return Err(Failure::new("--rows are rows of the wire: leave --only away"));
+            return Err(Failure::new(
+                "--rows selects rows of the part `wire`: remove --only, or use --only wire",
+            ));
         }
         Some(part) => vec![part],
         None if !arguments.rows.is_empty() => vec![Part::Wire],
@@ -156,7 +167,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         None => Part::ALL.to_vec(),
     };
     ensure(if parts.contains(&Part::Guest) { &[Piece::Base, Piece::Userland] } else { &[Piece::Base] })?;
-    // Before the build, which would be its own neighbour.
+    // Before the build, which would count as load.
     let load = machine::load();
     build()?;
     let program = workspace::target().join("release/pinhole");
@@ -190,7 +201,7 @@ fn measure(
     for turn in 0..last {
         for (part, _) in parts.iter().filter(|(_, turns)| turn < *turns) {
             let mut contestants = part.contestants(program);
-            // Whoever comes first finds colder caches; each does in its turn.
+            // The first contestant finds colder caches, so a different one is first in each turn.
             let first = turn % contestants.len();
             contestants.rotate_left(first);
             match part {
@@ -203,10 +214,10 @@ fn measure(
     Ok(samples)
 }
 
-/// One contestant of a part, once.
+/// Measures one contestant of a part once.
 type Turn<'t> = dyn Fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>> + 't;
 
-/// Contestants one after the other.
+/// Measures the contestants one after another.
 fn each(
     contestants: &[Contestant],
     part: &Turn<'_>,

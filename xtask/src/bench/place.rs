@@ -1,4 +1,4 @@
-//! Where the benchmark keeps its files: a folder on a real file system, gone when the run ends.
+//! Folder for the files of a benchmark run, on a disk. It is removed when the run ends.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,36 +10,40 @@ use tempfile::TempDir;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 
-/// What `statfs` calls a tmpfs (`linux/magic.h`).
+/// File system type of tmpfs in `statfs` (`linux/magic.h`).
 const TMPFS: i64 = 0x0102_1994;
 
-/// What `statfs` calls a ramfs.
+/// File system type of ramfs in `statfs`.
 const RAMFS: i64 = 0x8584_58f6;
 
-/// The benchmark's folder.
+/// Folder of a benchmark run.
 #[derive(Debug)]
 pub(crate) struct Place {
     folder: TempDir,
     _alone: File,
 }
 
-/// What the folders of runs are called.
+/// Prefix of the folders of runs.
 const PREFIX: &str = "share-";
 
 impl Place {
-    /// In the build folder, which must not lie in memory: a figure of a tmpfs says nothing about a disk.
+    /// Creates the folder in the build folder, which must be on a disk: the speed of a tmpfs says
+    /// nothing about a disk.
     ///
     /// # Errors
-    /// Where it does, or cannot be made.
+    /// Fails if the build folder is in memory, the folder cannot be created, or another run is
+    /// active.
     pub(crate) fn new() -> Outcome<Self> {
         let parent = workspace::target().join("bench");
         std::fs::create_dir_all(&parent).map_err(Failure::io(format!("cannot make {}", parent.display())))?;
         let kind = rustix::fs::statfs(&parent)
-            .map_err(|error| Failure::new(format!("cannot look at {}: {error}", parent.display())))?
+            .map_err(|error| {
+                Failure::new(format!("cannot find the file system type of {}: {error}", parent.display()))
+            })?
             .f_type;
         if kind == TMPFS || kind == RAMFS {
             return Err(Failure::new(format!(
-                "{} lies in memory; name a build folder on a disk by CARGO_TARGET_DIR",
+                "{} is in memory (tmpfs or ramfs): set CARGO_TARGET_DIR to a folder on a disk",
                 parent.display()
             )));
         }
@@ -52,27 +56,29 @@ impl Place {
         Ok(Self { folder, _alone: alone })
     }
 
-    /// The folder itself. Each part makes its own shares beneath it.
+    /// Returns the folder. Each part creates its shares below it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 }
 
-/// The lock of the one run in `parent`: two at once would measure each other.
+/// Locks `parent` for one run. Two runs at once would disturb each other.
 fn alone(parent: &Path) -> Outcome<File> {
-    let lock = File::create(parent.join("lock")).map_err(Failure::io("cannot make the benchmark's lock"))?;
+    let lock = File::create(parent.join("lock"))
+        .map_err(Failure::io("cannot make the lock file of the benchmark"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => {
-            Err(Failure::new("another benchmark runs here: the figures would be of both"))
-        }
-        Err(error) => Err(Failure::new(format!("cannot lock the benchmark's folder: {error}"))),
+        Err(Errno::WOULDBLOCK) => Err(Failure::new(
+            "another benchmark is running: wait until it ends, or the two disturb each other",
+        )),
+        Err(error) => Err(Failure::new(format!("cannot lock the folder of the benchmark: {error}"))),
     }
 }
 
-/// What a run that was killed has left behind.
+/// Removes folders of killed runs.
 fn remove_left(parent: &Path) -> Outcome {
-    let entries = std::fs::read_dir(parent).map_err(Failure::io("cannot look for what earlier runs left"))?;
+    let entries =
+        std::fs::read_dir(parent).map_err(Failure::io("cannot look for folders of earlier runs"))?;
     for entry in entries.filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
             let path = entry.path();

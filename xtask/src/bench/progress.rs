@@ -1,18 +1,18 @@
-//! What the user sees while the benchmark runs: one bar on a terminal, nothing elsewhere.
+//! Progress bar of a benchmark run, on a terminal only.
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How far the run has come.
+/// Progress of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// A bar of `steps` steps.
+    /// Makes a bar of `steps` steps.
     pub(crate) fn new(steps: u64) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
@@ -26,12 +26,12 @@ impl Progress {
         Self { bar }
     }
 
-    /// What is being done now.
+    /// Shows the current action.
     pub(crate) fn tell(&self, what: impl Display) {
         self.bar.set_message(what.to_string());
     }
 
-    /// One of the steps is done.
+    /// Advances the bar by one step.
     pub(crate) fn step(&self) {
         self.bar.inc(1);
     }

@@ -1,4 +1,4 @@
-//! What a run came to: tables, and everything raw as JSON.
+//! Results of a run: tables, and all figures as JSON.
 
 use serde_json::{Value, json};
 
@@ -8,21 +8,21 @@ use super::machine::Machine;
 use super::samples::{Beside, Comparison, Samples, Spread};
 use super::table::Table;
 
-/// A run's outcome.
+/// Results of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    /// How many of each part, in words.
+    /// Number of turns of each part, in words.
     pub(crate) turns: String,
     pub(crate) samples: Samples,
     pub(crate) comparisons: Vec<Comparison>,
 }
 
-/// The metrics of the wire, which share a line.
+/// Metrics of the part `wire`, which share a line of the table.
 const WIRE: [&str; 7] = ["op/s", "p50", "p99", "p99.9", "CPU", "switches", "peak RSS"];
 
 impl Report {
-    /// The comparison that an aim speaks of, and its value there.
+    /// Returns each aim with its comparison and its value.
     pub(crate) fn aimed(&self) -> Vec<(Aim, &Comparison, Spread)> {
         let found = aims::all(self.comparisons.iter().map(|found| found.row.as_str()))
             .into_iter()
@@ -34,7 +34,7 @@ impl Report {
         found.collect()
     }
 
-    /// Whether a row is one of the wire's metrics.
+    /// Returns whether a row is a metric of the part `wire`.
     pub(crate) fn is_wire(row: &str) -> bool {
         row.rsplit_once(": ").is_some_and(|(_, metric)| WIRE.contains(&metric))
     }
@@ -43,15 +43,16 @@ impl Report {
         self.comparisons.iter().find(|comparison| comparison.row == row)
     }
 
-    /// The aims, met and missed.
+    /// Returns a table of the aims, met and missed.
     pub(crate) fn aims(&self) -> Table {
-        let head = ["row", "aim", "pinhole / other", "spread", "pinhole", "other", "who", "verdict"];
+        let head =
+            ["row", "aim", "pinhole / other", "spread", "pinhole", "other", "compared with", "verdict"];
         let mut table = Table::new(&head);
         for (aim, comparison, value) in self.aimed() {
             let other = match aim.against {
                 aims::Against::Peer => comparison.peer.map(|(setting, beside)| (setting.to_string(), beside)),
                 aims::Against::Poolless => {
-                    comparison.poolless.map(|beside| ("virtiofsd without a pool".to_owned(), beside))
+                    comparison.poolless.map(|beside| ("virtiofsd without a thread pool".to_owned(), beside))
                 }
                 aims::Against::Native => comparison.native.map(|beside| ("native".to_owned(), beside)),
                 aims::Against::Nobody => None,
@@ -71,23 +72,24 @@ impl Report {
         table
     }
 
-    /// Each row of the wire at each depth, its metrics in columns.
+    /// Returns a table with a line for each row and depth of the part `wire`, and its metrics in
+    /// columns.
     pub(crate) fn wire(&self) -> Table {
         let head = [
             "row",
             "op/s",
             "virtiofsd",
-            "its setting",
-            "op/s x",
+            "virtiofsd setting",
+            "op/s ratio",
             "p50 us",
-            "p50 x",
-            "p99 x",
-            "p99.9 x",
+            "p50 ratio",
+            "p99 ratio",
+            "p99.9 ratio",
             "CPU us/op",
-            "CPU x",
+            "CPU ratio",
             "switches/op",
             "peak RSS MiB",
-            "of native",
+            "ratio to native",
         ];
         let mut table = Table::new(&head);
         for rate in &self.comparisons {
@@ -117,9 +119,19 @@ impl Report {
         table
     }
 
-    /// Rows that are no wire's.
+    /// Returns a table of all other rows.
     pub(crate) fn others(&self) -> Table {
-        let head = ["row", "unit", "good is", "pinhole", "virtiofsd", "its setting", "x", "spread", "native"];
+        let head = [
+            "row",
+            "unit",
+            "better",
+            "pinhole",
+            "virtiofsd",
+            "virtiofsd setting",
+            "ratio",
+            "spread",
+            "native",
+        ];
         let mut table = Table::new(&head);
         for found in &self.comparisons {
             if Self::is_wire(&found.row) {
@@ -143,7 +155,7 @@ impl Report {
         table
     }
 
-    /// Every value of every turn, and what was made of them.
+    /// Returns every value of every turn, with medians and ratios.
     pub(crate) fn json(&self) -> Value {
         let parts = |spread: Spread| json!({"median": spread.median, "min": spread.min, "max": spread.max});
         let rows = self.samples.rows().iter().map(|row| {
@@ -175,13 +187,14 @@ impl Report {
         })
     }
 
-    /// The page beside the charts.
+    /// Returns the page beside the charts.
     pub(crate) fn page(&self) -> String {
         let head = format!(
-            "# The benchmark, {}\n\nWritten by `cargo xtask bench --chart docs/bench`; not by hand.\n\n- machine: {}\n\
-             - programs: {}\n- {}\n\nContestants took turns in one run. A ratio is pinhole's figure by the other's of \
-             the same turn; shown are\nthe median of the ratios and how far they spread. virtiofsd is taken at the \
-             setting that is its best in each row.\n[Testing](../testing.md#benchmarks) says what each row does.\n",
+            "# Benchmark, {}\n\nHow fast is pinhole beside virtiofsd and beside bare host calls (*native*)?\n`cargo xtask \
+             bench --chart docs/bench` writes this page.\n\n- machine: {}\n- programs: {}\n- {}\n\nThe contestants took \
+             turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
+             The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \
+             setting of virtiofsd that is best for this row.\n[Testing](../testing.md#benchmarks) describes the rows.\n",
             self.machine.date, self.machine.words, self.machine.versions, self.turns
         );
         let parts = [
@@ -200,7 +213,7 @@ fn second<A, B>((_, second): (A, B)) -> B {
     second
 }
 
-/// In the words of the columns.
+/// Returns the direction in the words of the table.
 pub(crate) const fn direction(better: Better) -> &'static str {
     match better {
         Better::Higher => "higher",
@@ -220,12 +233,12 @@ fn spread(spread: Spread) -> String {
     format!("{}..{}", times(spread.min), times(spread.max))
 }
 
-/// A ratio, with the digits of a small one.
+/// Formats a ratio. A small one gets more digits.
 pub(crate) fn times(value: f64) -> String {
     if value < 0.1 { format!("{value:.4}") } else { format!("{value:.2}") }
 }
 
-/// Three digits that matter.
+/// Formats a figure with three significant digits.
 pub(crate) fn figure(value: f64) -> String {
     if value >= 100.0 || value == 0.0 {
         format!("{value:.0}")

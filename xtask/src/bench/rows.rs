@@ -1,11 +1,11 @@
-//! Figures of a benchmark that has no peer: a table of medians, with what is wanted of them.
+//! Results of a benchmark without a peer: a table of medians with their aims.
 
 use super::aims::Bound;
 use super::samples::Spread;
 use super::table::Table;
 use crate::console::say;
 
-/// Figures by row, in the order in which rows came first.
+/// Figures by row, in the order of the first figure of each row.
 #[derive(Default)]
 pub(crate) struct Rows(Vec<(String, Vec<f64>)>);
 
@@ -17,9 +17,9 @@ impl Rows {
         }
     }
 
-    /// Prints them, with what is wanted of each.
+    /// Prints the table with the aims.
     pub(crate) fn show(&self, aims: &[(&str, Bound)]) {
-        let mut table = Table::new(&["row", "median", "least", "most", "aim", "met"]);
+        let mut table = Table::new(&["row", "median", "smallest", "largest", "aim", "met"]);
         let (mut met, mut of) = (0, 0);
         for (row, figures) in &self.0 {
             let Some(spread) = Spread::of(figures.iter().copied()) else { continue };

@@ -1,33 +1,34 @@
-//! Figures collected over the turns, and the arithmetic of their ratios.
+//! Collects figures over the turns and computes ratios.
 //!
-//! Contestants take turns within one run, so that what disturbs a machine disturbs each of them; a ratio is made of two
-//! figures of the same turn, and what is reported is the median of those ratios with the smallest and the largest.
+//! Contestants take turns within one run, so that a disturbance of the machine affects all of them.
+//! A ratio compares two figures of the same turn. Results are the median, the smallest and the
+//! largest of these ratios.
 
 use super::figure::{Better, Contestant, Figure, VirtiofsdSetting};
 
-/// All figures of a run, row by row in the order in which rows were first seen.
+/// All figures of a run, by row, in the order of the first figure of each row.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     rows: Vec<RowSamples>,
 }
 
-/// Values with the turns that they come from.
+/// Values with their turns.
 type Turns = Vec<(usize, f64)>;
 
-/// One row's figures.
+/// Figures of one row.
 #[derive(Debug)]
 pub(crate) struct RowSamples {
-    /// What was measured.
+    /// Name of the row.
     pub(crate) row: String,
-    /// Of the values.
+    /// Unit of the values.
     pub(crate) unit: &'static str,
-    /// Which way is good.
+    /// Direction in which a value is better.
     pub(crate) better: Better,
-    /// Each contestant's values.
+    /// Values of each contestant.
     pub(crate) series: Vec<(Contestant, Turns)>,
 }
 
-/// The middle of some values, and how far they lie apart.
+/// Median, smallest and largest of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -35,31 +36,32 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// Pinhole beside somebody else in one row.
+/// Comparison of pinhole with another contestant in one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Beside {
-    /// The other's figure.
+    /// Figure of the other contestant.
     pub(crate) value: Spread,
-    /// pinhole / other, turn by turn.
+    /// Ratio pinhole / other of the same turn.
     pub(crate) ratio: Spread,
 }
 
-/// What a row came to.
+/// Results of one row.
 #[derive(Clone, Debug)]
 pub(crate) struct Comparison {
     pub(crate) row: String,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) pinhole: Spread,
-    /// The peer in the setting that is its best in this row.
+    /// virtiofsd with its best setting for this row.
     pub(crate) peer: Option<(VirtiofsdSetting, Beside)>,
-    /// The peer at its best among the settings without a pool.
+    /// virtiofsd with its best setting without a thread pool.
     pub(crate) poolless: Option<Beside>,
+    /// Bare host calls.
     pub(crate) native: Option<Beside>,
 }
 
 impl Samples {
-    /// Adds what `contestant` came to in `turn`.
+    /// Adds the figures of `contestant` in `turn`.
     pub(crate) fn add(&mut self, contestant: &Contestant, turn: usize, figures: Vec<Figure>) {
         for Figure { row, unit, better, value } in figures {
             let known = self.rows.iter().position(|known| known.row == row);
@@ -75,12 +77,12 @@ impl Samples {
         }
     }
 
-    /// The rows.
+    /// Returns the rows.
     pub(crate) fn rows(&self) -> &[RowSamples] {
         &self.rows
     }
 
-    /// What each row came to; a row without a figure of pinhole's is left out.
+    /// Returns the results of all rows that have a figure of pinhole.
     pub(crate) fn comparisons(&self) -> Vec<Comparison> {
         self.rows.iter().filter_map(RowSamples::comparison).collect()
     }
@@ -120,7 +122,7 @@ impl RowSamples {
 }
 
 impl Better {
-    /// Whether `value` is better than `other`.
+    /// Returns whether `value` is better than `other`.
     pub(crate) fn is_better(self, value: f64, other: f64) -> bool {
         match self {
             Self::Higher => value > other,
@@ -130,7 +132,7 @@ impl Better {
 }
 
 impl Spread {
-    /// `None` where there is no value.
+    /// Returns the spread of `values`, or `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -142,7 +144,7 @@ impl Spread {
 }
 
 impl Beside {
-    /// `None` where no turn has both.
+    /// Compares two series, or returns `None` if no turn has a value of both.
     fn of(own: &[(usize, f64)], other: &[(usize, f64)]) -> Option<Self> {
         let ratios = own.iter().filter_map(|(turn, value)| {
             let (_, beside) = other.iter().find(|(same, _)| same == turn)?;
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_the_same_turn_and_the_median_is_theirs() {
+    fn median_is_of_ratios_within_a_turn() {
         // The third turn was disturbed for both: the ratio stays.
         let comparison = run(Better::Lower, &[[1.0, 2.0, 9.0], [1.0, 2.0, 9.0], [10.0, 20.0, 90.0]]);
         let (setting, peer) = comparison.peer.unwrap();
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_is_taken_at_its_best_by_the_rows_own_direction() {
+    fn peer_setting_is_the_best_in_the_rows_direction() {
         let turns = [[6.0, 2.0, 3.0], [6.0, 2.0, 3.0]];
         let (setting, peer) = run(Better::Higher, &turns).peer.unwrap();
         assert_eq!((setting, peer.ratio.median), (POOL, 2.0));
@@ -194,19 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pool_is_its_own_comparison() {
+    fn settings_without_a_pool_are_compared_separately() {
         let comparison = run(Better::Higher, &[[6.0, 2.0, 3.0]]);
         assert_eq!(comparison.poolless.unwrap().ratio, Spread { median: 3.0, min: 3.0, max: 3.0 });
     }
 
     #[test]
-    fn the_median_of_an_even_count_lies_between_the_middle_two() {
+    fn median_of_an_even_count_is_between_the_middle_two() {
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Some(Spread { median: 3.0, min: 1.0, max: 8.0 }));
         assert_eq!(Spread::of([]), None);
     }
 
     #[test]
-    fn a_turn_that_one_of_them_lacks_makes_no_ratio() {
+    fn turn_with_one_value_makes_no_ratio() {
         let half = Spread { median: 0.5, min: 0.5, max: 0.5 };
         assert_eq!(Beside::of(&[(0, 1.0), (1, 2.0)], &[(1, 4.0)]).unwrap().ratio, half);
         assert!(Beside::of(&[(0, 1.0)], &[(1, 4.0)]).is_none());

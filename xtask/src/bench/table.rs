@@ -1,6 +1,6 @@
-//! Tables for a terminal and for a document.
+//! Tables for a terminal and for Markdown documents.
 
-/// A table; the first column is words, the others stand right.
+/// Table. The first column is text, aligned left. The others are aligned right.
 #[derive(Debug)]
 pub(crate) struct Table {
     head: Vec<&'static str>,
@@ -20,7 +20,7 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// With columns of equal width.
+    /// Returns the table as plain text with aligned columns.
     pub(crate) fn plain(&self) -> String {
         let widths: Vec<usize> = (0..self.head.len()).map(|column| self.width(column)).collect();
         let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -34,7 +34,7 @@ impl Table {
         std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n")
     }
 
-    /// As Markdown has it.
+    /// Returns the table as Markdown.
     pub(crate) fn markdown(&self) -> String {
         let mut lines = vec![format!("| {} |", self.head.join(" | "))];
         lines.push(format!("|---|{}", "---:|".repeat(self.head.len().saturating_sub(1))));
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stand_left_and_figures_right() {
+    fn text_is_aligned_left_and_figures_right() {
         let mut table = Table::new(&["row", "x"]);
         table.row(vec!["a".to_owned(), "10".to_owned()]);
         assert_eq!(table.plain(), "row   x\na    10");

@@ -1,9 +1,11 @@
-//! The wire rows: the load generator at a daemon's socket, or with bare host calls.
+//! Rows of the part `wire`: a load generator at the socket of a daemon, or with bare host calls.
 //!
-//! The load generator is a program of its own (`tests/src/bin/load.rs`, a release build), so that its time is not the
-//! daemon's and this command compiles nothing of it. In each turn every contestant gets a load generator that waits for
-//! steps; a row at one depth is one step, and all contestants take it one right after the other, so that what disturbs
-//! the machine for a while disturbs the same row of each.
+//! The load generator is a program of its own (`tests/src/bin/load.rs`, a release build), so that
+//! its time is not counted as the daemon's and this command need not compile it.
+//!
+//! In each turn, every contestant has a load generator that waits for steps. A step is a row at one
+//! depth. All contestants take a step one right after another, so that a disturbance of the machine
+//! affects the same row of each.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,32 +21,32 @@ use super::samples::Samples;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 
-/// Rows that are measured with several request queues too, at the greatest depth.
+/// Rows that are also measured with several request queues, at the largest depth.
 const SPREAD_ROWS: [&str; 3] = ["getattr", "read-4k-rand", "mixed"];
 
-/// The greatest depth.
+/// Largest depth.
 const SPREAD_DEPTH: u32 = 32;
 
-/// Request queues beside one.
+/// Numbers of request queues that are measured, apart from one.
 const QUEUES: [u32; 2] = [2, 4];
 
-/// What to measure at the wire.
+/// Measurements of the part `wire`.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
-    /// Each row at each depth.
+    /// Every row at every depth.
     pub(crate) steps: Vec<Step>,
-    /// Of a row at one depth.
+    /// Time for each step, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// A row at one depth.
+/// Row at one depth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     row: String,
     depth: u32,
 }
 
-/// The metrics of a row: name, unit, direction, the field, and its unit's size in the field's.
+/// Metrics of a row: name, unit, direction, field, and the number by which the field is divided.
 const METRICS: [(&str, &str, Better, &str, f64); 7] = [
     ("op/s", "op/s", Better::Higher, "operations_per_second", 1.0),
     ("p50", "us", Better::Lower, "p50_ns", 1000.0),
@@ -55,15 +57,15 @@ const METRICS: [(&str, &str, Better, &str, f64); 7] = [
     ("peak RSS", "MiB", Better::Lower, "peak_kib", 1024.0),
 ];
 
-/// The load generator's program.
+/// Returns the path of the load generator.
 pub(crate) fn program() -> PathBuf {
     workspace::target().join("release/load")
 }
 
-/// The steps of `rows`, of all rows where there are none.
+/// Returns the steps of `rows`, or of all rows if `rows` is empty.
 ///
 /// # Errors
-/// Where there is no such row, or the load generator cannot be asked.
+/// Fails if a row does not exist, or the load generator does not start.
 pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<Step>> {
     let listed = Command::new(program())
         .arg("--list")
@@ -72,12 +74,12 @@ pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<Step>> {
     choose(&String::from_utf8_lossy(&listed.stdout), rows)
 }
 
-/// `listed` has a row a line, with its depths behind it.
+/// Selects steps from `listed`, which has one row per line, followed by its depths.
 fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<Step>> {
     let known: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
     if let Some(row) = rows.iter().find(|row| !known.iter().any(|(name, _)| *name == row.as_str())) {
         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-        return Err(Failure::new(format!("there is no row `{row}`; the rows are {}", names.join(", "))));
+        return Err(Failure::new(format!("unknown row `{row}`; the rows are {}", names.join(", "))));
     }
     let chosen = known.into_iter().filter(|(name, _)| rows.is_empty() || rows.iter().any(|row| row == name));
     let steps = chosen.flat_map(|(name, depths)| {
@@ -88,15 +90,15 @@ fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<Step>> {
 }
 
 impl Wire {
-    /// How often [`Wire::turn`] steps the progress on.
+    /// Returns the number of progress steps in [`Wire::turn`].
     pub(crate) fn progress_steps(&self) -> usize {
         self.steps.len()
     }
 
-    /// Every contestant through every row, once.
+    /// Measures every row of every contestant once.
     ///
     /// # Errors
-    /// Where a row fails, with its name and errno.
+    /// Fails if a row fails. The message has the name of the row and the errno.
     pub(crate) fn turn(
         &self,
         contestants: &[Contestant],
@@ -105,7 +107,7 @@ impl Wire {
         samples: &mut Samples,
     ) -> Outcome {
         let share = place.folder().join("wire");
-        std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the wire's share"))?;
+        std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the share of the part `wire`"))?;
         let mut players = Vec::new();
         for contestant in contestants {
             let several = matches!(contestant, Contestant::Pinhole { .. }).then_some(QUEUES);
@@ -115,7 +117,8 @@ impl Wire {
         }
         for (number, step) in self.steps.iter().enumerate() {
             progress.tell(format!("{}, depth {}", step.row, step.depth));
-            // Whoever comes first finds colder caches; each does in its turn.
+            // The first contestant finds colder caches, so a different one is first in each step
+            // and turn.
             let first = (number + turn) % players.len().max(1);
             players.rotate_left(first);
             for player in players.iter_mut().filter(|player| player.takes(step)) {
@@ -128,14 +131,14 @@ impl Wire {
     }
 }
 
-/// A contestant and its load generator.
+/// Contestant with its load generator.
 struct Player {
     contestant: Contestant,
     queues: u32,
     child: Child,
     steps: Option<ChildStdin>,
     figures: BufReader<ChildStdout>,
-    /// Kept until the load generator has ended.
+    /// Daemon, kept until the load generator has ended.
     _serving: Option<Serving>,
 }
 
@@ -164,12 +167,13 @@ impl Player {
             .spawn()
             .map_err(Failure::io("cannot start the load generator"))?;
         let steps = child.stdin.take();
-        let output = child.stdout.take().ok_or_else(|| Failure::new("a load generator without an output"))?;
+        let output =
+            child.stdout.take().ok_or_else(|| Failure::new("the load generator has no standard output"))?;
         let figures = BufReader::new(output);
         Ok(Self { contestant: contestant.clone(), queues, child, steps, figures, _serving: serving })
     }
 
-    /// Whether it has anything to say about this step.
+    /// Returns whether this contestant is measured in this step.
     fn takes(&self, step: &Step) -> bool {
         if self.contestant == Contestant::Native {
             return step.depth == 1;
@@ -196,14 +200,14 @@ impl Player {
             && let Err(error) = errors.read_to_string(&mut said)
         {
             return Failure::new(format!(
-                "{}: cannot read what its load generator says: {error}",
+                "{}: cannot read the errors of its load generator: {error}",
                 self.contestant
             ));
         }
         Failure::new(format!("{}: {}", self.contestant, said.trim_end()))
     }
 
-    /// Without steps it ends.
+    /// Ends the load generator by closing its input.
     fn end(mut self) -> Outcome {
         drop(self.steps.take());
         let status = self.child.wait().map_err(Failure::io("cannot wait for the load generator"))?;
@@ -213,13 +217,14 @@ impl Player {
 
 impl Drop for Player {
     fn drop(&mut self) {
-        // One that has ended by itself needs no killing; either way it is reaped.
+        // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// `getattr, depth 32, 2 queues`; a row with a depth of its own has none in its name.
+/// Returns the name of a row: `getattr, depth 32, 2 queues`. `getattr-beside-cold` has a fixed
+/// depth, so its name has none.
 fn name(value: &Value) -> String {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or_default();
@@ -231,7 +236,8 @@ fn name(value: &Value) -> String {
     format!("{row}{depth}{queues}")
 }
 
-/// No figure where nothing was counted: a row too slow for its time would else be the fastest one.
+/// Returns the figures of a row. A row without a completed operation has none: its latencies are
+/// zero and would look like the fastest.
 fn metrics(row: &str, value: &Value) -> Vec<Figure> {
     let number = |field: &str| value.get(field).and_then(Value::as_f64).unwrap_or_default();
     if number("operations") < 1.0 {
@@ -254,7 +260,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_line_of_the_load_generator_becomes_figures_with_units() {
+    fn load_generator_line_becomes_figures_with_units() {
         let line = json!({"row": "getattr", "depth": 32, "queues": 2, "operations": 5, "p50_ns": 1500});
         assert_eq!(name(&line), "getattr, depth 32, 2 queues");
         let figures = metrics("getattr, depth 1", &line);
@@ -263,18 +269,18 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_chosen_by_name_with_their_own_depths() {
+    fn rows_are_chosen_by_name_with_their_depths() {
         let listed = "getattr 1 8\nreaddirplus 1\n";
         let step = |row: &str, depth| Step { row: row.to_owned(), depth };
         let all = choose(listed, &[]).unwrap();
         assert_eq!(all, [step("getattr", 1), step("getattr", 8), step("readdirplus", 1)]);
         assert_eq!(choose(listed, &["readdirplus".to_owned()]).unwrap(), [step("readdirplus", 1)]);
         let refused = choose(listed, &["getattrs".to_owned()]).unwrap_err().to_string();
-        assert_eq!(refused, "there is no row `getattrs`; the rows are getattr, readdirplus");
+        assert_eq!(refused, "unknown row `getattrs`; the rows are getattr, readdirplus");
     }
 
     #[test]
-    fn a_row_without_an_operation_has_no_figures() {
+    fn row_without_an_operation_has_no_figures() {
         assert!(metrics("row", &json!({"operations": 0})).is_empty());
     }
 }

@@ -1,7 +1,8 @@
-//! `cargo xtask coherence`: the questions about several guests on one directory, asked of pinhole and of the peer.
+//! `cargo xtask coherence`: asks pinhole and virtiofsd questions about several guests on one
+//! directory.
 //!
-//! The questions are the test suites' own (`pinhole_tests::sharing`); here nobody has to pass. What came of it is a table
-//! for the terminal and, with `--write`, docs/coherence/peer.md.
+//! The questions are those of the test suites (`pinhole_tests::sharing`). Here, a "no" is not an
+//! error. The result is a table on the terminal and, with `--write`, docs/coherence/peer.md.
 
 mod page;
 
@@ -16,30 +17,31 @@ use crate::guest::{Part as Piece, ensure};
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
-/// How long databases are written where `PINHOLE_SHARING_SECONDS` does not say; the suite, which CI runs, takes less time.
+/// Time for writing databases, in seconds, unless `PINHOLE_SHARING_SECONDS` is set. The test suite
+/// uses less time.
 const DATABASES_SECONDS: u32 = 60;
 
-/// What to ask, and where to put the answers.
+/// Selects the questions and the output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these questions
+    /// Ask only these questions, by name
     #[arg(long, value_delimiter = ',', value_name = "NAME", conflicts_with = "write")]
     only: Vec<String>,
-    /// Guests at the table, beside the host
+    /// Number of guests beside the host
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "write")]
     guests: u8,
-    /// Write docs/coherence/peer.md anew
+    /// Write docs/coherence/peer.md
     #[arg(long)]
     write: bool,
 }
 
-/// A question and what each subject answered.
+/// A question, and the answer of each subject.
 struct Row {
     question: &'static Question,
     answers: Vec<Answer>,
 }
 
-/// What was counted, or why the answer is no.
+/// The counts of a "yes", or the reason for a "no".
 type Answer = Result<String, String>;
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
@@ -54,7 +56,9 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
         })
         .collect();
     if chosen.is_empty() {
-        return Err(Failure::new("no question has that name: without --only, all are asked and named"));
+        return Err(Failure::new(
+            "no question has that name; without --only, all questions are asked and their names printed",
+        ));
     }
     let mut rows: Vec<Row> =
         chosen.into_iter().map(|question| Row { question, answers: Vec::new() }).collect();
@@ -71,7 +75,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-/// The release code without the last tenth, in half the time.
+/// Builds with the profile `demo`: nearly the speed of a release build, in half the build time.
 fn build() -> Outcome<PathBuf> {
     say("building pinhole");
     let words = ["build", "--profile", "demo", "--quiet", "--package", "pinhole", "--bin", "pinhole"];
@@ -79,7 +83,7 @@ fn build() -> Outcome<PathBuf> {
     Ok(workspace::target().join("demo/pinhole"))
 }
 
-/// Asks one subject everything.
+/// Asks one subject all questions, and adds its answers to `rows`.
 fn ask(subject: Subject, table: &mut Table, rows: &mut [Row]) -> Outcome {
     say(format!("\n== {subject}"));
     for row in rows {

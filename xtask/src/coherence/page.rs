@@ -1,4 +1,4 @@
-//! docs/coherence/peer.md.
+//! Writes docs/coherence/peer.md.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,24 +11,30 @@ use crate::bench::machine::Machine;
 use crate::bench::table::Table;
 use crate::step::{Failure, Outcome};
 
-/// The longest reason that is shown, in characters; the terminal has all of it.
+/// Longest reason on the page, in characters. The terminal shows all of it.
 const REASON_MAX: usize = 160;
 
 const HEAD: [&str; 6] =
     ["question", "pinhole strict", "pinhole never", "pinhole auto", "virtiofsd never", "virtiofsd auto"];
 
-const HOW: &str = "Two User-mode Linux guests, each with a daemon of its own on the same directory, and a process of the \
-    host do each of these at the same time or in turns; [testing](../testing.md) says more. The questions are those of the \
-    test suite `guest_sharing`, which pinhole has to pass where its mode promises it \
-    ([coherence](../use/coherence.md)); `never` is `strict` without shared mappings. virtiofsd runs as packaged, with \
-    `--cache=never` (where `--allow-mmap` would permit shared mappings) and `--cache=auto`. A \
-    \"no\" is told below with what was seen in this run; a \"yes\" in parentheses was seen and is not promised by that mode \
-    of pinhole's.\n";
+const HOW: &str =
+    "Each question is tried with two User-mode Linux guests and one process of the host, at the same time
+or in turns. Each guest has its own daemon, and all daemons share one directory.
+[Testing](../testing.md) has the details.
+
+- The questions are those of the test suite `guest_sharing`. pinhole must pass it where its cache
+  mode promises the answer ([coherence](../use/coherence.md)). `never` is `strict` without shared
+  mappings.
+- virtiofsd runs as packaged, with `--cache=never` and with `--cache=auto`. In `never`, its option
+  `--allow-mmap` would permit shared mappings.
+- \"(yes)\" was the result in this run, but that mode of pinhole does not promise it.
+- For a \"no\", the list below says what happened in this run.
+";
 
 /// Writes the page below `root`.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// Fails if the page cannot be written.
 pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
     let folder = root.join("docs/coherence");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
@@ -38,7 +44,7 @@ pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
     fs::write(&path, text).map_err(failed)
 }
 
-/// Each question in words, and yes or no.
+/// Returns a table with each question in words, and yes or no for each subject.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&HEAD);
     for row in rows {
@@ -57,8 +63,9 @@ pub(super) fn table(rows: &[Row]) -> Table {
 
 fn text(rows: &[Row], machine: &Machine) -> Result<String, std::fmt::Error> {
     let mut text = format!(
-        "# Several guests on one directory, {}\n\nWritten by `cargo xtask coherence --write`; not by hand.\n\n- machine: \
-         {}\n- programs: {}\n\n{HOW}\n{}\n\n## What was seen\n",
+        "# Several guests on one directory, {}\n\nDoes a guest see what other guests and the host do with \
+         shared files? This page compares\nPinhole and virtiofsd. `cargo xtask coherence --write` writes it.\n\n\
+         - machine: {}\n- programs: {}\n\n{HOW}\n## Answers\n\n{}\n\n## Results by question\n",
         machine.date,
         machine.words,
         machine.versions,
@@ -76,7 +83,7 @@ fn text(rows: &[Row], machine: &Machine) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
-/// In one line that does no harm to a list.
+/// Joins the lines of `words` to one line of limited length, which fits into a list.
 fn shortened(words: &str) -> String {
     let line: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = line.join("; ");

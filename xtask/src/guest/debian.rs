@@ -1,4 +1,4 @@
-//! The parts that are unpacked Debian packages.
+//! Parts of a guest that are unpacked Debian packages.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,13 +9,14 @@ use super::Part;
 use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 
-/// The release that the guests come from: the first with User-mode Linux 7.2, whose vhost-user works.
+/// Debian release of the guests: the first with User-mode Linux 7.2, whose vhost-user works.
 const SUITE: &str = "forky";
 
-/// Raise it when the mending below changes.
+/// Version of the changes that `mend_base` and `mend_userland` make. Raise it with each change of
+/// them.
 const RECIPE: u32 = 1;
 
-/// The packages of a part; apt adds what they depend on.
+/// Returns the packages of a part. apt adds their dependencies.
 pub(super) fn packages(part: Part) -> &'static [&'static str] {
     match part {
         Part::Base => &["busybox-static", "linux-libc-dev", "patchelf", "user-mode-linux", "virtiofsd"],
@@ -47,7 +48,7 @@ pub(super) fn packages(part: Part) -> &'static [&'static str] {
             "util-linux",
             "xz-utils",
         ],
-        // qemu-utils has qemu-storage-daemon, the disk that keeps a log.
+        // qemu-utils contains qemu-storage-daemon, which provides the disk with a log.
         Part::Disks => &["btrfs-progs", "e2fsprogs", "qemu-utils", "xfsprogs"],
         Part::Tools => &[],
     }
@@ -57,18 +58,19 @@ pub(super) fn key(part: Part, place: &Path) -> String {
     format!("{SUITE} {RECIPE} {} at {}\n", packages(part).join(","), place.display())
 }
 
-/// Unpacks the part's packages into `building`; it will be used as `place`.
+/// Unpacks the packages of a part into `building`. The caller then renames it to `place`.
 pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new(
-            "unpacking a Debian tree needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask guest --all`",
+            "unpacking Debian packages needs root: run `sudo -E env PATH=\"$PATH\" cargo xtask guest --all`",
         ));
     }
     ensure_program("mmdebstrap")?;
     run_quietly(
         Command::new("mmdebstrap")
             .args(["--quiet", "--variant=extract"])
-            // A mirror that lags behind, or one frozen at a date, serves an expired Release file; signatures still count.
+            // A mirror that lags behind, or is frozen at a date, serves an expired Release file.
+            // apt still checks signatures.
             .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
             .arg(format!("--include={}", packages(part).join(",")))
             .arg(SUITE)
@@ -81,12 +83,12 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
     }
 }
 
-/// Installs a program of this machine's own that is missing, from the Debian package of the same name.
+/// Installs a missing program on this machine, from the Debian package of the same name.
 pub(crate) fn ensure_program(name: &str) -> Outcome {
     if Command::new(name).arg("--version").output().is_ok() {
         return Ok(());
     }
-    say(format!("installing {name} by apt-get"));
+    say(format!("installing {name} with apt-get"));
     let install = ["install", "--yes", "--no-install-recommends", name];
     let installed = run_quietly(Command::new("apt-get").arg("update")).and_then(|()| {
         run_quietly(Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive"))
@@ -99,8 +101,10 @@ pub(crate) fn ensure_program(name: &str) -> Outcome {
     })
 }
 
-/// User-mode Linux executes itself again, so it cannot be started through another loader, and the host's C library
-/// may be older than the one it needs: it gets the tree's own loader and libraries written into it.
+/// Writes the paths of the tree's loader and libraries into User-mode Linux.
+///
+/// The C library of the host may be older than the one that it needs. It cannot be started through
+/// another loader, because it executes itself again.
 fn mend_base(building: &Path, place: &Path) -> Outcome {
     let libraries = "usr/lib/x86_64-linux-gnu";
     let loader = format!("{libraries}/ld-linux-x86-64.so.2");
@@ -120,7 +124,7 @@ fn mend_base(building: &Path, place: &Path) -> Outcome {
     )
 }
 
-/// What the packages' own scripts would have made, as far as a test guest needs it.
+/// Makes the files of package scripts that a test guest needs.
 fn mend_userland(building: &Path) -> Outcome {
     let templates = building.join("usr/share/base-passwd");
     for (template, name) in [("passwd.master", "etc/passwd"), ("group.master", "etc/group")] {
@@ -131,7 +135,7 @@ fn mend_userland(building: &Path) -> Outcome {
         symlink(target, building.join(name))
             .map_err(Failure::io(format!("cannot link {name} of the userland")))?;
     }
-    // Where the harness mounts a guest's extra files and its shares.
+    // The harness mounts the extra files and the shares of a guest here.
     for name in ["extra", "mnt"] {
         fs::create_dir_all(building.join(name))
             .map_err(Failure::io(format!("cannot make /{name} of the userland")))?;

@@ -1,9 +1,11 @@
-//! `cargo xtask guest`: everything that a test guest is made of, in parts, each fetched once.
+//! `cargo xtask guest`: fetches the parts of the test guests, each part once.
 //!
-//! A part is built in a folder beside its final one and renamed when it is whole, so an interrupted fetch leaves
-//! nothing half-made and the next one goes on with the first part that is missing. A key of the part's contents lies
-//! in it; a part whose key has changed is fetched again. Packages come by name from the Debian release below,
-//! through apt as this machine has it configured, and are only unpacked: no script of theirs runs.
+//! A part is built in a temporary folder and renamed when it is complete. So an interrupted fetch
+//! leaves no incomplete part, and the next fetch continues with the first missing part. Each part
+//! contains a key that describes its contents. A part whose key has changed is fetched again.
+//!
+//! Packages come by name from the Debian release in `debian.rs`, through apt as this machine has it
+//! configured. They are only unpacked: no script of a package runs.
 
 mod debian;
 mod tools;
@@ -20,40 +22,40 @@ use crate::step::{Failure, Outcome};
 
 pub(crate) use debian::ensure_program;
 
-/// Which parts to fetch; without any flag, all of the guest trees but neither disks nor tools.
+/// Selects the parts to fetch. Without an option: --base, --qemu and --userland.
 #[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(crate) struct Arguments {
-    /// Only User-mode Linux, busybox, virtiofsd and the kernel's headers: what `demo` needs
+    /// User-mode Linux, busybox, virtiofsd and kernel headers; `demo` needs only these
     #[arg(long)]
     base: bool,
-    /// Only QEMU and its kernel
+    /// QEMU and the kernel that it boots
     #[arg(long)]
     qemu: bool,
-    /// Only the Debian userland
+    /// A Debian userland with git, sqlite3, fio, gcc and python3
     #[arg(long)]
     userland: bool,
-    /// Only what makes disks and file systems that lose their power: qemu-storage-daemon, mkfs
+    /// qemu-storage-daemon and mkfs programs, for tests of power loss and disk errors
     #[arg(long)]
     disks: bool,
-    /// Only the tools from crates.io: pjdfstest, fsx, cargo-fuzz, cargo-deny
+    /// Tools from crates.io: pjdfstest, fsx, cargo-fuzz, cargo-deny
     #[arg(long)]
     tools: bool,
-    /// Everything
+    /// All parts
     #[arg(long)]
     all: bool,
 }
 
-/// One separately fetched part of the folder.
+/// Part of the folder that is fetched separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// User-mode Linux, busybox, virtiofsd, the kernel's headers.
+    /// User-mode Linux, busybox, virtiofsd and kernel headers.
     Base,
     /// QEMU and the kernel that it boots.
     Qemu,
     /// A Debian userland.
     Userland,
-    /// A disk that keeps a log, and the makers of file systems for it.
+    /// A disk that logs each write, and the mkfs programs for it.
     Disks,
     /// Programs from crates.io.
     Tools,
@@ -70,7 +72,8 @@ impl Part {
         }
     }
 
-    /// What the part is made of; another key means another part. Paths are in it where the part depends on its place.
+    /// Returns a text that describes the contents of the part. It contains `place` if the part
+    /// cannot be moved.
     fn key(self, place: &Path) -> String {
         match self {
             Self::Base | Self::Qemu | Self::Userland | Self::Disks => debian::key(self, place),
@@ -79,7 +82,7 @@ impl Part {
     }
 }
 
-/// The file in each part that holds its key.
+/// File in each part that contains its key.
 const KEY_FILE: &str = ".key";
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
@@ -97,7 +100,8 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     ensure(&parts.map(|(part, _)| part).collect::<Vec<_>>())
 }
 
-/// Fetches those of `parts` that are missing or out of date. One process at a time; another one waits.
+/// Fetches those of `parts` that are missing or out of date. Waits while another process fetches
+/// parts.
 pub(crate) fn ensure(parts: &[Part]) -> Outcome {
     let folder = Pieces::locate().root().to_path_buf();
     if parts.iter().all(|&part| is_current(part, &folder)) {
@@ -105,9 +109,9 @@ pub(crate) fn ensure(parts: &[Part]) -> Outcome {
     }
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let lock = File::create(folder.join("lock"))
-        .map_err(Failure::io("cannot make the lock of the guest's folder"))?;
+        .map_err(Failure::io("cannot make the lock file of the guest folder"))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|error| Failure::new(format!("cannot lock the guest's folder: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot lock the guest folder: {error}")))?;
     for &part in parts {
         if !is_current(part, &folder) {
             fetch(part, &folder)?;
@@ -131,11 +135,11 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
             remove(&building)?;
             debian::build(part, &building, &place)?;
         }
-        // Resumable: programs that are already built are kept.
+        // Resumable: keeps programs that are already built.
         Part::Tools => tools::build(&building, &place, &folder.join("tools.build"))?,
     }
     fs::write(building.join(KEY_FILE), part.key(&place))
-        .map_err(Failure::io("cannot write the part's key"))?;
+        .map_err(Failure::io("cannot write the key of the part"))?;
     remove(&place)?;
     fs::rename(&building, &place).map_err(Failure::io(format!("cannot move {} into place", part.name())))?;
     say(format!("fetched {} in {:.1} s", part.name(), began.elapsed().as_secs_f64()));

@@ -1,4 +1,4 @@
-//! The part that is built from crates.io: conformance suites and cargo's companions.
+//! Part of a guest that is built from crates.io: conformance suites and cargo tools.
 
 use std::path::Path;
 use std::{fs, io};
@@ -13,7 +13,8 @@ struct Tool {
     options: &'static [&'static str],
 }
 
-/// Built without optimization where the program only drives others: that way two cores build cargo-deny in 75 s.
+/// Tools with their versions. Programs that only start other programs are built without
+/// optimization: so two cores build cargo-deny in 75 s.
 const TOOLS: [Tool; 4] = [
     Tool { name: "pjdfstest", version: "0.2.2", options: &["--profile", "dev"] },
     Tool { name: "fsx", version: "0.3.1", options: &[] },
@@ -30,15 +31,17 @@ pub(super) fn key() -> String {
     TOOLS.iter().map(describe).collect()
 }
 
-/// Installs into `building`, a cargo installation root, what is neither there nor in `place`, the one in use. `build`
-/// keeps what an interrupted run had compiled.
+/// Installs the tools that are missing into `building`, a cargo installation root.
+///
+/// Tools that are already in `place`, the root in use, are copied. `build` keeps what an
+/// interrupted run had compiled.
 pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
     if place.exists() && !building.exists() {
         keep(place, building).map_err(Failure::io("cannot keep the tools that are already built"))?;
     }
     for tool in &TOOLS {
         say(format!("  building {} {}", tool.name, tool.version));
-        // cargo itself sees that the version is already installed.
+        // cargo skips a version that is already installed.
         run_quietly(
             workspace::cargo()
                 .args(["install", "--quiet", "--locked", tool.name, "--version", tool.version])
@@ -53,7 +56,7 @@ pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
     super::remove(build)
 }
 
-/// Copies the programs, and cargo's records of how each was built.
+/// Copies the programs, and the records of cargo that say how each was built.
 fn keep(place: &Path, building: &Path) -> io::Result<()> {
     fs::create_dir_all(building.join("bin"))?;
     for record in [".crates.toml", ".crates2.json"] {

@@ -1,8 +1,9 @@
-//! Seccomp filters as strace prints them, and what they let through: each system call by its number, with every value
-//! of its arguments at once.
+//! Evaluates seccomp filters in the format of strace: which system calls they permit, for all
+//! values of the arguments at once.
 //!
-//! An instruction that looks at an argument makes both of its branches possible. A call is allowed if some way leads to
-//! `ALLOW` (or `LOG`, which only notes it), and filtered by its arguments if another way of the same call does not.
+//! An instruction that reads an argument makes both of its branches possible. A call is allowed if
+//! a path leads to `ALLOW` (or to `LOG`, which permits the call and logs it). It is filtered by its
+//! arguments if another path of the same call leads elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +12,15 @@ use crate::step::{Failure, Outcome};
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
 
-/// Where number and architecture stand in `struct seccomp_data`.
+/// Offsets of number and architecture in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 
-/// One filter.
+/// Seccomp filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Program(Vec<Instruction>);
 
-/// The instructions of classic BPF that filters are made of (`linux/bpf_common.h`).
+/// Instructions of classic BPF that seccomp filters use (`linux/bpf_common.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instruction {
     /// `A = data[k]`.
@@ -28,9 +29,9 @@ enum Instruction {
     And(u32),
     /// `pc += k`.
     Jump(u32),
-    /// A comparison of A with a number, and how far to jump if it is true and if it is not.
+    /// Comparison of A with a number, and the distances to jump if it is true and if it is false.
     Test { test: Test, with: u32, yes: u32, no: u32 },
-    /// The verdict; whether it lets the call through.
+    /// End of the filter; whether the call is permitted.
     Return(bool),
 }
 
@@ -42,29 +43,30 @@ enum Test {
     Bits,
 }
 
-/// What is known of the accumulator.
+/// Known contents of the accumulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Value {
     Known(u32),
-    /// Of an argument: anything.
+    /// Value of an argument, which may be any.
     Any,
 }
 
-/// What filters let through of one call.
+/// How filters treat one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
-    /// With any argument.
+    /// Permitted with any arguments.
     Always,
-    /// With some.
+    /// Permitted with some arguments.
     Filtered,
+    /// Not permitted.
     Never,
 }
 
 impl Program {
-    /// Reads `BPF_STMT(BPF_LD|BPF_W|BPF_ABS, 0x4), BPF_JUMP(BPF_JMP|BPF_K|BPF_JEQ, 0xc000003e, 0, 0x6c), ...`.
+    /// Parses text such as `BPF_STMT(BPF_LD|BPF_W|BPF_ABS, 0x4), BPF_JUMP(...), ...`.
     ///
     /// # Errors
-    /// For an instruction that no filter known to us has.
+    /// Fails for an unknown instruction, and for text without instructions.
     pub(super) fn parse(text: &str) -> Outcome<Self> {
         let pieces = text.split(')').map(|piece| piece.trim_start_matches([',', ' ', '[', ']']));
         let pieces = pieces.filter(|piece| piece.starts_with("BPF_STMT(") || piece.starts_with("BPF_JUMP("));
@@ -72,18 +74,19 @@ impl Program {
             .map(|piece| {
                 let (_, operands) = piece.split_once('(').unwrap_or_default();
                 let operands: Vec<&str> = operands.split(',').map(str::trim).collect();
-                instruction(&operands).ok_or_else(|| Failure::new(format!("a filter's instruction {piece})")))
+                instruction(&operands)
+                    .ok_or_else(|| Failure::new(format!("unknown filter instruction {piece})")))
             })
             .collect();
         let program = program?;
         if program.is_empty() {
-            Err(Failure::new("a filter without instructions"))
+            Err(Failure::new("strace printed a filter without instructions"))
         } else {
             Ok(Self(program))
         }
     }
 
-    /// Whether some way lets the call through, and whether some does not.
+    /// Returns whether some path permits the call, and whether some path does not.
     fn ways(&self, number: u32) -> (bool, bool) {
         let (mut allows, mut denies) = (false, false);
         let mut seen = BTreeSet::new();
@@ -95,7 +98,7 @@ impl Program {
             let (at, value) = state;
             let onward = |distance: u32| at + 1 + usize::try_from(distance).unwrap_or(0);
             match self.0.get(at) {
-                // The kernel takes no filter that runs out of its end.
+                // The kernel accepts no filter that runs past its end.
                 None | Some(Instruction::Return(false)) => denies = true,
                 Some(Instruction::Return(true)) => allows = true,
                 Some(Instruction::Load(NUMBER_AT)) => open.push((onward(0), Value::Known(number))),
@@ -118,7 +121,7 @@ impl Program {
     }
 }
 
-/// What all of these filters together let through; everything where there is none.
+/// Returns what all of these filters together permit. Without a filter, every call is permitted.
 pub(super) fn verdict(programs: &[&Program], number: u32) -> Verdict {
     let ways: Vec<(bool, bool)> = programs.iter().map(|program| program.ways(number)).collect();
     if ways.iter().any(|(allows, _)| !allows) {
@@ -177,7 +180,7 @@ fn instruction(operands: &[&str]) -> Option<Instruction> {
     Some(Instruction::Test { test, with: value()?, yes: number(rest.get(1)?)?, no: number(rest.get(2)?)? })
 }
 
-/// `108`, `0x6c`.
+/// Parses a decimal or hexadecimal number: `108`, `0x6c`.
 fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
@@ -189,8 +192,8 @@ fn number(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// As libseccomp's begins and ends, in strace's words: read always, fcntl (72) only with F_DUPFD_CLOEXEC or with a
-    /// bit of its third argument, everything else kills.
+    /// A filter of libseccomp in the format of strace: permits read always, and fcntl (72) only
+    /// with F_DUPFD_CLOEXEC or with a bit of its third argument. Every other call kills.
     const PRINTED: &str = "[BPF_STMT(BPF_LD|BPF_W|BPF_ABS, 0x4), BPF_JUMP(BPF_JMP|BPF_K|BPF_JEQ, 0xc000003e, 0, 0xa), \
         BPF_STMT(BPF_LD|BPF_W|BPF_ABS, 0), BPF_JUMP(BPF_JMP|BPF_K|BPF_JGE, 0x40000000, 0x8, 0), \
         BPF_JUMP(BPF_JMP|BPF_K|BPF_JEQ, 0, 0x8, 0), BPF_JUMP(BPF_JMP|BPF_K|BPF_JEQ, 0x48, 0, 0x6), \
@@ -200,7 +203,7 @@ mod tests {
         BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_KILL_PROCESS), BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_ALLOW)]";
 
     #[test]
-    fn a_call_is_allowed_filtered_or_not_let_through() {
+    fn call_is_allowed_filtered_or_denied() {
         let program = Program::parse(PRINTED).unwrap();
         assert_eq!(program.0.len(), 14);
         let verdicts = [0, 72, 1, 0x4000_0000].map(|number| verdict(&[&program], number));
@@ -214,11 +217,11 @@ mod tests {
         let none = Program::parse("[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_ERRNO|0x26)]").unwrap();
         assert_eq!(verdict(&[&all, &one], 72), Verdict::Filtered);
         assert_eq!(verdict(&[&all, &one, &none], 0), Verdict::Never);
-        assert_eq!(verdict(&[], 59), Verdict::Always, "without a filter everything goes");
+        assert_eq!(verdict(&[], 59), Verdict::Always, "without a filter every call is permitted");
     }
 
     #[test]
-    fn an_instruction_that_is_not_understood_is_an_error() {
+    fn unknown_instruction_is_an_error() {
         let failed = Program::parse("[BPF_STMT(BPF_LDX|BPF_IMM, 0x4)]").unwrap_err().to_string();
         assert!(failed.contains("BPF_LDX"), "{failed}");
         Program::parse("[]").unwrap_err();

@@ -1,9 +1,9 @@
-//! The functions of the host's kernel that each daemon reaches: counted in a QEMU guest that plays the host, since
-//! machines differ in whether they allow the function tracer.
+//! Counts the kernel functions that each daemon reaches, in a QEMU guest that acts as the host. Not
+//! every machine permits the function tracer.
 //!
-//! The guest gets a root of its own: the programs, and for all of them the C library of the peer's Debian release. The
-//! share is ext4, as on most hosts, in a file behind a loop device; what the loop device's own threads do counts for
-//! nobody. Each daemon finds a file system made anew.
+//! The guest gets its own root file system: the programs, and the C library of the Debian release
+//! that virtiofsd comes from. The share is ext4, as on most hosts, in a file behind a loop device.
+//! Threads of the loop device count for no daemon. Each daemon gets a new file system.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,56 +15,56 @@ use pinhole_tests::guest::{Guest, Pieces};
 use super::subject::{ALL, Programs, Subject};
 use crate::step::{Failure, Outcome};
 
-/// Of the guest: half of it may become the tracer's buffer.
+/// Memory of the guest. The buffer of the tracer may take half of it.
 const MEMORY_MIB: u32 = 3072;
 
-/// The whole run, on a machine that does other things too.
+/// Time limit of the whole run, for a machine with other load.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Libraries of pinhole, the load and virtiofsd, from the peer's tree.
+/// Libraries of pinhole, the load and virtiofsd, from the part `base`.
 const BASE_LIBRARIES: [&str; 6] =
     ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libcap-ng.so.0", "libseccomp.so.2"];
 
-/// Libraries of mke2fs, from the userland.
+/// Libraries of mke2fs, from the part `userland`.
 const USERLAND_LIBRARIES: [&str; 5] =
     ["libext2fs.so.2", "libcom_err.so.2", "libblkid.so.1", "libuuid.so.1", "libe2p.so.2"];
 
-/// Where Debian keeps libraries.
+/// Folder of libraries in Debian.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// The functions that one daemon reached, by name. A name that two functions have stands there twice.
+/// Names of the functions that one daemon reached. A name that two functions share is listed twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reached {
-    /// From the daemon's first instruction to its ready line.
+    /// Functions from the first instruction of the daemon to its ready line.
     pub(super) start: Vec<String>,
-    /// The VMM's set-up of the device, and INIT.
+    /// Functions while the VMM sets up the device, and for INIT.
     pub(super) connect: Vec<String>,
-    /// The load.
+    /// Functions under the load.
     pub(super) steady: Vec<String>,
 }
 
 impl Reached {
-    /// Names of the load's functions that `other` has not.
+    /// Returns the names of functions under the load that `other` does not reach.
     pub(super) fn beyond(&self, other: &Self) -> Vec<&str> {
         let others: BTreeSet<&String> = other.steady.iter().collect();
         self.steady.iter().filter(|name| !others.contains(name)).map(String::as_str).collect()
     }
 }
 
-/// Boots the guest and counts for each of [`ALL`].
+/// Boots the guest and counts the functions of each daemon in [`ALL`].
 ///
 /// # Errors
-/// Where something is not fetched, the guest does not come up, or a daemon fails in it.
+/// Fails if a part of the guest has not been fetched, the guest does not boot, or a daemon fails.
 pub(super) fn measure(programs: &Programs) -> Outcome<Vec<(Subject, Reached)>> {
     let guest = pack(Guest::qemu().memory_mib(MEMORY_MIB).limit(LIMIT), programs)?;
     let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
     if finished.exit_code != 0 {
         let text = finished.text();
         let said = text.lines().filter(|line| !is_function(line));
-        // What a filter has killed is told by the kernel alone.
+        // Only the log of the kernel tells that a filter killed a process.
         let killed = finished.kernel_log.lines().filter(|line| line.contains("audit: type=1326"));
         return Err(Failure::new(format!(
-            "the guest that plays the host ended with {}:\n{}",
+            "the guest that acts as the host ended with {}:\n{}",
             finished.exit_code,
             said.chain(killed).collect::<Vec<_>>().join("\n")
         )));
@@ -76,7 +76,7 @@ fn is_function(line: &str) -> bool {
     ["start ", "connect ", "steady ", "request "].iter().any(|word| line.starts_with(word))
 }
 
-/// What the guest needs beside its busybox.
+/// Adds the files that the guest needs beside its busybox.
 fn pack(mut guest: Guest, programs: &Programs) -> Outcome<Guest> {
     let missing = |error: pinhole_tests::guest::GuestError| Failure::new(error.to_string());
     let pieces = Pieces::locate();
@@ -105,14 +105,14 @@ fn pack(mut guest: Guest, programs: &Programs) -> Outcome<Guest> {
     Ok(guest.file("host/subjects", 0o644, words.concat()).file("host/inside", 0o644, INSIDE))
 }
 
-/// `NAME FLAG PROGRAM ARGUMENTS`, as the script reads it.
+/// Returns a line for the script: `one NAME FLAG PROGRAM ARGUMENTS`.
 fn line(subject: Subject) -> String {
     let malformed = if subject.outlives_malformed() { "--malformed" } else { "" };
     let arguments = subject.arguments.join(" ");
     format!("one {} '{malformed}' {} {arguments}\n", subject.name, subject.program_in_guest())
 }
 
-/// A root that is no initramfs: nothing can be pivoted out of one.
+/// Makes a root that is not an initramfs, because pivot_root cannot leave an initramfs.
 const SCRIPT: &str = r"
 set -e
 insmod /extra/host/loop.ko.xz
@@ -132,7 +132,7 @@ mount -t tmpfs tmp tmp
 exec unshare -m sh -c 'mount -o move . / && exec chroot . /bin/sh /inside'
 ";
 
-/// Each daemon on a file system of its own, made the same.
+/// Runs each daemon on its own new file system. All file systems are made with the same options.
 const INSIDE: &str = r#"
 set -e
 export PATH=/usr/bin:/usr/sbin:/bin
@@ -153,14 +153,15 @@ one() {
 . /subjects
 "#;
 
-/// The guest's output: `== NAME`, then a function a line behind its phase.
+/// Parses the output of the guest: `== NAME`, then lines with a phase and a function.
 fn read(output: &str) -> Outcome<Vec<(Subject, Reached)>> {
     let mut all: Vec<(Subject, Reached)> = Vec::new();
     for line in output.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         if word == "==" {
             let subject = ALL.into_iter().find(|subject| subject.name == rest);
-            let subject = subject.ok_or_else(|| Failure::new(format!("the guest speaks of `{rest}`")))?;
+            let subject = subject
+                .ok_or_else(|| Failure::new(format!("the guest printed the unknown daemon `{rest}`")))?;
             all.push((subject, Reached::default()));
             continue;
         }
@@ -173,9 +174,9 @@ fn read(output: &str) -> Outcome<Vec<(Subject, Reached)>> {
         }
     }
     if let Some((subject, _)) = all.iter().find(|(_, reached)| reached.steady.is_empty()) {
-        return Err(Failure::new(format!("the tracer saw nothing of {}", subject.name)));
+        return Err(Failure::new(format!("the tracer recorded no function of {}", subject.name)));
     }
-    if all.len() == ALL.len() { Ok(all) } else { Err(Failure::new("the guest left a daemon out")) }
+    if all.len() == ALL.len() { Ok(all) } else { Err(Failure::new("the guest did not measure all daemons")) }
 }
 
 #[cfg(test)]
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_belong_to_the_daemon_and_the_phase_before_them() {
+    fn functions_belong_to_their_daemon_and_phase() {
         let part =
             |name: &str| format!("== {name}\nstart a\nstart a\nconnect b\nsteady c\nrequest 1 33 2:6\n");
         let output = ALL.map(|subject| part(subject.name)).concat();
@@ -195,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_of_which_nothing_was_seen_is_an_error() {
-        assert!(read("== rootfs\nstart a\n").unwrap_err().to_string().contains("nothing of rootfs"));
-        assert!(read("== rootfs\nsteady a\n").unwrap_err().to_string().contains("left a daemon out"));
+    fn daemon_without_recorded_functions_is_an_error() {
+        assert!(read("== rootfs\nstart a\n").unwrap_err().to_string().contains("no function of rootfs"));
+        assert!(read("== rootfs\nsteady a\n").unwrap_err().to_string().contains("not measure all"));
         read("== nobody\n").unwrap_err();
     }
 
     #[test]
-    fn what_one_reaches_beyond_another_is_named() {
+    fn functions_beyond_another_daemon_are_named() {
         let reached = |names: &[&str]| Reached {
             steady: names.iter().map(|name| (*name).to_owned()).collect(),
             ..Reached::default()

@@ -1,9 +1,16 @@
-//! `cargo xtask surface`: the size of the hole. One fixed load against pinhole in each profile and against virtiofsd;
-//! how much of the host each may ask for, and how much it does.
+//! `cargo xtask surface`: measures how much of the host a daemon may reach, and how much it does
+//! reach. The same load runs against pinhole in each profile and against virtiofsd.
 //!
-//! `subject` names who is looked at; `native` starts each on this machine under strace and looks at its process
-//! (`strace` reads the output, `filter` the filters in it, `names` has the kernel's numbers); `kernel` counts functions
-//! of the kernel in a QEMU guest; `code` counts our own lines before the gate. `report` and `page` show what came of it.
+//! | module | task |
+//! |---|---|
+//! | `subject` | names the daemons and starts them |
+//! | `native` | runs a daemon on this machine under strace and inspects its process |
+//! | `strace` | reads the output of strace |
+//! | `filter` | evaluates the seccomp filters in that output |
+//! | `names` | reads numbers and names from kernel headers |
+//! | `kernel` | counts kernel functions in a QEMU guest |
+//! | `code` | counts the lines of our code before the policy check |
+//! | `report`, `page` | show the results |
 
 mod code;
 mod filter;
@@ -27,16 +34,16 @@ use names::Names;
 use report::{Report, Seen};
 use subject::Programs;
 
-/// What to look at, and where to put it.
+/// Selects the measurements and the output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Write docs/surface.md and its chart anew
+    /// Write docs/surface.md and its chart
     #[arg(long, conflicts_with = "native")]
     write: bool,
-    /// Everything, names included, as JSON
+    /// Write all results with all names to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Leave out the guest that plays the host, which takes most of the time
+    /// Skip the count of kernel functions, which needs a QEMU guest and most of the time
     #[arg(long)]
     native: bool,
 }
@@ -44,7 +51,7 @@ pub(crate) struct Arguments {
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
     ensure(if arguments.native { &[Piece::Base] } else { &[Piece::Base, Piece::Qemu, Piece::Userland] })?;
     ensure_program("strace")?;
-    // First of all, since it is quick and may say that a list is out of date.
+    // First, because it is quick and fails if a list of files is out of date.
     let lines = code::lines(&workspace::root())?;
     let load = machine::load();
     let programs = build()?;
@@ -53,12 +60,12 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let names = Names::read()?;
     let mut daemons = Vec::new();
     for subject in subject::ALL {
-        say(format!("{}, under strace", subject.name));
+        say(format!("measuring {} under strace", subject.name));
         let native = native::measure(subject, &programs, &names, place.folder())?;
         daemons.push(Seen { subject, native, reached: None });
     }
     if !arguments.native {
-        say("all of them in a guest that plays the host");
+        say("counting kernel functions of all daemons in a QEMU guest");
         for ((_, reached), seen) in kernel::measure(&programs)?.into_iter().zip(&mut daemons) {
             seen.reached = Some(reached);
         }
@@ -66,7 +73,8 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     show(&Report { machine, daemons, lines }, arguments)
 }
 
-/// The release code without the last tenth, which changes no system call, in half the time.
+/// Builds with the profile `demo`: the same system calls as a release build, in half the build
+/// time.
 fn build() -> Outcome<Programs> {
     say("building pinhole and the load");
     let words =

@@ -1,4 +1,4 @@
-//! Numbers of the kernel and their names, from its own headers: system calls and capabilities.
+//! Names of system calls and capabilities by number, from kernel headers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,19 +7,19 @@ use pinhole_tests::guest::Pieces;
 
 use crate::step::{Failure, Outcome};
 
-/// Names by numbers.
+/// Names by number.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// Of this architecture: x86-64, as everything that is measured here.
+    /// System calls of x86-64, the only architecture that is measured here.
     pub(super) calls: BTreeMap<u32, String>,
     pub(super) capabilities: BTreeMap<u32, String>,
 }
 
 impl Names {
-    /// Of the release that the guests come from.
+    /// Reads the headers of the Debian release that the guests come from.
     ///
     /// # Errors
-    /// Where it has not been fetched.
+    /// Fails if the headers have not been fetched.
     pub(super) fn read() -> Outcome<Self> {
         let base = Pieces::locate().base().map_err(|error| Failure::new(error.to_string()))?;
         let text = |name: &str| {
@@ -32,14 +32,14 @@ impl Names {
         })
     }
 
-    /// The names of a set of capabilities as `/proc/PID/status` has it.
+    /// Returns the names in a set of capabilities, in the form of `/proc/PID/status`.
     pub(super) fn of_set(&self, set: u64) -> Vec<&str> {
         let known = self.capabilities.iter().filter(|(number, _)| set >> **number & 1 == 1);
         known.map(|(_, name)| name.as_str()).collect()
     }
 }
 
-/// `#define PREFIXname number`, by number, names in small letters.
+/// Returns the names of lines `#define PREFIXname number` by number, in lower case.
 fn defined(header: &str, prefix: &str) -> BTreeMap<u32, String> {
     let parsed = header.lines().filter_map(|line| {
         let mut words = line.strip_prefix("#define ")?.split_whitespace();

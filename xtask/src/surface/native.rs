@@ -1,5 +1,5 @@
-//! A daemon on this machine under strace, with the load: what it calls, what its filters let through, and what its
-//! process holds when the load is over.
+//! Runs a daemon on this machine under strace, with the load. Measures the system calls that it
+//! makes, the calls that its filters permit, and what its process holds after the load.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,44 +15,45 @@ use super::subject::{Programs, Subject};
 use crate::bench::cost::processes::children;
 use crate::step::{Failure, Outcome};
 
-/// So long nothing is called any more: the daemon waits.
+/// Time without system calls after which the daemon counts as idle.
 const REST: Duration = Duration::from_millis(300);
 
-/// How long it may take to come to rest.
+/// Longest time until the daemon must be idle.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What one daemon is seen to be on this machine.
+/// Results of one daemon on this machine.
 #[derive(Clone, Debug)]
 pub(super) struct Native {
-    /// By the names of threads, without their numbers; the kinds of the serving process alone.
+    /// Threads of the serving process, by name without number.
     pub(super) kinds: BTreeMap<String, ThreadKind>,
-    /// Called by any thread of any of its processes up to the ready line.
+    /// System calls of all threads of all its processes up to the ready line.
     pub(super) called_at_start: BTreeSet<String>,
-    /// While the load was played.
+    /// System calls under the load.
     pub(super) called: BTreeSet<String>,
-    /// Permitted to any thread of the serving process.
+    /// Capabilities that any thread of the serving process has.
     pub(super) capabilities: Vec<String>,
-    /// What each descriptor of the serving process leads to, by kind.
+    /// Number of descriptors of the serving process, by kind of target.
     pub(super) descriptors: BTreeMap<String, usize>,
-    /// Mounts that the serving process sees.
+    /// Number of mounts that the serving process sees.
     pub(super) mounts: usize,
-    /// Requests of the load answered with success, and refused.
+    /// Requests of the load that succeeded.
     pub(super) done: u64,
+    /// Requests of the load that were refused.
     pub(super) refused: u64,
 }
 
-/// Threads of one name.
+/// Threads with the same name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ThreadKind {
     pub(super) threads: usize,
-    /// By system call: what any of them may call, at all or with some arguments.
+    /// System calls that any of them may make, with any or with some arguments.
     pub(super) allowed: BTreeMap<String, Verdict>,
-    /// While the load was played.
+    /// System calls under the load.
     pub(super) called: BTreeSet<String>,
 }
 
 impl ThreadKind {
-    /// How many calls, and how many of them only with some arguments.
+    /// Returns the number of allowed calls, and of those that are allowed only with some arguments.
     pub(super) fn counts(&self) -> (usize, usize) {
         let filtered = self.allowed.values().filter(|verdict| **verdict == Verdict::Filtered).count();
         (self.allowed.len(), filtered)
@@ -60,12 +61,12 @@ impl ThreadKind {
 }
 
 impl Native {
-    /// The threads that serve requests: `request-N` of ours, `vring_worker` of the peer.
+    /// Returns the queue threads: `request-N` in pinhole, `vring_worker` in virtiofsd.
     pub(super) fn worker(&self) -> Option<&ThreadKind> {
         self.kinds.get("request").or_else(|| self.kinds.get("vring_worker"))
     }
 
-    /// The union over all threads of the serving process.
+    /// Returns the union over all threads of the serving process.
     pub(super) fn process(&self) -> ThreadKind {
         let mut all = ThreadKind::default();
         for kind in self.kinds.values() {
@@ -91,13 +92,13 @@ impl ThreadKind {
     }
 }
 
-/// Starts the daemon in `place`, plays the load to it and looks.
+/// Starts the daemon in `place`, runs the load against it and measures.
 ///
 /// # Errors
-/// Where the daemon, strace or the load fails.
+/// Fails if the daemon, strace or the load fails.
 pub(super) fn measure(subject: Subject, programs: &Programs, names: &Names, place: &Path) -> Outcome<Native> {
     let share = place.join(subject.name);
-    fs::create_dir(&share).map_err(Failure::io("cannot make a share"))?;
+    fs::create_dir(&share).map_err(Failure::io("cannot make the share"))?;
     let output = place.join(format!("{}.strace", subject.name));
     let before = strace::COMMAND.iter().map(PathBuf::from).chain([output.clone()]);
     let daemon = subject.daemon(&programs.pinhole, &share)?.under(before);
@@ -108,7 +109,7 @@ pub(super) fn measure(subject: Subject, programs: &Programs, names: &Names, plac
     let connected = settled(&output)?;
     load.go_on()?;
     let counts = load.until("played").map_err(|failure| {
-        Failure::new(format!("{}: {failure}\nits daemon:\n{}", subject.name, daemon.stderr()))
+        Failure::new(format!("{}: {failure}\noutput of the daemon:\n{}", subject.name, daemon.stderr()))
     })?;
     let played = settled(&output)?;
     let text = read(&output)?;
@@ -130,7 +131,7 @@ pub(super) fn measure(subject: Subject, programs: &Programs, names: &Names, plac
     Ok(native)
 }
 
-/// Threads: names, capabilities, filters, calls.
+/// Reads names, capabilities, filters and calls of the threads.
 fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), native: &mut Native) -> Outcome {
     let mut capabilities = 0;
     for thread in entries(&proc(process, "task"))? {
@@ -141,7 +142,7 @@ fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), nati
         let stated = field(&status, "Seccomp_filters:").and_then(|count| count.parse().ok());
         if stated.is_some_and(|count: usize| count != filters.len()) {
             return Err(Failure::new(format!(
-                "thread {id} is under {stated:?} filters, and strace saw {}",
+                "thread {id} has {stated:?} filters, but strace saw {}",
                 filters.len()
             )));
         }
@@ -156,13 +157,13 @@ fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), nati
     Ok(())
 }
 
-/// `request-3` is a `request`.
+/// Returns the name without its number: `request` for `request-3`.
 fn kind(name: &str) -> String {
     let plain = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
     if plain.is_empty() { name } else { plain }.to_owned()
 }
 
-/// The process that serves: of all that strace has started, the one with the most threads.
+/// Returns the serving process: among all that strace started, the one with the most threads.
 fn serving(strace: u32) -> Outcome<u32> {
     let children = children()?;
     let mut open = vec![strace];
@@ -175,7 +176,7 @@ fn serving(strace: u32) -> Outcome<u32> {
         }
     }
     family.sort_unstable();
-    family.last().map(|(_, process)| *process).ok_or_else(|| Failure::new("strace has started nothing"))
+    family.last().map(|(_, process)| *process).ok_or_else(|| Failure::new("strace started no process"))
 }
 
 fn proc(process: u32, what: &str) -> PathBuf {
@@ -199,19 +200,20 @@ fn permitted(status: &str) -> Option<u64> {
     u64::from_str_radix(field(status, "CapPrm:")?, 16).ok()
 }
 
-/// What the descriptors lead to, counted by kind.
+/// Counts the descriptors by kind of target.
 fn descriptors(process: u32) -> Outcome<BTreeMap<String, usize>> {
     let mut kinds = BTreeMap::new();
     for number in entries(&proc(process, "fd"))? {
         let link = fs::read_link(proc(process, &format!("fd/{number}")));
-        // One that was closed meanwhile is none.
+        // Skips a descriptor that was closed meanwhile.
         let Ok(target) = link else { continue };
         *kinds.entry(leads_to(&target.to_string_lossy())).or_default() += 1;
     }
     Ok(kinds)
 }
 
-/// `anon_inode:[eventfd]`, `socket:[123]`, `/memfd:guest-memory (deleted)`, or a path.
+/// Returns the kind of a target: `anon_inode:[eventfd]`, `socket:[123]`, `/memfd:guest-memory
+/// (deleted)`, or a path.
 fn leads_to(target: &str) -> String {
     if let Some(kind) = target.strip_prefix("anon_inode:") {
         return kind.trim_matches(['[', ']']).to_owned();
@@ -228,25 +230,29 @@ fn leads_to(target: &str) -> String {
     }
 }
 
-/// Waits until nothing is added to strace's output; the number of its lines.
+/// Waits until the output of strace stops growing, and returns the number of its lines.
 fn settled(output: &Path) -> Outcome<usize> {
     let began = Instant::now();
     let mut before = read(output)?.lines().count();
     loop {
-        // Nothing tells that a daemon has nothing more to do.
+        // No event tells that a daemon is idle.
         std::thread::park_timeout(REST);
         let now = read(output)?.lines().count();
         if now == before {
             return Ok(now);
         }
         if began.elapsed() > LIMIT {
-            return Err(Failure::new("the daemon does not come to rest"));
+            return Err(Failure::new(format!(
+                "the daemon is not idle: it still makes system calls after {} s",
+                LIMIT.as_secs()
+            )));
         }
         before = now;
     }
 }
 
-/// Of lines `opcode done errno:count ...`.
+/// Returns the numbers of successful and refused requests, from lines `opcode done errno:count
+/// ...`.
 fn outcomes(counts: &str) -> (u64, u64) {
     let (mut done, mut refused) = (0, 0);
     for line in counts.lines() {
@@ -261,7 +267,7 @@ fn outcomes(counts: &str) -> (u64, u64) {
     (done, refused)
 }
 
-/// The load's program. Dropping it ends it.
+/// Process of the load. Dropping it ends the process.
 struct Load {
     child: Child,
     said: BufReader<ChildStdout>,
@@ -280,17 +286,17 @@ impl Load {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Failure::io("cannot start the load"))?;
-        let said = child.stdout.take().ok_or_else(|| Failure::new("a load without an output"))?;
+        let said = child.stdout.take().ok_or_else(|| Failure::new("the load has no standard output"))?;
         Ok(Self { child, said: BufReader::new(said) })
     }
 
-    /// What it prints before the line `word`.
+    /// Returns the lines that the load prints before the line `word`.
     fn until(&mut self, word: &str) -> Outcome<String> {
         let mut text = String::new();
         loop {
             let mut line = String::new();
             let len =
-                self.said.read_line(&mut line).map_err(Failure::io("cannot read what the load says"))?;
+                self.said.read_line(&mut line).map_err(Failure::io("cannot read the output of the load"))?;
             if len == 0 {
                 return Err(self.complaint());
             }
@@ -302,8 +308,9 @@ impl Load {
     }
 
     fn go_on(&mut self) -> Outcome {
-        let input = self.child.stdin.as_mut().ok_or_else(|| Failure::new("a load without an input"))?;
-        input.write_all(b"\n").map_err(Failure::io("cannot tell the load to go on"))
+        let input =
+            self.child.stdin.as_mut().ok_or_else(|| Failure::new("the load has no standard input"))?;
+        input.write_all(b"\n").map_err(Failure::io("cannot tell the load to continue"))
     }
 
     fn complaint(&mut self) -> Failure {
@@ -311,15 +318,15 @@ impl Load {
         if let Some(errors) = self.child.stderr.as_mut()
             && let Err(error) = errors.read_to_string(&mut said)
         {
-            return Failure::new(format!("cannot read the load's errors: {error}"));
+            return Failure::new(format!("cannot read the errors of the load: {error}"));
         }
-        Failure::new(format!("the load: {}", said.trim_end()))
+        Failure::new(format!("the load failed: {}", said.trim_end()))
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // One that has ended by itself needs no killing; either way it is reaped.
+        // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -330,12 +337,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_of_one_kind_differ_in_a_number() {
+    fn thread_kinds_have_no_number() {
         assert_eq!(["request-3", "hiprio", "pool", "7"].map(kind), ["request", "hiprio", "pool", "7"]);
     }
 
     #[test]
-    fn descriptors_are_told_by_what_they_lead_to() {
+    fn descriptors_are_named_by_their_target() {
         let targets =
             ["anon_inode:[eventfd]", "socket:[12]", "/memfd:guest-memory (deleted)", "/srv", "/dev/null"];
         let kinds = ["eventfd", "socket", "guest memory", "file or folder", "/dev/null"];
@@ -343,19 +350,19 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_counted_by_how_they_ended() {
+    fn requests_are_counted_by_outcome() {
         assert_eq!(outcomes("1 33 2:6 22:6\n39 0 25:12\n"), (33, 24));
     }
 
     #[test]
-    fn what_a_thread_may_hold_is_read_from_its_status() {
+    fn capabilities_are_read_from_the_status() {
         let status = "Name:\trequest-1\nCapPrm:\t00000000000000c1\nSeccomp_filters:\t2\n";
         assert_eq!(permitted(status), Some(0xc1));
         assert_eq!(field(status, "Seccomp_filters:"), Some("2"));
     }
 
     #[test]
-    fn of_two_threads_of_a_kind_the_wider_one_counts() {
+    fn wider_filter_of_two_threads_counts() {
         let allowed = |verdict| BTreeMap::from([("fcntl".to_owned(), verdict)]);
         let mut kind = ThreadKind::default();
         kind.add(1, &allowed(Verdict::Filtered), ["fcntl".to_owned()].into_iter());

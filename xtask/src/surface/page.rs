@@ -1,4 +1,4 @@
-//! docs/surface.md and its chart.
+//! Writes docs/surface.md and its chart.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::bench::figure::Better;
 use crate::bench::samples::Spread;
 use crate::step::{Failure, Outcome};
 
-/// Rows of the table that become bars, with the limit of each profile where there is one.
+/// Rows of the table that become bars, with the limit of a profile where it has one.
 const BARS: [&str; 5] =
     [ALLOWED, "system calls allowed, any thread", "capabilities kept", "mounts visible", REACHED];
 
@@ -21,12 +21,12 @@ const LEGEND: &str = "bar: pinhole / virtiofsd, blue: aim";
 /// Writes the page and the chart below `root`.
 ///
 /// # Errors
-/// Where one cannot be written.
+/// Fails if a file cannot be written.
 pub(super) fn write(report: &Report, root: &Path) -> Outcome {
     let folder = root.join("docs/surface");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let chart =
-        Chart { title: "The hole: pinhole by virtiofsd".to_owned(), legend: LEGEND, bars: bars(report) };
+        Chart { title: "Host surface: pinhole / virtiofsd".to_owned(), legend: LEGEND, bars: bars(report) };
     let mut drawn = String::new();
     let when = format!("{}; {}", report.machine.date, report.machine.words);
     paint(&chart, &when, &mut drawn)
@@ -62,55 +62,72 @@ fn bars(report: &Report) -> Vec<Bar> {
 
 fn page(report: &Report) -> String {
     let mut parts = vec![format!(
-        "# The size of the hole, {}\n\nWritten by `cargo xtask surface --write`; not by hand.\n\n- machine: {}\n- \
-         programs: {}\n",
+        "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
+         compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- machine: {}\n- programs: {}\n",
         report.machine.date, report.machine.words, report.machine.versions
     )];
     parts.push(HOW.to_owned());
     parts.push(format!("## Aims\n\n{}\n", report.aims_table().markdown()));
     parts.push(format!(
-        "## Figures\n\n![pinhole by virtiofsd](surface/surface.svg)\n\n{}\n",
+        "## Figures\n\n![pinhole / virtiofsd](surface/surface.svg)\n\n{}\n",
         report.table().markdown()
     ));
     parts.push(format!("## Threads\n\n{}\n", report.threads().markdown()));
-    parts.push(format!("## What a worker may call\n\n{NOTE_CALLS}\n\n{}\n", lists(report, worker)));
+    parts.push(format!(
+        "## System calls allowed to a queue thread\n\n{NOTE_CALLS}\n\n{}\n",
+        lists(report, worker)
+    ));
     parts.push(format!("## Capabilities kept\n\n{}\n", lists(report, capabilities)));
     parts.push(format!("## Descriptors\n\n{}\n", lists(report, descriptors)));
     parts.push(format!("## Kernel functions\n\n{}\n", lists(report, functions)));
     let lines: Vec<_> = report.lines.iter().map(|(name, lines)| format!("- {name}: {lines}")).collect();
-    parts.push(format!("## Our own lines before the gate\n\n{NOTE_LINES}\n\n{}\n", lines.join("\n")));
+    parts.push(format!(
+        "## Lines of our code before the policy check\n\n{NOTE_LINES}\n\n{}\n",
+        lines.join("\n")
+    ));
     parts.join("\n")
 }
 
 const HOW: &str = "\
-## How it is measured
+## Method
 
-Every daemon gets the same requests in the same order, from a front-end that plays VMM and guest (`tests/src/surface/`):
-three rounds of every operation that virtio-fs guests send (metadata, data, names, listing, extended attributes, locks,
-fsync, fallocate by mode, copy, rename with flags, nodes of each type), then requests that only a hostile guest sends.
-What does not decode (cut off, lying lengths, garbage, offsets beyond any file, malformed descriptor chains) goes to
-pinhole alone: virtiofsd 1.14 ends at the first of it. That can only add to pinhole's figures. Both serve extended
-attributes (`--xattr`) and are otherwise started as they come, as root, in their own default sandbox with their own filter.
-Without that option pinhole's filters have no row for attributes (a test of `policy` holds the counts).
+A front-end that acts as VMM and guest (`tests/src/surface/`) sends the same requests in the same
+order to every daemon:
 
-- **System calls allowed**: the filters as the kernel got them, caught by strace, evaluated for each call of x86-64 with
-  every value of its arguments at once; the kernel's own count of each thread's filters is compared with what was caught.
-- **Called**: by strace, all threads; the start is everything up to the ready line, the load everything after INIT and one
-  read of what the host has to fetch: what a daemon starts when it is first needed, such as a thread, is not the load's.
-- **Capabilities, descriptors, mounts, threads**: of the process that serves, from /proc, after the load. strace's own
-  handling of a process changes none of them.
-- **Kernel functions**: distinct functions that the daemon's threads entered, by the function tracer of a stock Debian
-  kernel in a QEMU guest that plays the host, the share on ext4. What runs in an interrupt is left out; page faults and
-  the scheduler's work for a thread count. Work that the kernel hands to threads of its own (write-back, the disk) counts
-  for nobody. Functions that are inlined or that the tracer cannot trace (entry code) are not seen. What depends on timing
-  comes and goes: some dozens of functions differ from run to run.
-- **Lines**: of the files that a request passes before the gate, without comments, empty lines and tests. Of virtiofsd
-  there is no such number, for want of such a gate.
+1. Three rounds of every operation that virtio-fs guests send: metadata, data, names, listing,
+   extended attributes, locks, fsync, fallocate by mode, copy, rename with flags, nodes of each
+   type.
+2. Requests that only a hostile guest sends.
+3. Messages that do not decode: cut off, wrong lengths, garbage, offsets beyond any file, malformed
+   descriptor chains. Only pinhole gets these, because virtiofsd 1.14 ends at the first one. They
+   can only add to the figures of pinhole.
+
+All daemons serve extended attributes (`--xattr`). Otherwise they start with their defaults: as
+root, in their own sandbox, with their own filter. Without `--xattr`, the filters of pinhole have no
+row for attributes; a test of `policy` checks the counts.
+
+- **System calls allowed:** strace records the filters that the kernel got. Each filter is evaluated
+  for every system call of x86-64 and for all values of its arguments. The number of recorded
+  filters of each thread must equal the number that the kernel reports.
+- **System calls called:** recorded by strace, for all threads. *Start* ends with the ready line.
+  *Load* begins after INIT and one read that the host has to fetch from the disk. So it does not
+  contain what a daemon starts at the first use, such as a thread.
+- **Capabilities, descriptors, mounts, threads:** those of the serving process after the load, from
+  /proc. strace changes none of them.
+- **Kernel functions:** different functions that threads of the daemon entered. The function tracer
+  of a stock Debian kernel counts them in a QEMU guest that acts as the host; the share is on ext4.
+  Page faults and the scheduler's work for a thread count, and interrupts do not. Work that the
+  kernel gives to its own threads (write-back, the disk) counts for no daemon. The tracer does not
+  see inlined functions and entry code. Some dozens of functions depend on timing and differ from
+  run to run.
+- **Lines before the policy check:** lines of the files that a request passes before the policy
+  check, without comments, empty lines and tests. virtiofsd has no policy check, so it has no such
+  number.
 ";
 
 const NOTE_CALLS: &str = "`*`: only with some arguments.";
 
-const NOTE_LINES: &str = "Whole files: also lines in them that a request passes only behind the gate.";
+const NOTE_LINES: &str = "Whole files count, so some of these lines run only after the policy check.";
 
 fn lists(report: &Report, each: fn(&Report, &Seen) -> String) -> String {
     let items =
@@ -119,11 +136,11 @@ fn lists(report: &Report, each: fn(&Report, &Seen) -> String) -> String {
 }
 
 fn worker(_: &Report, seen: &Seen) -> String {
-    let Some(worker) = seen.native.worker() else { return "no worker was seen".to_owned() };
+    let Some(worker) = seen.native.worker() else { return "strace saw no queue thread".to_owned() };
     let all = worker.allowed.values().all(|verdict| *verdict == Verdict::Always);
-    // No allow list has all of them.
+    // No list of permitted calls has all of them.
     if all && worker.allowed.len() > 300 {
-        return "everything: it is under no filter".to_owned();
+        return "every call: the thread has no filter".to_owned();
     }
     Report::calls_in_words(worker)
 }
@@ -144,7 +161,7 @@ fn functions(report: &Report, seen: &Seen) -> String {
     };
     let (beyond, less) = (own.beyond(peer).len(), peer.beyond(own).len());
     format!(
-        "{} under the load; {beyond} that virtiofsd does not reach, {less} of virtiofsd's not reached",
+        "{} under load; {beyond} of them virtiofsd does not reach; {less} only virtiofsd reaches",
         own.steady.len()
     )
 }

@@ -1,4 +1,4 @@
-//! What a run came to: tables for the terminal and for docs/surface.md, and everything as JSON.
+//! Results of a run: tables for the terminal and for docs/surface.md, and all results as JSON.
 
 use serde_json::{Value, json};
 
@@ -9,25 +9,25 @@ use super::subject::{Kind, Subject};
 use crate::bench::machine::Machine;
 use crate::bench::table::Table;
 
-/// A run's outcome.
+/// Results of a run.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) machine: Machine,
     pub(super) daemons: Vec<Seen>,
-    /// Our own lines before the gate, station by station.
+    /// Lines of our code before the policy check, by part.
     pub(super) lines: Vec<(&'static str, usize)>,
 }
 
-/// One daemon.
+/// Results of one daemon.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) subject: Subject,
     pub(super) native: Native,
-    /// Where the guest that plays the host was left out, nothing.
+    /// Kernel functions; `None` with `--native`.
     pub(super) reached: Option<Reached>,
 }
 
-/// What is wanted.
+/// Limit for one figure of one profile, with the measured value.
 #[derive(Debug)]
 pub(super) struct Aim {
     pub(super) what: &'static str,
@@ -42,37 +42,37 @@ impl Aim {
     }
 }
 
-/// System calls that a worker of each profile may call at most.
+/// Most system calls that a queue thread may have in each profile.
 const CALLS: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
 
-/// Kernel functions of `rootfs` by those of virtiofsd, at most.
+/// Largest ratio of kernel functions: `rootfs` to virtiofsd.
 const FUNCTIONS: f64 = 0.7;
 
-pub(super) const ALLOWED: &str = "system calls allowed, a worker";
-pub(super) const REACHED: &str = "kernel functions reached, the load";
+pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
+pub(super) const REACHED: &str = "kernel functions reached, load";
 
 impl Seen {
     fn worker(&self) -> ThreadKind {
         self.native.worker().cloned().unwrap_or_default()
     }
 
-    /// The figures of the table's rows, in their order; `None` where this run has none.
+    /// Returns the figures in the order of the table's rows; `None` where this run has no figure.
     pub(super) fn figures(&self) -> Vec<(&'static str, Option<usize>)> {
         let (worker, process) = (self.worker(), self.native.process());
         let functions = |of: fn(&Reached) -> &Vec<String>| self.reached.as_ref().map(|all| of(all).len());
         vec![
             (ALLOWED, Some(worker.counts().0)),
-            ("of these only with some arguments", Some(worker.counts().1)),
+            ("of these, only with some arguments", Some(worker.counts().1)),
             ("system calls allowed, any thread", Some(process.counts().0)),
-            ("system calls called at the start", Some(self.native.called_at_start.len())),
-            ("system calls called under the load, a worker", Some(worker.called.len())),
-            ("system calls called under the load, any thread", Some(self.native.called.len())),
+            ("system calls called, start", Some(self.native.called_at_start.len())),
+            ("system calls called, load, queue thread", Some(worker.called.len())),
+            ("system calls called, load, any thread", Some(self.native.called.len())),
             ("capabilities kept", Some(self.native.capabilities.len())),
             ("descriptors", Some(self.native.descriptors.values().sum())),
             ("mounts visible", Some(self.native.mounts)),
             ("threads", Some(process.threads)),
-            ("kernel functions reached, the start", functions(|all| &all.start)),
-            ("kernel functions reached, the VMM's set-up", functions(|all| &all.connect)),
+            ("kernel functions reached, start", functions(|all| &all.start)),
+            ("kernel functions reached, set-up by the VMM", functions(|all| &all.connect)),
             (REACHED, functions(|all| &all.steady)),
             ("requests answered with success", usize::try_from(self.native.done).ok()),
             ("requests refused", usize::try_from(self.native.refused).ok()),
@@ -86,7 +86,7 @@ impl Seen {
 }
 
 impl Report {
-    /// The peer.
+    /// Returns the results of virtiofsd.
     pub(super) fn peer(&self) -> Option<&Seen> {
         self.daemons.iter().find(|seen| seen.subject.kind == Kind::Virtiofsd)
     }
@@ -95,7 +95,7 @@ impl Report {
         self.daemons.iter().find(|seen| seen.subject.name == name)
     }
 
-    /// The aims of which this run has a figure.
+    /// Returns the aims for which this run has a figure.
     pub(super) fn aims(&self) -> Vec<Aim> {
         let calls = CALLS.into_iter().filter_map(|(profile, limit)| {
             let value = self.of(profile)?.figure(ALLOWED)?;
@@ -104,13 +104,18 @@ impl Report {
         let mut all: Vec<Aim> = calls.collect();
         let functions = self.of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
             let value = own.figure(REACHED)? / peer.figure(REACHED)?;
-            Some(Aim { what: "kernel functions, by virtiofsd's", profile: "rootfs", limit: FUNCTIONS, value })
+            Some(Aim {
+                what: "kernel functions, ratio to virtiofsd",
+                profile: "rootfs",
+                limit: FUNCTIONS,
+                value,
+            })
         });
         all.extend(functions);
         all
     }
 
-    /// A row for each figure, a column for each daemon.
+    /// Returns a table with a row for each figure and a column for each daemon.
     pub(super) fn table(&self) -> Table {
         let head: Vec<&'static str> =
             std::iter::once("").chain(self.daemons.iter().map(|seen| seen.subject.name)).collect();
@@ -126,12 +131,15 @@ impl Report {
             Kind::Pinhole(_) => sum.to_string(),
             Kind::Virtiofsd => "-".to_owned(),
         });
-        table.row(std::iter::once("own lines before the gate".to_owned()).chain(cells).collect());
+        table.row(
+            std::iter::once("lines of our code before the policy check".to_owned()).chain(cells).collect(),
+        );
         table
     }
 
+    /// Returns a table of the aims, met and missed.
     pub(super) fn aims_table(&self) -> Table {
-        let mut table = Table::new(&["aim", "profile", "at most", "is", "verdict"]);
+        let mut table = Table::new(&["aim", "profile", "at most", "measured", "verdict"]);
         for aim in self.aims() {
             let digits = usize::from(aim.limit < 10.0) * 2;
             table.row(vec![
@@ -145,10 +153,11 @@ impl Report {
         table
     }
 
-    /// Threads by their kinds: how many, allowed, filtered, called.
+    /// Returns a table of the threads by kind, with counts of allowed, filtered and called system
+    /// calls.
     pub(super) fn threads(&self) -> Table {
         let mut table =
-            Table::new(&["daemon: thread", "threads", "allowed", "filtered", "called by the load"]);
+            Table::new(&["daemon: thread", "threads", "allowed", "filtered", "called under load"]);
         for seen in &self.daemons {
             for (name, kind) in &seen.native.kinds {
                 let (allowed, filtered) = kind.counts();
@@ -160,7 +169,7 @@ impl Report {
         table
     }
 
-    /// Everything.
+    /// Returns all results.
     pub(super) fn json(&self) -> Value {
         let daemons = self.daemons.iter().map(|seen| {
             let figures: Vec<_> = seen
@@ -201,7 +210,8 @@ impl Report {
         })
     }
 
-    /// What a worker may call, as a list; `*` marks what only some arguments let through.
+    /// Returns the list of system calls that a queue thread may make. `*` marks calls that are
+    /// allowed only with some arguments.
     pub(super) fn calls_in_words(worker: &ThreadKind) -> String {
         let marked = worker.allowed.iter().map(|(name, verdict)| {
             let mark = if *verdict == Verdict::Filtered { "*" } else { "" };
@@ -221,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_aim_is_met_at_its_limit() {
+    fn aim_is_met_at_its_limit() {
         let aim = |value| Aim { what: ALLOWED, profile: "rootfs", limit: 20.0, value };
         assert!(aim(20.0).is_met());
         assert!(!aim(21.0).is_met());

@@ -1,27 +1,29 @@
-//! What strace writes of a daemon and all that it starts: which thread called what, which filters each thread is under.
+//! Reads the output of strace for a daemon and all its processes: the calls and the seccomp filters
+//! of each thread.
 //!
-//! Lines are `PID call(arguments) = result`; a call that another thread's line comes between stands in two, as
-//! `... <unfinished ...>` and `<... call resumed>...`. Numbers are those that strace sees, also of threads in a PID
-//! namespace (`--decode-pids=pidns` adds them where the call itself tells others).
+//! A line is `PID call(arguments) = result`. If the line of another thread comes in between, the
+//! call takes two lines: `... <unfinished ...>` and `<... call resumed>...`. Thread numbers are
+//! those of strace's own PID namespace. `--decode-pids=pidns` adds them to results that have other
+//! numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::filter::Program;
 use crate::step::Outcome;
 
-/// How strace is called; behind it comes the file for its output, then the program.
+/// Command line of strace, before the output file and the program.
 pub(super) const COMMAND: [&str; 7] = [
     "strace",
     "-f",
     "-qq",
     "--decode-pids=pidns",
-    // In full, for the filters.
+    // Prints filters in full.
     "--abbrev=!seccomp,prctl",
     "--signal=none",
     "-o",
 ];
 
-/// What a whole file of output says.
+/// Contents of an output file.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     calls: Vec<Call>,
@@ -29,7 +31,7 @@ pub(super) struct Trace {
     births: BTreeMap<u32, Birth>,
 }
 
-/// A call, where it begins.
+/// System call, at the line where it begins.
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
     line: usize,
@@ -37,36 +39,36 @@ struct Call {
     name: String,
 }
 
-/// A filter, from this line on.
+/// Filter that is installed from this line on.
 #[derive(Debug)]
 struct Installed {
     line: usize,
     thread: u32,
     program: Program,
-    /// For all threads of the process.
+    /// Whether it applies to all threads of the process.
     whole_process: bool,
 }
 
-/// Where a thread or process comes from.
+/// Creation of a thread or process.
 #[derive(Clone, Copy, Debug)]
 struct Birth {
     line: usize,
     parent: u32,
-    /// It shares the process of its parent.
+    /// Whether it is a thread in the process of its parent.
     thread: bool,
 }
 
-/// A call that has begun and not ended.
+/// First part of a call that has begun and not ended.
 struct Begun {
     line: usize,
     text: String,
 }
 
 impl Trace {
-    /// Reads a whole file of output.
+    /// Parses an output file.
     ///
     /// # Errors
-    /// For a filter that cannot be understood.
+    /// Fails for a filter that cannot be parsed.
     pub(super) fn parse(output: &str) -> Outcome<Self> {
         let mut trace = Self::default();
         let mut begun: BTreeMap<u32, Begun> = BTreeMap::new();
@@ -81,7 +83,7 @@ impl Trace {
                 }
                 continue;
             }
-            // Neither a signal nor an end.
+            // Skips lines about signals and exits.
             let Some(name) = text.split('(').next().filter(|name| is_name(name)) else { continue };
             trace.calls.push(Call { line, thread, name: name.to_owned() });
             match text.strip_suffix("<unfinished ...>") {
@@ -92,7 +94,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// A call whose result is known.
+    /// Records a call whose result is known.
     fn ended(&mut self, thread: u32, line: usize, text: &str) -> Outcome {
         let Some((call, result)) = text.rsplit_once(" = ") else { return Ok(()) };
         if result.starts_with('-') {
@@ -116,14 +118,15 @@ impl Trace {
         Ok(())
     }
 
-    /// The names of what was called from line `from` on, before line `to`, by `thread`, or by all.
+    /// Returns the names of the calls from line `from` on and before line `to`, of `thread` or of
+    /// all threads.
     pub(super) fn called(&self, (from, to): (usize, usize), thread: Option<u32>) -> BTreeSet<&str> {
         let calls = self.calls.iter().filter(|call| (from..to).contains(&call.line));
         let calls = calls.filter(|call| thread.is_none_or(|thread| call.thread == thread));
         calls.map(|call| call.name.as_str()).collect()
     }
 
-    /// The filters that `thread` is under in the end: its own and those that it was born with.
+    /// Returns the filters of `thread` at the end: its own and those that it inherited.
     pub(super) fn filters(&self, thread: u32) -> Vec<&Program> {
         self.filters_before(thread, usize::MAX)
     }
@@ -144,9 +147,9 @@ impl Trace {
         all
     }
 
-    /// The first thread of a thread's process.
+    /// Returns the first thread of the process of `thread`.
     fn process(&self, mut thread: u32) -> u32 {
-        // No family is older than the trace has births.
+        // The trace has no more generations than recorded births.
         for _ in 0..=self.births.len() {
             match self.births.get(&thread) {
                 Some(birth) if birth.thread => thread = birth.parent,
@@ -161,7 +164,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// `320`, or `2 /* 320 in strace's PID NS */`.
+/// Parses `320`, or the second number of `2 /* 320 in strace's PID NS */`.
 fn number_seen(result: &str) -> Option<u32> {
     let number = result.split_once("/* ").map_or(result, |(_, outer)| outer);
     number.split_whitespace().next()?.parse().ok().filter(|number| *number != 0)
@@ -190,7 +193,7 @@ mod tests {
 ";
 
     #[test]
-    fn calls_belong_to_threads_and_to_stretches_of_the_trace() {
+    fn calls_belong_to_threads_and_line_ranges() {
         let trace = Trace::parse(OUTPUT).unwrap();
         let all = trace.called((0, usize::MAX), None);
         assert_eq!(
@@ -205,17 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_under_its_own_filters_and_those_it_was_born_with() {
+    fn thread_has_its_own_and_inherited_filters() {
         let trace = Trace::parse(OUTPUT).unwrap();
         let counts = [317, 318, 320, 321].map(|thread| trace.filters(thread).len());
-        // The parent none; the child two; its first thread one of birth, its own, one for all; the second two of birth.
+        // The parent has none. The child has two. The first thread of the child has one inherited
+        // filter, its own and one for all threads. The second thread inherits two.
         assert_eq!(counts, [0, 2, 3, 2]);
     }
 
     #[test]
-    fn a_trace_cut_off_in_a_line_is_read_as_far_as_it_goes() {
+    fn truncated_trace_does_not_panic() {
         for len in 0..OUTPUT.len() {
-            // A filter cut in half is an error and nothing worse.
+            // An incomplete filter is an error, not a panic.
             drop(Trace::parse(OUTPUT.get(..len).unwrap()));
         }
     }

@@ -1,4 +1,4 @@
-//! Who is looked at, and how each is started.
+//! The daemons that are measured, and how each is started.
 
 use std::path::{Path, PathBuf};
 
@@ -6,26 +6,27 @@ use pinhole_tests::daemon::Daemon;
 
 use crate::step::{Failure, Outcome};
 
-/// A daemon with its arguments.
+/// Daemon with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
-    /// In the head of a column, and in the guest's output.
+    /// Name in column heads and in the output of the guest.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// Beside share and socket. Attributes are served by all: the load asks for them.
+    /// Arguments beside share and socket. All daemons serve extended attributes, because the load
+    /// uses them.
     pub(super) arguments: &'static [&'static str],
 }
 
-/// Whose daemon.
+/// Program of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Ours, in this profile.
+    /// pinhole in this profile.
     Pinhole(&'static str),
-    /// The peer, as it comes: in its namespaces, with its filter.
+    /// virtiofsd with its defaults: its namespaces and its filter.
     Virtiofsd,
 }
 
-/// From the narrowest on; the last one is what the others are compared with.
+/// All daemons, the narrowest first. The others are compared with the last one.
 pub(super) const ALL: [Subject; 4] = [
     pinhole("rootfs", &["--profile=rootfs", "--xattr"]),
     pinhole("share", &["--profile=share", "--xattr"]),
@@ -38,15 +39,16 @@ const fn pinhole(profile: &'static str, arguments: &'static [&'static str]) -> S
 }
 
 impl Subject {
-    /// Whether it outlives requests that do not decode. virtiofsd ends at the first.
+    /// Returns whether the daemon survives requests that do not decode. virtiofsd ends at the
+    /// first.
     pub(super) fn outlives_malformed(self) -> bool {
         self.kind != Kind::Virtiofsd
     }
 
-    /// Its process for `share` on this machine, yet to be started.
+    /// Returns the daemon for `share` on this machine, not yet started.
     ///
     /// # Errors
-    /// Where the peer has not been fetched.
+    /// Fails if virtiofsd has not been fetched.
     pub(super) fn daemon(self, pinhole: &Path, share: &Path) -> Outcome<Daemon> {
         let daemon = match self.kind {
             Kind::Pinhole(_) => Daemon::pinhole_at(pinhole, share),
@@ -57,7 +59,7 @@ impl Subject {
         Ok(self.arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
 
-    /// Where its program lies in the guest that plays the host.
+    /// Returns the path of the program in the guest that acts as the host.
     pub(super) const fn program_in_guest(self) -> &'static str {
         match self.kind {
             Kind::Pinhole(_) => "/usr/bin/pinhole",
@@ -66,10 +68,10 @@ impl Subject {
     }
 }
 
-/// The programs of ours that take part, built alike.
+/// Our programs, built with the same profile.
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
     pub(super) pinhole: PathBuf,
-    /// The load.
+    /// Program that generates the load.
     pub(super) surface: PathBuf,
 }

@@ -1,11 +1,14 @@
-//! Who may know whom: between crates, between the daemon's modules, and from the pure crates to the outside.
+//! Permitted dependencies: between crates, between modules of the daemon, and from pure crates to
+//! the standard library.
 //!
-//! Arrows go down only. The tables here are the architecture; docs/architecture.md is its explanation.
+//! Dependencies have one direction and no cycles. The tables here define the architecture, and
+//! docs/architecture.md explains it.
 
 use super::Fault;
 use super::source::{NamedPath, Source, paths};
 
-/// A crate's folder, and the crates of ours that it may depend on. Dev-dependencies are free.
+/// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
+/// not checked.
 const CRATES: [(&str, &[&str]); 6] = [
     ("protocol", &[]),
     ("policy", &[]),
@@ -15,16 +18,17 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("xtask", &["pinhole-tests"]),
 ];
 
-/// Crates that turn values into values.
+/// Pure crates: they compute values from values and have no effects.
 const PURE: [&str; 3] = ["protocol", "policy", "dax-cache"];
 
-/// What a pure crate does not name.
+/// Modules of `std` that a pure crate must not name.
 const EFFECTS: [&str; 9] = ["env", "fs", "io", "net", "os", "process", "thread", "time", "random"];
 
-/// Values among them: a length of time is data, the clock is not.
+/// Exceptions: a length of time is a value, the clock is not.
 const VALUES: [&str; 1] = ["std::time::Duration"];
 
-/// A module of the daemon, and those beside it that it may name. A module without a row is a leaf: it may name leaves.
+/// Module of the daemon, and the modules with a row that it may name. A module without a row is a
+/// leaf: every module may name it, and it may name only leaves.
 const MODULES: [(&str, &[&str]); 5] = [
     ("cli", &["sandbox", "transport", "session", "host"]),
     ("transport", &["session"]),
@@ -33,7 +37,8 @@ const MODULES: [(&str, &[&str]); 5] = [
     ("sandbox", &[]),
 ];
 
-/// The one seam that is named from above: transport's workers are generic over the file system that session drives.
+/// The one exception: the threads of `transport` are generic over the file system that `session`
+/// calls.
 const SEAMS: [(&str, &str); 1] = [("transport", "crate::host::FileSystem")];
 
 /// Crates that a module of the daemon must not name.
@@ -77,8 +82,9 @@ fn manifest(source: &Source, folder: &str, faults: &mut Vec<Fault>) {
         let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
         let ours = name == "pinhole" || name.starts_with("pinhole-");
         if section == "[dependencies]" && ours && !allowed.contains(&name) {
-            let what =
-                format!("{folder} must not depend on {name}: arrows go down only; move what both need down");
+            let what = format!(
+                "{folder} must not depend on {name}: move the shared code to a crate that both may use"
+            );
             faults.push(Fault::new(&source.file, number, what));
         }
     }
@@ -106,15 +112,16 @@ fn modules(source: &Source, inside: &str, named: &[NamedPath], faults: &mut Vec<
     for path in named {
         let Some(first) = path.segments.first() else { continue };
         if foreign.contains(&first.as_str()) {
-            let what = format!("{top} must not name {first}: that belongs to another station of a request");
+            let what = format!("{top} must not name {first}: that crate belongs to another module");
             faults.push(Fault::new(&source.file, path.line, what));
         }
         let Some(target) = module_named(inside, &path.segments) else { continue };
         let known = row(&MODULES, target).is_some();
         let seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
         if target != top && known && !seam && !allowed.contains(&target) {
-            let what =
-                format!("{top} must not know {target}: arrows go down only; pass a value or a trait instead");
+            let what = format!(
+                "{top} must not name {target}: pass a value or a trait instead (see docs/architecture.md)"
+            );
             faults.push(Fault::new(&source.file, path.line, what));
         }
     }
@@ -124,7 +131,8 @@ fn row<'a>(table: &[(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]>
     table.iter().find(|(row, _)| *row == name).map(|(_, entries)| *entries)
 }
 
-/// The top module of the crate that a path leads to: `crate::host::...`, or `super::` often enough to leave the own one.
+/// Returns the top module of the crate that a path names: by `crate::host::...`, or by enough
+/// `super::` to leave the own top module.
 fn module_named<'a>(inside: &str, segments: &'a [String]) -> Option<&'a str> {
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let first = segments.first()?;
@@ -145,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pure_crate_that_reads_files_is_named_with_its_line() {
+    fn pure_crate_that_names_std_fs_is_a_fault() {
         let faults = faults("protocol/src/a.rs", "//! A.\nuse std::{fmt, fs::File};\n");
         assert_eq!(faults.len(), 1);
         assert!(faults[0].starts_with("protocol/src/a.rs:2: protocol is pure and must not name std::fs"));
     }
 
     #[test]
-    fn host_must_not_know_session_however_it_is_written() {
+    fn host_must_not_name_session_in_any_form() {
         for text in
             ["use crate::session::X;", "use crate::{limits, session};", "use super::super::session::X;"]
         {
@@ -163,26 +171,26 @@ mod tests {
     }
 
     #[test]
-    fn session_may_know_host_and_a_leaf_knows_neither() {
+    fn session_may_name_host_and_a_leaf_may_not() {
         assert_eq!(faults("daemon/src/session/mod.rs", "use crate::host::FileSystem;").len(), 0);
         assert_eq!(faults("daemon/src/limits.rs", "use crate::host::FileSystem;").len(), 1);
     }
 
     #[test]
-    fn transport_names_the_seam_and_nothing_else_of_host() {
+    fn transport_may_name_only_the_file_system_trait_of_host() {
         let file = "daemon/src/transport/dev_fuse/worker.rs";
         assert_eq!(faults(file, "use crate::host::FileSystem;").len(), 0);
         assert_eq!(faults(file, "use crate::host::{FileSystem, Passthrough};").len(), 1);
     }
 
     #[test]
-    fn a_duration_is_a_value_and_an_instant_is_not() {
+    fn duration_is_a_value_and_instant_is_not() {
         assert_eq!(faults("protocol/src/a.rs", "use std::time::Duration;").len(), 0);
         assert_eq!(faults("protocol/src/a.rs", "use std::time::{Duration, Instant};").len(), 1);
     }
 
     #[test]
-    fn a_dependency_that_points_up_is_found_in_the_manifest() {
+    fn forbidden_dependency_is_found_in_the_manifest() {
         let text =
             "[dependencies]\npinhole-policy.workspace = true\n[dev-dependencies]\npinhole.workspace = true\n";
         assert_eq!(faults("protocol/Cargo.toml", text).len(), 1);

@@ -1,14 +1,15 @@
-//! Documents name only what exists, and each dependency has its line of reason.
+//! Checks that documents name only files and items that exist, and that each dependency has a
+//! reason.
 
 use std::collections::BTreeSet;
 
 use super::source::Source;
 use super::{Fault, items};
 
-/// Where each suite has its row.
+/// Document with a row for each test suite.
 const SUITES: &str = "docs/testing.md";
 
-/// Where the reasons are.
+/// Document with the reason for each dependency.
 const REASONS: &str = "docs/internals/dependencies.md";
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
@@ -20,19 +21,19 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
             for target in links(line) {
                 let place = resolve(&source.file, target);
                 if !place.is_empty() && !existing.contains(place.as_str()) {
-                    let what = format!("the link to {target} leads nowhere: there is no {place}");
+                    let what = format!("broken link to {target}: {place} does not exist");
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
             for path in backticked(line).filter(|text| names_a_place(text, &existing)) {
                 if !existing.contains(path.trim_end_matches('/')) {
-                    let what = format!("`{path}` does not exist: name the file as it is now");
+                    let what = format!("`{path}` does not exist: use the current file name");
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
             for item in backticked(line).filter_map(items::named) {
                 if !defined.contains(item) {
-                    let what = format!("`{item}` does not exist: name what does this now");
+                    let what = format!("`{item}` does not exist: use the current name");
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
@@ -43,7 +44,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
-/// Every file, and every folder above one.
+/// Returns every file, and every folder that contains one.
 fn existing(sources: &[Source]) -> BTreeSet<&str> {
     let mut all = BTreeSet::new();
     for source in sources {
@@ -55,7 +56,7 @@ fn existing(sources: &[Source]) -> BTreeSet<&str> {
     all
 }
 
-/// The targets of `[text](target)` that lie in this project, without their anchors.
+/// Returns the targets of `[text](target)` within this project, without their anchors.
 fn links(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let local = targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
@@ -66,14 +67,15 @@ fn backticked(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// A path from the workspace's root: made of path characters, and starting with one of our folders.
+/// Returns whether `text` is a path from the root of the workspace: it has only path characters and
+/// starts with a folder of the project.
 fn names_a_place(text: &str, existing: &BTreeSet<&str>) -> bool {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-    // `target` and `.guest` are made by building; a single word may be anything.
+    // `target` and `.guest` are not in git. A single word need not be a file.
     plain && text.split_once('/').is_some_and(|(top, rest)| !rest.is_empty() && existing.contains(top))
 }
 
-/// `target` as seen from the folder of `file`.
+/// Resolves `target` from the folder of `file`.
 fn resolve(file: &str, target: &str) -> String {
     let mut parts: Vec<&str> = file.split('/').collect();
     parts.pop();
@@ -90,6 +92,7 @@ fn resolve(file: &str, target: &str) -> String {
     parts.join("/")
 }
 
+/// Checks that each dependency of the workspace has a line that gives the reason for it.
 fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     let Some(manifest) = sources.iter().find(|source| source.file == "Cargo.toml") else {
         return;
@@ -106,13 +109,15 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
         let dependency =
             section == "[workspace.dependencies]" && line.contains('=') && !line.starts_with('#');
         if dependency && !ours && !reasons.contains(&format!("| {name} |")) {
-            let what = format!("{name} has no line in {REASONS}: say why it is here and who uses it");
+            let what = format!(
+                "{name} has no line in {REASONS}: add one with its reason and the crates that use it"
+            );
             faults.push(Fault::new(&manifest.file, number, what));
         }
     }
 }
 
-/// Each integration suite has a row that says what it asks.
+/// Checks that each integration test suite has a row that says what it tests.
 fn suites(sources: &[Source], faults: &mut Vec<Fault>) {
     let Some(document) = sources.iter().find(|source| source.file == SUITES) else {
         return;
@@ -126,7 +131,7 @@ fn suites(sources: &[Source], faults: &mut Vec<Fault>) {
             _ => None,
         };
         if let Some(name) = name.filter(|name| !rows.contains(name)) {
-            let what = format!("{name} has no row in {SUITES}: say what it asks");
+            let what = format!("{name} has no row in {SUITES}: add one that says what the suite tests");
             faults.push(Fault::new(&source.file, 1, what));
         }
     }
@@ -142,40 +147,43 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_missing_file_is_named() {
+    fn link_to_a_missing_file_is_a_fault() {
         let text = "See [a](decisions/0001-a.md#why), [b](../README.md) and [web](https://example.org/x).";
         let all = faults(&[("docs/a.md", text), ("README.md", "")]);
         assert_eq!(all.len(), 1);
-        assert!(all[0].contains("there is no docs/decisions/0001-a.md"));
+        assert!(all[0].contains("docs/decisions/0001-a.md does not exist"));
     }
 
     #[test]
-    fn a_backticked_path_must_exist_and_other_words_need_not() {
+    fn path_in_backticks_must_exist_and_other_words_need_not() {
         let text = "`daemon/src/gone.rs`, `daemon/src/`, `a/b`, `cargo xtask test`, `/dev/fuse`";
         let all = faults(&[("README.md", text), ("daemon/src/lib.rs", "//! A.")]);
-        assert_eq!(all, ["README.md:1: `daemon/src/gone.rs` does not exist: name the file as it is now"]);
+        assert_eq!(all, ["README.md:1: `daemon/src/gone.rs` does not exist: use the current file name"]);
     }
 
     #[test]
-    fn an_item_that_is_gone_is_named() {
+    fn missing_item_is_a_fault() {
         let text = "`Ring::begin`, `Ring::spawn`, `std::fs`";
         let code = "//! A.\nimpl Ring {\n    fn begin() {}\n}\n";
         let all = faults(&[("docs/architecture.md", text), ("daemon/src/a.rs", code)]);
-        assert_eq!(all, ["docs/architecture.md:1: `Ring::spawn` does not exist: name what does this now"]);
+        assert_eq!(all, ["docs/architecture.md:1: `Ring::spawn` does not exist: use the current name"]);
     }
 
     #[test]
-    fn a_suite_without_a_row_is_named() {
+    fn suite_without_a_row_is_a_fault() {
         let rows = "| `a`, `b` | what |\n`c`";
         let files =
             ["daemon/tests/a.rs", "tests/tests/b/main.rs", "tests/tests/c.rs", "tests/tests/d/mod.rs"];
         let mut all = vec![("docs/testing.md", rows)];
         all.extend(files.map(|file| (file, "//! A.\n#![cfg(test)]\n")));
-        assert_eq!(faults(&all), ["tests/tests/c.rs:1: c has no row in docs/testing.md: say what it asks"]);
+        assert_eq!(
+            faults(&all),
+            ["tests/tests/c.rs:1: c has no row in docs/testing.md: add one that says what the suite tests"]
+        );
     }
 
     #[test]
-    fn a_dependency_without_a_reason_is_named() {
+    fn dependency_without_a_reason_is_a_fault() {
         let manifest = "[workspace.dependencies]\n# why\nlibc = \"1\"\nlog = \"1\"\n";
         let all = faults(&[("Cargo.toml", manifest), (REASONS, "| libc | calls | daemon |")]);
         assert_eq!(all.len(), 1);

@@ -1,13 +1,14 @@
-//! What the types of the project have: functions, constants, variants. Documents that name one as `Type::item` must
-//! name one that exists.
+//! Collects the functions, constants and variants of the project's types, to check `Type::item` in
+//! documents.
 //!
-//! This reads lines as rustfmt leaves them: a block ends at the first closing brace below its own first column.
+//! This reads lines in the format of rustfmt: a block ends at the first line that is not indented
+//! deeper than its first line.
 
 use std::collections::BTreeSet;
 
 use super::source::Source;
 
-/// `Type::item` for everything that is defined in a block of the type's own.
+/// Returns `Type::item` for every item that is defined in a block of the type itself.
 pub(super) fn all(sources: &[Source]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
@@ -23,7 +24,7 @@ pub(super) fn all(sources: &[Source]) -> BTreeSet<String> {
     found
 }
 
-/// Whether a text in backticks is of the form `Type::item`; its arguments do not count.
+/// Returns `Type::item` if a text in backticks has this form. Arguments in parentheses are ignored.
 pub(super) fn named(text: &str) -> Option<&str> {
     let path = text.split('(').next().unwrap_or(text);
     let (of, item) = path.split_once("::")?;
@@ -31,11 +32,11 @@ pub(super) fn named(text: &str) -> Option<&str> {
     (is_type && !item.is_empty() && word(item) == item).then_some(path)
 }
 
-/// The lines that belong to one type.
+/// Lines that belong to one type.
 struct Block<'l> {
     of: &'l str,
     indent: usize,
-    /// Names of its own stand in it without a keyword.
+    /// Whether it is an enum: its variants have no keyword.
     variants: bool,
 }
 
@@ -63,14 +64,14 @@ impl<'l> Block<'l> {
 
     fn ends_at(&self, line: &str) -> bool {
         let text = line.trim_start();
-        // What has no block of its own ends where the next thing begins.
+        // A type without a block ends where the next item begins.
         !text.is_empty()
             && line.len() - text.len() <= self.indent
             && !text.starts_with("where")
             && text != "{"
     }
 
-    /// What a line of the block defines.
+    /// Returns the name of the item that a line of the block defines.
     fn item(&self, line: &'l str) -> Option<&'l str> {
         let text = line.trim_start();
         let after = |keyword: &str| {
@@ -86,13 +87,13 @@ impl<'l> Block<'l> {
     }
 }
 
-/// The word at the front.
+/// Returns the identifier at the start of `text`.
 fn word(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
     text.get(..end).unwrap_or_default()
 }
 
-/// What stands behind `<...>`, if that is at the front.
+/// Returns the rest of `text` after a leading `<...>`, or all of `text`.
 fn past_generics(text: &str) -> &str {
     if !text.starts_with('<') {
         return text;
@@ -127,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn traits_variants_and_constants_count() {
+    fn traits_variants_and_constants_are_items() {
         let code = "pub trait Sink {\n    fn send(\n        &mut self,\n    );\n}\npub(super) enum Body<'a> {\n    Bytes(u8),\n}\n\
                     impl Lane {\n    pub(super) const EXPRESS: Self = Self(1);\n    pub const fn next() {}\n}\n";
         assert_eq!(items(code), ["Body::Bytes", "Lane::EXPRESS", "Lane::next", "Sink::send"]);
     }
 
     #[test]
-    fn a_type_without_a_block_has_nothing_of_the_next() {
+    fn type_without_a_block_has_no_items_of_the_next() {
         assert_eq!(items("struct A(u8);\n\nimpl B {\n    fn b() {}\n}\n"), ["B::b"]);
     }
 

@@ -1,7 +1,13 @@
-//! `cargo xtask tidy`: the rules of the house that no lint can see. Each fault is one line: where, what, how to mend.
+//! `cargo xtask tidy`: checks rules of the project that no lint can check. Each fault is one line:
+//! the place, the fault, and how to fix it.
 //!
-//! `source` reads files into code and paths; `arrows` holds who may know whom; `shape` lengths, headers and words;
-//! `docs` what documents name, `items` what there is to name.
+//! | module | subject |
+//! |---|---|
+//! | `source` | splits files into code and paths |
+//! | `arrows` | which crate and module may depend on which |
+//! | `shape` | lengths, file headers and forbidden words |
+//! | `docs` | files and items that documents name |
+//! | `items` | items that exist in the code |
 
 mod arrows;
 mod docs;
@@ -19,7 +25,7 @@ use crate::step::{Failure, Outcome};
 use crate::workspace;
 use source::Source;
 
-/// Something to mend.
+/// Violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Fault {
     file: String,
@@ -51,13 +57,13 @@ pub(crate) fn main() -> Outcome {
         say(fault);
     }
     if faults.is_empty() {
-        say(format!("tidy: {} files, nothing to mend", sources.len()));
+        say(format!("tidy: {} files, no faults", sources.len()));
         return Ok(());
     }
-    Err(Failure::new(format!("tidy: {} to mend", faults.len())))
+    Err(Failure::new(format!("tidy: {} faults", faults.len())))
 }
 
-/// The project's text files: those that git follows, and new ones that it would.
+/// Returns the text files of the project: those in git, and new ones that git does not ignore.
 fn project(root: &Path) -> Outcome<Vec<Source>> {
     let listed = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -73,7 +79,8 @@ fn project(root: &Path) -> Outcome<Vec<Source>> {
     let names = listed.stdout.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
     let mut sources = Vec::new();
     for name in names.filter(|name| !name.is_empty()) {
-        // A deleted file is still listed until the deletion is committed; one that is not text is none of ours.
+        // A deleted file is listed until the deletion is committed. Files that are not text are
+        // skipped.
         if let Ok(text) = fs::read_to_string(root.join(name)) {
             sources.push(Source::new(name, &text));
         }

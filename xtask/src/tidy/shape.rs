@@ -1,35 +1,39 @@
-//! Lengths, headers, and words that have no place in the project.
+//! Checks lengths, file headers, and words that the project does not use.
 
 use super::Fault;
 use super::source::Source;
 
-/// Lines of a file, from the house style: more is two files.
+/// Largest number of lines of a file.
 const LINES_MAX: usize = 600;
 
-/// The only files with `unsafe`; the house style allows three. Each says in its header why it needs it.
+/// The only files with `unsafe`. The header of each file gives the reason.
 const UNSAFE_FILES: [&str; 3] =
     ["daemon/src/host/inode_handle.rs", "daemon/src/io_vectors.rs", "daemon/src/unshare.rs"];
 
-/// Files with `unsafe` that the house style allows at most.
+/// Largest number of files with `unsafe`.
 const UNSAFE_FILES_MAX: usize = 3;
 
-/// A word, written in two pieces so that this file does not contain it; and what to do about it.
+/// Forbidden words in two pieces, so that this file does not contain them, with the remedy.
 const WORDS: [(&str, &str, &str); 5] = [
     ("TO", "DO", "do it, or write an issue"),
-    ("FIX", "ME", "mend it, or write an issue"),
+    ("FIX", "ME", "fix it, or write an issue"),
     ("#[al", "low(", "use #[expect(lint, reason = \"...\")]"),
     ("#![al", "low(", "use #![expect(lint, reason = \"...\")]"),
     ("#[ign", "ore", "a test that cannot run fails and names the command that provides what it needs"),
 ];
 
-/// As above, and in documents too, which may speak of the words but not of a machine.
+/// As above, also for documents. Documents may contain the other words.
 const PLACES: [(&str, &str, &str); 1] =
-    [("/wo", "rk/", "an absolute path of one machine: name it from the workspace's root")];
+    [("/wo", "rk/", "an absolute path of one machine: write the path from the root of the workspace")];
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     if UNSAFE_FILES.len() > UNSAFE_FILES_MAX {
-        faults.push(Fault::new(file!(), 1, format!("at most {UNSAFE_FILES_MAX} files may hold unsafe code")));
+        faults.push(Fault::new(
+            file!(),
+            1,
+            format!("at most {UNSAFE_FILES_MAX} files may contain unsafe code"),
+        ));
     }
     for source in sources {
         words(source, &mut faults);
@@ -59,13 +63,13 @@ fn words(source: &Source, faults: &mut Vec<Fault>) {
 
 fn header(source: &Source, faults: &mut Vec<Fault>) {
     if !source.text.starts_with("//!") {
-        let what = "a file opens with `//!`: what it is for, and what it is not";
+        let what = "a file starts with a `//!` comment that says what it is for";
         faults.push(Fault::new(&source.file, 1, what));
     }
     let parts: Vec<_> = source.file.split('/').collect();
     let integration_test = matches!(parts.as_slice(), [_, "tests", _]);
     if integration_test && !source.code.contains("#![cfg(test)]") {
-        let what = "an integration test says `#![cfg(test)]` after its header, or its helpers are linted as product code";
+        let what = "an integration test needs `#![cfg(test)]` after its header, or lints treat its functions as product code";
         faults.push(Fault::new(&source.file, 1, what));
     }
 }
@@ -73,14 +77,15 @@ fn header(source: &Source, faults: &mut Vec<Fault>) {
 fn length(source: &Source, faults: &mut Vec<Fault>) {
     let count = source.text.lines().count();
     if count > LINES_MAX {
-        let what = format!("{count} lines; over {LINES_MAX} it is two files");
+        let what = format!("{count} lines, limit {LINES_MAX}: split the file");
         faults.push(Fault::new(&source.file, count, what));
     }
     for (index, line) in source.code.lines().enumerate() {
         let excused = line.contains("expect(")
             && (line.contains("too_many_lines") || line.contains("too_many_arguments"));
         if excused {
-            let what = "a function fits a screen and takes five arguments: cut it, do not excuse it";
+            let what =
+                "a function has at most 70 lines and five arguments: split it, do not suppress the lint";
             faults.push(Fault::new(&source.file, index + 1, what));
         }
     }
@@ -91,10 +96,10 @@ fn unsafe_code(source: &Source, faults: &mut Vec<Fault>) {
         return;
     }
     for (index, line) in source.code.lines().enumerate() {
-        // Written so that `unsafe_code`, the lint's name, is no find.
+        // Compares whole words, so that `unsafe_code`, the name of the lint, does not match.
         let holds = line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
         if holds {
-            let what = "unsafe code outside the files that tidy names; find a safe way or move it there";
+            let what = "unsafe code outside the files in UNSAFE_FILES: use safe code, or move it there";
             faults.push(Fault::new(&source.file, index + 1, what));
         }
     }
@@ -109,39 +114,39 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_header_is_named() {
+    fn file_without_a_header_is_a_fault() {
         assert_eq!(faults("daemon/src/a.rs", "use a::b;\n").len(), 1);
         assert_eq!(faults("daemon/src/a.rs", "//! A.\n").len(), 0);
     }
 
     #[test]
-    fn an_integration_test_needs_its_cfg() {
+    fn integration_test_needs_cfg_test() {
         assert_eq!(faults("tests/tests/a.rs", "//! A.\n").len(), 1);
         assert_eq!(faults("tests/tests/a.rs", "//! A.\n#![cfg(test)]\n").len(), 0);
         assert_eq!(faults("tests/src/lib.rs", "//! A.\n").len(), 0);
     }
 
     #[test]
-    fn a_file_of_601_lines_is_two_files() {
+    fn file_of_601_lines_is_a_fault() {
         let text = "//! A.\n".repeat(601);
         assert!(faults("daemon/src/a.rs", &text)[0].contains("601 lines"));
         assert_eq!(faults("daemon/src/a.rs", &"//! A.\n".repeat(600)).len(), 0);
     }
 
     #[test]
-    fn unsafe_is_found_in_code_and_not_in_comments_or_lint_names() {
+    fn unsafe_is_found_in_code_but_not_in_comments() {
         assert_eq!(faults("daemon/src/a.rs", "//! A.\nunsafe { f() }\n").len(), 1);
         assert_eq!(faults("daemon/src/a.rs", "//! unsafe.\n#![forbid(unsafe_code)]\n").len(), 0);
     }
 
     #[test]
-    fn an_excused_length_is_a_fault() {
+    fn suppressed_length_lint_is_a_fault() {
         let text = "//! A.\n#[expect(clippy::too_many_lines, reason = \"long\")]\nfn f() {}\n";
         assert_eq!(faults("daemon/src/a.rs", text).len(), 1);
     }
 
     #[test]
-    fn a_word_without_a_place_is_named_with_its_line() {
+    fn forbidden_word_is_a_fault_with_its_line() {
         let text = format!("//! A.\n// {}{} later\n", "TO", "DO");
         assert!(faults("daemon/src/a.rs", &text)[0].starts_with("daemon/src/a.rs:2: "));
     }

@@ -1,20 +1,21 @@
-//! A file as tidy sees it: its text, its code without comments and literals, and the paths that the code names.
+//! A file for tidy: its text, its code without comments and literals, and the paths in its code.
 //!
-//! This reads tokens, not Rust: enough for rules about names, and quick to understand when it is wrong.
+//! This reads tokens and does not parse Rust. That is enough for rules about names.
 
 use std::path::Path;
 
-/// One file of the project.
+/// File of the project.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// From the workspace's root, with `/`.
+    /// Path from the root of the workspace, with `/`.
     pub(super) file: String,
     pub(super) text: String,
-    /// `text` with comments and the inside of literals replaced by spaces: lines and columns stay.
+    /// `text` with comments and the contents of literals replaced by spaces. Lines and columns
+    /// stay.
     pub(super) code: String,
 }
 
-/// A path such as `std::fs::read`, where it stands.
+/// Path such as `std::fs::read`, with its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NamedPath {
     pub(super) line: usize,
@@ -35,12 +36,13 @@ impl Source {
         has_extension(&self.file, "md")
     }
 
-    /// Numbered lines of the text, from 1.
+    /// Returns the lines of the text with their numbers, from 1.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 
-    /// The code of the product in this file: what stands before its test module; nothing in a file of tests.
+    /// Returns the product code of this file: the code before its test module, and no code of a
+    /// test file.
     pub(crate) fn product_code(&self) -> &str {
         let name = self.file.rsplit('/').next().unwrap_or_default();
         let in_tests = self.file.split('/').any(|folder| folder == "tests" || folder == "fuzz");
@@ -60,7 +62,7 @@ fn has_extension(file: &str, wanted: &str) -> bool {
     Path::new(file).extension().is_some_and(|extension| extension == wanted)
 }
 
-/// All paths of two or more segments in `code`, groups in braces opened up.
+/// Returns all paths of two or more segments in `code`, with groups in braces expanded.
 pub(super) fn paths(code: &str) -> Vec<NamedPath> {
     let mut reader = Reader { tokens: tokens(code), next: 0 };
     let mut found = Vec::new();
@@ -98,7 +100,7 @@ impl Reader {
         self.tokens.get(self.next + ahead).map(|(_, token)| token)
     }
 
-    /// Goes on from `segments`: `::word` lengthens the path, `::{` opens one path for each member.
+    /// Continues the path `segments`: `::word` extends it, `::{` starts one path for each member.
     fn path(&mut self, line: usize, mut segments: Vec<String>, found: &mut Vec<NamedPath>) {
         while self.peek(0) == Some(&Token::Separator) {
             match self.peek(1).cloned() {
@@ -120,7 +122,7 @@ impl Reader {
     fn group(&mut self, prefix: &[String], found: &mut Vec<NamedPath>) {
         while let Some((line, token)) = self.take() {
             match token {
-                // The name that follows is the importer's own.
+                // The next word is the local name of the import.
                 Token::Word(word) if word == "as" => self.next += 1,
                 Token::Word(word) => {
                     let mut segments = prefix.to_vec();
@@ -160,7 +162,7 @@ fn tokens(code: &str) -> Vec<(usize, Token)> {
     tokens
 }
 
-/// Where the blanking is.
+/// Kind of text at the current position of `blank`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Within {
     Code,
@@ -192,7 +194,7 @@ fn is_character_literal(taken: &str) -> bool {
     taken.len() > 1 && taken.starts_with('\'')
 }
 
-/// How many bytes belong together at the front of `rest`, and where one is after them.
+/// Returns the length of the next piece of `rest` in bytes, and the kind of text after it.
 fn step(rest: &str, first: char, within: Within) -> (usize, Within) {
     let one = first.len_utf8();
     match within {
@@ -218,20 +220,22 @@ fn step(rest: &str, first: char, within: Within) -> (usize, Within) {
     }
 }
 
-/// `r"`, `br#"` and the like: the bytes up to the quote, and the number of hashes.
+/// Recognizes the start of a raw string (`r"`, `br#"`). Returns its bytes up to the quote, and the
+/// number of hashes.
 fn raw_text(rest: &str) -> Option<(usize, usize)> {
     let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
     let hashes = after.len() - after.trim_start_matches('#').len();
     after.get(hashes..)?.starts_with('"').then(|| (rest.len() - after.len() + hashes + 1, hashes))
 }
 
-/// A whole word, so that the `r` at the end of one does not look like the front of a raw text.
+/// Returns the length of a whole word, so that an `r` at its end does not start a raw string.
 fn word(rest: &str) -> Option<usize> {
     let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
     (end > 0).then_some(end)
 }
 
-/// `'x'`, `'\n'`, `'\u{1}'`; a lifetime has no closing quote.
+/// Returns the length of a character literal (`'x'`, `'\n'`, `'\u{1}'`). A lifetime has no closing
+/// quote.
 fn character_literal(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     let mut characters = inside.char_indices();
@@ -253,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_opened_up_with_their_lines() {
+    fn groups_are_expanded_with_their_lines() {
         let expected = [(1, "std::io"), (2, "std::fs::File"), (2, "std::fs::read")];
         let expected = expected.map(|(line, path)| (line, path.to_owned()));
         assert_eq!(found("use std::{io,\n fs::{File, read as load}};"), expected);
     }
 
     #[test]
-    fn comments_and_literals_name_nothing() {
+    fn comments_and_literals_contain_no_paths() {
         assert_eq!(
             found("// a::b\n/* c::d /* e::f */ g::h */ let x = (\"i::j\", r#\"k::\"l\"#, '\"', b\"m::n\");"),
             []

@@ -3,7 +3,7 @@
 //! The crate's rings know nothing of workers. [`QueueVring`] wraps one and reconciles after every change the
 //! front-end makes: a worker exists exactly while the ring has addresses and a kick event and is ready and enabled.
 //! Stopping joins the worker, which ends its current request first: that is the drain which GET_VRING_BASE, a reset
-//! and a lost connection need (`docs/decisions/`, "One worker a queue").
+//! and a lost connection need (`docs/decisions/0003-one-worker-a-queue.md`).
 
 use super::ring::Ring;
 use rustix::fs::OFlags;

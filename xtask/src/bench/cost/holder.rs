@@ -1,4 +1,5 @@
-//! A front-end as a process of its own, which connects, looks files up, and waits while the daemon is measured.
+//! Front-end in a process of its own. It connects, looks up files, and waits while the daemon is
+//! measured.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 
-/// A front-end under way (`load --hold`). Dropping it ends it.
+/// Running front-end (`load --hold`). Dropping it ends the process.
 #[derive(Debug)]
 pub(super) struct Holder {
     child: Child,
@@ -15,7 +16,8 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Connects to `socket` and says INIT; will look up `inodes` files of `share`.
+    /// Connects to `socket` and sends INIT. [`Holder::look_up`] then looks up `inodes` files of
+    /// `share`.
     pub(super) fn connect(socket: &Path, share: &Path, inodes: u32) -> Outcome<Self> {
         let program = workspace::target().join("release/load");
         let mut child = Command::new(&program)
@@ -29,29 +31,33 @@ impl Holder {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Failure::io(format!("cannot start {}", program.display())))?;
-        let said = child.stdout.take().ok_or_else(|| Failure::new("a front-end without an output"))?;
+        let said = child.stdout.take().ok_or_else(|| Failure::new("the front-end has no standard output"))?;
         let mut holder = Self { child, said: BufReader::new(said) };
         holder.reach("connected")?;
         Ok(holder)
     }
 
-    /// Looks the files up; returns when all are known.
+    /// Looks up the files, and returns when all are known.
     pub(super) fn look_up(&mut self) -> Outcome {
-        let input = self.child.stdin.as_mut().ok_or_else(|| Failure::new("a front-end without an input"))?;
-        input.write_all(b"\n").map_err(Failure::io("cannot tell the front-end to go on"))?;
+        let input =
+            self.child.stdin.as_mut().ok_or_else(|| Failure::new("the front-end has no standard input"))?;
+        input.write_all(b"\n").map_err(Failure::io("cannot tell the front-end to continue"))?;
         self.reach("holds ")
     }
 
-    /// Reads the next line, which begins with `word`, or why there is none.
+    /// Reads the next line, which must start with `word`. Otherwise fails with the errors of the
+    /// process.
     fn reach(&mut self, word: &str) -> Outcome {
         let mut line = String::new();
-        self.said.read_line(&mut line).map_err(Failure::io("cannot read what the front-end says"))?;
+        self.said.read_line(&mut line).map_err(Failure::io("cannot read the output of the front-end"))?;
         if line.starts_with(word) {
             return Ok(());
         }
         let mut errors = String::new();
         if let Some(stderr) = self.child.stderr.as_mut() {
-            stderr.read_to_string(&mut errors).map_err(Failure::io("cannot read the front-end's errors"))?;
+            stderr
+                .read_to_string(&mut errors)
+                .map_err(Failure::io("cannot read the errors of the front-end"))?;
         }
         Err(Failure::new(format!("{line}{}", errors.trim_end())))
     }
@@ -59,7 +65,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // One that has just ended by itself needs no killing; either way it is reaped.
+        // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
         drop(self.child.wait());
     }

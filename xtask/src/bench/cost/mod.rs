@@ -1,7 +1,7 @@
-//! The cost rows: what a daemon takes from the host before and beside its work. Time to be ready, memory, descriptors.
+//! Rows of the part `cost`: the start time, memory and descriptors of a daemon.
 //!
-//! Memory is the proportional set size of all of a daemon's processes without the guest's pages. A front-end in a
-//! process of its own (`load --hold`) is the guest.
+//! Memory is the proportional set size (PSS) of all processes of a daemon, without the pages of the
+//! guest. A front-end in a process of its own (`load --hold`) acts as the guest.
 
 mod holder;
 pub(crate) mod processes;
@@ -22,27 +22,27 @@ use crate::step::{Failure, Outcome};
 use holder::Holder;
 use processes::{Holdings, holdings};
 
-/// Starts, of which the median counts.
+/// Number of starts. The row shows their median.
 const STARTS: usize = 20;
 
-/// Daemons at once.
+/// Number of daemons that run at the same time.
 const CROWD: u32 = 200;
 
-/// Files that one guest knows.
+/// Number of files that one guest knows.
 const INODES: u32 = 100_000;
 
-/// As many of them as fit below a usual hard limit of 20,000 descriptors.
+/// The same number without inode handles: it fits below a usual hard limit of 20,000 descriptors.
 const INODES_BY_DESCRIPTOR: u32 = 15_000;
 
-/// Files in each folder of the tree.
+/// Number of files in each folder of the tree.
 const IN_FOLDER: u32 = 1_000;
 
-/// How a daemon shuts itself in.
+/// Sandbox of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sandbox {
-    /// As the daemon does it without being asked.
+    /// Default of the daemon.
     Default,
-    /// Not at all.
+    /// No sandbox.
     None,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// How a daemon keeps the files that its guest knows.
+/// Option for inode handles, with the number of files to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Keeping {
     argument: &'static str,
@@ -67,11 +67,12 @@ const KEEPINGS: [Keeping; 2] = [
     Keeping { argument: "--inode-file-handles=never", inodes: INODES_BY_DESCRIPTOR },
 ];
 
-/// Measures `contestant` once: nothing for bare host calls, and the peer only as it comes, since neither its cache mode
-/// nor more threads could make it cheaper.
+/// Measures `contestant` once. Bare host calls have no figures. virtiofsd is measured only with its
+/// default setting, because neither its cache mode nor more threads make it cheaper.
 ///
 /// # Errors
-/// Where a daemon or a front-end does not start. A row that fails otherwise is told and left out.
+/// Fails if a daemon or a front-end does not start. A row that fails otherwise is reported and left
+/// out.
 pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) -> Outcome<Vec<Figure>> {
     match contestant {
         Contestant::Native => return Ok(Vec::new()),
@@ -84,17 +85,17 @@ pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) 
     let subject = Subject { contestant, share: &share };
     let mut figures = Vec::new();
     for sandbox in [Sandbox::Default, Sandbox::None] {
-        progress.tell(format!("cost: {contestant}, {sandbox}: starts"));
+        progress.tell(format!("cost: {contestant}, {sandbox}: start time"));
         figures.push(subject.start_to_ready(sandbox)?);
         figures.extend(subject.idle(sandbox)?);
-        progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} at once"));
+        progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} daemons"));
         figures.extend(subject.crowd(sandbox)?);
     }
     for keeping in KEEPINGS {
         progress.tell(format!("cost: {contestant}, {}", keeping.argument));
         match subject.inodes(keeping) {
             Ok(more) => figures.extend(more),
-            // A number of inodes that were not reached would be none.
+            // A daemon that does not reach this number of inodes has no figure.
             Err(error) => complain(format!("cost: {contestant} {}: failed: {error}", keeping.argument)),
         }
     }
@@ -105,7 +106,7 @@ fn lower(row: String, unit: &'static str, value: f64) -> Figure {
     Figure { row, unit, better: Better::Lower, value }
 }
 
-/// One contestant and what it serves.
+/// Contestant and its share.
 struct Subject<'p> {
     contestant: &'p Contestant,
     share: &'p Path,
@@ -126,7 +127,7 @@ impl Subject<'_> {
         started.map_err(|error| Failure::new(error.to_string()))
     }
 
-    /// From `exec` to the line that says that it listens.
+    /// Measures the time from `exec` to the ready line.
     fn start_to_ready(&self, sandbox: Sandbox) -> Outcome<Figure> {
         let mut times = Vec::new();
         for _ in 0..STARTS {
@@ -148,7 +149,7 @@ impl Subject<'_> {
         ])
     }
 
-    /// Waiting for their guests, and then each with its own.
+    /// Measures many daemons: first waiting for their guests, then each with a guest.
     fn crowd(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
         let serving = (0..CROWD).map(|_| self.start(sandbox, &[])).collect::<Outcome<Vec<_>>>()?;
         let processes: Vec<u32> = serving.iter().map(Serving::id).collect();
@@ -167,7 +168,7 @@ impl Subject<'_> {
         ])
     }
 
-    /// What the files that a guest knows cost.
+    /// Measures the memory and the descriptors for the files that a guest knows.
     fn inodes(&self, keeping: Keeping) -> Outcome<Vec<Figure>> {
         let Keeping { argument, inodes } = keeping;
         let serving = self.start(Sandbox::None, &self.keeping_arguments(argument))?;
@@ -184,7 +185,8 @@ impl Subject<'_> {
         ])
     }
 
-    /// The peer gives up the capability that handles need unless it is told to keep it.
+    /// Returns the arguments for the option. virtiofsd drops the capability that inode handles need
+    /// unless an option keeps it.
     fn keeping_arguments(&self, argument: &'static str) -> Vec<&'static str> {
         match self.contestant {
             Contestant::Virtiofsd(_) => vec![argument, "--modcaps=+dac_read_search"],
@@ -193,19 +195,19 @@ impl Subject<'_> {
     }
 }
 
-/// Fails above what a u32 holds, where it could lose digits.
+/// Converts to `f64`. Fails above the range of `u32`, where digits could be lost.
 fn number(value: u64) -> Outcome<f64> {
     let narrow = u32::try_from(value).map_err(|error| Failure::new(format!("{value}: {error}")))?;
     Ok(f64::from(narrow))
 }
 
-/// The middle one, or the upper of two.
+/// Returns the median. For an even number of times it is the upper of the middle two.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// The folder of many empty files, made once for all turns.
+/// Returns a folder with many empty files, which is made once for all turns.
 fn tree(place: &Place) -> Outcome<PathBuf> {
     let share = fresh::spread(place.folder(), "cost")?.join("share");
     let complete = share.join("part-0/complete");
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_is_the_upper_middle() {
+    fn median_of_an_even_number_is_the_upper_middle() {
         let times = [4, 1, 3, 2].map(Duration::from_millis);
         assert_eq!(median(times.to_vec()), Duration::from_millis(3));
         assert_eq!(median(Vec::new()), Duration::ZERO);

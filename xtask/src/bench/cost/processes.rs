@@ -1,34 +1,34 @@
-//! What processes take from the host, read from /proc.
+//! Memory and descriptors of processes, from /proc.
 
 use std::collections::HashMap;
 use std::fs;
 
 use crate::step::{Failure, Outcome};
 
-/// What some processes hold together.
+/// Sums over some processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings {
-    /// Proportional set size in KiB, without shared memory that is no file: that is the guest's own.
+    /// Proportional set size in KiB, without shared memory, which is the memory of the guest.
     pub(super) pss_kib: u64,
-    /// The part of it that is no file's: what another daemon of the same program needs again.
+    /// Anonymous part of it, in KiB: the memory that each further daemon of the same program needs.
     pub(super) anonymous_kib: u64,
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub(super) descriptors: usize,
-    /// Processes.
+    /// Number of processes.
     pub(super) processes: usize,
 }
 
-/// What `roots` and all that descends from them hold now.
+/// Returns the sums over `roots` and all their descendants.
 ///
 /// # Errors
-/// Where one of them has ended.
+/// Fails if one of the processes has ended.
 pub(super) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
     let children = children()?;
     let mut all = roots.to_vec();
     let mut sum = Holdings::default();
     while let Some(process) = all.pop() {
         all.extend(children.get(&process).into_iter().flatten());
-        let failed = |error| Failure::new(format!("cannot look at process {process}: {error}"));
+        let failed = |error| Failure::new(format!("cannot read /proc/{process}: {error}"));
         let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).map_err(failed)?;
         let missing = || Failure::new(format!("no Pss of process {process} in:\n{rollup}"));
         sum.pss_kib += own_kib(&rollup).ok_or_else(missing)?;
@@ -39,7 +39,7 @@ pub(super) fn holdings(roots: &[u32]) -> Outcome<Holdings> {
     Ok(sum)
 }
 
-/// Pss less Pss_Shmem of a `smaps_rollup`.
+/// Returns Pss minus Pss_Shmem of a `smaps_rollup`.
 fn own_kib(rollup: &str) -> Option<u64> {
     field_kib(rollup, "Pss:")?.checked_sub(field_kib(rollup, "Pss_Shmem:")?)
 }
@@ -49,7 +49,7 @@ fn field_kib(rollup: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The children of each process that has any.
+/// Returns the children of each process that has any.
 pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let processes = fs::read_dir("/proc").map_err(Failure::io("cannot list /proc"))?;
@@ -57,7 +57,7 @@ pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process that has ended meanwhile is nobody's child.
+        // A process that has ended meanwhile is skipped.
         let described = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         if let Some(parent) = parent(&described) {
             children.entry(parent).or_default().push(process);
@@ -66,7 +66,8 @@ pub(crate) fn children() -> Outcome<HashMap<u32, Vec<u32>>> {
     Ok(children)
 }
 
-/// The parent in a line of `proc_pid_stat(5)`: the second field behind the name, which may hold anything.
+/// Returns the parent from a line of `proc_pid_stat(5)`: the second field after the name. The name
+/// may contain any characters.
 fn parent(described: &str) -> Option<u32> {
     described.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
@@ -79,19 +80,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guests_memory_is_not_the_daemons() {
+    fn guest_memory_does_not_count_for_the_daemon() {
         assert_eq!(own_kib("Rss:  99 kB\nPss:   10 kB\nPss_Anon: 4 kB\nPss_Shmem:   3 kB\n"), Some(7));
         assert_eq!(own_kib("Pss: 10 kB\n"), None);
     }
 
     #[test]
-    fn a_name_with_brackets_does_not_hide_the_parent() {
+    fn name_with_brackets_does_not_hide_the_parent() {
         assert_eq!(parent("12 (a) b (c)) S 7 1 1"), Some(7));
         assert_eq!(parent(""), None);
     }
 
     #[test]
-    fn a_shell_and_what_it_runs_are_one_family() {
+    fn shell_and_its_child_are_counted_together() {
         let mut shell = Command::new("sh").args(["-c", "cat; true"]).stdin(Stdio::piped()).spawn().unwrap();
         let began = Instant::now();
         let mut held = holdings(&[shell.id()]).unwrap();

@@ -1,7 +1,9 @@
-//! The guest rows: the file work of a real User-mode Linux guest on a share, timed inside that guest.
+//! Rows of the part `guest`: file operations of a User-mode Linux guest on a share, timed in that
+//! guest.
 //!
-//! One boot a daemon and cache mode. `rows.sh` is what the guest runs; the work itself is done by fio, by tar and by
-//! `work.c`, which the userland's own compiler makes a static program of. The guest's clock is the host's.
+//! Each daemon and cache mode takes one boot. The guest runs `rows.sh`, which uses fio, tar and
+//! `work.c`. The compiler in the guest makes a static program of `work.c`. The clock of the guest
+//! is the host's.
 
 mod tree;
 
@@ -16,19 +18,19 @@ use super::progress::Progress;
 use crate::console::complain;
 use crate::step::{Failure, Outcome};
 
-/// The share's name in the guest.
+/// Tag of the share.
 const TAG: &str = "bench";
 
-/// The guest's memory: enough for all pages that the rows read.
+/// Memory of the guest: enough for all pages that the rows read.
 const MEMORY_MIB: u32 = 1024;
 
-/// Ten times what a boot with all its rows takes.
+/// Time limit of a boot: ten times what all rows take.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Files created and removed.
+/// Number of files that are created and removed.
 const CREATED: u32 = 5_000;
 
-/// The rows: what the script calls each, what the report calls it, and what it counts.
+/// Rows: name in the script, name in the report, and unit.
 const ROWS: [(&str, &str, &str); 10] = [
     ("stat-cold", "guest: stat of 20,000 files, cold", "file/s"),
     ("stat-warm", "guest: stat of 20,000 files, warm", "file/s"),
@@ -42,15 +44,15 @@ const ROWS: [(&str, &str, &str); 10] = [
     ("write-buffered", "guest: fio 4 KiB random write, buffered", "op/s"),
 ];
 
-/// What the guest may keep decides what it asks for. Modes are compared with themselves only: they are a promise to
-/// the share's user, not a setting for speed.
+/// Cache mode. It decides which requests the guest sends. Each mode is compared only with itself,
+/// because a mode is a promise to the user of the share and not a setting for speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Mode {
-    /// Names and attributes for a second: all rows.
+    /// Cache names and attributes for one second; all rows
     Auto,
-    /// Everything: the rows in which that matters.
+    /// Cache everything; the rows for which that matters
     Always,
-    /// Nothing: the rows with many small files.
+    /// Cache nothing; the rows with many small files
     Strict,
 }
 
@@ -72,10 +74,12 @@ impl Mode {
     }
 }
 
-/// Measures `contestant` once, in all modes or in one: nothing for bare host calls, which need no guest.
+/// Measures `contestant` once, in all modes or in one. Bare host calls have no figures, because
+/// they need no guest.
 ///
 /// # Errors
-/// Where a daemon or a guest does not start or end. A row whose work fails is told and left out.
+/// Fails if a daemon or a guest does not start or end. A row whose work fails is reported and left
+/// out.
 pub(crate) fn turn(
     contestant: &Contestant,
     only: Option<Mode>,
@@ -91,7 +95,8 @@ pub(crate) fn turn(
     Ok(figures)
 }
 
-/// The cache modes to boot with, and what asks the daemon for each; the peer's is part of its setting.
+/// Returns the cache modes to boot with, and the argument that selects each. The mode of virtiofsd
+/// is part of its setting.
 fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
     match contestant {
         Contestant::Pinhole { .. } => {
@@ -131,7 +136,7 @@ fn boot(contestant: &Contestant, mode: Mode, argument: Option<&str>, place: &Pla
     if finished.exit_code != 0 {
         let Finished { exit_code, .. } = finished;
         return Err(Failure::new(format!(
-            "{contestant}: the guest's rows ended with {exit_code}:\n{}daemon:\n{}",
+            "{contestant}: the script in the guest ended with {exit_code}:\n{}daemon:\n{}",
             finished.text(),
             daemon.stderr()
         )));
@@ -142,15 +147,15 @@ fn boot(contestant: &Contestant, mode: Mode, argument: Option<&str>, place: &Pla
 fn script(mode: Mode) -> Outcome<String> {
     let mut line = String::from("sh /extra/rows.sh");
     write!(line, " {TAG} {} {} {CREATED} {}", tree::FILES, tree::ARCHIVED, mode.part())
-        .map_err(|error| Failure::new(format!("cannot write the guest's script: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot write the script for the guest: {error}")))?;
     Ok(line)
 }
 
-/// The figures of what the guest printed.
+/// Parses the output of the guest.
 fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<Figure>> {
     let mut figures = Vec::new();
     for line in output.lines() {
-        let wrong = || Failure::new(format!("{contestant}: the guest printed `{line}`, which is no row"));
+        let wrong = || Failure::new(format!("{contestant}: the guest printed `{line}`, which is not a row"));
         let mut words = line.splitn(3, ' ');
         let (kind, name, rest) = (words.next(), words.next().unwrap_or(""), words.next().unwrap_or(""));
         let (_, row, unit) = ROWS.into_iter().find(|(word, ..)| *word == name).ok_or_else(wrong)?;
@@ -160,7 +165,7 @@ fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<F
                 let value = rate(rest).ok_or_else(wrong)?;
                 figures.push(Figure { row, unit, better: Better::Higher, value });
             }
-            // A figure of work that was not done would be none.
+            // Work that failed has no figure.
             Some("failed") => complain(format!("{row}: {contestant}: failed: {rest}")),
             Some(_) | None => return Err(wrong()),
         }
@@ -168,7 +173,8 @@ fn read_rows(output: &str, contestant: &Contestant, mode: Mode) -> Outcome<Vec<F
     Ok(figures)
 }
 
-/// `COUNT NANOSECONDS` or `persecond NUMBER` as a number a second; only what is above zero is a measurement.
+/// Parses `COUNT NANOSECONDS` or `persecond NUMBER` as a rate per second. Rates that are not above
+/// zero are not measurements.
 fn rate(words: &str) -> Option<f64> {
     let (count, number) = words.split_once(' ')?;
     let number: f64 = number.trim().parse().ok()?;
@@ -185,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_becomes_a_rate() {
+    fn time_becomes_a_rate() {
         let figures = rows("row create 5000 2000000000\nrow read-direct persecond 12345\n").unwrap();
         let values: Vec<f64> = figures.iter().map(|figure| figure.value).collect();
         assert_eq!(values, [2500.0, 12345.0]);
@@ -193,14 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn work_that_failed_has_no_figure() {
+    fn failed_work_has_no_figure() {
         let figures =
             rows("failed stat-cold stat f1: Too many open files in system\nrow read 20000 1000000\n");
         assert_eq!(figures.unwrap().len(), 1);
     }
 
     #[test]
-    fn what_is_no_row_is_refused() {
+    fn other_output_is_refused() {
         for output in ["row read 20000 0", "row read 20000", "row nothing 1 1", "gcc: error", "row read x 5"]
         {
             assert!(rows(output).is_err(), "{output}");
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_name_the_numbers_that_are_measured() {
+    fn row_names_contain_the_measured_numbers() {
         assert_eq!((tree::FILES, tree::ARCHIVED, CREATED), (20_000, 3_000, 5_000));
     }
 }

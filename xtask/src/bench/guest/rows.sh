@@ -1,13 +1,13 @@
-# The rows inside the guest: `sh rows.sh TAG FILES ARCHIVED CREATED PART`, the share mounted at /mnt/TAG.
-# It prints `row NAME COUNT NANOSECONDS` or `row NAME persecond NUMBER`, and `failed NAME WHY` for work that was not
-# done; the rows behind it are measured all the same. PART is `metadata`, `small` for the other
-# rows with small files too, or `all`.
+# Measures the rows in the guest: `sh rows.sh TAG FILES ARCHIVED CREATED PART`. The share is mounted at
+# /mnt/TAG. Prints `row NAME COUNT NANOSECONDS` or `row NAME persecond NUMBER`. For work that failed it
+# prints `failed NAME REASON` and continues with the next row.
+# PART is `metadata`, `small` (also the other rows with small files), or `all`.
 tag=$1 files=$2 archived=$3 created=$4 part=$5
 share=/mnt/$tag
 
 gcc -O2 -static -o /tmp/work /extra/work.c || exit 2
 
-# Nothing of the share in the guest's caches, nothing that the daemon knows from before; the host's caches stay warm.
+# Empties the guest's caches and makes the daemon forget its inodes. The host's caches stay warm.
 cold() {
     umount "$share" && echo 3 > /proc/sys/vm/drop_caches && mount -t virtiofs "$tag" "$share" || exit 3
 }
@@ -19,8 +19,9 @@ timed() {
 }
 
 random() {
-    # The third format of fio's terse output: operations a second are field 8 for reads and 49 for writes. It looks at
-    # the clock as rarely as it can: that is a system call here, and two for each operation would halve every figure.
+    # Version 3 of fio's terse output has the operations per second in field 8 for reads and 49 for writes.
+    # --gtod_reduce reads the clock rarely: that is a system call here, and two of them for each operation
+    # would halve every figure.
     name=$1 field=$2
     shift 2
     if fio --name=random --filename="$share/big" --bs=4k --ioengine=psync --size=128M --io_size=96M --thread \
@@ -33,7 +34,7 @@ random() {
 
 cold
 timed stat-cold "$files" stat "$share/tree" "$files"
-# What a guest trusts for a second (--cache=auto) has to be asked again.
+# With --cache=auto the guest trusts names and attributes for one second. Let that time pass.
 sleep 1.1
 timed stat-warm "$files" stat "$share/tree" "$files"
 cold
@@ -42,7 +43,7 @@ if [ "$part" = metadata ]; then exit 0; fi
 
 cold
 mkdir "$share/unpacked" "$share/new" || exit 4
-# Its pages in the guest's memory, as those of any program that runs again.
+# Loads the pages of tar into the guest's memory, as for a program that has run before.
 tar --version > /tmp/tar.out
 timed unpack "$archived" run tar -xf "$share/archive.tar" -C "$share/unpacked"
 timed create "$created" create "$share/new" "$created"

@@ -1,7 +1,8 @@
-//! What lies on the share of the guest rows: a tree of small files, an archive of a part of it, one big file.
+//! Contents of the share for the part `guest`: a tree of small files, an archive of a part of it,
+//! and one big file.
 //!
-//! Each boot gets its own, made anew and flushed to the disk, so that nobody works on what another has left and no
-//! writeback runs along. Its pages stay in the host's cache.
+//! Each boot gets a new share, which is flushed to the disk. So no boot uses files of an earlier
+//! boot, and no writeback disturbs the measurement. Its pages stay in the host's page cache.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,35 +15,37 @@ use crate::bench::fresh;
 use crate::bench::place::Place;
 use crate::step::{Failure, Outcome, run_quietly};
 
-/// Files in the tree.
+/// Number of files in the tree.
 pub(super) const FILES: u32 = 20_000;
 
-/// Files in each folder of the tree.
+/// Number of files in each folder of the tree.
 const IN_FOLDER: u32 = 100;
 
-/// Folders in each folder above them.
+/// Number of folders in each folder above them.
 const FOLDERS: u32 = 5;
 
-/// Files in the archive: those of the first folders.
+/// Number of files in the archive: those of the first folders.
 pub(super) const ARCHIVED: u32 = 3_000;
 
-/// The longest file, in bytes. Most are much shorter, as in a source tree: 2 KiB in the mean.
+/// Length of the longest file, in bytes. Most files are much shorter, as in a source tree: the mean
+/// is 2 KiB.
 const FILE_LEN_MAX: u64 = 8 << 10;
 
-/// Bytes of the big file: more than a random row reads or writes, so that no page is met twice.
+/// Length of the big file, in bytes: more than a random row reads or writes, so that it uses no
+/// page twice.
 const BIG_LEN: usize = 128 << 20;
 
-/// One piece in which the big file is written.
+/// Length of a piece in which the big file is written, in bytes.
 const PIECE_LEN: usize = 1 << 20;
 
-/// Makes a share; it is gone with the value.
+/// Makes a share. Dropping the value removes it.
 pub(super) fn prepare(place: &Place) -> Outcome<TempDir> {
     let share = fresh::folder(place.folder(), "guest")?;
-    fill(share.path()).map_err(Failure::io("cannot fill the guest's share"))?;
+    fill(share.path()).map_err(Failure::io("cannot fill the share of the guest"))?;
     archive(share.path())?;
-    let folder = File::open(share.path()).map_err(Failure::io("cannot open the guest's share"))?;
+    let folder = File::open(share.path()).map_err(Failure::io("cannot open the share of the guest"))?;
     rustix::fs::syncfs(&folder)
-        .map_err(|error| Failure::new(format!("cannot flush the guest's share: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot flush the share of the guest: {error}")))?;
     Ok(share)
 }
 
@@ -65,13 +68,13 @@ fn fill(share: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where the file of this number lies.
+/// Returns the folder of the file `number`.
 fn folder(number: u32) -> String {
     let folder = number / IN_FOLDER;
     format!("part-{:03}/below-{}", folder / FOLDERS, folder % FOLDERS)
 }
 
-/// Packs whole folders of the tree, by the host's tar.
+/// Packs whole folders of the tree with tar of the host.
 fn archive(share: &Path) -> Outcome {
     let parts = ARCHIVED / IN_FOLDER / FOLDERS;
     run_quietly(
@@ -82,7 +85,7 @@ fn archive(share: &Path) -> Outcome {
     )
 }
 
-/// Pseudo-random numbers of a fixed seed (xorshift64*), so that every share has the same files.
+/// Pseudo-random numbers from a fixed seed (xorshift64*), so that every share has the same files.
 struct Noise(u64);
 
 impl Noise {
@@ -97,7 +100,7 @@ impl Noise {
         (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect()
     }
 
-    /// The least of three: many short files, few long ones.
+    /// Returns the smallest of three numbers, which gives many short files and few long ones.
     fn small_length(&mut self) -> u64 {
         [self.next(), self.next(), self.next()]
             .map(|number| (number >> 16) % FILE_LEN_MAX)
@@ -112,14 +115,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_archive_holds_whole_folders() {
+    fn archive_contains_whole_folders() {
         assert_eq!(ARCHIVED % (IN_FOLDER * FOLDERS), 0);
         assert_eq!(folder(ARCHIVED - 1), "part-005/below-4");
         assert_eq!(folder(ARCHIVED), "part-006/below-0");
     }
 
     #[test]
-    fn a_file_is_two_kibibytes_long_in_the_mean() {
+    fn mean_file_length_is_two_kibibytes() {
         let mut noise = Noise(1);
         let sum: u64 = (0..10_000).map(|_| noise.small_length()).sum();
         assert!((1900..2200).contains(&(sum / 10_000)), "{sum}");

@@ -1,8 +1,8 @@
-// The file work that is timed inside a guest: `work VERB FOLDER COUNT` or `work run COMMAND...`.
+// File work that is timed in a guest: `work VERB FOLDER COUNT` or `work run COMMAND...`.
 //
-// A static C program, so that neither an interpreter nor a dynamic linker is measured along. It prints the nanoseconds
-// that the work alone took; whatever does not succeed ends it with the path, the call and the reason, because a figure
-// of work that was not done would be a lie.
+// It is a static C program, so that the time of an interpreter or a dynamic linker does not count. It prints
+// the time of the work in nanoseconds. If a call fails, it prints the call, the path and the reason, and
+// ends: failed work must have no figure.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -37,7 +37,8 @@ static void read_whole(int folder, const char *name) {
     if (close(file) != 0) fail("close", name);
 }
 
-// Visits every regular file below `folder`, which is closed: attributes of all, and with `contents` their bytes too.
+// Reads the attributes of every file below `folder`, and with `contents` also its data.
+// Closes `folder` and returns the number of files.
 static long walk(int folder, int contents) {
     DIR *list = fdopendir(folder);
     if (list == NULL) fail("opendir", "a folder");
