@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn mode_never_leaves_out_every_file() {
+    fn with_mode_never_no_file_is_offered() {
         for capabilities in [Capabilities::qemu(), Capabilities::replacing()] {
             assert_eq!(refusal(IMAGE, capabilities, Mode::Never), Some(Unmappable::Off));
         }

@@ -26,9 +26,9 @@
 //!   mapping, because QEMU accepts no other range. If the front-end then refuses the new mapping,
 //!   the range stays empty: the guest has given up the old mapping, and `mmap(MAP_FIXED)` behaves
 //!   the same.
-//! - **A mapping partly inside and partly outside** the range of a SETUPMAPPING, or of an entry of a
-//!   REMOVEMAPPING: EINVAL, and nothing changes. To remove the whole mapping would take memory away
-//!   from a guest that did not ask for it. To keep a part, the front-end would have to split a
+//! - **A mapping partly inside and partly outside** the range of a SETUPMAPPING, or of an entry of
+//!   a REMOVEMAPPING: EINVAL, and nothing changes. To remove the whole mapping would take memory
+//!   away from a guest that did not ask for it. To keep a part, the front-end would have to split a
 //!   mapping, which QEMU cannot do. After the error, the guest knows that its mappings are
 //!   unchanged. Linux never sends such a request.
 //! - **No mapping to remove**: success, as in all other servers. An entry that is empty or outside
