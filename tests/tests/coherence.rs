@@ -432,16 +432,12 @@ fn length_and_times_are_right_after_another_guest_has_written_or_truncated() {
 /// The names of all tests in the suites and the daemon.
 fn tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = [
-        "tests",
-        "tests/coherence_races",
-        "tests/linearizable",
-        "../daemon/src/cli",
-        "../daemon/src/host",
-        "../daemon/src/session",
-        "../daemon/tests",
-    ];
-    let files = folders.into_iter().flat_map(|folder| fs::read_dir(root.join(folder)).unwrap());
+    let suites = fs::read_dir(root.join("tests")).unwrap().map(|entry| entry.unwrap().path());
+    let folders =
+        ["tests", "../daemon/src/cli", "../daemon/src/host", "../daemon/src/session", "../daemon/tests"];
+    let folders =
+        folders.map(|folder| root.join(folder)).into_iter().chain(suites.filter(|suite| suite.is_dir()));
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap());
     let texts = files.map(|file| file.unwrap().path()).filter(|path| path.is_file());
     let names = |path: PathBuf| {
         let text = fs::read_to_string(path).unwrap_or_default();

@@ -1,0 +1,223 @@
+//! Which locks exclude which: between owners of one guest, guests of two daemons and host processes, and whose the lock is
+//! that is in the way.
+
+use crate::scene::{EAGAIN, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use pinhole_tests::frontend::client::Opened;
+use pinhole_tests::frontend::frame::opcode::{SETLK, SETLKW};
+use pinhole_tests::frontend::locks::{InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
+use std::fs::{self, File};
+
+#[test]
+fn owners_of_one_guest_exclude_one_another_also_through_one_handle() {
+    let mut scene = Scene::new(1);
+    let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
+    let guest = scene.guest(0);
+    assert_eq!(guest.set(first, write(1, 10, 19)).unwrap(), 0);
+    // A fork has the same handle and is another owner.
+    for file in [first, second] {
+        assert_eq!(guest.set(file, write(2, 19, 30)).unwrap(), EAGAIN);
+        assert_eq!(guest.set(file, read(2, 0, 10)).unwrap(), EAGAIN);
+        assert_eq!(guest.set(file, read(2, 0, 9)).unwrap(), 0);
+        assert_eq!(guest.set(file, read(2, 20, TO_THE_END)).unwrap(), 0);
+    }
+    // Readers share.
+    assert_eq!(guest.set(second, read(3, 0, 9)).unwrap(), 0);
+    assert_eq!(guest.set(second, write(3, 0, 9)).unwrap(), EAGAIN);
+    assert_eq!(guest.set(first, write(1, 10, 19).to(UNLOCK)).unwrap(), 0);
+    assert_eq!(guest.set(second, write(2, 10, 19)).unwrap(), 0);
+}
+
+#[test]
+fn guests_of_two_daemons_and_a_host_process_exclude_one_another() {
+    let mut scene = Scene::new(2);
+    let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
+    let here = scene.file();
+    assert_eq!(scene.guest(0).set(files[0], write(1, 0, 9)).unwrap(), 0);
+    // The owner has the same name in both guests, and is another one.
+    assert_eq!(scene.guest(1).set(files[1], write(1, 5, 14)).unwrap(), EAGAIN);
+    assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
+    assert_eq!(scene.guest(0).set(files[0], read(1, 0, 9)).unwrap(), 0);
+    assert_eq!(scene.guest(1).set(files[1], read(1, 5, 14)).unwrap(), 0);
+    assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingLockShared), Ok(()));
+    for (guest, file) in scene.guests.iter_mut().zip(files) {
+        assert_eq!(guest.set(file, read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
+        assert_eq!(guest.set(file, write(1, 0, 9)).unwrap(), EAGAIN, "a host process reads");
+    }
+    assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingUnlock), Ok(()));
+    assert_eq!(scene.guest(1).set(files[1], write(1, 0, 9)).unwrap(), 0);
+    assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
+}
+
+#[test]
+fn flock_excludes_other_handles_other_guests_and_host_processes() {
+    let mut scene = Scene::new(2);
+    let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDONLY));
+    let third = scene.open(1, O_RDWR);
+    let here = scene.file();
+    // For flock the owner is the open file itself. A read-only one may be locked for writing.
+    let (one, other) = (Lock::flock(WRITE, 11), Lock::flock(WRITE, 12));
+    assert_eq!(scene.guest(0).set(second, other).unwrap(), 0);
+    assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), EAGAIN);
+    assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), EAGAIN);
+    assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
+    // Down to sharing, and no further while others share.
+    assert_eq!(scene.guest(0).set(second, other.to(READ)).unwrap(), 0);
+    assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), 0);
+    assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), 0);
+    assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Ok(()));
+    assert_eq!(flock(&here, FlockOperation::NonBlockingUnlock), Ok(()));
+    assert_eq!(scene.guest(1).set(third, one).unwrap(), EAGAIN);
+    assert_eq!(scene.guest(0).set(first, one.to(UNLOCK)).unwrap(), 0);
+    assert_eq!(scene.guest(0).set(second, other.to(UNLOCK)).unwrap(), 0);
+    assert_eq!(scene.guest(1).set(third, one).unwrap(), 0);
+    assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
+}
+
+#[test]
+fn giving_back_what_nobody_has_is_no_call_that_a_filter_would_end_the_daemon_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    // Nothing is granted for which the host would be asked what a locked file is called.
+    fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
+    let policy = policy.to_str().unwrap();
+    for arguments in
+        [["--locks", "guest"], ["--cache", "always"], ["--profile", "rootfs"], ["--policy", policy]]
+    {
+        let mut scene = Scene::with(1, &arguments);
+        let file = scene.open(0, O_RDONLY);
+        let guest = scene.guest(0);
+        for lock in [read(1, 0, 9), Lock::flock(READ, 1)] {
+            for opcode in [SETLK, SETLKW] {
+                let said = guest.errno(lock.to(UNLOCK).frame(opcode, file), 0).unwrap();
+                assert_eq!(said, 0, "{arguments:?} {lock:?}");
+            }
+        }
+        guest.is_alive().unwrap();
+    }
+}
+
+#[test]
+fn guests_that_only_read_lock_a_file_that_is_shared_by_memory_together() {
+    let mut scene = Scene::with(2, &["--readonly"]);
+    fs::rename(scene.share.host("file"), scene.share.host("db-shm")).unwrap();
+    for guest in &mut scene.guests {
+        let file = guest.open("db-shm", O_RDONLY).unwrap();
+        assert_eq!(guest.set(file, read(1, 120, 120)).unwrap(), 0);
+    }
+    let host = File::options().write(true).open(scene.share.host("db-shm")).unwrap();
+    assert_eq!(fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
+}
+
+/// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in common.
+#[test]
+fn a_file_that_is_shared_by_memory_is_locked_by_one_guest_at_a_time() {
+    let mut scene = Scene::new(2);
+    for name in ["db-shm", "lock.mdb"] {
+        fs::write(scene.share.host(name), [0; 4096]).unwrap();
+        let whole = [posix(true, 0, TO_THE_END)];
+        let on_host = || host_locks(&scene.share.host(name)).unwrap();
+        let [here, there] = &mut scene.guests[..] else { panic!() };
+        let (mine, yours) = (here.open(name, O_RDWR).unwrap(), there.open(name, O_RDWR).unwrap());
+        assert_eq!(here.set(mine, read(1, 128, 128)).unwrap(), 0);
+        assert_eq!(on_host(), whole, "{name}");
+        assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), EAGAIN, "{name}");
+        let found = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
+        assert_eq!(there.get(yours, write(1, 128, 128)).unwrap(), Some(found), "{name}");
+        // Within the guest it is a file like any.
+        assert_eq!(here.set(mine, read(2, 128, 128)).unwrap(), 0);
+        assert_eq!(here.set(mine, write(2, 120, 121)).unwrap(), 0);
+        assert_eq!(here.set(mine, write(1, 121, 121)).unwrap(), EAGAIN);
+        assert_eq!(here.get(mine, write(1, 121, 121)).unwrap().map(|found| found.pid), Some(pid_of(2)));
+        assert_eq!(here.get(mine, write(1, 0, 100)).unwrap(), None);
+        assert_eq!(here.flush(mine, 1).unwrap(), 0);
+        assert_eq!(on_host(), whole, "{name}: the other owner is still there");
+        assert_eq!(here.set(mine, read(2, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
+        assert_eq!(on_host(), NOTHING, "{name}");
+        assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), 0);
+        assert_eq!(here.set(mine, read(1, 0, 0)).unwrap(), EAGAIN);
+        assert_eq!(there.release(yours, None).unwrap(), 0);
+        assert_eq!(on_host(), NOTHING, "{name}");
+    }
+}
+
+#[test]
+fn flock_and_posix_locks_ignore_one_another() {
+    let mut scene = Scene::new(2);
+    let (first, second) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));
+    assert_eq!(scene.guest(0).set(first, Lock::flock(WRITE, 1)).unwrap(), 0);
+    assert_eq!(scene.guest(1).set(second, write(1, 0, TO_THE_END)).unwrap(), 0);
+    assert_eq!(scene.guest(0).get(first, write(1, 0, 0)).unwrap().map(|found| found.kind), Some(WRITE));
+    assert_eq!(scene.guest(0).set(first, Lock::flock(UNLOCK, 1)).unwrap(), 0);
+    assert_eq!(scene.on_host(), [posix(true, 0, TO_THE_END)]);
+}
+
+#[test]
+fn getlk_says_what_is_in_the_way_and_whose_it_is() {
+    let mut scene = Scene::with(2, &["--sandbox", "none"]);
+    let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
+    let asked = write(2, 5, 30);
+    assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), None);
+    assert_eq!(scene.guest(0).set(files[0], read(1, 10, 19)).unwrap(), 0);
+    let found = InTheWay { start: 10, end: 19, kind: READ, pid: pid_of(1) };
+    assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), Some(found));
+    // Not in the way of its own owner, of a reader, or of other bytes.
+    for free in [write(1, 0, TO_THE_END), read(2, 0, TO_THE_END), write(2, 0, 9), write(2, 20, TO_THE_END)] {
+        assert_eq!(scene.guest(0).get(files[0], free).unwrap(), None, "{free:?}");
+    }
+    // Of another guest nobody knows which process it is.
+    assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(InTheWay { pid: 0, ..found }));
+    assert_eq!(scene.guest(0).set(files[0], read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
+    let here = scene.file();
+    fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
+    // Nor of a process of the host: its number would be another's in the guest.
+    let whole = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
+    assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(whole));
+    drop(here);
+    assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), None);
+}
+
+#[test]
+fn ranges_of_one_owner_merge_split_and_change_kind_through_any_of_its_handles() {
+    let mut scene = Scene::new(1);
+    let (reads, both) = (scene.open(0, O_RDONLY), scene.open(0, O_RDWR));
+    let mut set = |file: Opened, lock: Lock, expected: &[(bool, u64, u64)]| {
+        assert_eq!(scene.guest(0).set(file, lock).unwrap(), 0, "{lock:?}");
+        let expected: Vec<_> =
+            expected.iter().map(|(write, start, end)| posix(*write, *start, *end)).collect();
+        assert_eq!(scene.on_host(), expected, "after {lock:?}");
+    };
+    set(reads, read(1, 0, 9), &[(false, 0, 9)]);
+    // Beside it, over it, and for writing, which the first handle could not.
+    set(both, read(1, 10, 19), &[(false, 0, 19)]);
+    set(both, write(1, 5, 14), &[(false, 0, 4), (true, 5, 14), (false, 15, 19)]);
+    set(both, write(1, 0, 19), &[(true, 0, 19)]);
+    // Down again through the one that only reads.
+    set(reads, read(1, 8, 11), &[(true, 0, 7), (false, 8, 11), (true, 12, 19)]);
+    set(reads, write(1, 4, 15).to(UNLOCK), &[(true, 0, 3), (true, 16, 19)]);
+    set(both, write(1, 16, TO_THE_END), &[(true, 0, 3), (true, 16, TO_THE_END)]);
+    set(both, write(1, 0, TO_THE_END).to(UNLOCK), &[]);
+    // What is not locked may be unlocked.
+    set(both, write(1, 3, 3).to(UNLOCK), &[]);
+}
+
+#[test]
+fn a_file_is_one_by_whatever_name_it_is_opened() {
+    let mut scene = Scene::new(2);
+    fs::hard_link(scene.share.host("file"), scene.share.host("link")).unwrap();
+    let (file, link) = (scene.open(0, O_RDWR), scene.guest(0).open_again("link", O_RDWR).unwrap());
+    let elsewhere = scene.guest(1).open("link", O_RDWR).unwrap();
+    assert_eq!(scene.guest(0).set(file, write(1, 0, 9)).unwrap(), 0);
+    assert_eq!(scene.guest(0).set(link, write(2, 0, 9)).unwrap(), EAGAIN);
+    assert_eq!(scene.guest(0).set(link, write(1, 5, 14)).unwrap(), 0);
+    assert_eq!(scene.guest(1).set(elsewhere, write(1, 14, 14)).unwrap(), EAGAIN);
+    assert_eq!(scene.on_host(), [posix(true, 0, 14)]);
+    // Renamed over and gone, it is still the file that is open.
+    fs::remove_file(scene.share.host("link")).unwrap();
+    fs::write(scene.share.host("new"), "x").unwrap();
+    fs::rename(scene.share.host("new"), scene.share.host("file")).unwrap();
+    assert_eq!(scene.guest(1).set(elsewhere, write(1, 14, 14)).unwrap(), EAGAIN);
+    let new = scene.open(1, O_RDWR);
+    assert_eq!(scene.guest(1).set(new, write(1, 0, 9)).unwrap(), 0);
+}

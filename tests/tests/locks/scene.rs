@@ -1,0 +1,70 @@
+//! A share with a file, guests that lock it, and the host's own list of locks.
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Client, Opened, Share};
+use pinhole_tests::frontend::locks::{HostLock, Lock, READ, WRITE, host_locks};
+use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
+use std::fs::{self, File};
+
+pub(crate) const O_RDONLY: u32 = 0;
+pub(crate) const O_RDWR: u32 = 2;
+pub(crate) const EBADF: i32 = 9;
+pub(crate) const EAGAIN: i32 = 11;
+pub(crate) const NOTHING: Vec<HostLock> = Vec::new();
+/// So many descriptors that a thousand requests fit.
+pub(crate) const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+
+/// A share with a `file`, and guests, each of a daemon of its own.
+pub(crate) struct Scene {
+    pub(crate) guests: Vec<Client>,
+    pub(crate) daemons: Vec<Serving>,
+    pub(crate) share: Share,
+}
+
+impl Scene {
+    pub(crate) fn new(guests: usize) -> Self {
+        Self::with(guests, &[])
+    }
+
+    pub(crate) fn with(guests: usize, arguments: &[&str]) -> Self {
+        let mut scene = Self { guests: Vec::new(), daemons: Vec::new(), share: Share::new().unwrap() };
+        fs::write(scene.share.host("file"), [7; 4096]).unwrap();
+        for _ in 0..guests {
+            let daemon = scene.share.serve(arguments).unwrap();
+            scene.guests.push(Client::connect(daemon.socket(), WIDE).unwrap().0);
+            scene.daemons.push(daemon);
+        }
+        scene
+    }
+
+    pub(crate) fn guest(&mut self, index: usize) -> &mut Client {
+        &mut self.guests[index]
+    }
+
+    pub(crate) fn open(&mut self, index: usize, flags: u32) -> Opened {
+        self.guests[index].open("file", flags).unwrap()
+    }
+
+    /// As a host process sees the file.
+    pub(crate) fn on_host(&self) -> Vec<HostLock> {
+        host_locks(&self.share.host("file")).unwrap()
+    }
+
+    /// The file as a host process opens it: this test is one.
+    pub(crate) fn file(&self) -> File {
+        File::options().read(true).write(true).open(self.share.host("file")).unwrap()
+    }
+}
+
+pub(crate) fn write(owner: u64, start: u64, end: u64) -> Lock {
+    Lock::posix(WRITE, owner, start, end)
+}
+
+pub(crate) fn read(owner: u64, start: u64, end: u64) -> Lock {
+    Lock::posix(READ, owner, start, end)
+}
+
+/// Of the family that excludes other daemons and host processes.
+pub(crate) fn posix(write: bool, start: u64, end: u64) -> HostLock {
+    HostLock { family: "OFDLCK".to_owned(), start, end, write }
+}

@@ -1,0 +1,133 @@
+//! Requests that are wrong, or too many: each is refused, and none leaves a lock behind.
+
+use crate::scene::{EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use pinhole_tests::frontend::Footprint;
+use pinhole_tests::frontend::client::Opened;
+use pinhole_tests::frontend::frame::opcode::{FLUSH, GETLK, OPENDIR, SETLK, SETLKW};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::locks::{Lock, TO_THE_END, UNLOCK, WRITE};
+
+const O_WRONLY: u32 = 1;
+const EINVAL: i32 = 22;
+const ENOLCK: i32 = 37;
+
+#[test]
+fn a_handle_gives_only_what_it_was_opened_for() {
+    let mut scene = Scene::new(1);
+    let (reads, writes) = (scene.open(0, O_RDONLY), scene.open(0, O_WRONLY));
+    let guest = scene.guest(0);
+    assert_eq!(guest.set(reads, write(1, 0, 9)).unwrap(), EBADF);
+    assert_eq!(guest.set(writes, read(1, 0, 9)).unwrap(), EBADF);
+    let waits = guest.set_and_wait(reads, write(1, 0, 9)).unwrap();
+    assert_eq!(guest.outcome(waits).unwrap(), EBADF);
+    assert_eq!(guest.set(reads, read(1, 0, 9)).unwrap(), 0);
+    // Nor may it upgrade what another handle has locked.
+    assert_eq!(guest.set(reads, write(1, 0, 9)).unwrap(), EBADF);
+    assert_eq!(guest.set(writes, write(2, 10, 19)).unwrap(), 0);
+    assert_eq!(guest.get(reads, write(3, 10, 19)).unwrap().map(|found| found.kind), Some(WRITE));
+    assert_eq!(scene.on_host(), [posix(false, 0, 9), posix(true, 10, 19)]);
+}
+
+/// Requests that are wrong in one place each.
+fn garbage((node, handle): Opened, directory: Opened) -> Vec<(Frame, &'static [i32])> {
+    let good = write(1, 10, 19);
+    let flock = Lock::flock(WRITE, 1);
+    let mut all = Vec::new();
+    for opcode in [GETLK, SETLK, SETLKW] {
+        let mut wrong =
+            |lock: Lock, at: Opened, errnos: &'static [i32]| all.push((lock.frame(opcode, at), errnos));
+        let file = (node, handle);
+        for (start, end) in [
+            (20, 19),
+            (u64::MAX, 0),
+            (0, TO_THE_END + 1),
+            (0, u64::MAX),
+            (TO_THE_END + 1, TO_THE_END + 1),
+            (1 << 63, u64::MAX),
+            (u64::MAX, u64::MAX),
+        ] {
+            wrong(Lock { start, end, ..good }, file, &[EINVAL]);
+        }
+        for kind in [3, 4, 0x8000_0000, u32::MAX] {
+            wrong(good.to(kind), file, &[EINVAL]);
+            wrong(flock.to(kind), file, &[EINVAL]);
+        }
+        for lk_flags in [2, 4, 3, 0x8000_0000, u32::MAX] {
+            wrong(Lock { lk_flags, ..good }, file, &[EINVAL]);
+        }
+        for (start, end) in [(0, 9), (1, TO_THE_END), (9, 0), (0, u64::MAX)] {
+            wrong(Lock { start, end, ..flock }, file, &[EINVAL]);
+        }
+        for lock in [good, flock] {
+            wrong(lock, directory, &[EBADF, EINVAL]);
+            for unknown in [0, handle + 1, handle ^ 1 << 31, handle + (1 << 32), u64::MAX] {
+                wrong(lock, (node, unknown), &[EBADF]);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn no_field_that_is_wrong_leaves_a_lock_behind() {
+    let mut scene = Scene::new(1);
+    let file = scene.open(0, O_RDWR);
+    let guest = scene.guest(0);
+    let directory = guest.body(Frame::new(OPENDIR, 1).u32(0).u32(0), 16).unwrap();
+    let directory = (1, u64_at(&directory, 0).unwrap());
+    for (frame, expected) in garbage(file, directory) {
+        let said = guest.errno(frame.clone(), 24).unwrap();
+        assert!(expected.contains(&said), "{said} to {frame:?}");
+    }
+    for frame in [Frame::new(SETLK, file.0).u64(file.1), Frame::new(FLUSH, file.0).u64(file.1)] {
+        assert_eq!(guest.errno(frame, 0).unwrap(), EINVAL, "cut off");
+    }
+    assert_eq!(scene.on_host(), NOTHING);
+    // And what is odd but right is served.
+    let guest = scene.guest(0);
+    for (start, end) in [(0, 0), (TO_THE_END, TO_THE_END), (TO_THE_END - 1, TO_THE_END), (0, TO_THE_END)] {
+        for owner in [0, 1, u64::MAX] {
+            let lock = Lock { pid: u32::MAX, ..write(owner, start, end) };
+            assert_eq!(guest.set(file, lock).unwrap(), 0, "{lock:?}");
+            assert_eq!(guest.set(file, lock.to(UNLOCK)).unwrap(), 0, "{lock:?}");
+        }
+    }
+    assert_eq!(scene.on_host(), NOTHING);
+}
+
+#[test]
+fn a_handle_of_another_guest_locks_nothing() {
+    let mut scene = Scene::new(2);
+    let file = scene.open(0, O_RDWR);
+    let node = scene.guest(1).look_up("file").unwrap();
+    for lock in [write(1, 0, 9), Lock::flock(WRITE, 1), write(1, 0, 9).to(UNLOCK)] {
+        assert_eq!(scene.guest(1).set((node, file.1), lock).unwrap(), EBADF, "{lock:?}");
+    }
+    assert_eq!(scene.on_host(), NOTHING);
+}
+
+#[test]
+fn a_flood_of_owners_leaves_the_daemon_whole_and_nothing_behind() {
+    let mut scene = Scene::new(1);
+    let file = scene.open(0, O_RDWR);
+    assert_eq!(scene.guest(0).set(file, read(1, 0, 9)).unwrap(), 0);
+    assert_eq!(scene.guest(0).flush(file, 1).unwrap(), 0);
+    let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
+    let guest = &mut scene.guests[0];
+    let mut held = 0;
+    for owner in 0..3000 {
+        let said = guest.set(file, read(owner, owner, owner + 100)).unwrap();
+        assert!([0, ENOLCK].contains(&said), "{said} to owner {owner}");
+        held += u64::from(said == 0);
+    }
+    assert!(held > 100, "only {held} owners of a lock");
+    let other = guest.open("file", O_RDWR).unwrap();
+    assert_eq!(guest.release(other, None).unwrap(), 0);
+    for owner in 0..3000 {
+        assert_eq!(guest.flush(file, owner).unwrap(), 0);
+    }
+    assert_eq!(scene.on_host(), NOTHING);
+    let after = Footprint::of(scene.daemons[0].serving_id()).unwrap();
+    assert!(after.descriptors <= before.descriptors, "{before:?} became {after:?}");
+    assert!(after.threads <= before.threads, "{before:?} became {after:?}");
+}
