@@ -96,6 +96,12 @@ pub enum FrontendError {
         /// The queue waited for.
         queue: usize,
     },
+    /// The device has closed the connection before it gave the request back.
+    #[error("queue {queue}: the device is gone")]
+    Gone {
+        /// The queue waited for.
+        queue: usize,
+    },
     /// The test asks for a queue that it has not set up.
     #[error("there is no queue {0}")]
     NoQueue(usize),
@@ -267,6 +273,7 @@ impl Frontend {
     /// Whatever the daemon refuses.
     pub fn start_queue(&mut self, index: usize, setup: Setup) -> Result<(), FrontendError> {
         let queue = Queue::new(index, setup.queue_size, setup.features & EVENT_IDX != 0, &self.memory)?;
+        queue.end_with(&self.connection)?;
         self.connect_queue(&queue, 0)?;
         self.queues.retain(|other| other.index() != index);
         self.queues.push(queue);

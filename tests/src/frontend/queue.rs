@@ -1,15 +1,20 @@
 //! The driver's side of one split virtqueue (virtio 1.3, 2.7), written by hand so that it can also be written wrongly.
 
 use super::{FrontendError, LIMIT, MEMORY_START, QUEUE_LEN, Reply, Shape};
-use std::os::fd::AsRawFd as _;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// What reply buffers hold before the device writes to them.
 const UNTOUCHED: u8 = 0xa5;
+
+/// What a queue waits for: the call event, and the end of the connection.
+const CALLED: u64 = 0;
+const CLOSED: u64 = 1;
 
 /// One descriptor as it lies in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +133,7 @@ impl Queue {
         memory.write_slice(&vec![0; 0x2_0000], GuestAddress(place.descriptors))?;
         let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
         let (call, called) = (event()?, Epoll::new()?);
-        called.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        called.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, CALLED))?;
         Ok(Self {
             index,
             size,
@@ -242,7 +247,7 @@ impl Queue {
         }
         let head = self.next_descriptor;
         if indirect {
-            let len = u32::try_from(count * 16).map_err(std::io::Error::other)?;
+            let len = u32::try_from(count * 16).map_err(io::Error::other)?;
             let table = self.next_table;
             self.next_table += u64::from(len);
             self.write_table(memory, table, &linked)?;
@@ -316,7 +321,7 @@ impl Queue {
     /// Takes the next request given back, sleeping on the interrupt alone where none is there yet.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`].
+    /// [`FrontendError::TimedOut`]; [`FrontendError::Gone`] as soon as the device is.
     pub fn wait(&mut self, memory: &GuestMemoryMmap) -> Result<Used, FrontendError> {
         let started = Instant::now();
         loop {
@@ -324,9 +329,10 @@ impl Queue {
             if let Some(used) = self.take_used(memory)? {
                 return Ok(used);
             }
-            let left = LIMIT.saturating_sub(started.elapsed());
-            if !self.wait_for_interrupt(i32::try_from(left.as_millis()).unwrap_or(i32::MAX))? {
-                return Err(FrontendError::TimedOut { queue: self.index });
+            match self.wait_for_interrupt(LIMIT.saturating_sub(started.elapsed())) {
+                // What was given back before the end is there, perhaps without an interrupt.
+                Err(gone @ FrontendError::Gone { .. }) => return self.take_used(memory)?.ok_or(gone),
+                outcome => outcome?,
             }
         }
     }
@@ -352,23 +358,34 @@ impl Queue {
     /// Waits for the interrupt itself.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`].
+    /// [`FrontendError::TimedOut`], [`FrontendError::Gone`].
     pub fn wait_for_call(&mut self) -> Result<(), FrontendError> {
-        let came = self.wait_for_interrupt(i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX))?;
-        if came { Ok(()) } else { Err(FrontendError::TimedOut { queue: self.index }) }
+        self.wait_for_interrupt(LIMIT)
     }
 
-    fn wait_for_interrupt(&mut self, timeout_ms: i32) -> Result<bool, FrontendError> {
-        let mut events = [EpollEvent::default()];
-        match self.called.wait(timeout_ms, &mut events) {
-            Ok(0) => Ok(false),
-            Ok(_) => {
-                self.interrupts += self.call.read().unwrap_or(0);
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(true),
-            Err(error) => Err(error.into()),
+    /// Ends waits when the device's end of this connection is closed.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(super) fn end_with(&self, connection: &impl AsRawFd) -> io::Result<()> {
+        let closed = EpollEvent::new(EventSet::HANG_UP, CLOSED);
+        self.called.ctl(ControlOperation::Add, connection.as_raw_fd(), closed)
+    }
+
+    fn wait_for_interrupt(&mut self, limit: Duration) -> Result<(), FrontendError> {
+        let mut events = [EpollEvent::default(); 2];
+        let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        let count = match self.called.wait(limit_ms, &mut events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            count => count?,
+        };
+        let is_called = events.iter().take(count).any(|event| event.data() == CALLED);
+        if is_called {
+            self.interrupts += self.call.read().unwrap_or(0);
+            return Ok(());
         }
+        let queue = self.index;
+        Err(if count == 0 { FrontendError::TimedOut { queue } } else { FrontendError::Gone { queue } })
     }
 
     /// Takes the next request given back, if there is one.
