@@ -219,8 +219,17 @@ fn qemu_command(
         .arg("-initrd")
         .arg(initrd);
     match console {
-        Console::Logged => command.args(["-monitor", "none", "-serial", "stdio"]),
+        Console::Logged => command.args(["-serial", "stdio"]),
         Console::Terminal => command.args(["-serial", "mon:stdio"]),
+    };
+    match console {
+        Console::Logged if guest.monitored => {
+            let mut socket = option("unix:", &paths.monitor);
+            socket.push(",server=on,wait=off");
+            command.arg("-monitor").arg(socket)
+        }
+        Console::Logged => command.args(["-monitor", "none"]),
+        Console::Terminal => &mut command,
     };
     command
         .arg("-serial")

@@ -9,6 +9,7 @@
 
 mod boot;
 mod cpio;
+mod monitor;
 mod panics;
 mod pieces;
 mod running;
@@ -17,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use monitor::Monitor;
 pub use panics::{PANICS_VARIABLE, panicked_tests};
 pub use pieces::Pieces;
 pub use running::{Finished, Running};
@@ -188,6 +190,7 @@ pub struct Guest {
     userland: bool,
     kernel_options: Vec<String>,
     pinned: bool,
+    monitored: bool,
 }
 
 impl Guest {
@@ -203,12 +206,20 @@ impl Guest {
             userland: false,
             kernel_options: Vec::new(),
             pinned: true,
+            monitored: false,
         }
     }
 
     /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, eight minutes at most.
     pub fn qemu() -> Self {
         Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(8), ..Self::uml() }
+    }
+
+    /// Gives QEMU a monitor; see [`Running::monitor`].
+    #[must_use]
+    pub fn monitored(mut self) -> Self {
+        self.monitored = true;
+        self
     }
 
     /// Leaves the guest and its daemons to the host's scheduler. For guests that wait for one another: on a busy host, one of

@@ -10,6 +10,7 @@ use rustix::event::Timespec;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use super::monitor::Monitor;
 use super::{GuestError, panics};
 use crate::daemon::wait_for_exit;
 use crate::placement::Placement;
@@ -37,6 +38,7 @@ pub(super) struct Paths {
     pub(super) output: PathBuf,
     pub(super) status: PathBuf,
     pub(super) kernel_log: PathBuf,
+    pub(super) monitor: PathBuf,
 }
 
 impl Paths {
@@ -46,6 +48,7 @@ impl Paths {
             output: channel.join("output"),
             status: channel.join("status"),
             kernel_log: work.join("kernel.log"),
+            monitor: work.join("monitor"),
             channel,
         }
     }
@@ -124,6 +127,14 @@ impl Running {
     /// runs.
     pub fn channel(&self) -> &Path {
         &self.paths.channel
+    }
+
+    /// Connects to the monitor of a QEMU guest that was started with [`Guest::monitored`](super::Guest::monitored).
+    ///
+    /// # Errors
+    /// [`GuestError::Host`].
+    pub fn monitor(&self) -> Result<Monitor, GuestError> {
+        Monitor::connect(&self.paths.monitor).map_err(GuestError::host("cannot reach QEMU's monitor"))
     }
 
     /// The file that grows by what the script prints.

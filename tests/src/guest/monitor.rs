@@ -1,0 +1,47 @@
+//! QEMU's human monitor on a Unix socket.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What QEMU prints when it takes the next command.
+const PROMPT: &[u8] = b"(qemu) ";
+/// How long a command may take. One that takes longer has failed.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// A connection to the monitor.
+#[derive(Debug)]
+pub struct Monitor(UnixStream);
+
+impl Monitor {
+    pub(super) fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let mut monitor = Self(stream);
+        monitor.until_prompt()?;
+        Ok(monitor)
+    }
+
+    /// Carries out a command. Returns what QEMU printed, the echo of the command included, and how long it took.
+    ///
+    /// # Errors
+    /// What the socket returns; `WouldBlock` after a minute.
+    pub fn command(&mut self, command: &str) -> io::Result<(String, Duration)> {
+        let began = Instant::now();
+        self.0.write_all(format!("{command}\n").as_bytes())?;
+        let printed = self.until_prompt()?;
+        Ok((printed, began.elapsed()))
+    }
+
+    fn until_prompt(&mut self) -> io::Result<String> {
+        let (mut printed, mut part) = (Vec::new(), [0; 4096]);
+        while !printed.ends_with(PROMPT) {
+            match self.0.read(&mut part)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                len => printed.extend(part.iter().take(len)),
+            }
+        }
+        Ok(String::from_utf8_lossy(&printed).into_owned())
+    }
+}
