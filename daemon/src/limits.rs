@@ -239,6 +239,14 @@ pub const LEASE_RETRY_MAX: std::time::Duration = std::time::Duration::from_milli
 /// lease away by default (/proc/sys/fs/lease-break-time).
 pub const LEASE_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// INITs and DESTROYs that a session serves in a second; a second's worth at once after a pause. Each makes every other
+/// request of its guest wait. A guest sends one when it mounts the share and one when it unmounts it.
+pub const SESSION_CHANGES_PER_SECOND: u64 = 100;
+
+/// Inodes that a guest may forget for each operation of a policy's `operations-per-second`: one READDIRPLUS makes a guest
+/// know many. To forget one that has no descriptor open takes a tenth of the time of a LOOKUP, another two thirds.
+pub const FORGETS_PER_OPERATION: u64 = 16;
+
 /// How long a worker sleeps at once for a guest that goes on too fast: so late it may see that it is to stop.
 pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 

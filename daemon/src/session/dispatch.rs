@@ -226,6 +226,8 @@ impl<F: FileSystem> Session<F> {
     }
 
     fn batch_forget(&self, header: &Header<'_>, batch: BatchForget<'_>) -> Answer<Outcome> {
+        // The first one counts with the request.
+        self.throttle.forgot((batch.iter().count() as u64).saturating_sub(1));
         for (node, forget) in batch.iter() {
             self.forget(&Header { node, ..*header }, forget)?;
         }

@@ -45,6 +45,7 @@ pub use locks::LockMode;
 pub use options::Options;
 pub use parked::Parked;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
+pub use throttle::is_forget;
 pub use window::{Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError};
 
 /// Where `unique` stands in `fuse_in_header`.
@@ -186,10 +187,15 @@ impl<F: FileSystem> Session<F> {
         matches!(*self.state.read(Lane::EXPRESS), State::Serving(..))
     }
 
-    /// How long a request is to wait before [`Session::serve`], because the guest has gone on faster than its policy
-    /// allows. `message` is its header and more.
+    /// How long a request is to wait before [`Session::serve`], because the guest has gone on faster than it may.
+    /// `message` is its header and more, or nothing if it has none.
     pub fn owed(&self, message: &[u8]) -> Duration {
         self.throttle.owed(message)
+    }
+
+    /// Counts a request that the transport gives back unread.
+    pub fn count_unread(&self) {
+        self.throttle.served(None);
     }
 
     /// Serves one request: `message` is the header and the arguments, copied out of the guest's memory; `payload` is
@@ -261,6 +267,7 @@ impl<F: FileSystem> Session<F> {
             Ok(request) => request,
             Err(error) => {
                 tracing::debug!(%error, "a message without a header");
+                self.throttle.served(None);
                 return Performed::NoHeader;
             }
         };
@@ -335,7 +342,10 @@ impl<F: FileSystem> Session<F> {
     /// Answers a request that came to [`Served::Leased`] and is not to wait any longer.
     pub fn refuse<S: Sink>(&self, message: &[u8], mut sink: S, errno: Errno) {
         match Request::decode(message, 0, Dialect::default()) {
-            Ok(request) => ReplySlot::new(sink, request.header.unique, &self.counters).refuse(errno),
+            Ok(request) => {
+                self.throttle.served(request.header.known_opcode());
+                ReplySlot::new(sink, request.header.unique, &self.counters).refuse(errno);
+            }
             Err(_no_header) => sink.close(),
         }
     }

@@ -4,7 +4,9 @@ use crate::limits::SESSION_LANES;
 use pinhole_dax_cache::Capabilities;
 use pinhole_protocol::Negotiated;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,11 +42,42 @@ struct Copy(RwLock<State>);
 /// The state, one copy for each lane: each request holds that of its thread for reading while it is served, so that
 /// an INIT, which takes them all, waits for what is under way and nothing is served across it. Threads of different
 /// lanes share no memory that changes.
+///
+/// One change follows another only after all requests that the first one held up have their copy. Otherwise a guest that
+/// sends INIT in several queues would keep its other queues waiting: a lock of the standard library goes to the next
+/// writer first.
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
     copies: [Copy; SESSION_LANES],
     /// Changes that wait for what is under way.
     awaited: AtomicUsize,
+    /// Held for the whole of a change.
+    turn: Mutex<()>,
+    /// Requests that a change holds up.
+    held_up: Mutex<usize>,
+    /// None is held up any longer.
+    all_served: Condvar,
+}
+
+/// A request that a change holds up, counted until it is dropped.
+struct HeldUp<'s>(&'s SharedState);
+
+impl<'s> HeldUp<'s> {
+    fn new(state: &'s SharedState) -> Self {
+        let mut held_up = lock(&state.held_up);
+        *held_up = held_up.saturating_add(1);
+        Self(state)
+    }
+}
+
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        let mut held_up = lock(&self.0.held_up);
+        *held_up = held_up.saturating_sub(1);
+        if *held_up == 0 {
+            self.0.all_served.notify_one();
+        }
+    }
 }
 
 impl SharedState {
@@ -56,27 +89,51 @@ impl SharedState {
     pub(super) fn read(&self, lane: Lane) -> RwLockReadGuard<'_, State> {
         // A lane is below their number; were it not, any copy would say the same.
         let [first, ..] = &self.copies;
-        self.copies.get(lane.0).unwrap_or(first).0.read().unwrap_or_else(PoisonError::into_inner)
+        let Copy(copy) = self.copies.get(lane.0).unwrap_or(first);
+        match copy.try_read() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let _held_up = HeldUp::new(self);
+                copy.read().unwrap_or_else(PoisonError::into_inner)
+            }
+        }
     }
 
     /// Waits for all that is under way, and holds back what comes.
     pub(super) fn write(&self) -> Change<'_> {
         self.awaited.fetch_add(1, Ordering::Relaxed);
-        let held = self.copies.each_ref().map(|copy| copy.0.write().unwrap_or_else(PoisonError::into_inner));
+        let turn = lock(&self.turn);
+        // No copy is locked for writing now, so these get theirs, and requests that come now are not held up.
+        let mut held_up = lock(&self.held_up);
+        while *held_up > 0 {
+            held_up = self.all_served.wait(held_up).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(held_up);
+        let copies = self.copies.each_ref();
+        let copies = copies.map(|copy| copy.0.write().unwrap_or_else(PoisonError::into_inner));
         self.awaited.fetch_sub(1, Ordering::Relaxed);
-        Change(held)
+        Change { copies, _turn: turn }
     }
 }
 
-/// All copies of the state, held by the one who changes it.
-pub(super) struct Change<'s>([RwLockWriteGuard<'s, State>; SESSION_LANES]);
+/// All copies of the state, held by the one who changes it. They are let go of before the next turn begins.
+pub(super) struct Change<'s> {
+    copies: [RwLockWriteGuard<'s, State>; SESSION_LANES],
+    _turn: MutexGuard<'s, ()>,
+}
 
 impl Change<'_> {
     pub(super) fn to(mut self, state: State) {
-        for copy in &mut self.0 {
+        for copy in &mut self.copies {
             **copy = state;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -117,6 +174,43 @@ mod tests {
             assert!(!waiting.is_finished());
             drop(held);
         });
+    }
+
+    /// Several INITs are waiting when one ends that has held up a request.
+    #[test]
+    fn requests_held_up_by_a_change_come_before_the_next_change() {
+        const CHANGES: usize = 4;
+        const READERS: usize = 6;
+        for _ in 0..50 {
+            let (state, order) = (SharedState::default(), Mutex::new(Vec::new()));
+            let first = state.write();
+            std::thread::scope(|scope| {
+                for number in 0..READERS {
+                    let (state, order) = (&state, &order);
+                    scope.spawn(move || {
+                        let held = state.read(Lane(number % 2));
+                        lock(order).push("request");
+                        drop(held);
+                    });
+                }
+                while *lock(&state.held_up) < READERS {
+                    std::thread::yield_now();
+                }
+                for _ in 0..CHANGES {
+                    let (state, order) = (&state, &order);
+                    scope.spawn(move || {
+                        let change = state.write();
+                        lock(order).push("change");
+                        change.to(State::Waiting);
+                    });
+                }
+                std::thread::yield_now();
+                first.to(State::Waiting);
+            });
+            let order = order.into_inner().unwrap();
+            assert_eq!(order[..READERS], ["request"; READERS], "{order:?}");
+            assert_eq!(order.len(), READERS + CHANGES);
+        }
     }
 
     #[test]

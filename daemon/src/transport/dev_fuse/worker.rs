@@ -6,7 +6,7 @@ use super::parking::{Parking, Stay};
 use crate::host::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
-use crate::session::{Pace, Scratch, Served, Session};
+use crate::session::{Pace, Scratch, Served, Session, is_forget};
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{WRITE_LEN, copied_len};
 use rustix::io::Errno;
@@ -129,10 +129,11 @@ impl<'s, F: FileSystem> Worker<'s, F> {
     }
 }
 
-/// Waits for what the guest owes, as the policy's limits say.
+/// Waits for what the guest owes, as the policy's limits say. A FORGET does not wait: here any thread may take one from
+/// the kernel, and a thread that waited with it would serve no request meanwhile.
 fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
     let owed = session.owed(message);
-    if owed.is_zero() {
+    if owed.is_zero() || is_forget(message) {
         return;
     }
     let until = Instant::now().checked_add(owed);

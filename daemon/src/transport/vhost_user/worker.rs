@@ -285,13 +285,15 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         batch: &mut Batch,
     ) -> Result<Step, RingError> {
         let memory = burst.memory();
-        if let Err(why) = self.taken.read(memory, self.available.table(), place.head, self.indirect) {
-            self.refused(place.head, &why);
-            return Ok(Step::Done(0));
-        }
+        let read = self.taken.read(memory, self.available.table(), place.head, self.indirect);
         let owed = self.worker.session.owed(self.taken.message());
         if !owed.is_zero() && !has_waited {
             return Ok(Step::Held(Hold::Early(owed)));
+        }
+        if let Err(why) = read {
+            self.worker.session.count_unread();
+            self.refused(place.head, &why);
+            return Ok(Step::Done(0));
         }
         if self.taken.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;

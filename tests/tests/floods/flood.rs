@@ -1,0 +1,90 @@
+//! Rings that are always full of the same request.
+
+use pinhole_protocol::{Errno, GetAttr, NodeId, Operation};
+use pinhole_tests::frontend::{EVENT_IDX, Frontend, INDIRECT, OUT_HEADER_LEN, Sent, Setup, Shape};
+use std::fs;
+use std::ops::RangeInclusive;
+use tempfile::TempDir;
+
+/// hiprio and five request queues, for many requests each.
+pub(crate) const WIDE: Setup = Setup { queues: 6, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+
+/// One descriptor of the ring for each request.
+const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
+
+/// A policy file with limits.
+pub(crate) fn policy(limits: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    fs::write(&path, format!("[limits]\n{limits}\n")).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+pub(crate) fn get_attr() -> Operation<'static> {
+    Operation::GetAttr(GetAttr { handle: None })
+}
+
+/// Asks about the root and waits for the answer.
+pub(crate) fn ask(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Result<Vec<u8>, Errno> {
+    let reply = guest.request(queue, NodeId::ROOT, operation, &[]).unwrap();
+    match reply.error().unwrap() {
+        Some(errno) => Err(errno),
+        None => Ok(reply.success().unwrap().to_vec()),
+    }
+}
+
+/// Sends a request about the root without waiting for its answer.
+pub(crate) fn submit(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Sent {
+    let sent = offer(guest, queue, operation);
+    kick(guest, queue);
+    sent
+}
+
+/// The same, of which the daemon need not hear yet.
+pub(crate) fn offer(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Sent {
+    let message = guest.encode(NodeId::ROOT, operation, &[]);
+    let is_silent = matches!(operation, Operation::Forget(_) | Operation::BatchForget(_));
+    let room = if is_silent { 0 } else { OUT_HEADER_LEN + 128 };
+    let (queue, memory) = guest.queue(queue).unwrap();
+    queue.submit(memory, &message, room, NARROW).unwrap()
+}
+
+pub(crate) fn kick(guest: &mut Frontend, queue: usize) {
+    guest.queue(queue).unwrap().0.kick().unwrap();
+}
+
+/// The same request over and over in several queues.
+pub(crate) struct Flood {
+    /// Each queue, and how many of the requests in it have not been given back.
+    queues: Vec<(usize, usize)>,
+    operation: Operation<'static>,
+    /// Requests that were given back.
+    pub(crate) served: usize,
+}
+
+impl Flood {
+    pub(crate) fn new(queues: RangeInclusive<usize>, operation: Operation<'static>) -> Self {
+        Self { queues: queues.map(|queue| (queue, 0)).collect(), operation, served: 0 }
+    }
+
+    /// Takes what was given back, and fills each queue again that has become empty.
+    pub(crate) fn poll(&mut self, guest: &mut Frontend) {
+        for (queue, under_way) in &mut self.queues {
+            {
+                let (queue, memory) = guest.queue(*queue).unwrap();
+                while queue.take_used(memory).unwrap().is_some() {
+                    self.served += 1;
+                    *under_way -= 1;
+                }
+            }
+            if *under_way == 0 {
+                *under_way = usize::from(WIDE.queue_size);
+                for _ in 0..*under_way {
+                    offer(guest, *queue, &self.operation);
+                }
+                kick(guest, *queue);
+            }
+        }
+    }
+}
