@@ -247,6 +247,10 @@ pub const SESSION_CHANGES_PER_SECOND: u64 = 100;
 /// know many. To forget one that has no descriptor open takes a tenth of the time of a LOOKUP, another two thirds.
 pub const FORGETS_PER_OPERATION: u64 = 16;
 
+/// Requests that wait without a thread for one turn of making a file system durable; each is some 500 bytes. Past that,
+/// the thread that serves one more waits with it.
+pub const SYNC_WAITERS_MAX: usize = 1024;
+
 /// How long a worker sleeps at once for a guest that goes on too fast: so late it may see that it is to stop.
 pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 

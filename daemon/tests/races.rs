@@ -3,7 +3,8 @@
 #![cfg(test)]
 
 use pinhole::host::{
-    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Pace, Passthrough, errno_of,
+    Allowed, CacheMode, Call, Caller, Config, Durable, FileHandles, FileSystem, Holes, Pace, Passthrough,
+    errno_of,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Gated, Policy};
@@ -121,7 +122,7 @@ impl Share {
 
     fn fsync(&self, handle: Handle) -> Result<(), Errno> {
         let fsync = protocol::Fsync { handle, flags: FsyncFlags::DATASYNC };
-        self.host.fsync(self.permit(NodeId::ROOT, fsync)?)
+        self.host.fsync(self.permit(NodeId::ROOT, fsync)?).and_then(Durable::wait)
     }
 
     fn write(&self, handle: Handle, len: u32, pace: Pace) -> Result<usize, Errno> {

@@ -3,7 +3,7 @@
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
 use pinhole::bell::Bell;
-use pinhole::host::{Allowed, Answer, Caller, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
+use pinhole::host::{Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
@@ -382,9 +382,9 @@ impl FileSystem for Model {
         Ok(data.len())
     }
 
-    fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()> {
+    fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable> {
         locked!(self, call, tree);
-        tree.opened(call.operation.handle, false).map(drop)
+        tree.opened(call.operation.handle, false).map(|_| Durable::Done)
     }
 
     /// What is locked is forgotten: only who asks for an odd byte on its own finds it taken, and never waits.
@@ -474,8 +474,8 @@ impl FileSystem for Model {
         Ok(data.len() as u64)
     }
 
-    fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
-        Ok(())
+    fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
+        Ok(Durable::Done)
     }
 
     fn open_to_map(&self, _: Allowed<'_, protocol::SetupMapping>, _: bool) -> Answer<MapFile> {

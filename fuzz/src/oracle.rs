@@ -3,7 +3,7 @@
 
 use crate::model::Tree;
 use pinhole::bell::Bell;
-use pinhole::host::{Call, Caller, FileSystem, ListNames, Opening, Pace, StopCheck};
+use pinhole::host::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
 use pinhole_protocol::{
@@ -150,9 +150,9 @@ pub fn expected(
         Operation::Rename(op) => empty(by.model.rename(by.permitted(*op))),
         Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
         Operation::Release(op) => empty(by.model.release(by.permitted(*op), Pace::Patient)),
-        Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op))),
+        Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op)).and_then(Durable::wait)),
         Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).map(|_done| ())),
-        Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op))),
+        Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op)).and_then(Durable::wait)),
         Operation::FsyncDir(op) => empty(by.model.fsync_dir(by.permitted(*op))),
         Operation::ReleaseDir(op) => empty(by.model.release_dir(by.permitted(*op))),
         Operation::Access(op) => empty(by.model.access(by.permitted(*op))),

@@ -1,7 +1,8 @@
 //! A file system with a bug in it, for tests of what a panic leaves behind.
 
 use super::{
-    Allowed, Answer, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck,
+    Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped,
+    StopCheck,
 };
 use crate::bell::Bell;
 use crate::io_vectors::IoVectors;
@@ -99,7 +100,7 @@ impl FileSystem for Broken {
     fn write(&self, _: Allowed<'_, protocol::Write>, _: &IoVectors<'_>, _: Pace) -> Answer<usize> {
         panic!("a bug")
     }
-    fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<()> {
+    fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<Durable> {
         panic!("a bug")
     }
     fn get_lock(&self, _: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
@@ -120,7 +121,7 @@ impl FileSystem for Broken {
     fn copy_file_range(&self, _: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
         panic!("a bug")
     }
-    fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<()> {
+    fn sync_fs(&self, _: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
         panic!("a bug")
     }
     fn open_to_map(&self, _: Allowed<'_, protocol::SetupMapping>, _: bool) -> Answer<MapFile> {

@@ -1,9 +1,10 @@
-//! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE, SYNCFS: the bytes of open files.
+//! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE: the bytes of open files.
 
 use super::config::Holes;
 use super::handles::FileHandle;
 use super::passthrough::Passthrough;
 use super::resolve::{self, errno, io_errno, sync_errno};
+use super::sync_turns::Durable;
 use super::{Answer, Caller, Pace};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
@@ -52,7 +53,7 @@ impl Passthrough {
         let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
         if syncs {
             let written = write()?;
-            self.sync_names(&file)?;
+            self.sync_names(&file)?.wait()?;
             return Ok(written);
         }
         if is_direct { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
@@ -103,32 +104,10 @@ impl Passthrough {
         flags
     }
 
-    pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<()> {
+    pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
         let file = self.files.get(fsync.handle)?;
-        self.sync_dirty(&file, || {
-            sync(file.hears(), fsync.flags)?;
-            self.sync_names(&file)
-        })
-    }
-
-    /// After a file was made durable: its name too, where the host may have left that out.
-    ///
-    /// btrfs logs an inode with the name by which it was opened. Here that is the name that the guest came by first; where it
-    /// has been taken from the file since, in the transaction in which the directory was made, a loss of power takes the
-    /// file along with it, whatever other name it has. Such a file is known by its descriptor, and its whole mount is
-    /// made durable: another fsync by a name that lives does nothing, the inode is in the log. What has no name at all has
-    /// none to lose.
-    ///
-    /// Asked afterwards, so that a name that is taken away meanwhile counts as well.
-    fn sync_names(&self, file: &FileHandle) -> Answer<()> {
-        if file.traits.fsync_keeps_names
-            || !self.proc_fds.may_have_lost_its_name(file.as_fd())
-            || resolve::stat(file.as_fd())?.is_deleted()
-        {
-            return Ok(());
-        }
-        // By this descriptor, not the mount's: an error of the mount is told once to each, and SYNCFS is to hear it too.
-        retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno)
+        self.sync_dirty(&file, || sync(file.hears(), fsync.flags))?;
+        self.sync_names(&file)
     }
 
     pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
@@ -172,11 +151,6 @@ impl Passthrough {
             rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
         })?;
         Ok(copied as u64)
-    }
-
-    /// Every mount that the guest has reached, not only the one asked about: a writer on a submount relies on it.
-    pub(super) fn sync_fs(&self, _: protocol::SyncFs) -> Answer<()> {
-        self.mounts.sync()
     }
 }
 

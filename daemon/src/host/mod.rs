@@ -34,6 +34,7 @@ mod resolve;
 mod retries;
 mod rules;
 mod steps;
+mod sync_turns;
 mod table;
 mod told;
 mod xattrs;
@@ -59,6 +60,7 @@ pub use inode_handle::InodeHandle;
 pub use locks::{Locking, nothing_in_the_way};
 pub use map_file::{FileId, MapFile};
 pub use passthrough::{Held, OpenError, Passthrough};
+pub use sync_turns::{Durable, SyncTurn};
 
 /// Who asks: the identity of the guest's process, as the guest claims it.
 #[derive(Clone, Debug, Default)]
@@ -279,7 +281,7 @@ pub trait FileSystem: Places + Send + Sync {
     fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
     /// Writes all of `from`; returns the bytes taken. EAGAIN: see [`Pace::Now`].
     fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
-    fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<()>;
+    fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable>;
     /// The lock that is in the way of one; none: it could be had. EAGAIN: see [`Pace::Now`].
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Option<FileLock>>;
     /// Never waits for a lock, whatever is asked. EAGAIN: see [`Pace::Now`].
@@ -290,7 +292,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
-    fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<()>;
+    /// Never waits.
+    fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable>;
 
     /// A descriptor of a regular file for a mapping, `O_RDWR` if that is to be `writable` and else `O_RDONLY`.
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile>;

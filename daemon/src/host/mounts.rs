@@ -8,6 +8,7 @@ use super::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, State};
 use super::resolve::{Stat, sync_errno};
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
+use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -289,7 +290,7 @@ impl MountTable {
         for access in &reached {
             // A mount that could not be opened is not durable, and the guest must not believe so.
             outcome = outcome.and(match access.open() {
-                Some(fd) => rustix::fs::syncfs(fd.as_fd()).map_err(sync_errno),
+                Some(fd) => retry_on_intr(|| rustix::fs::syncfs(fd.as_fd())).map_err(sync_errno),
                 None => access.refused().map_or(Ok(()), Err),
             });
         }

@@ -16,6 +16,7 @@ use super::reach::OpenNodes;
 use super::reaper::{OpenThings, Reaper};
 use super::resolve::{self, ProcFds};
 use super::retries::Retries;
+use super::sync_turns::{Durable, Syncs};
 use super::{
     Allowed, Answer, Call, Caller, FileSystem, InodeFlags, ListNames, Opening, Pace, Stepped, StopCheck,
 };
@@ -51,6 +52,7 @@ pub struct Passthrough {
     /// Room for what is not written back yet, where the policy limits it.
     pub(super) dirty: Option<Arc<DirtyRoom>>,
     pub(super) reaper: Reaper,
+    pub(super) syncs: Syncs,
     pub(super) retries: Retries,
     /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
     pub(super) names: RwLock<()>,
@@ -216,6 +218,8 @@ impl Passthrough {
             nodes: Arc::new(nodes),
             open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
         };
+        let locks = Locks::new(config.limits.locks);
+        let syncs = Syncs::start(seal.clone(), Arc::clone(&things.mounts), Arc::clone(locks.bell()));
         let reaper = Reaper::start(seal.clone(), things.clone());
         let OpenThings { mounts, nodes, open_nodes } = things;
         Ok(Self {
@@ -226,11 +230,12 @@ impl Passthrough {
             nodes,
             files: HandleTable::new(0),
             directories: HandleTable::new(DIRECTORY_MARK),
-            locks: Locks::new(config.limits.locks),
+            locks,
             mounts,
             proc_fds,
             identity,
             reaper: reaper.map_err(|source| OpenError::Thread { source })?,
+            syncs: syncs.map_err(|source| OpenError::Thread { source })?,
             retries: Retries::default(),
             names: RwLock::new(()),
             seal,
@@ -356,6 +361,7 @@ impl FileSystem for Passthrough {
         self.open_nodes.clear();
         self.retries.clear();
         self.mounts.let_go_of_all();
+        self.syncs.forget_errors();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
@@ -476,12 +482,12 @@ impl FileSystem for Passthrough {
         release(protocol::Release, pace: Pace) -> ();
         read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
-        fsync(protocol::Fsync) -> ();
+        fsync(protocol::Fsync) -> Durable;
         get_lock(protocol::GetLock, pace: Pace) -> Option<FileLock>;
         set_lock(protocol::SetLock, pace: Pace) -> Locking;
         lseek(protocol::Lseek) -> u64;
         inode_flags(InodeFlags) -> u32;
-        sync_fs(protocol::SyncFs) -> ();
+        sync_fs(protocol::SyncFs) -> Durable;
         read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();
         read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();
         fsync_dir(protocol::FsyncDir) -> ();

@@ -72,7 +72,9 @@ impl<F: FileSystem> Session<F> {
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         match &parked.on {
-            On::FrontEnd(_, Then::Answer) | On::Lock(_) => result.map(|()| encoded(&Reply::Empty, scratch)),
+            On::FrontEnd(_, Then::Answer) | On::Lock(_) | On::Sync(_) => {
+                result.map(|()| encoded(&Reply::Empty, scratch))
+            }
             // Without what it waited for it goes without a window.
             On::FrontEnd(_, Then::Init(request, turn)) => self.init(request, Some(*turn), scratch),
         }

@@ -4,15 +4,15 @@ use super::accesses::fallocate_access;
 use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
-use super::{Outcome, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
+use super::{Outcome, Parked, Scratch, Session, caller, denied, encoded};
+use crate::host::{Answer, Call, Durable, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Gated, Permitted};
 use pinhole_protocol::{
-    Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, GetXattr, Header, Ioctl,
-    ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetAttr, SetXattr,
-    SymLink, Write,
+    Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync, GetXattr, Header,
+    Ioctl, ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetAttr,
+    SetXattr, SymLink, SyncFs, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -80,9 +80,9 @@ impl<F: FileSystem> Session<F> {
             {
                 Reply::Empty
             }
-            Operation::Fsync(op) => empty(host.fsync(self.permit(header, op)?))?,
+            Operation::Fsync(op) => return self.fsync(header, op, scratch),
             Operation::Fallocate(op) => return self.fallocate(header, op, (terms.stop, scratch)),
-            Operation::SyncFs(op) => empty(host.sync_fs(self.permit(header, op)?))?,
+            Operation::SyncFs(op) => return self.sync_fs(header, op, scratch),
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
             Operation::Access(op) => empty(host.access(self.permit(header, op)?))?,
@@ -99,6 +99,14 @@ impl<F: FileSystem> Session<F> {
             Operation::Ioctl(op) => return self.ioctl(header, &op, scratch),
         };
         Ok(encoded(&self.marked(terms, header.node, reply), scratch))
+    }
+
+    fn fsync(&self, header: &Header<'_>, fsync: Fsync, scratch: &mut Scratch) -> Answer<Outcome> {
+        durable(header, self.filesystem.fsync(self.permit(header, fsync)?)?, scratch)
+    }
+
+    fn sync_fs(&self, header: &Header<'_>, sync: SyncFs, scratch: &mut Scratch) -> Answer<Outcome> {
+        durable(header, self.filesystem.sync_fs(self.permit(header, sync)?)?, scratch)
     }
 
     /// Through the gate.
@@ -305,6 +313,16 @@ impl<F: FileSystem> Session<F> {
 /// Bytes of a listing: what the guest asks for, has room for, and may have.
 fn limit(size: u32, room: usize) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX).min(room).min(REPLY_LEN_MAX)
+}
+
+/// Answers a request whose data is durable, or lets it wait until it is.
+fn durable(header: &Header<'_>, durable: Durable, scratch: &mut Scratch) -> Answer<Outcome> {
+    match durable {
+        Durable::With(turn) if turn.has_room() => Ok(Outcome::Parked(Parked::for_sync(header.unique, turn))),
+        durable @ (Durable::Done | Durable::With(_)) => {
+            durable.wait().map(|()| encoded(&Reply::Empty, scratch))
+        }
+    }
 }
 
 fn empty(done: Answer<()>) -> Answer<Reply<'static>> {

@@ -14,8 +14,6 @@ use std::time::Duration;
 const SMALL: Duration = Duration::from_millis(1);
 /// One that makes a file durable.
 const SYNC: Duration = Duration::from_millis(20);
-/// SYNCFS, which makes every mount durable.
-const SYNC_ALL: Duration = Duration::from_millis(200);
 /// One that frees, zeroes or moves blocks: tmpfs frees 8 GB a second.
 const FREE: Duration = Duration::from_millis(250);
 
@@ -88,7 +86,6 @@ fn effort(operation: &Operation<'_>) -> Effort {
         Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::Flush(_) | Operation::Release(_) => {
             Effort::of(SYNC)
         }
-        Operation::SyncFs(_) => Effort::of(SYNC_ALL),
         // Only one that frees many blocks comes here.
         Operation::SetAttr(_) | Operation::Open(_) | Operation::Create(_) => Effort::of(FREE),
         Operation::Init(_)
@@ -125,7 +122,9 @@ fn effort(operation: &Operation<'_>) -> Effort {
         | Operation::Poll(_)
         | Operation::Lseek(_)
         | Operation::SetupMapping(_)
-        | Operation::RemoveMapping(_) => Effort::of(SMALL),
+        | Operation::RemoveMapping(_)
+        // No thread of the pool waits for it.
+        | Operation::SyncFs(_) => Effort::of(SMALL),
     }
 }
 

@@ -91,7 +91,8 @@ pub enum Served<S> {
     /// Another process of the host has a lease on the file, and its pace forbids to wait: nothing was done, and it is to
     /// be served again a little later, with [`Pace::Now`].
     Leased(S),
-    /// It waits for the front-end or for a lock, and for no thread of ours; its answer goes by [`Session::settle`].
+    /// It waits for the front-end, for a lock or for a file system to be durable, and holds no thread of ours meanwhile.
+    /// Its answer goes by [`Session::settle`].
     Parked(Parked),
     /// It ended between two of its steps, as its [`StopCheck`] said, and has not been answered. It may be served again, from
     /// its beginning.
@@ -166,7 +167,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Whether requests may come to [`Served::Parked`].
     pub fn may_park(&self) -> bool {
-        self.window.is_some() || self.policy.reach().contains(Access::LOCK)
+        self.window.is_some() || self.policy.reach().intersects(Access::LOCK.union(Access::FSYNC))
     }
 
     /// Prepares the calling thread for [`Session::serve`]. Once a thread.
@@ -368,8 +369,7 @@ impl<F: FileSystem> Session<F> {
     /// is refused anyhow waits for nobody.
     fn waits(&self, operation: &Operation<'_>) -> bool {
         let reach = self.policy.reach();
-        (matches!(operation, Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::SyncFs(_))
-            && reach.contains(Access::FSYNC))
+        (matches!(operation, Operation::Fsync(_) | Operation::FsyncDir(_)) && reach.contains(Access::FSYNC))
             || (matches!(operation, Operation::Fallocate(_)) && reach.intersects(Access::FALLOCATES))
             || (matches!(operation, Operation::CopyFileRange(_)) && reach.contains(Access::COPY_RANGE))
     }

@@ -1,11 +1,11 @@
-//! Requests that wait for somebody else than the host: for the front-end, or for a lock.
+//! Requests that wait without a thread: for the front-end, for a lock, or for a file system to be durable.
 
 use super::dax::Then;
 use super::locks::LockWait;
 use super::window::Pending;
 use super::{Scratch, Session};
 use crate::bell::Bell;
-use crate::host::{Answer, FileSystem};
+use crate::host::{Answer, FileSystem, SyncTurn};
 use pinhole_protocol::{Errno, Unique};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,11 +23,16 @@ pub struct Parked {
 pub(super) enum On {
     FrontEnd(Arc<Pending>, Then),
     Lock(Box<LockWait>),
+    Sync(Arc<SyncTurn>),
 }
 
 impl Parked {
     pub(super) fn for_lock(unique: Unique, wait: LockWait) -> Self {
         Self { unique, on: On::Lock(Box::new(wait)) }
+    }
+
+    pub(super) const fn for_sync(unique: Unique, turn: Arc<SyncTurn>) -> Self {
+        Self { unique, on: On::Sync(turn) }
     }
 
     pub(super) const fn unique(&self) -> Unique {
@@ -41,8 +46,21 @@ impl Parked {
     /// come out of its kernel as no errno at all where no signal has come.
     pub const fn gives_way(&self) -> Option<Errno> {
         match self.on {
-            On::FrontEnd(..) => None,
+            On::FrontEnd(..) | On::Sync(_) => None,
             On::Lock(_) => Some(Errno::EAGAIN),
+        }
+    }
+}
+
+impl Parked {
+    /// Ends its wait where its queue is being stopped, if it can be served again later and `put_back` puts it back into its
+    /// queue. False: it waits on, or has come to something.
+    pub fn put_back(&self, put_back: impl FnOnce() -> bool) -> bool {
+        match &self.on {
+            On::FrontEnd(..) => false,
+            On::Lock(_) => put_back(),
+            // Not where there is an outcome: the host tells an error once.
+            On::Sync(turn) => turn.leave(put_back),
         }
     }
 }
@@ -64,6 +82,7 @@ impl<F: FileSystem> Session<F> {
             (On::FrontEnd(pending, _), Some(window)) => window.outcome(pending),
             (On::FrontEnd(..), None) => Some(Err(Errno::EIO)),
             (On::Lock(wait), _) => self.lock_outcome(wait, scratch),
+            (On::Sync(turn), _) => turn.outcome(),
         }
     }
 
@@ -72,6 +91,7 @@ impl<F: FileSystem> Session<F> {
         match &parked.on {
             On::FrontEnd(pending, _) => self.window.as_ref().map(|window| window.time_of(pending)),
             On::Lock(wait) => Some(wait.until()),
+            On::Sync(_) => None,
         }
     }
 }

@@ -194,9 +194,13 @@ impl<S: Stay> Shared<S> {
         scratch: &mut Scratch,
     ) -> Look {
         let parked = stay.parked();
+        let is_stopping = self.lock().stopping.contains(&stay.queue());
+        if is_stopping && parked.put_back(|| stay.put_back()) {
+            return Look::PutBack;
+        }
         if let Some(errno) = parked.gives_way() {
-            if self.lock().stopping.contains(&stay.queue()) {
-                return if stay.put_back() { Look::PutBack } else { Look::Over(Err(errno)) };
+            if is_stopping {
+                return Look::Over(Err(errno));
             }
             if !may_try {
                 return Look::Untried;

@@ -183,13 +183,6 @@ pub(super) const ROWS: &[Row] = &[
         "make a file's data durable, also to make room for more",
     ),
     row("syncfs", OFFLOAD, any(SYNCS), &[], "make a mount durable, or the names of a file"),
-    row(
-        "syncfs",
-        WORKER,
-        any(SYNCS).with(Facilities::ALONE),
-        &[],
-        "make a mount durable, or the names of a file",
-    ),
     row("readlinkat", OFFLOAD, any(SYNCS), &[BY_DESCRIPTOR], "whether a durable file has lost its name"),
     row(
         "readlinkat",

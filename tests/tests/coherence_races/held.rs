@@ -2,8 +2,8 @@
 
 use pinhole::bell::Bell;
 use pinhole::host::{
-    Allowed, Answer, CacheMode, Config, FileHandles, FileSystem, Holes, InodeFlags, ListNames, Locking,
-    MapFile, Opening, Pace, Passthrough, Stepped, StopCheck,
+    Allowed, Answer, CacheMode, Config, Durable, FileHandles, FileSystem, Holes, InodeFlags, ListNames,
+    Locking, MapFile, Opening, Pace, Passthrough, Stepped, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole::session::{Options, Session};
@@ -228,13 +228,13 @@ impl FileSystem for Layer {
         flush(protocol::Flush, pace: Pace) -> Answer<()>;
         release(protocol::Release, pace: Pace) -> Answer<()>;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
-        fsync(protocol::Fsync) -> Answer<()>;
+        fsync(protocol::Fsync) -> Answer<Durable>;
         get_lock(protocol::GetLock, pace: Pace) -> Answer<Option<FileLock>>;
         set_lock(protocol::SetLock, pace: Pace) -> Answer<Locking>;
         fallocate(protocol::Fallocate, stop: StopCheck<'_>) -> Answer<Stepped>;
         lseek(protocol::Lseek) -> Answer<u64>;
         copy_file_range(protocol::CopyFileRange) -> Answer<u64>;
-        sync_fs(protocol::SyncFs) -> Answer<()>;
+        sync_fs(protocol::SyncFs) -> Answer<Durable>;
         open_to_map(protocol::SetupMapping, writable: bool) -> Answer<MapFile>;
         open_dir(protocol::OpenDir) -> Answer<OpenReply>;
         read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()>;

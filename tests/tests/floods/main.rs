@@ -1,8 +1,11 @@
 //! Does a guest that sends the same request without end, in several queues, hold up more than itself? INIT, which takes
-//! the whole session; FORGET, which has no answer.
+//! the whole session; FORGET, which has no answer; SYNCFS and FSYNC, for which the host writes whole file systems.
+//!
+//! Needs strace, root and overlayfs.
 #![cfg(test)]
 
 mod flood;
+mod syncs;
 
 use flood::{Flood, WIDE, ask, get_attr, policy};
 use pinhole_protocol::{InitFlags, InitRequest, Interrupt, NodeId, Operation, Unique};

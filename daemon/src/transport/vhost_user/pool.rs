@@ -240,7 +240,8 @@ impl Office {
                 return;
             }
             (Fate::Parked(parked), Some(parking))
-                if taken.chain_footprint() <= LOCK_WAIT_LEN_MAX && deferral.has_room_aside() =>
+                if parked.gives_way().is_none()
+                    || (taken.chain_footprint() <= LOCK_WAIT_LEN_MAX && deferral.has_room_aside()) =>
             {
                 // Before the memory is counted as let go of.
                 drop(memory);

@@ -205,7 +205,7 @@ mod tests {
         let (session, mut taken, mut scratch) = serving();
         let mut read = [0; 40];
         read[16] = 100;
-        for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (50, &[0; 8][..])] {
+        for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (30, &[0; 16][..])] {
             let memory = request(opcode, arguments);
             taken.read((&memory).into(), TABLE, 0, false).unwrap();
             let fate = taken.serve(&session, (&memory).into(), (Pace::Now, StopCheck::NEVER), &mut scratch);

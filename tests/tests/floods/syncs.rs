@@ -1,0 +1,308 @@
+//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` takes long or fails. strace holds the
+//! daemon's calls up.
+
+use super::flood::{Flood, WIDE, ask, get_attr, kick};
+use pinhole_protocol::{
+    Errno, Fsync, FsyncFlags, Handle, Lookup, Name, NodeId, Open, OpenFlags, Operation, SyncFs,
+};
+use pinhole_tests::daemon::{Daemon, Serving, wait_for_exit};
+use pinhole_tests::frontend::frame::u64_at;
+use pinhole_tests::frontend::{Bench, Frontend, OUT_HEADER_LEN, Sent, Shape, eventually};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use vm_memory::{Bytes as _, GuestAddress};
+
+const O_RDWR: u32 = 2;
+/// Longer than any test waits for anything.
+const FOR_EVER: Duration = Duration::from_mins(10);
+/// Short, and long enough that many requests come meanwhile.
+const A_WHILE: Duration = Duration::from_millis(200);
+/// In each of four queues.
+const REQUESTS: usize = 100;
+
+/// strace on a daemon that is running, each of whose calls of syncfs takes so long.
+struct Slowed {
+    strace: Child,
+    folder: TempDir,
+    delay: Duration,
+    began: Instant,
+}
+
+impl Slowed {
+    /// `outcome`: what becomes of the calls, as strace has it.
+    fn new(process: u32, delay: Duration, outcome: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let injected = format!("inject=syncfs:delay_enter={}{outcome}", delay.as_micros());
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=syncfs", "-e", &injected, "-p", &process.to_string(), "-o"]);
+        command.arg(folder.path().join("trace")).stdin(Stdio::null()).stderr(File::create(&log).unwrap());
+        let mut strace = command.spawn().unwrap_or_else(|error| {
+            panic!("cannot start strace ({error}): run `apt-get install --yes strace`")
+        });
+        eventually("strace is attached", || {
+            let said = fs::read_to_string(&log).unwrap();
+            assert!(strace.try_wait().unwrap().is_none(), "strace has ended: {said}");
+            said.contains(" attached")
+        });
+        Self { strace, folder, delay, began: Instant::now() }
+    }
+
+    /// Lets the calls go on, and returns how many have ended by now. Past that number, two were under way at once.
+    fn end(mut self) -> (usize, usize) {
+        let took = self.began.elapsed();
+        kill_process(Pid::from_child(&self.strace), Signal::INT).unwrap();
+        assert!(wait_for_exit(&self.strace, Some(FOR_EVER)).unwrap());
+        self.strace.wait().unwrap();
+        let trace = fs::read_to_string(self.folder.path().join("trace")).unwrap();
+        let calls = trace.lines().filter(|line| line.contains("syncfs") && line.contains(" = ")).count();
+        let most = took.as_micros() / self.delay.as_micros();
+        (calls, usize::try_from(most).unwrap() + 1)
+    }
+
+    /// Lets the calls go on: the kernel does so when their tracer is killed.
+    fn let_go(mut self) {
+        self.strace.kill().unwrap();
+        self.strace.wait().unwrap();
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        drop(self.strace.kill());
+        drop(self.strace.wait());
+    }
+}
+
+/// Requests under way in four queues.
+struct Flooded(Vec<(usize, Sent)>);
+
+impl Flooded {
+    /// Sends them, all at once.
+    fn new(guest: &mut Frontend, node: NodeId, operation: &Operation<'_>) -> Self {
+        let mut sent = Vec::new();
+        for queue in 2..=5 {
+            for _ in 0..REQUESTS {
+                let message = guest.encode(node, operation, &[]);
+                let shape = Shape { indirect: true, piece_len: 1 << 20 };
+                let (ring, memory) = guest.queue(queue).unwrap();
+                sent.push((queue, ring.submit(memory, &message, OUT_HEADER_LEN, shape).unwrap()));
+            }
+        }
+        (2..=5).for_each(|queue| kick(guest, queue));
+        Self(sent)
+    }
+
+    fn is_silent(&self, guest: &mut Frontend) -> bool {
+        (2..=5).all(|queue| {
+            let (ring, memory) = guest.queue(queue).unwrap();
+            ring.take_used(memory).unwrap().is_none()
+        })
+    }
+
+    /// Waits for every answer; what each is.
+    fn finish(mut self, guest: &mut Frontend) -> Vec<Option<Errno>> {
+        let mut outcomes = Vec::new();
+        for queue in 2..=5 {
+            let (ring, memory) = guest.queue(queue).unwrap();
+            for _ in 0..REQUESTS {
+                let used = ring.wait(memory).unwrap();
+                let is_it = |(its, sent): &(usize, Sent)| *its == queue && u32::from(sent.head) == used.head;
+                let (_, sent) = self.0.swap_remove(self.0.iter().position(is_it).expect("answered once"));
+                outcomes.push(ring.take_reply(memory, &sent, used.len).unwrap().error().unwrap());
+            }
+        }
+        outcomes
+    }
+}
+
+fn open(guest: &mut Frontend, name: &str) -> (NodeId, Handle) {
+    let name = std::ffi::CString::new(name).unwrap();
+    let name = Name::parse(&name).unwrap();
+    let found = ask(guest, 1, &Operation::Lookup(Lookup { name })).unwrap();
+    let node = NodeId(u64_at(&found, 0).unwrap());
+    let open = Operation::Open(Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false });
+    let opened = guest.request(1, node, &open, &[]).unwrap();
+    (node, Handle(u64_at(opened.success().unwrap(), 0).unwrap()))
+}
+
+fn fsync(handle: Handle) -> Operation<'static> {
+    Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() })
+}
+
+/// FSYNC, which a thread of the pool serves, is answered in another queue.
+#[track_caller]
+fn pool_is_free(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
+    for _ in 0..20 {
+        guest.request(1, node, &fsync(handle), &[]).unwrap().success().unwrap();
+    }
+}
+
+#[test]
+fn a_flood_of_syncfs_is_one_call_of_the_host_at_a_time() {
+    let mut bench = Bench::with(WIDE, &[]).unwrap();
+    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, "");
+    let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    let outcomes = flooded.finish(&mut bench.guest);
+    assert!(outcomes.iter().all(Option::is_none));
+    let (calls, most) = slowed.end();
+    println!("{} requests, {calls} calls, {most} one after another", outcomes.len());
+    assert!((2..=most).contains(&calls), "{calls} calls, {most} one after another");
+}
+
+#[test]
+fn a_flood_of_syncfs_takes_no_thread_of_the_pool() {
+    let mut bench = Bench::with(WIDE, &[]).unwrap();
+    fs::write(bench.host("file"), "").unwrap();
+    let guest = &mut bench.guest;
+    let file = open(guest, "file");
+    pool_is_free(guest, file);
+    let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
+    let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    // Each of the queues has taken all of them when it answers what comes behind.
+    pool_is_free(guest, file);
+    assert!(flooded.is_silent(guest), "answered before the host was");
+    slowed.let_go();
+    assert!(flooded.finish(guest).iter().all(Option::is_none));
+}
+
+/// The front-end waits for the reply to GET_VRING_BASE, and the host's disk for longer than that.
+#[test]
+fn a_queue_with_syncfs_is_stopped_before_the_host_has_answered() {
+    let mut bench = Bench::with(WIDE, &[]).unwrap();
+    let guest = &mut bench.guest;
+    let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
+    let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    eventually("the queue has taken all of them", || {
+        // `avail_event`: it asks to be kicked for the one that comes behind them.
+        let (ring, memory) = guest.queue(2).unwrap();
+        let event_at = ring.place().used + 4 + 8 * u64::from(ring.size());
+        let event: u16 = memory.load(GuestAddress(event_at), Ordering::SeqCst).unwrap();
+        usize::from(u16::from_le(event)) == REQUESTS
+    });
+    // Nothing has been answered: the guest goes on where it began.
+    assert_eq!(guest.stop_queue(2).unwrap(), 0);
+    assert!(flooded.is_silent(guest), "answered before the host was");
+    slowed.let_go();
+    guest.resume_queue(2, 0).unwrap();
+    assert!(flooded.finish(guest).iter().all(Option::is_none));
+}
+
+#[test]
+fn every_syncfs_of_a_call_that_failed_is_an_error() {
+    // strace has a call fail by making another of it, one that no filter lets pass.
+    let mut bench = Bench::with(WIDE, &["--seccomp", "none"]).unwrap();
+    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, ":error=EIO");
+    let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
+    let outcomes = flooded.finish(&mut bench.guest);
+    assert!(outcomes.iter().all(|outcome| *outcome == Some(Errno::EIO)), "{outcomes:?}");
+    slowed.end();
+    ask(&mut bench.guest, 1, &Operation::SyncFs(SyncFs)).unwrap();
+}
+
+/// The ring of each queue is full all the time: there are more than may wait without a thread.
+#[test]
+fn more_syncfs_than_may_wait_hold_up_their_queues_and_no_other() {
+    let mut bench = Bench::with(WIDE, &[]).unwrap();
+    fs::write(bench.host("file"), "").unwrap();
+    let file = open(&mut bench.guest, "file");
+    let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, "");
+    let mut flood = Flood::new(2..=5, Operation::SyncFs(SyncFs));
+    let began = Instant::now();
+    while flood.served < 4096 {
+        flood.poll(&mut bench.guest);
+        pool_is_free(&mut bench.guest, file);
+        ask(&mut bench.guest, 1, &get_attr()).unwrap();
+        assert!(began.elapsed() < FOR_EVER, "{} requests", flood.served);
+    }
+    let (calls, most) = slowed.end();
+    assert!(calls <= most, "{calls} calls, {most} one after another");
+}
+
+/// An overlayfs, of which the daemon does not know that `fsync` keeps names; taken away when dropped.
+struct Overlay(PathBuf);
+
+impl Overlay {
+    fn new(folder: &Path) -> Self {
+        let path = |name: &str| folder.join(name);
+        for name in ["lower", "upper", "work", "share"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| path(name).display().to_string());
+        let options = std::ffi::CString::new(format!("lowerdir={lower},upperdir={upper},workdir={work}"));
+        let options = options.unwrap();
+        rustix::mount::mount(
+            "overlay",
+            path("share"),
+            "overlay",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("overlayfs is needed: run as root on a kernel that has it");
+        Self(path("share"))
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap_or_default();
+    }
+}
+
+/// A share on overlayfs with a file that has lost the name by which its guest opened it, and another.
+struct Renamed {
+    guest: Frontend,
+    daemon: Serving,
+    nameless: (NodeId, Handle),
+    file: (NodeId, Handle),
+    _overlay: Overlay,
+    _folder: TempDir,
+}
+
+impl Renamed {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("pinhole-floods-").tempdir().unwrap();
+        let overlay = Overlay::new(folder.path());
+        let share = folder.path().join("share");
+        fs::write(share.join("old"), "").unwrap();
+        fs::write(share.join("file"), "").unwrap();
+        let daemon = Daemon::pinhole(&share).unwrap().confined_to(folder.path()).start().unwrap();
+        let mut guest = Frontend::connect_with(daemon.socket(), WIDE).unwrap();
+        guest.init().unwrap();
+        let (nameless, file) = (open(&mut guest, "old"), open(&mut guest, "file"));
+        fs::hard_link(share.join("old"), share.join("new")).unwrap();
+        fs::remove_file(share.join("old")).unwrap();
+        Self { guest, daemon, nameless, file, _overlay: overlay, _folder: folder }
+    }
+}
+
+#[test]
+fn a_flood_of_fsync_of_a_nameless_file_is_one_call_of_the_host_at_a_time() {
+    let mut scene = Renamed::new();
+    let slowed = Slowed::new(scene.daemon.serving_id(), A_WHILE, "");
+    let (node, handle) = scene.nameless;
+    let flooded = Flooded::new(&mut scene.guest, node, &fsync(handle));
+    let outcomes = flooded.finish(&mut scene.guest);
+    assert!(outcomes.iter().all(Option::is_none), "{outcomes:?}");
+    let (calls, most) = slowed.end();
+    println!("{} requests, {calls} calls, {most} one after another", outcomes.len());
+    assert!((2..=most).contains(&calls), "{calls} calls, {most} one after another");
+}
+
+#[test]
+fn a_flood_of_fsync_of_a_nameless_file_takes_no_thread_of_the_pool() {
+    let mut scene = Renamed::new();
+    let slowed = Slowed::new(scene.daemon.serving_id(), FOR_EVER, "");
+    let (node, handle) = scene.nameless;
+    let flooded = Flooded::new(&mut scene.guest, node, &fsync(handle));
+    pool_is_free(&mut scene.guest, scene.file);
+    assert!(flooded.is_silent(&mut scene.guest), "answered before the host was");
+    slowed.let_go();
+    assert!(flooded.finish(&mut scene.guest).iter().all(Option::is_none));
+}
