@@ -1,6 +1,6 @@
-//! Prints what it takes to find the rule of a name, under policies of more and more wildcards:
+//! Prints the time to find the rule of a name, for policies with 1 to 32 wildcard rules:
 //! `cargo run --release -p pinhole-policy --example name_cost`.
-#![expect(clippy::print_stdout, reason = "its output is the figures")]
+#![expect(clippy::print_stdout, reason = "the output is the result")]
 
 use pinhole_policy::Policy;
 use std::hint::black_box;
@@ -10,12 +10,12 @@ const NAMES: usize = 2000;
 const ROUNDS: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("| wildcard rules | ns a name |\n|---|---|");
+    println!("| wildcard rules | ns per name |\n|---|---|");
     for rules in [1, 4, 16, 32] {
         let rule = |number: usize| format!("[[path]]\nmatch = \"/**/*.ext{number}\"\nhidden = true\n");
         let text: String = (0..rules).map(rule).collect();
         let policy = Policy::parse(&format!("profile = \"share\"\n{text}"))?;
-        let paths = policy.paths().ok_or("no rules")?;
+        let paths = policy.paths().ok_or("the policy has no rules")?;
         let names: Vec<String> = (0..NAMES).map(|number| format!("some-module-{number}.rs")).collect();
         let began = Instant::now();
         for _ in 0..ROUNDS {

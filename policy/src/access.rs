@@ -1,36 +1,38 @@
-//! The closed set of things that an operation can need, each with the name that policy files, help and documents use.
+//! The accesses: a closed set of everything that an operation can need.
+//!
+//! Policy files, help and documents use the same name for each access.
 
 use crate::Refusal;
 use bitflags::bitflags;
 
-/// One table makes the flags, their names, what they mean and how the lack of each is answered.
+/// Defines the flags, their names, their descriptions and the reason of their refusal in one table.
 macro_rules! accesses {
     ($($flag:ident = $bit:literal, $name:literal, $refusal:ident, $what:literal;)*) => {
         bitflags! {
-            /// Capabilities over file operations, fine enough that a profile can be read as a sentence.
+            /// A set of permissions for file operations.
             #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
             pub struct Access: u64 {
                 $(#[doc = $what] const $flag = 1 << $bit;)*
             }
         }
 
-        /// Every access, in the order of their bits.
-        pub const ACCESSES: &[Described] = &[
-            $(Described { access: Access::$flag, name: $name, what: $what, refusal: Refusal::$refusal },)*
+        /// Every access, in the order of the bits.
+        pub const ACCESSES: &[AccessRow] = &[
+            $(AccessRow { access: Access::$flag, name: $name, what: $what, refusal: Refusal::$refusal },)*
         ];
     };
 }
 
-/// A single access in words.
+/// An access and its description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Described {
+pub struct AccessRow {
     /// Exactly one flag.
     pub access: Access,
-    /// Its stable name, in kebab case.
+    /// Stable name, in kebab case.
     pub name: &'static str,
-    /// What it lets a guest do, as a sentence.
+    /// What it permits, as a sentence.
     pub what: &'static str,
-    /// What a guest is told that does not have it; see [`Access::refusal`] for read-only policies.
+    /// Reason of the refusal if it is missing. [`Access::refusal`] also covers read-only policies.
     pub refusal: Refusal,
 }
 
@@ -39,12 +41,12 @@ accesses! {
     STAT = 1, "stat", NotGranted, "Read attributes.";
     READLINK = 2, "readlink", NotGranted, "Read the target of a symbolic link.";
     LIST = 3, "list", NotGranted, "List a directory.";
-    READ = 4, "read", NotGranted, "Read a file's bytes.";
-    MAP_READ = 5, "map-read", NotGranted, "Map a file's bytes read-only into the DAX window.";
-    WRITE = 6, "write", NotGranted, "Write a file's bytes anywhere.";
-    APPEND = 7, "append", NotGranted, "Write at a file's end.";
-    TRUNCATE = 8, "truncate", NotGranted, "Change a file's length.";
-    MAP_WRITE = 9, "map-write", NotGranted, "Map a file's bytes writable into the DAX window.";
+    READ = 4, "read", NotGranted, "Read the bytes of a file.";
+    MAP_READ = 5, "map-read", NotGranted, "Map the bytes of a file read-only into the DAX window.";
+    WRITE = 6, "write", NotGranted, "Write the bytes of a file at any offset.";
+    APPEND = 7, "append", NotGranted, "Write at the end of a file.";
+    TRUNCATE = 8, "truncate", NotGranted, "Change the length of a file.";
+    MAP_WRITE = 9, "map-write", NotGranted, "Map the bytes of a file writable into the DAX window.";
     CREATE = 10, "create", NotGranted, "Make a regular file.";
     MKDIR = 11, "mkdir", NotGranted, "Make a directory.";
     SYMLINK = 12, "symlink", NotGranted, "Make a symbolic link.";
@@ -53,11 +55,11 @@ accesses! {
     MKNOD_SOCKET = 15, "mknod-socket", NotGranted, "Make a socket node.";
     MKNOD_CHAR = 16, "mknod-char", NotGranted, "Make a character device node.";
     MKNOD_BLOCK = 17, "mknod-block", NotGranted, "Make a block device node.";
-    UNLINK = 18, "unlink", NotGranted, "Remove a name that is no directory's.";
+    UNLINK = 18, "unlink", NotGranted, "Remove a name of anything but a directory.";
     RMDIR = 19, "rmdir", NotGranted, "Remove an empty directory.";
     RENAME = 20, "rename", NotGranted, "Move a name.";
     EXCHANGE = 21, "exchange", Invalid, "Swap two names.";
-    WHITEOUT = 22, "whiteout", Invalid, "Make an overlayfs whiteout (character device 0:0), also by leaving one behind a rename.";
+    WHITEOUT = 22, "whiteout", Invalid, "Make an overlayfs whiteout (character device 0:0), also by a rename that leaves one.";
     CHMOD = 23, "chmod", NotGranted, "Change permission bits.";
     CHOWN = 24, "chown", NotGranted, "Change owner or group.";
     UTIMENS = 25, "utimens", NotGranted, "Change timestamps.";
@@ -72,13 +74,13 @@ accesses! {
     ACL_READ = 34, "acl-read", NotSupported, "Read POSIX access control lists.";
     ACL_WRITE = 35, "acl-write", NotSupported, "Change POSIX access control lists.";
     FSYNC = 36, "fsync", NotGranted, "Make data durable.";
-    FALLOCATE = 37, "fallocate", NotSupported, "Reserve room for a file.";
+    FALLOCATE = 37, "fallocate", NotSupported, "Reserve space for a file.";
     FALLOCATE_PUNCH = 38, "fallocate-punch", NotSupported, "Punch holes into a file.";
     FALLOCATE_ZERO = 39, "fallocate-zero", NotSupported, "Zero ranges of a file without writing them.";
     FALLOCATE_SHIFT = 40, "fallocate-shift", NotSupported, "Cut ranges out of a file (collapse) or into it (insert).";
     COPY_RANGE = 41, "copy-range", NotSupported, "Copy between files inside the host.";
     LOCK = 42, "lock", NotGranted, "Take file locks.";
-    STATFS = 43, "statfs", NotGranted, "Read the figures of the file system.";
+    STATFS = 43, "statfs", NotGranted, "Read the statistics of the file system.";
     TMPFILE = 44, "tmpfile", NotSupported, "Make a file without a name.";
     IOCTL_INODE_FLAGS = 45, "ioctl-inode-flags", NotTty, "Read and change inode flags (chattr) by ioctl.";
     IOCTL_VERITY = 46, "ioctl-verity", NotTty, "Enable and measure fs-verity by ioctl.";
@@ -86,7 +88,7 @@ accesses! {
 }
 
 impl Access {
-    /// Everything that changes the host's files. A read-only policy grants none of it.
+    /// Everything that changes the host's files. A read-only policy grants none of these.
     pub const MUTATIONS: Self = Self::WRITE
         .union(Self::APPEND)
         .union(Self::TRUNCATE)
@@ -107,7 +109,7 @@ impl Access {
         .union(Self::TMPFILE)
         .union(Self::IOCTLS);
 
-    /// Making something under a name that was not there.
+    /// Creating a file of any type under a new name.
     pub const MAKES: Self = Self::CREATE
         .union(Self::MKDIR)
         .union(Self::SYMLINK)
@@ -117,10 +119,10 @@ impl Access {
         .union(Self::MKNOD_BLOCK)
         .union(Self::WHITEOUT);
 
-    /// Making something that is to belong to the guest's user.
+    /// Creating a file that belongs to the guest's user.
     pub const MAKES_OWNED: Self = Self::MAKES.union(Self::TMPFILE);
 
-    /// What opens a file to write it.
+    /// Operations that open a file for writing.
     pub const OPENS_TO_WRITE: Self = Self::WRITE
         .union(Self::APPEND)
         .union(Self::TRUNCATE)
@@ -130,8 +132,10 @@ impl Access {
         .union(Self::FALLOCATES)
         .union(Self::COPY_RANGE);
 
-    /// What could drop set-user-id and set-group-id where they are to stay. Not writing through a mapping: of that the
-    /// daemon does nothing.
+    /// Operations by which the host could drop the set-user-id and set-group-id bits although they
+    /// have to stay.
+    ///
+    /// `MAP_WRITE` is not one of them: the daemon takes no part in a store through a mapping.
     pub const KEEPS_BITS: Self = Self::OPENS_TO_WRITE
         .difference(Self::MAP_WRITE)
         .union(Self::CHMOD)
@@ -139,7 +143,8 @@ impl Access {
         .union(Self::ACL_WRITE)
         .union(Self::MAKES_OWNED);
 
-    /// What is done to a name in a directory, whether or not it is there. The rest is done to a file that was reached.
+    /// Operations on a name in a directory, whether or not the name exists. All others act on a
+    /// file that the guest has reached.
     pub const OF_NAMES: Self = Self::LOOKUP
         .union(Self::MAKES_OWNED)
         .union(Self::LINK)
@@ -148,57 +153,61 @@ impl Access {
         .union(Self::RENAME)
         .union(Self::EXCHANGE);
 
-    /// What reaches a file: by finding its name, or by making it.
+    /// Operations by which a guest reaches a file: finding it, creating it or linking it.
     pub const REACHES: Self = Self::LOOKUP.union(Self::MAKES_OWNED).union(Self::LINK);
 
-    /// What reaches a directory, and so what is below.
-    pub const LEADS_ON: Self = Self::LOOKUP.union(Self::MKDIR);
+    /// Operations by which a guest reaches a directory, and so the names in it.
+    pub const REACHES_DIRECTORY: Self = Self::LOOKUP.union(Self::MKDIR);
 
-    /// Named, so that nobody takes them for part of something else, and not carried out by this version.
+    /// Operations that this version does not carry out.
+    ///
+    /// They have names so that they cannot be taken for part of another access.
     pub const NOT_SERVED: Self = Self::IOCTL_VERITY.union(Self::IOCTL_FSCRYPT);
 
-    /// Reading extended attributes of any namespace, ACLs apart.
+    /// Reading extended attributes of any namespace, except POSIX ACLs.
     pub const XATTR_READS: Self = Self::XATTR_READ_USER
         .union(Self::XATTR_READ_TRUSTED)
         .union(Self::XATTR_READ_SECURITY)
         .union(Self::XATTR_READ_SYSTEM);
 
-    /// Changing extended attributes of any namespace, ACLs apart.
+    /// Changing extended attributes of any namespace, except POSIX ACLs.
     pub const XATTR_WRITES: Self = Self::XATTR_WRITE_USER
         .union(Self::XATTR_WRITE_TRUSTED)
         .union(Self::XATTR_WRITE_SECURITY)
         .union(Self::XATTR_WRITE_SYSTEM);
 
-    /// Every form of fallocate(2).
+    /// Every mode of fallocate(2).
     pub const FALLOCATES: Self =
         Self::FALLOCATE.union(Self::FALLOCATE_PUNCH).union(Self::FALLOCATE_ZERO).union(Self::FALLOCATE_SHIFT);
 
     /// Every ioctl.
     pub const IOCTLS: Self = Self::IOCTL_INODE_FLAGS.union(Self::IOCTL_VERITY).union(Self::IOCTL_FSCRYPT);
 
-    /// The access of this name, in kebab case.
+    /// Returns the access with this name, in kebab case.
     pub fn named(name: &str) -> Option<Self> {
         ACCESSES.iter().find(|row| row.name == name).map(|row| row.access)
     }
 
-    /// The name of a single access; `None` for none and for several.
+    /// Returns the name of a single access, or `None` for an empty set and for several.
     pub fn name(self) -> Option<&'static str> {
         ACCESSES.iter().find(|row| row.access == self).map(|row| row.name)
     }
 
-    /// The names of all accesses in the set, in their own order.
+    /// Returns the names of all accesses in the set, in the order of [`ACCESSES`].
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         ACCESSES.iter().filter(move |row| self.contains(row.access)).map(|row| row.name)
     }
 
-    /// Whether none of these changes the host's files.
+    /// Returns whether none of these changes the host's files.
     pub const fn changes_nothing(self) -> bool {
         !self.intersects(Self::MUTATIONS)
     }
 
-    /// What a guest is told that lacks these. `read_only`: of a policy that grants no mutation at all.
+    /// Returns the reason of a refusal because these accesses are missing.
     ///
-    /// Of several answers the plainest is given: an exchange where not even a rename is granted is EPERM.
+    /// `read_only` says whether the policy grants no mutation at all. If the accesses have
+    /// different reasons, the first in the order of [`Refusal`] counts. For example, an exchange
+    /// fails with EPERM if rename is not granted either.
     pub fn refusal(self, read_only: bool) -> Refusal {
         if read_only && self.intersects(Self::MUTATIONS.difference(Self::IOCTLS)) {
             return Refusal::ReadOnly;
@@ -208,7 +217,7 @@ impl Access {
     }
 }
 
-/// Where an extended attribute belongs, by its name (xattr(7)).
+/// The namespace of an extended attribute (xattr(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrNamespace {
     /// `user.*`
@@ -219,15 +228,17 @@ pub enum XattrNamespace {
     Security,
     /// `system.posix_acl_access` and `system.posix_acl_default`.
     Acl,
-    /// `system.*` but the two above.
+    /// `system.*` except for the two ACL names.
     System,
-    /// A file system's own (`btrfs.*`, `ceph.*`, `cifs.*`), or none at all: it may say how the host keeps its files, so
-    /// it is served to nobody, whatever is granted.
+    /// The namespace of one file system (`btrfs.*`, `ceph.*`, `cifs.*`), or none.
+    ///
+    /// Such an attribute may say how the host keeps its files. The daemon does not serve it under
+    /// any policy.
     Other,
 }
 
 impl XattrNamespace {
-    /// The namespace of a name.
+    /// Returns the namespace of an attribute name.
     pub fn of(name: &[u8]) -> Self {
         if name == b"system.posix_acl_access" || name == b"system.posix_acl_default" {
             return Self::Acl;
@@ -244,7 +255,8 @@ impl XattrNamespace {
             .map_or(Self::Other, |(_, space)| space)
     }
 
-    /// What reading one needs; of [`Self::Other`] at least.
+    /// Returns the access that reading an attribute needs. For [`Self::Other`] it is necessary but
+    /// not sufficient.
     pub const fn read(self) -> Access {
         match self {
             Self::User => Access::XATTR_READ_USER,
@@ -255,7 +267,8 @@ impl XattrNamespace {
         }
     }
 
-    /// What setting or removing one needs; of [`Self::Other`] at least.
+    /// Returns the access that setting or removing an attribute needs. For [`Self::Other`] it is
+    /// necessary but not sufficient.
     pub const fn write(self) -> Access {
         match self {
             Self::User => Access::XATTR_WRITE_USER,
@@ -272,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_access_has_one_row_whose_name_is_its_constant_in_kebab_case() {
+    fn every_access_has_one_row_with_its_name() {
         assert_eq!(ACCESSES.len(), Access::all().iter().count());
         for ((constant, access), row) in Access::all().iter_names().zip(ACCESSES) {
             assert_eq!(row.access, access);
@@ -284,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn no_lack_is_answered_as_if_the_operation_did_not_exist() {
+    fn no_refusal_is_enosys() {
         for row in ACCESSES {
             assert_ne!(row.refusal.errno_name(), "ENOSYS", "{}", row.name);
         }
     }
 
     #[test]
-    fn an_attribute_belongs_to_the_namespace_before_its_first_dot() {
+    fn attribute_name_decides_the_namespace() {
         for (name, namespace) in [
             ("user.a", XattrNamespace::User),
             ("trusted.overlay.opaque", XattrNamespace::Trusted),

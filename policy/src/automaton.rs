@@ -1,7 +1,8 @@
-//! The path rules as one finite automaton: it reads a path name by name, and its state decides.
+//! The path rules as one finite automaton. It reads a path name by name, and its state gives the
+//! decision.
 //!
-//! States that decide alike for every path below are one state, so that two places have the same rule exactly if
-//! they have the same state.
+//! States that decide alike for every path below are merged. So two places have the same rule
+//! exactly if they have the same state.
 
 use crate::Access;
 use crate::glob::{Component, Glob, Segment};
@@ -9,12 +10,12 @@ use crate::letters::{Letter, Letters};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// What a rule says.
+/// The decision of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Verdict {
-    /// What is granted.
+    /// Granted accesses.
     pub(crate) access: Access,
-    /// Whether the name is as if it were not there; then nothing is granted.
+    /// Whether the name is hidden. Then nothing is granted.
     pub(crate) hidden: bool,
 }
 
@@ -25,7 +26,7 @@ pub(crate) struct State(pub(crate) u32);
 impl State {
     /// Grants nothing, and nothing below.
     pub(crate) const NOTHING: Self = Self(0);
-    /// Hidden; what is below is never reached.
+    /// Hidden. A guest never reaches anything below.
     pub(crate) const HIDDEN: Self = Self(1);
 }
 
@@ -35,44 +36,51 @@ pub(crate) struct Automaton {
     pub(crate) letters: Letters,
     pub(crate) root: State,
     verdicts: Vec<Verdict>,
-    /// By state and, within it, by letter.
+    /// Next state, by state and then by letter.
     next: Vec<State>,
 }
 
-/// What was seen of one rule while the automaton was built.
+/// The effect of one rule, found while the automaton is built. Other rules are given by index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// It decides somewhere.
+pub(crate) struct RuleEffect {
+    /// Whether the rule decides for some path.
     pub(crate) decides: bool,
-    /// It decides somewhere that a guest can come to: a name in a directory that it may find or make.
+    /// Whether the rule decides for some path that a guest can reach: a name in directories that
+    /// the guest may find or make.
     pub(crate) reached: bool,
-    /// A later rule that decides where this one matches.
+    /// A later rule that decides for a path that this rule matches.
     pub(crate) covered_by: Option<usize>,
-    /// A rule that hides a directory beneath which this one could match.
+    /// A rule that hides a directory above paths that this rule could match.
     pub(crate) hidden_by: Option<usize>,
-    /// A rule under which a directory, beneath which this one could match, can be neither found nor made.
+    /// A rule under which the guest can neither find nor make a directory above paths that this
+    /// rule could match.
     pub(crate) closed_by: Option<usize>,
 }
 
-/// The rules overlap in more ways than are followed.
+/// The error for rules that overlap in too many ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooIntricate;
+pub(crate) struct TooComplex;
 
-/// States times letters, before states that decide alike are made one. Hundreds of plain rules stay below it.
+/// Maximum number of transitions (states times letters), before states are merged. Hundreds of
+/// plain rules stay below it.
 const TRANSITIONS_MAX: usize = 1 << 18;
 
-/// [`State::NOTHING`] and [`State::HIDDEN`].
+/// Number of states that every automaton has: [`State::NOTHING`] and [`State::HIDDEN`].
 const FIXED: usize = 2;
 
-/// A position: a rule, and how many of its segments have been read.
+/// A rule, and the number of its segments that have been read.
 type Position = (usize, usize);
 
 impl Automaton {
-    /// Builds it from the rules' globs and verdicts, in their order, over the base verdict.
+    /// Builds the automaton from the globs and verdicts of the rules, in the order of the policy
+    /// file. `base` is the verdict where no rule matches. Also returns the effect of each rule.
     ///
     /// # Errors
-    /// [`TooIntricate`].
-    pub(crate) fn new(rules: &[(Glob, Verdict)], base: Verdict) -> Result<(Self, Vec<Seen>), TooIntricate> {
+    /// [`TooComplex`] if the rules overlap in too many ways.
+    pub(crate) fn new(
+        rules: &[(Glob, Verdict)],
+        base: Verdict,
+    ) -> Result<(Self, Vec<RuleEffect>), TooComplex> {
         let mut components: Vec<Component> = Vec::new();
         let mut indices = HashMap::new();
         let mut steps = Vec::new();
@@ -93,29 +101,29 @@ impl Automaton {
                     .collect(),
             );
         }
-        let letters = Letters::new(&components).map_err(|_too_many| TooIntricate)?;
+        let letters = Letters::new(&components).map_err(|_too_many| TooComplex)?;
         let mut build = Build {
             steps,
             verdicts: rules.iter().map(|(_, verdict)| *verdict).collect(),
             base,
-            seen: vec![Seen::default(); rules.len()],
+            effects: vec![RuleEffect::default(); rules.len()],
         };
         let whole = build.explore(letters)?;
-        Ok((whole.minimal(), build.seen))
+        Ok((whole.minimal(), build.effects))
     }
 
-    /// What a state says.
+    /// Returns the verdict of a state.
     pub(crate) fn verdict(&self, state: State) -> Verdict {
         let nothing = Verdict { access: Access::empty(), hidden: false };
         self.verdicts.get(index(state)).copied().unwrap_or(nothing)
     }
 
-    /// The state one name further.
+    /// Returns the state after one more name.
     pub(crate) fn next(&self, state: State, letter: Letter) -> State {
         self.row(state).get(letter.0).copied().unwrap_or(State::NOTHING)
     }
 
-    /// How many states there are.
+    /// Returns the number of states.
     pub(crate) const fn count(&self) -> usize {
         self.verdicts.len()
     }
@@ -126,38 +134,41 @@ impl Automaton {
         self.next.get(start..start.saturating_add(width)).unwrap_or_default()
     }
 
-    /// Makes one of all states that decide alike for every path, by splitting those that do not until none is left to
-    /// split. The numbers follow the first of each kind, so that the first two keep theirs.
+    /// Merges all states that decide alike for every path.
+    ///
+    /// It groups states by verdict and splits groups until the states of each group lead to the
+    /// same groups. Groups are numbered by their first state, so the fixed states keep their
+    /// numbers.
     fn minimal(self) -> Self {
-        let (mut kinds, mut count) = numbered(self.verdicts.iter().copied());
+        let (mut groups, mut count) = numbered(self.verdicts.iter().copied());
         loop {
-            let states = (0..).map(State).zip(&kinds);
-            let signatures = states.map(|(state, kind)| {
-                let below = self.row(state).iter().map(|next| kinds.get(index(*next)).copied());
-                (*kind, below.collect::<Vec<_>>())
+            let states = (0..).map(State).zip(&groups);
+            let signatures = states.map(|(state, group)| {
+                let below = self.row(state).iter().map(|next| groups.get(index(*next)).copied());
+                (*group, below.collect::<Vec<_>>())
             });
             let (finer, finer_count) = numbered(signatures);
             if finer_count == count {
                 break;
             }
-            (kinds, count) = (finer, finer_count);
+            (groups, count) = (finer, finer_count);
         }
-        let kind = |state: State| State(kinds.get(index(state)).copied().unwrap_or_default());
-        let mut first_of_kind = BTreeMap::new();
-        for (state, of) in (0..).map(State).zip(&kinds) {
-            first_of_kind.entry(*of).or_insert(state);
+        let merged = |state: State| State(groups.get(index(state)).copied().unwrap_or_default());
+        let mut first_of_group = BTreeMap::new();
+        for (state, group) in (0..).map(State).zip(&groups) {
+            first_of_group.entry(*group).or_insert(state);
         }
-        let firsts = || first_of_kind.values().copied();
+        let firsts = || first_of_group.values().copied();
         Self {
-            root: kind(self.root),
+            root: merged(self.root),
             verdicts: firsts().map(|state| self.verdict(state)).collect(),
-            next: firsts().flat_map(|state| self.row(state)).map(|next| kind(*next)).collect(),
+            next: firsts().flat_map(|state| self.row(state)).map(|next| merged(*next)).collect(),
             letters: self.letters,
         }
     }
 }
 
-/// Numbers values by first occurrence; and how many different ones there are.
+/// Numbers values by first occurrence. Returns the numbers, and the count of different values.
 fn numbered<T: Eq + Hash>(values: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
     let mut known = HashMap::new();
     let mut numbers = Vec::new();
@@ -172,18 +183,18 @@ fn index(State(state): State) -> usize {
     usize::try_from(state).unwrap_or(usize::MAX)
 }
 
+/// A [`Segment`], with its component given by index.
 enum Step {
     AnyDepth,
     AnyName,
-    /// A component, by its index.
     Name(usize),
 }
 
-/// What is known besides the automaton while it is built.
+/// Facts about an automaton that are needed only while it is built.
 struct Explored {
-    /// The positions of each state but the two fixed ones.
+    /// Positions of each state except the fixed ones.
     sets: Vec<BTreeSet<Position>>,
-    /// The rule that decides where each transition leads; none: the base verdict.
+    /// Rule that decides at the end of each transition. `None` means the base verdict.
     deciding: Vec<Option<usize>>,
 }
 
@@ -193,16 +204,17 @@ impl Explored {
     }
 }
 
+/// The construction of an automaton. Vectors are by rule.
 struct Build {
     steps: Vec<Vec<Step>>,
     verdicts: Vec<Verdict>,
     base: Verdict,
-    seen: Vec<Seen>,
+    effects: Vec<RuleEffect>,
 }
 
 impl Build {
-    /// Every set of positions that a path can lead to is a state.
-    fn explore(&mut self, letters: Letters) -> Result<Automaton, TooIntricate> {
+    /// Builds the automaton. Each set of positions that a path can lead to is a state.
+    fn explore(&mut self, letters: Letters) -> Result<Automaton, TooComplex> {
         let fixed = [
             Verdict { access: Access::empty(), hidden: false },
             Verdict { access: Access::empty(), hidden: true },
@@ -210,7 +222,7 @@ impl Build {
         let mut next = vec![State::NOTHING; letters.count()];
         next.resize(letters.count().saturating_mul(FIXED), State::HIDDEN);
         let start: BTreeSet<Position> = (0..self.steps.len()).map(|rule| (rule, 0)).collect();
-        let start = self.closed(start);
+        let start = self.closure(start);
         let mut verdicts = fixed.to_vec();
         let mut known = HashMap::new();
         let mut sets = Vec::new();
@@ -226,7 +238,7 @@ impl Build {
                 deciding.push(rule);
             }
             if next.len() > TRANSITIONS_MAX {
-                return Err(TooIntricate);
+                return Err(TooComplex);
             }
         }
         let automaton = Automaton { letters, root, verdicts, next };
@@ -234,44 +246,47 @@ impl Build {
         Ok(automaton)
     }
 
-    /// Goes wherever a guest can: from directories that it may find or make to the names in them.
+    /// Visits every state that a guest can reach, from directories that it may find or make to the
+    /// names in them. Records the result in the effects.
     fn walk(&mut self, automaton: &Automaton, root_rule: Option<usize>, explored: &Explored) {
         let mut seen = BTreeSet::from([automaton.root]);
         let mut open = vec![automaton.root];
-        self.reach(root_rule);
+        self.mark_reached(root_rule);
         while let Some(directory) = open.pop() {
             let start = index(directory).saturating_mul(automaton.letters.count());
             for (at, state) in (start..).zip(automaton.row(directory)) {
                 let rule = explored.deciding.get(at).copied().flatten();
-                self.reach(rule);
+                self.mark_reached(rule);
                 if !seen.insert(*state) {
                     continue;
                 }
-                if automaton.verdict(*state).access.intersects(Access::LEADS_ON) {
+                if automaton.verdict(*state).access.intersects(Access::REACHES_DIRECTORY) {
                     open.push(*state);
                 } else if let Some(closing) = rule {
-                    self.close(closing, explored.set(*state));
+                    self.mark_closed(closing, explored.set(*state));
                 }
             }
         }
     }
 
-    fn reach(&mut self, rule: Option<usize>) {
-        if let Some(seen) = rule.and_then(|rule| self.seen.get_mut(rule)) {
-            seen.reached = true;
+    fn mark_reached(&mut self, rule: Option<usize>) {
+        if let Some(effect) = rule.and_then(|rule| self.effects.get_mut(rule)) {
+            effect.reached = true;
         }
     }
 
-    /// Under the rule `closing` nothing below is come to; the others of the set would match there.
-    fn close(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
+    /// Records that the guest reaches nothing below a directory under the rule `closing`. All other
+    /// rules of the set could match below it.
+    fn mark_closed(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
         for (rule, _) in set.into_iter().flatten().filter(|(rule, _)| *rule != closing) {
-            if let Some(seen) = self.seen.get_mut(*rule) {
-                seen.closed_by.get_or_insert(closing);
+            if let Some(effect) = self.effects.get_mut(*rule) {
+                effect.closed_by.get_or_insert(closing);
             }
         }
     }
 
-    /// The state of a set of positions, a new one where it has not been seen, and the rule that decides there.
+    /// Returns the state of a set of positions, and the rule that decides there. Adds the state if
+    /// the set is new.
     fn state(
         &mut self,
         set: BTreeSet<Position>,
@@ -294,30 +309,32 @@ impl Build {
         (state, rule)
     }
 
-    /// The last rule that matches decides.
+    /// Returns the verdict of the last rule that matches, and that rule. Records the result in the
+    /// effects.
     fn decide(&mut self, set: &BTreeSet<Position>) -> (Verdict, Option<usize>) {
         let ends = |(rule, at): &&Position| self.steps.get(*rule).is_some_and(|steps| steps.len() == *at);
         let matching: Vec<usize> = set.iter().filter(ends).map(|(rule, _)| *rule).collect();
         let Some((deciding, covered)) = matching.split_last() else { return (self.base, None) };
         let verdict = self.verdicts.get(*deciding).copied().unwrap_or(self.base);
         for rule in covered {
-            if let Some(seen) = self.seen.get_mut(*rule) {
-                seen.covered_by.get_or_insert(*deciding);
+            if let Some(effect) = self.effects.get_mut(*rule) {
+                effect.covered_by.get_or_insert(*deciding);
             }
         }
-        if let Some(seen) = self.seen.get_mut(*deciding) {
-            seen.decides = true;
+        if let Some(effect) = self.effects.get_mut(*deciding) {
+            effect.decides = true;
         }
         if verdict.hidden {
             for (rule, _) in set {
-                if let Some(seen) = self.seen.get_mut(*rule).filter(|_| rule != deciding) {
-                    seen.hidden_by.get_or_insert(*deciding);
+                if let Some(effect) = self.effects.get_mut(*rule).filter(|_| rule != deciding) {
+                    effect.hidden_by.get_or_insert(*deciding);
                 }
             }
         }
         (verdict, Some(*deciding))
     }
 
+    /// Returns the positions after one more name with this letter.
     fn after(&self, set: &BTreeSet<Position>, letters: &Letters, letter: Letter) -> BTreeSet<Position> {
         let mut after = BTreeSet::new();
         for (rule, at) in set {
@@ -330,20 +347,20 @@ impl Build {
                 Step::Name(_) => {}
             }
         }
-        self.closed(after)
+        self.closure(after)
     }
 
-    /// `**` may also stand for no component.
-    fn closed(&self, mut set: BTreeSet<Position>) -> BTreeSet<Position> {
+    /// Adds the position after each `**`, because `**` also matches no component.
+    fn closure(&self, mut set: BTreeSet<Position>) -> BTreeSet<Position> {
         let at_any = |(rule, at): &Position| {
             matches!(self.steps.get(*rule).and_then(|steps| steps.get(*at)), Some(Step::AnyDepth))
         };
-        let behind: Vec<Position> = set
+        let after_any: Vec<Position> = set
             .iter()
             .filter(|position| at_any(position))
             .map(|(rule, at)| (*rule, at.saturating_add(1)))
             .collect();
-        set.extend(behind);
+        set.extend(after_any);
         set
     }
 }

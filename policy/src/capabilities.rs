@@ -1,19 +1,19 @@
-//! The capabilities that a policy needs, when the daemon runs with any.
+//! The capabilities that a policy needs, if the daemon has any.
 
 use crate::{Access, Facilities, Need};
 
-/// One capability.
+/// A capability that some policy needs. Several rows of one capability are alternatives.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The kernel's name: `CAP_CHOWN`.
+    /// Name in the kernel, such as `CAP_CHOWN`.
     pub name: &'static str,
-    /// What for.
+    /// Condition under which the daemon needs it.
     pub need: Need,
-    /// What for, in words.
+    /// Purpose.
     pub why: &'static str,
 }
 
-/// What only a file's owner may do, or whoever may act as any.
+/// Operations that the host permits only to the owner of a file, or with `CAP_FOWNER`.
 const OWNERS: Access = Access::CHMOD
     .union(Access::UTIMENS)
     .union(Access::ACL_WRITE)
@@ -23,36 +23,38 @@ const OWNERS: Access = Access::CHMOD
     .union(Access::EXCHANGE)
     .union(Access::LINK);
 
-/// Every capability that is ever kept. A daemon that is not root has none of them, in a user namespace only those over
-/// what its own ids own.
+/// Every capability that a daemon may keep.
 ///
-/// Who may do what to a file was decided in the guest; so the host's own permission bits must not stand in the way. A
-/// policy that changes nothing needs less for that than one that does.
+/// A daemon that is not root has none of them. In a user namespace it has them only over files of
+/// its own ids.
+///
+/// The guest has already checked the permissions of its users. So the host's permission bits must
+/// not interfere. A policy that changes nothing needs a smaller capability for that.
 pub const ROWS: &[Row] = &[
     row(
         "CAP_DAC_OVERRIDE",
         Need::any_of(Access::MUTATIONS),
-        "act on files whatever their permission bits: the guest has judged them",
+        "act on files regardless of permission bits, which the guest has checked",
     ),
     row(
         "CAP_DAC_READ_SEARCH",
         Need::unless(Access::MUTATIONS),
-        "read files whatever their permission bits: the guest has judged them",
+        "read files regardless of permission bits, which the guest has checked",
     ),
-    row("CAP_DAC_READ_SEARCH", Need::ALWAYS.with(Facilities::HANDLES), "find files by their handles"),
-    row("CAP_CHOWN", Need::any_of(Access::CHOWN), "give a file to another user"),
-    row("CAP_FOWNER", Need::any_of(OWNERS), "act as any file's owner"),
-    row("CAP_FOWNER", Need::ALWAYS.with(Facilities::NOATIME), "open any file without noting the time"),
-    row("CAP_FSETID", Need::any_of(Access::KEEPS_BITS), "keep set-group-id where the guest says so"),
+    row("CAP_DAC_READ_SEARCH", Need::ALWAYS.with(Facilities::HANDLES), "find files by inode handles"),
+    row("CAP_CHOWN", Need::any_of(Access::CHOWN), "change the owner of a file"),
+    row("CAP_FOWNER", Need::any_of(OWNERS), "act as the owner of any file"),
+    row("CAP_FOWNER", Need::ALWAYS.with(Facilities::NOATIME), "open any file with O_NOATIME"),
+    row("CAP_FSETID", Need::any_of(Access::KEEPS_BITS), "keep set-group-id if the guest says so"),
     row(
         "CAP_SETUID",
         Need::any_of(Access::MAKES_OWNED).with(Facilities::IDENTITY),
-        "make files as the guest's user",
+        "make files as a user of the guest",
     ),
     row(
         "CAP_SETGID",
         Need::any_of(Access::MAKES_OWNED).with(Facilities::IDENTITY),
-        "make files as the guest's group",
+        "make files as a group of the guest",
     ),
     row("CAP_MKNOD", Need::any_of(Access::MKNOD_CHAR.union(Access::MKNOD_BLOCK)), "make device nodes"),
     row(
@@ -63,7 +65,7 @@ pub const ROWS: &[Row] = &[
     row(
         "CAP_SYS_ADMIN",
         Need::any_of(TRUSTED).with(Facilities::XATTR),
-        "read and write attributes trusted.* and security.*",
+        "read and write attributes trusted.*, write attributes security.*",
     ),
     row(
         "CAP_LINUX_IMMUTABLE",
@@ -72,7 +74,7 @@ pub const ROWS: &[Row] = &[
     ),
 ];
 
-/// What the host's kernel shows and changes only for CAP_SYS_ADMIN.
+/// Operations on attributes that the host's kernel permits only with `CAP_SYS_ADMIN`.
 const TRUSTED: Access =
     Access::XATTR_READ_TRUSTED.union(Access::XATTR_WRITE_TRUSTED).union(Access::XATTR_WRITE_SECURITY);
 
@@ -80,7 +82,7 @@ const fn row(name: &'static str, need: Need, why: &'static str) -> Row {
     Row { name, need, why }
 }
 
-/// The rows for a policy that grants `granted` somewhere.
+/// Returns the rows that a policy needs. `granted` are the accesses that it grants anywhere.
 pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.need.applies(granted, facilities))
 }
@@ -95,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_changes_nothing_can_change_nothing() {
+    fn rootfs_keeps_only_the_capability_to_read() {
         let all = Facilities::all() - Facilities::NOATIME;
         assert!(names(Profile::Rootfs, all).iter().all(|name| *name == "CAP_DAC_READ_SEARCH"));
     }
 
     #[test]
-    fn handles_are_needed_where_they_are_used() {
+    fn inode_handles_need_cap_dac_read_search() {
         let none = Facilities::IDENTITY;
         assert!(!names(Profile::Share, none).contains(&"CAP_DAC_READ_SEARCH"));
         assert!(names(Profile::Share, none | Facilities::HANDLES).contains(&"CAP_DAC_READ_SEARCH"));
     }
 
     #[test]
-    fn the_default_has_neither_devices_nor_administration() {
+    fn default_profile_lacks_cap_mknod_and_cap_sys_admin() {
         let names = names(Profile::Share, Facilities::all());
         assert!(!names.contains(&"CAP_MKNOD") && !names.contains(&"CAP_SYS_ADMIN"), "{names:?}");
     }

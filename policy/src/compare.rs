@@ -1,29 +1,31 @@
-//! One question to a policy, and two policies beside each other.
+//! The decision of a policy at one path, and the difference between two policies.
 
 use crate::explain::{Explanation, HostCall, LimitShown, PathShown, Way};
-use crate::gate::MAKES_A_NAME;
+use crate::gate::MAKES_NAME;
 use crate::{Access, PathRule, Policy, Refusal, Standing};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The answer to whether an operation is granted at a path.
+/// The decision for an operation at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// Whether the guest is told that it is done.
+    /// Whether the operation succeeds for the guest.
     pub allowed: bool,
-    /// What becomes of it.
+    /// Outcome of the operation.
     pub standing: Standing,
-    /// What the guest is told where it is not done.
+    /// Errno that the guest gets, or `None` for a success.
     pub errno: Option<&'static str>,
-    /// The directory above at which the guest already stops, for it can neither find nor make it.
+    /// Directory above the path that the guest can neither find nor make, so that it gets no
+    /// further.
     pub stops_at: Option<String>,
-    /// The rule that decides; none: the base set does.
+    /// Rule that decides. `None` means that the base set decides.
     pub rule: Option<PathShown>,
 }
 
 impl Policy {
-    /// Decides a single operation at a path of the share, given by its components: as for a guest that comes there name
-    /// by name.
+    /// Decides a single operation at a path of the share, given by its components.
+    ///
+    /// The decision is that for a guest that looks the path up name by name.
     pub fn decide(&self, path: &[&[u8]], access: Access) -> Decision {
         if let Some((above, rule)) = self.stops(path) {
             let errno = Some(Access::LOOKUP.refusal(self.is_read_only()).errno_name());
@@ -32,12 +34,12 @@ impl Policy {
             let (standing, rule) = (Standing::Denied, Some(PathShown::from(rule)));
             return Decision { allowed: false, standing, errno, stops_at: Some(stops_at), rule };
         }
-        // The figures of the file system are nobody's in particular.
+        // The statistics belong to the whole share, to which no path rule applies.
         let of_share = access == Access::STATFS;
         let rule = self.paths().filter(|_| !of_share).and_then(|paths| paths.deciding(path));
         let granted = rule.map_or(self.granted(), |rule| rule.access).contains(access);
         let (standing, refusal) = match rule {
-            Some(rule) if rule.hidden && access.intersects(MAKES_A_NAME) => {
+            Some(rule) if rule.hidden && access.intersects(MAKES_NAME) => {
                 (Standing::Denied, Refusal::NotGranted)
             }
             Some(rule) if rule.hidden => (Standing::Denied, Refusal::Hidden),
@@ -48,50 +50,53 @@ impl Policy {
         Decision { allowed: standing.is_success(), standing, errno, stops_at: None, rule }
     }
 
-    /// The first directory on the way that can be neither found nor made, with its rule. What is hidden is no matter
-    /// here: it decides for all that is below.
+    /// Returns the first directory above the path that the guest can neither find nor make, with
+    /// its rule.
+    ///
+    /// If a hidden directory comes first, the result is `None`: its rule decides for every path
+    /// below.
     fn stops<'p>(&self, path: &'p [&'p [u8]]) -> Option<(&'p [&'p [u8]], &PathRule)> {
         let paths = self.paths()?;
         let above = (1..path.len()).filter_map(|len| path.get(..len));
         let closed = |above: &'p [&'p [u8]]| {
             let rule = paths.deciding(above)?;
-            (rule.hidden || !rule.access.intersects(Access::LEADS_ON)).then_some((above, rule))
+            (rule.hidden || !rule.access.intersects(Access::REACHES_DIRECTORY)).then_some((above, rule))
         };
         above.into_iter().find_map(closed).filter(|(_, rule)| !rule.hidden)
     }
 }
 
-/// What one policy has and the other has not.
+/// The part of one policy that another does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Surplus {
     /// Operations granted where no path rule matches.
     pub operations: Vec<&'static str>,
-    /// Path rules; all of them, where there is any difference, for their order counts.
+    /// Path rules. If there is any difference, these are all rules, because their order matters.
     pub paths: Vec<PathShown>,
-    /// Limits, also those of another figure.
+    /// Limits that the other policy does not set, or sets to another value.
     pub limits: Vec<LimitShown>,
-    /// Host calls with the ways in which the other does not let them through, by kind of thread that makes them.
+    /// Host calls in ways that the other policy does not permit, by kind of thread that makes them.
     pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
     /// Capabilities and Landlock rights.
     pub rights: Vec<&'static str>,
 }
 
-/// How two policies differ.
+/// The difference between two policies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What the first has beyond the second.
+    /// Part of the first that the second does not have.
     pub a: Surplus,
-    /// What the second has beyond the first.
+    /// Part of the second that the first does not have.
     pub b: Surplus,
 }
 
 impl Difference {
-    /// Compares two explanations, made with the same facilities.
+    /// Compares two explanations. Both must be made with the same facilities.
     pub fn between(a: &Explanation, b: &Explanation) -> Self {
         Self { a: Surplus::of(a, b), b: Surplus::of(b, a) }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no difference.
     pub fn is_none(&self) -> bool {
         self.a == Surplus::default() && self.b == Surplus::default()
     }
@@ -160,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_rule_that_matches_decides_and_what_is_hidden_is_not_there() {
+    fn last_matching_rule_decides_and_hidden_paths_are_missing() {
         assert_eq!(decision(&[b"a"], "write"), (true, None, None));
         assert_eq!(decision(&[b"a", b"x"], "read"), (true, None, Some(2)));
         assert_eq!(decision(&[b"a", b"x"], "write"), (false, Some("EPERM"), Some(2)));
@@ -171,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_directory_that_cannot_be_found_nothing_is_allowed() {
+    fn nothing_is_allowed_below_a_directory_without_lookup() {
         let text = "[[path]]\nmatch = \"/a\"\naccess = [\"unlink\"]\n[[path]]\nmatch = \"/m\"\naccess = [\"mkdir\"]\n";
         let policy = Policy::parse(text).unwrap();
         let decided = policy.decide(&[b"a", b"b", b"c"], Access::READ);
@@ -179,28 +184,31 @@ mod tests {
         assert_eq!((decided.stops_at.as_deref(), decided.rule.unwrap().line), (Some("/a"), 2));
         let itself = policy.decide(&[b"a"], Access::UNLINK);
         assert_eq!((itself.allowed, itself.stops_at), (true, None));
-        assert!(policy.decide(&[b"m", b"b"], Access::READ).allowed, "what a guest makes it may go into");
+        assert!(
+            policy.decide(&[b"m", b"b"], Access::READ).allowed,
+            "a guest may enter a directory that it makes"
+        );
     }
 
     #[test]
-    fn the_figures_of_the_share_are_the_same_everywhere() {
+    fn path_rules_do_not_apply_to_statfs() {
         let text = "[[path]]\nmatch = \"/a\"\naccess = []\n";
         assert!(Policy::parse(text).unwrap().decide(&[b"a"], Access::STATFS).allowed);
     }
 
     #[test]
-    fn a_call_that_both_make_differs_by_its_ways() {
+    fn call_of_both_policies_differs_by_its_ways() {
         let (full, share) = (explained(&Policy::of(Profile::Full)), explained(&Policy::of(Profile::Share)));
         let difference = Difference::between(&full, &share);
         let worker = &difference.a.host_calls["worker"];
         let mknod = worker.iter().find(|call| call.call == "mknodat").unwrap();
         let reasons: Vec<_> = mknod.ways.iter().map(|way| way.why).collect();
         assert_eq!(reasons, ["make a character device node", "make a whiteout", "make a block device node"]);
-        assert!(!difference.a.host_calls.contains_key("control"), "what is only inherited is no difference");
+        assert!(!difference.a.host_calls.contains_key("control"), "inherited ways are no difference");
     }
 
     #[test]
-    fn a_policy_does_not_differ_from_itself() {
+    fn policy_does_not_differ_from_itself() {
         for profile in Profile::ALL {
             let one = explained(&Policy::of(profile));
             assert!(Difference::between(&one, &one).is_none());
@@ -208,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_grants_is_its_surplus() {
+    fn operation_that_only_one_policy_grants_is_its_surplus() {
         let (full, share) = (explained(&Policy::of(Profile::Full)), explained(&Policy::of(Profile::Share)));
         let difference = Difference::between(&full, &share);
         assert!(difference.a.operations.contains(&"mknod-block"));
@@ -216,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_rules_differ_by_what_they_say_not_by_where_they_stand() {
+    fn line_numbers_are_no_difference() {
         let one = "[[path]]\nmatch = \"/a\"\naccess = []\n[limits]\nopen-handles = 3\n";
         let moved = format!("# A line more.\n{one}");
         let of = |text: &str| explained(&Policy::parse(text).unwrap());

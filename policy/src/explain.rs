@@ -1,133 +1,135 @@
-//! A policy in words: what it grants, how the rest is refused, and what that needs of the host.
+//! The description of a policy: what it grants, how it refuses the rest, and what it needs from the
+//! host.
 //!
-//! Plain data, to be printed as text or as JSON; the field names are those of the JSON.
+//! It is plain data, to print as text or as JSON. The field names are those of the JSON.
 
 use crate::host_calls::{Condition, Process, Test, Threads, Width};
 use crate::limits::{LIMITS, LimitRow, Measure};
-use crate::{ACCESSES, Access, Described, Facilities, Need, PathRule, Policy, Standing};
+use crate::{ACCESSES, Access, AccessRow, Facilities, Need, PathRule, Policy, Standing};
 use crate::{capabilities, host_calls, landlock};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// All that there is to say about a policy.
+/// The complete description of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Each operation where no path rule says otherwise.
+    /// Every operation, for paths that no path rule matches.
     pub operations: Vec<OperationShown>,
-    /// Rules by path, in the order of the file; the last that matches decides.
+    /// Path rules, in the order of the file. The last that matches decides.
     pub paths: Vec<PathShown>,
-    /// Limits that are set.
+    /// Limits that the policy sets.
     pub limits: Vec<LimitShown>,
-    /// Host system calls that its filter lets through, by kind of thread.
+    /// Host system calls that the filters permit, by kind of thread.
     pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
-    /// Host system calls that are answered ENOSYS, for every kind of thread.
+    /// Host system calls that fail with ENOSYS in every kind of thread but the supervisor.
     pub answered: Vec<AnsweredShown>,
-    /// Capabilities that are kept of those that the daemon is started with.
+    /// Capabilities that the daemon keeps, if it was started with them.
     pub capabilities: Vec<RightShown>,
     /// Landlock rights beneath the share.
     pub landlock: Vec<RightShown>,
 }
 
-/// One operation.
+/// An operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OperationShown {
-    /// Its name in policy files.
+    /// Name in policy files.
     pub name: &'static str,
     /// What it does, as a sentence.
     pub what: &'static str,
     /// Whether it is granted where no path rule matches.
     pub granted: bool,
-    /// What becomes of it there.
+    /// Its outcome where no path rule matches.
     pub standing: Standing,
-    /// The errno that the guest sees then; none: it is told that it is done.
+    /// Errno that the guest gets with this outcome, or `None` for a success.
     pub errno: Option<&'static str>,
 }
 
-/// One path rule.
+/// A path rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PathShown {
-    /// The glob.
+    /// Glob.
     pub r#match: String,
-    /// Its line in the policy file.
+    /// Line in the policy file, from 1.
     pub line: usize,
-    /// Whether what it matches is as if it were not there.
+    /// Whether it hides the paths that it matches.
     pub hidden: bool,
-    /// What it grants.
+    /// Names of the granted operations.
     pub access: Vec<&'static str>,
 }
 
-/// One limit.
+/// A limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LimitShown {
-    /// Its name in policy files.
+    /// Name in policy files.
     pub name: &'static str,
-    /// The figure.
+    /// Value.
     pub value: u64,
     /// `count` or `bytes`.
     pub unit: &'static str,
     /// What it counts.
     pub what: &'static str,
-    /// What happens past it.
+    /// What happens beyond it.
     pub past: &'static str,
 }
 
-/// One system call of a kind of thread.
+/// A system call of one kind of thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostCall {
-    /// The kernel's name.
+    /// Name of the call in the kernel.
     pub call: &'static str,
-    /// Ways in which it may be made: it is let through if any of them holds.
+    /// Ways to make the call, each of which the filter permits.
     pub ways: Vec<Way>,
 }
 
-/// One way in which a system call may be made.
+/// A way to make a system call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Way {
-    /// What must hold of its arguments, all of it; empty: nothing.
-    pub when: Vec<Holds>,
-    /// Whether it is there for the threads that such a thread starts: they inherit its filter beside their own.
+    /// Conditions on the arguments, all of which must be true. Empty if any arguments will do.
+    pub when: Vec<ArgumentShown>,
+    /// Whether only threads that this kind of thread starts need it. They inherit its filter, in
+    /// addition to their own.
     pub inherited: bool,
-    /// The operations that need it; empty: whatever is granted.
+    /// Names of the operations that need it. Empty if it is needed under any policy.
     pub needed_by: Vec<&'static str>,
-    /// What for.
+    /// Purpose.
     pub why: &'static str,
 }
 
-/// One system call that is not carried out: the kernel answers ENOSYS, and whoever made it does without.
+/// A system call that is not executed: it fails with ENOSYS, and its caller can do without it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AnsweredShown {
-    /// The kernel's name.
+    /// Name of the call in the kernel.
     pub call: &'static str,
-    /// Who makes it, and what for.
+    /// Purpose of the call, and what replaces it.
     pub why: &'static str,
 }
 
-/// What must hold of one argument.
+/// A condition on one argument.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Holds {
-    /// Which, from 0.
+pub struct ArgumentShown {
+    /// Index of the argument, from 0.
     pub argument: u8,
-    /// How many of its bits count.
+    /// Number of low bits that count, 32 or 64.
     pub bits: u8,
-    /// The test on the number.
+    /// Test on the number.
     pub test: String,
-    /// The same in words.
+    /// Meaning of the test.
     pub meaning: &'static str,
 }
 
-/// A capability or a right.
+/// A capability or a Landlock right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RightShown {
-    /// The kernel's name.
+    /// Name in the kernel.
     pub name: &'static str,
-    /// The operations that need it; empty: whatever is granted.
+    /// Names of the operations that need it. Empty if no particular operation does.
     pub needed_by: Vec<&'static str>,
-    /// What for.
+    /// Purpose.
     pub why: &'static str,
 }
 
 impl Explanation {
-    /// Explains a policy under these facilities.
+    /// Describes a policy under these facilities.
     pub fn new(policy: &Policy, facilities: Facilities) -> Self {
         let reach = policy.reach();
         let needed = |name, need: Need, why| RightShown { name, needed_by: needed_by(need, reach), why };
@@ -154,7 +156,7 @@ impl Explanation {
 }
 
 impl HostCall {
-    /// Whether it is let through only with certain arguments.
+    /// Returns whether the filter permits it only with certain arguments.
     pub fn is_filtered(&self) -> bool {
         self.ways.iter().all(|way| !way.when.is_empty())
     }
@@ -168,7 +170,7 @@ impl From<&PathRule> for PathShown {
 }
 
 fn operations(policy: &Policy) -> Vec<OperationShown> {
-    let operation = |row: &Described| {
+    let operation = |row: &AccessRow| {
         let granted = policy.granted().contains(row.access);
         let standing = Standing::of(policy, row.access, granted);
         let errno = standing.errno_name(row.access.refusal(policy.is_read_only()));
@@ -198,7 +200,7 @@ fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> 
     let mut calls = BTreeMap::<_, Vec<_>>::new();
     for row in host_calls::rows(kind.within_filter(), reach, facilities) {
         let way = Way {
-            when: row.when.iter().map(holds).collect(),
+            when: row.when.iter().map(argument).collect(),
             inherited: !row.threads.intersects(kind),
             needed_by: needed_by(row.need, reach),
             why: row.why,
@@ -208,20 +210,20 @@ fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> 
     calls.into_iter().map(|(call, ways)| HostCall { call, ways }).collect()
 }
 
-fn holds(condition: &Condition) -> Holds {
+fn argument(condition: &Condition) -> ArgumentShown {
     let test = match condition.test {
         Test::Is(value) => format!("is {value:#x}"),
         Test::Not(value) => format!("is not {value:#x}"),
         Test::Bits { mask, value } => format!("under the mask {mask:#x} is {value:#x}"),
         Test::AtMost(value) => format!("is at most {value:#x}"),
-        Test::Process(Process::Supervisor) => "is the number of the supervisor".to_owned(),
-        Test::Process(Process::Serving) => "is the number of the serving process".to_owned(),
+        Test::Process(Process::Supervisor) => "is the process id of the supervisor".to_owned(),
+        Test::Process(Process::Serving) => "is the process id of the serving process".to_owned(),
     };
     let bits = match condition.width {
         Width::Bits32 => 32,
         Width::Bits64 => 64,
     };
-    Holds { argument: condition.argument, bits, test, meaning: condition.meaning }
+    ArgumentShown { argument: condition.argument, bits, test, meaning: condition.meaning }
 }
 
 fn needed_by(need: Need, reach: Access) -> Vec<&'static str> {
@@ -234,7 +236,7 @@ mod tests {
     use crate::Profile;
 
     #[test]
-    fn every_operation_is_explained_with_the_errno_of_its_lack() {
+    fn every_operation_is_explained_with_its_errno() {
         let explained = Explanation::new(&Policy::of(Profile::Rootfs), Facilities::all());
         assert_eq!(explained.operations.len(), ACCESSES.len());
         let write = explained.operations.iter().find(|operation| operation.name == "write").unwrap();
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_and_served_is_told_so() {
+    fn granted_operation_is_explained_as_served() {
         let share = Policy::of(Profile::Share);
         for name in ["map-read", "map-write", "lock"] {
             assert_eq!(standing(&share, name), (true, Standing::Served, None));
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_unwritten_fsync_succeeds_though_it_is_not_granted() {
+    fn fsync_succeeds_ungranted_if_nothing_can_be_unwritten() {
         let rootfs = Policy::of(Profile::Rootfs);
         assert_eq!(standing(&rootfs, "fsync"), (false, Standing::NothingToDo, None));
         let denied = Policy::parse("deny = [\"fsync\"]").unwrap();
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn control_threads_are_shown_with_what_those_that_they_start_may_do() {
+    fn control_threads_show_the_calls_of_threads_they_start() {
         let explained = Explanation::new(&Policy::of(Profile::Share), Facilities::all());
         let calls =
             |kind: &str| -> Vec<_> { explained.host_calls[kind].iter().map(|call| call.call).collect() };
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_names_only_what_the_policy_grants_somewhere() {
+    fn needed_rights_name_only_operations_that_are_granted() {
         let policy = Policy::of(Profile::Rootfs);
         let explained = Explanation::new(&policy, Facilities::all());
         let granted: Vec<_> = policy.reach().names().collect();
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_and_limits_are_told_as_they_were_written() {
+    fn rules_and_limits_are_explained_as_written() {
         let text =
             "[[path]]\nmatch = \"/a/**\"\naccess = [\"stat\", \"lookup\"]\n[limits]\nopen-handles = 3\n";
         let explained = Explanation::new(&Policy::parse(text).unwrap(), Facilities::empty());

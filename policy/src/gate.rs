@@ -1,23 +1,27 @@
-//! The gate: from an operation to a permitted operation.
+//! The policy check: turns an operation into a permitted operation, or refuses it.
 
 use crate::{Access, Demand, Move, Moves, PathRules, Place, Places, Policy, Refusal, RuleId};
 
-/// An operation that can say what it needs.
+/// An operation that states which accesses it needs.
 pub trait Gated {
-    /// Every access that carrying out the operation uses, wherever; the empty set for housekeeping such as FORGET.
-    /// It is checked first, and needs no look at any node.
+    /// Returns every access that the operation uses, at any place. Housekeeping such as FORGET uses
+    /// none.
+    ///
+    /// The policy check tests this set first. That test looks up no node.
     fn accesses(&self) -> Access;
 
-    /// The same by place. Asked only under a policy with path rules.
+    /// Calls `each` with the accesses that the operation needs at each place.
+    ///
+    /// Only a policy with path rules calls this.
     fn demands(&self, each: &mut dyn FnMut(Demand<'_>));
 
-    /// What it brings under another name: rename, exchange, link.
+    /// Returns the file that gets another name, by a rename, an exchange or a link.
     fn moves(&self) -> Option<Move<'_>> {
         None
     }
 }
 
-/// An operation that has passed the gate. Only [`Policy::permit`] makes one.
+/// An operation that passed the policy check. Only [`Policy::permit`] creates one.
 #[derive(Debug)]
 #[must_use = "a permitted operation that is not carried out leaves its request unanswered"]
 pub struct Permitted<Op> {
@@ -26,12 +30,13 @@ pub struct Permitted<Op> {
 }
 
 impl<Op> Permitted<Op> {
-    /// The operation, to be carried out now.
+    /// Returns the operation, to carry it out now.
     pub fn into_inner(self) -> Op {
         self.operation
     }
 
-    /// Whether what is moved must not be a directory: then it is EXDEV, see [`Moves::OnlyFiles`].
+    /// Returns whether a directory must not be moved. Moving one has to fail with EXDEV; see
+    /// [`Moves::OnlyFiles`].
     pub const fn only_files(&self) -> bool {
         self.only_files
     }
@@ -40,20 +45,22 @@ impl<Op> Permitted<Op> {
 /// A refused operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// The accesses that are not granted; empty where it is the place alone that does not allow it.
+    /// Accesses that are not granted. Empty if only the place is the reason.
     pub missing: Access,
-    /// Why, and so what the guest is told.
+    /// Reason of the refusal, which decides the errno.
     pub refusal: Refusal,
 }
 
-/// What may not be done at a hidden name, and is no question whether the name is there: EPERM, not ENOENT.
-pub(crate) const MAKES_A_NAME: Access = Access::MAKES_OWNED.union(Access::LINK);
+/// Operations that make a name. At a hidden name they fail with EPERM instead of ENOENT, because
+/// they do not need the name to exist.
+pub(crate) const MAKES_NAME: Access = Access::MAKES_OWNED.union(Access::LINK);
 
 impl Policy {
-    /// Lets an operation through if every access that it needs is granted, everywhere that it needs it.
+    /// Permits an operation if every access that it needs is granted, at every place that it acts
+    /// on.
     ///
     /// # Errors
-    /// [`Denied`] names what is missing; the operation is dropped and nothing has been done.
+    /// [`Denied`] says what is missing. The operation is dropped, and nothing has been done.
     pub fn permit<Op: Gated>(&self, operation: Op, places: &impl Places) -> Result<Permitted<Op>, Denied> {
         let missing = operation.accesses().difference(self.reach());
         if !missing.is_empty() {
@@ -61,7 +68,7 @@ impl Policy {
         }
         let only_files = match self.paths() {
             None => false,
-            Some(rules) => ByPlace { policy: self, rules, places }.check(&operation)?,
+            Some(rules) => PlaceCheck { policy: self, rules, places }.check(&operation)?,
         };
         Ok(Permitted { operation, only_files })
     }
@@ -71,15 +78,15 @@ impl Policy {
     }
 }
 
-/// One look at the places of an operation.
-struct ByPlace<'a, P> {
+/// The check of one operation at each of its places.
+struct PlaceCheck<'a, P> {
     policy: &'a Policy,
     rules: &'a PathRules,
     places: &'a P,
 }
 
-impl<P: Places> ByPlace<'_, P> {
-    /// Whether only files may be moved, if it may be done at all.
+impl<P: Places> PlaceCheck<'_, P> {
+    /// Checks the operation, and returns whether only files may be moved.
     fn check(&self, operation: &impl Gated) -> Result<bool, Denied> {
         let movement = operation.moves();
         let mut denied = None;
@@ -91,7 +98,7 @@ impl<P: Places> ByPlace<'_, P> {
         if let Some(denied) = denied {
             return Err(denied);
         }
-        movement.map_or(Ok(false), |movement| self.moved(&movement))
+        movement.map_or(Ok(false), |movement| self.check_move(&movement))
     }
 
     fn refused(&self, demand: Demand<'_>, movement: Option<&Move<'_>>) -> Option<Denied> {
@@ -104,12 +111,13 @@ impl<P: Places> ByPlace<'_, P> {
             return (!missing.is_empty()).then(|| self.policy.lacks(missing));
         }
         let arrives = movement.is_some_and(|movement| !movement.exchange && movement.to == demand.place);
-        let makes = arrives || demand.access.intersects(MAKES_A_NAME);
+        let makes = arrives || demand.access.intersects(MAKES_NAME);
         let refusal = if makes { Refusal::NotGranted } else { Refusal::Hidden };
         Some(Denied { missing: demand.access, refusal })
     }
 
-    fn moved(&self, movement: &Move<'_>) -> Result<bool, Denied> {
+    /// Checks a move, and returns whether only files may be moved.
+    fn check_move(&self, movement: &Move<'_>) -> Result<bool, Denied> {
         let (from, to) = (self.rule(movement.from)?, self.rule(movement.to)?);
         let there = self.rules.moves(from, to);
         let back = if movement.exchange { self.rules.moves(to, from) } else { Moves::Freely };
@@ -120,10 +128,11 @@ impl<P: Places> ByPlace<'_, P> {
         }
     }
 
-    /// The rule at a place.
+    /// Returns the rule at a place.
     ///
-    /// A place that there is not is refused here. Were it left to the host, a guest that asks for the next node before
-    /// there is one, and makes it meanwhile on another queue, would have passed the gate without any rule.
+    /// An unknown place is refused here and not left to the host. Otherwise a guest could name a
+    /// node id that does not exist yet, and create the node on another queue meanwhile. The request
+    /// would then reach the node without a check of its rule.
     fn rule(&self, place: Place<'_>) -> Result<RuleId, Denied> {
         let gone = |refusal| Denied { missing: Access::empty(), refusal };
         let node = |node| self.places.node(node).ok_or(gone(Refusal::Stale));
@@ -148,7 +157,7 @@ mod tests {
             self.0
         }
         fn demands(&self, _: &mut dyn FnMut(Demand<'_>)) {
-            panic!("asked about places without path rules");
+            panic!("places were requested without path rules");
         }
     }
 
@@ -161,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_permits_what_it_grants_and_nothing_else() {
+    fn profile_permits_exactly_its_accesses() {
         for profile in Profile::ALL {
             for row in ACCESSES {
                 let refused = refusal(&Policy::of(profile), row.access);
@@ -171,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn read_only_denies_each_mutation_with_its_reason() {
+    fn read_only_policy_denies_each_mutation_with_erofs() {
         for access in (Access::MUTATIONS - Access::IOCTLS).iter() {
             let denied = read_only().permit(Needs(access | Access::STAT), &NoPlaces).err().unwrap();
             assert_eq!(denied, Denied { missing: access, refusal: Refusal::ReadOnly });
@@ -179,12 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn read_only_permits_all_that_changes_nothing() {
+    fn read_only_policy_permits_every_other_access() {
         assert_eq!(refusal(&read_only(), Access::all() - Access::MUTATIONS), None);
     }
 
     #[test]
-    fn what_a_program_can_do_without_is_refused_as_unsupported() {
+    fn missing_access_decides_the_errno() {
         let share = Policy::of(Profile::Share);
         assert_eq!(refusal(&share, Access::XATTR_READ_TRUSTED), Some("EOPNOTSUPP"));
         assert_eq!(refusal(&share, Access::WHITEOUT), Some("EINVAL"));
@@ -193,17 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn of_several_answers_the_plainest_is_given() {
+    fn eperm_precedes_einval_if_both_apply() {
         let both = Access::RENAME | Access::EXCHANGE;
         assert_eq!(both.refusal(false).errno_name(), "EPERM");
     }
 
     #[test]
-    fn housekeeping_needs_nothing() {
+    fn housekeeping_needs_no_access() {
         assert_eq!(refusal(&read_only(), Access::empty()), None);
     }
 
-    /// Nodes of a share: 1 is the root, 2 a directory with rules below, 3 a file in it, 4 a file of the root.
+    /// Nodes of a share: 1 is the root, 2 is a directory with rules below it, 3 is a file in that
+    /// directory, 4 is a file in the root.
     struct Nodes<'a>(&'a PathRules);
 
     impl Places for Nodes<'_> {
@@ -238,8 +248,8 @@ mod tests {
         }
     }
 
-    /// Whether only files may be moved, or the errno.
-    fn judged(demands: &[(Place<'_>, Access)], movement: Option<Move<'_>>) -> Result<bool, &'static str> {
+    /// Returns whether only files may be moved, or the errno of the refusal.
+    fn checked(demands: &[(Place<'_>, Access)], movement: Option<Move<'_>>) -> Result<bool, &'static str> {
         const TEXT: &str = r#"
             [[path]]
             match = "/ro/**"
@@ -260,63 +270,67 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_at_a_place_is_decided_by_the_rule_there() {
-        assert_eq!(judged(&[(Place::Node(4), Access::WRITE)], None), Ok(false));
-        assert_eq!(judged(&[(Place::Node(3), Access::WRITE)], None), Err("EPERM"));
-        assert_eq!(judged(&[(Place::Handle(3), Access::READ)], None), Ok(false));
-        assert_eq!(judged(&[(child(2, b"new"), Access::CREATE)], None), Err("EPERM"));
-        assert_eq!(judged(&[(Place::Unnamed { directory: 2 }, Access::TMPFILE)], None), Err("EOPNOTSUPP"));
-        assert_eq!(judged(&[(Place::Share, Access::STATFS)], None), Ok(false));
+    fn rule_at_each_place_decides() {
+        assert_eq!(checked(&[(Place::Node(4), Access::WRITE)], None), Ok(false));
+        assert_eq!(checked(&[(Place::Node(3), Access::WRITE)], None), Err("EPERM"));
+        assert_eq!(checked(&[(Place::Handle(3), Access::READ)], None), Ok(false));
+        assert_eq!(checked(&[(child(2, b"new"), Access::CREATE)], None), Err("EPERM"));
+        assert_eq!(checked(&[(Place::Unnamed { directory: 2 }, Access::TMPFILE)], None), Err("EOPNOTSUPP"));
+        assert_eq!(checked(&[(Place::Share, Access::STATFS)], None), Ok(false));
         let both = [(Place::Node(3), Access::READ), (Place::Node(4), Access::WRITE)];
-        assert_eq!(judged(&both, None), Ok(false));
+        assert_eq!(checked(&both, None), Ok(false));
     }
 
     #[test]
-    fn a_place_that_there_is_not_is_refused() {
+    fn unknown_place_is_refused() {
         let unnamed = Place::Unnamed { directory: 9 };
         for place in [Place::Node(9), Place::Node(0), child(9, b"a"), unnamed] {
-            assert_eq!(judged(&[(place, Access::STAT)], None), Err("ESTALE"), "{place:?}");
+            assert_eq!(checked(&[(place, Access::STAT)], None), Err("ESTALE"), "{place:?}");
         }
-        assert_eq!(judged(&[(Place::Handle(9), Access::READ)], None), Err("EBADF"));
+        assert_eq!(checked(&[(Place::Handle(9), Access::READ)], None), Err("EBADF"));
         let both = [(Place::Handle(4), Access::READ), (Place::Handle(9), Access::WRITE)];
-        assert_eq!(judged(&both, None), Err("EBADF"));
+        assert_eq!(checked(&both, None), Err("EBADF"));
     }
 
     #[test]
-    fn nothing_is_moved_from_or_to_a_place_that_there_is_not() {
+    fn move_from_or_to_an_unknown_place_is_refused() {
         let (there, gone) = (child(1, b"a"), child(9, b"a"));
         for (from, to) in [(there, gone), (gone, there), (gone, gone), (Place::Node(9), there)] {
             for exchange in [false, true] {
                 let movement = Some(Move { from, to, exchange });
-                assert_eq!(judged(&[], movement), Err("ESTALE"), "{from:?} {to:?}");
+                assert_eq!(checked(&[], movement), Err("ESTALE"), "{from:?} {to:?}");
             }
         }
     }
 
     #[test]
-    fn a_hidden_name_is_not_there_and_cannot_be_made() {
-        assert_eq!(judged(&[(child(1, b"hidden"), Access::LOOKUP)], None), Err("ENOENT"));
-        assert_eq!(judged(&[(child(1, b"hidden"), Access::UNLINK)], None), Err("ENOENT"));
-        assert_eq!(judged(&[(child(1, b"hidden"), Access::MKDIR)], None), Err("EPERM"));
+    fn hidden_name_is_missing_and_cannot_be_made() {
+        assert_eq!(checked(&[(child(1, b"hidden"), Access::LOOKUP)], None), Err("ENOENT"));
+        assert_eq!(checked(&[(child(1, b"hidden"), Access::UNLINK)], None), Err("ENOENT"));
+        assert_eq!(checked(&[(child(1, b"hidden"), Access::MKDIR)], None), Err("EPERM"));
     }
 
-    fn moved<'a>(from: Place<'a>, to: Place<'a>, exchange: bool) -> Result<bool, &'static str> {
-        judged(&[(from, Access::RENAME), (to, Access::RENAME)], Some(Move { from, to, exchange }))
-    }
-
-    #[test]
-    fn a_rename_goes_only_to_where_nothing_more_is_granted() {
-        assert_eq!(moved(child(1, b"a"), child(1, b"b"), false), Ok(false));
-        assert_eq!(moved(child(1, b"a"), child(2, b"b"), false), Ok(true), "a file, not a directory");
-        assert_eq!(moved(child(2, b"a"), child(1, b"b"), false), Err("EXDEV"));
-        assert_eq!(moved(child(1, b"a"), child(2, b"b"), true), Err("EXDEV"), "what comes back would widen");
-        assert_eq!(moved(child(1, b"ro"), child(1, b"b"), false), Err("EXDEV"), "what is below would widen");
-        assert_eq!(moved(child(1, b"a"), child(1, b"hidden"), false), Err("EPERM"));
-        assert_eq!(moved(child(1, b"hidden"), child(1, b"a"), false), Err("ENOENT"));
+    fn checked_rename<'a>(from: Place<'a>, to: Place<'a>, exchange: bool) -> Result<bool, &'static str> {
+        checked(&[(from, Access::RENAME), (to, Access::RENAME)], Some(Move { from, to, exchange }))
     }
 
     #[test]
-    fn without_anybody_who_knows_the_rules_nothing_is_granted() {
+    fn rename_to_a_place_that_grants_more_is_refused() {
+        assert_eq!(checked_rename(child(1, b"a"), child(1, b"b"), false), Ok(false));
+        assert_eq!(checked_rename(child(1, b"a"), child(2, b"b"), false), Ok(true), "only files");
+        assert_eq!(checked_rename(child(2, b"a"), child(1, b"b"), false), Err("EXDEV"));
+        assert_eq!(
+            checked_rename(child(1, b"a"), child(2, b"b"), true),
+            Err("EXDEV"),
+            "the way back grants more"
+        );
+        assert_eq!(checked_rename(child(1, b"ro"), child(1, b"b"), false), Err("EXDEV"), "grants more below");
+        assert_eq!(checked_rename(child(1, b"a"), child(1, b"hidden"), false), Err("EPERM"));
+        assert_eq!(checked_rename(child(1, b"hidden"), child(1, b"a"), false), Err("ENOENT"));
+    }
+
+    #[test]
+    fn no_places_permits_no_node_under_path_rules() {
         let policy = Policy::parse("[[path]]\nmatch = \"/a\"\naccess = []").unwrap();
         let operation =
             At { demands: vec![Demand { place: Place::Node(1), access: Access::STAT }], movement: None };

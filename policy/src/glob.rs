@@ -1,7 +1,8 @@
-//! Globs over paths of the share: their text, and what they match.
+//! Globs over paths of the share: their syntax, and the paths that they match.
 //!
-//! A path is a list of components, each a name of the host's: bytes, mostly UTF-8. `*`, `?` and classes stand for
-//! characters; a byte that is no UTF-8 counts as one character, which no literal and no class matches.
+//! A path is a list of components. Each component is a name on the host: bytes, usually UTF-8. `*`,
+//! `?` and classes match characters. A byte that is not part of valid UTF-8 counts as one
+//! character. No literal and no class matches it, except a negated class.
 
 /// A compiled glob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,18 +10,19 @@ pub(crate) struct Glob {
     segments: Vec<Segment>,
 }
 
-/// What stands between two slashes.
+/// The part of a glob between two slashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Segment {
-    /// `**`: any number of components. Never the last one: there it is at least one component.
+    /// `**`: any number of components. It is never the last segment: `**` at the end of a glob
+    /// means at least one component, so an `AnyName` follows it.
     AnyDepth,
-    /// `*`: any one component.
+    /// `*`: any single component.
     AnyName,
-    /// One component of this form.
+    /// A component that matches a pattern.
     Name(Component),
 }
 
-/// The form of one component, other than `*`.
+/// The pattern of one component, other than `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Component {
     items: Vec<Item>,
@@ -28,59 +30,60 @@ pub(crate) struct Component {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
-    /// Any characters, or none.
+    /// Any number of characters.
     Star,
-    /// One character.
+    /// Any single character.
     One,
     Is(char),
     Class {
         negated: bool,
-        /// First and last, both included.
+        /// First and last character of each range, both included.
         ranges: Vec<(char, char)>,
     },
 }
 
-/// A glob that cannot be meant.
+/// An error in a glob.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum GlobError {
-    #[error("a path begins with /: that of the share's root")]
+    #[error("a path begins with /, the root of the share")]
     NotAbsolute,
-    #[error("an empty component matches nothing: there is no name between two slashes, or after the last")]
+    #[error("an empty component matches nothing: remove the double or final slash")]
     EmptyComponent,
-    #[error("{0:?} is no name and matches nothing")]
+    #[error("{0:?} is not a name and matches nothing")]
     Dots(String),
-    #[error("** stands alone between slashes: {0:?}")]
+    #[error("{0:?}: ** must be a whole component")]
     StarsWithin(String),
-    #[error("{0:?}: a bracket is not closed, or holds nothing; write a literal [ as [[]")]
+    #[error("{0:?}: a bracket is not closed or is empty; write a literal [ as [[]")]
     Bracket(String),
     #[error("{0:?}: a range ends before it begins")]
     Range(String),
     #[error(
-        "{text:?}: {character} has no meaning here; write two rules, or the character itself as [{character}]"
+        "{text:?}: {character} has no meaning; write [{character}] for the character, or two rules for alternatives"
     )]
     Reserved { text: String, character: char },
-    #[error("{0:?}: a name has at most 255 bytes, none of them NUL")]
+    #[error("{0:?}: a name has at most {NAME_MAX} bytes and no NUL")]
     NoName(String),
-    #[error("{0:?}: more than {ITEMS_MAX} characters and wildcards in one component with wildcards")]
+    #[error("{0:?}: a component with wildcards has at most {ITEMS_MAX} characters and wildcards")]
     Long(String),
-    #[error("more than {SEGMENTS_MAX} components")]
+    #[error("a path has at most {SEGMENTS_MAX} components; ** stands for any number of them")]
     Deep,
 }
 
-/// Positions in a component with wildcards fit a word, the one behind its end included.
+/// Maximum number of characters and wildcards in a component with wildcards. Its positions,
+/// including the one after the end, are the bits of a `u64`.
 const ITEMS_MAX: usize = 63;
-/// Components of a glob; deeper trees are described by `**`.
+/// Maximum number of components in a glob. `**` covers deeper trees.
 const SEGMENTS_MAX: usize = 64;
-/// Bytes of a name, `NAME_MAX`.
+/// Maximum length of a name in bytes (`NAME_MAX` of Linux).
 const NAME_MAX: usize = 255;
 
-/// A character, or a byte that is part of none.
+/// A character, or a byte that is not part of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Symbol(u32);
 
 impl Symbol {
-    /// Behind the last character.
+    /// Number of byte 0. All characters have lower numbers.
     const BYTES: u32 = 0x11_0000;
 
     pub(crate) const fn of(number: u32) -> Self {
@@ -91,7 +94,7 @@ impl Symbol {
         self.0
     }
 
-    /// The symbols of a name.
+    /// Splits a name into symbols.
     pub(crate) fn all(name: &[u8]) -> impl Iterator<Item = Self> {
         name.utf8_chunks().flat_map(|chunk| {
             let bytes = chunk.invalid().iter().map(|byte| Self(Self::BYTES | u32::from(*byte)));
@@ -101,10 +104,10 @@ impl Symbol {
 }
 
 impl Glob {
-    /// Reads a glob.
+    /// Parses a glob.
     ///
     /// # Errors
-    /// [`GlobError`] says what about it cannot be meant.
+    /// [`GlobError`] if the glob is malformed, too long, or can match nothing.
     pub(crate) fn parse(text: &str) -> Result<Self, GlobError> {
         let below = text.strip_prefix('/').ok_or(GlobError::NotAbsolute)?;
         let mut segments = Vec::new();
@@ -117,7 +120,7 @@ impl Glob {
                 }
             }
         }
-        // What is below, and not the directory itself.
+        // A final `**` matches everything below a directory, but not the directory.
         if segments.last() == Some(&Segment::AnyDepth) {
             segments.push(Segment::AnyName);
         }
@@ -127,12 +130,12 @@ impl Glob {
         Ok(Self { segments })
     }
 
-    /// What stands between its slashes.
+    /// Returns the segments.
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Whether it matches a path, given by its components.
+    /// Returns whether the glob matches a path, given by its components.
     pub(crate) fn matches(&self, path: &[&[u8]]) -> bool {
         matches_from(&self.segments, path)
     }
@@ -194,7 +197,7 @@ impl Component {
         }
     }
 
-    /// The one name that it matches, where it has no wildcard.
+    /// Returns the only name that a component without wildcards matches.
     pub(crate) fn literal(&self) -> Option<Vec<u8>> {
         let mut name = String::new();
         for item in &self.items {
@@ -206,7 +209,7 @@ impl Component {
         Some(name.into_bytes())
     }
 
-    /// Whether it matches a name.
+    /// Returns whether the component matches a name.
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match self.literal() {
             Some(literal) => literal == name,
@@ -214,12 +217,12 @@ impl Component {
         }
     }
 
-    /// The positions, a bit each, before the first character of a name.
+    /// Returns the set of positions before the first character of a name, one bit for each.
     pub(crate) fn start(&self) -> u64 {
-        self.and_behind_stars(1)
+        self.closure(1)
     }
 
-    /// The positions after one character more.
+    /// Returns the positions after one more character.
     pub(crate) fn step(&self, at: u64, symbol: Symbol) -> u64 {
         #[cfg(test)]
         STEPS.set(STEPS.get().saturating_add(1));
@@ -233,28 +236,30 @@ impl Component {
                 };
             }
         }
-        self.and_behind_stars(next)
+        self.closure(next)
     }
 
-    /// Whether a name may end here.
+    /// Returns whether a name may end at one of these positions.
     pub(crate) fn accepts(&self, at: u64) -> bool {
         bits().nth(self.items.len()).is_some_and(|end| at & end != 0)
     }
 
-    /// Adds to `into` the first symbols of the stretches within which it treats all symbols alike.
+    /// Adds to `into` the first symbol of each range in which the component treats all symbols
+    /// alike.
     pub(crate) fn boundaries(&self, into: &mut impl Extend<u32>) {
         for item in &self.items {
             match item {
                 Item::Star | Item::One => {}
-                Item::Is(character) => into.extend(stretch(*character, *character)),
+                Item::Is(character) => into.extend(range_boundaries(*character, *character)),
                 Item::Class { ranges, .. } => {
-                    into.extend(ranges.iter().flat_map(|(first, last)| stretch(*first, *last)));
+                    into.extend(ranges.iter().flat_map(|(first, last)| range_boundaries(*first, *last)));
                 }
             }
         }
     }
 
-    fn and_behind_stars(&self, mut at: u64) -> u64 {
+    /// Adds the position after each star, because a star also matches no character.
+    fn closure(&self, mut at: u64) -> u64 {
         for (bit, item) in bits().zip(&self.items) {
             if *item == Item::Star && at & bit != 0 {
                 at |= bit << 1;
@@ -266,16 +271,17 @@ impl Component {
 
 #[cfg(test)]
 std::thread_local! {
-    /// Steps that this thread has taken through single components.
+    /// Number of calls of [`Component::step`] on this thread.
     pub(crate) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Single bits, the lowest first.
+/// Returns each single bit, from the lowest.
 fn bits() -> impl Iterator<Item = u64> {
     (0..u64::BITS).map(|index| 1_u64 << index)
 }
 
-fn stretch(first: char, last: char) -> [u32; 2] {
+/// Returns the first symbol of a range, and the first symbol after it.
+fn range_boundaries(first: char, last: char) -> [u32; 2] {
     [u32::from(first), u32::from(last).saturating_add(1)]
 }
 
@@ -294,7 +300,7 @@ impl Item {
     }
 }
 
-/// A class, and what stands behind it. `rest` begins behind its `[`.
+/// Parses a class. `rest` is the text after its `[`. Returns the class and the text after its `]`.
 fn class<'a>(part: &str, rest: &'a str) -> Result<(Item, &'a str), GlobError> {
     let open = || GlobError::Bracket(part.to_owned());
     let (negated, inside) = match rest.strip_prefix(['!', '^']) {
@@ -305,7 +311,7 @@ fn class<'a>(part: &str, rest: &'a str) -> Result<(Item, &'a str), GlobError> {
     let mut ranges = Vec::new();
     loop {
         let first = characters.next().ok_or_else(open)?;
-        // A bracket that closes at once is a literal one.
+        // A `]` directly after the opening bracket is a character of the class.
         if first == ']' && !ranges.is_empty() {
             return Ok((Item::Class { negated, ranges }, characters.as_str()));
         }
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glob_matches_what_it_says() {
+    fn glob_matches_the_expected_paths() {
         for (glob, path, matched) in [
             ("/", "/", true),
             ("/", "/etc", false),
@@ -368,22 +374,22 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_is_no_character_is_one_wildcard_long() {
+    fn question_mark_matches_one_invalid_byte() {
         let glob = Glob::parse("/a?").unwrap();
         assert!(glob.matches(&[b"a\xff"]));
         assert!(!glob.matches(&[b"a\xff\xfe"]));
     }
 
     #[test]
-    fn what_matches_nothing_is_refused() {
+    fn malformed_glob_is_refused() {
         for (glob, named) in [
             ("etc", "begins with /"),
             ("", "begins with /"),
             ("/a//b", "empty component"),
             ("/a/", "empty component"),
-            ("/a/../b", "no name"),
-            ("/.", "no name"),
-            ("/a**", "stands alone"),
+            ("/a/../b", "not a name"),
+            ("/.", "not a name"),
+            ("/a**", "whole component"),
             ("/[a", "not closed"),
             ("/[]", "not closed"),
             ("/[b-a]", "ends before"),

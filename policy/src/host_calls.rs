@@ -1,5 +1,7 @@
-//! The host system calls that a policy needs, each with what has to be true of its arguments. The seccomp filters,
-//! `pinhole policy explain` and the documents are made from this table.
+//! The host system calls that a policy needs, with conditions on their arguments.
+//!
+//! The seccomp filters and `pinhole policy explain` are made from this table. A test compares
+//! docs/holes.md with it.
 
 mod supervisor;
 mod table;
@@ -9,22 +11,23 @@ use crate::{Access, Facilities, Need};
 use bitflags::bitflags;
 
 bitflags! {
-    /// Kinds of threads; each has a filter of its own.
+    /// Kinds of threads. Each kind has its own filter.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Threads: u8 {
-        /// Those that talk to the VMM, wait for signals and start others.
+        /// Threads that talk to the VMM, wait for signals, or start other threads.
         const CONTROL = 1;
-        /// Those that take requests from a queue.
+        /// Threads that take requests: queue threads, and those that read from /dev/fuse.
         const WORKER = 1 << 1;
-        /// Those that carry out requests that wait.
+        /// Threads for calls that block on the host: the offload pool, and the threads that answer
+        /// deferred requests, sync whole file systems or close files.
         const OFFLOAD = 1 << 2;
-        /// The only thread of the process that stays outside the sandbox.
+        /// The only thread of the supervisor, the process outside the sandbox.
         const SUPERVISOR = 1 << 3;
     }
 }
 
 impl Threads {
-    /// The name of a single kind; `None` for none and for several.
+    /// Returns the name of a single kind, or `None` for an empty set and for several.
     pub const fn name(self) -> Option<&'static str> {
         match self {
             Self::CONTROL => Some("control"),
@@ -37,92 +40,95 @@ impl Threads {
 }
 
 impl Threads {
-    /// Every kind in the process that serves.
+    /// Every kind in the serving process.
     pub const INSIDE: Self = Self::CONTROL.union(Self::WORKER).union(Self::OFFLOAD);
 
-    /// Whose calls the filter of this kind lets through. Filters are inherited: that of the control threads holds for
-    /// those that they start, too, and has to let through what any of them needs.
+    /// Returns the kinds whose calls the filter of this kind permits.
+    ///
+    /// Threads inherit filters. The filter of the control threads also applies to the threads that
+    /// they start, so it permits the calls of those as well.
     #[must_use]
     pub const fn within_filter(self) -> Self {
         if self.contains(Self::CONTROL) { self.union(Self::INSIDE) } else { self }
     }
 }
 
-/// How much of an argument the kernel looks at.
+/// The part of an argument that the kernel reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
-    /// The lower 32 bits: `int` and `unsigned int`.
+    /// The lower 32 bits, for `int` and `unsigned int`.
     Bits32,
     /// All 64 bits.
     Bits64,
 }
 
-/// One of the two processes of a daemon. Its number is known only when it runs.
+/// One of the two processes of a daemon. Its process id is known only at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
-    /// The process that waits outside the sandbox.
+    /// The process outside the sandbox.
     Supervisor,
-    /// The process that serves.
+    /// The process that serves the guest.
     Serving,
 }
 
-/// What has to be true of an argument.
+/// A test on an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
-    /// It is this.
+    /// The argument is this value.
     Is(u64),
-    /// It is anything but this.
+    /// The argument is any other value.
     Not(u64),
-    /// Under the mask it is this.
+    /// The argument is this value under a mask.
     Bits {
-        /// The bits looked at.
+        /// Bits to test.
         mask: u64,
-        /// What they are.
+        /// Value of these bits.
         value: u64,
     },
-    /// It is this or less.
+    /// The argument is this value or less.
     AtMost(u64),
-    /// It is the number of this process, as the supervisor knows it.
+    /// The argument is the process id of this process, as the supervisor sees it.
     Process(Process),
 }
 
 /// A condition on one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Which, from 0.
+    /// Index of the argument, from 0.
     pub argument: u8,
-    /// How much of it counts.
+    /// Part of the argument that counts.
     pub width: Width,
-    /// What has to be true.
+    /// Test that must be true.
     pub test: Test,
-    /// The same in words: `flags are O_PATH | O_CLOEXEC`.
+    /// Meaning of the test, such as `LOCK_NB: never waits on the host`.
     pub meaning: &'static str,
 }
 
-/// One way in which a system call is made. Several rows of one call are alternatives.
+/// A way to make a system call. Several rows of one call are alternatives.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The kernel's name of the call.
+    /// Name of the call in the kernel.
     pub call: &'static str,
-    /// All of these hold.
+    /// Conditions on the arguments, all of which must be true.
     pub when: &'static [Condition],
-    /// The kinds of threads that make it.
+    /// Kinds of threads that make the call.
     pub threads: Threads,
-    /// What for.
+    /// Condition under which a daemon needs it.
     pub need: Need,
-    /// What for, in words.
+    /// Purpose.
     pub why: &'static str,
 }
 
-/// Calls that are answered ENOSYS instead of ending the process: nothing is carried out, so nothing is allowed.
+/// Calls that fail with ENOSYS instead of ending the process. The kernel does not execute them.
 pub const ANSWERED: &[Row] = threads::ANSWERED;
 
-/// Every row, in an order that does not change.
+/// Returns every row, always in the same order.
 pub fn every_row() -> impl Iterator<Item = &'static Row> {
     [table::ROWS, threads::ROWS, supervisor::ROWS].into_iter().flatten()
 }
 
-/// The rows for a kind of thread under a policy that grants `granted` somewhere.
+/// Returns the rows of these kinds of threads. `granted` are the accesses that the policy grants
+/// anywhere.
 pub fn rows(threads: Threads, granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
     every_row().filter(move |row| row.threads.intersects(threads) && row.need.applies(granted, facilities))
 }
@@ -133,7 +139,8 @@ mod tests {
     use crate::Profile;
     use std::collections::BTreeSet;
 
-    /// Different calls of a worker under a profile, with what the command line switches on by itself for root.
+    /// Counts the calls of a queue thread under a profile. Root has the facilities HANDLES and
+    /// IDENTITY by default.
     fn worker(profile: Profile, besides: Facilities) -> usize {
         let facilities = Facilities::HANDLES | Facilities::IDENTITY | besides;
         let calls = rows(Threads::WORKER, profile.granted(), facilities).map(|row| row.call);
@@ -141,14 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_may_make_few_calls() {
+    fn queue_thread_may_make_this_many_calls() {
         let plain = Profile::ALL.map(|profile| worker(profile, Facilities::empty()));
         assert_eq!(plain, [36, 36, 18], "full, share, rootfs");
         let with_attributes = Profile::ALL.map(|profile| worker(profile, Facilities::XATTR));
         assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
 
-    /// SIGCONT, a freezer and a tracer may end any wait at any moment. The supervisor has no wait with a time limit.
+    /// SIGCONT, a freezer and a tracer may interrupt any wait at any moment. The supervisor is left
+    /// out, because it has no wait with a time limit.
     #[test]
     fn every_kind_of_thread_may_continue_an_interrupted_wait() {
         for kind in Threads::INSIDE.iter() {
@@ -158,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn set_group_id_is_kept_or_dropped_exactly_where_the_capability_for_it_is_kept() {
+    fn capset_is_permitted_exactly_where_cap_fsetid_is_kept() {
         for described in crate::ACCESSES {
             let capset = rows(Threads::WORKER, described.access, Facilities::all());
             let mut kept = crate::capabilities::rows(described.access, Facilities::all());
@@ -167,9 +175,10 @@ mod tests {
         }
     }
 
-    /// It has the rights of the user that started the daemon, in the host's own namespaces.
+    /// None of the calls opens, starts or connects anything, because the supervisor has the rights
+    /// of the user that started the daemon, in the host's own namespaces.
     #[test]
-    fn the_supervisor_opens_starts_and_connects_nothing() {
+    fn supervisor_may_make_exactly_these_calls() {
         let calls = rows(Threads::SUPERVISOR, Access::all(), Facilities::all()).map(|row| row.call);
         let calls: BTreeSet<_> = calls.collect();
         let expected = [
@@ -192,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_always_named_by_a_descriptor() {
+    fn every_call_with_a_directory_takes_a_descriptor() {
         for row in every_row().filter(|row| row.call.ends_with("at") || row.call.ends_with("at2")) {
             let named = row.when.iter().any(|condition| matches!(condition.test, Test::Not(0xffff_ff9c)));
             assert!(named || row.call == "fstat" || row.call == "open_by_handle_at", "{}", row.call);

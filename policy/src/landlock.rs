@@ -1,42 +1,42 @@
 //! The Landlock rights beneath the share that a policy needs.
 //!
-//! Never allowed: executing, and ioctls on devices.
+//! No policy permits executing files, or ioctls on devices.
 
 use crate::{Access, Facilities, Need};
 
-/// One right.
+/// A right that some policy needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The kernel's name: `LANDLOCK_ACCESS_FS_READ_FILE`.
+    /// Name in the kernel, such as `LANDLOCK_ACCESS_FS_READ_FILE`.
     pub name: &'static str,
-    /// What for.
+    /// Condition under which the daemon needs it.
     pub need: Need,
-    /// What for, in words.
+    /// Purpose.
     pub why: &'static str,
 }
 
-/// What moves a name, for which the right to make and to remove its kind is needed too.
+/// Operations that move a name. They also need the rights to make and to remove a file of its type.
 const MOVES: Access = Access::RENAME.union(Access::EXCHANGE);
 
 const WRITES: Access = Access::OPENS_TO_WRITE;
 
-/// Every right that is ever allowed.
+/// Every right that a policy may need.
 pub const ROWS: &[Row] = &[
     row(
         "LANDLOCK_ACCESS_FS_READ_FILE",
         Access::READ.union(Access::MAP_READ).union(WRITES),
-        "open a file to read it, and what was opened to be written",
+        "open a file for reading, also together with writing",
     ),
     row(
         "LANDLOCK_ACCESS_FS_READ_DIR",
         Access::empty(),
-        "list a directory; the share itself is opened once for its mount",
+        "list a directory, and open the share itself once for its mount",
     ),
-    row("LANDLOCK_ACCESS_FS_WRITE_FILE", WRITES, "open a file to write it"),
+    row("LANDLOCK_ACCESS_FS_WRITE_FILE", WRITES, "open a file for writing"),
     row(
         "LANDLOCK_ACCESS_FS_TRUNCATE",
         Access::TRUNCATE.union(Access::WRITE).union(Access::CREATE),
-        "change a file's length, also by opening it",
+        "change the length of a file, also by opening it",
     ),
     row(
         "LANDLOCK_ACCESS_FS_MAKE_REG",
@@ -72,9 +72,9 @@ pub const ROWS: &[Row] = &[
     row(
         "LANDLOCK_ACCESS_FS_REMOVE_FILE",
         Access::UNLINK.union(MOVES),
-        "take a name from anything but a directory",
+        "remove a name of anything but a directory",
     ),
-    row("LANDLOCK_ACCESS_FS_REMOVE_DIR", Access::RMDIR.union(MOVES), "take a directory's name"),
+    row("LANDLOCK_ACCESS_FS_REMOVE_DIR", Access::RMDIR.union(MOVES), "remove the name of a directory"),
     row("LANDLOCK_ACCESS_FS_REFER", Access::LINK.union(MOVES), "move or link from one directory to another"),
 ];
 
@@ -82,7 +82,7 @@ const fn row(name: &'static str, access: Access, why: &'static str) -> Row {
     Row { name, need: Need::any_of(access), why }
 }
 
-/// The rows for a policy that grants `granted` somewhere.
+/// Returns the rows that a policy needs. `granted` are the accesses that it grants anywhere.
 pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
     ROWS.iter().filter(move |row| row.need.applies(granted, facilities))
 }

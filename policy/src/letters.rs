@@ -1,7 +1,8 @@
-//! Names as a policy tells them apart.
+//! The alphabet of the path rules: names, as far as the rules tell them apart.
 //!
-//! Of a name, only matters which components of the rules' globs it matches. Such a set is a letter; there are finitely
-//! many that any name can have, so that rules can be compared for all names at once.
+//! The only relevant fact about a name is which components of the rules' globs it matches. Such a
+//! set of components is a letter. There are finitely many letters, so rules can be compared for all
+//! names at once.
 
 use crate::glob::{Component, Symbol};
 use crate::recognizer::Recognizer;
@@ -12,37 +13,38 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 pub(crate) struct Letter(pub(crate) usize);
 
 impl Letter {
-    /// A name that no component matches.
+    /// The letter of a name that no component matches.
     pub(crate) const OTHER: Self = Self(0);
 }
 
-/// Every letter that a name can have.
+/// All letters that names can have.
 #[derive(Debug, Default)]
 pub(crate) struct Letters {
-    /// Names that stand in a glob as they are.
+    /// Letters of the components without wildcards, by name.
     literals: HashMap<Vec<u8>, Letter>,
-    /// The other components, with their indices.
+    /// Components with wildcards, and their indices.
     wildcards: Vec<(usize, Component)>,
-    /// The same, to tell which of them match a name.
+    /// Finds the letter of a name that is not a literal.
     recognizer: Recognizer,
-    /// Letters of all other names.
+    /// Letters of names that are not literals, by the indices of the matched components.
     others: HashMap<Vec<usize>, Letter>,
-    /// By letter: indices of the components matched, ascending.
+    /// Indices of the matched components by letter, ascending.
     matched: Vec<Vec<usize>>,
 }
 
-/// The wildcards overlap in more ways than are followed.
+/// The error for wildcards that overlap in too many ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// Combinations of positions within the wildcards that are followed. Some ten unlike wildcards reach a hundred.
+/// Maximum number of combinations of positions in the wildcards. About ten different wildcards
+/// reach a hundred.
 const COMBINATIONS_MAX: usize = 4096;
 
 impl Letters {
-    /// Finds every letter for distinct components.
+    /// Computes all letters of distinct components.
     ///
     /// # Errors
-    /// [`TooMany`] combinations of wildcards.
+    /// [`TooMany`] if the wildcards have too many combinations.
     pub(crate) fn new(components: &[Component]) -> Result<Self, TooMany> {
         let mut letters = Self { matched: vec![Vec::new()], ..Self::default() };
         letters.others.insert(Vec::new(), Letter::OTHER);
@@ -52,7 +54,8 @@ impl Letters {
             .iter()
             .filter(|one| one.literal().is_some_and(|name| !letters.wildcards_matching(&name).is_empty()));
         let matching: Vec<_> = matching.collect();
-        // The recognizer's states are those of the combinations, without what literals add to them.
+        // The recognizer tracks the same positions as `combinations`, but no literals. So it has at
+        // most as many states.
         let lens = matching.iter().filter_map(|one| one.literal()).map(|name| name.len().saturating_add(1));
         let states_max = COMBINATIONS_MAX.saturating_add(lens.sum());
         for matched in combinations(&letters.wildcards, &matching)? {
@@ -75,7 +78,7 @@ impl Letters {
         Ok(letters)
     }
 
-    /// The letter of a name; `None` for what is no name.
+    /// Returns the letter of a name, or `None` if it is not a valid name.
     pub(crate) fn of(&self, name: &[u8]) -> Option<Letter> {
         match self.literals.get(name) {
             Some(letter) => Some(*letter),
@@ -84,12 +87,12 @@ impl Letters {
         }
     }
 
-    /// How many there are; letters are the numbers below.
+    /// Returns the number of letters. Each index below it is a letter.
     pub(crate) const fn count(&self) -> usize {
         self.matched.len()
     }
 
-    /// Whether names of a letter match the component of this index.
+    /// Returns whether names with this letter match the component with this index.
     pub(crate) fn matches(&self, letter: Letter, component: usize) -> bool {
         self.matched.get(letter.0).is_some_and(|matched| matched.binary_search(&component).is_ok())
     }
@@ -99,8 +102,10 @@ impl Letters {
     }
 }
 
-/// Every set of wildcards that some name matches which is none of the literals: all are followed at once, character by
-/// character, with one character for each stretch of characters that none of them tells apart.
+/// Returns every set of wildcards that some name matches, apart from the literals.
+///
+/// It follows all wildcards in parallel, character by character. One character stands for each
+/// range of characters that no component tells apart.
 fn combinations(
     wildcards: &[(usize, Component)],
     literals: &[&Component],
@@ -110,7 +115,7 @@ fn combinations(
         literals.iter().filter_map(|one| one.literal()).map(|name| Symbol::all(&name).collect()).collect();
     let beginnings: HashSet<&[Symbol]> =
         names.iter().flat_map(|name| (0..=name.len()).filter_map(|len| name.get(..len))).collect();
-    // What has been read, as long as a literal begins with it.
+    // The second part is the text that has been read, as long as a literal begins with that text.
     let start = (wildcards.iter().map(|(_, one)| one.start()).collect::<Vec<_>>(), Some(Vec::new()));
     let mut seen = HashSet::from([start.clone()]);
     let mut open = vec![start];
@@ -137,7 +142,8 @@ fn combinations(
     Ok(found)
 }
 
-/// One symbol of each stretch that a name can hold.
+/// Returns one symbol of each range that the components treat alike, except for NUL and the slash,
+/// which no name contains.
 fn symbols<'c>(components: impl Iterator<Item = &'c Component>) -> Vec<Symbol> {
     const NUL: u32 = 0;
     const SLASH: u32 = 0x2f;
@@ -162,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn every_set_that_a_name_can_match_is_a_letter_and_no_other() {
-        // Nothing, a*, *b, both; and the literal, which a* matches too.
+    fn letters_are_exactly_the_sets_that_names_match() {
+        // The letters: none, a*, *b, both, and the literal, which a* matches too.
         let some = letters(&["a*", "*b", "abc"]);
         assert_eq!(some.count(), 5);
         let matched = |name: &[u8]| some.matched[some.of(name).unwrap().0].clone();
@@ -174,23 +180,23 @@ mod tests {
     }
 
     #[test]
-    fn what_no_name_can_match_together_is_no_letter() {
+    fn components_that_exclude_each_other_share_no_letter() {
         assert_eq!(letters(&["a*", "b*"]).count(), 3);
         assert_eq!(letters(&["[a-m]", "[k-z]"]).count(), 4);
     }
 
     #[test]
-    fn a_set_that_only_literals_match_is_no_letter_of_other_names() {
-        // Nothing, [ab] of b; and a.
+    fn set_that_only_literals_match_adds_no_other_letter() {
+        // The letters: none, [ab] for b, and a.
         assert_eq!(letters(&["[ab]", "a"]).count(), 3);
-        // Nothing, a, b.
+        // The letters: none, a, and b.
         assert_eq!(letters(&["[ab]", "a", "b"]).count(), 3);
-        // Nothing, both (ab), the first alone (bb), the second alone (abc); and a.
+        // The letters: none, both wildcards (ab), the first (bb), the second (abc), and a.
         assert_eq!(letters(&["[ab]?", "a*", "a"]).count(), 5);
     }
 
     #[test]
-    fn names_are_told_apart_without_asking_each_wildcard() {
+    fn lookup_of_a_letter_tries_no_single_wildcard() {
         use crate::glob::STEPS;
         let globs: Vec<String> = (0..24).map(|number| format!("*.ext{number}")).collect();
         let mut globs: Vec<&str> = globs.iter().map(String::as_str).collect();
@@ -220,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_everything_matches_still_has_a_letter_beside_the_other() {
+    fn wildcard_for_every_name_leaves_the_other_letter_unused() {
         let some = letters(&["?*"]);
         assert_eq!(some.count(), 2);
         assert_ne!(some.of(b"a"), Some(Letter::OTHER));

@@ -1,10 +1,13 @@
-//! What a guest may do, and what carrying it out needs of a Linux host, as data. Pure: no I/O, no wire format; nothing
-//! here asks the host or calls it.
+//! Policies: what a guest may do, and what serving it needs from a Linux host, as data.
 //!
-//! An operation states the [`Access`]es that it needs ([`Gated`]); [`Policy::permit`] is the only maker of a
-//! [`Permitted`] operation, and the host accepts nothing else, so an ungated call does not compile. A [`Policy`] begins
-//! with a [`Profile`]; [`PathRules`] decide otherwise for parts of the share, [`Limits`] bound what it may cost.
-//! [`host_calls`], [`capabilities`] and [`landlock`] are tables of what carrying it out needs of the host's kernel.
+//! This crate is pure. It does no I/O, makes no host calls and knows no wire format.
+//!
+//! An operation states the [`Access`]es that it needs ([`Gated`]). Only [`Policy::permit`] creates
+//! a [`Permitted`] operation, and the host accepts nothing else. So a call without a policy check
+//! does not compile. A [`Policy`] starts from a [`Profile`]. [`PathRules`] decide differently for
+//! parts of the share, and [`Limits`] bound what the guest may use of the host. [`host_calls`],
+//! [`capabilities`] and [`landlock`] are tables of the host's system calls and rights that a policy
+//! needs.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -29,7 +32,7 @@ mod recognizer;
 mod refusal;
 mod standing;
 
-pub use access::{ACCESSES, Access, Described, XattrNamespace};
+pub use access::{ACCESSES, Access, AccessRow, XattrNamespace};
 pub use compare::{Decision, Difference, Surplus};
 pub use explain::{
     AnsweredShown, Explanation, HostCall, LimitShown, OperationShown, PathShown, RightShown, Way,

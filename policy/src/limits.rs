@@ -1,30 +1,32 @@
-//! How much of the host one guest may take. Absent: as much as the daemon's own limits let it.
+//! Limits on what one guest may use of the host.
+//!
+//! Where a policy sets no limit, only the daemon's own limits apply.
 
 use crate::Access;
 use std::num::NonZero;
 
-/// A figure; `None`: no limit of the policy's.
+/// The value of a limit, or `None` if the policy does not set it.
 pub type Limit = Option<NonZero<u64>>;
 
-/// What a limit counts.
+/// The unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// Things; a plain number in a policy file.
+    /// A plain number.
     Count,
-    /// Bytes; also with a unit in a policy file.
+    /// A number of bytes. Policy files may add a unit, such as MiB.
     Bytes,
 }
 
-/// One table makes the fields, their names in policy files, and what is told of them.
+/// Defines the fields, their names in policy files and their descriptions in one table.
 macro_rules! limits {
     ($($field:ident, $name:literal, $measure:ident, $of:expr, $what:literal, $past:literal;)*) => {
         /// The limits of a policy.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Limits {
-            $(#[doc = concat!($what, "; past it ", $past, ".")] pub $field: Limit,)*
+            $(#[doc = concat!($what, ". Beyond it: ", $past, ".")] pub $field: Limit,)*
         }
 
-        /// Every limit, in the order of its field.
+        /// Every limit, in the order of the fields.
         pub const LIMITS: &[LimitRow] = &[
             $(LimitRow {
                 name: $name,
@@ -39,31 +41,32 @@ macro_rules! limits {
     };
 }
 
-/// A limit in words.
+/// A limit and its description.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitRow {
-    /// Its stable name, in kebab case.
+    /// Stable name, in kebab case.
     pub name: &'static str,
-    /// What it counts.
+    /// Unit.
     pub measure: Measure,
-    /// The operations of which one must be granted somewhere, or there is nothing to count; empty: any will do.
+    /// Operations that count. If none of them is granted anywhere, the limit has no effect. An
+    /// empty set means all operations.
     pub of: Access,
-    /// What of, as half a sentence.
+    /// What it counts, as a phrase without a period.
     pub what: &'static str,
-    /// What happens past it.
+    /// What happens beyond it: an errno, or a phrase without a period.
     pub past: &'static str,
-    /// Its figure.
+    /// Reads its value.
     pub get: fn(&Limits) -> Limit,
     pub(crate) set: fn(&mut Limits, Limit),
 }
 
-/// What writes bytes that the daemon sees.
+/// Operations that write data through the daemon.
 const WRITES: Access = Access::WRITE.union(Access::APPEND).union(Access::COPY_RANGE);
-/// What puts bytes on the host's disk: data, values of attributes, targets of links.
+/// Operations that put bytes on the host's disk: data, values of attributes, targets of links.
 const PUTS: Access = WRITES.union(Access::SYMLINK).union(Access::XATTR_WRITES).union(Access::ACL_WRITE);
-/// What opens a file or a directory.
+/// Operations that open a file or a directory.
 const OPENS: Access = Access::READ.union(Access::LIST).union(Access::OPENS_TO_WRITE);
-/// What can make a file longer.
+/// Operations that can extend a file.
 const LENGTHENS: Access = WRITES.union(Access::TRUNCATE).union(Access::FALLOCATES);
 const ANY: Access = Access::empty();
 
@@ -75,11 +78,11 @@ limits! {
         "Requests that wait for the host at once, besides one of each queue", "the guest waits";
     dirty_bytes, "dirty-bytes", Bytes, WRITES, "Bytes written and not yet on the host's disk",
         "the guest's writes wait for the disk";
-    write_bytes_per_second, "write-bytes-per-second", Bytes, PUTS, "Bytes written a second",
+    write_bytes_per_second, "write-bytes-per-second", Bytes, PUTS, "Bytes written per second",
         "the guest's writes wait";
-    operations_per_second, "operations-per-second", Count, ANY, "Operations a second", "the guest waits";
-    file_size, "file-size", Bytes, LENGTHENS, "Bytes of the biggest file", "EFBIG";
-    listing_names, "listing-names", Count, Access::LIST, "Names that one request for a listing goes through",
+    operations_per_second, "operations-per-second", Count, ANY, "Operations per second", "the guest waits";
+    file_size, "file-size", Bytes, LENGTHENS, "Bytes of the largest file", "EFBIG";
+    listing_names, "listing-names", Count, Access::LIST, "Names that one listing request goes through",
         "the rest comes with the next";
 }
 
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_limit_is_set_and_read_under_its_own_name() {
+    fn each_limit_sets_and_reads_its_own_field() {
         for (index, row) in LIMITS.iter().enumerate() {
             let mut limits = Limits::default();
             (row.set)(&mut limits, NonZero::new(7));

@@ -1,68 +1,70 @@
-//! What a row of the tables of host calls, capabilities and Landlock rights is there for.
+//! The conditions of rows in the tables of host calls, capabilities and Landlock rights.
 
 use crate::Access;
 use bitflags::bitflags;
 
 bitflags! {
-    /// What the command line switches on or off besides the policy, and some row depends on.
+    /// Properties of a daemon, besides its policy, that some row depends on. Most of them follow
+    /// from the command line.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Facilities: u64 {
-        /// Nodes are found again by the host's file handles.
+        /// The daemon finds nodes again by inode handles.
         const HANDLES = 1;
-        /// Extended attributes are served.
+        /// The daemon serves extended attributes.
         const XATTR = 1 << 1;
-        /// The daemon can take on the guest's users.
+        /// The daemon can act as the users of the guest.
         const IDENTITY = 1 << 2;
-        /// There are no threads for requests that wait: a worker waits for its own.
-        const ALONE = 1 << 3;
-        /// Messages go to a socket: standard error as systemd gives it.
+        /// The daemon has no offload pool: a thread that takes a request also waits for the host.
+        const NO_POOL = 1 << 3;
+        /// Log messages go to a socket, such as standard error of a systemd service.
         const LOG_SOCKET = 1 << 4;
-        /// O_NOATIME of the guest reaches the host's files.
+        /// O_NOATIME of the guest applies to the host's files.
         const NOATIME = 1 << 5;
-        /// The guest is this machine's own kernel, through /dev/fuse.
+        /// The guest is the host's own kernel, through /dev/fuse.
         const DEV_FUSE = 1 << 6;
-        /// The daemon looks after itself: a build for debugging.
+        /// The daemon is a debug build, which checks its own use of descriptors.
         const DEBUG = 1 << 7;
-        /// POSIX access control lists are served.
+        /// The daemon serves POSIX access control lists.
         const ACL = 1 << 8;
-        /// The daemon has made its socket at a path, and removes it at the end.
+        /// The daemon has created its socket at a path, and removes it when it ends.
         const SOCKET_NAME = 1 << 9;
     }
 }
 
-/// When a row applies.
+/// The condition under which a row applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Any of these is granted; empty: whatever the policy grants.
+    /// Accesses of which one must be granted. An empty set is always satisfied.
     pub access: Access,
-    /// All of these are there.
+    /// Facilities, all of which must be present.
     pub facility: Facilities,
-    /// None of these is granted.
+    /// Accesses of which none may be granted.
     pub unless: Access,
 }
 
 impl Need {
-    /// Whatever the policy grants and the command line says.
+    /// The condition that is always true.
     pub const ALWAYS: Self =
         Self { access: Access::empty(), facility: Facilities::empty(), unless: Access::empty() };
 
-    /// Where any of these is granted.
+    /// Creates the condition that any of these is granted.
     pub const fn any_of(access: Access) -> Self {
         Self { access, ..Self::ALWAYS }
     }
 
-    /// Where none of these is granted.
+    /// Creates the condition that none of these is granted.
     pub const fn unless(access: Access) -> Self {
         Self { unless: access, ..Self::ALWAYS }
     }
 
-    /// The same, and only with these.
+    /// Adds the condition that these facilities are present.
     #[must_use]
     pub const fn with(self, facility: Facilities) -> Self {
         Self { facility: self.facility.union(facility), ..self }
     }
 
-    /// Whether a policy that grants `granted` somewhere, with these facilities, has this need.
+    /// Returns whether the condition is true of a policy that grants `granted` somewhere, with
+    /// these facilities.
     pub const fn applies(self, granted: Access, facilities: Facilities) -> bool {
         (self.access.is_empty() || granted.intersects(self.access))
             && !granted.intersects(self.unless)

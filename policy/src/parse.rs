@@ -1,6 +1,6 @@
-//! Policy files: TOML into a [`Policy`], or one line that says where it goes wrong.
+//! Policy files: parses TOML into a [`Policy`], or says in one line where the file is wrong.
 
-use crate::automaton::Seen;
+use crate::automaton::RuleEffect;
 use crate::glob::Glob;
 use crate::limits::{LIMITS, LimitRow, Measure};
 use crate::{ACCESSES, Access, Limits, PathRule, PathRules, Policy, Profile};
@@ -9,7 +9,7 @@ use std::num::NonZero;
 use std::ops::Range;
 use toml::{Spanned, Value};
 
-/// A policy file that is not one, in one line.
+/// An error in a policy file, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column}: {message}")]
 pub struct PolicyError {
@@ -17,17 +17,19 @@ pub struct PolicyError {
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what is accepted.
     pub message: String,
 }
 
-/// Rules of a file; nobody oversees more.
+/// Maximum number of path rules in a file. The author could not keep track of more.
 const RULES_MAX: usize = 256;
-/// What nothing works without: not even the share's root could be looked at.
+/// Accesses that a guest needs even to see the root of the share.
 const ESSENTIAL: Access = Access::LOOKUP.union(Access::STAT);
 
-/// What is not carried out yet and in no profile, so that naming it would promise something. What a profile has is
-/// granted until it is served, and answered accordingly.
+/// Accesses that a policy file may not grant, because this version does not carry them out.
+///
+/// The accesses of a profile are not among them: a profile may grant an operation that is not
+/// served yet.
 const NOT_SERVED: Access = Access::NOT_SERVED.difference(Profile::Full.granted());
 
 #[derive(Deserialize)]
@@ -52,26 +54,26 @@ struct Entry {
     hidden: Option<Spanned<bool>>,
 }
 
-/// What is wrong, and the bytes of the file at which.
-struct Wrong {
+/// A fault of the file. `at` is the range of bytes that it concerns.
+struct Fault {
     at: Range<usize>,
     message: String,
 }
 
-impl Wrong {
+impl Fault {
     fn at<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
         Self { at: at.span(), message: message.into() }
     }
 }
 
 impl Policy {
-    /// Reads a policy file.
+    /// Parses a policy file.
     ///
     /// # Errors
-    /// [`PolicyError`]: the text is no TOML, has unknown keys or names, contradicts itself, or has a rule or a limit
-    /// that can have no effect.
+    /// [`PolicyError`] if the text is not TOML, has unknown keys or names, contradicts itself, or
+    /// has a rule or a limit without effect.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        read(text).map_err(|Wrong { at, message }| {
+        read(text).map_err(|Fault { at, message }| {
             let before = text.get(..at.start).unwrap_or(text);
             let line = before.split('\n').next_back().unwrap_or_default();
             PolicyError {
@@ -83,25 +85,28 @@ impl Policy {
     }
 }
 
-fn read(text: &str) -> Result<Policy, Wrong> {
-    let file: File = toml::from_str(text)
-        .map_err(|error| Wrong { at: error.span().unwrap_or_default(), message: told(error.message()) })?;
+fn read(text: &str) -> Result<Policy, Fault> {
+    let file: File = toml::from_str(text).map_err(|error| Fault {
+        at: error.span().unwrap_or_default(),
+        message: in_one_line(error.message()),
+    })?;
     let profile = match &file.profile {
         None => Profile::Share,
         Some(name) => Profile::from_name(name.get_ref()).ok_or_else(|| {
             let known = Profile::ALL.map(Profile::name);
-            Wrong::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
+            Fault::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
         })?,
     };
     let (allowed, denied) = (grants(&file.allow)?, accesses(&file.deny)?);
-    let both = file.deny.iter().find(|name| named(name).is_ok_and(|access| allowed.contains(access)));
+    let both = file.deny.iter().find(|name| parse_access(name).is_ok_and(|access| allowed.contains(access)));
     if let Some(both) = both {
-        return Err(Wrong::at(both, format!("{:?} is in allow and in deny", both.get_ref())));
+        return Err(Fault::at(both, format!("{:?} is in allow and in deny", both.get_ref())));
     }
-    let essential = file.deny.iter().find(|name| named(name).is_ok_and(|access| ESSENTIAL.contains(access)));
+    let essential =
+        file.deny.iter().find(|name| parse_access(name).is_ok_and(|access| ESSENTIAL.contains(access)));
     if let Some(essential) = essential {
         let message = format!("{:?} cannot be denied: nothing would work without it", essential.get_ref());
-        return Err(Wrong::at(essential, message));
+        return Err(Fault::at(essential, message));
     }
     let granted = profile.granted().union(allowed).difference(denied);
     let limits = limits(&file)?;
@@ -111,44 +116,45 @@ fn read(text: &str) -> Result<Policy, Wrong> {
     } else {
         policy.with_paths(paths(text, &file.path, (granted, denied))?)
     };
-    limited_somewhere(&file, &policy)?;
+    check_limits(&file, &policy)?;
     Ok(policy)
 }
 
-/// A limit of what nobody may do promises something that nobody looks after.
-fn limited_somewhere(file: &File, policy: &Policy) -> Result<(), Wrong> {
+/// Refuses limits that can have no effect under the policy.
+fn check_limits(file: &File, policy: &Policy) -> Result<(), Fault> {
     for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
         let (text, reach) = (row.name, policy.reach());
         if !row.of.is_empty() && !reach.intersects(row.of) {
             let names: Vec<_> = row.of.names().collect();
-            let message = format!("{text} limits what is granted nowhere: {}", names.join(", "));
-            return Err(Wrong::at(name, message));
+            let message = format!("{text} limits operations that are granted nowhere: {}", names.join(", "));
+            return Err(Fault::at(name, message));
         }
         if text == "dirty-bytes" && !reach.contains(Access::FSYNC) {
-            return Err(Wrong::at(name, "dirty-bytes needs fsync granted: by it the daemon writes back"));
+            return Err(Fault::at(name, "dirty-bytes needs fsync, by which the daemon writes back"));
         }
     }
     Ok(())
 }
 
-fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Wrong> {
+fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Fault> {
     if let Some(past) = entries.get(RULES_MAX) {
-        return Err(Wrong::at(&past.r#match, format!("more than {RULES_MAX} path rules")));
+        return Err(Fault::at(&past.r#match, format!("more than {RULES_MAX} path rules")));
     }
     let rules = entries.iter().map(|entry| rule(text, entry, denied)).collect::<Result<Vec<_>, _>>()?;
-    let (paths, seen) = PathRules::new(rules, base).map_err(|_too_intricate| Wrong {
+    let (paths, effects) = PathRules::new(rules, base).map_err(|_too_complex| Fault {
         at: entries.first().map(|entry| entry.r#match.span()).unwrap_or_default(),
         message: "the path rules overlap in too many ways to be compared: use fewer different wildcards"
             .to_owned(),
     })?;
-    if let Some((entry, seen)) = entries.iter().zip(&seen).find(|(_, seen)| !seen.decides || !seen.reached) {
-        return Err(Wrong::at(&entry.r#match, ineffective(paths.rules(), *seen)));
+    let mut each = entries.iter().zip(&effects);
+    if let Some((entry, effect)) = each.find(|(_, effect)| !effect.decides || !effect.reached) {
+        return Err(Fault::at(&entry.r#match, ineffective(paths.rules(), *effect)));
     }
     let root = paths.root();
     if paths.is_hidden(root) || !paths.access(root).contains(ESSENTIAL) {
         let rule = paths.deciding(&[]);
         let entry = entries.iter().zip(paths.rules()).find(|(_, one)| Some(*one) == rule);
-        return Err(Wrong {
+        return Err(Fault {
             at: entry.map(|(entry, _)| entry.r#match.span()).unwrap_or_default(),
             message: "the share's root needs lookup and stat: nothing would work without them".to_owned(),
         });
@@ -156,47 +162,52 @@ fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Res
     Ok(paths)
 }
 
-fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Wrong> {
+fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Fault> {
     let pattern = entry.r#match.get_ref();
-    let glob = Glob::parse(pattern).map_err(|error| Wrong::at(&entry.r#match, error.to_string()))?;
+    let glob = Glob::parse(pattern).map_err(|error| Fault::at(&entry.r#match, error.to_string()))?;
     let hidden = entry.hidden.as_ref().is_some_and(|hidden| *hidden.get_ref());
     let access = match (&entry.access, hidden) {
         (Some(names), false) => grants(names.get_ref())?,
         (None, true) => Access::empty(),
         (Some(names), true) => {
             let message = format!("{pattern:?} has access and is hidden: give one of the two");
-            return Err(Wrong::at(names, message));
+            return Err(Fault::at(names, message));
         }
         (None, false) => {
-            let message = format!("{pattern:?} says nothing: give access = [...] or hidden = true");
-            return Err(Wrong::at(&entry.r#match, message));
+            let message =
+                format!("{pattern:?} has neither access nor hidden: give access = [...] or hidden = true");
+            return Err(Fault::at(&entry.r#match, message));
         }
     };
     let names = entry.access.iter().flat_map(Spanned::get_ref);
-    if let Some(name) = names.into_iter().find(|name| named(name).is_ok_and(|one| denied.contains(one))) {
-        let message = format!("{:?} is in deny, which holds everywhere", name.get_ref());
-        return Err(Wrong::at(name, message));
+    if let Some(name) =
+        names.into_iter().find(|name| parse_access(name).is_ok_and(|one| denied.contains(one)))
+    {
+        let message = format!("{:?} is in deny, which applies everywhere", name.get_ref());
+        return Err(Fault::at(name, message));
     }
     let of_files = access.difference(Access::OF_NAMES).names().next();
     if let Some(name) = of_files.filter(|_| !access.intersects(Access::REACHES)) {
         let at = entry.access.as_ref().map_or_else(|| entry.r#match.span(), Spanned::span);
-        let message = format!("{name:?} without lookup: no file is found under this rule");
-        return Err(Wrong { at, message });
+        let message = format!("{name:?} without lookup: no file can be reached under this rule");
+        return Err(Fault { at, message });
     }
     let before = text.get(..entry.r#match.span().start).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
     Ok(PathRule { text: pattern.clone(), line, access, hidden, glob })
 }
 
-/// Why a rule never decides.
-fn ineffective(rules: &[PathRule], seen: Seen) -> String {
+/// Returns the message for a rule without effect.
+fn ineffective(rules: &[PathRule], effect: RuleEffect) -> String {
     let line = |index: Option<usize>| index.and_then(|index| rules.get(index)).map(|rule| rule.line);
-    match (line(seen.covered_by), line(seen.hidden_by), line(seen.closed_by)) {
-        (_, _, Some(line)) if seen.decides => {
+    match (line(effect.covered_by), line(effect.hidden_by), line(effect.closed_by)) {
+        (_, _, Some(line)) if effect.decides => {
             format!("this rule matches nothing that can be reached: line {line} grants no lookup above it")
         }
         (Some(line), _, _) => {
-            format!("this rule never decides: later rules match all that it matches, as in line {line}")
+            format!(
+                "this rule never decides: later rules match all its paths, such as the one in line {line}"
+            )
         }
         (None, Some(line), _) => {
             format!("this rule matches nothing that can be reached: line {line} hides it")
@@ -205,35 +216,36 @@ fn ineffective(rules: &[PathRule], seen: Seen) -> String {
     }
 }
 
-fn accesses(names: &[Spanned<String>]) -> Result<Access, Wrong> {
-    names.iter().try_fold(Access::empty(), |all, name| named(name).map(|access| all.union(access)))
+fn accesses(names: &[Spanned<String>]) -> Result<Access, Fault> {
+    names.iter().try_fold(Access::empty(), |all, name| parse_access(name).map(|access| all.union(access)))
 }
 
-fn named(name: &Spanned<String>) -> Result<Access, Wrong> {
+fn parse_access(name: &Spanned<String>) -> Result<Access, Fault> {
     Access::named(name.get_ref()).ok_or_else(|| {
         let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
-        Wrong::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
+        Fault::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
     })
 }
 
-/// What is to be granted. To grant what nobody carries out would promise something.
-fn grants(names: &[Spanned<String>]) -> Result<Access, Wrong> {
-    let not_served = names.iter().find(|name| named(name).is_ok_and(|one| NOT_SERVED.contains(one)));
+/// Returns the accesses to grant. To grant an operation that is not served would be an empty
+/// promise.
+fn grants(names: &[Spanned<String>]) -> Result<Access, Fault> {
+    let not_served = names.iter().find(|name| parse_access(name).is_ok_and(|one| NOT_SERVED.contains(one)));
     match not_served {
         None => accesses(names),
-        Some(name) => Err(Wrong::at(name, format!("{:?} is not served by this version", name.get_ref()))),
+        Some(name) => Err(Fault::at(name, format!("{:?} is not served by this version", name.get_ref()))),
     }
 }
 
-fn limits(file: &File) -> Result<Limits, Wrong> {
+fn limits(file: &File) -> Result<Limits, Fault> {
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
         let row = limit(name.get_ref()).ok_or_else(|| {
             let known: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
-            Wrong::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
+            Fault::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
         })?;
-        let figure = figure(row, value.get_ref()).map_err(|message| Wrong::at(value, message))?;
-        (row.set)(&mut limits, Some(figure));
+        let value = limit_value(row, value.get_ref()).map_err(|message| Fault::at(value, message))?;
+        (row.set)(&mut limits, Some(value));
     }
     Ok(limits)
 }
@@ -242,23 +254,23 @@ fn limit(name: &str) -> Option<&'static LimitRow> {
     LIMITS.iter().find(|row| row.name == name)
 }
 
-fn figure(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
+fn limit_value(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
     let name = row.name;
-    let figure = match (value, row.measure) {
-        (Value::Integer(figure), _) => u64::try_from(*figure).ok(),
+    let number = match (value, row.measure) {
+        (Value::Integer(number), _) => u64::try_from(*number).ok(),
         (Value::String(text), Measure::Bytes) => bytes(text),
         _ => None,
     };
-    let right = match row.measure {
+    let accepted = match row.measure {
         Measure::Count => "a number above zero",
         Measure::Bytes => "a number of bytes above zero, or with a unit, as in \"64 MiB\"",
     };
-    let figure = figure.ok_or_else(|| format!("{name}: give {right}"))?;
-    NonZero::new(figure)
+    let number = number.ok_or_else(|| format!("{name}: give {accepted}"))?;
+    NonZero::new(number)
         .ok_or_else(|| format!("{name} is zero: nothing could be done; leave it out for no limit"))
 }
 
-/// A number of bytes with a unit.
+/// Parses a number of bytes with a unit.
 fn bytes(text: &str) -> Option<u64> {
     const UNITS: [(&str, u32); 5] = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
@@ -267,22 +279,24 @@ fn bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1_u64.checked_shl(*power)?)
 }
 
-/// A name that is not known, and what may have been meant.
+/// Returns an unknown name with the closest known one or, if none is close, all known ones. The
+/// text continues a message such as "unknown key".
 pub fn suggested(name: &str, known: &[&str]) -> String {
     match closest(name, known) {
         Some(meant) => format!("{name:?}: did you mean {meant:?}?"),
-        None => format!("{name:?}: known are {}", known.join(", ")),
+        None => format!("{name:?}: use one of {}", known.join(", ")),
     }
 }
 
-/// What may have been meant by a name that is not known; the name itself, where it is.
+/// Returns the known name that is closest to `name`, unless all are too different. For a known name
+/// that is the name itself.
 pub fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let close = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known)).min();
     close.filter(|(distance, meant)| *distance <= 3 && *distance < meant.len()).map(|(_, meant)| meant)
 }
 
-/// What the TOML reader says in one line; of an unknown key, what may have been meant.
-fn told(message: &str) -> String {
+/// Returns a message of the TOML parser in one line. For an unknown key, adds a suggestion.
+fn in_one_line(message: &str) -> String {
     let line = message.trim().replace('\n', ", ");
     let mut quoted = line.split('`').skip(1).step_by(2);
     match quoted.next() {
@@ -302,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn dirty_bytes_are_limited_by_writing_back_which_must_be_allowed() {
+    fn dirty_bytes_limit_needs_fsync() {
         let limit = "[limits]\ndirty-bytes = 4096\n";
         assert!(wrong(&format!("deny = [\"fsync\"]\n{limit}")).starts_with("3:1: dirty-bytes needs fsync"));
         let rule = "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\", \"write\", \"fsync\"]\n";
@@ -310,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_says_what_it_grants_where() {
+    fn policy_file_sets_accesses_rules_and_limits() {
         let policy = Policy::parse(
             r#"
             profile = "share"
@@ -343,12 +357,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_the_default_profile() {
+    fn empty_file_is_the_default_profile() {
         assert_eq!(Policy::parse("").unwrap().granted(), Profile::Share.granted());
     }
 
     #[test]
-    fn read_only_takes_the_mutations_of_path_rules_too() {
+    fn without_mutations_also_narrows_path_rules() {
         let text = "profile = \"rootfs\"\n[[path]]\nmatch = \"/data/**\"\naccess = [\"lookup\", \"write\", \"read\"]\n";
         let policy = Policy::parse(text).unwrap();
         assert!(!policy.is_read_only());
@@ -360,16 +374,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line_with_its_place() {
+    fn each_error_is_one_line_with_its_position() {
         for (text, expected) in [
             ("profile = \"shared\"", "1:11: unknown profile \"shared\": did you mean \"share\"?"),
-            ("profile = \"x\"", "1:11: unknown profile \"x\": known are full, share, rootfs"),
+            ("profile = \"x\"", "1:11: unknown profile \"x\": use one of full, share, rootfs"),
             ("\nprofil = \"share\"", "2:1: unknown key \"profil\": did you mean \"profile\"?"),
             ("[limit]\nlocks = 1", "1:2: unknown key \"limit\": did you mean \"limits\"?"),
             ("[[path]]\nmatch = \"/a\"\nacces = []", "3:1: unknown key \"acces\": did you mean \"access\"?"),
             (
                 "[[rules]]\nmatch = \"/a\"",
-                "1:3: unknown key \"rules\": known are profile, allow, deny, path, limits",
+                "1:3: unknown key \"rules\": use one of profile, allow, deny, path, limits",
             ),
             ("allow = [\"raed\"]", "1:10: unknown operation \"raed\": did you mean \"read\"?"),
             ("allow = [\"chmod\"]\ndeny = [\"chmod\"]", "2:9: \"chmod\" is in allow and in deny"),
@@ -389,7 +403,7 @@ mod tests {
             ("[[path]]\nmatch = \"etc\"\nhidden = true", "2:9: a path begins with /"),
             (
                 "[[path]]\nmatch = \"/etc\"",
-                "2:9: \"/etc\" says nothing: give access = [...] or hidden = true",
+                "2:9: \"/etc\" has neither access nor hidden: give access = [...] or hidden = true",
             ),
             (
                 "[[path]]\nmatch = \"/etc\"\naccess = []\nhidden = true",
@@ -398,11 +412,11 @@ mod tests {
             ("[[path]]\nmatch = \"/\"\nhidden = true", "2:9: the share's root needs lookup and stat"),
             (
                 "deny = [\"chown\"]\n[[path]]\nmatch = \"/a\"\naccess = [\"chown\"]",
-                "4:11: \"chown\" is in deny, which holds everywhere",
+                "4:11: \"chown\" is in deny, which applies everywhere",
             ),
             (
                 "[[path]]\nmatch = \"/a/b\"\naccess = []\n[[path]]\nmatch = \"/a/**\"\naccess = []",
-                "2:9: this rule never decides: later rules match all that it matches, as in line 5",
+                "2:9: this rule never decides: later rules match all its paths, such as the one in line 5",
             ),
             (
                 "[[path]]\nmatch = \"/a\"\nhidden = true\n[[path]]\nmatch = \"/a/b\"\naccess = []",
@@ -418,20 +432,23 @@ mod tests {
             ),
             (
                 "[[path]]\nmatch = \"/a/**\"\naccess = [\"unlink\", \"read\"]",
-                "3:10: \"read\" without lookup: no file is found under this rule",
+                "3:10: \"read\" without lookup: no file can be reached under this rule",
             ),
-            ("profile = \"rootfs\"\n[limits]\nlocks = 9", "3:1: locks limits what is granted nowhere: lock"),
+            (
+                "profile = \"rootfs\"\n[limits]\nlocks = 9",
+                "3:1: locks limits operations that are granted nowhere: lock",
+            ),
             (
                 "profile = \"rootfs\"\n[limits]\ndirty-bytes = 9",
-                "3:1: dirty-bytes limits what is granted nowhere: write, append, copy-range",
+                "3:1: dirty-bytes limits operations that are granted nowhere: write, append, copy-range",
             ),
             (
                 "profile = \"rootfs\"\n[limits]\nwrite-bytes-per-second = 9",
-                "3:1: write-bytes-per-second limits what is granted nowhere: write, append, symlink, xattr-write-user, ",
+                "3:1: write-bytes-per-second limits operations that are granted nowhere: write, append, symlink, xattr-write-user, ",
             ),
             (
                 "profile = \"rootfs\"\n[limits]\nfile-size = 9",
-                "3:1: file-size limits what is granted nowhere: write, append, truncate, fallocate, ",
+                "3:1: file-size limits operations that are granted nowhere: write, append, truncate, fallocate, ",
             ),
             ("allow = 1", "1:9: invalid type: integer `1`, expected a sequence"),
             ("profile = ", "1:11: "),
@@ -443,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_rule_for_a_part_leaves_the_rest_to_the_earlier() {
+    fn later_rule_overrides_only_the_paths_it_matches() {
         let text =
             "[[path]]\nmatch = \"/a/**\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\"]";
         let policy = Policy::parse(text).unwrap();
@@ -454,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_may_make_it_may_use_and_go_into_without_finding_it() {
+    fn rule_with_a_reachable_path_is_accepted_without_lookup() {
         for rule in [
             "match = \"/drop/*\"\naccess = [\"create\", \"append\"]",
             "match = \"/a\"\naccess = [\"mkdir\"]\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\"]",
@@ -465,18 +482,18 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_cannot_be_overseen_are_refused() {
+    fn too_many_or_too_complex_rules_are_refused() {
         let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}\"\naccess = []\n");
         let many: String = (0..=RULES_MAX).map(rule).collect();
         assert!(wrong(&many).contains("more than 256 path rules"));
-        // Each a different wildcard in the midst of any other: every set of them is a state of its own.
+        // A name can match any set of these wildcards, so each set is a state of its own.
         let rule = |index: usize| format!("[[path]]\nmatch = \"/**/*{index}*/*/*/*/*\"\naccess = []\n");
         let many: String = (10..40).map(rule).collect();
         assert!(wrong(&many).contains("overlap in too many ways"));
     }
 
     #[test]
-    fn as_many_plain_rules_as_there_may_be_are_no_matter() {
+    fn maximum_number_of_plain_rules_is_accepted() {
         let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}/**\"\naccess = [\"lookup\"]\n");
         let many: String = (0..RULES_MAX).map(rule).collect();
         Policy::parse(&many).unwrap();

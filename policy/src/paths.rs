@@ -1,61 +1,64 @@
-//! Which rule decides at a path, and whether a file may come from under one rule under another.
+//! Path rules: which rule decides for a path, and whether a file may move from one rule to another.
 //!
 //! docs/use/path-rules.md states the semantics. In short: the last rule whose glob matches a path
-//! decides it; a node that is reached in several ways is decided by all of them; nothing is moved
-//! to where more may be done to it.
+//! decides. If a guest reaches a node by several paths, only the accesses that all of them grant
+//! are granted. A file never moves to a place that grants more.
 
 use crate::Access;
-use crate::automaton::{Automaton, Seen, State, TooIntricate, Verdict};
+use crate::automaton::{Automaton, RuleEffect, State, TooComplex, Verdict};
 use crate::glob::Glob;
 use crate::letters::Letter;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The rule of one place in the share: what may be done there and, by its names, below. Made by [`PathRules`], kept
-/// by the host with each node, and as long-lived as the policy.
+/// The rule of a place in the share: the decision for the place and, by name, for all paths below.
 ///
-/// Two places that are reached in one way each and decide alike, themselves and for everything below, have the same.
+/// [`PathRules`] creates it, and the host stores it with each node. It is valid as long as the
+/// policy. Two places that were reached by one path each have the same id if they decide alike, for
+/// themselves and for all paths below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(u32);
 
 impl RuleId {
     /// The rule that grants nothing, at its place and everywhere below.
     pub const NOTHING: Self = Self(State::NOTHING.0);
-    /// The rule of what concerns the share as a whole: the base set. No node has it.
+    /// The rule of operations on the whole share: the base set. No node has it.
     pub const SHARE: Self = Self(u32::MAX);
 
-    /// Its number, for the host to keep in a node.
+    /// Returns the number that the host stores in a node.
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// The rule of a number that [`RuleId::bits`] gave; one that it never gave grants nothing.
+    /// Returns the rule with a number from [`RuleId::bits`]. A number without a rule grants
+    /// nothing.
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
 }
 
-/// What a file may become by a move, as far as its rules go.
+/// Whether a file may move from one rule to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Moves {
-    /// Both rules decide alike, for the file and for everything that may be below it.
+    /// Any file may move: both rules decide alike, for the file and for all paths below.
     Freely,
-    /// The new rule grants nothing more, but less somewhere: a file may come there, a directory may not.
+    /// A directory may not move, any other file may: the new rule grants nothing more, but less
+    /// somewhere.
     OnlyFiles,
-    /// The new rule grants more somewhere.
+    /// No file may move: the new rule grants more somewhere, or the comparison takes too long.
     No,
 }
 
 /// One `[[path]]` of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRule {
-    /// Its glob as written.
+    /// Glob, as in the policy file.
     pub text: String,
-    /// The line of the policy file on which it stands, from 1.
+    /// Line of the policy file, from 1.
     pub line: usize,
-    /// What it grants.
+    /// Granted accesses.
     pub access: Access,
-    /// Whether it hides what it matches; then it grants nothing.
+    /// Whether it hides the paths that it matches. Then it grants nothing.
     pub hidden: bool,
     pub(crate) glob: Glob,
 }
@@ -66,41 +69,42 @@ pub struct PathRules {
     rules: Vec<PathRule>,
     automaton: Arc<Automaton>,
     base: Access,
-    /// What no rule grants any more.
+    /// Accesses that are removed from the base set and from every rule.
     withheld: Access,
-    known: RwLock<Known>,
+    cache: RwLock<Cache>,
 }
 
-/// What has been worked out so far: the guest makes it grow, to a limit.
+/// Results that were computed on demand. Requests of the guest make it grow, up to limits.
 #[derive(Debug, Default)]
-struct Known {
-    /// Rules of several states; their ids follow those of single ones.
-    several: Vec<Several>,
-    ids: HashMap<Arc<[State]>, RuleId>,
+struct Cache {
+    /// Rules with several states. Their ids follow those of the single states.
+    state_sets: Vec<StateSet>,
+    ids: HashMap<StateSet, RuleId>,
     below: HashMap<(RuleId, Letter), RuleId>,
     moves: HashMap<(RuleId, RuleId), Moves>,
 }
 
-type Several = Arc<[State]>;
+/// The states of a rule, in the form that [`normalized`] returns.
+type StateSet = Arc<[State]>;
 
-/// Rules of nodes that are reached in ways which decide differently. Past it such a node grants nothing.
-const SEVERAL_MAX: usize = 1 << 14;
-/// Answers kept, of each kind. Past it they are worked out each time.
-const ANSWERS_MAX: usize = 1 << 16;
-/// Pairs of rules looked at before a move is refused.
+/// Maximum number of rules with several states. A node that needs another one grants nothing.
+const STATE_SETS_MAX: usize = 1 << 14;
+/// Maximum number of cached results of each kind. Others are computed each time.
+const RESULTS_MAX: usize = 1 << 16;
+/// Maximum number of pairs of rules that a comparison visits. Beyond it, the move is refused.
 const PAIRS_MAX: usize = 1 << 12;
 
 impl PathRules {
-    pub(crate) fn new(rules: Vec<PathRule>, base: Access) -> Result<(Self, Vec<Seen>), TooIntricate> {
+    pub(crate) fn new(rules: Vec<PathRule>, base: Access) -> Result<(Self, Vec<RuleEffect>), TooComplex> {
         let verdict = |rule: &PathRule| Verdict { access: rule.access, hidden: rule.hidden };
         let globs: Vec<_> = rules.iter().map(|rule| (rule.glob.clone(), verdict(rule))).collect();
-        let (automaton, seen) = Automaton::new(&globs, Verdict { access: base, hidden: false })?;
+        let (automaton, effects) = Automaton::new(&globs, Verdict { access: base, hidden: false })?;
         let automaton = Arc::new(automaton);
-        let (withheld, known) = (Access::empty(), RwLock::default());
-        Ok((Self { rules, automaton, base, withheld, known }, seen))
+        let (withheld, cache) = (Access::empty(), RwLock::default());
+        Ok((Self { rules, automaton, base, withheld, cache }, effects))
     }
 
-    /// The same rules, none of which grants `withheld`.
+    /// Returns the same rules without the accesses in `withheld`.
     pub(crate) fn without(&self, withheld: Access) -> Self {
         let rules = self.rules.iter().cloned();
         let rules = rules.map(|rule| PathRule { access: rule.access.difference(withheld), ..rule }).collect();
@@ -109,39 +113,43 @@ impl PathRules {
             automaton: Arc::clone(&self.automaton),
             base: self.base,
             withheld: self.withheld.union(withheld),
-            known: RwLock::default(),
+            cache: RwLock::default(),
         }
     }
 
-    /// The rules as the policy file has them.
+    /// Returns the rules in the order of the policy file.
     pub fn rules(&self) -> &[PathRule] {
         &self.rules
     }
 
-    /// The rule that decides a path of the share, given by its components: the last that matches, or, where a
-    /// directory above is hidden, what hides it. `None`: the base set decides.
+    /// Returns the rule that decides for a path of the share, given by its components.
+    ///
+    /// This is the last rule that matches or, if a directory above is hidden, the rule that hides
+    /// it. `None` means that the base set decides.
     pub fn deciding(&self, path: &[&[u8]]) -> Option<&PathRule> {
         let last = |path: &[&[u8]]| self.rules.iter().rev().find(|rule| rule.glob.matches(path));
         let above = (0..path.len()).filter_map(|len| path.get(..len));
         above.filter_map(last).find(|rule| rule.hidden).or_else(|| last(path))
     }
 
-    /// The rule of the share's root.
+    /// Returns the rule of the share's root.
     pub fn root(&self) -> RuleId {
         RuleId(self.automaton.root.0)
     }
 
-    /// The rule of a name in a directory.
+    /// Returns the rule of a name in a directory.
     pub fn child(&self, directory: RuleId, name: &[u8]) -> RuleId {
         self.automaton.letters.of(name).map_or(RuleId::NOTHING, |letter| self.below(directory, letter))
     }
 
-    /// The rule of a file without a name in a directory: as of a name that only `*` and `**` match.
+    /// Returns the rule of a file without a name in a directory. It is the rule of a name that only
+    /// `*` and `**` match.
     pub fn unnamed(&self, directory: RuleId) -> RuleId {
         self.below(directory, Letter::OTHER)
     }
 
-    /// The rule of a node that is reached in both ways: what both grant, there and below.
+    /// Returns the rule of a node that was reached under both rules. It grants the accesses that
+    /// both grant, for the node and for all paths below.
     pub fn both(&self, one: RuleId, other: RuleId) -> RuleId {
         if one == other {
             return one;
@@ -150,7 +158,7 @@ impl PathRules {
         self.rule(states)
     }
 
-    /// What is granted.
+    /// Returns the accesses that a rule grants.
     pub fn access(&self, rule: RuleId) -> Access {
         if rule == RuleId::SHARE {
             return self.base.difference(self.withheld);
@@ -158,25 +166,25 @@ impl PathRules {
         self.verdict(&self.states(rule)).access.difference(self.withheld)
     }
 
-    /// Whether a name under this rule is as if it were not there.
+    /// Returns whether a name with this rule is hidden.
     pub fn is_hidden(&self, rule: RuleId) -> bool {
         rule == RuleId(State::HIDDEN.0)
     }
 
-    /// Whether what is decided by `from` may come under `to`.
+    /// Returns whether a file with the rule `from` may move to a place with the rule `to`.
     pub fn moves(&self, from: RuleId, to: RuleId) -> Moves {
         if from == to {
             return Moves::Freely;
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(moves) = known.moves.get(&(from, to)) {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(moves) = cache.moves.get(&(from, to)) {
             return *moves;
         }
-        drop(known);
+        drop(cache);
         let moves = self.compare(self.states(from).to_vec(), self.states(to).to_vec());
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.moves.len() < ANSWERS_MAX {
-            known.moves.insert((from, to), moves);
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.moves.len() < RESULTS_MAX {
+            cache.moves.insert((from, to), moves);
         }
         moves
     }
@@ -185,15 +193,15 @@ impl PathRules {
         if let Some(state) = self.single(directory) {
             return RuleId(self.automaton.next(state, letter).0);
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rule) = known.below.get(&(directory, letter)) {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rule) = cache.below.get(&(directory, letter)) {
             return *rule;
         }
-        drop(known);
+        drop(cache);
         let rule = self.rule(self.step(&self.states(directory), letter));
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.below.len() < ANSWERS_MAX {
-            known.below.insert((directory, letter), rule);
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.below.len() < RESULTS_MAX {
+            cache.below.insert((directory, letter), rule);
         }
         rule
     }
@@ -202,44 +210,47 @@ impl PathRules {
         states.iter().map(|state| self.automaton.next(*state, letter)).collect()
     }
 
-    /// The state that alone is this rule.
+    /// Returns the state of a rule that has a single state.
     fn single(&self, RuleId(rule): RuleId) -> Option<State> {
         let single = usize::try_from(rule).is_ok_and(|rule| rule < self.automaton.count());
         single.then_some(State(rule))
     }
 
-    /// The states that together are this rule. The share as a whole is no place: nothing leads from there.
-    fn states(&self, rule: RuleId) -> Several {
+    /// Returns the states of a rule.
+    ///
+    /// [`RuleId::SHARE`] is not a place, so no place lies below it. Its state is
+    /// [`State::NOTHING`].
+    fn states(&self, rule: RuleId) -> StateSet {
         if let Some(state) = self.single(rule) {
             return Arc::new([state]);
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let behind = usize::try_from(rule.0).ok().and_then(|rule| rule.checked_sub(self.automaton.count()));
-        let several = behind.and_then(|behind| known.several.get(behind)).cloned();
-        several.unwrap_or_else(|| Arc::new([State::NOTHING]))
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        let index = usize::try_from(rule.0).ok().and_then(|rule| rule.checked_sub(self.automaton.count()));
+        let states = index.and_then(|index| cache.state_sets.get(index)).cloned();
+        states.unwrap_or_else(|| Arc::new([State::NOTHING]))
     }
 
-    /// The rule of these states together.
+    /// Returns the rule with these states.
     fn rule(&self, states: Vec<State>) -> RuleId {
-        let states = together(states);
+        let states = normalized(states);
         if let [single] = *states {
             return RuleId(single.0);
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rule) = known.ids.get(&*states) {
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rule) = cache.ids.get(&*states) {
             return *rule;
         }
-        let id = self.automaton.count().saturating_add(known.several.len());
-        let (Ok(id), true) = (u32::try_from(id), known.several.len() < SEVERAL_MAX) else {
+        let id = self.automaton.count().saturating_add(cache.state_sets.len());
+        let (Ok(id), true) = (u32::try_from(id), cache.state_sets.len() < STATE_SETS_MAX) else {
             return RuleId::NOTHING;
         };
-        let states: Several = states.into();
-        known.several.push(Arc::clone(&states));
-        known.ids.insert(states, RuleId(id));
+        let states: StateSet = states.into();
+        cache.state_sets.push(Arc::clone(&states));
+        cache.ids.insert(states, RuleId(id));
         RuleId(id)
     }
 
-    /// What all of these grant.
+    /// Returns the common verdict of these states: it grants only what all of them grant.
     fn verdict(&self, states: &[State]) -> Verdict {
         let verdicts = states.iter().map(|state| self.automaton.verdict(*state));
         let both = |one: Verdict, other: Verdict| Verdict {
@@ -249,9 +260,9 @@ impl PathRules {
         verdicts.reduce(both).unwrap_or(Verdict { access: Access::empty(), hidden: false })
     }
 
-    /// Compares for the place itself and every path below it.
+    /// Compares two rules for their places and for every path below.
     fn compare(&self, from: Vec<State>, to: Vec<State>) -> Moves {
-        let first = (together(from), together(to));
+        let first = (normalized(from), normalized(to));
         let mut seen = HashSet::from([first.clone()]);
         let mut open = vec![first];
         let mut moves = Moves::Freely;
@@ -265,7 +276,7 @@ impl PathRules {
                 moves = Moves::OnlyFiles;
             }
             for letter in (0..self.automaton.letters.count()).map(Letter) {
-                let pair = (together(self.step(&from, letter)), together(self.step(&to, letter)));
+                let pair = (normalized(self.step(&from, letter)), normalized(self.step(&to, letter)));
                 if pair.0 != pair.1 && seen.insert(pair.clone()) {
                     open.push(pair);
                 }
@@ -275,11 +286,11 @@ impl PathRules {
     }
 }
 
-/// States that decide together, in the one form that they have as a key.
-fn together(mut states: Vec<State>) -> Vec<State> {
+/// Returns the one form that a set of states has as a key.
+fn normalized(mut states: Vec<State>) -> Vec<State> {
     states.sort_unstable();
     states.dedup();
-    // Below it nothing is ever reached, so nothing else counts beside it. Beside what merely grants nothing, a name may
-    // still be hidden by one of the others.
+    // A guest reaches nothing below a hidden name, so the other states have no effect. Beside
+    // `State::NOTHING` they do have one: they may hide a name below.
     if states.contains(&State::HIDDEN) { vec![State::HIDDEN] } else { states }
 }

@@ -1,60 +1,64 @@
-//! Where an operation acts, as far as a policy with path rules has to know.
+//! The places that an operation acts on, as far as path rules need them.
 
 use crate::{Access, RuleId};
 
-/// One place that an operation touches. Numbers are the guest's own, unverified.
+/// A place that an operation acts on. Its numbers come from the guest and are unverified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// The share as a whole.
     Share,
-    /// A node, by its id.
+    /// A node, by its node id.
     Node(u64),
-    /// The node of an open handle.
+    /// The node of a file handle.
     Handle(u64),
-    /// A name in a directory, whether or not it is there.
+    /// A name in a directory, whether or not it exists.
     Child {
-        /// The directory's node id.
+        /// Node id of the directory.
         directory: u64,
-        /// One component.
+        /// Name, one component.
         name: &'a [u8],
     },
-    /// A file without a name in a directory.
+    /// A file without a name, in a directory (O_TMPFILE).
     Unnamed {
-        /// The directory's node id.
+        /// Node id of the directory.
         directory: u64,
     },
 }
 
-/// What an operation needs at one place.
+/// The accesses that an operation needs at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand<'a> {
-    /// Where.
+    /// Place where the accesses are needed.
     pub place: Place<'a>,
-    /// What; all of it.
+    /// Accesses, all of which are needed.
     pub access: Access,
 }
 
-/// A file that comes under another name: by rename, exchange or link.
+/// A file that gets another name, by a rename, an exchange or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move<'a> {
-    /// Its place so far.
+    /// Place of the file before the move.
     pub from: Place<'a>,
-    /// Its new place.
+    /// Place of the new name.
     pub to: Place<'a>,
-    /// Whether what is at `to` comes to `from`.
+    /// Whether the file at `to` moves to `from` (an exchange).
     pub exchange: bool,
 }
 
-/// Who knows which rule decides at a node: the host's node table.
+/// The rules of nodes and file handles, as the host's node table knows them.
 pub trait Places {
-    /// The rule of a node; `None`: there is no such node. One that is made a moment later has a rule of its own, so
-    /// what was asked of none is refused and never carried out.
+    /// Returns the rule of a node, or `None` if the node does not exist.
+    ///
+    /// `None` must lead to a refusal. The guest could create the node a moment later, and the
+    /// operation would then reach a node whose rule was never checked.
     fn node(&self, node: u64) -> Option<RuleId>;
-    /// The rule of an open handle's node; `None` as above.
+    /// Returns the rule of a file handle's node, or `None` if the handle does not exist.
     fn handle(&self, handle: u64) -> Option<RuleId>;
 }
 
-/// For policies without path rules, which ask about no place. One with path rules refuses everything.
+/// The node table for a policy without path rules, which never looks up a place.
+///
+/// A policy with path rules grants nothing at any node of this table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoPlaces;
 

@@ -1,9 +1,9 @@
-//! What one guest may do: a base set, path rules over it, and limits.
+//! The policy of one guest: a base set of accesses, path rules and limits.
 
 use crate::{Access, Limits, PathRules, Profile};
 use std::sync::Arc;
 
-/// What one guest may do.
+/// The permissions and limits of one guest.
 #[derive(Clone, Debug)]
 pub struct Policy {
     granted: Access,
@@ -13,23 +13,23 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What a profile grants, everywhere and without limits.
+    /// Creates a policy that grants a profile everywhere, without limits.
     pub fn of(profile: Profile) -> Self {
         Self::everywhere(profile.granted())
     }
 
-    /// The profile of that name.
+    /// Creates the policy of the profile `full`.
     pub fn full() -> Self {
         Self::of(Profile::Full)
     }
 
-    /// The same policy without what changes anything.
+    /// Removes every access that changes something.
     #[must_use]
     pub fn without_mutations(self) -> Self {
         self.without(Access::MUTATIONS)
     }
 
-    /// The same policy without these.
+    /// Removes these accesses from the base set and from every path rule.
     #[must_use]
     pub fn without(self, access: Access) -> Self {
         Self {
@@ -40,39 +40,43 @@ impl Policy {
         }
     }
 
-    /// The same policy with these limits.
+    /// Replaces the limits.
     #[must_use]
     pub fn limited(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// What is granted where no path rule says otherwise.
+    /// Returns the base set: the accesses that are granted where no path rule matches.
     pub const fn granted(&self) -> Access {
         self.granted
     }
 
-    /// What is granted anywhere: by the base set or by any path rule. Filters and capabilities are made for this.
+    /// Returns the accesses that are granted anywhere, by the base set or by a path rule.
+    ///
+    /// The sandbox is built from this set.
     pub const fn reach(&self) -> Access {
         self.reach
     }
 
-    /// The path rules, if there are any.
+    /// Returns the path rules, or `None` if the policy has none.
     pub const fn paths(&self) -> Option<&Arc<PathRules>> {
         self.paths.as_ref()
     }
 
-    /// The limits.
+    /// Returns the limits.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Whether this policy lets nothing be changed, anywhere.
+    /// Returns whether the policy grants no change anywhere.
     pub const fn is_read_only(&self) -> bool {
         self.reach.changes_nothing()
     }
 
-    /// Whether nothing that this guest has done can be waiting for the disk, nor may it make the host write: then it is
-    /// told that all is durable without the host being asked, because programs that only read do ask for that.
+    /// Returns whether the guest can have no unwritten data and may not make the host write.
+    ///
+    /// An fsync of such a guest succeeds without a host call. It must not fail, because programs
+    /// that only read also call fsync.
     pub const fn has_nothing_unwritten(&self) -> bool {
         self.is_read_only() && !self.reach.contains(Access::FSYNC)
     }
@@ -92,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_without_mutations_keeps_the_rest() {
+    fn policy_without_mutations_keeps_all_other_accesses() {
         let policy = Policy::of(Profile::Share).without_mutations();
         assert!(policy.is_read_only());
         assert_eq!(policy.granted(), Profile::Share.granted() - Access::MUTATIONS);
     }
 
     #[test]
-    fn only_a_policy_that_changes_nothing_is_read_only() {
+    fn policy_that_changes_nothing_is_read_only() {
         assert!(Policy::of(Profile::Rootfs).is_read_only());
         assert!(!Policy::of(Profile::Share).is_read_only());
     }

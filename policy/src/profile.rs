@@ -1,19 +1,19 @@
-//! Profiles: named sets of accesses, as data.
+//! Profiles: named sets of accesses.
 
 use crate::Access;
 
-/// A named set of accesses to begin with.
+/// A named set of accesses that a policy starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// All that POSIX offers on a share.
+    /// Everything that POSIX offers on a share.
     Full,
-    /// All that programs ordinarily do: no device nodes, no attributes of the host's security.
+    /// Everything that programs normally do: no device nodes, no attributes of the host's security.
     Share,
-    /// A tree to run from: read and list, change nothing.
+    /// A tree to run programs from: read and list, change nothing.
     Rootfs,
 }
 
-/// What a profile is.
+/// The definition of a profile.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     profile: Profile,
@@ -22,7 +22,7 @@ struct Row {
     granted: Access,
 }
 
-/// ioctls are granted by name only.
+/// No profile grants ioctls. A policy file can grant them by name.
 const FULL: Access = Access::all().difference(Access::IOCTLS);
 const SHARE: Access = FULL
     .difference(Access::MKNOD_CHAR)
@@ -44,7 +44,12 @@ const ROOTFS: Access = Access::LOOKUP
     .union(Access::ACL_READ);
 
 const ROWS: [Row; 3] = [
-    Row { profile: Profile::Full, name: "full", what: "all that POSIX offers on a share", granted: FULL },
+    Row {
+        profile: Profile::Full,
+        name: "full",
+        what: "everything that POSIX offers on a share",
+        granted: FULL,
+    },
     Row {
         profile: Profile::Share,
         name: "share",
@@ -54,31 +59,31 @@ const ROWS: [Row; 3] = [
     Row {
         profile: Profile::Rootfs,
         name: "rootfs",
-        what: "read, map, stat and list; every change is EROFS",
+        what: "read, map, stat and list; every change fails with EROFS",
         granted: ROOTFS,
     },
 ];
 
 impl Profile {
-    /// Every profile, the widest first.
+    /// Every profile, starting with the one that grants most.
     pub const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Rootfs];
 
-    /// The name that the command line and policy files use.
+    /// Returns the name that the command line and policy files use.
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// What it is for, as half a sentence.
+    /// Returns a description, as a phrase without a period.
     pub const fn what(self) -> &'static str {
         self.row().what
     }
 
-    /// What it grants.
+    /// Returns the accesses that the profile grants.
     pub const fn granted(self) -> Access {
         self.row().granted
     }
 
-    /// The profile of this name.
+    /// Returns the profile with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
     }
@@ -99,7 +104,7 @@ mod tests {
     use crate::ACCESSES;
 
     #[test]
-    fn each_row_stands_where_its_profile_is_looked_for() {
+    fn each_profile_is_found_by_its_row_and_its_name() {
         for profile in Profile::ALL {
             assert_eq!(profile.row().profile, profile);
             assert_eq!(Profile::from_name(profile.name()), Some(profile));
@@ -107,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_access_is_in_exactly_the_profiles_that_say_so() {
+    fn each_profile_grants_exactly_its_accesses() {
         const SHARE_LACKS: &[&str] = &[
             "mknod-char",
             "mknod-block",
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn rootfs_changes_nothing() {
+    fn rootfs_grants_no_mutation() {
         assert!(!Profile::Rootfs.granted().intersects(Access::MUTATIONS));
     }
 }

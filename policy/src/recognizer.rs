@@ -1,34 +1,40 @@
-//! All wildcards of a policy as one finite automaton over the characters of a name, so that telling which of them match
-//! takes one step for each character, however many wildcards there are.
+//! All wildcards of a policy as one finite automaton over the characters of a name.
+//!
+//! It finds the wildcards that match a name in one step per character, however many wildcards there
+//! are.
 
 use crate::glob::{Component, Symbol};
 use crate::letters::{Letter, TooMany};
 use std::collections::{BTreeSet, HashMap};
 
-/// Characters that are looked up in a table; the others are searched for.
+/// Number of characters whose range is in a table. A search finds the ranges of all others.
 const ASCII: u32 = 128;
 
-/// States times stretches of characters at most, four bytes each. Hundreds of unlike wildcards stay far below.
+/// Maximum number of transitions (states times ranges), four bytes each. Hundreds of different
+/// wildcards stay far below it.
 const TRANSITIONS_MAX: usize = 1 << 21;
 
-/// Tells the letter of a name.
+/// An automaton that finds the letter of a name.
+///
+/// Its input is the range of each symbol. No wildcard tells the symbols of one range apart.
 #[derive(Debug, Default)]
 pub(crate) struct Recognizer {
-    /// The first symbols of the stretches within which no wildcard tells symbols apart, but for the first stretch.
+    /// First symbol of each range except the first range, ascending.
     boundaries: Vec<u32>,
-    /// The stretch of each ASCII character.
+    /// Range of each ASCII character.
     ascii: Vec<usize>,
-    /// By state and, within it, by stretch.
+    /// Next state, by state and then by range.
     next: Vec<u32>,
-    /// By state: the letter of a name that ends there.
+    /// Letter of a name that ends in a state, by state.
     ends: Vec<Option<Letter>>,
 }
 
 impl Recognizer {
-    /// One for these wildcards with their indices; `letter` knows the letter of a set of indices, ascending.
+    /// Builds the automaton for wildcards and their indices. `letter` returns the letter of an
+    /// ascending list of indices.
     ///
     /// # Errors
-    /// [`TooMany`] states, or states for too many characters.
+    /// [`TooMany`] if there would be more than `states_max` states, or too many transitions.
     pub(crate) fn new(
         wildcards: &[(usize, Component)],
         states_max: usize,
@@ -42,7 +48,7 @@ impl Recognizer {
         let symbols: Vec<Symbol> =
             [0].into_iter().chain(boundaries.iter().copied()).map(Symbol::of).collect();
         let mut found = Self { boundaries: boundaries.into_iter().collect(), ..Self::default() };
-        found.ascii = (0..ASCII).map(|symbol| found.search(symbol)).collect();
+        found.ascii = (0..ASCII).map(|symbol| found.search_range(symbol)).collect();
         let start: Vec<u64> = wildcards.iter().map(|(_, one)| one.start()).collect();
         let mut numbers = HashMap::from([(start.clone(), 0_u32)]);
         let mut states = vec![start];
@@ -68,23 +74,23 @@ impl Recognizer {
         Ok(found)
     }
 
-    /// The letter of a name that is none of the literals.
+    /// Returns the letter of a name that is not a literal.
     pub(crate) fn letter(&self, name: &[u8]) -> Option<Letter> {
         let width = self.boundaries.len().saturating_add(1);
         let step = |state: u32, symbol: Symbol| {
             let row = usize::try_from(state).unwrap_or(usize::MAX).saturating_mul(width);
-            self.next.get(row.saturating_add(self.stretch(symbol.number()))).copied()
+            self.next.get(row.saturating_add(self.range(symbol.number()))).copied()
         };
         let end = Symbol::all(name).try_fold(0, step)?;
         self.ends.get(usize::try_from(end).ok()?).copied().flatten()
     }
 
-    fn stretch(&self, symbol: u32) -> usize {
+    fn range(&self, symbol: u32) -> usize {
         let known = usize::try_from(symbol).ok().and_then(|symbol| self.ascii.get(symbol));
-        known.copied().unwrap_or_else(|| self.search(symbol))
+        known.copied().unwrap_or_else(|| self.search_range(symbol))
     }
 
-    fn search(&self, symbol: u32) -> usize {
+    fn search_range(&self, symbol: u32) -> usize {
         self.boundaries.partition_point(|first| *first <= symbol)
     }
 }

@@ -1,30 +1,34 @@
-//! How a refused operation is answered.
+//! The reasons for refusing an operation.
 
-/// Why the gate said no, and with it the errno that the guest sees. The order is that of precedence.
+/// The reason why the policy check refused an operation. It decides the errno that the guest gets.
+///
+/// If several reasons apply, the first in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// No such node, or no longer: ESTALE.
+    /// The node does not exist (any more): ESTALE.
     Stale,
-    /// No such handle, or no longer: EBADF.
+    /// The file handle does not exist (any more): EBADF.
     NotOpen,
-    /// There is a rule that keeps the name from being seen: ENOENT.
+    /// A rule hides the name: ENOENT.
     Hidden,
-    /// The policy grants no change at all and the operation is one: EROFS.
+    /// The operation changes something, and the policy grants no change at all: EROFS.
     ReadOnly,
-    /// The policy does not grant it: EPERM.
+    /// The policy does not grant the operation: EPERM.
     NotGranted,
-    /// No ioctl of that kind: ENOTTY, as files without it say.
+    /// The policy does not grant the ioctl: ENOTTY, as for a file without this ioctl.
     NotTty,
-    /// As a file system answers that cannot do it: EOPNOTSUPP. Programs fall back to something plainer.
+    /// The policy does not grant an optional operation: EOPNOTSUPP, as from a file system that does
+    /// not support it. Programs then fall back to simpler operations.
     NotSupported,
-    /// As rename(2) answers on a file system without that flag: EINVAL.
+    /// The policy does not grant the flag: EINVAL, as from rename(2) on a file system without it.
     Invalid,
-    /// It would come under a rule that decides otherwise: EXDEV, upon which mv(1) copies.
+    /// The file would move to a rule that decides differently: EXDEV. Then mv(1) copies.
     OtherRule,
 }
 
 impl Refusal {
-    /// The errno's name. Never ENOSYS, which a guest takes for an answer for ever.
+    /// Returns the name of the errno. It is never ENOSYS, which a guest would remember for every
+    /// file.
     pub const fn errno_name(self) -> &'static str {
         match self {
             Self::Stale => "ESTALE",

@@ -1,24 +1,25 @@
-//! What a guest is told that asks for an operation, whether or not it is granted.
+//! The outcome of an operation that a guest requests.
 
 use crate::{Access, Policy, Refusal};
 use serde::Serialize;
 
-/// What becomes of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
-    /// It is granted and carried out.
+    /// The operation is granted and carried out.
     Served,
-    /// It is answered with success and the host is not asked: nothing can be unwritten.
+    /// The operation succeeds without a host call, because no data can be unwritten.
     NothingToDo,
-    /// It is granted, and nobody carries it out yet.
+    /// The operation is granted, but this version does not carry it out.
     NotServed,
-    /// It is not granted.
+    /// The operation is not granted.
     Denied,
 }
 
 impl Standing {
-    /// Of a single operation where it is granted, or is not.
+    /// Returns the outcome of a single operation. `granted` says whether it is granted at the place
+    /// in question.
     pub(crate) fn of(policy: &Policy, access: Access, granted: bool) -> Self {
         if granted {
             return if Access::NOT_SERVED.contains(access) { Self::NotServed } else { Self::Served };
@@ -30,16 +31,18 @@ impl Standing {
         }
     }
 
-    /// Whether the guest is told that it is done.
+    /// Returns whether the operation succeeds for the guest.
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Served | Self::NothingToDo)
     }
 
-    /// The errno's name, where `refusal` is that of a denial.
+    /// Returns the name of the errno, or `None` for a success. `refusal` is the reason if the
+    /// operation is denied.
     pub(crate) const fn errno_name(self, refusal: Refusal) -> Option<&'static str> {
         match self {
             Self::Served | Self::NothingToDo => None,
-            // For ever, which is true of every file. Refusals never are.
+            // The guest remembers ENOSYS for every file. That is right here, and wrong for a
+            // refusal.
             Self::NotServed => Some("ENOSYS"),
             Self::Denied => Some(refusal.errno_name()),
         }

@@ -1,4 +1,5 @@
-//! Does docs/holes.md name the host calls of the table, each for a kind of thread that makes it, and no others?
+//! Does docs/holes.md name exactly the host calls of the table, each in the section of the threads
+//! that make it?
 #![cfg(test)]
 
 use pinhole_policy::host_calls::{ANSWERED, Row, Threads, every_row};
@@ -8,12 +9,17 @@ const DOCUMENT: &str = include_str!("../../docs/holes.md");
 
 const SERVING: Threads = Threads::WORKER.union(Threads::OFFLOAD);
 
-/// The calls that the sections with these headings name: single words in backticks.
+/// Headings of the sections about threads that serve requests.
+const SERVING_SECTIONS: &[&str] = &["Calls for operations", "Calls of serving threads"];
+const CONTROL_SECTIONS: &[&str] = &["Calls of control threads"];
+const SUPERVISOR_SECTIONS: &[&str] = &["Calls of the supervisor"];
+
+/// Returns the calls that the sections with these headings name: single words in backticks.
 fn named(headings: &[&str]) -> BTreeSet<&'static str> {
     let sections =
         DOCUMENT.split("\n## ").filter(|section| headings.iter().any(|heading| section.starts_with(heading)));
     let sections: Vec<_> = sections.collect();
-    assert_eq!(sections.len(), headings.len(), "there is a section for each of {headings:?}");
+    assert_eq!(sections.len(), headings.len(), "each of {headings:?} must have a section");
     let quoted = sections.iter().flat_map(|section| section.split('`').skip(1).step_by(2));
     let is_call = |text: &&str| {
         text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
@@ -30,22 +36,22 @@ fn calls_of(threads: Threads) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn every_call_that_is_named_has_a_row_for_such_a_thread() {
+fn every_named_call_has_a_row_for_its_threads() {
     for (headings, threads) in [
-        (&["What one operation asks", "What such a thread asks"][..], SERVING),
-        (&["What the other threads ask"], Threads::CONTROL),
-        (&["What the supervisor asks"], Threads::SUPERVISOR),
+        (SERVING_SECTIONS, SERVING),
+        (CONTROL_SECTIONS, Threads::CONTROL),
+        (SUPERVISOR_SECTIONS, Threads::SUPERVISOR),
     ] {
-        let invented: Vec<_> = named(headings).difference(&calls_of(threads)).copied().collect();
-        assert_eq!(invented, [""; 0], "named under {headings:?}, with no row of {threads:?}");
+        let unknown: Vec<_> = named(headings).difference(&calls_of(threads)).copied().collect();
+        assert_eq!(unknown, [""; 0], "named under {headings:?}, but {threads:?} have no row");
     }
 }
 
 #[test]
-fn every_row_is_named_where_its_threads_are() {
-    let serving = named(&["What one operation asks", "What such a thread asks"]);
-    let control = named(&["What the other threads ask"]);
-    let supervisor = named(&["What the supervisor asks"]);
+fn every_row_is_named_in_the_section_of_its_threads() {
+    let serving = named(SERVING_SECTIONS);
+    let control = named(CONTROL_SECTIONS);
+    let supervisor = named(SUPERVISOR_SECTIONS);
     for row in rows() {
         let section = if row.threads.intersects(SERVING) {
             &serving

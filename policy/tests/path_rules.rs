@@ -1,5 +1,5 @@
-//! Path rules against a model that keeps whole paths and matches globs one by one: the same decisions, and no file
-//! ever comes to where more may be done to it.
+//! Do path rules decide as a model that keeps whole paths and matches each glob, and does no file
+//! ever move to a place that grants more?
 #![cfg(test)]
 
 use pinhole_policy::{ACCESSES, Access, Moves, PathRules, Policy, RuleId};
@@ -8,18 +8,19 @@ use proptest::sample::{select, subsequence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What globs are made of. The names match them in every combination that any name can.
+/// Components of globs. The names below match them in every combination that is possible for any
+/// name.
 const PARTS: &[&str] = &["a", "b", "a*", "?b", "[ab]", "*", "**"];
 const NAMES: &[&str] = &["a", "b", "ab", "aa", "bb", "zz"];
 const BASE: &[&str] = &["lookup", "stat", "read", "write"];
-/// Deep enough for every glob of three parts to end, and one more.
+/// Depth of paths: one more than the three parts of the longest glob.
 const DEPTH: usize = 4;
 
 /// A rule of the model.
 #[derive(Clone, Debug)]
 struct Rule {
     parts: Vec<&'static str>,
-    /// `None`: hidden.
+    /// Granted operations, or `None` if the rule hides its paths.
     access: Option<Vec<&'static str>>,
 }
 
@@ -33,7 +34,7 @@ impl Rule {
     }
 }
 
-/// What may be done at a path; what is hidden allows nothing.
+/// The decision for a path. A hidden path grants nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Decision {
     access: Access,
@@ -53,7 +54,7 @@ impl Decision {
 
 type Path = Vec<&'static str>;
 
-/// A policy in the model's own terms, beside the one under test.
+/// The rules of the model, and the policy under test with the same rules.
 #[derive(Debug)]
 struct Model {
     rules: Vec<Rule>,
@@ -80,7 +81,7 @@ fn part_matches(part: &[u8], name: &[u8]) -> bool {
 fn glob_matches(parts: &[&str], path: &[&str]) -> bool {
     match parts {
         [] => path.is_empty(),
-        // At the end at least one name, elsewhere any number.
+        // At the end it matches at least one name, elsewhere any number.
         ["**"] => !path.is_empty(),
         ["**", rest @ ..] => (0..=path.len()).any(|skipped| glob_matches(rest, &path[skipped..])),
         [part, rest @ ..] => {
@@ -91,7 +92,8 @@ fn glob_matches(parts: &[&str], path: &[&str]) -> bool {
 }
 
 impl Model {
-    /// The policy of these rules, less those that would have no effect, which a policy may not have.
+    /// Builds a policy from these rules. Leaves out rules without effect, which a policy may not
+    /// have.
     fn new(mut rules: Vec<Rule>) -> Option<Self> {
         let denied: Vec<_> =
             ACCESSES.iter().map(|row| row.name).filter(|name| !BASE.contains(name)).collect();
@@ -124,7 +126,7 @@ impl Model {
         Decision { access: self.tested.access(rule), hidden: self.tested.is_hidden(rule) }
     }
 
-    /// What the model says of a move, by trying every path below.
+    /// Returns whether a file may move, by trying every path below.
     fn moves(&self, from: &[Path], to: &[Path]) -> Moves {
         let mut moves = Moves::Freely;
         for below in paths(DEPTH) {
@@ -148,7 +150,7 @@ fn joined(one: &[&'static str], other: &[&'static str]) -> Path {
     [one, other].concat()
 }
 
-/// Every path of at most so many names.
+/// Returns every path of at most `depth` names.
 fn paths(depth: usize) -> Vec<Path> {
     let mut all = vec![Path::new()];
     let mut last = all.clone();
@@ -161,7 +163,7 @@ fn paths(depth: usize) -> Vec<Path> {
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let parts = prop::collection::vec(select(PARTS), 1..=3);
-    // Without lookup nothing else has an effect.
+    // Without lookup, the other operations have no effect.
     let found = subsequence(&BASE[1..], 0..BASE.len()).prop_map(|rest| [&BASE[..1], &rest].concat());
     let access = prop::option::weighted(0.85, prop_oneof![3 => found, 1 => Just(Vec::new())]);
     prop::collection::vec((parts, access).prop_map(|(parts, access)| Rule { parts, access }), 1..=4)
@@ -171,10 +173,11 @@ fn path() -> impl Strategy<Value = Path> {
     prop::collection::vec(select(NAMES), 1..=3)
 }
 
-/// One thing that a guest does. Numbers choose among what there is.
+/// An action of a guest. Numbers choose among the existing names.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Looks a path up, name by name; what is missing is made: a file at its end, directories above.
+    /// Looks a path up, name by name. Makes missing files: a plain file at the end of the path,
+    /// directories above.
     Reach(Path),
     Forget(usize),
     Link(usize, Path),
@@ -193,14 +196,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// A tree of the host, and what a guest knows of it.
+/// A tree of the host, and the files that a guest has reached in it.
 #[derive(Default)]
 struct World {
-    /// Number of the file at each path; the root has none.
+    /// Number of the file at each path, except for the root.
     names: BTreeMap<Path, usize>,
     directories: BTreeSet<usize>,
     files: usize,
-    /// By file: its rule, and each path by which it was reached since it was last unknown.
+    /// By file: its rule, and each path by which the guest reached it since it last forgot the
+    /// file.
     known: BTreeMap<usize, (RuleId, Vec<Path>)>,
 }
 
@@ -221,7 +225,7 @@ impl World {
         }
     }
 
-    /// The file at a path, made where there is none.
+    /// Returns the file at a path. Makes it if it does not exist.
     fn at(&mut self, path: &Path, directory: bool) -> usize {
         if let Some(file) = self.names.get(path) {
             return *file;
@@ -246,7 +250,7 @@ impl World {
         self.names.iter().nth(index).map(|(path, file)| (path.clone(), *file))
     }
 
-    /// Everything at and below a path.
+    /// Returns every file at and below a path.
     fn tree(&self, top: &Path) -> BTreeMap<Path, usize> {
         let within = self.names.iter().filter(|(path, _)| path.starts_with(top));
         within.map(|(path, file)| (path.clone(), *file)).collect()
@@ -256,15 +260,15 @@ impl World {
         self.names.get(top).is_some_and(|file| self.directories.contains(file))
     }
 
-    /// Whether a name can be made there.
+    /// Returns whether a file can be made at a path.
     fn is_free(&self, path: &Path) -> bool {
         let above = &path[..path.len() - 1];
         let parent = self.names.get(above).map(|file| self.directories.contains(file));
         (above.is_empty() || parent == Some(true)) && !self.names.contains_key(path)
     }
 
-    /// Carries a tree elsewhere, after looking that nothing in it comes to where more may be done to it.
-    fn carry(&mut self, model: &Model, tree: BTreeMap<Path, usize>, (from, to): (&Path, &Path)) {
+    /// Moves a tree, and checks that no file in it gets to a place that grants more.
+    fn move_tree(&mut self, model: &Model, tree: BTreeMap<Path, usize>, (from, to): (&Path, &Path)) {
         for (path, file) in tree {
             let new = joined(to, &path[from.len()..]);
             let (before, after) = (model.decide(&path), model.decide(&new));
@@ -273,7 +277,7 @@ impl World {
                 if path == *from {
                     *rule = model.tested.both(*rule, model.rule(&new));
                 } else {
-                    assert_eq!(after, before, "decided anew: {path:?} to {new:?}");
+                    assert_eq!(after, before, "decision changed: {path:?} to {new:?}");
                 }
                 ways.push(new.clone());
             }
@@ -289,12 +293,12 @@ impl World {
         }
         let tree = self.tree(from);
         self.names.retain(|path, _| !path.starts_with(from));
-        self.carry(model, tree, (from, to));
+        self.move_tree(model, tree, (from, to));
     }
 
     fn exchange(&mut self, model: &Model, one: &Path, other: &Path) {
-        let judged = |one: &Path, other: &Path| model.tested.moves(model.rule(one), model.rule(other));
-        let moves = judged(one, other).max(judged(other, one));
+        let compare = |one: &Path, other: &Path| model.tested.moves(model.rule(one), model.rule(other));
+        let moves = compare(one, other).max(compare(other, one));
         let directory = self.is_directory(one) || self.is_directory(other);
         let refused = moves == Moves::No || (moves == Moves::OnlyFiles && directory);
         if refused || one.starts_with(other) || other.starts_with(one) {
@@ -302,8 +306,8 @@ impl World {
         }
         let (first, second) = (self.tree(one), self.tree(other));
         self.names.retain(|path, _| !path.starts_with(one) && !path.starts_with(other));
-        self.carry(model, first, (one, other));
-        self.carry(model, second, (other, one));
+        self.move_tree(model, first, (one, other));
+        self.move_tree(model, second, (other, one));
     }
 
     fn link(&mut self, model: &Model, from: &Path, to: &Path) {
@@ -354,7 +358,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_path_is_decided_as_by_matching_each_glob_in_turn(rules in rules()) {
+    fn every_path_is_decided_as_by_matching_each_glob(rules in rules()) {
         let Some(model) = Model::new(rules) else { return Ok(()) };
         for path in paths(3) {
             let (tested, expected) = (model.tested(model.rule(&path)), model.decide(&path));
@@ -367,7 +371,7 @@ proptest! {
     }
 
     #[test]
-    fn a_question_is_answered_as_for_a_guest_that_comes_name_by_name(rules in rules()) {
+    fn decision_is_that_of_a_lookup_name_by_name(rules in rules()) {
         let Some(model) = Model::new(rules) else { return Ok(()) };
         for path in paths(3) {
             let above = (1..path.len()).map(|len| model.decide(&path[..len]));
@@ -387,7 +391,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rule_is_accepted_exactly_if_it_decides_where_a_guest_can_come(rules in rules()) {
+    fn rule_is_accepted_exactly_if_it_decides_a_reachable_path(rules in rules()) {
         let parts: String = rules.iter().map(Rule::text).collect();
         let model = |rules: &[Rule], path: &[&str]| {
             let last = |path: &[&str]| rules.iter().rposition(|rule| glob_matches(&rule.parts, path));
@@ -402,12 +406,13 @@ proptest! {
     }
 
     #[test]
-    fn any_glob_and_any_name_are_read_alike_name_by_name_and_as_a_whole(
+    fn automaton_and_glob_matching_agree_on_random_globs(
         globs in prop::collection::vec("/[ab*?\\[\\]!^ä/-]{1,6}(/[ab*?ä]{1,3})?", 1..4),
         names in prop::collection::vec(prop::collection::vec(select(&b"ab-]\xc3\xa4\xff"[..]), 1..4), 0..3),
     ) {
         let rule = |glob: &String| format!("[[path]]\nmatch = \"{glob}\"\naccess = [\"lookup\", \"stat\"]\n");
-        // Those that are globs, each alone: together one might leave another without effect.
+        // Each valid glob gets a policy of its own. In one policy, a rule could leave another one
+        // without effect.
         for policy in globs.iter().filter_map(|glob| Policy::parse(&rule(glob)).ok()) {
             let rules = policy.paths().unwrap();
             let path: Vec<_> = names.iter().map(Vec::as_slice).collect();
@@ -418,7 +423,7 @@ proptest! {
     }
 
     #[test]
-    fn a_move_is_judged_as_by_trying_every_path_below(
+    fn move_is_decided_as_by_trying_every_path_below(
         rules in rules(),
         from in prop::collection::vec(path(), 1..=2),
         to in prop::collection::vec(path(), 1..=2),
@@ -433,7 +438,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_guest_does_nothing_widens(rules in rules(), steps in steps()) {
+    fn no_sequence_of_steps_widens_a_rule(rules in rules(), steps in steps()) {
         let Some(model) = Model::new(rules) else { return Ok(()) };
         let mut world = World::default();
         for step in &steps {
@@ -447,7 +452,7 @@ proptest! {
 }
 
 #[test]
-fn a_file_without_a_name_is_decided_as_one_that_no_rule_names() {
+fn unnamed_file_is_decided_like_an_unmatched_name() {
     let text =
         "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\"]\n[[path]]\nmatch = \"/a/x*\"\naccess = []\n";
     let policy = Policy::parse(text).unwrap();
@@ -458,7 +463,7 @@ fn a_file_without_a_name_is_decided_as_one_that_no_rule_names() {
 }
 
 #[test]
-fn nodes_reached_in_ever_new_ways_end_at_a_rule_that_grants_nothing() {
+fn too_many_combinations_of_rules_grant_nothing() {
     let rule = |index| format!("[[path]]\nmatch = \"/d{index}/x{index}\"\naccess = [\"lookup\"]\n");
     let text: String = (0..15).map(rule).collect();
     let policy = Policy::parse(&text).unwrap();
@@ -470,6 +475,6 @@ fn nodes_reached_in_ever_new_ways_end_at_a_rule_that_grants_nothing() {
         members.map(|(_, rule)| *rule).reduce(|one, other| rules.both(one, other)).unwrap()
     };
     let refused = (1..1_u32 << 15).filter(|set| together(*set) == RuleId::NOTHING).count();
-    assert!(refused > 0, "32,767 sets are more than are kept");
-    assert_ne!(together(3), RuleId::NOTHING, "those that are known stay known");
+    assert!(refused > 0, "32,767 combinations are more than the limit");
+    assert_ne!(together(3), RuleId::NOTHING, "an earlier combination keeps its rule");
 }

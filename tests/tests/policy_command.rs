@@ -112,7 +112,7 @@ fn explain_shows_what_the_kernel_answers_and_what_control_threads_let_through_fo
     );
 
     let supervisor = section(&explained.stdout, "Host system calls of the supervisor");
-    assert!(supervisor.iter().any(|line| line.trim().starts_with("the process that serves; SIGTERM: ")));
+    assert!(supervisor.iter().any(|line| line.trim().starts_with("the serving process; SIGTERM: ")));
 
     let json = files.pinhole("policy explain share --json");
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
@@ -282,7 +282,7 @@ const BAD: &[(&str, &str)] = &[
     ("allow = [\"chmod\"]\ndeny = [\"chmod\"]", "2:9: \"chmod\" is in allow and in deny"),
     (
         "[[path]]\nmatch = \"/a//b\"\nhidden = true",
-        "2:9: an empty component matches nothing: there is no name between two slashes, or after the last",
+        "2:9: an empty component matches nothing: remove the double or final slash",
     ),
     (
         "[[path]]\nmatch = \"/a\"\nhidden = true\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\", \"read\"]",
@@ -290,7 +290,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[[path]]\nmatch = \"/a/b\"\nhidden = true\n[[path]]\nmatch = \"/a/*\"\naccess = [\"lookup\", \"read\"]",
-        "2:9: this rule never decides: later rules match all that it matches, as in line 5",
+        "2:9: this rule never decides: later rules match all its paths, such as the one in line 5",
     ),
     (
         "[limits]\nopen-handles = 0",
@@ -299,10 +299,13 @@ const BAD: &[(&str, &str)] = &[
     ("[limits]\nopen-handle = 1", "2:1: unknown limit \"open-handle\": did you mean \"open-handles\"?"),
     ("prophile = \"share\"", "1:1: unknown key \"prophile\": did you mean \"profile\"?"),
     ("[limit]\nopen-handles = 1", "1:2: unknown key \"limit\": did you mean \"limits\"?"),
-    ("profile = \"rootfs\"\n[limits]\nlocks = 1", "3:1: locks limits what is granted nowhere: lock"),
+    (
+        "profile = \"rootfs\"\n[limits]\nlocks = 1",
+        "3:1: locks limits operations that are granted nowhere: lock",
+    ),
     (
         "profile = \"rootfs\"\n[limits]\ndirty-bytes = 1",
-        "3:1: dirty-bytes limits what is granted nowhere: write, append, copy-range",
+        "3:1: dirty-bytes limits operations that are granted nowhere: write, append, copy-range",
     ),
     (
         "[[path]]\nmatch = \"/a\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\", \"read\"]",
@@ -310,7 +313,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[[path]]\nmatch = \"/a/**\"\naccess = [\"read\"]",
-        "3:10: \"read\" without lookup: no file is found under this rule",
+        "3:10: \"read\" without lookup: no file can be reached under this rule",
     ),
     ("deny = [\"lookup\"]", "1:9: \"lookup\" cannot be denied: nothing would work without it"),
 ];

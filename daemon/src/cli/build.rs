@@ -111,7 +111,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
-    let alone = if options.pool_threads == 0 { Facilities::ALONE } else { Facilities::empty() };
+    let alone = if options.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
     say_what_has_no_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
         Some(settings) => (counted_writes_only(policy), Some(window(settings)?)),
@@ -160,7 +160,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
     // away by this process, so it keeps the right to; its serving threads do not.
-    let besides = Facilities::DEV_FUSE | Facilities::ALONE | log;
+    let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
     say_what_has_no_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
     let as_users = plan.facilities.contains(Facilities::IDENTITY);
@@ -204,7 +204,7 @@ fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
 
 /// Says that a limit has nothing to hold back: whoever takes a request waits for it, and takes no other meanwhile.
 fn say_what_has_no_effect(limits: &Limits, besides: Facilities) {
-    if besides.contains(Facilities::ALONE) && limits.queued_requests.is_some() {
+    if besides.contains(Facilities::NO_POOL) && limits.queued_requests.is_some() {
         tracing::warn!("queued-requests has no effect without a pool: each thread has one request at a time");
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of the supervisor: the process that stays outside the sandbox. No guest talks to it.
+//! The rows of the supervisor, the process outside the sandbox. No guest talks to it.
 
 use super::table::{ALWAYS, BY_DESCRIPTOR, flags, int, long, process, row, within};
 use super::{Condition, Process, Row, Test, Threads};
@@ -11,13 +11,12 @@ const SIGKILL: u64 = 9;
 const SIGTERM: u64 = 15;
 const SIGNAL_MAX: u64 = 64;
 
-/// Only the process that serves.
-const SERVING: Condition = process(0, Process::Serving, "the process that serves");
+const SERVING: Condition = process(0, Process::Serving, "the serving process");
 
-/// The calls from the moment at which the supervisor waits until it ends.
+/// The calls from the moment when the supervisor starts to wait until it ends.
 ///
-/// None of them is `restart_syscall`: the supervisor waits without a time limit, and the kernel repeats such waits by
-/// their own number or ends them with EINTR.
+/// `restart_syscall` is not among them. The supervisor waits without a time limit, and the kernel
+/// continues such waits by repeating the call itself, or ends them with EINTR.
 pub(super) const ROWS: &[Row] = &[
     row(
         "rt_sigtimedwait",
@@ -42,35 +41,29 @@ pub(super) const ROWS: &[Row] = &[
         &[process(0, Process::Supervisor, "itself"), int(1, Test::AtMost(SIGNAL_MAX), "a signal")],
         "end by the signal that ended the serving process",
     ),
-    row(
-        "rt_sigprocmask",
-        SUPERVISOR,
-        ALWAYS,
-        &[flags(0, 1, "SIG_UNBLOCK")],
-        "end by a signal that it has waited for",
-    ),
-    row("write", SUPERVISOR, ALWAYS, &[], "the log, and the start signal of the serving process"),
+    row("rt_sigprocmask", SUPERVISOR, ALWAYS, &[flags(0, 1, "SIG_UNBLOCK")], "unblock a signal to end by it"),
+    row("write", SUPERVISOR, ALWAYS, &[], "write the log, and let the serving process continue"),
     row(
         "sendto",
         SUPERVISOR,
         Need::ALWAYS.with(Facilities::LOG_SOCKET),
-        &[long(4, Test::Is(0), "to nobody else than it is connected to")],
-        "the log, where standard error is a socket",
+        &[long(4, Test::Is(0), "only to the connected peer")],
+        "write the log, if standard error is a socket",
     ),
-    row("clock_gettime", SUPERVISOR, ALWAYS, &[], "the time in the log, where the kernel does not map it"),
+    row("clock_gettime", SUPERVISOR, ALWAYS, &[], "read the time for the log, where the vDSO cannot"),
     row(
         "statx",
         SUPERVISOR,
         SOCKET_NAME,
         &[BY_DESCRIPTOR, flags(2, 0x900, "AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT")],
-        "whether the socket's name is still its own",
+        "check that the name is still that of its own socket",
     ),
     row(
         "unlinkat",
         SUPERVISOR,
         SOCKET_NAME,
-        &[BY_DESCRIPTOR, flags(2, 0, "no directory")],
-        "remove the socket's name",
+        &[BY_DESCRIPTOR, flags(2, 0, "no flags: not a directory")],
+        "remove the name of the socket",
     ),
-    row("exit_group", SUPERVISOR, ALWAYS, &[], "end"),
+    row("exit_group", SUPERVISOR, ALWAYS, &[], "end the process"),
 ];

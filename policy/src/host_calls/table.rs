@@ -1,5 +1,7 @@
-//! The rows that requests need, and what every row is made of. What a flag is called stands behind its number; the
-//! numbers are the same on x86-64 and AArch64 but for four flags of open(2), which are therefore left free.
+//! The rows that requests need, and the parts that every row is made of.
+//!
+//! The name of a flag stands after its number. The numbers are the same on x86-64 and AArch64,
+//! except for four flags of open(2), which are therefore always permitted.
 
 use super::{Condition, Process, Row, Test, Threads, Width};
 use crate::{Access, Facilities, Need};
@@ -10,9 +12,9 @@ const SERVING: Threads = WORKER.union(OFFLOAD);
 const ALL: Threads = Threads::INSIDE;
 
 const WRITES: Access = Access::OPENS_TO_WRITE;
-/// What asks for a file's data on the disk: with a request of its own, or with a write.
+/// Operations that can make data durable: by a request of their own, or as part of a write.
 const SYNCS: Access = Access::FSYNC.union(Access::WRITE).union(Access::APPEND);
-/// That, and what has to be written back where a policy limits what is not.
+/// Operations of `SYNCS`, and those whose data is written back because of `dirty-bytes`.
 const WRITES_BACK: Access = SYNCS.union(Access::COPY_RANGE);
 const REOPENS: Access = Access::LOCK.union(Access::TRUNCATE);
 const MAKES: Access = Access::MAKES_OWNED;
@@ -36,22 +38,23 @@ pub(super) const fn long(argument: u8, test: Test, meaning: &'static str) -> Con
     Condition { argument, width: Width::Bits64, test, meaning }
 }
 
-/// The number of a process, of which the kernel looks at 32 bits.
+/// A condition on a process id, of which the kernel reads 32 bits.
 pub(super) const fn process(argument: u8, which: Process, meaning: &'static str) -> Condition {
     int(argument, Test::Process(which), meaning)
 }
 
-/// These bits are the only ones that may be set.
+/// A condition that no bits except these are set.
 pub(super) const fn within(argument: u8, bits: u64, meaning: &'static str) -> Condition {
     int(argument, Test::Bits { mask: !bits & 0xffff_ffff, value: 0 }, meaning)
 }
 
 const AT_FDCWD: u64 = 0xffff_ff9c;
 pub(super) const BY_DESCRIPTOR: Condition = int(0, Test::Not(AT_FDCWD), "the directory is a descriptor");
-const OPEN_HOW: Condition = long(3, Test::Is(24), "the structure that is meant");
+const OPEN_HOW: Condition = long(3, Test::Is(24), "the size of struct open_how");
 const TO_DESCRIPTOR: Condition = int(2, Test::Not(AT_FDCWD), "the other directory is a descriptor");
 
-// open(2). O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE are four bits on both architectures, in another order.
+// open(2). O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE are the same four bits on both
+// architectures, in a different order.
 const O_WRITING: u64 = 0o3;
 const O_TRUNC: u64 = 0o1000;
 const O_NOCTTY: u64 = 0o400;
@@ -70,12 +73,12 @@ pub(super) const MAP_SHARED: u64 = 1;
 const S_IFMT: u64 = 0o170_000;
 
 pub(super) const NOT_EXECUTABLE: Condition =
-    int(2, Test::Bits { mask: PROT_EXEC, value: 0 }, "nothing executable");
+    int(2, Test::Bits { mask: PROT_EXEC, value: 0 }, "not executable");
 pub(super) const ANONYMOUS: Condition =
-    int(3, Test::Bits { mask: MAP_ANONYMOUS, value: MAP_ANONYMOUS }, "memory that is no file's");
+    int(3, Test::Bits { mask: MAP_ANONYMOUS, value: MAP_ANONYMOUS }, "anonymous memory");
 
 const LOCK_NOT_WAITING: Condition =
-    int(1, Test::Bits { mask: LOCK_NB, value: LOCK_NB }, "LOCK_NB: nobody waits on the host");
+    int(1, Test::Bits { mask: LOCK_NB, value: LOCK_NB }, "LOCK_NB: never waits on the host");
 
 pub(super) const fn row(
     call: &'static str,
@@ -97,66 +100,78 @@ pub(super) const fn flags(argument: u8, value: u64, meaning: &'static str) -> Co
 
 /// The calls that carry out requests.
 pub(super) const ROWS: &[Row] = &[
-    // Finding and looking.
+    // Finding files and reading attributes.
     row(
         "statx",
         WORKER,
         ALWAYS,
         &[BY_DESCRIPTOR, flags(2, 0x900, "AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT")],
-        "look at a name",
+        "read the attributes of a name",
     ),
     row(
         "statx",
         SERVING,
         ALWAYS,
         &[BY_DESCRIPTOR, flags(2, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
-        "look at a descriptor",
+        "read the attributes of a descriptor",
     ),
-    row("openat2", WORKER, ALWAYS, &[BY_DESCRIPTOR, OPEN_HOW], "open a name beneath a directory, no links"),
-    row("openat2", OFFLOAD, any(REOPENS), &[BY_DESCRIPTOR, OPEN_HOW], "open again to lock or truncate"),
+    row(
+        "openat2",
+        WORKER,
+        ALWAYS,
+        &[BY_DESCRIPTOR, OPEN_HOW],
+        "open a name beneath a directory, following no links",
+    ),
+    row(
+        "openat2",
+        OFFLOAD,
+        any(REOPENS),
+        &[BY_DESCRIPTOR, OPEN_HOW],
+        "open a file again to lock or truncate it",
+    ),
     row(
         "name_to_handle_at",
         WORKER,
         HANDLES,
-        &[BY_DESCRIPTOR, flags(4, 0, "a name, no link")],
-        "know a file again",
+        &[BY_DESCRIPTOR, flags(4, 0, "no flags: a name, following no links")],
+        "get the inode handle of a file, to find it again",
     ),
     row(
         "name_to_handle_at",
         WORKER,
         HANDLES,
         &[BY_DESCRIPTOR, flags(4, 0x1000, "AT_EMPTY_PATH")],
-        "know what was opened again",
+        "get the inode handle of an open file, to find it again",
     ),
     row(
         "open_by_handle_at",
         WORKER,
         HANDLES,
-        &[within(2, READING, "no right to write")],
-        "open what is known",
+        &[within(2, READING, "not for writing")],
+        "open a file by its inode handle",
     ),
     row(
         "open_by_handle_at",
         WORKER,
         any(WRITES).with(Facilities::HANDLES),
-        &[within(2, WRITING, "what is there")],
-        "open what is known, to write it",
+        &[within(2, WRITING, "an existing file")],
+        "open a file by its inode handle for writing",
     ),
     row(
         "open_by_handle_at",
         OFFLOAD,
         any(Access::TRUNCATE).with(Facilities::HANDLES),
-        &[within(2, WRITING, "what is there")],
+        &[within(2, WRITING, "an existing file")],
         "open a large file to truncate it",
     ),
-    row("fstatfs", WORKER, ALWAYS, &[], "which kind of file system, and its figures"),
+    row("fstatfs", WORKER, ALWAYS, &[], "read the type and the statistics of a file system"),
     row("readlinkat", WORKER, any(Access::READLINK), &[BY_DESCRIPTOR], "read a symbolic link"),
-    row("readlinkat", SERVING, any(Access::LOCK), &[BY_DESCRIPTOR], "the name of a file that is locked"),
-    row("readlinkat", WORKER, any(Access::LOOKUP), &[BY_DESCRIPTOR], "where a removed directory was"),
+    row("readlinkat", SERVING, any(Access::LOCK), &[BY_DESCRIPTOR], "find the name of a file to lock"),
+    row("readlinkat", WORKER, any(Access::LOOKUP), &[BY_DESCRIPTOR], "find the place of a removed directory"),
     row("getdents64", WORKER, any(Access::LIST), &[], "list a directory"),
-    row("lseek", WORKER, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "go on in a listing"),
+    row("lseek", WORKER, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "continue a listing elsewhere"),
     // Data.
-    row("preadv2", SERVING, any(Access::READ), &[within(5, 0x8, "RWF_NOWAIT")], "read"),
+    row("preadv2", SERVING, any(Access::READ), &[within(5, 0x8, "RWF_NOWAIT")], "read a file"),
     row("lseek", WORKER, any(Access::READ), &[flags(2, 3, "SEEK_DATA")], "find data"),
     row("lseek", WORKER, any(Access::READ), &[flags(2, 4, "SEEK_HOLE")], "find holes"),
     row(
@@ -164,52 +179,58 @@ pub(super) const ROWS: &[Row] = &[
         SERVING,
         any(Access::WRITE.union(Access::APPEND)),
         &[within(5, 0x16, "RWF_DSYNC, RWF_SYNC, RWF_APPEND")],
-        "write",
+        "write a file",
     ),
     row("fsync", OFFLOAD, any(Access::FSYNC), &[], "make a file durable"),
-    row("fsync", WORKER, any(Access::FSYNC).with(Facilities::ALONE), &[], "make a file durable"),
+    row("fsync", WORKER, any(Access::FSYNC).with(Facilities::NO_POOL), &[], "make a file durable"),
     row(
         "fdatasync",
         OFFLOAD,
         any(WRITES_BACK),
         &[],
-        "make a file's data durable, also to make room for more",
+        "make the data of a file durable, also to stay within dirty-bytes",
     ),
     row(
         "fdatasync",
         WORKER,
-        any(WRITES_BACK).with(Facilities::ALONE),
+        any(WRITES_BACK).with(Facilities::NO_POOL),
         &[],
-        "make a file's data durable, also to make room for more",
+        "make the data of a file durable, also to stay within dirty-bytes",
     ),
-    row("syncfs", OFFLOAD, any(SYNCS), &[], "make a mount durable, or the names of a file"),
-    row("readlinkat", OFFLOAD, any(SYNCS), &[BY_DESCRIPTOR], "whether a durable file has lost its name"),
+    row("syncfs", OFFLOAD, any(SYNCS), &[], "make a whole mount durable, or the names of a file"),
+    row("readlinkat", OFFLOAD, any(SYNCS), &[BY_DESCRIPTOR], "check whether a synced file has lost its name"),
     row(
         "readlinkat",
         WORKER,
-        any(SYNCS).with(Facilities::ALONE),
+        any(SYNCS).with(Facilities::NO_POOL),
         &[BY_DESCRIPTOR],
-        "whether a durable file has lost its name",
+        "check whether a synced file has lost its name",
     ),
-    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 37, "F_OFD_SETLK")], "lock a range, or give it back"),
-    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "who has a range"),
-    row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock a file, or give it back"),
-    row("dup", SERVING, any(WRITES), &[], "let a network file system write back"),
-    row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change a length"),
+    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 37, "F_OFD_SETLK")], "lock or unlock a range"),
+    row("fcntl", SERVING, any(Access::LOCK), &[flags(1, 36, "F_OFD_GETLK")], "find the lock on a range"),
+    row("flock", ALL, any(Access::LOCK), &[LOCK_NOT_WAITING], "lock or unlock a file"),
+    row("dup", SERVING, any(WRITES), &[], "close a duplicate, so that a network file system writes back"),
+    row("ftruncate", SERVING, any(Access::TRUNCATE), &[], "change the length of a file"),
     row(
         "fstatfs",
         OFFLOAD,
         any(Access::FALLOCATE),
         &[],
-        "whether there is room for all of a long reservation",
+        "check that there is space for all of a long reservation",
     ),
-    row("fallocate", OFFLOAD, any(Access::FALLOCATE), &[within(1, 1, "FALLOC_FL_KEEP_SIZE")], "reserve"),
+    row(
+        "fallocate",
+        OFFLOAD,
+        any(Access::FALLOCATE),
+        &[within(1, 1, "FALLOC_FL_KEEP_SIZE")],
+        "reserve space",
+    ),
     row(
         "fallocate",
         WORKER,
-        any(Access::FALLOCATE).with(Facilities::ALONE),
+        any(Access::FALLOCATE).with(Facilities::NO_POOL),
         &[within(1, 1, "FALLOC_FL_KEEP_SIZE")],
-        "reserve",
+        "reserve space",
     ),
     row(
         "fallocate",
@@ -221,7 +242,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "fallocate",
         WORKER,
-        any(Access::FALLOCATE_PUNCH).with(Facilities::ALONE),
+        any(Access::FALLOCATE_PUNCH).with(Facilities::NO_POOL),
         &[flags(1, 3, "FALLOC_FL_PUNCH_HOLE")],
         "punch a hole",
     ),
@@ -235,7 +256,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "fallocate",
         WORKER,
-        any(Access::FALLOCATE_ZERO).with(Facilities::ALONE),
+        any(Access::FALLOCATE_ZERO).with(Facilities::NO_POOL),
         &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
         "zero a range",
     ),
@@ -244,28 +265,28 @@ pub(super) const ROWS: &[Row] = &[
         OFFLOAD,
         any(Access::FALLOCATE_SHIFT),
         &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
-        "cut a range out or in",
+        "cut out or insert a range",
     ),
     row(
         "fallocate",
         WORKER,
-        any(Access::FALLOCATE_SHIFT).with(Facilities::ALONE),
+        any(Access::FALLOCATE_SHIFT).with(Facilities::NO_POOL),
         &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
-        "cut a range out or in",
+        "cut out or insert a range",
     ),
     row(
         "copy_file_range",
         OFFLOAD,
         any(Access::COPY_RANGE),
         &[flags(5, 0, "no flags")],
-        "copy inside the host",
+        "copy between files inside the host",
     ),
     row(
         "copy_file_range",
         WORKER,
-        any(Access::COPY_RANGE).with(Facilities::ALONE),
+        any(Access::COPY_RANGE).with(Facilities::NO_POOL),
         &[flags(5, 0, "no flags")],
-        "copy inside the host",
+        "copy between files inside the host",
     ),
     row(
         "ioctl",
@@ -337,7 +358,7 @@ pub(super) const ROWS: &[Row] = &[
         "unlinkat",
         WORKER,
         any(Access::UNLINK),
-        &[BY_DESCRIPTOR, flags(2, 0, "no directory")],
+        &[BY_DESCRIPTOR, flags(2, 0, "no flags: not a directory")],
         "remove a name",
     ),
     row(
@@ -377,7 +398,7 @@ pub(super) const ROWS: &[Row] = &[
         &[BY_DESCRIPTOR, flags(4, 0x1100, "AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW")],
         "change the owner",
     ),
-    row("utimensat", SERVING, any(Access::UTIMENS), &[BY_DESCRIPTOR], "change times"),
+    row("utimensat", SERVING, any(Access::UTIMENS), &[BY_DESCRIPTOR], "change timestamps"),
     row(
         "getxattr",
         WORKER,
@@ -385,50 +406,56 @@ pub(super) const ROWS: &[Row] = &[
         &[],
         "read an attribute, by descriptor number in the working directory",
     ),
-    row("listxattr", WORKER, any(XATTR_READS).with(Facilities::XATTR), &[], "list attributes, likewise"),
+    row(
+        "listxattr",
+        WORKER,
+        any(XATTR_READS).with(Facilities::XATTR),
+        &[],
+        "list attributes, by descriptor number in the working directory",
+    ),
     row(
         "setxattr",
         WORKER,
         any(XATTR_WRITES).with(Facilities::XATTR),
         &[int(4, Test::AtMost(2), "XATTR_CREATE or XATTR_REPLACE")],
-        "write an attribute, likewise",
+        "write an attribute, by descriptor number in the working directory",
     ),
     row(
         "removexattr",
         WORKER,
         any(XATTR_WRITES).with(Facilities::XATTR),
         &[],
-        "remove an attribute, likewise",
+        "remove an attribute, by descriptor number in the working directory",
     ),
-    // In whose name.
+    // Users, groups and privileges.
     row(
         "umask",
         WORKER,
         any(MAKES).with(Facilities::ACL),
         &[],
-        "make what the guest's umask allows, where a default list may take its place",
+        "apply the guest's umask, unless a default ACL replaces it",
     ),
-    row("capset", WORKER, any(KEEPS_BITS), &[], "say whether set-group-id stays"),
-    row("capset", OFFLOAD, any(WRITES), &[], "say whether set-group-id stays"),
+    row("capset", WORKER, any(KEEPS_BITS), &[], "choose whether set-group-id stays"),
+    row("capset", OFFLOAD, any(WRITES), &[], "choose whether set-group-id stays"),
     row(
         "setgroups",
         WORKER,
         any(MAKES).with(Facilities::IDENTITY),
         &[],
-        "make as the guest's user, on the thread alone",
+        "make a file as the guest's user, for this thread only",
     ),
     row(
         "setresgid",
         WORKER,
         any(MAKES).with(Facilities::IDENTITY),
         &[],
-        "make as the guest's user, on the thread alone",
+        "make a file as the guest's user, for this thread only",
     ),
     row(
         "setresuid",
         WORKER,
         any(MAKES).with(Facilities::IDENTITY),
         &[],
-        "make as the guest's user, on the thread alone",
+        "make a file as the guest's user, for this thread only",
     ),
 ];

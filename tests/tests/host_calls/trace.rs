@@ -11,10 +11,10 @@ const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
 
 /// Rows that no test can bring about at will, by call and purpose.
 const UNSEEN: [(&str, &str, &str); 5] = [
-    ("clock_gettime", "the time", "where the kernel maps the clock nobody asks for it"),
-    ("brk", "memory", "the first heap rarely grows in a short run"),
+    ("clock_gettime", "read the time", "where the kernel maps the clock nobody asks for it"),
+    ("brk", "allocate memory", "the first heap rarely grows in a short run"),
     ("futex", "wait for another thread", "the allocator's lock: only where two threads are in it"),
-    ("madvise", "the guard", "this C library is older"),
+    ("madvise", "install the guard", "this C library is older"),
     (
         "restart_syscall",
         "continue a timed wait",
