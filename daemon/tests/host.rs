@@ -7,7 +7,7 @@ use pinhole::host::{
     Passthrough, Repeat, Stepped, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
+use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
     MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
@@ -42,14 +42,14 @@ fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
 
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
-    Call<'a, T>: Gated,
+    Call<'a, T>: RequiresAccess,
 {
     by(0, node, operation)
 }
 
 fn by<'a, T>(uid: u32, node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
-    Call<'a, T>: Gated,
+    Call<'a, T>: RequiresAccess,
 {
     let caller = Caller { uid, gid: uid, groups: None, pid: 1 };
     Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()

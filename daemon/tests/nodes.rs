@@ -5,7 +5,7 @@
 use pinhole::host::{
     CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace, Passthrough,
 };
-use pinhole_policy::{Gated, Limits, NoPlaces, Permitted, Policy};
+use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
     OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
@@ -46,7 +46,7 @@ fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
 
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
 where
-    Call<'a, T>: Gated,
+    Call<'a, T>: RequiresAccess,
 {
     let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
     Policy::full().permit(Call { node, caller, operation }, &NoPlaces).unwrap()

@@ -7,7 +7,7 @@ use pinhole::host::{
     errno_of,
 };
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::{Gated, Policy};
+use pinhole_policy::{Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,
     OpenFlags, Release, SetAttr, WriteFlags,
@@ -66,7 +66,7 @@ impl Share {
     /// Through the gate, as the session does it.
     fn permit<'a, T>(&self, node: NodeId, operation: T) -> Result<Allowed<'a, T>, Errno>
     where
-        Call<'a, T>: Gated,
+        Call<'a, T>: RequiresAccess,
     {
         let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
         let call = Call { node, caller, operation };

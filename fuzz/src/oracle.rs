@@ -5,7 +5,7 @@ use crate::model::Tree;
 use pinhole::bell::Bell;
 use pinhole::host::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
-use pinhole_policy::{Access, Gated, NoPlaces, Permitted, Policy};
+use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply, Operation,
     Statfs, Statx, Timeouts,
@@ -184,7 +184,7 @@ struct Direct<'m, 'h> {
 impl<'h> Direct<'_, 'h> {
     fn permitted<T>(&self, operation: T) -> Permitted<Call<'h, T>>
     where
-        Call<'h, T>: Gated,
+        Call<'h, T>: RequiresAccess,
     {
         let Header { node, uid, gid, extensions, .. } = *self.header;
         let caller = Caller { uid, gid, groups: extensions.groups(), pid: 1 };

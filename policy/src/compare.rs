@@ -1,7 +1,7 @@
 //! The decision of a policy at one path, and the difference between two policies.
 
+use crate::check::MAKES_NAME;
 use crate::explain::{Explanation, HostCall, LimitShown, PathShown, Way};
-use crate::gate::MAKES_NAME;
 use crate::{Access, PathRule, Policy, Refusal, Standing};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use super::nodes::NodeRef;
 use super::passthrough::Passthrough;
 use super::resolve;
 use super::{Answer, Call, errno_of};
-use pinhole_policy::{Access, Gated, PathRules, Places, RuleId};
+use pinhole_policy::{Access, PathRules, Places, RequiresAccess, RuleId};
 use pinhole_protocol::{self as protocol, Errno, Handle, Name, NodeId, RenameFlags};
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;

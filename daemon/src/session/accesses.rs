@@ -4,7 +4,7 @@
 //! either part of the table, refused by the decoder, or never reaches the host; the tests below go through them.
 
 use crate::host::{Call, InodeFlags, ListNames};
-use pinhole_policy::{Access, Demand, Gated, Move, Place, XattrNamespace};
+use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, Open, OpenFlags, Rename,
     RenameFlags, SetAttr, TmpFile, WriteFlags,
@@ -28,7 +28,7 @@ trait Needs {
     }
 }
 
-impl<T: Needs> Gated for Call<'_, T> {
+impl<T: Needs> RequiresAccess for Call<'_, T> {
     fn accesses(&self) -> Access {
         self.operation.accesses()
     }

@@ -8,7 +8,7 @@ use super::{Outcome, Parked, Scratch, Session, caller, denied, encoded};
 use crate::host::{Answer, Call, Durable, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
-use pinhole_policy::{Access, Gated, Permitted};
+use pinhole_policy::{Access, Permitted, RequiresAccess};
 use pinhole_protocol::{
     Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync, GetXattr, Header,
     Ioctl, ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetAttr,
@@ -112,7 +112,7 @@ impl<F: FileSystem> Session<F> {
     /// Through the gate.
     pub(super) fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
     where
-        Call<'a, T>: Gated,
+        Call<'a, T>: RequiresAccess,
     {
         let call = Call { node: header.node, caller: caller(header), operation };
         self.policy.permit(call, &*self.filesystem).map_err(denied)
@@ -123,7 +123,7 @@ impl<F: FileSystem> Session<F> {
     /// the mount.
     pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
-        Call<'a, T>: Gated,
+        Call<'a, T>: RequiresAccess,
     {
         self.permit(header, operation).and(Err(Errno::ENOSYS))
     }

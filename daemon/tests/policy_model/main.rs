@@ -12,7 +12,7 @@ use pinhole::host::{
     Passthrough, errno_of,
 };
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::{Access, Gated, Refusal};
+use pinhole_policy::{Access, Refusal, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId,
     Open, OpenDir, OpenFlags, ReadDir, Rename, RenameFlags, RmDir, SetAttr, SymLink, TmpFile, Unlink,
@@ -158,7 +158,7 @@ impl World {
 
     fn permit<'a, T>(&self, node: NodeId, operation: T) -> Answer<Allowed<'a, T>>
     where
-        Call<'a, T>: Gated,
+        Call<'a, T>: RequiresAccess,
     {
         let caller = Caller { uid: 0, gid: 0, groups: None, pid: 1 };
         let call = Call { node, caller, operation };

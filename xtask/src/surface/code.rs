@@ -89,7 +89,7 @@ const STATIONS: [Station; 5] = [
             "daemon/src/host/rules.rs",
             "policy/src/access.rs",
             "policy/src/automaton.rs",
-            "policy/src/gate.rs",
+            "policy/src/check.rs",
             "policy/src/letters.rs",
             "policy/src/paths.rs",
             "policy/src/place.rs",

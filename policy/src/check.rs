@@ -3,7 +3,7 @@
 use crate::{Access, Demand, Move, Moves, PathRules, Place, Places, Policy, Refusal, RuleId};
 
 /// An operation that states which accesses it needs.
-pub trait Gated {
+pub trait RequiresAccess {
     /// Returns every access that the operation uses, at any place. Housekeeping such as FORGET uses
     /// none.
     ///
@@ -61,7 +61,11 @@ impl Policy {
     ///
     /// # Errors
     /// [`Denied`] says what is missing. The operation is dropped, and nothing has been done.
-    pub fn permit<Op: Gated>(&self, operation: Op, places: &impl Places) -> Result<Permitted<Op>, Denied> {
+    pub fn permit<Op: RequiresAccess>(
+        &self,
+        operation: Op,
+        places: &impl Places,
+    ) -> Result<Permitted<Op>, Denied> {
         let missing = operation.accesses().difference(self.reach());
         if !missing.is_empty() {
             return Err(self.lacks(missing));
@@ -87,7 +91,7 @@ struct PlaceCheck<'a, P> {
 
 impl<P: Places> PlaceCheck<'_, P> {
     /// Checks the operation, and returns whether only files may be moved.
-    fn check(&self, operation: &impl Gated) -> Result<bool, Denied> {
+    fn check(&self, operation: &impl RequiresAccess) -> Result<bool, Denied> {
         let movement = operation.moves();
         let mut denied = None;
         operation.demands(&mut |demand| {
@@ -152,7 +156,7 @@ mod tests {
     use crate::{ACCESSES, NoPlaces, Profile};
 
     struct Needs(Access);
-    impl Gated for Needs {
+    impl RequiresAccess for Needs {
         fn accesses(&self) -> Access {
             self.0
         }
@@ -234,7 +238,7 @@ mod tests {
         movement: Option<Move<'a>>,
     }
 
-    impl Gated for At<'_> {
+    impl RequiresAccess for At<'_> {
         fn accesses(&self) -> Access {
             self.demands.iter().map(|demand| demand.access).collect()
         }
