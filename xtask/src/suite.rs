@@ -181,12 +181,12 @@ fn needs(suite: &str) -> &'static [Part] {
     }
 }
 
-/// Returns the host programs that a suite of the tests package starts.
+/// Returns the host programs that a suite starts.
 fn programs(suite: &str) -> &'static [&'static str] {
     match suite {
         "crashes" | "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts"
         | "system_calls" => &["strace"],
-        "leases" | "guest_leases" => &["perl"],
+        "leases" | "guest_leases" | "loads" => &["perl"],
         _ => &[],
     }
 }
