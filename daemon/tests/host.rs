@@ -215,7 +215,7 @@ fn reserve(
     stop: &dyn Fn(Repeat) -> bool,
 ) -> Result<Stepped, Errno> {
     let fallocate = protocol::Fallocate { handle, offset: 0, length, mode };
-    share.fallocate(at(NodeId::ROOT, fallocate), StopCheck::new(stop))
+    share.fallocate(at(NodeId::ROOT, fallocate), StopCheck::once(stop))
 }
 
 #[test]

@@ -48,6 +48,7 @@ use pinhole_protocol::{
     Attr, DirentBuffer, Entry, Errno, FileLock, Groups, InitFlags, NodeId, OpenReply, Statfs, Statx,
 };
 use rustix::fs::OFlags;
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -154,20 +155,52 @@ pub enum Repeat {
 
 /// Asked between two steps of a long operation. True: the operation ends there and is not answered.
 #[derive(Clone, Copy)]
-pub struct StopCheck<'s>(&'s dyn Fn(Repeat) -> bool);
+pub struct StopCheck<'s> {
+    asked: &'s dyn Fn(Repeat) -> bool,
+    /// Where an operation that ended between two steps goes on.
+    reached: Option<&'s Cell<Option<u64>>>,
+}
 
 impl<'s> StopCheck<'s> {
     /// An operation that is carried out to its end.
-    pub const NEVER: StopCheck<'static> = StopCheck(&|_| false);
+    pub const NEVER: StopCheck<'static> = StopCheck { asked: &|_| false, reached: None };
 
-    /// One that ends when `asked` says so.
-    pub const fn new(asked: &'s dyn Fn(Repeat) -> bool) -> Self {
-        Self(asked)
+    /// One that ends when `asked` says so. The file system keeps in `reached` how far it came, and goes on from there when
+    /// it is asked for the same operation again.
+    pub const fn new(asked: &'s dyn Fn(Repeat) -> bool, reached: &'s Cell<Option<u64>>) -> Self {
+        Self { asked, reached: Some(reached) }
     }
 
-    /// Asks.
-    pub fn is_to_stop(self, repeat: Repeat) -> bool {
-        self.0(repeat)
+    /// One that ends when `asked` says so, and begins anew when it is asked for again.
+    pub const fn once(asked: &'s dyn Fn(Repeat) -> bool) -> Self {
+        Self { asked, reached: None }
+    }
+
+    /// The same, asking another.
+    #[must_use]
+    pub const fn with<'a>(self, asked: &'a dyn Fn(Repeat) -> bool) -> StopCheck<'a>
+    where
+        's: 'a,
+    {
+        StopCheck { asked, reached: self.reached }
+    }
+
+    /// How far the operation came before; `None`: it has not begun.
+    pub fn reached(self) -> Option<u64> {
+        self.reached.and_then(Cell::get)
+    }
+
+    /// Asks, when the operation has come so far.
+    pub fn is_to_stop(self, repeat: Repeat, reached: u64) -> bool {
+        if let Some(kept) = self.reached {
+            kept.set(Some(reached));
+        }
+        self.ask(repeat)
+    }
+
+    /// Asks for one that is asked itself; see [`StopCheck::with`].
+    pub fn ask(self, repeat: Repeat) -> bool {
+        (self.asked)(repeat)
     }
 }
 

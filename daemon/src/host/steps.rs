@@ -47,6 +47,13 @@ impl Steps {
     }
 }
 
+impl Steps {
+    /// Those that are left once the range is done up to this offset.
+    fn from(self, reached: u64) -> Self {
+        Self { next: self.next.max(reached), ..self }
+    }
+}
+
 impl Iterator for Steps {
     type Item = Step;
 
@@ -103,7 +110,8 @@ impl Passthrough {
 }
 
 fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopCheck<'_>) -> Answer<Stepped> {
-    if !mode.contains(FallocateFlags::PUNCH_HOLE) {
+    let reached = stop.reached();
+    if reached.is_none() && !mode.contains(FallocateFlags::PUNCH_HOLE) {
         if file.traits.in_memory && without_growth(mode) == FallocateFlags::KEEP_SIZE {
             check_free_memory(file, &steps)?;
         }
@@ -111,12 +119,12 @@ fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopChe
         // done.
         reserve(file, without_growth(mode), (steps.end.saturating_sub(1), 1))?;
     }
-    for step in steps {
+    for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
         // The guest may have been told the length since the last step.
         file.untell();
         reserve(file, mode, (step.offset, step.len))?;
-        if !step.is_last && stop.is_to_stop(repeat(mode)) {
+        if !step.is_last && stop.is_to_stop(repeat(mode), step.offset.saturating_add(step.len)) {
             return Ok(Stepped::Stopped);
         }
     }
@@ -170,6 +178,15 @@ mod tests {
             }
             assert_eq!(next, offset + len);
             assert!(all.len() as u64 <= ALLOCATION_STEPS_MAX + 1, "{}", all.len());
+        }
+    }
+
+    #[test]
+    fn interrupted_range_goes_on_with_its_remaining_steps() {
+        let all = steps(7, 5 * STEP);
+        for (done, step) in all.iter().enumerate() {
+            let rest: Vec<Step> = Steps::of(7, 5 * STEP).unwrap().from(step.offset).collect();
+            assert_eq!(rest, all[done..]);
         }
     }
 

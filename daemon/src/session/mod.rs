@@ -256,9 +256,9 @@ impl<F: FileSystem> Session<F> {
         let is_ended = Cell::new(false);
         let ends = |repeat| {
             is_ended.set(self.state.is_awaited());
-            is_ended.get() || stop.is_to_stop(repeat)
+            is_ended.get() || stop.ask(repeat)
         };
-        let stop = StopCheck::new(&ends);
+        let stop = stop.with(&ends);
         let state = self.state.read(scratch.lane);
         let dialect = match *state {
             State::Waiting => Dialect::default(),

@@ -20,7 +20,9 @@ pub(super) struct Backlog {
     present: bool,
     /// Those that use the guest's memory, from before a change of it and after that.
     counts: (usize, usize),
-    /// Those that use no memory: a change of it does not wait for them.
+    /// Those in the pool that have not begun. They use no memory: a change of it does not wait for them.
+    queued: usize,
+    /// Those that wait for a lock or for the front-end, without memory.
     aside: usize,
     /// Those that were handed to the pool.
     efforts: usize,
@@ -36,35 +38,41 @@ pub(super) struct Backlog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Era(bool);
 
+/// What a request does outside its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for a thread of the pool.
+    Queued,
+    /// It is being carried out, with this memory.
+    Begun(Era),
+    /// It waits for a lock or for the front-end.
+    Aside,
+}
+
 impl Backlog {
     pub(super) const fn is_empty(&self) -> bool {
-        self.aside == 0 && matches!(self.counts, (0, 0))
+        self.queued == 0 && self.aside == 0 && matches!(self.counts, (0, 0))
     }
 
-    /// Those that use no memory.
+    /// Those that wait for a lock or for the front-end.
     pub(super) const fn aside(&self) -> usize {
         self.aside
     }
 
-    /// One more uses the present memory.
-    pub(super) const fn enter(&mut self) -> Era {
-        let era = Era(self.present);
-        let count = self.count(era);
+    /// The stage of a request that uses the present memory.
+    pub(super) const fn present(&self) -> Stage {
+        Stage::Begun(Era(self.present))
+    }
+
+    /// One more is at this stage.
+    pub(super) const fn enter(&mut self, stage: Stage) {
+        let count = self.count(stage);
         *count = count.saturating_add(1);
-        era
     }
 
-    /// One more waits without memory.
-    pub(super) const fn enter_aside(&mut self) {
-        self.aside = self.aside.saturating_add(1);
-    }
-
-    /// One of them is gone, or uses other memory. True: it was the last such.
-    pub(super) const fn leave(&mut self, era: Option<Era>) -> bool {
-        let count = match era {
-            Some(era) => self.count(era),
-            None => &mut self.aside,
-        };
+    /// One of them is gone, or at another stage. True: it was the last one at this stage.
+    pub(super) const fn leave(&mut self, stage: Stage) -> bool {
+        let count = self.count(stage);
         *count = count.saturating_sub(1);
         *count == 0
     }
@@ -82,8 +90,18 @@ impl Backlog {
         (if era.0 { after } else { before }) > 0
     }
 
-    const fn count(&mut self, era: Era) -> &mut usize {
-        if era.0 { &mut self.counts.1 } else { &mut self.counts.0 }
+    /// Whether a change of memory waits for a request at this stage.
+    pub(super) fn is_outdated(&self, stage: Stage) -> bool {
+        matches!(stage, Stage::Begun(_)) && stage != self.present()
+    }
+
+    const fn count(&mut self, stage: Stage) -> &mut usize {
+        match stage {
+            Stage::Queued => &mut self.queued,
+            Stage::Begun(Era(false)) => &mut self.counts.0,
+            Stage::Begun(Era(true)) => &mut self.counts.1,
+            Stage::Aside => &mut self.aside,
+        }
     }
 
     /// Whether the pool may be given one more that takes so long; `None`: whether the worker may take anything at all.
@@ -151,14 +169,19 @@ mod tests {
     #[test]
     fn a_change_of_memory_waits_for_those_before_it_alone() {
         let mut backlog = Backlog::default();
-        backlog.enter_aside();
-        let before = backlog.enter();
+        let before = backlog.present();
+        for stage in [Stage::Queued, Stage::Aside, before] {
+            backlog.enter(stage);
+            assert!(!backlog.is_outdated(stage));
+        }
         let ended = backlog.change_memory();
-        assert_eq!(before, ended);
-        let after = backlog.enter();
-        assert!(backlog.uses(ended) && after != ended);
-        assert!(backlog.leave(Some(before)) && !backlog.uses(ended));
+        let after = backlog.present();
+        backlog.enter(after);
+        assert!(backlog.uses(ended) && backlog.is_outdated(before));
+        assert!(![after, Stage::Queued, Stage::Aside].into_iter().any(|stage| backlog.is_outdated(stage)));
+        assert!(backlog.leave(before) && !backlog.uses(ended));
         assert!(!backlog.is_empty());
-        assert!(backlog.leave(Some(after)) && backlog.leave(None) && backlog.is_empty());
+        assert!([after, Stage::Queued, Stage::Aside].into_iter().all(|stage| backlog.leave(stage)));
+        assert!(backlog.is_empty());
     }
 }

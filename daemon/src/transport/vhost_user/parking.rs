@@ -48,7 +48,7 @@ impl parking::Stay for Stay {
 
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
         let Self { parked, taken, place, mut deferral, .. } = self;
-        let memory = deferral.come_back();
+        let memory = deferral.begin();
         let len = taken.settle((session, memory.view()), &parked, result, scratch);
         deferral.give_back(&memory, Done { head: place.head, len });
         drop((memory, deferral));

@@ -1,6 +1,6 @@
 //! The pool: a few threads for requests that would hold up their queue (cold reads, fsync, long copies).
 //!
-//! A queue's worker hands such a request over with its memory and goes on; a thread of the pool serves it patiently
+//! A queue's worker hands such a request over and goes on; a thread of the pool serves it patiently
 //! and gives it back through the same ring. What waits for a thread is bounded: past that, whoever has one more
 //! waits. When a queue is stopped, its worker takes back what has not begun; what cannot be put back into the available ring
 //! ([`super::tail`]) returns as urgent, and a long FALLOCATE of another queue makes room for it between two of its steps. The first thread is started with the connection and stays: a request that is taken always has a thread to
@@ -9,7 +9,6 @@
 //! start one. The foreman also starts threads of queues that the host had no room for at first.
 
 use super::parking::{Parking, Stay};
-use super::regions::Shared;
 use super::request::{Fate, Taken};
 use super::ring::{Deferral, Ring};
 use super::split_ring::{Done, Place};
@@ -30,7 +29,7 @@ use std::thread::{self, JoinHandle};
 /// The name of each thread that serves.
 const THREAD_NAME: &str = "pool";
 
-/// A request that is served outside its queue's worker. Who waits for the ring waits for it: the memory is let go of
+/// A request that is served outside its queue's worker. It uses no memory of the guest before it begins, and lets go of it
 /// before the ring hears that it is done.
 #[derive(Debug)]
 pub(super) struct Postponed {
@@ -40,12 +39,12 @@ pub(super) struct Postponed {
     pub(super) place: Place,
     /// The queue from which it was taken.
     pub(super) queue: usize,
-    /// The memory in which it was read.
-    pub(super) memory: Shared,
     /// Its way back.
     pub(super) deferral: Deferral,
     /// Whoever stops its ring waits for it.
     pub(super) is_urgent: bool,
+    /// How far it has been carried out; see [`StopCheck`].
+    pub(super) reached: Option<u64>,
 }
 
 /// How large a pool may become.
@@ -208,29 +207,34 @@ impl Office {
     }
 
     fn serve<F: FileSystem>(&self, session: &Session<F>, postponed: Postponed, scratch: &mut Scratch) {
-        let Postponed { taken, place, queue, memory, mut deferral, is_urgent } = postponed;
+        let Postponed { taken, place, queue, mut deferral, is_urgent, reached } = postponed;
         if deferral.is_abandoned() {
             self.served();
-            drop((memory, deferral));
+            drop(deferral);
             return;
         }
-        let yields = Cell::new(false);
-        let asked = |repeat| match repeat {
-            _ if deferral.is_abandoned() => true,
-            Repeat::Harmful => false,
-            Repeat::Harmless if deferral.put_back(place) => true,
-            Repeat::Harmless => {
-                yields.set(!is_urgent && self.has_urgent());
-                yields.get()
+        let memory = deferral.begin();
+        let (yields, reached) = (Cell::new(None), Cell::new(reached));
+        let can_be_put_back = |repeat| repeat == Repeat::Harmless && deferral.put_back(place);
+        let asked = |repeat| {
+            if deferral.is_abandoned() || can_be_put_back(repeat) {
+                return true;
             }
+            let makes_room = !is_urgent && self.has_urgent();
+            yields.set((makes_room || deferral.is_outdated()).then_some(repeat));
+            yields.get().is_some()
         };
-        let pace = (Pace::Patient, StopCheck::new(&asked));
+        let pace = (Pace::Patient, StopCheck::new(&asked, &reached));
         let len = match (taken.serve(session, memory.view(), pace, scratch), &self.parking) {
             (Fate::Answered(len), _) => len,
-            (Fate::Stopped, _) if yields.get() && !deferral.put_back(place) => {
+            (Fate::Stopped, _) if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {
                 // Its own queue may have been stopped in this very moment, and not have found it in the backlog.
                 let is_urgent = deferral.is_waited_for();
-                self.requeue(Postponed { taken, place, queue, memory, deferral, is_urgent });
+                let reached = reached.get();
+                // Before the memory is counted as let go of.
+                drop(memory);
+                deferral.queue_again();
+                self.requeue(Postponed { taken, place, queue, deferral, is_urgent, reached });
                 return;
             }
             // It stands in the available ring again, or nobody waits for it.

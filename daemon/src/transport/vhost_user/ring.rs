@@ -1,6 +1,6 @@
 //! One queue's ring: the life of the thread that serves it, and who uses the guest's memory for it at the moment.
 
-use super::backlog::{Backlog, Era};
+use super::backlog::{Backlog, Stage};
 use super::crew::{Complaint, Member, Shift};
 use super::regions::{Loaded, Regions, Shared};
 use super::sleep::{Sleep, StopSignal, raise};
@@ -124,11 +124,6 @@ impl Burst<'_> {
     pub(super) fn ram(&self) -> &GuestMemoryMmap {
         self.memory().ram
     }
-
-    /// The same, for a request that outlives the burst.
-    pub(super) fn shared_memory(&self) -> Shared {
-        Arc::clone(&self.memory)
-    }
 }
 
 struct Busy<'r>(&'r Ring);
@@ -148,22 +143,24 @@ impl Drop for Busy<'_> {
 #[derive(Debug)]
 pub(super) struct Deferral {
     ring: Arc<Ring>,
-    /// Since which memory; `None`: it has stepped aside.
-    era: Option<Era>,
+    stage: Stage,
     /// How long the pool may take for it.
     effort: Option<Effort>,
 }
 
 impl Deferral {
-    /// Counts the request in again where it had stepped aside, and gives it the present memory. The order matters, as it
-    /// does in [`Ring::begin`].
-    pub(super) fn come_back(&mut self) -> Shared {
-        if self.era.is_none() {
-            let mut backlog = lock(&self.ring.backlog);
-            backlog.leave(None);
-            self.era = Some(backlog.enter());
+    /// The request is carried out from here on, with the present memory, which this returns. The order matters, as it does in
+    /// [`Ring::begin`].
+    pub(super) fn begin(&mut self) -> Shared {
+        if !matches!(self.stage, Stage::Begun(_)) {
+            self.change_to(Backlog::present);
         }
         Arc::clone(&self.ring.load())
+    }
+
+    /// It waits for a thread of the pool again. By now it uses no memory.
+    pub(super) fn queue_again(&mut self) {
+        self.change_to(|_| Stage::Queued);
     }
 
     /// Whether its ring has room for one more that waits for as long as it takes.
@@ -173,16 +170,25 @@ impl Deferral {
 
     /// It waits for longer than the pool does. By now it uses no memory.
     pub(super) fn step_aside(&mut self) {
-        if let Some(era) = self.era.take() {
-            let mut backlog = lock(&self.ring.backlog);
-            backlog.enter_aside();
-            backlog.leave(Some(era));
-            if let Some(effort) = self.effort.take() {
-                backlog.end(effort);
-            }
-            // Who changes the memory waits for it no longer, nor does the worker.
-            self.ring.quiet.notify_all();
+        if let Some(effort) = self.effort.take() {
+            lock(&self.ring.backlog).end(effort);
         }
+        self.change_to(|_| Stage::Aside);
+    }
+
+    fn change_to(&mut self, stage: impl FnOnce(&Backlog) -> Stage) {
+        let mut backlog = lock(&self.ring.backlog);
+        let stage = stage(&backlog);
+        backlog.enter(stage);
+        backlog.leave(self.stage);
+        self.stage = stage;
+        // A change of memory waits for it no longer, nor does the worker.
+        self.ring.quiet.notify_all();
+    }
+
+    /// Whether a change of memory waits for the request.
+    pub(super) fn is_outdated(&self) -> bool {
+        lock(&self.ring.backlog).is_outdated(self.stage)
     }
 
     /// Puts the request back into the available ring, as if it had not been taken. False: it is to be answered.
@@ -217,7 +223,7 @@ impl Drop for Deferral {
         if let Some(effort) = self.effort {
             backlog.end(effort);
         }
-        if backlog.leave(self.era) || backlog.is_awaited {
+        if backlog.leave(self.stage) || backlog.is_awaited {
             self.ring.quiet.notify_all();
         }
     }
@@ -455,11 +461,13 @@ impl Ring {
         self.load().view().ram.check_range(GuestAddress(address), len)
     }
 
-    /// Lets a request outlive the burst in which it was taken; it is waited for all the same. The pool may take so long for it.
+    /// Lets a request wait for a thread of the pool, which may take so long for it: a stop of the ring waits for it. A change
+    /// of memory does so only once it has begun.
     pub(super) fn defer(self: &Arc<Self>, effort: Effort) -> Deferral {
         let mut backlog = lock(&self.backlog);
         backlog.begin(effort);
-        Deferral { ring: Arc::clone(self), era: Some(backlog.enter()), effort: Some(effort) }
+        backlog.enter(Stage::Queued);
+        Deferral { ring: Arc::clone(self), stage: Stage::Queued, effort: Some(effort) }
     }
 
     /// Whether the pool may be given one more that takes so long; `None`: whether anything may be taken off the ring.
@@ -516,12 +524,12 @@ impl Ring {
 
     /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.
     pub(super) fn set_aside(self: &Arc<Self>) -> Deferral {
-        lock(&self.backlog).enter_aside();
-        Deferral { ring: Arc::clone(self), era: None, effort: None }
+        lock(&self.backlog).enter(Stage::Aside);
+        Deferral { ring: Arc::clone(self), stage: Stage::Aside, effort: None }
     }
 
-    /// Waits for the burst that is under way, if there is one, and for the requests that wait in the pool. Not for
-    /// those that come after them, of which a guest can have one ready at any moment.
+    /// Waits for the burst that is under way, if there is one, and for the requests that the pool has begun. Not for those that
+    /// come after them, of which a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         fence(Ordering::SeqCst);
         let mut backlog = lock(&self.backlog);

@@ -302,7 +302,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         let (ring, sleep) = (self.ring, self.sleep);
         // It is the last one taken, so it can be put back.
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
-        let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::new(&asked));
+        let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::once(&asked));
         match self.taken.serve(&self.worker.session, memory, terms, &mut self.scratch) {
             Fate::Answered(len) => Ok(Step::Done(len)),
             Fate::WouldWait if pool_serves => self.postpone_taken(burst, place, batch),
@@ -346,9 +346,8 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         batch: &mut Batch,
     ) -> Result<Option<Taken>, RingError> {
         self.give_back(burst, batch)?;
-        let (memory, deferral) = (burst.shared_memory(), self.ring.defer(effort));
-        let queue = self.worker.index;
-        let postponed = Postponed { taken, place, queue, memory, deferral, is_urgent: false };
+        let (deferral, queue) = (self.ring.defer(effort), self.worker.index);
+        let postponed = Postponed { taken, place, queue, deferral, is_urgent: false, reached: None };
         let refused = self.worker.pool.submit(postponed, || self.sleep.is_over());
         Ok(refused.map(|postponed| postponed.taken))
     }
