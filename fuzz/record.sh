@@ -1,6 +1,7 @@
 #!/bin/sh
-# Records what a real Linux client says to a share: `fuzz/record.sh PINHOLE TRACE` serves an empty folder by
-# `PINHOLE mount` under strace and works on it. `cargo run --example seeds` turns TRACE into the seed corpora.
+# Records the messages of a real Linux client: `fuzz/record.sh PINHOLE TRACE` serves an empty folder
+# with `PINHOLE mount` under strace, and works on it with shell commands.
+# `cargo run --example seeds` writes the seed corpora from TRACE.
 # Needs root, /dev/fuse and strace (Debian: apt-get install strace).
 set -eu
 pinhole=$1

@@ -1,7 +1,8 @@
-//! Makes the seed corpus of `dax_window`: `cargo run --example dax_seeds`.
+//! Writes the seed corpus of `dax_window`: `cargo run --example dax_seeds`.
 //!
-//! No client of `/dev/fuse` has a window, so these are not recorded but written: what Linux's driver sends
-//! (`fs/fuse/dax.c`), slot by slot, to each kind of front-end, and what it does not send.
+//! These seeds are invented and not recorded, because a client of `/dev/fuse` has no DAX window.
+//! They contain requests that Linux's driver sends (`fs/fuse/dax.c`), slot by slot, and requests
+//! that it never sends. There is one set for each kind of front-end.
 
 use pinhole_fuzz::window::{
     CLEAR, DROP_NODE, DROPS_ON_RESET, OVERLAP_REFUSED, OVERLAP_REPLACED, PAST_END_OF_FILE, RAW_REMOVE,
@@ -10,10 +11,10 @@ use pinhole_fuzz::window::{
 use std::path::Path;
 
 const REFUSE: u8 = 12;
-const TEAR: u8 = 13;
+const REFUSE_AND_EMPTY: u8 = 13;
 const GONE_AFTER: u8 = 15;
 
-/// The file's slot of a node at a place of the window.
+/// Maps a slot of a node's file at a place of the window.
 fn setup(node: u8, file: u8, place: u8) -> Vec<u8> {
     vec![SETUP, node, file, place, 0, 1, 0, 0]
 }
@@ -47,13 +48,14 @@ fn raw(kind: u8, numbers: &[u64]) -> Vec<u8> {
     record
 }
 
-fn stories() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+/// Returns sequences of records, with their names.
+fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let grow = |node: u8| vec![RESIZE, node, 4, 0, 0, 0, 0, 0];
     let files = || vec![grow(0), grow(1), grow(2)];
     let read = |node| (0..4).map(move |at| setup(node, at, at)).collect::<Vec<_>>();
     let upgrade = || vec![setup(1, 0, 0), setup(1 | WRITABLE, 0, 0), setup(1, 0, 0)];
     let failing = vec![
-        with_faults(setup(1 | WRITABLE, 0, 0), TEAR, 0),
+        with_faults(setup(1 | WRITABLE, 0, 0), REFUSE_AND_EMPTY, 0),
         with_faults(setup(1 | WRITABLE, 0, 0), 0, REFUSE),
         with_faults(remove(&[(0, 1), (1, 1)]), REFUSE, 0),
         setup(2, 1, 1),
@@ -97,10 +99,10 @@ fn main() {
         ("unknown", READ_ONLY_DESCRIPTORS),
     ];
     for (name, abilities) in front_ends {
-        for (story, records) in stories() {
-            // Pages of 4 KiB, eight mappings.
+        for (sequence, records) in sequences() {
+            // Pages of 4 KiB, and at most eight mappings.
             let seed = [vec![abilities, 0x77, 0x00], records.concat()].concat();
-            std::fs::write(folder.join(format!("{name}-{story}")), seed).expect("a seed");
+            std::fs::write(folder.join(format!("{name}-{sequence}")), seed).expect("a seed");
         }
     }
 }

@@ -1,19 +1,21 @@
-//! Turns a trace that `record.sh` has made into the seed corpora of all targets: `cargo run --example seeds -- TRACE`.
+//! Writes the seed corpora of all targets but `dax_window`, from a trace of `record.sh`:
+//! `cargo run --example seeds -- TRACE`.
 //!
-//! Messages are what the Linux kernel sent. For `descriptor_chain`, each is laid out as Linux's virtio-fs driver
-//! does: one descriptor for the header, one for the arguments, one for the data, then one for the header of the
-//! answer and one for its body, in the ring itself or in an indirect table.
+//! The messages are those of the Linux kernel. For `descriptor_chain`, each message has the layout
+//! of Linux's virtio-fs driver: one descriptor each for the header, the arguments, the data, the
+//! header of the reply and its body. The descriptors are in the ring itself or in an indirect
+//! table.
 
 use pinhole_fuzz::script::{Ids, message, record, split, with_ids};
 use pinhole_protocol::{Dialect, Handle, Header, NodeId, Opcode, Operation, Request, client};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Messages in one script; a few of them make a story, all of them an input that no mutation gets far with.
+/// Number of messages that each script adds. Longer scripts would make mutations less effective.
 const SCRIPT_LEN: usize = 48;
 const MESSAGE_LEN_MAX: usize = 4096;
 
-/// The numbers of nodes and handles, in the order in which the guest learnt of them.
+/// Indices of nodes and file handles, in the order of the replies that contain them.
 #[derive(Default)]
 struct Known {
     nodes: BTreeMap<u64, u64>,
@@ -31,10 +33,10 @@ impl Known {
             Operation::Create(_) | Operation::TmpFile(_) => {
                 let (entry, _, open) = client::decode_created(body).expect("CREATE");
                 self.add_node(entry.node.0);
-                self.opened(open.handle.0);
+                self.add_handle(open.handle.0);
             }
             Operation::Open(_) | Operation::OpenDir(_) => {
-                self.opened(client::decode_open(body).expect("OPEN").handle.0);
+                self.add_handle(client::decode_open(body).expect("OPEN").handle.0);
             }
             _ => {
                 if let Ok((entry, _)) = client::decode_entry(body) {
@@ -51,7 +53,7 @@ impl Known {
         }
     }
 
-    fn opened(&mut self, handle: u64) {
+    fn add_handle(&mut self, handle: u64) {
         let next = self.handles.len() as u64;
         self.handles.insert(handle, next);
     }
@@ -78,27 +80,27 @@ fn main() {
     let mut dialect = Dialect::default();
     let mut shapes = BTreeMap::new();
     for line in trace.lines() {
-        if let Some(asked) = read(line) {
-            one_decode_seed(&corpus, &asked, dialect);
-            let (head, payload) = split(&asked);
+        if let Some(request) = request_of(line) {
+            write_decode_seed(&corpus, &request, dialect);
+            let (head, payload) = split(&request);
             let Ok(Request { header, operation: Ok(operation) }) =
                 Request::decode(head, payload.len(), dialect)
             else {
                 continue;
             };
-            shapes.entry((header.opcode, head.len(), payload.is_empty())).or_insert_with(|| asked.clone());
-            if asked.len() <= MESSAGE_LEN_MAX && !matches!(operation, Operation::Init(_)) {
+            shapes.entry((header.opcode, head.len(), payload.is_empty())).or_insert_with(|| request.clone());
+            if request.len() <= MESSAGE_LEN_MAX && !matches!(operation, Operation::Init(_)) {
                 let mut records = Vec::new();
                 let with_numbers = with_ids(&operation, &known, &mut records);
                 let header = Header { node: known.node(header.node), ..header };
                 let script = scripts.last_mut().expect("one at least");
                 script.push(message(&header, &with_numbers, payload, dialect));
             }
-            waiting.insert(header.unique.0, asked);
-        } else if let Some(reply) = written(line) {
-            let (header, body) = client::decode_out_header(&reply).expect("an answer");
-            let Some(asked) = waiting.remove(&header.unique.0) else { continue };
-            let (head, payload) = split(&asked);
+            waiting.insert(header.unique.0, request);
+        } else if let Some(reply) = reply_of(line) {
+            let (header, body) = client::decode_out_header(&reply).expect("a reply");
+            let Some(request) = waiting.remove(&header.unique.0) else { continue };
+            let (head, payload) = split(&request);
             let Ok(Request { operation: Ok(operation), .. }) = Request::decode(head, payload.len(), dialect)
             else {
                 continue;
@@ -114,21 +116,22 @@ fn main() {
     }
     let all = scripts.concat();
     write_scripts(&corpus, &all);
-    for (index, asked) in shapes.values().enumerate() {
-        write_chains(&corpus, index, asked);
+    for (index, request) in shapes.values().enumerate() {
+        write_chains(&corpus, index, request);
     }
 }
 
-/// The bytes of `read(6, "\x..", 135168) = 104` where they are a whole FUSE message.
-fn read(line: &str) -> Option<Vec<u8>> {
+/// Returns the bytes of `read(6, "\x..", 135168) = 104` if they are a complete FUSE request.
+fn request_of(line: &str) -> Option<Vec<u8>> {
     let (_, rest) = line.split_once("read(")?;
     let bytes = quoted(rest)?.0;
     let declared = u32::from_le_bytes(*bytes.first_chunk()?);
     (bytes.len() >= 40 && usize::try_from(declared) == Ok(bytes.len())).then_some(bytes)
 }
 
-/// The bytes of `writev(6, [{iov_base="\x..", iov_len=16}, ...], 2) = 120` where they are a whole answer.
-fn written(line: &str) -> Option<Vec<u8>> {
+/// Returns the bytes of `writev(6, [{iov_base="\x..", iov_len=16}, ...], 2) = 120` if they are a
+/// complete reply.
+fn reply_of(line: &str) -> Option<Vec<u8>> {
     let (_, mut rest) = line.split_once("writev(")?;
     let mut all = Vec::new();
     while let Some((bytes, after)) = quoted(rest) {
@@ -139,7 +142,7 @@ fn written(line: &str) -> Option<Vec<u8>> {
     (all.len() >= 16 && usize::try_from(declared) == Ok(all.len())).then_some(all)
 }
 
-/// The next string of `\xNN` in quotes, and what follows it.
+/// Returns the next quoted string of `\xNN`, and the text after it.
 fn quoted(text: &str) -> Option<(Vec<u8>, &str)> {
     let (_, rest) = text.split_once('"')?;
     let (hex, rest) = rest.split_once('"')?;
@@ -153,32 +156,35 @@ fn folder(corpus: &Path, target: &str) -> PathBuf {
     folder
 }
 
-/// The first message of each opcode and shape.
-fn one_decode_seed(corpus: &Path, asked: &[u8], dialect: Dialect) {
-    if asked.len() > MESSAGE_LEN_MAX {
+/// Writes a seed for `decode_request`, if the message is the first with its opcode and size in
+/// units of 16 bytes.
+fn write_decode_seed(corpus: &Path, request: &[u8], dialect: Dialect) {
+    if request.len() > MESSAGE_LEN_MAX {
         return;
     }
-    let raw = u32::from_le_bytes(asked[4..8].try_into().expect("four"));
+    let raw = u32::from_le_bytes(request[4..8].try_into().expect("four"));
     let name = Opcode::from_raw(raw).map_or_else(|| raw.to_string(), |opcode| opcode.to_string());
     let file = folder(corpus, "decode_request").join(format!(
         "{}-{}",
         name.to_lowercase(),
-        asked.len().div_ceil(16)
+        request.len().div_ceil(16)
     ));
     if !file.exists() {
-        let seed = [&[u8::from(dialect.setxattr_ext), 0, 0], asked].concat();
+        let seed = [&[u8::from(dialect.setxattr_ext), 0, 0], request].concat();
         std::fs::write(file, seed).expect("a seed");
     }
 }
 
-/// Everything up to a point, for several points: a story needs its beginning.
+/// Writes scripts that end at different points. Each begins with the first messages, because later
+/// messages use their results.
 fn write_scripts(corpus: &Path, messages: &[Vec<u8>]) {
     for target in ["session_against_model", "passthrough_against_model"] {
         let folder = folder(corpus, target);
         for end in (SCRIPT_LEN..messages.len() + SCRIPT_LEN).step_by(SCRIPT_LEN) {
             let end = end.min(messages.len());
-            // The last messages whole, of the earlier ones only those that make something.
-            let keeps = |index: usize, message: &[u8]| index + SCRIPT_LEN >= end || makes(message);
+            // A script has all of the last messages. Of the earlier ones it has only those whose
+            // replies contain an id.
+            let keeps = |index: usize, message: &[u8]| index + SCRIPT_LEN >= end || returns_id(message);
             let mut script = Vec::new();
             for (index, message) in
                 messages[..end].iter().enumerate().filter(|(index, one)| keeps(*index, one))
@@ -191,8 +197,8 @@ fn write_scripts(corpus: &Path, messages: &[Vec<u8>]) {
     }
 }
 
-/// LOOKUP, SYMLINK, MKNOD, MKDIR, LINK, OPEN, OPENDIR, CREATE: what gives out a number.
-fn makes(message: &[u8]) -> bool {
+/// Returns whether the reply to a message contains a node id or a file handle.
+fn returns_id(message: &[u8]) -> bool {
     let opcode = u32::from_le_bytes(message[4..8].try_into().expect("four"));
     matches!(
         Opcode::from_raw(opcode),
@@ -210,11 +216,12 @@ fn makes(message: &[u8]) -> bool {
     )
 }
 
-fn write_chains(corpus: &Path, index: usize, asked: &[u8]) {
+/// Writes seeds for `descriptor_chain`: a message in the ring, and one in an indirect table.
+fn write_chains(corpus: &Path, index: usize, request: &[u8]) {
     const NEXT: u16 = 1;
     const WRITE: u16 = 2;
     const INDIRECT: u16 = 4;
-    let (head, payload) = split(asked);
+    let (head, payload) = split(request);
     let lens = [40, head.len().saturating_sub(40), payload.len(), 16, 104];
     let buffers: Vec<(u32, u16)> = lens
         .iter()

@@ -1,12 +1,16 @@
-//! Invariants, for any sequence of SETUPMAPPING and REMOVEMAPPING with any numbers, on a front-end of any ability, with
-//! steps that are refused or never answered, files that change their length, and resets in between or in the middle:
+//! Invariants for any sequence of SETUPMAPPING and REMOVEMAPPING with any numbers, on any kind of
+//! front-end. Steps may be refused or never answered, files may change their length, and the device
+//! may be reset between or during requests.
 //!
-//! 1. nothing panics, and every request ends after a number of steps that what was mapped bounds;
-//! 2. what the table says is mapped, the front-end has, page by page, and nothing where it says that there is nothing;
-//! 3. nothing is writable that was not asked for writable, at that place, of that file;
-//! 4. neither table nor front-end has more mappings than the budget;
-//! 5. success means that it is so, EINVAL and ENOSPC that the front-end was not bothered;
-//! 6. after a clear that succeeds nothing is left.
+//! 1. Nothing panics. Every request ends, after a number of steps that is bounded by the number of
+//!    mappings.
+//! 2. The front-end has exactly the pages that the table lists.
+//! 3. A page is writable only if the guest requested it writable, at that place of the window and
+//!    of that file.
+//! 4. Neither the table nor the front-end has more mappings than the budget.
+//! 5. After a success, the request is carried out. After EINVAL or ENOSPC, no step was sent to the
+//!    front-end.
+//! 6. After a successful clear, nothing is mapped.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -22,13 +26,15 @@ fuzz_target!(|input: &[u8]| {
         if let Err(disagreement) = trial.play(command) {
             panic!("{disagreement}\nafter {command:#?}\n{trial:?}");
         }
-        // Each taken out, one mapped, one put back, one taken out after it; a clear in the middle goes through them again.
+        // At most: remove each mapping, map one, restore one, remove one. An interruption by a
+        // clear can double this.
         let steps = trial.front_end().steps - steps_before;
         assert!(steps <= 2 * (taken + 3), "{steps} steps for {taken} mappings");
     }
     let clear = Command { event: Event::Clear, faults: Vec::new(), interruption: None };
     let cleared = trial.play(&clear);
-    // A refusal has a reason: a mapping in doubt that was never there, which a strict front-end does not take out.
+    // A clear may fail because of a mapping that is in doubt and does not exist. A strict front-end
+    // refuses to remove it.
     if cleared == Ok(Ok(())) {
         assert!(trial.front_end().pages().iter().all(Option::is_none));
     } else {

@@ -1,10 +1,10 @@
-//! Invariants, for any bytes as a message, any length said to follow and either dialect:
+//! Invariants for any bytes as a message, any declared payload length, and either dialect:
 //!
-//! 1. decoding ends, without a panic, in a request, in a request with an error, or in no header at all;
-//! 2. there is no header exactly where there are fewer than 40 bytes;
-//! 3. an error becomes an errno from 1 to 4,095, never a number that the guest's kernel has no word for;
-//! 4. iterators over records end after as many records as the bytes can hold;
-//! 5. a decoded operation, written again as a guest writes it, decodes to the same operation.
+//! 1. Decoding does not panic. The result is a request, a request with an error, or no header.
+//! 2. There is no header exactly if the message has fewer than 40 bytes.
+//! 3. The errno of an error is from 1 to 4,095, the range that the guest's kernel accepts.
+//! 4. Iterators over records return no more records than the bytes can hold.
+//! 5. A decoded operation that is encoded again, as a guest does, decodes to the same operation.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,8 +12,9 @@ use pinhole_fuzz::script::split;
 use pinhole_protocol::client::encode_request;
 use pinhole_protocol::{DecodeError, Dialect, HEADER_LEN, Operation, Request};
 
-// An input is one byte of switches, two of a length that is said to follow, and the message with the data of its
-// WRITE. The message's own length is put right unless a switch says no, or little behind that check would be reached.
+// An input is one byte of switches, two bytes of a declared payload length, and the message with
+// the data of its WRITE. The length field of the message is corrected unless a switch forbids it.
+// Otherwise few inputs would get past the check of that field.
 const SETXATTR_EXT: u8 = 1;
 const KEEP_DECLARED_LEN: u8 = 2;
 
@@ -34,25 +35,25 @@ fuzz_target!(|input: &[u8]| {
         Ok(request) => {
             assert!(message.len() >= HEADER_LEN);
             match request.operation {
-                Err(error) => refused(error),
-                Ok(operation) => decoded(&request, &operation, &message, dialect),
+                Err(error) => check_error(error),
+                Ok(operation) => check_operation(&request, &operation, &message, dialect),
             }
         }
     }
 });
 
-fn refused(error: DecodeError) {
+fn check_error(error: DecodeError) {
     assert!((1..=4095).contains(&error.errno().raw()), "{error}");
     assert!(!error.to_string().is_empty());
 }
 
-fn decoded(request: &Request<'_>, operation: &Operation<'_>, message: &[u8], dialect: Dialect) {
+fn check_operation(request: &Request<'_>, operation: &Operation<'_>, message: &[u8], dialect: Dialect) {
     match operation {
         Operation::BatchForget(batch) => assert!(batch.iter().count() <= message.len() / 16),
         Operation::RemoveMapping(remove) => assert!(remove.iter().count() <= message.len() / 16),
         _ => {}
     }
-    // The data of a WRITE is no part of the message: zeros stand for it here.
+    // The data of a WRITE is not part of the message. Zeros replace it here.
     let payload = match operation {
         Operation::Write(write) => vec![0; usize::try_from(write.size).expect("64 bits")],
         _ => Vec::new(),

@@ -1,10 +1,11 @@
-//! Invariants, for any descriptor table in any memory, any place of the table, any head:
+//! Invariants for any descriptor table, at any place in guest memory, with any head:
 //!
-//! 1. the walk ends, without a panic, in a chain or an error;
-//! 2. its work is bounded: a chain has no more buffers than its tables have descriptors;
-//! 3. every buffer lies wholly inside one memory region, and none is empty;
-//! 4. readable buffers come before writable ones, as the independent walk below finds them;
-//! 5. a chain that the independent walk accepts is accepted, with the same buffers, and no other is.
+//! 1. The walk does not panic. It ends with a chain or an error.
+//! 2. Its work is bounded: a chain has no more buffers than its tables have descriptors.
+//! 3. Every buffer lies inside one memory region and is not empty.
+//! 4. Readable buffers come before writable ones.
+//! 5. The walk accepts a chain exactly if the independent walk below accepts it, and finds the same
+//!    buffers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,18 +19,19 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Two regions that touch, then a hole, then one more.
+/// Start and length of the memory regions: two adjacent ones, and a third one after a hole.
 const REGIONS: [(u64, usize); 3] = [(0, 0x4000), (0x4000, 0x2000), (0x8000, 0x1000)];
 
-/// Switches of an input.
+/// Switch: indirect descriptors are negotiated.
 const INDIRECT_NEGOTIATED: u8 = 1;
-/// Keep the addresses of descriptors, which are otherwise brought close to the memory that there is.
+/// Switch: keep the addresses of descriptors. Otherwise they are reduced to less than 64 KiB, near
+/// the memory regions.
 const KEEP_ADDRESSES: u8 = 2;
-/// Keep lengths, which are otherwise at most 4 KiB.
+/// Switch: keep the lengths of descriptors. Otherwise they are reduced to less than 4 KiB.
 const KEEP_LENGTHS: u8 = 4;
 
-/// An input: switches, the table's address, count and head, then descriptors as they lie in memory, each run of them
-/// with its address and count in front.
+/// An input: switches; address, count and head of the table; then runs of descriptors, each with
+/// its address and count first.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -54,11 +56,11 @@ fuzz_target!(|bytes: &[u8]| {
         for (start, len) in REGIONS {
             memory.write_slice(&vec![0; len], GuestAddress(start)).expect("inside memory");
         }
-        let _too_short = one(memory, Input(bytes));
+        let _too_short = run(memory, Input(bytes));
     });
 });
 
-fn one(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
+fn run(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
     let [switches] = input.take()?;
     let address = u64::from_le_bytes(input.take()?);
     let address = if switches & KEEP_ADDRESSES == 0 { address & 0xffff } else { address };
@@ -67,7 +69,7 @@ fn one(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
     while let (Some(place), Some(count)) = (input.number(), input.number()) {
         for index in 0..u64::from(count) {
             let Some(raw) = input.take() else { break };
-            // Outside memory there is nothing to write to.
+            // A descriptor outside of memory cannot be written.
             let _outside =
                 memory.write_obj(descriptor(raw, switches), GuestAddress(u64::from(place) + index * 16));
         }
@@ -86,7 +88,7 @@ fn descriptor(raw: [u8; 16], switches: u8) -> Descriptor {
 }
 
 fn check(memory: &GuestMemoryMmap, table: Table, head: u16, indirect: bool) {
-    // One that was used before: nothing of it may be left.
+    // The chain is used twice, because a second walk must not keep anything of the first.
     let mut chain = Chain::default();
     let _before = chain.walk(memory, table, head.wrapping_add(1), indirect);
     let walked = chain.walk(memory, table, head, indirect);
@@ -117,7 +119,8 @@ fn assert_same(pieces: &[Piece], buffers: &Buffers) {
     assert_eq!(&pieces, buffers);
 }
 
-/// The same rules once more, as plainly as they can be said.
+/// An independent walk of a chain, as simple as possible. Returns the readable and the writable
+/// buffers, or `None` if the chain is malformed.
 fn reference(
     memory: &GuestMemoryMmap,
     table: Table,

@@ -1,11 +1,11 @@
-//! Invariants, for any sequence of requests (as in `session_against_model`) to a real directory:
+//! Invariants for any sequence of requests (as in `session_against_model`) to a real directory:
 //!
-//! 1. every answer is well-formed, and none is missing;
-//! 2. where the model succeeds the share succeeds, and the other way round; but what has no name and is not open may be gone
-//!    (ESTALE), for a known inode holds no descriptor;
-//! 3. contents, link counts, modes, owners and sizes are the model's;
-//! 4. an id means one node for good, and as many nodes and handles are held as the model holds;
-//! 5. at the end the directory, read from the host's side, has the model's names, modes and contents.
+//! 1. Every reply is well-formed, and none is missing.
+//! 2. A request succeeds exactly if it succeeds in the model. One exception: a file without a name
+//!    that is not open may be gone (ESTALE), because a node holds no descriptor of its inode.
+//! 3. Contents, link counts, modes, owners and sizes are those of the model.
+//! 4. An id always means the same node. The share holds as many nodes and handles as the model.
+//! 5. At the end, the directory on the host has the names, modes and contents of the model.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,21 +18,23 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-// On a thread of its own, as a worker is: a thread that serves has its own umask and working directory.
+// Each input gets its own thread, because a thread that serves has its own umask and working
+// directory, as a queue thread does.
 fuzz_target!(|input: &[u8]| {
     let checked = std::thread::scope(|scope| scope.spawn(|| check(input)).join());
     checked.expect("a panic has already ended the process");
 });
 
 fn check(input: &[u8]) {
-    // In memory: a disk would be all that is measured.
+    // In memory, because a disk would take most of the time.
     let shared = tempfile::tempdir_in("/dev/shm").expect("a temporary directory");
-    std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755)).expect("one's own directory");
-    // Each input one way or the other: what a guest sees is the same.
+    std::fs::set_permissions(shared.path(), Permissions::from_mode(0o755))
+        .expect("permissions of the directory");
+    // Half of the inputs run with inode handles, half without. The guest must see no difference.
     let by_handle = input.len().is_multiple_of(2);
     let config = Config {
         shared_dir: shared.path().to_owned(),
-        // Under `auto` an open of what has lost its name is sent back once to look for it.
+        // Under `auto`, an open of a file that has lost its name first fails with ESTALE.
         cache: CacheMode::Exclusive,
         entry_timeout: std::time::Duration::from_secs(1),
         direct_io: false,

@@ -1,13 +1,16 @@
-//! Invariants, for any sequence of requests whose node ids and handles come from earlier answers or from nowhere:
+//! Invariants for any sequence of requests, with node ids and file handles of earlier replies or
+//! invented ones:
 //!
-//! 1. every request is given back exactly once: with one answer, or, for FORGET, BATCH_FORGET, INTERRUPT and what
-//!    has no header, with none;
-//! 2. an answer's length is its header's, it fits the room that the guest left, repeats the request's number, and
-//!    an error is from 1 to 4,095 and has no body;
-//! 3. every answer decodes as its operation's and says what the same operation on a model of the same tree says:
-//!    contents, names, attributes, ids, errors, before INIT and after DESTROY too;
-//! 4. an id means one node for good;
-//! 5. no slot is dropped, and at the end subject and model hold the same nodes, handles and tree.
+//! 1. Every request is returned exactly once, with one reply. FORGET, BATCH_FORGET, INTERRUPT and
+//!    messages without a header are returned without a reply.
+//! 2. A reply has the length that its header declares, fits the room that the guest gave, and has
+//!    the number of the request. An error is from 1 to 4,095 and has no body.
+//! 3. Every reply decodes as one of its operation. Its contents, names, attributes, ids and errors
+//!    are those of the same operation on a model of the same tree, also before INIT and after
+//!    DESTROY.
+//! 4. An id always means the same node.
+//! 5. No reply slot is dropped. At the end, session and model hold the same nodes, handles and
+//!    tree.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,44 +1,45 @@
-//! Replies as their guest decodes them, and how far two of them must agree.
+//! Decodes replies, and compares those of a session with those of the model.
 
-use crate::oracle::{Answered, Listed, Outcome};
+use crate::oracle::{ListedEntry, Outcome, ReplyBody};
 use pinhole_protocol::{Attr, Operation, client};
 
-/// The body of a successful answer to `operation`. A body that does not decode is a bug of the session's.
-pub fn answered(operation: &Operation<'_>, body: &[u8]) -> Answered {
+/// Decodes the body of a successful reply to `operation`. A body that does not decode is a bug of
+/// the session.
+pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
     match operation {
         Operation::Lookup(_)
         | Operation::SymLink(_)
         | Operation::MkNod(_)
         | Operation::MkDir(_)
-        | Operation::Link(_) => Answered::Entry(client::decode_entry(body).expect("an entry").0),
+        | Operation::Link(_) => ReplyBody::Entry(client::decode_entry(body).expect("an entry").0),
         Operation::Create(_) | Operation::TmpFile(_) => {
             let (entry, _, open) = client::decode_created(body).expect("an entry and a handle");
-            Answered::Created(entry, open)
+            ReplyBody::Created(entry, open)
         }
         Operation::GetAttr(_) | Operation::SetAttr(_) => {
-            Answered::Attr(client::decode_attr(body).expect("attributes").0)
+            ReplyBody::Attr(client::decode_attr(body).expect("attributes").0)
         }
-        Operation::GetStatx(_) => Answered::Statx(client::decode_statx(body).expect("attributes").0),
-        Operation::StatFs(_) => Answered::Statfs(client::decode_statfs(body).expect("figures")),
+        Operation::GetStatx(_) => ReplyBody::Statx(client::decode_statx(body).expect("attributes").0),
+        Operation::StatFs(_) => ReplyBody::Statfs(client::decode_statfs(body).expect("statistics")),
         Operation::Open(_) | Operation::OpenDir(_) => {
-            Answered::Open(client::decode_open(body).expect("a handle"))
+            ReplyBody::Open(client::decode_open(body).expect("a handle"))
         }
-        Operation::Read(_) | Operation::ReadLink(_) => Answered::Bytes(body.to_vec()),
-        Operation::ReadDir(_) => Answered::List(list(body, false)),
-        Operation::ReadDirPlus(_) => Answered::List(list(body, true)),
-        Operation::Write(_) => Answered::Count(client::decode_u32(body).expect("a count")),
+        Operation::Read(_) | Operation::ReadLink(_) => ReplyBody::Bytes(body.to_vec()),
+        Operation::ReadDir(_) => ReplyBody::List(list(body, false)),
+        Operation::ReadDirPlus(_) => ReplyBody::List(list(body, true)),
+        Operation::Write(_) => ReplyBody::Count(client::decode_u32(body).expect("a count")),
         Operation::CopyFileRange(copy) if !copy.wide_reply => {
-            Answered::Count(client::decode_u32(body).expect("a count"))
+            ReplyBody::Count(client::decode_u32(body).expect("a count"))
         }
         Operation::CopyFileRange(_) | Operation::Lseek(_) => {
-            Answered::Long(client::decode_u64(body).expect("a number"))
+            ReplyBody::Long(client::decode_u64(body).expect("a number"))
         }
-        Operation::GetXattr(get) if get.size > 0 => Answered::Bytes(body.to_vec()),
-        Operation::ListXattr(list) if list.size > 0 => Answered::Bytes(body.to_vec()),
+        Operation::GetXattr(get) if get.size > 0 => ReplyBody::Bytes(body.to_vec()),
+        Operation::ListXattr(list) if list.size > 0 => ReplyBody::Bytes(body.to_vec()),
         Operation::GetXattr(_) | Operation::ListXattr(_) => {
-            Answered::Count(client::decode_u32(body).expect("a length"))
+            ReplyBody::Count(client::decode_u32(body).expect("a length"))
         }
-        Operation::Init(_) => Answered::Init(client::decode_init(body).expect("INIT")),
+        Operation::Init(_) => ReplyBody::Init(client::decode_init(body).expect("INIT")),
         Operation::Unlink(_)
         | Operation::RmDir(_)
         | Operation::Rename(_)
@@ -54,7 +55,7 @@ pub fn answered(operation: &Operation<'_>, body: &[u8]) -> Answered {
         | Operation::RemoveXattr(_)
         | Operation::Destroy(_) => {
             assert!(body.is_empty(), "{operation:?} has a body");
-            Answered::Empty
+            ReplyBody::Empty
         }
         Operation::Forget(_)
         | Operation::BatchForget(_)
@@ -65,12 +66,12 @@ pub fn answered(operation: &Operation<'_>, body: &[u8]) -> Answered {
         | Operation::RemoveMapping(_)
         | Operation::BMap(_)
         | Operation::Poll(_)
-        | Operation::Ioctl(_) => panic!("{operation:?} was answered with success"),
+        | Operation::Ioctl(_) => panic!("{operation:?} succeeded"),
     }
 }
 
-/// The entries of a listing.
-pub fn list(body: &[u8], plus: bool) -> Vec<Listed> {
+/// Decodes the entries of a listing.
+pub fn list(body: &[u8], plus: bool) -> Vec<ListedEntry> {
     let entries = if plus { client::dirents_plus(body) } else { client::dirents(body) };
     entries
         .map(|record| {
@@ -81,24 +82,28 @@ pub fn list(body: &[u8], plus: bool) -> Vec<Listed> {
         .collect()
 }
 
-/// Whether a real file system's answer can be the model's: numbers, times, sizes of directories, figures, cookies
-/// and which of several errors comes first are the host's own affair.
+/// Returns whether a real file system's reply agrees with that of the model.
+///
+/// The host decides numbers, timestamps, sizes of directories, statistics, cookies, and which of
+/// several errors comes first. So these may differ.
 pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     match (subject, model) {
         (Err(_), Err(_)) => true,
-        (Ok(Answered::Entry(one)), Ok(Answered::Entry(other))) => alike(&one.attr, &other.attr),
-        (Ok(Answered::Created(one, _)), Ok(Answered::Created(other, _))) => alike(&one.attr, &other.attr),
-        (Ok(Answered::Attr(one)), Ok(Answered::Attr(other))) => alike(one, other),
-        (Ok(Answered::Statx(one)), Ok(Answered::Statx(other))) => one.mode == other.mode,
-        (Ok(Answered::Bytes(one)), Ok(Answered::Bytes(other))) => one == other,
-        (Ok(Answered::Count(one)), Ok(Answered::Count(other))) => one == other,
+        (Ok(ReplyBody::Entry(one)), Ok(ReplyBody::Entry(other))) => same_attributes(&one.attr, &other.attr),
+        (Ok(ReplyBody::Created(one, _)), Ok(ReplyBody::Created(other, _))) => {
+            same_attributes(&one.attr, &other.attr)
+        }
+        (Ok(ReplyBody::Attr(one)), Ok(ReplyBody::Attr(other))) => same_attributes(one, other),
+        (Ok(ReplyBody::Statx(one)), Ok(ReplyBody::Statx(other))) => one.mode == other.mode,
+        (Ok(ReplyBody::Bytes(one)), Ok(ReplyBody::Bytes(other))) => one == other,
+        (Ok(ReplyBody::Count(one)), Ok(ReplyBody::Count(other))) => one == other,
         (Ok(one), Ok(other)) => std::mem::discriminant(one) == std::mem::discriminant(other),
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     }
 }
 
-fn alike(one: &Attr, other: &Attr) -> bool {
+fn same_attributes(one: &Attr, other: &Attr) -> bool {
     let directory = one.mode & 0o170_000 == 0o040_000;
-    let sized = directory || (one.size == other.size && one.nlink == other.nlink);
-    sized && (one.mode, one.uid, one.gid) == (other.mode, other.uid, other.gid)
+    let same_size = directory || (one.size == other.size && one.nlink == other.nlink);
+    same_size && (one.mode, one.uid, one.gid) == (other.mode, other.uid, other.gid)
 }

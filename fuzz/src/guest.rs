@@ -1,4 +1,4 @@
-//! The guest's end of one request: memory for the answer, and what must be true of every answer.
+//! The guest's side of one request: memory for the reply, and checks of every reply.
 
 use pinhole::host::FileSystem;
 use pinhole::io_vectors::IoVectors;
@@ -7,20 +7,20 @@ use pinhole_protocol::{Errno, OUT_HEADER_LEN, client};
 use std::cell::RefCell;
 use vm_memory::VolatileSlice;
 
-/// What was given back, as the transport sees it.
+/// The reply as the transport sees it.
 #[derive(Debug, Default)]
-struct Given {
+struct Returned {
     times: u32,
     header: Option<[u8; OUT_HEADER_LEN]>,
     body: Vec<u8>,
     in_place: Option<usize>,
 }
 
-/// Plain memory, with a count of the answers.
+/// Plain memory for a reply. Counts how often the request is returned.
 struct Memory<'a> {
     room: usize,
     data: VolatileSlice<'a>,
-    given: &'a RefCell<Given>,
+    returned: &'a RefCell<Returned>,
 }
 
 impl Sink for Memory<'_> {
@@ -33,25 +33,25 @@ impl Sink for Memory<'_> {
     }
 
     fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) {
-        let mut given = self.given.borrow_mut();
-        given.times += 1;
-        given.header = Some(*header);
+        let mut returned = self.returned.borrow_mut();
+        returned.times += 1;
+        returned.header = Some(*header);
         match body {
-            Body::Bytes(bytes) => given.body = bytes.to_vec(),
-            Body::InPlace(len) => given.in_place = Some(len),
+            Body::Bytes(bytes) => returned.body = bytes.to_vec(),
+            Body::InPlace(len) => returned.in_place = Some(len),
         }
     }
 
     fn close(&mut self) {
-        self.given.borrow_mut().times += 1;
+        self.returned.borrow_mut().times += 1;
     }
 }
 
-/// What a guest reads of an answer; `None`: given back without one.
+/// The body or the error of a reply, or `None` if the request was returned without a reply.
 pub type Reply = Option<Result<Vec<u8>, Errno>>;
 
-/// Sends one message with `room` bytes for the answer, header included, and checks that exactly one well-formed
-/// answer comes back.
+/// Sends one message with `room` bytes for the reply, including its header. Checks that the request
+/// is returned exactly once, and that its reply is well-formed.
 pub fn send<F: FileSystem>(
     session: &Session<F>,
     (message, payload): (&[u8], &[u8]),
@@ -60,24 +60,25 @@ pub fn send<F: FileSystem>(
 ) -> Reply {
     let mut memory = vec![0xa5; room.saturating_sub(OUT_HEADER_LEN)];
     let mut payload = payload.to_vec();
-    let given = RefCell::new(Given::default());
+    let returned = RefCell::new(Returned::default());
     {
         let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
-        let sink = Memory { room, data: VolatileSlice::from(memory.as_mut_slice()), given: &given };
+        let sink = Memory { room, data: VolatileSlice::from(memory.as_mut_slice()), returned: &returned };
         let served = session.serve((message, from), sink, Pace::Patient, scratch);
-        assert!(matches!(served, Served::Done), "who may wait is answered");
+        assert!(matches!(served, Served::Done), "a patient request must be completed");
     }
-    let given = given.into_inner();
-    assert_eq!(given.times, 1, "a request is given back exactly once");
-    let header = given.header?;
-    let body = given.in_place.map_or(given.body, |len| {
-        memory.get(..len).expect("no more bytes in place than there is room").to_vec()
+    let returned = returned.into_inner();
+    assert_eq!(returned.times, 1, "a request must be returned exactly once");
+    let header = returned.header?;
+    let body = returned.in_place.map_or(returned.body, |len| {
+        memory.get(..len).expect("the body in place must fit the room").to_vec()
     });
     let reply = [header.as_slice(), &body].concat();
-    assert!(reply.len() <= room, "{} bytes where there is room for {room}", reply.len());
-    // Checks that the length is the reply's and that the error is one.
-    let (header, body) = client::decode_out_header(&reply).expect("a whole answer");
-    assert_eq!(Some(&header.unique.0.to_le_bytes()[..]), message.get(8..16), "the request's own number");
+    assert!(reply.len() <= room, "{} bytes, but room for {room}", reply.len());
+    // Decoding also checks the length and the range of the error.
+    let (header, body) = client::decode_out_header(&reply).expect("a complete reply");
+    let unique = header.unique.0.to_le_bytes();
+    assert_eq!(Some(&unique[..]), message.get(8..16), "the reply must have the number of the request");
     Some(match header.error {
         None => Ok(body.to_vec()),
         Some(errno) => {

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: a file system in memory, a guest's side of a session, and the scripts that both are
-//! led through.
+//! The code that the fuzz targets share: a file system in memory, the guest's side of a session,
+//! and the scripts that drive both.
 
 pub mod compare;
 pub mod guest;

@@ -1,12 +1,12 @@
-//! A file system in memory, as plain as it can be: what a share must look like to its guest.
+//! A simple file system in memory: the model of a share, as its guest must see it.
 //!
-//! Small on purpose: files of 64 KiB, 512 of them, no permissions, no times, no extended attributes. Whatever it says
-//! is what POSIX says; nothing in it is fast.
+//! It is small on purpose: 512 files of at most 64 KiB, no permissions, no timestamps, no extended
+//! attributes. Its results are those that POSIX requires. Speed does not matter.
 
 use pinhole_protocol::{Attr, Entry, Errno, Handle, NodeId};
 use std::collections::{BTreeMap, HashMap};
 
-/// Bytes of a file at most; more is EFBIG.
+/// Maximum length of a file in bytes. A longer one fails with EFBIG.
 pub const FILE_LEN_MAX: u64 = 1 << 16;
 const INODES_MAX: usize = 512;
 const HANDLES_MAX: usize = 512;
@@ -17,11 +17,11 @@ pub(crate) const S_IFREG: u32 = 0o100_000;
 pub(crate) const S_IFLNK: u32 = 0o120_000;
 const ROOT: u64 = 1;
 
-/// What a file is made of.
+/// The content of a file of any type.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     File(Vec<u8>),
-    /// Names, and the directory above.
+    /// Inodes by name, and the parent directory.
     Directory(BTreeMap<Vec<u8>, u64>, u64),
     Link(Vec<u8>),
     Special,
@@ -46,12 +46,13 @@ pub(crate) struct Opened {
     pub(crate) write: bool,
 }
 
-/// Everything that there is.
+/// The whole file system, with the nodes and handles of the guest.
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) inodes: HashMap<u64, Inode>,
-    /// What the guest holds: a node for an inode, and how many lookups.
+    /// Inode and lookup count, by node id.
     nodes: HashMap<u64, (u64, u64)>,
+    /// Node id, by inode.
     by_inode: HashMap<u64, u64>,
     pub(crate) handles: HashMap<u64, Opened>,
     next: u64,
@@ -76,14 +77,15 @@ impl Tree {
         }
     }
 
-    /// The guest is gone.
+    /// Drops all nodes and handles of the guest, except for the root.
     pub(crate) fn reset(&mut self) {
         self.handles.clear();
         self.nodes.retain(|node, _| *node == ROOT);
         self.by_inode.retain(|inode, _| *inode == ROOT);
-        self.sweep();
+        self.free_unused();
     }
 
+    /// Returns a number that was never used before.
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -93,8 +95,8 @@ impl Tree {
         self.nodes.get(&node.0).map(|(inode, _)| *inode).ok_or(Errno::ESTALE)
     }
 
-    /// Whether a node's inode has no name and no open handle.
-    pub(crate) fn is_forsaken(&self, node: NodeId) -> bool {
+    /// Returns whether a node's inode has no name and no open handle.
+    pub(crate) fn is_orphan(&self, node: NodeId) -> bool {
         let Ok(inode) = self.inode_of(node) else { return false };
         self.get(inode).is_ok_and(|it| it.nlink == 0) && self.handles.values().all(|open| open.inode != inode)
     }
@@ -121,7 +123,7 @@ impl Tree {
         }
     }
 
-    /// The inode of a name in a directory that is still there.
+    /// Returns the inode of a name in a directory.
     pub(crate) fn find(&self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
         self.names(directory)?.get(name).copied().ok_or(Errno::ENOENT)
     }
@@ -130,7 +132,7 @@ impl Tree {
         self.names(inode).is_ok()
     }
 
-    /// Whether `inode` is `above` or lies below it.
+    /// Returns whether `inode` is `above`, or lies below it.
     pub(crate) fn is_within(&self, inode: u64, above: u64) -> bool {
         let mut at = inode;
         loop {
@@ -144,7 +146,7 @@ impl Tree {
         }
     }
 
-    /// A new inode without a name.
+    /// Creates an inode without a name.
     pub(crate) fn make(
         &mut self,
         content: Content,
@@ -160,15 +162,16 @@ impl Tree {
         Ok(number)
     }
 
-    /// Whether a name can be added to a directory: it is one, has not been removed, and has no such name.
-    pub(crate) fn addable(&self, directory: u64, name: &[u8]) -> Result<(), Errno> {
+    /// Checks that a name can be added: the directory is one, was not removed, and does not have
+    /// the name.
+    pub(crate) fn check_addable(&self, directory: u64, name: &[u8]) -> Result<(), Errno> {
         if self.names(directory)?.contains_key(name) {
             return Err(Errno::EEXIST);
         }
         if self.get(directory)?.nlink == 0 { Err(Errno::ENOENT) } else { Ok(()) }
     }
 
-    /// Gives an inode a name and its count of links.
+    /// Gives an inode a name, and counts its links.
     pub(crate) fn attach(&mut self, directory: u64, name: &[u8], inode: u64) -> Result<(), Errno> {
         self.names_mut(directory)?.insert(name.to_vec(), inode);
         if let Content::Directory(_, parent) = &mut self.get_mut(inode)?.content {
@@ -181,7 +184,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes a name away again.
+    /// Removes a name, and returns its inode.
     pub(crate) fn detach(&mut self, directory: u64, name: &[u8]) -> Result<u64, Errno> {
         let inode = self.names_mut(directory)?.remove(name).ok_or(Errno::ENOENT)?;
         if self.is_directory(inode) {
@@ -193,8 +196,8 @@ impl Tree {
         Ok(inode)
     }
 
-    /// Frees what has no name, no node and no handle left.
-    pub(crate) fn sweep(&mut self) {
+    /// Frees inodes that have no name, no node and no handle.
+    pub(crate) fn free_unused(&mut self) {
         let opened: Vec<u64> = self.handles.values().map(|opened| opened.inode).collect();
         let by_inode = &self.by_inode;
         self.inodes.retain(|number, inode| {
@@ -202,8 +205,8 @@ impl Tree {
         });
     }
 
-    /// One more lookup of an inode.
-    pub(crate) fn enter(&mut self, inode: u64) -> Result<Entry, Errno> {
+    /// Counts one more lookup of an inode, and returns its entry.
+    pub(crate) fn add_lookup(&mut self, inode: u64) -> Result<Entry, Errno> {
         let attr = self.attr(inode)?;
         let node = match self.by_inode.get(&inode) {
             Some(node) => *node,
@@ -230,7 +233,7 @@ impl Tree {
             let inode = *inode;
             self.nodes.remove(&node.0);
             self.by_inode.remove(&inode);
-            self.sweep();
+            self.free_unused();
         }
     }
 
@@ -254,11 +257,11 @@ impl Tree {
     pub(crate) fn close(&mut self, handle: Handle, directory: bool) -> Result<(), Errno> {
         self.opened(handle, directory)?;
         self.handles.remove(&handle.0);
-        self.sweep();
+        self.free_unused();
         Ok(())
     }
 
-    /// The bytes of an open file.
+    /// Returns the bytes of an open file.
     pub(crate) fn bytes(&self, handle: Handle) -> Result<&Vec<u8>, Errno> {
         match &self.get(self.opened(handle, false)?.inode)?.content {
             Content::File(bytes) => Ok(bytes),
@@ -266,7 +269,7 @@ impl Tree {
         }
     }
 
-    /// The bytes of a file that is open for writing.
+    /// Returns the bytes of a file that is open for writing.
     pub(crate) fn bytes_mut(&mut self, handle: Handle) -> Result<&mut Vec<u8>, Errno> {
         let opened = self.opened(handle, false)?;
         match &mut self.get_mut(opened.inode)?.content {
@@ -296,12 +299,12 @@ impl Tree {
         })
     }
 
-    /// How many nodes and handles the guest holds.
+    /// Returns the number of nodes and of handles that the guest holds, without the root.
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.nodes.len() - 1, self.handles.len())
     }
 
-    /// Every name from the root on, with mode and content: what the whole tree looks like.
+    /// Returns every path with its mode and content.
     pub(crate) fn listing(&self) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
         let mut found = BTreeMap::new();
         let mut waiting = vec![(ROOT, Vec::new())];

@@ -3,38 +3,43 @@
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
 use pinhole::bell::Bell;
-use pinhole::host::{Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
+use pinhole::host::{
+    Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace,
+    Stepped, StopCheck,
+};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock, InitFlags, LockRange, Name, NodeId,
-    Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx,
+    AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock, InitFlags,
+    LockRange, Name, NodeId, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-type Listed = (u64, DirentKind, Vec<u8>);
+type DirectoryEntry = (u64, DirentKind, Vec<u8>);
 
-fn who(caller: &Caller<'_>) -> (u32, u32) {
+fn owner(caller: &Caller<'_>) -> (u32, u32) {
     (caller.uid, caller.gid)
 }
 
-fn made(
+/// Creates a file with a name in a directory.
+fn create_named(
     tree: &mut Tree,
     (directory, name): (NodeId, Name<'_>),
     (content, mode, rdev): (Content, u32, u32),
     caller: &Caller<'_>,
 ) -> Answer<Entry> {
     let directory = tree.inode_of(directory)?;
-    tree.addable(directory, name.as_bytes())?;
-    let inode = tree.make(content, (mode, rdev), who(caller))?;
+    tree.check_addable(directory, name.as_bytes())?;
+    let inode = tree.make(content, (mode, rdev), owner(caller))?;
     tree.attach(directory, name.as_bytes(), inode)?;
-    tree.enter(inode)
+    tree.add_lookup(inode)
 }
 
-fn opened(tree: &mut Tree, inode: u64, open: Open) -> Answer<OpenReply> {
+/// Opens an existing file.
+fn open_file(tree: &mut Tree, inode: u64, open: Open) -> Answer<OpenReply> {
     let access = open.flags.access_mode();
     match &mut tree.get_mut(inode)?.content {
         Content::File(bytes) if open.flags.contains(OpenFlags::TRUNC) => bytes.clear(),
@@ -52,15 +57,16 @@ fn opened(tree: &mut Tree, inode: u64, open: Open) -> Answer<OpenReply> {
     Ok(OpenReply { handle, flags: OpenReplyFlags::empty() })
 }
 
-/// The end of a range, where a file can be so long.
-fn end(offset: u64, len: u64) -> Answer<usize> {
+/// Returns the end of a range, or EFBIG if no file can be that long.
+fn range_end(offset: u64, len: u64) -> Answer<usize> {
     let end = offset.checked_add(len).filter(|end| *end <= FILE_LEN_MAX).ok_or(Errno::EFBIG)?;
     usize::try_from(end).map_err(|_large| Errno::EFBIG)
 }
 
-fn listed(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<Listed>)> {
+/// Returns the inode of an open directory, and its entries from the offset of `list` on.
+fn entries(tree: &Tree, list: protocol::ReadDir) -> Answer<(u64, Vec<DirectoryEntry>)> {
     let directory = tree.opened(list.handle, true)?.inode;
-    // Linux's iterate_dir says so of what has been removed.
+    // As iterate_dir of Linux does for a removed directory.
     if tree.get(directory)?.nlink == 0 {
         return Err(Errno::ENOENT);
     }
@@ -108,11 +114,11 @@ fn rename(tree: &mut Tree, from: (u64, &[u8]), to: (u64, &[u8]), flags: RenameFl
         Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EEXIST),
         Some(target) if target == inode => return Ok(()),
         Some(target) => {
+            // A target that contains the source needs no check of its own, because it is not empty.
             match (tree.is_directory(inode), tree.names(target)) {
                 (true, Ok(names)) if !names.is_empty() => return Err(Errno::ENOTEMPTY),
                 (true, Ok(_)) | (false, Err(_)) => {}
                 (true, Err(_)) => return Err(Errno::ENOTDIR),
-                // The directory that the name comes from lies in what it would replace: not empty, in any case.
                 (false, Ok(_)) => return Err(Errno::EISDIR),
             }
             tree.detach(to.0, to.1)?;
@@ -121,11 +127,11 @@ fn rename(tree: &mut Tree, from: (u64, &[u8]), to: (u64, &[u8]), flags: RenameFl
     }
     tree.detach(from.0, from.1)?;
     tree.attach(to.0, to.1, inode)?;
-    tree.sweep();
+    tree.free_unused();
     Ok(())
 }
 
-/// Done under the one lock of the tree.
+/// Takes the operation out of `$call`, and locks the tree.
 macro_rules! locked {
     ($self:ident, $call:ident, $tree:ident) => {
         let $call = $call.into_inner();
@@ -157,7 +163,7 @@ impl FileSystem for Model {
         locked!(self, call, tree);
         let directory = tree.inode_of(call.node)?;
         let inode = tree.find(directory, call.operation.name.as_bytes())?;
-        tree.enter(inode)
+        tree.add_lookup(inode)
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
@@ -176,8 +182,9 @@ impl FileSystem for Model {
         let number = tree.inode_of(call.node)?;
         let wanted = call.operation;
         if let Some(size) = wanted.size {
-            let len = end(size, 0)?;
-            // A handle only spares the host an open: it counts if it is of this node.
+            let len = range_end(size, 0)?;
+            // A handle only saves the host an open, and only if it is of this node. So the model
+            // ignores it.
             match &mut tree.get_mut(number)?.content {
                 Content::File(bytes) => bytes.resize(len, 0),
                 Content::Directory(..) => return Err(Errno::EISDIR),
@@ -234,7 +241,7 @@ impl FileSystem for Model {
     fn sym_link(&self, call: Allowed<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
         locked!(self, call, tree);
         let content = Content::Link(call.operation.target.to_bytes().to_vec());
-        made(tree, (call.node, call.operation.name), (content, S_IFLNK | 0o777, 0), &call.caller)
+        create_named(tree, (call.node, call.operation.name), (content, S_IFLNK | 0o777, 0), &call.caller)
     }
 
     fn mk_nod(&self, call: Allowed<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
@@ -246,21 +253,21 @@ impl FileSystem for Model {
             0o020_000 | 0o060_000 => (Content::Special, mode & (S_IFMT | 0o7777), rdev),
             _ => return Err(Errno::EINVAL),
         };
-        made(tree, (call.node, name), (content, mode, rdev), &call.caller)
+        create_named(tree, (call.node, name), (content, mode, rdev), &call.caller)
     }
 
     fn mk_dir(&self, call: Allowed<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
         locked!(self, call, tree);
         let content = Content::Directory(BTreeMap::new(), 0);
         let mode = S_IFDIR | call.operation.mode & 0o1777;
-        made(tree, (call.node, call.operation.name), (content, mode, 0), &call.caller)
+        create_named(tree, (call.node, call.operation.name), (content, mode, 0), &call.caller)
     }
 
     fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
         locked!(self, call, tree);
         let directory = tree.inode_of(call.node)?;
         let target = tree.inode_of(call.operation.target)?;
-        tree.addable(directory, call.operation.name.as_bytes())?;
+        tree.check_addable(directory, call.operation.name.as_bytes())?;
         if tree.is_directory(target) {
             return Err(Errno::EPERM);
         }
@@ -268,7 +275,7 @@ impl FileSystem for Model {
             return Err(Errno::ENOENT);
         }
         tree.attach(directory, call.operation.name.as_bytes(), target)?;
-        tree.enter(target)
+        tree.add_lookup(target)
     }
 
     fn unlink(&self, call: Allowed<'_, protocol::Unlink<'_>>) -> Answer<()> {
@@ -279,7 +286,7 @@ impl FileSystem for Model {
             return Err(Errno::EISDIR);
         }
         tree.detach(directory, name)?;
-        tree.sweep();
+        tree.free_unused();
         Ok(())
     }
 
@@ -291,7 +298,7 @@ impl FileSystem for Model {
             return Err(Errno::ENOTEMPTY);
         }
         tree.detach(directory, name)?;
-        tree.sweep();
+        tree.free_unused();
         Ok(())
     }
 
@@ -305,10 +312,14 @@ impl FileSystem for Model {
     fn open(&self, call: Allowed<'_, Open>, _: Pace) -> Answer<Opening<OpenReply>> {
         locked!(self, call, tree);
         let inode = tree.inode_of(call.node)?;
-        opened(tree, inode, call.operation).map(Opening::Done)
+        open_file(tree, inode, call.operation).map(Opening::Done)
     }
 
-    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Opening<(Entry, OpenReply)>> {
+    fn create(
+        &self,
+        call: Allowed<'_, protocol::Create<'_>>,
+        _: Pace,
+    ) -> Answer<Opening<(Entry, OpenReply)>> {
         locked!(self, call, tree);
         let protocol::Create { name, open, mode, .. } = call.operation;
         let directory = tree.inode_of(call.node)?;
@@ -316,16 +327,16 @@ impl FileSystem for Model {
             Ok(_) if open.flags.contains(OpenFlags::EXCL) => return Err(Errno::EEXIST),
             Ok(found) => found,
             Err(Errno::ENOENT) => {
-                tree.addable(directory, name.as_bytes())?;
+                tree.check_addable(directory, name.as_bytes())?;
                 let mode = (S_IFREG | mode & 0o7777, 0);
-                let inode = tree.make(Content::File(Vec::new()), mode, who(&call.caller))?;
+                let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
                 tree.attach(directory, name.as_bytes(), inode)?;
                 inode
             }
             Err(errno) => return Err(errno),
         };
-        let reply = opened(tree, inode, open)?;
-        Ok(Opening::Done((tree.enter(inode)?, reply)))
+        let reply = open_file(tree, inode, open)?;
+        Ok(Opening::Done((tree.add_lookup(inode)?, reply)))
     }
 
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
@@ -336,10 +347,10 @@ impl FileSystem for Model {
             return Err(Errno::EINVAL);
         }
         let mode = (S_IFREG | call.operation.mode & 0o7777, 0);
-        let inode = tree.make(Content::File(Vec::new()), mode, who(&call.caller))?;
-        let reply = opened(tree, inode, call.operation.open);
-        let reply = reply.inspect_err(|_| tree.sweep())?;
-        Ok((tree.enter(inode)?, reply))
+        let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
+        let reply = open_file(tree, inode, call.operation.open);
+        let reply = reply.inspect_err(|_| tree.free_unused())?;
+        Ok((tree.add_lookup(inode)?, reply))
     }
 
     fn flush(&self, call: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
@@ -373,7 +384,7 @@ impl FileSystem for Model {
         let at_end = call.operation.flags.contains(OpenFlags::APPEND)
             && !call.operation.write_flags.contains(protocol::WriteFlags::CACHE);
         let offset = if at_end { bytes.len() as u64 } else { call.operation.offset };
-        let end = end(offset, data.len() as u64)?;
+        let end = range_end(offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(0);
         }
@@ -387,7 +398,7 @@ impl FileSystem for Model {
         tree.opened(call.operation.handle, false).map(|_| Durable::Done)
     }
 
-    /// What is locked is forgotten: only who asks for an odd byte on its own finds it taken, and never waits.
+    /// The model keeps no locks. A lock of a single odd byte counts as taken, all others as free.
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
         locked!(self, call, tree);
         let LockRange { handle, start, end, kind, .. } = call.operation.0;
@@ -418,7 +429,7 @@ impl FileSystem for Model {
         if length == 0 {
             return Err(Errno::EINVAL);
         }
-        let end = end(offset, length)?;
+        let end = range_end(offset, length)?;
         let start = end - usize::try_from(length).map_err(|_large| Errno::EFBIG)?;
         if mode == punch {
             let (start, end) = (start.min(bytes.len()), end.min(bytes.len()));
@@ -464,7 +475,7 @@ impl FileSystem for Model {
         if from.inode == to.inode && overlaps {
             return Err(Errno::EINVAL);
         }
-        let end = end(copy.to_offset, data.len() as u64)?;
+        let end = range_end(copy.to_offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(0);
         }
@@ -492,7 +503,7 @@ impl FileSystem for Model {
 
     fn read_dir(&self, call: Allowed<'_, protocol::ReadDir>, into: &mut DirentBuffer<'_>) -> Answer<()> {
         locked!(self, call, tree);
-        let (_, rest) = listed(tree, call.operation)?;
+        let (_, rest) = entries(tree, call.operation)?;
         for ((ino, kind, name), offset) in rest.iter().zip(call.operation.offset.saturating_add(1)..) {
             if into.push(&Dirent { ino: *ino, offset, kind: *kind, name }).is_err() {
                 break;
@@ -507,13 +518,13 @@ impl FileSystem for Model {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         locked!(self, call, tree);
-        let (_, rest) = listed(tree, call.operation.list)?;
+        let (_, rest) = entries(tree, call.operation.list)?;
         for ((ino, kind, name), offset) in rest.iter().zip(call.operation.list.offset.saturating_add(1)..) {
             if !into.fits(name.len()) {
                 break;
             }
             let dots = matches!(name.as_slice(), b"." | b"..");
-            let entry = if dots { None } else { Some(tree.enter(*ino)?) };
+            let entry = if dots { None } else { Some(tree.add_lookup(*ino)?) };
             let dirent = Dirent { ino: *ino, offset, kind: *kind, name };
             into.push_plus(entry.as_ref(), &dirent).map_err(|_full| Errno::EIO)?;
         }
@@ -543,7 +554,7 @@ impl FileSystem for Model {
     }
 
     fn inode_flags(&self, _: Allowed<'_, InodeFlags>) -> Answer<u32> {
-        // No policy of the fuzz targets grants it.
+        // The fuzz targets' policies do not grant it.
         Err(Errno::ENOTTY)
     }
 

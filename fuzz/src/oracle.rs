@@ -1,5 +1,7 @@
-//! What a session must answer: the model called directly, with the operation as the guest meant it, past the wire
-//! format and the session's dispatch.
+//! The expected replies of a session.
+//!
+//! They come from the model, which is called directly with the operation of the guest, without the
+//! wire format and the session's dispatch.
 
 use crate::model::Tree;
 use pinhole::bell::Bell;
@@ -7,8 +9,8 @@ use pinhole::host::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace,
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
-    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply, Operation,
-    Statfs, Statx, Timeouts,
+    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
+    Operation, Statfs, Statx, Timeouts,
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,46 +35,47 @@ impl Model {
         self.tree.lock().expect("a panic ends the process")
     }
 
-    /// How many nodes and handles the guest holds.
+    /// Returns the number of nodes and of handles that the guest holds, without the root.
     pub fn held(&self) -> (usize, usize) {
         self.tree().held()
     }
 
-    /// Whether a node that a request names has no name any more and is not open: a share need not find it again.
-    pub fn is_forsaken(&self, node: NodeId, operation: &Operation<'_>) -> bool {
+    /// Returns whether a request names a node that has no name any more and is not open. A share
+    /// need not find such a node again.
+    pub fn names_orphan(&self, node: NodeId, operation: &Operation<'_>) -> bool {
         let other = match operation {
             Operation::Link(link) => Some(link.target),
             Operation::Rename(rename) => Some(rename.new_directory),
             _ => None,
         };
         let tree = self.tree();
-        std::iter::once(node).chain(other).any(|node| tree.is_forsaken(node))
+        std::iter::once(node).chain(other).any(|node| tree.is_orphan(node))
     }
 
-    /// One lookup of a name in the directory that `handle` has open.
+    /// Looks up a name in the directory that `handle` has open.
     ///
     /// # Errors
-    /// EBADF, ENOENT.
+    /// EBADF if the handle is not an open directory, ENOENT if the name does not exist.
     pub fn look_up_open(&self, handle: pinhole_protocol::Handle, name: &[u8]) -> Result<Entry, Errno> {
         let mut tree = self.tree();
         let directory = tree.opened(handle, true)?.inode;
         let inode = tree.find(directory, name)?;
-        tree.enter(inode)
+        tree.add_lookup(inode)
     }
 
-    /// Every path with its mode and content.
+    /// Returns every path with its mode and content.
     pub fn listing(&self) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
         self.tree().listing()
     }
 }
 
-/// One entry of a listing, as the guest sees it.
-pub type Listed = (Option<Entry>, u64, u64, DirentKind, Vec<u8>);
+/// An entry of a listing: entry for READDIRPLUS, inode number, offset, type and name.
+pub type ListedEntry = (Option<Entry>, u64, u64, DirentKind, Vec<u8>);
 
-/// A successful answer, decoded.
+/// The decoded body of a successful reply.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each is the reply body of that name")]
-pub enum Answered {
+#[expect(missing_docs, reason = "each variant is the reply body of its name")]
+pub enum ReplyBody {
     Empty,
     Entry(Entry),
     Created(Entry, OpenReply),
@@ -81,16 +84,17 @@ pub enum Answered {
     Statfs(Statfs),
     Open(OpenReply),
     Bytes(Vec<u8>),
-    List(Vec<Listed>),
+    List(Vec<ListedEntry>),
     Count(u32),
     Long(u64),
     Init(InitReply),
 }
 
-/// What the guest gets.
-pub type Outcome = Result<Answered, Errno>;
+/// The result that the guest gets.
+pub type Outcome = Result<ReplyBody, Errno>;
 
-/// What `operation` comes to, `None` where nothing is answered. `room`: bytes for the body of the answer.
+/// Returns the expected result of `operation`, or `None` if it has no reply. `room` is the space
+/// for the body of the reply in bytes.
 pub fn expected(
     model: &Model,
     header: &Header<'_>,
@@ -114,36 +118,42 @@ pub fn expected(
         Operation::ReadDirPlus(op) => by.read_dir_plus(*op, room),
         Operation::ReadLink(op) => {
             let mut target = Vec::new();
-            by.model.read_link(by.permitted(*op), &mut target).map(|()| Answered::Bytes(target))
+            by.model.read_link(by.permitted(*op), &mut target).map(|()| ReplyBody::Bytes(target))
         }
         Operation::GetXattr(op) => {
-            by.model.get_xattr(by.permitted(*op), &mut Vec::new()).map(Answered::Count)
+            by.model.get_xattr(by.permitted(*op), &mut Vec::new()).map(ReplyBody::Count)
         }
         Operation::ListXattr(op) => {
             let names = ListNames { size: op.size, readable: Access::all() };
-            by.model.list_xattr(by.permitted(names), &mut Vec::new()).map(Answered::Count)
+            by.model.list_xattr(by.permitted(names), &mut Vec::new()).map(ReplyBody::Count)
         }
-        Operation::Lookup(op) => by.model.lookup(by.permitted(*op)).map(Answered::Entry),
-        Operation::SymLink(op) => by.model.sym_link(by.permitted(*op)).map(Answered::Entry),
-        Operation::MkNod(op) => by.model.mk_nod(by.permitted(*op)).map(Answered::Entry),
-        Operation::MkDir(op) => by.model.mk_dir(by.permitted(*op)).map(Answered::Entry),
-        Operation::Link(op) => by.model.link(by.permitted(*op)).map(Answered::Entry),
-        Operation::Create(op) => {
-            by.model.create(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(|(entry, open)| Answered::Created(entry, open))
-        }
+        Operation::Lookup(op) => by.model.lookup(by.permitted(*op)).map(ReplyBody::Entry),
+        Operation::SymLink(op) => by.model.sym_link(by.permitted(*op)).map(ReplyBody::Entry),
+        Operation::MkNod(op) => by.model.mk_nod(by.permitted(*op)).map(ReplyBody::Entry),
+        Operation::MkDir(op) => by.model.mk_dir(by.permitted(*op)).map(ReplyBody::Entry),
+        Operation::Link(op) => by.model.link(by.permitted(*op)).map(ReplyBody::Entry),
+        Operation::Create(op) => by
+            .model
+            .create(by.permitted(*op), Pace::Patient)
+            .and_then(Opening::done)
+            .map(|(entry, open)| ReplyBody::Created(entry, open)),
         Operation::TmpFile(op) => {
-            by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| Answered::Created(entry, open))
+            by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| ReplyBody::Created(entry, open))
         }
-        Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(Answered::Attr),
-        Operation::SetAttr(op) => by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(Answered::Attr),
-        Operation::GetStatx(op) => by.model.get_statx(by.permitted(*op)).map(Answered::Statx),
-        Operation::StatFs(op) => by.model.stat_fs(by.permitted(*op)).map(Answered::Statfs),
-        Operation::Open(op) => by.model.open(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(Answered::Open),
-        Operation::OpenDir(op) => by.model.open_dir(by.permitted(*op)).map(Answered::Open),
-        Operation::Lseek(op) => by.model.lseek(by.permitted(*op)).map(Answered::Long),
+        Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(ReplyBody::Attr),
+        Operation::SetAttr(op) => {
+            by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(ReplyBody::Attr)
+        }
+        Operation::GetStatx(op) => by.model.get_statx(by.permitted(*op)).map(ReplyBody::Statx),
+        Operation::StatFs(op) => by.model.stat_fs(by.permitted(*op)).map(ReplyBody::Statfs),
+        Operation::Open(op) => {
+            by.model.open(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(ReplyBody::Open)
+        }
+        Operation::OpenDir(op) => by.model.open_dir(by.permitted(*op)).map(ReplyBody::Open),
+        Operation::Lseek(op) => by.model.lseek(by.permitted(*op)).map(ReplyBody::Long),
         Operation::CopyFileRange(op) => by.model.copy_file_range(by.permitted(*op)).map(|copied| {
             let narrow = u32::try_from(copied).expect("the model's files are short");
-            if op.wide_reply { Answered::Long(copied) } else { Answered::Count(narrow) }
+            if op.wide_reply { ReplyBody::Long(copied) } else { ReplyBody::Count(narrow) }
         }),
         Operation::Unlink(op) => empty(by.model.unlink(by.permitted(*op))),
         Operation::RmDir(op) => empty(by.model.rm_dir(by.permitted(*op))),
@@ -151,7 +161,9 @@ pub fn expected(
         Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
         Operation::Release(op) => empty(by.model.release(by.permitted(*op), Pace::Patient)),
         Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op)).and_then(Durable::wait)),
-        Operation::Fallocate(op) => empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).map(|_done| ())),
+        Operation::Fallocate(op) => {
+            empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).map(|_done| ()))
+        }
         Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op)).and_then(Durable::wait)),
         Operation::FsyncDir(op) => empty(by.model.fsync_dir(by.permitted(*op))),
         Operation::ReleaseDir(op) => empty(by.model.release_dir(by.permitted(*op))),
@@ -159,7 +171,7 @@ pub fn expected(
         Operation::SetXattr(op) => empty(by.model.set_xattr(by.permitted(*op))),
         Operation::RemoveXattr(op) => empty(by.model.remove_xattr(by.permitted(*op))),
         Operation::Init(_) | Operation::Destroy(_) => {
-            unreachable!("the runner keeps the session's state itself")
+            unreachable!("the runner handles INIT and DESTROY itself")
         }
         Operation::GetLock(_)
         | Operation::SetLock(_)
@@ -173,9 +185,10 @@ pub fn expected(
 }
 
 fn empty(done: Result<(), Errno>) -> Outcome {
-    done.map(|()| Answered::Empty)
+    done.map(|()| ReplyBody::Empty)
 }
 
+/// Direct calls of the model, for the request with this header.
 struct Direct<'m, 'h> {
     model: &'m Model,
     header: &'m Header<'h>,
@@ -206,14 +219,14 @@ impl<'h> Direct<'_, 'h> {
             self.model.read(self.permitted(read), &into, Pace::Patient)?
         };
         bytes.truncate(len);
-        Ok(Answered::Bytes(bytes))
+        Ok(ReplyBody::Bytes(bytes))
     }
 
     fn write(&self, write: pinhole_protocol::Write, payload: &[u8]) -> Outcome {
         let mut payload = payload.to_vec();
         let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
         let written = self.model.write(self.permitted(write), &from, Pace::Patient)?;
-        Ok(Answered::Count(u32::try_from(written).expect("the model's files are short")))
+        Ok(ReplyBody::Count(u32::try_from(written).expect("the model's files are short")))
     }
 
     fn read_dir(&self, list: pinhole_protocol::ReadDir, room: usize) -> Outcome {
@@ -221,7 +234,7 @@ impl<'h> Direct<'_, 'h> {
         let mut into =
             DirentBuffer::new(&mut bytes, room.min(usize::try_from(list.size).expect("64 bits")), None);
         self.model.read_dir(self.permitted(list), &mut into)?;
-        Ok(Answered::List(crate::compare::list(&bytes, false)))
+        Ok(ReplyBody::List(crate::compare::list(&bytes, false)))
     }
 
     fn read_dir_plus(&self, plus: pinhole_protocol::ReadDirPlus, room: usize) -> Outcome {
@@ -229,19 +242,19 @@ impl<'h> Direct<'_, 'h> {
         let capacity = room.min(usize::try_from(plus.list.size).expect("64 bits"));
         let mut into = DirentBuffer::new(&mut bytes, capacity, Some(Timeouts::default()));
         self.model.read_dir_plus(self.permitted(plus), &mut into)?;
-        Ok(Answered::List(crate::compare::list(&bytes, true)))
+        Ok(ReplyBody::List(crate::compare::list(&bytes, true)))
     }
 }
 
 thread_local! {
-    /// The only way into and out of `IoVectors` is a descriptor.
-    static BETWEEN: OwnedFd =
-        rustix::fs::memfd_create("between", rustix::fs::MemfdFlags::CLOEXEC).expect("a memory file");
+    /// A file to copy data through. `IoVectors` can only read from and write to descriptors.
+    static TRANSFER: OwnedFd =
+        rustix::fs::memfd_create("transfer", rustix::fs::MemfdFlags::CLOEXEC).expect("a memory file");
 }
 
 pub(crate) fn fill(into: &IoVectors<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     let bytes = bytes.get(..into.len()).unwrap_or(bytes);
-    BETWEEN.with(|file| {
+    TRANSFER.with(|file| {
         rustix::fs::ftruncate(file, 0).expect("a memory file");
         rustix::io::pwrite(file, bytes, 0).expect("a memory file");
         Ok(into.fill_from(file.as_fd(), 0, TransferFlags::empty()).expect("a memory file"))
@@ -249,7 +262,7 @@ pub(crate) fn fill(into: &IoVectors<'_>, bytes: &[u8]) -> Result<usize, Errno> {
 }
 
 pub(crate) fn drain(from: &IoVectors<'_>) -> Result<Vec<u8>, Errno> {
-    BETWEEN.with(|file| {
+    TRANSFER.with(|file| {
         rustix::fs::ftruncate(file, 0).expect("a memory file");
         let len = from.drain_to(file.as_fd(), 0, TransferFlags::empty()).expect("a memory file");
         let mut bytes = vec![0; len];

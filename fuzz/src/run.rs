@@ -1,8 +1,10 @@
-//! Leads a session and the model through one script and compares what they say.
+//! Runs a script against a session and against the model, and compares their replies.
+//!
+//! The session is called the subject: the side under test.
 
-use crate::compare::{agree, answered};
+use crate::compare::{agree, decode_body};
 use crate::guest::{Reply, send};
-use crate::oracle::{Answered, Model, Outcome, expected};
+use crate::oracle::{Model, Outcome, ReplyBody, expected};
 use crate::script::{self, Ids, Records, split, with_ids};
 use pinhole::host::FileSystem;
 use pinhole::session::{Options, Scratch, Session};
@@ -14,17 +16,17 @@ use pinhole_protocol::{
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Messages of one script at most.
+/// Maximum number of messages of one script.
 const MESSAGES_MAX: usize = 400;
-/// Bytes for the body of an answer unless the request or the script says otherwise.
+/// Space for the body of a reply in bytes, unless the request or the script gives another one.
 const BODY_ROOM: usize = 4096;
 
-/// How far subject and model must agree.
+/// The required agreement of subject and model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
-    /// In every byte that the guest sees.
+    /// Every byte that the guest sees must agree.
     Exact,
-    /// In what POSIX promises; see [`agree`].
+    /// Everything that POSIX promises must agree; see [`agree`].
     Visible,
 }
 
@@ -33,17 +35,19 @@ pub struct Run<F> {
     session: Session<F>,
     model: Model,
     agreement: Agreement,
-    /// What INIT led to; `None` before it and after DESTROY.
+    /// Result of INIT. `None` before INIT and after DESTROY.
     negotiated: Option<Negotiated>,
     options: Options,
+    /// Node ids of subject and model, in the order of the replies.
     nodes: Vec<(NodeId, NodeId)>,
+    /// File handles of subject and model, in the order of the replies.
     handles: Vec<(Handle, Handle)>,
     scratch: Scratch,
-    /// Every exchange is printed: `PINHOLE_TRACE` is set.
+    /// Whether to print every request and reply (`PINHOLE_TRACE`).
     traced: bool,
 }
 
-/// The ids of one of the two sides.
+/// Maps the ids of a script to those of subject or model.
 struct Side<'a, F> {
     run: &'a Run<F>,
     model: bool,
@@ -81,7 +85,7 @@ impl<F> Ids for Side<'_, F> {
 }
 
 impl<F: FileSystem> Run<F> {
-    /// A session over `filesystem`, which must be empty, after its INIT.
+    /// Starts a session for `filesystem`, which must be empty, and sends INIT.
     pub fn new(filesystem: Arc<F>, agreement: Agreement) -> Self {
         let flags =
             InitFlags::MAX_PAGES | InitFlags::DO_READDIRPLUS | InitFlags::SETXATTR_EXT | InitFlags::INIT_EXT;
@@ -104,7 +108,7 @@ impl<F: FileSystem> Run<F> {
         run
     }
 
-    /// The model, to look at when the script is over.
+    /// Returns the model, to examine it after the script.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -119,12 +123,17 @@ impl<F: FileSystem> Run<F> {
                 }
                 Ok(Request { header, operation: Err(error) }) => {
                     let reply = self.send(message, payload, BODY_ROOM);
-                    assert_eq!(reply, if silent(&header) { None } else { Some(Err(error.errno())) });
+                    let expected = if has_no_reply(&header) { None } else { Some(Err(error.errno())) };
+                    assert_eq!(reply, expected);
                 }
                 Err(_) => assert_eq!(self.send(message, payload, BODY_ROOM), None),
             }
         }
-        assert_eq!(self.session.counters().dropped.load(Ordering::Relaxed), 0, "every slot was answered");
+        assert_eq!(
+            self.session.counters().dropped.load(Ordering::Relaxed),
+            0,
+            "every reply slot must be answered"
+        );
     }
 
     fn dialect(&self) -> Dialect {
@@ -138,36 +147,37 @@ impl<F: FileSystem> Run<F> {
     fn operation(&mut self, header: &Header<'_>, operation: &Operation<'_>, payload: &[u8]) {
         let mut header = *header;
         let mut operation = *operation;
-        if self.agreement == Agreement::Visible && !for_a_host(&mut header, &mut operation) {
+        if self.agreement == Agreement::Visible && !adapt_to_host(&mut header, &mut operation) {
             return;
         }
         let room = body_room(&header, &operation);
         let mut records = (Vec::new(), Vec::new());
-        let subjects = Side { run: self, model: false };
-        let to_subject = with_ids(&operation, &subjects, &mut records.0);
-        let subject_header = Header { node: subjects.node(header.node), ..header };
+        let subject_ids = Side { run: self, model: false };
+        let to_subject = with_ids(&operation, &subject_ids, &mut records.0);
+        let subject_header = Header { node: subject_ids.node(header.node), ..header };
         let whole = script::message(&subject_header, &to_subject, payload, self.dialect());
         let (message, payload) = split(&whole);
-        let models = Side { run: self, model: true };
-        let to_model = with_ids(&operation, &models, &mut records.1);
-        let model_header = Header { node: models.node(header.node), ..header };
+        let model_ids = Side { run: self, model: true };
+        let to_model = with_ids(&operation, &model_ids, &mut records.1);
+        let model_header = Header { node: model_ids.node(header.node), ..header };
         let room_len = room.unwrap_or(usize::from(TIGHT_ROOM));
         let mut reply = self.send(message, payload, room_len);
         let is_stale = self.agreement == Agreement::Visible && matches!(reply, Some(Err(Errno::ESTALE)));
         if is_stale {
-            // Linux looks the path up again and repeats the request. What was removed then answers as a local one does.
+            // Linux looks the path up again and repeats the request. For a removed file, the second
+            // reply is that of a local file system.
             reply = self.send(message, payload, room_len);
         }
         let is_gone = is_stale
             && matches!(reply, Some(Err(_)))
-            && self.model.is_forsaken(model_header.node, &to_model);
+            && self.model.names_orphan(model_header.node, &to_model);
         if is_gone {
             return;
         }
         let outcome = self.expect(&model_header, &to_model, payload, room_len);
-        let subject = reply.map(|reply| reply.map(|body| answered(&to_subject, &body)));
+        let subject = reply.map(|reply| reply.map(|body| decode_body(&to_subject, &body)));
         if room.is_none() && subject == Some(Err(Errno::EIO)) {
-            // There was no room for what the model says.
+            // The reply did not fit into the tight room.
             return;
         }
         if self.traced {
@@ -180,14 +190,14 @@ impl<F: FileSystem> Run<F> {
         if let (Some(Ok(subject)), Some(Ok(model))) = (&subject, &outcome) {
             self.learn(subject, model);
         }
-        if let (Agreement::Visible, Operation::ReadDirPlus(plus), Some(Ok(Answered::List(list)))) =
+        if let (Agreement::Visible, Operation::ReadDirPlus(plus), Some(Ok(ReplyBody::List(list)))) =
             (self.agreement, &to_model, &subject)
         {
             self.learn_listed(plus.list.handle, list);
         }
     }
 
-    /// What must come back, by the model and by the state that the session should be in.
+    /// Returns the expected result, from the model and the state that the session should have.
     fn expect(
         &mut self,
         header: &Header<'_>,
@@ -200,18 +210,19 @@ impl<F: FileSystem> Run<F> {
                 Some(Negotiated::negotiate(init, &self.options.offer).map(|negotiated| {
                     self.model.reset(negotiated.flags);
                     self.negotiated = negotiated.ready.then_some(negotiated);
-                    Answered::Init(negotiated.reply)
+                    ReplyBody::Init(negotiated.reply)
                 }))
             }
-            (_, None) if silent(header) => None,
-            // A node besides the root is of a process before this one.
+            (_, None) if has_no_reply(header) => None,
+            // Without INIT, any node except the root counts as one of an earlier daemon.
             (_, None) => Some(Err(if matches!(header.node.0, 0 | 1) { Errno::EIO } else { Errno::ESTALE })),
             (Operation::Destroy(_), Some(_)) => {
                 self.model.reset(InitFlags::empty());
                 self.negotiated = None;
-                Some(Ok(Answered::Empty))
+                Some(Ok(ReplyBody::Empty))
             }
-            // In agreement by names alone, what the guest is told of an entry takes a lookup of its own in the model.
+            // Listings may differ in their order. So the model lists names only, and `learn_listed`
+            // looks each of them up.
             (Operation::ReadDirPlus(plus), Some(_)) if self.agreement == Agreement::Visible => {
                 expected(&self.model, header, &Operation::ReadDir(plus.list), (payload, room))
             }
@@ -225,20 +236,21 @@ impl<F: FileSystem> Run<F> {
             (Agreement::Visible, Some(subject), Some(model)) => agree(subject, model),
             (Agreement::Visible, subject, model) => subject.is_none() && model.is_none(),
         };
-        assert!(same, "{operation:?}\nis answered {subject:?}\nthe model says {model:?}");
+        assert!(same, "{operation:?}\nsubject: {subject:?}\nmodel: {model:?}");
     }
 
-    fn learn(&mut self, subject: &Answered, model: &Answered) {
+    /// Adds the node ids and file handles of two replies.
+    fn learn(&mut self, subject: &ReplyBody, model: &ReplyBody) {
         match (subject, model) {
-            (Answered::Entry(subject), Answered::Entry(model)) => self.learn_node(subject.node, model.node),
-            (Answered::Created(subject, opened), Answered::Created(model, model_opened)) => {
+            (ReplyBody::Entry(subject), ReplyBody::Entry(model)) => self.learn_node(subject.node, model.node),
+            (ReplyBody::Created(subject, opened), ReplyBody::Created(model, model_opened)) => {
                 self.learn_node(subject.node, model.node);
                 self.handles.push((opened.handle, model_opened.handle));
             }
-            (Answered::Open(subject), Answered::Open(model)) => {
+            (ReplyBody::Open(subject), ReplyBody::Open(model)) => {
                 self.handles.push((subject.handle, model.handle))
             }
-            (Answered::List(subject), Answered::List(model)) if self.agreement == Agreement::Exact => {
+            (ReplyBody::List(subject), ReplyBody::List(model)) if self.agreement == Agreement::Exact => {
                 for ((subject, ..), (model, ..)) in subject.iter().zip(model) {
                     if let (Some(subject), Some(model)) = (subject, model) {
                         self.learn_node(subject.node, model.node);
@@ -253,13 +265,14 @@ impl<F: FileSystem> Run<F> {
         if !self.nodes.contains(&(subject, model)) {
             assert!(
                 self.nodes.iter().all(|(known, _)| *known != subject),
-                "one id means one node for good, but {subject:?} was another's"
+                "{subject:?} is the id of another node already"
             );
             self.nodes.push((subject, model));
         }
     }
 
-    fn learn_listed(&mut self, handle: Handle, list: &[crate::oracle::Listed]) {
+    /// Looks the names of a READDIRPLUS up in the model, and adds their node ids.
+    fn learn_listed(&mut self, handle: Handle, list: &[crate::oracle::ListedEntry]) {
         let names = list.iter().filter_map(|(entry, .., name)| Some((entry.as_ref()?.node, name)));
         let found: Vec<_> = names
             .map(|(node, name)| (node, self.model.look_up_open(handle, name).expect("a listed name").node))
@@ -270,10 +283,13 @@ impl<F: FileSystem> Run<F> {
     }
 }
 
-/// Too little for most answers.
+/// Space for the body of a reply in bytes that is too small for most replies.
 const TIGHT_ROOM: u8 = 20;
 
-/// Bytes for the body; `None` where the script wants it tight, which it says by an odd process id.
+/// Returns the space for the body of the reply in bytes.
+///
+/// `None` stands for [`TIGHT_ROOM`]. A script selects it with a process id whose lowest and highest
+/// bits are set.
 fn body_room(header: &Header<'_>, operation: &Operation<'_>) -> Option<usize> {
     if header.pid & 0x8000_0001 == 0x8000_0001 {
         return None;
@@ -287,20 +303,20 @@ fn body_room(header: &Header<'_>, operation: &Operation<'_>) -> Option<usize> {
     Some(usize::try_from(wanted).unwrap_or(usize::MAX).min(1 << 16))
 }
 
-fn silent(header: &Header<'_>) -> bool {
+fn has_no_reply(header: &Header<'_>) -> bool {
     matches!(header.known_opcode(), Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt))
 }
 
-/// Makes of an operation one that means the same on a host and in the model; `false`: there is none.
-fn for_a_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
+/// Changes an operation so that it means the same on a host and in the model. Returns `false` if
+/// that is not possible.
+fn adapt_to_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
     (header.uid, header.gid) = (0, 0);
     header.extensions = pinhole_protocol::Extensions::EMPTY;
     header.pid = 0;
     let short = |offset: u64| offset & 0x3fff;
-    // Without set-user-id and set-group-id.
-    let plain = |mode: u32| mode & !0o6000;
+    let without_privileged_bits = |mode: u32| mode & !0o6000;
     match operation {
-        // The whole host would wait for its disks, and cookies and figures are the host's.
+        // These would make the host wait for all its disks.
         Operation::SyncFs(_) | Operation::Fsync(_) | Operation::FsyncDir(_) => return false,
         Operation::SetXattr(_)
         | Operation::GetXattr(_)
@@ -311,12 +327,13 @@ fn for_a_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
         Operation::Lseek(_) | Operation::Access(_) => return false,
         Operation::MkNod(op) if matches!(op.mode & 0o170_000, 0o020_000 | 0o060_000) => return false,
         Operation::Rename(op) if op.flags.contains(pinhole_protocol::RenameFlags::WHITEOUT) => return false,
+        // Cookies are the host's own, so each listing starts at the beginning and is complete.
         Operation::ReadDir(op) => (op.offset, op.size) = (0, 1 << 16),
         Operation::ReadDirPlus(op) => (op.list.offset, op.list.size) = (0, 1 << 16),
         Operation::Read(op) => op.offset = short(op.offset),
         Operation::Write(op) => op.offset = short(op.offset),
         Operation::SetAttr(op) => {
-            let mode = op.mode.map(plain);
+            let mode = op.mode.map(without_privileged_bits);
             *op = SetAttr {
                 size: op.size.map(short),
                 mode,
@@ -326,11 +343,11 @@ fn for_a_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool {
                 ..*op
             };
         }
-        // When a host drops these bits is its own business; the model never does.
-        Operation::MkNod(op) => op.mode = plain(op.mode),
-        Operation::MkDir(op) => op.mode = plain(op.mode),
-        Operation::Create(op) => op.mode = plain(op.mode),
-        Operation::TmpFile(op) => op.mode = plain(op.mode),
+        // A host drops set-user-id and set-group-id at times of its own. The model never does.
+        Operation::MkNod(op) => op.mode = without_privileged_bits(op.mode),
+        Operation::MkDir(op) => op.mode = without_privileged_bits(op.mode),
+        Operation::Create(op) => op.mode = without_privileged_bits(op.mode),
+        Operation::TmpFile(op) => op.mode = without_privileged_bits(op.mode),
         Operation::Fallocate(op) => {
             (op.offset, op.length) = (short(op.offset), short(op.length));
             op.mode &= FallocateMode::KEEP_SIZE | FallocateMode::PUNCH_HOLE;

@@ -1,9 +1,12 @@
-//! Scripts: what a fuzz input says, as messages whose node ids and handles are numbers of earlier answers.
+//! Scripts: fuzz inputs as messages whose node ids and file handles refer to earlier replies.
 //!
-//! An input is a run of records, each two bytes of length (the top bit: leave the message's own length field as it
-//! is) and a FUSE message with the data of its WRITE. In it, a node id from 1 to 65,535 is the node that came so
-//! many-th (1 is the root), a handle below 65,536 likewise; anything else is sent as it is. That is what
-//! `examples/seeds.rs` makes of recorded traffic, and what a mutation most often leaves valid.
+//! An input is a sequence of records. A record has two bytes of length, and then a FUSE message
+//! with the data of its WRITE. If the top bit of the length is set, the length field of the message
+//! stays as it is; otherwise it is corrected.
+//!
+//! A node id from 1 to 65,535 is an index into the nodes of earlier replies; 1 is the root. A file
+//! handle below 65,536 is an index into the earlier handles. All other values are sent unchanged.
+//! `examples/seeds.rs` writes recorded traffic in this form, and most mutations leave it valid.
 
 use pinhole_protocol::client::{encode_request, forget_records, header};
 use pinhole_protocol::{
@@ -15,7 +18,7 @@ use pinhole_protocol::{
 const KEEPS_LEN: u16 = 1 << 15;
 const OPCODE_WRITE: u32 = 16;
 
-/// The records of an input.
+/// An iterator over the messages of an input.
 #[derive(Debug)]
 pub struct Records<'a>(pub &'a [u8]);
 
@@ -38,29 +41,29 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// One record, as [`Records`] reads it.
+/// Appends a message as a record for [`Records`].
 pub fn record(message: &[u8], out: &mut Vec<u8>) {
     let len = u16::try_from(message.len()).ok().filter(|len| len & KEEPS_LEN == 0).expect("at most 32 KiB");
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(message);
 }
 
-/// The message without the data of its WRITE, and that data.
+/// Splits a message from the data of its WRITE.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     let opcode = message.get(4..8).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
     let at = if opcode == Some(OPCODE_WRITE) { WRITE_LEN.min(message.len()) } else { message.len() };
     message.split_at(at)
 }
 
-/// What stands for which node and handle.
+/// A mapping of node ids and file handles, between a script and one side.
 pub trait Ids {
-    /// The node that a script's number means.
+    /// Maps a node id.
     fn node(&self, node: NodeId) -> NodeId;
-    /// The handle that a script's number means.
+    /// Maps a file handle.
     fn handle(&self, handle: Handle) -> Handle;
 }
 
-/// The operation with its ids replaced. `records` gives a place to what a BATCH_FORGET refers to.
+/// Replaces the ids of an operation. `records` is the storage for the records of a BATCH_FORGET.
 pub fn with_ids<'a>(operation: &Operation<'a>, ids: &impl Ids, records: &'a mut Vec<u8>) -> Operation<'a> {
     let of = |handle| ids.handle(handle);
     match *operation {
@@ -100,7 +103,7 @@ pub fn with_ids<'a>(operation: &Operation<'a>, ids: &impl Ids, records: &'a mut 
     }
 }
 
-/// The message of an operation, with the data of a WRITE.
+/// Encodes the message of an operation, with the data of a WRITE.
 pub fn message(header: &Header<'_>, operation: &Operation<'_>, payload: &[u8], dialect: Dialect) -> Vec<u8> {
     let mut out = Vec::new();
     let mut header = *header;
@@ -111,7 +114,7 @@ pub fn message(header: &Header<'_>, operation: &Operation<'_>, payload: &[u8], d
     out
 }
 
-/// The INIT with which every script begins.
+/// Returns the INIT at the start of every script.
 pub fn init() -> (Header<'static>, Operation<'static>) {
     let flags = InitFlags::all() - InitFlags::SETXATTR_EXT;
     let request = InitRequest { major: 7, minor: 45, max_readahead: 1 << 17, flags };

@@ -1,62 +1,65 @@
-//! An input as traffic about a DAX window: a front-end in three bytes, then records of eight, some with more behind.
+//! Inputs of `dax_window`: three bytes for the front-end and the window, then records of eight
+//! bytes. Some kinds of records have more bytes after these eight.
 //!
-//! Numbers are small and count units of the window's alignment, so that most of what a mutation leaves still meets
-//! something; records that begin "raw" carry them as 64 bits.
+//! Numbers are small and count units of the window's alignment, so that most mutated inputs still
+//! concern the same places. "Raw" records have numbers of 64 bits.
 
 use pinhole_dax_cache::model::{Command, Event, Fault, Interruption, PAGE_LEN};
 use pinhole_dax_cache::{Capabilities, Geometry, Overlap, SLOT_LEN, Wanted};
 
-/// Commands of one input: enough to fill the window and come back to all of it.
+/// Maximum number of commands of one input: enough to fill the window and use all of it again.
 const COMMANDS_MAX: usize = 128;
 
-/// What is arbitrary before the first command.
+/// A decoded input.
 #[derive(Debug)]
 pub struct Script {
-    /// The window.
+    /// Window.
     pub geometry: Geometry,
-    /// The front-end.
+    /// Front-end.
     pub capabilities: Capabilities,
-    /// The policy's budget.
+    /// Maximum number of mappings of the guest.
     pub guest_mappings_max: usize,
-    /// What happens.
+    /// Commands in their order.
     pub commands: Vec<Command>,
 }
 
-/// Kinds of records, as they are written.
+/// Record kind: SETUPMAPPING with small numbers.
 pub const SETUP: u8 = 0;
-/// Followed by `foffset`, `moffset` and `len`.
+/// Record kind: SETUPMAPPING. `foffset`, `moffset` and `len` follow.
 pub const RAW_SETUP: u8 = 1;
-/// Followed by as many further entries as the record's length says, of four bytes.
+/// Record kind: REMOVEMAPPING with small numbers. Further entries of four bytes follow. The length
+/// modulo 8 is their number.
 pub const REMOVE: u8 = 2;
-/// Followed by `moffset` and `len` of one entry.
+/// Record kind: REMOVEMAPPING. `moffset` and `len` of one entry follow.
 pub const RAW_REMOVE: u8 = 3;
-/// Takes out a node.
+/// Record kind: removes the mappings of a node.
 pub const DROP_NODE: u8 = 4;
-/// INIT or DESTROY.
+/// Record kind: removes all mappings, as INIT and DESTROY do.
 pub const CLEAR: u8 = 5;
-/// The device.
+/// Record kind: resets the device.
 pub const RESET: u8 = 6;
-/// Of a node's file.
+/// Record kind: sets the length of a node's file.
 pub const RESIZE: u8 = 7;
 const KINDS: u8 = 8;
 
-/// Front-ends in the first byte.
+/// Flag of the first byte: [`Capabilities::read_only_descriptors`].
 pub const READ_ONLY_DESCRIPTORS: u8 = 1;
-/// As above.
+/// Flag of the first byte: [`Capabilities::past_end_of_file`].
 pub const PAST_END_OF_FILE: u8 = 2;
-/// As above.
+/// Flag of the first byte: [`Capabilities::drops_on_reset`].
 pub const DROPS_ON_RESET: u8 = 4;
-/// As above; neither this nor the next: unknown.
+/// Flag of the first byte: [`Overlap::Refused`]. With none or both of the overlap flags, the
+/// overlap is [`Overlap::Unknown`].
 pub const OVERLAP_REFUSED: u8 = 8;
-/// As above.
+/// Flag of the first byte: [`Overlap::Replaced`].
 pub const OVERLAP_REPLACED: u8 = 16;
-/// In a record's second byte, beside the node.
+/// Flag of a record's second byte, beside the node: the mapping is writable.
 pub const WRITABLE: u8 = 0x80;
 
 impl Script {
-    /// Reads an input; `None` if it is too short to say anything.
+    /// Decodes an input. Returns `None` if it is too short for the first three bytes.
     pub fn read(input: &[u8]) -> Option<Self> {
-        let (&[abilities, budgets, measures], mut rest) = input.split_first_chunk()?;
+        let (&[abilities, budgets, shape], mut rest) = input.split_first_chunk()?;
         let overlap = match abilities & (OVERLAP_REFUSED | OVERLAP_REPLACED) {
             OVERLAP_REFUSED => Overlap::Refused,
             OVERLAP_REPLACED => Overlap::Replaced,
@@ -69,8 +72,8 @@ impl Script {
             mappings_max: usize::from(budgets & 15) + 1,
             drops_on_reset: abilities & DROPS_ON_RESET != 0,
         };
-        let shift = 12 + u32::from(measures & 15) % 10;
-        let geometry = Geometry::new(SLOT_LEN << (measures >> 7), shift).ok()?;
+        let shift = 12 + u32::from(shape & 15) % 10;
+        let geometry = Geometry::new(SLOT_LEN << (shape >> 7), shift).ok()?;
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_MAX
             && let Some(command) = command(geometry.alignment(), &mut rest)
@@ -82,7 +85,8 @@ impl Script {
     }
 }
 
-/// A record: kind, node and [`WRITABLE`], file offset, place (two bytes), length, faults, interruption.
+/// Decodes a record. Its bytes are: kind, node and [`WRITABLE`], file offset, window offset (two
+/// bytes), length, faults, interruption.
 fn command(unit: u64, rest: &mut &[u8]) -> Option<Command> {
     let [kind, node, file, low, high, len, faults, interruption] = take(rest)?;
     let writable = node & WRITABLE != 0;
@@ -133,7 +137,7 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, behind) = rest.split_first_chunk()?;
-    *rest = behind;
+    let (taken, after) = rest.split_first_chunk()?;
+    *rest = after;
     Some(*taken)
 }
