@@ -2,7 +2,7 @@
 //!
 //! One request goes `transport` (a checked descriptor chain) -> `session` (decode, state, gate, operate, answer) ->
 //! `host` (the file system), and its answer goes back the same way. `cli` turns what was typed into what is true and
-//! builds the rest. `docs/architecture.md` follows a request through all of it.
+//! builds the rest. `docs/internals/architecture.md` follows a request through all of it.
 
 pub mod bell;
 pub mod cli;

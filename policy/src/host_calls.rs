@@ -1,7 +1,7 @@
 //! The host system calls that a policy needs, with conditions on their arguments.
 //!
 //! The seccomp filters and `pinhole policy explain` are made from this table. A test compares
-//! docs/holes.md with it.
+//! docs/internals/host-calls.md with it.
 
 mod supervisor;
 mod table;

@@ -1,11 +1,11 @@
-//! Does docs/holes.md name exactly the host calls of the table, each in the section of the threads
-//! that make it?
+//! Does docs/internals/host-calls.md name exactly the host calls of the table, each in the section of
+//! the threads that make it?
 #![cfg(test)]
 
 use pinhole_policy::host_calls::{ANSWERED, Row, Threads, every_row};
 use std::collections::BTreeSet;
 
-const DOCUMENT: &str = include_str!("../../docs/holes.md");
+const DOCUMENT: &str = include_str!("../../docs/internals/host-calls.md");
 
 const SERVING: Threads = Threads::WORKER.union(Threads::OFFLOAD);
 

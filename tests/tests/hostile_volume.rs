@@ -47,7 +47,7 @@ fn a_flood_that_goes_on_has_two_lines_a_queue() -> Result<(), FrontendError> {
     for queue in ["queue=1", "queue=2"] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(queue)).collect();
         assert_eq!(lines.len(), 2, "{log}");
-        // Each line fits into what `docs/threat-model.md` multiplies.
+        // Each line fits into what `docs/internals/denial-of-service.md` multiplies.
         assert!(lines.iter().all(|line| line.len() < LOG_LINE_LEN_MAX), "{log}");
     }
     bench.is_alive()

@@ -194,7 +194,7 @@ impl Report {
              bench --chart docs/bench` writes this page.\n\n- machine: {}\n- programs: {}\n- {}\n\nThe contestants took \
              turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
              The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \
-             setting of virtiofsd that is best for this row.\n[Testing](../testing.md#benchmarks) describes the rows.\n",
+             setting of virtiofsd that is best for this row.\n[Benchmarks](../internals/benchmarks.md) describes the rows.\n",
             self.machine.date, self.machine.words, self.machine.versions, self.turns
         );
         let parts = [

@@ -20,7 +20,7 @@ const HEAD: [&str; 6] =
 const HOW: &str =
     "Each question is tried with two User-mode Linux guests and one process of the host, at the same time
 or in turns. Each guest has its own daemon, and all daemons share one directory.
-[Testing](../testing.md) has the details.
+[Test harness](../internals/harness.md#several-guests) has the details.
 
 - The questions are those of the test suite `guest_sharing`. pinhole must pass it where its cache
   mode promises the answer ([coherence](../use/coherence.md)). `never` is `strict` without shared

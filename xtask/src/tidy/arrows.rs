@@ -2,10 +2,13 @@
 //! the standard library.
 //!
 //! Dependencies have one direction and no cycles. The tables here define the architecture, and
-//! docs/architecture.md explains it.
+//! docs/internals/architecture.md explains it.
 
 use super::Fault;
 use super::source::{NamedPath, Source, paths};
+
+/// Page that explains the tables below.
+const PAGE: &str = "docs/internals/architecture.md";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
@@ -120,7 +123,7 @@ fn modules(source: &Source, inside: &str, named: &[NamedPath], faults: &mut Vec<
         let seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
         if target != top && known && !seam && !allowed.contains(&target) {
             let what = format!(
-                "{top} must not name {target}: pass a value or a trait instead (see docs/architecture.md)"
+                "{top} must not name {target}: pass a value or a trait instead (see {PAGE})"
             );
             faults.push(Fault::new(&source.file, path.line, what));
         }

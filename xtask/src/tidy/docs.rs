@@ -7,7 +7,7 @@ use super::source::Source;
 use super::{Fault, items};
 
 /// Document with a row for each test suite.
-const SUITES: &str = "docs/testing.md";
+const SUITES: &str = "docs/internals/testing.md";
 
 /// Document with the reason for each dependency.
 const REASONS: &str = "docs/internals/dependencies.md";
@@ -165,8 +165,8 @@ mod tests {
     fn missing_item_is_a_fault() {
         let text = "`Ring::begin`, `Ring::spawn`, `std::fs`";
         let code = "//! A.\nimpl Ring {\n    fn begin() {}\n}\n";
-        let all = faults(&[("docs/architecture.md", text), ("daemon/src/a.rs", code)]);
-        assert_eq!(all, ["docs/architecture.md:1: `Ring::spawn` does not exist: use the current name"]);
+        let all = faults(&[("docs/a.md", text), ("daemon/src/a.rs", code)]);
+        assert_eq!(all, ["docs/a.md:1: `Ring::spawn` does not exist: use the current name"]);
     }
 
     #[test]
@@ -174,12 +174,10 @@ mod tests {
         let rows = "| `a`, `b` | what |\n`c`";
         let files =
             ["daemon/tests/a.rs", "tests/tests/b/main.rs", "tests/tests/c.rs", "tests/tests/d/mod.rs"];
-        let mut all = vec![("docs/testing.md", rows)];
+        let mut all = vec![(SUITES, rows)];
         all.extend(files.map(|file| (file, "//! A.\n#![cfg(test)]\n")));
-        assert_eq!(
-            faults(&all),
-            ["tests/tests/c.rs:1: c has no row in docs/testing.md: add one that says what the suite tests"]
-        );
+        let what = format!("c has no row in {SUITES}: add one that says what the suite tests");
+        assert_eq!(faults(&all), [format!("tests/tests/c.rs:1: {what}")]);
     }
 
     #[test]
