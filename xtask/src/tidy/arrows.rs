@@ -122,9 +122,7 @@ fn modules(source: &Source, inside: &str, named: &[NamedPath], faults: &mut Vec<
         let known = row(&MODULES, target).is_some();
         let seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
         if target != top && known && !seam && !allowed.contains(&target) {
-            let what = format!(
-                "{top} must not name {target}: pass a value or a trait instead (see {PAGE})"
-            );
+            let what = format!("{top} must not name {target}: pass a value or a trait instead (see {PAGE})");
             faults.push(Fault::new(&source.file, path.line, what));
         }
     }
