@@ -26,8 +26,8 @@ pub const GROUPS_MAX: usize = 32;
 /// copies), one for each of the 509 memory regions that a front-end may add, the rest for sockets and logging.
 pub const DESCRIPTOR_RESERVE: u64 = 1024;
 
-/// Bytes of one COPY_FILE_RANGE on the host: it holds its queue's worker, and a guest's caller goes on after a short
-/// copy anyway.
+/// Bytes of one COPY_FILE_RANGE on the host. It holds a thread that a stop of its queue waits for, and a guest's caller goes
+/// on after a short copy anyway.
 pub const COPY_LEN_MAX: usize = 64 << 20;
 
 /// Bytes that the host reserves, zeroes or frees in one call: tmpfs takes 30 to 60 ms to zero as many. A queue that is being

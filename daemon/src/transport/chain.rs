@@ -146,12 +146,13 @@ impl Chain {
         self.pieces.get(self.readable_count..).unwrap_or_default()
     }
 
-    /// What the guest says, in `memory`, which must be the one that was walked.
+    /// What the guest says, in `memory`, which may be newer than the one that was walked: a piece that no longer lies in it ends
+    /// what can be read.
     pub fn message<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.readable())
     }
 
-    /// Where the answer goes, in `memory`, which must be the one that was walked.
+    /// Where the answer goes, in `memory`; as [`Chain::message`].
     pub fn room<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.writable())
     }
