@@ -556,19 +556,3 @@ fn memory_is_flat_after_a_forget() {
         );
     }
 }
-
-#[test]
-fn a_socket_in_use_is_left_to_its_owner() {
-    let (folder, daemon) = Bench::serve(&[]).unwrap();
-    let share = folder.path().join("share");
-    let second = std::process::Command::new(pinhole_tests::daemon::pinhole_program().unwrap())
-        .arg("--shared-dir")
-        .arg(&share)
-        .arg("--socket-path")
-        .arg(daemon.socket())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success() && said.contains("in use"), "{said}");
-    drop(visit(&daemon).unwrap());
-}

@@ -184,7 +184,7 @@ fn needs(suite: &str) -> &'static [Part] {
 /// Returns the host programs that a suite starts.
 fn programs(suite: &str) -> &'static [&'static str] {
     match suite {
-        "crashes" | "denied" | "durability" | "host_calls" | "limits" | "stops" | "submounts"
+        "crashes" | "denied" | "durability" | "host_calls" | "limits" | "sockets" | "stops" | "submounts"
         | "system_calls" => &["strace"],
         "leases" | "guest_leases" | "loads" => &["perl"],
         _ => &[],
