@@ -65,6 +65,8 @@ struct TurnState {
     outcome: Option<Answer<()>>,
     /// Requests that wait for it, or have not asked for its outcome yet.
     requests: usize,
+    /// One of them was given up: it comes again, and has not heard of an error.
+    was_left: bool,
 }
 
 impl PartialEq for SyncTurn {
@@ -90,6 +92,7 @@ impl SyncTurn {
         let left = state.outcome.is_none() && gives_up();
         if left {
             state.requests = state.requests.saturating_sub(1);
+            state.was_left = true;
         }
         left
     }
@@ -113,12 +116,12 @@ impl SyncTurn {
         state.requests = state.requests.saturating_add(1);
     }
 
-    /// Ends it. False: no request is there to hear of it.
+    /// Ends it. False: not every request that waited is there to hear of it, and the host tells an error once.
     fn end(&self, outcome: Answer<()>) -> bool {
         let mut state = self.lock();
         state.outcome.get_or_insert(outcome);
         self.over.notify_all();
-        state.requests > 0
+        state.requests > 0 && !state.was_left
     }
 
     fn lock(&self) -> MutexGuard<'_, TurnState> {

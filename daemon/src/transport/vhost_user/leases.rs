@@ -32,9 +32,30 @@ impl Waiting {
         Self { taken, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
 
+    /// Takes the request out, which [`Waits::joined`] puts back.
+    pub(super) fn split(self) -> (Taken, Waits) {
+        let Self { taken, place, since, .. } = self;
+        (taken, Waits { place, since })
+    }
+
     /// Whether it has waited for as long as it may.
     pub(super) fn is_over(&self) -> bool {
         self.since.elapsed() >= LEASE_WAIT_MAX
+    }
+}
+
+/// Where a request stood that waits, and since when.
+#[derive(Debug)]
+pub(super) struct Waits {
+    place: Place,
+    since: Instant,
+}
+
+impl Waits {
+    /// The same with its request.
+    pub(super) fn joined(self, taken: Taken) -> Waiting {
+        let Self { place, since } = self;
+        Waiting { taken, place, since, due: since }
     }
 }
 

@@ -25,6 +25,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// The name of each thread that serves.
 const THREAD_NAME: &str = "pool";
@@ -45,6 +46,8 @@ pub(super) struct Postponed {
     pub(super) is_urgent: bool,
     /// How far it has been carried out; see [`StopCheck`].
     pub(super) reached: Option<u64>,
+    /// Whether it can be carried out from its beginning once more; see [`Repeat`].
+    pub(super) may_begin_anew: bool,
 }
 
 /// How large a pool may become.
@@ -129,8 +132,10 @@ impl Office {
     }
 
     /// Takes a request back of which a part has been carried out, to carry it out later; the thread is free.
-    fn requeue(&self, postponed: Postponed) {
+    fn requeue(&self, mut postponed: Postponed) {
         let mut state = self.lock();
+        // Its own queue may have been stopped in this very moment, and not have found it in the backlog.
+        postponed.is_urgent |= postponed.deferral.is_waited_for();
         state.free += 1;
         state.bytes = state.bytes.saturating_add(postponed.taken.footprint());
         if postponed.is_urgent {
@@ -207,7 +212,7 @@ impl Office {
     }
 
     fn serve<F: FileSystem>(&self, session: &Session<F>, postponed: Postponed, scratch: &mut Scratch) {
-        let Postponed { taken, place, queue, mut deferral, is_urgent, reached } = postponed;
+        let Postponed { taken, place, queue, mut deferral, is_urgent, reached, may_begin_anew } = postponed;
         if deferral.is_abandoned() {
             self.served();
             drop(deferral);
@@ -228,19 +233,20 @@ impl Office {
         let len = match (taken.serve(session, memory.view(), pace, scratch), &self.parking) {
             (Fate::Answered(len), _) => len,
             (Fate::Stopped, _) if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {
-                // Its own queue may have been stopped in this very moment, and not have found it in the backlog.
-                let is_urgent = deferral.is_waited_for();
                 let reached = reached.get();
+                let may_begin_anew = may_begin_anew && yields.get() == Some(Repeat::Harmless);
                 // Before the memory is counted as let go of.
                 drop(memory);
                 deferral.queue_again();
-                self.requeue(Postponed { taken, place, queue, deferral, is_urgent, reached });
+                self.requeue(Postponed { taken, place, queue, deferral, is_urgent, reached, may_begin_anew });
                 return;
             }
             // It stands in the available ring again, or nobody waits for it.
             (Fate::Stopped, _) => {
                 self.served();
                 drop((memory, deferral));
+                // One before it that waits for something else may be put back now.
+                session.bell().ring();
                 return;
             }
             (Fate::Parked(parked), Some(parking))
@@ -375,16 +381,12 @@ impl Pool {
         self.shared.hire.notify_one();
     }
 
-    /// Hands a request over; waits where too many already wait. `Some`: the queue that has it is to stop, and the pool has
-    /// none of it.
-    pub(super) fn submit(&self, postponed: Postponed, is_over: impl Fn() -> bool) -> Option<Postponed> {
+    /// Hands a request over. `Some`: too many already wait.
+    pub(super) fn submit(&self, postponed: Postponed) -> Option<Postponed> {
         let bytes = postponed.taken.footprint();
         let mut state = self.shared.lock();
-        while self.shared.is_full_for(bytes, &state) {
-            if is_over() {
-                return Some(postponed);
-            }
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if self.shared.is_full_for(bytes, &state) {
+            return Some(postponed);
         }
         state.backlog.push_back(postponed);
         state.bytes = state.bytes.saturating_add(bytes);
@@ -397,7 +399,21 @@ impl Pool {
         None
     }
 
-    /// Has each queue that waits in [`Pool::submit`] look whether it is to stop.
+    /// Waits until there is room for one more of so many bytes, or it is `until`, or `is_over`.
+    pub(super) fn wait_for_room(&self, bytes: usize, until: Option<Instant>, is_over: impl Fn() -> bool) {
+        let mut state = self.shared.lock();
+        while self.shared.is_full_for(bytes, &state) && !is_over() {
+            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return,
+                Some(left) => {
+                    self.shared.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Has each queue that waits in [`Pool::wait_for_room`] look whether it is to stop.
     pub(super) fn interrupt(&self) {
         drop(self.shared.lock());
         self.shared.room.notify_all();

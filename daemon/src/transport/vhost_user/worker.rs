@@ -54,9 +54,12 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
             scratch,
             poller,
         };
-        // What came before the first kick, or while there was no worker, is served at once.
-        while turn.serve_available()? && sleep.until_kicked(turn.leases.next())? {}
-        turn.wind_up()
+        let served = turn.serve_until_stopped();
+        if served.is_ok() {
+            ring.close_tail(turn.available.taken());
+        }
+        // Of a ring that broke nothing is put back, but what was taken is answered all the same.
+        served.and(turn.wind_up())
     }
 
     fn starting(&self) {
@@ -104,7 +107,7 @@ struct Turn<'t, F> {
     indirect: bool,
     taken: Taken,
     /// A request that came too soon, or for which the pool has no time: the next to be served.
-    held: Option<Place>,
+    held: Option<Held>,
     /// The pool has a request that is to be the last one taken until it is done.
     is_closed: bool,
     leases: Leases,
@@ -140,6 +143,16 @@ enum Hold {
     Early(Duration),
     /// The pool has as much of this queue as it can finish in time. `None`: it has one that is to be the last.
     Busy(Option<Effort>),
+    /// The pool has no room for one more of this many bytes of our memory.
+    Full(usize),
+}
+
+/// A request that was taken and is the next to be served.
+#[derive(Clone, Copy)]
+struct Held {
+    place: Place,
+    /// It has waited for as long as the speed limits ask.
+    has_paid: bool,
 }
 
 /// A request that was taken and has not begun when its worker ends.
@@ -155,12 +168,26 @@ impl Unbegun {
             Self::Leased(waiting) => waiting.place,
         }
     }
+
+    /// Whether it can be carried out from its beginning, though a part of it may be done.
+    const fn may_begin_anew(&self) -> bool {
+        match self {
+            Self::Pooled(postponed) => postponed.may_begin_anew,
+            Self::Leased(_) => true,
+        }
+    }
 }
 
 /// Requests of a burst that are served and not yet given back.
 type Batch = ArrayVec<Done, SIGNAL_BATCH_MAX>;
 
 impl<F: FileSystem + 'static> Turn<'_, F> {
+    /// Serves until the worker is to stop. What came before the first kick, or while there was no worker, is served at once.
+    fn serve_until_stopped(&mut self) -> Result<(), RingError> {
+        while self.serve_available()? && self.sleep.until_kicked(self.leases.next())? {}
+        Ok(())
+    }
+
     /// Serves until the ring is empty and the guest has been asked to kick for what comes next (true), or the worker
     /// is to stop (false).
     fn serve_available(&mut self) -> Result<bool, RingError> {
@@ -175,6 +202,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                     Ended::Held(Hold::Early(owed)) => self.sit_out(owed),
                     Ended::Held(Hold::Busy(effort)) => {
                         self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
+                    }
+                    Ended::Held(Hold::Full(bytes)) => {
+                        self.worker.pool.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
                     }
                     Ended::Empty => break,
                 }
@@ -237,17 +267,19 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 return Ok(Ended::Held(Hold::Busy(None)));
             }
             self.is_closed = false;
-            let waited = self.held.take();
-            let next = match waited {
-                Some(_) => waited,
-                None => self.available.next_request(burst.ram())?,
+            let next = match self.held.take() {
+                None => {
+                    self.available.next_request(burst.ram())?.map(|place| Held { place, has_paid: false })
+                }
+                held => held,
             };
-            let Some(place) = next else { return Ok(Ended::Empty) };
-            match self.serve_one(burst, (place, waited.is_some()), batch)? {
+            let Some(next @ Held { place, has_paid }) = next else { return Ok(Ended::Empty) };
+            match self.serve_one(burst, next, batch)? {
                 Step::Done(len) => batch.push(Done { head: place.head, len }),
                 Step::Elsewhere => {}
                 Step::Held(why) => {
-                    self.held = Some(place);
+                    let has_paid = has_paid || matches!(why, Hold::Early(_));
+                    self.held = Some(Held { place, has_paid });
                     return Ok(Ended::Held(why));
                 }
             }
@@ -277,17 +309,17 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         given
     }
 
-    /// Serves the request at `place`; one that has waited is not asked to wait again.
+    /// Serves a request; one that has paid is not asked to wait again.
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
-        (place, has_waited): (Place, bool),
+        Held { place, has_paid }: Held,
         batch: &mut Batch,
     ) -> Result<Step, RingError> {
         let memory = burst.memory();
         let read = self.taken.read(memory, self.available.table(), place.head, self.indirect);
         let owed = self.worker.session.owed(self.taken.message());
-        if !owed.is_zero() && !has_waited {
+        if !owed.is_zero() && !has_paid {
             return Ok(Step::Held(Hold::Early(owed)));
         }
         if let Err(why) = read {
@@ -330,15 +362,15 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
             return Ok(Step::Held(Hold::Busy(Some(effort))));
         }
         let taken = std::mem::take(&mut self.taken);
-        if self.postpone(burst, (taken, place, effort), batch)?.is_some() {
-            return Ok(Step::Held(Hold::Busy(Some(effort))));
+        if let Some(taken) = self.postpone(burst, (taken, place, effort), batch)? {
+            return Ok(Step::Held(Hold::Full(taken.footprint())));
         }
         self.is_closed = effort.is_interruptible();
         Ok(Step::Elsewhere)
     }
 
-    /// Hands a request over to the pool, which may have no room for a while. `Some`: the worker is to stop, and the pool has
-    /// not got it.
+    /// Hands a request over to the pool. `Some`: that has no room. It is not waited for here, because a change of memory waits
+    /// for the burst.
     fn postpone(
         &self,
         burst: &Burst<'_>,
@@ -347,9 +379,16 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
     ) -> Result<Option<Taken>, RingError> {
         self.give_back(burst, batch)?;
         let (deferral, queue) = (self.ring.defer(effort), self.worker.index);
-        let postponed = Postponed { taken, place, queue, deferral, is_urgent: false, reached: None };
-        let refused = self.worker.pool.submit(postponed, || self.sleep.is_over());
-        Ok(refused.map(|postponed| postponed.taken))
+        let postponed = Postponed {
+            taken,
+            place,
+            queue,
+            deferral,
+            is_urgent: false,
+            reached: None,
+            may_begin_anew: true,
+        };
+        Ok(self.worker.pool.submit(postponed).map(|postponed| postponed.taken))
     }
 
     fn refuse(&self, burst: &Burst<'_>, taken: &Taken, errno: Errno) -> u32 {
@@ -379,10 +418,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 }
                 Fate::WouldWait => {
                     let effort = waiting.taken.effort(session, memory);
-                    let taken = waiting.taken;
-                    match self.postpone(&burst, (taken, place, effort), &mut batch)? {
-                        None => {}
-                        Some(taken) => self.leases.add(Waiting::new(taken, place)),
+                    let (taken, waits) = waiting.split();
+                    if let Some(taken) = self.postpone(&burst, (taken, place, effort), &mut batch)? {
+                        self.leases.put_back(waits.joined(taken));
                     }
                     Step::Elsewhere
                 }
@@ -402,16 +440,15 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
     /// that the rest is answered. Of that, requests that wait for a lease are answered ESTALE: Linux looks the path up again
     /// and opens or truncates what it finds, so its program notices nothing.
     fn wind_up(&mut self) -> Result<(), RingError> {
-        self.ring.close_tail(self.available.taken());
         // It is the last one taken.
-        if let Some(place) = self.held.take() {
-            self.ring.put_back(place);
+        if let Some(held) = self.held.take() {
+            self.ring.put_back(held.place);
         }
         let pooled = self.worker.pool.withdraw(self.worker.index).into_iter().map(Unbegun::Pooled);
         let mut unbegun: Vec<_> =
             pooled.chain(self.leases.take_all().into_iter().map(Unbegun::Leased)).collect();
         unbegun.sort_by_key(|unbegun| unbegun.place().number);
-        while unbegun.pop_if(|last| self.ring.put_back(last.place())).is_some() {}
+        while unbegun.pop_if(|last| last.may_begin_anew() && self.ring.put_back(last.place())).is_some() {}
         let (burst, mut batch, mut urgent) = (self.ring.begin(), Batch::new(), Vec::new());
         for unbegun in unbegun {
             match unbegun {

@@ -5,10 +5,11 @@
 //! are printed, and are bounded only where a daemon that serves everything first would take minutes.
 #![cfg(test)]
 
+mod memory;
+
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{
-    COPY_FILE_RANGE, CREATE, FALLOCATE, FSYNC, GETATTR, INIT, LOOKUP, OPEN_FILE, RELEASE, SETLK, SETLKW,
-    WRITE,
+    COPY_FILE_RANGE, CREATE, FALLOCATE, FSYNC, GETATTR, INIT, LOOKUP, OPEN_FILE, SETLK, SETLKW, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::locks::{self, Lock};
@@ -47,8 +48,6 @@ const SHORT: u64 = 8 << 20;
 const FEW: usize = MANY / 10;
 /// So often is a queue stopped whose requests wait behind those of another.
 const ROUNDS: usize = 6;
-/// So often may a busy host spoil a measurement.
-const TURNS: usize = 5;
 /// What a stop may take on a busy host. To serve all of the recipe takes more than a minute.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -297,55 +296,6 @@ fn a_reservation_that_a_pause_interrupts_is_whole_in_the_end() {
         let data = fs::metadata(scene.host(&format!("file{number}"))).unwrap();
         assert_eq!((data.len(), data.blocks() * 512), (HALF, HALF));
     }
-}
-
-/// A change of memory, of which QEMU sends one for each DAX mapping. The host may be busy when the reply comes, so the daemon
-/// has some turns; one that waits for what it has taken fails in all of them.
-#[test]
-fn change_of_memory_waits_for_no_long_reservation() {
-    let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
-    let mut lane = Lane::new(1);
-    let mut went_on = 0;
-    for turn in 0..TURNS {
-        let name = format!("file{turn}");
-        let file = scene.create(&name);
-        lane.offer(&mut scene.guest, fallocate(file, LONG), 0);
-        lane.kick(&mut scene.guest);
-        eventually("it has begun", || scene.blocks(&name) > 0);
-        scene.guest.share_memory().unwrap();
-        // Only the last step changes the length.
-        let data = fs::metadata(scene.host(&name)).unwrap();
-        went_on += usize::from(data.len() == 0);
-        assert!(lane.finish(&mut scene.guest).iter().all(|errno| *errno == 0));
-        let data = fs::metadata(scene.host(&name)).unwrap();
-        assert_eq!((data.len(), data.blocks() * 512), (LONG, LONG));
-        fs::remove_file(scene.host(&name)).unwrap();
-        ask(&mut scene.guest, Frame::new(RELEASE, file.0).u64(file.1).u32(0).u32(0).u64(0), 0);
-    }
-    assert!(went_on > 0, "each change of memory waited for the reservation");
-}
-
-#[test]
-fn change_of_memory_waits_for_few_of_many_copies() {
-    let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
-    let (from, to) = (scene.create("from"), scene.create("to"));
-    fs::write(scene.host("from"), vec![7; 64 << 20]).unwrap();
-    let mut lane = Lane::new(1);
-    for _ in 0..MANY {
-        lane.offer(&mut scene.guest, copy(from, to, 64 << 20), 8);
-    }
-    lane.kick(&mut scene.guest);
-    let mut fewest = MANY;
-    for _ in 0..TURNS {
-        let before = lane.collect(&mut scene.guest);
-        lane.wait_for_more(&mut scene.guest, before);
-        let before = lane.collect(&mut scene.guest);
-        scene.guest.share_memory().unwrap();
-        fewest = fewest.min(lane.collect(&mut scene.guest) - before);
-    }
-    // The one that has begun, and one more that begins before its answer is seen.
-    assert!(fewest <= 2, "at least {fewest} were served before each change of memory");
-    assert!(lane.finish(&mut scene.guest).iter().all(|errno| *errno == 0));
 }
 
 #[test]
