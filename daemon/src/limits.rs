@@ -43,7 +43,7 @@ pub const ALLOCATION_STEPS_MAX: u64 = 1024;
 pub const LONG_ALLOCATION_LEN: u64 = 256 << 20;
 
 /// How long the host may take for the requests of one queue that have been handed to the pool, by the session's estimate.
-/// Past that, the next long one stays in the available ring: so long does a queue that is being stopped wait at most.
+/// Past that, the next long one stays in the available ring: a stop of the queue waits for about this long.
 pub const BACKLOG_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Bytes of host directory entries read at once, on the worker's stack.

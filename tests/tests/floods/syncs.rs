@@ -26,7 +26,7 @@ const A_WHILE: Duration = Duration::from_millis(200);
 /// In each of four queues.
 const REQUESTS: usize = 100;
 
-/// strace on a daemon that is running, each of whose calls of syncfs takes so long.
+/// A strace that delays each `syncfs` call of a running daemon.
 struct Slowed {
     strace: Child,
     folder: TempDir,

@@ -166,7 +166,7 @@ fn getlk_says_what_is_in_the_way_and_whose_it_is() {
     for free in [write(1, 0, TO_THE_END), read(2, 0, TO_THE_END), write(2, 0, 9), write(2, 20, TO_THE_END)] {
         assert_eq!(scene.guest(0).get(files[0], free).unwrap(), None, "{free:?}");
     }
-    // Of another guest nobody knows which process it is.
+    // The process of another guest has no number here.
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(InTheWay { pid: 0, ..found }));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
     let here = scene.file();

@@ -1,7 +1,7 @@
 //! Do the guests' locks hold on the host: between the owners of one guest, between guests of different daemons, and
 //! between guests and host processes? And does each end when it has to, and no wrong request leave one behind?
 //!
-//! `lock_waits` asks what becomes of who waits, `lock_ranges` whether ranges are those of a model.
+//! `lock_waits` tests waiting requests, and `lock_ranges` compares ranges with a model.
 #![cfg(test)]
 
 mod ends;

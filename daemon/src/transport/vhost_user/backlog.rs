@@ -104,7 +104,8 @@ impl Backlog {
         }
     }
 
-    /// Whether the pool may be given one more that takes so long; `None`: whether the worker may take anything at all.
+    /// Whether the pool may be given one more request of this effort. `None`: whether the worker may
+    /// take any request.
     pub(super) fn has_room(&self, effort: Option<Effort>) -> bool {
         let fits = |effort: Effort| self.time.saturating_add(effort.time()) <= BACKLOG_TIME_MAX;
         !self.is_closed && effort.is_none_or(|effort| self.efforts == 0 || fits(effort))

@@ -241,7 +241,7 @@ impl Office {
                 self.requeue(Postponed { taken, place, queue, deferral, is_urgent, reached, may_begin_anew });
                 return;
             }
-            // It stands in the available ring again, or nobody waits for it.
+            // It is in the available ring again, or the guest no longer waits for it.
             (Fate::Stopped, _) => {
                 self.served();
                 drop((memory, deferral));
@@ -265,7 +265,7 @@ impl Office {
                 let refused = Err(Errno::ENOLCK);
                 taken.settle((session, memory.view()), &parked, refused, scratch)
             }
-            // Who may wait is answered; were it not, this is how it is given back.
+            // Unreachable: a patient request is answered. It would be given back empty.
             (Fate::WouldWait | Fate::Leased, _) => 0,
         };
         // Before the guest hears of it, so that its next request finds this thread free and hires no other.

@@ -196,7 +196,7 @@ impl Deferral {
         self.ring.put_back(place)
     }
 
-    /// Whether nobody waits for its answer any longer.
+    /// Whether the guest no longer waits for its reply.
     pub(super) fn is_abandoned(&self) -> bool {
         self.ring.is_abandoned()
     }
@@ -461,8 +461,8 @@ impl Ring {
         self.load().view().ram.check_range(GuestAddress(address), len)
     }
 
-    /// Lets a request wait for a thread of the pool, which may take so long for it: a stop of the ring waits for it. A change
-    /// of memory does so only once it has begun.
+    /// Lets a request of this effort wait for a pool thread. A stop of the ring waits for the request; a
+    /// change of memory waits only once it has begun.
     pub(super) fn defer(self: &Arc<Self>, effort: Effort) -> Deferral {
         let mut backlog = lock(&self.backlog);
         backlog.begin(effort);
@@ -470,7 +470,8 @@ impl Ring {
         Deferral { ring: Arc::clone(self), stage: Stage::Queued, effort: Some(effort) }
     }
 
-    /// Whether the pool may be given one more that takes so long; `None`: whether anything may be taken off the ring.
+    /// Whether the pool may be given one more request of this effort. `None`: whether any request may
+    /// be taken off the ring.
     pub(super) fn has_room(&self, effort: Option<Effort>) -> bool {
         lock(&self.backlog).has_room(effort)
     }

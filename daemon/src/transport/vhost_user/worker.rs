@@ -345,7 +345,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
             Fate::Leased => Ok(Step::Done(self.refuse(burst, &self.taken, Errno::EAGAIN))),
             Fate::Parked(parked) => Ok(self.park(burst, parked, place)),
             Fate::Stopped => Ok(Step::Held(Hold::Busy(None))),
-            // Who may wait is answered; were it not, this is how it is given back.
+            // Unreachable: a patient request is answered. It would be given back empty.
             Fate::WouldWait => Ok(Step::Done(0)),
         }
     }
