@@ -29,7 +29,7 @@ const DIFFERENCES: [(&str, &str); 1] = [(
     "skipped: the C library derives LINK_MAX from the type of file system, and knows no figure for FUSE",
 )];
 
-/// Cases that pass or fail by who is first, each with its reason; `docs/use/compatibility.md` tells users.
+/// Cases whose result depends on timing, each with its reason. `docs/use/compatibility.md` lists them.
 const RACES: [(&str, &str); 1] = [(
     "open::etxtbsy",
     "opening a running program with O_RDONLY and O_TRUNC: the kernel's FUSE driver has the file truncated before it \

@@ -193,7 +193,7 @@ impl Plan {
         SupervisorFilter::new(self.on_forbidden(), self.facilities)
     }
 
-    /// What happens at a forbidden call, if that wall is to be built.
+    /// The effect of a forbidden call. `Allow` where no filter is asked for.
     const fn on_forbidden(&self) -> OnForbidden {
         if self.builds(Walls::SECCOMP) { self.forbidden } else { OnForbidden::Allow }
     }
