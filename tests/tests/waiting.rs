@@ -381,8 +381,9 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
     let mut scene = Scene::new(WIDE, &[]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..12);
-    // They are in the pool once this is answered.
+    // They are in the pool once this is answered. A request that no thread has begun is not waited for.
     scene.ask_at_once(1, getattr(), ATTR);
+    scene.settle();
     let (done, ended) = channel();
     std::thread::scope(|scope| {
         let guest = scene.guest.as_ref().unwrap();
