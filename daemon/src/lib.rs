@@ -1,18 +1,21 @@
 //! The daemon: the only crate that touches guest memory, sockets and host files.
 //!
-//! One request goes `transport` (a checked descriptor chain) -> `session` (decode, state, gate, operate, answer) ->
-//! `host` (the file system), and its answer goes back the same way. `cli` turns what was typed into what is true and
-//! builds the rest. `docs/internals/architecture.md` follows a request through all of it.
+//! A request goes from `transport` (a checked descriptor chain) to `session` (decode, state, policy
+//! check, dispatch, reply) and from there to a `filesystem`. `passthrough` is the file system that
+//! serves a host directory; `window` is the DAX window. `cli` turns the command line into a
+//! configuration and builds the rest. `docs/internals/architecture.md` follows a request through
+//! all of it.
 
-pub mod bell;
 pub mod cli;
+pub mod filesystem;
 pub mod guest_view;
-mod handoff;
-pub mod host;
 pub mod io_vectors;
 pub mod limits;
 pub mod log_budget;
+pub mod passthrough;
 pub mod sandbox;
 pub mod session;
+pub mod sync;
+mod sys;
 pub mod transport;
-mod unshare;
+mod window;

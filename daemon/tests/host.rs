@@ -1,12 +1,9 @@
 //! The host file system called directly, as the session calls it: lifetimes, limits and identities that no guest can
 //! be asked to show.
 #![cfg(test)]
-
-use pinhole::host::{
-    Allowed, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Held, Holes, Opening, Pace,
-    Passthrough, Repeat, Stepped, StopCheck,
-};
+use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Opening, Pace, Repeat, Stepped, StopCheck};
 use pinhole::io_vectors::IoVectors;
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Held, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,

@@ -1,9 +1,7 @@
 //! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
 #![cfg(test)]
-
-use pinhole::host::{
-    CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace, Passthrough,
-};
+use pinhole::filesystem::{Call, Caller, FileSystem, Opening, Pace};
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, GetAttr, InitFlags, Lookup, Name, NodeId, Open, OpenFlags,

@@ -1,10 +1,8 @@
 //! What becomes of nodes when there are more of them than descriptors, and when the host changes what they mean:
 //! found again by file handle, or by name where there are no handles.
 #![cfg(test)]
-
-use pinhole::host::{
-    CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace, Passthrough,
-};
+use pinhole::filesystem::{Call, Caller, FileSystem, Opening, Pace};
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,

@@ -1,12 +1,9 @@
 //! What a guest gains by using two queues at once: the gate looks before the host acts, and what one queue asks for is
 //! made, moved or released by the other in between. Each test races for a while and must never win.
 #![cfg(test)]
-
-use pinhole::host::{
-    Allowed, CacheMode, Call, Caller, Config, Durable, FileHandles, FileSystem, Holes, Pace, Passthrough,
-    errno_of,
-};
+use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
 use pinhole::io_vectors::IoVectors;
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,

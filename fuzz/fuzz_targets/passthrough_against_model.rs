@@ -9,7 +9,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::host::{CacheMode, Config, FileHandles, FileSystem as _, Holes, Passthrough};
+use pinhole::filesystem::{FileSystem as _};
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
 use std::fs::Permissions;

@@ -1,6 +1,6 @@
 //! The guest's side of one request: memory for the reply, and checks of every reply.
 
-use pinhole::host::FileSystem;
+use pinhole::filesystem::FileSystem;
 use pinhole::io_vectors::IoVectors;
 use pinhole::session::{Body, Pace, Scratch, Served, Session, Sink};
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, client};

@@ -2,11 +2,8 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::bell::Bell;
-use pinhole::host::{
-    Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace,
-    Stepped, StopCheck,
-};
+use pinhole::sync::event::Bell;
+use pinhole::filesystem::{Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};

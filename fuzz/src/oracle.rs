@@ -4,8 +4,8 @@
 //! wire format and the session's dispatch.
 
 use crate::model::Tree;
-use pinhole::bell::Bell;
-use pinhole::host::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
+use pinhole::sync::event::Bell;
+use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{

@@ -6,7 +6,7 @@ use crate::compare::{agree, decode_body};
 use crate::guest::{Reply, send};
 use crate::oracle::{Model, Outcome, ReplyBody, expected};
 use crate::script::{self, Ids, Records, split, with_ids};
-use pinhole::host::FileSystem;
+use pinhole::filesystem::FileSystem;
 use pinhole::session::{Options, Scratch, Session};
 use pinhole_policy::Policy;
 use pinhole_protocol::{

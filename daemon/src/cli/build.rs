@@ -4,12 +4,12 @@ use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
-use crate::host::{self, Passthrough, Seal, Surroundings};
 use crate::limits;
+use crate::passthrough::{self, Passthrough, Seal, Surroundings};
 use crate::sandbox::{SandboxError, Side};
 use crate::session::{self, LockMode, Session};
+use crate::sys;
 use crate::transport::{dev_fuse, vhost_user};
-use crate::unshare;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
@@ -29,7 +29,7 @@ pub(super) enum RunError {
     #[error(transparent)]
     Answer(#[from] AnswerError),
     #[error(transparent)]
-    Host(#[from] host::OpenError),
+    Host(#[from] passthrough::OpenError),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -59,11 +59,11 @@ impl RunError {
 
 /// Does what the command line says, until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
-    let strays = unshare::close_strays(given_descriptor(&config.action));
+    let strays = sys::close_strays(given_descriptor(&config.action));
     // Before anything is written: a log may be longer than the limit that this process was started with.
-    unshare::ignore_file_size_signal()?;
-    unshare::end_by_crash_signals()?;
-    unshare::wait_for_children()?;
+    sys::ignore_file_size_signal()?;
+    sys::end_by_crash_signals()?;
+    sys::wait_for_children()?;
     log::start(config.log)?;
     log::catch_panics();
     if let Err(error) = strays {
@@ -89,7 +89,7 @@ const fn given_descriptor(action: &Action) -> Option<u16> {
 }
 
 fn one_heap() -> Result<(), SandboxError> {
-    unshare::one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
+    sys::one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
 }
 
 fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
@@ -122,7 +122,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
     let mut listener = vhost_user::Listener::bind(&listen)?;
-    unshare::give_back_free_memory();
+    sys::give_back_free_memory();
     let inside = match plan.isolate()? {
         Side::Outside(keeper) => confine::supervise(keeper, &listener.into_name()),
         Side::Inside(inside) => inside,
@@ -137,7 +137,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         None => session,
     });
     let stop = vhost_user::Stop::new()?;
-    unshare::give_back_free_memory();
+    sys::give_back_free_memory();
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     seal.close(Threads::CONTROL)?;
     let on_signal = stop.clone();
@@ -290,12 +290,12 @@ fn build_session(
 ) -> Result<Session<Passthrough>, RunError> {
     let options = session_options(&share, policy.reach());
     let file_handles = match confine::file_handles(&share) {
-        args::FileHandles::Never => host::FileHandles::Never,
-        args::FileHandles::Prefer => host::FileHandles::Prefer,
-        args::FileHandles::Mandatory => host::FileHandles::Mandatory,
+        args::FileHandles::Never => passthrough::FileHandles::Never,
+        args::FileHandles::Prefer => passthrough::FileHandles::Prefer,
+        args::FileHandles::Mandatory => passthrough::FileHandles::Mandatory,
     };
     let holes = holes_told(&share, &policy);
-    let config = host::Config {
+    let config = passthrough::Config {
         descriptors_max,
         limits: *policy.limits(),
         syncs: policy.reach().contains(Access::FSYNC),
@@ -303,10 +303,10 @@ fn build_session(
         shared_dir: share.directory,
         cache: match share.cache {
             args::CacheMode::Strict | args::CacheMode::Never | args::CacheMode::Metadata => {
-                host::CacheMode::Strict
+                passthrough::CacheMode::Strict
             }
-            args::CacheMode::Auto => host::CacheMode::Auto,
-            args::CacheMode::Exclusive | args::CacheMode::Always => host::CacheMode::Exclusive,
+            args::CacheMode::Auto => passthrough::CacheMode::Auto,
+            args::CacheMode::Exclusive | args::CacheMode::Always => passthrough::CacheMode::Exclusive,
         },
         entry_timeout: share.timeouts.entry,
         direct_io: share.direct_io,
@@ -323,16 +323,16 @@ fn build_session(
 
 /// Which holes the guest is told, by what its kernel may hold back: stores through shared mappings, and with a writeback cache
 /// all that is written. In the modes without FOPEN_KEEP_CACHE each open sends that.
-fn holes_told(share: &Share, policy: &Policy) -> host::Holes {
+fn holes_told(share: &Share, policy: &Policy) -> passthrough::Holes {
     let keeps = matches!(share.cache, args::CacheMode::Exclusive | args::CacheMode::Always);
     if !policy.reach().intersects(Access::OPENS_TO_WRITE) {
-        host::Holes::All
+        passthrough::Holes::All
     } else if keeps || share.writeback {
-        host::Holes::None
+        passthrough::Holes::None
     } else if share.mmap {
-        host::Holes::ToReaders
+        passthrough::Holes::ToReaders
     } else {
-        host::Holes::All
+        passthrough::Holes::All
     }
 }
 

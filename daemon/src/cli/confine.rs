@@ -3,10 +3,10 @@
 use super::args;
 use super::config::Share;
 use super::report;
-use crate::host::{self, Seal, Surroundings};
+use crate::passthrough::{self, Seal, Surroundings};
 use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
+use crate::sys;
 use crate::transport::vhost_user::SocketName;
-use crate::unshare;
 use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
 
@@ -65,7 +65,7 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
         return Ok(());
     }
     let what = "capabilities of threads that act as the guest's users";
-    host::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
+    passthrough::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
 /// What the host module is given, and the filter that the calling thread is to install last.
@@ -93,7 +93,7 @@ pub(super) fn supervise(keeper: Keeper, name: &SocketName) -> ! {
         Err(error) => {
             name.remove();
             report::problem(format_args!("cannot give up rights of the supervisor: {error}"));
-            unshare::end(FAILURE);
+            sys::end(FAILURE);
         }
     };
     let ended = supervisor.watch();

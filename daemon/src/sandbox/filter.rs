@@ -2,7 +2,7 @@
 //! for itself, and never taken off again.
 
 use super::SandboxError;
-use crate::unshare;
+use crate::sys;
 use pinhole_policy::host_calls::{self, Condition, Process, Row, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
 use rustix::process::Pid;
@@ -100,7 +100,7 @@ impl Filters {
             seccompiler::apply_filter(&programs.answers).map_err(io::Error::other)?;
         }
         seccompiler::apply_filter(program).map_err(io::Error::other)?;
-        unshare::filtered();
+        sys::filtered();
         Ok(())
     }
 }
@@ -149,7 +149,7 @@ impl SupervisorFilter {
         let Some((architecture, action)) = &self.wanted else { return Ok(()) };
         let program = self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?;
         seccompiler::apply_filter(&program).map_err(io::Error::other)?;
-        unshare::filtered();
+        sys::filtered();
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 use super::filter::Processes;
 use super::keeper::Keeper;
 use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second, privileges};
-use crate::unshare::{self, Forked, MountTraits};
+use crate::sys::{self, Forked, MountTraits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -40,13 +40,13 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     if own_users {
         plan.id_maps.enter()?;
     } else if isolation == Isolation::Namespace {
-        unshare::leave(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
+        sys::leave(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
     }
     // While /proc is there, which tells that this is the only thread; for both processes.
-    let forgot = unshare::forget_environment();
+    let forgot = sys::forget_environment();
     forgot.map_err(|source| SandboxError::Rights { what: "the environment", source })?;
     let (started, start) = io::pipe().map_err(no_second("no pipe between them"))?;
-    match unshare::fork().map_err(no_second("fork"))? {
+    match sys::fork().map_err(no_second("fork"))? {
         Forked::Parent(serving) => {
             let processes = Processes { supervisor: own, serving };
             return Ok(Side::Outside(Keeper::new(processes, start, filter, plan.facilities)));
@@ -108,13 +108,13 @@ fn follow(keeper: &OwnedFd) -> io::Result<()> {
 }
 
 fn leave_the_rest(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
-    unshare::leave(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
+    sys::leave(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
     let all = OTHERS.iter().fold(UnshareFlags::empty(), |all, (flag, _)| all | *flag);
-    if unshare::leave(all).is_ok() {
+    if sys::leave(all).is_ok() {
         return Ok(());
     }
     for (flag, name) in OTHERS {
-        if let Err(error) = unshare::leave(flag) {
+        if let Err(error) = sys::leave(flag) {
             lacks.push(Lack::of(Walls::NAMESPACE, format!("no namespace of its own for {name}: {error}")));
         }
     }
@@ -135,7 +135,7 @@ fn pivot(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<Places, SandboxError> {
     let share =
         open_tree(&place, c"", flags).map_err(failed("cannot clone the shared directory's mounts"))?;
     let traits = MountTraits { read_only: plan.read_only };
-    if let Err(error) = unshare::restrict_mounts(share.as_fd(), traits) {
+    if let Err(error) = sys::restrict_mounts(share.as_fd(), traits) {
         lacks.push(Lack::of(
             Walls::NAMESPACE,
             format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}"),

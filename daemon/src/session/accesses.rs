@@ -2,8 +2,7 @@
 //!
 //! The gate reads it off the very call that runs, so what was checked is what is done. Every bit of every flag word is
 //! either part of the table, refused by the decoder, or never reaches the host; the tests below go through them.
-
-use crate::host::{Call, InodeFlags, ListNames};
+use crate::filesystem::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
 use pinhole_protocol::{
     self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, Open, OpenFlags, Rename,

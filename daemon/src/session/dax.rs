@@ -2,9 +2,9 @@
 //! INIT of a guest that wants to map.
 
 use super::parked::{On, Parked};
-use super::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
 use super::{Outcome, Scratch, Session, encoded};
-use crate::host::{Answer, FileSystem, Pace, StopCheck};
+use crate::filesystem::{Answer, FileSystem, Pace, StopCheck};
+use crate::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{

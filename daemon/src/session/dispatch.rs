@@ -5,7 +5,7 @@ use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Parked, Scratch, Session, caller, denied, encoded};
-use crate::host::{Answer, Call, Durable, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
+use crate::filesystem::{Answer, Call, Durable, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Permitted, RequiresAccess};

@@ -5,7 +5,7 @@
 //! queue hold back requests for which the host has time, and does no other harm.
 
 use super::Session;
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::limits::{COPY_LEN_MAX, LONG_ALLOCATION_LEN, WRITE_LEN_MAX};
 use pinhole_protocol::{Dialect, Fallocate, FallocateMode, Operation, Request};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Which ioctls there are for a guest: those that read and change the flags of an inode. Everything else is ENOTTY,
 //! as for a file system that has none.
 
-use crate::host::InodeFlags;
+use crate::filesystem::InodeFlags;
 use pinhole_protocol::{Errno, Ioctl};
 
 /// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` and `FS_IOC_FSGETXATTR` of `linux/fs.h`, as 64-bit programs have them. Linux

@@ -6,9 +6,9 @@
 use super::dax::Terms;
 use super::state::State;
 use super::{Outcome, Parked, Scratch, Session, encoded};
-use crate::bell::{Bell, Listener};
-use crate::host::{Answer, Call, Caller, FileSystem, Locking, Pace, nothing_in_the_way};
+use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, nothing_in_the_way};
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
+use crate::sync::event::{Bell, Listener};
 use pinhole_protocol::{Errno, GetLock, Header, LockOwner, NodeId, Reply, SetLock, Unique};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -14,15 +14,14 @@ mod rate;
 mod slot;
 mod state;
 mod throttle;
-mod window;
 
-#[cfg(test)]
-pub(crate) use window::window_for_tests;
-
-use crate::host::{Caller, FileSystem, errno_of};
+use crate::filesystem::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
+use crate::window::Turn;
+#[cfg(test)]
+pub(crate) use crate::window::window_for_tests;
 use dax::Terms;
 use locks::Waiters;
 use pinhole_policy::host_calls::Threads;
@@ -37,16 +36,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
-use window::Turn;
 
-pub use crate::host::{FileId, Pace, Repeat, StopCheck};
+pub use crate::filesystem::{FileId, Pace, Repeat, StopCheck};
+pub use crate::window::{
+    Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError,
+};
 pub use effort::Effort;
 pub use locks::LockMode;
 pub use options::Options;
 pub use parked::Parked;
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};
 pub use throttle::is_forget;
-pub use window::{Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError};
 
 /// Where `unique` stands in `fuse_in_header`.
 const UNIQUE_AT: std::ops::Range<usize> = 8..16;

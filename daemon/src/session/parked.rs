@@ -2,10 +2,10 @@
 
 use super::dax::Then;
 use super::locks::LockWait;
-use super::window::Pending;
 use super::{Scratch, Session};
-use crate::bell::Bell;
-use crate::host::{Answer, FileSystem, SyncTurn};
+use crate::filesystem::{Answer, FileSystem, SyncTurn};
+use crate::sync::event::Bell;
+use crate::window::Pending;
 use pinhole_protocol::{Errno, Unique};
 use std::sync::Arc;
 use std::time::Instant;

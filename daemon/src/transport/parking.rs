@@ -3,11 +3,11 @@
 //!
 //! They hold no thread while they wait. One thread answers them when there is an outcome.
 
-use crate::bell::Bell;
-use crate::handoff::handoff;
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Parked, Scratch, Session};
+use crate::sync::channel::handoff;
+use crate::sync::event::Bell;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::collections::VecDeque;

@@ -7,11 +7,9 @@ mod mirror;
 mod rules;
 
 use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
-use pinhole::host::{
-    Allowed, Answer, CacheMode, Call, Caller, Config, FileHandles, FileSystem, Holes, Opening, Pace,
-    Passthrough, errno_of,
-};
+use pinhole::filesystem::{Allowed, Answer, Call, Caller, FileSystem, Opening, Pace, errno_of};
 use pinhole::io_vectors::IoVectors;
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Access, Refusal, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId,

@@ -1,6 +1,6 @@
 //! The second tree, on which what the model permits is done by plain system calls.
 
-use pinhole::host::Answer;
+use pinhole::filesystem::Answer;
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};

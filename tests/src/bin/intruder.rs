@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
-use pinhole::host::{
-    CacheMode, Config, FileHandles, FileSystem as _, Holes, InodeHandle, Passthrough, Seal, Surroundings,
+use pinhole::filesystem::FileSystem as _;
+use pinhole::passthrough::{
+    CacheMode, Config, FileHandles, Holes, InodeHandle, Passthrough, Seal, Surroundings,
 };
 use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, Keeper, OnForbidden, Plan, Side, Walls,

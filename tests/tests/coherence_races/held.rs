@@ -1,12 +1,13 @@
 //! A mounted share whose answers can be held back after the host has been asked.
 
-use pinhole::bell::Bell;
-use pinhole::host::{
-    Allowed, Answer, CacheMode, Config, Durable, FileHandles, FileSystem, Holes, InodeFlags, ListNames,
-    Locking, MapFile, Opening, Pace, Passthrough, Stepped, StopCheck,
+use pinhole::filesystem::{
+    Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped,
+    StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole::session::{Options, Session};
+use pinhole::sync::event::Bell;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, Stop};
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Limits, Places, Policy, RuleId};

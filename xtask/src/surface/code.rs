@@ -20,13 +20,13 @@ const PARTS: [Part; 4] = [
     Part { name: "protocol: decoding", folders: &["protocol/src", "protocol/src/decode"], files: &[] },
     Part {
         name: "session: state and what an operation needs",
-        folders: &["daemon/src/session", "daemon/src/session/window"],
+        folders: &["daemon/src/session", "daemon/src/window"],
         files: &[],
     },
     Part {
         name: "policy: the gate and the rules by path",
         folders: &["policy/src"],
-        files: &["daemon/src/host/rules.rs"],
+        files: &["daemon/src/passthrough/inodes/path_rules.rs"],
     },
 ];
 
@@ -34,8 +34,8 @@ const PARTS: [Part; 4] = [
 /// descriptions of a policy.
 const ASIDE: [&str; 32] = [
     "daemon/src/session/options.rs",
-    "daemon/src/session/window/learnt.rs",
-    "daemon/src/session/window/messenger.rs",
+    "daemon/src/window/probe.rs",
+    "daemon/src/window/back_channel.rs",
     "daemon/src/transport/mod.rs",
     "daemon/src/transport/parking.rs",
     "daemon/src/transport/vhost_user/back_channel.rs",

@@ -32,21 +32,23 @@ const VALUES: [&str; 1] = ["std::time::Duration"];
 
 /// Module of the daemon, and the modules with a row that it may name. A module without a row is a
 /// leaf: every module may name it, and it may name only leaves.
-const MODULES: [(&str, &[&str]); 5] = [
-    ("cli", &["sandbox", "transport", "session", "host"]),
-    ("transport", &["session"]),
-    ("session", &["host"]),
-    ("host", &[]),
+const MODULES: [(&str, &[&str]); 7] = [
+    ("cli", &["sandbox", "transport", "session", "window", "passthrough", "filesystem"]),
+    ("transport", &["session", "window"]),
+    ("session", &["window", "filesystem"]),
+    ("window", &["filesystem"]),
+    ("passthrough", &["filesystem"]),
+    ("filesystem", &[]),
     ("sandbox", &[]),
 ];
 
 /// The one exception: the threads of `transport` are generic over the file system that `session`
 /// calls.
-const SEAMS: [(&str, &str); 1] = [("transport", "crate::host::FileSystem")];
+const SEAMS: [(&str, &str); 1] = [("transport", "crate::filesystem::FileSystem")];
 
 /// Crates that a module of the daemon must not name.
 const MODULE_CRATES: [(&str, &[&str]); 3] = [
-    ("host", &["pinhole_dax_cache", "vhost", "vhost_user_backend", "virtio_queue"]),
+    ("passthrough", &["pinhole_dax_cache", "vhost", "vhost_user_backend", "virtio_queue"]),
     ("session", &["vhost", "vhost_user_backend", "virtio_queue", "vm_memory"]),
     ("sandbox", &["pinhole_protocol", "pinhole_dax_cache"]),
 ];
@@ -132,7 +134,7 @@ fn row<'a>(table: &[(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]>
     table.iter().find(|(row, _)| *row == name).map(|(_, entries)| *entries)
 }
 
-/// Returns the top module of the crate that a path names: by `crate::host::...`, or by enough
+/// Returns the top module of the crate that a path names: by `crate::session::...`, or by enough
 /// `super::` to leave the own top module.
 fn module_named<'a>(inside: &str, segments: &'a [String]) -> Option<&'a str> {
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
@@ -161,27 +163,27 @@ mod tests {
     }
 
     #[test]
-    fn host_must_not_name_session_in_any_form() {
+    fn passthrough_must_not_name_session_in_any_form() {
         for text in
             ["use crate::session::X;", "use crate::{limits, session};", "use super::super::session::X;"]
         {
-            assert_eq!(faults("daemon/src/host/nodes.rs", text).len(), 1, "{text}");
+            assert_eq!(faults("daemon/src/passthrough/inodes/table.rs", text).len(), 1, "{text}");
         }
-        assert_eq!(faults("daemon/src/host/mod.rs", "use super::session::X;").len(), 1);
-        assert_eq!(faults("daemon/src/host/nodes.rs", "use super::session_like::X;").len(), 0);
+        assert_eq!(faults("daemon/src/filesystem.rs", "use super::session::X;").len(), 1);
+        assert_eq!(faults("daemon/src/passthrough/inodes/table.rs", "use super::session_like::X;").len(), 0);
     }
 
     #[test]
-    fn session_may_name_host_and_a_leaf_may_not() {
-        assert_eq!(faults("daemon/src/session/mod.rs", "use crate::host::FileSystem;").len(), 0);
-        assert_eq!(faults("daemon/src/limits.rs", "use crate::host::FileSystem;").len(), 1);
+    fn session_may_name_filesystem_and_a_leaf_may_not() {
+        assert_eq!(faults("daemon/src/session/mod.rs", "use crate::filesystem::FileSystem;").len(), 0);
+        assert_eq!(faults("daemon/src/limits.rs", "use crate::filesystem::FileSystem;").len(), 1);
     }
 
     #[test]
-    fn transport_may_name_only_the_file_system_trait_of_host() {
+    fn transport_may_name_only_the_file_system_trait() {
         let file = "daemon/src/transport/dev_fuse/worker.rs";
-        assert_eq!(faults(file, "use crate::host::FileSystem;").len(), 0);
-        assert_eq!(faults(file, "use crate::host::{FileSystem, Passthrough};").len(), 1);
+        assert_eq!(faults(file, "use crate::filesystem::FileSystem;").len(), 0);
+        assert_eq!(faults(file, "use crate::filesystem::{FileSystem, MapFile};").len(), 1);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl<'l> Block<'l> {
         let text = line.trim_start();
         let after = |keyword: &str| {
             let (before, rest) = text.split_once(keyword)?;
-            let alone = before.chars().all(|c| c.is_ascii_lowercase() || " ()".contains(c));
+            let alone = before.chars().all(|c| c.is_ascii_lowercase() || " ():_".contains(c));
             let name = word(rest);
             (alone && !name.is_empty() && name != "fn").then_some(name)
         };

@@ -13,9 +13,9 @@ mod worker;
 
 pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 
-use crate::handoff::{Giver, Taker, handoff};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::session::Session;
+use crate::sync::channel::{Giver, Taker, handoff};
 use parking::Parking;
 use std::io;
 use std::num::NonZero;
@@ -173,7 +173,7 @@ impl<F: FileSystem + 'static> Service<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::broken::Broken;
+    use crate::filesystem::failing::Broken;
     use crate::session::Options;
     use pinhole_policy::Policy;
     use std::sync::mpsc::sync_channel;

@@ -1,7 +1,7 @@
 //! A request of `/dev/fuse` that waits in [`Parking`].
 
 use super::device::{DeviceSink, Outcome};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::session::{Parked, Scratch, Session};
 use crate::transport::parking;
 use pinhole_protocol::Errno;

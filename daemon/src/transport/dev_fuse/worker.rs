@@ -3,7 +3,7 @@
 use super::ServeError;
 use super::device::{DeviceSink, Outcome};
 use super::parking::{Parking, Stay};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Pace, Scratch, Served, Session, is_forget};

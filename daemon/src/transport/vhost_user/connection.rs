@@ -8,10 +8,10 @@ use super::parking::Parking;
 use super::pool::{self, Pool};
 use super::vring::{Memory, made_by};
 use super::{ServeError, Stop};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::log_budget::Source;
 use crate::session::Session;
-use crate::unshare;
+use crate::sys;
 use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
 use std::sync::Arc;
@@ -123,7 +123,7 @@ fn serve_one<F: FileSystem + 'static>(
     pool.end();
     drop(device);
     // A guest that knew millions of files leaves as much free memory as it took.
-    unshare::give_back_free_memory();
+    sys::give_back_free_memory();
     Ok(())
 }
 

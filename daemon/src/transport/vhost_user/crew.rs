@@ -2,8 +2,8 @@
 //! stopped, a thread waits for the next piece of work instead of ending: so the calls that a thread makes when it
 //! ends need not be among those that a worker may make.
 
-use crate::handoff::{Giver, Taker, handoff};
 use crate::log_budget::Source;
+use crate::sync::channel::{Giver, Taker, handoff};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -9,7 +9,7 @@ use super::regions::Regions;
 use super::ring::Job;
 use super::vring::{Memory, QueueVring};
 use super::worker::Worker;
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::limits::QUEUE_SIZE_MAX;
 use crate::session::Session;
 use std::fmt;

@@ -7,7 +7,7 @@
 use super::request::Taken;
 use super::ring::Deferral;
 use super::split_ring::{Done, Place};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::session::{Parked, Scratch, Session};
 use crate::transport::parking;
 use pinhole_protocol::Errno;

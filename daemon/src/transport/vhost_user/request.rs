@@ -1,7 +1,7 @@
 //! One request between the rings: what it says, where its answer goes, and how it is served.
 
+use crate::filesystem::FileSystem;
 use crate::guest_view::GuestView;
-use crate::host::FileSystem;
 use crate::limits::MESSAGE_BUFFER_KEPT;
 use crate::session::{Effort, Pace, Parked, Scratch, Served, Session, StopCheck};
 use crate::transport::chain::{Chain, ChainError, Table};
@@ -137,7 +137,7 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::broken::Broken;
+    use crate::filesystem::failing::Broken;
     use crate::session::Options;
     use pinhole_policy::Policy;
     use std::sync::Arc;

@@ -9,7 +9,7 @@ use super::request::{Fate, Refused, Taken};
 use super::ring::{Burst, Job, Ring};
 use super::sleep::Sleep;
 use super::split_ring::{Available, Done, Place, RingError};
-use crate::host::FileSystem;
+use crate::filesystem::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Effort, Pace, Parked, Repeat, Scratch, Session, StopCheck};
 use arrayvec::ArrayVec;

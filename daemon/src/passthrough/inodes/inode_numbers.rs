@@ -1,0 +1,137 @@
+//! Inode numbers as the guest sees them.
+//!
+//! A guest's kernel shows one device number for all that it has not mounted by itself. It mounts a directory that is
+//! announced as a submount; a single file that the host has mounted over another it cannot mount. So a file may stand
+//! among files of another file system with the number of one of them, and programs (`cp`, `diff`, `tar`) take two files
+//! with the same device and inode number for one.
+//!
+//! Such a file gets a number from 2^63 on: a base that is computed from its file system's identity, plus its own number,
+//! modulo 2^63. The same file system has the same base in each daemon, so the number outlives a restart. Two files of
+//! one file system never get the same number. Two files of two file systems do with a probability of 2^-63. Numbers
+//! below 2^63 stay those of the file system around it, as long as that gives out none from 2^63 on, as ext4, XFS, btrfs
+//! and tmpfs do not; one that does (overlayfs with `xino`, some servers) meets such a number with the same probability
+//! of 2^-63 for each pair.
+
+use crate::passthrough::inodes::mounts::FileSystemId;
+
+/// The first number that is not a file system's own.
+const FIRST: u64 = 1 << 63;
+
+/// Which numbers inodes of one mount get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InodeNumbers {
+    base: u64,
+    /// It is a single file of another file system than the mount around it.
+    is_foreign_file: bool,
+    /// It is of another file system than the share.
+    is_foreign_to_share: bool,
+}
+
+/// File systems around a mount, by device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outside {
+    /// That of the directory that it is mounted in.
+    pub(crate) around: (u32, u32),
+    /// That of the shared directory.
+    pub(crate) share: (u32, u32),
+}
+
+impl InodeNumbers {
+    /// `outside` is `None` for the share's own mount.
+    pub(crate) fn of(file_system: FileSystemId, outside: Option<Outside>, is_directory: bool) -> Self {
+        let is_foreign = |device: fn(Outside) -> (u32, u32)| {
+            outside.is_some_and(|outside| device(outside) != file_system.device)
+        };
+        Self {
+            base: base(file_system),
+            is_foreign_file: !is_directory && is_foreign(|outside| outside.around),
+            is_foreign_to_share: is_foreign(|outside| outside.share),
+        }
+    }
+
+    /// The number for an inode. `announced`: the guest mounts directories that are submounts by itself.
+    pub(crate) const fn told(self, inode: u64, announced: bool) -> u64 {
+        let is_foreign = if announced { self.is_foreign_file } else { self.is_foreign_to_share };
+        if is_foreign { self.base.wrapping_add(inode) | FIRST } else { inode }
+    }
+}
+
+/// Where the numbers of a file system begin. What this computes must never change, or numbers would not outlive an update.
+fn base(file_system: FileSystemId) -> u64 {
+    let (major, minor) = file_system.device;
+    let device = u64::from(major) << 32 | u64::from(minor);
+    mixed(mixed(device) ^ file_system.id)
+}
+
+/// Each bit of the result depends on all of `bits`, one to one: the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast
+/// Splittable Pseudorandom Number Generators", 2014).
+const fn mixed(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARE: (u32, u32) = (8, 1);
+
+    fn numbers(device: (u32, u32), around: (u32, u32), is_directory: bool) -> InodeNumbers {
+        let outside = Some(Outside { around, share: SHARE });
+        InodeNumbers::of(FileSystemId { device, id: 7 }, outside, is_directory)
+    }
+
+    #[test]
+    fn only_what_stands_among_another_file_systems_files_is_renumbered() {
+        let other = (7, 0);
+        for (device, around, is_directory, announced, renumbered) in [
+            // A single file, in the share and in an announced submount.
+            (other, SHARE, false, true, true),
+            (other, other, false, true, false),
+            (SHARE, other, false, true, true),
+            // A directory has a device of its own where it is announced.
+            (other, SHARE, true, true, false),
+            (other, SHARE, true, false, true),
+            // Where nothing is announced everything stands among the share's files.
+            (other, other, false, false, true),
+            (SHARE, other, false, false, false),
+            (SHARE, SHARE, false, false, false),
+        ] {
+            let told = numbers(device, around, is_directory).told(12, announced);
+            assert_eq!(told != 12, renumbered, "{device:?} in {around:?}, {is_directory}, {announced}");
+            assert_eq!(told >= FIRST, renumbered);
+        }
+    }
+
+    #[test]
+    fn files_of_one_file_system_never_share_a_number() {
+        let numbers = numbers((7, 0), SHARE, false);
+        let near_the_end = FIRST - (numbers.base & (FIRST - 1));
+        for inode in [1, 2, near_the_end - 1, near_the_end, near_the_end + 1, FIRST - 1] {
+            assert_ne!(numbers.told(inode, true), numbers.told(0, true), "{inode}");
+            assert!(numbers.told(inode, true) >= FIRST);
+        }
+    }
+
+    #[test]
+    fn file_systems_differ_by_device_and_by_id() {
+        let told = |device, id| {
+            let outside = Some(Outside { around: SHARE, share: SHARE });
+            InodeNumbers::of(FileSystemId { device, id }, outside, false).told(12, true)
+        };
+        let all = [told((7, 0), 1), told((7, 1), 1), told((0, 7), 1), told((7, 0), 2), told((7, 0), 0)];
+        for (at, number) in all.iter().enumerate() {
+            assert!(!all[..at].contains(number), "{all:x?}");
+        }
+    }
+
+    #[test]
+    fn number_of_a_file_never_changes() {
+        // An update of the daemon must not renumber what a guest knows.
+        let outside = Some(Outside { around: SHARE, share: SHARE });
+        let numbers = InodeNumbers::of(FileSystemId { device: (7, 3), id: 0x1234_5678 }, outside, false);
+        assert_eq!(numbers.told(12, true), 0xafc2_6ff2_1709_ff26);
+    }
+}

@@ -1,0 +1,411 @@
+//! The descriptor of a mount: `open_by_handle_at(2)` and `syncfs(2)` want one.
+//!
+//! It keeps the host from unmounting. So that of a mount below the share is open only while it is used, and is found again
+//! by the mount point. What is found there is another mount unless it has the kernel's own number for it, which no
+//! other mount ever gets (Linux 6.8), or, on older kernels, the same file system and the same root inode.
+
+use crate::filesystem::Answer;
+use crate::limits::MOUNT_NESTING_MAX;
+use crate::passthrough::inodes::inode_handle::InodeHandle;
+use crate::passthrough::inodes::mounts::{FileSystemId, Mount};
+use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::resolve::{self, Stat};
+use crate::passthrough::{Passthrough, open_for_sync};
+use crate::sync::budget::Ticket;
+use pinhole_protocol::{Errno, Name, NodeId};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// A readable descriptor of a mount. Whoever holds a reference keeps it open.
+#[derive(Debug)]
+pub(crate) struct MountFd {
+    fd: OwnedFd,
+    /// The guest may have changed something since it was last made durable.
+    changed: AtomicBool,
+    _ticket: Option<Ticket>,
+}
+
+impl MountFd {
+    pub(crate) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
+        Self { fd, changed: AtomicBool::new(false), _ticket: ticket }
+    }
+
+    /// Notes that something may be changed: before it is, by a holder (see [`MountAccess::close`]).
+    pub(crate) fn note_change(&self) {
+        // A load first: a store would take the cache line from the other queues each time.
+        if !self.changed.load(Ordering::Relaxed) {
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl AsFd for MountFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A descriptor that stays open for as long as this is held.
+#[derive(Debug)]
+pub(crate) enum Held<'m> {
+    /// It stays open anyway. So that queues which open files at once do not count on one cache line.
+    Fixed(&'m MountFd),
+    Counted(Arc<MountFd>),
+}
+
+impl AsFd for Held<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Fixed(fd) => fd.as_fd(),
+            Self::Counted(fd) => (**fd).as_fd(),
+        }
+    }
+}
+
+/// Where a mount was seen last.
+#[derive(Clone, Debug)]
+pub(crate) struct MountPoint {
+    /// The directory that the name is in, which lies on another mount.
+    pub(crate) directory: NodeId,
+    pub(crate) name: Box<CStr>,
+}
+
+/// What a mount point has to show to be the same mount.
+#[derive(Debug)]
+pub(crate) struct MountRoot {
+    /// [`crate::passthrough::inodes::mounts::MountKey::id`].
+    pub(crate) id: u64,
+    /// The kernel never gives that number to another mount.
+    pub(crate) id_lasts: bool,
+    pub(crate) file_system: FileSystemId,
+    inode: u64,
+    birth: Option<(i64, u32)>,
+    /// Where it has one that may be asked for: the generation in it tells an inode from the next with its number.
+    handle: Option<InodeHandle>,
+}
+
+impl MountRoot {
+    /// Of a descriptor of the mount's root. `handles`: its inode handle may be asked for.
+    pub(crate) fn of(root: BorrowedFd<'_>, stat: &Stat, handles: bool) -> Self {
+        Self {
+            id: stat.mount().id,
+            id_lasts: stat.has_lasting_mount_id(),
+            file_system: FileSystemId::of(root, stat.mount().device),
+            inode: stat.inode(),
+            birth: stat.birth(),
+            handle: handles.then(|| InodeHandle::of(root).ok()).flatten().map(|(handle, _)| handle),
+        }
+    }
+
+    /// Whether this is the mount's root. Costs one call of the host, two more where its number may have been given to
+    /// another mount.
+    pub(crate) fn is(&self, root: BorrowedFd<'_>, stat: &Stat) -> bool {
+        let seems_so = self.id == stat.mount().id && self.inode == stat.inode();
+        if self.id_lasts || !seems_so {
+            return seems_so;
+        }
+        let found = Self::of(root, stat, self.handle.is_some());
+        (self.file_system, self.birth, &self.handle) == (found.file_system, found.birth, &found.handle)
+    }
+}
+
+/// The descriptor, or why there is none.
+#[derive(Debug)]
+pub(crate) enum State {
+    Open(Arc<MountFd>),
+    /// Closed because it was not used.
+    Closed,
+    /// The host does not let it be opened.
+    Refused(Errno),
+    /// The mount is a device or socket, which has nothing of its own to sync and must not be opened.
+    Unopenable,
+    /// Another mount has its number.
+    Gone,
+}
+
+/// The descriptor of a mount, one for all subvolumes that it shows.
+#[derive(Debug)]
+pub(crate) struct MountAccess {
+    pub(crate) root: MountRoot,
+    state: RwLock<State>,
+    /// It is the share's own mount, or one that cannot be told from others (before Linux 5.8): its descriptor stays open.
+    stays: bool,
+    /// The descriptor, where it stays.
+    fixed: Option<Arc<MountFd>>,
+    point: RwLock<Option<MountPoint>>,
+    /// What is changed there is made durable before it is closed.
+    makes_durable: bool,
+    /// Used since [`MountAccess::take_used`].
+    used: AtomicBool,
+    /// The guest may have mapped a file to write it, so that it changes what no request tells of.
+    mapped: AtomicBool,
+}
+
+impl MountAccess {
+    pub(crate) fn new(root: MountRoot, point: Option<MountPoint>, state: State, makes_durable: bool) -> Self {
+        let stays = root.id == 0 || point.is_none();
+        let fixed = match &state {
+            State::Open(fd) if stays => Some(Arc::clone(fd)),
+            State::Open(_) | State::Closed | State::Refused(_) | State::Unopenable | State::Gone => None,
+        };
+        let (state, point) = (RwLock::new(state), RwLock::new(point));
+        let (used, mapped) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { root, state, stays, fixed, point, makes_durable, used, mapped }
+    }
+
+    /// Whether its descriptor stays open.
+    pub(crate) const fn stays(&self) -> bool {
+        self.stays
+    }
+
+    /// The descriptor, if it is open.
+    pub(crate) fn open(&self) -> Option<Arc<MountFd>> {
+        match &*self.read() {
+            State::Open(fd) => Some(Arc::clone(fd)),
+            State::Closed | State::Refused(_) | State::Unopenable | State::Gone => None,
+        }
+    }
+
+    /// Why it could not be opened, if it could not.
+    pub(crate) fn refused(&self) -> Option<Errno> {
+        match *self.read() {
+            State::Refused(errno) => Some(errno),
+            State::Open(_) | State::Closed | State::Unopenable | State::Gone => None,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.read(), State::Closed)
+    }
+
+    /// Another mount has its number: nothing is found on it any more.
+    pub(crate) fn lose(&self) {
+        *self.write() = State::Gone;
+    }
+
+    /// Notes that it is in use.
+    pub(crate) fn touch(&self) {
+        // A load first: a store would take the cache line from the other queues each time.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was in use since this was last asked.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes where the mount is seen.
+    pub(crate) fn seen_at(&self, directory: NodeId, name: Name<'_>) {
+        let is_there = |point: &MountPoint| point.directory == directory && *point.name == *name.as_c_str();
+        if self.stays() || read(&self.point).as_ref().is_some_and(is_there) {
+            return;
+        }
+        let point = MountPoint { directory, name: name.as_c_str().into() };
+        *self.point.write().unwrap_or_else(PoisonError::into_inner) = Some(point);
+    }
+
+    /// Whether it may be closed: it is open, and neither a request nor an open file holds it.
+    pub(crate) fn is_free(&self) -> bool {
+        let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
+        matches!(&*self.read(), State::Open(fd) if !is_held(fd))
+    }
+
+    /// See [`MountAccess::mapped`].
+    fn note_mapping(&self) {
+        self.mapped.store(true, Ordering::Release);
+    }
+
+    /// The descriptor to make durable what was changed, if anything was.
+    pub(crate) fn take_changed(&self) -> Option<Arc<MountFd>> {
+        let fd = self.open().filter(|_| self.makes_durable)?;
+        fd.changed.swap(false, Ordering::AcqRel).then_some(fd)
+    }
+
+    /// Whether something has to be made durable before it is closed.
+    pub(crate) fn is_changed(&self) -> bool {
+        matches!(&*self.read(), State::Open(fd) if self.must_sync(fd))
+    }
+
+    fn must_sync(&self, fd: &MountFd) -> bool {
+        self.makes_durable && fd.changed.load(Ordering::Acquire)
+    }
+
+    /// Closes it, if nothing holds it and everything is durable. Changes are made only by holders, so what is changed
+    /// later finds it open again and SYNCFS finds what is changed.
+    pub(crate) fn close(&self) {
+        let mut state = self.write();
+        let may_close = |fd: &Arc<MountFd>| {
+            let is_free = Arc::strong_count(fd) == 1;
+            // What a former holder has noted is seen.
+            fence(Ordering::Acquire);
+            is_free && !self.must_sync(fd)
+        };
+        if matches!(&*state, State::Open(fd) if may_close(fd)) {
+            let closed = std::mem::replace(&mut *state, State::Closed);
+            drop(state);
+            // After the lock: the host may take its time.
+            drop(closed);
+        }
+    }
+
+    /// Takes a descriptor that was opened anew, unless another thread was faster.
+    pub(crate) fn reopened(&self, fd: OwnedFd, ticket: Option<Ticket>) -> Answer<Arc<MountFd>> {
+        self.touch();
+        let mut state = self.write();
+        match &*state {
+            State::Open(fd) => Ok(Arc::clone(fd)),
+            State::Closed => {
+                let fd = Arc::new(MountFd::new(fd, ticket));
+                *state = State::Open(Arc::clone(&fd));
+                Ok(fd)
+            }
+            State::Refused(_) | State::Unopenable | State::Gone => Err(Errno::ESTALE),
+        }
+    }
+
+    // A panic while a lock is held breaks nothing: each change is one store.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        read(&self.state)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Passthrough {
+    /// The descriptor of a mount. `depth`: mounts that are being found because of it.
+    ///
+    /// # Errors
+    /// ESTALE where the mount is not there any more; ENFILE where there is no descriptor for it.
+    pub(in crate::passthrough) fn mount_fd<'m>(&self, mount: &'m Mount, depth: usize) -> Answer<Held<'m>> {
+        match &mount.access.fixed {
+            Some(fd) => Ok(Held::Fixed(fd)),
+            None => self.counted_mount_fd(&mount.access, depth).map(Held::Counted),
+        }
+    }
+
+    fn counted_mount_fd(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
+        match access.open() {
+            Some(fd) => {
+                access.touch();
+                Ok(fd)
+            }
+            None if access.is_closed() => self.find_mount(access, depth),
+            None => Err(Errno::ESTALE),
+        }
+    }
+
+    fn find_mount(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
+        let depth = depth.saturating_add(1);
+        if depth > MOUNT_NESTING_MAX {
+            return Err(Errno::ESTALE);
+        }
+        let point = read(&access.point).clone().ok_or(Errno::ESTALE)?;
+        let name = Name::parse(&point.name).map_err(|_checked| Errno::ESTALE)?;
+        let directory = self.reach_within(&self.nodes.get(point.directory)?, depth)?;
+        let ticket = self.ticket()?;
+        let root = match resolve::find_beneath(directory.as_fd(), name) {
+            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+            found => found?,
+        };
+        let stat = resolve::stat(root.as_fd())?;
+        if !access.root.is(root.as_fd(), &stat) {
+            return Err(Errno::ESTALE);
+        }
+        let fd = open_for_sync(&self.proc_fds, root.as_fd()).ok_or(Errno::ESTALE)??;
+        let fd = access.reopened(fd, Some(ticket))?;
+        self.reaper.watch();
+        Ok(fd)
+    }
+
+    /// Holds a mount below the share, on which something is opened. `None`: nothing has to be held.
+    pub(in crate::passthrough) fn hold_mount(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
+        let access = &node.mount.access;
+        if access.stays() {
+            return Ok(None);
+        }
+        match self.counted_mount_fd(access, 0) {
+            // It never was open: it cannot be, which SYNCFS tells.
+            Err(Errno::ESTALE) if !access.is_closed() => Ok(None),
+            held => held.map(Some),
+        }
+    }
+
+    /// The same where something is about to be changed.
+    pub(in crate::passthrough) fn hold_to_change(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
+        let held = self.hold_mount(node)?;
+        if let Some(mount) = &held {
+            mount.note_change();
+        }
+        Ok(held)
+    }
+
+    /// The same for a file that is mapped to be written: the mount stays until the guest has forgotten all of it.
+    pub(in crate::passthrough) fn hold_to_map(&self, node: &NodeRef) -> Answer<()> {
+        if self.hold_to_change(node)?.is_some() {
+            node.mount.access.note_mapping();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_with_a_used_number_is_known_by_its_root() {
+        let made = || {
+            let folder = tempfile::tempdir().unwrap();
+            let fd = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+            let stat = resolve::stat(fd.as_fd()).unwrap();
+            (fd, stat)
+        };
+        let (first, stat) = made();
+        // The clock of birth times is coarse.
+        let (second, other) = std::iter::repeat_with(made)
+            .find(|(_, other)| other.birth().is_none() || other.birth() != stat.birth())
+            .unwrap();
+        for handles in [true, false] {
+            let mut root = MountRoot::of(first.as_fd(), &stat, handles);
+            root.id_lasts = false;
+            assert!(root.is(first.as_fd(), &stat));
+            assert!(!root.is(second.as_fd(), &other));
+            // The next file system numbers its root alike.
+            root.inode = other.inode();
+            assert!(!root.is(second.as_fd(), &other), "handles: {handles}");
+        }
+    }
+
+    #[test]
+    fn descriptor_is_closed_when_nothing_holds_it_and_all_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let fd = || OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let stat = resolve::stat(fd().as_fd()).unwrap();
+        let point = MountPoint { directory: NodeId::ROOT, name: c"a".into() };
+        let state = State::Open(Arc::new(MountFd::new(fd(), None)));
+        let access = MountAccess::new(MountRoot::of(fd().as_fd(), &stat, false), Some(point), state, true);
+        let held = access.open().unwrap();
+        assert!(!access.is_free());
+        access.close();
+        held.note_change();
+        drop(held);
+        assert!(access.is_free() && access.is_changed());
+        access.close();
+        assert!(!access.is_closed(), "what was changed is not durable");
+        drop(access.take_changed().unwrap());
+        access.close();
+        assert!(access.is_closed() && access.take_changed().is_none());
+        drop(access.reopened(fd(), None).unwrap());
+        assert!(access.open().is_some() && !access.is_changed());
+    }
+}

@@ -1,0 +1,520 @@
+//! A directory of the host as a [`FileSystem`].
+//!
+//! [`Passthrough`] holds the state that operations share. Each family of operations has a file in
+//! `ops`.
+
+mod config;
+mod files;
+mod identity;
+mod inodes;
+mod locks;
+mod ops;
+mod resolve;
+mod slots;
+
+pub use config::{CacheMode, Config, FileHandles, Holes, Seal, Surroundings};
+pub use identity::keep_capabilities;
+/// For tests of a handle that opens an inode which the guest never had.
+#[doc(hidden)]
+pub use inodes::inode_handle::InodeHandle;
+
+use crate::sync::budget::Budget;
+
+use crate::passthrough::files::dirty_bytes::DirtyRoom;
+use crate::passthrough::files::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
+use crate::passthrough::identity::{Assumed, Identity};
+
+use crate::filesystem::{
+    Allowed, Answer, Call, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening,
+    Pace, Stepped, StopCheck,
+};
+use crate::io_vectors::IoVectors;
+use crate::limits::NODES_MAX;
+use crate::passthrough::files::deferred_close::{OpenThings, Reaper};
+use crate::passthrough::inodes::fd_cache::OpenNodes;
+use crate::passthrough::inodes::freshness::retries::Retries;
+use crate::passthrough::inodes::mount_fd::MountFd;
+use crate::passthrough::inodes::mounts::{MountTable, Reached};
+use crate::passthrough::inodes::table::{Descriptor, Newcomer, NodeTable, WayBack};
+use crate::passthrough::locks::Locks;
+use crate::passthrough::ops::sync::Syncs;
+use crate::sync::event::Bell;
+use crate::sys;
+use pinhole_policy::RuleId;
+use pinhole_policy::host_calls::Threads;
+use pinhole_protocol as protocol;
+use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx};
+use resolve::ProcFds;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+/// Serves a directory of the host.
+#[derive(Debug)]
+pub struct Passthrough {
+    pub(in crate::passthrough) config: Config,
+    pub(in crate::passthrough) nodes: Arc<NodeTable>,
+    pub(in crate::passthrough) open_nodes: Arc<OpenNodes>,
+    pub(in crate::passthrough) files: HandleTable<FileHandle>,
+    pub(in crate::passthrough) directories: HandleTable<DirHandle>,
+    pub(in crate::passthrough) locks: Locks,
+    pub(in crate::passthrough) mounts: Arc<MountTable>,
+    pub(in crate::passthrough) proc_fds: ProcFds,
+    pub(in crate::passthrough) identity: Identity,
+    pub(in crate::passthrough) budget: Budget,
+    /// Handles, where the policy counts them.
+    handles: Option<Budget>,
+    /// Room for what is not written back yet, where the policy limits it.
+    pub(in crate::passthrough) dirty: Option<Arc<DirtyRoom>>,
+    pub(in crate::passthrough) reaper: Reaper,
+    pub(in crate::passthrough) syncs: Syncs,
+    pub(in crate::passthrough) retries: Retries,
+    /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
+    pub(in crate::passthrough) names: RwLock<()>,
+    seal: Seal,
+    /// Names that this share's guest has taken from files.
+    deletions: AtomicU64,
+    /// [`InitFlags`] that the present guest and the session agreed on.
+    negotiated: AtomicU64,
+}
+
+/// What a guest holds on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Nodes looked up and not forgotten, the root not counted.
+    pub nodes: usize,
+    /// Files and directories opened and not released.
+    pub handles: usize,
+    /// Host descriptors that these take.
+    pub descriptors: u64,
+}
+
+/// Why a directory cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The shared directory cannot be opened.
+    #[error("cannot open shared directory {}: {source}", path.display())]
+    Root {
+        /// As it was given.
+        path: PathBuf,
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// `/proc/self/fd` cannot be opened.
+    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    Proc {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// There are no file handles, and the share must have them.
+    #[error(
+        "no file handles for {}: the file system has none, or the process lacks CAP_DAC_READ_SEARCH",
+        path.display()
+    )]
+    FileHandles {
+        /// The shared directory.
+        path: PathBuf,
+    },
+    /// There are path rules, and the share's file system finds a file by more names than its own.
+    #[error(
+        "rules by path cannot be kept in {}: its file system finds a file by other names too (letter case, short forms)",
+        path.display()
+    )]
+    FoldsNames {
+        /// The shared directory.
+        path: PathBuf,
+    },
+    /// `openat2` is missing.
+    #[error(
+        "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
+    )]
+    Openat2 {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+    /// A thread cannot be made fit to serve.
+    #[error(
+        "a thread with a umask and a working directory of its own cannot be had ({source}): allow threads and unshare(CLONE_FS)"
+    )]
+    Thread {
+        /// What the host says.
+        source: std::io::Error,
+    },
+    /// The process's own identity cannot be read.
+    #[error("cannot read the process's capabilities: {source}")]
+    Identity {
+        /// What the host says.
+        source: rustix::io::Errno,
+    },
+}
+
+/// Logs what the daemon's own rights do not allow when it makes files in a guest user's name.
+fn log_missing_rights(identity: &Identity) {
+    if !identity.can_switch() {
+        tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+    } else if !identity.keeps_capabilities() {
+        tracing::warn!(
+            "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
+        );
+    }
+}
+
+/// Prepares a thread for serving and ends it: a failure in a thread that serves would stop every queue of a guest that
+/// has already mounted.
+fn try_thread(proc_fds: &ProcFds) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let trial = std::thread::Builder::new().name("thread-trial".to_owned());
+        let trial = trial.spawn_scoped(scope, || sys::enter_thread(proc_fds))?;
+        trial.join().unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
+    })
+}
+
+impl Passthrough {
+    /// Opens the shared directory.
+    ///
+    /// # Errors
+    /// What is missing on the host, by name.
+    pub fn new(config: Config) -> Result<Self, OpenError> {
+        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
+        let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
+        let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
+        keep_capabilities().map_err(|source| OpenError::Identity { source })?;
+        Self::within(config, Surroundings { root, proc_fds, as_users: true, seal: Seal::open() })
+    }
+
+    /// Serves a directory that has been opened, in a process that has been prepared. Starts a thread.
+    ///
+    /// # Errors
+    /// What is missing on the host, by name.
+    pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
+        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Surroundings { root, proc_fds, as_users, seal } = surroundings;
+        let proc_fds = ProcFds::new(proc_fds);
+        let resolve = rustix::fs::ResolveFlags::BENEATH;
+        rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
+            .map_err(|source| OpenError::Openat2 { source })?;
+        try_thread(&proc_fds).map_err(|source| OpenError::Thread { source })?;
+        let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
+        log_missing_rights(&identity);
+        let stat = resolve::stat(root.as_fd())
+            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
+        let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
+        let reached = Reached { inode: root.as_fd(), stat: &stat, place: None };
+        let opened = || open_for_sync(&proc_fds, root.as_fd());
+        let mount = mounts
+            .reach(reached, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
+            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
+        if config.rules.is_some() && mount.traits.folds_names {
+            return Err(OpenError::FoldsNames { path: config.shared_dir });
+        }
+        if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
+            return Err(OpenError::FileHandles { path: config.shared_dir });
+        }
+        let way_back = match InodeHandle::of(root.as_fd()) {
+            Ok((handle, _)) if mount.has_handles() => WayBack::Handle(handle),
+            Ok(_) | Err(_) => WayBack::None,
+        };
+        let newcomer = Newcomer {
+            inode: stat.inode(),
+            mount,
+            kind: stat.kind(),
+            descriptor: Some(Descriptor::new(root, None)),
+            way_back,
+            rule: config.rules.as_ref().map_or(RuleId::SHARE, |rules| rules.root()),
+            verified: true,
+        };
+        let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
+        let nodes = NodeTable::new(newcomer, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
+        let things = OpenThings {
+            mounts: Arc::new(mounts),
+            nodes: Arc::new(nodes),
+            open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
+        };
+        let locks = Locks::new(config.limits.locks);
+        let syncs = Syncs::start(seal.clone(), Arc::clone(&things.mounts), Arc::clone(locks.bell()));
+        let reaper = Reaper::start(seal.clone(), things.clone());
+        let OpenThings { mounts, nodes, open_nodes } = things;
+        Ok(Self {
+            budget: Budget::new(config.descriptors_max),
+            handles: config.limits.open_handles.map(|limit| Budget::new(limit.get())),
+            dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
+            open_nodes,
+            nodes,
+            files: HandleTable::new(0),
+            directories: HandleTable::new(DIRECTORY_MARK),
+            locks,
+            mounts,
+            proc_fds,
+            identity,
+            reaper: reaper.map_err(|source| OpenError::Thread { source })?,
+            syncs: syncs.map_err(|source| OpenError::Thread { source })?,
+            retries: Retries::default(),
+            names: RwLock::new(()),
+            seal,
+            deletions: AtomicU64::new(0),
+            negotiated: AtomicU64::new(0),
+            config,
+        })
+    }
+
+    /// The right to one more handle.
+    ///
+    /// # Errors
+    /// ENFILE past the limit of handles or of descriptors.
+    pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
+        let handle = self.handles.as_ref().map(Budget::ticket).transpose()?;
+        Ok(HandleTickets { _descriptor: self.ticket()?, _handle: handle })
+    }
+
+    /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.
+    pub(in crate::passthrough) fn deletions(&self) -> u64 {
+        self.deletions.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::passthrough) fn count_deletion(&self) {
+        self.deletions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::passthrough) fn negotiated(&self, flag: InitFlags) -> bool {
+        InitFlags::from_bits_retain(self.negotiated.load(Ordering::Relaxed)).contains(flag)
+    }
+
+    /// Makes the thread act as the caller, with the caller's umask where the guest's kernel leaves that to us.
+    pub(in crate::passthrough) fn assume(
+        &self,
+        caller: &Caller<'_>,
+        umask: u32,
+    ) -> Result<Assumed<'_>, Errno> {
+        self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
+    }
+
+    /// Closes what is open on mounts below the share that were not used since this was last called. Whether anything is
+    /// still open there. A thread does it by itself; for tests that do not wait for it.
+    #[doc(hidden)]
+    pub fn close_idle(&self) -> bool {
+        let things = OpenThings {
+            mounts: Arc::clone(&self.mounts),
+            nodes: Arc::clone(&self.nodes),
+            open_nodes: Arc::clone(&self.open_nodes),
+        };
+        things.close_idle()
+    }
+
+    /// What the guest holds now.
+    pub fn held(&self) -> Held {
+        Held {
+            nodes: self.nodes.len().saturating_sub(1),
+            handles: self.files.len().saturating_add(self.directories.len()),
+            descriptors: self.budget.taken(),
+        }
+    }
+}
+
+/// A readable descriptor of a mount, where the file is of a kind that may be opened.
+pub(in crate::passthrough) fn open_for_sync(
+    proc_fds: &ProcFds,
+    fd: BorrowedFd<'_>,
+) -> Option<Result<OwnedFd, Errno>> {
+    let kind = resolve::stat(fd).ok()?.kind();
+    resolve::check_openable(kind).is_ok().then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
+}
+
+/// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node
+/// that the call names.
+macro_rules! families {
+    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
+            let call = call.into_inner();
+            let answer = self.nodes.get(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
+            self.note_stale(&call.caller, answer)
+        })*
+    };
+}
+
+/// The same for operations that change what the node is or what is in it.
+macro_rules! changing_families {
+    ($($name:ident($operation:ty) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
+            let call = call.into_inner();
+            let answer = self.nodes.get(call.node).and_then(|node| {
+                let _held = self.hold_to_change(&node)?;
+                self.$name(&node, &call)
+            });
+            self.note_stale(&call.caller, answer)
+        })*
+    };
+}
+
+/// The same for operations on a directory, or on a name in it, that may have been removed.
+macro_rules! directory_families {
+    ($($name:ident($operation:ty) $(of $field:ident)? -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
+            let call = call.into_inner();
+            let name = [$(call.operation.$field)?].first().copied();
+            let answer = self.nodes.get(call.node).and_then(|directory| {
+                let _held = self.hold_to_change(&directory)?;
+                let answer = self.$name(&directory, &call);
+                self.answer_at(&[(&directory, name)], &call.caller, answer)
+            });
+            self.note_stale(&call.caller, answer)
+        })*
+    };
+}
+
+/// The same for operations on a handle, which say everything by themselves.
+macro_rules! handle_families {
+    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
+        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)*) -> Answer<$answer> {
+            self.$name(call.into_inner().operation $(, $argument)*)
+        })*
+    };
+}
+
+impl FileSystem for Passthrough {
+    fn reset(&self, negotiated: InitFlags) {
+        self.end_all_locks();
+        self.settle_all_dirty();
+        self.files.clear();
+        self.directories.clear();
+        self.nodes.clear();
+        self.open_nodes.clear();
+        self.retries.clear();
+        self.mounts.let_go_of_all();
+        self.syncs.forget_errors();
+        self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
+    }
+
+    fn bell(&self) -> &Arc<Bell> {
+        self.locks.bell()
+    }
+
+    fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
+        sys::enter_thread(&self.proc_fds)?;
+        // The standard library asks for its keys when a thread first makes a table, which is now.
+        drop(std::hash::RandomState::new());
+        self.seal.close(kind)
+    }
+
+    fn forget(&self, call: Allowed<'_, protocol::Forget>) {
+        let Call { node, operation, .. } = call.into_inner();
+        if let Some(node) = self.nodes.forget(node, operation.count) {
+            self.retire_node(node);
+        }
+    }
+
+    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>> {
+        let call = call.into_inner();
+        let answer = self.nodes.get(call.node).and_then(|node| self.open(&node, &call, pace));
+        self.note_stale_open(&call, answer)
+    }
+
+    fn create(
+        &self,
+        call: Allowed<'_, protocol::Create<'_>>,
+        pace: Pace,
+    ) -> Answer<Opening<(Entry, OpenReply)>> {
+        let call = call.into_inner();
+        let name = Some(call.operation.name);
+        let answer = self.nodes.get(call.node).and_then(|directory| {
+            let _held = self.hold_to_change(&directory)?;
+            let answer = Opening::of(self.create(&directory, &call, pace), pace);
+            self.answer_at(&[(&directory, name)], &call.caller, answer)
+        });
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>> {
+        let call = call.into_inner();
+        let answer = self.nodes.get(call.node).and_then(|node| {
+            let _held = self.hold_to_change(&node)?;
+            self.set_attr(&node, &call, pace)
+        });
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
+        let only_files = call.only_files();
+        let call = call.into_inner();
+        let rename = |from| {
+            let protocol::Rename { name, new_directory, new_name, .. } = call.operation;
+            let to = self.nodes.get(new_directory)?;
+            let _held = self.hold_to_change(&from)?;
+            let answer = self.rename((&from, &to), &call, only_files);
+            self.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
+        };
+        let answer = self.nodes.get(call.node).and_then(rename);
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
+        let call = call.into_inner();
+        let link = |directory| {
+            let protocol::Link { target, name } = call.operation;
+            let target = self.nodes.get(target)?;
+            let _held = self.hold_to_change(&directory)?;
+            let answer = self.link((&target, &directory), &call);
+            self.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
+        };
+        let answer = self.nodes.get(call.node).and_then(link);
+        self.note_stale(&call.caller, answer)
+    }
+
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped> {
+        let call = call.into_inner();
+        self.fallocate(&call.caller, call.operation, stop)
+    }
+
+    fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
+        let call = call.into_inner();
+        self.copy_file_range(&call.caller, call.operation)
+    }
+
+    families! {
+        lookup(protocol::Lookup<'_>) -> Entry;
+        get_attr(protocol::GetAttr) -> Attr;
+        get_statx(protocol::GetStatx) -> Statx;
+        access(protocol::Access) -> ();
+        stat_fs(protocol::StatFs) -> Statfs;
+        read_link(protocol::ReadLink, out: &mut Vec<u8>) -> ();
+        open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;
+        open_dir(protocol::OpenDir) -> OpenReply;
+        get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
+        list_xattr(ListNames, out: &mut Vec<u8>) -> u32;
+    }
+
+    changing_families! {
+        set_xattr(protocol::SetXattr<'_>) -> ();
+        remove_xattr(protocol::RemoveXattr<'_>) -> ();
+    }
+
+    directory_families! {
+        sym_link(protocol::SymLink<'_>) of name -> Entry;
+        mk_nod(protocol::MkNod<'_>) of name -> Entry;
+        mk_dir(protocol::MkDir<'_>) of name -> Entry;
+        unlink(protocol::Unlink<'_>) of name -> ();
+        rm_dir(protocol::RmDir<'_>) of name -> ();
+        tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
+    }
+
+    handle_families! {
+        flush(protocol::Flush, pace: Pace) -> ();
+        release(protocol::Release, pace: Pace) -> ();
+        read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
+        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
+        fsync(protocol::Fsync) -> Durable;
+        get_lock(protocol::GetLock, pace: Pace) -> Option<FileLock>;
+        set_lock(protocol::SetLock, pace: Pace) -> Locking;
+        lseek(protocol::Lseek) -> u64;
+        inode_flags(InodeFlags) -> u32;
+        sync_fs(protocol::SyncFs) -> Durable;
+        read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();
+        read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();
+        fsync_dir(protocol::FsyncDir) -> ();
+        release_dir(protocol::ReleaseDir) -> ();
+    }
+}

@@ -1,0 +1,296 @@
+//! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK: what a node is like.
+
+use crate::filesystem::{Answer, Call, Caller, Opening, Pace};
+use crate::passthrough::Passthrough;
+use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::identity::checked_id;
+use crate::passthrough::inodes::mounts::Mount;
+use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::resolve::{self, Stat, errno};
+use crate::passthrough::slots::Entry;
+use pinhole_protocol::{self as protocol, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+};
+use rustix::path::DecInt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// What a descriptor of any kind names, a link itself.
+const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
+
+impl Passthrough {
+    pub(in crate::passthrough) fn get_attr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::GetAttr>,
+    ) -> Answer<Attr> {
+        Ok(self.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
+    }
+
+    pub(in crate::passthrough) fn get_statx(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::GetStatx>,
+    ) -> Answer<Statx> {
+        let stat = self.stat_either(node, call.operation.handle)?;
+        Ok(Statx { ino: self.inode_number(&node.mount, stat.inode()), ..stat.statx() })
+    }
+
+    /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
+    /// that the guest guessed, is no reason to fail.
+    fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
+        let stat = match self.open_file(node, handle) {
+            Some(file) => resolve::stat(file.as_fd()),
+            None => self.stat_node(node),
+        }?;
+        node.told.tell(&stat);
+        self.note_blocks(node, &stat);
+        Ok(stat)
+    }
+
+    /// The open file of a handle, if it is one of this node.
+    fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<Arc<Entry<FileHandle>>> {
+        self.files.get(handle?).ok().filter(|file| file.key == node.key())
+    }
+
+    /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
+    /// a new owner takes away suid bits.
+    pub(in crate::passthrough) fn set_attr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, SetAttr>,
+        pace: Pace,
+    ) -> Answer<Opening<Attr>> {
+        let wanted = &call.operation;
+        node.told.untell();
+        let reached = self.reach(node)?;
+        if let Some(size) = wanted.size {
+            match self.truncate(node, size, (wanted, pace))? {
+                Opening::Done(()) => {}
+                Opening::Leased => return Ok(Opening::Leased),
+            }
+        }
+        if wanted.uid.is_some() || wanted.gid.is_some() {
+            let uid = wanted.uid.map(checked_id).transpose()?.map(Uid::from_raw);
+            let gid = wanted.gid.map(checked_id).transpose()?.map(Gid::from_raw);
+            let drops = self.drops_plain_set_group_id(reached.as_fd(), &call.caller)?;
+            self.identity.kill_suidgid(drops)?;
+            rustix::fs::chownat(&*reached, c"", uid, gid, BY_DESCRIPTOR).map_err(errno)?;
+        } else if wanted.kill_suidgid && wanted.size.is_none() {
+            self.drop_privileged_bits(reached.as_fd(), &call.caller)?;
+        }
+        if let Some(mode) = wanted.mode {
+            // Whether the caller may set sgid was decided by the guest's kernel.
+            self.identity.kill_suidgid(false)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let number = DecInt::from_fd(&*reached);
+            rustix::fs::chmodat(&self.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
+        }
+        if wanted.atime.is_some() || wanted.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(wanted.atime)?,
+                last_modification: timespec(wanted.mtime)?,
+            };
+            rustix::fs::utimensat(&*reached, c"", &times, BY_DESCRIPTOR).map_err(errno)?;
+        }
+        let stat = resolve::stat(reached.as_fd())?;
+        node.told.tell(&stat);
+        node.told.own(&stat);
+        self.note_blocks(node, &stat);
+        Ok(Opening::Done(self.attr(&node.mount, &stat)))
+    }
+
+    /// What the guest is told of an inode.
+    pub(in crate::passthrough) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
+        Attr { ino: self.inode_number(mount, stat.inode()), ..stat.attr() }
+    }
+
+    /// The inode number that the guest is told.
+    pub(in crate::passthrough) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
+        mount.numbers.told(inode, self.negotiated(InitFlags::SUBMOUNTS))
+    }
+
+    /// Whether a change of owner takes set-group-id also from a file that its group may not execute. It does unless the
+    /// caller has CAP_FSETID or belongs to the file's group. No request says which further groups the caller has.
+    ///
+    /// Set-user-id, and set-group-id beside execution by the group, the host takes away from every file but a directory.
+    fn drops_plain_set_group_id(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<bool> {
+        if caller.may_have_fsetid() {
+            return Ok(false);
+        }
+        Ok(caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
+    }
+
+    /// Takes set-user-id and set-group-id away as a change of owner to the same owner does, which is how the host is
+    /// asked. Only root and the owner may.
+    ///
+    /// Linux sends the request for two things: `chown(-1, -1)`, and before a write of a caller without CAP_FSETID.
+    /// It must not fail for another user: that user may be able to write the file, and the write drops the bits.
+    fn drop_privileged_bits(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<()> {
+        let owner = resolve::stat(fd)?.attr().uid;
+        if !caller.known_uid().is_some_and(|uid| uid == 0 || uid == owner) {
+            return Ok(());
+        }
+        self.identity.kill_suidgid(self.drops_plain_set_group_id(fd, caller)?)?;
+        match rustix::fs::chownat(fd, c"", None, None, BY_DESCRIPTOR) {
+            // A daemon that is not root cannot do it to the files of others.
+            Ok(()) | Err(rustix::io::Errno::PERM) => Ok(()),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    /// EAGAIN: it takes long and the pace forbids that.
+    fn truncate(&self, node: &NodeRef, size: u64, (wanted, pace): (&SetAttr, Pace)) -> Answer<Opening<()>> {
+        if i64::try_from(size).is_err() {
+            return Err(Errno::EFBIG);
+        }
+        self.check_size(Some(size))?;
+        self.identity.kill_suidgid(wanted.kill_suidgid)?;
+        // What else SETATTR can do, the offload pool does not.
+        let only_cuts = wanted.mode.is_none() && wanted.uid.is_none() && wanted.gid.is_none();
+        let later = pace == Pace::Now && only_cuts && self.frees_much(node, size);
+        if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
+            if later {
+                return Err(Errno::EAGAIN);
+            }
+            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Opening::Done);
+        }
+        let _ticket = self.ticket()?;
+        let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags());
+        let Opening::Done(file) = Opening::of(opened, pace)? else { return Ok(Opening::Leased) };
+        if later {
+            return Err(Errno::EAGAIN);
+        }
+        rustix::fs::ftruncate(file, size).map_err(errno).map(Opening::Done)
+    }
+
+    pub(in crate::passthrough) fn access(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::Access>,
+    ) -> Answer<()> {
+        let wanted = call.operation.mask;
+        if wanted > EXECUTE | WRITE | READ {
+            return Err(Errno::EINVAL);
+        }
+        let reached = self.reach(node)?;
+        let attr = resolve::stat(reached.as_fd())?.attr();
+        if wanted & WRITE != 0 {
+            let mount = rustix::fs::fstatvfs(&*reached).map_err(errno)?;
+            if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+                return Err(Errno::EROFS);
+            }
+        }
+        if permits(&attr, &call.caller, wanted) { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    pub(in crate::passthrough) fn stat_fs(
+        &self,
+        node: &NodeRef,
+        _: &Call<'_, protocol::StatFs>,
+    ) -> Answer<Statfs> {
+        let figures = rustix::fs::fstatvfs(&*self.reach(node)?).map_err(errno)?;
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Ok(Statfs {
+            blocks: figures.f_blocks,
+            bfree: figures.f_bfree,
+            bavail: figures.f_bavail,
+            files: figures.f_files,
+            ffree: figures.f_ffree,
+            bsize: narrow(figures.f_bsize),
+            namelen: narrow(figures.f_namemax),
+            frsize: narrow(figures.f_frsize),
+        })
+    }
+
+    pub(in crate::passthrough) fn read_link(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::ReadLink>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let link = self.reach(node)?;
+        let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
+            // The host says ENOENT for an empty path on what is no link.
+            rustix::io::Errno::NOENT => Errno::EINVAL,
+            other => errno(other),
+        })?;
+        self.check_not_removed((node, link.as_fd()), &call.caller)?;
+        out.extend_from_slice(target.as_bytes());
+        Ok(())
+    }
+}
+
+/// R_OK, W_OK and X_OK of `access(2)`, which are also the bits of a mode.
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const EXECUTE: u32 = 1;
+
+/// Whether a file's mode lets the caller do what is wanted. Access control lists are not looked at: a Linux guest judges
+/// by itself (`default_permissions`) and never asks, and asking the host in the caller's name would be one more system
+/// call in every filter.
+fn permits(attr: &Attr, caller: &Caller<'_>, wanted: u32) -> bool {
+    const DIRECTORY: u32 = 0o040_000;
+    const TYPE: u32 = 0o170_000;
+    let Some(uid) = caller.known_uid() else {
+        // Of a caller that the guest does not name, only what each class may.
+        let of_all = attr.mode >> 6 & attr.mode >> 3 & attr.mode;
+        return of_all & wanted == wanted;
+    };
+    if uid == 0 {
+        let executable = attr.mode & 0o111 != 0 || attr.mode & TYPE == DIRECTORY;
+        return wanted & EXECUTE == 0 || executable;
+    }
+    let mut groups = caller.groups.clone().into_iter().flatten();
+    let of_class = if attr.uid == uid {
+        attr.mode >> 6
+    } else if caller.known_gid() == Some(attr.gid) || groups.any(|group| group == attr.gid) {
+        attr.mode >> 3
+    } else {
+        attr.mode
+    };
+    of_class & wanted == wanted
+}
+
+/// A time for `utimensat(2)`.
+fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
+    Ok(match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        // The two special values of tv_nsec lie above a billion, and must not be had from outside.
+        Some(SetTime::At(time)) if time.nanoseconds > 999_999_999 => return Err(Errno::EINVAL),
+        Some(SetTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_judged_by_class_and_root_executes_only_what_somebody_may() {
+        let attr = |mode| Attr { mode, uid: 1, gid: 2, ..Attr::default() };
+        let caller = |uid, gid| Caller { uid, gid, groups: None, pid: 1 };
+        assert!(permits(&attr(0o100_640), &caller(1, 9), READ | WRITE));
+        assert!(permits(&attr(0o100_640), &caller(9, 2), READ));
+        assert!(!permits(&attr(0o100_640), &caller(9, 2), WRITE));
+        assert!(!permits(&attr(0o100_640), &caller(9, 9), READ));
+        // The owner's class holds for the owner, also where another would grant more.
+        assert!(!permits(&attr(0o100_066), &caller(1, 2), READ));
+        assert!(permits(&attr(0o100_000), &caller(0, 0), READ | WRITE));
+        assert!(!permits(&attr(0o100_644), &caller(0, 0), EXECUTE));
+        assert!(permits(&attr(0o040_000), &caller(0, 0), EXECUTE));
+    }
+
+    #[test]
+    fn unknown_caller_may_what_every_class_may() {
+        let unknown = Caller { uid: u32::MAX, gid: u32::MAX, groups: None, pid: 1 };
+        // The owner of nothing is no owner either.
+        let attr = |mode| Attr { mode, uid: u32::MAX, gid: u32::MAX, ..Attr::default() };
+        assert!(permits(&attr(0o100_755), &unknown, READ | EXECUTE));
+        for mode in [0o100_722, 0o100_070, 0o100_007] {
+            assert!(!permits(&attr(mode), &unknown, READ), "{mode:o}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE: the bytes of open files.
+
+use crate::filesystem::Durable;
+use crate::filesystem::{Answer, Caller, Pace};
+use crate::io_vectors::{IoVectors, TransferFlags};
+use crate::limits::COPY_LEN_MAX;
+use crate::passthrough::Passthrough;
+use crate::passthrough::config::Holes;
+use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::resolve::{self, errno, io_errno, sync_errno};
+use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
+use rustix::fs::SeekFrom;
+use rustix::io::retry_on_intr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+/// `SEEK_DATA` and `SEEK_HOLE` of `lseek(2)`; the guest answers the other three itself but for the end.
+const SEEK_END: u32 = 2;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+/// The least page that Linux has on any machine; larger ones end at its multiples too.
+const PAGE_LEN: u64 = 4096;
+
+impl Passthrough {
+    pub(in crate::passthrough) fn read(
+        &self,
+        read: protocol::Read,
+        into: &IoVectors<'_>,
+        pace: Pace,
+    ) -> Answer<usize> {
+        let file = self.files.get(read.handle)?;
+        let (fd, is_direct) = buffered_or_direct(&file, read.flags, false);
+        match pace {
+            Pace::Now if is_direct => Err(Errno::EAGAIN),
+            Pace::Now if !file.traits.in_memory => read_cached(&file, read.offset, into),
+            Pace::Now | Pace::Patient => {
+                into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
+            }
+        }
+    }
+
+    pub(in crate::passthrough) fn write(
+        &self,
+        write: protocol::Write,
+        from: &IoVectors<'_>,
+        pace: Pace,
+    ) -> Answer<usize> {
+        let file = self.files.get(write.handle)?;
+        let from_cache = write.write_flags.contains(WriteFlags::CACHE);
+        let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
+        let flags = self.write_flags(&file, &write, from_cache);
+        let syncs = flags.intersects(TransferFlags::SYNC | TransferFlags::DSYNC);
+        let waits = is_direct || syncs || file.traits.remote;
+        if waits && pace == Pace::Now {
+            return Err(Errno::EAGAIN);
+        }
+        file.untell();
+        let room = self.size_room(&file, (write.offset, flags), from.len())?;
+        let from = from.first(room);
+        self.note_growth(&file, write.offset.saturating_add(from.len() as u64));
+        self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
+        let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
+        if syncs {
+            let written = write()?;
+            self.sync_names(&file)?.wait()?;
+            return Ok(written);
+        }
+        if is_direct { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
+    }
+
+    /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
+    /// Two that append at once may pass it by one write; the process's own limit stands behind this one.
+    fn size_room(
+        &self,
+        file: &FileHandle,
+        (offset, flags): (u64, TransferFlags),
+        len: usize,
+    ) -> Answer<usize> {
+        let Some(limit) = self.config.limits.file_size else { return Ok(len) };
+        let offset =
+            if flags.contains(TransferFlags::APPEND) { resolve::stat(file.as_fd())?.size() } else { offset };
+        let room = limit.get().saturating_sub(offset);
+        if room == 0 && len > 0 {
+            Err(Errno::EFBIG)
+        } else {
+            Ok(usize::try_from(room).unwrap_or(len).min(len))
+        }
+    }
+
+    /// Whether a file may become so long.
+    ///
+    /// # Errors
+    /// EFBIG.
+    pub(in crate::passthrough) fn check_size(&self, size: Option<u64>) -> Answer<()> {
+        match (size, self.config.limits.file_size) {
+            (Some(size), Some(limit)) if size <= limit.get() => Ok(()),
+            (_, None) => Ok(()),
+            (Some(_) | None, Some(_)) => Err(Errno::EFBIG),
+        }
+    }
+
+    fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
+        let mut flags = TransferFlags::empty();
+        // Where the guest has a page cache it sends FSYNC after a synchronous write; where it has none, this is all
+        // that it ever says.
+        if file.uncached && !from_cache {
+            let sync = write.flags.contains(OpenFlags::SYNC);
+            flags.set(TransferFlags::SYNC, sync);
+            flags.set(TransferFlags::DSYNC, !sync && write.flags.contains(OpenFlags::DSYNC));
+        }
+        let at_end = write.flags.contains(OpenFlags::APPEND) && !from_cache;
+        flags.set(TransferFlags::APPEND, at_end);
+        flags
+    }
+
+    pub(in crate::passthrough) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
+        let file = self.files.get(fsync.handle)?;
+        self.sync_dirty(&file, || sync(file.hears(), fsync.flags))?;
+        self.sync_names(&file)
+    }
+
+    pub(in crate::passthrough) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
+        let file = self.files.get(lseek.handle)?;
+        // An offset past what a file can have is past its end.
+        if i64::try_from(lseek.offset).is_err() {
+            return Err(Errno::ENXIO);
+        }
+        let seeks_holes = matches!(lseek.whence, SEEK_DATA | SEEK_HOLE);
+        match (seeks_holes, self.config.holes) {
+            (true, Holes::None) => return Err(Errno::ENOSYS),
+            (true, Holes::ToReaders) if file.readable && file.writable => return seek_in_data(&file, lseek),
+            (true, Holes::ToReaders | Holes::All) | (false, _) => {}
+        }
+        match lseek.whence {
+            SEEK_DATA => rustix::fs::seek(file.as_fd(), SeekFrom::Data(lseek.offset)).map_err(errno),
+            SEEK_HOLE => rustix::fs::seek(file.as_fd(), SeekFrom::Hole(lseek.offset)).map_err(errno),
+            SEEK_END => {
+                let size = resolve::stat(file.as_fd())?.size();
+                size.checked_add(lseek.offset).ok_or(Errno::EOVERFLOW)
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Copies at most [`COPY_LEN_MAX`] bytes; the guest's caller asks for the rest, as after any short copy. As with
+    /// [`Self::fallocate`], the request says nothing about set-user-id.
+    pub(in crate::passthrough) fn copy_file_range(
+        &self,
+        caller: &Caller<'_>,
+        copy: protocol::CopyFileRange,
+    ) -> Answer<u64> {
+        if copy.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let (from, to) = (self.files.get(copy.from)?, self.files.get(copy.to)?);
+        let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
+        let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
+        let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
+        self.identity.kill_suidgid(!caller.may_have_fsetid())?;
+        to.untell();
+        self.note_growth(&to, copy.to_offset.saturating_add(len as u64));
+        let copied = self.write_dirty(&to, (len, Pace::Patient), || {
+            let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
+            rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
+        })?;
+        Ok(copied as u64)
+    }
+}
+
+/// SEEK_DATA and SEEK_HOLE in a file that is taken to have no hole but the one behind its end.
+fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
+    let size = resolve::stat(file.as_fd())?.size();
+    match lseek.offset {
+        offset if offset >= size => Err(Errno::ENXIO),
+        offset if lseek.whence == SEEK_DATA => Ok(offset),
+        _ => Ok(size),
+    }
+}
+
+/// FSYNC and FSYNCDIR: the host's own fsync, and its error.
+pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
+    if flags.contains(FsyncFlags::DATASYNC) {
+        retry_on_intr(|| rustix::fs::fdatasync(fd)).map_err(sync_errno)
+    } else {
+        retry_on_intr(|| rustix::fs::fsync(fd)).map_err(sync_errno)
+    }
+}
+
+/// Reads what the host has in memory; EAGAIN where it would have to fetch any of it.
+fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<usize> {
+    if file.always_waits.load(Ordering::Relaxed) {
+        return Err(Errno::EAGAIN);
+    }
+    let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
+        Ok(len) => len,
+        Err(error) => {
+            let errno = io_errno(&error);
+            if errno == Errno::EOPNOTSUPP {
+                file.always_waits.store(true, Ordering::Relaxed);
+                return Err(Errno::EAGAIN);
+            }
+            return Err(errno);
+        }
+    };
+    // A short answer means the end of the file to the guest. The host gives one also where its cache ends, which is at
+    // the border of a page, or nothing at all (Linux 5.9 and 5.10).
+    let end = offset.saturating_add(len as u64);
+    let is_whole = len == into.len() || (len > 0 && !end.is_multiple_of(PAGE_LEN));
+    if is_whole || end >= resolve::stat(file.as_fd())?.size() { Ok(len) } else { Err(Errno::EAGAIN) }
+}
+
+/// The descriptor for one transfer, and whether that goes past the host's page cache: only while the guest's file has
+/// O_DIRECT set, and never for data that comes from the guest's page cache.
+fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> (BorrowedFd<'_>, bool) {
+    match &file.direct {
+        Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => (direct.as_fd(), true),
+        Some(_) | None => (file.as_fd(), false),
+    }
+}

@@ -1,0 +1,152 @@
+//! Everything that makes, moves or removes a name.
+
+use crate::filesystem::{Answer, Call, Caller};
+use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::resolve::{decode_device, errno};
+use pinhole_protocol::{self as protocol, Attr, Entry, Errno};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
+use rustix::path::DecInt;
+use std::os::fd::AsFd;
+
+/// `S_IFMT`.
+const FILE_TYPE_BITS: u32 = 0o170_000;
+
+impl Passthrough {
+    pub(in crate::passthrough) fn sym_link(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::SymLink<'_>>,
+    ) -> Answer<Entry> {
+        self.nodes.check_room()?;
+        let ticket = self.ticket()?;
+        let protocol::SymLink { name, target } = call.operation;
+        {
+            let directory = self.reach(parent)?;
+            let _assumed = self.assume(&call.caller, 0)?;
+            rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
+        }
+        let size = target.count_bytes() as u64;
+        let made = Attr { size, ..made_by(&call.caller, 0o777) };
+        self.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
+    }
+
+    pub(in crate::passthrough) fn mk_nod(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::MkNod<'_>>,
+    ) -> Answer<Entry> {
+        self.nodes.check_room()?;
+        let ticket = self.ticket()?;
+        let protocol::MkNod { name, mode, rdev, umask } = call.operation;
+        // mknod(2): no type is a regular file.
+        let kind = match mode & FILE_TYPE_BITS {
+            0 => FileType::RegularFile,
+            _ => FileType::from_raw_mode(mode),
+        };
+        match kind {
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice => {}
+            FileType::Directory | FileType::Symlink | FileType::Unknown => return Err(Errno::EINVAL),
+        }
+        let (major, minor) = decode_device(rdev);
+        {
+            let directory = self.reach(parent)?;
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let device = makedev(major, minor);
+            rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
+        }
+        let made = Attr { rdev, ..made_by(&call.caller, mode & !umask) };
+        self.look_up_new(ticket, (parent, name), (kind, made))
+    }
+
+    pub(in crate::passthrough) fn mk_dir(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::MkDir<'_>>,
+    ) -> Answer<Entry> {
+        self.nodes.check_room()?;
+        let ticket = self.ticket()?;
+        let protocol::MkDir { name, mode, umask } = call.operation;
+        {
+            let directory = self.reach(parent)?;
+            let _held = self.hold_names(false);
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
+        }
+        let made = made_by(&call.caller, mode & !umask);
+        self.look_up_new(ticket, (parent, name), (FileType::Directory, made))
+    }
+
+    pub(in crate::passthrough) fn link(
+        &self,
+        (node, parent): (&NodeRef, &NodeRef),
+        call: &Call<'_, protocol::Link<'_>>,
+    ) -> Answer<Entry> {
+        let name = call.operation.name;
+        let (target, directory) = (self.reach(node)?, self.reach(parent)?);
+        // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
+        let number = DecInt::from_fd(&*target);
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
+        self.note_moved(directory.as_fd(), parent, name);
+        self.look_up_linked(node, target.as_fd(), parent)
+    }
+
+    pub(in crate::passthrough) fn unlink(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::Unlink<'_>>,
+    ) -> Answer<()> {
+        let directory = self.reach(parent)?;
+        self.count_deletion();
+        rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
+    }
+
+    pub(in crate::passthrough) fn rm_dir(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::RmDir<'_>>,
+    ) -> Answer<()> {
+        rustix::fs::unlinkat(&*self.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
+            .map_err(errno)
+    }
+
+    /// `only_files`: a directory is not moved, EXDEV.
+    pub(in crate::passthrough) fn rename(
+        &self,
+        (parent, new_parent): (&NodeRef, &NodeRef),
+        call: &Call<'_, protocol::Rename<'_>>,
+        only_files: bool,
+    ) -> Answer<()> {
+        let protocol::Rename { name, new_name, flags, .. } = call.operation;
+        let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
+        // The kernel takes no other flag beside this one, and the filter of host calls lets none through to it.
+        if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
+            return Err(Errno::EINVAL);
+        }
+        let (from, to) = (self.reach(parent)?, self.reach(new_parent)?);
+        let _held = self.hold_names(only_files);
+        if only_files {
+            self.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
+        }
+        self.count_deletion();
+        rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
+            .map_err(errno)?;
+        self.note_moved(to.as_fd(), new_parent, new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.note_moved(from.as_fd(), parent, name);
+        }
+        Ok(())
+    }
+}
+
+/// What is known of something that a caller has made, without looking at it.
+fn made_by(caller: &Caller<'_>, mode: u32) -> Attr {
+    Attr { mode, uid: caller.uid, gid: caller.gid, ..Attr::default() }
+}

@@ -1,0 +1,78 @@
+//! IOCTL, as far as it is served: the flags of an inode (`lsattr`, `chattr`), where the policy grants them by name.
+//!
+//! No number that a guest sends is passed on: the session knows the three that it serves, and of the flags only those
+//! named here can be changed. All others say how the host keeps the file (which quota counts it, whether its names are
+//! folded, how its data is stored); a guest gives them back as it was told, or is refused.
+
+use crate::filesystem::{Answer, InodeFlags};
+use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::mount_fd::MountFd;
+use crate::passthrough::resolve::errno;
+use pinhole_protocol::Errno;
+use rustix::fs::IFlags;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// What a guest may change: sync, immutable, append-only, no dump, no access times, and sync of a directory.
+const CHANGEABLE: IFlags = IFlags::SYNC
+    .union(IFlags::IMMUTABLE)
+    .union(IFlags::APPEND)
+    .union(IFlags::NODUMP)
+    .union(IFlags::NOATIME)
+    .union(IFlags::DIRSYNC);
+
+impl Passthrough {
+    /// The flags afterwards.
+    pub(in crate::passthrough) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
+        let InodeFlags { handle, set } = operation;
+        let note_change = |mount: &Option<Arc<MountFd>>| {
+            if let Some(mount) = mount.as_ref().filter(|_| set.is_some()) {
+                mount.note_change();
+            }
+        };
+        match self.files.get(handle) {
+            Ok(file) => {
+                note_change(&file.mount);
+                inode_flags(file.as_fd(), set)
+            }
+            Err(_other_kind) => {
+                let directory = self.directories.get(handle)?;
+                note_change(&directory.mount);
+                let stream = directory.stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                inode_flags(stream.fd.as_fd(), set)
+            }
+        }
+    }
+}
+
+fn inode_flags(fd: BorrowedFd<'_>, set: Option<u32>) -> Answer<u32> {
+    let now = rustix::fs::ioctl_getflags(fd).map_err(errno)?;
+    let Some(set) = set.map(IFlags::from_bits_retain) else { return Ok(now.bits()) };
+    if !(now ^ set).difference(CHANGEABLE).is_empty() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    rustix::fs::ioctl_setflags(fd, set).map_err(errno)?;
+    Ok(set.bits())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_flags_named_here_can_be_changed() {
+        let file = tempfile::tempfile().unwrap();
+        let now = inode_flags(file.as_fd(), None).unwrap();
+        let nodump = IFlags::NODUMP.bits();
+        assert_eq!(inode_flags(file.as_fd(), Some(now | nodump)), Ok(now | nodump));
+        assert_eq!(inode_flags(file.as_fd(), None), Ok(now | nodump));
+        assert_eq!(inode_flags(file.as_fd(), Some(now)), Ok(now));
+        for bit in (0..32).map(|shift| 1 << shift).filter(|bit| CHANGEABLE.bits() & bit == 0) {
+            assert_eq!(inode_flags(file.as_fd(), Some(now ^ bit)), Err(Errno::EOPNOTSUPP), "{bit:#x}");
+            // Not even beside one that can be.
+            let both = now ^ bit ^ nodump;
+            assert_eq!(inode_flags(file.as_fd(), Some(both)), Err(Errno::EOPNOTSUPP), "{bit:#x}");
+        }
+        assert_eq!(inode_flags(file.as_fd(), None), Ok(now));
+    }
+}

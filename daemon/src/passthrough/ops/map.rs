@@ -1,0 +1,38 @@
+//! SETUPMAPPING, as far as the host goes: a descriptor of a file for the front-end.
+//!
+//! Its access mode is all that keeps a front-end from mapping more than the guest may have: QEMU maps writable whatever it
+//! is told. So a mapping to read has an `O_RDONLY` descriptor of its own, whatever else the guest has open.
+
+use crate::filesystem::{Answer, Call, FileId, MapFile};
+use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::resolve;
+use pinhole_protocol::{self as protocol, Errno};
+use rustix::fs::{FileType, OFlags};
+use std::os::fd::AsFd;
+
+impl Passthrough {
+    /// Whether the guest's caller may read or write was for the guest's kernel to say when the file was opened, as for
+    /// READ and WRITE; whether the guest may have such a mapping of it, for the gate and the session.
+    pub(in crate::passthrough) fn open_to_map(
+        &self,
+        node: &NodeRef,
+        _: &Call<'_, protocol::SetupMapping>,
+        writable: bool,
+    ) -> Answer<MapFile> {
+        if node.kind != FileType::RegularFile {
+            return Err(Errno::ENODEV);
+        }
+        let ticket = self.ticket()?;
+        if writable {
+            self.hold_to_map(node)?;
+        }
+        let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        // A guest that maps a file has it open, so no lease is in the way of one that asks for no more than it may.
+        let file = self.open_inside(node, flags | OFlags::NONBLOCK)?;
+        // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
+        let stat = resolve::stat(file.as_fd())?;
+        let id = FileId { device: stat.mount().device, inode: stat.inode() };
+        Ok(MapFile::new(file, id, writable, ticket))
+    }
+}

@@ -1,0 +1,352 @@
+//! OPEN, CREATE, TMPFILE, FLUSH, RELEASE: the life of an open file.
+
+use crate::filesystem::{Answer, Call, Caller, Opening, Pace};
+use crate::passthrough::Passthrough;
+use crate::passthrough::config::CacheMode;
+use crate::passthrough::files::dirty_bytes::Dirty;
+use crate::passthrough::files::handles::{FileHandle, HandleTickets};
+use crate::passthrough::inodes::table::{NodeRef, Pin};
+use crate::passthrough::ops::lookup::Found;
+use crate::passthrough::resolve::{self, errno, sync_errno};
+use crate::sync::budget::Ticket;
+use crate::sys;
+use pinhole_protocol::{
+    self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
+};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+
+/// Times that CREATE tries again when a name comes and goes under it; then ENOENT, as the last look said.
+const CREATE_TRIES: usize = 8;
+
+impl Passthrough {
+    pub(in crate::passthrough) fn open(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, Open>,
+        pace: Pace,
+    ) -> Answer<Opening<OpenReply>> {
+        let tickets = self.handle_tickets()?;
+        if pace == Pace::Now && call.operation.flags.contains(OpenFlags::TRUNC) && self.frees_much(node, 0) {
+            // The pool must not wait for a lease, so that is broken first.
+            let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
+            return match Opening::of(opened, pace)? {
+                Opening::Done(()) => Err(Errno::EAGAIN),
+                Opening::Leased => Ok(Opening::Leased),
+            };
+        }
+        let open = self.with_kill(call.operation, &call.caller);
+        let is_let_in = self.is_let_in(node, call);
+        let checked = !is_let_in && self.is_close_to_open();
+        let opened = self
+            .open_node(checked, node, (open, pace))
+            .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
+        let opened = Opening::of(opened, pace);
+        if matches!(opened, Ok(Opening::Leased)) && is_let_in {
+            self.expect_again(call);
+        }
+        opened
+    }
+
+    /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
+    /// `HANDLE_KILLPRIV_V2`) says nothing where O_TRUNC is part of OPEN or CREATE.
+    fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
+        let is_forgotten = !self.negotiated(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
+        Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
+    }
+
+    fn open_node(&self, checked: bool, node: &NodeRef, (open, pace): (Open, Pace)) -> Answer<OwnedFd> {
+        if node.kind == FileType::Directory {
+            return Err(Errno::EISDIR);
+        }
+        let truncate = open.flags.contains(OpenFlags::TRUNC);
+        // To open it for writing may change it: by O_TRUNC, or because an overlay copies it then.
+        let changes = truncate || open.flags.access_mode() != AccessMode::Read;
+        if checked && changes {
+            match self.stat_node(node) {
+                Ok(stat) => self.check_told(node, &stat)?,
+                // No descriptor is left to look with: that is no reason not to open.
+                Err(Errno::ENFILE) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let _held = if changes { self.hold_to_change(node)? } else { None };
+        self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
+        let mut flags = self.host_flags(open.flags) | pace.open_flags();
+        flags.set(OFlags::TRUNC, truncate);
+        let file = match self.open_inside(node, flags) {
+            // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
+            Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
+                self.open_inside(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
+            }
+            opened => opened?,
+        };
+        if truncate {
+            node.told.untell();
+        } else if checked && !changes {
+            self.check_told(node, &resolve::stat(file.as_fd())?)?;
+        }
+        Ok(file)
+    }
+
+    /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
+    /// O_DSYNC come again with each WRITE; O_DIRECT gets a descriptor of its own; the rest concerns the guest alone.
+    fn host_flags(&self, flags: OpenFlags) -> OFlags {
+        host_flags(flags, self.negotiated(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
+    }
+
+    /// Gives the guest a handle for an opened host file, which it comes to as it was told to or not ([`Self::is_let_in`]).
+    fn enter_file(
+        &self,
+        tickets: HandleTickets,
+        (file, node, is_let_in): (OwnedFd, &NodeRef, bool),
+        open: Open,
+    ) -> Answer<OpenReply> {
+        let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
+        let (direct, direct_ticket) = if wants_direct {
+            let ticket = self.ticket()?;
+            let flags = self.host_flags(open.flags) | OFlags::DIRECT;
+            // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
+            // the buffered descriptor serves: the guest's own cache is bypassed all the same.
+            (self.proc_fds.reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
+        } else {
+            (None, None)
+        };
+        let uncached = self.is_uncached(node, is_let_in);
+        let mut flags = self.reply_flags(node, open);
+        flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
+        let handle = self.files.insert(FileHandle {
+            file,
+            key: node.key(),
+            node: self.wants_node(open).then(|| NodeRef::clone(node)),
+            direct,
+            readable: open.flags.access_mode() != AccessMode::Write,
+            writable: open.flags.access_mode() != AccessMode::Read,
+            uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
+            traits: node.mount.traits,
+            deletions: self.deletions(),
+            mount: if writes(open) { self.hold_to_change(node)? } else { self.hold_mount(node)? },
+            always_waits: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
+            dirty: Dirty::new(self.dirty.clone()),
+            _pin: Pin::new(node),
+            _tickets: (tickets, direct_ticket),
+        })?;
+        Ok(OpenReply { handle, flags })
+    }
+
+    /// Whether an open file must know its node: for its rule, or for the length that the guest is told of it.
+    fn wants_node(&self, open: Open) -> bool {
+        self.rules().is_some() || open.flags.access_mode() != AccessMode::Read && self.is_close_to_open()
+    }
+
+    fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
+        let mut flags = match self.config.cache {
+            CacheMode::Strict => OpenReplyFlags::DIRECT_IO,
+            // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
+            // may come: what is appended must arrive as it was written.
+            CacheMode::Auto if self.is_close_to_open() && appends(open) => OpenReplyFlags::DIRECT_IO,
+            CacheMode::Auto => OpenReplyFlags::empty(),
+            CacheMode::Exclusive => OpenReplyFlags::KEEP_CACHE,
+        };
+        // Closing a file that was only read has nothing to tell such a host. Where the guest's locks were kept here,
+        // it would: a close ends them.
+        let silent = node.mount.traits.closes_silently && open.flags.access_mode() == AccessMode::Read;
+        flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated(InitFlags::POSIX_LOCKS));
+        flags
+    }
+
+    /// Makes the file if it is not there. Whether it is there is the host's to say, in one step: O_EXCL decides who
+    /// made it, also between guests.
+    pub(in crate::passthrough) fn create(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::Create<'_>>,
+        pace: Pace,
+    ) -> Answer<(Entry, OpenReply)> {
+        let protocol::Create { name, open, mode, umask } = call.operation;
+        self.retries.settle(call.caller.pid, None);
+        for _ in 0..CREATE_TRIES {
+            self.nodes.check_room()?;
+            let tickets = (self.ticket()?, self.handle_tickets()?);
+            let directory = self.reach(parent)?;
+            let made = {
+                let _assumed = self.assume(&call.caller, umask)?;
+                let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
+                let mode = Mode::from_raw_mode(mode & 0o7777);
+                resolve::open_beneath(directory.as_fd(), name, flags, mode)
+            };
+            match made {
+                Ok(file) => {
+                    let found = Found { directory: parent, name: Some(name) };
+                    return self.enter_made(tickets, (file, found), open);
+                }
+                Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
+                Err(errno) => return Err(errno),
+            }
+            let entry = match self.look_up_made(tickets.0, parent, name) {
+                // It was removed meanwhile.
+                Err(Errno::ENOENT) => continue,
+                found => found?,
+            };
+            return self
+                .open_existing(tickets.1, entry, (call, pace))
+                .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)));
+        }
+        Err(Errno::ENOENT)
+    }
+
+    /// Opens what CREATE found in its place. Where that truncates it, the attributes are those from afterwards.
+    fn open_existing(
+        &self,
+        tickets: HandleTickets,
+        mut entry: Entry,
+        (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
+    ) -> Answer<(Entry, OpenReply)> {
+        let open = self.with_kill(call.operation.open, &call.caller);
+        let node = self.nodes.get(entry.node)?;
+        self.check_found(&node, call)?;
+        if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.frees_much(&node, 0) {
+            // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
+            return Err(Errno::ESTALE);
+        }
+        let file = self.open_node(false, &node, (open, pace))?;
+        let reply = self.enter_file(tickets, (file, &node, false), open)?;
+        if open.flags.contains(OpenFlags::TRUNC) {
+            let submount = entry.attr.submount;
+            entry.attr = match self.stat_node(&node) {
+                Ok(stat) => {
+                    node.told.tell(&stat);
+                    node.told.own(&stat);
+                    self.attr(&node.mount, &stat)
+                }
+                Err(errno) => {
+                    // A guest that gets an error instead of the handle would never release it.
+                    self.close(reply.handle)?;
+                    return Err(errno);
+                }
+            };
+            entry.attr.submount = submount;
+        }
+        Ok((entry, reply))
+    }
+
+    pub(in crate::passthrough) fn tmp_file(
+        &self,
+        parent: &NodeRef,
+        call: &Call<'_, protocol::TmpFile>,
+    ) -> Answer<(Entry, OpenReply)> {
+        let protocol::TmpFile { open, mode, umask } = call.operation;
+        self.nodes.check_room()?;
+        let tickets = (self.ticket()?, self.handle_tickets()?);
+        let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
+        flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
+        let directory = self.reach(parent)?;
+        let file = {
+            let _assumed = self.assume(&call.caller, umask)?;
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
+        };
+        self.enter_made(tickets, (file, Found { directory: parent, name: None }), open)
+    }
+
+    /// A node and a handle for a file that has just been made.
+    fn enter_made(
+        &self,
+        tickets: (Ticket, HandleTickets),
+        (file, found): (OwnedFd, Found<'_>),
+        open: Open,
+    ) -> Answer<(Entry, OpenReply)> {
+        let stat = resolve::stat(file.as_fd())?;
+        let path_fd = || self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
+        let (node, entry) = self.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
+        self.enter_file(tickets.1, (file, &node, false), open)
+            .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)))
+            .map(|reply| (entry, reply))
+    }
+
+    /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
+    /// standard library drops it; it is the next FSYNC's.
+    pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
+        let file = self.files.get(flush.handle)?;
+        let (writable, remote) = (file.writable, file.traits.remote);
+        if remote && pace == Pace::Now && (writable || self.locks.any()) {
+            return Err(Errno::EAGAIN);
+        }
+        // What was only read has nothing to write back.
+        let flushed = if file.traits.closes_silently || !writable {
+            Ok(())
+        } else {
+            rustix::io::dup(&file.file).and_then(sys::close).map_err(sync_errno)
+        };
+        file.own_changes();
+        // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
+        // finds it.
+        self.end_locks_of_owner(&file, flush.lock_owner);
+        flushed
+    }
+
+    pub(in crate::passthrough) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
+        let file = self.files.get(release.handle)?;
+        // A server would have to be told which locks have ended.
+        if file.traits.remote && pace == Pace::Now && self.locks.any() {
+            return Err(Errno::EAGAIN);
+        }
+        self.keep_grown(&file, pace);
+        self.settle_dirty(&file, pace)?;
+        drop(file);
+        self.close(release.handle)
+    }
+
+    fn close(&self, handle: Handle) -> Answer<()> {
+        let file = self.files.remove(handle)?;
+        self.end_locks_of_handle(&file);
+        // Something may have been written since it was settled, also to a handle that nobody was told of.
+        if !self.closes_later(&file) {
+            self.retire_file(file);
+        }
+        Ok(())
+    }
+}
+
+fn writes(open: Open) -> bool {
+    open.flags.access_mode() != AccessMode::Read
+}
+
+fn appends(open: Open) -> bool {
+    open.flags.contains(OpenFlags::APPEND) && open.flags.access_mode() != AccessMode::Read
+}
+
+/// What of the guest's flags a descriptor gets: no bit of a guest's passes as it is.
+fn host_flags(flags: OpenFlags, writeback: bool, noatime: bool) -> OFlags {
+    let mut host = match flags.access_mode() {
+        AccessMode::Read => OFlags::RDONLY,
+        AccessMode::Write if writeback => OFlags::RDWR,
+        AccessMode::Write => OFlags::WRONLY,
+        AccessMode::ReadWrite => OFlags::RDWR,
+    };
+    host.set(OFlags::NOATIME, noatime && flags.contains(OpenFlags::NOATIME));
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_open_flag_but_the_access_mode_and_noatime_reaches_the_host() {
+        for access in 0..3 {
+            let plain = host_flags(OpenFlags::from_bits_retain(access), false, true);
+            for bit in (2..32).map(|shift| 1 << shift) {
+                let flags = OpenFlags::from_bits_retain(access | bit);
+                let host = host_flags(flags, false, true);
+                assert_eq!(
+                    host - plain,
+                    if bit == OpenFlags::NOATIME.bits() { OFlags::NOATIME } else { OFlags::empty() }
+                );
+                assert_eq!(host_flags(flags, false, false), plain, "{bit:#o}");
+            }
+        }
+    }
+}

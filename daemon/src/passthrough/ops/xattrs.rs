@@ -1,0 +1,167 @@
+//! GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR: extended attributes and POSIX ACLs.
+//!
+//! A thread that serves requests has `/proc/self/fd` as its working directory, so a descriptor's number is a path to
+//! its inode, whatever kind it is, that needs no opening.
+
+use crate::filesystem::{Answer, Call, ListNames};
+use crate::limits::XATTR_LEN_MAX;
+use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::resolve::errno;
+use pinhole_policy::{Access, XattrNamespace};
+use pinhole_protocol::{self as protocol, Errno, SetXattrMode};
+use rustix::buffer::spare_capacity;
+use rustix::fs::XattrFlags;
+use rustix::path::DecInt;
+use std::ffi::CStr;
+
+impl Passthrough {
+    pub(in crate::passthrough) fn get_xattr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::GetXattr<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Answer<u32> {
+        self.check_xattr(call.operation.name)?;
+        let reached = self.reach(node)?;
+        let (path, name) = (DecInt::from_fd(&*reached), call.operation.name);
+        answer(call.operation.size, out, |out| match out {
+            None => rustix::fs::getxattr_query(path, name),
+            Some(out) => rustix::fs::getxattr(path, name, spare_capacity(out)),
+        })
+    }
+
+    pub(in crate::passthrough) fn list_xattr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, ListNames>,
+        out: &mut Vec<u8>,
+    ) -> Answer<u32> {
+        self.check_xattrs_on()?;
+        let ListNames { size, readable } = call.operation;
+        let reached = self.reach(node)?;
+        let path = DecInt::from_fd(&*reached);
+        let fetch = |out: Option<&mut Vec<u8>>| match out {
+            None => rustix::fs::listxattr_query(path),
+            Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
+        };
+        // How long the list is depends on what is left out of it.
+        answer(u32::MAX, out, fetch)?;
+        keep_readable(out, readable);
+        let len = out.len();
+        if size == 0 {
+            out.clear();
+        } else if usize::try_from(size).is_ok_and(|size| len > size) {
+            out.clear();
+            return Err(Errno::ERANGE);
+        }
+        u32::try_from(len).map_err(|_long| Errno::E2BIG)
+    }
+
+    pub(in crate::passthrough) fn set_xattr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::SetXattr<'_>>,
+    ) -> Answer<()> {
+        let protocol::SetXattr { name, value, mode, acl_kill_sgid } = call.operation;
+        self.check_xattr(name)?;
+        let flags = match mode {
+            SetXattrMode::Any => XattrFlags::empty(),
+            SetXattrMode::Create => XattrFlags::CREATE,
+            SetXattrMode::Replace => XattrFlags::REPLACE,
+        };
+        let reached = self.reach(node)?;
+        // Of no other attribute does set-group-id depend, and who may write no ACL may not say whether bits stay.
+        if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Acl {
+            self.identity.kill_suidgid(acl_kill_sgid)?;
+        }
+        rustix::fs::setxattr(DecInt::from_fd(&*reached), name, value, flags).map_err(errno)
+    }
+
+    pub(in crate::passthrough) fn remove_xattr(
+        &self,
+        node: &NodeRef,
+        call: &Call<'_, protocol::RemoveXattr<'_>>,
+    ) -> Answer<()> {
+        self.check_xattr(call.operation.name)?;
+        let reached = self.reach(node)?;
+        rustix::fs::removexattr(DecInt::from_fd(&*reached), call.operation.name).map_err(errno)
+    }
+
+    /// ENOSYS tells the guest never to ask again, which is what a share without extended attributes means.
+    fn check_xattrs_on(&self) -> Answer<()> {
+        if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
+    }
+
+    fn check_xattr(&self, name: &CStr) -> Answer<()> {
+        self.check_xattrs_on()?;
+        // No access stands for what a file system calls its own, so none can grant it.
+        if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Other {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        // A guest that was not told of ACLs does not apply them, so it must not be able to write them either.
+        if !self.config.posix_acl && name.to_bytes().starts_with(b"system.posix_acl_") {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        Ok(())
+    }
+}
+
+/// Leaves out the names of namespaces that may not be read, or never are.
+fn keep_readable(names: &mut Vec<u8>, readable: Access) {
+    let all = std::mem::take(names);
+    for name in all.split_inclusive(|byte| *byte == 0) {
+        let bare = name.strip_suffix(&[0]).unwrap_or(name);
+        let namespace = XattrNamespace::of(bare);
+        if namespace != XattrNamespace::Other && readable.contains(namespace.read()) {
+            names.extend_from_slice(name);
+        }
+    }
+}
+
+/// Fetches into `out` as much as the guest has room for, or only asks for the length where it has none.
+fn answer(
+    room: u32,
+    out: &mut Vec<u8>,
+    fetch: impl FnOnce(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+) -> Answer<u32> {
+    let len = if room == 0 {
+        fetch(None).map_err(errno)?
+    } else {
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(XATTR_LEN_MAX);
+        out.reserve(room);
+        let len = fetch(Some(out)).map_err(errno)?;
+        if len > room {
+            out.clear();
+            return Err(Errno::ERANGE);
+        }
+        len
+    };
+    u32::try_from(len).map_err(|_long| Errno::E2BIG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_a_file_systems_own_are_told_to_nobody() {
+        let mut names = b"user.a\0btrfs.compression\0system.nfs4_acl\0ceph.dir\0".to_vec();
+        keep_readable(&mut names, Access::all());
+        assert_eq!(names, b"user.a\0system.nfs4_acl\0");
+    }
+
+    #[test]
+    fn names_that_may_not_be_read_are_left_out() {
+        let all = b"user.a\0security.selinux\0system.posix_acl_access\0trusted.b\0user.c\0";
+        for (readable, kept) in [
+            (Access::XATTR_READ_USER, &b"user.a\0user.c\0"[..]),
+            (Access::XATTR_READ_SECURITY | Access::ACL_READ, b"security.selinux\0system.posix_acl_access\0"),
+            (Access::XATTR_READ_SYSTEM, b""),
+        ] {
+            let mut names = all.to_vec();
+            keep_readable(&mut names, readable);
+            assert_eq!(names, kept, "{readable:?}");
+        }
+    }
+}

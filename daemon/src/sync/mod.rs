@@ -1,0 +1,5 @@
+//! Synchronization between threads: an event counter and a bounded channel.
+
+pub(crate) mod budget;
+pub(crate) mod channel;
+pub mod event;
