@@ -35,7 +35,7 @@ pub use flags::{
 pub use id::{Handle, LockOwner, NodeId, Unique};
 pub use init::{InitOffer, InitReply, InitRequest, Negotiated, negotiate};
 pub use name::{NAME_LEN_MAX, Name, NameError};
-pub use opcode::Opcode;
+pub use opcode::{Opcode, OpcodeFacts};
 pub use operation::*;
 pub use reply::{
     Attr, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp,

@@ -1,6 +1,9 @@
 //! The opcodes of `linux/fuse.h`, including those that a file server never receives.
 
 use crate::Operation;
+use bitflags::bitflags;
+use zerocopy::FromBytes as _;
+use zerocopy::little_endian::U32;
 
 macro_rules! opcodes {
     ($($(#[$doc:meta])* $variant:ident = $raw:literal, $name:literal;)*) => {
@@ -101,6 +104,90 @@ opcodes! {
     InitBswapReserved = 436_207_616, "INIT_BSWAP_RESERVED";
 }
 
+bitflags! {
+    /// What holds for every request with one opcode, whatever its body says.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct OpcodeFacts: u8 {
+        /// The host may have to wait, for a disk, a lease or a lock of another process. It can be
+        /// asked to try without waiting first.
+        const MAY_WAIT = 1 << 0;
+        /// The host waits for the disk, or works for as long as the request is large. It cannot be
+        /// asked to do less.
+        const WAITS = 1 << 1;
+        /// Stores bytes that the guest chooses, in a file, an attribute or a link target.
+        const WRITES = 1 << 2;
+        /// The guest expects no reply, not even an error.
+        const NO_REPLY = 1 << 3;
+        /// Gives back what the guest holds. It must not be delayed by other requests.
+        const URGENT = 1 << 4;
+        /// Begins or ends the session, so that it excludes every other request.
+        const CHANGES_SESSION = 1 << 5;
+    }
+}
+
+impl Opcode {
+    /// Returns the opcode of a message that begins with a request header, or `None` if it is too
+    /// short or the opcode is unknown.
+    pub fn of_message(message: &[u8]) -> Option<Self> {
+        let ([_len, opcode], _rest) = <[U32; 2]>::ref_from_prefix(message).ok()?;
+        Self::from_raw(opcode.get())
+    }
+
+    /// Returns what holds for every request with this opcode.
+    pub const fn facts(self) -> OpcodeFacts {
+        match self {
+            Self::Read
+            | Self::Open
+            | Self::SetAttr
+            | Self::Flush
+            | Self::Release
+            | Self::GetLock
+            | Self::SetLock
+            | Self::SetLockWait => OpcodeFacts::MAY_WAIT,
+            Self::Write => OpcodeFacts::MAY_WAIT.union(OpcodeFacts::WRITES),
+            Self::Fsync | Self::FsyncDir | Self::Fallocate => OpcodeFacts::WAITS,
+            Self::CopyFileRange | Self::CopyFileRange64 => OpcodeFacts::WAITS.union(OpcodeFacts::WRITES),
+            Self::SetXattr | Self::SymLink => OpcodeFacts::WRITES,
+            Self::Forget | Self::BatchForget => OpcodeFacts::URGENT.union(OpcodeFacts::NO_REPLY),
+            Self::Interrupt => OpcodeFacts::NO_REPLY,
+            Self::Init | Self::Destroy => OpcodeFacts::CHANGES_SESSION,
+            Self::Lookup
+            | Self::GetAttr
+            | Self::ReadLink
+            | Self::MkNod
+            | Self::MkDir
+            | Self::Unlink
+            | Self::RmDir
+            | Self::Rename
+            | Self::Link
+            | Self::StatFs
+            | Self::GetXattr
+            | Self::ListXattr
+            | Self::RemoveXattr
+            | Self::OpenDir
+            | Self::ReadDir
+            | Self::ReleaseDir
+            | Self::Access
+            | Self::Create
+            | Self::BMap
+            | Self::Ioctl
+            | Self::Poll
+            | Self::NotifyReply
+            | Self::ReadDirPlus
+            | Self::Rename2
+            | Self::Lseek
+            | Self::SetupMapping
+            | Self::RemoveMapping
+            | Self::SyncFs
+            | Self::TmpFile
+            | Self::GetStatx
+            | Self::CuseInit
+            | Self::CuseInitBswapReserved
+            | Self::InitBswapReserved => OpcodeFacts::empty(),
+        }
+    }
+}
+
 impl std::fmt::Display for Opcode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
@@ -165,5 +252,44 @@ impl Operation<'_> {
             Self::CopyFileRange(copy) if copy.wide_reply => Opcode::CopyFileRange64,
             Self::CopyFileRange(_) => Opcode::CopyFileRange,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_all_opcodes() {
+        let expected = [
+            (OpcodeFacts::MAY_WAIT, "SETATTR OPEN READ WRITE RELEASE FLUSH GETLK SETLK SETLKW"),
+            (OpcodeFacts::WAITS, "FSYNC FSYNCDIR FALLOCATE COPY_FILE_RANGE COPY_FILE_RANGE_64"),
+            (OpcodeFacts::WRITES, "SYMLINK WRITE SETXATTR COPY_FILE_RANGE COPY_FILE_RANGE_64"),
+            (OpcodeFacts::NO_REPLY, "FORGET INTERRUPT BATCH_FORGET"),
+            (OpcodeFacts::URGENT, "FORGET BATCH_FORGET"),
+            (OpcodeFacts::CHANGES_SESSION, "INIT DESTROY"),
+        ];
+        assert_eq!(expected.map(|(fact, _)| fact).into_iter().collect::<OpcodeFacts>(), OpcodeFacts::all());
+        for (fact, names) in expected {
+            let having = Opcode::ALL.iter().filter(|opcode| opcode.facts().contains(fact));
+            assert_eq!(having.map(|opcode| opcode.name()).collect::<Vec<_>>().join(" "), names, "{fact:?}");
+        }
+    }
+
+    #[test]
+    fn no_request_both_tries_first_and_always_waits() {
+        for opcode in Opcode::ALL {
+            assert!(!opcode.facts().contains(OpcodeFacts::MAY_WAIT | OpcodeFacts::WAITS), "{opcode}");
+        }
+    }
+
+    #[test]
+    fn opcode_of_a_message() {
+        for &opcode in Opcode::ALL {
+            let message = [40u32.to_le_bytes(), opcode.raw().to_le_bytes(), [0xff; 4]].concat();
+            assert_eq!(Opcode::of_message(&message), Some(opcode));
+            assert_eq!(Opcode::of_message(&message[..7]), None);
+        }
+        assert_eq!(Opcode::of_message(&[0xff; 40]), None);
     }
 }

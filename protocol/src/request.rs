@@ -20,10 +20,11 @@ const _: () = assert!(WRITE_LEN == HEADER_LEN + size_of::<abi::WriteIn>());
 
 /// Returns how many bytes of a message to copy out of guest memory for [`Request::decode`].
 ///
-/// `readable_len` is the length of the message in guest memory. All of it is copied except the data
-/// of a WRITE, but never more than [`MESSAGE_LEN_MAX`] bytes.
-pub const fn copied_len(opcode: u32, readable_len: usize) -> usize {
-    let most = if opcode == Opcode::Write.raw() { WRITE_LEN } else { MESSAGE_LEN_MAX };
+/// `readable_len` is the length of the message in guest memory, `opcode` comes from
+/// [`Opcode::of_message`]. All of the message is copied except the data of a WRITE, but never more
+/// than [`MESSAGE_LEN_MAX`] bytes.
+pub const fn copied_len(opcode: Option<Opcode>, readable_len: usize) -> usize {
+    let most = if matches!(opcode, Some(Opcode::Write)) { WRITE_LEN } else { MESSAGE_LEN_MAX };
     if readable_len < most { readable_len } else { most }
 }
 

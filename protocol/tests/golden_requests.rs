@@ -220,7 +220,7 @@ fn operations_on_open_files_are_decoded() {
 #[test]
 fn a_write_is_decoded_without_its_data() {
     let bytes = message(16, 9, &[l(7), l(8), w(9), w(7), l(10), w(0o4_010_001), w(0)]);
-    assert_eq!((copied_len(16, bytes.len() + 9), bytes.len()), (WRITE_LEN, 80));
+    assert_eq!((copied_len(Some(Opcode::Write), bytes.len() + 9), bytes.len()), (WRITE_LEN, 80));
     let write = Write {
         handle: Handle(7),
         offset: 8,

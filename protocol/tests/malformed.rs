@@ -185,7 +185,7 @@ fn only_a_write_has_a_payload_of_declared_length() {
 fn a_message_over_the_limit_is_rejected_not_truncated() {
     let readable_len = MESSAGE_LEN_MAX + 1;
     let mut bytes = message(42, &vec![0; readable_len - 40]);
-    bytes.truncate(copied_len(42, readable_len));
+    bytes.truncate(copied_len(Some(Opcode::BatchForget), readable_len));
     let payload_len = readable_len - bytes.len();
     let error = Request::decode(&bytes, payload_len, Dialect::default()).unwrap().operation.unwrap_err();
     assert_eq!(error, DecodeError::TooLong { have: readable_len });

@@ -20,7 +20,7 @@ fn check(operation: &Operation<'_>, header: &Header<'_>, dialect: Dialect) {
         if let Operation::Write(write) = operation { vec![7; write.size as usize] } else { Vec::new() };
     let mut message = Vec::new();
     client::encode_request(header, operation, &payload, dialect, &mut message);
-    let copied = copied_len(header.opcode, message.len());
+    let copied = copied_len(header.known_opcode(), message.len());
     let request = Request::decode(&message[..copied], message.len() - copied, dialect).unwrap();
     assert_eq!(request.header, *header);
     assert_eq!(request.operation.as_ref(), Ok(operation));

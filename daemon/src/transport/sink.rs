@@ -4,11 +4,8 @@ use super::chain::Chain;
 use crate::guest_view::GuestView;
 use crate::io_vectors::IoVectors;
 use crate::session::{Body, Sink};
-use pinhole_protocol::{HEADER_LEN, OUT_HEADER_LEN, copied_len};
+use pinhole_protocol::{HEADER_LEN, OUT_HEADER_LEN, Opcode, copied_len};
 use std::cell::Cell;
-
-/// The place of `opcode` in a request's header (`fuse_in_header`).
-const OPCODE_AT: std::ops::Range<usize> = 4..8;
 
 /// Copies the header and the arguments of a request into `message`, each byte once. What stands behind them is still
 /// in the guest's memory: `readable.after(message.len())`. `None`: there is not even a header, or it is not in memory of
@@ -19,8 +16,7 @@ pub(super) fn copy_out(readable: IoVectors<'_>, message: &mut Vec<u8>) -> Option
         return None;
     }
     append(readable, message, HEADER_LEN)?;
-    let opcode = message.get(OPCODE_AT).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())?;
-    let copied = copied_len(u32::from_le_bytes(opcode), readable.len());
+    let copied = copied_len(Opcode::of_message(message), readable.len());
     append(readable.after(HEADER_LEN), message, copied.saturating_sub(HEADER_LEN))
 }
 

@@ -8,7 +8,7 @@ use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Pace, Scratch, Served, Session, is_forget};
 use pinhole_policy::host_calls::Threads;
-use pinhole_protocol::{WRITE_LEN, copied_len};
+use pinhole_protocol::{Opcode, WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,8 +20,6 @@ use vm_memory::VolatileSlice;
 const MESSAGE_ROOM: usize = 4096;
 /// More than any disk asks for.
 const PAGE_LEN: usize = 4096;
-/// Where the opcode stands in `fuse_in_header`.
-const OPCODE_AT: std::ops::Range<usize> = 4..8;
 
 /// One thread's buffers around the session.
 pub(super) struct Worker<'s, F> {
@@ -146,8 +144,8 @@ fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
 
 /// Parts the data of a WRITE from what is to be decoded.
 fn split(bytes: &mut [u8]) -> (&[u8], IoVectors<'_>) {
-    let opcode = bytes.get(OPCODE_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
-    let (message, data) = bytes.split_at_mut(copied_len(opcode, bytes.len()).min(bytes.len()));
+    let copied = copied_len(Opcode::of_message(bytes), bytes.len());
+    let (message, data) = bytes.split_at_mut(copied.min(bytes.len()));
     (message, IoVectors::from(VolatileSlice::from(data)))
 }
 
