@@ -10,8 +10,6 @@ mod sync_turn;
 
 use crate::io_vectors::IoVectors;
 use crate::sync::budget::Ticket;
-use crate::sync::event::Bell;
-use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Permitted, Places, Refusal};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
@@ -22,7 +20,6 @@ use rustix::fs::OFlags;
 use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 pub use sync_turn::{Durable, SyncTurn};
 
@@ -308,13 +305,6 @@ pub trait FileSystem: Places + Send + Sync {
     /// `negotiated` is what the new guest and the session agreed on.
     fn reset(&self, negotiated: InitFlags);
 
-    /// Prepares the calling thread for serving requests: its own umask, its own working directory, and then no right
-    /// to anything that such a thread does not need. Once a thread.
-    ///
-    /// # Errors
-    /// What the host says where the thread cannot be prepared; it must then serve nothing.
-    fn enter_thread(&self, kind: Threads) -> std::io::Result<()>;
-
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
     fn forget(&self, call: Allowed<'_, protocol::Forget>);
     fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr>;
@@ -356,8 +346,6 @@ pub trait FileSystem: Places + Send + Sync {
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Option<FileLock>>;
     /// Never waits for a lock, whatever is asked. EAGAIN: see [`Pace::Now`].
     fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Locking>;
-    /// Rung for those who listen when something is unlocked here.
-    fn bell(&self) -> &Arc<Bell>;
     /// In steps where it is long; see [`StopCheck`].
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;

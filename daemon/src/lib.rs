@@ -17,5 +17,6 @@ pub mod sandbox;
 pub mod session;
 pub mod sync;
 mod sys;
+pub mod thread_setup;
 pub mod transport;
 mod window;

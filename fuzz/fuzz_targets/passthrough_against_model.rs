@@ -9,8 +9,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::filesystem::{FileSystem as _};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
+use pinhole::thread_setup::ThreadSetup;
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -51,8 +51,9 @@ fn check(input: &[u8]) {
         rules: None,
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
-    subject.enter_thread(pinhole_policy::host_calls::Threads::WORKER).expect("a thread that serves");
-    let mut run = Run::new(Arc::clone(&subject), Agreement::Visible);
+    let setup = ThreadSetup::unconfined().expect("/proc");
+    setup.enter(pinhole_policy::host_calls::Threads::WORKER).expect("a thread that serves");
+    let mut run = Run::new(Arc::clone(&subject), Arc::clone(subject.wake_event()), Agreement::Visible);
     run.script(input);
     let held = subject.held();
     assert_eq!((held.nodes, held.handles), run.model().held());

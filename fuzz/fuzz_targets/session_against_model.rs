@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 fuzz_target!(|input: &[u8]| {
     let subject = Arc::new(Model::default());
-    let mut run = Run::new(Arc::clone(&subject), Agreement::Exact);
+    let mut run = Run::new(Arc::clone(&subject), Arc::clone(subject.wake_event()), Agreement::Exact);
     run.script(input);
     assert_eq!(subject.held(), run.model().held());
     assert_eq!(subject.listing(), run.model().listing());

@@ -2,10 +2,11 @@
 
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
-use pinhole::sync::event::Bell;
-use pinhole::filesystem::{Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped, StopCheck};
+use pinhole::filesystem::{
+    Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace,
+    Stepped, StopCheck,
+};
 use pinhole::io_vectors::IoVectors;
-use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
@@ -13,7 +14,6 @@ use pinhole_protocol::{
     LockRange, Name, NodeId, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx,
 };
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 type DirectoryEntry = (u64, DirentKind, Vec<u8>);
 
@@ -150,10 +150,6 @@ impl Places for Model {
 impl FileSystem for Model {
     fn reset(&self, _: InitFlags) {
         self.tree().reset();
-    }
-
-    fn enter_thread(&self, _: Threads) -> std::io::Result<()> {
-        Ok(())
     }
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
@@ -409,10 +405,6 @@ impl FileSystem for Model {
         tree.opened(handle, false)?;
         let taken = start == end && start % 2 == 1 && !wait;
         Ok(if taken { Locking::Held(None) } else { Locking::Done })
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        &self.bell
     }
 
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {

@@ -4,9 +4,9 @@
 //! wire format and the session's dispatch.
 
 use crate::model::Tree;
-use pinhole::sync::event::Bell;
 use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
+use pinhole::sync::event::Bell;
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
@@ -21,18 +21,23 @@ use vm_memory::VolatileSlice;
 #[derive(Debug)]
 pub struct Model {
     tree: Mutex<Tree>,
-    pub(crate) bell: Arc<Bell>,
+    wake: Arc<Bell>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { tree: Mutex::new(Tree::new()), bell: Arc::default() }
+        Self { tree: Mutex::new(Tree::new()), wake: Arc::default() }
     }
 }
 
 impl Model {
     pub(crate) fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().expect("a panic ends the process")
+    }
+
+    /// Notified by no operation: the model has no locks.
+    pub const fn wake_event(&self) -> &Arc<Bell> {
+        &self.wake
     }
 
     /// Returns the number of nodes and of handles that the guest holds, without the root.

@@ -5,10 +5,11 @@ use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::limits;
-use crate::passthrough::{self, Passthrough, Seal, Surroundings};
+use crate::passthrough::{self, Passthrough, Surroundings};
 use crate::sandbox::{SandboxError, Side};
 use crate::session::{self, LockMode, Session};
 use crate::sys;
+use crate::thread_setup::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
@@ -95,15 +96,11 @@ fn one_heap() -> Result<(), SandboxError> {
 fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     one_heap()?;
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
-    let options = vhost_user::Options {
-        tag: Some(vhost_user::Tag::new(&serve.tag)?),
-        request_queues: vhost_user::RequestQueues::new(usize::from(serve.request_queues))?,
-        keep_listening: serve.keep_listening,
-        pool_threads: serve.pool_threads,
-        pool_requests_max: pool_requests_max(policy.limits()),
-        poll: serve.poll.unwrap_or_else(poll_by_processors),
-        memory_devices: memory_devices(),
-    };
+    let tag = vhost_user::Tag::new(&serve.tag)?;
+    let request_queues = vhost_user::RequestQueues::new(usize::from(serve.request_queues))?;
+    let pool_requests_max = pool_requests_max(policy.limits());
+    // Now, because the sandbox forbids to make memory files.
+    let memory_devices = memory_devices();
     let listen = match serve.listen {
         Listen::Path { path, group } => {
             vhost_user::Listen::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
@@ -111,7 +108,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
-    let alone = if options.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
+    let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
     say_what_has_no_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
         Some(settings) => (counted_writes_only(policy), Some(window(settings)?)),
@@ -129,7 +126,17 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     };
     listener.leave_name();
     confine::keep_capabilities(facilities)?;
-    let (surroundings, seal) = confine::surroundings(inside.confine()?, facilities);
+    let surroundings = confine::surroundings(inside.confine()?, facilities)?;
+    let options = vhost_user::Options {
+        threads: surroundings.threads.clone(),
+        tag: Some(tag),
+        request_queues,
+        keep_listening: serve.keep_listening,
+        pool_threads: serve.pool_threads,
+        pool_requests_max,
+        poll: serve.poll.unwrap_or_else(poll_by_processors),
+        memory_devices,
+    };
     let signals = signals::hold()?;
     let session = build_session(serve.share, (policy, descriptors_max), surroundings)?;
     let session = Arc::new(match window {
@@ -139,7 +146,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let stop = vhost_user::Stop::new()?;
     sys::give_back_free_memory();
     // Everything that is made only once is made by now; what is read from here on is a guest's.
-    seal.close(Threads::CONTROL)?;
+    options.threads.confine(Threads::CONTROL)?;
     let on_signal = stop.clone();
     signals.watch(move || on_signal.request()).map_err(RunError::Signals)?;
     // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
@@ -155,7 +162,7 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
         options: mount.options,
     };
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
-    let threads = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
+    let thread_count = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     let policy = with_locks(policy(&mount.share)?, mount.share.locks);
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
     // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
@@ -169,13 +176,14 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     confine::say(&lacks);
     let (places, close) = walls.into_parts();
     let (root, proc_fds) = (places.root, places.proc_fds);
-    let surroundings = Surroundings { root, proc_fds, as_users, seal: Seal::new(close) };
+    let threads = ThreadSetup::new(proc_fds.try_clone()?, close);
+    let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let signals = signals::hold()?;
     let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
-    let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session);
+    let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session, threads);
     let stop = service.stop_handle();
     signals.watch(move || stop.stop()).map_err(RunError::Signals)?;
-    Ok(service.run(threads, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
+    Ok(service.run(thread_count, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 
 const fn facilities_of(listen: &vhost_user::Listen) -> Facilities {
@@ -318,7 +326,8 @@ fn build_session(
         file_handles,
     };
     let filesystem = Passthrough::within(config, surroundings)?;
-    Ok(Session::new(Arc::new(filesystem), policy, options))
+    let wake = Arc::clone(filesystem.wake_event());
+    Ok(Session::new(Arc::new(filesystem), wake, policy, options))
 }
 
 /// Which holes the guest is told, by what its kernel may hold back: stores through shared mappings, and with a writeback cache

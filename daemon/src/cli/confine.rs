@@ -3,12 +3,14 @@
 use super::args;
 use super::config::Share;
 use super::report;
-use crate::passthrough::{self, Seal, Surroundings};
+use crate::passthrough::{self, Surroundings};
 use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
 use crate::sys;
+use crate::thread_setup::ThreadSetup;
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
+use std::io;
 
 /// The status of a process that could not do what it was started for.
 const FAILURE: u8 = 1;
@@ -68,13 +70,14 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
     passthrough::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
-/// What the host module is given, and the filter that the calling thread is to install last.
-pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> (Surroundings, Seal) {
+/// Returns what the file system gets from the process around it. The calling thread confines itself
+/// with the same setup, last of all.
+pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> io::Result<Surroundings> {
     let Confined { places, filters, lacks } = confined;
     say(&lacks);
-    let seal = Seal::new(move |kind| filters.install(kind));
+    let threads = ThreadSetup::new(places.proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
-    (Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, seal: seal.clone() }, seal)
+    Ok(Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads })
 }
 
 /// Says what of the walls this host does not have.

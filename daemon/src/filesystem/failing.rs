@@ -3,17 +3,13 @@
 use crate::filesystem::{Allowed, Answer, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
 use crate::filesystem::{Durable, InodeFlags, Locking, MapFile};
 use crate::io_vectors::IoVectors;
-use crate::sync::event::Bell;
-use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol::{
     self as protocol, Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx,
 };
-use std::sync::Arc;
 
 /// Would wait for every READ, and panics in every other operation.
-#[derive(Default)]
-pub(crate) struct Broken(Arc<Bell>);
+pub(crate) struct Broken;
 
 impl Places for Broken {
     fn node(&self, _: u64) -> Option<RuleId> {
@@ -26,9 +22,6 @@ impl Places for Broken {
 
 impl FileSystem for Broken {
     fn reset(&self, _: InitFlags) {}
-    fn enter_thread(&self, _: Threads) -> std::io::Result<()> {
-        Ok(())
-    }
     fn lookup(&self, _: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
         panic!("a bug")
     }
@@ -106,9 +99,6 @@ impl FileSystem for Broken {
     }
     fn set_lock(&self, _: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
         panic!("a bug")
-    }
-    fn bell(&self) -> &Arc<Bell> {
-        &self.0
     }
     fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {
         panic!("a bug")

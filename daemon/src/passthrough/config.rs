@@ -1,9 +1,7 @@
 //! What is true of a share, as the host needs to know it.
 
-use pinhole_policy::host_calls::Threads;
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::{Limits, PathRules};
-use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,36 +78,6 @@ pub struct Config {
     pub rules: Option<Arc<PathRules>>,
 }
 
-/// What a thread of a kind does before it serves: it gives up, for good, what it does not need.
-#[derive(Clone)]
-pub struct Seal(Arc<dyn Fn(Threads) -> io::Result<()> + Send + Sync>);
-
-impl Seal {
-    /// One that does this.
-    pub fn new(close: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(close))
-    }
-
-    /// One that gives up nothing.
-    pub fn open() -> Self {
-        Self::new(|_kind| Ok(()))
-    }
-
-    /// Gives it up.
-    ///
-    /// # Errors
-    /// What the host says; the thread must then serve nothing.
-    pub fn close(&self, kind: Threads) -> io::Result<()> {
-        (self.0)(kind)
-    }
-}
-
-impl fmt::Debug for Seal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Seal").finish_non_exhaustive()
-    }
-}
-
 /// What the process around a share gives it.
 #[derive(Debug)]
 pub struct Surroundings {
@@ -120,5 +88,5 @@ pub struct Surroundings {
     /// Whether requests may be carried out as the guest's users, where the process has what that needs.
     pub as_users: bool,
     /// What each thread does first.
-    pub seal: Seal,
+    pub threads: ThreadSetup,
 }

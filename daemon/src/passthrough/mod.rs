@@ -12,7 +12,7 @@ mod ops;
 mod resolve;
 mod slots;
 
-pub use config::{CacheMode, Config, FileHandles, Holes, Seal, Surroundings};
+pub use config::{CacheMode, Config, FileHandles, Holes, Surroundings};
 pub use identity::keep_capabilities;
 /// For tests of a handle that opens an inode which the guest never had.
 #[doc(hidden)]
@@ -39,9 +39,8 @@ use crate::passthrough::inodes::table::{Descriptor, Newcomer, NodeTable, WayBack
 use crate::passthrough::locks::Locks;
 use crate::passthrough::ops::sync::Syncs;
 use crate::sync::event::Bell;
-use crate::sys;
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::RuleId;
-use pinhole_policy::host_calls::Threads;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx};
 use resolve::ProcFds;
@@ -73,7 +72,6 @@ pub struct Passthrough {
     pub(in crate::passthrough) retries: Retries,
     /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
     pub(in crate::passthrough) names: RwLock<()>,
-    seal: Seal,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
@@ -161,16 +159,6 @@ fn log_missing_rights(identity: &Identity) {
     }
 }
 
-/// Prepares a thread for serving and ends it: a failure in a thread that serves would stop every queue of a guest that
-/// has already mounted.
-fn try_thread(proc_fds: &ProcFds) -> std::io::Result<()> {
-    std::thread::scope(|scope| {
-        let trial = std::thread::Builder::new().name("thread-trial".to_owned());
-        let trial = trial.spawn_scoped(scope, || sys::enter_thread(proc_fds))?;
-        trial.join().unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into()))
-    })
-}
-
 impl Passthrough {
     /// Opens the shared directory.
     ///
@@ -183,7 +171,8 @@ impl Passthrough {
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
         let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
         keep_capabilities().map_err(|source| OpenError::Identity { source })?;
-        Self::within(config, Surroundings { root, proc_fds, as_users: true, seal: Seal::open() })
+        let threads = ThreadSetup::unconfined().map_err(|source| OpenError::Thread { source })?;
+        Self::within(config, Surroundings { root, proc_fds, as_users: true, threads })
     }
 
     /// Serves a directory that has been opened, in a process that has been prepared. Starts a thread.
@@ -193,12 +182,12 @@ impl Passthrough {
     pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
         let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Surroundings { root, proc_fds, as_users, seal } = surroundings;
+        let Surroundings { root, proc_fds, as_users, threads } = surroundings;
         let proc_fds = ProcFds::new(proc_fds);
         let resolve = rustix::fs::ResolveFlags::BENEATH;
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
             .map_err(|source| OpenError::Openat2 { source })?;
-        try_thread(&proc_fds).map_err(|source| OpenError::Thread { source })?;
+        threads.check().map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         log_missing_rights(&identity);
         let stat = resolve::stat(root.as_fd())
@@ -236,8 +225,8 @@ impl Passthrough {
             open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
         };
         let locks = Locks::new(config.limits.locks);
-        let syncs = Syncs::start(seal.clone(), Arc::clone(&things.mounts), Arc::clone(locks.bell()));
-        let reaper = Reaper::start(seal.clone(), things.clone());
+        let syncs = Syncs::start(threads.clone(), Arc::clone(&things.mounts), Arc::clone(locks.bell()));
+        let reaper = Reaper::start(threads, things.clone());
         let OpenThings { mounts, nodes, open_nodes } = things;
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
@@ -255,7 +244,6 @@ impl Passthrough {
             syncs: syncs.map_err(|source| OpenError::Thread { source })?,
             retries: Retries::default(),
             names: RwLock::new(()),
-            seal,
             deletions: AtomicU64::new(0),
             negotiated: AtomicU64::new(0),
             config,
@@ -303,6 +291,11 @@ impl Passthrough {
             open_nodes: Arc::clone(&self.open_nodes),
         };
         things.close_idle()
+    }
+
+    /// Notified when a request that waits for a lock or for durability may have its result.
+    pub const fn wake_event(&self) -> &Arc<Bell> {
+        self.locks.bell()
     }
 
     /// What the guest holds now.
@@ -387,17 +380,6 @@ impl FileSystem for Passthrough {
         self.mounts.let_go_of_all();
         self.syncs.forget_errors();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        self.locks.bell()
-    }
-
-    fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
-        sys::enter_thread(&self.proc_fds)?;
-        // The standard library asks for its keys when a thread first makes a table, which is now.
-        drop(std::hash::RandomState::new());
-        self.seal.close(kind)
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {

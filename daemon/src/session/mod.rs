@@ -19,12 +19,12 @@ use crate::filesystem::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
+use crate::sync::event::Bell;
 use crate::window::Turn;
 #[cfg(test)]
 pub(crate) use crate::window::window_for_tests;
 use dax::Terms;
 use locks::Waiters;
-use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Denied, Policy};
 use pinhole_protocol::{
     DecodeError, Dialect, Errno, Header, InitFlags, InitRequest, Negotiated, NodeId, Opcode, OpenFlags,
@@ -55,6 +55,7 @@ const UNIQUE_AT: std::ops::Range<usize> = 8..16;
 #[derive(Debug)]
 pub struct Session<F> {
     filesystem: Arc<F>,
+    wake: Arc<Bell>,
     policy: Policy,
     options: Options,
     window: Option<Arc<Window>>,
@@ -138,10 +139,14 @@ enum Outcome {
 }
 
 impl<F: FileSystem> Session<F> {
-    /// A session over a file system; nothing is served before the guest's INIT.
-    pub fn new(filesystem: Arc<F>, policy: Policy, options: Options) -> Self {
+    /// Makes a session over a file system. It serves nothing before the guest's INIT.
+    ///
+    /// `wake` is notified when a deferred request may have its result; the file system notifies it
+    /// too.
+    pub fn new(filesystem: Arc<F>, wake: Arc<Bell>, policy: Policy, options: Options) -> Self {
         Self {
             filesystem,
+            wake,
             throttle: Throttle::new(policy.limits()),
             policy,
             options,
@@ -168,14 +173,6 @@ impl<F: FileSystem> Session<F> {
     /// Whether requests may come to [`Served::Parked`].
     pub fn may_park(&self) -> bool {
         self.window.is_some() || self.policy.reach().intersects(Access::LOCK.union(Access::FSYNC))
-    }
-
-    /// Prepares the calling thread for [`Session::serve`]. Once a thread.
-    ///
-    /// # Errors
-    /// What the host says; the thread must then serve nothing.
-    pub fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
-        self.filesystem.enter_thread(kind)
     }
 
     /// Answers that did not go as they should.

@@ -67,8 +67,8 @@ impl Parked {
 
 impl<F: FileSystem> Session<F> {
     /// Rung when a parked request may have come to something.
-    pub fn bell(&self) -> &Arc<Bell> {
-        self.filesystem.bell()
+    pub const fn bell(&self) -> &Arc<Bell> {
+        &self.wake
     }
 
     /// What it has come to; `None`: it waits on. A panic on the way is EIO: its reply must go back whatever happens,

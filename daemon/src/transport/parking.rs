@@ -8,6 +8,7 @@ use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Parked, Scratch, Session};
 use crate::sync::channel::handoff;
 use crate::sync::event::Bell;
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::collections::VecDeque;
@@ -71,13 +72,16 @@ impl<S: Stay> Parking<S> {
     ///
     /// # Errors
     /// Where the host has no thread left, or it cannot be made fit to serve.
-    pub(super) fn start<F: FileSystem + 'static>(session: &Arc<Session<F>>) -> io::Result<Self> {
+    pub(super) fn start<F: FileSystem + 'static>(
+        session: &Arc<Session<F>>,
+        threads: ThreadSetup,
+    ) -> io::Result<Self> {
         let places = Mutex::new(Places { stays: Vec::new(), stopping: Vec::new(), over: false });
         let shared = Arc::new(Shared { bell: Arc::clone(session.bell()), places });
         let (fit, is_fit) = handoff(1);
         let (own, session) = (Arc::clone(&shared), Arc::clone(session));
         let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || {
-            let prepared = session.enter_thread(Threads::OFFLOAD);
+            let prepared = threads.enter(Threads::OFFLOAD);
             let failed = prepared.is_err();
             if fit.offer(prepared).is_ok() && !failed {
                 own.answer_all(&session);

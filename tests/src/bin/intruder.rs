@@ -14,19 +14,16 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
-use pinhole::filesystem::FileSystem as _;
-use pinhole::passthrough::{
-    CacheMode, Config, FileHandles, Holes, InodeHandle, Passthrough, Seal, Surroundings,
-};
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, InodeHandle, Passthrough, Surroundings};
 use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, Keeper, OnForbidden, Plan, Side, Walls,
 };
+use pinhole::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Facilities, Limits, Policy, Profile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -152,18 +149,19 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let Confined { places, filters, .. } = inside.confine()?;
     let known =
         Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
-    let seal = Seal::new(move |kind| filters.install(kind));
     let (root, proc_fds) = (places.root, places.proc_fds);
+    let threads = ThreadSetup::new(proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
-    let surroundings = Surroundings { root, proc_fds, as_users, seal: seal.clone() };
+    let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let file_handles = if request.handles { FileHandles::Prefer } else { FileHandles::Never };
-    let host = Arc::new(Passthrough::within(host_config(&request.share, file_handles), surroundings)?);
-    seal.close(Threads::CONTROL)?;
+    // Its threads exist, as in a daemon that serves.
+    let _host = Passthrough::within(host_config(&request.share, file_handles), surroundings)?;
+    threads.confine(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
         return Ok(tried(&request, &known));
     }
     let thread = std::thread::Builder::new().spawn(move || {
-        let line = match host.enter_thread(request.thread) {
+        let line = match threads.enter(request.thread) {
             Ok(()) => tried(&request, &known),
             Err(error) => format!("failed: {error}"),
         };

@@ -7,9 +7,8 @@ use pinhole::filesystem::{
 use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole::session::{Options, Session};
-use pinhole::sync::event::Bell;
+use pinhole::thread_setup::ThreadSetup;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, Stop};
-use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Limits, Places, Policy, RuleId};
 use pinhole_protocol::{
     self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, InitOffer, OpenReply, Statfs, Statx,
@@ -77,6 +76,7 @@ impl HeldBack {
         };
         let holds = Arc::new(Holds::default());
         let behind = Passthrough::new(config).unwrap();
+        let wake = Arc::clone(behind.wake_event());
         let layer = Layer { behind, holds: Arc::clone(&holds) };
         let flags = InitFlags::ASYNC_READ
             | InitFlags::AUTO_INVAL_DATA
@@ -96,10 +96,11 @@ impl HeldBack {
             timeouts: Timeouts { entry: minute, attr: minute },
             ..Options::default()
         };
-        let session = Arc::new(Session::new(Arc::new(layer), Policy::full(), options));
+        let session = Arc::new(Session::new(Arc::new(layer), wake, Policy::full(), options));
         let request =
             MountRequest { directory: path("share"), mountpoint: path("mount"), options: Vec::new() };
-        let service = Service::new(Mounted::new(request).unwrap(), session);
+        let service =
+            Service::new(Mounted::new(request).unwrap(), session, ThreadSetup::unconfined().unwrap());
         let stop = service.stop_handle();
         let (ready, is_ready) = channel();
         let serving = std::thread::spawn(move || {
@@ -190,14 +191,6 @@ macro_rules! passed_on {
 impl FileSystem for Layer {
     fn reset(&self, negotiated: InitFlags) {
         self.behind.reset(negotiated);
-    }
-
-    fn enter_thread(&self, kind: Threads) -> std::io::Result<()> {
-        self.behind.enter_thread(kind)
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        self.behind.bell()
     }
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {

@@ -5,7 +5,6 @@
 use crate::limits::{MOUNT_IDLE, REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
 use crate::log_budget::Source;
 use crate::passthrough::Passthrough;
-use crate::passthrough::config::Seal;
 use crate::passthrough::files::dirty_bytes::write_back;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::fd_cache::OpenNodes;
@@ -14,6 +13,7 @@ use crate::passthrough::inodes::table::{NodeRef, NodeTable};
 use crate::passthrough::resolve;
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::{Giver, Taker, handoff};
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
 use std::io;
@@ -121,11 +121,11 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
-    pub(in crate::passthrough) fn start(seal: Seal, things: OpenThings) -> io::Result<Self> {
+    pub(in crate::passthrough) fn start(threads: ThreadSetup, things: OpenThings) -> io::Result<Self> {
         let (backlog, retired) = handoff::<Retired>(REAPER_BACKLOG_MAX);
         let watches = Arc::new(AtomicBool::new(false));
         let closer = Closer { retired, things, watches: Arc::clone(&watches), next_look: None };
-        let close = move || match seal.close(Threads::OFFLOAD) {
+        let close = move || match threads.confine(Threads::OFFLOAD) {
             Ok(()) => closer.run(),
             // Who retires something then closes it himself.
             Err(error) => tracing::error!(%error, "the closing thread cannot be prepared"),

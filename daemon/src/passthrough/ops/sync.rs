@@ -11,13 +11,13 @@
 
 use crate::filesystem::{Answer, Durable, SyncTurn};
 use crate::passthrough::Passthrough;
-use crate::passthrough::config::Seal;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::mounts::MountTable;
 use crate::passthrough::resolve::{self, sync_errno};
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::handoff;
 use crate::sync::event::Bell;
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{self as protocol, Errno};
 use rustix::io::retry_on_intr;
@@ -206,7 +206,7 @@ pub(in crate::passthrough) struct Syncs(Arc<Turns<Through>>);
 impl Syncs {
     /// Starts the thread: now, because threads that serve requests may not start any. `bell` is rung after each turn.
     pub(in crate::passthrough) fn start(
-        seal: Seal,
+        threads: ThreadSetup,
         mounts: Arc<MountTable>,
         bell: Arc<Bell>,
     ) -> io::Result<Self> {
@@ -220,7 +220,7 @@ impl Syncs {
             Some(file) => retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno),
         };
         std::thread::Builder::new().name("syncs".to_owned()).stack_size(STACK_LEN).spawn(move || {
-            let sealed = seal.close(Threads::OFFLOAD);
+            let sealed = threads.confine(Threads::OFFLOAD);
             let failed = sealed.is_err();
             if fit.offer(sealed).is_ok() && !failed {
                 own.take_all(&bell, sync);

@@ -16,6 +16,7 @@ pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 use crate::filesystem::FileSystem;
 use crate::session::Session;
 use crate::sync::channel::{Giver, Taker, handoff};
+use crate::thread_setup::ThreadSetup;
 use parking::Parking;
 use std::io;
 use std::num::NonZero;
@@ -72,6 +73,7 @@ impl Stop {
 pub struct Service<F> {
     mounted: Mounted,
     session: Arc<Session<F>>,
+    threads: ThreadSetup,
     events: (Arc<Giver<Event>>, Taker<Event>),
 }
 
@@ -82,10 +84,10 @@ const EVENTS_MAX: usize = 64;
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 impl<F: FileSystem + 'static> Service<F> {
-    /// `session` behind `mounted`.
-    pub fn new(mounted: Mounted, session: Arc<Session<F>>) -> Self {
+    /// Serves `mounted` from `session`, with threads that `threads` prepares.
+    pub fn new(mounted: Mounted, session: Arc<Session<F>>, threads: ThreadSetup) -> Self {
         let (tell, told) = handoff(EVENTS_MAX);
-        Self { mounted, session, events: (Arc::new(tell), told) }
+        Self { mounted, session, threads, events: (Arc::new(tell), told) }
     }
 
     /// The handle that ends it.
@@ -102,7 +104,8 @@ impl<F: FileSystem + 'static> Service<F> {
         // The kernel sends INIT first and nothing else before its answer, so one thread is enough until then.
         let session = Arc::clone(&self.session);
         let device = Arc::clone(self.mounted.device());
-        let first = self.spawn_worker(move || Worker::new(&session, &device, None)?.serve_init())?;
+        let setup = self.threads.clone();
+        let first = self.spawn_worker(move || Worker::new(&setup, &session, &device, None)?.serve_init())?;
         drop(first);
         match self.events.1.take() {
             Some(Event::WorkerEnded(outcome)) => outcome?,
@@ -112,14 +115,17 @@ impl<F: FileSystem + 'static> Service<F> {
             }
         }
         let parking = if self.session.may_park() {
-            Some(Arc::new(Parking::start(&self.session).map_err(|source| ServeError::Thread { source })?))
+            let parking = Parking::start(&self.session, self.threads.clone());
+            Some(Arc::new(parking.map_err(|source| ServeError::Thread { source })?))
         } else {
             None
         };
         for _thread in 0..threads.get() {
             let (session, parking) = (Arc::clone(&self.session), parking.clone());
             let device = Arc::clone(self.mounted.device());
-            drop(self.spawn_worker(move || Worker::new(&session, &device, parking.as_deref())?.serve())?);
+            let setup = self.threads.clone();
+            let serve = move || Worker::new(&setup, &session, &device, parking.as_deref())?.serve();
+            drop(self.spawn_worker(serve)?);
         }
         ready();
         let mut running = threads.get();
@@ -142,7 +148,7 @@ impl<F: FileSystem + 'static> Service<F> {
 
     /// Unmounts and gives the threads a moment to see it. Those of a busy mount never do: they end with the process.
     fn finish(self, mut running: u16) {
-        let Self { mounted, session, events: (_, ended) } = self;
+        let Self { mounted, session, events: (_, ended), .. } = self;
         let busy = mounted.unmount();
         while running > 0 && !busy {
             match ended.take_within(END_LIMIT) {
@@ -188,8 +194,9 @@ mod tests {
             mountpoint: mountpoint.path().to_owned(),
             options: Vec::new(),
         };
-        let session = Session::new(Arc::new(Broken::default()), Policy::full(), Options::default());
-        let service = Service::new(Mounted::new(request).unwrap(), Arc::new(session));
+        let session = Session::new(Arc::new(Broken), Arc::default(), Policy::full(), Options::default());
+        let threads = ThreadSetup::unconfined().unwrap();
+        let service = Service::new(Mounted::new(request).unwrap(), Arc::new(session), threads);
         let stop = service.stop_handle();
         let (tell, told) = sync_channel(1);
         let serving = thread::spawn(move || {

@@ -7,6 +7,7 @@ use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Pace, Scratch, Served, Session, is_forget};
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{Opcode, WRITE_LEN, copied_len};
 use rustix::io::Errno;
@@ -67,11 +68,12 @@ enum Turn {
 impl<'s, F: FileSystem> Worker<'s, F> {
     /// Makes the calling thread a worker.
     pub(super) fn new(
+        threads: &ThreadSetup,
         session: &'s Session<F>,
         device: &'s Arc<OwnedFd>,
         parking: Option<&'s Parking>,
     ) -> Result<Self, ServeError> {
-        session.enter_thread(Threads::WORKER).map_err(|source| ServeError::Thread { source })?;
+        threads.enter(Threads::WORKER).map_err(|source| ServeError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
         Ok(Self {
             session,

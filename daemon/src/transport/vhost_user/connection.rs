@@ -38,8 +38,8 @@ pub fn serve<F: FileSystem + 'static>(
 ) -> Result<(), ServeError> {
     let mut accepting = VhostListener::from(listener.socket()?);
     let crew = {
-        let session = Arc::clone(session);
-        Crew::new(options.queues(), move || session.enter_thread(Threads::WORKER))
+        let threads = options.threads.clone();
+        Crew::new(options.queues(), move || threads.enter(Threads::WORKER))
     };
     while wait_for_connection(listener, stop)? {
         match serve_one((&mut accepting, &crew), session, options, stop) {
@@ -95,13 +95,14 @@ fn serve_one<F: FileSystem + 'static>(
     });
     let mut daemon = daemon.map_err(ServeError::Backend)?;
     let parking = if session.may_park() {
-        Some(Arc::new(Parking::start(session).map_err(ServeError::Parking)?))
+        Some(Arc::new(Parking::start(session, options.threads.clone()).map_err(ServeError::Parking)?))
     } else {
         None
     };
     let limits = pool::Limits { threads: options.pool_threads, requests: options.pool_requests_max };
+    let setup = options.threads.clone();
     // It has a thread before the front-end is accepted, so that no request can come without one to serve it.
-    let pool = Arc::new(Pool::start(session, limits, parking.clone()).map_err(ServeError::Pool)?);
+    let pool = Arc::new(Pool::start(session, limits, (parking.clone(), setup)).map_err(ServeError::Pool)?);
     device.attach(rings, (&pool, parking.as_ref()), crew);
     daemon.start(accepting).map_err(ServeError::Backend)?;
     if let Some(suppressed) = CONNECTED.pass() {

@@ -1,6 +1,7 @@
 //! What a device is like, as the command line says it.
 
 use crate::limits::REQUEST_QUEUES_MAX;
+use crate::thread_setup::ThreadSetup;
 use std::time::Duration;
 
 /// Bytes of the tag in the configuration space (virtio 1.3, 5.11.4).
@@ -72,6 +73,8 @@ impl RequestQueues {
 /// What is true of the device.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What each thread does before it serves.
+    pub threads: ThreadSetup,
     /// Told to the guest through CONFIG. `None`: the VMM has the tag, and CONFIG is not offered.
     pub tag: Option<Tag>,
     /// Beside the hiprio queue.
@@ -112,6 +115,7 @@ mod tests {
     #[test]
     fn the_configuration_space_is_as_virtio_says() {
         let options = Options {
+            threads: ThreadSetup::unconfined().unwrap(),
             tag: Some(Tag::new("share").unwrap()),
             request_queues: RequestQueues::new(8).unwrap(),
             keep_listening: false,

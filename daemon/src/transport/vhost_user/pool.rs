@@ -17,6 +17,7 @@ use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX,
 use crate::log_budget::Source;
 use crate::session::{Pace, Repeat, Scratch, Session, StopCheck};
 use crate::sync::channel::handoff;
+use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::cell::Cell;
@@ -77,6 +78,7 @@ struct Office {
     requests_max: usize,
     /// Where requests go of which a thread of the pool has found that they wait for a lock.
     parking: Option<Arc<Parking>>,
+    setup: ThreadSetup,
     state: Mutex<State>,
     /// Something is in the backlog, or it is over.
     work: Condvar,
@@ -189,7 +191,7 @@ impl Office {
 
     /// One thread of the pool that was started while others serve.
     fn join_in<F: FileSystem>(&self, session: &Session<F>) {
-        if let Err(error) = session.enter_thread(Threads::OFFLOAD) {
+        if let Err(error) = self.setup.enter(Threads::OFFLOAD) {
             if let Some(suppressed) = self.log.pass() {
                 tracing::error!(%error, suppressed, "a thread of the pool cannot be prepared");
             }
@@ -340,12 +342,13 @@ impl Pool {
     pub(super) fn start<F: FileSystem + 'static>(
         session: &Arc<Session<F>>,
         limits: Limits,
-        parking: Option<Arc<Parking>>,
+        (parking, setup): (Option<Arc<Parking>>, ThreadSetup),
     ) -> io::Result<Self> {
         let shared = Arc::new(Office {
             threads_max: usize::from(limits.threads),
             requests_max: limits.requests.max(1),
             parking,
+            setup,
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
@@ -485,7 +488,7 @@ fn start_first<F: FileSystem + 'static>(
     let (fit, is_fit) = handoff(1);
     let (office, session) = (Arc::clone(office), Arc::clone(session));
     let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
-        let prepared = session.enter_thread(Threads::OFFLOAD);
+        let prepared = office.setup.enter(Threads::OFFLOAD);
         let failed = prepared.is_err();
         if fit.offer(prepared).is_ok() && !failed {
             office.work(&session);

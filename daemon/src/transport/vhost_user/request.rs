@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn serving() -> (Session<Broken>, Taken, Scratch) {
-        let session = Session::new(Arc::new(Broken::default()), Policy::full(), Options::default());
+        let session = Session::new(Arc::new(Broken), Arc::default(), Policy::full(), Options::default());
         let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
         init.extend([0; 48]);
         let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));
