@@ -45,7 +45,7 @@ enum Command {
     /// Runs the fuzz targets, starting from their seed corpora.
     Fuzz(fuzz::Arguments),
     /// Checks rules that no lint checks: module dependencies, file lengths, links in documents.
-    Tidy,
+    Tidy(tidy::Arguments),
     /// Fetches parts of the test guests into the folder .guest (default: base, qemu, userland).
     Guest(guest::Arguments),
 }
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Command::Surface(arguments) => surface::main(&arguments),
         Command::Coherence(arguments) => coherence::main(&arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
-        Command::Tidy => tidy::main(),
+        Command::Tidy(arguments) => tidy::main(&arguments),
         Command::Guest(arguments) => guest::main(&arguments),
     };
     match outcome {

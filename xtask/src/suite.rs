@@ -212,7 +212,7 @@ fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome
             *retried += again;
             outcome
         }
-        Action::Tidy => tidy::main(),
+        Action::Tidy => tidy::main(&tidy::Arguments::default()),
         Action::Deny => {
             let deny =
                 Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;

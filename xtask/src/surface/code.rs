@@ -119,7 +119,7 @@ fn files_in(root: &Path, folder: &str) -> Outcome<Vec<String>> {
 }
 
 fn count(source: &Source) -> usize {
-    source.product_code().lines().filter(|line| !line.trim().is_empty()).count()
+    source.product_lines()
 }
 
 #[cfg(test)]

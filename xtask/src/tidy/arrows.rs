@@ -5,7 +5,8 @@
 //! docs/internals/architecture.md explains it.
 
 use super::Fault;
-use super::source::{NamedPath, Source, paths};
+use super::scope::NamedPath;
+use super::source::Source;
 
 /// Page that explains the tables below.
 const PAGE: &str = "docs/internals/architecture.md";
@@ -59,10 +60,10 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         if let Some((folder, "Cargo.toml")) = source.file.split_once('/') {
             manifest(source, folder, &mut faults);
         }
-        if !source.is_rust() {
+        let Some(rust) = source.rust().filter(|_| !source.is_test_code()) else {
             continue;
-        }
-        let named = paths(source.product_code());
+        };
+        let named = rust.scope.all_paths();
         if let Some(folder) = PURE.iter().find(|folder| source.file.starts_with(&format!("{folder}/src/"))) {
             effects(source, folder, &named, &mut faults);
         }

@@ -63,7 +63,8 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
     local.filter_map(|target| target.split('#').next()).filter(|target| !target.is_empty())
 }
 
-fn backticked(line: &str) -> impl Iterator<Item = &str> {
+/// Returns the texts in backticks.
+pub(super) fn backticked(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 

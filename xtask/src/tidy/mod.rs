@@ -3,17 +3,28 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `source` | splits files into code and paths |
+//! | `source`, `scope`, `tokens` | parse files |
 //! | `arrows` | which crate and module may depend on which |
 //! | `shape` | lengths, file headers and forbidden words |
 //! | `docs` | files and items that documents name |
 //! | `items` | items that exist in the code |
+//! | `modules` | which file uses which other file |
+//! | `cycles`, `names` | import cycles, type names defined more than once |
+//! | `read_path` | the files that a READ passes |
+//! | `report` | figures about the shape of the code |
 
 mod arrows;
+mod cycles;
 mod docs;
 mod items;
+mod modules;
+mod names;
+mod read_path;
+mod report;
+mod scope;
 mod shape;
 pub(crate) mod source;
+mod tokens;
 
 use std::fmt;
 use std::fs;
@@ -45,8 +56,19 @@ impl fmt::Display for Fault {
     }
 }
 
-pub(crate) fn main() -> Outcome {
+/// Options of `cargo xtask tidy`.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print figures about the shape of the code before the faults.
+    #[arg(long)]
+    report: bool,
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let sources = project(&workspace::root())?;
+    if arguments.report {
+        report::print(&sources);
+    }
     let mut faults = Vec::new();
     faults.extend(arrows::check(&sources));
     faults.extend(shape::check(&sources));

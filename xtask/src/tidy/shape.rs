@@ -38,6 +38,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     for source in sources {
         words(source, &mut faults);
         if source.is_rust() {
+            syntax(source, &mut faults);
             header(source, &mut faults);
             length(source, &mut faults);
             unsafe_code(source, &mut faults);
@@ -61,6 +62,12 @@ fn words(source: &Source, faults: &mut Vec<Fault>) {
     }
 }
 
+fn syntax(source: &Source, faults: &mut Vec<Fault>) {
+    if let Some(Err(error)) = &source.rust {
+        faults.push(Fault::new(&source.file, error.line, format!("not Rust: {}", error.message)));
+    }
+}
+
 fn header(source: &Source, faults: &mut Vec<Fault>) {
     if !source.text.starts_with("//!") {
         let what = "a file starts with a `//!` comment that says what it is for";
@@ -68,7 +75,7 @@ fn header(source: &Source, faults: &mut Vec<Fault>) {
     }
     let parts: Vec<_> = source.file.split('/').collect();
     let integration_test = matches!(parts.as_slice(), [_, "tests", _]);
-    if integration_test && !source.code.contains("#![cfg(test)]") {
+    if integration_test && source.rust().is_some_and(|rust| !rust.is_test) {
         let what = "an integration test needs `#![cfg(test)]` after its header, or lints treat its functions as product code";
         faults.push(Fault::new(&source.file, 1, what));
     }
@@ -80,14 +87,9 @@ fn length(source: &Source, faults: &mut Vec<Fault>) {
         let what = format!("{count} lines, limit {LINES_MAX}: split the file");
         faults.push(Fault::new(&source.file, count, what));
     }
-    for (index, line) in source.code.lines().enumerate() {
-        let excused = line.contains("expect(")
-            && (line.contains("too_many_lines") || line.contains("too_many_arguments"));
-        if excused {
-            let what =
-                "a function has at most 70 lines and five arguments: split it, do not suppress the lint";
-            faults.push(Fault::new(&source.file, index + 1, what));
-        }
+    for line in source.rust().into_iter().flat_map(|rust| &rust.length_lints) {
+        let what = "a function has at most 70 lines and five arguments: split it, do not suppress the lint";
+        faults.push(Fault::new(&source.file, *line, what));
     }
 }
 
@@ -95,13 +97,9 @@ fn unsafe_code(source: &Source, faults: &mut Vec<Fault>) {
     if UNSAFE_FILES.contains(&source.file.as_str()) {
         return;
     }
-    for (index, line) in source.code.lines().enumerate() {
-        // Compares whole words, so that `unsafe_code`, the name of the lint, does not match.
-        let holds = line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
-        if holds {
-            let what = "unsafe code outside the files in UNSAFE_FILES: use safe code, or move it there";
-            faults.push(Fault::new(&source.file, index + 1, what));
-        }
+    for line in source.rust().into_iter().flat_map(|rust| &rust.unsafe_lines) {
+        let what = "unsafe code outside the files in UNSAFE_FILES: use safe code, or move it there";
+        faults.push(Fault::new(&source.file, *line, what));
     }
 }
 
@@ -135,13 +133,18 @@ mod tests {
 
     #[test]
     fn unsafe_is_found_in_code_but_not_in_comments() {
-        assert_eq!(faults("daemon/src/a.rs", "//! A.\nunsafe { f() }\n").len(), 1);
+        assert_eq!(faults("daemon/src/a.rs", "//! A.\nfn f() { unsafe { g() } }\n").len(), 1);
         assert_eq!(faults("daemon/src/a.rs", "//! unsafe.\n#![forbid(unsafe_code)]\n").len(), 0);
     }
 
     #[test]
+    fn file_that_does_not_parse_is_a_fault() {
+        assert!(faults("daemon/src/a.rs", "//! A.\nfn {\n")[0].starts_with("daemon/src/a.rs:2: not Rust"));
+    }
+
+    #[test]
     fn suppressed_length_lint_is_a_fault() {
-        let text = "//! A.\n#[expect(clippy::too_many_lines, reason = \"long\")]\nfn f() {}\n";
+        let text = "//! A.\n#[expect(\n    clippy::too_many_lines,\n    reason = \"long\"\n)]\nfn f() {}\n";
         assert_eq!(faults("daemon/src/a.rs", text).len(), 1);
     }
 

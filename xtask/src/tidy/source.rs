@@ -1,8 +1,16 @@
-//! A file for tidy: its text, its code without comments and literals, and the paths in its code.
-//!
-//! This reads tokens and does not parse Rust. That is enough for rules about names.
+//! A file for tidy: its text and, if it is Rust, what its syntax says.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use proc_macro2::TokenStream;
+
+use super::items;
+use super::scope::Scope;
+use super::tokens;
+
+/// Lints that limit the length of a function and of its list of arguments.
+const LENGTH_LINTS: [&str; 2] = ["too_many_lines", "too_many_arguments"];
 
 /// File of the project.
 #[derive(Debug)]
@@ -10,30 +18,62 @@ pub(crate) struct Source {
     /// Path from the root of the workspace, with `/`.
     pub(super) file: String,
     pub(super) text: String,
-    /// `text` with comments and the contents of literals replaced by spaces. Lines and columns
-    /// stay.
-    pub(super) code: String,
+    /// Content of a Rust file. A file that does not parse has the error instead.
+    pub(super) rust: Option<Result<Rust, SyntaxError>>,
 }
 
-/// Path such as `std::fs::read`, with its line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NamedPath {
+/// Content of a Rust file.
+#[derive(Debug, Default)]
+pub(super) struct Rust {
+    /// Whether `#![cfg(test)]` says that only tests compile the file.
+    pub(super) is_test: bool,
+    /// The module without its tests. The file of a suite keeps everything.
+    pub(super) scope: Scope,
+    /// `Type::item` for each item in a block of the type, tests included.
+    pub(super) items: BTreeSet<String>,
+    /// Number of lines with code that is no test.
+    product_lines: usize,
+    /// Lines with the keyword `unsafe`.
+    pub(super) unsafe_lines: Vec<usize>,
+    /// Lines with the name of a lint about long functions, which only an attribute contains.
+    pub(super) length_lints: Vec<usize>,
+}
+
+/// Place and text of an error of the parser.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
     pub(super) line: usize,
-    pub(super) segments: Vec<String>,
+    pub(super) message: String,
 }
 
 impl Source {
     pub(crate) fn new(file: &str, text: &str) -> Self {
-        let code = if is_rust(file) { blank(text) } else { String::new() };
-        Self { file: file.to_owned(), text: text.to_owned(), code }
+        let rust = has_extension(file, "rs").then(|| Rust::parse(text));
+        Self { file: file.to_owned(), text: text.to_owned(), rust }
+    }
+
+    /// Returns the content of a Rust file that parses.
+    pub(super) fn rust(&self) -> Option<&Rust> {
+        self.rust.as_ref()?.as_ref().ok()
     }
 
     pub(super) fn is_rust(&self) -> bool {
-        is_rust(&self.file)
+        self.rust.is_some()
     }
 
     pub(super) fn is_document(&self) -> bool {
         has_extension(&self.file, "md")
+    }
+
+    /// Returns whether the file belongs to the harness, to a suite, to a fuzz target or to the unit
+    /// tests of a module.
+    pub(super) fn is_test_code(&self) -> bool {
+        let name = self.file.rsplit('/').next().unwrap_or_default();
+        let in_tests = self.file.split('/').any(|folder| folder == "tests" || folder == "fuzz");
+        in_tests
+            || name == "tests.rs"
+            || name.ends_with("_tests.rs")
+            || self.rust().is_some_and(|rust| rust.is_test)
     }
 
     /// Returns the lines of the text with their numbers, from 1.
@@ -41,248 +81,59 @@ impl Source {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 
-    /// Returns the product code of this file: the code before its test module, and no code of a
-    /// test file.
-    pub(crate) fn product_code(&self) -> &str {
-        let name = self.file.rsplit('/').next().unwrap_or_default();
-        let in_tests = self.file.split('/').any(|folder| folder == "tests" || folder == "fuzz");
-        if in_tests || name == "tests.rs" || name.ends_with("_tests.rs") {
-            return "";
-        }
-        let end = self.code.find("#[cfg(test)]").unwrap_or(self.code.len());
-        self.code.get(..end).unwrap_or_default()
+    /// Returns the number of lines of product code: without tests, comments and empty lines.
+    pub(crate) fn product_lines(&self) -> usize {
+        self.rust().filter(|_| !self.is_test_code()).map_or(0, |rust| rust.product_lines)
     }
 }
 
-fn is_rust(file: &str) -> bool {
-    has_extension(file, "rs")
+impl Rust {
+    fn parse(text: &str) -> Result<Self, SyntaxError> {
+        let all: TokenStream =
+            text.parse().map_err(|error: proc_macro2::LexError| SyntaxError::at(error.span(), &error))?;
+        let product = tokens::without_tests(all.clone());
+        let parse = |tokens| syn::parse2(tokens).map_err(|error| SyntaxError::at(error.span(), &error));
+        let product_file: syn::File = parse(product.clone())?;
+        let all_file: syn::File = parse(all.clone())?;
+        Ok(Self {
+            is_test: tokens::is_test_file(&all),
+            scope: Scope::of(&product_file),
+            items: items::of(&all_file),
+            product_lines: tokens::code_lines(&product).len(),
+            unsafe_lines: tokens::lines_of_word(&all, "unsafe"),
+            length_lints: LENGTH_LINTS.iter().flat_map(|lint| tokens::lines_of_word(&all, lint)).collect(),
+        })
+    }
+}
+
+impl SyntaxError {
+    fn at(span: proc_macro2::Span, error: &dyn std::fmt::Display) -> Self {
+        Self { line: span.start().line, message: error.to_string() }
+    }
 }
 
 fn has_extension(file: &str, wanted: &str) -> bool {
     Path::new(file).extension().is_some_and(|extension| extension == wanted)
 }
 
-/// Returns all paths of two or more segments in `code`, with groups in braces expanded.
-pub(super) fn paths(code: &str) -> Vec<NamedPath> {
-    let mut reader = Reader { tokens: tokens(code), next: 0 };
-    let mut found = Vec::new();
-    while let Some((line, token)) = reader.take() {
-        if let Token::Word(word) = token {
-            reader.path(line, vec![word], &mut found);
-        }
-    }
-    found.retain(|path| path.segments.len() > 1);
-    found
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Separator,
-    Open,
-    Close,
-    Other,
-}
-
-struct Reader {
-    tokens: Vec<(usize, Token)>,
-    next: usize,
-}
-
-impl Reader {
-    fn take(&mut self) -> Option<(usize, Token)> {
-        let token = self.tokens.get(self.next).cloned();
-        self.next += 1;
-        token
-    }
-
-    fn peek(&self, ahead: usize) -> Option<&Token> {
-        self.tokens.get(self.next + ahead).map(|(_, token)| token)
-    }
-
-    /// Continues the path `segments`: `::word` extends it, `::{` starts one path for each member.
-    fn path(&mut self, line: usize, mut segments: Vec<String>, found: &mut Vec<NamedPath>) {
-        while self.peek(0) == Some(&Token::Separator) {
-            match self.peek(1).cloned() {
-                Some(Token::Word(word)) => {
-                    segments.push(word);
-                    self.next += 2;
-                }
-                Some(Token::Open) => {
-                    self.next += 2;
-                    self.group(&segments, found);
-                    return;
-                }
-                Some(Token::Separator | Token::Close | Token::Other) | None => break,
-            }
-        }
-        found.push(NamedPath { line, segments });
-    }
-
-    fn group(&mut self, prefix: &[String], found: &mut Vec<NamedPath>) {
-        while let Some((line, token)) = self.take() {
-            match token {
-                // The next word is the local name of the import.
-                Token::Word(word) if word == "as" => self.next += 1,
-                Token::Word(word) => {
-                    let mut segments = prefix.to_vec();
-                    segments.push(word);
-                    self.path(line, segments, found);
-                }
-                Token::Close => return,
-                Token::Open | Token::Separator | Token::Other => {}
-            }
-        }
-    }
-}
-
-fn tokens(code: &str) -> Vec<(usize, Token)> {
-    let mut tokens = Vec::new();
-    for (index, line) in code.lines().enumerate() {
-        let mut rest = line;
-        while let Some(first) = rest.chars().next() {
-            let (token, len) = if first.is_alphanumeric() || first == '_' {
-                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-                (Some(Token::Word(rest.get(..end).unwrap_or_default().to_owned())), end)
-            } else if rest.starts_with("::") {
-                (Some(Token::Separator), 2)
-            } else {
-                let token = match first {
-                    '{' => Some(Token::Open),
-                    '}' => Some(Token::Close),
-                    _ if first.is_whitespace() => None,
-                    _ => Some(Token::Other),
-                };
-                (token, first.len_utf8())
-            };
-            tokens.extend(token.map(|token| (index + 1, token)));
-            rest = rest.get(len..).unwrap_or_default();
-        }
-    }
-    tokens
-}
-
-/// Kind of text at the current position of `blank`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Within {
-    Code,
-    LineComment,
-    BlockComment(u32),
-    Text,
-    RawText(usize),
-}
-
-fn blank(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut within = Within::Code;
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let (len, next) = step(rest, first, within);
-        let taken = rest.get(..len).unwrap_or(rest);
-        if within == Within::Code && next == Within::Code && !is_character_literal(taken) {
-            code.push_str(taken);
-        } else {
-            code.extend(taken.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-        }
-        within = next;
-        rest = rest.get(taken.len()..).unwrap_or_default();
-    }
-    code
-}
-
-fn is_character_literal(taken: &str) -> bool {
-    taken.len() > 1 && taken.starts_with('\'')
-}
-
-/// Returns the length of the next piece of `rest` in bytes, and the kind of text after it.
-fn step(rest: &str, first: char, within: Within) -> (usize, Within) {
-    let one = first.len_utf8();
-    match within {
-        Within::Code if rest.starts_with("//") => (2, Within::LineComment),
-        Within::Code if rest.starts_with("/*") => (2, Within::BlockComment(1)),
-        Within::Code if first == '"' => (1, Within::Text),
-        Within::Code => match raw_text(rest) {
-            Some((len, hashes)) => (len, Within::RawText(hashes)),
-            None => (character_literal(rest).or_else(|| word(rest)).unwrap_or(one), Within::Code),
-        },
-        Within::LineComment if first == '\n' => (1, Within::Code),
-        Within::BlockComment(depth) if rest.starts_with("/*") => (2, Within::BlockComment(depth + 1)),
-        Within::BlockComment(1) if rest.starts_with("*/") => (2, Within::Code),
-        Within::BlockComment(depth) if rest.starts_with("*/") => (2, Within::BlockComment(depth - 1)),
-        Within::Text if first == '\\' => (1 + rest.chars().nth(1).map_or(0, char::len_utf8), Within::Text),
-        Within::Text if first == '"' => (1, Within::Code),
-        Within::RawText(hashes)
-            if first == '"' && rest.get(1..).unwrap_or_default().starts_with(&"#".repeat(hashes)) =>
-        {
-            (1 + hashes, Within::Code)
-        }
-        Within::LineComment | Within::BlockComment(_) | Within::Text | Within::RawText(_) => (one, within),
-    }
-}
-
-/// Recognizes the start of a raw string (`r"`, `br#"`). Returns its bytes up to the quote, and the
-/// number of hashes.
-fn raw_text(rest: &str) -> Option<(usize, usize)> {
-    let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
-    let hashes = after.len() - after.trim_start_matches('#').len();
-    after.get(hashes..)?.starts_with('"').then(|| (rest.len() - after.len() + hashes + 1, hashes))
-}
-
-/// Returns the length of a whole word, so that an `r` at its end does not start a raw string.
-fn word(rest: &str) -> Option<usize> {
-    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-    (end > 0).then_some(end)
-}
-
-/// Returns the length of a character literal (`'x'`, `'\n'`, `'\u{1}'`). A lifetime has no closing
-/// quote.
-fn character_literal(rest: &str) -> Option<usize> {
-    let inside = rest.strip_prefix('\'')?;
-    let mut characters = inside.char_indices();
-    let (_, first) = characters.next()?;
-    if first == '\\' {
-        let end = inside.get(2..)?.find('\'')?;
-        return Some(end + 4);
-    }
-    characters.next().and_then(|(at, second)| (second == '\'').then_some(at + 2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(code: &str) -> Vec<(usize, String)> {
-        let code = Source::new("x.rs", code).code;
-        paths(&code).into_iter().map(|path| (path.line, path.segments.join("::"))).collect()
+    #[test]
+    fn product_lines_leave_out_tests_comments_and_empty_lines() {
+        let text = "//! A.\n\nuse a::b;\n#[cfg(test)]\nmod tests { use c::d; }";
+        assert_eq!(Source::new("daemon/src/a.rs", text).product_lines(), 1);
+        for file in ["daemon/tests/a.rs", "tests/src/a.rs", "daemon/src/tests.rs", "daemon/src/a_tests.rs"] {
+            assert_eq!(Source::new(file, text).product_lines(), 0, "{file}");
+        }
     }
 
     #[test]
-    fn groups_are_expanded_with_their_lines() {
-        let expected = [(1, "std::io"), (2, "std::fs::File"), (2, "std::fs::read")];
-        let expected = expected.map(|(line, path)| (line, path.to_owned()));
-        assert_eq!(found("use std::{io,\n fs::{File, read as load}};"), expected);
-    }
-
-    #[test]
-    fn comments_and_literals_contain_no_paths() {
-        assert_eq!(
-            found("// a::b\n/* c::d /* e::f */ g::h */ let x = (\"i::j\", r#\"k::\"l\"#, '\"', b\"m::n\");"),
-            []
-        );
-    }
-
-    #[test]
-    fn code_after_a_lifetime_and_a_quote_is_still_code() {
-        assert_eq!(
-            found("fn f<'a>(x: &'a str) { x == '\\''; std::fs::read(x) }"),
-            [(1, "std::fs::read".to_owned())]
-        );
-    }
-
-    #[test]
-    fn product_code_ends_at_the_test_module() {
-        let source = Source::new("daemon/src/a.rs", "use a::b;\n#[cfg(test)]\nmod tests { use c::d; }");
-        assert_eq!(paths(source.product_code()).len(), 1);
-        assert_eq!(Source::new("daemon/tests/a.rs", "use a::b;").product_code(), "");
+    fn file_that_does_not_parse_has_an_error_with_its_line() {
+        for (text, line) in [("fn a() {}\nfn b(", 2), ("fn a() {}\nfn 7() {}\n", 2)] {
+            let error = Source::new("daemon/src/a.rs", text).rust.unwrap().unwrap_err();
+            assert_eq!(error.line, line, "{}", error.message);
+        }
     }
 }

@@ -1,0 +1,47 @@
+//! Finds type names that a crate defines more than once.
+
+use std::collections::BTreeMap;
+
+use super::modules::Crate;
+
+/// Name that stands for more than one type of a crate.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Repeated<'s> {
+    pub(super) name: &'s str,
+    /// File and line of each definition.
+    pub(super) places: Vec<(&'s str, usize)>,
+}
+
+/// Returns the repeated names of all crates: structs, enums, unions, traits and type aliases in
+/// product code. Names of different crates may be the same.
+pub(super) fn repeated<'s>(crates: &[Crate<'s>]) -> Vec<Repeated<'s>> {
+    let mut all = Vec::new();
+    for one in crates {
+        let mut places: BTreeMap<&'s str, Vec<(&'s str, usize)>> = BTreeMap::new();
+        for (file, item) in one.items().filter(|(_, item)| item.is_type) {
+            places.entry(&item.name).or_default().push((file, item.line));
+        }
+        let repeated = places.into_iter().filter(|(_, places)| places.len() > 1);
+        all.extend(repeated.map(|(name, places)| Repeated { name, places }));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::modules;
+    use super::super::source::Source;
+    use super::*;
+
+    #[test]
+    fn names_repeat_within_a_crate_only() {
+        let sources = [
+            Source::new("a/src/lib.rs", "mod b;\nstruct Twice;\nstruct Once;\nfn f() {}\n"),
+            Source::new("a/src/b.rs", "type Twice = u8;\nfn f() {}\n#[cfg(test)]\nstruct Once;\n"),
+            Source::new("c/src/lib.rs", "struct Once;\n"),
+        ];
+        let all = repeated(&modules::crates(&sources));
+        let places = vec![("a/src/lib.rs", 2), ("a/src/b.rs", 1)];
+        assert_eq!(all, [Repeated { name: "Twice", places }]);
+    }
+}

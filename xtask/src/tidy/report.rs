@@ -1,0 +1,109 @@
+//! `cargo xtask tidy --report`: figures about the shape of the code.
+
+use std::collections::BTreeMap;
+
+use super::source::Source;
+use super::{cycles, modules, names, read_path};
+use crate::console::say;
+
+/// Folder whose lines are counted for each module.
+const DAEMON: &str = "daemon";
+
+/// Prints the report.
+pub(super) fn print(sources: &[Source]) {
+    for line in lines(sources) {
+        say(line);
+    }
+}
+
+fn lines(sources: &[Source]) -> Vec<String> {
+    let crates = modules::crates(sources);
+    let mut lines = Vec::new();
+    let path = read_path::files(sources);
+    lines.push(format!("Files on the READ path: {}", path.len()));
+    lines.extend(path.iter().map(|file| format!("  {file}")));
+    let rust = sources.iter().filter(|source| source.is_rust());
+    let largest = rust.map(|source| (source.lines().count(), source.file.as_str())).max();
+    lines.extend(largest.map(|(count, file)| format!("Largest file: {file}, {count} lines")));
+    add_cycles(&cycles::find(&crates), &mut lines);
+    let repeated = names::repeated(&crates);
+    lines.push(format!("Type names defined more than once: {}", repeated.len()));
+    for repeated in &repeated {
+        let places: Vec<_> = repeated.places.iter().map(|(file, line)| format!("{file}:{line}")).collect();
+        lines.push(format!("  {}: {}", repeated.name, places.join(", ")));
+    }
+    lines.push("Lines of product code, without tests, comments and empty lines:".to_owned());
+    for (module, count) in product_lines(sources) {
+        lines.push(format!("  {count:>6} {module}"));
+    }
+    lines
+}
+
+fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
+    lines.push(format!("Import cycles: {}", cycles.len()));
+    for cycle in cycles {
+        lines.push(format!("  {} files:", cycle.files.len()));
+        lines.extend(cycle.files.iter().map(|file| format!("    {file}")));
+        let mut pairs: BTreeMap<_, (usize, usize, &str)> = BTreeMap::new();
+        for used in &cycle.uses {
+            let entry = pairs.entry((used.from, used.to)).or_insert((used.line, 0, &used.path));
+            entry.1 += 1;
+        }
+        for ((from, to), (line, count, path)) in pairs {
+            let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+            lines.push(format!("    {from}:{line} -> {to} ({path}{more})"));
+        }
+    }
+}
+
+/// Returns the lines of each crate, and of each module of the daemon, by name.
+fn product_lines(sources: &[Source]) -> BTreeMap<String, usize> {
+    let mut lines = BTreeMap::new();
+    for source in sources {
+        let parts: Vec<_> = source.file.split('/').collect();
+        let [folder, "src", module, ..] = parts.as_slice() else { continue };
+        let count = source.product_lines();
+        if count > 0 {
+            *lines.entry(format!("{folder}/")).or_default() += count;
+            if *folder == DAEMON {
+                let slash = if parts.len() > 3 { "/" } else { "" };
+                *lines.entry(format!("{folder}/src/{module}{slash}")).or_default() += count;
+            }
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_has_every_figure() {
+        let sources = [
+            Source::new("daemon/src/lib.rs", "//! A.\nmod a;\nmod b;\n"),
+            Source::new(
+                "daemon/src/a/mod.rs",
+                "use crate::b::B;\npub struct A;\n#[cfg(test)]\nmod tests {}\n",
+            ),
+            Source::new("daemon/src/b.rs", "use crate::a::A;\nuse crate::a::C;\npub struct B(A);\n"),
+        ];
+        let expected = [
+            "Files on the READ path: 0",
+            "Largest file: daemon/src/a/mod.rs, 4 lines",
+            "Import cycles: 1",
+            "  2 files:",
+            "    daemon/src/a/mod.rs",
+            "    daemon/src/b.rs",
+            "    daemon/src/a/mod.rs:1 -> daemon/src/b.rs (crate::b::B)",
+            "    daemon/src/b.rs:1 -> daemon/src/a/mod.rs (crate::a::A)",
+            "Type names defined more than once: 0",
+            "Lines of product code, without tests, comments and empty lines:",
+            "       7 daemon/",
+            "       2 daemon/src/a/",
+            "       3 daemon/src/b.rs",
+            "       2 daemon/src/lib.rs",
+        ];
+        assert_eq!(lines(&sources), expected);
+    }
+}
