@@ -20,8 +20,9 @@ pub use inodes::inode_handle::InodeHandle;
 
 use crate::sync::budget::Budget;
 
+use crate::passthrough::files::Files;
 use crate::passthrough::files::dirty_bytes::DirtyRoom;
-use crate::passthrough::files::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable, HandleTickets};
+use crate::passthrough::files::handles::HandleTickets;
 use crate::passthrough::identity::{Assumed, Identity};
 
 use crate::filesystem::{
@@ -56,15 +57,12 @@ pub struct Passthrough {
     pub(in crate::passthrough) config: Config,
     pub(in crate::passthrough) nodes: Arc<NodeTable>,
     pub(in crate::passthrough) open_nodes: Arc<OpenNodes>,
-    pub(in crate::passthrough) files: HandleTable<FileHandle>,
-    pub(in crate::passthrough) directories: HandleTable<DirHandle>,
+    pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
     pub(in crate::passthrough) mounts: Arc<MountTable>,
     pub(in crate::passthrough) proc_fds: ProcFds,
     pub(in crate::passthrough) identity: Identity,
     pub(in crate::passthrough) budget: Budget,
-    /// Handles, where the policy counts them.
-    handles: Option<Budget>,
     /// Room for what is not written back yet, where the policy limits it.
     pub(in crate::passthrough) dirty: Option<Arc<DirtyRoom>>,
     pub(in crate::passthrough) reaper: Reaper,
@@ -230,12 +228,10 @@ impl Passthrough {
         let OpenThings { mounts, nodes, open_nodes } = things;
         Ok(Self {
             budget: Budget::new(config.descriptors_max),
-            handles: config.limits.open_handles.map(|limit| Budget::new(limit.get())),
             dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
             open_nodes,
             nodes,
-            files: HandleTable::new(0),
-            directories: HandleTable::new(DIRECTORY_MARK),
+            files: Files::new(&config.limits),
             locks,
             mounts,
             proc_fds,
@@ -255,7 +251,7 @@ impl Passthrough {
     /// # Errors
     /// ENFILE past the limit of handles or of descriptors.
     pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
-        let handle = self.handles.as_ref().map(Budget::ticket).transpose()?;
+        let handle = self.files.ticket()?;
         Ok(HandleTickets { _descriptor: self.ticket()?, _handle: handle })
     }
 
@@ -302,7 +298,7 @@ impl Passthrough {
     pub fn held(&self) -> Held {
         Held {
             nodes: self.nodes.len().saturating_sub(1),
-            handles: self.files.len().saturating_add(self.directories.len()),
+            handles: self.files.len(),
             descriptors: self.budget.taken(),
         }
     }
@@ -373,7 +369,6 @@ impl FileSystem for Passthrough {
         self.end_all_locks();
         self.settle_all_dirty();
         self.files.clear();
-        self.directories.clear();
         self.nodes.clear();
         self.open_nodes.clear();
         self.retries.clear();

@@ -141,7 +141,7 @@ impl Passthrough {
         taken.len = taken.len.saturating_sub(dirtied);
         drop(taken);
         // A RELEASE has overtaken this write, and seen nothing that was to be written back.
-        if dirtied > 0 && !self.files.holds(file) {
+        if dirtied > 0 && !self.files.is_open(file) {
             self.reaper.write_back(Arc::clone(file));
         }
         written
@@ -185,7 +185,7 @@ impl Passthrough {
     /// ends a connection should wait for the disk. They keep their room until they are written back.
     pub(in crate::passthrough) fn settle_all_dirty(&self) {
         if self.dirty.is_some() {
-            for file in self.files.each() {
+            for file in self.files.each_file() {
                 self.closes_later(&file);
             }
         }
@@ -193,7 +193,7 @@ impl Passthrough {
 
     /// Writes back the file that has the most.
     fn make_room(&self) {
-        let dirtiest = self.files.each().max_by_key(|file| file.dirty.bytes());
+        let dirtiest = self.files.each_file().max_by_key(|file| file.dirty.bytes());
         match dirtiest.filter(|file| file.dirty.bytes() > 0) {
             Some(file) => write_back(&file),
             // Others are at it.

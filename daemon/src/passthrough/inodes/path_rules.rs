@@ -156,10 +156,10 @@ impl Places for Passthrough {
 
     fn handle(&self, handle: u64) -> Option<RuleId> {
         let handle = Handle(handle);
-        if let Ok(file) = self.files.get(handle) {
+        if let Ok(file) = self.files.file(handle) {
             // One without a node was opened when there were no rules, and rules never change.
             return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
         }
-        self.directories.get(handle).ok().map(|directory| directory.node.rule.get())
+        self.files.directory(handle).ok().map(|directory| directory.node.rule.get())
     }
 }

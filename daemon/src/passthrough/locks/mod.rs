@@ -174,7 +174,7 @@ impl Passthrough {
         }
         self.locks.with(file.key, |locks| {
             // Who closes a handle takes it away first and ends its locks then, so none is left behind by this one.
-            if !self.files.holds(&file) {
+            if !self.files.is_open(&file) {
                 return Err(Errno::EBADF);
             }
             if set.lock.flock {
@@ -187,7 +187,7 @@ impl Passthrough {
 
     /// The file that is to be locked, and its bytes.
     fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<(Arc<Entry<FileHandle>>, Span)> {
-        let file = self.files.get(lock.handle)?;
+        let file = self.files.file(lock.handle)?;
         let span = Span::new(lock.start, lock.end)?;
         // Somebody else's server has to be asked.
         if file.traits.remote && pace == Pace::Now { Err(Errno::EAGAIN) } else { Ok((file, span)) }
@@ -370,7 +370,7 @@ impl Passthrough {
     /// The guest is gone.
     pub(in crate::passthrough) fn end_all_locks(&self) {
         for handle in self.locks.clear() {
-            if let Ok(file) = self.files.get(Handle(handle)) {
+            if let Ok(file) = self.files.file(Handle(handle)) {
                 end_flock(&file);
             }
         }

@@ -51,7 +51,7 @@ impl Passthrough {
 
     /// The open file of a handle, if it is one of this node.
     fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<Arc<Entry<FileHandle>>> {
-        self.files.get(handle?).ok().filter(|file| file.key == node.key())
+        self.files.file(handle?).ok().filter(|file| file.key == node.key())
     }
 
     /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,

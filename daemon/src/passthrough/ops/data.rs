@@ -29,7 +29,7 @@ impl Passthrough {
         into: &IoVectors<'_>,
         pace: Pace,
     ) -> Answer<usize> {
-        let file = self.files.get(read.handle)?;
+        let file = self.files.file(read.handle)?;
         let (fd, is_direct) = buffered_or_direct(&file, read.flags, false);
         match pace {
             Pace::Now if is_direct => Err(Errno::EAGAIN),
@@ -46,7 +46,7 @@ impl Passthrough {
         from: &IoVectors<'_>,
         pace: Pace,
     ) -> Answer<usize> {
-        let file = self.files.get(write.handle)?;
+        let file = self.files.file(write.handle)?;
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
         let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
         let flags = self.write_flags(&file, &write, from_cache);
@@ -115,13 +115,13 @@ impl Passthrough {
     }
 
     pub(in crate::passthrough) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
-        let file = self.files.get(fsync.handle)?;
+        let file = self.files.file(fsync.handle)?;
         self.sync_dirty(&file, || sync(file.hears(), fsync.flags))?;
         self.sync_names(&file)
     }
 
     pub(in crate::passthrough) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
-        let file = self.files.get(lseek.handle)?;
+        let file = self.files.file(lseek.handle)?;
         // An offset past what a file can have is past its end.
         if i64::try_from(lseek.offset).is_err() {
             return Err(Errno::ENXIO);
@@ -153,7 +153,7 @@ impl Passthrough {
         if copy.flags != 0 {
             return Err(Errno::EINVAL);
         }
-        let (from, to) = (self.files.get(copy.from)?, self.files.get(copy.to)?);
+        let (from, to) = (self.files.file(copy.from)?, self.files.file(copy.to)?);
         let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;

@@ -90,7 +90,7 @@ impl Passthrough {
         fallocate: protocol::Fallocate,
         stop: StopCheck<'_>,
     ) -> Answer<Stepped> {
-        let file = self.files.get(fallocate.handle)?;
+        let file = self.files.file(fallocate.handle)?;
         file.untell();
         let protocol::Fallocate { offset, length, .. } = fallocate;
         let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());

@@ -30,13 +30,13 @@ impl Passthrough {
                 mount.note_change();
             }
         };
-        match self.files.get(handle) {
+        match self.files.file(handle) {
             Ok(file) => {
                 note_change(&file.mount);
                 inode_flags(file.as_fd(), set)
             }
             Err(_other_kind) => {
-                let directory = self.directories.get(handle)?;
+                let directory = self.files.directory(handle)?;
                 note_change(&directory.mount);
                 let stream = directory.stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 inode_flags(stream.fd.as_fd(), set)

@@ -116,7 +116,7 @@ impl Passthrough {
         let uncached = self.is_uncached(node, is_let_in);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
-        let handle = self.files.insert(FileHandle {
+        let handle = self.files.insert_file(FileHandle {
             file,
             key: node.key(),
             node: self.wants_node(open).then(|| NodeRef::clone(node)),
@@ -269,7 +269,7 @@ impl Passthrough {
     /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
     /// standard library drops it; it is the next FSYNC's.
     pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
-        let file = self.files.get(flush.handle)?;
+        let file = self.files.file(flush.handle)?;
         let (writable, remote) = (file.writable, file.traits.remote);
         if remote && pace == Pace::Now && (writable || self.locks.any()) {
             return Err(Errno::EAGAIN);
@@ -288,7 +288,7 @@ impl Passthrough {
     }
 
     pub(in crate::passthrough) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
-        let file = self.files.get(release.handle)?;
+        let file = self.files.file(release.handle)?;
         // A server would have to be told which locks have ended.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Err(Errno::EAGAIN);
@@ -300,7 +300,7 @@ impl Passthrough {
     }
 
     fn close(&self, handle: Handle) -> Answer<()> {
-        let file = self.files.remove(handle)?;
+        let file = self.files.remove_file(handle)?;
         self.end_locks_of_handle(&file);
         // Something may have been written since it was settled, also to a handle that nobody was told of.
         if !self.closes_later(&file) {

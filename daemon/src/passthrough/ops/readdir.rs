@@ -45,7 +45,7 @@ impl Passthrough {
         } else {
             self.check_not_removed((node, stream.as_fd()), &call.caller)?;
         }
-        let handle = self.directories.insert(DirHandle {
+        let handle = self.files.insert_directory(DirHandle {
             node: NodeRef::clone(node),
             stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),
             mount,
@@ -63,7 +63,7 @@ impl Passthrough {
         list: protocol::ReadDir,
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
-        let directory = self.directories.get(list.handle)?;
+        let directory = self.files.directory(list.handle)?;
         self.list(&directory, (list.offset, into), |_, entry, into| {
             Ok(match into.push(&self.dirent(&directory, entry)) {
                 Ok(()) => Step::Next,
@@ -77,7 +77,7 @@ impl Passthrough {
         plus: protocol::ReadDirPlus,
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
-        let directory = self.directories.get(plus.list.handle)?;
+        let directory = self.files.directory(plus.list.handle)?;
         self.list(&directory, (plus.list.offset, into), |stream, entry, into| {
             if !into.fits(entry.file_name().to_bytes().len()) {
                 return Ok(Step::Full);
@@ -211,14 +211,14 @@ impl Passthrough {
     }
 
     pub(in crate::passthrough) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
-        let directory = self.directories.get(fsync.handle)?;
+        let directory = self.files.directory(fsync.handle)?;
         // Not under the stream's lock: an fsync may take seconds.
         let stream = Arc::clone(&directory.stream.lock().unwrap_or_else(PoisonError::into_inner).fd);
         sync(stream.as_fd(), fsync.flags)
     }
 
     pub(in crate::passthrough) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
-        self.directories.remove(release.handle).map(drop)
+        self.files.close_directory(release.handle)
     }
 }
 
