@@ -14,6 +14,7 @@ mod load;
 mod retry;
 mod step;
 mod suite;
+mod suites;
 mod surface;
 mod tidy;
 mod workspace;

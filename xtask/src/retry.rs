@@ -2,13 +2,59 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use pinhole_tests::guest::{PANICS_VARIABLE, panicked_tests};
 
 use crate::console::say;
 use crate::step::{Failure, Outcome, cannot_start, ended};
 use crate::workspace;
+
+/// Tests of one suite.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    pub(crate) suite: String,
+    /// Module or test, from the root of the suite. `None` selects all tests.
+    pub(crate) path: Option<String>,
+}
+
+impl Selection {
+    /// Returns the names of the selected tests. An empty list stands for all tests of the suite.
+    ///
+    /// # Errors
+    /// Fails if the suite cannot be built, or if the path selects no test.
+    fn tests(&self) -> Outcome<Vec<String>> {
+        let Some(path) = &self.path else { return Ok(Vec::new()) };
+        let mut command = test_command(&self.suite);
+        command.args(["--", "--list", "--format=terse"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = command.output().map_err(cannot_start(&command))?;
+        ended(&command, output.status, "")?;
+        let tests = listed_below(path, &String::from_utf8_lossy(&output.stdout));
+        if tests.is_empty() {
+            let Self { suite, .. } = self;
+            return Err(Failure::new(format!(
+                "{suite} has no test {path} (`cargo test --workspace --test {suite} -- --list` shows all)"
+            )));
+        }
+        Ok(tests)
+    }
+}
+
+/// Returns a command that builds and runs one suite. The whole workspace is selected, because for a
+/// single package cargo selects other features and rebuilds everything.
+fn test_command(suite: &str) -> Command {
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--test", suite]);
+    command
+}
+
+/// Returns the tests in the output of `--list --format=terse` that are `path` itself or below it.
+fn listed_below(path: &str, list: &str) -> Vec<String> {
+    let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    let is_below =
+        |test: &&str| test.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    tests.filter(is_below).map(str::to_owned).collect()
+}
 
 /// File in which the test harness records tests whose guest kernel panicked.
 #[derive(Debug)]
@@ -29,13 +75,21 @@ impl Panics {
         panicked_tests(&self.0).map_err(Failure::io(format!("cannot read {}", self.0.display())))
     }
 
-    /// Runs a suite by `cargo` with `words`. If a User-mode Linux kernel panicked in each test that
-    /// failed, those tests run once more. Returns the number of repeated tests, and the outcome.
+    /// Runs the selected tests. If a User-mode Linux kernel panicked in each test that failed, those
+    /// tests run once more. Returns the number of repeated tests, and the outcome.
     ///
     /// The outcome is an error if a test failed for another reason, or failed again.
-    pub(crate) fn run_suite(&self, words: &[String]) -> (usize, Outcome) {
+    pub(crate) fn run_suite(&self, selection: &Selection) -> (usize, Outcome) {
+        match selection.tests() {
+            Ok(tests) => self.run_tests(&selection.suite, &tests),
+            Err(failure) => (0, Err(failure)),
+        }
+    }
+
+    /// Runs `tests` of `suite`, or all of its tests if there are none in the list.
+    fn run_tests(&self, suite: &str, tests: &[String]) -> (usize, Outcome) {
         let known = self.tests().map(|tests| tests.len());
-        let (failed, outcome) = match self.run(words) {
+        let (failed, outcome) = match self.run(suite, tests) {
             Ok(ran) => ran,
             Err(failure) => return (0, Err(failure)),
         };
@@ -49,14 +103,19 @@ impl Panics {
             Err(failure) => return (0, Err(failure)),
         };
         say(format!("the guest kernel panicked in {}; running this again", again.join(", ")));
-        let words = [words, &again, &["--exact".to_owned()]].concat();
-        (again.len(), self.run(&words).and_then(|(_, outcome)| outcome))
+        (again.len(), self.run(suite, &again).and_then(|(_, outcome)| outcome))
     }
 
-    /// Runs `cargo` with `words`, shows its output, and returns the tests that failed.
-    fn run(&self, words: &[String]) -> Outcome<(Vec<String>, Outcome)> {
-        let mut command = workspace::cargo();
-        command.args(words).env(PANICS_VARIABLE, &self.0).stdin(Stdio::null()).stdout(Stdio::piped());
+    /// Runs these tests, or all if the list is empty, shows their output, and returns the tests that
+    /// failed.
+    fn run(&self, suite: &str, tests: &[String]) -> Outcome<(Vec<String>, Outcome)> {
+        let mut command = test_command(suite);
+        // Two at a time, for a host with two cores: with more, measured times mean nothing.
+        command.args(["--", "--test-threads=2"]);
+        if !tests.is_empty() {
+            command.arg("--exact").args(tests);
+        }
+        command.env(PANICS_VARIABLE, &self.0).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(cannot_start(&command))?;
         let mut failed = Vec::new();
         for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
@@ -90,6 +149,15 @@ mod tests {
         for line in ["test a::b ... ok", "test result: FAILED. 1 passed", "    a::b", ""] {
             assert_eq!(failed_test(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn path_selects_a_test_or_the_tests_of_a_module() {
+        let list = "dax::a: test\ndax::inner::b: test\nsharing_dax::a: test\ndaxen: test\nx: benchmark\n";
+        assert_eq!(listed_below("dax", list), ["dax::a", "dax::inner::b"]);
+        assert_eq!(listed_below("dax::a", list), ["dax::a"]);
+        assert_eq!(listed_below("dax::", list), Vec::<String>::new());
+        assert_eq!(listed_below("x", list), Vec::<String>::new());
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! `cargo xtask test`: runs every check of the project, one after another. After a failed check,
 //! the next one still runs.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,14 +9,15 @@ use pinhole_tests::guest::Pieces;
 use crate::console::say;
 use crate::guest::{Part, ensure, ensure_program};
 use crate::load::Load;
-use crate::retry::Panics;
+use crate::retry::{Panics, Selection};
 use crate::step::{Failure, Outcome, run};
+use crate::suites::{self, Needs, Suite};
 use crate::{fuzz, tidy, workspace};
 
 /// Selects checks, repetitions and load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Run only these checks, separated by commas (`--list` shows the names)
+    /// Run only these checks, or modules of suites, separated by commas (`--list` shows the names)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
     /// Run each check this many times
@@ -32,19 +31,22 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
+#[derive(Debug, Clone)]
 struct Check {
     name: String,
-    needs: Vec<Part>,
+    needs: Needs,
     action: Action,
 }
 
+#[derive(Debug, Clone)]
 enum Action {
     /// Runs `cargo` with these words, without tests.
     Cargo(Vec<String>),
-    /// Runs `cargo test` for packages or suites that boot no guest.
-    Tests(Vec<String>),
-    /// Runs `cargo test` for one suite. The kernel of a guest may panic once.
-    Suite(Vec<String>),
+    /// Runs the tests in the sources of all packages.
+    Unit,
+    /// Runs one suite, or the tests of it that the path selects. The kernel of a guest may panic
+    /// once.
+    Suite(Selection),
     Tidy,
     Deny,
     Fuzz,
@@ -53,37 +55,35 @@ enum Action {
 impl Action {
     const fn runs_tests(&self) -> bool {
         match self {
-            Self::Tests(_) | Self::Suite(_) | Self::Fuzz => true,
+            Self::Unit | Self::Suite(_) | Self::Fuzz => true,
             Self::Cargo(_) | Self::Tidy | Self::Deny => false,
         }
     }
 }
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
-    let all = checks(&workspace::root());
+    let suites = suites::all()?;
     if arguments.list {
-        for check in &all {
-            say(&check.name);
-        }
+        names(&suites).iter().for_each(say);
         return Ok(());
     }
-    if let Some(name) = arguments.only.iter().find(|name| !all.iter().any(|check| check.name == **name)) {
-        return Err(Failure::new(format!(
-            "--only: there is no check `{name}` (`cargo xtask test --list` shows the names)"
-        )));
-    }
-    let is_chosen = |check: &&Check| arguments.only.is_empty() || arguments.only.contains(&check.name);
+    let all = checks(&suites);
+    let chosen = if arguments.only.is_empty() {
+        all
+    } else {
+        arguments.only.iter().map(|name| choose(name, &all, &suites)).collect::<Outcome<_>>()?
+    };
     let panics = Panics::new()?;
     let (mut rows, mut retried) = (Vec::new(), 0);
-    for check in all.iter().filter(is_chosen) {
+    for check in &chosen {
         let mut row = Row { name: &check.name, passed: 0, times: arguments.times, took: Duration::ZERO };
         for time in 1..=arguments.times {
             let of_times =
                 if arguments.times > 1 { format!(", {time} of {}", arguments.times) } else { String::new() };
             say(format!("\n== {}{of_times}", check.name));
             let began = Instant::now();
-            let programs = programs(&check.name).iter().try_for_each(|program| ensure_program(program));
-            let outcome = programs.and_then(|()| ensure(&check.needs)).and_then(|()| {
+            let programs = check.needs.programs.iter().try_for_each(|program| ensure_program(program));
+            let outcome = programs.and_then(|()| ensure(&check.needs.parts)).and_then(|()| {
                 let _load = Load::start(if check.action.runs_tests() { arguments.busy } else { 0 });
                 perform(&check.action, (&panics, &mut retried))
             });
@@ -127,88 +127,70 @@ fn summarize(rows: &[Row<'_>], retried: usize) -> Outcome {
 }
 
 /// Returns all checks. Quick checks come first, so that a developer learns of a fault early.
-fn checks(root: &Path) -> Vec<Check> {
-    let cargo = |name: &str, needs: &[Part], words: &str| Check {
+fn checks(suites: &[Suite]) -> Vec<Check> {
+    let check = |name: &str, parts: &[Part], action: Action| Check {
         name: name.to_owned(),
-        needs: needs.to_vec(),
-        action: Action::Cargo(words.split(' ').map(str::to_owned).collect()),
+        needs: Needs { parts: parts.to_vec(), programs: Vec::new() },
+        action,
     };
-    let tests = |name: &str, words: String| Check {
-        name: name.to_owned(),
-        needs: vec![Part::Base],
-        action: Action::Tests(words.split(' ').map(str::to_owned).collect()),
-    };
+    let cargo = |words: &str| Action::Cargo(words.split(' ').map(str::to_owned).collect());
     let mut all = vec![
-        cargo("fmt", &[], "fmt --all --check"),
-        Check { name: "tidy".to_owned(), needs: Vec::new(), action: Action::Tidy },
-        cargo("clippy", &[], "clippy --workspace --all-targets -- -D warnings"),
-        Check { name: "deny".to_owned(), needs: vec![Part::Tools], action: Action::Deny },
-        // All suites in one build: sixty builds of one suite each would leave a core idle.
-        cargo("build", &[], "test --workspace --lib --bins --tests --no-run"),
-        tests("unit", "test --workspace --lib --bins --no-fail-fast".to_owned()),
+        check("fmt", &[], cargo("fmt --all --check")),
+        check("tidy", &[], Action::Tidy),
+        check("clippy", &[], cargo("clippy --workspace --all-targets -- -D warnings")),
+        check("deny", &[Part::Tools], Action::Deny),
+        // All suites in one build: a build for each suite would leave a core idle.
+        check("build", &[], cargo("test --workspace --lib --bins --tests --no-run")),
+        check("unit", &[Part::Base], Action::Unit),
     ];
-    // Always the whole workspace: for a single package, cargo selects other features and rebuilds
-    // all.
-    for package in ["protocol", "policy", "dax-cache", "daemon"] {
-        for suite in suites(&root.join(package).join("tests")) {
-            all.push(tests(&suite, format!("test --workspace --test {suite}")));
-        }
-    }
-    for suite in suites(&root.join("tests/tests")) {
-        // Two tests at a time, for a machine with two cores: with more, measured times mean
-        // nothing.
-        let words = format!("test --workspace --test {suite} -- --test-threads=2");
-        let words = words.split(' ').map(str::to_owned).collect();
-        all.push(Check { needs: needs(&suite).to_vec(), name: suite, action: Action::Suite(words) });
-    }
-    all.push(Check { name: "fuzz".to_owned(), needs: vec![Part::Tools], action: Action::Fuzz });
+    all.extend(suites.iter().map(|suite| Check {
+        name: suite.name.clone(),
+        needs: suite.needs.clone(),
+        action: Action::Suite(Selection { suite: suite.name.clone(), path: None }),
+    }));
+    all.push(check("fuzz", &[Part::Tools], Action::Fuzz));
     all
 }
 
-/// Returns the parts that a suite of the tests package needs. The name tells which suites boot
-/// guests.
-fn needs(suite: &str) -> &'static [Part] {
-    if suite.contains("guest") || suite.contains("lifecycle") {
-        &[Part::Base, Part::Qemu, Part::Userland]
-    } else if suite.contains("conformance") {
-        &[Part::Base, Part::Userland, Part::Tools]
-    } else if matches!(suite, "power_loss" | "submounts") {
-        &[Part::Base, Part::Userland, Part::Disks]
-    } else if matches!(suite, "disk_errors" | "durability") {
-        &[Part::Base, Part::Disks]
-    } else {
-        &[Part::Base]
-    }
+/// Returns the names that `--only` takes: all checks, and below each suite its modules.
+fn names(suites: &[Suite]) -> Vec<String> {
+    let with_modules = |check: &Check| {
+        let suite = suites.iter().find(|suite| suite.name == check.name);
+        let modules = suite.into_iter().flat_map(|suite| &suite.modules);
+        let below = modules.map(|module| format!("{}::{}", check.name, module.name));
+        std::iter::once(check.name.clone()).chain(below).collect::<Vec<_>>()
+    };
+    checks(suites).iter().flat_map(with_modules).collect()
 }
 
-/// Returns the host programs that a suite starts.
-fn programs(suite: &str) -> &'static [&'static str] {
-    match suite {
-        "crashes" | "denied" | "durability" | "host_calls" | "limits" | "sockets" | "stops" | "submounts"
-        | "system_calls" => &["strace"],
-        "leases" | "guest_leases" | "loads" => &["perl"],
-        _ => &[],
+/// Returns the check that `--only` names: one of `all`, or a part of a suite.
+fn choose(name: &str, all: &[Check], suites: &[Suite]) -> Outcome<Check> {
+    let unknown = || {
+        Failure::new(format!(
+            "--only: there is no check `{name}` (`cargo xtask test --list` shows the names)"
+        ))
+    };
+    let (first, path) = name.split_once("::").map_or((name, None), |(first, path)| (first, Some(path)));
+    let check = all.iter().find(|check| check.name == first).ok_or_else(unknown)?;
+    let Some(path) = path else { return Ok(check.clone()) };
+    let suite = suites.iter().find(|suite| suite.name == first).ok_or_else(unknown)?;
+    let module = path.split("::").next().unwrap_or_default();
+    // A suite in one file has no modules: its path is a test, which `Selection` looks up.
+    if !suite.modules.is_empty() && !suite.modules.iter().any(|known| known.name == module) {
+        return Err(unknown());
     }
-}
-
-/// Returns the names of the suites in `folder`, sorted. A suite is a file or a folder with a
-/// `main.rs`. A missing folder has no suites.
-fn suites(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    let is_file = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
-    let mut names: Vec<String> = entries
-        .filter(|path| is_file(path) || path.join("main.rs").is_file())
-        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-        .collect();
-    names.sort();
-    names
+    let selection = Selection { suite: first.to_owned(), path: Some(path.to_owned()) };
+    Ok(Check { name: name.to_owned(), needs: suite.needs.clone(), action: Action::Suite(selection) })
 }
 
 fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome {
     match action {
-        Action::Cargo(words) | Action::Tests(words) => run(workspace::cargo().args(words)),
-        Action::Suite(words) => {
-            let (again, outcome) = panics.run_suite(words);
+        Action::Cargo(words) => run(workspace::cargo().args(words)),
+        Action::Unit => {
+            run(workspace::cargo().args(["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]))
+        }
+        Action::Suite(selection) => {
+            let (again, outcome) = panics.run_suite(selection);
             *retried += again;
             outcome
         }

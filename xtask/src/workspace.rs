@@ -9,6 +9,11 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
+/// Returns `path` from the root of the workspace, or all of a path outside it.
+pub(crate) fn within(path: &Path) -> &Path {
+    path.strip_prefix(root()).unwrap_or(path)
+}
+
 /// Returns a command that starts the cargo which runs this program, in the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

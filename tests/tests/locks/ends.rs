@@ -1,6 +1,6 @@
 //! What ends a lock: a flush, a release, and the end of the guest, of its connection and of its daemon.
 
-use crate::scene::{EAGAIN, EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{EAGAIN, EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
 use pinhole_tests::frontend::eventually;
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{DESTROY, FORGET, GETATTR};

@@ -1,7 +1,7 @@
 //! Which locks exclude which: between owners of one guest, guests of two daemons and host processes, and whose the lock is
 //! that is in the way.
 
-use crate::scene::{EAGAIN, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{EAGAIN, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{SETLK, SETLKW};
 use pinhole_tests::frontend::locks::{InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of};

@@ -1,6 +1,6 @@
 //! Requests that are wrong, or too many: each is refused, and none leaves a lock behind.
 
-use crate::scene::{EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
 use pinhole_tests::frontend::Footprint;
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{FLUSH, GETLK, OPENDIR, SETLK, SETLKW};

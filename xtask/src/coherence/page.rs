@@ -22,7 +22,7 @@ const HOW: &str =
 or in turns. Each guest has its own daemon, and all daemons share one directory.
 [Test harness](../internals/harness.md#several-guests) has the details.
 
-- The questions are those of the test suite `guest_sharing`. pinhole must pass it where its cache
+- The questions are those of the test suite `guest::sharing`. pinhole must pass it where its cache
   mode promises the answer ([coherence](../use/coherence.md)). `never` is `strict` without shared
   mappings.
 - virtiofsd runs as packaged, with `--cache=never` and with `--cache=auto`. In `never`, its option

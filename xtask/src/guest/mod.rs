@@ -62,6 +62,13 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    const ALL: [Self; 5] = [Self::Base, Self::Qemu, Self::Userland, Self::Disks, Self::Tools];
+
+    /// Returns the part with this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Base => "base",

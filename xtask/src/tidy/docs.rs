@@ -2,9 +2,12 @@
 //! reason.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::source::Source;
 use super::{Fault, items};
+use crate::suites::Suite;
+use crate::workspace;
 
 /// Document with a row for each test suite.
 const SUITES: &str = "docs/internals/testing.md";
@@ -40,7 +43,6 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         }
     }
     reasons(sources, &mut faults);
-    suites(sources, &mut faults);
     faults
 }
 
@@ -118,29 +120,30 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that each integration test suite has a row that says what it tests.
-fn suites(sources: &[Source], faults: &mut Vec<Fault>) {
+/// Checks that each suite, and each module of it with tests, has a row that says what it tests.
+pub(super) fn rows(sources: &[Source], suites: &[Suite]) -> Vec<Fault> {
     let Some(document) = sources.iter().find(|source| source.file == SUITES) else {
-        return;
+        return Vec::new();
     };
     let rows: Vec<&str> =
         document.text.lines().filter(|line| line.starts_with('|')).flat_map(backticked).collect();
-    for source in sources {
-        let name = match source.file.split('/').collect::<Vec<_>>().as_slice() {
-            [_, "tests", file] => file.strip_suffix(".rs"),
-            [_, "tests", folder, "main.rs"] => Some(*folder),
-            _ => None,
-        };
-        if let Some(name) = name.filter(|name| !rows.contains(name)) {
-            let what = format!("{name} has no row in {SUITES}: add one that says what the suite tests");
-            faults.push(Fault::new(&source.file, 1, what));
-        }
-    }
+    let named = suites.iter().flat_map(|suite| {
+        let modules = suite.modules.iter();
+        let modules = modules.map(|module| (format!("{}::{}", suite.name, module.name), &module.source));
+        std::iter::once((suite.name.clone(), &suite.source)).chain(modules)
+    });
+    let missing = named.filter(|(name, _)| !rows.contains(&name.as_str()));
+    let fault = |(name, source): (String, &PathBuf)| {
+        let what = format!("{name} has no row in {SUITES}: add one that says what it tests");
+        Fault::new(&workspace::within(source).to_string_lossy(), 1, what)
+    };
+    missing.map(fault).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suites::{Module, Needs};
 
     fn faults(files: &[(&str, &str)]) -> Vec<String> {
         let sources: Vec<_> = files.iter().map(|(file, text)| Source::new(file, text)).collect();
@@ -171,14 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn suite_without_a_row_is_a_fault() {
-        let rows = "| `a`, `b` | what |\n`c`";
-        let files =
-            ["daemon/tests/a.rs", "tests/tests/b/main.rs", "tests/tests/c.rs", "tests/tests/d/mod.rs"];
-        let mut all = vec![(SUITES, rows)];
-        all.extend(files.map(|file| (file, "//! A.\n#![cfg(test)]\n")));
-        let what = format!("c has no row in {SUITES}: add one that says what the suite tests");
-        assert_eq!(faults(&all), [format!("tests/tests/c.rs:1: {what}")]);
+    fn suite_or_module_without_a_row_is_a_fault() {
+        let suite = |name: &str, modules: &[&str]| {
+            let source = |file: &str| workspace::root().join("tests/tests").join(name).join(file);
+            let module =
+                |name: &&str| Module { name: (*name).to_owned(), source: source(&format!("{name}.rs")) };
+            let modules = modules.iter().map(module).collect();
+            Suite { name: name.to_owned(), source: source("main.rs"), modules, needs: Needs::default() }
+        };
+        let suites = [suite("a", &["x", "y"]), suite("b", &[]), suite("c", &[])];
+        let document = Source::new(SUITES, "| `a`, `b` | what |\n| `a::x` | what |\n`c`, `a::y`");
+        let all: Vec<_> = rows(&[document], &suites).into_iter().map(|fault| fault.to_string()).collect();
+        let what = |name: &str| format!("{name} has no row in {SUITES}: add one that says what it tests");
+        let expected = [("tests/tests/a/y.rs", "a::y"), ("tests/tests/c/main.rs", "c")]
+            .map(|(file, name)| format!("{file}:1: {}", what(name)));
+        assert_eq!(all, expected);
     }
 
     #[test]

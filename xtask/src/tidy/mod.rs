@@ -33,7 +33,7 @@ use std::process::Command;
 
 use crate::console::say;
 use crate::step::{Failure, Outcome};
-use crate::workspace;
+use crate::{suites, workspace};
 use source::Source;
 
 /// Violation of a rule.
@@ -73,6 +73,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     faults.extend(arrows::check(&sources));
     faults.extend(shape::check(&sources));
     faults.extend(docs::check(&sources));
+    faults.extend(docs::rows(&sources, &suites::all()?));
     faults.sort();
     faults.dedup();
     for fault in &faults {

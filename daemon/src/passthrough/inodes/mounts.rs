@@ -52,7 +52,7 @@ pub(crate) struct Traits {
     /// is only some directories that do so, or a server, the kind does not tell.
     pub(crate) folds_names: bool,
     /// What makes a file durable makes each of its names durable, whichever it was opened by. Seen on a disk that loses its
-    /// power (`tests/tests/power_loss.rs`); of btrfs it is not true, nor of what lies over one.
+    /// power (`tests/tests/durability/power_loss.rs`); of btrfs it is not true, nor of what lies over one.
     pub(crate) fsync_keeps_names: bool,
     /// An inode that was removed has no links. Not on overlayfs, where a directory's links are those of one layer.
     pub(crate) counts_links: bool,

@@ -1,0 +1,141 @@
+//! Do histories of random calls of several guests and the host, all at once, have an explanation: under `strict` some order of the
+//! calls, each in one moment, as if there were one machine (linearizability); under `auto` that each open saw what was
+//! closed before it?
+//!
+//! What is called is what Linux itself does in one step, so that only a guest or its daemon can be at fault: single bytes,
+//! for a read copies a page without a lock against a writer; appends, whose lengths show only when the bytes are there;
+//! lengths; names. Each run has a seed of its own, which it prints; `PINHOLE_SEED` plays it again (not when which call is
+//! made), `PINHOLE_HISTORY_ROUNDS` plays longer. A history that is refused is printed in its smallest form, with the seed of its
+//! round. Needs root and /dev/fuse.
+
+mod clients;
+mod play;
+mod reopen;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use clients::{Client, Directory, Wire};
+use pinhole_tests::frontend::files::Files;
+use pinhole_tests::mounted::Mounts;
+use play::{Calls, Game, play, prepare};
+
+/// Rounds of each test.
+const ROUNDS: u64 = 40;
+/// Rounds in which a guest that is known to be late must be found out.
+const ROUNDS_UNTIL_REFUSED: u64 = 40;
+/// Calls of each client in a round.
+const CALLS: u64 = 40;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The seed of the first round; each that follows has the next number.
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        number("PINHOLE_SEED", u64::try_from(clock).unwrap())
+    })
+}
+
+/// Plays round after round until one is refused.
+fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), String>)) -> Option<String> {
+    println!("PINHOLE_SEED={}", seed());
+    let mut count = 0;
+    for turn in 0..rounds {
+        let seed = seed().wrapping_add(turn);
+        let (calls, verdict) = round(seed);
+        count += calls;
+        if let Err(refused) = verdict {
+            return Some(format!("PINHOLE_SEED={seed}, round {turn}: {refused}"));
+        }
+    }
+    println!("{rounds} rounds, {count} calls");
+    None
+}
+
+fn verdict(calls: &Calls) -> (usize, Result<(), String>) {
+    (calls.count(), calls.judge())
+}
+
+#[test]
+fn strict_guests_at_the_wire_and_the_host_are_as_one_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let share = folder.path().join("share");
+    fs::create_dir(&share).unwrap();
+    let guest = || Files::new(&share, folder.path(), &["--cache=strict"]).unwrap();
+    let mut guests = [guest(), guest(), guest(), guest()];
+    let refused = first_refused(number("PINHOLE_HISTORY_ROUNDS", ROUNDS), |seed| {
+        prepare(&share);
+        // Two, three and four in turn.
+        let count = usize::try_from(2 + seed % 3).unwrap();
+        let guests = guests.iter_mut().take(count);
+        let wires = guests.map(|guest| Box::new(Wire::new(guest).unwrap()) as Box<dyn Client>);
+        let host = Box::new(Directory::new(&share, false).unwrap()) as Box<dyn Client>;
+        let clients = wires.chain([host]).collect();
+        verdict(&play(clients, &share, Game { seed, count: CALLS, kinds: 4 }))
+    });
+    assert_eq!(refused, None);
+}
+
+/// Two mounts with two clients each, and the host; the first refusal.
+fn among_kernels(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<String> {
+    let mounts = Mounts::new(&[arguments, arguments]).unwrap();
+    let share = mounts.host();
+    first_refused(rounds, |seed| {
+        prepare(&share);
+        let places = mounts.places().chain(mounts.places());
+        let kernels = places.map(|place| Directory::new(place, true).unwrap());
+        let host = Directory::new(&share, false).unwrap();
+        let clients = kernels.chain([host]).map(|client| Box::new(client) as Box<dyn Client>).collect();
+        verdict(&play(clients, &share, Game { seed, count: CALLS, kinds }))
+    })
+}
+
+#[test]
+fn strict_kernels_and_the_host_are_as_one_machine() {
+    let rounds = number("PINHOLE_HISTORY_ROUNDS", ROUNDS);
+    assert_eq!(among_kernels(&["--cache=strict"], (rounds, 4)), None);
+}
+
+#[test]
+fn kernels_that_keep_what_they_know_are_refused() {
+    for arguments in
+        [&["--cache=exclusive"][..], &["--cache=auto", "--attr-timeout=60"], &["--cache=metadata"]]
+    {
+        // Registers and lengths: what else goes wrong there is no history any more.
+        let refused = among_kernels(arguments, (ROUNDS_UNTIL_REFUSED, 2));
+        let refused = refused.unwrap_or_else(|| panic!("{arguments:?} passed for strict"));
+        assert!(refused.contains("no order explains"), "{refused}");
+        println!("{arguments:?}: {refused}");
+    }
+}
+
+/// As [`among_kernels`], with files that are opened, read or written, and closed.
+fn reopened(arguments: &[&str], rounds: u64) -> Option<String> {
+    let mounts = Mounts::new(&[arguments, arguments]).unwrap();
+    let share = mounts.host();
+    let places: Vec<PathBuf> =
+        mounts.places().chain(mounts.places()).map(PathBuf::from).chain([share.clone()]).collect();
+    first_refused(rounds, |seed| {
+        let passages = reopen::play(&share, &places, (seed, CALLS));
+        (passages.count(), passages.judge())
+    })
+}
+
+#[test]
+fn auto_is_close_to_open_among_kernels_and_the_host() {
+    let rounds = number("PINHOLE_HISTORY_ROUNDS", ROUNDS);
+    assert_eq!(reopened(&["--cache=auto"], rounds), None);
+    assert_eq!(reopened(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"], rounds), None);
+}
+
+#[test]
+fn kernels_that_keep_data_past_an_open_are_not_close_to_open() {
+    let refused = reopened(&["--cache=exclusive"], ROUNDS_UNTIL_REFUSED);
+    println!("{}", refused.expect("exclusive passed for close-to-open"));
+}

@@ -1,0 +1,88 @@
+//! The inode numbers of what lies on other file systems than the share.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use pinhole_protocol::NodeId;
+
+use super::share::{Guest, Share, run};
+
+/// Where the numbers begin.
+const RENUMBERED: u64 = 1 << 63;
+
+/// Two file systems with one file each, which has the same inode number in both.
+pub(crate) fn with_two_equal_inodes() -> (Share, [PathBuf; 2]) {
+    let share = Share::new();
+    let sources = ["one", "two"].map(|name| {
+        let folder = share.beside(name);
+        fs::create_dir(&folder).unwrap();
+        run("mount", &["-t", "tmpfs", "single"], &[&folder]);
+        fs::write(folder.join("file"), format!("text of {name}")).unwrap();
+        fs::write(share.path(name), "").unwrap();
+        share.bind(&folder.join("file"), name);
+        folder.join("file")
+    });
+    let inode = |path: &PathBuf| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(&sources[0]), inode(&sources[1]), "two tmpfs number their files alike");
+    (share, sources)
+}
+
+#[test]
+fn single_files_of_two_file_systems_differ_by_inode_number() {
+    let (share, _sources) = with_two_equal_inodes();
+    fs::write(share.path("own"), "").unwrap();
+    let told = |guest: &mut Guest| {
+        ["one", "two", "own"].map(|name| {
+            let found = guest.look_up_in(NodeId::ROOT, name).unwrap();
+            assert_eq!(guest.attributes(found.node).unwrap().ino, found.attr.ino);
+            found.attr.ino
+        })
+    };
+    let mut guest = share.guest(&[]);
+    let numbers = told(&mut guest);
+    assert!(numbers[0] >= RENUMBERED && numbers[1] >= RENUMBERED && numbers[0] != numbers[1], "{numbers:x?}");
+    assert!(numbers[2] < RENUMBERED);
+    assert_eq!(
+        guest.listed(NodeId::ROOT, true),
+        sorted(&[("one", numbers[0]), ("two", numbers[1]), ("own", numbers[2])])
+    );
+    drop(guest);
+    assert_eq!(told(&mut share.guest(&[])), numbers, "another daemon tells the same");
+}
+
+#[test]
+fn trees_of_two_file_systems_differ_where_submounts_are_not_announced() {
+    let share = Share::new();
+    share.tmpfs("one", "1");
+    share.tmpfs("two", "2");
+    let mut guest = share.guest(&["--no-announce-submounts"]);
+    let told = ["one", "two"].map(|name| {
+        let (root, file) = (guest.look_up(name), guest.look_up(&format!("{name}/file")));
+        let numbers = [root, file].map(|node| guest.attributes(node).unwrap().ino);
+        for plus in [true, false] {
+            assert_eq!(guest.listed(root, plus), sorted(&[("file", numbers[1])]));
+        }
+        numbers
+    });
+    let all = [told[0], told[1]].concat();
+    for (at, number) in all.iter().enumerate() {
+        assert!(*number >= RENUMBERED && !all[..at].contains(number), "{all:x?}");
+    }
+}
+
+#[test]
+fn announced_submount_keeps_its_own_inode_numbers() {
+    let share = Share::new();
+    share.tmpfs("data", "text");
+    let mut guest = share.guest(&[]);
+    let node = guest.look_up("data/file");
+    let inode = fs::metadata(share.path("data/file")).unwrap().ino();
+    assert_eq!(guest.attributes(node).unwrap().ino, inode);
+}
+
+fn sorted(names: &[(&str, u64)]) -> Vec<(String, u64)> {
+    let mut names: Vec<_> = names.iter().map(|(name, inode)| ((*name).to_owned(), *inode)).collect();
+    names.sort();
+    names
+}

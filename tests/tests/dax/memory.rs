@@ -1,0 +1,262 @@
+//! May memory of the window carry requests? QEMU tells every daemon of the machine of each mapping, as guest memory; the
+//! guest puts messages, answers, tables, rings and data there, and cuts the file.
+
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{GETATTR, READ, WRITE};
+use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, OUT_HEADER_LEN, Setup};
+use pinhole_tests::window::{Dax, Rules, WINDOW_START};
+use rustix::fs::OFlags;
+use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vhost::vhost_user::VhostUserFrontend as _;
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+
+const SLOT: u64 = 2 << 20;
+const O_RDWR: u32 = OFlags::RDWR.bits();
+
+/// A share with a file of a slot that is mapped at the window's beginning.
+fn mapped() -> (Dax, u64) {
+    let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
+    dax.file("file", 4 * SLOT).unwrap();
+    let node = dax.look_up("file").unwrap().node;
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    (dax, node)
+}
+
+fn cut(dax: &Dax, name: &str) {
+    fs::OpenOptions::new().write(true).open(dax.bench.host(name)).unwrap().set_len(0).unwrap();
+}
+
+fn unharmed(dax: &mut Dax) {
+    dax.bench.is_alive().unwrap();
+    assert_eq!(dax.window.faults(), Vec::<String>::new());
+}
+
+/// A request whose parts lie where the test says.
+fn chain(parts: &[(u64, usize, bool)]) -> Vec<Descriptor> {
+    let count = parts.len();
+    let each = parts.iter().enumerate().map(|(index, (address, len, to_write))| {
+        let next = index + 1 < count;
+        let flags = if next { Descriptor::NEXT } else { 0 } | if *to_write { Descriptor::WRITE } else { 0 };
+        let next = if next { u16::try_from(index + 1).unwrap() } else { 0 };
+        Descriptor { address: *address, len: u32::try_from(*len).unwrap(), flags, next }
+    });
+    each.collect()
+}
+
+/// Where requests and answers lie in memory of the guest's own.
+fn ordinary(dax: &mut Dax) -> (u64, u64) {
+    let (queue, _) = dax.bench.guest.queue(1).unwrap();
+    (queue.place().buffers, queue.place().buffers + 0x8000)
+}
+
+#[test]
+fn data_that_lies_in_the_window_is_read_and_written_and_where_its_file_has_ended_that_is_efault() {
+    let (mut dax, _) = mapped();
+    dax.file("data", SLOT).unwrap();
+    let (data, handle) = dax.open("data", O_RDWR).unwrap();
+    dax.window.store(0, b"from the window").unwrap();
+    let (message, room) = ordinary(&mut dax);
+    let in_window = WINDOW_START;
+    let write = Frame::new(WRITE, data).u64(handle).u64(0).u32(15).u32(0).u64(0).u32(O_RDWR).u32(0).message();
+    let parts = [(message, write.len(), false), (in_window, 15, false), (room, OUT_HEADER_LEN + 8, true)];
+    let put = |dax: &mut Dax| {
+        dax.bench.guest.poke(message, &write).unwrap();
+        // The length in the header is that of header and data.
+        let len = u32::try_from(write.len() + 15).unwrap();
+        dax.bench.guest.poke(message, &len.to_le_bytes()).unwrap();
+        let used = dax.bench.guest.raw_chain(1, &chain(&parts));
+        used.unwrap_or_else(|error| panic!("{error}: {}", dax.bench.daemon.stderr()));
+        let answer = dax.bench.guest.peek(room, OUT_HEADER_LEN).unwrap();
+        i32::from_le_bytes(answer[4..8].try_into().unwrap())
+    };
+    assert_eq!(put(&mut dax), 0);
+    assert_eq!(&fs::read(dax.bench.host("data")).unwrap()[..15], b"from the window");
+    let read = Frame::new(READ, data).u64(handle).u64(0).u32(15).u32(0).u64(0).u32(O_RDWR).u32(0).message();
+    let parts = [(message, read.len(), false), (room, OUT_HEADER_LEN, true), (in_window + 4096, 15, true)];
+    let get = |dax: &mut Dax| {
+        dax.bench.guest.poke(message, &read).unwrap();
+        let used = dax.bench.guest.raw_chain(1, &chain(&parts));
+        used.unwrap_or_else(|error| panic!("{error}: {}", dax.bench.daemon.stderr()));
+        let answer = dax.bench.guest.peek(room, OUT_HEADER_LEN).unwrap();
+        i32::from_le_bytes(answer[4..8].try_into().unwrap())
+    };
+    assert_eq!(get(&mut dax), 0);
+    assert_eq!(dax.window.load(4096, 15).unwrap(), b"from the window");
+    cut(&dax, "file");
+    let efault = -14;
+    assert_eq!((put(&mut dax), get(&mut dax)), (efault, efault));
+    unharmed(&mut dax);
+}
+
+#[test]
+fn a_request_that_lies_in_a_file_that_is_gone_does_not_end_the_daemon() {
+    let (mut dax, _) = mapped();
+    let (message, room) = ordinary(&mut dax);
+    let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
+    dax.bench.guest.poke(message, &getattr).unwrap();
+    dax.window.store(0, &getattr).unwrap();
+    cut(&dax, "file");
+    let gone = WINDOW_START;
+    let answer = OUT_HEADER_LEN + 104;
+    // The message, its answer, both, and a table of descriptors.
+    for parts in [
+        vec![(gone, getattr.len(), false), (room, answer, true)],
+        vec![(message, getattr.len(), false), (gone, answer, true)],
+        vec![(message, getattr.len(), false), (room, OUT_HEADER_LEN, true), (gone, 104, true)],
+        vec![(gone, getattr.len(), false), (gone + 4096, answer, true)],
+    ] {
+        // Given back, answered or not.
+        let used = dax.bench.guest.raw_chain(1, &chain(&parts));
+        used.unwrap_or_else(|error| panic!("{error}: {:x?} {}", parts, dax.bench.daemon.stderr()));
+        dax.bench.is_alive().unwrap();
+    }
+    let indirect = [Descriptor { address: gone, len: 32, flags: Descriptor::INDIRECT, next: 0 }];
+    dax.bench.guest.raw_chain(1, &indirect).unwrap();
+    unharmed(&mut dax);
+}
+
+#[test]
+fn memory_of_the_window_that_was_taken_out_is_memory_no_more() {
+    let (mut dax, node) = mapped();
+    assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0);
+    let (message, room) = ordinary(&mut dax);
+    let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
+    dax.bench.guest.poke(message, &getattr).unwrap();
+    let parts = [(message, getattr.len(), false), (WINDOW_START, OUT_HEADER_LEN + 104, true)];
+    let used = dax.bench.guest.raw_chain(1, &chain(&parts)).unwrap();
+    assert_eq!(used.len, 0, "no such memory: given back unanswered");
+    assert_eq!(dax.bench.guest.peek(room, 8).unwrap(), [0; 8]);
+    unharmed(&mut dax);
+}
+
+#[test]
+fn a_ring_that_lies_in_a_file_that_is_cut_does_not_end_the_daemon() {
+    let (mut dax, _) = mapped();
+    dax.bench.guest.stop_queue(2).unwrap();
+    let vmm = 0x6000_0000_0000;
+    let config = VringConfigData {
+        queue_max_size: 128,
+        queue_size: 128,
+        flags: 0,
+        desc_table_addr: vmm,
+        used_ring_addr: vmm + 0x2000,
+        avail_ring_addr: vmm + 0x1000,
+        log_addr: None,
+    };
+    let mut connection = dax.bench.guest.connection().clone();
+    connection.set_vring_num(2, 128).unwrap();
+    connection.set_vring_base(2, 0).unwrap();
+    let kick = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
+    // Refused at once, or when the ring is used: either will do, and the connection may end by it.
+    let mut started = connection.set_vring_addr(2, &config).is_ok();
+    started = started && connection.set_vring_kick(2, &kick).is_ok();
+    started = started && connection.set_vring_enable(2, true).is_ok();
+    cut(&dax, "file");
+    if started {
+        kick.write(1).unwrap();
+        unharmed(&mut dax);
+    }
+    assert!(!dax.bench.daemon.stderr().contains("ended by"), "{}", dax.bench.daemon.stderr());
+}
+
+#[test]
+fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end() {
+    for arguments in [&[][..], &["--dax-window=16M"]] {
+        let (dax, _) = mapped();
+        let mut other = Bench::with(Setup::default(), arguments).unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open(dax.bench.host("file")).unwrap();
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: WINDOW_START,
+            memory_size: SLOT,
+            userspace_addr: 0x6000_0000_0000,
+            mmap_offset: 0,
+            mmap_handle: file.as_raw_fd(),
+        };
+        // Told, or refused: both will do.
+        drop(other.guest.connection().add_mem_region(&region));
+        cut(&dax, "file");
+        let (queue, _) = other.guest.queue(1).unwrap();
+        let (message, room) = (queue.place().buffers, queue.place().buffers + 0x8000);
+        let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
+        other.guest.poke(message, &getattr).unwrap();
+        let answer = OUT_HEADER_LEN + 104;
+        for parts in [
+            [(WINDOW_START, getattr.len(), false), (room, answer, true)],
+            [(message, getattr.len(), false), (WINDOW_START, answer, true)],
+        ] {
+            let used = other.guest.raw_chain(1, &chain(&parts));
+            used.unwrap_or_else(|error| panic!("{error}: {parts:x?} {}", other.daemon.stderr()));
+            other.is_alive().unwrap();
+        }
+    }
+}
+
+/// The VMM describes a file of another share as memory and takes it out again, over and over, as it does for each mapping.
+/// The guest truncates the file while it is there, and floods a queue with requests that lie in it.
+#[test]
+fn requests_in_a_mapping_that_comes_and_goes_never_end_the_daemon() {
+    const ROUNDS: usize = 20_000;
+    /// Chains in the ring at once, all of them the same one.
+    const FLOOD: u16 = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
+    let setup = Setup { queues: 2, queue_size: 1024, ..Setup::default() };
+    let mut other = Bench::with(setup, &[]).unwrap();
+    let mut connection = other.guest.connection().clone();
+    let over = AtomicBool::new(false);
+    let (queue, memory) = other.guest.queue(1).unwrap();
+    let room = queue.place().buffers;
+    let requests = chain(&[(WINDOW_START, 56, false), (room, OUT_HEADER_LEN + 104, true)]);
+    queue.write_table(memory, queue.place().descriptors, &requests).unwrap();
+    std::thread::scope(|threads| {
+        let vmm = threads.spawn(|| {
+            let _at_the_end = Ends(&over);
+            for round in 0..ROUNDS {
+                file.set_len(SLOT).unwrap();
+                let region = VhostUserMemoryRegionInfo {
+                    guest_phys_addr: WINDOW_START,
+                    memory_size: SLOT,
+                    userspace_addr: 0x6000_0000_0000,
+                    mmap_offset: 0,
+                    mmap_handle: file.as_raw_fd(),
+                };
+                let added = connection.add_mem_region(&region).map(drop);
+                file.set_len(0).unwrap();
+                let removed = connection.remove_mem_region(&region);
+                assert!(added.is_ok() && removed.is_ok(), "round {round}: {added:?} {removed:?}");
+            }
+        });
+        let mut served = 0_usize;
+        let mut flood = || {
+            while !over.load(Ordering::Relaxed) {
+                for _ in 0..FLOOD {
+                    queue.offer(memory, 0)?;
+                }
+                queue.kick()?;
+                // So many that the thread of the queue is busy for long at a time.
+                for _ in 0..FLOOD {
+                    queue.wait(memory)?;
+                    served += 1;
+                }
+            }
+            Ok::<_, FrontendError>(())
+        };
+        let flooded = flood();
+        let told = vmm.join();
+        assert!(flooded.is_ok() && told.is_ok(), "{flooded:?} after {served}:\n{}", other.daemon.stderr());
+        assert!(served > ROUNDS, "{served}");
+    });
+    other.is_alive().unwrap();
+}
+
+/// Says that something is over, also where it ends by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,131 @@
+//! Is each file offered for mapping where all of it can be mapped, and no other? By VMM, length, policy and mode, and in
+//! each answer that tells of a file.
+
+use pinhole_protocol::InitFlags;
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LINK, OPENDIR, READDIRPLUS};
+use pinhole_tests::frontend::frame::{Frame, u32_at, u64_at};
+use pinhole_tests::frontend::{Bench, FrontendError, Setup};
+use pinhole_tests::window::{ATTR_DAX, Dax, Rules, connect};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+const SLOT: u64 = 2 << 20;
+const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
+
+#[track_caller]
+fn faultless(dax: &Dax) {
+    assert_eq!(dax.window.faults(), Vec::<String>::new());
+}
+
+/// Which of some files a guest behind such a VMM is to map.
+fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
+    let arguments: Vec<&str> = ["--dax-window=16M"].iter().chain(arguments).copied().collect();
+    let mut dax = Dax::new(rules, &arguments).unwrap();
+    let files = [("empty", 0), ("small", 5000), ("odd", SLOT + 5000), ("whole", 2 * SLOT)];
+    for (name, len) in files {
+        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
+    }
+    fs::create_dir(dax.bench.host("directory")).unwrap();
+    std::os::unix::fs::symlink("whole", dax.bench.host("link")).unwrap();
+    let names = files.map(|(name, _)| name).into_iter().chain(["directory", "link"]);
+    let offered = names.filter(|name| dax.look_up(name).unwrap().dax).collect();
+    faultless(&dax);
+    offered
+}
+
+#[test]
+fn each_file_is_offered_for_mapping_where_all_of_it_can_be_mapped() {
+    let read_only = ["--profile=rootfs"];
+    let always = ["--dax=always"];
+    let always_read_only = ["--dax=always", "--profile=rootfs"];
+    // A VMM that maps whatever it is given.
+    assert_eq!(offered(Rules::mapping(), &[]), ["odd", "whole"]);
+    assert_eq!(offered(Rules::mapping(), &read_only), ["odd", "whole"]);
+    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4M"]), ["whole"]);
+    assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4K"]), ["small", "odd", "whole"]);
+    let all = offered(Rules::mapping(), &always);
+    assert!(["small", "odd", "whole"].iter().all(|name| all.contains(name)), "{all:?}");
+    assert!(!all.contains(&"directory") && !all.contains(&"link"), "{all:?}");
+    // QEMU: nothing past the end of a file, nothing that was opened to be read.
+    assert_eq!(offered(Rules::strict(), &[]), [""; 0], "any file of such a guest may grow");
+    assert_eq!(offered(Rules::strict(), &read_only), [""; 0]);
+    assert_eq!(offered(Rules::strict(), &always_read_only), [""; 0]);
+    assert_eq!(offered(Rules::strict(), &always), ["whole"]);
+}
+
+#[test]
+fn what_the_policy_keeps_from_being_mapped_is_not_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    let with = |text: &str| {
+        fs::write(&path, text).unwrap();
+        offered(Rules::mapping(), &["--policy", path.to_str().unwrap()])
+    };
+    assert_eq!(with("deny = [\"map-read\"]"), [""; 0]);
+    assert_eq!(with("deny = [\"map-write\"]"), [""; 0], "it may write them, and could not by a mapping");
+    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]";
+    assert_eq!(with(rule), ["whole"]);
+    let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
+    assert_eq!(with(rule), ["odd", "whole"]);
+}
+
+#[test]
+fn a_share_from_which_nothing_is_to_be_mapped_has_no_window() {
+    for arguments in [&["--dax-window=0"][..], &["--dax-window=16M", "--dax=never"], &[]] {
+        let (_folder, daemon) = Bench::serve(arguments).unwrap();
+        let refused = connect(daemon.socket(), Setup::default(), Rules::mapping()).map(drop);
+        assert!(matches!(refused, Err(FrontendError::Reply(_))), "{arguments:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_program_that_a_store_should_cost_its_user_id_bit_is_not_mapped_by_who_may_write_it() {
+    let offered = |arguments: &[&str]| {
+        let arguments: Vec<&str> = WINDOW.iter().chain(arguments).copied().collect();
+        let mut dax = Dax::new(Rules::mapping(), &arguments).unwrap();
+        for (name, mode) in [("user", 0o4755), ("group", 0o2755), ("neither", 0o755)] {
+            dax.file(name, SLOT).unwrap();
+            fs::set_permissions(dax.bench.host(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let names = ["user", "group", "neither"];
+        names.map(|name| dax.look_up(name).unwrap().dax)
+    };
+    assert_eq!(offered(&[]), [false, false, true]);
+    assert_eq!(offered(&["--profile=rootfs"]), [true; 3], "who may not write it costs it nothing");
+}
+
+#[test]
+fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
+    let mut dax = Dax::new(Rules::mapping(), &["--dax-window=16M"]).unwrap();
+    for (name, len) in [("small", 5000), ("large", SLOT)] {
+        fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
+    }
+    let dir = u64_at(&dax.bench.body(Frame::new(OPENDIR, 1).u32(0).u32(0), 16).unwrap(), 0).unwrap();
+    let list = Frame::new(READDIRPLUS, 1).u64(dir).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
+    let listed = dax.bench.body(list, 4096).unwrap();
+    for (name, mapped) in [("small", false), ("large", true)] {
+        let found = dax.look_up(name).unwrap();
+        assert_eq!(found.dax, mapped, "{name}: LOOKUP");
+        let attr = dax.bench.body(Frame::new(GETATTR, found.node).u32(0).u32(0).u64(0), 104).unwrap();
+        assert_eq!(u32_at(&attr, 16 + 84).unwrap() & ATTR_DAX != 0, mapped, "{name}: GETATTR");
+        // In a listing, an entry and the name's place in its directory come before the name.
+        let at = listed.windows(5).position(|window| window == name.as_bytes()).unwrap() - 24 - 128;
+        assert_eq!(u32_at(&listed, at + 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: READDIRPLUS");
+        let link = Frame::new(LINK, 1).u64(found.node).name(format!("{name}-too"));
+        let linked = dax.bench.body(link, 128).unwrap();
+        assert_eq!(u32_at(&linked, 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: LINK");
+    }
+}
+
+#[test]
+fn a_window_with_more_slots_than_the_vmm_has_mappings_is_not_used() {
+    let mut dax = Dax::before_init(Rules::strict(), &["--dax-window=1G", "--dax=always"]).unwrap();
+    let agreed = dax.bench.guest.init().unwrap();
+    assert!(!agreed.flags.contains(InitFlags::HAS_INODE_DAX));
+    let said = dax.bench.daemon.stderr();
+    assert!(said.contains("--dax-window 512M") || said.contains("--dax-window 536870912"), "{said}");
+    let mut dax = Dax::before_init(Rules::mapping(), &["--dax-window=1G", "--dax=always"]).unwrap();
+    let agreed = dax.bench.guest.init().unwrap();
+    assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX));
+    assert_eq!(dax.window.places(), [], "nothing is left of what was tried out");
+}

@@ -1,0 +1,433 @@
+//! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses, hangs up, stops queues
+//! while something is mapped, or maps less than others?
+
+use pinhole::limits::WINDOW_PATIENCE;
+use pinhole_protocol::InitFlags;
+use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, RELEASE};
+use pinhole_tests::frontend::frame::{Frame, check, u64_at};
+use pinhole_tests::frontend::{
+    Bench, Footprint, Frontend, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually, wait_until_at_rest,
+};
+use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::fs;
+use std::time::{Duration, Instant};
+use vhost::VhostBackend as _;
+use vhost::vhost_user::VhostUserFrontend as _;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+
+const SLOT: u64 = 2 << 20;
+const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
+const EIO: i32 = 5;
+const ENOSYS: i32 = 38;
+/// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a third of
+/// [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+
+/// A share with a file of four slots; its node.
+fn with_file(rules: Rules) -> (Dax, u64) {
+    let mut dax = Dax::new(rules, &WINDOW).unwrap();
+    dax.file("file", 4 * SLOT).unwrap();
+    let (node, _) = dax.open("file", OFlags::RDWR.bits()).unwrap();
+    (dax, node)
+}
+
+/// Sends a request and does not wait for its answer.
+fn send(guest: &mut Frontend, queue: usize, frame: Frame) -> Sent {
+    let (queue, memory) = guest.queue(queue).unwrap();
+    let sent = queue.submit(memory, &frame.message(), OUT_HEADER_LEN + 128, Shape::default()).unwrap();
+    queue.kick().unwrap();
+    sent
+}
+
+/// Waits for the answer to `sent` on its queue, whatever comes before.
+fn answer(guest: &mut Frontend, queue: usize, sent: &Sent) -> Reply {
+    let (queue, memory) = guest.queue(queue).unwrap();
+    loop {
+        let used = queue.wait(memory).unwrap();
+        if used.head == u32::from(sent.head) {
+            return queue.take_reply(memory, sent, used.len).unwrap();
+        }
+    }
+}
+
+fn error(reply: &Reply) -> i32 {
+    reply.error().unwrap().map_or(0, pinhole_protocol::Errno::raw)
+}
+
+fn map_frame(node: u64, slot: u64) -> Frame {
+    setup_mapping(node, [slot * SLOT, SLOT, 3, slot * SLOT])
+}
+
+fn getattr() -> Frame {
+    Frame::new(GETATTR, 1).u32(0).u32(0).u64(0)
+}
+
+#[track_caller]
+fn faultless(dax: &Dax) {
+    assert_eq!(dax.window.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.fall_silent();
+        let guest = &mut dax.bench.guest;
+        let began = Instant::now();
+        let mapping = send(guest, 1, map_frame(node, 0));
+        for queue in [1, 2, 1, 2] {
+            let sent = send(guest, queue, getattr());
+            let (queue, memory) = guest.queue(queue).unwrap();
+            let used = queue.wait(memory).unwrap();
+            assert_eq!(used.head, u32::from(sent.head), "the mapping was answered first");
+            let reply = queue.take_reply(memory, &sent, used.len).unwrap();
+            check(&reply, pinhole_tests::frontend::frame::UNIQUE).unwrap();
+        }
+        let reply = answer(guest, 1, &mapping);
+        let took = began.elapsed();
+        assert_eq!(error(&reply), EIO);
+        assert!(took >= WINDOW_PATIENCE && took < WINDOW_PATIENCE + AT_ONCE, "{took:?}");
+        // One waits for a VMM that owes an answer, not each: this one is answered before all threads sleep again.
+        let process = dax.bench.daemon.serving_id();
+        let guest = &mut dax.bench.guest;
+        let sent = send(guest, 1, map_frame(node, 1));
+        wait_until_at_rest(process);
+        let (queue, memory) = guest.queue(1).unwrap();
+        let used = queue.take_used(memory).unwrap().expect("it waits as well");
+        assert_eq!(error(&queue.take_reply(memory, &sent, used.len).unwrap()), EIO);
+        dax.window.speak();
+        eventually("a mapping", || dax.map_writable(node, SLOT, 2 * SLOT, SLOT).unwrap() == 0);
+        dax.window.store(2 * SLOT, b"late").unwrap();
+        assert_eq!(&fs::read(dax.bench.host("file")).unwrap()[2 << 20..][..4], b"late");
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_queue_is_stopped_while_a_mapping_waits_for_the_vmm_that_stops_it() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.fall_silent();
+        let before = dax.window.counts().received;
+        let began = Instant::now();
+        let mapping = send(&mut dax.bench.guest, 1, map_frame(node, 0));
+        assert!(dax.window.wait_for_messages(before + 1));
+        let base = dax.bench.guest.stop_queue(1).unwrap();
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        let reply = answer(&mut dax.bench.guest, 1, &mapping);
+        assert_eq!(error(&reply), EIO, "what was taken is answered before the queue rests");
+        dax.window.speak();
+        dax.bench.guest.resume_queue(1, base).unwrap();
+        eventually("a mapping", || dax.map_writable(node, SLOT, SLOT, SLOT).unwrap() == 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_vmm_that_tells_of_memory_while_it_stops_a_queue_does_not_wait_for_long() {
+    let (mut dax, node) = with_file(Rules::strict());
+    for round in 0..20_u64 {
+        let slot = round % 4;
+        let began = Instant::now();
+        let sent = send(&mut dax.bench.guest, 1, map_frame(node, slot));
+        let base = dax.bench.guest.stop_queue(1).unwrap();
+        assert!(began.elapsed() < AT_ONCE, "round {round}: {:?}", began.elapsed());
+        let (queue, memory) = dax.bench.guest.queue(1).unwrap();
+        // Taken and answered, or left in the ring.
+        let answered = queue.take_used(memory).unwrap().is_some();
+        dax.bench.guest.resume_queue(1, base).unwrap();
+        if !answered {
+            answer(&mut dax.bench.guest, 1, &sent);
+        }
+        eventually("a removal", || dax.unmap(node, &[(slot * SLOT, SLOT)]).unwrap() == 0);
+    }
+    dax.bench.is_alive().unwrap();
+    faultless(&dax);
+}
+
+#[test]
+fn no_message_comes_after_the_last_queue_has_stopped() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        for slot in 0..2 {
+            assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
+        }
+        dax.window.fall_silent();
+        let received = dax.window.counts().received;
+        for slot in 2..4 {
+            send(&mut dax.bench.guest, 1, map_frame(node, slot));
+        }
+        send(
+            &mut dax.bench.guest,
+            2,
+            pinhole_tests::window::remove_mapping(node, &[(0, SLOT), (SLOT, SLOT)]),
+        );
+        assert!(dax.window.wait_for_messages(received + 1));
+        let bases = [0, 1, 2].map(|queue| dax.bench.guest.stop_queue(queue).unwrap());
+        dax.window.expect_nothing(true);
+        dax.window.speak();
+        wait_until_at_rest(dax.bench.daemon.serving_id());
+        assert_eq!(dax.window.counts().received, received + 1, "nothing but what it was silent about");
+        faultless(&dax);
+        dax.window.expect_nothing(false);
+        for (queue, base) in bases.into_iter().enumerate() {
+            dax.bench.guest.resume_queue(queue, base).unwrap();
+        }
+        // Requests that a queue had not taken when it stopped are answered now.
+        for (queue, count) in [(1, 2), (2, 1)] {
+            let (queue, memory) = dax.bench.guest.queue(queue).unwrap();
+            for _ in 0..count {
+                queue.wait(memory).unwrap();
+            }
+        }
+        dax.bench.is_alive().unwrap();
+        eventually("a mapping", || dax.map_writable(node, 0, 7 * SLOT, SLOT).unwrap() == 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn vmms_that_die_while_a_mapping_waits_leave_nothing_behind() {
+    let arguments: Vec<&str> = WINDOW.into_iter().chain(["--keep-listening"]).collect();
+    let (folder, daemon) = Bench::serve(&arguments).unwrap();
+    fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
+    let mut first = None;
+    for round in 0..20 {
+        let (mut guest, window) = connect(daemon.socket(), Setup::default(), Rules::strict()).unwrap();
+        guest.init().unwrap();
+        let sent = send(&mut guest, 1, Frame::new(LOOKUP, 1).name("file"));
+        let found = answer(&mut guest, 1, &sent);
+        let node = u64_at(found.success().unwrap(), 0).unwrap();
+        window.fall_silent();
+        let received = window.counts().received;
+        send(&mut guest, 1, map_frame(node, 0));
+        assert!(window.wait_for_messages(received + 1));
+        assert_eq!(window.faults(), Vec::<String>::new());
+        let now = Footprint::of(daemon.serving_id()).unwrap();
+        match first {
+            None if round == 4 => first = Some(now),
+            None => {}
+            // Of the one before, a thread may still be on its way out.
+            Some(Footprint { threads, descriptors, .. }) => {
+                assert!(
+                    now.threads <= threads + 2 && now.descriptors <= descriptors + 2,
+                    "{first:?} {now:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_eio_and_the_next_request_is_tried_anew() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        dax.window.refuse();
+        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), EIO);
+        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), EIO);
+        dax.window.speak();
+        assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), 0);
+        assert_eq!(dax.map_writable(node, 2 * SLOT, 0, SLOT).unwrap(), 0, "over what could not be removed");
+        let number = (2 * SLOT / 4096).to_le_bytes();
+        assert_eq!(dax.window.load(0, 8).unwrap(), number);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn without_a_back_channel_files_are_read_and_written_as_ever() {
+    let (mut dax, node) = with_file(Rules::mapping());
+    dax.window.hang_up().unwrap();
+    let began = Instant::now();
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
+    assert!(began.elapsed() < WINDOW_PATIENCE, "one that is gone is not waited for");
+    dax.bench.is_alive().unwrap();
+    // The VMM opens another, and the guest boots anew.
+    let window = Window::open(&mut dax.bench.guest, Rules::mapping()).unwrap();
+    dax.window = window;
+    let reply = dax.bench.guest.init().unwrap();
+    assert!(reply.flags.contains(InitFlags::HAS_INODE_DAX), "{}", dax.bench.daemon.stderr());
+    let node = dax.look_up("file").unwrap().node;
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    faultless(&dax);
+}
+
+/// Connects as a VMM that lacks some protocol features.
+fn lacking(socket: &std::path::Path, features: VhostUserProtocolFeatures) -> (Frontend, Option<Window>) {
+    let mut guest = Frontend::greet(socket).unwrap();
+    let setup = Setup::default();
+    let connection = guest.connection();
+    connection.get_features().unwrap();
+    connection.set_features(setup.features | 1 << 32 | 1 << 30).unwrap();
+    let offered = connection.get_protocol_features().unwrap();
+    connection.set_protocol_features(offered - features).unwrap();
+    let has_window = !features.contains(VhostUserProtocolFeatures::SHMEM);
+    let window = has_window.then(|| Window::open(&mut guest, Rules::mapping()).unwrap());
+    guest.share_memory().unwrap();
+    for index in 0..setup.queues {
+        guest.start_queue(index, setup).unwrap();
+    }
+    (guest, window)
+}
+
+#[test]
+fn without_acknowledged_messages_there_is_no_dax() {
+    for missing in [VhostUserProtocolFeatures::REPLY_ACK, VhostUserProtocolFeatures::SHMEM] {
+        let (folder, daemon) = Bench::serve(&WINDOW).unwrap();
+        fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
+        let (guest, window) = lacking(daemon.socket(), missing);
+        let mut bench = Bench::of(guest, daemon, folder);
+        let agreed = bench.guest.init().unwrap();
+        let dax = InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX;
+        assert!(!agreed.flags.intersects(dax), "{missing:?}");
+        let refused = bench.errno(setup_mapping(1, [0, SLOT, 2, 0]), 0).unwrap();
+        assert!([ENOSYS, EIO].contains(&refused), "{missing:?}: {refused}");
+        if let Some(window) = window {
+            assert_eq!((window.counts().mapped, window.faults()), (0, vec![]));
+        }
+        bench.is_alive().unwrap();
+    }
+}
+
+#[test]
+fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_upgrade() {
+    let rules =
+        Rules { overlap: pinhole_tests::window::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
+    let (mut dax, node) = with_file(rules);
+    assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
+    assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    dax.window.store(0, b"x").unwrap();
+    faultless(&dax);
+    // The same where the file may not be written: nothing is to be gained, and nothing is lost.
+    let mut dax = Dax::new(rules, &[WINDOW[0], "--profile=rootfs"]).unwrap();
+    dax.file("file", SLOT).unwrap();
+    let node = dax.look_up("file").unwrap().node;
+    assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
+    assert_ne!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+    assert_eq!(dax.window.load(4096, 8).unwrap(), 1_u64.to_le_bytes());
+    assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT));
+    assert_eq!(rules.protection, Protection::AsAsked);
+}
+
+#[test]
+fn an_upgrade_that_is_refused_leaves_what_was_there() {
+    let (mut dax, node) = with_file(Rules::mapping());
+    assert_eq!(dax.map(node, SLOT, 0, SLOT).unwrap(), 0);
+    dax.window.refuse_writable();
+    assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), EIO);
+    assert_eq!(dax.window.load(0, 8).unwrap(), (SLOT / 4096).to_le_bytes());
+    dax.window.speak();
+    assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
+    dax.window.store(0, b"x").unwrap();
+    faultless(&dax);
+}
+
+#[test]
+fn a_vmm_that_talks_nonsense_costs_eio_until_it_opens_another_channel() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.window.talk_nonsense();
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
+        dax.bench.is_alive().unwrap();
+        assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), EIO);
+        dax.window = Window::open(&mut dax.bench.guest, Rules { tells_memory: false, ..rules }).unwrap();
+        let agreed = dax.bench.guest.init().unwrap();
+        assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX), "{}", dax.bench.daemon.stderr());
+        let node = dax.look_up("file").unwrap().node;
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
+    let (mut dax, node) = with_file(Rules::strict());
+    let before = dax.bench.footprint().unwrap();
+    dax.window.fall_silent();
+    let guest = &mut dax.bench.guest;
+    let asked = Instant::now();
+    let flood: Vec<Sent> = (0..50).map(|number| send(guest, 1, map_frame(node, number % 8))).collect();
+    let open = send(guest, 2, Frame::new(OPEN_FILE, node).u32(OFlags::RDWR.bits()).u32(0));
+    let opened = answer(guest, 2, &open);
+    let (queue, memory) = guest.queue(1).unwrap();
+    assert_eq!(queue.take_used(memory).unwrap(), None, "answered only when the flood was");
+    let handle = u64_at(opened.success().unwrap(), 0).unwrap();
+    for sent in &flood {
+        let refused = error(&answer(guest, 1, sent));
+        assert_ne!(refused, 0, "a silent VMM maps nothing");
+    }
+    assert!(asked.elapsed() < WINDOW_PATIENCE + AT_ONCE, "all of them wait for one answer");
+    let release = Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0);
+    dax.bench.body(release, 0).unwrap();
+    dax.window.speak();
+    eventually("a mapping", || dax.map_writable(node, 0, 0, SLOT).unwrap() == 0);
+    let after = dax.bench.footprint().unwrap();
+    // Each mapping that QEMU tells of is a descriptor of the daemon's; there are 8 slots.
+    assert!(after.descriptors <= before.descriptors + 10, "{before:?} {after:?}");
+    assert_eq!(after.threads, before.threads);
+    faultless(&dax);
+}
+
+#[test]
+fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
+    let (mut dax, node) = with_file(Rules::strict());
+    let slots: Vec<(u64, u64)> = (0..7).map(|slot| (slot * SLOT, SLOT)).collect();
+    for (at, _) in &slots {
+        assert_eq!(dax.map_writable(node, at % (4 * SLOT), *at, SLOT).unwrap(), 0);
+    }
+    // Longer in all than any one answer may take.
+    dax.window.slow_down(WINDOW_PATIENCE / 6);
+    let received = dax.window.counts().received;
+    let guest = &mut dax.bench.guest;
+    let removal = send(guest, 1, pinhole_tests::window::remove_mapping(node, &slots));
+    assert!(dax.window.wait_for_messages(received + 1), "the removal is under way");
+    let mapping = send(guest, 2, map_frame(node, 0));
+    let began = Instant::now();
+    assert_eq!(error(&answer(guest, 1, &removal)), 0);
+    assert_eq!(error(&answer(guest, 2, &mapping)), 0);
+    assert!(began.elapsed() > WINDOW_PATIENCE);
+    assert_eq!(dax.window.places(), [(0, SLOT)]);
+    faultless(&dax);
+}
+
+#[test]
+fn one_queue_that_is_stopped_does_not_close_the_window_to_the_others() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        dax.bench.guest.stop_queue(2).unwrap();
+        for slot in 0..4 {
+            assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        faultless(&dax);
+    }
+}
+
+#[test]
+fn what_is_being_removed_is_not_said_to_be_there() {
+    for rules in [Rules::strict(), Rules::mapping()] {
+        let (mut dax, node) = with_file(rules);
+        assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
+        dax.window.fall_silent();
+        let received = dax.window.counts().received;
+        let process = dax.bench.daemon.serving_id();
+        let guest = &mut dax.bench.guest;
+        // One is under way, the removal waits behind it, and then the guest wants the slot again.
+        let other = send(guest, 0, map_frame(node, 1));
+        assert!(dax.window.wait_for_messages(received + 1));
+        let removal = send(guest, 2, pinhole_tests::window::remove_mapping(node, &[(0, SLOT)]));
+        wait_until_at_rest(process);
+        let again = send(guest, 1, map_frame(node, 0));
+        wait_until_at_rest(process);
+        dax.window.speak();
+        let first = error(&answer(guest, 0, &other));
+        let removed = error(&answer(guest, 2, &removal));
+        let mapped = error(&answer(guest, 1, &again));
+        assert_eq!((first, removed, mapped), (0, 0, 0));
+        dax.window.load(0, 1).unwrap();
+        faultless(&dax);
+    }
+}

@@ -1,0 +1,532 @@
+//! `kill -9` of a daemon, a VMM or a guest at any moment under load: is what was acknowledged in the host's files and
+//! nothing else, is whoever comes next served, and do the others never notice?
+//!
+//! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a journal of what it asked
+//! for and what it was told (`tests/src/kills/`). It takes locks that have to end with it, has a flock all the while, and waits
+//! for a lock that another has: the guest that works beside it, through a daemon of its own on the same share.
+//! `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
+
+use pinhole_tests::daemon::{Daemon, Serving, serving_id};
+use pinhole_tests::frontend::client::{Client, ENTRY, Opened, Share};
+use pinhole_tests::frontend::frame::opcode::{
+    FORGET, GETATTR, LOOKUP, MKDIR, OPEN_FILE, OPENDIR, READ, READDIR, SETATTR, SETLK, UNLINK, WRITE,
+};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::locks::{self, Lock, host_locks};
+use pinhole_tests::frontend::{Bench, Frontend, LIMIT, Setup, eventually};
+use pinhole_tests::guest::Guest;
+use pinhole_tests::kills::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const ROOT: u64 = 1;
+const O_RDWR: u32 = 2;
+const EBADF: i32 = 9;
+const ESTALE: i32 = 116;
+/// What is asked at once by a guest that is to be killed.
+const LANES: u32 = 8;
+
+fn kill(id: u32) {
+    let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    // One that has just ended by itself is dead as well.
+    kill_process(pid, Signal::KILL).unwrap_or_default();
+}
+
+/// Starts a daemon again whenever it ends, always at the same socket, as a service manager does.
+struct Supervisor {
+    socket: PathBuf,
+    /// The daemon's first process; 0 while there is none.
+    current: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    fn new(share: &Share) -> Self {
+        let socket = share.folder().join("socket");
+        let daemon = Daemon::pinhole(share.host("")).unwrap().confined_to(share.folder());
+        let daemon = daemon.argument("--keep-listening").at(&socket);
+        let (current, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let shared = (Arc::clone(&current), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !shared.1.load(Ordering::Acquire) {
+                // Where the old one still listens, the new one does not start; the next may.
+                let Ok(mut serving) = daemon.clone().start() else { continue };
+                shared.0.store(serving.id(), Ordering::Release);
+                while !shared.1.load(Ordering::Acquire)
+                    && serving.wait_at_most(Duration::from_millis(50)).unwrap().is_none()
+                {}
+                shared.0.store(0, Ordering::Release);
+            }
+        });
+        let supervisor = Self { socket, current, stop, thread: Some(thread) };
+        supervisor.is_ready();
+        supervisor
+    }
+
+    fn id(&self) -> u32 {
+        self.current.load(Ordering::Acquire)
+    }
+
+    /// Waits until a daemon serves, and nothing that was asked of it before is under way.
+    fn is_ready(&self) {
+        eventually("a daemon serves again", || {
+            self.id() != 0 && Client::connect(&self.socket, SETUP).is_ok()
+        });
+    }
+
+    /// Kills the process that serves, or the one that stays outside, and waits until another one is there.
+    fn kill(&self, outside: bool) {
+        let id = self.id();
+        kill(if outside { id } else { serving_id(id) });
+        eventually("it is started again", || ![0, id].contains(&self.id()));
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Whether anybody has a lock on it, of whichever family.
+fn is_locked(file: &Path) -> bool {
+    !host_locks(file).unwrap().is_empty()
+}
+
+/// What is asked of the bystander.
+enum Order {
+    /// To let go of the lock that it has, and to take it again.
+    LockAnew,
+    End,
+}
+
+/// Works beside the others until it is told to stop; each answer must be right. It has the lock for which they wait.
+struct Bystander {
+    orders: Sender<Order>,
+    done: Receiver<()>,
+    thread: JoinHandle<Player>,
+    folder: PathBuf,
+    _daemon: Serving,
+}
+
+impl Bystander {
+    fn new(share: &Share, seed: u64) -> Self {
+        let daemon = share.serve(&[]).unwrap();
+        fs::create_dir(share.host("bystander")).unwrap();
+        let client = Client::connect(daemon.socket(), SETUP).unwrap().0;
+        let mut player = Player::new(client, "bystander", seed, 3).unwrap();
+        let locked = player.client().open(AWAITED, O_RDWR).unwrap();
+        assert_eq!(player.client().set(locked, AWAITED_LOCK).unwrap(), 0);
+        let (orders, ordered) = channel();
+        let (does, done) = channel();
+        let awaited = share.host(AWAITED);
+        let thread = std::thread::spawn(move || {
+            loop {
+                let mut order = None;
+                player
+                    .work(true, |_, said| {
+                        if said == Said::Done {
+                            // It is to be there, not to take the machine from the others.
+                            std::thread::park_timeout(Duration::from_millis(1));
+                        }
+                        order = order.take().or_else(|| ordered.try_recv().ok());
+                        Ok(order.is_none())
+                    })
+                    .unwrap();
+                if !matches!(order, Some(Order::LockAnew)) {
+                    return player;
+                }
+                lock_anew(player.client(), locked, &awaited);
+                does.send(()).unwrap();
+            }
+        });
+        Self { orders, done, thread, folder: share.host("bystander"), _daemon: daemon }
+    }
+
+    /// The lock for which a guest waited that is no more is nobody else's.
+    fn can_lock(&self) {
+        self.orders.send(Order::LockAnew).unwrap();
+        self.done.recv_timeout(LIMIT).expect("the bystander locks again");
+    }
+
+    /// Ends it: it has noticed nothing.
+    fn end(self) {
+        self.orders.send(Order::End).unwrap();
+        let player = self.thread.join().expect("a bystander was disturbed");
+        let mut expected = Tree::default();
+        for lane in player.lanes() {
+            expected.0.extend(lane.tree.0.clone());
+        }
+        assert_eq!(Tree::read(&self.folder).unwrap(), expected);
+        assert!(!expected.0.is_empty());
+    }
+}
+
+fn lock_anew(guest: &mut Client, file: Opened, on_host: &Path) {
+    assert_eq!(guest.set(file, AWAITED_LOCK.to(locks::UNLOCK)).unwrap(), 0);
+    assert!(!is_locked(on_host), "a guest that is no more has got the lock for which it waited");
+    assert_eq!(guest.set(file, AWAITED_LOCK).unwrap(), 0);
+    assert!(is_locked(on_host));
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    Serving,
+    Outside,
+    Vmm,
+    Both,
+    /// Nobody: the guest begins anew in the middle of its work. No kill.
+    Guest,
+}
+
+const AIMS: [Aim; 7] = [Aim::Serving, Aim::Outside, Aim::Vmm, Aim::Vmm, Aim::Both, Aim::Guest, Aim::Serving];
+
+fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_victim"));
+    command.arg("--socket").arg(socket).args(["--folder", folder]);
+    command.args(["--lanes", &LANES.to_string(), "--seed", &seed.to_string()]);
+    if let Some(limit) = reboot_after {
+        command.args(["--reboot-after", &limit.to_string()]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Lets a guest work, cuts it off, and holds what it leaves against its journal.
+fn round(
+    share: &Share,
+    supervisor: &Supervisor,
+    (number, aim): (u64, Aim),
+    random: &mut Random,
+) -> (PathBuf, Tree) {
+    let (seed, after) = (random.below(1 << 40), random.below(300));
+    let what = format!("kill {number}: {aim:?} after {after}, seed {seed}");
+    let name = format!("folder-{number}");
+    let folder = share.host(&name);
+    fs::create_dir(&folder).unwrap();
+    let reboot_after = matches!(aim, Aim::Guest).then_some(after + 1);
+    let mut child = victim(&supervisor.socket, &name, seed, reboot_after);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut journal = Journal::new(seed, LANES);
+    let (mut done, mut aimed) = (0, false);
+    for line in lines {
+        done += u64::from(journal.take(&line.unwrap()).expect(&what));
+        if done < after || aimed {
+            continue;
+        }
+        aimed = true;
+        // Not only when something has just been answered.
+        std::thread::park_timeout(Duration::from_micros(random.below(400)));
+        // One that begins anew by itself may have done so by now.
+        assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: it has no flock");
+        match aim {
+            Aim::Serving | Aim::Outside => {
+                supervisor.kill(matches!(aim, Aim::Outside));
+                child.kill().unwrap();
+            }
+            Aim::Vmm => child.kill().unwrap(),
+            Aim::Both => {
+                child.kill().unwrap();
+                supervisor.kill(false);
+            }
+            Aim::Guest => {}
+        }
+    }
+    assert!(aimed, "{what}: it ended by itself");
+    let status = child.wait().unwrap();
+    assert_eq!(status.success(), matches!(aim, Aim::Guest), "{what}: {status}");
+    supervisor.is_ready();
+    let tree = journal.check(&folder).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for name in tree.0.iter().filter_map(|(name, thing)| matches!(thing, Thing::File(_)).then_some(name)) {
+        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is locked by nobody");
+    }
+    assert!(!is_locked(&share.host(HELD)), "{what}: its flock is left");
+    (folder, tree)
+}
+
+/// How many rounds had each aim.
+type Tally = BTreeMap<String, u64>;
+
+/// Plays rounds until so many have killed somebody.
+fn kill_many(count: u64, seed: u64) -> Tally {
+    println!("seed {seed}");
+    let share = Share::new().unwrap();
+    for name in [HELD, AWAITED] {
+        fs::write(share.host(name), "").unwrap();
+    }
+    let (supervisor, bystander) = (Supervisor::new(&share), Bystander::new(&share, seed));
+    let mut random = Random::new(seed);
+    let (mut left, mut tally, mut kills) = (Vec::new(), Tally::new(), 0);
+    let mut names: BTreeSet<String> = ["bystander", HELD, AWAITED].map(str::to_owned).into();
+    for number in 0.. {
+        if kills == count {
+            break;
+        }
+        let aim = AIMS[usize::try_from(random.below(AIMS.len() as u64)).unwrap()];
+        left.push(round(&share, &supervisor, (number, aim), &mut random));
+        names.insert(format!("folder-{number}"));
+        bystander.can_lock();
+        kills += u64::from(!matches!(aim, Aim::Guest));
+        *tally.entry(format!("{aim:?}")).or_default() += 1;
+        // What was right stays as it is, whoever is killed later.
+        if left.len() == 20 {
+            for (folder, tree) in left.drain(..) {
+                assert_eq!(Tree::read(&folder).unwrap(), tree, "{}", folder.display());
+            }
+        }
+    }
+    bystander.end();
+    let found = fs::read_dir(share.host("")).unwrap();
+    let found: BTreeSet<String> =
+        found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(found, names, "names in the share's root that nobody gave");
+    tally
+}
+
+#[test]
+fn what_was_acknowledged_is_on_the_host_and_nothing_else_whoever_is_killed() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let kills = number("PINHOLE_KILLS").unwrap_or(200);
+    let seed = number("PINHOLE_KILLS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let mut tally = Tally::new();
+    std::thread::scope(|scope| {
+        let threads = [0, 1].map(|half| scope.spawn(move || kill_many(kills.div_ceil(2), seed + half)));
+        for thread in threads {
+            for (aim, count) in thread.join().expect("see above") {
+                *tally.entry(aim).or_default() += count;
+            }
+        }
+    });
+    let reboots = tally.remove(&format!("{:?}", Aim::Guest)).unwrap_or_default();
+    let killed: u64 = tally.values().sum();
+    assert!(killed >= kills, "{killed} of {kills}");
+    println!("{killed} kills: {tally:?}; beside them {reboots} reboots");
+}
+
+/// What a guest has of a daemon that is then killed, and a share with as many other files.
+struct Remains {
+    share: Share,
+    supervisor: Supervisor,
+    nodes: Vec<u64>,
+    files: Vec<Opened>,
+    listed: u64,
+}
+
+impl Remains {
+    fn new() -> Self {
+        let share = Share::new().unwrap();
+        for number in 0..100 {
+            fs::write(share.host(format!("old-{number}")), "old").unwrap();
+            fs::write(share.host(format!("new-{number}")), "new").unwrap();
+        }
+        let supervisor = Supervisor::new(&share);
+        let mut guest = Client::connect(&supervisor.socket, Setup::default()).unwrap().0;
+        let files: Vec<Opened> =
+            (0..50).map(|number| guest.open(&format!("old-{number}"), O_RDWR).unwrap()).collect();
+        let nodes = (50..100).map(|number| guest.look_up(&format!("old-{number}")).unwrap()).collect();
+        let listed = guest.body(Frame::new(OPENDIR, ROOT).u32(0).u32(0), 16).unwrap();
+        supervisor.kill(false);
+        let listed = u64_at(&listed, 0).unwrap();
+        Self { share, supervisor, nodes, files, listed }
+    }
+
+    /// All that the guest may ask by what it has, and how the answer must be.
+    fn ask(&self, guest: &mut Client) {
+        let stale = [ESTALE, EBADF];
+        let mut refused = |frame: Frame, room: usize, errnos: &[i32]| {
+            let said = guest.errno(frame.clone(), room).unwrap();
+            assert!(errnos.contains(&said), "{said} to {frame:?}");
+        };
+        let nodes = self.nodes.iter().chain(self.files.iter().map(|(node, _)| node));
+        for node in nodes {
+            refused(Frame::new(GETATTR, *node).u32(0).u32(0).u64(0), 104, &[ESTALE]);
+            refused(Frame::new(LOOKUP, *node).name("new-1"), ENTRY, &[ESTALE]);
+            refused(Frame::new(UNLINK, *node).name("new-1"), 0, &[ESTALE]);
+            refused(Frame::new(MKDIR, *node).u32(0o755).u32(0).name("made"), ENTRY, &[ESTALE]);
+        }
+        for (node, handle) in &self.files {
+            let write = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0);
+            refused(write.bytes(b"wrong"), 8, &stale);
+            refused(
+                Frame::new(READ, *node).u64(*handle).u64(0).u32(9).u32(0).u64(0).u32(0).u32(0),
+                16,
+                &stale,
+            );
+            let cut = Frame::new(SETATTR, *node).u32(1 << 3 | 1 << 6).u32(0).u64(*handle).u64(0);
+            refused(cut.bytes(&[0; 64]), 104, &stale);
+        }
+        for name in ["old", "new"] {
+            for number in 0..100 {
+                let host = self.share.host(format!("{name}-{number}"));
+                assert_eq!(fs::read_to_string(host).unwrap(), name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vmm_that_goes_on_without_init_is_told_that_nothing_it_knows_is_there() {
+    let remains = Remains::new();
+    let guest = Frontend::connect_with(&remains.supervisor.socket, SETUP).unwrap();
+    let mut guest = Client::of(guest);
+    remains.ask(&mut guest);
+    let (node, _) = remains.files[0];
+    let forget = Frame::new(FORGET, node).u64(1).message();
+    assert!(guest.guest.raw(0, &forget, 0).unwrap().is_unanswered());
+    for frame in [Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0), Frame::new(UNLINK, ROOT).name("old-1")] {
+        assert_ne!(guest.errno(frame, 104).unwrap(), 0, "the root before INIT");
+    }
+    assert!(remains.share.host("old-1").exists());
+    // And once it says INIT, it is served.
+    guest.guest.init().unwrap();
+    guest.look_up("new-0").unwrap();
+}
+
+#[test]
+fn ids_of_a_process_that_died_name_nothing_in_the_next_one() {
+    let remains = Remains::new();
+    let mut guest = Client::connect(&remains.supervisor.socket, SETUP).unwrap().0;
+    // As many as the other had, given out in the same order.
+    let files: Vec<Opened> =
+        (0..100).map(|number| guest.open(&format!("new-{number}"), O_RDWR).unwrap()).collect();
+    let listed = guest.body(Frame::new(OPENDIR, ROOT).u32(0).u32(0), 16).unwrap();
+    assert_ne!(u64_at(&listed, 0).unwrap(), remains.listed);
+    remains.ask(&mut guest);
+    // A dead handle of a living node.
+    for ((node, _), (_, handle)) in files.iter().zip(&remains.files) {
+        let write = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0);
+        assert_eq!(guest.errno(write.bytes(b"wrong"), 8).unwrap(), EBADF);
+    }
+    let list = Frame::new(READDIR, ROOT).u64(remains.listed).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
+    assert_eq!(guest.errno(list, 4096).unwrap(), EBADF);
+    // Forgetting what it never knew takes nothing away.
+    for (node, _) in &remains.files {
+        let forget = Frame::new(FORGET, *node).u64(u64::MAX).message();
+        assert!(guest.guest.raw(0, &forget, 0).unwrap().is_unanswered());
+    }
+    for (node, _) in files {
+        assert_eq!(guest.errno(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), 104).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_guest_that_reboots_without_a_word_leaves_nothing_of_what_it_held() {
+    let mut bench = Bench::new().unwrap();
+    for number in 0..300 {
+        fs::write(bench.host(format!("file-{number}")), "x").unwrap();
+    }
+    let locked = bench.host("file-7");
+    let mut before = None;
+    for round in 0..3 {
+        bench.guest.init().unwrap();
+        bench.is_alive().unwrap();
+        let now = bench.footprint().unwrap();
+        let settled = before.get_or_insert(now);
+        assert!(now.descriptors <= settled.descriptors, "round {round}: {settled:?} became {now:?}");
+        let mut held = Vec::new();
+        for number in 0..300 {
+            let look_up = Frame::new(LOOKUP, ROOT).name(format!("file-{number}"));
+            let node = u64_at(&bench.body(look_up, ENTRY).unwrap(), 0).unwrap();
+            let open = Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0);
+            let file = (node, u64_at(&bench.body(open, 16).unwrap(), 0).unwrap());
+            for lock in [Lock::posix(locks::WRITE, 1, 0, 9), Lock::flock(locks::READ, 2)] {
+                bench.body(lock.frame(SETLK, file), 0).unwrap();
+            }
+            held.push(file);
+            bench.body(Frame::new(OPENDIR, ROOT).u32(0).u32(0), 16).unwrap();
+        }
+        assert!(bench.footprint().unwrap().descriptors > now.descriptors + 300);
+        assert_eq!(host_locks(&locked).unwrap().len(), 2);
+        bench.guest.init().unwrap();
+        assert_eq!(host_locks(&locked).unwrap(), []);
+        for (node, handle) in held {
+            let asked = Frame::new(GETATTR, node).u32(0).u32(0).u64(0);
+            assert_eq!(bench.errno(asked, 104).unwrap(), ESTALE);
+            let read = Frame::new(READ, node).u64(handle).u64(0).u32(9).u32(0).u64(0).u32(0).u32(0);
+            assert!([ESTALE, EBADF].contains(&bench.errno(read, 16).unwrap()));
+        }
+    }
+}
+
+/// Makes files and appends to one, and says of each when it is done; ends only when it is killed.
+const WORK: &str = "cd /mnt/share; mkdir $1; i=0; \
+    while :; do echo \"content $i\" > $1/new.$i; mv $1/new.$i $1/file.$i; echo \"line $i\" >> $1/lines; \
+    echo \"done $i.\"; i=$((i + 1)); done";
+
+/// The last number that a guest said it was done with.
+fn last_done(output: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(output).into_owned();
+    let numbers = text.lines().filter_map(|line| line.strip_prefix("done ")?.strip_suffix('.')?.parse().ok());
+    numbers.max()
+}
+
+/// Holds what a real guest has left against what it said.
+fn check_work(folder: &Path, done: u64) {
+    let mut names: BTreeSet<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for number in 0..=done {
+        assert!(names.remove(&format!("file.{number}")), "file.{number} was made and is not there");
+        let content = fs::read_to_string(folder.join(format!("file.{number}"))).unwrap();
+        assert_eq!(content, format!("content {number}\n"));
+    }
+    assert!(names.remove("lines"));
+    let lines = fs::read_to_string(folder.join("lines")).unwrap();
+    let known = lines.lines().count() as u64;
+    assert!(known > done, "{known} lines after {done}");
+    for (number, line) in lines.lines().enumerate() {
+        assert_eq!(line, format!("line {number}"));
+    }
+    // It had gone on before all of its output was seen. Only the last file may be under the name that it gave it first.
+    let later = names.iter().filter(|name| name.starts_with("file.")).count() as u64;
+    let new: Vec<&String> = names.iter().filter(|name| name.starts_with("new.")).collect();
+    assert_eq!(new.len() as u64 + later, names.len() as u64, "{names:?}");
+    assert!(new.len() <= 1, "{new:?}");
+}
+
+#[test]
+fn a_real_guest_that_is_killed_with_its_vmm_or_its_daemon_leaves_what_it_said() {
+    let share = Share::new().unwrap();
+    let others = share.serve(&["--tag=share"]).unwrap();
+    let mut other = Guest::uml().share(others.socket(), "share").start(&WORK.replace("$1", "other")).unwrap();
+    for number in 0..5 {
+        let mut daemon = share.serve(&["--tag=share"]).unwrap();
+        let name = format!("guest-{number}");
+        let mut guest =
+            Guest::uml().share(daemon.socket(), "share").start(&WORK.replace("$1", &name)).unwrap();
+        guest.wait_for_output(&format!("done {}.", 20 + 7 * number)).unwrap();
+        let of_daemon = number % 2 == 1;
+        if of_daemon {
+            kill(serving_id(daemon.id()));
+        }
+        guest.kill();
+        let done = last_done(&guest.output()).unwrap();
+        if of_daemon {
+            daemon.wait_at_most(LIMIT).unwrap().expect("it was killed");
+        } else {
+            // Whoever comes next is served when nothing of the last one is under way.
+            Client::connect(daemon.socket(), SETUP).unwrap().0.look_up(&name).unwrap();
+        }
+        check_work(&share.host(&name), done);
+    }
+    let before = last_done(&other.output()).unwrap();
+    other.wait_for_output(&format!("done {}.", before + 20)).unwrap();
+    other.kill();
+    let done = last_done(&other.output()).unwrap();
+    Client::connect(others.socket(), SETUP).unwrap().0.look_up("other").unwrap();
+    check_work(&share.host("other"), done);
+}

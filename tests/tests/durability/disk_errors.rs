@@ -1,0 +1,315 @@
+//! Who hears of it when the host's disk refuses what was written? Each open file once, in each guest and on the host, as Linux
+//! has it: with its next fsync, whoever wrote.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pinhole_protocol::{
+    Errno, Flush, Fsync, FsyncFlags, Handle, LockOwner, Lookup, Name, NodeId, Open, OpenFlags, Operation,
+    SyncFs, Write, WriteFlags,
+};
+use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
+use pinhole_tests::frontend::frame::u64_at;
+use pinhole_tests::frontend::{Descriptor, Frontend};
+use pinhole_tests::power::FailingDisk;
+use pinhole_tests::program::{Program, pinhole};
+use rustix::mount::UnmountFlags;
+
+const O_RDWR: u32 = 2;
+/// As x86-64 and most others have it.
+const O_DIRECT: u32 = 0o40_000;
+/// As `asm-generic/fcntl.h` has it; what rustix calls DSYNC is O_SYNC.
+const O_DSYNC: i32 = 0o10_000;
+const BLOCKS: u8 = 4;
+/// Bytes of one.
+const BLOCK: u64 = 4096;
+
+/// A guest at the wire with a daemon of its own, and the file `data`.
+struct Guest {
+    frontend: Frontend,
+    node: NodeId,
+    _daemon: Serving,
+}
+
+impl Guest {
+    fn new(share: &Path, arguments: &[&str]) -> Self {
+        let daemon = Daemon::pinhole(share).unwrap();
+        let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
+        let daemon = daemon.start().unwrap();
+        let mut frontend = Frontend::connect(daemon.socket()).unwrap();
+        frontend.init().unwrap();
+        let mut guest = Self { frontend, node: NodeId::ROOT, _daemon: daemon };
+        let name = Name::parse(c"data").unwrap();
+        let found = guest.ask(&Operation::Lookup(Lookup { name }), &[]).unwrap();
+        guest.node = NodeId(u64_at(&found, 0).unwrap());
+        guest
+    }
+
+    fn ask(&mut self, operation: &Operation<'_>, data: &[u8]) -> Result<Vec<u8>, Errno> {
+        let reply = self.frontend.request(1, self.node, operation, data).unwrap();
+        match reply.error().unwrap() {
+            Some(errno) => Err(errno),
+            None => Ok(reply.success().unwrap().to_vec()),
+        }
+    }
+
+    fn open(&mut self) -> Handle {
+        self.open_with(0)
+    }
+
+    fn open_with(&mut self, flags: u32) -> Handle {
+        let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR | flags), kill_suidgid: false };
+        Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
+    }
+
+    /// Writes over the first block.
+    fn write(&mut self, handle: Handle, flags: OpenFlags) -> Option<Errno> {
+        let write_flags = WriteFlags::empty();
+        let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
+        self.ask(&Operation::Write(write), b"lost").err()
+    }
+
+    /// Writes a block past the host's page cache, and asks for it to be durable. Its bytes lie on the border of a page, as the
+    /// host wants them then.
+    fn write_direct(&mut self, handle: Handle) -> Option<Errno> {
+        let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::DIRECT | OpenFlags::SYNC);
+        let write = Write { handle, offset: BLOCK, size: 4096, write_flags, lock_owner: None, flags };
+        let message = self.frontend.encode(self.node, &Operation::Write(write), &[7; 4096]);
+        let (header, block) = message.split_last_chunk::<4096>().unwrap();
+        let place = self.frontend.queue(1).unwrap().0.place().buffers;
+        self.frontend.poke(place, header).unwrap();
+        self.frontend.poke(place + BLOCK, block).unwrap();
+        let at = |address, len: usize, flags, next| Descriptor {
+            address,
+            len: u32::try_from(len).unwrap(),
+            flags,
+            next,
+        };
+        let chain = [
+            at(place, header.len(), Descriptor::NEXT, 1),
+            at(place + BLOCK, block.len(), Descriptor::NEXT, 2),
+            at(place + 2 * BLOCK, 24, Descriptor::WRITE, 0),
+        ];
+        self.frontend.raw_chain(1, &chain).unwrap();
+        let error = self.frontend.peek(place + 2 * BLOCK + 4, 4).unwrap();
+        let error = i32::from_le_bytes(error.try_into().unwrap());
+        (error != 0).then(|| Errno::from_raw(-error))
+    }
+
+    fn fsync(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() }), &[]).err()
+    }
+
+    fn data_sync(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Fsync(Fsync { handle, flags: FsyncFlags::DATASYNC }), &[]).err()
+    }
+
+    fn flush(&mut self, handle: Handle) -> Option<Errno> {
+        self.ask(&Operation::Flush(Flush { handle, lock_owner: LockOwner(1) }), &[]).err()
+    }
+
+    fn sync_fs(&mut self) -> Option<Errno> {
+        self.ask(&Operation::SyncFs(SyncFs), &[]).err()
+    }
+}
+
+fn disk() -> FailingDisk {
+    let disk = FailingDisk::start().unwrap();
+    disk.make_file("data", BLOCKS).unwrap();
+    disk
+}
+
+fn errno(outcome: io::Result<()>) -> Option<Errno> {
+    outcome.err().map(|error| Errno::from_raw(error.raw_os_error().unwrap()))
+}
+
+fn on_host(file: &File) -> Option<Errno> {
+    errno(file.sync_all())
+}
+
+/// What Linux itself tells of such a disk: each open file once, also those that nobody has written to.
+fn error() -> Option<Errno> {
+    static ERROR: OnceLock<Option<Errno>> = OnceLock::new();
+    *ERROR.get_or_init(|| {
+        let disk = disk();
+        let open = || File::options().read(true).write(true).open(disk.folder().join("data")).unwrap();
+        let (writer, beside) = (open(), open());
+        disk.refuse("data", BLOCKS).unwrap();
+        writer.write_all_at(b"lost", 0).unwrap();
+        let heard = [&writer, &writer, &beside, &beside].map(on_host);
+        let [error, ..] = heard;
+        assert!(matches!(error, Some(Errno::EIO | Errno::ENOSPC)), "{heard:?}");
+        assert_eq!(heard, [error, None, error, None]);
+        error
+    })
+}
+
+#[test]
+fn each_open_file_of_each_guest_hears_once_of_an_error_of_writing_back() {
+    let disk = disk();
+    let (mut one, mut other) =
+        (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &["--cache=never"]));
+    let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
+    let host = File::options().read(true).write(true).open(disk.folder().join("data")).unwrap();
+    disk.refuse("data", BLOCKS).unwrap();
+    // Who writes hears nothing yet, and neither does who closes.
+    assert_eq!(one.write(writer, OpenFlags::empty()), None);
+    assert_eq!(one.flush(writer), None);
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
+    assert_eq!([one.data_sync(beside), one.fsync(beside)], [error(), None]);
+    assert_eq!([other.fsync(elsewhere), other.data_sync(elsewhere)], [error(), None]);
+    assert_eq!([on_host(&host), on_host(&host)], [error(), None]);
+    // The others have heard: whoever opens it now is not told of what was before.
+    let late = other.open();
+    assert_eq!(other.fsync(late), None);
+    // Nothing is left of it once the disk writes again.
+    disk.mend().unwrap();
+    assert_eq!(other.write(late, OpenFlags::empty()), None);
+    assert_eq!([other.fsync(late), one.fsync(writer), on_host(&host)], [None; 3]);
+}
+
+#[test]
+fn a_synchronous_write_hears_at_once_and_the_others_with_their_next_fsync() {
+    let disk = disk();
+    let (mut one, mut other) =
+        (Guest::new(disk.folder(), &["--cache=never"]), Guest::new(disk.folder(), &[]));
+    let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
+    disk.refuse("data", BLOCKS).unwrap();
+    for flags in [OpenFlags::DSYNC, OpenFlags::SYNC] {
+        assert_eq!(one.write(writer, flags), error());
+        assert_eq!(one.fsync(writer), None);
+        assert_eq!([one.fsync(beside), one.fsync(beside)], [error(), None]);
+        assert_eq!([other.fsync(elsewhere), other.fsync(elsewhere)], [error(), None]);
+    }
+}
+
+/// Such a handle has two descriptions on the host, each of which would be told.
+#[test]
+fn a_handle_that_writes_past_the_hosts_cache_hears_once_however_it_asks() {
+    let disk = disk();
+    let mut guest = Guest::new(disk.folder(), &["--cache=never", "--allow-direct-io"]);
+    let writer = guest.open();
+    let [one, other, third] = [(); 3].map(|()| guest.open_with(O_DIRECT));
+    disk.refuse("data", BLOCKS).unwrap();
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!(guest.fsync(writer), error());
+    // From here on what is told is what was, not what becomes of the write by which it is asked.
+    disk.mend().unwrap();
+    assert_eq!([guest.write_direct(one), guest.fsync(one), guest.write_direct(one)], [error(), None, None]);
+    assert_eq!(
+        [guest.fsync(other), guest.write_direct(other), guest.data_sync(other)],
+        [error(), None, None]
+    );
+    assert_eq!(
+        [guest.data_sync(third), guest.fsync(third), guest.write_direct(third)],
+        [error(), None, None]
+    );
+}
+
+#[test]
+fn syncfs_tells_each_guest_once() {
+    let disk = disk();
+    let (mut one, mut other) = (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &[]));
+    let writer = one.open();
+    disk.refuse("data", BLOCKS).unwrap();
+    assert_eq!(one.write(writer, OpenFlags::empty()), None);
+    assert_eq!([one.sync_fs(), one.sync_fs()], [error(), None]);
+    assert_eq!([other.sync_fs(), other.sync_fs()], [error(), None]);
+    // That of the mount is not that of the file.
+    assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
+}
+
+/// What a policy has the daemon write back unasked is heard of like what the host writes back by itself.
+#[test]
+fn an_error_of_writing_back_to_make_room_is_that_of_the_next_fsync() {
+    let disk = disk();
+    let policy = disk.folder().join("policy");
+    fs::write(&policy, "[limits]\ndirty-bytes = 4\n").unwrap();
+    let policy = format!("--policy={}", policy.display());
+    let mut guest = Guest::new(disk.folder(), &[&policy]);
+    let (writer, beside) = (guest.open(), guest.open());
+    disk.refuse("data", BLOCKS).unwrap();
+    // The second has no room until the first is written back.
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
+    assert_eq!([guest.fsync(writer), guest.fsync(writer)], [error(), None]);
+    assert_eq!([guest.fsync(beside), guest.fsync(beside)], [error(), None]);
+}
+
+/// A real client has its own cache, and its own errors of writing it back.
+#[test]
+fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode() {
+    for mode in [
+        &["--cache=strict"][..],
+        &["--cache=never"],
+        &["--cache=auto"],
+        &["--cache=exclusive"],
+        &["--cache=always"],
+        &["--cache=auto", "--writeback"],
+    ] {
+        let disk = disk();
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = pinhole(["mount"]).unwrap();
+        let mut program = Program::start(command.args(mode).arg(disk.folder()).arg(folder.path())).unwrap();
+        program.wait_for("Mounted ").unwrap();
+        let path = folder.path().join("data");
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let (writer, beside) = (open(), open());
+        let synced = File::options().read(true).write(true).custom_flags(O_DSYNC).open(&path).unwrap();
+        disk.refuse("data", BLOCKS).unwrap();
+        writer.write_all_at(b"lost", 0).unwrap();
+        let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);
+        // Through its cache, where it has one: the write itself is told.
+        let written = errno(synced.write_all_at(b"lost", 0));
+        let heard_synced = [written, on_host(&synced)];
+        drop((writer, beside, synced));
+        rustix::mount::unmount(folder.path(), UnmountFlags::empty()).unwrap();
+        assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
+        assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
+        assert_eq!(heard_synced, [error(), None], "{mode:?}");
+    }
+}
+
+/// A file system that writes back when a file is closed (NFS, SMB, FUSE) tells of errors then. Here that is a share in a
+/// share: the inner daemon lacks the call with which it answers FLUSH.
+#[test]
+fn close_reports_errors_of_file_systems_that_write_at_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let [disk, inner, share] = ["disk", "inner", "share"].map(|name| folder.path().join(name));
+    for place in [&disk, &inner, &share] {
+        fs::create_dir(place).unwrap();
+    }
+    fs::write(disk.join("data"), "data").unwrap();
+    let mut command = pinhole(["mount"]).unwrap();
+    let _inner = Mounted::start(command.arg(&disk).arg(&inner), &inner);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_without"));
+    command.arg("dup").arg(pinhole_program().unwrap()).arg("mount").arg(&inner).arg(&share);
+    let _share = Mounted::start(&mut command, &share);
+    let mut guest = Guest::new(&share, &[]);
+    let file = guest.open();
+    assert_eq!(guest.write(file, OpenFlags::empty()), None);
+    assert_eq!(guest.flush(file), Some(Errno::EIO));
+}
+
+/// A running `pinhole mount`. Dropping it unmounts it.
+struct Mounted<'p>(&'p Path, Program);
+
+impl<'p> Mounted<'p> {
+    fn start(command: &mut Command, place: &'p Path) -> Self {
+        let mut program = Program::start(command).unwrap();
+        program.wait_for("Mounted ").unwrap();
+        Self(place, program)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0, UnmountFlags::DETACH).unwrap_or_default();
+        drop(self.1.wait(Duration::from_secs(10)));
+    }
+}

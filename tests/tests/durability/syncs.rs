@@ -1,0 +1,372 @@
+//! Is what a guest was told to be on disk there? Counts the host's sync calls behind each call of a real client, by
+//! strace around `pinhole mount`: as many as were asked for, no fewer and no more.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pinhole_protocol::client::decode_entry;
+use pinhole_protocol::{Lookup, Name, NodeId, OpenDir, OpenFlags, Operation, SyncFs};
+use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
+use pinhole_tests::frontend::Frontend;
+use pinhole_tests::power::fetched_program;
+use tempfile::TempDir;
+
+const MOUNT_LIMIT: Duration = Duration::from_secs(20);
+const CACHE_MODES: [&[&str]; 8] = [
+    &["--cache", "strict"],
+    &["--cache", "never"],
+    &["--cache", "never", "--allow-mmap"],
+    &["--cache", "metadata"],
+    &["--cache", "auto"],
+    &["--cache", "exclusive"],
+    &["--cache", "always"],
+    &["--cache", "auto", "--writeback"],
+];
+
+/// A share whose daemon runs under strace. Dropping it unmounts it.
+struct Traced {
+    strace: Child,
+    work: TempDir,
+    /// Bytes of the trace that belong to what was asked before.
+    seen: std::cell::Cell<usize>,
+}
+
+impl Traced {
+    fn new(arguments: &[&str]) -> Self {
+        Self::with_strace(&[], arguments)
+    }
+
+    fn with_strace(options: &[&str], arguments: &[&str]) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
+        assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
+        let work = tempfile::Builder::new().prefix("pinhole-durability-").tempdir().unwrap();
+        let path = |name: &str| work.path().join(name);
+        fs::create_dir(path("share")).unwrap();
+        fs::create_dir(path("mnt")).unwrap();
+        fs::write(path("share/file"), [1; 8192]).unwrap();
+        let log = File::create(path("log")).unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "signal=none"]);
+        command.args(["-e", "trace=fsync,fdatasync,syncfs,sync,pwritev2,sync_file_range,msync"]);
+        command
+            .args(options)
+            .arg("-o")
+            .arg(path("trace"))
+            .arg(pinhole_program().unwrap())
+            .arg("mount")
+            .args(arguments);
+        if options.iter().any(|option| option.starts_with("inject=")) {
+            // strace has the call fail by making another of it, one that no filter lets pass.
+            command.args(["--seccomp", "none"]);
+        }
+        command.arg(path("share")).arg(path("mnt"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let strace = command.spawn().unwrap_or_else(|error| {
+            panic!("cannot start strace ({error}): run `apt-get install --yes strace`")
+        });
+        let traced = Self { strace, work, seen: std::cell::Cell::new(0) };
+        let began = Instant::now();
+        while !traced.read("log").contains("Mounted ") {
+            let ended = wait_for_exit(&traced.strace, Some(Duration::from_millis(20))).unwrap();
+            assert!(!ended && began.elapsed() < MOUNT_LIMIT, "no mount: {}", traced.read("log"));
+        }
+        traced
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.work.path().join(name)).unwrap_or_default()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.work.path().join("mnt").join(name)
+    }
+
+    /// The syncs that the host was asked for since this was last called: name and what makes a write one.
+    ///
+    /// strace stops the daemon at each call and writes before it lets it go on, so that a call that has been answered
+    /// is in the trace.
+    fn syncs(&self) -> Vec<String> {
+        let trace = self.read("trace");
+        let new = trace.get(self.seen.get()..).unwrap_or_default();
+        self.seen.set(trace.len());
+        new.lines().filter_map(sync_of).collect()
+    }
+
+    /// What the host is asked for by `what`.
+    fn during(&self, what: impl FnOnce()) -> Vec<String> {
+        self.syncs();
+        what();
+        self.syncs()
+    }
+}
+
+/// The sync that a line of the trace stands for. A call that was interrupted counts where it ends.
+fn sync_of(line: &str) -> Option<String> {
+    if line.ends_with("<unfinished ...>") {
+        return None;
+    }
+    let call = line.split_once(' ')?.1.trim_start();
+    let call = call.strip_prefix("<... ").unwrap_or(call);
+    let name = call.split(['(', ' ']).next()?;
+    match name {
+        "pwritev2" => {
+            ["RWF_DSYNC", "RWF_SYNC"].into_iter().find(|flag| call.contains(flag)).map(str::to_owned)
+        }
+        _ => Some(name.to_owned()),
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(self.work.path().join("mnt")).output());
+        if !wait_for_exit(&self.strace, Some(Duration::from_secs(5))).unwrap_or(false) {
+            drop(self.strace.kill());
+        }
+        drop(self.strace.wait());
+    }
+}
+
+/// As `asm-generic/fcntl.h` has them; what rustix calls DSYNC is both.
+const O_DSYNC: i32 = 0o10_000;
+const O_SYNC: i32 = 0o4_010_000;
+
+fn opened(path: &Path, flags: i32) -> File {
+    fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
+}
+
+/// Whether data bypasses the guest's page cache in this mode.
+fn is_uncached(mode: &[&str]) -> bool {
+    ["strict", "never", "metadata"].iter().any(|uncached| mode.contains(uncached))
+}
+
+#[test]
+fn a_synchronous_write_is_one_host_sync_in_every_cache_mode() {
+    for mode in CACHE_MODES {
+        let share = Traced::new(mode);
+        for (flags, uncached, cached) in [(O_DSYNC, "RWF_DSYNC", "fdatasync"), (O_SYNC, "RWF_SYNC", "fsync")]
+        {
+            let file = opened(&share.path("file"), flags);
+            let syncs = share.during(|| file.write_all_at(b"on disk", 100).unwrap());
+            let expected = if is_uncached(mode) { uncached } else { cached };
+            assert_eq!(syncs, [expected], "{mode:?}, {flags:#o}");
+        }
+    }
+}
+
+#[test]
+fn one_write_with_rwf_sync_or_rwf_dsync_is_one_host_sync_in_every_cache_mode() {
+    use rustix::io::ReadWriteFlags as Flags;
+    for mode in CACHE_MODES {
+        let share = Traced::new(mode);
+        let file = opened(&share.path("file"), 0);
+        let write = |flags| {
+            let data = [io::IoSlice::new(b"on disk")];
+            assert_eq!(rustix::io::pwritev2(&file, &data, 50, flags), Ok(7));
+        };
+        for (flags, uncached, cached) in
+            [(Flags::DSYNC, "RWF_DSYNC", "fdatasync"), (Flags::SYNC, "RWF_SYNC", "fsync")]
+        {
+            let syncs = share.during(|| write(flags));
+            assert_eq!(syncs, [if is_uncached(mode) { uncached } else { cached }], "{mode:?}, {flags:?}");
+        }
+        let syncs = share.during(|| write(Flags::empty()));
+        assert!(syncs.is_empty(), "{mode:?}: a plain write after it syncs: {syncs:?}");
+    }
+}
+
+#[test]
+fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
+    for mode in CACHE_MODES {
+        let share = Traced::new(mode);
+        let mut file = opened(&share.path("file"), 0);
+        file.write_all(b"written").unwrap();
+        assert_eq!(share.during(|| file.sync_all().unwrap()), ["fsync"], "{mode:?}");
+        file.write_all(b"again").unwrap();
+        assert_eq!(share.during(|| file.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
+        let directory = File::open(share.path("")).unwrap();
+        assert_eq!(share.during(|| directory.sync_all().unwrap()), ["fsync"], "{mode:?}");
+        assert_eq!(share.during(|| directory.sync_data().unwrap()), ["fdatasync"], "{mode:?}");
+    }
+}
+
+/// As Linux has it. Where the guest may map: what is past its cache has no cache to map, unless the mode says so.
+#[test]
+fn msync_is_one_fdatasync() {
+    let maps =
+        |mode: &&[&str]| !is_uncached(mode) || mode.contains(&"--allow-mmap") || mode.contains(&"strict");
+    for mode in CACHE_MODES.into_iter().filter(maps) {
+        let share = Traced::new(mode);
+        let commands = ["mmap -rw 0 8192", "mwrite -S 0x5a 100 200", "msync -s"];
+        let mut stores = fetched_program("usr/sbin/xfs_io").unwrap();
+        stores.args(commands.iter().flat_map(|command| ["-c", command])).arg(share.path("file"));
+        let syncs = share.during(|| {
+            let outcome = stores.output().unwrap();
+            assert!(outcome.status.success() && outcome.stderr.is_empty(), "{mode:?}: {outcome:?}");
+        });
+        assert_eq!(syncs, ["fdatasync"], "{mode:?}");
+        let host = fs::read(share.work.path().join("share/file")).unwrap();
+        assert_eq!(host[100..300], [0x5a; 200], "{mode:?}");
+    }
+}
+
+#[test]
+fn nothing_is_synced_that_nobody_asked_for() {
+    for mode in CACHE_MODES {
+        let share = Traced::new(mode);
+        let syncs = share.during(|| {
+            let mut file = File::create(share.path("new")).unwrap();
+            file.write_all(&vec![7; 100_000]).unwrap();
+            // FLUSH: close of a duplicate. And FLUSH and RELEASE.
+            drop(file.try_clone().unwrap());
+            file.set_len(10).unwrap();
+            drop(file);
+            fs::rename(share.path("new"), share.path("newer")).unwrap();
+            fs::remove_file(share.path("newer")).unwrap();
+        });
+        assert!(syncs.is_empty(), "{mode:?}: {syncs:?}");
+    }
+}
+
+#[test]
+fn a_synced_write_is_in_the_hosts_file() {
+    for mode in CACHE_MODES {
+        let share = Traced::new(mode);
+        let file = opened(&share.path("file"), 0);
+        file.write_all_at(b"here", 4000).unwrap();
+        file.sync_data().unwrap();
+        let host = fs::read(share.work.path().join("share/file")).unwrap();
+        assert_eq!(&host[4000..4004], b"here", "{mode:?}");
+    }
+}
+
+/// ENOSYS would be remembered: from then on the client reports success without asking.
+#[test]
+fn a_read_only_share_still_answers_every_fsync() {
+    let share = Traced::new(&["--readonly"]);
+    let file = File::open(share.path("file")).unwrap();
+    let directory = File::open(share.path("")).unwrap();
+    for _ in 0..2 {
+        let syncs = share.during(|| {
+            file.sync_all().unwrap();
+            file.sync_data().unwrap();
+            directory.sync_all().unwrap();
+        });
+        assert_eq!(syncs, ["fsync", "fdatasync", "fsync"], "asked each time");
+        // FLUSH: close of a duplicate.
+        drop(file.try_clone().unwrap());
+    }
+}
+
+/// strace answers the daemon's calls with EIO in the host's place, as a disk does that has lost what was written.
+#[test]
+fn an_fsync_error_of_the_host_reaches_the_caller() {
+    for mode in CACHE_MODES {
+        let share = Traced::with_strace(&["-e", "inject=fsync,fdatasync:error=EIO"], mode);
+        let file = opened(&share.path("file"), 0);
+        file.write_all_at(b"lost", 0).unwrap();
+        let eio = Some(rustix::io::Errno::IO.raw_os_error());
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), eio, "{mode:?}");
+        assert_eq!(file.sync_data().unwrap_err().raw_os_error(), eio, "{mode:?}");
+        let directory = File::open(share.path("")).unwrap();
+        assert_eq!(directory.sync_all().unwrap_err().raw_os_error(), eio, "{mode:?}");
+    }
+}
+
+/// A file system in memory mounted on a directory; dropping it unmounts it.
+struct Submount(PathBuf);
+
+impl Submount {
+    fn on(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "submount"]).arg(&path).status().unwrap();
+        assert!(mounted.success(), "mounting a tmpfs needs root");
+        Self(path)
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.0).status());
+    }
+}
+
+/// Only virtio-fs clients send SYNCFS, so it is asked at the wire.
+#[test]
+fn syncfs_syncs_the_share_and_every_submount_that_the_guest_has_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let _one = Submount::on(folder.path().join("one"));
+    let _two = Submount::on(folder.path().join("two"));
+    for (arguments, reached, syncs) in [
+        (&[][..], &[][..], 1),
+        (&[], &[c"one"], 2),
+        (&[], &[c"one", c"two"], 3),
+        (&["--readonly"], &[c"one", c"two"], 3),
+    ] {
+        let mut daemon = Daemon::pinhole(folder.path()).unwrap();
+        for argument in arguments {
+            daemon = daemon.argument(*argument);
+        }
+        let daemon = daemon.start().unwrap();
+        let mut guest = Frontend::connect(daemon.socket()).unwrap();
+        guest.init().unwrap();
+        for name in reached {
+            let name = Name::parse(name).unwrap();
+            let reply = guest.request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[]).unwrap();
+            let (found, _) = decode_entry(reply.success().unwrap()).unwrap();
+            // A mount on which nothing is open is closed after a while.
+            let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
+            guest.request(1, found.node, &open, &[]).unwrap().success().unwrap();
+        }
+        let trace = folder.path().join("trace");
+        let mut strace = Attached::to(daemon.serving_id(), &trace);
+        for _ in 0..2 {
+            // Never ENOSYS: that would be the last time that it was asked.
+            let reply = guest.request(1, NodeId::ROOT, &Operation::SyncFs(SyncFs), &[]).unwrap();
+            reply.success().unwrap();
+        }
+        strace.detach();
+        let trace = fs::read_to_string(trace).unwrap();
+        let counted = trace.lines().filter_map(sync_of).filter(|name| name == "syncfs").count();
+        assert_eq!(counted, 2 * syncs, "{arguments:?}, {reached:?}: {trace}");
+    }
+}
+
+/// strace on a daemon that runs already.
+struct Attached(Child);
+
+impl Attached {
+    fn to(process: u32, trace: &Path) -> Self {
+        let log = trace.with_extension("attached");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=syncfs", "-p", &process.to_string(), "-o"]).arg(trace);
+        let strace = command.stdin(Stdio::null()).stderr(File::create(&log).unwrap()).spawn();
+        let strace = strace.unwrap_or_else(|error| {
+            panic!("cannot start strace ({error}): run `apt-get install --yes strace`")
+        });
+        let attached = Self(strace);
+        let began = Instant::now();
+        while !fs::read_to_string(&log).unwrap().contains(" attached") {
+            assert!(began.elapsed() < MOUNT_LIMIT, "{}", fs::read_to_string(&log).unwrap());
+            let ended = wait_for_exit(&attached.0, Some(Duration::from_millis(10))).unwrap();
+            assert!(!ended, "strace ended: {}", fs::read_to_string(&log).unwrap());
+        }
+        attached
+    }
+
+    fn detach(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

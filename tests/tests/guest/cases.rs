@@ -1,0 +1,76 @@
+//! The cases of `scripts`, and how a guest is booted on shares to run them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::guest::Guest;
+use tempfile::TempDir;
+
+use super::report::Report;
+
+/// The cases' files, as the guest finds them in `/extra`.
+const SCRIPTS: [(&str, &str); 10] = [
+    ("idmap.py", include_str!("scripts/idmap.py")),
+    ("rootless.py", include_str!("scripts/rootless.py")),
+    ("bits.py", include_str!("scripts/bits.py")),
+    ("posix.py", include_str!("scripts/posix.py")),
+    ("privileges.py", include_str!("scripts/privileges.py")),
+    ("probe.py", include_str!("scripts/probe.py")),
+    ("cases_files.py", include_str!("scripts/cases_files.py")),
+    ("cases_mounts.py", include_str!("scripts/cases_mounts.py")),
+    ("cases_names.py", include_str!("scripts/cases_names.py")),
+    ("cases_rights.py", include_str!("scripts/cases_rights.py")),
+];
+
+/// An ext4 in a file of the guest's own tmpfs: the local directory that shares are compared with.
+const LOCAL: &str = "
+    set -e
+    posix() { python3 -B /extra/posix.py \"$@\"; }
+    truncate -s 200M /tmp/image
+    mkfs.ext4 -q -F -b 4096 -I 256 -N 60000 /tmp/image
+    mkdir -p /mnt/local
+    mount -o loop /tmp/image /mnt/local
+    ";
+
+/// A folder to share, removed at the end. On the disk of the build folder: a tmpfs knows neither collapsing nor
+/// file handles.
+pub(crate) struct Shared {
+    _keeper: TempDir,
+    pub(crate) path: PathBuf,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        let keeper =
+            tempfile::Builder::new().prefix("share-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // The keeper is closed to others; the share is not, for the guest's other users.
+        let path = keeper.path().join("share");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { _keeper: keeper, path }
+    }
+}
+
+pub(crate) fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "shares of other users' files need root: run `sudo -E env PATH=\"$PATH\" cargo xtask test`"
+    );
+    let daemon = Daemon::pinhole(folder).unwrap().argument(format!("--tag={tag}"));
+    arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start().unwrap()
+}
+
+pub(crate) fn boot(script: &str, daemons: Vec<(&str, Serving)>) -> Report {
+    let mut guest = Guest::uml().userland().memory_mib(768).limit(Duration::from_mins(8));
+    guest = guest.file("two_mounts.py", 0o644, include_str!("scripts/two_mounts.py"));
+    for (name, text) in SCRIPTS {
+        guest = guest.file(name, 0o644, text);
+    }
+    for (tag, daemon) in &daemons {
+        guest = guest.share(daemon.socket(), tag);
+    }
+    Report::new(guest.run(&format!("{LOCAL}{script}")), daemons)
+}

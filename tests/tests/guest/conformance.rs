@@ -1,0 +1,351 @@
+//! Does a share behave as POSIX says? Whole suites of others, through `pinhole mount` at native speed: every case of
+//! `pjdfstest`, held to a local directory's results, and `fsx` in every cache mode; O_DIRECT, which fsx does not
+//! know, by an exerciser of the same kind here.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
+use pinhole_tests::guest::{Guest, Pieces};
+use tempfile::TempDir;
+
+/// fsx operations in each cache mode; `PINHOLE_FSX_OPERATIONS` says another number.
+const FSX_OPERATIONS: u32 = 100_000;
+/// Operations of the O_DIRECT exerciser in each cache mode.
+const DIRECT_OPERATIONS: u32 = 4_000;
+/// How long a suite may take before it counts as hung.
+const SUITE_LIMIT: Duration = Duration::from_mins(20);
+const MOUNT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Cases that do other than on a local directory, each with its reason.
+const DIFFERENCES: [(&str, &str); 1] = [(
+    "link::link_count_max",
+    "skipped: the C library derives LINK_MAX from the type of file system, and knows no figure for FUSE",
+)];
+
+/// Cases whose result depends on timing, each with its reason. `docs/use/compatibility.md` lists them.
+const RACES: [(&str, &str); 1] = [(
+    "open::etxtbsy",
+    "opening a running program with O_RDONLY and O_TRUNC: the kernel's FUSE driver has the file truncated before it \
+     finds out that it runs, and the program may be gone before it finds out",
+)];
+
+/// A share mounted by `pinhole mount`; dropping it unmounts it.
+struct Mount {
+    child: Child,
+    work: TempDir,
+}
+
+impl Mount {
+    /// A share on a disk, as they mostly are.
+    fn new(arguments: &[&str]) -> Self {
+        Self::within(&std::env::temp_dir(), arguments)
+    }
+
+    fn within(place: &Path, arguments: &[&str]) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
+        assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
+        let work = tempfile::Builder::new().prefix("pinhole-conformance-").tempdir_in(place).unwrap();
+        // Other users' cases run below it.
+        fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in ["share", "mnt", "local"] {
+            fs::create_dir(work.path().join(folder)).unwrap();
+        }
+        let log = File::create(work.path().join("log")).unwrap();
+        let mut command = Command::new(pinhole_program().unwrap());
+        command.arg("mount").args(["-o", "suid,dev", "--profile=full"]).args(arguments);
+        command.args(["share", "mnt"].map(|folder| work.path().join(folder)));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut mount = Self { child: command.spawn().unwrap(), work };
+        let began = Instant::now();
+        while !mount.log().contains("Mounted ") {
+            let ended = wait_for_exit(&mount.child, Some(Duration::from_millis(20))).unwrap();
+            assert!(!ended && began.elapsed() < MOUNT_LIMIT, "no mount: {}", mount.log());
+        }
+        assert!(mount.child.try_wait().unwrap().is_none());
+        mount
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.work.path().join("log")).unwrap()
+    }
+
+    fn mounted(&self) -> PathBuf {
+        self.work.path().join("mnt")
+    }
+
+    fn shared(&self) -> PathBuf {
+        self.work.path().join("share")
+    }
+
+    /// A plain directory of the same file system as the shared one.
+    fn local(&self) -> PathBuf {
+        self.work.path().join("local")
+    }
+
+    /// The daemon still serves, and has not said that anything went wrong. What the host lacks it says before it mounts.
+    fn assert_healthy(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended: {}", self.log());
+        fs::metadata(self.mounted()).unwrap();
+        let log = self.log();
+        let (_, served) = log.split_once("Mounted ").unwrap();
+        assert!(!served.contains("WARN") && !served.contains("ERROR"), "{log}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(self.mounted()).output());
+        if !wait_for_exit(&self.child, Some(Duration::from_secs(5))).unwrap_or(false) {
+            drop(self.child.kill());
+        }
+        drop(self.child.wait());
+    }
+}
+
+/// Runs a suite to its end, or kills it at the limit; whether it succeeded, and what it printed.
+fn run(command: &mut Command) -> (bool, String) {
+    let mut printed = tempfile::tempfile().unwrap();
+    command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    if !wait_for_exit(&child, Some(SUITE_LIMIT)).unwrap() {
+        child.kill().unwrap();
+    }
+    let success = child.wait().unwrap().success();
+    let mut bytes = Vec::new();
+    printed.rewind().unwrap();
+    printed.read_to_end(&mut bytes).unwrap();
+    (success, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The name of the group of a user, as the suite wants it: two users that any Debian has, and whatever group each has.
+fn group_of(user: &str) -> String {
+    let table = |path: &str| fs::read_to_string(path).unwrap();
+    let field = |line: &str, index| line.split(':').nth(index).unwrap_or_default().to_owned();
+    let passwd = table("/etc/passwd");
+    let line = passwd.lines().find(|line| field(line, 0) == user);
+    let id = field(line.unwrap_or_else(|| panic!("no user {user}: run `useradd --system {user}`")), 3);
+    let groups = table("/etc/group");
+    field(groups.lines().find(|line| field(line, 2) == id).unwrap(), 0)
+}
+
+/// What pjdfstest is told of the file system, and which two users it plays.
+fn pjdfstest_config(nobody: &str, daemon: &str) -> String {
+    format!(
+        "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\nutimensat = {{}}\nutime_now = {{}}\n\
+         stat_st_birthtime = {{}}\n[settings]\nnaptime = 0.01\n\
+         [dummy_auth]\nentries = [[\"nobody\", \"{nobody}\"], [\"daemon\", \"{daemon}\"]]\n"
+    )
+}
+
+fn pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
+    let mut command = Command::new(Pieces::locate().tool("pjdfstest").unwrap());
+    results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
+}
+
+/// Results of pjdfstest by case: "ok", "FAILED", "skipped".
+fn results(text: &str) -> BTreeSet<(String, String)> {
+    let cases: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| name.contains("::"))
+        .map(|(name, result)| (name.to_owned(), result.trim().to_owned()))
+        .collect();
+    let total = text.lines().find_map(|line| line.strip_prefix("Summary: ")?.strip_suffix(" total"));
+    let total = total.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    assert_eq!(total, Some(cases.len()), "{text}");
+    cases
+}
+
+#[test]
+fn every_pjdfstest_case_does_as_on_a_local_directory() {
+    let mut mount = Mount::new(&[]);
+    let config = mount.work.path().join("pjdfstest.toml");
+    fs::write(&config, pjdfstest_config(&group_of("nobody"), &group_of("daemon"))).unwrap();
+    let local = pjdfstest(&mount.local(), &config);
+    let served = pjdfstest(&mount.mounted(), &config);
+    assert!(local.len() >= 398, "{} cases", local.len());
+    let explained = |case: &str| DIFFERENCES.iter().chain(&RACES).any(|(name, _)| *name == case);
+    let different: Vec<_> = served.difference(&local).filter(|(name, _)| !explained(name)).collect();
+    assert!(different.is_empty(), "other than on a local directory: {different:?}");
+    for (name, reason) in DIFFERENCES {
+        let differs = served.difference(&local).any(|(case, _)| case == name);
+        assert!(differs, "{name} is the same by now; take it off the list ({reason})");
+    }
+    assert_eq!(fs::read_dir(mount.shared()).unwrap().count(), 0, "the suite clears up behind it");
+    mount.assert_healthy();
+}
+
+/// What fsx does how often. It maps shared even to read, which a mode without data caching has only with
+/// `--allow-mmap`. posix_fallocate of nothing is EINVAL, which fsx takes for a fault. Files and transfers are half and a quarter of its usual: what takes its time is comparing.
+fn fsx_config(mapped: bool) -> String {
+    let (mapped, invalidate) = if mapped { (10, 1) } else { (0, 0) };
+    format!(
+        "flen = 131072\n[opsize]\nmin = 1\nmax = 16384\n[weights]\nclose_open = 1\ninvalidate = {invalidate}\nread = 10\n\
+         write = 10\nmapread = {mapped}\nmapwrite = {mapped}\ntruncate = 5\nfsync = 0.5\nfdatasync = 0.5\n\
+         posix_fallocate = 2\npunch_hole = 2\nsendfile = 1\nposix_fadvise = 1\ncopy_file_range = 2\n"
+    )
+}
+
+fn seed() -> u32 {
+    std::env::var("PINHOLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101)
+}
+
+fn fsx(arguments: &[&str], mapped: bool) {
+    let operations = std::env::var("PINHOLE_FSX_OPERATIONS").ok().and_then(|count| count.parse().ok());
+    let operations: u32 = operations.unwrap_or(FSX_OPERATIONS);
+    // In memory: each mapped write is followed by an msync, and waiting for a disk is not what this is about.
+    let mut mount = Mount::within(Path::new("/dev/shm"), arguments);
+    let config = mount.work.path().join("fsx.toml");
+    fs::write(&config, fsx_config(mapped)).unwrap();
+    let mut command = Command::new(Pieces::locate().tool("fsx").unwrap());
+    command.arg("-f").arg(config).args(["-N", &operations.to_string(), "-S", &seed().to_string()]);
+    let (success, text) = run(command.arg("-P").arg(mount.work.path()).arg(mount.mounted().join("file")));
+    let end = text.lines().rev().take(60).collect::<Vec<_>>();
+    assert!(success, "seed {}, {arguments:?}: {:#?}", seed(), end);
+    assert!(text.contains("All operations completed"), "{end:#?}");
+    mount.assert_healthy();
+}
+
+#[test]
+fn fsx_finds_nothing_without_any_cache() {
+    fsx(&["--cache", "never"], false);
+}
+
+#[test]
+fn fsx_finds_nothing_with_mappings_and_no_cache() {
+    fsx(&["--cache", "strict"], true);
+}
+
+#[test]
+fn fsx_finds_nothing_with_close_to_open_caching() {
+    fsx(&["--cache", "auto"], true);
+}
+
+#[test]
+fn fsx_finds_nothing_where_everything_is_cached() {
+    fsx(&["--cache", "exclusive"], true);
+}
+
+#[test]
+fn fsx_finds_nothing_with_a_writeback_cache() {
+    fsx(&["--cache", "auto", "--writeback"], true);
+}
+
+/// A sequence of numbers that a seed repeats (xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// A buffer whose `len` bytes lie as O_DIRECT wants them, with whatever stands before them.
+fn aligned(len: usize) -> (Vec<u8>, std::ops::Range<usize>) {
+    let buffer = vec![0; len + BLOCK];
+    let start = buffer.as_ptr().align_offset(BLOCK);
+    (buffer, start..start + len)
+}
+
+const BLOCK: usize = 4096;
+const BLOCKS: u64 = 48;
+
+/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares with what it knows.
+fn direct_against_buffered(arguments: &[&str]) {
+    let mut mount = Mount::new(arguments);
+    let path = mount.mounted().join("file");
+    let open = |flags| {
+        OpenOptions::new().read(true).write(true).create(true).custom_flags(flags).open(&path).unwrap()
+    };
+    let (direct, buffered) = (open(rustix::fs::OFlags::DIRECT.bits().cast_signed()), open(0));
+    let mut known: Vec<u8> = Vec::new();
+    let mut numbers = Numbers(u64::from(seed()));
+    for step in 0..DIRECT_OPERATIONS {
+        let context = format!("seed {}, step {step}, {arguments:?}", seed());
+        let offset = numbers.below(BLOCKS);
+        let len = usize::try_from(1 + numbers.below(BLOCKS - offset)).unwrap() * BLOCK;
+        let start = usize::try_from(offset).unwrap() * BLOCK;
+        let (mut buffer, range) = aligned(len);
+        let bytes = &mut buffer[range];
+        let file = if numbers.below(2) == 0 { &direct } else { &buffered };
+        match numbers.below(5) {
+            0 | 1 => {
+                bytes.fill(u8::try_from(1 + numbers.below(255)).unwrap());
+                file.write_all_at(bytes, start as u64).expect(&context);
+                known.resize(known.len().max(start + len), 0);
+                known[start..start + len].copy_from_slice(bytes);
+            }
+            2 | 3 => {
+                let expected = known.get(start..(start + len).min(known.len())).unwrap_or_default();
+                let mut read = 0;
+                while let count @ 1.. =
+                    file.read_at(&mut bytes[read..], (start + read) as u64).expect(&context)
+                {
+                    read += count;
+                }
+                assert!(bytes[..read] == *expected, "{context}: {read} bytes at {start}, wrong or too few");
+            }
+            _ => {
+                file.set_len(start as u64).expect(&context);
+                known.resize(start, 0);
+            }
+        }
+    }
+    buffered.sync_all().unwrap();
+    drop((direct, buffered));
+    let shared = mount.shared().join("file");
+    assert!(fs::read(&shared).unwrap() == known, "seed {}: the host sees something else", seed());
+    assert_eq!(fs::metadata(shared).unwrap().size(), known.len() as u64);
+    mount.assert_healthy();
+}
+
+#[test]
+fn direct_and_buffered_transfers_see_one_file_in_every_cache_mode() {
+    for mode in ["never", "metadata", "auto", "always"] {
+        direct_against_buffered(&["--cache", mode]);
+        direct_against_buffered(&["--cache", mode, "--allow-direct-io"]);
+    }
+    direct_against_buffered(&["--cache", "auto", "--writeback", "--allow-direct-io"]);
+}
+
+/// The two suites where a share is meant to be used. Fewer cases: one virtual CPU.
+#[test]
+fn a_quick_subset_of_both_suites_passes_in_a_guest() {
+    let tool = |name| fs::read(Pieces::locate().tool(name).unwrap()).unwrap();
+    let shared = tempfile::tempdir().unwrap();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let daemon = Daemon::pinhole(shared.path()).unwrap().argument("--tag=s").argument("--profile=full");
+    let daemon = daemon.start().unwrap();
+    // What failed is read from what it prints: it may be one of the races.
+    let script = format!(
+        "set -e\nexport PATH=/extra:$PATH\n/extra/pjdfstest -c /extra/pjdfstest.toml -p /mnt/s open rename link unlink chmod truncate || true\n\
+         /extra/fsx -f /extra/fsx.toml -N 3000 -S {} -P /tmp /mnt/s/file",
+        seed()
+    );
+    let finished = Guest::uml()
+        .userland()
+        .share(daemon.socket(), "s")
+        .file("pjdfstest", 0o755, tool("pjdfstest"))
+        .file("fsx", 0o755, tool("fsx"))
+        // Two cases look for `sleep` by it; packages that are only unpacked have none.
+        .file("which", 0o755, "#!/bin/sh\ncommand -v \"$1\"\n")
+        .file("pjdfstest.toml", 0o644, pjdfstest_config("nogroup", "daemon"))
+        .file("fsx.toml", 0o644, fsx_config(true))
+        .run(&script)
+        .unwrap();
+    assert_eq!(finished.exit_code, 0, "{}", finished.text());
+    let is_race = |case: &str| RACES.iter().any(|(name, _)| *name == case);
+    let results = results(&finished.text()).into_iter();
+    let failed: Vec<_> = results.filter(|(case, result)| result == "FAILED" && !is_race(case)).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(finished.text().contains("All operations completed"), "{}", finished.text());
+}

@@ -1,0 +1,46 @@
+//! Does a rootless container in the guest get from a share what it gets from a local ext4?
+//!
+//! The user is root in a user namespace of its own: it has CAP_DAC_OVERRIDE there, and the guest's kernel lets it make
+//! files in directories that their mode closes. The daemon makes them in the user's name.
+
+use super::cases::{Shared, boot, serve};
+use super::report::Report;
+use std::sync::OnceLock;
+
+const SCRIPT: &str = "python3 -B /extra/rootless.py /mnt/PLACE PLACE\n";
+
+fn booted() -> &'static Report {
+    static BOOTED: OnceLock<Report> = OnceLock::new();
+    BOOTED.get_or_init(|| {
+        let share = Shared::new();
+        // An overlay marks a removed name by a device node, and the layers by attributes.
+        let daemon = serve(&share.path, "share", &["--profile=full", "--xattr"]);
+        let script = SCRIPT.replace("PLACE", "local") + &SCRIPT.replace("PLACE", "share");
+        boot(&script, vec![("share", daemon)])
+    })
+}
+
+#[track_caller]
+fn is_as_local(case: &str, has: &str) {
+    let report = booted();
+    let (_, ended, stderr) = &report.daemons[0];
+    assert!(ended.contains("exit status: 0"), "{ended}: {stderr}");
+    assert!(report.lines("local", case).iter().any(|line| line == has), "{:?}", report.lines("local", case));
+    let found = report.differences(case, "share", "local", &[]);
+    assert!(found.is_empty(), "{}\nall: {:#?}", found.join("\n"), report.lines("share", case));
+}
+
+#[test]
+fn root_of_user_namespace_makes_files_in_closed_directories() {
+    is_as_local("namespace", "closed-0 create: ok");
+}
+
+#[test]
+fn plain_user_makes_nothing_in_closed_directories() {
+    is_as_local("plain", "closed-500 create: EACCES");
+}
+
+#[test]
+fn rootless_overlay_has_its_upper_layer_on_the_share() {
+    is_as_local("overlay", "mount: 0 ");
+}

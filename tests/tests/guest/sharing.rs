@@ -1,0 +1,88 @@
+//! Do guests that write one directory at once see of one another what the cache mode promises, and is nothing lost?
+//!
+//! Real guests, each with a daemon of its own, and a process of the host. The questions are those of
+//! `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long, `PINHOLE_SHARING_SEED` another order;
+//! `PINHOLE_SHARING_SECONDS=60` has the databases written for a minute, as `cargo xtask coherence` does.
+
+use std::collections::BTreeMap;
+
+use pinhole_tests::daemon::pinhole_program;
+use pinhole_tests::sharing::{Group, QUESTIONS, Subject, Table};
+
+/// Asks a group's questions, all of them, and says which were answered wrong; of each what was counted.
+fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
+    let mut table = Table::new(pinhole_program().unwrap(), subject, guests);
+    let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());
+    for question in QUESTIONS.into_iter().flatten() {
+        if !groups.contains(&question.group) || !question.promised.by(subject) {
+            continue;
+        }
+        let began = std::time::Instant::now();
+        match table.ask(question) {
+            Ok(counted) => {
+                println!("{}: {counted} ({:?})", question.name, began.elapsed());
+                right.insert(question.name, counted);
+            }
+            Err(fault) => wrong.push(format!("{}: {}\n  {fault}", question.name, question.asks)),
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{subject}, {guests} guests:\n{}\ndaemons:\n{}",
+        wrong.join("\n"),
+        table.daemons_said()
+    );
+    right
+}
+
+#[test]
+fn two_guests_and_the_host_see_one_another_at_once_where_nothing_is_stale() {
+    ask(Subject::Strict, 2, &[Group::Seen]);
+}
+
+#[test]
+fn two_guests_and_the_host_work_on_the_same_names_where_nothing_is_stale() {
+    ask(Subject::Strict, 2, &[Group::Names]);
+}
+
+#[test]
+fn four_guests_and_the_host_work_on_the_same_names_where_nothing_is_stale() {
+    ask(Subject::Strict, 4, &[Group::Names]);
+}
+
+#[test]
+fn close_to_open_is_kept_where_names_may_be_a_second_old() {
+    ask(Subject::Auto, 2, &[Group::Seen, Group::Names, Group::Programs]);
+}
+
+#[test]
+fn programs_of_two_guests_write_the_same_files() {
+    ask(Subject::Strict, 2, &[Group::Programs]);
+}
+
+#[test]
+fn databases_of_two_guests_lose_no_row() {
+    ask(Subject::Strict, 2, &[Group::Databases]);
+}
+
+#[test]
+fn where_shared_mappings_are_refused_so_is_a_write_ahead_log() {
+    let answers = ask(Subject::Never, 2, &[Group::Seen, Group::Databases]);
+    // The question counts no row of a guest, and each guest's complaint.
+    assert!(answers["sqlite-wal"].starts_with("to each guest refused:"), "{answers:?}");
+}
+
+#[test]
+fn locks_hold_between_two_guests_and_the_host() {
+    ask(Subject::Strict, 2, &[Group::Locks]);
+}
+
+#[test]
+fn locks_hold_between_four_guests_and_the_host() {
+    ask(Subject::Strict, 4, &[Group::Locks]);
+}
+
+#[test]
+fn locks_hold_where_names_may_be_a_second_old() {
+    ask(Subject::Auto, 2, &[Group::Locks]);
+}

@@ -1,0 +1,151 @@
+//! Does a guest that sends the same request without end, in several queues, hold up more than itself? INIT, which takes
+//! the whole session; FORGET, which has no answer; SYNCFS and FSYNC, for which the host writes whole file systems.
+//!
+//! Needs strace, root and overlayfs.
+
+mod flood;
+mod syncs;
+
+use flood::{Flood, WIDE, ask, get_attr, policy};
+use pinhole_protocol::{InitFlags, InitRequest, Interrupt, NodeId, Operation, Unique};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::BATCH_FORGET;
+use pinhole_tests::frontend::{Bench, Descriptor, Frontend, LIMIT};
+use std::time::{Duration, Instant};
+
+/// As `limits.rs` of the daemon has them.
+const CHANGES_PER_SECOND: usize = 100;
+const FORGETS_PER_OPERATION: u64 = 16;
+/// What is to take two seconds by the limit; clocks are read at other moments on both sides.
+const TWO_SECONDS: Duration = Duration::from_millis(1900);
+
+fn init() -> Operation<'static> {
+    Operation::Init(InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::all() })
+}
+
+/// Nodes that the guest has never seen, each forgotten once.
+fn batch_forget(nodes: u32) -> Vec<u8> {
+    let frame = Frame::new(BATCH_FORGET, 0).u32(nodes).u32(0);
+    (0..nodes).fold(frame, |frame, _| frame.u64(u64::MAX).u64(1)).message()
+}
+
+#[test]
+fn init_in_four_queues_does_not_starve_another() {
+    let mut bench = Bench::with(WIDE, &[]).unwrap();
+    let guest = &mut bench.guest;
+    let mut flood = Flood::new(2..=5, init());
+    flood.poll(guest);
+    let mut between: Vec<usize> = (0..50)
+        .map(|_| {
+            let before = flood.served;
+            let sent = flood::submit(guest, 1, &get_attr());
+            let began = Instant::now();
+            loop {
+                let (queue, memory) = guest.queue(1).unwrap();
+                if let Some(used) = queue.take_used(memory).unwrap() {
+                    assert_eq!(queue.take_reply(memory, &sent, used.len).unwrap().error().unwrap(), None);
+                    return flood.served - before;
+                }
+                flood.poll(guest);
+                assert!(began.elapsed() < LIMIT, "{} INITs were served before", flood.served - before);
+            }
+        })
+        .collect();
+    between.sort_unstable();
+    println!("INITs between a GETATTR and its answer: {between:?}");
+    // A second's worth comes at once in the beginning; a busy host may take seconds for the rest.
+    assert!(between.iter().sum::<usize>() <= 10 * CHANGES_PER_SECOND, "{between:?}");
+}
+
+#[test]
+fn init_has_a_limit_without_a_policy() {
+    let mut bench = Bench::new().unwrap();
+    let began = Instant::now();
+    for _ in 0..3 * CHANGES_PER_SECOND {
+        ask(&mut bench.guest, 1, &init()).unwrap();
+    }
+    assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
+}
+
+/// Sends one request.
+type Kind<'k> = &'k dyn Fn(&mut Frontend);
+
+/// What each of these costs a guest that may send 50 requests a second.
+#[test]
+fn each_request_counts_as_an_operation() {
+    let destroy = Operation::Destroy(pinhole_protocol::Destroy);
+    let interrupt = Operation::Interrupt(Interrupt { target: Unique(1) });
+    let malformed = Descriptor { address: 0, len: 64, flags: 0, next: 0 };
+    let unread = |guest: &mut Frontend| {
+        assert_eq!(guest.raw_chain(1, &[malformed]).unwrap().len, 0);
+    };
+    let kinds: [(&str, Kind<'_>); 5] = [
+        ("INIT", &|guest| drop(ask(guest, 1, &init()).unwrap())),
+        // It comes before INIT from the second one on.
+        ("DESTROY", &|guest| drop(ask(guest, 1, &destroy))),
+        ("INTERRUPT", &|guest| drop(guest.request(1, NodeId(0), &interrupt, &[]).unwrap())),
+        ("a malformed chain", &unread),
+        ("what is no request", &|guest| drop(guest.raw(1, &[0; 40], 256).unwrap())),
+    ];
+    for (name, ask) in kinds {
+        let (_folder, path) = policy("operations-per-second = 50");
+        let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
+        let began = Instant::now();
+        for _ in 0..150 {
+            ask(&mut bench.guest);
+        }
+        assert!(began.elapsed() >= TWO_SECONDS, "{name}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn forgets_have_a_limit_of_their_own() {
+    let (_folder, path) = policy("operations-per-second = 50");
+    let second = 50 * FORGETS_PER_OPERATION;
+    // In one message or in as many, in the queue for them or in another.
+    for queue in [0, 1] {
+        let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
+        let began = Instant::now();
+        let batch = batch_forget(u32::try_from(second).unwrap());
+        for _ in 0..4 {
+            bench.guest.raw(queue, &batch, 0).unwrap();
+        }
+        assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
+    }
+    let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
+    let forget = Operation::Forget(pinhole_protocol::Forget { count: 1 });
+    let mut flood = Flood::new(0..=0, forget);
+    let began = Instant::now();
+    while flood.served < usize::try_from(3 * second).unwrap() {
+        flood.poll(&mut bench.guest);
+        assert!(began.elapsed() < LIMIT * 3, "{} FORGETs", flood.served);
+    }
+    assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
+}
+
+/// The guest pays for its FORGETs for four minutes.
+#[test]
+fn a_guest_that_forgets_too_fast_waits_with_nothing_else() {
+    let (_folder, path) = policy("operations-per-second = 100");
+    let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
+    let guest = &mut bench.guest;
+    let batch = batch_forget(8_000);
+    let shape = guest.shape;
+    let (hiprio, memory) = guest.queue(0).unwrap();
+    for _ in 0..50 {
+        hiprio.submit(memory, &batch, 0, shape).unwrap();
+        hiprio.kick().unwrap();
+    }
+    for queue in [1, 2] {
+        for _ in 0..20 {
+            ask(guest, queue, &get_attr()).unwrap();
+        }
+    }
+    let (hiprio, memory) = guest.queue(0).unwrap();
+    let given_back = std::iter::from_fn(|| hiprio.take_used(memory).unwrap()).count();
+    assert!(given_back < 50, "the FORGETs were not slowed");
+    // One is held by the queue's thread; a stop waits for no debt.
+    let began = Instant::now();
+    guest.stop_queue(0).unwrap();
+    assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+}

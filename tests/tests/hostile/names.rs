@@ -1,0 +1,249 @@
+//! Can a name lead out of the share? Every opcode that takes a name, with every kind of wrong name, and a directory
+//! whose host path is swapped for a symbolic link while it runs.
+//!
+//! These tests aim at canaries of their own only, and the daemon runs in a mount namespace whose root is read-only
+//! but for the test's folder: a build that resolves names wrongly really deletes what they point at.
+
+use pinhole_tests::frontend::frame::opcode::{
+    CREATE, GETATTR, LINK, LOOKUP, MKDIR, MKNOD, OPEN_FILE, RENAME, RENAME2, RMDIR, SYMLINK, TMPFILE, UNLINK,
+};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Bench, Setup};
+use rustix::fs::{Mode, OFlags};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const ROOT: u64 = 1;
+const ENTRY: usize = 128;
+
+/// What stands beside the share: a file and a directory with a file, compared before and after.
+fn plant_canaries(bench: &Bench) {
+    fs::write(bench.folder().join("canary"), "untouched").unwrap();
+    fs::create_dir(bench.folder().join("outside")).unwrap();
+    fs::write(bench.folder().join("outside/canary"), "untouched").unwrap();
+    fs::create_dir(bench.folder().join("outside/empty")).unwrap();
+}
+
+/// Everything beside the share: names, identities, modes, contents.
+fn outside(bench: &Bench) -> Vec<(PathBuf, u64, u32, u64, Vec<u8>)> {
+    let mut seen = Vec::new();
+    let mut waiting = vec![bench.folder().to_path_buf()];
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path == bench.host("") || path == bench.folder().join("share") {
+                continue;
+            }
+            let stat = path.symlink_metadata().unwrap();
+            let content = if stat.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            seen.push((path.clone(), stat.ino(), stat.mode(), stat.nlink(), content));
+            if stat.is_dir() {
+                waiting.push(path);
+            }
+        }
+    }
+    seen.sort();
+    seen
+}
+
+/// One request for each opcode and each place in it that takes a name.
+fn requests(parent: u64, node: u64, name: &[u8], good: &str) -> Vec<(&'static str, Frame)> {
+    let at = |opcode| Frame::new(opcode, parent);
+    vec![
+        ("LOOKUP", at(LOOKUP).name(name)),
+        ("SYMLINK", at(SYMLINK).name(name).name("target")),
+        ("MKNOD", at(MKNOD).u32(0o100_644).u32(0).u32(0).u32(0).name(name)),
+        ("MKDIR", at(MKDIR).u32(0o755).u32(0).name(name)),
+        ("LINK", at(LINK).u64(node).name(name)),
+        ("CREATE", at(CREATE).u32(0o1002).u32(0o100_644).u32(0).u32(0).name(name)),
+        ("RENAME from", at(RENAME).u64(parent).name(name).name(good)),
+        ("RENAME to", at(RENAME).u64(parent).name(good).name(name)),
+        ("RENAME2 from", at(RENAME2).u64(parent).u32(1).u32(0).name(name).name(good)),
+        ("RENAME2 to", at(RENAME2).u64(parent).u32(0).u32(0).name(good).name(name)),
+        ("RENAME2 exchange", at(RENAME2).u64(parent).u32(2).u32(0).name(good).name(name)),
+        ("RENAME2 whiteout", at(RENAME2).u64(parent).u32(4).u32(0).name(good).name(name)),
+        ("UNLINK", at(UNLINK).name(name)),
+        ("RMDIR", at(RMDIR).name(name)),
+    ]
+}
+
+#[test]
+fn a_name_that_is_no_component_is_refused_by_every_opcode() {
+    let mut bench = Bench::with(Setup::default(), &[]).unwrap();
+    plant_canaries(&bench);
+    let before = outside(&bench);
+    fs::create_dir(bench.host("dir")).unwrap();
+    fs::write(bench.host("dir/good"), "inside").unwrap();
+    let absolute = bench.folder().join("canary");
+    let absolute = absolute.to_str().unwrap().as_bytes().to_vec();
+    let long = vec![b'n'; 256];
+    let names: [&[u8]; 13] = [
+        b"",
+        b".",
+        b"..",
+        b"/",
+        b"//",
+        b"../canary",
+        b"../../canary",
+        b"../outside/empty",
+        b"sub/name",
+        b"name/",
+        b"./name",
+        &absolute,
+        &long,
+    ];
+    for name in names {
+        let dir = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY).unwrap();
+        let dir = u64_at(&dir, 0).unwrap();
+        let node = bench.body(Frame::new(LOOKUP, dir).name("good"), ENTRY).unwrap();
+        let node = u64_at(&node, 0).unwrap();
+        for parent in [ROOT, dir] {
+            for (what, frame) in requests(parent, node, name, "good") {
+                let shown = name.escape_ascii();
+                assert_ne!(bench.errno(frame, ENTRY + 16).unwrap(), 0, "{what} of \"{shown}\" in {parent}");
+            }
+        }
+    }
+    assert_eq!(outside(&bench), before);
+    assert_eq!(fs::read(bench.host("dir/good")).unwrap(), b"inside");
+    let left: Vec<_> =
+        fs::read_dir(bench.host("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["dir"]);
+    bench.is_alive().unwrap();
+}
+
+#[test]
+fn a_name_without_its_end_or_with_another_behind_it_is_refused() {
+    let mut bench = Bench::with(Setup::default(), &[]).unwrap();
+    plant_canaries(&bench);
+    let before = outside(&bench);
+    fs::write(bench.host("good"), "inside").unwrap();
+    for opcode in [LOOKUP, UNLINK, RMDIR] {
+        // No NUL; a NUL within; something behind the NUL.
+        for bytes in [&b"good"[..], b"go\0od", b"go\0od\0", b"good\0\0", b"good\0../canary\0", b"\0good\0"] {
+            let frame = Frame::new(opcode, ROOT).bytes(bytes);
+            let shown = bytes.escape_ascii();
+            assert_ne!(bench.errno(frame, ENTRY).unwrap(), 0, "opcode {opcode} of \"{shown}\"");
+        }
+    }
+    for bytes in [&b"good\0"[..], b"good\0new", b"\0\0", b"good\0\0", b"good\0new\0more\0"] {
+        let frame = Frame::new(RENAME, ROOT).u64(ROOT).bytes(bytes);
+        assert_ne!(bench.errno(frame, 0).unwrap(), 0, "RENAME of \"{}\"", bytes.escape_ascii());
+    }
+    assert_eq!(fs::read(bench.host("good")).unwrap(), b"inside");
+    assert_eq!(outside(&bench), before);
+}
+
+#[test]
+fn a_name_of_255_bytes_and_one_that_is_no_text_are_names_like_any_other() {
+    let mut bench = Bench::with(Setup::default(), &[]).unwrap();
+    for name in [vec![b'n'; 255], vec![0xff, 0xfe, 0x80], b"...".to_vec(), b" ".to_vec(), b"-rf".to_vec()] {
+        let made = Frame::new(MKDIR, ROOT).u32(0o755).u32(0).name(&name);
+        assert_eq!(bench.errno(made, ENTRY).unwrap(), 0, "\"{}\"", name.escape_ascii());
+        assert_eq!(bench.errno(Frame::new(LOOKUP, ROOT).name(&name), ENTRY).unwrap(), 0);
+        assert_eq!(bench.errno(Frame::new(RMDIR, ROOT).name(&name), 0).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_symbolic_link_is_never_followed() {
+    let mut bench = Bench::with(Setup::default(), &[]).unwrap();
+    plant_canaries(&bench);
+    let before = outside(&bench);
+    let canary = bench.folder().join("canary");
+    for (name, target) in [
+        ("absolute", canary.as_path()),
+        ("upwards", Path::new("../canary")),
+        ("folder", Path::new("../outside")),
+        ("magic", Path::new("/proc/self/root")),
+    ] {
+        symlink(target, bench.host(name)).unwrap();
+        let entry = bench.body(Frame::new(LOOKUP, ROOT).name(name), ENTRY).unwrap();
+        let node = u64_at(&entry, 0).unwrap();
+        let mode = pinhole_tests::frontend::frame::u32_at(&entry, 40 + 60).unwrap();
+        assert_eq!(mode & 0o170_000, 0o120_000, "{name} is seen as the link that it is");
+        for flags in [0, 2, 0o1000, 0o200_000] {
+            assert_ne!(bench.errno(Frame::new(OPEN_FILE, node).u32(flags).u32(0), 16).unwrap(), 0, "{name}");
+        }
+        // What is behind the link is reached by no opcode: the link is not a directory.
+        for (what, frame) in requests(node, node, b"canary", "other") {
+            assert_ne!(bench.errno(frame, ENTRY + 16).unwrap(), 0, "{what} behind {name}");
+        }
+        assert_ne!(
+            bench
+                .errno(Frame::new(TMPFILE, node).u32(2).u32(0o100_600).u32(0).u32(0).name("/"), 144)
+                .unwrap(),
+            0
+        );
+        let over = Frame::new(CREATE, ROOT).u32(0o1002).u32(0o100_644).u32(0).u32(0).name(name);
+        assert_ne!(bench.errno(over, 144).unwrap(), 0, "CREATE over {name}");
+    }
+    assert_eq!(outside(&bench), before);
+}
+
+/// Swaps `dir` with a symbolic link to the folder outside, until told to stop. At each moment one of the two stands
+/// there: the exchange is atomic.
+fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
+    let mut swaps = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, dir, rustix::fs::CWD, other, flags).unwrap();
+        swaps += 1;
+    }
+    swaps
+}
+
+/// Asks for everything that `parent` can be asked for, in a directory that may be swapped at any moment.
+fn ask_everything(bench: &mut Bench, round: u64) {
+    let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY) else { return };
+    let parent = u64_at(&entry, 0).unwrap();
+    let target = bench.body(Frame::new(LOOKUP, parent).name("canary"), ENTRY);
+    let node = target.as_ref().map_or(parent, |entry| u64_at(entry, 0).unwrap());
+    let name = format!("new-{}", round % 3);
+    for (_, frame) in requests(parent, node, name.as_bytes(), "canary") {
+        bench.errno(frame, ENTRY + 16).unwrap();
+    }
+    for (_, frame) in requests(parent, node, b"empty", "other") {
+        bench.errno(frame, ENTRY + 16).unwrap();
+    }
+    bench.errno(Frame::new(TMPFILE, parent).u32(2).u32(0o100_600).u32(0).u32(0).name("/"), 144).unwrap();
+    // O_TRUNC on what was found; its length tells whose file it was.
+    bench.errno(Frame::new(OPEN_FILE, node).u32(0o1001).u32(0), 16).unwrap();
+    bench.errno(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), 104).unwrap();
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_while_it_runs_leads_nowhere() {
+    let mut bench = Bench::with(Setup::default(), &[]).unwrap();
+    plant_canaries(&bench);
+    let before = outside(&bench);
+    let (dir, other) = (bench.host("dir"), bench.host("swapped"));
+    fs::create_dir(&dir).unwrap();
+    symlink(bench.folder().join("outside"), &other).unwrap();
+    let inside = fs::File::open(&dir).unwrap();
+    let stop = AtomicBool::new(false);
+    let swaps = std::thread::scope(|threads| {
+        let swapper = threads.spawn(|| swap(&dir, &other, &stop));
+        for round in 0..300 {
+            // By its descriptor: by its path it might be the folder outside.
+            drop(rustix::fs::openat(
+                &inside,
+                "canary",
+                OFlags::CREATE | OFlags::WRONLY,
+                Mode::from_raw_mode(0o644),
+            ));
+            rustix::fs::mkdirat(&inside, "empty", Mode::from_raw_mode(0o755)).unwrap_or_default();
+            ask_everything(&mut bench, round);
+            if round % 50 == 0 {
+                bench.guest.init().unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        swapper.join().unwrap()
+    });
+    assert!(swaps > 100, "only {swaps} swaps");
+    assert_eq!(outside(&bench), before, "something outside the share was touched");
+    bench.is_alive().unwrap();
+}

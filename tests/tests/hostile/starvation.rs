@@ -1,0 +1,211 @@
+//! Does the daemon serve, or say why it does not, when the host has no room for its threads? Each run has a limit on
+//! the number of its user's processes and threads, from none to more than enough.
+//!
+//! Needs root, to start the daemon as another user.
+
+use pinhole_tests::daemon::{pinhole_program, serving_id};
+use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, GETATTR};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, eventually};
+use pinhole_tests::program::Program;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const ROOT: u64 = 1;
+const ENTRY: usize = 128;
+const READY: &str = "Waiting for vhost-user socket connection...\n";
+/// More threads than a daemon with two queues and a full pool has.
+const ENOUGH: u64 = 20;
+
+/// A user that has no other process, so that the limit counts the daemon's threads alone.
+fn user() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let run = 100_000 + std::process::id() % 100_000 * 100;
+    run + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A daemon of a user of its own that may have `threads_max` processes and threads.
+struct Starved {
+    program: Program,
+    folder: TempDir,
+    user: u32,
+}
+
+/// The start of a command that another user runs.
+fn as_user(user: u32) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+    command
+}
+
+impl Starved {
+    fn start(threads_max: u64, arguments: &[&str]) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "run `sudo -E cargo xtask test --only hostile::starvation`"
+        );
+        let folder = tempfile::Builder::new().prefix("pinhole-starved-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let user = user();
+        for name in ["share", "run"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            chown(folder.path().join(name), Some(user), Some(user)).unwrap();
+        }
+        // A copy, because another user may not be allowed to reach the folder of the build.
+        let mut copy = Command::new("cp");
+        copy.arg(pinhole_program().unwrap()).arg(folder.path().join("pinhole"));
+        assert!(copy.status().unwrap().success());
+        let mut command = as_user(user);
+        command
+            // The soft limit, which can be raised again.
+            .args(["prlimit".to_owned(), format!("--nproc={threads_max}:")])
+            .arg(folder.path().join("pinhole"))
+            .arg("--shared-dir")
+            .arg(folder.path().join("share"))
+            .arg("--socket-path")
+            .arg(folder.path().join("run/socket"))
+            // A user namespace keeps the limit with which it was made.
+            .arg("--sandbox=none")
+            .args(arguments);
+        let program = Program::start(&mut command).unwrap();
+        Self { program, folder, user }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/socket")
+    }
+
+    /// It listens, or has ended with an error.
+    fn is_ready(&mut self) -> bool {
+        eventually("it listens or ends", || {
+            self.program.stderr().contains(READY) || self.program.wait(Duration::ZERO).unwrap().is_some()
+        });
+        self.program.stderr().contains(READY)
+    }
+
+    /// It has ended by itself and said in its last line which thread or process it lacks.
+    fn ended_with_a_reason(&mut self, threads_max: u64) {
+        let ended = self.program.wait(LIMIT).unwrap().expect("it ends");
+        let said = self.program.stderr();
+        assert_eq!(ended.code(), Some(1), "{threads_max}: {ended}: {said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.starts_with("pinhole: "), "{threads_max}: {said}");
+        assert!(last.contains("Resource temporarily unavailable"), "{threads_max}: {said}");
+    }
+
+    fn has_thread(&self, name: &str) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", serving_id(self.program.id())));
+        tasks
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
+    }
+
+    /// Gives the daemon as many threads as it wants, from now on.
+    fn relieve(&self) {
+        let process = serving_id(self.program.id());
+        let mut relieve = as_user(self.user);
+        relieve.args(["prlimit".to_owned(), format!("--pid={process}"), "--nproc=1000:".to_owned()]);
+        assert!(relieve.status().unwrap().success());
+    }
+
+    /// The first SIGTERM ends it.
+    fn ends_at_the_first_signal(&mut self) {
+        let process = i32::try_from(self.program.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(process, Signal::TERM).unwrap();
+        let ended = self.program.wait(LIMIT).unwrap();
+        assert_eq!(ended.and_then(|ended| ended.code()), Some(0), "{}", self.program.stderr());
+    }
+}
+
+/// Makes a file, has it made durable, and looks at the root, on queue 1.
+fn works(guest: &mut Frontend, name: &str) {
+    let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name).message();
+    let made = guest.raw(1, &create, OUT_HEADER_LEN + ENTRY + 16).unwrap();
+    let made = made.success().unwrap();
+    let (node, handle) = (u64_at(made, 0).unwrap(), u64_at(made, ENTRY).unwrap());
+    for _ in 0..3 {
+        let fsync = Frame::new(FSYNC, node).u64(handle).u32(0).u32(0).message();
+        guest.raw(1, &fsync, OUT_HEADER_LEN).unwrap().success().unwrap();
+    }
+    let get_attr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
+    guest.raw(1, &get_attr, OUT_HEADER_LEN + 104).unwrap().success().unwrap();
+}
+
+/// One run; whether the guest was served.
+fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
+    let mut starved = Starved::start(threads_max, arguments);
+    if !starved.is_ready() {
+        starved.ended_with_a_reason(threads_max);
+        return false;
+    }
+    let mut guest = match Frontend::connect(&starved.socket()) {
+        Ok(guest) => guest,
+        // A front-end that is refused sees its socket close.
+        Err(FrontendError::Vhost(_) | FrontendError::Host(_)) => {
+            starved.ended_with_a_reason(threads_max);
+            return false;
+        }
+        Err(error) => panic!("{threads_max}: {error}"),
+    };
+    let complete = (0..3).all(|queue| {
+        starved.has_thread(&if queue == 0 { "hiprio".to_owned() } else { format!("request-{queue}") })
+    });
+    if !complete {
+        let said = "cannot start the thread of a queue; trying again";
+        assert!(starved.program.stderr().contains(said), "{threads_max}: {}", starved.program.stderr());
+        starved.relieve();
+    }
+    guest.init().unwrap();
+    works(&mut guest, "file");
+    let base = guest.stop_queue(1).unwrap();
+    guest.resume_queue(1, base).unwrap();
+    works(&mut guest, "another");
+    starved.ends_at_the_first_signal();
+    true
+}
+
+#[test]
+fn any_number_of_threads_serves_or_is_an_error() {
+    let served: Vec<bool> = (0..ENOUGH).map(|threads_max| serves_or_says_why(threads_max, &[])).collect();
+    println!("served by number of threads: {served:?}");
+    let first = served.iter().position(|served| *served).expect("it serves with enough of them");
+    assert!(served.iter().skip(first).all(|served| *served), "{served:?}");
+}
+
+#[test]
+fn without_a_pool_any_number_of_threads_serves_or_is_an_error() {
+    let alone = ["--thread-pool-size", "0"];
+    let served: Vec<bool> = (0..ENOUGH).map(|threads_max| serves_or_says_why(threads_max, &alone)).collect();
+    println!("served by number of threads: {served:?}");
+    assert!(served.last() == Some(&true) && served.first() == Some(&false), "{served:?}");
+}
+
+/// A daemon that serves one guest after the other does not end: the VMM waits until there is room.
+#[test]
+fn a_front_end_waits_until_there_is_room_for_threads() {
+    let needed = (0..ENOUGH).find(|threads_max| serves_or_says_why(*threads_max, &[])).unwrap();
+    // The last thread that it needs is the connection's own, which comes after the front-end was accepted.
+    let mut starved = Starved::start(needed - 2, &["--keep-listening"]);
+    assert!(starved.is_ready(), "{}", starved.program.stderr());
+    let socket = starved.socket();
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let mut guest = Frontend::connect(&socket).unwrap();
+            guest.init().unwrap();
+            works(&mut guest, "file");
+            guest
+        });
+        eventually("the log says why", || starved.program.stderr().contains("a connection was not served"));
+        starved.relieve();
+        drop(guest.join().unwrap());
+    });
+    starved.ends_at_the_first_signal();
+}

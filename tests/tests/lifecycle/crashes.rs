@@ -1,0 +1,128 @@
+//! Is the end of a daemon that crashes called by its name, with what to do next? The process that serves is ended in each
+//! way in which one may end, and the supervisor's line and its own end must say the same.
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{FSYNC, LOOKUP};
+use pinhole_tests::frontend::{Bench, Descriptor, LIMIT, Setup, eventually};
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use vhost::VhostUserMemoryRegionInfo;
+use vhost::vhost_user::VhostUserFrontend as _;
+
+const ROOT: u64 = 1;
+const O_RDWR: u32 = 2;
+const PAGE: u64 = 4096;
+/// Where memory begins that is cut short.
+const CUT: u64 = 1 << 40;
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// The daemon ends by this signal, and has said so.
+#[track_caller]
+fn ended_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> String {
+    let ended = daemon.wait_at_most(LIMIT).unwrap();
+    let stderr = daemon.stderr();
+    let said = format!("the serving process {serving} was ended by {name}");
+    assert!(stderr.contains(&said), "no `{said}` in {stderr}");
+    assert_eq!(ended.and_then(|status| status.signal()), Some(signal.as_raw()), "{stderr}");
+    stderr
+}
+
+/// The kernel ignores such signals for the first process of a namespace of processes, so there is none here.
+#[test]
+fn a_signal_is_reported_by_its_name() {
+    for (signal, name) in [
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SYS, "SIGSYS"),
+    ] {
+        let mut bench = Bench::with(Setup::default(), &["--sandbox=none"]).unwrap();
+        bench.is_alive().unwrap();
+        let serving = bench.daemon.serving_id();
+        kill_process(pid(serving), signal).unwrap();
+        let stderr = ended_by(bench.daemon, serving, signal, name);
+        assert!(stderr.contains("ERROR"), "{stderr}");
+    }
+}
+
+#[test]
+fn memory_cut_short_is_reported_as_sigbus() {
+    let mut bench = Bench::new().unwrap();
+    let serving = bench.daemon.serving_id();
+    let memory: File = rustix::fs::memfd_create(c"cut", MemfdFlags::CLOEXEC).unwrap().into();
+    memory.set_len(2 * PAGE).unwrap();
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: CUT,
+        userspace_addr: CUT,
+        memory_size: 2 * PAGE,
+        mmap_offset: 0,
+        mmap_handle: memory.as_raw_fd(),
+    };
+    bench.guest.connection().add_mem_region(&region).unwrap();
+    bench.is_alive().unwrap();
+    memory.set_len(PAGE).unwrap();
+    let (queue, guest_memory) = bench.guest.queue(1).unwrap();
+    let message = Descriptor { address: CUT + PAGE, len: 40, flags: 0, next: 0 };
+    queue.write_table(guest_memory, queue.place().descriptors, &[message]).unwrap();
+    queue.offer(guest_memory, 0).unwrap();
+    queue.kick().unwrap();
+    ended_by(bench.daemon, serving, Signal::BUS, "SIGBUS");
+}
+
+#[test]
+fn a_failed_allocation_is_reported_as_sigabrt() {
+    let mut bench = Bench::new().unwrap();
+    let serving = bench.daemon.serving_id();
+    let none = Rlimit { current: Some(PAGE), maximum: None };
+    rustix::process::prlimit(Some(pid(serving)), Resource::Data, none).unwrap();
+    // Each file that the guest knows takes memory, until what the heap has left is used up.
+    let files = (0..100_000).map(|n| format!("file-{n}"));
+    let survived = files.take_while(|name| {
+        fs::write(bench.host(name), "").unwrap();
+        bench.errno(Frame::new(LOOKUP, ROOT).name(name), 128).is_ok()
+    });
+    assert_ne!(survived.count(), 100_000, "memory was never short");
+    let stderr = ended_by(bench.daemon, serving, Signal::ABORT, "SIGABRT");
+    assert!(stderr.contains("memory allocation of"), "{stderr}");
+}
+
+/// A tracer that answers a call in the kernel's stead changes its number, and the filter sees that one.
+#[test]
+fn a_forbidden_call_is_reported_with_where_to_find_its_number() {
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), "content").unwrap();
+    let daemon = share.serve(&[]).unwrap();
+    let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
+    let (node, handle) = guest.open("file", O_RDWR).unwrap();
+    let fsync = Frame::new(FSYNC, node).u64(handle).u32(0).u32(0);
+    guest.body(fsync.clone(), 0).unwrap();
+    let serving = daemon.serving_id();
+    let mut tracer = Command::new("strace");
+    tracer.args(["-f", "-qq", "-e", "trace=fsync", "-e", "inject=fsync:retval=0", "-p"]);
+    let tracer = tracer.arg(serving.to_string()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut tracer =
+        tracer.unwrap_or_else(|error| panic!("no strace ({error}): run `apt-get install --yes strace`"));
+    eventually("each thread is traced", || {
+        fs::read_dir(format!("/proc/{serving}/task")).unwrap().all(|thread| {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+            !status.lines().any(|line| line == "TracerPid:\t0")
+        })
+    });
+    let asked = guest.submit(fsync, 0).unwrap();
+    let stderr = ended_by(daemon, serving, Signal::SYS, "SIGSYS");
+    assert!(stderr.contains(&format!("--grep 'type=1326.* pid={serving} '")), "{stderr}");
+    drop((asked, guest));
+    tracer.wait().unwrap();
+}

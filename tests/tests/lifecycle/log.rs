@@ -1,0 +1,159 @@
+//! Does a daemon whose log cannot be written serve on, and end as it should? Every filter is at `kill`, and a worker has
+//! a line to write for each request.
+
+use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::GETATTR;
+use pinhole_tests::frontend::{Frontend, LIMIT, OUT_HEADER_LEN};
+use rustix::process::Signal;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const ROOT: u64 = 1;
+/// Requests without sense, each with a line of its own in the log: more than the smallest pipe or socket holds.
+const LINES: usize = 100;
+/// Such a line has this in it.
+const LINE: &str = "a request that does not decode";
+
+fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
+    let share = folder.path().join("share");
+    fs::create_dir(&share).unwrap();
+    let daemon = Daemon::pinhole(share).unwrap().confined_to(folder.path());
+    let always = ["--keep-listening", "--log-level", "debug"];
+    always.iter().chain(arguments).fold(daemon, |daemon, argument| daemon.argument(*argument))
+}
+
+/// A guest that mounts, makes a worker write line after line, and is answered to the last.
+fn visit(daemon: &mut Serving) {
+    let started = Instant::now();
+    let mut guest = loop {
+        match Frontend::connect(daemon.socket()) {
+            Ok(guest) => break guest,
+            Err(error) => {
+                assert_eq!(daemon.wait_at_most(Duration::from_millis(10)).unwrap(), None, "it has ended");
+                assert!(started.elapsed() < LIMIT, "{error}");
+            }
+        }
+    };
+    guest.init().unwrap();
+    for _ in 0..LINES {
+        let senseless = Frame::new(GETATTR, ROOT).u32(0).message();
+        assert!(guest.raw(1, &senseless, OUT_HEADER_LEN).unwrap().error().unwrap().is_some());
+    }
+    let frame = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0);
+    guest.raw(1, &frame.message(), OUT_HEADER_LEN + 104).unwrap().success().unwrap();
+}
+
+/// Two guests are served, one after the other, and a signal ends the daemon with success.
+#[track_caller]
+fn lives(mut daemon: Serving) {
+    visit(&mut daemon);
+    visit(&mut daemon);
+    daemon.signal(Signal::TERM).unwrap();
+    let status = daemon.wait_at_most(LIMIT).unwrap().expect("it has not ended");
+    assert!(status.success(), "{status}");
+}
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("pinhole-log-").tempdir().unwrap()
+}
+
+#[test]
+fn a_full_disk_takes_no_line_and_ends_nothing() {
+    let folder = folder();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    lives(daemon(&folder, &[]).start_unheard(full).unwrap());
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_nothing() {
+    let piped = folder();
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    lives(daemon(&piped, &[]).start_unheard(writer).unwrap());
+    let folder = folder();
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    lives(daemon(&folder, &[]).start_unheard(OwnedFd::from(writer)).unwrap());
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_up_nothing() {
+    let piped = folder();
+    let (mut reader, writer) = io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    lives(daemon(&piped, &[]).start_unheard(writer).unwrap());
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
+
+    let folder = folder();
+    let (mut reader, writer) = UnixStream::pair().unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&writer, 4096).unwrap();
+    lives(daemon(&folder, &[]).start_unheard(OwnedFd::from(writer)).unwrap());
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
+}
+
+/// The daemon's own way to tell of a panic, within its walls, on each kind of thread.
+#[test]
+fn a_panic_that_nobody_can_be_told_of_is_caught_like_any_other() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("share")).unwrap();
+    fs::write(folder.path().join("canary"), "c").unwrap();
+    let panic = |profile: &str, thread: &str, stderr: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
+        command.arg(folder.path().join("share")).arg(folder.path().join("canary"));
+        command.args([profile, "prefer", "namespace", "namespace,capabilities,landlock,seccomp"]);
+        command.args([thread, "panic"]);
+        let output = command.stdin(Stdio::null()).stderr(stderr).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.trim(), "done", "{thread} under {profile}: {}", output.status);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for profile in ["share", "rootfs"] {
+        for thread in ["control", "worker", "offload"] {
+            let text = panic(profile, thread, Stdio::piped());
+            assert!(text.contains("panicked at") && text.contains("no harm meant"), "{text}");
+            panic(profile, thread, File::options().write(true).open("/dev/full").unwrap().into());
+            panic(profile, thread, io::pipe().unwrap().1.into());
+        }
+    }
+}
+
+/// The limit of the policy on the size of files is one of the process's, and so the log's too.
+#[test]
+fn a_log_longer_than_any_file_may_be_ends_nothing() {
+    let folder = folder();
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, "profile = \"share\"\n[limits]\nfile-size = 4096\n").unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, [b'x'; 8192]).unwrap();
+    let appended = File::options().append(true).open(&log).unwrap();
+    let daemon = daemon(&folder, &["--policy", policy.to_str().unwrap()]);
+    lives(daemon.start_unheard(appended).unwrap());
+    let text = fs::read(&log).unwrap();
+    assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
+}
+
+/// Also where the limit is the operator's, holds for both processes from the start, and the guest may write nothing.
+#[test]
+fn a_limit_from_outside_ends_nothing() {
+    for profile in ["share", "rootfs"] {
+        let folder = folder();
+        let log = folder.path().join("log");
+        fs::write(&log, [b'x'; 8192]).unwrap();
+        let appended = File::options().append(true).open(&log).unwrap();
+        let limited = ["/bin/sh", "-c", "ulimit -f 8; exec \"$@\"", "sh"].map(PathBuf::from);
+        let daemon = daemon(&folder, &["--profile", profile]).under(limited);
+        lives(daemon.start_unheard(Stdio::from(appended)).unwrap());
+        assert_eq!(log.metadata().unwrap().len(), 8192);
+    }
+}

@@ -1,0 +1,239 @@
+//! Does a daemon continue after it was stopped, frozen or traced, whatever its threads were waiting for?
+//!
+//! Each test interrupts one process many times while a guest keeps every kind of thread in its waits, and then asks for
+//! an answer. The freezer needs root and cgroup v2, the tracer needs strace, and `pinhole mount` needs /dev/fuse; a test
+//! that lacks one of them fails with the command that provides it.
+
+use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{FALLOCATE, FORGET, FSYNC, GETATTR, LOOKUP};
+use pinhole_tests::frontend::locks::{Lock, WRITE};
+use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup};
+use pinhole_tests::interruption::{Interrupter, Interruption};
+use pinhole_tests::program::{Program, pinhole};
+use pinhole_tests::window::{Dax, Rules};
+use rustix::fs::{FlockOperation, flock};
+use rustix::mount::UnmountFlags;
+use rustix::process::Signal;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const ROOT: u64 = 1;
+const ENTRY: usize = 128;
+const ATTR: usize = 104;
+const O_RDWR: u32 = 2;
+const SLOT: u64 = 2 << 20;
+/// Enough that each wait of a few milliseconds is hit. A tracer takes much longer than the other two.
+const TIMES: [(Interruption, usize); 3] =
+    [(Interruption::Stop, 150), (Interruption::Freeze, 150), (Interruption::Trace, 15)];
+/// How long the VMM of a window takes for its answer, so that the thread that talks to it is often found waiting.
+const SLOW: Duration = Duration::from_millis(2);
+/// Bytes of a reservation that takes a while also on tmpfs.
+const LONG: u64 = 256 << 20;
+
+/// Interrupts `process` over and over while `work` is repeated by another thread.
+#[track_caller]
+fn interrupt_during((way, times): (Interruption, usize), process: u32, work: impl FnMut() + Send) {
+    let (over, mut work) = (AtomicBool::new(false), work);
+    let interrupter = Interrupter::new(way, process).unwrap();
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                work();
+            }
+        });
+        let outcome = (0..times).try_for_each(|time| {
+            let outcome = interrupter.interrupt();
+            let ended = working.is_finished();
+            // A moment for the threads to arrive in their waits again.
+            std::thread::park_timeout(Duration::from_micros(time as u64 % 8 * 500));
+            outcome.map_err(|error| format!("{way:?} {time}: {error}"))?;
+            if ended { Err(format!("{way:?} {time}: the guest got no answer")) } else { Ok(()) }
+        });
+        over.store(true, Ordering::Release);
+        let worked = working.join();
+        outcome.unwrap();
+        worked.unwrap();
+    });
+}
+
+/// The daemon has nothing to complain of, and ends as it should.
+#[track_caller]
+fn ends_well(mut daemon: Serving) {
+    daemon.signal(Signal::TERM).unwrap();
+    let ended = daemon.wait_at_most(pinhole_tests::frontend::LIMIT).unwrap();
+    let stderr = daemon.stderr();
+    assert_eq!(ended.and_then(|status| status.code()), Some(0), "{stderr}");
+    assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
+}
+
+/// hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM with a window.
+fn with_window(interruption: (Interruption, usize)) {
+    let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
+    dax.file("file", SLOT).unwrap();
+    let (node, handle) = dax.open("file", O_RDWR).unwrap();
+    dax.window.slow_down(SLOW);
+    let forget = Frame::new(FORGET, node).u64(1).message();
+    let process = dax.bench.daemon.serving_id();
+    interrupt_during(interruption, process, || {
+        // As often as it is forgotten.
+        let again = Frame::new(LOOKUP, ROOT).name("file");
+        dax.bench.body(again.clone(), ENTRY).unwrap();
+        dax.bench.guest.raw(0, &forget, 0).unwrap();
+        assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
+        dax.bench.body(again.clone(), ENTRY).unwrap();
+        dax.bench.guest.raw(0, &forget, 0).unwrap();
+        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0);
+        dax.bench.body(Frame::new(FSYNC, node).u64(handle).u32(0).u32(0), 0).unwrap();
+    });
+    dax.bench.is_alive().unwrap();
+    assert_eq!(dax.window.faults(), Vec::<String>::new());
+    ends_well(dax.bench.daemon);
+}
+
+/// A guest that waits for a lock of the host, which is tried again and again.
+fn with_lock_waiter(interruption: (Interruption, usize)) {
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 4096]).unwrap();
+    let held = File::options().read(true).write(true).open(share.host("file")).unwrap();
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let daemon = share.serve(&[]).unwrap();
+    let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
+    let file = guest.open("file", O_RDWR).unwrap();
+    let waits = guest.set_and_wait(file, Lock::flock(WRITE, 1)).unwrap();
+    // By the other queue: what waits keeps its place in the first.
+    let getattr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
+    interrupt_during(interruption, daemon.serving_id(), || {
+        guest.guest.raw(2, &getattr, OUT_HEADER_LEN + ATTR).unwrap().success().unwrap();
+    });
+    assert!(!guest.is_answered(waits).unwrap());
+    flock(&held, FlockOperation::Unlock).unwrap();
+    assert_eq!(guest.outcome(waits).unwrap(), 0);
+    ends_well(daemon);
+}
+
+/// A guest that is slowed down by its policy.
+fn with_limited_speed(interruption: (Interruption, usize)) {
+    let share = Share::new().unwrap();
+    let policy = share.folder().join("policy.toml");
+    fs::write(&policy, "[limits]\noperations-per-second = 50\n").unwrap();
+    let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();
+    let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
+    interrupt_during(interruption, daemon.serving_id(), || guest.is_alive().unwrap());
+    ends_well(daemon);
+}
+
+/// A daemon before its first guest, and then one whose guest asks for nothing.
+fn with_an_idle_guest(interruption: (Interruption, usize)) {
+    let (folder, daemon) = Bench::serve(&[]).unwrap();
+    let idle = || std::thread::park_timeout(Duration::from_millis(1));
+    interrupt_during(interruption, daemon.serving_id(), idle);
+    let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
+    interrupt_during(interruption, daemon.serving_id(), idle);
+    guest.is_alive().unwrap();
+    ends_well(daemon);
+    drop(folder);
+}
+
+/// The process that waits outside the sandbox.
+fn with_the_supervisor(interruption: (Interruption, usize)) {
+    let mut bench = Bench::new().unwrap();
+    assert_ne!(bench.daemon.id(), bench.daemon.serving_id());
+    interrupt_during(interruption, bench.daemon.id(), || {
+        std::thread::park_timeout(Duration::from_millis(1));
+    });
+    bench.is_alive().unwrap();
+    ends_well(bench.daemon);
+}
+
+/// `pinhole mount`: its threads read /dev/fuse, and one tries a lock for a program that waits.
+fn with_a_mount(interruption: (Interruption, usize)) {
+    let folder = tempfile::Builder::new().prefix("pinhole-stops-").tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("host")).unwrap();
+    fs::create_dir(path("mnt")).unwrap();
+    fs::write(path("host/file"), "content").unwrap();
+    let mut program = Program::start(pinhole(["mount"]).unwrap().arg(path("host")).arg(path("mnt"))).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    let outcome = std::panic::catch_unwind(|| {
+        let open = |path: &Path| File::options().read(true).write(true).open(path).unwrap();
+        let (holder, waiter) = (open(&path("host/file")), open(&path("mnt/file")));
+        flock(&holder, FlockOperation::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| flock(&waiter, FlockOperation::LockExclusive));
+            interrupt_during(interruption, program.id(), || {
+                fs::write(path("mnt/made"), "content").unwrap();
+                fs::remove_file(path("mnt/made")).unwrap();
+            });
+            flock(&holder, FlockOperation::Unlock).unwrap();
+            waiting.join().unwrap().unwrap();
+        });
+    });
+    let ended = program.end_by(Signal::TERM).unwrap();
+    // Only where it has died.
+    rustix::mount::unmount(path("mnt"), UnmountFlags::DETACH).unwrap_or_default();
+    assert!(outcome.is_ok(), "{}", program.stderr());
+    assert_eq!(ended, Some(0), "{}", program.stderr());
+}
+
+#[test]
+fn every_thread_survives_interruptions_under_load() {
+    TIMES.into_iter().for_each(with_window);
+}
+
+#[test]
+fn a_lock_waiter_survives_interruptions() {
+    TIMES.into_iter().for_each(with_lock_waiter);
+}
+
+#[test]
+fn a_slowed_queue_survives_interruptions() {
+    TIMES.into_iter().for_each(with_limited_speed);
+}
+
+#[test]
+fn an_idle_daemon_survives_interruptions() {
+    TIMES.into_iter().for_each(with_an_idle_guest);
+}
+
+#[test]
+fn the_supervisor_survives_interruptions() {
+    TIMES.into_iter().for_each(with_the_supervisor);
+}
+
+#[test]
+fn a_mount_survives_interruptions() {
+    TIMES.into_iter().for_each(with_a_mount);
+}
+
+/// On tmpfs a reservation that is interrupted ends with EINTR and is undone.
+#[test]
+fn an_interrupted_fallocate_succeeds() {
+    let folder = tempfile::Builder::new().prefix("pinhole-stops-").tempdir_in("/dev/shm").unwrap();
+    let share = folder.path().join("share");
+    fs::create_dir(&share).unwrap();
+    let file = share.join("file");
+    fs::write(&file, "").unwrap();
+    let daemon = Daemon::pinhole(&share).unwrap().confined_to(folder.path()).start().unwrap();
+    let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
+    let (node, handle) = guest.open("file", O_RDWR).unwrap();
+    for (way, times) in [(Interruption::Stop, 10), (Interruption::Freeze, 10), (Interruption::Trace, 3)] {
+        let interrupter = Interrupter::new(way, daemon.serving_id()).unwrap();
+        for time in 0..times {
+            File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+            let reserve = Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(LONG).u32(0).u32(0);
+            let reserving = guest.submit(reserve, 0).unwrap();
+            while file.metadata().unwrap().blocks() == 0 && !guest.is_answered(reserving).unwrap() {
+                std::thread::yield_now();
+            }
+            interrupter.interrupt().unwrap();
+            assert_eq!(guest.outcome(reserving).unwrap(), 0, "{way:?} {time}");
+            assert_eq!(file.metadata().unwrap().blocks() * 512, LONG, "{way:?} {time}");
+        }
+    }
+    guest.is_alive().unwrap();
+}

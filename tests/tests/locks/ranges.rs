@@ -1,0 +1,250 @@
+//! Are the ranges that a guest locks those of a model that knows each byte? Random locks of two owners in one guest,
+//! and two witnesses after each: a guest of another daemon by GETLK, and the host's own list. And how many may there be, in
+//! one file, and in all under a policy that counts them?
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Client, Opened, Share};
+use pinhole_tests::frontend::locks::{
+    HostLock, InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
+};
+use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const EAGAIN: i32 = 11;
+const ENOLCK: i32 = 37;
+const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
+/// Bytes of which each may be locked by itself; one more stands for all that follow.
+const BYTES: u64 = 24;
+const CELLS: usize = 25;
+const OWNERS: [u64; 2] = [1, 2];
+
+/// What one owner has on each byte.
+type Held = [Option<u32>; CELLS];
+
+#[derive(Default)]
+struct Model {
+    held: [Held; 2],
+}
+
+fn cells(lock: Lock) -> std::ops::RangeInclusive<usize> {
+    let cell = |at: u64| usize::try_from(at.min(BYTES)).unwrap();
+    cell(lock.start)..=cell(lock.end)
+}
+
+const fn excludes(one: u32, other: u32) -> bool {
+    one == WRITE || other == WRITE
+}
+
+/// Where an owner's byte `at` belongs to: all around it that is of the same kind.
+fn run(held: &Held, at: usize) -> (u64, u64, u32) {
+    let kind = held[at].unwrap();
+    let same = |cell: &usize| held[*cell] == Some(kind);
+    let start = (0..=at).rev().take_while(same).last().unwrap();
+    let end = (at..held.len()).take_while(same).last().unwrap();
+    let end = if end as u64 == BYTES { TO_THE_END } else { end as u64 };
+    (start as u64, end, kind)
+}
+
+impl Model {
+    fn index(lock: Lock) -> usize {
+        usize::try_from(lock.owner).unwrap() - 1
+    }
+
+    /// Those in the way of a lock, as their owner has them, of owners for whom `whose` says so.
+    fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<InTheWay> {
+        let mut found = Vec::new();
+        for (owner, held) in self.held.iter().enumerate().filter(|(owner, _)| whose(*owner)) {
+            for cell in cells(lock).filter(|cell| held[*cell].is_some_and(|kind| excludes(kind, lock.kind))) {
+                let (start, end, kind) = run(held, cell);
+                found.push(InTheWay { start, end, kind, pid: pid_of(OWNERS[owner]) });
+            }
+        }
+        found
+    }
+
+    fn set(&mut self, lock: Lock) -> i32 {
+        let own = Self::index(lock);
+        if lock.kind != UNLOCK && !self.in_the_way(lock, |owner| owner != own).is_empty() {
+            return EAGAIN;
+        }
+        for cell in cells(lock) {
+            self.held[own][cell] = (lock.kind != UNLOCK).then_some(lock.kind);
+        }
+        0
+    }
+
+    fn on_host(&self) -> Vec<HostLock> {
+        let mut all = Vec::new();
+        for held in &self.held {
+            let mut at = 0;
+            while at < held.len() {
+                let Some(_) = held[at] else {
+                    at += 1;
+                    continue;
+                };
+                let (start, end, kind) = run(held, at);
+                all.push(HostLock { family: "OFDLCK".to_owned(), start, end, write: kind == WRITE });
+                at = usize::try_from(end.min(BYTES)).unwrap() + 1;
+            }
+        }
+        all.sort();
+        all
+    }
+}
+
+/// xorshift64*, as in the other seeded tests: no two runs need be alike, and each can be had again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit
+    }
+
+    fn lock(&mut self) -> Lock {
+        let start = self.below(BYTES + 1);
+        // The model's last cell is everything from that byte on, so no range ends in it but at the end of all.
+        let to_the_end = start == BYTES || self.below(8) == 0;
+        let end = if to_the_end { TO_THE_END } else { start + self.below(BYTES - start) };
+        let kind = [READ, READ, WRITE, UNLOCK][usize::try_from(self.below(4)).unwrap()];
+        Lock::posix(kind, OWNERS[usize::try_from(self.below(2)).unwrap()], start, end)
+    }
+}
+
+/// The kernel lists all locks of the host a page at a time, by position: those that the one test takes by the thousand would
+/// make entries of the other stand there twice, or not at all.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn visit(daemon: &Serving) -> (Client, [Opened; 2]) {
+    let mut guest = Client::connect(daemon.socket(), SETUP).unwrap().0;
+    let files = [guest.open("file", 2).unwrap(), guest.open("file", 2).unwrap()];
+    (guest, files)
+}
+
+/// Plays the locks of one seed.
+fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share: &Share) {
+    let (mut guest, files) = visit(daemon);
+    let (mut other, elsewhere) = visit(witness);
+    let (mut model, mut random) = (Model::default(), Random(seed));
+    for turn in 0..turns {
+        let lock = random.lock();
+        let file = files[usize::try_from(random.below(2)).unwrap()];
+        let at = format!("seed {seed}, turn {turn}: {lock:?}");
+        assert_eq!(guest.set(file, lock).unwrap(), model.set(lock), "{at}");
+        assert_eq!(host_locks(&share.host("file")).unwrap(), model.on_host(), "{at}");
+        let mut asked = random.lock();
+        asked.kind = [READ, WRITE][usize::try_from(random.below(2)).unwrap()];
+        let own = Model::index(asked);
+        let (said, known) = (guest.get(file, asked).unwrap(), model.in_the_way(asked, |owner| owner != own));
+        assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
+        // For another guest both owners are strangers.
+        let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.in_the_way(asked, |_| true));
+        let known: Vec<_> = known.into_iter().map(|found| InTheWay { pid: 0, ..found }).collect();
+        assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
+        if random.below(40) == 0 {
+            let owner = OWNERS[usize::try_from(random.below(2)).unwrap()];
+            assert_eq!(guest.flush(file, owner).unwrap(), 0, "{at}");
+            model.set(Lock::posix(UNLOCK, owner, 0, TO_THE_END));
+        }
+    }
+}
+
+#[test]
+fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 64]).unwrap();
+    let daemons = (share.serve(&[]).unwrap(), share.serve(&[]).unwrap());
+    let turns = std::env::var("PINHOLE_LOCK_TURNS").map_or(400, |turns| turns.parse().unwrap());
+    let first = u64::from(std::process::id()) << 8 | 1;
+    for seed in [1, 2, 3, first] {
+        println!("seed {seed}");
+        play(seed, turns, (&daemons.0, &daemons.1), &share);
+    }
+}
+
+#[test]
+fn one_file_has_so_many_ranges_and_no_more() {
+    const MOST: u64 = 1024;
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 64]).unwrap();
+    let daemon = share.serve(&[]).unwrap();
+    let mut guest = Client::connect(daemon.socket(), SETUP).unwrap().0;
+    let (reads, both) = (guest.open("file", 0).unwrap(), guest.open("file", 2).unwrap());
+    let lock = |kind, owner, byte| Lock::posix(kind, owner, byte, byte);
+    for at in 0..MOST {
+        assert_eq!(guest.set(reads, lock(READ, 1, 2 * at)).unwrap(), 0, "{at}");
+    }
+    assert_eq!(guest.set(reads, lock(READ, 1, 2 * MOST)).unwrap(), ENOLCK);
+    assert_eq!(guest.set(both, lock(WRITE, 2, 2 * MOST)).unwrap(), ENOLCK);
+    // Each range would have to be taken over by a call of its own, which holds the queue for too long.
+    assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
+    assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
+    let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();
+    let held = flocks.iter().filter(|file| guest.set(**file, Lock::flock(READ, 1)).unwrap() == 0).count();
+    assert_eq!(held, 1023, "beside one range");
+    for file in flocks {
+        assert_eq!(guest.release(file, Some(1)).unwrap(), 0);
+    }
+    let whole = HostLock { family: "OFDLCK".to_owned(), start: 0, end: TO_THE_END, write: false };
+    assert_eq!(host_locks(&share.host("file")).unwrap(), [whole]);
+    assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);
+}
+
+/// A guest under a policy that allows so many locks.
+fn limited(share: &Share, limit: u32) -> (Client, Serving) {
+    let policy = share.folder().join("policy.toml");
+    fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();
+    let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();
+    (Client::connect(daemon.socket(), SETUP).unwrap().0, daemon)
+}
+
+#[test]
+fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    let (mut guest, _daemon) = limited(&share, 3);
+    let files: Vec<Opened> = (0..4)
+        .map(|number| {
+            let name = format!("file-{number}");
+            fs::write(share.host(&name), "x").unwrap();
+            guest.open(&name, 2).unwrap()
+        })
+        .collect();
+    let write = |owner| Lock::posix(WRITE, owner, 0, 9);
+    for (owner, file) in (1..4).zip(&files) {
+        assert_eq!(guest.set(*file, write(owner)).unwrap(), 0);
+    }
+    assert_eq!(guest.set(files[3], write(4)).unwrap(), ENOLCK);
+    let waits = guest.set_and_wait(files[3], write(4)).unwrap();
+    assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
+    // Asking and giving back need none.
+    assert_eq!(guest.get(files[3], write(4)).unwrap(), None);
+    assert_eq!(guest.set(files[0], write(1).to(UNLOCK)).unwrap(), 0);
+    assert_eq!(guest.set(files[3], write(4)).unwrap(), 0);
+    assert_eq!(guest.set(files[0], write(1)).unwrap(), ENOLCK);
+    assert_eq!(guest.flush(files[1], 2).unwrap(), 0);
+    assert_eq!(guest.set(files[0], write(1)).unwrap(), 0);
+}
+
+#[test]
+fn ranges_of_one_owner_count_each() {
+    let _alone = alone();
+    let share = Share::new().unwrap();
+    fs::write(share.host("file"), [7; 64]).unwrap();
+    let (mut guest, _daemon) = limited(&share, 8);
+    let file = guest.open("file", 2).unwrap();
+    let byte = |number: u64| Lock::posix(WRITE, 1, number * 2, number * 2);
+    let held = (0..64).filter(|number| guest.set(file, byte(*number)).unwrap() == 0).count();
+    assert!(held <= 8, "{held} ranges under a limit of 8");
+    assert!(host_locks(&share.host("file")).unwrap().len() <= 8);
+    assert_eq!(guest.flush(file, 1).unwrap(), 0);
+    assert_eq!(guest.set(file, byte(0)).unwrap(), 0);
+}

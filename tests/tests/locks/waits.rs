@@ -1,0 +1,450 @@
+//! What becomes of a guest that waits for a lock: it holds up nobody, it is woken by whoever gives the lock back, it is
+//! told of a deadlock, and it leaves nothing behind when it goes.
+//!
+//! Waits are bounded by the front-end's limit, and how soon they end is a matter of the benchmark. One test counts how
+//! often the daemon tries meanwhile.
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Asked, Client, Opened, Share};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{DESTROY, INIT, LOOKUP, SETLKW};
+use pinhole_tests::frontend::locks::{HostLock, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks};
+use pinhole_tests::frontend::{
+    EVENT_IDX, Footprint, INDIRECT, LIMIT, OUT_HEADER_LEN, Setup, Shape, eventually, times_asleep,
+};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::process::Signal;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::time::{Duration, Instant};
+
+const O_RDWR: u32 = 2;
+const EBADF: i32 = 9;
+const EAGAIN: i32 = 11;
+const EDEADLK: i32 = 35;
+const ENOLCK: i32 = 37;
+const NOTHING: Vec<HostLock> = Vec::new();
+/// One request queue, with so many descriptors that a thousand requests fit.
+const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+/// Whoever waits must wait without any of these: there is no thread but the queue's own.
+const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
+
+/// How long a lock is had while another waits for it: so long that it is no longer tried every moment.
+const HELD: Duration = Duration::from_secs(1);
+/// The longest average time between two attempts. After a long wait the daemon aims at one every 10 ms.
+const SOON: Duration = Duration::from_millis(100);
+
+/// A share with a `file`, and guests, each of a daemon of its own.
+struct Scene {
+    guests: Vec<Client>,
+    files: Vec<Opened>,
+    daemons: Vec<Serving>,
+    share: Share,
+}
+
+impl Scene {
+    fn new(guests: usize) -> Self {
+        let share = Share::new().unwrap();
+        let mut scene = Self { guests: Vec::new(), files: Vec::new(), daemons: Vec::new(), share };
+        fs::write(scene.share.host("file"), [7; 4096]).unwrap();
+        for _ in 0..guests {
+            let daemon = scene.share.serve(&NO_POOL).unwrap();
+            scene.visit(&daemon);
+            scene.daemons.push(daemon);
+        }
+        scene
+    }
+
+    /// A guest more, of a daemon that is there.
+    fn visit(&mut self, daemon: &Serving) {
+        let mut guest = Client::connect(daemon.socket(), WIDE).unwrap().0;
+        self.files.push(guest.open("file", O_RDWR).unwrap());
+        self.guests.push(guest);
+    }
+
+    fn set(&mut self, index: usize, lock: Lock) -> i32 {
+        self.guests[index].set(self.files[index], lock).unwrap()
+    }
+
+    /// Asks for a lock and sees that it is not given while all else is served.
+    fn waits(&mut self, index: usize, lock: Lock) -> Asked {
+        let asked = self.guests[index].set_and_wait(self.files[index], lock).unwrap();
+        self.guests[index].is_alive().unwrap();
+        assert!(
+            !self.guests[index].is_answered(asked).unwrap(),
+            "answered although it has to wait: {lock:?}"
+        );
+        asked
+    }
+
+    fn outcome(&mut self, index: usize, asked: Asked) -> i32 {
+        self.guests[index].outcome(asked).unwrap()
+    }
+
+    fn on_host(&self) -> Vec<HostLock> {
+        host_locks(&self.share.host("file")).unwrap()
+    }
+
+    fn file(&self) -> File {
+        File::options().read(true).write(true).open(self.share.host("file")).unwrap()
+    }
+}
+
+fn write(owner: u64, start: u64, end: u64) -> Lock {
+    Lock::posix(WRITE, owner, start, end)
+}
+
+fn unlock(owner: u64) -> Lock {
+    Lock::posix(UNLOCK, owner, 0, TO_THE_END)
+}
+
+#[test]
+fn dozens_that_wait_hold_up_nobody_and_each_has_its_turn() {
+    let mut scene = Scene::new(1);
+    let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
+    assert_eq!(scene.set(0, write(0, 0, 9)), 0);
+    let waiting: Vec<(Asked, u64)> =
+        (1..=48).map(|owner| (scene.waits(0, write(owner, 5, 14)), owner)).collect();
+    let during = Footprint::of(scene.daemons[0].serving_id()).unwrap();
+    assert!(during.threads <= before.threads + 1, "{before:?} became {during:?}: a thread for each");
+    for _ in 0..20 {
+        scene.guests[0].body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
+    }
+    let mut holder = 0;
+    let mut served = HashSet::new();
+    while served.len() < waiting.len() {
+        assert_eq!(scene.guests[0].under_way(), waiting.len() - served.len(), "two have one lock");
+        assert_eq!(scene.set(0, unlock(holder)), 0);
+        let (asked, reply) = scene.guests[0].any().unwrap();
+        assert_eq!(reply.error().unwrap(), None);
+        holder = waiting.iter().find(|(known, _)| *known == asked).expect("one that was asked").1;
+        assert!(served.insert(holder), "answered twice");
+    }
+    assert_eq!(scene.set(0, unlock(holder)), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+}
+
+#[test]
+fn readers_that_wait_for_one_writer_all_go_on_at_once() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.set(0, write(0, 0, 9)), 0);
+    let waiting: Vec<Asked> = (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
+    assert_eq!(scene.set(0, unlock(0)), 0);
+    for asked in waiting {
+        assert_eq!(scene.outcome(0, asked), 0);
+    }
+}
+
+#[test]
+fn whatever_gives_a_lock_back_wakes_who_waits_for_it() {
+    type Give = fn(&mut Client, Opened);
+    let gives: [(&str, Give); 4] = [
+        ("an unlock", |guest, file| assert_eq!(guest.set(file, unlock(1)).unwrap(), 0)),
+        ("a change to reading", |guest, file| {
+            assert_eq!(guest.set(file, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
+        }),
+        ("a flush", |guest, file| assert_eq!(guest.flush(file, 1).unwrap(), 0)),
+        ("a release", |guest, file| assert_eq!(guest.release(file, Some(1)).unwrap(), 0)),
+    ];
+    for (what, give) in gives {
+        let mut scene = Scene::new(1);
+        let holder = scene.files[0];
+        scene.files[0] = scene.guests[0].open("file", O_RDWR).unwrap();
+        assert_eq!(scene.guests[0].set(holder, write(1, 0, 9)).unwrap(), 0);
+        let asked = scene.waits(0, Lock::posix(READ, 2, 5, 5));
+        give(&mut scene.guests[0], holder);
+        assert_eq!(scene.outcome(0, asked), 0, "{what}");
+    }
+}
+
+#[test]
+fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
+    let mut scene = Scene::new(2);
+    for round in 0..5 {
+        let (here, there) = (round % 2, (round + 1) % 2);
+        assert_eq!(scene.set(here, write(1, 0, 9)), 0);
+        let asked = scene.waits(there, write(1, 9, 9));
+        let local = scene.waits(here, write(2, 0, 0));
+        assert_eq!(scene.set(here, unlock(1)), 0);
+        assert_eq!(scene.outcome(here, local), 0);
+        assert_eq!(scene.outcome(there, asked), 0);
+        assert_eq!((scene.set(here, unlock(2)), scene.set(there, unlock(1))), (0, 0));
+    }
+    assert_eq!(scene.on_host(), NOTHING);
+}
+
+/// How soon after the unlock a busy host lets the daemon try again is the host's affair. How often the daemon tries is not:
+/// it sleeps between two tries.
+#[test]
+fn a_lock_that_another_daemon_has_for_long_is_tried_again_and_again() {
+    let mut scene = Scene::new(2);
+    assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+    let asked = scene.waits(0, write(1, 0, 9));
+    let process = scene.daemons[0].serving_id();
+    let (since, before) = (Instant::now(), times_asleep(process).unwrap());
+    while since.elapsed() < HELD {
+        std::thread::park_timeout(HELD);
+    }
+    let tries = times_asleep(process).unwrap() - before;
+    let wanted = since.elapsed().as_millis() / SOON.as_millis();
+    assert!(u128::from(tries) >= wanted, "{tries} tries in {:?}", since.elapsed());
+    assert!(!scene.guests[0].is_answered(asked).unwrap());
+    assert_eq!(scene.set(1, unlock(1)), 0);
+    assert_eq!(scene.outcome(0, asked), 0);
+}
+
+#[test]
+fn the_end_of_another_guest_wakes_who_waits_here() {
+    let mut scene = Scene::new(2);
+    assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+    let asked = scene.waits(0, write(1, 0, 9));
+    drop(scene.guests.remove(1));
+    assert_eq!(scene.outcome(0, asked), 0);
+}
+
+#[test]
+fn a_host_process_that_lets_go_wakes_who_waits() {
+    let mut scene = Scene::new(1);
+    let here = scene.file();
+    fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let asked = scene.waits(0, write(1, 0, 9));
+    let reads = scene.waits(0, Lock::posix(READ, 2, 20, 29));
+    fcntl_lock(&here, FlockOperation::NonBlockingUnlock).unwrap();
+    assert_eq!((scene.outcome(0, asked), scene.outcome(0, reads)), (0, 0));
+}
+
+#[test]
+fn flock_waits_for_guests_and_host_processes_as_well() {
+    let mut scene = Scene::new(2);
+    let here = scene.file();
+    flock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let asked = scene.waits(0, Lock::flock(WRITE, 1));
+    flock(&here, FlockOperation::NonBlockingUnlock).unwrap();
+    assert_eq!(scene.outcome(0, asked), 0);
+    let there = scene.waits(1, Lock::flock(READ, 1));
+    let second = scene.guests[0].open("file", O_RDWR).unwrap();
+    let local = scene.guests[0].set_and_wait(second, Lock::flock(READ, 2)).unwrap();
+    scene.guests[0].is_alive().unwrap();
+    assert_eq!(scene.set(0, Lock::flock(UNLOCK, 1)), 0);
+    assert_eq!((scene.outcome(1, there), scene.outcome(0, local)), (0, 0));
+}
+
+#[test]
+fn who_waits_gets_the_lock_that_another_handle_of_its_owner_lacks() {
+    let mut scene = Scene::new(1);
+    let reads = scene.guests[0].open("file", 0).unwrap();
+    assert_eq!(scene.guests[0].set(reads, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
+    assert_eq!(scene.set(0, Lock::posix(READ, 2, 0, 9)), 0);
+    // An upgrade waits for the other reader, and keeps what it has meanwhile.
+    let asked = scene.waits(0, write(1, 0, 9));
+    assert_eq!(scene.set(0, write(3, 0, 9)), EAGAIN);
+    assert_eq!(scene.set(0, unlock(2)), 0);
+    assert_eq!(scene.outcome(0, asked), 0);
+    assert_eq!(scene.set(0, Lock::posix(READ, 2, 9, 9)), EAGAIN);
+}
+
+#[test]
+fn a_cycle_in_one_guest_is_told_to_who_would_close_it() {
+    for owners in 2..=3u64 {
+        let mut scene = Scene::new(1);
+        for owner in 1..=owners {
+            assert_eq!(scene.set(0, write(owner, owner * 10, owner * 10)), 0);
+        }
+        let waiting: Vec<Asked> = (1..owners)
+            .map(|owner| scene.waits(0, write(owner, (owner + 1) * 10, (owner + 1) * 10)))
+            .collect();
+        let (guest, file) = (&mut scene.guests[0], scene.files[0]);
+        let closes = guest.set_and_wait(file, write(owners, 10, 10)).unwrap();
+        assert_eq!(guest.outcome(closes).unwrap(), EDEADLK, "{owners} owners");
+        // Who did not wait is not harmed, and everything goes on when one gives way.
+        assert_eq!(guest.set(file, write(owners, 10, 10)).unwrap(), EAGAIN);
+        for (asked, owner) in waiting.into_iter().rev().zip((2..=owners).rev()) {
+            assert_eq!(scene.set(0, unlock(owner)), 0);
+            assert_eq!(scene.outcome(0, asked), 0, "{owners} owners");
+        }
+    }
+}
+
+#[test]
+fn a_wait_that_closes_no_cycle_is_no_deadlock() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.set(0, write(1, 10, 10)), 0);
+    assert_eq!(scene.set(0, write(2, 20, 20)), 0);
+    // Two wait for one, and one of them for nobody else.
+    let second = scene.waits(0, write(2, 10, 10));
+    let third = scene.waits(0, write(3, 10, 10));
+    // The same owner once more: the guest has threads.
+    let again = scene.waits(0, write(3, 20, 20));
+    assert_eq!(scene.set(0, unlock(1)), 0);
+    // In whichever order they are served.
+    let mut left = vec![(second, 2), (third, 3), (again, 3)];
+    while !left.is_empty() {
+        let (asked, reply) = scene.guests[0].any().unwrap();
+        assert_eq!(reply.error().unwrap(), None);
+        let at = left.iter().position(|(known, _)| *known == asked).expect("answered once");
+        let (_, owner) = left.swap_remove(at);
+        if left.iter().all(|(_, other)| *other != owner) {
+            assert_eq!(scene.set(0, unlock(owner)), 0);
+        }
+    }
+}
+
+#[test]
+fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
+    for lock in [write(2, 0, 9), Lock::flock(WRITE, 2)] {
+        let mut scene = Scene::new(1);
+        let second = scene.guests[0].open("file", O_RDWR).unwrap();
+        assert_eq!(scene.set(0, Lock { owner: 1, ..lock }), 0);
+        let asked = scene.guests[0].set_and_wait(second, lock).unwrap();
+        scene.guests[0].is_alive().unwrap();
+        assert_eq!(scene.guests[0].release(second, Some(2)).unwrap(), 0);
+        assert_eq!(scene.set(0, Lock { owner: 1, ..lock }.to(UNLOCK)), 0);
+        assert_eq!(scene.outcome(0, asked), EBADF, "{lock:?}");
+        assert_eq!(scene.on_host(), NOTHING);
+        assert_eq!(scene.set(0, Lock { owner: 3, ..lock }), 0);
+    }
+}
+
+/// Linux keeps a killed caller until it is answered, for no INTERRUPT comes on virtio-fs. Only then does the process end, and
+/// close its files. FLUSH of its owner while it waits is the close of another descriptor by another of its threads.
+#[test]
+fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_closed() {
+    for closes_meanwhile in [false, true] {
+        let mut scene = Scene::new(2);
+        let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
+        assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+        // It has a lock already, which a close ends at once.
+        assert_eq!(scene.set(0, write(2, 20, 29)), 0);
+        let asked = scene.waits(0, write(2, 0, 9));
+        if closes_meanwhile {
+            assert_eq!(scene.guests[0].flush(second, 2).unwrap(), 0);
+            assert_eq!(scene.guests[0].release(second, None).unwrap(), 0);
+            assert_eq!(scene.set(1, write(1, 20, 29)), 0, "a close ends what was locked by then");
+        }
+        scene.guests[0].is_alive().unwrap();
+        assert!(!scene.guests[0].is_answered(asked).unwrap(), "answered although another has the lock");
+        assert_eq!(scene.set(1, unlock(1)), 0);
+        assert_eq!(scene.outcome(0, asked), 0, "closes meanwhile: {closes_meanwhile}");
+        assert_eq!(scene.guests[0].flush(first, 2).unwrap(), 0);
+        assert_eq!(scene.on_host(), NOTHING, "closes meanwhile: {closes_meanwhile}");
+        assert_eq!(scene.guests[0].release(first, None).unwrap(), 0);
+        assert_eq!(scene.set(1, write(1, 0, TO_THE_END)), 0);
+    }
+}
+
+#[test]
+fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_released() {
+    let mut scene = Scene::new(2);
+    let file = scene.files[0];
+    assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
+    let asked = scene.waits(0, Lock::flock(WRITE, 2));
+    assert_eq!(scene.set(1, Lock::flock(UNLOCK, 1)), 0);
+    assert_eq!(scene.outcome(0, asked), 0);
+    // The end of the process: its FLUSH leaves flock alone, its RELEASE does not.
+    assert_eq!(scene.guests[0].flush(file, 2).unwrap(), 0);
+    assert_eq!(scene.set(1, Lock::flock(READ, 1)), EAGAIN);
+    assert_eq!(scene.guests[0].release(file, Some(2)).unwrap(), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+    assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
+}
+
+#[test]
+fn a_queue_that_is_stopped_has_answered_who_waits() {
+    let mut scene = Scene::new(1);
+    assert_eq!(scene.set(0, write(0, 0, 9)), 0);
+    let mut waiting: Vec<Asked> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
+    let second = scene.guests[0].open("file", O_RDWR).unwrap();
+    assert_eq!(scene.set(0, Lock::flock(WRITE, 0)), 0);
+    waiting.push(scene.guests[0].set_and_wait(second, Lock::flock(READ, 1)).unwrap());
+    scene.guests[0].is_alive().unwrap();
+    let base = scene.guests[0].guest.stop_queue(1).unwrap();
+    for asked in waiting {
+        assert!(scene.guests[0].is_answered(asked).unwrap(), "not answered when the queue had stopped");
+        assert_eq!(scene.outcome(0, asked), EAGAIN);
+    }
+    scene.guests[0].guest.resume_queue(1, base).unwrap();
+    // Nobody has what it was told it has not.
+    assert_eq!(scene.set(0, unlock(0)), 0);
+    assert_eq!(scene.set(0, Lock::flock(UNLOCK, 0)), 0);
+    assert_eq!(scene.on_host(), NOTHING);
+    assert_eq!(scene.set(0, write(30, 0, TO_THE_END)), 0);
+}
+
+#[test]
+fn what_ends_a_guest_ends_its_waiting() {
+    let init = Frame::new(INIT, 1).u32(7).u32(45).u32(128 << 10).u32(u32::MAX).u32(0).bytes(&[0; 44]);
+    for (end, room) in [(init, 64), (Frame::new(DESTROY, 0), 0)] {
+        let mut scene = Scene::new(2);
+        assert_eq!(scene.set(1, write(1, 0, 9)), 0);
+        let asked = scene.waits(0, write(2, 0, 9));
+        scene.guests[0].body(end.clone(), room).unwrap();
+        assert_ne!(scene.outcome(0, asked), 0, "{end:?}");
+        assert_eq!(scene.set(1, unlock(1)), 0);
+        assert_eq!(scene.on_host(), NOTHING, "{end:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_goes_away_while_many_wait_hangs_nobody() {
+    let mut scene = Scene::new(2);
+    assert_eq!(scene.set(0, write(0, 0, 9)), 0);
+    for round in 0..5 {
+        for owner in 1..=40 {
+            let _waits = scene.waits(1, write(owner, 0, 9));
+        }
+        drop(scene.guests.remove(1));
+        scene.files.truncate(1);
+        let daemon = scene.daemons.remove(1);
+        scene.visit(&daemon);
+        scene.daemons.push(daemon);
+        assert_eq!(scene.set(1, write(1, 0, 9)), EAGAIN, "round {round}");
+        assert_eq!(scene.set(1, write(1, 10, 19)), 0, "round {round}");
+    }
+    let mut ended = scene.daemons.remove(1);
+    ended.signal(Signal::TERM).unwrap();
+    let status = ended.wait_at_most(LIMIT).unwrap().expect("it ends");
+    assert!(status.success(), "{status}: {}", ended.stderr());
+    eventually("the locks of the guest that is gone are gone", || scene.on_host().len() == 1);
+}
+
+#[test]
+fn too_many_that_wait_are_enolck_and_the_rest_is_served() {
+    let setup = Setup { queues: 9, ..WIDE };
+    let mut scene = Scene::new(1);
+    drop(scene.guests.remove(0));
+    scene.guests.push(Client::connect(scene.daemons[0].socket(), setup).unwrap().0);
+    scene.files[0] = scene.guests[0].open("file", O_RDWR).unwrap();
+    assert_eq!(scene.set(0, write(0, 0, 9)), 0);
+    let guest = &mut scene.guests[0].guest;
+    let shape = Shape { indirect: true, ..Shape::default() };
+    let mut asked = 0;
+    for index in 2..9 {
+        let (queue, memory) = guest.queue(index).unwrap();
+        for _ in 0..1000 {
+            asked += 1;
+            let message = write(asked, 0, 9).frame(SETLKW, scene.files[0]).unique(asked).message();
+            queue.submit(memory, &message, OUT_HEADER_LEN, shape).unwrap();
+        }
+        queue.kick().unwrap();
+    }
+    let mut refused = 0;
+    eventually("some of 7,000 that wait are refused", || {
+        for index in 2..9 {
+            let (queue, memory) = guest.queue(index).unwrap();
+            while queue.take_used(memory).unwrap().is_some() {
+                refused += 1;
+            }
+        }
+        refused > 0
+    });
+    // A ring refuses what it has no room for while there are places left, so a few more may wait.
+    let refused = (asked + 1..).take(1024).find_map(|owner| {
+        let said = scene.guests[0].set_and_wait(scene.files[0], write(owner, 0, 9)).unwrap();
+        scene.guests[0].is_alive().unwrap();
+        scene.guests[0].is_answered(said).unwrap().then(|| scene.outcome(0, said))
+    });
+    assert_eq!(refused, Some(ENOLCK));
+    scene.guests[0].is_alive().unwrap();
+    drop(scene.guests.remove(0));
+    eventually("nobody waits", || scene.on_host() == NOTHING);
+}

@@ -1,0 +1,378 @@
+//! Does the gate hold back what a profile does not grant, with the errno of its table, and without the host ever
+//! hearing of it? The daemon runs under strace: for a refused request it may be woken and interrupt the guest, no more.
+
+use super::traced::Traced;
+use pinhole_policy::{Access, Policy, Profile};
+use pinhole_protocol::{
+    BMap, CopyFileRange, Create, Errno, Fallocate, FallocateMode, Fsync, FsyncDir, FsyncFlags, GetLock,
+    GetXattr, Handle, Link, ListXattr, LockOwner, LockRange, Lookup, MkDir, MkNod, Name, NodeId, Open,
+    OpenDir, OpenFlags, Operation, Poll, RemoveXattr, Rename, RenameFlags, RmDir, SetAttr, SetLock, SetTime,
+    SetXattr, SetXattrMode, SetupMapping, SymLink, SyncFs, TmpFile, Unlink, Write, WriteFlags,
+};
+use pinhole_tests::frontend::frame::opcode::{CREATE, FALLOCATE, IOCTL, LOOKUP, OPEN_FILE};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Bench, Setup};
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// Room for every answer.
+const ROOM: usize = 256;
+/// What a worker calls for a request with which the host has nothing to do.
+const NOTHING: [&str; 2] = ["epoll_wait", "write"];
+
+/// One request and what it needs.
+struct Asked {
+    what: String,
+    node: NodeId,
+    operation: Operation<'static>,
+    payload: &'static [u8],
+    needs: Access,
+}
+
+/// What the guest holds when it begins to ask.
+struct Held {
+    file: NodeId,
+    handle: Handle,
+    directory: NodeId,
+    listed: Handle,
+}
+
+fn name(text: &'static CStr) -> Name<'static> {
+    Name::parse(text).unwrap()
+}
+
+fn fill(share: &Path) {
+    fs::write(share.join("file"), "content").unwrap();
+    fs::create_dir(share.join("dir")).unwrap();
+    symlink("file", share.join("link")).unwrap();
+}
+
+fn success(traced: &mut Traced, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
+    let message = traced.guest().encode(node, operation, &[]);
+    traced.ask(&message, ROOM).success().unwrap().to_vec()
+}
+
+fn hold(traced: &mut Traced) -> Held {
+    let look_up = |traced: &mut Traced, text| {
+        let found = success(traced, NodeId::ROOT, &Operation::Lookup(Lookup { name: name(text) }));
+        NodeId(u64_at(&found, 0).unwrap())
+    };
+    let (file, directory) = (look_up(traced, c"file"), look_up(traced, c"dir"));
+    let flags = OpenFlags::empty();
+    let opened = success(traced, file, &Operation::Open(Open { flags, kill_suidgid: false }));
+    let listed = success(traced, directory, &Operation::OpenDir(OpenDir { flags }));
+    let handle = |body: &[u8]| Handle(u64_at(body, 0).unwrap());
+    Held { file, handle: handle(&opened), directory, listed: handle(&listed) }
+}
+
+/// Requests that change names, and what each needs.
+fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
+    let (file, new) = (name(c"file"), name(c"new"));
+    let made = |mode, rdev| Operation::MkNod(MkNod { name: new, mode, rdev, umask: 0 });
+    let rename =
+        |flags| Operation::Rename(Rename { name: file, new_directory: NodeId::ROOT, new_name: new, flags });
+    let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
+    let target = held.file;
+    let tmp = Operation::TmpFile(TmpFile { open, mode: 0o644, umask: 0 });
+    let root = [
+        (Operation::Create(Create { name: new, open, mode: 0o644, umask: 0 }), Access::CREATE | Access::READ),
+        (Operation::MkDir(MkDir { name: new, mode: 0o755, umask: 0 }), Access::MKDIR),
+        (Operation::SymLink(SymLink { name: new, target: c"t" }), Access::SYMLINK),
+        (Operation::Link(Link { target, name: new }), Access::LINK),
+        (made(0o100_644, 0), Access::CREATE),
+        (made(0o010_644, 0), Access::MKNOD_FIFO),
+        (made(0o140_644, 0), Access::MKNOD_SOCKET),
+        (made(0o020_644, 0x103), Access::MKNOD_CHAR),
+        (made(0o020_644, 0), Access::WHITEOUT),
+        (made(0o060_644, 0x103), Access::MKNOD_BLOCK),
+        (Operation::Unlink(Unlink { name: file }), Access::UNLINK),
+        (Operation::RmDir(RmDir { name: name(c"dir") }), Access::RMDIR),
+        (rename(RenameFlags::empty()), Access::RENAME),
+        (rename(RenameFlags::NOREPLACE), Access::RENAME),
+        (rename(RenameFlags::EXCHANGE), Access::RENAME | Access::EXCHANGE),
+        (rename(RenameFlags::WHITEOUT), Access::RENAME | Access::WHITEOUT),
+        (tmp, Access::TMPFILE | Access::READ),
+    ];
+    root.into_iter().map(|(operation, needs)| (NodeId::ROOT, operation, needs)).collect()
+}
+
+/// Requests that change a file or lock it, and what each needs.
+fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
+    let handle = held.handle;
+    let open = |bits| Operation::Open(Open { flags: OpenFlags::from_bits_retain(bits), kill_suidgid: false });
+    let write = |flags| {
+        let (write_flags, lock_owner) = (WriteFlags::empty(), None);
+        Operation::Write(Write { handle, offset: 0, size: 1, write_flags, lock_owner, flags })
+    };
+    let allocate = |mode| Operation::Fallocate(Fallocate { handle, offset: 0, length: 1, mode });
+    let set = |change: SetAttr| Operation::SetAttr(change);
+    let (write_only, append, truncate) = (0o1, 0o2001, 0o1001);
+    let copy = CopyFileRange {
+        from: handle,
+        from_offset: 0,
+        to_node: held.file,
+        to: handle,
+        to_offset: 8,
+        length: 1,
+        flags: 0,
+        wide_reply: false,
+    };
+    let lock = LockRange { handle, owner: LockOwner(1), start: 0, end: 9, kind: 1, pid: 1, flock: false };
+    let (punch, keep) = (FallocateMode::PUNCH_HOLE, FallocateMode::KEEP_SIZE);
+    let file = [
+        (open(write_only), Access::WRITE),
+        (open(append), Access::APPEND),
+        (open(truncate), Access::WRITE | Access::TRUNCATE),
+        (write(OpenFlags::empty()), Access::WRITE),
+        (write(OpenFlags::APPEND), Access::APPEND),
+        (set(SetAttr { size: Some(1), ..SetAttr::default() }), Access::STAT | Access::TRUNCATE),
+        (set(SetAttr { mode: Some(0o600), ..SetAttr::default() }), Access::STAT | Access::CHMOD),
+        (set(SetAttr { uid: Some(1), ..SetAttr::default() }), Access::STAT | Access::CHOWN),
+        (set(SetAttr { mtime: Some(SetTime::Now), ..SetAttr::default() }), Access::STAT | Access::UTIMENS),
+        (allocate(FallocateMode::empty()), Access::WRITE | Access::FALLOCATE),
+        (allocate(punch | keep), Access::WRITE | Access::FALLOCATE_PUNCH),
+        (allocate(FallocateMode::ZERO_RANGE), Access::WRITE | Access::FALLOCATE_ZERO),
+        (allocate(FallocateMode::INSERT_RANGE), Access::WRITE | Access::FALLOCATE_SHIFT),
+        (allocate(FallocateMode::COLLAPSE_RANGE), Access::WRITE | Access::FALLOCATE_SHIFT),
+        (Operation::CopyFileRange(copy), Access::COPY_RANGE | Access::READ | Access::WRITE),
+        (Operation::GetLock(GetLock(lock)), Access::LOCK),
+        (Operation::SetLock(SetLock { lock, wait: false }), Access::LOCK),
+        (Operation::SetLock(SetLock { lock, wait: true }), Access::LOCK),
+    ];
+    file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
+}
+
+/// Requests that nobody carries out yet, and what each needs all the same.
+fn of_later(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
+    let handle = held.handle;
+    let map = |write| {
+        let (handle, read) = (Handle(u64::MAX), true);
+        let (file_offset, length, window_offset) = (0, 0x20_0000, 0);
+        Operation::SetupMapping(SetupMapping { handle, file_offset, length, read, write, window_offset })
+    };
+    let file = [
+        (map(false), Access::MAP_READ),
+        (map(true), Access::MAP_READ | Access::MAP_WRITE),
+        (Operation::BMap(BMap { block: 0, block_size: 512 }), Access::READ),
+        (Operation::Poll(Poll { handle, events: 1 }), Access::empty()),
+    ];
+    file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
+}
+
+/// Requests for extended attributes, and what each needs.
+fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
+    let spaces = [
+        (c"user.a", Access::XATTR_READ_USER, Access::XATTR_WRITE_USER),
+        (c"trusted.a", Access::XATTR_READ_TRUSTED, Access::XATTR_WRITE_TRUSTED),
+        (c"security.capability", Access::XATTR_READ_SECURITY, Access::XATTR_WRITE_SECURITY),
+        (c"system.nfs4_acl", Access::XATTR_READ_SYSTEM, Access::XATTR_WRITE_SYSTEM),
+        (c"system.posix_acl_access", Access::ACL_READ, Access::ACL_WRITE),
+        // Of no namespace.
+        (c"nothing", Access::XATTR_READ_SYSTEM, Access::XATTR_WRITE_SYSTEM),
+    ];
+    let each = spaces.into_iter().flat_map(|(name, read, write)| {
+        let set = SetXattr { name, value: b"v", mode: SetXattrMode::Any, acl_kill_sgid: false };
+        [
+            (Operation::GetXattr(GetXattr { name, size: 100 }), read),
+            (Operation::SetXattr(set), write),
+            (Operation::RemoveXattr(RemoveXattr { name }), write),
+        ]
+    });
+    each.map(|(operation, needs)| (held.file, operation, needs)).collect()
+}
+
+fn all(held: &Held) -> Vec<Asked> {
+    let all = [of_names(held), of_files(held), of_attributes(held), of_later(held)].concat();
+    let asked = |(node, operation, needs): (NodeId, Operation<'static>, Access)| {
+        let payload: &[u8] = if matches!(operation, Operation::Write(_)) { b"x" } else { b"" };
+        Asked { what: format!("{operation:?}"), node, operation, payload, needs }
+    };
+    all.into_iter().map(asked).collect()
+}
+
+/// Asks for all that the policy denies; the errnos are the table's, and the host is asked for nothing.
+fn denied(arguments: &[&str], policy: &Policy) -> usize {
+    let mut traced = Traced::new(arguments, fill);
+    let held = hold(&mut traced);
+    let asked = all(&held);
+    traced.wait_until_it_sleeps();
+    let before = traced.settled(0).len();
+    let mut refused = 0;
+    for Asked { what, node, operation, payload, needs } in &asked {
+        let missing = *needs - policy.granted();
+        if missing.is_empty() {
+            continue;
+        }
+        let message = traced.guest().encode(*node, operation, payload);
+        let errno = traced.ask(&message, ROOM).error().unwrap().and_then(Errno::name);
+        let expected = missing.refusal(policy.is_read_only()).errno_name();
+        assert_eq!(errno, Some(expected), "{what}");
+        refused += 1;
+        traced.wait_until_it_sleeps();
+    }
+    let calls = traced.settled(before + NOTHING.len() * refused).split_off(before);
+    assert_eq!(calls, NOTHING.repeat(refused), "the host was asked");
+    refused
+}
+
+#[test]
+fn a_tree_to_run_from_is_changed_by_nothing_and_the_host_hears_of_no_try() {
+    let refused = denied(&["--profile=rootfs"], &Policy::of(Profile::Rootfs));
+    assert!(refused > 40, "{refused}");
+}
+
+#[test]
+fn a_share_has_no_device_nodes_and_no_attributes_of_the_hosts_security() {
+    let refused = denied(&["--profile=share", "--xattr"], &Policy::of(Profile::Share));
+    assert_eq!(refused, 3 + 1 + 6, "mknod, whiteout by rename, two namespaces");
+}
+
+#[test]
+fn everything_without_changes_is_read_only_whatever_the_profile() {
+    for (profile, named) in [(Profile::Full, "--profile=full"), (Profile::Share, "--profile=share")] {
+        let policy = Policy::of(profile).without_mutations();
+        let refused = denied(&[named, "--readonly", "--xattr"], &policy);
+        assert!(refused > 40, "{refused}");
+    }
+}
+
+#[test]
+fn what_nobody_carries_out_yet_is_refused_where_it_is_denied_and_else_answered_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("policy.toml");
+    fs::write(&path, "deny = [\"map-write\"]\n").unwrap();
+    let named = format!("--policy={}", path.display());
+    let policy = Policy::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (argument, policy) in [("--profile=full", Policy::of(Profile::Full)), (&named, policy)] {
+        let mut traced = Traced::new(&[argument], fill);
+        let held = hold(&mut traced);
+        traced.wait_until_it_sleeps();
+        let before = traced.settled(0).len();
+        let asked = of_later(&held);
+        for (node, operation, needs) in &asked {
+            let message = traced.guest().encode(*node, operation, &[]);
+            let errno = traced.ask(&message, ROOM).error().unwrap();
+            let missing = *needs - policy.granted();
+            let expected = if missing.is_empty() { Errno::ENOSYS } else { Errno::EPERM };
+            assert_eq!(errno, Some(expected), "{argument} {operation:?}");
+            traced.wait_until_it_sleeps();
+        }
+        let calls = traced.settled(before + NOTHING.len() * asked.len()).split_off(before);
+        assert_eq!(calls, NOTHING.repeat(asked.len()), "{argument}");
+    }
+}
+
+#[test]
+fn what_cannot_be_unwritten_is_durable_without_asking_the_host() {
+    let mut traced = Traced::new(&["--profile=rootfs"], fill);
+    let Held { file, handle, directory, listed } = hold(&mut traced);
+    let flags = FsyncFlags::empty();
+    let asked = [
+        (file, Operation::Fsync(Fsync { handle, flags })),
+        (directory, Operation::FsyncDir(FsyncDir { handle: listed, flags })),
+        (NodeId::ROOT, Operation::SyncFs(SyncFs)),
+    ];
+    traced.wait_until_it_sleeps();
+    let before = traced.settled(0).len();
+    for (node, operation) in &asked {
+        assert!(success(&mut traced, *node, operation).is_empty(), "{operation:?}");
+        traced.wait_until_it_sleeps();
+    }
+    let calls = traced.settled(before + NOTHING.len() * asked.len()).split_off(before);
+    assert_eq!(calls, NOTHING.repeat(asked.len()));
+}
+
+#[test]
+fn no_ioctl_reaches_the_host_under_any_profile() {
+    for profile in ["--profile=full", "--profile=share", "--profile=rootfs"] {
+        let mut traced = Traced::new(&[profile], fill);
+        let held = hold(&mut traced);
+        traced.wait_until_it_sleeps();
+        let before = traced.settled(0).len();
+        // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and one that there is not.
+        let commands = [0x8008_6601, 0xc004_6686, 0xc009_6616, 0x4004_9409, 0xdead_beef];
+        for command in commands {
+            let frame = Frame::new(IOCTL, held.file.0).u64(held.handle.0).u32(0).u32(command);
+            let reply = traced.ask(&frame.u64(0).u32(0).u32(8).message(), ROOM);
+            assert_eq!(reply.error().unwrap(), Some(Errno::ENOTTY), "{command:#x}");
+            traced.wait_until_it_sleeps();
+        }
+        let calls = traced.settled(before + NOTHING.len() * commands.len()).split_off(before);
+        assert_eq!(calls, NOTHING.repeat(commands.len()), "{profile}");
+    }
+}
+
+#[test]
+fn a_list_of_attributes_has_only_those_that_may_be_read() {
+    let with_attributes = |share: &Path| {
+        fill(share);
+        let file = share.join("file");
+        for (name, value) in [("user.a", "1"), ("trusted.b", "2"), ("security.c", "3"), ("user.d", "4")] {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&file, name, value.as_bytes(), flags).unwrap();
+        }
+    };
+    for (profile, expected) in [
+        ("--profile=share", &b"user.a\0user.d\0"[..]),
+        ("--profile=rootfs", b"security.c\0user.a\0user.d\0"),
+        ("--profile=full", b"security.c\0trusted.b\0user.a\0user.d\0"),
+    ] {
+        let mut traced = Traced::new(&[profile, "--xattr"], with_attributes);
+        let file = hold(&mut traced).file;
+        let list = |size| Operation::ListXattr(ListXattr { size });
+        let names = success(&mut traced, file, &list(100));
+        let mut sorted: Vec<_> = names.split_inclusive(|byte| *byte == 0).collect();
+        sorted.sort_unstable();
+        assert_eq!(sorted.concat(), expected, "{profile}");
+        let len = success(&mut traced, file, &list(0));
+        assert_eq!(len[..4], u32::try_from(expected.len()).unwrap().to_le_bytes(), "{profile}");
+        let message = traced.guest().encode(file, &list(3), &[]);
+        assert_eq!(traced.ask(&message, ROOM).error().unwrap(), Some(Errno::ERANGE), "{profile}");
+    }
+}
+
+#[test]
+fn a_way_to_fallocate_that_is_none_never_reaches_the_host() {
+    let mut bench = Bench::with(Setup::default(), &["--profile=full"]).unwrap();
+    fs::write(bench.host("file"), [1; 4096]).unwrap();
+    let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
+    let node = u64_at(&found, 0).unwrap();
+    let opened = bench.body(Frame::new(OPEN_FILE, node).u32(2).u32(0), 16).unwrap();
+    let handle = u64_at(&opened, 0).unwrap();
+    let known = [0, 1, 3, 8, 0x10, 0x11, 0x20];
+    for mode in (0..=0xff).chain((8..32).map(|shift| 1 << shift)).filter(|mode| !known.contains(mode)) {
+        let frame = Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(4096).u32(mode).u32(0);
+        assert_eq!(bench.errno(frame, 0).unwrap(), Errno::EOPNOTSUPP.raw(), "{mode:#x}");
+    }
+    for mode in known {
+        let frame = Frame::new(FALLOCATE, node).u64(handle).u64(0).u64(4096).u32(mode).u32(0);
+        bench.errno(frame, 0).unwrap();
+    }
+    bench.is_alive().unwrap();
+}
+
+#[test]
+fn whatever_flags_a_file_is_opened_with_the_host_sees_only_those_it_knows() {
+    // Under `auto` an open of what the host has written anew is sent back once.
+    let options = ["--profile=full", "--allow-direct-io", "--cache=exclusive"];
+    let mut bench = Bench::with(Setup::default(), &options).unwrap();
+    fs::write(bench.host("file"), "content").unwrap();
+    let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
+    let node = u64_at(&found, 0).unwrap();
+    let truncate = OpenFlags::TRUNC.bits();
+    for flags in (2..32).map(|shift| 1 << shift).chain([u32::MAX << 2]) {
+        for access in 0..3 {
+            let flags = access | flags;
+            let open = Frame::new(OPEN_FILE, node).u32(flags).u32(0);
+            assert_eq!(bench.errno(open, 16).unwrap(), 0, "OPEN {flags:#o}");
+            let create = Frame::new(CREATE, 1).u32(flags).u32(0o644).u32(0).u32(0).name(format!("{flags:o}"));
+            assert_eq!(bench.errno(create, 144).unwrap(), 0, "CREATE {flags:#o}");
+            let emptied = fs::metadata(bench.host("file")).unwrap().len() == 0;
+            assert_eq!(emptied, flags & truncate != 0, "{flags:#o}");
+            fs::write(bench.host("file"), "content").unwrap();
+        }
+    }
+    bench.is_alive().unwrap();
+}

@@ -1,0 +1,409 @@
+//! Is the table of host calls as small as the daemon's work? The whole daemon runs under strace with every argument as
+//! the kernel gets it, with all that a guest may send; each row of the table has to be seen for each kind of thread it
+//! is there for, and no thread under a filter may be seen with a call that no row is there for.
+
+mod trace;
+
+use pinhole_protocol::Errno;
+use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
+use pinhole_tests::frontend::frame::opcode::{
+    FALLOCATE, FLUSH, FSYNC, GETLK, LOOKUP, MKDIR, OPEN_FILE, SETATTR, SETLK, UNLINK, WRITE,
+};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
+use pinhole_tests::program::Program;
+use pinhole_tests::surface::{Guest, prepare};
+use rustix::fs::{FlockOperation, flock};
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use tempfile::{NamedTempFile, TempDir};
+use trace::{Processes, Seen};
+use vhost::VhostUserMemoryRegionInfo;
+use vhost::vhost_user::VhostUserFrontend as _;
+
+const LIMIT: Duration = Duration::from_mins(1);
+const O_RDWR: u32 = 2;
+const O_DIRECT: u32 = 0o40000;
+const EPERM: i32 = 1;
+const EINVAL: i32 = 22;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+
+/// strace and where it writes.
+fn strace(output: &Path) -> Vec<PathBuf> {
+    let command = ["strace", "-f", "-qq", "-Y", "--raw=all", "--signal=none", "-o"];
+    command.map(PathBuf::from).into_iter().chain([output.to_owned()]).collect()
+}
+
+/// The process that serves, of a daemon that was started as `process` by strace: the last of those that started one another.
+fn serving(mut process: u32) -> Pid {
+    loop {
+        let child = pinhole_tests::daemon::serving_id(process);
+        if child == process {
+            return Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        }
+        process = child;
+    }
+}
+
+struct Run {
+    folder: TempDir,
+    daemon: Serving,
+}
+
+impl Run {
+    fn new(arguments: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
+        let share = folder.path().join("share");
+        fs::create_dir(&share).unwrap();
+        prepare(&share).unwrap();
+        Self::over(&share, folder, arguments)
+    }
+
+    fn over(share: &Path, folder: TempDir, arguments: &[&str]) -> Self {
+        let daemon = Daemon::pinhole(share).unwrap();
+        let daemon = daemon.under(strace(&folder.path().join("trace"))).argument("--keep-listening");
+        let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument));
+        let daemon = daemon
+            .start()
+            .unwrap_or_else(|error| panic!("{error}: strace is missing? run `apt-get install --yes strace`"));
+        Self { folder, daemon }
+    }
+
+    /// Everything that a guest may send.
+    fn play(&self) {
+        let mut guest = Guest::connect(self.daemon.socket()).unwrap();
+        guest.play().unwrap();
+        guest.play_malformed().unwrap();
+    }
+
+    /// The process under strace that serves.
+    fn process(&self) -> Pid {
+        serving(self.daemon.id())
+    }
+
+    /// The process that strace has started.
+    fn supervisor(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.daemon.serving_id()).unwrap()).unwrap()
+    }
+
+    fn ended(self) -> String {
+        rustix::process::kill_process(self.supervisor(), Signal::TERM).unwrap();
+        self.trace()
+    }
+
+    /// Waits for the daemon's end.
+    fn trace(mut self) -> String {
+        assert!(self.daemon.wait_at_most(LIMIT).unwrap().is_some(), "{}", self.daemon.stderr());
+        fs::read_to_string(self.folder.path().join("trace")).unwrap()
+    }
+}
+
+/// A guest that holds an open file.
+struct Writer {
+    frontend: Frontend,
+    node: u64,
+    handle: u64,
+}
+
+impl Writer {
+    fn new(socket: &Path) -> Self {
+        let mut frontend = Frontend::connect(socket).unwrap();
+        frontend.init().unwrap();
+        let mut writer = Self { frontend, node: 1, handle: 0 };
+        let found = writer.ask(&Frame::new(LOOKUP, 1).name("file"), 128);
+        writer.node = u64_at(&found, 0).unwrap();
+        let opened = writer.ask(&Frame::new(OPEN_FILE, writer.node).u32(O_RDWR).u32(0), 16);
+        writer.handle = u64_at(&opened, 0).unwrap();
+        writer
+    }
+
+    fn ask(&mut self, frame: &Frame, len: usize) -> Vec<u8> {
+        let reply = self.frontend.raw(1, &frame.clone().message(), OUT_HEADER_LEN + len).unwrap();
+        reply.success().unwrap().to_vec()
+    }
+
+    fn errno(&mut self, frame: &Frame) -> i32 {
+        let reply = self.frontend.raw(1, &frame.clone().message(), OUT_HEADER_LEN + 8).unwrap();
+        reply.error().unwrap().map_or(0, Errno::raw)
+    }
+
+    fn write(&self, offset: u64) -> Frame {
+        let write = Frame::new(WRITE, self.node).u64(self.handle).u64(offset).u32(4).u32(0);
+        write.u64(0).u32(O_RDWR).u32(0).bytes(b"data")
+    }
+
+    fn fsync(&self) -> Frame {
+        Frame::new(FSYNC, self.node).u64(self.handle).u32(0).u32(0)
+    }
+
+    fn flush(&self) -> Frame {
+        Frame::new(FLUSH, self.node).u64(self.handle).u32(0).u32(0).u64(0)
+    }
+
+    /// A lock of the whole file by the owner 1: of its bytes, or as flock(2) takes it.
+    fn lock(&self, opcode: u32, kind: u32, flock: u32) -> Frame {
+        let frame = Frame::new(opcode, self.node).u64(self.handle).u64(1).u64(0);
+        frame.u64(i64::MAX.unsigned_abs()).u32(kind).u32(1).u32(flock).u32(0)
+    }
+
+    fn reserve(&self, offset: u64) -> Frame {
+        Frame::new(FALLOCATE, self.node).u64(self.handle).u64(offset).u64(4096).u32(0).u32(0)
+    }
+}
+
+/// Stops all threads for a moment: what waits for a time goes on by a call of its own.
+fn interrupt(run: &Run) {
+    rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
+    let status = format!("/proc/{}/status", run.process().as_raw_pid());
+    let began = Instant::now();
+    while !fs::read_to_string(&status).unwrap().to_lowercase().contains("state:\tt") {
+        assert!(began.elapsed() < LIMIT, "it does not stop");
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(run.process(), Signal::CONT).unwrap();
+}
+
+/// Past the process's own limit on files, which stands behind the daemon's.
+fn pass_the_limit_on_files(run: &Run, writer: &mut Writer) {
+    let limit = |current| Rlimit { current, maximum: None };
+    let before =
+        rustix::process::prlimit(Some(run.process()), Resource::Fsize, limit(Some(1 << 20))).unwrap();
+    for frame in [writer.write(1 << 22), writer.reserve(1 << 22)] {
+        assert_eq!(writer.errno(&frame), EFBIG);
+    }
+    rustix::process::prlimit(Some(run.process()), Resource::Fsize, before).unwrap();
+}
+
+/// A policy file, and the option that names it.
+fn policy(text: &str) -> (String, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    fs::write(&file, text).unwrap();
+    (format!("--policy={}", file.path().display()), file)
+}
+
+/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a plain file, a write past the host's page cache, the truncation of a
+/// large file, and a directory for a caller with more than one group.
+fn do_the_rest(writer: &mut Writer) {
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
+    let plain = tempfile::tempfile().unwrap();
+    plain.set_len(4096).unwrap();
+    let (start, own) = (1 << 40, writer.frontend.region(MEMORY_START, 4096));
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: start,
+        userspace_addr: start,
+        mmap_offset: 0,
+        mmap_handle: plain.as_raw_fd(),
+        ..own
+    };
+    writer.frontend.connection().add_mem_region(&region).unwrap();
+    let direct = Frame::new(OPEN_FILE, writer.node).u32(O_RDWR | O_DIRECT).u32(0);
+    let handle = u64_at(&writer.ask(&direct, 16), 0).unwrap();
+    let write = Frame::new(WRITE, writer.node).u64(handle).u64(0).u32(4096).u32(0);
+    let write = write.u64(0).u32(O_RDWR | O_DIRECT).u32(0).bytes(&[1; 4096]);
+    // Behind its header the payload is on no border of a block.
+    assert_eq!(writer.errno(&write), EINVAL);
+    let reserve = Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(40 << 20).u32(0).u32(0);
+    writer.ask(&reserve, 0);
+    // The thread gives up the right to keep set-user-id for a user, not for root.
+    writer.ask(&reserve.caller(1000, 1000), 0);
+    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without the handle: the pool cuts what is large.
+    let cut = Frame::new(SETATTR, writer.node).u32(8 | 32).u32(0).u64(0).u64(4096).u64(0).u64(0).u64(0);
+    writer.ask(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
+    let mkdir = Frame::new(MKDIR, 1).u32(0o755).u32(0).name("of-two-groups");
+    writer.ask(&mkdir.groups(&[1000, 1001]).caller(1000, 1000), 128);
+}
+
+/// All that a daemon does, with all of its options, one of them after the other.
+#[test]
+fn each_row_is_needed_and_nothing_else_is() {
+    let mut seen = Seen::default();
+    let all = ["--profile=full", "--xattr", "--posix-acl", "--allow-direct-io", "--preserve-noatime"];
+    let run = Run::new(&all);
+    run.play();
+    let mut writer = Writer::new(run.daemon.socket());
+    writer.ask(&writer.fsync(), 0);
+    interrupt(&run);
+    do_the_rest(&mut writer);
+    pass_the_limit_on_files(&run, &mut writer);
+    drop(writer);
+    seen.read(&run.ended(), Processes::Two);
+
+    let (flags, _file) = policy("profile = \"full\"\nallow = [\"ioctl-inode-flags\"]\n");
+    let run = Run::new(&[&all[1..], &["--thread-pool-size=0", "--sandbox=none", &flags]].concat());
+    run.play();
+    seen.read(&run.ended(), Processes::Two);
+
+    let (slow, _file) = policy("[limits]\noperations-per-second = 20\n");
+    let run = Run::new(&[&slow]);
+    let mut writer = Writer::new(run.daemon.socket());
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| (0..60).for_each(|_| drop(writer.ask(&writer.fsync(), 0))));
+        while !asking.is_finished() {
+            interrupt(&run);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    });
+    drop(writer);
+    seen.read(&run.ended(), Processes::Two);
+
+    seen.read(&logged(), Processes::Two);
+    supervised(&mut seen);
+    on_other_file_systems(&mut seen);
+    assert_eq!(seen.strange, BTreeSet::new(), "calls that no row is there for");
+    assert_eq!(seen.missing(), Vec::<String>::new(), "rows that nothing needs");
+}
+
+/// How a daemon ends other than by itself: at once, because it was asked to twice, and by a signal, of which the supervisor
+/// tells by its log, which is a file or a socket.
+fn supervised(seen: &mut Seen) {
+    let run = Run::new(&[]);
+    rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        rustix::process::kill_process(run.supervisor(), signal).unwrap();
+    }
+    seen.read(&run.trace(), Processes::Supervisor);
+
+    let run = Run::new(&[]);
+    rustix::process::kill_process(run.process(), Signal::KILL).unwrap();
+    seen.read(&run.trace(), Processes::Supervisor);
+
+    let (mut daemon, log, folder) = with_a_socket_as_log(&[]);
+    rustix::process::kill_process(serving(daemon.id()), Signal::KILL).unwrap();
+    assert_eq!(log.filter(|line| line.contains("was ended by SIGKILL")).count(), 1);
+    daemon.wait().unwrap();
+    seen.read(&fs::read_to_string(folder.path().join("trace")).unwrap(), Processes::Supervisor);
+}
+
+/// What is refused goes to the log, by a worker and by the pool; the log is a socket, as under systemd.
+fn logged() -> String {
+    let (rules, _file) =
+        policy("[[path]]\nmatch = \"/file\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]\n");
+    let (mut daemon, log, folder) = with_a_socket_as_log(&["--log-level=debug", &rules]);
+    let mut writer = Writer::new(&folder.path().join("socket"));
+    assert_eq!(writer.errno(&writer.fsync()), EPERM);
+    assert_eq!(writer.errno(&Frame::new(UNLINK, 1).name("file")), EPERM);
+    drop(writer);
+    assert_eq!(log.filter(|line| line.contains("denied")).count(), 2);
+    assert!(daemon.wait().unwrap().success());
+    fs::read_to_string(folder.path().join("trace")).unwrap()
+}
+
+/// A daemon that is ready, the lines of its log from there on, and the folder of its socket and its trace.
+fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = String> + use<>, TempDir) {
+    let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("share")).unwrap();
+    prepare(&path("share")).unwrap();
+    let (log, standard_error) = UnixStream::pair().unwrap();
+    let [strace, options @ ..] = &strace(&path("trace"))[..] else { panic!("no strace") };
+    let mut command = Command::new(strace);
+    command.args(options).arg(pinhole_program().unwrap()).args(arguments);
+    command.arg("--shared-dir").arg(path("share")).arg("--socket-path").arg(path("socket"));
+    let daemon = command.stderr(OwnedFd::from(standard_error)).spawn().unwrap();
+    let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Waiting for vhost-user socket connection")));
+    (daemon, lines, folder)
+}
+
+/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is,
+/// on the pool. And whose `fsync` may leave out a name.
+fn on_other_file_systems(seen: &mut Seen) {
+    let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    prepare(&path("lower")).unwrap();
+    let layers = format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", folder.path().display());
+    let mount =
+        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers]).arg(path("merged")).status();
+    assert!(mount.unwrap().success(), "an overlay needs root: run `sudo -E cargo xtask test`");
+    let merged = path("merged");
+    let traced = std::panic::catch_unwind(|| {
+        let work = tempfile::tempdir().unwrap();
+        let run = Run::over(&merged, work, &[]);
+        let mut writer = Writer::new(run.daemon.socket());
+        writer.ask(&writer.flush(), 0);
+        writer.ask(&writer.fsync(), 0);
+        drop(writer);
+        run.ended()
+    });
+    rustix::mount::unmount(&merged, UnmountFlags::DETACH).unwrap();
+    seen.read(&traced.unwrap(), Processes::Two);
+    in_memory(seen);
+    mounted(seen);
+}
+
+/// Where memory is what there is to reserve, the pool looks how much is free before it begins with a long reservation.
+fn in_memory(seen: &mut Seen) {
+    let share = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir_in("/dev/shm").unwrap();
+    prepare(share.path()).unwrap();
+    let run = Run::over(share.path(), tempfile::tempdir().unwrap(), &[]);
+    let mut writer = Writer::new(run.daemon.socket());
+    let reserve =
+        |len: u64| Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(len).u32(0).u32(0);
+    let (long, longer_than_memory) = (reserve(70 << 20), reserve(1 << 60));
+    writer.ask(&long, 0);
+    assert_eq!(writer.errno(&longer_than_memory), ENOSPC);
+    drop(writer);
+    let size = fs::metadata(share.path().join("file")).unwrap().len();
+    assert_eq!(size, 70 << 20, "of what cannot succeed nothing is done");
+    seen.read(&run.ended(), Processes::Two);
+}
+
+/// One takes the lock of a file that another waits for, until it is given back.
+fn wait_for_a_lock(path: &Path, trace: &Path) {
+    let open = || fs::File::options().read(true).write(true).open(path).unwrap();
+    let (holder, waiter) = (open(), open());
+    flock(&holder, FlockOperation::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| flock(&waiter, FlockOperation::LockExclusive).unwrap());
+        let began = Instant::now();
+        let is_tried = |trace: &str| trace.lines().any(|line| line.contains("<answers> flock("));
+        while !is_tried(&fs::read_to_string(trace).unwrap()) {
+            assert!(!waiting.is_finished() && began.elapsed() < LIMIT, "nobody has tried it again");
+            std::thread::yield_now();
+        }
+        flock(&holder, FlockOperation::Unlock).unwrap();
+    });
+}
+
+/// `pinhole mount`, and a daemon whose share is what it has mounted.
+fn mounted(seen: &mut Seen) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["host", "mnt"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let [strace, options @ ..] = &strace(&path("trace"))[..] else { panic!("no strace") };
+    let mut command = Command::new(strace);
+    command.args(options).arg(pinhole_program().unwrap()).arg("mount");
+    let mut program = Program::start(command.arg(path("host")).arg(path("mnt"))).unwrap();
+    program.wait_for("Mounted ").unwrap();
+    fs::create_dir(path("mnt/folder")).unwrap();
+    fs::write(path("mnt/file"), "content").unwrap();
+    fs::rename(path("mnt/file"), path("mnt/folder/file")).unwrap();
+    wait_for_a_lock(&path("mnt/folder/file"), &path("trace"));
+    let run = Run::over(&path("mnt/folder"), tempfile::tempdir().unwrap(), &[]);
+    let mut writer = Writer::new(run.daemon.socket());
+    writer.ask(&writer.lock(GETLK, 1, 0), 24);
+    for flock in [0, 1] {
+        writer.ask(&writer.lock(SETLK, 1, flock), 0);
+    }
+    writer.ask(&writer.flush(), 0);
+    drop(writer);
+    seen.read(&run.ended(), Processes::Two);
+    rustix::mount::unmount(path("mnt"), UnmountFlags::empty()).unwrap();
+    assert!(program.wait(LIMIT).unwrap().is_some(), "{}", program.stderr());
+    seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
+}

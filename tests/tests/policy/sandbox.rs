@@ -1,0 +1,303 @@
+//! Does each wall around the daemon hold, and does it hold by itself? A program enters the daemon's own sandbox as the
+//! daemon does and tries to get out, within all walls, within each alone, and at last within none, which shows that the
+//! attempt is a real one. It acts on a canary in a folder of this test's.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+const ALL: &str = "namespace,capabilities,landlock,seccomp";
+/// The isolation and the walls that an attempt is made within: every wall with each isolation, each wall alone (namespaces
+/// and the root directory of `chroot` are two ways of one), and none.
+const WITHIN: [(&str, &str); 9] = [
+    ("namespace", ALL),
+    ("chroot", ALL),
+    ("none", ALL),
+    ("namespace", "namespace"),
+    ("chroot", "namespace"),
+    ("none", "capabilities"),
+    ("none", "landlock"),
+    ("none", "seccomp"),
+    ("none", "no"),
+];
+/// `--inode-file-handles`: `prefer` is the default of root.
+const PREFER: &str = "prefer";
+const NEVER: &str = "never";
+/// `killed` by SIGSYS: the filter.
+const FILTER: &str = "killed 31";
+const NO_ENTRY: &str = "errno 2";
+const NOT_PERMITTED: &str = "errno 1";
+const NO_PROCESS: &str = "errno 3";
+const DENIED: &str = "errno 13";
+const READ_ONLY: &str = "errno 30";
+const STALE: &str = "errno 116";
+const UNREACHABLE: &str = "errno 101";
+const REFUSED: &str = "errno 111";
+const DONE: &str = "done";
+
+/// A share, and a canary beside it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "run `sudo -E cargo xtask test`");
+        let folder = tempfile::Builder::new().prefix("pinhole-sandbox-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("share")).unwrap();
+        fs::write(folder.path().join("share/foreign"), "f").unwrap();
+        std::os::unix::fs::chown(folder.path().join("share/foreign"), Some(1), Some(1)).unwrap();
+        fs::write(folder.path().join("canary"), "c").unwrap();
+        Self { folder }
+    }
+
+    fn canary(&self) -> PathBuf {
+        self.folder.path().join("canary")
+    }
+
+    /// What becomes of an attempt of a thread under a profile, within these walls.
+    fn tried(
+        &self,
+        attempt: &str,
+        (profile, handles): (&str, &str),
+        thread: &str,
+        within: (&str, &str),
+    ) -> String {
+        let intruder = Command::new(env!("CARGO_BIN_EXE_intruder"));
+        self.outcome(intruder, [profile, handles, within.0, within.1, thread, attempt])
+    }
+
+    fn outcome(&self, mut intruder: Command, words: [&str; 6]) -> String {
+        intruder.arg(self.folder.path().join("share")).arg(self.canary()).args(words);
+        let output = intruder.stdin(Stdio::null()).output().unwrap();
+        drop(fs::remove_file(self.folder.path().join("share/new")));
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // The supervisor has nobody to say it.
+        if let (true, Some(signal)) = (said.is_empty(), output.status.signal()) {
+            return format!("killed {signal}");
+        }
+        assert!(!said.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        said
+    }
+
+    /// A worker's attempt within each of [`WITHIN`].
+    #[track_caller]
+    fn check(&self, attempt: &str, (profile, handles): (&str, &str), expected: [&str; 9]) {
+        let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "worker", within));
+        assert_eq!(
+            outcomes, expected,
+            "{attempt} under {profile}, file handles: {handles}, within {WITHIN:?}"
+        );
+    }
+}
+
+/// For an attempt that has nothing to do with file handles.
+#[track_caller]
+fn check(attempt: &str, expected: [&str; 9]) {
+    let place = Place::new();
+    place.check(attempt, ("share", PREFER), expected);
+    place.check(attempt, ("share", NEVER), expected);
+}
+
+/// Where root uses file handles, Landlock leaves opening files alone, unless the share is a mount of the daemon's own.
+#[test]
+fn a_path_leads_nowhere_outside() {
+    let place = Place::new();
+    let [ns, chroot] = [NO_ENTRY; 2];
+    let expected = |landlock| [FILTER, FILTER, FILTER, ns, chroot, DONE, landlock, FILTER, DONE];
+    place.check("path", ("share", NEVER), expected(DENIED));
+    place.check("path", ("share", PREFER), expected(DONE));
+}
+
+/// No filter sees where `openat2` leads. So with file handles and `--sandbox none` the daemon of root can be led out, which
+/// it says at the start.
+#[test]
+fn there_is_no_way_up() {
+    let place = Place::new();
+    let expected = |landlock| [NO_ENTRY, NO_ENTRY, landlock, NO_ENTRY, NO_ENTRY, DONE, landlock, DONE, DONE];
+    place.check("dot-dot", ("share", NEVER), expected(DENIED));
+    place.check("dot-dot", ("share", PREFER), expected(DONE));
+}
+
+/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is. Who may not make one, and has no namespace,
+/// has a way out of it that Landlock closes: see the plain user's.
+#[test]
+fn proc_is_no_way_out() {
+    check("proc", [NO_ENTRY; 9]);
+}
+
+/// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's own file system.
+#[test]
+fn a_handle_of_the_shares_file_system_opens_a_file_beside_it_only_where_handles_are_used() {
+    let place = Place::new();
+    place.check("handle", ("share", PREFER), [DONE; 9]);
+    place.check(
+        "handle",
+        ("share", NEVER),
+        [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DENIED, FILTER, DONE],
+    );
+}
+
+/// This one no wall stops: the kernel looks for it where the share is.
+#[test]
+fn a_handle_of_another_file_system_is_stale() {
+    let place = Place::new();
+    let mount = place.folder.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "canary"]).arg(&mount).status().unwrap();
+    assert!(mounted.success(), "mounting a tmpfs needs root");
+    fs::write(mount.join("canary"), "c").unwrap();
+    let canary = mount.join("canary");
+    let tried = |walls: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
+        command.arg(place.folder.path().join("share")).arg(&canary);
+        command.args(["share", PREFER, "namespace", walls, "worker", "handle"]);
+        String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let outcomes = [tried(ALL), tried("namespace"), tried("no")];
+    drop(Command::new("umount").arg("--lazy").arg(&mount).status());
+    assert_eq!(outcomes, [STALE, STALE, STALE]);
+}
+
+#[test]
+fn nothing_is_executed() {
+    check("exec", [FILTER, FILTER, FILTER, NO_ENTRY, NO_ENTRY, DONE, DENIED, FILTER, DONE]);
+}
+
+#[test]
+fn nothing_is_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let attempt = format!("connect={}", listener.local_addr().unwrap());
+    check(&attempt, [FILTER, FILTER, FILTER, UNREACHABLE, DONE, DONE, DENIED, FILTER, DONE]);
+    let name = format!("pinhole-sandbox-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let attempt = format!("connect-abstract={name}");
+    check(&attempt, [FILTER, FILTER, FILTER, REFUSED, DONE, DONE, NOT_PERMITTED, FILTER, DONE]);
+}
+
+#[test]
+fn the_keeper_is_neither_looked_into_nor_signalled() {
+    let (pid, own) = (NO_PROCESS, NOT_PERMITTED);
+    check("ptrace", [FILTER, FILTER, FILTER, pid, DONE, NOT_PERMITTED, own, FILTER, DONE]);
+    check("kill", [FILTER, FILTER, FILTER, pid, DONE, DONE, own, FILTER, DONE]);
+}
+
+#[test]
+fn nothing_is_mounted_and_nothing_unshared() {
+    check("mount", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, NOT_PERMITTED, FILTER, DONE]);
+    check("unshare", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DONE, FILTER, DONE]);
+}
+
+/// Only the filter sees what is mapped.
+#[test]
+fn no_memory_is_made_executable() {
+    check("execute-memory", [FILTER, FILTER, FILTER, DONE, DONE, DONE, DONE, FILTER, DONE]);
+}
+
+/// Landlock does not look at modes: there the read-only mount and the missing capability stand. The filter does not see
+/// the flags of an open: there the mount and Landlock do, and for a file that is there Landlock only where it covers
+/// opening.
+#[test]
+fn nothing_changes_in_a_read_only_share() {
+    let place = Place::new();
+    for (handles, landlock) in [(NEVER, DENIED), (PREFER, DONE)] {
+        let rootfs = ("rootfs", handles);
+        place.check(
+            "chmod",
+            rootfs,
+            [FILTER, FILTER, FILTER, READ_ONLY, DONE, NOT_PERMITTED, DONE, FILTER, DONE],
+        );
+        place.check("create", rootfs, [READ_ONLY, DENIED, DENIED, READ_ONLY, DONE, DONE, DENIED, DONE, DONE]);
+        let writing = place.folder.path().join("share/foreign");
+        fs::set_permissions(&writing, fs::Permissions::from_mode(0o666)).unwrap();
+        place.check(
+            "write",
+            rootfs,
+            [READ_ONLY, landlock, landlock, READ_ONLY, DONE, DONE, landlock, DONE, DONE],
+        );
+    }
+}
+
+/// A filter for all threads, or one with a listener that answers for the kernel, is not the daemon's.
+#[test]
+fn a_filter_with_flags_is_not_installed() {
+    let place = Place::new();
+    let tried = |within| place.tried("filter-with-flags", ("share", PREFER), "control", within);
+    assert_eq!(tried(("namespace", ALL)), FILTER);
+    assert_eq!(tried(("none", "seccomp")), FILTER);
+    assert_eq!(tried(("none", "no")), DONE);
+}
+
+/// It is in the host's own namespaces, so its filter is the only wall that keeps it from these. Without it, each is possible.
+#[test]
+fn the_supervisor_is_held_by_its_filter() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = format!("connect={}", listener.local_addr().unwrap());
+    for attempt in ["path", "exec", &connect, "kill", "execute-memory"] {
+        let tried = |within| place.tried(attempt, ("share", PREFER), "supervisor", within);
+        let outcomes = [("namespace", ALL), ("none", "seccomp"), ("none", "no")].map(tried);
+        assert_eq!(outcomes, [FILTER, FILTER, DONE], "{attempt}");
+    }
+}
+
+/// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
+#[test]
+fn a_plain_user_gets_out_no_more_than_root_does() {
+    let place = Place::new();
+    let intruder = place.folder.path().join("intruder");
+    // By another process: a program is "busy" while a child of another test's holds the descriptor that wrote it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_intruder")).arg(&intruder).status().unwrap();
+    assert!(copied.success());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = format!("connect={}", listener.local_addr().unwrap());
+    // All walls; each of two alone; none.
+    let within = [("namespace", ALL), ("namespace", "namespace"), ("none", "landlock"), ("none", "no")];
+    for (attempt, expected) in [
+        ("path", [FILTER, NO_ENTRY, DENIED, DONE]),
+        ("dot-dot", [NO_ENTRY, NO_ENTRY, DENIED, DONE]),
+        ("proc", [NO_ENTRY, NO_ENTRY, DENIED, DONE]),
+        ("handle", [FILTER, NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED]),
+        ("exec", [FILTER, NO_ENTRY, DENIED, DONE]),
+        (&connect, [FILTER, UNREACHABLE, DENIED, DONE]),
+        ("kill", [FILTER, NO_PROCESS, NOT_PERMITTED, DONE]),
+        ("ptrace", [FILTER, NO_PROCESS, NOT_PERMITTED, NOT_PERMITTED]),
+        ("mount", [FILTER, DONE, NOT_PERMITTED, NOT_PERMITTED]),
+        ("unshare", [FILTER, DONE, NOT_PERMITTED, NOT_PERMITTED]),
+        ("execute-memory", [FILTER, DONE, DONE, DONE]),
+        ("chmod", [NOT_PERMITTED; 4]),
+    ] {
+        let outcomes = within.map(|(isolation, walls)| {
+            let mut plain = Command::new("setpriv");
+            plain.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&intruder);
+            place.outcome(plain, ["share", NEVER, isolation, walls, "worker", attempt])
+        });
+        assert_eq!(outcomes, expected, "{attempt} within {within:?}");
+    }
+}
+
+#[test]
+fn every_kind_of_thread_under_every_profile_and_isolation_is_held() {
+    let place = Place::new();
+    for profile in ["full", "share", "rootfs"] {
+        for thread in ["control", "worker", "offload", "supervisor"] {
+            for attempt in
+                ["path", "exec", "connect=127.0.0.1:1", "mount", "unshare", "kill", "execute-memory"]
+            {
+                for isolation in ["namespace", "chroot", "none"] {
+                    let outcome = place.tried(attempt, (profile, PREFER), thread, (isolation, ALL));
+                    assert_eq!(outcome, FILTER, "{attempt} of {thread} under {profile} in {isolation}");
+                }
+            }
+        }
+    }
+}

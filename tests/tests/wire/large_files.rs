@@ -1,0 +1,164 @@
+//! Giving the blocks of a large file back takes the host long. Does any queue wait for it?
+//!
+//! None of these tests measures a time: they look where the work is done, by the daemon's descriptors and threads.
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Client, ENTRY, Share};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{
+    CREATE, FORGET, OPEN_FILE, RELEASE, RENAME, SETATTR, UNLINK, WRITE,
+};
+use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup, eventually};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+const ROOT: u64 = 1;
+const O_RDWR: u32 = 2;
+const O_TRUNC: u32 = 0o1000;
+const FATTR_SIZE: u32 = 8;
+/// From 32 MiB on a file is large.
+const LARGE: u64 = 40 << 20;
+const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+
+struct Scene {
+    guest: Client,
+    daemon: Serving,
+    share: Share,
+}
+
+impl Scene {
+    fn new(arguments: &[&str]) -> Self {
+        let share = Share::new().unwrap();
+        fs::write(share.host("small"), "small").unwrap();
+        let large = File::create(share.host("large")).unwrap();
+        fallocate(&large, FallocateFlags::empty(), 0, LARGE).unwrap();
+        drop(large);
+        let daemon = share.serve(arguments).unwrap();
+        let guest = Client::connect(daemon.socket(), WIDE).unwrap().0;
+        Self { guest, daemon, share }
+    }
+
+    /// Whether the daemon holds a file of this name that has been deleted.
+    fn holds_deleted(&self, name: &str) -> bool {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.daemon.serving_id())).unwrap();
+        let named = |fd: fs::DirEntry| fs::read_link(fd.path()).unwrap_or_default();
+        let wanted = format!("/{name} (deleted)");
+        fds.map(|fd| named(fd.unwrap())).any(|path| path.to_string_lossy().ends_with(&wanted))
+    }
+
+    /// FORGET of all that the guest knows of a node, which is when it has no use for it any more.
+    fn forget(&mut self, node: u64) {
+        let forget = Frame::new(FORGET, node).u64(1 << 20).message();
+        self.guest.guest.raw(0, &forget, 0).unwrap();
+    }
+
+    /// How often the host has run the threads of the pool.
+    fn pool_runs(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon.serving_id())).unwrap();
+        let read = |task: &Path, name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+        let pool = tasks.map(|task| task.unwrap().path()).filter(|task| read(task, "comm").trim() == "pool");
+        // The third figure of `schedstat` counts turns on a processor.
+        let runs = |task: PathBuf| read(&task, "schedstat").split_whitespace().nth(2)?.parse::<u64>().ok();
+        pool.filter_map(runs).sum()
+    }
+
+    /// What `cut` asks for is done by a thread of the pool, which has nothing else to do.
+    fn is_done_by_the_pool(&mut self, cut: Frame, room: usize) {
+        let before = self.pool_runs();
+        assert_eq!(self.guest.errno(cut, room).unwrap(), 0);
+        assert!(self.pool_runs() > before, "not done by a thread of the pool");
+    }
+}
+
+fn unlink(name: &str) -> Frame {
+    Frame::new(UNLINK, ROOT).name(name)
+}
+
+/// SETATTR of the size alone.
+fn truncate(node: u64, size: u64) -> Frame {
+    let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
+    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode, ids.
+    frame.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0)
+}
+
+fn open(node: u64, flags: u32) -> Frame {
+    Frame::new(OPEN_FILE, node).u32(flags).u32(0)
+}
+
+#[test]
+fn unlinked_large_file_keeps_its_blocks_until_it_is_forgotten() {
+    for handles in ["prefer", "never"] {
+        let mut scene = Scene::new(&[&format!("--inode-file-handles={handles}")]);
+        let (large, small) = (scene.guest.look_up("large").unwrap(), scene.guest.look_up("small").unwrap());
+        assert_eq!(scene.guest.errno(unlink("large"), 0).unwrap(), 0);
+        assert!(scene.holds_deleted("large"), "its blocks were given back by UNLINK ({handles})");
+        assert_eq!(scene.guest.errno(unlink("small"), 0).unwrap(), 0);
+        scene.forget(large);
+        scene.forget(small);
+        eventually("no deleted file is held", || {
+            !scene.holds_deleted("large") && !scene.holds_deleted("small")
+        });
+    }
+}
+
+#[test]
+fn replaced_large_file_keeps_its_blocks_until_it_is_forgotten() {
+    let mut scene = Scene::new(&[]);
+    let large = scene.guest.look_up("large").unwrap();
+    scene.guest.look_up("small").unwrap();
+    let rename = Frame::new(RENAME, ROOT).u64(ROOT).name("small").name("large");
+    assert_eq!(scene.guest.errno(rename, 0).unwrap(), 0);
+    assert!(scene.holds_deleted("large"), "its blocks were given back by RENAME");
+    scene.forget(large);
+    eventually("no deleted file is held", || !scene.holds_deleted("large"));
+}
+
+#[test]
+fn file_that_the_guest_wrote_large_is_kept_too() {
+    let mut scene = Scene::new(&[]);
+    let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o644).u32(0).u32(0).name("grown");
+    let body = scene.guest.body(create, ENTRY + 16).unwrap();
+    let (node, handle) = (
+        pinhole_tests::frontend::frame::u64_at(&body, 0).unwrap(),
+        pinhole_tests::frontend::frame::u64_at(&body, ENTRY).unwrap(),
+    );
+    // It is sparse: how far it was written to is all that a write tells.
+    let write = Frame::new(WRITE, node).u64(handle).u64(LARGE).u32(4).u32(0).u64(0).u32(O_RDWR).u32(0);
+    assert_eq!(scene.guest.errno(write.bytes(b"last"), 8).unwrap(), 0);
+    let release = Frame::new(RELEASE, node).u64(handle).u32(O_RDWR).u32(0).u64(0);
+    assert_eq!(scene.guest.errno(release, 0).unwrap(), 0);
+    assert_eq!(scene.guest.errno(unlink("grown"), 0).unwrap(), 0);
+    assert!(scene.holds_deleted("grown"), "its blocks were given back by UNLINK");
+    scene.forget(node);
+    eventually("no deleted file is held", || !scene.holds_deleted("grown"));
+}
+
+#[test]
+fn truncation_of_a_large_file_is_left_to_the_pool() {
+    let mut scene = Scene::new(&[]);
+    let large = scene.guest.look_up("large").unwrap();
+    scene.is_done_by_the_pool(truncate(large, 5), 104);
+    assert_eq!(fs::read(scene.share.host("large")).unwrap(), [0; 5]);
+}
+
+#[test]
+fn truncating_open_of_a_large_file_is_left_to_the_pool() {
+    for handles in ["prefer", "never"] {
+        let mut scene = Scene::new(&[&format!("--inode-file-handles={handles}")]);
+        let large = scene.guest.look_up("large").unwrap();
+        scene.is_done_by_the_pool(open(large, O_RDWR | O_TRUNC), 16);
+        assert_eq!(scene.share.host("large").metadata().unwrap().len(), 0);
+    }
+}
+
+#[test]
+fn truncation_by_an_open_file_is_left_to_the_pool() {
+    let mut scene = Scene::new(&[]);
+    let (node, handle) = scene.guest.open("large", O_RDWR).unwrap();
+    // FATTR_FH beside the size.
+    let cut = Frame::new(SETATTR, node).u32(FATTR_SIZE | 1 << 6).u32(0).u64(handle).u64(0);
+    let cut = cut.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0);
+    scene.is_done_by_the_pool(cut, 104);
+    assert_eq!(scene.share.host("large").metadata().unwrap().len(), 0);
+}

@@ -1,0 +1,180 @@
+//! What a host user's lease (`F_SETLEASE`) does to a guest: only the request that meets it waits, for as long as the
+//! lease is there, and no other.
+
+use pinhole_tests::daemon::Serving;
+use pinhole_tests::frontend::client::{Asked, Client, ENTRY, Share};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, OPEN_FILE, SETATTR, SETLKW};
+use pinhole_tests::frontend::locks::{Lock, READ, WRITE};
+use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
+use pinhole_tests::lease::{LeaseKind, Leases};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const ROOT: u64 = 1;
+const O_RDONLY: u32 = 0;
+const O_RDWR: u32 = 2;
+const O_CREAT: u32 = 0o100;
+const O_TRUNC: u32 = 0o1000;
+const FATTR_SIZE: u32 = 8;
+const EAGAIN: i32 = 11;
+const ESTALE: i32 = 116;
+const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
+/// Long enough for whatever does not wait to be done.
+const A_WHILE: Duration = Duration::from_millis(300);
+/// A queue that waits for a lease waits for up to 45 seconds; one that does not is stopped at once.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A share with a daemon and its guest.
+struct Scene {
+    guest: Client,
+    daemon: Serving,
+    share: Share,
+}
+
+impl Scene {
+    fn new(files: &[&str]) -> Self {
+        let share = Share::new().unwrap();
+        for file in files {
+            fs::write(share.host(file), "content").unwrap();
+        }
+        let daemon = share.serve(&[]).unwrap();
+        let guest = Client::connect(daemon.socket(), WIDE).unwrap().0;
+        Self { guest, daemon, share }
+    }
+
+    fn lease(&self, kind: LeaseKind, files: &[&str]) -> Leases {
+        let files: Vec<PathBuf> = files.iter().map(|file| self.share.host(file)).collect();
+        Leases::take(kind, files.iter().map(PathBuf::as_path)).unwrap()
+    }
+
+    /// Sends a request and sees that it waits while its queue serves others.
+    fn waits(&mut self, frame: Frame, room: usize) -> Asked {
+        let asked = self.guest.submit(frame, room).unwrap();
+        for _ in 0..20 {
+            self.guest.is_alive().unwrap();
+        }
+        std::thread::park_timeout(A_WHILE);
+        self.guest.is_alive().unwrap();
+        assert!(!self.guest.is_answered(asked).unwrap(), "answered although there is a lease");
+        asked
+    }
+}
+
+fn open(node: u64, flags: u32) -> Frame {
+    Frame::new(OPEN_FILE, node).u32(flags).u32(0)
+}
+
+fn create(name: &str, flags: u32) -> Frame {
+    Frame::new(CREATE, ROOT).u32(flags | O_CREAT).u32(0o644).u32(0).u32(0).name(name)
+}
+
+/// SETATTR of the size alone.
+fn truncate(node: u64, size: u64) -> Frame {
+    let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
+    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode, ids.
+    frame.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0)
+}
+
+#[test]
+fn open_of_a_leased_file_waits_and_holds_up_nothing() {
+    let mut scene = Scene::new(&["file"]);
+    let node = scene.guest.look_up("file").unwrap();
+    let lease = scene.lease(LeaseKind::Write, &["file"]);
+    let asked = scene.waits(open(node, O_RDONLY), 16);
+    lease.give_up().unwrap();
+    assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
+}
+
+#[test]
+fn truncating_open_waits_for_a_lease_and_truncates_then() {
+    let mut scene = Scene::new(&["file"]);
+    let node = scene.guest.look_up("file").unwrap();
+    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let asked = scene.waits(open(node, O_RDWR | O_TRUNC), 16);
+    assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"content");
+    lease.give_up().unwrap();
+    assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
+    assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"");
+}
+
+#[test]
+fn create_of_an_existing_leased_file_waits() {
+    let mut scene = Scene::new(&["file"]);
+    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let asked = scene.waits(create("file", O_RDWR | O_TRUNC), ENTRY + 16);
+    lease.give_up().unwrap();
+    let body = scene.guest.answer(asked).unwrap().success().unwrap().to_vec();
+    assert_eq!(body.len(), ENTRY + 16);
+    assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"");
+}
+
+#[test]
+fn truncation_of_a_leased_file_waits() {
+    let mut scene = Scene::new(&["file"]);
+    let node = scene.guest.look_up("file").unwrap();
+    let lease = scene.lease(LeaseKind::Read, &["file"]);
+    let asked = scene.waits(truncate(node, 3), 104);
+    lease.give_up().unwrap();
+    assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
+    assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"con");
+}
+
+#[test]
+fn lock_that_needs_another_description_waits_for_a_lease() {
+    // A file that programs share by mapping it is locked as a whole, by a description that may write.
+    let mut scene = Scene::new(&["db-shm"]);
+    let opened = scene.guest.open("db-shm", O_RDONLY).unwrap();
+    let lease = scene.lease(LeaseKind::Read, &["db-shm"]);
+    let lock = Lock::posix(READ, 7, 0, 9);
+    assert_eq!(scene.guest.set(opened, lock).unwrap(), EAGAIN, "a lock that is not to be waited for");
+    let asked = scene.waits(lock.frame(SETLKW, opened), 0);
+    lease.give_up().unwrap();
+    assert_eq!(scene.guest.outcome(asked).unwrap(), 0);
+    let other = scene.guest.get(opened, Lock::posix(WRITE, 8, 0, 9)).unwrap();
+    assert_eq!(other.map(|other| other.kind), Some(READ));
+}
+
+#[test]
+fn many_leases_take_neither_the_queue_nor_the_pool() {
+    // More than may wait: the others are told EAGAIN, as by open(2) of a program that does not wait.
+    const FILES: usize = 80;
+    const WAIT: usize = 64;
+    let names: Vec<String> = (0..FILES).map(|number| format!("file-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut scene = Scene::new(&names);
+    let nodes: Vec<u64> = names.iter().map(|name| scene.guest.look_up(name).unwrap()).collect();
+    let free = scene.guest.open(names[FILES - 1], O_RDWR).unwrap();
+    let lease = scene.lease(LeaseKind::Write, &names[..FILES - 1]);
+    let asked: Vec<Asked> =
+        nodes[..FILES - 1].iter().map(|node| scene.guest.submit(open(*node, O_RDWR), 16).unwrap()).collect();
+    scene.guest.is_alive().unwrap();
+    let fsync = Frame::new(FSYNC, free.0).u64(free.1).u32(0).u32(0);
+    assert_eq!(scene.guest.errno(fsync, 0).unwrap(), 0);
+    std::thread::park_timeout(A_WHILE);
+    for asked in &asked[..WAIT] {
+        assert!(!scene.guest.is_answered(*asked).unwrap());
+    }
+    for asked in &asked[WAIT..] {
+        assert_eq!(scene.guest.outcome(*asked).unwrap(), EAGAIN);
+    }
+    lease.give_up().unwrap();
+    for asked in &asked[..WAIT] {
+        assert_eq!(scene.guest.outcome(*asked).unwrap(), 0);
+    }
+}
+
+#[test]
+fn stopping_a_queue_does_not_wait_for_a_lease() {
+    let mut scene = Scene::new(&["file"]);
+    let node = scene.guest.look_up("file").unwrap();
+    let _lease = scene.lease(LeaseKind::Write, &["file"]);
+    let asked = scene.waits(open(node, O_RDONLY), 16);
+    let began = Instant::now();
+    scene.guest.guest.stop_queue(1).unwrap();
+    assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
+    // To this Linux looks up the path and opens it once more, when the queue is served again.
+    assert_eq!(scene.guest.outcome(asked).unwrap(), ESTALE);
+    assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
+}

@@ -1,0 +1,231 @@
+//! The test suites of the workspace, as cargo knows them: their modules with tests, and what each
+//! needs on the host.
+//!
+//! A suite is a test binary. The `Cargo.toml` of its package has a line for it in
+//! `[package.metadata.suites]`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::guest::Part;
+use crate::step::{Failure, Outcome, cannot_start, ended};
+use crate::workspace;
+
+/// Test binary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Suite {
+    pub(crate) name: String,
+    /// Path of its first source file.
+    pub(crate) source: PathBuf,
+    /// Modules with tests directly below its root, sorted. A suite in one file has none.
+    pub(crate) modules: Vec<Module>,
+    pub(crate) needs: Needs,
+}
+
+/// Module of a suite that has tests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Module {
+    pub(crate) name: String,
+    /// Path of its first source file.
+    pub(crate) source: PathBuf,
+}
+
+/// Parts of the test guests and programs of the host without which a suite fails.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) programs: Vec<String>,
+}
+
+/// Returns the suites of all packages: packages in the order of the workspace, suites sorted.
+///
+/// # Errors
+/// Fails if cargo does, if a suite has no line in `[package.metadata.suites]`, or if a line there
+/// cannot be understood.
+pub(crate) fn all() -> Outcome<Vec<Suite>> {
+    let mut command = workspace::cargo();
+    command.args(["metadata", "--no-deps", "--offline", "--format-version=1"]);
+    let output = command.output().map_err(cannot_start(&command))?;
+    ended(&command, output.status, &String::from_utf8_lossy(&output.stderr))?;
+    let metadata: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::new(format!("cannot read the output of `cargo metadata`: {error}")))?;
+    let mut all = Vec::new();
+    for member in array(&metadata, "workspace_members") {
+        let package = array(&metadata, "packages").iter().find(|package| package["id"] == *member);
+        all.extend(package.map_or_else(|| Ok(Vec::new()), of_package)?);
+    }
+    for suite in &mut all {
+        suite.modules = modules(&suite.source)?;
+    }
+    Ok(all)
+}
+
+/// Returns the elements of the array `key`. A missing array has no elements.
+fn array<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Returns the suites of a package in the output of `cargo metadata`, without their modules.
+fn of_package(package: &Value) -> Outcome<Vec<Suite>> {
+    let manifest = package["manifest_path"].as_str().unwrap_or_default();
+    let place = workspace::within(Path::new(manifest)).display();
+    let fault = |what: String| Failure::new(format!("{place}: {what}"));
+    let mut declared: BTreeMap<String, Needs> = BTreeMap::new();
+    let lines = package.pointer("/metadata/suites").and_then(Value::as_object);
+    for (name, line) in lines.into_iter().flatten() {
+        declared.insert(name.clone(), needs(line).map_err(|what| fault(format!("suite {name}: {what}")))?);
+    }
+    let mut all = Vec::new();
+    for target in array(package, "targets") {
+        let name = target["name"].as_str().unwrap_or_default();
+        if !array(target, "kind").iter().any(|kind| kind == "test") {
+            continue;
+        }
+        let needs = declared.remove(name).ok_or_else(|| {
+            fault(format!("suite {name} has no line in [package.metadata.suites] that says what it needs"))
+        })?;
+        let source = target["src_path"].as_str().unwrap_or_default().into();
+        all.push(Suite { name: name.to_owned(), source, modules: Vec::new(), needs });
+    }
+    if let Some(name) = declared.keys().next() {
+        return Err(fault(format!("[package.metadata.suites] names {name}, which is no test binary")));
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
+}
+
+/// Reads a line of `[package.metadata.suites]`: `{ parts = [..], programs = [..] }`.
+fn needs(line: &Value) -> Result<Needs, String> {
+    let mut needs = Needs::default();
+    for (key, values) in line.as_object().ok_or("not a table")? {
+        let values = values.as_array().ok_or(format!("{key} is not an array"))?;
+        for value in values {
+            let value = value.as_str().ok_or(format!("{key} has an element that is not a string"))?;
+            match key.as_str() {
+                "parts" => needs.parts.push(
+                    Part::named(value)
+                        .ok_or(format!("unknown part {value} (`cargo xtask guest --help` lists them)"))?,
+                ),
+                "programs" => needs.programs.push(value.to_owned()),
+                _ => return Err(format!("unknown key {key}: use parts or programs")),
+            }
+        }
+    }
+    Ok(needs)
+}
+
+/// Returns the modules with tests of the suite whose first file is `source`.
+fn modules(source: &Path) -> Outcome<Vec<Module>> {
+    let mut found = Vec::new();
+    let Some(folder) = source.parent().filter(|_| source.ends_with("main.rs")) else { return Ok(found) };
+    for path in entries(folder)? {
+        let first = if path.is_dir() { path.join("mod.rs") } else { path.clone() };
+        let is_module = first.extension().is_some_and(|extension| extension == "rs") && first.is_file();
+        if let (Some(name), true) = (path.file_stem().and_then(|name| name.to_str()), is_module)
+            && path != source
+            && has_tests(&path)?
+        {
+            found.push(Module { name: name.to_owned(), source: first });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn entries(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>();
+    read().map_err(Failure::io(format!("cannot read {}", folder.display())))
+}
+
+/// Returns whether a file, or any file below a folder, has a test.
+fn has_tests(path: &Path) -> Outcome<bool> {
+    if path.is_dir() {
+        for entry in entries(path)? {
+            if has_tests(&entry)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    let text = fs::read_to_string(path).map_err(Failure::io(format!("cannot read {}", path.display())))?;
+    Ok(text.lines().any(|line| line.trim() == "#[test]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn package(suites: &Value) -> Value {
+        let target = |kind: &str, name: &str| json!({ "kind": [kind], "name": name, "src_path": "a.rs" });
+        json!({
+            "manifest_path": workspace::root().join("a/Cargo.toml"),
+            "metadata": { "suites": suites },
+            "targets": [target("test", "b"), target("lib", "c"), target("test", "a")],
+        })
+    }
+
+    #[test]
+    fn line_names_parts_and_programs() {
+        let lines = json!({ "a": {}, "b": { "parts": ["base", "disks"], "programs": ["perl"] } });
+        let all = of_package(&package(&lines)).unwrap();
+        let names: Vec<&str> = all.iter().map(|suite| suite.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(all[0].needs, Needs::default());
+        let needs = Needs { parts: vec![Part::Base, Part::Disks], programs: vec!["perl".to_owned()] };
+        assert_eq!(all[1].needs, needs);
+    }
+
+    #[test]
+    fn wrong_line_is_an_error_that_names_its_place() {
+        let rows = [
+            (json!({ "a": {} }), "suite b has no line in [package.metadata.suites] that says what it needs"),
+            (
+                json!({ "a": {}, "b": {}, "c": {} }),
+                "[package.metadata.suites] names c, which is no test binary",
+            ),
+            (json!({ "a": [], "b": {} }), "suite a: not a table"),
+            (json!({ "a": { "parts": "base" }, "b": {} }), "suite a: parts is not an array"),
+            (json!({ "a": { "parts": [1] }, "b": {} }), "suite a: parts has an element that is not a string"),
+            (
+                json!({ "a": { "needs": ["x"] }, "b": {} }),
+                "suite a: unknown key needs: use parts or programs",
+            ),
+            (
+                json!({ "a": { "parts": ["x"] }, "b": {} }),
+                "suite a: unknown part x (`cargo xtask guest --help` lists them)",
+            ),
+        ];
+        for (lines, expected) in rows {
+            let failure = of_package(&package(&lines)).unwrap_err();
+            assert_eq!(failure.to_string(), format!("a/Cargo.toml: {expected}"));
+        }
+    }
+
+    #[test]
+    fn module_is_a_file_or_folder_with_a_test() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for (name, text) in [
+            ("main.rs", "mod a;\n#[test]\n"),
+            ("a.rs", "#[test]\nfn f() {}\n"),
+            ("scene.rs", "fn f() {}\n"),
+            ("notes.txt", "#[test]\n"),
+            ("b/mod.rs", "mod inner;\n"),
+            ("b/inner.rs", "    #[test]\n"),
+            ("scripts/a.py", "#[test]\n"),
+        ] {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), text).unwrap();
+        }
+        let expected = [("a", "a.rs"), ("b", "b/mod.rs")];
+        let expected = expected.map(|(name, source)| Module { name: name.to_owned(), source: path(source) });
+        assert_eq!(modules(&path("main.rs")).unwrap(), expected);
+        assert_eq!(modules(&path("a.rs")).unwrap(), []);
+    }
+}
