@@ -6,7 +6,7 @@
 use crate::model::Tree;
 use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
-use pinhole::sync::event::Bell;
+use pinhole::sync::event::EventCounter;
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
@@ -21,7 +21,7 @@ use vm_memory::VolatileSlice;
 #[derive(Debug)]
 pub struct Model {
     tree: Mutex<Tree>,
-    wake: Arc<Bell>,
+    wake: Arc<EventCounter>,
 }
 
 impl Default for Model {
@@ -36,7 +36,7 @@ impl Model {
     }
 
     /// Notified by no operation: the model has no locks.
-    pub const fn wake_event(&self) -> &Arc<Bell> {
+    pub const fn wake_event(&self) -> &Arc<EventCounter> {
         &self.wake
     }
 

@@ -8,7 +8,7 @@ use crate::oracle::{Model, Outcome, ReplyBody, expected};
 use crate::script::{self, Ids, Records, split, with_ids};
 use pinhole::filesystem::FileSystem;
 use pinhole::session::{Options, Scratch, Session};
-use pinhole::sync::event::Bell;
+use pinhole::sync::event::EventCounter;
 use pinhole_policy::Policy;
 use pinhole_protocol::{
     Dialect, Errno, FallocateMode, Handle, Header, InitFlags, InitOffer, Negotiated, NodeId, Opcode,
@@ -87,7 +87,7 @@ impl<F> Ids for Side<'_, F> {
 
 impl<F: FileSystem> Run<F> {
     /// Starts a session for `filesystem`, which must be empty and notify `wake`, and sends INIT.
-    pub fn new(filesystem: Arc<F>, wake: Arc<Bell>, agreement: Agreement) -> Self {
+    pub fn new(filesystem: Arc<F>, wake: Arc<EventCounter>, agreement: Agreement) -> Self {
         let flags =
             InitFlags::MAX_PAGES | InitFlags::DO_READDIRPLUS | InitFlags::SETXATTR_EXT | InitFlags::INIT_EXT;
         let offer = InitOffer { flags, max_write: 1 << 20, time_gran: 1, ..InitOffer::default() };

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 use super::policy::args::PolicyArgs;
-use super::walls::WallArgs;
+use super::sandbox_args::SandboxArgs;
 use crate::limits;
 
 /// Shares a host directory with a virtual machine: FUSE over virtio (virtio-fs) on a vhost-user socket.
@@ -330,9 +330,9 @@ pub struct ShareArgs {
     /// file handles is not served.
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
     pub inode_file_handles: Option<FileHandles>,
-    /// The walls around the process.
+    /// Options about the sandbox.
     #[command(flatten)]
-    pub walls: WallArgs,
+    pub sandbox: SandboxArgs,
 
     /// Options of virtiofsd that would change what is shared.
     #[command(flatten)]

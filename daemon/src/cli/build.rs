@@ -121,7 +121,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let mut listener = vhost_user::Listener::bind(&listen)?;
     sys::give_back_free_memory();
     let inside = match plan.isolate()? {
-        Side::Outside(keeper) => confine::supervise(keeper, &listener.into_name()),
+        Side::Outside(supervisor) => confine::supervise(supervisor, &listener.into_name()),
         Side::Inside(inside) => inside,
     };
     listener.leave_name();
@@ -172,8 +172,8 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let plan = confine::plan(&mount.share, &policy, besides);
     let as_users = plan.facilities.contains(Facilities::IDENTITY);
     confine::keep_capabilities(plan.facilities)?;
-    let (walls, lacks) = plan.for_threads()?;
-    confine::say(&lacks);
+    let (walls, missing) = plan.for_threads()?;
+    confine::say(&missing);
     let (places, close) = walls.into_parts();
     let (root, proc_fds) = (places.root, places.proc_fds);
     let threads = ThreadSetup::new(proc_fds.try_clone()?, close);

@@ -2,7 +2,7 @@
 
 use super::args::{Locks, ServeArgs, When, parse_seconds};
 use super::config::ConfigError;
-use super::walls::Sandbox;
+use super::sandbox_args::SandboxMode;
 use clap::ValueEnum;
 
 /// Moves what `-o` said into the other fields; a later word wins.
@@ -29,9 +29,9 @@ fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), Confi
             args.shared_dir = Some(value.into());
         }
         "cache" => args.share.cache = choose(name, value)?,
-        "sandbox" => args.share.walls.sandbox = Some(choose::<Sandbox>(name, value)?),
+        "sandbox" => args.share.sandbox.mode = Some(choose::<SandboxMode>(name, value)?),
         "loglevel" | "log_level" => args.log.log_level = choose(name, value)?,
-        "modcaps" => args.share.walls.modcaps = Some(value.to_owned()),
+        "modcaps" => args.share.sandbox.modcaps = Some(value.to_owned()),
         "xattrmap" => args.share.refused.xattrmap = Some(value.to_owned()),
         "timeout" => {
             let wrong = |right| ConfigError::Compat { word: format!("{name}={value}"), right };
@@ -95,7 +95,7 @@ mod tests {
             applied("source=/srv/a b,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock").unwrap();
         assert_eq!(args.shared_dir.unwrap().as_os_str(), "/srv/a b");
         assert_eq!(args.share.cache, CacheMode::Always);
-        assert_eq!(args.share.walls.sandbox, Some(Sandbox::Chroot));
+        assert_eq!(args.share.sandbox.mode, Some(SandboxMode::Chroot));
         assert!(args.share.xattr);
     }
 

@@ -6,7 +6,7 @@ use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel,
 use super::args::{Locks, ServeArgs, ShareArgs, When};
 use super::compat;
 use super::policy::args::PolicyCommand;
-use super::walls::{Sandbox, Walls};
+use super::sandbox_args::{SandboxConfig, SandboxMode};
 use crate::limits;
 use crate::sandbox::Isolation;
 use crate::session::Settings as WindowSettings;
@@ -128,7 +128,7 @@ pub struct Share {
     /// Open files allowed to the process.
     pub descriptors: DescriptorLimit,
     /// What stands around the process.
-    pub walls: Walls,
+    pub sandbox: SandboxConfig,
 }
 
 /// What a guest may do, before any file is read.
@@ -210,7 +210,7 @@ pub enum ConfigError {
     #[error("{option} is not supported: {instead}")]
     Refused { option: &'static str, instead: &'static str },
     #[error("{option}: {why}")]
-    Wall { option: &'static str, why: String },
+    Sandbox { option: &'static str, why: String },
 }
 
 /// Least `--rlimit-nofile`: half of it is the daemon's own, enough for a VMM with a few queues and memory regions.
@@ -278,9 +278,9 @@ impl Config {
             return Err(ConfigError::MountOption { word: word.clone(), known });
         }
         let (notes, log) = (notes(&args.share), log(&args.log));
-        if args.share.walls.sandbox.is_some_and(|how| how != Sandbox::None) {
+        if args.share.sandbox.mode.is_some_and(|how| how != SandboxMode::None) {
             let why = "`pinhole mount` has none: its mount is made for everybody outside, and is taken away from there";
-            return Err(ConfigError::Wall { option: "--sandbox", why: why.to_owned() });
+            return Err(ConfigError::Sandbox { option: "--sandbox", why: why.to_owned() });
         }
         let share = share(args.directory, &args.share, Isolation::None)?;
         let MountArgs { mountpoint, options, threads, .. } = args;
@@ -386,7 +386,7 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         noatime: args.preserve_noatime,
         file_handles: args.inode_file_handles.unwrap_or(FileHandles::Prefer),
         descriptors,
-        walls: Walls::of(&args.walls, isolation)?,
+        sandbox: SandboxConfig::new(&args.sandbox, isolation)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Tests of what a command line means.
 
 use super::*;
-use crate::sandbox::{OnForbidden, Walls};
+use crate::sandbox::{Layers, OnForbidden};
 use clap::Parser;
 
 fn config(words: &str) -> Result<Config, ConfigError> {
@@ -162,13 +162,13 @@ fn what_is_missing_is_named() {
 #[test]
 fn the_walls_stand_unless_something_else_is_said() {
     let base = "pinhole --shared-dir /d --socket-path /s";
-    let walls = served(base).share.walls;
-    assert_eq!((walls.isolation, walls.forbidden), (Isolation::Namespace, OnForbidden::Kill));
-    let walls = served(&format!("{base} --sandbox none --seccomp none")).share.walls;
-    assert_eq!((walls.isolation, walls.forbidden), (Isolation::None, OnForbidden::Allow));
-    let walls = served(&format!("{base} --require landlock,seccomp --uid-map :0:1:2:")).share.walls;
-    assert_eq!(walls.required, Walls::LANDLOCK | Walls::SECCOMP);
-    assert!(walls.id_maps.are_given());
+    let sandbox = served(base).share.sandbox;
+    assert_eq!((sandbox.isolation, sandbox.forbidden), (Isolation::Namespace, OnForbidden::Kill));
+    let sandbox = served(&format!("{base} --sandbox none --seccomp none")).share.sandbox;
+    assert_eq!((sandbox.isolation, sandbox.forbidden), (Isolation::None, OnForbidden::Allow));
+    let sandbox = served(&format!("{base} --require landlock,seccomp --uid-map :0:1:2:")).share.sandbox;
+    assert_eq!(sandbox.required, Layers::LANDLOCK | Layers::SECCOMP);
+    assert!(sandbox.id_maps.are_given());
 }
 
 #[test]

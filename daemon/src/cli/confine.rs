@@ -4,7 +4,9 @@ use super::args;
 use super::config::Share;
 use super::report;
 use crate::passthrough::{self, Surroundings};
-use crate::sandbox::{Confined, Ended, Isolation, Keeper, Lack, Plan, SandboxError, Walls};
+use crate::sandbox::{
+    Confined, Ended, Isolation, Layers, MissingFeature, Plan, SandboxError, UnconfinedSupervisor,
+};
 use crate::sys;
 use crate::thread_setup::ThreadSetup;
 use crate::transport::vhost_user::SocketName;
@@ -18,28 +20,28 @@ const FAILURE: u8 = 1;
 /// What the walls are made for. `besides`: what the transport and the log add.
 pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan {
     Plan {
-        isolation: share.walls.isolation,
-        id_maps: share.walls.id_maps.clone(),
+        isolation: share.sandbox.isolation,
+        id_maps: share.sandbox.id_maps.clone(),
         share: share.directory.clone(),
         reach: policy.reach(),
         read_only: policy.is_read_only(),
         facilities: facilities(share) | besides,
-        capabilities: share.walls.capabilities,
-        forbidden: share.walls.forbidden,
+        capabilities: share.sandbox.capabilities,
+        forbidden: share.sandbox.forbidden,
         file_size: policy.limits().file_size,
-        walls: Walls::all(),
-        required: share.walls.required,
+        layers: Layers::all(),
+        required: share.sandbox.required,
     }
 }
 
 /// Whether the process has the rights of the host's root; those of a user namespace's do not go as far.
 fn is_root(share: &Share) -> bool {
-    let own_users = share.walls.isolation == Isolation::Namespace && share.walls.id_maps.are_given();
+    let own_users = share.sandbox.isolation == Isolation::Namespace && share.sandbox.id_maps.are_given();
     rustix::process::geteuid().is_root() && !own_users
 }
 
 fn facilities(share: &Share) -> Facilities {
-    let identity = is_root(share) || share.walls.id_maps.have_root();
+    let identity = is_root(share) || share.sandbox.id_maps.have_root();
     let rows = [
         (Facilities::HANDLES, file_handles(share) != args::FileHandles::Never),
         (Facilities::XATTR, share.xattr),
@@ -73,25 +75,25 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
 /// Returns what the file system gets from the process around it. The calling thread confines itself
 /// with the same setup, last of all.
 pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> io::Result<Surroundings> {
-    let Confined { places, filters, lacks } = confined;
-    say(&lacks);
+    let Confined { places, filters, missing } = confined;
+    say(&missing);
     let threads = ThreadSetup::new(places.proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
     Ok(Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads })
 }
 
 /// Says what of the walls this host does not have.
-pub(super) fn say(lacks: &[Lack]) {
-    for lack in lacks {
+pub(super) fn say(missing: &[MissingFeature]) {
+    for lack in missing {
         tracing::warn!("sandbox: {lack}");
     }
 }
 
 /// Waits outside until the process inside has ended, removes the socket, and ends as that did. It does not return, because
 /// the end of `main` takes system calls that the supervisor's filter forbids.
-pub(super) fn supervise(keeper: Keeper, name: &SocketName) -> ! {
-    let serving = keeper.serving().as_raw_pid();
-    let supervisor = match keeper.confine() {
+pub(super) fn supervise(supervisor: UnconfinedSupervisor, name: &SocketName) -> ! {
+    let serving = supervisor.serving().as_raw_pid();
+    let supervisor = match supervisor.confine() {
         Ok(supervisor) => supervisor,
         Err(error) => {
             name.remove();

@@ -13,11 +13,11 @@ mod group;
 pub mod log;
 pub mod policy;
 mod report;
+pub mod sandbox_args;
 mod signals;
 mod stderr;
 mod syslog;
 mod usage;
-pub mod walls;
 
 use args::Cli;
 use clap::Parser;

@@ -39,7 +39,7 @@ use crate::passthrough::inodes::mounts::{MountTable, Reached};
 use crate::passthrough::inodes::table::{Descriptor, Newcomer, NodeTable, WayBack};
 use crate::passthrough::locks::Locks;
 use crate::passthrough::ops::sync::Syncs;
-use crate::sync::event::Bell;
+use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::RuleId;
 use pinhole_protocol as protocol;
@@ -106,7 +106,7 @@ pub enum OpenError {
     },
     /// There are no file handles, and the share must have them.
     #[error(
-        "no file handles for {}: the file system has none, or the process lacks CAP_DAC_READ_SEARCH",
+        "no file handles for {}: the file system has none, or the process missing CAP_DAC_READ_SEARCH",
         path.display()
     )]
     FileHandles {
@@ -223,7 +223,7 @@ impl Passthrough {
             open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
         };
         let locks = Locks::new(config.limits.locks);
-        let syncs = Syncs::start(threads.clone(), Arc::clone(&things.mounts), Arc::clone(locks.bell()));
+        let syncs = Syncs::start(threads.clone(), Arc::clone(&things.mounts), Arc::clone(locks.wake_event()));
         let reaper = Reaper::start(threads, things.clone());
         let OpenThings { mounts, nodes, open_nodes } = things;
         Ok(Self {
@@ -290,8 +290,8 @@ impl Passthrough {
     }
 
     /// Notified when a request that waits for a lock or for durability may have its result.
-    pub const fn wake_event(&self) -> &Arc<Bell> {
-        self.locks.bell()
+    pub const fn wake_event(&self) -> &Arc<EventCounter> {
+        self.locks.wake_event()
     }
 
     /// What the guest holds now.

@@ -4,7 +4,7 @@
 //! What Landlock does not look at: attributes and what changes them (mode, owner, times, extended attributes), and
 //! O_PATH descriptors. Those are left to the read-only mount and to the filters.
 
-use super::{Lack, Plan, Walls};
+use super::{Layers, MissingFeature, Plan};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, Erratum, LandlockStatus, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
@@ -48,7 +48,7 @@ impl Rules {
     }
 
     /// What they do not cover where the host has done this with them.
-    pub(super) fn lack(&self, status: LandlockStatus) -> Option<Lack> {
+    pub(super) fn missing(&self, status: LandlockStatus) -> Option<MissingFeature> {
         let why = match status {
             LandlockStatus::NotImplemented => "no Landlock: this kernel has none".to_owned(),
             LandlockStatus::NotEnabled => {
@@ -68,7 +68,7 @@ impl Rules {
                 }
             }
         };
-        Some(Lack::of(Walls::LANDLOCK, why))
+        Some(MissingFeature::of(Layers::LANDLOCK, why))
     }
 
     /// What enforcing them comes to, tried on a thread of its own, which ends with that.
@@ -132,7 +132,7 @@ mod tests {
         let rules = |opens| Rules { handled: BitFlags::empty(), granted: BitFlags::empty(), opens };
         let lack = |effective_abi| {
             let status = LandlockStatus::Available { effective_abi, kernel_abi: None };
-            rules(true).lack(status).map(|lack| lack.to_string()).unwrap_or_default()
+            rules(true).missing(status).map(|lack| lack.to_string()).unwrap_or_default()
         };
         assert_eq!(
             lack(ABI::V2),
@@ -145,8 +145,8 @@ mod tests {
         for (opens, status) in
             [(false, whole), (true, LandlockStatus::NotEnabled), (true, LandlockStatus::NotImplemented)]
         {
-            let lack = rules(opens).lack(status).unwrap();
-            let refused = lack.judge(Walls::LANDLOCK).unwrap_err().to_string();
+            let lack = rules(opens).missing(status).unwrap();
+            let refused = lack.judge(Layers::LANDLOCK).unwrap_err().to_string();
             assert!(refused.starts_with("--require landlock: "), "{refused}");
         }
     }

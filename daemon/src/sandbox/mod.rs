@@ -4,16 +4,16 @@
 //! and a root directory that is the share. Then [`Inside::confine`]: capabilities, limits, Landlock. Both before the
 //! first descriptor of the share is opened and before there is a second thread. [`filter`](Filters) comes last, for each
 //! kind of thread its own, and only then is the first byte of a guest read. The supervisor, which stays outside, has given
-//! up its rights by then too ([`Keeper::confine`]). Which of all that a share needs is said by
+//! up its rights by then too ([`UnconfinedSupervisor::confine`]). Which of all that a share needs is said by
 //! the tables in `policy`; nothing here knows an operation.
 
 mod filter;
 mod id_maps;
-mod keeper;
-mod lack;
 mod landlock;
+mod missing;
 mod namespaces;
 mod privileges;
+mod supervisor;
 
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities};
@@ -25,9 +25,9 @@ use std::path::PathBuf;
 use filter::SupervisorFilter;
 pub use filter::{Filters, OnForbidden};
 pub use id_maps::{IdMap, IdMapError, IdMaps};
-pub use keeper::{Ended, Keeper, Supervisor};
-pub use lack::Lack;
+pub use missing::MissingFeature;
 pub use privileges::{CapabilityChanges, CapabilityError};
+pub use supervisor::{Ended, Supervisor, UnconfinedSupervisor};
 
 /// How the process is parted from the rest of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Isolation {
 bitflags::bitflags! {
     /// The walls that are built, or that must not be missing.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Walls: u8 {
+    pub struct Layers: u8 {
         /// Namespaces, or the root directory of [`Isolation::Chroot`].
         const NAMESPACE = 1;
         /// Only the capabilities of the policy's table.
@@ -78,15 +78,15 @@ pub struct Plan {
     /// Bytes of the largest file that may be written.
     pub file_size: Option<NonZero<u64>>,
     /// The walls to build; all of them, outside of tests.
-    pub walls: Walls,
+    pub layers: Layers,
     /// The walls without which nothing is served.
-    pub required: Walls,
+    pub required: Layers,
 }
 
 impl Plan {
     /// Whether this wall is to be built.
-    const fn builds(&self, wall: Walls) -> bool {
-        self.walls.contains(wall)
+    const fn builds(&self, layer: Layers) -> bool {
+        self.layers.contains(layer)
     }
 
     /// Whether the shared directory is there.
@@ -104,12 +104,12 @@ impl Plan {
     /// # Errors
     /// What could not be had, with the option that does without it.
     pub fn isolate(self) -> Result<Side, SandboxError> {
-        let isolation = if self.builds(Walls::NAMESPACE) { self.isolation } else { Isolation::None };
+        let isolation = if self.builds(Layers::NAMESPACE) { self.isolation } else { Isolation::None };
         // Here, because the ways without namespaces are no lack of the host's, and are not told of as one.
         match isolation {
             Isolation::Namespace => {}
             Isolation::Chroot | Isolation::None => {
-                self.judge(&[Lack::of(Walls::NAMESPACE, "this way of --sandbox has none")])?;
+                self.judge(&[MissingFeature::of(Layers::NAMESPACE, "this way of --sandbox has none")])?;
             }
         }
         namespaces::isolate(self, isolation)
@@ -122,7 +122,7 @@ pub enum Side {
     /// The process that serves.
     Inside(Inside),
     /// The supervisor: the process that was started, and waits for the other's end.
-    Outside(Keeper),
+    Outside(UnconfinedSupervisor),
 }
 
 /// The process that serves, on its way to be confined.
@@ -132,7 +132,7 @@ pub struct Inside {
     places: Places,
     /// The share's mount begins at the share itself.
     own_mount: bool,
-    lacks: Vec<Lack>,
+    missing: Vec<MissingFeature>,
     /// Has a byte when the supervisor is ready for signals and confined.
     started: PipeReader,
 }
@@ -154,7 +154,7 @@ pub struct Confined {
     /// What each thread installs before it serves, by its kind.
     pub filters: Filters,
     /// What could not be had, and may be missing.
-    pub lacks: Vec<Lack>,
+    pub missing: Vec<MissingFeature>,
 }
 
 impl Inside {
@@ -163,20 +163,20 @@ impl Inside {
     /// # Errors
     /// What the host refused, or does not have and must.
     pub fn confine(self) -> Result<Confined, SandboxError> {
-        let Self { plan, places, own_mount, mut lacks, mut started } = self;
+        let Self { plan, places, own_mount, mut missing, mut started } = self;
         // Whoever hears that this serves may send a signal to the supervisor at once.
         started.read_exact(&mut [0]).map_err(no_second("the first does not start the second"))?;
         drop(started);
         let filters = plan.filters()?;
-        privileges::drop_rights(&plan, &mut lacks)?;
-        if plan.builds(Walls::LANDLOCK) {
+        privileges::drop_rights(&plan, &mut missing)?;
+        if plan.builds(Layers::LANDLOCK) {
             let rules = landlock::Rules::of(&plan, own_mount);
             let status = rules.enforce(places.root.as_fd());
-            lacks.extend(rules.lack(status.map_err(|error| SandboxError::Landlock(error.to_string()))?));
+            missing.extend(rules.missing(status.map_err(|error| SandboxError::Landlock(error.to_string()))?));
         }
-        plan.judge(&lacks)?;
-        namespaces::die_with_keeper()?;
-        Ok(Confined { places, filters, lacks })
+        plan.judge(&missing)?;
+        namespaces::die_with_supervisor()?;
+        Ok(Confined { places, filters, missing })
     }
 }
 
@@ -195,7 +195,7 @@ impl Plan {
 
     /// The effect of a forbidden call. `Allow` where no filter is asked for.
     const fn on_forbidden(&self) -> OnForbidden {
-        if self.builds(Walls::SECCOMP) { self.forbidden } else { OnForbidden::Allow }
+        if self.builds(Layers::SECCOMP) { self.forbidden } else { OnForbidden::Allow }
     }
 
     /// For a process that has to keep its rights, because the mount that it serves is its own to take away: what its
@@ -203,29 +203,29 @@ impl Plan {
     ///
     /// # Errors
     /// As for [`Inside::confine`].
-    pub fn for_threads(&self) -> Result<(ThreadWalls, Vec<Lack>), SandboxError> {
-        let mut lacks = Vec::new();
-        privileges::keep_for_mounting(self, &mut lacks)?;
+    pub fn for_threads(&self) -> Result<(ThreadSandbox, Vec<MissingFeature>), SandboxError> {
+        let mut missing = Vec::new();
+        privileges::keep_for_mounting(self, &mut missing)?;
         let places = namespaces::in_place(self)?;
-        let rules = self.builds(Walls::LANDLOCK).then(|| landlock::Rules::of(self, false));
+        let rules = self.builds(Layers::LANDLOCK).then(|| landlock::Rules::of(self, false));
         let lost = |source| SandboxError::Share { path: self.share.clone(), source };
         let share = places.root.try_clone().map_err(lost)?;
         if let Some(rules) = &rules {
-            lacks.extend(rules.lack(rules.tried(share.as_fd()).map_err(SandboxError::Landlock)?));
+            missing.extend(rules.missing(rules.tried(share.as_fd()).map_err(SandboxError::Landlock)?));
         }
-        self.judge(&lacks)?;
-        Ok((ThreadWalls { places, share, rules, filters: self.filters()? }, lacks))
+        self.judge(&missing)?;
+        Ok((ThreadSandbox { places, share, rules, filters: self.filters()? }, missing))
     }
 
     /// Whether what the host does not have may be missing.
-    fn judge(&self, lacks: &[Lack]) -> Result<(), SandboxError> {
-        lacks.iter().try_for_each(|lack| lack.judge(self.required))
+    fn judge(&self, missing: &[MissingFeature]) -> Result<(), SandboxError> {
+        missing.iter().try_for_each(|lack| lack.judge(self.required))
     }
 }
 
 /// What a thread gives up by itself.
 #[derive(Debug)]
-pub struct ThreadWalls {
+pub struct ThreadSandbox {
     /// What the share is reached by.
     pub places: Places,
     share: OwnedFd,
@@ -233,7 +233,7 @@ pub struct ThreadWalls {
     filters: Filters,
 }
 
-impl ThreadWalls {
+impl ThreadSandbox {
     /// The two places, and what each thread does first.
     pub fn into_parts(self) -> (Places, impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static) {
         let Self { places, share, rules, filters } = self;

@@ -5,8 +5,10 @@
 //! nowhere, is enough, and there is no way up from it.
 
 use super::filter::Processes;
-use super::keeper::Keeper;
-use super::{Inside, Isolation, Lack, Places, Plan, SandboxError, Side, Walls, no_second, privileges};
+use super::supervisor::UnconfinedSupervisor;
+use super::{
+    Inside, Isolation, Layers, MissingFeature, Places, Plan, SandboxError, Side, no_second, privileges,
+};
 use crate::sys::{self, Forked, MountTraits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
@@ -35,8 +37,8 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
         && (!rustix::process::geteuid().is_root() || plan.id_maps.are_given());
     let own = rustix::process::getpid();
     let filter = plan.supervisor_filter()?;
-    let keeper = rustix::process::pidfd_open(own, PidfdFlags::empty());
-    let keeper = keeper.map_err(|error| no_second("no descriptor of the first")(error.into()))?;
+    let supervisor = rustix::process::pidfd_open(own, PidfdFlags::empty());
+    let supervisor = supervisor.map_err(|error| no_second("no descriptor of the first")(error.into()))?;
     if own_users {
         plan.id_maps.enter()?;
     } else if isolation == Isolation::Namespace {
@@ -49,25 +51,25 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     match sys::fork().map_err(no_second("fork"))? {
         Forked::Parent(serving) => {
             let processes = Processes { supervisor: own, serving };
-            return Ok(Side::Outside(Keeper::new(processes, start, filter, plan.facilities)));
+            return Ok(Side::Outside(UnconfinedSupervisor::new(processes, start, filter, plan.facilities)));
         }
         Forked::Child => drop(start),
     }
     if own_users && plan.id_maps.have_root() {
         become_root().map_err(refused("cannot become the root of the namespace"))?;
     }
-    follow(&keeper).map_err(no_second("the second cannot follow the first"))?;
-    drop(keeper);
-    let mut lacks = Vec::new();
+    follow(&supervisor).map_err(no_second("the second cannot follow the first"))?;
+    drop(supervisor);
+    let mut missing = Vec::new();
     let places = match isolation {
         Isolation::Namespace => {
-            leave_the_rest(&mut lacks)?;
-            pivot(&plan, &mut lacks)?
+            leave_the_rest(&mut missing)?;
+            pivot(&plan, &mut missing)?
         }
         Isolation::Chroot => change_root(&plan)?,
         Isolation::None => in_place(&plan)?,
     };
-    Ok(Side::Inside(Inside { plan, places, own_mount: isolation == Isolation::Namespace, lacks, started }))
+    Ok(Side::Inside(Inside { plan, places, own_mount: isolation == Isolation::Namespace, missing, started }))
 }
 
 /// The two places without any isolation. Who may, takes `/proc/self/fd` out of the host's tree all the same.
@@ -78,7 +80,7 @@ pub(super) fn in_place(plan: &Plan) -> Result<Places, SandboxError> {
 }
 
 /// Once more: a change of rights takes it back.
-pub(super) fn die_with_keeper() -> Result<(), SandboxError> {
+pub(super) fn die_with_supervisor() -> Result<(), SandboxError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| no_second("the second cannot follow the first")(error.into()))
 }
@@ -96,10 +98,10 @@ fn become_root() -> io::Result<()> {
 }
 
 /// Lets the kernel end this process with the one that keeps it, however that ends, and takes it off its terminal.
-fn follow(keeper: &OwnedFd) -> io::Result<()> {
+fn follow(supervisor: &OwnedFd) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let gone = rustix::event::poll(&mut [PollFd::new(keeper, PollFlags::IN)], Some(&now))? > 0;
+    let gone = rustix::event::poll(&mut [PollFd::new(supervisor, PollFlags::IN)], Some(&now))? > 0;
     if gone {
         return Err(io::Error::other("it has ended already"));
     }
@@ -107,7 +109,7 @@ fn follow(keeper: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn leave_the_rest(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
+fn leave_the_rest(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     sys::leave(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
     let all = OTHERS.iter().fold(UnshareFlags::empty(), |all, (flag, _)| all | *flag);
     if sys::leave(all).is_ok() {
@@ -115,13 +117,16 @@ fn leave_the_rest(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
     }
     for (flag, name) in OTHERS {
         if let Err(error) = sys::leave(flag) {
-            lacks.push(Lack::of(Walls::NAMESPACE, format!("no namespace of its own for {name}: {error}")));
+            missing.push(MissingFeature::of(
+                Layers::NAMESPACE,
+                format!("no namespace of its own for {name}: {error}"),
+            ));
         }
     }
     Ok(())
 }
 
-fn pivot(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<Places, SandboxError> {
+fn pivot(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<Places, SandboxError> {
     let failed = |what| move |error: Errno| SandboxError::Namespace { what, source: error.into() };
     // What the host mounts below the share later appears here too; what happens here does not appear there.
     let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -136,8 +141,8 @@ fn pivot(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<Places, SandboxError> {
         open_tree(&place, c"", flags).map_err(failed("cannot clone the shared directory's mounts"))?;
     let traits = MountTraits { read_only: plan.read_only };
     if let Err(error) = sys::restrict_mounts(share.as_fd(), traits) {
-        lacks.push(Lack::of(
-            Walls::NAMESPACE,
+        missing.push(MissingFeature::of(
+            Layers::NAMESPACE,
             format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}"),
         ));
     }
@@ -153,8 +158,10 @@ fn pivot(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<Places, SandboxError> {
         Err(Errno::INVAL) => {
             mount_move(c".", c"/").map_err(failed("cannot cover the host's root"))?;
             rustix::process::chroot(c".").map_err(failed("cannot make the share the root"))?;
-            lacks
-                .push(Lack::of(Walls::NAMESPACE, "the host's root is covered, not gone: it is an initramfs"));
+            missing.push(MissingFeature::of(
+                Layers::NAMESPACE,
+                "the host's root is covered, not gone: it is an initramfs",
+            ));
         }
         Err(error) => return Err(failed("cannot make the share the root")(error)),
     }

@@ -1,6 +1,6 @@
 //! The rights of the process itself: capabilities, groups, limits, and what others may learn of it.
 
-use super::{Lack, Plan, SandboxError, Walls};
+use super::{Layers, MissingFeature, Plan, SandboxError};
 use pinhole_policy::capabilities;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -60,25 +60,25 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> SandboxError {
 }
 
 /// Gives up what the policy does not need, for good and for every thread that is to come.
-pub(super) fn drop_rights(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
+pub(super) fn drop_rights(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
-    drop_groups(lacks)?;
-    if plan.builds(Walls::CAPABILITIES) {
+    drop_groups(missing)?;
+    if plan.builds(Layers::CAPABILITIES) {
         keep_only(needed(plan)).map_err(rights("capabilities"))?;
     }
     rustix::thread::set_no_new_privs(true).map_err(failed("new rights by running programs"))?;
     limit(plan)
 }
 
-fn drop_groups(lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
+fn drop_groups(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     match rustix::thread::set_thread_groups(&[]) {
         Ok(()) => {}
         // A user namespace of one user has no right to this, nor has anybody who is not root.
         Err(Errno::PERM) => {
             let groups = rustix::process::getgroups().map_err(failed("supplementary groups"))?;
             if groups.iter().any(|group| *group != rustix::process::getegid()) {
-                lacks.push(Lack::of(
-                    Walls::CAPABILITIES,
+                missing.push(MissingFeature::of(
+                    Layers::CAPABILITIES,
                     "supplementary groups are kept: only root may drop them",
                 ));
             }
@@ -133,11 +133,11 @@ pub(super) fn leave_memory_out_of_cores() -> Result<(), SandboxError> {
 
 /// Keeps, beside what the policy needs, the right to mount. Users other than root also keep the rights that programs
 /// bring: `fusermount3`, which unmounts for them, is such a program.
-pub(super) fn keep_for_mounting(plan: &Plan, lacks: &mut Vec<Lack>) -> Result<(), SandboxError> {
+pub(super) fn keep_for_mounting(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     let rights = |what| move |source: io::Error| SandboxError::Rights { what, source };
     leave_memory_out_of_cores()?;
-    drop_groups(lacks)?;
-    if plan.builds(Walls::CAPABILITIES) {
+    drop_groups(missing)?;
+    if plan.builds(Layers::CAPABILITIES) {
         keep_only(needed(plan).union(CapabilitySet::SYS_ADMIN)).map_err(rights("capabilities"))?;
     }
     if rustix::process::geteuid().is_root() {

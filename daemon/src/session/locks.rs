@@ -8,7 +8,7 @@ use super::state::State;
 use super::{Outcome, Parked, Scratch, Session, encoded};
 use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, nothing_in_the_way};
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
-use crate::sync::event::{Bell, Listener};
+use crate::sync::event::{EventCounter, Listener};
 use pinhole_protocol::{Errno, GetLock, Header, LockOwner, NodeId, Reply, SetLock, Unique};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ struct Waiting {
     unique: Unique,
     /// `None` for a flock lock: flock(2) knows no deadlock.
     owner: Option<LockOwner>,
-    /// Who was in the way when it was last tried, where that is known, and how often the bell had been rung by then.
+    /// Who was in the way when it was last tried, where that is known, and how often listeners had been woken by then.
     blocked_by: Option<(LockOwner, u64)>,
     /// Why it is not to wait any longer.
     over: Option<Errno>,
@@ -88,7 +88,12 @@ impl Waiters {
 
     /// # Errors
     /// ENOLCK where too many wait; EINTR for one that was to be interrupted before it came.
-    fn enter(self: &Arc<Self>, unique: Unique, owner: Option<LockOwner>, bell: &Arc<Bell>) -> Answer<Place> {
+    fn enter(
+        self: &Arc<Self>,
+        unique: Unique,
+        owner: Option<LockOwner>,
+        wake: &Arc<EventCounter>,
+    ) -> Answer<Place> {
         let mut list = self.lock();
         if let Some(at) = list.interrupted.iter().position(|known| *known == unique) {
             list.interrupted.remove(at);
@@ -100,7 +105,7 @@ impl Waiters {
         let number = list.entered;
         list.entered = number.wrapping_add(1);
         list.waiting.push(Waiting { number, unique, owner, blocked_by: None, over: None });
-        Ok(Place { waiters: Arc::clone(self), number, _listener: bell.listen() })
+        Ok(Place { waiters: Arc::clone(self), number, _listener: wake.listen() })
     }
 
     /// Somebody gives up on a request; whether it was waiting here.
@@ -132,7 +137,7 @@ impl Place {
         self.waiters.lock().get(self.number)?.over
     }
 
-    /// Notes who is in the way, as it was found after the bell had been rung so often.
+    /// Notes who is in the way, as it was found after listeners had been woken so often.
     ///
     /// # Errors
     /// EDEADLK where that one waits for this one, itself or through others. Of several in the way the first counts, and after
@@ -172,7 +177,7 @@ impl LockWait {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When to look again, if the bell is not rung before.
+    /// When to look again, if there is no notification before.
     pub(super) fn until(&self) -> Instant {
         self.next().at
     }
@@ -212,7 +217,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Answer<Outcome> {
         self.check_locks_served()?;
         let permitted = self.permit(header, set)?;
-        let calls = self.bell().calls();
+        let calls = self.wake_event().listener_notifications();
         let blocker = match self.filesystem.set_lock(permitted, terms.pace)? {
             Locking::Done => return Ok(encoded(&Reply::Empty, scratch)),
             // Not an error to the caller: one of the host's own EAGAIN is another matter.
@@ -220,7 +225,7 @@ impl<F: FileSystem> Session<F> {
             Locking::Held(blocker) => blocker,
         };
         let owner = (!set.lock.flock).then_some(set.lock.owner);
-        let place = self.waiters.enter(header.unique, owner, self.bell())?;
+        let place = self.waiters.enter(header.unique, owner, self.wake_event())?;
         place.blocked_by(blocker, calls)?;
         let since = Instant::now();
         // It may have been unlocked between the try and the place, so the first look is at once.
@@ -239,7 +244,7 @@ impl<F: FileSystem> Session<F> {
     /// INTERRUPT: a caller has given up. It may have overtaken the request that it is about, and is then remembered.
     pub(super) fn interrupt(&self, target: Unique) {
         if self.waiters.interrupt(target) {
-            self.bell().ring();
+            self.wake_event().notify();
         }
     }
 
@@ -253,7 +258,7 @@ impl<F: FileSystem> Session<F> {
         if let Some(errno) = wait.place.over() {
             return Some(Err(errno));
         }
-        let (now, calls) = (Instant::now(), self.bell().calls());
+        let (now, calls) = (Instant::now(), self.wake_event().listener_notifications());
         let next = *wait.next();
         if now < next.at && next.calls == Some(calls) {
             return None;
@@ -326,9 +331,9 @@ mod tests {
     fn an_interrupt_that_comes_first_is_remembered() {
         let waiters = Arc::new(Waiters::default());
         assert!(!waiters.interrupt(Unique(7)));
-        let bell = Arc::default();
-        assert_eq!(waiters.enter(Unique(7), None, &bell).err(), Some(Errno::EINTR));
-        let place = waiters.enter(Unique(7), None, &bell).unwrap();
+        let wake = Arc::default();
+        assert_eq!(waiters.enter(Unique(7), None, &wake).err(), Some(Errno::EINTR));
+        let place = waiters.enter(Unique(7), None, &wake).unwrap();
         assert_eq!(place.over(), None);
         assert!(waiters.interrupt(Unique(7)));
         assert_eq!(place.over(), Some(Errno::EINTR));
@@ -336,12 +341,12 @@ mod tests {
 
     #[test]
     fn so_many_may_wait_and_no_more() {
-        let (waiters, bell) = (Arc::new(Waiters::default()), Arc::default());
+        let (waiters, wake) = (Arc::new(Waiters::default()), Arc::default());
         let mut places: Vec<_> =
-            (0..LOCK_WAITERS_MAX as u64).map(|n| waiters.enter(Unique(n), None, &bell).unwrap()).collect();
-        assert_eq!(waiters.enter(Unique(0), None, &bell).err(), Some(Errno::ENOLCK));
+            (0..LOCK_WAITERS_MAX as u64).map(|n| waiters.enter(Unique(n), None, &wake).unwrap()).collect();
+        assert_eq!(waiters.enter(Unique(0), None, &wake).err(), Some(Errno::ENOLCK));
         places.pop();
-        drop(waiters.enter(Unique(0), None, &bell).unwrap());
+        drop(waiters.enter(Unique(0), None, &wake).unwrap());
     }
 
     #[test]

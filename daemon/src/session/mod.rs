@@ -19,7 +19,7 @@ use crate::filesystem::{Caller, FileSystem, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
-use crate::sync::event::Bell;
+use crate::sync::event::EventCounter;
 use crate::window::Turn;
 #[cfg(test)]
 pub(crate) use crate::window::window_for_tests;
@@ -55,7 +55,7 @@ const UNIQUE_AT: std::ops::Range<usize> = 8..16;
 #[derive(Debug)]
 pub struct Session<F> {
     filesystem: Arc<F>,
-    wake: Arc<Bell>,
+    wake: Arc<EventCounter>,
     policy: Policy,
     options: Options,
     window: Option<Arc<Window>>,
@@ -143,7 +143,7 @@ impl<F: FileSystem> Session<F> {
     ///
     /// `wake` is notified when a deferred request may have its result; the file system notifies it
     /// too.
-    pub fn new(filesystem: Arc<F>, wake: Arc<Bell>, policy: Policy, options: Options) -> Self {
+    pub fn new(filesystem: Arc<F>, wake: Arc<EventCounter>, policy: Policy, options: Options) -> Self {
         Self {
             filesystem,
             wake,
@@ -161,7 +161,7 @@ impl<F: FileSystem> Session<F> {
     /// The same with a window.
     #[must_use]
     pub fn with_window(self, window: Arc<Window>) -> Self {
-        window.ring(self.bell());
+        window.notify_through(self.wake_event());
         Self { window: Some(window), ..self }
     }
 
@@ -385,7 +385,7 @@ impl<F: FileSystem> Session<F> {
     fn forget_guest(&self, negotiated: InitFlags) {
         self.waiters.end();
         self.filesystem.reset(negotiated);
-        self.bell().ring_for_listeners();
+        self.wake_event().notify_listeners();
     }
 
     /// INIT begins anew whatever was before: a guest that crashed has said nothing. `turn`: for which the window was

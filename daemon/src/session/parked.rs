@@ -4,14 +4,14 @@ use super::dax::Then;
 use super::locks::LockWait;
 use super::{Scratch, Session};
 use crate::filesystem::{Answer, FileSystem, SyncTurn};
-use crate::sync::event::Bell;
+use crate::sync::event::EventCounter;
 use crate::window::Pending;
 use pinhole_protocol::{Errno, Unique};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A request that waits, without a thread. Its transport keeps it and asks [`Session::outcome`] whenever
-/// [`Session::bell`] is rung, or when [`Session::look_again`] says so.
+/// [`Session::wake_event`] is notified, or when [`Session::look_again`] says so.
 #[derive(Debug, PartialEq)]
 pub struct Parked {
     pub(super) unique: Unique,
@@ -67,7 +67,7 @@ impl Parked {
 
 impl<F: FileSystem> Session<F> {
     /// Rung when a parked request may have come to something.
-    pub const fn bell(&self) -> &Arc<Bell> {
+    pub const fn wake_event(&self) -> &Arc<EventCounter> {
         &self.wake
     }
 
@@ -86,7 +86,7 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// When to ask again, if the bell is not rung before.
+    /// When to ask again, if there is no notification before.
     pub fn look_again(&self, parked: &Parked) -> Option<Instant> {
         match &parked.on {
             On::FrontEnd(pending, _) => self.window.as_ref().map(|window| window.time_of(pending)),

@@ -1,146 +1,142 @@
-//! A queue from one thread to another, of a length that it does not exceed unasked. Its two sides wait for one another by a lock
-//! and a condition alone: a channel of the standard library also yields its processor, which is one more system call
-//! that a worker's filter would have to allow.
+//! A bounded channel from one thread to another, built on a mutex and a condition variable.
+//!
+//! A channel of the standard library also yields its processor. That is one more system call, which
+//! the filter of a queue thread would have to allow.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The side that gives. When it is dropped, the other side gets what is left and then nothing more.
+/// The sending end. After it is dropped, the receiver gets the values that are left, then `None`.
 #[derive(Debug)]
-pub(crate) struct Giver<T>(Arc<Shared<T>>);
+pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
-/// The side that takes.
+/// The receiving end.
 #[derive(Debug)]
-pub(crate) struct Taker<T>(Arc<Shared<T>>);
+pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// Something was given, taken, or is over.
+    buffer: Mutex<Buffer<T>>,
+    /// Notified when a value was sent or received, and when an end was dropped.
     changed: Condvar,
     len_max: usize,
 }
 
 #[derive(Debug)]
-struct State<T> {
-    waiting: VecDeque<T>,
-    /// One side is gone.
-    over: bool,
+struct Buffer<T> {
+    values: VecDeque<T>,
+    /// One end was dropped.
+    is_closed: bool,
 }
 
-impl<T> State<T> {
-    /// There is nothing to take, and there may be yet.
+impl<T> Buffer<T> {
+    /// Returns whether a receiver has to wait.
     fn may_get_one(&mut self) -> bool {
-        self.waiting.is_empty() && !self.over
+        self.values.is_empty() && !self.is_closed
     }
 }
 
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // Nothing is left half done under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Buffer<T>> {
+        // No code under this lock panics between two changes that belong together.
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self) {
-        self.lock().over = true;
+    fn close(&self) {
+        self.lock().is_closed = true;
         self.changed.notify_all();
     }
 }
 
-/// A queue of at most `len_max` values.
-pub(crate) fn handoff<T>(len_max: usize) -> (Giver<T>, Taker<T>) {
-    let state = Mutex::new(State { waiting: VecDeque::new(), over: false });
-    let shared = Arc::new(Shared { state, changed: Condvar::new(), len_max });
-    (Giver(Arc::clone(&shared)), Taker(shared))
+/// Returns the two ends of a channel that holds at most `len_max` values.
+pub(crate) fn bounded_channel<T>(len_max: usize) -> (Sender<T>, Receiver<T>) {
+    let buffer = Mutex::new(Buffer { values: VecDeque::new(), is_closed: false });
+    let shared = Arc::new(Shared { buffer, changed: Condvar::new(), len_max });
+    (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
-impl<T> Giver<T> {
-    /// Gives, if there is room and somebody to take it.
+impl<T> Sender<T> {
+    /// Sends the value if there is room and a receiver.
     ///
     /// # Errors
     /// The value itself.
-    pub(crate) fn offer(&self, value: T) -> Result<(), T> {
-        let mut state = self.0.lock();
-        if state.over || state.waiting.len() >= self.0.len_max {
+    pub(crate) fn try_send(&self, value: T) -> Result<(), T> {
+        let buffer = self.0.lock();
+        if buffer.values.len() >= self.0.len_max {
             return Err(value);
         }
-        state.waiting.push_back(value);
-        drop(state);
-        self.0.changed.notify_all();
-        Ok(())
+        self.push(buffer, value)
     }
 
-    /// Gives, however many wait already: for what is limited elsewhere, by who must never wait.
+    /// Sends the value past the limit, for values that are limited elsewhere and a sender that must
+    /// never wait.
     ///
     /// # Errors
-    /// The value itself, where nobody is left to take it.
-    pub(crate) fn force(&self, value: T) -> Result<(), T> {
-        let mut state = self.0.lock();
-        if state.over {
-            return Err(value);
-        }
-        state.waiting.push_back(value);
-        drop(state);
-        self.0.changed.notify_all();
-        Ok(())
+    /// The value itself, if there is no receiver.
+    pub(crate) fn send_past_limit(&self, value: T) -> Result<(), T> {
+        self.push(self.0.lock(), value)
     }
 
-    /// Gives, and waits for room.
+    /// Sends the value, and waits for room.
     ///
     /// # Errors
-    /// The value itself, where nobody is left to take it.
-    pub(crate) fn give(&self, value: T) -> Result<(), T> {
-        let mut state = self.0.lock();
-        while !state.over && state.waiting.len() >= self.0.len_max {
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// The value itself, if there is no receiver.
+    pub(crate) fn send(&self, value: T) -> Result<(), T> {
+        let mut buffer = self.0.lock();
+        while !buffer.is_closed && buffer.values.len() >= self.0.len_max {
+            buffer = self.0.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.over {
+        self.push(buffer, value)
+    }
+
+    fn push(&self, mut buffer: MutexGuard<'_, Buffer<T>>, value: T) -> Result<(), T> {
+        if buffer.is_closed {
             return Err(value);
         }
-        state.waiting.push_back(value);
-        drop(state);
+        buffer.values.push_back(value);
+        drop(buffer);
         self.0.changed.notify_all();
         Ok(())
     }
 }
 
-impl<T> Taker<T> {
-    /// Waits for the next value. `None`: there is none left, and nobody to give one.
-    pub(crate) fn take(&self) -> Option<T> {
-        self.next(self.0.changed.wait_while(self.0.lock(), State::may_get_one))
+impl<T> Receiver<T> {
+    /// Waits for the next value. `None`: the channel is closed and empty.
+    pub(crate) fn receive(&self) -> Option<T> {
+        self.next(self.0.changed.wait_while(self.0.lock(), Buffer::may_get_one))
     }
 
-    /// The same, for so long at most. `None`: also that nothing came.
-    pub(crate) fn take_within(&self, limit: Duration) -> Option<T> {
-        let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, State::may_get_one);
+    /// Waits for the next value, for at most `limit`. `None` also means that none came in time.
+    pub(crate) fn receive_timeout(&self, limit: Duration) -> Option<T> {
+        let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, Buffer::may_get_one);
         self.next(
-            waited.map(|(state, _)| state).map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+            waited.map(|(buffer, _)| buffer).map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
         )
     }
 
-    /// Whether nothing will come any more.
-    pub(crate) fn is_over(&self) -> bool {
-        let state = self.0.lock();
-        state.over && state.waiting.is_empty()
+    /// Returns whether no value will come any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        let buffer = self.0.lock();
+        buffer.is_closed && buffer.values.is_empty()
     }
 
-    fn next(&self, waited: LockResult<MutexGuard<'_, State<T>>>) -> Option<T> {
-        let next = waited.unwrap_or_else(PoisonError::into_inner).waiting.pop_front();
+    fn next(&self, waited: LockResult<MutexGuard<'_, Buffer<T>>>) -> Option<T> {
+        let next = waited.unwrap_or_else(PoisonError::into_inner).values.pop_front();
         self.0.changed.notify_all();
         next
     }
 }
 
-impl<T> Drop for Giver<T> {
+impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.close();
     }
 }
 
-impl<T> Drop for Taker<T> {
+impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.close();
     }
 }
 
@@ -149,41 +145,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_comes_in_order_and_then_the_end() {
-        let (giver, taker) = handoff(2);
-        giver.give(1).unwrap();
-        giver.offer(2).unwrap();
-        assert_eq!(giver.offer(3), Err(3));
-        drop(giver);
-        assert_eq!((taker.take(), taker.take(), taker.take()), (Some(1), Some(2), None));
+    fn values_arrive_in_order_before_the_end() {
+        let (sender, receiver) = bounded_channel(2);
+        sender.send(1).unwrap();
+        sender.try_send(2).unwrap();
+        assert_eq!(sender.try_send(3), Err(3));
+        drop(sender);
+        assert_eq!((receiver.receive(), receiver.receive(), receiver.receive()), (Some(1), Some(2), None));
     }
 
     #[test]
-    fn who_gives_waits_for_room_and_hears_that_nobody_takes() {
-        let (giver, taker) = handoff(1);
+    fn a_sender_waits_for_room_and_notices_a_dropped_receiver() {
+        let (sender, receiver) = bounded_channel(1);
         std::thread::scope(|scope| {
-            scope.spawn(|| (0..1000).for_each(|value| giver.give(value).unwrap()));
-            assert!((0..1000).all(|value| taker.take() == Some(value)));
+            scope.spawn(|| (0..1000).for_each(|value| sender.send(value).unwrap()));
+            assert!((0..1000).all(|value| receiver.receive() == Some(value)));
         });
-        drop(taker);
-        assert_eq!(giver.give(1), Err(1));
+        drop(receiver);
+        assert_eq!(sender.send(1), Err(1));
     }
 
     #[test]
-    fn who_must_not_wait_gives_past_the_length() {
-        let (giver, taker) = handoff(1);
-        (0..5).for_each(|value| giver.force(value).unwrap());
-        assert_eq!(giver.offer(5), Err(5));
-        assert_eq!((taker.take(), taker.take()), (Some(0), Some(1)));
-        drop(taker);
-        assert_eq!(giver.force(6), Err(6));
+    fn values_past_the_limit_arrive() {
+        let (sender, receiver) = bounded_channel(1);
+        (0..5).for_each(|value| sender.send_past_limit(value).unwrap());
+        assert_eq!(sender.try_send(5), Err(5));
+        assert_eq!((receiver.receive(), receiver.receive()), (Some(0), Some(1)));
+        drop(receiver);
+        assert_eq!(sender.send_past_limit(6), Err(6));
     }
 
     #[test]
-    fn who_takes_need_not_wait_for_ever() {
-        let (giver, taker) = handoff(1);
-        assert_eq!(taker.take_within(Duration::from_millis(1)), None);
-        giver.give(1).unwrap();
-        assert_eq!(taker.take_within(Duration::from_mins(1)), Some(1));
+    fn a_receiver_may_limit_its_wait() {
+        let (sender, receiver) = bounded_channel(1);
+        assert_eq!(receiver.receive_timeout(Duration::from_millis(1)), None);
+        sender.send(1).unwrap();
+        assert_eq!(receiver.receive_timeout(Duration::from_mins(1)), Some(1));
     }
 }

@@ -1,75 +1,77 @@
-//! A bell: rung when something has changed that another thread may wait for. Who hears it looks for himself what that is.
+//! An event counter: a thread notifies it when something has changed that another thread may wait
+//! for. Waiters check their own condition after waking.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Counts its rings, so that none is missed between a look and the wait that follows it.
+/// Counts notifications, so that a waiter misses none between its check and its wait.
 #[derive(Debug, Default)]
-pub struct Bell {
-    rings: Mutex<u64>,
-    rung: Condvar,
+pub struct EventCounter {
+    count: Mutex<u64>,
+    changed: Condvar,
     listeners: AtomicUsize,
-    /// Rings that were for listeners.
-    calls: AtomicU64,
+    /// Notifications by [`EventCounter::notify_listeners`].
+    listener_notifications: AtomicU64,
 }
 
-/// Somebody listens, for as long as this lives.
+/// Makes [`EventCounter::notify_listeners`] notify, until it is dropped.
 #[derive(Debug)]
-pub struct Listener(Arc<Bell>);
+pub struct Listener(Arc<EventCounter>);
 
-impl Bell {
-    /// Wakes everybody who waits.
-    pub fn ring(&self) {
-        let mut rings = self.lock();
-        *rings = rings.wrapping_add(1);
-        drop(rings);
-        self.rung.notify_all();
+impl EventCounter {
+    /// Wakes all waiters.
+    pub fn notify(&self) {
+        let mut count = self.lock();
+        *count = count.wrapping_add(1);
+        drop(count);
+        self.changed.notify_all();
     }
 
-    /// The same where anybody listens; else it costs a look.
-    pub fn ring_for_listeners(&self) {
+    /// Wakes all waiters if there is a listener. Otherwise it costs one atomic load.
+    pub fn notify_listeners(&self) {
         if self.listeners.load(Ordering::SeqCst) > 0 {
-            self.calls.fetch_add(1, Ordering::SeqCst);
-            self.ring();
+            self.listener_notifications.fetch_add(1, Ordering::SeqCst);
+            self.notify();
         }
     }
 
-    /// How often it has been rung for listeners.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::SeqCst)
+    /// Returns how often [`EventCounter::notify_listeners`] has notified.
+    pub fn listener_notifications(&self) -> u64 {
+        self.listener_notifications.load(Ordering::SeqCst)
     }
 
-    /// Has [`Bell::ring_for_listeners`] ring from now on. Who needs what has been, looks for it after this.
+    /// Makes [`EventCounter::notify_listeners`] notify from now on. A listener checks after this call
+    /// for changes that came before it.
     pub fn listen(self: &Arc<Self>) -> Listener {
         self.listeners.fetch_add(1, Ordering::SeqCst);
         Listener(Arc::clone(self))
     }
 
-    /// A mark of this moment, for [`Bell::wait`].
-    pub fn rings(&self) -> u64 {
+    /// Returns the number of notifications so far, for [`EventCounter::wait`].
+    pub fn count(&self) -> u64 {
         *self.lock()
     }
 
-    /// Waits until it has been rung since `seen`, and no longer than `until`.
+    /// Waits until the count differs from `seen`, but not past `until`.
     pub fn wait(&self, seen: u64, until: Option<Instant>) {
-        let mut rings = self.lock();
-        while *rings == seen {
+        let mut count = self.lock();
+        while *count == seen {
             let Some(until) = until else {
-                rings = self.rung.wait(rings).unwrap_or_else(PoisonError::into_inner);
+                count = self.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            (rings, _) = self.rung.wait_timeout(rings, left).unwrap_or_else(PoisonError::into_inner);
+            (count, _) = self.changed.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
-        // A count is never half done.
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+        // A panic cannot leave a number half changed.
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,28 +87,28 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_ring_between_a_look_and_the_wait_is_not_missed() {
-        let bell = Bell::default();
-        let seen = bell.rings();
-        bell.ring();
-        bell.wait(seen, None);
+    fn a_notification_between_check_and_wait_is_not_missed() {
+        let event = EventCounter::default();
+        let seen = event.count();
+        event.notify();
+        event.wait(seen, None);
     }
 
     #[test]
-    fn a_wait_is_over_when_its_time_is() {
-        let bell = Bell::default();
-        bell.wait(bell.rings(), Instant::now().checked_add(Duration::from_millis(1)));
+    fn a_wait_ends_at_its_deadline() {
+        let event = EventCounter::default();
+        event.wait(event.count(), Instant::now().checked_add(Duration::from_millis(1)));
     }
 
     #[test]
-    fn without_listeners_it_stays_silent() {
-        let bell = Arc::new(Bell::default());
-        bell.ring_for_listeners();
-        assert_eq!(bell.rings(), 0);
-        let listener = bell.listen();
-        bell.ring_for_listeners();
+    fn without_listeners_nothing_is_counted() {
+        let event = Arc::new(EventCounter::default());
+        event.notify_listeners();
+        assert_eq!(event.count(), 0);
+        let listener = event.listen();
+        event.notify_listeners();
         drop(listener);
-        bell.ring_for_listeners();
-        assert_eq!((bell.rings(), bell.calls()), (1, 1));
+        event.notify_listeners();
+        assert_eq!((event.count(), event.listener_notifications()), (1, 1));
     }
 }

@@ -6,8 +6,8 @@
 use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Parked, Scratch, Session};
-use crate::sync::channel::handoff;
-use crate::sync::event::Bell;
+use crate::sync::channel::bounded_channel;
+use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
@@ -55,7 +55,7 @@ pub(super) struct Parking<S> {
 
 #[derive(Debug)]
 struct Shared<S> {
-    bell: Arc<Bell>,
+    wake: Arc<EventCounter>,
     places: Mutex<Places<S>>,
 }
 
@@ -77,24 +77,24 @@ impl<S: Stay> Parking<S> {
         threads: ThreadSetup,
     ) -> io::Result<Self> {
         let places = Mutex::new(Places { stays: Vec::new(), stopping: Vec::new(), over: false });
-        let shared = Arc::new(Shared { bell: Arc::clone(session.bell()), places });
-        let (fit, is_fit) = handoff(1);
+        let shared = Arc::new(Shared { wake: Arc::clone(session.wake_event()), places });
+        let (fit, is_fit) = bounded_channel(1);
         let (own, session) = (Arc::clone(&shared), Arc::clone(session));
         let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || {
             let prepared = threads.enter(Threads::OFFLOAD);
             let failed = prepared.is_err();
-            if fit.offer(prepared).is_ok() && !failed {
+            if fit.try_send(prepared).is_ok() && !failed {
                 own.answer_all(&session);
             }
         })?;
-        is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
+        is_fit.receive().ok_or(io::ErrorKind::BrokenPipe)??;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Takes a request in.
     pub(super) fn park(&self, stay: S) {
         self.shared.lock().stays.push(stay);
-        self.shared.bell.ring();
+        self.shared.wake.notify();
     }
 }
 
@@ -103,7 +103,7 @@ impl<S> Parking<S> {
     /// may wait for long are put back now, or answered.
     pub(super) fn hurry(&self, queue: usize) {
         self.shared.lock().stopping.push(queue);
-        self.shared.bell.ring();
+        self.shared.wake.notify();
     }
 
     /// It has been stopped.
@@ -115,7 +115,7 @@ impl<S> Parking<S> {
     /// its worker, and that this.
     pub(super) fn end(&self) {
         self.shared.lock().over = true;
-        self.shared.bell.ring();
+        self.shared.wake.notify();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that answers what has waited ended by a panic");
@@ -127,7 +127,7 @@ impl<S> Drop for Parking<S> {
     /// Who drops it may be a thread of the same kind, which must not wait for another's end.
     fn drop(&mut self) {
         self.shared.lock().over = true;
-        self.shared.bell.ring();
+        self.shared.wake.notify();
     }
 }
 
@@ -144,7 +144,7 @@ impl<S: Stay> Shared<S> {
         // Locks are not tried before.
         let mut rested = Instant::now();
         loop {
-            let seen = self.bell.rings();
+            let seen = self.wake.count();
             let began = Instant::now();
             let tries_locks = began >= rested;
             let mut waiting = self.take_all();
@@ -175,7 +175,7 @@ impl<S: Stay> Shared<S> {
                     return;
                 }
             }
-            self.bell.wait(seen, again);
+            self.wake.wait(seen, again);
         }
     }
 

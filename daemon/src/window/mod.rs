@@ -14,7 +14,7 @@ use crate::filesystem::{FileId, MapFile};
 use crate::limits::{
     WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX,
 };
-use crate::sync::event::Bell;
+use crate::sync::event::EventCounter;
 use pinhole_dax_cache::{
     Capabilities, DaxError, FrontEnd, Geometry, GeometryError, Mappings, Mode, Next, Wanted,
 };
@@ -68,7 +68,7 @@ pub struct Window {
     /// Something in the state has changed that somebody may wait for.
     changed: Condvar,
     /// For those who wait for requests.
-    bell: OnceLock<Arc<Bell>>,
+    wake: OnceLock<Arc<EventCounter>>,
     /// Requests that wait.
     pending: Arc<AtomicUsize>,
     /// The guest may map and there is a channel; beside the state because each LOOKUP asks.
@@ -238,7 +238,7 @@ impl Window {
             scratch,
             state: Mutex::default(),
             changed: Condvar::new(),
-            bell: OnceLock::new(),
+            wake: OnceLock::new(),
             pending: Arc::default(),
             usable: AtomicBool::new(false),
             threads: AtomicUsize::new(0),
@@ -273,14 +273,14 @@ impl Window {
     fn announce(&self, state: &mut State) {
         state.events = state.events.wrapping_add(1);
         self.changed.notify_all();
-        if let Some(bell) = self.bell.get() {
-            bell.ring();
+        if let Some(wake) = self.wake.get() {
+            wake.notify();
         }
     }
 
-    /// Has a bell rung whenever something changes that a request may wait for. Once.
-    pub(crate) fn ring(&self, bell: &Arc<Bell>) {
-        if self.bell.set(Arc::clone(bell)).is_err() {
+    /// Sets the event that is notified whenever something changes that a request may wait for. Once.
+    pub(crate) fn notify_through(&self, wake: &Arc<EventCounter>) {
+        if self.wake.set(Arc::clone(wake)).is_err() {
             tracing::error!("a window was given to a second session");
         }
     }

@@ -1,7 +1,7 @@
 //! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon would do that is no
 //! longer the daemon's.
 //!
-//! `intruder SHARE CANARY PROFILE HANDLES ISOLATION WALLS THREAD ATTEMPT`; HANDLES as in --inode-file-handles. Prints one line: `done` where the attempt worked,
+//! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in --inode-file-handles. Prints one line: `done` where the attempt worked,
 //! `errno N` where the host refused it, `killed N` where it ended the process by signal N. The supervisor that is ended by
 //! its own attempt prints nothing. Whatever works, works on what is named on the command line or in mounts of its own.
 
@@ -21,7 +21,8 @@ use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, InodeHandle, Passthrough, Surroundings};
 use pinhole::sandbox::{
-    CapabilityChanges, Confined, Ended, IdMaps, Isolation, Keeper, OnForbidden, Plan, Side, Walls,
+    CapabilityChanges, Confined, Ended, IdMaps, Isolation, Layers, OnForbidden, Plan, Side,
+    UnconfinedSupervisor,
 };
 use pinhole::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
@@ -57,24 +58,24 @@ struct Request {
     /// Whether file handles are used.
     handles: bool,
     isolation: Isolation,
-    walls: Walls,
+    layers: Layers,
     thread: Threads,
     attempt: String,
 }
 
 fn parse(words: &[String]) -> Result<Request, Failure> {
-    let [share, canary, profile, handles, isolation, walls, thread, attempt] = words else {
-        return Err("eight words: SHARE CANARY PROFILE HANDLES ISOLATION WALLS THREAD ATTEMPT".into());
+    let [share, canary, profile, handles, isolation, layers, thread, attempt] = words else {
+        return Err("eight words: SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT".into());
     };
     let named = Profile::ALL.into_iter().find(|known| known.name() == profile);
-    let mut all = Walls::empty();
-    for wall in walls.split(',').filter(|wall| *wall != "no") {
-        all |= match wall {
-            "namespace" => Walls::NAMESPACE,
-            "capabilities" => Walls::CAPABILITIES,
-            "landlock" => Walls::LANDLOCK,
-            "seccomp" => Walls::SECCOMP,
-            other => return Err(format!("no such wall: {other}").into()),
+    let mut all = Layers::empty();
+    for layer in layers.split(',').filter(|layer| *layer != "no") {
+        all |= match layer {
+            "namespace" => Layers::NAMESPACE,
+            "capabilities" => Layers::CAPABILITIES,
+            "landlock" => Layers::LANDLOCK,
+            "seccomp" => Layers::SECCOMP,
+            other => return Err(format!("no such layer: {other}").into()),
         };
     }
     Ok(Request {
@@ -87,7 +88,7 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
             "chroot" => Isolation::Chroot,
             _ => Isolation::None,
         },
-        walls: all,
+        layers: all,
         thread: match thread.as_str() {
             "worker" => Threads::WORKER,
             "offload" => Threads::OFFLOAD,
@@ -131,8 +132,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
         capabilities: CapabilityChanges::default(),
         forbidden: OnForbidden::Kill,
         file_size: None,
-        walls: request.walls,
-        required: Walls::empty(),
+        layers: request.layers,
+        required: Layers::empty(),
     };
     let sides = plan.isolate();
     if request.thread == Threads::SUPERVISOR && rustix::process::getpid() != parent {
@@ -143,7 +144,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
         }
     }
     let inside = match sides? {
-        Side::Outside(keeper) => match supervise(keeper, &request, handle)? {},
+        Side::Outside(supervisor) => match supervise(supervisor, &request, handle)? {},
         Side::Inside(inside) => inside,
     };
     let Confined { places, filters, .. } = inside.confine()?;
@@ -180,12 +181,16 @@ fn run(words: &[String]) -> Result<String, Failure> {
 }
 
 /// What the supervisor does: its own attempt, if that is asked for; otherwise it says how the other process ended.
-fn supervise(keeper: Keeper, request: &Request, handle: InodeHandle) -> Result<Infallible, Failure> {
+fn supervise(
+    supervisor: UnconfinedSupervisor,
+    request: &Request,
+    handle: InodeHandle,
+) -> Result<Infallible, Failure> {
     // The process that started it is one that it has nothing to do with.
     let parent = rustix::process::getppid().ok_or("no process has started this one")?;
     let root = rustix::fs::open("/", OFlags::PATH, Mode::empty())?;
     let known = Known { parent, handle, proc_fds: root.try_clone()?, root };
-    let supervisor = keeper.confine()?;
+    let supervisor = supervisor.confine()?;
     if request.thread == Threads::SUPERVISOR {
         say(&tried(request, &known));
         supervisor.end_as(Ended::Status(0));

@@ -12,7 +12,7 @@ use crate::passthrough::inodes::mounts::MountTable;
 use crate::passthrough::inodes::table::{NodeRef, NodeTable};
 use crate::passthrough::resolve;
 use crate::passthrough::slots::Entry;
-use crate::sync::channel::{Giver, Taker, handoff};
+use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
@@ -65,7 +65,7 @@ impl OpenThings {
 
 /// What the thread does.
 struct Closer {
-    retired: Taker<Retired>,
+    retired: Receiver<Retired>,
     things: OpenThings,
     watches: Arc<AtomicBool>,
     /// When it looks for what is not used; `None`: nothing is open that could be unused.
@@ -91,13 +91,13 @@ impl Closer {
     fn next(&mut self) -> Option<Retired> {
         while let Some(due) = self.next_look {
             let left = due.saturating_duration_since(Instant::now());
-            match self.retired.take_within(left.max(Duration::from_millis(1))) {
-                None if self.retired.is_over() => return None,
+            match self.retired.receive_timeout(left.max(Duration::from_millis(1))) {
+                None if self.retired.is_closed() => return None,
                 None => self.look_when_due(),
                 retired => return retired,
             }
         }
-        self.retired.take()
+        self.retired.receive()
     }
 
     fn look_when_due(&mut self) {
@@ -114,7 +114,7 @@ impl Closer {
 /// A thread that closes; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reaper {
-    backlog: Giver<Retired>,
+    backlog: Sender<Retired>,
     /// The thread knows that something is open on a mount below the share.
     watches: Arc<AtomicBool>,
 }
@@ -122,7 +122,7 @@ pub(crate) struct Reaper {
 impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
     pub(in crate::passthrough) fn start(threads: ThreadSetup, things: OpenThings) -> io::Result<Self> {
-        let (backlog, retired) = handoff::<Retired>(REAPER_BACKLOG_MAX);
+        let (backlog, retired) = bounded_channel::<Retired>(REAPER_BACKLOG_MAX);
         let watches = Arc::new(AtomicBool::new(false));
         let closer = Closer { retired, things, watches: Arc::clone(&watches), next_look: None };
         let close = move || match threads.confine(Threads::OFFLOAD) {
@@ -143,7 +143,7 @@ impl Reaper {
     }
 
     fn tell(&self, retired: Retired) {
-        if self.backlog.force(retired).is_err() {
+        if self.backlog.send_past_limit(retired).is_err() {
             tracing::error!(
                 "mounts below the share are kept from being unmounted: the closing thread is gone"
             );
@@ -153,7 +153,7 @@ impl Reaper {
     /// Writes a file back and closes it, always on the reaper's thread, for which nobody waits: how many there are is
     /// limited by the descriptors that they hold.
     pub(in crate::passthrough) fn write_back(&self, file: Arc<Entry<FileHandle>>) {
-        if self.backlog.force(Retired::Dirty(file)).is_err()
+        if self.backlog.send_past_limit(Retired::Dirty(file)).is_err()
             && let Some(suppressed) = GONE.pass()
         {
             tracing::error!(
@@ -165,12 +165,12 @@ impl Reaper {
 
     /// No node may live on some mount any more. Where the backlog is full it is seen later.
     fn tell_unused(&self) {
-        drop(self.backlog.offer(Retired::Unused));
+        drop(self.backlog.try_send(Retired::Unused));
     }
 
     /// Closes, here where the backlog is full: what is retired holds descriptors, so it must not pile up.
     fn close(&self, retired: Retired) {
-        if let Err(full) = self.backlog.offer(retired) {
+        if let Err(full) = self.backlog.try_send(retired) {
             drop(full);
         }
     }

@@ -16,7 +16,7 @@ use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::table::NodeKey;
 use crate::passthrough::resolve::DELETED;
 use crate::passthrough::slots::Entry;
-use crate::sync::event::Bell;
+use crate::sync::event::EventCounter;
 use file::{Asking, Description, FileLocks};
 use hashbrown::HashMap;
 use ofd::Said;
@@ -42,7 +42,7 @@ pub(in crate::passthrough) struct Locks {
     held: AtomicU64,
     limit: u64,
     /// Rung when something is unlocked.
-    bell: Arc<Bell>,
+    wake: Arc<EventCounter>,
 }
 
 impl Locks {
@@ -52,12 +52,12 @@ impl Locks {
             len: AtomicUsize::new(0),
             held: AtomicU64::new(0),
             limit: limit.map_or(LOCKS_MAX, |limit| limit.get().min(LOCKS_MAX)),
-            bell: Arc::default(),
+            wake: Arc::default(),
         }
     }
 
-    pub(in crate::passthrough) const fn bell(&self) -> &Arc<Bell> {
-        &self.bell
+    pub(in crate::passthrough) const fn wake_event(&self) -> &Arc<EventCounter> {
+        &self.wake
     }
 
     /// Whether anything may be locked.
@@ -98,7 +98,7 @@ impl Locks {
         self.let_go(key, file);
         if ended > 0 {
             self.give_back(ended);
-            self.bell.ring_for_listeners();
+            self.wake.notify_listeners();
         }
     }
 
@@ -118,7 +118,7 @@ impl Locks {
         let files = std::mem::take(&mut *self.files());
         self.len.store(0, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);
-        self.bell.ring_for_listeners();
+        self.wake.notify_listeners();
         files.into_values().flat_map(|file| std::mem::take(&mut lock(&file).flocks)).collect()
     }
 
@@ -249,7 +249,7 @@ impl Passthrough {
         let weakened = owner.ranges().weakened_by(span, kind);
         let said = owner.set(span, kind, edit);
         if weakened && said == Ok(Said::Done) {
-            self.locks.bell.ring_for_listeners();
+            self.locks.wake.notify_listeners();
         }
         let in_vain =
             if said == Ok(Said::Done) { before.saturating_sub(after) } else { after.saturating_sub(before) };
@@ -342,7 +342,7 @@ impl Passthrough {
             self.locks.give_back(1);
         }
         if place.is_some() && (!has_it || shares) {
-            self.locks.bell.ring_for_listeners();
+            self.locks.wake.notify_listeners();
         }
         match said {
             Ok(()) => Ok(Locking::Done),

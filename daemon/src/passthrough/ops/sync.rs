@@ -15,8 +15,8 @@ use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::mounts::MountTable;
 use crate::passthrough::resolve::{self, sync_errno};
 use crate::passthrough::slots::Entry;
-use crate::sync::channel::handoff;
-use crate::sync::event::Bell;
+use crate::sync::channel::bounded_channel;
+use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{self as protocol, Errno};
@@ -94,9 +94,9 @@ impl<W> Turns<W> {
     }
 
     /// Takes one turn after another until it is over.
-    fn take_all(&self, bell: &Bell, sync: impl Fn(Scope, &W) -> Answer<()>) {
+    fn take_all(&self, wake: &EventCounter, sync: impl Fn(Scope, &W) -> Answer<()>) {
         // Also after a panic: no request may wait for a turn that no thread takes.
-        let _end = End(self, bell);
+        let _end = End(self, wake);
         while let Some(Next { scope, with, turn, heard }) = self.take() {
             let under_way = UnderWay(&turn);
             let outcome = sync(scope, &with);
@@ -107,7 +107,7 @@ impl<W> Turns<W> {
                 self.keep(scope, outcome);
             }
             drop(under_way);
-            bell.ring();
+            wake.notify();
         }
     }
 
@@ -187,12 +187,12 @@ impl Drop for UnderWay<'_> {
 }
 
 /// Ends all turns when the thread that takes them ends.
-struct End<'t, W>(&'t Turns<W>, &'t Bell);
+struct End<'t, W>(&'t Turns<W>, &'t EventCounter);
 
 impl<W> Drop for End<'_, W> {
     fn drop(&mut self) {
         self.0.end();
-        self.1.ring();
+        self.1.notify();
     }
 }
 
@@ -204,15 +204,15 @@ type Through = Option<Arc<Entry<FileHandle>>>;
 pub(in crate::passthrough) struct Syncs(Arc<Turns<Through>>);
 
 impl Syncs {
-    /// Starts the thread: now, because threads that serve requests may not start any. `bell` is rung after each turn.
+    /// Starts the thread: now, because threads that serve requests may not start any. `wake` is notified after each turn.
     pub(in crate::passthrough) fn start(
         threads: ThreadSetup,
         mounts: Arc<MountTable>,
-        bell: Arc<Bell>,
+        wake: Arc<EventCounter>,
     ) -> io::Result<Self> {
         let turns = Arc::new(Turns::new());
         let own = Arc::clone(&turns);
-        let (fit, is_fit) = handoff(1);
+        let (fit, is_fit) = bounded_channel(1);
         let sync = move |_: Scope, through: &Through| match through {
             None => mounts.sync(),
             // By this descriptor, not the mount's: the host tells an error of the mount once to each description, and
@@ -222,11 +222,11 @@ impl Syncs {
         std::thread::Builder::new().name("syncs".to_owned()).stack_size(STACK_LEN).spawn(move || {
             let sealed = threads.confine(Threads::OFFLOAD);
             let failed = sealed.is_err();
-            if fit.offer(sealed).is_ok() && !failed {
-                own.take_all(&bell, sync);
+            if fit.try_send(sealed).is_ok() && !failed {
+                own.take_all(&wake, sync);
             }
         })?;
-        is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
+        is_fit.receive().ok_or(io::ErrorKind::BrokenPipe)??;
         Ok(Self(turns))
     }
 
@@ -279,7 +279,7 @@ mod tests {
     /// A disk that takes each call when it is told to, with this outcome.
     struct Disk {
         turns: Arc<Turns<()>>,
-        bell: Arc<Bell>,
+        wake: Arc<EventCounter>,
         begun: Receiver<Scope>,
         end: Sender<Answer<()>>,
         calls: Arc<AtomicUsize>,
@@ -287,18 +287,18 @@ mod tests {
 
     impl Disk {
         fn new() -> Self {
-            let (turns, bell) = (Arc::new(Turns::new()), Arc::new(Bell::default()));
+            let (turns, wake) = (Arc::new(Turns::new()), Arc::new(EventCounter::default()));
             let calls = Arc::new(AtomicUsize::new(0));
             let ((tell, begun), (end, told)) = (channel(), channel());
-            let (own, rung, count) = (Arc::clone(&turns), Arc::clone(&bell), Arc::clone(&calls));
+            let (own, event, count) = (Arc::clone(&turns), Arc::clone(&wake), Arc::clone(&calls));
             std::thread::spawn(move || {
-                own.take_all(&rung, |scope, ()| {
+                own.take_all(&event, |scope, ()| {
                     count.fetch_add(1, Ordering::Relaxed);
                     tell.send(scope).unwrap();
                     told.recv().expect("a panic where the test has ended")
                 });
             });
-            Self { turns, bell, begun, end, calls }
+            Self { turns, wake, begun, end, calls }
         }
 
         fn join(&self) -> Arc<SyncTurn> {
@@ -326,11 +326,11 @@ mod tests {
         // The call has begun, so it may miss what these have written before.
         let others = disk.join_many(1000);
         assert!(others.iter().all(|turn| *turn != first && *turn == others[0]));
-        let rings = disk.bell.rings();
+        let before = disk.wake.count();
         disk.ends(Ok(()));
         assert_eq!(first.wait(), Ok(()));
         disk.has_begun();
-        assert!(disk.bell.rings() > rings, "nobody is told");
+        assert!(disk.wake.count() > before, "nobody is told");
         assert!(others.iter().all(|turn| turn.outcome().is_none()));
         disk.ends(Ok(()));
         assert!(others.iter().all(|turn| turn.wait() == Ok(())));

@@ -15,7 +15,7 @@ pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 
 use crate::filesystem::FileSystem;
 use crate::session::Session;
-use crate::sync::channel::{Giver, Taker, handoff};
+use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::thread_setup::ThreadSetup;
 use parking::Parking;
 use std::io;
@@ -58,13 +58,13 @@ enum Event {
 
 /// Ends [`Service::run`] from another thread.
 #[derive(Clone, Debug)]
-pub struct Stop(Arc<Giver<Event>>);
+pub struct Stop(Arc<Sender<Event>>);
 
 impl Stop {
     /// Unmounts, lazily where the mount is busy, and lets [`Service::run`] return. Later calls do nothing.
     pub fn stop(&self) {
         // Nobody takes it once the service has ended, which is what is wanted.
-        drop(self.0.offer(Event::Stop));
+        drop(self.0.try_send(Event::Stop));
     }
 }
 
@@ -74,7 +74,7 @@ pub struct Service<F> {
     mounted: Mounted,
     session: Arc<Session<F>>,
     threads: ThreadSetup,
-    events: (Arc<Giver<Event>>, Taker<Event>),
+    events: (Arc<Sender<Event>>, Receiver<Event>),
 }
 
 /// Events that nobody has heard of yet: who has one more waits.
@@ -86,7 +86,7 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 impl<F: FileSystem + 'static> Service<F> {
     /// Serves `mounted` from `session`, with threads that `threads` prepares.
     pub fn new(mounted: Mounted, session: Arc<Session<F>>, threads: ThreadSetup) -> Self {
-        let (tell, told) = handoff(EVENTS_MAX);
+        let (tell, told) = bounded_channel(EVENTS_MAX);
         Self { mounted, session, threads, events: (Arc::new(tell), told) }
     }
 
@@ -107,7 +107,7 @@ impl<F: FileSystem + 'static> Service<F> {
         let setup = self.threads.clone();
         let first = self.spawn_worker(move || Worker::new(&setup, &session, &device, None)?.serve_init())?;
         drop(first);
-        match self.events.1.take() {
+        match self.events.1.receive() {
             Some(Event::WorkerEnded(outcome)) => outcome?,
             Some(Event::Stop) | None => {
                 self.finish(0);
@@ -130,7 +130,7 @@ impl<F: FileSystem + 'static> Service<F> {
         ready();
         let mut running = threads.get();
         while running > 0 {
-            match self.events.1.take() {
+            match self.events.1.receive() {
                 Some(Event::WorkerEnded(outcome)) => {
                     outcome?;
                     running = running.saturating_sub(1);
@@ -151,7 +151,7 @@ impl<F: FileSystem + 'static> Service<F> {
         let Self { mounted, session, events: (_, ended), .. } = self;
         let busy = mounted.unmount();
         while running > 0 && !busy {
-            match ended.take_within(END_LIMIT) {
+            match ended.receive_timeout(END_LIMIT) {
                 Some(Event::WorkerEnded(_)) => running = running.saturating_sub(1),
                 Some(Event::Stop) => {}
                 None => break,
@@ -169,7 +169,7 @@ impl<F: FileSystem + 'static> Service<F> {
             // A worker that is lost would leave its share of the callers waiting: better no mount than half a one.
             let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ServeError::Panicked));
             // Nobody is left to take it when the whole service is ending anyhow.
-            drop(events.give(Event::WorkerEnded(outcome)));
+            drop(events.send(Event::WorkerEnded(outcome)));
         };
         let named = thread::Builder::new().name("pinhole-fuse".to_owned());
         named.spawn(report).map_err(|source| ServeError::Thread { source })

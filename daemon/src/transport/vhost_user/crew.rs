@@ -3,7 +3,7 @@
 //! ends need not be among those that a worker may make.
 
 use crate::log_budget::Source;
-use crate::sync::channel::{Giver, Taker, handoff};
+use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ pub(super) struct Crew(Vec<Arc<Member>>);
 pub(super) struct Member {
     name: String,
     prepare: Prepare,
-    tasks: Mutex<Option<Giver<Work>>>,
+    tasks: Mutex<Option<Sender<Work>>>,
     /// By [`Complaint`]. They outlive the guests: a guest that restarts its queue, or its VM, gets no more lines than one
     /// that does not.
     logs: [Source; 2],
@@ -45,17 +45,17 @@ impl fmt::Debug for Member {
 
 struct Work {
     task: Task,
-    over: Giver<()>,
+    over: Sender<()>,
 }
 
 /// A piece of work under way.
 #[derive(Debug)]
-pub(super) struct Shift(Taker<()>);
+pub(super) struct Shift(Receiver<()>);
 
 impl Shift {
     /// Waits for its end. False: it ended by a panic.
     pub(super) fn wait(self) -> bool {
-        self.0.take().is_some()
+        self.0.receive().is_some()
     }
 }
 
@@ -98,33 +98,33 @@ impl Member {
     /// # Errors
     /// Where the host has no thread left, or what it was prepared with failed; then nothing is done.
     pub(super) fn start(&self, task: impl FnOnce() + Send + 'static) -> io::Result<Shift> {
-        let (over, ended) = handoff(1);
+        let (over, ended) = bounded_channel(1);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let known = match tasks.take() {
             Some(known) => known,
             None => self.hire()?,
         };
         // It waits for work as long as this sender is there.
-        known.give(Work { task: Box::new(task), over }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
+        known.send(Work { task: Box::new(task), over }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
         *tasks = Some(known);
         Ok(Shift(ended))
     }
 
-    fn hire(&self) -> io::Result<Giver<Work>> {
-        let (tasks, work) = handoff::<Work>(1);
-        let (fit, is_fit) = handoff(1);
+    fn hire(&self) -> io::Result<Sender<Work>> {
+        let (tasks, work) = bounded_channel::<Work>(1);
+        let (fit, is_fit) = bounded_channel(1);
         let prepare = Arc::clone(&self.prepare);
         thread::Builder::new().name(self.name.clone()).spawn(move || {
             let prepared = prepare();
             let failed = prepared.is_err();
-            if fit.offer(prepared).is_err() || failed {
+            if fit.try_send(prepared).is_err() || failed {
                 return;
             }
             drop(prepare);
-            while let Some(Work { task, over }) = work.take() {
+            while let Some(Work { task, over }) = work.receive() {
                 if catch_unwind(AssertUnwindSafe(task)).is_ok() {
                     // Nobody is left to hear of it where the shift was given up.
-                    over.offer(()).unwrap_or_default();
+                    over.try_send(()).unwrap_or_default();
                 }
             }
             // The daemon ends, and takes this thread along: by itself it may not.
@@ -132,7 +132,7 @@ impl Member {
                 thread::park();
             }
         })?;
-        is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
+        is_fit.receive().ok_or(io::ErrorKind::BrokenPipe)??;
         Ok(tasks)
     }
 }

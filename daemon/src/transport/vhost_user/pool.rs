@@ -16,7 +16,7 @@ use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::log_budget::Source;
 use crate::session::{Pace, Repeat, Scratch, Session, StopCheck};
-use crate::sync::channel::handoff;
+use crate::sync::channel::bounded_channel;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
@@ -248,7 +248,7 @@ impl Office {
                 self.served();
                 drop((memory, deferral));
                 // One before it that waits for something else may be put back now.
-                session.bell().ring();
+                session.wake_event().notify();
                 return;
             }
             (Fate::Parked(parked), Some(parking))
@@ -485,15 +485,15 @@ fn start_first<F: FileSystem + 'static>(
         state.threads = 1;
         state.free = 1;
     }
-    let (fit, is_fit) = handoff(1);
+    let (fit, is_fit) = bounded_channel(1);
     let (office, session) = (Arc::clone(office), Arc::clone(session));
     let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
         let prepared = office.setup.enter(Threads::OFFLOAD);
         let failed = prepared.is_err();
-        if fit.offer(prepared).is_ok() && !failed {
+        if fit.try_send(prepared).is_ok() && !failed {
             office.work(&session);
         }
     })?;
-    is_fit.take().ok_or(io::ErrorKind::BrokenPipe)??;
+    is_fit.receive().ok_or(io::ErrorKind::BrokenPipe)??;
     Ok(thread)
 }

@@ -24,7 +24,7 @@ pub enum Ended {
 
 /// The supervisor before it gives up its rights.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct UnconfinedSupervisor {
     processes: Processes,
     /// Tells the serving process to go on.
     start: PipeWriter,
@@ -32,7 +32,7 @@ pub struct Keeper {
     facilities: Facilities,
 }
 
-impl Keeper {
+impl UnconfinedSupervisor {
     pub(super) const fn new(
         processes: Processes,
         start: PipeWriter,
