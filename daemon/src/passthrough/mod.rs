@@ -18,8 +18,6 @@ pub use identity::keep_capabilities;
 #[doc(hidden)]
 pub use inodes::inode_handle::InodeHandle;
 
-use crate::sync::budget::Budget;
-
 use crate::passthrough::files::Files;
 use crate::passthrough::files::dirty_bytes::DirtyRoom;
 use crate::passthrough::files::handles::HandleTickets;
@@ -30,46 +28,33 @@ use crate::filesystem::{
     Pace, Stepped, StopCheck,
 };
 use crate::io_vectors::IoVectors;
-use crate::limits::NODES_MAX;
 use crate::passthrough::files::deferred_close::{OpenThings, Reaper};
-use crate::passthrough::inodes::fd_cache::OpenNodes;
-use crate::passthrough::inodes::freshness::retries::Retries;
-use crate::passthrough::inodes::mount_fd::MountFd;
-use crate::passthrough::inodes::mounts::{MountTable, Reached};
-use crate::passthrough::inodes::table::{Descriptor, Newcomer, NodeTable, WayBack};
+use crate::passthrough::inodes::Inodes;
 use crate::passthrough::locks::Locks;
 use crate::passthrough::ops::sync::Syncs;
 use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
-use pinhole_policy::RuleId;
 use pinhole_protocol as protocol;
 use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx};
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
 
 /// Serves a directory of the host.
 #[derive(Debug)]
 pub struct Passthrough {
     pub(in crate::passthrough) config: Config,
-    pub(in crate::passthrough) nodes: Arc<NodeTable>,
-    pub(in crate::passthrough) open_nodes: Arc<OpenNodes>,
+    pub(in crate::passthrough) inodes: Inodes,
     pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
-    pub(in crate::passthrough) mounts: Arc<MountTable>,
-    pub(in crate::passthrough) proc_fds: ProcFds,
     pub(in crate::passthrough) identity: Identity,
-    pub(in crate::passthrough) budget: Budget,
     /// Room for what is not written back yet, where the policy limits it.
     pub(in crate::passthrough) dirty: Option<Arc<DirtyRoom>>,
     pub(in crate::passthrough) reaper: Reaper,
     pub(in crate::passthrough) syncs: Syncs,
-    pub(in crate::passthrough) retries: Retries,
-    /// See [`Passthrough::hold_names`]; a panic under the lock breaks nothing.
-    pub(in crate::passthrough) names: RwLock<()>,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
@@ -178,7 +163,6 @@ impl Passthrough {
     /// # Errors
     /// What is missing on the host, by name.
     pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
-        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Surroundings { root, proc_fds, as_users, threads } = surroundings;
         let proc_fds = ProcFds::new(proc_fds);
@@ -188,58 +172,18 @@ impl Passthrough {
         threads.check().map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         log_missing_rights(&identity);
-        let stat = resolve::stat(root.as_fd())
-            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
-        let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
-        let reached = Reached { inode: root.as_fd(), stat: &stat, place: None };
-        let opened = || open_for_sync(&proc_fds, root.as_fd());
-        let mount = mounts
-            .reach(reached, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
-            .map_err(|errno| root_error(rustix::io::Errno::from_raw_os_error(errno.raw())))?;
-        if config.rules.is_some() && mount.traits.folds_names {
-            return Err(OpenError::FoldsNames { path: config.shared_dir });
-        }
-        if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
-            return Err(OpenError::FileHandles { path: config.shared_dir });
-        }
-        let way_back = match InodeHandle::of(root.as_fd()) {
-            Ok((handle, _)) if mount.has_handles() => WayBack::Handle(handle),
-            Ok(_) | Err(_) => WayBack::None,
-        };
-        let newcomer = Newcomer {
-            inode: stat.inode(),
-            mount,
-            kind: stat.kind(),
-            descriptor: Some(Descriptor::new(root, None)),
-            way_back,
-            rule: config.rules.as_ref().map_or(RuleId::SHARE, |rules| rules.root()),
-            verified: true,
-        };
-        let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
-        let nodes = NodeTable::new(newcomer, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
-        let things = OpenThings {
-            mounts: Arc::new(mounts),
-            nodes: Arc::new(nodes),
-            open_nodes: Arc::new(OpenNodes::new(config.descriptors_max)),
-        };
+        let inodes = Inodes::open(&config, root, proc_fds)?;
         let locks = Locks::new(config.limits.locks);
-        let syncs = Syncs::start(threads.clone(), Arc::clone(&things.mounts), Arc::clone(locks.wake_event()));
-        let reaper = Reaper::start(threads, things.clone());
-        let OpenThings { mounts, nodes, open_nodes } = things;
+        let syncs = Syncs::start(threads.clone(), Arc::clone(&inodes.mounts), Arc::clone(locks.wake_event()));
+        let reaper = Reaper::start(threads, OpenThings::of(&inodes));
         Ok(Self {
-            budget: Budget::new(config.descriptors_max),
+            inodes,
             dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
-            open_nodes,
-            nodes,
             files: Files::new(&config.limits),
             locks,
-            mounts,
-            proc_fds,
             identity,
             reaper: reaper.map_err(|source| OpenError::Thread { source })?,
             syncs: syncs.map_err(|source| OpenError::Thread { source })?,
-            retries: Retries::default(),
-            names: RwLock::new(()),
             deletions: AtomicU64::new(0),
             negotiated: AtomicU64::new(0),
             config,
@@ -281,12 +225,7 @@ impl Passthrough {
     /// still open there. A thread does it by itself; for tests that do not wait for it.
     #[doc(hidden)]
     pub fn close_idle(&self) -> bool {
-        let things = OpenThings {
-            mounts: Arc::clone(&self.mounts),
-            nodes: Arc::clone(&self.nodes),
-            open_nodes: Arc::clone(&self.open_nodes),
-        };
-        things.close_idle()
+        OpenThings::of(&self.inodes).close_idle()
     }
 
     /// Notified when a request that waits for a lock or for durability may have its result.
@@ -297,9 +236,9 @@ impl Passthrough {
     /// What the guest holds now.
     pub fn held(&self) -> Held {
         Held {
-            nodes: self.nodes.len().saturating_sub(1),
+            nodes: self.inodes.table.len().saturating_sub(1),
             handles: self.files.len(),
-            descriptors: self.budget.taken(),
+            descriptors: self.inodes.descriptors.taken(),
         }
     }
 }
@@ -319,7 +258,7 @@ macro_rules! families {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
             let call = call.into_inner();
-            let answer = self.nodes.get(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
+            let answer = self.inodes.table.get(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
             self.note_stale(&call.caller, answer)
         })*
     };
@@ -330,7 +269,7 @@ macro_rules! changing_families {
     ($($name:ident($operation:ty) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
             let call = call.into_inner();
-            let answer = self.nodes.get(call.node).and_then(|node| {
+            let answer = self.inodes.table.get(call.node).and_then(|node| {
                 let _held = self.hold_to_change(&node)?;
                 self.$name(&node, &call)
             });
@@ -345,7 +284,7 @@ macro_rules! directory_families {
         $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
             let call = call.into_inner();
             let name = [$(call.operation.$field)?].first().copied();
-            let answer = self.nodes.get(call.node).and_then(|directory| {
+            let answer = self.inodes.table.get(call.node).and_then(|directory| {
                 let _held = self.hold_to_change(&directory)?;
                 let answer = self.$name(&directory, &call);
                 self.answer_at(&[(&directory, name)], &call.caller, answer)
@@ -369,24 +308,24 @@ impl FileSystem for Passthrough {
         self.end_all_locks();
         self.settle_all_dirty();
         self.files.clear();
-        self.nodes.clear();
-        self.open_nodes.clear();
-        self.retries.clear();
-        self.mounts.let_go_of_all();
+        self.inodes.table.clear();
+        self.inodes.fd_cache.clear();
+        self.inodes.retries.clear();
+        self.inodes.mounts.let_go_of_all();
         self.syncs.forget_errors();
         self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
         let Call { node, operation, .. } = call.into_inner();
-        if let Some(node) = self.nodes.forget(node, operation.count) {
+        if let Some(node) = self.inodes.table.forget(node, operation.count) {
             self.retire_node(node);
         }
     }
 
     fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>> {
         let call = call.into_inner();
-        let answer = self.nodes.get(call.node).and_then(|node| self.open(&node, &call, pace));
+        let answer = self.inodes.table.get(call.node).and_then(|node| self.open(&node, &call, pace));
         self.note_stale_open(&call, answer)
     }
 
@@ -397,7 +336,7 @@ impl FileSystem for Passthrough {
     ) -> Answer<Opening<(Entry, OpenReply)>> {
         let call = call.into_inner();
         let name = Some(call.operation.name);
-        let answer = self.nodes.get(call.node).and_then(|directory| {
+        let answer = self.inodes.table.get(call.node).and_then(|directory| {
             let _held = self.hold_to_change(&directory)?;
             let answer = Opening::of(self.create(&directory, &call, pace), pace);
             self.answer_at(&[(&directory, name)], &call.caller, answer)
@@ -407,7 +346,7 @@ impl FileSystem for Passthrough {
 
     fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>> {
         let call = call.into_inner();
-        let answer = self.nodes.get(call.node).and_then(|node| {
+        let answer = self.inodes.table.get(call.node).and_then(|node| {
             let _held = self.hold_to_change(&node)?;
             self.set_attr(&node, &call, pace)
         });
@@ -419,12 +358,12 @@ impl FileSystem for Passthrough {
         let call = call.into_inner();
         let rename = |from| {
             let protocol::Rename { name, new_directory, new_name, .. } = call.operation;
-            let to = self.nodes.get(new_directory)?;
+            let to = self.inodes.table.get(new_directory)?;
             let _held = self.hold_to_change(&from)?;
             let answer = self.rename((&from, &to), &call, only_files);
             self.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
         };
-        let answer = self.nodes.get(call.node).and_then(rename);
+        let answer = self.inodes.table.get(call.node).and_then(rename);
         self.note_stale(&call.caller, answer)
     }
 
@@ -432,12 +371,12 @@ impl FileSystem for Passthrough {
         let call = call.into_inner();
         let link = |directory| {
             let protocol::Link { target, name } = call.operation;
-            let target = self.nodes.get(target)?;
+            let target = self.inodes.table.get(target)?;
             let _held = self.hold_to_change(&directory)?;
             let answer = self.link((&target, &directory), &call);
             self.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
         };
-        let answer = self.nodes.get(call.node).and_then(link);
+        let answer = self.inodes.table.get(call.node).and_then(link);
         self.note_stale(&call.caller, answer)
     }
 

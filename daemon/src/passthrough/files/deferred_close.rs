@@ -7,7 +7,8 @@ use crate::log_budget::Source;
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::dirty_bytes::write_back;
 use crate::passthrough::files::handles::FileHandle;
-use crate::passthrough::inodes::fd_cache::OpenNodes;
+use crate::passthrough::inodes::Inodes;
+use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::mounts::MountTable;
 use crate::passthrough::inodes::table::{NodeRef, NodeTable};
 use crate::passthrough::resolve;
@@ -48,17 +49,25 @@ enum Retired {
 pub(in crate::passthrough) struct OpenThings {
     pub(in crate::passthrough) mounts: Arc<MountTable>,
     pub(in crate::passthrough) nodes: Arc<NodeTable>,
-    pub(in crate::passthrough) open_nodes: Arc<OpenNodes>,
+    pub(in crate::passthrough) fd_cache: Arc<FdCache>,
 }
 
 impl OpenThings {
+    pub(in crate::passthrough) fn of(inodes: &Inodes) -> Self {
+        Self {
+            mounts: Arc::clone(&inodes.mounts),
+            nodes: Arc::clone(&inodes.table),
+            fd_cache: Arc::clone(&inodes.fd_cache),
+        }
+    }
+
     /// Closes what is open on mounts below the share that were not used since this was last called. Whether anything is
     /// still open there.
     pub(in crate::passthrough) fn close_idle(&self) -> bool {
-        let Self { mounts, nodes, open_nodes } = self;
-        open_nodes.note_use_of_mounts(nodes);
+        let Self { mounts, nodes, fd_cache } = self;
+        fd_cache.note_use_of_mounts(nodes);
         let mut is_any_left = false;
-        let is_mount_left = mounts.close_idle(|idle| is_any_left = open_nodes.close_on(idle, nodes));
+        let is_mount_left = mounts.close_idle(|idle| is_any_left = fd_cache.close_on(idle, nodes));
         is_any_left || is_mount_left
     }
 }

@@ -38,7 +38,7 @@ impl Passthrough {
         if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
             && !file.grown.load(Ordering::Relaxed)
             && !file.grown.swap(true, Ordering::Relaxed)
-            && let Some(node) = self.nodes.find(file.key)
+            && let Some(node) = self.inodes.table.find(file.key)
         {
             node.set_large(true);
         }
@@ -48,7 +48,7 @@ impl Passthrough {
     pub(in crate::passthrough) fn keep_grown(&self, file: &FileHandle, pace: Pace) {
         if pace == Pace::Now
             && file.grown.load(Ordering::Relaxed)
-            && let Some(node) = self.nodes.find(file.key)
+            && let Some(node) = self.inodes.table.find(file.key)
         {
             drop(self.reach(&node));
         }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The nodes whose descriptors are kept open; the clock algorithm decides which are closed.
 #[derive(Debug)]
-pub(crate) struct OpenNodes {
+pub(crate) struct FdCache {
     frames: Mutex<Frames>,
     /// Frames there are at most.
     limit: usize,
@@ -32,7 +32,7 @@ struct Frames {
     hand: usize,
 }
 
-impl OpenNodes {
+impl FdCache {
     /// For a share that may hold so many descriptors in all. A quarter is left to files that are open.
     pub(crate) fn new(descriptors_max: u64) -> Self {
         let share = usize::try_from(descriptors_max / 4 * 3).unwrap_or(usize::MAX);
@@ -202,12 +202,14 @@ impl Passthrough {
                 match (opened, node.descriptor()) {
                     // Some file systems find nothing by the handle of what has no name any more.
                     (Err(Errno::ESTALE), Some(descriptor)) => {
-                        self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
+                        self.inodes.proc_fds.reopen_fd(descriptor.as_fd(), flags)
                     }
                     (opened, _) => opened,
                 }
             }
-            WayBack::Name(_) | WayBack::None => self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags),
+            WayBack::Name(_) | WayBack::None => {
+                self.inodes.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags)
+            }
         }
     }
 
@@ -217,9 +219,11 @@ impl Passthrough {
     /// ENFILE where all are taken by what cannot be closed.
     pub(in crate::passthrough) fn ticket(&self) -> Answer<Ticket> {
         loop {
-            match self.budget.ticket() {
+            match self.inodes.descriptors.ticket() {
                 Ok(ticket) => return Ok(ticket),
-                Err(errno) => self.open_nodes.least_used(&self.nodes).ok_or(errno)?.set_descriptor(None),
+                Err(errno) => {
+                    self.inodes.fd_cache.least_used(&self.inodes.table).ok_or(errno)?.set_descriptor(None);
+                }
             }
         }
     }
@@ -230,7 +234,7 @@ impl Passthrough {
         if matches!(node.way_back(), WayBack::None) {
             return;
         }
-        if let Some(victim) = self.open_nodes.admit(node, &self.nodes) {
+        if let Some(victim) = self.inodes.fd_cache.admit(node, &self.inodes.table) {
             victim.set_descriptor(None);
         }
         if !node.mount.access.stays() {

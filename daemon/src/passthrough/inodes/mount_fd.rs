@@ -311,7 +311,7 @@ impl Passthrough {
         }
         let point = read(&access.point).clone().ok_or(Errno::ESTALE)?;
         let name = Name::parse(&point.name).map_err(|_checked| Errno::ESTALE)?;
-        let directory = self.reach_within(&self.nodes.get(point.directory)?, depth)?;
+        let directory = self.reach_within(&self.inodes.table.get(point.directory)?, depth)?;
         let ticket = self.ticket()?;
         let root = match resolve::find_beneath(directory.as_fd(), name) {
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
@@ -321,7 +321,7 @@ impl Passthrough {
         if !access.root.is(root.as_fd(), &stat) {
             return Err(Errno::ESTALE);
         }
-        let fd = open_for_sync(&self.proc_fds, root.as_fd()).ok_or(Errno::ESTALE)??;
+        let fd = open_for_sync(&self.inodes.proc_fds, root.as_fd()).ok_or(Errno::ESTALE)??;
         let fd = access.reopened(fd, Some(ticket))?;
         self.reaper.watch();
         Ok(fd)

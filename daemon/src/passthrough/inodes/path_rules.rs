@@ -121,9 +121,9 @@ impl Passthrough {
     pub(in crate::passthrough) fn hold_names(&self, only_files: bool) -> Option<NamesHeld<'_>> {
         self.rules()?;
         Some(if only_files {
-            NamesHeld::Alone(self.names.write().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Alone(self.inodes.names.write().unwrap_or_else(PoisonError::into_inner))
         } else {
-            NamesHeld::Together(self.names.read().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Together(self.inodes.names.read().unwrap_or_else(PoisonError::into_inner))
         })
     }
 
@@ -151,7 +151,7 @@ impl Passthrough {
 
 impl Places for Passthrough {
     fn node(&self, node: u64) -> Option<RuleId> {
-        self.nodes.get(NodeId(node)).ok().map(|node| node.rule.get())
+        self.inodes.table.get(NodeId(node)).ok().map(|node| node.rule.get())
     }
 
     fn handle(&self, handle: u64) -> Option<RuleId> {

@@ -85,7 +85,7 @@ impl Passthrough {
             self.identity.kill_suidgid(false)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             let number = DecInt::from_fd(&*reached);
-            rustix::fs::chmodat(&self.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
+            rustix::fs::chmodat(&self.inodes.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
         }
         if wanted.atime.is_some() || wanted.mtime.is_some() {
             let times = Timestamps {

@@ -18,7 +18,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::SymLink<'_>>,
     ) -> Answer<Entry> {
-        self.nodes.check_room()?;
+        self.inodes.table.check_room()?;
         let ticket = self.ticket()?;
         let protocol::SymLink { name, target } = call.operation;
         {
@@ -36,7 +36,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::MkNod<'_>>,
     ) -> Answer<Entry> {
-        self.nodes.check_room()?;
+        self.inodes.table.check_room()?;
         let ticket = self.ticket()?;
         let protocol::MkNod { name, mode, rdev, umask } = call.operation;
         // mknod(2): no type is a regular file.
@@ -69,7 +69,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::MkDir<'_>>,
     ) -> Answer<Entry> {
-        self.nodes.check_room()?;
+        self.inodes.table.check_room()?;
         let ticket = self.ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
         {
@@ -93,7 +93,8 @@ impl Passthrough {
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(&self.proc_fds, number, &*directory, name.as_c_str(), flags).map_err(errno)?;
+        rustix::fs::linkat(&self.inodes.proc_fds, number, &*directory, name.as_c_str(), flags)
+            .map_err(errno)?;
         self.note_moved(directory.as_fd(), parent, name);
         self.look_up_linked(node, target.as_fd(), parent)
     }

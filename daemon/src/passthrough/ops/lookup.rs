@@ -42,18 +42,18 @@ impl Passthrough {
         name: Name<'_>,
         ticket: Option<Ticket>,
     ) -> Answer<Entry> {
-        let then = self.nodes.now();
+        let then = self.inodes.table.now();
         let stat = resolve::stat_beneath(fd, name)?;
         let found = Found { directory, name: Some(name) };
         let mount = if directory.mount.key == stat.mount() {
             Some(Arc::clone(&directory.mount))
         } else {
-            let mount = self.mounts.find(stat.mount());
+            let mount = self.inodes.mounts.find(stat.mount());
             mount.inspect(|mount| mount.access.seen_at(NodeId(directory.id()), name))
         };
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
-            if let Some(node) = self.nodes.reference_open((key, then), |node| {
+            if let Some(node) = self.inodes.table.reference_open((key, then), |node| {
                 self.tell_found(node, &stat, found);
                 // It is open, so there is nothing else to do for a large one.
                 node.set_large(large::is_large(node.kind, &stat));
@@ -93,12 +93,12 @@ impl Passthrough {
     ) -> Answer<Entry> {
         match self.look_up_made(ticket, parent, name) {
             Ok(entry) if FileType::from_raw_mode(entry.attr.mode) == kind => return Ok(entry),
-            Ok(other) => drop(self.nodes.forget(other.node, 1)),
+            Ok(other) => drop(self.inodes.table.forget(other.node, 1)),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
         let rule = self.rule_of(Found { directory: parent, name: Some(name) });
-        let node = NodeId(self.nodes.enter_gone(kind, Arc::clone(&parent.mount), rule)?.id());
+        let node = NodeId(self.inodes.table.enter_gone(kind, Arc::clone(&parent.mount), rule)?.id());
         let attr = Attr { ino: node.0, mode: made.mode & 0o7777 | kind.as_raw_mode(), nlink: 1, ..made };
         Ok(Entry { node, generation: 0, attr })
     }
@@ -111,7 +111,7 @@ impl Passthrough {
         directory: &NodeRef,
     ) -> Answer<Entry> {
         let stat = resolve::stat(fd)?;
-        let id = self.nodes.reference(node).ok_or(Errno::ESTALE)?;
+        let id = self.inodes.table.reference(node).ok_or(Errno::ESTALE)?;
         node.told.find(&stat);
         self.note_blocks(node, &stat);
         Ok(self.entry((id, &node.mount), &stat, directory))
@@ -132,12 +132,12 @@ impl Passthrough {
             Ok(_) | Err(_) => return Ok(None),
         };
         let (inode, kind) = (stat.inode(), stat.kind());
-        let known = self.nodes.find(NodeKey { mount: mount.number, inode });
+        let known = self.inodes.table.find(NodeKey { mount: mount.number, inode });
         if known.is_some_and(|known| known.has_other_handle(&handle) || known.kind != kind) {
             // Either the known inode is no more, or number and handle are of two: only opening it tells.
             return Ok(None);
         }
-        let Entered { node, known, .. } = self.nodes.enter(Newcomer {
+        let Entered { node, known, .. } = self.inodes.table.enter(Newcomer {
             inode,
             mount,
             kind,
@@ -195,7 +195,7 @@ impl Passthrough {
         let (inode, kind) = (stat.inode(), stat.kind());
         let rule = self.rule_of(found);
         let newcomer = Newcomer { inode, mount, kind, descriptor: kept, way_back, rule, verified: true };
-        let Entered { node, known, opened } = self.nodes.enter(newcomer)?;
+        let Entered { node, known, opened } = self.inodes.table.enter(newcomer)?;
         if known {
             self.narrow(&node, found);
         }
@@ -232,15 +232,15 @@ impl Passthrough {
     }
 
     fn mount_of(&self, fd: BorrowedFd<'_>, stat: &Stat, found: Found<'_>) -> Answer<Arc<Mount>> {
-        if let Some(known) = self.mounts.find(stat.mount()) {
+        if let Some(known) = self.inodes.mounts.find(stat.mount()) {
             return Ok(known);
         }
         let directory = NodeId(found.directory.id());
         let point = |name: Name<'_>| MountPoint { directory, name: name.as_c_str().into() };
         let place = found.name.map(|name| (point(name), found.directory.mount.key.device));
-        let mount = self.mounts.reach(Reached { inode: fd, stat, place }, || {
+        let mount = self.inodes.mounts.reach(Reached { inode: fd, stat, place }, || {
             let ticket = self.ticket()?;
-            Ok(open_for_sync(&self.proc_fds, fd)
+            Ok(open_for_sync(&self.inodes.proc_fds, fd)
                 .map(|opened| opened.map(|fd| MountFd::new(fd, Some(ticket)))))
         })?;
         self.reaper.watch();
@@ -253,10 +253,10 @@ impl Passthrough {
             return;
         }
         let Ok(stat) = resolve::stat_beneath(fd, name) else { return };
-        let known = self
-            .mounts
-            .find(stat.mount())
-            .and_then(|mount| self.nodes.find(NodeKey { mount: mount.number, inode: stat.inode() }));
+        let known =
+            self.inodes.mounts.find(stat.mount()).and_then(|mount| {
+                self.inodes.table.find(NodeKey { mount: mount.number, inode: stat.inode() })
+            });
         let Some(node) = known else { return };
         self.narrow(&node, Found { directory, name: Some(name) });
         if let (WayBack::Name(named), Some(birth)) = (node.way_back(), stat.birth()) {

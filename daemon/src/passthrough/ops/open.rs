@@ -109,7 +109,7 @@ impl Passthrough {
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
             // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
             // the buffered descriptor serves: the guest's own cache is bypassed all the same.
-            (self.proc_fds.reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
+            (self.inodes.proc_fds.reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
         } else {
             (None, None)
         };
@@ -166,9 +166,9 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
-        self.retries.settle(call.caller.pid, None);
+        self.inodes.retries.settle(call.caller.pid, None);
         for _ in 0..CREATE_TRIES {
-            self.nodes.check_room()?;
+            self.inodes.table.check_room()?;
             let tickets = (self.ticket()?, self.handle_tickets()?);
             let directory = self.reach(parent)?;
             let made = {
@@ -192,7 +192,7 @@ impl Passthrough {
             };
             return self
                 .open_existing(tickets.1, entry, (call, pace))
-                .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)));
+                .inspect_err(|_refused| drop(self.inodes.table.forget(entry.node, 1)));
         }
         Err(Errno::ENOENT)
     }
@@ -205,7 +205,7 @@ impl Passthrough {
         (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
     ) -> Answer<(Entry, OpenReply)> {
         let open = self.with_kill(call.operation.open, &call.caller);
-        let node = self.nodes.get(entry.node)?;
+        let node = self.inodes.table.get(entry.node)?;
         self.check_found(&node, call)?;
         if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.frees_much(&node, 0) {
             // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
@@ -238,7 +238,7 @@ impl Passthrough {
         call: &Call<'_, protocol::TmpFile>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
-        self.nodes.check_room()?;
+        self.inodes.table.check_room()?;
         let tickets = (self.ticket()?, self.handle_tickets()?);
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
@@ -259,10 +259,10 @@ impl Passthrough {
         open: Open,
     ) -> Answer<(Entry, OpenReply)> {
         let stat = resolve::stat(file.as_fd())?;
-        let path_fd = || self.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
+        let path_fd = || self.inodes.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
         let (node, entry) = self.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
         self.enter_file(tickets.1, (file, &node, false), open)
-            .inspect_err(|_refused| drop(self.nodes.forget(entry.node, 1)))
+            .inspect_err(|_refused| drop(self.inodes.table.forget(entry.node, 1)))
             .map(|reply| (entry, reply))
     }
 

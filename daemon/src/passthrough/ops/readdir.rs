@@ -37,11 +37,11 @@ impl Passthrough {
         }
         let tickets = self.handle_tickets()?;
         let mount = self.hold_mount(node)?;
-        let found_anew = self.retries.settle(call.caller.pid, Some(node.id()));
+        let found_anew = self.inodes.retries.settle(call.caller.pid, Some(node.id()));
         let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY);
         let stream = self.answer_at(&[(node, None)], &call.caller, stream)?;
         if found_anew {
-            self.retries.forget_refusal(call.caller.pid, node.id());
+            self.inodes.retries.forget_refusal(call.caller.pid, node.id());
         } else {
             self.check_not_removed((node, stream.as_fd()), &call.caller)?;
         }
@@ -88,7 +88,7 @@ impl Passthrough {
                 // A policy may let the name be known and nothing more.
                 Ok(name) if !self.tells_all(&directory.node, name) => None,
                 // Listing a large directory must not take what opening a file in it needs.
-                Ok(_) if !directory.node.mount.has_handles() && !self.budget.is_ample() => None,
+                Ok(_) if !directory.node.mount.has_handles() && !self.inodes.descriptors.is_ample() => None,
                 Ok(name) => match self.look_up_in(stream, &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
@@ -106,7 +106,7 @@ impl Passthrough {
                 return Ok(Step::Next);
             }
             if let Some(found) = found {
-                drop(self.nodes.forget(found.node, 1));
+                drop(self.inodes.table.forget(found.node, 1));
             }
             Ok(Step::Full)
         })

@@ -193,7 +193,7 @@ impl Passthrough {
     /// Notes who is answered ESTALE.
     pub(in crate::passthrough) fn note_stale<T>(&self, caller: &Caller<'_>, answer: Answer<T>) -> Answer<T> {
         if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.expect(caller.pid, None);
+            self.inodes.retries.expect(caller.pid, None);
         }
         answer
     }
@@ -205,7 +205,7 @@ impl Passthrough {
         answer: Answer<T>,
     ) -> Answer<T> {
         if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.expect(call.caller.pid, Some(call.node.0));
+            self.inodes.retries.expect(call.caller.pid, Some(call.node.0));
         }
         answer
     }
@@ -213,7 +213,7 @@ impl Passthrough {
     /// An OPEN that was let in could not be carried out yet, and comes again: it is let in then, too.
     pub(in crate::passthrough) fn expect_again(&self, call: &Call<'_, Open>) {
         if self.is_close_to_open() {
-            self.retries.expect(call.caller.pid, Some(call.node.0));
+            self.inodes.retries.expect(call.caller.pid, Some(call.node.0));
         }
     }
 
@@ -223,14 +223,18 @@ impl Passthrough {
         call: &Call<'_, Lookup<'_>>,
     ) -> Answer<Entry> {
         let Call { caller, operation: Lookup { name }, .. } = call;
-        if !self.retries.expects(caller.pid) {
+        if !self.inodes.retries.expects(caller.pid) {
             return self.answer_lookup((parent, *name), caller, self.look_up(parent, *name));
         }
         let found = self.answer_lookup((parent, *name), caller, self.look_up_to_stay(parent, *name));
         match &found {
-            Ok(entry) => self.retries.found(caller.pid, self.nodes.hash_of_name(*name), Some(entry.node.0)),
+            Ok(entry) => self.inodes.retries.found(
+                caller.pid,
+                self.inodes.table.hash_of_name(*name),
+                Some(entry.node.0),
+            ),
             Err(Errno::ESTALE) => {}
-            Err(_) => self.retries.found(caller.pid, self.nodes.hash_of_name(*name), None),
+            Err(_) => self.inodes.retries.found(caller.pid, self.inodes.table.hash_of_name(*name), None),
         }
         found
     }
@@ -239,8 +243,8 @@ impl Passthrough {
     fn look_up_to_stay(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         for _ in 0..LOOKUP_TRIES {
             let entry = self.look_up(parent, name)?;
-            match self.reach(&self.nodes.get(entry.node)?) {
-                Err(Errno::ESTALE) => drop(self.nodes.forget(entry.node, 1)),
+            match self.reach(&self.inodes.table.get(entry.node)?) {
+                Err(Errno::ESTALE) => drop(self.inodes.table.forget(entry.node, 1)),
                 Ok(_) | Err(_) => return Ok(entry),
             }
         }

@@ -184,7 +184,7 @@ impl Passthrough {
     pub(in crate::passthrough) fn tell_found(&self, node: &NodeRef, stat: &Stat, found: Found<'_>) {
         node.told.find(stat);
         if let Some(name) = found.name.filter(|_| self.is_close_to_open()) {
-            let mark = name_mark(found.directory.id(), self.nodes.hash_of_name(name));
+            let mark = name_mark(found.directory.id(), self.inodes.table.hash_of_name(name));
             node.told.find_by(mark, || self.is_recent(node, stat));
         }
     }
@@ -197,7 +197,7 @@ impl Passthrough {
 
     /// Whether the thread that opens a file has been sent back and comes again. It is let in.
     pub(in crate::passthrough) fn is_let_in(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
-        self.retries.settle(call.caller.pid, Some(node.id()))
+        self.inodes.retries.settle(call.caller.pid, Some(node.id()))
     }
 
     /// Whether a file is what the guest takes it for.
