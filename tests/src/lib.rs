@@ -1,5 +1,6 @@
 //! The harness of the integration tests: real guests, real daemons, and what keeps both from harming the host.
 
+pub mod command;
 pub mod daemon;
 #[cfg(feature = "wire")]
 pub mod frontend;
@@ -9,8 +10,6 @@ pub mod interruption;
 #[cfg(feature = "wire")]
 pub mod kills;
 pub mod lease;
-#[cfg(feature = "wire")]
-pub mod load;
 pub mod mounted;
 mod placement;
 pub mod power;

@@ -2,26 +2,23 @@
 //! guest | tidy`.
 //!
 //! Each command is one module. This file only reads the command line. A command fetches the
-//! packages and tools that it needs by itself, through the `guest` module.
+//! packages and tools that it needs by itself, through the `guest` module. `measure` starts the
+//! program of the crate `pinhole-bench` for `bench`, `surface` and `coherence`.
 
-mod bench;
-mod coherence;
-mod console;
 mod demo;
 mod fuzz;
 mod guest;
 mod load;
+mod measure;
 mod retry;
-mod step;
 mod suite;
 mod suites;
-mod surface;
 mod tidy;
-mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use pinhole_tests::command::{console, step, workspace};
 
 /// Commands to try, check and measure Pinhole.
 #[derive(Debug, Parser)]
@@ -38,11 +35,11 @@ enum Command {
     /// Runs all checks of the project, or one of them.
     Test(suite::Arguments),
     /// Measures the speed of pinhole, of virtiofsd and of bare host calls.
-    Bench(bench::Arguments),
+    Bench(measure::Arguments),
     /// Measures how much of the host each profile may reach, and how much it does reach.
-    Surface(surface::Arguments),
+    Surface(measure::Arguments),
     /// Compares how pinhole and virtiofsd share one directory between several guests.
-    Coherence(coherence::Arguments),
+    Coherence(measure::Arguments),
     /// Runs the fuzz targets, starting from their seed corpora.
     Fuzz(fuzz::Arguments),
     /// Checks rules that no lint checks: module dependencies, file lengths, links in documents.
@@ -55,9 +52,9 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => suite::main(&arguments),
-        Command::Bench(arguments) => bench::main(&arguments),
-        Command::Surface(arguments) => surface::main(&arguments),
-        Command::Coherence(arguments) => coherence::main(&arguments),
+        Command::Bench(arguments) => measure::main(&measure::BENCH, &arguments),
+        Command::Surface(arguments) => measure::main(&measure::SURFACE, &arguments),
+        Command::Coherence(arguments) => measure::main(&measure::COHERENCE, &arguments),
         Command::Fuzz(arguments) => fuzz::main(&arguments),
         Command::Tidy(arguments) => tidy::main(&arguments),
         Command::Guest(arguments) => guest::main(&arguments),

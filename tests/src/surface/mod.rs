@@ -2,10 +2,8 @@
 //! hostile one sends. The same requests in the same order for every daemon; which of them succeed is the daemon's and
 //! its profile's affair, and is counted.
 //!
-//! `share` makes the files that the requests are about; `ordinary` and `hostile` are the requests; `functions` is the
-//! kernel's function tracer around a daemon.
+//! `share` makes the files that the requests are about; `ordinary` and `hostile` are the requests.
 
-pub mod functions;
 mod hostile;
 mod ordinary;
 mod share;

@@ -7,7 +7,6 @@
 mod bench;
 mod channel;
 mod pieces;
-mod player;
 mod rules;
 mod vmm;
 
@@ -29,7 +28,6 @@ use vmm::{Mood, Shared, State};
 
 pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
 pub use channel::Range;
-pub use player::{Pair, Player};
 pub use rules::{Overlap, Protection, Rules};
 
 /// Where the window lies in the guest's memory, physically.
@@ -108,8 +106,17 @@ impl Window {
         Ok(Self::over(ours, len, rules, Some(guest.connection().clone()))?)
     }
 
-    /// A window over the VMM's end of a back channel.
-    fn over(stream: UnixStream, len: u64, rules: Rules, connection: Option<Connection>) -> io::Result<Self> {
+    /// Makes a window of `len` bytes over the VMM's end of a back channel. `connection` is closed when
+    /// the VMM stops.
+    ///
+    /// # Errors
+    /// Fails if the thread of the VMM cannot be started.
+    pub fn over(
+        stream: UnixStream,
+        len: u64,
+        rules: Rules,
+        connection: Option<Connection>,
+    ) -> io::Result<Self> {
         let state = State {
             pieces: Pieces::default(),
             counts: Counts::default(),

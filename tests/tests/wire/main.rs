@@ -3,7 +3,6 @@
 
 mod large_files;
 mod leases;
-mod load_generator;
 mod mount;
 mod request_path;
 mod waiting;

@@ -62,6 +62,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// All parts.
     const ALL: [Self; 5] = [Self::Base, Self::Qemu, Self::Userland, Self::Disks, Self::Tools];
 
     /// Returns the part with this name.

@@ -13,12 +13,13 @@ const PAGE: &str = "docs/internals/architecture.md";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("protocol", &[]),
     ("policy", &[]),
     ("dax-cache", &[]),
     ("daemon", &["pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
     ("tests", &["pinhole", "pinhole-protocol", "pinhole-policy", "pinhole-dax-cache"]),
+    ("tests/bench", &["pinhole-tests", "pinhole-protocol"]),
     ("xtask", &["pinhole-tests"]),
 ];
 
@@ -57,7 +58,7 @@ const MODULE_CRATES: [(&str, &[&str]); 3] = [
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
-        if let Some((folder, "Cargo.toml")) = source.file.split_once('/') {
+        if let Some((folder, "Cargo.toml")) = source.file.rsplit_once('/') {
             manifest(source, folder, &mut faults);
         }
         let Some(rust) = source.rust().filter(|_| !source.is_test_code()) else {

@@ -74,7 +74,7 @@ fn header(source: &Source, faults: &mut Vec<Fault>) {
         faults.push(Fault::new(&source.file, 1, what));
     }
     let parts: Vec<_> = source.file.split('/').collect();
-    let integration_test = matches!(parts.as_slice(), [_, "tests", _]);
+    let integration_test = matches!(parts.as_slice(), [.., "tests", _]);
     if integration_test && source.rust().is_some_and(|rust| !rust.is_test) {
         let what = "an integration test needs `#![cfg(test)]` after its header, or lints treat its functions as product code";
         faults.push(Fault::new(&source.file, 1, what));

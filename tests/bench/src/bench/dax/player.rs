@@ -1,0 +1,282 @@
+//! A guest that maps one file, for the benchmark: how fast its loads and stores are beside those of a mapping that the
+//! host made itself, what mapping costs, and what the guest holds of the file with the window and without.
+
+use std::fs::OpenOptions;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pinhole_tests::frontend::frame::opcode::{LOOKUP, OPEN_FILE, READ};
+use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::frontend::{Frontend, FrontendError, OUT_HEADER_LEN, Setup};
+use pinhole_tests::window::{Rules, Window, connect, remove_mapping, setup_mapping};
+use rustix::io::Errno;
+use vhost::vhost_user::message::VhostUserMMap;
+use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler as _};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory as _, VolatileSlice};
+
+/// Bytes of a slot, in which Linux maps.
+const SLOT: u64 = 2 << 20;
+/// Bytes of one READ that fills a guest's cache.
+const PIECE: u32 = 1 << 20;
+/// Bytes of a random access.
+const BLOCK: u32 = 4096;
+/// Pairs of a mapping and its removal.
+const PAIRS: usize = 2000;
+/// `O_RDWR`.
+const O_RDWR: u32 = 2;
+
+/// A guest with a window at least as large as the file.
+#[derive(Debug)]
+pub(crate) struct Player {
+    window: Window,
+    guest: Frontend,
+    path: PathBuf,
+    node: u64,
+    handle: u64,
+    len: u64,
+    native: MmapRegion,
+    /// What a guest without a window keeps of the file.
+    cache: Vec<u8>,
+    random: u64,
+}
+
+/// Two ways to do the same, in GiB or operations a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pair {
+    /// Through the window.
+    pub(crate) window: f64,
+    /// Beside it.
+    pub(crate) beside: f64,
+}
+
+impl Player {
+    /// Connects to `socket` and finds the file `name`, which is `path` on the host.
+    ///
+    /// # Errors
+    /// Where the daemon has no window, or no such file.
+    pub(crate) fn new(socket: &Path, name: &str, path: &Path) -> Result<Self, FrontendError> {
+        let (mut guest, window) = connect(socket, Setup::default(), Rules::mapping())?;
+        guest.init()?;
+        let looked = guest.raw(1, &Frame::new(LOOKUP, 1).name(name).message(), OUT_HEADER_LEN + 128)?;
+        let node = u64_at(looked.success()?, 0)?;
+        let open = Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0).message();
+        let handle = u64_at(guest.raw(1, &open, OUT_HEADER_LEN + 16)?.success()?, 0)?;
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let len = file.metadata()?.len();
+        if len % SLOT != 0 || len > window.len() {
+            return Err(FrontendError::Reply(format!("{len} bytes do not fill slots of the window")));
+        }
+        let native = usize::try_from(len).map_err(std::io::Error::other)?;
+        let native = MmapRegion::from_file(FileOffset::new(file, 0), native);
+        let native = native.map_err(std::io::Error::other)?;
+        Ok(Self {
+            window,
+            guest,
+            path: path.to_owned(),
+            node,
+            handle,
+            len,
+            native,
+            cache: Vec::new(),
+            random: 0x1234_5678,
+        })
+    }
+
+    /// Maps all of the file to be written, and touches each page.
+    ///
+    /// # Errors
+    /// Where a mapping is refused.
+    pub(crate) fn map(&mut self) -> Result<(), FrontendError> {
+        let mut block = vec![0; 1 << 20];
+        for at in (0..self.len).step_by(2 << 20) {
+            let setup = setup_mapping(self.node, [at, SLOT, 3, at]).message();
+            self.guest.raw(1, &setup, OUT_HEADER_LEN)?.success()?;
+            for half in [at, at + SLOT / 2] {
+                self.window.copy_out(half, &mut block).map_err(std::io::Error::from)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all of the file into memory of its own, as a guest's page cache does.
+    ///
+    /// # Errors
+    /// Where a READ fails.
+    pub(crate) fn read(&mut self) -> Result<(), FrontendError> {
+        self.cache.clear();
+        for at in (0..self.len).step_by(1 << 20) {
+            let message = self.read_message(at, PIECE);
+            let reply = self.guest.raw(1, &message, OUT_HEADER_LEN + usize::try_from(PIECE).unwrap_or(0))?;
+            self.cache.extend_from_slice(reply.success()?);
+        }
+        Ok(())
+    }
+
+    fn read_message(&self, at: u64, len: u32) -> Vec<u8> {
+        let frame = Frame::new(READ, self.node).u64(self.handle).u64(at).u32(len).u32(0);
+        frame.u64(0).u32(O_RDWR).u32(0).message()
+    }
+
+    /// GiB a second of loads of the whole file, through the window and through a mapping of the host's, in turns.
+    ///
+    /// # Errors
+    /// Where the file is not mapped.
+    pub(crate) fn load(&mut self, time: Duration) -> Result<Pair, FrontendError> {
+        let mut block = vec![0; 2 << 20];
+        self.in_turns(time, |player, through_window, at| {
+            let copied = if through_window {
+                player.window.copy_out(at, &mut block)
+            } else {
+                native(&player.native, at, block.len()).map(|slice| {
+                    slice.copy_to(&mut block);
+                })
+            };
+            copied.map_err(|error| std::io::Error::from(error).into())
+        })
+    }
+
+    /// The same of stores.
+    ///
+    /// # Errors
+    /// Where the file is not mapped.
+    pub(crate) fn store(&mut self, time: Duration) -> Result<Pair, FrontendError> {
+        let block = vec![7; 2 << 20];
+        self.in_turns(time, |player, through_window, at| {
+            let copied = if through_window {
+                player.window.copy_in(at, &block)
+            } else {
+                native(&player.native, at, block.len()).map(|slice| slice.copy_from(&block))
+            };
+            copied.map_err(|error| std::io::Error::from(error).into())
+        })
+    }
+
+    /// Passes over the file by slots, each way in turn until both have had `time`; the first pass of each is not counted.
+    fn in_turns(
+        &mut self,
+        time: Duration,
+        mut slot: impl FnMut(&mut Self, bool, u64) -> Result<(), FrontendError>,
+    ) -> Result<Pair, FrontendError> {
+        let mut spent = [Duration::ZERO; 2];
+        let mut bytes = [0_u64; 2];
+        for pass in 0.. {
+            if spent.iter().all(|spent| *spent >= time) {
+                break;
+            }
+            // Who comes first changes, too.
+            let order = if pass % 2 == 0 { [0, 1] } else { [1, 0] };
+            for way in order {
+                let began = Instant::now();
+                for at in (0..self.len).step_by(2 << 20) {
+                    slot(self, way == 0, at)?;
+                }
+                if let (Some(spent), Some(bytes), true) = (spent.get_mut(way), bytes.get_mut(way), pass > 0) {
+                    *spent += began.elapsed();
+                    *bytes += self.len;
+                }
+            }
+        }
+        let [window, beside] = [0, 1].map(|way: usize| {
+            let (bytes, spent) = bytes.get(way).zip(spent.get(way)).unwrap_or((&0, &Duration::MAX));
+            gib(*bytes) / spent.as_secs_f64()
+        });
+        Ok(Pair { window, beside })
+    }
+
+    /// Median of microseconds that SETUPMAPPING and REMOVEMAPPING of one slot take together.
+    ///
+    /// # Errors
+    /// Where one is refused.
+    pub(crate) fn map_and_unmap_us(&mut self) -> Result<f64, FrontendError> {
+        let setup = setup_mapping(self.node, [0, SLOT, 3, 0]).message();
+        let remove = remove_mapping(self.node, &[(0, SLOT)]).message();
+        self.guest.raw(1, &remove, OUT_HEADER_LEN)?.success()?;
+        let us = median_us(|| {
+            self.guest.raw(1, &setup, OUT_HEADER_LEN)?.success()?;
+            self.guest.raw(1, &remove, OUT_HEADER_LEN)?.success()?;
+            Ok(())
+        });
+        self.guest.raw(1, &setup, OUT_HEADER_LEN)?.success()?;
+        us
+    }
+
+    /// The same by the back channel alone: what a daemon's thread would wait for such a VMM at least.
+    ///
+    /// # Errors
+    /// Where there are no more descriptors, or a message is refused.
+    pub(crate) fn back_channel_us(&self) -> Result<f64, FrontendError> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let _window = Window::over(ours, SLOT, Rules::mapping(), None)?;
+        let daemon = Backend::from_stream(theirs);
+        daemon.set_reply_ack_flag(true);
+        daemon.set_shmem_flag(true);
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let range = VhostUserMMap { len: SLOT, flags: 1, ..VhostUserMMap::default() };
+        median_us(|| {
+            daemon.shmem_map(&range, &file)?;
+            daemon.shmem_unmap(&range)?;
+            Ok(())
+        })
+    }
+
+    /// Blocks of 4 KiB a second at random places: loads through the window, and READ.
+    ///
+    /// # Errors
+    /// Where the file is not mapped, or a READ fails.
+    pub(crate) fn random(&mut self, time: Duration) -> Result<Pair, FrontendError> {
+        let mut block = vec![0; 4096];
+        let window = self.rate(time, |player, at| {
+            player.window.copy_out(at, &mut block).map_err(|error| std::io::Error::from(error).into())
+        })?;
+        let beside = self.rate(time, |player, at| {
+            let message = player.read_message(at, BLOCK);
+            player.guest.raw(1, &message, OUT_HEADER_LEN + 4096)?.success()?;
+            Ok(())
+        })?;
+        Ok(Pair { window, beside })
+    }
+
+    fn rate(
+        &mut self,
+        time: Duration,
+        mut block: impl FnMut(&mut Self, u64) -> Result<(), FrontendError>,
+    ) -> Result<f64, FrontendError> {
+        let began = Instant::now();
+        let mut done = 0_u32;
+        while began.elapsed() < time {
+            for _ in 0..64 {
+                self.random ^= self.random << 13;
+                self.random ^= self.random >> 7;
+                self.random ^= self.random << 17;
+                let at = self.random % (self.len / 4096) * 4096;
+                block(self, at)?;
+                done += 1;
+            }
+        }
+        Ok(f64::from(done) / began.elapsed().as_secs_f64())
+    }
+}
+
+/// Returns `len` bytes at `at` of the mapping that the host made itself.
+fn native(mapping: &MmapRegion, at: u64, len: usize) -> Result<VolatileSlice<'_>, Errno> {
+    let at = usize::try_from(at).map_err(|_wide| Errno::FAULT)?;
+    mapping.get_slice(at, len).map_err(|_outside| Errno::FAULT)
+}
+
+/// Microseconds that `pair` takes, the median of many.
+fn median_us(mut pair: impl FnMut() -> Result<(), FrontendError>) -> Result<f64, FrontendError> {
+    let mut times = Vec::with_capacity(PAIRS);
+    for _ in 0..PAIRS {
+        let began = Instant::now();
+        pair()?;
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times.get(PAIRS / 2).map_or(f64::NAN, |median| median.as_secs_f64() * 1e6))
+}
+
+fn gib(bytes: u64) -> f64 {
+    // Whole MiB fit any float.
+    f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 1024.0
+}

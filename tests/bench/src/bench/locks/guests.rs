@@ -1,0 +1,153 @@
+//! Two guests of the rows about locks, in a process of their own. Each guest has its own daemon, and
+//! both daemons share one directory. Measures the cost of a lock beside a GETATTR, and the time from
+//! an unlock in one guest to the lock in the other.
+//!
+//! `pinhole-bench lock-guests --socket SOCKET --socket SOCKET --file NAME` prints lines with a name
+//! and a figure in microseconds.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pinhole_tests::frontend::client::{Client, Opened};
+use pinhole_tests::frontend::frame::Frame;
+use pinhole_tests::frontend::frame::opcode::GETATTR;
+use pinhole_tests::frontend::locks::{Lock, UNLOCK, WRITE};
+use pinhole_tests::frontend::{EVENT_IDX, FrontendError, INDIRECT, Setup};
+
+use crate::console::say;
+use crate::step::{Failure, Outcome};
+
+const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
+/// `O_RDWR`.
+const BOTH: u32 = 2;
+/// Number of locks, and of pairs of GETATTR, in one figure.
+const PAIRS: u32 = 2000;
+/// Number of times that a lock goes from one guest to the other.
+const TURNS: u32 = 200;
+/// Longest wait of the other guest, in microseconds. The step is a prime, so that the waits differ.
+const WAIT_MAX: u64 = 20_000;
+const WAIT_STEP: u64 = 7_919;
+
+/// Selects the daemons and the file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Socket of a daemon; give two
+    #[arg(long, required = true)]
+    socket: Vec<PathBuf>,
+    /// Name of the file in the root of the share
+    #[arg(long)]
+    file: String,
+}
+
+struct Guest {
+    client: Client,
+    file: Opened,
+}
+
+impl Guest {
+    fn new(socket: &Path, name: &str) -> Result<Self, FrontendError> {
+        let mut client = Client::connect(socket, SETUP)?.0;
+        let file = client.open(name, BOTH)?;
+        Ok(Self { client, file })
+    }
+
+    fn set(&mut self, lock: Lock) -> Result<(), FrontendError> {
+        match self.client.set(self.file, lock)? {
+            0 => Ok(()),
+            errno => Err(FrontendError::Reply(format!("{lock:?}: errno {errno}"))),
+        }
+    }
+
+    fn wait_for(&mut self, lock: Lock) -> Result<(), FrontendError> {
+        let asked = self.client.set_and_wait(self.file, lock)?;
+        match self.client.outcome(asked)? {
+            0 => Ok(()),
+            errno => Err(FrontendError::Reply(format!("SETLKW {lock:?}: errno {errno}"))),
+        }
+    }
+
+    /// Returns the time of a lock and its unlock, in microseconds.
+    fn lock_and_unlock(&mut self) -> Result<f64, FrontendError> {
+        let lock = Lock::posix(WRITE, 1, 0, 99);
+        let began = Instant::now();
+        for _ in 0..PAIRS {
+            self.set(lock)?;
+            self.set(lock.to(UNLOCK))?;
+        }
+        Ok(each(began.elapsed()))
+    }
+
+    /// Returns the time of two GETATTRs, in microseconds.
+    fn two_get_attrs(&mut self) -> Result<f64, FrontendError> {
+        let (node, handle) = self.file;
+        let began = Instant::now();
+        for _ in 0..PAIRS * 2 {
+            self.client.body(Frame::new(GETATTR, node).u32(1).u32(0).u64(handle), 104)?;
+        }
+        Ok(each(began.elapsed()))
+    }
+}
+
+fn each(time: Duration) -> f64 {
+    micros(time) / f64::from(PAIRS)
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Returns the times from the reply to an unlock in one guest to the reply to the lock request that
+/// waits in the other guest, in microseconds, sorted.
+fn hand_over(holder: &mut Guest, waiter: &mut Guest) -> Result<Vec<f64>, FrontendError> {
+    let (mine, yours) = (Lock::posix(WRITE, 1, 0, 99), Lock::posix(WRITE, 2, 0, 99));
+    let mut times = Vec::new();
+    for turn in 0..TURNS {
+        holder.set(mine)?;
+        let (sent, waits) = std::sync::mpsc::sync_channel(1);
+        let other = &mut *waiter;
+        let got = thread::scope(|scope| {
+            let waiting = scope.spawn(move || {
+                sent.send(()).unwrap_or_default();
+                other.wait_for(yours).map(|()| Instant::now())
+            });
+            waits.recv().unwrap_or_default();
+            let until = Instant::now() + Duration::from_micros(u64::from(turn) * WAIT_STEP % WAIT_MAX);
+            while let left = until.saturating_duration_since(Instant::now())
+                && !left.is_zero()
+            {
+                thread::park_timeout(left);
+            }
+            holder.set(mine.to(UNLOCK))?;
+            let unlocked = Instant::now();
+            let got = waiting.join().map_err(|_panic| FrontendError::Reply("a panic".to_owned()))??;
+            Ok::<_, FrontendError>(got.saturating_duration_since(unlocked))
+        })?;
+        times.push(micros(got));
+        waiter.set(yours.to(UNLOCK))?;
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn measure(arguments: &Arguments) -> Result<(), FrontendError> {
+    let [first, second] = arguments.socket.as_slice() else {
+        return Err(FrontendError::Reply("give two sockets".to_owned()));
+    };
+    let (mut here, mut there) = (Guest::new(first, &arguments.file)?, Guest::new(second, &arguments.file)?);
+    // A warm-up: the first requests open files that later ones find open.
+    here.lock_and_unlock()?;
+    here.two_get_attrs()?;
+    say(format!("lock-and-unlock {}", here.lock_and_unlock()?));
+    say(format!("two-getattrs {}", here.two_get_attrs()?));
+    let times = hand_over(&mut here, &mut there)?;
+    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or(f64::NAN);
+    say(format!("hand-over-median {}", at(50)));
+    say(format!("hand-over-p99 {}", at(99)));
+    Ok(())
+}
+
+/// Measures, and prints the figures.
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    measure(arguments).map_err(|error| Failure::new(error.to_string()))
+}

@@ -1,0 +1,275 @@
+//! `cargo xtask bench`: measures pinhole, virtiofsd and bare host calls, in turns in one run.
+//!
+//! | module | task |
+//! |---|---|
+//! | `wire` | sends requests to the socket of a daemon |
+//! | `guest` | boots a guest and times its file operations |
+//! | `cost` | measures start time, memory and descriptors of a daemon |
+//! | `dax`, `locks` | separate benchmarks of the DAX window and of locks |
+//! | `samples` | computes ratios from the figures |
+//! | `report`, `chart` | show the results |
+//!
+//! `wire`, `guest` and `cost` measure one contestant once; this file calls them in turns.
+
+pub(crate) mod aims;
+pub(crate) mod chart;
+pub(crate) mod cost;
+pub(crate) mod dax;
+pub(crate) mod figure;
+mod fresh;
+mod guest;
+pub(crate) mod locks;
+pub(crate) mod machine;
+pub(crate) mod place;
+mod progress;
+mod report;
+mod rows;
+pub(crate) mod samples;
+pub(crate) mod table;
+mod wire;
+
+use std::path::PathBuf;
+
+use crate::console::say;
+use crate::needs::Need;
+use crate::programs;
+use crate::step::{Failure, Outcome};
+use figure::{Contestant, Figure, VirtiofsdSetting};
+use machine::Machine;
+use place::Place;
+use progress::Progress;
+use report::Report;
+use samples::Samples;
+use wire::Wire;
+
+/// Selects the measurements and the output.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Measure only these rows of the part `wire`; an unknown name prints the list of rows
+    #[arg(long, value_delimiter = ',', value_name = "ROW")]
+    rows: Vec<String>,
+    /// Measure only this part
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// Measure only the part `guest`, in this cache mode
+    #[arg(long, value_enum, conflicts_with_all = ["rows", "only", "chart"])]
+    cache: Option<guest::Mode>,
+    /// Measure only the DAX window: speed, and memory of several guests
+    #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart"])]
+    dax: bool,
+    /// Measure only the cost of locks on the host
+    #[arg(long, conflicts_with_all = ["rows", "only", "cache", "json", "chart", "dax"])]
+    locks: bool,
+    /// Number of measurements of each contestant [default: 5 for wire and --dax, 3 for guest, cost
+    /// and --locks]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=99))]
+    turns: Option<u16>,
+    /// Time for each row of the part `wire` at each depth, in seconds
+    #[arg(long, default_value_t = 0.12, value_parser = seconds)]
+    seconds: f64,
+    /// Write every figure of every turn to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write charts and a page with the tables to DIR (the project's own page is in `docs/bench`)
+    #[arg(long, value_name = "DIR")]
+    chart: Option<PathBuf>,
+}
+
+/// Part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Requests at the socket, without a guest
+    Wire,
+    /// File operations in a guest
+    Guest,
+    /// Start time, memory and descriptors of a daemon
+    Cost,
+}
+
+/// Default number of turns for `--dax`.
+const DAX_TURNS: u16 = 5;
+
+/// Default number of turns for `--locks`.
+const LOCK_TURNS: u16 = 3;
+
+/// Settings of virtiofsd for `wire`: with and without its thread pool, and the mode that lets a
+/// guest cache the most. There, a mode changes the replies but hardly the work.
+const SETTINGS: [VirtiofsdSetting; 3] = [PLAIN, VirtiofsdSetting { pool: 4, cache: "auto" }, KEEPING];
+
+/// Settings of virtiofsd for `guest`: without a thread pool, in each measured cache mode.
+const POOLLESS: [VirtiofsdSetting; 3] = [PLAIN, KEEPING, VirtiofsdSetting { pool: 0, cache: "never" }];
+
+const PLAIN: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "auto" };
+const KEEPING: VirtiofsdSetting = VirtiofsdSetting { pool: 0, cache: "always" };
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.01..=60.0).contains(&seconds) => Ok(seconds),
+        Ok(_) | Err(_) => Err("expected a number of seconds from 0.01 to 60".to_owned()),
+    }
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Wire, Self::Guest, Self::Cost];
+
+    /// Returns the name of the part.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Guest => "guest",
+            Self::Cost => "cost",
+        }
+    }
+
+    /// Returns the default number of turns. Slow parts get fewer.
+    const fn turns(self) -> u16 {
+        match self {
+            Self::Wire => 5,
+            Self::Guest | Self::Cost => 3,
+        }
+    }
+
+    /// Returns the contestants of the part.
+    fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
+        let settings = match self {
+            Self::Wire => SETTINGS.as_slice(),
+            // A pool makes no row faster there: each request wakes one more thread, and the guest
+            // has one processor.
+            Self::Guest => &POOLLESS,
+            Self::Cost => &[PLAIN],
+        };
+        let mut all = vec![Contestant::Pinhole { program: program.to_path_buf() }];
+        all.extend(settings.iter().copied().map(Contestant::Virtiofsd));
+        if self == Self::Wire {
+            all.push(Contestant::Native);
+        }
+        all
+    }
+}
+
+impl Arguments {
+    /// Returns what the selected measurements need.
+    pub(crate) fn needs(&self) -> &'static [Need] {
+        if self.dax {
+            &[]
+        } else if self.locks || self.parts().contains(&Part::Guest) {
+            &[Need::Base, Need::Userland]
+        } else {
+            &[Need::Base]
+        }
+    }
+
+    /// Returns the selected parts.
+    fn parts(&self) -> Vec<Part> {
+        match self.only {
+            Some(part) => vec![part],
+            None if !self.rows.is_empty() => vec![Part::Wire],
+            None if self.cache.is_some() => vec![Part::Guest],
+            None => Part::ALL.to_vec(),
+        }
+    }
+}
+
+/// Measures what `arguments` select. `load` is the load average before the build.
+pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
+    if arguments.locks {
+        return locks::main(arguments.turns.unwrap_or(LOCK_TURNS), load);
+    }
+    if arguments.dax {
+        return dax::main(arguments.turns.unwrap_or(DAX_TURNS), arguments.seconds, load);
+    }
+    let place = Place::new()?;
+    let parts = arguments.parts();
+    if !arguments.rows.is_empty() && !parts.contains(&Part::Wire) {
+        return Err(Failure::new(
+            "--rows selects rows of the part `wire`: remove --only, or use --only wire",
+        ));
+    }
+    let program = programs::pinhole()?;
+    let machine = Machine::here(&program, place.folder(), load);
+    let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
+    let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
+    let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
+    let guest = |contestant: &Contestant, place: &Place, progress: &Progress| {
+        guest::turn(contestant, arguments.cache, (place, progress))
+    };
+    let samples = measure(&parts, &program, (&wire, &guest, &place))?;
+    let comparisons = samples.comparisons();
+    let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
+    let turns = format!("turns: {}", turns.join(", "));
+    show(&Report { machine, turns, samples, comparisons }, arguments)
+}
+
+fn measure(
+    parts: &[(Part, usize)],
+    program: &std::path::Path,
+    (wire, guest, place): (&Wire, &Turn<'_>, &Place),
+) -> Outcome<Samples> {
+    let steps = |part: Part| match part {
+        Part::Wire => wire.progress_steps(),
+        Part::Guest | Part::Cost => part.contestants(program).len(),
+    };
+    let steps: usize = parts.iter().map(|(part, turns)| steps(*part) * turns).sum();
+    let progress = Progress::new(steps as u64);
+    let mut samples = Samples::default();
+    let last = parts.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
+    for turn in 0..last {
+        for (part, _) in parts.iter().filter(|(_, turns)| turn < *turns) {
+            let mut contestants = part.contestants(program);
+            // The first contestant finds colder caches, so a different one is first in each turn.
+            let first = turn % contestants.len();
+            contestants.rotate_left(first);
+            match part {
+                Part::Wire => wire.turn(&contestants, (place, &progress), turn, &mut samples)?,
+                Part::Guest => each(&contestants, guest, (place, &progress), (turn, &mut samples))?,
+                Part::Cost => each(&contestants, &cost::turn, (place, &progress), (turn, &mut samples))?,
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// Measures one contestant of a part once.
+type Turn<'t> = dyn Fn(&Contestant, &Place, &Progress) -> Outcome<Vec<Figure>> + 't;
+
+/// Measures the contestants one after another.
+fn each(
+    contestants: &[Contestant],
+    part: &Turn<'_>,
+    (place, progress): (&Place, &Progress),
+    (turn, samples): (usize, &mut Samples),
+) -> Outcome {
+    for contestant in contestants {
+        progress.tell(contestant);
+        samples.add(contestant, turn, part(contestant, place, progress)?);
+        progress.step();
+    }
+    Ok(())
+}
+
+fn show(report: &Report, arguments: &Arguments) -> Outcome {
+    say(format!(
+        "\n{}; {}; {}; {}",
+        report.machine.date, report.machine.words, report.machine.versions, report.turns
+    ));
+    for (title, table) in [("wire", report.wire()), ("other rows", report.others()), ("aims", report.aims())]
+    {
+        if !table.is_empty() {
+            say(format!("\n== {title}\n{}", table.plain()));
+        }
+    }
+    let aimed = report.aimed();
+    let met = aimed.iter().filter(|(aim, _, value)| aim.bound.is_met(value.median)).count();
+    say(format!("aims: {met} of {} met", aimed.len()));
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, format!("{:#}\n", report.json()))
+            .map_err(Failure::io(format!("cannot write {}", file.display())))?;
+    }
+    if let Some(folder) = &arguments.chart {
+        std::fs::create_dir_all(folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+        chart::draw(report, folder)?;
+        std::fs::write(folder.join("README.md"), report.page())
+            .map_err(Failure::io("cannot write the page"))?;
+    }
+    Ok(())
+}

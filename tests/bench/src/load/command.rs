@@ -1,0 +1,142 @@
+//! Command line of the load generator. It prints figures to standard output, with `--json` one JSON
+//! object a row.
+//!
+//! `pinhole-bench load --share DIR --socket SOCKET --process PID [--rows getattr,mixed]
+//! [--depths 1,32] [--queues 1] [--seconds 0.4]` measures a running daemon. `--native` in place of
+//! the socket does the same work with bare host calls. `--hold N` measures nothing: it looks up N
+//! files and waits.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{LoadError, Measured, Options, Row, Server, Subject, hold};
+use crate::console::say;
+use crate::step::{Failure, Outcome};
+
+/// Selects the daemon and the rows.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Directory that the daemon shares; the files of the rows are made there
+    #[arg(long, required_unless_present = "list")]
+    share: Option<PathBuf>,
+    /// Socket of the daemon
+    #[arg(long, required_unless_present_any = ["native", "list"])]
+    socket: Option<PathBuf>,
+    /// Process of the daemon, for its processor time
+    #[arg(long, alias = "pid", required_unless_present_any = ["native", "hold", "list"])]
+    process: Option<u32>,
+    /// Bare host calls instead of a daemon
+    #[arg(long, conflicts_with_all = ["socket", "process"])]
+    native: bool,
+    /// Look up this many files and folders of the share and wait: prints `connected` after INIT and
+    /// `holds N` after the lookups, and waits after each for a line on standard input
+    #[arg(long, conflicts_with = "native")]
+    hold: Option<usize>,
+    /// Rows to measure [default: all]
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Requests in flight on each queue
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32], value_parser = depth)]
+    depths: Vec<usize>,
+    /// Request queues, each with a client thread
+    #[arg(long, default_value_t = 1)]
+    queues: usize,
+    /// Measured time of each row and depth, in seconds
+    #[arg(long, default_value = "0.4", value_parser = seconds)]
+    seconds: Duration,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Measure the rows that standard input names, one a line with its depth: `getattr 32`
+    #[arg(long, conflicts_with = "rows")]
+    steps: bool,
+    /// List the rows and their depths, and measure none
+    #[arg(long, exclusive = true)]
+    list: bool,
+}
+
+fn depth(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(depth @ 1..=33) => Ok(depth),
+        Ok(_) | Err(_) => Err("give a depth from 1 to 33".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "give seconds from 0.01 to 600".to_owned();
+    let seconds: f64 = text.parse().map_err(|_not_a_number| wrong())?;
+    if (0.01..=600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
+}
+
+/// Measures the selected rows.
+pub(crate) fn main(arguments: Arguments) -> Outcome {
+    run(arguments).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Prints what has been reached and waits for a line.
+fn pause(reached: &str) -> io::Result<()> {
+    say(reached);
+    io::stdin().read_line(&mut String::new()).map(|_len| ())
+}
+
+fn run(arguments: Arguments) -> Result<(), LoadError> {
+    if arguments.list {
+        for (name, row) in Row::ALL {
+            let depths: Vec<String> = row.depths(&arguments.depths).iter().map(usize::to_string).collect();
+            say(format!("{name} {}", depths.join(" ")));
+        }
+        return Ok(());
+    }
+    let share = arguments.share.unwrap_or_default();
+    if let (Some(inodes), Some(socket)) = (arguments.hold, &arguments.socket) {
+        return hold(socket, &share, inodes, &mut pause);
+    }
+    let options = Options { share, queues: arguments.queues, time: arguments.seconds };
+    let subject = match (arguments.socket, arguments.process) {
+        (Some(socket), Some(process)) => Subject::daemon(&Server { socket, process }, options),
+        (_, _) => Subject::native(options),
+    }?;
+    let tell = |measured: &Measured| {
+        if arguments.json {
+            say(measured.json());
+        } else {
+            say(measured);
+        }
+    };
+    if arguments.steps {
+        return step_by_step(subject, &tell);
+    }
+    if !arguments.json {
+        say(Measured::COLUMNS);
+    }
+    let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
+    every(subject, &rows, &arguments.depths, &tell)
+}
+
+/// Measures one row after another.
+fn every(
+    mut subject: Subject,
+    rows: &[Row],
+    depths: &[usize],
+    tell: &dyn Fn(&Measured),
+) -> Result<(), LoadError> {
+    for row in rows {
+        for depth in subject.depths(*row, depths) {
+            tell(&subject.measure(*row, depth)?);
+        }
+    }
+    Ok(())
+}
+
+/// Measures the rows that standard input names, until it ends.
+fn step_by_step(mut subject: Subject, tell: &dyn Fn(&Measured)) -> Result<(), LoadError> {
+    for line in io::stdin().lines() {
+        let line = line.map_err(|source| LoadError::Host { what: "cannot read a step", source })?;
+        let wrong = |what: String| LoadError::Step { line: line.clone(), what };
+        let (row, number) = line.split_once(' ').ok_or_else(|| wrong("give a row and a depth".to_owned()))?;
+        let row: Row = row.parse().map_err(wrong)?;
+        tell(&subject.measure(row, depth(number).map_err(wrong)?)?);
+    }
+    Ok(())
+}

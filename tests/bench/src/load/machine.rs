@@ -1,0 +1,171 @@
+//! A machine made for speed: a memfd as its memory, one ring for urgent messages and one for each client thread, each
+//! laid out once, so that the measured loop only rewrites what changes.
+
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::MemfdFlags;
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::LoadError;
+use super::urgent::Urgent;
+use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, LIMIT, PROTOCOL_FEATURES, VERSION_1};
+
+/// Descriptors in each ring.
+pub(super) const RING_SIZE: u16 = 1024;
+
+/// Requests in flight on one ring at most: 32 measured, one beside them.
+pub(super) const SLOTS: usize = 33;
+
+/// Bytes of a slot: message, descriptors, answer, a listing, and 1 MiB of data.
+pub(super) const SLOT_LEN: usize = 0x11_0000;
+
+/// Where a ring's parts lie in its memory.
+pub(super) const AVAILABLE_AT: usize = 0x8000;
+pub(super) const USED_AT: usize = 0x1_0000;
+pub(super) const SLOTS_AT: usize = 0x2_0000;
+
+/// Bytes of a ring with its slots.
+const RING_LEN: usize = SLOTS_AT + SLOTS * SLOT_LEN;
+
+/// Where the guest's memory begins.
+const MEMORY_START: u64 = 0x10_0000;
+
+/// Where a VMM would have mapped guest address 0.
+const VMM_OFFSET: u64 = 0x7000_0000_0000;
+
+/// How far a ring has come, on the driver's side, and how both sides wake each other.
+pub(super) struct RingState {
+    pub(super) next_available: u16,
+    pub(super) published: u16,
+    pub(super) next_used: u16,
+    pub(super) kick: EventFd,
+    pub(super) called: Epoll,
+    call: EventFd,
+}
+
+/// A connected device.
+pub(super) struct Machine {
+    memory: GuestMemoryMmap,
+    rings: Vec<Mutex<RingState>>,
+    /// For FORGET alone.
+    pub(super) urgent: Mutex<Urgent>,
+    // Closing it ends the daemon.
+    _connection: Connection,
+}
+
+impl Machine {
+    /// Connects and starts one ring for urgent messages and `queues` for requests.
+    ///
+    /// # Errors
+    /// Whatever the daemon refuses.
+    pub(super) fn connect(socket: &Path, queues: usize) -> Result<Self, LoadError> {
+        let stream = UnixStream::connect(socket).map_err(LoadError::host("cannot connect to the daemon"))?;
+        stream.set_read_timeout(Some(LIMIT)).map_err(LoadError::host("cannot set a time limit"))?;
+        let mut connection = Connection::from_stream(stream, 64);
+        connection.set_owner()?;
+        let offered = connection.get_features()?;
+        let features = VERSION_1 | PROTOCOL_FEATURES | EVENT_IDX | INDIRECT;
+        if offered & features != features {
+            return Err(LoadError::Device(format!(
+                "features {offered:#x} of which {features:#x} are needed"
+            )));
+        }
+        connection.set_features(features)?;
+        let protocol = connection.get_protocol_features()?;
+        connection.set_protocol_features(protocol)?;
+        let has = connection.get_queue_num()?;
+        if has < queues as u64 + 1 {
+            return Err(LoadError::Device(format!(
+                "{has} queues in all; {queues} for requests were asked for"
+            )));
+        }
+        connection.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        let memory = share_memory(&connection, (queues + 1) * RING_LEN)?;
+        let mut rings = Vec::new();
+        for index in 0..=queues {
+            let state = RingState::new()?;
+            start(&connection, index, &state)?;
+            rings.push(Mutex::new(state));
+        }
+        Ok(Self { memory, rings, urgent: Mutex::new(Urgent::new()), _connection: connection })
+    }
+
+    /// The memory of ring `index` and where it begins for the device.
+    pub(super) fn memory(&self, index: usize) -> Result<(VolatileSlice<'_>, u64), LoadError> {
+        let start = guest_address(index);
+        let slice = self.memory.get_slice(GuestAddress(start), RING_LEN);
+        Ok((slice.map_err(|error| LoadError::Memory(error.to_string()))?, start))
+    }
+
+    /// The state of ring `index`, for one thread at a time.
+    pub(super) fn state(&self, index: usize) -> Result<MutexGuard<'_, RingState>, LoadError> {
+        let ring = self.rings.get(index).ok_or_else(|| LoadError::Device(format!("no queue {index}")))?;
+        Ok(ring.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl RingState {
+    fn new() -> Result<Self, LoadError> {
+        let event =
+            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
+        let (kick, call) = (event()?, event()?);
+        let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
+        // By edges: each write to the event wakes once and nothing needs to be read, so that sleeping is one system
+        // call.
+        let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        called
+            .ctl(ControlOperation::Add, call.as_raw_fd(), interest)
+            .map_err(LoadError::host("cannot wait for interrupts"))?;
+        Ok(Self { next_available: 0, published: 0, next_used: 0, kick, called, call })
+    }
+}
+
+fn guest_address(index: usize) -> u64 {
+    MEMORY_START + (index * RING_LEN) as u64
+}
+
+fn share_memory(connection: &Connection, len: usize) -> Result<GuestMemoryMmap, LoadError> {
+    let file = rustix::fs::memfd_create("guest-memory", MemfdFlags::CLOEXEC)
+        .map_err(|error| LoadError::host("cannot make the guest's memory")(error.into()))?;
+    let file = std::fs::File::from(file);
+    file.set_len(len as u64).map_err(LoadError::host("cannot size the guest's memory"))?;
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: MEMORY_START,
+        memory_size: len as u64,
+        userspace_addr: VMM_OFFSET + MEMORY_START,
+        mmap_offset: 0,
+        mmap_handle: file.as_raw_fd(),
+    };
+    connection.set_mem_table(&[region])?;
+    let range = (GuestAddress(MEMORY_START), len, Some(FileOffset::new(file, 0)));
+    GuestMemoryMmap::from_ranges_with_files([range]).map_err(|error| LoadError::Memory(error.to_string()))
+}
+
+fn start(connection: &Connection, index: usize, state: &RingState) -> Result<(), LoadError> {
+    let base = VMM_OFFSET + guest_address(index);
+    let config = VringConfigData {
+        queue_max_size: RING_SIZE,
+        queue_size: RING_SIZE,
+        flags: 0,
+        desc_table_addr: base,
+        used_ring_addr: base + USED_AT as u64,
+        avail_ring_addr: base + AVAILABLE_AT as u64,
+        log_addr: None,
+    };
+    connection.set_vring_num(index, RING_SIZE)?;
+    connection.set_vring_base(index, 0)?;
+    connection.set_vring_addr(index, &config)?;
+    connection.set_vring_call(index, &state.call)?;
+    connection.set_vring_kick(index, &state.kick)?;
+    let mut connection = connection.clone();
+    connection.set_vring_enable(index, true)?;
+    Ok(())
+}

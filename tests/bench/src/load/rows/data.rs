@@ -1,0 +1,186 @@
+//! Reads and writes of one big file: warm, cold, durable.
+
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::path::Path;
+
+use rustix::fs::Advice;
+
+use super::super::message::Message;
+use super::super::player::{Player, Reply};
+use super::super::{LoadError, tree};
+use super::metadata::GetAttr;
+use super::{Ask, Blocks, Play, READ_WRITE, ROOT, Random, Seat, Step, transfer};
+use pinhole_tests::frontend::frame::opcode;
+
+/// Cold reads outstanding.
+pub(super) const COLD: usize = 32;
+
+/// Bytes of a cold read.
+const COLD_LEN: u64 = 1 << 20;
+
+/// Bytes of a durable write.
+const DURABLE_LEN: u32 = 4096;
+
+/// READs or WRITEs of one size.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    blocks: Blocks,
+    write: bool,
+    node: u64,
+    handle: u64,
+    /// Blocks in the file, and the one last used.
+    count: u64,
+    at: u64,
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl Transfer {
+    pub(super) fn open(
+        player: &mut Player<'_>,
+        seat: &Seat,
+        blocks: Blocks,
+        write: bool,
+    ) -> Result<Self, LoadError> {
+        let node = player.look_up(ROOT, tree::WARM.name)?;
+        let handle = player.open(node, READ_WRITE)?;
+        let count = tree::WARM.len / blocks.len as u64;
+        let at = count / seat.count as u64 * seat.number as u64;
+        let random = Random::new(seat.number);
+        Ok(Self { blocks, write, node, handle, count, at, random, none: Vec::new() })
+    }
+}
+
+impl Play for Transfer {
+    fn begin(&mut self, _slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        self.at = if self.blocks.random { self.random.below(self.count) } else { (self.at + 1) % self.count };
+        let len = self.blocks.len;
+        let size = u32::try_from(len).unwrap_or(u32::MAX);
+        let opcode = if self.write { opcode::WRITE } else { opcode::READ };
+        transfer(message, opcode, (self.node, self.handle), self.at * u64::from(size), size);
+        Ok(if self.write { Ask::data_out(len) } else { Ask::data_in(len) })
+    }
+
+    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+        Ok(Step::Done)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.release(self.node, self.handle, READ_WRITE)?;
+        player.forget_known()
+    }
+}
+
+/// WRITE of 4 KiB, then FSYNC, each slot in a page of its own.
+#[derive(Debug)]
+pub(super) struct Durable {
+    node: u64,
+    handle: u64,
+    written: [bool; super::super::machine::SLOTS],
+    none: Vec<(u64, u64)>,
+}
+
+impl Durable {
+    pub(super) fn open(player: &mut Player<'_>) -> Result<Self, LoadError> {
+        let node = player.look_up(ROOT, tree::SYNCED.name)?;
+        let handle = player.open(node, READ_WRITE)?;
+        Ok(Self { node, handle, written: [false; super::super::machine::SLOTS], none: Vec::new() })
+    }
+}
+
+impl Play for Durable {
+    fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        if let Some(written) = self.written.get_mut(slot) {
+            *written = false;
+        }
+        let offset = slot as u64 * u64::from(DURABLE_LEN);
+        transfer(message, opcode::WRITE, (self.node, self.handle), offset, DURABLE_LEN);
+        Ok(Ask::data_out(DURABLE_LEN as usize))
+    }
+
+    fn next(&mut self, slot: usize, _reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        match self.written.get_mut(slot) {
+            Some(written) if !*written => {
+                *written = true;
+                // fh, fsync_flags, padding.
+                message.start(opcode::FSYNC, self.node).u64(self.handle).u64(0);
+                Ok(Step::Send(Ask::none()))
+            }
+            Some(_) | None => Ok(Step::Done),
+        }
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.release(self.node, self.handle, READ_WRITE)?;
+        player.forget_known()
+    }
+}
+
+/// GETATTR in the last slot, cold READs in the others.
+#[derive(Debug)]
+pub(super) struct BesideCold {
+    getattr: GetAttr,
+    host: File,
+    node: u64,
+    handle: u64,
+    random: Random,
+}
+
+impl BesideCold {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let node = player.look_up(ROOT, tree::COLD.name)?;
+        let handle = player.open(node, READ_WRITE)?;
+        let host = open_host(&seat.share)?;
+        Ok(Self {
+            getattr: GetAttr::open(player, seat)?,
+            host,
+            node,
+            handle,
+            random: Random::new(seat.number),
+        })
+    }
+}
+
+fn open_host(share: &Path) -> Result<File, LoadError> {
+    File::open(share.join(tree::COLD.name)).map_err(LoadError::host("cannot open the cold file"))
+}
+
+impl Play for BesideCold {
+    fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        if slot == COLD {
+            return self.getattr.begin(slot, message);
+        }
+        let offset = self.random.below(tree::COLD.len / COLD_LEN) * COLD_LEN;
+        rustix::fs::fadvise(&self.host, offset, NonZeroU64::new(COLD_LEN), Advice::DontNeed)
+            .map_err(|error| LoadError::host("cannot drop pages of the cold file")(error.into()))?;
+        let size = u32::try_from(COLD_LEN).unwrap_or(u32::MAX);
+        transfer(message, opcode::READ, (self.node, self.handle), offset, size);
+        Ok(Ask::data_in(usize::try_from(COLD_LEN).unwrap_or(0)))
+    }
+
+    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+        Ok(Step::Done)
+    }
+
+    fn counts(&self, slot: usize) -> bool {
+        slot == COLD
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        self.getattr.forgotten()
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.release(self.node, self.handle, READ_WRITE)?;
+        player.forget_known()
+    }
+}

@@ -1,0 +1,250 @@
+//! Files opened, read, made and removed.
+
+use super::super::machine::SLOTS;
+use super::super::message::Message;
+use super::super::player::{Player, Reply};
+use super::super::{ENTRY_LEN, LoadError, tree};
+use super::{
+    Ask, Data, Expect, OPENED_LEN, Play, READ_ONLY, READ_WRITE, ROOT, Random, Seat, Step, flush, release,
+    transfer,
+};
+use pinhole_tests::frontend::frame::opcode;
+
+/// Bytes of a page of the guest, which reads whole ones.
+const PAGE: u64 = 4096;
+
+/// FOPEN_NOFLUSH of fuse.h: a close need not be told.
+const NO_FLUSH: u64 = 1 << 5;
+
+/// Where an operation of several requests stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Read,
+    Flush,
+    Release,
+    Unlink,
+}
+
+/// One operation in flight.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    stage: Stage,
+    node: u64,
+    handle: u64,
+    /// Bytes to read; 0 reads nothing.
+    len: u64,
+    no_flush: bool,
+}
+
+const CLOSED: Open = Open { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
+
+fn slot(all: &mut [Open], number: usize) -> Result<&mut Open, LoadError> {
+    all.get_mut(number).ok_or_else(|| LoadError::Device(format!("no slot {number}")))
+}
+
+/// OPEN and RELEASE.
+#[derive(Debug)]
+pub(super) struct OpenRelease {
+    nodes: Vec<u64>,
+    open: [Open; SLOTS],
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl OpenRelease {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let folder = player.look_up(ROOT, tree::KNOWN.name)?;
+        let names = (0..tree::KNOWN.files).map(tree::name);
+        let nodes = names.map(|name| player.look_up(folder, &name)).collect::<Result<_, _>>()?;
+        Ok(Self { nodes, open: [CLOSED; SLOTS], random: Random::new(seat.number), none: Vec::new() })
+    }
+}
+
+impl Play for OpenRelease {
+    fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        let node = *self.random.choose(&self.nodes)?;
+        *slot(&mut self.open, number)? = Open { node, ..CLOSED };
+        message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
+        Ok(Ask::body(OPENED_LEN))
+    }
+
+    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        let open = slot(&mut self.open, number)?;
+        if open.stage == Stage::Release {
+            return Ok(Step::Done);
+        }
+        open.stage = Stage::Release;
+        release(message, opcode::RELEASE, open.node, reply.u64(0)?, READ_ONLY);
+        Ok(Step::Send(Ask::none()))
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}
+
+/// OPEN, READ of the whole file, FLUSH, RELEASE.
+#[derive(Debug)]
+pub(super) struct SmallFile {
+    files: Vec<(u64, u64)>,
+    open: [Open; SLOTS],
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl SmallFile {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let folder = player.look_up(ROOT, tree::SMALL.name)?;
+        let mut files = Vec::new();
+        for number in 0..tree::SMALL.files {
+            let node = player.look_up(folder, &tree::name(number))?;
+            files.push((node, tree::small_len(number)));
+        }
+        Ok(Self { files, open: [CLOSED; SLOTS], random: Random::new(seat.number), none: Vec::new() })
+    }
+}
+
+impl Play for SmallFile {
+    fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        let (node, len) = *self.random.choose(&self.files)?;
+        *slot(&mut self.open, number)? = Open { node, len, ..CLOSED };
+        message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
+        Ok(Ask::body(OPENED_LEN))
+    }
+
+    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        let open = slot(&mut self.open, number)?;
+        match open.stage {
+            Stage::Open => {
+                open.handle = reply.u64(0)?;
+                open.no_flush = reply.u64(8)? & NO_FLUSH != 0;
+                open.stage = Stage::Read;
+                let room = open.len.next_multiple_of(PAGE);
+                let size = u32::try_from(room).unwrap_or(u32::MAX);
+                transfer(message, opcode::READ, (open.node, open.handle), 0, size);
+                let (room, len) =
+                    (usize::try_from(room).unwrap_or(0), usize::try_from(open.len).unwrap_or(0));
+                return Ok(Step::Send(Ask {
+                    answer_len: 0,
+                    data: Data::In(room),
+                    expect: Expect::Body(len),
+                }));
+            }
+            Stage::Read if !open.no_flush => {
+                open.stage = Stage::Flush;
+                flush(message, open.node, open.handle);
+            }
+            Stage::Read | Stage::Flush => {
+                open.stage = Stage::Release;
+                release(message, opcode::RELEASE, open.node, open.handle, READ_ONLY);
+            }
+            Stage::Release | Stage::Unlink => return Ok(Step::Done),
+        }
+        Ok(Step::Send(Ask::none()))
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}
+
+/// CREATE, FLUSH, RELEASE, UNLINK, FORGET of an empty file.
+pub(super) struct CreateUnlink {
+    folders: Vec<u64>,
+    /// Each slot's directory.
+    chosen: [u64; SLOTS],
+    names: Vec<String>,
+    open: [Open; SLOTS],
+    random: Random,
+    gone: Vec<(u64, u64)>,
+    _fresh: tree::Fresh,
+}
+
+impl CreateUnlink {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let fresh = tree::Fresh::new(&seat.share)?;
+        let parent = player.look_up(ROOT, tree::MADE)?;
+        let bare = fresh.names().iter().filter_map(|name| name.rsplit('/').next());
+        let folders = bare.map(|name| player.look_up(parent, name)).collect::<Result<_, _>>()?;
+        let names = (0..SLOTS).map(|slot| format!("made-{}-{slot:03}", seat.number)).collect();
+        Ok(Self {
+            folders,
+            chosen: [0; SLOTS],
+            names,
+            open: [CLOSED; SLOTS],
+            random: Random::new(seat.number),
+            gone: Vec::with_capacity(SLOTS),
+            _fresh: fresh,
+        })
+    }
+
+    fn name(&self, number: usize) -> &[u8] {
+        self.names.get(number).map_or(&[], String::as_bytes)
+    }
+
+    fn folder(&self, number: usize) -> u64 {
+        self.chosen.get(number).copied().unwrap_or(ROOT)
+    }
+}
+
+impl Play for CreateUnlink {
+    fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        *slot(&mut self.open, number)? = CLOSED;
+        let folder = *self.random.choose(&self.folders)?;
+        if let Some(chosen) = self.chosen.get_mut(number) {
+            *chosen = folder;
+        }
+        // O_CREAT and O_EXCL as open(2) has them; mode, umask, open_flags.
+        let flags = READ_WRITE | 0o300;
+        message.start(opcode::CREATE, folder).u32(flags).u32(0o100_644).u32(0o022).u32(0);
+        message.name(self.name(number));
+        Ok(Ask::body(ENTRY_LEN + OPENED_LEN))
+    }
+
+    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        let open = slot(&mut self.open, number)?;
+        match open.stage {
+            Stage::Open => {
+                open.node = reply.u64(0)?;
+                open.handle = reply.u64(ENTRY_LEN)?;
+                open.no_flush = reply.u64(ENTRY_LEN + 8)? & NO_FLUSH != 0;
+                open.stage = if open.no_flush { Stage::Release } else { Stage::Flush };
+                if open.no_flush {
+                    release(message, opcode::RELEASE, open.node, open.handle, READ_WRITE);
+                } else {
+                    flush(message, open.node, open.handle);
+                }
+            }
+            Stage::Flush => {
+                open.stage = Stage::Release;
+                release(message, opcode::RELEASE, open.node, open.handle, READ_WRITE);
+            }
+            Stage::Release => {
+                open.stage = Stage::Unlink;
+                message.start(opcode::UNLINK, self.folder(number)).name(self.name(number));
+            }
+            Stage::Unlink | Stage::Read => {
+                self.gone.push((open.node, 1));
+                return Ok(Step::Done);
+            }
+        }
+        Ok(Step::Send(Ask::none()))
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.gone
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}

@@ -1,0 +1,114 @@
+//! OPENDIR, READDIRPLUS to the end, RELEASEDIR, FORGET of what was listed.
+
+use super::super::machine::SLOTS;
+use super::super::message::Message;
+use super::super::player::{Player, Reply};
+use super::super::{ENTRY_LEN, LoadError, tree};
+use super::{Ask, DIRECTORY, Data, Expect, OPENED_LEN, Play, ROOT, Step, release, transfer};
+use pinhole_tests::frontend::frame::opcode;
+
+/// Bytes that a guest's `readdir(3)` asks for at once.
+const ROOM: usize = SIZE as usize;
+
+/// The same as the request has it.
+const SIZE: u32 = 32 << 10;
+
+/// Bytes of `fuse_dirent` before the name.
+const DIRENT_LEN: usize = 24;
+
+/// A listing in flight.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    handle: u64,
+    listed: usize,
+    opened: bool,
+    ending: bool,
+}
+
+const CLOSED: Open = Open { handle: 0, listed: 0, opened: false, ending: false };
+
+/// Listings of one directory.
+#[derive(Debug)]
+pub(super) struct List {
+    folder: u64,
+    files: usize,
+    open: [Open; SLOTS],
+    gone: Vec<(u64, u64)>,
+}
+
+impl List {
+    pub(super) fn open(player: &mut Player<'_>, folder: tree::Folder) -> Result<Self, LoadError> {
+        let node = player.look_up(ROOT, folder.name)?;
+        let gone = Vec::with_capacity(folder.files * SLOTS);
+        Ok(Self { folder: node, files: folder.files, open: [CLOSED; SLOTS], gone })
+    }
+
+    fn read(&self, handle: u64, offset: u64, message: &mut Message) -> Step {
+        transfer(message, opcode::READDIRPLUS, (self.folder, handle), offset, SIZE);
+        Step::Send(Ask { answer_len: 0, data: Data::Listing(ROOM), expect: Expect::AtMost(ROOM) })
+    }
+}
+
+impl Play for List {
+    fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        if let Some(open) = self.open.get_mut(number) {
+            *open = CLOSED;
+        }
+        message.start(opcode::OPENDIR, self.folder).u32(DIRECTORY).u32(0);
+        Ok(Ask::body(OPENED_LEN))
+    }
+
+    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+        let missing = || LoadError::Device(format!("no slot {number}"));
+        let mut open = *self.open.get(number).ok_or_else(missing)?;
+        let step = if open.ending {
+            Step::Done
+        } else if !open.opened {
+            open.opened = true;
+            open.handle = reply.u64(0)?;
+            self.read(open.handle, 0, message)
+        } else if reply.len > 0 {
+            let (listed, offset) = entries(reply, &mut self.gone)?;
+            open.listed += listed;
+            self.read(open.handle, offset, message)
+        } else {
+            // With "." and "..".
+            if open.listed != self.files + 2 {
+                let what = format!("{} entries listed of {}", open.listed, self.files + 2);
+                return Err(LoadError::Device(what));
+            }
+            open.ending = true;
+            release(message, opcode::RELEASEDIR, self.folder, open.handle, DIRECTORY);
+            Step::Send(Ask::none())
+        };
+        *self.open.get_mut(number).ok_or_else(missing)? = open;
+        Ok(step)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.gone
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}
+
+/// Goes through a listing: how many entries, and where the next one begins. Each node but "." and ".." is looked up.
+fn entries(reply: &Reply<'_>, gone: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
+    let (mut at, mut count, mut offset) = (0, 0, 0);
+    while at < reply.len {
+        let node = reply.listed_u64(at)?;
+        let entry = at + ENTRY_LEN;
+        offset = reply.listed_u64(entry + 8)?;
+        let name_len = usize::try_from(reply.listed_u64(entry + 16)? & 0xffff_ffff).unwrap_or(ROOM);
+        let [first, second] = reply.listed_bytes(entry + DIRENT_LEN)?;
+        let dots = (name_len == 1 && first == b'.') || (name_len == 2 && [first, second] == *b"..");
+        if node != 0 && !dots {
+            gone.push((node, 1));
+        }
+        count += 1;
+        at = entry + (DIRENT_LEN + name_len).next_multiple_of(8);
+    }
+    Ok((count, offset))
+}

@@ -1,0 +1,146 @@
+//! GETATTR and LOOKUP.
+
+use super::super::message::Message;
+use super::super::player::{Player, Reply};
+use super::super::{ATTR_LEN, ENTRY_LEN, LoadError, tree};
+use super::{Ask, Data, Expect, Play, ROOT, Random, Seat, Step};
+use pinhole_tests::frontend::frame::opcode;
+
+/// Names that are asked for and not there.
+const MISSING: usize = 256;
+
+/// GETATTR of known files.
+#[derive(Debug)]
+pub(super) struct GetAttr {
+    nodes: Vec<u64>,
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl GetAttr {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let folder = player.look_up(ROOT, tree::KNOWN.name)?;
+        let names = (0..tree::KNOWN.files).map(tree::name);
+        let nodes = names.map(|name| player.look_up(folder, &name)).collect::<Result<_, _>>()?;
+        Ok(Self { nodes, random: Random::new(seat.number), none: Vec::new() })
+    }
+}
+
+/// What GETATTR without a handle asks, and what comes.
+pub(super) fn get_attr(message: &mut Message, node: u64) -> Ask {
+    message.start(opcode::GETATTR, node).u64(0).u64(0);
+    Ask::body(ATTR_LEN)
+}
+
+impl Play for GetAttr {
+    fn begin(&mut self, _slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        Ok(get_attr(message, *self.random.choose(&self.nodes)?))
+    }
+
+    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+        Ok(Step::Done)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}
+
+/// LOOKUP of files that the guest knows: it asks anew when a name's time is over, and counts the lookup.
+#[derive(Debug)]
+pub(super) struct LookupHit {
+    folder: u64,
+    children: Vec<(String, u64)>,
+    /// Lookups of each child, to be forgotten at the end as a guest does.
+    counts: Vec<(u64, u64)>,
+    asked: Vec<usize>,
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl LookupHit {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let folder = player.look_up(ROOT, tree::KNOWN.name)?;
+        let names = (0..tree::KNOWN.files).map(tree::name);
+        let children = names
+            .map(|name| player.look_up(folder, &name).map(|node| (name, node)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let counts = children.iter().map(|(_, node)| (*node, 0)).collect();
+        let asked = vec![0; super::super::machine::SLOTS];
+        Ok(Self { folder, children, counts, asked, random: Random::new(seat.number), none: Vec::new() })
+    }
+}
+
+impl Play for LookupHit {
+    fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        let at = usize::try_from(self.random.below(self.children.len() as u64)).unwrap_or(0);
+        if let (Some(asked), Some((name, _))) = (self.asked.get_mut(slot), self.children.get(at)) {
+            *asked = at;
+            message.start(opcode::LOOKUP, self.folder).name(name.as_bytes());
+        }
+        Ok(Ask::body(ENTRY_LEN))
+    }
+
+    fn next(&mut self, slot: usize, reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+        let node = reply.u64(0)?;
+        let asked = self.asked.get(slot).and_then(|at| self.counts.get_mut(*at));
+        match asked {
+            Some((expected, count)) if *expected == node => *count += 1,
+            Some(_) | None => {
+                return Err(LoadError::Device(format!("another node for a known name: {node}")));
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        self.counts.retain(|(_, count)| *count > 0);
+        super::super::urgent::forget(player.machine, &mut self.counts)?;
+        player.forget_known()
+    }
+}
+
+/// LOOKUP of names that are not there.
+#[derive(Debug)]
+pub(super) struct LookupMiss {
+    folder: u64,
+    names: Vec<String>,
+    random: Random,
+    none: Vec<(u64, u64)>,
+}
+
+impl LookupMiss {
+    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+        let folder = player.look_up(ROOT, tree::KNOWN.name)?;
+        let names = (0..MISSING).map(|number| format!("missing-{number:05}")).collect();
+        Ok(Self { folder, names, random: Random::new(seat.number), none: Vec::new() })
+    }
+}
+
+impl Play for LookupMiss {
+    fn begin(&mut self, _slot: usize, message: &mut Message) -> Result<Ask, LoadError> {
+        let name = self.random.choose(&self.names)?;
+        message.start(opcode::LOOKUP, self.folder).name(name.as_bytes());
+        Ok(Ask { answer_len: ENTRY_LEN, data: Data::None, expect: Expect::Missing })
+    }
+
+    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+        Ok(Step::Done)
+    }
+
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
+        &mut self.none
+    }
+
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
+        player.forget_known()
+    }
+}

@@ -1,0 +1,76 @@
+//! FORGETs on their way: batched, on the ring for urgent messages, never answered, never waited for unless the ring is
+//! full.
+
+use vm_memory::{Bytes as _, VolatileSlice};
+
+use super::LoadError;
+use super::machine::{Machine, SLOTS_AT};
+use super::message::Message;
+use super::ring::Ring;
+use pinhole_tests::frontend::frame::opcode;
+
+/// Messages under way at most.
+const MESSAGES: u16 = 256;
+
+/// Bytes for each.
+const MESSAGE_LEN: usize = 4096;
+
+/// Nodes in one message: what fits.
+const BATCH: usize = 240;
+
+/// The places of messages that are not under way.
+#[derive(Debug)]
+pub(super) struct Urgent {
+    free: Vec<u16>,
+    message: Message,
+}
+
+impl Urgent {
+    pub(super) fn new() -> Self {
+        Self { free: (0..MESSAGES).collect(), message: Message::new(MESSAGE_LEN) }
+    }
+
+    fn send(&mut self, ring: &mut Ring<'_>, memory: &VolatileSlice<'_>, base: u64) -> Result<(), LoadError> {
+        while let Some(used) = ring.take()? {
+            self.give_back(used.head);
+        }
+        while self.free.is_empty() {
+            let used = ring.wait()?;
+            self.give_back(used.head);
+        }
+        let Some(place) = self.free.pop() else { return Ok(()) };
+        let at = SLOTS_AT + usize::from(place) * MESSAGE_LEN;
+        let bytes = self.message.finish();
+        memory.write_slice(bytes, at).map_err(LoadError::memory)?;
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        ring.describe(place, base + at as u64, len, 0)?;
+        ring.offer(place)?;
+        ring.publish()
+    }
+
+    fn give_back(&mut self, head: usize) {
+        if let Ok(place) = u16::try_from(head) {
+            self.free.push(place);
+        }
+    }
+}
+
+/// Sends what `nodes` holds, each with its count of lookups, and empties it.
+pub(super) fn forget(machine: &Machine, nodes: &mut Vec<(u64, u64)>) -> Result<(), LoadError> {
+    let mut urgent = machine.urgent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut state = machine.state(0)?;
+    let (memory, base) = machine.memory(0)?;
+    let mut ring = Ring::new(memory, &mut state);
+    for batch in nodes.chunks(BATCH) {
+        if let [(node, count)] = batch {
+            urgent.message.start(opcode::FORGET, *node).u64(*count);
+        } else {
+            let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+            let message = urgent.message.start(opcode::BATCH_FORGET, 0).u32(count).u32(0);
+            batch.iter().fold(message, |message, (node, count)| message.u64(*node).u64(*count));
+        }
+        urgent.send(&mut ring, &memory, base)?;
+    }
+    nodes.clear();
+    Ok(())
+}

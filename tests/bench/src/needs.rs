@@ -1,0 +1,28 @@
+//! Things that a measurement needs on the host. `cargo xtask` fetches them before it starts the
+//! measurement.
+
+use std::fmt;
+
+/// Part of the test guests, or program of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// User-mode Linux, virtiofsd and kernel headers.
+    Base,
+    /// QEMU and the kernel that it boots.
+    Qemu,
+    /// A Debian userland.
+    Userland,
+    /// The program strace.
+    Strace,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Base => "part base",
+            Self::Qemu => "part qemu",
+            Self::Userland => "part userland",
+            Self::Strace => "program strace",
+        })
+    }
+}

@@ -1,0 +1,373 @@
+//! Runs a daemon on this machine under strace, with the load. Measures the system calls that it
+//! makes, the calls that its filters permit, and what its process holds after the load.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::filter::{self, Verdict};
+use super::names::Names;
+use super::strace::{self, Trace};
+use super::subject::{Programs, Subject};
+use crate::bench::cost::processes::children;
+use crate::step::{Failure, Outcome};
+
+/// Time without system calls after which the daemon counts as idle.
+const REST: Duration = Duration::from_millis(300);
+
+/// Longest time until the daemon must be idle.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Results of one daemon on this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Native {
+    /// Threads of the serving process, by name without number.
+    pub(super) kinds: BTreeMap<String, ThreadKind>,
+    /// System calls of all threads of all its processes up to the ready line.
+    pub(super) called_at_start: BTreeSet<String>,
+    /// System calls under the load.
+    pub(super) called: BTreeSet<String>,
+    /// Capabilities that any thread of the serving process has.
+    pub(super) capabilities: Vec<String>,
+    /// Number of descriptors of the serving process, by kind of target.
+    pub(super) descriptors: BTreeMap<String, usize>,
+    /// Number of mounts that the serving process sees.
+    pub(super) mounts: usize,
+    /// Requests of the load that succeeded.
+    pub(super) done: u64,
+    /// Requests of the load that were refused.
+    pub(super) refused: u64,
+}
+
+/// Threads with the same name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ThreadKind {
+    pub(super) threads: usize,
+    /// System calls that any of them may make, with any or with some arguments.
+    pub(super) allowed: BTreeMap<String, Verdict>,
+    /// System calls under the load.
+    pub(super) called: BTreeSet<String>,
+}
+
+impl ThreadKind {
+    /// Returns the number of allowed calls, and of those that are allowed only with some arguments.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let filtered = self.allowed.values().filter(|verdict| **verdict == Verdict::Filtered).count();
+        (self.allowed.len(), filtered)
+    }
+}
+
+impl Native {
+    /// Returns the queue threads: `request-N` in pinhole, `vring_worker` in virtiofsd.
+    pub(super) fn worker(&self) -> Option<&ThreadKind> {
+        self.kinds.get("request").or_else(|| self.kinds.get("vring_worker"))
+    }
+
+    /// Returns the union over all threads of the serving process.
+    pub(super) fn process(&self) -> ThreadKind {
+        let mut all = ThreadKind::default();
+        for kind in self.kinds.values() {
+            all.add(kind.threads, &kind.allowed, kind.called.iter().cloned());
+        }
+        all
+    }
+}
+
+impl ThreadKind {
+    fn add(
+        &mut self,
+        threads: usize,
+        allowed: &BTreeMap<String, Verdict>,
+        called: impl Iterator<Item = String>,
+    ) {
+        self.threads += threads;
+        for (name, verdict) in allowed {
+            let place = self.allowed.entry(name.clone()).or_insert(*verdict);
+            *place = (*place).min(*verdict);
+        }
+        self.called.extend(called);
+    }
+}
+
+/// Starts the daemon in `place`, runs the load against it and measures.
+///
+/// # Errors
+/// Fails if the daemon, strace or the load fails.
+pub(super) fn measure(subject: Subject, programs: &Programs, names: &Names, place: &Path) -> Outcome<Native> {
+    let share = place.join(subject.name);
+    fs::create_dir(&share).map_err(Failure::io("cannot make the share"))?;
+    let output = place.join(format!("{}.strace", subject.name));
+    let before = strace::COMMAND.iter().map(PathBuf::from).chain([output.clone()]);
+    let daemon = subject.daemon(&programs.pinhole, &share)?.under(before);
+    let daemon = daemon.start().map_err(|error| Failure::new(error.to_string()))?;
+    let ready = settled(&output)?;
+    let mut load = Load::start(subject, &programs.bench, &share, daemon.socket())?;
+    load.until("connected")?;
+    let connected = settled(&output)?;
+    load.go_on()?;
+    let counts = load.until("played").map_err(|failure| {
+        Failure::new(format!("{}: {failure}\noutput of the daemon:\n{}", subject.name, daemon.stderr()))
+    })?;
+    let played = settled(&output)?;
+    let text = read(&output)?;
+    let trace = Trace::parse(&text)?;
+    let (done, refused) = outcomes(&counts);
+    let own = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
+    let process = serving(daemon.id())?;
+    let mut native = Native {
+        kinds: BTreeMap::new(),
+        called_at_start: own(trace.called((0, ready), None)),
+        called: own(trace.called((connected, played), None)),
+        capabilities: Vec::new(),
+        descriptors: descriptors(process)?,
+        mounts: read(&proc(process, "mountinfo"))?.lines().count(),
+        done,
+        refused,
+    };
+    look(process, &trace, names, (connected, played), &mut native)?;
+    Ok(native)
+}
+
+/// Reads names, capabilities, filters and calls of the threads.
+fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), native: &mut Native) -> Outcome {
+    let mut capabilities = 0;
+    for thread in entries(&proc(process, "task"))? {
+        let Ok(id) = thread.parse::<u32>() else { continue };
+        let status = read(&proc(process, &format!("task/{id}/status")))?;
+        capabilities |= permitted(&status).unwrap_or(0);
+        let filters = trace.filters(id);
+        let stated = field(&status, "Seccomp_filters:").and_then(|count| count.parse().ok());
+        if stated.is_some_and(|count: usize| count != filters.len()) {
+            return Err(Failure::new(format!(
+                "thread {id} has {stated:?} filters, but strace saw {}",
+                filters.len()
+            )));
+        }
+        let allowed = names.calls.iter().map(|(number, name)| (name, filter::verdict(&filters, *number)));
+        let allowed = allowed.filter(|(_, verdict)| *verdict != Verdict::Never);
+        let allowed = allowed.map(|(name, verdict)| (name.clone(), verdict)).collect();
+        let called = trace.called(steady, Some(id)).into_iter().map(str::to_owned);
+        let kind = kind(field(&status, "Name:").unwrap_or("unnamed"));
+        native.kinds.entry(kind).or_default().add(1, &allowed, called);
+    }
+    native.capabilities = names.of_set(capabilities).into_iter().map(str::to_owned).collect();
+    Ok(())
+}
+
+/// Returns the name without its number: `request` for `request-3`.
+fn kind(name: &str) -> String {
+    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
+    if plain.is_empty() { name } else { plain }.to_owned()
+}
+
+/// Returns the serving process: among all that strace started, the one with the most threads.
+fn serving(strace: u32) -> Outcome<u32> {
+    let children = children()?;
+    let mut open = vec![strace];
+    let mut family = Vec::new();
+    while let Some(process) = open.pop() {
+        open.extend(children.get(&process).into_iter().flatten());
+        if process != strace {
+            let threads = entries(&proc(process, "task"))?.len();
+            family.push((threads, process));
+        }
+    }
+    family.sort_unstable();
+    family.last().map(|(_, process)| *process).ok_or_else(|| Failure::new("strace started no process"))
+}
+
+fn proc(process: u32, what: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{process}/{what}"))
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    fs::read_to_string(path).map_err(Failure::io(format!("cannot read {}", path.display())))
+}
+
+fn entries(folder: &Path) -> Outcome<Vec<String>> {
+    let listed = fs::read_dir(folder).map_err(Failure::io(format!("cannot list {}", folder.display())))?;
+    Ok(listed.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+fn permitted(status: &str) -> Option<u64> {
+    u64::from_str_radix(field(status, "CapPrm:")?, 16).ok()
+}
+
+/// Counts the descriptors by kind of target.
+fn descriptors(process: u32) -> Outcome<BTreeMap<String, usize>> {
+    let mut kinds = BTreeMap::new();
+    for number in entries(&proc(process, "fd"))? {
+        let link = fs::read_link(proc(process, &format!("fd/{number}")));
+        // Skips a descriptor that was closed meanwhile.
+        let Ok(target) = link else { continue };
+        *kinds.entry(leads_to(&target.to_string_lossy())).or_default() += 1;
+    }
+    Ok(kinds)
+}
+
+/// Returns the kind of a target: `anon_inode:[eventfd]`, `socket:[123]`, `/memfd:guest-memory
+/// (deleted)`, or a path.
+fn leads_to(target: &str) -> String {
+    if let Some(kind) = target.strip_prefix("anon_inode:") {
+        return kind.trim_matches(['[', ']']).to_owned();
+    }
+    if target.starts_with("/memfd:") {
+        return "guest memory".to_owned();
+    }
+    if target == "/dev/null" || target.starts_with("/proc") {
+        return target.to_owned();
+    }
+    match target.split_once(":[") {
+        Some((kind, _)) => kind.to_owned(),
+        None => "file or folder".to_owned(),
+    }
+}
+
+/// Waits until the output of strace stops growing, and returns the number of its lines.
+fn settled(output: &Path) -> Outcome<usize> {
+    let began = Instant::now();
+    let mut before = read(output)?.lines().count();
+    loop {
+        // No event tells that a daemon is idle.
+        std::thread::park_timeout(REST);
+        let now = read(output)?.lines().count();
+        if now == before {
+            return Ok(now);
+        }
+        if began.elapsed() > LIMIT {
+            return Err(Failure::new(format!(
+                "the daemon is not idle: it still makes system calls after {} s",
+                LIMIT.as_secs()
+            )));
+        }
+        before = now;
+    }
+}
+
+/// Returns the numbers of successful and refused requests, from lines `opcode done errno:count
+/// ...`.
+fn outcomes(counts: &str) -> (u64, u64) {
+    let (mut done, mut refused) = (0, 0);
+    for line in counts.lines() {
+        for (at, word) in line.split(' ').enumerate().skip(1) {
+            match word.split_once(':') {
+                Some((_, count)) => refused += count.parse().unwrap_or(0),
+                None if at == 1 => done += word.parse().unwrap_or(0),
+                None => {}
+            }
+        }
+    }
+    (done, refused)
+}
+
+/// Process of the load. Dropping it ends the process.
+struct Load {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Load {
+    fn start(subject: Subject, program: &Path, share: &Path, socket: &Path) -> Outcome<Self> {
+        let mut command = Command::new(program);
+        command.args(["surface-load", "play"]).arg("--share").arg(share).arg("--socket").arg(socket);
+        if subject.outlives_malformed() {
+            command.arg("--malformed");
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Failure::io("cannot start the load"))?;
+        let said = child.stdout.take().ok_or_else(|| Failure::new("the load has no standard output"))?;
+        Ok(Self { child, said: BufReader::new(said) })
+    }
+
+    /// Returns the lines that the load prints before the line `word`.
+    fn until(&mut self, word: &str) -> Outcome<String> {
+        let mut text = String::new();
+        loop {
+            let mut line = String::new();
+            let len =
+                self.said.read_line(&mut line).map_err(Failure::io("cannot read the output of the load"))?;
+            if len == 0 {
+                return Err(self.complaint());
+            }
+            if line.trim_end() == word {
+                return Ok(text);
+            }
+            text.push_str(&line);
+        }
+    }
+
+    fn go_on(&mut self) -> Outcome {
+        let input =
+            self.child.stdin.as_mut().ok_or_else(|| Failure::new("the load has no standard input"))?;
+        input.write_all(b"\n").map_err(Failure::io("cannot tell the load to continue"))
+    }
+
+    fn complaint(&mut self) -> Failure {
+        let mut said = String::new();
+        if let Some(errors) = self.child.stderr.as_mut()
+            && let Err(error) = errors.read_to_string(&mut said)
+        {
+            return Failure::new(format!("cannot read the errors of the load: {error}"));
+        }
+        Failure::new(format!("the load failed: {}", said.trim_end()))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Ignore the result of kill: the process may have ended already. wait reaps it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_kinds_have_no_number() {
+        assert_eq!(["request-3", "hiprio", "pool", "7"].map(kind), ["request", "hiprio", "pool", "7"]);
+    }
+
+    #[test]
+    fn descriptors_are_named_by_their_target() {
+        let targets =
+            ["anon_inode:[eventfd]", "socket:[12]", "/memfd:guest-memory (deleted)", "/srv", "/dev/null"];
+        let kinds = ["eventfd", "socket", "guest memory", "file or folder", "/dev/null"];
+        assert_eq!(targets.map(leads_to), kinds);
+    }
+
+    #[test]
+    fn requests_are_counted_by_outcome() {
+        assert_eq!(outcomes("1 33 2:6 22:6\n39 0 25:12\n"), (33, 24));
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        let status = "Name:\trequest-1\nCapPrm:\t00000000000000c1\nSeccomp_filters:\t2\n";
+        assert_eq!(permitted(status), Some(0xc1));
+        assert_eq!(field(status, "Seccomp_filters:"), Some("2"));
+    }
+
+    #[test]
+    fn wider_filter_of_two_threads_counts() {
+        let allowed = |verdict| BTreeMap::from([("fcntl".to_owned(), verdict)]);
+        let mut kind = ThreadKind::default();
+        kind.add(1, &allowed(Verdict::Filtered), ["fcntl".to_owned()].into_iter());
+        assert_eq!(kind.counts(), (1, 1));
+        kind.add(1, &allowed(Verdict::Always), std::iter::empty());
+        assert_eq!((kind.counts(), kind.threads), ((1, 0), 2));
+    }
+}

@@ -1,0 +1,124 @@
+//! Acts as the guest for `cargo xtask surface`, in a process of its own.
+//!
+//! `pinhole-bench surface-load play --share DIR --socket SOCKET` sends the requests to a running
+//! daemon. It prints `connected` after INIT and `played` at the end, and waits after each for a line
+//! on standard input, so that its caller can inspect the daemon.
+//!
+//! `pinhole-bench surface-load trace --share DIR --tracing DIR -- PROGRAM ARGUMENTS` starts a daemon
+//! under the kernel's function tracer and prints the functions that it reaches, one a line:
+//! `start NAME`, `connect NAME` or `steady NAME`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinhole_tests::daemon::Daemon;
+use pinhole_tests::surface::{Guest, prepare};
+
+use super::functions::Tracer;
+use crate::console::say;
+use crate::step::{Failure, Outcome};
+
+/// Selects the daemon.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Arguments {
+    /// A running daemon
+    Play {
+        /// Empty directory that the daemon shares; the files of the requests are made there
+        #[arg(long)]
+        share: PathBuf,
+        /// Socket of the daemon
+        #[arg(long)]
+        socket: PathBuf,
+        /// Send requests that do not decode, too
+        #[arg(long)]
+        malformed: bool,
+    },
+    /// A daemon that is started under the function tracer
+    Trace {
+        /// Empty directory to share; the files of the requests are made there
+        #[arg(long)]
+        share: PathBuf,
+        /// Mount point of tracefs
+        #[arg(long)]
+        tracing: PathBuf,
+        /// Send requests that do not decode, too
+        #[arg(long)]
+        malformed: bool,
+        /// Command line of the daemon, without share and socket
+        #[arg(last = true, required = true)]
+        daemon: Vec<String>,
+    },
+}
+
+/// Time in which a daemon comes to rest after its last request.
+const REST: Duration = Duration::from_millis(500);
+
+type Failed = Box<dyn std::error::Error>;
+
+/// Sends the requests to the selected daemon.
+pub(crate) fn main(arguments: &Arguments) -> Outcome {
+    let outcome = match arguments {
+        Arguments::Play { share, socket, malformed } => play(share, socket, *malformed),
+        Arguments::Trace { share, tracing, malformed, daemon } => trace(share, tracing, *malformed, daemon),
+    };
+    outcome.map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Prints what has been reached and waits for a line.
+fn pause(reached: &str) -> io::Result<()> {
+    say(reached);
+    io::stdin().read_line(&mut String::new()).map(drop)
+}
+
+fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
+    prepare(share)?;
+    let mut guest = Guest::connect(socket)?;
+    guest.warm_up()?;
+    pause("connected")?;
+    guest.play()?;
+    if malformed {
+        guest.play_malformed()?;
+    }
+    for line in guest.to_string().lines() {
+        say(line);
+    }
+    Ok(pause("played")?)
+}
+
+fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Result<(), Failed> {
+    prepare(share)?;
+    let tracer = Tracer::new(tracing)?;
+    let (program, arguments) = daemon.split_first().ok_or("no program")?;
+    let daemon = Daemon::pinhole_at(program, share).under(tracer.before());
+    let daemon = arguments.iter().fold(daemon, Daemon::argument).start()?;
+    take(&tracer, "start")?;
+    tracer.go_on()?;
+    let outcome = play_traced(&tracer, daemon.socket(), malformed);
+    outcome.map_err(|error| format!("{error}\noutput of the daemon:\n{}", daemon.stderr()).into())
+}
+
+fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
+    let mut guest = Guest::connect(socket)?;
+    guest.warm_up()?;
+    take(tracer, "connect")?;
+    tracer.go_on()?;
+    guest.play()?;
+    if malformed {
+        guest.play_malformed()?;
+    }
+    take(tracer, "steady")?;
+    for line in guest.to_string().lines() {
+        say(format!("request {line}"));
+    }
+    Ok(())
+}
+
+fn take(tracer: &Tracer, phase: &str) -> Result<(), Failed> {
+    // Nothing tells that a daemon has finished its work. Late work would count for the next phase.
+    std::thread::park_timeout(REST);
+    for name in tracer.take()? {
+        say(format!("{phase} {name}"));
+    }
+    Ok(())
+}

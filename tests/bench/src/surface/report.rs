@@ -1,0 +1,227 @@
+//! Results of a run: tables for the terminal and for docs/surface.md, and all results as JSON.
+
+use serde_json::{Value, json};
+
+use super::filter::Verdict;
+use super::kernel::Reached;
+use super::native::{Native, ThreadKind};
+use super::subject::{Kind, Subject};
+use crate::bench::machine::Machine;
+use crate::bench::table::Table;
+
+/// Results of a run.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) machine: Machine,
+    pub(super) daemons: Vec<Seen>,
+}
+
+/// Results of one daemon.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) subject: Subject,
+    pub(super) native: Native,
+    /// Kernel functions; `None` with `--native`.
+    pub(super) reached: Option<Reached>,
+}
+
+/// Limit for one figure of one profile, with the measured value.
+#[derive(Debug)]
+pub(super) struct Aim {
+    pub(super) what: &'static str,
+    pub(super) profile: &'static str,
+    pub(super) limit: f64,
+    pub(super) value: f64,
+}
+
+impl Aim {
+    pub(super) fn is_met(&self) -> bool {
+        self.value <= self.limit
+    }
+}
+
+/// Most system calls that a queue thread may have in each profile.
+const CALLS: [(&str, f64); 3] = [("rootfs", 20.0), ("share", 45.0), ("full", 60.0)];
+
+/// Largest ratio of kernel functions: `rootfs` to virtiofsd.
+const FUNCTIONS: f64 = 0.7;
+
+pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
+pub(super) const REACHED: &str = "kernel functions reached, load";
+
+impl Seen {
+    fn worker(&self) -> ThreadKind {
+        self.native.worker().cloned().unwrap_or_default()
+    }
+
+    /// Returns the figures in the order of the table's rows; `None` where this run has no figure.
+    pub(super) fn figures(&self) -> Vec<(&'static str, Option<usize>)> {
+        let (worker, process) = (self.worker(), self.native.process());
+        let functions = |of: fn(&Reached) -> &Vec<String>| self.reached.as_ref().map(|all| of(all).len());
+        vec![
+            (ALLOWED, Some(worker.counts().0)),
+            ("of these, only with some arguments", Some(worker.counts().1)),
+            ("system calls allowed, any thread", Some(process.counts().0)),
+            ("system calls called, start", Some(self.native.called_at_start.len())),
+            ("system calls called, load, queue thread", Some(worker.called.len())),
+            ("system calls called, load, any thread", Some(self.native.called.len())),
+            ("capabilities kept", Some(self.native.capabilities.len())),
+            ("descriptors", Some(self.native.descriptors.values().sum())),
+            ("mounts visible", Some(self.native.mounts)),
+            ("threads", Some(process.threads)),
+            ("kernel functions reached, start", functions(|all| &all.start)),
+            ("kernel functions reached, set-up by the VMM", functions(|all| &all.connect)),
+            (REACHED, functions(|all| &all.steady)),
+            ("requests answered with success", usize::try_from(self.native.done).ok()),
+            ("requests refused", usize::try_from(self.native.refused).ok()),
+        ]
+    }
+
+    pub(super) fn figure(&self, row: &str) -> Option<f64> {
+        let (_, figure) = self.figures().into_iter().find(|(name, _)| *name == row)?;
+        figure.and_then(|figure| u32::try_from(figure).ok()).map(f64::from)
+    }
+}
+
+impl Report {
+    /// Returns the results of virtiofsd.
+    pub(super) fn peer(&self) -> Option<&Seen> {
+        self.daemons.iter().find(|seen| seen.subject.kind == Kind::Virtiofsd)
+    }
+
+    fn of(&self, name: &str) -> Option<&Seen> {
+        self.daemons.iter().find(|seen| seen.subject.name == name)
+    }
+
+    /// Returns the aims for which this run has a figure.
+    pub(super) fn aims(&self) -> Vec<Aim> {
+        let calls = CALLS.into_iter().filter_map(|(profile, limit)| {
+            let value = self.of(profile)?.figure(ALLOWED)?;
+            Some(Aim { what: ALLOWED, profile, limit, value })
+        });
+        let mut all: Vec<Aim> = calls.collect();
+        let functions = self.of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
+            let value = own.figure(REACHED)? / peer.figure(REACHED)?;
+            Some(Aim {
+                what: "kernel functions, ratio to virtiofsd",
+                profile: "rootfs",
+                limit: FUNCTIONS,
+                value,
+            })
+        });
+        all.extend(functions);
+        all
+    }
+
+    /// Returns a table with a row for each figure and a column for each daemon.
+    pub(super) fn table(&self) -> Table {
+        let head: Vec<&'static str> =
+            std::iter::once("").chain(self.daemons.iter().map(|seen| seen.subject.name)).collect();
+        let mut table = Table::new(&head);
+        let columns: Vec<_> = self.daemons.iter().map(Seen::figures).collect();
+        for (at, (name, _)) in columns.first().into_iter().flatten().enumerate() {
+            let figures = columns.iter().map(|column| column.get(at).and_then(|(_, figure)| *figure));
+            let cells = figures.map(|figure| figure.map_or_else(|| "-".to_owned(), |it| it.to_string()));
+            table.row(std::iter::once((*name).to_owned()).chain(cells).collect());
+        }
+        table
+    }
+
+    /// Returns a table of the aims, met and missed.
+    pub(super) fn aims_table(&self) -> Table {
+        let mut table = Table::new(&["aim", "profile", "at most", "measured", "verdict"]);
+        for aim in self.aims() {
+            let digits = usize::from(aim.limit < 10.0) * 2;
+            table.row(vec![
+                aim.what.to_owned(),
+                aim.profile.to_owned(),
+                format!("{}", aim.limit),
+                format!("{:.digits$}", aim.value),
+                if aim.is_met() { "met" } else { "missed" }.to_owned(),
+            ]);
+        }
+        table
+    }
+
+    /// Returns a table of the threads by kind, with counts of allowed, filtered and called system
+    /// calls.
+    pub(super) fn threads(&self) -> Table {
+        let mut table =
+            Table::new(&["daemon: thread", "threads", "allowed", "filtered", "called under load"]);
+        for seen in &self.daemons {
+            for (name, kind) in &seen.native.kinds {
+                let (allowed, filtered) = kind.counts();
+                let numbers = [kind.threads, allowed, filtered, kind.called.len()];
+                let words = std::iter::once(format!("{}: {name}", seen.subject.name));
+                table.row(words.chain(numbers.map(|number| number.to_string())).collect());
+            }
+        }
+        table
+    }
+
+    /// Returns all results.
+    pub(super) fn json(&self) -> Value {
+        let daemons = self.daemons.iter().map(|seen| {
+            let figures: Vec<_> = seen
+                .figures()
+                .into_iter()
+                .map(|(name, figure)| json!({"name": name, "value": figure}))
+                .collect();
+            let kinds = seen.native.kinds.iter().map(|(name, kind)| {
+                json!({"thread": name, "threads": kind.threads, "allowed": calls(kind, false),
+                    "filtered": calls(kind, true), "called": kind.called})
+            });
+            json!({
+                "daemon": seen.subject.name,
+                "arguments": seen.subject.arguments,
+                "figures": figures,
+                "threads": kinds.collect::<Vec<_>>(),
+                "called_at_start": seen.native.called_at_start,
+                "called": seen.native.called,
+                "capabilities": seen.native.capabilities,
+                "descriptors": seen.native.descriptors,
+                "functions": seen.reached.as_ref().map(|reached| {
+                    json!({"start": reached.start, "connect": reached.connect, "load": reached.steady})
+                }),
+            })
+        });
+        let aims = self.aims().into_iter().map(|aim| {
+            json!({"what": aim.what, "profile": aim.profile, "at_most": aim.limit, "value": aim.value,
+                "met": aim.is_met()})
+        });
+        json!({
+            "date": self.machine.date,
+            "machine": self.machine.words,
+            "versions": self.machine.versions,
+            "daemons": daemons.collect::<Vec<_>>(),
+            "aims": aims.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Returns the list of system calls that a queue thread may make. `*` marks calls that are
+    /// allowed only with some arguments.
+    pub(super) fn calls_in_words(worker: &ThreadKind) -> String {
+        let marked = worker.allowed.iter().map(|(name, verdict)| {
+            let mark = if *verdict == Verdict::Filtered { "*" } else { "" };
+            format!("{name}{mark}")
+        });
+        marked.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn calls(kind: &ThreadKind, filtered: bool) -> Vec<&str> {
+    let wanted = if filtered { Verdict::Filtered } else { Verdict::Always };
+    kind.allowed.iter().filter(|(_, verdict)| **verdict == wanted).map(|(name, _)| name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aim_is_met_at_its_limit() {
+        let aim = |value| Aim { what: ALLOWED, profile: "rootfs", limit: 20.0, value };
+        assert!(aim(20.0).is_met());
+        assert!(!aim(21.0).is_met());
+    }
+}

@@ -1,0 +1,110 @@
+//! `cargo xtask bench | surface | coherence`: builds the program of the crate `pinhole-bench`,
+//! fetches the parts that it needs, and starts it.
+//!
+//! That program reads the options of these commands and has their help. It is a crate of its own, so
+//! that `cargo xtask demo` does not compile it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::console::complain;
+use crate::guest::{Part, ensure, ensure_program};
+use crate::step::{Failure, Outcome, cannot_start, ended, run};
+use crate::workspace;
+
+/// Name of the program.
+const PROGRAM: &str = "pinhole-bench";
+
+/// Profile of the build that only prints help: the fastest build.
+const HELP_PROFILE: &str = "xtask";
+
+/// Options, which `pinhole-bench` reads.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    /// Options of this command; `--help` lists them
+    #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+/// Command of `pinhole-bench`.
+#[derive(Debug)]
+pub(crate) struct Measurement {
+    name: &'static str,
+    /// Profile with which pinhole and the load generators are built.
+    profile: &'static str,
+}
+
+/// Measures speed.
+pub(crate) const BENCH: Measurement = Measurement { name: "bench", profile: "release" };
+
+/// Measures reach. The profile `demo` makes the same system calls as a release build, in half the
+/// build time.
+pub(crate) const SURFACE: Measurement = Measurement { name: "surface", profile: "demo" };
+
+/// Compares behavior, with the profile of [`SURFACE`].
+pub(crate) const COHERENCE: Measurement = Measurement { name: "coherence", profile: "demo" };
+
+/// Builds and starts the program. Returns only if that fails: the program replaces this process.
+pub(crate) fn main(measurement: &Measurement, arguments: &Arguments) -> Outcome {
+    let words = &arguments.words;
+    if words.iter().any(|word| word == "--help" || word == "-h") {
+        build(HELP_PROFILE, &[PROGRAM])?;
+        return start(program(HELP_PROFILE).arg(measurement.name).args(words));
+    }
+    // Before the build, which would count as load.
+    let load = host_load();
+    complain(format!("building pinhole and {PROGRAM}"));
+    build(measurement.profile, &["pinhole", PROGRAM])?;
+    fetch_needs(program(measurement.profile).args(["needs", measurement.name]).args(words))?;
+    start(program(measurement.profile).arg("--load-before").arg(load).arg(measurement.name).args(words))
+}
+
+/// Builds packages, each with a program of the same name.
+fn build(profile: &str, packages: &[&str]) -> Outcome {
+    let mut command = workspace::cargo();
+    command.args(["build", "--quiet", "--profile", profile]);
+    for package in packages {
+        command.args(["--package", package, "--bin", package]);
+    }
+    run(&mut command)
+}
+
+fn program(profile: &str) -> Command {
+    Command::new(workspace::target().join(profile).join(PROGRAM))
+}
+
+/// Runs `command`, which prints what the measurement needs, and fetches that: `part NAME` is a part
+/// of the test guests, `program NAME` a program of this host.
+fn fetch_needs(command: &mut Command) -> Outcome {
+    let output = command.output().map_err(cannot_start(command))?;
+    ended(command, output.status, &String::from_utf8_lossy(&output.stderr))?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let mut parts = Vec::new();
+    for line in printed.lines() {
+        match line.split_once(' ') {
+            Some(("part", name)) => parts.push(Part::named(name).ok_or_else(|| unknown(line))?),
+            Some(("program", name)) => ensure_program(name)?,
+            Some(_) | None => return Err(unknown(line)),
+        }
+    }
+    ensure(&parts)
+}
+
+fn unknown(need: &str) -> Failure {
+    Failure::new(format!("{PROGRAM} needs `{need}`, which is unknown"))
+}
+
+/// Replaces this process by `command`, so that the user sees its exit code and its output only.
+fn start(command: &mut Command) -> Outcome {
+    let error = command.exec();
+    Err(cannot_start(command)(error))
+}
+
+/// Returns the load average of the last minute.
+fn host_load() -> String {
+    let all = std::fs::read_to_string(Path::new("/proc/loadavg")).unwrap_or_default();
+    all.split(' ').next().unwrap_or("unknown").to_owned()
+}
