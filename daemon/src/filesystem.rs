@@ -64,42 +64,57 @@ pub struct Call<'a, T> {
     pub operation: T,
 }
 
-/// Whether a call may wait for the host: for a disk, for what another process holds.
+/// Whether a call may wait for the host: for a disk, or for what another process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// It may not: where it would have to, it does nothing and says EAGAIN.
+    /// It must not wait: the answer is [`Paced::WouldBlock`] or [`Paced::Leased`] instead.
     Now,
     /// It may take its time.
     Patient,
 }
 
-/// What became of an operation that opens a file.
+/// The result of an operation that keeps a [`Pace`] or obeys a [`StopCheck`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening<T> {
-    /// It is done.
-    Done(T),
-    /// Another process holds a lease on the file (`F_SETLEASE` of fcntl(2)). The host has told that process to give it
-    /// up. Nothing was done: the request is to be served again later. Only under [`Pace::Now`].
+#[must_use = "an operation that is not ready has not been carried out"]
+pub enum Paced<T> {
+    /// The operation is done.
+    Ready(T),
+    /// The operation would have to wait for the host. Nothing was done. Only under [`Pace::Now`].
+    WouldBlock,
+    /// Another process holds a lease on the file (`F_SETLEASE` of fcntl(2)). The host has told that process to give
+    /// it up. Nothing was done: the request is to be served again later. Only under [`Pace::Now`].
     Leased,
+    /// The operation ended between two of its steps, as its [`StopCheck`] said.
+    Stopped,
 }
 
-impl<T> Opening<T> {
-    /// What was done.
+impl<T> Paced<T> {
+    /// Returns the result of an operation that was patient and was not stopped.
     ///
     /// # Errors
-    /// EAGAIN where there is a lease.
-    pub fn done(self) -> Answer<T> {
+    /// EAGAIN if it is not ready.
+    pub fn ready(self) -> Answer<T> {
         match self {
-            Self::Done(done) => Ok(done),
-            Self::Leased => Err(Errno::EAGAIN),
+            Self::Ready(done) => Ok(done),
+            Self::WouldBlock | Self::Leased | Self::Stopped => Err(Errno::EAGAIN),
         }
     }
 
-    /// The answer to an open that did not wait for a lease: there EAGAIN means that there is one.
-    pub(crate) fn of(answer: Answer<T>, pace: Pace) -> Answer<Self> {
+    /// Changes the result of an operation that is done.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Paced<U> {
+        match self {
+            Self::Ready(done) => Paced::Ready(change(done)),
+            Self::WouldBlock => Paced::WouldBlock,
+            Self::Leased => Paced::Leased,
+            Self::Stopped => Paced::Stopped,
+        }
+    }
+
+    /// Returns the answer to an open that did not wait for a lease: there EAGAIN means that there is one.
+    pub(crate) fn opened(answer: Answer<T>, pace: Pace) -> Answer<Self> {
         match (answer, pace) {
             (Err(Errno::EAGAIN), Pace::Now) => Ok(Self::Leased),
-            (answer, _) => answer.map(Self::Done),
+            (answer, _) => answer.map(Self::Ready),
         }
     }
 }
@@ -168,15 +183,6 @@ impl fmt::Debug for StopCheck<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("StopCheck").finish_non_exhaustive()
     }
-}
-
-/// What became of an operation that is carried out in steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stepped {
-    /// It is done.
-    Done,
-    /// It ended between two steps, as its [`StopCheck`] said.
-    Stopped,
 }
 
 impl Pace {
@@ -308,8 +314,7 @@ pub trait FileSystem: Places + Send + Sync {
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
     fn forget(&self, call: Allowed<'_, protocol::Forget>);
     fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr>;
-    /// EAGAIN: see [`Pace::Now`].
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>>;
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Paced<Attr>>;
     fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx>;
     fn access(&self, call: Allowed<'_, protocol::Access>) -> Answer<()>;
     fn stat_fs(&self, call: Allowed<'_, protocol::StatFs>) -> Answer<Statfs>;
@@ -324,30 +329,37 @@ pub trait FileSystem: Places + Send + Sync {
     fn rm_dir(&self, call: Allowed<'_, protocol::RmDir<'_>>) -> Answer<()>;
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()>;
 
-    /// EAGAIN: see [`Pace::Now`].
-    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>>;
+    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>>;
     fn create(
         &self,
         call: Allowed<'_, protocol::Create<'_>>,
         pace: Pace,
-    ) -> Answer<Opening<(Entry, OpenReply)>>;
+    ) -> Answer<Paced<(Entry, OpenReply)>>;
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
-    /// EAGAIN: see [`Pace::Now`].
-    fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<()>;
-    /// EAGAIN: see [`Pace::Now`].
-    fn release(&self, call: Allowed<'_, protocol::Release>, pace: Pace) -> Answer<()>;
+    fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<Paced<()>>;
+    fn release(&self, call: Allowed<'_, protocol::Release>, pace: Pace) -> Answer<Paced<()>>;
 
-    /// Fills `into` from its start; returns the bytes put there. EAGAIN: see [`Pace::Now`].
-    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
-    /// Writes all of `from`; returns the bytes taken. EAGAIN: see [`Pace::Now`].
-    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
+    /// Fills `into` from its start; returns the bytes put there.
+    fn read(
+        &self,
+        call: Allowed<'_, protocol::Read>,
+        into: &IoVectors<'_>,
+        pace: Pace,
+    ) -> Answer<Paced<usize>>;
+    /// Writes all of `from`; returns the bytes taken.
+    fn write(
+        &self,
+        call: Allowed<'_, protocol::Write>,
+        from: &IoVectors<'_>,
+        pace: Pace,
+    ) -> Answer<Paced<usize>>;
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable>;
-    /// The lock that is in the way of one; none: it could be had. EAGAIN: see [`Pace::Now`].
-    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Option<FileLock>>;
-    /// Never waits for a lock, whatever is asked. EAGAIN: see [`Pace::Now`].
-    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Locking>;
+    /// The lock that is in the way of one; none: it could be had.
+    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Paced<Option<FileLock>>>;
+    /// Never waits for a lock, whatever is asked.
+    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Paced<Locking>>;
     /// In steps where it is long; see [`StopCheck`].
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped>;
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
     /// Never waits.

@@ -1,7 +1,7 @@
 //! The host file system called directly, as the session calls it: lifetimes, limits and identities that no guest can
 //! be asked to show.
 #![cfg(test)]
-use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Opening, Pace, Repeat, Stepped, StopCheck};
+use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Pace, Paced, Repeat, StopCheck};
 use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Held, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
@@ -63,11 +63,11 @@ fn look_up(share: &Passthrough, parent: NodeId, name: &str) -> Result<protocol::
 
 fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenReply, Errno> {
     let flags = OpenFlags::from_bits_retain(flags);
-    share.open(at(node, Open { flags, kill_suidgid: false }), Pace::Patient).and_then(Opening::done)
+    share.open(at(node, Open { flags, kill_suidgid: false }), Pace::Patient).and_then(Paced::ready)
 }
 
 fn create(share: &Passthrough, call: Allowed<'_, Create<'_>>) -> (protocol::Entry, protocol::OpenReply) {
-    share.create(call, Pace::Patient).and_then(Opening::done).unwrap()
+    share.create(call, Pace::Patient).and_then(Paced::ready).unwrap()
 }
 
 fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result<usize, Errno> {
@@ -75,7 +75,7 @@ fn write(share: &Passthrough, handle: Handle, write_flags: WriteFlags) -> Result
     let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
     let flags = OpenFlags::from_bits_retain(1);
     let write = protocol::Write { handle, offset: 0, size: 5, write_flags, lock_owner: None, flags };
-    share.write(at(NodeId::ROOT, write), &vectors, Pace::Patient)
+    share.write(at(NodeId::ROOT, write), &vectors, Pace::Patient)?.ready()
 }
 
 fn list(share: &Passthrough, node: NodeId, offset: u64, capacity: usize) -> Result<Vec<u8>, Errno> {
@@ -158,7 +158,7 @@ fn past_the_descriptor_budget_is_enfile_and_nothing_is_made() {
     let flags = OpenFlags::empty();
     let release =
         Release { handle: handles[0], flags, flush: false, flock_unlock: false, lock_owner: LockOwner(0) };
-    share.release(at(a, release), Pace::Patient).unwrap();
+    share.release(at(a, release), Pace::Patient).and_then(Paced::ready).unwrap();
     open(&share, a, 0).unwrap();
 }
 
@@ -200,7 +200,7 @@ fn a_write_drops_suid_exactly_when_the_guest_says_so() {
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     mode(0o6755);
     let cut = SetAttr { size: Some(1), kill_suidgid: true, ..SetAttr::default() };
-    share.set_attr(at(node, cut), Pace::Patient).unwrap();
+    share.set_attr(at(node, cut), Pace::Patient).and_then(Paced::ready).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
@@ -210,7 +210,7 @@ fn reserve(
     (handle, length): (Handle, u64),
     mode: protocol::FallocateMode,
     stop: &dyn Fn(Repeat) -> bool,
-) -> Result<Stepped, Errno> {
+) -> Result<Paced<()>, Errno> {
     let fallocate = protocol::Fallocate { handle, offset: 0, length, mode };
     share.fallocate(at(NodeId::ROOT, fallocate), StopCheck::once(stop))
 }
@@ -229,11 +229,11 @@ fn a_reservation_that_is_ended_between_two_steps_has_not_changed_the_length() {
         asked.get() == 3
     };
     let (plain, keep) = (protocol::FallocateMode::empty(), protocol::FallocateMode::KEEP_SIZE);
-    assert_eq!(reserve(&share, (handle, length), plain, &in_the_third), Ok(Stepped::Stopped));
+    assert_eq!(reserve(&share, (handle, length), plain, &in_the_third), Ok(Paced::Stopped));
     let partly = std::fs::metadata(&path).unwrap();
     assert_eq!((partly.len(), asked.get()), (7, 3));
     assert!((192 << 20..256 << 20).contains(&(partly.blocks() * 512)), "{}", partly.blocks());
-    assert_eq!(reserve(&share, (handle, length), plain, &|_| false), Ok(Stepped::Done));
+    assert_eq!(reserve(&share, (handle, length), plain, &|_| false), Ok(Paced::Ready(())));
     let whole = std::fs::metadata(&path).unwrap();
     assert_eq!(whole.len(), length);
     assert!(whole.blocks() * 512 >= length);
@@ -244,7 +244,7 @@ fn a_reservation_that_is_ended_between_two_steps_has_not_changed_the_length() {
         false
     };
     let punch = protocol::FallocateMode::PUNCH_HOLE | keep;
-    assert_eq!(reserve(&share, (handle, length), punch, &harmful), Ok(Stepped::Done));
+    assert_eq!(reserve(&share, (handle, length), punch, &harmful), Ok(Paced::Ready(())));
     assert_eq!(std::fs::metadata(&path).unwrap().blocks(), 0);
 }
 
@@ -283,7 +283,10 @@ fn only_root_keeps_privileged_bits_where_request_does_not_say() {
     for (uid, left) in [(0, 0o6755), (1000, 0o755), (u32::MAX, 0o755)] {
         let allocated = left_by(uid, |share, _, handle| {
             let fallocate = protocol::Fallocate { handle, offset: 0, length: 100, mode };
-            share.fallocate(by(uid, NodeId::ROOT, fallocate), StopCheck::NEVER).unwrap();
+            share
+                .fallocate(by(uid, NodeId::ROOT, fallocate), StopCheck::NEVER)
+                .and_then(Paced::ready)
+                .unwrap();
         });
         let copied = left_by(uid, |share, _, handle| {
             let (from, to) = (handle, handle);
@@ -310,7 +313,7 @@ fn change_to_same_owner_drops_bits_for_root_and_owner_alone() {
     for (uid, left) in [(0, 0o755), (1000, 0o6755), (u32::MAX, 0o6755)] {
         let set = SetAttr { kill_suidgid: true, ..SetAttr::default() };
         let after = left_by(uid, |share, node, _| {
-            share.set_attr(by(uid, node, set), Pace::Patient).unwrap();
+            share.set_attr(by(uid, node, set), Pace::Patient).and_then(Paced::ready).unwrap();
         });
         assert_eq!(after, left, "uid {uid}");
     }
@@ -324,6 +327,7 @@ fn user_makes_files_where_only_the_guest_allows_it() {
     with_name("made", |name| {
         share
             .create(by(1234, NodeId::ROOT, Create { name, open, mode: 0o640, umask: 0 }), Pace::Patient)
+            .and_then(Paced::ready)
             .unwrap();
     });
     let made = std::fs::metadata(directory.path().join("made")).unwrap();
@@ -437,7 +441,7 @@ fn a_handle_of_another_file_is_not_believed() {
     let b = look_up(&share, NodeId::ROOT, "b").unwrap().node;
     let handle = Some(open(&share, b, 1).unwrap().handle);
     let cut = SetAttr { handle, size: Some(0), ..SetAttr::default() };
-    share.set_attr(at(a, cut), Pace::Patient).unwrap();
+    share.set_attr(at(a, cut), Pace::Patient).and_then(Paced::ready).unwrap();
     assert_eq!(std::fs::read(directory.path().join("a")).unwrap(), b"");
     assert_eq!(std::fs::read(directory.path().join("b")).unwrap(), b"content");
 }

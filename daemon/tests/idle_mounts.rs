@@ -1,6 +1,6 @@
 //! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
 #![cfg(test)]
-use pinhole::filesystem::{Call, Caller, FileSystem, Opening, Pace};
+use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
@@ -60,10 +60,10 @@ impl Share {
         self.forget(file);
         self.host.get_attr(at(file, GetAttr { handle: None })).unwrap();
         let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
-        let handle = self.host.open(at(file, open), Pace::Patient).and_then(Opening::done).unwrap().handle;
+        let handle = self.host.open(at(file, open), Pace::Patient).and_then(Paced::ready).unwrap().handle;
         let (flags, lock_owner) = (OpenFlags::empty(), protocol::LockOwner(0));
         let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
-        self.host.release(at(file, release), Pace::Patient).unwrap();
+        self.host.release(at(file, release), Pace::Patient).and_then(Paced::ready).unwrap();
     }
 
     fn forget(&self, node: NodeId) {

@@ -1,7 +1,7 @@
 //! What becomes of nodes when there are more of them than descriptors, and when the host changes what they mean:
 //! found again by file handle, or by name where there are no handles.
 #![cfg(test)]
-use pinhole::filesystem::{Call, Caller, FileSystem, Opening, Pace};
+use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
@@ -105,14 +105,14 @@ fn inode(share: &Passthrough, node: NodeId) -> Result<u64, Errno> {
 
 fn open(share: &Passthrough, node: NodeId) -> Result<protocol::OpenReply, Errno> {
     let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
-    share.open(at(node, open), Pace::Patient).and_then(Opening::done)
+    share.open(at(node, open), Pace::Patient).and_then(Paced::ready)
 }
 
 fn release(share: &Passthrough, handle: protocol::Handle) {
     let flags = OpenFlags::empty();
     let lock_owner = protocol::LockOwner(0);
     let release = protocol::Release { handle, flags, flush: false, flock_unlock: false, lock_owner };
-    share.release(at(NodeId::ROOT, release), Pace::Patient).unwrap();
+    share.release(at(NodeId::ROOT, release), Pace::Patient).and_then(Paced::ready).unwrap();
 }
 
 fn rename(share: &Passthrough, name: &str, new_name: &str) {
@@ -316,7 +316,7 @@ fn a_file_that_is_open_outlives_its_name() {
         let create = |name: Name<'_>| {
             let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
             let made = Create { name, open, mode: 0o644, umask: 0 };
-            share.create(at(NodeId::ROOT, made), Pace::Patient).and_then(Opening::done).unwrap()
+            share.create(at(NodeId::ROOT, made), Pace::Patient).and_then(Paced::ready).unwrap()
         };
         let (entry, opened) = with_name("a", create);
         std::fs::remove_file(directory.path().join("a")).unwrap();

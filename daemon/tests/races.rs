@@ -114,7 +114,7 @@ impl Share {
     fn open(&self, node: NodeId, flags: u32) -> Result<Handle, Errno> {
         let flags = OpenFlags::from_bits_retain(flags);
         let open = self.permit(node, Open { flags, kill_suidgid: false })?;
-        Ok(self.host.open(open, Pace::Patient)?.done()?.handle)
+        Ok(self.host.open(open, Pace::Patient)?.ready()?.handle)
     }
 
     fn fsync(&self, handle: Handle) -> Result<(), Errno> {
@@ -127,14 +127,14 @@ impl Share {
         let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
         let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::from_bits_retain(1));
         let write = protocol::Write { handle, offset: 0, size: len, write_flags, lock_owner: None, flags };
-        self.host.write(self.permit(NodeId::ROOT, write)?, &vectors, pace)
+        self.host.write(self.permit(NodeId::ROOT, write)?, &vectors, pace)?.ready()
     }
 
     fn release(&self, handle: Handle) -> Result<(), Errno> {
         let lock_owner = LockOwner(0);
         let release =
             Release { handle, flags: OpenFlags::empty(), flush: false, flock_unlock: false, lock_owner };
-        self.host.release(self.permit(NodeId::ROOT, release)?, Pace::Patient)
+        self.host.release(self.permit(NodeId::ROOT, release)?, Pace::Patient)?.ready()
     }
 }
 

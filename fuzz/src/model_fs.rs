@@ -3,8 +3,8 @@
 use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
 use crate::oracle::Model;
 use pinhole::filesystem::{
-    Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace,
-    Stepped, StopCheck,
+    Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced,
+    StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Places, RuleId};
@@ -170,7 +170,7 @@ impl FileSystem for Model {
         tree.attr(node)
     }
 
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Opening<Attr>> {
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Paced<Attr>> {
         locked!(self, call, tree);
         let number = tree.inode_of(call.node)?;
         let wanted = call.operation;
@@ -194,7 +194,7 @@ impl FileSystem for Model {
         inode.uid = wanted.uid.unwrap_or(inode.uid);
         inode.gid = wanted.gid.unwrap_or(inode.gid);
         inode.mode = wanted.mode.map_or(inode.mode, |mode| inode.mode & S_IFMT | mode & 0o7777);
-        tree.attr(number).map(Opening::Done)
+        tree.attr(number).map(Paced::Ready)
     }
 
     fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
@@ -302,17 +302,13 @@ impl FileSystem for Model {
         rename(tree, (from, name.as_bytes()), (to, new_name.as_bytes()), flags)
     }
 
-    fn open(&self, call: Allowed<'_, Open>, _: Pace) -> Answer<Opening<OpenReply>> {
+    fn open(&self, call: Allowed<'_, Open>, _: Pace) -> Answer<Paced<OpenReply>> {
         locked!(self, call, tree);
         let inode = tree.inode_of(call.node)?;
-        open_file(tree, inode, call.operation).map(Opening::Done)
+        open_file(tree, inode, call.operation).map(Paced::Ready)
     }
 
-    fn create(
-        &self,
-        call: Allowed<'_, protocol::Create<'_>>,
-        _: Pace,
-    ) -> Answer<Opening<(Entry, OpenReply)>> {
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<(Entry, OpenReply)>> {
         locked!(self, call, tree);
         let protocol::Create { name, open, mode, .. } = call.operation;
         let directory = tree.inode_of(call.node)?;
@@ -329,7 +325,7 @@ impl FileSystem for Model {
             Err(errno) => return Err(errno),
         };
         let reply = open_file(tree, inode, open)?;
-        Ok(Opening::Done((tree.add_lookup(inode)?, reply)))
+        Ok(Paced::Ready((tree.add_lookup(inode)?, reply)))
     }
 
     fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
@@ -346,17 +342,17 @@ impl FileSystem for Model {
         Ok((tree.add_lookup(inode)?, reply))
     }
 
-    fn flush(&self, call: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
+    fn flush(&self, call: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<Paced<()>> {
         locked!(self, call, tree);
-        tree.opened(call.operation.handle, false).map(drop)
+        tree.opened(call.operation.handle, false).map(|_| Paced::Ready(()))
     }
 
-    fn release(&self, call: Allowed<'_, protocol::Release>, _: Pace) -> Answer<()> {
+    fn release(&self, call: Allowed<'_, protocol::Release>, _: Pace) -> Answer<Paced<()>> {
         locked!(self, call, tree);
-        tree.close(call.operation.handle, false)
+        tree.close(call.operation.handle, false).map(Paced::Ready)
     }
 
-    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, _: Pace) -> Answer<usize> {
+    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, _: Pace) -> Answer<Paced<usize>> {
         locked!(self, call, tree);
         if !tree.opened(call.operation.handle, false)?.read {
             return Err(Errno::EBADF);
@@ -367,10 +363,15 @@ impl FileSystem for Model {
         }
         let bytes = tree.bytes(call.operation.handle)?;
         let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
-        crate::oracle::fill(into, rest)
+        crate::oracle::fill(into, rest).map(Paced::Ready)
     }
 
-    fn write(&self, call: Allowed<'_, protocol::Write>, from: &IoVectors<'_>, _: Pace) -> Answer<usize> {
+    fn write(
+        &self,
+        call: Allowed<'_, protocol::Write>,
+        from: &IoVectors<'_>,
+        _: Pace,
+    ) -> Answer<Paced<usize>> {
         locked!(self, call, tree);
         let data = crate::oracle::drain(from)?;
         let bytes = tree.bytes_mut(call.operation.handle)?;
@@ -379,11 +380,11 @@ impl FileSystem for Model {
         let offset = if at_end { bytes.len() as u64 } else { call.operation.offset };
         let end = range_end(offset, data.len() as u64)?;
         if data.is_empty() {
-            return Ok(0);
+            return Ok(Paced::Ready(0));
         }
         bytes.resize(bytes.len().max(end), 0);
         bytes[end - data.len()..end].copy_from_slice(&data);
-        Ok(data.len())
+        Ok(Paced::Ready(data.len()))
     }
 
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable> {
@@ -392,22 +393,23 @@ impl FileSystem for Model {
     }
 
     /// The model keeps no locks. A lock of a single odd byte counts as taken, all others as free.
-    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
+    fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Paced<Option<FileLock>>> {
         locked!(self, call, tree);
         let LockRange { handle, start, end, kind, .. } = call.operation.0;
         tree.opened(handle, false)?;
-        Ok((start == end && start % 2 == 1).then_some(FileLock { start, end, kind, pid: 0 }))
+        let taken = (start == end && start % 2 == 1).then_some(FileLock { start, end, kind, pid: 0 });
+        Ok(Paced::Ready(taken))
     }
 
-    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
+    fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Paced<Locking>> {
         locked!(self, call, tree);
         let protocol::SetLock { lock: LockRange { handle, start, end, .. }, wait } = call.operation;
         tree.opened(handle, false)?;
         let taken = start == end && start % 2 == 1 && !wait;
-        Ok(if taken { Locking::Held(None) } else { Locking::Done })
+        Ok(Paced::Ready(if taken { Locking::Held(None) } else { Locking::Done }))
     }
 
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Paced<()>> {
         locked!(self, call, tree);
         let protocol::Fallocate { handle, offset, length, mode } = call.operation;
         let (keep, punch) = (FallocateMode::KEEP_SIZE, FallocateMode::PUNCH_HOLE | FallocateMode::KEEP_SIZE);
@@ -429,7 +431,7 @@ impl FileSystem for Model {
         } else if mode.is_empty() {
             bytes.resize(bytes.len().max(end), 0);
         }
-        Ok(Stepped::Done)
+        Ok(Paced::Ready(()))
     }
 
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64> {

@@ -4,7 +4,7 @@
 //! wire format and the session's dispatch.
 
 use crate::model::Tree;
-use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Opening, Pace, StopCheck};
+use pinhole::filesystem::{Call, Caller, Durable, FileSystem, ListNames, Pace, Paced, StopCheck};
 use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole::sync::event::EventCounter;
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
@@ -140,19 +140,19 @@ pub fn expected(
         Operation::Create(op) => by
             .model
             .create(by.permitted(*op), Pace::Patient)
-            .and_then(Opening::done)
+            .and_then(Paced::ready)
             .map(|(entry, open)| ReplyBody::Created(entry, open)),
         Operation::TmpFile(op) => {
             by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| ReplyBody::Created(entry, open))
         }
         Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(ReplyBody::Attr),
         Operation::SetAttr(op) => {
-            by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(ReplyBody::Attr)
+            by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Paced::ready).map(ReplyBody::Attr)
         }
         Operation::GetStatx(op) => by.model.get_statx(by.permitted(*op)).map(ReplyBody::Statx),
         Operation::StatFs(op) => by.model.stat_fs(by.permitted(*op)).map(ReplyBody::Statfs),
         Operation::Open(op) => {
-            by.model.open(by.permitted(*op), Pace::Patient).and_then(Opening::done).map(ReplyBody::Open)
+            by.model.open(by.permitted(*op), Pace::Patient).and_then(Paced::ready).map(ReplyBody::Open)
         }
         Operation::OpenDir(op) => by.model.open_dir(by.permitted(*op)).map(ReplyBody::Open),
         Operation::Lseek(op) => by.model.lseek(by.permitted(*op)).map(ReplyBody::Long),
@@ -163,11 +163,15 @@ pub fn expected(
         Operation::Unlink(op) => empty(by.model.unlink(by.permitted(*op))),
         Operation::RmDir(op) => empty(by.model.rm_dir(by.permitted(*op))),
         Operation::Rename(op) => empty(by.model.rename(by.permitted(*op))),
-        Operation::Flush(op) => empty(by.model.flush(by.permitted(*op), Pace::Patient)),
-        Operation::Release(op) => empty(by.model.release(by.permitted(*op), Pace::Patient)),
+        Operation::Flush(op) => {
+            empty(by.model.flush(by.permitted(*op), Pace::Patient).and_then(Paced::ready))
+        }
+        Operation::Release(op) => {
+            empty(by.model.release(by.permitted(*op), Pace::Patient).and_then(Paced::ready))
+        }
         Operation::Fsync(op) => empty(by.model.fsync(by.permitted(*op)).and_then(Durable::wait)),
         Operation::Fallocate(op) => {
-            empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).map(|_done| ()))
+            empty(by.model.fallocate(by.permitted(*op), StopCheck::NEVER).and_then(Paced::ready))
         }
         Operation::SyncFs(op) => empty(by.model.sync_fs(by.permitted(*op)).and_then(Durable::wait)),
         Operation::FsyncDir(op) => empty(by.model.fsync_dir(by.permitted(*op))),
@@ -221,7 +225,7 @@ impl<'h> Direct<'_, 'h> {
         let mut bytes = vec![0; usize::try_from(read.size).expect("64 bits").min(room)];
         let len = {
             let into = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
-            self.model.read(self.permitted(read), &into, Pace::Patient)?
+            self.model.read(self.permitted(read), &into, Pace::Patient)?.ready()?
         };
         bytes.truncate(len);
         Ok(ReplyBody::Bytes(bytes))
@@ -230,7 +234,7 @@ impl<'h> Direct<'_, 'h> {
     fn write(&self, write: pinhole_protocol::Write, payload: &[u8]) -> Outcome {
         let mut payload = payload.to_vec();
         let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
-        let written = self.model.write(self.permitted(write), &from, Pace::Patient)?;
+        let written = self.model.write(self.permitted(write), &from, Pace::Patient)?.ready()?;
         Ok(ReplyBody::Count(u32::try_from(written).expect("the model's files are short")))
     }
 

@@ -1,11 +1,11 @@
 //! A file system with a bug in it, for tests of what a panic leaves behind.
 
-use crate::filesystem::{Allowed, Answer, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
+use crate::filesystem::{Allowed, Answer, FileSystem, ListNames, Pace, Paced, StopCheck};
 use crate::filesystem::{Durable, InodeFlags, Locking, MapFile};
 use crate::io_vectors::IoVectors;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol::{
-    self as protocol, Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx,
+    self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
 };
 
 /// Would wait for every READ, and panics in every other operation.
@@ -31,7 +31,7 @@ impl FileSystem for Broken {
     fn get_attr(&self, _: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
         panic!("a bug")
     }
-    fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Opening<Attr>> {
+    fn set_attr(&self, _: Allowed<'_, protocol::SetAttr>, _: Pace) -> Answer<Paced<Attr>> {
         panic!("a bug")
     }
     fn get_statx(&self, _: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
@@ -67,40 +67,40 @@ impl FileSystem for Broken {
     fn rename(&self, _: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
         panic!("a bug")
     }
-    fn open(&self, _: Allowed<'_, protocol::Open>, _: Pace) -> Answer<Opening<OpenReply>> {
+    fn open(&self, _: Allowed<'_, protocol::Open>, _: Pace) -> Answer<Paced<OpenReply>> {
         panic!("a bug")
     }
-    fn create(&self, _: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Opening<(Entry, OpenReply)>> {
+    fn create(&self, _: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<(Entry, OpenReply)>> {
         panic!("a bug")
     }
     fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
         panic!("a bug")
     }
-    fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<()> {
+    fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<Paced<()>> {
         panic!("a bug")
     }
-    fn release(&self, _: Allowed<'_, protocol::Release>, _: Pace) -> Answer<()> {
+    fn release(&self, _: Allowed<'_, protocol::Release>, _: Pace) -> Answer<Paced<()>> {
         panic!("a bug")
     }
-    fn read(&self, _: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
+    fn read(&self, _: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<Paced<usize>> {
         match pace {
-            Pace::Now => Err(Errno::EAGAIN),
-            Pace::Patient => Ok(into.copy_from(b"late")),
+            Pace::Now => Ok(Paced::WouldBlock),
+            Pace::Patient => Ok(Paced::Ready(into.copy_from(b"late"))),
         }
     }
-    fn write(&self, _: Allowed<'_, protocol::Write>, _: &IoVectors<'_>, _: Pace) -> Answer<usize> {
+    fn write(&self, _: Allowed<'_, protocol::Write>, _: &IoVectors<'_>, _: Pace) -> Answer<Paced<usize>> {
         panic!("a bug")
     }
     fn fsync(&self, _: Allowed<'_, protocol::Fsync>) -> Answer<Durable> {
         panic!("a bug")
     }
-    fn get_lock(&self, _: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Option<FileLock>> {
+    fn get_lock(&self, _: Allowed<'_, protocol::GetLock>, _: Pace) -> Answer<Paced<Option<FileLock>>> {
         panic!("a bug")
     }
-    fn set_lock(&self, _: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Locking> {
+    fn set_lock(&self, _: Allowed<'_, protocol::SetLock>, _: Pace) -> Answer<Paced<Locking>> {
         panic!("a bug")
     }
-    fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Stepped> {
+    fn fallocate(&self, _: Allowed<'_, protocol::Fallocate>, _: StopCheck<'_>) -> Answer<Paced<()>> {
         panic!("a bug")
     }
     fn lseek(&self, _: Allowed<'_, protocol::Lseek>) -> Answer<u64> {

@@ -24,8 +24,8 @@ use crate::passthrough::files::handles::HandleTickets;
 use crate::passthrough::identity::{Assumed, Identity};
 
 use crate::filesystem::{
-    Allowed, Answer, Call, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening,
-    Pace, Stepped, StopCheck,
+    Allowed, Answer, Call, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced,
+    StopCheck,
 };
 use crate::io_vectors::IoVectors;
 use crate::passthrough::files::deferred_close::{OpenThings, Reaper};
@@ -323,7 +323,7 @@ impl FileSystem for Passthrough {
         }
     }
 
-    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Opening<OpenReply>> {
+    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>> {
         let call = call.into_inner();
         let answer = self.inodes.table.get(call.node).and_then(|node| self.open(&node, &call, pace));
         self.note_stale_open(&call, answer)
@@ -333,18 +333,18 @@ impl FileSystem for Passthrough {
         &self,
         call: Allowed<'_, protocol::Create<'_>>,
         pace: Pace,
-    ) -> Answer<Opening<(Entry, OpenReply)>> {
+    ) -> Answer<Paced<(Entry, OpenReply)>> {
         let call = call.into_inner();
         let name = Some(call.operation.name);
         let answer = self.inodes.table.get(call.node).and_then(|directory| {
             let _held = self.hold_to_change(&directory)?;
-            let answer = Opening::of(self.create(&directory, &call, pace), pace);
+            let answer = Paced::opened(self.create(&directory, &call, pace), pace);
             self.answer_at(&[(&directory, name)], &call.caller, answer)
         });
         self.note_stale(&call.caller, answer)
     }
 
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Opening<Attr>> {
+    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Paced<Attr>> {
         let call = call.into_inner();
         let answer = self.inodes.table.get(call.node).and_then(|node| {
             let _held = self.hold_to_change(&node)?;
@@ -380,7 +380,7 @@ impl FileSystem for Passthrough {
         self.note_stale(&call.caller, answer)
     }
 
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Stepped> {
+    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>> {
         let call = call.into_inner();
         self.fallocate(&call.caller, call.operation, stop)
     }
@@ -418,13 +418,13 @@ impl FileSystem for Passthrough {
     }
 
     handle_families! {
-        flush(protocol::Flush, pace: Pace) -> ();
-        release(protocol::Release, pace: Pace) -> ();
-        read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> usize;
-        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> usize;
+        flush(protocol::Flush, pace: Pace) -> Paced<()>;
+        release(protocol::Release, pace: Pace) -> Paced<()>;
+        read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> Paced<usize>;
+        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Paced<usize>;
         fsync(protocol::Fsync) -> Durable;
-        get_lock(protocol::GetLock, pace: Pace) -> Option<FileLock>;
-        set_lock(protocol::SetLock, pace: Pace) -> Locking;
+        get_lock(protocol::GetLock, pace: Pace) -> Paced<Option<FileLock>>;
+        set_lock(protocol::SetLock, pace: Pace) -> Paced<Locking>;
         lseek(protocol::Lseek) -> u64;
         inode_flags(InodeFlags) -> u32;
         sync_fs(protocol::SyncFs) -> Durable;

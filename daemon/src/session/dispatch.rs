@@ -5,7 +5,7 @@ use super::dax::Terms;
 use super::ioctl;
 use super::slot::{ReplySlot, Sink};
 use super::{Outcome, Parked, Scratch, Session, caller, denied, encoded};
-use crate::filesystem::{Answer, Call, Durable, FileSystem, ListNames, Opening, Pace, Stepped, StopCheck};
+use crate::filesystem::{Answer, Call, Durable, FileSystem, ListNames, Pace, Paced, StopCheck};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Permitted, RequiresAccess};
@@ -23,24 +23,54 @@ impl<F: FileSystem> Session<F> {
         operation: Operation<'_>,
         (payload, terms): (&IoVectors<'_>, Terms<'_>),
         (slot, scratch): (&ReplySlot<'_, S>, &mut Scratch),
-    ) -> Answer<Outcome> {
+    ) -> Answer<Paced<Outcome>> {
         let (pace, host) = (terms.pace, &*self.filesystem);
+        let ready = |outcome: Answer<Outcome>| outcome.map(Paced::Ready);
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
             // Answered with bytes, in place or produced by the host, or not at all.
             Operation::Read(read) => return self.read(header, read, (slot, pace)),
-            Operation::ReadDir(list) => return self.read_dir(header, list, slot.room(), scratch),
+            Operation::ReadDir(list) => return ready(self.read_dir(header, list, slot.room(), scratch)),
             Operation::ReadDirPlus(plus) => {
-                return self.read_dir_plus(header, plus, (slot.room(), terms), scratch);
+                return ready(self.read_dir_plus(header, plus, (slot.room(), terms), scratch));
             }
-            Operation::ReadLink(link) => return self.read_link(header, link, scratch),
-            Operation::GetXattr(get) => return self.get_xattr(header, get, scratch),
-            Operation::ListXattr(list) => return self.list_xattr(header, list, scratch),
-            Operation::Forget(forget) => return self.forget(header, forget),
-            Operation::BatchForget(batch) => return self.batch_forget(header, batch),
+            Operation::ReadLink(link) => return ready(self.read_link(header, link, scratch)),
+            Operation::GetXattr(get) => return ready(self.get_xattr(header, get, scratch)),
+            Operation::ListXattr(list) => return ready(self.list_xattr(header, list, scratch)),
+            Operation::Forget(forget) => return ready(self.forget(header, forget)),
+            Operation::BatchForget(batch) => return ready(self.batch_forget(header, batch)),
             Operation::Interrupt(op) => {
                 self.interrupt(op.target);
-                return Ok(Outcome::Silence);
+                return Ok(Paced::Ready(Outcome::Silence));
+            }
+            // Operations that keep the pace.
+            Operation::Create(op) => {
+                let created = host.create(self.permit(header, op)?, pace)?;
+                return self.paced(header, created.map(|created| self.created(created)), (terms, scratch));
+            }
+            Operation::SetAttr(op) => {
+                let set = self.set_attr(header, op, pace)?;
+                return self.paced(header, set.map(|attr| Reply::Attr(attr, attr_timeout)), (terms, scratch));
+            }
+            Operation::Open(op) => {
+                let opened = host.open(self.permit(header, op)?, pace)?;
+                return self.paced(header, opened.map(Reply::Open), (terms, scratch));
+            }
+            Operation::Write(op) => {
+                let written = self.write(header, op, (payload, pace))?;
+                return self.paced(header, written, (terms, scratch));
+            }
+            Operation::Flush(op) => {
+                let flushed = host.flush(self.permit(header, op)?, pace)?;
+                return self.paced(header, flushed.map(|()| Reply::Empty), (terms, scratch));
+            }
+            Operation::Release(op) => {
+                let released = host.release(self.permit(header, op)?, pace)?;
+                return self.paced(header, released.map(|()| Reply::Empty), (terms, scratch));
+            }
+            Operation::GetLock(op) => {
+                let found = self.get_lock(header, op, terms)?;
+                return self.paced(header, found, (terms, scratch));
             }
             // Answered with a new name or node.
             Operation::Lookup(op) => self.lookup(header, op)?,
@@ -48,41 +78,26 @@ impl<F: FileSystem> Session<F> {
             Operation::MkNod(op) => self.entry(host.mk_nod(self.permit(header, op)?)?),
             Operation::MkDir(op) => self.entry(host.mk_dir(self.permit(header, op)?)?),
             Operation::Link(op) => self.entry(host.link(self.permit(header, op)?)?),
-            Operation::Create(op) => match host.create(self.permit(header, op)?, pace)? {
-                Opening::Done(created) => self.created(created),
-                Opening::Leased => return Ok(Outcome::Leased),
-            },
             Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
             // Answered with a value.
             Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
-            Operation::SetAttr(op) => match self.set_attr(header, op, pace)? {
-                Opening::Done(attr) => Reply::Attr(attr, attr_timeout),
-                Opening::Leased => return Ok(Outcome::Leased),
-            },
             Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
-            Operation::Open(op) => match host.open(self.permit(header, op)?, pace)? {
-                Opening::Done(open) => Reply::Open(open),
-                Opening::Leased => return Ok(Outcome::Leased),
-            },
             Operation::OpenDir(op) => Reply::Open(host.open_dir(self.permit(header, op)?)?),
-            Operation::Write(op) => self.write(header, op, (payload, pace))?,
             Operation::Lseek(op) => Reply::Offset(host.lseek(self.permit(header, op)?)?),
             Operation::CopyFileRange(op) => self.copy_file_range(header, op)?,
             // Answered with success alone.
             Operation::Unlink(op) => empty(host.unlink(self.permit(header, op)?))?,
             Operation::RmDir(op) => empty(host.rm_dir(self.permit(header, op)?))?,
             Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
-            Operation::Flush(op) => empty(host.flush(self.permit(header, op)?, pace))?,
-            Operation::Release(op) => empty(host.release(self.permit(header, op)?, pace))?,
             Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::SyncFs(_)
                 if self.policy.has_nothing_unwritten() =>
             {
                 Reply::Empty
             }
-            Operation::Fsync(op) => return self.fsync(header, op, scratch),
+            Operation::Fsync(op) => return ready(self.fsync(header, op, scratch)),
             Operation::Fallocate(op) => return self.fallocate(header, op, (terms.stop, scratch)),
-            Operation::SyncFs(op) => return self.sync_fs(header, op, scratch),
+            Operation::SyncFs(op) => return ready(self.sync_fs(header, op, scratch)),
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
             Operation::Access(op) => empty(host.access(self.permit(header, op)?))?,
@@ -90,15 +105,24 @@ impl<F: FileSystem> Session<F> {
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
             // INIT and DESTROY change the session and never come this far.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
-            Operation::GetLock(op) => self.get_lock(header, op, terms)?,
             Operation::SetLock(op) => return self.set_lock(header, op, (terms, scratch)),
-            Operation::SetupMapping(op) => return self.set_up_mapping(header, op, scratch),
-            Operation::RemoveMapping(op) => return self.remove_mapping(header, op),
-            Operation::BMap(op) => return self.unserved(header, op),
-            Operation::Poll(op) => return self.unserved(header, op),
-            Operation::Ioctl(op) => return self.ioctl(header, &op, scratch),
+            Operation::SetupMapping(op) => return ready(self.set_up_mapping(header, op, scratch)),
+            Operation::RemoveMapping(op) => return ready(self.remove_mapping(header, op)),
+            Operation::BMap(op) => return ready(self.unserved(header, op)),
+            Operation::Poll(op) => return ready(self.unserved(header, op)),
+            Operation::Ioctl(op) => return ready(self.ioctl(header, &op, scratch)),
         };
-        Ok(encoded(&self.marked(terms, header.node, reply), scratch))
+        self.paced(header, Paced::Ready(reply), (terms, scratch))
+    }
+
+    /// Encodes the reply of an operation that is ready.
+    fn paced(
+        &self,
+        header: &Header<'_>,
+        reply: Paced<Reply<'_>>,
+        (terms, scratch): (Terms<'_>, &mut Scratch),
+    ) -> Answer<Paced<Outcome>> {
+        Ok(reply.map(|reply| encoded(&self.marked(terms, header.node, reply), scratch)))
     }
 
     fn fsync(&self, header: &Header<'_>, fsync: Fsync, scratch: &mut Scratch) -> Answer<Outcome> {
@@ -148,7 +172,7 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    fn set_attr(&self, header: &Header<'_>, set: SetAttr, pace: Pace) -> Answer<Opening<Attr>> {
+    fn set_attr(&self, header: &Header<'_>, set: SetAttr, pace: Pace) -> Answer<Paced<Attr>> {
         let set = self.with_meaning(header.node, set)?;
         self.filesystem.set_attr(self.permit(header, set)?, pace)
     }
@@ -168,9 +192,9 @@ impl<F: FileSystem> Session<F> {
         header: &Header<'_>,
         read: Read,
         (slot, pace): (&ReplySlot<'_, S>, Pace),
-    ) -> Answer<Outcome> {
+    ) -> Answer<Paced<Outcome>> {
         let into = slot.data(usize::try_from(read.size.min(WRITE_LEN_MAX)).unwrap_or(usize::MAX));
-        self.filesystem.read(self.permit(header, read)?, &into, pace).map(Outcome::InPlace)
+        Ok(self.filesystem.read(self.permit(header, read)?, &into, pace)?.map(Outcome::InPlace))
     }
 
     fn write(
@@ -178,14 +202,17 @@ impl<F: FileSystem> Session<F> {
         header: &Header<'_>,
         write: Write,
         (payload, pace): (&IoVectors<'_>, Pace),
-    ) -> Answer<Reply<'static>> {
+    ) -> Answer<Paced<Reply<'static>>> {
         // INIT has said so; a chain can describe gigabytes by naming the same memory again and again.
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }
         let written = self.filesystem.write(self.permit(header, write)?, payload, pace)?;
-        self.throttle.wrote(written as u64);
-        u32::try_from(written).map(Reply::Written).map_err(|_large| Errno::EIO)
+        if let Paced::Ready(written) = written {
+            self.throttle.wrote(written as u64);
+        }
+        // No more was written than `WRITE_LEN_MAX`.
+        Ok(written.map(|written| Reply::Written(u32::try_from(written).unwrap_or(u32::MAX))))
     }
 
     /// A link's target and an attribute's value are bytes on the host's disk like any.
@@ -207,14 +234,12 @@ impl<F: FileSystem> Session<F> {
         header: &Header<'_>,
         fallocate: Fallocate,
         (stop, scratch): (StopCheck<'_>, &mut Scratch),
-    ) -> Answer<Outcome> {
+    ) -> Answer<Paced<Outcome>> {
         if fallocate_access(fallocate.mode).is_none() {
             return Err(Errno::EOPNOTSUPP);
         }
-        match self.filesystem.fallocate(self.permit(header, fallocate)?, stop)? {
-            Stepped::Done => Ok(encoded(&Reply::Empty, scratch)),
-            Stepped::Stopped => Ok(Outcome::Stopped),
-        }
+        let done = self.filesystem.fallocate(self.permit(header, fallocate)?, stop)?;
+        Ok(done.map(|()| encoded(&Reply::Empty, scratch)))
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {

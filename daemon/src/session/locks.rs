@@ -6,7 +6,7 @@
 use super::dax::Terms;
 use super::state::State;
 use super::{Outcome, Parked, Scratch, Session, encoded};
-use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, nothing_in_the_way};
+use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, Paced, nothing_in_the_way};
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
 use crate::sync::event::{EventCounter, Listener};
 use pinhole_protocol::{Errno, GetLock, Header, LockOwner, NodeId, Reply, SetLock, Unique};
@@ -202,10 +202,10 @@ impl<F: FileSystem> Session<F> {
         header: &Header<'_>,
         get: GetLock,
         terms: Terms<'_>,
-    ) -> Answer<Reply<'static>> {
+    ) -> Answer<Paced<Reply<'static>>> {
         self.check_locks_served()?;
         let found = self.filesystem.get_lock(self.permit(header, get)?, terms.pace)?;
-        Ok(Reply::Lock(found.unwrap_or_else(|| nothing_in_the_way(&get.0))))
+        Ok(found.map(|found| Reply::Lock(found.unwrap_or_else(|| nothing_in_the_way(&get.0)))))
     }
 
     /// SETLK and SETLKW.
@@ -214,15 +214,17 @@ impl<F: FileSystem> Session<F> {
         header: &Header<'_>,
         set: SetLock,
         (terms, scratch): (Terms<'_>, &mut Scratch),
-    ) -> Answer<Outcome> {
+    ) -> Answer<Paced<Outcome>> {
         self.check_locks_served()?;
         let permitted = self.permit(header, set)?;
         let calls = self.wake_event().listener_notifications();
-        let blocker = match self.filesystem.set_lock(permitted, terms.pace)? {
-            Locking::Done => return Ok(encoded(&Reply::Empty, scratch)),
-            // Not an error to the caller: one of the host's own EAGAIN is another matter.
-            Locking::Held(_) if !set.wait => return Ok(Outcome::Refused(Errno::EAGAIN)),
-            Locking::Held(blocker) => blocker,
+        let tried = self.filesystem.set_lock(permitted, terms.pace)?;
+        let blocker = match tried {
+            Paced::Ready(Locking::Held(_)) if !set.wait => return Err(Errno::EAGAIN),
+            Paced::Ready(Locking::Held(blocker)) => blocker,
+            Paced::Ready(Locking::Done) | Paced::WouldBlock | Paced::Leased | Paced::Stopped => {
+                return Ok(tried.map(|_done| encoded(&Reply::Empty, scratch)));
+            }
         };
         let owner = (!set.lock.flock).then_some(set.lock.owner);
         let place = self.waiters.enter(header.unique, owner, self.wake_event())?;
@@ -231,7 +233,7 @@ impl<F: FileSystem> Session<F> {
         // It may have been unlocked between the try and the place, so the first look is at once.
         let next = Mutex::new(Next { at: since, calls: None });
         let wait = LockWait { node: header.node, lock: set, since, next, place };
-        Ok(Outcome::Parked(Parked::for_lock(header.unique, wait)))
+        Ok(Paced::Ready(Outcome::Parked(Parked::for_lock(header.unique, wait))))
     }
 
     fn check_locks_served(&self) -> Answer<()> {
@@ -267,7 +269,8 @@ impl<F: FileSystem> Session<F> {
         *wait.next() = Next { at, calls: Some(calls) };
         let call = Call { node: wait.node, caller: Caller::default(), operation: wait.lock };
         let tried = self.policy.permit(call, &*self.filesystem).map_err(super::denied);
-        match tried.and_then(|permitted| self.filesystem.set_lock(permitted, Pace::Patient)) {
+        let tried = tried.and_then(|permitted| self.filesystem.set_lock(permitted, Pace::Patient)?.ready());
+        match tried {
             Ok(Locking::Done) => Some(Ok(())),
             Ok(Locking::Held(blocker)) => wait.place.blocked_by(blocker, calls).err().map(Err),
             Err(errno) => Some(Err(errno)),

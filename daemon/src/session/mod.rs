@@ -15,7 +15,7 @@ mod slot;
 mod state;
 mod throttle;
 
-use crate::filesystem::{Caller, FileSystem, errno_of};
+use crate::filesystem::{Caller, FileSystem, Paced, errno_of};
 use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
@@ -130,12 +130,6 @@ enum Outcome {
     Silence,
     /// Nothing is answered yet.
     Parked(Parked),
-    /// Nothing is done yet: another process has a lease on the file.
-    Leased,
-    /// It has ended between two steps and is not to be answered.
-    Stopped,
-    /// This errno is the answer, whatever pace was asked for.
-    Refused(Errno),
 }
 
 impl<F: FileSystem> Session<F> {
@@ -286,24 +280,17 @@ impl<F: FileSystem> Session<F> {
                 let operation = settled(operation, negotiated.flags);
                 let terms = Terms { pace, stop, dax: *dax };
                 match self.dispatch(&request.header, operation, (payload, terms), (slot, scratch)) {
-                    Err(Errno::EAGAIN) if pace == Pace::Now && is_paced(&request.header) => {
-                        return Performed::WouldWait;
-                    }
-                    outcome => outcome,
+                    Ok(Paced::Ready(outcome)) => Ok(outcome),
+                    Ok(Paced::WouldBlock) => return Performed::WouldWait,
+                    Ok(Paced::Leased) => return Performed::Leased,
+                    // Of a guest that has begun anew, whose new INIT waits for this.
+                    Ok(Paced::Stopped) if is_ended.get() => Err(Errno::EINTR),
+                    Ok(Paced::Stopped) => return Performed::Stopped,
+                    Err(errno) => Err(errno),
                 }
             }
             (Err(error), _) => Err(undecoded(&request.header, &error)),
             (Ok(_), State::Waiting) => Err(before_init(request.header.node)),
-        };
-        match outcome {
-            Ok(Outcome::Leased) => return Performed::Leased,
-            Ok(Outcome::Stopped) if !is_ended.get() => return Performed::Stopped,
-            _ => {}
-        }
-        // Of a guest that has begun anew, whose new INIT waits for this.
-        let outcome = match outcome {
-            Ok(Outcome::Stopped) => Err(Errno::EINTR),
-            outcome => outcome,
         };
         self.throttle.served(request.header.known_opcode());
         match outcome {
@@ -428,24 +415,6 @@ fn unique_of(message: &[u8]) -> Unique {
     Unique(bytes.map_or(0, u64::from_le_bytes))
 }
 
-/// Whether it is an operation of which the host says EAGAIN where it would have to wait.
-fn is_paced(header: &Header<'_>) -> bool {
-    matches!(
-        header.known_opcode(),
-        Some(
-            Opcode::Read
-                | Opcode::Write
-                | Opcode::Open
-                | Opcode::SetAttr
-                | Opcode::Flush
-                | Opcode::Release
-                | Opcode::GetLock
-                | Opcode::SetLock
-                | Opcode::SetLockWait
-        )
-    )
-}
-
 /// The refusal of what comes before INIT. A guest that knows a node besides the root has it of a process that died, and
 /// its VMM has gone on with this one.
 const fn before_init(node: NodeId) -> Errno {
@@ -484,10 +453,10 @@ fn answer<S: Sink>(
         Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
         Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
         Ok(Outcome::Silence) => slot.close(),
-        // These are answered elsewhere, and come here only by mistake.
-        Ok(Outcome::Parked(_) | Outcome::Leased | Outcome::Stopped) => slot.refuse(Errno::EIO),
+        // It is answered elsewhere, and comes here only by mistake.
+        Ok(Outcome::Parked(_)) => slot.refuse(Errno::EIO),
         Err(_) if is_silent => slot.close(),
-        Ok(Outcome::Refused(errno)) | Err(errno) => slot.refuse(*errno),
+        Err(errno) => slot.refuse(*errno),
     }
 }
 

@@ -7,7 +7,7 @@ mod mirror;
 mod rules;
 
 use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
-use pinhole::filesystem::{Allowed, Answer, Call, Caller, FileSystem, Opening, Pace, errno_of};
+use pinhole::filesystem::{Allowed, Answer, Call, Caller, FileSystem, Pace, Paced, errno_of};
 use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Access, Refusal, RequiresAccess};
@@ -211,7 +211,7 @@ impl World {
     fn create(&mut self, (directory, name): (NodeId, &'static str), flags: u32) {
         let got = with_name(name, |name| {
             let create = Create { name, open: open_of(flags), mode: 0o644, umask: 0 };
-            self.share.create(self.permit(directory, create)?, Pace::Patient).and_then(Opening::done)
+            self.share.create(self.permit(directory, create)?, Pace::Patient).and_then(Paced::ready)
         });
         let mut found = None;
         let wanted = Access::CREATE | open_access(flags);
@@ -353,7 +353,7 @@ impl World {
 
     fn open(&mut self, node: NodeId, flags: u32) {
         let got = self.permit(node, open_of(flags));
-        let got = got.and_then(|call| self.share.open(call, Pace::Patient)).and_then(Opening::done);
+        let got = got.and_then(|call| self.share.open(call, Pace::Patient)).and_then(Paced::ready);
         let expected = lacks(self.at_node(node), open_access(flags), false)
             .and_then(|()| self.mirror_open(self.fd(node), flags));
         assert_eq!(
@@ -386,7 +386,7 @@ impl World {
                 rustix::io::pread(&opened.fd, &mut [0; 1], 0).map_err(errno)
             }
         });
-        assert_eq!(got, expected);
+        assert_eq!(got.and_then(Paced::ready), expected);
     }
 
     fn list(&self, node: NodeId) {
@@ -415,7 +415,7 @@ impl World {
         let (got, wanted) = if change {
             let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
             let call = self.permit(node, change);
-            let got = call.and_then(|call| self.share.set_attr(call, Pace::Patient)).and_then(Opening::done);
+            let got = call.and_then(|call| self.share.set_attr(call, Pace::Patient)).and_then(Paced::ready);
             (got, Access::STAT | Access::CHMOD)
         } else {
             (

@@ -7,7 +7,7 @@
 //! before: none is ever lost. What the host writes back by itself is not seen, and a byte written twice counts twice:
 //! the figure is never too small.
 
-use crate::filesystem::{Answer, Pace};
+use crate::filesystem::{Answer, Pace, Paced};
 use crate::limits::DIRTY_NAP;
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
@@ -120,19 +120,18 @@ impl DirtyRoom {
 }
 
 impl Passthrough {
-    /// Does a write of `len` bytes to a file once there is room for them; `write` says how many it was. EAGAIN: there
-    /// is none and the pace forbids to make it.
+    /// Does a write of `len` bytes to a file once there is room for them; `write` says how many it was.
     pub(in crate::passthrough) fn write_dirty(
         &self,
         file: &Arc<Entry<FileHandle>>,
         (len, pace): (usize, Pace),
         write: impl FnOnce() -> Answer<usize>,
-    ) -> Answer<usize> {
-        let Some(room) = &self.dirty else { return write() };
+    ) -> Answer<Paced<usize>> {
+        let Some(room) = &self.dirty else { return write().map(Paced::Ready) };
         let len = len as u64;
         let mut taken = match (room.take(len), pace) {
             (Some(taken), _) => taken,
-            (None, Pace::Now) => return Err(Errno::EAGAIN),
+            (None, Pace::Now) => return Ok(Paced::WouldBlock),
             (None, Pace::Patient) => room.wait(len, || self.make_room()),
         };
         let written = write();
@@ -144,7 +143,7 @@ impl Passthrough {
         if dirtied > 0 && !self.files.is_open(file) {
             self.reaper.write_back(Arc::clone(file));
         }
-        written
+        written.map(Paced::Ready)
     }
 
     /// Makes a file durable with `sync`, which also ends what it has of the room.
@@ -162,14 +161,15 @@ impl Passthrough {
         }
     }
 
-    /// Before a file is closed. EAGAIN: it has to be written back and the pace forbids it.
-    pub(in crate::passthrough) fn settle_dirty(&self, file: &FileHandle, pace: Pace) -> Answer<()> {
-        match pace {
-            _ if file.dirty.bytes() == 0 => {}
-            Pace::Now => return Err(Errno::EAGAIN),
-            Pace::Patient => write_back(file),
+    /// Writes a file back before it is closed. False: that takes long and the pace forbids it.
+    pub(in crate::passthrough) fn settle_dirty(&self, file: &FileHandle, pace: Pace) -> bool {
+        if file.dirty.bytes() > 0 {
+            if pace == Pace::Now {
+                return false;
+            }
+            write_back(file);
         }
-        Ok(())
+        true
     }
 
     /// A file that is closed: one that has any left all the same is written back first. Whether it is left to the reaper.

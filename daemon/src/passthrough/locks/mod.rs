@@ -9,7 +9,7 @@ mod file;
 mod ofd;
 mod ranges;
 
-use crate::filesystem::{Answer, Locking, Pace};
+use crate::filesystem::{Answer, Locking, Pace, Paced};
 use crate::limits::{LOCKS_MAX, LOCKS_OF_FILE_MAX};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
@@ -139,13 +139,17 @@ impl Locks {
 }
 
 impl Passthrough {
-    pub(in crate::passthrough) fn get_lock(&self, get: GetLock, pace: Pace) -> Answer<Option<FileLock>> {
-        let (file, span) = self.lockable(&get.0, pace)?;
+    pub(in crate::passthrough) fn get_lock(
+        &self,
+        get: GetLock,
+        pace: Pace,
+    ) -> Answer<Paced<Option<FileLock>>> {
+        let Some((file, span)) = self.lockable(&get.0, pace)? else { return Ok(Paced::WouldBlock) };
         let kind = kind_of(get.0.kind).ok_or(Errno::EINVAL)?;
         if get.0.flock {
             return Err(Errno::EINVAL);
         }
-        self.locks.with(file.key, |locks| {
+        let found = self.locks.with(file.key, |locks| {
             if let Some((_, process, locked)) = locks.in_the_way(get.0.owner, span, kind) {
                 return Ok(Some(told(locked, process)));
             }
@@ -154,11 +158,12 @@ impl Passthrough {
             let found = ofd::in_the_way(description, span, kind)?;
             // A process of the host's has no number in the guest.
             Ok(found.map(|locked| told(locked, 0)))
-        })
+        });
+        found.map(Paced::Ready)
     }
 
-    pub(in crate::passthrough) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Locking> {
-        let (file, span) = self.lockable(&set.lock, pace)?;
+    pub(in crate::passthrough) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Paced<Locking>> {
+        let Some((file, span)) = self.lockable(&set.lock, pace)? else { return Ok(Paced::WouldBlock) };
         let kind = kind_of(set.lock.kind);
         if set.lock.flock && span != Span::WHOLE_FILE {
             return Err(Errno::EINVAL);
@@ -172,7 +177,7 @@ impl Passthrough {
         if !needed {
             return Err(Errno::EBADF);
         }
-        self.locks.with(file.key, |locks| {
+        let done = self.locks.with(file.key, |locks| {
             // Who closes a handle takes it away first and ends its locks then, so none is left behind by this one.
             if !self.files.is_open(&file) {
                 return Err(Errno::EBADF);
@@ -182,15 +187,17 @@ impl Passthrough {
             } else {
                 self.set_record(locks, &file, (&set.lock, span, kind))
             }
-        })
+        });
+        done.map(Paced::Ready)
     }
 
-    /// The file that is to be locked, and its bytes.
-    fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<(Arc<Entry<FileHandle>>, Span)> {
+    /// Returns the file that is to be locked, and its bytes. `None`: another server has to be asked, which the pace
+    /// forbids.
+    fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<Option<(Arc<Entry<FileHandle>>, Span)>> {
         let file = self.files.file(lock.handle)?;
         let span = Span::new(lock.start, lock.end)?;
-        // Somebody else's server has to be asked.
-        if file.traits.remote && pace == Pace::Now { Err(Errno::EAGAIN) } else { Ok((file, span)) }
+        let would_block = file.traits.remote && pace == Pace::Now;
+        Ok((!would_block).then_some((file, span)))
     }
 
     fn set_record(

@@ -1,6 +1,6 @@
 //! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK: what a node is like.
 
-use crate::filesystem::{Answer, Call, Caller, Opening, Pace};
+use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::identity::checked_id;
@@ -61,14 +61,16 @@ impl Passthrough {
         node: &NodeRef,
         call: &Call<'_, SetAttr>,
         pace: Pace,
-    ) -> Answer<Opening<Attr>> {
+    ) -> Answer<Paced<Attr>> {
         let wanted = &call.operation;
         node.told.untell();
         let reached = self.reach(node)?;
         if let Some(size) = wanted.size {
             match self.truncate(node, size, (wanted, pace))? {
-                Opening::Done(()) => {}
-                Opening::Leased => return Ok(Opening::Leased),
+                Paced::Ready(()) => {}
+                Paced::WouldBlock => return Ok(Paced::WouldBlock),
+                Paced::Leased => return Ok(Paced::Leased),
+                Paced::Stopped => return Ok(Paced::Stopped),
             }
         }
         if wanted.uid.is_some() || wanted.gid.is_some() {
@@ -98,7 +100,7 @@ impl Passthrough {
         node.told.tell(&stat);
         node.told.own(&stat);
         self.note_blocks(node, &stat);
-        Ok(Opening::Done(self.attr(&node.mount, &stat)))
+        Ok(Paced::Ready(self.attr(&node.mount, &stat)))
     }
 
     /// What the guest is told of an inode.
@@ -140,8 +142,7 @@ impl Passthrough {
         }
     }
 
-    /// EAGAIN: it takes long and the pace forbids that.
-    fn truncate(&self, node: &NodeRef, size: u64, (wanted, pace): (&SetAttr, Pace)) -> Answer<Opening<()>> {
+    fn truncate(&self, node: &NodeRef, size: u64, (wanted, pace): (&SetAttr, Pace)) -> Answer<Paced<()>> {
         if i64::try_from(size).is_err() {
             return Err(Errno::EFBIG);
         }
@@ -152,17 +153,17 @@ impl Passthrough {
         let later = pace == Pace::Now && only_cuts && self.frees_much(node, size);
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
             if later {
-                return Err(Errno::EAGAIN);
+                return Ok(Paced::WouldBlock);
             }
-            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Opening::Done);
+            return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Paced::Ready);
         }
         let _ticket = self.ticket()?;
         let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags());
-        let Opening::Done(file) = Opening::of(opened, pace)? else { return Ok(Opening::Leased) };
+        let Paced::Ready(file) = Paced::opened(opened, pace)? else { return Ok(Paced::Leased) };
         if later {
-            return Err(Errno::EAGAIN);
+            return Ok(Paced::WouldBlock);
         }
-        rustix::fs::ftruncate(file, size).map_err(errno).map(Opening::Done)
+        rustix::fs::ftruncate(file, size).map_err(errno).map(Paced::Ready)
     }
 
     pub(in crate::passthrough) fn access(

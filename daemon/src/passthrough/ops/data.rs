@@ -1,7 +1,7 @@
 //! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE: the bytes of open files.
 
 use crate::filesystem::Durable;
-use crate::filesystem::{Answer, Caller, Pace};
+use crate::filesystem::{Answer, Caller, Pace, Paced};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use crate::passthrough::Passthrough;
@@ -28,14 +28,15 @@ impl Passthrough {
         read: protocol::Read,
         into: &IoVectors<'_>,
         pace: Pace,
-    ) -> Answer<usize> {
+    ) -> Answer<Paced<usize>> {
         let file = self.files.file(read.handle)?;
         let (fd, is_direct) = buffered_or_direct(&file, read.flags, false);
         match pace {
-            Pace::Now if is_direct => Err(Errno::EAGAIN),
+            Pace::Now if is_direct => Ok(Paced::WouldBlock),
             Pace::Now if !file.traits.in_memory => read_cached(&file, read.offset, into),
             Pace::Now | Pace::Patient => {
-                into.fill_from(fd, read.offset, TransferFlags::empty()).map_err(|error| io_errno(&error))
+                let filled = into.fill_from(fd, read.offset, TransferFlags::empty());
+                filled.map(Paced::Ready).map_err(|error| io_errno(&error))
             }
         }
     }
@@ -45,7 +46,7 @@ impl Passthrough {
         write: protocol::Write,
         from: &IoVectors<'_>,
         pace: Pace,
-    ) -> Answer<usize> {
+    ) -> Answer<Paced<usize>> {
         let file = self.files.file(write.handle)?;
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
         let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
@@ -53,7 +54,7 @@ impl Passthrough {
         let syncs = flags.intersects(TransferFlags::SYNC | TransferFlags::DSYNC);
         let waits = is_direct || syncs || file.traits.remote;
         if waits && pace == Pace::Now {
-            return Err(Errno::EAGAIN);
+            return Ok(Paced::WouldBlock);
         }
         file.untell();
         let room = self.size_room(&file, (write.offset, flags), from.len())?;
@@ -64,9 +65,9 @@ impl Passthrough {
         if syncs {
             let written = write()?;
             self.sync_names(&file)?.wait()?;
-            return Ok(written);
+            return Ok(Paced::Ready(written));
         }
-        if is_direct { write() } else { self.write_dirty(&file, (from.len(), pace), write) }
+        if is_direct { write().map(Paced::Ready) } else { self.write_dirty(&file, (from.len(), pace), write) }
     }
 
     /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
@@ -164,7 +165,7 @@ impl Passthrough {
             let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
         })?;
-        Ok(copied as u64)
+        Ok(copied.ready()? as u64)
     }
 }
 
@@ -187,27 +188,28 @@ pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Ans
     }
 }
 
-/// Reads what the host has in memory; EAGAIN where it would have to fetch any of it.
-fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<usize> {
+/// Reads what the host has in memory, unless it would have to fetch any of it.
+fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<Paced<usize>> {
     if file.always_waits.load(Ordering::Relaxed) {
-        return Err(Errno::EAGAIN);
+        return Ok(Paced::WouldBlock);
     }
     let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
         Ok(len) => len,
-        Err(error) => {
-            let errno = io_errno(&error);
-            if errno == Errno::EOPNOTSUPP {
+        Err(error) => match io_errno(&error) {
+            Errno::EAGAIN => return Ok(Paced::WouldBlock),
+            Errno::EOPNOTSUPP => {
                 file.always_waits.store(true, Ordering::Relaxed);
-                return Err(Errno::EAGAIN);
+                return Ok(Paced::WouldBlock);
             }
-            return Err(errno);
-        }
+            errno => return Err(errno),
+        },
     };
     // A short answer means the end of the file to the guest. The host gives one also where its cache ends, which is at
     // the border of a page, or nothing at all (Linux 5.9 and 5.10).
     let end = offset.saturating_add(len as u64);
     let is_whole = len == into.len() || (len > 0 && !end.is_multiple_of(PAGE_LEN));
-    if is_whole || end >= resolve::stat(file.as_fd())?.size() { Ok(len) } else { Err(Errno::EAGAIN) }
+    let is_complete = is_whole || end >= resolve::stat(file.as_fd())?.size();
+    Ok(if is_complete { Paced::Ready(len) } else { Paced::WouldBlock })
 }
 
 /// The descriptor for one transfer, and whether that goes past the host's page cache: only while the guest's file has

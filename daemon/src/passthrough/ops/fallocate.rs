@@ -5,7 +5,7 @@
 //! of [`ALLOCATION_STEP_LEN`], and may end between two of them. The guest sees one operation: only the last step changes
 //! the file's length.
 
-use crate::filesystem::{Answer, Caller, Repeat, Stepped, StopCheck};
+use crate::filesystem::{Answer, Caller, Paced, Repeat, StopCheck};
 use crate::limits::{ALLOCATION_STEP_LEN, ALLOCATION_STEPS_MAX};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
@@ -89,7 +89,7 @@ impl Passthrough {
         caller: &Caller<'_>,
         fallocate: protocol::Fallocate,
         stop: StopCheck<'_>,
-    ) -> Answer<Stepped> {
+    ) -> Answer<Paced<()>> {
         let file = self.files.file(fallocate.handle)?;
         file.untell();
         let protocol::Fallocate { offset, length, .. } = fallocate;
@@ -104,12 +104,12 @@ impl Passthrough {
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         match Steps::of(offset, length) {
             Some(steps) if !mode.intersects(shifts) => in_steps(&file, mode, steps, stop),
-            Some(_) | None => reserve(&file, mode, (offset, length)).map(|()| Stepped::Done),
+            Some(_) | None => reserve(&file, mode, (offset, length)).map(Paced::Ready),
         }
     }
 }
 
-fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopCheck<'_>) -> Answer<Stepped> {
+fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopCheck<'_>) -> Answer<Paced<()>> {
     let reached = stop.reached();
     if reached.is_none() && !mode.contains(FallocateFlags::PUNCH_HOLE) {
         if file.traits.in_memory && without_growth(mode) == FallocateFlags::KEEP_SIZE {
@@ -125,10 +125,10 @@ fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopChe
         file.untell();
         reserve(file, mode, (step.offset, step.len))?;
         if !step.is_last && stop.is_to_stop(repeat(mode), step.offset.saturating_add(step.len)) {
-            return Ok(Stepped::Stopped);
+            return Ok(Paced::Stopped);
         }
     }
-    Ok(Stepped::Done)
+    Ok(Paced::Ready(()))
 }
 
 /// One call. hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.

@@ -1,6 +1,6 @@
 //! OPEN, CREATE, TMPFILE, FLUSH, RELEASE: the life of an open file.
 
-use crate::filesystem::{Answer, Call, Caller, Opening, Pace};
+use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::files::dirty_bytes::Dirty;
@@ -26,14 +26,14 @@ impl Passthrough {
         node: &NodeRef,
         call: &Call<'_, Open>,
         pace: Pace,
-    ) -> Answer<Opening<OpenReply>> {
+    ) -> Answer<Paced<OpenReply>> {
         let tickets = self.handle_tickets()?;
         if pace == Pace::Now && call.operation.flags.contains(OpenFlags::TRUNC) && self.frees_much(node, 0) {
             // The pool must not wait for a lease, so that is broken first.
             let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
-            return match Opening::of(opened, pace)? {
-                Opening::Done(()) => Err(Errno::EAGAIN),
-                Opening::Leased => Ok(Opening::Leased),
+            return match Paced::opened(opened, pace)? {
+                Paced::Leased => Ok(Paced::Leased),
+                Paced::Ready(()) | Paced::WouldBlock | Paced::Stopped => Ok(Paced::WouldBlock),
             };
         }
         let open = self.with_kill(call.operation, &call.caller);
@@ -42,8 +42,8 @@ impl Passthrough {
         let opened = self
             .open_node(checked, node, (open, pace))
             .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
-        let opened = Opening::of(opened, pace);
-        if matches!(opened, Ok(Opening::Leased)) && is_let_in {
+        let opened = Paced::opened(opened, pace);
+        if matches!(opened, Ok(Paced::Leased)) && is_let_in {
             self.expect_again(call);
         }
         opened
@@ -268,11 +268,11 @@ impl Passthrough {
 
     /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
     /// standard library drops it; it is the next FSYNC's.
-    pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<()> {
+    pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
         let (writable, remote) = (file.writable, file.traits.remote);
         if remote && pace == Pace::Now && (writable || self.locks.any()) {
-            return Err(Errno::EAGAIN);
+            return Ok(Paced::WouldBlock);
         }
         // What was only read has nothing to write back.
         let flushed = if file.traits.closes_silently || !writable {
@@ -284,19 +284,25 @@ impl Passthrough {
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
         // finds it.
         self.end_locks_of_owner(&file, flush.lock_owner);
-        flushed
+        flushed.map(Paced::Ready)
     }
 
-    pub(in crate::passthrough) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<()> {
+    pub(in crate::passthrough) fn release(
+        &self,
+        release: protocol::Release,
+        pace: Pace,
+    ) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
         // A server would have to be told which locks have ended.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
-            return Err(Errno::EAGAIN);
+            return Ok(Paced::WouldBlock);
         }
         self.keep_grown(&file, pace);
-        self.settle_dirty(&file, pace)?;
+        if !self.settle_dirty(&file, pace) {
+            return Ok(Paced::WouldBlock);
+        }
         drop(file);
-        self.close(release.handle)
+        self.close(release.handle).map(Paced::Ready)
     }
 
     fn close(&self, handle: Handle) -> Answer<()> {

@@ -1,8 +1,7 @@
 //! A mounted share whose answers can be held back after the host has been asked.
 
 use pinhole::filesystem::{
-    Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Opening, Pace, Stepped,
-    StopCheck,
+    Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
@@ -197,14 +196,19 @@ impl FileSystem for Layer {
         self.pass(Kind::Lookup, FileSystem::lookup(&self.behind, call))
     }
 
-    fn read(&self, call: Allowed<'_, protocol::Read>, into: &IoVectors<'_>, pace: Pace) -> Answer<usize> {
+    fn read(
+        &self,
+        call: Allowed<'_, protocol::Read>,
+        into: &IoVectors<'_>,
+        pace: Pace,
+    ) -> Answer<Paced<usize>> {
         self.pass(Kind::Read, FileSystem::read(&self.behind, call, into, pace))
     }
 
     passed_on! {
         forget(protocol::Forget) -> ();
         get_attr(protocol::GetAttr) -> Answer<Attr>;
-        set_attr(protocol::SetAttr, pace: Pace) -> Answer<Opening<Attr>>;
+        set_attr(protocol::SetAttr, pace: Pace) -> Answer<Paced<Attr>>;
         get_statx(protocol::GetStatx) -> Answer<Statx>;
         access(protocol::Access) -> Answer<()>;
         stat_fs(protocol::StatFs) -> Answer<Statfs>;
@@ -216,16 +220,16 @@ impl FileSystem for Layer {
         unlink(protocol::Unlink<'_>) -> Answer<()>;
         rm_dir(protocol::RmDir<'_>) -> Answer<()>;
         rename(protocol::Rename<'_>) -> Answer<()>;
-        open(protocol::Open, pace: Pace) -> Answer<Opening<OpenReply>>;
-        create(protocol::Create<'_>, pace: Pace) -> Answer<Opening<(Entry, OpenReply)>>;
+        open(protocol::Open, pace: Pace) -> Answer<Paced<OpenReply>>;
+        create(protocol::Create<'_>, pace: Pace) -> Answer<Paced<(Entry, OpenReply)>>;
         tmp_file(protocol::TmpFile) -> Answer<(Entry, OpenReply)>;
-        flush(protocol::Flush, pace: Pace) -> Answer<()>;
-        release(protocol::Release, pace: Pace) -> Answer<()>;
-        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Answer<usize>;
+        flush(protocol::Flush, pace: Pace) -> Answer<Paced<()>>;
+        release(protocol::Release, pace: Pace) -> Answer<Paced<()>>;
+        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Answer<Paced<usize>>;
         fsync(protocol::Fsync) -> Answer<Durable>;
-        get_lock(protocol::GetLock, pace: Pace) -> Answer<Option<FileLock>>;
-        set_lock(protocol::SetLock, pace: Pace) -> Answer<Locking>;
-        fallocate(protocol::Fallocate, stop: StopCheck<'_>) -> Answer<Stepped>;
+        get_lock(protocol::GetLock, pace: Pace) -> Answer<Paced<Option<FileLock>>>;
+        set_lock(protocol::SetLock, pace: Pace) -> Answer<Paced<Locking>>;
+        fallocate(protocol::Fallocate, stop: StopCheck<'_>) -> Answer<Paced<()>>;
         lseek(protocol::Lseek) -> Answer<u64>;
         copy_file_range(protocol::CopyFileRange) -> Answer<u64>;
         sync_fs(protocol::SyncFs) -> Answer<Durable>;
