@@ -19,4 +19,4 @@ pub mod sync;
 mod sys;
 pub mod thread_setup;
 pub mod transport;
-mod window;
+pub mod window;

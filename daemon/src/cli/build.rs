@@ -4,6 +4,7 @@ use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
+use crate::filesystem::FileId;
 use crate::limits;
 use crate::passthrough::{self, Passthrough, Surroundings};
 use crate::sandbox::{SandboxError, Side};
@@ -11,6 +12,7 @@ use crate::session::{self, LockMode, Session};
 use crate::sys;
 use crate::thread_setup::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
+use crate::window::{self, Window};
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
@@ -42,7 +44,7 @@ pub(super) enum RunError {
     #[error("--tag: {0}")]
     Tag(#[from] vhost_user::TagError),
     #[error("--dax-window: {0}")]
-    Window(#[from] session::WindowError),
+    Window(#[from] window::WindowError),
     #[error("--num-request-queues: {0}")]
     RequestQueues(#[from] vhost_user::RequestQueuesError),
     #[error("cannot start the thread that waits for signals: {0}")]
@@ -111,7 +113,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
     say_what_has_no_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
-        Some(settings) => (counted_writes_only(policy), Some(window(settings)?)),
+        Some(settings) => (counted_writes_only(policy), Some(make_window(settings)?)),
         None => (policy, None),
     };
     let plan = confine::plan(&serve.share, &policy, alone | log | facilities_of(&listen));
@@ -239,17 +241,17 @@ fn counted_writes_only(policy: Policy) -> Policy {
 }
 
 /// The window, with a file to try front-ends out on: it is made now because no filter is to allow that later.
-fn window(settings: session::Settings) -> Result<session::Window, RunError> {
-    Ok(session::Window::new(settings, scratch_file()?)?)
+fn make_window(settings: window::Settings) -> Result<Window, RunError> {
+    Ok(Window::new(settings, scratch_file()?)?)
 }
 
-fn scratch_file() -> io::Result<session::ScratchFile> {
+fn scratch_file() -> io::Result<window::ScratchFile> {
     let writable = memory_file()?;
-    rustix::fs::ftruncate(&writable, session::ScratchFile::LEN)?;
+    rustix::fs::ftruncate(&writable, window::ScratchFile::LEN)?;
     let number = format!("/proc/self/fd/{}", writable.as_raw_fd());
     let read_only = rustix::fs::open(number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let id = file_id(&writable)?;
-    Ok(session::ScratchFile { writable, read_only, id })
+    Ok(window::ScratchFile { writable, read_only, id })
 }
 
 fn memory_file() -> io::Result<OwnedFd> {
@@ -279,11 +281,11 @@ fn memory_devices() -> Vec<(u32, u32)> {
     files.filter_map(|file| file_id(&file).ok()).map(|id| id.device).collect()
 }
 
-fn file_id(file: &OwnedFd) -> io::Result<session::FileId> {
+fn file_id(file: &OwnedFd) -> io::Result<FileId> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     let stat = rustix::fs::statx(file, c"", flags, StatxFlags::INO)?;
     let device = (stat.stx_dev_major, stat.stx_dev_minor);
-    Ok(session::FileId { device, inode: stat.stx_ino })
+    Ok(FileId { device, inode: stat.stx_ino })
 }
 
 /// Requests that may be in the pool at once.

@@ -9,7 +9,7 @@ use super::policy::args::PolicyCommand;
 use super::sandbox_args::{SandboxConfig, SandboxMode};
 use crate::limits;
 use crate::sandbox::Isolation;
-use crate::session::Settings as WindowSettings;
+use crate::window::Settings as WindowSettings;
 use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode, SLOT_LEN};
 use pinhole_policy::Profile;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 use super::parked::{On, Parked};
 use super::{Outcome, Scratch, Session, encoded};
 use crate::filesystem::{Answer, FileSystem, Pace, StopCheck};
-use crate::window::{ALIGNMENT_SHIFT, MapFiles, Pending, SetupPlan, Turn};
+use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, Pending, SetupPlan};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
@@ -30,7 +30,7 @@ pub(super) enum Then {
     /// The outcome is the answer.
     Answer,
     /// The guest is let in, with the window or without.
-    Init(InitRequest, Turn),
+    Init(InitRequest, Generation),
 }
 
 impl Parked {
@@ -57,8 +57,8 @@ impl<F: FileSystem> Session<F> {
         let wants_window = request.flags.contains(InitFlags::MAP_ALIGNMENT);
         let prepared = self.window.as_ref().filter(|_| wants_window).and_then(|window| window.prepare());
         match prepared {
-            Some((turn, pending)) => {
-                let then = Then::Init(*request, turn);
+            Some((generation, pending)) => {
+                let then = Then::Init(*request, generation);
                 Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, then)))
             }
             None => self.init(request, None, scratch),
@@ -76,18 +76,20 @@ impl<F: FileSystem> Session<F> {
                 result.map(|()| encoded(&Reply::Empty, scratch))
             }
             // Without what it waited for it goes without a window.
-            On::FrontEnd(_, Then::Init(request, turn)) => self.init(request, Some(*turn), scratch),
+            On::FrontEnd(_, Then::Init(request, generation)) => {
+                self.init(request, Some(*generation), scratch)
+            }
         }
     }
 
-    /// Lets the guest whose turn was prepared map, or begins the turn of one that will not.
+    /// Lets the guest whose generation was prepared map, or begins the generation of one that will not.
     ///
     /// # Errors
     /// EIO for an INIT that another has overtaken: it changes nothing any more.
-    pub(super) fn open_window(&self, turn: Option<Turn>) -> Answer<Option<Capabilities>> {
-        match (&self.window, turn) {
+    pub(super) fn open_window(&self, generation: Option<Generation>) -> Answer<Option<Capabilities>> {
+        match (&self.window, generation) {
             (None, _) => Ok(None),
-            (Some(window), Some(turn)) => window.open(turn).map_err(|_superseded| Errno::EIO),
+            (Some(window), Some(generation)) => window.open(generation).map_err(|_superseded| Errno::EIO),
             (Some(window), None) => {
                 window.close();
                 Ok(None)

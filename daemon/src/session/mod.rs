@@ -20,9 +20,9 @@ use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
 use crate::sync::event::EventCounter;
-use crate::window::Turn;
 #[cfg(test)]
 pub(crate) use crate::window::window_for_tests;
+use crate::window::{Generation, Window};
 use dax::Terms;
 use locks::Waiters;
 use pinhole_policy::{Access, Denied, Policy};
@@ -38,9 +38,6 @@ use std::time::Duration;
 use throttle::Throttle;
 
 pub use crate::filesystem::{FileId, Pace, Repeat, StopCheck};
-pub use crate::window::{
-    Attendance, Message, Messenger, Pending, ScratchFile, Settings, Window, WindowError,
-};
 pub use effort::Effort;
 pub use locks::LockMode;
 pub use options::Options;
@@ -375,16 +372,16 @@ impl<F: FileSystem> Session<F> {
         self.wake_event().notify_listeners();
     }
 
-    /// INIT begins anew whatever was before: a guest that crashed has said nothing. `turn`: for which the window was
+    /// INIT begins anew whatever was before: a guest that crashed has said nothing. `generation`: for which the window was
     /// prepared, for a guest that wants it.
     fn init(
         &self,
         request: &InitRequest,
-        turn: Option<Turn>,
+        generation: Option<Generation>,
         scratch: &mut Scratch,
     ) -> Result<Outcome, Errno> {
         let change = self.state.write();
-        let dax = self.open_window(turn)?;
+        let dax = self.open_window(generation)?;
         let negotiated = Negotiated::negotiate(request, &self.offer(dax.as_ref(), request))?;
         self.forget_guest(negotiated.flags);
         let dax = dax.filter(|_| negotiated.flags.contains(InitFlags::HAS_INODE_DAX));

@@ -1,44 +1,47 @@
-//! The thread that talks to the front-end: one job after the other, one message after the other.
+//! The thread of a back channel: it does one job after the other, and sends one message after the
+//! other.
 
-use super::probe::{self, LOG, Usable};
-use super::{Channel, Job, Learnt, MapFiles, State, Task, Window};
+use super::probe::{self, LOG};
+use super::state::{Channel, Job, Peer, State, Task, Work};
+use super::{MapFiles, Window};
 use pinhole_dax_cache::{
-    Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, Overlap, SLOT_LEN, WindowRange,
+    Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN, WindowRange,
 };
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-/// What a `SHMEM_MAP` says.
+/// Contents of a `SHMEM_MAP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Bytes from the window's start.
+pub struct MapMessage {
+    /// Offset in the window in bytes.
     pub window_offset: u64,
-    /// Bytes from the file's start.
+    /// Offset in the file in bytes.
     pub file_offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
     /// Mapped for reading and writing.
     pub writable: bool,
 }
 
-/// The front-end's end of a back channel. Each call waits for the answer, for as long as that takes.
-pub trait Messenger {
-    /// `SHMEM_MAP`.
+/// Messages to the front-end through a back channel. Each call waits for the reply without a time
+/// limit.
+pub trait ShmemFrontEnd {
+    /// Sends `SHMEM_MAP`.
     ///
     /// # Errors
     /// [`Failure`].
-    fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<(), Failure>;
+    fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Result<(), Failure>;
 
-    /// `SHMEM_UNMAP` of what was mapped with `window_offset` and `len`.
+    /// Sends `SHMEM_UNMAP` for the mapping that was made with `window_offset` and `len`.
     ///
     /// # Errors
     /// [`Failure`].
     fn unmap(&self, window_offset: u64, len: u64) -> Result<(), Failure>;
 }
 
-impl From<&Mapping> for Message {
+impl From<&Mapping> for MapMessage {
     fn from(mapping: &Mapping) -> Self {
         Self {
             window_offset: mapping.range().offset(),
@@ -49,53 +52,46 @@ impl From<&Mapping> for Message {
     }
 }
 
-/// Why nothing more is to be said.
+/// Reason why no message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Silent {
-    /// The channel is not the present one any more, or of no use: who talks through it is to end.
+pub(crate) enum Interrupted {
+    /// The channel was replaced or is broken. Its thread ends.
     Replaced,
-    /// Every queue has stopped: nothing may be sent until one is served again.
+    /// Every queue has stopped. Nothing may be sent until one is served again.
     Halted,
 }
 
-/// A channel and who talks through it. Nothing is sent that may not be.
-pub(crate) struct Line<'l, M> {
-    pub(crate) window: &'l Window,
-    pub(crate) channel: Channel,
-    pub(crate) front_end: &'l M,
-}
-
-/// The right and the duty of one thread to talk through a back channel.
+/// One back channel, for the thread that serves it.
 #[derive(Debug)]
-pub struct Attendance {
+pub struct BackChannel {
     window: Arc<Window>,
     channel: Channel,
 }
 
-impl Drop for Attendance {
+impl Drop for BackChannel {
     fn drop(&mut self) {
         self.window.threads.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Attendance {
+impl BackChannel {
     pub(super) fn new(window: Arc<Window>, channel: Channel) -> Self {
         window.threads.fetch_add(1, Ordering::Relaxed);
         Self { window, channel }
     }
 
-    /// Carries out what is to be done, until the channel is not the present one any more.
-    pub fn attend(self, front_end: &impl Messenger) {
+    /// Does jobs until the channel is replaced or breaks.
+    pub fn serve(self, front_end: &impl ShmemFrontEnd) {
         let window = &*self.window;
-        let line = Line { window, channel: self.channel, front_end };
-        while let Some(job) = window.next(self.channel) {
-            let carried_out = line.carry_out(&job.task);
-            let result = carried_out.as_ref().map_or(Err(DaxError::Cleared), |result| *result);
+        let link = Link { window, channel: self.channel, front_end };
+        while let Some(job) = window.next_job(self.channel) {
+            let done = link.carry_out(&job.task);
+            let result = done.as_ref().map_or(Err(DaxError::Cleared), |result| *result);
             if let Err(error) = result {
                 tracing::debug!(%error, "DAX window");
             }
-            window.done(self.channel, job, result);
-            if carried_out == Err(Silent::Replaced) {
+            window.end_job(self.channel, job, result);
+            if done == Err(Interrupted::Replaced) {
                 return;
             }
         }
@@ -103,75 +99,80 @@ impl Attendance {
 }
 
 impl Window {
-    fn next(&self, channel: Channel) -> Option<Job> {
+    fn next_job(&self, channel: Channel) -> Option<Job> {
         let mut state = self.lock();
         loop {
-            if state.channel != Some(channel) {
+            if state.peer.channel() != Some(channel) {
                 return None;
             }
             if let Some(job) = state.jobs.pop_front() {
                 if job.is_given_up() {
                     continue;
                 }
-                state.busy = true;
-                state.at_work = match &job.task {
-                    Task::Setup(wanted, _) => Some(wanted.node),
-                    Task::Remove(_) | Task::Prepare | Task::Clear => None,
-                };
+                state.work = Work::Busy { node: job.task.node(), sent: None };
                 return Some(job);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The job is done, as far as it could be. Who waits for it hears of that when the next one can be done.
-    /// By then its place among [`WINDOW_REQUESTS_MAX`](crate::limits::WINDOW_REQUESTS_MAX) is held by none but them.
-    fn done(&self, channel: Channel, job: Job, result: Result<(), DaxError>) {
+    /// Settles a job. The next one can begin before its request hears of the result.
+    fn end_job(&self, channel: Channel, job: Job, result: Result<(), DaxError>) {
         let Job { task, pending } = job;
-        // Closing files may take long: not under the lock.
+        // Closing files may take long, so it is not done under the lock.
         drop(task);
         let mut state = self.lock();
         if let Some(pending) = pending {
             pending.settle(result);
         }
-        if state.channel == Some(channel) {
-            (state.busy, state.at_work) = (false, None);
+        if state.peer.channel() == Some(channel) {
+            state.work = Work::Idle;
         }
         self.announce(&mut state);
     }
 }
 
 impl Job {
-    /// Nobody waits for the mapping any more, and the guest was told that it has none.
+    /// Whether no request waits for the mapping any longer. The guest was told that it has none.
     fn is_given_up(&self) -> bool {
-        let over = self.pending.as_ref().is_some_and(|pending| pending.result.get().is_some());
-        over && matches!(self.task, Task::Setup(..))
+        let is_over = self.pending.as_ref().is_some_and(|pending| pending.result.get().is_some());
+        is_over && matches!(self.task, Task::Setup(..))
     }
 }
 
-impl<M: Messenger> Line<'_, M> {
-    fn carry_out(&self, task: &Task) -> Result<Result<(), DaxError>, Silent> {
+/// A channel and its front-end. It sends nothing that may not be sent.
+pub(crate) struct Link<'l, M> {
+    pub(crate) window: &'l Window,
+    channel: Channel,
+    front_end: &'l M,
+}
+
+/// Result of a plan or a message, unless it was interrupted.
+type Told<E> = Result<Result<(), E>, Interrupted>;
+
+impl<M: ShmemFrontEnd> Link<'_, M> {
+    fn carry_out(&self, task: &Task) -> Told<DaxError> {
         match task {
             Task::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
             Task::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
             Task::Clear => self.clear(),
             Task::Prepare => {
-                let known = self.state(|state| state.learnt != Learnt::Nothing)?;
-                if known { self.clear() } else { self.learn() }
+                let is_known = self.state(|state| !matches!(state.peer, Peer::Probing(..)))?;
+                if is_known { self.clear() } else { self.probe() }
             }
         }
     }
 
-    /// Takes everything out. A front-end that keeps books of what it has mapped refuses to take out only what is not there:
-    /// it has dropped all by itself, as QEMU does when the device is reset.
-    fn clear(&self) -> Result<Result<(), DaxError>, Silent> {
+    /// Removes every mapping. A front-end that keeps account of its mappings refuses to remove only
+    /// what is not there: QEMU drops all mappings when the device is reset.
+    fn clear(&self) -> Told<DaxError> {
         let Some(next) = self.state(State::clear)? else { return Ok(Ok(())) };
         let cleared = self.go_on(next, None)?;
         self.state(|state| {
-            let keeps_books = matches!(state.learnt, Learnt::Can(can) if can.overlap == Overlap::Refused);
-            match (&mut state.table, cleared) {
-                (Some(table), Err(DaxError::Refused)) if keeps_books && !state.halted => {
-                    drop(table.clear(FrontEnd::DroppedAll));
+            let dropped_all = state.peer.keeps_account() && !state.is_halted;
+            match (state.peer.mappings_mut(), cleared) {
+                (Some(mappings), Err(DaxError::Refused)) if dropped_all => {
+                    drop(mappings.clear(FrontEnd::DroppedAll));
                     Ok(())
                 }
                 (Some(_) | None, cleared) => cleared,
@@ -179,94 +180,88 @@ impl<M: Messenger> Line<'_, M> {
         })
     }
 
-    fn learn(&self) -> Result<Result<(), DaxError>, Silent> {
-        if self.state(|state| std::mem::replace(&mut state.trial_left, true))? {
-            // Whether there was something, is all one.
+    fn probe(&self) -> Told<DaxError> {
+        if self.state(|state| state.peer.begin_probe())? {
+            // The result does not matter: the slot may have been empty.
             self.unmap_at(0, SLOT_LEN)?.unwrap_or_default();
         }
-        let learnt = probe::learn(self)?;
+        let found = probe::run(self)?;
         let geometry = self.window.geometry;
         self.state(|state| {
-            state.trial_left = false;
-            match learnt {
-                Ok(Usable(capabilities)) => {
-                    state.table = Some(Mappings::new(geometry, &capabilities, usize::MAX));
-                    state.learnt = Learnt::Can(capabilities);
-                    Ok(())
+            let (found, result) = match found {
+                Ok(capabilities) => {
+                    let mappings = Mappings::new(geometry, &capabilities, usize::MAX);
+                    (Some((capabilities, mappings)), Ok(()))
                 }
                 Err(why) => {
                     if let Some(suppressed) = LOG.pass() {
                         tracing::warn!(suppressed, "no DAX with this front-end: {why}");
                     }
-                    state.learnt = Learnt::Unusable;
-                    Err(DaxError::Refused)
+                    (None, Err(DaxError::Refused))
                 }
-            }
+            };
+            state.peer.end_probe(self.channel, found);
+            result
         })
     }
 
-    fn follow(
-        &self,
-        begin: impl FnOnce(&mut Mappings) -> Next,
-        files: Option<&MapFiles>,
-    ) -> Result<Result<(), DaxError>, Silent> {
-        match self.state(|state| state.table.as_mut().map(begin))? {
+    fn follow(&self, begin: impl FnOnce(&mut Mappings) -> Next, files: Option<&MapFiles>) -> Told<DaxError> {
+        match self.state(|state| state.peer.mappings_mut().map(begin))? {
             Some(next) => self.go_on(next, files),
             None => Ok(Err(DaxError::Gone)),
         }
     }
 
-    /// Follows a plan to its end, without a lock while the front-end has a step to do.
-    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Result<Result<(), DaxError>, Silent> {
+    /// Follows a plan to its end. No lock is held while the front-end does a step.
+    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Told<DaxError> {
         loop {
             match next {
                 Next::Finished(result) => return Ok(result),
                 Next::Send(step) => {
                     let result = match step.action() {
                         Action::Map(mapping) => match files.and_then(|files| files.of(&mapping)) {
-                            Some(file) => unless_halted(self.map(&Message::from(&mapping), file))?,
+                            Some(file) => unless_halted(self.map(&MapMessage::from(&mapping), file))?,
                             None => Err(Failure::Refused),
                         },
                         Action::Unmap(range) => unless_halted(self.unmap(range))?,
                     };
-                    let done = |table: &mut Mappings| table.complete(step, result);
-                    let Some(after) = self.state(|state| state.table.as_mut().map(done))? else {
-                        return Ok(Err(DaxError::Gone));
-                    };
+                    let complete = |table: &mut Mappings| table.complete(step, result);
+                    let after = self.state(|state| state.peer.mappings_mut().map(complete))?;
+                    let Some(after) = after else { return Ok(Err(DaxError::Gone)) };
                     next = after;
                 }
             }
         }
     }
 
-    pub(crate) fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<Result<(), Failure>, Silent> {
+    pub(crate) fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Told<Failure> {
         self.tell(|front_end| front_end.map(message, file))
     }
 
-    fn unmap(&self, range: WindowRange) -> Result<Result<(), Failure>, Silent> {
+    fn unmap(&self, range: WindowRange) -> Told<Failure> {
         self.unmap_at(range.offset(), range.len())
     }
 
-    pub(crate) fn unmap_at(&self, offset: u64, len: u64) -> Result<Result<(), Failure>, Silent> {
+    pub(crate) fn unmap_at(&self, offset: u64, len: u64) -> Told<Failure> {
         self.tell(|front_end| front_end.unmap(offset, len))
     }
 
-    /// Sends one message, if it may be sent, and waits for the answer.
-    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Result<Result<(), Failure>, Silent> {
-        let may = self.state(|state| {
-            state.sent = (!state.halted).then(Instant::now);
-            !state.halted
+    /// Sends one message, if it may be sent, and waits for the reply.
+    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
+        let may_send = self.state(|state| {
+            state.work.set_sent((!state.is_halted).then(Instant::now));
+            !state.is_halted
         })?;
-        if !may {
-            return Err(Silent::Halted);
+        if !may_send {
+            return Err(Interrupted::Halted);
         }
         let result = message(self.front_end);
         self.state(|state| {
-            state.sent = None;
+            state.work.set_sent(None);
             if result == Err(Failure::Gone) {
-                // Nothing that it says later could be told from an answer to something else.
-                state.learnt = Learnt::Unusable;
-                state.channel = None;
+                // A later reply could not be distinguished from the reply to another message.
+                state.peer.lose_channel();
+                state.work = Work::Idle;
                 state.give_up_jobs();
                 self.window.usable.store(false, Ordering::Relaxed);
             }
@@ -275,20 +270,22 @@ impl<M: Messenger> Line<'_, M> {
         Ok(result)
     }
 
-    /// Looks at the state, or changes it, while the channel is the present one.
-    pub(crate) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Silent> {
+    /// Reads or changes the state while the channel is the present one.
+    fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Interrupted> {
         let mut state = self.window.lock();
-        if state.channel == Some(self.channel) { Ok(change(&mut state)) } else { Err(Silent::Replaced) }
+        let is_present = state.peer.channel() == Some(self.channel);
+        if is_present { Ok(change(&mut state)) } else { Err(Interrupted::Replaced) }
     }
 }
 
-/// What was not sent was not done, and that is all that a refusal says.
-fn unless_halted(told: Result<Result<(), Failure>, Silent>) -> Result<Result<(), Failure>, Silent> {
-    if told == Err(Silent::Halted) { Ok(Err(Failure::Refused)) } else { told }
+/// A message that was not sent had no effect, which is what a refusal means.
+fn unless_halted(told: Told<Failure>) -> Told<Failure> {
+    if told == Err(Interrupted::Halted) { Ok(Err(Failure::Refused)) } else { told }
 }
 
 impl MapFiles {
-    /// A descriptor with exactly the rights of the mapping: it is all that holds the front-end to them.
+    /// Returns a descriptor with exactly the rights of the mapping. The descriptor is all that keeps
+    /// the front-end to them.
     fn of(&self, mapping: &Mapping) -> Option<BorrowedFd<'_>> {
         let files = [Some(&self.wanted), self.restore.as_ref()];
         let fits = files.into_iter().flatten().find(|file| file.is_writable() == mapping.writable());

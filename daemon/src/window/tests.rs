@@ -1,6 +1,8 @@
 //! The window against front-ends of few lines.
 
+use super::state::Peer;
 use super::*;
+use crate::limits::WINDOW_PATIENCE;
 use pinhole_dax_cache::{Failure, Overlap, SLOT_LEN};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,14 +11,14 @@ use std::time::Duration;
 
 const SLOTS: u64 = 4;
 
-/// A front-end that answers each message when it is told to.
+/// Front-end that replies to each message when the test tells it to.
 struct Played {
     heard: Sender<String>,
     answers: Receiver<Result<(), Failure>>,
 }
 
-impl Messenger for Played {
-    fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<(), Failure> {
+impl ShmemFrontEnd for Played {
+    fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Result<(), Failure> {
         let opened = rustix::fs::fcntl_getfl(file).unwrap() & rustix::fs::OFlags::RWMODE;
         let mode = if opened == rustix::fs::OFlags::RDONLY { "RDONLY" } else { "RDWR" };
         let writable = if message.writable { "rw" } else { "r" };
@@ -41,7 +43,7 @@ impl Played {
     }
 }
 
-/// The test's end of it.
+/// Window, and the side of the test.
 struct Stage {
     window: Arc<Window>,
     heard: Receiver<String>,
@@ -67,8 +69,8 @@ impl Stage {
 
     fn on(window: Arc<Window>) -> Self {
         let ((heard, hearing), (answers, answered)) = (channel(), channel());
-        let attendance = window.connect().unwrap();
-        thread::spawn(move || attendance.attend(&Played { heard, answers: answered }));
+        let back_channel = window.connect().unwrap();
+        thread::spawn(move || back_channel.serve(&Played { heard, answers: answered }));
         Self { window, heard: hearing, answers }
     }
 
@@ -76,7 +78,7 @@ impl Stage {
         self.heard.recv_timeout(Duration::from_secs(10)).unwrap()
     }
 
-    /// Hears these messages and answers each.
+    /// Expects these messages and replies to each.
     fn play(&self, lines: &[(&str, Result<(), Failure>)]) {
         for (expected, answer) in lines {
             assert_eq!(self.hear(), *expected);
@@ -90,11 +92,11 @@ impl Stage {
             if let Some(result) = self.window.outcome(pending) {
                 return result;
             }
-            self.window.wait(seen, Some(pending.deadline()));
+            self.window.wait(seen, pending.deadline());
         }
     }
 
-    /// INIT with a front-end that is as QEMU is.
+    /// Runs the INIT of a guest with a front-end that behaves like QEMU.
     fn init_as_qemu(&self) -> Capabilities {
         let (number, pending) = self.window.prepare().unwrap();
         self.play(&[
@@ -109,7 +111,7 @@ impl Stage {
         self.opened(number).unwrap()
     }
 
-    /// And as crosvm is.
+    /// Runs the INIT of a guest with a front-end that behaves like crosvm.
     fn init_as_crosvm(&self) -> Capabilities {
         let (number, pending) = self.window.prepare().unwrap();
         self.play(&[
@@ -124,16 +126,16 @@ impl Stage {
         self.opened(number).unwrap()
     }
 
-    /// Until nothing is done.
+    /// Waits until the thread is idle.
     fn rest(&self) {
-        while self.window.lock().busy {
+        while self.window.lock().work != Work::Idle {
             thread::yield_now();
         }
     }
 
-    fn opened(&self, turn: Turn) -> Option<Capabilities> {
+    fn opened(&self, generation: Generation) -> Option<Capabilities> {
         self.rest();
-        self.window.open(turn).unwrap()
+        self.window.open(generation).unwrap()
     }
 
     fn remove(&self, slot: u64) -> Arc<Pending> {
@@ -153,9 +155,9 @@ fn files(writable: bool) -> MapFiles {
 }
 
 #[test]
-fn what_a_front_end_can_do_is_found_out_before_a_guest_may_map() {
+fn front_end_is_probed_before_a_guest_may_map() {
     let stage = Stage::new();
-    assert_eq!(stage.window.plan(&wanted(0, true), true), Err(Errno::EIO), "nobody was let in");
+    assert_eq!(stage.window.plan(&wanted(0, true), true), Err(Errno::EIO), "no guest may map yet");
     let qemu = stage.init_as_qemu();
     assert!(!qemu.read_only_descriptors && !qemu.past_end_of_file && qemu.overlap == Overlap::Refused);
     let crosvm = Stage::new().init_as_crosvm();
@@ -163,7 +165,7 @@ fn what_a_front_end_can_do_is_found_out_before_a_guest_may_map() {
 }
 
 #[test]
-fn a_front_end_that_answers_nothing_or_maps_nothing_is_not_used() {
+fn front_end_without_replies_or_mappings_is_not_used() {
     let stage = Stage::new();
     let (number, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 4", YES)]);
@@ -178,7 +180,7 @@ fn a_front_end_that_answers_nothing_or_maps_nothing_is_not_used() {
 }
 
 #[test]
-fn what_must_not_be_written_is_not_mapped_where_only_writable_descriptors_are() {
+fn read_only_mapping_needs_a_front_end_with_read_only_descriptors() {
     let stage = Stage::new();
     stage.init_as_qemu();
     assert_eq!(stage.window.plan(&wanted(0, false), false), Err(Errno::EOPNOTSUPP));
@@ -197,10 +199,10 @@ fn what_must_not_be_written_is_not_mapped_where_only_writable_descriptors_are() 
 }
 
 #[test]
-fn a_descriptor_has_exactly_the_rights_of_its_mapping() {
+fn descriptor_has_exactly_the_rights_of_its_mapping() {
     let stage = Stage::new();
     stage.init_as_crosvm();
-    // Files as the host never gives them: told to be what the mapping is not.
+    // The host never gives such files: their rights differ from those of the mapping.
     let pending = stage.window.set_up(wanted(0, false), files(true)).unwrap();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO), "and no message was sent");
     let pending = stage.window.set_up(wanted(0, true), files(false)).unwrap();
@@ -209,7 +211,7 @@ fn a_descriptor_has_exactly_the_rights_of_its_mapping() {
 }
 
 #[test]
-fn what_is_there_is_not_mapped_again_and_is_taken_out_for_the_next_guest() {
+fn existing_mapping_is_reused_and_removed_for_the_next_guest() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let pending = stage.window.set_up(wanted(2, true), files(true)).unwrap();
@@ -228,7 +230,7 @@ fn what_is_there_is_not_mapped_again_and_is_taken_out_for_the_next_guest() {
 }
 
 #[test]
-fn of_two_inits_only_the_last_lets_a_guest_in() {
+fn only_the_last_of_two_inits_opens_the_window() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let (first, _) = stage.window.prepare().unwrap();
@@ -242,16 +244,16 @@ fn of_two_inits_only_the_last_lets_a_guest_in() {
 }
 
 #[test]
-fn a_late_answer_is_not_lost_and_not_taken_for_another() {
+fn late_reply_is_not_taken_for_another() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
     assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
-    stage.window.hurry();
+    stage.window.begin_drain();
     let started = Instant::now();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
-    assert!(started.elapsed() < WINDOW_PATIENCE, "who stops a queue does not wait so long");
-    stage.window.calm_down();
+    assert!(started.elapsed() < WINDOW_PATIENCE, "a queue is stopped earlier");
+    stage.window.end_drain();
     let removal = stage.remove(1);
     stage.answers.send(YES).unwrap();
     stage.play(&[("unmap 1", YES)]);
@@ -259,7 +261,7 @@ fn a_late_answer_is_not_lost_and_not_taken_for_another() {
 }
 
 #[test]
-fn after_the_last_queue_nothing_is_sent() {
+fn nothing_is_sent_after_the_last_queue_stopped() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
@@ -276,7 +278,7 @@ fn after_the_last_queue_nothing_is_sent() {
 }
 
 #[test]
-fn who_halts_waits_for_the_message_under_way_but_not_for_long() {
+fn halt_waits_for_the_message_under_way_for_a_short_time() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     stage.window.set_up(wanted(1, true), files(true)).unwrap();
@@ -288,13 +290,13 @@ fn who_halts_waits_for_the_message_under_way_but_not_for_long() {
 }
 
 #[test]
-fn a_new_back_channel_is_talked_through_while_the_old_one_does_not_answer() {
+fn new_channel_is_used_while_the_old_one_hangs() {
     let old = Stage::new();
     old.init_as_crosvm();
     let pending = old.window.set_up(wanted(1, true), files(true)).unwrap();
     assert_eq!(old.hear(), "map 1 of 0 rw RDWR");
     let new = Stage::on(Arc::clone(&old.window));
-    // The map may have been carried out, or may be yet.
+    // The map may have been carried out, or may be later.
     new.play(&[("unmap 1", YES)]);
     old.answers.send(YES).unwrap();
     assert_eq!(old.settled(&pending), Err(Errno::EIO));
@@ -304,7 +306,7 @@ fn a_new_back_channel_is_talked_through_while_the_old_one_does_not_answer() {
 }
 
 #[test]
-fn threads_that_no_front_end_answers_are_limited() {
+fn threads_of_silent_front_ends_are_limited() {
     let window = window();
     let stuck: Vec<_> = (0..WINDOW_THREADS_MAX).map(|_| window.connect().unwrap()).collect();
     assert!(window.connect().is_none());
@@ -314,12 +316,12 @@ fn threads_that_no_front_end_answers_are_limited() {
 }
 
 #[test]
-fn what_waits_is_limited() {
+fn waiting_requests_are_limited() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let waiting: Vec<_> = (0..WINDOW_REQUESTS_MAX).map(|_| stage.remove(0)).collect();
     let one_more = stage.window.remove(Vec::new());
-    // The thread may have done some of them by now: only those that are held count.
+    // The thread may have done some of them. They count as long as they are held.
     assert_eq!(one_more.err(), Some(Errno::EIO));
     drop(waiting);
     loop {
@@ -331,7 +333,7 @@ fn what_waits_is_limited() {
 }
 
 #[test]
-fn what_may_be_taken_out_before_is_not_said_to_be_there() {
+fn mapping_that_a_job_may_remove_is_mapped_again() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
@@ -346,15 +348,15 @@ fn what_may_be_taken_out_before_is_not_said_to_be_there() {
 }
 
 #[test]
-fn a_mapping_that_nobody_waits_for_any_more_is_not_made() {
+fn mapping_without_a_waiting_request_is_not_made() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let first = stage.window.set_up(wanted(1, true), files(true)).unwrap();
     let second = stage.window.set_up(wanted(2, true), files(true)).unwrap();
     assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
-    stage.window.hurry();
+    stage.window.begin_drain();
     assert_eq!((stage.settled(&first), stage.settled(&second)), (Err(Errno::EIO), Err(Errno::EIO)));
-    stage.window.calm_down();
+    stage.window.end_drain();
     stage.answers.send(YES).unwrap();
     let removal = stage.remove(1);
     stage.play(&[("unmap 1", YES)]);
@@ -362,14 +364,14 @@ fn a_mapping_that_nobody_waits_for_any_more_is_not_made() {
 }
 
 #[test]
-fn a_trial_that_was_broken_off_says_nothing_of_the_front_end() {
+fn interrupted_probe_is_repeated() {
     let stage = Stage::new();
     let (turn, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 4", NO), ("map 0 of 0 r RDONLY", NO)]);
     assert_eq!(stage.hear(), "map 0 of 0 rw RDWR");
     thread::scope(|scope| {
         scope.spawn(|| stage.window.halt());
-        while !stage.window.lock().halted {
+        while !stage.window.lock().is_halted {
             thread::yield_now();
         }
         stage.answers.send(YES).unwrap();
@@ -378,7 +380,7 @@ fn a_trial_that_was_broken_off_says_nothing_of_the_front_end() {
     assert_eq!(stage.opened(turn), None);
     stage.window.resume();
     let (turn, pending) = stage.window.prepare().unwrap();
-    // What was left is taken out first.
+    // The mapping that is left is removed first.
     stage.play(&[("unmap 0", YES), ("unmap 4", NO), ("map 0 of 0 r RDONLY", YES)]);
     stage.play(&[("map 0 of 0 r RDONLY", YES), ("unmap 0", YES), ("map 0 of 1 r RDONLY", NO)]);
     stage.settled(&pending).unwrap();
@@ -386,7 +388,7 @@ fn a_trial_that_was_broken_off_says_nothing_of_the_front_end() {
 }
 
 #[test]
-fn a_channel_that_broke_is_used_no_more() {
+fn broken_channel_is_not_used_again() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     assert!(stage.window.is_usable());
@@ -401,7 +403,7 @@ fn a_channel_that_broke_is_used_no_more() {
 }
 
 #[test]
-fn what_a_front_end_that_keeps_books_will_not_take_out_is_not_there() {
+fn refused_removal_after_reset_means_nothing_is_mapped() {
     let stage = Stage::new();
     stage.init_as_qemu();
     let two = Wanted { len: 2 * SLOT_LEN, ..wanted(0, true) };
@@ -409,7 +411,7 @@ fn what_a_front_end_that_keeps_books_will_not_take_out_is_not_there() {
     stage.play(&[("map 0 of 0 rw RDWR", YES)]);
     stage.settled(&pending).unwrap();
     let (turn, pending) = stage.window.prepare().unwrap();
-    // A reset has dropped it.
+    // A reset of the device has dropped it.
     stage.play(&[("unmap 0", NO)]);
     stage.settled(&pending).unwrap();
     assert!(stage.opened(turn).is_some());
@@ -419,7 +421,7 @@ fn what_a_front_end_that_keeps_books_will_not_take_out_is_not_there() {
 }
 
 #[test]
-fn a_front_end_that_is_slow_and_answers_is_waited_for() {
+fn slow_front_end_that_replies_is_waited_for() {
     let stage = Stage::new();
     stage.init_as_crosvm();
     let removal = stage.window.remove((0..SLOTS).map(|slot| (slot * SLOT_LEN, SLOT_LEN)).collect()).unwrap();
@@ -427,11 +429,65 @@ fn a_front_end_that_is_slow_and_answers_is_waited_for() {
     let now = Instant::now();
     let mut held = stage.window.lock();
     let deadline = now + WINDOW_WAIT_MAX;
-    held.sent = now.checked_sub(WINDOW_PATIENCE / 2);
+    held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE / 2) };
     let left = held.until(deadline).saturating_duration_since(now);
     assert!(left > Duration::ZERO && left <= WINDOW_PATIENCE, "{left:?}");
-    held.sent = now.checked_sub(WINDOW_PATIENCE);
+    held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE) };
     assert!(held.until(deadline) <= Instant::now());
-    held.sent = None;
-    assert!(held.until(now) <= now, "nobody waits for ever");
+    held.work = Work::Idle;
+    assert!(held.until(now) <= now, "a request ends at its deadline");
+}
+
+#[test]
+fn disconnect_during_probe_forgets_the_front_end() {
+    let stage = Stage::new();
+    let (generation, pending) = stage.window.prepare().unwrap();
+    assert_eq!(stage.hear(), "unmap 4");
+    stage.window.disconnect();
+    assert!(matches!(stage.window.lock().peer, Peer::Absent(_)));
+    stage.answers.send(NO).unwrap();
+    // The thread ends with its channel, and sends nothing more.
+    assert_eq!(stage.settled(&pending), Err(Errno::EIO));
+    assert_eq!(stage.window.open(generation), Ok(None));
+    assert!(stage.window.prepare().is_none());
+    let again = Stage::on(Arc::clone(&stage.window));
+    again.init_as_qemu();
+    stage.heard.try_recv().unwrap_err();
+}
+
+#[test]
+fn probe_on_a_replaced_channel_is_repeated_on_the_new_one() {
+    let old = Stage::new();
+    let (_, pending) = old.window.prepare().unwrap();
+    old.play(&[("unmap 4", NO)]);
+    assert_eq!(old.hear(), "map 0 of 0 r RDONLY");
+    let new = Stage::on(Arc::clone(&old.window));
+    old.answers.send(YES).unwrap();
+    assert_eq!(old.settled(&pending), Err(Errno::EIO));
+    let (generation, pending) = new.window.prepare().unwrap();
+    // The first slot may still be mapped.
+    new.play(&[("unmap 0", YES), ("unmap 4", NO), ("map 0 of 0 r RDONLY", YES)]);
+    new.play(&[("map 0 of 0 r RDONLY", YES), ("unmap 0", YES), ("map 0 of 1 r RDONLY", NO)]);
+    new.settled(&pending).unwrap();
+    assert!(new.opened(generation).is_some());
+    old.heard.try_recv().unwrap_err();
+}
+
+#[test]
+fn guest_that_leaves_while_draining_is_cleared_after_the_drain() {
+    let stage = Stage::new();
+    stage.init_as_crosvm();
+    let first = stage.window.set_up(wanted(1, true), files(true)).unwrap();
+    assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
+    let second = stage.window.set_up(wanted(2, true), files(true)).unwrap();
+    stage.window.begin_drain();
+    stage.window.close();
+    assert_eq!((stage.settled(&first), stage.settled(&second)), (Err(Errno::EIO), Err(Errno::EIO)));
+    stage.window.end_drain();
+    // The first map is under way and may be carried out. The second was never sent.
+    stage.answers.send(YES).unwrap();
+    let (generation, pending) = stage.window.prepare().unwrap();
+    stage.play(&[("unmap 1", YES)]);
+    stage.settled(&pending).unwrap();
+    assert!(stage.opened(generation).is_some());
 }

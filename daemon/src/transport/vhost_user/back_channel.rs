@@ -1,10 +1,10 @@
-//! The back channel as the DAX window uses it: `SHMEM_MAP` and `SHMEM_UNMAP` of shared memory region 0.
+//! The back channel for the DAX window: `SHMEM_MAP` and `SHMEM_UNMAP` of shared memory region 0.
 //!
-//! The crate sends a message and waits for its answer under a mutex, without a limit of time; so a thread of its own does
-//! nothing else, and nobody waits for that thread without one.
+//! The vhost crate sends a message and waits for its reply under a mutex, without a time limit. So a
+//! thread of its own does nothing else, and no other thread waits for it without a time limit.
 
 use crate::log_budget::Source;
-use crate::session::{Message, Messenger, Window};
+use crate::window::{MapMessage, ShmemFrontEnd, Window};
 use pinhole_dax_cache::Failure;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -13,26 +13,26 @@ use std::thread;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 use vhost::vhost_user::{Backend, Error as ProtocolError, VhostUserFrontendReqHandler as _};
 
-/// What goes wrong with back channels, for the log.
+/// Errors of back channels, for the log.
 static LOG: Source = Source::new();
 
-/// The front-end's end of it.
+/// Front-end behind the back channel.
 struct FrontEnd(Backend);
 
-/// Starts the thread that talks through `backend` for the window, until another one takes its place or the connection is
-/// over. Without it there is no window.
-pub(super) fn attend(window: &Arc<Window>, backend: Backend) {
-    let Some(attendance) = window.connect() else {
+/// Starts the thread that serves the window through `backend`, until another back channel replaces
+/// it or the connection ends. Without the thread there is no window.
+pub(super) fn start(window: &Arc<Window>, backend: Backend) {
+    let Some(channel) = window.connect() else {
         if let Some(suppressed) = LOG.pass() {
             tracing::error!(
                 suppressed,
-                "no DAX window: too many back channels on which a front-end does not answer"
+                "no DAX window: too many back channels on which a front-end does not reply"
             );
         }
         return;
     };
     let thread = thread::Builder::new().name("window".to_owned());
-    if let Err(error) = thread.spawn(move || attendance.attend(&FrontEnd(backend))) {
+    if let Err(error) = thread.spawn(move || channel.serve(&FrontEnd(backend))) {
         if let Some(suppressed) = LOG.pass() {
             tracing::error!(%error, suppressed, "no DAX window: cannot start its thread");
         }
@@ -44,20 +44,20 @@ fn request(window_offset: u64, len: u64) -> VhostUserMMap {
     VhostUserMMap { shmid: 0, shm_offset: window_offset, len, ..VhostUserMMap::default() }
 }
 
-/// A refusal is an answer; after anything else the channel is of no use.
+/// A refusal is a reply. After any other error the channel cannot be used.
 fn failure(error: &io::Error) -> Failure {
     let source = error.get_ref().and_then(|source| source.downcast_ref());
     if matches!(source, Some(ProtocolError::FrontendInternalError)) {
         return Failure::Refused;
     }
     if let Some(suppressed) = LOG.pass() {
-        tracing::warn!(%error, suppressed, "the back channel is of no use any more");
+        tracing::warn!(%error, suppressed, "the back channel is broken");
     }
     Failure::Gone
 }
 
-impl Messenger for FrontEnd {
-    fn map(&self, message: &Message, file: BorrowedFd<'_>) -> Result<(), Failure> {
+impl ShmemFrontEnd for FrontEnd {
+    fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Result<(), Failure> {
         let flags = if message.writable { VhostUserMMapFlags::WRITABLE } else { VhostUserMMapFlags::empty() };
         let place = request(message.window_offset, message.len);
         let request = VhostUserMMap { fd_offset: message.file_offset, flags: flags.bits(), ..place };

@@ -112,7 +112,7 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
 
     fn set_backend_req_fd(&self, backend: Backend) {
         if let Some(window) = self.session.window() {
-            back_channel::attend(window, backend.clone());
+            back_channel::start(window, backend.clone());
         }
         *self.back_channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
     }

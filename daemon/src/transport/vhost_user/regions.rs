@@ -18,7 +18,7 @@
 
 use crate::guest_view::GuestView;
 use crate::log_budget::Source;
-use crate::session::{FileId, Window};
+use crate::window::{FileId, Window};
 use arc_swap::{ArcSwap, Guard};
 use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeSet;

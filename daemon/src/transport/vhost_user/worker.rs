@@ -78,7 +78,7 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
 
     fn stopping(&self) {
         if let Some(window) = self.session.window() {
-            window.hurry();
+            window.begin_drain();
         }
     }
 
@@ -93,7 +93,7 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
             parking.calm_down(self.index);
         }
         if let Some(window) = self.session.window() {
-            window.calm_down();
+            window.end_drain();
         }
     }
 }
