@@ -1,6 +1,6 @@
 //! Decodes replies, and compares those of a session with those of the model.
 
-use crate::oracle::{ListedEntry, Outcome, ReplyBody};
+use crate::oracle::{Outcome, ReplyBody, decode_list};
 use pinhole_protocol::{Attr, Operation, client};
 
 /// Decodes the body of a successful reply to `operation`. A body that does not decode is a bug of
@@ -25,8 +25,8 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
             ReplyBody::Open(client::decode_open(body).expect("a handle"))
         }
         Operation::Read(_) | Operation::ReadLink(_) => ReplyBody::Bytes(body.to_vec()),
-        Operation::ReadDir(_) => ReplyBody::List(list(body, false)),
-        Operation::ReadDirPlus(_) => ReplyBody::List(list(body, true)),
+        Operation::ReadDir(_) => ReplyBody::List(decode_list(body, false)),
+        Operation::ReadDirPlus(_) => ReplyBody::List(decode_list(body, true)),
         Operation::Write(_) => ReplyBody::Count(client::decode_u32(body).expect("a count")),
         Operation::CopyFileRange(copy) if !copy.wide_reply => {
             ReplyBody::Count(client::decode_u32(body).expect("a count"))
@@ -68,18 +68,6 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
         | Operation::Poll(_)
         | Operation::Ioctl(_) => panic!("{operation:?} succeeded"),
     }
-}
-
-/// Decodes the entries of a listing.
-pub fn list(body: &[u8], plus: bool) -> Vec<ListedEntry> {
-    let entries = if plus { client::dirents_plus(body) } else { client::dirents(body) };
-    entries
-        .map(|record| {
-            let (entry, dirent) = record.expect("a directory record");
-            let entry = entry.map(|(entry, _)| entry).filter(|entry| entry.node.0 != 0);
-            (entry, dirent.ino, dirent.offset, dirent.kind, dirent.name.to_vec())
-        })
-        .collect()
 }
 
 /// Returns whether a real file system's reply agrees with that of the model.

@@ -10,7 +10,7 @@ use pinhole::sync::event::EventCounter;
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
-    Operation, Statfs, Statx, Timeouts,
+    Operation, Statfs, Statx, Timeouts, client,
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -243,7 +243,7 @@ impl<'h> Direct<'_, 'h> {
         let mut into =
             DirentBuffer::new(&mut bytes, room.min(usize::try_from(list.size).expect("64 bits")), None);
         self.model.read_dir(self.permitted(list), &mut into)?;
-        Ok(ReplyBody::List(crate::compare::list(&bytes, false)))
+        Ok(ReplyBody::List(decode_list(&bytes, false)))
     }
 
     fn read_dir_plus(&self, plus: pinhole_protocol::ReadDirPlus, room: usize) -> Outcome {
@@ -251,8 +251,20 @@ impl<'h> Direct<'_, 'h> {
         let capacity = room.min(usize::try_from(plus.list.size).expect("64 bits"));
         let mut into = DirentBuffer::new(&mut bytes, capacity, Some(Timeouts::default()));
         self.model.read_dir_plus(self.permitted(plus), &mut into)?;
-        Ok(ReplyBody::List(crate::compare::list(&bytes, true)))
+        Ok(ReplyBody::List(decode_list(&bytes, true)))
     }
+}
+
+/// Decodes the entries of a listing.
+pub fn decode_list(body: &[u8], plus: bool) -> Vec<ListedEntry> {
+    let entries = if plus { client::dirents_plus(body) } else { client::dirents(body) };
+    entries
+        .map(|record| {
+            let (entry, dirent) = record.expect("a directory record");
+            let entry = entry.map(|(entry, _)| entry).filter(|entry| entry.node.0 != 0);
+            (entry, dirent.ino, dirent.offset, dirent.kind, dirent.name.to_vec())
+        })
+        .collect()
 }
 
 thread_local! {

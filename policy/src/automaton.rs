@@ -6,7 +6,8 @@
 
 use crate::Access;
 use crate::glob::{Component, Glob, Segment};
-use crate::letters::{Letter, Letters};
+use crate::letters::Letters;
+use crate::recognizer::Letter;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 

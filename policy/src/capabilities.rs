@@ -4,7 +4,7 @@ use crate::{Access, Facilities, Need};
 
 /// A capability that some policy needs. Several rows of one capability are alternatives.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct CapabilityRow {
     /// Name in the kernel, such as `CAP_CHOWN`.
     pub name: &'static str,
     /// Condition under which the daemon needs it.
@@ -30,7 +30,7 @@ const OWNERS: Access = Access::CHMOD
 ///
 /// The guest has already checked the permissions of its users. So the host's permission bits must
 /// not interfere. A policy that changes nothing needs a smaller capability for that.
-pub const ROWS: &[Row] = &[
+pub const ROWS: &[CapabilityRow] = &[
     row(
         "CAP_DAC_OVERRIDE",
         Need::any_of(Access::MUTATIONS),
@@ -78,12 +78,12 @@ pub const ROWS: &[Row] = &[
 const TRUSTED: Access =
     Access::XATTR_READ_TRUSTED.union(Access::XATTR_WRITE_TRUSTED).union(Access::XATTR_WRITE_SECURITY);
 
-const fn row(name: &'static str, need: Need, why: &'static str) -> Row {
-    Row { name, need, why }
+const fn row(name: &'static str, need: Need, why: &'static str) -> CapabilityRow {
+    CapabilityRow { name, need, why }
 }
 
 /// Returns the rows that a policy needs. `granted` are the accesses that it grants anywhere.
-pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
+pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static CapabilityRow> {
     ROWS.iter().filter(move |row| row.need.applies(granted, facilities))
 }
 

@@ -6,7 +6,7 @@ use crate::{Access, Facilities, Need};
 
 /// A right that some policy needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct LandlockRow {
     /// Name in the kernel, such as `LANDLOCK_ACCESS_FS_READ_FILE`.
     pub name: &'static str,
     /// Condition under which the daemon needs it.
@@ -21,7 +21,7 @@ const MOVES: Access = Access::RENAME.union(Access::EXCHANGE);
 const WRITES: Access = Access::OPENS_TO_WRITE;
 
 /// Every right that a policy may need.
-pub const ROWS: &[Row] = &[
+pub const ROWS: &[LandlockRow] = &[
     row(
         "LANDLOCK_ACCESS_FS_READ_FILE",
         Access::READ.union(Access::MAP_READ).union(WRITES),
@@ -78,11 +78,11 @@ pub const ROWS: &[Row] = &[
     row("LANDLOCK_ACCESS_FS_REFER", Access::LINK.union(MOVES), "move or link from one directory to another"),
 ];
 
-const fn row(name: &'static str, access: Access, why: &'static str) -> Row {
-    Row { name, need: Need::any_of(access), why }
+const fn row(name: &'static str, access: Access, why: &'static str) -> LandlockRow {
+    LandlockRow { name, need: Need::any_of(access), why }
 }
 
 /// Returns the rows that a policy needs. `granted` are the accesses that it grants anywhere.
-pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static Row> {
+pub fn rows(granted: Access, facilities: Facilities) -> impl Iterator<Item = &'static LandlockRow> {
     ROWS.iter().filter(move |row| row.need.applies(granted, facilities))
 }

@@ -5,17 +5,8 @@
 //! names at once.
 
 use crate::glob::{Component, Symbol};
-use crate::recognizer::Recognizer;
+use crate::recognizer::{Letter, Recognizer, TooMany};
 use std::collections::{BTreeSet, HashMap, HashSet};
-
-/// Index of a letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Letter(pub(crate) usize);
-
-impl Letter {
-    /// The letter of a name that no component matches.
-    pub(crate) const OTHER: Self = Self(0);
-}
 
 /// All letters that names can have.
 #[derive(Debug, Default)]
@@ -31,10 +22,6 @@ pub(crate) struct Letters {
     /// Indices of the matched components by letter, ascending.
     matched: Vec<Vec<usize>>,
 }
-
-/// The error for wildcards that overlap in too many ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMany;
 
 /// Maximum number of combinations of positions in the wildcards. About ten different wildcards
 /// reach a hundred.

@@ -7,7 +7,7 @@
 use crate::Access;
 use crate::automaton::{Automaton, RuleEffect, State, TooComplex, Verdict};
 use crate::glob::Glob;
-use crate::letters::Letter;
+use crate::recognizer::Letter;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -15,7 +15,7 @@ pub enum Profile {
 
 /// The definition of a profile.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct ProfileRow {
     profile: Profile,
     name: &'static str,
     what: &'static str,
@@ -43,20 +43,20 @@ const ROOTFS: Access = Access::LOOKUP
     .union(Access::XATTR_READ_SECURITY)
     .union(Access::ACL_READ);
 
-const ROWS: [Row; 3] = [
-    Row {
+const ROWS: [ProfileRow; 3] = [
+    ProfileRow {
         profile: Profile::Full,
         name: "full",
         what: "everything that POSIX offers on a share",
         granted: FULL,
     },
-    Row {
+    ProfileRow {
         profile: Profile::Share,
         name: "share",
         what: "read, write, create, rename, link, lock; no device nodes, no trusted.* and security.* attributes",
         granted: SHARE,
     },
-    Row {
+    ProfileRow {
         profile: Profile::Rootfs,
         name: "rootfs",
         what: "read, map, stat and list; every change fails with EROFS",
@@ -88,7 +88,7 @@ impl Profile {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
     }
 
-    const fn row(self) -> &'static Row {
+    const fn row(self) -> &'static ProfileRow {
         let [full, share, rootfs] = &ROWS;
         match self {
             Self::Full => full,

@@ -4,7 +4,6 @@
 //! are.
 
 use crate::glob::{Component, Symbol};
-use crate::letters::{Letter, TooMany};
 use std::collections::{BTreeSet, HashMap};
 
 /// Number of characters whose range is in a table. A search finds the ranges of all others.
@@ -13,6 +12,19 @@ const ASCII: u32 = 128;
 /// Maximum number of transitions (states times ranges), four bytes each. Hundreds of different
 /// wildcards stay far below it.
 const TRANSITIONS_MAX: usize = 1 << 21;
+
+/// Index of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Letter(pub(crate) usize);
+
+impl Letter {
+    /// The letter of a name that no component matches.
+    pub(crate) const OTHER: Self = Self(0);
+}
+
+/// The error for wildcards that overlap in too many ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 /// An automaton that finds the letter of a name.
 ///

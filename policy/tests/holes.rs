@@ -2,7 +2,7 @@
 //! the threads that make it?
 #![cfg(test)]
 
-use pinhole_policy::host_calls::{ANSWERED, Row, Threads, every_row};
+use pinhole_policy::host_calls::{ANSWERED, CallRow, Threads, every_row};
 use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../docs/internals/host-calls.md");
@@ -27,7 +27,7 @@ fn named(headings: &[&str]) -> BTreeSet<&'static str> {
     quoted.filter(is_call).collect()
 }
 
-fn rows() -> impl Iterator<Item = &'static Row> {
+fn rows() -> impl Iterator<Item = &'static CallRow> {
     every_row().chain(ANSWERED)
 }
 

@@ -3,7 +3,7 @@
 
 use super::SandboxError;
 use crate::sys;
-use pinhole_policy::host_calls::{self, Condition, Process, Row, Test, Threads, Width};
+use pinhole_policy::host_calls::{self, CallRow, Condition, Process, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
 use rustix::process::Pid;
 use seccompiler::{
@@ -201,7 +201,7 @@ impl Architecture {
 
 fn program(
     (architecture, threads): (Architecture, Threads),
-    rows: impl Iterator<Item = &'static Row>,
+    rows: impl Iterator<Item = &'static CallRow>,
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
     // Of two filters the stricter one decides: what the other answers, this one has to let through.
@@ -218,7 +218,7 @@ fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
 /// A program that does `listed` at the calls of these rows. `processes`: for rows that name one.
 fn compiled(
     architecture: Architecture,
-    rows: impl Iterator<Item = &'static Row>,
+    rows: impl Iterator<Item = &'static CallRow>,
     (listed, otherwise): (SeccompAction, SeccompAction),
     processes: Option<Processes>,
 ) -> Result<BpfProgram, SandboxError> {

@@ -1,7 +1,7 @@
 //! The rows of the supervisor, the process outside the sandbox. No guest talks to it.
 
+use super::row::{CallRow, Condition, Process, Test, Threads};
 use super::table::{ALWAYS, BY_DESCRIPTOR, flags, int, long, process, row, within};
-use super::{Condition, Process, Row, Test, Threads};
 use crate::{Facilities, Need};
 
 const SUPERVISOR: Threads = Threads::SUPERVISOR;
@@ -17,7 +17,7 @@ const SERVING: Condition = process(0, Process::Serving, "the serving process");
 ///
 /// `restart_syscall` is not among them. The supervisor waits without a time limit, and the kernel
 /// continues such waits by repeating the call itself, or ends them with EINTR.
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[CallRow] = &[
     row(
         "rt_sigtimedwait",
         SUPERVISOR,

@@ -3,7 +3,7 @@
 //! The name of a flag stands after its number. The numbers are the same on x86-64 and AArch64,
 //! except for four flags of open(2), which are therefore always permitted.
 
-use super::{Condition, Process, Row, Test, Threads, Width};
+use super::row::{CallRow, Condition, Process, Test, Threads, Width};
 use crate::{Access, Facilities, Need};
 
 const WORKER: Threads = Threads::WORKER;
@@ -86,8 +86,8 @@ pub(super) const fn row(
     need: Need,
     when: &'static [Condition],
     why: &'static str,
-) -> Row {
-    Row { call, when, threads, need, why }
+) -> CallRow {
+    CallRow { call, when, threads, need, why }
 }
 
 const fn kind(value: u64, meaning: &'static str) -> Condition {
@@ -99,7 +99,7 @@ pub(super) const fn flags(argument: u8, value: u64, meaning: &'static str) -> Co
 }
 
 /// The calls that carry out requests.
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[CallRow] = &[
     // Finding files and reading attributes.
     row(
         "statx",

@@ -1,10 +1,10 @@
 //! The rows that threads need for themselves: waiting, starting, ending, and talking to the
 //! front-end.
 
+use super::row::{CallRow, Test, Threads};
 use super::table::{
     ALWAYS, ANONYMOUS, BY_DESCRIPTOR, DEV_FUSE, MAP_SHARED, NOT_EXECUTABLE, flags, int, long, row, within,
 };
-use super::{Row, Test, Threads};
 use crate::{Facilities, Need};
 
 const CONTROL: Threads = Threads::CONTROL;
@@ -14,7 +14,7 @@ const SERVING: Threads = WORKER.union(OFFLOAD);
 const ALL: Threads = Threads::INSIDE;
 
 /// The calls that threads need for themselves.
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[CallRow] = &[
     // Threads and memory.
     row("futex", ALL, ALWAYS, &[flags(1, 128, "FUTEX_WAIT, private")], "wait for another thread"),
     row("futex", ALL, ALWAYS, &[flags(1, 129, "FUTEX_WAKE, private")], "wake another thread"),
@@ -202,7 +202,7 @@ pub(super) const ROWS: &[Row] = &[
 
 /// Calls that the C library makes and can do without. They fail with ENOSYS, and the kernel does
 /// not execute them.
-pub(super) const ANSWERED: &[Row] = &[
+pub(super) const ANSWERED: &[CallRow] = &[
     row(
         "clone3",
         CONTROL,

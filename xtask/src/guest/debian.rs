@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use super::Part;
+use super::part::Part;
 use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 

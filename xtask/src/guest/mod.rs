@@ -8,6 +8,7 @@
 //! configured. They are only unpacked: no script of a package runs.
 
 mod debian;
+mod part;
 mod tools;
 
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ use crate::console::say;
 use crate::step::{Failure, Outcome};
 
 pub(crate) use debian::ensure_program;
+pub(crate) use part::{Part, remove};
 
 /// Selects the parts to fetch. Without an option: --base, --qemu and --userland.
 #[derive(Debug, clap::Args)]
@@ -44,50 +46,6 @@ pub(crate) struct Arguments {
     /// All parts
     #[arg(long)]
     all: bool,
-}
-
-/// Part of the folder that is fetched separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// User-mode Linux, busybox, virtiofsd and kernel headers.
-    Base,
-    /// QEMU and the kernel that it boots.
-    Qemu,
-    /// A Debian userland.
-    Userland,
-    /// A disk that logs each write, and the mkfs programs for it.
-    Disks,
-    /// Programs from crates.io.
-    Tools,
-}
-
-impl Part {
-    /// All parts.
-    const ALL: [Self; 5] = [Self::Base, Self::Qemu, Self::Userland, Self::Disks, Self::Tools];
-
-    /// Returns the part with this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|part| part.name() == name)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Base => "base",
-            Self::Qemu => "qemu",
-            Self::Userland => "userland",
-            Self::Disks => "disks",
-            Self::Tools => "tools",
-        }
-    }
-
-    /// Returns a text that describes the contents of the part. It contains `place` if the part
-    /// cannot be moved.
-    fn key(self, place: &Path) -> String {
-        match self {
-            Self::Base | Self::Qemu | Self::Userland | Self::Disks => debian::key(self, place),
-            Self::Tools => tools::key(),
-        }
-    }
 }
 
 /// File in each part that contains its key.
@@ -130,7 +88,16 @@ pub(crate) fn ensure(parts: &[Part]) -> Outcome {
 
 fn is_current(part: Part, folder: &Path) -> bool {
     let place = folder.join(part.name());
-    fs::read_to_string(place.join(KEY_FILE)).is_ok_and(|key| key == part.key(&place))
+    fs::read_to_string(place.join(KEY_FILE)).is_ok_and(|key| key == key_of(part, &place))
+}
+
+/// Returns a text that describes the contents of a part. It contains `place` if the part cannot be
+/// moved.
+fn key_of(part: Part, place: &Path) -> String {
+    match part {
+        Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::key(part, place),
+        Part::Tools => tools::key(),
+    }
 }
 
 fn fetch(part: Part, folder: &Path) -> Outcome {
@@ -146,7 +113,7 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
         // Resumable: keeps programs that are already built.
         Part::Tools => tools::build(&building, &place, &folder.join("tools.build"))?,
     }
-    fs::write(building.join(KEY_FILE), part.key(&place))
+    fs::write(building.join(KEY_FILE), key_of(part, &place))
         .map_err(Failure::io("cannot write the key of the part"))?;
     remove(&place)?;
     fs::rename(&building, &place).map_err(Failure::io(format!("cannot move {} into place", part.name())))?;
@@ -158,14 +125,5 @@ fn contents(part: Part) -> String {
     match part {
         Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::packages(part).join(", "),
         Part::Tools => tools::names().join(", "),
-    }
-}
-
-pub(crate) fn remove(folder: &Path) -> Outcome {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new(format!("cannot remove {}: {error}", folder.display())))
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }

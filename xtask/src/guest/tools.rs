@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
+use super::part::remove;
 use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 use crate::workspace;
@@ -53,7 +54,7 @@ pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
                 .env("CARGO_PROFILE_DEV_DEBUG", "0"),
         )?;
     }
-    super::remove(build)
+    remove(build)
 }
 
 /// Copies the programs, and the records of cargo that say how each was built.

@@ -1,6 +1,6 @@
 //! Reads what strace wrote, call by call, and holds it to the table.
 
-use pinhole_policy::host_calls::{ANSWERED, Condition, Process, Row, Test, Threads, Width, every_row};
+use pinhole_policy::host_calls::{ANSWERED, CallRow, Condition, Process, Test, Threads, Width, every_row};
 use std::collections::{BTreeMap, BTreeSet};
 
 const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
@@ -160,7 +160,7 @@ impl Seen {
     }
 
     fn count(&mut self, call: &Call<'_>, kind: Threads, numbers: Option<Numbers>) {
-        let made = |row: &Row| {
+        let made = |row: &CallRow| {
             row.call == call.name
                 && row.threads.intersects(kind)
                 && row.when.iter().all(|condition| holds(condition, &call.arguments, numbers))
