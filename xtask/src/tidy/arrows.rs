@@ -4,12 +4,16 @@
 //! Dependencies have one direction and no cycles. The tables here define the architecture, and
 //! docs/internals/architecture.md explains it.
 
-use super::Fault;
+use super::fault::Fault;
+use super::modules::Crate;
 use super::scope::NamedPath;
 use super::source::Source;
 
 /// Page that explains the tables below.
 const PAGE: &str = "docs/internals/architecture.md";
+
+/// Folder of the modules below.
+const DAEMON: &str = "daemon/src/";
 
 /// Folder of a crate, and the crates of this workspace that it may depend on. Dev-dependencies are
 /// not checked.
@@ -55,6 +59,42 @@ const MODULE_CRATES: [(&str, &[&str]); 3] = [
     ("sandbox", &["pinhole_protocol", "pinhole_dax_cache"]),
 ];
 
+/// Files of the daemon, by the start of their path, and those that they must not use. A re-export
+/// of an item hides no use of it.
+const FILES: [(&str, &str); 8] = [
+    ("passthrough/inodes/", "passthrough/ops/"),
+    ("passthrough/files/", "passthrough/ops/"),
+    ("passthrough/locks/", "passthrough/ops/"),
+    ("transport/vhost_user/", "transport/dev_fuse/"),
+    ("transport/dev_fuse/", "transport/vhost_user/"),
+    ("cli/args.rs", "cli/config.rs"),
+    ("cli/args.rs", "cli/build.rs"),
+    ("cli/config.rs", "cli/build.rs"),
+];
+
+/// Uses that are against `FILES` and will go.
+const NOT_YET: [(&str, &str); 3] = [
+    ("passthrough/inodes/freshness/told.rs", "passthrough/ops/lookup.rs"),
+    ("passthrough/inodes/path_rules.rs", "passthrough/ops/lookup.rs"),
+    ("passthrough/inodes/path_rules.rs", "passthrough/ops/readdir.rs"),
+];
+
+/// Checks the uses between files of the daemon.
+pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for used in crates.iter().flat_map(Crate::uses) {
+        let Some(from) = used.from.strip_prefix(DAEMON) else { continue };
+        for to in used.through.iter().chain([&used.to]).filter_map(|file| file.strip_prefix(DAEMON)) {
+            let barred = FILES.iter().any(|(own, other)| from.starts_with(own) && to.starts_with(other));
+            if barred && !NOT_YET.contains(&(from, to)) {
+                let what = format!("{from} must not use {to}: move the shared code down (see {PAGE})");
+                faults.push(Fault::new(used.from, used.line, what));
+            }
+        }
+    }
+    faults
+}
+
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
@@ -68,7 +108,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         if let Some(folder) = PURE.iter().find(|folder| source.file.starts_with(&format!("{folder}/src/"))) {
             effects(source, folder, &named, &mut faults);
         }
-        if let Some(inside) = source.file.strip_prefix("daemon/src/") {
+        if let Some(inside) = source.file.strip_prefix(DAEMON) {
             modules(source, inside, &named, &mut faults);
         }
     }
@@ -151,6 +191,7 @@ fn module_named<'a>(inside: &str, segments: &'a [String]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::modules;
     use super::*;
 
     fn faults(file: &str, text: &str) -> Vec<String> {
@@ -166,9 +207,11 @@ mod tests {
 
     #[test]
     fn passthrough_must_not_name_session_in_any_form() {
-        for text in
-            ["use crate::session::X;", "use crate::{limits, session};", "use super::super::session::X;"]
-        {
+        for text in [
+            "use crate::session::X;",
+            "use crate::{limits, session};",
+            "use super::super::super::session::X;",
+        ] {
             assert_eq!(faults("daemon/src/passthrough/inodes/table.rs", text).len(), 1, "{text}");
         }
         assert_eq!(faults("daemon/src/filesystem.rs", "use super::session::X;").len(), 1);
@@ -186,6 +229,25 @@ mod tests {
         let file = "daemon/src/transport/dev_fuse/worker.rs";
         assert_eq!(faults(file, "use crate::filesystem::FileSystem;").len(), 0);
         assert_eq!(faults(file, "use crate::filesystem::{FileSystem, MapFile};").len(), 1);
+    }
+
+    #[test]
+    fn inodes_must_not_use_operations_even_by_a_re_export() {
+        let passthrough =
+            "mod inodes;\nmod ops;\npub(crate) use ops::Operation;\npub(crate) struct Shared;\n";
+        let sources = [
+            Source::new("daemon/src/lib.rs", "mod passthrough;\n"),
+            Source::new("daemon/src/passthrough/mod.rs", passthrough),
+            Source::new("daemon/src/passthrough/inodes/mod.rs", "use super::{Operation, Shared};\n"),
+            Source::new(
+                "daemon/src/passthrough/ops/mod.rs",
+                "pub(crate) struct Operation;\nuse super::Shared;\n",
+            ),
+        ];
+        let faults = check_files(&modules::crates(&sources));
+        let expected = "daemon/src/passthrough/inodes/mod.rs:1: passthrough/inodes/mod.rs must not use passthrough/ops/mod.rs";
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].to_string().starts_with(expected));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::fault::Fault;
+use super::items;
 use super::source::Source;
-use super::{Fault, items};
 use crate::suites::Suite;
 use crate::workspace;
 
@@ -17,7 +18,8 @@ const REASONS: &str = "docs/internals/dependencies.md";
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
-    let defined = items::all(sources);
+    let defined: BTreeSet<&str> =
+        sources.iter().filter_map(Source::rust).flat_map(|rust| &rust.items).map(String::as_str).collect();
     let mut faults = Vec::new();
     for source in sources.iter().filter(|source| source.is_document()) {
         for (number, line) in source.lines() {

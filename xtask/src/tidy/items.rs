@@ -7,12 +7,6 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 use super::scope::type_blocks;
-use super::source::Source;
-
-/// Returns `Type::item` for every item that is defined in a block of the type itself.
-pub(super) fn all(sources: &[Source]) -> BTreeSet<&str> {
-    sources.iter().filter_map(Source::rust).flat_map(|rust| &rust.items).map(String::as_str).collect()
-}
 
 /// Returns `Type::item` for each item of one file.
 pub(super) fn of(file: &syn::File) -> BTreeSet<String> {

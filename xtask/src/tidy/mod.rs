@@ -11,11 +11,13 @@
 //! | `modules` | which file uses which other file |
 //! | `cycles`, `names` | import cycles, type names defined more than once |
 //! | `read_path` | the files that a READ passes |
+//! | `fault` | a violation of a rule |
 //! | `report` | figures about the shape of the code |
 
 mod arrows;
 mod cycles;
 mod docs;
+mod fault;
 mod items;
 mod modules;
 mod names;
@@ -26,7 +28,6 @@ mod shape;
 pub(crate) mod source;
 mod tokens;
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -35,26 +36,6 @@ use crate::console::say;
 use crate::step::{Failure, Outcome};
 use crate::{suites, workspace};
 use source::Source;
-
-/// Violation of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Fault {
-    file: String,
-    line: usize,
-    what: String,
-}
-
-impl Fault {
-    fn new(file: &str, line: usize, what: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line, what: what.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: {}", self.file, self.line, self.what)
-    }
-}
 
 /// Options of `cargo xtask tidy`.
 #[derive(Debug, Default, clap::Args)]
@@ -66,11 +47,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn main(arguments: &Arguments) -> Outcome {
     let sources = project(&workspace::root())?;
+    let crates = modules::crates(&sources);
     if arguments.report {
-        report::print(&sources);
+        report::print(&sources, &crates);
     }
     let mut faults = Vec::new();
     faults.extend(arrows::check(&sources));
+    faults.extend(arrows::check_files(&crates));
+    faults.extend(cycles::check(&crates));
+    faults.extend(names::check(&crates));
     faults.extend(shape::check(&sources));
     faults.extend(docs::check(&sources));
     faults.extend(docs::rows(&sources, &suites::all()?));

@@ -56,12 +56,16 @@ pub(super) fn crates(sources: &[Source]) -> Vec<Crate<'_>> {
 
 /// Returns whether a file is the top module of a crate.
 fn is_root(file: &str) -> bool {
-    match file.split('/').collect::<Vec<_>>().as_slice() {
-        [_, "src", "lib.rs" | "main.rs"] | [_, "src", "bin", _, "main.rs"] | [_, "tests", _, "main.rs"] => {
-            true
-        }
-        [_, "src", "bin", name] | [_, "tests" | "examples" | "benches" | "fuzz_targets", name] => {
-            Path::new(name).extension().is_some_and(|extension| extension == "rs")
+    let is_rust = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "rs");
+    let parts: Vec<_> = file.split('/').collect();
+    let outside = |folders: &[&str]| !folders.contains(&"src");
+    match parts.as_slice() {
+        [folders @ .., "src", "lib.rs" | "main.rs"]
+        | [folders @ .., "src", "bin", _, "main.rs"]
+        | [folders @ .., "tests", _, "main.rs"] => outside(folders),
+        [folders @ .., "src", "bin", name]
+        | [folders @ .., "tests" | "examples" | "benches" | "fuzz_targets", name] => {
+            is_rust(name) && outside(folders)
         }
         _ => false,
     }
@@ -264,6 +268,17 @@ mod tests {
             ("a/src/b.rs", "pub fn f() {}\n"),
         ];
         assert!(uses(&files).is_empty());
+    }
+
+    #[test]
+    fn libraries_programs_and_suites_are_crates() {
+        for file in ["a/src/lib.rs", "a/b/src/main.rs", "a/src/bin/c.rs", "a/tests/d.rs", "a/tests/e/main.rs"]
+        {
+            assert!(is_root(file), "{file}");
+        }
+        for file in ["a/src/b.rs", "a/src/b/tests/c.rs", "a/tests/e/f.rs", "a/tests/d.md"] {
+            assert!(!is_root(file), "{file}");
+        }
     }
 
     #[test]

@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use super::modules::Crate;
 use super::source::Source;
-use super::{cycles, modules, names, read_path};
+use super::{cycles, names, read_path};
 use crate::console::say;
 
 /// Folder whose lines are counted for each module.
 const DAEMON: &str = "daemon";
 
 /// Prints the report.
-pub(super) fn print(sources: &[Source]) {
-    for line in lines(sources) {
+pub(super) fn print(sources: &[Source], crates: &[Crate<'_>]) {
+    for line in lines(sources, crates) {
         say(line);
     }
 }
 
-fn lines(sources: &[Source]) -> Vec<String> {
-    let crates = modules::crates(sources);
+fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     let mut lines = Vec::new();
     let path = read_path::files(sources);
     lines.push(format!("Files on the READ path: {}", path.len()));
@@ -25,8 +25,8 @@ fn lines(sources: &[Source]) -> Vec<String> {
     let rust = sources.iter().filter(|source| source.is_rust());
     let largest = rust.map(|source| (source.lines().count(), source.file.as_str())).max();
     lines.extend(largest.map(|(count, file)| format!("Largest file: {file}, {count} lines")));
-    add_cycles(&cycles::find(&crates), &mut lines);
-    let repeated = names::repeated(&crates);
+    add_cycles(&cycles::find(crates), &mut lines);
+    let repeated = names::repeated(crates);
     lines.push(format!("Type names defined more than once: {}", repeated.len()));
     for repeated in &repeated {
         let places: Vec<_> = repeated.places.iter().map(|(file, line)| format!("{file}:{line}")).collect();
@@ -76,6 +76,7 @@ fn product_lines(sources: &[Source]) -> BTreeMap<String, usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::modules;
     use super::*;
 
     #[test]
@@ -104,6 +105,6 @@ mod tests {
             "       3 daemon/src/b.rs",
             "       2 daemon/src/lib.rs",
         ];
-        assert_eq!(lines(&sources), expected);
+        assert_eq!(lines(&sources, &modules::crates(&sources)), expected);
     }
 }

@@ -1,6 +1,6 @@
 //! Checks lengths, file headers, and words that the project does not use.
 
-use super::Fault;
+use super::fault::Fault;
 use super::source::Source;
 
 /// Largest number of lines of a file.
