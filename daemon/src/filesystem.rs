@@ -272,12 +272,9 @@ pub struct ListNames {
     pub readable: Access,
 }
 
-/// `F_UNLCK` of fcntl(2), as `fuse_file_lock` has it.
-const UNLOCK: u32 = 2;
-
 /// What GETLK answers where nothing is in the way.
 pub const fn nothing_in_the_way(asked: &LockRange) -> FileLock {
-    FileLock { start: asked.start, end: asked.end, kind: UNLOCK, pid: 0 }
+    FileLock { start: asked.start, end: asked.end, kind: None, pid: 0 }
 }
 
 /// The errno of a refusal by the policy.

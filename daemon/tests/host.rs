@@ -7,7 +7,7 @@ use pinhole::passthrough::{CacheMode, Config, FileHandles, Held, Holes, Passthro
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
-    MkNod, Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
+    MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
 };
 use std::cell::Cell;
 use std::ffi::CString;
@@ -166,7 +166,7 @@ fn past_the_descriptor_budget_is_enfile_and_nothing_is_made() {
 fn only_regular_files_are_opened() {
     let (directory, share) = share(100);
     let made = with_name("fifo", |name| {
-        share.mk_nod(at(NodeId::ROOT, MkNod { name, mode: 0o010_644, rdev: 0, umask: 0 }))
+        share.mk_nod(at(NodeId::ROOT, MkNod { name, kind: NodeKind::Fifo, mode: 0o644, umask: 0 }))
     });
     // Opening a FIFO for reading would wait for a writer.
     assert_eq!(open(&share, made.unwrap().node, 0).err(), Some(Errno::ENXIO));
@@ -426,7 +426,9 @@ fn what_is_made_after_a_write_that_killed_suid_keeps_its_sgid() {
     let handle = open(&share, node, 1).unwrap().handle;
     write(&share, handle, WriteFlags::KILL_SUIDGID).unwrap();
     let made = with_name("made", |name| {
-        share.mk_nod(at(NodeId::ROOT, MkNod { name, mode: 0o102_755, rdev: 0, umask: 0 })).unwrap()
+        share
+            .mk_nod(at(NodeId::ROOT, MkNod { name, kind: NodeKind::Regular, mode: 0o2755, umask: 0 }))
+            .unwrap()
     });
     assert_eq!((made.attr.mode & 0o7777, made.attr.gid), (0o2755, 4321));
 }

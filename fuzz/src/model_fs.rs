@@ -1,6 +1,6 @@
 //! The model as a [`FileSystem`].
 
-use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Tree};
+use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, Tree};
 use crate::oracle::Model;
 use pinhole::filesystem::{
     Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced,
@@ -11,7 +11,7 @@ use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
     AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock, InitFlags,
-    LockRange, Name, NodeId, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx,
+    LockRange, Name, NodeId, NodeKind, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx, Whence,
 };
 use std::collections::BTreeMap;
 
@@ -206,8 +206,7 @@ impl FileSystem for Model {
 
     fn access(&self, call: Allowed<'_, protocol::Access>) -> Answer<()> {
         locked!(self, call, tree);
-        tree.inode_of(call.node)?;
-        if call.operation.mask > 7 { Err(Errno::EINVAL) } else { Ok(()) }
+        tree.inode_of(call.node).map(drop)
     }
 
     fn stat_fs(&self, call: Allowed<'_, protocol::StatFs>) -> Answer<Statfs> {
@@ -239,14 +238,15 @@ impl FileSystem for Model {
 
     fn mk_nod(&self, call: Allowed<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
         locked!(self, call, tree);
-        let protocol::MkNod { name, mode, rdev, .. } = call.operation;
-        let (content, mode, rdev) = match mode & S_IFMT {
-            0 | S_IFREG => (Content::File(Vec::new()), S_IFREG | mode & 0o7777, 0),
-            0o010_000 | 0o140_000 => (Content::Special, mode & (S_IFMT | 0o7777), 0),
-            0o020_000 | 0o060_000 => (Content::Special, mode & (S_IFMT | 0o7777), rdev),
-            _ => return Err(Errno::EINVAL),
+        let protocol::MkNod { name, kind, mode, .. } = call.operation;
+        let (content, file_type) = match kind {
+            NodeKind::Regular => (Content::File(Vec::new()), S_IFREG),
+            NodeKind::Fifo => (Content::Special, S_IFIFO),
+            NodeKind::Socket => (Content::Special, S_IFSOCK),
+            NodeKind::CharacterDevice(_) => (Content::Special, S_IFCHR),
+            NodeKind::BlockDevice(_) => (Content::Special, S_IFBLK),
         };
-        create_named(tree, (call.node, name), (content, mode, rdev), &call.caller)
+        create_named(tree, (call.node, name), (content, file_type | mode, kind.rdev()), &call.caller)
     }
 
     fn mk_dir(&self, call: Allowed<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
@@ -439,11 +439,10 @@ impl FileSystem for Model {
         let protocol::Lseek { handle, offset, whence } = call.operation;
         let len = tree.bytes(handle)?.len() as u64;
         match whence {
-            2 => len.checked_add(offset).ok_or(Errno::EOVERFLOW),
-            3 if offset < len => Ok(offset),
-            4 if offset < len => Ok(len),
-            3 | 4 => Err(Errno::ENXIO),
-            _ => Err(Errno::EINVAL),
+            Whence::End => len.checked_add(offset).ok_or(Errno::EOVERFLOW),
+            Whence::Data if offset < len => Ok(offset),
+            Whence::Hole if offset < len => Ok(len),
+            Whence::Data | Whence::Hole => Err(Errno::ENXIO),
         }
     }
 

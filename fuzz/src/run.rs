@@ -11,7 +11,7 @@ use pinhole::session::{Options, Scratch, Session};
 use pinhole::sync::event::EventCounter;
 use pinhole_policy::Policy;
 use pinhole_protocol::{
-    Dialect, Errno, FallocateMode, Handle, Header, InitFlags, InitOffer, Negotiated, NodeId, Opcode,
+    Dialect, Errno, FallocateMode, Handle, Header, InitFlags, InitOffer, Negotiated, NodeId, NodeKind, Opcode,
     Operation, Request, SetAttr,
 };
 use std::sync::Arc;
@@ -326,7 +326,11 @@ fn adapt_to_host(header: &mut Header<'_>, operation: &mut Operation<'_>) -> bool
             return false;
         }
         Operation::Lseek(_) | Operation::Access(_) => return false,
-        Operation::MkNod(op) if matches!(op.mode & 0o170_000, 0o020_000 | 0o060_000) => return false,
+        Operation::MkNod(op)
+            if matches!(op.kind, NodeKind::CharacterDevice(_) | NodeKind::BlockDevice(_)) =>
+        {
+            return false;
+        }
         Operation::Rename(op) if op.flags.contains(pinhole_protocol::RenameFlags::WHITEOUT) => return false,
         // Cookies are the host's own, so each listing starts at the beginning and is complete.
         Operation::ReadDir(op) => (op.offset, op.size) = (0, 1 << 16),

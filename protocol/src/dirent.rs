@@ -6,6 +6,10 @@ use std::fmt;
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::{U32, U64};
 
+/// The bits of `st_mode` that are the file type (`S_IFMT`). They are a `DT_` number, shifted.
+const FILE_TYPE_BITS: u32 = 0o170_000;
+const FILE_TYPE_SHIFT: u32 = 12;
+
 /// The file type of a directory entry, as a `DT_` number of `getdents64(2)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DirentKind(u32);
@@ -29,7 +33,12 @@ impl DirentKind {
 
     /// Returns the kind for the file type bits of `st_mode`.
     pub const fn from_mode(mode: u32) -> Self {
-        Self((mode & 0o170_000) >> 12)
+        Self((mode & FILE_TYPE_BITS) >> FILE_TYPE_SHIFT)
+    }
+
+    /// Returns the file type bits of `st_mode`.
+    pub(crate) const fn mode(self) -> u32 {
+        self.0 << FILE_TYPE_SHIFT
     }
 
     /// Returns the `DT_` number.

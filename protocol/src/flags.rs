@@ -4,7 +4,7 @@
 //! It keeps them in a word of the caller's own bits, such as `open(2)` flags.
 #![expect(missing_docs, reason = "each flag has its name and meaning in fuse.h, open(2) or fallocate(2)")]
 
-use crate::abi;
+use crate::{AccessMode, abi};
 use bitflags::bitflags;
 
 bitflags! {
@@ -113,6 +113,15 @@ bitflags! {
         const KILL_SUIDGID = abi::FUSE_WRITE_KILL_SUIDGID;
     }
 
+    /// The access that an ACCESS asks for (`access(2)`). No bit asks whether the node exists. The
+    /// bits are also those of one class in a mode.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct AccessMask: u32 {
+        const EXECUTE = 1 << 0;
+        const WRITE = 1 << 1;
+        const READ = 1 << 2;
+    }
+
     /// The extent of FSYNC and FSYNCDIR.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct FsyncFlags: u32 {
@@ -162,15 +171,6 @@ bitflags! {
     }
 }
 
-/// The access that a file is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "O_RDONLY, O_WRONLY and O_RDWR")]
-pub enum AccessMode {
-    Read,
-    Write,
-    ReadWrite,
-}
-
 impl OpenFlags {
     /// The bits of `O_ACCMODE`.
     pub(crate) const ACCESS_BITS: u32 = 0o3;
@@ -184,39 +184,6 @@ impl OpenFlags {
             0 => AccessMode::Read,
             1 => AccessMode::Write,
             _ => AccessMode::ReadWrite,
-        }
-    }
-}
-
-/// Whether SETXATTR may create or must replace the attribute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum SetXattrMode {
-    /// Create or replace.
-    #[default]
-    Any,
-    /// `XATTR_CREATE`: fail with EEXIST if the attribute exists.
-    Create,
-    /// `XATTR_REPLACE`: fail with ENODATA if the attribute does not exist.
-    Replace,
-}
-
-impl SetXattrMode {
-    /// Returns the mode with this number in `setxattr(2)`, or `None` if there is none.
-    pub const fn from_raw(raw: u32) -> Option<Self> {
-        match raw {
-            0 => Some(Self::Any),
-            1 => Some(Self::Create),
-            2 => Some(Self::Replace),
-            _ => None,
-        }
-    }
-
-    /// Returns the number in `setxattr(2)`.
-    pub const fn raw(self) -> u32 {
-        match self {
-            Self::Any => 0,
-            Self::Create => 1,
-            Self::Replace => 2,
         }
     }
 }

@@ -14,6 +14,7 @@ mod abi;
 pub mod client;
 mod decode;
 mod dirent;
+mod enums;
 mod errno;
 mod extension;
 mod flags;
@@ -26,11 +27,12 @@ mod reply;
 mod request;
 
 pub use dirent::{Dirent, DirentBuffer, DirentKind, Full};
+pub use enums::{AccessMode, LockKind, NodeKind, SetXattrMode, Whence};
 pub use errno::Errno;
 pub use extension::{Extensions, Groups, SecurityContext, SecurityContexts};
 pub use flags::{
-    AccessMode, FallocateMode, FsyncFlags, InitFlags, IoctlFlags, OpenFlags, OpenReplyFlags, RenameFlags,
-    SetXattrMode, WriteFlags,
+    AccessMask, FallocateMode, FsyncFlags, InitFlags, IoctlFlags, OpenFlags, OpenReplyFlags, RenameFlags,
+    WriteFlags,
 };
 pub use id::{Handle, LockOwner, NodeId, Unique};
 pub use init::{InitOffer, InitReply, InitRequest, Negotiated, negotiate};

@@ -1,12 +1,12 @@
 //! The requests of a guest: one struct for each FUSE request, with the shape of each field checked.
 //!
 //! The node that an operation acts on (`in_header.nodeid`) is in [`crate::Header`]. Numbers are
-//! unverified, as the guest sent them. Names are checked [`Name`]s. Fields that the wire marks as
+//! unverified, as the guest sent them; fields with few values are enums. Names are checked [`Name`]s. Fields that the wire marks as
 //! valid with a mask bit are `Option`s.
 
 use crate::{
-    FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockOwner, Name, NodeId, OpenFlags,
-    RenameFlags, SetXattrMode, Timestamp, Unique, WriteFlags, abi,
+    AccessMask, FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockKind, LockOwner, Name,
+    NodeId, NodeKind, OpenFlags, RenameFlags, SetXattrMode, Timestamp, Unique, Whence, WriteFlags, abi,
 };
 use std::ffi::CStr;
 
@@ -159,10 +159,10 @@ pub struct SymLink<'a> {
 pub struct MkNod<'a> {
     /// New name.
     pub name: Name<'a>,
-    /// File type and permission bits.
+    /// What to create.
+    pub kind: NodeKind,
+    /// Permission bits with suid, sgid and sticky.
     pub mode: u32,
-    /// Device number of a device, as the kernel's `new_encode_dev` packs it.
-    pub rdev: u32,
     /// The caller's umask. It applies only if `DONT_MASK` was negotiated.
     pub umask: u32,
 }
@@ -383,8 +383,8 @@ pub struct LockRange {
     pub start: u64,
     /// Last byte, inclusive. `i64::MAX` means the end of the file.
     pub end: u64,
-    /// `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
-    pub kind: u32,
+    /// How to lock the range. `None` unlocks it.
+    pub kind: Option<LockKind>,
     /// Process id in the guest.
     pub pid: u32,
     /// Whether it is a flock lock; otherwise it is a POSIX lock.
@@ -410,8 +410,8 @@ pub struct SetLock {
 /// ACCESS: checks the permissions of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// `R_OK`, `W_OK`, `X_OK` bits.
-    pub mask: u32,
+    /// Access that the caller needs.
+    pub mask: AccessMask,
 }
 
 /// CREATE: creates a regular file and opens it.
@@ -493,8 +493,8 @@ pub struct Lseek {
     pub handle: Handle,
     /// Byte offset at which the search starts.
     pub offset: u64,
-    /// `SEEK_DATA` (3), `SEEK_HOLE` (4) or one of the plain three.
-    pub whence: u32,
+    /// What to look for.
+    pub whence: Whence,
 }
 
 /// `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`: copies data within the host.

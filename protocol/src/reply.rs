@@ -1,6 +1,6 @@
 //! The replies of the server: one value for each reply body, and its encoding.
 
-use crate::{Errno, Handle, InitReply, NodeId, OpenReplyFlags, Unique, abi};
+use crate::{DirentKind, Errno, Handle, InitReply, LockKind, NodeId, OpenReplyFlags, Unique, abi};
 use std::time::Duration;
 use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
@@ -48,10 +48,9 @@ pub struct Timeouts {
 /// no reply gives this file a timeout. Directories are an exception: their set-group-ID bit
 /// grants nothing, and these changes do not drop it.
 pub const fn attr_timeout(mode: u32, timeout: Duration) -> Duration {
-    const FILE_TYPE: u32 = 0o170_000;
-    const DIRECTORY: u32 = 0o040_000;
     const SET_IDS: u32 = 0o6000;
-    if mode & SET_IDS != 0 && mode & FILE_TYPE != DIRECTORY { Duration::ZERO } else { timeout }
+    let is_directory = matches!(DirentKind::from_mode(mode), DirentKind::DIRECTORY);
+    if mode & SET_IDS != 0 && !is_directory { Duration::ZERO } else { timeout }
 }
 
 /// Attributes of a node (`fuse_attr`).
@@ -145,7 +144,7 @@ pub struct Statx {
 pub struct FileLock {
     pub start: u64,
     pub end: u64,
-    pub kind: u32,
+    pub kind: Option<LockKind>,
     pub pid: u32,
 }
 
@@ -365,7 +364,7 @@ fn lk_out(lock: FileLock) -> abi::LkOut {
     let lk = abi::FileLock {
         start: U64::new(lock.start),
         end: U64::new(lock.end),
-        r#type: U32::new(lock.kind),
+        r#type: U32::new(LockKind::raw(lock.kind)),
         pid: U32::new(lock.pid),
     };
     abi::LkOut { lk }

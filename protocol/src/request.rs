@@ -188,6 +188,12 @@ pub enum DecodeError {
     /// The lock type is not `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
     #[error("lock type {0} is unknown")]
     LockKind(u32),
+    /// LSEEK looks for something other than the end, data or a hole.
+    #[error("seek direction {0} is unknown")]
+    Whence(u32),
+    /// MKNOD cannot create this type of file.
+    #[error("mode {0:#o} has no file type that MKNOD creates")]
+    NodeKind(u32),
     /// A count does not match the message.
     #[error("{what} declares {declared}, but the message has {have}")]
     Count { what: &'static str, declared: u32, have: usize },
@@ -218,6 +224,8 @@ impl DecodeError {
             | Self::AccessMode(_)
             | Self::Nanoseconds { .. }
             | Self::LockKind(_)
+            | Self::Whence(_)
+            | Self::NodeKind(_)
             | Self::Count { .. }
             | Self::Extension(_)
             | Self::ExtensionKind(_) => Errno::EINVAL,

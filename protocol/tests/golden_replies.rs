@@ -82,8 +82,8 @@ fn numbers_and_bytes_are_encoded() {
     expect(&Reply::Offset(5), &[l(5)]);
     expect(&Reply::Block(5), &[l(5)]);
     expect(&Reply::Poll(5), &[w(5), w(0)]);
-    let lock = FileLock { start: 1, end: 2, kind: 3, pid: 4 };
-    expect(&Reply::Lock(lock), &[l(1), l(2), w(3), w(4)]);
+    let lock = FileLock { start: 1, end: 2, kind: Some(LockKind::Write), pid: 4 };
+    expect(&Reply::Lock(lock), &[l(1), l(2), w(1), w(4)]);
     let figures =
         Statfs { blocks: 1, bfree: 2, bavail: 3, files: 4, ffree: 5, bsize: 6, namelen: 7, frsize: 8 };
     expect(&Reply::Statfs(figures), &[l(1), l(2), l(3), l(4), l(5), w(6), w(7), w(8), w(0), vec![0; 24]]);

@@ -61,8 +61,8 @@ fn operations_on_names_are_decoded() {
     expect(6, &[t("a\0../x/\0")], &Operation::SymLink(SymLink { name: a, target: c"../x/" }));
     expect(
         8,
-        &[w(0o10644), w(7), w(0o22), w(0), t("a\0")],
-        &Operation::MkNod(MkNod { name: a, mode: 0o10644, rdev: 7, umask: 0o22 }),
+        &[w(0o60644), w(7), w(0o22), w(0), t("a\0")],
+        &Operation::MkNod(MkNod { name: a, kind: NodeKind::BlockDevice(7), mode: 0o644, umask: 0o22 }),
     );
     expect(9, &[w(0o755), w(0o22), t("a\0")], &Operation::MkDir(MkDir { name: a, mode: 0o755, umask: 0o22 }));
     expect(10, &[t("a\0")], &Operation::Unlink(Unlink { name: a }));
@@ -122,7 +122,7 @@ fn operations_on_nodes_are_decoded() {
     expect(3, &[w(1), w(0), l(7)], &Operation::GetAttr(GetAttr { handle: Some(Handle(7)) }));
     expect(5, &[], &Operation::ReadLink(ReadLink));
     expect(17, &[], &Operation::StatFs(StatFs));
-    expect(34, &[w(4), w(0)], &Operation::Access(Access { mask: 4 }));
+    expect(34, &[w(4), w(0)], &Operation::Access(Access { mask: AccessMask::READ }));
     expect(36, &[l(6)], &Operation::Interrupt(Interrupt { target: Unique(6) }));
     expect(37, &[l(6), w(512), w(0)], &Operation::BMap(BMap { block: 6, block_size: 512 }));
     expect(38, &[], &Operation::Destroy(Destroy));
@@ -203,7 +203,11 @@ fn operations_on_open_files_are_decoded() {
     expect(20, &[l(7), w(1), w(0)], &Operation::Fsync(Fsync { handle, flags: datasync }));
     expect(30, &[l(7), w(0), w(0)], &Operation::FsyncDir(FsyncDir { handle, flags: FsyncFlags::empty() }));
     expect(25, &[l(7), w(0), w(0), l(10)], &Operation::Flush(Flush { handle, lock_owner: LockOwner(10) }));
-    expect(46, &[l(7), l(8), w(4), w(0)], &Operation::Lseek(Lseek { handle, offset: 8, whence: 4 }));
+    expect(
+        46,
+        &[l(7), l(8), w(4), w(0)],
+        &Operation::Lseek(Lseek { handle, offset: 8, whence: Whence::Hole }),
+    );
     expect(40, &[l(7), l(99), w(1), w(5)], &Operation::Poll(Poll { handle, events: 5 }));
     expect(
         43,
@@ -240,7 +244,7 @@ fn locks_ioctls_copies_and_mappings_are_decoded() {
         owner: LockOwner(8),
         start: 9,
         end: 10,
-        kind: 1,
+        kind: Some(LockKind::Write),
         pid: 11,
         flock: true,
     };

@@ -129,6 +129,41 @@ fn each_malformed_body_has_its_errno() {
 }
 
 #[test]
+fn unknown_values_are_named() {
+    let at = |offset: usize, value: u32, len: usize| {
+        let mut body = vec![0; len];
+        body[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        body
+    };
+    for whence in [0, 1, 5, u32::MAX] {
+        assert_eq!(error_of(Opcode::Lseek, &at(16, whence, 24)), DecodeError::Whence(whence));
+    }
+    for opcode in [Opcode::GetLock, Opcode::SetLock, Opcode::SetLockWait] {
+        assert_eq!(error_of(opcode, &at(32, 3, 48)), DecodeError::LockKind(3));
+    }
+    let unknown = DecodeError::UnknownFlags { field: "access mask", bits: 8 };
+    assert_eq!(error_of(Opcode::Access, &at(0, 8 | 7, 8)), unknown);
+    for mode in [0o040_755, 0o120_777, 0o170_644, 0o030_644] {
+        let body = [at(0, mode, 16), b"n\0".to_vec()].concat();
+        assert_eq!(error_of(Opcode::MkNod, &body), DecodeError::NodeKind(mode));
+        assert_eq!(DecodeError::NodeKind(mode).errno(), Errno::EINVAL);
+    }
+    assert_eq!(DecodeError::Whence(0).errno(), Errno::EINVAL);
+}
+
+#[test]
+fn mknod_without_a_file_type_makes_a_regular_file() {
+    for mode in [0o644, 0o100_644] {
+        let body = [&u32::to_le_bytes(mode)[..], &7_u32.to_le_bytes(), &[0; 8], b"n\0"].concat();
+        let bytes = message(Opcode::MkNod.raw(), &body);
+        let request = Request::decode(&bytes, 0, Dialect::default()).unwrap();
+        let name = Name::parse(c"n").unwrap();
+        let expected = MkNod { name, kind: NodeKind::Regular, mode: 0o644, umask: 0 };
+        assert_eq!(request.operation, Ok(Operation::MkNod(expected)));
+    }
+}
+
+#[test]
 fn a_whole_second_of_nanoseconds_is_rejected() {
     for (valid, part) in [(1_u32 << 4, 56), (1 << 5, 60), (1 << 10, 64)] {
         let mut body = [0; 88];

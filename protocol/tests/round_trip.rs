@@ -167,7 +167,7 @@ fn every_reply_is_decoded_as_it_was_encoded() {
     };
     let statfs =
         Statfs { blocks: 1, bfree: 2, bavail: 3, files: 4, ffree: 5, bsize: 6, namelen: 7, frsize: 8 };
-    let lock = FileLock { start: 1, end: u64::MAX, kind: 2, pid: 3 };
+    let lock = FileLock { start: 1, end: u64::MAX, kind: None, pid: 3 };
     let init = InitReply {
         major: 7,
         minor: 45,

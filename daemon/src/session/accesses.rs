@@ -5,8 +5,8 @@
 use crate::filesystem::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
 use pinhole_protocol::{
-    self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, Open, OpenFlags, Rename,
-    RenameFlags, SetAttr, TmpFile, WriteFlags,
+    self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, NodeKind, Open, OpenFlags,
+    Rename, RenameFlags, SetAttr, TmpFile, WriteFlags,
 };
 
 /// Takes one demand after the other.
@@ -178,13 +178,10 @@ pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
     ways.into_iter().find(|(known, _)| *known == mode).map(|(_, access)| access)
 }
 
-/// `F_UNLCK` of fcntl(2).
-const UNLOCK: u32 = 2;
-
 impl Needs for protocol::SetLock {
     /// Whoever holds one may give it back, as with RELEASE.
     fn accesses(&self) -> Access {
-        if self.lock.kind == UNLOCK { Access::empty() } else { Access::LOCK }
+        if self.lock.kind.is_some() { Access::LOCK } else { Access::empty() }
     }
 
     fn demands(&self, _: u64, each: Each<'_>) {
@@ -296,16 +293,14 @@ impl Needs for SetAttr {
 
 impl Needs for MkNod<'_> {
     fn accesses(&self) -> Access {
-        // The file type bits of a mode, `S_IFMT`.
-        match self.mode & 0o170_000 {
-            0o010_000 => Access::MKNOD_FIFO,
-            0o140_000 => Access::MKNOD_SOCKET,
-            // Character device 0:0 is how overlayfs marks a name as deleted; no driver has it.
-            0o020_000 if self.rdev == 0 => Access::WHITEOUT,
-            0o020_000 => Access::MKNOD_CHAR,
-            0o060_000 => Access::MKNOD_BLOCK,
-            // A regular file, or something that the host will refuse as no type at all.
-            _ => Access::CREATE,
+        match self.kind {
+            NodeKind::Regular => Access::CREATE,
+            NodeKind::Fifo => Access::MKNOD_FIFO,
+            NodeKind::Socket => Access::MKNOD_SOCKET,
+            // overlayfs marks a deleted name with character device 0:0. No driver has that number.
+            NodeKind::CharacterDevice(0) => Access::WHITEOUT,
+            NodeKind::CharacterDevice(_) => Access::MKNOD_CHAR,
+            NodeKind::BlockDevice(_) => Access::MKNOD_BLOCK,
         }
     }
 
@@ -317,7 +312,7 @@ impl Needs for MkNod<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pinhole_protocol::NodeId;
+    use pinhole_protocol::{LockKind, NodeId};
 
     #[test]
     fn opening_for_append_needs_no_right_to_overwrite() {
@@ -329,10 +324,10 @@ mod tests {
     #[test]
     fn a_character_device_without_a_number_is_a_whiteout() {
         let name = Name::parse(c"n").unwrap();
-        let made = |mode, rdev| MkNod { name, mode, rdev, umask: 0 }.accesses();
-        assert_eq!(made(0o020_600, 0), Access::WHITEOUT);
-        assert_eq!(made(0o020_600, 0x103), Access::MKNOD_CHAR);
-        assert_eq!(made(0o060_600, 0), Access::MKNOD_BLOCK);
+        let made = |kind| MkNod { name, kind, mode: 0o600, umask: 0 }.accesses();
+        assert_eq!(made(NodeKind::CharacterDevice(0)), Access::WHITEOUT);
+        assert_eq!(made(NodeKind::CharacterDevice(0x103)), Access::MKNOD_CHAR);
+        assert_eq!(made(NodeKind::BlockDevice(0)), Access::MKNOD_BLOCK);
     }
 
     #[test]
@@ -377,7 +372,8 @@ mod tests {
             let lock = protocol::LockRange { handle, owner, start: 0, end: 9, kind, pid: 1, flock: false };
             protocol::SetLock { lock, wait: false }.accesses()
         };
-        assert_eq!([0, 1, 2].map(needed), [Access::LOCK, Access::LOCK, Access::empty()]);
+        let kinds = [Some(LockKind::Read), Some(LockKind::Write), None];
+        assert_eq!(kinds.map(needed), [Access::LOCK, Access::LOCK, Access::empty()]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, Pending, SetupPlan};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
-    Attr, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping, Reply, SetupMapping,
-    Unique,
+    Attr, DirentKind, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping, Reply,
+    SetupMapping, Unique,
 };
 use std::sync::Arc;
 
@@ -173,9 +173,6 @@ impl<F: FileSystem> Session<F> {
 
     /// Whether a file is offered for mapping.
     pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
-        // The file type bits of a mode, `S_IFMT`, and those of a regular file.
-        const KIND: u32 = 0o170_000;
-        const REGULAR: u32 = 0o100_000;
         // Set-user-id, set-group-id and execution by the group. A store drops no such bit, and Linux sends nothing else where
         // it writes to a mapped file.
         const SET_UID: u32 = 0o4000;
@@ -186,7 +183,10 @@ impl<F: FileSystem> Session<F> {
             return false;
         }
         let candidate = Candidate {
-            kind: if attr.mode & KIND == REGULAR { FileKind::Regular } else { FileKind::Other },
+            kind: match DirentKind::from_mode(attr.mode) {
+                DirentKind::REGULAR => FileKind::Regular,
+                _ => FileKind::Other,
+            },
             len: attr.size,
             len_may_change: granted.intersects(CHANGES_LENGTH),
             map_read: granted.contains(Access::MAP_READ),

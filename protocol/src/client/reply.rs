@@ -1,8 +1,8 @@
 //! Decodes replies as a guest does, but stricter than Linux: extra bytes are an error.
 
 use crate::{
-    Attr, Dirent, DirentKind, Entry, Errno, FileLock, Handle, InitFlags, InitReply, NodeId, OpenReply,
-    OpenReplyFlags, Statfs, Statx, Timeouts, Timestamp, Unique, abi,
+    Attr, Dirent, DirentKind, Entry, Errno, FileLock, Handle, InitFlags, InitReply, LockKind, NodeId,
+    OpenReply, OpenReplyFlags, Statfs, Statx, Timeouts, Timestamp, Unique, abi,
 };
 use std::time::Duration;
 use zerocopy::little_endian::{U32, U64};
@@ -24,6 +24,9 @@ pub enum ReplyError {
     /// The error field is neither 0 nor -1 to -4,095.
     #[error("the error field is {0}, not 0 or -1 to -4095")]
     Error(i32),
+    /// The lock type is not `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+    #[error("lock type {0} is unknown")]
+    LockKind(u32),
     /// A directory record is cut off, has no name or a '/' in it, or is not padded with zeros.
     #[error("the directory record at byte {offset} is malformed")]
     Dirent {
@@ -228,10 +231,12 @@ pub fn decode_u64(body: &[u8]) -> Result<u64, ReplyError> {
 /// Decodes the reply to GETLK.
 ///
 /// # Errors
-/// [`ReplyError::Length`] if the body has the wrong length.
+/// [`ReplyError::Length`] if the body has the wrong length, [`ReplyError::LockKind`] if the lock
+/// type is unknown.
 pub fn decode_lock(body: &[u8]) -> Result<FileLock, ReplyError> {
     let abi::LkOut { lk } = whole("fuse_lk_out", body)?;
-    Ok(FileLock { start: lk.start.get(), end: lk.end.get(), kind: lk.r#type.get(), pid: lk.pid.get() })
+    let kind = LockKind::from_raw(lk.r#type.get()).map_err(ReplyError::LockKind)?;
+    Ok(FileLock { start: lk.start.get(), end: lk.end.get(), kind, pid: lk.pid.get() })
 }
 
 /// Decodes the reply to IOCTL: the result and the data that the ioctl wrote.

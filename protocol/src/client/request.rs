@@ -1,9 +1,9 @@
 //! Encodes requests as a guest does.
 
 use crate::{
-    BatchForget, Dialect, Extensions, Forget, HEADER_LEN, Handle, Header, InitRequest, Ioctl, LockOwner,
-    LockRange, NodeId, Opcode, Open, Operation, Read, ReadDir, Release, RemoveMapping, Rename, SetAttr,
-    SetTime, SetXattr, SetupMapping, Timestamp, Unique, Write, abi,
+    BatchForget, Dialect, Extensions, Forget, HEADER_LEN, Handle, Header, InitRequest, Ioctl, LockKind,
+    LockOwner, LockRange, NodeId, Opcode, Open, Operation, Read, ReadDir, Release, RemoveMapping, Rename,
+    SetAttr, SetTime, SetXattr, SetupMapping, Timestamp, Unique, Write, abi,
 };
 use std::ffi::CStr;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -67,7 +67,10 @@ fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<
         Operation::SetAttr(o) => set_attr(o, out),
         Operation::ReadLink(_) | Operation::StatFs(_) | Operation::Destroy(_) => {}
         Operation::SymLink(o) => two_c_strs(out, o.name.as_c_str(), o.target),
-        Operation::MkNod(o) => words_c_str(out, [o.mode, o.rdev, o.umask, 0], o.name.as_c_str()),
+        Operation::MkNod(o) => {
+            let (file_type, rdev) = o.kind.raw();
+            words_c_str(out, [file_type | o.mode, rdev, o.umask, 0], o.name.as_c_str());
+        }
         Operation::MkDir(o) => words_c_str(out, [o.mode, o.umask], o.name.as_c_str()),
         Operation::Unlink(o) => c_str(out, o.name.as_c_str()),
         Operation::RmDir(o) => c_str(out, o.name.as_c_str()),
@@ -91,7 +94,7 @@ fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<
         Operation::FsyncDir(o) => longs_words(out, [o.handle.0], [o.flags.bits(), 0]),
         Operation::GetLock(o) => lock(&o.0, out),
         Operation::SetLock(o) => lock(&o.lock, out),
-        Operation::Access(o) => words(out, [o.mask, 0]),
+        Operation::Access(o) => words(out, [o.mask.bits(), 0]),
         Operation::Create(o) => {
             words_c_str(out, [o.open.flags.bits(), o.mode, o.umask, hints(o.open)], o.name.as_c_str());
         }
@@ -102,7 +105,7 @@ fn body(opcode: u32, operation: &Operation<'_>, dialect: Dialect, out: &mut Vec<
         Operation::Fallocate(o) => {
             longs_words(out, [o.handle.0, o.offset, o.length], [o.mode.bits(), 0]);
         }
-        Operation::Lseek(o) => longs_words(out, [o.handle.0, o.offset], [o.whence, 0]),
+        Operation::Lseek(o) => longs_words(out, [o.handle.0, o.offset], [o.whence.raw(), 0]),
         Operation::CopyFileRange(o) => {
             longs(out, [o.from.0, o.from_offset, o.to_node.0, o.to.0, o.to_offset, o.length, o.flags]);
         }
@@ -252,7 +255,7 @@ fn init(init: &InitRequest, out: &mut Vec<u8>) {
 
 fn lock(range: &LockRange, out: &mut Vec<u8>) {
     longs(out, [range.handle.0, range.owner.0, range.start, range.end]);
-    words(out, [range.kind, range.pid, bit(range.flock, abi::FUSE_LK_FLOCK), 0]);
+    words(out, [LockKind::raw(range.kind), range.pid, bit(range.flock, abi::FUSE_LK_FLOCK), 0]);
 }
 
 fn ioctl(ioctl: &Ioctl<'_>, out: &mut Vec<u8>) {

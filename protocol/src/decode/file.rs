@@ -3,12 +3,9 @@
 use super::body::{Body, known_bits, open_flags, strict_flags, when};
 use crate::{
     CopyFileRange, DecodeError, Fallocate, FallocateMode, Flush, Fsync, FsyncDir, Handle, Ioctl, IoctlFlags,
-    LockOwner, LockRange, Lseek, NodeId, Open, OpenDir, OpenFlags, Poll, Read, ReadDir, Release, ReleaseDir,
-    SetupMapping, Write, WriteFlags, abi,
+    LockKind, LockOwner, LockRange, Lseek, NodeId, Open, OpenDir, OpenFlags, Poll, Read, ReadDir, Release,
+    ReleaseDir, SetupMapping, Whence, Write, WriteFlags, abi,
 };
-
-/// `F_UNLCK`, the highest of the three lock types.
-const LOCK_KIND_MAX: u32 = 2;
 
 pub(super) fn open(body: &mut Body<'_>) -> Result<Open, DecodeError> {
     let wire: &abi::OpenIn = body.take("fuse_open_in")?;
@@ -93,16 +90,12 @@ pub(super) fn fsync_dir(body: &mut Body<'_>) -> Result<FsyncDir, DecodeError> {
 pub(super) fn lock_range(body: &mut Body<'_>) -> Result<LockRange, DecodeError> {
     let wire: &abi::LkIn = body.take("fuse_lk_in")?;
     let lk_flags = known_bits("lk_flags", wire.lk_flags, abi::FUSE_LK_FLOCK)?;
-    let kind = wire.lk.r#type.get();
-    if kind > LOCK_KIND_MAX {
-        return Err(DecodeError::LockKind(kind));
-    }
     Ok(LockRange {
         handle: Handle(wire.fh.get()),
         owner: LockOwner(wire.owner.get()),
         start: wire.lk.start.get(),
         end: wire.lk.end.get(),
-        kind,
+        kind: LockKind::from_raw(wire.lk.r#type.get()).map_err(DecodeError::LockKind)?,
         pid: wire.lk.pid.get(),
         flock: lk_flags & abi::FUSE_LK_FLOCK != 0,
     })
@@ -142,7 +135,9 @@ pub(super) fn fallocate(body: &mut Body<'_>) -> Result<Fallocate, DecodeError> {
 
 pub(super) fn lseek(body: &mut Body<'_>) -> Result<Lseek, DecodeError> {
     let wire: &abi::LseekIn = body.take("fuse_lseek_in")?;
-    Ok(Lseek { handle: Handle(wire.fh.get()), offset: wire.offset.get(), whence: wire.whence.get() })
+    let raw = wire.whence.get();
+    let whence = Whence::from_raw(raw).ok_or(DecodeError::Whence(raw))?;
+    Ok(Lseek { handle: Handle(wire.fh.get()), offset: wire.offset.get(), whence })
 }
 
 /// Decodes `COPY_FILE_RANGE` and `COPY_FILE_RANGE_64`.

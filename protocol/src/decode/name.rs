@@ -2,8 +2,8 @@
 
 use super::body::{Body, known_bits, open, strict_flags};
 use crate::{
-    Create, DecodeError, Dialect, GetXattr, Link, ListXattr, Lookup, MkDir, MkNod, NodeId, RemoveXattr,
-    Rename, RenameFlags, RmDir, SetXattr, SetXattrMode, SymLink, TmpFile, Unlink, abi,
+    Create, DecodeError, Dialect, GetXattr, Link, ListXattr, Lookup, MkDir, MkNod, NodeId, NodeKind,
+    RemoveXattr, Rename, RenameFlags, RmDir, SetXattr, SetXattrMode, SymLink, TmpFile, Unlink, abi,
 };
 use zerocopy::little_endian::U32;
 
@@ -11,6 +11,8 @@ use zerocopy::little_endian::U32;
 const XATTR_VALUE_LEN_MAX: usize = 65_536;
 /// The longest link target that Linux accepts, in bytes (`PATH_MAX` without the NUL).
 const TARGET_LEN_MAX: usize = 4095;
+/// The bits of a mode beside the file type: permissions, suid, sgid and sticky.
+const PERMISSION_BITS: u32 = 0o7777;
 
 pub(super) fn lookup<'a>(body: &mut Body<'a>) -> Result<Lookup<'a>, DecodeError> {
     Ok(Lookup { name: body.take_name()? })
@@ -28,12 +30,10 @@ pub(super) fn sym_link<'a>(body: &mut Body<'a>) -> Result<SymLink<'a>, DecodeErr
 
 pub(super) fn mk_nod<'a>(body: &mut Body<'a>) -> Result<MkNod<'a>, DecodeError> {
     let wire: &abi::MknodIn = body.take("fuse_mknod_in")?;
-    Ok(MkNod {
-        name: body.take_name()?,
-        mode: wire.mode.get(),
-        rdev: wire.rdev.get(),
-        umask: wire.umask.get(),
-    })
+    let name = body.take_name()?;
+    let mode = wire.mode.get();
+    let kind = NodeKind::from_raw(mode, wire.rdev.get()).ok_or(DecodeError::NodeKind(mode))?;
+    Ok(MkNod { name, kind, mode: mode & PERMISSION_BITS, umask: wire.umask.get() })
 }
 
 pub(super) fn mk_dir<'a>(body: &mut Body<'a>) -> Result<MkDir<'a>, DecodeError> {

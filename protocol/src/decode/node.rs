@@ -1,6 +1,6 @@
 //! Decodes bodies about a node or about the session: one function for each layout.
 
-use super::body::{Body, known_bits, timestamp, when};
+use super::body::{Body, known_bits, strict_flags, timestamp, when};
 use crate::{
     Access, BMap, BatchForget, DecodeError, Forget, GetAttr, GetStatx, Handle, InitFlags, InitRequest,
     Interrupt, LockOwner, NodeId, RemoveMapping, SetAttr, SetTime, SyncFs, Unique, abi,
@@ -149,7 +149,7 @@ pub(super) fn init(body: &mut Body<'_>) -> Result<InitRequest, DecodeError> {
 
 pub(super) fn access(body: &mut Body<'_>) -> Result<Access, DecodeError> {
     let wire: &abi::AccessIn = body.take("fuse_access_in")?;
-    Ok(Access { mask: wire.mask.get() })
+    Ok(Access { mask: strict_flags("access mask", wire.mask)? })
 }
 
 pub(super) fn interrupt(body: &mut Body<'_>) -> Result<Interrupt, DecodeError> {

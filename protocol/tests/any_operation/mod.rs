@@ -1,13 +1,13 @@
 //! Every operation of a guest with arbitrary values, for property tests.
 
 use pinhole_protocol::{
-    Access, BMap, BatchForget, CopyFileRange, Create, Destroy, Dialect, Fallocate, FallocateMode, Flush,
-    Forget, Fsync, FsyncDir, FsyncFlags, GetAttr, GetLock, GetStatx, GetXattr, Handle, InitFlags,
-    InitRequest, Interrupt, Ioctl, IoctlFlags, Link, ListXattr, LockOwner, LockRange, Lookup, Lseek, MkDir,
-    MkNod, Name, NodeId, Open, OpenDir, OpenFlags, Operation, Poll, Read, ReadDir, ReadDirPlus, ReadLink,
-    Release, ReleaseDir, RemoveMapping, RemoveXattr, Rename, RenameFlags, RmDir, SetAttr, SetLock, SetTime,
-    SetXattr, SetXattrMode, SetupMapping, StatFs, SymLink, SyncFs, Timestamp, TmpFile, Unique, Unlink, Write,
-    WriteFlags, client,
+    Access, AccessMask, BMap, BatchForget, CopyFileRange, Create, Destroy, Dialect, Fallocate, FallocateMode,
+    Flush, Forget, Fsync, FsyncDir, FsyncFlags, GetAttr, GetLock, GetStatx, GetXattr, Handle, InitFlags,
+    InitRequest, Interrupt, Ioctl, IoctlFlags, Link, ListXattr, LockKind, LockOwner, LockRange, Lookup,
+    Lseek, MkDir, MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags, Operation, Poll, Read, ReadDir,
+    ReadDirPlus, ReadLink, Release, ReleaseDir, RemoveMapping, RemoveXattr, Rename, RenameFlags, RmDir,
+    SetAttr, SetLock, SetTime, SetXattr, SetXattrMode, SetupMapping, StatFs, SymLink, SyncFs, Timestamp,
+    TmpFile, Unique, Unlink, Whence, Write, WriteFlags, client,
 };
 use proptest::prelude::*;
 use std::ffi::{CStr, CString};
@@ -158,10 +158,21 @@ impl Fields {
             owner: LockOwner(self.longs[1]),
             start: self.longs[2],
             end: self.longs[3],
-            kind: self.words[0] % 3,
+            kind: [None, Some(LockKind::Read), Some(LockKind::Write)][self.words[0] as usize % 3],
             pid: self.words[1],
             flock: self.flag(3),
         }
+    }
+
+    fn node_kind(&self) -> NodeKind {
+        let rdev = self.words[1];
+        [
+            NodeKind::Regular,
+            NodeKind::Fifo,
+            NodeKind::Socket,
+            NodeKind::CharacterDevice(rdev),
+            NodeKind::BlockDevice(rdev),
+        ][self.bits as usize % 5]
     }
 
     fn set_xattr(&self, dialect: Dialect) -> SetXattr<'_> {
@@ -196,11 +207,11 @@ impl Fields {
 
     fn named(&self, dialect: Dialect) -> Vec<Operation<'_>> {
         let (name, text): (_, &CStr) = (self.name(), &self.text);
-        let [mode, rdev, umask, size] = self.words;
+        let [mode, _, umask, size] = self.words;
         vec![
             Operation::Lookup(Lookup { name }),
             Operation::SymLink(SymLink { name, target: text }),
-            Operation::MkNod(MkNod { name, mode, rdev, umask }),
+            Operation::MkNod(MkNod { name, kind: self.node_kind(), mode: mode & 0o7777, umask }),
             Operation::MkDir(MkDir { name, mode, umask }),
             Operation::Unlink(Unlink { name }),
             Operation::RmDir(RmDir { name }),
@@ -231,7 +242,7 @@ impl Fields {
             Operation::ReadLink(ReadLink),
             Operation::StatFs(StatFs),
             Operation::Init(self.init()),
-            Operation::Access(Access { mask: first }),
+            Operation::Access(Access { mask: AccessMask::from_bits_truncate(first) }),
             Operation::Interrupt(Interrupt { target: Unique(self.longs[0]) }),
             Operation::BMap(BMap { block: self.longs[0], block_size: first }),
             Operation::Destroy(Destroy),
@@ -283,7 +294,11 @@ impl Fields {
                 length,
                 mode: FallocateMode::from_bits_truncate(self.bits),
             }),
-            Operation::Lseek(Lseek { handle, offset, whence: size }),
+            Operation::Lseek(Lseek {
+                handle,
+                offset,
+                whence: [Whence::End, Whence::Data, Whence::Hole][size as usize % 3],
+            }),
             Operation::CopyFileRange(CopyFileRange {
                 from: handle,
                 from_offset: offset,

@@ -7,8 +7,8 @@ use pinhole_protocol::client::{
     decode_attr, decode_created, decode_entry, decode_open, decode_statx, dirents_plus,
 };
 use pinhole_protocol::{
-    Create, GetAttr, GetStatx, Link, Lookup, MkDir, MkNod, Name, NodeId, Open, OpenDir, OpenFlags, Operation,
-    ReadDir, ReadDirPlus, SetAttr, TmpFile,
+    Create, GetAttr, GetStatx, Link, Lookup, MkDir, MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags,
+    Operation, ReadDir, ReadDirPlus, SetAttr, TmpFile,
 };
 use pinhole_tests::frontend::{Bench, Setup};
 use std::fs;
@@ -82,7 +82,7 @@ fn timeouts_of_new_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let (entry, timeouts, _) = decode_created(&ask(&mut bench, root, &create)).unwrap();
     assert_eq!(entry.attr.mode & 0o7777, mode);
     let mut told = vec![("CREATE", timeouts.attr)];
-    let node = MkNod { name: named(c"node"), mode: 0o100_000 | mode, rdev: 0, umask: 0 };
+    let node = MkNod { name: named(c"node"), kind: NodeKind::Regular, mode, umask: 0 };
     told.push(("MKNOD", decode_entry(&ask(&mut bench, root, &Operation::MkNod(node))).unwrap().1.attr));
     let nameless = Operation::TmpFile(TmpFile { open, mode, umask: 0 });
     told.push(("TMPFILE", decode_created(&ask(&mut bench, root, &nameless)).unwrap().1.attr));

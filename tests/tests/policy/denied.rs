@@ -5,9 +5,10 @@ use super::traced::Traced;
 use pinhole_policy::{Access, Policy, Profile};
 use pinhole_protocol::{
     BMap, CopyFileRange, Create, Errno, Fallocate, FallocateMode, Fsync, FsyncDir, FsyncFlags, GetLock,
-    GetXattr, Handle, Link, ListXattr, LockOwner, LockRange, Lookup, MkDir, MkNod, Name, NodeId, Open,
-    OpenDir, OpenFlags, Operation, Poll, RemoveXattr, Rename, RenameFlags, RmDir, SetAttr, SetLock, SetTime,
-    SetXattr, SetXattrMode, SetupMapping, SymLink, SyncFs, TmpFile, Unlink, Write, WriteFlags,
+    GetXattr, Handle, Link, ListXattr, LockKind, LockOwner, LockRange, Lookup, MkDir, MkNod, Name, NodeId,
+    NodeKind, Open, OpenDir, OpenFlags, Operation, Poll, RemoveXattr, Rename, RenameFlags, RmDir, SetAttr,
+    SetLock, SetTime, SetXattr, SetXattrMode, SetupMapping, SymLink, SyncFs, TmpFile, Unlink, Write,
+    WriteFlags,
 };
 use pinhole_tests::frontend::frame::opcode::{CREATE, FALLOCATE, IOCTL, LOOKUP, OPEN_FILE};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
@@ -70,7 +71,7 @@ fn hold(traced: &mut Traced) -> Held {
 /// Requests that change names, and what each needs.
 fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let (file, new) = (name(c"file"), name(c"new"));
-    let made = |mode, rdev| Operation::MkNod(MkNod { name: new, mode, rdev, umask: 0 });
+    let made = |kind| Operation::MkNod(MkNod { name: new, kind, mode: 0o644, umask: 0 });
     let rename =
         |flags| Operation::Rename(Rename { name: file, new_directory: NodeId::ROOT, new_name: new, flags });
     let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
@@ -81,12 +82,12 @@ fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
         (Operation::MkDir(MkDir { name: new, mode: 0o755, umask: 0 }), Access::MKDIR),
         (Operation::SymLink(SymLink { name: new, target: c"t" }), Access::SYMLINK),
         (Operation::Link(Link { target, name: new }), Access::LINK),
-        (made(0o100_644, 0), Access::CREATE),
-        (made(0o010_644, 0), Access::MKNOD_FIFO),
-        (made(0o140_644, 0), Access::MKNOD_SOCKET),
-        (made(0o020_644, 0x103), Access::MKNOD_CHAR),
-        (made(0o020_644, 0), Access::WHITEOUT),
-        (made(0o060_644, 0x103), Access::MKNOD_BLOCK),
+        (made(NodeKind::Regular), Access::CREATE),
+        (made(NodeKind::Fifo), Access::MKNOD_FIFO),
+        (made(NodeKind::Socket), Access::MKNOD_SOCKET),
+        (made(NodeKind::CharacterDevice(0x103)), Access::MKNOD_CHAR),
+        (made(NodeKind::CharacterDevice(0)), Access::WHITEOUT),
+        (made(NodeKind::BlockDevice(0x103)), Access::MKNOD_BLOCK),
         (Operation::Unlink(Unlink { name: file }), Access::UNLINK),
         (Operation::RmDir(RmDir { name: name(c"dir") }), Access::RMDIR),
         (rename(RenameFlags::empty()), Access::RENAME),
@@ -119,7 +120,15 @@ fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
         flags: 0,
         wide_reply: false,
     };
-    let lock = LockRange { handle, owner: LockOwner(1), start: 0, end: 9, kind: 1, pid: 1, flock: false };
+    let lock = LockRange {
+        handle,
+        owner: LockOwner(1),
+        start: 0,
+        end: 9,
+        kind: Some(LockKind::Write),
+        pid: 1,
+        flock: false,
+    };
     let (punch, keep) = (FallocateMode::PUNCH_HOLE, FallocateMode::KEEP_SIZE);
     let file = [
         (open(write_only), Access::WRITE),

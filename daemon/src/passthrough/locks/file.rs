@@ -1,10 +1,10 @@
 //! The locks of one file: which owner has which bytes, by way of which descriptions.
 
 use super::ofd::{self, Said};
-use super::ranges::{Edit, LockKind, Locked, Ranges, Span};
+use super::ranges::{Edit, Locked, Ranges, Span};
 use crate::limits::{LOCK_HANDLES_MAX, LOCKS_MOVED_MAX, LOCKS_OF_FILE_MAX};
 use crate::sync::budget::Ticket;
-use pinhole_protocol::{Errno, LockOwner};
+use pinhole_protocol::{Errno, LockKind, LockOwner};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// All that this guest has locked of one file.

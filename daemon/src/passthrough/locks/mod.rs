@@ -20,17 +20,13 @@ use crate::sync::event::EventCounter;
 use file::{Asking, Description, FileLocks};
 use hashbrown::HashMap;
 use ofd::Said;
-use pinhole_protocol::{Errno, FileLock, GetLock, Handle, LockOwner, LockRange, SetLock};
-use ranges::{LockKind, Locked, Span};
+use pinhole_protocol::{Errno, FileLock, GetLock, Handle, LockKind, LockOwner, LockRange, SetLock};
+use ranges::{Locked, Span};
 use rustix::fs::{FlockOperation, OFlags};
 use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// `F_RDLCK` and `F_WRLCK` of fcntl(2), as `fuse_file_lock` has them.
-const READ_LOCK: u32 = 0;
-const WRITE_LOCK: u32 = 1;
 
 /// What the guest has locked.
 #[derive(Debug)]
@@ -145,7 +141,7 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<Paced<Option<FileLock>>> {
         let Some((file, span)) = self.lockable(&get.0, pace)? else { return Ok(Paced::WouldBlock) };
-        let kind = kind_of(get.0.kind).ok_or(Errno::EINVAL)?;
+        let kind = get.0.kind.ok_or(Errno::EINVAL)?;
         if get.0.flock {
             return Err(Errno::EINVAL);
         }
@@ -164,7 +160,7 @@ impl Passthrough {
 
     pub(in crate::passthrough) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Paced<Locking>> {
         let Some((file, span)) = self.lockable(&set.lock, pace)? else { return Ok(Paced::WouldBlock) };
-        let kind = kind_of(set.lock.kind);
+        let kind = set.lock.kind;
         if set.lock.flock && span != Span::WHOLE_FILE {
             return Err(Errno::EINVAL);
         }
@@ -398,20 +394,8 @@ fn end_flock(file: &FileHandle) {
     }
 }
 
-const fn kind_of(kind: u32) -> Option<LockKind> {
-    match kind {
-        READ_LOCK => Some(LockKind::Read),
-        WRITE_LOCK => Some(LockKind::Write),
-        _ => None,
-    }
-}
-
 const fn told(locked: Locked, process: u32) -> FileLock {
-    let kind = match locked.kind {
-        LockKind::Read => READ_LOCK,
-        LockKind::Write => WRITE_LOCK,
-    };
-    FileLock { start: locked.span.first(), end: locked.span.last(), kind, pid: process }
+    FileLock { start: locked.span.first(), end: locked.span.last(), kind: Some(locked.kind), pid: process }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,10 +1,10 @@
 //! Locks of an open file description (`F_OFD_SETLK` and `F_OFD_GETLK` of fcntl(2), Linux 3.15): they exclude those of
 //! every other description, so those of other daemons, and the record locks of host processes.
 
-use super::ranges::{LockKind, Locked, Span};
+use super::ranges::{Locked, Span};
 use nix::errno::Errno as HostErrno;
 use nix::fcntl::{FcntlArg, fcntl};
-use pinhole_protocol::Errno;
+use pinhole_protocol::{Errno, LockKind};
 use std::os::fd::BorrowedFd;
 
 /// What the host says to a lock.

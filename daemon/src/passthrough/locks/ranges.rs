@@ -2,19 +2,10 @@
 //! that locks can be counted and their owners named.
 
 use arrayvec::ArrayVec;
-use pinhole_protocol::Errno;
+use pinhole_protocol::{Errno, LockKind};
 
 /// The last byte that a lock can name, and what Linux sends for "to the end" (`OFFSET_MAX`).
 const LAST_BYTE: u64 = u64::MAX >> 1;
-
-/// How a range is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LockKind {
-    /// Others may read-lock it too.
-    Read,
-    /// Nobody else may.
-    Write,
-}
 
 /// Some bytes, the last included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +72,6 @@ impl Span {
 
     const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
-    }
-}
-
-impl LockKind {
-    /// Whether two owners cannot have the same byte so.
-    pub(crate) const fn excludes(self, other: Self) -> bool {
-        matches!(self, Self::Write) || matches!(other, Self::Write)
     }
 }
 

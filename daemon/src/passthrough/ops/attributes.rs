@@ -8,9 +8,11 @@ use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::table::NodeRef;
 use crate::passthrough::resolve::{self, Stat, errno};
 use crate::passthrough::slots::Entry;
-use pinhole_protocol::{self as protocol, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx};
+use pinhole_protocol::{
+    self as protocol, AccessMask, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx,
+};
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::path::DecInt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -172,12 +174,9 @@ impl Passthrough {
         call: &Call<'_, protocol::Access>,
     ) -> Answer<()> {
         let wanted = call.operation.mask;
-        if wanted > EXECUTE | WRITE | READ {
-            return Err(Errno::EINVAL);
-        }
         let reached = self.reach(node)?;
         let attr = resolve::stat(reached.as_fd())?.attr();
-        if wanted & WRITE != 0 {
+        if wanted.contains(AccessMask::WRITE) {
             let mount = rustix::fs::fstatvfs(&*reached).map_err(errno)?;
             if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
                 return Err(Errno::EROFS);
@@ -223,35 +222,27 @@ impl Passthrough {
     }
 }
 
-/// R_OK, W_OK and X_OK of `access(2)`, which are also the bits of a mode.
-const READ: u32 = 4;
-const WRITE: u32 = 2;
-const EXECUTE: u32 = 1;
-
 /// Whether a file's mode lets the caller do what is wanted. Access control lists are not looked at: a Linux guest judges
 /// by itself (`default_permissions`) and never asks, and asking the host in the caller's name would be one more system
 /// call in every filter.
-fn permits(attr: &Attr, caller: &Caller<'_>, wanted: u32) -> bool {
-    const DIRECTORY: u32 = 0o040_000;
-    const TYPE: u32 = 0o170_000;
+fn permits(attr: &Attr, caller: &Caller<'_>, wanted: AccessMask) -> bool {
+    let grants = |class: u32| AccessMask::from_bits_truncate(class).contains(wanted);
     let Some(uid) = caller.known_uid() else {
         // Of a caller that the guest does not name, only what each class may.
-        let of_all = attr.mode >> 6 & attr.mode >> 3 & attr.mode;
-        return of_all & wanted == wanted;
+        return grants(attr.mode >> 6 & attr.mode >> 3 & attr.mode);
     };
     if uid == 0 {
-        let executable = attr.mode & 0o111 != 0 || attr.mode & TYPE == DIRECTORY;
-        return wanted & EXECUTE == 0 || executable;
+        let is_directory = FileType::from_raw_mode(attr.mode) == FileType::Directory;
+        return !wanted.contains(AccessMask::EXECUTE) || attr.mode & 0o111 != 0 || is_directory;
     }
     let mut groups = caller.groups.clone().into_iter().flatten();
-    let of_class = if attr.uid == uid {
+    grants(if attr.uid == uid {
         attr.mode >> 6
     } else if caller.known_gid() == Some(attr.gid) || groups.any(|group| group == attr.gid) {
         attr.mode >> 3
     } else {
         attr.mode
-    };
-    of_class & wanted == wanted
+    })
 }
 
 /// A time for `utimensat(2)`.
@@ -268,6 +259,10 @@ fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const READ: AccessMask = AccessMask::READ;
+    const WRITE: AccessMask = AccessMask::WRITE;
+    const EXECUTE: AccessMask = AccessMask::EXECUTE;
 
     #[test]
     fn a_mode_is_judged_by_class_and_root_executes_only_what_somebody_may() {

@@ -8,16 +8,11 @@ use crate::passthrough::Passthrough;
 use crate::passthrough::config::Holes;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::resolve::{self, errno, io_errno, sync_errno};
-use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, WriteFlags};
+use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, Whence, WriteFlags};
 use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
-
-/// `SEEK_DATA` and `SEEK_HOLE` of `lseek(2)`; the guest answers the other three itself but for the end.
-const SEEK_END: u32 = 2;
-const SEEK_DATA: u32 = 3;
-const SEEK_HOLE: u32 = 4;
 
 /// The least page that Linux has on any machine; larger ones end at its multiples too.
 const PAGE_LEN: u64 = 4096;
@@ -127,20 +122,18 @@ impl Passthrough {
         if i64::try_from(lseek.offset).is_err() {
             return Err(Errno::ENXIO);
         }
-        let seeks_holes = matches!(lseek.whence, SEEK_DATA | SEEK_HOLE);
-        match (seeks_holes, self.config.holes) {
-            (true, Holes::None) => return Err(Errno::ENOSYS),
-            (true, Holes::ToReaders) if file.readable && file.writable => return seek_in_data(&file, lseek),
-            (true, Holes::ToReaders | Holes::All) | (false, _) => {}
-        }
-        match lseek.whence {
-            SEEK_DATA => rustix::fs::seek(file.as_fd(), SeekFrom::Data(lseek.offset)).map_err(errno),
-            SEEK_HOLE => rustix::fs::seek(file.as_fd(), SeekFrom::Hole(lseek.offset)).map_err(errno),
-            SEEK_END => {
+        let to = match lseek.whence {
+            Whence::End => {
                 let size = resolve::stat(file.as_fd())?.size();
-                size.checked_add(lseek.offset).ok_or(Errno::EOVERFLOW)
+                return size.checked_add(lseek.offset).ok_or(Errno::EOVERFLOW);
             }
-            _ => Err(Errno::EINVAL),
+            Whence::Data => SeekFrom::Data(lseek.offset),
+            Whence::Hole => SeekFrom::Hole(lseek.offset),
+        };
+        match self.config.holes {
+            Holes::None => Err(Errno::ENOSYS),
+            Holes::ToReaders if file.readable && file.writable => seek_in_data(&file, lseek),
+            Holes::ToReaders | Holes::All => rustix::fs::seek(file.as_fd(), to).map_err(errno),
         }
     }
 
@@ -174,7 +167,7 @@ fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
     let size = resolve::stat(file.as_fd())?.size();
     match lseek.offset {
         offset if offset >= size => Err(Errno::ENXIO),
-        offset if lseek.whence == SEEK_DATA => Ok(offset),
+        offset if lseek.whence == Whence::Data => Ok(offset),
         _ => Ok(size),
     }
 }

@@ -4,13 +4,10 @@ use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::table::NodeRef;
 use crate::passthrough::resolve::{decode_device, errno};
-use pinhole_protocol::{self as protocol, Attr, Entry, Errno};
+use pinhole_protocol::{self as protocol, Attr, Entry, Errno, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
 use std::os::fd::AsFd;
-
-/// `S_IFMT`.
-const FILE_TYPE_BITS: u32 = 0o170_000;
 
 impl Passthrough {
     pub(in crate::passthrough) fn sym_link(
@@ -38,25 +35,20 @@ impl Passthrough {
     ) -> Answer<Entry> {
         self.inodes.table.check_room()?;
         let ticket = self.ticket()?;
-        let protocol::MkNod { name, mode, rdev, umask } = call.operation;
-        // mknod(2): no type is a regular file.
-        let kind = match mode & FILE_TYPE_BITS {
-            0 => FileType::RegularFile,
-            _ => FileType::from_raw_mode(mode),
+        let protocol::MkNod { name, kind, mode, umask } = call.operation;
+        let rdev = kind.rdev();
+        let kind = match kind {
+            NodeKind::Regular => FileType::RegularFile,
+            NodeKind::Fifo => FileType::Fifo,
+            NodeKind::Socket => FileType::Socket,
+            NodeKind::CharacterDevice(_) => FileType::CharacterDevice,
+            NodeKind::BlockDevice(_) => FileType::BlockDevice,
         };
-        match kind {
-            FileType::RegularFile
-            | FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice => {}
-            FileType::Directory | FileType::Symlink | FileType::Unknown => return Err(Errno::EINVAL),
-        }
         let (major, minor) = decode_device(rdev);
         {
             let directory = self.reach(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;
-            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let mode = Mode::from_raw_mode(mode);
             let device = makedev(major, minor);
             rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
         }
