@@ -254,9 +254,6 @@ pub const SYNC_WAITERS_MAX: usize = 1024;
 /// How long a worker sleeps at once for a guest that goes on too fast: so late it may see that it is to stop.
 pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// How long a thread sleeps that needs room for a write where all that is taken is being written back by others.
-pub const DIRTY_NAP: std::time::Duration = std::time::Duration::from_millis(1);
-
 /// Hidden names that one READDIR passes over at most before it answers: another guest, to which they are not hidden, makes
 /// as many as it likes, and looking at this many takes milliseconds of a queue thread. The guest sees one "." more for each
 /// such reply.

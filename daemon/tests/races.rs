@@ -2,25 +2,22 @@
 //! made, moved or released by the other in between. Each test races for a while and must never win.
 #![cfg(test)]
 use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
-use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,
-    OpenFlags, Release, SetAttr, WriteFlags,
+    OpenFlags, Release, SetAttr,
 };
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use vm_memory::VolatileSlice;
 
 /// Without what each test is about, the guest wins within milliseconds.
 const LONG: Duration = Duration::from_secs(1);
 
-/// A key that is given out again has the next generation (`host/table.rs`): a guest can tell what it will be.
+/// A key that is given out again has the next generation (`slots.rs`): a guest can tell what it will be.
 const GENERATION: u64 = 1 << 32;
 
 /// A share under a policy, with a directory `ro` and a file in it.
@@ -120,14 +117,6 @@ impl Share {
     fn fsync(&self, handle: Handle) -> Result<(), Errno> {
         let fsync = protocol::Fsync { handle, flags: FsyncFlags::DATASYNC };
         self.host.fsync(self.permit(NodeId::ROOT, fsync)?).and_then(Durable::wait)
-    }
-
-    fn write(&self, handle: Handle, len: u32, pace: Pace) -> Result<usize, Errno> {
-        let mut bytes = vec![7; usize::try_from(len).unwrap()];
-        let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
-        let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::from_bits_retain(1));
-        let write = protocol::Write { handle, offset: 0, size: len, write_flags, lock_owner: None, flags };
-        self.host.write(self.permit(NodeId::ROOT, write)?, &vectors, pace)?.ready()
     }
 
     fn release(&self, handle: Handle) -> Result<(), Errno> {
@@ -279,68 +268,6 @@ fn a_directory_is_not_brought_by_one_that_is_made_in_the_same_moment() {
         share.mk_dir(a, "x").unwrap_or_default();
         std::fs::remove_dir(share.path("a/x")).unwrap_or_default();
     }));
-}
-
-/// The room of dirty bytes, and what each write takes of it: all.
-const ROOM: u32 = 1 << 20;
-
-#[test]
-fn a_write_that_a_release_overtakes_gives_its_room_back() {
-    let share = Share::new("[limits]\ndirty-bytes = \"1 MiB\"\n");
-    let file = share.find("ro/file");
-    let (began, mut rounds) = (Instant::now(), 0);
-    while began.elapsed() < LONG * 3 || rounds < 10 {
-        rounds += 1;
-        let handle = share.open(file, 1).unwrap();
-        let go = Barrier::new(2);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                go.wait();
-                // Whichever of the two comes first.
-                match share.write(handle, ROOM, Pace::Now) {
-                    Ok(_) | Err(Errno::EBADF | Errno::EAGAIN) => {}
-                    Err(errno) => panic!("{errno:?}"),
-                }
-            });
-            go.wait();
-            std::thread::park_timeout(Duration::from_micros(rounds % 8 * 100));
-            share.release(handle).unwrap();
-        });
-        // What is left is being written back, which ends.
-        let (handle, wait) = (share.open(file, 1).unwrap(), Instant::now());
-        while share.write(handle, ROOM, Pace::Now) == Err(Errno::EAGAIN) {
-            assert!(wait.elapsed() < Duration::from_secs(20), "no room since round {rounds}");
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-        share.release(handle).unwrap();
-    }
-}
-
-#[test]
-fn who_waits_for_room_gets_some_while_others_go_on_writing() {
-    let share = Share::new("[limits]\ndirty-bytes = \"1 MiB\"\n");
-    let file = share.find("ro/file");
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let handle = share.open(file, 1).unwrap();
-                while !over.load(Ordering::Relaxed) {
-                    // As a queue does: what would wait goes to the pool.
-                    if share.write(handle, 4096, Pace::Now) == Err(Errno::EAGAIN) {
-                        share.write(handle, 4096, Pace::Patient).unwrap();
-                    }
-                }
-                share.release(handle).unwrap();
-            });
-        }
-        let handle = share.open(file, 1).unwrap();
-        for _ in 0..3 {
-            assert_eq!(share.write(handle, ROOM, Pace::Patient), Ok(1 << 20));
-        }
-        over.store(true, Ordering::Relaxed);
-        share.release(handle).unwrap();
-    });
 }
 
 /// What a guest has made stays made for it, whoever takes the name at that moment: an answer that speaks of another kind

@@ -76,8 +76,6 @@ limits! {
     locks, "locks", Count, Access::LOCK, "File locks held at once", "ENOLCK";
     queued_requests, "queued-requests", Count, ANY,
         "Requests that wait for the host at once, besides one of each queue", "the guest waits";
-    dirty_bytes, "dirty-bytes", Bytes, WRITES, "Bytes written and not yet on the host's disk",
-        "the guest's writes wait for the disk";
     write_bytes_per_second, "write-bytes-per-second", Bytes, PUTS, "Bytes written per second",
         "the guest's writes wait";
     operations_per_second, "operations-per-second", Count, ANY, "Operations per second", "the guest waits";

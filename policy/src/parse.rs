@@ -123,14 +123,11 @@ fn read(text: &str) -> Result<Policy, Fault> {
 /// Refuses limits that can have no effect under the policy.
 fn check_limits(file: &File, policy: &Policy) -> Result<(), Fault> {
     for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
-        let (text, reach) = (row.name, policy.reach());
-        if !row.of.is_empty() && !reach.intersects(row.of) {
+        if !row.of.is_empty() && !policy.reach().intersects(row.of) {
             let names: Vec<_> = row.of.names().collect();
+            let text = row.name;
             let message = format!("{text} limits operations that are granted nowhere: {}", names.join(", "));
             return Err(Fault::at(name, message));
-        }
-        if text == "dirty-bytes" && !reach.contains(Access::FSYNC) {
-            return Err(Fault::at(name, "dirty-bytes needs fsync, by which the daemon writes back"));
         }
     }
     Ok(())
@@ -237,9 +234,16 @@ fn grants(names: &[Spanned<String>]) -> Result<Access, Fault> {
     }
 }
 
+/// A limit of earlier versions, with the replacement that the kernel has; see decision 0014.
+const DIRTY_BYTES_REMOVED: &str =
+    "dirty-bytes is no longer a limit: limit the memory of the daemon's cgroup (MemoryMax of systemd)";
+
 fn limits(file: &File) -> Result<Limits, Fault> {
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
+        if name.get_ref() == "dirty-bytes" {
+            return Err(Fault::at(name, DIRTY_BYTES_REMOVED));
+        }
         let row = limit(name.get_ref()).ok_or_else(|| {
             let known: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
             Fault::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
@@ -316,14 +320,6 @@ mod tests {
     }
 
     #[test]
-    fn dirty_bytes_limit_needs_fsync() {
-        let limit = "[limits]\ndirty-bytes = 4096\n";
-        assert!(wrong(&format!("deny = [\"fsync\"]\n{limit}")).starts_with("3:1: dirty-bytes needs fsync"));
-        let rule = "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\", \"write\", \"fsync\"]\n";
-        Policy::parse(&format!("profile = \"rootfs\"\n{rule}{limit}")).unwrap();
-    }
-
-    #[test]
     fn policy_file_sets_accesses_rules_and_limits() {
         let policy = Policy::parse(
             r#"
@@ -339,7 +335,7 @@ mod tests {
             [limits]
             open-handles = 10000
             file-size = "64 MiB"
-            dirty-bytes = 4096
+            write-bytes-per-second = 4096
             "#,
         )
         .unwrap();
@@ -352,7 +348,7 @@ mod tests {
         assert!(rules.is_hidden(rules.child(rules.root(), b"secret")));
         assert_eq!(policy.limits().open_handles, NonZero::new(10_000));
         assert_eq!(policy.limits().file_size, NonZero::new(64 << 20));
-        assert_eq!(policy.limits().dirty_bytes, NonZero::new(4096));
+        assert_eq!(policy.limits().write_bytes_per_second, NonZero::new(4096));
         assert_eq!(policy.limits().locks, None);
     }
 
@@ -438,10 +434,7 @@ mod tests {
                 "profile = \"rootfs\"\n[limits]\nlocks = 9",
                 "3:1: locks limits operations that are granted nowhere: lock",
             ),
-            (
-                "profile = \"rootfs\"\n[limits]\ndirty-bytes = 9",
-                "3:1: dirty-bytes limits operations that are granted nowhere: write, append, copy-range",
-            ),
+            ("[limits]\ndirty-bytes = 9", "2:1: dirty-bytes is no longer a limit: limit the memory of "),
             (
                 "profile = \"rootfs\"\n[limits]\nwrite-bytes-per-second = 9",
                 "3:1: write-bytes-per-second limits operations that are granted nowhere: write, append, symlink, xattr-write-user, ",

@@ -229,8 +229,7 @@ fn with_locks(policy: Policy, locks: args::Locks) -> Policy {
 
 /// What is stored through a mapping, nobody counts. A policy that counts what is written grants no such mapping.
 fn counted_writes_only(policy: Policy) -> Policy {
-    let limits = policy.limits();
-    let counts = limits.write_bytes_per_second.is_some() || limits.dirty_bytes.is_some();
+    let counts = policy.limits().write_bytes_per_second.is_some();
     if !counts || !policy.reach().contains(Access::MAP_WRITE) {
         return policy;
     }

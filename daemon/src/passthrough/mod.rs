@@ -19,7 +19,6 @@ pub use identity::keep_capabilities;
 pub use inodes::inode_handle::InodeHandle;
 
 use crate::passthrough::files::Files;
-use crate::passthrough::files::dirty_bytes::DirtyRoom;
 use crate::passthrough::files::handles::HandleTickets;
 use crate::passthrough::identity::{Assumed, Identity};
 
@@ -51,8 +50,6 @@ pub struct Passthrough {
     pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
     pub(in crate::passthrough) identity: Identity,
-    /// Room for what is not written back yet, where the policy limits it.
-    pub(in crate::passthrough) dirty: Option<Arc<DirtyRoom>>,
     pub(in crate::passthrough) reaper: Reaper,
     pub(in crate::passthrough) syncs: Syncs,
     /// Names that this share's guest has taken from files.
@@ -178,7 +175,6 @@ impl Passthrough {
         let reaper = Reaper::start(threads, OpenThings::of(&inodes));
         Ok(Self {
             inodes,
-            dirty: config.limits.dirty_bytes.map(|limit| Arc::new(DirtyRoom::new(limit))),
             files: Files::new(&config.limits),
             locks,
             identity,
@@ -306,7 +302,6 @@ macro_rules! handle_families {
 impl FileSystem for Passthrough {
     fn reset(&self, negotiated: InitFlags) {
         self.end_all_locks();
-        self.settle_all_dirty();
         self.files.clear();
         self.inodes.table.clear();
         self.inodes.fd_cache.clear();

@@ -82,7 +82,7 @@ fn effort(operation: &Operation<'_>) -> Effort {
         Operation::Write(write) => Effort::of_bytes(write.size.min(WRITE_LEN_MAX).into(), speed::WRITE),
         Operation::CopyFileRange(copy) => Effort::of_bytes(copy.length.min(COPY_LEN_MAX as u64), speed::COPY),
         Operation::Fallocate(fallocate) => reservation(fallocate),
-        // FLUSH and RELEASE go to the pool where a file has to be written back first.
+        // FLUSH and RELEASE come here only on the share of another server.
         Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::Flush(_) | Operation::Release(_) => {
             Effort::of(SYNC)
         }

@@ -14,8 +14,6 @@ const ALL: Threads = Threads::INSIDE;
 const WRITES: Access = Access::OPENS_TO_WRITE;
 /// Operations that can make data durable: by a request of their own, or as part of a write.
 const SYNCS: Access = Access::FSYNC.union(Access::WRITE).union(Access::APPEND);
-/// Operations of `SYNCS`, and those whose data is written back because of `dirty-bytes`.
-const WRITES_BACK: Access = SYNCS.union(Access::COPY_RANGE);
 const REOPENS: Access = Access::LOCK.union(Access::TRUNCATE);
 const MAKES: Access = Access::MAKES_OWNED;
 const KEEPS_BITS: Access = Access::KEEPS_BITS;
@@ -183,19 +181,13 @@ pub(super) const ROWS: &[CallRow] = &[
     ),
     row("fsync", OFFLOAD, any(Access::FSYNC), &[], "make a file durable"),
     row("fsync", WORKER, any(Access::FSYNC).with(Facilities::NO_POOL), &[], "make a file durable"),
-    row(
-        "fdatasync",
-        OFFLOAD,
-        any(WRITES_BACK),
-        &[],
-        "make the data of a file durable, also to stay within dirty-bytes",
-    ),
+    row("fdatasync", OFFLOAD, any(Access::FSYNC), &[], "make the data of a file durable"),
     row(
         "fdatasync",
         WORKER,
-        any(WRITES_BACK).with(Facilities::NO_POOL),
+        any(Access::FSYNC).with(Facilities::NO_POOL),
         &[],
-        "make the data of a file durable, also to stay within dirty-bytes",
+        "make the data of a file durable",
     ),
     row("syncfs", OFFLOAD, any(SYNCS), &[], "make a whole mount durable, or the names of a file"),
     row("readlinkat", OFFLOAD, any(SYNCS), &[BY_DESCRIPTOR], "check whether a synced file has lost its name"),

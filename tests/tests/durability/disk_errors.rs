@@ -224,23 +224,6 @@ fn syncfs_tells_each_guest_once() {
     assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
 }
 
-/// What a policy has the daemon write back unasked is heard of like what the host writes back by itself.
-#[test]
-fn an_error_of_writing_back_to_make_room_is_that_of_the_next_fsync() {
-    let disk = disk();
-    let policy = disk.folder().join("policy");
-    fs::write(&policy, "[limits]\ndirty-bytes = 4\n").unwrap();
-    let policy = format!("--policy={}", policy.display());
-    let mut guest = Guest::new(disk.folder(), &[&policy]);
-    let (writer, beside) = (guest.open(), guest.open());
-    disk.refuse("data", BLOCKS).unwrap();
-    // The second has no room until the first is written back.
-    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
-    assert_eq!(guest.write(writer, OpenFlags::empty()), None);
-    assert_eq!([guest.fsync(writer), guest.fsync(writer)], [error(), None]);
-    assert_eq!([guest.fsync(beside), guest.fsync(beside)], [error(), None]);
-}
-
 /// A real client has its own cache, and its own errors of writing it back.
 #[test]
 fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode() {

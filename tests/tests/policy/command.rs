@@ -23,7 +23,7 @@ hidden = true
 
 [limits]
 open-handles = 10000
-dirty-bytes = \"64 MiB\"
+write-bytes-per-second = \"64 MiB\"
 ";
 
 /// A folder with policy files.
@@ -303,8 +303,8 @@ const BAD: &[(&str, &str)] = &[
         "3:1: locks limits operations that are granted nowhere: lock",
     ),
     (
-        "profile = \"rootfs\"\n[limits]\ndirty-bytes = 1",
-        "3:1: dirty-bytes limits operations that are granted nowhere: write, append, copy-range",
+        "[limits]\ndirty-bytes = 1",
+        "2:1: dirty-bytes is no longer a limit: limit the memory of the daemon's cgroup (MemoryMax of systemd)",
     ),
     (
         "[[path]]\nmatch = \"/a\"\naccess = []\n[[path]]\nmatch = \"/a/b\"\naccess = [\"lookup\", \"read\"]",

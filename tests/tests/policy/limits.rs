@@ -1,12 +1,11 @@
 //! Do the limits of a policy hold at the wire? Past each the guest has the errno that POSIX gives, or is slowed; its
 //! other queues and other guests are served as before.
 
-use super::traced::Traced;
 use pinhole_protocol::{
-    CopyFileRange, Create, Errno, Fallocate, FallocateMode, Forget, GetAttr, Handle, Lookup, MkDir, Name,
-    NodeId, Open, OpenDir, OpenFlags, Operation, ReadDir, Release, ReleaseDir, SetAttr, Write, WriteFlags,
+    CopyFileRange, Create, Errno, Fallocate, FallocateMode, Forget, GetAttr, Handle, LockOwner, Lookup,
+    MkDir, Name, NodeId, Open, OpenDir, OpenFlags, Operation, ReadDir, Release, ReleaseDir, SetAttr, Write,
+    WriteFlags,
 };
-use pinhole_protocol::{FsyncFlags, LockOwner};
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Frontend, OUT_HEADER_LEN, Sent, Setup};
 use std::collections::BTreeSet;
@@ -249,60 +248,6 @@ fn a_listing_goes_on_with_the_next_request() {
     seen.retain(|name| name != "." && name != "..");
     assert_eq!(seen, names);
     assert!(requests >= 8, "{requests}");
-}
-
-#[test]
-fn dirty_bytes_past_the_limit_are_written_back_first() {
-    for (limits, expected) in [("dirty-bytes = \"256 KiB\"", 8..=12), ("open-handles = 9", 0..=0)] {
-        let (_folder, path) = policy(limits);
-        let fill = |share: &std::path::Path| fs::write(share.join("file"), "").unwrap();
-        let mut traced = Traced::new(&["--policy", &path], fill);
-        let guest = traced.guest();
-        let node = look_up(guest, NodeId::ROOT, "file").unwrap();
-        let handle = open(guest, node, O_RDWR).unwrap();
-        for number in 0..40_u64 {
-            let offset = number * PIECE.len() as u64;
-            assert_eq!(write(guest, (node, handle), (offset, 0), &PIECE), Ok(PIECE.len() as u64));
-        }
-        ask(guest, node, &release(handle), &[]).unwrap();
-        let syncs = traced.count_of("fdatasync", *expected.start());
-        // 40 pieces of which four have room, the last of them when it is closed.
-        assert!(expected.contains(&syncs), "{syncs} with {limits}");
-    }
-}
-
-#[test]
-fn what_was_written_is_no_longer_dirty_when_the_guest_has_synced_it() {
-    let (_folder, path) = policy("dirty-bytes = \"256 KiB\"");
-    let fill = |share: &std::path::Path| fs::write(share.join("file"), "").unwrap();
-    let mut traced = Traced::new(&["--policy", &path], fill);
-    let guest = traced.guest();
-    let node = look_up(guest, NodeId::ROOT, "file").unwrap();
-    let handle = open(guest, node, O_RDWR).unwrap();
-    for _ in 0..10 {
-        for offset in 0..3 {
-            write(guest, (node, handle), (offset * PIECE.len() as u64, 0), &PIECE).unwrap();
-        }
-        let fsync = pinhole_protocol::Fsync { handle, flags: FsyncFlags::empty() };
-        ask(guest, node, &Operation::Fsync(fsync), &[]).unwrap();
-    }
-    ask(guest, node, &release(handle), &[]).unwrap();
-    assert_eq!((traced.count_of("fsync", 10), traced.count_of("fdatasync", 0)), (10, 0));
-}
-
-#[test]
-fn a_guest_that_begins_anew_leaves_nothing_dirty_behind() {
-    let (_folder, path) = policy("dirty-bytes = \"256 KiB\"");
-    let fill = |share: &std::path::Path| fs::write(share.join("file"), "").unwrap();
-    let mut traced = Traced::new(&["--policy", &path], fill);
-    for _ in 0..5 {
-        let guest = traced.guest();
-        let node = look_up(guest, NodeId::ROOT, "file").unwrap();
-        let handle = open(guest, node, O_RDWR).unwrap();
-        write(guest, (node, handle), (0, 0), &PIECE).unwrap();
-        guest.init().unwrap();
-    }
-    assert_eq!(traced.count_of("fdatasync", 5), 5);
 }
 
 /// A queue of `guest` has not given back all that it was asked.

@@ -100,18 +100,6 @@ impl Traced {
         whole.lines().filter_map(call_of).collect()
     }
 
-    /// How often `name` has been called, once it was at least `least` times and nothing is called any more: what another
-    /// thread does late may be long in coming.
-    pub(crate) fn count_of(&self, name: &str, least: usize) -> usize {
-        let count = |calls: Vec<String>| calls.iter().filter(|call| *call == name).count();
-        let began = Instant::now();
-        while count(self.calls()) < least {
-            assert!(began.elapsed() < LIMIT, "fewer than {least} of {name}");
-            std::thread::park_timeout(SETTLED);
-        }
-        count(self.settled(0))
-    }
-
     /// Waits until nothing is called any more.
     pub(crate) fn settled(&self, least: usize) -> Vec<String> {
         let began = Instant::now();

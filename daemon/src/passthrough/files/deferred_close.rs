@@ -3,9 +3,7 @@
 //! host can unmount them.
 
 use crate::limits::{MOUNT_IDLE, REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
-use crate::log_budget::Source;
 use crate::passthrough::Passthrough;
-use crate::passthrough::files::dirty_bytes::write_back;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::fd_cache::FdCache;
@@ -26,9 +24,6 @@ use std::time::{Duration, Instant};
 /// Memory for the thread's stack: it only closes.
 const STACK_LEN: usize = 64 << 10;
 
-/// Files that the thread was not there to write back, for the log.
-static GONE: Source = Source::new();
-
 /// What nobody asks for any longer; dropping it closes it.
 #[derive(Debug)]
 enum Retired {
@@ -36,8 +31,6 @@ enum Retired {
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
     File(Arc<Entry<FileHandle>>),
-    /// To be written back first, which gives back its room.
-    Dirty(Arc<Entry<FileHandle>>),
     /// Something is open on a mount below the share; to be looked at after a while.
     Watch,
     /// No node may live on some mount any more.
@@ -86,7 +79,6 @@ impl Closer {
         while let Some(retired) = self.next() {
             match retired {
                 Retired::Node(_) | Retired::File(_) => {}
-                Retired::Dirty(file) => write_back(&file),
                 Retired::Watch => {
                     self.next_look = self.next_look.or_else(|| Instant::now().checked_add(MOUNT_IDLE));
                 }
@@ -155,19 +147,6 @@ impl Reaper {
         if self.backlog.send_past_limit(retired).is_err() {
             tracing::error!(
                 "mounts below the share are kept from being unmounted: the closing thread is gone"
-            );
-        }
-    }
-
-    /// Writes a file back and closes it, always on the reaper's thread, for which nobody waits: how many there are is
-    /// limited by the descriptors that they hold.
-    pub(in crate::passthrough) fn write_back(&self, file: Arc<Entry<FileHandle>>) {
-        if self.backlog.send_past_limit(Retired::Dirty(file)).is_err()
-            && let Some(suppressed) = GONE.pass()
-        {
-            tracing::error!(
-                suppressed,
-                "a file is closed without being written back: the closing thread is gone"
             );
         }
     }

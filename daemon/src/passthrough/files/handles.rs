@@ -1,7 +1,6 @@
 //! The handle tables: what the guest has opened and not released.
 
 use crate::limits::HANDLES_MAX;
-use crate::passthrough::files::dirty_bytes::Dirty;
 use crate::passthrough::inodes::mount_fd::MountFd;
 use crate::passthrough::inodes::mounts::Traits;
 use crate::passthrough::inodes::table::{NodeKey, NodeRef, Pin};
@@ -39,8 +38,6 @@ pub(crate) struct FileHandle {
     pub(crate) grown: AtomicBool,
     /// [`super::Passthrough::deletions`] when it was opened.
     pub(crate) deletions: u64,
-    /// What the host may not have written back yet.
-    pub(crate) dirty: Dirty,
     /// Where it is on a mount below the share: what that is made durable by, which hears of errors.
     pub(crate) mount: Option<Arc<MountFd>>,
     pub(crate) _pin: Option<Pin>,
@@ -157,11 +154,6 @@ impl<T> HandleTable<T> {
     pub(crate) fn clear(&self) {
         drop(self.open.retain(|_| false));
         self.open.shrink();
-    }
-
-    /// All that is open now.
-    pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Entry<T>>> {
-        self.open.each()
     }
 
     /// Handles open now.

@@ -1,7 +1,6 @@
 //! Files and directories that the guest has open.
 
 pub(in crate::passthrough) mod deferred_close;
-pub(in crate::passthrough) mod dirty_bytes;
 pub(in crate::passthrough) mod handles;
 pub(in crate::passthrough) mod large;
 
@@ -91,11 +90,6 @@ impl Files {
     /// Returns whether the handle of a file has not been taken back.
     pub(in crate::passthrough) fn is_open(&self, file: &Entry<FileHandle>) -> bool {
         self.regular.holds(file)
-    }
-
-    /// Returns the files that are open now.
-    pub(in crate::passthrough) fn each_file(&self) -> impl Iterator<Item = Arc<Entry<FileHandle>>> {
-        self.regular.each()
     }
 
     /// Takes back every handle.

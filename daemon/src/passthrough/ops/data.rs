@@ -56,13 +56,11 @@ impl Passthrough {
         let from = from.first(room);
         self.note_growth(&file, write.offset.saturating_add(from.len() as u64));
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
-        let write = || from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error));
+        let written = from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))?;
         if syncs {
-            let written = write()?;
             self.sync_names(&file)?.wait()?;
-            return Ok(Paced::Ready(written));
         }
-        if is_direct { write().map(Paced::Ready) } else { self.write_dirty(&file, (from.len(), pace), write) }
+        Ok(Paced::Ready(written))
     }
 
     /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
@@ -112,7 +110,7 @@ impl Passthrough {
 
     pub(in crate::passthrough) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
         let file = self.files.file(fsync.handle)?;
-        self.sync_dirty(&file, || sync(file.hears(), fsync.flags))?;
+        sync(file.hears(), fsync.flags)?;
         self.sync_names(&file)
     }
 
@@ -154,11 +152,10 @@ impl Passthrough {
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         to.untell();
         self.note_growth(&to, copy.to_offset.saturating_add(len as u64));
-        let copied = self.write_dirty(&to, (len, Pace::Patient), || {
-            let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
-            rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len).map_err(errno)
-        })?;
-        Ok(copied.ready()? as u64)
+        let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
+        rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len)
+            .map(|copied| copied as u64)
+            .map_err(errno)
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
-use crate::passthrough::files::dirty_bytes::Dirty;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets};
 use crate::passthrough::inodes::table::{NodeRef, Pin};
 use crate::passthrough::ops::lookup::Found;
@@ -129,7 +128,6 @@ impl Passthrough {
             mount: if writes(open) { self.hold_to_change(node)? } else { self.hold_mount(node)? },
             always_waits: AtomicBool::new(false),
             grown: AtomicBool::new(false),
-            dirty: Dirty::new(self.dirty.clone()),
             _pin: Pin::new(node),
             _tickets: (tickets, direct_ticket),
         })?;
@@ -298,9 +296,6 @@ impl Passthrough {
             return Ok(Paced::WouldBlock);
         }
         self.keep_grown(&file, pace);
-        if !self.settle_dirty(&file, pace) {
-            return Ok(Paced::WouldBlock);
-        }
         drop(file);
         self.close(release.handle).map(Paced::Ready)
     }
@@ -308,10 +303,7 @@ impl Passthrough {
     fn close(&self, handle: Handle) -> Answer<()> {
         let file = self.files.remove_file(handle)?;
         self.end_locks_of_handle(&file);
-        // Something may have been written since it was settled, also to a handle that nobody was told of.
-        if !self.closes_later(&file) {
-            self.retire_file(file);
-        }
+        self.retire_file(file);
         Ok(())
     }
 }
