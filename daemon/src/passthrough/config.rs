@@ -2,9 +2,11 @@
 
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::{Limits, PathRules};
+use pinhole_protocol::InitFlags;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How much data the guest may cache; `--cache`.
@@ -89,4 +91,18 @@ pub struct Surroundings {
     pub as_users: bool,
     /// What each thread does first.
     pub threads: ThreadSetup,
+}
+
+/// Flags of INIT that the present guest and the session agreed on.
+#[derive(Clone, Debug, Default)]
+pub(in crate::passthrough) struct Negotiated(Arc<AtomicU64>);
+
+impl Negotiated {
+    pub(in crate::passthrough) fn contains(&self, flag: InitFlags) -> bool {
+        InitFlags::from_bits_retain(self.0.load(Ordering::Relaxed)).contains(flag)
+    }
+
+    pub(in crate::passthrough) fn set(&self, flags: InitFlags) {
+        self.0.store(flags.bits(), Ordering::Relaxed);
+    }
 }

@@ -8,6 +8,7 @@ mod files;
 mod identity;
 mod inodes;
 mod locks;
+mod open_error;
 mod ops;
 mod resolve;
 mod slots;
@@ -17,7 +18,9 @@ pub use identity::keep_capabilities;
 /// For tests of a handle that opens an inode which the guest never had.
 #[doc(hidden)]
 pub use inodes::inode_handle::InodeHandle;
+pub use open_error::OpenError;
 
+use crate::passthrough::config::Negotiated;
 use crate::passthrough::files::Files;
 use crate::passthrough::files::handles::HandleTickets;
 use crate::passthrough::identity::{Assumed, Identity};
@@ -27,18 +30,20 @@ use crate::filesystem::{
     StopCheck,
 };
 use crate::io_vectors::IoVectors;
-use crate::passthrough::files::deferred_close::{OpenThings, Reaper};
+use crate::passthrough::files::deferred_close::Reaper;
 use crate::passthrough::inodes::Inodes;
+use crate::passthrough::inodes::idle_mounts::MountWatch;
 use crate::passthrough::locks::Locks;
 use crate::passthrough::ops::sync::Syncs;
 use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
+use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
-use pinhole_protocol::{Attr, DirentBuffer, Entry, Errno, FileLock, InitFlags, OpenReply, Statfs, Statx};
+use pinhole_protocol::{
+    Attr, DirentBuffer, Entry, Errno, FileLock, Handle, InitFlags, NodeId, OpenReply, Statfs, Statx,
+};
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,12 +55,12 @@ pub struct Passthrough {
     pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
     pub(in crate::passthrough) identity: Identity,
-    pub(in crate::passthrough) reaper: Reaper,
+    pub(in crate::passthrough) reaper: Arc<Reaper>,
     pub(in crate::passthrough) syncs: Syncs,
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
-    negotiated: AtomicU64,
+    negotiated: Negotiated,
 }
 
 /// What a guest holds on the host.
@@ -67,65 +72,6 @@ pub struct Held {
     pub handles: usize,
     /// Host descriptors that these take.
     pub descriptors: u64,
-}
-
-/// Why a directory cannot be shared.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {}: {source}", path.display())]
-    Root {
-        /// As it was given.
-        path: PathBuf,
-        /// What the host says.
-        source: rustix::io::Errno,
-    },
-    /// `/proc/self/fd` cannot be opened.
-    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
-    Proc {
-        /// What the host says.
-        source: rustix::io::Errno,
-    },
-    /// There are no file handles, and the share must have them.
-    #[error(
-        "no file handles for {}: the file system has none, or the process missing CAP_DAC_READ_SEARCH",
-        path.display()
-    )]
-    FileHandles {
-        /// The shared directory.
-        path: PathBuf,
-    },
-    /// There are path rules, and the share's file system finds a file by more names than its own.
-    #[error(
-        "rules by path cannot be kept in {}: its file system finds a file by other names too (letter case, short forms)",
-        path.display()
-    )]
-    FoldsNames {
-        /// The shared directory.
-        path: PathBuf,
-    },
-    /// `openat2` is missing.
-    #[error(
-        "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
-    )]
-    Openat2 {
-        /// What the host says.
-        source: rustix::io::Errno,
-    },
-    /// A thread cannot be made fit to serve.
-    #[error(
-        "a thread with a umask and a working directory of its own cannot be had ({source}): allow threads and unshare(CLONE_FS)"
-    )]
-    Thread {
-        /// What the host says.
-        source: std::io::Error,
-    },
-    /// The process's own identity cannot be read.
-    #[error("cannot read the process's capabilities: {source}")]
-    Identity {
-        /// What the host says.
-        source: rustix::io::Errno,
-    },
 }
 
 /// Logs what the daemon's own rights do not allow when it makes files in a guest user's name.
@@ -169,19 +115,24 @@ impl Passthrough {
         threads.check().map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
         log_missing_rights(&identity);
-        let inodes = Inodes::open(&config, root, proc_fds)?;
+        let negotiated = Negotiated::default();
+        let mut inodes = Inodes::open(&config, root, proc_fds, negotiated.clone())?;
         let locks = Locks::new(config.limits.locks);
-        let syncs = Syncs::start(threads.clone(), Arc::clone(&inodes.mounts), Arc::clone(locks.wake_event()));
-        let reaper = Reaper::start(threads, OpenThings::of(&inodes));
+        let syncs = Syncs::start(threads.clone(), inodes.mounts(), Arc::clone(locks.wake_event()));
+        let syncs = syncs.map_err(|source| OpenError::Thread { source })?;
+        let reaper = Reaper::start(threads, inodes.idle_mounts());
+        let reaper = Arc::new(reaper.map_err(|source| OpenError::Thread { source })?);
+        let watcher = Arc::clone(&reaper);
+        inodes.set_watch(MountWatch::new(move || watcher.watch()));
         Ok(Self {
             inodes,
             files: Files::new(&config.limits),
             locks,
             identity,
-            reaper: reaper.map_err(|source| OpenError::Thread { source })?,
-            syncs: syncs.map_err(|source| OpenError::Thread { source })?,
+            reaper,
+            syncs,
             deletions: AtomicU64::new(0),
-            negotiated: AtomicU64::new(0),
+            negotiated,
             config,
         })
     }
@@ -192,7 +143,7 @@ impl Passthrough {
     /// ENFILE past the limit of handles or of descriptors.
     pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
         let handle = self.files.ticket()?;
-        Ok(HandleTickets { _descriptor: self.ticket()?, _handle: handle })
+        Ok(HandleTickets { _descriptor: self.inodes.ticket()?, _handle: handle })
     }
 
     /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.
@@ -205,7 +156,7 @@ impl Passthrough {
     }
 
     pub(in crate::passthrough) fn negotiated(&self, flag: InitFlags) -> bool {
-        InitFlags::from_bits_retain(self.negotiated.load(Ordering::Relaxed)).contains(flag)
+        self.negotiated.contains(flag)
     }
 
     /// Makes the thread act as the caller, with the caller's umask where the guest's kernel leaves that to us.
@@ -221,7 +172,7 @@ impl Passthrough {
     /// still open there. A thread does it by itself; for tests that do not wait for it.
     #[doc(hidden)]
     pub fn close_idle(&self) -> bool {
-        OpenThings::of(&self.inodes).close_idle()
+        self.inodes.idle_mounts().close_idle()
     }
 
     /// Notified when a request that waits for a lock or for durability may have its result.
@@ -232,20 +183,11 @@ impl Passthrough {
     /// What the guest holds now.
     pub fn held(&self) -> Held {
         Held {
-            nodes: self.inodes.table.len().saturating_sub(1),
+            nodes: self.inodes.len(),
             handles: self.files.len(),
-            descriptors: self.inodes.descriptors.taken(),
+            descriptors: self.inodes.descriptors_taken(),
         }
     }
-}
-
-/// A readable descriptor of a mount, where the file is of a kind that may be opened.
-pub(in crate::passthrough) fn open_for_sync(
-    proc_fds: &ProcFds,
-    fd: BorrowedFd<'_>,
-) -> Option<Result<OwnedFd, Errno>> {
-    let kind = resolve::stat(fd).ok()?.kind();
-    resolve::check_openable(kind).is_ok().then(|| proc_fds.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
 }
 
 /// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node
@@ -254,8 +196,8 @@ macro_rules! families {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
             let call = call.into_inner();
-            let answer = self.inodes.table.get(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
-            self.note_stale(&call.caller, answer)
+            let answer = self.inodes.node(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
+            self.inodes.note_stale(&call.caller, answer)
         })*
     };
 }
@@ -265,11 +207,11 @@ macro_rules! changing_families {
     ($($name:ident($operation:ty) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
             let call = call.into_inner();
-            let answer = self.inodes.table.get(call.node).and_then(|node| {
-                let _held = self.hold_to_change(&node)?;
+            let answer = self.inodes.node(call.node).and_then(|node| {
+                let _held = self.inodes.hold_to_change(&node)?;
                 self.$name(&node, &call)
             });
-            self.note_stale(&call.caller, answer)
+            self.inodes.note_stale(&call.caller, answer)
         })*
     };
 }
@@ -280,12 +222,12 @@ macro_rules! directory_families {
         $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
             let call = call.into_inner();
             let name = [$(call.operation.$field)?].first().copied();
-            let answer = self.inodes.table.get(call.node).and_then(|directory| {
-                let _held = self.hold_to_change(&directory)?;
+            let answer = self.inodes.node(call.node).and_then(|directory| {
+                let _held = self.inodes.hold_to_change(&directory)?;
                 let answer = self.$name(&directory, &call);
-                self.answer_at(&[(&directory, name)], &call.caller, answer)
+                self.inodes.answer_at(&[(&directory, name)], &call.caller, answer)
             });
-            self.note_stale(&call.caller, answer)
+            self.inodes.note_stale(&call.caller, answer)
         })*
     };
 }
@@ -303,25 +245,22 @@ impl FileSystem for Passthrough {
     fn reset(&self, negotiated: InitFlags) {
         self.end_all_locks();
         self.files.clear();
-        self.inodes.table.clear();
-        self.inodes.fd_cache.clear();
-        self.inodes.retries.clear();
-        self.inodes.mounts.let_go_of_all();
+        self.inodes.reset();
         self.syncs.forget_errors();
-        self.negotiated.store(negotiated.bits(), Ordering::Relaxed);
+        self.negotiated.set(negotiated);
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
         let Call { node, operation, .. } = call.into_inner();
-        if let Some(node) = self.inodes.table.forget(node, operation.count) {
+        if let Some(node) = self.inodes.forget(node, operation.count) {
             self.retire_node(node);
         }
     }
 
     fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>> {
         let call = call.into_inner();
-        let answer = self.inodes.table.get(call.node).and_then(|node| self.open(&node, &call, pace));
-        self.note_stale_open(&call, answer)
+        let answer = self.inodes.node(call.node).and_then(|node| self.open(&node, &call, pace));
+        self.inodes.note_stale_open(&call, answer)
     }
 
     fn create(
@@ -331,21 +270,21 @@ impl FileSystem for Passthrough {
     ) -> Answer<Paced<(Entry, OpenReply)>> {
         let call = call.into_inner();
         let name = Some(call.operation.name);
-        let answer = self.inodes.table.get(call.node).and_then(|directory| {
-            let _held = self.hold_to_change(&directory)?;
+        let answer = self.inodes.node(call.node).and_then(|directory| {
+            let _held = self.inodes.hold_to_change(&directory)?;
             let answer = Paced::opened(self.create(&directory, &call, pace), pace);
-            self.answer_at(&[(&directory, name)], &call.caller, answer)
+            self.inodes.answer_at(&[(&directory, name)], &call.caller, answer)
         });
-        self.note_stale(&call.caller, answer)
+        self.inodes.note_stale(&call.caller, answer)
     }
 
     fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Paced<Attr>> {
         let call = call.into_inner();
-        let answer = self.inodes.table.get(call.node).and_then(|node| {
-            let _held = self.hold_to_change(&node)?;
+        let answer = self.inodes.node(call.node).and_then(|node| {
+            let _held = self.inodes.hold_to_change(&node)?;
             self.set_attr(&node, &call, pace)
         });
-        self.note_stale(&call.caller, answer)
+        self.inodes.note_stale(&call.caller, answer)
     }
 
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
@@ -353,26 +292,26 @@ impl FileSystem for Passthrough {
         let call = call.into_inner();
         let rename = |from| {
             let protocol::Rename { name, new_directory, new_name, .. } = call.operation;
-            let to = self.inodes.table.get(new_directory)?;
-            let _held = self.hold_to_change(&from)?;
+            let to = self.inodes.node(new_directory)?;
+            let _held = self.inodes.hold_to_change(&from)?;
             let answer = self.rename((&from, &to), &call, only_files);
-            self.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
+            self.inodes.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
         };
-        let answer = self.inodes.table.get(call.node).and_then(rename);
-        self.note_stale(&call.caller, answer)
+        let answer = self.inodes.node(call.node).and_then(rename);
+        self.inodes.note_stale(&call.caller, answer)
     }
 
     fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
         let call = call.into_inner();
         let link = |directory| {
             let protocol::Link { target, name } = call.operation;
-            let target = self.inodes.table.get(target)?;
-            let _held = self.hold_to_change(&directory)?;
+            let target = self.inodes.node(target)?;
+            let _held = self.inodes.hold_to_change(&directory)?;
             let answer = self.link((&target, &directory), &call);
-            self.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
+            self.inodes.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
         };
-        let answer = self.inodes.table.get(call.node).and_then(link);
-        self.note_stale(&call.caller, answer)
+        let answer = self.inodes.node(call.node).and_then(link);
+        self.inodes.note_stale(&call.caller, answer)
     }
 
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>> {
@@ -427,5 +366,20 @@ impl FileSystem for Passthrough {
         read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();
         fsync_dir(protocol::FsyncDir) -> ();
         release_dir(protocol::ReleaseDir) -> ();
+    }
+}
+
+impl Places for Passthrough {
+    fn node(&self, node: u64) -> Option<RuleId> {
+        self.inodes.node(NodeId(node)).ok().map(|node| node.rule.get())
+    }
+
+    fn handle(&self, handle: u64) -> Option<RuleId> {
+        let handle = Handle(handle);
+        if let Ok(file) = self.files.file(handle) {
+            // One without a node was opened when there were no rules, and rules never change.
+            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
+        }
+        self.files.directory(handle).ok().map(|directory| directory.node.rule.get())
     }
 }

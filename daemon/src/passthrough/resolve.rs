@@ -1,7 +1,6 @@
 //! From a directory and a name to a host inode, and what the host says of it. The only place where names meet the
 //! host's name resolution.
 
-use crate::passthrough::inodes::mounts::MountKey;
 use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::path::DecInt;
@@ -40,6 +39,16 @@ pub(crate) fn sync_errno(error: rustix::io::Errno) -> Errno {
 /// The guest's errno for a host error.
 pub(crate) fn io_errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// What tells one mount from another, as `statx(2)` says it. A mount of btrfs has a device for each subvolume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountKey {
+    /// Major and minor number of the file system.
+    pub(crate) device: (u32, u32),
+    /// The kernel's mount id: one that no other mount ever gets, where the kernel has such (Linux 6.8). 0 where the kernel
+    /// tells none (before Linux 5.8).
+    pub(crate) id: u64,
 }
 
 /// What the host says of an inode.
@@ -130,6 +139,12 @@ impl ProcFds {
         let resolve = ResolveFlags::empty();
         rustix::fs::openat2(&self.0, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(errno)
+    }
+
+    /// A readable descriptor of a mount, if the file is of a kind that may be opened.
+    pub(crate) fn open_for_sync(&self, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
+        let kind = stat(fd).ok()?.kind();
+        check_openable(kind).is_ok().then(|| self.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
     }
 
     /// Whether the name by which one of our own descriptors was opened is no name of its file any more, as far as the host

@@ -5,10 +5,8 @@
 use crate::limits::{MOUNT_IDLE, REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
-use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::fd_cache::FdCache;
-use crate::passthrough::inodes::mounts::MountTable;
-use crate::passthrough::inodes::table::{NodeRef, NodeTable};
+use crate::passthrough::inodes::idle_mounts::IdleMounts;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
@@ -37,38 +35,10 @@ enum Retired {
     Unused,
 }
 
-/// What is open for nodes.
-#[derive(Clone, Debug)]
-pub(in crate::passthrough) struct OpenThings {
-    pub(in crate::passthrough) mounts: Arc<MountTable>,
-    pub(in crate::passthrough) nodes: Arc<NodeTable>,
-    pub(in crate::passthrough) fd_cache: Arc<FdCache>,
-}
-
-impl OpenThings {
-    pub(in crate::passthrough) fn of(inodes: &Inodes) -> Self {
-        Self {
-            mounts: Arc::clone(&inodes.mounts),
-            nodes: Arc::clone(&inodes.table),
-            fd_cache: Arc::clone(&inodes.fd_cache),
-        }
-    }
-
-    /// Closes what is open on mounts below the share that were not used since this was last called. Whether anything is
-    /// still open there.
-    pub(in crate::passthrough) fn close_idle(&self) -> bool {
-        let Self { mounts, nodes, fd_cache } = self;
-        fd_cache.note_use_of_mounts(nodes);
-        let mut is_any_left = false;
-        let is_mount_left = mounts.close_idle(|idle| is_any_left = fd_cache.close_on(idle, nodes));
-        is_any_left || is_mount_left
-    }
-}
-
 /// What the thread does.
 struct Closer {
     retired: Receiver<Retired>,
-    things: OpenThings,
+    mounts: IdleMounts,
     watches: Arc<AtomicBool>,
     /// When it looks for what is not used; `None`: nothing is open that could be unused.
     next_look: Option<Instant>,
@@ -82,7 +52,7 @@ impl Closer {
                 Retired::Watch => {
                     self.next_look = self.next_look.or_else(|| Instant::now().checked_add(MOUNT_IDLE));
                 }
-                Retired::Unused => self.things.mounts.let_go(),
+                Retired::Unused => self.mounts.let_go_of_unused(),
             }
             self.look_when_due();
         }
@@ -107,7 +77,7 @@ impl Closer {
         }
         // Before the look: what is opened meanwhile is told anew.
         self.watches.store(false, Ordering::Release);
-        let is_any_left = self.things.close_idle();
+        let is_any_left = self.mounts.close_idle();
         self.next_look = is_any_left.then(|| Instant::now().checked_add(MOUNT_IDLE)).flatten();
     }
 }
@@ -122,10 +92,10 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
-    pub(in crate::passthrough) fn start(threads: ThreadSetup, things: OpenThings) -> io::Result<Self> {
+    pub(in crate::passthrough) fn start(threads: ThreadSetup, mounts: IdleMounts) -> io::Result<Self> {
         let (backlog, retired) = bounded_channel::<Retired>(REAPER_BACKLOG_MAX);
         let watches = Arc::new(AtomicBool::new(false));
-        let closer = Closer { retired, things, watches: Arc::clone(&watches), next_look: None };
+        let closer = Closer { retired, mounts, watches: Arc::clone(&watches), next_look: None };
         let close = move || match threads.confine(Threads::OFFLOAD) {
             Ok(()) => closer.run(),
             // Who retires something then closes it himself.

@@ -1,62 +1,29 @@
 //! Files with many blocks: giving those back takes the host long (half a second for 4 GiB in memory), and no queue
 //! waits for it.
-//!
-//! The host gives blocks back when a file is truncated, or when it has neither a name nor a descriptor left. A
-//! truncation of such a file goes to the offload pool. Its node keeps its descriptor open, so that UNLINK and RENAME
-//! take only the name: the blocks go with the last descriptor, which [`crate::passthrough::files::deferred_close`] closes.
 
 use crate::filesystem::Pace;
 use crate::limits::LARGE_BLOCKS_MIN;
-use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
-use crate::passthrough::inodes::table::NodeRef;
-use crate::passthrough::resolve::Stat;
-use rustix::fs::FileType;
+use crate::passthrough::inodes::Inodes;
+use crate::passthrough::inodes::large::BLOCK_LEN;
 use std::sync::atomic::Ordering;
 
-/// Bytes in one block as `statx(2)` counts them.
-const BLOCK_LEN: u64 = 512;
-
-/// Whether the host says that it is a file with many blocks.
-pub(in crate::passthrough) fn is_large(kind: FileType, stat: &Stat) -> bool {
-    kind == FileType::RegularFile && stat.blocks() >= LARGE_BLOCKS_MIN
-}
-
-impl Passthrough {
-    /// Notes how many blocks a node holds. The first time that they are many, its descriptor is opened and kept in the
-    /// cache of descriptors; a failure only makes a later UNLINK slower. Not for a thread of the offload pool, which
-    /// may not open what the guest has not opened.
-    pub(in crate::passthrough) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
-        let large = is_large(node.kind, stat);
-        if node.set_large(large) != large && large {
-            drop(self.reach(node));
-        }
-    }
-
-    /// Notes that a file is written to up to `end`.
-    pub(in crate::passthrough) fn note_growth(&self, file: &FileHandle, end: u64) {
+impl FileHandle {
+    /// Notes that the file is written to up to `end`.
+    pub(in crate::passthrough) fn note_growth(&self, inodes: &Inodes, end: u64) {
         if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
-            && !file.grown.load(Ordering::Relaxed)
-            && !file.grown.swap(true, Ordering::Relaxed)
-            && let Some(node) = self.inodes.table.find(file.key)
+            && !self.grown.load(Ordering::Relaxed)
+            && !self.grown.swap(true, Ordering::Relaxed)
         {
-            node.set_large(true);
+            inodes.set_large(self.key);
         }
     }
 
-    /// Keeps the descriptor of a file's node where the file has grown large, before the file itself is closed.
-    pub(in crate::passthrough) fn keep_grown(&self, file: &FileHandle, pace: Pace) {
-        if pace == Pace::Now
-            && file.grown.load(Ordering::Relaxed)
-            && let Some(node) = self.inodes.table.find(file.key)
-        {
-            drop(self.reach(&node));
+    /// Keeps the descriptor of the file's node if the file has grown large, before the file itself
+    /// is closed.
+    pub(in crate::passthrough) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
+        if pace == Pace::Now && self.grown.load(Ordering::Relaxed) {
+            inodes.keep_open_by_key(self.key);
         }
-    }
-
-    /// Whether cutting a file to `size` gives back so many blocks that a queue must not wait for it.
-    pub(in crate::passthrough) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
-        let freed = |stat: Stat| stat.blocks().saturating_sub(size / BLOCK_LEN);
-        node.is_large() && self.stat_node(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)
     }
 }

@@ -12,7 +12,7 @@
 //! and tmpfs do not; one that does (overlayfs with `xino`, some servers) meets such a number with the same probability
 //! of 2^-63 for each pair.
 
-use crate::passthrough::inodes::mounts::FileSystemId;
+use crate::passthrough::inodes::host_fs::FileSystemId;
 
 /// The first number that is not a file system's own.
 const FIRST: u64 = 1 << 63;

@@ -1,42 +1,60 @@
 //! The inodes that the guest knows: their table, how to reach each of them on the host, and what
 //! the guest believes of them.
 
+mod descriptors;
 pub(in crate::passthrough) mod fd_cache;
 pub(in crate::passthrough) mod freshness;
+pub(in crate::passthrough) mod host_fs;
+pub(in crate::passthrough) mod idle_mounts;
 pub(in crate::passthrough) mod inode_handle;
 pub(in crate::passthrough) mod inode_numbers;
+pub(in crate::passthrough) mod large;
+pub(in crate::passthrough) mod lookup;
+mod mount_descriptors;
 pub(in crate::passthrough) mod mount_fd;
 pub(in crate::passthrough) mod mounts;
+pub(in crate::passthrough) mod node;
 pub(in crate::passthrough) mod path_rules;
 pub(in crate::passthrough) mod table;
 
+use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
-use crate::passthrough::config::{Config, FileHandles};
+use crate::passthrough::config::{CacheMode, Config, FileHandles, Negotiated};
 use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::freshness::retries::Retries;
+use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
 use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::mount_fd::MountFd;
 use crate::passthrough::inodes::mounts::{MountTable, Reached};
-use crate::passthrough::inodes::table::{Descriptor, Newcomer, NodeTable, WayBack};
+use crate::passthrough::inodes::node::{Descriptor, Newcomer, NodeRef, WayBack};
+use crate::passthrough::inodes::table::NodeTable;
+use crate::passthrough::open_error::OpenError;
 use crate::passthrough::resolve::{self, ProcFds};
-use crate::passthrough::{OpenError, open_for_sync};
 use crate::sync::budget::Budget;
-use pinhole_policy::RuleId;
+use pinhole_policy::{PathRules, RuleId};
+use pinhole_protocol::NodeId;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 /// The inodes of one share.
 #[derive(Debug)]
 pub(in crate::passthrough) struct Inodes {
-    pub(in crate::passthrough) table: Arc<NodeTable>,
-    pub(in crate::passthrough) fd_cache: Arc<FdCache>,
-    pub(in crate::passthrough) mounts: Arc<MountTable>,
-    pub(in crate::passthrough) proc_fds: ProcFds,
+    table: Arc<NodeTable>,
+    fd_cache: Arc<FdCache>,
+    mounts: Arc<MountTable>,
+    proc_fds: ProcFds,
     /// Counts the host descriptors that nodes and handles take together.
-    pub(in crate::passthrough) descriptors: Budget,
-    pub(in crate::passthrough) retries: Retries,
-    /// See [`super::Passthrough::hold_names`]. A panic under the lock breaks nothing.
-    pub(in crate::passthrough) names: RwLock<()>,
+    descriptors: Budget,
+    retries: Retries,
+    /// See [`Inodes::hold_names`]. A panic under the lock breaks nothing.
+    names: RwLock<()>,
+    /// The policy's path rules.
+    rules: Option<Arc<PathRules>>,
+    cache: CacheMode,
+    entry_timeout: Duration,
+    negotiated: Negotiated,
+    watch: MountWatch,
 }
 
 impl Inodes {
@@ -48,6 +66,7 @@ impl Inodes {
         config: &Config,
         root: OwnedFd,
         proc_fds: ProcFds,
+        negotiated: Negotiated,
     ) -> Result<Self, OpenError> {
         let root_error = |errno: pinhole_protocol::Errno| OpenError::Root {
             path: config.shared_dir.clone(),
@@ -56,7 +75,7 @@ impl Inodes {
         let stat = resolve::stat(root.as_fd()).map_err(root_error)?;
         let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
         let reached = Reached { inode: root.as_fd(), stat: &stat, place: None };
-        let opened = || open_for_sync(&proc_fds, root.as_fd());
+        let opened = || proc_fds.open_for_sync(root.as_fd());
         let mount = mounts
             .reach(reached, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
             .map_err(root_error)?;
@@ -89,6 +108,85 @@ impl Inodes {
             descriptors: Budget::new(config.descriptors_max),
             retries: Retries::default(),
             names: RwLock::new(()),
+            rules: config.rules.clone(),
+            cache: config.cache,
+            entry_timeout: config.entry_timeout,
+            negotiated,
+            watch: MountWatch::new(|| {}),
         })
+    }
+
+    /// Sets how the closing thread learns of what is opened on mounts below the share.
+    pub(in crate::passthrough) fn set_watch(&mut self, watch: MountWatch) {
+        self.watch = watch;
+    }
+
+    /// What the closing thread needs.
+    pub(in crate::passthrough) fn idle_mounts(&self) -> IdleMounts {
+        IdleMounts {
+            mounts: Arc::clone(&self.mounts),
+            table: Arc::clone(&self.table),
+            fd_cache: Arc::clone(&self.fd_cache),
+        }
+    }
+
+    /// The mounts that the guest has reached.
+    pub(in crate::passthrough) fn mounts(&self) -> Arc<MountTable> {
+        Arc::clone(&self.mounts)
+    }
+
+    /// `/proc/self/fd`.
+    pub(in crate::passthrough) const fn proc_fds(&self) -> &ProcFds {
+        &self.proc_fds
+    }
+
+    /// Returns the node of an id.
+    ///
+    /// # Errors
+    /// ESTALE for an id that is forgotten or was never given out.
+    pub(in crate::passthrough) fn node(&self, id: NodeId) -> Answer<NodeRef> {
+        self.table.get(id)
+    }
+
+    /// Takes back `count` look-ups, or all if there are fewer. Returns the node if none is left:
+    /// closing its descriptor may wait for the host.
+    pub(in crate::passthrough) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
+        self.table.forget(id, count)
+    }
+
+    /// Takes back a look-up that the guest is not told of.
+    pub(in crate::passthrough) fn forget_one(&self, id: NodeId) {
+        drop(self.table.forget(id, 1));
+    }
+
+    /// Fails if no node can be added. Asked before an inode is made on the host.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub(in crate::passthrough) fn check_room(&self) -> Answer<()> {
+        self.table.check_room()
+    }
+
+    /// Returns the number of nodes, without the root.
+    pub(in crate::passthrough) fn len(&self) -> usize {
+        self.table.len().saturating_sub(1)
+    }
+
+    /// Returns the number of host descriptors that nodes and handles take.
+    pub(in crate::passthrough) fn descriptors_taken(&self) -> u64 {
+        self.descriptors.taken()
+    }
+
+    /// Returns whether so many descriptors are left that a listing may take some.
+    pub(in crate::passthrough) fn has_ample_descriptors(&self) -> bool {
+        self.descriptors.is_ample()
+    }
+
+    /// Forgets every inode but the root, and what the guest was told.
+    pub(in crate::passthrough) fn reset(&self) {
+        self.table.clear();
+        self.fd_cache.clear();
+        self.retries.clear();
+        self.mounts.let_go_of_all();
     }
 }

@@ -5,12 +5,9 @@
 //! other mount ever gets (Linux 6.8), or, on older kernels, the same file system and the same root inode.
 
 use crate::filesystem::Answer;
-use crate::limits::MOUNT_NESTING_MAX;
+use crate::passthrough::inodes::host_fs::FileSystemId;
 use crate::passthrough::inodes::inode_handle::InodeHandle;
-use crate::passthrough::inodes::mounts::{FileSystemId, Mount};
-use crate::passthrough::inodes::table::NodeRef;
-use crate::passthrough::resolve::{self, Stat};
-use crate::passthrough::{Passthrough, open_for_sync};
+use crate::passthrough::resolve::Stat;
 use crate::sync::budget::Ticket;
 use pinhole_protocol::{Errno, Name, NodeId};
 use std::ffi::CStr;
@@ -75,7 +72,7 @@ pub(crate) struct MountPoint {
 /// What a mount point has to show to be the same mount.
 #[derive(Debug)]
 pub(crate) struct MountRoot {
-    /// [`crate::passthrough::inodes::mounts::MountKey::id`].
+    /// [`crate::passthrough::resolve::MountKey::id`].
     pub(crate) id: u64,
     /// The kernel never gives that number to another mount.
     pub(crate) id_lasts: bool,
@@ -133,7 +130,7 @@ pub(crate) struct MountAccess {
     /// It is the share's own mount, or one that cannot be told from others (before Linux 5.8): its descriptor stays open.
     stays: bool,
     /// The descriptor, where it stays.
-    fixed: Option<Arc<MountFd>>,
+    pub(super) fixed: Option<Arc<MountFd>>,
     point: RwLock<Option<MountPoint>>,
     /// What is changed there is made durable before it is closed.
     makes_durable: bool,
@@ -208,6 +205,11 @@ impl MountAccess {
         *self.point.write().unwrap_or_else(PoisonError::into_inner) = Some(point);
     }
 
+    /// Where the mount was seen last.
+    pub(super) fn point(&self) -> Option<MountPoint> {
+        read(&self.point).clone()
+    }
+
     /// Whether it may be closed: it is open, and neither a request nor an open file holds it.
     pub(crate) fn is_free(&self) -> bool {
         let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
@@ -215,7 +217,7 @@ impl MountAccess {
     }
 
     /// See [`MountAccess::mapped`].
-    fn note_mapping(&self) {
+    pub(super) fn note_mapping(&self) {
         self.mapped.store(true, Ordering::Release);
     }
 
@@ -281,86 +283,10 @@ fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Passthrough {
-    /// The descriptor of a mount. `depth`: mounts that are being found because of it.
-    ///
-    /// # Errors
-    /// ESTALE where the mount is not there any more; ENFILE where there is no descriptor for it.
-    pub(in crate::passthrough) fn mount_fd<'m>(&self, mount: &'m Mount, depth: usize) -> Answer<Held<'m>> {
-        match &mount.access.fixed {
-            Some(fd) => Ok(Held::Fixed(fd)),
-            None => self.counted_mount_fd(&mount.access, depth).map(Held::Counted),
-        }
-    }
-
-    fn counted_mount_fd(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
-        match access.open() {
-            Some(fd) => {
-                access.touch();
-                Ok(fd)
-            }
-            None if access.is_closed() => self.find_mount(access, depth),
-            None => Err(Errno::ESTALE),
-        }
-    }
-
-    fn find_mount(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
-        let depth = depth.saturating_add(1);
-        if depth > MOUNT_NESTING_MAX {
-            return Err(Errno::ESTALE);
-        }
-        let point = read(&access.point).clone().ok_or(Errno::ESTALE)?;
-        let name = Name::parse(&point.name).map_err(|_checked| Errno::ESTALE)?;
-        let directory = self.reach_within(&self.inodes.table.get(point.directory)?, depth)?;
-        let ticket = self.ticket()?;
-        let root = match resolve::find_beneath(directory.as_fd(), name) {
-            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-            found => found?,
-        };
-        let stat = resolve::stat(root.as_fd())?;
-        if !access.root.is(root.as_fd(), &stat) {
-            return Err(Errno::ESTALE);
-        }
-        let fd = open_for_sync(&self.inodes.proc_fds, root.as_fd()).ok_or(Errno::ESTALE)??;
-        let fd = access.reopened(fd, Some(ticket))?;
-        self.reaper.watch();
-        Ok(fd)
-    }
-
-    /// Holds a mount below the share, on which something is opened. `None`: nothing has to be held.
-    pub(in crate::passthrough) fn hold_mount(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
-        let access = &node.mount.access;
-        if access.stays() {
-            return Ok(None);
-        }
-        match self.counted_mount_fd(access, 0) {
-            // It never was open: it cannot be, which SYNCFS tells.
-            Err(Errno::ESTALE) if !access.is_closed() => Ok(None),
-            held => held.map(Some),
-        }
-    }
-
-    /// The same where something is about to be changed.
-    pub(in crate::passthrough) fn hold_to_change(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
-        let held = self.hold_mount(node)?;
-        if let Some(mount) = &held {
-            mount.note_change();
-        }
-        Ok(held)
-    }
-
-    /// The same for a file that is mapped to be written: the mount stays until the guest has forgotten all of it.
-    pub(in crate::passthrough) fn hold_to_map(&self, node: &NodeRef) -> Answer<()> {
-        if self.hold_to_change(node)?.is_some() {
-            node.mount.access.note_mapping();
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::passthrough::resolve;
 
     #[test]
     fn mount_with_a_used_number_is_known_by_its_root() {

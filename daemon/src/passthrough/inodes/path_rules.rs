@@ -5,44 +5,18 @@
 //! costs more than a look whether there are any.
 
 use crate::filesystem::{Answer, Call, errno_of};
-use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::Inodes;
+use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::mounts::Mount;
-use crate::passthrough::inodes::table::NodeRef;
-use crate::passthrough::ops::lookup::Found;
-use crate::passthrough::ops::readdir::is_dots;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
-use pinhole_policy::{Access, PathRules, Places, RequiresAccess, RuleId};
-use pinhole_protocol::{self as protocol, Errno, Handle, Name, NodeId, RenameFlags};
+use pinhole_policy::{Access, PathRules, RequiresAccess, RuleId};
+use pinhole_protocol::{self as protocol, Errno, Name, RenameFlags};
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-/// The rule of one node.
-#[derive(Debug)]
-pub(crate) struct NodeRule(AtomicU32);
-
-impl NodeRule {
-    pub(crate) const fn new(rule: RuleId) -> Self {
-        Self(AtomicU32::new(rule.bits()))
-    }
-
-    pub(crate) fn get(&self) -> RuleId {
-        RuleId::from_bits(self.0.load(Ordering::Acquire))
-    }
-
-    /// The node was reached in another way.
-    fn narrow(&self, rules: &PathRules, rule: RuleId) {
-        let both = |bits: u32| {
-            let both = rules.both(RuleId::from_bits(bits), rule).bits();
-            (both != bits).then_some(both)
-        };
-        // Where it declines, the rule is already as narrow.
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
-    }
-}
-
-/// The right to change what names are; see [`Passthrough::hold_names`].
+/// The right to change what names are; see [`Inodes::hold_names`].
 #[derive(Debug)]
 #[must_use = "names are held until this is dropped"]
 pub(in crate::passthrough) enum NamesHeld<'p> {
@@ -53,10 +27,10 @@ pub(in crate::passthrough) enum NamesHeld<'p> {
 }
 
 /// What the host does beneath the gate for a policy with path rules.
-impl Passthrough {
+impl Inodes {
     /// The rules, if the policy has any.
     pub(in crate::passthrough) fn rules(&self) -> Option<&PathRules> {
-        self.config.rules.as_deref()
+        self.rules.as_deref()
     }
 
     /// The rule of what has been found there.
@@ -78,8 +52,9 @@ impl Passthrough {
 
     /// Whether a listing leaves a name out.
     pub(in crate::passthrough) fn is_hidden(&self, directory: &NodeRef, name: &[u8]) -> bool {
-        let hides =
-            |rules: &PathRules| !is_dots(name) && rules.is_hidden(rules.child(directory.rule.get(), name));
+        let hides = |rules: &PathRules| {
+            !matches!(name, b"." | b"..") && rules.is_hidden(rules.child(directory.rule.get(), name))
+        };
         self.rules().is_some_and(hides)
     }
 
@@ -121,9 +96,9 @@ impl Passthrough {
     pub(in crate::passthrough) fn hold_names(&self, only_files: bool) -> Option<NamesHeld<'_>> {
         self.rules()?;
         Some(if only_files {
-            NamesHeld::Alone(self.inodes.names.write().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Alone(self.names.write().unwrap_or_else(PoisonError::into_inner))
         } else {
-            NamesHeld::Together(self.inodes.names.read().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Together(self.names.read().unwrap_or_else(PoisonError::into_inner))
         })
     }
 
@@ -146,20 +121,5 @@ impl Passthrough {
         };
         is_file(from, rename.name)?;
         if rename.flags.contains(RenameFlags::EXCHANGE) { is_file(to, rename.new_name) } else { Ok(()) }
-    }
-}
-
-impl Places for Passthrough {
-    fn node(&self, node: u64) -> Option<RuleId> {
-        self.inodes.table.get(NodeId(node)).ok().map(|node| node.rule.get())
-    }
-
-    fn handle(&self, handle: u64) -> Option<RuleId> {
-        let handle = Handle(handle);
-        if let Ok(file) = self.files.file(handle) {
-            // One without a node was opened when there were no rules, and rules never change.
-            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
-        }
-        self.files.directory(handle).ok().map(|directory| directory.node.rule.get())
     }
 }

@@ -13,7 +13,7 @@ use crate::filesystem::{Answer, Locking, Pace, Paced};
 use crate::limits::{LOCKS_MAX, LOCKS_OF_FILE_MAX};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
-use crate::passthrough::inodes::table::NodeKey;
+use crate::passthrough::inodes::node::NodeKey;
 use crate::passthrough::resolve::DELETED;
 use crate::passthrough::slots::Entry;
 use crate::sync::event::EventCounter;
@@ -273,7 +273,7 @@ impl Passthrough {
     /// A file of which the host does not say the name, as one that was opened by its file handle may be, is taken for one of
     /// them: another guest's program is then told that it is locked, and nothing is lost.
     fn is_shared_by_memory(&self, file: &FileHandle) -> bool {
-        let path = self.inodes.proc_fds.path_of(file.as_fd()).unwrap_or_default();
+        let path = self.inodes.proc_fds().path_of(file.as_fd()).unwrap_or_default();
         let path = path.strip_suffix(DELETED).unwrap_or(&path);
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         name.is_empty() || name.ends_with(b"-shm") || name == b"lock.mdb"
@@ -282,8 +282,8 @@ impl Passthrough {
     /// A description that can have a write lock, whatever the guest has opened the file for; or, where nobody here may write to
     /// the file, one for a read lock: who cannot store anything harms no other reader.
     fn describe_whole(&self, file: &FileHandle) -> Answer<Description> {
-        let ticket = self.ticket().map_err(no_lock)?;
-        let open = |flags| self.inodes.proc_fds.reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK);
+        let ticket = self.inodes.ticket().map_err(no_lock)?;
+        let open = |flags| self.inodes.proc_fds().reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK);
         let (fd, writes) = match open(OFlags::RDWR) {
             Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
                 (open(OFlags::RDONLY).map_err(no_lock)?, false)
@@ -298,9 +298,9 @@ impl Passthrough {
     /// exchanged while it has a write lock. No lease of another process is in its way: the guest has the file open as
     /// this opens it.
     fn describe(&self, file: &FileHandle) -> Answer<Description> {
-        let ticket = self.ticket().map_err(no_lock)?;
+        let ticket = self.inodes.ticket().map_err(no_lock)?;
         let open =
-            |flags| self.inodes.proc_fds.reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK).map_err(no_lock);
+            |flags| self.inodes.proc_fds().reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK).map_err(no_lock);
         let (fd, reads, writes) = match (file.readable, file.writable) {
             (_, false) => (open(OFlags::RDONLY)?, true, false),
             (true, true) => (open(OFlags::RDWR)?, true, true),

@@ -4,13 +4,10 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::identity::checked_id;
-use crate::passthrough::inodes::mounts::Mount;
-use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::{self, Stat, errno};
 use crate::passthrough::slots::Entry;
-use pinhole_protocol::{
-    self as protocol, AccessMask, Attr, Errno, Handle, InitFlags, SetAttr, SetTime, Statfs, Statx,
-};
+use pinhole_protocol::{self as protocol, AccessMask, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
@@ -27,7 +24,7 @@ impl Passthrough {
         node: &NodeRef,
         call: &Call<'_, protocol::GetAttr>,
     ) -> Answer<Attr> {
-        Ok(self.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
+        Ok(self.inodes.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
     }
 
     pub(in crate::passthrough) fn get_statx(
@@ -36,7 +33,7 @@ impl Passthrough {
         call: &Call<'_, protocol::GetStatx>,
     ) -> Answer<Statx> {
         let stat = self.stat_either(node, call.operation.handle)?;
-        Ok(Statx { ino: self.inode_number(&node.mount, stat.inode()), ..stat.statx() })
+        Ok(Statx { ino: self.inodes.inode_number(&node.mount, stat.inode()), ..stat.statx() })
     }
 
     /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
@@ -44,10 +41,10 @@ impl Passthrough {
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
-            None => self.stat_node(node),
+            None => self.inodes.stat_node(node),
         }?;
         node.told.tell(&stat);
-        self.note_blocks(node, &stat);
+        self.inodes.note_blocks(node, &stat);
         Ok(stat)
     }
 
@@ -66,7 +63,7 @@ impl Passthrough {
     ) -> Answer<Paced<Attr>> {
         let wanted = &call.operation;
         node.told.untell();
-        let reached = self.reach(node)?;
+        let reached = self.inodes.reach(node)?;
         if let Some(size) = wanted.size {
             match self.truncate(node, size, (wanted, pace))? {
                 Paced::Ready(()) => {}
@@ -89,7 +86,7 @@ impl Passthrough {
             self.identity.kill_suidgid(false)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             let number = DecInt::from_fd(&*reached);
-            rustix::fs::chmodat(&self.inodes.proc_fds, number, mode, AtFlags::empty()).map_err(errno)?;
+            rustix::fs::chmodat(self.inodes.proc_fds(), number, mode, AtFlags::empty()).map_err(errno)?;
         }
         if wanted.atime.is_some() || wanted.mtime.is_some() {
             let times = Timestamps {
@@ -101,18 +98,8 @@ impl Passthrough {
         let stat = resolve::stat(reached.as_fd())?;
         node.told.tell(&stat);
         node.told.own(&stat);
-        self.note_blocks(node, &stat);
-        Ok(Paced::Ready(self.attr(&node.mount, &stat)))
-    }
-
-    /// What the guest is told of an inode.
-    pub(in crate::passthrough) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
-        Attr { ino: self.inode_number(mount, stat.inode()), ..stat.attr() }
-    }
-
-    /// The inode number that the guest is told.
-    pub(in crate::passthrough) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
-        mount.numbers.told(inode, self.negotiated(InitFlags::SUBMOUNTS))
+        self.inodes.note_blocks(node, &stat);
+        Ok(Paced::Ready(self.inodes.attr(&node.mount, &stat)))
     }
 
     /// Whether a change of owner takes set-group-id also from a file that its group may not execute. It does unless the
@@ -152,15 +139,15 @@ impl Passthrough {
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
         // What else SETATTR can do, the offload pool does not.
         let only_cuts = wanted.mode.is_none() && wanted.uid.is_none() && wanted.gid.is_none();
-        let later = pace == Pace::Now && only_cuts && self.frees_much(node, size);
+        let later = pace == Pace::Now && only_cuts && self.inodes.frees_much(node, size);
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
             if later {
                 return Ok(Paced::WouldBlock);
             }
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Paced::Ready);
         }
-        let _ticket = self.ticket()?;
-        let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags());
+        let _ticket = self.inodes.ticket()?;
+        let opened = self.inodes.open_inside(node, OFlags::WRONLY | pace.open_flags());
         let Paced::Ready(file) = Paced::opened(opened, pace)? else { return Ok(Paced::Leased) };
         if later {
             return Ok(Paced::WouldBlock);
@@ -174,7 +161,7 @@ impl Passthrough {
         call: &Call<'_, protocol::Access>,
     ) -> Answer<()> {
         let wanted = call.operation.mask;
-        let reached = self.reach(node)?;
+        let reached = self.inodes.reach(node)?;
         let attr = resolve::stat(reached.as_fd())?.attr();
         if wanted.contains(AccessMask::WRITE) {
             let mount = rustix::fs::fstatvfs(&*reached).map_err(errno)?;
@@ -190,7 +177,7 @@ impl Passthrough {
         node: &NodeRef,
         _: &Call<'_, protocol::StatFs>,
     ) -> Answer<Statfs> {
-        let figures = rustix::fs::fstatvfs(&*self.reach(node)?).map_err(errno)?;
+        let figures = rustix::fs::fstatvfs(&*self.inodes.reach(node)?).map_err(errno)?;
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Ok(Statfs {
             blocks: figures.f_blocks,
@@ -210,13 +197,13 @@ impl Passthrough {
         call: &Call<'_, protocol::ReadLink>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let link = self.reach(node)?;
+        let link = self.inodes.reach(node)?;
         let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
             // The host says ENOENT for an empty path on what is no link.
             rustix::io::Errno::NOENT => Errno::EINVAL,
             other => errno(other),
         })?;
-        self.check_not_removed((node, link.as_fd()), &call.caller)?;
+        self.inodes.check_not_removed((node, link.as_fd()), &call.caller)?;
         out.extend_from_slice(target.as_bytes());
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Passthrough {
         file.untell();
         let room = self.size_room(&file, (write.offset, flags), from.len())?;
         let from = from.first(room);
-        self.note_growth(&file, write.offset.saturating_add(from.len() as u64));
+        file.note_growth(&self.inodes, write.offset.saturating_add(from.len() as u64));
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
         let written = from.drain_to(fd, write.offset, flags).map_err(|error| io_errno(&error))?;
         if syncs {
@@ -151,7 +151,7 @@ impl Passthrough {
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         to.untell();
-        self.note_growth(&to, copy.to_offset.saturating_add(len as u64));
+        to.note_growth(&self.inodes, copy.to_offset.saturating_add(len as u64));
         let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
         rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len)
             .map(|copied| copied as u64)

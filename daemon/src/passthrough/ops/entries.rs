@@ -2,7 +2,7 @@
 
 use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::{decode_device, errno};
 use pinhole_protocol::{self as protocol, Attr, Entry, Errno, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
@@ -15,17 +15,17 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::SymLink<'_>>,
     ) -> Answer<Entry> {
-        self.inodes.table.check_room()?;
-        let ticket = self.ticket()?;
+        self.inodes.check_room()?;
+        let ticket = self.inodes.ticket()?;
         let protocol::SymLink { name, target } = call.operation;
         {
-            let directory = self.reach(parent)?;
+            let directory = self.inodes.reach(parent)?;
             let _assumed = self.assume(&call.caller, 0)?;
             rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
         }
         let size = target.count_bytes() as u64;
         let made = Attr { size, ..made_by(&call.caller, 0o777) };
-        self.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
+        self.inodes.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
     }
 
     pub(in crate::passthrough) fn mk_nod(
@@ -33,8 +33,8 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::MkNod<'_>>,
     ) -> Answer<Entry> {
-        self.inodes.table.check_room()?;
-        let ticket = self.ticket()?;
+        self.inodes.check_room()?;
+        let ticket = self.inodes.ticket()?;
         let protocol::MkNod { name, kind, mode, umask } = call.operation;
         let rdev = kind.rdev();
         let kind = match kind {
@@ -46,14 +46,14 @@ impl Passthrough {
         };
         let (major, minor) = decode_device(rdev);
         {
-            let directory = self.reach(parent)?;
+            let directory = self.inodes.reach(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode);
             let device = makedev(major, minor);
             rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
         }
         let made = Attr { rdev, ..made_by(&call.caller, mode & !umask) };
-        self.look_up_new(ticket, (parent, name), (kind, made))
+        self.inodes.look_up_new(ticket, (parent, name), (kind, made))
     }
 
     pub(in crate::passthrough) fn mk_dir(
@@ -61,18 +61,18 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::MkDir<'_>>,
     ) -> Answer<Entry> {
-        self.inodes.table.check_room()?;
-        let ticket = self.ticket()?;
+        self.inodes.check_room()?;
+        let ticket = self.inodes.ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
         {
-            let directory = self.reach(parent)?;
-            let _held = self.hold_names(false);
+            let directory = self.inodes.reach(parent)?;
+            let _held = self.inodes.hold_names(false);
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
         }
         let made = made_by(&call.caller, mode & !umask);
-        self.look_up_new(ticket, (parent, name), (FileType::Directory, made))
+        self.inodes.look_up_new(ticket, (parent, name), (FileType::Directory, made))
     }
 
     pub(in crate::passthrough) fn link(
@@ -81,14 +81,14 @@ impl Passthrough {
         call: &Call<'_, protocol::Link<'_>>,
     ) -> Answer<Entry> {
         let name = call.operation.name;
-        let (target, directory) = (self.reach(node)?, self.reach(parent)?);
+        let (target, directory) = (self.inodes.reach(node)?, self.inodes.reach(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(&self.inodes.proc_fds, number, &*directory, name.as_c_str(), flags)
+        rustix::fs::linkat(self.inodes.proc_fds(), number, &*directory, name.as_c_str(), flags)
             .map_err(errno)?;
-        self.note_moved(directory.as_fd(), parent, name);
-        self.look_up_linked(node, target.as_fd(), parent)
+        self.inodes.note_moved(directory.as_fd(), parent, name);
+        self.inodes.look_up_linked(node, target.as_fd(), parent)
     }
 
     pub(in crate::passthrough) fn unlink(
@@ -96,7 +96,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::Unlink<'_>>,
     ) -> Answer<()> {
-        let directory = self.reach(parent)?;
+        let directory = self.inodes.reach(parent)?;
         self.count_deletion();
         rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
     }
@@ -106,7 +106,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::RmDir<'_>>,
     ) -> Answer<()> {
-        rustix::fs::unlinkat(&*self.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(&*self.inodes.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
             .map_err(errno)
     }
 
@@ -123,17 +123,17 @@ impl Passthrough {
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
             return Err(Errno::EINVAL);
         }
-        let (from, to) = (self.reach(parent)?, self.reach(new_parent)?);
-        let _held = self.hold_names(only_files);
+        let (from, to) = (self.inodes.reach(parent)?, self.inodes.reach(new_parent)?);
+        let _held = self.inodes.hold_names(only_files);
         if only_files {
-            self.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
+            self.inodes.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
         }
         self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;
-        self.note_moved(to.as_fd(), new_parent, new_name);
+        self.inodes.note_moved(to.as_fd(), new_parent, new_name);
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.note_moved(from.as_fd(), parent, name);
+            self.inodes.note_moved(from.as_fd(), parent, name);
         }
         Ok(())
     }

@@ -100,7 +100,7 @@ impl Passthrough {
         } else if !mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE) {
             self.check_size(offset.checked_add(length))?;
         }
-        self.note_growth(&file, offset.saturating_add(length));
+        file.note_growth(&self.inodes, offset.saturating_add(length));
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         match Steps::of(offset, length) {
             Some(steps) if !mode.intersects(shifts) => in_steps(&file, mode, steps, stop),

@@ -5,7 +5,7 @@
 
 use crate::filesystem::{Answer, Call, FileId, MapFile};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
 use pinhole_protocol::{self as protocol, Errno};
 use rustix::fs::{FileType, OFlags};
@@ -23,13 +23,13 @@ impl Passthrough {
         if node.kind != FileType::RegularFile {
             return Err(Errno::ENODEV);
         }
-        let ticket = self.ticket()?;
+        let ticket = self.inodes.ticket()?;
         if writable {
-            self.hold_to_map(node)?;
+            self.inodes.hold_to_map(node)?;
         }
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         // A guest that maps a file has it open, so no lease is in the way of one that asks for no more than it may.
-        let file = self.open_inside(node, flags | OFlags::NONBLOCK)?;
+        let file = self.inodes.open_inside(node, flags | OFlags::NONBLOCK)?;
         // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
         let stat = resolve::stat(file.as_fd())?;
         let id = FileId { device: stat.mount().device, inode: stat.inode() };

@@ -4,8 +4,8 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets};
-use crate::passthrough::inodes::table::{NodeRef, Pin};
-use crate::passthrough::ops::lookup::Found;
+use crate::passthrough::inodes::lookup::Found;
+use crate::passthrough::inodes::node::{NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
 use crate::sys;
@@ -27,23 +27,26 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<Paced<OpenReply>> {
         let tickets = self.handle_tickets()?;
-        if pace == Pace::Now && call.operation.flags.contains(OpenFlags::TRUNC) && self.frees_much(node, 0) {
+        if pace == Pace::Now
+            && call.operation.flags.contains(OpenFlags::TRUNC)
+            && self.inodes.frees_much(node, 0)
+        {
             // The pool must not wait for a lease, so that is broken first.
-            let opened = self.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
+            let opened = self.inodes.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
             return match Paced::opened(opened, pace)? {
                 Paced::Leased => Ok(Paced::Leased),
                 Paced::Ready(()) | Paced::WouldBlock | Paced::Stopped => Ok(Paced::WouldBlock),
             };
         }
         let open = self.with_kill(call.operation, &call.caller);
-        let is_let_in = self.is_let_in(node, call);
-        let checked = !is_let_in && self.is_close_to_open();
+        let is_let_in = self.inodes.is_let_in(node, call);
+        let checked = !is_let_in && self.inodes.is_close_to_open();
         let opened = self
             .open_node(checked, node, (open, pace))
             .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
         let opened = Paced::opened(opened, pace);
         if matches!(opened, Ok(Paced::Leased)) && is_let_in {
-            self.expect_again(call);
+            self.inodes.expect_again(call);
         }
         opened
     }
@@ -63,28 +66,28 @@ impl Passthrough {
         // To open it for writing may change it: by O_TRUNC, or because an overlay copies it then.
         let changes = truncate || open.flags.access_mode() != AccessMode::Read;
         if checked && changes {
-            match self.stat_node(node) {
-                Ok(stat) => self.check_told(node, &stat)?,
+            match self.inodes.stat_node(node) {
+                Ok(stat) => self.inodes.check_told(node, &stat)?,
                 // No descriptor is left to look with: that is no reason not to open.
                 Err(Errno::ENFILE) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        let _held = if changes { self.hold_to_change(node)? } else { None };
+        let _held = if changes { self.inodes.hold_to_change(node)? } else { None };
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
         let mut flags = self.host_flags(open.flags) | pace.open_flags();
         flags.set(OFlags::TRUNC, truncate);
-        let file = match self.open_inside(node, flags) {
+        let file = match self.inodes.open_inside(node, flags) {
             // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
             Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
-                self.open_inside(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
+                self.inodes.open_inside(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
             }
             opened => opened?,
         };
         if truncate {
             node.told.untell();
         } else if checked && !changes {
-            self.check_told(node, &resolve::stat(file.as_fd())?)?;
+            self.inodes.check_told(node, &resolve::stat(file.as_fd())?)?;
         }
         Ok(file)
     }
@@ -104,15 +107,15 @@ impl Passthrough {
     ) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
-            let ticket = self.ticket()?;
+            let ticket = self.inodes.ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
             // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
             // the buffered descriptor serves: the guest's own cache is bypassed all the same.
-            (self.inodes.proc_fds.reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
+            (self.inodes.proc_fds().reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
         } else {
             (None, None)
         };
-        let uncached = self.is_uncached(node, is_let_in);
+        let uncached = self.inodes.is_uncached(node, is_let_in);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
         let handle = self.files.insert_file(FileHandle {
@@ -125,7 +128,11 @@ impl Passthrough {
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
             deletions: self.deletions(),
-            mount: if writes(open) { self.hold_to_change(node)? } else { self.hold_mount(node)? },
+            mount: if writes(open) {
+                self.inodes.hold_to_change(node)?
+            } else {
+                self.inodes.hold_mount(node)?
+            },
             always_waits: AtomicBool::new(false),
             grown: AtomicBool::new(false),
             _pin: Pin::new(node),
@@ -136,7 +143,8 @@ impl Passthrough {
 
     /// Whether an open file must know its node: for its rule, or for the length that the guest is told of it.
     fn wants_node(&self, open: Open) -> bool {
-        self.rules().is_some() || open.flags.access_mode() != AccessMode::Read && self.is_close_to_open()
+        self.inodes.rules().is_some()
+            || open.flags.access_mode() != AccessMode::Read && self.inodes.is_close_to_open()
     }
 
     fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
@@ -144,7 +152,7 @@ impl Passthrough {
             CacheMode::Strict => OpenReplyFlags::DIRECT_IO,
             // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
             // may come: what is appended must arrive as it was written.
-            CacheMode::Auto if self.is_close_to_open() && appends(open) => OpenReplyFlags::DIRECT_IO,
+            CacheMode::Auto if self.inodes.is_close_to_open() && appends(open) => OpenReplyFlags::DIRECT_IO,
             CacheMode::Auto => OpenReplyFlags::empty(),
             CacheMode::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
@@ -164,11 +172,11 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::Create { name, open, mode, umask } = call.operation;
-        self.inodes.retries.settle(call.caller.pid, None);
+        self.inodes.end_path_retry(&call.caller);
         for _ in 0..CREATE_TRIES {
-            self.inodes.table.check_room()?;
-            let tickets = (self.ticket()?, self.handle_tickets()?);
-            let directory = self.reach(parent)?;
+            self.inodes.check_room()?;
+            let tickets = (self.inodes.ticket()?, self.handle_tickets()?);
+            let directory = self.inodes.reach(parent)?;
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
                 let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
@@ -183,14 +191,14 @@ impl Passthrough {
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(errno),
             }
-            let entry = match self.look_up_made(tickets.0, parent, name) {
+            let entry = match self.inodes.look_up_made(tickets.0, parent, name) {
                 // It was removed meanwhile.
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
             return self
                 .open_existing(tickets.1, entry, (call, pace))
-                .inspect_err(|_refused| drop(self.inodes.table.forget(entry.node, 1)));
+                .inspect_err(|_refused| self.inodes.forget_one(entry.node));
         }
         Err(Errno::ENOENT)
     }
@@ -203,9 +211,9 @@ impl Passthrough {
         (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
     ) -> Answer<(Entry, OpenReply)> {
         let open = self.with_kill(call.operation.open, &call.caller);
-        let node = self.inodes.table.get(entry.node)?;
-        self.check_found(&node, call)?;
-        if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.frees_much(&node, 0) {
+        let node = self.inodes.node(entry.node)?;
+        self.inodes.check_found(&node, call)?;
+        if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.inodes.frees_much(&node, 0) {
             // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
             return Err(Errno::ESTALE);
         }
@@ -213,11 +221,11 @@ impl Passthrough {
         let reply = self.enter_file(tickets, (file, &node, false), open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
-            entry.attr = match self.stat_node(&node) {
+            entry.attr = match self.inodes.stat_node(&node) {
                 Ok(stat) => {
                     node.told.tell(&stat);
                     node.told.own(&stat);
-                    self.attr(&node.mount, &stat)
+                    self.inodes.attr(&node.mount, &stat)
                 }
                 Err(errno) => {
                     // A guest that gets an error instead of the handle would never release it.
@@ -236,11 +244,11 @@ impl Passthrough {
         call: &Call<'_, protocol::TmpFile>,
     ) -> Answer<(Entry, OpenReply)> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
-        self.inodes.table.check_room()?;
-        let tickets = (self.ticket()?, self.handle_tickets()?);
+        self.inodes.check_room()?;
+        let tickets = (self.inodes.ticket()?, self.handle_tickets()?);
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
-        let directory = self.reach(parent)?;
+        let directory = self.inodes.reach(parent)?;
         let file = {
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -257,10 +265,10 @@ impl Passthrough {
         open: Open,
     ) -> Answer<(Entry, OpenReply)> {
         let stat = resolve::stat(file.as_fd())?;
-        let path_fd = || self.inodes.proc_fds.reopen_fd(file.as_fd(), OFlags::PATH);
-        let (node, entry) = self.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
+        let path_fd = || self.inodes.proc_fds().reopen_fd(file.as_fd(), OFlags::PATH);
+        let (node, entry) = self.inodes.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
         self.enter_file(tickets.1, (file, &node, false), open)
-            .inspect_err(|_refused| drop(self.inodes.table.forget(entry.node, 1)))
+            .inspect_err(|_refused| self.inodes.forget_one(entry.node))
             .map(|reply| (entry, reply))
     }
 
@@ -295,7 +303,7 @@ impl Passthrough {
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Ok(Paced::WouldBlock);
         }
-        self.keep_grown(&file, pace);
+        file.keep_grown(&self.inodes, pace);
         drop(file);
         self.close(release.handle).map(Paced::Ready)
     }

@@ -5,13 +5,13 @@ use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::files::handles::{DirHandle, Stream};
-use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::ops::data::sync;
 use crate::passthrough::resolve::errno;
 use pinhole_protocol::{
     self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, NodeId, OpenReply, OpenReplyFlags,
 };
-use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom};
+use rustix::fs::{FileType, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -36,15 +36,8 @@ impl Passthrough {
             return Err(Errno::ENOTDIR);
         }
         let tickets = self.handle_tickets()?;
-        let mount = self.hold_mount(node)?;
-        let found_anew = self.inodes.retries.settle(call.caller.pid, Some(node.id()));
-        let stream = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY);
-        let stream = self.answer_at(&[(node, None)], &call.caller, stream)?;
-        if found_anew {
-            self.inodes.retries.forget_refusal(call.caller.pid, node.id());
-        } else {
-            self.check_not_removed((node, stream.as_fd()), &call.caller)?;
-        }
+        let mount = self.inodes.hold_mount(node)?;
+        let stream = self.inodes.open_directory(node, &call.caller)?;
         let handle = self.files.insert_directory(DirHandle {
             node: NodeRef::clone(node),
             stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),
@@ -86,10 +79,10 @@ impl Passthrough {
                 // "." and ".." are listed but take no lookup.
                 Err(_dots) => None,
                 // A policy may let the name be known and nothing more.
-                Ok(name) if !self.tells_all(&directory.node, name) => None,
+                Ok(name) if !self.inodes.tells_all(&directory.node, name) => None,
                 // Listing a large directory must not take what opening a file in it needs.
-                Ok(_) if !directory.node.mount.has_handles() && !self.inodes.descriptors.is_ample() => None,
-                Ok(name) => match self.look_up_in(stream, &directory.node, name, None) {
+                Ok(_) if !directory.node.mount.has_handles() && !self.inodes.has_ample_descriptors() => None,
+                Ok(name) => match self.inodes.look_up_in(stream, &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
                     Err(Errno::ENOENT) => return Ok(Step::Next),
@@ -106,7 +99,7 @@ impl Passthrough {
                 return Ok(Step::Next);
             }
             if let Some(found) = found {
-                drop(self.inodes.table.forget(found.node, 1));
+                self.inodes.forget_one(found.node);
             }
             Ok(Step::Full)
         })
@@ -138,7 +131,9 @@ impl Passthrough {
             let mut entries = RawDir::new(fd.as_fd(), space);
             loop {
                 match entries.next() {
-                    Some(Ok(entry)) if self.is_hidden(&directory.node, entry.file_name().to_bytes()) => {
+                    Some(Ok(entry))
+                        if self.inodes.is_hidden(&directory.node, entry.file_name().to_bytes()) =>
+                    {
                         before = Some(entry.next_entry_cookie());
                         left = left.saturating_sub(1);
                         hidden = hidden.saturating_sub(1);
@@ -191,7 +186,7 @@ impl Passthrough {
     ) -> Answer<()> {
         // What is there already has a cookie to go on from.
         let Some(offset) = reached.filter(|_| into.is_empty()) else { return Ok(()) };
-        let number = self.inode_number(&directory.node.mount, directory.node.inode);
+        let number = self.inodes.inode_number(&directory.node.mount, directory.node.inode);
         let dot = Dirent { ino: number, offset, kind: DirentKind::DIRECTORY, name: b"." };
         into.push(&dot).map_err(|protocol::Full| Errno::EINVAL)
     }
@@ -203,7 +198,7 @@ impl Passthrough {
         let above_root = name == b".." && directory.node.id() == NodeId::ROOT.0;
         let inode = if above_root { directory.node.inode } else { entry.ino() };
         Dirent {
-            ino: self.inode_number(&directory.node.mount, inode),
+            ino: self.inodes.inode_number(&directory.node.mount, inode),
             offset: entry.next_entry_cookie(),
             kind: DirentKind::from_mode(entry.file_type().as_raw_mode()),
             name,
@@ -220,11 +215,6 @@ impl Passthrough {
     pub(in crate::passthrough) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
         self.files.close_directory(release.handle)
     }
-}
-
-/// "." and "..", which are no names.
-pub(in crate::passthrough) fn is_dots(name: &[u8]) -> bool {
-    matches!(name, b"." | b"..")
 }
 
 /// Bytes of host entries that have room whatever their names; `None` where it is time to answer.

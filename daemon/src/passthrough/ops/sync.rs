@@ -259,7 +259,7 @@ impl Passthrough {
     /// Asked afterwards, so that a name that is taken away meanwhile counts as well.
     pub(in crate::passthrough) fn sync_names(&self, file: &Arc<Entry<FileHandle>>) -> Answer<Durable> {
         if file.traits.fsync_keeps_names
-            || !self.inodes.proc_fds.may_have_lost_its_name(file.as_fd())
+            || !self.inodes.proc_fds().may_have_lost_its_name(file.as_fd())
             || resolve::stat(file.as_fd())?.is_deleted()
         {
             return Ok(Durable::Done);

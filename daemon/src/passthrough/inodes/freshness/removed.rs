@@ -10,12 +10,12 @@
 //!
 //! LOOKUP is special. Where Linux looks a name up to make it (mkdir, mknod, symlink, link) it gives ESTALE to the
 //! program at once, and tries again only if the making itself is answered so. LOOKUP does not say what it is for. So it
-//! is answered ESTALE only where the name exists by now in what took the directory's place ([`Passthrough::is_found_anew`]).
+//! is answered ESTALE only where the name exists by now in what took the directory's place ([`Inodes::is_found_anew`]).
 
 use crate::filesystem::{Answer, Caller};
-use crate::passthrough::Passthrough;
+use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::freshness::retries::Asked;
-use crate::passthrough::inodes::table::NodeRef;
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::{self, DELETED};
 use pinhole_protocol::{Errno, Name};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,10 +23,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// An inode, or a name in a directory.
 pub(in crate::passthrough) type Place<'p> = (&'p NodeRef, Option<Name<'p>>);
 
-impl Passthrough {
+impl Inodes {
     /// Whether the guest may go by names that have changed on the host.
     pub(in crate::passthrough) fn trusts_names(&self) -> bool {
-        !self.config.entry_timeout.is_zero()
+        !self.entry_timeout.is_zero()
     }
 
     /// The answer to an operation on names in these directories, or on these inodes themselves: ESTALE once to a thread
@@ -40,7 +40,7 @@ impl Passthrough {
         match answer {
             Ok(done) => {
                 // Its walk ended here.
-                self.inodes.retries.settle(caller.pid, None);
+                self.retries.settle(caller.pid, None);
                 Ok(done)
             }
             Err(Errno::ENOENT) if self.trusts_names() => {
@@ -79,14 +79,12 @@ impl Passthrough {
                     && let Ok(fd) = self.reach(directory)
                     && self.is_removed(directory, fd.as_fd()) =>
             {
-                let sent_back = self
-                    .inodes
-                    .retries
-                    .sends_back(caller.pid, asked, || self.is_found_anew(fd.as_fd(), name));
+                let sent_back =
+                    self.retries.sends_back(caller.pid, asked, || self.is_found_anew(fd.as_fd(), name));
                 Err(if sent_back { Errno::ESTALE } else { Errno::ENOENT })
             }
             Err(Errno::ESTALE) if matches!(self.reach(directory), Err(Errno::ESTALE)) => {
-                let sent_back = self.inodes.retries.sends_back(caller.pid, asked, || true);
+                let sent_back = self.retries.sends_back(caller.pid, asked, || true);
                 Err(if sent_back { Errno::ESTALE } else { Errno::ENOENT })
             }
             answer => answer,
@@ -111,12 +109,12 @@ impl Passthrough {
     /// # Errors
     /// ESTALE.
     fn send_back(&self, place: Place<'_>, caller: &Caller<'_>) -> Answer<()> {
-        let sent_back = self.inodes.retries.sends_back(caller.pid, self.asked(place, false), || true);
+        let sent_back = self.retries.sends_back(caller.pid, self.asked(place, false), || true);
         if sent_back { Err(Errno::ESTALE) } else { Ok(()) }
     }
 
     fn asked(&self, (node, name): Place<'_>, is_lookup: bool) -> Asked {
-        let name = name.map_or(0, |name| self.inodes.table.hash_of_name(name));
+        let name = name.map_or(0, |name| self.table.hash_of_name(name));
         Asked { node: node.id(), name, is_lookup }
     }
 
@@ -125,7 +123,7 @@ impl Passthrough {
     /// On overlayfs a directory that was merged from several layers always has one link, and one of a lower layer keeps
     /// its links. There the name in /proc tells: a directory has only one.
     fn is_removed(&self, node: &NodeRef, fd: BorrowedFd<'_>) -> bool {
-        let named_removed = || self.inodes.proc_fds.path_of(fd).is_some_and(|path| path.ends_with(DELETED));
+        let named_removed = || self.proc_fds.path_of(fd).is_some_and(|path| path.ends_with(DELETED));
         resolve::stat(fd).is_ok_and(|stat| stat.is_deleted())
             || !node.mount.traits.counts_links && named_removed()
     }
@@ -136,8 +134,8 @@ impl Passthrough {
     fn is_found_anew(&self, removed: BorrowedFd<'_>, name: Name<'_>) -> bool {
         let look = || {
             let _ticket = self.ticket()?;
-            let root = self.reach(&self.inodes.table.get(pinhole_protocol::NodeId::ROOT)?)?;
-            let directory = resolve::successor_of(&self.inodes.proc_fds, root.as_fd(), removed)?;
+            let root = self.reach(&self.table.get(pinhole_protocol::NodeId::ROOT)?)?;
+            let directory = resolve::successor_of(&self.proc_fds, root.as_fd(), removed)?;
             resolve::stat_beneath(directory.as_fd(), name)
         };
         self.rules().is_some() || !matches!(look(), Err(Errno::ENOENT))

@@ -5,18 +5,11 @@
 //! once; then the program gets it. So what such a thread finds is kept open until it has come for it: then it cannot
 //! be gone once more.
 
-use crate::filesystem::{Answer, Call, Caller};
 use crate::limits::{RETRIES_MAX, RETRY_LIMIT, REWALK_NODES_MAX};
-use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::table::NodeRef;
-use pinhole_protocol::{Entry, Errno, Lookup, Name, Open};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-
-/// Times that a name is looked up anew when what it meant is gone before it could be opened.
-const LOOKUP_TRIES: usize = 8;
 
 /// A thread that was answered ESTALE.
 #[derive(Debug)]
@@ -67,7 +60,7 @@ pub(in crate::passthrough) struct Retries {
 
 impl Retries {
     /// This thread is answered ESTALE, to an OPEN of a node or to something else.
-    fn expect(&self, pid: u32, opens: Option<u64>) {
+    pub(super) fn expect(&self, pid: u32, opens: Option<u64>) {
         self.change(|threads| {
             let since = Instant::now();
             let known = threads.iter().position(|other| other.pid == pid).and_then(|at| threads.remove(at));
@@ -83,14 +76,14 @@ impl Retries {
     }
 
     /// Whether this thread is on its way.
-    fn expects(&self, pid: u32) -> bool {
+    pub(super) fn expects(&self, pid: u32) -> bool {
         let is_it = |threads: &mut VecDeque<Retry>| threads.iter().any(|other| other.pid == pid);
         self.count.load(Ordering::Acquire) > 0 && self.change(is_it)
     }
 
     /// This thread has found a node by a name (a hash of it), or that the name is not there. That need not be the end:
     /// Linux looks a name up twice where it meant something else before.
-    fn found(&self, pid: u32, name: u64, node: Option<u64>) {
+    pub(super) fn found(&self, pid: u32, name: u64, node: Option<u64>) {
         self.change(|threads| {
             for thread in threads.iter_mut().filter(|other| other.pid == pid) {
                 thread.opens = thread.opens.and(Some(node.unwrap_or(0)));
@@ -186,69 +179,6 @@ impl Retries {
         let changed = change(&mut threads);
         self.count.store(threads.len(), Ordering::Release);
         changed
-    }
-}
-
-impl Passthrough {
-    /// Notes who is answered ESTALE.
-    pub(in crate::passthrough) fn note_stale<T>(&self, caller: &Caller<'_>, answer: Answer<T>) -> Answer<T> {
-        if matches!(answer, Err(Errno::ESTALE)) {
-            self.inodes.retries.expect(caller.pid, None);
-        }
-        answer
-    }
-
-    /// Notes who is answered ESTALE to an OPEN.
-    pub(in crate::passthrough) fn note_stale_open<T>(
-        &self,
-        call: &Call<'_, Open>,
-        answer: Answer<T>,
-    ) -> Answer<T> {
-        if matches!(answer, Err(Errno::ESTALE)) {
-            self.inodes.retries.expect(call.caller.pid, Some(call.node.0));
-        }
-        answer
-    }
-
-    /// An OPEN that was let in could not be carried out yet, and comes again: it is let in then, too.
-    pub(in crate::passthrough) fn expect_again(&self, call: &Call<'_, Open>) {
-        if self.is_close_to_open() {
-            self.inodes.retries.expect(call.caller.pid, Some(call.node.0));
-        }
-    }
-
-    pub(in crate::passthrough) fn lookup(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, Lookup<'_>>,
-    ) -> Answer<Entry> {
-        let Call { caller, operation: Lookup { name }, .. } = call;
-        if !self.inodes.retries.expects(caller.pid) {
-            return self.answer_lookup((parent, *name), caller, self.look_up(parent, *name));
-        }
-        let found = self.answer_lookup((parent, *name), caller, self.look_up_to_stay(parent, *name));
-        match &found {
-            Ok(entry) => self.inodes.retries.found(
-                caller.pid,
-                self.inodes.table.hash_of_name(*name),
-                Some(entry.node.0),
-            ),
-            Err(Errno::ESTALE) => {}
-            Err(_) => self.inodes.retries.found(caller.pid, self.inodes.table.hash_of_name(*name), None),
-        }
-        found
-    }
-
-    /// As [`Self::look_up`], but what is found is open then, if there is a descriptor left for it.
-    fn look_up_to_stay(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
-        for _ in 0..LOOKUP_TRIES {
-            let entry = self.look_up(parent, name)?;
-            match self.reach(&self.inodes.table.get(entry.node)?) {
-                Err(Errno::ESTALE) => drop(self.inodes.table.forget(entry.node, 1)),
-                Ok(_) | Err(_) => return Ok(entry),
-            }
-        }
-        self.look_up(parent, name)
     }
 }
 

@@ -12,17 +12,11 @@
 //! is in doubt for a time, and is opened past the page cache (FOPEN_DIRECT_IO): what is read is then what the host has,
 //! whatever length is believed.
 
-use crate::filesystem::{Answer, Call};
 use crate::limits::REPLY_HANDLED_WITHIN;
-use crate::passthrough::Passthrough;
-use crate::passthrough::config::CacheMode;
-use crate::passthrough::inodes::table::NodeRef;
-use crate::passthrough::ops::lookup::Found;
 use crate::passthrough::resolve::Stat;
-use pinhole_protocol::{Errno, InitFlags, Open};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// What a guest was last told of a file: marks of it, for there is one for each node.
 #[derive(Debug)]
@@ -48,7 +42,7 @@ const DOUBTFUL: u32 = 1 << 31;
 const SEVERAL: u32 = 1 << 31;
 
 /// Tells names in directories apart, all but one in two billion; never zero.
-fn name_mark(directory: u64, name: u64) -> u32 {
+pub(super) fn name_mark(directory: u64, name: u64) -> u32 {
     let mixed = (directory ^ name).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
     u32::try_from(mixed).unwrap_or(1).max(1)
 }
@@ -87,7 +81,7 @@ impl Told {
     }
 
     /// It was by this name. `is_recent`: whether its last change is so recent that the guest may trust an older name.
-    fn find_by(&self, mark: u32, is_recent: impl FnOnce() -> bool) {
+    pub(super) fn find_by(&self, mark: u32, is_recent: impl FnOnce() -> bool) {
         let before = self.name.load(Ordering::Relaxed);
         if before != mark {
             let is_other = before & !SEVERAL != mark;
@@ -97,7 +91,7 @@ impl Told {
     }
 
     /// Whether the guest may trust another name of it than the last one, if it was changed recently.
-    fn has_several_names(&self) -> bool {
+    pub(super) fn has_several_names(&self) -> bool {
         self.name.load(Ordering::Relaxed) & SEVERAL != 0
     }
 
@@ -154,13 +148,13 @@ impl Told {
     }
 
     /// Whether the guest may believe another length than this.
-    fn may_differ(&self, len: u64) -> bool {
+    pub(super) fn may_differ(&self, len: u64) -> bool {
         let told = self.len.load(Ordering::Relaxed);
         told != UNTOLD && told != mark_of(len)
     }
 
     /// Whether another may have changed the file since, its names among the rest.
-    fn was_changed(&self, changed: u32) -> bool {
+    pub(super) fn was_changed(&self, changed: u32) -> bool {
         let found = self.found.load(Ordering::Relaxed);
         found != 0 && found != changed
     }
@@ -171,63 +165,6 @@ fn set(place: &AtomicU32, value: u32) {
     if place.load(Ordering::Relaxed) != value {
         place.store(value, Ordering::Relaxed);
     }
-}
-
-impl Passthrough {
-    /// Whether an open must find what was closed before it. In `strict` the guest believes nothing, in `exclusive` it is
-    /// right to. With a writeback cache it believes nobody but itself.
-    pub(in crate::passthrough) fn is_close_to_open(&self) -> bool {
-        self.config.cache == CacheMode::Auto && !self.negotiated(InitFlags::WRITEBACK_CACHE)
-    }
-
-    /// Notes under which name the guest has found a file.
-    pub(in crate::passthrough) fn tell_found(&self, node: &NodeRef, stat: &Stat, found: Found<'_>) {
-        node.told.find(stat);
-        if let Some(name) = found.name.filter(|_| self.is_close_to_open()) {
-            let mark = name_mark(found.directory.id(), self.inodes.table.hash_of_name(name));
-            node.told.find_by(mark, || self.is_recent(node, stat));
-        }
-    }
-
-    /// Whether a file was changed so recently that the guest may trust a name from before.
-    fn is_recent(&self, node: &NodeRef, stat: &Stat) -> bool {
-        // A server has a clock of its own.
-        node.mount.traits.remote || is_within(self.config.entry_timeout, stat, SystemTime::now())
-    }
-
-    /// Whether the thread that opens a file has been sent back and comes again. It is let in.
-    pub(in crate::passthrough) fn is_let_in(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
-        self.inodes.retries.settle(call.caller.pid, Some(node.id()))
-    }
-
-    /// Whether a file is what the guest takes it for.
-    ///
-    /// # Errors
-    /// ESTALE: it has another length, or no name any more, or has been changed by another since it was looked up, who may
-    /// have given its name to another file; or the guest came by a name that it may have lost since.
-    pub(in crate::passthrough) fn check_told(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
-        let is_other = node.told.may_differ(stat.size()) || node.told.was_changed(stat.changed().get());
-        if is_other {
-            node.told.doubt();
-        }
-        let is_moved = stat.is_deleted() || node.told.has_several_names() && self.is_recent(node, stat);
-        if is_other || is_moved { Err(Errno::ESTALE) } else { Ok(()) }
-    }
-
-    /// Whether an open goes past the guest's page cache because the guest may believe another length.
-    pub(in crate::passthrough) fn is_uncached(&self, node: &NodeRef, is_let_in: bool) -> bool {
-        // Older kernels share no mapping of such a file.
-        (is_let_in || node.told.is_doubted())
-            && self.is_close_to_open()
-            && self.negotiated(InitFlags::DIRECT_IO_ALLOW_MMAP)
-    }
-}
-
-/// Whether a file was changed within a time before now. The kernel's time of change is that of its last tick.
-fn is_within(time: Duration, stat: &Stat, now: SystemTime) -> bool {
-    const TICK: Duration = Duration::from_millis(10);
-    let since = stat.changed_at().and_then(|changed| now.duration_since(changed).ok());
-    since.is_none_or(|since| since < time.saturating_add(TICK))
 }
 
 #[cfg(test)]
