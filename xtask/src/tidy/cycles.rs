@@ -48,10 +48,7 @@ pub(super) fn find<'s>(crates: &[Crate<'s>]) -> Vec<Cycle<'s>> {
 }
 
 fn among<'s>(uses: &[Use<'s>]) -> Vec<Cycle<'s>> {
-    let mut targets: BTreeMap<&str, BTreeSet<&'s str>> = BTreeMap::new();
-    for used in uses {
-        targets.entry(used.from).or_default().insert(used.to);
-    }
+    let targets = by_file(uses);
     let reached: BTreeMap<&'s str, BTreeSet<&'s str>> =
         uses.iter().map(|used| (used.from, reachable(used.from, &targets))).collect();
     let mut done: BTreeSet<&str> = BTreeSet::new();
@@ -69,8 +66,17 @@ fn among<'s>(uses: &[Use<'s>]) -> Vec<Cycle<'s>> {
     cycles
 }
 
+/// Returns the files that each file uses directly.
+pub(super) fn by_file<'s>(uses: &[Use<'s>]) -> BTreeMap<&'s str, BTreeSet<&'s str>> {
+    let mut targets: BTreeMap<&str, BTreeSet<&'s str>> = BTreeMap::new();
+    for used in uses {
+        targets.entry(used.from).or_default().insert(used.to);
+    }
+    targets
+}
+
 /// Returns the files that `start` uses, directly or through others.
-fn reachable<'s>(start: &str, targets: &BTreeMap<&str, BTreeSet<&'s str>>) -> BTreeSet<&'s str> {
+pub(super) fn reachable<'s>(start: &str, targets: &BTreeMap<&str, BTreeSet<&'s str>>) -> BTreeSet<&'s str> {
     let mut found = BTreeSet::new();
     let mut next = vec![start];
     while let Some(file) = next.pop() {

@@ -90,7 +90,7 @@ impl<'ast> Visit<'ast> for Collector {
 }
 
 /// Returns the name of a type without its path and its arguments.
-fn name_of(of: &syn::Type) -> Option<String> {
+pub(super) fn name_of(of: &syn::Type) -> Option<String> {
     let syn::Type::Path(path) = of else { return None };
     path.path.segments.last().map(|segment| segment.ident.to_string())
 }

@@ -10,11 +10,12 @@
 //! | `items` | items that exist in the code |
 //! | `modules` | which file uses which other file |
 //! | `cycles`, `names` | import cycles, type names defined more than once |
-//! | `read_path` | the files that a READ passes |
+//! | `calls`, `read_path` | which function calls which, the files that a READ passes |
 //! | `fault` | a violation of a rule |
 //! | `report` | figures about the shape of the code |
 
 mod arrows;
+mod calls;
 mod cycles;
 mod docs;
 mod fault;

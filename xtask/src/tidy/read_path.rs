@@ -1,8 +1,23 @@
 //! The code path of a READ, as docs/internals/architecture.md describes it.
+//!
+//! The description names files and functions. What counts as a file of the path is every file of
+//! the daemon that the description names. So that the description cannot leave one out:
+//!
+//! - The file of each named function is named too.
+//! - Each named function except the first is called by another named function. A function that
+//!   stands between two named functions is therefore named.
+//! - A named function calls no function of the daemon in another file, except in files of the path
+//!   and in those of `BESIDE`. A name counts only if one file alone defines such a function, and if
+//!   the imports lead to that file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::calls::{Call, Function};
+use super::cycles;
 use super::docs::backticked;
+use super::fault::Fault;
+use super::items;
+use super::modules::Crate;
 use super::source::Source;
 
 /// Page with the description.
@@ -14,17 +29,132 @@ const HEADING: &str = "## Path of a READ";
 /// Folder whose files count.
 const FOLDER: &str = "daemon/src/";
 
+/// Files that functions of the path call, and why they are not on the path of a READ.
+const BESIDE: [(&str, &str); 0] = [];
+
+/// Methods that most types of the standard library have too: their names say nothing.
+const COMMON: [&str; 8] = ["get", "insert", "len", "map", "next", "push", "remove", "take"];
+
 /// Returns the files of the daemon that the description names.
 pub(super) fn files(sources: &[Source]) -> BTreeSet<&str> {
-    let page = sources.iter().find(|source| source.file == PAGE);
-    let text = page.map_or("", |page| page.text.as_str());
-    let section = text.lines().skip_while(|line| *line != HEADING).skip(1);
-    let section = section.take_while(|line| !line.starts_with("## "));
-    section.flat_map(backticked).filter(|name| name.starts_with(FOLDER)).collect()
+    let named = section(sources).into_iter().flat_map(|(_, line)| backticked(line));
+    named.filter(|name| name.starts_with(FOLDER)).collect()
+}
+
+/// Returns the lines of the description with their numbers.
+fn section(sources: &[Source]) -> Vec<(usize, &str)> {
+    let Some(page) = sources.iter().find(|source| source.file == PAGE) else { return Vec::new() };
+    let section = page.lines().skip_while(|(_, line)| *line != HEADING).skip(1);
+    section.take_while(|(_, line)| !line.starts_with("## ")).collect()
+}
+
+/// Function that the description names.
+struct Named<'s> {
+    /// Line of the page.
+    line: usize,
+    file: &'s str,
+    function: &'s Function,
+}
+
+/// Checks that the description leaves out no file.
+pub(super) fn check(sources: &[Source], crates: &[Crate<'_>]) -> Vec<Fault> {
+    let files = files(sources);
+    let product: Vec<(&str, &Function)> = product(sources).collect();
+    let named = named(sources, &product);
+    let mut faults = Vec::new();
+    for (position, one) in named.iter().enumerate() {
+        let path = one.function.path();
+        if one.file.starts_with(FOLDER) && !files.contains(one.file) {
+            let what = format!("{path} is in {}: name this file too", one.file);
+            faults.push(Fault::new(PAGE, one.line, what));
+        }
+        let is_called = || {
+            let others = named.iter().filter(|other| !std::ptr::eq(other.function, one.function));
+            others.flat_map(|other| &other.function.calls).any(|call| may_call(call, one.function))
+        };
+        if position > 0 && !is_called() {
+            let what = format!("no function that is named here calls {path}: name those between");
+            faults.push(Fault::new(PAGE, one.line, what));
+        }
+    }
+    beside(&named, &files, &product, crates, &mut faults);
+    faults
+}
+
+/// Returns the functions of product code with their files.
+fn product(sources: &[Source]) -> impl Iterator<Item = (&str, &Function)> {
+    let product = sources.iter().filter(|source| !source.is_test_code());
+    product.flat_map(|source| {
+        let functions = source.rust().into_iter().flat_map(|rust| &rust.functions);
+        functions.map(|function| (source.file.as_str(), function))
+    })
+}
+
+/// Returns the functions of types that the description names, in its order.
+fn named<'s>(sources: &'s [Source], product: &[(&'s str, &'s Function)]) -> Vec<Named<'s>> {
+    let mut found: Vec<Named<'_>> = Vec::new();
+    for (line, text) in section(sources) {
+        for item in backticked(text).filter_map(items::named) {
+            for (file, function) in product.iter().filter(|(_, function)| function.path() == item) {
+                if !found.iter().any(|known| std::ptr::eq(known.function, *function)) {
+                    found.push(Named { line, file, function });
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Returns whether a call may reach a function, judged by names.
+fn may_call(call: &Call, function: &Function) -> bool {
+    let owner = call.is_method || call.owner == function.owner;
+    call.name == function.name && owner
+}
+
+/// Adds the calls of named functions that lead to files which the description does not name.
+fn beside(
+    named: &[Named<'_>],
+    files: &BTreeSet<&str>,
+    product: &[(&str, &Function)],
+    crates: &[Crate<'_>],
+    faults: &mut Vec<Fault>,
+) {
+    let uses: Vec<_> = crates.iter().flat_map(Crate::uses).collect();
+    let imported = cycles::by_file(&uses);
+    let mut by_name: BTreeMap<&str, Vec<(&str, &Function)>> = BTreeMap::new();
+    for (file, function) in product {
+        by_name.entry(&function.name).or_default().push((file, function));
+    }
+    for one in named.iter().filter(|one| one.file.starts_with(FOLDER)) {
+        let reachable = cycles::reachable(one.file, &imported);
+        for call in one.function.calls.iter().filter(|call| !COMMON.contains(&call.name.as_str())) {
+            let candidates = by_name.get(call.name.as_str()).into_iter().flatten();
+            let fits = candidates.filter(|(_, function)| {
+                may_call(call, function) && (!call.is_method || function.owner.is_some())
+            });
+            let reached =
+                fits.map(|(file, _)| *file).filter(|file| *file == one.file || reachable.contains(file));
+            let reached: BTreeSet<&str> = reached.collect();
+            let [file] = reached.into_iter().collect::<Vec<_>>()[..] else { continue };
+            let known = file == one.file
+                || files.contains(file)
+                || !file.starts_with(FOLDER)
+                || BESIDE.iter().any(|(beside, _)| *beside == file);
+            if !known {
+                let what = format!(
+                    "{} calls {} in {file}, which the description of a READ in {PAGE} does not name",
+                    one.function.path(),
+                    call.name
+                );
+                faults.push(Fault::new(one.file, call.line, what));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::modules;
     use super::*;
 
     #[test]
@@ -33,5 +163,48 @@ mod tests {
                     2. `daemon/src/b.rs`, `daemon/src/c.rs`, `protocol/src/d.rs`\n## Next\n`daemon/src/e.rs`\n";
         let sources = [Source::new(PAGE, text)];
         assert_eq!(files(&sources), BTreeSet::from(["daemon/src/b.rs", "daemon/src/c.rs"]));
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let page = format!("{HEADING}\n{text}\n");
+        let sources = [
+            Source::new(PAGE, &page),
+            Source::new("daemon/src/lib.rs", "mod a; mod b; mod c; mod d;"),
+            Source::new("daemon/src/a.rs", "use crate::b::B; impl A { fn run(&self) { B::serve(); } }"),
+            Source::new(
+                "daemon/src/b.rs",
+                "use crate::{c::C, d}; struct B; impl B { fn serve() { C.read(); d::count(); } }",
+            ),
+            Source::new("daemon/src/c.rs", "pub struct C; impl C { fn read(&self) { x.len() } }"),
+            Source::new("daemon/src/d.rs", "pub fn count() {}"),
+        ];
+        check(&sources, &modules::crates(&sources)).into_iter().map(|fault| fault.to_string()).collect()
+    }
+
+    #[test]
+    fn description_with_every_file_has_no_faults() {
+        let text = "`A::run` (`daemon/src/a.rs`) `B::serve` (`daemon/src/b.rs`) `daemon/src/d.rs`\n\
+                    `C::read` (`daemon/src/c.rs`)";
+        assert_eq!(faults(text), [""; 0]);
+    }
+
+    #[test]
+    fn function_between_must_be_named() {
+        let text = "`A::run` (`daemon/src/a.rs`)\n`C::read` (`daemon/src/c.rs`)\n`daemon/src/b.rs`";
+        let what = "no function that is named here calls C::read: name those between";
+        assert_eq!(faults(text), [format!("{PAGE}:3: {what}")]);
+    }
+
+    #[test]
+    fn file_of_a_function_and_files_beside_must_be_named() {
+        let text = "`A::run` (`daemon/src/a.rs`)\n`B::serve` `daemon/src/c.rs`";
+        let named = format!("{PAGE}:3: B::serve is in daemon/src/b.rs: name this file too");
+        let missing = format!("which the description of a READ in {PAGE} does not name");
+        let calls = [
+            "daemon/src/a.rs:1: A::run calls serve in daemon/src/b.rs",
+            "daemon/src/b.rs:1: B::serve calls count in daemon/src/d.rs",
+        ];
+        let [first, second] = calls.map(|call| format!("{call}, {missing}"));
+        assert_eq!(faults(text), [named, first, second]);
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proc_macro2::TokenStream;
 
+use super::calls::{self, Function};
 use super::items;
 use super::scope::Scope;
 use super::tokens;
@@ -31,6 +32,8 @@ pub(super) struct Rust {
     pub(super) scope: Scope,
     /// `Type::item` for each item in a block of the type, tests included.
     pub(super) items: BTreeSet<String>,
+    /// Functions without those of tests.
+    pub(super) functions: Vec<Function>,
     /// Number of lines with code that is no test.
     product_lines: usize,
     /// Lines with the keyword `unsafe`.
@@ -99,6 +102,7 @@ impl Rust {
             is_test: tokens::is_test_file(&all),
             scope: Scope::of(&product_file),
             items: items::of(&all_file),
+            functions: calls::of(&product_file),
             product_lines: tokens::code_lines(&product).len(),
             unsafe_lines: tokens::lines_of_word(&all, "unsafe"),
             length_lints: LENGTH_LINTS.iter().flat_map(|lint| tokens::lines_of_word(&all, lint)).collect(),
