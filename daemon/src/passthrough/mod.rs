@@ -1,7 +1,8 @@
-//! A directory of the host as a [`FileSystem`].
+//! A directory of the host as a [`FileSystem`](crate::filesystem::FileSystem).
 //!
-//! [`Passthrough`] holds the state that operations share. Each family of operations has a file in
-//! `ops`.
+//! [`Passthrough`] holds the state that operations share: the inodes that the guest knows
+//! (`inodes`), the files that it has open (`files`) and its locks (`locks`). `ops` lists the
+//! operations and has a file for each family of them.
 
 mod config;
 mod files;
@@ -20,28 +21,19 @@ pub use identity::keep_capabilities;
 pub use inodes::inode_handle::InodeHandle;
 pub use open_error::OpenError;
 
+use crate::filesystem::{Answer, Caller};
 use crate::passthrough::config::Negotiated;
 use crate::passthrough::files::Files;
+use crate::passthrough::files::deferred_close::Reaper;
 use crate::passthrough::files::handles::HandleTickets;
 use crate::passthrough::identity::{Assumed, Identity};
-
-use crate::filesystem::{
-    Allowed, Answer, Call, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced,
-    StopCheck,
-};
-use crate::io_vectors::IoVectors;
-use crate::passthrough::files::deferred_close::Reaper;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::idle_mounts::MountWatch;
 use crate::passthrough::locks::Locks;
 use crate::passthrough::ops::sync::Syncs;
 use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
-use pinhole_policy::{Places, RuleId};
-use pinhole_protocol as protocol;
-use pinhole_protocol::{
-    Attr, DirentBuffer, Entry, Errno, FileLock, Handle, InitFlags, NodeId, OpenReply, Statfs, Statx,
-};
+use pinhole_protocol::{Errno, InitFlags};
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
 use std::sync::Arc;
@@ -60,7 +52,7 @@ pub struct Passthrough {
     /// Names that this share's guest has taken from files.
     deletions: AtomicU64,
     /// [`InitFlags`] that the present guest and the session agreed on.
-    negotiated: Negotiated,
+    pub(in crate::passthrough) negotiated: Negotiated,
 }
 
 /// What a guest holds on the host.
@@ -187,199 +179,5 @@ impl Passthrough {
             handles: self.files.len(),
             descriptors: self.inodes.descriptors_taken(),
         }
-    }
-}
-
-/// Lets each method of [`FileSystem`] be the function of the same name in its family's file, called with the node
-/// that the call names.
-macro_rules! families {
-    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)?) -> $answer:ty;)*) => {
-        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)?) -> Answer<$answer> {
-            let call = call.into_inner();
-            let answer = self.inodes.node(call.node).and_then(|node| self.$name(&node, &call $(, $argument)?));
-            self.inodes.note_stale(&call.caller, answer)
-        })*
-    };
-}
-
-/// The same for operations that change what the node is or what is in it.
-macro_rules! changing_families {
-    ($($name:ident($operation:ty) -> $answer:ty;)*) => {
-        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
-            let call = call.into_inner();
-            let answer = self.inodes.node(call.node).and_then(|node| {
-                let _held = self.inodes.hold_to_change(&node)?;
-                self.$name(&node, &call)
-            });
-            self.inodes.note_stale(&call.caller, answer)
-        })*
-    };
-}
-
-/// The same for operations on a directory, or on a name in it, that may have been removed.
-macro_rules! directory_families {
-    ($($name:ident($operation:ty) $(of $field:ident)? -> $answer:ty;)*) => {
-        $(fn $name(&self, call: Allowed<'_, $operation>) -> Answer<$answer> {
-            let call = call.into_inner();
-            let name = [$(call.operation.$field)?].first().copied();
-            let answer = self.inodes.node(call.node).and_then(|directory| {
-                let _held = self.inodes.hold_to_change(&directory)?;
-                let answer = self.$name(&directory, &call);
-                self.inodes.answer_at(&[(&directory, name)], &call.caller, answer)
-            });
-            self.inodes.note_stale(&call.caller, answer)
-        })*
-    };
-}
-
-/// The same for operations on a handle, which say everything by themselves.
-macro_rules! handle_families {
-    ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
-        $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)*) -> Answer<$answer> {
-            self.$name(call.into_inner().operation $(, $argument)*)
-        })*
-    };
-}
-
-impl FileSystem for Passthrough {
-    fn reset(&self, negotiated: InitFlags) {
-        self.end_all_locks();
-        self.files.clear();
-        self.inodes.reset();
-        self.syncs.forget_errors();
-        self.negotiated.set(negotiated);
-    }
-
-    fn forget(&self, call: Allowed<'_, protocol::Forget>) {
-        let Call { node, operation, .. } = call.into_inner();
-        if let Some(node) = self.inodes.forget(node, operation.count) {
-            self.retire_node(node);
-        }
-    }
-
-    fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>> {
-        let call = call.into_inner();
-        let answer = self.inodes.node(call.node).and_then(|node| self.open(&node, &call, pace));
-        self.inodes.note_stale_open(&call, answer)
-    }
-
-    fn create(
-        &self,
-        call: Allowed<'_, protocol::Create<'_>>,
-        pace: Pace,
-    ) -> Answer<Paced<(Entry, OpenReply)>> {
-        let call = call.into_inner();
-        let name = Some(call.operation.name);
-        let answer = self.inodes.node(call.node).and_then(|directory| {
-            let _held = self.inodes.hold_to_change(&directory)?;
-            let answer = Paced::opened(self.create(&directory, &call, pace), pace);
-            self.inodes.answer_at(&[(&directory, name)], &call.caller, answer)
-        });
-        self.inodes.note_stale(&call.caller, answer)
-    }
-
-    fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Paced<Attr>> {
-        let call = call.into_inner();
-        let answer = self.inodes.node(call.node).and_then(|node| {
-            let _held = self.inodes.hold_to_change(&node)?;
-            self.set_attr(&node, &call, pace)
-        });
-        self.inodes.note_stale(&call.caller, answer)
-    }
-
-    fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()> {
-        let only_files = call.only_files();
-        let call = call.into_inner();
-        let rename = |from| {
-            let protocol::Rename { name, new_directory, new_name, .. } = call.operation;
-            let to = self.inodes.node(new_directory)?;
-            let _held = self.inodes.hold_to_change(&from)?;
-            let answer = self.rename((&from, &to), &call, only_files);
-            self.inodes.answer_at(&[(&from, Some(name)), (&to, Some(new_name))], &call.caller, answer)
-        };
-        let answer = self.inodes.node(call.node).and_then(rename);
-        self.inodes.note_stale(&call.caller, answer)
-    }
-
-    fn link(&self, call: Allowed<'_, protocol::Link<'_>>) -> Answer<Entry> {
-        let call = call.into_inner();
-        let link = |directory| {
-            let protocol::Link { target, name } = call.operation;
-            let target = self.inodes.node(target)?;
-            let _held = self.inodes.hold_to_change(&directory)?;
-            let answer = self.link((&target, &directory), &call);
-            self.inodes.answer_at(&[(&directory, Some(name)), (&target, None)], &call.caller, answer)
-        };
-        let answer = self.inodes.node(call.node).and_then(link);
-        self.inodes.note_stale(&call.caller, answer)
-    }
-
-    fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>> {
-        let call = call.into_inner();
-        self.fallocate(&call.caller, call.operation, stop)
-    }
-
-    fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64> {
-        let call = call.into_inner();
-        self.copy_file_range(&call.caller, call.operation)
-    }
-
-    families! {
-        lookup(protocol::Lookup<'_>) -> Entry;
-        get_attr(protocol::GetAttr) -> Attr;
-        get_statx(protocol::GetStatx) -> Statx;
-        access(protocol::Access) -> ();
-        stat_fs(protocol::StatFs) -> Statfs;
-        read_link(protocol::ReadLink, out: &mut Vec<u8>) -> ();
-        open_to_map(protocol::SetupMapping, writable: bool) -> MapFile;
-        open_dir(protocol::OpenDir) -> OpenReply;
-        get_xattr(protocol::GetXattr<'_>, out: &mut Vec<u8>) -> u32;
-        list_xattr(ListNames, out: &mut Vec<u8>) -> u32;
-    }
-
-    changing_families! {
-        set_xattr(protocol::SetXattr<'_>) -> ();
-        remove_xattr(protocol::RemoveXattr<'_>) -> ();
-    }
-
-    directory_families! {
-        sym_link(protocol::SymLink<'_>) of name -> Entry;
-        mk_nod(protocol::MkNod<'_>) of name -> Entry;
-        mk_dir(protocol::MkDir<'_>) of name -> Entry;
-        unlink(protocol::Unlink<'_>) of name -> ();
-        rm_dir(protocol::RmDir<'_>) of name -> ();
-        tmp_file(protocol::TmpFile) -> (Entry, OpenReply);
-    }
-
-    handle_families! {
-        flush(protocol::Flush, pace: Pace) -> Paced<()>;
-        release(protocol::Release, pace: Pace) -> Paced<()>;
-        read(protocol::Read, into: &IoVectors<'_>, pace: Pace) -> Paced<usize>;
-        write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Paced<usize>;
-        fsync(protocol::Fsync) -> Durable;
-        get_lock(protocol::GetLock, pace: Pace) -> Paced<Option<FileLock>>;
-        set_lock(protocol::SetLock, pace: Pace) -> Paced<Locking>;
-        lseek(protocol::Lseek) -> u64;
-        inode_flags(InodeFlags) -> u32;
-        sync_fs(protocol::SyncFs) -> Durable;
-        read_dir(protocol::ReadDir, into: &mut DirentBuffer<'_>) -> ();
-        read_dir_plus(protocol::ReadDirPlus, into: &mut DirentBuffer<'_>) -> ();
-        fsync_dir(protocol::FsyncDir) -> ();
-        release_dir(protocol::ReleaseDir) -> ();
-    }
-}
-
-impl Places for Passthrough {
-    fn node(&self, node: u64) -> Option<RuleId> {
-        self.inodes.node(NodeId(node)).ok().map(|node| node.rule.get())
-    }
-
-    fn handle(&self, handle: u64) -> Option<RuleId> {
-        let handle = Handle(handle);
-        if let Ok(file) = self.files.file(handle) {
-            // One without a node was opened when there were no rules, and rules never change.
-            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
-        }
-        self.files.directory(handle).ok().map(|directory| directory.node.rule.get())
     }
 }

@@ -19,19 +19,11 @@ use std::sync::Arc;
 const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
 
 impl Passthrough {
-    pub(in crate::passthrough) fn get_attr(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::GetAttr>,
-    ) -> Answer<Attr> {
+    pub(super) fn get_attr(&self, node: &NodeRef, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
         Ok(self.inodes.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
     }
 
-    pub(in crate::passthrough) fn get_statx(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::GetStatx>,
-    ) -> Answer<Statx> {
+    pub(super) fn get_statx(&self, node: &NodeRef, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
         let stat = self.stat_either(node, call.operation.handle)?;
         Ok(Statx { ino: self.inodes.inode_number(&node.mount, stat.inode()), ..stat.statx() })
     }
@@ -55,7 +47,7 @@ impl Passthrough {
 
     /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
     /// a new owner takes away suid bits.
-    pub(in crate::passthrough) fn set_attr(
+    pub(super) fn set_attr(
         &self,
         node: &NodeRef,
         call: &Call<'_, SetAttr>,
@@ -155,11 +147,7 @@ impl Passthrough {
         rustix::fs::ftruncate(file, size).map_err(errno).map(Paced::Ready)
     }
 
-    pub(in crate::passthrough) fn access(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::Access>,
-    ) -> Answer<()> {
+    pub(super) fn access(&self, node: &NodeRef, call: &Call<'_, protocol::Access>) -> Answer<()> {
         let wanted = call.operation.mask;
         let reached = self.inodes.reach(node)?;
         let attr = resolve::stat(reached.as_fd())?.attr();
@@ -172,11 +160,7 @@ impl Passthrough {
         if permits(&attr, &call.caller, wanted) { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    pub(in crate::passthrough) fn stat_fs(
-        &self,
-        node: &NodeRef,
-        _: &Call<'_, protocol::StatFs>,
-    ) -> Answer<Statfs> {
+    pub(super) fn stat_fs(&self, node: &NodeRef) -> Answer<Statfs> {
         let figures = rustix::fs::fstatvfs(&*self.inodes.reach(node)?).map_err(errno)?;
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Ok(Statfs {
@@ -191,7 +175,7 @@ impl Passthrough {
         })
     }
 
-    pub(in crate::passthrough) fn read_link(
+    pub(super) fn read_link(
         &self,
         node: &NodeRef,
         call: &Call<'_, protocol::ReadLink>,

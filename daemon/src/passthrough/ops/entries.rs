@@ -4,17 +4,13 @@ use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::{decode_device, errno};
-use pinhole_protocol::{self as protocol, Attr, Entry, Errno, NodeKind};
+use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
 use std::os::fd::AsFd;
 
 impl Passthrough {
-    pub(in crate::passthrough) fn sym_link(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::SymLink<'_>>,
-    ) -> Answer<Entry> {
+    pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
         let ticket = self.inodes.ticket()?;
         let protocol::SymLink { name, target } = call.operation;
@@ -28,11 +24,7 @@ impl Passthrough {
         self.inodes.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
     }
 
-    pub(in crate::passthrough) fn mk_nod(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::MkNod<'_>>,
-    ) -> Answer<Entry> {
+    pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
         let ticket = self.inodes.ticket()?;
         let protocol::MkNod { name, kind, mode, umask } = call.operation;
@@ -56,11 +48,7 @@ impl Passthrough {
         self.inodes.look_up_new(ticket, (parent, name), (kind, made))
     }
 
-    pub(in crate::passthrough) fn mk_dir(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::MkDir<'_>>,
-    ) -> Answer<Entry> {
+    pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
         let ticket = self.inodes.ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
@@ -75,12 +63,15 @@ impl Passthrough {
         self.inodes.look_up_new(ticket, (parent, name), (FileType::Directory, made))
     }
 
-    pub(in crate::passthrough) fn link(
-        &self,
-        (node, parent): (&NodeRef, &NodeRef),
-        call: &Call<'_, protocol::Link<'_>>,
-    ) -> Answer<Entry> {
-        let name = call.operation.name;
+    pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
+        let protocol::Link { target, name } = call.operation;
+        let target = self.inodes.node(target)?;
+        let _held = self.inodes.hold_to_change(parent)?;
+        let answer = self.link_node(&target, parent, name);
+        self.inodes.answer_at(&[(parent, Some(name)), (&target, None)], &call.caller, answer)
+    }
+
+    fn link_node(&self, node: &NodeRef, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         let (target, directory) = (self.inodes.reach(node)?, self.inodes.reach(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
@@ -91,33 +82,39 @@ impl Passthrough {
         self.inodes.look_up_linked(node, target.as_fd(), parent)
     }
 
-    pub(in crate::passthrough) fn unlink(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::Unlink<'_>>,
-    ) -> Answer<()> {
+    pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
         let directory = self.inodes.reach(parent)?;
         self.count_deletion();
         rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
     }
 
-    pub(in crate::passthrough) fn rm_dir(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::RmDir<'_>>,
-    ) -> Answer<()> {
+    pub(super) fn rm_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
         rustix::fs::unlinkat(&*self.inodes.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
             .map_err(errno)
     }
 
-    /// `only_files`: a directory is not moved, EXDEV.
-    pub(in crate::passthrough) fn rename(
+    /// Under `only_files`, a directory is not moved: EXDEV.
+    pub(super) fn rename(
         &self,
-        (parent, new_parent): (&NodeRef, &NodeRef),
+        parent: &NodeRef,
         call: &Call<'_, protocol::Rename<'_>>,
         only_files: bool,
     ) -> Answer<()> {
-        let protocol::Rename { name, new_name, flags, .. } = call.operation;
+        let rename = &call.operation;
+        let new_parent = self.inodes.node(rename.new_directory)?;
+        let _held = self.inodes.hold_to_change(parent)?;
+        let answer = self.rename_entry((parent, &new_parent), rename, only_files);
+        let places = [(parent, Some(rename.name)), (&new_parent, Some(rename.new_name))];
+        self.inodes.answer_at(&places, &call.caller, answer)
+    }
+
+    fn rename_entry(
+        &self,
+        (parent, new_parent): (&NodeRef, &NodeRef),
+        rename: &protocol::Rename<'_>,
+        only_files: bool,
+    ) -> Answer<()> {
+        let protocol::Rename { name, new_name, flags, .. } = *rename;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
         // The kernel takes no other flag beside this one, and the filter of host calls lets none through to it.
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
@@ -126,7 +123,7 @@ impl Passthrough {
         let (from, to) = (self.inodes.reach(parent)?, self.inodes.reach(new_parent)?);
         let _held = self.inodes.hold_names(only_files);
         if only_files {
-            self.inodes.check_only_files((from.as_fd(), to.as_fd()), &call.operation)?;
+            self.inodes.check_only_files((from.as_fd(), to.as_fd()), rename)?;
         }
         self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)

@@ -23,7 +23,7 @@ const CHANGEABLE: IFlags = IFlags::SYNC
 
 impl Passthrough {
     /// The flags afterwards.
-    pub(in crate::passthrough) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
+    pub(super) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
         let InodeFlags { handle, set } = operation;
         let note_change = |mount: &Option<Arc<MountFd>>| {
             if let Some(mount) = mount.as_ref().filter(|_| set.is_some()) {

@@ -3,14 +3,17 @@
 use crate::filesystem::{Answer, Call};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::node::NodeRef;
-use pinhole_protocol::{Entry, Lookup};
+use pinhole_protocol::{Entry, Forget, Lookup, NodeId};
 
 impl Passthrough {
-    pub(in crate::passthrough) fn lookup(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, Lookup<'_>>,
-    ) -> Answer<Entry> {
+    pub(super) fn lookup(&self, parent: &NodeRef, call: &Call<'_, Lookup<'_>>) -> Answer<Entry> {
         self.inodes.look_up_for(&call.caller, parent, call.operation.name)
+    }
+
+    /// The nodes that the guest has forgotten are closed.
+    pub(super) fn forget(&self, node: NodeId, forget: Forget) {
+        if let Some(node) = self.inodes.forget(node, forget.count) {
+            self.retire_node(node);
+        }
     }
 }

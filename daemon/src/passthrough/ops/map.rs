@@ -3,23 +3,18 @@
 //! Its access mode is all that keeps a front-end from mapping more than the guest may have: QEMU maps writable whatever it
 //! is told. So a mapping to read has an `O_RDONLY` descriptor of its own, whatever else the guest has open.
 
-use crate::filesystem::{Answer, Call, FileId, MapFile};
+use crate::filesystem::{Answer, FileId, MapFile};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
-use pinhole_protocol::{self as protocol, Errno};
+use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
 use std::os::fd::AsFd;
 
 impl Passthrough {
     /// Whether the guest's caller may read or write was for the guest's kernel to say when the file was opened, as for
     /// READ and WRITE; whether the guest may have such a mapping of it, for the gate and the session.
-    pub(in crate::passthrough) fn open_to_map(
-        &self,
-        node: &NodeRef,
-        _: &Call<'_, protocol::SetupMapping>,
-        writable: bool,
-    ) -> Answer<MapFile> {
+    pub(super) fn open_to_map(&self, node: &NodeRef, writable: bool) -> Answer<MapFile> {
         if node.kind != FileType::RegularFile {
             return Err(Errno::ENODEV);
         }

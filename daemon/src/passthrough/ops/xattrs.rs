@@ -16,7 +16,7 @@ use rustix::path::DecInt;
 use std::ffi::CStr;
 
 impl Passthrough {
-    pub(in crate::passthrough) fn get_xattr(
+    pub(super) fn get_xattr(
         &self,
         node: &NodeRef,
         call: &Call<'_, protocol::GetXattr<'_>>,
@@ -31,7 +31,7 @@ impl Passthrough {
         })
     }
 
-    pub(in crate::passthrough) fn list_xattr(
+    pub(super) fn list_xattr(
         &self,
         node: &NodeRef,
         call: &Call<'_, ListNames>,
@@ -58,11 +58,7 @@ impl Passthrough {
         u32::try_from(len).map_err(|_long| Errno::E2BIG)
     }
 
-    pub(in crate::passthrough) fn set_xattr(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::SetXattr<'_>>,
-    ) -> Answer<()> {
+    pub(super) fn set_xattr(&self, node: &NodeRef, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
         let protocol::SetXattr { name, value, mode, acl_kill_sgid } = call.operation;
         self.check_xattr(name)?;
         let flags = match mode {
@@ -78,7 +74,7 @@ impl Passthrough {
         rustix::fs::setxattr(DecInt::from_fd(&*reached), name, value, flags).map_err(errno)
     }
 
-    pub(in crate::passthrough) fn remove_xattr(
+    pub(super) fn remove_xattr(
         &self,
         node: &NodeRef,
         call: &Call<'_, protocol::RemoveXattr<'_>>,
