@@ -15,7 +15,7 @@ pub struct SandboxArgs {
     /// waits for the end of the one inside. Root needs nothing else; another user gets a user
     /// namespace. chroot: the share is the root directory; needs root. none: neither. Capabilities,
     /// Landlock and system-call filters are in force in each mode.
-    #[arg(long = "sandbox", value_name = "MODE", value_enum, help_heading = "Sandbox")]
+    #[arg(id = "sandbox", long, value_name = "MODE", value_enum, help_heading = "Sandbox")]
     pub mode: Option<SandboxMode>,
     /// The effect of a system call that the share does not need [default: kill].
     ///
