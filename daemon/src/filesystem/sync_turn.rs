@@ -1,7 +1,7 @@
 //! The result of a request that makes data durable, shared by several requests.
 
-use super::Answer;
 use crate::limits::SYNC_WAITERS_MAX;
+use pinhole_protocol::Errno;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What an operation that makes something durable has come to.
@@ -19,7 +19,7 @@ impl Durable {
     ///
     /// # Errors
     /// What the host says.
-    pub fn wait(self) -> Answer<()> {
+    pub fn wait(self) -> Result<(), Errno> {
         match self {
             Self::Done => Ok(()),
             Self::With(turn) => turn.wait(),
@@ -36,7 +36,7 @@ pub struct SyncTurn {
 
 #[derive(Debug, Default)]
 struct TurnState {
-    outcome: Option<Answer<()>>,
+    outcome: Option<Result<(), Errno>>,
     /// Requests that wait for it, or have not asked for its outcome yet.
     requests: usize,
     /// One of them was given up: it comes again, and has not heard of an error.
@@ -51,7 +51,7 @@ impl PartialEq for SyncTurn {
 
 impl SyncTurn {
     /// Its outcome, once it is over.
-    pub fn outcome(&self) -> Option<Answer<()>> {
+    pub fn outcome(&self) -> Option<Result<(), Errno>> {
         self.lock().outcome
     }
 
@@ -75,7 +75,7 @@ impl SyncTurn {
     ///
     /// # Errors
     /// What the host says.
-    pub fn wait(&self) -> Answer<()> {
+    pub fn wait(&self) -> Result<(), Errno> {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = state.outcome {
@@ -91,7 +91,7 @@ impl SyncTurn {
     }
 
     /// Ends it. False: not every request that waited is there to hear of it, and the host tells an error once.
-    pub(crate) fn end(&self, outcome: Answer<()>) -> bool {
+    pub(crate) fn end(&self, outcome: Result<(), Errno>) -> bool {
         let mut state = self.lock();
         state.outcome.get_or_insert(outcome);
         self.over.notify_all();

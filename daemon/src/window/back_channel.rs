@@ -1,65 +1,16 @@
 //! The thread of a back channel: it does one job after the other, and sends one message after the
 //! other.
 
+use super::Window;
+use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, Told};
+use super::pending::MapFiles;
 use super::probe::{self, LOG};
 use super::state::{Channel, Job, Peer, State, Task, Work};
-use super::{MapFiles, Window};
-use pinhole_dax_cache::{
-    Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN, WindowRange,
-};
+use crate::limits::WINDOW_THREADS_MAX;
+use pinhole_dax_cache::{Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
-
-/// Contents of a `SHMEM_MAP`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapMessage {
-    /// Offset in the window in bytes.
-    pub window_offset: u64,
-    /// Offset in the file in bytes.
-    pub file_offset: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// Mapped for reading and writing.
-    pub writable: bool,
-}
-
-/// Messages to the front-end through a back channel. Each call waits for the reply without a time
-/// limit.
-pub trait ShmemFrontEnd {
-    /// Sends `SHMEM_MAP`.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Result<(), Failure>;
-
-    /// Sends `SHMEM_UNMAP` for the mapping that was made with `window_offset` and `len`.
-    ///
-    /// # Errors
-    /// [`Failure`].
-    fn unmap(&self, window_offset: u64, len: u64) -> Result<(), Failure>;
-}
-
-impl From<&Mapping> for MapMessage {
-    fn from(mapping: &Mapping) -> Self {
-        Self {
-            window_offset: mapping.range().offset(),
-            file_offset: mapping.file_offset(),
-            len: mapping.range().len(),
-            writable: mapping.writable(),
-        }
-    }
-}
-
-/// Reason why no message may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interrupted {
-    /// The channel was replaced or is broken. Its thread ends.
-    Replaced,
-    /// Every queue has stopped. Nothing may be sent until one is served again.
-    Halted,
-}
 
 /// One back channel, for the thread that serves it.
 #[derive(Debug)]
@@ -75,7 +26,7 @@ impl Drop for BackChannel {
 }
 
 impl BackChannel {
-    pub(super) fn new(window: Arc<Window>, channel: Channel) -> Self {
+    fn new(window: Arc<Window>, channel: Channel) -> Self {
         window.threads.fetch_add(1, Ordering::Relaxed);
         Self { window, channel }
     }
@@ -99,6 +50,32 @@ impl BackChannel {
 }
 
 impl Window {
+    /// Replaces the back channel. The mappings of the front-end behind the old one are removed
+    /// through the new one. Returns `None` if too many threads wait for front-ends that do not
+    /// reply.
+    pub fn connect(self: &Arc<Self>) -> Option<BackChannel> {
+        let mut state = self.lock();
+        state.newest.0 = state.newest.0.wrapping_add(1);
+        // The old thread does not finish its job.
+        state.work = Work::Idle;
+        state.give_up_jobs();
+        if state.peer.mappings().is_some() {
+            state.jobs.push_back(Job { task: Task::Clear, pending: None });
+        }
+        let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
+        let channel = if too_many {
+            state.peer.lose_channel();
+            self.usable.store(false, Ordering::Relaxed);
+            None
+        } else {
+            let newest = state.newest;
+            state.peer.connect(newest);
+            Some(BackChannel::new(Arc::clone(self), newest))
+        };
+        self.announce(&mut state);
+        channel
+    }
+
     fn next_job(&self, channel: Channel) -> Option<Job> {
         let mut state = self.lock();
         loop {
@@ -135,20 +112,10 @@ impl Window {
 impl Job {
     /// Whether no request waits for the mapping any longer. The guest was told that it has none.
     fn is_given_up(&self) -> bool {
-        let is_over = self.pending.as_ref().is_some_and(|pending| pending.result.get().is_some());
+        let is_over = self.pending.as_ref().is_some_and(|pending| pending.result().is_some());
         is_over && matches!(self.task, Task::Setup(..))
     }
 }
-
-/// A channel and its front-end. It sends nothing that may not be sent.
-pub(crate) struct Link<'l, M> {
-    pub(crate) window: &'l Window,
-    channel: Channel,
-    front_end: &'l M,
-}
-
-/// Result of a plan or a message, unless it was interrupted.
-type Told<E> = Result<Result<(), E>, Interrupted>;
 
 impl<M: ShmemFrontEnd> Link<'_, M> {
     fn carry_out(&self, task: &Task) -> Told<DaxError> {
@@ -232,49 +199,6 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                 }
             }
         }
-    }
-
-    pub(crate) fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Told<Failure> {
-        self.tell(|front_end| front_end.map(message, file))
-    }
-
-    fn unmap(&self, range: WindowRange) -> Told<Failure> {
-        self.unmap_at(range.offset(), range.len())
-    }
-
-    pub(crate) fn unmap_at(&self, offset: u64, len: u64) -> Told<Failure> {
-        self.tell(|front_end| front_end.unmap(offset, len))
-    }
-
-    /// Sends one message, if it may be sent, and waits for the reply.
-    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
-        let may_send = self.state(|state| {
-            state.work.set_sent((!state.is_halted).then(Instant::now));
-            !state.is_halted
-        })?;
-        if !may_send {
-            return Err(Interrupted::Halted);
-        }
-        let result = message(self.front_end);
-        self.state(|state| {
-            state.work.set_sent(None);
-            if result == Err(Failure::Gone) {
-                // A later reply could not be distinguished from the reply to another message.
-                state.peer.lose_channel();
-                state.work = Work::Idle;
-                state.give_up_jobs();
-                self.window.usable.store(false, Ordering::Relaxed);
-            }
-            self.window.announce(state);
-        })?;
-        Ok(result)
-    }
-
-    /// Reads or changes the state while the channel is the present one.
-    fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Interrupted> {
-        let mut state = self.window.lock();
-        let is_present = state.peer.channel() == Some(self.channel);
-        if is_present { Ok(change(&mut state)) } else { Err(Interrupted::Replaced) }
     }
 }
 

@@ -22,22 +22,27 @@
 //! [`WINDOW_GRACE`] at most. When every queue has stopped, the window is halted and sends nothing.
 
 mod back_channel;
+mod link;
+mod pending;
 mod probe;
 mod state;
 
-use crate::filesystem::MapFile;
-use crate::limits::{WINDOW_GRACE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX};
+use crate::limits::WINDOW_GRACE;
 use crate::sync::event::EventCounter;
+use pending::errno;
 use pinhole_dax_cache::{Capabilities, DaxError, Geometry, GeometryError, Mode, Wanted};
 use pinhole_protocol::Errno;
-use state::{Draining, Job, State, Task, Work};
+use state::{Draining, Job, State, Task};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 pub use crate::filesystem::FileId;
-pub use back_channel::{BackChannel, MapMessage, ShmemFrontEnd};
+pub use back_channel::BackChannel;
+pub use link::{MapMessage, ShmemFrontEnd};
+pub(crate) use pending::MapFiles;
+pub use pending::Pending;
 pub(crate) use state::Generation;
 
 /// log2 of the alignment that INIT tells the guest: that of Linux's slots. So a window of n slots
@@ -95,59 +100,6 @@ pub struct Window {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Superseded;
 
-/// Descriptors that a SETUPMAPPING may need.
-#[derive(Debug)]
-pub(crate) struct MapFiles {
-    /// Descriptor for the requested mapping.
-    pub(crate) wanted: MapFile,
-    /// Descriptor that was opened `O_RDONLY`, to restore the mapping that was there before.
-    pub(crate) restore: Option<MapFile>,
-}
-
-/// Outcome of a request that is still to come.
-#[derive(Debug)]
-pub struct Pending {
-    result: OnceLock<Result<(), DaxError>>,
-    deadline: Instant,
-    /// Number of all of them.
-    count: Arc<AtomicUsize>,
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl PartialEq for Pending {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Pending {
-    /// Makes one more, unless there are too many.
-    fn new(count: &Arc<AtomicUsize>) -> Option<Arc<Self>> {
-        if count.fetch_add(1, Ordering::Relaxed) >= WINDOW_REQUESTS_MAX {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        let now = Instant::now();
-        let deadline = now.checked_add(WINDOW_WAIT_MAX).unwrap_or(now);
-        Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
-    }
-
-    /// Time at which the request ends, whatever the front-end does.
-    pub const fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Sets the result. Only the first result counts.
-    fn settle(&self, result: Result<(), DaxError>) {
-        self.result.set(result).unwrap_or_default();
-    }
-}
-
 /// How to carry out a SETUPMAPPING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetupPlan {
@@ -168,10 +120,6 @@ pub(crate) enum SetupPlan {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct WindowError(#[from] GeometryError);
-
-fn errno(error: DaxError) -> Errno {
-    Errno::from_raw(error.errno())
-}
 
 impl Window {
     /// Makes a window without a front-end.
@@ -236,32 +184,6 @@ impl Window {
 
 /// The front-end and its queues.
 impl Window {
-    /// Replaces the back channel. The mappings of the front-end behind the old one are removed
-    /// through the new one. Returns `None` if too many threads wait for front-ends that do not
-    /// reply.
-    pub fn connect(self: &Arc<Self>) -> Option<BackChannel> {
-        let mut state = self.lock();
-        state.newest.0 = state.newest.0.wrapping_add(1);
-        // The old thread does not finish its job.
-        state.work = Work::Idle;
-        state.give_up_jobs();
-        if state.peer.mappings().is_some() {
-            state.jobs.push_back(Job { task: Task::Clear, pending: None });
-        }
-        let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
-        let channel = if too_many {
-            state.peer.lose_channel();
-            self.usable.store(false, Ordering::Relaxed);
-            None
-        } else {
-            let newest = state.newest;
-            state.peer.connect(newest);
-            Some(BackChannel::new(Arc::clone(self), newest))
-        };
-        self.announce(&mut state);
-        channel
-    }
-
     /// Forgets the front-end and its mappings, which are gone.
     pub fn disconnect(&self) {
         let mut state = self.lock();
@@ -467,17 +389,17 @@ impl Window {
 
     /// Returns when the time of a request is over, as things are now.
     pub(crate) fn time_of(&self, pending: &Pending) -> Instant {
-        self.lock().until(pending.deadline)
+        self.lock().until(pending.deadline())
     }
 
     /// Returns the outcome of a request. Its time is over if the front-end has owed a reply for too
     /// long, or too many requests were before it.
     pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
-        if pending.result.get().is_none() && self.lock().until(pending.deadline) <= Instant::now() {
+        if pending.result().is_none() && self.lock().until(pending.deadline()) <= Instant::now() {
             // A job that has not begun is then not done either.
             pending.settle(Err(DaxError::Gone));
         }
-        pending.result.get().map(|result| result.map_err(errno))
+        pending.result().map(|result| result.map_err(errno))
     }
 }
 

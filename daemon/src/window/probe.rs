@@ -2,7 +2,7 @@
 //! The protocol does not say it, and a reply is one bit.
 
 use super::ScratchFile;
-use super::back_channel::{Interrupted, Link, MapMessage, ShmemFrontEnd};
+use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd};
 use crate::log_budget::Source;
 use pinhole_dax_cache::{
     Capabilities, Failure, Overlap, QEMU_MAPPINGS_MAX, REPLACING_MAPPINGS_MAX, SLOT_LEN,

@@ -1,6 +1,6 @@
 //! The state of a window: what is known of the front-end, and what it still has to do.
 
-use super::{MapFiles, Pending};
+use super::pending::{MapFiles, Pending};
 use crate::filesystem::FileId;
 use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX};
 use pinhole_dax_cache::{Capabilities, DaxError, FrontEnd, Mappings, Next, Overlap, Wanted};

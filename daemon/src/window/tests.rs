@@ -1,8 +1,9 @@
 //! The window against front-ends of few lines.
 
-use super::state::Peer;
+use super::state::{Peer, Work};
 use super::*;
-use crate::limits::WINDOW_PATIENCE;
+use crate::filesystem::MapFile;
+use crate::limits::{WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX};
 use pinhole_dax_cache::{Failure, Overlap, SLOT_LEN};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};

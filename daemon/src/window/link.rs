@@ -1,0 +1,112 @@
+//! One back channel and its front-end, with the rules for when a message may be sent.
+
+use super::Window;
+use super::state::{Channel, State, Work};
+use pinhole_dax_cache::{Failure, Mapping, WindowRange};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Contents of a `SHMEM_MAP`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapMessage {
+    /// Offset in the window in bytes.
+    pub window_offset: u64,
+    /// Offset in the file in bytes.
+    pub file_offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Mapped for reading and writing.
+    pub writable: bool,
+}
+
+/// Messages to the front-end through a back channel. Each call waits for the reply without a time
+/// limit.
+pub trait ShmemFrontEnd {
+    /// Sends `SHMEM_MAP`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Result<(), Failure>;
+
+    /// Sends `SHMEM_UNMAP` for the mapping that was made with `window_offset` and `len`.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    fn unmap(&self, window_offset: u64, len: u64) -> Result<(), Failure>;
+}
+
+impl From<&Mapping> for MapMessage {
+    fn from(mapping: &Mapping) -> Self {
+        Self {
+            window_offset: mapping.range().offset(),
+            file_offset: mapping.file_offset(),
+            len: mapping.range().len(),
+            writable: mapping.writable(),
+        }
+    }
+}
+
+/// Reason why no message may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    /// The channel was replaced or is broken. Its thread ends.
+    Replaced,
+    /// Every queue has stopped. Nothing may be sent until one is served again.
+    Halted,
+}
+
+/// A channel and its front-end. It sends nothing that may not be sent.
+pub(crate) struct Link<'l, M> {
+    pub(crate) window: &'l Window,
+    pub(super) channel: Channel,
+    pub(super) front_end: &'l M,
+}
+
+/// Result of a plan or a message, unless it was interrupted.
+pub(super) type Told<E> = Result<Result<(), E>, Interrupted>;
+
+impl<M: ShmemFrontEnd> Link<'_, M> {
+    pub(crate) fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Told<Failure> {
+        self.tell(|front_end| front_end.map(message, file))
+    }
+
+    pub(super) fn unmap(&self, range: WindowRange) -> Told<Failure> {
+        self.unmap_at(range.offset(), range.len())
+    }
+
+    pub(crate) fn unmap_at(&self, offset: u64, len: u64) -> Told<Failure> {
+        self.tell(|front_end| front_end.unmap(offset, len))
+    }
+
+    /// Sends one message, if it may be sent, and waits for the reply.
+    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
+        let may_send = self.state(|state| {
+            state.work.set_sent((!state.is_halted).then(Instant::now));
+            !state.is_halted
+        })?;
+        if !may_send {
+            return Err(Interrupted::Halted);
+        }
+        let result = message(self.front_end);
+        self.state(|state| {
+            state.work.set_sent(None);
+            if result == Err(Failure::Gone) {
+                // A later reply could not be distinguished from the reply to another message.
+                state.peer.lose_channel();
+                state.work = Work::Idle;
+                state.give_up_jobs();
+                self.window.usable.store(false, Ordering::Relaxed);
+            }
+            self.window.announce(state);
+        })?;
+        Ok(result)
+    }
+
+    /// Reads or changes the state while the channel is the present one.
+    pub(super) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Interrupted> {
+        let mut state = self.window.lock();
+        let is_present = state.peer.channel() == Some(self.channel);
+        if is_present { Ok(change(&mut state)) } else { Err(Interrupted::Replaced) }
+    }
+}

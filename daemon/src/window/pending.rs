@@ -1,0 +1,71 @@
+//! Requests that wait for the front-end.
+
+use crate::filesystem::MapFile;
+use crate::limits::{WINDOW_REQUESTS_MAX, WINDOW_WAIT_MAX};
+use pinhole_dax_cache::DaxError;
+use pinhole_protocol::Errno;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+pub(super) fn errno(error: DaxError) -> Errno {
+    Errno::from_raw(error.errno())
+}
+
+/// Descriptors that a SETUPMAPPING may need.
+#[derive(Debug)]
+pub(crate) struct MapFiles {
+    /// Descriptor for the requested mapping.
+    pub(crate) wanted: MapFile,
+    /// Descriptor that was opened `O_RDONLY`, to restore the mapping that was there before.
+    pub(crate) restore: Option<MapFile>,
+}
+
+/// Outcome of a request that is still to come.
+#[derive(Debug)]
+pub struct Pending {
+    result: OnceLock<Result<(), DaxError>>,
+    deadline: Instant,
+    /// Number of all of them.
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl PartialEq for Pending {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Pending {
+    /// Makes one more, unless there are too many.
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Option<Arc<Self>> {
+        if count.fetch_add(1, Ordering::Relaxed) >= WINDOW_REQUESTS_MAX {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let now = Instant::now();
+        let deadline = now.checked_add(WINDOW_WAIT_MAX).unwrap_or(now);
+        Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
+    }
+
+    /// Time at which the request ends, whatever the front-end does.
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Returns the result, if it is settled.
+    pub(super) fn result(&self) -> Option<Result<(), DaxError>> {
+        self.result.get().copied()
+    }
+
+    /// Sets the result. Only the first result counts.
+    pub(super) fn settle(&self, result: Result<(), DaxError>) {
+        self.result.set(result).unwrap_or_default();
+    }
+}
