@@ -6,7 +6,8 @@
 //! [`LOG_LINE_PERIOD`]). A line that does not pass is counted, and the next line of its source tells how many there were.
 
 use crate::limits::{LOG_BACK_OFF, LOG_LINE_PERIOD, LOG_LINES_BURST};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use crate::sync::clock;
+use crate::sync::lock::Mutex;
 use std::time::{Duration, Instant};
 
 /// The budget of this process.
@@ -30,7 +31,7 @@ impl Budget {
 
     /// Takes one line, if one is left.
     fn take(&self, now: Instant) -> bool {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         let Lines { left, added } = lines.unwrap_or(Lines { left: LOG_LINES_BURST, added: now });
         let periods = now.saturating_duration_since(added).as_secs() / LOG_LINE_PERIOD.as_secs().max(1);
         let periods = u32::try_from(periods).unwrap_or(u32::MAX);
@@ -84,18 +85,12 @@ impl Source {
 
     /// Asks for one line. Returns how many did not pass since the last one; `None`: this one does not pass either.
     pub fn pass(&self) -> Option<u64> {
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.pass(self.back_off, &BUDGET, Instant::now())
+        self.past.lock().pass(self.back_off, &BUDGET, clock::now())
     }
 
     /// The same for a panic hook, which must not wait: the thread may have panicked while it held the lock.
     pub fn try_pass(&self) -> Option<u64> {
-        let mut past = match self.past.try_lock() {
-            Ok(past) => past,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        past.pass(self.back_off, &BUDGET, Instant::now())
+        self.past.try_lock()?.pass(self.back_off, &BUDGET, clock::now())
     }
 }
 
@@ -137,11 +132,11 @@ mod tests {
 
     impl Clock {
         fn new(source: Source) -> Self {
-            Self { source, budget: Budget::new(), began: Instant::now() }
+            Self { source, budget: Budget::new(), began: clock::now() }
         }
 
         fn pass(&self, at: Duration) -> Option<u64> {
-            let mut past = self.source.past.lock().unwrap();
+            let mut past = self.source.past.lock();
             past.pass(self.source.back_off, &self.budget, self.began + at)
         }
     }
@@ -195,14 +190,14 @@ mod tests {
     #[test]
     fn a_hostile_guest_adds_less_than_half_a_megabyte_a_day() {
         const QUEUES: usize = 64;
-        let (budget, began) = (Budget::new(), Instant::now());
+        let (budget, began) = (Budget::new(), clock::now());
         let sources: Vec<Source> = (0..2 * QUEUES).map(|_| Source::new()).collect();
         let mut lines = 0;
         for tenth in 0..24 * 3600 * 10 {
             let now = began + tenth * SECOND / 10;
             // Each source once a second, in turn.
             for source in sources.iter().skip(usize::try_from(tenth % 10).unwrap()).step_by(10) {
-                let passed = source.past.lock().unwrap().pass(source.back_off, &budget, now);
+                let passed = source.past.lock().pass(source.back_off, &budget, now);
                 lines += usize::from(passed.is_some());
             }
         }

@@ -1,6 +1,7 @@
 //! What becomes of nodes when there are more of them than descriptors, and when the host changes what they mean:
 //! found again by file handle, or by name where there are no handles.
 #![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};

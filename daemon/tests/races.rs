@@ -1,6 +1,7 @@
 //! What a guest gains by using two queues at once: the gate looks before the host acts, and what one queue asks for is
 //! made, moved or released by the other in between. Each test races for a while and must never win.
 #![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
 use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
 use pinhole_policy::{Policy, RequiresAccess};

@@ -1,8 +1,9 @@
 //! The result of a request that makes data durable, shared by several requests.
 
 use crate::limits::SYNC_WAITERS_MAX;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use pinhole_protocol::Errno;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// What an operation that makes something durable has come to.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl SyncTurn {
             if let Some(outcome) = state.outcome {
                 return outcome;
             }
-            state = self.over.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.over.wait(state);
         }
     }
 
@@ -100,6 +101,6 @@ impl SyncTurn {
 
     fn lock(&self) -> MutexGuard<'_, TurnState> {
         // Nothing is left half done under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -3,12 +3,13 @@
 //! Each place has a lock of its own, held for as long as it takes to count one more holder: who asks for one entry
 //! never meets who asks for another. Giving a key out and taking it back share one more.
 
+use crate::sync::lock::{Mutex, MutexGuard, RwLock};
 use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 /// Places in the first segment; each following one has twice as many, so that a place never moves.
 const FIRST_LEN: u64 = 64;
@@ -85,15 +86,15 @@ impl<T> Place<T> {
     }
 
     fn load(&self) -> Option<Arc<Entry<T>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
     fn is_taken(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.0.read().is_some()
     }
 
     fn store(&self, entry: Option<Arc<Entry<T>>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = entry;
+        *self.0.write() = entry;
     }
 }
 
@@ -237,7 +238,7 @@ impl<T> Table<T> {
 
     // A panic while the lock is held leaves the table whole: each change is one store.
     fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock()
     }
 }
 

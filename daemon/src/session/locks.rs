@@ -8,10 +8,12 @@ use super::state::State;
 use super::{Outcome, Parked, Scratch, Session, encoded};
 use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, Paced, nothing_in_the_way};
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
+use crate::sync::clock;
 use crate::sync::event::{EventCounter, Listener};
+use crate::sync::lock::{Mutex, MutexGuard};
 use pinhole_protocol::{Errno, GetLock, Header, LockOwner, NodeId, Reply, SetLock, Unique};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What the session does about locks.
@@ -83,7 +85,7 @@ impl List {
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, List> {
         // Each change under this lock is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// # Errors
@@ -174,7 +176,7 @@ impl Drop for Place {
 
 impl LockWait {
     fn next(&self) -> MutexGuard<'_, Next> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next.lock()
     }
 
     /// When to look again, if there is no notification before.
@@ -229,7 +231,7 @@ impl<F: FileSystem> Session<F> {
         let owner = (!set.lock.flock).then_some(set.lock.owner);
         let place = self.waiters.enter(header.unique, owner, self.wake_event())?;
         place.blocked_by(blocker, calls)?;
-        let since = Instant::now();
+        let since = clock::now();
         // It may have been unlocked between the try and the place, so the first look is at once.
         let next = Mutex::new(Next { at: since, calls: None });
         let wait = LockWait { node: header.node, lock: set, since, next, place };
@@ -260,7 +262,7 @@ impl<F: FileSystem> Session<F> {
         if let Some(errno) = wait.place.over() {
             return Some(Err(errno));
         }
-        let (now, calls) = (Instant::now(), self.wake_event().listener_notifications());
+        let (now, calls) = (clock::now(), self.wake_event().listener_notifications());
         let next = *wait.next();
         if now < next.at && next.calls == Some(calls) {
             return None;

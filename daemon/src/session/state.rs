@@ -1,12 +1,10 @@
 //! Where a session stands between INIT and DESTROY.
 
 use crate::limits::SESSION_LANES;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use pinhole_dax_cache::Capabilities;
 use pinhole_protocol::Negotiated;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-};
 
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +62,7 @@ struct HeldUp<'s>(&'s SharedState);
 
 impl<'s> HeldUp<'s> {
     fn new(state: &'s SharedState) -> Self {
-        let mut held_up = lock(&state.held_up);
+        let mut held_up = state.held_up.lock();
         *held_up = held_up.saturating_add(1);
         Self(state)
     }
@@ -72,7 +70,7 @@ impl<'s> HeldUp<'s> {
 
 impl Drop for HeldUp<'_> {
     fn drop(&mut self) {
-        let mut held_up = lock(&self.0.held_up);
+        let mut held_up = self.0.held_up.lock();
         *held_up = held_up.saturating_sub(1);
         if *held_up == 0 {
             self.0.all_served.notify_one();
@@ -90,28 +88,19 @@ impl SharedState {
         // A lane is below their number; were it not, any copy would say the same.
         let [first, ..] = &self.copies;
         let Copy(copy) = self.copies.get(lane.0).unwrap_or(first);
-        match copy.try_read() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                let _held_up = HeldUp::new(self);
-                copy.read().unwrap_or_else(PoisonError::into_inner)
-            }
-        }
+        copy.try_read().unwrap_or_else(|| {
+            let _held_up = HeldUp::new(self);
+            copy.read()
+        })
     }
 
     /// Waits for all that is under way, and holds back what comes.
     pub(super) fn write(&self) -> Change<'_> {
         self.awaited.fetch_add(1, Ordering::Relaxed);
-        let turn = lock(&self.turn);
+        let turn = self.turn.lock();
         // No copy is locked for writing now, so these get theirs, and requests that come now are not held up.
-        let mut held_up = lock(&self.held_up);
-        while *held_up > 0 {
-            held_up = self.all_served.wait(held_up).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(held_up);
-        let copies = self.copies.each_ref();
-        let copies = copies.map(|copy| copy.0.write().unwrap_or_else(PoisonError::into_inner));
+        drop(self.all_served.wait_while(self.held_up.lock(), None, |held_up| *held_up > 0));
+        let copies = self.copies.each_ref().map(|copy| copy.0.write());
         self.awaited.fetch_sub(1, Ordering::Relaxed);
         Change { copies, _turn: turn }
     }
@@ -129,11 +118,6 @@ impl Change<'_> {
             **copy = state;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is left half done under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -189,25 +173,25 @@ mod tests {
                     let (state, order) = (&state, &order);
                     scope.spawn(move || {
                         let held = state.read(Lane(number % 2));
-                        lock(order).push("request");
+                        order.lock().push("request");
                         drop(held);
                     });
                 }
-                while *lock(&state.held_up) < READERS {
+                while *state.held_up.lock() < READERS {
                     std::thread::yield_now();
                 }
                 for _ in 0..CHANGES {
                     let (state, order) = (&state, &order);
                     scope.spawn(move || {
                         let change = state.write();
-                        lock(order).push("change");
+                        order.lock().push("change");
                         change.to(State::Waiting);
                     });
                 }
                 std::thread::yield_now();
                 first.to(State::Waiting);
             });
-            let order = order.into_inner().unwrap();
+            let order = order.lock();
             assert_eq!(order[..READERS], ["request"; READERS], "{order:?}");
             assert_eq!(order.len(), READERS + CHANGES);
         }

@@ -6,6 +6,7 @@
 
 use super::rate::Rate;
 use crate::limits::{FORGETS_PER_OPERATION, SESSION_CHANGES_PER_SECOND};
+use crate::sync::clock;
 use pinhole_policy::Limits;
 use pinhole_protocol::Opcode;
 use std::num::NonZero;
@@ -36,7 +37,7 @@ impl Throttle {
             forgets: NonZero::new(forgets).map(Rate::new),
             bytes: limits.write_bytes_per_second.map(Rate::new),
             changes: NonZero::new(SESSION_CHANGES_PER_SECOND).map(Rate::new),
-            began: Instant::now(),
+            began: clock::now(),
         }
     }
 
@@ -48,7 +49,7 @@ impl Throttle {
         if self.operations.is_none() && self.bytes.is_none() && !changes {
             return Duration::ZERO;
         }
-        let now = self.began.elapsed();
+        let now = clock::elapsed(self.began);
         let owed = |rate: &Option<Rate>, counts| {
             rate.as_ref().filter(|_| counts).map_or(Duration::ZERO, |rate| rate.owed(now))
         };
@@ -82,7 +83,7 @@ impl Throttle {
 
     fn take(&self, rate: Option<&Rate>, units: u64) {
         if let Some(rate) = rate {
-            rate.take(units, self.began.elapsed());
+            rate.take(units, clock::elapsed(self.began));
         }
     }
 

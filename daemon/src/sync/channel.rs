@@ -3,9 +3,10 @@
 //! A channel of the standard library also yields its processor. That is one more system call, which
 //! the filter of a queue thread would have to allow.
 
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// The sending end. After it is dropped, the receiver gets the values that are left, then `None`.
 #[derive(Debug)]
@@ -30,21 +31,9 @@ struct Buffer<T> {
     is_closed: bool,
 }
 
-impl<T> Buffer<T> {
-    /// Returns whether a receiver has to wait.
-    fn may_get_one(&mut self) -> bool {
-        self.values.is_empty() && !self.is_closed
-    }
-}
-
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Buffer<T>> {
-        // No code under this lock panics between two changes that belong together.
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn close(&self) {
-        self.lock().is_closed = true;
+        self.buffer.lock().is_closed = true;
         self.changed.notify_all();
     }
 }
@@ -62,7 +51,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself.
     pub(crate) fn try_send(&self, value: T) -> Result<(), T> {
-        let buffer = self.0.lock();
+        let buffer = self.0.buffer.lock();
         if buffer.values.len() >= self.0.len_max {
             return Err(value);
         }
@@ -75,7 +64,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself, if there is no receiver.
     pub(crate) fn send_past_limit(&self, value: T) -> Result<(), T> {
-        self.push(self.0.lock(), value)
+        self.push(self.0.buffer.lock(), value)
     }
 
     /// Sends the value, and waits for room.
@@ -83,11 +72,8 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself, if there is no receiver.
     pub(crate) fn send(&self, value: T) -> Result<(), T> {
-        let mut buffer = self.0.lock();
-        while !buffer.is_closed && buffer.values.len() >= self.0.len_max {
-            buffer = self.0.changed.wait(buffer).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.push(buffer, value)
+        let is_full = |buffer: &mut Buffer<T>| !buffer.is_closed && buffer.values.len() >= self.0.len_max;
+        self.push(self.0.changed.wait_while(self.0.buffer.lock(), None, is_full), value)
     }
 
     fn push(&self, mut buffer: MutexGuard<'_, Buffer<T>>, value: T) -> Result<(), T> {
@@ -104,27 +90,21 @@ impl<T> Sender<T> {
 impl<T> Receiver<T> {
     /// Waits for the next value. `None`: the channel is closed and empty.
     pub(crate) fn receive(&self) -> Option<T> {
-        self.next(self.0.changed.wait_while(self.0.lock(), Buffer::may_get_one))
+        self.receive_until(None)
     }
 
-    /// Waits for the next value, for at most `limit`. `None` also means that none came in time.
-    pub(crate) fn receive_timeout(&self, limit: Duration) -> Option<T> {
-        let waited = self.0.changed.wait_timeout_while(self.0.lock(), limit, Buffer::may_get_one);
-        self.next(
-            waited.map(|(buffer, _)| buffer).map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
-        )
+    /// Waits for the next value, but not past `until`. `None` also means that none came in time.
+    pub(crate) fn receive_until(&self, until: Option<Instant>) -> Option<T> {
+        let is_empty = |buffer: &mut Buffer<T>| buffer.values.is_empty() && !buffer.is_closed;
+        let next = self.0.changed.wait_while(self.0.buffer.lock(), until, is_empty).values.pop_front();
+        self.0.changed.notify_all();
+        next
     }
 
     /// Returns whether no value will come any more.
     pub(crate) fn is_closed(&self) -> bool {
-        let buffer = self.0.lock();
+        let buffer = self.0.buffer.lock();
         buffer.is_closed && buffer.values.is_empty()
-    }
-
-    fn next(&self, waited: LockResult<MutexGuard<'_, Buffer<T>>>) -> Option<T> {
-        let next = waited.unwrap_or_else(PoisonError::into_inner).values.pop_front();
-        self.0.changed.notify_all();
-        next
     }
 }
 
@@ -143,6 +123,8 @@ impl<T> Drop for Receiver<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::clock;
+    use std::time::Duration;
 
     #[test]
     fn values_arrive_in_order_before_the_end() {
@@ -178,8 +160,9 @@ mod tests {
     #[test]
     fn a_receiver_may_limit_its_wait() {
         let (sender, receiver) = bounded_channel(1);
-        assert_eq!(receiver.receive_timeout(Duration::from_millis(1)), None);
+        let after = |limit| clock::now().checked_add(limit);
+        assert_eq!(receiver.receive_until(after(Duration::from_millis(1))), None);
         sender.send(1).unwrap();
-        assert_eq!(receiver.receive_timeout(Duration::from_mins(1)), Some(1));
+        assert_eq!(receiver.receive_until(after(Duration::from_mins(1))), Some(1));
     }
 }

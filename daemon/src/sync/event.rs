@@ -1,8 +1,9 @@
 //! An event counter: a thread notifies it when something has changed that another thread may wait
 //! for. Waiters check their own condition after waking.
 
+use crate::sync::lock::{Condvar, Mutex};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Counts notifications, so that a waiter misses none between its check and its wait.
@@ -22,7 +23,7 @@ pub struct Listener(Arc<EventCounter>);
 impl EventCounter {
     /// Wakes all waiters.
     pub fn notify(&self) {
-        let mut count = self.lock();
+        let mut count = self.count.lock();
         *count = count.wrapping_add(1);
         drop(count);
         self.changed.notify_all();
@@ -50,28 +51,12 @@ impl EventCounter {
 
     /// Returns the number of notifications so far, for [`EventCounter::wait`].
     pub fn count(&self) -> u64 {
-        *self.lock()
+        *self.count.lock()
     }
 
     /// Waits until the count differs from `seen`, but not past `until`.
     pub fn wait(&self, seen: u64, until: Option<Instant>) {
-        let mut count = self.lock();
-        while *count == seen {
-            let Some(until) = until else {
-                count = self.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            (count, _) = self.changed.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        // A panic cannot leave a number half changed.
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+        drop(self.changed.wait_while(self.count.lock(), until, |count| *count == seen));
     }
 }
 
@@ -84,6 +69,7 @@ impl Drop for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::clock;
     use std::time::Duration;
 
     #[test]
@@ -97,7 +83,7 @@ mod tests {
     #[test]
     fn a_wait_ends_at_its_deadline() {
         let event = EventCounter::default();
-        event.wait(event.count(), Instant::now().checked_add(Duration::from_millis(1)));
+        event.wait(event.count(), clock::now().checked_add(Duration::from_millis(1)));
     }
 
     #[test]

@@ -7,15 +7,16 @@ use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Parked, Scratch, Session};
 use crate::sync::channel::bounded_channel;
+use crate::sync::clock;
 use crate::sync::event::EventCounter;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 /// A request that waits, with its way back.
 pub(super) trait Stay: Send + 'static {
@@ -116,7 +117,7 @@ impl<S> Parking<S> {
     pub(super) fn end(&self) {
         self.shared.lock().over = true;
         self.shared.wake.notify();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that answers what has waited ended by a panic");
         }
@@ -134,7 +135,7 @@ impl<S> Drop for Parking<S> {
 impl<S> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, Places<S>> {
         // Nothing is left half done under this lock.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock()
     }
 }
 
@@ -142,17 +143,17 @@ impl<S: Stay> Shared<S> {
     fn answer_all<F: FileSystem>(&self, session: &Session<F>) {
         let mut scratch = Scratch::default();
         // Locks are not tried before.
-        let mut rested = Instant::now();
+        let mut rested = clock::now();
         loop {
             let seen = self.wake.count();
-            let began = Instant::now();
+            let began = clock::now();
             let tries_locks = began >= rested;
             let mut waiting = self.take_all();
             let mut untried = Vec::new();
             // Not under the lock: looking may ask the host, and a worker may have one more to park.
             for _ in 0..waiting.len() {
                 let Some(stay) = waiting.pop_front() else { break };
-                let may_try = tries_locks && began.elapsed() < LOCK_TRIES_TIME;
+                let may_try = tries_locks && clock::elapsed(began) < LOCK_TRIES_TIME;
                 match self.look(session, &stay, may_try, &mut scratch) {
                     Look::Over(result) => stay.answer(session, result, &mut scratch),
                     Look::WaitsOn => waiting.push_back(stay),
@@ -161,7 +162,7 @@ impl<S: Stay> Shared<S> {
                 }
             }
             if tries_locks {
-                rested = Instant::now().checked_add(began.elapsed() * LOCK_TRIES_REST).unwrap_or(began);
+                rested = clock::now().checked_add(clock::elapsed(began) * LOCK_TRIES_REST).unwrap_or(began);
             }
             // Those that had no turn have the first next time.
             let again = waiting.iter().filter_map(|stay| session.look_again(stay.parked())).min();

@@ -9,8 +9,8 @@ use super::state::{Channel, Job, Peer, State, Task, Work};
 use crate::limits::WINDOW_THREADS_MAX;
 use pinhole_dax_cache::{Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 /// One back channel, for the thread that serves it.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Window {
                 state.work = Work::Busy { node: job.task.node(), sent: None };
                 return Some(job);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state);
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::Window;
 use super::state::{Channel, State, Work};
+use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Mapping, WindowRange};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 /// Contents of a `SHMEM_MAP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     /// Sends one message, if it may be sent, and waits for the reply.
     fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
         let may_send = self.state(|state| {
-            state.work.set_sent((!state.is_halted).then(Instant::now));
+            state.work.set_sent((!state.is_halted).then(clock::now));
             !state.is_halted
         })?;
         if !may_send {

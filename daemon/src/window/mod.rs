@@ -28,14 +28,16 @@ mod probe;
 mod state;
 
 use crate::limits::WINDOW_GRACE;
+use crate::sync::clock;
 use crate::sync::event::EventCounter;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use pending::errno;
 use pinhole_dax_cache::{Capabilities, DaxError, Geometry, GeometryError, Mode, Wanted};
 use pinhole_protocol::Errno;
 use state::{Draining, Job, State, Task};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub use crate::filesystem::FileId;
@@ -162,7 +164,7 @@ impl Window {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change under this lock is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Wakes every thread that waits for a change.
@@ -198,7 +200,7 @@ impl Window {
     pub fn begin_drain(&self) {
         let mut state = self.lock();
         let before = state.draining;
-        let new = Draining { queues: 0, since: Instant::now() };
+        let new = Draining { queues: 0, since: clock::now() };
         let Draining { queues, since } = before.unwrap_or(new);
         state.draining = Some(Draining { queues: queues.saturating_add(1), since });
         if before.is_none() {
@@ -217,16 +219,10 @@ impl Window {
     /// Every queue has been stopped: sends no message from now on, and waits a short time for the
     /// one that is under way.
     pub fn halt(&self) {
-        let until = Instant::now().checked_add(WINDOW_GRACE);
+        let until = clock::now().checked_add(WINDOW_GRACE);
         let mut state = self.lock();
         state.is_halted = true;
-        while state.work.sent().is_some() {
-            let left = until.map_or(WINDOW_GRACE, |until| until.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return;
-            }
-            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(self.changed.wait_while(state, until, |state| state.work.sent().is_some()));
     }
 
     /// A queue is served again.
@@ -379,11 +375,12 @@ impl Window {
     pub(crate) fn wait(&self, seen: u64, deadline: Instant) {
         let mut state = self.lock();
         while state.events == seen {
-            let left = state.until(deadline).saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let until = state.until(deadline);
+            let (after, is_over) = self.changed.wait_until(state, Some(until));
+            state = after;
+            if is_over {
                 return;
             }
-            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -395,7 +392,7 @@ impl Window {
     /// Returns the outcome of a request. Its time is over if the front-end has owed a reply for too
     /// long, or too many requests were before it.
     pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
-        if pending.result().is_none() && self.lock().until(pending.deadline()) <= Instant::now() {
+        if pending.result().is_none() && self.lock().until(pending.deadline()) <= clock::now() {
             // A job that has not begun is then not done either.
             pending.settle(Err(DaxError::Gone));
         }

@@ -2,6 +2,7 @@
 
 use crate::filesystem::MapFile;
 use crate::limits::{WINDOW_REQUESTS_MAX, WINDOW_WAIT_MAX};
+use crate::sync::clock;
 use pinhole_dax_cache::DaxError;
 use pinhole_protocol::Errno;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,7 +50,7 @@ impl Pending {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let now = Instant::now();
+        let now = clock::now();
         let deadline = now.checked_add(WINDOW_WAIT_MAX).unwrap_or(now);
         Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
     }

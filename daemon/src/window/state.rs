@@ -3,6 +3,7 @@
 use super::pending::{MapFiles, Pending};
 use crate::filesystem::FileId;
 use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX};
+use crate::sync::clock;
 use pinhole_dax_cache::{Capabilities, DaxError, FrontEnd, Mappings, Next, Overlap, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -249,14 +250,14 @@ impl State {
     /// message is under way, one may be sent at any moment.
     pub(super) fn until(&self, deadline: Instant) -> Instant {
         let later = |since: Instant, patience| since.checked_add(patience).unwrap_or(deadline);
-        let reply = later(self.work.sent().unwrap_or_else(Instant::now), WINDOW_PATIENCE);
+        let reply = later(self.work.sent().unwrap_or_else(clock::now), WINDOW_PATIENCE);
         let drained = self.draining.map_or(deadline, |draining| later(draining.since, WINDOW_GRACE));
         deadline.min(reply).min(drained)
     }
 
     /// Whether a message has been under way for longer than any request waits.
     pub(super) fn is_overdue(&self) -> bool {
-        self.work.sent().is_some_and(|sent| sent.elapsed() >= WINDOW_PATIENCE)
+        self.work.sent().is_some_and(|sent| clock::elapsed(sent) >= WINDOW_PATIENCE)
     }
 
     /// Ends the jobs that have not begun.

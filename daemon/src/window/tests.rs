@@ -4,6 +4,7 @@ use super::state::{Peer, Work};
 use super::*;
 use crate::filesystem::MapFile;
 use crate::limits::{WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX};
+use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Overlap, SLOT_LEN};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -251,9 +252,9 @@ fn late_reply_is_not_taken_for_another() {
     let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
     assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
     stage.window.begin_drain();
-    let started = Instant::now();
+    let started = clock::now();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
-    assert!(started.elapsed() < WINDOW_PATIENCE, "a queue is stopped earlier");
+    assert!(clock::elapsed(started) < WINDOW_PATIENCE, "a queue is stopped earlier");
     stage.window.end_drain();
     let removal = stage.remove(1);
     stage.answers.send(YES).unwrap();
@@ -284,10 +285,10 @@ fn halt_waits_for_the_message_under_way_for_a_short_time() {
     stage.init_as_crosvm();
     stage.window.set_up(wanted(1, true), files(true)).unwrap();
     assert_eq!(stage.hear(), "map 1 of 0 rw RDWR");
-    let started = Instant::now();
+    let started = clock::now();
     stage.window.halt();
-    assert!(started.elapsed() >= WINDOW_GRACE);
-    assert!(started.elapsed() < WINDOW_PATIENCE);
+    assert!(clock::elapsed(started) >= WINDOW_GRACE);
+    assert!(clock::elapsed(started) < WINDOW_PATIENCE);
 }
 
 #[test]
@@ -427,14 +428,14 @@ fn slow_front_end_that_replies_is_waited_for() {
     stage.init_as_crosvm();
     let removal = stage.window.remove((0..SLOTS).map(|slot| (slot * SLOT_LEN, SLOT_LEN)).collect()).unwrap();
     stage.settled(&removal).unwrap();
-    let now = Instant::now();
+    let now = clock::now();
     let mut held = stage.window.lock();
     let deadline = now + WINDOW_WAIT_MAX;
     held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE / 2) };
     let left = held.until(deadline).saturating_duration_since(now);
     assert!(left > Duration::ZERO && left <= WINDOW_PATIENCE, "{left:?}");
     held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE) };
-    assert!(held.until(deadline) <= Instant::now());
+    assert!(held.until(deadline) <= clock::now());
     held.work = Work::Idle;
     assert!(held.until(now) <= now, "a request ends at its deadline");
 }

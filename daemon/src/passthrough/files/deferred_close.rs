@@ -10,6 +10,7 @@ use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
+use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::FileType;
@@ -17,7 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Memory for the thread's stack: it only closes.
 const STACK_LEN: usize = 64 << 10;
@@ -50,7 +51,7 @@ impl Closer {
             match retired {
                 Retired::Node(_) | Retired::File(_) => {}
                 Retired::Watch => {
-                    self.next_look = self.next_look.or_else(|| Instant::now().checked_add(MOUNT_IDLE));
+                    self.next_look = self.next_look.or_else(|| clock::now().checked_add(MOUNT_IDLE));
                 }
                 Retired::Unused => self.mounts.let_go_of_unused(),
             }
@@ -60,9 +61,8 @@ impl Closer {
 
     /// What is to be closed next; `None`: nothing will be.
     fn next(&mut self) -> Option<Retired> {
-        while let Some(due) = self.next_look {
-            let left = due.saturating_duration_since(Instant::now());
-            match self.retired.receive_timeout(left.max(Duration::from_millis(1))) {
+        while self.next_look.is_some() {
+            match self.retired.receive_until(self.next_look) {
                 None if self.retired.is_closed() => return None,
                 None => self.look_when_due(),
                 retired => return retired,
@@ -72,13 +72,13 @@ impl Closer {
     }
 
     fn look_when_due(&mut self) {
-        if self.next_look.is_none_or(|due| due > Instant::now()) {
+        if self.next_look.is_none_or(|due| due > clock::now()) {
             return;
         }
         // Before the look: what is opened meanwhile is told anew.
         self.watches.store(false, Ordering::Release);
         let is_any_left = self.mounts.close_idle();
-        self.next_look = is_any_left.then(|| Instant::now().checked_add(MOUNT_IDLE)).flatten();
+        self.next_look = is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten();
     }
 }
 

@@ -7,10 +7,11 @@ use crate::passthrough::inodes::node::{NodeKey, NodeRef, Pin};
 use crate::passthrough::resolve;
 use crate::passthrough::slots::{Entry, Table, first_generation};
 use crate::sync::budget::Ticket;
+use crate::sync::lock::Mutex;
 use pinhole_protocol::{Errno, Handle};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 /// An open regular file: one host open file description for each guest handle, so that an fsync error is reported
 /// once to each.

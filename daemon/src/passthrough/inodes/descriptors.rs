@@ -13,7 +13,7 @@ use crate::sync::budget::Ticket;
 use pinhole_protocol::Errno;
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 fn open_by_handle(mount: &Held<'_>, handle: &InodeHandle, flags: OFlags) -> Answer<OwnedFd> {
     handle.open(mount.as_fd(), flags).map_err(|error| resolve::io_errno(&error))
@@ -121,7 +121,7 @@ impl Inodes {
             }
             WayBack::Name(named) => {
                 // Not under the lock: the host may take its time.
-                let origin = named.origin.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let origin = named.origin.read().clone();
                 self.reopen_by_name(node, &origin.ok_or(Errno::ESTALE)?)?
             }
             WayBack::None => return Err(Errno::ESTALE),

@@ -8,8 +8,9 @@ use crate::limits::{DESCRIPTOR_SWEEP_MAX, NODE_DESCRIPTORS_MAX};
 use crate::passthrough::inodes::mount_fd::MountAccess;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::inodes::table::NodeTable;
+use crate::sync::lock::{Mutex, MutexGuard};
 use pinhole_protocol::NodeId;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The nodes whose descriptors are kept open; the clock algorithm decides which are closed.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl FdCache {
 
     // A panic while the lock is held breaks nothing: a frame may name anything.
     fn frames(&self) -> MutexGuard<'_, Frames> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+        self.frames.lock()
     }
 }
 

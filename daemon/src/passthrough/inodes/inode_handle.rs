@@ -139,9 +139,9 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::lock::Mutex;
     use std::io::Read;
     use std::os::fd::AsFd;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
-                    let removed = last.lock().unwrap().clone();
+                    let removed = last.lock().clone();
                     let said =
                         removed.open(directory.as_fd(), OFlags::PATH).map_err(|error| error.raw_os_error());
                     // Found by its number in the moment before it was removed, or not.
@@ -189,7 +189,7 @@ mod tests {
             });
             for _ in 0..ROUNDS {
                 let next = handle();
-                *last.lock().unwrap() = next;
+                *last.lock() = next;
             }
             ended.store(true, Ordering::Relaxed);
         });

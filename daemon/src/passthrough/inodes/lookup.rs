@@ -14,7 +14,7 @@ use crate::sync::budget::Ticket;
 use pinhole_protocol::{Attr, Entry, Errno, InitFlags, Name, NodeId};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Under which name something was found.
 #[derive(Clone, Copy, Debug)]
@@ -259,7 +259,7 @@ impl Inodes {
         let Some(node) = known else { return };
         self.narrow(&node, Found { directory, name: Some(name) });
         if let (WayBack::Name(named), Some(birth)) = (node.way_back(), stat.birth()) {
-            let mut place = named.origin.write().unwrap_or_else(PoisonError::into_inner);
+            let mut place = named.origin.write();
             if place.as_ref().is_none_or(|before| before.birth == birth) {
                 let (directory, name) = (Arc::clone(directory), name.as_c_str().into());
                 *place = Some(Origin { directory, name, birth });

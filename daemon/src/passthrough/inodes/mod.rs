@@ -31,10 +31,11 @@ use crate::passthrough::inodes::table::NodeTable;
 use crate::passthrough::open_error::OpenError;
 use crate::passthrough::resolve::{self, ProcFds};
 use crate::sync::budget::Budget;
+use crate::sync::lock::RwLock;
 use pinhole_policy::{PathRules, RuleId};
 use pinhole_protocol::NodeId;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The inodes of one share.

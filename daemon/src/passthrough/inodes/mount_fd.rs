@@ -9,11 +9,12 @@ use crate::passthrough::inodes::host_fs::FileSystemId;
 use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::resolve::Stat;
 use crate::sync::budget::Ticket;
+use crate::sync::lock::RwLock;
 use pinhole_protocol::{Errno, Name, NodeId};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A readable descriptor of a mount. Whoever holds a reference keeps it open.
 #[derive(Debug)]
@@ -126,6 +127,7 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(crate) struct MountAccess {
     pub(crate) root: MountRoot,
+    /// Each change is one store, which a panic cannot interrupt.
     state: RwLock<State>,
     /// It is the share's own mount, or one that cannot be told from others (before Linux 5.8): its descriptor stays open.
     stays: bool,
@@ -159,7 +161,7 @@ impl MountAccess {
 
     /// The descriptor, if it is open.
     pub(crate) fn open(&self) -> Option<Arc<MountFd>> {
-        match &*self.read() {
+        match &*self.state.read() {
             State::Open(fd) => Some(Arc::clone(fd)),
             State::Closed | State::Refused(_) | State::Unopenable | State::Gone => None,
         }
@@ -167,19 +169,19 @@ impl MountAccess {
 
     /// Why it could not be opened, if it could not.
     pub(crate) fn refused(&self) -> Option<Errno> {
-        match *self.read() {
+        match *self.state.read() {
             State::Refused(errno) => Some(errno),
             State::Open(_) | State::Closed | State::Unopenable | State::Gone => None,
         }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.read(), State::Closed)
+        matches!(*self.state.read(), State::Closed)
     }
 
     /// Another mount has its number: nothing is found on it any more.
     pub(crate) fn lose(&self) {
-        *self.write() = State::Gone;
+        *self.state.write() = State::Gone;
     }
 
     /// Notes that it is in use.
@@ -198,22 +200,22 @@ impl MountAccess {
     /// Notes where the mount is seen.
     pub(crate) fn seen_at(&self, directory: NodeId, name: Name<'_>) {
         let is_there = |point: &MountPoint| point.directory == directory && *point.name == *name.as_c_str();
-        if self.stays() || read(&self.point).as_ref().is_some_and(is_there) {
+        if self.stays() || self.point.read().as_ref().is_some_and(is_there) {
             return;
         }
         let point = MountPoint { directory, name: name.as_c_str().into() };
-        *self.point.write().unwrap_or_else(PoisonError::into_inner) = Some(point);
+        *self.point.write() = Some(point);
     }
 
     /// Where the mount was seen last.
     pub(super) fn point(&self) -> Option<MountPoint> {
-        read(&self.point).clone()
+        self.point.read().clone()
     }
 
     /// Whether it may be closed: it is open, and neither a request nor an open file holds it.
     pub(crate) fn is_free(&self) -> bool {
         let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
-        matches!(&*self.read(), State::Open(fd) if !is_held(fd))
+        matches!(&*self.state.read(), State::Open(fd) if !is_held(fd))
     }
 
     /// See [`MountAccess::mapped`].
@@ -229,7 +231,7 @@ impl MountAccess {
 
     /// Whether something has to be made durable before it is closed.
     pub(crate) fn is_changed(&self) -> bool {
-        matches!(&*self.read(), State::Open(fd) if self.must_sync(fd))
+        matches!(&*self.state.read(), State::Open(fd) if self.must_sync(fd))
     }
 
     fn must_sync(&self, fd: &MountFd) -> bool {
@@ -239,7 +241,7 @@ impl MountAccess {
     /// Closes it, if nothing holds it and everything is durable. Changes are made only by holders, so what is changed
     /// later finds it open again and SYNCFS finds what is changed.
     pub(crate) fn close(&self) {
-        let mut state = self.write();
+        let mut state = self.state.write();
         let may_close = |fd: &Arc<MountFd>| {
             let is_free = Arc::strong_count(fd) == 1;
             // What a former holder has noted is seen.
@@ -257,7 +259,7 @@ impl MountAccess {
     /// Takes a descriptor that was opened anew, unless another thread was faster.
     pub(crate) fn reopened(&self, fd: OwnedFd, ticket: Option<Ticket>) -> Answer<Arc<MountFd>> {
         self.touch();
-        let mut state = self.write();
+        let mut state = self.state.write();
         match &*state {
             State::Open(fd) => Ok(Arc::clone(fd)),
             State::Closed => {
@@ -268,19 +270,6 @@ impl MountAccess {
             State::Refused(_) | State::Unopenable | State::Gone => Err(Errno::ESTALE),
         }
     }
-
-    // A panic while a lock is held breaks nothing: each change is one store.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        read(&self.state)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

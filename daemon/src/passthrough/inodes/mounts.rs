@@ -7,11 +7,12 @@ use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
 use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, State};
 use crate::passthrough::resolve::{MountKey, Stat, sync_errno};
+use crate::sync::lock::{Mutex, MutexGuard, RwLock};
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 /// One host mount, or one subvolume of it.
 #[derive(Debug)]
@@ -78,10 +79,6 @@ impl Mounts {
     }
 }
 
-fn read(mounts: &RwLock<Mounts>) -> RwLockReadGuard<'_, Mounts> {
-    mounts.read().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The mounts that are in use.
 #[derive(Debug)]
 pub(crate) struct MountTable {
@@ -102,7 +99,8 @@ impl MountTable {
     /// The mount, if it was reached before. One whose number may have been given to another mount meanwhile has to be
     /// reached again.
     pub(crate) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
-        read(&self.mounts)
+        self.mounts
+            .read()
             .find(key)
             .filter(|mount| mount.access.root.id_lasts || mount.access.stays() || !mount.access.is_closed())
     }
@@ -123,7 +121,7 @@ impl MountTable {
         }
         self.lose_what_had_this_number(&reached);
         let traits = Traits::of(reached.inode);
-        let sibling = read(&self.mounts).access_of(key.id);
+        let sibling = self.mounts.read().access_of(key.id);
         let access = if let Some(access) = sibling {
             access
         } else {
@@ -142,7 +140,7 @@ impl MountTable {
         let handles = open.and_then(|fd| handles_work((*fd).as_fd(), reached.inode));
         let file_system = FileSystemId::of(reached.inode, key.device);
         let is_directory = reached.stat.kind() == FileType::Directory;
-        let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mounts = self.mounts.write();
         if let Some(known) = mounts.find(key) {
             return Ok(known);
         }
@@ -159,14 +157,14 @@ impl MountTable {
     /// On kernels that give a number to one mount after the other.
     fn lose_what_had_this_number(&self, reached: &Reached<'_>) {
         let id = reached.stat.mount().id;
-        let Some(access) = read(&self.mounts).access_of(id).filter(|access| access.is_closed()) else {
+        let Some(access) = self.mounts.read().access_of(id).filter(|access| access.is_closed()) else {
             return;
         };
         if access.root.is(reached.inode, reached.stat) {
             return;
         }
         access.lose();
-        let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mounts = self.mounts.write();
         mounts.list.retain(|mount| !Arc::ptr_eq(&mount.access, &access));
     }
 
@@ -176,7 +174,7 @@ impl MountTable {
     /// The first error, after all were tried.
     pub(crate) fn sync(&self) -> Answer<()> {
         let mut outcome = Ok(());
-        let reached = read(&self.mounts).accesses();
+        let reached = self.mounts.read().accesses();
         for access in &reached {
             // A mount that could not be opened is not durable, and the guest must not believe so.
             outcome = outcome.and(match access.open() {
@@ -196,13 +194,13 @@ impl MountTable {
     pub(crate) fn let_go_of_all(&self) {
         drop(self.take_unused(|_| true));
         // Where a mount is being made durable, its error comes to a guest that did not ask for it.
-        if let Ok(mut unsaid) = self.unsaid.try_lock() {
+        if let Some(mut unsaid) = self.unsaid.try_lock() {
             *unsaid = Ok(());
         }
     }
 
     fn take_unused(&self, may_go: impl Fn(&Mount) -> bool) -> Vec<Arc<Mount>> {
-        let mut mounts = self.mounts.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mounts = self.mounts.write();
         let taken =
             mounts.list.extract_if(.., |mount| Arc::strong_count(mount) == 1 && may_go(mount)).collect();
         mounts.list.shrink_to_fit();
@@ -218,7 +216,7 @@ impl MountTable {
         for mount in self.take_unused(|mount| !mount.access.stays()) {
             *unsaid = unsaid.and(make_durable(&mount.access));
         }
-        let below = read(&self.mounts).accesses().into_iter().filter(|access| !access.stays());
+        let below = self.mounts.read().accesses().into_iter().filter(|access| !access.stays());
         let below: Vec<_> = below.collect();
         let idle: Vec<_> = below.iter().filter(|access| !access.take_used()).map(Arc::clone).collect();
         close(&idle);
@@ -231,7 +229,7 @@ impl MountTable {
 
     // A panic while the lock is held breaks nothing: it is one value.
     fn unsaid(&self) -> MutexGuard<'_, Answer<()>> {
-        self.unsaid.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unsaid.lock()
     }
 }
 

@@ -5,12 +5,13 @@ use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::slots::Entry;
 use crate::sync::budget::Ticket;
+use crate::sync::lock::{RwLock, RwLockReadGuard};
 use pinhole_policy::{PathRules, RuleId};
 use rustix::fs::FileType;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What makes two lookups mean the same node, as long as the inode exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,10 +182,7 @@ impl Node {
     /// Keeps a descriptor open, or closes the one that is; operations under way keep theirs.
     pub(crate) fn set_descriptor(&self, descriptor: Option<Arc<Descriptor>>) {
         // The old one is closed after the lock: that may wait for the host.
-        let old = std::mem::replace(
-            &mut *self.descriptor.write().unwrap_or_else(PoisonError::into_inner),
-            descriptor,
-        );
+        let old = std::mem::replace(&mut *self.descriptor.write(), descriptor);
         drop(old);
     }
 
@@ -302,9 +300,9 @@ impl Node {
     /// Takes over what a newcomer of the same inode brings that is newer; whether that is its descriptor.
     pub(super) fn take_from(&self, newcomer: Newcomer) -> bool {
         if let (WayBack::Name(own), WayBack::Name(other)) = (&self.way_back, newcomer.way_back)
-            && let Some(origin) = other.origin.into_inner().unwrap_or_else(PoisonError::into_inner)
+            && let Some(origin) = other.origin.into_inner()
         {
-            *own.origin.write().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+            *own.origin.write() = Some(origin);
         }
         if newcomer.verified {
             self.set_verified();
@@ -320,7 +318,7 @@ impl Node {
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
+    lock.read()
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
+use crate::sync::lock::{RwLockReadGuard, RwLockWriteGuard};
 use pinhole_policy::{Access, PathRules, RequiresAccess, RuleId};
 use pinhole_protocol::{self as protocol, Errno, Name, RenameFlags};
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;
-use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 /// The right to change what names are; see [`Inodes::hold_names`].
 #[derive(Debug)]
@@ -96,9 +96,9 @@ impl Inodes {
     pub(in crate::passthrough) fn hold_names(&self, only_files: bool) -> Option<NamesHeld<'_>> {
         self.rules()?;
         Some(if only_files {
-            NamesHeld::Alone(self.names.write().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Alone(self.names.write())
         } else {
-            NamesHeld::Together(self.names.read().unwrap_or_else(PoisonError::into_inner))
+            NamesHeld::Together(self.names.read())
         })
     }
 

@@ -8,13 +8,14 @@ use crate::limits::NODE_SHARDS;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::{Entered, Newcomer, Node, NodeKey, NodeRef, WayBack};
 use crate::passthrough::slots::{Table, first_generation};
+use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
 use pinhole_protocol::{Errno, Name, NodeId};
 use rustix::fs::FileType;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// All nodes of one guest; the root is always among them, under [`NodeId::ROOT`].
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl NodeTable {
     /// Forgets everything but the root.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
-            let mut shard = shard.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.0.write();
             shard.retain(|node| node.id() == NodeId::ROOT.0);
             shard.shrink_to_fit(|node| self.hash(node.key()));
         }
@@ -202,11 +203,11 @@ impl NodeTable {
 
     // A panic while a lock is held leaves the shard whole: each change is one insert or remove.
     fn read(&self, hash: u64) -> RwLockReadGuard<'_, HashTable<NodeRef>> {
-        self.shard(hash).read().unwrap_or_else(PoisonError::into_inner)
+        self.shard(hash).read()
     }
 
     fn write(&self, hash: u64) -> RwLockWriteGuard<'_, HashTable<NodeRef>> {
-        self.shard(hash).write().unwrap_or_else(PoisonError::into_inner)
+        self.shard(hash).write()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::passthrough::inodes::node::NodeKey;
 use crate::passthrough::resolve::DELETED;
 use crate::passthrough::slots::Entry;
 use crate::sync::event::EventCounter;
+use crate::sync::lock::{Mutex, MutexGuard};
 use file::{Asking, Description, FileLocks};
 use hashbrown::HashMap;
 use ofd::Said;
@@ -25,19 +26,20 @@ use ranges::{Locked, Span};
 use rustix::fs::{FlockOperation, OFlags};
 use std::num::NonZero;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the guest has locked.
 #[derive(Debug)]
 pub(in crate::passthrough) struct Locks {
+    /// A panic may part the host's locks and these notes, by one range at most.
     files: Mutex<HashMap<NodeKey, Arc<Mutex<FileLocks>>>>,
     /// How many those are: closing a file asks, and most files have no locks.
     len: AtomicUsize,
     /// Ranges and flock locks held.
     held: AtomicU64,
     limit: u64,
-    /// Rung when something is unlocked.
+    /// Notified when something is unlocked.
     wake: Arc<EventCounter>,
 }
 
@@ -62,7 +64,7 @@ impl Locks {
     }
 
     fn files(&self) -> MutexGuard<'_, HashMap<NodeKey, Arc<Mutex<FileLocks>>>> {
-        lock(&self.files)
+        self.files.lock()
     }
 
     /// Does something with the locks of a file that may have none yet.
@@ -73,7 +75,7 @@ impl Locks {
             self.len.store(files.len(), Ordering::Relaxed);
             file
         };
-        let done = act(&mut lock(&file));
+        let done = act(&mut file.lock());
         self.let_go(key, file);
         done
     }
@@ -86,7 +88,7 @@ impl Locks {
         }
         let Some(file) = self.files().get(&key).map(Arc::clone) else { return };
         let ended = {
-            let mut locks = lock(&file);
+            let mut locks = file.lock();
             let before = locks.held();
             end(&mut locks);
             before.saturating_sub(locks.held())
@@ -103,7 +105,7 @@ impl Locks {
         let mut files = self.files();
         drop(file);
         // Who else has found it holds another reference, and looks when he lets go of that.
-        if files.get(&key).is_some_and(|file| Arc::strong_count(file) == 1 && lock(file).is_empty()) {
+        if files.get(&key).is_some_and(|file| Arc::strong_count(file) == 1 && file.lock().is_empty()) {
             files.remove(&key);
         }
         self.len.store(files.len(), Ordering::Relaxed);
@@ -115,7 +117,7 @@ impl Locks {
         self.len.store(0, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);
         self.wake.notify_listeners();
-        files.into_values().flat_map(|file| std::mem::take(&mut lock(&file).flocks)).collect()
+        files.into_values().flat_map(|file| std::mem::take(&mut file.lock().flocks)).collect()
     }
 
     /// The right to so many more.
@@ -396,9 +398,4 @@ fn end_flock(file: &FileHandle) {
 
 const fn told(locked: Locked, process: u32) -> FileLock {
     FileLock { start: locked.span.first(), end: locked.span.last(), kind: Some(locked.kind), pid: process }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What the host has locked and what is noted here may part by a panic in between, and then by one range at most.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -38,7 +38,7 @@ impl Passthrough {
             Err(_other_kind) => {
                 let directory = self.files.directory(handle)?;
                 note_change(&directory.mount);
-                let stream = directory.stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let stream = directory.stream.lock();
                 inode_flags(stream.fd.as_fd(), set)
             }
         }

@@ -8,6 +8,7 @@ use crate::passthrough::files::handles::{DirHandle, Stream};
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::ops::data::sync;
 use crate::passthrough::resolve::errno;
+use crate::sync::lock::Mutex;
 use pinhole_protocol::{
     self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, NodeId, OpenReply, OpenReplyFlags,
 };
@@ -15,7 +16,7 @@ use rustix::fs::{FileType, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Bytes of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
 const HOST_ENTRY_LEN_MAX: usize = 280;
@@ -116,7 +117,7 @@ impl Passthrough {
         (cookie, into): (u64, &mut DirentBuffer<'_>),
         mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Step>,
     ) -> Answer<()> {
-        let mut stream = directory.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = directory.stream.lock();
         let Stream { fd, position } = &mut *stream;
         if *position != Some(cookie) {
             *position = None;
@@ -208,7 +209,7 @@ impl Passthrough {
     pub(in crate::passthrough) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.files.directory(fsync.handle)?;
         // Not under the stream's lock: an fsync may take seconds.
-        let stream = Arc::clone(&directory.stream.lock().unwrap_or_else(PoisonError::into_inner).fd);
+        let stream = Arc::clone(&directory.stream.lock().fd);
         sync(stream.as_fd(), fsync.flags)
     }
 

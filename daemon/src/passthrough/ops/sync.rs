@@ -17,6 +17,7 @@ use crate::passthrough::resolve::{self, sync_errno};
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::bounded_channel;
 use crate::sync::event::EventCounter;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{self as protocol, Errno};
@@ -24,7 +25,7 @@ use rustix::io::retry_on_intr;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Memory for the thread's stack: it makes one system call.
 const STACK_LEN: usize = 64 << 10;
@@ -141,7 +142,7 @@ impl<W> Turns<W> {
             if let Some(next) = waiting.turns.pop_front() {
                 return Some(next);
             }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.changed.wait(waiting);
         }
     }
 
@@ -159,7 +160,7 @@ impl<W> Turns<W> {
 
     fn lock(&self) -> MutexGuard<'_, Waiting<W>> {
         // Nothing is left half done under this lock.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

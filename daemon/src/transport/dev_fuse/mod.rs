@@ -16,6 +16,7 @@ pub use mount::{MOUNT_OPTIONS, MountError, MountRequest, Mounted};
 use crate::filesystem::FileSystem;
 use crate::session::Session;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
+use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
 use parking::Parking;
 use std::io;
@@ -151,7 +152,7 @@ impl<F: FileSystem + 'static> Service<F> {
         let Self { mounted, session, events: (_, ended), .. } = self;
         let busy = mounted.unmount();
         while running > 0 && !busy {
-            match ended.receive_timeout(END_LIMIT) {
+            match ended.receive_until(clock::now().checked_add(END_LIMIT)) {
                 Some(Event::WorkerEnded(_)) => running = running.saturating_sub(1),
                 Some(Event::Stop) => {}
                 None => break,

@@ -7,13 +7,13 @@ use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Pace, Scratch, Served, Session, is_forget};
+use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{Opcode, WRITE_LEN, copied_len};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 use vm_memory::VolatileSlice;
 
 /// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at least 8,192 bytes
@@ -136,8 +136,8 @@ fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
     if owed.is_zero() || is_forget(message) {
         return;
     }
-    let until = Instant::now().checked_add(owed);
-    while let Some(left) = until.map(|until| until.saturating_duration_since(Instant::now()))
+    let until = clock::now().checked_add(owed);
+    while let Some(left) = until.map(|until| until.saturating_duration_since(clock::now()))
         && !left.is_zero()
     {
         std::thread::park_timeout(left);

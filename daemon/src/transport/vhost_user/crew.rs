@@ -4,10 +4,11 @@
 
 use crate::log_budget::Source;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
+use crate::sync::lock::Mutex;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 /// What a thread does first, once.
@@ -99,7 +100,7 @@ impl Member {
     /// Where the host has no thread left, or what it was prepared with failed; then nothing is done.
     pub(super) fn start(&self, task: impl FnOnce() + Send + 'static) -> io::Result<Shift> {
         let (over, ended) = bounded_channel(1);
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         let known = match tasks.take() {
             Some(known) => known,
             None => self.hire()?,
@@ -154,12 +155,12 @@ mod tests {
         let prepared = Arc::new(Mutex::new(0));
         let count = Arc::clone(&prepared);
         let crew = Crew::new(2, move || {
-            *count.lock().unwrap() += 1;
+            *count.lock() += 1;
             Ok(())
         });
         let [hiprio, request] = crew.members() else { panic!() };
         assert_eq!(thread_of(hiprio), thread_of(hiprio));
-        assert_eq!(*prepared.lock().unwrap(), 1);
+        assert_eq!(*prepared.lock(), 1);
         assert_ne!(thread_of(hiprio), thread_of(request));
         assert_eq!((hiprio.name(), request.name()), ("hiprio", "request-1"));
     }
@@ -177,12 +178,16 @@ mod tests {
     fn a_thread_that_cannot_be_prepared_does_nothing_and_is_tried_again() {
         let fails = Arc::new(Mutex::new(true));
         let now = Arc::clone(&fails);
-        let crew = Crew::new(1, move || {
-            if *now.lock().unwrap() { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
-        });
+        let crew =
+            Crew::new(
+                1,
+                move || {
+                    if *now.lock() { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+                },
+            );
         let [member] = crew.members() else { panic!() };
         assert_eq!(member.start(|| ()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        *fails.lock().unwrap() = false;
+        *fails.lock() = false;
         assert!(member.start(|| ()).unwrap().wait());
     }
 }

@@ -12,10 +12,11 @@ use super::worker::Worker;
 use crate::filesystem::FileSystem;
 use crate::limits::QUEUE_SIZE_MAX;
 use crate::session::Session;
+use crate::sync::lock::Mutex;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
@@ -114,7 +115,7 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         if let Some(window) = self.session.window() {
             back_channel::start(window, backend.clone());
         }
-        *self.back_channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(backend);
+        *self.back_channel.lock() = Some(backend);
     }
 
     /// Shared memory region 0, and no other.

@@ -8,6 +8,7 @@
 use super::request::Taken;
 use super::split_ring::Place;
 use crate::limits::{LEASE_RETRY_MAX, LEASE_RETRY_MIN, LEASE_WAIT_MAX, LEASED_REQUESTS_MAX};
+use crate::sync::clock;
 use std::time::{Duration, Instant};
 
 /// Those of one queue.
@@ -28,7 +29,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// A request that has just been tried for the first time.
     pub(super) fn new(taken: Taken, place: Place) -> Self {
-        let since = Instant::now();
+        let since = clock::now();
         Self { taken, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
 
@@ -40,7 +41,7 @@ impl Waiting {
 
     /// Whether it has waited for as long as it may.
     pub(super) fn is_over(&self) -> bool {
-        self.since.elapsed() >= LEASE_WAIT_MAX
+        clock::elapsed(self.since) >= LEASE_WAIT_MAX
     }
 }
 
@@ -86,7 +87,7 @@ impl Leases {
 
     /// Puts one back that was tried in vain.
     pub(super) fn put_back(&mut self, waiting: Waiting) {
-        let now = Instant::now();
+        let now = clock::now();
         let due = later(now, pause(now.saturating_duration_since(waiting.since)));
         self.add(Waiting { due, ..waiting });
     }
@@ -129,7 +130,7 @@ mod tests {
             leases.add(Waiting::new(Taken::default(), Place { head, number: 0 }));
         }
         assert!(!leases.have_room(usize::MAX));
-        let now = Instant::now() + LEASE_RETRY_MAX;
+        let now = clock::now() + LEASE_RETRY_MAX;
         let heads: Vec<_> =
             std::iter::from_fn(|| leases.take_due(now)).map(|waiting| waiting.place.head).collect();
         assert_eq!(heads, (0..64).collect::<Vec<_>>());

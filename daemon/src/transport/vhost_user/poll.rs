@@ -5,6 +5,7 @@
 //! look. One that finds nothing gives up after that time and sleeps, and does not look again before several requests
 //! have come quickly: where guest and worker share a processor, looking keeps away what it looks for.
 
+use crate::sync::clock;
 use std::time::{Duration, Instant};
 
 /// Weight of the past in the average of gaps, in quarters.
@@ -33,7 +34,7 @@ impl Poller {
         if self.budget.is_zero() {
             return None;
         }
-        let now = Instant::now();
+        let now = clock::now();
         self.drained = Some(now);
         if self.average > self.budget { None } else { now.checked_add(self.budget) }
     }
@@ -41,7 +42,7 @@ impl Poller {
     /// A request has come.
     pub(super) fn came(&mut self) {
         if let Some(drained) = self.drained.take() {
-            self.learn(drained.elapsed());
+            self.learn(clock::elapsed(drained));
         }
     }
 

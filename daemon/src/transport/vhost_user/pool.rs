@@ -17,6 +17,8 @@ use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX,
 use crate::log_budget::Source;
 use crate::session::{Pace, Repeat, Scratch, Session, StopCheck};
 use crate::sync::channel::bounded_channel;
+use crate::sync::clock;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
@@ -24,9 +26,9 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The name of each thread that serves.
 const THREAD_NAME: &str = "pool";
@@ -110,7 +112,7 @@ struct State {
 impl Office {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing is left half done under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn is_full_for(&self, bytes: usize, state: &State) -> bool {
@@ -177,13 +179,13 @@ impl Office {
             }
             let Some(limit) = patience else {
                 // The last one stays, asleep: there has been work once.
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.work.wait(state);
                 patience = Some(POOL_IDLE);
                 continue;
             };
-            let (held, waited) = self.work.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
-            state = held;
-            if waited.timed_out() {
+            let (after, is_over) = self.work.wait_until(state, clock::now().checked_add(limit));
+            state = after;
+            if is_over {
                 patience = None;
             }
         }
@@ -308,11 +310,9 @@ impl Office {
                 pause |= !state.unserved.is_empty();
             }
             if pause {
-                let (held, _) =
-                    self.hire.wait_timeout(state, POOL_RETRY).unwrap_or_else(PoisonError::into_inner);
-                state = held;
+                (state, _) = self.hire.wait_until(state, clock::now().checked_add(POOL_RETRY));
             } else if !self.is_short_handed(&state) && state.unserved.is_empty() && !state.over {
-                state = self.hire.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.hire.wait(state);
             }
         }
         drop(state);
@@ -365,7 +365,7 @@ impl Pool {
                 thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || shared.join_in(&session))
             });
         })?;
-        *pool.foreman.lock().unwrap_or_else(PoisonError::into_inner) = Some(foreman);
+        *pool.foreman.lock() = Some(foreman);
         Ok(pool)
     }
 
@@ -404,16 +404,8 @@ impl Pool {
 
     /// Waits until there is room for one more of so many bytes, or it is `until`, or `is_over`.
     pub(super) fn wait_for_room(&self, bytes: usize, until: Option<Instant>, is_over: impl Fn() -> bool) {
-        let mut state = self.shared.lock();
-        while self.shared.is_full_for(bytes, &state) && !is_over() {
-            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return,
-                Some(left) => {
-                    self.shared.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
+        let is_full = |state: &mut State| self.shared.is_full_for(bytes, state) && !is_over();
+        drop(self.shared.room.wait_while(self.shared.lock(), until, is_full));
     }
 
     /// Has each queue that waits in [`Pool::wait_for_room`] look whether it is to stop.
@@ -462,7 +454,7 @@ impl Pool {
         self.shared.lock().over = true;
         self.shared.work.notify_all();
         self.shared.hire.notify_all();
-        let foreman = self.foreman.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let foreman = self.foreman.lock().take();
         if foreman.is_some_and(|foreman| foreman.join().is_err()) {
             tracing::error!("the pool's foreman ended by a panic");
         }

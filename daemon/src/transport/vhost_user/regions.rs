@@ -18,14 +18,15 @@
 
 use crate::guest_view::GuestView;
 use crate::log_budget::Source;
+use crate::sync::lock::Mutex;
 use crate::window::{FileId, Window};
 use arc_swap::{ArcSwap, Guard};
 use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{
     Address as _, FileOffset, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
@@ -119,7 +120,7 @@ impl Regions {
 
     /// The front-end has described the memory anew. Rings see it when it has been judged.
     pub(super) fn follow(&self, all: &GuestMemoryMmap) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let present: BTreeSet<Key> = all.iter().map(key).collect();
         let mut ram = self.load().view().ram.clone();
         let gone: Vec<_> = ram.iter().filter(|region| !present.contains(&key(region))).map(place).collect();

@@ -9,10 +9,11 @@ use super::tail::Tail;
 use super::vring::Memory;
 use crate::guest_view::GuestView;
 use crate::session::Effort;
+use crate::sync::lock::{Condvar, Mutex};
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::{Error as QueueError, QueueT as _};
@@ -133,7 +134,7 @@ impl Drop for Busy<'_> {
         self.0.bursts.fetch_add(1, Ordering::SeqCst);
         if self.0.awaited.load(Ordering::SeqCst) {
             // Who waits holds this lock until it sleeps.
-            drop(lock(&self.0.backlog));
+            drop(self.0.backlog.lock());
             self.0.quiet.notify_all();
         }
     }
@@ -171,13 +172,13 @@ impl Deferral {
     /// It waits for longer than the pool does. By now it uses no memory.
     pub(super) fn step_aside(&mut self) {
         if let Some(effort) = self.effort.take() {
-            lock(&self.ring.backlog).end(effort);
+            self.ring.backlog.lock().end(effort);
         }
         self.change_to(|_| Stage::Aside);
     }
 
     fn change_to(&mut self, stage: impl FnOnce(&Backlog) -> Stage) {
-        let mut backlog = lock(&self.ring.backlog);
+        let mut backlog = self.ring.backlog.lock();
         let stage = stage(&backlog);
         backlog.enter(stage);
         backlog.leave(self.stage);
@@ -188,7 +189,7 @@ impl Deferral {
 
     /// Whether a change of memory waits for the request.
     pub(super) fn is_outdated(&self) -> bool {
-        lock(&self.ring.backlog).is_outdated(self.stage)
+        self.ring.backlog.lock().is_outdated(self.stage)
     }
 
     /// Puts the request back into the available ring, as if it had not been taken. False: it is to be answered.
@@ -203,7 +204,7 @@ impl Deferral {
 
     /// Whether its ring is being stopped.
     pub(super) fn is_waited_for(&self) -> bool {
-        lock(&self.ring.tail).taken().is_some()
+        self.ring.tail.lock().taken().is_some()
     }
 
     /// Gives the request back and tells the guest, as the worker would have.
@@ -219,7 +220,7 @@ impl Deferral {
 
 impl Drop for Deferral {
     fn drop(&mut self) {
-        let mut backlog = lock(&self.ring.backlog);
+        let mut backlog = self.ring.backlog.lock();
         if let Some(effort) = self.effort {
             backlog.end(effort);
         }
@@ -227,11 +228,6 @@ impl Drop for Deferral {
             self.ring.quiet.notify_all();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is left half done under these locks: a panic there has broken no invariant.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // The life of the worker.
@@ -288,7 +284,7 @@ impl Ring {
         self: &Arc<Self>,
         change: impl FnOnce(&VringMutex<Memory>, &mut RingState) -> T,
     ) -> T {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         self.stop_worker(&mut state);
         let result = change(&self.vring, &mut state);
         if state.is_in_use() {
@@ -300,11 +296,7 @@ impl Ring {
     /// Starts the thread that the host had no room for before, if the ring still needs it. False: the ring is being
     /// changed at this moment, and it is too early to tell.
     pub(super) fn start_again(self: &Arc<Self>) -> bool {
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
+        let Some(mut state) = self.state.try_lock() else { return false };
         if state.running.is_none() && state.is_in_use() {
             self.start_worker(&mut state);
         }
@@ -326,8 +318,8 @@ impl Ring {
     /// The guest is gone (device reset, connection lost): what was taken and has not begun is given up, and the worker is
     /// told to end. [`Ring::reset`] waits for that.
     pub(super) fn abandon(&self) {
-        lock(&self.tail).abandon();
-        if let Some(running) = &lock(&self.state).running {
+        self.tail.lock().abandon();
+        if let Some(running) = &self.state.lock().running {
             self.request_end(&running.stop);
         }
     }
@@ -335,7 +327,7 @@ impl Ring {
     /// Tells the worker to end, whatever it waits for.
     fn request_end(&self, stop: &StopSignal) {
         stop.request();
-        drop(lock(&self.backlog));
+        drop(self.backlog.lock());
         self.quiet.notify_all();
         if let Some((job, _)) = self.server.get() {
             job.interrupt();
@@ -358,21 +350,17 @@ impl Ring {
         if let Some(job) = job {
             job.taken_all();
         }
-        let mut backlog = lock(&self.backlog);
-        while !backlog.is_empty() {
-            backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(backlog);
+        drop(self.quiet.wait_while(self.backlog.lock(), None, |backlog| !backlog.is_empty()));
         if let Some(job) = job {
             job.stopped();
         }
-        let mut available = lock(&available);
-        if let Some(taken) = lock(&self.tail).taken() {
+        let mut available = available.lock();
+        if let Some(taken) = self.tail.lock().taken() {
             available.go_back_to(taken);
         }
         let mut vring = self.vring.get_mut();
         available.note(vring.get_queue_mut());
-        lock(&self.give_back).used.note(vring.get_queue_mut());
+        self.give_back.lock().used.note(vring.get_queue_mut());
     }
 
     fn start_worker(self: &Arc<Self>, state: &mut RingState) {
@@ -381,7 +369,7 @@ impl Ring {
         if let Some(regions) = self.regions.get() {
             regions.begin();
         }
-        *lock(&self.tail) = Tail::default();
+        *self.tail.lock() = Tail::default();
         job.starting();
         match self.start(Arc::clone(job), member, kick) {
             Ok(running) => state.running = Some(running),
@@ -404,12 +392,12 @@ impl Ring {
         let sleep = Sleep::new(kick, Arc::clone(&stop))?;
         let available = {
             let vring = self.vring.get_ref();
-            lock(&self.give_back).used = Used::of(vring.get_queue());
+            self.give_back.lock().used = Used::of(vring.get_queue());
             Arc::new(Mutex::new(Available::of(vring.get_queue())))
         };
         let (ring, own, queue) = (Arc::clone(self), Arc::clone(&available), member.name().to_owned());
         let shift = member.start(move || {
-            if let Err(error) = job.run(&ring, &mut lock(&own), &sleep) {
+            if let Err(error) = job.run(&ring, &mut own.lock(), &sleep) {
                 ring.complain(|suppressed| tracing::error!(queue, %error, suppressed, "queue stopped"));
                 ring.report_error();
             }
@@ -419,20 +407,20 @@ impl Ring {
 
     /// Whether it was started and not stopped since.
     pub(super) fn is_ready(&self) -> bool {
-        lock(&self.state).ready
+        self.state.lock().ready
     }
 
     /// The event by which the guest is told from now on.
     pub(super) fn set_call(&self, file: Option<File>) {
-        lock(&self.give_back).call = file.map(Arc::new);
+        self.give_back.lock().call = file.map(Arc::new);
     }
 
     pub(super) fn set_error_event(&self, file: Option<File>) {
-        *lock(&self.error_event) = file;
+        *self.error_event.lock() = file;
     }
 
     fn report_error(&self) {
-        if let Some(event) = &*lock(&self.error_event)
+        if let Some(event) = &*self.error_event.lock()
             && let Err(error) = raise(event)
         {
             self.complain(|suppressed| {
@@ -464,7 +452,7 @@ impl Ring {
     /// Lets a request of this effort wait for a pool thread. A stop of the ring waits for the request; a
     /// change of memory waits only once it has begun.
     pub(super) fn defer(self: &Arc<Self>, effort: Effort) -> Deferral {
-        let mut backlog = lock(&self.backlog);
+        let mut backlog = self.backlog.lock();
         backlog.begin(effort);
         backlog.enter(Stage::Queued);
         Deferral { ring: Arc::clone(self), stage: Stage::Queued, effort: Some(effort) }
@@ -473,40 +461,36 @@ impl Ring {
     /// Whether the pool may be given one more request of this effort. `None`: whether any request may
     /// be taken off the ring.
     pub(super) fn has_room(&self, effort: Option<Effort>) -> bool {
-        lock(&self.backlog).has_room(effort)
+        self.backlog.lock().has_room(effort)
     }
 
     /// Waits until it may, or it is `until`, or the worker is to stop.
     pub(super) fn wait_for_room(&self, effort: Option<Effort>, until: Option<Instant>, sleep: &Sleep) {
-        let mut backlog = lock(&self.backlog);
+        let mut backlog = self.backlog.lock();
         while !sleep.is_over() && !backlog.has_room(effort) {
             backlog.is_awaited = true;
-            backlog = if let Some(until) = until {
-                let left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                self.quiet.wait_timeout(backlog, left).unwrap_or_else(PoisonError::into_inner).0
-            } else {
-                self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner)
-            };
+            let (after, is_over) = self.quiet.wait_until(backlog, until);
+            backlog = after;
+            if is_over {
+                break;
+            }
         }
         backlog.is_awaited = false;
     }
 
     /// The worker has taken so many requests and takes no more: from now on they can be put back, the last one first.
     pub(super) fn close_tail(&self, taken: u64) {
-        lock(&self.tail).close(taken);
+        self.tail.lock().close(taken);
     }
 
     /// Puts a request back into the available ring; see [`Tail::put_back`].
     pub(super) fn put_back(&self, place: Place) -> bool {
-        lock(&self.tail).put_back(place)
+        self.tail.lock().put_back(place)
     }
 
     /// Whether the guest waits for no answer any longer.
     pub(super) fn is_abandoned(&self) -> bool {
-        lock(&self.tail).is_abandoned()
+        self.tail.lock().is_abandoned()
     }
 
     /// Whether one more may wait without the memory, for as long as it takes. Without `indirect` a request takes up to
@@ -514,7 +498,7 @@ impl Ring {
     pub(super) fn has_room_aside(&self, indirect: bool) -> bool {
         let size = usize::from(self.vring.get_ref().get_queue().size());
         let room = if indirect { size / 4 * 3 } else { size / 4 };
-        lock(&self.backlog).aside() < room
+        self.backlog.lock().aside() < room
     }
 
     /// How many requests may wait for leases of the host's processes. Without `indirect` each takes up to five descriptors.
@@ -525,7 +509,7 @@ impl Ring {
 
     /// Lets a request wait without the memory: what stops the ring waits for it, what changes the memory does not.
     pub(super) fn set_aside(self: &Arc<Self>) -> Deferral {
-        lock(&self.backlog).enter(Stage::Aside);
+        self.backlog.lock().enter(Stage::Aside);
         Deferral { ring: Arc::clone(self), stage: Stage::Aside, effort: None }
     }
 
@@ -533,19 +517,16 @@ impl Ring {
     /// come after them, of which a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         fence(Ordering::SeqCst);
-        let mut backlog = lock(&self.backlog);
+        let mut backlog = self.backlog.lock();
         let noted = self.bursts.load(Ordering::SeqCst);
         if !noted.is_multiple_of(2) {
             self.awaited.store(true, Ordering::SeqCst);
-            while self.bursts.load(Ordering::SeqCst) == noted {
-                backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
-            }
+            let is_under_way = |_: &mut Backlog| self.bursts.load(Ordering::SeqCst) == noted;
+            backlog = self.quiet.wait_while(backlog, None, is_under_way);
             self.awaited.store(false, Ordering::SeqCst);
         }
         let era = backlog.change_memory();
-        while backlog.uses(era) {
-            backlog = self.quiet.wait(backlog).unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(self.quiet.wait_while(backlog, None, |backlog| backlog.uses(era)));
     }
 
     /// # Errors
@@ -559,7 +540,7 @@ impl Ring {
     /// Gives requests back through the used ring, all at one moment, and interrupts the guest once if it wants to be.
     pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<(), RingError> {
         let call = {
-            let mut side = lock(&self.give_back);
+            let mut side = self.give_back.lock();
             if !side.used.give_back(memory, done)? {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! How a worker sleeps: until the guest kicks, or until it is told to stop. One system call each time.
 
 use super::split_ring::RingError;
+use crate::sync::clock;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -75,7 +76,7 @@ impl Sleep {
     /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or the worker is to stop
     /// (false).
     pub(super) fn until_kicked(&self, until: Option<Instant>) -> Result<bool, RingError> {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = until.map(|until| until.saturating_duration_since(clock::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 2];
         loop {
@@ -128,8 +129,8 @@ mod tests {
     fn a_sleep_for_a_time_ends_without_a_kick() {
         let (kick, stop) = (kick(), Arc::new(StopSignal::new().unwrap()));
         let sleep = Sleep::new(&kick, Arc::clone(&stop)).unwrap();
-        let until = Instant::now() + std::time::Duration::from_millis(5);
-        while Instant::now() < until {
+        let until = clock::now() + std::time::Duration::from_millis(5);
+        while clock::now() < until {
             assert!(sleep.until_kicked(Some(until)).unwrap());
         }
     }

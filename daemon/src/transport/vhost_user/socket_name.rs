@@ -7,6 +7,7 @@
 
 use super::ServeError;
 use crate::limits::{PRIVATE_FOLDERS_MAX, SOCKET_LOCK_LIMIT, SOCKET_LOCK_NAP};
+use crate::sync::clock;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +15,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Bytes of a name with which `/proc/self/fd/N/NAME` still fits into the address of a socket (107).
 const NAME_LEN_MAX: usize = 80;
@@ -168,9 +168,9 @@ impl Place {
     fn lock(&self) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.folder, c".", flags, Mode::empty()).ok()?;
-        let began = Instant::now();
+        let began = clock::now();
         while rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-            if began.elapsed() > SOCKET_LOCK_LIMIT {
+            if clock::elapsed(began) > SOCKET_LOCK_LIMIT {
                 return None;
             }
             std::thread::park_timeout(SOCKET_LOCK_NAP);

@@ -1,9 +1,10 @@
 //! The way to end [`super::serve`] from another thread: a signal handler's, a test's.
 
 use super::ServeError;
+use crate::sync::lock::{Mutex, MutexGuard};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use vhost_user_backend::ShutdownHandle;
 
 /// Asks a daemon to stop: no more connections; the present one is shut, its current requests end, and
@@ -32,7 +33,7 @@ impl fmt::Debug for Inner {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -12,11 +12,12 @@ use super::split_ring::{Available, Done, Place, RingError};
 use crate::filesystem::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Effort, Pace, Parked, Repeat, Scratch, Session, StopCheck};
+use crate::sync::clock;
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 /// What one queue's worker needs.
@@ -228,7 +229,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         let Some(until) = self.poller.drained() else { return Ok(false) };
         let burst = self.ring.begin();
         while !self.available.has_more(burst.ram())? {
-            if self.sleep.is_over() || Instant::now() >= until {
+            if self.sleep.is_over() || clock::now() >= until {
                 self.poller.missed();
                 return Ok(false);
             }
@@ -289,10 +290,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
 
     /// Waits, in no burst, until the guest has paid for what it had, or the worker is to stop.
     fn sit_out(&self, owed: Duration) {
-        let until = Instant::now().checked_add(owed);
+        let until = clock::now().checked_add(owed);
         while !self.sleep.is_over() {
-            let left =
-                until.map_or(THROTTLE_NAP_MAX, |until| until.saturating_duration_since(Instant::now()));
+            let left = until.map_or(THROTTLE_NAP_MAX, |until| until.saturating_duration_since(clock::now()));
             if left.is_zero() {
                 return;
             }
@@ -400,7 +400,7 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         if self.leases.is_empty() {
             return Ok(());
         }
-        let (burst, mut batch, now) = (self.ring.begin(), Batch::new(), Instant::now());
+        let (burst, mut batch, now) = (self.ring.begin(), Batch::new(), clock::now());
         while let Some(waiting) = self.leases.take_due(now) {
             if batch.is_full() {
                 self.give_back(&burst, &mut batch)?;

@@ -6,9 +6,10 @@
 //! be gone once more.
 
 use crate::limits::{RETRIES_MAX, RETRY_LIMIT, REWALK_NODES_MAX};
+use crate::sync::clock;
+use crate::sync::lock::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// A thread that was answered ESTALE.
@@ -62,7 +63,7 @@ impl Retries {
     /// This thread is answered ESTALE, to an OPEN of a node or to something else.
     pub(super) fn expect(&self, pid: u32, opens: Option<u64>) {
         self.change(|threads| {
-            let since = Instant::now();
+            let since = clock::now();
             let known = threads.iter().position(|other| other.pid == pid).and_then(|at| threads.remove(at));
             if threads.len() >= RETRIES_MAX {
                 threads.pop_front();
@@ -125,8 +126,8 @@ impl Retries {
         if self.has_found(pid, asked.node) {
             return false;
         }
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.retain(|refusal| refusal.since.elapsed() < RETRY_LIMIT);
+        let mut refusals = self.refusals.lock();
+        refusals.retain(|refusal| clock::elapsed(refusal.since) < RETRY_LIMIT);
         let known = refusals.iter().position(|it| it.pid == pid && it.asked.is_of(asked));
         if let Some(mut known) = known.and_then(|at| refusals.remove(at)) {
             // A LOOKUP may be the first half of what comes back, and what is done to the name the second.
@@ -146,11 +147,11 @@ impl Retries {
         if !leads_elsewhere() {
             return false;
         }
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refusals = self.refusals.lock();
         if refusals.len() >= RETRIES_MAX {
             refusals.pop_front();
         }
-        refusals.push_back(Refusal { pid, asked, is_back: false, since: Instant::now() });
+        refusals.push_back(Refusal { pid, asked, is_back: false, since: clock::now() });
         drop(refusals);
         self.expect(pid, Some(asked.node));
         self.change(|threads| {
@@ -163,19 +164,19 @@ impl Retries {
 
     /// This thread has come back to a removed node itself. It is sent back anew if it comes again.
     pub(in crate::passthrough) fn forget_refusal(&self, pid: u32, node: u64) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refusals = self.refusals.lock();
         refusals.retain(|it| it.pid != pid || it.asked.node != node || it.asked.name != 0);
     }
 
     pub(in crate::passthrough) fn clear(&self) {
         self.change(VecDeque::clear);
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.refusals.lock().clear();
     }
 
     /// A panic while the lock is held breaks nothing: any list of threads is as good as another.
     fn change<T>(&self, change: impl FnOnce(&mut VecDeque<Retry>) -> T) -> T {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.retain(|thread| thread.since.elapsed() < RETRY_LIMIT);
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| clock::elapsed(thread.since) < RETRY_LIMIT);
         let changed = change(&mut threads);
         self.count.store(threads.len(), Ordering::Release);
         changed
@@ -259,7 +260,7 @@ mod tests {
         let count = u32::try_from(RETRIES_MAX).unwrap();
         let asked = Asked { node: 1, name: 0, is_lookup: false };
         assert!((0..2 * count).all(|pid| retries.sends_back(pid, asked, || true)));
-        assert_eq!(retries.refusals.lock().unwrap().len(), RETRIES_MAX);
+        assert_eq!(retries.refusals.lock().len(), RETRIES_MAX);
         assert_eq!(retries.count.load(Ordering::Acquire), RETRIES_MAX);
     }
 
@@ -271,7 +272,7 @@ mod tests {
             retries.expect(pid, None);
         }
         assert!(!retries.expects(0) && retries.expects(1) && retries.expects(count));
-        let long_ago = Instant::now().checked_sub(RETRY_LIMIT).unwrap();
+        let long_ago = clock::now().checked_sub(RETRY_LIMIT).unwrap();
         retries.change(|threads| threads.iter_mut().for_each(|thread| thread.since = long_ago));
         assert!(!retries.expects(1));
         assert_eq!(retries.count.load(Ordering::Acquire), 0);

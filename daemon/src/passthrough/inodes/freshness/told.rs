@@ -14,6 +14,7 @@
 
 use crate::limits::REPLY_HANDLED_WITHIN;
 use crate::passthrough::resolve::Stat;
+use crate::sync::clock;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -49,8 +50,8 @@ pub(super) fn name_mark(directory: u64, name: u64) -> u32 {
 
 /// Milliseconds of the monotonic clock, modulo 2^32; never zero.
 fn clock() -> u32 {
-    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let millis = BEGAN.elapsed().as_millis() & u128::from(u32::MAX);
+    static BEGAN: LazyLock<Instant> = LazyLock::new(clock::now);
+    let millis = clock::elapsed(*BEGAN).as_millis() & u128::from(u32::MAX);
     u32::try_from(millis).unwrap_or(1).max(1)
 }
 
