@@ -1,21 +1,23 @@
-//! The harness of the integration tests: real guests, real daemons, and what keeps both from harming the host.
+//! Harness of the integration tests: daemons, guests, VMMs and disks, and what protects the host from
+//! them.
 
 pub mod command;
+#[cfg(feature = "wire")]
+pub mod crash;
 pub mod daemon;
+#[cfg(feature = "wire")]
+pub mod dax_vmm;
+pub mod disk_faults;
 #[cfg(feature = "wire")]
 pub mod frontend;
 pub mod guest;
-pub mod history;
 pub mod interruption;
-#[cfg(feature = "wire")]
-pub mod kills;
 pub mod lease;
+pub mod linearizability;
+pub mod mount_namespace;
 pub mod mounted;
 mod placement;
-pub mod power;
 pub mod program;
 pub mod sharing;
 #[cfg(feature = "wire")]
 pub mod surface;
-#[cfg(feature = "wire")]
-pub mod window;

@@ -3,9 +3,9 @@
 //! A [`Question`] is defined once and asked of each [`Subject`]: by the suites `guest_sharing*`, where pinhole has to pass
 //! what its mode promises, and by `cargo xtask coherence`, which puts the peer beside it. A [`Table`] is what sits
 //! together: User-mode Linux guests, each with a daemon of its own, and a process of the host, all of which run the same
-//! program (`party/`). They are told what to do by files that are not on the share, one step after another or all at once.
+//! program (`guest_program/`). They are told what to do by files that are not on the share, one step after another or all at once.
 
-mod party;
+mod guest_program;
 mod program;
 mod questions;
 mod subject;

@@ -11,7 +11,8 @@ use crate::guest::Guest;
 /// One guest makes it for all tables of a process.
 static MADE: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
-const COMPILE: &str = "gcc -O2 -Wall -Werror -static -o /mnt/out/party /extra/party.c /extra/work.c";
+const COMPILE: &str =
+    "gcc -O2 -Wall -Werror -static -o /mnt/out/guest_program /extra/guest_program.c /extra/work.c";
 
 /// The program, static; `pinhole` is our daemon's, which carries it out of the guest.
 ///
@@ -27,14 +28,15 @@ pub fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
     let finished = Guest::uml()
         .userland()
         .share(daemon.socket(), "out")
-        .file("party.c", 0o644, include_bytes!("party/party.c"))
-        .file("party.h", 0o644, include_bytes!("party/party.h"))
-        .file("work.c", 0o644, include_bytes!("party/work.c"))
+        .file("guest_program.c", 0o644, include_bytes!("guest_program/guest_program.c"))
+        .file("guest_program.h", 0o644, include_bytes!("guest_program/guest_program.h"))
+        .file("work.c", 0o644, include_bytes!("guest_program/work.c"))
         .run(COMPILE)?;
     if finished.exit_code != 0 {
         return Err(Fault::Wrong(format!("the program was not made: {}", finished.text())));
     }
-    let program = fs::read(folder.path().join("party")).map_err(Fault::host("cannot read the program"))?;
+    let program =
+        fs::read(folder.path().join("guest_program")).map_err(Fault::host("cannot read the program"))?;
     *made = Some(program.clone());
     Ok(program)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::party::{Answer, Party};
+use super::guest_program::{Answer, GuestProgram};
 use super::program::program;
 use super::{Fault, Question, Subject, seconds};
 use crate::daemon::Serving;
@@ -66,7 +66,7 @@ pub struct Table {
 /// Everything that runs. Guests go first, then daemons.
 #[derive(Debug)]
 struct Seated {
-    parties: Vec<Party>,
+    guests: Vec<GuestProgram>,
     running: Vec<Option<Running>>,
     host: HostProcess,
     daemons: Vec<Serving>,
@@ -77,7 +77,7 @@ struct Seated {
 #[derive(Debug)]
 struct HostProcess {
     child: Child,
-    party: Party,
+    program: GuestProgram,
     _work: TempDir,
 }
 
@@ -155,20 +155,20 @@ impl Table {
         self.seated.as_ref().ok_or_else(|| Fault::Wrong("nobody is at the table".to_owned()))
     }
 
-    fn party(&mut self, who: Who) -> Result<&mut Party, Fault> {
+    fn program(&mut self, who: Who) -> Result<&mut GuestProgram, Fault> {
         let missing = || Fault::Wrong(format!("{who:?} is not at the table"));
         let seated = self.seated.as_mut().ok_or_else(missing)?;
         match who {
-            Who::Guest(number) => seated.parties.get_mut(number).ok_or_else(missing),
-            Who::Host => Ok(&mut seated.host.party),
+            Who::Guest(number) => seated.guests.get_mut(number).ok_or_else(missing),
+            Who::Host => Ok(&mut seated.host.program),
         }
     }
 
     /// What one says to an ask, in whatever mood.
     pub(super) fn says(&mut self, who: Who, ask: &str) -> Result<String, Fault> {
-        let party = self.party(who)?;
-        party.ask(ask)?;
-        Ok(party.hear(STEP_LIMIT)?.text)
+        let program = self.program(who)?;
+        program.ask(ask)?;
+        Ok(program.hear(STEP_LIMIT)?.text)
     }
 
     /// Asks one, who has to say one of the words of `wanted`, between which there is a `|`.
@@ -177,7 +177,7 @@ impl Table {
         if wanted.split('|').any(|word| word == said) {
             return Ok(());
         }
-        let name = &self.party(who)?.name;
+        let name = &self.program(who)?.name;
         Err(Fault::Wrong(format!("{name} said `{said}` to `{ask}`, not `{wanted}`")))
     }
 
@@ -204,12 +204,12 @@ impl Table {
         let all = those.len().to_string();
         for (me, who) in those.iter().enumerate() {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
-            self.party(*who)?.ask(&format!("run {command}"))?;
+            self.program(*who)?.ask(&format!("run {command}"))?;
         }
         // Everyone is heard out before anyone is judged: nobody is at work when the next question comes.
         let heard: Vec<(String, Result<Answer, Fault>)> = those
             .iter()
-            .map(|who| self.party(*who).map(|party| (party.name.clone(), party.hear(limit))))
+            .map(|who| self.program(*who).map(|program| (program.name.clone(), program.hear(limit))))
             .collect::<Result<_, _>>()?;
         let mut texts = Vec::new();
         let mut wrong = Vec::new();
@@ -249,7 +249,7 @@ fn last_lines(text: &str) -> String {
 /// caller where it has none: so more is kept free than the kernel would by itself.
 const SCRIPT: &str = "echo 16384 > /proc/sys/vm/min_free_kbytes || exit 8
 export HOME=/tmp
-/extra/party serve /run/channel
+/extra/guest_program serve /run/channel
 exit $?";
 
 /// Starts everyone, at the same time.
@@ -258,7 +258,7 @@ fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault
     let shared = folder("pinhole-sharing-")?;
     let mut daemons = Vec::new();
     let mut running = Vec::new();
-    let mut parties = Vec::new();
+    let mut programs = Vec::new();
     for number in 0..guests {
         let daemon = subject.daemon(pinhole, shared.path(), TAG)?.start()?;
         let guest = Guest::uml()
@@ -267,9 +267,9 @@ fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault
             .limit(GUEST_LIMIT)
             .unpinned()
             .share(daemon.socket(), TAG)
-            .file("party", 0o755, program.as_slice())
+            .file("guest_program", 0o755, program.as_slice())
             .start(SCRIPT)?;
-        parties.push(Party::new(
+        programs.push(GuestProgram::new(
             format!("guest {number}"),
             guest.channel().to_path_buf(),
             guest.output_path(),
@@ -277,17 +277,17 @@ fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault
         running.push(Some(guest));
         daemons.push(daemon);
     }
-    for party in &mut parties {
-        party.ask("cd /")?;
-        party.hear(BOOT_LIMIT)?;
+    for program in &mut programs {
+        program.ask("cd /")?;
+        program.hear(BOOT_LIMIT)?;
     }
-    let place = folder("pinhole-party-")?;
+    let place = folder("pinhole-guest-program-")?;
     let host = start_on_host(&place, &program)?;
-    Ok(Seated { parties, running, host, daemons, shared, _program: place })
+    Ok(Seated { guests: programs, running, host, daemons, shared, _program: place })
 }
 
 fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> {
-    let path = place.path().join("party");
+    let path = place.path().join("guest_program");
     let made = fs::write(&path, program)
         .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)));
     made.map_err(Fault::host("cannot write the host's program"))?;
@@ -309,8 +309,8 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
         .process_group(0)
         .spawn()
         .map_err(Fault::host("cannot start the host's program"))?;
-    let party = Party::new("the host", work.path().to_path_buf(), output);
-    Ok(HostProcess { child, party, _work: work })
+    let program = GuestProgram::new("the host", work.path().to_path_buf(), output);
+    Ok(HostProcess { child, program, _work: work })
 }
 
 /// Puts the guests' own sqlite3 into a folder of the host's: a PATH by which it is found there.

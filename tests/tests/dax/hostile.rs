@@ -1,8 +1,8 @@
 //! Can a hostile guest do harm by its window: ranges of every wrong kind, what no file is, floods, and stores where nothing may be written?
 
+use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;
 use pinhole_tests::frontend::frame::{Frame, u64_at};
-use pinhole_tests::window::{Dax, Rules, remove_mapping, setup_mapping};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use std::collections::BTreeMap;

@@ -2,12 +2,12 @@
 //! a VMM with QEMU's rules and behind one that maps over a reservation, through everything that becomes of files.
 
 use pinhole_protocol::InitFlags;
+use pinhole_tests::dax_vmm::{Dax, Rules, Told, connect};
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, DESTROY, FALLOCATE, FORGET, FSYNC, RENAME, SETATTR, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup, eventually};
-use pinhole_tests::window::{Dax, Rules, Told, connect};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 use std::fs;
@@ -229,7 +229,7 @@ fn a_vmm_that_connects_again_begins_with_an_empty_window() {
             let looked =
                 guest.raw(1, &Frame::new(1, 1).name("file").message(), OUT_HEADER_LEN + 128).unwrap();
             let node = u64_at(looked.success().unwrap(), 0).unwrap();
-            let setup = pinhole_tests::window::setup_mapping(node, [0, SLOT, 3, 0]);
+            let setup = pinhole_tests::dax_vmm::setup_mapping(node, [0, SLOT, 3, 0]);
             let mapped = guest.raw(1, &setup.message(), OUT_HEADER_LEN).unwrap();
             assert_eq!(mapped.error().unwrap(), None, "round {round}: {}", daemon.stderr());
             assert_eq!(window.load(SLOT - 1, 1).unwrap(), [round]);

@@ -1,10 +1,10 @@
 //! May memory of the window carry requests? QEMU tells every daemon of the machine of each mapping, as guest memory; the
 //! guest puts messages, answers, tables, rings and data there, and cuts the file.
 
+use pinhole_tests::dax_vmm::{Dax, Rules, WINDOW_START};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, READ, WRITE};
 use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, OUT_HEADER_LEN, Setup};
-use pinhole_tests::window::{Dax, Rules, WINDOW_START};
 use rustix::fs::OFlags;
 use std::fs;
 use std::os::fd::AsRawFd as _;

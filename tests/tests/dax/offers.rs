@@ -2,10 +2,10 @@
 //! each answer that tells of a file.
 
 use pinhole_protocol::InitFlags;
+use pinhole_tests::dax_vmm::{ATTR_DAX, Dax, Rules, connect};
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LINK, OPENDIR, READDIRPLUS};
 use pinhole_tests::frontend::frame::{Frame, u32_at, u64_at};
 use pinhole_tests::frontend::{Bench, FrontendError, Setup};
-use pinhole_tests::window::{ATTR_DAX, Dax, Rules, connect};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 

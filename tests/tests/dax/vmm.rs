@@ -3,12 +3,12 @@
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
+use pinhole_tests::dax_vmm::{Dax, Protection, Rules, Window, connect, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, RELEASE};
 use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::{
     Bench, Footprint, Frontend, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually, wait_until_at_rest,
 };
-use pinhole_tests::window::{Dax, Protection, Rules, Window, connect, setup_mapping};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs;
@@ -162,7 +162,7 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
         send(
             &mut dax.bench.guest,
             2,
-            pinhole_tests::window::remove_mapping(node, &[(0, SLOT), (SLOT, SLOT)]),
+            pinhole_tests::dax_vmm::remove_mapping(node, &[(0, SLOT), (SLOT, SLOT)]),
         );
         assert!(dax.window.wait_for_messages(received + 1));
         let bases = [0, 1, 2].map(|queue| dax.bench.guest.stop_queue(queue).unwrap());
@@ -295,7 +295,7 @@ fn without_acknowledged_messages_there_is_no_dax() {
 #[test]
 fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_upgrade() {
     let rules =
-        Rules { overlap: pinhole_tests::window::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
+        Rules { overlap: pinhole_tests::dax_vmm::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
     let (mut dax, node) = with_file(rules);
     assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
@@ -382,7 +382,7 @@ fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
     dax.window.slow_down(WINDOW_PATIENCE / 6);
     let received = dax.window.counts().received;
     let guest = &mut dax.bench.guest;
-    let removal = send(guest, 1, pinhole_tests::window::remove_mapping(node, &slots));
+    let removal = send(guest, 1, pinhole_tests::dax_vmm::remove_mapping(node, &slots));
     assert!(dax.window.wait_for_messages(received + 1), "the removal is under way");
     let mapping = send(guest, 2, map_frame(node, 0));
     let began = Instant::now();
@@ -418,7 +418,7 @@ fn what_is_being_removed_is_not_said_to_be_there() {
         // One is under way, the removal waits behind it, and then the guest wants the slot again.
         let other = send(guest, 0, map_frame(node, 1));
         assert!(dax.window.wait_for_messages(received + 1));
-        let removal = send(guest, 2, pinhole_tests::window::remove_mapping(node, &[(0, SLOT)]));
+        let removal = send(guest, 2, pinhole_tests::dax_vmm::remove_mapping(node, &[(0, SLOT)]));
         wait_until_at_rest(process);
         let again = send(guest, 1, map_frame(node, 0));
         wait_until_at_rest(process);

@@ -2,10 +2,11 @@
 //! nothing else, is whoever comes next served, and do the others never notice?
 //!
 //! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a journal of what it asked
-//! for and what it was told (`tests/src/kills/`). It takes locks that have to end with it, has a flock all the while, and waits
+//! for and what it was told (`tests/src/crash/`). It takes locks that have to end with it, has a flock all the while, and waits
 //! for a lock that another has: the guest that works beside it, through a daemon of its own on the same share.
 //! `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
 
+use pinhole_tests::crash::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};
 use pinhole_tests::frontend::client::{Client, ENTRY, Opened, Share};
 use pinhole_tests::frontend::frame::opcode::{
@@ -15,7 +16,6 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{self, Lock, host_locks};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, Setup, eventually};
 use pinhole_tests::guest::Guest;
-use pinhole_tests::kills::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -196,7 +196,7 @@ enum Aim {
 const AIMS: [Aim; 7] = [Aim::Serving, Aim::Outside, Aim::Vmm, Aim::Vmm, Aim::Both, Aim::Guest, Aim::Serving];
 
 fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_victim"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crash_guest"));
     command.arg("--socket").arg(socket).args(["--folder", folder]);
     command.args(["--lanes", &LANES.to_string(), "--seed", &seed.to_string()]);
     if let Some(limit) = reboot_after {

@@ -14,9 +14,9 @@ use pinhole_protocol::{
     SyncFs, Write, WriteFlags,
 };
 use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
+use pinhole_tests::disk_faults::FailingDisk;
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Descriptor, Frontend};
-use pinhole_tests::power::FailingDisk;
 use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
@@ -270,7 +270,7 @@ fn close_reports_errors_of_file_systems_that_write_at_close() {
     fs::write(disk.join("data"), "data").unwrap();
     let mut command = pinhole(["mount"]).unwrap();
     let _inner = Mounted::start(command.arg(&disk).arg(&inner), &inner);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_without"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deny_syscall"));
     command.arg("dup").arg(pinhole_program().unwrap()).arg("mount").arg(&inner).arg(&share);
     let _share = Mounted::start(&mut command, &share);
     let mut guest = Guest::new(&share, &[]);

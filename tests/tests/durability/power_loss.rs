@@ -12,11 +12,11 @@ use pinhole_protocol::{
     SetupMapping, Unlink, Write, WriteFlags,
 };
 use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::dax_vmm::{self, Rules, Window};
+use pinhole_tests::disk_faults::{FileSystem, LoggedDisk, Moment, Recording};
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Frontend, Setup};
 use pinhole_tests::guest::Guest;
-use pinhole_tests::power::{FileSystem, LoggedDisk, Moment, Recording};
-use pinhole_tests::window::{self, Rules, Window};
 
 /// How the guest's shares are served.
 const MODES: [(&str, &[&str]); 5] = [
@@ -352,7 +352,7 @@ fn what_is_stored_through_a_dax_window_survives_once_its_fsync_is_answered() {
         let arguments = ["--cache=strict", "--dax-window=16M", "--dax=always"];
         let daemon = serve(&disk.folder(), "window", &arguments);
         let (mut guest, window) =
-            window::connect(daemon.socket(), Setup::default(), Rules::mapping()).unwrap();
+            dax_vmm::connect(daemon.socket(), Setup::default(), Rules::mapping()).unwrap();
         guest.init().unwrap();
         let mut guest = Wire(guest);
         let ways = OF_STORES.into_iter().flat_map(|way| [(way, "old", b'o'), (way, "new", 0)]);

@@ -18,7 +18,7 @@ fn ping_pong_rwm_counts_every_client_in_a_page_that_all_have_mapped() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("page"), vec![0; SLOT]).unwrap();
     let script = format!(
-        "cd /mnt/s; echo ready; until [ -e go ]; do sleep 0.05; done; /extra/party pingpong rwm page 3 {WANTED}"
+        "cd /mnt/s; echo ready; until [ -e go ]; do sleep 0.05; done; /extra/guest_program pingpong rwm page 3 {WANTED}"
     );
     let guests = [(); 2].map(|()| {
         let daemon = Daemon::pinhole_at(&pinhole, folder.path())
@@ -30,7 +30,7 @@ fn ping_pong_rwm_counts_every_client_in_a_page_that_all_have_mapped() {
             .unwrap();
         let share = Share::new(daemon.socket(), "s").device(Device::TestPci).request_queues(REQUEST_QUEUES);
         let guest = Guest::qemu().cpus(1).memory_mib(256).attach(share.options("dax=inode"));
-        (guest.file("party", 0o755, program.as_slice()).start(&script).unwrap(), daemon)
+        (guest.file("guest_program", 0o755, program.as_slice()).start(&script).unwrap(), daemon)
     });
     let guests = guests.map(|(mut guest, daemon)| {
         guest.wait_for_output("ready").unwrap();
@@ -42,7 +42,7 @@ fn ping_pong_rwm_counts_every_client_in_a_page_that_all_have_mapped() {
     let began = std::time::Instant::now();
     fs::write(folder.path().join("go"), "").unwrap();
     let run = format!(
-        "cp \"$0/made\" \"$0/party\" && chmod 755 \"$0/party\" && \"$0/party\" pingpong rwm page 3 {WANTED}"
+        "cp \"$0/made\" \"$0/guest_program\" && chmod 755 \"$0/guest_program\" && \"$0/guest_program\" pingpong rwm page 3 {WANTED}"
     );
     let host =
         Command::new("sh").args(["-c", &run]).arg(own.path()).current_dir(folder.path()).output().unwrap();

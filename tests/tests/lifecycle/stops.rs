@@ -5,6 +5,7 @@
 //! that lacks one of them fails with the command that provides it.
 
 use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::dax_vmm::{Dax, Rules};
 use pinhole_tests::frontend::client::{Client, Share};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{FALLOCATE, FORGET, FSYNC, GETATTR, LOOKUP};
@@ -12,7 +13,6 @@ use pinhole_tests::frontend::locks::{Lock, WRITE};
 use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup};
 use pinhole_tests::interruption::{Interrupter, Interruption};
 use pinhole_tests::program::{Program, pinhole};
-use pinhole_tests::window::{Dax, Rules};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;

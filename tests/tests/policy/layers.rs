@@ -210,7 +210,7 @@ fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
         ("mount_setattr".to_owned(), "namespace", "read-only, nosuid, nodev"),
     ] {
         let place = Place::new();
-        let without = [env!("CARGO_BIN_EXE_without"), &lacking];
+        let without = [env!("CARGO_BIN_EXE_deny_syscall"), &lacking];
         let words = format!("--shared-dir DIR --socket-path SOCK --require {wall}");
         let ended = run(&mut place.command(&without, &words)).unwrap();
         assert_eq!(ended.code, Some(1), "{lacking}: {ended:?}");
@@ -232,7 +232,7 @@ fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
 #[test]
 fn a_mount_is_not_made_where_a_required_wall_is_missing() {
     let place = Place::new();
-    let without = [env!("CARGO_BIN_EXE_without"), "landlock_create_ruleset"];
+    let without = [env!("CARGO_BIN_EXE_deny_syscall"), "landlock_create_ruleset"];
     let ended = run(&mut place.command(&without, "mount DIR MNT --require landlock")).unwrap();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--require landlock: no Landlock") && !ended.stderr.contains("Mounted "));

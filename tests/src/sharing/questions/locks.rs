@@ -109,7 +109,7 @@ fn flock_held(table: &mut Table) -> Result<String, Fault> {
 
 fn count(table: &mut Table, how: &str, count: u32) -> Result<String, Fault> {
     table.step(H, "put number 0", "ok")?;
-    table.together(&format!("$party count {how} number {{me}} {count}"), LIMIT * turns(1))?;
+    table.together(&format!("$guest_program count {how} number {{me}} {count}"), LIMIT * turns(1))?;
     let found = read(&table.place()?.join("number"))?;
     let wanted = u64::from(count) * table.all() as u64;
     hold(found.trim() == wanted.to_string(), || {
@@ -134,13 +134,13 @@ fn ping_pong(table: &mut Table) -> Result<String, Fault> {
     let (wanted, all) = (u64::from(turns(200)), table.all());
     let said = table.says(H, "run head -c 512 /dev/zero > f")?;
     hold(said.is_empty(), || said)?;
-    let said = table.together(&format!("$party pingpong rw f {{all}} {wanted}"), LIMIT * turns(1))?;
+    let said = table.together(&format!("$guest_program pingpong rw f {{all}} {wanted}"), LIMIT * turns(1))?;
     let bytes = std::fs::read(table.place()?.join("f")).map_err(Fault::host("cannot read what they left"))?;
     let sum = steady_turns(&said, &bytes, wanted)?;
     Ok(format!("increment {all}, {sum} visits"))
 }
 
-/// What several `party pingpong` come to, and the file that they leave: the sum of all turns.
+/// What several `guest_program pingpong` come to, and the file that they leave: the sum of all turns.
 ///
 /// # Errors
 /// [`Fault::Wrong`] where a turn is lost, where one of them has not had `wanted` visits with all others' between, or has had
@@ -174,7 +174,11 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     ])?;
     table.kill(0)?;
     // Whoever waits has it, however long the daemon takes to see that its guest is gone.
-    table.step(B, "run $party count fcntl f 1 1 && timeout 60 flock f true && echo free", "turns 1\nfree")?;
+    table.step(
+        B,
+        "run $guest_program count fcntl f 1 1 && timeout 60 flock f true && echo free",
+        "turns 1\nfree",
+    )?;
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
@@ -186,11 +190,11 @@ fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
             [("fcntl", "lock z w 0 0", "lock z u 0 0"), ("flock", "flock z x", "flock z u")]
         {
             table.talk(&[(holder, "open z rw f", "ok"), (holder, lock, "ok")])?;
-            let said = table.says(B, &format!("run $party abandon {how} f"))?;
+            let said = table.says(B, &format!("run $guest_program abandon {how} f"))?;
             hold(word(&said, 1) == "S", || format!("it did not wait for {how} of {holder:?}: {said}"))?;
-            let gone = format!("run $party gone {}", word(&said, 0));
+            let gone = format!("run $guest_program gone {}", word(&said, 0));
             table.step(holder, unlock, "ok")?;
-            let have = format!("run $party have {how} f");
+            let have = format!("run $guest_program have {how} f");
             table.talk(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
             // And now that it can have no more.
             table.talk(&[

@@ -51,7 +51,7 @@ fn limit() -> Duration {
 
 fn appends(table: &mut Table) -> Result<String, Fault> {
     let count = u64::from(turns(250));
-    table.together(&format!("$party append f {{me}} {count}"), limit())?;
+    table.together(&format!("$guest_program append f {{me}} {count}"), limit())?;
     let text = read(&table.place()?.join("f"))?;
     let mut next = BTreeMap::new();
     for line in text.split_inclusive('\n') {
@@ -71,7 +71,7 @@ fn appends(table: &mut Table) -> Result<String, Fault> {
 
 fn created_once(table: &mut Table) -> Result<String, Fault> {
     let count = turns(100);
-    let said = table.together(&format!("$party excl . {{me}} {count}"), limit())?;
+    let said = table.together(&format!("$guest_program excl . {{me}} {count}"), limit())?;
     let mut made = BTreeMap::new();
     for (me, line) in said.iter().enumerate().flat_map(|(me, text)| text.lines().map(move |line| (me, line)))
     {
@@ -118,7 +118,7 @@ impl Account {
 
 fn storm(table: &mut Table) -> Result<String, Fault> {
     let (count, seed) = (turns(400), seed());
-    let said = table.together(&format!("$party storm . {{me}} {count} {seed}"), limit())?;
+    let said = table.together(&format!("$guest_program storm . {{me}} {count} {seed}"), limit())?;
     let mut account = Account::default();
     said.iter().flat_map(|text| text.lines()).try_for_each(|line| account.add(line))?;
     let mut left = account.created.clone();
@@ -140,11 +140,11 @@ fn storm(table: &mut Table) -> Result<String, Fault> {
 
 fn rename_atomic(table: &mut Table) -> Result<String, Fault> {
     let count = turns(300);
-    table.step(H, "run $party replace . 9 1 0", "replaced 1")?;
+    table.step(H, "run $guest_program replace . 9 1 0", "replaced 1")?;
     // The first guest and the host replace, the others look.
     let command = format!(
-        "case {{me}} in 0|$(({{all}} - 1))) $party replace . {{me}} {count} $(({{all}} - 2));; \
-         *) $party watch . {{me}} {count};; esac"
+        "case {{me}} in 0|$(({{all}} - 1))) $guest_program replace . {{me}} {count} $(({{all}} - 2));; \
+         *) $guest_program watch . {{me}} {count};; esac"
     );
     let said = table.together(&command, limit())?;
     let kinds: Vec<_> =
@@ -161,7 +161,7 @@ fn maildir(table: &mut Table) -> Result<String, Fault> {
         table.step(H, folder, "ok")?;
     }
     let all = count * table.all();
-    let said = table.together(&format!("$party maildir . {{me}} {count} {all}"), limit())?;
+    let said = table.together(&format!("$guest_program maildir . {{me}} {count} {all}"), limit())?;
     let mut read = BTreeSet::new();
     for line in said.iter().flat_map(|text| text.lines()) {
         hold(read.insert(word(line, 1).to_owned()), || format!("read twice: `{line}`"))?;
@@ -173,14 +173,14 @@ fn maildir(table: &mut Table) -> Result<String, Fault> {
 fn mix(table: &mut Table) -> Result<String, Fault> {
     let (count, seed) = (turns(1500), seed());
     table.step(H, "mkdir top", "ok")?;
-    let said = table.together(&format!("$party mix top {{me}} {count} {seed}"), limit())?;
+    let said = table.together(&format!("$guest_program mix top {{me}} {count} {seed}"), limit())?;
     for text in &said {
         let (done, of) = (number(text, 1)?, number(text, 3)?);
         hold(of == u64::from(count) && done * 4 >= of, || {
             format!("seed {seed}: too little was done: {text}")
         })?;
     }
-    let mut trees = table.together("$party tree top | sort", limit())?;
+    let mut trees = table.together("$guest_program tree top | sort", limit())?;
     let host = trees.pop().unwrap_or_default();
     for (guest, tree) in trees.iter().enumerate() {
         let differs = || {

@@ -6,11 +6,11 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use pinhole_tests::history::length::{self, Length};
-use pinhole_tests::history::log::{self, Log};
-use pinhole_tests::history::names::{self, Names};
-use pinhole_tests::history::register::{self, Register};
-use pinhole_tests::history::{Made, Object, check};
+use pinhole_tests::linearizability::length::{self, Length};
+use pinhole_tests::linearizability::log::{self, Log};
+use pinhole_tests::linearizability::names::{self, Names};
+use pinhole_tests::linearizability::register::{self, Register};
+use pinhole_tests::linearizability::{Made, Object, check};
 use rustix::io::Errno;
 
 use super::clients::{Client, OPEN, had_effect};

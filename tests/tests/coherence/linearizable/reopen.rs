@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Instant;
 
-use pinhole_tests::history::reopened::{Passage, check};
+use pinhole_tests::linearizability::reopened::{Passage, check};
 
 use super::play::Random;
 

@@ -13,7 +13,7 @@ use inode_numbers::with_two_equal_inodes;
 use pinhole_protocol::client::decode_open;
 use pinhole_protocol::{MkDir, Name, NodeId, Open, OpenFlags, Operation, SyncFs, Write, WriteFlags};
 use pinhole_tests::daemon::Daemon;
-use pinhole_tests::power::FailingDisk;
+use pinhole_tests::disk_faults::FailingDisk;
 use rustix::mount::MountPropagationFlags;
 use share::{Guest, Share, errno};
 

@@ -14,8 +14,8 @@ use pinhole_protocol::{
     Operation, Read, ReadDir, ReadDirPlus, Release,
 };
 use pinhole_tests::daemon::{Daemon, Serving};
+use pinhole_tests::disk_faults::leave_the_hosts_mounts;
 use pinhole_tests::frontend::{Frontend, Setup};
-use pinhole_tests::power::leave_the_hosts_mounts;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use tempfile::TempDir;
 

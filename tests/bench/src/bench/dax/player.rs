@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pinhole_tests::dax_vmm::{Rules, Window, connect, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::{LOOKUP, OPEN_FILE, READ};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, FrontendError, OUT_HEADER_LEN, Setup};
-use pinhole_tests::window::{Rules, Window, connect, remove_mapping, setup_mapping};
 use rustix::io::Errno;
 use vhost::vhost_user::message::VhostUserMMap;
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler as _};

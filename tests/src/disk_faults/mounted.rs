@@ -8,29 +8,27 @@ use std::process::Command;
 use std::time::Instant;
 
 use rustix::event::Timespec;
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::UnshareFlags;
+use rustix::mount::UnmountFlags;
 
 use super::{LIMIT, LOOK};
+use crate::mount_namespace;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Gives the calling thread, and the processes that it starts, mounts of their own. Once is enough.
+/// Gives the calling thread, and the processes that it starts, a mount namespace of its own. Only the
+/// first call of a thread has an effect.
 ///
 /// # Errors
-/// Where this process may not, which takes root.
+/// Fails if the process lacks the right to do this, which root has.
 pub fn leave_the_hosts_mounts() -> io::Result<()> {
-    if ALONE.get() {
-        return Ok(());
+    if !ALONE.get() {
+        mount_namespace::enter_new(&[]).map_err(|error| {
+            io::Error::other(format!("mounting takes root ({error}): run `sudo -E cargo xtask test`"))
+        })?;
+        ALONE.set(true);
     }
-    #[expect(deprecated, reason = "the safe form; only file tables could break I/O safety, mounts cannot")]
-    rustix::thread::unshare(UnshareFlags::NEWNS).map_err(|error| {
-        io::Error::other(format!("mounting takes root ({error}): run `sudo -E cargo xtask test`"))
-    })?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    ALONE.set(true);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Runs a program on a host that lacks something: `without CALL[=BITS] PROGRAM ARGUMENT...`. The system call is answered
+//! Runs a program on a host that lacks something: `deny_syscall CALL[=BITS] PROGRAM ARGUMENT...`. The system call is answered
 //! as by a kernel that does not have it (ENOSYS); with bits of its first argument, only where these are among them, as
 //! by one that does not allow them (EPERM).
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Err(failure) => failure,
     };
     // Who hears nothing sees the exit code.
-    drop(writeln!(io::stderr(), "without: {failure}"));
+    drop(writeln!(io::stderr(), "deny_syscall: {failure}"));
     ExitCode::from(2)
 }
 

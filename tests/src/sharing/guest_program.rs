@@ -21,7 +21,7 @@ pub(super) struct Answer {
 }
 
 #[derive(Debug)]
-pub(super) struct Party {
+pub(super) struct GuestProgram {
     pub(super) name: String,
     /// The folder of the files `ask-1`, `ask-2` ...
     channel: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Party {
     last: String,
 }
 
-impl Party {
+impl GuestProgram {
     pub(super) fn new(name: impl Into<String>, channel: PathBuf, output: PathBuf) -> Self {
         Self { name: name.into(), channel, output, asked: 0, heard: 0, last: String::new() }
     }
@@ -81,13 +81,13 @@ mod tests {
 
     #[test]
     fn an_answer_ends_with_its_own_line() {
-        let mut party = Party::new("guest", PathBuf::new(), PathBuf::new());
-        party.asked = 3;
-        let answer = party.ended("one\ntwo\n>3 1\n").unwrap();
+        let mut program = GuestProgram::new("guest", PathBuf::new(), PathBuf::new());
+        program.asked = 3;
+        let answer = program.ended("one\ntwo\n>3 1\n").unwrap();
         assert_eq!((answer.text.as_str(), answer.code), ("one\ntwo", 1));
-        assert_eq!(party.ended(">3 0\n").unwrap().text, "");
+        assert_eq!(program.ended(">3 0\n").unwrap().text, "");
         for unfinished in ["", "one\n", "one\n>3 ", "one\n>3 0", ">2 0\n"] {
-            assert!(party.ended(unfinished).is_none(), "{unfinished}");
+            assert!(program.ended(unfinished).is_none(), "{unfinished}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! A VMM with a guest that works until it is killed: the tests of kills start it and read its journal on its standard
-//! output (`tests/src/kills/`).
+//! output (`tests/src/crash/`).
 #![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use clap::Parser;
+use pinhole_tests::crash::{Player, SETUP, Said, line};
 use pinhole_tests::frontend::FrontendError;
 use pinhole_tests::frontend::client::Client;
-use pinhole_tests::kills::{Player, SETUP, Said, line};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#include "party.h"
+#include "guest_program.h"
 
 static uint64_t state;
 

@@ -1,7 +1,7 @@
 /* One of several that use a directory at once: in each guest and on the host, the same program.
-   `party serve CHANNEL` does what the files ask-1, ask-2 ... of the folder CHANNEL say, one line each, and ends what it
+   `guest_program serve CHANNEL` does what the files ask-1, ask-2 ... of the folder CHANNEL say, one line each, and ends what it
    says to each by a line `>N CODE`. A line is a word of the table below, or `run` with a shell's command, which has this
-   program's path in $party. Other words are work.c's: what several do at the same time. */
+   program's path in $guest_program. Other words are work.c's: what several do at the same time. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include "party.h"
+#include "guest_program.h"
 
 /* Open files, by a letter. */
 static int handles[26];
@@ -221,7 +221,7 @@ static int serve(const char *channel) {
 }
 
 int main(int argc, char **argv) {
-    setenv("party", argv[0], 1);
+    setenv("guest_program", argv[0], 1);
     umask(022);
     if (argc == 3 && !strcmp(argv[1], "serve")) return serve(argv[2]);
     return argc > 1 ? work(argc - 1, argv + 1) : 2;
