@@ -3,8 +3,8 @@
 #![cfg(test)]
 use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Pace, Paced, Repeat, StopCheck};
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Held, Holes, Passthrough};
-use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
+use pinhole::passthrough::{Config, Held, Passthrough};
+use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
     MkNod, Name, NodeId, NodeKind, Open, OpenDir, OpenFlags, ReadDir, Release, SetAttr, WriteFlags,
@@ -17,22 +17,7 @@ use vm_memory::VolatileSlice;
 
 fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
     let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        shared_dir: directory.path().to_owned(),
-        cache: CacheMode::Auto,
-        entry_timeout: std::time::Duration::from_secs(1),
-        direct_io: false,
-        xattr: false,
-        posix_acl: false,
-        announce_submounts: true,
-        preserve_noatime: false,
-        holes: Holes::All,
-        file_handles: FileHandles::Prefer,
-        descriptors_max,
-        limits: Limits::default(),
-        syncs: true,
-        rules: None,
-    };
+    let config = Config { descriptors_max, ..Config::new(directory.path()) };
     let share = Passthrough::new(config).unwrap();
     (directory, share)
 }

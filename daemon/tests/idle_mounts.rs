@@ -1,8 +1,8 @@
 //! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
 #![cfg(test)]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
-use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
+use pinhole::passthrough::{Config, Passthrough};
+use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, GetAttr, InitFlags, Lookup, Name, NodeId, Open, OpenFlags,
 };
@@ -22,22 +22,7 @@ struct Share {
 impl Share {
     fn with_mounts(count: usize, descriptors_max: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let host = Passthrough::new(Config {
-            shared_dir: folder.path().to_owned(),
-            cache: CacheMode::Auto,
-            holes: Holes::All,
-            direct_io: false,
-            xattr: false,
-            posix_acl: false,
-            announce_submounts: true,
-            preserve_noatime: false,
-            entry_timeout: std::time::Duration::from_secs(1),
-            file_handles: FileHandles::Prefer,
-            descriptors_max,
-            limits: Limits::default(),
-            syncs: true,
-            rules: None,
-        });
+        let host = Passthrough::new(Config { descriptors_max, ..Config::new(folder.path()) });
         let mounts = (0..count).map(|n| folder.path().join(format!("mount-{n}"))).collect();
         let share = Self { folder, mounts, host: host.unwrap() };
         for mount in &share.mounts {

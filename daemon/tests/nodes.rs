@@ -3,8 +3,8 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
-use pinhole_policy::{Limits, NoPlaces, Permitted, Policy, RequiresAccess};
+use pinhole::passthrough::{Config, FileHandles, Passthrough};
+use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
     OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
@@ -25,22 +25,7 @@ fn share(file_handles: FileHandles) -> (TempDir, Passthrough) {
 }
 
 fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
-    Config {
-        shared_dir: directory.path().to_owned(),
-        cache: CacheMode::Auto,
-        entry_timeout: std::time::Duration::from_secs(1),
-        direct_io: false,
-        xattr: false,
-        posix_acl: false,
-        announce_submounts: true,
-        preserve_noatime: false,
-        holes: Holes::All,
-        file_handles,
-        descriptors_max: BUDGET,
-        limits: Limits::default(),
-        syncs: true,
-        rules: None,
-    }
+    Config { file_handles, descriptors_max: BUDGET, ..Config::new(directory.path()) }
 }
 
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>

@@ -3,7 +3,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
+use pinhole::passthrough::{Config, Passthrough};
 use pinhole_policy::{Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,
@@ -35,22 +35,8 @@ impl Share {
         std::fs::create_dir(directory.path().join("ro/d")).unwrap();
         std::fs::write(directory.path().join("ro/file"), "x").unwrap();
         let policy = Policy::parse(policy).unwrap();
-        let config = Config {
-            shared_dir: directory.path().to_owned(),
-            cache: CacheMode::Auto,
-            entry_timeout: Duration::from_secs(1),
-            direct_io: false,
-            xattr: false,
-            posix_acl: false,
-            announce_submounts: true,
-            preserve_noatime: false,
-            holes: Holes::All,
-            file_handles: FileHandles::Prefer,
-            descriptors_max: 1000,
-            limits: *policy.limits(),
-            syncs: true,
-            rules: policy.paths().cloned(),
-        };
+        let (limits, rules) = (*policy.limits(), policy.paths().cloned());
+        let config = Config { limits, rules, ..Config::new(directory.path()) };
         Self { host: Passthrough::new(config).unwrap(), policy, directory }
     }
 

@@ -9,7 +9,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
+use pinhole::passthrough::{CacheMode, Config, FileHandles, Passthrough};
 use pinhole::thread_setup::ThreadSetup;
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
@@ -34,21 +34,11 @@ fn check(input: &[u8]) {
     // Half of the inputs run with inode handles, half without. The guest must see no difference.
     let by_handle = input.len().is_multiple_of(2);
     let config = Config {
-        shared_dir: shared.path().to_owned(),
         // Under `auto`, an open of a file that has lost its name first fails with ESTALE.
         cache: CacheMode::Exclusive,
-        entry_timeout: std::time::Duration::from_secs(1),
-        direct_io: false,
-        xattr: false,
-        posix_acl: false,
         announce_submounts: false,
-        preserve_noatime: false,
-        holes: Holes::All,
         file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
-        descriptors_max: 1024,
-        limits: pinhole_policy::Limits::default(),
-        syncs: true,
-        rules: None,
+        ..Config::new(shared.path())
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
     let setup = ThreadSetup::unconfined().expect("/proc");

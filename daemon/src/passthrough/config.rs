@@ -80,6 +80,28 @@ pub struct Config {
     pub rules: Option<Arc<PathRules>>,
 }
 
+impl Config {
+    /// Returns the settings of a share without any option, with room for 1000 host descriptors.
+    pub fn new(shared_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            shared_dir: shared_dir.into(),
+            cache: CacheMode::default(),
+            entry_timeout: Duration::from_secs(1),
+            direct_io: false,
+            xattr: false,
+            posix_acl: false,
+            announce_submounts: true,
+            preserve_noatime: false,
+            holes: Holes::All,
+            file_handles: FileHandles::default(),
+            descriptors_max: 1000,
+            limits: Limits::default(),
+            syncs: true,
+            rules: None,
+        }
+    }
+}
+
 /// What the process around a share gives it.
 #[derive(Debug)]
 pub struct Surroundings {

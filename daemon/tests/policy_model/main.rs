@@ -9,7 +9,7 @@ mod rules;
 use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
 use pinhole::filesystem::{Allowed, Answer, Call, Caller, FileSystem, Pace, Paced, errno_of};
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
+use pinhole::passthrough::{CacheMode, Config, Passthrough};
 use pinhole_policy::{Access, Refusal, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId,
@@ -96,22 +96,13 @@ impl World {
     fn new(rules: Rules) -> Self {
         let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = Config {
-            shared_dir: shared.path().to_owned(),
-            // A guest that trusts names is answered ESTALE once where one of them is gone, and looks it up again. This
-            // guest asks once, so it trusts none.
+            // A guest that trusts names gets ESTALE once if one of them is gone, and looks it up again.
+            // This guest asks once, so it trusts none.
             cache: CacheMode::Exclusive,
             entry_timeout: std::time::Duration::ZERO,
-            direct_io: false,
-            xattr: false,
-            posix_acl: false,
-            announce_submounts: true,
-            preserve_noatime: false,
-            holes: Holes::All,
-            file_handles: FileHandles::Prefer,
-            descriptors_max: 1000,
             limits: *rules.policy.limits(),
-            syncs: true,
             rules: rules.policy.paths().cloned(),
+            ..Config::new(shared.path())
         };
         for tree in [&shared, &mirror] {
             for directory in NAMES {

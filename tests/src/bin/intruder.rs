@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, InodeHandle, Passthrough, Surroundings};
+use pinhole::passthrough::{Config, FileHandles, InodeHandle, Passthrough, Surroundings};
 use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, Layers, OnForbidden, Plan, Side,
     UnconfinedSupervisor,
 };
 use pinhole::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
-use pinhole_policy::{Facilities, Limits, Policy, Profile};
+use pinhole_policy::{Facilities, Policy, Profile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -208,22 +208,7 @@ fn supervise(
 static SAID: AtomicBool = AtomicBool::new(false);
 
 fn host_config(share: &Path, file_handles: FileHandles) -> Config {
-    Config {
-        shared_dir: share.to_owned(),
-        limits: Limits::default(),
-        syncs: true,
-        rules: None,
-        cache: CacheMode::Auto,
-        entry_timeout: Duration::from_secs(1),
-        direct_io: false,
-        xattr: false,
-        posix_acl: false,
-        announce_submounts: true,
-        preserve_noatime: false,
-        holes: Holes::All,
-        file_handles,
-        descriptors_max: 100,
-    }
+    Config { file_handles, descriptors_max: 100, ..Config::new(share) }
 }
 
 /// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that is so anyway.

@@ -4,11 +4,11 @@ use pinhole::filesystem::{
     Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Holes, Passthrough};
+use pinhole::passthrough::{Config, Passthrough};
 use pinhole::session::{Options, Session};
 use pinhole::thread_setup::ThreadSetup;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, Stop};
-use pinhole_policy::{Limits, Places, Policy, RuleId};
+use pinhole_policy::{Places, Policy, RuleId};
 use pinhole_protocol::{
     self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, InitOffer, OpenReply, Statfs, Statx,
     Timeouts,
@@ -57,22 +57,8 @@ impl HeldBack {
         let path = |name: &str| folder.path().join(name);
         fs_dirs(&[path("share"), path("mount")]);
         let minute = Duration::from_mins(1);
-        let config = Config {
-            shared_dir: path("share"),
-            cache: CacheMode::Auto,
-            holes: Holes::All,
-            entry_timeout: minute,
-            direct_io: false,
-            xattr: false,
-            posix_acl: false,
-            announce_submounts: false,
-            preserve_noatime: false,
-            syncs: true,
-            file_handles: FileHandles::Prefer,
-            descriptors_max: 512,
-            limits: Limits::default(),
-            rules: None,
-        };
+        let config =
+            Config { entry_timeout: minute, announce_submounts: false, ..Config::new(path("share")) };
         let holds = Arc::new(Holds::default());
         let behind = Passthrough::new(config).unwrap();
         let wake = Arc::clone(behind.wake_event());
