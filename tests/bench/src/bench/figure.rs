@@ -15,6 +15,11 @@ pub(crate) enum Contestant {
         /// Its release build.
         program: PathBuf,
     },
+    /// Another build of pinhole, from before a change (`--against`).
+    Before {
+        /// Its program.
+        program: PathBuf,
+    },
     /// virtiofsd.
     Virtiofsd(VirtiofsdSetting),
     /// The same host calls in a loop in one process, without a daemon: the upper limit.
@@ -39,7 +44,7 @@ impl Contestant {
     /// daemon.
     pub(crate) fn daemon(&self, share: &Path, extra: &[&str]) -> Outcome<Daemon> {
         let daemon = match self {
-            Self::Pinhole { program } => Daemon::pinhole_at(program, share),
+            Self::Pinhole { program } | Self::Before { program } => Daemon::pinhole_at(program, share),
             Self::Virtiofsd(setting) => Daemon::virtiofsd_sandboxed(share)
                 .map_err(|error| Failure::new(error.to_string()))?
                 .argument(format!("--thread-pool-size={}", setting.pool))
@@ -54,6 +59,7 @@ impl fmt::Display for Contestant {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pinhole { .. } => out.write_str("pinhole"),
+            Self::Before { .. } => out.write_str("before"),
             Self::Virtiofsd(setting) => setting.fmt(out),
             Self::Native => out.write_str("native"),
         }

@@ -7,11 +7,13 @@
 //! | `cost` | measures start time, memory and descriptors of a daemon |
 //! | `dax`, `locks` | separate benchmarks of the DAX window and of locks |
 //! | `samples` | computes ratios from the figures |
+//! | `before` | compares two builds of pinhole |
 //! | `report`, `chart` | show the results |
 //!
 //! `wire`, `guest` and `cost` measure one contestant once; this file calls them in turns.
 
 pub(crate) mod aims;
+mod before;
 pub(crate) mod chart;
 pub(crate) mod cost;
 pub(crate) mod dax;
@@ -28,7 +30,7 @@ pub(crate) mod samples;
 pub(crate) mod table;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::console::say;
 use crate::needs::Need;
@@ -67,6 +69,10 @@ pub(crate) struct Arguments {
     /// Time for each row of the part `wire` at each depth, in seconds
     #[arg(long, default_value_t = 0.12, value_parser = seconds)]
     seconds: f64,
+    /// Compare with another pinhole program, as the contestant `before`, and measure no other
+    /// contestant
+    #[arg(long, value_name = "PROGRAM", value_parser = program, conflicts_with_all = ["dax", "locks", "chart"])]
+    against: Option<PathBuf>,
     /// Write every figure of every turn to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -84,6 +90,14 @@ enum Part {
     Guest,
     /// Start time, memory and descriptors of a daemon
     Cost,
+}
+
+/// Builds of pinhole to measure.
+#[derive(Clone, Copy, Debug)]
+struct Programs<'p> {
+    pinhole: &'p Path,
+    /// The other build (`--against`).
+    before: Option<&'p Path>,
 }
 
 /// Default number of turns for `--dax`.
@@ -109,6 +123,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Checks that `text` names a program. The path becomes absolute, so that it does not depend on the
+/// directory in which a daemon starts.
+fn program(text: &str) -> Result<PathBuf, String> {
+    let path = std::fs::canonicalize(text).map_err(|error| error.to_string())?;
+    if path.is_file() { Ok(path) } else { Err("not a file".to_owned()) }
+}
+
 impl Part {
     const ALL: [Self; 3] = [Self::Wire, Self::Guest, Self::Cost];
 
@@ -130,7 +151,11 @@ impl Part {
     }
 
     /// Returns the contestants of the part.
-    fn contestants(self, program: &std::path::Path) -> Vec<Contestant> {
+    fn contestants(self, programs: &Programs<'_>) -> Vec<Contestant> {
+        let own = Contestant::Pinhole { program: programs.pinhole.to_path_buf() };
+        if let Some(program) = programs.before {
+            return vec![own, Contestant::Before { program: program.to_path_buf() }];
+        }
         let settings = match self {
             Self::Wire => SETTINGS.as_slice(),
             // A pool makes no row faster there: each request wakes one more thread, and the guest
@@ -138,7 +163,7 @@ impl Part {
             Self::Guest => &POOLLESS,
             Self::Cost => &[PLAIN],
         };
-        let mut all = vec![Contestant::Pinhole { program: program.to_path_buf() }];
+        let mut all = vec![own];
         all.extend(settings.iter().copied().map(Contestant::Virtiofsd));
         if self == Self::Wire {
             all.push(Contestant::Native);
@@ -193,7 +218,8 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     let guest = |contestant: &Contestant, place: &Place, progress: &Progress| {
         guest::turn(contestant, arguments.cache, (place, progress))
     };
-    let samples = measure(&parts, &program, (&wire, &guest, &place))?;
+    let programs = Programs { pinhole: &program, before: arguments.against.as_deref() };
+    let samples = measure(&parts, &programs, (&wire, &guest, &place))?;
     let comparisons = samples.comparisons();
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
@@ -202,12 +228,12 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
 
 fn measure(
     parts: &[(Part, usize)],
-    program: &std::path::Path,
+    programs: &Programs<'_>,
     (wire, guest, place): (&Wire, &Turn<'_>, &Place),
 ) -> Outcome<Samples> {
     let steps = |part: Part| match part {
         Part::Wire => wire.progress_steps(),
-        Part::Guest | Part::Cost => part.contestants(program).len(),
+        Part::Guest | Part::Cost => part.contestants(programs).len(),
     };
     let steps: usize = parts.iter().map(|(part, turns)| steps(*part) * turns).sum();
     let progress = Progress::new(steps as u64);
@@ -215,7 +241,7 @@ fn measure(
     let last = parts.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
     for turn in 0..last {
         for (part, _) in parts.iter().filter(|(_, turns)| turn < *turns) {
-            let mut contestants = part.contestants(program);
+            let mut contestants = part.contestants(programs);
             // The first contestant finds colder caches, so a different one is first in each turn.
             let first = turn % contestants.len();
             contestants.rotate_left(first);
@@ -252,6 +278,11 @@ fn show(report: &Report, arguments: &Arguments) -> Outcome {
         "\n{}; {}; {}; {}",
         report.machine.date, report.machine.words, report.machine.versions, report.turns
     ));
+    if arguments.against.is_some() {
+        let (table, count) = before::compare(&report.comparisons);
+        say(format!("\n== before\n{}\n{count}", table.plain()));
+        return write_json(report, arguments);
+    }
     for (title, table) in [("wire", report.wire()), ("other rows", report.others()), ("aims", report.aims())]
     {
         if !table.is_empty() {
@@ -261,10 +292,7 @@ fn show(report: &Report, arguments: &Arguments) -> Outcome {
     let aimed = report.aimed();
     let met = aimed.iter().filter(|(aim, _, value)| aim.bound.is_met(value.median)).count();
     say(format!("aims: {met} of {} met", aimed.len()));
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, format!("{:#}\n", report.json()))
-            .map_err(Failure::io(format!("cannot write {}", file.display())))?;
-    }
+    write_json(report, arguments)?;
     if let Some(folder) = &arguments.chart {
         std::fs::create_dir_all(folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
         chart::draw(report, folder)?;
@@ -272,4 +300,10 @@ fn show(report: &Report, arguments: &Arguments) -> Outcome {
             .map_err(Failure::io("cannot write the page"))?;
     }
     Ok(())
+}
+
+fn write_json(report: &Report, arguments: &Arguments) -> Outcome {
+    let Some(file) = &arguments.json else { return Ok(()) };
+    std::fs::write(file, format!("{:#}\n", report.json()))
+        .map_err(Failure::io(format!("cannot write {}", file.display())))
 }

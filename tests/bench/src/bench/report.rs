@@ -171,6 +171,7 @@ impl Report {
                 "series": series.collect::<Vec<_>>(),
                 "virtiofsd_at_its_best": compared.and_then(|found| found.peer).map(|(setting, _)| setting.to_string()),
                 "pinhole_by_virtiofsd": compared.and_then(|found| found.peer).map(|(_, beside)| parts(beside.ratio)),
+                "pinhole_by_before": compared.and_then(|found| found.before).map(|beside| parts(beside.ratio)),
                 "pinhole_by_native": compared.and_then(|found| found.native).map(|beside| parts(beside.ratio)),
             })
         });

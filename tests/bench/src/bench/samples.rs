@@ -58,6 +58,8 @@ pub(crate) struct Comparison {
     pub(crate) poolless: Option<Beside>,
     /// Bare host calls.
     pub(crate) native: Option<Beside>,
+    /// Another build of pinhole.
+    pub(crate) before: Option<Beside>,
 }
 
 impl Samples {
@@ -95,6 +97,7 @@ impl RowSamples {
         };
         let own = of(|contestant| matches!(contestant, Contestant::Pinhole { .. }))?;
         let native = of(|contestant| *contestant == Contestant::Native);
+        let before = of(|contestant| matches!(contestant, Contestant::Before { .. }));
         let peer = self.best_peer(|_setting| true);
         let poolless = self.best_peer(|setting| setting.pool == 0);
         Some(Comparison {
@@ -105,6 +108,7 @@ impl RowSamples {
             peer: peer.and_then(|(setting, values)| Some((setting, Beside::of(own, values)?))),
             poolless: poolless.and_then(|(_, values)| Beside::of(own, values)),
             native: native.and_then(|values| Beside::of(own, values)),
+            before: before.and_then(|values| Beside::of(own, values)),
         })
     }
 
@@ -114,7 +118,10 @@ impl RowSamples {
                 let median = Spread::of(values.iter().map(|(_, value)| *value))?.median;
                 Some((median, *setting, values))
             }
-            Contestant::Virtiofsd(_) | Contestant::Pinhole { .. } | Contestant::Native => None,
+            Contestant::Virtiofsd(_)
+            | Contestant::Pinhole { .. }
+            | Contestant::Before { .. }
+            | Contestant::Native => None,
         });
         let best = peers.reduce(|best, next| if self.better.is_better(next.0, best.0) { next } else { best });
         best.map(|(_, setting, values)| (setting, values))
@@ -205,6 +212,22 @@ mod tests {
     fn median_of_an_even_count_is_between_the_middle_two() {
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]), Some(Spread { median: 3.0, min: 1.0, max: 8.0 }));
         assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn other_build_is_compared_and_is_no_peer() {
+        let mut samples = Samples::default();
+        for turn in 0..2 {
+            for (contestant, value) in [
+                (Contestant::Pinhole { program: "new/pinhole".into() }, 3.0),
+                (Contestant::Before { program: "old/pinhole".into() }, 2.0),
+            ] {
+                samples.add(&contestant, turn, figure(Better::Higher, value));
+            }
+        }
+        let comparison = samples.comparisons().remove(0);
+        assert_eq!(comparison.before.unwrap().ratio, Spread { median: 1.5, min: 1.5, max: 1.5 });
+        assert!(comparison.peer.is_none());
     }
 
     #[test]

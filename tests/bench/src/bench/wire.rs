@@ -105,7 +105,8 @@ impl Wire {
         std::fs::create_dir_all(&share).map_err(Failure::io("cannot make the share of the part `wire`"))?;
         let mut players = Vec::new();
         for contestant in contestants {
-            let several = matches!(contestant, Contestant::Pinhole { .. }).then_some(QUEUES);
+            let own = matches!(contestant, Contestant::Pinhole { .. } | Contestant::Before { .. });
+            let several = own.then_some(QUEUES);
             for queues in std::iter::once(1).chain(several.into_iter().flatten()) {
                 players.push(Player::start(contestant, &share, queues, self.seconds)?);
             }
@@ -144,7 +145,7 @@ impl Player {
         command.arg(format!("--seconds={seconds}")).arg(format!("--queues={queues}"));
         let serving = match contestant {
             Contestant::Native => None,
-            Contestant::Pinhole { .. } | Contestant::Virtiofsd(_) => {
+            Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Virtiofsd(_) => {
                 let started = contestant.daemon(share, &[])?.start();
                 Some(started.map_err(|error| Failure::new(error.to_string()))?)
             }

@@ -79,7 +79,7 @@ pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) 
         Contestant::Virtiofsd(setting) if setting.cache != "auto" || setting.pool > 0 => {
             return Ok(Vec::new());
         }
-        Contestant::Pinhole { .. } | Contestant::Virtiofsd(_) => {}
+        Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Virtiofsd(_) => {}
     }
     let share = tree(place)?;
     let subject = Subject { contestant, share: &share };
@@ -190,7 +190,7 @@ impl Subject<'_> {
     fn keeping_arguments(&self, argument: &'static str) -> Vec<&'static str> {
         match self.contestant {
             Contestant::Virtiofsd(_) => vec![argument, "--modcaps=+dac_read_search"],
-            Contestant::Pinhole { .. } | Contestant::Native => vec![argument],
+            Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Native => vec![argument],
         }
     }
 }

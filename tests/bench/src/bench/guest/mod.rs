@@ -99,7 +99,7 @@ pub(crate) fn turn(
 /// is part of its setting.
 fn modes(contestant: &Contestant) -> Vec<(Mode, Option<&'static str>)> {
     match contestant {
-        Contestant::Pinhole { .. } => {
+        Contestant::Pinhole { .. } | Contestant::Before { .. } => {
             vec![
                 (Mode::Auto, Some("--cache=auto")),
                 (Mode::Always, Some("--cache=always")),
