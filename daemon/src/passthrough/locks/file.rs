@@ -1,161 +1,153 @@
-//! The locks of one file: which owner has which bytes, by way of which descriptions.
+//! The locks of one file: which owner holds which bytes, through which descriptions of the host.
 
-use super::ofd::{self, Said};
-use super::ranges::{Edit, Locked, Ranges, Span};
+use super::description::Description;
+use super::ofd::{self, Attempt};
+use super::ranges::{RangeEdit, RangeLock, Ranges, Span};
 use crate::limits::{LOCK_HANDLES_MAX, LOCKS_MOVED_MAX, LOCKS_OF_FILE_MAX};
-use crate::sync::budget::Ticket;
 use pinhole_protocol::{Errno, LockKind, LockOwner};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-/// All that this guest has locked of one file.
+/// All locks of this guest on one file.
 #[derive(Debug, Default)]
-pub(in crate::passthrough) struct FileLocks {
-    owners: Vec<Owner>,
-    /// Whose the file is on the host; known since its first record lock.
-    whose: Option<Whose>,
-    /// Handles that have a flock(2) lock, which is that of their own description.
-    pub(in crate::passthrough) flocks: Vec<u64>,
+pub(super) struct FileLocks {
+    owners: Vec<RecordOwner>,
+    /// How the record locks are held on the host; known since the first one.
+    host: Option<HostLocks>,
+    /// Handles that hold a flock(2) lock, which belongs to their own description.
+    pub(super) flocks: Vec<u64>,
 }
 
-/// Who has a file's record locks on the host.
+/// How the record locks of a file are held on the host.
 #[derive(Debug)]
-enum Whose {
-    /// Each owner what it has locked.
-    Owners,
-    /// This guest the whole file, while any of its owners has a range, by one description for them all.
-    Guest(Option<Description>),
+enum HostLocks {
+    /// Each owner holds its own ranges.
+    PerOwner,
+    /// The guest holds the whole file through one description, while any of its owners has a range.
+    WholeFile(Option<Description>),
 }
 
-/// One owner of record locks: a process of the guest, or a description of its.
+/// An owner of record locks: a process of the guest, or one of its descriptions.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Owner {
+pub(super) struct RecordOwner {
     name: LockOwner,
-    /// The process that last asked for it.
+    /// The process that asked last in the name of this owner.
     process: u32,
-    /// `None` where the guest has the whole file.
+    /// `None` if the guest holds the whole file.
     description: Option<Description>,
     ranges: Ranges,
-    /// Handles by which it came. With the last of them it ends.
+    /// Handles through which the owner asked. The owner ends with the last of them.
     handles: Vec<u64>,
 }
 
-/// An open file description of the host that is an owner's alone: two owners exclude one another by theirs, and one
-/// owner's locks end with it.
-#[derive(Debug)]
-pub(in crate::passthrough) struct Description {
-    pub(in crate::passthrough) fd: OwnedFd,
-    /// Read locks need one that reads, write locks one that writes.
-    pub(in crate::passthrough) reads: bool,
-    pub(in crate::passthrough) writes: bool,
-    pub(in crate::passthrough) _ticket: Ticket,
-}
-
-impl Description {
-    const fn allows(&self, kind: LockKind) -> bool {
-        match kind {
-            LockKind::Read => self.reads,
-            LockKind::Write => self.writes,
-        }
-    }
-}
-
-/// Who asks, and by which handle.
+/// The sender of a request for a record lock.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::passthrough) struct Asking {
-    pub(in crate::passthrough) owner: LockOwner,
-    pub(in crate::passthrough) process: u32,
-    pub(in crate::passthrough) handle: u64,
+pub(super) struct Requester {
+    pub(super) owner: LockOwner,
+    pub(super) process: u32,
+    pub(super) handle: u64,
+}
+
+/// A lock of another owner of the same guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalConflict {
+    pub(super) owner: LockOwner,
+    pub(super) process: u32,
+    pub(super) lock: RangeLock,
 }
 
 impl FileLocks {
-    pub(in crate::passthrough) const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.owners.is_empty() && self.flocks.is_empty()
     }
 
-    /// Ranges and flock locks held.
-    pub(in crate::passthrough) fn held(&self) -> usize {
+    /// Returns the number of ranges and flock locks.
+    pub(super) fn len(&self) -> usize {
         self.owners.iter().map(|owner| owner.ranges.len()).sum::<usize>().saturating_add(self.flocks.len())
     }
 
-    pub(in crate::passthrough) fn owner(&mut self, name: LockOwner) -> Option<&mut Owner> {
+    pub(super) fn owner(&mut self, name: LockOwner) -> Option<&mut RecordOwner> {
         self.owners.iter_mut().find(|owner| owner.name == name)
     }
 
-    /// Whether this guest has the file as a whole or not at all. `judge` says so the first time.
-    pub(in crate::passthrough) fn is_for_one_guest(&mut self, judge: impl FnOnce() -> bool) -> bool {
-        let judged = || if judge() { Whose::Guest(None) } else { Whose::Owners };
-        matches!(self.whose.get_or_insert_with(judged), Whose::Guest(_))
+    /// Returns whether this guest locks the file as a whole on the host. `judge` decides that the
+    /// first time.
+    pub(super) fn locks_whole_file(&mut self, judge: impl FnOnce() -> bool) -> bool {
+        let judged = || if judge() { HostLocks::WholeFile(None) } else { HostLocks::PerOwner };
+        matches!(self.host.get_or_insert_with(judged), HostLocks::WholeFile(_))
     }
 
-    /// Takes the whole file for this guest, if it has not got it, so that one of its owners may have a lock of this kind;
-    /// `open` makes a description for that.
+    /// Locks the whole file for this guest, if it does not hold that lock, so that one of its owners
+    /// may have a lock of this kind. `open` opens a description for that.
     ///
     /// # Errors
-    /// What `open` or the host says; ENOLCK for a write lock where the description only reads, for the file is then shared with
-    /// the readers of other guests.
-    pub(in crate::passthrough) fn take_for_guest(
+    /// Errors of `open` and of the host; ENOLCK for a write lock if the description only reads,
+    /// because then readers of other guests share the file.
+    pub(super) fn lock_whole_file(
         &mut self,
         wanted: LockKind,
         open: impl FnOnce() -> Result<Description, Errno>,
-    ) -> Result<Said, Errno> {
-        let Some(Whose::Guest(taken)) = &mut self.whose else { return Ok(Said::Done) };
+    ) -> Result<Attempt, Errno> {
+        let Some(HostLocks::WholeFile(held)) = &mut self.host else { return Ok(Attempt::Done) };
         let check = |description: &Description| {
             if description.allows(wanted) { Ok(()) } else { Err(Errno::ENOLCK) }
         };
-        if let Some(description) = taken {
-            return check(description).map(|()| Said::Done);
+        if let Some(description) = held {
+            return check(description).map(|()| Attempt::Done);
         }
         let description = open()?;
         check(&description)?;
         let kind = if description.writes { LockKind::Write } else { LockKind::Read };
-        let said = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(kind))?;
-        if said == Said::Done {
-            *taken = Some(description);
+        let attempt = ofd::set(description.as_fd(), Span::WHOLE_FILE, Some(kind))?;
+        if attempt == Attempt::Done {
+            *held = Some(description);
         }
-        Ok(said)
+        Ok(attempt)
     }
 
-    /// Gives it back where none of its owners has anything of it.
-    pub(in crate::passthrough) fn leave_to_others(&mut self) {
-        let is_free = self.owners.iter().all(|owner| owner.ranges.len() == 0);
-        if let Some(Whose::Guest(taken)) = &mut self.whose
-            && is_free
+    /// Unlocks the whole file, if no owner holds a range of it.
+    pub(super) fn unlock_unused_file(&mut self) {
+        let is_unused = self.owners.iter().all(|owner| owner.ranges.len() == 0);
+        if let Some(HostLocks::WholeFile(held)) = &mut self.host
+            && is_unused
         {
-            *taken = None;
+            *held = None;
         }
     }
 
-    /// The description by which whoever asks finds out what others have: what is locked by that is not in the way.
-    pub(in crate::passthrough) fn description(&self, name: LockOwner) -> Option<&Description> {
-        match &self.whose {
-            Some(Whose::Guest(taken)) => taken.as_ref(),
-            Some(Whose::Owners) | None => {
+    /// Returns the description whose locks do not conflict with those of an owner.
+    pub(super) fn description(&self, name: LockOwner) -> Option<BorrowedFd<'_>> {
+        let description = match &self.host {
+            Some(HostLocks::WholeFile(held)) => held.as_ref(),
+            Some(HostLocks::PerOwner) | None => {
                 self.owners.iter().find(|owner| owner.name == name)?.description.as_ref()
             }
-        }
+        };
+        description.map(AsFd::as_fd)
     }
 
-    /// The owner that asks, with a description that allows what it asks for; `open` makes one.
+    /// Returns the owner of a request, with a description that allows the wanted kind. `open` opens
+    /// one.
     ///
     /// # Errors
-    /// What `open` says; ENOLCK where an owner's locks cannot be taken over by a description that allows more.
-    pub(in crate::passthrough) fn owner_for(
+    /// Errors of `open`; ENOLCK if the locks of an owner cannot move to a description that allows
+    /// more.
+    pub(super) fn owner_for(
         &mut self,
-        asking: Asking,
+        requester: Requester,
         kind: LockKind,
         open: impl FnOnce() -> Result<Description, Errno>,
-    ) -> Result<&mut Owner, Errno> {
-        let Asking { owner: name, process, handle } = asking;
+    ) -> Result<&mut RecordOwner, Errno> {
+        let Requester { owner: name, process, handle } = requester;
         let known = self.owners.iter().position(|owner| owner.name == name);
         let Some(index) = known else {
-            // Closing a description goes through all locks of the file, as a lock does.
+            // The host walks all locks of a file when it sets one and when it closes a description.
             if self.owners.len() >= LOCKS_OF_FILE_MAX {
                 return Err(Errno::ENOLCK);
             }
-            let alone = matches!(self.whose, Some(Whose::Guest(_)));
-            let description = if alone { None } else { Some(open()?) };
+            let whole = matches!(self.host, Some(HostLocks::WholeFile(_)));
+            let description = if whole { None } else { Some(open()?) };
             let ranges = Ranges::default();
-            self.owners.push(Owner { name, process, description, ranges, handles: vec![handle] });
+            self.owners.push(RecordOwner { name, process, description, ranges, handles: vec![handle] });
             return self.owners.last_mut().ok_or(Errno::EIO);
         };
         let owner = self.owners.get_mut(index).ok_or(Errno::EIO)?;
@@ -172,72 +164,70 @@ impl FileLocks {
         Ok(owner)
     }
 
-    /// Another owner of this guest that has what is asked for, its process, and the lock.
-    pub(in crate::passthrough) fn in_the_way(
-        &self,
-        asking: LockOwner,
-        span: Span,
-        kind: LockKind,
-    ) -> Option<(LockOwner, u32, Locked)> {
-        let others = self.owners.iter().filter(|owner| owner.name != asking);
-        let mut found = others.filter_map(|owner| {
-            owner.ranges.in_the_way(span, kind).map(|locked| (owner.name, owner.process, locked))
+    /// Returns a conflicting lock of another owner of this guest.
+    pub(super) fn conflict(&self, owner: LockOwner, wanted: RangeLock) -> Option<LocalConflict> {
+        let others = self.owners.iter().filter(|other| other.name != owner);
+        let mut conflicts = others.filter_map(|other| {
+            let lock = other.ranges.conflict(wanted)?;
+            Some(LocalConflict { owner: other.name, process: other.process, lock })
         });
-        found.next()
+        conflicts.next()
     }
 
     /// Ends all record locks of an owner.
-    pub(in crate::passthrough) fn end_owner(&mut self, name: LockOwner) {
+    pub(super) fn end_owner(&mut self, name: LockOwner) {
         self.owners.retain(|owner| owner.name != name);
-        self.leave_to_others();
+        self.unlock_unused_file();
     }
 
-    /// Ends what was locked by a handle and by no other. A guest has ended an owner's locks by FLUSH before, unless the
-    /// owner is the description itself (`F_OFD_SETLK`), for which it says nothing else.
-    pub(in crate::passthrough) fn end_handle(&mut self, handle: u64) {
+    /// Ends the locks that were taken through this handle and no other.
+    ///
+    /// A guest ends the locks of an owner by FLUSH before. The exception is an owner that is a
+    /// description (`F_OFD_SETLK`), for which this is the only sign.
+    pub(super) fn end_handle(&mut self, handle: u64) {
         self.flocks.retain(|flock| *flock != handle);
         self.owners.retain_mut(|owner| {
             owner.handles.retain(|known| *known != handle);
             !owner.handles.is_empty()
         });
-        self.leave_to_others();
+        self.unlock_unused_file();
     }
 }
 
-impl Owner {
-    pub(in crate::passthrough) const fn ranges(&self) -> &Ranges {
+impl RecordOwner {
+    pub(super) const fn ranges(&self) -> &Ranges {
         &self.ranges
     }
 
-    /// Locks, or with `None` unlocks. `edit` is what its ranges become by that.
+    /// Locks, or with `None` unlocks. `edit` is the change of the owner's ranges.
     ///
     /// # Errors
-    /// What the host says; then nothing has changed.
-    pub(in crate::passthrough) fn set(
+    /// The host's error; then nothing has changed.
+    pub(super) fn set(
         &mut self,
         span: Span,
         kind: Option<LockKind>,
-        edit: Edit,
-    ) -> Result<Said, Errno> {
-        let said = match &self.description {
-            Some(description) => ofd::set(description.fd.as_fd(), span, kind)?,
-            None => Said::Done,
+        edit: RangeEdit,
+    ) -> Result<Attempt, Errno> {
+        let attempt = match &self.description {
+            Some(description) => ofd::set(description.as_fd(), span, kind)?,
+            None => Attempt::Done,
         };
-        if said == Said::Done {
+        if attempt == Attempt::Done {
             self.ranges.apply(edit);
         }
-        Ok(said)
+        Ok(attempt)
     }
 
-    /// Takes the locks over to another description before it lets go of the present one, so that nobody gets between:
-    /// read locks of both agree. Write locks never have to be taken over, for a description that writes is opened to read
-    /// as well.
+    /// Takes the locks over to another description before the present one releases them, so that no
+    /// other owner gets between: read locks of both agree. Write locks never have to move, because a
+    /// description that writes is opened to read as well.
     fn move_to(&mut self, description: Description) -> Result<(), Errno> {
         if self.ranges.len() > LOCKS_MOVED_MAX {
             return Err(Errno::ENOLCK);
         }
-        for locked in self.ranges.iter() {
-            if ofd::set(description.fd.as_fd(), locked.span, Some(locked.kind))? == Said::Held {
+        for lock in self.ranges.iter() {
+            if ofd::set(description.as_fd(), lock.span, Some(lock.kind))? == Attempt::Conflict {
                 return Err(Errno::ENOLCK);
             }
         }
@@ -251,19 +241,20 @@ mod tests {
     use super::*;
     use crate::sync::budget::Budget;
 
-    /// A file that its owner may not write to by mode, but has open to write since it was made.
+    /// A file that its owner may not write to by mode, but has had open for writing since it was
+    /// made.
     #[test]
-    fn nobody_has_a_write_lock_of_a_whole_file_that_is_only_read_locked_on_the_host() {
+    fn file_read_locked_on_the_host_has_no_write_locks() {
         let (file, budget) = (tempfile::NamedTempFile::new().unwrap(), Budget::new(10));
         let open = || {
             let fd = std::fs::File::open(file.path()).unwrap().into();
             Ok(Description { fd, reads: true, writes: false, _ticket: budget.ticket().unwrap() })
         };
         let mut locks = FileLocks::default();
-        assert!(locks.is_for_one_guest(|| true));
-        assert_eq!(locks.take_for_guest(LockKind::Write, open), Err(Errno::ENOLCK));
-        assert_eq!(locks.take_for_guest(LockKind::Read, open), Ok(Said::Done));
-        assert_eq!(locks.take_for_guest(LockKind::Write, open), Err(Errno::ENOLCK));
-        assert_eq!(locks.take_for_guest(LockKind::Read, open), Ok(Said::Done));
+        assert!(locks.locks_whole_file(|| true));
+        assert_eq!(locks.lock_whole_file(LockKind::Write, open), Err(Errno::ENOLCK));
+        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Attempt::Done));
+        assert_eq!(locks.lock_whole_file(LockKind::Write, open), Err(Errno::ENOLCK));
+        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Attempt::Done));
     }
 }

@@ -1,59 +1,62 @@
-//! The bytes of one file that one owner has locked: what the host keeps for the owner's description, kept here too, so
-//! that locks can be counted and their owners named.
+//! The bytes of one file that one owner has locked.
+//!
+//! The host keeps the same ranges for the owner's description. They are kept here too, so that locks
+//! can be counted and owners named.
 
 use arrayvec::ArrayVec;
 use pinhole_protocol::{Errno, LockKind};
 
-/// The last byte that a lock can name, and what Linux sends for "to the end" (`OFFSET_MAX`).
+/// The last byte that a lock can name. Linux sends it for "to the end" (`OFFSET_MAX`).
 const LAST_BYTE: u64 = u64::MAX >> 1;
 
-/// Some bytes, the last included.
+/// A range of bytes, including the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(in crate::passthrough) struct Span {
     first: u64,
     last: u64,
 }
 
-/// A locked range.
+/// A lock on a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Locked {
-    pub(crate) span: Span,
-    pub(crate) kind: LockKind,
+pub(in crate::passthrough) struct RangeLock {
+    pub(in crate::passthrough) span: Span,
+    pub(in crate::passthrough) kind: LockKind,
 }
 
-/// Ranges in order, of which no two have a byte in common and no two neighbours could be one.
+/// Locks in order. No two have a byte in common, and no two neighbors could be one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ranges(Vec<Locked>);
+pub(super) struct Ranges(Vec<RangeLock>);
 
-/// A change of some ranges, worked out and not yet made: at most what is left before and behind, and the new one.
+/// A change of ranges that has been computed but not applied. It yields at most the rest before, the
+/// new range and the rest behind.
 #[derive(Debug)]
-pub(crate) struct Edit {
+pub(super) struct RangeEdit {
     replaced: std::ops::Range<usize>,
-    pieces: ArrayVec<Locked, 3>,
+    pieces: ArrayVec<RangeLock, 3>,
 }
 
 impl Span {
-    /// However long the file becomes.
-    pub(crate) const WHOLE_FILE: Self = Self { first: 0, last: LAST_BYTE };
+    /// All bytes, however long the file becomes.
+    pub(in crate::passthrough) const WHOLE_FILE: Self = Self { first: 0, last: LAST_BYTE };
 
-    /// From `first` to `last`.
+    /// Returns the range from `first` to `last`.
     ///
     /// # Errors
-    /// EINVAL for what is no range of a file.
-    pub(crate) const fn new(first: u64, last: u64) -> Result<Self, Errno> {
+    /// EINVAL if no file has such a range.
+    pub(in crate::passthrough) const fn new(first: u64, last: u64) -> Result<Self, Errno> {
         if first > last || last > LAST_BYTE { Err(Errno::EINVAL) } else { Ok(Self { first, last }) }
     }
 
-    pub(crate) const fn first(self) -> u64 {
+    pub(super) const fn first(self) -> u64 {
         self.first
     }
 
-    pub(crate) const fn last(self) -> u64 {
+    pub(super) const fn last(self) -> u64 {
         self.last
     }
 
-    /// `l_start` and `l_len` of `struct flock`, where a length of 0 is "to the end".
-    pub(crate) fn for_host(self) -> (i64, i64) {
+    /// Returns `l_start` and `l_len` of `struct flock`, where a length of 0 means "to the end".
+    pub(super) fn for_host(self) -> (i64, i64) {
         let start = i64::try_from(self.first).unwrap_or(i64::MAX);
         let last = i64::try_from(self.last).unwrap_or(i64::MAX);
         let len = if last == i64::MAX { 0 } else { last.saturating_sub(start).saturating_add(1) };
@@ -61,7 +64,7 @@ impl Span {
     }
 
     /// The reverse of [`Span::for_host`].
-    pub(crate) fn from_host((start, len): (i64, i64)) -> Self {
+    pub(super) fn from_host((start, len): (i64, i64)) -> Self {
         let first = u64::try_from(start).unwrap_or(0);
         let last = match u64::try_from(len) {
             Ok(0) | Err(_) => LAST_BYTE,
@@ -76,22 +79,23 @@ impl Span {
 }
 
 impl Ranges {
-    /// How many there are.
-    pub(crate) const fn len(&self) -> usize {
+    /// Returns the number of ranges.
+    pub(super) const fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Locked> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = RangeLock> {
         self.0.iter().copied()
     }
 
-    /// The first that keeps another owner from locking `span` so.
-    pub(crate) fn in_the_way(&self, span: Span, kind: LockKind) -> Option<Locked> {
-        self.overlapping(span).find(|locked| locked.kind.excludes(kind)).copied()
+    /// Returns the first lock that prevents another owner from having `wanted`.
+    pub(super) fn conflict(&self, wanted: RangeLock) -> Option<RangeLock> {
+        self.overlapping(wanted.span).find(|locked| locked.kind.excludes(wanted.kind)).copied()
     }
 
-    /// Whether others may have something of `span` once it is locked so, or unlocked, that they could not have before.
-    pub(crate) fn weakened_by(&self, span: Span, kind: Option<LockKind>) -> bool {
+    /// Returns whether locking or unlocking `span` permits other owners locks that they could not
+    /// have before.
+    pub(super) fn weakened_by(&self, span: Span, kind: Option<LockKind>) -> bool {
         self.overlapping(span).any(|locked| match kind {
             None => true,
             Some(LockKind::Read) => locked.kind == LockKind::Write,
@@ -99,47 +103,47 @@ impl Ranges {
         })
     }
 
-    fn overlapping(&self, span: Span) -> impl Iterator<Item = &Locked> {
+    fn overlapping(&self, span: Span) -> impl Iterator<Item = &RangeLock> {
         let from = self.0.partition_point(|locked| locked.span.last < span.first);
         let rest = self.0.get(from..).unwrap_or_default();
         rest.iter().take_while(move |locked| locked.span.overlaps(span))
     }
 
-    /// What becomes of them when `span` is locked so, or unlocked: what overlaps gives way, what touches and is of one
-    /// kind becomes one (fcntl(2)).
-    pub(crate) fn edit(&self, span: Span, kind: Option<LockKind>) -> Edit {
-        let touching = |locked: &Locked| locked.span.last.saturating_add(1) < span.first;
+    /// Computes the change that locks or unlocks `span`. Overlapping locks give way, and adjacent
+    /// locks of the same kind merge (fcntl(2)).
+    pub(super) fn edit(&self, span: Span, kind: Option<LockKind>) -> RangeEdit {
+        let touching = |locked: &RangeLock| locked.span.last.saturating_add(1) < span.first;
         let from = self.0.partition_point(touching);
         let to = self.0.partition_point(|locked| locked.span.first <= span.last.saturating_add(1));
         let (mut first, mut last) = (span.first, span.last);
         let (mut before, mut behind) = (None, None);
         for locked in self.0.get(from..to).unwrap_or_default() {
-            let Locked { span: old, kind: old_kind } = *locked;
+            let RangeLock { span: old, kind: old_kind } = *locked;
             if kind == Some(old_kind) {
                 (first, last) = (first.min(old.first), last.max(old.last));
                 continue;
             }
             if old.first < span.first {
                 let rest = Span { first: old.first, last: old.last.min(span.first.saturating_sub(1)) };
-                before = Some(Locked { span: rest, kind: old_kind });
+                before = Some(RangeLock { span: rest, kind: old_kind });
             }
             if old.last > span.last {
                 let rest = Span { first: old.first.max(span.last.saturating_add(1)), last: old.last };
-                behind = Some(Locked { span: rest, kind: old_kind });
+                behind = Some(RangeLock { span: rest, kind: old_kind });
             }
         }
-        let new = kind.map(|kind| Locked { span: Span { first, last }, kind });
-        Edit { replaced: from..to, pieces: [before, new, behind].into_iter().flatten().collect() }
+        let new = kind.map(|kind| RangeLock { span: Span { first, last }, kind });
+        RangeEdit { replaced: from..to, pieces: [before, new, behind].into_iter().flatten().collect() }
     }
 
-    /// How many there would be after it.
-    pub(crate) fn len_after(&self, edit: &Edit) -> usize {
+    /// Returns the number of ranges after a change.
+    pub(super) fn len_after(&self, edit: &RangeEdit) -> usize {
         self.len().saturating_sub(edit.replaced.len()).saturating_add(edit.pieces.len())
     }
 
-    /// Makes it; nothing may have changed since it was worked out.
-    pub(crate) fn apply(&mut self, edit: Edit) {
-        let Edit { replaced, pieces } = edit;
+    /// Applies a change. The ranges must be the same as when it was computed.
+    pub(super) fn apply(&mut self, edit: RangeEdit) {
+        let RangeEdit { replaced, pieces } = edit;
         if replaced.end <= self.0.len() {
             drop(self.0.splice(replaced, pieces));
         }
@@ -162,33 +166,33 @@ mod tests {
         assert_eq!(ranges.len(), after);
     }
 
-    fn told(ranges: &Ranges) -> Vec<(u64, u64, LockKind)> {
+    fn listed(ranges: &Ranges) -> Vec<(u64, u64, LockKind)> {
         ranges.iter().map(|locked| (locked.span.first, locked.span.last, locked.kind)).collect()
     }
 
     #[test]
-    fn a_range_inside_another_splits_it_and_the_same_kind_heals_it() {
+    fn inner_range_splits_a_lock_and_the_same_kind_merges_it() {
         let mut ranges = Ranges::default();
         set(&mut ranges, 0, 99, Some(LockKind::Read));
         set(&mut ranges, 10, 19, Some(LockKind::Write));
         let split = [(0, 9, LockKind::Read), (10, 19, LockKind::Write), (20, 99, LockKind::Read)];
-        assert_eq!(told(&ranges), split);
+        assert_eq!(listed(&ranges), split);
         set(&mut ranges, 10, 19, Some(LockKind::Read));
-        assert_eq!(told(&ranges), [(0, 99, LockKind::Read)]);
+        assert_eq!(listed(&ranges), [(0, 99, LockKind::Read)]);
     }
 
     #[test]
-    fn the_last_byte_of_all_can_be_locked_and_unlocked() {
+    fn last_byte_can_be_locked_and_unlocked() {
         let mut ranges = Ranges::default();
         set(&mut ranges, 5, LAST_BYTE, Some(LockKind::Write));
         set(&mut ranges, LAST_BYTE, LAST_BYTE, None);
-        assert_eq!(told(&ranges), [(5, LAST_BYTE - 1, LockKind::Write)]);
+        assert_eq!(listed(&ranges), [(5, LAST_BYTE - 1, LockKind::Write)]);
         set(&mut ranges, 0, LAST_BYTE, None);
         assert_eq!(ranges.len(), 0);
     }
 
     #[test]
-    fn what_is_no_range_is_refused() {
+    fn impossible_range_is_einval() {
         for (first, last) in
             [(1, 0), (0, LAST_BYTE + 1), (u64::MAX, u64::MAX), (LAST_BYTE + 1, LAST_BYTE + 1)]
         {
@@ -197,14 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_form_of_a_range_leads_back_to_it() {
+    fn host_form_of_a_range_converts_back() {
         for (first, last) in [(0, 0), (0, LAST_BYTE), (7, 9), (LAST_BYTE, LAST_BYTE), (5, LAST_BYTE - 1)] {
             assert_eq!(Span::from_host(span(first, last).for_host()), span(first, last));
         }
         assert_eq!(span(0, LAST_BYTE).for_host(), (0, 0));
     }
 
-    /// What each of the first bytes is locked as.
+    /// The lock of each of the first bytes.
     type Bytes = [Option<LockKind>; 24];
 
     fn as_bytes(ranges: &Ranges) -> Bytes {
@@ -223,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_say_what_a_byte_for_byte_model_says(
+        fn ranges_agree_with_a_model_of_single_bytes(
             steps in prop::collection::vec((0usize..24, 1usize..12, kinds()), 0..40),
             (at, len, wanted) in (0usize..24, 1usize..12, prop_oneof![Just(LockKind::Read), Just(LockKind::Write)]),
         ) {
@@ -237,15 +241,15 @@ mod tests {
                 set(&mut ranges, first as u64, last as u64, kind);
                 bytes[first..=last].fill(kind);
                 prop_assert_eq!(as_bytes(&ranges), bytes);
-                for pair in told(&ranges).windows(2) {
+                for pair in listed(&ranges).windows(2) {
                     let [(_, last, kind), (first, _, next)] = pair else { panic!("windows of two") };
                     prop_assert!(last < first && (last + 1 < *first || kind != next), "{:?}", ranges);
                 }
             }
             let last = (at + len - 1).min(23);
-            let in_the_way = bytes[at..=last].iter().flatten().any(|held| held.excludes(wanted));
-            let found = ranges.in_the_way(span(at as u64, last as u64), wanted);
-            prop_assert_eq!(found.is_some(), in_the_way);
+            let conflicts = bytes[at..=last].iter().flatten().any(|held| held.excludes(wanted));
+            let found = ranges.conflict(RangeLock { span: span(at as u64, last as u64), kind: wanted });
+            prop_assert_eq!(found.is_some(), conflicts);
         }
     }
 }

@@ -10,6 +10,7 @@ mod data;
 mod entries;
 mod fallocate;
 mod inode_flags;
+mod locks;
 mod lookup;
 mod map;
 mod open;
@@ -71,7 +72,7 @@ impl Passthrough {
 
 impl FileSystem for Passthrough {
     fn reset(&self, negotiated: InitFlags) {
-        self.end_all_locks();
+        self.locks.clear(&self.files);
         self.files.clear();
         self.inodes.reset();
         self.syncs.forget_errors();

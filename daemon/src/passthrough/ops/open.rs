@@ -289,7 +289,7 @@ impl Passthrough {
         file.own_changes();
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
         // finds it.
-        self.end_locks_of_owner(&file, flush.lock_owner);
+        self.locks.end_owner(&file, flush.lock_owner);
         flushed.map(Paced::Ready)
     }
 
@@ -310,7 +310,7 @@ impl Passthrough {
 
     fn close(&self, handle: Handle) -> Answer<()> {
         let file = self.files.remove_file(handle)?;
-        self.end_locks_of_handle(&file);
+        self.locks.end_handle(&file);
         self.retire_file(file);
         Ok(())
     }
