@@ -1,6 +1,6 @@
 //! What a thread does before it serves requests.
 
-use crate::sys;
+use crate::sys::thread::enter_thread;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::{Mode, OFlags};
 use std::fmt;
@@ -42,7 +42,7 @@ impl ThreadSetup {
     /// # Errors
     /// The host's error; the thread must then serve nothing.
     pub fn enter(&self, kind: Threads) -> io::Result<()> {
-        sys::enter_thread(&self.proc_fds)?;
+        enter_thread(&self.proc_fds)?;
         // The standard library asks the host for random keys when a thread makes its first hash
         // table. The filter of the thread may forbid that call.
         drop(std::hash::RandomState::new());
@@ -65,7 +65,7 @@ impl ThreadSetup {
     pub(crate) fn check(&self) -> io::Result<()> {
         std::thread::scope(|scope| {
             let trial = std::thread::Builder::new().name("thread-trial".to_owned());
-            let trial = trial.spawn_scoped(scope, || sys::enter_thread(&self.proc_fds))?;
+            let trial = trial.spawn_scoped(scope, || enter_thread(&self.proc_fds))?;
             trial.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
         })
     }

@@ -9,7 +9,9 @@ use crate::limits;
 use crate::passthrough::{self, Passthrough, Surroundings};
 use crate::sandbox::{SandboxError, Side};
 use crate::session::{self, LockMode, Session};
-use crate::sys;
+use crate::sys::descriptors::close_strays;
+use crate::sys::memory;
+use crate::sys::signals::set_process_actions;
 use crate::thread_setup::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
 use crate::window::{self, Window};
@@ -62,11 +64,9 @@ impl RunError {
 
 /// Does what the command line says, until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
-    let strays = sys::close_strays(given_descriptor(&config.action));
+    let strays = close_strays(given_descriptor(&config.action));
     // Before anything is written: a log may be longer than the limit that this process was started with.
-    sys::ignore_file_size_signal()?;
-    sys::end_by_crash_signals()?;
-    sys::wait_for_children()?;
+    set_process_actions()?;
     log::start(config.log)?;
     log::catch_panics();
     if let Err(error) = strays {
@@ -92,7 +92,7 @@ const fn given_descriptor(action: &Action) -> Option<u16> {
 }
 
 fn one_heap() -> Result<(), SandboxError> {
-    sys::one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
+    memory::use_one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
 }
 
 fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
@@ -121,7 +121,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     // First the share, so that no socket has to be taken back for a wrong one.
     plan.look()?;
     let mut listener = vhost_user::Listener::bind(&listen)?;
-    sys::give_back_free_memory();
+    memory::give_back_free_memory();
     let inside = match plan.isolate()? {
         Side::Outside(supervisor) => confine::supervise(supervisor, &listener.into_name()),
         Side::Inside(inside) => inside,
@@ -146,7 +146,7 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
         None => session,
     });
     let stop = vhost_user::Stop::new()?;
-    sys::give_back_free_memory();
+    memory::give_back_free_memory();
     // Everything that is made only once is made by now; what is read from here on is a guest's.
     options.threads.confine(Threads::CONTROL)?;
     let on_signal = stop.clone();

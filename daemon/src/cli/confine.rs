@@ -7,7 +7,7 @@ use crate::passthrough::{self, Surroundings};
 use crate::sandbox::{
     Confined, Ended, Isolation, Layers, MissingFeature, Plan, SandboxError, UnconfinedSupervisor,
 };
-use crate::sys;
+use crate::sys::process;
 use crate::thread_setup::ThreadSetup;
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
@@ -98,7 +98,7 @@ pub(super) fn supervise(supervisor: UnconfinedSupervisor, name: &SocketName) -> 
         Err(error) => {
             name.remove();
             report::problem(format_args!("cannot give up rights of the supervisor: {error}"));
-            sys::end(FAILURE);
+            process::end(FAILURE);
         }
     };
     let ended = supervisor.watch();

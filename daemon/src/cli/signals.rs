@@ -1,6 +1,6 @@
 //! The signals that end a daemon, and the one that must not.
 
-use crate::sys;
+use crate::sys::signals::{block_signals, unblock_signals};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -15,7 +15,7 @@ pub(super) struct Held(Signals);
 /// Keeps them from the calling thread and all that it starts from now on, until [`Held::watch`] waits for them: the
 /// filter of a thread that serves a guest has no room for what is done when a signal comes.
 pub(super) fn hold() -> io::Result<Held> {
-    sys::block_signals(&ENDING)?;
+    block_signals(&ENDING)?;
     Signals::new(ENDING).map(Held)
 }
 
@@ -28,7 +28,7 @@ impl Held {
     pub(super) fn watch(self, stop: impl Fn() + Send + 'static) -> io::Result<()> {
         let Self(mut signals) = self;
         let watch = move || {
-            if let Err(error) = sys::unblock_signals(&ENDING) {
+            if let Err(error) = unblock_signals(&ENDING) {
                 tracing::error!(%error, "the thread for signals cannot be prepared");
                 stop();
                 return;

@@ -178,7 +178,7 @@ impl Drop for Assumed<'_> {
             // The saved ids are the daemon's own, so the kernel cannot refuse them; if it did, this thread would
             // serve one guest user's requests as another.
             tracing::error!(%error, "cannot take back the daemon's own identity");
-            crate::sys::abort();
+            crate::sys::process::abort();
         }
     }
 }

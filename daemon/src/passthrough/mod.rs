@@ -14,11 +14,11 @@ mod ops;
 mod resolve;
 mod slots;
 
-pub use config::{CacheMode, Config, FileHandles, Holes, Surroundings};
-pub use identity::keep_capabilities;
 /// For tests of a handle that opens an inode which the guest never had.
 #[doc(hidden)]
-pub use inodes::inode_handle::InodeHandle;
+pub use crate::sys::inode_handle::InodeHandle;
+pub use config::{CacheMode, Config, FileHandles, Holes, Surroundings};
+pub use identity::keep_capabilities;
 pub use open_error::OpenError;
 
 use crate::filesystem::{Answer, Caller};

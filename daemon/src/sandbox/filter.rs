@@ -2,7 +2,7 @@
 //! for itself, and never taken off again.
 
 use super::SandboxError;
-use crate::sys;
+use crate::sys::process;
 use pinhole_policy::host_calls::{self, CallRow, Condition, Process, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
 use rustix::process::Pid;
@@ -100,7 +100,7 @@ impl Filters {
             seccompiler::apply_filter(&programs.answers).map_err(io::Error::other)?;
         }
         seccompiler::apply_filter(program).map_err(io::Error::other)?;
-        sys::filtered();
+        process::note_filter();
         Ok(())
     }
 }
@@ -149,7 +149,7 @@ impl SupervisorFilter {
         let Some((architecture, action)) = &self.wanted else { return Ok(()) };
         let program = self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?;
         seccompiler::apply_filter(&program).map_err(io::Error::other)?;
-        sys::filtered();
+        process::note_filter();
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Which ids of the host a user namespace has: `--uid-map` and `--gid-map`, in virtiofsd's form.
 
 use super::SandboxError;
-use crate::sys::{self, Forked};
+use crate::sys::process::{self, Forked};
+use crate::sys::thread::unshare;
 use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
 use rustix::thread::UnshareFlags;
 use std::fmt;
@@ -93,7 +94,7 @@ impl IdMaps {
         let refused = |what| move |source| SandboxError::Namespace { what, source };
         let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWPID;
         if maps.is_own() {
-            sys::leave(flags).map_err(refused("no user namespace"))?;
+            unshare(flags).map_err(refused("no user namespace"))?;
             // The kernel wants it before a group is mapped without CAP_SETGID.
             return std::fs::write("/proc/self/setgroups", "deny")
                 .and_then(|()| maps.write_to("self"))
@@ -103,17 +104,17 @@ impl IdMaps {
         let (gate, mut open) = io::pipe().map_err(refused("no pipe"))?;
         let (mut outcome, report) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();
-        match sys::fork().map_err(refused("no second process"))? {
+        match process::fork().map_err(refused("no second process"))? {
             Forked::Child => {
                 drop(open);
                 let said = maps.map_for(target, gate).err().unwrap_or_default();
                 // Who reads it is gone only if this no longer matters.
                 drop((&report).write_all(said.as_bytes()));
-                sys::end(0);
+                process::end(0);
             }
             Forked::Parent(helper) => {
                 drop((gate, report));
-                sys::leave(flags).map_err(refused("no user namespace"))?;
+                unshare(flags).map_err(refused("no user namespace"))?;
                 open.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
                 let mut said = String::new();
                 outcome.read_to_string(&mut said).map_err(refused("cannot hear of the ids"))?;

@@ -9,7 +9,9 @@ use super::supervisor::UnconfinedSupervisor;
 use super::{
     Inside, Isolation, Layers, MissingFeature, Places, Plan, SandboxError, Side, no_second, privileges,
 };
-use crate::sys::{self, Forked, MountTraits};
+use crate::sys::mounts::restrict_mounts;
+use crate::sys::process::{self, Forked};
+use crate::sys::thread::unshare;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -42,13 +44,13 @@ pub(super) fn isolate(plan: Plan, isolation: Isolation) -> Result<Side, SandboxE
     if own_users {
         plan.id_maps.enter()?;
     } else if isolation == Isolation::Namespace {
-        sys::leave(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
+        unshare(UnshareFlags::NEWPID).map_err(refused("no namespace of processes"))?;
     }
     // While /proc is there, which tells that this is the only thread; for both processes.
-    let forgot = sys::forget_environment();
+    let forgot = process::forget_environment();
     forgot.map_err(|source| SandboxError::Rights { what: "the environment", source })?;
     let (started, start) = io::pipe().map_err(no_second("no pipe between them"))?;
-    match sys::fork().map_err(no_second("fork"))? {
+    match process::fork().map_err(no_second("fork"))? {
         Forked::Parent(serving) => {
             let processes = Processes { supervisor: own, serving };
             return Ok(Side::Outside(UnconfinedSupervisor::new(processes, start, filter, plan.facilities)));
@@ -110,13 +112,13 @@ fn follow(supervisor: &OwnedFd) -> io::Result<()> {
 }
 
 fn leave_the_rest(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
-    sys::leave(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
+    unshare(UnshareFlags::NEWNS).map_err(refused("no namespace of mounts"))?;
     let all = OTHERS.iter().fold(UnshareFlags::empty(), |all, (flag, _)| all | *flag);
-    if sys::leave(all).is_ok() {
+    if unshare(all).is_ok() {
         return Ok(());
     }
     for (flag, name) in OTHERS {
-        if let Err(error) = sys::leave(flag) {
+        if let Err(error) = unshare(flag) {
             missing.push(MissingFeature::of(
                 Layers::NAMESPACE,
                 format!("no namespace of its own for {name}: {error}"),
@@ -139,8 +141,7 @@ fn pivot(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<Places, Sandb
         | OpenTreeFlags::AT_EMPTY_PATH;
     let share =
         open_tree(&place, c"", flags).map_err(failed("cannot clone the shared directory's mounts"))?;
-    let traits = MountTraits { read_only: plan.read_only };
-    if let Err(error) = sys::restrict_mounts(share.as_fd(), traits) {
+    if let Err(error) = restrict_mounts(share.as_fd(), plan.read_only) {
         missing.push(MissingFeature::of(
             Layers::NAMESPACE,
             format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}"),

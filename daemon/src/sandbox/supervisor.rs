@@ -3,7 +3,7 @@
 
 use super::filter::{Processes, SupervisorFilter};
 use crate::limits::SUPERVISOR_HEAP_LEN;
-use crate::sys;
+use crate::sys::{memory, process, signals};
 use pinhole_policy::Facilities;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::CapabilitySet;
@@ -74,9 +74,9 @@ fn give_up(processes: Processes, filter: &SupervisorFilter, facilities: Faciliti
     super::privileges::keep_only(kept)?;
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    sys::block_signals(&AWAITED)?;
-    sys::restore_default_actions(&AWAITED)?;
-    sys::keep_free_memory(SUPERVISOR_HEAP_LEN);
+    signals::block_signals(&AWAITED)?;
+    signals::restore_default_actions(&AWAITED)?;
+    memory::keep_free_memory(SUPERVISOR_HEAP_LEN);
     filter.install(processes)
 }
 
@@ -118,7 +118,7 @@ impl Supervisor {
             if let Some(ended) = ended(serving)? {
                 return Ok(ended);
             }
-            let signal = sys::take_signal(&AWAITED)?;
+            let signal = signals::take_signal(&AWAITED)?;
             if signal == SIGCHLD {
                 continue;
             }
@@ -137,14 +137,14 @@ impl Supervisor {
     /// namespace of processes, it ends with 128 and the signal's number, as a shell would say it.
     pub fn end_as(&self, ended: Ended) -> ! {
         match ended {
-            Ended::Status(code) => sys::end(code),
+            Ended::Status(code) => process::end(code),
             Ended::Signal(number) => {
                 // Where either fails, the status below tells the signal.
-                sys::unblock_signals(&[number]).unwrap_or_default();
+                signals::unblock_signals(&[number]).unwrap_or_default();
                 if let Some(signal) = Signal::from_named_raw(number) {
                     kill_process(self.processes.supervisor, signal).unwrap_or_default();
                 }
-                sys::end(u8::try_from(number).unwrap_or_default().saturating_add(128));
+                process::end(u8::try_from(number).unwrap_or_default().saturating_add(128));
             }
         }
     }
@@ -153,7 +153,7 @@ impl Supervisor {
 fn ended(child: Pid) -> io::Result<Option<Ended>> {
     let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? else { return Ok(None) };
     if let Some(signal) = status.terminating_signal() {
-        // This is how it aborts (`sys::abort`).
+        // This is how it aborts (`process::abort`).
         let signal = if signal == SIGTRAP { SIGABRT } else { signal };
         return Ok(Some(Ended::Signal(signal)));
     }

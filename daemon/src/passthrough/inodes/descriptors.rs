@@ -5,11 +5,11 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::mount_fd::Held;
 use crate::passthrough::inodes::node::{Descriptor, NodeRef, Origin, WayBack};
 use crate::passthrough::resolve::{self, Stat};
 use crate::sync::budget::Ticket;
+use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::Errno;
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};

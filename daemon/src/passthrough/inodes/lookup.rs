@@ -2,7 +2,6 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::large::is_large;
 use crate::passthrough::inodes::mount_fd::{MountFd, MountPoint};
 use crate::passthrough::inodes::mounts::{Mount, Reached};
@@ -11,6 +10,7 @@ use crate::passthrough::inodes::node::{
 };
 use crate::passthrough::resolve::{self, Stat};
 use crate::sync::budget::Ticket;
+use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::{Attr, Entry, Errno, InitFlags, Name, NodeId};
 use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

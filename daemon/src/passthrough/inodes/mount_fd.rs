@@ -6,10 +6,10 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::FileSystemId;
-use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::resolve::Stat;
 use crate::sync::budget::Ticket;
 use crate::sync::lock::RwLock;
+use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::{Errno, Name, NodeId};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -3,11 +3,11 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::{FileSystemId, Traits};
-use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
 use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, State};
 use crate::passthrough::resolve::{MountKey, Stat, sync_errno};
 use crate::sync::lock::{Mutex, MutexGuard, RwLock};
+use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::retry_on_intr;

@@ -1,11 +1,11 @@
 //! A file, directory, link or special file that the guest knows, and how it is found again.
 
 use crate::passthrough::inodes::freshness::told::Told;
-use crate::passthrough::inodes::inode_handle::InodeHandle;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::slots::Entry;
 use crate::sync::budget::Ticket;
 use crate::sync::lock::{RwLock, RwLockReadGuard};
+use crate::sys::inode_handle::InodeHandle;
 use pinhole_policy::{PathRules, RuleId};
 use rustix::fs::FileType;
 use std::ffi::CStr;

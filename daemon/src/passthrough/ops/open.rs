@@ -284,7 +284,7 @@ impl Passthrough {
         let flushed = if file.traits.closes_silently || !writable {
             Ok(())
         } else {
-            rustix::io::dup(&file.file).and_then(sys::close).map_err(sync_errno)
+            rustix::io::dup(&file.file).and_then(sys::descriptors::close).map_err(sync_errno)
         };
         file.own_changes();
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next

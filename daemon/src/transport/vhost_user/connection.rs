@@ -11,7 +11,7 @@ use super::{ServeError, Stop};
 use crate::filesystem::FileSystem;
 use crate::log_budget::Source;
 use crate::session::Session;
-use crate::sys;
+use crate::sys::memory;
 use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
 use std::sync::Arc;
@@ -124,7 +124,7 @@ fn serve_one<F: FileSystem + 'static>(
     pool.end();
     drop(device);
     // A guest that knew millions of files leaves as much free memory as it took.
-    sys::give_back_free_memory();
+    memory::give_back_free_memory();
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! File handles: the host's own name for an inode, by which it is found again without a descriptor or a path
-//! (`name_to_handle_at(2)`, `open_by_handle_at(2)`).
+//! Inode handles: the host's own names of inodes, which open an inode without a descriptor or a
+//! path (`name_to_handle_at(2)`, `open_by_handle_at(2)`).
 //!
-//! Why `unsafe` here: neither call has a safe wrapper in the crates used here, and both take a structure that ends in
-//! bytes of its own length.
+//! Why `unsafe` here: neither call has a safe wrapper. Both take a structure that ends in a
+//! variable number of bytes.
 #![expect(unsafe_code, reason = "name_to_handle_at and open_by_handle_at have no safe wrapper")]
 
 use rustix::fs::OFlags;
@@ -10,21 +10,24 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Bytes of any handle at most (`MAX_HANDLE_SZ`).
+/// Largest length of a handle in bytes (`MAX_HANDLE_SZ`).
 const LEN_MAX: usize = 128;
 
-/// Bytes of a handle that is kept in place: ext4 and XFS need 8 to 12, tmpfs 12, btrfs 20.
+/// Largest length in bytes of a handle that is kept in place: ext4 and XFS need 8 to 12, tmpfs 12,
+/// btrfs 20.
 const SHORT_LEN: usize = 20;
 
-/// Names one inode of one file system for as long as it exists; the generation in it tells an inode from the next
-/// with its number. It means something only to the host's kernel and is never shown to a guest.
+/// Names one inode of one file system as long as the inode exists.
+///
+/// The generation in it distinguishes an inode from a later one with the same number. Only the
+/// host's kernel reads a handle. A guest never sees one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InodeHandle(Form);
 
-/// There may be millions, so the usual ones are packed.
+/// There may be millions of handles, so the usual ones are packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Form {
-    /// `len` of the bytes, the others zero.
+    /// `len` of the bytes are used, the others are zero.
     Short {
         kind: u8,
         len: u8,
@@ -33,7 +36,7 @@ enum Form {
     Long(Box<(i32, Box<[u8]>)>),
 }
 
-/// `struct file_handle` with room behind it.
+/// `struct file_handle` and the space for its bytes.
 #[repr(C)]
 struct Buffer {
     head: libc::file_handle,
@@ -48,15 +51,15 @@ impl Buffer {
 }
 
 impl InodeHandle {
-    /// The handle of `name` in `directory` (a link is not followed), and the mount that it is on.
+    /// Returns the handle of `name` in `directory`, and its mount. Does not follow a link.
     ///
     /// # Errors
-    /// EOPNOTSUPP where the file system has no handles, EOVERFLOW for one of more than 128 bytes.
+    /// EOPNOTSUPP if the file system has no handles, EOVERFLOW if the handle is too long.
     pub fn beneath(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<(Self, u64)> {
         Self::ask(directory, name, 0)
     }
 
-    /// The handle of what a descriptor names, and the mount that it is on.
+    /// Returns the handle of the inode of a descriptor, and its mount.
     ///
     /// # Errors
     /// As for [`InodeHandle::beneath`].
@@ -67,8 +70,9 @@ impl InodeHandle {
     fn ask(directory: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<(Self, u64)> {
         let mut buffer = Buffer::new(u32::try_from(LEN_MAX).unwrap_or(0), 0);
         let mut mount: libc::c_int = 0;
-        // SAFETY: the name is a C string, `mount` is writable, and `buffer` begins with a `file_handle` whose
-        // `handle_bytes` says how many bytes of the same object follow it. The pointer is made from the whole buffer.
+        // SAFETY: the name is a C string, `mount` is writable, and `buffer` begins with a
+        // `file_handle` whose `handle_bytes` says how many bytes of the same object follow it. The
+        // pointer is made from the whole buffer.
         let outcome = unsafe {
             libc::name_to_handle_at(
                 directory.as_raw_fd(),
@@ -90,7 +94,8 @@ impl InodeHandle {
     /// Opens the inode. `mount` is any descriptor of its mount that is not O_PATH.
     ///
     /// # Errors
-    /// ESTALE where the inode is no more, and where the host has no memory for it; EPERM without CAP_DAC_READ_SEARCH.
+    /// ESTALE if the inode is gone, or if the host has no memory for it. EPERM without
+    /// CAP_DAC_READ_SEARCH.
     pub fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let (kind, bytes) = self.0.parts();
         let mut buffer = Buffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, kind);
@@ -98,17 +103,18 @@ impl InodeHandle {
             *place = *byte;
         }
         let flags = libc::c_int::try_from((flags | OFlags::CLOEXEC).bits()).map_err(io::Error::other)?;
-        // SAFETY: `buffer` begins with a `file_handle` whose `handle_bytes` are in the same object; the kernel only
-        // reads it. The pointer is made from the whole buffer.
+        // SAFETY: `buffer` begins with a `file_handle` whose `handle_bytes` are in the same object;
+        // the kernel only reads it. The pointer is made from the whole buffer.
         let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut buffer).cast(), flags) };
         if fd < 0 {
             let error = io::Error::last_os_error();
-            // ext4 says ENOMEM of an inode whose number is just being given to a new one (`iget_locked` gives back nothing while
-            // that is I_CREATING), so that the old one is no more. Of which memory there was too little, nobody can tell from it.
+            // ext4 returns ENOMEM for an inode whose number is just being given to a new one:
+            // `iget_locked` returns null while the inode is I_CREATING. So the old inode is gone. A
+            // real lack of memory looks the same.
             let is_made_anew = error.raw_os_error() == Some(libc::ENOMEM);
             return Err(if is_made_anew { io::Error::from_raw_os_error(libc::ESTALE) } else { error });
         }
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor, and no other value owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }
@@ -125,7 +131,7 @@ impl Form {
         }
     }
 
-    /// Kind and bytes.
+    /// Returns kind and bytes.
     fn parts(&self) -> (i32, &[u8]) {
         match self {
             Self::Short { kind, len, bytes } => {
@@ -145,7 +151,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_handle_finds_its_inode_under_any_name_and_not_its_successor() {
+    fn a_handle_opens_its_inode_under_any_name_and_no_later_inode() {
         let folder = tempfile::tempdir().unwrap();
         let directory = std::fs::File::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("a"), "first").unwrap();
@@ -165,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_whose_number_is_just_being_given_to_another_inode_is_stale() {
+    fn a_handle_is_stale_while_its_number_is_reused() {
         const ROUNDS: u32 = 3000;
         let folder = tempfile::tempdir().unwrap();
         let directory = std::fs::File::open(folder.path()).unwrap();
@@ -181,10 +187,10 @@ mod tests {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
                     let removed = last.lock().clone();
-                    let said =
+                    let result =
                         removed.open(directory.as_fd(), OFlags::PATH).map_err(|error| error.raw_os_error());
-                    // Found by its number in the moment before it was removed, or not.
-                    assert!(said.is_ok() || said.err() == Some(Some(libc::ESTALE)));
+                    // Opened just before it was removed, or stale.
+                    assert!(result.is_ok() || result.err() == Some(Some(libc::ESTALE)));
                 }
             });
             for _ in 0..ROUNDS {

@@ -1,0 +1,83 @@
+//! Actions and masks of signals.
+//!
+//! Why `unsafe` here: `signal` and `sigwaitinfo` have no safe wrapper.
+#![expect(unsafe_code, reason = "signal and sigwaitinfo have no safe wrapper")]
+
+use std::io;
+use vmm_sys_util::signal;
+
+/// Sets the actions that the process needs, whatever it was started with.
+///
+/// - SIGXFSZ is ignored, so that a write past `RLIMIT_FSIZE` fails with EFBIG and nothing else
+///   happens: the guest gets that error, and a line of the log is lost.
+/// - The signals of a crash have their default action. The standard library's handlers would report
+///   a stack overflow by calls that no filter allows, so the process would end by SIGSYS and hide
+///   its fault.
+/// - SIGCHLD has its default action, so that the kernel keeps the exit status of a child until it is
+///   waited for.
+///
+/// # Errors
+/// The host's error.
+pub(crate) fn set_process_actions() -> io::Result<()> {
+    set_action(libc::SIGXFSZ, libc::SIG_IGN)?;
+    restore_default_actions(&[libc::SIGSEGV, libc::SIGBUS, libc::SIGCHLD])
+}
+
+/// Restores the default action of these signals.
+///
+/// # Errors
+/// The host's error.
+pub(crate) fn restore_default_actions(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| set_action(*signal, libc::SIG_DFL))
+}
+
+/// Sets the action of a signal to `SIG_IGN` or `SIG_DFL`.
+fn set_action(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: both actions call no function when the signal comes, so nothing has to be safe in a
+    // signal handler. The action before was chosen by the starter of this process or by a library,
+    // and no memory safety depends on it.
+    let before = unsafe { libc::signal(signal, action) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Blocks these signals for the calling thread and for all threads that it starts from now on.
+///
+/// # Errors
+/// The host's error.
+pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| match signal::block_signal(*signal) {
+        // The starter of this process may have blocked it.
+        Ok(()) | Err(signal::Error::SignalAlreadyBlocked(_)) => Ok(()),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    })
+}
+
+/// Unblocks these signals for the calling thread.
+///
+/// # Errors
+/// The host's error.
+pub(crate) fn unblock_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let unblock = |signal: &libc::c_int| signal::unblock_signal(*signal);
+    signals.iter().try_for_each(unblock).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Waits for one of these signals, which the calling thread must block, and returns its number.
+///
+/// # Errors
+/// The host's error.
+pub(crate) fn take_signal(signals: &[libc::c_int]) -> io::Result<libc::c_int> {
+    let set = signal::create_sigset(signals)?;
+    loop {
+        // SAFETY: `set` is a set of signals that outlives the call. A null pointer asks for the
+        // number alone.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        if signal > 0 {
+            return Ok(signal);
+        }
+        let error = io::Error::last_os_error();
+        // A stop, a freeze or a tracer interrupts the call.
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
