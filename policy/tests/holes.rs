@@ -1,5 +1,5 @@
-//! Does docs/internals/host-calls.md name exactly the host calls of the table, each in the section of
-//! the threads that make it?
+//! Does docs/internals/host-calls.md name exactly the host calls of the table, each in the section
+//! of the threads that make it?
 #![cfg(test)]
 
 use pinhole_policy::host_calls::{ANSWERED, CallRow, Threads, every_row};

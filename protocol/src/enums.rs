@@ -20,7 +20,8 @@ impl LockKind {
         matches!(self, Self::Write) || matches!(other, Self::Write)
     }
 
-    /// Converts a lock type of `fcntl(2)`. `F_UNLCK` becomes `None`; an unknown number is the error.
+    /// Converts a lock type of `fcntl(2)`. `F_UNLCK` becomes `None`; an unknown number is the
+    /// error.
     pub(crate) const fn from_raw(raw: u32) -> Result<Option<Self>, u32> {
         match raw {
             0 => Ok(Some(Self::Read)),

@@ -1,8 +1,8 @@
 //! The requests of a guest: one struct for each FUSE request, with the shape of each field checked.
 //!
 //! The node that an operation acts on (`in_header.nodeid`) is in [`crate::Header`]. Numbers are
-//! unverified, as the guest sent them; fields with few values are enums. Names are checked [`Name`]s. Fields that the wire marks as
-//! valid with a mask bit are `Option`s.
+//! unverified, as the guest sent them; fields with few values are enums. Names are checked
+//! [`Name`]s. Fields that the wire marks as valid with a mask bit are `Option`s.
 
 use crate::{
     AccessMask, FallocateMode, FsyncFlags, Handle, InitRequest, IoctlFlags, LockKind, LockOwner, Name,

@@ -1,8 +1,8 @@
 //! `cargo xtask bench | surface | coherence`: builds the program of the crate `pinhole-bench`,
 //! fetches the parts that it needs, and starts it.
 //!
-//! That program reads the options of these commands and has their help. It is a crate of its own, so
-//! that `cargo xtask demo` does not compile it.
+//! That program reads the options of these commands and has their help. It is a crate of its own,
+//! so that `cargo xtask demo` does not compile it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

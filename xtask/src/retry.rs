@@ -75,8 +75,8 @@ impl Panics {
         panicked_tests(&self.0).map_err(Failure::io(format!("cannot read {}", self.0.display())))
     }
 
-    /// Runs the selected tests. If a User-mode Linux kernel panicked in each test that failed, those
-    /// tests run once more. Returns the number of repeated tests, and the outcome.
+    /// Runs the selected tests. If a User-mode Linux kernel panicked in each test that failed,
+    /// those tests run once more. Returns the number of repeated tests, and the outcome.
     ///
     /// The outcome is an error if a test failed for another reason, or failed again.
     pub(crate) fn run_suite(&self, selection: &Selection) -> (usize, Outcome) {
@@ -106,8 +106,8 @@ impl Panics {
         (again.len(), self.run(suite, &again).and_then(|(_, outcome)| outcome))
     }
 
-    /// Runs these tests, or all if the list is empty, shows their output, and returns the tests that
-    /// failed.
+    /// Runs these tests, or all if the list is empty, shows their output, and returns the tests
+    /// that failed.
     fn run(&self, suite: &str, tests: &[String]) -> Outcome<(Vec<String>, Outcome)> {
         let mut command = test_command(suite);
         // Two at a time, for a host with two cores: with more, measured times mean nothing.

@@ -61,7 +61,7 @@ fn existing(sources: &[Source]) -> BTreeSet<&str> {
 }
 
 /// Returns the targets of `[text](target)` within this project, without their anchors.
-fn links(line: &str) -> impl Iterator<Item = &str> {
+pub(super) fn links(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let local = targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
     local.filter_map(|target| target.split('#').next()).filter(|target| !target.is_empty())
@@ -81,7 +81,7 @@ fn names_a_place(text: &str, existing: &BTreeSet<&str>) -> bool {
 }
 
 /// Resolves `target` from the folder of `file`.
-fn resolve(file: &str, target: &str) -> String {
+pub(super) fn resolve(file: &str, target: &str) -> String {
     let mut parts: Vec<&str> = file.split('/').collect();
     parts.pop();
     if target.starts_with('/') {

@@ -7,6 +7,7 @@
 //! | `arrows` | which crate and module may depend on which |
 //! | `shape` | lengths, file headers and forbidden words |
 //! | `docs` | files and items that documents name |
+//! | `prose` | width and words of comments and documents, the index of the documents |
 //! | `items` | items that exist in the code |
 //! | `modules` | which file uses which other file |
 //! | `cycles`, `names` | import cycles, type names defined more than once |
@@ -22,6 +23,7 @@ mod fault;
 mod items;
 mod modules;
 mod names;
+mod prose;
 mod read_path;
 mod report;
 mod scope;
@@ -59,6 +61,7 @@ pub(crate) fn main(arguments: &Arguments) -> Outcome {
     faults.extend(names::check(&crates));
     faults.extend(shape::check(&sources));
     faults.extend(docs::check(&sources));
+    faults.extend(prose::check(&sources));
     faults.extend(docs::rows(&sources, &suites::all()?));
     faults.sort();
     faults.dedup();

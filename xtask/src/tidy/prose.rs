@@ -1,0 +1,156 @@
+//! Checks prose: the width and the words of comments and documents, and the index of the
+//! documents.
+
+use std::collections::BTreeSet;
+
+use super::docs::{links, resolve};
+use super::fault::Fault;
+use super::source::Source;
+
+/// Largest number of columns of a line of prose.
+const COLUMNS_MAX: usize = 100;
+
+/// Folders whose comments are not all in the style of the project yet.
+const NOT_YET: [&str; 2] = ["daemon/", "tests/"];
+
+/// Pages that a command writes.
+const GENERATED: [&str; 3] = ["docs/bench/", "docs/coherence/", "docs/surface.md"];
+
+/// Words for persons and metaphors that stand for technical parts, with the remedy. A word in
+/// quotes or backticks is permitted.
+const WORDS: [(&str, &str); 11] = [
+    ("anybody", PERSON),
+    ("herself", PERSON),
+    ("himself", PERSON),
+    ("learnt", "name the fact"),
+    ("nobody", PERSON),
+    ("road", "a path of code is a path"),
+    ("somebody", PERSON),
+    ("walls", "the layers of isolation are the sandbox"),
+    ("who", PERSON),
+    ("whoever", PERSON),
+    ("whom", PERSON),
+];
+
+const PERSON: &str = "name the thread, the request, the guest or the host";
+
+/// Folder of the documents, and its index.
+const DOCS: &str = "docs/";
+const INDEX: &str = "docs/README.md";
+
+pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for source in sources {
+        if NOT_YET.iter().chain(&GENERATED).any(|exempt| source.file.starts_with(exempt)) {
+            continue;
+        }
+        for (number, line) in prose(source) {
+            width(source, number, line, &mut faults);
+            words(source, number, line, &mut faults);
+        }
+    }
+    index(sources, &mut faults);
+    faults
+}
+
+/// Returns the lines of comments, or of a document without its code blocks.
+fn prose(source: &Source) -> Vec<(usize, &str)> {
+    if source.is_rust() {
+        return source.lines().filter(|(_, line)| line.trim_start().starts_with("//")).collect();
+    }
+    if !source.is_document() {
+        return Vec::new();
+    }
+    let mut in_block = false;
+    let mut found = Vec::new();
+    for (number, line) in source.lines() {
+        if line.trim_start().starts_with("```") {
+            in_block = !in_block;
+        } else if !in_block && !line.starts_with("    ") {
+            found.push((number, line));
+        }
+    }
+    found
+}
+
+/// Checks the width. The row of a table is one line, and an address or a path cannot be broken.
+fn width(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
+    let columns = line.chars().count();
+    let text = line.trim_start().trim_start_matches(['/', '!', '-', '#', '>', ' ']);
+    if columns > COLUMNS_MAX && !line.starts_with('|') && text.contains(' ') {
+        let what = format!("{columns} columns, limit {COLUMNS_MAX} for prose: wrap the text");
+        faults.push(Fault::new(&source.file, number, what));
+    }
+}
+
+fn words(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
+    // Every second piece is in quotes.
+    let outside: String = line.split(['`', '"']).step_by(2).collect::<Vec<_>>().join(" ");
+    for word in outside.split(|c: char| !c.is_alphabetic()) {
+        let word = word.to_lowercase();
+        if let Some((_, mend)) = WORDS.iter().find(|(barred, _)| *barred == word) {
+            faults.push(Fault::new(&source.file, number, format!("\"{word}\" in prose: {mend}")));
+        }
+    }
+}
+
+/// Checks that the index links each document, or links the README of its folder, which links it.
+fn index(sources: &[Source], faults: &mut Vec<Fault>) {
+    let pages = || sources.iter().filter(|source| source.is_document() && source.file.starts_with(DOCS));
+    if !pages().any(|page| page.file == INDEX) {
+        return;
+    }
+    let indexes = pages().filter(|page| page.file.ends_with("README.md"));
+    let linked: BTreeSet<String> = indexes
+        .flat_map(|page| page.text.lines().flat_map(links).map(|target| resolve(&page.file, target)))
+        .collect();
+    for page in pages().filter(|page| page.file != INDEX && !linked.contains(&page.file)) {
+        let what = format!("no index links this page: add it to {INDEX}");
+        faults.push(Fault::new(&page.file, 1, what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(files: &[(&str, &str)]) -> Vec<String> {
+        let sources: Vec<_> = files.iter().map(|(file, text)| Source::new(file, text)).collect();
+        check(&sources).into_iter().map(|fault| fault.to_string()).collect()
+    }
+
+    #[test]
+    fn comment_and_paragraph_have_at_most_100_columns() {
+        let wide = "a ".repeat(50);
+        let comment = format!("// {}\n// {wide}\nfn f() {{ /* {wide} */ }}\n", "b".repeat(120));
+        let all = faults(&[("policy/src/a.rs", &comment)]);
+        assert_eq!(all, ["policy/src/a.rs:2: 103 columns, limit 100 for prose: wrap the text"]);
+        let page = format!("- {wide}\n| {wide} |\n\n    {wide}\n```\n{wide}\n```\n");
+        assert_eq!(faults(&[("README.md", &page)]).len(), 1);
+    }
+
+    #[test]
+    fn word_for_a_person_is_a_fault_unless_it_is_quoted() {
+        let text = "// Nobody waits.\n// Not \"nobody\", not `nobody`.\nlet nobody = 1;\n";
+        let all = faults(&[("policy/src/a.rs", text)]);
+        assert_eq!(all, [format!("policy/src/a.rs:1: \"nobody\" in prose: {PERSON}")]);
+    }
+
+    #[test]
+    fn listed_folders_and_generated_pages_are_exempt() {
+        let text = "// nobody\n";
+        assert_eq!(faults(&[("daemon/src/a.rs", text), ("docs/surface.md", "nobody\n")]).len(), 0);
+    }
+
+    #[test]
+    fn page_that_no_index_links_is_a_fault() {
+        let all = faults(&[
+            (INDEX, "[a](use/a.md) [decisions](decisions/README.md)"),
+            ("docs/use/a.md", ""),
+            ("docs/use/b.md", "[a](a.md)"),
+            ("docs/decisions/README.md", "[one](0001.md)"),
+            ("docs/decisions/0001.md", ""),
+        ]);
+        assert_eq!(all, ["docs/use/b.md:1: no index links this page: add it to docs/README.md"]);
+    }
+}
