@@ -8,13 +8,14 @@
 pub(crate) mod failing;
 mod sync_turn;
 
+use crate::file_id::FileId;
 use crate::io_vectors::IoVectors;
 use crate::sync::budget::Ticket;
 use pinhole_policy::{Access, Permitted, Places, Refusal};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    Attr, DirentBuffer, Entry, Errno, FileLock, Groups, Handle, InitFlags, LockOwner, LockRange, NodeId,
-    OpenReply, Statfs, Statx,
+    Attr, Created, DirentBuffer, Entry, Errno, FileLock, Groups, Handle, InitFlags, LockOwner, LockRange,
+    NodeId, OpenReply, Statfs, Statx,
 };
 use rustix::fs::OFlags;
 use std::cell::Cell;
@@ -215,15 +216,6 @@ pub struct InodeFlags {
     pub set: Option<u32>,
 }
 
-/// Which file of the host it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileId {
-    /// Major and minor number of its file system.
-    pub device: (u32, u32),
-    /// Inode number.
-    pub inode: u64,
-}
-
 /// A descriptor for a mapping. It is ours until the front-end has answered; what the front-end keeps is its own.
 #[derive(Debug)]
 pub struct MapFile {
@@ -243,7 +235,12 @@ impl MapFile {
     /// One that no budget counts, for tests.
     #[cfg(test)]
     pub(crate) const fn of(file: OwnedFd, writable: bool) -> Self {
-        Self { file, id: FileId { device: (0, 0), inode: 0 }, writable, _ticket: None }
+        Self {
+            file,
+            id: FileId { device: crate::file_id::DeviceId { major: 0, minor: 0 }, inode: 0 },
+            writable,
+            _ticket: None,
+        }
     }
 
     /// Which file it is of.
@@ -327,12 +324,8 @@ pub trait FileSystem: Places + Send + Sync {
     fn rename(&self, call: Allowed<'_, protocol::Rename<'_>>) -> Answer<()>;
 
     fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>>;
-    fn create(
-        &self,
-        call: Allowed<'_, protocol::Create<'_>>,
-        pace: Pace,
-    ) -> Answer<Paced<(Entry, OpenReply)>>;
-    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)>;
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, pace: Pace) -> Answer<Paced<Created>>;
+    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<Created>;
     fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<Paced<()>>;
     fn release(&self, call: Allowed<'_, protocol::Release>, pace: Pace) -> Answer<Paced<()>>;
 

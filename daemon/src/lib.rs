@@ -7,6 +7,7 @@
 //! all of it.
 
 pub mod cli;
+pub mod file_id;
 pub mod filesystem;
 pub mod guest_view;
 pub mod io_vectors;

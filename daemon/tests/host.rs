@@ -51,7 +51,7 @@ fn open(share: &Passthrough, node: NodeId, flags: u32) -> Result<protocol::OpenR
     share.open(at(node, Open { flags, kill_suidgid: false }), Pace::Patient).and_then(Paced::ready)
 }
 
-fn create(share: &Passthrough, call: Allowed<'_, Create<'_>>) -> (protocol::Entry, protocol::OpenReply) {
+fn create(share: &Passthrough, call: Allowed<'_, Create<'_>>) -> protocol::Created {
     share.create(call, Pace::Patient).and_then(Paced::ready).unwrap()
 }
 
@@ -439,8 +439,8 @@ fn creating_over_a_file_tells_its_length_after_the_truncation() {
     std::fs::write(directory.path().join("file"), "content").unwrap();
     // O_WRONLY | O_TRUNC.
     let open = Open { flags: OpenFlags::from_bits_retain(0o1001), kill_suidgid: false };
-    let (entry, _) = with_name("file", |name| {
+    let created = with_name("file", |name| {
         create(&share, at(NodeId::ROOT, Create { name, open, mode: 0o644, umask: 0 }))
     });
-    assert_eq!(entry.attr.size, 0);
+    assert_eq!(created.entry.attr.size, 0);
 }

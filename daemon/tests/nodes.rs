@@ -6,8 +6,8 @@ use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{Config, FileHandles, Passthrough};
 use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
-    self as protocol, Create, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId, Open,
-    OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
+    self as protocol, Create, Created, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId,
+    Open, OpenDir, OpenFlags, ReadDir, ReadDirPlus, Rename, RenameFlags, Timeouts,
 };
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
@@ -304,7 +304,7 @@ fn a_file_that_is_open_outlives_its_name() {
             let made = Create { name, open, mode: 0o644, umask: 0 };
             share.create(at(NodeId::ROOT, made), Pace::Patient).and_then(Paced::ready).unwrap()
         };
-        let (entry, opened) = with_name("a", create);
+        let Created { entry, open: opened } = with_name("a", create);
         std::fs::remove_file(directory.path().join("a")).unwrap();
         let attr = share.get_attr(at(entry.node, GetAttr { handle: Some(opened.handle) })).unwrap();
         assert_eq!((attr.ino, attr.nlink), (entry.attr.ino, 0), "{way:?}");

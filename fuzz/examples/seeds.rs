@@ -7,7 +7,7 @@
 //! table.
 
 use pinhole_fuzz::script::{Ids, message, record, split, with_ids};
-use pinhole_protocol::{Dialect, Handle, Header, NodeId, Opcode, Operation, Request, client};
+use pinhole_protocol::{Created, Dialect, Handle, Header, NodeId, Opcode, Operation, Request, client};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,12 +26,12 @@ impl Known {
     fn learn(&mut self, operation: &Operation<'_>, body: &[u8]) {
         match operation {
             Operation::ReadDirPlus(_) => {
-                for (entry, ..) in pinhole_fuzz::compare::list(body, true) {
+                for (entry, ..) in pinhole_fuzz::oracle::decode_list(body, true) {
                     self.add_node(entry.map_or(0, |entry| entry.node.0));
                 }
             }
             Operation::Create(_) | Operation::TmpFile(_) => {
-                let (entry, _, open) = client::decode_created(body).expect("CREATE");
+                let Created { entry, open } = client::decode_created(body).expect("CREATE").0;
                 self.add_node(entry.node.0);
                 self.add_handle(open.handle.0);
             }

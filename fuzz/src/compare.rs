@@ -13,8 +13,7 @@ pub fn decode_body(operation: &Operation<'_>, body: &[u8]) -> ReplyBody {
         | Operation::MkDir(_)
         | Operation::Link(_) => ReplyBody::Entry(client::decode_entry(body).expect("an entry").0),
         Operation::Create(_) | Operation::TmpFile(_) => {
-            let (entry, _, open) = client::decode_created(body).expect("an entry and a handle");
-            ReplyBody::Created(entry, open)
+            ReplyBody::Created(client::decode_created(body).expect("an entry and a handle").0)
         }
         Operation::GetAttr(_) | Operation::SetAttr(_) => {
             ReplyBody::Attr(client::decode_attr(body).expect("attributes").0)
@@ -78,8 +77,8 @@ pub fn agree(subject: &Outcome, model: &Outcome) -> bool {
     match (subject, model) {
         (Err(_), Err(_)) => true,
         (Ok(ReplyBody::Entry(one)), Ok(ReplyBody::Entry(other))) => same_attributes(&one.attr, &other.attr),
-        (Ok(ReplyBody::Created(one, _)), Ok(ReplyBody::Created(other, _))) => {
-            same_attributes(&one.attr, &other.attr)
+        (Ok(ReplyBody::Created(one)), Ok(ReplyBody::Created(other))) => {
+            same_attributes(&one.entry.attr, &other.entry.attr)
         }
         (Ok(ReplyBody::Attr(one)), Ok(ReplyBody::Attr(other))) => same_attributes(one, other),
         (Ok(ReplyBody::Statx(one)), Ok(ReplyBody::Statx(other))) => one.mode == other.mode,

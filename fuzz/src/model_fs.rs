@@ -1,6 +1,9 @@
 //! The model as a [`FileSystem`].
 
-use crate::model::{Content, FILE_LEN_MAX, Opened, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, Tree};
+use crate::model::{
+    Content, FILE_LEN_MAX, Opened, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    Tree,
+};
 use crate::oracle::Model;
 use pinhole::filesystem::{
     Allowed, Answer, Caller, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced,
@@ -10,8 +13,9 @@ use pinhole::io_vectors::IoVectors;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    AccessMode, Attr, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock, InitFlags,
-    LockRange, Name, NodeId, NodeKind, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags, Statfs, Statx, Whence,
+    AccessMode, Attr, Created, Dirent, DirentBuffer, DirentKind, Entry, Errno, FallocateMode, FileLock,
+    InitFlags, LockRange, Name, NodeId, NodeKind, Open, OpenFlags, OpenReply, OpenReplyFlags, RenameFlags,
+    Statfs, Statx, Whence,
 };
 use std::collections::BTreeMap;
 
@@ -308,7 +312,7 @@ impl FileSystem for Model {
         open_file(tree, inode, call.operation).map(Paced::Ready)
     }
 
-    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<(Entry, OpenReply)>> {
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<Created>> {
         locked!(self, call, tree);
         let protocol::Create { name, open, mode, .. } = call.operation;
         let directory = tree.inode_of(call.node)?;
@@ -324,11 +328,11 @@ impl FileSystem for Model {
             }
             Err(errno) => return Err(errno),
         };
-        let reply = open_file(tree, inode, open)?;
-        Ok(Paced::Ready((tree.add_lookup(inode)?, reply)))
+        let open = open_file(tree, inode, open)?;
+        Ok(Paced::Ready(Created { entry: tree.add_lookup(inode)?, open }))
     }
 
-    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
+    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<Created> {
         locked!(self, call, tree);
         let directory = tree.inode_of(call.node)?;
         tree.names(directory)?;
@@ -339,7 +343,7 @@ impl FileSystem for Model {
         let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
         let reply = open_file(tree, inode, call.operation.open);
         let reply = reply.inspect_err(|_| tree.free_unused())?;
-        Ok((tree.add_lookup(inode)?, reply))
+        Ok(Created { entry: tree.add_lookup(inode)?, open: reply })
     }
 
     fn flush(&self, call: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<Paced<()>> {

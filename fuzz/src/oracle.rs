@@ -9,7 +9,7 @@ use pinhole::io_vectors::{IoVectors, TransferFlags};
 use pinhole::sync::event::EventCounter;
 use pinhole_policy::{Access, NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
-    Attr, BatchForget, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
+    Attr, BatchForget, Created, DirentBuffer, DirentKind, Entry, Errno, Header, InitReply, NodeId, OpenReply,
     Operation, Statfs, Statx, Timeouts, client,
 };
 use std::collections::BTreeMap;
@@ -83,7 +83,7 @@ pub type ListedEntry = (Option<Entry>, u64, u64, DirentKind, Vec<u8>);
 pub enum ReplyBody {
     Empty,
     Entry(Entry),
-    Created(Entry, OpenReply),
+    Created(Created),
     Attr(Attr),
     Statx(Statx),
     Statfs(Statfs),
@@ -137,14 +137,10 @@ pub fn expected(
         Operation::MkNod(op) => by.model.mk_nod(by.permitted(*op)).map(ReplyBody::Entry),
         Operation::MkDir(op) => by.model.mk_dir(by.permitted(*op)).map(ReplyBody::Entry),
         Operation::Link(op) => by.model.link(by.permitted(*op)).map(ReplyBody::Entry),
-        Operation::Create(op) => by
-            .model
-            .create(by.permitted(*op), Pace::Patient)
-            .and_then(Paced::ready)
-            .map(|(entry, open)| ReplyBody::Created(entry, open)),
-        Operation::TmpFile(op) => {
-            by.model.tmp_file(by.permitted(*op)).map(|(entry, open)| ReplyBody::Created(entry, open))
+        Operation::Create(op) => {
+            by.model.create(by.permitted(*op), Pace::Patient).and_then(Paced::ready).map(ReplyBody::Created)
         }
+        Operation::TmpFile(op) => by.model.tmp_file(by.permitted(*op)).map(ReplyBody::Created),
         Operation::GetAttr(op) => by.model.get_attr(by.permitted(*op)).map(ReplyBody::Attr),
         Operation::SetAttr(op) => {
             by.model.set_attr(by.permitted(*op), Pace::Patient).and_then(Paced::ready).map(ReplyBody::Attr)

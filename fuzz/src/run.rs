@@ -11,8 +11,8 @@ use pinhole::session::{Options, Scratch, Session};
 use pinhole::sync::event::EventCounter;
 use pinhole_policy::Policy;
 use pinhole_protocol::{
-    Dialect, Errno, FallocateMode, Handle, Header, InitFlags, InitOffer, Negotiated, NodeId, NodeKind, Opcode,
-    Operation, Request, SetAttr,
+    Dialect, Errno, FallocateMode, Handle, Header, InitFlags, InitOffer, Negotiated, NodeId, NodeKind,
+    Opcode, Operation, Request, SetAttr,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -244,9 +244,9 @@ impl<F: FileSystem> Run<F> {
     fn learn(&mut self, subject: &ReplyBody, model: &ReplyBody) {
         match (subject, model) {
             (ReplyBody::Entry(subject), ReplyBody::Entry(model)) => self.learn_node(subject.node, model.node),
-            (ReplyBody::Created(subject, opened), ReplyBody::Created(model, model_opened)) => {
-                self.learn_node(subject.node, model.node);
-                self.handles.push((opened.handle, model_opened.handle));
+            (ReplyBody::Created(subject), ReplyBody::Created(model)) => {
+                self.learn_node(subject.entry.node, model.entry.node);
+                self.handles.push((subject.open.handle, model.open.handle));
             }
             (ReplyBody::Open(subject), ReplyBody::Open(model)) => {
                 self.handles.push((subject.handle, model.handle))

@@ -40,7 +40,7 @@ pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use opcode::{Opcode, OpcodeFacts};
 pub use operation::*;
 pub use reply::{
-    Attr, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp,
+    Attr, Created, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp,
     attr_timeout, out_header,
 };
 pub use request::{

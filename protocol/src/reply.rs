@@ -98,6 +98,15 @@ pub struct OpenReply {
     pub flags: OpenReplyFlags,
 }
 
+/// The reply to CREATE and TMPFILE: the new file, opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The node, with one lookup reference.
+    pub entry: Entry,
+    /// Its handle.
+    pub open: OpenReply,
+}
+
 /// Statistics of a file system (`fuse_kstatfs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields of statvfs(3)")]
@@ -157,7 +166,7 @@ pub enum Reply<'a> {
     /// the timeout of the attributes.
     Entry(Entry, Timeouts),
     /// CREATE, TMPFILE.
-    Created(Entry, Timeouts, OpenReply),
+    Created(Created, Timeouts),
     /// GETATTR, SETATTR.
     Attr(Attr, Duration),
     /// STATX.
@@ -195,9 +204,9 @@ impl Reply<'_> {
         match *self {
             Self::Empty => {}
             Self::Entry(entry, timeouts) => put(out, &entry_out(&entry, timeouts)),
-            Self::Created(entry, timeouts, open) => {
-                put(out, &entry_out(&entry, timeouts));
-                put(out, &open_out(open));
+            Self::Created(created, timeouts) => {
+                put(out, &entry_out(&created.entry, timeouts));
+                put(out, &open_out(created.open));
             }
             Self::Attr(attr, timeout) => put(out, &attr_out(&attr, timeout)),
             Self::Statx(statx, timeout) => put(out, &statx_out(&statx, timeout)),

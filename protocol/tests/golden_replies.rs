@@ -65,7 +65,7 @@ fn entries_attributes_and_handles_are_encoded() {
     let open = OpenReply { handle: Handle(30), flags };
     expect(&Reply::Empty, &[]);
     expect(&Reply::Entry(entry, TIMEOUTS), &[entry_bytes()]);
-    expect(&Reply::Created(entry, TIMEOUTS, open), &[entry_bytes(), l(30), w(0x42), w(0)]);
+    expect(&Reply::Created(Created { entry, open }, TIMEOUTS), &[entry_bytes(), l(30), w(0x42), w(0)]);
     expect(&Reply::Attr(attr(), TIMEOUTS.attr), &[l(24), w(25), w(0), attr_bytes()]);
     expect(&Reply::Open(open), &[l(30), w(0x42), w(0)]);
     let negative = [l(0), l(0), l(22), l(24), w(23), w(25), vec![0; 88]];

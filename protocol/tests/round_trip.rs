@@ -5,9 +5,9 @@ mod any_operation;
 
 use any_operation::{Spec, any_spec};
 use pinhole_protocol::{
-    Attr, Dialect, Dirent, DirentBuffer, DirentKind, Entry, Errno, Extensions, FileLock, Handle, Header,
-    InitFlags, InitReply, NodeId, OpenReply, OpenReplyFlags, Operation, Reply, Request, Statfs, Statx,
-    Timeouts, Timestamp, Unique, client, copied_len, out_header,
+    Attr, Created, Dialect, Dirent, DirentBuffer, DirentKind, Entry, Errno, Extensions, FileLock, Handle,
+    Header, InitFlags, InitReply, NodeId, OpenReply, OpenReplyFlags, Operation, Reply, Request, Statfs,
+    Statx, Timeouts, Timestamp, Unique, client, copied_len, out_header,
 };
 use proptest::prelude::*;
 use std::ffi::CStr;
@@ -185,8 +185,9 @@ fn every_reply_is_decoded_as_it_was_encoded() {
     let timeout = Duration::new(5, 6);
     assert_eq!(body(&Reply::Empty), []);
     assert_eq!(client::decode_entry(&body(&Reply::Entry(ENTRY, TIMEOUTS))), Ok((ENTRY, TIMEOUTS)));
-    let created = body(&Reply::Created(ENTRY, TIMEOUTS, OPEN));
-    assert_eq!(client::decode_created(&created), Ok((ENTRY, TIMEOUTS, OPEN)));
+    let created = Created { entry: ENTRY, open: OPEN };
+    let reply = body(&Reply::Created(created, TIMEOUTS));
+    assert_eq!(client::decode_created(&reply), Ok((created, TIMEOUTS)));
     assert_eq!(client::decode_attr(&body(&Reply::Attr(ATTR, timeout))), Ok((ATTR, timeout)));
     assert_eq!(client::decode_statx(&body(&Reply::Statx(statx, timeout))), Ok((statx, timeout)));
     assert_eq!(client::decode_open(&body(&Reply::Open(OPEN))), Ok(OPEN));

@@ -4,7 +4,7 @@ use super::args;
 use super::config::{Action, Config, Listen, Mount, Serve, Share};
 use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
-use crate::filesystem::FileId;
+use crate::file_id::{DeviceId, FileId};
 use crate::limits;
 use crate::passthrough::{self, Passthrough, Surroundings};
 use crate::sandbox::{SandboxError, Side};
@@ -18,7 +18,7 @@ use crate::window::{self, Window};
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Access, Facilities, Limits, Policy};
 use pinhole_protocol::{InitFlags, InitOffer, Timeouts};
-use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -249,7 +249,7 @@ fn scratch_file() -> io::Result<window::ScratchFile> {
     rustix::fs::ftruncate(&writable, window::ScratchFile::LEN)?;
     let number = format!("/proc/self/fd/{}", writable.as_raw_fd());
     let read_only = rustix::fs::open(number, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let id = file_id(&writable)?;
+    let id = FileId::of(&writable)?;
     Ok(window::ScratchFile { writable, read_only, id })
 }
 
@@ -261,7 +261,7 @@ fn memory_file() -> io::Result<OwnedFd> {
 }
 
 /// The file systems where the kernel keeps memory files; without those of huge pages that it does not have.
-fn memory_devices() -> Vec<(u32, u32)> {
+fn memory_devices() -> Vec<DeviceId> {
     const SIZES: [MemfdFlags; 9] = [
         MemfdFlags::HUGE_64KB,
         MemfdFlags::HUGE_1MB,
@@ -277,14 +277,7 @@ fn memory_devices() -> Vec<(u32, u32)> {
     // No page is taken before one is touched.
     let huge = SIZES.iter().filter_map(|size| rustix::fs::memfd_create(c"pinhole-huge", huge(*size)).ok());
     let files = memory_file().into_iter().chain(huge);
-    files.filter_map(|file| file_id(&file).ok()).map(|id| id.device).collect()
-}
-
-fn file_id(file: &OwnedFd) -> io::Result<FileId> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    let stat = rustix::fs::statx(file, c"", flags, StatxFlags::INO)?;
-    let device = (stat.stx_dev_major, stat.stx_dev_minor);
-    Ok(FileId { device, inode: stat.stx_ino })
+    files.filter_map(|file| FileId::of(file).ok()).map(|id| id.device).collect()
 }
 
 /// Requests that may be in the pool at once.

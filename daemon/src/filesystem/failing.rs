@@ -5,7 +5,7 @@ use crate::filesystem::{Durable, InodeFlags, Locking, MapFile};
 use crate::io_vectors::IoVectors;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol::{
-    self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
+    self as protocol, Attr, Created, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
 };
 
 /// Would wait for every READ, and panics in every other operation.
@@ -70,10 +70,10 @@ impl FileSystem for Broken {
     fn open(&self, _: Allowed<'_, protocol::Open>, _: Pace) -> Answer<Paced<OpenReply>> {
         panic!("a bug")
     }
-    fn create(&self, _: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<(Entry, OpenReply)>> {
+    fn create(&self, _: Allowed<'_, protocol::Create<'_>>, _: Pace) -> Answer<Paced<Created>> {
         panic!("a bug")
     }
-    fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
+    fn tmp_file(&self, _: Allowed<'_, protocol::TmpFile>) -> Answer<Created> {
         panic!("a bug")
     }
     fn flush(&self, _: Allowed<'_, protocol::Flush>, _: Pace) -> Answer<Paced<()>> {

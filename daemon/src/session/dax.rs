@@ -8,9 +8,10 @@ use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, Pending, SetupPlan};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
-    Attr, DirentKind, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping, Reply,
-    SetupMapping, Unique,
+    Attr, Created, DirentKind, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping,
+    Reply, SetupMapping, Unique,
 };
+use rustix::fs::Mode;
 use std::sync::Arc;
 
 /// What is agreed for one request, besides what it says.
@@ -161,7 +162,7 @@ impl<F: FileSystem> Session<F> {
     /// The reply to a request about `node`, with the word whether to map what it is about.
     pub(super) fn marked<'r>(&self, terms: Terms<'_>, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
         if let Some(dax) = &terms.dax {
-            if let Reply::Entry(entry, _) | Reply::Created(entry, _, _) = &mut reply {
+            if let Reply::Entry(entry, _) | Reply::Created(Created { entry, .. }, _) = &mut reply {
                 entry.attr.dax = self.is_mappable(dax, entry.node, &entry.attr);
             }
             if let Reply::Attr(attr, _) = &mut reply {
@@ -173,12 +174,11 @@ impl<F: FileSystem> Session<F> {
 
     /// Whether a file is offered for mapping.
     pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
-        // Set-user-id, set-group-id and execution by the group. A store drops no such bit, and Linux sends nothing else where
-        // it writes to a mapped file.
-        const SET_UID: u32 = 0o4000;
-        const SET_GID: u32 = 0o2010;
         let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
-        let privileged = attr.mode & SET_UID != 0 || attr.mode & SET_GID == SET_GID;
+        // A store drops no set-user-id or set-group-id bit, and Linux sends no other request when it writes to a
+        // mapped file.
+        let mode = Mode::from_raw_mode(attr.mode);
+        let privileged = mode.contains(Mode::SUID) || mode.contains(Mode::SGID | Mode::XGRP);
         if !window.is_usable() || (privileged && granted.intersects(Access::WRITE | Access::MAP_WRITE)) {
             return false;
         }

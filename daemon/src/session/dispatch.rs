@@ -10,9 +10,9 @@ use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Permitted, RequiresAccess};
 use pinhole_protocol::{
-    Attr, BatchForget, CopyFileRange, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync, GetXattr, Header,
-    Ioctl, ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink, Reply, SetAttr,
-    SetXattr, SymLink, SyncFs, Write,
+    Attr, BatchForget, CopyFileRange, Created, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync,
+    GetXattr, Header, Ioctl, ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink,
+    Reply, SetAttr, SetXattr, SymLink, SyncFs, Write,
 };
 
 impl<F: FileSystem> Session<F> {
@@ -156,8 +156,8 @@ impl<F: FileSystem> Session<F> {
         Reply::Entry(entry, self.options.timeouts)
     }
 
-    const fn created(&self, (entry, open): (Entry, pinhole_protocol::OpenReply)) -> Reply<'static> {
-        Reply::Created(entry, self.options.timeouts, open)
+    const fn created(&self, created: Created) -> Reply<'static> {
+        Reply::Created(created, self.options.timeouts)
     }
 
     /// A missing name is an answer too, where the guest may keep it.

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use throttle::Throttle;
 
-pub use crate::filesystem::{FileId, Pace, Repeat, StopCheck};
+pub use crate::filesystem::{Pace, Repeat, StopCheck};
 pub use effort::Effort;
 pub use locks::LockMode;
 pub use options::Options;

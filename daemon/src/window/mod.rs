@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-pub use crate::filesystem::FileId;
+use crate::file_id::FileId;
 pub use back_channel::BackChannel;
 pub use link::{MapMessage, ShmemFrontEnd};
 pub(crate) use pending::MapFiles;

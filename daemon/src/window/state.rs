@@ -1,7 +1,7 @@
 //! The state of a window: what is known of the front-end, and what it still has to do.
 
 use super::pending::{MapFiles, Pending};
-use crate::filesystem::FileId;
+use crate::file_id::FileId;
 use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX};
 use crate::sync::clock;
 use pinhole_dax_cache::{Capabilities, DaxError, FrontEnd, Mappings, Next, Overlap, Wanted};

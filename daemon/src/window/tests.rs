@@ -2,6 +2,7 @@
 
 use super::state::{Peer, Work};
 use super::*;
+use crate::file_id::{DeviceId, FileId};
 use crate::filesystem::MapFile;
 use crate::limits::{WINDOW_PATIENCE, WINDOW_REQUESTS_MAX, WINDOW_THREADS_MAX, WINDOW_WAIT_MAX};
 use crate::sync::clock;
@@ -58,7 +59,7 @@ pub(crate) fn window() -> Arc<Window> {
     let scratch = ScratchFile {
         writable: file.reopen().unwrap().into(),
         read_only: std::fs::File::open(file.path()).unwrap().into(),
-        id: FileId { device: (0, 0), inode: 1 },
+        id: FileId { device: DeviceId { major: 0, minor: 0 }, inode: 1 },
     };
     let settings = Settings { len: SLOTS * SLOT_LEN, mode: Mode::Auto, threshold: 0 };
     Arc::new(Window::new(settings, scratch).unwrap())

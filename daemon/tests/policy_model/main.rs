@@ -12,9 +12,9 @@ use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{CacheMode, Config, Passthrough};
 use pinhole_policy::{Access, Refusal, RequiresAccess};
 use pinhole_protocol::{
-    self as protocol, Create, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId,
-    Open, OpenDir, OpenFlags, ReadDir, Rename, RenameFlags, RmDir, SetAttr, SymLink, TmpFile, Unlink,
-    WriteFlags,
+    self as protocol, Create, Created, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir,
+    Name, NodeId, Open, OpenDir, OpenFlags, ReadDir, Rename, RenameFlags, RmDir, SetAttr, SymLink, TmpFile,
+    Unlink, WriteFlags,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -229,7 +229,7 @@ impl World {
             got.as_ref().map(|_| ()).map_err(|errno| *errno),
             expected.as_ref().map(|_| ()).map_err(|e| *e)
         );
-        let Ok((entry, opened)) = got else {
+        let Ok(Created { entry, open: opened }) = got else {
             // Looking at it was reaching it, where the guest knew it.
             if let Some(node) = found {
                 let ways = self.ways_to(directory, name);
@@ -265,7 +265,7 @@ impl World {
             got.as_ref().map(|_| ()).map_err(|errno| *errno),
             expected.as_ref().map(|_| ()).map_err(|e| *e)
         );
-        if let Ok((entry, opened)) = got {
+        if let Ok(Created { entry, open: opened }) = got {
             let file = expected.unwrap();
             self.reached(&entry, reopen(&file, OFlags::PATH).unwrap(), self.ways_to(directory, UNNAMED));
             self.handles.push((opened.handle, Opened { node: entry.node, fd: file }));

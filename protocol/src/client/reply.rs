@@ -1,8 +1,8 @@
 //! Decodes replies as a guest does, but stricter than Linux: extra bytes are an error.
 
 use crate::{
-    Attr, Dirent, DirentKind, Entry, Errno, FileLock, Handle, InitFlags, InitReply, LockKind, NodeId,
-    OpenReply, OpenReplyFlags, Statfs, Statx, Timeouts, Timestamp, Unique, abi,
+    Attr, Created, Dirent, DirentKind, Entry, Errno, FileLock, Handle, InitFlags, InitReply, LockKind,
+    NodeId, OpenReply, OpenReplyFlags, Statfs, Statx, Timeouts, Timestamp, Unique, abi,
 };
 use std::time::Duration;
 use zerocopy::little_endian::{U32, U64};
@@ -137,10 +137,10 @@ pub fn decode_entry(body: &[u8]) -> Result<(Entry, Timeouts), ReplyError> {
 ///
 /// # Errors
 /// [`ReplyError::Length`] if the body has the wrong length.
-pub fn decode_created(body: &[u8]) -> Result<(Entry, Timeouts, OpenReply), ReplyError> {
+pub fn decode_created(body: &[u8]) -> Result<(Created, Timeouts), ReplyError> {
     let (head, tail) = body.split_at_checked(size_of::<abi::EntryOut>()).unwrap_or((body, &[]));
     let (entry, timeouts) = decode_entry(head)?;
-    Ok((entry, timeouts, decode_open(tail)?))
+    Ok((Created { entry, open: decode_open(tail)? }, timeouts))
 }
 
 /// Decodes the reply to GETATTR or SETATTR.

@@ -5,9 +5,9 @@ use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};
 use pinhole_protocol::client::{decode_attr, decode_created, decode_entry, decode_open, decode_u32};
 use pinhole_protocol::{
-    Attr, Create, Entry, Flush, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, MkDir, Name, NodeId,
-    Open, OpenDir, OpenFlags, OpenReply, Operation, Read, ReadDir, Release, Rename, RenameFlags, SetAttr,
-    Timeouts, Unlink, Write, WriteFlags,
+    Attr, Create, Created, Entry, Flush, GetAttr, Handle, InitReply, Link, LockOwner, Lookup, MkDir, Name,
+    NodeId, Open, OpenDir, OpenFlags, OpenReply, Operation, Read, ReadDir, Release, Rename, RenameFlags,
+    SetAttr, Timeouts, Unlink, Write, WriteFlags,
 };
 use std::ffi::CString;
 use std::io;
@@ -148,12 +148,12 @@ impl Files {
     ///
     /// # Errors
     /// As above.
-    pub fn create(&mut self, name: &str, flags: OpenFlags) -> io::Result<(Entry, OpenReply)> {
+    pub fn create(&mut self, name: &str, flags: OpenFlags) -> io::Result<Created> {
         named(name, |name| {
             let open = Open { flags, kill_suidgid: false };
             let create = Create { name, open, mode: 0o644, umask: 0 };
             let body = self.ask(NodeId::ROOT, &Operation::Create(create), &[])?;
-            decode_created(&body).map(|(entry, _, open)| (entry, open)).map_err(malformed)
+            decode_created(&body).map(|(created, _)| created).map_err(malformed)
         })
     }
 

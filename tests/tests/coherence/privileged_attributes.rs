@@ -79,8 +79,8 @@ fn timeouts_of_new_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let named = |text| Name::parse(text).unwrap();
     let open = Open { flags: O_RDWR, kill_suidgid: false };
     let create = Operation::Create(Create { name: named(c"created"), open, mode, umask: 0 });
-    let (entry, timeouts, _) = decode_created(&ask(&mut bench, root, &create)).unwrap();
-    assert_eq!(entry.attr.mode & 0o7777, mode);
+    let (created, timeouts) = decode_created(&ask(&mut bench, root, &create)).unwrap();
+    assert_eq!(created.entry.attr.mode & 0o7777, mode);
     let mut told = vec![("CREATE", timeouts.attr)];
     let node = MkNod { name: named(c"node"), kind: NodeKind::Regular, mode, umask: 0 };
     told.push(("MKNOD", decode_entry(&ask(&mut bench, root, &Operation::MkNod(node))).unwrap().1.attr));

@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pinhole_protocol::{Handle, InitFlags, NodeId, OpenFlags, OpenReplyFlags, RenameFlags};
+use pinhole_protocol::{Created, Handle, InitFlags, NodeId, OpenFlags, OpenReplyFlags, RenameFlags};
 use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -290,7 +290,7 @@ fn a_name_that_is_replaced_is_always_there_and_is_one_file_or_the_other() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 0..1000 {
-                    let (entry, open) = one.create("new", RDWR).unwrap();
+                    let Created { entry, open } = one.create("new", RDWR).unwrap();
                     one.write((entry.node, open.handle), (0, RDWR), b"whole").unwrap();
                     one.release(entry.node, open.handle).unwrap();
                     let exchange = round % 2 == 0;

@@ -1,18 +1,19 @@
 //! What is known of a file system of the host by its identity and kind.
 
+use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
 
 /// Tells a file system from all others that are mounted now, and, where it has an id of its own, from those to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileSystemId {
-    pub(crate) device: (u32, u32),
+    pub(crate) device: DeviceId,
     /// `f_fsid` of `statfs(2)`; 0 where it has none.
     pub(crate) id: u64,
 }
 
 impl FileSystemId {
     /// Of any descriptor on it.
-    pub(crate) fn of(fd: BorrowedFd<'_>, device: (u32, u32)) -> Self {
+    pub(crate) fn of(fd: BorrowedFd<'_>, device: DeviceId) -> Self {
         Self { device, id: rustix::fs::fstatvfs(fd).map_or(0, |figures| figures.f_fsid) }
     }
 }

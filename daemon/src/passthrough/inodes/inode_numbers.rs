@@ -12,6 +12,7 @@
 //! and tmpfs do not; one that does (overlayfs with `xino`, some servers) meets such a number with the same probability
 //! of 2^-63 for each pair.
 
+use crate::file_id::DeviceId;
 use crate::passthrough::inodes::host_fs::FileSystemId;
 
 /// The first number that is not a file system's own.
@@ -31,15 +32,15 @@ pub(crate) struct InodeNumbers {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outside {
     /// That of the directory that it is mounted in.
-    pub(crate) around: (u32, u32),
+    pub(crate) around: DeviceId,
     /// That of the shared directory.
-    pub(crate) share: (u32, u32),
+    pub(crate) share: DeviceId,
 }
 
 impl InodeNumbers {
     /// `outside` is `None` for the share's own mount.
     pub(crate) fn of(file_system: FileSystemId, outside: Option<Outside>, is_directory: bool) -> Self {
-        let is_foreign = |device: fn(Outside) -> (u32, u32)| {
+        let is_foreign = |device: fn(Outside) -> DeviceId| {
             outside.is_some_and(|outside| device(outside) != file_system.device)
         };
         Self {
@@ -58,7 +59,7 @@ impl InodeNumbers {
 
 /// Where the numbers of a file system begin. What this computes must never change, or numbers would not outlive an update.
 fn base(file_system: FileSystemId) -> u64 {
-    let (major, minor) = file_system.device;
+    let DeviceId { major, minor } = file_system.device;
     let device = u64::from(major) << 32 | u64::from(minor);
     mixed(mixed(device) ^ file_system.id)
 }
@@ -76,16 +77,20 @@ const fn mixed(bits: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const SHARE: (u32, u32) = (8, 1);
+    const SHARE: DeviceId = device(8, 1);
 
-    fn numbers(device: (u32, u32), around: (u32, u32), is_directory: bool) -> InodeNumbers {
+    const fn device(major: u32, minor: u32) -> DeviceId {
+        DeviceId { major, minor }
+    }
+
+    fn numbers(device: DeviceId, around: DeviceId, is_directory: bool) -> InodeNumbers {
         let outside = Some(Outside { around, share: SHARE });
         InodeNumbers::of(FileSystemId { device, id: 7 }, outside, is_directory)
     }
 
     #[test]
     fn only_what_stands_among_another_file_systems_files_is_renumbered() {
-        let other = (7, 0);
+        let other = device(7, 0);
         for (device, around, is_directory, announced, renumbered) in [
             // A single file, in the share and in an announced submount.
             (other, SHARE, false, true, true),
@@ -107,7 +112,7 @@ mod tests {
 
     #[test]
     fn files_of_one_file_system_never_share_a_number() {
-        let numbers = numbers((7, 0), SHARE, false);
+        let numbers = numbers(device(7, 0), SHARE, false);
         let near_the_end = FIRST - (numbers.base & (FIRST - 1));
         for inode in [1, 2, near_the_end - 1, near_the_end, near_the_end + 1, FIRST - 1] {
             assert_ne!(numbers.told(inode, true), numbers.told(0, true), "{inode}");
@@ -121,7 +126,13 @@ mod tests {
             let outside = Some(Outside { around: SHARE, share: SHARE });
             InodeNumbers::of(FileSystemId { device, id }, outside, false).told(12, true)
         };
-        let all = [told((7, 0), 1), told((7, 1), 1), told((0, 7), 1), told((7, 0), 2), told((7, 0), 0)];
+        let all = [
+            told(device(7, 0), 1),
+            told(device(7, 1), 1),
+            told(device(0, 7), 1),
+            told(device(7, 0), 2),
+            told(device(7, 0), 0),
+        ];
         for (at, number) in all.iter().enumerate() {
             assert!(!all[..at].contains(number), "{all:x?}");
         }
@@ -131,7 +142,8 @@ mod tests {
     fn number_of_a_file_never_changes() {
         // An update of the daemon must not renumber what a guest knows.
         let outside = Some(Outside { around: SHARE, share: SHARE });
-        let numbers = InodeNumbers::of(FileSystemId { device: (7, 3), id: 0x1234_5678 }, outside, false);
+        let numbers =
+            InodeNumbers::of(FileSystemId { device: device(7, 3), id: 0x1234_5678 }, outside, false);
         assert_eq!(numbers.told(12, true), 0xafc2_6ff2_1709_ff26);
     }
 }

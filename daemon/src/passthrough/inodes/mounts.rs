@@ -1,6 +1,7 @@
 //! The host mounts that the guest has reached: where each node's file handle is good, what SYNCFS covers, and which inode
 //! numbers the guest is told.
 
+use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::{FileSystemId, Traits};
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
@@ -46,7 +47,7 @@ pub(crate) struct Reached<'r> {
     pub(crate) inode: BorrowedFd<'r>,
     pub(crate) stat: &'r Stat,
     /// Where that stands, and the device of the mount around it. `None`: it is the share itself.
-    pub(crate) place: Option<(MountPoint, (u32, u32))>,
+    pub(crate) place: Option<(MountPoint, DeviceId)>,
 }
 
 #[derive(Debug, Default)]

@@ -1,9 +1,10 @@
 //! Everything that makes, moves or removes a name.
 
+use crate::file_id::DeviceId;
 use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::node::NodeRef;
-use crate::passthrough::resolve::{decode_device, errno};
+use crate::passthrough::resolve::errno;
 use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
@@ -36,7 +37,7 @@ impl Passthrough {
             NodeKind::CharacterDevice(_) => FileType::CharacterDevice,
             NodeKind::BlockDevice(_) => FileType::BlockDevice,
         };
-        let (major, minor) = decode_device(rdev);
+        let DeviceId { major, minor } = DeviceId::unpack(rdev);
         {
             let directory = self.inodes.reach(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;

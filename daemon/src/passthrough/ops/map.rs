@@ -3,13 +3,13 @@
 //! Its access mode is all that keeps a front-end from mapping more than the guest may have: QEMU maps writable whatever it
 //! is told. So a mapping to read has an `O_RDONLY` descriptor of its own, whatever else the guest has open.
 
-use crate::filesystem::{Answer, FileId, MapFile};
+use crate::file_id::FileId;
+use crate::filesystem::{Answer, MapFile};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::node::NodeRef;
-use crate::passthrough::resolve;
+use crate::passthrough::resolve::errno;
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
-use std::os::fd::AsFd;
 
 impl Passthrough {
     /// Whether the guest's caller may read or write was for the guest's kernel to say when the file was opened, as for
@@ -26,8 +26,7 @@ impl Passthrough {
         // A guest that maps a file has it open, so no lease is in the way of one that asks for no more than it may.
         let file = self.inodes.open_inside(node, flags | OFlags::NONBLOCK)?;
         // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
-        let stat = resolve::stat(file.as_fd())?;
-        let id = FileId { device: stat.mount().device, inode: stat.inode() };
+        let id = FileId::of(&file).map_err(errno)?;
         Ok(MapFile::new(file, id, writable, ticket))
     }
 }

@@ -28,7 +28,7 @@ use crate::passthrough::inodes::node::NodeRef;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{
-    Attr, DirentBuffer, Entry, FileLock, Handle, InitFlags, Name, NodeId, OpenReply, Statfs, Statx,
+    Attr, Created, DirentBuffer, Entry, FileLock, Handle, InitFlags, Name, NodeId, OpenReply, Statfs, Statx,
 };
 
 impl Passthrough {
@@ -147,11 +147,7 @@ impl FileSystem for Passthrough {
         self.inodes.note_stale_open(&call, answer)
     }
 
-    fn create(
-        &self,
-        call: Allowed<'_, protocol::Create<'_>>,
-        pace: Pace,
-    ) -> Answer<Paced<(Entry, OpenReply)>> {
+    fn create(&self, call: Allowed<'_, protocol::Create<'_>>, pace: Pace) -> Answer<Paced<Created>> {
         self.change_directory(
             call,
             |new| Some(new.name),
@@ -159,7 +155,7 @@ impl FileSystem for Passthrough {
         )
     }
 
-    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<(Entry, OpenReply)> {
+    fn tmp_file(&self, call: Allowed<'_, protocol::TmpFile>) -> Answer<Created> {
         self.change_directory(call, |_| None, |parent, call| self.tmp_file(parent, call))
     }
 

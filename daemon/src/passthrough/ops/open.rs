@@ -10,7 +10,8 @@ use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
 use crate::sys;
 use pinhole_protocol::{
-    self as protocol, AccessMode, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply, OpenReplyFlags,
+    self as protocol, AccessMode, Created, Entry, Errno, Handle, InitFlags, Open, OpenFlags, OpenReply,
+    OpenReplyFlags,
 };
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -170,7 +171,7 @@ impl Passthrough {
         parent: &NodeRef,
         call: &Call<'_, protocol::Create<'_>>,
         pace: Pace,
-    ) -> Answer<(Entry, OpenReply)> {
+    ) -> Answer<Created> {
         let protocol::Create { name, open, mode, umask } = call.operation;
         self.inodes.end_path_retry(&call.caller);
         for _ in 0..CREATE_TRIES {
@@ -209,7 +210,7 @@ impl Passthrough {
         tickets: HandleTickets,
         mut entry: Entry,
         (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
-    ) -> Answer<(Entry, OpenReply)> {
+    ) -> Answer<Created> {
         let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.inodes.node(entry.node)?;
         self.inodes.check_found(&node, call)?;
@@ -235,14 +236,14 @@ impl Passthrough {
             };
             entry.attr.submount = submount;
         }
-        Ok((entry, reply))
+        Ok(Created { entry, open: reply })
     }
 
     pub(in crate::passthrough) fn tmp_file(
         &self,
         parent: &NodeRef,
         call: &Call<'_, protocol::TmpFile>,
-    ) -> Answer<(Entry, OpenReply)> {
+    ) -> Answer<Created> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
         self.inodes.check_room()?;
         let tickets = (self.inodes.ticket()?, self.handle_tickets()?);
@@ -263,13 +264,13 @@ impl Passthrough {
         tickets: (Ticket, HandleTickets),
         (file, found): (OwnedFd, Found<'_>),
         open: Open,
-    ) -> Answer<(Entry, OpenReply)> {
+    ) -> Answer<Created> {
         let stat = resolve::stat(file.as_fd())?;
         let path_fd = || self.inodes.proc_fds().reopen_fd(file.as_fd(), OFlags::PATH);
         let (node, entry) = self.inodes.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
         self.enter_file(tickets.1, (file, &node, false), open)
             .inspect_err(|_refused| self.inodes.forget_one(entry.node))
-            .map(|reply| (entry, reply))
+            .map(|open| Created { entry, open })
     }
 
     /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the

@@ -1,5 +1,6 @@
 //! What a device is like, as the command line says it.
 
+use crate::file_id::DeviceId;
 use crate::limits::REQUEST_QUEUES_MAX;
 use crate::thread_setup::ThreadSetup;
 use std::time::Duration;
@@ -89,7 +90,7 @@ pub struct Options {
     pub poll: Duration,
     /// Major and minor numbers of the file systems where the kernel keeps memory files (memfd, and one for each size of huge
     /// pages), as far as they are known. No path leads to them.
-    pub memory_devices: Vec<(u32, u32)>,
+    pub memory_devices: Vec<DeviceId>,
 }
 
 impl Options {

@@ -16,12 +16,12 @@
 //!
 //! A region stays what it was judged to be until it goes.
 
+use crate::file_id::{DeviceId, FileId};
 use crate::guest_view::GuestView;
 use crate::log_budget::Source;
 use crate::sync::lock::Mutex;
-use crate::window::{FileId, Window};
+use crate::window::Window;
 use arc_swap::{ArcSwap, Guard};
-use rustix::fs::{AtFlags, StatxFlags};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
@@ -54,14 +54,11 @@ impl Views {
 /// A region: where it is for the guest, how long, and where it is mapped.
 type Key = (u64, u64, usize);
 
-/// Major and minor number of a file system.
-type DeviceNumber = (u32, u32);
-
 /// The guest's memory as the front-end has described it last, for the rings of one connection.
 pub(super) struct Regions {
     window: Option<Arc<Window>>,
     /// Where the kernel keeps memory files, as far as that is known.
-    memory_devices: Vec<DeviceNumber>,
+    memory_devices: Vec<DeviceId>,
     views: ArcSwap<Views>,
     /// A queue has been started.
     has_begun: AtomicBool,
@@ -77,7 +74,7 @@ struct Known {
     /// There has been RAM of which no doubt is possible.
     certain: bool,
     /// Mounts of huge pages on which the front-end has its RAM.
-    huge: BTreeSet<DeviceNumber>,
+    huge: BTreeSet<DeviceId>,
 }
 
 /// What a region's file says.
@@ -97,7 +94,7 @@ impl fmt::Debug for Regions {
 }
 
 impl Regions {
-    pub(super) fn new(window: Option<&Arc<Window>>, memory_devices: &[DeviceNumber]) -> Self {
+    pub(super) fn new(window: Option<&Arc<Window>>, memory_devices: &[DeviceId]) -> Self {
         Self {
             window: window.cloned(),
             memory_devices: memory_devices.to_vec(),
@@ -153,22 +150,19 @@ impl Regions {
     }
 
     /// A region of which nothing can be known may be anything.
-    fn kind(&self, region: &GuestRegionMmap, huge: &mut BTreeSet<DeviceNumber>) -> Kind {
-        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    fn kind(&self, region: &GuestRegionMmap, huge: &mut BTreeSet<DeviceId>) -> Kind {
         let Some(file) = region.file_offset().map(FileOffset::file) else { return Kind::Window };
-        let Ok(stat) = rustix::fs::statx(file, c"", flags, StatxFlags::INO) else { return Kind::Window };
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        let id = FileId { device, inode: stat.stx_ino };
+        let Ok(id) = FileId::of(file) else { return Kind::Window };
         if self.window.as_ref().is_some_and(|window| window.has_handed_out(id)) {
             return Kind::Window;
         }
-        if self.memory_devices.contains(&device) {
+        if self.memory_devices.contains(&id.device) {
             return Kind::Certain;
         }
         if has_huge_pages(file) && !self.has_begun.load(Ordering::Relaxed) {
-            huge.insert(device);
+            huge.insert(id.device);
         }
-        if huge.contains(&device) { Kind::Certain } else { Kind::Plain }
+        if huge.contains(&id.device) { Kind::Certain } else { Kind::Plain }
     }
 }
 
@@ -218,8 +212,7 @@ mod tests {
     }
 
     fn id(file: &File) -> FileId {
-        let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).unwrap();
-        FileId { device: (stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino }
+        FileId::of(file).unwrap()
     }
 
     fn with(all: &GuestMemoryMmap, start: u64, file: &File) -> GuestMemoryMmap {

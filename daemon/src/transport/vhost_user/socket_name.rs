@@ -6,6 +6,7 @@
 //! it means, not on a name that may lead to another one by then.
 
 use super::ServeError;
+use crate::file_id::FileId;
 use crate::limits::{PRIVATE_FOLDERS_MAX, SOCKET_LOCK_LIMIT, SOCKET_LOCK_NAP};
 use crate::sync::clock;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Statx, StatxFlags};
@@ -27,7 +28,7 @@ pub struct SocketName(Option<Made>);
 struct Made {
     place: Place,
     /// So that the socket of a daemon that came after us is not removed in place of ours.
-    identity: Identity,
+    identity: FileId,
 }
 
 impl SocketName {
@@ -42,7 +43,7 @@ impl SocketName {
     /// user who may remove it there anyway.
     pub fn remove(&self) {
         let Some(Made { place, identity }) = &self.0 else { return };
-        if look(&place.folder, &place.name).is_ok_and(|now| Identity::of(&now) == *identity)
+        if look(&place.folder, &place.name).is_ok_and(|now| FileId::of_stat(&now) == *identity)
             && let Err(error) = rustix::fs::unlinkat(&place.folder, &place.name, AtFlags::empty())
         {
             tracing::warn!(path = %place.path.display(), %error, "cannot remove the socket");
@@ -73,7 +74,7 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Soc
         Some(group) => ServeError::Group { path: path.to_owned(), group, source },
         None => failed(source),
     })?;
-    let identity = look_at(&opened).map(|stat| Identity::of(&stat)).map_err(failed)?;
+    let identity = look_at(&opened).map(|stat| FileId::of_stat(&stat)).map_err(failed)?;
     let moved = move_new((private.as_fd(), inner), (place.folder.as_fd(), &place.name));
     drop(private);
     match moved {
@@ -94,19 +95,6 @@ fn admit(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Result<()> {
         None => 0o600,
     };
     Ok(rustix::fs::chmod(by_number(socket), Mode::from_raw_mode(mode))?)
-}
-
-/// A file, as the kernel knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    device: (u32, u32),
-    inode: u64,
-}
-
-impl Identity {
-    const fn of(stat: &Statx) -> Self {
-        Self { device: (stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino }
-    }
 }
 
 /// Looks at a name, and follows no link.
@@ -206,7 +194,7 @@ impl Place {
             moved => moved.map_err(|error| failed(error.into()))?,
         }
         let moved = private.open(stale).and_then(|moved| look_at(&moved)).map_err(failed)?;
-        if Identity::of(&moved) == Identity::of(&seen) {
+        if FileId::of_stat(&moved) == FileId::of_stat(&seen) {
             return Ok(());
         }
         // What lives there by now is another daemon's. Where a third one has the name already, that one is in use.

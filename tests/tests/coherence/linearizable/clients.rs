@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use pinhole_protocol::{Handle, NodeId, OpenFlags, RenameFlags};
+use pinhole_protocol::{Created, Handle, NodeId, OpenFlags, RenameFlags};
 use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 
@@ -154,7 +154,7 @@ impl Client for Wire<'_> {
     }
 
     fn make(&mut self, name: &str) -> io::Result<()> {
-        let (entry, open) = self.guest.create(name, RDWR | OpenFlags::EXCL)?;
+        let Created { entry, open } = self.guest.create(name, RDWR | OpenFlags::EXCL)?;
         self.guest.release(entry.node, open.handle)
     }
 

@@ -10,8 +10,8 @@ use pinhole::thread_setup::ThreadSetup;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, Stop};
 use pinhole_policy::{Places, Policy, RuleId};
 use pinhole_protocol::{
-    self as protocol, Attr, DirentBuffer, Entry, FileLock, InitFlags, InitOffer, OpenReply, Statfs, Statx,
-    Timeouts,
+    self as protocol, Attr, Created, DirentBuffer, Entry, FileLock, InitFlags, InitOffer, OpenReply, Statfs,
+    Statx, Timeouts,
 };
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -207,8 +207,8 @@ impl FileSystem for Layer {
         rm_dir(protocol::RmDir<'_>) -> Answer<()>;
         rename(protocol::Rename<'_>) -> Answer<()>;
         open(protocol::Open, pace: Pace) -> Answer<Paced<OpenReply>>;
-        create(protocol::Create<'_>, pace: Pace) -> Answer<Paced<(Entry, OpenReply)>>;
-        tmp_file(protocol::TmpFile) -> Answer<(Entry, OpenReply)>;
+        create(protocol::Create<'_>, pace: Pace) -> Answer<Paced<Created>>;
+        tmp_file(protocol::TmpFile) -> Answer<Created>;
         flush(protocol::Flush, pace: Pace) -> Answer<Paced<()>>;
         release(protocol::Release, pace: Pace) -> Answer<Paced<()>>;
         write(protocol::Write, from: &IoVectors<'_>, pace: Pace) -> Answer<Paced<usize>>;
