@@ -135,7 +135,7 @@ impl Passthrough {
     /// ENFILE past the limit of handles or of descriptors.
     pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
         let handle = self.files.ticket()?;
-        Ok(HandleTickets { _descriptor: self.inodes.ticket()?, _handle: handle })
+        Ok(HandleTickets { _descriptor: self.inodes.descriptor_ticket()?, _handle: handle })
     }
 
     /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.

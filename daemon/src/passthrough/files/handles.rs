@@ -55,17 +55,18 @@ impl FileHandle {
     /// Before the guest changes the file.
     pub(crate) fn untell(&self) {
         if let Some(node) = &self.node {
-            node.told.untell();
+            node.guest_cache.note_own_change();
         }
     }
 
     /// Who closes the file has changed it for now: what is changed after this, others change. Where the host does not say
     /// what it is like now, nothing is known, as before.
     pub(crate) fn own_changes(&self) {
-        if let Some(node) = self.node.as_ref().filter(|node| self.writable && node.told.is_changed())
+        if let Some(node) =
+            self.node.as_ref().filter(|node| self.writable && node.guest_cache.has_own_change())
             && let Ok(stat) = resolve::stat(self.as_fd())
         {
-            node.told.own(&stat);
+            node.guest_cache.settle_own_change(&stat);
         }
     }
 }

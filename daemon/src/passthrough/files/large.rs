@@ -23,7 +23,7 @@ impl FileHandle {
     /// is closed.
     pub(in crate::passthrough) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
         if pace == Pace::Now && self.grown.load(Ordering::Relaxed) {
-            inodes.keep_open_by_key(self.key);
+            inodes.cache_descriptor_of(self.key);
         }
     }
 }

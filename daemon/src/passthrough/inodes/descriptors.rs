@@ -1,92 +1,90 @@
 //! From a node to a descriptor of its inode.
 //!
-//! A node that is used has its O_PATH descriptor kept open, so that the next operation costs one system call. One that was
-//! closed comes back by the node's way back, and what comes back is checked to be the inode that the guest means.
+//! The descriptor of a node in use is open. If it was closed, it is opened again by inode handle or
+//! name, and checked to be of the inode that the guest means.
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::mount_fd::Held;
-use crate::passthrough::inodes::node::{Descriptor, NodeRef, Origin, WayBack};
+use crate::passthrough::inodes::mount_fd::MountFdRef;
+use crate::passthrough::inodes::node::{Descriptor, LastName, NodeRef, Reopen};
 use crate::passthrough::resolve::{self, Stat};
 use crate::sync::budget::Ticket;
 use crate::sys::inode_handle::InodeHandle;
-use pinhole_protocol::Errno;
+use pinhole_protocol::{Errno, Name};
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-fn open_by_handle(mount: &Held<'_>, handle: &InodeHandle, flags: OFlags) -> Answer<OwnedFd> {
+fn open_by_handle(mount: &MountFdRef<'_>, handle: &InodeHandle, flags: OFlags) -> Answer<OwnedFd> {
     handle.open(mount.as_fd(), flags).map_err(|error| resolve::io_errno(&error))
 }
 
 impl Inodes {
-    /// A descriptor of the node's inode, good for as long as it is held.
+    /// Returns an O_PATH descriptor of the node's inode. It stays open for as long as it is held.
     ///
     /// # Errors
-    /// ESTALE where the inode is no more; ENFILE where there is no descriptor for it.
-    pub(in crate::passthrough) fn reach(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
-        self.reach_within(node, 0)
+    /// ESTALE if the inode is gone; ENFILE if there is no descriptor left for it.
+    pub(in crate::passthrough) fn descriptor(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
+        self.descriptor_within(node, 0)
     }
 
-    /// As [`Self::reach`], for one of `depth` mounts that are being found.
-    pub(in crate::passthrough) fn reach_within(
-        &self,
-        node: &NodeRef,
-        depth: usize,
-    ) -> Answer<Arc<Descriptor>> {
+    /// Returns a descriptor as [`Self::descriptor`] does, while `depth` mounts are being found.
+    pub(super) fn descriptor_within(&self, node: &NodeRef, depth: usize) -> Answer<Arc<Descriptor>> {
         if let Some(descriptor) = node.descriptor() {
             node.touch();
             return Ok(descriptor);
         }
-        self.reopen(node, depth).map(|(descriptor, _)| descriptor)
+        self.open_descriptor(node, depth).map(|(descriptor, _)| descriptor)
     }
 
-    /// What the host says of a node.
+    /// Returns the attributes of the node's inode.
     ///
     /// # Errors
-    /// As for [`Self::reach`].
-    pub(in crate::passthrough) fn stat_node(&self, node: &NodeRef) -> Answer<Stat> {
+    /// As for [`Self::descriptor`].
+    pub(in crate::passthrough) fn stat(&self, node: &NodeRef) -> Answer<Stat> {
         if let Some(descriptor) = node.descriptor() {
             node.touch();
             return resolve::stat(descriptor.as_fd());
         }
-        self.reopen(node, 0).map(|(_, stat)| stat)
+        self.open_descriptor(node, 0).map(|(_, stat)| stat)
     }
 
-    /// Opens what is in a node: its data or its entries. Only regular files and directories have any.
+    /// Opens the data of a regular file or the entries of a directory. No other inode is opened.
     ///
     /// # Errors
-    /// As for [`Self::reach`], and what the host says.
-    pub(in crate::passthrough) fn open_inside(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
+    /// As for [`Self::descriptor`], and the error of the host.
+    pub(in crate::passthrough) fn open_content(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
         resolve::check_openable(node.kind)?;
-        match node.way_back() {
-            // Without the way through /proc this is the cheaper call.
-            WayBack::Handle(handle) => {
+        match node.reopen() {
+            // This call is cheaper than one through /proc.
+            Reopen::ByHandle(handle) => {
                 if !node.is_verified() {
-                    // Finds out whether the handle names a file of this kind: another could block or act when it is
-                    // opened.
-                    drop(self.reach(node)?);
+                    // Finds out whether the handle is of a file of this kind. To open another kind could
+                    // block or have an effect.
+                    drop(self.descriptor(node)?);
                 }
                 let opened = self
                     .mount_fd(&node.mount, 0)
                     .and_then(|mount| open_by_handle(&mount, handle, flags | OFlags::NOCTTY));
                 match (opened, node.descriptor()) {
-                    // Some file systems find nothing by the handle of what has no name any more.
+                    // Some file systems find no inode without a name by its handle.
                     (Err(Errno::ESTALE), Some(descriptor)) => {
                         self.proc_fds.reopen_fd(descriptor.as_fd(), flags)
                     }
                     (opened, _) => opened,
                 }
             }
-            WayBack::Name(_) | WayBack::None => self.proc_fds.reopen_fd(self.reach(node)?.as_fd(), flags),
+            Reopen::ByName(_) | Reopen::Never => {
+                self.proc_fds.reopen_fd(self.descriptor(node)?.as_fd(), flags)
+            }
         }
     }
 
-    /// The right to one more descriptor, for which a node's may have to be closed.
+    /// Takes the right to one more descriptor. The descriptor of a node may be closed for it.
     ///
     /// # Errors
-    /// ENFILE where all are taken by what cannot be closed.
-    pub(in crate::passthrough) fn ticket(&self) -> Answer<Ticket> {
+    /// ENFILE if all are in use and none can be closed.
+    pub(in crate::passthrough) fn descriptor_ticket(&self) -> Answer<Ticket> {
         loop {
             match self.descriptors.ticket() {
                 Ok(ticket) => return Ok(ticket),
@@ -97,10 +95,9 @@ impl Inodes {
         }
     }
 
-    /// Keeps the descriptor of a node that has just been opened, if it can be opened again; closes another's for it
-    /// where there are many.
-    pub(in crate::passthrough) fn keep_open(&self, node: &NodeRef) {
-        if matches!(node.way_back(), WayBack::None) {
+    /// Adds a node that was opened to the descriptor cache, if it can be opened again.
+    pub(super) fn cache_descriptor(&self, node: &NodeRef) {
+        if matches!(node.reopen(), Reopen::Never) {
             return;
         }
         if let Some(victim) = self.fd_cache.admit(node, &self.table) {
@@ -111,20 +108,15 @@ impl Inodes {
         }
     }
 
-    /// Opens a node again by its way back.
-    fn reopen(&self, node: &NodeRef, depth: usize) -> Answer<(Arc<Descriptor>, Stat)> {
-        let ticket = self.ticket()?;
-        let fd = match node.way_back() {
-            WayBack::Handle(handle) => {
+    fn open_descriptor(&self, node: &NodeRef, depth: usize) -> Answer<(Arc<Descriptor>, Stat)> {
+        let ticket = self.descriptor_ticket()?;
+        let fd = match node.reopen() {
+            Reopen::ByHandle(handle) => {
                 let mount = self.mount_fd(&node.mount, depth)?;
                 open_by_handle(&mount, handle, OFlags::PATH | OFlags::NOFOLLOW)?
             }
-            WayBack::Name(named) => {
-                // Not under the lock: the host may take its time.
-                let origin = named.origin.read().clone();
-                self.reopen_by_name(node, &origin.ok_or(Errno::ESTALE)?)?
-            }
-            WayBack::None => return Err(Errno::ESTALE),
+            Reopen::ByName(record) => self.open_by_name(node, &record.last_name().ok_or(Errno::ESTALE)?)?,
+            Reopen::Never => return Err(Errno::ESTALE),
         };
         let stat = resolve::stat(fd.as_fd())?;
         if stat.inode() != node.inode || stat.kind() != node.kind || stat.mount() != node.mount.key {
@@ -133,20 +125,20 @@ impl Inodes {
         node.set_verified();
         let descriptor = Arc::new(Descriptor::new(fd, Some(ticket)));
         node.set_descriptor(Some(Arc::clone(&descriptor)));
-        self.keep_open(node);
+        self.cache_descriptor(node);
         Ok((descriptor, stat))
     }
 
-    /// What stands under a node's last name, if it is still the inode that stood there.
-    fn reopen_by_name(&self, node: &NodeRef, origin: &Origin) -> Answer<OwnedFd> {
-        let name = pinhole_protocol::Name::parse(&origin.name).map_err(|_checked| Errno::ESTALE)?;
-        let directory = self.reach(&origin.directory)?;
+    /// Opens the last name of a node, if it still belongs to the same inode.
+    fn open_by_name(&self, node: &NodeRef, last_name: &LastName) -> Answer<OwnedFd> {
+        let name = Name::parse(&last_name.name).map_err(|_checked| Errno::ESTALE)?;
+        let directory = self.descriptor(&last_name.directory)?;
         let fd = match resolve::find_beneath(directory.as_fd(), name) {
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             found => found?,
         };
         let stat = resolve::stat(fd.as_fd())?;
-        let same = stat.birth() == Some(origin.birth) && stat.mount() == node.mount.key;
+        let same = stat.birth() == Some(last_name.birth) && stat.mount() == node.mount.key;
         if same { Ok(fd) } else { Err(Errno::ESTALE) }
     }
 }

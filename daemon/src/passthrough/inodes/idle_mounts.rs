@@ -29,7 +29,7 @@ impl IdleMounts {
 
     /// Lets go of the mounts that no node lives on and that need not be made durable first.
     pub(in crate::passthrough) fn let_go_of_unused(&self) {
-        self.mounts.let_go();
+        self.mounts.remove_unused();
     }
 }
 

@@ -51,7 +51,7 @@ impl InodeNumbers {
     }
 
     /// The number for an inode. `announced`: the guest mounts directories that are submounts by itself.
-    pub(crate) const fn told(self, inode: u64, announced: bool) -> u64 {
+    pub(crate) const fn guest_number(self, inode: u64, announced: bool) -> u64 {
         let is_foreign = if announced { self.is_foreign_file } else { self.is_foreign_to_share };
         if is_foreign { self.base.wrapping_add(inode) | FIRST } else { inode }
     }
@@ -104,7 +104,7 @@ mod tests {
             (SHARE, other, false, false, false),
             (SHARE, SHARE, false, false, false),
         ] {
-            let told = numbers(device, around, is_directory).told(12, announced);
+            let told = numbers(device, around, is_directory).guest_number(12, announced);
             assert_eq!(told != 12, renumbered, "{device:?} in {around:?}, {is_directory}, {announced}");
             assert_eq!(told >= FIRST, renumbered);
         }
@@ -115,8 +115,8 @@ mod tests {
         let numbers = numbers(device(7, 0), SHARE, false);
         let near_the_end = FIRST - (numbers.base & (FIRST - 1));
         for inode in [1, 2, near_the_end - 1, near_the_end, near_the_end + 1, FIRST - 1] {
-            assert_ne!(numbers.told(inode, true), numbers.told(0, true), "{inode}");
-            assert!(numbers.told(inode, true) >= FIRST);
+            assert_ne!(numbers.guest_number(inode, true), numbers.guest_number(0, true), "{inode}");
+            assert!(numbers.guest_number(inode, true) >= FIRST);
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
     fn file_systems_differ_by_device_and_by_id() {
         let told = |device, id| {
             let outside = Some(Outside { around: SHARE, share: SHARE });
-            InodeNumbers::of(FileSystemId { device, id }, outside, false).told(12, true)
+            InodeNumbers::of(FileSystemId { device, id }, outside, false).guest_number(12, true)
         };
         let all = [
             told(device(7, 0), 1),
@@ -144,6 +144,6 @@ mod tests {
         let outside = Some(Outside { around: SHARE, share: SHARE });
         let numbers =
             InodeNumbers::of(FileSystemId { device: device(7, 3), id: 0x1234_5678 }, outside, false);
-        assert_eq!(numbers.told(12, true), 0xafc2_6ff2_1709_ff26);
+        assert_eq!(numbers.guest_number(12, true), 0xafc2_6ff2_1709_ff26);
     }
 }

@@ -26,14 +26,14 @@ impl Inodes {
     pub(in crate::passthrough) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
         let large = is_large(node.kind, stat);
         if node.set_large(large) != large && large {
-            drop(self.reach(node));
+            drop(self.descriptor(node));
         }
     }
 
     /// Whether cutting a file to `size` gives back so many blocks that a queue must not wait for it.
     pub(in crate::passthrough) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
         let freed = |stat: Stat| stat.blocks().saturating_sub(size / BLOCK_LEN);
-        node.is_large() && self.stat_node(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)
+        node.is_large() && self.stat(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)
     }
 
     /// Notes that an inode has grown large.
@@ -44,9 +44,9 @@ impl Inodes {
     }
 
     /// Opens the descriptor of an inode and keeps it in the cache of descriptors.
-    pub(in crate::passthrough) fn keep_open_by_key(&self, key: NodeKey) {
+    pub(in crate::passthrough) fn cache_descriptor_of(&self, key: NodeKey) {
         if let Some(node) = self.table.find(key) {
-            drop(self.reach(&node));
+            drop(self.descriptor(&node));
         }
     }
 }

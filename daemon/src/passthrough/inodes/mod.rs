@@ -20,11 +20,11 @@ use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
 use crate::passthrough::config::{CacheMode, Config, FileHandles, Negotiated};
 use crate::passthrough::inodes::fd_cache::FdCache;
-use crate::passthrough::inodes::freshness::retries::Retries;
+use crate::passthrough::inodes::freshness::path_retries::PathRetries;
 use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
 use crate::passthrough::inodes::mount_fd::MountFd;
-use crate::passthrough::inodes::mounts::{MountTable, Reached};
-use crate::passthrough::inodes::node::{Descriptor, Newcomer, NodeRef, WayBack};
+use crate::passthrough::inodes::mounts::{FoundMount, MountTable};
+use crate::passthrough::inodes::node::{Descriptor, FoundInode, NodeRef, Reopen};
 use crate::passthrough::inodes::table::NodeTable;
 use crate::passthrough::open_error::OpenError;
 use crate::passthrough::resolve::{self, ProcFds};
@@ -46,8 +46,8 @@ pub(in crate::passthrough) struct Inodes {
     proc_fds: ProcFds,
     /// Counts the host descriptors that nodes and handles take together.
     descriptors: Budget,
-    retries: Retries,
-    /// See [`Inodes::hold_names`]. A panic under the lock breaks nothing.
+    retries: PathRetries,
+    /// See [`Inodes::lock_names`]. A panic under the lock breaks nothing.
     names: RwLock<()>,
     /// The policy's path rules.
     rules: Option<Arc<PathRules>>,
@@ -74,10 +74,10 @@ impl Inodes {
         };
         let stat = resolve::stat(root.as_fd()).map_err(root_error)?;
         let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
-        let reached = Reached { inode: root.as_fd(), stat: &stat, place: None };
+        let found = FoundMount { inode: root.as_fd(), stat: &stat, place: None };
         let opened = || proc_fds.open_for_sync(root.as_fd());
         let mount = mounts
-            .reach(reached, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
+            .get_or_add(found, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
             .map_err(root_error)?;
         if config.rules.is_some() && mount.traits.folds_names {
             return Err(OpenError::FoldsNames { path: config.shared_dir.clone() });
@@ -85,28 +85,28 @@ impl Inodes {
         if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
             return Err(OpenError::FileHandles { path: config.shared_dir.clone() });
         }
-        let way_back = match InodeHandle::of(root.as_fd()) {
-            Ok((handle, _)) if mount.has_handles() => WayBack::Handle(handle),
-            Ok(_) | Err(_) => WayBack::None,
+        let reopen = match InodeHandle::of(root.as_fd()) {
+            Ok((handle, _)) if mount.has_handles() => Reopen::ByHandle(handle),
+            Ok(_) | Err(_) => Reopen::Never,
         };
-        let newcomer = Newcomer {
+        let found_inode = FoundInode {
             inode: stat.inode(),
             mount,
             kind: stat.kind(),
             descriptor: Some(Descriptor::new(root, None)),
-            way_back,
+            reopen,
             rule: config.rules.as_ref().map_or(RuleId::SHARE, |rules| rules.root()),
             verified: true,
         };
         let live_inodes = config.limits.live_inodes.and_then(|limit| u32::try_from(limit.get()).ok());
-        let table = NodeTable::new(newcomer, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
+        let table = NodeTable::new(found_inode, live_inodes.map_or(NODES_MAX, |limit| limit.min(NODES_MAX)));
         Ok(Self {
             table: Arc::new(table),
             fd_cache: Arc::new(FdCache::new(config.descriptors_max)),
             mounts: Arc::new(mounts),
             proc_fds,
             descriptors: Budget::new(config.descriptors_max),
-            retries: Retries::default(),
+            retries: PathRetries::default(),
             names: RwLock::new(()),
             rules: config.rules.clone(),
             cache: config.cache,
@@ -187,6 +187,6 @@ impl Inodes {
         self.table.clear();
         self.fd_cache.clear();
         self.retries.clear();
-        self.mounts.let_go_of_all();
+        self.mounts.remove_all_unused();
     }
 }

@@ -3,7 +3,7 @@
 use crate::filesystem::Answer;
 use crate::limits::MOUNT_NESTING_MAX;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::mount_fd::{Held, MountAccess, MountFd};
+use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountFdRef};
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
@@ -16,10 +16,14 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE where the mount is not there any more; ENFILE where there is no descriptor for it.
-    pub(in crate::passthrough) fn mount_fd<'m>(&self, mount: &'m Mount, depth: usize) -> Answer<Held<'m>> {
+    pub(in crate::passthrough) fn mount_fd<'m>(
+        &self,
+        mount: &'m Mount,
+        depth: usize,
+    ) -> Answer<MountFdRef<'m>> {
         match &mount.access.fixed {
-            Some(fd) => Ok(Held::Fixed(fd)),
-            None => self.counted_mount_fd(&mount.access, depth).map(Held::Counted),
+            Some(fd) => Ok(MountFdRef::Fixed(fd)),
+            None => self.counted_mount_fd(&mount.access, depth).map(MountFdRef::Counted),
         }
     }
 
@@ -41,8 +45,8 @@ impl Inodes {
         }
         let point = access.point().ok_or(Errno::ESTALE)?;
         let name = Name::parse(&point.name).map_err(|_checked| Errno::ESTALE)?;
-        let directory = self.reach_within(&self.table.get(point.directory)?, depth)?;
-        let ticket = self.ticket()?;
+        let directory = self.descriptor_within(&self.table.get(point.directory)?, depth)?;
+        let ticket = self.descriptor_ticket()?;
         let root = match resolve::find_beneath(directory.as_fd(), name) {
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             found => found?,

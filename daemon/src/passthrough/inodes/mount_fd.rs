@@ -47,13 +47,13 @@ impl AsFd for MountFd {
 
 /// A descriptor that stays open for as long as this is held.
 #[derive(Debug)]
-pub(crate) enum Held<'m> {
+pub(crate) enum MountFdRef<'m> {
     /// It stays open anyway. So that queues which open files at once do not count on one cache line.
     Fixed(&'m MountFd),
     Counted(Arc<MountFd>),
 }
 
-impl AsFd for Held<'_> {
+impl AsFd for MountFdRef<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Fixed(fd) => fd.as_fd(),
@@ -111,7 +111,7 @@ impl MountRoot {
 
 /// The descriptor, or why there is none.
 #[derive(Debug)]
-pub(crate) enum State {
+pub(crate) enum MountState {
     Open(Arc<MountFd>),
     /// Closed because it was not used.
     Closed,
@@ -128,7 +128,7 @@ pub(crate) enum State {
 pub(crate) struct MountAccess {
     pub(crate) root: MountRoot,
     /// Each change is one store, which a panic cannot interrupt.
-    state: RwLock<State>,
+    state: RwLock<MountState>,
     /// It is the share's own mount, or one that cannot be told from others (before Linux 5.8): its descriptor stays open.
     stays: bool,
     /// The descriptor, where it stays.
@@ -143,11 +143,20 @@ pub(crate) struct MountAccess {
 }
 
 impl MountAccess {
-    pub(crate) fn new(root: MountRoot, point: Option<MountPoint>, state: State, makes_durable: bool) -> Self {
+    pub(crate) fn new(
+        root: MountRoot,
+        point: Option<MountPoint>,
+        state: MountState,
+        makes_durable: bool,
+    ) -> Self {
         let stays = root.id == 0 || point.is_none();
         let fixed = match &state {
-            State::Open(fd) if stays => Some(Arc::clone(fd)),
-            State::Open(_) | State::Closed | State::Refused(_) | State::Unopenable | State::Gone => None,
+            MountState::Open(fd) if stays => Some(Arc::clone(fd)),
+            MountState::Open(_)
+            | MountState::Closed
+            | MountState::Refused(_)
+            | MountState::Unopenable
+            | MountState::Gone => None,
         };
         let (state, point) = (RwLock::new(state), RwLock::new(point));
         let (used, mapped) = (AtomicBool::new(true), AtomicBool::new(false));
@@ -162,26 +171,26 @@ impl MountAccess {
     /// The descriptor, if it is open.
     pub(crate) fn open(&self) -> Option<Arc<MountFd>> {
         match &*self.state.read() {
-            State::Open(fd) => Some(Arc::clone(fd)),
-            State::Closed | State::Refused(_) | State::Unopenable | State::Gone => None,
+            MountState::Open(fd) => Some(Arc::clone(fd)),
+            MountState::Closed | MountState::Refused(_) | MountState::Unopenable | MountState::Gone => None,
         }
     }
 
     /// Why it could not be opened, if it could not.
     pub(crate) fn refused(&self) -> Option<Errno> {
         match *self.state.read() {
-            State::Refused(errno) => Some(errno),
-            State::Open(_) | State::Closed | State::Unopenable | State::Gone => None,
+            MountState::Refused(errno) => Some(errno),
+            MountState::Open(_) | MountState::Closed | MountState::Unopenable | MountState::Gone => None,
         }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(*self.state.read(), State::Closed)
+        matches!(*self.state.read(), MountState::Closed)
     }
 
     /// Another mount has its number: nothing is found on it any more.
-    pub(crate) fn lose(&self) {
-        *self.state.write() = State::Gone;
+    pub(crate) fn mark_gone(&self) {
+        *self.state.write() = MountState::Gone;
     }
 
     /// Notes that it is in use.
@@ -215,7 +224,7 @@ impl MountAccess {
     /// Whether it may be closed: it is open, and neither a request nor an open file holds it.
     pub(crate) fn is_free(&self) -> bool {
         let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
-        matches!(&*self.state.read(), State::Open(fd) if !is_held(fd))
+        matches!(&*self.state.read(), MountState::Open(fd) if !is_held(fd))
     }
 
     /// See [`MountAccess::mapped`].
@@ -231,7 +240,7 @@ impl MountAccess {
 
     /// Whether something has to be made durable before it is closed.
     pub(crate) fn is_changed(&self) -> bool {
-        matches!(&*self.state.read(), State::Open(fd) if self.must_sync(fd))
+        matches!(&*self.state.read(), MountState::Open(fd) if self.must_sync(fd))
     }
 
     fn must_sync(&self, fd: &MountFd) -> bool {
@@ -248,8 +257,8 @@ impl MountAccess {
             fence(Ordering::Acquire);
             is_free && !self.must_sync(fd)
         };
-        if matches!(&*state, State::Open(fd) if may_close(fd)) {
-            let closed = std::mem::replace(&mut *state, State::Closed);
+        if matches!(&*state, MountState::Open(fd) if may_close(fd)) {
+            let closed = std::mem::replace(&mut *state, MountState::Closed);
             drop(state);
             // After the lock: the host may take its time.
             drop(closed);
@@ -261,13 +270,13 @@ impl MountAccess {
         self.touch();
         let mut state = self.state.write();
         match &*state {
-            State::Open(fd) => Ok(Arc::clone(fd)),
-            State::Closed => {
+            MountState::Open(fd) => Ok(Arc::clone(fd)),
+            MountState::Closed => {
                 let fd = Arc::new(MountFd::new(fd, ticket));
-                *state = State::Open(Arc::clone(&fd));
+                *state = MountState::Open(Arc::clone(&fd));
                 Ok(fd)
             }
-            State::Refused(_) | State::Unopenable | State::Gone => Err(Errno::ESTALE),
+            MountState::Refused(_) | MountState::Unopenable | MountState::Gone => Err(Errno::ESTALE),
         }
     }
 }
@@ -307,7 +316,7 @@ mod tests {
         let fd = || OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
         let stat = resolve::stat(fd().as_fd()).unwrap();
         let point = MountPoint { directory: NodeId::ROOT, name: c"a".into() };
-        let state = State::Open(Arc::new(MountFd::new(fd(), None)));
+        let state = MountState::Open(Arc::new(MountFd::new(fd(), None)));
         let access = MountAccess::new(MountRoot::of(fd().as_fd(), &stat, false), Some(point), state, true);
         let held = access.open().unwrap();
         assert!(!access.is_free());

@@ -5,7 +5,7 @@ use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::{FileSystemId, Traits};
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
-use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, State};
+use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, MountState};
 use crate::passthrough::resolve::{MountKey, Stat, sync_errno};
 use crate::sync::lock::{Mutex, MutexGuard, RwLock};
 use crate::sys::inode_handle::InodeHandle;
@@ -42,7 +42,7 @@ impl Mount {
 
 /// A mount that is reached.
 #[derive(Debug)]
-pub(crate) struct Reached<'r> {
+pub(crate) struct FoundMount<'r> {
     /// Of an inode on it: of its root, where it is reached for the first time.
     pub(crate) inode: BorrowedFd<'r>,
     pub(crate) stat: &'r Stat,
@@ -89,12 +89,12 @@ pub(crate) struct MountTable {
     /// Whether the guest may ask for what it wrote to be durable.
     syncs: bool,
     /// The error of making a mount durable before its descriptor was closed; the next SYNCFS's. Locked while that happens.
-    unsaid: Mutex<Answer<()>>,
+    unreported: Mutex<Answer<()>>,
 }
 
 impl MountTable {
     pub(crate) fn new(handles: bool, syncs: bool) -> Self {
-        Self { mounts: RwLock::default(), handles, syncs, unsaid: Mutex::new(Ok(())) }
+        Self { mounts: RwLock::default(), handles, syncs, unreported: Mutex::new(Ok(())) }
     }
 
     /// The mount, if it was reached before. One whose number may have been given to another mount meanwhile has to be
@@ -111,25 +111,25 @@ impl MountTable {
     ///
     /// # Errors
     /// That of `open`, where it is no error of opening.
-    pub(crate) fn reach(
+    pub(crate) fn get_or_add(
         &self,
-        reached: Reached<'_>,
+        reached: FoundMount<'_>,
         open: impl FnOnce() -> Answer<Option<Result<MountFd, Errno>>>,
     ) -> Answer<Arc<Mount>> {
         let key = reached.stat.mount();
         if let Some(known) = self.find(key) {
             return Ok(known);
         }
-        self.lose_what_had_this_number(&reached);
+        self.drop_reused_id(&reached);
         let traits = Traits::of(reached.inode);
         let sibling = self.mounts.read().access_of(key.id);
         let access = if let Some(access) = sibling {
             access
         } else {
             let state = match open()? {
-                Some(Ok(fd)) => State::Open(Arc::new(fd)),
-                Some(Err(errno)) => State::Refused(errno),
-                None => State::Unopenable,
+                Some(Ok(fd)) => MountState::Open(Arc::new(fd)),
+                Some(Err(errno)) => MountState::Refused(errno),
+                None => MountState::Unopenable,
             };
             let point = reached.place.as_ref().map(|(point, _)| point.clone());
             let root = MountRoot::of(reached.inode, reached.stat, self.handles);
@@ -156,7 +156,7 @@ impl MountTable {
     }
 
     /// On kernels that give a number to one mount after the other.
-    fn lose_what_had_this_number(&self, reached: &Reached<'_>) {
+    fn drop_reused_id(&self, reached: &FoundMount<'_>) {
         let id = reached.stat.mount().id;
         let Some(access) = self.mounts.read().access_of(id).filter(|access| access.is_closed()) else {
             return;
@@ -164,7 +164,7 @@ impl MountTable {
         if access.root.is(reached.inode, reached.stat) {
             return;
         }
-        access.lose();
+        access.mark_gone();
         let mut mounts = self.mounts.write();
         mounts.list.retain(|mount| !Arc::ptr_eq(&mount.access, &access));
     }
@@ -183,20 +183,20 @@ impl MountTable {
                 None => access.refused().map_or(Ok(()), Err),
             });
         }
-        outcome.and(std::mem::replace(&mut *self.unsaid(), Ok(())))
+        outcome.and(std::mem::replace(&mut *self.unreported(), Ok(())))
     }
 
     /// Lets go of the mounts that no node lives on, but not of those that have to be made durable first.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn remove_unused(&self) {
         drop(self.take_unused(|mount| !mount.access.is_changed()));
     }
 
     /// The same for a guest that is gone: what it wrote is made durable in the host's own time.
-    pub(crate) fn let_go_of_all(&self) {
+    pub(crate) fn remove_all_unused(&self) {
         drop(self.take_unused(|_| true));
         // Where a mount is being made durable, its error comes to a guest that did not ask for it.
-        if let Some(mut unsaid) = self.unsaid.try_lock() {
-            *unsaid = Ok(());
+        if let Some(mut unreported) = self.unreported.try_lock() {
+            *unreported = Ok(());
         }
     }
 
@@ -213,24 +213,24 @@ impl MountTable {
     /// notes it. `close`: closes what else is open on them. Whether any is still open.
     pub(crate) fn close_idle(&self, close: impl FnOnce(&[Arc<MountAccess>])) -> bool {
         // A SYNCFS that does not find what is taken off the list waits for this.
-        let mut unsaid = self.unsaid();
+        let mut unreported = self.unreported();
         for mount in self.take_unused(|mount| !mount.access.stays()) {
-            *unsaid = unsaid.and(make_durable(&mount.access));
+            *unreported = unreported.and(make_durable(&mount.access));
         }
         let below = self.mounts.read().accesses().into_iter().filter(|access| !access.stays());
         let below: Vec<_> = below.collect();
         let idle: Vec<_> = below.iter().filter(|access| !access.take_used()).map(Arc::clone).collect();
         close(&idle);
         for access in idle.iter().filter(|access| access.is_free()) {
-            *unsaid = unsaid.and(make_durable(access));
+            *unreported = unreported.and(make_durable(access));
             access.close();
         }
         below.iter().any(|access| access.open().is_some())
     }
 
     // A panic while the lock is held breaks nothing: it is one value.
-    fn unsaid(&self) -> MutexGuard<'_, Answer<()>> {
-        self.unsaid.lock()
+    fn unreported(&self) -> MutexGuard<'_, Answer<()>> {
+        self.unreported.lock()
     }
 }
 

@@ -1,10 +1,10 @@
-//! A file, directory, link or special file that the guest knows, and how it is found again.
+//! A file, directory, link or special file that the guest knows, and how the host opens it again.
 
-use crate::passthrough::inodes::freshness::told::Told;
+use crate::passthrough::inodes::freshness::guest_cache::GuestCache;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::slots::Entry;
 use crate::sync::budget::Ticket;
-use crate::sync::lock::{RwLock, RwLockReadGuard};
+use crate::sync::lock::RwLock;
 use crate::sys::inode_handle::InodeHandle;
 use pinhole_policy::{PathRules, RuleId};
 use rustix::fs::FileType;
@@ -13,119 +13,116 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// What makes two lookups mean the same node, as long as the inode exists.
+/// Identifies a node for as long as its inode exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct NodeKey {
-    /// [`Mount::number`] of the mount through which it was reached: one inode under two mounts is two nodes.
-    pub(crate) mount: u32,
+pub(in crate::passthrough) struct NodeKey {
+    /// [`Mount::number`] of the mount through which the inode was found. One inode under two mounts
+    /// is two nodes.
+    pub(in crate::passthrough) mount: u32,
     /// Inode number. A file system gives the number of a deleted inode to another.
-    pub(crate) inode: u64,
+    pub(in crate::passthrough) inode: u64,
 }
 
-/// A node of the table; its key is the guest's id.
-pub(crate) type NodeRef = Arc<Entry<Node>>;
+/// A node of the table. Its key is the guest's node id.
+pub(in crate::passthrough) type NodeRef = Arc<Entry<Node>>;
 
-/// A file, directory, link or special file that the guest knows.
+/// An inode that the guest knows.
 ///
-/// Made by a lookup; kept by the table until the guest has forgotten it, and by operations under way.
+/// A look-up creates it. The table keeps it until the guest has forgotten it; operations under way
+/// keep it longer.
 #[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) inode: u64,
-    pub(crate) mount: Arc<Mount>,
+pub(in crate::passthrough) struct Node {
+    pub(in crate::passthrough) inode: u64,
+    pub(in crate::passthrough) mount: Arc<Mount>,
     /// Never changes during the life of an inode.
-    pub(crate) kind: FileType,
-    /// Of [`VERIFIED`], [`USED`] and [`LARGE`]: a byte for each would make a node larger.
-    marks: AtomicU8,
-    /// What the policy's path rules say of it.
-    pub(crate) rule: NodeRule,
-    /// What the guest takes it for.
-    pub(crate) told: Told,
-    /// Lookups that the guest has not taken back. Not what keeps an operation's node alive: the `Arc` is.
+    pub(in crate::passthrough) kind: FileType,
+    /// [`VERIFIED`], [`USED`] and [`LARGE`]. A byte for each would make a node larger.
+    flags: AtomicU8,
+    /// Path rule that applies to the node.
+    pub(in crate::passthrough) rule: NodeRule,
+    pub(in crate::passthrough) guest_cache: GuestCache,
+    /// Look-ups that the guest has not taken back. They do not keep the node of an operation alive;
+    /// the `Arc` does.
     pub(super) lookups: AtomicU64,
-    /// [`NodeTable::now`] when it was made.
+    /// [`NodeTable::now`](super::table::NodeTable::now) when the node was created.
     pub(super) born: u64,
-    /// Opened with O_PATH: names the inode, grants nothing. While it is here the inode number cannot become
-    /// another's.
+    /// Opened with O_PATH: names the inode and grants nothing. While it is open, no other inode gets
+    /// the inode number.
     descriptor: RwLock<Option<Arc<Descriptor>>>,
-    way_back: WayBack,
+    reopen: Reopen,
 }
 
-/// The way back is known to lead to this inode number and kind.
+/// `reopen` is known to lead to this inode number and kind.
 const VERIFIED: u8 = 1;
-/// Asked for since the cache of descriptors last looked.
+/// The node was used since the descriptor cache last looked.
 const USED: u8 = 2;
-/// It holds many blocks, as far as is known; see [`crate::passthrough::files::large`].
+/// The file has many blocks, as far as is known; see [`super::large`].
 const LARGE: u8 = 4;
 
 /// An O_PATH descriptor of an inode.
 #[derive(Debug)]
-pub(crate) struct Descriptor {
+pub(in crate::passthrough) struct Descriptor {
     fd: OwnedFd,
     _ticket: Option<Ticket>,
 }
 
-/// How a node without a descriptor is found again.
+/// How the daemon opens the descriptor of a node again.
 #[derive(Debug)]
-pub(crate) enum WayBack {
-    /// By the host's own name for the inode.
-    Handle(InodeHandle),
-    /// By the name in a directory under which it was seen last; for what is no directory, so that a directory in
-    /// turn never has to be found by name.
-    Name(Box<Named>),
-    /// Not at all: its descriptor stays.
-    None,
+pub(super) enum Reopen {
+    /// By the inode handle.
+    ByHandle(InodeHandle),
+    /// By the last known name in a directory. Directories are never found by name, so this takes one
+    /// step.
+    ByName(Box<NameRecord>),
+    /// The descriptor stays open.
+    Never,
 }
 
-/// What is kept of a node that is found by name.
+/// Last known name of a node that is found by name.
 #[derive(Debug)]
-pub(crate) struct Named {
-    /// `None`: it has no name.
-    pub(crate) origin: RwLock<Option<Origin>>,
-    /// [`Pin`]s of the node.
+pub(super) struct NameRecord {
+    /// `None` if the inode has no name.
+    last_name: RwLock<Option<LastName>>,
+    /// Number of [`Pin`]s of the node.
     pins: AtomicU32,
 }
 
-impl Named {
-    pub(crate) const fn new(origin: Option<Origin>) -> Self {
-        Self { origin: RwLock::new(origin), pins: AtomicU32::new(0) }
-    }
-}
-
-/// Where a node was seen last.
+/// A name under which a node was found.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub(crate) directory: NodeRef,
-    pub(crate) name: Box<CStr>,
-    /// Birth time in seconds and nanoseconds: tells an inode from the next with its number.
-    pub(crate) birth: (i64, u32),
+pub(super) struct LastName {
+    pub(super) directory: NodeRef,
+    pub(super) name: Box<CStr>,
+    /// Birth time in seconds and nanoseconds. It distinguishes the inode from a later one with the
+    /// same number.
+    pub(super) birth: (i64, u32),
 }
 
-/// What a lookup has found.
+/// An inode that a look-up has found.
 #[derive(Debug)]
-pub(crate) struct Newcomer {
-    pub(crate) inode: u64,
-    pub(crate) mount: Arc<Mount>,
-    pub(crate) kind: FileType,
-    pub(crate) descriptor: Option<Descriptor>,
-    pub(crate) way_back: WayBack,
-    /// By the way in which it was found.
-    pub(crate) rule: RuleId,
-    /// The way back was taken from the same descriptor as inode number and kind.
-    pub(crate) verified: bool,
+pub(super) struct FoundInode {
+    pub(super) inode: u64,
+    pub(super) mount: Arc<Mount>,
+    pub(super) kind: FileType,
+    pub(super) descriptor: Option<Descriptor>,
+    pub(super) reopen: Reopen,
+    /// Rule of the name by which it was found.
+    pub(super) rule: RuleId,
+    /// `reopen` was read from the same descriptor as inode number and kind.
+    pub(super) verified: bool,
 }
 
-/// What became of a newcomer.
+/// Result of [`NodeTable::insert`](super::table::NodeTable::insert).
 #[derive(Debug)]
-pub(crate) struct Entered {
-    pub(crate) node: NodeRef,
-    /// The guest knew it already.
-    pub(crate) known: bool,
-    /// Its descriptor is the newcomer's.
-    pub(crate) opened: bool,
+pub(super) struct Inserted {
+    pub(super) node: NodeRef,
+    /// The guest knew the inode already.
+    pub(super) known: bool,
+    /// The node has taken the descriptor of the found inode.
+    pub(super) opened: bool,
 }
 
 impl Descriptor {
-    pub(crate) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
+    pub(super) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
         Self { fd, _ticket: ticket }
     }
 }
@@ -136,178 +133,155 @@ impl AsFd for Descriptor {
     }
 }
 
+impl NameRecord {
+    pub(super) const fn new(last_name: Option<LastName>) -> Self {
+        Self { last_name: RwLock::new(last_name), pins: AtomicU32::new(0) }
+    }
+
+    pub(super) fn last_name(&self) -> Option<LastName> {
+        self.last_name.read().clone()
+    }
+
+    /// Sets the name, unless it belongs to another inode with the same number.
+    pub(super) fn set_last_name(&self, directory: &NodeRef, name: &CStr, birth: (i64, u32)) {
+        let mut last_name = self.last_name.write();
+        if last_name.as_ref().is_none_or(|before| before.birth == birth) {
+            *last_name = Some(LastName { directory: Arc::clone(directory), name: name.into(), birth });
+        }
+    }
+
+    fn birth(&self) -> Option<(i64, u32)> {
+        self.last_name.read().as_ref().map(|last_name| last_name.birth)
+    }
+}
+
 impl Node {
-    pub(super) fn new(newcomer: Newcomer, born: u64) -> Self {
-        let Newcomer { inode, mount, kind, descriptor, way_back, rule, verified } = newcomer;
+    pub(super) fn new(found: FoundInode, born: u64) -> Self {
+        let FoundInode { inode, mount, kind, descriptor, reopen, rule, verified } = found;
         Self {
             inode,
             mount,
             kind,
-            marks: AtomicU8::new(if verified { VERIFIED } else { 0 }),
+            flags: AtomicU8::new(if verified { VERIFIED } else { 0 }),
             rule: NodeRule::new(rule),
-            told: Told::new(),
+            guest_cache: GuestCache::new(),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),
-            way_back,
+            reopen,
         }
     }
 
-    fn has(&self, mark: u8) -> bool {
-        self.marks.load(Ordering::Relaxed) & mark != 0
+    fn has(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    pub(crate) fn key(&self) -> NodeKey {
+    pub(in crate::passthrough) fn key(&self) -> NodeKey {
         NodeKey { mount: self.mount.number, inode: self.inode }
     }
 
-    pub(crate) const fn way_back(&self) -> &WayBack {
-        &self.way_back
+    pub(super) const fn reopen(&self) -> &Reopen {
+        &self.reopen
     }
 
-    /// Whether its way back is another file handle than this one.
-    pub(crate) fn has_other_handle(&self, handle: &InodeHandle) -> bool {
-        matches!(&self.way_back, WayBack::Handle(own) if own != handle)
+    /// Returns whether the node is found by another inode handle than this one.
+    pub(super) fn has_other_handle(&self, handle: &InodeHandle) -> bool {
+        matches!(&self.reopen, Reopen::ByHandle(own) if own != handle)
     }
 
-    /// Its descriptor, if it is open.
-    pub(crate) fn descriptor(&self) -> Option<Arc<Descriptor>> {
-        read(&self.descriptor).clone()
+    /// Returns the descriptor, if it is open.
+    pub(in crate::passthrough) fn descriptor(&self) -> Option<Arc<Descriptor>> {
+        self.descriptor.read().clone()
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        read(&self.descriptor).is_some()
+    pub(super) fn is_open(&self) -> bool {
+        self.descriptor.read().is_some()
     }
 
-    /// Keeps a descriptor open, or closes the one that is; operations under way keep theirs.
-    pub(crate) fn set_descriptor(&self, descriptor: Option<Arc<Descriptor>>) {
-        // The old one is closed after the lock: that may wait for the host.
+    /// Keeps a descriptor open, or closes the open one. Operations under way keep theirs.
+    pub(super) fn set_descriptor(&self, descriptor: Option<Arc<Descriptor>>) {
         let old = std::mem::replace(&mut *self.descriptor.write(), descriptor);
+        // Not under the lock: closing may wait for the host.
         drop(old);
     }
 
-    /// Notes that it is in use; whether it was before.
-    pub(crate) fn touch(&self) -> bool {
+    /// Notes that the node is in use. Returns whether it was before.
+    pub(super) fn touch(&self) -> bool {
         // A load first: a store would take the cache line from the other queues each time.
-        self.has(USED) || self.marks.fetch_or(USED, Ordering::Relaxed) & USED != 0
+        self.has(USED) || self.flags.fetch_or(USED, Ordering::Relaxed) & USED != 0
     }
 
-    /// Whether its descriptor may be closed and found again.
-    pub(crate) fn is_sheddable(&self) -> bool {
-        match &self.way_back {
-            WayBack::Handle(_) => true,
-            WayBack::Name(named) => named.pins.load(Ordering::Acquire) == 0 && read(&named.origin).is_some(),
-            WayBack::None => false,
+    /// Returns whether the node was used since the last call.
+    pub(super) fn take_touched(&self) -> bool {
+        self.flags.fetch_and(!USED, Ordering::Relaxed) & USED != 0
+    }
+
+    /// Returns whether the descriptor may be closed and opened again.
+    pub(super) fn can_be_closed(&self) -> bool {
+        match &self.reopen {
+            Reopen::ByHandle(_) => true,
+            Reopen::ByName(record) => {
+                record.pins.load(Ordering::Acquire) == 0 && record.last_name.read().is_some()
+            }
+            Reopen::Never => false,
         }
     }
 
-    /// Whether it was in use since this was last asked.
-    pub(crate) fn take_touched(&self) -> bool {
-        self.marks.fetch_and(!USED, Ordering::Relaxed) & USED != 0
-    }
-
-    /// Whether it is known to hold many blocks.
-    pub(crate) fn is_large(&self) -> bool {
+    /// Returns whether the file is known to have many blocks.
+    pub(super) fn is_large(&self) -> bool {
         self.has(LARGE)
     }
 
-    /// Notes whether it holds many blocks; what was known before.
-    pub(crate) fn set_large(&self, large: bool) -> bool {
+    /// Notes whether the file has many blocks. Returns what was known before.
+    pub(super) fn set_large(&self, large: bool) -> bool {
         let known = self.is_large();
         match (known, large) {
-            (false, true) => drop(self.marks.fetch_or(LARGE, Ordering::Relaxed)),
-            (true, false) => drop(self.marks.fetch_and(!LARGE, Ordering::Relaxed)),
+            (false, true) => drop(self.flags.fetch_or(LARGE, Ordering::Relaxed)),
+            (true, false) => drop(self.flags.fetch_and(!LARGE, Ordering::Relaxed)),
             (false, false) | (true, true) => {}
         }
         known
     }
 
-    /// Whether its way back is known to lead to it.
-    pub(crate) fn is_verified(&self) -> bool {
-        self.marks.load(Ordering::Acquire) & VERIFIED != 0
+    /// Returns whether [`Node::reopen`] is known to lead to the inode.
+    pub(super) fn is_verified(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & VERIFIED != 0
     }
 
-    pub(crate) fn set_verified(&self) {
-        self.marks.fetch_or(VERIFIED, Ordering::Release);
+    pub(super) fn set_verified(&self) {
+        self.flags.fetch_or(VERIFIED, Ordering::Release);
     }
 
-    /// Whether a newcomer with the same key is the same inode, not a later one with its number.
-    pub(super) fn is(&self, newcomer: &Newcomer) -> bool {
-        // An inode never changes its kind; one that has another is another, whatever else agrees.
-        if self.kind != newcomer.kind {
+    /// Returns whether a found inode with the same key is the inode of this node, and not a later one
+    /// with its number.
+    pub(super) fn is_same_inode(&self, found: &FoundInode) -> bool {
+        // An inode never changes its kind.
+        if self.kind != found.kind {
             return false;
         }
-        match (&self.way_back, &newcomer.way_back) {
-            (WayBack::Handle(own), WayBack::Handle(other)) => own == other,
+        match (&self.reopen, &found.reopen) {
+            (Reopen::ByHandle(own), Reopen::ByHandle(other)) => own == other,
             // Two descriptors that are open at once are of one inode.
-            _ if newcomer.descriptor.is_some() && self.is_open() => true,
-            (WayBack::Name(own), WayBack::Name(other)) => {
-                let birth = |named: &Named| read(&named.origin).as_ref().map(|origin| origin.birth);
-                birth(own).is_some() && birth(own) == birth(other)
+            _ if found.descriptor.is_some() && self.is_open() => true,
+            (Reopen::ByName(own), Reopen::ByName(other)) => {
+                own.birth().is_some() && own.birth() == other.birth()
             }
-            (WayBack::Handle(_) | WayBack::Name(_) | WayBack::None, _) => false,
+            (Reopen::ByHandle(_) | Reopen::ByName(_) | Reopen::Never, _) => false,
         }
     }
-}
 
-/// Keeps the descriptor of a node open: of one that is found by name, while the guest has it open, because its name may
-/// be taken away.
-#[derive(Debug)]
-pub(crate) struct Pin(NodeRef);
-
-impl Pin {
-    /// `None` where the way back does not depend on the name.
-    pub(crate) fn new(node: &NodeRef) -> Option<Self> {
-        let WayBack::Name(named) = &node.way_back else { return None };
-        named.pins.fetch_add(1, Ordering::AcqRel);
-        Some(Self(NodeRef::clone(node)))
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        if let WayBack::Name(named) = &self.0.way_back {
-            named.pins.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
-/// The rule of one node.
-#[derive(Debug)]
-pub(crate) struct NodeRule(AtomicU32);
-
-impl NodeRule {
-    pub(crate) const fn new(rule: RuleId) -> Self {
-        Self(AtomicU32::new(rule.bits()))
-    }
-
-    pub(crate) fn get(&self) -> RuleId {
-        RuleId::from_bits(self.0.load(Ordering::Acquire))
-    }
-
-    /// The node was reached in another way.
-    pub(crate) fn narrow(&self, rules: &PathRules, rule: RuleId) {
-        let both = |bits: u32| {
-            let both = rules.both(RuleId::from_bits(bits), rule).bits();
-            (both != bits).then_some(both)
-        };
-        // Where it declines, the rule is already as narrow.
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
-    }
-}
-
-impl Node {
-    /// Takes over what a newcomer of the same inode brings that is newer; whether that is its descriptor.
-    pub(super) fn take_from(&self, newcomer: Newcomer) -> bool {
-        if let (WayBack::Name(own), WayBack::Name(other)) = (&self.way_back, newcomer.way_back)
-            && let Some(origin) = other.origin.into_inner()
+    /// Takes over name and descriptor of a found inode, which is the inode of this node. Returns
+    /// whether it has taken the descriptor.
+    pub(super) fn merge(&self, found: FoundInode) -> bool {
+        if let (Reopen::ByName(own), Reopen::ByName(other)) = (&self.reopen, found.reopen)
+            && let Some(last_name) = other.last_name.into_inner()
         {
-            *own.origin.write() = Some(origin);
+            *own.last_name.write() = Some(last_name);
         }
-        if newcomer.verified {
+        if found.verified {
             self.set_verified();
         }
-        match newcomer.descriptor {
+        match found.descriptor {
             Some(descriptor) if !self.is_open() => {
                 self.set_descriptor(Some(Arc::new(descriptor)));
                 true
@@ -317,8 +291,50 @@ impl Node {
     }
 }
 
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read()
+/// Keeps the descriptor of a node open while the guest has the file open. This is for a node that is
+/// found by name, because others may take that name away.
+#[derive(Debug)]
+pub(in crate::passthrough) struct Pin(NodeRef);
+
+impl Pin {
+    /// Returns `None` if the node is not found by name.
+    pub(in crate::passthrough) fn new(node: &NodeRef) -> Option<Self> {
+        let Reopen::ByName(record) = &node.reopen else { return None };
+        record.pins.fetch_add(1, Ordering::AcqRel);
+        Some(Self(NodeRef::clone(node)))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Reopen::ByName(record) = &self.0.reopen {
+            record.pins.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// The path rule of one node.
+#[derive(Debug)]
+pub(in crate::passthrough) struct NodeRule(AtomicU32);
+
+impl NodeRule {
+    const fn new(rule: RuleId) -> Self {
+        Self(AtomicU32::new(rule.bits()))
+    }
+
+    pub(in crate::passthrough) fn get(&self) -> RuleId {
+        RuleId::from_bits(self.0.load(Ordering::Acquire))
+    }
+
+    /// Narrows the rule to what it and another rule both grant.
+    pub(super) fn narrow(&self, rules: &PathRules, rule: RuleId) {
+        let both = |bits: u32| {
+            let both = rules.both(RuleId::from_bits(bits), rule).bits();
+            (both != bits).then_some(both)
+        };
+        // An error means that the rule is as narrow already.
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
+    }
 }
 
 #[cfg(test)]
@@ -326,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_takes_little_memory() {
+    fn node_takes_little_memory() {
         assert!(size_of::<Entry<Node>>() <= 112, "{} bytes", size_of::<Entry<Node>>());
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::filesystem::{Answer, Call, errno_of};
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::lookup::Found;
+use crate::passthrough::inodes::lookup::FoundAt;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
@@ -16,14 +16,14 @@ use pinhole_protocol::{self as protocol, Errno, Name, RenameFlags};
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;
 
-/// The right to change what names are; see [`Inodes::hold_names`].
+/// The right to change what names are; see [`Inodes::lock_names`].
 #[derive(Debug)]
 #[must_use = "names are held until this is dropped"]
-pub(in crate::passthrough) enum NamesHeld<'p> {
+pub(in crate::passthrough) enum NamesLock<'p> {
     /// With others.
-    Together(#[expect(dead_code, reason = "held to be dropped")] RwLockReadGuard<'p, ()>),
+    Shared(#[expect(dead_code, reason = "held to be dropped")] RwLockReadGuard<'p, ()>),
     /// As the only one.
-    Alone(#[expect(dead_code, reason = "held to be dropped")] RwLockWriteGuard<'p, ()>),
+    Exclusive(#[expect(dead_code, reason = "held to be dropped")] RwLockWriteGuard<'p, ()>),
 }
 
 /// What the host does beneath the gate for a policy with path rules.
@@ -34,7 +34,7 @@ impl Inodes {
     }
 
     /// The rule of what has been found there.
-    pub(in crate::passthrough) fn rule_of(&self, found: Found<'_>) -> RuleId {
+    pub(in crate::passthrough) fn rule_of(&self, found: FoundAt<'_>) -> RuleId {
         let Some(rules) = self.rules() else { return RuleId::SHARE };
         let directory = found.directory.rule.get();
         match found.name {
@@ -44,7 +44,7 @@ impl Inodes {
     }
 
     /// A node that was known already has been found there too.
-    pub(in crate::passthrough) fn narrow(&self, node: &NodeRef, found: Found<'_>) {
+    pub(in crate::passthrough) fn narrow(&self, node: &NodeRef, found: FoundAt<'_>) {
         if let Some(rules) = self.rules() {
             node.rule.narrow(rules, self.rule_of(found));
         }
@@ -59,7 +59,7 @@ impl Inodes {
     }
 
     /// Whether a listing may tell more of a name than that it is there.
-    pub(in crate::passthrough) fn tells_all(&self, directory: &NodeRef, name: Name<'_>) -> bool {
+    pub(in crate::passthrough) fn may_list_attributes(&self, directory: &NodeRef, name: Name<'_>) -> bool {
         let tells = |rules: &PathRules| {
             let rule = rules.child(directory.rule.get(), name.as_bytes());
             rules.access(rule).contains(Access::LOOKUP | Access::STAT)
@@ -69,7 +69,7 @@ impl Inodes {
 
     /// CREATE has found something in its place, which may be known by other names too: whether what it wants beside
     /// making it may be done to that.
-    pub(in crate::passthrough) fn check_found(
+    pub(in crate::passthrough) fn check_existing(
         &self,
         node: &NodeRef,
         call: &Call<'_, protocol::Create<'_>>,
@@ -84,7 +84,7 @@ impl Inodes {
     ///
     /// # Errors
     /// EPERM.
-    pub(in crate::passthrough) fn check_names_of(&self, mount: &Mount) -> Answer<()> {
+    pub(in crate::passthrough) fn check_mount(&self, mount: &Mount) -> Answer<()> {
         if self.rules().is_some() && mount.traits.folds_names { Err(Errno::EPERM) } else { Ok(()) }
     }
 
@@ -93,12 +93,12 @@ impl Inodes {
     ///
     /// Names that the host or another guest changes at that moment are not held; those are not bound by this policy at
     /// all.
-    pub(in crate::passthrough) fn hold_names(&self, only_files: bool) -> Option<NamesHeld<'_>> {
+    pub(in crate::passthrough) fn lock_names(&self, only_files: bool) -> Option<NamesLock<'_>> {
         self.rules()?;
         Some(if only_files {
-            NamesHeld::Alone(self.names.write())
+            NamesLock::Exclusive(self.names.write())
         } else {
-            NamesHeld::Together(self.names.read())
+            NamesLock::Shared(self.names.read())
         })
     }
 

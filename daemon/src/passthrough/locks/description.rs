@@ -32,7 +32,7 @@ impl Description {
     /// # Errors
     /// ENOLCK if the file cannot be opened again.
     pub(super) fn for_owner(inodes: &Inodes, file: &FileHandle) -> Answer<Self> {
-        let ticket = inodes.ticket().map_err(no_lock)?;
+        let ticket = inodes.descriptor_ticket().map_err(no_lock)?;
         let open = |flags| reopen(inodes, file, flags).map_err(no_lock);
         let (fd, reads, writes) = match (file.readable, file.writable) {
             (_, false) => (open(OFlags::RDONLY)?, true, false),
@@ -53,7 +53,7 @@ impl Description {
     /// EAGAIN if a process of the host has a lease on the file, which it is then told to give up;
     /// ENOLCK if the file cannot be opened again.
     pub(super) fn for_guest(inodes: &Inodes, file: &FileHandle) -> Answer<Self> {
-        let ticket = inodes.ticket().map_err(no_lock)?;
+        let ticket = inodes.descriptor_ticket().map_err(no_lock)?;
         let (fd, writes) = match reopen(inodes, file, OFlags::RDWR) {
             Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
                 (reopen(inodes, file, OFlags::RDONLY).map_err(no_lock)?, false)

@@ -33,9 +33,9 @@ impl Passthrough {
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
-            None => self.inodes.stat_node(node),
+            None => self.inodes.stat(node),
         }?;
-        node.told.tell(&stat);
+        node.guest_cache.sent_attributes(&stat);
         self.inodes.note_blocks(node, &stat);
         Ok(stat)
     }
@@ -54,8 +54,8 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<Paced<Attr>> {
         let wanted = &call.operation;
-        node.told.untell();
-        let reached = self.inodes.reach(node)?;
+        node.guest_cache.note_own_change();
+        let reached = self.inodes.descriptor(node)?;
         if let Some(size) = wanted.size {
             match self.truncate(node, size, (wanted, pace))? {
                 Paced::Ready(()) => {}
@@ -88,8 +88,8 @@ impl Passthrough {
             rustix::fs::utimensat(&*reached, c"", &times, BY_DESCRIPTOR).map_err(errno)?;
         }
         let stat = resolve::stat(reached.as_fd())?;
-        node.told.tell(&stat);
-        node.told.own(&stat);
+        node.guest_cache.sent_attributes(&stat);
+        node.guest_cache.settle_own_change(&stat);
         self.inodes.note_blocks(node, &stat);
         Ok(Paced::Ready(self.inodes.attr(&node.mount, &stat)))
     }
@@ -138,8 +138,8 @@ impl Passthrough {
             }
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Paced::Ready);
         }
-        let _ticket = self.inodes.ticket()?;
-        let opened = self.inodes.open_inside(node, OFlags::WRONLY | pace.open_flags());
+        let _ticket = self.inodes.descriptor_ticket()?;
+        let opened = self.inodes.open_content(node, OFlags::WRONLY | pace.open_flags());
         let Paced::Ready(file) = Paced::opened(opened, pace)? else { return Ok(Paced::Leased) };
         if later {
             return Ok(Paced::WouldBlock);
@@ -149,7 +149,7 @@ impl Passthrough {
 
     pub(super) fn access(&self, node: &NodeRef, call: &Call<'_, protocol::Access>) -> Answer<()> {
         let wanted = call.operation.mask;
-        let reached = self.inodes.reach(node)?;
+        let reached = self.inodes.descriptor(node)?;
         let attr = resolve::stat(reached.as_fd())?.attr();
         if wanted.contains(AccessMask::WRITE) {
             let mount = rustix::fs::fstatvfs(&*reached).map_err(errno)?;
@@ -161,7 +161,7 @@ impl Passthrough {
     }
 
     pub(super) fn stat_fs(&self, node: &NodeRef) -> Answer<Statfs> {
-        let figures = rustix::fs::fstatvfs(&*self.inodes.reach(node)?).map_err(errno)?;
+        let figures = rustix::fs::fstatvfs(&*self.inodes.descriptor(node)?).map_err(errno)?;
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Ok(Statfs {
             blocks: figures.f_blocks,
@@ -181,7 +181,7 @@ impl Passthrough {
         call: &Call<'_, protocol::ReadLink>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let link = self.inodes.reach(node)?;
+        let link = self.inodes.descriptor(node)?;
         let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
             // The host says ENOENT for an empty path on what is no link.
             rustix::io::Errno::NOENT => Errno::EINVAL,

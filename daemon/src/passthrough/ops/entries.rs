@@ -13,10 +13,10 @@ use std::os::fd::AsFd;
 impl Passthrough {
     pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
-        let ticket = self.inodes.ticket()?;
+        let ticket = self.inodes.descriptor_ticket()?;
         let protocol::SymLink { name, target } = call.operation;
         {
-            let directory = self.inodes.reach(parent)?;
+            let directory = self.inodes.descriptor(parent)?;
             let _assumed = self.assume(&call.caller, 0)?;
             rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
         }
@@ -27,7 +27,7 @@ impl Passthrough {
 
     pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
-        let ticket = self.inodes.ticket()?;
+        let ticket = self.inodes.descriptor_ticket()?;
         let protocol::MkNod { name, kind, mode, umask } = call.operation;
         let rdev = kind.rdev();
         let kind = match kind {
@@ -39,7 +39,7 @@ impl Passthrough {
         };
         let DeviceId { major, minor } = DeviceId::unpack(rdev);
         {
-            let directory = self.inodes.reach(parent)?;
+            let directory = self.inodes.descriptor(parent)?;
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode);
             let device = makedev(major, minor);
@@ -51,11 +51,11 @@ impl Passthrough {
 
     pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
         self.inodes.check_room()?;
-        let ticket = self.inodes.ticket()?;
+        let ticket = self.inodes.descriptor_ticket()?;
         let protocol::MkDir { name, mode, umask } = call.operation;
         {
-            let directory = self.inodes.reach(parent)?;
-            let _held = self.inodes.hold_names(false);
+            let directory = self.inodes.descriptor(parent)?;
+            let _held = self.inodes.lock_names(false);
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
@@ -69,29 +69,33 @@ impl Passthrough {
         let target = self.inodes.node(target)?;
         let _held = self.inodes.hold_to_change(parent)?;
         let answer = self.link_node(&target, parent, name);
-        self.inodes.answer_at(&[(parent, Some(name)), (&target, None)], &call.caller, answer)
+        self.inodes.stale_if_removed(&[(parent, Some(name)), (&target, None)], &call.caller, answer)
     }
 
     fn link_node(&self, node: &NodeRef, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
-        let (target, directory) = (self.inodes.reach(node)?, self.inodes.reach(parent)?);
+        let (target, directory) = (self.inodes.descriptor(node)?, self.inodes.descriptor(parent)?);
         // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(self.inodes.proc_fds(), number, &*directory, name.as_c_str(), flags)
             .map_err(errno)?;
-        self.inodes.note_moved(directory.as_fd(), parent, name);
+        self.inodes.note_new_name(directory.as_fd(), parent, name);
         self.inodes.look_up_linked(node, target.as_fd(), parent)
     }
 
     pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
-        let directory = self.inodes.reach(parent)?;
+        let directory = self.inodes.descriptor(parent)?;
         self.count_deletion();
         rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
     }
 
     pub(super) fn rm_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
-        rustix::fs::unlinkat(&*self.inodes.reach(parent)?, call.operation.name.as_c_str(), AtFlags::REMOVEDIR)
-            .map_err(errno)
+        rustix::fs::unlinkat(
+            &*self.inodes.descriptor(parent)?,
+            call.operation.name.as_c_str(),
+            AtFlags::REMOVEDIR,
+        )
+        .map_err(errno)
     }
 
     /// Under `only_files`, a directory is not moved: EXDEV.
@@ -106,7 +110,7 @@ impl Passthrough {
         let _held = self.inodes.hold_to_change(parent)?;
         let answer = self.rename_entry((parent, &new_parent), rename, only_files);
         let places = [(parent, Some(rename.name)), (&new_parent, Some(rename.new_name))];
-        self.inodes.answer_at(&places, &call.caller, answer)
+        self.inodes.stale_if_removed(&places, &call.caller, answer)
     }
 
     fn rename_entry(
@@ -121,17 +125,17 @@ impl Passthrough {
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
             return Err(Errno::EINVAL);
         }
-        let (from, to) = (self.inodes.reach(parent)?, self.inodes.reach(new_parent)?);
-        let _held = self.inodes.hold_names(only_files);
+        let (from, to) = (self.inodes.descriptor(parent)?, self.inodes.descriptor(new_parent)?);
+        let _held = self.inodes.lock_names(only_files);
         if only_files {
             self.inodes.check_only_files((from.as_fd(), to.as_fd()), rename)?;
         }
         self.count_deletion();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;
-        self.inodes.note_moved(to.as_fd(), new_parent, new_name);
+        self.inodes.note_new_name(to.as_fd(), new_parent, new_name);
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.inodes.note_moved(from.as_fd(), parent, name);
+            self.inodes.note_new_name(from.as_fd(), parent, name);
         }
         Ok(())
     }

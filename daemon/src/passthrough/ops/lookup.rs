@@ -7,7 +7,7 @@ use pinhole_protocol::{Entry, Forget, Lookup, NodeId};
 
 impl Passthrough {
     pub(super) fn lookup(&self, parent: &NodeRef, call: &Call<'_, Lookup<'_>>) -> Answer<Entry> {
-        self.inodes.look_up_for(&call.caller, parent, call.operation.name)
+        self.inodes.look_up_for_caller(&call.caller, parent, call.operation.name)
     }
 
     /// The nodes that the guest has forgotten are closed.

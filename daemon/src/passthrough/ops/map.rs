@@ -18,13 +18,13 @@ impl Passthrough {
         if node.kind != FileType::RegularFile {
             return Err(Errno::ENODEV);
         }
-        let ticket = self.inodes.ticket()?;
+        let ticket = self.inodes.descriptor_ticket()?;
         if writable {
             self.inodes.hold_to_map(node)?;
         }
         let flags = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         // A guest that maps a file has it open, so no lease is in the way of one that asks for no more than it may.
-        let file = self.inodes.open_inside(node, flags | OFlags::NONBLOCK)?;
+        let file = self.inodes.open_content(node, flags | OFlags::NONBLOCK)?;
         // Of the descriptor: where file systems are stacked, opening to write may lead to another file.
         let id = FileId::of(&file).map_err(errno)?;
         Ok(MapFile::new(file, id, writable, ticket))

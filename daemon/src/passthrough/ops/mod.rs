@@ -65,7 +65,7 @@ impl Passthrough {
     ) -> Answer<R> {
         self.change_node(call, |directory, call| {
             let answer = operation(directory, call);
-            self.inodes.answer_at(&[(directory, name(&call.operation))], &call.caller, answer)
+            self.inodes.stale_if_removed(&[(directory, name(&call.operation))], &call.caller, answer)
         })
     }
 }

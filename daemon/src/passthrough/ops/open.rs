@@ -4,7 +4,7 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets};
-use crate::passthrough::inodes::lookup::Found;
+use crate::passthrough::inodes::lookup::FoundAt;
 use crate::passthrough::inodes::node::{NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
@@ -33,21 +33,21 @@ impl Passthrough {
             && self.inodes.frees_much(node, 0)
         {
             // The pool must not wait for a lease, so that is broken first.
-            let opened = self.inodes.open_inside(node, OFlags::WRONLY | pace.open_flags()).map(drop);
+            let opened = self.inodes.open_content(node, OFlags::WRONLY | pace.open_flags()).map(drop);
             return match Paced::opened(opened, pace)? {
                 Paced::Leased => Ok(Paced::Leased),
                 Paced::Ready(()) | Paced::WouldBlock | Paced::Stopped => Ok(Paced::WouldBlock),
             };
         }
         let open = self.with_kill(call.operation, &call.caller);
-        let is_let_in = self.inodes.is_let_in(node, call);
+        let is_let_in = self.inodes.is_retried_open(node, call);
         let checked = !is_let_in && self.inodes.is_close_to_open();
         let opened = self
             .open_node(checked, node, (open, pace))
             .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
         let opened = Paced::opened(opened, pace);
         if matches!(opened, Ok(Paced::Leased)) && is_let_in {
-            self.inodes.expect_again(call);
+            self.inodes.note_leased_open(call);
         }
         opened
     }
@@ -67,8 +67,8 @@ impl Passthrough {
         // To open it for writing may change it: by O_TRUNC, or because an overlay copies it then.
         let changes = truncate || open.flags.access_mode() != AccessMode::Read;
         if checked && changes {
-            match self.inodes.stat_node(node) {
-                Ok(stat) => self.inodes.check_told(node, &stat)?,
+            match self.inodes.stat(node) {
+                Ok(stat) => self.inodes.check_unchanged(node, &stat)?,
                 // No descriptor is left to look with: that is no reason not to open.
                 Err(Errno::ENFILE) => {}
                 Err(errno) => return Err(errno),
@@ -78,17 +78,17 @@ impl Passthrough {
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
         let mut flags = self.host_flags(open.flags) | pace.open_flags();
         flags.set(OFlags::TRUNC, truncate);
-        let file = match self.inodes.open_inside(node, flags) {
+        let file = match self.inodes.open_content(node, flags) {
             // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
             Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
-                self.inodes.open_inside(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
+                self.inodes.open_content(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
             }
             opened => opened?,
         };
         if truncate {
-            node.told.untell();
+            node.guest_cache.note_own_change();
         } else if checked && !changes {
-            self.inodes.check_told(node, &resolve::stat(file.as_fd())?)?;
+            self.inodes.check_unchanged(node, &resolve::stat(file.as_fd())?)?;
         }
         Ok(file)
     }
@@ -108,7 +108,7 @@ impl Passthrough {
     ) -> Answer<OpenReply> {
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
-            let ticket = self.inodes.ticket()?;
+            let ticket = self.inodes.descriptor_ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
             // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
             // the buffered descriptor serves: the guest's own cache is bypassed all the same.
@@ -116,7 +116,7 @@ impl Passthrough {
         } else {
             (None, None)
         };
-        let uncached = self.inodes.is_uncached(node, is_let_in);
+        let uncached = self.inodes.bypasses_page_cache(node, is_let_in);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
         let handle = self.files.insert_file(FileHandle {
@@ -176,8 +176,8 @@ impl Passthrough {
         self.inodes.end_path_retry(&call.caller);
         for _ in 0..CREATE_TRIES {
             self.inodes.check_room()?;
-            let tickets = (self.inodes.ticket()?, self.handle_tickets()?);
-            let directory = self.inodes.reach(parent)?;
+            let tickets = (self.inodes.descriptor_ticket()?, self.handle_tickets()?);
+            let directory = self.inodes.descriptor(parent)?;
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
                 let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
@@ -186,7 +186,7 @@ impl Passthrough {
             };
             match made {
                 Ok(file) => {
-                    let found = Found { directory: parent, name: Some(name) };
+                    let found = FoundAt { directory: parent, name: Some(name) };
                     return self.enter_made(tickets, (file, found), open);
                 }
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
@@ -213,7 +213,7 @@ impl Passthrough {
     ) -> Answer<Created> {
         let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.inodes.node(entry.node)?;
-        self.inodes.check_found(&node, call)?;
+        self.inodes.check_existing(&node, call)?;
         if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.inodes.frees_much(&node, 0) {
             // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
             return Err(Errno::ESTALE);
@@ -222,10 +222,10 @@ impl Passthrough {
         let reply = self.enter_file(tickets, (file, &node, false), open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
-            entry.attr = match self.inodes.stat_node(&node) {
+            entry.attr = match self.inodes.stat(&node) {
                 Ok(stat) => {
-                    node.told.tell(&stat);
-                    node.told.own(&stat);
+                    node.guest_cache.sent_attributes(&stat);
+                    node.guest_cache.settle_own_change(&stat);
                     self.inodes.attr(&node.mount, &stat)
                 }
                 Err(errno) => {
@@ -246,28 +246,28 @@ impl Passthrough {
     ) -> Answer<Created> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
         self.inodes.check_room()?;
-        let tickets = (self.inodes.ticket()?, self.handle_tickets()?);
+        let tickets = (self.inodes.descriptor_ticket()?, self.handle_tickets()?);
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
-        let directory = self.inodes.reach(parent)?;
+        let directory = self.inodes.descriptor(parent)?;
         let file = {
             let _assumed = self.assume(&call.caller, umask)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
             rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
         };
-        self.enter_made(tickets, (file, Found { directory: parent, name: None }), open)
+        self.enter_made(tickets, (file, FoundAt { directory: parent, name: None }), open)
     }
 
     /// A node and a handle for a file that has just been made.
     fn enter_made(
         &self,
         tickets: (Ticket, HandleTickets),
-        (file, found): (OwnedFd, Found<'_>),
+        (file, found): (OwnedFd, FoundAt<'_>),
         open: Open,
     ) -> Answer<Created> {
         let stat = resolve::stat(file.as_fd())?;
         let path_fd = || self.inodes.proc_fds().reopen_fd(file.as_fd(), OFlags::PATH);
-        let (node, entry) = self.inodes.enter(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
+        let (node, entry) = self.inodes.insert_found(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
         self.enter_file(tickets.1, (file, &node, false), open)
             .inspect_err(|_refused| self.inodes.forget_one(entry.node))
             .map(|open| Created { entry, open })

@@ -80,7 +80,7 @@ impl Passthrough {
                 // "." and ".." are listed but take no lookup.
                 Err(_dots) => None,
                 // A policy may let the name be known and nothing more.
-                Ok(name) if !self.inodes.tells_all(&directory.node, name) => None,
+                Ok(name) if !self.inodes.may_list_attributes(&directory.node, name) => None,
                 // Listing a large directory must not take what opening a file in it needs.
                 Ok(_) if !directory.node.mount.has_handles() && !self.inodes.has_ample_descriptors() => None,
                 Ok(name) => match self.inodes.look_up_in(stream, &directory.node, name, None) {

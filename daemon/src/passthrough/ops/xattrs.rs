@@ -23,7 +23,7 @@ impl Passthrough {
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
         self.check_xattr(call.operation.name)?;
-        let reached = self.inodes.reach(node)?;
+        let reached = self.inodes.descriptor(node)?;
         let (path, name) = (DecInt::from_fd(&*reached), call.operation.name);
         answer(call.operation.size, out, |out| match out {
             None => rustix::fs::getxattr_query(path, name),
@@ -39,7 +39,7 @@ impl Passthrough {
     ) -> Answer<u32> {
         self.check_xattrs_on()?;
         let ListNames { size, readable } = call.operation;
-        let reached = self.inodes.reach(node)?;
+        let reached = self.inodes.descriptor(node)?;
         let path = DecInt::from_fd(&*reached);
         let fetch = |out: Option<&mut Vec<u8>>| match out {
             None => rustix::fs::listxattr_query(path),
@@ -66,7 +66,7 @@ impl Passthrough {
             SetXattrMode::Create => XattrFlags::CREATE,
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
-        let reached = self.inodes.reach(node)?;
+        let reached = self.inodes.descriptor(node)?;
         // Of no other attribute does set-group-id depend, and who may write no ACL may not say whether bits stay.
         if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Acl {
             self.identity.kill_suidgid(acl_kill_sgid)?;
@@ -80,7 +80,7 @@ impl Passthrough {
         call: &Call<'_, protocol::RemoveXattr<'_>>,
     ) -> Answer<()> {
         self.check_xattr(call.operation.name)?;
-        let reached = self.inodes.reach(node)?;
+        let reached = self.inodes.descriptor(node)?;
         rustix::fs::removexattr(DecInt::from_fd(&*reached), call.operation.name).map_err(errno)
     }
 

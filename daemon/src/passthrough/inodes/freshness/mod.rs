@@ -1,14 +1,40 @@
-//! What the guest believes of an inode, and how it learns that it is wrong.
+//! What the guest's kernel may have cached of names and files, and how it learns that this is old.
+//!
+//! This module implements the rules A1, A2, A5 and A7 of `docs/use/coherence.md`, and H5 in the mode
+//! `auto`. The daemon cannot tell a guest that a file or a name has changed. But when Linux gets
+//! ESTALE, it looks up the whole path once more, asks the host for each name, and repeats the
+//! operation (`LOOKUP_REVAL`). The program sees the second result only. So ESTALE is the reply to an
+//! operation on something that is not what the guest's kernel takes it for, and never twice to one
+//! operation of one thread.
+//!
+//! | rule | how | file |
+//! |---|---|---|
+//! | A1 close-to-open | an OPEN of a file that others have changed gets ESTALE; soon after such a change, OPEN bypasses the guest's page cache | `guest_cache.rs` |
+//! | A2 opens during changes, H5 replaced files | the OPEN after an ESTALE succeeds; what a retrying thread looks up stays open until it has opened it | `path_retries.rs` |
+//! | A7 recreated directories | an operation in a removed directory gets ESTALE once for each thread | `removed.rs` |
+//!
+//! The entry points are functions of [`Inodes`]:
+//!
+//! - LOOKUP: [`Inodes::look_up_for_caller`]
+//! - OPEN: [`Inodes::is_retried_open`], [`Inodes::check_unchanged`],
+//!   [`Inodes::bypasses_page_cache`], [`Inodes::note_stale_open`], [`Inodes::note_leased_open`]
+//! - OPENDIR: [`Inodes::open_directory`]
+//! - operations that change a directory: [`Inodes::stale_if_removed`], [`Inodes::end_path_retry`]
+//! - READLINK: [`Inodes::check_not_removed`]
+//! - every operation on a node: [`Inodes::note_stale`]
+//!
+//! Replies with attributes, and changes by the guest itself, are noted in the
+//! [`GuestCache`](guest_cache::GuestCache) of the node.
 
-pub(in crate::passthrough) mod removed;
-pub(in crate::passthrough) mod retries;
-pub(in crate::passthrough) mod told;
+pub(in crate::passthrough) mod guest_cache;
+pub(in crate::passthrough) mod path_retries;
+mod removed;
 
 use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::freshness::told::name_mark;
-use crate::passthrough::inodes::lookup::Found;
+use crate::passthrough::inodes::freshness::guest_cache::name_mark;
+use crate::passthrough::inodes::lookup::FoundAt;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::Stat;
 use pinhole_protocol::{Entry, Errno, InitFlags, Name, Open};
@@ -16,118 +42,122 @@ use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-/// Times that a name is looked up anew when what it meant is gone before it could be opened.
+/// Look-ups of one name whose inode is gone each time before it could be opened.
 const LOOKUP_TRIES: usize = 8;
 
 impl Inodes {
-    /// Whether an open must find what was closed before it. In `strict` the guest believes nothing, in `exclusive` it is
-    /// right to. With a writeback cache it believes nobody but itself.
+    /// Returns whether an open must find what was closed before it (A1).
+    ///
+    /// In `strict` the guest caches nothing, and in `exclusive` nothing that it caches can be wrong.
+    /// With a writeback cache the guest trusts only its own attributes.
     pub(in crate::passthrough) fn is_close_to_open(&self) -> bool {
         self.cache == CacheMode::Auto && !self.negotiated.contains(InitFlags::WRITEBACK_CACHE)
     }
 
-    /// Notes under which name the guest has found a file.
-    pub(in crate::passthrough) fn tell_found(&self, node: &NodeRef, stat: &Stat, found: Found<'_>) {
-        node.told.find(stat);
+    /// Notes that the guest has found an inode.
+    pub(super) fn note_looked_up(&self, node: &NodeRef, stat: &Stat, found: FoundAt<'_>) {
+        node.guest_cache.looked_up(stat);
         if let Some(name) = found.name.filter(|_| self.is_close_to_open()) {
             let mark = name_mark(found.directory.id(), self.table.hash_of_name(name));
-            node.told.find_by(mark, || self.is_recent(node, stat));
+            node.guest_cache.looked_up_by(mark, || self.is_recently_changed(node, stat));
         }
     }
 
-    /// Whether a file was changed so recently that the guest may trust a name from before.
-    fn is_recent(&self, node: &NodeRef, stat: &Stat) -> bool {
+    /// Returns whether an inode was changed so recently that the guest may trust a name from before.
+    fn is_recently_changed(&self, node: &NodeRef, stat: &Stat) -> bool {
         // A server has a clock of its own.
         node.mount.traits.remote || is_within(self.entry_timeout, stat, SystemTime::now())
     }
 
-    /// Whether the thread that opens a file has been sent back and comes again. It is let in.
-    pub(in crate::passthrough) fn is_let_in(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
-        self.retries.settle(call.caller.pid, Some(node.id()))
+    /// Returns whether an OPEN is the repetition of one that got ESTALE. It must succeed.
+    pub(in crate::passthrough) fn is_retried_open(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
+        self.retries.finish(call.caller.pid, Some(node.id()))
     }
 
-    /// Whether a file is what the guest takes it for.
+    /// Checks that a file is what the guest's kernel takes it for.
     ///
     /// # Errors
-    /// ESTALE: it has another length, or no name any more, or has been changed by another since it was looked up, who may
-    /// have given its name to another file; or the guest came by a name that it may have lost since.
-    pub(in crate::passthrough) fn check_told(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
-        let is_other = node.told.may_differ(stat.size()) || node.told.was_changed(stat.changed().get());
-        if is_other {
-            node.told.doubt();
+    /// ESTALE in each of these cases: the file has another length; others have changed it since it
+    /// was looked up, and may have given its name to another file; it has no name; or the guest has
+    /// looked it up by several names and may trust one that it has lost.
+    pub(in crate::passthrough) fn check_unchanged(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
+        let cache = &node.guest_cache;
+        let is_changed =
+            cache.may_have_other_len(stat.size()) || cache.was_changed_by_others(stat.changed().get());
+        if is_changed {
+            cache.mark_uncertain();
         }
-        let is_moved = stat.is_deleted() || node.told.has_several_names() && self.is_recent(node, stat);
-        if is_other || is_moved { Err(Errno::ESTALE) } else { Ok(()) }
+        let is_moved = stat.is_deleted() || cache.may_have_old_name() && self.is_recently_changed(node, stat);
+        if is_changed || is_moved { Err(Errno::ESTALE) } else { Ok(()) }
     }
 
-    /// Whether an open goes past the guest's page cache because the guest may believe another length.
-    pub(in crate::passthrough) fn is_uncached(&self, node: &NodeRef, is_let_in: bool) -> bool {
-        // Older kernels share no mapping of such a file.
-        (is_let_in || node.told.is_doubted())
+    /// Returns whether an open must bypass the guest's page cache, because the guest's kernel may have
+    /// another length of the file than the host.
+    pub(in crate::passthrough) fn bypasses_page_cache(&self, node: &NodeRef, is_retried_open: bool) -> bool {
+        // Older kernels cannot map such a file shared.
+        (is_retried_open || node.guest_cache.is_uncertain())
             && self.is_close_to_open()
             && self.negotiated.contains(InitFlags::DIRECT_IO_ALLOW_MMAP)
     }
-}
 
-/// Whether a file was changed within a time before now. The kernel's time of change is that of its last tick.
-fn is_within(time: Duration, stat: &Stat, now: SystemTime) -> bool {
-    const TICK: Duration = Duration::from_millis(10);
-    let since = stat.changed_at().and_then(|changed| now.duration_since(changed).ok());
-    since.is_none_or(|since| since < time.saturating_add(TICK))
-}
-
-impl Inodes {
-    /// Notes who is answered ESTALE.
+    /// Notes a thread that gets ESTALE. Returns `answer`.
     pub(in crate::passthrough) fn note_stale<T>(&self, caller: &Caller<'_>, answer: Answer<T>) -> Answer<T> {
         if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.expect(caller.pid, None);
+            self.retries.add(caller.pid, None);
         }
         answer
     }
 
-    /// Notes who is answered ESTALE to an OPEN.
+    /// Notes a thread that gets ESTALE for an OPEN. Returns `answer`.
     pub(in crate::passthrough) fn note_stale_open<T>(
         &self,
         call: &Call<'_, Open>,
         answer: Answer<T>,
     ) -> Answer<T> {
         if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.expect(call.caller.pid, Some(call.node.0));
+            self.retries.add(call.caller.pid, Some(call.node.0));
         }
         answer
     }
 
-    /// An OPEN that was let in could not be carried out yet, and comes again: it is let in then, too.
-    pub(in crate::passthrough) fn expect_again(&self, call: &Call<'_, Open>) {
+    /// Notes that a repeated OPEN has met a lease and will be served again. It must succeed then too.
+    pub(in crate::passthrough) fn note_leased_open(&self, call: &Call<'_, Open>) {
         if self.is_close_to_open() {
-            self.retries.expect(call.caller.pid, Some(call.node.0));
+            self.retries.add(call.caller.pid, Some(call.node.0));
         }
     }
 
-    /// LOOKUP: what is found by a thread that looks its path up once more stays open until it has come for it.
-    pub(in crate::passthrough) fn look_up_for(
+    /// Ends the retry of a thread: it creates a file, whatever had that name before.
+    pub(in crate::passthrough) fn end_path_retry(&self, caller: &Caller<'_>) {
+        self.retries.finish(caller.pid, None);
+    }
+
+    /// Looks up a name for a LOOKUP. If the thread retries a path, what it finds stays open.
+    pub(in crate::passthrough) fn look_up_for_caller(
         &self,
         caller: &Caller<'_>,
         parent: &NodeRef,
         name: Name<'_>,
     ) -> Answer<Entry> {
-        if !self.retries.expects(caller.pid) {
-            return self.answer_lookup((parent, name), caller, self.look_up(parent, name));
+        if !self.retries.contains(caller.pid) {
+            return self.stale_lookup_if_removed((parent, name), caller, self.look_up(parent, name));
         }
-        let found = self.answer_lookup((parent, name), caller, self.look_up_to_stay(parent, name));
-        match &found {
-            Ok(entry) => self.retries.found(caller.pid, self.table.hash_of_name(name), Some(entry.node.0)),
-            Err(Errno::ESTALE) => {}
-            Err(_) => self.retries.found(caller.pid, self.table.hash_of_name(name), None),
-        }
+        let found = self.look_up_and_keep_open(parent, name);
+        let found = self.stale_lookup_if_removed((parent, name), caller, found);
+        let node = match &found {
+            Ok(entry) => Some(entry.node.0),
+            Err(Errno::ESTALE) => return found,
+            Err(_) => None,
+        };
+        self.retries.note_found(caller.pid, self.table.hash_of_name(name), node);
         found
     }
 
-    /// As [`Self::look_up`], but what is found is open then, if there is a descriptor left for it.
-    fn look_up_to_stay(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
+    /// Looks up a name and opens what it finds, if there is a descriptor left for it.
+    fn look_up_and_keep_open(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         for _ in 0..LOOKUP_TRIES {
             let entry = self.look_up(parent, name)?;
-            match self.reach(&self.table.get(entry.node)?) {
+            match self.descriptor(&self.table.get(entry.node)?) {
                 Err(Errno::ESTALE) => drop(self.table.forget(entry.node, 1)),
                 Ok(_) | Err(_) => return Ok(entry),
             }
@@ -135,23 +165,18 @@ impl Inodes {
         self.look_up(parent, name)
     }
 
-    /// The thread is on no path any more: it makes a name, whatever that was before.
-    pub(in crate::passthrough) fn end_path_retry(&self, caller: &Caller<'_>) {
-        self.retries.settle(caller.pid, None);
-    }
-
-    /// Opens a directory to list it, unless it was removed and its path may lead elsewhere.
+    /// Opens a directory for listing.
     ///
     /// # Errors
-    /// ESTALE once to each thread for a removed directory, and what the host says.
+    /// ESTALE, once for each thread, if the directory was removed. Otherwise the error of the host.
     pub(in crate::passthrough) fn open_directory(
         &self,
         node: &NodeRef,
         caller: &Caller<'_>,
     ) -> Answer<OwnedFd> {
-        let is_retry = self.retries.settle(caller.pid, Some(node.id()));
-        let opened = self.open_inside(node, OFlags::RDONLY | OFlags::DIRECTORY);
-        let opened = self.answer_at(&[(node, None)], caller, opened)?;
+        let is_retry = self.retries.finish(caller.pid, Some(node.id()));
+        let opened = self.open_content(node, OFlags::RDONLY | OFlags::DIRECTORY);
+        let opened = self.stale_if_removed(&[(node, None)], caller, opened)?;
         if is_retry {
             self.retries.forget_refusal(caller.pid, node.id());
         } else {
@@ -159,4 +184,12 @@ impl Inodes {
         }
         Ok(opened)
     }
+}
+
+/// Returns whether an inode was changed less than `time` before `now`. The kernel's time of change is
+/// that of its last tick.
+fn is_within(time: Duration, stat: &Stat, now: SystemTime) -> bool {
+    const TICK: Duration = Duration::from_millis(10);
+    let since = stat.changed_at().and_then(|changed| now.duration_since(changed).ok());
+    since.is_none_or(|since| since < time.saturating_add(TICK))
 }

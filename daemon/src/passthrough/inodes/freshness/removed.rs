@@ -1,97 +1,102 @@
-//! Directories and links that another process removed while the guest still goes by their names.
+//! Directories and links that others have removed while the guest still trusts their names.
 //!
-//! Linux trusts a name for the entry timeout. Meanwhile another process may remove what had the name and put something
-//! else there. A removed directory is empty and nothing can be made in it, so the guest would take the new directory
-//! for an empty one. To ESTALE Linux looks the whole path up once more, asking the host for each name.
+//! Linux trusts a name for the entry timeout. Meanwhile another may remove what had the name and
+//! create something else there. A removed directory is empty and nothing can be created in it, so
+//! the guest would take the new directory for an empty one. When Linux gets ESTALE, it looks up the
+//! whole path again and asks the host for each name.
 //!
-//! So ESTALE is the first answer of a removed directory or link. A thread that comes back to the same inode has no path
-//! that leads elsewhere: it works in the directory or holds it open. It gets what a local file system answers. READDIR is
-//! never answered so, because Linux has no path to look up for an open stream: OPENDIR was asked before.
+//! So a removed directory or link first gets ESTALE. A thread that comes back to the same inode has
+//! no path that leads elsewhere: it works in the directory or holds it open. It gets the reply of a
+//! local file system. READDIR never gets ESTALE, because Linux has no path to look up for an open
+//! directory; OPENDIR was asked before.
 //!
-//! LOOKUP is special. Where Linux looks a name up to make it (mkdir, mknod, symlink, link) it gives ESTALE to the
-//! program at once, and tries again only if the making itself is answered so. LOOKUP does not say what it is for. So it
-//! is answered ESTALE only where the name exists by now in what took the directory's place ([`Inodes::is_found_anew`]).
+//! LOOKUP is special. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it passes
+//! ESTALE to the program at once. It repeats only if the creating request itself gets ESTALE. A
+//! LOOKUP does not say what it is for. So it gets ESTALE only if the name exists in what has taken
+//! the directory's place ([`Inodes::may_exist_in_successor`]).
 
 use crate::filesystem::{Answer, Caller};
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::freshness::retries::Asked;
+use crate::passthrough::inodes::freshness::path_retries::RefusedRequest;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::{self, DELETED};
-use pinhole_protocol::{Errno, Name};
+use pinhole_protocol::{Errno, Name, NodeId};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// An inode, or a name in a directory.
-pub(in crate::passthrough) type Place<'p> = (&'p NodeRef, Option<Name<'p>>);
+type Target<'p> = (&'p NodeRef, Option<Name<'p>>);
 
 impl Inodes {
-    /// Whether the guest may go by names that have changed on the host.
-    pub(in crate::passthrough) fn trusts_names(&self) -> bool {
+    /// Returns whether the guest may use names that have changed on the host.
+    fn guest_caches_names(&self) -> bool {
         !self.entry_timeout.is_zero()
     }
 
-    /// The answer to an operation on names in these directories, or on these inodes themselves: ESTALE once to a thread
-    /// instead of ENOENT where one of them was removed.
-    pub(in crate::passthrough) fn answer_at<T>(
+    /// Returns the answer to an operation on these inodes, or on these names in directories: ESTALE
+    /// instead of ENOENT, once for each thread, if one of the inodes was removed.
+    pub(in crate::passthrough) fn stale_if_removed<T>(
         &self,
-        places: &[Place<'_>],
+        targets: &[Target<'_>],
         caller: &Caller<'_>,
         answer: Answer<T>,
     ) -> Answer<T> {
         match answer {
             Ok(done) => {
-                // Its walk ended here.
-                self.retries.settle(caller.pid, None);
+                // The thread has reached the end of its path.
+                self.retries.finish(caller.pid, None);
                 Ok(done)
             }
-            Err(Errno::ENOENT) if self.trusts_names() => {
-                for (node, name) in places {
-                    if self.reach(node).is_ok_and(|fd| self.is_removed(node, fd.as_fd())) {
-                        self.send_back((node, *name), caller)?;
+            Err(Errno::ENOENT) if self.guest_caches_names() => {
+                for (node, name) in targets {
+                    if self.descriptor(node).is_ok_and(|fd| self.is_removed(node, fd.as_fd())) {
+                        self.refuse_once((node, *name), caller)?;
                     }
                 }
                 Err(Errno::ENOENT)
             }
-            Err(Errno::ESTALE) => self.answer_unreached(places, caller).and(Err(Errno::ESTALE)),
+            Err(Errno::ESTALE) => self.check_reachable(targets, caller).and(Err(Errno::ESTALE)),
             answer => answer,
         }
     }
 
-    /// ENOENT to a thread that comes back to what cannot even be opened any more.
-    fn answer_unreached(&self, places: &[Place<'_>], caller: &Caller<'_>) -> Answer<()> {
-        let is_gone = |place: &&Place<'_>| matches!(self.reach(place.0), Err(Errno::ESTALE));
-        match places.iter().find(is_gone) {
-            Some(gone) => self.send_back(*gone, caller).and(Err(Errno::ENOENT)),
+    /// Fails with ENOENT if the thread comes back to an inode that cannot be opened.
+    fn check_reachable(&self, targets: &[Target<'_>], caller: &Caller<'_>) -> Answer<()> {
+        let is_gone = |target: &&Target<'_>| matches!(self.descriptor(target.0), Err(Errno::ESTALE));
+        match targets.iter().find(is_gone) {
+            Some(gone) => self.refuse_once(*gone, caller).and(Err(Errno::ENOENT)),
             None => Ok(()),
         }
     }
 
-    /// The same for LOOKUP.
-    pub(in crate::passthrough) fn answer_lookup<T>(
+    /// Returns the answer to a LOOKUP: ESTALE instead of ENOENT, once for each thread and name, if the
+    /// directory was removed.
+    pub(super) fn stale_lookup_if_removed<T>(
         &self,
         (directory, name): (&NodeRef, Name<'_>),
         caller: &Caller<'_>,
         answer: Answer<T>,
     ) -> Answer<T> {
-        let asked = self.asked((directory, Some(name)), true);
+        let refuse = |leads_elsewhere: &dyn Fn() -> bool| {
+            let request = self.refused_request((directory, Some(name)), true);
+            let refused = self.retries.refuses(caller.pid, request, leads_elsewhere);
+            Err(if refused { Errno::ESTALE } else { Errno::ENOENT })
+        };
         match answer {
             Err(Errno::ENOENT)
-                if self.trusts_names()
-                    && let Ok(fd) = self.reach(directory)
+                if self.guest_caches_names()
+                    && let Ok(fd) = self.descriptor(directory)
                     && self.is_removed(directory, fd.as_fd()) =>
             {
-                let sent_back =
-                    self.retries.sends_back(caller.pid, asked, || self.is_found_anew(fd.as_fd(), name));
-                Err(if sent_back { Errno::ESTALE } else { Errno::ENOENT })
+                refuse(&|| self.may_exist_in_successor(fd.as_fd(), name))
             }
-            Err(Errno::ESTALE) if matches!(self.reach(directory), Err(Errno::ESTALE)) => {
-                let sent_back = self.retries.sends_back(caller.pid, asked, || true);
-                Err(if sent_back { Errno::ESTALE } else { Errno::ENOENT })
+            Err(Errno::ESTALE) if matches!(self.descriptor(directory), Err(Errno::ESTALE)) => {
+                refuse(&|| true)
             }
             answer => answer,
         }
     }
 
-    /// What a descriptor leads to is still there, or the thread was told that it is not.
+    /// Checks that an inode was not removed, or that the thread comes back to it.
     ///
     /// # Errors
     /// ESTALE.
@@ -100,41 +105,44 @@ impl Inodes {
         (node, fd): (&NodeRef, BorrowedFd<'_>),
         caller: &Caller<'_>,
     ) -> Answer<()> {
-        let removed = self.trusts_names() && self.is_removed(node, fd);
-        if removed { self.send_back((node, None), caller) } else { Ok(()) }
+        let removed = self.guest_caches_names() && self.is_removed(node, fd);
+        if removed { self.refuse_once((node, None), caller) } else { Ok(()) }
     }
 
-    /// Sends a thread back to look its path up, unless it comes from there.
+    /// Makes a thread look up its path again, unless it has just done so.
     ///
     /// # Errors
     /// ESTALE.
-    fn send_back(&self, place: Place<'_>, caller: &Caller<'_>) -> Answer<()> {
-        let sent_back = self.retries.sends_back(caller.pid, self.asked(place, false), || true);
-        if sent_back { Err(Errno::ESTALE) } else { Ok(()) }
+    fn refuse_once(&self, target: Target<'_>, caller: &Caller<'_>) -> Answer<()> {
+        let request = self.refused_request(target, false);
+        if self.retries.refuses(caller.pid, request, || true) { Err(Errno::ESTALE) } else { Ok(()) }
     }
 
-    fn asked(&self, (node, name): Place<'_>, is_lookup: bool) -> Asked {
+    fn refused_request(&self, (node, name): Target<'_>, is_lookup: bool) -> RefusedRequest {
         let name = name.map_or(0, |name| self.table.hash_of_name(name));
-        Asked { node: node.id(), name, is_lookup }
+        RefusedRequest { node: node.id(), name, is_lookup }
     }
 
-    /// Whether an inode has no name any more.
+    /// Returns whether an inode has lost its last name.
     ///
-    /// On overlayfs a directory that was merged from several layers always has one link, and one of a lower layer keeps
-    /// its links. There the name in /proc tells: a directory has only one.
+    /// On overlayfs, a directory that was merged from several layers always has one link, and a
+    /// directory of a lower layer keeps its links. There the name in /proc decides: a directory has
+    /// only one.
     fn is_removed(&self, node: &NodeRef, fd: BorrowedFd<'_>) -> bool {
-        let named_removed = || self.proc_fds.path_of(fd).is_some_and(|path| path.ends_with(DELETED));
+        let has_lost_name = || self.proc_fds.path_of(fd).is_some_and(|path| path.ends_with(DELETED));
         resolve::stat(fd).is_ok_and(|stat| stat.is_deleted())
-            || !node.mount.traits.counts_links && named_removed()
+            || !node.mount.traits.counts_links && has_lost_name()
     }
 
-    /// Whether the path of a removed directory leads to something that has a name, or may have it.
+    /// Returns whether the path of a removed directory leads to a directory that has a name, or may
+    /// have it.
     ///
-    /// Under rules by path that is not looked for: a path tells nothing of the rules that decided on its directory.
-    fn is_found_anew(&self, removed: BorrowedFd<'_>, name: Name<'_>) -> bool {
+    /// Under path rules the daemon does not look: a path does not tell which rules applied to its
+    /// directory.
+    fn may_exist_in_successor(&self, removed: BorrowedFd<'_>, name: Name<'_>) -> bool {
         let look = || {
-            let _ticket = self.ticket()?;
-            let root = self.reach(&self.table.get(pinhole_protocol::NodeId::ROOT)?)?;
+            let _ticket = self.descriptor_ticket()?;
+            let root = self.descriptor(&self.table.get(NodeId::ROOT)?)?;
             let directory = resolve::successor_of(&self.proc_fds, root.as_fd(), removed)?;
             resolve::stat_beneath(directory.as_fd(), name)
         };
