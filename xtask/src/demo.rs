@@ -16,7 +16,7 @@ use crate::workspace;
 
 /// The directory to share and the guest to boot.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct DemoArguments {
     /// The directory to share; without it a small tree in a temporary folder
     dir: Option<PathBuf>,
     /// The guest's kernel: User-mode Linux boots in a second, QEMU has PCI
@@ -38,7 +38,7 @@ const TAG: &str = "demo";
 /// The file that the guest writes and the host reads.
 const REPLY: &str = "written-by-the-guest.txt";
 
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     let began = Instant::now();
     step(1, "Build pinhole and fetch a Linux guest");
     prepare(arguments.kernel)?;
@@ -88,7 +88,7 @@ fn step(number: u8, what: &str) {
 }
 
 /// Boots the guest and runs the script in it; on a terminal, a shell follows.
-fn boot(arguments: &Arguments, socket: &Path) -> Outcome {
+fn boot(arguments: &DemoArguments, socket: &Path) -> Outcome {
     let guest = match arguments.kernel {
         KernelName::Uml => Guest::uml(),
         KernelName::Qemu => Guest::qemu(),

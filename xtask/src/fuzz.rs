@@ -17,7 +17,7 @@ use crate::workspace;
 
 /// Selects the targets and the time.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct FuzzArguments {
     /// Time for each target, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     among_tests: bool,
 }
 
-impl Arguments {
+impl FuzzArguments {
     /// Returns the arguments for `cargo xtask test`: every target, a fixed seed, an empty corpus,
     /// and the same number of inputs on every machine. So a faster machine finds no fault that a
     /// slower one misses.
@@ -50,11 +50,11 @@ const TEST_SECONDS_MAX: u32 = 200;
 ///
 /// 25,000 inputs take twenty seconds in the slowest target, which makes a directory for each input.
 /// Decoding a message takes two microseconds.
-fn runs(target: &str, arguments: &Arguments) -> Option<u32> {
+fn runs(target: &str, arguments: &FuzzArguments) -> Option<u32> {
     arguments.among_tests.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &FuzzArguments) -> Outcome {
     ensure(&[Part::Tools])?;
     let targets = match &arguments.target {
         Some(target) => vec![target.clone()],
@@ -117,7 +117,7 @@ fn cargo_fuzz(verb: &str) -> Outcome<Command> {
 
 /// Runs one target. New inputs go to a corpus in the build folder. The seeds, which are part of the
 /// project, stay as they are.
-fn one(target: &str, arguments: &Arguments) -> Outcome {
+fn one(target: &str, arguments: &FuzzArguments) -> Outcome {
     let mut corpus = workspace::target().join("fuzz-corpus").join(target);
     if arguments.among_tests {
         corpus = workspace::target().join("fuzz-corpus/of-tests").join(target);

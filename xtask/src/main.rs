@@ -31,21 +31,21 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Boots a Linux guest on a shared directory and shows both sides.
-    Demo(demo::Arguments),
+    Demo(demo::DemoArguments),
     /// Runs all checks of the project, or one of them.
-    Test(suite::Arguments),
+    Test(suite::TestArguments),
     /// Measures the speed of pinhole, of virtiofsd and of bare host calls.
-    Bench(measure::Arguments),
+    Bench(measure::MeasureArguments),
     /// Measures how much of the host each profile may reach, and how much it does reach.
-    Surface(measure::Arguments),
+    Surface(measure::MeasureArguments),
     /// Compares how pinhole and virtiofsd share one directory between several guests.
-    Coherence(measure::Arguments),
+    Coherence(measure::MeasureArguments),
     /// Runs the fuzz targets, starting from their seed corpora.
-    Fuzz(fuzz::Arguments),
+    Fuzz(fuzz::FuzzArguments),
     /// Checks rules that no lint checks: module dependencies, file lengths, links in documents.
-    Tidy(tidy::Arguments),
+    Tidy(tidy::TidyArguments),
     /// Fetches parts of the test guests into the folder .guest (default: base, qemu, userland).
-    Guest(guest::Arguments),
+    Guest(guest::GuestArguments),
 }
 
 fn main() -> ExitCode {

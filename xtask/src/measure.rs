@@ -23,7 +23,7 @@ const HELP_PROFILE: &str = "xtask";
 /// Options, which `pinhole-bench` reads.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
-pub(crate) struct Arguments {
+pub(crate) struct MeasureArguments {
     /// Options of this command; `--help` lists them
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
@@ -48,7 +48,7 @@ pub(crate) const SURFACE: Measurement = Measurement { name: "surface", profile: 
 pub(crate) const COHERENCE: Measurement = Measurement { name: "coherence", profile: "demo" };
 
 /// Builds and starts the program. Returns only if that fails: the program replaces this process.
-pub(crate) fn main(measurement: &Measurement, arguments: &Arguments) -> Outcome {
+pub(crate) fn main(measurement: &Measurement, arguments: &MeasureArguments) -> Outcome {
     let words = &arguments.words;
     if words.iter().any(|word| word == "--help" || word == "-h") {
         build(HELP_PROFILE, &[PROGRAM])?;

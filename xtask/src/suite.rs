@@ -16,7 +16,7 @@ use crate::{fuzz, tidy, workspace};
 
 /// Selects checks, repetitions and load.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct TestArguments {
     /// Run only these checks, or modules of suites, separated by commas (`--list` shows the names)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
@@ -61,7 +61,7 @@ impl Action {
     }
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &TestArguments) -> Outcome {
     let suites = suites::all()?;
     if arguments.list {
         names(&suites).iter().for_each(say);
@@ -194,7 +194,7 @@ fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome
             *retried += again;
             outcome
         }
-        Action::Tidy => tidy::main(&tidy::Arguments::default()),
+        Action::Tidy => tidy::main(&tidy::TidyArguments::default()),
         Action::Deny => {
             let deny =
                 Pieces::locate().tool("cargo-deny").map_err(|error| Failure::new(error.to_string()))?;
@@ -204,6 +204,6 @@ fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome
                 .current_dir(workspace::root())
                 .args(["check", "bans", "licenses", "sources"]))
         }
-        Action::Fuzz => fuzz::main(&fuzz::Arguments::among_tests()),
+        Action::Fuzz => fuzz::main(&fuzz::FuzzArguments::among_tests()),
     }
 }

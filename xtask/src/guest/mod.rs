@@ -27,7 +27,7 @@ pub(crate) use part::{Part, remove};
 /// Selects the parts to fetch. Without an option: --base, --qemu and --userland.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
-pub(crate) struct Arguments {
+pub(crate) struct GuestArguments {
     /// User-mode Linux, busybox, virtiofsd and kernel headers; `demo` needs only these
     #[arg(long)]
     base: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 /// File in each part that contains its key.
 const KEY_FILE: &str = ".key";
 
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &GuestArguments) -> Outcome {
     let chosen = [
         (Part::Base, arguments.base),
         (Part::Qemu, arguments.qemu),

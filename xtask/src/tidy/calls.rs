@@ -33,20 +33,20 @@ impl Function {
 
 /// Returns the functions of a file. A closure belongs to the function around it.
 pub(super) fn of(file: &syn::File) -> Vec<Function> {
-    let mut reader = Reader::default();
+    let mut reader = CallReader::default();
     reader.visit_file(file);
     reader.found
 }
 
 #[derive(Default)]
-struct Reader {
+struct CallReader {
     owner: Option<String>,
     /// Functions whose bodies are being read, from the outer to the inner.
     open: Vec<Function>,
     found: Vec<Function>,
 }
 
-impl Reader {
+impl CallReader {
     fn function(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
         let owner = self.owner.clone();
         self.open.push(Function { owner, name: name.to_string(), calls: Vec::new() });
@@ -79,7 +79,7 @@ impl Reader {
     }
 }
 
-impl<'ast> Visit<'ast> for Reader {
+impl<'ast> Visit<'ast> for CallReader {
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
         let name = items::name_of(&item.self_ty);
         self.within(name, |inner| visit::visit_item_impl(inner, item));

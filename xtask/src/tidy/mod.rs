@@ -42,13 +42,13 @@ use source::Source;
 
 /// Options of `cargo xtask tidy`.
 #[derive(Debug, Default, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct TidyArguments {
     /// Print figures about the shape of the code before the faults.
     #[arg(long)]
     report: bool,
 }
 
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
     let sources = project(&workspace::root())?;
     let crates = modules::crates(&sources);
     if arguments.report {

@@ -14,11 +14,11 @@ use super::source::Source;
 /// Modules of one crate: a library, a program or a suite.
 #[derive(Debug)]
 pub(super) struct Crate<'s> {
-    modules: BTreeMap<Vec<String>, Module<'s>>,
+    modules: BTreeMap<Vec<String>, CrateModule<'s>>,
 }
 
 #[derive(Debug)]
-struct Module<'s> {
+struct CrateModule<'s> {
     file: &'s str,
     scope: &'s Scope,
 }
@@ -76,7 +76,7 @@ impl<'s> Crate<'s> {
         let mut read = Self { modules: BTreeMap::new() };
         let folder = root.file.rsplit_once('/').map_or("", |(folder, _)| folder);
         if let Some(rust) = root.rust() {
-            read.add(&[], Module { file: &root.file, scope: &rust.scope }, folder, files);
+            read.add(&[], CrateModule { file: &root.file, scope: &rust.scope }, folder, files);
         }
         read
     }
@@ -85,7 +85,7 @@ impl<'s> Crate<'s> {
     fn add(
         &mut self,
         path: &[String],
-        module: Module<'s>,
+        module: CrateModule<'s>,
         folder: &str,
         files: &BTreeMap<&'s str, &'s Source>,
     ) {
@@ -96,13 +96,13 @@ impl<'s> Crate<'s> {
             path.push(child.name.clone());
             let folder = format!("{folder}/{}", child.name);
             if let Some(scope) = &child.content {
-                self.add(&path, Module { file, scope }, &folder, files);
+                self.add(&path, CrateModule { file, scope }, &folder, files);
                 continue;
             }
             let own = [format!("{folder}.rs"), format!("{folder}/mod.rs")];
             let found = own.iter().find_map(|name| files.get(name.as_str()));
             if let Some((source, rust)) = found.and_then(|source| Some((*source, source.rust()?))) {
-                self.add(&path, Module { file: &source.file, scope: &rust.scope }, &folder, files);
+                self.add(&path, CrateModule { file: &source.file, scope: &rust.scope }, &folder, files);
             }
         }
     }
@@ -195,7 +195,7 @@ impl<'s> Crate<'s> {
     }
 }
 
-impl<'s> Module<'s> {
+impl<'s> CrateModule<'s> {
     /// Returns the use of an item that the own code names by `path`, unless it is in the same file.
     fn uses(&self, path: &NamedPath, found: Definition<'s>) -> Option<Use<'s>> {
         let (from, to) = (self.file, found.file);

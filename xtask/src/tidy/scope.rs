@@ -49,7 +49,7 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn of(file: &syn::File) -> Self {
-        let mut reader = Reader::default();
+        let mut reader = ScopeReader::default();
         reader.visit_file(file);
         reader.scope
     }
@@ -66,13 +66,13 @@ impl Scope {
 }
 
 #[derive(Default)]
-struct Reader {
+struct ScopeReader {
     scope: Scope,
     /// Depth of function bodies and other blocks: an item in a block is no item of the module.
     blocks: usize,
 }
 
-impl Reader {
+impl ScopeReader {
     fn define(&mut self, name: &Ident, is_type: bool) {
         if self.blocks == 0 {
             let line = name.span().start().line;
@@ -118,7 +118,7 @@ impl Reader {
     }
 }
 
-impl<'ast> Visit<'ast> for Reader {
+impl<'ast> Visit<'ast> for ScopeReader {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let content = item.content.as_ref().map(|(_, items)| {
             let mut inner = Self::default();
