@@ -1,7 +1,8 @@
-//! Daemons under test as processes: `pinhole`, and the peer `virtiofsd` where a test compares the two.
+//! Daemons under test as processes: `pinhole`, and the peer `virtiofsd` where a test compares the
+//! two.
 //!
-//! A daemon may be started confined: in a mount namespace where everything but the test's own folder is read-only,
-//! so that a build that resolves a name wrongly cannot reach the host's files.
+//! A daemon may be started confined: in a mount namespace where everything but the test's own
+//! folder is read-only, so that a build that resolves a name wrongly cannot reach the host's files.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -13,9 +14,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use crate::child::wait_for_exit;
 use crate::guest::{GuestError, Pieces};
 use crate::placement;
 
@@ -78,28 +80,8 @@ impl DaemonError {
     }
 }
 
-/// Waits until `child` has ended, at most for `limit`, without reaping it. `false`: the limit passed.
-///
-/// # Errors
-/// What `pidfd_open(2)` or `poll(2)` return.
-pub fn wait_for_exit(child: &Child, limit: Option<Duration>) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::other("a process number out of range"))?;
-    let watched = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let deadline = limit.map(|limit| Instant::now() + limit);
-    loop {
-        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let remaining = remaining.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
-        let mut polled = [PollFd::new(&watched, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, remaining.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The daemon's program: `PINHOLE_BIN`, or a debug build beside the running test, made now if it is out of date.
+/// The daemon's program: `PINHOLE_BIN`, or a debug build beside the running test, made now if it is
+/// out of date.
 ///
 /// # Errors
 /// [`DaemonError::Build`] with what cargo printed.
@@ -167,7 +149,8 @@ impl Daemon {
         Self::new("pinhole", vec![program.into()], shared.into())
     }
 
-    /// The packaged `virtiofsd` serving `shared`, without its sandbox and its filter: for tests that look at its process.
+    /// The packaged `virtiofsd` serving `shared`, without its sandbox and its filter: for tests
+    /// that look at its process.
     ///
     /// # Errors
     /// [`DaemonError::Guest`] where the package has not been fetched.
@@ -209,8 +192,8 @@ impl Daemon {
         self
     }
 
-    /// Starts the daemon in a mount namespace where only `folder` (call it again for more) and the daemon's own
-    /// socket can be written.
+    /// Starts the daemon in a mount namespace where only `folder` (call it again for more) and the
+    /// daemon's own socket can be written.
     #[must_use]
     pub fn confined_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.writable.push(folder.into());
@@ -237,7 +220,8 @@ impl Daemon {
         Ok(serving)
     }
 
-    /// Starts it with a standard error that is not looked at here. Its socket may come a little later.
+    /// Starts it with a standard error that is not looked at here. Its socket may come a little
+    /// later.
     ///
     /// # Errors
     /// What kept it from being started.
@@ -245,8 +229,8 @@ impl Daemon {
         self.spawn(work_folder()?, stderr.into())
     }
 
-    /// Starts it, takes the time from before the start until its line that says that it listens, and ends it. With no
-    /// more between the two than a pipe.
+    /// Starts it, takes the time from before the start until its line that says that it listens,
+    /// and ends it. With no more between the two than a pipe.
     ///
     /// # Errors
     /// As [`Daemon::start`].
@@ -359,7 +343,8 @@ impl Serving {
         self.child.id()
     }
 
-    /// The number of the process that serves, for a look into /proc: inside a sandbox it is another one.
+    /// The number of the process that serves, for a look into /proc: inside a sandbox it is another
+    /// one.
     pub fn serving_id(&self) -> u32 {
         serving_id(self.child.id())
     }
@@ -436,8 +421,8 @@ impl Drop for Serving {
     fn drop(&mut self) {
         placement::daemon_ended(&self.socket, self.child.id());
         if self.ended.is_none() {
-            // Its group too: a sandbox may have made a second process. The child leads the group and has not been
-            // reaped, so its number cannot name a stranger.
+            // Its group too: a sandbox may have made a second process. The child leads the group
+            // and has not been reaped, so its number cannot name a stranger.
             if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
                 // An empty group is what we want.
                 rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();

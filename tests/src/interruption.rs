@@ -1,7 +1,7 @@
 //! Ways to interrupt a process from outside: a stop signal, the cgroup freezer and a tracer.
 //!
-//! None of them is visible to the process, except that the kernel ends each wait early. It then repeats the call, or
-//! continues it by `restart_syscall`, or answers EINTR.
+//! None of them is visible to the process, except that the kernel ends each wait early. It then
+//! repeats the call, or continues it by `restart_syscall`, or answers EINTR.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::daemon::wait_for_exit;
+use crate::child::wait_for_exit;
 
 /// How long an interruption may take to reach all threads.
 const LIMIT: Duration = Duration::from_secs(20);

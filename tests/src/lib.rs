@@ -1,6 +1,7 @@
-//! Harness of the integration tests: daemons, guests, VMMs and disks, and what protects the host from
-//! them.
+//! Harness of the integration tests: daemons, guests, VMMs and disks, and what protects the host
+//! from them.
 
+pub mod child;
 pub mod command;
 #[cfg(feature = "wire")]
 pub mod crash;

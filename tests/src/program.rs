@@ -1,4 +1,5 @@
-//! The real `pinhole` binary with a command line of the test's own: run to its end, or left running.
+//! The real `pinhole` binary with a command line of the test's own: run to its end, or left
+//! running.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use crate::daemon::{DaemonError, pinhole_program, wait_for_exit};
+use crate::child::wait_for_exit;
+use crate::daemon::{DaemonError, pinhole_program};
 
 /// How long a command may take that ends by itself, and a line that is waited for.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -1,8 +1,9 @@
-//! A VMM with a DAX window: it answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one VMM of the field,
-//! maps the files for real, and loads and stores through the window as the guest's processor would.
+//! A VMM with a DAX window: it answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one
+//! VMM of the field, maps the files for real, and loads and stores through the window as the
+//! guest's processor would.
 //!
-//! Whatever no daemon may do, whoever the guest is, is written down as a fault: [`Window::faults`] is empty at the end
-//! of every test.
+//! Whatever no daemon may do, whoever the guest is, is written down as a fault: [`Window::faults`]
+//! is empty at the end of every test.
 
 mod bench;
 mod channel;
@@ -29,35 +30,7 @@ use vmm::{Mood, Shared, State};
 pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
 pub use channel::Range;
 pub use rules::{Overlap, Protection, Rules};
-
-/// Where the window lies in the guest's memory, physically.
-pub const WINDOW_START: u64 = 1 << 40;
-
-/// One message of the daemon and what came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// SHMEM_MAP; else SHMEM_UNMAP.
-    pub map: bool,
-    /// Its range.
-    pub range: Range,
-    /// The descriptor that came along was open for writing.
-    pub writable_descriptor: bool,
-    /// It was done.
-    pub accepted: bool,
-}
-
-/// How many messages there were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// SHMEM_MAP that were done.
-    pub mapped: u64,
-    /// SHMEM_UNMAP that were done.
-    pub unmapped: u64,
-    /// Either, refused.
-    pub refused: u64,
-    /// That have come, answered or not.
-    pub received: u64,
-}
+pub use vmm::{Counts, Told, WINDOW_START};
 
 /// The window of one front-end.
 pub struct Window {
@@ -106,8 +79,8 @@ impl Window {
         Ok(Self::over(ours, len, rules, Some(guest.connection().clone()))?)
     }
 
-    /// Makes a window of `len` bytes over the VMM's end of a back channel. `connection` is closed when
-    /// the VMM stops.
+    /// Makes a window of `len` bytes over the VMM's end of a back channel. `connection` is closed
+    /// when the VMM stops.
     ///
     /// # Errors
     /// Fails if the thread of the VMM cannot be started.
@@ -164,8 +137,8 @@ impl Window {
         self.state().pieces.store(at, bytes)
     }
 
-    /// The bytes themselves, for a look at how fast they are: loads what is there into `into`, page faults and all.
-    /// The range must be mapped and within its file.
+    /// The bytes themselves, for a look at how fast they are: loads what is there into `into`, page
+    /// faults and all. The range must be mapped and within its file.
     ///
     /// # Errors
     /// `EFAULT` where nothing is mapped.
@@ -191,7 +164,8 @@ impl Window {
         })
     }
 
-    /// Which page of the machine's memory the guest has at `at`, which must be mapped and within its file. For root.
+    /// Which page of the machine's memory the guest has at `at`, which must be mapped and within
+    /// its file. For root.
     ///
     /// # Errors
     /// `EFAULT` where nothing is mapped, `EPERM` for who may not know.
@@ -277,7 +251,8 @@ impl Window {
         self.channel.shutdown(Shutdown::Both)
     }
 
-    /// Waits until so many messages have come in all, answered or not. `false`: they have not in time.
+    /// Waits until so many messages have come in all, answered or not. `false`: they have not in
+    /// time.
     pub fn wait_for_messages(&self, received: u64) -> bool {
         let few = |state: &mut State| state.counts.received < received;
         let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, few);

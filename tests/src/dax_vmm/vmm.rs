@@ -2,7 +2,7 @@
 
 use super::channel::{Message, Range, SHMEM_MAP, SHMEM_UNMAP};
 use super::pieces::{self, Pieces, Rights};
-use super::{Counts, Overlap, Protection, Rules, Told, WINDOW_START};
+use super::rules::{Overlap, Protection, Rules};
 use crate::frontend::FrontendError;
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -13,6 +13,35 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
+
+/// Where the window lies in the guest's memory, physically.
+pub const WINDOW_START: u64 = 1 << 40;
+
+/// One message of the daemon and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// SHMEM_MAP; else SHMEM_UNMAP.
+    pub map: bool,
+    /// Its range.
+    pub range: Range,
+    /// The descriptor that came along was open for writing.
+    pub writable_descriptor: bool,
+    /// It was done.
+    pub accepted: bool,
+}
+
+/// How many messages there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// SHMEM_MAP that were done.
+    pub mapped: u64,
+    /// SHMEM_UNMAP that were done.
+    pub unmapped: u64,
+    /// Either, refused.
+    pub refused: u64,
+    /// That have come, answered or not.
+    pub received: u64,
+}
 
 /// Where the VMM has the window.
 const VMM_WINDOW: u64 = 0x6000_0000_0000;

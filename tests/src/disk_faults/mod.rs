@@ -1,9 +1,10 @@
-//! The loss of power as a test subject: a real file system on a disk that keeps a log of all that it is asked for, and what
-//! of it is left when the power fails at a moment of the test's choice.
+//! The loss of power as a test subject: a real file system on a disk that keeps a log of all that
+//! it is asked for, and what of it is left when the power fails at a moment of the test's choice.
 //!
-//! The disk is a file that `qemu-storage-daemon` serves by FUSE from a `blklogwrites` node, with a loop device on it. No
-//! kernel module is needed, nothing is mounted where others see it, and nothing waits for the disk of the machine. The
-//! recovery of the file system is the host kernel's own. The programs come from `cargo xtask guest --disks`.
+//! The disk is a file that `qemu-storage-daemon` serves by FUSE from a `blklogwrites` node, with a
+//! loop device on it. No kernel module is needed, nothing is mounted where others see it, and
+//! nothing waits for the disk of the machine. The recovery of the file system is the host kernel's
+//! own. The programs come from `cargo xtask guest --disks`.
 
 mod failing;
 mod log;
@@ -14,23 +15,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::wait_for_exit;
+use crate::child::wait_for_exit;
 use crate::guest::Pieces;
 
 pub use failing::FailingDisk;
 pub use log::Moment;
-use mounted::run;
+use mounted::{LIMIT, LOOK, run};
 pub use mounted::{Mounted, leave_the_hosts_mounts};
-
-/// How long the disk may take to be there, and to go.
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Room for the log; it takes no more of the machine's disk than is in it.
 const LOG_LEN: u64 = 4 << 30;
@@ -68,7 +63,8 @@ impl FileSystem {
         }
     }
 
-    /// Makes one on a disk, with features that a kernel of 2022 knows; nothing is discarded first, the disk is empty.
+    /// Makes one on a disk, with features that a kernel of 2022 knows; nothing is discarded first,
+    /// the disk is empty.
     ///
     /// # Errors
     /// Where the part `disks` is not fetched, or what the maker says.
@@ -136,8 +132,9 @@ impl Work {
     }
 }
 
-/// The process that is the disk, in a mount namespace of its own: were it the last in the one where the disk is mounted, its
-/// end would unmount that, and wait for the disk for ever. Its file is nowhere else to be seen.
+/// The process that is the disk, in a mount namespace of its own: were it the last in the one where
+/// the disk is mounted, its end would unmount that, and wait for the disk for ever. Its file is
+/// nowhere else to be seen.
 #[derive(Debug)]
 struct Server(Child);
 
@@ -150,7 +147,8 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts it on the files `disk` and `log` of `work`, as the file `device` there, and waits until that is the disk.
+    /// Starts it on the files `disk` and `log` of `work`, as the file `device` there, and waits
+    /// until that is the disk.
     fn start(work: &Work, len: u64) -> io::Result<Self> {
         let file = |name: &str| {
             format!("driver=file,node-name={name},filename={},cache.no-flush=on", work.join(name).display())
@@ -198,8 +196,8 @@ impl Server {
         Ok((mounted?, loop_device))
     }
 
-    /// Waits until the file is no longer under the loop device. A daemon that was killed holds its copy of a mount until it
-    /// is gone, which is a little after it was reaped.
+    /// Waits until the file is no longer under the loop device. A daemon that was killed holds its
+    /// copy of a mount until it is gone, which is a little after it was reaped.
     fn wait_until_unused(&self, device: &Path, loop_device: &Path) -> io::Result<()> {
         let number = fs::metadata(self.seen(device))?.dev();
         let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
@@ -240,7 +238,8 @@ impl LoggedDisk {
         self.work.join("mnt")
     }
 
-    /// Now: a cut of the power that leaves on the disk what has been flushed up to now, and nothing else.
+    /// Now: a cut of the power that leaves on the disk what has been flushed up to now, and nothing
+    /// else.
     ///
     /// # Errors
     /// Where the log cannot be read.
@@ -270,8 +269,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The file system as it is after the power has failed at a moment and come back. One at a time: these are all the same
-    /// file system, and the kernel mounts none twice.
+    /// The file system as it is after the power has failed at a moment and come back. One at a
+    /// time: these are all the same file system, and the kernel mounts none twice.
     ///
     /// # Errors
     /// Where it cannot be mounted, which is a loss of everything.

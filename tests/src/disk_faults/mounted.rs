@@ -1,24 +1,29 @@
-//! File systems mounted for a test, in a mount namespace of the test's own: nothing of them is left whatever becomes of
-//! the test.
+//! File systems mounted for a test, in a mount namespace of the test's own: nothing of them is left
+//! whatever becomes of the test.
 
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::mount::UnmountFlags;
 
-use super::{LIMIT, LOOK};
 use crate::mount_namespace;
+
+/// How long the disk may take to be there, and to go.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Gives the calling thread, and the processes that it starts, a mount namespace of its own. Only the
-/// first call of a thread has an effect.
+/// Gives the calling thread, and the processes that it starts, a mount namespace of its own. Only
+/// the first call of a thread has an effect.
 ///
 /// # Errors
 /// Fails if the process lacks the right to do this, which root has.
@@ -32,7 +37,8 @@ pub fn leave_the_hosts_mounts() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end and gives back what it printed; its standard error is the error where it fails.
+/// Runs a command to its end and gives back what it printed; its standard error is the error where
+/// it fails.
 pub(super) fn run(command: &mut Command) -> io::Result<String> {
     let outcome =
         command.output().map_err(|error| io::Error::other(format!("cannot start {command:?}: {error}")))?;
@@ -66,8 +72,9 @@ impl Mounted {
         &self.point
     }
 
-    /// Unmounts it, which writes back what it has not yet. What is in use is waited for: a process that has just been told
-    /// to end, one that another thread is about to start and that has this one's files until then.
+    /// Unmounts it, which writes back what it has not yet. What is in use is waited for: a process
+    /// that has just been told to end, one that another thread is about to start and that has this
+    /// one's files until then.
     ///
     /// # Errors
     /// EBUSY where something stays in use.
@@ -88,7 +95,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: a daemon that a failed test has left may still be in it. After `end` there is nothing to unmount.
+        // Lazily: a daemon that a failed test has left may still be in it. After `end` there is
+        // nothing to unmount.
         rustix::mount::unmount(&self.point, UnmountFlags::DETACH).unwrap_or_default();
     }
 }

@@ -1,12 +1,14 @@
-//! A front-end that plays the VMM and the guest at the wire: a real vhost-user connection to the real binary, real
-//! split virtqueues in a memfd, raw FUSE messages. What it sends may be as malformed as a test wants; every wait has
-//! a time limit.
+//! A front-end that plays the VMM and the guest at the wire: a real vhost-user connection to the
+//! real binary, real split virtqueues in a memfd, raw FUSE messages. What it sends may be as
+//! malformed as a test wants; every wait has a time limit.
 
 mod bench;
 pub mod client;
+mod error;
 pub mod files;
 mod footprint;
 pub mod frame;
+mod layout;
 pub mod locks;
 mod queue;
 mod reply;
@@ -28,12 +30,11 @@ use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 pub use bench::Bench;
+pub use error::{FrontendError, LIMIT};
 pub use footprint::{Footprint, times_asleep, wait_until_at_rest};
+pub use layout::{MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN, Shape};
 pub use queue::{Descriptor, Queue, QueuePlace, Sent, Used};
 pub use reply::Reply;
-
-/// How long anything that a front-end waits for may take.
-pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits until `holds`, looking again every few milliseconds, at most for [`LIMIT`].
 ///
@@ -47,18 +48,6 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
-
-/// Bytes of an out header.
-pub const OUT_HEADER_LEN: usize = 16;
-
-/// Where the guest's memory begins, physically: not 0, so that an address not translated is noticed.
-pub const MEMORY_START: u64 = 0x10_0000;
-
-/// Bytes of the guest's memory. Only what is touched exists.
-pub const MEMORY_LEN: u64 = 128 << 20;
-
-/// Bytes of it for each queue: ring, tables and buffers.
-pub const QUEUE_LEN: u64 = 8 << 20;
 
 /// Where a VMM would have mapped guest address 0.
 const VMM_OFFSET: u64 = 0x7000_0000_0000;
@@ -75,50 +64,6 @@ pub const EVENT_IDX: u64 = 1 << 29;
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// What may go wrong at the wire.
-#[derive(Debug, thiserror::Error)]
-pub enum FrontendError {
-    /// The vhost-user conversation failed.
-    #[error("vhost-user: {0}")]
-    Vhost(#[from] vhost::Error),
-    /// The host refused something.
-    #[error("{0}")]
-    Host(#[from] io::Error),
-    /// The daemon did not start or end as it should.
-    #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
-    /// An address that the test guest does not have.
-    #[error("guest memory: {0}")]
-    Memory(String),
-    /// Nothing came in time.
-    #[error("queue {queue}: no answer within {LIMIT:?}")]
-    TimedOut {
-        /// The queue waited for.
-        queue: usize,
-    },
-    /// The device has closed the connection before it gave the request back.
-    #[error("queue {queue}: the device is gone")]
-    Gone {
-        /// The queue waited for.
-        queue: usize,
-    },
-    /// The test asks for a queue that it has not set up.
-    #[error("there is no queue {0}")]
-    NoQueue(usize),
-    /// A reply that is none.
-    #[error("malformed reply: {0}")]
-    Reply(String),
-    /// The buffers do not fit into a queue's memory.
-    #[error("a request of {0} bytes does not fit")]
-    TooBig(u64),
-}
-
-impl From<vm_memory::GuestMemoryError> for FrontendError {
-    fn from(error: vm_memory::GuestMemoryError) -> Self {
-        Self::Memory(error.to_string())
-    }
-}
-
 /// How a front-end sets the device up.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -133,21 +78,6 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self { queues: 3, queue_size: 128, features: INDIRECT | EVENT_IDX }
-    }
-}
-
-/// How a request is laid out in descriptors.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Behind one indirect descriptor.
-    pub indirect: bool,
-    /// Bytes in one descriptor at most.
-    pub piece_len: usize,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self { indirect: false, piece_len: 1 << 20 }
     }
 }
 
@@ -215,7 +145,8 @@ impl Frontend {
         })
     }
 
-    /// Acknowledges `features` and all protocol features offered; each later message is acknowledged by the daemon.
+    /// Acknowledges `features` and all protocol features offered; each later message is
+    /// acknowledged by the daemon.
     ///
     /// # Errors
     /// Whatever the daemon refuses.

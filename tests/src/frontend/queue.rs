@@ -1,6 +1,9 @@
-//! The driver's side of one split virtqueue (virtio 1.3, 2.7), written by hand so that it can also be written wrongly.
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7), written by hand so that it can also
+//! be written wrongly.
 
-use super::{FrontendError, LIMIT, MEMORY_START, QUEUE_LEN, Reply, Shape};
+use super::error::{FrontendError, LIMIT};
+use super::layout::{MEMORY_START, QUEUE_LEN, Shape};
+use super::reply::Reply;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
@@ -337,7 +340,8 @@ impl Queue {
         }
     }
 
-    /// Asks for an interrupt when the device has used the request `index` (`used_event`; with EVENT_IDX only).
+    /// Asks for an interrupt when the device has used the request `index` (`used_event`; with
+    /// EVENT_IDX only).
     ///
     /// # Errors
     /// [`FrontendError::Memory`].

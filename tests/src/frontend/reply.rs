@@ -1,6 +1,7 @@
 //! What came back for one request.
 
-use super::{FrontendError, OUT_HEADER_LEN};
+use super::error::FrontendError;
+use super::layout::OUT_HEADER_LEN;
 use pinhole_protocol::Errno;
 use pinhole_protocol::client::{OutHeader, decode_out_header};
 

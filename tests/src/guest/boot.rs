@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::Pieces;
 use super::cpio::Archive;
+use super::description::{Device, Guest, Kernel, Share};
+use super::error::GuestError;
 use super::running::{Files, Paths, Running};
-use super::{Device, Guest, GuestError, Kernel, Pieces, Share};
 use crate::placement::Placement;
 
 /// Where the guest's console goes.
@@ -200,7 +202,8 @@ fn qemu_command(
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
     let release = Pieces::only_child(&tree.join("usr/lib/modules"), "cargo xtask guest --qemu")?;
     let memory_mib = guest.memory_mib;
-    // Through the tree's own loader: the host's C library may be older than the one QEMU was built for.
+    // Through the tree's own loader: the host's C library may be older than the one QEMU was built
+    // for.
     let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
     command
         .arg("--library-path")

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::GuestError;
+use super::error::GuestError;
 
 /// The folder that `cargo xtask guest` fills, part by part.
 #[derive(Debug, Clone)]
@@ -92,7 +92,8 @@ impl Pieces {
         present(self.root.join("tools/bin").join(name), "cargo xtask guest --tools")
     }
 
-    /// The one folder that matches `usr/lib/uml/modules/*` or the like: `parent` must hold exactly one entry.
+    /// The one folder that matches `usr/lib/uml/modules/*` or the like: `parent` must hold exactly
+    /// one entry.
     pub(super) fn only_child(parent: &Path, command: &'static str) -> Result<PathBuf, GuestError> {
         let missing = || GuestError::Missing { path: parent.join("*"), command };
         let mut children = std::fs::read_dir(parent).map_err(|_error| missing())?.filter_map(Result::ok);

@@ -1,4 +1,5 @@
-//! A guest under way: waiting with a limit, reading what it printed, and ending every process that it started.
+//! A guest under way: waiting with a limit, reading what it printed, and ending every process that
+//! it started.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,9 +11,10 @@ use rustix::event::Timespec;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+use super::error::GuestError;
 use super::monitor::Monitor;
-use super::{GuestError, panics};
-use crate::daemon::wait_for_exit;
+use super::panics;
+use crate::child::wait_for_exit;
 use crate::placement::Placement;
 
 /// Lines of a kernel's log after which nothing it did can be believed.
@@ -123,13 +125,14 @@ impl Running {
         self.work.path()
     }
 
-    /// A folder of the host that a User-mode Linux guest sees as `/run/channel` of its userland, to be told things while it
-    /// runs.
+    /// A folder of the host that a User-mode Linux guest sees as `/run/channel` of its userland, to
+    /// be told things while it runs.
     pub fn channel(&self) -> &Path {
         &self.paths.channel
     }
 
-    /// Connects to the monitor of a QEMU guest that was started with [`Guest::monitored`](super::Guest::monitored).
+    /// Connects to the monitor of a QEMU guest that was started with
+    /// [`Guest::monitored`](super::Guest::monitored).
     ///
     /// # Errors
     /// [`GuestError::Host`].
@@ -201,7 +204,8 @@ impl Running {
             return;
         }
         if self.limit.is_some() {
-            // The child leads a group of its own and has not been reaped, so its number cannot name a stranger.
+            // The child leads a group of its own and has not been reaped, so its number cannot name
+            // a stranger.
             if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
                 // An empty group is what we want.
                 rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
@@ -250,7 +254,8 @@ impl Drop for Running {
     }
 }
 
-/// Killed processes need a moment to end; User-mode Linux has dozens. A zombie has ended: its parent is to reap it.
+/// Killed processes need a moment to end; User-mode Linux has dozens. A zombie has ended: its
+/// parent is to reap it.
 fn wait_until_gone(group: u32) {
     let began = Instant::now();
     while began.elapsed() < KILLED && has_living_member(group) {
@@ -260,8 +265,8 @@ fn wait_until_gone(group: u32) {
     }
 }
 
-/// Whether a process of `group` is alive, from `proc_pid_stat(5)`: state and group are the first and the third field
-/// after the name.
+/// Whether a process of `group` is alive, from `proc_pid_stat(5)`: state and group are the first
+/// and the third field after the name.
 fn has_living_member(group: u32) -> bool {
     let wanted = group.to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);

@@ -1,4 +1,5 @@
-//! One of those at a table, as the harness sees it: it is asked by a file in its channel and answers in its output.
+//! One of those at a table, as the harness sees it: it is asked by a file in its channel and
+//! answers in its output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 
-use super::Fault;
+use super::fault::Fault;
 
 /// Between two looks at an output.
 const LOOK: Duration = Duration::from_millis(2);

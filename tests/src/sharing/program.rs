@@ -1,10 +1,11 @@
-//! The program that everyone at a table runs, made by the userland's compiler: static, so that the host runs it too.
+//! The program that everyone at a table runs, made by the userland's compiler: static, so that the
+//! host runs it too.
 
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::Fault;
+use super::fault::Fault;
 use crate::daemon::Daemon;
 use crate::guest::Guest;
 

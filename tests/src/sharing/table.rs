@@ -1,4 +1,5 @@
-//! Who sits together: guests, each with a daemon of its own on the same directory, and a process of the host.
+//! Who sits together: guests, each with a daemon of its own on the same directory, and a process of
+//! the host.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,9 +10,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::fault::Fault;
 use super::guest_program::{Answer, GuestProgram};
 use super::program::program;
-use super::{Fault, Question, Subject, seconds};
+use super::settings;
+use super::subject::Subject;
 use crate::daemon::Serving;
 use crate::guest::{Guest, Pieces, Running};
 
@@ -97,22 +100,24 @@ impl Table {
         Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, seated: None, name: "" }
     }
 
-    /// Has databases written for so many seconds, where `PINHOLE_SHARING_SECONDS` does not say for how many.
+    /// Has databases written for so many seconds, where `PINHOLE_SHARING_SECONDS` does not say for
+    /// how many.
     #[must_use]
     pub fn databases_for(self, seconds: u32) -> Self {
         Self { seconds, ..self }
     }
 
-    /// Asks a question in a folder of its own. What was counted.
-    ///
-    /// # Errors
-    /// [`Fault`]: why the answer is no, or what is wrong with the harness.
-    pub fn ask(&mut self, question: &Question) -> Result<String, Fault> {
+    /// Lets `answer` work in the folder `name`.
+    pub(super) fn answer(
+        &mut self,
+        name: &'static str,
+        answer: fn(&mut Self) -> Result<String, Fault>,
+    ) -> Result<String, Fault> {
         if self.seated.is_none() {
             self.seated = Some(seat(&self.pinhole, self.subject, self.guests)?);
         }
-        self.name = question.name;
-        let outcome = self.enter().and_then(|()| (question.answer)(self));
+        self.name = name;
+        let outcome = self.enter().and_then(|()| answer(self));
         let gone = |seated: &Seated| seated.running.iter().any(Option::is_none);
         if matches!(outcome, Err(Fault::Silent { .. })) || self.seated.as_ref().is_some_and(gone) {
             self.seated = None;
@@ -138,7 +143,7 @@ impl Table {
 
     /// The seconds for which databases are written.
     pub(super) fn seconds(&self) -> u32 {
-        seconds().unwrap_or(self.seconds)
+        settings::seconds().unwrap_or(self.seconds)
     }
 
     /// How many are at the table, the host among them.
@@ -187,8 +192,9 @@ impl Table {
         Ok(format!("{} steps", steps.len()))
     }
 
-    /// Everyone runs `command` at the same time; `{me}` in it is a number from 0 on, the last one the host's, and `{all}`
-    /// how many they are. What each said; any error that one has met is a wrong answer.
+    /// Everyone runs `command` at the same time; `{me}` in it is a number from 0 on, the last one
+    /// the host's, and `{all}` how many they are. What each said; any error that one has met is a
+    /// wrong answer.
     pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let everyone: Vec<Who> = (0..self.guests).map(Who::Guest).chain([Who::Host]).collect();
         self.some(&everyone, command, limit)
@@ -206,7 +212,8 @@ impl Table {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
             self.program(*who)?.ask(&format!("run {command}"))?;
         }
-        // Everyone is heard out before anyone is judged: nobody is at work when the next question comes.
+        // Everyone is heard out before anyone is judged: nobody is at work when the next question
+        // comes.
         let heard: Vec<(String, Result<Answer, Fault>)> = those
             .iter()
             .map(|who| self.program(*who).map(|program| (program.name.clone(), program.hear(limit))))
@@ -245,8 +252,9 @@ fn last_lines(text: &str) -> String {
     lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("; ")
 }
 
-/// What a guest runs. Linux's virtio-fs driver sends each request from memory that it must have at once, and gives ENOMEM to the
-/// caller where it has none: so more is kept free than the kernel would by itself.
+/// What a guest runs. Linux's virtio-fs driver sends each request from memory that it must have at
+/// once, and gives ENOMEM to the caller where it has none: so more is kept free than the kernel
+/// would by itself.
 const SCRIPT: &str = "echo 16384 > /proc/sys/vm/min_free_kbytes || exit 8
 export HOME=/tmp
 /extra/guest_program serve /run/channel
@@ -296,7 +304,8 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
     let output = work.path().join("output");
     let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
     let complaints = said.try_clone().map_err(Fault::host("cannot share the host's output"))?;
-    // A copy: another thread may fork just now, and its child would hold the first file open for writing.
+    // A copy: another thread may fork just now, and its child would hold the first file open for
+    // writing.
     let child = Command::new("sh")
         .args(["-c", "cp -p \"$0\" \"$0.own\" && exec \"$0.own\" serve \"$1\""])
         .arg(&path)

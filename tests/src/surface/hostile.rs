@@ -1,7 +1,8 @@
-//! What no driver sends. First requests that decode: nodes and handles that do not exist, names that are none, numbers
-//! out of every range. Then those that do not, and descriptor chains that are malformed.
+//! What no driver sends. First requests that decode: nodes and handles that do not exist, names
+//! that are none, numbers out of every range. Then those that do not, and descriptor chains that
+//! are malformed.
 
-use super::{ATTR_LEN, Guest, ROOM, ROOT, Result, SurfaceError};
+use super::guest::{ATTR_LEN, ROOM, ROOT, Result, SurfaceError, SurfaceGuest};
 use crate::frontend::frame::Frame;
 use crate::frontend::frame::opcode::{
     COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FORGET, GETATTR, GETXATTR, LINK, LOOKUP, LSEEK, MKDIR, MKNOD,
@@ -17,7 +18,7 @@ const GARBAGE: u64 = 64;
 const NO_OPCODE: u32 = 999;
 
 /// Requests that decode.
-pub(super) fn decodable(guest: &mut Guest) -> Result<()> {
+pub(super) fn decodable(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     let dir = guest.lookup(ROOT, "dir")?;
     strangers(guest, file)?;
@@ -29,7 +30,7 @@ pub(super) fn decodable(guest: &mut Guest) -> Result<()> {
 }
 
 /// Nodes and handles that nobody was given.
-fn strangers(guest: &mut Guest, file: u64) -> Result<()> {
+fn strangers(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     for node in [0, file + 1000, file ^ 1 << 32, 1 << 63, u64::MAX] {
         guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
         guest.tell(Frame::new(LOOKUP, node).name("file"))?;
@@ -55,7 +56,7 @@ fn strangers(guest: &mut Guest, file: u64) -> Result<()> {
 }
 
 /// Names that are paths, or none.
-fn names(guest: &mut Guest, dir: u64, file: u64) -> Result<()> {
+fn names(guest: &mut SurfaceGuest, dir: u64, file: u64) -> Result<()> {
     let long = "l".repeat(256);
     for name in ["dir/inner", "../file", "..", ".", "/", "/etc/hostname", &long] {
         let two = |frame: Frame| frame.name(name).name("plain");
@@ -72,7 +73,7 @@ fn names(guest: &mut Guest, dir: u64, file: u64) -> Result<()> {
 }
 
 /// Modes and flags out of range.
-fn odd_flags(guest: &mut Guest, file: u64) -> Result<()> {
+fn odd_flags(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for flags in [0x3, 0x7f00_0000, u32::MAX] {
         guest.tell(Frame::new(OPEN_FILE, file).u32(flags).u32(0))?;
@@ -86,7 +87,7 @@ fn odd_flags(guest: &mut Guest, file: u64) -> Result<()> {
 }
 
 /// Offsets and lengths beyond any file.
-fn numbers(guest: &mut Guest, file: u64, numbers: &[u64]) -> Result<()> {
+fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for &number in numbers {
         guest.tell(Frame::new(READ, file).u64(handle).u64(number).u32(64).u32(0).u64(0).u32(0).u32(0))?;
@@ -105,9 +106,9 @@ fn numbers(guest: &mut Guest, file: u64, numbers: &[u64]) -> Result<()> {
     guest.release(file, handle)
 }
 
-/// Offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), requests that do not decode, then chains that
-/// are none. Each is given back, answered or not.
-pub(super) fn malformed(guest: &mut Guest) -> Result<()> {
+/// Offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), requests that do not decode,
+/// then chains that are none. Each is given back, answered or not.
+pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     numbers(guest, file, &[1 << 63, u64::MAX])?;
     let message = Frame::new(SETATTR, file).bytes(&[0; 88]).message();
@@ -136,12 +137,12 @@ pub(super) fn malformed(guest: &mut Guest) -> Result<()> {
     chains(guest)
 }
 
-fn raw(guest: &mut Guest, bytes: &[u8]) -> Result<()> {
+fn raw(guest: &mut SurfaceGuest, bytes: &[u8]) -> Result<()> {
     guest.frontend.raw(1, bytes, ROOM).map(drop).map_err(SurfaceError::wire("a malformed request"))
 }
 
 /// Outside of memory, a circle, a writable piece before a readable one, nothing at all.
-fn chains(guest: &mut Guest) -> Result<()> {
+fn chains(guest: &mut SurfaceGuest) -> Result<()> {
     let (next, write) = (Descriptor::NEXT, Descriptor::WRITE);
     let piece = |address, flags, next| Descriptor { address, len: 64, flags, next };
     let inside = MEMORY_START + (32 << 20);

@@ -1,139 +1,23 @@
-//! The load of `cargo xtask surface`: what any virtio-fs guest may send, each operation a few times, and what only a
-//! hostile one sends. The same requests in the same order for every daemon; which of them succeed is the daemon's and
-//! its profile's affair, and is counted.
+//! The load of `cargo xtask surface`: what any virtio-fs guest may send, each operation a few
+//! times, and what only a hostile one sends. The same requests in the same order for every daemon;
+//! which of them succeed is the daemon's and its profile's affair, and is counted.
 //!
 //! `share` makes the files that the requests are about; `ordinary` and `hostile` are the requests.
 
+mod guest;
 mod hostile;
 mod ordinary;
 mod share;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
-use std::path::Path;
+use guest::Result;
 
-use pinhole_protocol::InitFlags;
-
-use crate::frontend::frame::{Frame, opcode, u64_at};
-use crate::frontend::{Frontend, FrontendError, INDIRECT, OUT_HEADER_LEN, Setup};
-
+pub use guest::{Count, SurfaceError, SurfaceGuest};
 pub use share::prepare;
-
-/// The node of the share itself.
-const ROOT: u64 = 1;
-
-/// Bytes of `fuse_entry_out`.
-const ENTRY_LEN: usize = 128;
-
-/// Bytes of `fuse_attr_out`.
-const ATTR_LEN: usize = 104;
-
-/// Room for answers whose length nobody knows before.
-const ROOM: usize = 4096;
 
 /// How often the ordinary part is played. What depends on timing has so many chances to happen.
 const ROUNDS: u32 = 3;
 
-/// A guest of Linux 7.2 without a DAX window. Left out beside what a window needs: flags by which a daemon may choose
-/// another layout of a request (SETXATTR, labels and groups behind CREATE), so that all get the same bytes.
-fn flags() -> InitFlags {
-    InitFlags::all().difference(
-        InitFlags::MAP_ALIGNMENT
-            | InitFlags::HAS_INODE_DAX
-            | InitFlags::PASSTHROUGH
-            | InitFlags::OVER_IO_URING
-            | InitFlags::INIT_RESERVED
-            | InitFlags::SETXATTR_EXT
-            | InitFlags::SECURITY_CTX
-            | InitFlags::CREATE_SUPP_GROUP,
-    )
-}
-
-/// What came of the requests of one opcode.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Answered with success, or rightly not answered.
-    pub done: u32,
-    /// Answered with these errors.
-    pub refused: BTreeMap<i32, u32>,
-}
-
-/// The guest at the socket of a daemon.
-#[derive(Debug)]
-pub struct Guest {
-    frontend: Frontend,
-    /// Nodes to be forgotten in the end, with their counts.
-    known: BTreeMap<u64, u64>,
-    counts: BTreeMap<u32, Count>,
-}
-
-/// Why the load could not be played.
-#[derive(Debug, thiserror::Error)]
-pub enum SurfaceError {
-    /// The conversation with the daemon failed at this request.
-    #[error("{what}: {source}")]
-    Wire {
-        /// What was being asked for.
-        what: String,
-        /// Why it failed.
-        source: Box<FrontendError>,
-    },
-    /// A host operation failed.
-    #[error("{what}: {source}")]
-    Host {
-        /// What was being done.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The daemon or the kernel does not do what the measurement needs.
-    #[error("{0}")]
-    Unfit(String),
-}
-
-impl SurfaceError {
-    fn host(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Host { what, source }
-    }
-
-    fn wire(what: impl Into<String>) -> impl FnOnce(FrontendError) -> Self {
-        let what = what.into();
-        move |source| Self::Wire { what, source: Box::new(source) }
-    }
-}
-
-type Result<T, E = SurfaceError> = std::result::Result<T, E>;
-
-impl Guest {
-    /// Connects as a VMM does, with one request queue, and says INIT.
-    ///
-    /// # Errors
-    /// [`SurfaceError::Wire`].
-    pub fn connect(socket: &Path) -> Result<Self> {
-        let setup = Setup { queues: 2, queue_size: 128, features: INDIRECT };
-        let mut frontend =
-            Frontend::connect_with(socket, setup).map_err(SurfaceError::wire("cannot connect"))?;
-        frontend.init_with(flags()).map_err(SurfaceError::wire("INIT"))?;
-        Ok(Self { frontend, known: BTreeMap::new(), counts: BTreeMap::new() })
-    }
-
-    /// Reads what the host does not have in memory, once: what a daemon starts when it is first needed is no part of
-    /// what a guest reaches after that.
-    ///
-    /// # Errors
-    /// [`SurfaceError::Wire`].
-    pub fn warm_up(&mut self) -> Result<()> {
-        let node = self.lookup(ROOT, "first")?;
-        let handle = self.open(node, 0)?.unwrap_or(0);
-        self.tell(Frame::new(opcode::READ, node).u64(handle).u64(0).u32(1024).u32(0).u64(0).u32(0).u32(0))?;
-        self.release(node, handle)?;
-        self.forget_all()?;
-        self.counts.clear();
-        Ok(())
-    }
-
+impl SurfaceGuest {
     /// Plays all that every daemon gets.
     ///
     /// # Errors
@@ -146,116 +30,12 @@ impl Guest {
         self.forget_all()
     }
 
-    /// Plays what does not decode and chains that are malformed: only for a daemon that outlives them.
+    /// Plays what does not decode and chains that are malformed: only for a daemon that outlives
+    /// them.
     ///
     /// # Errors
-    /// As [`Guest::play`].
+    /// As [`SurfaceGuest::play`].
     pub fn play_malformed(&mut self) -> Result<()> {
         hostile::malformed(self)
-    }
-
-    /// What came of the requests, by opcode.
-    pub const fn counts(&self) -> &BTreeMap<u32, Count> {
-        &self.counts
-    }
-
-    /// Sends a request and waits for its answer: the body, or `None` where it is refused.
-    fn ask(&mut self, frame: Frame, room: usize) -> Result<Option<Vec<u8>>> {
-        let opcode = frame.opcode();
-        let what = || format!("opcode {opcode}");
-        let reply = self
-            .frontend
-            .raw(1, &frame.message(), OUT_HEADER_LEN + room)
-            .map_err(SurfaceError::wire(what()))?;
-        let count = self.counts.entry(opcode).or_default();
-        if reply.is_unanswered() {
-            count.done += 1;
-            return Ok(None);
-        }
-        let error = reply.error().map_err(SurfaceError::wire(what()))?;
-        if let Some(error) = error {
-            *count.refused.entry(error.raw()).or_default() += 1;
-            return Ok(None);
-        }
-        count.done += 1;
-        Ok(Some(reply.bytes.get(OUT_HEADER_LEN..).unwrap_or_default().to_vec()))
-    }
-
-    /// Sends a request whose answer nobody reads.
-    fn tell(&mut self, frame: Frame) -> Result<()> {
-        self.ask(frame, ROOM).map(drop)
-    }
-
-    /// Sends what is never answered, on the queue for it.
-    fn urge(&mut self, frame: Frame) -> Result<()> {
-        let opcode = frame.opcode();
-        self.frontend
-            .raw(0, &frame.message(), 0)
-            .map_err(SurfaceError::wire(format!("opcode {opcode}, hiprio")))?;
-        self.counts.entry(opcode).or_default().done += 1;
-        Ok(())
-    }
-
-    /// A request that is answered with a node, which is remembered; `fallback` where it is refused.
-    fn entry(&mut self, frame: Frame, fallback: u64) -> Result<u64> {
-        let body = self.ask(frame, ENTRY_LEN + 16)?;
-        Ok(body.map_or(fallback, |body| self.learn(&body)))
-    }
-
-    fn learn(&mut self, entry: &[u8]) -> u64 {
-        let node = u64_at(entry, 0).unwrap_or_default();
-        // A name that does not exist may be answered with node 0.
-        if node > ROOT {
-            *self.known.entry(node).or_default() += 1;
-        }
-        node
-    }
-
-    fn lookup(&mut self, directory: u64, name: &str) -> Result<u64> {
-        self.entry(Frame::new(opcode::LOOKUP, directory).name(name), ROOT)
-    }
-
-    /// Opens a file; a handle of nothing where that is refused.
-    fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
-        let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
-        let body = match self.ask(open.clone(), 16)? {
-            // As Linux does where it is sent back to look.
-            None => self.ask(open, 16)?,
-            opened => opened,
-        };
-        Ok(body.and_then(|body| u64_at(&body, 0).ok()))
-    }
-
-    fn release(&mut self, node: u64, handle: u64) -> Result<()> {
-        self.tell(Frame::new(opcode::RELEASE, node).u64(handle).u32(0).u32(1).u64(OWNER))
-    }
-
-    /// Forgets some nodes one by one, the rest in a batch, as Linux does.
-    fn forget_all(&mut self) -> Result<()> {
-        let mut known: Vec<(u64, u64)> = std::mem::take(&mut self.known).into_iter().collect();
-        let rest = known.split_off(known.len().min(4));
-        for (node, count) in known {
-            self.urge(Frame::new(opcode::FORGET, node).u64(count))?;
-        }
-        let count = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        let batch = Frame::new(opcode::BATCH_FORGET, 0).u32(count).u32(0);
-        self.urge(rest.into_iter().fold(batch, |batch, (node, count)| batch.u64(node).u64(count)))
-    }
-}
-
-/// Whose locks.
-const OWNER: u64 = 7;
-
-/// One line an opcode: `opcode done errno:count errno:count`.
-impl fmt::Display for Guest {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (opcode, count) in &self.counts {
-            write!(out, "{opcode} {}", count.done)?;
-            for (errno, times) in &count.refused {
-                write!(out, " {errno}:{times}")?;
-            }
-            writeln!(out)?;
-        }
-        Ok(())
     }
 }

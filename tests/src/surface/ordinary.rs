@@ -1,11 +1,11 @@
-//! What ordinary guests send: one function for each family of operations. Names have the round in them, so that each
-//! round finds what the first one found.
+//! What ordinary guests send: one function for each family of operations. Names have the round in
+//! them, so that each round finds what the first one found.
 //!
-//! Where an open or a create is refused, what would follow is sent all the same, with what the guest has instead: a
-//! node that it may read, and a handle for reading.
+//! Where an open or a create is refused, what would follow is sent all the same, with what the
+//! guest has instead: a node that it may read, and a handle for reading.
 
+use super::guest::{ATTR_LEN, OWNER, ROOM, ROOT, Result, SurfaceGuest};
 use super::share::FILE_LEN;
-use super::{ATTR_LEN, Guest, OWNER, ROOM, ROOT, Result};
 use crate::frontend::frame::opcode::{
     ACCESS, BMAP, COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FSYNC, FSYNCDIR, GETATTR, GETLK, GETXATTR,
     INTERRUPT, IOCTL, LINK, LISTXATTR, LOOKUP, LSEEK, MKDIR, MKNOD, OPENDIR, POLL, READ, READDIR,
@@ -57,7 +57,7 @@ impl Scene {
 }
 
 /// One round of everything.
-pub(super) fn play(guest: &mut Guest, round: u32) -> Result<()> {
+pub(super) fn play(guest: &mut SurfaceGuest, round: u32) -> Result<()> {
     let scene = Scene {
         round,
         file: guest.lookup(ROOT, "file")?,
@@ -79,7 +79,7 @@ pub(super) fn play(guest: &mut Guest, round: u32) -> Result<()> {
     rest(guest, &scene)
 }
 
-fn metadata(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn metadata(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.lookup(scene.dir, "inner")?;
     guest.lookup(ROOT, "fifo")?;
     guest.lookup(ROOT, "missing")?;
@@ -100,7 +100,7 @@ fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
     times.u32(0o640).u32(0).u32(USER).u32(USER).u32(0)
 }
 
-fn attributes(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn attributes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let sets = [
         valid::MODE,
         valid::UID | valid::GID,
@@ -131,7 +131,7 @@ fn flush(node: u64, handle: u64) -> Frame {
     Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(OWNER)
 }
 
-fn reading(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn reading(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let cold = guest.lookup(ROOT, "cold")?;
     for node in [scene.file, cold] {
         let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
@@ -161,7 +161,7 @@ fn write_flagged(node: u64, handle: u64, offset: u64, (write, open): (u32, u32),
     frame.u64(OWNER).u32(open).u32(0).bytes(data)
 }
 
-fn writing(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
     for flags in [O_RDWR, O_WRONLY | O_APPEND, O_WRONLY | O_DSYNC, O_RDWR | O_TRUNC] {
@@ -198,12 +198,12 @@ fn writing(guest: &mut Guest, scene: &Scene) -> Result<()> {
 }
 
 /// CREATE with a handle behind the entry; the fallback where it is refused.
-fn create(guest: &mut Guest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
+fn create(guest: &mut SurfaceGuest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
     let Some(body) = guest.ask(frame, 128 + 16)? else { return Ok((fallback, None)) };
     Ok((guest.learn(&body), u64_at(&body, 128).ok()))
 }
 
-fn making(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     for (name, caller) in [("roots", 0), ("users", USER)] {
         let name = scene.name(name);
         let frame = Frame::new(CREATE, scene.dir).u32(O_RDWR).u32(0o100_644).u32(0o22).u32(0);
@@ -236,7 +236,7 @@ fn making(guest: &mut Guest, scene: &Scene) -> Result<()> {
 }
 
 /// MKNOD of each type: file, FIFO, socket, character device, block device, whiteout.
-fn nodes(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn nodes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let kinds = [
         (0o100_000, 0),
         (0o010_000, 0),
@@ -255,7 +255,7 @@ fn nodes(guest: &mut Guest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-fn moving(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn moving(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let (from, to) = (scene.name("from"), scene.name("to"));
     let frame = Frame::new(MKNOD, scene.dir).u32(0o100_644).u32(0).u32(0).u32(0).name(&from);
     guest.entry(frame, scene.file)?;
@@ -278,7 +278,7 @@ fn moving(guest: &mut Guest, scene: &Scene) -> Result<()> {
     guest.tell(Frame::new(RMDIR, scene.moves).name(&two))
 }
 
-fn listing(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn listing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let list = guest.lookup(ROOT, "list")?;
     for node in [ROOT, list, scene.moves] {
         let body = guest.ask(Frame::new(OPENDIR, node).u32(O_DIRECTORY).u32(0), 16)?;
@@ -301,9 +301,10 @@ fn listing(guest: &mut Guest, scene: &Scene) -> Result<()> {
 }
 
 /// Remembers the nodes of a READDIRPLUS answer; returns the offset behind its last entry.
-fn learn_listed(guest: &mut Guest, mut body: &[u8]) -> Option<u64> {
+fn learn_listed(guest: &mut SurfaceGuest, mut body: &[u8]) -> Option<u64> {
     let mut offset = None;
-    // An entry is `fuse_entry_out`, then inode, offset, length of the name, type, name, on a multiple of eight.
+    // An entry is `fuse_entry_out`, then inode, offset, length of the name, type, name, on a
+    // multiple of eight.
     while let (Ok(next), Ok(name_len)) = (u64_at(body, 136), u32_at(body, 144)) {
         guest.learn(body);
         offset = Some(next);
@@ -319,7 +320,7 @@ const ACL: [u8; 28] = [
     255,
 ];
 
-fn xattrs(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn xattrs(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let names =
         ["user.kept", "user.made", "trusted.made", "security.made", "system.posix_acl_access", "other.made"];
     for node in [scene.file, scene.dir, scene.link] {
@@ -339,7 +340,7 @@ fn xattrs(guest: &mut Guest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-fn locks(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn locks(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let reading = guest.open(node, O_RDONLY)?.unwrap_or(0);
     let opened = guest.open(node, O_RDWR)?;
@@ -365,7 +366,7 @@ fn locks(guest: &mut Guest, scene: &Scene) -> Result<()> {
     guest.release(node, reading)
 }
 
-fn rest(guest: &mut Guest, scene: &Scene) -> Result<()> {
+fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let node = scene.file;
     let handle = guest.open(node, O_RDONLY)?.unwrap_or(0);
     let ioctl = |command, input: &[u8]| {
@@ -373,7 +374,8 @@ fn rest(guest: &mut Guest, scene: &Scene) -> Result<()> {
         let frame = Frame::new(IOCTL, node).u64(handle).u32(0).u32(command).u64(0).u32(len).u32(64);
         frame.bytes(input)
     };
-    // FS_IOC_GETFLAGS, and what it tells, behind the head of such a reply, back by FS_IOC_SETFLAGS, as chattr(1) does.
+    // FS_IOC_GETFLAGS, and what it tells, behind the head of such a reply, back by FS_IOC_SETFLAGS,
+    // as chattr(1) does.
     let told = guest.ask(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
     let flags = told.get(16..20).unwrap_or(&[0; 4]);
     guest.tell(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, CWD, FileType, Mode, XattrFlags};
 
-use super::{Result, SurfaceError};
+use super::guest::{Result, SurfaceError};
 
 /// Bytes of the file that is read and written.
 pub(super) const FILE_LEN: u64 = 1 << 20;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use pinhole_protocol::client::decode_entry;
 use pinhole_protocol::{Lookup, Name, NodeId, OpenDir, OpenFlags, Operation, SyncFs};
-use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
+use pinhole_tests::child::wait_for_exit;
+use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::disk_faults::fetched_program;
 use pinhole_tests::frontend::Frontend;
 use tempfile::TempDir;

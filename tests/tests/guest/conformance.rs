@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pinhole_tests::daemon::{Daemon, pinhole_program, wait_for_exit};
+use pinhole_tests::child::wait_for_exit;
+use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::guest::{Guest, Pieces};
 use tempfile::TempDir;
 

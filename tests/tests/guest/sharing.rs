@@ -18,7 +18,7 @@ fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static s
             continue;
         }
         let began = std::time::Instant::now();
-        match table.ask(question) {
+        match question.ask(&mut table) {
             Ok(counted) => {
                 println!("{}: {counted} ({:?})", question.name, began.elapsed());
                 right.insert(question.name, counted);

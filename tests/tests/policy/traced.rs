@@ -1,6 +1,7 @@
 //! A daemon under strace, all of its threads, with a guest at the wire: what it calls, in that order.
 
-use pinhole_tests::daemon::{pinhole_program, wait_for_exit};
+use pinhole_tests::child::wait_for_exit;
+use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN, Reply};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

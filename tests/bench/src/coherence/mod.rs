@@ -80,7 +80,7 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
 fn ask(subject: Subject, table: &mut Table, rows: &mut [Row]) -> Outcome {
     say(format!("\n== {subject}"));
     for row in rows {
-        let answer = match table.ask(row.question) {
+        let answer = match row.question.ask(table) {
             Ok(counted) => Ok(counted),
             Err(fault) if fault.is_answer() => Err(fault.to_string()),
             Err(fault) => return Err(Failure::new(format!("{subject}: {}: {fault}", row.question.name))),

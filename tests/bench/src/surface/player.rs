@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pinhole_tests::daemon::Daemon;
-use pinhole_tests::surface::{Guest, prepare};
+use pinhole_tests::surface::{SurfaceGuest, prepare};
 
 use super::functions::Tracer;
 use crate::console::say;
@@ -73,7 +73,7 @@ fn pause(reached: &str) -> io::Result<()> {
 
 fn play(share: &Path, socket: &Path, malformed: bool) -> Result<(), Failed> {
     prepare(share)?;
-    let mut guest = Guest::connect(socket)?;
+    let mut guest = SurfaceGuest::connect(socket)?;
     guest.warm_up()?;
     pause("connected")?;
     guest.play()?;
@@ -99,7 +99,7 @@ fn trace(share: &Path, tracing: &Path, malformed: bool, daemon: &[String]) -> Re
 }
 
 fn play_traced(tracer: &Tracer, socket: &Path, malformed: bool) -> Result<(), Failed> {
-    let mut guest = Guest::connect(socket)?;
+    let mut guest = SurfaceGuest::connect(socket)?;
     guest.warm_up()?;
     take(tracer, "connect")?;
     tracer.go_on()?;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{hold, number, word};
+use super::verdict::{hold, number, word};
+use crate::sharing::settings::turns;
 use crate::sharing::table::{A, B, H, Table, read};
-use crate::sharing::{Fault, Group, Promised, Question, turns};
+use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const LOCKS: [Question; 8] = [
     question(
@@ -140,11 +141,12 @@ fn ping_pong(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("increment {all}, {sum} visits"))
 }
 
-/// What several `guest_program pingpong` come to, and the file that they leave: the sum of all turns.
+/// What several `guest_program pingpong` come to, and the file that they leave: the sum of all
+/// turns.
 ///
 /// # Errors
-/// [`Fault::Wrong`] where a turn is lost, where one of them has not had `wanted` visits with all others' between, or has had
-/// one with more or fewer between while all were at it.
+/// [`Fault::Wrong`] where a turn is lost, where one of them has not had `wanted` visits with all
+/// others' between, or has had one with more or fewer between while all were at it.
 pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fault> {
     let figures = |at: usize| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
     let (passed, steady, other) = (figures(1)?, figures(3)?, figures(5)?);
@@ -182,7 +184,8 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
-/// On virtio-fs nobody tells the daemon that a caller who waits has been killed: it waits on until the lock comes.
+/// On virtio-fs nobody tells the daemon that a caller who waits has been killed: it waits on until
+/// the lock comes.
 fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
     table.step(H, "put f content", "ok")?;
     for holder in [A, B, H] {

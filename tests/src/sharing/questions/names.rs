@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use super::{hold, number, word, wrong};
+use super::verdict::{hold, number, word, wrong};
+use crate::sharing::settings::{seed, turns};
 use crate::sharing::table::{H, Table, read};
-use crate::sharing::{Fault, Group, Promised, Question, seed, turns};
+use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const NAMES: [Question; 6] = [
     question("appends", "Records that all append to one file at once are whole, and none is lost", appends)
@@ -86,7 +87,8 @@ fn created_once(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{} names", made.len()))
 }
 
-/// What everyone's successes come to: of each mark where it went, of each name how often it was taken and given up.
+/// What everyone's successes come to: of each mark where it went, of each name how often it was
+/// taken and given up.
 #[derive(Default)]
 struct Account {
     created: BTreeSet<String>,

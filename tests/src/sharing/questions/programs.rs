@@ -1,10 +1,12 @@
-//! Programs that people run, from two guests and more at once: git, which keeps its order by names, and SQLite by locks.
+//! Programs that people run, from two guests and more at once: git, which keeps its order by names,
+//! and SQLite by locks.
 
 use std::time::Duration;
 
-use super::hold;
+use super::verdict::hold;
+use crate::sharing::settings::turns;
 use crate::sharing::table::{A, B, H, Table, Who};
-use crate::sharing::{Fault, Group, Promised, Question, turns};
+use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const PROGRAMS: [Question; 3] = [
     question(
@@ -52,7 +54,8 @@ fn git(table: &mut Table) -> Result<String, Fault> {
         &format!("run {IDENTITY} git init -q -b main . && git commit -q --allow-empty -m first"),
         "",
     )?;
-    // Guests that share a work tree share the file in which a commit's message lies too, so git may find it empty.
+    // Guests that share a work tree share the file in which a commit's message lies too, so git may
+    // find it empty.
     let again = "try() { until git \"$@\" > /tmp/said 2>&1; do \
                  grep -q -e 'index.lock' -e 'cannot lock ref' -e 'empty commit message' /tmp/said || \
                  { cat /tmp/said; exit 1; }; sleep 0.0$((RANDOM % 5 + 1)); done; };";
@@ -63,7 +66,8 @@ fn git(table: &mut Table) -> Result<String, Fault> {
     table.guests(&command, limit())?;
     let guests = table.all() - 1;
     let wanted = u64::from(count) * guests as u64;
-    // Git reads the index before it locks it, on any file system: a file that was added meanwhile may be left out of it.
+    // Git reads the index before it locks it, on any file system: a file that was added meanwhile
+    // may be left out of it.
     let check = "run git fsck --full --strict --no-dangling 2>&1; git status --porcelain | grep -v '^??'; git rev-list --count HEAD";
     for guest in [A, B] {
         let said = table.says(guest, check)?;
@@ -72,9 +76,10 @@ fn git(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{wanted} commits"))
 }
 
-/// Writes a row at a time, each in a transaction of its own, ten for each start of the program. It prints one line for each
-/// row that was committed; where SQLite complains, the guest does `otherwise`. The host, being faster, leaves time to others.
-/// On a busy host one that has no row yet goes on until it has.
+/// Writes a row at a time, each in a transaction of its own, ten for each start of the program. It
+/// prints one line for each row that was committed; where SQLite complains, the guest does
+/// `otherwise`. The host, being faster, leaves time to others. On a busy host one that has no row
+/// yet goes on until it has.
 fn insert(seconds: u32, otherwise: &str) -> String {
     let row =
         "begin immediate; insert into t(who) values({me}); update n set n = n + 1; commit; select 'row';";
@@ -95,7 +100,8 @@ fn patience(seconds: u32) -> Duration {
     limit() + Duration::from_secs(u64::from(seconds))
 }
 
-/// Everyone's rows, counted by each in turn in the database itself, after `first` has been said to SQLite.
+/// Everyone's rows, counted by each in turn in the database itself, after `first` has been said to
+/// SQLite.
 fn sound(table: &mut Table, those: &[Who], first: &str, committed: u64) -> Result<(), Fault> {
     let check = format!(
         "run echo '{first} pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1"

@@ -1,6 +1,6 @@
 //! What one sees of another's change, and when: talks, one step after another.
 
-use super::{hold, wrong};
+use super::verdict::{hold, wrong};
 use crate::sharing::table::{A, B, H, Table};
 use crate::sharing::{Fault, Group, Promised, Question};
 
@@ -75,7 +75,8 @@ fn opened_after_close(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-/// Of another length too, within the time for which attributes may be kept: Linux reads no further than it knows a file.
+/// Of another length too, within the time for which attributes may be kept: Linux reads no further
+/// than it knows a file.
 fn grown_after_close(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[
         (A, "put f one", "ok"),
@@ -274,7 +275,8 @@ fn listed(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-/// Each step is the first in a directory that was made again within the second for which its name is trusted.
+/// Each step is the first in a directory that was made again within the second for which its name
+/// is trusted.
 fn remade(table: &mut Table) -> Result<String, Fault> {
     const REMAKE: &str = "run rm -r d; mkdir d d/sub && echo new > d/new && echo below > d/sub/file";
     let first_steps = [

@@ -5,7 +5,8 @@ use super::flood::{Flood, WIDE, ask, get_attr, kick};
 use pinhole_protocol::{
     Errno, Fsync, FsyncFlags, Handle, Lookup, Name, NodeId, Open, OpenFlags, Operation, SyncFs,
 };
-use pinhole_tests::daemon::{Daemon, Serving, wait_for_exit};
+use pinhole_tests::child::wait_for_exit;
+use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Frontend, OUT_HEADER_LEN, Sent, Shape, eventually};
 use rustix::mount::{MountFlags, UnmountFlags};

@@ -12,7 +12,7 @@ use pinhole_tests::frontend::frame::opcode::{
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
 use pinhole_tests::program::Program;
-use pinhole_tests::surface::{Guest, prepare};
+use pinhole_tests::surface::{SurfaceGuest, prepare};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -80,7 +80,7 @@ impl Run {
 
     /// Everything that a guest may send.
     fn play(&self) {
-        let mut guest = Guest::connect(self.daemon.socket()).unwrap();
+        let mut guest = SurfaceGuest::connect(self.daemon.socket()).unwrap();
         guest.play().unwrap();
         guest.play_malformed().unwrap();
     }

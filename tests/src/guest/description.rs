@@ -1,0 +1,202 @@
+//! The description of a guest: its kernel, memory, shares and files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The kernel that a guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// User-mode Linux: a kernel as a process; one CPU, no PCI, no DAX.
+    UserMode,
+    /// QEMU under TCG with a q35 machine.
+    Qemu,
+}
+
+/// The QEMU device model that carries a share; User-mode Linux has only one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// `vhost-user-fs-pci`: serves the device configuration itself, as VMMs in the field do.
+    FsPci,
+    /// `vhost-user-test-device-pci`: takes the configuration from the daemon and knows
+    /// shared-memory regions. The number of request queues must be the one that the daemon
+    /// announces, or the driver finds too few and gives up.
+    TestPci,
+}
+
+/// One virtio-fs device of a guest.
+#[derive(Debug, Clone)]
+pub struct Share {
+    pub(super) socket: PathBuf,
+    pub(super) tag: String,
+    pub(super) options: String,
+    pub(super) mounted: bool,
+    pub(super) device: Device,
+    pub(super) request_queues: u16,
+}
+
+impl Share {
+    /// A share served on `socket` under `tag`, mounted at `/mnt/<tag>` with default options.
+    pub fn new(socket: impl Into<PathBuf>, tag: impl Into<String>) -> Self {
+        Self {
+            socket: socket.into(),
+            tag: tag.into(),
+            options: String::new(),
+            mounted: true,
+            device: Device::FsPci,
+            request_queues: 1,
+        }
+    }
+
+    /// Mount options, as `mount -o` takes them.
+    #[must_use]
+    pub fn options(mut self, options: impl Into<String>) -> Self {
+        self.options = options.into();
+        self
+    }
+
+    /// Attaches the device and leaves mounting to the script.
+    #[must_use]
+    pub fn unmounted(mut self) -> Self {
+        self.mounted = false;
+        self
+    }
+
+    /// The QEMU device model; the default is [`Device::FsPci`]. User-mode Linux ignores it.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Request queues that QEMU's device offers to the guest, beside hiprio. User-mode Linux asks
+    /// the daemon.
+    #[must_use]
+    pub fn request_queues(mut self, count: u16) -> Self {
+        self.request_queues = count;
+        self
+    }
+}
+
+/// A file that the guest finds in its first root.
+#[derive(Debug, Clone)]
+pub(super) struct GuestFile {
+    pub(super) path: String,
+    pub(super) mode: u32,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The description of a guest. Build it, then [`run`](Guest::run) a script in it.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    pub(super) kernel: Kernel,
+    pub(super) memory_mib: u32,
+    pub(super) cpus: u32,
+    pub(super) limit: Duration,
+    pub(super) shares: Vec<Share>,
+    pub(super) files: Vec<GuestFile>,
+    pub(super) userland: bool,
+    pub(super) kernel_options: Vec<String>,
+    pub(super) pinned: bool,
+    pub(super) monitored: bool,
+}
+
+impl Guest {
+    /// A User-mode Linux guest: 512 MiB, a busybox root, five minutes at most.
+    pub fn uml() -> Self {
+        Self {
+            kernel: Kernel::UserMode,
+            memory_mib: 512,
+            cpus: 1,
+            limit: Duration::from_mins(5),
+            shares: Vec::new(),
+            files: Vec::new(),
+            userland: false,
+            kernel_options: Vec::new(),
+            pinned: true,
+            monitored: false,
+        }
+    }
+
+    /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, eight minutes at most.
+    pub fn qemu() -> Self {
+        Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(8), ..Self::uml() }
+    }
+
+    /// Gives QEMU a monitor; see [`Running::monitor`](super::Running::monitor).
+    #[must_use]
+    pub fn monitored(mut self) -> Self {
+        self.monitored = true;
+        self
+    }
+
+    /// Leaves the guest and its daemons to the host's scheduler. For guests that wait for one
+    /// another: on a busy host, one of them that is confined to the busier CPU would hold up all.
+    #[must_use]
+    pub fn unpinned(mut self) -> Self {
+        self.pinned = false;
+        self
+    }
+
+    /// Which kernel this guest runs.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Guest memory in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Virtual CPUs under QEMU; User-mode Linux has one.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// The time after which the guest is killed, counted from its start.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Attaches a share mounted at `/mnt/<tag>` with default options.
+    #[must_use]
+    pub fn share(self, socket: &Path, tag: &str) -> Self {
+        self.attach(Share::new(socket, tag))
+    }
+
+    /// Attaches a share as described.
+    #[must_use]
+    pub fn attach(mut self, share: Share) -> Self {
+        self.shares.push(share);
+        self
+    }
+
+    /// Puts a file into the guest's first root; a script sees it at `/extra/<name>`, in a Debian
+    /// userland too.
+    #[must_use]
+    pub fn file(mut self, name: &str, mode: u32, bytes: impl Into<Vec<u8>>) -> Self {
+        self.files.push(GuestFile { path: format!("extra/{name}"), mode, bytes: bytes.into() });
+        self
+    }
+
+    /// Runs the script in the Debian userland (git, sqlite3, fio, python3, gcc ...), read-only but
+    /// for `/tmp`, `/run` and `/mnt`, instead of busybox. User-mode Linux only: it is reached
+    /// through hostfs.
+    #[must_use]
+    pub fn userland(mut self) -> Self {
+        self.userland = true;
+        self
+    }
+
+    /// Adds a word to the kernel's command line.
+    #[must_use]
+    pub fn kernel_option(mut self, option: impl Into<String>) -> Self {
+        self.kernel_options.push(option.into());
+        self
+    }
+}

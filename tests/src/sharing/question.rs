@@ -1,0 +1,79 @@
+//! What a question is, and where pinhole promises the answer yes.
+
+use super::fault::Fault;
+use super::subject::Subject;
+use super::table::Table;
+
+/// Subject of a question. Each group is one test of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Which changes of others a guest sees, and when.
+    Seen,
+    /// Names that all make, move and remove at the same time.
+    Names,
+    /// Common programs that coordinate by names.
+    Programs,
+    /// Databases, which coordinate by locks.
+    Databases,
+    /// Record locks and flock.
+    Locks,
+}
+
+/// Cache modes of pinhole in which the answer must be yes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promised {
+    /// Modes in which nothing is stale.
+    Strict,
+    /// Those, and modes with close-to-open consistency.
+    StrictAndAuto,
+    /// Modes with shared mappings, in which each guest has a copy of its own.
+    Mapped,
+}
+
+impl Promised {
+    /// Returns whether a subject promises this. The peer promises nothing here.
+    pub fn by(self, subject: Subject) -> bool {
+        match subject {
+            Subject::Strict => true,
+            Subject::Never => self != Self::Mapped,
+            Subject::Auto => matches!(self, Self::StrictAndAuto | Self::Mapped),
+            Subject::PeerNever | Subject::PeerAuto => false,
+        }
+    }
+}
+
+/// One question about sharing.
+#[derive(Debug, Clone, Copy)]
+pub struct Question {
+    /// Short name without spaces, and the folder in which the question works.
+    pub name: &'static str,
+    /// The question as a sentence.
+    pub asks: &'static str,
+    /// Subject.
+    pub group: Group,
+    /// Modes in which the answer must be yes.
+    pub promised: Promised,
+    /// Asks the question. Returns what was counted, or why the answer is no.
+    pub answer: fn(&mut Table) -> Result<String, Fault>,
+}
+
+impl Question {
+    /// Asks the question in a folder of its own. Returns what was counted.
+    ///
+    /// # Errors
+    /// [`Fault`]: why the answer is no, or what is wrong with the harness.
+    pub fn ask(&self, table: &mut Table) -> Result<String, Fault> {
+        table.answer(self.name, self.answer)
+    }
+
+    /// The same, promised elsewhere.
+    pub(crate) const fn promised(mut self, promised: Promised) -> Self {
+        self.promised = promised;
+        self
+    }
+
+    /// The same, promised where attributes and names may be a second old too.
+    pub(crate) const fn and_auto(self) -> Self {
+        self.promised(Promised::StrictAndAuto)
+    }
+}
