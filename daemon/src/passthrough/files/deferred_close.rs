@@ -5,8 +5,8 @@
 use crate::limits::{MOUNT_IDLE, REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::inodes::idle_mounts::IdleMounts;
-use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
@@ -53,7 +53,7 @@ impl Closer {
                 Retired::Watch => {
                     self.next_look = self.next_look.or_else(|| clock::now().checked_add(MOUNT_IDLE));
                 }
-                Retired::Unused => self.mounts.let_go_of_unused(),
+                Retired::Unused => self.mounts.remove_unused(),
             }
             self.look_when_due();
         }

@@ -1,9 +1,9 @@
 //! The handle tables: what the guest has opened and not released.
 
 use crate::limits::HANDLES_MAX;
-use crate::passthrough::inodes::host_fs::Traits;
-use crate::passthrough::inodes::mount_fd::MountFd;
-use crate::passthrough::inodes::node::{NodeKey, NodeRef, Pin};
+use crate::passthrough::inodes::MountFd;
+use crate::passthrough::inodes::Traits;
+use crate::passthrough::inodes::{NodeKey, NodeRef, Pin};
 use crate::passthrough::resolve;
 use crate::passthrough::slots::{Entry, Table, first_generation};
 use crate::sync::budget::Ticket;

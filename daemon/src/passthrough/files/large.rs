@@ -4,8 +4,8 @@
 use crate::filesystem::Pace;
 use crate::limits::LARGE_BLOCKS_MIN;
 use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::inodes::BLOCK_LEN;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::large::BLOCK_LEN;
 use std::sync::atomic::Ordering;
 
 impl FileHandle {

@@ -1,50 +1,53 @@
-//! What is known of a file system of the host by its identity and kind.
+//! What the daemon knows of a file system of the host by its id and kind.
 
 use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
 
-/// Tells a file system from all others that are mounted now, and, where it has an id of its own, from those to come.
+/// Identifies a file system among those that are mounted now. If it has an id of its own, also among
+/// later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileSystemId {
-    pub(crate) device: DeviceId,
-    /// `f_fsid` of `statfs(2)`; 0 where it has none.
-    pub(crate) id: u64,
+pub(super) struct FileSystemId {
+    pub(super) device: DeviceId,
+    /// `f_fsid` of `statfs(2)`; 0 if it has none.
+    pub(super) id: u64,
 }
 
 impl FileSystemId {
-    /// Of any descriptor on it.
-    pub(crate) fn of(fd: BorrowedFd<'_>, device: DeviceId) -> Self {
+    /// Reads the id by any descriptor on the file system.
+    pub(super) fn of(fd: BorrowedFd<'_>, device: DeviceId) -> Self {
         Self { device, id: rustix::fs::fstatvfs(fd).map_or(0, |figures| figures.f_fsid) }
     }
 }
 
-/// What is known of a file system by its kind. Where the kind is not known, nothing is taken for granted.
+/// Properties of a file system that follow from its kind. An unknown kind has none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traits {
-    /// Its data is in memory: reading never waits for a disk.
-    pub(crate) in_memory: bool,
-    /// Closing a descriptor does nothing but that: the file system has no `flush` operation.
-    pub(crate) closes_silently: bool,
-    /// Somebody else has to answer for it, and may not.
-    pub(crate) remote: bool,
+pub(in crate::passthrough) struct Traits {
+    /// The data is in memory, so reading never waits for a disk.
+    pub(in crate::passthrough) in_memory: bool,
+    /// Closing a descriptor has no other effect: the file system has no `flush` operation.
+    pub(in crate::passthrough) closes_silently: bool,
+    /// A server or another process has to answer, and may not.
+    pub(in crate::passthrough) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
-    pub(crate) stable_numbers: bool,
-    /// A name finds files of other names too: in another letter case, in a short form, without a dot at its end. Where it
-    /// is only some directories that do so, or a server, the kind does not tell.
-    pub(crate) folds_names: bool,
-    /// What makes a file durable makes each of its names durable, whichever it was opened by. Seen on a disk that loses its
-    /// power (`tests/tests/durability/power_loss.rs`); of btrfs it is not true, nor of what lies over one.
-    pub(crate) fsync_keeps_names: bool,
-    /// An inode that was removed has no links. Not on overlayfs, where a directory's links are those of one layer.
-    pub(crate) counts_links: bool,
-    /// A file handle leads to its inode also when the host has forgotten that; on others (FUSE, FAT) only as long as
-    /// the host has it in memory.
-    pub(crate) lasting_handles: bool,
+    pub(super) stable_numbers: bool,
+    /// A name also finds files of other names: in another letter case, in a short form, without a dot
+    /// at its end. The kind does not tell if only some directories or a server do this.
+    pub(super) folds_names: bool,
+    /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested on a
+    /// disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs, and for
+    /// file systems that lie on one.
+    pub(in crate::passthrough) fsync_keeps_names: bool,
+    /// A removed inode has no links. It is false for overlayfs, which counts a directory's links in one
+    /// layer.
+    pub(super) counts_links: bool,
+    /// An inode handle leads to its inode after the host has dropped that from memory. It does not on
+    /// others, such as FUSE and FAT.
+    pub(super) lasting_handles: bool,
 }
 
 impl Traits {
-    /// By the kinds of `statfs(2)` (`linux/magic.h`).
-    pub(crate) fn of(mount: BorrowedFd<'_>) -> Self {
+    /// Reads the kind with `statfs(2)`; see `linux/magic.h`.
+    pub(super) fn of(mount: BorrowedFd<'_>) -> Self {
         Self::of_kind(rustix::fs::fstatfs(mount).map_or(0, |figures| figures.f_type))
     }
 
@@ -109,12 +112,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_that_folds_names_is_known_by_its_kind() {
+    fn kinds_that_fold_names() {
         // vfat, exfat, ntfs3, cifs, smb2, hfsplus, iso9660 of `linux/magic.h` and the file systems' own sources.
         for kind in [0x4d44, 0x2011_bab0, 0x7366_746e, 0xff53_4d42, 0xfe53_4d42, 0x482b, 0x9660] {
             assert!(Traits::of_kind(kind).folds_names, "{kind:#x}");
         }
-        // ext4, XFS, btrfs, tmpfs, overlayfs, NFS, and what nobody knows.
+        // ext4, XFS, btrfs, tmpfs, overlayfs, NFS, unknown.
         for kind in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x6969, 0] {
             assert!(!Traits::of_kind(kind).folds_names, "{kind:#x}");
         }

@@ -1,6 +1,6 @@
-//! What is open on mounts below the share is closed if it is not used, so that the host can unmount
-//! them. The thread that closes files does this; see
-//! [`deferred_close`](crate::passthrough::files::deferred_close).
+//! Closes what is open on mounts below the share and not used, so that the host can unmount them.
+//!
+//! The thread of [`deferred_close`](crate::passthrough::files::deferred_close) does this.
 
 use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::mounts::MountTable;
@@ -8,7 +8,7 @@ use crate::passthrough::inodes::table::NodeTable;
 use std::fmt;
 use std::sync::Arc;
 
-/// Closes what is not used; the closing thread's share of [`super::Inodes`].
+/// The part of [`Inodes`](super::Inodes) that the closing thread uses.
 #[derive(Clone, Debug)]
 pub(in crate::passthrough) struct IdleMounts {
     pub(super) mounts: Arc<MountTable>,
@@ -27,17 +27,17 @@ impl IdleMounts {
         is_any_left || is_mount_left
     }
 
-    /// Lets go of the mounts that no node lives on and that need not be made durable first.
-    pub(in crate::passthrough) fn let_go_of_unused(&self) {
+    /// Removes the mounts without nodes, except those with changes to be made durable.
+    pub(in crate::passthrough) fn remove_unused(&self) {
         self.mounts.remove_unused();
     }
 }
 
-/// Tells the closing thread that something was opened on a mount below the share.
+/// Called when something is opened on a mount below the share. It tells the closing thread.
 pub(in crate::passthrough) struct MountWatch(Box<dyn Fn() + Send + Sync>);
 
 impl MountWatch {
-    /// Calls `tell` each time.
+    /// Returns a watch that calls `tell`.
     pub(in crate::passthrough) fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Box::new(tell))
     }

@@ -1,45 +1,45 @@
 //! Inode numbers as the guest sees them.
 //!
-//! A guest's kernel shows one device number for all that it has not mounted by itself. It mounts a directory that is
-//! announced as a submount; a single file that the host has mounted over another it cannot mount. So a file may stand
-//! among files of another file system with the number of one of them, and programs (`cp`, `diff`, `tar`) take two files
-//! with the same device and inode number for one.
+//! A guest's kernel shows one device number for everything that it has not mounted itself. It mounts a
+//! directory that is announced as a submount. It cannot mount a single file that the host has mounted
+//! over another. So such a file may have the inode number of a file around it, which is of another file
+//! system. Programs (`cp`, `diff`, `tar`) take two files with the same device and inode number for one.
 //!
-//! Such a file gets a number from 2^63 on: a base that is computed from its file system's identity, plus its own number,
-//! modulo 2^63. The same file system has the same base in each daemon, so the number outlives a restart. Two files of
-//! one file system never get the same number. Two files of two file systems do with a probability of 2^-63. Numbers
-//! below 2^63 stay those of the file system around it, as long as that gives out none from 2^63 on, as ext4, XFS, btrfs
-//! and tmpfs do not; one that does (overlayfs with `xino`, some servers) meets such a number with the same probability
-//! of 2^-63 for each pair.
+//! Such a file gets a number from 2^63 on: a base that is computed from its file system's id, plus its
+//! own number, modulo 2^63. A file system has the same base in each daemon, so the number survives a
+//! restart. Two files of one file system never get the same number. Two files of two file systems do
+//! with a probability of 2^-63. Numbers below 2^63 are those of the file system around the file. ext4,
+//! XFS, btrfs and tmpfs use no others. A file system that does (overlayfs with `xino`, some servers)
+//! has the number of such a file with a probability of 2^-63 for each pair.
 
 use crate::file_id::DeviceId;
 use crate::passthrough::inodes::host_fs::FileSystemId;
 
-/// The first number that is not a file system's own.
+/// Lowest number that the daemon computes.
 const FIRST: u64 = 1 << 63;
 
-/// Which numbers inodes of one mount get.
+/// Computes the numbers of the inodes of one mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct InodeNumbers {
+pub(in crate::passthrough) struct InodeNumbers {
     base: u64,
-    /// It is a single file of another file system than the mount around it.
+    /// The mount is a single file of another file system than the mount around it.
     is_foreign_file: bool,
-    /// It is of another file system than the share.
+    /// The mount is of another file system than the share.
     is_foreign_to_share: bool,
 }
 
-/// File systems around a mount, by device.
+/// Devices of the file systems around a mount.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outside {
-    /// That of the directory that it is mounted in.
-    pub(crate) around: DeviceId,
-    /// That of the shared directory.
-    pub(crate) share: DeviceId,
+pub(super) struct Outside {
+    /// Device of the directory that contains the mount point.
+    pub(super) around: DeviceId,
+    /// Device of the shared directory.
+    pub(super) share: DeviceId,
 }
 
 impl InodeNumbers {
-    /// `outside` is `None` for the share's own mount.
-    pub(crate) fn of(file_system: FileSystemId, outside: Option<Outside>, is_directory: bool) -> Self {
+    /// Describes a mount. `outside` is `None` for the mount of the share.
+    pub(super) fn of(file_system: FileSystemId, outside: Option<Outside>, is_directory: bool) -> Self {
         let is_foreign = |device: fn(Outside) -> DeviceId| {
             outside.is_some_and(|outside| device(outside) != file_system.device)
         };
@@ -50,22 +50,23 @@ impl InodeNumbers {
         }
     }
 
-    /// The number for an inode. `announced`: the guest mounts directories that are submounts by itself.
-    pub(crate) const fn guest_number(self, inode: u64, announced: bool) -> u64 {
+    /// Returns the number of an inode. `announced` tells whether the guest mounts submounts itself.
+    pub(super) const fn guest_number(self, inode: u64, announced: bool) -> u64 {
         let is_foreign = if announced { self.is_foreign_file } else { self.is_foreign_to_share };
         if is_foreign { self.base.wrapping_add(inode) | FIRST } else { inode }
     }
 }
 
-/// Where the numbers of a file system begin. What this computes must never change, or numbers would not outlive an update.
+/// Returns the base of a file system's numbers. The result must never change: numbers survive an update
+/// of the daemon.
 fn base(file_system: FileSystemId) -> u64 {
     let DeviceId { major, minor } = file_system.device;
     let device = u64::from(major) << 32 | u64::from(minor);
     mixed(mixed(device) ^ file_system.id)
 }
 
-/// Each bit of the result depends on all of `bits`, one to one: the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast
-/// Splittable Pseudorandom Number Generators", 2014).
+/// Mixes bits one to one, so that each bit of the result depends on all of them. This is the finalizer
+/// of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 const fn mixed(bits: u64) -> u64 {
     let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_among_another_file_systems_files_is_renumbered() {
+    fn only_files_among_those_of_another_file_system_are_renumbered() {
         let other = device(7, 0);
         for (device, around, is_directory, announced, renumbered) in [
             // A single file, in the share and in an announced submount.
@@ -99,7 +100,7 @@ mod tests {
             // A directory has a device of its own where it is announced.
             (other, SHARE, true, true, false),
             (other, SHARE, true, false, true),
-            // Where nothing is announced everything stands among the share's files.
+            // If nothing is announced, everything is among the share's files.
             (other, other, false, false, true),
             (SHARE, other, false, false, false),
             (SHARE, SHARE, false, false, false),

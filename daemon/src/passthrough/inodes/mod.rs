@@ -1,20 +1,37 @@
-//! The inodes that the guest knows: their table, how to reach each of them on the host, and what
-//! the guest believes of them.
+//! The inodes that the guest knows: how each is opened on the host, and what the guest's kernel may
+//! have cached of them.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `lookup.rs` | how a name becomes a node |
+//! | `node.rs`, `table.rs` | nodes and their table |
+//! | `descriptors.rs`, `fd_cache.rs`, `large.rs` | descriptors of inodes, and which stay open |
+//! | `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs` | mounts below the share |
+//! | `inode_numbers.rs` | inode numbers that the guest is told |
+//! | `path_rules.rs` | which path rule applies to a node |
+//! | `freshness/` | old names and attributes in the guest's kernel |
 
 mod descriptors;
-pub(in crate::passthrough) mod fd_cache;
-pub(in crate::passthrough) mod freshness;
-pub(in crate::passthrough) mod host_fs;
+mod fd_cache;
+mod freshness;
+mod host_fs;
 pub(in crate::passthrough) mod idle_mounts;
-pub(in crate::passthrough) mod inode_numbers;
-pub(in crate::passthrough) mod large;
-pub(in crate::passthrough) mod lookup;
+mod inode_numbers;
+mod large;
+mod lookup;
 mod mount_descriptors;
-pub(in crate::passthrough) mod mount_fd;
-pub(in crate::passthrough) mod mounts;
-pub(in crate::passthrough) mod node;
-pub(in crate::passthrough) mod path_rules;
-pub(in crate::passthrough) mod table;
+mod mount_fd;
+mod mounts;
+mod node;
+mod path_rules;
+mod table;
+
+pub(in crate::passthrough) use self::host_fs::Traits;
+pub(in crate::passthrough) use self::large::BLOCK_LEN;
+pub(in crate::passthrough) use self::lookup::FoundAt;
+pub(in crate::passthrough) use self::mount_fd::MountFd;
+pub(in crate::passthrough) use self::mounts::MountTable;
+pub(in crate::passthrough) use self::node::{NodeKey, NodeRef, Pin};
 
 use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
@@ -22,9 +39,8 @@ use crate::passthrough::config::{CacheMode, Config, FileHandles, Negotiated};
 use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::freshness::path_retries::PathRetries;
 use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
-use crate::passthrough::inodes::mount_fd::MountFd;
-use crate::passthrough::inodes::mounts::{FoundMount, MountTable};
-use crate::passthrough::inodes::node::{Descriptor, FoundInode, NodeRef, Reopen};
+use crate::passthrough::inodes::mounts::FoundMount;
+use crate::passthrough::inodes::node::{Descriptor, FoundInode, Reopen};
 use crate::passthrough::inodes::table::NodeTable;
 use crate::passthrough::open_error::OpenError;
 use crate::passthrough::resolve::{self, ProcFds};
@@ -37,14 +53,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The inodes of one share.
+/// The inodes of one share. Each file of this module adds functions.
 #[derive(Debug)]
 pub(in crate::passthrough) struct Inodes {
     table: Arc<NodeTable>,
     fd_cache: Arc<FdCache>,
     mounts: Arc<MountTable>,
     proc_fds: ProcFds,
-    /// Counts the host descriptors that nodes and handles take together.
+    /// Counts the host descriptors of nodes and handles.
     descriptors: Budget,
     retries: PathRetries,
     /// See [`Inodes::lock_names`]. A panic under the lock breaks nothing.
@@ -58,10 +74,10 @@ pub(in crate::passthrough) struct Inodes {
 }
 
 impl Inodes {
-    /// Starts with the shared directory as the only inode.
+    /// Returns the inodes of a share, with the shared directory as the only one.
     ///
     /// # Errors
-    /// What is missing on the host, by name.
+    /// The reason why the directory cannot be shared.
     pub(in crate::passthrough) fn open(
         config: &Config,
         root: OwnedFd,
@@ -116,12 +132,12 @@ impl Inodes {
         })
     }
 
-    /// Sets how the closing thread learns of what is opened on mounts below the share.
+    /// Sets what is called when something is opened on a mount below the share.
     pub(in crate::passthrough) fn set_watch(&mut self, watch: MountWatch) {
         self.watch = watch;
     }
 
-    /// What the closing thread needs.
+    /// Returns the part that closes idle mounts.
     pub(in crate::passthrough) fn idle_mounts(&self) -> IdleMounts {
         IdleMounts {
             mounts: Arc::clone(&self.mounts),
@@ -130,12 +146,12 @@ impl Inodes {
         }
     }
 
-    /// The mounts that the guest has reached.
+    /// Returns the mounts that the guest has reached.
     pub(in crate::passthrough) fn mounts(&self) -> Arc<MountTable> {
         Arc::clone(&self.mounts)
     }
 
-    /// `/proc/self/fd`.
+    /// Returns `/proc/self/fd`.
     pub(in crate::passthrough) const fn proc_fds(&self) -> &ProcFds {
         &self.proc_fds
     }
@@ -159,7 +175,7 @@ impl Inodes {
         drop(self.table.forget(id, 1));
     }
 
-    /// Fails if no node can be added. Asked before an inode is made on the host.
+    /// Fails if no node can be added. Called before an inode is created on the host.
     ///
     /// # Errors
     /// ENFILE.
@@ -182,7 +198,7 @@ impl Inodes {
         self.descriptors.is_ample()
     }
 
-    /// Forgets every inode but the root, and what the guest was told.
+    /// Forgets every inode but the root, and the guest.
     pub(in crate::passthrough) fn reset(&self) {
         self.table.clear();
         self.fd_cache.clear();

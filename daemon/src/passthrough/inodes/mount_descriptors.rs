@@ -1,4 +1,4 @@
-//! From a mount to its descriptor, and what keeps that open.
+//! From a mount to its descriptor, and what keeps that descriptor open.
 
 use crate::filesystem::Answer;
 use crate::limits::MOUNT_NESTING_MAX;
@@ -12,15 +12,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Inodes {
-    /// The descriptor of a mount. `depth`: mounts that are being found because of it.
+    /// Returns the descriptor of a mount, while `depth` mounts are being found.
     ///
     /// # Errors
-    /// ESTALE where the mount is not there any more; ENFILE where there is no descriptor for it.
-    pub(in crate::passthrough) fn mount_fd<'m>(
-        &self,
-        mount: &'m Mount,
-        depth: usize,
-    ) -> Answer<MountFdRef<'m>> {
+    /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
+    pub(super) fn mount_fd<'m>(&self, mount: &'m Mount, depth: usize) -> Answer<MountFdRef<'m>> {
         match &mount.access.fixed {
             Some(fd) => Ok(MountFdRef::Fixed(fd)),
             None => self.counted_mount_fd(&mount.access, depth).map(MountFdRef::Counted),
@@ -38,6 +34,7 @@ impl Inodes {
         }
     }
 
+    /// Finds a mount by its mount point and opens it.
     fn find_mount(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
         let depth = depth.saturating_add(1);
         if depth > MOUNT_NESTING_MAX {
@@ -61,20 +58,27 @@ impl Inodes {
         Ok(fd)
     }
 
-    /// Holds a mount below the share, on which something is opened. `None`: nothing has to be held.
+    /// Holds the mount of a node on which something is opened. Returns `None` if the mount needs no
+    /// holder.
+    ///
+    /// # Errors
+    /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
     pub(in crate::passthrough) fn hold_mount(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
         let access = &node.mount.access;
         if access.stays() {
             return Ok(None);
         }
         match self.counted_mount_fd(access, 0) {
-            // It never was open: it cannot be, which SYNCFS tells.
+            // The mount cannot be opened at all. SYNCFS reports that.
             Err(Errno::ESTALE) if !access.is_closed() => Ok(None),
             held => held.map(Some),
         }
     }
 
-    /// The same where something is about to be changed.
+    /// Holds the mount of a node that is about to be changed.
+    ///
+    /// # Errors
+    /// As for [`Self::hold_mount`].
     pub(in crate::passthrough) fn hold_to_change(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
         let held = self.hold_mount(node)?;
         if let Some(mount) = &held {
@@ -83,7 +87,11 @@ impl Inodes {
         Ok(held)
     }
 
-    /// The same for a file that is mapped to be written: the mount stays until the guest has forgotten all of it.
+    /// Keeps the mount of a node open that is mapped writable, until the guest has forgotten every node
+    /// of the mount.
+    ///
+    /// # Errors
+    /// As for [`Self::hold_mount`].
     pub(in crate::passthrough) fn hold_to_map(&self, node: &NodeRef) -> Answer<()> {
         if self.hold_to_change(node)?.is_some() {
             node.mount.access.note_mapping();

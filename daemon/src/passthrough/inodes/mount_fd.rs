@@ -1,8 +1,9 @@
-//! The descriptor of a mount: `open_by_handle_at(2)` and `syncfs(2)` want one.
+//! The descriptor of a mount, which `open_by_handle_at(2)` and `syncfs(2)` need.
 //!
-//! It keeps the host from unmounting. So that of a mount below the share is open only while it is used, and is found again
-//! by the mount point. What is found there is another mount unless it has the kernel's own number for it, which no
-//! other mount ever gets (Linux 6.8), or, on older kernels, the same file system and the same root inode.
+//! While it is open, the host cannot unmount. So the descriptor of a mount below the share is open
+//! only while it is used. The mount is then found again by its mount point. It is the same mount if it
+//! has the same unique mount id (Linux 6.8). On older kernels it must have the same mount id, file
+//! system and root inode.
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::FileSystemId;
@@ -16,22 +17,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// A readable descriptor of a mount. Whoever holds a reference keeps it open.
+/// A readable descriptor of a mount. A reference keeps it open.
 #[derive(Debug)]
-pub(crate) struct MountFd {
+pub(in crate::passthrough) struct MountFd {
     fd: OwnedFd,
-    /// The guest may have changed something since it was last made durable.
+    /// The guest may have changed something since the mount was last made durable.
     changed: AtomicBool,
     _ticket: Option<Ticket>,
 }
 
 impl MountFd {
-    pub(crate) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
+    pub(super) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
         Self { fd, changed: AtomicBool::new(false), _ticket: ticket }
     }
 
-    /// Notes that something may be changed: before it is, by a holder (see [`MountAccess::close`]).
-    pub(crate) fn note_change(&self) {
+    /// Notes that something may be changed. A holder calls this before it changes anything (see
+    /// [`MountAccess::close`]).
+    pub(in crate::passthrough) fn note_change(&self) {
         // A load first: a store would take the cache line from the other queues each time.
         if !self.changed.load(Ordering::Relaxed) {
             self.changed.store(true, Ordering::Release);
@@ -45,10 +47,11 @@ impl AsFd for MountFd {
     }
 }
 
-/// A descriptor that stays open for as long as this is held.
+/// A reference to the descriptor of a mount, which keeps it open.
 #[derive(Debug)]
-pub(crate) enum MountFdRef<'m> {
-    /// It stays open anyway. So that queues which open files at once do not count on one cache line.
+pub(super) enum MountFdRef<'m> {
+    /// The descriptor is always open. Queues that open files at once do not write to one reference
+    /// count.
     Fixed(&'m MountFd),
     Counted(Arc<MountFd>),
 }
@@ -62,31 +65,32 @@ impl AsFd for MountFdRef<'_> {
     }
 }
 
-/// Where a mount was seen last.
+/// Last known place of a mount.
 #[derive(Clone, Debug)]
-pub(crate) struct MountPoint {
-    /// The directory that the name is in, which lies on another mount.
-    pub(crate) directory: NodeId,
-    pub(crate) name: Box<CStr>,
+pub(super) struct MountPoint {
+    /// Directory on another mount that contains the name.
+    pub(super) directory: NodeId,
+    pub(super) name: Box<CStr>,
 }
 
-/// What a mount point has to show to be the same mount.
+/// Facts that identify a mount by its root.
 #[derive(Debug)]
-pub(crate) struct MountRoot {
+pub(super) struct MountRoot {
     /// [`crate::passthrough::resolve::MountKey::id`].
-    pub(crate) id: u64,
-    /// The kernel never gives that number to another mount.
-    pub(crate) id_lasts: bool,
-    pub(crate) file_system: FileSystemId,
+    pub(super) id: u64,
+    /// The kernel never gives this id to another mount.
+    pub(super) id_lasts: bool,
+    pub(super) file_system: FileSystemId,
     inode: u64,
     birth: Option<(i64, u32)>,
-    /// Where it has one that may be asked for: the generation in it tells an inode from the next with its number.
+    /// Distinguishes the root inode from a later one with the same number. `None` if the file system
+    /// has no handles, or they are off.
     handle: Option<InodeHandle>,
 }
 
 impl MountRoot {
-    /// Of a descriptor of the mount's root. `handles`: its inode handle may be asked for.
-    pub(crate) fn of(root: BorrowedFd<'_>, stat: &Stat, handles: bool) -> Self {
+    /// Reads the facts by a descriptor of the root. `handles` tells whether inode handles are on.
+    pub(super) fn of(root: BorrowedFd<'_>, stat: &Stat, handles: bool) -> Self {
         Self {
             id: stat.mount().id,
             id_lasts: stat.has_lasting_mount_id(),
@@ -97,53 +101,53 @@ impl MountRoot {
         }
     }
 
-    /// Whether this is the mount's root. Costs one call of the host, two more where its number may have been given to
-    /// another mount.
-    pub(crate) fn is(&self, root: BorrowedFd<'_>, stat: &Stat) -> bool {
-        let seems_so = self.id == stat.mount().id && self.inode == stat.inode();
-        if self.id_lasts || !seems_so {
-            return seems_so;
+    /// Returns whether a descriptor is of the mount's root. This costs up to two system calls if
+    /// another mount may have the same id.
+    pub(super) fn is(&self, root: BorrowedFd<'_>, stat: &Stat) -> bool {
+        let has_same_ids = self.id == stat.mount().id && self.inode == stat.inode();
+        if self.id_lasts || !has_same_ids {
+            return has_same_ids;
         }
         let found = Self::of(root, stat, self.handle.is_some());
         (self.file_system, self.birth, &self.handle) == (found.file_system, found.birth, &found.handle)
     }
 }
 
-/// The descriptor, or why there is none.
+/// The descriptor, or the reason why there is none.
 #[derive(Debug)]
-pub(crate) enum MountState {
+pub(super) enum MountState {
     Open(Arc<MountFd>),
     /// Closed because it was not used.
     Closed,
-    /// The host does not let it be opened.
+    /// The host has refused to open it.
     Refused(Errno),
-    /// The mount is a device or socket, which has nothing of its own to sync and must not be opened.
+    /// The mount is a device or socket. It has nothing to sync and must not be opened.
     Unopenable,
-    /// Another mount has its number.
+    /// Another mount has the same id now.
     Gone,
 }
 
-/// The descriptor of a mount, one for all subvolumes that it shows.
+/// Access to a mount by its descriptor. All subvolumes of the mount share it.
 #[derive(Debug)]
-pub(crate) struct MountAccess {
-    pub(crate) root: MountRoot,
+pub(in crate::passthrough) struct MountAccess {
+    pub(super) root: MountRoot,
     /// Each change is one store, which a panic cannot interrupt.
     state: RwLock<MountState>,
-    /// It is the share's own mount, or one that cannot be told from others (before Linux 5.8): its descriptor stays open.
+    /// The descriptor is always open: the mount is that of the share, or has no id (before Linux 5.8).
     stays: bool,
-    /// The descriptor, where it stays.
+    /// The descriptor, if it is always open.
     pub(super) fixed: Option<Arc<MountFd>>,
     point: RwLock<Option<MountPoint>>,
-    /// What is changed there is made durable before it is closed.
+    /// Changes are made durable before the descriptor is closed.
     makes_durable: bool,
     /// Used since [`MountAccess::take_used`].
     used: AtomicBool,
-    /// The guest may have mapped a file to write it, so that it changes what no request tells of.
+    /// The guest may have mapped a file writable. No request tells of such changes.
     mapped: AtomicBool,
 }
 
 impl MountAccess {
-    pub(crate) fn new(
+    pub(super) fn new(
         root: MountRoot,
         point: Option<MountPoint>,
         state: MountState,
@@ -163,51 +167,51 @@ impl MountAccess {
         Self { root, state, stays, fixed, point, makes_durable, used, mapped }
     }
 
-    /// Whether its descriptor stays open.
-    pub(crate) const fn stays(&self) -> bool {
+    /// Returns whether the descriptor is always open.
+    pub(in crate::passthrough) const fn stays(&self) -> bool {
         self.stays
     }
 
-    /// The descriptor, if it is open.
-    pub(crate) fn open(&self) -> Option<Arc<MountFd>> {
+    /// Returns the descriptor, if it is open.
+    pub(super) fn open(&self) -> Option<Arc<MountFd>> {
         match &*self.state.read() {
             MountState::Open(fd) => Some(Arc::clone(fd)),
             MountState::Closed | MountState::Refused(_) | MountState::Unopenable | MountState::Gone => None,
         }
     }
 
-    /// Why it could not be opened, if it could not.
-    pub(crate) fn refused(&self) -> Option<Errno> {
+    /// Returns the error of the host, if it has refused to open the mount.
+    pub(super) fn refused(&self) -> Option<Errno> {
         match *self.state.read() {
             MountState::Refused(errno) => Some(errno),
             MountState::Open(_) | MountState::Closed | MountState::Unopenable | MountState::Gone => None,
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         matches!(*self.state.read(), MountState::Closed)
     }
 
-    /// Another mount has its number: nothing is found on it any more.
-    pub(crate) fn mark_gone(&self) {
+    /// Notes that another mount has the same id now. Nothing is found on this one any more.
+    pub(super) fn mark_gone(&self) {
         *self.state.write() = MountState::Gone;
     }
 
-    /// Notes that it is in use.
-    pub(crate) fn touch(&self) {
+    /// Notes that the mount is in use.
+    pub(super) fn touch(&self) {
         // A load first: a store would take the cache line from the other queues each time.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether it was in use since this was last asked.
-    pub(crate) fn take_used(&self) -> bool {
+    /// Returns whether the mount was used since the last call.
+    pub(super) fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes where the mount is seen.
-    pub(crate) fn seen_at(&self, directory: NodeId, name: Name<'_>) {
+    /// Notes where the mount is.
+    pub(super) fn seen_at(&self, directory: NodeId, name: Name<'_>) {
         let is_there = |point: &MountPoint| point.directory == directory && *point.name == *name.as_c_str();
         if self.stays() || self.point.read().as_ref().is_some_and(is_there) {
             return;
@@ -216,30 +220,30 @@ impl MountAccess {
         *self.point.write() = Some(point);
     }
 
-    /// Where the mount was seen last.
+    /// Returns the last known place of the mount.
     pub(super) fn point(&self) -> Option<MountPoint> {
         self.point.read().clone()
     }
 
-    /// Whether it may be closed: it is open, and neither a request nor an open file holds it.
-    pub(crate) fn is_free(&self) -> bool {
+    /// Returns whether the descriptor is open and neither a request nor an open file holds it.
+    pub(super) fn is_free(&self) -> bool {
         let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
         matches!(&*self.state.read(), MountState::Open(fd) if !is_held(fd))
     }
 
-    /// See [`MountAccess::mapped`].
+    /// Notes that the guest maps a file writable. From now on the descriptor stays open.
     pub(super) fn note_mapping(&self) {
         self.mapped.store(true, Ordering::Release);
     }
 
-    /// The descriptor to make durable what was changed, if anything was.
-    pub(crate) fn take_changed(&self) -> Option<Arc<MountFd>> {
+    /// Returns the descriptor if changes have to be made durable, and forgets that.
+    pub(super) fn take_changed(&self) -> Option<Arc<MountFd>> {
         let fd = self.open().filter(|_| self.makes_durable)?;
         fd.changed.swap(false, Ordering::AcqRel).then_some(fd)
     }
 
-    /// Whether something has to be made durable before it is closed.
-    pub(crate) fn is_changed(&self) -> bool {
+    /// Returns whether changes have to be made durable before the descriptor is closed.
+    pub(super) fn is_changed(&self) -> bool {
         matches!(&*self.state.read(), MountState::Open(fd) if self.must_sync(fd))
     }
 
@@ -247,26 +251,29 @@ impl MountAccess {
         self.makes_durable && fd.changed.load(Ordering::Acquire)
     }
 
-    /// Closes it, if nothing holds it and everything is durable. Changes are made only by holders, so what is changed
-    /// later finds it open again and SYNCFS finds what is changed.
-    pub(crate) fn close(&self) {
+    /// Closes the descriptor, if nothing holds it and all changes are durable. Only holders make changes.
+    /// So a later change opens it again, and SYNCFS finds that change.
+    pub(super) fn close(&self) {
         let mut state = self.state.write();
         let may_close = |fd: &Arc<MountFd>| {
             let is_free = Arc::strong_count(fd) == 1;
-            // What a former holder has noted is seen.
+            // Sees what a former holder has noted.
             fence(Ordering::Acquire);
             is_free && !self.must_sync(fd)
         };
         if matches!(&*state, MountState::Open(fd) if may_close(fd)) {
             let closed = std::mem::replace(&mut *state, MountState::Closed);
             drop(state);
-            // After the lock: the host may take its time.
+            // Not under the lock: closing may wait for the host.
             drop(closed);
         }
     }
 
-    /// Takes a descriptor that was opened anew, unless another thread was faster.
-    pub(crate) fn reopened(&self, fd: OwnedFd, ticket: Option<Ticket>) -> Answer<Arc<MountFd>> {
+    /// Keeps a descriptor that was opened again, unless another thread was faster.
+    ///
+    /// # Errors
+    /// ESTALE if the mount is gone.
+    pub(super) fn reopened(&self, fd: OwnedFd, ticket: Option<Ticket>) -> Answer<Arc<MountFd>> {
         self.touch();
         let mut state = self.state.write();
         match &*state {
@@ -287,7 +294,7 @@ mod tests {
     use crate::passthrough::resolve;
 
     #[test]
-    fn mount_with_a_used_number_is_known_by_its_root() {
+    fn mount_with_a_reused_id_is_identified_by_its_root() {
         let made = || {
             let folder = tempfile::tempdir().unwrap();
             let fd = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
@@ -304,14 +311,14 @@ mod tests {
             root.id_lasts = false;
             assert!(root.is(first.as_fd(), &stat));
             assert!(!root.is(second.as_fd(), &other));
-            // The next file system numbers its root alike.
+            // Another file system uses the same number for its root.
             root.inode = other.inode();
             assert!(!root.is(second.as_fd(), &other), "handles: {handles}");
         }
     }
 
     #[test]
-    fn descriptor_is_closed_when_nothing_holds_it_and_all_is_durable() {
+    fn descriptor_is_closed_once_it_is_free_and_durable() {
         let folder = tempfile::tempdir().unwrap();
         let fd = || OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
         let stat = resolve::stat(fd().as_fd()).unwrap();

@@ -1,5 +1,7 @@
-//! The host mounts that the guest has reached: where each node's file handle is good, what SYNCFS covers, and which inode
-//! numbers the guest is told.
+//! The host mounts that the guest has found.
+//!
+//! An inode handle needs the mount of its inode. SYNCFS covers all of these mounts. The mount also
+//! determines which inode numbers the guest is told.
 
 use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
@@ -7,7 +9,7 @@ use crate::passthrough::inodes::host_fs::{FileSystemId, Traits};
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
 use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, MountState};
 use crate::passthrough::resolve::{MountKey, Stat, sync_errno};
-use crate::sync::lock::{Mutex, MutexGuard, RwLock};
+use crate::sync::lock::{Mutex, RwLock};
 use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
@@ -17,48 +19,49 @@ use std::sync::Arc;
 
 /// One host mount, or one subvolume of it.
 #[derive(Debug)]
-pub(crate) struct Mount {
-    /// Our own number for it, never given to another.
-    pub(crate) number: u32,
-    pub(crate) key: MountKey,
-    pub(crate) access: Arc<MountAccess>,
-    /// The mount id that `name_to_handle_at(2)` says, where file handles find inodes here.
+pub(in crate::passthrough) struct Mount {
+    /// Our own number for the mount, never given to another.
+    pub(in crate::passthrough) number: u32,
+    pub(super) key: MountKey,
+    pub(in crate::passthrough) access: Arc<MountAccess>,
+    /// Mount id that `name_to_handle_at(2)` returns, if inode handles work here.
     handles: Option<u64>,
-    pub(crate) traits: Traits,
-    pub(crate) numbers: InodeNumbers,
+    pub(in crate::passthrough) traits: Traits,
+    pub(in crate::passthrough) numbers: InodeNumbers,
 }
 
 impl Mount {
-    /// Whether inodes of this mount are found by file handles.
-    pub(crate) const fn has_handles(&self) -> bool {
+    /// Returns whether inodes of this mount are opened by inode handles.
+    pub(in crate::passthrough) const fn has_handles(&self) -> bool {
         self.handles.is_some()
     }
 
-    /// Whether file handles are of this mount that `name_to_handle_at(2)` says to be on that one.
-    pub(crate) fn has_handles_of(&self, id: u64) -> bool {
+    /// Returns whether inode handles with this mount id of `name_to_handle_at(2)` are of this mount.
+    pub(super) fn has_handles_of(&self, id: u64) -> bool {
         self.handles == Some(id)
     }
 }
 
-/// A mount that is reached.
+/// A mount that a look-up has found.
 #[derive(Debug)]
-pub(crate) struct FoundMount<'r> {
-    /// Of an inode on it: of its root, where it is reached for the first time.
-    pub(crate) inode: BorrowedFd<'r>,
-    pub(crate) stat: &'r Stat,
-    /// Where that stands, and the device of the mount around it. `None`: it is the share itself.
-    pub(crate) place: Option<(MountPoint, DeviceId)>,
+pub(super) struct FoundMount<'r> {
+    /// An inode on the mount. It is the root if the mount is new.
+    pub(super) inode: BorrowedFd<'r>,
+    pub(super) stat: &'r Stat,
+    /// Place of the inode, and device of the mount around it. `None` for the share itself.
+    pub(super) place: Option<(MountPoint, DeviceId)>,
 }
 
 #[derive(Debug, Default)]
 struct Mounts {
     list: Vec<Arc<Mount>>,
-    /// The next one's number.
+    /// [`Mount::number`] of the next mount.
     next: u32,
 }
 
 impl Mounts {
-    /// The descriptor of another subvolume of the same mount. Before Linux 5.8 mounts have no id.
+    /// Returns the access that another subvolume of the same mount has. Before Linux 5.8, mounts have
+    /// no id.
     fn access_of(&self, id: u64) -> Option<Arc<MountAccess>> {
         let mut siblings = self.list.iter().filter(|mount| id != 0 && mount.key.id == id);
         siblings.next().map(|mount| Arc::clone(&mount.access))
@@ -68,7 +71,7 @@ impl Mounts {
         self.list.iter().find(|mount| mount.key == key).map(Arc::clone)
     }
 
-    /// Of each mount its descriptor, once.
+    /// Returns the access of each mount once.
     fn accesses(&self) -> Vec<Arc<MountAccess>> {
         let mut accesses: Vec<Arc<MountAccess>> = Vec::new();
         for mount in &self.list {
@@ -82,46 +85,45 @@ impl Mounts {
 
 /// The mounts that are in use.
 #[derive(Debug)]
-pub(crate) struct MountTable {
+pub(in crate::passthrough) struct MountTable {
     mounts: RwLock<Mounts>,
-    /// Whether file handles may be used at all.
+    /// Whether inode handles are on.
     handles: bool,
-    /// Whether the guest may ask for what it wrote to be durable.
+    /// Whether the guest may request durability.
     syncs: bool,
-    /// The error of making a mount durable before its descriptor was closed; the next SYNCFS's. Locked while that happens.
+    /// Error of making a mount durable before its descriptor was closed. The next SYNCFS reports it.
+    /// Locked while a mount is made durable.
     unreported: Mutex<Answer<()>>,
 }
 
 impl MountTable {
-    pub(crate) fn new(handles: bool, syncs: bool) -> Self {
+    pub(super) fn new(handles: bool, syncs: bool) -> Self {
         Self { mounts: RwLock::default(), handles, syncs, unreported: Mutex::new(Ok(())) }
     }
 
-    /// The mount, if it was reached before. One whose number may have been given to another mount meanwhile has to be
-    /// reached again.
-    pub(crate) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
+    /// Returns a known mount, unless another mount may have got the same id meanwhile.
+    pub(super) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
         self.mounts
             .read()
             .find(key)
             .filter(|mount| mount.access.root.id_lasts || mount.access.stays() || !mount.access.is_closed())
     }
 
-    /// The mount on which an inode is, opened with `open` when it is first reached, or for the first time since it was
-    /// closed for not being used.
+    /// Returns the mount of an inode. `open` opens a mount that is new, or may be another than before.
     ///
     /// # Errors
-    /// That of `open`, where it is no error of opening.
-    pub(crate) fn get_or_add(
+    /// The outer error of `open`. The inner one is the mount's state.
+    pub(super) fn get_or_add(
         &self,
-        reached: FoundMount<'_>,
+        found: FoundMount<'_>,
         open: impl FnOnce() -> Answer<Option<Result<MountFd, Errno>>>,
     ) -> Answer<Arc<Mount>> {
-        let key = reached.stat.mount();
+        let key = found.stat.mount();
         if let Some(known) = self.find(key) {
             return Ok(known);
         }
-        self.drop_reused_id(&reached);
-        let traits = Traits::of(reached.inode);
+        self.drop_reused_id(&found);
+        let traits = Traits::of(found.inode);
         let sibling = self.mounts.read().access_of(key.id);
         let access = if let Some(access) = sibling {
             access
@@ -131,23 +133,23 @@ impl MountTable {
                 Some(Err(errno)) => MountState::Refused(errno),
                 None => MountState::Unopenable,
             };
-            let point = reached.place.as_ref().map(|(point, _)| point.clone());
-            let root = MountRoot::of(reached.inode, reached.stat, self.handles);
-            // Another server may not answer, and would be waited for; there, closing a file writes its data.
+            let point = found.place.as_ref().map(|(point, _)| point.clone());
+            let root = MountRoot::of(found.inode, found.stat, self.handles);
+            // A server may not answer. To close a file there writes its data.
             let makes_durable = self.syncs && !traits.in_memory && !traits.remote;
             Arc::new(MountAccess::new(root, point, state, makes_durable))
         };
         let open = access.open().filter(|_| self.handles && traits.lasting_handles && key.id != 0);
-        let handles = open.and_then(|fd| handles_work((*fd).as_fd(), reached.inode));
-        let file_system = FileSystemId::of(reached.inode, key.device);
-        let is_directory = reached.stat.kind() == FileType::Directory;
+        let handles = open.and_then(|fd| handles_work((*fd).as_fd(), found.inode));
+        let file_system = FileSystemId::of(found.inode, key.device);
+        let is_directory = found.stat.kind() == FileType::Directory;
         let mut mounts = self.mounts.write();
         if let Some(known) = mounts.find(key) {
             return Ok(known);
         }
-        // The first is the share's own.
+        // The first mount is that of the share.
         let share = mounts.list.first().map_or(key.device, |mount| mount.key.device);
-        let outside = reached.place.map(|(_, around)| Outside { around, share });
+        let outside = found.place.map(|(_, around)| Outside { around, share });
         let numbers = InodeNumbers::of(file_system, outside, is_directory);
         let mount = Arc::new(Mount { number: mounts.next, key, access, handles, traits, numbers });
         mounts.next = mounts.next.saturating_add(1);
@@ -155,13 +157,13 @@ impl MountTable {
         Ok(mount)
     }
 
-    /// On kernels that give a number to one mount after the other.
-    fn drop_reused_id(&self, reached: &FoundMount<'_>) {
-        let id = reached.stat.mount().id;
+    /// Removes a mount whose id another mount has now, on kernels that reuse ids.
+    fn drop_reused_id(&self, found: &FoundMount<'_>) {
+        let id = found.stat.mount().id;
         let Some(access) = self.mounts.read().access_of(id).filter(|access| access.is_closed()) else {
             return;
         };
-        if access.root.is(reached.inode, reached.stat) {
+        if access.root.is(found.inode, found.stat) {
             return;
         }
         access.mark_gone();
@@ -169,32 +171,32 @@ impl MountTable {
         mounts.list.retain(|mount| !Arc::ptr_eq(&mount.access, &access));
     }
 
-    /// Makes every reached mount durable. Those whose descriptor is closed have been since they were changed.
+    /// Makes every reached mount durable. Mounts without an open descriptor are durable already.
     ///
     /// # Errors
-    /// The first error, after all were tried.
-    pub(crate) fn sync(&self) -> Answer<()> {
+    /// The first error, after every mount was tried.
+    pub(in crate::passthrough) fn sync(&self) -> Answer<()> {
         let mut outcome = Ok(());
-        let reached = self.mounts.read().accesses();
-        for access in &reached {
-            // A mount that could not be opened is not durable, and the guest must not believe so.
+        let accesses = self.mounts.read().accesses();
+        for access in &accesses {
+            // A mount that could not be opened is not durable.
             outcome = outcome.and(match access.open() {
                 Some(fd) => retry_on_intr(|| rustix::fs::syncfs(fd.as_fd())).map_err(sync_errno),
                 None => access.refused().map_or(Ok(()), Err),
             });
         }
-        outcome.and(std::mem::replace(&mut *self.unreported(), Ok(())))
+        outcome.and(std::mem::replace(&mut *self.unreported.lock(), Ok(())))
     }
 
-    /// Lets go of the mounts that no node lives on, but not of those that have to be made durable first.
-    pub(crate) fn remove_unused(&self) {
+    /// Removes the mounts without nodes, except those with changes to be made durable.
+    pub(super) fn remove_unused(&self) {
         drop(self.take_unused(|mount| !mount.access.is_changed()));
     }
 
-    /// The same for a guest that is gone: what it wrote is made durable in the host's own time.
-    pub(crate) fn remove_all_unused(&self) {
+    /// Removes the mounts without nodes after the guest is gone. The host makes changes durable later.
+    pub(super) fn remove_all_unused(&self) {
         drop(self.take_unused(|_| true));
-        // Where a mount is being made durable, its error comes to a guest that did not ask for it.
+        // If a mount is being made durable now, the next guest gets its error.
         if let Some(mut unreported) = self.unreported.try_lock() {
             *unreported = Ok(());
         }
@@ -208,12 +210,12 @@ impl MountTable {
         taken
     }
 
-    /// Closes the descriptors of mounts below the share that were not used since this was last called, and lets go of
-    /// those that no node lives on; what was changed there is made durable first. `used`: what else is known to be used
-    /// notes it. `close`: closes what else is open on them. Whether any is still open.
-    pub(crate) fn close_idle(&self, close: impl FnOnce(&[Arc<MountAccess>])) -> bool {
-        // A SYNCFS that does not find what is taken off the list waits for this.
-        let mut unreported = self.unreported();
+    /// Closes the descriptors of mounts below the share that were not used since the last call, and
+    /// removes the mounts without nodes. Changes are made durable first. `close` closes what else is
+    /// open on these mounts. Returns whether any mount is still open.
+    pub(super) fn close_idle(&self, close: impl FnOnce(&[Arc<MountAccess>])) -> bool {
+        // Locked first, so that a SYNCFS waits for mounts that are no longer in the list.
+        let mut unreported = self.unreported.lock();
         for mount in self.take_unused(|mount| !mount.access.stays()) {
             *unreported = unreported.and(make_durable(&mount.access));
         }
@@ -227,20 +229,16 @@ impl MountTable {
         }
         below.iter().any(|access| access.open().is_some())
     }
-
-    // A panic while the lock is held breaks nothing: it is one value.
-    fn unreported(&self) -> MutexGuard<'_, Answer<()>> {
-        self.unreported.lock()
-    }
 }
 
-/// Makes a mount durable whose descriptor is to be closed, if it was changed.
+/// Makes a changed mount durable before its descriptor is closed.
 fn make_durable(access: &MountAccess) -> Answer<()> {
     access.take_changed().map_or(Ok(()), |fd| rustix::fs::syncfs(fd.as_fd()).map_err(sync_errno))
 }
 
-/// Tries whether a handle of `inode` leads back: the file system may have none, this process may lack
-/// CAP_DAC_READ_SEARCH, a filter may forbid the call. Then, which mount it says to be on.
+/// Tries whether an inode handle leads back to its inode. Returns the mount id of the handle. The file
+/// system may have no handles, the process may lack CAP_DAC_READ_SEARCH, and a filter may forbid the
+/// call.
 fn handles_work(mount: BorrowedFd<'_>, inode: BorrowedFd<'_>) -> Option<u64> {
     let (handle, id) = InodeHandle::of(inode).ok()?;
     handle.open(mount, OFlags::PATH | OFlags::NOFOLLOW).ok().map(|_| id)

@@ -17,7 +17,7 @@ use crate::limits::{LOCKS_MAX, LOCKS_OF_FILE_MAX};
 use crate::passthrough::files::Files;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::node::NodeKey;
+use crate::passthrough::inodes::NodeKey;
 use crate::passthrough::resolve::errno;
 use crate::passthrough::slots::Entry;
 use crate::sync::event::EventCounter;

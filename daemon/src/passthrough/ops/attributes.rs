@@ -4,7 +4,7 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::identity::checked_id;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::{self, Stat, errno};
 use crate::passthrough::slots::Entry;
 use pinhole_protocol::{self as protocol, AccessMask, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};

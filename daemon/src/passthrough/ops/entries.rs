@@ -3,7 +3,7 @@
 use crate::file_id::DeviceId;
 use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::errno;
 use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};

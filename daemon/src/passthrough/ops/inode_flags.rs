@@ -6,7 +6,7 @@
 
 use crate::filesystem::{Answer, InodeFlags};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::mount_fd::MountFd;
+use crate::passthrough::inodes::MountFd;
 use crate::passthrough::resolve::errno;
 use pinhole_protocol::Errno;
 use rustix::fs::IFlags;

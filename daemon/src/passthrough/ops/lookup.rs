@@ -2,7 +2,7 @@
 
 use crate::filesystem::{Answer, Call};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use pinhole_protocol::{Entry, Forget, Lookup, NodeId};
 
 impl Passthrough {

@@ -6,7 +6,7 @@
 use crate::file_id::FileId;
 use crate::filesystem::{Answer, MapFile};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::errno;
 use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};

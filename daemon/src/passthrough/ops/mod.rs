@@ -24,7 +24,7 @@ use crate::filesystem::{
 };
 use crate::io_vectors::IoVectors;
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use pinhole_policy::{Places, RuleId};
 use pinhole_protocol as protocol;
 use pinhole_protocol::{

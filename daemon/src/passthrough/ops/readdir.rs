@@ -5,7 +5,7 @@ use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
 use crate::passthrough::files::handles::{DirHandle, Stream};
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::ops::data::sync;
 use crate::passthrough::resolve::errno;
 use crate::sync::lock::Mutex;

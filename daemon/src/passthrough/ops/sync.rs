@@ -12,7 +12,7 @@
 use crate::filesystem::{Answer, Durable, SyncTurn};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
-use crate::passthrough::inodes::mounts::MountTable;
+use crate::passthrough::inodes::MountTable;
 use crate::passthrough::resolve::{self, sync_errno};
 use crate::passthrough::slots::Entry;
 use crate::sync::channel::bounded_channel;

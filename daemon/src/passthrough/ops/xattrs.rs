@@ -6,7 +6,7 @@
 use crate::filesystem::{Answer, Call, ListNames};
 use crate::limits::XATTR_LEN_MAX;
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::node::NodeRef;
+use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::errno;
 use pinhole_policy::{Access, XattrNamespace};
 use pinhole_protocol::{self as protocol, Errno, SetXattrMode};
