@@ -126,8 +126,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Checks that `text` names a program. The path becomes absolute, so that it does not depend on the
 /// directory in which a daemon starts.
 fn program(text: &str) -> Result<PathBuf, String> {
-    let path = std::fs::canonicalize(text).map_err(|error| error.to_string())?;
-    if path.is_file() { Ok(path) } else { Err("not a file".to_owned()) }
+    let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+    if path.is_file() { Ok(path) } else { Err("there is no such file".to_owned()) }
 }
 
 impl Part {
