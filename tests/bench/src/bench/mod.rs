@@ -179,6 +179,9 @@ impl Arguments {
             &[]
         } else if self.locks || self.parts().contains(&Part::Guest) {
             &[Need::Base, Need::Userland]
+        } else if self.against.is_some() {
+            // virtiofsd takes no part.
+            &[]
         } else {
             &[Need::Base]
         }
