@@ -136,7 +136,7 @@ pub const HANDLES_MAX: u32 = 1 << 30;
 
 /// Copies of a session's state, so that threads which serve different queues share none: the workers of a guest with
 /// eight processors and their pool, and one for hiprio. More threads than that share some.
-pub const SESSION_LANES: usize = 20;
+pub const SESSION_SHARDS: usize = 20;
 
 /// Bytes of one request, both ways, above which the worker tells the guest first of what was done before: copying
 /// them takes longer than an interrupt.

@@ -24,6 +24,17 @@ pub struct Handle(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Unique(pub u64);
 
+impl Unique {
+    /// Returns the number of a message, also of one that is never decoded; 0 if it is too short to
+    /// have one.
+    pub fn of_message(message: &[u8]) -> Self {
+        /// The place of `unique` in `fuse_in_header`.
+        const UNIQUE_AT: std::ops::Range<usize> = 8..16;
+        let bytes = message.get(UNIQUE_AT).and_then(|bytes| bytes.try_into().ok());
+        Self(bytes.map_or(0, u64::from_le_bytes))
+    }
+}
+
 /// The guest's opaque id for the owner of a POSIX or flock lock, only compared for equality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockOwner(pub u64);

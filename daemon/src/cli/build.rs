@@ -42,7 +42,7 @@ pub(super) enum RunError {
     #[error(transparent)]
     Mount(#[from] dev_fuse::MountError),
     #[error(transparent)]
-    DevFuse(#[from] dev_fuse::ServeError),
+    DevFuse(#[from] dev_fuse::FuseError),
     #[error("--tag: {0}")]
     Tag(#[from] vhost_user::TagError),
     #[error("--dax-window: {0}")]

@@ -1,44 +1,17 @@
 //! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING and REMOVEMAPPING, and
 //! INIT of a guest that wants to map.
 
-use super::parked::{On, Parked};
-use super::{Outcome, Scratch, Session, encoded};
-use crate::filesystem::{Answer, FileSystem, Pace, StopCheck};
-use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, Pending, SetupPlan};
+use super::deferred::{Deferred, Then};
+use super::serve::{Outcome, Scratch, Session, Terms};
+use crate::filesystem::{Answer, FileSystem};
+use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, SetupPlan};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
     Attr, Created, DirentKind, Errno, Header, InitFlags, InitOffer, InitRequest, NodeId, RemoveMapping,
-    Reply, SetupMapping, Unique,
+    Reply, SetupMapping,
 };
 use rustix::fs::Mode;
-use std::sync::Arc;
-
-/// What is agreed for one request, besides what it says.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms<'s> {
-    /// Whether it may wait for the host.
-    pub(super) pace: Pace,
-    /// When to end it between two steps.
-    pub(super) stop: StopCheck<'s>,
-    /// What the front-end maps, where the guest wants to be told of each inode.
-    pub(super) dax: Option<Capabilities>,
-}
-
-/// What is to be done when the front-end has done its part.
-#[derive(Debug, PartialEq)]
-pub(super) enum Then {
-    /// The outcome is the answer.
-    Answer,
-    /// The guest is let in, with the window or without.
-    Init(InitRequest, Generation),
-}
-
-impl Parked {
-    const fn for_front_end(unique: Unique, pending: Arc<Pending>, then: Then) -> Self {
-        Self { unique, on: On::FrontEnd(pending, then) }
-    }
-}
 
 /// What of a policy's grants could make a file longer or shorter.
 const CHANGES_LENGTH: Access = Access::WRITE
@@ -60,26 +33,9 @@ impl<F: FileSystem> Session<F> {
         match prepared {
             Some((generation, pending)) => {
                 let then = Then::Init(*request, generation);
-                Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, then)))
+                Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, then)))
             }
             None => self.init(request, None, scratch),
-        }
-    }
-
-    pub(super) fn settled(
-        &self,
-        parked: &Parked,
-        result: Result<(), Errno>,
-        scratch: &mut Scratch,
-    ) -> Answer<Outcome> {
-        match &parked.on {
-            On::FrontEnd(_, Then::Answer) | On::Lock(_) | On::Sync(_) => {
-                result.map(|()| encoded(&Reply::Empty, scratch))
-            }
-            // Without what it waited for it goes without a window.
-            On::FrontEnd(_, Then::Init(request, generation)) => {
-                self.init(request, Some(*generation), scratch)
-            }
         }
     }
 
@@ -134,7 +90,7 @@ impl<F: FileSystem> Session<F> {
         };
         let plan = window.plan(&wanted, granted.contains(Access::MAP_WRITE))?;
         let SetupPlan::Map { writable, or_read_only, restore } = plan else {
-            return Ok(encoded(&Reply::Empty, scratch));
+            return Ok(scratch.encode(&Reply::Empty));
         };
         // More than the guest has asked for may be opened, but never more than the gate lets it ask for.
         let open = |write| {
@@ -148,7 +104,7 @@ impl<F: FileSystem> Session<F> {
         let restore = restore.then(|| open(false)).transpose()?;
         wanted.writable = file.is_writable();
         let pending = window.set_up(wanted, MapFiles { wanted: file, restore })?;
-        Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, Then::Answer)))
+        Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, Then::Answer)))
     }
 
     /// REMOVEMAPPING.
@@ -156,7 +112,7 @@ impl<F: FileSystem> Session<F> {
         let Some(window) = &self.window else { return self.unserved(header, remove) };
         let remove = self.permit(header, remove)?.into_inner().operation;
         let pending = window.remove(remove.iter().collect())?;
-        Ok(Outcome::Parked(Parked::for_front_end(header.unique, pending, Then::Answer)))
+        Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, Then::Answer)))
     }
 
     /// The reply to a request about `node`, with the word whether to map what it is about.

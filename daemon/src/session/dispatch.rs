@@ -1,11 +1,14 @@
-//! Each operation through the gate to the host, and its result into a reply. One arm an operation, no wildcard.
+//! The operations: each passes the policy check, then the file system carries it out, and its result
+//! becomes a reply. One arm per operation, no wildcard.
 
-use super::accesses::fallocate_access;
-use super::dax::Terms;
+use super::deferred::Deferred;
 use super::ioctl;
+use super::requirements::fallocate_access;
+use super::serve::{Outcome, Scratch, Session, Terms};
 use super::slot::{ReplySlot, Sink};
-use super::{Outcome, Parked, Scratch, Session, caller, denied, encoded};
-use crate::filesystem::{Answer, Call, Durable, FileSystem, ListNames, Pace, Paced, StopCheck};
+use crate::filesystem::{
+    Answer, Call, Caller, Durable, FileSystem, ListNames, Pace, Paced, StopCheck, errno_of,
+};
 use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Permitted, RequiresAccess};
@@ -26,9 +29,12 @@ impl<F: FileSystem> Session<F> {
     ) -> Answer<Paced<Outcome>> {
         let (pace, host) = (terms.pace, &*self.filesystem);
         let ready = |outcome: Answer<Outcome>| outcome.map(Paced::Ready);
+        let finish = |reply: Paced<Reply<'_>>, scratch: &mut Scratch| {
+            Ok(reply.map(|reply| scratch.encode(&self.marked(terms, header.node, reply))))
+        };
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
-            // Answered with bytes, in place or produced by the host, or not at all.
+            // The reply is bytes, in place or produced by the host, or there is none.
             Operation::Read(read) => return self.read(header, read, (slot, pace)),
             Operation::ReadDir(list) => return ready(self.read_dir(header, list, slot.room(), scratch)),
             Operation::ReadDirPlus(plus) => {
@@ -41,52 +47,43 @@ impl<F: FileSystem> Session<F> {
             Operation::BatchForget(batch) => return ready(self.batch_forget(header, batch)),
             Operation::Interrupt(op) => {
                 self.interrupt(op.target);
-                return Ok(Paced::Ready(Outcome::Silence));
+                return Ok(Paced::Ready(Outcome::NoReply));
             }
-            // Operations that keep the pace.
+            // Operations that may have to wait for the host.
             Operation::Create(op) => {
                 let created = host.create(self.permit(header, op)?, pace)?;
-                return self.paced(header, created.map(|created| self.created(created)), (terms, scratch));
+                return finish(created.map(|created| self.created(created)), scratch);
             }
             Operation::SetAttr(op) => {
                 let set = self.set_attr(header, op, pace)?;
-                return self.paced(header, set.map(|attr| Reply::Attr(attr, attr_timeout)), (terms, scratch));
+                return finish(set.map(|attr| Reply::Attr(attr, attr_timeout)), scratch);
             }
             Operation::Open(op) => {
-                let opened = host.open(self.permit(header, op)?, pace)?;
-                return self.paced(header, opened.map(Reply::Open), (terms, scratch));
+                return finish(host.open(self.permit(header, op)?, pace)?.map(Reply::Open), scratch);
             }
-            Operation::Write(op) => {
-                let written = self.write(header, op, (payload, pace))?;
-                return self.paced(header, written, (terms, scratch));
-            }
+            Operation::Write(op) => return finish(self.write(header, op, (payload, pace))?, scratch),
             Operation::Flush(op) => {
-                let flushed = host.flush(self.permit(header, op)?, pace)?;
-                return self.paced(header, flushed.map(|()| Reply::Empty), (terms, scratch));
+                return finish(host.flush(self.permit(header, op)?, pace)?.map(|()| Reply::Empty), scratch);
             }
             Operation::Release(op) => {
-                let released = host.release(self.permit(header, op)?, pace)?;
-                return self.paced(header, released.map(|()| Reply::Empty), (terms, scratch));
+                return finish(host.release(self.permit(header, op)?, pace)?.map(|()| Reply::Empty), scratch);
             }
-            Operation::GetLock(op) => {
-                let found = self.get_lock(header, op, terms)?;
-                return self.paced(header, found, (terms, scratch));
-            }
-            // Answered with a new name or node.
+            Operation::GetLock(op) => return finish(self.get_lock(header, op, terms)?, scratch),
+            // The reply is a name or node.
             Operation::Lookup(op) => self.lookup(header, op)?,
             Operation::SymLink(op) => self.sym_link(header, op)?,
             Operation::MkNod(op) => self.entry(host.mk_nod(self.permit(header, op)?)?),
             Operation::MkDir(op) => self.entry(host.mk_dir(self.permit(header, op)?)?),
             Operation::Link(op) => self.entry(host.link(self.permit(header, op)?)?),
             Operation::TmpFile(op) => self.created(host.tmp_file(self.permit(header, op)?)?),
-            // Answered with a value.
+            // The reply is a value.
             Operation::GetAttr(op) => Reply::Attr(host.get_attr(self.permit(header, op)?)?, attr_timeout),
             Operation::GetStatx(op) => Reply::Statx(host.get_statx(self.permit(header, op)?)?, attr_timeout),
             Operation::StatFs(op) => Reply::Statfs(host.stat_fs(self.permit(header, op)?)?),
             Operation::OpenDir(op) => Reply::Open(host.open_dir(self.permit(header, op)?)?),
             Operation::Lseek(op) => Reply::Offset(host.lseek(self.permit(header, op)?)?),
             Operation::CopyFileRange(op) => self.copy_file_range(header, op)?,
-            // Answered with success alone.
+            // The reply is success alone.
             Operation::Unlink(op) => empty(host.unlink(self.permit(header, op)?))?,
             Operation::RmDir(op) => empty(host.rm_dir(self.permit(header, op)?))?,
             Operation::Rename(op) => empty(host.rename(self.permit(header, op)?))?,
@@ -112,17 +109,7 @@ impl<F: FileSystem> Session<F> {
             Operation::Poll(op) => return ready(self.unserved(header, op)),
             Operation::Ioctl(op) => return ready(self.ioctl(header, &op, scratch)),
         };
-        self.paced(header, Paced::Ready(reply), (terms, scratch))
-    }
-
-    /// Encodes the reply of an operation that is ready.
-    fn paced(
-        &self,
-        header: &Header<'_>,
-        reply: Paced<Reply<'_>>,
-        (terms, scratch): (Terms<'_>, &mut Scratch),
-    ) -> Answer<Paced<Outcome>> {
-        Ok(reply.map(|reply| encoded(&self.marked(terms, header.node, reply), scratch)))
+        finish(Paced::Ready(reply), scratch)
     }
 
     fn fsync(&self, header: &Header<'_>, fsync: Fsync, scratch: &mut Scratch) -> Answer<Outcome> {
@@ -133,18 +120,27 @@ impl<F: FileSystem> Session<F> {
         durable(header, self.filesystem.sync_fs(self.permit(header, sync)?)?, scratch)
     }
 
-    /// Through the gate.
+    /// Makes the policy check of an operation.
     pub(super) fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
     where
         Call<'a, T>: RequiresAccess,
     {
-        let call = Call { node: header.node, caller: caller(header), operation };
-        self.policy.permit(call, &*self.filesystem).map_err(denied)
+        let Header { uid, gid, pid, .. } = *header;
+        let caller = Caller { uid, gid, groups: header.extensions.groups(), pid };
+        self.permit_call(Call { node: header.node, caller, operation })
     }
 
-    /// What the gate lets through and nobody carries out yet ([`Access::NOT_SERVED`]), or has no meaning here: there is
-    /// no block device below and no event to wait for. ENOSYS says "never ask again", which is true of every file of
-    /// the mount.
+    /// Makes the policy check of a call.
+    pub(super) fn permit_call<C: RequiresAccess>(&self, call: C) -> Answer<Permitted<C>> {
+        self.policy.permit(call, &*self.filesystem).map_err(|denied| {
+            tracing::debug!(missing = ?denied.missing, refusal = ?denied.refusal, "denied");
+            errno_of(denied.refusal)
+        })
+    }
+
+    /// Answers ENOSYS to an operation that passes the policy check and is not served yet
+    /// ([`Access::NOT_SERVED`]), or has no meaning here: there is no block device below and no event
+    /// to wait for. The guest then never asks again, for any file of the mount.
     pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
         Call<'a, T>: RequiresAccess,
@@ -160,7 +156,7 @@ impl<F: FileSystem> Session<F> {
         Reply::Created(created, self.options.timeouts)
     }
 
-    /// A missing name is an answer too, where the guest may keep it.
+    /// A missing name is a reply too, if the guest may keep it.
     fn lookup(&self, header: &Header<'_>, lookup: Lookup<'_>) -> Answer<Reply<'static>> {
         match self.filesystem.lookup(self.permit(header, lookup)?) {
             Err(Errno::ENOENT) if !self.options.negative_timeout.is_zero() => {
@@ -177,9 +173,10 @@ impl<F: FileSystem> Session<F> {
         self.filesystem.set_attr(self.permit(header, set)?, pace)
     }
 
-    /// What a SETATTR that sets nothing asks for: to drop set-user-id and set-group-id, if the guest may change owners.
-    /// Linux sends it for `chown(-1, -1)`, and before a write that is to drop these bits, where `HANDLE_KILLPRIV_V2`
-    /// leaves them to the server. A guest that may not change owners must still be able to write.
+    /// Returns a SETATTR with what it asks for if it sets nothing: to drop set-user-id and
+    /// set-group-id, if the guest may change owners. Linux sends it for `chown(-1, -1)`, and, with
+    /// `HANDLE_KILLPRIV_V2`, before a write that has to drop these bits. A guest that may not change
+    /// owners must still be able to write.
     fn with_meaning(&self, node: NodeId, set: SetAttr) -> Answer<SetAttr> {
         if !set.sets_nothing() || !self.granted_at(node)?.contains(Access::CHOWN) {
             return Ok(set);
@@ -203,7 +200,7 @@ impl<F: FileSystem> Session<F> {
         write: Write,
         (payload, pace): (&IoVectors<'_>, Pace),
     ) -> Answer<Paced<Reply<'static>>> {
-        // INIT has said so; a chain can describe gigabytes by naming the same memory again and again.
+        // INIT has announced this limit. A chain can describe gigabytes by naming the same memory many times.
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }
@@ -215,7 +212,7 @@ impl<F: FileSystem> Session<F> {
         Ok(written.map(|written| Reply::Written(u32::try_from(written).unwrap_or(u32::MAX))))
     }
 
-    /// A link's target and an attribute's value are bytes on the host's disk like any.
+    /// The target of a link counts as written bytes, like the value of an attribute.
     fn sym_link(&self, header: &Header<'_>, link: SymLink<'_>) -> Answer<Reply<'static>> {
         let entry = self.filesystem.sym_link(self.permit(header, link)?)?;
         self.throttle.wrote(link.target.to_bytes().len() as u64);
@@ -228,7 +225,7 @@ impl<F: FileSystem> Session<F> {
         Ok(())
     }
 
-    /// A way to fallocate that is none is refused as by a file system that does not know it.
+    /// Unknown modes return EOPNOTSUPP, as from a file system that does not support them.
     fn fallocate(
         &self,
         header: &Header<'_>,
@@ -239,7 +236,7 @@ impl<F: FileSystem> Session<F> {
             return Err(Errno::EOPNOTSUPP);
         }
         let done = self.filesystem.fallocate(self.permit(header, fallocate)?, stop)?;
-        Ok(done.map(|()| encoded(&Reply::Empty, scratch)))
+        Ok(done.map(|()| scratch.encode(&Reply::Empty)))
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
@@ -255,16 +252,16 @@ impl<F: FileSystem> Session<F> {
 
     fn forget(&self, header: &Header<'_>, forget: Forget) -> Answer<Outcome> {
         self.filesystem.forget(self.permit(header, forget)?);
-        Ok(Outcome::Silence)
+        Ok(Outcome::NoReply)
     }
 
     fn batch_forget(&self, header: &Header<'_>, batch: BatchForget<'_>) -> Answer<Outcome> {
-        // The first one counts with the request.
+        // The first node counts with the request.
         self.throttle.forgot((batch.iter().count() as u64).saturating_sub(1));
         for (node, forget) in batch.iter() {
             self.forget(&Header { node, ..*header }, forget)?;
         }
-        Ok(Outcome::Silence)
+        Ok(Outcome::NoReply)
     }
 
     fn read_dir(
@@ -306,19 +303,19 @@ impl<F: FileSystem> Session<F> {
     fn get_xattr(&self, header: &Header<'_>, get: GetXattr<'_>, scratch: &mut Scratch) -> Answer<Outcome> {
         scratch.body.clear();
         let len = self.filesystem.get_xattr(self.permit(header, get)?, &mut scratch.body)?;
-        Ok(if get.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
+        Ok(if get.size == 0 { scratch.encode(&Reply::XattrLen(len)) } else { Outcome::Body })
     }
 
     fn ioctl(&self, header: &Header<'_>, asked: &Ioctl<'_>, scratch: &mut Scratch) -> Answer<Outcome> {
         let (operation, form) = ioctl::served(asked)?;
         let flags = self.filesystem.inode_flags(self.permit(header, operation)?)?;
-        Ok(encoded(&Reply::Ioctl(0, &ioctl::told(flags, form)), scratch))
+        Ok(scratch.encode(&Reply::Ioctl(0, &ioctl::told(flags, form))))
     }
 
-    /// What is granted at a node.
+    /// Returns what the policy grants at a node.
     ///
     /// # Errors
-    /// ESTALE for a node that there is not: what it would grant is not known.
+    /// ESTALE for a node that does not exist.
     pub(super) fn granted_at(&self, node: NodeId) -> Answer<Access> {
         match self.policy.paths() {
             None => Ok(self.policy.granted()),
@@ -331,21 +328,23 @@ impl<F: FileSystem> Session<F> {
         let readable = self.granted_at(header.node)? & (Access::XATTR_READS | Access::ACL_READ);
         let names = ListNames { size: list.size, readable };
         let len = self.filesystem.list_xattr(self.permit(header, names)?, &mut scratch.body)?;
-        Ok(if list.size == 0 { encoded(&Reply::XattrLen(len), scratch) } else { Outcome::Body })
+        Ok(if list.size == 0 { scratch.encode(&Reply::XattrLen(len)) } else { Outcome::Body })
     }
 }
 
-/// Bytes of a listing: what the guest asks for, has room for, and may have.
+/// Returns the length limit of a listing: what the guest asks for, has room for, and may have.
 fn limit(size: u32, room: usize) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX).min(room).min(REPLY_LEN_MAX)
 }
 
-/// Answers a request whose data is durable, or lets it wait until it is.
+/// Answers a request whose data is durable, or defers it until the data is.
 fn durable(header: &Header<'_>, durable: Durable, scratch: &mut Scratch) -> Answer<Outcome> {
     match durable {
-        Durable::With(turn) if turn.has_room() => Ok(Outcome::Parked(Parked::for_sync(header.unique, turn))),
+        Durable::With(turn) if turn.has_room() => {
+            Ok(Outcome::Deferred(Deferred::for_sync(header.unique, turn)))
+        }
         durable @ (Durable::Done | Durable::With(_)) => {
-            durable.wait().map(|()| encoded(&Reply::Empty, scratch))
+            durable.wait().map(|()| scratch.encode(&Reply::Empty))
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The place where one answer goes.
+//! The place for the reply to one request.
 
 use crate::io_vectors::IoVectors;
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, Unique, out_header};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What stands behind the out header of an answer.
+/// What follows the header of a reply.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
-    /// These bytes, to be copied to the guest.
+    /// Bytes to be copied to the guest.
     Bytes(&'a [u8]),
     /// So many bytes that the host has already put into [`Sink::data`].
     InPlace(usize),
@@ -15,32 +15,34 @@ pub enum Body<'a> {
 
 /// The transport's end of a request: the guest's reply buffers and the way to give the request back.
 ///
-/// Exactly one of [`Sink::send`] and [`Sink::close`] is called, once; [`ReplySlot`] sees to it.
-pub trait Sink {
-    /// Bytes that the guest left for the answer, out header included.
+/// A sink is consumed when the request is given back, so that happens at most once. [`ReplySlot`]
+/// makes sure that it happens.
+pub trait Sink: Sized {
+    /// What the transport needs after the request was given back. The default stands for a request
+    /// without a reply.
+    type Receipt: Default;
+
+    /// Returns the bytes that the guest left for the reply, including its header.
     fn room(&self) -> usize;
 
-    /// The memory behind the out header, `len` bytes of it or all that there is.
+    /// Returns the memory behind the header: `len` bytes, or less if there is less.
     fn data(&self, len: usize) -> IoVectors<'_>;
 
-    /// Gives the request back with an answer. Header and body fit into [`Sink::room`]; the used length is the sum.
-    fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>);
-
-    /// Gives the request back without an answer (used length 0): FORGET, or no room for a header.
-    fn close(&mut self);
+    /// Gives the request back with a reply. Header and body fit into [`Sink::room`].
+    fn send(self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) -> Self::Receipt;
 }
 
-/// Answers that did not go as they should; for logs and `pinhole top`.
+/// Counts replies that went wrong.
 #[derive(Debug, Default)]
 pub struct SlotCounters {
-    /// Slots dropped unanswered: a bug of ours that the guest saw as EIO.
+    /// Requests that were given up without a reply of their own, by a bug. The guest saw EIO.
     pub dropped: AtomicU64,
-    /// Answers for which the guest had left no room.
+    /// Replies for which the guest left no room.
     pub without_room: AtomicU64,
 }
 
-/// A request that must be answered exactly once. Consumed by its answer; dropped unanswered, it answers EIO and
-/// counts.
+/// A request that must be answered exactly once. The answer consumes it. If it is dropped, it
+/// answers EIO and counts.
 #[derive(Debug)]
 #[must_use = "dropping a slot answers EIO"]
 pub struct ReplySlot<'c, S: Sink> {
@@ -50,74 +52,71 @@ pub struct ReplySlot<'c, S: Sink> {
 }
 
 impl<'c, S: Sink> ReplySlot<'c, S> {
-    /// The slot of the request `unique`.
+    /// Makes the slot of the request `unique`.
     pub const fn new(sink: S, unique: Unique, counters: &'c SlotCounters) -> Self {
         Self { sink: Some(sink), unique, counters }
     }
 
-    /// Bytes that the guest left behind the out header.
+    /// Returns the bytes that the guest left behind the header.
     pub fn room(&self) -> usize {
         self.sink.as_ref().map_or(0, Sink::room).saturating_sub(OUT_HEADER_LEN)
     }
 
-    /// The memory behind the out header, `len` bytes of it or all that there is.
+    /// Returns the memory behind the header: `len` bytes, or less if there is less.
     pub fn data(&self, len: usize) -> IoVectors<'_> {
         self.sink.as_ref().map_or_else(IoVectors::empty, |sink| sink.data(len))
     }
 
     /// Answers with success and a body.
-    pub fn answer(mut self, body: Body<'_>) {
+    pub fn answer(mut self, body: Body<'_>) -> S::Receipt {
         let len = match body {
             Body::Bytes(bytes) => bytes.len(),
             Body::InPlace(len) => len,
         };
-        if len > self.room() || !self.has_header_room() {
+        let needed = OUT_HEADER_LEN.saturating_add(len);
+        if self.sink.as_ref().is_none_or(|sink| sink.room() < needed) {
             self.counters.without_room.fetch_add(1, Ordering::Relaxed);
             return self.refuse(Errno::EIO);
         }
-        let unique = self.unique;
-        self.give_back(|sink| sink.send(&out_header(unique, None, len), body));
+        self.send(None, len, body)
     }
 
     /// Answers with an error.
-    pub fn refuse(mut self, errno: Errno) {
-        self.refuse_in_place(errno);
+    pub fn refuse(mut self, errno: Errno) -> S::Receipt {
+        self.send(Some(errno), 0, Body::Bytes(&[]))
     }
 
-    /// Gives the request back unanswered, as FORGET wants it.
-    pub fn close(mut self) {
-        self.give_back(S::close);
+    /// Answers EIO for a bug, and counts.
+    pub fn fail(mut self) -> S::Receipt {
+        self.fail_in_place()
     }
 
-    /// Hands the sink back unanswered, for the request to be served again.
-    pub(super) fn hand_back(mut self) -> Option<S> {
-        self.sink.take()
+    /// Gives the request back without a reply, as FORGET wants it.
+    pub fn close(self) -> S::Receipt {
+        self.keep();
+        S::Receipt::default()
     }
 
-    fn refuse_in_place(&mut self, errno: Errno) {
-        if !self.has_header_room() {
-            return self.give_back(S::close);
-        }
-        let unique = self.unique;
-        self.give_back(|sink| sink.send(&out_header(unique, Some(errno), 0), Body::Bytes(&[])));
+    /// Does not answer now: the request is served again, or answered later.
+    pub(super) fn keep(mut self) {
+        self.sink = None;
     }
 
-    fn has_header_room(&self) -> bool {
-        self.sink.as_ref().is_some_and(|sink| sink.room() >= OUT_HEADER_LEN)
+    fn fail_in_place(&mut self) -> S::Receipt {
+        self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        self.send(Some(Errno::EIO), 0, Body::Bytes(&[]))
     }
 
-    fn give_back(&mut self, how: impl FnOnce(&mut S)) {
-        if let Some(mut sink) = self.sink.take() {
-            how(&mut sink);
-        }
+    fn send(&mut self, errno: Option<Errno>, len: usize, body: Body<'_>) -> S::Receipt {
+        let sink = self.sink.take().filter(|sink| sink.room() >= OUT_HEADER_LEN);
+        sink.map(|sink| sink.send(&out_header(self.unique, errno, len), body)).unwrap_or_default()
     }
 }
 
 impl<S: Sink> Drop for ReplySlot<'_, S> {
     fn drop(&mut self) {
         if self.sink.is_some() {
-            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-            self.refuse_in_place(Errno::EIO);
+            drop(self.fail_in_place());
         }
     }
 }

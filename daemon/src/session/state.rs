@@ -1,59 +1,73 @@
-//! Where a session stands between INIT and DESTROY.
+//! The state of a session between INIT and DESTROY, shared by the threads that serve.
 
-use crate::limits::SESSION_LANES;
+use crate::limits::SESSION_SHARDS;
 use crate::sync::lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use pinhole_dax_cache::Capabilities;
-use pinhole_protocol::Negotiated;
+use pinhole_protocol::{Dialect, Negotiated};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What has happened so far.
+/// What the guest and the session have agreed on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum State {
-    /// No INIT yet, or DESTROY since.
+pub(super) enum SessionState {
+    /// There was no INIT yet, or DESTROY since.
     #[default]
-    Waiting,
-    /// The guest and the session have agreed, and the guest asks with each inode whether to map it where there is a
-    /// front-end that maps.
+    Uninitialized,
+    /// INIT was answered. The capabilities are those of the front-end that maps, if the guest wants
+    /// to know for each inode whether to map it.
     Serving(Negotiated, Option<Capabilities>),
+}
+
+impl SessionState {
+    /// Returns the dialect of the guest's messages.
+    pub(super) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Uninitialized => Dialect::default(),
+            Self::Serving(negotiated, _) => negotiated.dialect,
+        }
+    }
 }
 
 /// Which copy of the state a thread reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lane(usize);
+pub(super) struct Shard(usize);
 
-impl Lane {
-    /// The lane of a thread that waits for nobody: a change takes it last, so that it is held up by no other.
-    pub(super) const EXPRESS: Self = Self(SESSION_LANES - 1);
+impl Shard {
+    /// The shard of a thread that must not wait for others. A change takes it last, so it is not
+    /// held up by threads of other shards.
+    pub(super) const EXPRESS: Self = Self(SESSION_SHARDS - 1);
 
-    /// The lane of the next thread, whatever it serves.
+    /// Returns the shard of the next thread.
     pub(super) fn next() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed) % Self::EXPRESS.0)
     }
 }
 
-/// A copy of the state with its lock, apart from its neighbours: two lines, because processors fetch them in pairs.
+/// One copy of the state with its lock. It fills two cache lines, because processors fetch lines in
+/// pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Copy(RwLock<State>);
+struct StateCopy(RwLock<SessionState>);
 
-/// The state, one copy for each lane: each request holds that of its thread for reading while it is served, so that
-/// an INIT, which takes them all, waits for what is under way and nothing is served across it. Threads of different
-/// lanes share no memory that changes.
+/// The state, in one copy for each shard of threads.
 ///
-/// One change follows another only after all requests that the first one held up have their copy. Otherwise a guest that
-/// sends INIT in several queues would keep its other queues waiting: a lock of the standard library goes to the next
-/// writer first.
+/// A request holds its thread's copy for reading while it is served. An INIT takes all copies for
+/// writing, so it waits for all requests in progress. Threads of different shards share no memory
+/// that changes.
+///
+/// A change begins only when all requests that the change before it held up have their copy. A lock
+/// of the standard library prefers the next writer, so a guest that sends INIT in several queues
+/// would otherwise keep its other queues waiting.
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
-    copies: [Copy; SESSION_LANES],
-    /// Changes that wait for what is under way.
+    copies: [StateCopy; SESSION_SHARDS],
+    /// Changes that wait for requests in progress.
     awaited: AtomicUsize,
     /// Held for the whole of a change.
     turn: Mutex<()>,
     /// Requests that a change holds up.
     held_up: Mutex<usize>,
-    /// None is held up any longer.
+    /// Notified when `held_up` becomes zero.
     all_served: Condvar,
 }
 
@@ -79,26 +93,28 @@ impl Drop for HeldUp<'_> {
 }
 
 impl SharedState {
-    /// Whether a change waits for what is under way. Everything that is will be forgotten.
+    /// Returns whether a change waits for requests in progress. Their effects will be forgotten.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn read(&self, lane: Lane) -> RwLockReadGuard<'_, State> {
-        // A lane is below their number; were it not, any copy would say the same.
+    /// Locks the copy of a shard for reading.
+    pub(super) fn read(&self, shard: Shard) -> RwLockReadGuard<'_, SessionState> {
+        // A shard is always below their number. Any copy would do.
         let [first, ..] = &self.copies;
-        let Copy(copy) = self.copies.get(lane.0).unwrap_or(first);
+        let StateCopy(copy) = self.copies.get(shard.0).unwrap_or(first);
         copy.try_read().unwrap_or_else(|| {
             let _held_up = HeldUp::new(self);
             copy.read()
         })
     }
 
-    /// Waits for all that is under way, and holds back what comes.
+    /// Waits for all requests in progress, and holds up those that come.
     pub(super) fn write(&self) -> Change<'_> {
         self.awaited.fetch_add(1, Ordering::Relaxed);
         let turn = self.turn.lock();
-        // No copy is locked for writing now, so these get theirs, and requests that come now are not held up.
+        // No copy is locked for writing now, so these requests get theirs, and new requests are not
+        // held up.
         drop(self.all_served.wait_while(self.held_up.lock(), None, |held_up| *held_up > 0));
         let copies = self.copies.each_ref().map(|copy| copy.0.write());
         self.awaited.fetch_sub(1, Ordering::Relaxed);
@@ -106,14 +122,15 @@ impl SharedState {
     }
 }
 
-/// All copies of the state, held by the one who changes it. They are let go of before the next turn begins.
+/// All copies of the state, held to change it. They are released before the next turn begins.
 pub(super) struct Change<'s> {
-    copies: [RwLockWriteGuard<'s, State>; SESSION_LANES],
+    copies: [RwLockWriteGuard<'s, SessionState>; SESSION_SHARDS],
     _turn: MutexGuard<'s, ()>,
 }
 
 impl Change<'_> {
-    pub(super) fn to(mut self, state: State) {
+    /// Changes all copies.
+    pub(super) fn to(mut self, state: SessionState) {
         for copy in &mut self.copies {
             **copy = state;
         }
@@ -127,18 +144,18 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_change_waits_for_every_lane_and_reaches_every_lane() {
+    fn a_change_waits_for_every_shard_and_reaches_every_shard() {
         let state = SharedState::default();
-        for lane in (0..SESSION_LANES).map(Lane) {
-            let held = state.read(lane);
+        for shard in (0..SESSION_SHARDS).map(Shard) {
+            let held = state.read(shard);
             let (changed, seen) = channel();
             std::thread::scope(|scope| {
                 let state = &state;
                 scope.spawn(move || {
-                    state.write().to(State::Waiting);
+                    state.write().to(SessionState::Uninitialized);
                     changed.send(()).unwrap();
                 });
-                assert!(seen.recv_timeout(Duration::from_millis(5)).is_err(), "{lane:?}");
+                assert!(seen.recv_timeout(Duration::from_millis(5)).is_err(), "{shard:?}");
                 drop(held);
                 seen.recv().unwrap();
             });
@@ -146,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_waits_holds_up_no_express_lane() {
+    fn a_waiting_change_does_not_hold_up_the_express_shard() {
         let state = SharedState::default();
-        let held = state.read(Lane(3));
+        let held = state.read(Shard(3));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| state.write().to(State::Waiting));
+            let waiting = scope.spawn(|| state.write().to(SessionState::Uninitialized));
             for _ in 0..1000 {
-                drop(state.read(Lane::EXPRESS));
+                drop(state.read(Shard::EXPRESS));
                 std::thread::yield_now();
             }
             assert!(!waiting.is_finished());
@@ -160,7 +177,7 @@ mod tests {
         });
     }
 
-    /// Several INITs are waiting when one ends that has held up a request.
+    /// Several INITs wait while another one ends that has held up requests.
     #[test]
     fn requests_held_up_by_a_change_come_before_the_next_change() {
         const CHANGES: usize = 4;
@@ -172,7 +189,7 @@ mod tests {
                 for number in 0..READERS {
                     let (state, order) = (&state, &order);
                     scope.spawn(move || {
-                        let held = state.read(Lane(number % 2));
+                        let held = state.read(Shard(number % 2));
                         order.lock().push("request");
                         drop(held);
                     });
@@ -185,11 +202,11 @@ mod tests {
                     scope.spawn(move || {
                         let change = state.write();
                         order.lock().push("change");
-                        change.to(State::Waiting);
+                        change.to(SessionState::Uninitialized);
                     });
                 }
                 std::thread::yield_now();
-                first.to(State::Waiting);
+                first.to(SessionState::Uninitialized);
             });
             let order = order.lock();
             assert_eq!(order[..READERS], ["request"; READERS], "{order:?}");
@@ -198,9 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn no_ordinary_thread_gets_the_express_lane() {
-        for _ in 0..4 * SESSION_LANES {
-            assert!(Lane::next().0 < Lane::EXPRESS.0);
+    fn no_ordinary_thread_gets_the_express_shard() {
+        for _ in 0..4 * SESSION_SHARDS {
+            assert!(Shard::next().0 < Shard::EXPRESS.0);
         }
     }
 }

@@ -1,27 +1,27 @@
-//! How long a request has to wait before it is served: a policy limits a guest's speed, and INIT and DESTROY have a limit
-//! under every policy.
+//! How long a request must wait before it is served. A policy limits a guest's speed, and INIT and
+//! DESTROY have a limit under every policy.
 //!
-//! What a guest forgets has a budget of its own. It gives back what the guest holds, so it waits for no other request, and
-//! no other request waits for it.
+//! The nodes that a guest forgets have a budget of their own. FORGET gives back what the guest holds,
+//! so it waits for no other request, and no other request waits for it.
 
-use super::rate::Rate;
 use crate::limits::{FORGETS_PER_OPERATION, SESSION_CHANGES_PER_SECOND};
 use crate::sync::clock;
 use pinhole_policy::Limits;
-use pinhole_protocol::Opcode;
+use pinhole_protocol::{Opcode, OpcodeFacts};
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where the opcode stands in `fuse_in_header`.
-const OPCODE_AT: std::ops::Range<usize> = 4..8;
+/// Nanoseconds that a full budget is worth: one second's allowance may be spent at once.
+const BURST: u64 = 1_000_000_000;
 
 /// The speed limits of one session.
 #[derive(Debug)]
 pub(super) struct Throttle {
     operations: Option<Rate>,
-    /// Inodes that are forgotten.
+    /// Nodes that are forgotten.
     forgets: Option<Rate>,
-    /// Bytes that are written: data, values of attributes, targets of links.
+    /// Bytes that are written: file data, values of attributes, targets of links.
     bytes: Option<Rate>,
     /// INIT and DESTROY.
     changes: Option<Rate>,
@@ -41,11 +41,10 @@ impl Throttle {
         }
     }
 
-    /// How long a request has to wait. `message` begins with its header; one that is too short for that counts as any
-    /// other request.
-    pub(super) fn owed(&self, message: &[u8]) -> Duration {
-        let opcode = opcode_of(message);
-        let changes = opcode.is_some_and(changes_session);
+    /// Returns how long a request must wait. One without a known opcode counts as any other request.
+    pub(super) fn owed(&self, opcode: Option<Opcode>) -> Duration {
+        let facts = opcode.map(Opcode::facts).unwrap_or_default();
+        let changes = facts.contains(OpcodeFacts::CHANGES_SESSION);
         if self.operations.is_none() && self.bytes.is_none() && !changes {
             return Duration::ZERO;
         }
@@ -53,30 +52,31 @@ impl Throttle {
         let owed = |rate: &Option<Rate>, counts| {
             rate.as_ref().filter(|_| counts).map_or(Duration::ZERO, |rate| rate.owed(now))
         };
-        if opcode.is_some_and(forgets) {
+        if facts.contains(OpcodeFacts::URGENT) {
             return owed(&self.forgets, true);
         }
-        let writes = owed(&self.bytes, opcode.is_some_and(writes));
+        let writes = owed(&self.bytes, facts.contains(OpcodeFacts::WRITES));
         owed(&self.operations, true).max(writes).max(owed(&self.changes, changes))
     }
 
-    /// A request was served or refused.
+    /// Counts a request that was served or refused.
     pub(super) fn served(&self, opcode: Option<Opcode>) {
-        if opcode.is_some_and(forgets) {
+        let facts = opcode.map(Opcode::facts).unwrap_or_default();
+        if facts.contains(OpcodeFacts::URGENT) {
             return self.forgot(1);
         }
-        if opcode.is_some_and(changes_session) {
+        if facts.contains(OpcodeFacts::CHANGES_SESSION) {
             self.take(self.changes.as_ref(), 1);
         }
         self.take(self.operations.as_ref(), 1);
     }
 
-    /// So many inodes were forgotten.
-    pub(super) fn forgot(&self, inodes: u64) {
-        self.take(self.forgets.as_ref(), inodes);
+    /// Counts nodes that were forgotten.
+    pub(super) fn forgot(&self, nodes: u64) {
+        self.take(self.forgets.as_ref(), nodes);
     }
 
-    /// So many bytes were written.
+    /// Counts bytes that were written.
     pub(super) fn wrote(&self, bytes: u64) {
         self.take(self.bytes.as_ref(), bytes);
     }
@@ -87,48 +87,59 @@ impl Throttle {
         }
     }
 
-    /// The most that one request should write: a second's worth.
+    /// Returns the most bytes that one request should write: a second's worth.
     pub(super) fn bytes_max(&self) -> u64 {
-        self.bytes.as_ref().map_or(u64::MAX, |rate| rate.per_second().get())
+        self.bytes.as_ref().map_or(u64::MAX, |rate| rate.per_second.get())
     }
 }
 
-/// Whether a message is a FORGET or BATCH_FORGET.
-pub fn is_forget(message: &[u8]) -> bool {
-    opcode_of(message).is_some_and(forgets)
+/// A budget that is filled with so many units a second.
+///
+/// The cost of a request is taken after it was served, so that its true size counts and none is too
+/// large to be served at all. A guest that has overdrawn waits with its next request until the debt
+/// is paid. The time comes from the caller.
+#[derive(Debug)]
+struct Rate {
+    per_second: NonZero<u64>,
+    /// The moment at which all that was taken is paid, in nanoseconds since [`BURST`] before the
+    /// beginning.
+    paid: AtomicU64,
 }
 
-fn opcode_of(message: &[u8]) -> Option<Opcode> {
-    let bytes = message.get(OPCODE_AT)?.try_into().ok()?;
-    Opcode::from_raw(u32::from_le_bytes(bytes))
+impl Rate {
+    /// Makes a full budget.
+    const fn new(per_second: NonZero<u64>) -> Self {
+        Self { per_second, paid: AtomicU64::new(0) }
+    }
+
+    /// Takes units, even if none are left. `now` is the time since the beginning.
+    fn take(&self, units: u64, now: Duration) {
+        let cost = u128::from(units).saturating_mul(u128::from(BURST)) / u128::from(self.per_second.get());
+        let cost = u64::try_from(cost).unwrap_or(u64::MAX);
+        // What was not spent in the last second is lost.
+        let full = nanoseconds(now);
+        let add = |paid: u64| Some(paid.max(full).saturating_add(cost));
+        // The update never declines.
+        self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_default();
+    }
+
+    /// Returns how long it takes until the budget is no longer overdrawn.
+    fn owed(&self, now: Duration) -> Duration {
+        let now = nanoseconds(now).saturating_add(BURST);
+        Duration::from_nanos(self.paid.load(Ordering::Relaxed).saturating_sub(now))
+    }
 }
 
-const fn forgets(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Forget | Opcode::BatchForget)
-}
-
-/// Whether it takes the session's state, for which every other request waits.
-const fn changes_session(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Init | Opcode::Destroy)
-}
-
-const fn writes(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::Write | Opcode::CopyFileRange | Opcode::CopyFileRange64 | Opcode::SetXattr | Opcode::SymLink
-    )
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(opcode: Opcode) -> Vec<u8> {
-        [40u32.to_le_bytes(), opcode.raw().to_le_bytes()].concat()
-    }
-
     fn is_held(throttle: &Throttle, opcode: Opcode) -> bool {
-        !throttle.owed(&message(opcode)).is_zero()
+        !throttle.owed(Some(opcode)).is_zero()
     }
 
     #[test]
@@ -140,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn who_writes_too_fast_waits_to_write_and_for_nothing_else() {
+    fn writing_too_fast_delays_only_writes() {
         let limits = Limits { write_bytes_per_second: NonZero::new(1), ..Limits::default() };
         let throttle = Throttle::new(&limits);
         throttle.wrote(1 << 20);
@@ -158,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_request_counts_and_waits_but_forgets() {
+    fn all_requests_but_forgets_count_and_wait() {
         let others = [Opcode::Init, Opcode::Destroy, Opcode::Interrupt, Opcode::GetAttr];
         for counted in others.map(Some).into_iter().chain([None]) {
             let throttle = operations(1);
@@ -168,14 +179,14 @@ mod tests {
             for opcode in others {
                 assert!(is_held(&throttle, opcode), "{opcode:?} after {counted:?}");
             }
-            // What has no opcode does not get past the limit either.
-            assert!(!throttle.owed(&[]).is_zero(), "{counted:?}");
+            // A message without an opcode is limited too.
+            assert!(!throttle.owed(None).is_zero(), "{counted:?}");
             assert!(!is_held(&throttle, Opcode::Forget) && !is_held(&throttle, Opcode::BatchForget));
         }
     }
 
     #[test]
-    fn forgetting_has_a_budget_of_its_own() {
+    fn forgets_have_their_own_budget() {
         let throttle = operations(1);
         for _ in 0..FORGETS_PER_OPERATION {
             assert!(!is_held(&throttle, Opcode::Forget));
@@ -187,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_the_session_have_a_limit_without_a_policy() {
+    fn session_changes_are_limited_without_a_policy() {
         let throttle = Throttle::new(&Limits::default());
         for _ in 0..10 * SESSION_CHANGES_PER_SECOND {
             throttle.served(Some(Opcode::Init));
@@ -195,5 +206,65 @@ mod tests {
         }
         assert!(is_held(&throttle, Opcode::Init) && is_held(&throttle, Opcode::Destroy));
         assert!(!is_held(&throttle, Opcode::GetAttr) && !is_held(&throttle, Opcode::Forget));
+    }
+
+    const fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn rate(per_second: u64) -> Rate {
+        Rate::new(NonZero::new(per_second).unwrap())
+    }
+
+    #[test]
+    fn one_second_of_budget_may_be_spent_at_once() {
+        let rate = rate(100);
+        for _ in 0..100 {
+            assert_eq!(rate.owed(at(0)), Duration::ZERO);
+            rate.take(1, at(0));
+        }
+        assert_eq!(rate.owed(at(0)), Duration::ZERO);
+        rate.take(1, at(0));
+        assert_eq!(rate.owed(at(0)), at(10));
+        assert_eq!(rate.owed(at(10)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_request_larger_than_the_budget_is_paid_afterwards() {
+        let rate = rate(1000);
+        rate.take(10_000, at(0));
+        assert_eq!(rate.owed(at(0)), at(9000));
+        assert_eq!(rate.owed(at(8999)), at(1));
+        assert_eq!(rate.owed(at(9000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn idle_time_fills_at_most_one_second() {
+        let rate = rate(10);
+        rate.take(20, at(0));
+        rate.take(0, at(60_000));
+        rate.take(11, at(60_000));
+        assert_eq!(rate.owed(at(60_000)), at(100));
+    }
+
+    #[test]
+    fn the_rate_holds_over_a_long_time() {
+        let (rate, mut now, mut taken) = (rate(50), Duration::ZERO, 0);
+        while now < at(100_000) {
+            now += rate.owed(now).max(Duration::from_micros(10));
+            rate.take(3, now);
+            taken += 3;
+        }
+        assert!((5000..=5100).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn no_figure_overflows() {
+        for (per_second, units) in [(1, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 1)] {
+            let rate = rate(per_second);
+            rate.take(units, Duration::MAX);
+            rate.take(units, Duration::ZERO);
+            assert!(rate.owed(Duration::ZERO) >= rate.owed(Duration::MAX));
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! How requests reach the session: vhost-user virtqueues, or /dev/fuse.
 
 pub mod chain;
+mod deferred;
 pub mod dev_fuse;
-mod parking;
-mod sink;
 pub mod vhost_user;

@@ -377,10 +377,11 @@ fn without_a_pool_a_queue_waits_for_its_own() {
 
 /// Runs `wait` while requests of queue 1 hang: it must end only when they do.
 fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
-    let mut scene = Scene::new(WIDE, &[]);
+    // A request that no thread has begun is not waited for, so there is a thread for each.
+    let mut scene = Scene::new(WIDE, &["--thread-pool-size", "12"]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..12);
-    // They are in the pool once this is answered. A request that no thread has begun is not waited for.
+    // They are in the pool once this is answered.
     scene.ask_at_once(1, getattr(), ATTR);
     scene.settle();
     let (done, ended) = channel();

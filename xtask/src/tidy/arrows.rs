@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn transport_may_name_only_the_file_system_trait() {
-        let file = "daemon/src/transport/dev_fuse/worker.rs";
+        let file = "daemon/src/transport/dev_fuse/fuse_thread.rs";
         assert_eq!(faults(file, "use crate::filesystem::FileSystem;").len(), 0);
         assert_eq!(faults(file, "use crate::filesystem::{FileSystem, MapFile};").len(), 1);
     }

@@ -1,58 +1,48 @@
-//! The way of one answer to `/dev/fuse`: header and body in one write.
+//! The way of a reply to `/dev/fuse`: header and body in one write.
 
+use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::log_budget::Source;
-use crate::session::{Body, Sink};
-use pinhole_protocol::OUT_HEADER_LEN;
-use rustix::io::Errno;
+use crate::session::{Body, Deferred, Scratch, Session, Sink};
+use crate::transport::deferred::{self, DeferredRequest};
+use pinhole_protocol::{Errno, OUT_HEADER_LEN};
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 /// Replies that the kernel refuses, for the log.
 static REFUSED: Source = Source::new();
 
-/// What became of a request.
+/// What is left to do after the session has served a request.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
-    /// An answer whose body lies in the reply buffer, to be written once nobody else holds that.
+pub(super) struct DeviceReceipt {
+    /// A reply whose body is in the reply buffer. It is written when nothing else uses the buffer.
     in_place: Option<([u8; OUT_HEADER_LEN], usize)>,
-    refused: bool,
+    /// The reply is an error.
+    pub(super) is_error: bool,
 }
 
-impl Outcome {
-    /// Writes the answer that still waits in `reply`.
-    pub(super) fn finish(&mut self, device: BorrowedFd<'_>, reply: &[u8]) {
-        if let Some((header, len)) = self.in_place.take() {
-            write(device, &header, reply.get(..len).unwrap_or(reply));
+impl DeviceReceipt {
+    /// Writes the reply that is still in the buffer `reply`.
+    pub(super) fn finish(&self, device: BorrowedFd<'_>, reply: &[u8]) {
+        if let Some((header, len)) = &self.in_place {
+            write(device, header, reply.get(..*len).unwrap_or(reply));
         }
     }
-
-    /// Whether the answer is an error.
-    pub(super) const fn refused(&self) -> bool {
-        self.refused
-    }
 }
 
-/// One request's way back.
+/// The reply to one request.
 #[derive(Debug)]
 pub(super) struct DeviceSink<'a> {
-    device: BorrowedFd<'a>,
-    reply: VolatileSlice<'a>,
-    outcome: &'a mut Outcome,
-}
-
-impl<'a> DeviceSink<'a> {
-    pub(super) const fn new(
-        device: BorrowedFd<'a>,
-        reply: VolatileSlice<'a>,
-        outcome: &'a mut Outcome,
-    ) -> Self {
-        Self { device, reply, outcome }
-    }
+    pub(super) device: BorrowedFd<'a>,
+    /// The buffer for a body that the host produces.
+    pub(super) reply: VolatileSlice<'a>,
 }
 
 impl Sink for DeviceSink<'_> {
+    type Receipt = DeviceReceipt;
+
     fn room(&self) -> usize {
         self.reply.len().saturating_add(OUT_HEADER_LEN)
     }
@@ -61,26 +51,50 @@ impl Sink for DeviceSink<'_> {
         IoVectors::from(self.reply).first(len)
     }
 
-    fn send(&mut self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) {
+    fn send(self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) -> DeviceReceipt {
         let [_, _, _, _, error @ .., _, _, _, _, _, _, _, _] = header;
-        self.outcome.refused = *error != [0; 4];
-        match body {
-            Body::Bytes(bytes) => write(self.device, header, bytes),
-            Body::InPlace(len) => self.outcome.in_place = Some((*header, len)),
-        }
+        let in_place = match body {
+            Body::Bytes(bytes) => {
+                write(self.device, header, bytes);
+                None
+            }
+            Body::InPlace(len) => Some((*header, len)),
+        };
+        DeviceReceipt { in_place, is_error: *error != [0; 4] }
     }
-
-    fn close(&mut self) {}
 }
 
 fn write(device: BorrowedFd<'_>, header: &[u8], body: &[u8]) {
+    use rustix::io::Errno as HostErrno;
     match rustix::io::writev(device, &[IoSlice::new(header), IoSlice::new(body)]) {
-        // ENOENT: the caller has given up; ENODEV: the mount is gone. Nobody waits for the answer.
-        Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
+        // ENOENT: the caller has given up; ENODEV: the mount is gone. No caller waits for the reply.
+        Ok(_) | Err(HostErrno::NOENT | HostErrno::NODEV) => {}
         Err(error) => {
             if let Some(suppressed) = REFUSED.pass() {
-                tracing::warn!(suppressed, "the kernel refuses an answer of {} bytes: {error}", body.len());
+                tracing::warn!(suppressed, "the kernel refuses a reply of {} bytes: {error}", body.len());
             }
         }
+    }
+}
+
+/// All deferred requests of one mount.
+pub(super) type DeferredRequests = deferred::DeferredRequests<DeviceDeferred>;
+
+/// A deferred request of a mount. Mounts have no queues, so it is never put back.
+#[derive(Debug)]
+pub(super) struct DeviceDeferred {
+    pub(super) deferred: Deferred,
+    pub(super) device: Arc<OwnedFd>,
+}
+
+impl DeferredRequest for DeviceDeferred {
+    fn deferred(&self) -> &Deferred {
+        &self.deferred
+    }
+
+    fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
+        // The reply to a deferred request has no body in place.
+        let sink = DeviceSink { device: self.device.as_fd(), reply: VolatileSlice::from(&mut [][..]) };
+        drop(session.answer_deferred(&self.deferred, result, sink, scratch));
     }
 }

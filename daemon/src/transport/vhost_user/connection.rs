@@ -1,18 +1,18 @@
 //! The life of connections: wait for one, serve it to its end, forget its guest.
 
-use super::crew::Crew;
+use super::deferred::DeferredRequests;
 use super::device::Device;
 use super::listener::Listener;
 use super::options::Options;
-use super::parking::Parking;
-use super::pool::{self, Pool};
-use super::vring::{Memory, made_by};
+use super::pool::{Pool, PoolLimits};
+use super::queue_thread::QueueThread;
+use super::ring::Memory;
+use super::vring::made_by;
 use super::{ServeError, Stop};
 use crate::filesystem::FileSystem;
 use crate::log_budget::Source;
 use crate::session::Session;
 use crate::sys::memory;
-use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags};
 use std::sync::Arc;
 use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
@@ -37,12 +37,9 @@ pub fn serve<F: FileSystem + 'static>(
     stop: &Stop,
 ) -> Result<(), ServeError> {
     let mut accepting = VhostListener::from(listener.socket()?);
-    let crew = {
-        let threads = options.threads.clone();
-        Crew::new(options.queues(), move || threads.enter(Threads::WORKER))
-    };
+    let threads = QueueThread::for_queues(options.queues(), &options.threads);
     while wait_for_connection(listener, stop)? {
-        match serve_one((&mut accepting, &crew), session, options, stop) {
+        match serve_one((&mut accepting, &threads), session, options, stop) {
             // Out of descriptors or threads for a moment: the next VMM must find the daemon alive.
             Err(error) if options.keep_listening => {
                 if let Some(suppressed) = NOT_SERVED.pass() {
@@ -82,7 +79,7 @@ fn pause(stop: &Stop) {
 }
 
 fn serve_one<F: FileSystem + 'static>(
-    (accepting, crew): (&mut VhostListener, &Crew),
+    (accepting, threads): (&mut VhostListener, &[Arc<QueueThread>]),
     session: &Arc<Session<F>>,
     options: &Options,
     stop: &Stop,
@@ -94,16 +91,18 @@ fn serve_one<F: FileSystem + 'static>(
         VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
     });
     let mut daemon = daemon.map_err(ServeError::Backend)?;
-    let parking = if session.may_park() {
-        Some(Arc::new(Parking::start(session, options.threads.clone()).map_err(ServeError::Parking)?))
+    let deferred = if session.may_defer() {
+        Some(Arc::new(
+            DeferredRequests::start(session, options.threads.clone()).map_err(ServeError::Deferred)?,
+        ))
     } else {
         None
     };
-    let limits = pool::Limits { threads: options.pool_threads, requests: options.pool_requests_max };
+    let limits = PoolLimits { threads: options.pool_threads, requests: options.pool_requests_max };
     let setup = options.threads.clone();
     // It has a thread before the front-end is accepted, so that no request can come without one to serve it.
-    let pool = Arc::new(Pool::start(session, limits, (parking.clone(), setup)).map_err(ServeError::Pool)?);
-    device.attach(rings, (&pool, parking.as_ref()), crew);
+    let pool = Arc::new(Pool::start(session, limits, (deferred.clone(), setup)).map_err(ServeError::Pool)?);
+    device.attach(rings, (&pool, deferred.as_ref()), threads);
     daemon.start(accepting).map_err(ServeError::Backend)?;
     if let Some(suppressed) = CONNECTED.pass() {
         tracing::info!(suppressed, "front-end connected");
@@ -118,8 +117,8 @@ fn serve_one<F: FileSystem + 'static>(
     if let Some(window) = session.window() {
         window.disconnect();
     }
-    if let Some(parking) = parking {
-        parking.end();
+    if let Some(deferred) = deferred {
+        deferred.end();
     }
     pool.end();
     drop(device);

@@ -1,14 +1,14 @@
 //! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
 
 use super::back_channel;
-use super::crew::Crew;
+use super::deferred::DeferredRequests;
 use super::options::Options;
-use super::parking::Parking;
 use super::pool::Pool;
+use super::queue::Queue;
+use super::queue_thread::QueueThread;
 use super::regions::Regions;
-use super::ring::Job;
-use super::vring::{Memory, QueueVring};
-use super::worker::Worker;
+use super::ring::{Job, Memory};
+use super::vring::QueueVring;
 use crate::filesystem::FileSystem;
 use crate::limits::QUEUE_SIZE_MAX;
 use crate::session::Session;
@@ -60,19 +60,19 @@ impl<F: FileSystem + 'static> Device<F> {
     pub(super) fn attach(
         &self,
         rings: Vec<QueueVring>,
-        (pool, parking): (&Arc<Pool>, Option<&Arc<Parking>>),
-        crew: &Crew,
+        (pool, deferred): (&Arc<Pool>, Option<&Arc<DeferredRequests>>),
+        threads: &[Arc<QueueThread>],
     ) {
-        for (index, (vring, member)) in rings.iter().zip(crew.members()).enumerate() {
-            let job: Arc<dyn Job> = Arc::new(Worker {
+        for (index, (vring, thread)) in rings.iter().zip(threads).enumerate() {
+            let job: Arc<dyn Job> = Arc::new(Queue {
                 index,
                 session: Arc::clone(&self.session),
                 acked_features: Arc::clone(&self.acked_features),
                 pool: Arc::clone(pool),
-                parking: parking.cloned(),
+                deferred: deferred.cloned(),
                 poll: self.options.poll,
             });
-            vring.ring().attach(job, Arc::clone(member), Arc::clone(&self.regions));
+            vring.ring().attach(job, Arc::clone(thread), Arc::clone(&self.regions));
         }
         if self.rings.set(rings).is_err() {
             tracing::error!("a device was given its queues twice");

@@ -1,67 +1,46 @@
-//! Requests of a queue that wait for another process of the host to give up its lease on a file (`F_SETLEASE` of
-//! fcntl(2)), which may take it 45 seconds.
+//! Requests of a queue that wait for another process of the host to give up its lease on a file
+//! (`F_SETLEASE` of fcntl(2)), which may take 45 seconds.
 //!
-//! The first try, which does not wait, has made the host tell that process. Nothing announces that the lease is gone, so
-//! the queue's own thread tries again from time to time, each time as if the request had just come. Such a request holds
-//! no thread and no memory of the guest, and nothing of it has been done.
+//! The first try, which did not wait, has made the host tell that process. Nothing announces that the
+//! lease is gone, so the queue thread tries again from time to time, each time as if the request had
+//! just come. Such a request holds no thread and no guest memory, and nothing of it was done.
 
-use super::request::Taken;
+use super::request::QueueRequest;
 use super::split_ring::Place;
 use crate::limits::{LEASE_RETRY_MAX, LEASE_RETRY_MIN, LEASE_WAIT_MAX, LEASED_REQUESTS_MAX};
 use crate::sync::clock;
 use std::time::{Duration, Instant};
 
-/// Those of one queue.
+/// All such requests of one queue.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Vec<Waiting>);
+pub(super) struct Leases(Vec<LeaseWait>);
 
-/// One of them.
+/// A request that waits for a lease.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) taken: Taken,
-    /// Where it stood in the available ring.
+pub(super) struct LeaseWait {
+    pub(super) request: QueueRequest,
+    /// Where it was in the available ring.
     pub(super) place: Place,
-    since: Instant,
-    /// When to try again.
-    due: Instant,
+    pub(super) since: Instant,
+    /// When to try it again.
+    pub(super) due: Instant,
 }
 
-impl Waiting {
-    /// A request that has just been tried for the first time.
-    pub(super) fn new(taken: Taken, place: Place) -> Self {
+impl LeaseWait {
+    /// Makes a wait for a request that was just tried for the first time.
+    pub(super) fn new(request: QueueRequest, place: Place) -> Self {
         let since = clock::now();
-        Self { taken, place, since, due: later(since, LEASE_RETRY_MIN) }
+        Self { request, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
 
-    /// Takes the request out, which [`Waits::joined`] puts back.
-    pub(super) fn split(self) -> (Taken, Waits) {
-        let Self { taken, place, since, .. } = self;
-        (taken, Waits { place, since })
-    }
-
-    /// Whether it has waited for as long as it may.
+    /// Returns whether it has waited for as long as it may.
     pub(super) fn is_over(&self) -> bool {
         clock::elapsed(self.since) >= LEASE_WAIT_MAX
     }
 }
 
-/// Where a request stood that waits, and since when.
-#[derive(Debug)]
-pub(super) struct Waits {
-    place: Place,
-    since: Instant,
-}
-
-impl Waits {
-    /// The same with its request.
-    pub(super) fn joined(self, taken: Taken) -> Waiting {
-        let Self { place, since } = self;
-        Waiting { taken, place, since, due: since }
-    }
-}
-
 impl Leases {
-    /// Whether one more may wait in a queue that has `room` for such requests.
+    /// Returns whether one more may wait in a queue that has `room` for such requests.
     pub(super) fn have_room(&self, room: usize) -> bool {
         self.0.len() < room.min(LEASED_REQUESTS_MAX)
     }
@@ -70,30 +49,30 @@ impl Leases {
         self.0.is_empty()
     }
 
-    /// When to try the next one.
+    /// Returns when to try the next one.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.iter().map(|waiting| waiting.due).min()
+        self.0.iter().map(|wait| wait.due).min()
     }
 
-    pub(super) fn add(&mut self, waiting: Waiting) {
-        self.0.push(waiting);
+    pub(super) fn add(&mut self, wait: LeaseWait) {
+        self.0.push(wait);
     }
 
-    /// Takes out one that is to be tried by now.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Waiting> {
-        let at = self.0.iter().position(|waiting| waiting.due <= now)?;
+    /// Takes out one that is due.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<LeaseWait> {
+        let at = self.0.iter().position(|wait| wait.due <= now)?;
         Some(self.0.remove(at))
     }
 
-    /// Puts one back that was tried in vain.
-    pub(super) fn put_back(&mut self, waiting: Waiting) {
+    /// Puts one back that was tried without success.
+    pub(super) fn put_back(&mut self, wait: LeaseWait) {
         let now = clock::now();
-        let due = later(now, pause(now.saturating_duration_since(waiting.since)));
-        self.add(Waiting { due, ..waiting });
+        let due = later(now, pause(now.saturating_duration_since(wait.since)));
+        self.add(LeaseWait { due, ..wait });
     }
 
-    /// Takes out all of them, whenever they are to be tried.
-    pub(super) fn take_all(&mut self) -> Vec<Waiting> {
+    /// Takes out all of them, due or not.
+    pub(super) fn take_all(&mut self) -> Vec<LeaseWait> {
         std::mem::take(&mut self.0)
     }
 }
@@ -112,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_requests_are_tried_ever_less_often() {
+    fn waiting_requests_are_tried_less_and_less_often() {
         let ms = Duration::from_millis;
         for (waited, paused) in
             [(0, LEASE_RETRY_MIN), (40, ms(10)), (200, LEASE_RETRY_MAX), (45_000, LEASE_RETRY_MAX)]
@@ -127,12 +106,11 @@ mod tests {
         assert!(leases.next().is_none());
         for head in 0..u16::try_from(LEASED_REQUESTS_MAX).unwrap() {
             assert!(leases.have_room(usize::MAX));
-            leases.add(Waiting::new(Taken::default(), Place { head, number: 0 }));
+            leases.add(LeaseWait::new(QueueRequest::default(), Place { head, number: 0 }));
         }
         assert!(!leases.have_room(usize::MAX));
         let now = clock::now() + LEASE_RETRY_MAX;
-        let heads: Vec<_> =
-            std::iter::from_fn(|| leases.take_due(now)).map(|waiting| waiting.place.head).collect();
+        let heads: Vec<_> = std::iter::from_fn(|| leases.take_due(now)).map(|wait| wait.place.head).collect();
         assert_eq!(heads, (0..64).collect::<Vec<_>>());
         assert!(leases.have_room(1) && !leases.have_room(0));
     }

@@ -1,21 +1,23 @@
-//! The vhost-user transport: device 26 on a Unix socket, one worker thread a queue.
+//! The vhost-user transport: device 26 on a Unix socket, with one queue thread per queue.
 //!
-//! `connection` accepts and ends connections, `device` answers what the front-end asks about the device, `vring` and
-//! `ring` start and stop a `worker` for each queue in use, on its thread of the `crew`. The worker takes requests from its `split_ring` and each
-//! `request` through [`super::chain`] to [`crate::session`] and back; what would hold it up goes by the `pool`, and what waits for
-//! the front-end, with which the `back_channel` talks, by the `parking`.
+//! `connection` accepts and ends connections. `device` answers what the front-end asks about the
+//! device. `vring` and `ring` start and stop the service of each queue on its `queue_thread`. The
+//! loop in `queue` takes requests from the `split_ring` and passes each `request` through
+//! [`super::chain`] to [`crate::session`] and back. The `pool` serves requests that would hold up
+//! the queue. `deferred` has the requests that wait for the front-end, to which `back_channel` talks,
+//! or for a lock.
 
 mod back_channel;
-mod backlog;
 mod connection;
-mod crew;
+mod deferred;
 mod device;
+mod in_flight;
 mod leases;
 mod listener;
 mod options;
-mod parking;
-mod poll;
 mod pool;
+mod queue;
+mod queue_thread;
 mod regions;
 mod request;
 mod ring;
@@ -23,9 +25,7 @@ mod sleep;
 mod socket_name;
 mod split_ring;
 mod stop;
-mod tail;
 mod vring;
-mod worker;
 
 use std::io;
 use std::path::PathBuf;
@@ -65,11 +65,11 @@ pub enum ServeError {
     #[error("cannot set up the device: {0}")]
     Backend(vhost_user_backend::Error),
     /// A thread could not be started.
-    #[error("cannot start a thread of the pool (it needs two for a connection, pool-foreman and pool): {0}")]
+    #[error("cannot start a thread of the pool (it needs two for a connection, pool-spawner and pool): {0}")]
     Pool(io::Error),
     /// A thread could not be started.
-    #[error("cannot start the thread that answers what waits: {0}")]
-    Parking(io::Error),
+    #[error("cannot start the thread that answers deferred requests: {0}")]
+    Deferred(io::Error),
     /// There is no event to stop by.
     #[error("cannot make an event: {0}")]
     Event(io::Error),

@@ -41,9 +41,9 @@ pub(super) struct Views {
 }
 
 /// As one burst holds them.
-pub(super) type Loaded = Guard<Arc<Views>>;
+pub(super) type LoadedViews = Guard<Arc<Views>>;
 /// As a request holds them that outlives its burst.
-pub(super) type Shared = Arc<Views>;
+pub(super) type SharedViews = Arc<Views>;
 
 impl Views {
     pub(super) fn view(&self) -> GuestView<'_> {
@@ -106,7 +106,7 @@ impl Regions {
     }
 
     /// Both views of one moment.
-    pub(super) fn load(&self) -> Loaded {
+    pub(super) fn load(&self) -> LoadedViews {
         self.views.load()
     }
 
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_region_is_of_the_window_if_its_file_was_handed_out_when_it_came() {
         let (first, second, mapped) = (file(), file(), file());
-        let window = crate::session::window_for_tests();
+        let window = crate::window::window_for_tests();
         let regions = Regions::new(Some(&window), &[]);
         let before = memory(&[(0, &first)]);
         regions.follow(&before);

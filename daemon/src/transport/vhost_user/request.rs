@@ -1,136 +1,167 @@
-//! One request between the rings: what it says, where its answer goes, and how it is served.
+//! One request of a queue: its message copied out of the guest's memory, its reply copied in.
 
 use crate::filesystem::FileSystem;
 use crate::guest_view::GuestView;
+use crate::io_vectors::IoVectors;
 use crate::limits::MESSAGE_BUFFER_KEPT;
-use crate::session::{Effort, Pace, Parked, Scratch, Served, Session, StopCheck};
+use crate::session::{Body, Deferred, Incoming, Next, Pace, Scratch, Session, Sink, StopCheck};
 use crate::transport::chain::{Chain, ChainError, Table};
-use crate::transport::sink::{Outcome, QueueSink, copy_out};
-use pinhole_protocol::Errno;
+use pinhole_protocol::{Errno, HEADER_LEN, OUT_HEADER_LEN, Opcode, copied_len};
 
-/// A request that was taken from a ring. It holds no reference into the guest's memory, so it can wait elsewhere
-/// beside that memory; and it is a place for one request after the other.
+/// A request that was taken from a ring. It holds no reference into the guest's memory, so it can
+/// wait. Its buffers serve one request after another.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct QueueRequest {
     chain: Chain,
+    /// Header and arguments.
     message: Vec<u8>,
 }
 
 /// Why a request is given back unread.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum Unreadable {
     #[error("malformed descriptor chain: {0}")]
     Chain(#[from] ChainError),
     #[error("a message of {0} bytes has no header that can be read")]
     NoHeader(usize),
 }
 
-/// How serving it went.
-#[derive(Debug, PartialEq)]
-pub(super) enum Fate {
-    /// It is to be given back with this used length.
-    Answered(u32),
-    /// It is to be served again, patiently.
-    WouldWait,
-    /// It waits for another process to give up its lease, and is to be served again a little later.
-    Leased,
-    /// It waits for the front-end, and is answered by [`Taken::settle`].
-    Parked(Parked),
-    /// It has ended between two of its steps, as its [`StopCheck`] said, and has not been answered.
-    Stopped,
-}
-
-impl Taken {
-    /// Follows the chain at `head` and copies the message out. One that is malformed is to be given back untouched
-    /// (used length 0): where it cannot be trusted to be read, it is not written to either.
+impl QueueRequest {
+    /// Follows the chain at `head` and copies the message out.
+    ///
+    /// # Errors
+    /// A malformed request is to be given back untouched, with used length 0: nothing is written to
+    /// a chain that cannot be read.
     pub(super) fn read(
         &mut self,
         memory: GuestView<'_>,
         table: Table,
         head: u16,
         indirect: bool,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Unreadable> {
         self.message.clear();
         self.message.shrink_to(MESSAGE_BUFFER_KEPT);
         self.chain.walk(memory, table, head, indirect)?;
         let readable = self.chain.message(memory);
-        copy_out(readable, &mut self.message).ok_or(Refused::NoHeader(readable.len()))
+        copy_out(readable, &mut self.message).ok_or(Unreadable::NoHeader(readable.len()))
     }
 
-    /// Header and arguments.
-    pub(super) fn message(&self) -> &[u8] {
-        &self.message
+    /// Returns the opcode, if the request has a header and the opcode is known.
+    pub(super) fn opcode(&self) -> Option<Opcode> {
+        Opcode::of_message(&self.message)
     }
 
-    /// Bytes in both directions.
+    /// Returns the bytes in both directions.
     pub(super) const fn len(&self) -> u32 {
         self.chain.len()
     }
 
-    /// Bytes of our own memory that this takes.
+    /// Returns the bytes of the daemon's memory that the request takes.
     pub(super) const fn footprint(&self) -> usize {
         self.chain.footprint().saturating_add(self.message.capacity())
     }
 
-    /// The same without header and arguments, which one that is answered by [`Taken::settle`] needs no more.
+    /// Frees header and arguments, which a deferred request no longer needs.
     pub(super) fn without_message(self) -> Self {
         Self { message: Vec::new(), ..self }
     }
 
-    /// Bytes of our own memory that are left then.
+    /// Returns the bytes of the daemon's memory that are left then.
     pub(super) const fn chain_footprint(&self) -> usize {
         self.chain.footprint()
     }
 
-    /// How long the host may take for it.
-    pub(super) fn effort<F: FileSystem>(&self, session: &Session<F>, memory: GuestView<'_>) -> Effort {
-        session.effort(&self.message, self.chain.message(memory).after(self.message.len()).len())
-    }
-
-    /// Serves it in the `memory` in which it was read.
+    /// Serves the request in the `memory` in which it was read. The receipt is the used length.
     pub(super) fn serve<F: FileSystem>(
         &self,
         session: &Session<F>,
         memory: GuestView<'_>,
-        pace: (Pace, StopCheck<'_>),
+        (pace, stop): (Pace, StopCheck<'_>),
         scratch: &mut Scratch,
-    ) -> Fate {
-        let outcome = Outcome::default();
+    ) -> Next<u32> {
         let payload = self.chain.message(memory).after(self.message.len());
-        let sink = QueueSink::new(&self.chain, memory, &outcome);
-        match session.serve_in_steps((&self.message, payload), sink, pace, scratch) {
-            Served::WouldWait(_sink) => Fate::WouldWait,
-            Served::Leased(_sink) => Fate::Leased,
-            Served::Parked(parked) => Fate::Parked(parked),
-            Served::Stopped(_sink) => Fate::Stopped,
-            Served::Done => Fate::Answered(outcome.used_len().unwrap_or(0)),
-        }
+        session.serve(Incoming { message: &self.message, payload }, self.sink(memory), pace, stop, scratch)
     }
 
-    /// Answers it with an error where it came to [`Fate::Leased`]; returns the used length.
+    /// Answers a request that came to [`Next::Retry`] with an error. Returns the used length.
     pub(super) fn refuse<F: FileSystem>(
         &self,
-        (session, memory): (&Session<F>, GuestView<'_>),
+        session: &Session<F>,
+        memory: GuestView<'_>,
         errno: Errno,
     ) -> u32 {
-        let outcome = Outcome::default();
-        session.refuse(&self.message, QueueSink::new(&self.chain, memory, &outcome), errno);
-        outcome.used_len().unwrap_or(0)
+        session.refuse(&self.message, self.sink(memory), errno)
     }
 
-    /// Answers it in `memory`, which may be another than that in which it was read, where it was parked and this has come
-    /// of what it waited for; returns the used length.
-    pub(super) fn settle<F: FileSystem>(
+    /// Answers a deferred request that has this result. `memory` may be newer than that in which the
+    /// request was read. Returns the used length.
+    pub(super) fn answer_deferred<F: FileSystem>(
         &self,
         (session, memory): (&Session<F>, GuestView<'_>),
-        parked: &Parked,
+        deferred: &Deferred,
         result: Result<(), Errno>,
         scratch: &mut Scratch,
     ) -> u32 {
-        let outcome = Outcome::default();
-        let sink = QueueSink::new(&self.chain, memory, &outcome);
-        session.settle(parked, result, sink, scratch);
-        outcome.used_len().unwrap_or(0)
+        session.answer_deferred(deferred, result, self.sink(memory), scratch)
+    }
+
+    fn sink<'c>(&'c self, memory: GuestView<'c>) -> QueueSink<'c> {
+        QueueSink { room: self.chain.room(memory) }
+    }
+}
+
+/// Copies header and arguments of a request into `message`, each byte once. The rest is still in the
+/// guest's memory: `readable.after(message.len())`. Returns `None` if there is no header, or if it is
+/// in memory that the daemon must not read.
+fn copy_out(readable: IoVectors<'_>, message: &mut Vec<u8>) -> Option<()> {
+    message.clear();
+    if readable.len() < HEADER_LEN {
+        return None;
+    }
+    append(readable, message, HEADER_LEN)?;
+    let copied = copied_len(Opcode::of_message(message), readable.len());
+    append(readable.after(HEADER_LEN), message, copied.saturating_sub(HEADER_LEN))
+}
+
+fn append(from: IoVectors<'_>, message: &mut Vec<u8>, len: usize) -> Option<()> {
+    let at = message.len();
+    message.resize(at.saturating_add(len), 0);
+    let copied = message.get_mut(at..).map(|room| from.copy_to(room));
+    (copied == Some(len)).then_some(())
+}
+
+/// The reply buffers of one chain.
+#[derive(Debug)]
+struct QueueSink<'c> {
+    room: IoVectors<'c>,
+}
+
+impl Sink for QueueSink<'_> {
+    /// The used length.
+    type Receipt = u32;
+
+    fn room(&self) -> usize {
+        self.room.len()
+    }
+
+    fn data(&self, len: usize) -> IoVectors<'_> {
+        self.room.after(OUT_HEADER_LEN).first(len)
+    }
+
+    fn send(self, header: &[u8; OUT_HEADER_LEN], body: Body<'_>) -> u32 {
+        let (len, is_whole) = match body {
+            Body::Bytes(bytes) => {
+                let copied = self.room.after(OUT_HEADER_LEN).copy_from(bytes);
+                (bytes.len(), copied == bytes.len())
+            }
+            Body::InPlace(len) => (len, true),
+        };
+        // If the reply cannot be written, the guest gets none.
+        if self.room.copy_from(header) != OUT_HEADER_LEN || !is_whole {
+            return 0;
+        }
+        let used = OUT_HEADER_LEN.saturating_add(len).min(self.room());
+        u32::try_from(used).unwrap_or(u32::MAX)
     }
 }
 
@@ -138,8 +169,9 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::filesystem::failing::Broken;
-    use crate::session::Options;
+    use crate::session::{Options, ReplySlot, SlotCounters};
     use pinhole_policy::Policy;
+    use pinhole_protocol::Unique;
     use std::sync::Arc;
     use virtio_queue::desc::split::Descriptor;
     use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
@@ -166,55 +198,65 @@ mod tests {
         memory
     }
 
-    /// The error in the answer, and its body.
+    /// Returns the error in the reply, and the body.
     fn answer(memory: &GuestMemoryMmap, len: u32) -> (i32, Vec<u8>) {
         let mut bytes = vec![0; usize::try_from(len).unwrap()];
         memory.read_slice(&mut bytes, GuestAddress(ROOM)).unwrap();
         (i32::from_le_bytes(*bytes[4..].first_chunk().unwrap()), bytes[16..].to_vec())
     }
 
-    fn serving() -> (Session<Broken>, Taken, Scratch) {
+    fn serving() -> (Session<Broken>, QueueRequest, Scratch) {
         let session = Session::new(Arc::new(Broken), Arc::default(), Policy::full(), Options::default());
         let mut init = [7u32.to_le_bytes(), 45u32.to_le_bytes(), [0; 4], [0; 4]].concat();
         init.extend([0; 48]);
-        let (mut taken, mut scratch, memory) = (Taken::default(), Scratch::default(), request(26, &init));
-        taken.read((&memory).into(), TABLE, 0, false).unwrap();
-        let fate = taken.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
-        assert!(session.is_serving(), "{fate:?}");
-        (session, taken, scratch)
+        let (mut queue_request, mut scratch, memory) =
+            (QueueRequest::default(), Scratch::default(), request(26, &init));
+        queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
+        let next =
+            queue_request.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
+        assert!(session.is_serving(), "{next:?}");
+        (session, queue_request, scratch)
     }
 
     #[test]
     fn a_panic_is_an_eio_and_the_thread_goes_on() {
-        let (session, mut taken, mut scratch) = serving();
+        let (session, mut queue_request, mut scratch) = serving();
         for _ in 0..3 {
             let getattr = request(3, &[0; 16]);
-            taken.read((&getattr).into(), TABLE, 0, false).unwrap();
-            let fate =
-                taken.serve(&session, (&getattr).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
-            assert_eq!(fate, Fate::Answered(16));
+            queue_request.read((&getattr).into(), TABLE, 0, false).unwrap();
+            let next = queue_request.serve(
+                &session,
+                (&getattr).into(),
+                (Pace::Patient, StopCheck::NEVER),
+                &mut scratch,
+            );
+            assert!(matches!(next, Next::Done(16)), "{next:?}");
             assert_eq!(answer(&getattr, 16), (-Errno::EIO.raw(), Vec::new()));
         }
-        // Nothing is held by what has panicked: a new INIT waits for nobody.
+        // The panic has left no lock held, so a new INIT does not wait.
         session.end();
         assert!(!session.is_serving());
     }
 
     #[test]
-    fn what_would_wait_is_left_untouched_and_can_be_served_again() {
-        let (session, mut taken, mut scratch) = serving();
+    fn a_request_that_would_block_leaves_its_reply_buffers_untouched() {
+        let (session, mut queue_request, mut scratch) = serving();
         let mut read = [0; 40];
         read[16] = 100;
         for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (30, &[0; 16][..])] {
             let memory = request(opcode, arguments);
-            taken.read((&memory).into(), TABLE, 0, false).unwrap();
-            let fate = taken.serve(&session, (&memory).into(), (Pace::Now, StopCheck::NEVER), &mut scratch);
-            assert_eq!(fate, Fate::WouldWait, "opcode {opcode}");
+            queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
+            let next =
+                queue_request.serve(&session, (&memory).into(), (Pace::Now, StopCheck::NEVER), &mut scratch);
+            assert!(matches!(next, Next::Offload(_)), "opcode {opcode}: {next:?}");
             let room = answer(&memory, ROOM_LEN).1;
             assert!(room.iter().all(|byte| *byte == UNTOUCHED), "opcode {opcode}");
-            let Fate::Answered(len) =
-                taken.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch)
-            else {
+            let Next::Done(len) = queue_request.serve(
+                &session,
+                (&memory).into(),
+                (Pace::Patient, StopCheck::NEVER),
+                &mut scratch,
+            ) else {
                 panic!("opcode {opcode} is not answered");
             };
             let expected = if opcode == 15 { (0, b"late".to_vec()) } else { (-Errno::EIO.raw(), Vec::new()) };
@@ -224,14 +266,145 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_request_serves_the_next_one() {
-        let (_, mut taken, _) = serving();
+        let (_, mut queue_request, _) = serving();
         let memory = request(3, &[0; 16]);
-        taken.read((&memory).into(), TABLE, 0, false).unwrap();
-        let before = taken.footprint();
+        queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
+        let before = queue_request.footprint();
         for _ in 0..100 {
-            taken.read((&memory).into(), TABLE, 0, false).unwrap();
-            assert_eq!(taken.footprint(), before);
+            queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
+            assert_eq!(queue_request.footprint(), before);
         }
         assert!(before <= 1024, "{before}");
+    }
+
+    /// `bytes` in the guest's memory in pieces of `piece` bytes, which are all readable or all writable.
+    fn chain_of(bytes: &[u8], piece: usize, writable: bool) -> (GuestMemoryMmap, Chain) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let (count, write) = (bytes.chunks(piece).count(), if writable { 2 } else { 0 });
+        for (index, part) in (0u16..).zip(bytes.chunks(piece)) {
+            let address = 0x8000 + u64::from(index) * 0x80;
+            memory.write_slice(part, GuestAddress(address)).unwrap();
+            let next = u16::from(usize::from(index) + 1 < count);
+            let len = u32::try_from(part.len()).unwrap();
+            let descriptor = Descriptor::new(address, len, write | next, index + 1);
+            memory.write_obj(descriptor, GuestAddress(u64::from(index) * 16)).unwrap();
+        }
+        let table = Table { address: GuestAddress(0), count: 128 };
+        let mut chain = Chain::default();
+        chain.walk(&memory, table, 0, false).unwrap();
+        (memory, chain)
+    }
+
+    /// A message with this opcode.
+    fn bytes_of(opcode: u32, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_copied_whole() {
+        for piece in 1..60 {
+            let whole = bytes_of(1, 57);
+            let (memory, chain) = chain_of(&whole, piece, false);
+            let mut message = Vec::new();
+            copy_out(chain.message(&memory), &mut message).unwrap();
+            assert_eq!(message, whole, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn the_data_of_a_write_stays_in_guest_memory() {
+        for piece in [1, 7, 80, 100] {
+            let whole = bytes_of(16, 100);
+            let (memory, chain) = chain_of(&whole, piece, false);
+            let mut message = Vec::new();
+            copy_out(chain.message(&memory), &mut message).unwrap();
+            assert_eq!(message, whole[..80], "in pieces of {piece}");
+            assert_eq!(chain.message(&memory).after(message.len()).len(), 20, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn less_than_a_header_is_no_message() {
+        let (memory, chain) = chain_of(&bytes_of(16, 39), 10, false);
+        assert!(copy_out(chain.message(&memory), &mut Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_reply_is_split_over_the_guests_buffers() {
+        for piece in 1..40 {
+            let (memory, chain) = chain_of(&[0; 36], piece, true);
+            let sink = QueueSink { room: chain.room(&memory) };
+            assert_eq!(sink.data(15).len(), 15);
+            assert_eq!(sink.data(1000).len(), 20);
+            let used = sink.send(&[7; OUT_HEADER_LEN], Body::Bytes(b"0123456789"));
+            assert_eq!(used, 26, "in pieces of {piece}");
+            let mut whole = vec![0xff; 36];
+            chain.room(&memory).copy_to(&mut whole);
+            assert_eq!(whole[..16], [7; 16], "in pieces of {piece}");
+            assert_eq!(&whole[16..26], b"0123456789", "in pieces of {piece}");
+            assert_eq!(whole[26..], [0; 10], "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_reply_has_used_length_zero() {
+        let (memory, chain) = (GuestMemoryMmap::new(), Chain::default());
+        let (sink, counters) = (QueueSink { room: chain.room(&memory) }, SlotCounters::default());
+        assert_eq!(ReplySlot::new(sink, Unique(1), &counters).close(), 0);
+    }
+
+    /// A message of 57 bytes and a room of 100, of which one half is RAM and the other memory of the window.
+    fn halves() -> (GuestMemoryMmap, GuestMemoryMmap) {
+        let places = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
+        let all = GuestMemoryMmap::from_ranges(&places).unwrap();
+        let (ram, _) = all.remove_region(GuestAddress(0x1000), 0x1000).unwrap();
+        (all, ram)
+    }
+
+    fn chain_at(view: GuestView<'_>, message: u64, room: u64) -> Chain {
+        view.all.write_slice(&bytes_of(1, 57), GuestAddress(message)).unwrap();
+        let table = Table { address: GuestAddress(0), count: 2 };
+        view.all.write_obj(Descriptor::new(message, 57, 1, 1), GuestAddress(0)).unwrap();
+        view.all.write_obj(Descriptor::new(room, 100, 2, 0), GuestAddress(16)).unwrap();
+        let mut chain = Chain::default();
+        chain.walk(view, table, 0, false).unwrap();
+        chain
+    }
+
+    #[test]
+    fn no_message_is_copied_out_of_the_window() {
+        let (all, ram) = halves();
+        let view = GuestView { ram: &ram, all: &all };
+        for (message, readable) in [(0x100, true), (0x1100, false)] {
+            let chain = chain_at(view, message, 0x200);
+            let copied = copy_out(chain.message(view), &mut Vec::new());
+            assert_eq!(copied.is_some(), readable, "{message:#x}");
+        }
+    }
+
+    #[test]
+    fn no_reply_is_copied_into_the_window() {
+        let (all, ram) = halves();
+        let view = GuestView { ram: &ram, all: &all };
+        for (room, used) in [(0x200, 26), (0x1200, 0)] {
+            let chain = chain_at(view, 0x100, room);
+            let sink = QueueSink { room: chain.room(view) };
+            assert_eq!(sink.send(&[7; OUT_HEADER_LEN], Body::Bytes(&[9; 10])), used, "{room:#x}");
+            let written: u8 = all.read_obj(GuestAddress(room)).unwrap();
+            assert_eq!(written, if used > 0 { 7 } else { 0 }, "{room:#x}");
+        }
+    }
+
+    #[test]
+    fn no_table_of_descriptors_lies_in_the_window() {
+        let (all, ram) = halves();
+        let view = GuestView { ram: &ram, all: &all };
+        all.write_obj(Descriptor::new(0x100, 57, 0, 0), GuestAddress(0x1800)).unwrap();
+        let table = Table { address: GuestAddress(0x1800), count: 1 };
+        Chain::default().walk(&all, table, 0, false).unwrap();
+        let walked = Chain::default().walk(view, table, 0, false);
+        assert!(matches!(walked, Err(ChainError::TableOutsideMemory { .. })));
     }
 }

@@ -1,4 +1,5 @@
-//! How a worker sleeps: until the guest kicks, or until it is told to stop. One system call each time.
+//! How a queue thread waits for the guest: it polls the ring, then sleeps until the guest kicks or the
+//! thread must stop. A sleep is one system call.
 
 use super::split_ring::RingError;
 use crate::sync::clock;
@@ -10,9 +11,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Tells a worker to end after its current request.
+/// Tells a queue thread to stop after its current request.
 #[derive(Debug)]
 pub(super) struct StopSignal {
     requested: AtomicBool,
@@ -27,7 +28,7 @@ impl StopSignal {
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::Release);
         if let Err(error) = raise(&self.event) {
-            tracing::error!(%error, "cannot tell a worker to stop");
+            tracing::error!(%error, "cannot tell a queue thread to stop");
         }
     }
 
@@ -36,16 +37,16 @@ impl StopSignal {
     }
 }
 
-/// Adds to an eventfd. Its number has the host's byte order; any order of 1 is a number above 0.
+/// Adds to an eventfd. Its number has the host's byte order; any byte order of 1 is above 0.
 pub(super) fn raise(event: impl AsFd) -> io::Result<()> {
     match rustix::io::write(event, &1u64.to_le_bytes()) {
-        // One that is full has not been seen yet; one more says nothing new.
+        // A full counter was not seen yet, so one more changes nothing.
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// A worker's sleep.
+/// The sleep of a queue thread.
 #[derive(Debug)]
 pub(super) struct Sleep {
     epoll: OwnedFd,
@@ -53,10 +54,10 @@ pub(super) struct Sleep {
 }
 
 impl Sleep {
-    /// A sleep that kicks on `kick` and `stop` end.
+    /// Makes a sleep that kicks on `kick` and `stop` end.
     pub(super) fn new(kick: &File, stop: Arc<StopSignal>) -> io::Result<Self> {
-        // Edge-triggered: each kick wakes once, although nobody reads the event's number. Only what it has counted
-        // until now is taken away, for it may be full, and a kick that does not fit is none.
+        // Edge-triggered: each kick wakes once, although the event's number is never read. Only the
+        // count until now is taken away: it may be full, and a kick that does not fit is lost.
         let mut count = [0; 8];
         match rustix::io::read(kick, &mut count) {
             Ok(_) | Err(Errno::AGAIN) => {}
@@ -68,13 +69,13 @@ impl Sleep {
         Ok(Self { epoll, stop })
     }
 
-    /// Whether the worker is to end.
+    /// Returns whether the queue thread must stop.
     pub(super) fn is_over(&self) -> bool {
         self.stop.requested()
     }
 
-    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or the worker is to stop
-    /// (false).
+    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or the
+    /// thread must stop (false).
     pub(super) fn until_kicked(&self, until: Option<Instant>) -> Result<bool, RingError> {
         let left = until.map(|until| until.saturating_duration_since(clock::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
@@ -82,12 +83,68 @@ impl Sleep {
         loop {
             match epoll::wait(&self.epoll, &mut events, left.as_ref()) {
                 Ok(_) => return Ok(!self.is_over()),
-                // Who sleeps for a time looks whether it is over.
+                // The time may be over.
                 Err(Errno::INTR) if until.is_some() => return Ok(!self.is_over()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(RingError::Kick(error.into())),
             }
         }
+    }
+}
+
+/// Weight of the past in the average of gaps, in quarters.
+const PAST: u32 = 3;
+/// A longer gap counts as so many budgets. So one pause ends polling, and a few quick requests begin
+/// it again.
+const GAP_MAX: u32 = 8;
+
+/// Decides whether a queue thread polls its ring before it sleeps.
+///
+/// A guest that waits for each reply sends its next request soon after it. A thread that still polls
+/// then saves the guest's kick and its own sleep. It polls only while requests have lately come within
+/// its budget of time. If it finds nothing in that time, it sleeps, and does not poll again before
+/// several requests have come quickly: if guest and thread share a processor, polling delays the
+/// request that it waits for.
+#[derive(Debug)]
+pub(super) struct Poller {
+    /// How long to poll; zero: never.
+    budget: Duration,
+    /// The average time between an empty ring and the next request.
+    average: Duration,
+    drained: Option<Instant>,
+}
+
+impl Poller {
+    /// Makes a poller that polls for at most `budget`.
+    pub(super) const fn new(budget: Duration) -> Self {
+        Self { budget, average: budget.saturating_mul(GAP_MAX), drained: None }
+    }
+
+    /// Notes that the ring is empty. Returns until when to poll, if at all.
+    pub(super) fn drained(&mut self) -> Option<Instant> {
+        if self.budget.is_zero() {
+            return None;
+        }
+        let now = clock::now();
+        self.drained = Some(now);
+        if self.average > self.budget { None } else { now.checked_add(self.budget) }
+    }
+
+    /// Notes that a request has come.
+    pub(super) fn came(&mut self) {
+        if let Some(drained) = self.drained.take() {
+            self.learn(clock::elapsed(drained));
+        }
+    }
+
+    /// Notes that no request came in time.
+    pub(super) fn missed(&mut self) {
+        self.average = self.budget.saturating_mul(GAP_MAX);
+    }
+
+    fn learn(&mut self, gap: Duration) {
+        let gap = gap.min(self.budget.saturating_mul(GAP_MAX));
+        self.average = self.average.saturating_mul(PAST).saturating_add(gap) / PAST.saturating_add(1);
     }
 }
 
@@ -100,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kick_wakes_although_nobody_reads_the_count() {
+    fn every_kick_wakes_once_without_a_read() {
         let kick = kick();
         let sleep = Sleep::new(&kick, Arc::new(StopSignal::new().unwrap())).unwrap();
         for _ in 0..1000 {
@@ -113,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_was_left_full_takes_kicks_again() {
+    fn a_full_event_takes_kicks_again() {
         let kick = kick();
         // As much as it holds: u64::MAX - 1 on a little-endian host, and no host takes u64::MAX.
         rustix::io::write(&kick, &(u64::MAX - 1).to_le_bytes()).unwrap();
@@ -129,7 +186,7 @@ mod tests {
     fn a_sleep_for_a_time_ends_without_a_kick() {
         let (kick, stop) = (kick(), Arc::new(StopSignal::new().unwrap()));
         let sleep = Sleep::new(&kick, Arc::clone(&stop)).unwrap();
-        let until = clock::now() + std::time::Duration::from_millis(5);
+        let until = clock::now() + Duration::from_millis(5);
         while clock::now() < until {
             assert!(sleep.until_kicked(Some(until)).unwrap());
         }
@@ -142,6 +199,65 @@ mod tests {
         stop.request();
         for _ in 0..2 {
             assert!(!sleep.until_kicked(None).unwrap());
+        }
+    }
+
+    const BUDGET: Duration = Duration::from_micros(50);
+
+    #[test]
+    fn polling_begins_when_requests_come_quickly() {
+        let mut poller = Poller::new(BUDGET);
+        assert!(poller.drained().is_none());
+        let mut quick = 0;
+        while poller.drained().is_none() {
+            poller.learn(BUDGET / 4);
+            quick += 1;
+        }
+        assert!((3..20).contains(&quick), "{quick}");
+    }
+
+    #[test]
+    fn a_poll_without_a_request_is_not_repeated_at_once() {
+        let mut poller = Poller::new(BUDGET);
+        for _ in 0..100 {
+            poller.learn(Duration::ZERO);
+        }
+        assert!(poller.drained().is_some());
+        poller.missed();
+        let mut quick = 0;
+        while poller.drained().is_none() {
+            poller.learn(Duration::ZERO);
+            quick += 1;
+        }
+        assert!((5..20).contains(&quick), "{quick}");
+    }
+
+    #[test]
+    fn one_long_pause_ends_polling() {
+        let mut poller = Poller::new(BUDGET);
+        for _ in 0..100 {
+            poller.learn(BUDGET / 4);
+        }
+        assert!(poller.drained().is_some());
+        poller.learn(Duration::from_secs(1));
+        assert!(poller.drained().is_none());
+    }
+
+    #[test]
+    fn slow_requests_are_not_polled_for() {
+        let mut poller = Poller::new(BUDGET);
+        for _ in 0..100 {
+            poller.learn(BUDGET * 2);
+        }
+        assert!(poller.drained().is_none());
+    }
+
+    #[test]
+    fn without_a_budget_there_is_no_polling() {
+        let mut poller = Poller::new(Duration::ZERO);
+        for _ in 0..10 {
+            assert!(poller.drained().is_none());
+            poller.came();
         }
     }
 }

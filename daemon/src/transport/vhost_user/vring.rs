@@ -5,7 +5,7 @@
 //! Stopping joins the worker, which ends its current request first: that is the drain which GET_VRING_BASE, a reset
 //! and a lost connection need (`docs/decisions/0003-one-worker-a-queue.md`).
 
-use super::ring::Ring;
+use super::ring::{Memory, Ring};
 use rustix::fs::OFlags;
 use std::cell::RefCell;
 use std::fs::File;
@@ -13,10 +13,6 @@ use std::io;
 use std::sync::Arc;
 use vhost_user_backend::{VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT as _};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-
-/// The guest's memory as the front-end has described it last.
-pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// Bytes of flags and index at the start of a used ring.
 const USED_HEADER_LEN: usize = 4;

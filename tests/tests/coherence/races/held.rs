@@ -7,7 +7,7 @@ use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{Config, Passthrough};
 use pinhole::session::{Options, Session};
 use pinhole::thread_setup::ThreadSetup;
-use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, Stop};
+use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, StopMount};
 use pinhole_policy::{Places, Policy, RuleId};
 use pinhole_protocol::{
     self as protocol, Attr, Created, DirentBuffer, Entry, FileLock, InitFlags, InitOffer, OpenReply, Statfs,
@@ -46,7 +46,7 @@ const THREADS: NonZero<u16> = NonZero::new(6).unwrap();
 /// A directory and its mount, which trusts names and attributes for a minute.
 pub(crate) struct HeldBack {
     holds: Arc<Holds>,
-    stop: Stop,
+    stop: StopMount,
     serving: Option<JoinHandle<()>>,
     folder: TempDir,
 }

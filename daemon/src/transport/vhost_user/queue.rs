@@ -1,17 +1,16 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
-use super::crew::Complaint;
-use super::leases::{Leases, Waiting};
-use super::parking::{Parking, Stay};
-use super::poll::Poller;
-use super::pool::{Pool, Postponed};
-use super::request::{Fate, Refused, Taken};
+use super::deferred::{DeferredRequests, QueueDeferred};
+use super::leases::{LeaseWait, Leases};
+use super::pool::{Offloaded, Pool};
+use super::queue_thread::Complaint;
+use super::request::{QueueRequest, Unreadable};
 use super::ring::{Burst, Job, Ring};
-use super::sleep::Sleep;
+use super::sleep::{Poller, Sleep};
 use super::split_ring::{Available, Done, Place, RingError};
 use crate::filesystem::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
-use crate::session::{Effort, Pace, Parked, Repeat, Scratch, Session, StopCheck};
+use crate::session::{Deferred, Effort, Next, Pace, Repeat, Scratch, Session, StopCheck};
 use crate::sync::clock;
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
@@ -20,47 +19,48 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
-/// What one queue's worker needs.
+/// One queue of the device.
 #[derive(Debug)]
-pub(super) struct Worker<F> {
+pub(super) struct Queue<F> {
     /// 0 is hiprio.
     pub(super) index: usize,
     pub(super) session: Arc<Session<F>>,
     /// The virtio features that the guest has acknowledged.
     pub(super) acked_features: Arc<AtomicU64>,
-    /// Where requests go that would hold up the queue, unless it has no threads: then the queue waits for them.
+    /// Serves requests that would hold up the queue, unless it has no threads: then the queue waits
+    /// for them.
     pub(super) pool: Arc<Pool>,
-    /// Where requests go that wait for the front-end, or for a lock.
-    pub(super) parking: Option<Arc<Parking>>,
-    /// How long to look for more before it sleeps.
+    /// Answers requests that wait for the front-end, for a lock or for a file system to be durable.
+    pub(super) deferred: Option<Arc<DeferredRequests>>,
+    /// How long to poll the ring before the thread sleeps.
     pub(super) poll: Duration,
 }
 
-impl<F: FileSystem + 'static> Job for Worker<F> {
+impl<F: FileSystem + 'static> Job for Queue<F> {
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
         ring.check()?;
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
         let scratch = if self.index == 0 { Scratch::express() } else { Scratch::default() };
-        let (taken, leases, poller) = (Taken::default(), Leases::default(), Poller::new(self.poll));
-        let mut turn = Turn {
-            worker: self,
+        let (request, leases, poller) = (QueueRequest::default(), Leases::default(), Poller::new(self.poll));
+        let mut queue_loop = QueueLoop {
+            queue: self,
             ring,
             available,
             sleep,
             indirect,
-            taken,
+            request,
             held: None,
             is_closed: false,
             leases,
             scratch,
             poller,
         };
-        let served = turn.serve_until_stopped();
+        let served = queue_loop.serve_until_stopped();
         if served.is_ok() {
-            ring.close_tail(turn.available.taken());
+            ring.close_tail(queue_loop.available.taken());
         }
-        // Of a ring that broke nothing is put back, but what was taken is answered all the same.
-        served.and(turn.wind_up())
+        // Nothing is put back into a broken ring, but what was taken is answered.
+        served.and(queue_loop.wind_up())
     }
 
     fn starting(&self) {
@@ -84,14 +84,14 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
     }
 
     fn taken_all(&self) {
-        if let Some(parking) = &self.parking {
-            parking.hurry(self.index);
+        if let Some(deferred) = &self.deferred {
+            deferred.hurry(self.index);
         }
     }
 
     fn stopped(&self) {
-        if let Some(parking) = &self.parking {
-            parking.calm_down(self.index);
+        if let Some(deferred) = &self.deferred {
+            deferred.end_hurry(self.index);
         }
         if let Some(window) = self.session.window() {
             window.end_drain();
@@ -99,17 +99,17 @@ impl<F: FileSystem + 'static> Job for Worker<F> {
     }
 }
 
-/// A worker at work, and what it keeps from request to request.
-struct Turn<'t, F> {
-    worker: &'t Worker<F>,
+/// The loop of a queue thread, and what it keeps from request to request.
+struct QueueLoop<'t, F> {
+    queue: &'t Queue<F>,
     ring: &'t Arc<Ring>,
     available: &'t mut Available,
     sleep: &'t Sleep,
     indirect: bool,
-    taken: Taken,
+    request: QueueRequest,
     /// A request that came too soon, or for which the pool has no time: the next to be served.
     held: Option<Held>,
-    /// The pool has a request that is to be the last one taken until it is done.
+    /// The pool has a request that is the last one taken until it is done.
     is_closed: bool,
     leases: Leases,
     scratch: Scratch,
@@ -120,31 +120,32 @@ struct Turn<'t, F> {
 enum Ended {
     /// The ring is empty.
     Empty,
-    /// There may be more.
+    /// There may be more requests.
     Full,
-    /// The next request is not to be served yet.
+    /// The next request must not be served yet.
     Held(Hold),
-    /// The worker is to stop.
+    /// The loop must stop.
     Over,
 }
 
 /// What became of one request.
 enum Step {
-    /// It is to be given back with this used length.
+    /// It is given back with this used length.
     Done(u32),
-    /// The pool has it.
+    /// It is in flight, or waits for a lease.
     Elsewhere,
-    /// It is not to be served yet; nothing was done.
+    /// It must not be served yet. Nothing was done.
     Held(Hold),
 }
 
 /// Why a request is not served yet.
 enum Hold {
-    /// The guest has gone on faster than its policy allows, by so much.
+    /// The guest has exceeded its speed limit, and has to wait so long.
     Early(Duration),
-    /// The pool has as much of this queue as it can finish in time. `None`: it has one that is to be the last.
+    /// The pool has as much of this queue as it can finish in time. `None`: it has a request that is
+    /// the last.
     Busy(Option<Effort>),
-    /// The pool has no room for one more of this many bytes of our memory.
+    /// The pool has no room for one more request of this many bytes of the daemon's memory.
     Full(usize),
 }
 
@@ -152,45 +153,46 @@ enum Hold {
 #[derive(Clone, Copy)]
 struct Held {
     place: Place,
-    /// It has waited for as long as the speed limits ask.
+    /// It has waited for as long as the speed limits say.
     has_paid: bool,
 }
 
-/// A request that was taken and has not begun when its worker ends.
+/// A request that was taken and has not begun when the loop stops.
 enum Unbegun {
-    Pooled(Postponed),
-    Leased(Waiting),
+    Pooled(Offloaded),
+    Leased(LeaseWait),
 }
 
 impl Unbegun {
     const fn place(&self) -> Place {
         match self {
-            Self::Pooled(postponed) => postponed.place,
-            Self::Leased(waiting) => waiting.place,
+            Self::Pooled(offloaded) => offloaded.place,
+            Self::Leased(wait) => wait.place,
         }
     }
 
-    /// Whether it can be carried out from its beginning, though a part of it may be done.
+    /// Returns whether it can be carried out from its beginning, although a part of it may be done.
     const fn may_begin_anew(&self) -> bool {
         match self {
-            Self::Pooled(postponed) => postponed.may_begin_anew,
+            Self::Pooled(offloaded) => offloaded.may_begin_anew,
             Self::Leased(_) => true,
         }
     }
 }
 
-/// Requests of a burst that are served and not yet given back.
+/// Requests of a burst that were served and not yet given back.
 type Batch = ArrayVec<Done, SIGNAL_BATCH_MAX>;
 
-impl<F: FileSystem + 'static> Turn<'_, F> {
-    /// Serves until the worker is to stop. What came before the first kick, or while there was no worker, is served at once.
+impl<F: FileSystem + 'static> QueueLoop<'_, F> {
+    /// Serves until the loop must stop. Requests that came before the first kick, or while no thread
+    /// served the queue, are served at once.
     fn serve_until_stopped(&mut self) -> Result<(), RingError> {
         while self.serve_available()? && self.sleep.until_kicked(self.leases.next())? {}
         Ok(())
     }
 
-    /// Serves until the ring is empty and the guest has been asked to kick for what comes next (true), or the worker
-    /// is to stop (false).
+    /// Serves until the ring is empty and the guest has been asked to kick for its next request (true),
+    /// or the loop must stop (false).
     fn serve_available(&mut self) -> Result<bool, RingError> {
         self.available.refuse_kicks(self.ring.begin().ram())?;
         loop {
@@ -200,12 +202,12 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
                 match self.serve_burst()? {
                     Ended::Over => return Ok(false),
                     Ended::Full => {}
-                    Ended::Held(Hold::Early(owed)) => self.sit_out(owed),
+                    Ended::Held(Hold::Early(owed)) => self.throttle(owed),
                     Ended::Held(Hold::Busy(effort)) => {
                         self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
                     }
                     Ended::Held(Hold::Full(bytes)) => {
-                        self.worker.pool.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
+                        self.queue.pool.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
                     }
                     Ended::Empty => break,
                 }
@@ -221,9 +223,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         }
     }
 
-    /// Looks for more once again before the guest is asked to kick, where that is worth it; true: something has come.
+    /// Polls the ring before the guest is asked to kick, if that is worth it. True: a request has come.
     fn poll(&mut self) -> Result<bool, RingError> {
-        if self.worker.index == 0 {
+        if self.queue.index == 0 {
             return self.gather();
         }
         let Some(until) = self.poller.drained() else { return Ok(false) };
@@ -238,8 +240,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         Ok(true)
     }
 
-    /// Lets what nobody waits for come together: a guest that forgets one file after the other (each that it closes, under
-    /// `--cache strict`) need not kick for each, nor be interrupted. True: something has come.
+    /// Waits a moment for more FORGETs, for which no program waits. A guest that forgets one file
+    /// after another (each that it closes, under `--cache strict`) then need not kick for each, nor be
+    /// interrupted. True: a request has come.
     fn gather(&mut self) -> Result<bool, RingError> {
         if self.sleep.is_over() {
             return Ok(false);
@@ -248,13 +251,13 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         self.available.has_more(self.ring.begin().ram())
     }
 
-    /// Serves a number of requests in one memory, and gives them back together: the first of a burst does not wait
-    /// for the last of a long one, and who takes memory away waits for no more than these.
+    /// Serves a number of requests in one memory, and gives them back together. The number is limited:
+    /// the first request waits for the last, and a change of memory waits for all.
     fn serve_burst(&mut self) -> Result<Ended, RingError> {
         let burst = self.ring.begin();
         let mut batch = Batch::new();
         let ended = self.fill(&burst, &mut batch);
-        // Also where the ring broke: what was answered before, was answered.
+        // Also if the ring broke: what was answered before, was answered.
         self.give_back(&burst, &mut batch)?;
         ended
     }
@@ -288,8 +291,9 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         Ok(Ended::Full)
     }
 
-    /// Waits, in no burst, until the guest has paid for what it had, or the worker is to stop.
-    fn sit_out(&self, owed: Duration) {
+    /// Waits, in no burst, for as long as the guest has exceeded its speed limit, or until the loop
+    /// must stop.
+    fn throttle(&self, owed: Duration) {
         let until = clock::now().checked_add(owed);
         while !self.sleep.is_over() {
             let left = until.map_or(THROTTLE_NAP_MAX, |until| until.saturating_duration_since(clock::now()));
@@ -309,142 +313,131 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         given
     }
 
-    /// Serves a request; one that has paid is not asked to wait again.
+    /// Serves a request. One that has paid does not wait for speed limits again.
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
         Held { place, has_paid }: Held,
         batch: &mut Batch,
     ) -> Result<Step, RingError> {
-        let memory = burst.memory();
-        let read = self.taken.read(memory, self.available.table(), place.head, self.indirect);
-        let owed = self.worker.session.owed(self.taken.message());
+        let (session, memory) = (&self.queue.session, burst.memory());
+        let read = self.request.read(memory, self.available.table(), place.head, self.indirect);
+        let owed = session.owed(self.request.opcode());
         if !owed.is_zero() && !has_paid {
             return Ok(Step::Held(Hold::Early(owed)));
         }
         if let Err(why) = read {
-            self.worker.session.count_unread();
-            self.refused(place.head, &why);
+            session.count_unread();
+            self.log_unreadable(place.head, &why);
             return Ok(Step::Done(0));
         }
-        if self.taken.len() > LONG_REQUEST_LEN {
+        if self.request.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
-        let pool_serves = self.worker.pool.has_threads();
+        let pool_serves = self.queue.pool.has_threads();
         let (ring, sleep) = (self.ring, self.sleep);
         // It is the last one taken, so it can be put back.
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
         let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::once(&asked));
-        match self.taken.serve(&self.worker.session, memory, terms, &mut self.scratch) {
-            Fate::Answered(len) => Ok(Step::Done(len)),
-            Fate::WouldWait if pool_serves => self.postpone_taken(burst, place, batch),
-            Fate::Leased if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
-                self.leases.add(Waiting::new(std::mem::take(&mut self.taken), place));
+        match self.request.serve(session, memory, terms, &mut self.scratch) {
+            Next::Done(len) => Ok(Step::Done(len)),
+            Next::Offload(effort) if pool_serves => self.offload_if_room(burst, (place, effort), batch),
+            Next::Retry if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
+                self.leases.add(LeaseWait::new(std::mem::take(&mut self.request), place));
                 Ok(Step::Elsewhere)
             }
-            Fate::Leased => Ok(Step::Done(self.refuse(burst, &self.taken, Errno::EAGAIN))),
-            Fate::Parked(parked) => Ok(self.park(burst, parked, place)),
-            Fate::Stopped => Ok(Step::Held(Hold::Busy(None))),
+            Next::Retry => Ok(Step::Done(self.request.refuse(session, memory, Errno::EAGAIN))),
+            Next::Deferred(deferred) => Ok(self.defer(burst, deferred, place)),
+            Next::Stopped => Ok(Step::Held(Hold::Busy(None))),
             // Unreachable: a patient request is answered. It would be given back empty.
-            Fate::WouldWait => Ok(Step::Done(0)),
+            Next::Offload(_) => Ok(Step::Done(0)),
         }
     }
 
-    /// Hands the request that was read last over to the pool, if that has time for it.
-    fn postpone_taken(
+    /// Passes the request that was read last to the pool, if the pool has time and room for it.
+    fn offload_if_room(
         &mut self,
         burst: &Burst<'_>,
-        place: Place,
+        (place, effort): (Place, Effort),
         batch: &mut Batch,
     ) -> Result<Step, RingError> {
-        let effort = self.taken.effort(&self.worker.session, burst.memory());
         if !self.ring.has_room(Some(effort)) {
             return Ok(Step::Held(Hold::Busy(Some(effort))));
         }
-        let taken = std::mem::take(&mut self.taken);
-        if let Some(taken) = self.postpone(burst, (taken, place, effort), batch)? {
-            return Ok(Step::Held(Hold::Full(taken.footprint())));
+        let request = std::mem::take(&mut self.request);
+        if let Some(request) = self.offload(burst, (request, place, effort), batch)? {
+            return Ok(Step::Held(Hold::Full(request.footprint())));
         }
         self.is_closed = effort.is_interruptible();
         Ok(Step::Elsewhere)
     }
 
-    /// Hands a request over to the pool. `Some`: that has no room. It is not waited for here, because a change of memory waits
-    /// for the burst.
-    fn postpone(
+    /// Passes a request to the pool, or returns it if the pool has no room. This does not wait for
+    /// room, because a change of memory waits for the burst.
+    fn offload(
         &self,
         burst: &Burst<'_>,
-        (taken, place, effort): (Taken, Place, Effort),
+        (request, place, effort): (QueueRequest, Place, Effort),
         batch: &mut Batch,
-    ) -> Result<Option<Taken>, RingError> {
+    ) -> Result<Option<QueueRequest>, RingError> {
         self.give_back(burst, batch)?;
-        let (deferral, queue) = (self.ring.defer(effort), self.worker.index);
-        let postponed = Postponed {
-            taken,
+        let offloaded = Offloaded {
+            request,
             place,
-            queue,
-            deferral,
+            queue: self.queue.index,
+            in_flight: self.ring.offload(effort),
             is_urgent: false,
             reached: None,
             may_begin_anew: true,
         };
-        Ok(self.worker.pool.submit(postponed).map(|postponed| postponed.taken))
+        Ok(self.queue.pool.submit(offloaded).map(|offloaded| offloaded.request))
     }
 
-    fn refuse(&self, burst: &Burst<'_>, taken: &Taken, errno: Errno) -> u32 {
-        taken.refuse((&self.worker.session, burst.memory()), errno)
-    }
-
-    /// Tries requests again that wait for a lease, where it is time.
+    /// Tries requests again that wait for a lease, if it is time.
     fn serve_leased(&mut self) -> Result<(), RingError> {
         if self.leases.is_empty() {
             return Ok(());
         }
         let (burst, mut batch, now) = (self.ring.begin(), Batch::new(), clock::now());
-        while let Some(waiting) = self.leases.take_due(now) {
+        while let Some(wait) = self.leases.take_due(now) {
             if batch.is_full() {
                 self.give_back(&burst, &mut batch)?;
             }
-            let (session, memory, scratch) = (&self.worker.session, burst.memory(), &mut self.scratch);
-            let place = waiting.place;
-            let step = match waiting.taken.serve(session, memory, (Pace::Now, StopCheck::NEVER), scratch) {
-                Fate::Answered(len) => Step::Done(len),
-                Fate::Leased if waiting.is_over() => {
-                    Step::Done(self.refuse(&burst, &waiting.taken, Errno::EAGAIN))
+            let (session, memory) = (&self.queue.session, burst.memory());
+            let place = wait.place;
+            let terms = (Pace::Now, StopCheck::NEVER);
+            let len = match wait.request.serve(session, memory, terms, &mut self.scratch) {
+                Next::Done(len) => len,
+                Next::Retry if wait.is_over() => wait.request.refuse(session, memory, Errno::EAGAIN),
+                Next::Retry => {
+                    self.leases.put_back(wait);
+                    continue;
                 }
-                Fate::Leased => {
-                    self.leases.put_back(waiting);
-                    Step::Elsewhere
-                }
-                Fate::WouldWait => {
-                    let effort = waiting.taken.effort(session, memory);
-                    let (taken, waits) = waiting.split();
-                    if let Some(taken) = self.postpone(&burst, (taken, place, effort), &mut batch)? {
-                        self.leases.put_back(waits.joined(taken));
+                Next::Offload(effort) => {
+                    let LeaseWait { request, since, .. } = wait;
+                    if let Some(request) = self.offload(&burst, (request, place, effort), &mut batch)? {
+                        self.leases.put_back(LeaseWait { request, place, since, due: since });
                     }
-                    Step::Elsewhere
+                    continue;
                 }
-                // No request that opens a file waits for anything else.
-                Fate::Parked(_) | Fate::Stopped => {
-                    Step::Done(self.refuse(&burst, &waiting.taken, Errno::EIO))
-                }
+                // Unreachable: no request that opens a file waits for anything else.
+                Next::Deferred(_) | Next::Stopped => wait.request.refuse(session, memory, Errno::EIO),
             };
-            if let Step::Done(len) = step {
-                batch.push(Done { head: place.head, len });
-            }
+            batch.push(Done { head: place.head, len });
         }
         self.give_back(&burst, &mut batch)
     }
 
-    /// The worker is to stop: puts back into the available ring what has not begun, from the last request on, and sees to it
-    /// that the rest is answered. Of that, requests that wait for a lease are answered ESTALE: Linux looks the path up again
-    /// and opens or truncates what it finds, so its program notices nothing.
+    /// Stops the loop: puts back into the available ring what has not begun, from the last request on,
+    /// and sees to it that the rest is answered. A request of the rest that waits for a lease is
+    /// answered ESTALE: Linux looks the path up again and opens or truncates what it finds, so the
+    /// program in the guest notices nothing.
     fn wind_up(&mut self) -> Result<(), RingError> {
         // It is the last one taken.
         if let Some(held) = self.held.take() {
             self.ring.put_back(held.place);
         }
-        let pooled = self.worker.pool.withdraw(self.worker.index).into_iter().map(Unbegun::Pooled);
+        let pooled = self.queue.pool.withdraw(self.queue.index).into_iter().map(Unbegun::Pooled);
         let mut unbegun: Vec<_> =
             pooled.chain(self.leases.take_all().into_iter().map(Unbegun::Leased)).collect();
         unbegun.sort_by_key(|unbegun| unbegun.place().number);
@@ -452,43 +445,43 @@ impl<F: FileSystem + 'static> Turn<'_, F> {
         let (burst, mut batch, mut urgent) = (self.ring.begin(), Batch::new(), Vec::new());
         for unbegun in unbegun {
             match unbegun {
-                Unbegun::Pooled(postponed) => urgent.push(postponed),
-                Unbegun::Leased(waiting) => {
+                Unbegun::Pooled(offloaded) => urgent.push(offloaded),
+                Unbegun::Leased(wait) => {
                     if batch.is_full() {
                         self.give_back(&burst, &mut batch)?;
                     }
-                    let len = self.refuse(&burst, &waiting.taken, Errno::ESTALE);
-                    batch.push(Done { head: waiting.place.head, len });
+                    let len = wait.request.refuse(&self.queue.session, burst.memory(), Errno::ESTALE);
+                    batch.push(Done { head: wait.place.head, len });
                 }
             }
         }
-        self.worker.pool.hurry(urgent);
+        self.queue.pool.hurry(urgent);
         self.give_back(&burst, &mut batch)
     }
 
-    /// Lets a request wait. One that may wait for long does so only while the ring has room for others: who has the
-    /// lock must still get his requests through.
-    fn park(&mut self, burst: &Burst<'_>, parked: Parked, place: Place) -> Step {
-        let Worker { parking, session, index, .. } = self.worker;
-        let Some(parking) = parking else { return Step::Done(0) };
-        if parked.gives_way().is_some() && !self.has_room_aside() {
-            let refused = Err(Errno::ENOLCK);
-            let len = self.taken.settle((session, burst.memory()), &parked, refused, &mut self.scratch);
+    /// Defers a request. One that may wait for long is deferred only while the ring has room for
+    /// others: the requests of the owner of the lock must still get through.
+    fn defer(&mut self, burst: &Burst<'_>, deferred: Deferred, place: Place) -> Step {
+        let Queue { deferred: requests, session, index, .. } = self.queue;
+        let Some(requests) = requests else { return Step::Done(0) };
+        if deferred.refusal().is_some() && !self.has_room_to_defer() {
+            let (memory, refused) = (burst.memory(), Err(Errno::ENOLCK));
+            let len = self.request.answer_deferred((session, memory), &deferred, refused, &mut self.scratch);
             return Step::Done(len);
         }
-        let taken = std::mem::take(&mut self.taken).without_message();
-        let deferral = self.ring.set_aside();
-        parking.park(Stay { parked, taken, place, queue: *index, deferral });
+        let request = std::mem::take(&mut self.request).without_message();
+        let in_flight = self.ring.defer();
+        requests.add(QueueDeferred { deferred, request, place, queue: *index, in_flight });
         Step::Elsewhere
     }
 
-    fn has_room_aside(&self) -> bool {
-        self.ring.has_room_aside(self.indirect) && self.taken.chain_footprint() <= LOCK_WAIT_LEN_MAX
+    fn has_room_to_defer(&self) -> bool {
+        self.ring.has_room_to_defer(self.indirect) && self.request.chain_footprint() <= LOCK_WAIT_LEN_MAX
     }
 
-    fn refused(&self, head: u16, why: &Refused) {
+    fn log_unreadable(&self, head: u16, why: &Unreadable) {
         if let Some(suppressed) = self.ring.may_log(Complaint::Request) {
-            tracing::warn!(queue = self.worker.index, head, suppressed, "request refused: {why}");
+            tracing::warn!(queue = self.queue.index, head, suppressed, "request refused: {why}");
         }
     }
 }

@@ -1,17 +1,16 @@
-//! One thread's loop: read a request, have it served, write the answer.
+//! The loop of one thread: read a request, serve it, write the reply.
 
-use super::ServeError;
-use super::device::{DeviceSink, Outcome};
-use super::parking::{Parking, Stay};
+use super::device::{DeferredRequests, DeviceDeferred, DeviceReceipt, DeviceSink};
 use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
-use crate::session::{Pace, Scratch, Served, Session, is_forget};
+use crate::session::{Incoming, Next, Pace, Scratch, Session, StopCheck};
 use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
-use pinhole_protocol::{Opcode, WRITE_LEN, copied_len};
+use pinhole_protocol::{Opcode, OpcodeFacts, WRITE_LEN, copied_len};
 use rustix::io::Errno;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
@@ -22,24 +21,47 @@ const MESSAGE_ROOM: usize = 4096;
 /// More than any disk asks for.
 const PAGE_LEN: usize = 4096;
 
-/// One thread's buffers around the session.
-pub(super) struct Worker<'s, F> {
+/// What ends serving early.
+#[derive(Debug, thiserror::Error)]
+pub enum FuseError {
+    /// `/dev/fuse` could not be read.
+    #[error("cannot read requests from /dev/fuse: {source}")]
+    Read {
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the reply to INIT, or was refused.
+    #[error("the kernel and pinhole could not agree on INIT: its FUSE is older than 7.27 (Linux 5.0)")]
+    Init,
+    /// A bug in pinhole. The log has the panic's message.
+    #[error("a serving thread panicked")]
+    Panicked,
+    /// A thread could not be started or prepared.
+    #[error("cannot prepare a serving thread: {source}")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A thread that serves requests of the mount, with its buffers.
+pub(super) struct FuseThread<'s, F> {
     session: &'s Session<F>,
     device: &'s Arc<OwnedFd>,
-    parking: Option<&'s Parking>,
+    deferred: Option<&'s DeferredRequests>,
     request: Buffer,
     reply: Buffer,
     scratch: Scratch,
 }
 
-/// Memory whose file data lies where O_DIRECT on the host wants it: on a page's border.
+/// Memory whose file data is where O_DIRECT on the host needs it: at the start of a page.
 struct Buffer {
     memory: Vec<u8>,
     start: usize,
 }
 
 impl Buffer {
-    /// `len` bytes, with the data behind the first `head_len` of them.
+    /// Allocates `len` bytes, with the data after the first `head_len` of them.
     fn new(len: usize, head_len: usize) -> Self {
         let memory = vec![0; len.saturating_add(PAGE_LEN)];
         let start = memory.as_ptr().wrapping_add(head_len).align_offset(PAGE_LEN);
@@ -52,12 +74,12 @@ impl Buffer {
     }
 }
 
-/// What one turn of the loop did.
+/// What one pass of the loop did.
 enum Turn {
     /// A request was served.
     Served {
-        /// It was answered with an error.
-        refused: bool,
+        /// The reply was an error.
+        is_error: bool,
     },
     /// There was nothing to serve this time.
     Again,
@@ -65,20 +87,20 @@ enum Turn {
     Gone,
 }
 
-impl<'s, F: FileSystem> Worker<'s, F> {
-    /// Makes the calling thread a worker.
+impl<'s, F: FileSystem> FuseThread<'s, F> {
+    /// Prepares the calling thread.
     pub(super) fn new(
         threads: &ThreadSetup,
         session: &'s Session<F>,
         device: &'s Arc<OwnedFd>,
-        parking: Option<&'s Parking>,
-    ) -> Result<Self, ServeError> {
-        threads.enter(Threads::WORKER).map_err(|source| ServeError::Thread { source })?;
+        deferred: Option<&'s DeferredRequests>,
+    ) -> Result<Self, FuseError> {
+        threads.enter(Threads::WORKER).map_err(|source| FuseError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
         Ok(Self {
             session,
             device,
-            parking,
+            deferred,
             request: Buffer::new(data_room.saturating_add(MESSAGE_ROOM), WRITE_LEN),
             reply: Buffer::new(data_room, 0),
             scratch: Scratch::default(),
@@ -86,18 +108,18 @@ impl<'s, F: FileSystem> Worker<'s, F> {
     }
 
     /// Serves the kernel's first request, which is INIT.
-    pub(super) fn serve_init(mut self) -> Result<(), ServeError> {
+    pub(super) fn serve_init(mut self) -> Result<(), FuseError> {
         loop {
             match self.turn()? {
-                Turn::Served { refused: false } => return Ok(()),
+                Turn::Served { is_error: false } => return Ok(()),
                 Turn::Again => {}
-                Turn::Served { refused: true } | Turn::Gone => return Err(ServeError::Init),
+                Turn::Served { is_error: true } | Turn::Gone => return Err(FuseError::Init),
             }
         }
     }
 
     /// Serves until the mount is gone.
-    pub(super) fn serve(mut self) -> Result<(), ServeError> {
+    pub(super) fn serve(mut self) -> Result<(), FuseError> {
         loop {
             match self.turn()? {
                 Turn::Served { .. } | Turn::Again => {}
@@ -106,34 +128,43 @@ impl<'s, F: FileSystem> Worker<'s, F> {
         }
     }
 
-    fn turn(&mut self) -> Result<Turn, ServeError> {
+    fn turn(&mut self) -> Result<Turn, FuseError> {
         let len = match rustix::io::read(&**self.device, self.request.bytes()) {
             Ok(len) => len,
             Err(Errno::NODEV) => return Ok(Turn::Gone),
             // ENOENT: the caller gave up between waking this thread and the copy.
             Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(Turn::Again),
-            Err(error) => return Err(ServeError::Read { source: error.into() }),
+            Err(error) => return Err(FuseError::Read { source: error.into() }),
         };
-        sit_out(self.session, self.request.bytes().get(..len).unwrap_or_default());
-        let mut outcome = Outcome::default();
+        throttle(self.session, self.request.bytes().get(..len).unwrap_or_default());
         let (message, payload) = split(self.request.bytes().get_mut(..len).unwrap_or_default());
-        let sink =
-            DeviceSink::new(self.device.as_fd(), VolatileSlice::from(self.reply.bytes()), &mut outcome);
-        // Each thread is one of several on the device: one that waits holds up nobody.
-        let served = self.session.serve((message, payload), sink, Pace::Patient, &mut self.scratch);
-        if let (Served::Parked(parked), Some(parking)) = (served, self.parking) {
-            parking.park(Stay { parked, device: Arc::clone(self.device) });
-        }
-        outcome.finish(self.device.as_fd(), self.reply.bytes());
-        Ok(Turn::Served { refused: outcome.refused() })
+        let incoming = Incoming { message, payload };
+        let sink = DeviceSink { device: self.device.as_fd(), reply: VolatileSlice::from(self.reply.bytes()) };
+        // A thread that waits holds up no request: the device has several threads.
+        let next = self.session.serve(incoming, sink, Pace::Patient, StopCheck::NEVER, &mut self.scratch);
+        let receipt = match (next, self.deferred) {
+            (Next::Done(receipt), _) => receipt,
+            (Next::Deferred(deferred), Some(requests)) => {
+                requests.add(DeviceDeferred { deferred, device: Arc::clone(self.device) });
+                DeviceReceipt::default()
+            }
+            // Unreachable: requests are deferred only if `Session::may_defer`, and a patient request
+            // neither blocks nor stops.
+            (Next::Deferred(_) | Next::Offload(_) | Next::Retry | Next::Stopped, _) => {
+                DeviceReceipt::default()
+            }
+        };
+        receipt.finish(self.device.as_fd(), self.reply.bytes());
+        Ok(Turn::Served { is_error: receipt.is_error })
     }
 }
 
-/// Waits for what the guest owes, as the policy's limits say. A FORGET does not wait: here any thread may take one from
+/// Waits as long as the policy's speed limits say. A FORGET does not wait: any thread may get one from
 /// the kernel, and a thread that waited with it would serve no request meanwhile.
-fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
-    let owed = session.owed(message);
-    if owed.is_zero() || is_forget(message) {
+fn throttle<F: FileSystem>(session: &Session<F>, message: &[u8]) {
+    let opcode = Opcode::of_message(message);
+    let owed = session.owed(opcode);
+    if owed.is_zero() || opcode.is_some_and(|opcode| opcode.facts().contains(OpcodeFacts::URGENT)) {
         return;
     }
     let until = clock::now().checked_add(owed);
@@ -144,7 +175,7 @@ fn sit_out<F: FileSystem>(session: &Session<F>, message: &[u8]) {
     }
 }
 
-/// Parts the data of a WRITE from what is to be decoded.
+/// Splits the data of a WRITE from what is decoded.
 fn split(bytes: &mut [u8]) -> (&[u8], IoVectors<'_>) {
     let copied = copied_len(Opcode::of_message(bytes), bytes.len());
     let (message, data) = bytes.split_at_mut(copied.min(bytes.len()));
@@ -162,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_write_lies_on_a_pages_border() {
+    fn the_data_of_a_write_is_at_the_start_of_a_page() {
         for head_len in [0, WRITE_LEN] {
             let mut buffer = Buffer::new(8192, head_len);
             assert!(buffer.bytes().len() >= 8192);
@@ -171,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_data_of_a_write_stays_behind() {
+    fn only_the_data_of_a_write_is_split_off() {
         let (message_len, payload_len) = {
             let mut bytes = message(16, 100);
             let (message, payload) = split(&mut bytes);

@@ -13,7 +13,7 @@ use pinhole_protocol::{
 type Each<'e> = &'e mut dyn FnMut(Demand<'_>);
 
 /// An operation that can say what it needs.
-trait Needs {
+trait Requirements {
     fn accesses(&self) -> Access;
 
     /// The same by place. `node` is the header's: the directory of an operation on a name.
@@ -27,7 +27,7 @@ trait Needs {
     }
 }
 
-impl<T: Needs> RequiresAccess for Call<'_, T> {
+impl<T: Requirements> RequiresAccess for Call<'_, T> {
     fn accesses(&self) -> Access {
         self.operation.accesses()
     }
@@ -55,7 +55,7 @@ const fn handle(handle: Handle) -> Place<'static> {
 /// Operations that always need the same, at the place that the last column makes of the header's node and the operation.
 macro_rules! always {
     ($($operation:ty => $access:expr, $place:expr;)*) => {
-        $(impl Needs for $operation {
+        $(impl Requirements for $operation {
             fn accesses(&self) -> Access {
                 $access
             }
@@ -100,7 +100,7 @@ always! {
     InodeFlags => Access::IOCTL_INODE_FLAGS, |_, op| handle(op.handle);
 }
 
-impl Needs for protocol::ReadDirPlus {
+impl Requirements for protocol::ReadDirPlus {
     fn accesses(&self) -> Access {
         Access::LIST | Access::LOOKUP | Access::STAT
     }
@@ -111,7 +111,7 @@ impl Needs for protocol::ReadDirPlus {
     }
 }
 
-impl Needs for protocol::CopyFileRange {
+impl Requirements for protocol::CopyFileRange {
     fn accesses(&self) -> Access {
         Access::COPY_RANGE | Access::READ | Access::WRITE
     }
@@ -122,14 +122,14 @@ impl Needs for protocol::CopyFileRange {
     }
 }
 
-impl Needs for ListNames {
+impl Requirements for ListNames {
     /// Any of what it may tell; where that is nothing, the plainest of them is missing.
     fn accesses(&self) -> Access {
         self.readable.iter().next().unwrap_or(Access::XATTR_READ_USER)
     }
 }
 
-impl Needs for protocol::Link<'_> {
+impl Requirements for protocol::Link<'_> {
     fn accesses(&self) -> Access {
         Access::LINK
     }
@@ -144,19 +144,19 @@ impl Needs for protocol::Link<'_> {
     }
 }
 
-impl Needs for protocol::GetXattr<'_> {
+impl Requirements for protocol::GetXattr<'_> {
     fn accesses(&self) -> Access {
         XattrNamespace::of(self.name.to_bytes()).read()
     }
 }
 
-impl Needs for protocol::SetXattr<'_> {
+impl Requirements for protocol::SetXattr<'_> {
     fn accesses(&self) -> Access {
         XattrNamespace::of(self.name.to_bytes()).write()
     }
 }
 
-impl Needs for protocol::RemoveXattr<'_> {
+impl Requirements for protocol::RemoveXattr<'_> {
     fn accesses(&self) -> Access {
         XattrNamespace::of(self.name.to_bytes()).write()
     }
@@ -178,7 +178,7 @@ pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
     ways.into_iter().find(|(known, _)| *known == mode).map(|(_, access)| access)
 }
 
-impl Needs for protocol::SetLock {
+impl Requirements for protocol::SetLock {
     /// Whoever holds one may give it back, as with RELEASE.
     fn accesses(&self) -> Access {
         if self.lock.kind.is_some() { Access::LOCK } else { Access::empty() }
@@ -189,14 +189,14 @@ impl Needs for protocol::SetLock {
     }
 }
 
-impl Needs for protocol::SetupMapping {
+impl Requirements for protocol::SetupMapping {
     /// Linux sends no handle here, so it is the node that is asked; what is mapped can be read, whatever is asked for.
     fn accesses(&self) -> Access {
         if self.write { Access::MAP_READ | Access::MAP_WRITE } else { Access::MAP_READ }
     }
 }
 
-impl Needs for protocol::Fallocate {
+impl Requirements for protocol::Fallocate {
     fn accesses(&self) -> Access {
         // What is no way at all has been refused before; were it not, no profile would grant this by accident.
         Access::WRITE | fallocate_access(self.mode).unwrap_or(Access::FALLOCATES)
@@ -207,7 +207,7 @@ impl Needs for protocol::Fallocate {
     }
 }
 
-impl Needs for Open {
+impl Requirements for Open {
     fn accesses(&self) -> Access {
         let mut needed = match self.flags.access_mode() {
             AccessMode::Read => Access::READ,
@@ -221,7 +221,7 @@ impl Needs for Open {
     }
 }
 
-impl Needs for protocol::Write {
+impl Requirements for protocol::Write {
     fn accesses(&self) -> Access {
         // What comes from the guest's page cache says where it goes, and the host believes it.
         let at_end = self.flags.contains(OpenFlags::APPEND) && !self.write_flags.contains(WriteFlags::CACHE);
@@ -233,7 +233,7 @@ impl Needs for protocol::Write {
     }
 }
 
-impl Needs for Create<'_> {
+impl Requirements for Create<'_> {
     fn accesses(&self) -> Access {
         self.open.accesses() | Access::CREATE
     }
@@ -243,7 +243,7 @@ impl Needs for Create<'_> {
     }
 }
 
-impl Needs for TmpFile {
+impl Requirements for TmpFile {
     fn accesses(&self) -> Access {
         self.open.accesses() | Access::TMPFILE
     }
@@ -253,7 +253,7 @@ impl Needs for TmpFile {
     }
 }
 
-impl Needs for Rename<'_> {
+impl Requirements for Rename<'_> {
     fn accesses(&self) -> Access {
         let mut needed = Access::RENAME;
         needed.set(Access::EXCHANGE, self.flags.contains(RenameFlags::EXCHANGE));
@@ -278,7 +278,7 @@ impl Needs for Rename<'_> {
     }
 }
 
-impl Needs for SetAttr {
+impl Requirements for SetAttr {
     fn accesses(&self) -> Access {
         let mut needed = Access::STAT;
         needed.set(Access::TRUNCATE, self.size.is_some());
@@ -291,7 +291,7 @@ impl Needs for SetAttr {
     }
 }
 
-impl Needs for MkNod<'_> {
+impl Requirements for MkNod<'_> {
     fn accesses(&self) -> Access {
         match self.kind {
             NodeKind::Regular => Access::CREATE,
@@ -400,14 +400,14 @@ mod tests {
     #[test]
     fn what_is_done_to_a_name_is_asked_at_the_name() {
         let (name, other) = (Name::parse(c"n").unwrap(), Name::parse(c"m").unwrap());
-        let asked = |operation: &dyn Needs| {
+        let asked = |operation: &dyn Requirements| {
             let mut places = Vec::new();
             operation.demands(7, &mut |demand| places.push(format!("{:?}", demand.place)));
             places
         };
         let at_name = format!("{:?}", child(7, name));
         let open = Open { flags: OpenFlags::empty(), kill_suidgid: false };
-        let by_name: [&dyn Needs; 6] = [
+        let by_name: [&dyn Requirements; 6] = [
             &protocol::Lookup { name },
             &protocol::Unlink { name },
             &protocol::RmDir { name },

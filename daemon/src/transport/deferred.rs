@@ -1,0 +1,228 @@
+//! The deferred requests of one connection or mount, and the thread that answers them.
+//!
+//! Deferred requests wait for the front-end (SETUPMAPPING, REMOVEMAPPING, and INIT of a guest that
+//! wants to map), for a lock (SETLKW) or for a file system to be durable. They hold no thread while
+//! they wait. One thread answers them when they have their result.
+
+use crate::filesystem::FileSystem;
+use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
+use crate::session::{Deferred, Scratch, Session};
+use crate::sync::channel::bounded_channel;
+use crate::sync::clock;
+use crate::sync::event::EventCounter;
+use crate::sync::lock::{Mutex, MutexGuard};
+use crate::thread_setup::ThreadSetup;
+use pinhole_policy::host_calls::Threads;
+use pinhole_protocol::Errno;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// A deferred request with its way back.
+pub(super) trait DeferredRequest: Send + 'static {
+    /// Returns what it waits for.
+    fn deferred(&self) -> &Deferred;
+
+    /// Returns the queue from which it was taken. A transport without queues has one.
+    fn queue(&self) -> usize {
+        0
+    }
+
+    /// Returns how many requests of its queue were taken before it.
+    fn number(&self) -> u64 {
+        0
+    }
+
+    /// Puts it back into the available ring of its queue, which is being stopped, as if it had not
+    /// been taken. False: a later request of that queue was answered, or may be, so this one must be
+    /// answered too.
+    fn put_back(&self) -> bool {
+        false
+    }
+
+    /// Gives it back with its result.
+    fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch);
+}
+
+/// What a look at one request has found.
+enum Look {
+    Result(Result<(), Errno>),
+    WaitsOn,
+    /// It waits for a lock, and the time for trying locks is used up.
+    Untried,
+    /// It is in the available ring again.
+    PutBack,
+}
+
+/// All deferred requests of one connection.
+#[derive(Debug)]
+pub(super) struct DeferredRequests<R> {
+    shared: Arc<Shared<R>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared<R> {
+    wake: Arc<EventCounter>,
+    list: Mutex<DeferredList<R>>,
+}
+
+#[derive(Debug)]
+struct DeferredList<R> {
+    requests: Vec<R>,
+    /// Queues that are being stopped.
+    stopping: Vec<usize>,
+    over: bool,
+}
+
+impl<R: DeferredRequest> DeferredRequests<R> {
+    /// Starts the thread that answers them.
+    ///
+    /// # Errors
+    /// The host has no thread left, or the thread cannot be prepared.
+    pub(super) fn start<F: FileSystem + 'static>(
+        session: &Arc<Session<F>>,
+        threads: ThreadSetup,
+    ) -> io::Result<Self> {
+        let list = Mutex::new(DeferredList { requests: Vec::new(), stopping: Vec::new(), over: false });
+        let shared = Arc::new(Shared { wake: Arc::clone(session.wake_event()), list });
+        let (sender, prepared) = bounded_channel(1);
+        let (own, session) = (Arc::clone(&shared), Arc::clone(session));
+        let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || {
+            let prepared = threads.enter(Threads::OFFLOAD);
+            let failed = prepared.is_err();
+            if sender.try_send(prepared).is_ok() && !failed {
+                own.answer_all(&session);
+            }
+        })?;
+        prepared.receive().ok_or(io::ErrorKind::BrokenPipe)??;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Adds a request.
+    pub(super) fn add(&self, request: R) {
+        self.shared.lock().requests.push(request);
+        self.shared.wake.notify();
+    }
+}
+
+impl<R> DeferredRequests<R> {
+    /// Puts back or answers the requests of a queue that may wait for long, because the queue is
+    /// being stopped. It takes no more requests, and the thread that stops it waits for those that
+    /// were taken.
+    pub(super) fn hurry(&self, queue: usize) {
+        self.shared.lock().stopping.push(queue);
+        self.shared.wake.notify();
+    }
+
+    /// Ends [`Self::hurry`]: the queue was stopped.
+    pub(super) fn end_hurry(&self, queue: usize) {
+        self.shared.lock().stopping.retain(|stopping| *stopping != queue);
+    }
+
+    /// Ends the thread, when no request is left. The thread must not call this itself: a request
+    /// holds its ring, the ring holds its queue's job, and the job holds these requests.
+    pub(super) fn end(&self) {
+        self.shared.end();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that answers deferred requests ended by a panic");
+        }
+    }
+}
+
+impl<R> Drop for DeferredRequests<R> {
+    /// Does not wait for the thread: it may be the thread itself that drops this.
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl<R> Shared<R> {
+    fn lock(&self) -> MutexGuard<'_, DeferredList<R>> {
+        self.list.lock()
+    }
+
+    fn end(&self) {
+        self.lock().over = true;
+        self.wake.notify();
+    }
+}
+
+impl<R: DeferredRequest> Shared<R> {
+    fn answer_all<F: FileSystem>(&self, session: &Session<F>) {
+        let mut scratch = Scratch::default();
+        // Locks are not tried before this time.
+        let mut rested = clock::now();
+        loop {
+            let seen = self.wake.count();
+            let began = clock::now();
+            let tries_locks = began >= rested;
+            let mut waiting = self.take_all();
+            let mut untried = Vec::new();
+            // Not under the lock: a look may ask the host, and a queue thread may have one more
+            // request to add.
+            for _ in 0..waiting.len() {
+                let Some(request) = waiting.pop_front() else { break };
+                let may_try = tries_locks && clock::elapsed(began) < LOCK_TRIES_TIME;
+                match self.look(session, &request, may_try, &mut scratch) {
+                    Look::Result(result) => request.answer(session, result, &mut scratch),
+                    Look::WaitsOn => waiting.push_back(request),
+                    Look::Untried => untried.push(request),
+                    Look::PutBack => drop(request),
+                }
+            }
+            if tries_locks {
+                rested = clock::now().checked_add(clock::elapsed(began) * LOCK_TRIES_REST).unwrap_or(began);
+            }
+            // Those that were not tried come first next time.
+            let again = waiting.iter().filter_map(|request| session.next_look(request.deferred())).min();
+            let again = if untried.is_empty() { again } else { Some(rested) };
+            untried.extend(waiting);
+            {
+                let mut list = self.lock();
+                untried.append(&mut list.requests);
+                list.requests = untried;
+                if list.over {
+                    return;
+                }
+            }
+            self.wake.wait(seen, again);
+        }
+    }
+
+    /// Takes all requests, in the order in which to look at them.
+    fn take_all(&self) -> VecDeque<R> {
+        let mut list = self.lock();
+        let mut requests = std::mem::take(&mut list.requests);
+        // The last request of a queue is put back first.
+        if !list.stopping.is_empty() {
+            requests.sort_by_key(|request| std::cmp::Reverse(request.number()));
+        }
+        requests.into()
+    }
+
+    fn look<F: FileSystem>(
+        &self,
+        session: &Session<F>,
+        request: &R,
+        may_try: bool,
+        scratch: &mut Scratch,
+    ) -> Look {
+        let deferred = request.deferred();
+        let is_stopping = self.lock().stopping.contains(&request.queue());
+        if is_stopping && deferred.put_back(|| request.put_back()) {
+            return Look::PutBack;
+        }
+        if let Some(errno) = deferred.refusal() {
+            if is_stopping {
+                return Look::Result(Err(errno));
+            }
+            if !may_try {
+                return Look::Untried;
+            }
+        }
+        session.deferred_result(deferred, scratch).map_or(Look::WaitsOn, Look::Result)
+    }
+}

@@ -1,0 +1,182 @@
+//! The life of a mount: mount, serve with several threads, unmount.
+
+use super::device::DeferredRequests;
+use super::fuse_thread::{FuseError, FuseThread};
+use super::mount::Mounted;
+use crate::filesystem::FileSystem;
+use crate::session::Session;
+use crate::sync::channel::{Receiver, Sender, bounded_channel};
+use crate::sync::clock;
+use crate::thread_setup::ThreadSetup;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// What the serving thread waits for.
+#[derive(Debug)]
+enum Event {
+    ThreadEnded(Result<(), FuseError>),
+    Stop,
+}
+
+/// Ends [`Service::run`] from another thread.
+#[derive(Clone, Debug)]
+pub struct StopMount(Arc<Sender<Event>>);
+
+impl StopMount {
+    /// Unmounts, lazily if the mount is busy, and lets [`Service::run`] return. Later calls do nothing.
+    pub fn stop(&self) {
+        // No thread receives it once the service has ended.
+        drop(self.0.try_send(Event::Stop));
+    }
+}
+
+/// A mounted share that is yet to be served.
+#[derive(Debug)]
+pub struct Service<F> {
+    mounted: Mounted,
+    session: Arc<Session<F>>,
+    threads: ThreadSetup,
+    events: (Arc<Sender<Event>>, Receiver<Event>),
+}
+
+/// Events that nobody has heard of yet: who has one more waits.
+const EVENTS_MAX: usize = 64;
+
+/// How long threads may take to see that the mount is gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+impl<F: FileSystem + 'static> Service<F> {
+    /// Serves `mounted` from `session`, with threads that `threads` prepares.
+    pub fn new(mounted: Mounted, session: Arc<Session<F>>, threads: ThreadSetup) -> Self {
+        let (tell, told) = bounded_channel(EVENTS_MAX);
+        Self { mounted, session, threads, events: (Arc::new(tell), told) }
+    }
+
+    /// The handle that ends it.
+    pub fn stop_handle(&self) -> StopMount {
+        StopMount(Arc::clone(&self.events.0))
+    }
+
+    /// Serves with so many threads until the mount is gone. `ready` is called once INIT has been answered: from then
+    /// on the mount answers everybody.
+    ///
+    /// # Errors
+    /// What kept it from serving; the mount is then gone too.
+    pub fn run(self, threads: NonZero<u16>, ready: impl FnOnce()) -> Result<(), FuseError> {
+        // The kernel sends INIT first and nothing else before its answer, so one thread is enough until then.
+        let session = Arc::clone(&self.session);
+        let device = Arc::clone(self.mounted.device());
+        let setup = self.threads.clone();
+        let first =
+            self.spawn_thread(move || FuseThread::new(&setup, &session, &device, None)?.serve_init())?;
+        drop(first);
+        match self.events.1.receive() {
+            Some(Event::ThreadEnded(outcome)) => outcome?,
+            Some(Event::Stop) | None => {
+                self.finish(0);
+                return Ok(());
+            }
+        }
+        let deferred = if self.session.may_defer() {
+            let deferred = DeferredRequests::start(&self.session, self.threads.clone());
+            Some(Arc::new(deferred.map_err(|source| FuseError::Thread { source })?))
+        } else {
+            None
+        };
+        for _thread in 0..threads.get() {
+            let (session, deferred) = (Arc::clone(&self.session), deferred.clone());
+            let device = Arc::clone(self.mounted.device());
+            let setup = self.threads.clone();
+            let serve = move || FuseThread::new(&setup, &session, &device, deferred.as_deref())?.serve();
+            drop(self.spawn_thread(serve)?);
+        }
+        ready();
+        let mut running = threads.get();
+        while running > 0 {
+            match self.events.1.receive() {
+                Some(Event::ThreadEnded(outcome)) => {
+                    outcome?;
+                    running = running.saturating_sub(1);
+                }
+                Some(Event::Stop) | None => {
+                    self.finish(running);
+                    return Ok(());
+                }
+            }
+        }
+        self.mounted.forget();
+        self.session.end();
+        Ok(())
+    }
+
+    /// Unmounts and gives the threads a moment to see it. Those of a busy mount never do: they end with the process.
+    fn finish(self, mut running: u16) {
+        let Self { mounted, session, events: (_, ended), .. } = self;
+        let busy = mounted.unmount();
+        while running > 0 && !busy {
+            match ended.receive_until(clock::now().checked_add(END_LIMIT)) {
+                Some(Event::ThreadEnded(_)) => running = running.saturating_sub(1),
+                Some(Event::Stop) => {}
+                None => break,
+            }
+        }
+        session.end();
+    }
+
+    fn spawn_thread(
+        &self,
+        work: impl FnOnce() -> Result<(), FuseError> + Send + 'static,
+    ) -> Result<thread::JoinHandle<()>, FuseError> {
+        let events = Arc::clone(&self.events.0);
+        let report = move || {
+            // A thread that is lost would leave its callers waiting, so it ends the mount.
+            let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(FuseError::Panicked));
+            // Nobody is left to take it when the whole service is ending anyhow.
+            drop(events.send(Event::ThreadEnded(outcome)));
+        };
+        let named = thread::Builder::new().name("pinhole-fuse".to_owned());
+        named.spawn(report).map_err(|source| FuseError::Thread { source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mount::MountRequest;
+    use super::*;
+    use crate::filesystem::failing::Broken;
+    use crate::session::Options;
+    use pinhole_policy::Policy;
+    use std::sync::mpsc::sync_channel;
+
+    /// Mounts for real: as root, or by `fusermount3`.
+    #[test]
+    fn a_panic_in_a_request_is_eio_and_the_mount_works_on() {
+        const THREADS: u16 = 2;
+        let (directory, mountpoint) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let request = MountRequest {
+            directory: directory.path().to_owned(),
+            mountpoint: mountpoint.path().to_owned(),
+            options: Vec::new(),
+        };
+        let session = Session::new(Arc::new(Broken), Arc::default(), Policy::full(), Options::default());
+        let threads = ThreadSetup::unconfined().unwrap();
+        let service = Service::new(Mounted::new(request).unwrap(), Arc::new(session), threads);
+        let stop = service.stop_handle();
+        let (tell, told) = sync_channel(1);
+        let serving = thread::spawn(move || {
+            service.run(NonZero::new(THREADS).unwrap(), move || tell.send(()).unwrap())
+        });
+        told.recv().unwrap();
+        for _ in 0..5 * THREADS {
+            let error = std::fs::metadata(mountpoint.path()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(pinhole_protocol::Errno::EIO.raw()));
+        }
+        stop.stop();
+        serving.join().unwrap().unwrap();
+        // Only what was mounted over was broken.
+        std::fs::metadata(mountpoint.path()).unwrap();
+    }
+}
