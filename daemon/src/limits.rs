@@ -212,12 +212,12 @@ pub const LOCK_HANDLES_MAX: usize = 64;
 /// Requests to be interrupted that have not been met yet: a caller may give up before its request is read.
 pub const INTERRUPTS_KEPT: usize = 64;
 
-/// Deleted files that wait to be closed at most; each holds a descriptor.
-pub const REAPER_BACKLOG_MAX: usize = 256;
+/// Files that wait to be closed by the closing thread. Each holds a descriptor.
+pub const DEFERRED_CLOSES_MAX: usize = 256;
 
-/// Blocks of 512 bytes from which on the last close of a deleted file is left to another thread: 8 MiB. Less is given
-/// back in the time that waking the thread takes.
-pub const REAPER_BLOCKS_MIN: u64 = 16 << 10;
+/// Blocks of 512 bytes of a deleted file from which on the closing thread closes it: 8 MiB. Fewer
+/// blocks are freed in the time that waking the thread takes.
+pub const DEFERRED_CLOSE_BLOCKS_MIN: u64 = 16 << 10;
 
 /// Blocks of 512 bytes from which on a file is large: 32 MiB. To give them back takes the host's memory file system 4 ms, and
 /// a queue waits for no more than that.

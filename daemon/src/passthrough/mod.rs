@@ -24,20 +24,19 @@ pub use open_error::OpenError;
 use crate::filesystem::{Answer, Caller};
 use crate::passthrough::config::Negotiated;
 use crate::passthrough::files::Files;
-use crate::passthrough::files::deferred_close::Reaper;
+use crate::passthrough::files::deferred_close::DeferredClose;
 use crate::passthrough::files::handles::HandleTickets;
+use crate::passthrough::files::sync_thread::SyncThread;
 use crate::passthrough::identity::{Assumed, Identity};
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::idle_mounts::MountWatch;
 use crate::passthrough::locks::Locks;
-use crate::passthrough::ops::sync::Syncs;
 use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
 use pinhole_protocol::{Errno, InitFlags};
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Serves a directory of the host.
 #[derive(Debug)]
@@ -47,10 +46,8 @@ pub struct Passthrough {
     pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
     pub(in crate::passthrough) identity: Identity,
-    pub(in crate::passthrough) reaper: Arc<Reaper>,
-    pub(in crate::passthrough) syncs: Syncs,
-    /// Names that this share's guest has taken from files.
-    deletions: AtomicU64,
+    pub(in crate::passthrough) deferred_close: Arc<DeferredClose>,
+    pub(in crate::passthrough) sync_thread: SyncThread,
     /// [`InitFlags`] that the present guest and the session agreed on.
     pub(in crate::passthrough) negotiated: Negotiated,
 }
@@ -110,41 +107,32 @@ impl Passthrough {
         let negotiated = Negotiated::default();
         let mut inodes = Inodes::open(&config, root, proc_fds, negotiated.clone())?;
         let locks = Locks::new(config.limits.locks);
-        let syncs = Syncs::start(threads.clone(), inodes.mounts(), Arc::clone(locks.wake_event()));
-        let syncs = syncs.map_err(|source| OpenError::Thread { source })?;
-        let reaper = Reaper::start(threads, inodes.idle_mounts());
-        let reaper = Arc::new(reaper.map_err(|source| OpenError::Thread { source })?);
-        let watcher = Arc::clone(&reaper);
-        inodes.set_watch(MountWatch::new(move || watcher.watch()));
+        let wake = Arc::clone(locks.wake_event());
+        let sync_thread = SyncThread::start(threads.clone(), inodes.mounts(), wake);
+        let sync_thread = sync_thread.map_err(|source| OpenError::Thread { source })?;
+        let deferred_close = DeferredClose::start(threads, inodes.idle_mounts());
+        let deferred_close = Arc::new(deferred_close.map_err(|source| OpenError::Thread { source })?);
+        let watcher = Arc::clone(&deferred_close);
+        inodes.set_watch(MountWatch::new(move || watcher.watch_mounts()));
         Ok(Self {
             inodes,
             files: Files::new(&config.limits),
             locks,
             identity,
-            reaper,
-            syncs,
-            deletions: AtomicU64::new(0),
+            deferred_close,
+            sync_thread,
             negotiated,
             config,
         })
     }
 
-    /// The right to one more handle.
+    /// Takes the right to one more handle.
     ///
     /// # Errors
     /// ENFILE past the limit of handles or of descriptors.
     pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
         let handle = self.files.ticket()?;
         Ok(HandleTickets { _descriptor: self.inodes.descriptor_ticket()?, _handle: handle })
-    }
-
-    /// Names that the guest has taken from files so far, by UNLINK or by RENAME over them.
-    pub(in crate::passthrough) fn deletions(&self) -> u64 {
-        self.deletions.load(Ordering::Relaxed)
-    }
-
-    pub(in crate::passthrough) fn count_deletion(&self) {
-        self.deletions.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(in crate::passthrough) fn negotiated(&self, flag: InitFlags) -> bool {

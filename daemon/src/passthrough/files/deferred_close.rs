@@ -1,14 +1,14 @@
-//! The thread that closes: a large deleted file, which is when the host gives its blocks back and takes long, so that
-//! neither hiprio nor a request queue waits for it; and what is open on mounts below the share and not used, so that the
-//! host can unmount them.
+//! A thread that closes what takes long to close, so that no queue waits for it.
+//!
+//! The host frees the blocks of a large deleted file when its last descriptor is closed, which takes
+//! long. The thread also closes what is open on mounts below the share and not used, so that the host
+//! can unmount them.
 
-use crate::limits::{MOUNT_IDLE, REAPER_BACKLOG_MAX, REAPER_BLOCKS_MIN};
-use crate::passthrough::Passthrough;
-use crate::passthrough::files::handles::FileHandle;
+use crate::limits::{DEFERRED_CLOSE_BLOCKS_MIN, DEFERRED_CLOSES_MAX, MOUNT_IDLE};
+use crate::passthrough::files::FileRef;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::inodes::idle_mounts::IdleMounts;
 use crate::passthrough::resolve;
-use crate::passthrough::slots::Entry;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
@@ -20,151 +20,143 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Memory for the thread's stack: it only closes.
+/// Stack size of the thread.
 const STACK_LEN: usize = 64 << 10;
 
-/// What nobody asks for any longer; dropping it closes it.
+/// A task of the thread. Dropping a node or a file closes it.
 #[derive(Debug)]
-enum Retired {
+enum CloseTask {
     #[expect(dead_code, reason = "held to be dropped")]
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
-    File(Arc<Entry<FileHandle>>),
-    /// Something is open on a mount below the share; to be looked at after a while.
-    Watch,
-    /// No node may live on some mount any more.
-    Unused,
+    File(FileRef),
+    /// Something was opened on a mount below the share. The thread checks after a while whether it is
+    /// used.
+    WatchMounts,
+    /// Perhaps no node is left on a mount.
+    ReleaseMounts,
 }
 
-/// What the thread does.
+/// The thread's own state.
 struct Closer {
-    retired: Receiver<Retired>,
+    tasks: Receiver<CloseTask>,
     mounts: IdleMounts,
-    watches: Arc<AtomicBool>,
-    /// When it looks for what is not used; `None`: nothing is open that could be unused.
-    next_look: Option<Instant>,
+    watching: Arc<AtomicBool>,
+    /// When to close unused descriptors. `None`: nothing is open that could be unused.
+    next_check: Option<Instant>,
 }
 
 impl Closer {
     fn run(mut self) {
-        while let Some(retired) = self.next() {
-            match retired {
-                Retired::Node(_) | Retired::File(_) => {}
-                Retired::Watch => {
-                    self.next_look = self.next_look.or_else(|| clock::now().checked_add(MOUNT_IDLE));
+        while let Some(task) = self.next() {
+            match task {
+                CloseTask::Node(_) | CloseTask::File(_) => {}
+                CloseTask::WatchMounts => {
+                    self.next_check = self.next_check.or_else(|| clock::now().checked_add(MOUNT_IDLE));
                 }
-                Retired::Unused => self.mounts.remove_unused(),
+                CloseTask::ReleaseMounts => self.mounts.remove_unused(),
             }
-            self.look_when_due();
+            self.check_if_due();
         }
     }
 
-    /// What is to be closed next; `None`: nothing will be.
-    fn next(&mut self) -> Option<Retired> {
-        while self.next_look.is_some() {
-            match self.retired.receive_until(self.next_look) {
-                None if self.retired.is_closed() => return None,
-                None => self.look_when_due(),
-                retired => return retired,
+    /// Waits for the next task. `None`: there will be none.
+    fn next(&mut self) -> Option<CloseTask> {
+        while self.next_check.is_some() {
+            match self.tasks.receive_until(self.next_check) {
+                None if self.tasks.is_closed() => return None,
+                None => self.check_if_due(),
+                task => return task,
             }
         }
-        self.retired.receive()
+        self.tasks.receive()
     }
 
-    fn look_when_due(&mut self) {
-        if self.next_look.is_none_or(|due| due > clock::now()) {
+    fn check_if_due(&mut self) {
+        if self.next_check.is_none_or(|due| due > clock::now()) {
             return;
         }
-        // Before the look: what is opened meanwhile is told anew.
-        self.watches.store(false, Ordering::Release);
+        // Before the check, so that what is opened meanwhile is reported again.
+        self.watching.store(false, Ordering::Release);
         let is_any_left = self.mounts.close_idle();
-        self.next_look = is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten();
+        self.next_check = is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten();
     }
 }
 
-/// A thread that closes; it ends when this is dropped.
+/// The handle to the thread, which ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Reaper {
-    backlog: Sender<Retired>,
+pub(in crate::passthrough) struct DeferredClose {
+    tasks: Sender<CloseTask>,
     /// The thread knows that something is open on a mount below the share.
-    watches: Arc<AtomicBool>,
+    watching: Arc<AtomicBool>,
 }
 
-impl Reaper {
-    /// Starts the thread: now, and not when a worker first needs it, because workers may not start threads.
+impl DeferredClose {
+    /// Starts the thread. It cannot start later, because threads that serve may not start threads.
     pub(in crate::passthrough) fn start(threads: ThreadSetup, mounts: IdleMounts) -> io::Result<Self> {
-        let (backlog, retired) = bounded_channel::<Retired>(REAPER_BACKLOG_MAX);
-        let watches = Arc::new(AtomicBool::new(false));
-        let closer = Closer { retired, mounts, watches: Arc::clone(&watches), next_look: None };
-        let close = move || match threads.confine(Threads::OFFLOAD) {
+        let (tasks, receiver) = bounded_channel(DEFERRED_CLOSES_MAX);
+        let watching = Arc::new(AtomicBool::new(false));
+        let closer = Closer { tasks: receiver, mounts, watching: Arc::clone(&watching), next_check: None };
+        let run = move || match threads.confine(Threads::OFFLOAD) {
             Ok(()) => closer.run(),
-            // Who retires something then closes it himself.
+            // Without the thread, each thread closes by itself.
             Err(error) => tracing::error!(%error, "the closing thread cannot be prepared"),
         };
-        std::thread::Builder::new().name("reaper".to_owned()).stack_size(STACK_LEN).spawn(close)?;
-        Ok(Self { backlog, watches })
+        std::thread::Builder::new().name("deferred-close".to_owned()).stack_size(STACK_LEN).spawn(run)?;
+        Ok(Self { tasks, watching })
     }
 
-    /// Something was opened on a mount below the share.
-    pub(in crate::passthrough) fn watch(&self) {
-        // A load first: a store would take the cache line from the other queues each time.
-        if !self.watches.load(Ordering::Acquire) && !self.watches.swap(true, Ordering::AcqRel) {
-            self.tell(Retired::Watch);
-        }
-    }
-
-    fn tell(&self, retired: Retired) {
-        if self.backlog.send_past_limit(retired).is_err() {
+    /// Notes that something was opened on a mount below the share.
+    pub(in crate::passthrough) fn watch_mounts(&self) {
+        // The load comes first: each store would take the cache line from the other queues.
+        if !self.watching.load(Ordering::Acquire)
+            && !self.watching.swap(true, Ordering::AcqRel)
+            && self.tasks.send_past_limit(CloseTask::WatchMounts).is_err()
+        {
             tracing::error!(
                 "mounts below the share are kept from being unmounted: the closing thread is gone"
             );
         }
     }
 
-    /// No node may live on some mount any more. Where the backlog is full it is seen later.
-    fn tell_unused(&self) {
-        drop(self.backlog.try_send(Retired::Unused));
+    /// Closes a node that the guest has forgotten.
+    pub(in crate::passthrough) fn close_node(&self, node: NodeRef) {
+        let mount = (!node.mount.access.stays()).then(|| Arc::clone(&node.mount));
+        // A remote file system may have to ask its server, even for the size.
+        let is_slow = node.kind == FileType::RegularFile
+            && !node.mount.traits.remote
+            && node.descriptor().is_some_and(|descriptor| is_slow_to_close(descriptor.as_fd()));
+        if is_slow {
+            self.close(CloseTask::Node(node));
+        } else {
+            drop(node);
+        }
+        // One reference is the table's, one is this one.
+        if mount.is_some_and(|mount| Arc::strong_count(&mount) <= 2) {
+            // If the queue is full, a later task does it.
+            drop(self.tasks.try_send(CloseTask::ReleaseMounts));
+        }
     }
 
-    /// Closes, here where the backlog is full: what is retired holds descriptors, so it must not pile up.
-    fn close(&self, retired: Retired) {
-        if let Err(full) = self.backlog.try_send(retired) {
+    /// Closes a file that the guest has released. `names_removed` is the present
+    /// [`Files::names_removed`](super::Files::names_removed).
+    pub(in crate::passthrough) fn close_file(&self, file: FileRef, names_removed: u64) {
+        // To ask costs as much as to close, so only if a name was removed since the file was opened.
+        let may_be_deleted = file.names_removed != names_removed && !file.traits.remote;
+        if may_be_deleted && is_slow_to_close(file.as_fd()) {
+            self.close(CloseTask::File(file));
+        }
+    }
+
+    /// Leaves it to the thread, unless its queue is full: it holds descriptors, which must not pile up.
+    fn close(&self, task: CloseTask) {
+        if let Err(full) = self.tasks.try_send(task) {
             drop(full);
         }
     }
 }
 
-impl Passthrough {
-    /// A node that the guest has forgotten.
-    pub(in crate::passthrough) fn retire_node(&self, node: NodeRef) {
-        let mount = (!node.mount.access.stays()).then(|| Arc::clone(&node.mount));
-        self.close_late(node);
-        // The table's and this one.
-        if mount.is_some_and(|mount| Arc::strong_count(&mount) <= 2) {
-            self.reaper.tell_unused();
-        }
-    }
-
-    fn close_late(&self, node: NodeRef) {
-        // Somebody else's server would have to be asked, and for what it closes nobody waits here.
-        let closes_late = node.kind == FileType::RegularFile
-            && !node.mount.traits.remote
-            && node.descriptor().is_some_and(|descriptor| is_slow_to_close(descriptor.as_fd()));
-        if closes_late {
-            self.reaper.close(Retired::Node(node));
-        }
-    }
-
-    /// A file that the guest has released.
-    pub(in crate::passthrough) fn retire_file(&self, file: Arc<Entry<FileHandle>>) {
-        // Asking costs as much as closing, so only where something was deleted since the file was opened.
-        if file.deletions != self.deletions() && !file.traits.remote && is_slow_to_close(file.as_fd()) {
-            self.reaper.close(Retired::File(file));
-        }
-    }
-}
-
-/// Whether closing it may give back many blocks.
+/// Returns whether closing it may free many blocks.
 fn is_slow_to_close(fd: BorrowedFd<'_>) -> bool {
-    resolve::stat(fd).is_ok_and(|stat| stat.is_deleted() && stat.blocks() >= REAPER_BLOCKS_MIN)
+    resolve::stat(fd).is_ok_and(|stat| stat.is_deleted() && stat.blocks() >= DEFERRED_CLOSE_BLOCKS_MIN)
 }

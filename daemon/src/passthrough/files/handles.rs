@@ -1,72 +1,108 @@
-//! The handle tables: what the guest has opened and not released.
+//! An open file and an open directory, as operations use them.
 
-use crate::limits::HANDLES_MAX;
-use crate::passthrough::inodes::MountFd;
-use crate::passthrough::inodes::Traits;
-use crate::passthrough::inodes::{NodeKey, NodeRef, Pin};
+use crate::filesystem::Pace;
+use crate::limits::LARGE_BLOCKS_MIN;
+use crate::passthrough::inodes::{BLOCK_LEN, Inodes, MountFd, NodeKey, NodeRef, Pin, Traits};
 use crate::passthrough::resolve;
-use crate::passthrough::slots::{Entry, Table, first_generation};
 use crate::sync::budget::Ticket;
 use crate::sync::lock::Mutex;
-use pinhole_protocol::{Errno, Handle};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// An open regular file: one host open file description for each guest handle, so that an fsync error is reported
-/// once to each.
+/// An open regular file. Each handle has its own open file description on the host, so that each is
+/// told of an fsync error once.
 #[derive(Debug)]
-pub(crate) struct FileHandle {
-    /// Buffered, without O_APPEND and O_SYNC: those come with each request.
-    pub(crate) file: OwnedFd,
-    /// Which node it is; a guest's word that it is another's is not believed.
-    pub(crate) key: NodeKey,
-    /// The node: only where a rule by path decides, or what the guest takes it for counts.
-    pub(crate) node: Option<NodeRef>,
-    /// The same file with O_DIRECT, where the guest asked for it and may. Requests that come from the guest's page
-    /// cache never use it: their memory has no alignment.
-    pub(crate) direct: Option<OwnedFd>,
-    /// The file was opened for reading, as far as the guest knows.
-    pub(crate) readable: bool,
-    /// The file was opened for writing.
-    pub(crate) writable: bool,
-    /// The guest was told to bypass its page cache, so the flags of a WRITE are the only sign of O_SYNC.
-    pub(crate) uncached: bool,
-    pub(crate) traits: Traits,
-    /// The host cannot tell cached data from data that has to be waited for.
-    pub(crate) always_waits: AtomicBool,
-    /// It was written to so far from its start that it may hold many blocks; see [`crate::passthrough::files::large`].
-    pub(crate) grown: AtomicBool,
-    /// [`super::Passthrough::deletions`] when it was opened.
-    pub(crate) deletions: u64,
-    /// Where it is on a mount below the share: what that is made durable by, which hears of errors.
-    pub(crate) mount: Option<Arc<MountFd>>,
-    pub(crate) _pin: Option<Pin>,
-    pub(crate) _tickets: (HandleTickets, Option<Ticket>),
+pub(in crate::passthrough) struct FileHandle {
+    /// Buffered, without O_APPEND and O_SYNC, which come with each request.
+    pub(in crate::passthrough) file: OwnedFd,
+    /// The node. The guest may name another one in a request, which is not believed.
+    pub(in crate::passthrough) key: NodeKey,
+    /// The node, if path rules apply or if the guest's cache of the file has to be tracked.
+    pub(in crate::passthrough) node: Option<NodeRef>,
+    /// The same file with O_DIRECT, if the guest asked for that and the options permit it. Requests
+    /// from the guest's page cache never use it, because their memory is not aligned.
+    pub(in crate::passthrough) direct: Option<OwnedFd>,
+    /// Whether the guest has opened the file for reading.
+    pub(in crate::passthrough) readable: bool,
+    /// Whether the guest has opened the file for writing.
+    pub(in crate::passthrough) writable: bool,
+    /// The guest bypasses its page cache, so the flags of a WRITE are the only sign of O_SYNC.
+    pub(in crate::passthrough) uncached: bool,
+    pub(in crate::passthrough) traits: Traits,
+    /// [`super::Files::names_removed`] when the file was opened.
+    pub(in crate::passthrough) names_removed: u64,
+    /// The mount below the share that the file is on. Its descriptor makes it durable and reports
+    /// write errors.
+    pub(in crate::passthrough) mount: Option<Arc<MountFd>>,
+    pub(in crate::passthrough) hints: Hints,
+    pub(in crate::passthrough) _pin: Option<Pin>,
+    pub(in crate::passthrough) _tickets: HandleTickets,
+    /// For `direct`.
+    pub(in crate::passthrough) _direct_ticket: Option<Ticket>,
+}
+
+/// What the daemon learns about an open file.
+#[derive(Debug, Default)]
+pub(in crate::passthrough) struct Hints {
+    /// The host cannot tell cached data from data on disk.
+    always_blocks: AtomicBool,
+    /// The file was written to so far from its start that it may hold many blocks.
+    grown: AtomicBool,
 }
 
 impl FileHandle {
-    /// Of its one or two descriptions, the one that is asked for errors of writing back, and by which direct writes are made.
-    /// The host tells each description once; were both asked, the guest's one would be told twice.
-    pub(crate) fn hears(&self) -> BorrowedFd<'_> {
+    /// Returns the description for direct writes and for questions about write errors.
+    ///
+    /// A file has one or two descriptions. The host reports an error to each of them once, so asking
+    /// both would report it to the guest twice.
+    pub(in crate::passthrough) fn sync_fd(&self) -> BorrowedFd<'_> {
         self.direct.as_ref().map_or(self.file.as_fd(), AsFd::as_fd)
     }
 
-    /// Before the guest changes the file.
-    pub(crate) fn untell(&self) {
+    /// Notes that the guest is about to change the file.
+    pub(in crate::passthrough) fn note_own_change(&self) {
         if let Some(node) = &self.node {
             node.guest_cache.note_own_change();
         }
     }
 
-    /// Who closes the file has changed it for now: what is changed after this, others change. Where the host does not say
-    /// what it is like now, nothing is known, as before.
-    pub(crate) fn own_changes(&self) {
+    /// Notes that the guest closes the file. Later changes are those of others. If the host does not
+    /// tell the present state, nothing is known, as before.
+    pub(in crate::passthrough) fn settle_own_change(&self) {
         if let Some(node) =
             self.node.as_ref().filter(|node| self.writable && node.guest_cache.has_own_change())
             && let Ok(stat) = resolve::stat(self.as_fd())
         {
             node.guest_cache.settle_own_change(&stat);
+        }
+    }
+
+    /// Returns whether the host cannot read the file without blocking, as far as the daemon knows.
+    pub(in crate::passthrough) fn always_blocks(&self) -> bool {
+        self.hints.always_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the host cannot read the file without blocking.
+    pub(in crate::passthrough) fn set_always_blocks(&self) {
+        self.hints.always_blocks.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the file is written to up to `end`; see [`Inodes::set_large`].
+    pub(in crate::passthrough) fn note_growth(&self, inodes: &Inodes, end: u64) {
+        let grown = &self.hints.grown;
+        if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
+            && !grown.load(Ordering::Relaxed)
+            && !grown.swap(true, Ordering::Relaxed)
+        {
+            inodes.set_large(self.key);
+        }
+    }
+
+    /// Keeps the descriptor of the node open if the file has grown large, before the file is closed.
+    pub(in crate::passthrough) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
+        if pace == Pace::Now && self.hints.grown.load(Ordering::Relaxed) {
+            inodes.cache_descriptor_of(self.key);
         }
     }
 }
@@ -79,87 +115,34 @@ impl AsFd for FileHandle {
 
 /// An open directory.
 #[derive(Debug)]
-pub(crate) struct DirHandle {
-    /// Which directory it is; entries are looked up in it.
-    pub(crate) node: NodeRef,
-    pub(crate) stream: Mutex<Stream>,
+pub(in crate::passthrough) struct DirHandle {
+    /// The directory, in which names are looked up.
+    pub(in crate::passthrough) node: NodeRef,
+    /// A READDIR holds the lock from the seek to the last entry.
+    pub(in crate::passthrough) stream: Mutex<DirStream>,
     /// As [`FileHandle::mount`].
-    pub(crate) mount: Option<Arc<MountFd>>,
-    pub(crate) _tickets: HandleTickets,
+    pub(in crate::passthrough) mount: Option<Arc<MountFd>>,
+    pub(in crate::passthrough) _tickets: HandleTickets,
 }
 
-/// The right to one handle: to its descriptor, and to one more handle where the policy counts them.
+impl DirHandle {
+    /// Returns the descriptor. An FSYNCDIR uses it without the lock, because it may take seconds.
+    pub(in crate::passthrough) fn fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.stream.lock().fd)
+    }
+}
+
+/// The descriptor of an open directory, which has a position in the listing.
 #[derive(Debug)]
-pub(crate) struct HandleTickets {
-    pub(crate) _descriptor: Ticket,
-    pub(crate) _handle: Option<Ticket>,
+pub(in crate::passthrough) struct DirStream {
+    pub(in crate::passthrough) fd: Arc<OwnedFd>,
+    /// The cookie of the entry before the host's position, if it is known.
+    pub(in crate::passthrough) position: Option<u64>,
 }
 
-/// The descriptor of an open directory, to which the listing position belongs; a READDIR holds its lock from seek to
-/// last entry.
+/// The right to one handle: to its descriptor, and to one more handle if the policy counts them.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    /// Shared with an FSYNCDIR under way, which does not hold the lock.
-    pub(crate) fd: Arc<OwnedFd>,
-    /// The cookie of the entry before the host's position, where that is known.
-    pub(crate) position: Option<u64>,
-}
-
-/// Open things of one kind under handles of one guest.
-#[derive(Debug)]
-pub(crate) struct HandleTable<T> {
-    open: Table<T>,
-    /// Tells this table's handles from the other table's: each differs from its key in these bits.
-    mark: u64,
-}
-
-/// The mark of handles of directories: a bit of the key's index that no index has, since each handle holds a
-/// descriptor and no process has 2^31 of them.
-pub(crate) const DIRECTORY_MARK: u64 = 1 << 31;
-
-impl<T> HandleTable<T> {
-    pub(crate) fn new(mark: u64) -> Self {
-        Self { open: Table::new(HANDLES_MAX, first_generation()), mark }
-    }
-
-    /// The open thing of a handle.
-    ///
-    /// # Errors
-    /// EBADF for a handle that is released, of another kind, or was never given out.
-    pub(crate) fn get(&self, handle: Handle) -> Result<Arc<Entry<T>>, Errno> {
-        self.open.get(handle.0 ^ self.mark).ok_or(Errno::EBADF)
-    }
-
-    /// Whether what stands under a handle has not been taken back.
-    pub(crate) fn holds(&self, open: &Entry<T>) -> bool {
-        self.open.get(open.id()).is_some()
-    }
-
-    /// Gives out a new handle.
-    ///
-    /// # Errors
-    /// ENFILE where the table is full.
-    pub(crate) fn insert(&self, value: T) -> Result<Handle, Errno> {
-        let entry = self.open.insert(value).map_err(|_full| Errno::ENFILE)?;
-        Ok(Handle(entry.id() ^ self.mark))
-    }
-
-    /// Takes a handle back; operations under way keep what it named.
-    ///
-    /// # Errors
-    /// EBADF as for [`HandleTable::get`].
-    pub(crate) fn remove(&self, handle: Handle) -> Result<Arc<Entry<T>>, Errno> {
-        self.open.remove(handle.0 ^ self.mark).ok_or(Errno::EBADF)
-    }
-
-    /// Takes every handle back.
-    pub(crate) fn clear(&self) {
-        drop(self.open.retain(|_| false));
-        self.open.shrink();
-    }
-
-    /// Handles open now.
-    pub(crate) fn len(&self) -> usize {
-        self.open.len()
-    }
+pub(in crate::passthrough) struct HandleTickets {
+    pub(in crate::passthrough) _descriptor: Ticket,
+    pub(in crate::passthrough) _handle: Option<Ticket>,
 }

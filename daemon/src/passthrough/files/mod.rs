@@ -1,33 +1,46 @@
-//! Files and directories that the guest has open.
+//! The files and directories that the guest has open.
 
 pub(in crate::passthrough) mod deferred_close;
 pub(in crate::passthrough) mod handles;
-pub(in crate::passthrough) mod large;
+pub(in crate::passthrough) mod sync_thread;
 
-use self::handles::{DIRECTORY_MARK, DirHandle, FileHandle, HandleTable};
+use self::handles::{DirHandle, FileHandle};
 use crate::filesystem::Answer;
-use crate::passthrough::slots::Entry;
+use crate::limits::HANDLES_MAX;
+use crate::passthrough::slots::{Keyed, SlotTable, first_generation};
 use crate::sync::budget::{Budget, Ticket};
 use pinhole_policy::Limits;
-use pinhole_protocol::Handle;
+use pinhole_protocol::{Errno, Handle};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Holds what the guest has opened and not released.
+/// An open file, whose key is the guest's handle.
+pub(in crate::passthrough) type FileRef = Arc<Keyed<FileHandle>>;
+
+/// Handles of directories differ from their keys in this bit. No index of a key has it, because each
+/// handle holds a descriptor and no process has 2^31 of them. So no handle of a file is also one of a
+/// directory.
+const DIRECTORY_MARK: u64 = 1 << 31;
+
+/// What the guest has opened and not released.
 #[derive(Debug)]
 pub(in crate::passthrough) struct Files {
-    regular: HandleTable<FileHandle>,
-    directories: HandleTable<DirHandle>,
+    regular: SlotTable<FileHandle>,
+    directories: SlotTable<DirHandle>,
     /// Counts handles, if the policy limits them.
     budget: Option<Budget>,
+    /// Number of names that the guest has removed from files.
+    names_removed: AtomicU64,
 }
 
 impl Files {
-    /// Returns empty tables under the policy's limit of open handles.
+    /// Starts with no open file, under the policy's limit of open handles.
     pub(in crate::passthrough) fn new(limits: &Limits) -> Self {
         Self {
-            regular: HandleTable::new(0),
-            directories: HandleTable::new(DIRECTORY_MARK),
+            regular: SlotTable::new(HANDLES_MAX, first_generation()),
+            directories: SlotTable::new(HANDLES_MAX, first_generation()),
             budget: limits.open_handles.map(|limit| Budget::new(limit.get())),
+            names_removed: AtomicU64::new(0),
         }
     }
 
@@ -43,63 +56,77 @@ impl Files {
     ///
     /// # Errors
     /// EBADF for a handle that is released, names a directory, or was never given out.
-    pub(in crate::passthrough) fn file(&self, handle: Handle) -> Answer<Arc<Entry<FileHandle>>> {
-        self.regular.get(handle)
+    pub(in crate::passthrough) fn file(&self, handle: Handle) -> Answer<FileRef> {
+        self.regular.get(handle.0).ok_or(Errno::EBADF)
     }
 
     /// Returns the open directory of a handle.
     ///
     /// # Errors
-    /// As for [`Files::file`], for a handle that names a file.
-    pub(in crate::passthrough) fn directory(&self, handle: Handle) -> Answer<Arc<Entry<DirHandle>>> {
-        self.directories.get(handle)
+    /// EBADF for a handle that is released, names a file, or was never given out.
+    pub(in crate::passthrough) fn directory(&self, handle: Handle) -> Answer<Arc<Keyed<DirHandle>>> {
+        self.directories.get(handle.0 ^ DIRECTORY_MARK).ok_or(Errno::EBADF)
     }
 
-    /// Gives out a new handle for a file.
+    /// Gives out a handle for a file.
     ///
     /// # Errors
     /// ENFILE if the table is full.
     pub(in crate::passthrough) fn insert_file(&self, file: FileHandle) -> Answer<Handle> {
-        self.regular.insert(file)
+        let file = self.regular.insert(file).map_err(|_full| Errno::ENFILE)?;
+        Ok(Handle(file.id()))
     }
 
-    /// Gives out a new handle for a directory.
+    /// Gives out a handle for a directory.
     ///
     /// # Errors
     /// ENFILE if the table is full.
     pub(in crate::passthrough) fn insert_directory(&self, directory: DirHandle) -> Answer<Handle> {
-        self.directories.insert(directory)
+        let directory = self.directories.insert(directory).map_err(|_full| Errno::ENFILE)?;
+        Ok(Handle(directory.id() ^ DIRECTORY_MARK))
     }
 
     /// Takes back the handle of a file. Operations under way keep the file open.
     ///
     /// # Errors
     /// As for [`Files::file`].
-    pub(in crate::passthrough) fn remove_file(&self, handle: Handle) -> Answer<Arc<Entry<FileHandle>>> {
-        self.regular.remove(handle)
+    pub(in crate::passthrough) fn remove_file(&self, handle: Handle) -> Answer<FileRef> {
+        self.regular.remove(handle.0).ok_or(Errno::EBADF)
     }
 
-    /// Takes back the handle of a directory and closes it, once no operation uses it.
+    /// Takes back the handle of a directory. It is closed once no operation uses it.
     ///
     /// # Errors
     /// As for [`Files::directory`].
     pub(in crate::passthrough) fn close_directory(&self, handle: Handle) -> Answer<()> {
-        self.directories.remove(handle).map(drop)
+        self.directories.remove(handle.0 ^ DIRECTORY_MARK).map(drop).ok_or(Errno::EBADF)
     }
 
     /// Returns whether the handle of a file has not been taken back.
-    pub(in crate::passthrough) fn is_open(&self, file: &Entry<FileHandle>) -> bool {
-        self.regular.holds(file)
+    pub(in crate::passthrough) fn is_open(&self, file: &Keyed<FileHandle>) -> bool {
+        self.regular.get(file.id()).is_some()
     }
 
     /// Takes back every handle.
     pub(in crate::passthrough) fn clear(&self) {
-        self.regular.clear();
-        self.directories.clear();
+        drop(self.regular.retain(|_| false));
+        self.regular.shrink();
+        drop(self.directories.retain(|_| false));
+        self.directories.shrink();
     }
 
-    /// Returns how many handles are given out.
+    /// Returns the number of handles.
     pub(in crate::passthrough) fn len(&self) -> usize {
         self.regular.len().saturating_add(self.directories.len())
+    }
+
+    /// Notes that the guest removes a name, by UNLINK or by RENAME over it.
+    pub(in crate::passthrough) fn note_removed_name(&self) {
+        self.names_removed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many names the guest has removed.
+    pub(in crate::passthrough) fn names_removed(&self) -> u64 {
+        self.names_removed.load(Ordering::Relaxed)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::passthrough::inodes::freshness::guest_cache::GuestCache;
 use crate::passthrough::inodes::mounts::Mount;
-use crate::passthrough::slots::Entry;
+use crate::passthrough::slots::Keyed;
 use crate::sync::budget::Ticket;
 use crate::sync::lock::RwLock;
 use crate::sys::inode_handle::InodeHandle;
@@ -24,7 +24,7 @@ pub(in crate::passthrough) struct NodeKey {
 }
 
 /// A node of the table. Its key is the guest's node id.
-pub(in crate::passthrough) type NodeRef = Arc<Entry<Node>>;
+pub(in crate::passthrough) type NodeRef = Arc<Keyed<Node>>;
 
 /// An inode that the guest knows.
 ///
@@ -343,6 +343,6 @@ mod tests {
 
     #[test]
     fn node_takes_little_memory() {
-        assert!(size_of::<Entry<Node>>() <= 112, "{} bytes", size_of::<Entry<Node>>());
+        assert!(size_of::<Keyed<Node>>() <= 112, "{} bytes", size_of::<Keyed<Node>>());
     }
 }

@@ -7,7 +7,7 @@
 use crate::limits::NODE_SHARDS;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::{FoundInode, Inserted, Node, NodeKey, NodeRef, Reopen};
-use crate::passthrough::slots::{Table, first_generation};
+use crate::passthrough::slots::{SlotTable, first_generation};
 use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// All nodes of one guest. The root is always in it, as [`NodeId::ROOT`].
 #[derive(Debug)]
 pub(super) struct NodeTable {
-    nodes: Table<Node>,
+    nodes: SlotTable<Node>,
     shards: [Shard; NODE_SHARDS],
     hasher: DefaultHashBuilder,
     /// Number of nodes that were ever created.
@@ -37,7 +37,7 @@ impl NodeTable {
     /// Returns a table with the root and room for `limit` more nodes.
     pub(super) fn new(root: FoundInode, limit: u32) -> Self {
         let table = Self {
-            nodes: Table::new(limit.saturating_add(1), 0),
+            nodes: SlotTable::new(limit.saturating_add(1), 0),
             shards: std::array::from_fn(|_| Shard::default()),
             hasher: DefaultHashBuilder::default(),
             created: AtomicU64::new(0),

@@ -19,7 +19,7 @@ use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::NodeKey;
 use crate::passthrough::resolve::errno;
-use crate::passthrough::slots::Entry;
+use crate::passthrough::slots::Keyed;
 use crate::sync::event::EventCounter;
 use crate::sync::lock::Mutex;
 use description::{Description, is_shared_by_memory};
@@ -52,7 +52,7 @@ pub(in crate::passthrough) struct Locks {
 /// A request to lock or unlock a range.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::passthrough) struct RecordRequest<'f> {
-    pub(in crate::passthrough) file: &'f Entry<FileHandle>,
+    pub(in crate::passthrough) file: &'f Keyed<FileHandle>,
     pub(in crate::passthrough) owner: LockOwner,
     pub(in crate::passthrough) process: u32,
     pub(in crate::passthrough) span: Span,
@@ -193,7 +193,7 @@ impl Locks {
     pub(in crate::passthrough) fn set_flock(
         &self,
         files: &Files,
-        file: &Entry<FileHandle>,
+        file: &Keyed<FileHandle>,
         kind: Option<LockKind>,
     ) -> Answer<Locking> {
         self.with_open(files, file, |locks| self.set_flock_of(locks, file, kind))
@@ -202,7 +202,7 @@ impl Locks {
     fn set_flock_of(
         &self,
         locks: &mut FileLocks,
-        file: &Entry<FileHandle>,
+        file: &Keyed<FileHandle>,
         kind: Option<LockKind>,
     ) -> Answer<Locking> {
         let position = locks.flocks.iter().position(|handle| *handle == file.id());
@@ -250,7 +250,7 @@ impl Locks {
 
     /// Ends the locks of a handle that has been taken back. Operations under way may keep its
     /// description for a while.
-    pub(in crate::passthrough) fn end_handle(&self, file: &Entry<FileHandle>) {
+    pub(in crate::passthrough) fn end_handle(&self, file: &Keyed<FileHandle>) {
         self.end(file.key, |locks| {
             if locks.flocks.contains(&file.id()) {
                 end_flock(file);
@@ -291,7 +291,7 @@ impl Locks {
     fn with_open(
         &self,
         files: &Files,
-        file: &Entry<FileHandle>,
+        file: &Keyed<FileHandle>,
         act: impl FnOnce(&mut FileLocks) -> Answer<Locking>,
     ) -> Answer<Locking> {
         self.with(file.key, |locks| if files.is_open(file) { act(locks) } else { Err(Errno::EBADF) })

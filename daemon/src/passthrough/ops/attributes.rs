@@ -2,18 +2,16 @@
 
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
-use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::files::FileRef;
 use crate::passthrough::identity::checked_id;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::{self, Stat, errno};
-use crate::passthrough::slots::Entry;
 use pinhole_protocol::{self as protocol, AccessMask, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 use rustix::path::DecInt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 /// What a descriptor of any kind names, a link itself.
 const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
@@ -41,7 +39,7 @@ impl Passthrough {
     }
 
     /// The open file of a handle, if it is one of this node.
-    fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<Arc<Entry<FileHandle>>> {
+    fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<FileRef> {
         self.files.file(handle?).ok().filter(|file| file.key == node.key())
     }
 

@@ -12,7 +12,6 @@ use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, Whence, W
 use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering;
 
 /// The least page that Linux has on any machine; larger ones end at its multiples too.
 const PAGE_LEN: u64 = 4096;
@@ -51,7 +50,7 @@ impl Passthrough {
         if waits && pace == Pace::Now {
             return Ok(Paced::WouldBlock);
         }
-        file.untell();
+        file.note_own_change();
         let room = self.size_room(&file, (write.offset, flags), from.len())?;
         let from = from.first(room);
         file.note_growth(&self.inodes, write.offset.saturating_add(from.len() as u64));
@@ -110,7 +109,7 @@ impl Passthrough {
 
     pub(in crate::passthrough) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
         let file = self.files.file(fsync.handle)?;
-        sync(file.hears(), fsync.flags)?;
+        sync(file.sync_fd(), fsync.flags)?;
         self.sync_names(&file)
     }
 
@@ -150,7 +149,7 @@ impl Passthrough {
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
         let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
-        to.untell();
+        to.note_own_change();
         to.note_growth(&self.inodes, copy.to_offset.saturating_add(len as u64));
         let (from_at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
         rustix::fs::copy_file_range(from.as_fd(), from_at, to.as_fd(), to_at, len)
@@ -180,7 +179,7 @@ pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Ans
 
 /// Reads what the host has in memory, unless it would have to fetch any of it.
 fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<Paced<usize>> {
-    if file.always_waits.load(Ordering::Relaxed) {
+    if file.always_blocks() {
         return Ok(Paced::WouldBlock);
     }
     let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
@@ -188,7 +187,7 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<P
         Err(error) => match io_errno(&error) {
             Errno::EAGAIN => return Ok(Paced::WouldBlock),
             Errno::EOPNOTSUPP => {
-                file.always_waits.store(true, Ordering::Relaxed);
+                file.set_always_blocks();
                 return Ok(Paced::WouldBlock);
             }
             errno => return Err(errno),

@@ -85,7 +85,7 @@ impl Passthrough {
 
     pub(super) fn unlink(&self, parent: &NodeRef, call: &Call<'_, protocol::Unlink<'_>>) -> Answer<()> {
         let directory = self.inodes.descriptor(parent)?;
-        self.count_deletion();
+        self.files.note_removed_name();
         rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::empty()).map_err(errno)
     }
 
@@ -130,7 +130,7 @@ impl Passthrough {
         if only_files {
             self.inodes.check_only_files((from.as_fd(), to.as_fd()), rename)?;
         }
-        self.count_deletion();
+        self.files.note_removed_name();
         rustix::fs::renameat_with(&*from, name.as_c_str(), &*to, new_name.as_c_str(), flags)
             .map_err(errno)?;
         self.inodes.note_new_name(to.as_fd(), new_parent, new_name);

@@ -91,7 +91,7 @@ impl Passthrough {
         stop: StopCheck<'_>,
     ) -> Answer<Paced<()>> {
         let file = self.files.file(fallocate.handle)?;
-        file.untell();
+        file.note_own_change();
         let protocol::Fallocate { offset, length, .. } = fallocate;
         let mode = FallocateFlags::from_bits_retain(fallocate.mode.bits());
         let shifts = FallocateFlags::INSERT_RANGE | FallocateFlags::COLLAPSE_RANGE;
@@ -122,7 +122,7 @@ fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopChe
     for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
         // The guest may have been told the length since the last step.
-        file.untell();
+        file.note_own_change();
         reserve(file, mode, (step.offset, step.len))?;
         if !step.is_last && stop.is_to_stop(repeat(mode), step.offset.saturating_add(step.len)) {
             return Ok(Paced::Stopped);

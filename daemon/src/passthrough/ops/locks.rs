@@ -2,11 +2,9 @@
 
 use crate::filesystem::{Answer, Locking, Pace, Paced};
 use crate::passthrough::Passthrough;
-use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::files::FileRef;
 use crate::passthrough::locks::{RangeLock, RecordRequest, Span};
-use crate::passthrough::slots::Entry;
 use pinhole_protocol::{Errno, FileLock, GetLock, LockKind, LockRange, SetLock};
-use std::sync::Arc;
 
 impl Passthrough {
     /// Returns a lock that conflicts with the given one.
@@ -47,7 +45,7 @@ impl Passthrough {
 
     /// Returns the file to lock and the range. `None`: another server has to be asked, which the pace
     /// forbids.
-    fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<Option<(Arc<Entry<FileHandle>>, Span)>> {
+    fn lockable(&self, lock: &LockRange, pace: Pace) -> Answer<Option<(FileRef, Span)>> {
         let file = self.files.file(lock.handle)?;
         let span = Span::new(lock.start, lock.end)?;
         let would_block = file.traits.remote && pace == Pace::Now;

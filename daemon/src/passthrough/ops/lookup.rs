@@ -13,7 +13,7 @@ impl Passthrough {
     /// The nodes that the guest has forgotten are closed.
     pub(super) fn forget(&self, node: NodeId, forget: Forget) {
         if let Some(node) = self.inodes.forget(node, forget.count) {
-            self.retire_node(node);
+            self.deferred_close.close_node(node);
         }
     }
 }

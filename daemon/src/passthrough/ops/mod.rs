@@ -15,7 +15,7 @@ mod lookup;
 mod map;
 mod open;
 mod readdir;
-pub(in crate::passthrough) mod sync;
+mod sync;
 mod xattrs;
 
 use crate::filesystem::{
@@ -75,7 +75,7 @@ impl FileSystem for Passthrough {
         self.locks.clear(&self.files);
         self.files.clear();
         self.inodes.reset();
-        self.syncs.forget_errors();
+        self.sync_thread.forget_errors();
         self.negotiated.set(negotiated);
     }
 
@@ -211,8 +211,8 @@ impl FileSystem for Passthrough {
         self.copy_file_range(&call.caller, call.operation)
     }
 
-    fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
-        self.sync_fs(call.into_inner().operation)
+    fn sync_fs(&self, _call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
+        self.sync_fs()
     }
 
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile> {

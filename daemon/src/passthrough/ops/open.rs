@@ -3,7 +3,7 @@
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
-use crate::passthrough::files::handles::{FileHandle, HandleTickets};
+use crate::passthrough::files::handles::{FileHandle, HandleTickets, Hints};
 use crate::passthrough::inodes::FoundAt;
 use crate::passthrough::inodes::{NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
@@ -15,7 +15,6 @@ use pinhole_protocol::{
 };
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
 
 /// Times that CREATE tries again when a name comes and goes under it; then ENOENT, as the last look said.
 const CREATE_TRIES: usize = 8;
@@ -128,16 +127,16 @@ impl Passthrough {
             writable: open.flags.access_mode() != AccessMode::Read,
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
-            deletions: self.deletions(),
+            names_removed: self.files.names_removed(),
             mount: if writes(open) {
                 self.inodes.hold_to_change(node)?
             } else {
                 self.inodes.hold_mount(node)?
             },
-            always_waits: AtomicBool::new(false),
-            grown: AtomicBool::new(false),
+            hints: Hints::default(),
             _pin: Pin::new(node),
-            _tickets: (tickets, direct_ticket),
+            _tickets: tickets,
+            _direct_ticket: direct_ticket,
         })?;
         Ok(OpenReply { handle, flags })
     }
@@ -287,7 +286,7 @@ impl Passthrough {
         } else {
             rustix::io::dup(&file.file).and_then(sys::descriptors::close).map_err(sync_errno)
         };
-        file.own_changes();
+        file.settle_own_change();
         // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
         // finds it.
         self.locks.end_owner(&file, flush.lock_owner);
@@ -312,7 +311,7 @@ impl Passthrough {
     fn close(&self, handle: Handle) -> Answer<()> {
         let file = self.files.remove_file(handle)?;
         self.locks.end_handle(&file);
-        self.retire_file(file);
+        self.deferred_close.close_file(file, self.files.names_removed());
         Ok(())
     }
 }

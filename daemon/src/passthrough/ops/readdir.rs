@@ -4,7 +4,7 @@ use crate::filesystem::{Answer, Call};
 use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::CacheMode;
-use crate::passthrough::files::handles::{DirHandle, Stream};
+use crate::passthrough::files::handles::{DirHandle, DirStream};
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::ops::data::sync;
 use crate::passthrough::resolve::errno;
@@ -41,7 +41,7 @@ impl Passthrough {
         let stream = self.inodes.open_directory(node, &call.caller)?;
         let handle = self.files.insert_directory(DirHandle {
             node: NodeRef::clone(node),
-            stream: Mutex::new(Stream { fd: Arc::new(stream), position: Some(0) }),
+            stream: Mutex::new(DirStream { fd: Arc::new(stream), position: Some(0) }),
             mount,
             _tickets: tickets,
         })?;
@@ -118,7 +118,7 @@ impl Passthrough {
         mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Step>,
     ) -> Answer<()> {
         let mut stream = directory.stream.lock();
-        let Stream { fd, position } = &mut *stream;
+        let DirStream { fd, position } = &mut *stream;
         if *position != Some(cookie) {
             *position = None;
             rustix::fs::seek(&*fd, SeekFrom::Start(cookie)).map_err(errno)?;
@@ -208,9 +208,7 @@ impl Passthrough {
 
     pub(in crate::passthrough) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.files.directory(fsync.handle)?;
-        // Not under the stream's lock: an fsync may take seconds.
-        let stream = Arc::clone(&directory.stream.lock().fd);
-        sync(stream.as_fd(), fsync.flags)
+        sync(directory.fd().as_fd(), fsync.flags)
     }
 
     pub(in crate::passthrough) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {

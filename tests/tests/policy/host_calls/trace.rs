@@ -39,7 +39,7 @@ impl Call<'_> {
     fn kind(&self) -> Threads {
         match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
             "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
-            "pool" | "reaper" | "answers" | "syncs" => Threads::OFFLOAD,
+            "pool" | "deferred-close" | "answers" | "syncs" => Threads::OFFLOAD,
             _ => Threads::CONTROL,
         }
     }
