@@ -15,6 +15,7 @@ pub mod guest;
 pub mod interruption;
 pub mod lease;
 pub mod linearizability;
+pub mod linux;
 pub mod mount_namespace;
 pub mod mounted;
 mod placement;

@@ -3,11 +3,13 @@
 
 use super::lane::Lane;
 use super::tree::Act;
-use crate::frontend::client::{Asked, Client, ENTRY, Opened};
+use crate::frontend::client::{Asked, Client, Opened};
 use crate::frontend::frame::opcode::{GETATTR, INIT, RELEASE, SETLKW};
 use crate::frontend::frame::{Frame, u32_at, u64_at};
 use crate::frontend::locks::{Lock, WRITE};
 use crate::frontend::{EVENT_IDX, FrontendError, INDIRECT, OUT_HEADER_LEN, Reply, Setup, Shape};
+use crate::linux::ENTRY_LEN;
+use crate::linux::O_RDWR;
 use std::collections::HashMap;
 
 /// How the guest sets the device up: a queue for its work, so wide that much fits before all is answered, and one for
@@ -22,8 +24,6 @@ pub const AWAITED: &str = "awaited";
 
 /// What it waits for, and what another has to have meanwhile.
 pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
-
-const O_RDWR: u32 = 2;
 
 /// The queue on which it waits.
 const WAITS: usize = 2;
@@ -170,7 +170,7 @@ impl Player {
         let mut closed = None;
         match &lane.act {
             Act::Create(name) => {
-                let file = (u64_at(body, 0)?, u64_at(body, ENTRY)?);
+                let file = (u64_at(body, 0)?, u64_at(body, ENTRY_LEN)?);
                 self.opened.insert(name.clone(), file);
             }
             Act::Write(_, _, bytes) | Act::Append(_, bytes) => {

@@ -4,14 +4,13 @@ use crate::frontend::client::Opened;
 use crate::frontend::frame::Frame;
 use crate::frontend::frame::opcode::{CREATE, MKDIR, RENAME2, RMDIR, SETATTR, SETLK, SYMLINK, UNLINK, WRITE};
 use crate::frontend::locks::Lock;
+use crate::linux::{O_APPEND, O_RDWR};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-const O_RDWR: u32 = 2;
 const O_CREAT_EXCL: u32 = 0o300;
-const O_APPEND: u32 = 0o2000;
 /// `RENAME_EXCHANGE`.
 const EXCHANGE: u32 = 2;
 /// `FATTR_SIZE` and `FATTR_FH`.

@@ -4,10 +4,9 @@ use super::{Rules, Window, connect};
 use crate::frontend::frame::opcode::{LOOKUP, OPEN_FILE, RELEASE, REMOVEMAPPING, SETUPMAPPING};
 use crate::frontend::frame::{Frame, u32_at, u64_at};
 use crate::frontend::{Bench, FrontendError, Setup};
+use crate::linux::ENTRY_LEN;
 use std::io::Write as _;
 
-/// Bytes of an entry.
-const ENTRY: usize = 128;
 /// Where the node, the size and the flags stand in it.
 const NODE_AT: usize = 0;
 const SIZE_AT: usize = 48;
@@ -83,7 +82,7 @@ impl Dax {
     /// # Errors
     /// Where there is no such name.
     pub fn look_up(&mut self, name: &str) -> Result<Found, FrontendError> {
-        let body = self.bench.body(Frame::new(LOOKUP, 1).name(name), ENTRY)?;
+        let body = self.bench.body(Frame::new(LOOKUP, 1).name(name), ENTRY_LEN)?;
         Ok(Found {
             node: u64_at(&body, NODE_AT)?,
             size: u64_at(&body, SIZE_AT)?,

@@ -4,6 +4,7 @@ use super::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE};
 use super::frame::{Frame, check, u64_at};
 use super::{Frontend, FrontendError, OUT_HEADER_LEN, Reply, Sent, Setup, Shape};
 use crate::daemon::{Daemon, Serving};
+use crate::linux::ENTRY_LEN;
 use pinhole_protocol::{Errno, InitFlags, InitReply};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,6 @@ use tempfile::TempDir;
 
 /// One descriptor of the ring for each request, so that many fit.
 const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
-
-/// Bytes of the body of a reply with an entry.
-pub const ENTRY: usize = 128;
 
 /// An open file: its node and its handle.
 pub type Opened = (u64, u64);
@@ -194,7 +192,7 @@ impl Client {
     /// # Errors
     /// [`FrontendError::Reply`] where there is none.
     pub fn look_up(&mut self, name: &str) -> Result<u64, FrontendError> {
-        u64_at(&self.body(Frame::new(LOOKUP, 1).name(name), ENTRY)?, 0)
+        u64_at(&self.body(Frame::new(LOOKUP, 1).name(name), ENTRY_LEN)?, 0)
     }
 
     /// Opens a name in the root.

@@ -9,15 +9,7 @@ use pinhole_protocol::InitFlags;
 
 use crate::frontend::frame::{Frame, opcode, u64_at};
 use crate::frontend::{Frontend, FrontendError, INDIRECT, OUT_HEADER_LEN, Setup};
-
-/// The node of the share itself.
-pub(super) const ROOT: u64 = 1;
-
-/// Bytes of `fuse_entry_out`.
-pub(super) const ENTRY_LEN: usize = 128;
-
-/// Bytes of `fuse_attr_out`.
-pub(super) const ATTR_LEN: usize = 104;
+use crate::linux::{ENTRY_LEN, ROOT};
 
 /// Room for answers whose length nobody knows before.
 pub(super) const ROOM: usize = 4096;

@@ -2,7 +2,7 @@
 //! that are none, numbers out of every range. Then those that do not, and descriptor chains that
 //! are malformed.
 
-use super::guest::{ATTR_LEN, ROOM, ROOT, Result, SurfaceError, SurfaceGuest};
+use super::guest::{ROOM, Result, SurfaceError, SurfaceGuest};
 use crate::frontend::frame::Frame;
 use crate::frontend::frame::opcode::{
     COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FORGET, GETATTR, GETXATTR, LINK, LOOKUP, LSEEK, MKDIR, MKNOD,
@@ -10,6 +10,7 @@ use crate::frontend::frame::opcode::{
     SETLK, SYMLINK, UNLINK, WRITE,
 };
 use crate::frontend::{Descriptor, MEMORY_LEN, MEMORY_START};
+use crate::linux::{ATTR_LEN, ROOT};
 
 /// Random messages.
 const GARBAGE: u64 = 64;

@@ -4,7 +4,7 @@
 //! Where an open or a create is refused, what would follow is sent all the same, with what the
 //! guest has instead: a node that it may read, and a handle for reading.
 
-use super::guest::{ATTR_LEN, OWNER, ROOM, ROOT, Result, SurfaceGuest};
+use super::guest::{OWNER, ROOM, Result, SurfaceGuest};
 use super::share::FILE_LEN;
 use crate::frontend::frame::opcode::{
     ACCESS, BMAP, COPY_FILE_RANGE, CREATE, FALLOCATE, FLUSH, FSYNC, FSYNCDIR, GETATTR, GETLK, GETXATTR,
@@ -13,15 +13,9 @@ use crate::frontend::frame::opcode::{
     SETLKW, SETUPMAPPING, SETXATTR, STATFS, STATX, SYMLINK, SYNCFS, TMPFILE, UNLINK, WRITE,
 };
 use crate::frontend::frame::{Frame, u32_at, u64_at};
-
-const O_RDONLY: u32 = 0;
-const O_WRONLY: u32 = 1;
-const O_RDWR: u32 = 2;
-const O_TRUNC: u32 = 0o1000;
-const O_APPEND: u32 = 0o2000;
-const O_DSYNC: u32 = 0o10000;
-const O_SYNC: u32 = 0o4_010_000;
-const O_DIRECTORY: u32 = 0o200_000;
+use crate::linux::{
+    ATTR_LEN, O_APPEND, O_DIRECTORY, O_DSYNC, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, ROOT,
+};
 
 /// Of the bits of `fuse_setattr_in.valid`.
 mod valid {

@@ -3,6 +3,7 @@
 use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;
 use pinhole_tests::frontend::frame::{Frame, u64_at};
+use pinhole_tests::linux::{EINVAL, ENOENT, ESTALE};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -14,10 +15,6 @@ const SLOTS: u64 = 8;
 const LEN: u64 = SLOTS * SLOT;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 const KINDS: [Rules; 3] = [Rules::strict(), Rules::mapping(), Rules::greedy()];
-
-const ENOENT: i32 = 2;
-const EINVAL: i32 = 22;
-const ESTALE: i32 = 116;
 
 /// A share with a file of four slots.
 fn with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {

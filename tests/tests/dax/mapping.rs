@@ -8,7 +8,8 @@ use pinhole_tests::frontend::frame::opcode::{
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup, eventually};
-use rustix::fs::{FallocateFlags, OFlags};
+use pinhole_tests::linux::O_RDWR;
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -20,7 +21,6 @@ const SLOT: u64 = 2 << 20;
 const SLOTS: u64 = 8;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 
-const O_RDWR: u32 = OFlags::RDWR.bits();
 /// Both kinds of VMM.
 const KINDS: [Rules; 2] = [Rules::strict(), Rules::mapping()];
 

@@ -5,7 +5,7 @@ use pinhole_tests::dax_vmm::{Dax, Rules, WINDOW_START};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, READ, WRITE};
 use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, OUT_HEADER_LEN, Setup};
-use rustix::fs::OFlags;
+use pinhole_tests::linux::O_RDWR;
 use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,6 @@ use vhost::vhost_user::VhostUserFrontend as _;
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 
 const SLOT: u64 = 2 << 20;
-const O_RDWR: u32 = OFlags::RDWR.bits();
 
 /// A share with a file of a slot that is mapped at the window's beginning.
 fn mapped() -> (Dax, u64) {

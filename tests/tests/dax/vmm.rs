@@ -9,6 +9,7 @@ use pinhole_tests::frontend::frame::{Frame, check, u64_at};
 use pinhole_tests::frontend::{
     Bench, Footprint, Frontend, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually, wait_until_at_rest,
 };
+use pinhole_tests::linux::{EIO, ENOSYS};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs;
@@ -19,8 +20,6 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 const SLOT: u64 = 2 << 20;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
-const EIO: i32 = 5;
-const ENOSYS: i32 = 38;
 /// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a third of
 /// [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
 const AT_ONCE: Duration = Duration::from_millis(1500);

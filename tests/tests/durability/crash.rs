@@ -8,7 +8,7 @@
 
 use pinhole_tests::crash::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};
-use pinhole_tests::frontend::client::{Client, ENTRY, Opened, Share};
+use pinhole_tests::frontend::client::{Client, Opened, Share};
 use pinhole_tests::frontend::frame::opcode::{
     FORGET, GETATTR, LOOKUP, MKDIR, OPEN_FILE, OPENDIR, READ, READDIR, SETATTR, SETLK, UNLINK, WRITE,
 };
@@ -16,6 +16,7 @@ use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{self, Lock, host_locks};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, Setup, eventually};
 use pinhole_tests::guest::Guest;
+use pinhole_tests::linux::{EBADF, ENTRY_LEN, ESTALE, O_RDWR, ROOT};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,10 +29,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const ROOT: u64 = 1;
-const O_RDWR: u32 = 2;
-const EBADF: i32 = 9;
-const ESTALE: i32 = 116;
 /// What is asked at once by a guest that is to be killed.
 const LANES: u32 = 8;
 
@@ -353,9 +350,9 @@ impl Remains {
         let nodes = self.nodes.iter().chain(self.files.iter().map(|(node, _)| node));
         for node in nodes {
             refused(Frame::new(GETATTR, *node).u32(0).u32(0).u64(0), 104, &[ESTALE]);
-            refused(Frame::new(LOOKUP, *node).name("new-1"), ENTRY, &[ESTALE]);
+            refused(Frame::new(LOOKUP, *node).name("new-1"), ENTRY_LEN, &[ESTALE]);
             refused(Frame::new(UNLINK, *node).name("new-1"), 0, &[ESTALE]);
-            refused(Frame::new(MKDIR, *node).u32(0o755).u32(0).name("made"), ENTRY, &[ESTALE]);
+            refused(Frame::new(MKDIR, *node).u32(0o755).u32(0).name("made"), ENTRY_LEN, &[ESTALE]);
         }
         for (node, handle) in &self.files {
             let write = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0);
@@ -439,7 +436,7 @@ fn a_guest_that_reboots_without_a_word_leaves_nothing_of_what_it_held() {
         let mut held = Vec::new();
         for number in 0..300 {
             let look_up = Frame::new(LOOKUP, ROOT).name(format!("file-{number}"));
-            let node = u64_at(&bench.body(look_up, ENTRY).unwrap(), 0).unwrap();
+            let node = u64_at(&bench.body(look_up, ENTRY_LEN).unwrap(), 0).unwrap();
             let open = Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0);
             let file = (node, u64_at(&bench.body(open, 16).unwrap(), 0).unwrap());
             for lock in [Lock::posix(locks::WRITE, 1, 0, 9), Lock::flock(locks::READ, 2)] {

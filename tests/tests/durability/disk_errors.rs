@@ -1,6 +1,7 @@
 //! Who hears of it when the host's disk refuses what was written? Each open file once, in each guest and on the host, as Linux
 //! has it: with its next fsync, whoever wrote.
 
+use pinhole_tests::linux::{O_DIRECT, O_DSYNC, O_RDWR};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -20,11 +21,6 @@ use pinhole_tests::frontend::{Descriptor, Frontend};
 use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
-const O_RDWR: u32 = 2;
-/// As x86-64 and most others have it.
-const O_DIRECT: u32 = 0o40_000;
-/// As `asm-generic/fcntl.h` has it; what rustix calls DSYNC is O_SYNC.
-const O_DSYNC: i32 = 0o10_000;
 const BLOCKS: u8 = 4;
 /// Bytes of one.
 const BLOCK: u64 = 4096;
@@ -243,7 +239,8 @@ fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode(
         let path = folder.path().join("data");
         let open = || File::options().read(true).write(true).open(&path).unwrap();
         let (writer, beside) = (open(), open());
-        let synced = File::options().read(true).write(true).custom_flags(O_DSYNC).open(&path).unwrap();
+        let synced =
+            File::options().read(true).write(true).custom_flags(O_DSYNC.cast_signed()).open(&path).unwrap();
         disk.refuse("data", BLOCKS).unwrap();
         writer.write_all_at(b"lost", 0).unwrap();
         let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);

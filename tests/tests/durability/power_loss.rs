@@ -1,6 +1,7 @@
 //! What is left when the power fails right after a guest was told that its data is on disk? On ext4, XFS and btrfs, on a disk
 //! that keeps a log of its writes and flushes: what had not been flushed at that moment is lost.
 
+use pinhole_tests::linux::O_RDWR;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -216,7 +217,6 @@ impl Wire {
     }
 }
 
-const O_RDWR: u32 = 2;
 const NEW: &[u8] = b"what must not be lost";
 
 /// How the first name is taken from the file.

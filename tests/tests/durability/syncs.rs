@@ -1,6 +1,7 @@
 //! Is what a guest was told to be on disk there? Counts the host's sync calls behind each call of a real client, by
 //! strace around `pinhole mount`: as many as were asked for, no fewer and no more.
 
+use pinhole_tests::linux::{O_DSYNC, O_SYNC};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -131,10 +132,6 @@ impl Drop for Traced {
     }
 }
 
-/// As `asm-generic/fcntl.h` has them; what rustix calls DSYNC is both.
-const O_DSYNC: i32 = 0o10_000;
-const O_SYNC: i32 = 0o4_010_000;
-
 fn opened(path: &Path, flags: i32) -> File {
     fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
 }
@@ -148,7 +145,8 @@ fn is_uncached(mode: &[&str]) -> bool {
 fn a_synchronous_write_is_one_host_sync_in_every_cache_mode() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
-        for (flags, uncached, cached) in [(O_DSYNC, "RWF_DSYNC", "fdatasync"), (O_SYNC, "RWF_SYNC", "fsync")]
+        for (flags, uncached, cached) in
+            [(O_DSYNC.cast_signed(), "RWF_DSYNC", "fdatasync"), (O_SYNC.cast_signed(), "RWF_SYNC", "fsync")]
         {
             let file = opened(&share.path("file"), flags);
             let syncs = share.during(|| file.write_all_at(b"on disk", 100).unwrap());

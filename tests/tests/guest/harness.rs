@@ -88,14 +88,16 @@ fn a_kernel_panic_is_an_error() {
 fn a_kernel_panic_is_recorded_with_its_test() {
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().join("panics");
-    for test in ["exit_code_and_output_come_back_byte_for_byte", "a_kernel_panic_is_an_error"] {
+    let panics = "harness::a_kernel_panic_is_an_error";
+    for test in ["harness::exit_code_and_output_come_back_byte_for_byte", panics] {
         // With one thread, tests run on one that has no test's name.
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--test-threads=2"]).env(PANICS_VARIABLE, &record);
         let outcome = command.output().unwrap();
-        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
+        let printed = String::from_utf8_lossy(&outcome.stdout);
+        assert!(outcome.status.success() && printed.contains(" 1 passed"), "{printed}");
     }
-    assert_eq!(panicked_tests(&record).unwrap(), ["a_kernel_panic_is_an_error"]);
+    assert_eq!(panicked_tests(&record).unwrap(), [panics]);
 }
 
 /// The CPUs that the threads of `process` may run on, each once.

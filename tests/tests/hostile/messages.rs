@@ -13,9 +13,9 @@ use pinhole_tests::frontend::{
     Bench, Descriptor, INDIRECT as INDIRECT_FEATURE, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN,
     Setup,
 };
+use pinhole_tests::linux::ROOT;
 use std::fs;
 
-const ROOT: u64 = 1;
 const NEXT: u16 = Descriptor::NEXT;
 const WRITABLE: u16 = Descriptor::WRITE;
 const INDIRECT: u16 = Descriptor::INDIRECT;

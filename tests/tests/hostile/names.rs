@@ -9,14 +9,12 @@ use pinhole_tests::frontend::frame::opcode::{
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Bench, Setup};
+use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
 
 /// What stands beside the share: a file and a directory with a file, compared before and after.
 fn plant_canaries(bench: &Bench) {
@@ -95,14 +93,18 @@ fn a_name_that_is_no_component_is_refused_by_every_opcode() {
         &long,
     ];
     for name in names {
-        let dir = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY).unwrap();
+        let dir = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN).unwrap();
         let dir = u64_at(&dir, 0).unwrap();
-        let node = bench.body(Frame::new(LOOKUP, dir).name("good"), ENTRY).unwrap();
+        let node = bench.body(Frame::new(LOOKUP, dir).name("good"), ENTRY_LEN).unwrap();
         let node = u64_at(&node, 0).unwrap();
         for parent in [ROOT, dir] {
             for (what, frame) in requests(parent, node, name, "good") {
                 let shown = name.escape_ascii();
-                assert_ne!(bench.errno(frame, ENTRY + 16).unwrap(), 0, "{what} of \"{shown}\" in {parent}");
+                assert_ne!(
+                    bench.errno(frame, ENTRY_LEN + 16).unwrap(),
+                    0,
+                    "{what} of \"{shown}\" in {parent}"
+                );
             }
         }
     }
@@ -125,7 +127,7 @@ fn a_name_without_its_end_or_with_another_behind_it_is_refused() {
         for bytes in [&b"good"[..], b"go\0od", b"go\0od\0", b"good\0\0", b"good\0../canary\0", b"\0good\0"] {
             let frame = Frame::new(opcode, ROOT).bytes(bytes);
             let shown = bytes.escape_ascii();
-            assert_ne!(bench.errno(frame, ENTRY).unwrap(), 0, "opcode {opcode} of \"{shown}\"");
+            assert_ne!(bench.errno(frame, ENTRY_LEN).unwrap(), 0, "opcode {opcode} of \"{shown}\"");
         }
     }
     for bytes in [&b"good\0"[..], b"good\0new", b"\0\0", b"good\0\0", b"good\0new\0more\0"] {
@@ -141,8 +143,8 @@ fn a_name_of_255_bytes_and_one_that_is_no_text_are_names_like_any_other() {
     let mut bench = Bench::with(Setup::default(), &[]).unwrap();
     for name in [vec![b'n'; 255], vec![0xff, 0xfe, 0x80], b"...".to_vec(), b" ".to_vec(), b"-rf".to_vec()] {
         let made = Frame::new(MKDIR, ROOT).u32(0o755).u32(0).name(&name);
-        assert_eq!(bench.errno(made, ENTRY).unwrap(), 0, "\"{}\"", name.escape_ascii());
-        assert_eq!(bench.errno(Frame::new(LOOKUP, ROOT).name(&name), ENTRY).unwrap(), 0);
+        assert_eq!(bench.errno(made, ENTRY_LEN).unwrap(), 0, "\"{}\"", name.escape_ascii());
+        assert_eq!(bench.errno(Frame::new(LOOKUP, ROOT).name(&name), ENTRY_LEN).unwrap(), 0);
         assert_eq!(bench.errno(Frame::new(RMDIR, ROOT).name(&name), 0).unwrap(), 0);
     }
 }
@@ -160,7 +162,7 @@ fn a_symbolic_link_is_never_followed() {
         ("magic", Path::new("/proc/self/root")),
     ] {
         symlink(target, bench.host(name)).unwrap();
-        let entry = bench.body(Frame::new(LOOKUP, ROOT).name(name), ENTRY).unwrap();
+        let entry = bench.body(Frame::new(LOOKUP, ROOT).name(name), ENTRY_LEN).unwrap();
         let node = u64_at(&entry, 0).unwrap();
         let mode = pinhole_tests::frontend::frame::u32_at(&entry, 40 + 60).unwrap();
         assert_eq!(mode & 0o170_000, 0o120_000, "{name} is seen as the link that it is");
@@ -169,7 +171,7 @@ fn a_symbolic_link_is_never_followed() {
         }
         // What is behind the link is reached by no opcode: the link is not a directory.
         for (what, frame) in requests(node, node, b"canary", "other") {
-            assert_ne!(bench.errno(frame, ENTRY + 16).unwrap(), 0, "{what} behind {name}");
+            assert_ne!(bench.errno(frame, ENTRY_LEN + 16).unwrap(), 0, "{what} behind {name}");
         }
         assert_ne!(
             bench
@@ -197,16 +199,16 @@ fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
 
 /// Asks for everything that `parent` can be asked for, in a directory that may be swapped at any moment.
 fn ask_everything(bench: &mut Bench, round: u64) {
-    let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY) else { return };
+    let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN) else { return };
     let parent = u64_at(&entry, 0).unwrap();
-    let target = bench.body(Frame::new(LOOKUP, parent).name("canary"), ENTRY);
+    let target = bench.body(Frame::new(LOOKUP, parent).name("canary"), ENTRY_LEN);
     let node = target.as_ref().map_or(parent, |entry| u64_at(entry, 0).unwrap());
     let name = format!("new-{}", round % 3);
     for (_, frame) in requests(parent, node, name.as_bytes(), "canary") {
-        bench.errno(frame, ENTRY + 16).unwrap();
+        bench.errno(frame, ENTRY_LEN + 16).unwrap();
     }
     for (_, frame) in requests(parent, node, b"empty", "other") {
-        bench.errno(frame, ENTRY + 16).unwrap();
+        bench.errno(frame, ENTRY_LEN + 16).unwrap();
     }
     bench.errno(Frame::new(TMPFILE, parent).u32(2).u32(0o100_600).u32(0).u32(0).name("/"), 144).unwrap();
     // O_TRUNC on what was found; its length tells whose file it was.

@@ -7,6 +7,7 @@ use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, GETATTR};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, FrontendError, LIMIT, OUT_HEADER_LEN, eventually};
+use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use pinhole_tests::program::Program;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -17,8 +18,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
 const READY: &str = "Waiting for vhost-user socket connection...\n";
 /// More threads than a daemon with two queues and a full pool has.
 const ENOUGH: u64 = 20;
@@ -128,9 +127,9 @@ impl Starved {
 /// Makes a file, has it made durable, and looks at the root, on queue 1.
 fn works(guest: &mut Frontend, name: &str) {
     let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name).message();
-    let made = guest.raw(1, &create, OUT_HEADER_LEN + ENTRY + 16).unwrap();
+    let made = guest.raw(1, &create, OUT_HEADER_LEN + ENTRY_LEN + 16).unwrap();
     let made = made.success().unwrap();
-    let (node, handle) = (u64_at(made, 0).unwrap(), u64_at(made, ENTRY).unwrap());
+    let (node, handle) = (u64_at(made, 0).unwrap(), u64_at(made, ENTRY_LEN).unwrap());
     for _ in 0..3 {
         let fsync = Frame::new(FSYNC, node).u64(handle).u32(0).u32(0).message();
         guest.raw(1, &fsync, OUT_HEADER_LEN).unwrap().success().unwrap();

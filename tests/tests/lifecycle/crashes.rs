@@ -6,6 +6,7 @@ use pinhole_tests::frontend::client::{Client, Share};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{FSYNC, LOOKUP};
 use pinhole_tests::frontend::{Bench, Descriptor, LIMIT, Setup, eventually};
+use pinhole_tests::linux::{O_RDWR, ROOT};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process};
 use std::fs::{self, File};
@@ -15,8 +16,6 @@ use std::process::{Command, Stdio};
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
-const ROOT: u64 = 1;
-const O_RDWR: u32 = 2;
 const PAGE: u64 = 4096;
 /// Where memory begins that is cut short.
 const CUT: u64 = 1 << 40;

@@ -5,6 +5,7 @@ use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::GETATTR;
 use pinhole_tests::frontend::{Frontend, LIMIT, OUT_HEADER_LEN};
+use pinhole_tests::linux::ROOT;
 use rustix::process::Signal;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -15,7 +16,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const ROOT: u64 = 1;
 /// Requests without sense, each with a line of its own in the log: more than the smallest pipe or socket holds.
 const LINES: usize = 100;
 /// Such a line has this in it.

@@ -4,10 +4,8 @@ use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{GETATTR, OPENDIR, READDIRPLUS};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Footprint, Frontend, FrontendError, OUT_HEADER_LEN};
+use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use std::fs;
-
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
 
 /// A guest that connects, mounts and asks once.
 fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
@@ -72,9 +70,9 @@ fn list_all(guest: &mut Frontend) -> usize {
             return listed;
         }
         while !rest.is_empty() {
-            cookie = u64_at(rest, ENTRY + 8).unwrap();
-            let name_len = u32::from_le_bytes(rest[ENTRY + 16..ENTRY + 20].try_into().unwrap());
-            rest = &rest[(ENTRY + DIRENT + usize::try_from(name_len).unwrap()).next_multiple_of(8)..];
+            cookie = u64_at(rest, ENTRY_LEN + 8).unwrap();
+            let name_len = u32::from_le_bytes(rest[ENTRY_LEN + 16..ENTRY_LEN + 20].try_into().unwrap());
+            rest = &rest[(ENTRY_LEN + DIRENT + usize::try_from(name_len).unwrap()).next_multiple_of(8)..];
             listed += 1;
         }
     }

@@ -11,6 +11,7 @@ use pinhole_tests::frontend::{
     Bench, Descriptor, Footprint, Frontend, FrontendError, LIMIT, MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN,
     QUEUE_LEN, Sent, Setup, Shape, eventually, wait_until_at_rest,
 };
+use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::fs;
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
 use vm_memory::{Bytes as _, GuestAddress};
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
 /// Bytes of a file that takes a while to read.
 const LARGE: usize = 1 << 20;
 
@@ -73,7 +72,7 @@ fn a_second_guest_knows_nothing_of_the_first() {
     fs::write(folder.path().join("share/file"), "x").unwrap();
     let mut first = visit(&daemon).unwrap();
     let looked =
-        first.raw(1, &Frame::new(LOOKUP, ROOT).name("file").message(), OUT_HEADER_LEN + ENTRY).unwrap();
+        first.raw(1, &Frame::new(LOOKUP, ROOT).name("file").message(), OUT_HEADER_LEN + ENTRY_LEN).unwrap();
     let node = u64_at(looked.success().unwrap(), 0).unwrap();
     let asked = Frame::new(GETATTR, node).u32(0).u32(0).u64(0).message();
     assert!(first.raw(1, &asked, OUT_HEADER_LEN + 104).unwrap().error().unwrap().is_none());
@@ -180,7 +179,7 @@ fn a_vmm_may_die_with_requests_in_flight() {
             let (queue, memory) = guest.queue(index).unwrap();
             for _ in 0..40 {
                 let message = Frame::new(LOOKUP, ROOT).name("file").message();
-                queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY, Shape::default()).unwrap();
+                queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY_LEN, Shape::default()).unwrap();
             }
             queue.kick().unwrap();
         }
@@ -212,14 +211,14 @@ fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
         let (queue, memory) = guest.queue(1).unwrap();
         for _ in 0..60 {
             let message = Frame::new(LOOKUP, ROOT).name("file").message();
-            queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY, Shape::default()).unwrap();
+            queue.submit(memory, &message, OUT_HEADER_LEN + ENTRY_LEN, Shape::default()).unwrap();
         }
         queue.kick().unwrap();
         daemon.signal(signal).unwrap();
         ends_well(&mut daemon);
         // What was taken was answered whole, in order, and nothing was half answered.
         while let Some(used) = queue.take_used(memory).unwrap() {
-            assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY).unwrap());
+            assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY_LEN).unwrap());
         }
     }
 }
@@ -268,7 +267,7 @@ fn signals_that_its_starter_ignored_or_blocked_are_heard() {
 /// A file of one MiB, open: its node and its handle. Moving that much takes long enough to be caught at it.
 fn large_file(bench: &mut Bench) -> (u64, u64) {
     fs::write(bench.host("large"), vec![7; LARGE]).unwrap();
-    let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY).unwrap(), 0).unwrap();
+    let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY_LEN).unwrap(), 0).unwrap();
     let opened = bench.body(Frame::new(OPEN_FILE, node).u32(2).u32(0), 16).unwrap();
     (node, u64_at(&opened, 0).unwrap())
 }
@@ -391,7 +390,7 @@ fn a_reset_device_is_negotiated_anew_and_has_forgotten_its_guest() {
     let mut bench = Bench::new().unwrap();
     fs::write(bench.host("file"), "x").unwrap();
     for features in [0, Setup::default().features, 0] {
-        let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("file"), ENTRY).unwrap(), 0).unwrap();
+        let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("file"), ENTRY_LEN).unwrap(), 0).unwrap();
         bench.guest.connection().reset_device().unwrap();
         let setup = Setup { features, ..Setup::default() };
         bench.guest.negotiate(features).unwrap();
@@ -478,8 +477,8 @@ fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usi
 fn cycle(bench: &mut Bench, numbers: Range<u64>) {
     let name = |number: u64| format!("file-{number}");
     let create = |number| Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name(number));
-    let made = ask_all(bench, numbers.clone().map(create), ENTRY + 16);
-    let files = made.iter().map(|made| (u64_at(made, 0).unwrap(), u64_at(made, ENTRY).unwrap()));
+    let made = ask_all(bench, numbers.clone().map(create), ENTRY_LEN + 16);
+    let files = made.iter().map(|made| (u64_at(made, 0).unwrap(), u64_at(made, ENTRY_LEN).unwrap()));
     let files: Vec<(u64, u64)> = files.collect();
     let write = |(node, handle): &(u64, u64)| {
         let frame = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(4).u32(0).u64(0).u32(2).u32(0);
@@ -534,7 +533,7 @@ fn memory_is_flat_after_a_forget() {
         for batch in 0..5000 / AT_ONCE {
             let numbers = batch * AT_ONCE..(batch + 1) * AT_ONCE;
             let lookups = numbers.map(|number| Frame::new(LOOKUP, ROOT).name(format!("file-{number}")));
-            let found = ask_all(&mut bench, lookups, ENTRY);
+            let found = ask_all(&mut bench, lookups, ENTRY_LEN);
             nodes.extend(found.iter().map(|entry| u64_at(entry, 0).unwrap()));
         }
         assert_eq!(nodes.len(), 5000);

@@ -12,6 +12,7 @@ use pinhole_tests::frontend::frame::opcode::{FALLOCATE, FORGET, FSYNC, GETATTR, 
 use pinhole_tests::frontend::locks::{Lock, WRITE};
 use pinhole_tests::frontend::{Bench, OUT_HEADER_LEN, Setup};
 use pinhole_tests::interruption::{Interrupter, Interruption};
+use pinhole_tests::linux::{ATTR_LEN, ENTRY_LEN, O_RDWR, ROOT};
 use pinhole_tests::program::{Program, pinhole};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
@@ -22,10 +23,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
-const ATTR: usize = 104;
-const O_RDWR: u32 = 2;
 const SLOT: u64 = 2 << 20;
 /// Enough that each wait of a few milliseconds is hit. A tracer takes much longer than the other two.
 const TIMES: [(Interruption, usize); 3] =
@@ -82,10 +79,10 @@ fn with_window(interruption: (Interruption, usize)) {
     interrupt_during(interruption, process, || {
         // As often as it is forgotten.
         let again = Frame::new(LOOKUP, ROOT).name("file");
-        dax.bench.body(again.clone(), ENTRY).unwrap();
+        dax.bench.body(again.clone(), ENTRY_LEN).unwrap();
         dax.bench.guest.raw(0, &forget, 0).unwrap();
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
-        dax.bench.body(again.clone(), ENTRY).unwrap();
+        dax.bench.body(again.clone(), ENTRY_LEN).unwrap();
         dax.bench.guest.raw(0, &forget, 0).unwrap();
         assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0);
         dax.bench.body(Frame::new(FSYNC, node).u64(handle).u32(0).u32(0), 0).unwrap();
@@ -108,7 +105,7 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
     // By the other queue: what waits keeps its place in the first.
     let getattr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
     interrupt_during(interruption, daemon.serving_id(), || {
-        guest.guest.raw(2, &getattr, OUT_HEADER_LEN + ATTR).unwrap().success().unwrap();
+        guest.guest.raw(2, &getattr, OUT_HEADER_LEN + ATTR_LEN).unwrap().success().unwrap();
     });
     assert!(!guest.is_answered(waits).unwrap());
     flock(&held, FlockOperation::Unlock).unwrap();

@@ -1,14 +1,13 @@
 //! What ends a lock: a flush, a release, and the end of the guest, of its connection and of its daemon.
 
-use super::scene::{EAGAIN, EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::eventually;
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{DESTROY, FORGET, GETATTR};
 use pinhole_tests::frontend::locks::{HostLock, Lock, READ, TO_THE_END, WRITE, host_locks};
+use pinhole_tests::linux::{EAGAIN, EBADF, ESTALE, O_RDONLY, O_RDWR};
 use rustix::process::Signal;
 use std::fs;
-
-const ESTALE: i32 = 116;
 
 #[test]
 fn a_flush_ends_all_posix_locks_of_its_owner_on_that_file_and_no_others() {

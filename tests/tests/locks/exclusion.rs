@@ -1,10 +1,11 @@
 //! Which locks exclude which: between owners of one guest, guests of two daemons and host processes, and whose the lock is
 //! that is in the way.
 
-use super::scene::{EAGAIN, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{SETLK, SETLKW};
 use pinhole_tests::frontend::locks::{InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of};
+use pinhole_tests::linux::{EAGAIN, O_RDONLY, O_RDWR};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 use std::fs::{self, File};

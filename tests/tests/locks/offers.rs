@@ -1,14 +1,13 @@
 //! Does a daemon offer locks exactly if it keeps them on the host, and refuse them otherwise?
 
-use super::scene::{NOTHING, O_RDONLY, O_RDWR, Scene, WIDE, read, write};
+use super::scene::{NOTHING, Scene, WIDE, read, write};
 use pinhole_protocol::InitFlags;
 use pinhole_tests::frontend::client::{Client, Share};
 use pinhole_tests::frontend::frame::opcode::{GETLK, SETLK, SETLKW};
 use pinhole_tests::frontend::locks::{Lock, READ, TO_THE_END, WRITE};
+use pinhole_tests::linux::{ENOLCK, EPERM, O_RDONLY, O_RDWR};
 use std::fs;
 
-const EPERM: i32 = 1;
-const ENOLCK: i32 = 37;
 const LOCKS: InitFlags = InitFlags::POSIX_LOCKS.union(InitFlags::FLOCK_LOCKS);
 
 #[test]

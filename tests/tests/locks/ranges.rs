@@ -8,11 +8,10 @@ use pinhole_tests::frontend::locks::{
     HostLock, InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
 };
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
+use pinhole_tests::linux::{EAGAIN, ENOLCK};
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const EAGAIN: i32 = 11;
-const ENOLCK: i32 = 37;
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
 /// Bytes of which each may be locked by itself; one more stands for all that follow.
 const BYTES: u64 = 24;

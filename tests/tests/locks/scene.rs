@@ -6,10 +6,6 @@ use pinhole_tests::frontend::locks::{HostLock, Lock, READ, WRITE, host_locks};
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
 use std::fs::{self, File};
 
-pub(crate) const O_RDONLY: u32 = 0;
-pub(crate) const O_RDWR: u32 = 2;
-pub(crate) const EBADF: i32 = 9;
-pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const NOTHING: Vec<HostLock> = Vec::new();
 /// So many descriptors that a thousand requests fit.
 pub(crate) const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };

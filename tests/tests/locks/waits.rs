@@ -12,17 +12,13 @@ use pinhole_tests::frontend::locks::{HostLock, Lock, READ, TO_THE_END, UNLOCK, W
 use pinhole_tests::frontend::{
     EVENT_IDX, Footprint, INDIRECT, LIMIT, OUT_HEADER_LEN, Setup, Shape, eventually, times_asleep,
 };
+use pinhole_tests::linux::{EAGAIN, EBADF, EDEADLK, ENOLCK, O_RDWR};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::process::Signal;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
-const O_RDWR: u32 = 2;
-const EBADF: i32 = 9;
-const EAGAIN: i32 = 11;
-const EDEADLK: i32 = 35;
-const ENOLCK: i32 = 37;
 const NOTHING: Vec<HostLock> = Vec::new();
 /// One request queue, with so many descriptors that a thousand requests fit.
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };

@@ -1,15 +1,12 @@
 //! Requests that are wrong, or too many: each is refused, and none leaves a lock behind.
 
-use super::scene::{EBADF, NOTHING, O_RDONLY, O_RDWR, Scene, posix, read, write};
+use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::Footprint;
 use pinhole_tests::frontend::client::Opened;
 use pinhole_tests::frontend::frame::opcode::{FLUSH, GETLK, OPENDIR, SETLK, SETLKW};
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::locks::{Lock, TO_THE_END, UNLOCK, WRITE};
-
-const O_WRONLY: u32 = 1;
-const EINVAL: i32 = 22;
-const ENOLCK: i32 = 37;
+use pinhole_tests::linux::{EBADF, EINVAL, ENOLCK, O_RDONLY, O_RDWR, O_WRONLY};
 
 #[test]
 fn a_handle_gives_only_what_it_was_opened_for() {

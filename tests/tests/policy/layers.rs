@@ -5,6 +5,7 @@ use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{CREATE, GETATTR, LOOKUP};
 use pinhole_tests::frontend::{Frontend, OUT_HEADER_LEN};
+use pinhole_tests::linux::ROOT;
 use pinhole_tests::program::{Program, run};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
@@ -17,7 +18,6 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const ROOT: u64 = 1;
 const READY: &str = "Waiting for vhost-user socket connection...\n";
 const NOBODY: u32 = 65_534;
 const LIMIT: Duration = Duration::from_secs(20);

@@ -8,14 +8,13 @@ use pinhole_protocol::{
 };
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Frontend, OUT_HEADER_LEN, Sent, Setup};
+use pinhole_tests::linux::{O_APPEND, O_RDWR};
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const O_RDWR: u32 = 2;
-const O_APPEND: u32 = 0o2000;
 /// Requests that one request a second keeps busy for a minute: longer than [`LIMIT`](pinhole_tests::frontend::LIMIT).
 const MINUTE: usize = 60;
 static PIECE: [u8; 64 << 10] = [7; 64 << 10];

@@ -9,13 +9,11 @@ use pinhole_tests::daemon::Daemon;
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Setup};
 use pinhole_tests::guest::Guest;
+use pinhole_tests::linux::{O_RDWR, O_WRONLY};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use tempfile::TempDir;
-
-const O_WRONLY: u32 = 1;
-const O_RDWR: u32 = 2;
 
 /// What a directory is good for, but for writing and linking.
 const FEW: &str = r#"["lookup", "stat", "list", "read", "rename", "unlink", "exchange"]"#;

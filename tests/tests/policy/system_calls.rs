@@ -6,15 +6,12 @@ use super::traced::Traced;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, TMPFILE, WRITE};
 use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u64_at};
 use pinhole_tests::frontend::{Bench, EVENT_IDX, Frontend, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
+use pinhole_tests::linux::{ATTR_LEN, ENTRY_LEN, O_RDWR, ROOT};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
-const ATTR: usize = 104;
-const O_RDWR: u32 = 2;
 const PAGE: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Without a request a thread must not have run in it.
@@ -48,18 +45,18 @@ fn a_request_that_hits_memory_costs_one_call_beside_its_wake_and_its_interrupt()
     let fill = |share: &Path| fs::write(share.join("file"), [1; 2 * PAGE]).unwrap();
     let mut traced = Traced::new(&[], fill);
     let lookup = Frame::new(LOOKUP, ROOT).name("file");
-    let node = u64_at(&body(&mut traced, &lookup, ENTRY), 0).unwrap();
+    let node = u64_at(&body(&mut traced, &lookup, ENTRY_LEN), 0).unwrap();
     let opened = body(&mut traced, &Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0), 16);
     let handle = u64_at(&opened, 0).unwrap();
     let size = u32::try_from(PAGE).unwrap();
 
     let getattr = Frame::new(GETATTR, node).u32(0).u32(0).u64(0);
-    costs(&mut traced, "GETATTR", &getattr, ATTR, &["epoll_wait", "statx", "write"]);
+    costs(&mut traced, "GETATTR", &getattr, ATTR_LEN, &["epoll_wait", "statx", "write"]);
     let read = Frame::new(READ, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(0).u32(0);
     costs(&mut traced, "READ", &read, PAGE, &["epoll_wait", "preadv2", "write"]);
     let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(size).u32(0).u64(0).u32(O_RDWR).u32(0);
     costs(&mut traced, "WRITE", &write.bytes(&[7; PAGE]), 8, &["epoll_wait", "pwritev2", "write"]);
-    costs(&mut traced, "LOOKUP", &lookup, ENTRY, &["epoll_wait", "statx", "write"]);
+    costs(&mut traced, "LOOKUP", &lookup, ENTRY_LEN, &["epoll_wait", "statx", "write"]);
 }
 
 /// Capabilities stay as they are between what a user makes and what it writes.
@@ -69,7 +66,7 @@ fn user_who_makes_and_writes_in_turn_costs_no_capset() {
     const KILL_SUIDGID: u32 = 4;
     let fill = |share: &Path| fs::write(share.join("file"), [1; PAGE]).unwrap();
     let mut traced = Traced::new(&[], fill);
-    let node = u64_at(&body(&mut traced, &Frame::new(LOOKUP, ROOT).name("file"), ENTRY), 0).unwrap();
+    let node = u64_at(&body(&mut traced, &Frame::new(LOOKUP, ROOT).name("file"), ENTRY_LEN), 0).unwrap();
     let opened = body(&mut traced, &Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0), 16);
     let handle = u64_at(&opened, 0).unwrap();
     let write = Frame::new(WRITE, node).u64(handle).u64(0).u32(1).u32(KILL_SUIDGID).u64(0).u32(O_RDWR).u32(0);
@@ -77,7 +74,7 @@ fn user_who_makes_and_writes_in_turn_costs_no_capset() {
     let make =
         Frame::new(TMPFILE, ROOT).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/").caller(USER, USER);
     let pair = |traced: &mut Traced| {
-        for (frame, len) in [(&make, ENTRY + 16), (&write, 8)] {
+        for (frame, len) in [(&make, ENTRY_LEN + 16), (&write, 8)] {
             traced.wait_until_it_sleeps();
             body(traced, frame, len);
         }
@@ -102,7 +99,7 @@ fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
     for _ in 0..rounds {
         let (queue, memory) = guest.queue(1).unwrap();
         queue.want_interrupt(memory, queue.next_used()).unwrap();
-        let sent = queue.submit(memory, &message, OUT_HEADER_LEN + ATTR, Shape::default()).unwrap();
+        let sent = queue.submit(memory, &message, OUT_HEADER_LEN + ATTR_LEN, Shape::default()).unwrap();
         std::sync::atomic::fence(Ordering::SeqCst);
         if queue.wants_kick(memory).unwrap() {
             queue.kick().unwrap();

@@ -3,20 +3,17 @@
 //! None of these tests measures a time: they look where the work is done, by the daemon's descriptors and threads.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Client, ENTRY, Share};
+use pinhole_tests::frontend::client::{Client, Share};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, FORGET, OPEN_FILE, RELEASE, RENAME, SETATTR, UNLINK, WRITE,
 };
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup, eventually};
+use pinhole_tests::linux::{ENTRY_LEN, FATTR_SIZE, O_RDWR, O_TRUNC, ROOT};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-const ROOT: u64 = 1;
-const O_RDWR: u32 = 2;
-const O_TRUNC: u32 = 0o1000;
-const FATTR_SIZE: u32 = 8;
 /// From 32 MiB on a file is large.
 const LARGE: u64 = 40 << 20;
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
@@ -118,10 +115,10 @@ fn replaced_large_file_keeps_its_blocks_until_it_is_forgotten() {
 fn file_that_the_guest_wrote_large_is_kept_too() {
     let mut scene = Scene::new(&[]);
     let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o644).u32(0).u32(0).name("grown");
-    let body = scene.guest.body(create, ENTRY + 16).unwrap();
+    let body = scene.guest.body(create, ENTRY_LEN + 16).unwrap();
     let (node, handle) = (
         pinhole_tests::frontend::frame::u64_at(&body, 0).unwrap(),
-        pinhole_tests::frontend::frame::u64_at(&body, ENTRY).unwrap(),
+        pinhole_tests::frontend::frame::u64_at(&body, ENTRY_LEN).unwrap(),
     );
     // It is sparse: how far it was written to is all that a write tells.
     let write = Frame::new(WRITE, node).u64(handle).u64(LARGE).u32(4).u32(0).u64(0).u32(O_RDWR).u32(0);

@@ -2,24 +2,17 @@
 //! lease is there, and no other.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Asked, Client, ENTRY, Share};
+use pinhole_tests::frontend::client::{Asked, Client, Share};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, OPEN_FILE, SETATTR, SETLKW};
 use pinhole_tests::frontend::locks::{Lock, READ, WRITE};
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
 use pinhole_tests::lease::{LeaseKind, Leases};
+use pinhole_tests::linux::{EAGAIN, ENTRY_LEN, ESTALE, FATTR_SIZE, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, ROOT};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-const ROOT: u64 = 1;
-const O_RDONLY: u32 = 0;
-const O_RDWR: u32 = 2;
-const O_CREAT: u32 = 0o100;
-const O_TRUNC: u32 = 0o1000;
-const FATTR_SIZE: u32 = 8;
-const EAGAIN: i32 = 11;
-const ESTALE: i32 = 116;
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 /// Long enough for whatever does not wait to be done.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -103,10 +96,10 @@ fn truncating_open_waits_for_a_lease_and_truncates_then() {
 fn create_of_an_existing_leased_file_waits() {
     let mut scene = Scene::new(&["file"]);
     let lease = scene.lease(LeaseKind::Read, &["file"]);
-    let asked = scene.waits(create("file", O_RDWR | O_TRUNC), ENTRY + 16);
+    let asked = scene.waits(create("file", O_RDWR | O_TRUNC), ENTRY_LEN + 16);
     lease.give_up().unwrap();
     let body = scene.guest.answer(asked).unwrap().success().unwrap().to_vec();
-    assert_eq!(body.len(), ENTRY + 16);
+    assert_eq!(body.len(), ENTRY_LEN + 16);
     assert_eq!(fs::read(scene.share.host("file")).unwrap(), b"");
 }
 

@@ -9,18 +9,12 @@ use pinhole_tests::frontend::frame::opcode::{
 };
 use pinhole_tests::frontend::frame::{Frame, UNIQUE, check, u32_at, u64_at};
 use pinhole_tests::frontend::{Bench, EVENT_IDX, INDIRECT, OUT_HEADER_LEN, Setup, Shape};
+use pinhole_tests::linux::{EIO, ENOENT, ENOSYS, ENTRY_LEN, O_RDWR, ROOT};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 
-const ROOT: u64 = 1;
-/// The length of `fuse_entry_out`.
-const ENTRY: usize = 128;
 /// The length of `fuse_open_out`.
 const OPEN: usize = 16;
-const O_RDWR: u32 = 2;
-const ENOENT: i32 = 2;
-const EIO: i32 = 5;
-const ENOSYS: i32 = 38;
 
 fn getattr(node: u64) -> Frame {
     Frame::new(GETATTR, node).u32(0).u32(0).u64(0)
@@ -43,7 +37,7 @@ fn write(node: u64, handle: u64, offset: u64, data: &[u8]) -> Frame {
 fn with_file() -> (Bench, u64, u64) {
     let mut bench = Bench::with(Setup::default(), &["--xattr"]).unwrap();
     fs::write(bench.host("file"), "0123456789").unwrap();
-    let node = u64_at(&bench.body(lookup("file"), ENTRY).unwrap(), 0).unwrap();
+    let node = u64_at(&bench.body(lookup("file"), ENTRY_LEN).unwrap(), 0).unwrap();
     let opened = bench.body(Frame::new(OPEN_FILE, node).u32(O_RDWR).u32(0), OPEN).unwrap();
     assert_eq!(opened.len(), OPEN);
     let handle = u64_at(&opened, 0).unwrap();
@@ -76,7 +70,7 @@ fn same_attr(body: &[u8], at: usize, path: &std::path::Path) {
 fn nothing_but_init_is_served_before_init() {
     let mut bench = Bench::before_init(Setup::default(), &[]).unwrap();
     assert_eq!(bench.errno(getattr(ROOT), 104).unwrap(), EIO);
-    assert_eq!(bench.errno(lookup("file"), ENTRY).unwrap(), EIO);
+    assert_eq!(bench.errno(lookup("file"), ENTRY_LEN).unwrap(), EIO);
     bench.guest.init().unwrap();
     assert_eq!(bench.errno(getattr(ROOT), 104).unwrap(), 0);
 }
@@ -98,13 +92,13 @@ fn init_is_answered_with_what_both_sides_know() {
 fn lookup_and_getattr_say_what_the_host_says() {
     let (mut bench, node, _) = with_file();
     let path = bench.host("file");
-    let entry = bench.body(lookup("file"), ENTRY).unwrap();
-    assert_eq!((entry.len(), u64_at(&entry, 0).unwrap()), (ENTRY, node));
+    let entry = bench.body(lookup("file"), ENTRY_LEN).unwrap();
+    assert_eq!((entry.len(), u64_at(&entry, 0).unwrap()), (ENTRY_LEN, node));
     same_attr(&entry, 40, &path);
     let body = bench.body(getattr(node), 104).unwrap();
     assert_eq!(body.len(), 104);
     same_attr(&body, 16, &path);
-    assert_eq!(bench.errno(lookup("none"), ENTRY).unwrap(), ENOENT);
+    assert_eq!(bench.errno(lookup("none"), ENTRY_LEN).unwrap(), ENOENT);
 }
 
 #[test]
@@ -142,17 +136,17 @@ fn setattr_changes_mode_size_and_times() {
 #[test]
 fn names_are_made_linked_moved_and_removed() {
     let (mut bench, node, _) = with_file();
-    let made = bench.body(Frame::new(MKDIR, ROOT).u32(0o755).u32(0).name("dir"), ENTRY).unwrap();
+    let made = bench.body(Frame::new(MKDIR, ROOT).u32(0o755).u32(0).name("dir"), ENTRY_LEN).unwrap();
     same_attr(&made, 40, &bench.host("dir"));
-    let made = bench.body(Frame::new(SYMLINK, ROOT).name("link").name("to/nowhere"), ENTRY).unwrap();
+    let made = bench.body(Frame::new(SYMLINK, ROOT).name("link").name("to/nowhere"), ENTRY_LEN).unwrap();
     let target = bench.body(Frame::new(READLINK, u64_at(&made, 0).unwrap()), 4096).unwrap();
     assert_eq!(target, b"to/nowhere");
     let fifo = 0o010_644;
     let made =
-        bench.body(Frame::new(MKNOD, ROOT).u32(fifo).u32(0).u32(0).u32(0).name("fifo"), ENTRY).unwrap();
+        bench.body(Frame::new(MKNOD, ROOT).u32(fifo).u32(0).u32(0).u32(0).name("fifo"), ENTRY_LEN).unwrap();
     same_attr(&made, 40, &bench.host("fifo"));
     assert!(bench.host("fifo").metadata().unwrap().file_type().is_fifo());
-    let linked = bench.body(Frame::new(LINK, ROOT).u64(node).name("second"), ENTRY).unwrap();
+    let linked = bench.body(Frame::new(LINK, ROOT).u64(node).name("second"), ENTRY_LEN).unwrap();
     assert_eq!(u64_at(&linked, 0).unwrap(), node, "one file is one node");
     assert_eq!(u32_at(&linked, 40 + 64).unwrap(), 2, "nlink");
     let moved = Frame::new(RENAME, ROOT).u64(ROOT).name("second").name("third");
@@ -203,11 +197,11 @@ fn data_is_read_written_seeked_and_made_durable() {
 fn files_are_created_with_and_without_a_name_and_copied() {
     let (mut bench, node, handle) = with_file();
     let frame = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o100_666).u32(0o022).u32(0).name("new");
-    let body = bench.body(frame, ENTRY + OPEN).unwrap();
-    assert_eq!(body.len(), ENTRY + OPEN);
+    let body = bench.body(frame, ENTRY_LEN + OPEN).unwrap();
+    assert_eq!(body.len(), ENTRY_LEN + OPEN);
     same_attr(&body, 40, &bench.host("new"));
     assert!(bench.host("new").metadata().unwrap().permissions().mode() & 0o600 == 0o600);
-    let (new_node, new_handle) = (u64_at(&body, 0).unwrap(), u64_at(&body, ENTRY).unwrap());
+    let (new_node, new_handle) = (u64_at(&body, 0).unwrap(), u64_at(&body, ENTRY_LEN).unwrap());
     for (opcode, offset) in [(COPY_FILE_RANGE, 0), (COPY_FILE_RANGE_64, 10)] {
         let frame = Frame::new(opcode, node).u64(handle).u64(0).u64(new_node).u64(new_handle);
         let copied = bench.body(frame.u64(offset).u64(10).u64(0), 8).unwrap();
@@ -215,11 +209,11 @@ fn files_are_created_with_and_without_a_name_and_copied() {
     }
     assert_eq!(fs::read(bench.host("new")).unwrap(), b"01234567890123456789");
     let frame = Frame::new(TMPFILE, ROOT).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/");
-    let reply = bench.ask(frame, ENTRY + OPEN).unwrap();
+    let reply = bench.ask(frame, ENTRY_LEN + OPEN).unwrap();
     // A host file system without O_TMPFILE says so.
     if reply.error().unwrap().map_or(0, pinhole_protocol::Errno::raw) != 95 {
         let body = reply.success().unwrap();
-        assert_eq!((body.len(), u32_at(body, 40 + 64).unwrap()), (ENTRY + OPEN, 0), "no name");
+        assert_eq!((body.len(), u32_at(body, 40 + 64).unwrap()), (ENTRY_LEN + OPEN, 0), "no name");
     }
 }
 
@@ -231,7 +225,7 @@ fn directories_are_listed_whole_in_both_ways() {
     }
     let opened = bench.body(Frame::new(OPENDIR, ROOT).u32(0o200_000).u32(0), OPEN).unwrap();
     let handle = u64_at(&opened, 0).unwrap();
-    for (opcode, before) in [(READDIR, 0), (READDIRPLUS, ENTRY)] {
+    for (opcode, before) in [(READDIR, 0), (READDIRPLUS, ENTRY_LEN)] {
         let (mut names, mut offset) = (Vec::new(), 0);
         loop {
             let list = Frame::new(opcode, ROOT).u64(handle).u64(offset).u32(1024).u32(0).u64(0).u32(0).u32(0);
@@ -336,7 +330,7 @@ fn every_layout_of_descriptors_carries_the_same_request() {
         for indirect in [false, setup.features & INDIRECT != 0] {
             for piece_len in [1 << 20, 17, 3] {
                 bench.guest.shape = Shape { indirect, piece_len };
-                let entry = bench.body(lookup("file"), ENTRY).unwrap();
+                let entry = bench.body(lookup("file"), ENTRY_LEN).unwrap();
                 same_attr(&entry, 40, &bench.host("file"));
             }
         }

@@ -10,6 +10,7 @@ use pinhole_tests::frontend::{
     Bench, EVENT_IDX, Footprint, Frontend, INDIRECT, OUT_HEADER_LEN, Reply, Sent, Setup, Shape, eventually,
     wait_until_at_rest,
 };
+use pinhole_tests::linux::{ATTR_LEN, EBADF, ENTRY_LEN, O_RDWR, ROOT};
 use pinhole_tests::program::{Program, pinhole};
 use rustix::fs::{Advice, fadvise};
 use rustix::mount::UnmountFlags;
@@ -22,11 +23,6 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
-const ATTR: usize = 104;
-const O_RDWR: u32 = 2;
-const EBADF: i32 = 9;
 const PAGE: usize = 4096;
 /// Long enough for a wait that should last to end wrongly.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -73,7 +69,7 @@ fn body(guest: &mut Frontend, frame: Frame, len: usize) -> Vec<u8> {
 }
 
 fn look_up(guest: &mut Frontend, parent: u64, name: &str) -> u64 {
-    u64_at(&body(guest, Frame::new(LOOKUP, parent).name(name), ENTRY), 0).unwrap()
+    u64_at(&body(guest, Frame::new(LOOKUP, parent).name(name), ENTRY_LEN), 0).unwrap()
 }
 
 fn open(guest: &mut Frontend, parent: u64, name: &str) -> (u64, u64) {
@@ -246,11 +242,11 @@ fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
     let fsync = scene.submit(1, &fsync, 0);
     scene.kick(1);
     for _ in 0..20 {
-        assert_eq!(scene.ask_at_once(1, getattr(), ATTR).len(), ATTR);
+        assert_eq!(scene.ask_at_once(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
         let fast = read(scene.fast, 0, PAGE);
         assert!(scene.ask_at_once(1, fast, PAGE) == content(0, PAGE));
         let lookup = Frame::new(LOOKUP, ROOT).name("fast");
-        assert_eq!(scene.ask_at_once(1, lookup, ENTRY).len(), ENTRY);
+        assert_eq!(scene.ask_at_once(1, lookup, ENTRY_LEN).len(), ENTRY_LEN);
     }
     scene.settle();
     assert!(scene.is_silent(1), "something was answered that has to wait");
@@ -258,7 +254,7 @@ fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
     let mut all = hanging;
     all.0.insert(u32::from(fsync.head), (fsync, 99, Vec::new()));
     all.finish(&mut scene, 1);
-    scene.ask_at_once(1, getattr(), ATTR);
+    scene.ask_at_once(1, getattr(), ATTR_LEN);
 }
 
 #[test]
@@ -271,7 +267,7 @@ fn a_write_that_hangs_holds_up_nothing_behind_it() {
     let written = scene.submit(1, &message(write, 7), 8);
     scene.kick(1);
     for _ in 0..10 {
-        assert_eq!(scene.ask_at_once(1, getattr(), ATTR).len(), ATTR);
+        assert_eq!(scene.ask_at_once(1, getattr(), ATTR_LEN).len(), ATTR_LEN);
     }
     assert!(scene.is_silent(1));
     scene.go_on();
@@ -288,9 +284,9 @@ fn a_backlog_pushes_back_and_does_not_grow() {
     let full = scene.footprint();
     let more = scene.submit_reads(1, 500..900);
     let behind = message(getattr(), 7);
-    let behind = scene.submit(1, &behind, ATTR);
+    let behind = scene.submit(1, &behind, ATTR_LEN);
     scene.kick(1);
-    scene.ask_at_once(2, getattr(), ATTR);
+    scene.ask_at_once(2, getattr(), ATTR_LEN);
     scene.settle();
     assert!(scene.is_silent(1), "answered although what stands before it has not been taken");
     let after = scene.footprint();
@@ -326,13 +322,13 @@ fn a_policy_says_how_many_requests_may_wait() {
     scene.stall();
     let mut hanging = scene.submit_reads(1, 0..5);
     // What comes behind five is served,
-    scene.ask_at_once(1, getattr(), ATTR);
+    scene.ask_at_once(1, getattr(), ATTR_LEN);
     // and behind a sixth it is not; another queue is.
     let sixth = scene.submit_reads(1, 5..6);
     hanging.0.extend(sixth.0);
-    let behind = scene.submit(1, &message(getattr(), 7), ATTR);
+    let behind = scene.submit(1, &message(getattr(), 7), ATTR_LEN);
     scene.kick(1);
-    scene.ask_at_once(2, getattr(), ATTR);
+    scene.ask_at_once(2, getattr(), ATTR_LEN);
     scene.settle();
     assert!(scene.is_silent(1), "answered although there is no room for what stands before it");
     scene.go_on();
@@ -368,7 +364,7 @@ fn without_a_pool_a_queue_waits_for_its_own() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "0"]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..4);
-    scene.ask_at_once(2, getattr(), ATTR);
+    scene.ask_at_once(2, getattr(), ATTR_LEN);
     scene.settle();
     assert!(scene.is_silent(1));
     scene.go_on();
@@ -382,7 +378,7 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
     scene.stall();
     let hanging = scene.submit_reads(1, 0..12);
     // They are in the pool once this is answered.
-    scene.ask_at_once(1, getattr(), ATTR);
+    scene.ask_at_once(1, getattr(), ATTR_LEN);
     scene.settle();
     let (done, ended) = channel();
     std::thread::scope(|scope| {
@@ -426,14 +422,14 @@ fn a_machine_that_dies_while_its_requests_hang_takes_nothing_along() {
         scene.stall();
         scene.submit_reads(1, round * 1000..round * 1000 + 300);
         scene.submit_reads(2, round * 1000 + 300..round * 1000 + 500);
-        scene.ask_at_once(0, getattr(), ATTR);
+        scene.ask_at_once(0, getattr(), ATTR_LEN);
         scene.guest = None;
         scene.settle();
         // Others may come: they are served when the requests of the dead have ended.
         assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
         scene.go_on();
         scene.visit(WIDE);
-        scene.ask_at_once(1, getattr(), ATTR);
+        scene.ask_at_once(1, getattr(), ATTR_LEN);
         // Neither threads nor descriptors stay behind.
         let before = *first.get_or_insert_with(|| scene.footprint());
         eventually(&format!("all of round {round} is gone"), || {
@@ -555,11 +551,11 @@ fn a_thousand_fsyncs_are_each_answered_once() {
 #[test]
 fn threads_are_started_for_what_waits_and_end_when_nothing_does() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "4"]);
-    scene.ask_at_once(2, getattr(), ATTR);
+    scene.ask_at_once(2, getattr(), ATTR_LEN);
     let before = scene.footprint().threads;
     scene.stall();
     let hanging = scene.submit_reads(1, 0..20);
-    scene.ask_at_once(1, getattr(), ATTR);
+    scene.ask_at_once(1, getattr(), ATTR_LEN);
     // One of the four was there from the beginning.
     scene.wait_for_threads(before + 3);
     scene.settle();

@@ -9,6 +9,7 @@ use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Frontend, OUT_HEADER_LEN, Sent, Shape, eventually};
+use pinhole_tests::linux::O_RDWR;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vm_memory::{Bytes as _, GuestAddress};
 
-const O_RDWR: u32 = 2;
 /// Longer than any test waits for anything.
 const FOR_EVER: Duration = Duration::from_mins(10);
 /// Short, and long enough that many requests come meanwhile.

@@ -16,6 +16,7 @@ use pinhole_tests::frontend::{
     EVENT_IDX, Frontend, INDIRECT, LIMIT, OUT_HEADER_LEN, Sent, Setup, Shape, eventually,
 };
 use pinhole_tests::lease::{LeaseKind, Leases};
+use pinhole_tests::linux::{ATTR_LEN, EINTR, ENTRY_LEN, ESTALE, O_RDONLY, O_RDWR, ROOT};
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,13 +26,6 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vhost::vhost_user::VhostUserFrontend as _;
 
-const ROOT: u64 = 1;
-const ENTRY: usize = 128;
-const ATTR: usize = 104;
-const O_RDONLY: u32 = 0;
-const O_RDWR: u32 = 2;
-const EINTR: i32 = 4;
-const ESTALE: i32 = 116;
 const QUEUES: usize = 4;
 const WIDE: Setup = Setup { queues: QUEUES, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
@@ -187,8 +181,8 @@ impl Scene {
     /// Makes a file and opens it.
     fn create(&mut self, name: &str) -> File {
         let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o100_644).u32(0).u32(0).name(name);
-        let made = self.ask(create, ENTRY + 16);
-        (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY).unwrap())
+        let made = self.ask(create, ENTRY_LEN + 16);
+        (u64_at(&made, 0).unwrap(), u64_at(&made, ENTRY_LEN).unwrap())
     }
 
     fn blocks(&self, name: &str) -> u64 {
@@ -247,7 +241,7 @@ fn stops_while_it_reserves(behind: &[Frame]) {
     while lane.offered.len() < MANY {
         lane.offer(&mut scene.guest, fallocate(file, LONG), 0);
         for frame in behind {
-            lane.offer(&mut scene.guest, frame.clone(), ATTR);
+            lane.offer(&mut scene.guest, frame.clone(), ATTR_LEN);
         }
     }
     lane.kick(&mut scene.guest);
@@ -278,7 +272,7 @@ fn a_reservation_that_a_pause_interrupts_is_whole_in_the_end() {
         for number in 0..6 {
             let file = files[number % files.len()];
             lane.offer(&mut scene.guest, fallocate(file, HALF), 0);
-            lane.offer(&mut scene.guest, getattr(file.0), ATTR);
+            lane.offer(&mut scene.guest, getattr(file.0), ATTR_LEN);
         }
         lane.kick(&mut scene.guest);
     }
@@ -306,7 +300,7 @@ fn a_stop_waits_for_few_of_many_copies() {
     for _ in 0..MANY / 2 {
         lane.offer(&mut scene.guest, copy(from, to, 64 << 20), 8);
         // Once this is answered, the copy before it has to be finished.
-        lane.offer(&mut scene.guest, getattr(ROOT), ATTR);
+        lane.offer(&mut scene.guest, getattr(ROOT), ATTR_LEN);
     }
     lane.kick(&mut scene.guest);
     eventually("one is done", || lane.collect(&mut scene.guest) > 0);
@@ -349,7 +343,7 @@ fn mixture(parent: &Path, arguments: &[&str], seed: u64) {
                 4..7 => (fallocate(file, SHORT), 0),
                 7..9 => (copy(source, file, 1 << 20), 8),
                 9..12 => (write(file, at), 8),
-                _ => (getattr(file.0), ATTR),
+                _ => (getattr(file.0), ATTR_LEN),
             };
             lane.offer(&mut scene.guest, frame, room);
         }
@@ -412,7 +406,7 @@ fn an_older_request_is_finished_where_a_later_one_was_answered() {
         for frame in [fsync(file), fsync(file)] {
             lane.offer(&mut scene.guest, frame, 0);
         }
-        lane.offer(&mut scene.guest, getattr(file.0), ATTR);
+        lane.offer(&mut scene.guest, getattr(file.0), ATTR_LEN);
         lane.offer(&mut scene.guest, fsync(file), 0);
         lane.kick(&mut scene.guest);
         lane.wait_for_more(&mut scene.guest, answered);
@@ -433,13 +427,13 @@ fn an_older_request_is_finished_where_a_later_one_was_answered() {
 fn requests_that_wait_for_leases_are_put_back_or_looked_up_again() {
     let mut scene = Scene::within(&std::env::temp_dir(), &[]);
     fs::write(scene.host("leased"), "content").unwrap();
-    let node = u64_at(&scene.ask(Frame::new(LOOKUP, ROOT).name("leased"), ENTRY), 0).unwrap();
+    let node = u64_at(&scene.ask(Frame::new(LOOKUP, ROOT).name("leased"), ENTRY_LEN), 0).unwrap();
     let lease = Leases::take(LeaseKind::Write, [scene.host("leased").as_path()]).unwrap();
     let open = Frame::new(OPEN_FILE, node).u32(O_RDONLY).u32(0);
     let mut lane = Lane::new(1);
     // The first two are overtaken by what is answered behind them.
     for frame in [open.clone(), open.clone(), getattr(ROOT), open.clone(), open] {
-        lane.offer(&mut scene.guest, frame, ATTR);
+        lane.offer(&mut scene.guest, frame, ATTR_LEN);
     }
     lane.kick(&mut scene.guest);
     lane.wait_for_more(&mut scene.guest, 0);
@@ -457,7 +451,7 @@ fn a_pause_interrupts_no_wait_for_a_lock_that_came_last() {
     let set = |opcode, owner, kind| Lock::posix(kind, owner, 0, 9).frame(opcode, file);
     scene.ask(set(SETLK, 1, locks::WRITE), 0);
     let mut lane = Lane::new(1);
-    lane.offer(&mut scene.guest, getattr(ROOT), ATTR);
+    lane.offer(&mut scene.guest, getattr(ROOT), ATTR_LEN);
     for owner in 2..=4 {
         lane.offer(&mut scene.guest, set(SETLKW, owner, locks::READ), 0);
     }
@@ -490,7 +484,7 @@ fn a_guest_that_begins_anew_does_not_wait_for_its_long_reservation() {
     }
     // One may have been done just before.
     assert!(ended.contains(&EINTR), "{ended:?}");
-    scene.ask(getattr(ROOT), ATTR);
+    scene.ask(getattr(ROOT), ATTR_LEN);
 }
 
 /// The recipe on two queues, one of whose requests has begun.
@@ -541,6 +535,6 @@ fn the_next_guest_does_not_wait_for_the_requests_of_the_last_one() {
     let mut guest = connect(&daemon);
     println!("served again after {:?}", began.elapsed());
     assert!(began.elapsed() < STOP_LIMIT, "{:?}", began.elapsed());
-    ask(&mut guest, getattr(ROOT), ATTR);
+    ask(&mut guest, getattr(ROOT), ATTR_LEN);
     drop(folder);
 }

@@ -11,6 +11,7 @@ use pinhole_tests::frontend::frame::opcode::{
 };
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
+use pinhole_tests::linux::{EFBIG, EINVAL, ENOSPC, EPERM, O_DIRECT, O_RDWR};
 use pinhole_tests::program::Program;
 use pinhole_tests::surface::{SurfaceGuest, prepare};
 use rustix::fs::{FlockOperation, flock};
@@ -30,12 +31,6 @@ use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
 const LIMIT: Duration = Duration::from_mins(1);
-const O_RDWR: u32 = 2;
-const O_DIRECT: u32 = 0o40000;
-const EPERM: i32 = 1;
-const EINVAL: i32 = 22;
-const EFBIG: i32 = 27;
-const ENOSPC: i32 = 28;
 
 /// strace and where it writes.
 fn strace(output: &Path) -> Vec<PathBuf> {
