@@ -15,6 +15,7 @@ use crate::needs::Need;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
+use page::QuestionRow;
 
 /// Time for writing databases, in seconds, unless `PINHOLE_SHARING_SECONDS` is set. The test suite
 /// uses less time.
@@ -37,15 +38,6 @@ pub(crate) struct Arguments {
     write: bool,
 }
 
-/// A question, and the answer of each subject.
-struct Row {
-    question: &'static Question,
-    answers: Vec<Answer>,
-}
-
-/// The counts of a "yes", or the reason for a "no".
-type Answer = Result<String, String>;
-
 /// Asks the selected questions. `load` is the load average before the build.
 pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     let program = programs::pinhole()?;
@@ -61,8 +53,8 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
             "no question has that name; without --only, all questions are asked and their names printed",
         ));
     }
-    let mut rows: Vec<Row> =
-        chosen.into_iter().map(|question| Row { question, answers: Vec::new() }).collect();
+    let mut rows: Vec<QuestionRow> =
+        chosen.into_iter().map(|question| QuestionRow { question, answers: Vec::new() }).collect();
     for subject in Subject::ALL {
         let table = Table::new(&program, subject, usize::from(arguments.guests));
         let mut table = table.databases_for(DATABASES_SECONDS);
@@ -77,7 +69,7 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
 }
 
 /// Asks one subject all questions, and adds its answers to `rows`.
-fn ask(subject: Subject, table: &mut Table, rows: &mut [Row]) -> Outcome {
+fn ask(subject: Subject, table: &mut Table, rows: &mut [QuestionRow]) -> Outcome {
     say(format!("\n== {subject}"));
     for row in rows {
         let answer = match row.question.ask(table) {

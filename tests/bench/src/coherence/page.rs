@@ -4,12 +4,20 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use pinhole_tests::sharing::Subject;
+use pinhole_tests::sharing::{Question, Subject};
 
-use super::Row;
 use crate::bench::machine::Machine;
 use crate::bench::table::Table;
 use crate::step::{Failure, Outcome};
+
+/// The counts of a "yes", or the reason for a "no".
+pub(super) type Answer = Result<String, String>;
+
+/// A question, and the answer of each subject.
+pub(super) struct QuestionRow {
+    pub(super) question: &'static Question,
+    pub(super) answers: Vec<Answer>,
+}
 
 /// Longest reason on the page, in characters. The terminal shows all of it.
 const REASON_MAX: usize = 160;
@@ -35,7 +43,7 @@ or in turns. Each guest has its own daemon, and all daemons share one directory.
 ///
 /// # Errors
 /// Fails if the page cannot be written.
-pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
+pub(super) fn write(rows: &[QuestionRow], machine: &Machine, root: &Path) -> Outcome {
     let folder = root.join("docs/coherence");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let path = folder.join("peer.md");
@@ -45,7 +53,7 @@ pub(super) fn write(rows: &[Row], machine: &Machine, root: &Path) -> Outcome {
 }
 
 /// Returns a table with each question in words, and yes or no for each subject.
-pub(super) fn table(rows: &[Row]) -> Table {
+pub(super) fn table(rows: &[QuestionRow]) -> Table {
     let mut table = Table::new(&HEAD);
     for row in rows {
         let words = Subject::ALL.iter().zip(&row.answers).map(|(subject, answer)| {
@@ -61,7 +69,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-fn text(rows: &[Row], machine: &Machine) -> Result<String, std::fmt::Error> {
+fn text(rows: &[QuestionRow], machine: &Machine) -> Result<String, std::fmt::Error> {
     let mut text = format!(
         "# Several guests on one directory, {}\n\nDoes a guest see what other guests and the host do with \
          shared files? This page compares\nPinhole and virtiofsd. `cargo xtask coherence --write` writes it.\n\n\

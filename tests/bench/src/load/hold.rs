@@ -4,20 +4,23 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::ask::{Ask, Data, ENTRY_LEN, Expect};
+use super::error::LoadError;
+use super::init;
 use super::machine::Machine;
 use super::player::Player;
-use super::rows::{Ask, Data, Expect};
-use super::{ENTRY_LEN, LoadError, init};
 use pinhole_tests::frontend::frame::opcode;
 
 /// The node of the share itself.
 const ROOT: u64 = 1;
 
-/// Connects, says INIT, looks up `inodes` files and folders that lie in `share`, and forgets none. `pause` is called
-/// with what has been reached, and is where the caller measures: after INIT, and after the lookups.
+/// Connects, says INIT, looks up `inodes` files and folders that lie in `share`, and forgets none.
+/// `pause` is called with what has been reached, and is where the caller measures: after INIT, and
+/// after the lookups.
 ///
 /// # Errors
-/// [`LoadError::Lookup`] with the number of the one that failed; an error of the connection; what `pause` returns.
+/// [`LoadError::Lookup`] with the number of the one that failed; an error of the connection; what
+/// `pause` returns.
 pub(crate) fn hold(
     socket: &Path,
     share: &Path,

@@ -1,5 +1,5 @@
-//! A machine made for speed: a memfd as its memory, one ring for urgent messages and one for each client thread, each
-//! laid out once, so that the measured loop only rewrites what changes.
+//! A machine made for speed: a memfd as its memory, one ring for urgent messages and one for each
+//! client thread, each laid out once, so that the measured loop only rewrites what changes.
 
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -11,26 +11,11 @@ use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::LoadError;
+use super::error::LoadError;
+use super::ring::{AVAILABLE_AT, RING_SIZE, Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, USED_AT};
 use super::urgent::Urgent;
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, LIMIT, PROTOCOL_FEATURES, VERSION_1};
-
-/// Descriptors in each ring.
-pub(super) const RING_SIZE: u16 = 1024;
-
-/// Requests in flight on one ring at most: 32 measured, one beside them.
-pub(super) const SLOTS: usize = 33;
-
-/// Bytes of a slot: message, descriptors, answer, a listing, and 1 MiB of data.
-pub(super) const SLOT_LEN: usize = 0x11_0000;
-
-/// Where a ring's parts lie in its memory.
-pub(super) const AVAILABLE_AT: usize = 0x8000;
-pub(super) const USED_AT: usize = 0x1_0000;
-pub(super) const SLOTS_AT: usize = 0x2_0000;
 
 /// Bytes of a ring with its slots.
 const RING_LEN: usize = SLOTS_AT + SLOTS * SLOT_LEN;
@@ -41,22 +26,12 @@ const MEMORY_START: u64 = 0x10_0000;
 /// Where a VMM would have mapped guest address 0.
 const VMM_OFFSET: u64 = 0x7000_0000_0000;
 
-/// How far a ring has come, on the driver's side, and how both sides wake each other.
-pub(super) struct RingState {
-    pub(super) next_available: u16,
-    pub(super) published: u16,
-    pub(super) next_used: u16,
-    pub(super) kick: EventFd,
-    pub(super) called: Epoll,
-    call: EventFd,
-}
-
 /// A connected device.
 pub(super) struct Machine {
     memory: GuestMemoryMmap,
     rings: Vec<Mutex<RingState>>,
     /// For FORGET alone.
-    pub(super) urgent: Mutex<Urgent>,
+    urgent: Mutex<Urgent>,
     // Closing it ends the daemon.
     _connection: Connection,
 }
@@ -105,26 +80,18 @@ impl Machine {
         Ok((slice.map_err(|error| LoadError::Memory(error.to_string()))?, start))
     }
 
+    /// Forgets `nodes`, each with its count of lookups, and empties the list.
+    pub(super) fn forget(&self, nodes: &mut Vec<(u64, u64)>) -> Result<(), LoadError> {
+        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state(0)?;
+        let (memory, base) = self.memory(0)?;
+        urgent.forget(&mut Ring::new(memory, &mut state), &memory, base, nodes)
+    }
+
     /// The state of ring `index`, for one thread at a time.
     pub(super) fn state(&self, index: usize) -> Result<MutexGuard<'_, RingState>, LoadError> {
         let ring = self.rings.get(index).ok_or_else(|| LoadError::Device(format!("no queue {index}")))?;
         Ok(ring.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl RingState {
-    fn new() -> Result<Self, LoadError> {
-        let event =
-            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
-        let (kick, call) = (event()?, event()?);
-        let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
-        // By edges: each write to the event wakes once and nothing needs to be read, so that sleeping is one system
-        // call.
-        let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
-        called
-            .ctl(ControlOperation::Add, call.as_raw_fd(), interest)
-            .map_err(LoadError::host("cannot wait for interrupts"))?;
-        Ok(Self { next_available: 0, published: 0, next_used: 0, kick, called, call })
     }
 }
 

@@ -1,10 +1,14 @@
-//! A load generator that plays the guest natively at the socket of any vhost-user-fs daemon, built for speed: where
-//! `frontend` says what no driver would say, this says what Linux says, as fast as a ring takes it.
+//! A load generator that plays the guest natively at the socket of any vhost-user-fs daemon, built
+//! for speed: where `frontend` says what no driver would say, this says what Linux says, as fast as
+//! a ring takes it.
 //!
-//! `machine` connects; `ring` is the driver's side of a virtqueue; `player` is one client thread and the measured loop;
-//! `rows` are the operations; `native` does the same work by bare host calls.
+//! `machine` connects; `ring` is the driver's side of a virtqueue; `player` is one client thread
+//! and the measured loop; `rows` are the operations; `native` does the same work by bare host
+//! calls.
 
+mod ask;
 pub(crate) mod command;
+mod error;
 mod hold;
 mod machine;
 mod message;
@@ -12,13 +16,13 @@ mod native;
 mod player;
 mod report;
 mod ring;
+mod row;
 mod rows;
 mod tree;
 mod urgent;
 mod watch;
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -28,107 +32,26 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use pinhole_protocol::InitFlags;
 
+pub(crate) use ask::Expect;
+use ask::{Ask, Data};
+use error::LIMIT;
+pub(crate) use error::LoadError;
 pub(crate) use hold::hold;
 use machine::Machine;
 use native::Host;
 use pinhole_tests::frontend::frame::opcode;
 use player::{Player, Tally, Window};
 pub(crate) use report::Measured;
-use rows::{Ask, Data, Seat};
-pub(crate) use rows::{Expect, Row};
+pub(crate) use row::Row;
+use row::{Seat, WARM_UP};
 use tree::Prepared;
 use watch::Taken;
-
-/// Bytes of `fuse_entry_out`.
-const ENTRY_LEN: usize = 128;
-
-/// Bytes of `fuse_attr_out`.
-const ATTR_LEN: usize = 104;
-
-const ENOENT: i32 = 2;
-
-/// How long anything may take beyond what is measured.
-const LIMIT: Duration = Duration::from_mins(1);
-
-/// A warm-up's part of the measured time.
-const WARM_UP: u32 = 4;
-
-/// What may go wrong.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    /// The vhost-user conversation failed.
-    #[error("vhost-user: {0}")]
-    Vhost(#[from] vhost::Error),
-    /// The device does not do what a guest needs, or gave back what was not asked for.
-    #[error("the device: {0}")]
-    Device(String),
-    /// An address that the guest does not have.
-    #[error("guest memory: {0}")]
-    Memory(String),
-    /// An answer is not the right one.
-    #[error("errno {errno} with {len} bytes where {expected:?} is right")]
-    Answer {
-        /// 0 is success.
-        errno: i32,
-        /// Bytes behind the header.
-        len: usize,
-        /// What is right.
-        expected: Expect,
-    },
-    /// A host operation failed.
-    #[error("{what}: {source}")]
-    Host {
-        /// What was being done.
-        what: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// A row did not work out.
-    #[error("{row}, depth {depth}: {source}")]
-    Row {
-        /// Its name.
-        row: &'static str,
-        /// Requests in flight.
-        depth: usize,
-        /// Why.
-        source: Box<LoadError>,
-    },
-    /// A guest that was to know many files got one refused.
-    #[error("lookup number {number}: {source}")]
-    Lookup {
-        /// Lookups that succeeded before.
-        number: usize,
-        /// Why.
-        source: Box<LoadError>,
-    },
-    /// A line of standard input asks for nothing that there is.
-    #[error("`{line}`: {what}")]
-    Step {
-        /// The line.
-        line: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The daemon has not answered.
-    #[error("no answer within {LIMIT:?}")]
-    TimedOut,
-}
-
-impl LoadError {
-    fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Host { what, source }
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-    fn memory(error: vm_memory::VolatileMemoryError) -> Self {
-        Self::Memory(error.to_string())
-    }
-}
 
 /// What does not change from row to row.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// The share as the host sees it. What rows work on is made there; what is there already is kept.
+    /// The share as the host sees it. What rows work on is made there; what is there already is
+    /// kept.
     pub(crate) share: PathBuf,
     /// Request queues, each with a client thread.
     pub(crate) queues: usize,
@@ -186,8 +109,8 @@ impl Subject {
         Ok(Self { options, kind: Kind::Native(Box::new(host)) })
     }
 
-    /// The depths of `wanted` at which `row` is to be measured here: its own where it has one, 1 for bare calls, none
-    /// where it cannot be.
+    /// The depths of `wanted` at which `row` is to be measured here: its own where it has one, 1
+    /// for bare calls, none where it cannot be.
     pub(crate) fn depths(&self, row: Row, wanted: &[usize]) -> Vec<usize> {
         match &self.kind {
             Kind::Daemon { .. } => row.depths(wanted),
@@ -295,7 +218,8 @@ fn one(
     Ok(Measured::new(row, (depth, options.queues), &latencies, time, (before, after)))
 }
 
-/// Waits for an instant. A thread may end at that instant and be heard before; one that fails is heard at once.
+/// Waits for an instant. A thread may end at that instant and be heard before; one that fails is
+/// heard at once.
 fn until(words: &Receiver<Word>, instant: Instant, early: &mut Vec<Word>) -> Result<(), LoadError> {
     loop {
         match words.recv_timeout(instant.saturating_duration_since(Instant::now())) {

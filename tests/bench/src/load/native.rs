@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
 
+use super::error::LoadError;
 use super::report::Measured;
-use super::rows::Row;
+use super::row::Row;
+use super::row::WARM_UP;
 use super::tree::Fresh;
 use super::watch::Taken;
-use super::{LoadError, WARM_UP, tree, watch};
+use super::{tree, watch};
 
 /// Room for entries of a directory, as glibc has it.
 const LISTING: usize = 32 << 10;

@@ -1,7 +1,8 @@
 //! One client thread: its ring, its slots, and the loop that is measured.
 //!
-//! A slot is memory for one request in flight: its message, its descriptors behind one indirect descriptor as a Linux
-//! guest lays them out, its answer and its data. A request rewrites what changed and nothing else.
+//! A slot is memory for one request in flight: its message, its descriptors behind one indirect
+//! descriptor as a Linux guest lays them out, its answer and its data. A request rewrites what
+//! changed and nothing else.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,11 +10,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use vm_memory::{Bytes as _, VolatileSlice};
 
-use super::machine::{Machine, RingState, SLOT_LEN, SLOTS, SLOTS_AT};
+use super::ask::{Ask, Data, ENOENT, ENTRY_LEN, Expect, Step};
+use super::error::LoadError;
+use super::machine::Machine;
 use super::message::{HEADER_LEN, Message};
-use super::ring::{Ring, Used};
-use super::rows::{Ask, Data, Expect, Play, Step};
-use super::{LoadError, urgent};
+use super::ring::{Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, Used};
 
 /// Where a slot's parts lie in it.
 const TABLE_AT: usize = 0x1000;
@@ -30,7 +31,8 @@ const PAGE: usize = 4096;
 /// Pages in a slot's data.
 const PAGES: usize = 256;
 
-/// Neighbours in a file are not neighbours in memory, as in a guest: each page lies so many pages behind the last.
+/// Neighbours in a file are not neighbours in memory, as in a guest: each page lies so many pages
+/// behind the last.
 const PAGE_STRIDE: usize = 77;
 
 const NEXT: u64 = 1;
@@ -115,6 +117,26 @@ impl Reply<'_> {
     }
 }
 
+/// One thread's part of a row.
+pub(super) trait Play {
+    /// Writes the first request of an operation in `slot`.
+    fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError>;
+
+    /// Takes the answer in `slot` and writes the operation's next request.
+    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError>;
+
+    /// Whether operations in `slot` are measured.
+    fn counts(&self, _slot: usize) -> bool {
+        true
+    }
+
+    /// Nodes to forget, with their counts of lookups; the caller takes them.
+    fn forgotten(&mut self) -> &mut Vec<(u64, u64)>;
+
+    /// Gives back what was prepared.
+    fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError>;
+}
+
 /// One client thread's side of its ring.
 pub(super) struct Player<'m> {
     /// The machine.
@@ -163,7 +185,8 @@ impl<'m> Player<'m> {
         check(slots, memory, used)
     }
 
-    /// Fills the data of every slot, so that no page is touched for the first time while it is measured.
+    /// Fills the data of every slot, so that no page is touched for the first time while it is
+    /// measured.
     pub(super) fn touch(&self) -> Result<(), LoadError> {
         let page = [0x5a_u8; PAGE];
         for slot in &self.slots {
@@ -177,7 +200,7 @@ impl<'m> Player<'m> {
 
     /// Forgets what was looked up in preparation.
     pub(super) fn forget_known(&mut self) -> Result<(), LoadError> {
-        urgent::forget(self.machine, &mut self.known)
+        self.machine.forget(&mut self.known)
     }
 
     /// The measured loop: `play` keeps its slots in flight until the window closes.
@@ -217,7 +240,7 @@ impl<'m> Player<'m> {
             self.ring.publish()?;
             let forgotten = play.forgotten();
             if !forgotten.is_empty() {
-                urgent::forget(self.machine, forgotten)?;
+                self.machine.forget(forgotten)?;
             }
         }
         Ok(tally)
@@ -256,7 +279,8 @@ impl<'m> Player<'m> {
     }
 }
 
-/// Writes a slot's descriptors in the order of a Linux guest: header, arguments, data; answer's header, answer, data.
+/// Writes a slot's descriptors in the order of a Linux guest: header, arguments, data; answer's
+/// header, answer, data.
 fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> Result<usize, LoadError> {
     let (out, into) = match shape.data {
         Data::None | Data::Listing(_) => (0, 0),
@@ -295,7 +319,8 @@ fn pages(slot: usize, len: usize, flags: u64) -> impl Iterator<Item = (usize, us
     })
 }
 
-/// What is true of an answer: it is one, its length is the used length, and it is as long as expected.
+/// What is true of an answer: it is one, its length is the used length, and it is as long as
+/// expected.
 fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Result<Reply<'p>, LoadError> {
     let slot = slots.get(used.head);
     let slot = slot.ok_or_else(|| LoadError::Device(format!("gave back {}", used.head)))?;
@@ -311,7 +336,7 @@ fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Resul
         Expect::Body(expected) => errno == 0 && len == expected,
         Expect::AtMost(most) => errno == 0 && len <= most,
         // A negative entry is an answer too.
-        Expect::Missing => errno == super::ENOENT || (errno == 0 && len == super::ENTRY_LEN),
+        Expect::Missing => errno == ENOENT || (errno == 0 && len == ENTRY_LEN),
     };
     if !right {
         return Err(LoadError::Answer { errno, len, expected: slot.ask.expect });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::rows::Row;
+use super::row::Row;
 use super::watch::Taken;
 
 /// One row at one depth.

@@ -1,16 +1,57 @@
-//! The driver's side of one split virtqueue (virtio 1.3, 2.7), without an allocation and with as few notifications as
-//! EVENT_IDX allows in both directions.
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7), without an allocation and with as
+//! few notifications as EVENT_IDX allows in both directions.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes as _, VolatileSlice};
-use vmm_sys_util::epoll::EpollEvent;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::machine::{AVAILABLE_AT, RING_SIZE, RingState, USED_AT};
-use super::{LIMIT, LoadError};
+use super::error::{LIMIT, LoadError};
+
+/// Descriptors in each ring.
+pub(super) const RING_SIZE: u16 = 1024;
+
+/// Requests in flight on one ring at most: 32 measured, one beside them.
+pub(super) const SLOTS: usize = 33;
+
+/// Bytes of a slot: message, descriptors, answer, a listing, and 1 MiB of data.
+pub(super) const SLOT_LEN: usize = 0x11_0000;
+
+/// Where a ring's parts lie in its memory.
+pub(super) const AVAILABLE_AT: usize = 0x8000;
+pub(super) const USED_AT: usize = 0x1_0000;
+pub(super) const SLOTS_AT: usize = 0x2_0000;
 
 const USED_EVENT_AT: usize = AVAILABLE_AT + 4 + 2 * RING_SIZE as usize;
 const AVAILABLE_EVENT_AT: usize = USED_AT + 4 + 8 * RING_SIZE as usize;
+
+/// How far a ring has come, on the driver's side, and how both sides wake each other.
+pub(super) struct RingState {
+    pub(super) next_available: u16,
+    pub(super) published: u16,
+    pub(super) next_used: u16,
+    pub(super) kick: EventFd,
+    pub(super) called: Epoll,
+    pub(super) call: EventFd,
+}
+
+impl RingState {
+    pub(super) fn new() -> Result<Self, LoadError> {
+        let event =
+            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
+        let (kick, call) = (event()?, event()?);
+        let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
+        // By edges: each write to the event wakes once and nothing needs to be read, so that
+        // sleeping is one system call.
+        let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        called
+            .ctl(ControlOperation::Add, call.as_raw_fd(), interest)
+            .map_err(LoadError::host("cannot wait for interrupts"))?;
+        Ok(Self { next_available: 0, published: 0, next_used: 0, kick, called, call })
+    }
+}
 
 /// One ring as a thread drives it.
 pub(super) struct Ring<'m> {

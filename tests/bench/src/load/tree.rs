@@ -1,4 +1,5 @@
-//! What lies in the share: the same for each daemon and for bare host calls. Made once; what is there already is kept.
+//! What lies in the share: the same for each daemon and for bare host calls. Made once; what is
+//! there already is kept.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -7,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::IFlags;
 
-use super::LoadError;
-use super::rows::Row;
+use super::error::LoadError;
+use super::row::Row;
 
 /// A folder of files.
 #[derive(Clone, Copy, Debug)]
@@ -117,9 +118,10 @@ const fn needs(row: Row) -> &'static [&'static str] {
 
 /// Directories to make files in, gone when dropped.
 ///
-/// ext4 without a journal does not take an inode again within a minute or more of its deletion, and steps over each
-/// such inode of a group at every creation. In one directory the fastest daemon would so be slowed the most; in
-/// several that lie far from one another each makes as few as the next.
+/// ext4 without a journal does not take an inode again within a minute or more of its deletion, and
+/// steps over each such inode of a group at every creation. In one directory the fastest daemon
+/// would so be slowed the most; in several that lie far from one another each makes as few as the
+/// next.
 pub(super) struct Fresh {
     share: PathBuf,
     names: Vec<String>,
@@ -157,15 +159,16 @@ impl Drop for Fresh {
     }
 }
 
-/// A folder whose own folders a file system of the ext family lays far from one another (`chattr +T`); others have no
-/// such flag and no such trouble.
+/// A folder whose own folders a file system of the ext family lays far from one another
+/// (`chattr +T`); others have no such flag and no such trouble.
 fn spread(folder: &Path) -> Result<(), LoadError> {
     fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
     let opened = File::open(folder).map_err(LoadError::host("cannot open a folder"))?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
         && rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR).is_err()
     {
-        // Refused, say without the privilege: figures then differ more from run to run, and nothing else.
+        // Refused, say without the privilege: figures then differ more from run to run, and nothing
+        // else.
         return Ok(());
     }
     Ok(())

@@ -1,12 +1,11 @@
-//! FORGETs on their way: batched, on the ring for urgent messages, never answered, never waited for unless the ring is
-//! full.
+//! FORGETs on their way: batched, on the ring for urgent messages, never answered, never waited for
+//! unless the ring is full.
 
 use vm_memory::{Bytes as _, VolatileSlice};
 
-use super::LoadError;
-use super::machine::{Machine, SLOTS_AT};
+use super::error::LoadError;
 use super::message::Message;
-use super::ring::Ring;
+use super::ring::{Ring, SLOTS_AT};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Messages under way at most.
@@ -28,6 +27,28 @@ pub(super) struct Urgent {
 impl Urgent {
     pub(super) fn new() -> Self {
         Self { free: (0..MESSAGES).collect(), message: Message::new(MESSAGE_LEN) }
+    }
+
+    /// Sends FORGETs for `nodes`, each with its count of lookups, and empties the list.
+    pub(super) fn forget(
+        &mut self,
+        ring: &mut Ring<'_>,
+        memory: &VolatileSlice<'_>,
+        base: u64,
+        nodes: &mut Vec<(u64, u64)>,
+    ) -> Result<(), LoadError> {
+        for batch in nodes.chunks(BATCH) {
+            if let [(node, count)] = batch {
+                self.message.start(opcode::FORGET, *node).u64(*count);
+            } else {
+                let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+                let message = self.message.start(opcode::BATCH_FORGET, 0).u32(count).u32(0);
+                batch.iter().fold(message, |message, (node, count)| message.u64(*node).u64(*count));
+            }
+            self.send(ring, memory, base)?;
+        }
+        nodes.clear();
+        Ok(())
     }
 
     fn send(&mut self, ring: &mut Ring<'_>, memory: &VolatileSlice<'_>, base: u64) -> Result<(), LoadError> {
@@ -53,24 +74,4 @@ impl Urgent {
             self.free.push(place);
         }
     }
-}
-
-/// Sends what `nodes` holds, each with its count of lookups, and empties it.
-pub(super) fn forget(machine: &Machine, nodes: &mut Vec<(u64, u64)>) -> Result<(), LoadError> {
-    let mut urgent = machine.urgent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut state = machine.state(0)?;
-    let (memory, base) = machine.memory(0)?;
-    let mut ring = Ring::new(memory, &mut state);
-    for batch in nodes.chunks(BATCH) {
-        if let [(node, count)] = batch {
-            urgent.message.start(opcode::FORGET, *node).u64(*count);
-        } else {
-            let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-            let message = urgent.message.start(opcode::BATCH_FORGET, 0).u32(count).u32(0);
-            batch.iter().fold(message, |message, (node, count)| message.u64(*node).u64(*count));
-        }
-        urgent.send(&mut ring, &memory, base)?;
-    }
-    nodes.clear();
-    Ok(())
 }

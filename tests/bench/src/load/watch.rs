@@ -3,13 +3,13 @@
 use std::fs;
 use std::io;
 
-use super::LoadError;
+use super::error::LoadError;
 
 /// A look at a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
-    /// Time on a processor, all threads that live now, user and kernel, in ns. One that has ended takes its time along:
-    /// the kernel tells the whole process's in steps of 10 ms only.
+    /// Time on a processor, all threads that live now, user and kernel, in ns. One that has ended
+    /// takes its time along: the kernel tells the whole process's in steps of 10 ms only.
     pub(super) cpu_ns: u64,
     /// Context switches, wanted and unwanted.
     pub(super) switches: u64,

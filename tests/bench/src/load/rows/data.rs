@@ -6,15 +6,16 @@ use std::path::Path;
 
 use rustix::fs::Advice;
 
+use super::super::ask::{Ask, Step};
+use super::super::error::LoadError;
 use super::super::message::Message;
-use super::super::player::{Player, Reply};
-use super::super::{LoadError, tree};
+use super::super::player::{Play, Player, Reply};
+use super::super::row::{Blocks, COLD, Seat};
+use super::super::tree;
 use super::metadata::GetAttr;
-use super::{Ask, Blocks, Play, READ_WRITE, ROOT, Random, Seat, Step, transfer};
+use super::random::Random;
+use super::requests::{READ_WRITE, ROOT, transfer};
 use pinhole_tests::frontend::frame::opcode;
-
-/// Cold reads outstanding.
-pub(super) const COLD: usize = 32;
 
 /// Bytes of a cold read.
 const COLD_LEN: u64 = 1 << 20;
@@ -81,7 +82,7 @@ impl Play for Transfer {
 pub(super) struct Durable {
     node: u64,
     handle: u64,
-    written: [bool; super::super::machine::SLOTS],
+    written: [bool; super::super::ring::SLOTS],
     none: Vec<(u64, u64)>,
 }
 
@@ -89,7 +90,7 @@ impl Durable {
     pub(super) fn open(player: &mut Player<'_>) -> Result<Self, LoadError> {
         let node = player.look_up(ROOT, tree::SYNCED.name)?;
         let handle = player.open(node, READ_WRITE)?;
-        Ok(Self { node, handle, written: [false; super::super::machine::SLOTS], none: Vec::new() })
+        Ok(Self { node, handle, written: [false; super::super::ring::SLOTS], none: Vec::new() })
     }
 }
 

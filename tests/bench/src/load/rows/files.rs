@@ -1,13 +1,14 @@
 //! Files opened, read, made and removed.
 
-use super::super::machine::SLOTS;
+use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::error::LoadError;
 use super::super::message::Message;
-use super::super::player::{Player, Reply};
-use super::super::{ENTRY_LEN, LoadError, tree};
-use super::{
-    Ask, Data, Expect, OPENED_LEN, Play, READ_ONLY, READ_WRITE, ROOT, Random, Seat, Step, flush, release,
-    transfer,
-};
+use super::super::player::{Play, Player, Reply};
+use super::super::ring::SLOTS;
+use super::super::row::Seat;
+use super::super::tree;
+use super::random::Random;
+use super::requests::{OPENED_LEN, READ_ONLY, READ_WRITE, ROOT, flush, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Bytes of a page of the guest, which reads whole ones.

@@ -1,10 +1,12 @@
 //! OPENDIR, READDIRPLUS to the end, RELEASEDIR, FORGET of what was listed.
 
-use super::super::machine::SLOTS;
+use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::error::LoadError;
 use super::super::message::Message;
-use super::super::player::{Player, Reply};
-use super::super::{ENTRY_LEN, LoadError, tree};
-use super::{Ask, DIRECTORY, Data, Expect, OPENED_LEN, Play, ROOT, Step, release, transfer};
+use super::super::player::{Play, Player, Reply};
+use super::super::ring::SLOTS;
+use super::super::tree;
+use super::requests::{DIRECTORY, OPENED_LEN, ROOT, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
 /// Bytes that a guest's `readdir(3)` asks for at once.
@@ -94,7 +96,8 @@ impl Play for List {
     }
 }
 
-/// Goes through a listing: how many entries, and where the next one begins. Each node but "." and ".." is looked up.
+/// Goes through a listing: how many entries, and where the next one begins. Each node but "." and
+/// ".." is looked up.
 fn entries(reply: &Reply<'_>, gone: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
     let (mut at, mut count, mut offset) = (0, 0, 0);
     while at < reply.len {

@@ -1,9 +1,13 @@
 //! GETATTR and LOOKUP.
 
+use super::super::ask::{ATTR_LEN, Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::error::LoadError;
 use super::super::message::Message;
-use super::super::player::{Player, Reply};
-use super::super::{ATTR_LEN, ENTRY_LEN, LoadError, tree};
-use super::{Ask, Data, Expect, Play, ROOT, Random, Seat, Step};
+use super::super::player::{Play, Player, Reply};
+use super::super::row::Seat;
+use super::super::tree;
+use super::random::Random;
+use super::requests::ROOT;
 use pinhole_tests::frontend::frame::opcode;
 
 /// Names that are asked for and not there.
@@ -50,7 +54,8 @@ impl Play for GetAttr {
     }
 }
 
-/// LOOKUP of files that the guest knows: it asks anew when a name's time is over, and counts the lookup.
+/// LOOKUP of files that the guest knows: it asks anew when a name's time is over, and counts the
+/// lookup.
 #[derive(Debug)]
 pub(super) struct LookupHit {
     folder: u64,
@@ -70,7 +75,7 @@ impl LookupHit {
             .map(|name| player.look_up(folder, &name).map(|node| (name, node)))
             .collect::<Result<Vec<_>, _>>()?;
         let counts = children.iter().map(|(_, node)| (*node, 0)).collect();
-        let asked = vec![0; super::super::machine::SLOTS];
+        let asked = vec![0; super::super::ring::SLOTS];
         Ok(Self { folder, children, counts, asked, random: Random::new(seat.number), none: Vec::new() })
     }
 }
@@ -103,7 +108,7 @@ impl Play for LookupHit {
 
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
         self.counts.retain(|(_, count)| *count > 0);
-        super::super::urgent::forget(player.machine, &mut self.counts)?;
+        player.machine.forget(&mut self.counts)?;
         player.forget_known()
     }
 }

@@ -1,14 +1,17 @@
 //! A mix of what a busy guest does, chosen operation by operation.
 
-use super::super::machine::SLOTS;
+use super::super::ask::{Ask, Step};
+use super::super::error::LoadError;
 use super::super::message::Message;
-use super::super::player::{Player, Reply};
-use super::super::{LoadError, tree};
+use super::super::player::{Play, Player, Reply};
+use super::super::ring::SLOTS;
+use super::super::row::{Blocks, Seat};
+use super::super::tree;
 use super::data::Transfer;
 use super::files::SmallFile;
 use super::listing::List;
 use super::metadata::{GetAttr, LookupHit};
-use super::{Ask, Blocks, Play, Random, Seat, Step};
+use super::random::Random;
 
 /// Of a hundred operations.
 const SHARES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];

@@ -1,0 +1,143 @@
+//! The rows of the benchmark: what is measured.
+
+/// Cold reads outstanding.
+pub(super) const COLD: usize = 32;
+
+/// A warm-up's part of the measured time.
+pub(super) const WARM_UP: u32 = 4;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    /// GETATTR of a few hundred known files.
+    GetAttr,
+    /// LOOKUP of a few hundred known files, as a guest revalidates names.
+    LookupHit,
+    /// LOOKUP of names that are not there.
+    LookupMiss,
+    /// OPEN and RELEASE.
+    OpenRelease,
+    /// OPEN, READ, FLUSH and RELEASE of files of 1 to 16 KiB.
+    SmallFile,
+    /// READ from a warm file.
+    Read(Blocks),
+    /// WRITE over a warm file.
+    Write(Blocks),
+    /// CREATE, FLUSH, RELEASE, UNLINK and FORGET.
+    CreateUnlink,
+    /// OPENDIR, READDIRPLUS of 10,000 entries, RELEASEDIR and FORGET of each.
+    ReadDirPlus,
+    /// WRITE of 4 KiB and FSYNC.
+    Fsync,
+    /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 %
+    /// listings of 40 entries.
+    Mixed,
+    /// GETATTR while 32 READs of 1 MiB, dropped from the page cache, are outstanding.
+    BesideCold,
+}
+
+/// How a big file is gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    /// Bytes of each request.
+    pub(crate) len: usize,
+    /// In any order, else one after the other.
+    pub(crate) random: bool,
+}
+
+const fn blocks(len: usize, random: bool) -> Blocks {
+    Blocks { len, random }
+}
+
+impl Row {
+    /// Every row with its name, in the order in which they are measured.
+    pub(crate) const ALL: [(&str, Self); 22] = [
+        ("getattr", Self::GetAttr),
+        ("lookup-hit", Self::LookupHit),
+        ("lookup-miss", Self::LookupMiss),
+        ("open-release", Self::OpenRelease),
+        ("small-file", Self::SmallFile),
+        ("read-4k-rand", Self::Read(blocks(4 << 10, true))),
+        ("read-4k-seq", Self::Read(blocks(4 << 10, false))),
+        ("read-128k-rand", Self::Read(blocks(128 << 10, true))),
+        ("read-128k-seq", Self::Read(blocks(128 << 10, false))),
+        ("read-1m-rand", Self::Read(blocks(1 << 20, true))),
+        ("read-1m-seq", Self::Read(blocks(1 << 20, false))),
+        ("write-4k-rand", Self::Write(blocks(4 << 10, true))),
+        ("write-4k-seq", Self::Write(blocks(4 << 10, false))),
+        ("write-128k-rand", Self::Write(blocks(128 << 10, true))),
+        ("write-128k-seq", Self::Write(blocks(128 << 10, false))),
+        ("write-1m-rand", Self::Write(blocks(1 << 20, true))),
+        ("write-1m-seq", Self::Write(blocks(1 << 20, false))),
+        ("create-unlink", Self::CreateUnlink),
+        ("readdirplus", Self::ReadDirPlus),
+        ("fsync", Self::Fsync),
+        ("mixed", Self::Mixed),
+        ("getattr-beside-cold", Self::BesideCold),
+    ];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
+    }
+
+    /// The depths at which it is measured: `wanted`, or its own where it has one.
+    pub(crate) fn depths(self, wanted: &[usize]) -> Vec<usize> {
+        let own = self.slots(0);
+        if own == 0 { wanted.to_vec() } else { vec![own] }
+    }
+
+    /// How long a row is measured where others are for `time`: one with long operations takes
+    /// longer to show a spread.
+    pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
+        if self == Self::BesideCold {
+            time * 8
+        } else if matches!(self, Self::ReadDirPlus | Self::Fsync) {
+            time * 3
+        } else {
+            time
+        }
+    }
+
+    /// Slots in flight at `depth`.
+    pub(super) const fn slots(self, depth: usize) -> usize {
+        match self {
+            Self::BesideCold => COLD + 1,
+            // A listing of 10,000 entries is many requests in itself.
+            Self::ReadDirPlus => 1,
+            Self::GetAttr
+            | Self::LookupHit
+            | Self::LookupMiss
+            | Self::OpenRelease
+            | Self::SmallFile
+            | Self::Read(_)
+            | Self::Write(_)
+            | Self::CreateUnlink
+            | Self::Fsync
+            | Self::Mixed => depth,
+        }
+    }
+}
+
+impl std::str::FromStr for Row {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == name);
+        found.map(|(_, row)| *row).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!("there is no row `{name}`; the rows are {}", names.join(", "))
+        })
+    }
+}
+
+/// Where a thread sits.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    /// The number of the thread, from 0.
+    pub(super) number: usize,
+    /// Threads in all.
+    pub(super) count: usize,
+    /// The share as the host sees it.
+    pub(super) share: std::path::PathBuf,
+}

@@ -1,0 +1,27 @@
+//! Numbers without a pattern.
+
+use super::super::error::LoadError;
+
+/// Numbers without a pattern that a disk or a branch predictor would see; the same in each run.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) const fn new(seat: usize) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seat as u64 + 1))
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // The upper half is the better one; the bias of a remainder is far below what is measured.
+        (self.0 >> 32) % bound
+    }
+
+    pub(super) fn choose<'t, T>(&mut self, all: &'t [T]) -> Result<&'t T, LoadError> {
+        let at = usize::try_from(self.below(all.len().max(1) as u64)).unwrap_or(0);
+        all.get(at).ok_or_else(|| LoadError::Memory("nothing to choose from".to_owned()))
+    }
+}

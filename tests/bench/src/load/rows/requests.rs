@@ -1,0 +1,64 @@
+//! Requests that several rows send.
+
+use super::super::ask::{Ask, ENTRY_LEN};
+use super::super::error::LoadError;
+use super::super::message::Message;
+use super::super::player::Player;
+use pinhole_tests::frontend::frame::opcode;
+
+/// The node of the share itself.
+pub(super) const ROOT: u64 = 1;
+
+/// Bytes of `fuse_open_out`.
+pub(super) const OPENED_LEN: usize = 16;
+
+/// What the guest's programs open with.
+pub(super) const READ_ONLY: u32 = 0o100_000;
+
+pub(super) const READ_WRITE: u32 = 0o100_002;
+
+pub(super) const DIRECTORY: u32 = 0o300_000;
+
+/// Preparation: one request after the other.
+impl Player<'_> {
+    /// The node of `name` in `parent`; forgotten when the row closes.
+    pub(super) fn look_up(&mut self, parent: u64, name: &str) -> Result<u64, LoadError> {
+        self.message.start(opcode::LOOKUP, parent).name(name.as_bytes());
+        let node = self.ask(Ask::body(ENTRY_LEN))?.u64(0)?;
+        self.known.push((node, 1));
+        Ok(node)
+    }
+
+    /// A handle of `node`.
+    pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<u64, LoadError> {
+        self.message.start(opcode::OPEN_FILE, node).u32(flags).u32(0);
+        self.ask(Ask::body(OPENED_LEN))?.u64(0)
+    }
+
+    pub(super) fn release(&mut self, node: u64, handle: u64, flags: u32) -> Result<(), LoadError> {
+        release(&mut self.message, opcode::RELEASE, node, handle, flags);
+        self.ask(Ask::none())?;
+        Ok(())
+    }
+}
+
+pub(super) fn release(message: &mut Message, opcode: u32, node: u64, handle: u64, flags: u32) {
+    // fh, flags, release_flags, lock_owner.
+    message.start(opcode, node).u64(handle).u32(flags).u32(0).u64(0);
+}
+
+pub(super) fn flush(message: &mut Message, node: u64, handle: u64) {
+    // fh, unused, padding, lock_owner.
+    message.start(opcode::FLUSH, node).u64(handle).u64(0).u64(7);
+}
+
+/// READ, WRITE, READDIR, READDIRPLUS: fh, offset, size, flags, lock_owner, flags, padding.
+pub(super) fn transfer(
+    message: &mut Message,
+    opcode: u32,
+    (node, handle): (u64, u64),
+    offset: u64,
+    size: u32,
+) {
+    message.start(opcode, node).u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(READ_WRITE).u32(0);
+}
