@@ -3,7 +3,7 @@
 #![cfg(test)]
 use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Pace, Paced, Repeat, StopCheck};
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{Config, Held, Passthrough};
+use pinhole::passthrough::{GuestResources, Passthrough, ShareConfig};
 use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, DirentBuffer, Errno, Forget, Handle, InitFlags, LockOwner, Lookup, MkDir,
@@ -17,7 +17,7 @@ use vm_memory::VolatileSlice;
 
 fn share(descriptors_max: u64) -> (TempDir, Passthrough) {
     let directory = tempfile::tempdir().unwrap();
-    let config = Config { descriptors_max, ..Config::new(directory.path()) };
+    let config = ShareConfig { descriptors_max, ..ShareConfig::new(directory.path()) };
     let share = Passthrough::new(config).unwrap();
     (directory, share)
 }
@@ -80,7 +80,7 @@ fn two_names_of_one_file_are_one_node() {
     std::fs::hard_link(directory.path().join("a"), directory.path().join("b")).unwrap();
     let (a, b) = (look_up(&share, NodeId::ROOT, "a").unwrap(), look_up(&share, NodeId::ROOT, "b").unwrap());
     assert_eq!(a.node, b.node);
-    assert_eq!(share.held(), Held { nodes: 1, handles: 0, descriptors: 0 });
+    assert_eq!(share.held(), GuestResources { nodes: 1, handles: 0, descriptors: 0 });
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_forget_of_more_than_there_is_ends_nothing_else() {
     share.forget(at(node, Forget { count: u64::MAX }));
     share.forget(at(NodeId::ROOT, Forget { count: u64::MAX }));
     look_up(&share, NodeId::ROOT, "a").unwrap();
-    assert_eq!(share.held(), Held { nodes: 1, handles: 0, descriptors: 0 });
+    assert_eq!(share.held(), GuestResources { nodes: 1, handles: 0, descriptors: 0 });
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn init_forgets_everything_and_gives_every_descriptor_back() {
     let handle = open(&share, node, 0).unwrap().handle;
     assert_eq!((share.held().nodes, share.held().handles), (1, 1));
     share.reset(InitFlags::empty());
-    assert_eq!(share.held(), Held::default());
+    assert_eq!(share.held(), GuestResources::default());
     assert_eq!(open(&share, node, 0).err(), Some(Errno::ESTALE));
     let release = Release {
         handle,

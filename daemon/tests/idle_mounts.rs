@@ -1,7 +1,7 @@
 //! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
 #![cfg(test)]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
-use pinhole::passthrough::{Config, Passthrough};
+use pinhole::passthrough::{Passthrough, ShareConfig};
 use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, GetAttr, InitFlags, Lookup, Name, NodeId, Open, OpenFlags,
@@ -22,7 +22,7 @@ struct Share {
 impl Share {
     fn with_mounts(count: usize, descriptors_max: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let host = Passthrough::new(Config { descriptors_max, ..Config::new(folder.path()) });
+        let host = Passthrough::new(ShareConfig { descriptors_max, ..ShareConfig::new(folder.path()) });
         let mounts = (0..count).map(|n| folder.path().join(format!("mount-{n}"))).collect();
         let share = Self { folder, mounts, host: host.unwrap() };
         for mount in &share.mounts {

@@ -3,7 +3,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
-use pinhole::passthrough::{Config, FileHandles, Passthrough};
+use pinhole::passthrough::{InodeHandles, Passthrough, ShareConfig};
 use pinhole_policy::{NoPlaces, Permitted, Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, Created, DirentBuffer, Errno, Forget, GetAttr, Lookup, MkDir, Name, NodeId,
@@ -16,16 +16,16 @@ use tempfile::TempDir;
 /// Descriptors that the guest may hold in these tests; files there are far more.
 const BUDGET: u64 = 24;
 
-const BOTH: [FileHandles; 2] = [FileHandles::Mandatory, FileHandles::Never];
+const BOTH: [InodeHandles; 2] = [InodeHandles::Mandatory, InodeHandles::Never];
 
-fn share(file_handles: FileHandles) -> (TempDir, Passthrough) {
+fn share(inode_handles: InodeHandles) -> (TempDir, Passthrough) {
     let directory = tempfile::tempdir().unwrap();
-    let share = Passthrough::new(config(&directory, file_handles)).unwrap();
+    let share = Passthrough::new(config(&directory, inode_handles)).unwrap();
     (directory, share)
 }
 
-fn config(directory: &TempDir, file_handles: FileHandles) -> Config {
-    Config { file_handles, descriptors_max: BUDGET, ..Config::new(directory.path()) }
+fn config(directory: &TempDir, inode_handles: InodeHandles) -> ShareConfig {
+    ShareConfig { inode_handles, descriptors_max: BUDGET, ..ShareConfig::new(directory.path()) }
 }
 
 fn at<'a, T>(node: NodeId, operation: T) -> Permitted<Call<'a, T>>
@@ -164,9 +164,9 @@ fn without_the_capability_files_are_found_by_name_and_mandatory_is_refused() {
     // Of this thread alone, which is the test's own.
     rustix::thread::set_capabilities(None, sets).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let refused = Passthrough::new(config(&directory, FileHandles::Mandatory)).unwrap_err();
+    let refused = Passthrough::new(config(&directory, InodeHandles::Mandatory)).unwrap_err();
     assert!(refused.to_string().contains("CAP_DAC_READ_SEARCH"), "{refused}");
-    let share = Passthrough::new(config(&directory, FileHandles::Prefer)).unwrap();
+    let share = Passthrough::new(config(&directory, InodeHandles::Prefer)).unwrap();
     for n in 0..100 {
         std::fs::write(directory.path().join(format!("f{n}")), "").unwrap();
     }
@@ -198,7 +198,7 @@ fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more(
         };
         assert_eq!(refused, Errno::ENFILE, "{way:?}");
         // By name, the node of an open file keeps its descriptor beside the file's.
-        let least = if way == FileHandles::Never { BUDGET / 2 - 1 } else { BUDGET - 2 };
+        let least = if way == InodeHandles::Never { BUDGET / 2 - 1 } else { BUDGET - 2 };
         assert!(opened as u64 >= least, "{way:?}: only {opened}");
         assert!(share.held().descriptors >= BUDGET - 1, "{way:?}");
     }
@@ -206,7 +206,7 @@ fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more(
 
 #[test]
 fn a_listing_takes_no_descriptors_from_what_is_in_use() {
-    let (directory, share) = share(FileHandles::Mandatory);
+    let (directory, share) = share(InodeHandles::Mandatory);
     for n in 0..200 {
         std::fs::write(directory.path().join(format!("f{n}")), "").unwrap();
     }
@@ -273,7 +273,7 @@ fn a_file_that_the_host_renames_keeps_its_node_where_there_are_handles() {
         let (node, number) = (look_up(&share, "a").node, host_inode(&directory, "a"));
         push_out(&directory, &share);
         std::fs::rename(directory.path().join("a"), directory.path().join("b")).unwrap();
-        let expected = if way == FileHandles::Never { Err(Errno::ESTALE) } else { Ok(number) };
+        let expected = if way == InodeHandles::Never { Err(Errno::ESTALE) } else { Ok(number) };
         assert_eq!(inode(&share, node), expected, "{way:?}");
         // Whoever looks finds it, and it is the same.
         assert_eq!(look_up(&share, "b").node, node, "{way:?}");
@@ -366,7 +366,7 @@ fn a_file_that_was_linked_is_found_under_the_name_that_is_left() {
 
 #[test]
 fn a_large_deleted_file_is_closed_by_somebody_else() {
-    let (directory, share) = share(FileHandles::Mandatory);
+    let (directory, share) = share(InodeHandles::Mandatory);
     std::fs::write(directory.path().join("a"), vec![1; 16 << 20]).unwrap();
     let node = look_up(&share, "a").node;
     let handle = open(&share, node).unwrap().handle;
@@ -388,7 +388,7 @@ fn directories_are_found_again_however_deep_they_lie() {
     for way in BOTH {
         let (directory, share) = share(way);
         let mut node = NodeId::ROOT;
-        let depth = if way == FileHandles::Never { 10 } else { 200 };
+        let depth = if way == InodeHandles::Never { 10 } else { 200 };
         for _ in 0..depth {
             let mkdir =
                 |name: Name<'_>| share.mk_dir(at(node, MkDir { name, mode: 0o755, umask: 0 })).unwrap().node;

@@ -3,7 +3,7 @@
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
-use pinhole::passthrough::{Config, Passthrough};
+use pinhole::passthrough::{Passthrough, ShareConfig};
 use pinhole_policy::{Policy, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Entry, Errno, Forget, FsyncFlags, Handle, LockOwner, Lookup, MkDir, Name, NodeId, Open,
@@ -36,7 +36,7 @@ impl Share {
         std::fs::write(directory.path().join("ro/file"), "x").unwrap();
         let policy = Policy::parse(policy).unwrap();
         let (limits, rules) = (*policy.limits(), policy.paths().cloned());
-        let config = Config { limits, rules, ..Config::new(directory.path()) };
+        let config = ShareConfig { limits, rules, ..ShareConfig::new(directory.path()) };
         Self { host: Passthrough::new(config).unwrap(), policy, directory }
     }
 

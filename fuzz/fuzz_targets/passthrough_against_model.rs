@@ -9,7 +9,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pinhole::passthrough::{CacheMode, Config, FileHandles, Passthrough};
+use pinhole::passthrough::{GuestCaching, InodeHandles, Passthrough, ShareConfig};
 use pinhole::thread_setup::ThreadSetup;
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
@@ -33,12 +33,12 @@ fn check(input: &[u8]) {
         .expect("permissions of the directory");
     // Half of the inputs run with inode handles, half without. The guest must see no difference.
     let by_handle = input.len().is_multiple_of(2);
-    let config = Config {
+    let config = ShareConfig {
         // Under `auto`, an open of a file that has lost its name first fails with ESTALE.
-        cache: CacheMode::Exclusive,
+        cache: GuestCaching::Exclusive,
         announce_submounts: false,
-        file_handles: if by_handle { FileHandles::Prefer } else { FileHandles::Never },
-        ..Config::new(shared.path())
+        inode_handles: if by_handle { InodeHandles::Prefer } else { InodeHandles::Never },
+        ..ShareConfig::new(shared.path())
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
     let setup = ThreadSetup::unconfined().expect("/proc");

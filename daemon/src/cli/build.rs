@@ -291,13 +291,13 @@ fn build_session(
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
     let options = session_options(&share, policy.reach());
-    let file_handles = match confine::file_handles(&share) {
-        args::FileHandles::Never => passthrough::FileHandles::Never,
-        args::FileHandles::Prefer => passthrough::FileHandles::Prefer,
-        args::FileHandles::Mandatory => passthrough::FileHandles::Mandatory,
+    let inode_handles = match confine::file_handles(&share) {
+        args::FileHandles::Never => passthrough::InodeHandles::Never,
+        args::FileHandles::Prefer => passthrough::InodeHandles::Prefer,
+        args::FileHandles::Mandatory => passthrough::InodeHandles::Mandatory,
     };
     let holes = holes_told(&share, &policy);
-    let config = passthrough::Config {
+    let config = passthrough::ShareConfig {
         descriptors_max,
         limits: *policy.limits(),
         syncs: policy.reach().contains(Access::FSYNC),
@@ -305,10 +305,10 @@ fn build_session(
         shared_dir: share.directory,
         cache: match share.cache {
             args::CacheMode::Strict | args::CacheMode::Never | args::CacheMode::Metadata => {
-                passthrough::CacheMode::Strict
+                passthrough::GuestCaching::Strict
             }
-            args::CacheMode::Auto => passthrough::CacheMode::Auto,
-            args::CacheMode::Exclusive | args::CacheMode::Always => passthrough::CacheMode::Exclusive,
+            args::CacheMode::Auto => passthrough::GuestCaching::Auto,
+            args::CacheMode::Exclusive | args::CacheMode::Always => passthrough::GuestCaching::Exclusive,
         },
         entry_timeout: share.timeouts.entry,
         direct_io: share.direct_io,
@@ -317,7 +317,7 @@ fn build_session(
         announce_submounts: share.submounts,
         preserve_noatime: share.noatime,
         holes,
-        file_handles,
+        inode_handles,
     };
     let filesystem = Passthrough::within(config, surroundings)?;
     let wake = Arc::clone(filesystem.wake_event());

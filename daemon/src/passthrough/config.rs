@@ -1,4 +1,4 @@
-//! What is true of a share, as the host needs to know it.
+//! Settings of a share.
 
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::{Limits, PathRules};
@@ -11,81 +11,83 @@ use std::time::Duration;
 
 /// How much data the guest may cache; `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheMode {
-    /// None: it bypasses the guest's page cache.
+pub enum GuestCaching {
+    /// None: data bypasses the guest's page cache.
     Strict,
-    /// Close-to-open: until the next open.
+    /// Until the next open of the file (close-to-open).
     #[default]
     Auto,
-    /// All of it, for as long as the guest likes.
+    /// All data, without a time limit.
     Exclusive,
 }
 
-/// Which holes of a file LSEEK tells. A guest's kernel may hold data that it has not sent yet, where the host still has
-/// a hole; a program that copies only data would leave it out.
+/// Which holes of a file LSEEK reports.
+///
+/// The guest's kernel may have data that it has not sent yet, for a range where the host still has
+/// a hole. A program that copies only data would leave it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holes {
-    /// All of them: the guest holds nothing back.
+    /// All holes: the guest sends all data at once.
     All,
-    /// Those that are seen through a descriptor to read. Each open makes the guest's kernel send what it holds, but
-    /// what a program stores through a mapping later, its own descriptor to read and write does not see: by that, all
-    /// is data.
+    /// Holes that are requested through a read-only handle. Each open makes the guest's kernel send
+    /// its data. But data that a program stores through a mapping later is not sent. So through a
+    /// handle for reading and writing, everything is data.
     ToReaders,
-    /// None: LSEEK is not served (ENOSYS), and the guest's kernel takes all for data from then on.
+    /// No holes: LSEEK gets ENOSYS, and the guest's kernel then takes everything for data.
     None,
 }
 
-/// Whether nodes are found by file handles; `--inode-file-handles`.
+/// Whether inodes are opened by inode handles; `--inode-file-handles`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FileHandles {
-    /// They are not: each node holds a descriptor, or is found again by its name.
+pub enum InodeHandles {
+    /// No: each node keeps its descriptor, or is opened by its name.
     Never,
-    /// Wherever the file system has them and this process may use them.
+    /// If the file system has them and the process may use them.
     #[default]
     Prefer,
-    /// A shared directory without them is not served.
+    /// Yes: a shared directory without them is an error.
     Mandatory,
 }
 
 /// A share's settings.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// The directory that is shared.
+pub struct ShareConfig {
+    /// The shared directory.
     pub shared_dir: PathBuf,
     /// How much data the guest may cache.
-    pub cache: CacheMode,
-    /// How long the guest trusts that a name leads to the inode that it was told; `--entry-timeout`.
+    pub cache: GuestCaching,
+    /// How long the guest trusts a name; `--entry-timeout`.
     pub entry_timeout: Duration,
-    /// O_DIRECT of the guest reaches the host's files.
+    /// Whether O_DIRECT of the guest applies to the host's files.
     pub direct_io: bool,
-    /// Extended attributes.
+    /// Whether there are extended attributes.
     pub xattr: bool,
-    /// POSIX ACLs; needs `xattr`.
+    /// Whether there are POSIX ACLs. They need `xattr`.
     pub posix_acl: bool,
-    /// Mounts below the share are shown as mounts to the guest.
+    /// Whether mounts below the share are mounts in the guest.
     pub announce_submounts: bool,
-    /// O_NOATIME of the guest reaches the host's files.
+    /// Whether O_NOATIME of the guest applies to the host's files.
     pub preserve_noatime: bool,
-    /// Which holes the guest is told.
+    /// Which holes LSEEK reports.
     pub holes: Holes,
-    /// Whether nodes are found by file handles.
-    pub file_handles: FileHandles,
-    /// Host descriptors that nodes and handles may take together.
+    /// Whether inodes are opened by inode handles.
+    pub inode_handles: InodeHandles,
+    /// Limit of host descriptors for nodes and handles together.
     pub descriptors_max: u64,
-    /// The policy's limits, of which some are kept here.
+    /// Limits of the policy. The file system enforces some of them.
     pub limits: Limits,
-    /// Whether the policy lets the guest ask for durability, so that what it has changed must not be lost sight of.
+    /// Whether the policy lets the guest request durability. If so, changed mounts are remembered.
     pub syncs: bool,
-    /// The policy's path rules: which of them decides is known by node, so here.
+    /// Path rules of the policy. The file system knows which rule applies to a node.
     pub rules: Option<Arc<PathRules>>,
 }
 
-impl Config {
+impl ShareConfig {
     /// Returns the settings of a share without any option, with room for 1000 host descriptors.
     pub fn new(shared_dir: impl Into<PathBuf>) -> Self {
         Self {
             shared_dir: shared_dir.into(),
-            cache: CacheMode::default(),
+            cache: GuestCaching::default(),
             entry_timeout: Duration::from_secs(1),
             direct_io: false,
             xattr: false,
@@ -93,7 +95,7 @@ impl Config {
             announce_submounts: true,
             preserve_noatime: false,
             holes: Holes::All,
-            file_handles: FileHandles::default(),
+            inode_handles: InodeHandles::default(),
             descriptors_max: 1000,
             limits: Limits::default(),
             syncs: true,
@@ -102,20 +104,20 @@ impl Config {
     }
 }
 
-/// What the process around a share gives it.
+/// Descriptors and rights that the process gives a share.
 #[derive(Debug)]
 pub struct Surroundings {
-    /// The shared directory, wherever it is by now.
+    /// The shared directory, in the namespace of the process.
     pub root: OwnedFd,
     /// `/proc/self/fd`.
     pub proc_fds: OwnedFd,
-    /// Whether requests may be carried out as the guest's users, where the process has what that needs.
+    /// Whether files may be created as users of the guest, if the process has the rights for that.
     pub as_users: bool,
-    /// What each thread does first.
+    /// Steps of each thread before it serves.
     pub threads: ThreadSetup,
 }
 
-/// Flags of INIT that the present guest and the session agreed on.
+/// Flags of INIT on which the session and the present guest have agreed.
 #[derive(Clone, Debug, Default)]
 pub(in crate::passthrough) struct Negotiated(Arc<AtomicU64>);
 

@@ -1,6 +1,7 @@
-//! Under whose name a host call runs: user, groups, umask and the capability that keeps suid bits.
+//! Identity of the calling thread for a system call: user, groups, umask, and the capability that
+//! keeps set-user-id bits.
 //!
-//! All of it belongs to the calling thread alone. A guard puts back what it changed, on every path.
+//! A guard restores the identity on every path.
 
 use crate::filesystem::Caller;
 use crate::limits::GROUPS_MAX;
@@ -12,31 +13,34 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use std::cell::Cell;
 
 thread_local! {
-    /// Whether this thread's effective set holds CAP_FSETID now. It starts as the process has it.
+    /// Whether the thread has CAP_FSETID in its effective set. A new thread has it if the process
+    /// does.
     static KEEPS_SUID: Cell<bool> = const { Cell::new(true) };
 }
 
-/// What the daemon itself may take on.
+/// The daemon's own identity, and which others it may assume.
 #[derive(Debug)]
 pub(crate) struct Identity {
     own_uid: Uid,
     own_gid: Gid,
     own_groups: Vec<Gid>,
-    /// The daemon is root with CAP_SETUID and CAP_SETGID; else every call runs as its own user. With the two
-    /// capabilities alone it cannot switch: taking on a guest's root and giving it up again would lose them.
+    /// The daemon is root with CAP_SETUID and CAP_SETGID. Otherwise every call runs as its own
+    /// user. The two capabilities alone are not enough: to assume the guest's root and give it up
+    /// would lose them.
     can_switch: bool,
-    /// A thread keeps its capabilities when it takes on another user ([`keep_capabilities`]). Then what it makes for
-    /// that user is made with CAP_DAC_OVERRIDE: the guest's kernel has judged whether the user may.
+    /// A thread keeps its capabilities when it assumes another user ([`keep_capabilities`]). It
+    /// then creates files with CAP_DAC_OVERRIDE: the guest's kernel has decided whether the user
+    /// may.
     keeps_capabilities: bool,
-    /// The capabilities, where CAP_FSETID is among them.
+    /// All capabilities, if CAP_FSETID is one of them.
     with_fsetid: Option<CapabilitySets>,
 }
 
-/// Lets this thread, and all that it starts, keep capabilities when they take on another user. Without the right to that
-/// (CAP_SETPCAP) nothing changes.
+/// Lets the calling thread, and all threads that it starts, keep capabilities when they assume
+/// another user. Without CAP_SETPCAP nothing changes.
 ///
 /// # Errors
-/// What the host says but EPERM.
+/// Errors of the host other than EPERM.
 pub fn keep_capabilities() -> rustix::io::Result<()> {
     let kept = rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP;
     match rustix::thread::set_capabilities_secure_bits(kept) {
@@ -45,9 +49,9 @@ pub fn keep_capabilities() -> rustix::io::Result<()> {
     }
 }
 
-/// The daemon's own identity is not the thread's until this is dropped.
+/// Another identity of the calling thread. The daemon's own is restored when this is dropped.
 #[derive(Debug)]
-#[must_use = "the identity is put back when this is dropped"]
+#[must_use = "the identity is restored when this is dropped"]
 pub(crate) struct Assumed<'i> {
     identity: &'i Identity,
     uid: bool,
@@ -57,8 +61,8 @@ pub(crate) struct Assumed<'i> {
 }
 
 impl Identity {
-    /// Reads what the process is allowed. `as_users`: it may take on others' identities, if it can; the filters have
-    /// room for what that takes only where this was said when they were made.
+    /// Reads the identity and rights of the process. `as_users` tells whether it may assume other
+    /// identities. The filters allow the calls for that only if they were made for it.
     pub(crate) fn read(as_users: bool) -> rustix::io::Result<Self> {
         let capabilities = rustix::thread::capabilities(None)?;
         let has = |wanted| capabilities.effective.contains(wanted);
@@ -74,23 +78,24 @@ impl Identity {
         })
     }
 
-    /// Whether the host's permission bits do not stand in the way of what a guest's user makes.
+    /// Returns whether users of the guest create files regardless of the host's permission bits.
     pub(crate) const fn keeps_capabilities(&self) -> bool {
         self.keeps_capabilities
     }
 
-    /// Whether files get their guest owner.
+    /// Returns whether files get the owner that the guest names.
     pub(crate) const fn can_switch(&self) -> bool {
         self.can_switch
     }
 
-    /// Makes the thread act as the caller until the guard is dropped. `umask` is given where the server applies it.
+    /// Makes the thread act as the caller until the guard is dropped. `umask` is set if the daemon
+    /// has to apply it.
     ///
     /// # Errors
-    /// EINVAL for ids that mean "no id"; what the host says where it refuses the switch.
+    /// EINVAL for ids that mean "no id"; the error of the host if it refuses the change.
     pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Result<Assumed<'_>, Errno> {
-        // Root keeps set-group-id in what it makes, whatever an earlier write of this thread was told. Others keep it as the
-        // host decides for a process without CAP_FSETID.
+        // Root keeps set-group-id in files that it creates, whatever an earlier write of this
+        // thread needed. For others the host decides as for a process without CAP_FSETID.
         self.kill_suidgid(self.can_switch && self.keeps_capabilities && !caller.may_have_fsetid())?;
         let mut assumed = Assumed { identity: self, uid: false, gid: false, groups: false, umask: false };
         if let Some(mask) = umask.filter(|mask| *mask != 0) {
@@ -106,7 +111,7 @@ impl Identity {
         if uid == self.own_uid && gid == self.own_gid && groups.is_empty() {
             return Ok(assumed);
         }
-        // Groups go first: afterwards the thread may no longer have the right to drop the daemon's own.
+        // Groups first: afterwards the thread may lack the right to drop the daemon's own.
         if groups.as_slice() != self.own_groups {
             rustix::thread::set_thread_groups(&groups).map_err(errno)?;
             assumed.groups = true;
@@ -122,11 +127,11 @@ impl Identity {
         Ok(assumed)
     }
 
-    /// Sets whether suid and sgid bits survive what this thread writes from now on: they do while it holds
-    /// CAP_FSETID. `kill` is the guest's word that its caller has no such capability.
+    /// Sets whether later writes of this thread drop set-user-id and set-group-id. They do while it
+    /// lacks CAP_FSETID. The guest sets `kill` if its caller lacks that capability.
     ///
     /// # Errors
-    /// What the host says; the caller then does nothing.
+    /// The error of the host. The caller must then do nothing.
     pub(crate) fn kill_suidgid(&self, kill: bool) -> Result<(), Errno> {
         let Some(mut sets) = self.with_fsetid else { return Ok(()) };
         if KEEPS_SUID.get() != kill {
@@ -149,7 +154,7 @@ fn checked_groups(caller: &Caller<'_>) -> Result<ArrayVec<Gid, GROUPS_MAX>, Errn
     Ok(checked)
 }
 
-/// An id that is not the "no id" of `setresuid` and `chown`.
+/// Checks that an id is not the "no id" of `setresuid` and `chown`.
 pub(crate) const fn checked_id(id: u32) -> Result<u32, Errno> {
     if id == u32::MAX { Err(Errno::EINVAL) } else { Ok(id) }
 }
@@ -161,7 +166,8 @@ impl Drop for Assumed<'_> {
         if self.uid {
             outcome = outcome.and(rustix::thread::set_thread_res_uid(None, own.own_uid, None));
             if !own.keeps_capabilities {
-                // Coming back to uid 0, the only own uid that switches, raises every permitted capability.
+                // To return to uid 0, the only own uid that switches, raises every permitted
+                // capability.
                 KEEPS_SUID.set(true);
             }
         }
@@ -175,9 +181,9 @@ impl Drop for Assumed<'_> {
             rustix::process::umask(Mode::empty());
         }
         if let Err(error) = outcome {
-            // The saved ids are the daemon's own, so the kernel cannot refuse them; if it did, this thread would
-            // serve one guest user's requests as another.
-            tracing::error!(%error, "cannot take back the daemon's own identity");
+            // The saved ids are the daemon's own, so the kernel cannot refuse them. If it did, this
+            // thread would serve one user of the guest as another.
+            tracing::error!(%error, "cannot restore the daemon's own identity");
             crate::sys::process::abort();
         }
     }
@@ -192,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assumed_identity_is_put_back() {
+    fn assumed_identity_is_restored() {
         let identity = Identity::read(true).unwrap();
         assert!(identity.can_switch(), "run the tests as root");
         {
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_told_that_it_may_takes_on_no_identity() {
+    fn identity_is_not_assumed_unless_allowed() {
         let identity = Identity::read(false).unwrap();
         let _assumed = identity.assume(&caller(1234, 5678), None).unwrap();
         assert_eq!(rustix::process::geteuid(), identity.own_uid);
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_that_means_no_id_is_refused() {
+    fn id_that_means_no_id_is_refused() {
         let identity = Identity::read(true).unwrap();
         assert_eq!(identity.assume(&caller(u32::MAX, 0), None).err(), Some(Errno::EINVAL));
         assert_eq!(identity.assume(&caller(0, u32::MAX), None).err(), Some(Errno::EINVAL));
@@ -222,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_capability_that_keeps_suid_goes_and_comes() {
+    fn capability_that_keeps_suid_is_dropped_and_raised() {
         let identity = Identity::read(true).unwrap();
         let holds = || rustix::thread::capabilities(None).unwrap().effective.contains(CapabilitySet::FSETID);
         identity.kill_suidgid(true).unwrap();

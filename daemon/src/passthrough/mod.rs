@@ -17,7 +17,7 @@ mod slots;
 /// For tests of a handle that opens an inode which the guest never had.
 #[doc(hidden)]
 pub use crate::sys::inode_handle::InodeHandle;
-pub use config::{CacheMode, Config, FileHandles, Holes, Surroundings};
+pub use config::{GuestCaching, Holes, InodeHandles, ShareConfig, Surroundings};
 pub use identity::keep_capabilities;
 pub use open_error::OpenError;
 
@@ -41,29 +41,28 @@ use std::sync::Arc;
 /// Serves a directory of the host.
 #[derive(Debug)]
 pub struct Passthrough {
-    pub(in crate::passthrough) config: Config,
+    pub(in crate::passthrough) config: ShareConfig,
     pub(in crate::passthrough) inodes: Inodes,
     pub(in crate::passthrough) files: Files,
     pub(in crate::passthrough) locks: Locks,
     pub(in crate::passthrough) identity: Identity,
     pub(in crate::passthrough) deferred_close: Arc<DeferredClose>,
     pub(in crate::passthrough) sync_thread: SyncThread,
-    /// [`InitFlags`] that the present guest and the session agreed on.
     pub(in crate::passthrough) negotiated: Negotiated,
 }
 
-/// What a guest holds on the host.
+/// Resources of the host that a guest uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Nodes looked up and not forgotten, the root not counted.
+pub struct GuestResources {
+    /// Nodes that are looked up and not forgotten, without the root.
     pub nodes: usize,
-    /// Files and directories opened and not released.
+    /// Files and directories that are opened and not released.
     pub handles: usize,
-    /// Host descriptors that these take.
+    /// Host descriptors of these nodes and handles.
     pub descriptors: u64,
 }
 
-/// Logs what the daemon's own rights do not allow when it makes files in a guest user's name.
+/// Logs the effect of missing rights on files that are created for users of the guest.
 fn log_missing_rights(identity: &Identity) {
     if !identity.can_switch() {
         tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
@@ -75,11 +74,11 @@ fn log_missing_rights(identity: &Identity) {
 }
 
 impl Passthrough {
-    /// Opens the shared directory.
+    /// Opens the shared directory and serves it without a sandbox.
     ///
     /// # Errors
-    /// What is missing on the host, by name.
-    pub fn new(config: Config) -> Result<Self, OpenError> {
+    /// The reason why the directory cannot be shared.
+    pub fn new(config: ShareConfig) -> Result<Self, OpenError> {
         let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
@@ -90,11 +89,11 @@ impl Passthrough {
         Self::within(config, Surroundings { root, proc_fds, as_users: true, threads })
     }
 
-    /// Serves a directory that has been opened, in a process that has been prepared. Starts a thread.
+    /// Serves an open directory in a prepared process. Starts two threads.
     ///
     /// # Errors
-    /// What is missing on the host, by name.
-    pub fn within(config: Config, surroundings: Surroundings) -> Result<Self, OpenError> {
+    /// The reason why the directory cannot be shared.
+    pub fn within(config: ShareConfig, surroundings: Surroundings) -> Result<Self, OpenError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Surroundings { root, proc_fds, as_users, threads } = surroundings;
         let proc_fds = ProcFds::new(proc_fds);
@@ -139,7 +138,8 @@ impl Passthrough {
         self.negotiated.contains(flag)
     }
 
-    /// Makes the thread act as the caller, with the caller's umask where the guest's kernel leaves that to us.
+    /// Makes the thread act as the caller. It gets the caller's umask if the guest's kernel leaves
+    /// that to the daemon.
     pub(in crate::passthrough) fn assume(
         &self,
         caller: &Caller<'_>,
@@ -148,8 +148,8 @@ impl Passthrough {
         self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
     }
 
-    /// Closes what is open on mounts below the share that were not used since this was last called. Whether anything is
-    /// still open there. A thread does it by itself; for tests that do not wait for it.
+    /// Closes idle mounts below the share. Returns whether any mount is still open. A thread does
+    /// this by itself; tests need not wait for it.
     #[doc(hidden)]
     pub fn close_idle(&self) -> bool {
         self.inodes.idle_mounts().close_idle()
@@ -160,9 +160,9 @@ impl Passthrough {
         self.locks.wake_event()
     }
 
-    /// What the guest holds now.
-    pub fn held(&self) -> Held {
-        Held {
+    /// Returns the resources that the guest uses now.
+    pub fn held(&self) -> GuestResources {
+        GuestResources {
             nodes: self.inodes.len(),
             handles: self.files.len(),
             descriptors: self.inodes.descriptors_taken(),

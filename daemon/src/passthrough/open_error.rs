@@ -8,15 +8,15 @@ pub enum OpenError {
     /// The shared directory cannot be opened.
     #[error("cannot open shared directory {}: {source}", path.display())]
     Root {
-        /// As it was given.
+        /// Path of the shared directory.
         path: PathBuf,
-        /// What the host says.
+        /// Error of the host.
         source: rustix::io::Errno,
     },
     /// `/proc/self/fd` cannot be opened.
     #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
     Proc {
-        /// What the host says.
+        /// Error of the host.
         source: rustix::io::Errno,
     },
     /// There are no file handles, and the share must have them.
@@ -24,7 +24,7 @@ pub enum OpenError {
         "no file handles for {}: the file system has none, or the process missing CAP_DAC_READ_SEARCH",
         path.display()
     )]
-    FileHandles {
+    InodeHandles {
         /// The shared directory.
         path: PathBuf,
     },
@@ -42,7 +42,7 @@ pub enum OpenError {
         "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
     )]
     Openat2 {
-        /// What the host says.
+        /// Error of the host.
         source: rustix::io::Errno,
     },
     /// A thread cannot be made fit to serve.
@@ -50,13 +50,13 @@ pub enum OpenError {
         "a thread with a umask and a working directory of its own cannot be had ({source}): allow threads and unshare(CLONE_FS)"
     )]
     Thread {
-        /// What the host says.
+        /// Error of the host.
         source: std::io::Error,
     },
     /// The process's own identity cannot be read.
     #[error("cannot read the process's capabilities: {source}")]
     Identity {
-        /// What the host says.
+        /// Error of the host.
         source: rustix::io::Errno,
     },
 }

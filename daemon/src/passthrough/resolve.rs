@@ -1,5 +1,5 @@
-//! From a directory and a name to a host inode, and what the host says of it. The only place where names meet the
-//! host's name resolution.
+//! From a directory and a name to an inode of the host, and its attributes. No other file resolves
+//! names of the guest.
 
 use crate::file_id::DeviceId;
 use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
@@ -9,27 +9,27 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-/// Every resolution stays beneath its directory, follows no link of any kind.
+/// Every resolution stays beneath its directory and follows no link.
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// `STATX_MNT_ID_UNIQUE`: a mount id that no other mount ever gets (Linux 6.8). Older kernels do not see it.
+/// `STATX_MNT_ID_UNIQUE`: a mount id that no other mount ever gets (Linux 6.8). Older kernels ignore it.
 const LASTING_MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
-/// What `statx` is asked for, always: identity, attributes and birth time.
+/// Every `statx` asks for ids, attributes and birth time.
 const WANTED: StatxFlags =
     StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID).union(LASTING_MOUNT_ID);
 
-/// What stands in /proc behind the last name of what has none any more.
+/// Ending of the last path in /proc of an inode that has lost its name.
 pub(crate) const DELETED: &[u8] = b" (deleted)";
 
-/// The guest's errno for a host error.
+/// Returns the guest's errno for an error of the host.
 pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
     Errno::from_raw(error.raw_os_error())
 }
 
-/// The guest's errno for an error of `fsync(2)` and its relatives. Never ENOSYS (a filter on the host can give it):
-/// to a guest that means success, now and without asking for ever after.
+/// Returns the guest's errno for an error of `fsync(2)` or a similar call. It is never ENOSYS,
+/// which a filter on the host can cause: a guest takes ENOSYS for success, and never asks again.
 pub(crate) fn sync_errno(error: rustix::io::Errno) -> Errno {
     match errno(error) {
         Errno::ENOSYS => Errno::EIO,
@@ -37,22 +37,22 @@ pub(crate) fn sync_errno(error: rustix::io::Errno) -> Errno {
     }
 }
 
-/// The guest's errno for a host error.
+/// Returns the guest's errno for an error of the host.
 pub(crate) fn io_errno(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// What tells one mount from another, as `statx(2)` says it. A mount of btrfs has a device for each subvolume.
+/// Identifies a mount by the ids of `statx(2)`. A mount of btrfs has a device for each subvolume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MountKey {
     /// The file system.
     pub(crate) device: DeviceId,
-    /// The kernel's mount id: one that no other mount ever gets, where the kernel has such (Linux 6.8). 0 where the kernel
-    /// tells none (before Linux 5.8).
+    /// Mount id of the kernel. From Linux 6.8 on, no other mount ever gets it. It is 0 before Linux
+    /// 5.8.
     pub(crate) id: u64,
 }
 
-/// What the host says of an inode.
+/// Attributes of an inode on the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat(rustix::fs::Statx);
 
@@ -67,15 +67,16 @@ pub(crate) fn open_beneath(
     rustix::fs::openat2(directory, name.as_c_str(), flags, mode, BENEATH).map_err(errno)
 }
 
-/// Finds a component beneath a directory, without opening what it names.
+/// Opens a component beneath a directory with O_PATH.
 pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
     open_beneath(directory, name, OFlags::PATH, Mode::empty())
 }
 
-/// What stands now where a removed directory was, beneath `root`: the host remembers the path of a removed directory.
+/// Opens the directory that has the path of a removed directory now, beneath `root`. The host
+/// remembers the path of a removed directory.
 ///
 /// # Errors
-/// ENOENT where nothing stands there; others where it is no directory, or the path is not known.
+/// ENOENT if nothing has that path; others if it is no directory, or the path is unknown.
 pub(crate) fn successor_of(
     proc_fds: &ProcFds,
     root: BorrowedFd<'_>,
@@ -87,7 +88,7 @@ pub(crate) fn successor_of(
     rustix::fs::openat2(root, below.ok_or(Errno::EIO)?, flags, Mode::empty(), BENEATH).map_err(errno)
 }
 
-/// The way from the path of a directory to that of a removed one below it.
+/// Returns the path of a removed directory, relative to a directory above it.
 fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
     let path = path.strip_suffix(DELETED)?;
     // The root of a process is "/", which ends as other paths do not.
@@ -95,20 +96,20 @@ fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
     path.strip_prefix(root)?.strip_prefix(b"/").filter(|below| !below.is_empty())
 }
 
-/// Asks the host about a component of a directory, without opening what it names and without following a link.
+/// Returns the attributes of a component of a directory. It opens nothing and follows no link.
 pub(crate) fn stat_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<Stat, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(directory, name.as_c_str(), flags, WANTED).map(Stat).map_err(errno)
 }
 
-/// Asks the host about what a descriptor names.
+/// Returns the attributes of the inode of a descriptor.
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::statx(fd, c"", flags, WANTED).map(Stat).map_err(errno)
 }
 
-/// Only regular files and directories are ever opened for what is in them: opening a device, FIFO or socket could
-/// block or act on the host.
+/// Checks that an inode may be opened for its content: only regular files and directories. To open
+/// a device, FIFO or socket could block, or have an effect on the host.
 pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
     match kind {
         FileType::RegularFile | FileType::Directory => Ok(()),
@@ -121,40 +122,41 @@ pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
     }
 }
 
-/// `/proc/self/fd`, through which a descriptor is opened again with other rights. A number of our own is looked up
-/// in it, never a name.
+/// `/proc/self/fd`, through which a descriptor is opened again with other rights. Only numbers of the
+/// daemon's own descriptors are looked up in it.
 #[derive(Debug)]
 pub(crate) struct ProcFds(OwnedFd);
 
 impl ProcFds {
-    /// From a descriptor of it.
+    /// Takes a descriptor of `/proc/self/fd`.
     pub(crate) const fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
-    /// Opens what one of our own descriptors names, once more.
+    /// Opens the inode of a descriptor again.
     pub(crate) fn reopen_fd(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-        // What names and does not open has no terminal to take, and openat2 says so.
+        // openat2 refuses O_NOCTTY with O_PATH.
         let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY };
-        // The link of the number is what is to be followed; there is nothing else to resolve.
+        // The link of the number must be followed. There is nothing else to resolve.
         let resolve = ResolveFlags::empty();
         rustix::fs::openat2(&self.0, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(errno)
     }
 
-    /// A readable descriptor of a mount, if the file is of a kind that may be opened.
+    /// Opens a readable descriptor of a mount. Returns `None` if its root must not be opened.
     pub(crate) fn open_for_sync(&self, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
         let kind = stat(fd).ok()?.kind();
         check_openable(kind).is_ok().then(|| self.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
     }
 
-    /// Whether the name by which one of our own descriptors was opened is no name of its file any more, as far as the host
-    /// tells. A file whose name ends like that is taken for one; so is one with a name that is too long to be told.
+    /// Returns whether the name by which a descriptor was opened may have been removed. It also
+    /// returns true for a name that ends in " (deleted)", and for one that is too long for the host
+    /// to tell.
     pub(crate) fn may_have_lost_its_name(&self, fd: BorrowedFd<'_>) -> bool {
         self.path_of(fd).is_none_or(|path| path.ends_with(DELETED))
     }
 
-    /// The name under which one of our own descriptors was opened or is now known, after the path to it.
+    /// Returns the path by which a descriptor was opened, or its present path.
     pub(crate) fn path_of(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
         let path = rustix::fs::readlinkat(&self.0, DecInt::from_fd(fd), Vec::new()).ok()?;
         Some(path.into_bytes())
@@ -168,12 +170,12 @@ impl AsFd for ProcFds {
 }
 
 impl Stat {
-    /// On which mount it is.
+    /// Returns the mount of the inode.
     pub(crate) const fn mount(&self) -> MountKey {
         MountKey { device: DeviceId::of_stat(&self.0), id: self.0.stx_mnt_id }
     }
 
-    /// Whether no other mount ever gets the id of [`Stat::mount`].
+    /// Returns whether no other mount ever gets the id of [`Stat::mount`].
     pub(crate) fn has_lasting_mount_id(&self) -> bool {
         StatxFlags::from_bits_retain(self.0.stx_mask).contains(LASTING_MOUNT_ID)
     }
@@ -182,17 +184,17 @@ impl Stat {
         self.0.stx_ino
     }
 
-    /// Birth time in seconds and nanoseconds, where the file system keeps one.
+    /// Returns the birth time in seconds and nanoseconds, if the file system has one.
     pub(crate) fn birth(&self) -> Option<(i64, u32)> {
-        let told = StatxFlags::from_bits_retain(self.0.stx_mask).contains(StatxFlags::BTIME);
-        told.then_some((self.0.stx_btime.tv_sec, self.0.stx_btime.tv_nsec))
+        let has_birth = StatxFlags::from_bits_retain(self.0.stx_mask).contains(StatxFlags::BTIME);
+        has_birth.then_some((self.0.stx_btime.tv_sec, self.0.stx_btime.tv_nsec))
     }
 
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(u32::from(self.0.stx_mode))
     }
 
-    /// Blocks of 512 bytes.
+    /// Returns the number of blocks of 512 bytes.
     pub(crate) const fn blocks(&self) -> u64 {
         self.0.stx_blocks
     }
@@ -205,22 +207,22 @@ impl Stat {
         self.0.stx_size
     }
 
-    /// Tells a change of anything of it (data, names, owner: `ctime`) from another: the low bits of the time in nanoseconds,
-    /// never zero.
+    /// Returns a mark of the last change of data, names or attributes (`ctime`): the low bits of
+    /// the time in nanoseconds. It is never 0.
     pub(crate) fn changed(&self) -> NonZero<u32> {
         let time = self.0.stx_ctime;
         let time = time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.into());
         u32::try_from(time & u64::from(u32::MAX)).ok().and_then(NonZero::new).unwrap_or(NonZero::<u32>::MIN)
     }
 
-    /// When anything of it was changed last; `None` before 1970.
+    /// Returns the time of the last change of data, names or attributes. It is `None` before 1970.
     pub(crate) fn changed_at(&self) -> Option<SystemTime> {
         let time = self.0.stx_ctime;
         let since = Duration::new(u64::try_from(time.tv_sec).ok()?, time.tv_nsec);
         SystemTime::UNIX_EPOCH.checked_add(since)
     }
 
-    /// As a FUSE attribute reply says it.
+    /// Returns the attributes for a FUSE reply.
     pub(crate) fn attr(&self) -> Attr {
         let stat = &self.0;
         Attr {
@@ -241,13 +243,13 @@ impl Stat {
         }
     }
 
-    /// As a FUSE statx reply says it.
+    /// Returns the attributes for a reply to STATX.
     pub(crate) fn statx(&self) -> Statx {
         let stat = &self.0;
-        // The mount id is the host's own business.
-        let told = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        // A guest does not learn mount ids of the host.
+        let visible = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         Statx {
-            mask: stat.stx_mask & told.bits(),
+            mask: stat.stx_mask & visible.bits(),
             blksize: stat.stx_blksize,
             attributes: stat.stx_attributes.bits(),
             attributes_mask: stat.stx_attributes_mask.bits(),

@@ -9,7 +9,7 @@ mod rules;
 use mirror::{errno, find, inode, names_in, path_fd, reopen, tree};
 use pinhole::filesystem::{Allowed, Answer, Call, Caller, FileSystem, Pace, Paced, errno_of};
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{CacheMode, Config, Passthrough};
+use pinhole::passthrough::{GuestCaching, Passthrough, ShareConfig};
 use pinhole_policy::{Access, Refusal, RequiresAccess};
 use pinhole_protocol::{
     self as protocol, Create, Created, DirentBuffer, Entry, Errno, GetAttr, Handle, Link, Lookup, MkDir,
@@ -95,14 +95,14 @@ fn lacks(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
 impl World {
     fn new(rules: Rules) -> Self {
         let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = Config {
+        let config = ShareConfig {
             // A guest that trusts names gets ESTALE once if one of them is gone, and looks it up again.
             // This guest asks once, so it trusts none.
-            cache: CacheMode::Exclusive,
+            cache: GuestCaching::Exclusive,
             entry_timeout: std::time::Duration::ZERO,
             limits: *rules.policy.limits(),
             rules: rules.policy.paths().cloned(),
-            ..Config::new(shared.path())
+            ..ShareConfig::new(shared.path())
         };
         for tree in [&shared, &mirror] {
             for directory in NAMES {

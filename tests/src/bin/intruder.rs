@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
-use pinhole::passthrough::{Config, FileHandles, InodeHandle, Passthrough, Surroundings};
+use pinhole::passthrough::{InodeHandle, InodeHandles, Passthrough, ShareConfig, Surroundings};
 use pinhole::sandbox::{
     CapabilityChanges, Confined, Ended, IdMaps, Isolation, Layers, OnForbidden, Plan, Side,
     UnconfinedSupervisor,
@@ -154,9 +154,9 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let threads = ThreadSetup::new(proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
     let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
-    let file_handles = if request.handles { FileHandles::Prefer } else { FileHandles::Never };
+    let inode_handles = if request.handles { InodeHandles::Prefer } else { InodeHandles::Never };
     // Its threads exist, as in a daemon that serves.
-    let _host = Passthrough::within(host_config(&request.share, file_handles), surroundings)?;
+    let _host = Passthrough::within(host_config(&request.share, inode_handles), surroundings)?;
     threads.confine(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
         return Ok(tried(&request, &known));
@@ -207,8 +207,8 @@ fn supervise(
 /// The thread has said what became of its attempt.
 static SAID: AtomicBool = AtomicBool::new(false);
 
-fn host_config(share: &Path, file_handles: FileHandles) -> Config {
-    Config { file_handles, descriptors_max: 100, ..Config::new(share) }
+fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
+    ShareConfig { inode_handles, descriptors_max: 100, ..ShareConfig::new(share) }
 }
 
 /// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that is so anyway.

@@ -59,8 +59,8 @@ impl Inodes {
             // This call is cheaper than one through /proc.
             Reopen::ByHandle(handle) => {
                 if !node.is_verified() {
-                    // Finds out whether the handle is of a file of this kind. To open another kind could
-                    // block or have an effect.
+                    // Finds out whether the handle is of a file of this kind. To open another kind
+                    // could block or have an effect.
                     drop(self.descriptor(node)?);
                 }
                 let opened = self

@@ -1,7 +1,7 @@
 //! Which nodes keep their O_PATH descriptor open.
 //!
-//! With an open descriptor, the next operation on the node costs one system call. The number of open
-//! descriptors is limited. The clock algorithm selects the one to close.
+//! With an open descriptor, the next operation on the node costs one system call. The number of
+//! open descriptors is limited. The clock algorithm selects the one to close.
 
 use crate::limits::{DESCRIPTOR_SWEEP_MAX, NODE_DESCRIPTORS_MAX};
 use crate::passthrough::inodes::mount_fd::MountAccess;
@@ -28,8 +28,8 @@ struct Frames {
 }
 
 impl FdCache {
-    /// Returns the cache of a share that may hold so many descriptors in all. A quarter of them is left
-    /// to open files.
+    /// Returns the cache of a share that may hold so many descriptors in all. A quarter of them is
+    /// left to open files.
     pub(super) fn new(descriptors_max: u64) -> Self {
         let share = usize::try_from(descriptors_max / 4 * 3).unwrap_or(usize::MAX);
         Self { frames: Mutex::default(), limit: share.clamp(1, NODE_DESCRIPTORS_MAX) }
@@ -81,8 +81,8 @@ impl FdCache {
         }
     }
 
-    /// Closes descriptors on some mounts, if they may be closed. Returns whether any descriptor stays
-    /// open on mounts below the share.
+    /// Closes descriptors on some mounts, if they may be closed. Returns whether any descriptor
+    /// stays open on mounts below the share.
     pub(super) fn close_on(&self, mounts: &[Arc<MountAccess>], nodes: &NodeTable) -> bool {
         let mut is_any_left = false;
         for node in self.below_the_share(nodes) {

@@ -3,8 +3,8 @@
 use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
 
-/// Identifies a file system among those that are mounted now. If it has an id of its own, also among
-/// later ones.
+/// Identifies a file system among those that are mounted now. If it has an id of its own, also
+/// among later ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileSystemId {
     pub(super) device: DeviceId,
@@ -30,18 +30,18 @@ pub(in crate::passthrough) struct Traits {
     pub(in crate::passthrough) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
     pub(super) stable_numbers: bool,
-    /// A name also finds files of other names: in another letter case, in a short form, without a dot
-    /// at its end. The kind does not tell if only some directories or a server do this.
+    /// A name also finds files of other names: in another letter case, in a short form, without a
+    /// dot at its end. The kind does not tell if only some directories or a server do this.
     pub(super) folds_names: bool,
-    /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested on a
-    /// disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs, and for
-    /// file systems that lie on one.
+    /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested
+    /// on a disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs,
+    /// and for file systems that lie on one.
     pub(in crate::passthrough) fsync_keeps_names: bool,
-    /// A removed inode has no links. It is false for overlayfs, which counts a directory's links in one
-    /// layer.
+    /// A removed inode has no links. It is false for overlayfs, which counts a directory's links in
+    /// one layer.
     pub(super) counts_links: bool,
-    /// An inode handle leads to its inode after the host has dropped that from memory. It does not on
-    /// others, such as FUSE and FAT.
+    /// An inode handle leads to its inode after the host has dropped that from memory. It does not
+    /// on others, such as FUSE and FAT.
     pub(super) lasting_handles: bool,
 }
 
@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn kinds_that_fold_names() {
-        // vfat, exfat, ntfs3, cifs, smb2, hfsplus, iso9660 of `linux/magic.h` and the file systems' own sources.
+        // vfat, exfat, ntfs3, cifs, smb2, hfsplus, iso9660 of `linux/magic.h` and the file systems'
+        // own sources.
         for kind in [0x4d44, 0x2011_bab0, 0x7366_746e, 0xff53_4d42, 0xfe53_4d42, 0x482b, 0x9660] {
             assert!(Traits::of_kind(kind).folds_names, "{kind:#x}");
         }

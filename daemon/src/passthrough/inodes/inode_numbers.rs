@@ -1,16 +1,18 @@
 //! Inode numbers as the guest sees them.
 //!
-//! A guest's kernel shows one device number for everything that it has not mounted itself. It mounts a
-//! directory that is announced as a submount. It cannot mount a single file that the host has mounted
-//! over another. So such a file may have the inode number of a file around it, which is of another file
-//! system. Programs (`cp`, `diff`, `tar`) take two files with the same device and inode number for one.
+//! A guest's kernel shows one device number for everything that it has not mounted itself. It
+//! mounts a directory that is announced as a submount. It cannot mount a single file that the host
+//! has mounted over another. So such a file may have the inode number of a file around it, which is
+//! of another file system. Programs (`cp`, `diff`, `tar`) take two files with the same device and
+//! inode number for one.
 //!
-//! Such a file gets a number from 2^63 on: a base that is computed from its file system's id, plus its
-//! own number, modulo 2^63. A file system has the same base in each daemon, so the number survives a
-//! restart. Two files of one file system never get the same number. Two files of two file systems do
-//! with a probability of 2^-63. Numbers below 2^63 are those of the file system around the file. ext4,
-//! XFS, btrfs and tmpfs use no others. A file system that does (overlayfs with `xino`, some servers)
-//! has the number of such a file with a probability of 2^-63 for each pair.
+//! Such a file gets a number from 2^63 on: a base that is computed from its file system's id, plus
+//! its own number, modulo 2^63. A file system has the same base in each daemon, so the number
+//! survives a restart. Two files of one file system never get the same number. Two files of two
+//! file systems do with a probability of 2^-63. Numbers below 2^63 are those of the file system
+//! around the file. ext4, XFS, btrfs and tmpfs use no others. A file system that does (overlayfs
+//! with `xino`, some servers) has the number of such a file with a probability of 2^-63 for each
+//! pair.
 
 use crate::file_id::DeviceId;
 use crate::passthrough::inodes::host_fs::FileSystemId;
@@ -57,16 +59,17 @@ impl InodeNumbers {
     }
 }
 
-/// Returns the base of a file system's numbers. The result must never change: numbers survive an update
-/// of the daemon.
+/// Returns the base of a file system's numbers. The result must never change: numbers survive an
+/// update of the daemon.
 fn base(file_system: FileSystemId) -> u64 {
     let DeviceId { major, minor } = file_system.device;
     let device = u64::from(major) << 32 | u64::from(minor);
     mixed(mixed(device) ^ file_system.id)
 }
 
-/// Mixes bits one to one, so that each bit of the result depends on all of them. This is the finalizer
-/// of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+/// Mixes bits one to one, so that each bit of the result depends on all of them. This is the
+/// finalizer of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+/// Generators", 2014).
 const fn mixed(bits: u64) -> u64 {
     let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,9 +1,9 @@
-//! Files with many blocks. The host needs long to free them (half a second for 4 GiB in memory), and no
-//! queue may wait for that.
+//! Files with many blocks. The host needs long to free them (half a second for 4 GiB in memory),
+//! and no queue may wait for that.
 //!
 //! The host frees blocks when a file is truncated, or has neither a name nor a descriptor left. A
-//! truncation of such a file goes to the offload pool. The node keeps its descriptor open, so UNLINK
-//! and RENAME remove only the name. The blocks go with the last descriptor, which
+//! truncation of such a file goes to the offload pool. The node keeps its descriptor open, so
+//! UNLINK and RENAME remove only the name. The blocks go with the last descriptor, which
 //! [`deferred_close`](crate::passthrough::files::deferred_close) closes.
 
 use crate::limits::LARGE_BLOCKS_MIN;
@@ -21,9 +21,9 @@ pub(super) fn is_large(kind: FileType, stat: &Stat) -> bool {
 }
 
 impl Inodes {
-    /// Notes how many blocks a file has. When it becomes large, its descriptor is opened and cached. A
-    /// failure only makes a later UNLINK slower. A thread of the offload pool must not call this,
-    /// because it may open only what the guest has opened.
+    /// Notes how many blocks a file has. When it becomes large, its descriptor is opened and
+    /// cached. A failure only makes a later UNLINK slower. A thread of the offload pool must not
+    /// call this, because it may open only what the guest has opened.
     pub(in crate::passthrough) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
         let large = is_large(node.kind, stat);
         if node.set_large(large) != large && large {
@@ -31,7 +31,8 @@ impl Inodes {
         }
     }
 
-    /// Returns whether a truncation to `size` frees so many blocks that a queue must not wait for it.
+    /// Returns whether a truncation to `size` frees so many blocks that a queue must not wait for
+    /// it.
     pub(in crate::passthrough) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
         let freed = |stat: Stat| stat.blocks().saturating_sub(size / BLOCK_LEN);
         node.is_large() && self.stat(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)

@@ -30,11 +30,11 @@ impl Inodes {
         self.look_up_in(self.descriptor(parent)?.as_fd(), parent, name, None)
     }
 
-    /// Looks up a name as [`Self::look_up`] does, by an open descriptor of the directory. `ticket` is
-    /// the right to a descriptor for what is found, if the caller has one.
+    /// Looks up a name as [`Self::look_up`] does, by an open descriptor of the directory. `ticket`
+    /// is the right to a descriptor for what is found, if the caller has one.
     ///
-    /// If the node is open, this costs one system call: no other inode has its number. Otherwise the
-    /// node is known by its inode handle, which costs a second call.
+    /// If the node is open, this costs one system call: no other inode has its number. Otherwise
+    /// the node is known by its inode handle, which costs a second call.
     pub(in crate::passthrough) fn look_up_in(
         &self,
         fd: BorrowedFd<'_>,
@@ -71,8 +71,8 @@ impl Inodes {
         self.look_up_by_opening(ticket, fd, found)
     }
 
-    /// Looks up a name that was just created. It needs no further descriptor: to fail now for want of
-    /// one would hide what was created.
+    /// Looks up a name that was just created. It needs no further descriptor: to fail now for want
+    /// of one would hide what was created.
     pub(in crate::passthrough) fn look_up_made(
         &self,
         ticket: Ticket,
@@ -120,8 +120,9 @@ impl Inodes {
 
     /// Looks up a node by handle and attributes. Returns `None` if the name has to be opened.
     ///
-    /// The two are read one after the other, and the name may lead elsewhere in between. So the handle
-    /// counts only after it has led to the same inode number and kind ([`Self::descriptor`]).
+    /// The two are read one after the other, and the name may lead elsewhere in between. So the
+    /// handle counts only after it has led to the same inode number and kind
+    /// ([`Self::descriptor`]).
     fn look_up_by_handle(
         &self,
         fd: BorrowedFd<'_>,
@@ -170,8 +171,8 @@ impl Inodes {
         self.insert(reopen, descriptor, (&stat, found)).map(|(_, entry)| entry)
     }
 
-    /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens it with O_PATH, if the
-    /// node has to keep that open.
+    /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens it with O_PATH, if
+    /// the node has to keep that open.
     pub(in crate::passthrough) fn insert_found(
         &self,
         ticket: Ticket,
@@ -255,8 +256,8 @@ impl Inodes {
         Ok(mount)
     }
 
-    /// Notes the new name of an inode after RENAME or LINK. Its path rule applies to the node too, and
-    /// a node without inode handle is found by it.
+    /// Notes the new name of an inode after RENAME or LINK. Its path rule applies to the node too,
+    /// and a node without inode handle is found by it.
     pub(in crate::passthrough) fn note_new_name(
         &self,
         fd: BorrowedFd<'_>,

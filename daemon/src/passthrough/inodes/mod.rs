@@ -1,15 +1,14 @@
 //! The inodes that the guest knows: how each is opened on the host, and what the guest's kernel may
 //! have cached of them.
 //!
-//! | file | contents |
-//! |---|---|
-//! | `lookup.rs` | how a name becomes a node |
-//! | `node.rs`, `table.rs` | nodes and their table |
-//! | `descriptors.rs`, `fd_cache.rs`, `large.rs` | descriptors of inodes, and which stay open |
-//! | `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs` | mounts below the share |
-//! | `inode_numbers.rs` | inode numbers that the guest is told |
-//! | `path_rules.rs` | which path rule applies to a node |
-//! | `freshness/` | old names and attributes in the guest's kernel |
+//! - `lookup.rs`: how a name becomes a node
+//! - `node.rs`, `table.rs`: nodes and their table
+//! - `descriptors.rs`, `fd_cache.rs`, `large.rs`: descriptors of inodes, and which stay open
+//! - `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs`: mounts below
+//!   the share
+//! - `inode_numbers.rs`: inode numbers that the guest is told
+//! - `path_rules.rs`: which path rule applies to a node
+//! - `freshness/`: old names and attributes in the guest's kernel
 
 mod descriptors;
 mod fd_cache;
@@ -35,7 +34,7 @@ pub(in crate::passthrough) use self::node::{NodeKey, NodeRef, Pin};
 
 use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
-use crate::passthrough::config::{CacheMode, Config, FileHandles, Negotiated};
+use crate::passthrough::config::{GuestCaching, InodeHandles, Negotiated, ShareConfig};
 use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::freshness::path_retries::PathRetries;
 use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
@@ -67,7 +66,7 @@ pub(in crate::passthrough) struct Inodes {
     names: RwLock<()>,
     /// The policy's path rules.
     rules: Option<Arc<PathRules>>,
-    cache: CacheMode,
+    cache: GuestCaching,
     entry_timeout: Duration,
     negotiated: Negotiated,
     watch: MountWatch,
@@ -79,7 +78,7 @@ impl Inodes {
     /// # Errors
     /// The reason why the directory cannot be shared.
     pub(in crate::passthrough) fn open(
-        config: &Config,
+        config: &ShareConfig,
         root: OwnedFd,
         proc_fds: ProcFds,
         negotiated: Negotiated,
@@ -89,7 +88,7 @@ impl Inodes {
             source: rustix::io::Errno::from_raw_os_error(errno.raw()),
         };
         let stat = resolve::stat(root.as_fd()).map_err(root_error)?;
-        let mounts = MountTable::new(config.file_handles != FileHandles::Never, config.syncs);
+        let mounts = MountTable::new(config.inode_handles != InodeHandles::Never, config.syncs);
         let found = FoundMount { inode: root.as_fd(), stat: &stat, place: None };
         let opened = || proc_fds.open_for_sync(root.as_fd());
         let mount = mounts
@@ -98,8 +97,8 @@ impl Inodes {
         if config.rules.is_some() && mount.traits.folds_names {
             return Err(OpenError::FoldsNames { path: config.shared_dir.clone() });
         }
-        if config.file_handles == FileHandles::Mandatory && !mount.has_handles() {
-            return Err(OpenError::FileHandles { path: config.shared_dir.clone() });
+        if config.inode_handles == InodeHandles::Mandatory && !mount.has_handles() {
+            return Err(OpenError::InodeHandles { path: config.shared_dir.clone() });
         }
         let reopen = match InodeHandle::of(root.as_fd()) {
             Ok((handle, _)) if mount.has_handles() => Reopen::ByHandle(handle),

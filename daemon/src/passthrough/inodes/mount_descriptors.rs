@@ -87,8 +87,8 @@ impl Inodes {
         Ok(held)
     }
 
-    /// Keeps the mount of a node open that is mapped writable, until the guest has forgotten every node
-    /// of the mount.
+    /// Keeps the mount of a node open that is mapped writable, until the guest has forgotten every
+    /// node of the mount.
     ///
     /// # Errors
     /// As for [`Self::hold_mount`].

@@ -1,9 +1,9 @@
 //! The descriptor of a mount, which `open_by_handle_at(2)` and `syncfs(2)` need.
 //!
 //! While it is open, the host cannot unmount. So the descriptor of a mount below the share is open
-//! only while it is used. The mount is then found again by its mount point. It is the same mount if it
-//! has the same unique mount id (Linux 6.8). On older kernels it must have the same mount id, file
-//! system and root inode.
+//! only while it is used. The mount is then found again by its mount point. It is the same mount if
+//! it has the same unique mount id (Linux 6.8). On older kernels it must have the same mount id,
+//! file system and root inode.
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::FileSystemId;
@@ -83,8 +83,8 @@ pub(super) struct MountRoot {
     pub(super) file_system: FileSystemId,
     inode: u64,
     birth: Option<(i64, u32)>,
-    /// Distinguishes the root inode from a later one with the same number. `None` if the file system
-    /// has no handles, or they are off.
+    /// Distinguishes the root inode from a later one with the same number. `None` if the file
+    /// system has no handles, or they are off.
     handle: Option<InodeHandle>,
 }
 
@@ -133,7 +133,8 @@ pub(in crate::passthrough) struct MountAccess {
     pub(super) root: MountRoot,
     /// Each change is one store, which a panic cannot interrupt.
     state: RwLock<MountState>,
-    /// The descriptor is always open: the mount is that of the share, or has no id (before Linux 5.8).
+    /// The descriptor is always open: the mount is that of the share, or has no id (before Linux
+    /// 5.8).
     stays: bool,
     /// The descriptor, if it is always open.
     pub(super) fixed: Option<Arc<MountFd>>,
@@ -251,8 +252,8 @@ impl MountAccess {
         self.makes_durable && fd.changed.load(Ordering::Acquire)
     }
 
-    /// Closes the descriptor, if nothing holds it and all changes are durable. Only holders make changes.
-    /// So a later change opens it again, and SYNCFS finds that change.
+    /// Closes the descriptor, if nothing holds it and all changes are durable. Only holders make
+    /// changes. So a later change opens it again, and SYNCFS finds that change.
     pub(super) fn close(&self) {
         let mut state = self.state.write();
         let may_close = |fd: &Arc<MountFd>| {

@@ -36,7 +36,8 @@ impl Mount {
         self.handles.is_some()
     }
 
-    /// Returns whether inode handles with this mount id of `name_to_handle_at(2)` are of this mount.
+    /// Returns whether inode handles with this mount id of `name_to_handle_at(2)` are of this
+    /// mount.
     pub(super) fn has_handles_of(&self, id: u64) -> bool {
         self.handles == Some(id)
     }
@@ -60,8 +61,8 @@ struct Mounts {
 }
 
 impl Mounts {
-    /// Returns the access that another subvolume of the same mount has. Before Linux 5.8, mounts have
-    /// no id.
+    /// Returns the access that another subvolume of the same mount has. Before Linux 5.8, mounts
+    /// have no id.
     fn access_of(&self, id: u64) -> Option<Arc<MountAccess>> {
         let mut siblings = self.list.iter().filter(|mount| id != 0 && mount.key.id == id);
         siblings.next().map(|mount| Arc::clone(&mount.access))
@@ -91,8 +92,8 @@ pub(in crate::passthrough) struct MountTable {
     handles: bool,
     /// Whether the guest may request durability.
     syncs: bool,
-    /// Error of making a mount durable before its descriptor was closed. The next SYNCFS reports it.
-    /// Locked while a mount is made durable.
+    /// Error of making a mount durable before its descriptor was closed. The next SYNCFS reports
+    /// it. Locked while a mount is made durable.
     unreported: Mutex<Answer<()>>,
 }
 
@@ -109,7 +110,8 @@ impl MountTable {
             .filter(|mount| mount.access.root.id_lasts || mount.access.stays() || !mount.access.is_closed())
     }
 
-    /// Returns the mount of an inode. `open` opens a mount that is new, or may be another than before.
+    /// Returns the mount of an inode. `open` opens a mount that is new, or may be another than
+    /// before.
     ///
     /// # Errors
     /// The outer error of `open`. The inner one is the mount's state.
@@ -193,7 +195,8 @@ impl MountTable {
         drop(self.take_unused(|mount| !mount.access.is_changed()));
     }
 
-    /// Removes the mounts without nodes after the guest is gone. The host makes changes durable later.
+    /// Removes the mounts without nodes after the guest is gone. The host makes changes durable
+    /// later.
     pub(super) fn remove_all_unused(&self) {
         drop(self.take_unused(|_| true));
         // If a mount is being made durable now, the next guest gets its error.
@@ -211,8 +214,8 @@ impl MountTable {
     }
 
     /// Closes the descriptors of mounts below the share that were not used since the last call, and
-    /// removes the mounts without nodes. Changes are made durable first. `close` closes what else is
-    /// open on these mounts. Returns whether any mount is still open.
+    /// removes the mounts without nodes. Changes are made durable first. `close` closes what else
+    /// is open on these mounts. Returns whether any mount is still open.
     pub(super) fn close_idle(&self, close: impl FnOnce(&[Arc<MountAccess>])) -> bool {
         // Locked first, so that a SYNCFS waits for mounts that are no longer in the list.
         let mut unreported = self.unreported.lock();
@@ -236,9 +239,9 @@ fn make_durable(access: &MountAccess) -> Answer<()> {
     access.take_changed().map_or(Ok(()), |fd| rustix::fs::syncfs(fd.as_fd()).map_err(sync_errno))
 }
 
-/// Tries whether an inode handle leads back to its inode. Returns the mount id of the handle. The file
-/// system may have no handles, the process may lack CAP_DAC_READ_SEARCH, and a filter may forbid the
-/// call.
+/// Tries whether an inode handle leads back to its inode. Returns the mount id of the handle. The
+/// file system may have no handles, the process may lack CAP_DAC_READ_SEARCH, and a filter may
+/// forbid the call.
 fn handles_work(mount: BorrowedFd<'_>, inode: BorrowedFd<'_>) -> Option<u64> {
     let (handle, id) = InodeHandle::of(inode).ok()?;
     handle.open(mount, OFlags::PATH | OFlags::NOFOLLOW).ok().map(|_| id)

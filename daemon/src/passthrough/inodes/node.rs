@@ -46,8 +46,8 @@ pub(in crate::passthrough) struct Node {
     pub(super) lookups: AtomicU64,
     /// [`NodeTable::now`](super::table::NodeTable::now) when the node was created.
     pub(super) born: u64,
-    /// Opened with O_PATH: names the inode and grants nothing. While it is open, no other inode gets
-    /// the inode number.
+    /// Opened with O_PATH: names the inode and grants nothing. While it is open, no other inode
+    /// gets the inode number.
     descriptor: RwLock<Option<Arc<Descriptor>>>,
     reopen: Reopen,
 }
@@ -71,8 +71,8 @@ pub(in crate::passthrough) struct Descriptor {
 pub(super) enum Reopen {
     /// By the inode handle.
     ByHandle(InodeHandle),
-    /// By the last known name in a directory. Directories are never found by name, so this takes one
-    /// step.
+    /// By the last known name in a directory. Directories are never found by name, so this takes
+    /// one step.
     ByName(Box<NameRecord>),
     /// The descriptor stays open.
     Never,
@@ -252,8 +252,8 @@ impl Node {
         self.flags.fetch_or(VERIFIED, Ordering::Release);
     }
 
-    /// Returns whether a found inode with the same key is the inode of this node, and not a later one
-    /// with its number.
+    /// Returns whether a found inode with the same key is the inode of this node, and not a later
+    /// one with its number.
     pub(super) fn is_same_inode(&self, found: &FoundInode) -> bool {
         // An inode never changes its kind.
         if self.kind != found.kind {
@@ -291,8 +291,8 @@ impl Node {
     }
 }
 
-/// Keeps the descriptor of a node open while the guest has the file open. This is for a node that is
-/// found by name, because others may take that name away.
+/// Keeps the descriptor of a node open while the guest has the file open. This is for a node that
+/// is found by name, because others may take that name away.
 #[derive(Debug)]
 pub(in crate::passthrough) struct Pin(NodeRef);
 

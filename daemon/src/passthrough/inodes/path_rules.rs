@@ -1,8 +1,8 @@
 //! Which of the policy's path rules applies to a node.
 //!
-//! A node has the rule of the name by which it was first found. Each other name by which it is found
-//! narrows the rule to what both grant. Nothing widens it for as long as the guest knows the node.
-//! Without path rules, everything here costs one check.
+//! A node has the rule of the name by which it was first found. Each other name by which it is
+//! found narrows the rule to what both grant. Nothing widens it for as long as the guest knows the
+//! node. Without path rules, everything here costs one check.
 
 use crate::filesystem::{Answer, Call, errno_of};
 use crate::passthrough::inodes::Inodes;
@@ -64,8 +64,8 @@ impl Inodes {
         self.rules().is_none_or(grants)
     }
 
-    /// Checks a CREATE that has found an existing inode. The inode may be known by other names too, so
-    /// its rule must grant everything that CREATE needs besides creating.
+    /// Checks a CREATE that has found an existing inode. The inode may be known by other names too,
+    /// so its rule must grant everything that CREATE needs besides creating.
     pub(in crate::passthrough) fn check_existing(
         &self,
         node: &NodeRef,
@@ -77,8 +77,8 @@ impl Inodes {
         if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
     }
 
-    /// Checks that rules by path can be enforced on a mount. They cannot if a name that no rule matches
-    /// leads to a file that a rule is about.
+    /// Checks that rules by path can be enforced on a mount. They cannot if a name that no rule
+    /// matches leads to a file that a rule is about.
     ///
     /// # Errors
     /// EPERM.
@@ -86,9 +86,9 @@ impl Inodes {
         if self.rules().is_some() && mount.traits.folds_names { Err(Errno::EPERM) } else { Ok(()) }
     }
 
-    /// Locks names, so that none becomes the name of a directory between [`Self::check_only_files`] and
-    /// the RENAME that it allows. That RENAME excludes every other RENAME and MKDIR. Without path rules
-    /// there is no lock.
+    /// Locks names, so that none becomes the name of a directory between [`Self::check_only_files`]
+    /// and the RENAME that it allows. That RENAME excludes every other RENAME and MKDIR. Without
+    /// path rules there is no lock.
     ///
     /// The host and other guests can still change names. This policy does not apply to them.
     pub(in crate::passthrough) fn lock_names(&self, only_files: bool) -> Option<NamesLock<'_>> {
@@ -100,8 +100,8 @@ impl Inodes {
         })
     }
 
-    /// Checks a RENAME between directories with different rules. It may move only files, because the
-    /// rules of everything below a directory would change.
+    /// Checks a RENAME between directories with different rules. It may move only files, because
+    /// the rules of everything below a directory would change.
     ///
     /// # Errors
     /// EXDEV for a directory.

@@ -1,8 +1,8 @@
 //! The node table: what the guest has looked up and not forgotten.
 //!
 //! A node costs a hundred bytes of memory and no descriptor. Its descriptor is opened again by the
-//! inode handle, or by the name in its directory if there are no inode handles. Descriptors of nodes
-//! in use stay open in [`FdCache`](super::fd_cache::FdCache).
+//! inode handle, or by the name in its directory if there are no inode handles. Descriptors of
+//! nodes in use stay open in [`FdCache`](super::fd_cache::FdCache).
 
 use crate::limits::NODE_SHARDS;
 use crate::passthrough::inodes::mounts::Mount;
@@ -27,8 +27,9 @@ pub(super) struct NodeTable {
     created: AtomicU64,
 }
 
-/// Nodes by their key. There are several shards, so that queues seldom use the same lock, and each has
-/// a cache line of its own. A change is one insertion or removal, which a panic cannot interrupt.
+/// Nodes by their key. There are several shards, so that queues seldom use the same lock, and each
+/// has a cache line of its own. A change is one insertion or removal, which a panic cannot
+/// interrupt.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard(RwLock<HashTable<NodeRef>>);
@@ -42,7 +43,8 @@ impl NodeTable {
             hasher: DefaultHashBuilder::default(),
             created: AtomicU64::new(0),
         };
-        // The first key of a table is 1, which is the root's id on the wire. An empty table is not full.
+        // The first key of a table is 1, which is the root's id on the wire. An empty table is not
+        // full.
         if table.insert(root).is_err() {
             tracing::error!("the root has no place in the node table");
         }
@@ -63,8 +65,9 @@ impl NodeTable {
         self.created.load(Ordering::Acquire)
     }
 
-    /// Adds a look-up to the node that has been open under this key since `then`. Whatever had this key
-    /// at any time since is the inode of that node. Calls `reached` before the guest learns of it.
+    /// Adds a look-up to the node that has been open under this key since `then`. Whatever had this
+    /// key at any time since is the inode of that node. Calls `reached` before the guest learns of
+    /// it.
     pub(super) fn reference_open(
         &self,
         (key, then): (NodeKey, u64),
@@ -83,7 +86,8 @@ impl NodeTable {
         Some(NodeId(node.id()))
     }
 
-    /// Adds a look-up to a node, unless the guest has forgotten it or its inode is known to be gone.
+    /// Adds a look-up to a node, unless the guest has forgotten it or its inode is known to be
+    /// gone.
     pub(super) fn reference(&self, node: &NodeRef) -> Option<NodeId> {
         let hash = self.hash(node.key());
         let shard = self.read(hash);
@@ -146,8 +150,8 @@ impl NodeTable {
         self.nodes.insert(Node::new(found, born)).map_err(|_full| Errno::ENFILE)
     }
 
-    /// Takes back `count` look-ups, or all of them if a hostile guest claims more. Returns the node if
-    /// none is left: closing its descriptor may wait for the host.
+    /// Takes back `count` look-ups, or all of them if a hostile guest claims more. Returns the node
+    /// if none is left: closing its descriptor may wait for the host.
     pub(super) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
         if id == NodeId::ROOT {
             return None;
@@ -199,7 +203,8 @@ impl NodeTable {
         self.hasher.hash_one(key)
     }
 
-    /// Returns the shard of a hash. The hash table uses the lowest and highest bits, the shard others.
+    /// Returns the shard of a hash. The hash table uses the lowest and highest bits, the shard
+    /// others.
     fn shard(&self, hash: u64) -> &RwLock<HashTable<NodeRef>> {
         let [first, ..] = &self.shards;
         let index = usize::try_from(hash >> 48).unwrap_or(0) % NODE_SHARDS;

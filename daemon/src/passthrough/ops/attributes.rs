@@ -1,4 +1,4 @@
-//! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK: what a node is like.
+//! GETATTR, SETATTR, STATX, ACCESS, STATFS, READLINK.
 
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::path::DecInt;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What a descriptor of any kind names, a link itself.
+/// The inode of a descriptor of any kind, also of a symbolic link.
 const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
 
 impl Passthrough {
@@ -26,8 +26,8 @@ impl Passthrough {
         Ok(Statx { ino: self.inodes.inode_number(&node.mount, stat.inode()), ..stat.statx() })
     }
 
-    /// Asks the open file where the guest names one that is still open, else the node: a directory's handle, or one
-    /// that the guest guessed, is no reason to fail.
+    /// Reads the attributes by the guest's handle if it is an open file of this node, else by the
+    /// node. The handle of a directory, or an invented one, is no error.
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
@@ -38,13 +38,13 @@ impl Passthrough {
         Ok(stat)
     }
 
-    /// The open file of a handle, if it is one of this node.
+    /// Returns the open file of a handle, if it is a file of this node.
     fn open_file(&self, node: &NodeRef, handle: Option<Handle>) -> Option<FileRef> {
         self.files.file(handle?).ok().filter(|file| file.key == node.key())
     }
 
-    /// Size first and times last, because each step may touch what a later one sets: truncation changes the times,
-    /// a new owner takes away suid bits.
+    /// Sets the size first and the times last, because each step may change what a later one sets:
+    /// a truncation changes the times, a new owner drops set-user-id.
     pub(super) fn set_attr(
         &self,
         node: &NodeRef,
@@ -53,7 +53,7 @@ impl Passthrough {
     ) -> Answer<Paced<Attr>> {
         let wanted = &call.operation;
         node.guest_cache.note_own_change();
-        let reached = self.inodes.descriptor(node)?;
+        let fd = self.inodes.descriptor(node)?;
         if let Some(size) = wanted.size {
             match self.truncate(node, size, (wanted, pace))? {
                 Paced::Ready(()) => {}
@@ -65,17 +65,17 @@ impl Passthrough {
         if wanted.uid.is_some() || wanted.gid.is_some() {
             let uid = wanted.uid.map(checked_id).transpose()?.map(Uid::from_raw);
             let gid = wanted.gid.map(checked_id).transpose()?.map(Gid::from_raw);
-            let drops = self.drops_plain_set_group_id(reached.as_fd(), &call.caller)?;
+            let drops = self.drops_plain_set_group_id(fd.as_fd(), &call.caller)?;
             self.identity.kill_suidgid(drops)?;
-            rustix::fs::chownat(&*reached, c"", uid, gid, BY_DESCRIPTOR).map_err(errno)?;
+            rustix::fs::chownat(&*fd, c"", uid, gid, BY_DESCRIPTOR).map_err(errno)?;
         } else if wanted.kill_suidgid && wanted.size.is_none() {
-            self.drop_privileged_bits(reached.as_fd(), &call.caller)?;
+            self.drop_privileged_bits(fd.as_fd(), &call.caller)?;
         }
         if let Some(mode) = wanted.mode {
-            // Whether the caller may set sgid was decided by the guest's kernel.
+            // The guest's kernel has decided whether the caller may set set-group-id.
             self.identity.kill_suidgid(false)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            let number = DecInt::from_fd(&*reached);
+            let number = DecInt::from_fd(&*fd);
             rustix::fs::chmodat(self.inodes.proc_fds(), number, mode, AtFlags::empty()).map_err(errno)?;
         }
         if wanted.atime.is_some() || wanted.mtime.is_some() {
@@ -83,19 +83,21 @@ impl Passthrough {
                 last_access: timespec(wanted.atime)?,
                 last_modification: timespec(wanted.mtime)?,
             };
-            rustix::fs::utimensat(&*reached, c"", &times, BY_DESCRIPTOR).map_err(errno)?;
+            rustix::fs::utimensat(&*fd, c"", &times, BY_DESCRIPTOR).map_err(errno)?;
         }
-        let stat = resolve::stat(reached.as_fd())?;
+        let stat = resolve::stat(fd.as_fd())?;
         node.guest_cache.sent_attributes(&stat);
         node.guest_cache.settle_own_change(&stat);
         self.inodes.note_blocks(node, &stat);
         Ok(Paced::Ready(self.inodes.attr(&node.mount, &stat)))
     }
 
-    /// Whether a change of owner takes set-group-id also from a file that its group may not execute. It does unless the
-    /// caller has CAP_FSETID or belongs to the file's group. No request says which further groups the caller has.
+    /// Returns whether a change of owner drops set-group-id also from a file that its group may not
+    /// execute. It does unless the caller has CAP_FSETID or belongs to the file's group. No request
+    /// names the caller's other groups.
     ///
-    /// Set-user-id, and set-group-id beside execution by the group, the host takes away from every file but a directory.
+    /// The host itself drops set-user-id, and set-group-id together with execution by the group,
+    /// from every file but a directory.
     fn drops_plain_set_group_id(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<bool> {
         if caller.may_have_fsetid() {
             return Ok(false);
@@ -103,11 +105,12 @@ impl Passthrough {
         Ok(caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
     }
 
-    /// Takes set-user-id and set-group-id away as a change of owner to the same owner does, which is how the host is
-    /// asked. Only root and the owner may.
+    /// Drops set-user-id and set-group-id by a change to the same owner. Only root and the owner
+    /// may.
     ///
-    /// Linux sends the request for two things: `chown(-1, -1)`, and before a write of a caller without CAP_FSETID.
-    /// It must not fail for another user: that user may be able to write the file, and the write drops the bits.
+    /// Linux sends the request for `chown(-1, -1)`, and before a write of a caller without
+    /// CAP_FSETID. It must not fail for another user: that user may be able to write the file, and
+    /// the write drops the bits.
     fn drop_privileged_bits(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<()> {
         let owner = resolve::stat(fd)?.attr().uid;
         if !caller.known_uid().is_some_and(|uid| uid == 0 || uid == owner) {
@@ -115,7 +118,7 @@ impl Passthrough {
         }
         self.identity.kill_suidgid(self.drops_plain_set_group_id(fd, caller)?)?;
         match rustix::fs::chownat(fd, c"", None, None, BY_DESCRIPTOR) {
-            // A daemon that is not root cannot do it to the files of others.
+            // A daemon that is not root cannot change files of others.
             Ok(()) | Err(rustix::io::Errno::PERM) => Ok(()),
             Err(error) => Err(errno(error)),
         }
@@ -147,10 +150,10 @@ impl Passthrough {
 
     pub(super) fn access(&self, node: &NodeRef, call: &Call<'_, protocol::Access>) -> Answer<()> {
         let wanted = call.operation.mask;
-        let reached = self.inodes.descriptor(node)?;
-        let attr = resolve::stat(reached.as_fd())?.attr();
+        let fd = self.inodes.descriptor(node)?;
+        let attr = resolve::stat(fd.as_fd())?.attr();
         if wanted.contains(AccessMask::WRITE) {
-            let mount = rustix::fs::fstatvfs(&*reached).map_err(errno)?;
+            let mount = rustix::fs::fstatvfs(&*fd).map_err(errno)?;
             if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
                 return Err(Errno::EROFS);
             }
@@ -191,13 +194,13 @@ impl Passthrough {
     }
 }
 
-/// Whether a file's mode lets the caller do what is wanted. Access control lists are not looked at: a Linux guest judges
-/// by itself (`default_permissions`) and never asks, and asking the host in the caller's name would be one more system
-/// call in every filter.
+/// Returns whether the mode of a file grants the caller an access. It ignores access control lists:
+/// a Linux guest decides by itself (`default_permissions`) and never asks. To ask the host as the
+/// caller would be one more system call in every filter.
 fn permits(attr: &Attr, caller: &Caller<'_>, wanted: AccessMask) -> bool {
     let grants = |class: u32| AccessMask::from_bits_truncate(class).contains(wanted);
     let Some(uid) = caller.known_uid() else {
-        // Of a caller that the guest does not name, only what each class may.
+        // A caller without an id may do what every class may.
         return grants(attr.mode >> 6 & attr.mode >> 3 & attr.mode);
     };
     if uid == 0 {
@@ -214,12 +217,13 @@ fn permits(attr: &Attr, caller: &Caller<'_>, wanted: AccessMask) -> bool {
     })
 }
 
-/// A time for `utimensat(2)`.
+/// Returns a time for `utimensat(2)`.
 fn timespec(time: Option<SetTime>) -> Answer<Timespec> {
     Ok(match time {
         None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        // The two special values of tv_nsec lie above a billion, and must not be had from outside.
+        // The two special values of tv_nsec are above a billion. A guest must not be able to set
+        // them.
         Some(SetTime::At(time)) if time.nanoseconds > 999_999_999 => return Err(Errno::EINVAL),
         Some(SetTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
     })
@@ -234,14 +238,14 @@ mod tests {
     const EXECUTE: AccessMask = AccessMask::EXECUTE;
 
     #[test]
-    fn a_mode_is_judged_by_class_and_root_executes_only_what_somebody_may() {
+    fn access_depends_on_class_and_root_needs_an_execute_bit() {
         let attr = |mode| Attr { mode, uid: 1, gid: 2, ..Attr::default() };
         let caller = |uid, gid| Caller { uid, gid, groups: None, pid: 1 };
         assert!(permits(&attr(0o100_640), &caller(1, 9), READ | WRITE));
         assert!(permits(&attr(0o100_640), &caller(9, 2), READ));
         assert!(!permits(&attr(0o100_640), &caller(9, 2), WRITE));
         assert!(!permits(&attr(0o100_640), &caller(9, 9), READ));
-        // The owner's class holds for the owner, also where another would grant more.
+        // The owner's class applies to the owner, even if another class would grant more.
         assert!(!permits(&attr(0o100_066), &caller(1, 2), READ));
         assert!(permits(&attr(0o100_000), &caller(0, 0), READ | WRITE));
         assert!(!permits(&attr(0o100_644), &caller(0, 0), EXECUTE));
@@ -249,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_caller_may_what_every_class_may() {
+    fn unknown_caller_has_access_that_every_class_has() {
         let unknown = Caller { uid: u32::MAX, gid: u32::MAX, groups: None, pid: 1 };
-        // The owner of nothing is no owner either.
+        // A file without an owner is not owned by a caller without an id.
         let attr = |mode| Attr { mode, uid: u32::MAX, gid: u32::MAX, ..Attr::default() };
         assert!(permits(&attr(0o100_755), &unknown, READ | EXECUTE));
         for mode in [0o100_722, 0o100_070, 0o100_007] {

@@ -1,4 +1,6 @@
-//! Everything that makes, moves or removes a name.
+//! SYMLINK, MKNOD, MKDIR, LINK, UNLINK, RMDIR, RENAME: operations on names. CREATE and TMPFILE are
+//! in
+//! `open.rs`.
 
 use crate::file_id::DeviceId;
 use crate::filesystem::{Answer, Call, Caller};
@@ -8,26 +10,30 @@ use crate::passthrough::resolve::errno;
 use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name, NodeKind};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// An entry to be created.
+struct NewEntry<'a> {
+    parent: &'a NodeRef,
+    name: Name<'a>,
+    kind: FileType,
+    /// Attributes as far as they are known without a look at the inode.
+    attr: Attr,
+    umask: u32,
+}
 
 impl Passthrough {
     pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
-        self.inodes.check_room()?;
-        let ticket = self.inodes.descriptor_ticket()?;
         let protocol::SymLink { name, target } = call.operation;
-        {
-            let directory = self.inodes.descriptor(parent)?;
-            let _assumed = self.assume(&call.caller, 0)?;
-            rustix::fs::symlinkat(target, &*directory, name.as_c_str()).map_err(errno)?;
-        }
         let size = target.count_bytes() as u64;
-        let made = Attr { size, ..made_by(&call.caller, 0o777) };
-        self.inodes.look_up_new(ticket, (parent, name), (FileType::Symlink, made))
+        let attr = Attr { size, ..attr_of_new(&call.caller, 0o777) };
+        let new = NewEntry { parent, name, kind: FileType::Symlink, attr, umask: 0 };
+        self.create_entry(&call.caller, &new, |directory| {
+            rustix::fs::symlinkat(target, directory, name.as_c_str())
+        })
     }
 
     pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
-        self.inodes.check_room()?;
-        let ticket = self.inodes.descriptor_ticket()?;
         let protocol::MkNod { name, kind, mode, umask } = call.operation;
         let rdev = kind.rdev();
         let kind = match kind {
@@ -38,30 +44,39 @@ impl Passthrough {
             NodeKind::BlockDevice(_) => FileType::BlockDevice,
         };
         let DeviceId { major, minor } = DeviceId::unpack(rdev);
-        {
-            let directory = self.inodes.descriptor(parent)?;
-            let _assumed = self.assume(&call.caller, umask)?;
+        let attr = Attr { rdev, ..attr_of_new(&call.caller, mode & !umask) };
+        let new = NewEntry { parent, name, kind, attr, umask };
+        self.create_entry(&call.caller, &new, |directory| {
             let mode = Mode::from_raw_mode(mode);
-            let device = makedev(major, minor);
-            rustix::fs::mknodat(&*directory, name.as_c_str(), kind, mode, device).map_err(errno)?;
-        }
-        let made = Attr { rdev, ..made_by(&call.caller, mode & !umask) };
-        self.inodes.look_up_new(ticket, (parent, name), (kind, made))
+            rustix::fs::mknodat(directory, name.as_c_str(), kind, mode, makedev(major, minor))
+        })
     }
 
     pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
+        let protocol::MkDir { name, mode, umask } = call.operation;
+        let attr = attr_of_new(&call.caller, mode & !umask);
+        let new = NewEntry { parent, name, kind: FileType::Directory, attr, umask };
+        self.create_entry(&call.caller, &new, |directory| {
+            let _locked = self.inodes.lock_names(false);
+            rustix::fs::mkdirat(directory, name.as_c_str(), Mode::from_raw_mode(mode & 0o7777))
+        })
+    }
+
+    /// Creates an entry as the caller and looks it up.
+    fn create_entry(
+        &self,
+        caller: &Caller<'_>,
+        new: &NewEntry<'_>,
+        create: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
+    ) -> Answer<Entry> {
         self.inodes.check_room()?;
         let ticket = self.inodes.descriptor_ticket()?;
-        let protocol::MkDir { name, mode, umask } = call.operation;
         {
-            let directory = self.inodes.descriptor(parent)?;
-            let _held = self.inodes.lock_names(false);
-            let _assumed = self.assume(&call.caller, umask)?;
-            let mode = Mode::from_raw_mode(mode & 0o7777);
-            rustix::fs::mkdirat(&*directory, name.as_c_str(), mode).map_err(errno)?;
+            let directory = self.inodes.descriptor(new.parent)?;
+            let _assumed = self.assume(caller, new.umask)?;
+            create(directory.as_fd()).map_err(errno)?;
         }
-        let made = made_by(&call.caller, mode & !umask);
-        self.inodes.look_up_new(ticket, (parent, name), (FileType::Directory, made))
+        self.inodes.look_up_new(ticket, (new.parent, new.name), (new.kind, new.attr))
     }
 
     pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
@@ -74,7 +89,7 @@ impl Passthrough {
 
     fn link_node(&self, node: &NodeRef, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         let (target, directory) = (self.inodes.descriptor(node)?, self.inodes.descriptor(parent)?);
-        // Through /proc, because linking an O_PATH descriptor itself needs CAP_DAC_READ_SEARCH.
+        // Through /proc, because linkat of an O_PATH descriptor needs CAP_DAC_READ_SEARCH.
         let number = DecInt::from_fd(&*target);
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(self.inodes.proc_fds(), number, &*directory, name.as_c_str(), flags)
@@ -90,15 +105,11 @@ impl Passthrough {
     }
 
     pub(super) fn rm_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::RmDir<'_>>) -> Answer<()> {
-        rustix::fs::unlinkat(
-            &*self.inodes.descriptor(parent)?,
-            call.operation.name.as_c_str(),
-            AtFlags::REMOVEDIR,
-        )
-        .map_err(errno)
+        let directory = self.inodes.descriptor(parent)?;
+        rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::REMOVEDIR).map_err(errno)
     }
 
-    /// Under `only_files`, a directory is not moved: EXDEV.
+    /// If `only_files` is set, a directory gets EXDEV.
     pub(super) fn rename(
         &self,
         parent: &NodeRef,
@@ -109,8 +120,8 @@ impl Passthrough {
         let new_parent = self.inodes.node(rename.new_directory)?;
         let _held = self.inodes.hold_to_change(parent)?;
         let answer = self.rename_entry((parent, &new_parent), rename, only_files);
-        let places = [(parent, Some(rename.name)), (&new_parent, Some(rename.new_name))];
-        self.inodes.stale_if_removed(&places, &call.caller, answer)
+        let names = [(parent, Some(rename.name)), (&new_parent, Some(rename.new_name))];
+        self.inodes.stale_if_removed(&names, &call.caller, answer)
     }
 
     fn rename_entry(
@@ -121,12 +132,13 @@ impl Passthrough {
     ) -> Answer<()> {
         let protocol::Rename { name, new_name, flags, .. } = *rename;
         let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
-        // The kernel takes no other flag beside this one, and the filter of host calls lets none through to it.
+        // The kernel accepts no other flag together with this one, and neither does the seccomp
+        // filter.
         if flags.contains(RenameFlags::EXCHANGE) && flags != RenameFlags::EXCHANGE {
             return Err(Errno::EINVAL);
         }
         let (from, to) = (self.inodes.descriptor(parent)?, self.inodes.descriptor(new_parent)?);
-        let _held = self.inodes.lock_names(only_files);
+        let _locked = self.inodes.lock_names(only_files);
         if only_files {
             self.inodes.check_only_files((from.as_fd(), to.as_fd()), rename)?;
         }
@@ -141,7 +153,7 @@ impl Passthrough {
     }
 }
 
-/// What is known of something that a caller has made, without looking at it.
-fn made_by(caller: &Caller<'_>, mode: u32) -> Attr {
+/// Returns what is known of an inode that a caller creates.
+fn attr_of_new(caller: &Caller<'_>, mode: u32) -> Attr {
     Attr { mode, uid: caller.uid, gid: caller.gid, ..Attr::default() }
 }

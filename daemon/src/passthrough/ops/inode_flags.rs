@@ -1,8 +1,8 @@
-//! IOCTL, as far as it is served: the flags of an inode (`lsattr`, `chattr`), where the policy grants them by name.
+//! IOCTL: the flags of an inode (`lsattr`, `chattr`), if the policy grants them.
 //!
-//! No number that a guest sends is passed on: the session knows the three that it serves, and of the flags only those
-//! named here can be changed. All others say how the host keeps the file (which quota counts it, whether its names are
-//! folded, how its data is stored); a guest gives them back as it was told, or is refused.
+//! No number of a guest reaches the host: the session knows the three requests that it serves, and
+//! only the flags named here can be changed. All other flags say how the host stores the file
+//! (quota, folded names, data layout). A guest must send them unchanged.
 
 use crate::filesystem::{Answer, InodeFlags};
 use crate::passthrough::Passthrough;
@@ -13,7 +13,7 @@ use rustix::fs::IFlags;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-/// What a guest may change: sync, immutable, append-only, no dump, no access times, and sync of a directory.
+/// Flags that a guest may change.
 const CHANGEABLE: IFlags = IFlags::SYNC
     .union(IFlags::IMMUTABLE)
     .union(IFlags::APPEND)
@@ -22,7 +22,7 @@ const CHANGEABLE: IFlags = IFlags::SYNC
     .union(IFlags::DIRSYNC);
 
 impl Passthrough {
-    /// The flags afterwards.
+    /// Returns the flags afterwards.
     pub(super) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
         let InodeFlags { handle, set } = operation;
         let note_change = |mount: &Option<Arc<MountFd>>| {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_flags_named_here_can_be_changed() {
+    fn only_listed_flags_can_be_changed() {
         let file = tempfile::tempfile().unwrap();
         let now = inode_flags(file.as_fd(), None).unwrap();
         let nodump = IFlags::NODUMP.bits();
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(inode_flags(file.as_fd(), Some(now)), Ok(now));
         for bit in (0..32).map(|shift| 1 << shift).filter(|bit| CHANGEABLE.bits() & bit == 0) {
             assert_eq!(inode_flags(file.as_fd(), Some(now ^ bit)), Err(Errno::EOPNOTSUPP), "{bit:#x}");
-            // Not even beside one that can be.
+            // Not even together with a flag that can be changed.
             let both = now ^ bit ^ nodump;
             assert_eq!(inode_flags(file.as_fd(), Some(both)), Err(Errno::EOPNOTSUPP), "{bit:#x}");
         }

@@ -10,7 +10,7 @@ impl Passthrough {
         self.inodes.look_up_for_caller(&call.caller, parent, call.operation.name)
     }
 
-    /// The nodes that the guest has forgotten are closed.
+    /// Closes a node that the guest has forgotten.
     pub(super) fn forget(&self, node: NodeId, forget: Forget) {
         if let Some(node) = self.inodes.forget(node, forget.count) {
             self.deferred_close.close_node(node);

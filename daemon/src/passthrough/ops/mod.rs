@@ -2,8 +2,8 @@
 //!
 //! Each method of the trait calls the function of the same name in its family's file. An operation
 //! on a node gets the node that the call names, and a thread that is answered ESTALE is remembered
-//! ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An operation on a handle gets the
-//! request alone.
+//! ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An operation on a handle gets
+//! the request alone.
 
 mod attributes;
 mod data;
@@ -55,8 +55,8 @@ impl Passthrough {
         })
     }
 
-    /// Runs an operation that changes a directory, which may have been removed. `name` is the name in
-    /// it that the operation is about.
+    /// Runs an operation that changes a directory, which may have been removed. `name` is the name
+    /// in it that the operation is about.
     fn change_directory<T, R>(
         &self,
         call: Allowed<'_, T>,

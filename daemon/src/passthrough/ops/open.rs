@@ -2,7 +2,7 @@
 
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
-use crate::passthrough::config::CacheMode;
+use crate::passthrough::config::GuestCaching;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets, Hints};
 use crate::passthrough::inodes::FoundAt;
 use crate::passthrough::inodes::{NodeRef, Pin};
@@ -149,12 +149,14 @@ impl Passthrough {
 
     fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
         let mut flags = match self.config.cache {
-            CacheMode::Strict => OpenReplyFlags::DIRECT_IO,
+            GuestCaching::Strict => OpenReplyFlags::DIRECT_IO,
             // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
             // may come: what is appended must arrive as it was written.
-            CacheMode::Auto if self.inodes.is_close_to_open() && appends(open) => OpenReplyFlags::DIRECT_IO,
-            CacheMode::Auto => OpenReplyFlags::empty(),
-            CacheMode::Exclusive => OpenReplyFlags::KEEP_CACHE,
+            GuestCaching::Auto if self.inodes.is_close_to_open() && appends(open) => {
+                OpenReplyFlags::DIRECT_IO
+            }
+            GuestCaching::Auto => OpenReplyFlags::empty(),
+            GuestCaching::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
         // Closing a file that was only read has nothing to tell such a host. Where the guest's locks were kept here,
         // it would: a close ends them.

@@ -3,7 +3,7 @@
 use crate::filesystem::{Answer, Call};
 use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use crate::passthrough::Passthrough;
-use crate::passthrough::config::CacheMode;
+use crate::passthrough::config::GuestCaching;
 use crate::passthrough::files::handles::{DirHandle, DirStream};
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::ops::data::sync;
@@ -46,8 +46,8 @@ impl Passthrough {
             _tickets: tickets,
         })?;
         let flags = match self.config.cache {
-            CacheMode::Strict | CacheMode::Auto => OpenReplyFlags::empty(),
-            CacheMode::Exclusive => OpenReplyFlags::CACHE_DIR | OpenReplyFlags::KEEP_CACHE,
+            GuestCaching::Strict | GuestCaching::Auto => OpenReplyFlags::empty(),
+            GuestCaching::Exclusive => OpenReplyFlags::CACHE_DIR | OpenReplyFlags::KEEP_CACHE,
         };
         Ok(OpenReply { handle, flags })
     }

@@ -1,7 +1,7 @@
 //! GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR: extended attributes and POSIX ACLs.
 //!
-//! A thread that serves requests has `/proc/self/fd` as its working directory, so a descriptor's number is a path to
-//! its inode, whatever kind it is, that needs no opening.
+//! A thread that serves requests has `/proc/self/fd` as its working directory. So the number of a
+//! descriptor is a path to its inode of any kind, which need not be opened.
 
 use crate::filesystem::{Answer, Call, ListNames};
 use crate::limits::XATTR_LEN_MAX;
@@ -23,8 +23,8 @@ impl Passthrough {
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
         self.check_xattr(call.operation.name)?;
-        let reached = self.inodes.descriptor(node)?;
-        let (path, name) = (DecInt::from_fd(&*reached), call.operation.name);
+        let fd = self.inodes.descriptor(node)?;
+        let (path, name) = (DecInt::from_fd(&*fd), call.operation.name);
         answer(call.operation.size, out, |out| match out {
             None => rustix::fs::getxattr_query(path, name),
             Some(out) => rustix::fs::getxattr(path, name, spare_capacity(out)),
@@ -39,13 +39,13 @@ impl Passthrough {
     ) -> Answer<u32> {
         self.check_xattrs_on()?;
         let ListNames { size, readable } = call.operation;
-        let reached = self.inodes.descriptor(node)?;
-        let path = DecInt::from_fd(&*reached);
+        let fd = self.inodes.descriptor(node)?;
+        let path = DecInt::from_fd(&*fd);
         let fetch = |out: Option<&mut Vec<u8>>| match out {
             None => rustix::fs::listxattr_query(path),
             Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
         };
-        // How long the list is depends on what is left out of it.
+        // The length depends on the names that are left out.
         answer(u32::MAX, out, fetch)?;
         keep_readable(out, readable);
         let len = out.len();
@@ -66,12 +66,12 @@ impl Passthrough {
             SetXattrMode::Create => XattrFlags::CREATE,
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
-        let reached = self.inodes.descriptor(node)?;
-        // Of no other attribute does set-group-id depend, and who may write no ACL may not say whether bits stay.
+        let fd = self.inodes.descriptor(node)?;
+        // Only ACLs affect set-group-id. A guest that may not write them must not decide about it.
         if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Acl {
             self.identity.kill_suidgid(acl_kill_sgid)?;
         }
-        rustix::fs::setxattr(DecInt::from_fd(&*reached), name, value, flags).map_err(errno)
+        rustix::fs::setxattr(DecInt::from_fd(&*fd), name, value, flags).map_err(errno)
     }
 
     pub(super) fn remove_xattr(
@@ -80,22 +80,22 @@ impl Passthrough {
         call: &Call<'_, protocol::RemoveXattr<'_>>,
     ) -> Answer<()> {
         self.check_xattr(call.operation.name)?;
-        let reached = self.inodes.descriptor(node)?;
-        rustix::fs::removexattr(DecInt::from_fd(&*reached), call.operation.name).map_err(errno)
+        let fd = self.inodes.descriptor(node)?;
+        rustix::fs::removexattr(DecInt::from_fd(&*fd), call.operation.name).map_err(errno)
     }
 
-    /// ENOSYS tells the guest never to ask again, which is what a share without extended attributes means.
+    /// Checks that the share has extended attributes. After ENOSYS the guest never asks again.
     fn check_xattrs_on(&self) -> Answer<()> {
         if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
     }
 
     fn check_xattr(&self, name: &CStr) -> Answer<()> {
         self.check_xattrs_on()?;
-        // No access stands for what a file system calls its own, so none can grant it.
+        // No access of the policy covers names that a file system uses for itself.
         if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Other {
             return Err(Errno::EOPNOTSUPP);
         }
-        // A guest that was not told of ACLs does not apply them, so it must not be able to write them either.
+        // A guest without ACLs does not apply them, so it must not write them.
         if !self.config.posix_acl && name.to_bytes().starts_with(b"system.posix_acl_") {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -103,7 +103,7 @@ impl Passthrough {
     }
 }
 
-/// Leaves out the names of namespaces that may not be read, or never are.
+/// Removes the names of namespaces that the guest may not read.
 fn keep_readable(names: &mut Vec<u8>, readable: Access) {
     let all = std::mem::take(names);
     for name in all.split_inclusive(|byte| *byte == 0) {
@@ -115,7 +115,7 @@ fn keep_readable(names: &mut Vec<u8>, readable: Access) {
     }
 }
 
-/// Fetches into `out` as much as the guest has room for, or only asks for the length where it has none.
+/// Fetches into `out` what the guest has room for. Without any room, it returns only the length.
 fn answer(
     room: u32,
     out: &mut Vec<u8>,
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_a_file_systems_own_are_told_to_nobody() {
+    fn names_of_unknown_namespaces_are_left_out() {
         let mut names = b"user.a\0btrfs.compression\0system.nfs4_acl\0ceph.dir\0".to_vec();
         keep_readable(&mut names, Access::all());
         assert_eq!(names, b"user.a\0system.nfs4_acl\0");

@@ -4,7 +4,7 @@ use pinhole::filesystem::{
     Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced, StopCheck,
 };
 use pinhole::io_vectors::IoVectors;
-use pinhole::passthrough::{Config, Passthrough};
+use pinhole::passthrough::{Passthrough, ShareConfig};
 use pinhole::session::{Options, Session};
 use pinhole::thread_setup::ThreadSetup;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, StopMount};
@@ -57,8 +57,11 @@ impl HeldBack {
         let path = |name: &str| folder.path().join(name);
         fs_dirs(&[path("share"), path("mount")]);
         let minute = Duration::from_mins(1);
-        let config =
-            Config { entry_timeout: minute, announce_submounts: false, ..Config::new(path("share")) };
+        let config = ShareConfig {
+            entry_timeout: minute,
+            announce_submounts: false,
+            ..ShareConfig::new(path("share"))
+        };
         let holds = Arc::new(Holds::default());
         let behind = Passthrough::new(config).unwrap();
         let wake = Arc::clone(behind.wake_event());

@@ -1,9 +1,9 @@
 //! What the guest's kernel takes a file for.
 //!
 //! Linux drops a file's cached data at each open. But it keeps the length and the name that it was
-//! told, each for its timeout. For that time it would read a file of another guest only up to its old
-//! end, or open a file that was replaced, moved away or exchanged. The reply to OPEN has no room for
-//! attributes. So OPEN gets ESTALE if the file is not what the guest takes it for.
+//! told, each for its timeout. For that time it would read a file of another guest only up to its
+//! old end, or open a file that was replaced, moved away or exchanged. The reply to OPEN has no
+//! room for attributes. So OPEN gets ESTALE if the file is not what the guest takes it for.
 //!
 //! The last reply to the guest need not be what its kernel believes. Replies to several threads
 //! overtake one another: Linux uses the one that it handles first, and drops those that were
@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 pub(in crate::passthrough) struct GuestCache {
     /// Length; see [`len_mark`].
     len: AtomicU32,
-    /// [`Stat::changed`] at the last LOOKUP. To take a name from a file changes it. It is 0, unknown,
-    /// from a change by the guest itself until the guest closes the file.
+    /// [`Stat::changed`] at the last LOOKUP. To take a name from a file changes it. It is 0,
+    /// unknown, from a change by the guest itself until the guest closes the file.
     changed: AtomicU32,
     /// Name of the last LOOKUP; see [`name_mark`]. 0: none.
     name: AtomicU32,
@@ -36,8 +36,8 @@ pub(in crate::passthrough) struct GuestCache {
 
 /// Mark of an unknown length.
 const NO_LEN: u32 = u32::MAX;
-/// Flag of a length: the guest was told another length before. Linux drops a reply that was overtaken
-/// by a later one, so it may still use the other length.
+/// Flag of a length: the guest was told another length before. Linux drops a reply that was
+/// overtaken by a later one, so it may still use the other length.
 const MAY_BE_OLD_LEN: u32 = 1 << 31;
 /// Flag of a name: the file had another name at the LOOKUP before, and was changed shortly before
 /// this one. The guest may still trust the other name.
@@ -94,8 +94,8 @@ impl GuestCache {
         }
     }
 
-    /// Returns whether the guest may trust another name than that of the last LOOKUP, if the file was
-    /// changed recently.
+    /// Returns whether the guest may trust another name than that of the last LOOKUP, if the file
+    /// was changed recently.
     pub(super) fn may_have_old_name(&self) -> bool {
         self.name.load(Ordering::Relaxed) & HAD_OTHER_NAME != 0
     }

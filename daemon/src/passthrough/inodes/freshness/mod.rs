@@ -1,17 +1,19 @@
 //! What the guest's kernel may have cached of names and files, and how it learns that this is old.
 //!
-//! This module implements the rules A1, A2, A5 and A7 of `docs/use/coherence.md`, and H5 in the mode
+//! This module implements the rules A1, A2, A5 and A7 of `docs/use/coherence.md`, and H5 in the
+//! mode
 //! `auto`. The daemon cannot tell a guest that a file or a name has changed. But when Linux gets
 //! ESTALE, it looks up the whole path once more, asks the host for each name, and repeats the
-//! operation (`LOOKUP_REVAL`). The program sees the second result only. So ESTALE is the reply to an
-//! operation on something that is not what the guest's kernel takes it for, and never twice to one
-//! operation of one thread.
+//! operation (`LOOKUP_REVAL`). The program sees the second result only. So ESTALE is the reply to
+//! an operation on something that is not what the guest's kernel takes it for, and never twice to
+//! one operation of one thread.
 //!
-//! | rule | how | file |
-//! |---|---|---|
-//! | A1 close-to-open | an OPEN of a file that others have changed gets ESTALE; soon after such a change, OPEN bypasses the guest's page cache | `guest_cache.rs` |
-//! | A2 opens during changes, H5 replaced files | the OPEN after an ESTALE succeeds; what a retrying thread looks up stays open until it has opened it | `path_retries.rs` |
-//! | A7 recreated directories | an operation in a removed directory gets ESTALE once for each thread | `removed.rs` |
+//! - A1, close-to-open (`guest_cache.rs`): an OPEN of a file that others have changed gets ESTALE. Soon
+//!   after such a change, an OPEN bypasses the guest's page cache.
+//! - A2, opens during changes, and H5, replaced files (`path_retries.rs`): the OPEN after an ESTALE
+//!   succeeds. What a retrying thread looks up stays open until the thread has opened it.
+//! - A7, recreated directories (`removed.rs`): an operation in a removed directory gets ESTALE once
+//!   for each thread.
 //!
 //! The entry points are functions of [`Inodes`]:
 //!
@@ -31,7 +33,7 @@ pub(in crate::passthrough) mod path_retries;
 mod removed;
 
 use crate::filesystem::{Answer, Call, Caller};
-use crate::passthrough::config::CacheMode;
+use crate::passthrough::config::GuestCaching;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::freshness::guest_cache::name_mark;
 use crate::passthrough::inodes::lookup::FoundAt;
@@ -48,10 +50,10 @@ const LOOKUP_TRIES: usize = 8;
 impl Inodes {
     /// Returns whether an open must find what was closed before it (A1).
     ///
-    /// In `strict` the guest caches nothing, and in `exclusive` nothing that it caches can be wrong.
-    /// With a writeback cache the guest trusts only its own attributes.
+    /// In `strict` the guest caches nothing, and in `exclusive` nothing that it caches can be
+    /// wrong. With a writeback cache the guest trusts only its own attributes.
     pub(in crate::passthrough) fn is_close_to_open(&self) -> bool {
-        self.cache == CacheMode::Auto && !self.negotiated.contains(InitFlags::WRITEBACK_CACHE)
+        self.cache == GuestCaching::Auto && !self.negotiated.contains(InitFlags::WRITEBACK_CACHE)
     }
 
     /// Notes that the guest has found an inode.
@@ -63,7 +65,8 @@ impl Inodes {
         }
     }
 
-    /// Returns whether an inode was changed so recently that the guest may trust a name from before.
+    /// Returns whether an inode was changed so recently that the guest may trust a name from
+    /// before.
     fn is_recently_changed(&self, node: &NodeRef, stat: &Stat) -> bool {
         // A server has a clock of its own.
         node.mount.traits.remote || is_within(self.entry_timeout, stat, SystemTime::now())
@@ -91,8 +94,8 @@ impl Inodes {
         if is_changed || is_moved { Err(Errno::ESTALE) } else { Ok(()) }
     }
 
-    /// Returns whether an open must bypass the guest's page cache, because the guest's kernel may have
-    /// another length of the file than the host.
+    /// Returns whether an open must bypass the guest's page cache, because the guest's kernel may
+    /// have another length of the file than the host.
     pub(in crate::passthrough) fn bypasses_page_cache(&self, node: &NodeRef, is_retried_open: bool) -> bool {
         // Older kernels cannot map such a file shared.
         (is_retried_open || node.guest_cache.is_uncertain())
@@ -120,7 +123,8 @@ impl Inodes {
         answer
     }
 
-    /// Notes that a repeated OPEN has met a lease and will be served again. It must succeed then too.
+    /// Notes that a repeated OPEN has met a lease and will be served again. It must succeed then
+    /// too.
     pub(in crate::passthrough) fn note_leased_open(&self, call: &Call<'_, Open>) {
         if self.is_close_to_open() {
             self.retries.add(call.caller.pid, Some(call.node.0));
@@ -186,8 +190,8 @@ impl Inodes {
     }
 }
 
-/// Returns whether an inode was changed less than `time` before `now`. The kernel's time of change is
-/// that of its last tick.
+/// Returns whether an inode was changed less than `time` before `now`. The kernel's time of change
+/// is that of its last tick.
 fn is_within(time: Duration, stat: &Stat, now: SystemTime) -> bool {
     const TICK: Duration = Duration::from_millis(10);
     let since = stat.changed_at().and_then(|changed| now.duration_since(changed).ok());

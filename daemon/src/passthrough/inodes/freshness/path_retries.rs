@@ -2,8 +2,8 @@
 //!
 //! An open or stat of a program is several requests: LOOKUPs along the path, then OPEN or GETATTR.
 //! Another guest may replace an inode between them. When Linux gets ESTALE, it looks up the whole
-//! path again, but only once; a second ESTALE goes to the program. So what such a thread finds stays
-//! open until the thread uses it: then it cannot be gone again.
+//! path again, but only once; a second ESTALE goes to the program. So what such a thread finds
+//! stays open until the thread uses it: then it cannot be gone again.
 
 use crate::limits::{RETRIES_MAX, RETRY_LIMIT, REWALK_NODES_MAX};
 use crate::sync::clock;
@@ -21,8 +21,8 @@ struct PathRetry {
     /// Set if the thread got ESTALE for an OPEN, or in a removed directory: the node that it was to
     /// open, then the last node that it has found.
     opens: Option<u64>,
-    /// Hash of the name that it looked up when it was refused; 0: none. Its path ends where it finds
-    /// that name.
+    /// Hash of the name that it looked up when it was refused; 0: none. Its path ends where it
+    /// finds that name.
     looks_for: u64,
     /// Last nodes that it has found, at most [`REWALK_NODES_MAX`].
     found: VecDeque<u64>,
@@ -87,9 +87,9 @@ impl PathRetries {
         !self.is_empty() && self.change(contains)
     }
 
-    /// Notes that a thread has found a node by a name (by its hash), or that the name does not exist.
-    /// This need not be the end of the path: Linux looks up a name twice if it had another inode
-    /// before.
+    /// Notes that a thread has found a node by a name (by its hash), or that the name does not
+    /// exist. This need not be the end of the path: Linux looks up a name twice if it had another
+    /// inode before.
     pub(super) fn note_found(&self, pid: u32, name: u64, node: Option<u64>) {
         self.change(|threads| {
             for thread in threads.iter_mut().filter(|other| other.pid == pid) {
@@ -122,8 +122,9 @@ impl PathRetries {
         !self.is_empty() && self.change(take)
     }
 
-    /// Returns whether a thread gets ESTALE for a removed node. It does if its path may lead elsewhere,
-    /// unless it has found the node while it looked up its path again, or repeats the request.
+    /// Returns whether a thread gets ESTALE for a removed node. It does if its path may lead
+    /// elsewhere, unless it has found the node while it looked up its path again, or repeats the
+    /// request.
     pub(super) fn refuses(
         &self,
         pid: u32,
@@ -169,8 +170,8 @@ impl PathRetries {
         true
     }
 
-    /// Forgets that a thread was refused at a node. It has come back, and is refused anew if it comes
-    /// again.
+    /// Forgets that a thread was refused at a node. It has come back, and is refused anew if it
+    /// comes again.
     pub(super) fn forget_refusal(&self, pid: u32, node: u64) {
         let mut refusals = self.refusals.lock();
         refusals.retain(|it| it.pid != pid || it.request.node != node || it.request.name != 0);

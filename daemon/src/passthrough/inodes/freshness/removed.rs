@@ -10,10 +10,10 @@
 //! local file system. READDIR never gets ESTALE, because Linux has no path to look up for an open
 //! directory; OPENDIR was asked before.
 //!
-//! LOOKUP is special. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it passes
-//! ESTALE to the program at once. It repeats only if the creating request itself gets ESTALE. A
-//! LOOKUP does not say what it is for. So it gets ESTALE only if the name exists in what has taken
-//! the directory's place ([`Inodes::may_exist_in_successor`]).
+//! LOOKUP is special. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it
+//! passes ESTALE to the program at once. It repeats only if the creating request itself gets
+//! ESTALE. A LOOKUP does not say what it is for. So it gets ESTALE only if the name exists in what
+//! has taken the directory's place ([`Inodes::may_exist_in_successor`]).
 
 use crate::filesystem::{Answer, Caller};
 use crate::passthrough::inodes::Inodes;
@@ -68,8 +68,8 @@ impl Inodes {
         }
     }
 
-    /// Returns the answer to a LOOKUP: ESTALE instead of ENOENT, once for each thread and name, if the
-    /// directory was removed.
+    /// Returns the answer to a LOOKUP: ESTALE instead of ENOENT, once for each thread and name, if
+    /// the directory was removed.
     pub(super) fn stale_lookup_if_removed<T>(
         &self,
         (directory, name): (&NodeRef, Name<'_>),
