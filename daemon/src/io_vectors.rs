@@ -25,7 +25,7 @@ pub struct Piece {
 /// Pieces of memory that are one run of bytes for a READ or WRITE. A view: it costs nothing to make.
 #[derive(Clone, Copy, Debug)]
 pub struct IoVectors<'a> {
-    source: Source<'a>,
+    backing: Backing<'a>,
     /// Bytes left out at the start.
     skipped: usize,
     /// Bytes behind those.
@@ -33,7 +33,7 @@ pub struct IoVectors<'a> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum Backing<'a> {
     Nothing,
     One(VolatileSlice<'a>),
     Guest(GuestView<'a>, &'a [Piece]),
@@ -56,14 +56,14 @@ bitflags::bitflags! {
 
 impl<'a> From<VolatileSlice<'a>> for IoVectors<'a> {
     fn from(slice: VolatileSlice<'a>) -> Self {
-        Self { source: Source::One(slice), skipped: 0, len: slice.len() }
+        Self { backing: Backing::One(slice), skipped: 0, len: slice.len() }
     }
 }
 
 impl<'a> IoVectors<'a> {
     /// No bytes.
     pub const fn empty() -> Self {
-        Self { source: Source::Nothing, skipped: 0, len: 0 }
+        Self { backing: Backing::Nothing, skipped: 0, len: 0 }
     }
 
     /// `pieces` of a guest's memory, one behind the other. A piece that does not lie in one region of `memory` ends
@@ -71,7 +71,7 @@ impl<'a> IoVectors<'a> {
     pub fn guest(memory: impl Into<GuestView<'a>>, pieces: &'a [Piece]) -> Self {
         let lens = pieces.iter().map(|piece| usize::try_from(piece.len).unwrap_or(usize::MAX));
         let len = lens.fold(0, usize::saturating_add);
-        Self { source: Source::Guest(memory.into(), pieces), skipped: 0, len }
+        Self { backing: Backing::Guest(memory.into(), pieces), skipped: 0, len }
     }
 
     /// Bytes in all.
@@ -169,18 +169,18 @@ impl<'a> IoVectors<'a> {
     }
 
     fn slices(&self, of: impl FnOnce(GuestView<'a>) -> &'a GuestMemoryMmap) -> Slices<'a> {
-        let (one, guest) = match self.source {
-            Source::Nothing => (None, None),
-            Source::One(slice) => (Some(slice), None),
-            Source::Guest(memory, pieces) => (None, Some((of(memory), pieces.iter()))),
+        let (one, guest) = match self.backing {
+            Backing::Nothing => (None, None),
+            Backing::One(slice) => (Some(slice), None),
+            Backing::Guest(memory, pieces) => (None, Some((of(memory), pieces.iter()))),
         };
         Slices { one, guest, skipped: self.skipped, left: self.len }
     }
 
     fn transfer(&self, offset: u64, call: impl Fn(&[libc::iovec], i64) -> i64) -> io::Result<usize> {
-        let count = match self.source {
-            Source::Nothing | Source::One(_) => 1,
-            Source::Guest(_, pieces) => pieces.len(),
+        let count = match self.backing {
+            Backing::Nothing | Backing::One(_) => 1,
+            Backing::Guest(_, pieces) => pieces.len(),
         };
         // Most transfers have a piece or two; only long ones pay for a long array's place on the stack.
         let slices = self.slices(|memory| memory.all);

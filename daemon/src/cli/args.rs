@@ -1,12 +1,12 @@
-//! What was typed: the command line as clap reads it, with the text of `--help`.
+//! The typed command line, and the text of `--help`.
 //!
-//! Nothing is judged here but the shape of single values; [`super::config`] turns it into what is true.
+//! Only single values are checked here; [`super::config`] checks the whole.
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-use super::policy::args::PolicyArgs;
+use super::policy::args::{PolicyArgs, ProfileArg};
 use super::sandbox_args::SandboxArgs;
 use crate::limits;
 
@@ -29,10 +29,10 @@ use crate::limits;
     max_term_width = 100
 )]
 pub struct Cli {
-    /// `serve` may be left out.
+    /// The options of `serve`, which may be left out.
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// What to do instead of serving a socket.
+    /// A command other than serving a socket.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -77,7 +77,7 @@ pub enum Command {
     ///
     /// Stays in the foreground and prints `Mounted DIR on MOUNTPOINT` when it is there; SIGTERM, SIGINT and
     /// `umount MOUNTPOINT` end it. Root mounts by itself; other users need `fusermount3` (package fuse3).
-    // What parts the process from the host is refused here, with the reason.
+    // These options are refused with the reason.
     #[command(mut_arg("sandbox", |option| option.hide(true)))]
     #[command(mut_arg("uid_map", |option| option.hide(true)))]
     #[command(mut_arg("gid_map", |option| option.hide(true)))]
@@ -166,10 +166,10 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Connection")]
     pub print_capabilities: bool,
 
-    /// What is shared and how.
+    /// Options about the share.
     #[command(flatten)]
     pub share: ShareArgs,
-    /// Where messages go.
+    /// Options about messages.
     #[command(flatten)]
     pub log: LogArgs,
 
@@ -201,10 +201,10 @@ pub struct MountArgs {
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Mount")]
     #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
     pub threads: Option<u16>,
-    /// What is shared and how.
+    /// Options about the share.
     #[command(flatten)]
     pub share: ShareArgs,
-    /// Where messages go.
+    /// Options about messages.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -219,7 +219,7 @@ pub struct ShareArgs {
     /// extended attributes trusted.* or security.*. rootfs: read, map, stat and list; every change is EROFS.
     /// `pinhole policy explain --profile share` says it in full.
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t, help_heading = "Share")]
-    pub profile: Profile,
+    pub profile: ProfileArg,
     /// A policy file (TOML) that says what the guest may do, where, and how much of it.
     ///
     /// It begins with a profile, allows and denies single operations, has rules by path and limits.
@@ -274,7 +274,7 @@ pub struct ShareArgs {
     /// changes. virtiofsd's words: never is strict without shared mappings, always is exclusive that asks again for names
     /// that are not there, metadata keeps names and attributes, but no data. docs/use/coherence.md has the rules.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Caching")]
-    pub cache: CacheMode,
+    pub cache: CacheArg,
     /// Seconds for which the guest trusts attributes [default: strict and never 0, auto 1, others 86400].
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Caching")]
     pub attr_timeout: Option<f64>,
@@ -307,7 +307,7 @@ pub struct ShareArgs {
     /// locks mean nothing to others. none: nobody, every lock fails with ENOLCK. Where the policy grants no `lock`, host is as
     /// guest.
     #[arg(long, value_name = "WHERE", value_enum, help_heading = "Share")]
-    pub locks: Option<Locks>,
+    pub locks: Option<LocksArg>,
     /// Do not send attributes along with the entries of a directory.
     ///
     /// Nor are they sent to a guest that may keep no entry (`--entry-timeout 0`, as with `--cache strict`): it would ask
@@ -329,7 +329,7 @@ pub struct ShareArgs {
     /// not last (FUSE, SMB, 9P, FAT). mandatory: a shared directory without
     /// file handles is not served.
     #[arg(long, value_name = "WHEN", value_enum, help_heading = "Process")]
-    pub inode_file_handles: Option<FileHandles>,
+    pub inode_file_handles: Option<InodeHandlesArg>,
     /// Options about the sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
@@ -375,7 +375,7 @@ pub struct LogArgs {
     pub debug: bool,
 }
 
-/// Whether to negotiate something with the guest.
+/// Whether to offer a feature to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "virtiofsd's own words")]
 pub enum When {
@@ -384,30 +384,10 @@ pub enum When {
     Always,
 }
 
-/// What the guest may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "explained at --profile")]
-pub enum Profile {
-    Full,
-    #[default]
-    Share,
-    Rootfs,
-}
-
-impl From<Profile> for pinhole_policy::Profile {
-    fn from(profile: Profile) -> Self {
-        match profile {
-            Profile::Full => Self::Full,
-            Profile::Share => Self::Share,
-            Profile::Rootfs => Self::Rootfs,
-        }
-    }
-}
-
-/// What the guest may cache.
+/// A cache mode, as `--cache` takes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "explained at --cache")]
-pub enum CacheMode {
+pub enum CacheArg {
     Strict,
     #[default]
     Auto,
@@ -418,26 +398,26 @@ pub enum CacheMode {
     Always,
 }
 
-/// Who has the locks of files.
+/// The owner of locks, as `--locks` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "each is told by --locks")]
-pub enum Locks {
+#[expect(missing_docs, reason = "explained at --locks")]
+pub enum LocksArg {
     Host,
     Guest,
     None,
 }
 
-/// How known files are held.
+/// The use of inode handles, as `--inode-file-handles` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "virtiofsd's own words")]
-pub enum FileHandles {
+pub enum InodeHandlesArg {
     Never,
     #[value(alias = "fallback")]
     Prefer,
     Mandatory,
 }
 
-/// The least severe message that is written.
+/// The least severe messages that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the levels of the log crate")]
 pub enum LogLevel {
@@ -451,17 +431,17 @@ pub enum LogLevel {
     Trace,
 }
 
-/// A number of seconds that a guest may be told to wait: 0 to a hundred years.
+/// Parses a number of seconds from 0 to a hundred years.
 pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_not_a_number| SECONDS_RIGHT.to_owned())?;
     if (0.0..=SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err(SECONDS_RIGHT.to_owned()) }
 }
 
-/// A hundred years; the kernel's own arithmetic on jiffies is far from its end there.
+/// A hundred years. The kernel's arithmetic on jiffies does not overflow by far.
 const SECONDS_MAX: f64 = 100.0 * 366.0 * 86_400.0;
 const SECONDS_RIGHT: &str = "give seconds as a number from 0 to 3162240000, such as 0.5";
 
-/// A number of bytes, or of KiB, MiB, GiB or TiB with K, M, G or T behind it.
+/// Parses a number of bytes, or of KiB, MiB, GiB or TiB with the suffix K, M, G or T.
 fn parse_size(text: &str) -> Result<u64, String> {
     let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
     let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
@@ -479,7 +459,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn a_size_is_a_number_with_a_unit_or_without() {
+    fn a_size_may_have_a_unit() {
         let right = [("0", 0), ("4096", 4096), ("2M", 2 << 20), ("1G", 1 << 30), ("8T", 8 << 40)];
         for (text, size) in right {
             assert_eq!(parse_size(text), Ok(size));
@@ -495,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_that_is_shown_is_explained() {
+    fn every_visible_option_has_help() {
         for argument in Cli::command().get_arguments().filter(|argument| !argument.is_hide_set()) {
             assert!(argument.get_help().is_some(), "{argument}");
             assert!(argument.get_help_heading().is_some(), "{argument}");

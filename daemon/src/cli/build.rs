@@ -1,7 +1,7 @@
-//! Config -> built things: the only part of the command line that touches the host.
+//! `Config` -> built objects: the only part of the command line that touches the host.
 
-use super::args;
-use super::config::{Action, Config, Listen, Mount, Serve, Share};
+use super::args::{CacheArg, InodeHandlesArg, LocksArg};
+use super::config::{Action, Config, ListenConfig, MountConfig, ServeConfig, ShareSettings};
 use super::policy::{self, AnswerError, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::file_id::{DeviceId, FileId};
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What ends the process with 1, or with 2 where it was asked for something wrong.
+/// A failure that ends the process.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     #[error(transparent)]
@@ -56,16 +56,16 @@ pub(super) enum RunError {
 }
 
 impl RunError {
-    /// Whether it is what was typed, or written down for this program to read, that is wrong.
+    /// Returns whether the command line or the policy file is wrong.
     pub(super) const fn is_usage(&self) -> bool {
         matches!(self, Self::Policy(_) | Self::Answer(AnswerError::Policy(_)))
     }
 }
 
-/// Does what the command line says, until it is done or a signal ends it.
+/// Runs the action until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     let strays = close_strays(given_descriptor(&config.action));
-    // Before anything is written: a log may be longer than the limit that this process was started with.
+    // Before the first message: the log may be larger than the file size limit of this process.
     set_process_actions()?;
     log::start(config.log)?;
     log::catch_panics();
@@ -83,10 +83,10 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     }
 }
 
-/// The one descriptor that the command line speaks of.
+/// Returns the descriptor that the command line names.
 const fn given_descriptor(action: &Action) -> Option<u16> {
     match action {
-        Action::Serve(Serve { listen: Listen::Descriptor(number), .. }) => Some(*number),
+        Action::Serve(ServeConfig { listen: ListenConfig::Descriptor(number), .. }) => Some(*number),
         Action::Serve(_) | Action::Mount(_) | Action::Policy(_) | Action::PrintCapabilities => None,
     }
 }
@@ -95,30 +95,30 @@ fn one_heap() -> Result<(), SandboxError> {
     memory::use_one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
 }
 
-fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
+fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> {
     one_heap()?;
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
     let tag = vhost_user::Tag::new(&serve.tag)?;
     let request_queues = vhost_user::RequestQueues::new(usize::from(serve.request_queues))?;
     let pool_requests_max = pool_requests_max(policy.limits());
-    // Now, because the sandbox forbids to make memory files.
+    // Now, because the sandbox forbids memory files.
     let memory_devices = memory_devices();
     let listen = match serve.listen {
-        Listen::Path { path, group } => {
+        ListenConfig::Path { path, group } => {
             vhost_user::Listen::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
         }
-        Listen::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
+        ListenConfig::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
-    say_what_has_no_effect(policy.limits(), alone);
+    warn_without_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
         Some(settings) => (counted_writes_only(policy), Some(make_window(settings)?)),
         None => (policy, None),
     };
     let plan = confine::plan(&serve.share, &policy, alone | log | facilities_of(&listen));
     let facilities = plan.facilities;
-    // First the share, so that no socket has to be taken back for a wrong one.
+    // Checked first, so that no socket has to be removed if the share is wrong.
     plan.look()?;
     let mut listener = vhost_user::Listener::bind(&listen)?;
     memory::give_back_free_memory();
@@ -147,16 +147,16 @@ fn run_serve(serve: Serve, log: Facilities) -> Result<ExitCode, RunError> {
     });
     let stop = vhost_user::Stop::new()?;
     memory::give_back_free_memory();
-    // Everything that is made only once is made by now; what is read from here on is a guest's.
+    // All objects are made. What is read from here on comes from a guest.
     options.threads.confine(Threads::CONTROL)?;
     let on_signal = stop.clone();
     signals.watch(move || on_signal.request()).map_err(RunError::Signals)?;
-    // VMM managers wait for this very line, virtiofsd's, so it does not go through the log.
+    // Managers of VMMs wait for exactly this line of virtiofsd, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
     Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
 }
 
-fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
+fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> {
     one_heap()?;
     let request = dev_fuse::MountRequest {
         directory: mount.share.directory.clone(),
@@ -167,18 +167,18 @@ fn run_mount(mount: Mount, log: Facilities) -> Result<ExitCode, RunError> {
     let thread_count = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     let policy = with_locks(policy(&mount.share)?, mount.share.locks);
     let descriptors_max = descriptors::settle(mount.share.descriptors)?;
-    // First the share, then the mount, so that a mount never has to be taken back for a wrong share. The mount is taken
-    // away by this process, so it keeps the right to; its serving threads do not.
+    // The share comes before the mount, so that no mount has to be removed if the share is wrong.
+    // This process removes the mount, so it keeps the right to; its serving threads do not.
     let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
-    say_what_has_no_effect(policy.limits(), besides);
+    warn_without_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
     let as_users = plan.facilities.contains(Facilities::IDENTITY);
     confine::keep_capabilities(plan.facilities)?;
-    let (walls, missing) = plan.for_threads()?;
-    confine::say(&missing);
-    let (places, close) = walls.into_parts();
+    let (sandbox, missing) = plan.for_threads()?;
+    confine::log_missing(&missing);
+    let (places, confine_thread) = sandbox.into_parts();
     let (root, proc_fds) = (places.root, places.proc_fds);
-    let threads = ThreadSetup::new(proc_fds.try_clone()?, close);
+    let threads = ThreadSetup::new(proc_fds.try_clone()?, confine_thread);
     let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let signals = signals::hold()?;
     let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
@@ -195,7 +195,8 @@ const fn facilities_of(listen: &vhost_user::Listen) -> Facilities {
     }
 }
 
-/// A worker that looks for requests on the only processor keeps the guest from sending them.
+/// Returns how long a queue thread polls. On the only processor, polling would keep the guest from
+/// sending requests.
 fn poll_by_processors() -> Duration {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     if processors > 1 { limits::POLL_DEFAULT } else { Duration::ZERO }
@@ -207,27 +208,29 @@ fn threads_by_processors() -> NonZero<u16> {
     NonZero::new(threads).unwrap_or(NonZero::<u16>::MIN)
 }
 
-fn policy(share: &Share) -> Result<Policy, PolicyFileError> {
+fn policy(share: &ShareSettings) -> Result<Policy, PolicyFileError> {
     let policy = policy::load(&share.policy)?;
     Ok(if share.read_only { policy.without_mutations() } else { policy })
 }
 
-/// Says that a limit has nothing to hold back: whoever takes a request waits for it, and takes no other meanwhile.
-fn say_what_has_no_effect(limits: &Limits, besides: Facilities) {
+/// Warns of a limit without an effect: without a pool, a thread waits for each request before it
+/// takes the next.
+fn warn_without_effect(limits: &Limits, besides: Facilities) {
     if besides.contains(Facilities::NO_POOL) && limits.queued_requests.is_some() {
         tracing::warn!("queued-requests has no effect without a pool: each thread has one request at a time");
     }
 }
 
-/// What the host is not to lock, it needs no right to lock.
-fn with_locks(policy: Policy, locks: args::Locks) -> Policy {
+/// Takes the right to lock from the policy if the host gets no locks.
+fn with_locks(policy: Policy, locks: LocksArg) -> Policy {
     match locks {
-        args::Locks::Host => policy,
-        args::Locks::Guest | args::Locks::None => policy.without(Access::LOCK),
+        LocksArg::Host => policy,
+        LocksArg::Guest | LocksArg::None => policy.without(Access::LOCK),
     }
 }
 
-/// What is stored through a mapping, nobody counts. A policy that counts what is written grants no such mapping.
+/// Takes writable mappings from a policy that limits writes: stores through a mapping are not
+/// counted.
 fn counted_writes_only(policy: Policy) -> Policy {
     let counts = policy.limits().write_bytes_per_second.is_some();
     if !counts || !policy.reach().contains(Access::MAP_WRITE) {
@@ -239,7 +242,8 @@ fn counted_writes_only(policy: Policy) -> Policy {
     policy.without(Access::MAP_WRITE)
 }
 
-/// The window, with a file to try front-ends out on: it is made now because no filter is to allow that later.
+/// Makes the window and its scratch file, on which front-ends are probed. No filter allows memory
+/// files later.
 fn make_window(settings: window::Settings) -> Result<Window, RunError> {
     Ok(Window::new(settings, scratch_file()?)?)
 }
@@ -256,11 +260,11 @@ fn scratch_file() -> io::Result<window::ScratchFile> {
 fn memory_file() -> io::Result<OwnedFd> {
     let made = |flags| rustix::fs::memfd_create(c"pinhole-window", flags);
     let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
-    // Linux before 6.3 knows nothing of the second, later ones complain where it is missing.
+    // Linux before 6.3 refuses the second flag, and later ones warn if it is missing.
     Ok(made(sealed).or_else(|_unknown| made(plain))?)
 }
 
-/// The file systems where the kernel keeps memory files; without those of huge pages that it does not have.
+/// Returns the devices of the kernel's memory files, also of those with huge pages.
 fn memory_devices() -> Vec<DeviceId> {
     const SIZES: [MemfdFlags; 9] = [
         MemfdFlags::HUGE_64KB,
@@ -274,27 +278,27 @@ fn memory_devices() -> Vec<DeviceId> {
         MemfdFlags::HUGE_16GB,
     ];
     let huge = |size| MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size;
-    // No page is taken before one is touched.
+    // The kernel takes no page before it is touched.
     let huge = SIZES.iter().filter_map(|size| rustix::fs::memfd_create(c"pinhole-huge", huge(*size)).ok());
     let files = memory_file().into_iter().chain(huge);
     files.filter_map(|file| FileId::of(file).ok()).map(|id| id.device).collect()
 }
 
-/// Requests that may be in the pool at once.
+/// Returns how many requests may be in the pool at once.
 fn pool_requests_max(limits: &Limits) -> usize {
     limits.queued_requests.and_then(|limit| usize::try_from(limit.get()).ok()).unwrap_or(usize::MAX)
 }
 
 fn build_session(
-    share: Share,
+    share: ShareSettings,
     (policy, descriptors_max): (Policy, u64),
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
     let options = session_options(&share, policy.reach());
-    let inode_handles = match confine::file_handles(&share) {
-        args::FileHandles::Never => passthrough::InodeHandles::Never,
-        args::FileHandles::Prefer => passthrough::InodeHandles::Prefer,
-        args::FileHandles::Mandatory => passthrough::InodeHandles::Mandatory,
+    let inode_handles = match confine::inode_handles(&share) {
+        InodeHandlesArg::Never => passthrough::InodeHandles::Never,
+        InodeHandlesArg::Prefer => passthrough::InodeHandles::Prefer,
+        InodeHandlesArg::Mandatory => passthrough::InodeHandles::Mandatory,
     };
     let holes = holes_told(&share, &policy);
     let config = passthrough::ShareConfig {
@@ -304,11 +308,9 @@ fn build_session(
         rules: policy.paths().cloned(),
         shared_dir: share.directory,
         cache: match share.cache {
-            args::CacheMode::Strict | args::CacheMode::Never | args::CacheMode::Metadata => {
-                passthrough::GuestCaching::Strict
-            }
-            args::CacheMode::Auto => passthrough::GuestCaching::Auto,
-            args::CacheMode::Exclusive | args::CacheMode::Always => passthrough::GuestCaching::Exclusive,
+            CacheArg::Strict | CacheArg::Never | CacheArg::Metadata => passthrough::GuestCaching::Strict,
+            CacheArg::Auto => passthrough::GuestCaching::Auto,
+            CacheArg::Exclusive | CacheArg::Always => passthrough::GuestCaching::Exclusive,
         },
         entry_timeout: share.timeouts.entry,
         direct_io: share.direct_io,
@@ -324,10 +326,11 @@ fn build_session(
     Ok(Session::new(Arc::new(filesystem), wake, policy, options))
 }
 
-/// Which holes the guest is told, by what its kernel may hold back: stores through shared mappings, and with a writeback cache
-/// all that is written. In the modes without FOPEN_KEEP_CACHE each open sends that.
-fn holes_told(share: &Share, policy: &Policy) -> passthrough::Holes {
-    let keeps = matches!(share.cache, args::CacheMode::Exclusive | args::CacheMode::Always);
+/// Returns which holes the guest may know. That depends on the data that its kernel may not have
+/// sent: stores through shared mappings, and with a writeback cache all writes. In the modes
+/// without FOPEN_KEEP_CACHE each open sends that data.
+fn holes_told(share: &ShareSettings, policy: &Policy) -> passthrough::Holes {
+    let keeps = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
     if !policy.reach().intersects(Access::OPENS_TO_WRITE) {
         passthrough::Holes::All
     } else if keeps || share.writeback {
@@ -339,14 +342,14 @@ fn holes_told(share: &Share, policy: &Policy) -> passthrough::Holes {
     }
 }
 
-fn session_options(share: &Share, granted: Access) -> session::Options {
+fn session_options(share: &ShareSettings, granted: Access) -> session::Options {
     session::Options {
         offer: InitOffer {
             flags: offered_flags(share, granted),
-            // The guest's own figure is smaller and wins.
+            // The guest's own value is smaller and wins.
             max_readahead: limits::WRITE_LEN_MAX,
             max_write: limits::WRITE_LEN_MAX,
-            // A ring takes no more at once; the guest calls it congestion at three quarters.
+            // A ring holds no more requests. The guest reports congestion at three quarters.
             max_background: limits::QUEUE_SIZE_MAX,
             congestion_threshold: limits::QUEUE_SIZE_MAX / 4 * 3,
             time_gran: 1,
@@ -354,21 +357,21 @@ fn session_options(share: &Share, granted: Access) -> session::Options {
         },
         timeouts: Timeouts { entry: share.timeouts.entry, attr: share.timeouts.attr },
         negative_timeout: share.timeouts.negative,
-        locks: if share.locks == args::Locks::None { LockMode::Refuse } else { LockMode::Host },
+        locks: if share.locks == LocksArg::None { LockMode::Refuse } else { LockMode::Host },
     }
 }
 
-/// What INIT offers, where the policy grants so much somewhere. Passthrough and io_uring are not offered because they are
-/// not served, DAX where there is a window; EXPORT_SUPPORT is not because it asks for lookups of "." and "..". A guest
-/// that is offered no locks keeps its own to itself.
-fn offered_flags(share: &Share, granted: Access) -> InitFlags {
+/// Returns the flags that INIT offers, for the rights that the policy grants anywhere. The window
+/// adds those of DAX. Passthrough and io_uring are not served. EXPORT_SUPPORT would ask for lookups
+/// of "." and "..". A guest without the flags for locks keeps its locks to itself.
+fn offered_flags(share: &ShareSettings, granted: Access) -> InitFlags {
     let locks = match share.locks {
-        args::Locks::Host => granted.contains(Access::LOCK),
-        args::Locks::Guest => false,
-        // It is to hear that there are none.
-        args::Locks::None => true,
+        LocksArg::Host => granted.contains(Access::LOCK),
+        LocksArg::Guest => false,
+        // The guest asks, and gets an error.
+        LocksArg::None => true,
     };
-    let alone = matches!(share.cache, args::CacheMode::Exclusive | args::CacheMode::Always);
+    let alone = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ
         | InitFlags::ASYNC_DIO
@@ -378,8 +381,8 @@ fn offered_flags(share: &Share, granted: Access) -> InitFlags {
         | InitFlags::PARALLEL_DIROPS
         | InitFlags::INIT_EXT
         | InitFlags::CREATE_SUPP_GROUP
-        // Data that another guest or the host has changed is dropped when new attributes show it; where nobody does,
-        // the guest is spared the question.
+        // The guest drops data when new attributes show a change by another guest or the host. With
+        // `exclusive` there are no such changes.
         | when(!alone, InitFlags::AUTO_INVAL_DATA)
         | when(alone, InitFlags::CACHE_SYMLINKS)
         | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
@@ -390,7 +393,7 @@ fn offered_flags(share: &Share, granted: Access) -> InitFlags {
         | when(share.mmap, InitFlags::DIRECT_IO_ALLOW_MMAP)
         | when(locks, InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS)
         | when(share.xattr, InitFlags::SETXATTR_EXT)
-        // A default ACL of the parent takes the umask's place, so the guest must leave the mode unmasked.
+        // A default ACL of the parent replaces the umask, so the guest must not apply its umask.
         | when(share.posix_acl, InitFlags::POSIX_ACL | InitFlags::DONT_MASK)
 }
 
@@ -438,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn locks_are_offered_where_they_are_served_or_refused() {
+    fn locks_are_offered_if_served_or_refused() {
         let locks = InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS;
         for words in ["", "--cache never", "--locks host --cache always", "--locks none --profile rootfs"] {
             assert!(offered(words).offer.flags.contains(locks), "{words}");

@@ -1,8 +1,9 @@
-//! What libvirt and QEMU ask a vhost-user back-end program before they start it: one JSON object
+//! The answer to `--print-capabilities`, which libvirt and QEMU read before they start a back-end:
+//! one JSON object
 //! (`VHostUserBackendCapabilities` of QEMU's `docs/interop/vhost-user.json`).
 
-/// `separate-options`: options are given one by one instead of as one `-o` list. `posix-acl-negotiation-mode`:
-/// `--posix-acl` takes never, auto and always.
+/// `separate-options`: each option is an argument of its own, not part of an `-o` list.
+/// `posix-acl-negotiation-mode`: `--posix-acl` takes never, auto and always.
 pub(super) const JSON: &str = r#"{
   "type": "fs",
   "features": [

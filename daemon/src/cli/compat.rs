@@ -1,11 +1,11 @@
-//! virtiofsd's old `-o NAME[=VALUE],...` form, put where the options of today are.
+//! virtiofsd's old options `-o NAME[=VALUE],...`, translated to the current ones.
 
-use super::args::{Locks, ServeArgs, When, parse_seconds};
-use super::config::ConfigError;
+use super::args::{LocksArg, ServeArgs, When, parse_seconds};
+use super::error::ConfigError;
 use super::sandbox_args::SandboxMode;
 use clap::ValueEnum;
 
-/// Moves what `-o` said into the other fields; a later word wins.
+/// Moves the words of `-o` into the other fields. A later word wins.
 ///
 /// # Errors
 /// [`ConfigError::Compat`] names the word that is unknown or has a wrong value.
@@ -55,9 +55,10 @@ fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
         "allow_direct_io" => share.allow_direct_io = on,
         "announce_submounts" => (share.announce_submounts, share.no_announce_submounts) = (on, !on),
         "killpriv_v2" => (share.killpriv_v2, share.no_killpriv_v2) = (on, !on),
-        // There is one switch for both: better one kind of locks more that reach the host than one less.
-        "posix_lock" | "flock" if on => share.locks = Some(Locks::Host),
-        "posix_lock" | "flock" => share.locks = Some(share.locks.unwrap_or(Locks::Guest)),
+        // There is one switch for both. Locks that reach the host needlessly are better than too
+        // few.
+        "posix_lock" | "flock" if on => share.locks = Some(LocksArg::Host),
+        "posix_lock" | "flock" => share.locks = Some(share.locks.unwrap_or(LocksArg::Guest)),
         "debug" if on => args.log.debug = true,
         _ => return Err(unknown(word)),
     }
@@ -82,7 +83,7 @@ fn unknown(word: &str) -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::CacheMode;
+    use crate::cli::args::CacheArg;
 
     fn applied(options: &str) -> Result<ServeArgs, ConfigError> {
         let mut args = ServeArgs { compat_options: vec![options.to_owned()], ..ServeArgs::default() };
@@ -90,11 +91,11 @@ mod tests {
     }
 
     #[test]
-    fn what_libvirt_wrote_before_separate_options_is_understood() {
+    fn the_old_options_of_libvirt_are_understood() {
         let args =
             applied("source=/srv/a b,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock").unwrap();
         assert_eq!(args.shared_dir.unwrap().as_os_str(), "/srv/a b");
-        assert_eq!(args.share.cache, CacheMode::Always);
+        assert_eq!(args.share.cache, CacheArg::Always);
         assert_eq!(args.share.sandbox.mode, Some(SandboxMode::Chroot));
         assert!(args.share.xattr);
     }
@@ -114,10 +115,10 @@ mod tests {
     #[test]
     fn either_kind_of_locks_is_both() {
         for (words, locks) in [
-            ("posix_lock", Some(Locks::Host)),
-            ("no_posix_lock,flock", Some(Locks::Host)),
-            ("flock,no_posix_lock", Some(Locks::Host)),
-            ("no_flock,no_posix_lock", Some(Locks::Guest)),
+            ("posix_lock", Some(LocksArg::Host)),
+            ("no_posix_lock,flock", Some(LocksArg::Host)),
+            ("flock,no_posix_lock", Some(LocksArg::Host)),
+            ("no_flock,no_posix_lock", Some(LocksArg::Guest)),
             ("xattr", None),
         ] {
             assert_eq!(applied(words).unwrap().share.locks, locks, "{words}");

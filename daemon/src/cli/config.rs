@@ -1,11 +1,12 @@
-//! What is true: the command line judged as a whole, every default filled in, every contradiction found.
+//! The configuration: the whole command line checked, with all defaults filled in.
 //!
 //! Pure: nothing here looks at the host.
 
-use super::args::{self, CacheMode, Cli, Command, FileHandles, LogArgs, LogLevel, MountArgs, RefusedArgs};
-use super::args::{Locks, ServeArgs, ShareArgs, When};
+use super::args::{CacheArg, Cli, Command, InodeHandlesArg, LocksArg, LogArgs, LogLevel, MountArgs};
+use super::args::{RefusedArgs, ServeArgs, ShareArgs, When};
 use super::compat;
-use super::policy::args::PolicyCommand;
+use super::error::ConfigError;
+use super::policy::args::{PolicyCommand, ProfileArg};
 use super::sandbox_args::{SandboxConfig, SandboxMode};
 use crate::limits;
 use crate::sandbox::Isolation;
@@ -15,103 +16,104 @@ use pinhole_policy::Profile;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A whole command, ready to be built.
+/// A checked command.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// What to do.
+    /// The action.
     pub action: Action,
-    /// Where messages go.
-    pub log: Log,
-    /// Lines for the one who typed it: accepted, but not as it may be expected.
+    /// The log.
+    pub log: LogConfig,
+    /// Lines for the user about options that are accepted, but have no effect here.
     pub notes: Vec<String>,
 }
 
-/// What to do.
+/// The action of a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Print the vhost-user JSON and end.
     PrintCapabilities,
     /// Serve a vhost-user socket.
-    Serve(Serve),
+    Serve(ServeConfig),
     /// Serve /dev/fuse.
-    Mount(Mount),
-    /// Say something about policies.
+    Mount(MountConfig),
+    /// Answer a question about policies.
     Policy(PolicyCommand),
 }
 
 /// Serving a vhost-user socket.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Serve {
-    /// Where the VMM connects.
-    pub listen: Listen,
-    /// 1 to 36 bytes.
+pub struct ServeConfig {
+    /// The socket to which the VMM connects.
+    pub listen: ListenConfig,
+    /// Name of the share, 1 to 36 bytes.
     pub tag: String,
-    /// 1 to 63.
+    /// Number of request queues, 1 to 63.
     pub request_queues: u16,
     /// Serve the next connection after one has ended.
     pub keep_listening: bool,
-    /// Threads at most for requests that wait for the host.
+    /// Largest number of threads for requests that wait for the host.
     pub pool_threads: u16,
-    /// How long a worker looks for the next request before it sleeps; `None`: as is best on this host.
+    /// How long a queue thread polls for the next request before it sleeps. `None`: chosen for the
+    /// host.
     pub poll: Option<Duration>,
-    /// The DAX window, if there is to be one.
+    /// The DAX window, if there is one.
     pub window: Option<WindowSettings>,
     /// The share.
-    pub share: Share,
+    pub share: ShareSettings,
 }
 
-/// Where the VMM connects.
+/// The socket to which the VMM connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum ListenConfig {
     /// A socket to make.
     Path {
-        /// Its place.
+        /// Its path.
         path: PathBuf,
-        /// Who may connect too.
+        /// A group that may connect too.
         group: Option<String>,
     },
-    /// A listening socket that the caller has passed in.
+    /// The descriptor of a listening socket that the starter of the process has passed.
     Descriptor(u16),
 }
 
 /// Serving /dev/fuse.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mount {
-    /// Where to mount.
+pub struct MountConfig {
+    /// The directory to mount on.
     pub mountpoint: PathBuf,
-    /// Words for mount(8)'s `-o`, as typed.
+    /// Words of mount(8)'s `-o`, as typed.
     pub options: Vec<String>,
-    /// Threads; `None` is for the builder to choose by the processors.
+    /// Number of threads. `None`: chosen by the number of processors.
     pub threads: Option<u16>,
     /// The share.
-    pub share: Share,
+    pub share: ShareSettings,
 }
 
-/// What is shared and how, whatever the transport.
+/// The share, for each transport.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches of one share")]
-pub struct Share {
-    /// The directory.
+pub struct ShareSettings {
+    /// The shared directory.
     pub directory: PathBuf,
-    /// What the guest may do.
+    /// The policy.
     pub policy: PolicyChoice,
-    /// Less every change.
+    /// Refuse every change, whatever the policy.
     pub read_only: bool,
     /// What the guest may cache of file data.
-    pub cache: CacheMode,
-    /// For how long it trusts the rest.
-    pub timeouts: Timeouts,
-    /// It may send writes later.
+    pub cache: CacheArg,
+    /// How long the guest trusts names and attributes.
+    pub timeouts: CacheTimeouts,
+    /// The guest may send writes later.
     pub writeback: bool,
     /// `O_DIRECT` reaches the host.
     pub direct_io: bool,
-    /// Shared mappings of uncached files.
+    /// Allow shared mappings of uncached files.
     pub mmap: bool,
-    /// Who has the locks.
-    pub locks: Locks,
-    /// Attributes along with directory entries.
+    /// The owner of the locks.
+    pub locks: LocksArg,
+    /// Send attributes along with directory entries.
     pub readdirplus: bool,
-    /// Drop privileged bits here.
+    /// Drop privileged bits in the daemon.
     pub killpriv: bool,
     /// The guest may mount the share with mapped ids.
     pub idmap: bool,
@@ -119,113 +121,72 @@ pub struct Share {
     pub xattr: bool,
     /// Serve POSIX ACLs; implies `xattr`.
     pub posix_acl: bool,
-    /// Tell the guest where other file systems begin.
+    /// Tell the guest which directories are mount points.
     pub submounts: bool,
     /// Keep `O_NOATIME`.
     pub noatime: bool,
-    /// How known files are found again.
-    pub file_handles: FileHandles,
-    /// Open files allowed to the process.
+    /// The use of inode handles.
+    pub inode_handles: InodeHandlesArg,
+    /// The limit of open files of the process.
     pub descriptors: DescriptorLimit,
-    /// What stands around the process.
+    /// The sandbox.
     pub sandbox: SandboxConfig,
 }
 
-/// What a guest may do, before any file is read.
+/// The choice of a policy, before any file is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicyChoice {
     /// A profile.
     Profile(Profile),
-    /// What a file says.
+    /// A policy file.
     File(PathBuf),
 }
 
-/// For how long a guest trusts what it was told.
+/// How long a guest trusts names and attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct CacheTimeouts {
     /// Attributes.
     pub attr: Duration,
     /// Names.
     pub entry: Duration,
-    /// Names that are not there.
+    /// Names that do not exist.
     pub negative: Duration,
 }
 
-/// What to do about `RLIMIT_NOFILE`.
+/// The value of `RLIMIT_NOFILE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DescriptorLimit {
     /// Raise the soft limit to the hard one.
     Hard,
-    /// Leave it.
+    /// Keep the limit.
     Keep,
-    /// Set it.
+    /// Set the limit.
     Exactly(u64),
 }
 
-/// Where messages go.
+/// The log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// Least severe one written.
+pub struct LogConfig {
+    /// The least severe messages that are written.
     pub level: LogLevel,
-    /// To the system log instead of standard error.
+    /// Write to the system log instead of standard error.
     pub syslog: bool,
 }
 
-/// A command line that means nothing; each names the argument and says what is right.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum ConfigError {
-    #[error("--shared-dir is missing: give the directory to share")]
-    NoDirectory,
-    #[error("-o source= and --shared-dir name two directories: give one")]
-    TwoDirectories,
-    #[error("no socket: give --socket-path SOCKET to make one, or --fd N to take over a listening one")]
-    NoSocket,
-    #[error("{first} and {second} exclude each other: give one")]
-    Exclude { first: &'static str, second: &'static str },
-    #[error("--socket-path: {len} bytes are too long: the kernel takes at most 107")]
-    SocketPathLong { len: usize },
-    #[error("--socket-group is for a socket made by --socket-path; the one of --fd keeps its owner")]
-    GroupOfDescriptor,
-    #[error("--tag: {len} bytes: a tag has 1 to 36 bytes, none of them NUL")]
-    Tag { len: usize },
-    #[error("-o {word}: {right}")]
-    Compat { word: String, right: String },
-    #[error("-o {word}: not a mount option that pinhole knows: use {known}")]
-    MountOption { word: String, known: &'static str },
-    #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
-    AclWithoutXattr,
-    #[error(
-        "--rlimit-nofile: {limit} is too few: at least {least} are needed, or 0 to leave the limit alone"
-    )]
-    FewDescriptors { limit: u64, least: u64 },
-    #[error("--dax-window: {len} bytes are no window: give a power of two from 2M on, or 0 for none")]
-    WindowLen { len: u64 },
-    #[error("{option} needs a window: give --dax-window SIZE too")]
-    NoWindow { option: &'static str },
-    #[error(
-        "{option} (-o timeout=) contradicts --cache strict, in which nothing is stale: leave it out, or use --cache auto"
-    )]
-    Stale { option: &'static str },
-    #[error("{option} is not supported: {instead}")]
-    Refused { option: &'static str, instead: &'static str },
-    #[error("{option}: {why}")]
-    Sandbox { option: &'static str, why: String },
-}
-
-/// Least `--rlimit-nofile`: half of it is the daemon's own, enough for a VMM with a few queues and memory regions.
+/// Smallest `--rlimit-nofile`. Half of it is for the daemon itself, which is enough for a VMM with
+/// a few queues and memory regions.
 const DESCRIPTORS_MIN: u64 = 512;
-/// `sun_path` has 108 bytes, one of them the NUL.
+/// Largest length of a socket's path in bytes: `sun_path` has 108 bytes, one of them the NUL.
 const SOCKET_PATH_MAX: usize = 107;
-/// The tag field of the device's configuration (virtio 1.3, 5.11.4).
+/// Length in bytes of the tag in the device's configuration (virtio 1.3, 5.11.4).
 const TAG_MAX: usize = 36;
 const DAY: Duration = Duration::from_hours(24);
 
 impl Config {
-    /// Judges a command line.
+    /// Checks a command line.
     ///
     /// # Errors
-    /// [`ConfigError`], one line for the one who typed it.
+    /// [`ConfigError`], one line for the user.
     pub fn new(cli: Cli) -> Result<Self, ConfigError> {
         match cli.command {
             Some(Command::Serve(args)) => Self::serve(*args),
@@ -268,7 +229,8 @@ impl Config {
                 return Err(ConfigError::FewDescriptors { limit, least });
             }
         }
-        let serve = Serve { listen, tag, request_queues, keep_listening, pool_threads, poll, window, share };
+        let serve =
+            ServeConfig { listen, tag, request_queues, keep_listening, pool_threads, poll, window, share };
         Ok(Self { action: Action::Serve(serve), log, notes })
     }
 
@@ -284,11 +246,11 @@ impl Config {
         }
         let share = share(args.directory, &args.share, Isolation::None)?;
         let MountArgs { mountpoint, options, threads, .. } = args;
-        Ok(Self { action: Action::Mount(Mount { mountpoint, options, threads, share }), log, notes })
+        Ok(Self { action: Action::Mount(MountConfig { mountpoint, options, threads, share }), log, notes })
     }
 }
 
-fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
+fn listen(args: &mut ServeArgs) -> Result<ListenConfig, ConfigError> {
     if args.socket.is_some() && args.socket_path.is_some() {
         return Err(ConfigError::Exclude { first: "--socket", second: "--socket-path" });
     }
@@ -297,18 +259,18 @@ fn listen(args: &mut ServeArgs) -> Result<Listen, ConfigError> {
         (None, None) => Err(ConfigError::NoSocket),
         (Some(_), Some(_)) => Err(ConfigError::Exclude { first: "--fd", second: "--socket-path" }),
         (None, Some(_)) if args.socket_group.is_some() => Err(ConfigError::GroupOfDescriptor),
-        (None, Some(descriptor)) => Ok(Listen::Descriptor(descriptor)),
+        (None, Some(descriptor)) => Ok(ListenConfig::Descriptor(descriptor)),
         (Some(path), None) => {
             let len = path.as_os_str().len();
             if len > SOCKET_PATH_MAX {
                 return Err(ConfigError::SocketPathLong { len });
             }
-            Ok(Listen::Path { path, group: args.socket_group.take() })
+            Ok(ListenConfig::Path { path, group: args.socket_group.take() })
         }
     }
 }
 
-/// The window that is to be; one from which no file may be mapped is none.
+/// Returns the window, or `None` if there is none or no file may be mapped.
 fn window(
     len: Option<u64>,
     dax: Option<When>,
@@ -332,8 +294,8 @@ fn window(
     Ok(Some(WindowSettings { len, mode, threshold: threshold.unwrap_or(limits::DAX_MIN_SIZE_DEFAULT) }))
 }
 
-/// Least `--rlimit-nofile` with a window: QEMU describes each mapping as memory, of which each region takes a descriptor, up
-/// to 509 of them, and half of the limit is the daemon's own.
+/// Returns the smallest `--rlimit-nofile` with a window. QEMU describes each mapping as a memory
+/// region, which takes a descriptor, up to 509 of them. Half of the limit is for the daemon itself.
 fn descriptors_with(window: &WindowSettings) -> u64 {
     const REGIONS_MAX: u64 = 509;
     DESCRIPTORS_MIN.saturating_add((window.len / SLOT_LEN).min(REGIONS_MAX).saturating_mul(2))
@@ -353,7 +315,7 @@ fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
     }
 }
 
-fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<Share, ConfigError> {
+fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<ShareSettings, ConfigError> {
     refuse(&args.refused)?;
     never_stale(args)?;
     let uncached = uncached(args.cache);
@@ -366,7 +328,7 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         Some(limit) => DescriptorLimit::Exactly(limit),
     };
     let (posix_acl, timeouts) = (acl_wanted(args), timeouts(args));
-    Ok(Share {
+    Ok(ShareSettings {
         directory,
         policy: PolicyChoice::of(args.policy.as_ref(), args.profile),
         read_only: args.readonly,
@@ -374,9 +336,9 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         timeouts,
         writeback: args.writeback && !uncached,
         direct_io: args.allow_direct_io,
-        mmap: !matches!(args.cache, CacheMode::Never | CacheMode::Metadata) || args.allow_mmap,
+        mmap: !matches!(args.cache, CacheArg::Never | CacheArg::Metadata) || args.allow_mmap,
         locks: args.locks.unwrap_or_else(|| locks(args.cache)),
-        // A guest that may keep no entry asks for each again.
+        // A guest that may keep no entry would ask for each again.
         readdirplus: !args.no_readdirplus && !timeouts.entry.is_zero(),
         killpriv: !args.no_killpriv_v2,
         idmap: args.allow_idmap,
@@ -384,38 +346,38 @@ fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<S
         posix_acl,
         submounts: !args.no_announce_submounts,
         noatime: args.preserve_noatime,
-        file_handles: args.inode_file_handles.unwrap_or(FileHandles::Prefer),
+        inode_handles: args.inode_file_handles.unwrap_or(InodeHandlesArg::Prefer),
         descriptors,
         sandbox: SandboxConfig::new(&args.sandbox, isolation)?,
     })
 }
 
 impl PolicyChoice {
-    pub(super) fn of(file: Option<&PathBuf>, profile: args::Profile) -> Self {
+    pub(super) fn of(file: Option<&PathBuf>, profile: ProfileArg) -> Self {
         file.map_or_else(|| Self::Profile(profile.into()), |path| Self::File(path.clone()))
     }
 }
 
-fn timeouts(args: &ShareArgs) -> Timeouts {
+fn timeouts(args: &ShareArgs) -> CacheTimeouts {
     let by_mode = match args.cache {
-        CacheMode::Strict | CacheMode::Never => Duration::ZERO,
-        CacheMode::Auto => Duration::from_secs(1),
-        CacheMode::Exclusive | CacheMode::Always | CacheMode::Metadata => DAY,
+        CacheArg::Strict | CacheArg::Never => Duration::ZERO,
+        CacheArg::Auto => Duration::from_secs(1),
+        CacheArg::Exclusive | CacheArg::Always | CacheArg::Metadata => DAY,
     };
-    // Where nobody else makes a file, a name that was not there is not there.
-    let absent = if args.cache == CacheMode::Exclusive { DAY } else { Duration::ZERO };
+    // If only this guest creates files, a name that did not exist still does not.
+    let absent = if args.cache == CacheArg::Exclusive { DAY } else { Duration::ZERO };
     let or = |given: Option<f64>, default| {
         given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default)
     };
-    Timeouts {
+    CacheTimeouts {
         attr: or(args.attr_timeout, by_mode),
         entry: or(args.entry_timeout, by_mode),
         negative: or(args.negative_timeout, absent),
     }
 }
 
-/// `strict` is a promise; a time for which something may be stale takes it back. virtiofsd's `never` is none: there the
-/// time counts, as the old `-o timeout=` does with `-o cache=none`.
+/// Refuses timeouts with `strict`, which promises that nothing is stale. virtiofsd's `never`
+/// promises nothing: there a timeout counts, as the old `-o timeout=` does with `-o cache=none`.
 fn never_stale(args: &ShareArgs) -> Result<(), ConfigError> {
     let times = [
         ("--attr-timeout", args.attr_timeout),
@@ -424,17 +386,17 @@ fn never_stale(args: &ShareArgs) -> Result<(), ConfigError> {
     ];
     let stale =
         |(option, seconds): (_, Option<f64>)| seconds.is_some_and(|time| time > 0.0).then_some(option);
-    match times.into_iter().find_map(stale).filter(|_| args.cache == CacheMode::Strict) {
+    match times.into_iter().find_map(stale).filter(|_| args.cache == CacheArg::Strict) {
         Some(option) => Err(ConfigError::Stale { option }),
         None => Ok(()),
     }
 }
 
-/// Who has the locks unless it is said: where one guest has the tree to itself, nobody else need be asked.
-const fn locks(cache: CacheMode) -> Locks {
+/// Returns the default owner of the locks: the guest itself if no other guest uses the tree.
+const fn locks(cache: CacheArg) -> LocksArg {
     match cache {
-        CacheMode::Exclusive | CacheMode::Always => Locks::Guest,
-        CacheMode::Strict | CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => Locks::Host,
+        CacheArg::Exclusive | CacheArg::Always => LocksArg::Guest,
+        CacheArg::Strict | CacheArg::Auto | CacheArg::Metadata | CacheArg::Never => LocksArg::Host,
     }
 }
 
@@ -466,18 +428,18 @@ fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether file data bypasses the guest's page cache.
-const fn uncached(cache: CacheMode) -> bool {
+/// Returns whether file data bypasses the guest's page cache.
+const fn uncached(cache: CacheArg) -> bool {
     match cache {
-        CacheMode::Auto | CacheMode::Exclusive | CacheMode::Always => false,
-        CacheMode::Strict | CacheMode::Never | CacheMode::Metadata => true,
+        CacheArg::Auto | CacheArg::Exclusive | CacheArg::Always => false,
+        CacheArg::Strict | CacheArg::Never | CacheArg::Metadata => true,
     }
 }
 
-/// What is accepted without being done.
+/// Returns a line for each option that is accepted and has no effect.
 fn notes(args: &ShareArgs) -> Vec<String> {
     let uncached = uncached(args.cache);
-    let refuses = matches!(args.cache, CacheMode::Never | CacheMode::Metadata);
+    let refuses = matches!(args.cache, CacheArg::Never | CacheArg::Metadata);
     let rows = [
         (args.allow_mmap && !refuses, "--allow-mmap", "not needed: with this --cache mappings always work"),
         (
@@ -492,9 +454,9 @@ fn notes(args: &ShareArgs) -> Vec<String> {
         .collect()
 }
 
-const fn log(args: &LogArgs) -> Log {
+const fn log(args: &LogArgs) -> LogConfig {
     let level = if args.debug { LogLevel::Debug } else { args.log_level };
-    Log { level, syslog: args.syslog }
+    LogConfig { level, syslog: args.syslog }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Tests of what a command line means.
+//! Tests of the configuration.
 
 use super::*;
 use crate::sandbox::{Layers, OnForbidden};
@@ -8,7 +8,7 @@ fn config(words: &str) -> Result<Config, ConfigError> {
     Config::new(Cli::try_parse_from(words.split(' ')).unwrap())
 }
 
-fn served(words: &str) -> Serve {
+fn served(words: &str) -> ServeConfig {
     let action = config(words).unwrap().action;
     let Action::Serve(serve) = action else { panic!("{action:?}") };
     serve
@@ -17,7 +17,7 @@ fn served(words: &str) -> Serve {
 #[test]
 fn the_least_command_line_has_the_documented_defaults() {
     let serve = served("pinhole --shared-dir /d --socket-path /s");
-    assert_eq!(serve.listen, Listen::Path { path: "/s".into(), group: None });
+    assert_eq!(serve.listen, ListenConfig::Path { path: "/s".into(), group: None });
     assert_eq!((serve.tag.as_str(), serve.request_queues, serve.keep_listening), ("pinhole", 8, false));
     let share = serve.share;
     assert_eq!(share.timeouts.attr, Duration::from_secs(1));
@@ -40,7 +40,7 @@ fn what_kata_starts_is_understood() {
     let go = served(
         "virtiofsd --syslog --cache=auto --shared-dir=/p --fd=3 --thread-pool-size=1 --announce-submounts",
     );
-    assert_eq!(go.listen, Listen::Descriptor(3));
+    assert_eq!(go.listen, ListenConfig::Descriptor(3));
     let rust = config(
         "virtiofsd --socket-path /s --shared-dir /d --cache never --thread-pool-size=1 -o announce_submounts --xattr",
     );
@@ -86,7 +86,7 @@ fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
 #[test]
 fn strict_trusts_nothing_and_takes_no_time_for_which_something_may_be_stale() {
     let base = "pinhole --shared-dir /d --socket-path /s --cache strict";
-    let nothing = Timeouts { attr: Duration::ZERO, entry: Duration::ZERO, negative: Duration::ZERO };
+    let nothing = CacheTimeouts { attr: Duration::ZERO, entry: Duration::ZERO, negative: Duration::ZERO };
     for words in ["", " --attr-timeout 0 --entry-timeout 0 --negative-timeout 0", " -o timeout=0"] {
         assert_eq!(served(&format!("{base}{words}")).share.timeouts, nothing, "{words}");
     }
@@ -177,7 +177,7 @@ fn a_mount_takes_the_options_of_a_share() {
     let Action::Mount(mount) = config.action else { panic!("{config:?}") };
     assert_eq!((mount.mountpoint, mount.threads), ("/m".into(), Some(2)));
     assert_eq!(mount.options, ["ro", "nosuid"]);
-    assert_eq!(mount.share.cache, CacheMode::Always);
+    assert_eq!(mount.share.cache, CacheArg::Always);
 }
 
 #[test]

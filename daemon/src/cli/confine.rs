@@ -1,11 +1,11 @@
-//! The walls around what is built: what they are made for, and who waits outside.
+//! The sandbox of a command: the plan of it, and the supervisor's work.
 
-use super::args;
-use super::config::Share;
+use super::args::InodeHandlesArg;
+use super::config::ShareSettings;
 use super::report;
 use crate::passthrough::{self, Surroundings};
 use crate::sandbox::{
-    Confined, Ended, Isolation, Layers, MissingFeature, Plan, SandboxError, UnconfinedSupervisor,
+    Confined, Isolation, Layers, MissingFeature, Plan, SandboxError, ServingExit, UnconfinedSupervisor,
 };
 use crate::sys::process;
 use crate::thread_setup::ThreadSetup;
@@ -14,11 +14,11 @@ use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
 use std::io;
 
-/// The status of a process that could not do what it was started for.
+/// The exit status of a failed process.
 const FAILURE: u8 = 1;
 
-/// What the walls are made for. `besides`: what the transport and the log add.
-pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan {
+/// Makes the plan of the sandbox. `besides`: additions of the transport and the log.
+pub(super) fn plan(share: &ShareSettings, policy: &Policy, besides: Facilities) -> Plan {
     Plan {
         isolation: share.sandbox.isolation,
         id_maps: share.sandbox.id_maps.clone(),
@@ -34,16 +34,17 @@ pub(super) fn plan(share: &Share, policy: &Policy, besides: Facilities) -> Plan 
     }
 }
 
-/// Whether the process has the rights of the host's root; those of a user namespace's do not go as far.
-fn is_root(share: &Share) -> bool {
+/// Returns whether the process has the rights of the host's root. The root of a user namespace does
+/// not have them.
+fn is_root(share: &ShareSettings) -> bool {
     let own_users = share.sandbox.isolation == Isolation::Namespace && share.sandbox.id_maps.are_given();
     rustix::process::geteuid().is_root() && !own_users
 }
 
-fn facilities(share: &Share) -> Facilities {
+fn facilities(share: &ShareSettings) -> Facilities {
     let identity = is_root(share) || share.sandbox.id_maps.have_root();
     let rows = [
-        (Facilities::HANDLES, file_handles(share) != args::FileHandles::Never),
+        (Facilities::HANDLES, inode_handles(share) != InodeHandlesArg::Never),
         (Facilities::XATTR, share.xattr),
         (Facilities::ACL, share.posix_acl),
         (Facilities::IDENTITY, identity),
@@ -53,17 +54,16 @@ fn facilities(share: &Share) -> Facilities {
     rows.into_iter().filter(|(_, wanted)| *wanted).fold(Facilities::empty(), |all, (one, _)| all | one)
 }
 
-/// Whether file handles are used: only the host's root finds files by them.
-pub(super) fn file_handles(share: &Share) -> args::FileHandles {
-    match share.file_handles {
-        args::FileHandles::Prefer if !is_root(share) => args::FileHandles::Never,
-        wanted @ (args::FileHandles::Never | args::FileHandles::Prefer | args::FileHandles::Mandatory) => {
-            wanted
-        }
+/// Returns the use of inode handles: only the host's root can open files by handle.
+pub(super) fn inode_handles(share: &ShareSettings) -> InodeHandlesArg {
+    match share.inode_handles {
+        InodeHandlesArg::Prefer if !is_root(share) => InodeHandlesArg::Never,
+        wanted @ (InodeHandlesArg::Never | InodeHandlesArg::Prefer | InodeHandlesArg::Mandatory) => wanted,
     }
 }
 
-/// Before rights are given up: lets threads keep the rest of them when they act as the guest's users.
+/// Lets threads keep their capabilities when they act as the guest's users. Called before rights
+/// are given up.
 pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxError> {
     if !facilities.contains(Facilities::IDENTITY) {
         return Ok(());
@@ -76,21 +76,21 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
 /// with the same setup, last of all.
 pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> io::Result<Surroundings> {
     let Confined { places, filters, missing } = confined;
-    say(&missing);
+    log_missing(&missing);
     let threads = ThreadSetup::new(places.proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
     Ok(Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads })
 }
 
-/// Says what of the walls this host does not have.
-pub(super) fn say(missing: &[MissingFeature]) {
-    for lack in missing {
-        tracing::warn!("sandbox: {lack}");
+/// Logs the features of the sandbox that this host does not have.
+pub(super) fn log_missing(missing: &[MissingFeature]) {
+    for feature in missing {
+        tracing::warn!("sandbox: {feature}");
     }
 }
 
-/// Waits outside until the process inside has ended, removes the socket, and ends as that did. It does not return, because
-/// the end of `main` takes system calls that the supervisor's filter forbids.
+/// Waits for the end of the serving process, removes the socket, and ends in the same way. Does not
+/// return, because the end of `main` takes system calls that the supervisor's filter forbids.
 pub(super) fn supervise(supervisor: UnconfinedSupervisor, name: &SocketName) -> ! {
     let serving = supervisor.serving().as_raw_pid();
     let supervisor = match supervisor.confine() {
@@ -104,15 +104,15 @@ pub(super) fn supervise(supervisor: UnconfinedSupervisor, name: &SocketName) -> 
     let ended = supervisor.watch();
     name.remove();
     match &ended {
-        Ok(Ended::Status(_)) => {}
-        Ok(Ended::Signal(signal)) => tell(serving, *signal),
+        Ok(ServingExit::Status(_)) => {}
+        Ok(ServingExit::Signal(signal)) => log_signal(serving, *signal),
         Err(error) => report::problem(error),
     }
-    supervisor.end_as(ended.unwrap_or(Ended::Status(FAILURE)))
+    supervisor.end_as(ended.unwrap_or(ServingExit::Status(FAILURE)))
 }
 
-/// Says by which signal the process that served has ended, and what to do next.
-fn tell(serving: i32, signal: i32) {
+/// Logs the signal that has ended the serving process, and what to do next.
+fn log_signal(serving: i32, signal: i32) {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal without a name");
     match signal {
         SIGTERM | SIGINT => tracing::info!("the serving process {serving} was ended by {name}"),
@@ -125,8 +125,8 @@ fn tell(serving: i32, signal: i32) {
     }
 }
 
-/// What is known of a signal that ends a process which did not ask for it. The number of a forbidden call is in the
-/// kernel's log alone: only a tracer could have it from the process.
+/// Explains a signal that has ended the serving process. Only the kernel's log has the number of a
+/// forbidden call: only a tracer could get it from the process.
 fn explained(serving: i32, signal: i32) -> String {
     match signal {
         SIGSYS => format!(
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forbidden_call_is_explained_with_where_its_number_is() {
+    fn a_forbidden_call_names_the_log_with_its_number() {
         let text = explained(4711, SIGSYS);
         assert!(text.contains("'type=1326.* pid=4711 '") && text.contains("--seccomp log"), "{text}");
     }

@@ -1,14 +1,15 @@
-//! How many files this process may have open, and how many of them the guest may take.
+//! The limit of open files of this process, and the guest's part of it.
 
 use super::config::DescriptorLimit;
 use crate::limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
-/// Sets the limit and returns how many descriptors are left for what the guest knows and opens.
+/// Sets the limit, and returns the number of descriptors that the guest's nodes and handles may
+/// use.
 ///
 /// # Errors
-/// What setrlimit(2) says, in words that name the option.
+/// The error of setrlimit(2), in a message that names the option.
 pub(super) fn settle(wanted: DescriptorLimit) -> io::Result<u64> {
     let now = getrlimit(Resource::Nofile);
     let limit = match wanted {
@@ -28,11 +29,11 @@ pub(super) fn settle(wanted: DescriptorLimit) -> io::Result<u64> {
             Some(limit)
         }
     };
-    // Where the limit is small, the two halves share it.
+    // The daemon's reserve is at most half of a small limit.
     let limit = limit.unwrap_or(UNLIMITED).min(UNLIMITED);
     Ok(limit.saturating_sub(limits::DESCRIPTOR_RESERVE.min(limit / 2)))
 }
 
-/// What "unlimited", or a number that only says so, means for a budget: the kernel's own default ceiling
-/// (`fs.nr_open`). Each descriptor pins memory of the host's kernel, so a guest may not have a billion.
+/// Largest number of descriptors, also if there is no limit: the default of `fs.nr_open`. Each
+/// descriptor pins memory of the host's kernel, so a guest may not have a billion.
 const UNLIMITED: u64 = 1 << 20;

@@ -2,10 +2,10 @@
 
 use std::io;
 
-/// The group's number.
+/// Returns the group's number.
 ///
 /// # Errors
-/// Words that name the option, where there is no such group.
+/// A message that names the option, if there is no such group.
 pub(super) fn resolve(group: &str) -> io::Result<u32> {
     if let Ok(number) = group.parse() {
         return Ok(number);
@@ -17,7 +17,7 @@ pub(super) fn resolve(group: &str) -> io::Result<u32> {
     })
 }
 
-/// The third field of the line that begins with the name, group(5).
+/// Returns the third field of the line that begins with the name, group(5).
 fn find(table: &str, group: &str) -> Option<u32> {
     let mut lines = table.lines().map(|line| line.split(':'));
     lines.find_map(|mut fields| (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?)

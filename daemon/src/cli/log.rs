@@ -1,9 +1,10 @@
-//! Where messages go: standard error or the system log. The `log` records of libraries come along.
+//! The log: messages go to standard error or the system log, and so do the `log` records of
+//! libraries.
 //!
-//! No message ends or stalls the one who has it: one that cannot be written is lost, and nobody is told.
+//! No message ends or stalls its thread. A message that cannot be written is lost without a report.
 
 use super::args::LogLevel;
-use super::config::Log;
+use super::config::LogConfig;
 use super::stderr;
 use super::syslog::SystemLog;
 use crate::limits::LOG_TEXT_LEN_MAX;
@@ -14,25 +15,25 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Panics, which a guest may be able to cause.
+/// Limits messages about panics, which a guest may be able to cause.
 static PANICS: Source = Source::new();
 
-/// Records of libraries, which carry what a guest has written into its rings.
+/// Limits records of libraries, which contain bytes that a guest has written into its rings.
 static LIBRARIES: Source = Source::new();
 
-/// The target of every record that comes by way of the `log` crate.
+/// The target of every record of the `log` crate.
 const LIBRARY_TARGET: &str = "log";
 
-/// The text of a panic, cut where it is longer than a line of the log should be.
+/// Cuts the text of a panic to the length of a line of the log.
 fn shortened(text: &str) -> &str {
     let end = (0..=LOG_TEXT_LEN_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
-/// Has a panic say what happened and where, and nothing else: what the standard library would say besides takes system
-/// calls that a thread which serves may not make. What else happens at a panic stays as it is.
+/// Makes a panic log its message and place, and nothing else. The standard library's report takes
+/// system calls that a serving thread may not make.
 ///
-/// A second panic, in here, would end the process; so nothing here may.
+/// A second panic in here would end the process, so no code here panics.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -48,11 +49,11 @@ pub fn catch_panics() {
     }));
 }
 
-/// Sends all further messages where they are wanted. Once a process.
+/// Starts the log. Called once.
 ///
 /// # Errors
-/// When it was called before.
-pub fn start(log: Log) -> io::Result<()> {
+/// Fails if it was called before.
+pub fn start(log: LogConfig) -> io::Result<()> {
     let level = match log.level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
@@ -61,7 +62,7 @@ pub fn start(log: Log) -> io::Result<()> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // What the library would say of a line that it cannot write, it says by a panic where it cannot write that either.
+    // The library reports a line that it cannot write, and panics if it cannot write the report.
     let format = tracing_subscriber::fmt().with_max_level(level).log_internal_errors(false);
     let started = if log.syslog {
         // The system log stamps and labels each line itself.
@@ -77,19 +78,20 @@ pub fn start(log: Log) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Where messages go, as far as the log's budget allows it for those of libraries. Below the level of `info`, which is
-/// never on unless the operator asks for it, everything passes.
+/// A writer that limits the records of libraries to the log's budget. Records below the level
+/// `info` all pass: only an operator switches them on.
 struct Limited<W>(W);
 
-/// A writer, or none for a message that does not pass.
+/// The writer of one message.
 struct Passed<W> {
+    /// `None`: the message does not pass.
     writer: Option<W>,
-    /// Messages before it that did not pass.
+    /// Number of messages before it that did not pass.
     suppressed: u64,
 }
 
 impl<W: Write> Write for Passed<W> {
-    /// The whole message at once, as the writers below expect it.
+    /// Writes the whole message at once, as the writers below expect.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(writer) = &mut self.writer else { return Ok(bytes.len()) };
         if self.suppressed == 0 {
@@ -121,7 +123,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Limited<W> {
     }
 }
 
-/// What a thread that has something to say needs of the host besides `write`.
+/// Returns the rights that a thread needs to write messages, besides `write`.
 pub(super) fn facilities() -> Facilities {
     if stderr::get().is_socket() { Facilities::LOG_SOCKET } else { Facilities::empty() }
 }

@@ -1,6 +1,7 @@
-//! The command line: `Args` (what was typed) -> `Config` (what is true) -> built things.
+//! The command line: `Args` (as typed) -> `Config` (checked) -> built objects.
 //!
-//! Only [`build`] touches the host; [`main`] ends in an exit code and says in one line what went wrong.
+//! Only [`build`] touches the host. [`main`] returns an exit code, and reports a failure in one
+//! line.
 
 pub mod args;
 mod build;
@@ -9,6 +10,7 @@ mod compat;
 pub mod config;
 mod confine;
 mod descriptors;
+pub mod error;
 mod group;
 pub mod log;
 pub mod policy;
@@ -25,7 +27,7 @@ use config::Config;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// The command line is wrong.
+/// The exit code for a wrong command line.
 const USAGE: u8 = 2;
 
 /// Runs the program with these words, the first of which is its name.
@@ -36,7 +38,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             report::problem(usage::one_line(&error));
             return ExitCode::from(USAGE);
         }
-        // --help and --version are errors to clap; a reader that closes the pipe early has seen enough.
+        // clap returns --help and --version as errors. A reader may close the pipe early.
         Err(asked) => return if asked.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE },
     };
     let config = match Config::new(cli) {

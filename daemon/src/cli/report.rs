@@ -4,21 +4,22 @@ use super::stderr;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// One line on standard error that is waited for at the other end, whatever the log level. A closed standard error is
-/// nobody's problem; a full pipe is waited for, so this is only for a process that serves nobody yet.
+/// Writes one line to standard error that another program waits for, at each log level. A closed
+/// standard error is no error. A full pipe blocks, so only a process that does not serve yet calls
+/// this.
 pub(super) fn line(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
-/// One line on standard error that says which program speaks.
+/// Writes one line to standard error that begins with the name of this program.
 pub(super) fn problem(text: impl Display) {
     drop(stderr::get().write_all(format!("pinhole: {text}\n").as_bytes()));
 }
 
-/// What was asked for on standard output.
+/// Writes an answer to standard output.
 ///
 /// # Errors
-/// As write(2).
+/// The errors of write(2).
 pub(super) fn answer(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;

@@ -1,7 +1,7 @@
 //! The options about the sandbox: the typed arguments, and the configuration that follows from
 //! them.
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 use crate::sandbox::{CapabilityChanges, CapabilityError, IdMap, IdMaps, Isolation, Layers, OnForbidden};
 use clap::{Args, ValueEnum};
 

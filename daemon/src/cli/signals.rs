@@ -1,30 +1,33 @@
-//! The signals that end a daemon, and the one that must not.
+//! The signals that end a daemon.
 
 use crate::sys::signals::{block_signals, unblock_signals};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 
-/// SIGPIPE is already ignored, as in every Rust program, and so is SIGXFSZ (`sys`).
+/// The signals that end a daemon. SIGPIPE is ignored in every Rust program, and `sys::signals`
+/// ignores SIGXFSZ.
 const ENDING: [i32; 2] = [SIGTERM, SIGINT];
 
-/// The signals, kept from every thread until one waits for them.
+/// The signals, blocked for every thread until one waits for them.
 #[derive(Debug)]
-pub(super) struct Held(Signals);
+pub(super) struct HeldSignals(Signals);
 
-/// Keeps them from the calling thread and all that it starts from now on, until [`Held::watch`] waits for them: the
-/// filter of a thread that serves a guest has no room for what is done when a signal comes.
-pub(super) fn hold() -> io::Result<Held> {
+/// Blocks the signals for the calling thread and all that it starts from now on, until
+/// [`HeldSignals::watch`] waits for them. The filter of a serving thread does not allow the calls
+/// of a signal handler.
+pub(super) fn hold() -> io::Result<HeldSignals> {
     block_signals(&ENDING)?;
-    Signals::new(ENDING).map(Held)
+    Signals::new(ENDING).map(HeldSignals)
 }
 
-impl Held {
-    /// Starts a thread that calls `stop` at the first of them; a second one ends the process at once, where the first waits
-    /// for a request that the host does not finish. It ends with 128 and the signal's number, as a shell would say it: to
-    /// send itself the signal anew, the process would have to be able to send signals.
+impl HeldSignals {
+    /// Starts a thread that calls `stop` at the first signal. A second signal ends the process at
+    /// once, because the first may wait for a request that the host does not finish. The exit
+    /// status is then 128 plus the signal's number, as in a shell: the process may not send itself
+    /// signals.
     ///
-    /// The thread has the filter of the one that starts it.
+    /// The thread has the filter of the thread that starts it.
     pub(super) fn watch(self, stop: impl Fn() + Send + 'static) -> io::Result<()> {
         let Self(mut signals) = self;
         let watch = move || {

@@ -1,8 +1,8 @@
-//! Standard error as a place for the log: whatever is at its other end, a message never ends, stalls or signals the
-//! thread that has it. One that cannot be delivered at once is lost.
+//! Standard error as the destination of the log. A message never ends, stalls or signals its
+//! thread, whatever reads the other end.
 //!
-//! What a pipe, a terminal or a socket does not take at once is lost by that. A regular file is written as any file is;
-//! where it is full, or longer than the limits of the process or of its policy allow, the line is lost too.
+//! A message that a pipe, a terminal or a socket does not take at once is lost. So is a line that
+//! would make a regular file larger than the limits of the process or its policy allow.
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::SendFlags;
@@ -11,29 +11,29 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Standard error, by what it is.
+/// Standard error.
 #[derive(Debug)]
 pub(super) struct StandardError {
-    way: Way,
+    destination: Destination,
 }
 
 #[derive(Debug)]
-enum Way {
-    /// As it was passed in: files, which do not keep anybody waiting, and what cannot be opened a second time.
+enum Destination {
+    /// As it was passed: a file, which never blocks, or an object that cannot be opened again.
     AsItIs,
-    /// A pipe or a terminal, opened a second time, so that not to wait is a property of this process's end alone.
+    /// A pipe or a terminal, opened again, so that only this process's end is non-blocking.
     OpenedAgain(OwnedFd),
     /// A socket, such as the journal's.
     Socket,
 }
 
-/// That of this process.
+/// Returns the standard error of this process.
 pub(super) fn get() -> &'static StandardError {
     static PLACE: OnceLock<StandardError> = OnceLock::new();
-    PLACE.get_or_init(|| StandardError { way: Way::find() })
+    PLACE.get_or_init(|| StandardError { destination: Destination::find() })
 }
 
-impl Way {
+impl Destination {
     fn find() -> Self {
         let Ok(status) = rustix::fs::fstat(rustix::stdio::stderr()) else { return Self::AsItIs };
         let kind = FileType::from_raw_mode(status.st_mode);
@@ -44,26 +44,27 @@ impl Way {
             return Self::AsItIs;
         }
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // A FIFO without a reader and another user's terminal cannot be had again.
+        // A FIFO without a reader, and another user's terminal, cannot be opened again.
         rustix::fs::open(c"/proc/self/fd/2", flags, Mode::empty()).map_or(Self::AsItIs, Self::OpenedAgain)
     }
 }
 
 impl StandardError {
-    /// Whether a thread that has something to say sends it to a socket.
+    /// Returns whether messages go to a socket.
     pub(super) const fn is_socket(&self) -> bool {
-        matches!(self.way, Way::Socket)
+        matches!(self.destination, Destination::Socket)
     }
 }
 
 impl Write for &StandardError {
-    /// In one call, so that lines of several threads do not mix. Nobody is told where it fails: who could be?
+    /// Writes in one call, so that lines of several threads do not mix. A failure cannot be
+    /// reported.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let _lost_or_not = match &self.way {
-            Way::AsItIs => rustix::io::write(rustix::stdio::stderr(), bytes),
-            Way::OpenedAgain(again) => rustix::io::write(again, bytes),
-            Way::Socket => rustix::net::send(rustix::stdio::stderr(), bytes, flags),
+        let _lost_or_not = match &self.destination {
+            Destination::AsItIs => rustix::io::write(rustix::stdio::stderr(), bytes),
+            Destination::OpenedAgain(again) => rustix::io::write(again, bytes),
+            Destination::Socket => rustix::net::send(rustix::stdio::stderr(), bytes, flags),
         };
         Ok(bytes.len())
     }

@@ -1,7 +1,7 @@
 //! A writer for the system log (RFC 3164 lines to `/dev/log`) that never blocks and never fails.
 //!
-//! Its own few lines because the C library's syslog(3), under every crate for it, waits while the log's queue is
-//! full, and a share must not stand still for its messages. A line that cannot be delivered at once is dropped.
+//! All crates for it use the C library's syslog(3), which waits while the log's queue is full. A
+//! share must not stall for its messages, so a line that cannot be delivered at once is dropped.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -9,15 +9,15 @@ use std::path::Path;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The system log of this machine.
+/// The system log of the host.
 #[derive(Debug)]
 pub(super) struct SystemLog {
     socket: Option<UnixDatagram>,
-    /// The number of the process that was started, by which its operator knows it.
+    /// The id of the process that was started, which its operator knows.
     process: u32,
 }
 
-/// One message on its way.
+/// A writer of one message.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
     log: &'a SystemLog,
@@ -34,7 +34,7 @@ impl SystemLog {
     }
 
     fn at(place: &Path) -> Self {
-        // Connected now: later there is no such path. Where there is no log, lines are lost.
+        // Connected now, because the sandbox has no such path. Without a log, lines are lost.
         let socket = UnixDatagram::unbound().and_then(|socket| {
             socket.set_nonblocking(true)?;
             socket.connect(place).map(|()| socket)
@@ -45,7 +45,7 @@ impl SystemLog {
     fn send(&self, severity: u8, text: &str) {
         let line = format!("<{}>pinhole[{}]: {}", DAEMON | severity, self.process, text.trim_end());
         if let Some(socket) = &self.socket {
-            // Nobody to tell when there is none any more.
+            // A failure cannot be logged.
             drop(socket.send(line.as_bytes()));
         }
     }

@@ -1,8 +1,8 @@
-//! clap's answer to a wrong command line, boiled down to one line that names the argument and says what is right.
+//! One line for each error of clap, which names the argument and says what is right.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// The line for an error that is not a request for help.
+/// Returns the line for an error that is not a request for help.
 pub(super) fn one_line(error: &clap::Error) -> String {
     let is = |kind| error.kind() == kind;
     let text = if is(ErrorKind::UnknownArgument) || is(ErrorKind::InvalidSubcommand) {
@@ -54,7 +54,7 @@ fn one(error: &clap::Error, kind: ContextKind) -> Option<String> {
     Some(value.to_string())
 }
 
-/// clap's own first line, without its "error:" and its line breaks.
+/// Returns clap's own first line, without "error:" and line breaks.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());

@@ -1,7 +1,7 @@
-//! Filters of system calls, one for each kind of thread, made from the table in `policy`. Installed last, by each thread
-//! for itself, and never taken off again.
+//! Filters of system calls, one for each kind of thread, made from the table in `policy`. Each
+//! thread installs its own, last of all, and can never remove it.
 
-use super::SandboxError;
+use super::error::SandboxError;
 use crate::sys::process;
 use pinhole_policy::host_calls::{self, CallRow, Condition, Process, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
@@ -13,13 +13,13 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io;
 
-/// What happens at a call that is not in the table.
+/// The effect of a call that is not in the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnForbidden {
     /// The process ends.
     #[default]
     Kill,
-    /// The kernel's log has it; the call is made.
+    /// The kernel logs the call and makes it.
     Log,
     /// The thread gets SIGSYS.
     Trap,
@@ -41,26 +41,27 @@ impl OnForbidden {
 /// The filters of a share.
 #[derive(Clone, Debug)]
 pub struct Filters {
-    /// None: nothing is filtered.
+    /// `None`: nothing is filtered.
     programs: Option<Programs>,
 }
 
 #[derive(Clone, Debug)]
 struct Programs {
     control: BpfProgram,
-    /// Answers ENOSYS to what the C library can do without. Threads inherit it from the first.
+    /// Returns ENOSYS for calls that the C library can do without. Threads inherit it from the
+    /// first.
     answers: BpfProgram,
-    /// Each thread installs all of its own.
+    /// Each thread installs `answers` itself.
     alone: bool,
     worker: BpfProgram,
     offload: BpfProgram,
 }
 
 impl Filters {
-    /// Filters for what a policy grants anywhere, on this architecture.
+    /// Makes the filters for the rights that a policy grants anywhere, on this architecture.
     ///
     /// # Errors
-    /// [`SandboxError::Filter`] where this architecture has no table.
+    /// [`SandboxError::Filter`] if this architecture has no table.
     pub fn new(
         forbidden: OnForbidden,
         granted: Access,
@@ -82,16 +83,16 @@ impl Filters {
         })
     }
 
-    /// Installs the filter of a kind of thread on the calling one.
+    /// Installs the filter of a kind of thread on the calling thread.
     ///
     /// # Errors
-    /// What the host says; the thread must then do nothing.
+    /// The host's error; the thread must then do nothing.
     pub fn install(&self, kind: Threads) -> io::Result<()> {
         let Some(programs) = &self.programs else { return Ok(()) };
         let (program, is_first) = if kind == Threads::WORKER {
             (&programs.worker, programs.alone)
         } else if kind == Threads::OFFLOAD {
-            // The closing thread is there before the first one has its filter.
+            // Such a thread may start before the first thread has its filter.
             (&programs.offload, true)
         } else {
             (&programs.control, true)
@@ -105,7 +106,7 @@ impl Filters {
     }
 }
 
-/// The two processes of a daemon, by their numbers for the supervisor.
+/// The ids of a daemon's two processes, as the supervisor sees them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Processes {
     pub(super) supervisor: Pid,
@@ -113,7 +114,7 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// A number as the kernel gets it in an argument.
+    /// Returns a process id as the kernel gets it in an argument.
     fn number(self, process: Process) -> u64 {
         let process = match process {
             Process::Supervisor => self.supervisor,
@@ -123,7 +124,7 @@ impl Processes {
     }
 }
 
-/// The supervisor's filter, which is complete when the serving process has a number.
+/// The supervisor's filter, which can be made when the serving process has an id.
 #[derive(Clone, Debug)]
 pub(super) struct SupervisorFilter {
     /// `None`: nothing is filtered.
@@ -132,19 +133,19 @@ pub(super) struct SupervisorFilter {
 }
 
 impl SupervisorFilter {
-    /// A filter for a supervisor with these facilities.
+    /// Prepares the filter of a supervisor with these facilities.
     ///
     /// # Errors
-    /// [`SandboxError::Filter`] where this architecture has no table.
+    /// [`SandboxError::Filter`] if this architecture has no table.
     pub(super) fn new(forbidden: OnForbidden, facilities: Facilities) -> Result<Self, SandboxError> {
         let with = |action| Architecture::of_this_host().map(|architecture| (architecture, action));
         Ok(Self { wanted: forbidden.action().map(with).transpose()?, facilities })
     }
 
-    /// Installs it on the calling thread.
+    /// Installs the filter on the calling thread.
     ///
     /// # Errors
-    /// What the host says.
+    /// The host's error.
     pub(super) fn install(&self, processes: Processes) -> io::Result<()> {
         let Some((architecture, action)) = &self.wanted else { return Ok(()) };
         let program = self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?;
@@ -159,13 +160,13 @@ impl SupervisorFilter {
         otherwise: SeccompAction,
         processes: Processes,
     ) -> Result<BpfProgram, SandboxError> {
-        // What a guest may do is no matter here.
+        // The rights of the guest do not matter here.
         let rows = host_calls::rows(Threads::SUPERVISOR, Access::empty(), self.facilities);
         compiled(architecture, rows, (SeccompAction::Allow, otherwise), Some(processes))
     }
 }
 
-/// Where a call has which number.
+/// The architecture, which decides the number of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Architecture {
     X86,
@@ -183,7 +184,7 @@ impl Architecture {
         }
     }
 
-    /// The number of a call; `None`: there is no such call there.
+    /// Returns the number of a call. `None`: the architecture has no such call.
     fn number(self, call: &str) -> Option<i64> {
         match self {
             Self::X86 => call.parse::<syscalls::x86_64::Sysno>().ok().map(|call| i64::from(call.id())),
@@ -204,7 +205,7 @@ fn program(
     rows: impl Iterator<Item = &'static CallRow>,
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
-    // Of two filters the stricter one decides: what the other answers, this one has to let through.
+    // The stricter of two filters decides, so this one allows the calls that the other answers.
     let answered = host_calls::ANSWERED.iter().filter(|row| row.threads.intersects(threads));
     let rows = rows.chain(answered);
     compiled(architecture, rows, (SeccompAction::Allow, otherwise), None)
@@ -215,7 +216,8 @@ fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
     compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow), None)
 }
 
-/// A program that does `listed` at the calls of these rows. `processes`: for rows that name one.
+/// Compiles a program that does `listed` at the calls of these rows, and `otherwise` at all others.
+/// Rows that name a process need `processes`.
 fn compiled(
     architecture: Architecture,
     rows: impl Iterator<Item = &'static CallRow>,
@@ -230,7 +232,7 @@ fn compiled(
         let conditions: Vec<_> = conditions.collect::<Result<_, _>>()?;
         let alternatives = rules.entry(number).or_insert_with(|| Some(Vec::new()));
         if conditions.is_empty() {
-            // However it is called: the other ways are within that.
+            // Allowed with any arguments, which includes all other rows of this call.
             *alternatives = None;
         } else if let Some(alternatives) = alternatives {
             alternatives.push(SeccompRule::new(conditions).map_err(failed)?);
@@ -267,7 +269,8 @@ mod tests {
 
     const BOTH: [Architecture; 2] = [Architecture::X86, Architecture::Arm];
 
-    /// Calls that x86-64 alone has; elsewhere the C library makes another one that is in the table, too.
+    /// Calls that only x86-64 has. Elsewhere the C library makes another one, which is in the table
+    /// too.
     const OF_X86: [&str; 1] = ["epoll_wait"];
 
     #[test]

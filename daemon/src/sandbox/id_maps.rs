@@ -1,6 +1,6 @@
-//! Which ids of the host a user namespace has: `--uid-map` and `--gid-map`, in virtiofsd's form.
+//! The ids of the host in a user namespace: `--uid-map` and `--gid-map`, in virtiofsd's form.
 
-use super::SandboxError;
+use super::error::SandboxError;
 use crate::sys::process::{self, Forked};
 use crate::sys::thread::unshare;
 use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
@@ -18,7 +18,7 @@ pub struct IdMap {
     count: u32,
 }
 
-/// A range that means nothing.
+/// A text that is no range of ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("give ids as :namespace_id:host_id:count:, such as :0:100000:65536:")]
 pub struct IdMapError;
@@ -26,7 +26,7 @@ pub struct IdMapError;
 impl FromStr for IdMap {
     type Err = IdMapError;
 
-    /// Reads virtiofsd's form: any character that is no digit parts the numbers.
+    /// Parses virtiofsd's form: any character that is no digit may separate the numbers.
     fn from_str(text: &str) -> Result<Self, IdMapError> {
         let separator = text.chars().next().filter(|first| !first.is_ascii_digit()).ok_or(IdMapError)?;
         let inner = text.strip_prefix(separator).and_then(|rest| rest.strip_suffix(separator));
@@ -51,56 +51,59 @@ impl IdMap {
     }
 }
 
-/// All of them. Without any, the daemon's own user and group are mapped to themselves.
+/// The ids of a user namespace. Without any, the daemon's own user and group are mapped to
+/// themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdMaps {
-    /// Of users.
+    /// The ranges of users.
     pub users: Vec<IdMap>,
-    /// Of groups.
+    /// The ranges of groups.
     pub groups: Vec<IdMap>,
 }
 
 impl IdMaps {
-    /// Whether there are any.
+    /// Returns whether there are any.
     pub const fn are_given(&self) -> bool {
         !self.users.is_empty() || !self.groups.is_empty()
     }
 
-    /// Whether the namespace has a root of its own.
+    /// Returns whether the namespace has a root user and group.
     pub fn have_root(&self) -> bool {
         let root = |maps: &[IdMap]| maps.iter().any(|map| map.inside == 0);
         root(&self.users) && root(&self.groups)
     }
 
-    /// With what is mapped where nothing is said.
+    /// Returns the ranges with the defaults filled in.
     fn filled(&self) -> Self {
         let or =
             |maps: &Vec<IdMap>, own| if maps.is_empty() { vec![IdMap::of_one(own)] } else { maps.clone() };
         Self { users: or(&self.users, geteuid().as_raw()), groups: or(&self.groups, getegid().as_raw()) }
     }
 
-    /// Whether anybody may write it: one id each, the writer's own.
+    /// Returns whether any user may write these ranges: one id each, the writer's own.
     fn is_own(&self) -> bool {
         let own = |maps: &[IdMap], id| matches!(maps, [map] if map.outside == id && map.count == 1);
         own(&self.users, geteuid().as_raw()) && own(&self.groups, getegid().as_raw())
     }
 
-    /// Leaves the user namespace, and for its children that of processes, for one with these ids.
+    /// Enters a new user namespace with these ids, and makes a new PID namespace for child
+    /// processes.
     ///
     /// # Errors
-    /// What the host refuses.
+    /// The step that the host refuses.
     pub(super) fn enter(&self) -> Result<(), SandboxError> {
         let maps = self.filled();
-        let refused = |what| move |source| SandboxError::Namespace { what, source };
+        let refused = SandboxError::namespace::<io::Error>;
         let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWPID;
         if maps.is_own() {
             unshare(flags).map_err(refused("no user namespace"))?;
-            // The kernel wants it before a group is mapped without CAP_SETGID.
+            // The kernel requires it before a group is mapped without CAP_SETGID.
             return std::fs::write("/proc/self/setgroups", "deny")
                 .and_then(|()| maps.write_to("self"))
                 .map_err(refused("cannot map this user and group"));
         }
-        // Who maps several ids stays outside: inside, nobody has the right to, and newuidmap would not be root's.
+        // A second process maps several ids from outside: inside, no process has the right to, and
+        // newuidmap would not belong to root.
         let (gate, mut open) = io::pipe().map_err(refused("no pipe"))?;
         let (mut outcome, report) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();
@@ -108,7 +111,7 @@ impl IdMaps {
             Forked::Child => {
                 drop(open);
                 let said = maps.map_for(target, gate).err().unwrap_or_default();
-                // Who reads it is gone only if this no longer matters.
+                // If the reader is gone, the result no longer matters.
                 drop((&report).write_all(said.as_bytes()));
                 process::end(0);
             }
@@ -119,13 +122,13 @@ impl IdMaps {
                 let mut said = String::new();
                 outcome.read_to_string(&mut said).map_err(refused("cannot hear of the ids"))?;
                 waitpid(Some(helper), WaitOptions::empty())
-                    .map_err(|error| refused("cannot wait for the ids")(error.into()))?;
+                    .map_err(SandboxError::namespace("cannot wait for the ids"))?;
                 if said.is_empty() { Ok(()) } else { Err(SandboxError::Maps(said)) }
             }
         }
     }
 
-    /// Maps the ids of another process, once `gate` opens. In words what went wrong.
+    /// Maps the ids of another process, after `gate` has a byte. The error is a sentence.
     fn map_for(&self, target: Pid, mut gate: PipeReader) -> Result<(), String> {
         let mut byte = [0];
         gate.read_exact(&mut byte).map_err(|error| format!("not asked for ({error})"))?;
@@ -162,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_read_in_virtiofsds_form() {
+    fn a_range_has_the_form_of_virtiofsd() {
         let map = IdMap { inside: 0, outside: 100_000, count: 65_536 };
         assert_eq!(":0:100000:65536:".parse(), Ok(map));
         assert_eq!("/0/100000/65536/".parse(), Ok(map));
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_range_the_own_ids_are_mapped_to_themselves() {
+    fn the_default_maps_the_own_ids_to_themselves() {
         let maps = IdMaps::default().filled();
         assert!(maps.is_own() && !IdMaps::default().are_given());
         let several = IdMaps { users: vec![":0:100000:65536:".parse().unwrap()], ..IdMaps::default() };

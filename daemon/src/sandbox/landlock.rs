@@ -1,10 +1,12 @@
-//! Landlock: nothing but the share is opened, listed or changed by name, whatever else the process could reach; no
-//! network, no signal to and no abstract socket of anybody outside.
+//! Landlock: only files of the share can be opened, listed or changed by name, whatever else the
+//! process could reach. It also forbids the network, and signals and abstract sockets of processes
+//! outside.
 //!
-//! What Landlock does not look at: attributes and what changes them (mode, owner, times, extended attributes), and
-//! O_PATH descriptors. Those are left to the read-only mount and to the filters.
+//! Landlock does not check attributes and their changes (mode, owner, times, extended attributes),
+//! nor O_PATH descriptors. The read-only mount and the filters restrict those.
 
-use super::{Layers, MissingFeature, Plan};
+use super::missing::{Layers, MissingFeature};
+use super::plan::Plan;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, Erratum, LandlockStatus, PathBeneath, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
@@ -12,11 +14,11 @@ use landlock::{
 use pinhole_policy::{Facilities, landlock as table};
 use std::os::fd::BorrowedFd;
 
-/// The newest that is known here; the kernel takes of it what it has.
+/// The newest version that is known here. The kernel enforces the part that it knows.
 const NEWEST: ABI = ABI::V9;
 
-/// What is meant in the first paragraph, by the version with which it came. The first has the rest, and without the
-/// second no policy that renames can be enforced at all.
+/// Later additions, by the version of Landlock that has them first. V1 has the rest; without V2 no
+/// policy that allows renames can be enforced at all.
 const CAME: [(ABI, &str); 4] = [
     (ABI::V3, "truncation"),
     (ABI::V4, "the network"),
@@ -33,10 +35,12 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// For what the policy grants anywhere. `own_mount`: the share's mount begins at the share.
-    pub(super) fn of(plan: &Plan, own_mount: bool) -> Self {
-        // A file that is opened by its handle after the kernel has forgotten its name has no way up to the share. New
-        // kernels go on from the mount that it was opened by, which is right where that is the share's own.
+    /// Makes the rules for the rights that the policy grants anywhere. `own_mount`: the share's
+    /// mount begins at the share.
+    pub(super) fn new(plan: &Plan, own_mount: bool) -> Self {
+        // A file that is opened by handle after the kernel has forgotten its name has no path up to
+        // the share. New kernels continue from the mount that it was opened through, which helps if
+        // that mount is the share's own.
         let found = own_mount && Erratum::current().contains(Erratum::DisconnectedDirectoryHandling);
         let opens = found || !plan.facilities.contains(Facilities::HANDLES);
         let all = AccessFs::from_all(NEWEST);
@@ -47,7 +51,7 @@ impl Rules {
         Self { handled, granted: granted & handled, opens }
     }
 
-    /// What they do not cover where the host has done this with them.
+    /// Returns what the rules do not cover, if the host has enforced them with this status.
     pub(super) fn missing(&self, status: LandlockStatus) -> Option<MissingFeature> {
         let why = match status {
             LandlockStatus::NotImplemented => "no Landlock: this kernel has none".to_owned(),
@@ -68,11 +72,11 @@ impl Rules {
                 }
             }
         };
-        Some(MissingFeature::of(Layers::LANDLOCK, why))
+        Some(MissingFeature::new(Layers::LANDLOCK, why))
     }
 
-    /// What enforcing them comes to, tried on a thread of its own, which ends with that.
-    pub(super) fn tried(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
+    /// Returns the status of enforcing the rules, from a thread that ends after that.
+    pub(super) fn try_out(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, String> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("landlock-trial".to_owned());
             let trial = thread
@@ -83,7 +87,7 @@ impl Rules {
         })
     }
 
-    /// Puts them on the calling thread, and on those that it starts.
+    /// Enforces the rules on the calling thread, and on those that it starts.
     pub(super) fn enforce(&self, share: BorrowedFd<'_>) -> Result<LandlockStatus, RulesetError> {
         let mut rules = Ruleset::default()
             .handle_access(self.handled)?
@@ -95,14 +99,14 @@ impl Rules {
         }
         let status = rules.restrict_self()?;
         Ok(match (status.ruleset, status.landlock) {
-            // What the policy needs is not in this version, so there are no rules at all.
+            // This version lacks a right that the policy needs, so there are no rules at all.
             (RulesetStatus::NotEnforced, LandlockStatus::Available { .. }) => LandlockStatus::NotEnabled,
             (_, landlock) => landlock,
         })
     }
 }
 
-/// The right of this name in the kernel's header.
+/// Returns the right of this name in the kernel's header.
 fn right(name: &str) -> Option<AccessFs> {
     Some(match name.strip_prefix("LANDLOCK_ACCESS_FS_")? {
         "READ_FILE" => AccessFs::ReadFile,
@@ -128,31 +132,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_version_lacks_what_came_after_it() {
+    fn each_version_lacks_later_additions() {
         let rules = |opens| Rules { handled: BitFlags::empty(), granted: BitFlags::empty(), opens };
-        let lack = |effective_abi| {
+        let missing = |effective_abi| {
             let status = LandlockStatus::Available { effective_abi, kernel_abi: None };
-            rules(true).missing(status).map(|lack| lack.to_string()).unwrap_or_default()
+            rules(true).missing(status).map(|feature| feature.to_string()).unwrap_or_default()
         };
         assert_eq!(
-            lack(ABI::V2),
+            missing(ABI::V2),
             "Landlock is at V2, without truncation (V3), the network (V4), ioctl on devices (V5), \
              signals and abstract sockets (V6)"
         );
-        assert_eq!(lack(ABI::V5), "Landlock is at V5, without signals and abstract sockets (V6)");
-        assert_eq!([lack(ABI::V6), lack(NEWEST)], ["", ""]);
+        assert_eq!(missing(ABI::V5), "Landlock is at V5, without signals and abstract sockets (V6)");
+        assert_eq!([missing(ABI::V6), missing(NEWEST)], ["", ""]);
         let whole = LandlockStatus::Available { effective_abi: NEWEST, kernel_abi: None };
         for (opens, status) in
             [(false, whole), (true, LandlockStatus::NotEnabled), (true, LandlockStatus::NotImplemented)]
         {
-            let lack = rules(opens).missing(status).unwrap();
-            let refused = lack.judge(Layers::LANDLOCK).unwrap_err().to_string();
+            let feature = rules(opens).missing(status).unwrap();
+            let refused = feature.check(Layers::LANDLOCK).unwrap_err().to_string();
             assert!(refused.starts_with("--require landlock: "), "{refused}");
         }
     }
 
     #[test]
-    fn every_right_of_the_table_is_one_of_landlocks() {
+    fn landlock_has_every_right_of_the_table() {
         for row in table::ROWS {
             assert!(right(row.name).is_some(), "{}", row.name);
         }

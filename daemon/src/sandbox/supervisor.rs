@@ -1,5 +1,5 @@
-//! The supervisor: the process that stays outside the sandbox. Whoever started the daemon knows this process's number,
-//! so it passes signals in and the end out, and does nothing else.
+//! The supervisor: the process that stays outside the sandbox. The starter of the daemon knows its
+//! process id, so it passes signals in and the exit status out, and does nothing else.
 
 use super::filter::{Processes, SupervisorFilter};
 use crate::limits::SUPERVISOR_HEAP_LEN;
@@ -13,20 +13,20 @@ use std::io::{self, PipeWriter, Write as _};
 /// The signals that the supervisor waits for.
 const AWAITED: [i32; 3] = [SIGTERM, SIGINT, SIGCHLD];
 
-/// How the other process ended.
+/// The end of the serving process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// With this status.
+pub enum ServingExit {
+    /// It exited with this status.
     Status(u8),
-    /// By this signal.
+    /// This signal ended it.
     Signal(i32),
 }
 
-/// The supervisor before it gives up its rights.
+/// The supervisor before it has given up its rights.
 #[derive(Debug)]
 pub struct UnconfinedSupervisor {
     processes: Processes,
-    /// Tells the serving process to go on.
+    /// Tells the serving process to continue.
     start: PipeWriter,
     filter: SupervisorFilter,
     facilities: Facilities,
@@ -42,22 +42,23 @@ impl UnconfinedSupervisor {
         Self { processes, start, filter, facilities }
     }
 
-    /// The process that serves.
+    /// Returns the id of the serving process.
     pub const fn serving(&self) -> Pid {
         self.processes.serving
     }
 
-    /// Gives up every right that the supervisor does not need, and makes it ready for signals. The serving process does
-    /// not continue before [`Supervisor::watch`] tells it to, so no guest is served before this is done.
+    /// Gives up all rights that the supervisor does not need, and makes it ready for signals. The
+    /// serving process does not continue before [`Supervisor::watch`], so no guest is served
+    /// before.
     ///
     /// # Errors
-    /// What the host says; the other process has then been ended.
+    /// The host's error; the serving process has then been killed.
     pub fn confine(self) -> io::Result<Supervisor> {
         let Self { processes, start, filter, facilities } = self;
         match give_up(processes, &filter, facilities) {
             Ok(()) => Ok(Supervisor { processes, start }),
             Err(error) => {
-                end(processes.serving);
+                kill(processes.serving);
                 Err(error)
             }
         }
@@ -65,10 +66,10 @@ impl UnconfinedSupervisor {
 }
 
 fn give_up(processes: Processes, filter: &SupervisorFilter, facilities: Facilities) -> io::Result<()> {
-    // To end the other process, which may have become another user.
+    // To signal the serving process, which may have become another user.
     let mut kept = CapabilitySet::KILL;
     if facilities.contains(Facilities::SOCKET_NAME) {
-        // To remove the socket from any folder.
+        // To remove the socket from any directory.
         kept |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
     }
     super::privileges::keep_only(kept)?;
@@ -80,12 +81,13 @@ fn give_up(processes: Processes, filter: &SupervisorFilter, facilities: Faciliti
     filter.install(processes)
 }
 
-/// Ends a process, which may be gone already.
-fn end(process: Pid) {
+/// Kills a process, which may be gone already.
+fn kill(process: Pid) {
     kill_process(process, Signal::KILL).unwrap_or_default();
 }
 
-/// The supervisor under its filter. It must not return from `main`: that takes system calls which the filter forbids.
+/// The supervisor behind its filter. It must not return from `main`: that takes system calls that
+/// the filter forbids.
 #[derive(Debug)]
 pub struct Supervisor {
     processes: Processes,
@@ -93,28 +95,28 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Passes on SIGTERM and SIGINT until the other process ends; a second one ends it at once.
+    /// Passes on SIGTERM and SIGINT until the serving process ends. A second signal kills it.
     ///
     /// # Errors
-    /// What the host says; the other process has then been ended.
-    pub fn watch(&self) -> io::Result<Ended> {
+    /// The host's error; the serving process has then been killed.
+    pub fn watch(&self) -> io::Result<ServingExit> {
         let watched = self.until_it_ends();
         if watched.is_err() {
-            end(self.processes.serving);
+            kill(self.processes.serving);
         }
         watched
     }
 
-    fn until_it_ends(&self) -> io::Result<Ended> {
+    fn until_it_ends(&self) -> io::Result<ServingExit> {
         match (&self.start).write_all(b"!") {
-            // It has ended, as the first look will show.
+            // The serving process has ended, as the loop will find.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             outcome => outcome?,
         }
         let serving = self.processes.serving;
         let mut asked = false;
         loop {
-            // First a look: SIGCHLD may have come before it was blocked.
+            // Checked first, because SIGCHLD may have come before it was blocked.
             if let Some(ended) = ended(serving)? {
                 return Ok(ended);
             }
@@ -127,19 +129,19 @@ impl Supervisor {
             kill_process(serving, passed)?;
             if passed == Signal::KILL {
                 waitpid(Some(serving), WaitOptions::empty())?;
-                // What ended it is what was sent here.
-                return Ok(Ended::Signal(signal));
+                // The cause of its end is the signal that came here.
+                return Ok(ServingExit::Signal(signal));
             }
         }
     }
 
-    /// Ends this process as the other one ended. Where the signal does not end it, because this process is the first of a
-    /// namespace of processes, it ends with 128 and the signal's number, as a shell would say it.
-    pub fn end_as(&self, ended: Ended) -> ! {
+    /// Ends this process as the serving process ended. A signal does not end the first process of a
+    /// PID namespace; it then exits with 128 plus the signal's number, as a shell would.
+    pub fn end_as(&self, ended: ServingExit) -> ! {
         match ended {
-            Ended::Status(code) => process::end(code),
-            Ended::Signal(number) => {
-                // Where either fails, the status below tells the signal.
+            ServingExit::Status(code) => process::end(code),
+            ServingExit::Signal(number) => {
+                // If either fails, the status below reports the signal.
                 signals::unblock_signals(&[number]).unwrap_or_default();
                 if let Some(signal) = Signal::from_named_raw(number) {
                     kill_process(self.processes.supervisor, signal).unwrap_or_default();
@@ -150,13 +152,13 @@ impl Supervisor {
     }
 }
 
-fn ended(child: Pid) -> io::Result<Option<Ended>> {
+fn ended(child: Pid) -> io::Result<Option<ServingExit>> {
     let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG)? else { return Ok(None) };
     if let Some(signal) = status.terminating_signal() {
-        // This is how it aborts (`process::abort`).
+        // The daemon's `abort` raises SIGTRAP (`process::abort`).
         let signal = if signal == SIGTRAP { SIGABRT } else { signal };
-        return Ok(Some(Ended::Signal(signal)));
+        return Ok(Some(ServingExit::Signal(signal)));
     }
     let code = status.exit_status().map(|code| u8::try_from(code).unwrap_or(u8::MAX));
-    Ok(code.map(Ended::Status))
+    Ok(code.map(ServingExit::Status))
 }

@@ -30,7 +30,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Answer<Paced<Outcome>> {
         self.check_locks_served()?;
         let permitted = self.permit(header, set)?;
-        let calls = self.wake_event().listener_notifications();
+        let calls = self.wake_event().subscriber_notifications();
         let tried = self.filesystem.set_lock(permitted, terms.pace)?;
         let blocker = match tried {
             Paced::Ready(Locking::Held(_)) if !set.wait => return Err(Errno::EAGAIN),
@@ -71,7 +71,7 @@ impl<F: FileSystem> Session<F> {
         if let Some(errno) = wait.registration.over() {
             return Some(Err(errno));
         }
-        let calls = self.wake_event().listener_notifications();
+        let calls = self.wake_event().subscriber_notifications();
         if !wait.begin_try(calls) {
             return None;
         }

@@ -394,7 +394,7 @@ impl<F: FileSystem> Session<F> {
     fn forget_guest(&self, negotiated: InitFlags) {
         self.waiters.end();
         self.filesystem.reset(negotiated);
-        self.wake_event().notify_listeners();
+        self.wake_event().notify_subscribers();
     }
 
     /// Carries out INIT, which begins anew whatever was before: a guest that crashed has sent

@@ -7,7 +7,7 @@
 use crate::filesystem::Answer;
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
 use crate::sync::clock;
-use crate::sync::event::{EventCounter, Listener};
+use crate::sync::event::{EventCounter, Subscription};
 use crate::sync::lock::{Mutex, MutexGuard};
 use pinhole_protocol::{Errno, LockOwner, NodeId, SetLock, Unique};
 use std::collections::VecDeque;
@@ -62,7 +62,7 @@ struct NextTry {
 pub(super) struct Registration {
     waiters: Arc<Waiters>,
     number: u64,
-    _listener: Listener,
+    _subscription: Subscription,
 }
 
 impl WaiterList {
@@ -97,7 +97,7 @@ impl Waiters {
         let number = list.entered;
         list.entered = number.wrapping_add(1);
         list.waiting.push(Waiter { number, unique, owner, blocked_by: None, over: None });
-        Ok(Registration { waiters: Arc::clone(self), number, _listener: wake.listen() })
+        Ok(Registration { waiters: Arc::clone(self), number, _subscription: wake.subscribe() })
     }
 
     /// Interrupts a request. Returns whether it was waiting here.

@@ -10,38 +10,38 @@ use std::time::Instant;
 
 /// The sending end. After it is dropped, the receiver gets the values that are left, then `None`.
 #[derive(Debug)]
-pub(crate) struct Sender<T>(Arc<Shared<T>>);
+pub(crate) struct Sender<T>(Arc<BoundedChannel<T>>);
 
 /// The receiving end.
 #[derive(Debug)]
-pub(crate) struct Receiver<T>(Arc<Shared<T>>);
+pub(crate) struct Receiver<T>(Arc<BoundedChannel<T>>);
 
 #[derive(Debug)]
-struct Shared<T> {
-    buffer: Mutex<Buffer<T>>,
+struct BoundedChannel<T> {
+    values: Mutex<Values<T>>,
     /// Notified when a value was sent or received, and when an end was dropped.
     changed: Condvar,
     len_max: usize,
 }
 
 #[derive(Debug)]
-struct Buffer<T> {
-    values: VecDeque<T>,
+struct Values<T> {
+    queue: VecDeque<T>,
     /// One end was dropped.
     is_closed: bool,
 }
 
-impl<T> Shared<T> {
+impl<T> BoundedChannel<T> {
     fn close(&self) {
-        self.buffer.lock().is_closed = true;
+        self.values.lock().is_closed = true;
         self.changed.notify_all();
     }
 }
 
 /// Returns the two ends of a channel that holds at most `len_max` values.
 pub(crate) fn bounded_channel<T>(len_max: usize) -> (Sender<T>, Receiver<T>) {
-    let buffer = Mutex::new(Buffer { values: VecDeque::new(), is_closed: false });
-    let shared = Arc::new(Shared { buffer, changed: Condvar::new(), len_max });
+    let values = Mutex::new(Values { queue: VecDeque::new(), is_closed: false });
+    let shared = Arc::new(BoundedChannel { values, changed: Condvar::new(), len_max });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
@@ -51,11 +51,11 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself.
     pub(crate) fn try_send(&self, value: T) -> Result<(), T> {
-        let buffer = self.0.buffer.lock();
-        if buffer.values.len() >= self.0.len_max {
+        let values = self.0.values.lock();
+        if values.queue.len() >= self.0.len_max {
             return Err(value);
         }
-        self.push(buffer, value)
+        self.push(values, value)
     }
 
     /// Sends the value past the limit, for values that are limited elsewhere and a sender that must
@@ -64,7 +64,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself, if there is no receiver.
     pub(crate) fn send_past_limit(&self, value: T) -> Result<(), T> {
-        self.push(self.0.buffer.lock(), value)
+        self.push(self.0.values.lock(), value)
     }
 
     /// Sends the value, and waits for room.
@@ -72,16 +72,16 @@ impl<T> Sender<T> {
     /// # Errors
     /// The value itself, if there is no receiver.
     pub(crate) fn send(&self, value: T) -> Result<(), T> {
-        let is_full = |buffer: &mut Buffer<T>| !buffer.is_closed && buffer.values.len() >= self.0.len_max;
-        self.push(self.0.changed.wait_while(self.0.buffer.lock(), None, is_full), value)
+        let is_full = |values: &mut Values<T>| !values.is_closed && values.queue.len() >= self.0.len_max;
+        self.push(self.0.changed.wait_while(self.0.values.lock(), None, is_full), value)
     }
 
-    fn push(&self, mut buffer: MutexGuard<'_, Buffer<T>>, value: T) -> Result<(), T> {
-        if buffer.is_closed {
+    fn push(&self, mut values: MutexGuard<'_, Values<T>>, value: T) -> Result<(), T> {
+        if values.is_closed {
             return Err(value);
         }
-        buffer.values.push_back(value);
-        drop(buffer);
+        values.queue.push_back(value);
+        drop(values);
         self.0.changed.notify_all();
         Ok(())
     }
@@ -95,16 +95,16 @@ impl<T> Receiver<T> {
 
     /// Waits for the next value, but not past `until`. `None` also means that none came in time.
     pub(crate) fn receive_until(&self, until: Option<Instant>) -> Option<T> {
-        let is_empty = |buffer: &mut Buffer<T>| buffer.values.is_empty() && !buffer.is_closed;
-        let next = self.0.changed.wait_while(self.0.buffer.lock(), until, is_empty).values.pop_front();
+        let is_empty = |values: &mut Values<T>| values.queue.is_empty() && !values.is_closed;
+        let next = self.0.changed.wait_while(self.0.values.lock(), until, is_empty).queue.pop_front();
         self.0.changed.notify_all();
         next
     }
 
     /// Returns whether no value will come any more.
     pub(crate) fn is_closed(&self) -> bool {
-        let buffer = self.0.buffer.lock();
-        buffer.is_closed && buffer.values.is_empty()
+        let values = self.0.values.lock();
+        values.is_closed && values.queue.is_empty()
     }
 }
 

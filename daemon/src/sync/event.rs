@@ -11,14 +11,14 @@ use std::time::Instant;
 pub struct EventCounter {
     count: Mutex<u64>,
     changed: Condvar,
-    listeners: AtomicUsize,
-    /// Notifications by [`EventCounter::notify_listeners`].
-    listener_notifications: AtomicU64,
+    subscribers: AtomicUsize,
+    /// Notifications by [`EventCounter::notify_subscribers`].
+    subscriber_notifications: AtomicU64,
 }
 
-/// Makes [`EventCounter::notify_listeners`] notify, until it is dropped.
+/// Makes [`EventCounter::notify_subscribers`] notify, until it is dropped.
 #[derive(Debug)]
-pub struct Listener(Arc<EventCounter>);
+pub struct Subscription(Arc<EventCounter>);
 
 impl EventCounter {
     /// Wakes all waiters.
@@ -29,24 +29,24 @@ impl EventCounter {
         self.changed.notify_all();
     }
 
-    /// Wakes all waiters if there is a listener. Otherwise it costs one atomic load.
-    pub fn notify_listeners(&self) {
-        if self.listeners.load(Ordering::SeqCst) > 0 {
-            self.listener_notifications.fetch_add(1, Ordering::SeqCst);
+    /// Wakes all waiters if there is a subscriber. Otherwise it costs one atomic load.
+    pub fn notify_subscribers(&self) {
+        if self.subscribers.load(Ordering::SeqCst) > 0 {
+            self.subscriber_notifications.fetch_add(1, Ordering::SeqCst);
             self.notify();
         }
     }
 
-    /// Returns how often [`EventCounter::notify_listeners`] has notified.
-    pub fn listener_notifications(&self) -> u64 {
-        self.listener_notifications.load(Ordering::SeqCst)
+    /// Returns how often [`EventCounter::notify_subscribers`] has notified.
+    pub fn subscriber_notifications(&self) -> u64 {
+        self.subscriber_notifications.load(Ordering::SeqCst)
     }
 
-    /// Makes [`EventCounter::notify_listeners`] notify from now on. A listener checks after this call
+    /// Makes [`EventCounter::notify_subscribers`] notify from now on. A subscriber checks after this call
     /// for changes that came before it.
-    pub fn listen(self: &Arc<Self>) -> Listener {
-        self.listeners.fetch_add(1, Ordering::SeqCst);
-        Listener(Arc::clone(self))
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
+        self.subscribers.fetch_add(1, Ordering::SeqCst);
+        Subscription(Arc::clone(self))
     }
 
     /// Returns the number of notifications so far, for [`EventCounter::wait`].
@@ -60,9 +60,9 @@ impl EventCounter {
     }
 }
 
-impl Drop for Listener {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        self.0.listeners.fetch_sub(1, Ordering::SeqCst);
+        self.0.subscribers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn without_listeners_nothing_is_counted() {
+    fn without_subscribers_nothing_is_counted() {
         let event = Arc::new(EventCounter::default());
-        event.notify_listeners();
+        event.notify_subscribers();
         assert_eq!(event.count(), 0);
-        let listener = event.listen();
-        event.notify_listeners();
-        drop(listener);
-        event.notify_listeners();
-        assert_eq!((event.count(), event.listener_notifications()), (1, 1));
+        let subscriber = event.subscribe();
+        event.notify_subscribers();
+        drop(subscriber);
+        event.notify_subscribers();
+        assert_eq!((event.count(), event.subscriber_notifications()), (1, 1));
     }
 }

@@ -22,11 +22,11 @@ const SHORT_LEN: usize = 20;
 /// The generation in it distinguishes an inode from a later one with the same number. Only the
 /// host's kernel reads a handle. A guest never sees one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InodeHandle(Form);
+pub struct InodeHandle(Packed);
 
 /// There may be millions of handles, so the usual ones are packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Form {
+enum Packed {
     /// `len` of the bytes are used, the others are zero.
     Short {
         kind: u8,
@@ -38,12 +38,12 @@ enum Form {
 
 /// `struct file_handle` and the space for its bytes.
 #[repr(C)]
-struct Buffer {
+struct HandleBuffer {
     head: libc::file_handle,
     bytes: [u8; LEN_MAX],
 }
 
-impl Buffer {
+impl HandleBuffer {
     const fn new(len: u32, kind: i32) -> Self {
         let head = libc::file_handle { handle_bytes: len, handle_type: kind, f_handle: [] };
         Self { head, bytes: [0; LEN_MAX] }
@@ -68,7 +68,7 @@ impl InodeHandle {
     }
 
     fn ask(directory: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<(Self, u64)> {
-        let mut buffer = Buffer::new(u32::try_from(LEN_MAX).unwrap_or(0), 0);
+        let mut buffer = HandleBuffer::new(u32::try_from(LEN_MAX).unwrap_or(0), 0);
         let mut mount: libc::c_int = 0;
         // SAFETY: the name is a C string, `mount` is writable, and `buffer` begins with a
         // `file_handle` whose `handle_bytes` says how many bytes of the same object follow it. The
@@ -88,7 +88,7 @@ impl InodeHandle {
         let len = usize::try_from(buffer.head.handle_bytes).unwrap_or(usize::MAX);
         let bytes = buffer.bytes.get(..len).ok_or(io::ErrorKind::InvalidData)?;
         let mount = u64::try_from(mount).map_err(io::Error::other)?;
-        Ok((Self(Form::new(buffer.head.handle_type, bytes)), mount))
+        Ok((Self(Packed::new(buffer.head.handle_type, bytes)), mount))
     }
 
     /// Opens the inode. `mount` is any descriptor of its mount that is not O_PATH.
@@ -98,7 +98,7 @@ impl InodeHandle {
     /// CAP_DAC_READ_SEARCH.
     pub fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let (kind, bytes) = self.0.parts();
-        let mut buffer = Buffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, kind);
+        let mut buffer = HandleBuffer::new(u32::try_from(bytes.len()).map_err(io::Error::other)?, kind);
         for (place, byte) in buffer.bytes.iter_mut().zip(bytes) {
             *place = *byte;
         }
@@ -119,7 +119,7 @@ impl InodeHandle {
     }
 }
 
-impl Form {
+impl Packed {
     fn new(kind: i32, bytes: &[u8]) -> Self {
         let mut short = [0; SHORT_LEN];
         match (short.get_mut(..bytes.len()), u8::try_from(bytes.len()), u8::try_from(kind)) {

@@ -21,7 +21,7 @@ use pinhole::cli::args::LogLevel;
 use pinhole::cli::{config, log};
 use pinhole::passthrough::{InodeHandle, InodeHandles, Passthrough, ShareConfig, Surroundings};
 use pinhole::sandbox::{
-    CapabilityChanges, Confined, Ended, IdMaps, Isolation, Layers, OnForbidden, Plan, Side,
+    CapabilityChanges, Confined, IdMaps, Isolation, Layers, OnForbidden, Plan, ServingExit, Side,
     UnconfinedSupervisor,
 };
 use pinhole::thread_setup::ThreadSetup;
@@ -111,7 +111,7 @@ struct Known {
 
 fn run(words: &[String]) -> Result<String, Failure> {
     let request = parse(words)?;
-    log::start(config::Log { level: LogLevel::Info, syslog: false })?;
+    log::start(config::LogConfig { level: LogLevel::Info, syslog: false })?;
     log::catch_panics();
     keep_mounts_to_itself()?;
     let canary = rustix::fs::open(&request.canary, OFlags::PATH, Mode::empty())?;
@@ -193,15 +193,15 @@ fn supervise(
     let supervisor = supervisor.confine()?;
     if request.thread == Threads::SUPERVISOR {
         say(&tried(request, &known));
-        supervisor.end_as(Ended::Status(0));
+        supervisor.end_as(ServingExit::Status(0));
     }
     match supervisor.watch() {
-        Ok(Ended::Status(0)) => {}
-        Ok(Ended::Status(code)) => say(&format!("status {code}")),
-        Ok(Ended::Signal(signal)) => say(&format!("killed {signal}")),
+        Ok(ServingExit::Status(0)) => {}
+        Ok(ServingExit::Status(code)) => say(&format!("status {code}")),
+        Ok(ServingExit::Signal(signal)) => say(&format!("killed {signal}")),
         Err(error) => say(&format!("failed: {error}")),
     }
-    supervisor.end_as(Ended::Status(0))
+    supervisor.end_as(ServingExit::Status(0))
 }
 
 /// The thread has said what became of its attempt.

@@ -1,19 +1,18 @@
-//! What was typed behind `pinhole policy`, with the text of its help.
+//! The typed arguments of `pinhole policy`, and the text of its help.
 
-use crate::cli::args::Profile;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use pinhole_policy::{ACCESSES, Access, suggested};
 use std::path::PathBuf;
 
 /// Options of `policy`.
 #[derive(Args, Debug)]
 pub struct PolicyArgs {
-    /// What to say about policies.
+    /// The question.
     #[command(subcommand)]
     pub command: PolicyCommand,
 }
 
-/// The questions.
+/// A question about policies.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum PolicyCommand {
     /// Say what a policy comes to.
@@ -64,6 +63,26 @@ Exit status:
   1  they differ
   2  the command line or a policy file is wrong; one line says where and what is right";
 
+/// A profile, as an option takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "explained at --profile")]
+pub enum ProfileArg {
+    Full,
+    #[default]
+    Share,
+    Rootfs,
+}
+
+impl From<ProfileArg> for pinhole_policy::Profile {
+    fn from(profile: ProfileArg) -> Self {
+        match profile {
+            ProfileArg::Full => Self::Full,
+            ProfileArg::Share => Self::Share,
+            ProfileArg::Rootfs => Self::Rootfs,
+        }
+    }
+}
+
 /// Options of `policy explain`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ExplainArgs {
@@ -72,7 +91,7 @@ pub struct ExplainArgs {
     pub subject: Option<PathBuf>,
     /// The profile to explain.
     #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
-    pub profile: Profile,
+    pub profile: ProfileArg,
     /// The policy file to explain.
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub policy: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! The policy that the command line means, and what `pinhole policy` says about policies.
+//! The policy of a command line, and the answers of `pinhole policy`.
 
 pub mod args;
 mod text;
@@ -12,42 +12,43 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use text::{Decided, Differing, Explained};
 
-/// Denied, or different.
+/// The exit code for "denied" and "different".
 const NO: u8 = 1;
 
-/// A policy file that serves nobody. The line names the file, and the place in it where there is one.
+/// A policy file that cannot be used. The message names the file, and the line in it if there is
+/// one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PolicyFileError {
-    /// It could not be read.
-    #[error("{}{}: {source}{}", asked.before(), path.display(), asked.hint(path, source))]
+    /// The file cannot be read.
+    #[error("{}{}: {source}{}", named_by.before(), path.display(), named_by.hint(path, source))]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// How it was named.
-        asked: Asked,
-        /// Why.
+        /// The argument that named it.
+        named_by: NamedBy,
+        /// The host's error.
         source: io::Error,
     },
-    /// It is no policy.
+    /// The file is no policy.
     #[error("{}:{source}", path.display())]
     Policy {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it, and where.
+        /// The mistake and its place.
         source: PolicyError,
     },
 }
 
-/// How a policy was named.
+/// The argument that named a policy.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Asked {
-    /// By the option `--policy`, which takes a file.
+pub(super) enum NamedBy {
+    /// The option `--policy`, which takes a file.
     Option,
-    /// By a word that is a profile's name or a file.
+    /// A word that is a profile's name or a file.
     Word,
 }
 
-impl Asked {
+impl NamedBy {
     const fn before(self) -> &'static str {
         match self {
             Self::Option => "--policy ",
@@ -55,7 +56,7 @@ impl Asked {
         }
     }
 
-    /// A profile that may have been meant by a file that is not there.
+    /// Returns a profile with a similar name, if the file does not exist.
     fn hint(self, path: &Path, why: &io::Error) -> String {
         let known = Profile::ALL.map(Profile::name);
         let missing = path.to_str().filter(|_| why.kind() == io::ErrorKind::NotFound);
@@ -67,32 +68,32 @@ impl Asked {
     }
 }
 
-/// The chosen policy.
+/// Loads the chosen policy.
 ///
 /// # Errors
 /// [`PolicyFileError`].
 pub(super) fn load(choice: &PolicyChoice) -> Result<Policy, PolicyFileError> {
     match choice {
         PolicyChoice::Profile(profile) => Ok(Policy::of(*profile)),
-        PolicyChoice::File(path) => read(path, Asked::Option),
+        PolicyChoice::File(path) => read(path, NamedBy::Option),
     }
 }
 
-fn read(path: &Path, asked: Asked) -> Result<Policy, PolicyFileError> {
+fn read(path: &Path, named_by: NamedBy) -> Result<Policy, PolicyFileError> {
     let text = std::fs::read_to_string(path).map_err(|source| PolicyFileError::Read {
         path: path.to_owned(),
-        asked,
+        named_by,
         source,
     })?;
     Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path.to_owned(), source })
 }
 
-/// What a policy is explained for: the default options of the host's root, with --socket-path and --xattr. What its
-/// limits need comes from the policy itself.
+/// The facilities for which a policy is explained: the default options of the host's root, with
+/// --socket-path and --xattr. The policy itself adds the needs of its limits.
 const FACILITIES: Facilities =
     Facilities::HANDLES.union(Facilities::XATTR).union(Facilities::IDENTITY).union(Facilities::SOCKET_NAME);
 
-/// Why a question about policies has no answer.
+/// A failure of `pinhole policy`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AnswerError {
     #[error(transparent)]
@@ -103,7 +104,7 @@ pub(super) enum AnswerError {
     Json(#[from] serde_json::Error),
 }
 
-/// Answers on standard output.
+/// Writes the answer to standard output.
 ///
 /// # Errors
 /// [`AnswerError`].
@@ -166,11 +167,11 @@ fn diff(args: &DiffArgs) -> Result<ExitCode, AnswerError> {
     Ok(if difference.is_none() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-/// The policy of a profile's name, or of a file.
+/// Loads a policy by the name of a profile, or from a file.
 fn named(word: &Path) -> Result<(PolicyChoice, Policy), PolicyFileError> {
     match word.to_str().and_then(Profile::from_name) {
         Some(profile) => Ok((PolicyChoice::Profile(profile), Policy::of(profile))),
-        None => Ok((PolicyChoice::File(word.to_owned()), read(word, Asked::Word)?)),
+        None => Ok((PolicyChoice::File(word.to_owned()), read(word, NamedBy::Word)?)),
     }
 }
 

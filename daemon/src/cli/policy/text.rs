@@ -1,4 +1,4 @@
-//! Policies in words, for a terminal.
+//! Policies as text for a terminal.
 
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{
@@ -13,7 +13,7 @@ const NAME: usize = 20;
 /// Width of the column of errnos.
 const ERRNO: usize = 10;
 
-/// Why a guest that may not ask for its data on the disk is told that it is there.
+/// Explains why a request for durable data succeeds without the right to it.
 const NOTHING_TO_DO: &str = " Nothing is unwritten; the host is not asked.";
 
 /// An explanation under a headline.
@@ -124,7 +124,7 @@ fn needed_by(operations: &[&str]) -> String {
 }
 
 fn rights(f: &mut Formatter<'_>, title: &str, rights: &[RightShown]) -> fmt::Result {
-    // One that is needed for several reasons is listed with each.
+    // A right with several reasons is listed with each.
     let names: BTreeSet<_> = rights.iter().map(|right| right.name).collect();
     writeln!(f, "\n{title} ({}):", names.len())?;
     for right in rights {

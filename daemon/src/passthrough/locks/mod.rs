@@ -173,7 +173,7 @@ impl Locks {
         let attempt = owner.set(span, kind, edit);
         let is_set = attempt == Ok(Attempt::Done);
         if weakened && is_set {
-            self.wake.notify_listeners();
+            self.wake.notify_subscribers();
         }
         self.give_back(if is_set { before.saturating_sub(after) } else { after.saturating_sub(before) });
         match (attempt?, kind) {
@@ -232,7 +232,7 @@ impl Locks {
             self.give_back(1);
         }
         if position.is_some() && (!is_held || kind == Some(LockKind::Read)) {
-            self.wake.notify_listeners();
+            self.wake.notify_subscribers();
         }
         match result {
             Ok(()) => Ok(Locking::Done),
@@ -264,7 +264,7 @@ impl Locks {
         let locked = std::mem::take(&mut *self.files.lock());
         self.len.store(0, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);
-        self.wake.notify_listeners();
+        self.wake.notify_subscribers();
         let handles = locked.into_values().flat_map(|locks| std::mem::take(&mut locks.lock().flocks));
         for handle in handles {
             if let Ok(file) = files.file(Handle(handle)) {
@@ -314,7 +314,7 @@ impl Locks {
         self.remove_if_empty(key, locks);
         if ended > 0 {
             self.give_back(ended);
-            self.wake.notify_listeners();
+            self.wake.notify_subscribers();
         }
     }
 

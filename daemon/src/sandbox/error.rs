@@ -1,0 +1,94 @@
+//! Why a share is not served.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failure of the sandbox. Nothing is served then.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The shared directory cannot be opened.
+    #[error("cannot open shared directory {}: {source}", path.display())]
+    Share {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// `/proc/self/fd` cannot be opened.
+    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    Proc {
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The process cannot be split in two.
+    #[error("cannot part into two processes: {what}: {source}")]
+    SecondProcess {
+        /// The step that failed.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The process cannot leave the host's namespaces.
+    #[error(
+        "--sandbox namespace: {what}: {source}; where namespaces are not to be had, use --sandbox chroot (as root) or \
+         --sandbox none, in a container that holds only the share"
+    )]
+    Namespace {
+        /// The step that failed.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The root directory cannot be changed.
+    #[error("--sandbox chroot: {what}: {source}; it needs root, use --sandbox namespace")]
+    Chroot {
+        /// The step that failed.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The ids of the user namespace cannot be mapped.
+    #[error("--uid-map, --gid-map: {0}")]
+    Maps(String),
+    /// A right cannot be given up.
+    #[error("cannot give up rights: {what}: {source}")]
+    Rights {
+        /// The right.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// Landlock is there and refuses.
+    #[error("cannot enforce Landlock rules: {0}")]
+    Landlock(String),
+    /// A filter cannot be made.
+    #[error("--seccomp: {0}")]
+    Filter(String),
+    /// A required layer is missing.
+    #[error("--require {layer}: {why}")]
+    Required {
+        /// The name of the layer, as `--require` has it.
+        layer: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+// Each of these makes an error of a host's error, for `map_err`.
+impl SandboxError {
+    pub(super) fn second_process<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::SecondProcess { what, source: error.into() }
+    }
+
+    pub(super) fn namespace<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::Namespace { what, source: error.into() }
+    }
+
+    pub(super) fn chroot<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::Chroot { what, source: error.into() }
+    }
+
+    pub(crate) fn rights<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::Rights { what, source: error.into() }
+    }
+}

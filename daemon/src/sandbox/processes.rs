@@ -1,0 +1,173 @@
+//! The two processes of a daemon: the supervisor, which was started, and the serving process, which
+//! leaves the rest of the host.
+
+use super::error::SandboxError;
+use super::filter::{Filters, Processes};
+use super::landlock::Rules;
+use super::missing::{Layers, MissingFeature};
+use super::namespaces::{self, HostPlaces};
+use super::plan::{Isolation, Plan};
+use super::privileges;
+use super::supervisor::UnconfinedSupervisor;
+use crate::sys::process::{self, Forked};
+use crate::sys::thread::unshare;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Gid, Uid};
+use rustix::process::{PidfdFlags, Signal};
+use rustix::thread::UnshareFlags;
+use std::io::{self, PipeReader, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// The process that returns from [`Plan::isolate`].
+#[derive(Debug)]
+pub enum Side {
+    /// The process that serves.
+    Inside(Inside),
+    /// The supervisor: the process that was started, and waits for the end of the other.
+    Outside(UnconfinedSupervisor),
+}
+
+/// The serving process before it is confined.
+#[derive(Debug)]
+pub struct Inside {
+    plan: Plan,
+    places: HostPlaces,
+    missing: Vec<MissingFeature>,
+    /// Gets a byte when the supervisor is confined and ready for signals.
+    started: PipeReader,
+}
+
+/// The serving process after its rights are given up, except those that a filter takes.
+#[derive(Debug)]
+pub struct Confined {
+    /// The share and `/proc/self/fd`.
+    pub places: HostPlaces,
+    /// The filters that the threads install before they serve, by their kind.
+    pub filters: Filters,
+    /// Features that the host does not have, of layers that are not required.
+    pub missing: Vec<MissingFeature>,
+}
+
+impl Plan {
+    /// Checks that the shared directory exists.
+    ///
+    /// # Errors
+    /// [`SandboxError::Share`].
+    pub fn look(&self) -> Result<(), SandboxError> {
+        namespaces::open_share(self).map(drop)
+    }
+
+    /// Splits the process in two, and takes the serving one away from the rest of the host. Returns
+    /// in both. Called while the process has one thread.
+    ///
+    /// # Errors
+    /// The step that failed, with the option that does without it.
+    pub fn isolate(mut self) -> Result<Side, SandboxError> {
+        if !self.builds(Layers::NAMESPACE) {
+            self.isolation = Isolation::None;
+        }
+        // Checked here, not logged later: the host does not lack it, --sandbox leaves it out.
+        if self.isolation != Isolation::Namespace {
+            self.check(&[MissingFeature::new(Layers::NAMESPACE, "this way of --sandbox has none")])?;
+        }
+        // Each step below needs it, and would report it less plainly.
+        drop(namespaces::plain_proc_fds().map_err(|source| SandboxError::Proc { source })?);
+        privileges::leave_memory_out_of_cores()?;
+        let filter = self.supervisor_filter()?;
+        let own = rustix::process::getpid();
+        let supervisor = rustix::process::pidfd_open(own, PidfdFlags::empty())
+            .map_err(SandboxError::second_process("no descriptor of the first"))?;
+        let is_root = rustix::process::geteuid().is_root();
+        if self.isolation == Isolation::Namespace && (!is_root || self.id_maps.are_given()) {
+            self.id_maps.enter()?;
+        } else if self.isolation == Isolation::Namespace {
+            unshare(UnshareFlags::NEWPID).map_err(SandboxError::namespace("no namespace of processes"))?;
+        }
+        // For both processes, and while /proc shows that there is one thread.
+        process::forget_environment().map_err(SandboxError::rights("the environment"))?;
+        let (started, start) = io::pipe().map_err(SandboxError::second_process("no pipe between them"))?;
+        match process::fork().map_err(SandboxError::second_process("fork"))? {
+            Forked::Parent(serving) => {
+                let processes = Processes { supervisor: own, serving };
+                Ok(Side::Outside(UnconfinedSupervisor::new(processes, start, filter, self.facilities)))
+            }
+            Forked::Child => {
+                drop(start);
+                self.leave_host(supervisor, started).map(Side::Inside)
+            }
+        }
+    }
+
+    /// Takes the serving process away from the rest of the host.
+    fn leave_host(self, supervisor: OwnedFd, started: PipeReader) -> Result<Inside, SandboxError> {
+        if self.isolation == Isolation::Namespace && self.id_maps.have_root() {
+            become_root().map_err(SandboxError::namespace("cannot become the root of the namespace"))?;
+        }
+        follow(&supervisor).map_err(SandboxError::second_process(CANNOT_FOLLOW))?;
+        drop(supervisor);
+        let mut missing = Vec::new();
+        let places = match self.isolation {
+            Isolation::Namespace => {
+                namespaces::leave_the_rest(&mut missing)?;
+                namespaces::pivot(&self, &mut missing)?
+            }
+            Isolation::Chroot => namespaces::change_root(&self)?,
+            Isolation::None => namespaces::in_place(&self)?,
+        };
+        Ok(Inside { plan: self, places, missing, started })
+    }
+}
+
+impl Inside {
+    /// Gives up all rights that the policy does not need, for the process and all later threads.
+    ///
+    /// # Errors
+    /// The step that the host refused, or the required layer that it lacks.
+    pub fn confine(self) -> Result<Confined, SandboxError> {
+        let Self { plan, places, mut missing, mut started } = self;
+        // The end of this call may cause a signal to the supervisor at once.
+        let not_started = SandboxError::second_process("the first does not start the second");
+        started.read_exact(&mut [0]).map_err(not_started)?;
+        drop(started);
+        let filters = plan.filters()?;
+        privileges::drop_rights(&plan, &mut missing)?;
+        if plan.builds(Layers::LANDLOCK) {
+            // A namespace of mounts has a mount that begins at the share.
+            let rules = Rules::new(&plan, plan.isolation == Isolation::Namespace);
+            let status = rules.enforce(places.root.as_fd());
+            let status = status.map_err(|error| SandboxError::Landlock(error.to_string()))?;
+            missing.extend(rules.missing(status));
+        }
+        plan.check(&missing)?;
+        // A change of rights has undone it.
+        die_with_supervisor().map_err(SandboxError::second_process(CANNOT_FOLLOW))?;
+        Ok(Confined { places, filters, missing })
+    }
+}
+
+const CANNOT_FOLLOW: &str = "the second cannot follow the first";
+
+fn die_with_supervisor() -> rustix::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+}
+
+/// Makes the kernel end this process with the supervisor, and takes it off its terminal.
+fn follow(supervisor: &OwnedFd) -> io::Result<()> {
+    die_with_supervisor()?;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let is_gone = rustix::event::poll(&mut [PollFd::new(supervisor, PollFlags::IN)], Some(&now))? > 0;
+    if is_gone {
+        return Err(io::Error::other("it has ended already"));
+    }
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Takes the ids of root in a namespace that has it: files of the share then get the guest's
+/// owners.
+fn become_root() -> io::Result<()> {
+    let (user, group) = (Uid::ROOT, Gid::ROOT);
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
