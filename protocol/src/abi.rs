@@ -74,12 +74,12 @@ wire! {
         total_extlen: U16,
         padding: U16,
     }
-    struct OutHeader = "fuse_out_header", 16 {
+    struct RawOutHeader = "fuse_out_header", 16 {
         len: U32,
         error: I32,
         unique: U64,
     }
-    struct Attr = "fuse_attr", 88 {
+    struct RawAttr = "fuse_attr", 88 {
         ino: U64,
         size: U64,
         blocks: U64,
@@ -102,7 +102,7 @@ wire! {
         tv_nsec: U32,
         __reserved: I32,
     }
-    struct Statx = "fuse_statx", 256 {
+    struct RawStatx = "fuse_statx", 256 {
         mask: U32,
         blksize: U32,
         attributes: U64,
@@ -137,7 +137,7 @@ wire! {
         padding: U32,
         spare: [U32; 6],
     }
-    struct FileLock = "fuse_file_lock", 24 {
+    struct RawFileLock = "fuse_file_lock", 24 {
         start: U64,
         end: U64,
         r#type: U32,
@@ -150,7 +150,7 @@ wire! {
         attr_valid: U64,
         entry_valid_nsec: U32,
         attr_valid_nsec: U32,
-        attr: Attr,
+        attr: RawAttr,
     }
     struct ForgetIn = "fuse_forget_in", 8 {
         nlookup: U64,
@@ -172,7 +172,7 @@ wire! {
         attr_valid: U64,
         attr_valid_nsec: U32,
         dummy: U32,
-        attr: Attr,
+        attr: RawAttr,
     }
     struct StatxIn = "fuse_statx_in", 24 {
         getattr_flags: U32,
@@ -186,7 +186,7 @@ wire! {
         attr_valid_nsec: U32,
         flags: U32,
         spare: [U64; 2],
-        stat: Statx,
+        stat: RawStatx,
     }
     struct MknodIn = "fuse_mknod_in", 16 {
         mode: U32,
@@ -301,12 +301,12 @@ wire! {
     struct LkIn = "fuse_lk_in", 48 {
         fh: U64,
         owner: U64,
-        lk: FileLock,
+        lk: RawFileLock,
         lk_flags: U32,
         padding: U32,
     }
     struct LkOut = "fuse_lk_out", 24 {
-        lk: FileLock,
+        lk: RawFileLock,
     }
     struct AccessIn = "fuse_access_in", 8 {
         mask: U32,
@@ -378,7 +378,7 @@ wire! {
         mode: U32,
         padding: U32,
     }
-    struct Dirent = "fuse_dirent", 24 {
+    struct RawDirent = "fuse_dirent", 24 {
         ino: U64,
         off: U64,
         namelen: U32,
@@ -386,7 +386,7 @@ wire! {
     }
     struct Direntplus = "fuse_direntplus", 152 {
         entry_out: EntryOut,
-        dirent: Dirent,
+        dirent: RawDirent,
     }
     struct LseekIn = "fuse_lseek_in", 24 {
         fh: U64,

@@ -1,51 +1,10 @@
 //! Packs directory entries for READDIR and READDIRPLUS.
 
 use crate::reply::entry_out;
-use crate::{Attr, Entry, NodeId, Timeouts, abi};
+use crate::{Attr, DirentKind, Entry, NodeId, Timeouts, abi};
 use std::fmt;
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::{U32, U64};
-
-/// The bits of `st_mode` that are the file type (`S_IFMT`). They are a `DT_` number, shifted.
-const FILE_TYPE_BITS: u32 = 0o170_000;
-const FILE_TYPE_SHIFT: u32 = 12;
-
-/// The file type of a directory entry, as a `DT_` number of `getdents64(2)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct DirentKind(u32);
-
-#[expect(missing_docs, reason = "the DT_ constants of readdir(3)")]
-impl DirentKind {
-    pub const UNKNOWN: Self = Self(0);
-    pub const FIFO: Self = Self(1);
-    pub const CHARACTER: Self = Self(2);
-    pub const DIRECTORY: Self = Self(4);
-    pub const BLOCK: Self = Self(6);
-    pub const REGULAR: Self = Self(8);
-    pub const SYMLINK: Self = Self(10);
-    pub const SOCKET: Self = Self(12);
-    pub const WHITEOUT: Self = Self(14);
-
-    /// Returns the kind with this `DT_` number.
-    pub const fn from_raw(raw: u32) -> Self {
-        Self(raw)
-    }
-
-    /// Returns the kind for the file type bits of `st_mode`.
-    pub const fn from_mode(mode: u32) -> Self {
-        Self((mode & FILE_TYPE_BITS) >> FILE_TYPE_SHIFT)
-    }
-
-    /// Returns the file type bits of `st_mode`.
-    pub(crate) const fn mode(self) -> u32 {
-        self.0 << FILE_TYPE_SHIFT
-    }
-
-    /// Returns the `DT_` number.
-    pub const fn raw(self) -> u32 {
-        self.0
-    }
-}
 
 /// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +115,7 @@ impl<'b> DirentBuffer<'b> {
             }
             self.bytes.extend_from_slice(entry_out.as_bytes());
         }
-        let head = abi::Dirent {
+        let head = abi::RawDirent {
             ino: U64::new(dirent.ino),
             off: U64::new(dirent.offset),
             namelen: U32::new(name_len),
@@ -171,7 +130,8 @@ impl<'b> DirentBuffer<'b> {
     /// Returns the length of the buffer after one more entry, padded to eight bytes, or `None` if
     /// that exceeds the capacity.
     fn end_after(&self, name_len: usize) -> Option<usize> {
-        let head_len = if self.is_plus() { size_of::<abi::Direntplus>() } else { size_of::<abi::Dirent>() };
+        let head_len =
+            if self.is_plus() { size_of::<abi::Direntplus>() } else { size_of::<abi::RawDirent>() };
         let record_len = head_len.checked_add(name_len)?.checked_next_multiple_of(8)?;
         self.bytes.len().checked_add(record_len).filter(|&end| end <= self.capacity)
     }

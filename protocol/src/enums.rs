@@ -3,7 +3,46 @@
 //! The decoder rejects any other number, so no code outside of this crate compares the numbers of
 //! Linux.
 
-use crate::DirentKind;
+/// The bits of `st_mode` that are the file type (`S_IFMT`). They are a `DT_` number, shifted.
+const FILE_TYPE_BITS: u32 = 0o170_000;
+const FILE_TYPE_SHIFT: u32 = 12;
+
+/// The file type of a directory entry, as a `DT_` number of `getdents64(2)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DirentKind(u32);
+
+#[expect(missing_docs, reason = "the DT_ constants of readdir(3)")]
+impl DirentKind {
+    pub const UNKNOWN: Self = Self(0);
+    pub const FIFO: Self = Self(1);
+    pub const CHARACTER: Self = Self(2);
+    pub const DIRECTORY: Self = Self(4);
+    pub const BLOCK: Self = Self(6);
+    pub const REGULAR: Self = Self(8);
+    pub const SYMLINK: Self = Self(10);
+    pub const SOCKET: Self = Self(12);
+    pub const WHITEOUT: Self = Self(14);
+
+    /// Returns the kind with this `DT_` number.
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// Returns the kind for the file type bits of `st_mode`.
+    pub const fn from_mode(mode: u32) -> Self {
+        Self((mode & FILE_TYPE_BITS) >> FILE_TYPE_SHIFT)
+    }
+
+    /// Returns the file type bits of `st_mode`.
+    pub(crate) const fn mode(self) -> u32 {
+        self.0 << FILE_TYPE_SHIFT
+    }
+
+    /// Returns the `DT_` number.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+}
 
 /// How a range of a file is locked. Where a field is an `Option` of it, `None` means unlocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

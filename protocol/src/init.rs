@@ -1,7 +1,7 @@
 //! INIT: computes the common features and limits of a session from the guest's request and the
 //! server's offer.
 
-use crate::{Dialect, Errno, InitFlags, abi};
+use crate::{Errno, InitFlags, abi};
 
 /// The most pages of one request without `MAX_PAGES` (`FUSE_DEFAULT_MAX_PAGES_PER_REQ`).
 const PAGES_DEFAULT: u32 = 32;
@@ -13,6 +13,13 @@ const MINOR_MIN: u32 = 27;
 /// The first minor version that counts extensions in the header. Before it, a security context
 /// cannot be told apart from the rest of the body.
 const MINOR_EXTENSIONS: u32 = 38;
+
+/// The negotiated features that change the layout of messages. The default applies before INIT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dialect {
+    /// SETXATTR has its 16-byte layout (`FUSE_SETXATTR_EXT`).
+    pub setxattr_ext: bool,
+}
 
 /// The INIT request of a guest. If `major` is not 7, the fields after `minor` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ mod decode;
 mod dirent;
 mod enums;
 mod errno;
+mod error;
 mod extension;
 mod flags;
 mod id;
@@ -26,16 +27,17 @@ mod operation;
 mod reply;
 mod request;
 
-pub use dirent::{Dirent, DirentBuffer, DirentKind, Full};
-pub use enums::{AccessMode, LockKind, NodeKind, SetXattrMode, Whence};
+pub use dirent::{Dirent, DirentBuffer, Full};
+pub use enums::{AccessMode, DirentKind, LockKind, NodeKind, SetXattrMode, Whence};
 pub use errno::Errno;
+pub use error::{DecodeError, HeaderError};
 pub use extension::{Extensions, Groups, SecurityContext, SecurityContexts};
 pub use flags::{
     AccessMask, FallocateMode, FsyncFlags, InitFlags, IoctlFlags, OpenFlags, OpenReplyFlags, RenameFlags,
     WriteFlags,
 };
 pub use id::{Handle, LockOwner, NodeId, Unique};
-pub use init::{InitOffer, InitReply, InitRequest, Negotiated, negotiate};
+pub use init::{Dialect, InitOffer, InitReply, InitRequest, Negotiated, negotiate};
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use opcode::{Opcode, OpcodeFacts};
 pub use operation::*;
@@ -43,9 +45,7 @@ pub use reply::{
     Attr, Created, Entry, FileLock, OUT_HEADER_LEN, OpenReply, Reply, Statfs, Statx, Timeouts, Timestamp,
     attr_timeout, out_header,
 };
-pub use request::{
-    DecodeError, Dialect, HEADER_LEN, Header, HeaderError, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len,
-};
+pub use request::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len};
 
 /// The wire structs and constants as tables. Tests compare them with the kernel's header.
 #[doc(hidden)]

@@ -6,14 +6,14 @@ use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
 /// Bytes of a reply header (`fuse_out_header`).
-pub const OUT_HEADER_LEN: usize = size_of::<abi::OutHeader>();
+pub const OUT_HEADER_LEN: usize = size_of::<abi::RawOutHeader>();
 
 /// Returns the header of a reply whose body has `body_len` bytes. An error has no body.
 ///
 /// A length above 32 bits saturates; no reply buffer is that large.
 pub fn out_header(unique: Unique, error: Option<Errno>, body_len: usize) -> [u8; OUT_HEADER_LEN] {
     let len = u32::try_from(OUT_HEADER_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
-    let header = abi::OutHeader {
+    let header = abi::RawOutHeader {
         len: U32::new(len),
         error: I32::new(error.map_or(0, |errno| errno.raw().saturating_neg())),
         unique: U64::new(unique.0),
@@ -265,10 +265,10 @@ fn seconds(time: Timestamp) -> U64 {
     U64::new(time.seconds.cast_unsigned())
 }
 
-fn attr(attr: &Attr) -> abi::Attr {
+fn attr(attr: &Attr) -> abi::RawAttr {
     let submount = if attr.submount { abi::FUSE_ATTR_SUBMOUNT } else { 0 };
     let dax = if attr.dax { abi::FUSE_ATTR_DAX } else { 0 };
-    abi::Attr {
+    abi::RawAttr {
         ino: U64::new(attr.ino),
         size: U64::new(attr.size),
         blocks: U64::new(attr.blocks),
@@ -316,7 +316,7 @@ fn sx_time(time: Timestamp) -> abi::SxTime {
 }
 
 fn statx_out(statx: &Statx, timeout: Duration) -> abi::StatxOut {
-    let stat = abi::Statx {
+    let stat = abi::RawStatx {
         mask: U32::new(statx.mask),
         blksize: U32::new(statx.blksize),
         attributes: U64::new(statx.attributes),
@@ -336,7 +336,7 @@ fn statx_out(statx: &Statx, timeout: Duration) -> abi::StatxOut {
         rdev_minor: U32::new(statx.rdev_minor),
         dev_major: U32::new(statx.dev_major),
         dev_minor: U32::new(statx.dev_minor),
-        ..abi::Statx::new_zeroed()
+        ..abi::RawStatx::new_zeroed()
     };
     let attr_valid = attr_timeout(statx.mode.into(), timeout);
     abi::StatxOut {
@@ -370,7 +370,7 @@ fn kstatfs(figures: &Statfs) -> abi::Kstatfs {
 }
 
 fn lk_out(lock: FileLock) -> abi::LkOut {
-    let lk = abi::FileLock {
+    let lk = abi::RawFileLock {
         start: U64::new(lock.start),
         end: U64::new(lock.end),
         r#type: U32::new(LockKind::raw(lock.kind)),

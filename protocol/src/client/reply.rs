@@ -52,9 +52,9 @@ pub struct OutHeader {
 /// [`ReplyError::Length`] if the header is cut off or its length is not the length of the reply.
 /// [`ReplyError::Error`] if the error field is out of range.
 pub fn decode_out_header(reply: &[u8]) -> Result<(OutHeader, &[u8]), ReplyError> {
-    let need = size_of::<abi::OutHeader>();
+    let need = size_of::<abi::RawOutHeader>();
     let length = |need| ReplyError::Length { what: "fuse_out_header", need, have: reply.len() };
-    let (wire, body) = abi::OutHeader::ref_from_prefix(reply).map_err(|_short| length(need))?;
+    let (wire, body) = abi::RawOutHeader::ref_from_prefix(reply).map_err(|_short| length(need))?;
     let len = wire.len.get();
     if usize::try_from(len) != Ok(reply.len()) {
         return Err(length(usize::try_from(len).unwrap_or(usize::MAX)));
@@ -89,7 +89,7 @@ fn timeout(seconds: U64, nanoseconds: U32) -> Duration {
     Duration::from_secs(seconds.get()).saturating_add(Duration::from_nanos(u64::from(nanoseconds.get())))
 }
 
-fn attr(wire: &abi::Attr) -> Attr {
+fn attr(wire: &abi::RawAttr) -> Attr {
     Attr {
         ino: wire.ino.get(),
         size: wire.size.get(),
@@ -307,7 +307,7 @@ impl<'a> Dirents<'a> {
         } else {
             (None, rest)
         };
-        let (head, after) = abi::Dirent::ref_from_prefix(after).ok()?;
+        let (head, after) = abi::RawDirent::ref_from_prefix(after).ok()?;
         let (name, after) = after.split_at_checked(usize::try_from(head.namelen.get()).ok()?)?;
         let used = rest.len().checked_sub(after.len())?;
         let padding = after.get(..used.checked_next_multiple_of(8)?.checked_sub(used)?)?;
