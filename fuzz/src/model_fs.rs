@@ -197,7 +197,7 @@ impl FileSystem for Model {
         }
         inode.uid = wanted.uid.unwrap_or(inode.uid);
         inode.gid = wanted.gid.unwrap_or(inode.gid);
-        inode.mode = wanted.mode.map_or(inode.mode, |mode| inode.mode & S_IFMT | mode & 0o7777);
+        inode.mode = wanted.mode.map_or(inode.mode, |mode| inode.mode & S_IFMT | mode);
         tree.attr(number).map(Paced::Ready)
     }
 
@@ -321,7 +321,7 @@ impl FileSystem for Model {
             Ok(found) => found,
             Err(Errno::ENOENT) => {
                 tree.check_addable(directory, name.as_bytes())?;
-                let mode = (S_IFREG | mode & 0o7777, 0);
+                let mode = (S_IFREG | mode, 0);
                 let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
                 tree.attach(directory, name.as_bytes(), inode)?;
                 inode
@@ -339,7 +339,7 @@ impl FileSystem for Model {
         if call.operation.open.flags.access_mode() == AccessMode::Read {
             return Err(Errno::EINVAL);
         }
-        let mode = (S_IFREG | call.operation.mode & 0o7777, 0);
+        let mode = (S_IFREG | call.operation.mode, 0);
         let inode = tree.make(Content::File(Vec::new()), mode, owner(&call.caller))?;
         let reply = open_file(tree, inode, call.operation.open);
         let reply = reply.inspect_err(|_| tree.free_unused())?;

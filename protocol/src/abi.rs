@@ -1,7 +1,8 @@
 //! The wire structs and constants of the kernel's `linux/fuse.h`, version 7.45, in its spelling.
 //!
 //! All numbers are little endian and unaligned. So a struct can be read at any offset of a message
-//! and has no hidden padding. The module defines only items that this crate uses.
+//! and has no hidden padding. A struct whose name a public value has starts with `Raw`. The module
+//! defines only items that this crate uses.
 //! `tests/kernel_header.rs` compares them with the header. It lists the items that are left out,
 //! with the reason.
 

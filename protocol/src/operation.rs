@@ -106,7 +106,8 @@ pub enum SetTime {
 pub struct SetAttr {
     /// Open file to truncate through.
     pub handle: Option<Handle>,
-    /// New permission bits with suid, sgid and sticky. The file type bits are ignored.
+    /// New permission bits with suid, sgid and sticky. As in all modes here, the decoder drops the
+    /// file type.
     pub mode: Option<u32>,
     /// New owner.
     pub uid: Option<u32>,

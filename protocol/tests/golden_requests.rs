@@ -89,13 +89,13 @@ fn operations_on_names_are_decoded() {
     expect(
         35,
         &[w(0o302), w(0o100_640), w(0o27), w(1), t("a\0")],
-        &Operation::Create(Create { name: a, open, mode: 0o100_640, umask: 0o27 }),
+        &Operation::Create(Create { name: a, open, mode: 0o640, umask: 0o27 }),
     );
     let open = Open { flags: OpenFlags::TMPFILE | OpenFlags::from_bits_retain(1), kill_suidgid: false };
     expect(
         51,
         &[w(0o20_200_001), w(0o100_600), w(0), w(0), t("/\0")],
-        &Operation::TmpFile(TmpFile { open, mode: 0o100_600, umask: 0 }),
+        &Operation::TmpFile(TmpFile { open, mode: 0o600, umask: 0 }),
     );
 }
 

@@ -105,6 +105,11 @@ pub(super) fn open(flags: U32, hints: U32) -> Result<Open, DecodeError> {
     Ok(Open { flags: open_flags(flags)?, kill_suidgid: hints & abi::FUSE_OPEN_KILL_SUIDGID != 0 })
 }
 
+/// Returns a mode without its file type: permissions, suid, sgid and sticky.
+pub(super) const fn permissions(mode: U32) -> u32 {
+    mode.get() & 0o7777
+}
+
 /// Decodes a timestamp. Its seconds are signed, although the wire type is unsigned.
 pub(super) fn timestamp(
     field: &'static str,

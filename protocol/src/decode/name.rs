@@ -1,6 +1,6 @@
 //! Decodes bodies with names: one function for each layout.
 
-use super::body::{Body, known_bits, open, strict_flags};
+use super::body::{Body, known_bits, open, permissions, strict_flags};
 use crate::{
     Create, DecodeError, Dialect, GetXattr, Link, ListXattr, Lookup, MkDir, MkNod, NodeId, NodeKind,
     RemoveXattr, Rename, RenameFlags, RmDir, SetXattr, SetXattrMode, SymLink, TmpFile, Unlink, abi,
@@ -11,8 +11,6 @@ use zerocopy::little_endian::U32;
 const XATTR_VALUE_LEN_MAX: usize = 65_536;
 /// The longest link target that Linux accepts, in bytes (`PATH_MAX` without the NUL).
 const TARGET_LEN_MAX: usize = 4095;
-/// The bits of a mode beside the file type: permissions, suid, sgid and sticky.
-const PERMISSION_BITS: u32 = 0o7777;
 
 pub(super) fn lookup<'a>(body: &mut Body<'a>) -> Result<Lookup<'a>, DecodeError> {
     Ok(Lookup { name: body.take_name()? })
@@ -33,12 +31,12 @@ pub(super) fn mk_nod<'a>(body: &mut Body<'a>) -> Result<MkNod<'a>, DecodeError> 
     let name = body.take_name()?;
     let mode = wire.mode.get();
     let kind = NodeKind::from_raw(mode, wire.rdev.get()).ok_or(DecodeError::NodeKind(mode))?;
-    Ok(MkNod { name, kind, mode: mode & PERMISSION_BITS, umask: wire.umask.get() })
+    Ok(MkNod { name, kind, mode: permissions(wire.mode), umask: wire.umask.get() })
 }
 
 pub(super) fn mk_dir<'a>(body: &mut Body<'a>) -> Result<MkDir<'a>, DecodeError> {
     let wire: &abi::MkdirIn = body.take("fuse_mkdir_in")?;
-    Ok(MkDir { name: body.take_name()?, mode: wire.mode.get(), umask: wire.umask.get() })
+    Ok(MkDir { name: body.take_name()?, mode: permissions(wire.mode), umask: wire.umask.get() })
 }
 
 pub(super) fn unlink<'a>(body: &mut Body<'a>) -> Result<Unlink<'a>, DecodeError> {
@@ -110,7 +108,7 @@ pub(super) fn create<'a>(body: &mut Body<'a>) -> Result<Create<'a>, DecodeError>
     Ok(Create {
         name: body.take_name()?,
         open: open(wire.flags, wire.open_flags)?,
-        mode: wire.mode.get(),
+        mode: permissions(wire.mode),
         umask: wire.umask.get(),
     })
 }
@@ -119,5 +117,9 @@ pub(super) fn tmp_file(body: &mut Body<'_>) -> Result<TmpFile, DecodeError> {
     let wire: &abi::CreateIn = body.take("fuse_create_in")?;
     // Linux sends the name "/", which has no meaning. No name in this request reaches the host.
     body.take_c_str("name")?;
-    Ok(TmpFile { open: open(wire.flags, wire.open_flags)?, mode: wire.mode.get(), umask: wire.umask.get() })
+    Ok(TmpFile {
+        open: open(wire.flags, wire.open_flags)?,
+        mode: permissions(wire.mode),
+        umask: wire.umask.get(),
+    })
 }

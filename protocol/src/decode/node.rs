@@ -1,6 +1,6 @@
 //! Decodes bodies about a node or about the session: one function for each layout.
 
-use super::body::{Body, known_bits, strict_flags, timestamp, when};
+use super::body::{Body, known_bits, permissions, strict_flags, timestamp, when};
 use crate::{
     Access, BMap, BatchForget, DecodeError, Forget, GetAttr, GetStatx, Handle, InitFlags, InitRequest,
     Interrupt, LockOwner, NodeId, RemoveMapping, SetAttr, SetTime, SyncFs, Unique, abi,
@@ -117,7 +117,7 @@ pub(super) fn set_attr(body: &mut Body<'_>) -> Result<SetAttr, DecodeError> {
         .transpose()?;
     Ok(SetAttr {
         handle: when(valid, abi::FATTR_FH, Handle(wire.fh.get())),
-        mode: when(valid, abi::FATTR_MODE, wire.mode.get()),
+        mode: when(valid, abi::FATTR_MODE, permissions(wire.mode)),
         uid: when(valid, abi::FATTR_UID, wire.uid.get()),
         gid: when(valid, abi::FATTR_GID, wire.gid.get()),
         size: when(valid, abi::FATTR_SIZE, wire.size.get()),

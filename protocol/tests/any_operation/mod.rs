@@ -140,7 +140,7 @@ impl Fields {
     fn set_attr(&self) -> SetAttr {
         SetAttr {
             handle: self.when(2, Handle(self.longs[0])),
-            mode: self.when(3, self.words[0]),
+            mode: self.when(3, self.words[0] & 0o7777),
             uid: self.when(4, self.words[1]),
             gid: self.when(5, self.words[2]),
             size: self.when(6, self.longs[1]),
@@ -208,10 +208,11 @@ impl Fields {
     fn named(&self, dialect: Dialect) -> Vec<Operation<'_>> {
         let (name, text): (_, &CStr) = (self.name(), &self.text);
         let [mode, _, umask, size] = self.words;
+        let mode = mode & 0o7777;
         vec![
             Operation::Lookup(Lookup { name }),
             Operation::SymLink(SymLink { name, target: text }),
-            Operation::MkNod(MkNod { name, kind: self.node_kind(), mode: mode & 0o7777, umask }),
+            Operation::MkNod(MkNod { name, kind: self.node_kind(), mode, umask }),
             Operation::MkDir(MkDir { name, mode, umask }),
             Operation::Unlink(Unlink { name }),
             Operation::RmDir(RmDir { name }),

@@ -74,7 +74,7 @@ impl Passthrough {
         if let Some(mode) = wanted.mode {
             // The guest's kernel has decided whether the caller may set set-group-id.
             self.identity.kill_suidgid(false)?;
-            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let mode = Mode::from_raw_mode(mode);
             let number = DecInt::from_fd(&*fd);
             rustix::fs::chmodat(self.inodes.proc_fds(), number, mode, AtFlags::empty()).map_err(errno)?;
         }

@@ -58,7 +58,7 @@ impl Passthrough {
         let new = NewEntry { parent, name, kind: FileType::Directory, attr, umask };
         self.create_entry(&call.caller, &new, |directory| {
             let _locked = self.inodes.lock_names(false);
-            rustix::fs::mkdirat(directory, name.as_c_str(), Mode::from_raw_mode(mode & 0o7777))
+            rustix::fs::mkdirat(directory, name.as_c_str(), Mode::from_raw_mode(mode))
         })
     }
 

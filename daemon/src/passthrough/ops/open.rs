@@ -182,7 +182,7 @@ impl Passthrough {
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
                 let flags = self.host_flags(open.flags) | OFlags::CREATE | OFlags::EXCL;
-                let mode = Mode::from_raw_mode(mode & 0o7777);
+                let mode = Mode::from_raw_mode(mode);
                 resolve::open_beneath(directory.as_fd(), name, flags, mode)
             };
             match made {
@@ -253,7 +253,7 @@ impl Passthrough {
         let directory = self.inodes.descriptor(parent)?;
         let file = {
             let _assumed = self.assume(&call.caller, umask)?;
-            let mode = Mode::from_raw_mode(mode & 0o7777);
+            let mode = Mode::from_raw_mode(mode);
             rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
         };
         self.enter_made(tickets, (file, FoundAt { directory: parent, name: None }), open)
