@@ -1,8 +1,8 @@
-//! The host file system: what each permitted operation does.
+//! The interface between a session and a file system: one function for each permitted operation.
 //!
-//! [`FileSystem`] is the whole surface that the session sees. [`Passthrough`] serves a directory of the host; fuzz
-//! targets put a model in its place. Nothing here knows about messages, queues or replies; nothing here is reached
-//! without a [`Permitted`] from the gate.
+//! [`FileSystem`] is all that the session sees. `passthrough` implements it for a directory of the
+//! host, fuzz targets for a model in memory. No implementation knows about messages, queues or
+//! replies, and none is called without a [`Permitted`] from the policy check.
 
 #[cfg(test)]
 pub(crate) mod failing;
@@ -24,53 +24,55 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use sync_turn::{Durable, SyncTurn};
 
-/// Who asks: the identity of the guest's process, as the guest claims it.
+/// The identity of the calling process, as the guest claims it.
 #[derive(Clone, Debug, Default)]
 pub struct Caller<'a> {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// The supplementary group that matters for what is created, where the guest sent one.
+    /// The supplementary group that a new file may get, if the guest sent one.
     pub groups: Option<Groups<'a>>,
-    /// The thread, by the guest's number for it; 0 where it has none.
+    /// The guest's number for the thread, or 0.
     pub pid: u32,
 }
 
 impl Caller<'_> {
-    /// The user. `None`: the guest does not say, as Linux with `ALLOW_IDMAP` does in every request that makes nothing.
+    /// Returns the user, or `None` if the guest does not name it. With `ALLOW_IDMAP`, Linux names
+    /// the user only in requests that create something.
     pub(crate) const fn known_uid(&self) -> Option<u32> {
         if self.uid == u32::MAX { None } else { Some(self.uid) }
     }
 
-    /// The group; `None` as for [`Self::known_uid`].
+    /// Returns the group, or `None` as [`Self::known_uid`] does.
     pub(crate) const fn known_gid(&self) -> Option<u32> {
         if self.gid == u32::MAX { None } else { Some(self.gid) }
     }
 
-    /// Whether to take the caller for one with `CAP_FSETID`, where the request does not say: ordinary root has it.
+    /// Returns whether the caller may have `CAP_FSETID`, for requests that do not say: root has it
+    /// by default.
     pub(crate) const fn may_have_fsetid(&self) -> bool {
         matches!(self.known_uid(), Some(0))
     }
 }
 
-/// One operation with the node that it acts on and the one who asks.
+/// One operation with its node and its caller.
 #[derive(Clone, Debug)]
 pub struct Call<'a, T> {
-    /// `in_header.nodeid`, unverified.
+    /// Node that the operation acts on, unverified.
     pub node: NodeId,
-    /// Who asks.
+    /// Process in the guest that asks.
     pub caller: Caller<'a>,
-    /// What is asked.
+    /// The decoded request body.
     pub operation: T,
 }
 
-/// Whether a call may wait for the host: for a disk, or for what another process holds.
+/// Whether a call may wait for the host: for a disk, a lease or a lock of another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// It must not wait: the answer is [`Paced::WouldBlock`] or [`Paced::Leased`] instead.
+    /// It must not wait. It returns [`Paced::WouldBlock`] or [`Paced::Leased`] instead.
     Now,
-    /// It may take its time.
+    /// It may wait.
     Patient,
 }
 
@@ -80,17 +82,18 @@ pub enum Pace {
 pub enum Paced<T> {
     /// The operation is done.
     Ready(T),
-    /// The operation would have to wait for the host. Nothing was done. Only under [`Pace::Now`].
+    /// The operation would have to wait for the host and has done nothing. Only with [`Pace::Now`].
     WouldBlock,
-    /// Another process holds a lease on the file (`F_SETLEASE` of fcntl(2)). The host has told that process to give
-    /// it up. Nothing was done: the request is to be served again later. Only under [`Pace::Now`].
+    /// Another process holds a lease on the file (`F_SETLEASE` of `fcntl(2)`), and the host told it
+    /// to give the lease up. The operation has done nothing and must be served again later. Only
+    /// with [`Pace::Now`].
     Leased,
-    /// The operation ended between two of its steps, as its [`StopCheck`] said.
+    /// The operation ended between two of its steps, because its [`StopCheck`] said so.
     Stopped,
 }
 
 impl<T> Paced<T> {
-    /// Returns the result of an operation that was patient and was not stopped.
+    /// Returns the result of an operation with [`Pace::Patient`] that nothing stopped.
     ///
     /// # Errors
     /// EAGAIN if it is not ready.
@@ -101,7 +104,7 @@ impl<T> Paced<T> {
         }
     }
 
-    /// Changes the result of an operation that is done.
+    /// Applies a function to the result of an operation that is done.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Paced<U> {
         match self {
             Self::Ready(done) => Paced::Ready(change(done)),
@@ -111,7 +114,7 @@ impl<T> Paced<T> {
         }
     }
 
-    /// Returns the answer to an open that did not wait for a lease: there EAGAIN means that there is one.
+    /// Interprets the result of an open: with [`Pace::Now`], EAGAIN of the host means a lease.
     pub(crate) fn opened(answer: Answer<T>, pace: Pace) -> Answer<Self> {
         match (answer, pace) {
             (Err(Errno::EAGAIN), Pace::Now) => Ok(Self::Leased),
@@ -120,39 +123,40 @@ impl<T> Paced<T> {
     }
 }
 
-/// Whether an operation that ends between two of its steps may be carried out again from its beginning.
+/// Whether an operation that was stopped between two steps may start again from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// To do a step twice is to do it once, whatever others have done to the file in between.
+    /// A second run of a step has no effect, whatever others did to the file in between.
     Harmless,
-    /// It could undo what others have written in between.
+    /// A second run of a step could undo what others wrote in between.
     Harmful,
 }
 
-/// Asked between two steps of a long operation. True: the operation ends there and is not answered.
+/// A question that a long operation asks between two steps. If the answer is true, the operation
+/// ends there without a reply.
 #[derive(Clone, Copy)]
 pub struct StopCheck<'s> {
     asked: &'s dyn Fn(Repeat) -> bool,
-    /// Where an operation that ended between two steps goes on.
+    /// The byte at which an operation that was stopped continues.
     reached: Option<&'s Cell<Option<u64>>>,
 }
 
 impl<'s> StopCheck<'s> {
-    /// An operation that is carried out to its end.
+    /// Never stops the operation.
     pub const NEVER: StopCheck<'static> = StopCheck { asked: &|_| false, reached: None };
 
-    /// One that ends when `asked` says so. The file system keeps in `reached` how far it came, and goes on from there when
-    /// it is asked for the same operation again.
+    /// Stops the operation when `asked` returns true. The file system stores its progress in
+    /// `reached` and continues there when it gets the same operation again.
     pub const fn new(asked: &'s dyn Fn(Repeat) -> bool, reached: &'s Cell<Option<u64>>) -> Self {
         Self { asked, reached: Some(reached) }
     }
 
-    /// One that ends when `asked` says so, and begins anew when it is asked for again.
+    /// Stops the operation when `asked` returns true. It starts again from its beginning.
     pub const fn once(asked: &'s dyn Fn(Repeat) -> bool) -> Self {
         Self { asked, reached: None }
     }
 
-    /// The same, asking another.
+    /// Returns a check with the same progress and another question.
     #[must_use]
     pub const fn with<'a>(self, asked: &'a dyn Fn(Repeat) -> bool) -> StopCheck<'a>
     where
@@ -161,12 +165,12 @@ impl<'s> StopCheck<'s> {
         StopCheck { asked, reached: self.reached }
     }
 
-    /// How far the operation came before; `None`: it has not begun.
+    /// Returns the progress of earlier attempts, or `None` if there was none.
     pub fn reached(self) -> Option<u64> {
         self.reached.and_then(Cell::get)
     }
 
-    /// Asks, when the operation has come so far.
+    /// Stores the progress and returns whether the operation must stop.
     pub fn is_to_stop(self, repeat: Repeat, reached: u64) -> bool {
         if let Some(kept) = self.reached {
             kept.set(Some(reached));
@@ -174,7 +178,8 @@ impl<'s> StopCheck<'s> {
         self.ask(repeat)
     }
 
-    /// Asks for one that is asked itself; see [`StopCheck::with`].
+    /// Returns whether the operation must stop, for a check that wraps this one (see
+    /// [`StopCheck::with`]).
     pub fn ask(self, repeat: Repeat) -> bool {
         (self.asked)(repeat)
     }
@@ -187,9 +192,9 @@ impl fmt::Debug for StopCheck<'_> {
 }
 
 impl Pace {
-    /// What an open of a regular file needs besides its access mode: O_NONBLOCK where it may not wait for another
-    /// process to give up its lease. The descriptor keeps the flag, which has no other effect on a regular file: the
-    /// calls that may or may not wait say so themselves (RWF_NOWAIT, LOCK_NB).
+    /// Returns the flags to open a regular file with, beside its access mode: `O_NONBLOCK` if the
+    /// open must not wait for a lease. The descriptor keeps the flag. It has no other effect on a
+    /// regular file, because reads and locks have flags of their own (`RWF_NOWAIT`, `LOCK_NB`).
     pub(crate) const fn open_flags(self) -> OFlags {
         match self {
             Self::Now => OFlags::NONBLOCK,
@@ -198,41 +203,43 @@ impl Pace {
     }
 }
 
-/// What became of a SETLK.
+/// The outcome of a SETLK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locking {
-    /// It is locked, or unlocked.
+    /// The range is locked or unlocked as requested.
     Done,
-    /// Somebody else has it; who, where that is an owner of record locks of the same guest.
+    /// Another owner holds a conflicting lock: this one, if it is an owner of record locks of the
+    /// same guest.
     Held(Option<LockOwner>),
 }
 
-/// Reads or replaces the flags of an open file's or directory's inode, the `FS_*_FL` of `linux/fs.h`.
+/// Reads or replaces the flags of an inode (`FS_*_FL` of `linux/fs.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InodeFlags {
-    /// The open file or directory.
+    /// Open file or directory.
     pub handle: Handle,
-    /// The new ones; `None` leaves them.
+    /// New flags. `None` changes nothing.
     pub set: Option<u32>,
 }
 
-/// A descriptor for a mapping. It is ours until the front-end has answered; what the front-end keeps is its own.
+/// A descriptor of a file for a mapping. The front-end gets a copy of it, so the daemon closes its
+/// own after the front-end's answer.
 #[derive(Debug)]
 pub struct MapFile {
     file: OwnedFd,
     id: FileId,
     writable: bool,
-    /// The right to have the descriptor, where a budget counts it.
+    /// Counts the descriptor in its budget.
     _ticket: Option<Ticket>,
 }
 
 impl MapFile {
-    /// Makes one from a descriptor of the file `id`.
+    /// Wraps a descriptor of the file `id`.
     pub(crate) const fn new(file: OwnedFd, id: FileId, writable: bool, ticket: Ticket) -> Self {
         Self { file, id, writable, _ticket: Some(ticket) }
     }
 
-    /// One that no budget counts, for tests.
+    /// Wraps a descriptor that no budget counts.
     #[cfg(test)]
     pub(crate) const fn of(file: OwnedFd, writable: bool) -> Self {
         Self {
@@ -243,12 +250,12 @@ impl MapFile {
         }
     }
 
-    /// Which file it is of.
+    /// Returns the file.
     pub const fn id(&self) -> FileId {
         self.id
     }
 
-    /// Whether it was opened `O_RDWR`; else `O_RDONLY`.
+    /// Returns whether the descriptor is open `O_RDWR`, not `O_RDONLY`.
     pub const fn is_writable(&self) -> bool {
         self.writable
     }
@@ -260,21 +267,21 @@ impl AsFd for MapFile {
     }
 }
 
-/// LISTXATTR, with what the guest may learn by it.
+/// LISTXATTR with the attribute namespaces that the guest may read.
 #[derive(Clone, Copy, Debug)]
 pub struct ListNames {
-    /// Room in bytes; 0 asks for the length.
+    /// Space for the names in bytes. 0 asks for their length.
     pub size: u32,
-    /// The reads that are granted at the node; names of other namespaces are left out.
+    /// Reads that the policy grants at the node. Names of other namespaces are left out.
     pub readable: Access,
 }
 
-/// What GETLK answers where nothing is in the way.
-pub const fn nothing_in_the_way(asked: &LockRange) -> FileLock {
+/// Returns the reply to a GETLK that found no conflicting lock.
+pub const fn no_conflict(asked: &LockRange) -> FileLock {
     FileLock { start: asked.start, end: asked.end, kind: None, pid: 0 }
 }
 
-/// The errno of a refusal by the policy.
+/// Returns the errno of a refusal by the policy.
 pub const fn errno_of(refusal: Refusal) -> Errno {
     match refusal {
         Refusal::Stale => Errno::ESTALE,
@@ -289,20 +296,21 @@ pub const fn errno_of(refusal: Refusal) -> Errno {
     }
 }
 
-/// A permitted call.
+/// A call that the policy permits.
 pub type Allowed<'a, T> = Permitted<Call<'a, T>>;
 
-/// The answer to an operation.
+/// The result of an operation. The error is the errno that the guest's caller gets.
 pub type Answer<T> = Result<T, Errno>;
 
-/// A file system as a session uses it: one method for each operation, each taking what the gate let through.
+/// A file system as a session uses it: one method for each operation.
 ///
-/// Every method may be called from several queues at once. An error is the errno that the guest's caller sees.
+/// Several threads call the methods at the same time. A method waits for the host only with
+/// [`Pace::Patient`], or if its opcode always waits (`OpcodeFacts::WAITS`).
 #[expect(missing_docs, reason = "each method is its operation, documented in pinhole_protocol")]
-#[expect(clippy::missing_errors_doc, reason = "every error is the errno that the guest's caller sees")]
+#[expect(clippy::missing_errors_doc, reason = "each error is the errno that the guest's caller gets")]
 pub trait FileSystem: Places + Send + Sync {
-    /// INIT and the end of a connection: forget every node but the root, every handle, every reference.
-    /// `negotiated` is what the new guest and the session agreed on.
+    /// Forgets every node but the root, every handle and every lock: at INIT and at the end of a
+    /// connection. `negotiated` are the features of the new session.
     fn reset(&self, negotiated: InitFlags);
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
@@ -329,14 +337,14 @@ pub trait FileSystem: Places + Send + Sync {
     fn flush(&self, call: Allowed<'_, protocol::Flush>, pace: Pace) -> Answer<Paced<()>>;
     fn release(&self, call: Allowed<'_, protocol::Release>, pace: Pace) -> Answer<Paced<()>>;
 
-    /// Fills `into` from its start; returns the bytes put there.
+    /// Fills `into` from its start. Returns the number of bytes that it read.
     fn read(
         &self,
         call: Allowed<'_, protocol::Read>,
         into: &IoVectors<'_>,
         pace: Pace,
     ) -> Answer<Paced<usize>>;
-    /// Writes all of `from`; returns the bytes taken.
+    /// Writes all of `from`. Returns the number of bytes that it wrote.
     fn write(
         &self,
         call: Allowed<'_, protocol::Write>,
@@ -344,23 +352,24 @@ pub trait FileSystem: Places + Send + Sync {
         pace: Pace,
     ) -> Answer<Paced<usize>>;
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable>;
-    /// The lock that is in the way of one; none: it could be had.
+    /// Returns a lock that conflicts with the given one, if there is one.
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Paced<Option<FileLock>>>;
-    /// Never waits for a lock, whatever is asked.
+    /// Tries once, also for SETLKW: the session repeats a request that waits.
     fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Paced<Locking>>;
-    /// In steps where it is long; see [`StopCheck`].
+    /// Reserves a long range in steps; see [`StopCheck`].
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>>;
     fn lseek(&self, call: Allowed<'_, protocol::Lseek>) -> Answer<u64>;
     fn copy_file_range(&self, call: Allowed<'_, protocol::CopyFileRange>) -> Answer<u64>;
     /// Never waits.
     fn sync_fs(&self, call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable>;
 
-    /// A descriptor of a regular file for a mapping, `O_RDWR` if that is to be `writable` and else `O_RDONLY`.
+    /// Opens a regular file for a mapping: `O_RDWR` if `writable`, otherwise `O_RDONLY`.
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile>;
 
     fn open_dir(&self, call: Allowed<'_, protocol::OpenDir>) -> Answer<OpenReply>;
     fn read_dir(&self, call: Allowed<'_, protocol::ReadDir>, into: &mut DirentBuffer<'_>) -> Answer<()>;
-    /// As `read_dir`, but each entry put into the buffer has taken one lookup reference.
+    /// As `read_dir`, but takes one lookup reference for each entry in the buffer, except for "."
+    /// and "..".
     fn read_dir_plus(
         &self,
         call: Allowed<'_, protocol::ReadDirPlus>,
@@ -369,11 +378,11 @@ pub trait FileSystem: Places + Send + Sync {
     fn fsync_dir(&self, call: Allowed<'_, protocol::FsyncDir>) -> Answer<()>;
     fn release_dir(&self, call: Allowed<'_, protocol::ReleaseDir>) -> Answer<()>;
 
-    /// Appends the value to `out`, or only returns its length where the guest gave no room.
+    /// Appends the value to `out`, or only returns its length if the guest gave no space.
     fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32>;
-    /// Appends the names to `out`, or only returns their length where the guest gave no room.
+    /// Appends the names to `out`, or only returns their length if the guest gave no space.
     fn list_xattr(&self, call: Allowed<'_, ListNames>, out: &mut Vec<u8>) -> Answer<u32>;
-    /// The flags afterwards.
+    /// Returns the flags afterwards.
     fn inode_flags(&self, call: Allowed<'_, InodeFlags>) -> Answer<u32>;
     fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()>;
     fn remove_xattr(&self, call: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()>;

@@ -1,4 +1,4 @@
-//! A file system with a bug in it, for tests of what a panic leaves behind.
+//! A file system whose operations panic, for tests of the session and the transports.
 
 use crate::filesystem::{Allowed, Answer, FileSystem, ListNames, Pace, Paced, StopCheck};
 use crate::filesystem::{Durable, InodeFlags, Locking, MapFile};
@@ -8,7 +8,7 @@ use pinhole_protocol::{
     self as protocol, Attr, Created, DirentBuffer, Entry, FileLock, InitFlags, OpenReply, Statfs, Statx,
 };
 
-/// Would wait for every READ, and panics in every other operation.
+/// A file system in which every READ would block and every other operation panics.
 pub(crate) struct Broken;
 
 impl Places for Broken {

@@ -5,21 +5,21 @@ use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use pinhole_protocol::Errno;
 use std::sync::Arc;
 
-/// What an operation that makes something durable has come to.
+/// The state of data that an operation makes durable.
 #[derive(Debug)]
-#[must_use = "a request is answered with success only when this is over"]
+#[must_use = "the reply says success only when the data is durable"]
 pub enum Durable {
     /// It is durable.
     Done,
-    /// It is when this turn is over.
+    /// It is durable when this turn is over.
     With(Arc<SyncTurn>),
 }
 
 impl Durable {
-    /// Waits until it is.
+    /// Waits until the data is durable.
     ///
     /// # Errors
-    /// What the host says.
+    /// The error of the host.
     pub fn wait(self) -> Result<(), Errno> {
         match self {
             Self::Done => Ok(()),
@@ -28,7 +28,7 @@ impl Durable {
     }
 }
 
-/// One call of `syncfs(2)`, or one for each mount of a share, and its outcome.
+/// A call of `syncfs(2)`, or one for each mount of a share. Several requests get its outcome.
 #[derive(Debug, Default)]
 pub struct SyncTurn {
     state: Mutex<TurnState>,
@@ -38,9 +38,9 @@ pub struct SyncTurn {
 #[derive(Debug, Default)]
 struct TurnState {
     outcome: Option<Result<(), Errno>>,
-    /// Requests that wait for it, or have not asked for its outcome yet.
+    /// Number of requests that wait for the turn or have not read its outcome yet.
     requests: usize,
-    /// One of them was given up: it comes again, and has not heard of an error.
+    /// A request was given up without the outcome. It comes again.
     was_left: bool,
 }
 
@@ -51,17 +51,18 @@ impl PartialEq for SyncTurn {
 }
 
 impl SyncTurn {
-    /// Its outcome, once it is over.
+    /// Returns the outcome, or `None` before the turn is over.
     pub fn outcome(&self) -> Option<Result<(), Errno>> {
         self.lock().outcome
     }
 
-    /// Whether its requests may wait without a thread.
+    /// Returns whether its requests may wait without a thread.
     pub fn has_room(&self) -> bool {
         self.lock().requests <= SYNC_WAITERS_MAX
     }
 
-    /// Gives up a request, if it is not over and `gives_up` succeeds.
+    /// Gives up a request if the turn is not over and `gives_up` returns true. Returns whether it
+    /// did.
     pub fn leave(&self, gives_up: impl FnOnce() -> bool) -> bool {
         let mut state = self.lock();
         let left = state.outcome.is_none() && gives_up();
@@ -72,10 +73,10 @@ impl SyncTurn {
         left
     }
 
-    /// Waits until it is over.
+    /// Waits until the turn is over.
     ///
     /// # Errors
-    /// What the host says.
+    /// The error of the host.
     pub fn wait(&self) -> Result<(), Errno> {
         let mut state = self.lock();
         loop {
@@ -86,12 +87,14 @@ impl SyncTurn {
         }
     }
 
+    /// Adds a request.
     pub(crate) fn enter(&self) {
         let mut state = self.lock();
         state.requests = state.requests.saturating_add(1);
     }
 
-    /// Ends it. False: not every request that waited is there to hear of it, and the host tells an error once.
+    /// Ends the turn. Returns whether every request that waited for it still gets the outcome. If
+    /// not, an error must be kept, because the host reports it only once.
     pub(crate) fn end(&self, outcome: Result<(), Errno>) -> bool {
         let mut state = self.lock();
         state.outcome.get_or_insert(outcome);

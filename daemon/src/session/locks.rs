@@ -5,7 +5,7 @@ use super::options::LockMode;
 use super::serve::{Outcome, Scratch, Session, Terms};
 use super::state::SessionState;
 use super::waiters::LockWait;
-use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, Paced, nothing_in_the_way};
+use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, Paced, no_conflict};
 use pinhole_protocol::{Errno, GetLock, Header, Reply, SetLock, Unique};
 
 impl<F: FileSystem> Session<F> {
@@ -18,7 +18,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Answer<Paced<Reply<'static>>> {
         self.check_locks_served()?;
         let found = self.filesystem.get_lock(self.permit(header, get)?, terms.pace)?;
-        Ok(found.map(|found| Reply::Lock(found.unwrap_or_else(|| nothing_in_the_way(&get.0)))))
+        Ok(found.map(|found| Reply::Lock(found.unwrap_or_else(|| no_conflict(&get.0)))))
     }
 
     /// SETLK and SETLKW.
