@@ -62,6 +62,7 @@ pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
     faults.extend(shape::check(&sources));
     faults.extend(docs::check(&sources));
     faults.extend(prose::check(&sources));
+    faults.extend(read_path::check(&sources, &crates));
     faults.extend(docs::rows(&sources, &suites::all()?));
     faults.sort();
     faults.dedup();

@@ -29,8 +29,19 @@ const HEADING: &str = "## Path of a READ";
 /// Folder whose files count.
 const FOLDER: &str = "daemon/src/";
 
+/// Largest number of lines of the description.
+const LINES_MAX: usize = 25;
+
+/// Largest number of files of the daemon on the path.
+const FILES_MAX: usize = 20;
+
 /// Files that functions of the path call, and why they are not on the path of a READ.
-const BESIDE: [(&str, &str); 0] = [];
+const BESIDE: [(&str, &str); 4] = [
+    ("daemon/src/passthrough/resolve.rs", "the errno of a failed call"),
+    ("daemon/src/session/effort.rs", "the time that a request takes in the offload pool"),
+    ("daemon/src/session/waiters.rs", "INTERRUPT"),
+    ("daemon/src/transport/vhost_user/leases.rs", "requests that meet a lease of a host process"),
+];
 
 /// Methods that most types of the standard library have too: their names say nothing.
 const COMMON: [&str; 8] = ["get", "insert", "len", "map", "next", "push", "remove", "take"];
@@ -62,6 +73,15 @@ pub(super) fn check(sources: &[Source], crates: &[Crate<'_>]) -> Vec<Fault> {
     let product: Vec<(&str, &Function)> = product(sources).collect();
     let named = named(sources, &product);
     let mut faults = Vec::new();
+    let lines = section(sources);
+    if lines.len() > LINES_MAX || files.len() > FILES_MAX {
+        let what = format!(
+            "a READ is described in {} lines and {} files, limits {LINES_MAX} and {FILES_MAX}",
+            lines.len(),
+            files.len()
+        );
+        faults.push(Fault::new(PAGE, lines.first().map_or(1, |(number, _)| *number), what));
+    }
     for (position, one) in named.iter().enumerate() {
         let path = one.function.path();
         if one.file.starts_with(FOLDER) && !files.contains(one.file) {
@@ -186,6 +206,13 @@ mod tests {
         let text = "`A::run` (`daemon/src/a.rs`) `B::serve` (`daemon/src/b.rs`) `daemon/src/d.rs`\n\
                     `C::read` (`daemon/src/c.rs`)";
         assert_eq!(faults(text), [""; 0]);
+    }
+
+    #[test]
+    fn long_description_is_a_fault() {
+        let text = format!("`A::run` (`daemon/src/a.rs`) `daemon/src/b.rs`{}", "\n".repeat(26));
+        let what = "a READ is described in 26 lines and 2 files, limits 25 and 20";
+        assert_eq!(faults(&text), [format!("{PAGE}:2: {what}")]);
     }
 
     #[test]

@@ -22,9 +22,6 @@ fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
     let path = read_path::files(sources);
     lines.push(format!("Files on the READ path: {}", path.len()));
     lines.extend(path.iter().map(|file| format!("  {file}")));
-    let gaps = read_path::check(sources, crates);
-    lines.push(format!("Gaps in the description of the READ path: {}", gaps.len()));
-    lines.extend(gaps.iter().map(|gap| format!("  {gap}")));
     let rust = sources.iter().filter(|source| source.is_rust());
     let largest = rust.map(|source| (source.lines().count(), source.file.as_str())).max();
     lines.extend(largest.map(|(count, file)| format!("Largest file: {file}, {count} lines")));
@@ -94,7 +91,6 @@ mod tests {
         ];
         let expected = [
             "Files on the READ path: 0",
-            "Gaps in the description of the READ path: 0",
             "Largest file: daemon/src/a/mod.rs, 4 lines",
             "Import cycles: 1",
             "  2 files:",
