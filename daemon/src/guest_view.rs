@@ -1,18 +1,19 @@
-//! A guest's memory as one request uses it: what the daemon itself may read and write, and what only the kernel may.
+//! The guest's memory as one request uses it: the part that the daemon itself may read and write,
+//! and the part that only the kernel may.
 //!
-//! A front-end that keeps the DAX window as memory of the guest (QEMU) describes each mapping as a region like any other.
-//! Behind such a region is a file of the share, which anybody may cut: whoever then touches a page behind its end is sent
-//! SIGBUS. `preadv2` and `pwritev2` answer EFAULT instead. So data may lie there, and nothing else: no ring, no table of
-//! descriptors, no header, no reply.
+//! QEMU describes each mapping of the DAX window as a memory region like any other. Behind such a
+//! region is a file of the share, which any process may truncate. A thread that then touches a page
+//! past its end gets SIGBUS, but `preadv2` and `pwritev2` fail with EFAULT. So only file data may
+//! be there: no ring, no table of descriptors, no header, no reply.
 
 use vm_memory::GuestMemoryMmap;
 
-/// The two views. Without a window they are one.
+/// The two views of guest memory. Without a window they are the same.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestView<'a> {
-    /// Memory that nobody takes away: for rings, tables, messages and replies.
+    /// Memory that never disappears: for rings, tables, messages and replies.
     pub ram: &'a GuestMemoryMmap,
-    /// That and the window's: for data, by its addresses, and for system calls alone.
+    /// That memory and the window's: for data, by address, in system calls only.
     pub all: &'a GuestMemoryMmap,
 }
 

@@ -1,9 +1,10 @@
-//! File data straight to and from memory that is shared with a guest.
+//! Moves file data directly to and from memory that is shared with a guest.
 //!
-//! Why `unsafe` here: guest memory may change at any moment, so no Rust reference to it may exist; the kernel is
-//! handed bare addresses. This file owns the two system calls that take them, `preadv2` and `pwritev2`, and nothing
-//! else touches an address. They are made without the C library's functions of these names, which make another call
-//! where the file system answers ENOSYS: one that a worker's filter ends the process for.
+//! Why `unsafe` here: guest memory may change at any moment, so no Rust reference to it may exist.
+//! The kernel gets plain addresses. Only this file makes the two calls that take them, `preadv2`
+//! and `pwritev2`. It does not use the C library's functions of these names: they make another call
+//! if the file system returns ENOSYS, and the filter of a queue thread ends the process for that
+//! one.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2 on guest memory, to which no reference may exist")]
 
 use crate::guest_view::GuestView;
@@ -12,23 +13,24 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice};
 
-/// One buffer of a request by its guest address: it can be kept, and moved to another thread, beside the memory that
-/// it was checked against.
+/// One buffer of a request by its guest address. It can be kept, and moved to another thread,
+/// together with the memory that it was checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Guest physical address.
     pub address: GuestAddress,
-    /// Bytes, all of them inside one memory region.
+    /// Length in bytes, all of them inside one memory region.
     pub len: u32,
 }
 
-/// Pieces of memory that are one run of bytes for a READ or WRITE. A view: it costs nothing to make.
+/// Pieces of memory that are one sequence of bytes for a READ or WRITE. Making this view costs
+/// nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct IoVectors<'a> {
     backing: Backing<'a>,
-    /// Bytes left out at the start.
+    /// Number of bytes left out at the start.
     skipped: usize,
-    /// Bytes behind those.
+    /// Number of bytes after those.
     len: usize,
 }
 
@@ -40,14 +42,14 @@ enum Backing<'a> {
 }
 
 bitflags::bitflags! {
-    /// How one transfer is done; the kernel's `RWF_*`.
+    /// Options of one transfer, the kernel's `RWF_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct TransferFlags: i32 {
-        /// Durable data when the call returns.
+        /// The data is durable when the call returns.
         const DSYNC = libc::RWF_DSYNC;
-        /// Durable data and metadata when the call returns.
+        /// Data and metadata are durable when the call returns.
         const SYNC = libc::RWF_SYNC;
-        /// Do not wait for what is not in memory.
+        /// Do not wait for data that is not in memory.
         const NOWAIT = libc::RWF_NOWAIT;
         /// Write at the end of the file, whatever the offset.
         const APPEND = libc::RWF_APPEND;
@@ -61,43 +63,43 @@ impl<'a> From<VolatileSlice<'a>> for IoVectors<'a> {
 }
 
 impl<'a> IoVectors<'a> {
-    /// No bytes.
+    /// Returns a view of no bytes.
     pub const fn empty() -> Self {
         Self { backing: Backing::Nothing, skipped: 0, len: 0 }
     }
 
-    /// `pieces` of a guest's memory, one behind the other. A piece that does not lie in one region of `memory` ends
-    /// every transfer before it, and one that lies in the window every copy.
+    /// Returns a view of `pieces` of a guest's memory, one after the other. A transfer ends before
+    /// a piece that is not in one region of `memory`, and a copy also before a piece in the window.
     pub fn guest(memory: impl Into<GuestView<'a>>, pieces: &'a [Piece]) -> Self {
         let lens = pieces.iter().map(|piece| usize::try_from(piece.len).unwrap_or(usize::MAX));
         let len = lens.fold(0, usize::saturating_add);
         Self { backing: Backing::Guest(memory.into(), pieces), skipped: 0, len }
     }
 
-    /// Bytes in all.
+    /// Returns the number of bytes.
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there are no bytes.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The first `len` bytes, or all.
+    /// Returns the first `len` bytes, or all.
     #[must_use]
     pub fn first(self, len: usize) -> Self {
         Self { len: self.len.min(len), ..self }
     }
 
-    /// What stands behind the first `len` bytes.
+    /// Returns the bytes after the first `len`.
     #[must_use]
     pub fn after(self, len: usize) -> Self {
         let skipped = len.min(self.len);
         Self { skipped: self.skipped.saturating_add(skipped), len: self.len.saturating_sub(skipped), ..self }
     }
 
-    /// Copies the bytes out, each once, as far as there is room; returns how many.
+    /// Copies the bytes out, each once, as far as there is room. Returns their number.
     pub fn copy_to(&self, mut room: &mut [u8]) -> usize {
         let before = room.len();
         for slice in self.slices(|memory| memory.ram) {
@@ -108,7 +110,7 @@ impl<'a> IoVectors<'a> {
         before.saturating_sub(room.len())
     }
 
-    /// Copies `bytes` in, as far as there is room; returns how many.
+    /// Copies `bytes` in, as far as there is room. Returns their number.
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         for slice in self.slices(|memory| memory.ram) {
@@ -125,13 +127,14 @@ impl<'a> IoVectors<'a> {
     /// Fills the memory from `file` at `offset`, in one `preadv2` for each 1,024 pieces.
     ///
     /// # Errors
-    /// What the host says; bytes moved before an error are reported as a short count instead.
+    /// The host's error. If bytes were moved before it, returns their number instead.
     pub fn fill_from(&self, file: BorrowedFd<'_>, offset: u64, flags: TransferFlags) -> io::Result<usize> {
         self.transfer(offset, |vectors, at| {
-            // SAFETY: each vector describes a `VolatileSlice` of memory that `self` borrows, so it stays mapped until
-            // this returns. It may be written by anyone at any time: the kernel writing to it races with no Rust
-            // reference. There are at most 1,024 of them (UIO_MAXIOV), as many as the array has places. The arguments
-            // are those of `preadv2` in the kernel; all of a 64-bit offset is in the first of its two halves.
+            // SAFETY: each vector describes a `VolatileSlice` of memory that `self` borrows, so it
+            // stays mapped until this returns. Any thread may write it at any time, so the kernel's
+            // write races with no Rust reference. There are at most 1,024 vectors (UIO_MAXIOV), the
+            // capacity of the array. The arguments are those of `preadv2` in the kernel; the first
+            // of the two halves of the offset holds all 64 bits.
             unsafe {
                 libc::syscall(
                     libc::SYS_preadv2,
@@ -149,11 +152,11 @@ impl<'a> IoVectors<'a> {
     /// Writes the memory to `file` at `offset`, in one `pwritev2` for each 1,024 pieces.
     ///
     /// # Errors
-    /// What the host says; bytes moved before an error are reported as a short count instead.
+    /// The host's error. If bytes were moved before it, returns their number instead.
     pub fn drain_to(&self, file: BorrowedFd<'_>, offset: u64, flags: TransferFlags) -> io::Result<usize> {
         self.transfer(offset, |vectors, at| {
-            // SAFETY: as in `fill_from`, but the kernel only reads; a guest that changes the bytes meanwhile changes
-            // what it itself has written.
+            // SAFETY: as in `fill_from`, but the kernel only reads. A guest that changes the bytes
+            // meanwhile changes its own data.
             unsafe {
                 libc::syscall(
                     libc::SYS_pwritev2,
@@ -182,7 +185,7 @@ impl<'a> IoVectors<'a> {
             Backing::Nothing | Backing::One(_) => 1,
             Backing::Guest(_, pieces) => pieces.len(),
         };
-        // Most transfers have a piece or two; only long ones pay for a long array's place on the stack.
+        // Most transfers have one or two pieces. Only long ones need a long array on the stack.
         let slices = self.slices(|memory| memory.all);
         if count <= FEW {
             transfer::<FEW>(slices, offset, call)
@@ -232,8 +235,8 @@ impl<'a> Iterator for Slices<'a> {
     }
 }
 
-/// Runs `call` over the pieces in groups that one system call takes, until a short count. Where there is nothing to
-/// move the host is asked all the same: whether the file is open for it is for the host to say.
+/// Runs `call` over the pieces in groups for one system call each, until a short count. Makes one
+/// call even if there are no bytes: the host decides whether the file is open for it.
 #[inline(never)]
 fn transfer<const COUNT: usize>(
     mut slices: Slices<'_>,
@@ -245,7 +248,7 @@ fn transfer<const COUNT: usize>(
         let mut vectors = ArrayVec::<libc::iovec, COUNT>::new();
         let mut wanted: usize = 0;
         for slice in slices.by_ref().take(COUNT) {
-            // The guard keeps nothing mapped: that is done by the memory which the slice borrows.
+            // The memory that the slice borrows stays mapped without the guard.
             let guard = slice.ptr_guard_mut();
             vectors.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() });
             wanted = wanted.saturating_add(guard.len());
@@ -259,7 +262,7 @@ fn transfer<const COUNT: usize>(
                 break moved;
             }
             let error = io::Error::last_os_error();
-            // A server of files may answer so where SIGSTOP, a freezer or a tracer interrupts the wait for it.
+            // A file server may return it if SIGSTOP, a freezer or a tracer interrupts the wait.
             if error.kind() != io::ErrorKind::Interrupted {
                 return if done == 0 { Err(error) } else { Ok(done) };
             }
@@ -271,13 +274,14 @@ fn transfer<const COUNT: usize>(
     }
 }
 
-/// The other half of an offset: nothing where a `long` has 64 bits.
+/// The other half of an offset, which is unused if a `long` has 64 bits.
 const HIGH_HALF: libc::c_long = 0;
 
-/// Pieces that one `preadv2` or `pwritev2` takes (`UIO_MAXIOV`).
+/// Largest number of pieces of one `preadv2` or `pwritev2` (`UIO_MAXIOV`).
 const VECTORS_MAX: usize = 1024;
 
-/// Pieces of a transfer that is not long: up to 64 KiB in pages, with those that the guest's allocator cut off.
+/// Number of pieces of a short transfer: up to 64 KiB in pages, and a few that the guest's
+/// allocator has split.
 const FEW: usize = 32;
 
 #[cfg(test)]
@@ -292,7 +296,7 @@ mod tests {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(START), 0x10000)]).unwrap()
     }
 
-    /// `count` pieces of `len` bytes with a gap of a byte behind each.
+    /// Returns `count` pieces of `len` bytes with a gap of one byte after each.
     fn pieces(count: u32, len: u32) -> Vec<Piece> {
         (0..count)
             .map(|n| Piece { address: GuestAddress(START + u64::from(n) * u64::from(len + 1)), len })
@@ -320,7 +324,8 @@ mod tests {
             }
             // SAFETY: the function has no preconditions.
             let errno = unsafe { libc::__errno_location() };
-            // SAFETY: the C library gives each thread an `errno` of its own, which may be written at any time.
+            // SAFETY: the C library gives each thread an `errno` of its own, which may be written
+            // at any time.
             unsafe { errno.write(libc::EINTR) };
             -1
         });
@@ -363,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_copied_than_there_is_room_on_either_side() {
+    fn a_copy_ends_with_the_smaller_side() {
         let all = pieces(3, 4);
         let (memory, whole) = filled(&all);
         let vectors = IoVectors::guest(&memory, &all);
@@ -393,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn to_move_nothing_takes_a_file_that_is_open_for_it() {
+    fn an_empty_transfer_needs_an_open_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let to_write = std::fs::File::create(&path).unwrap();
@@ -407,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_outside_memory_ends_the_transfer_before_it() {
+    fn a_transfer_ends_before_a_piece_outside_memory() {
         let file = tempfile::tempfile().unwrap();
         let wrong = [
             Piece { address: GuestAddress(START), len: 8 },
@@ -420,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_past_what_the_host_knows_is_an_error() {
+    fn an_offset_past_the_hosts_limit_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         let mut bytes = vec![1; 4];
         let vectors = IoVectors::from(VolatileSlice::from(bytes.as_mut_slice()));
@@ -428,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_the_call_is_an_error_and_asked_by_no_other() {
+    fn a_missing_call_is_an_error_without_another_call() {
         use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
         let without = [libc::SYS_preadv2, libc::SYS_pwritev2].map(|call| (call, vec![]));
         let (refused, arch) = (SeccompAction::Errno(libc::ENOSYS.unsigned_abs()), std::env::consts::ARCH);
@@ -436,7 +441,7 @@ mod tests {
         let filter =
             SeccompFilter::new(without.into_iter().collect(), SeccompAction::Allow, refused, arch).unwrap();
         let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-        // On a thread that ends: a filter stays.
+        // On a thread that ends, because a filter stays.
         let tried = std::thread::spawn(move || {
             let file = tempfile::tempfile().unwrap();
             let mut bytes = vec![1; 4];

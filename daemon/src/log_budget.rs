@@ -1,9 +1,10 @@
-//! Limits by how much a guest can make the log grow.
+//! Limits how much a guest can make the log grow.
 //!
-//! Lines come from [`Source`]s: one for each kind of complaint about each queue, and one for each other place where a guest can
-//! cause a line. A source backs off: its first line passes at once, the next one a second later at the earliest, then a
-//! minute later, then an hour ([`LOG_BACK_OFF`]). All sources share one budget for the process ([`LOG_LINES_BURST`],
-//! [`LOG_LINE_PERIOD`]). A line that does not pass is counted, and the next line of its source tells how many there were.
+//! Lines come from [`Source`]s: one for each kind of complaint about each queue, and one for each
+//! other place where a guest can cause a line. A source backs off: its first line passes at once,
+//! the next one at least a second later, then a minute, then an hour ([`LOG_BACK_OFF`]). All
+//! sources share one budget for the process ([`LOG_LINES_BURST`], [`LOG_LINE_PERIOD`]). Lines that
+//! do not pass are counted, and the next line of the source reports their number.
 
 use crate::limits::{LOG_BACK_OFF, LOG_LINE_PERIOD, LOG_LINES_BURST};
 use crate::sync::clock;
@@ -11,25 +12,25 @@ use crate::sync::lock::Mutex;
 use std::time::{Duration, Instant};
 
 /// The budget of this process.
-static BUDGET: Budget = Budget::new();
+static BUDGET: LineBudget = LineBudget::new();
 
-/// Lines that may pass now, whatever their source. A panic under the lock leaves it whole.
+/// The lines that may pass now, of all sources.
 #[derive(Debug)]
-struct Budget(Mutex<Option<Lines>>);
+struct LineBudget(Mutex<Option<Lines>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Lines {
     left: u32,
-    /// When the last of them was added.
+    /// When the last line was added.
     added: Instant,
 }
 
-impl Budget {
+impl LineBudget {
     const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Takes one line, if one is left.
+    /// Takes one line if one is left.
     fn take(&self, now: Instant) -> bool {
         let mut lines = self.0.lock();
         let Lines { left, added } = lines.unwrap_or(Lines { left: LOG_LINES_BURST, added: now });
@@ -42,18 +43,18 @@ impl Budget {
     }
 }
 
-/// One place from which lines come.
+/// One place in the code that writes lines.
 #[derive(Debug)]
 pub struct Source {
-    /// The shortest time from the first line to the second, from that to the third, and so on; the last one repeats.
+    /// The shortest times between the first line and the second, the second and the third, and so
+    /// on. The last one repeats.
     back_off: &'static [Duration],
-    /// A panic under the lock leaves it whole.
     past: Mutex<Past>,
 }
 
 #[derive(Debug)]
 struct Past {
-    /// Lines that have passed since the source was last quiet.
+    /// Number of lines that have passed since the source was last quiet.
     passed: usize,
     last_passed: Option<Instant>,
     last_tried: Option<Instant>,
@@ -67,13 +68,13 @@ impl Default for Source {
 }
 
 impl Source {
-    /// A source that backs off.
+    /// Makes a source that backs off.
     pub const fn new() -> Self {
         Self::with(&LOG_BACK_OFF)
     }
 
-    /// A source that is limited by the budget of the process alone: for news about a connection, of which an operator
-    /// wants each line.
+    /// Makes a source that only the budget of the process limits: for events of a connection, of
+    /// which an operator wants each line.
     pub const fn of_news() -> Self {
         Self::with(&[])
     }
@@ -83,19 +84,20 @@ impl Source {
         Self { back_off, past: Mutex::new(past) }
     }
 
-    /// Asks for one line. Returns how many did not pass since the last one; `None`: this one does not pass either.
+    /// Asks for one line. Returns how many lines did not pass since the last one that did. `None`:
+    /// this line does not pass either.
     pub fn pass(&self) -> Option<u64> {
         self.past.lock().pass(self.back_off, &BUDGET, clock::now())
     }
 
-    /// The same for a panic hook, which must not wait: the thread may have panicked while it held the lock.
+    /// As [`Source::pass`], for a panic hook, which must not wait: the thread may hold the lock.
     pub fn try_pass(&self) -> Option<u64> {
         self.past.try_lock()?.pass(self.back_off, &BUDGET, clock::now())
     }
 }
 
 impl Past {
-    fn pass(&mut self, back_off: &[Duration], budget: &Budget, now: Instant) -> Option<u64> {
+    fn pass(&mut self, back_off: &[Duration], budget: &LineBudget, now: Instant) -> Option<u64> {
         let longest = back_off.last().copied().unwrap_or_default();
         let since = |moment: Option<Instant>| moment.map(|moment| now.saturating_duration_since(moment));
         if since(self.last_tried).is_some_and(|quiet| quiet > longest) {
@@ -126,13 +128,13 @@ mod tests {
     /// A source with a clock of its own, and a budget for it alone.
     struct Clock {
         source: Source,
-        budget: Budget,
+        budget: LineBudget,
         began: Instant,
     }
 
     impl Clock {
         fn new(source: Source) -> Self {
-            Self { source, budget: Budget::new(), began: clock::now() }
+            Self { source, budget: LineBudget::new(), began: clock::now() }
         }
 
         fn pass(&self, at: Duration) -> Option<u64> {
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(clock.pass(Duration::ZERO), Some(0));
         assert_eq!(clock.pass(SECOND), Some(0));
         assert_eq!(clock.pass(2 * SECOND), None);
-        // Quiet for exactly an hour is not yet quiet: it would be a way to three lines an hour instead of one.
+        // Exactly an hour does not count as quiet: that would allow three lines an hour, not one.
         assert_eq!(clock.pass(2 * SECOND + HOUR), Some(1));
         assert_eq!(clock.pass(3 * SECOND + HOUR), None);
         let later = 3 * SECOND + 2 * HOUR + SECOND;
@@ -180,17 +182,17 @@ mod tests {
         assert_eq!(clock.pass(SECOND), None);
         assert_eq!(clock.pass(LOG_LINE_PERIOD), Some(u64::from(LOG_LINES_BURST) + 1));
         assert_eq!(clock.pass(LOG_LINE_PERIOD + SECOND), None);
-        // It holds no more than a burst, however long it was not needed.
+        // It holds at most a burst, after any time.
         let much_later = 1000 * HOUR;
         let burst = (0..2 * LOG_LINES_BURST).filter(|_| clock.pass(much_later).is_some()).count();
         assert_eq!(burst, usize::try_from(LOG_LINES_BURST).unwrap());
     }
 
-    /// Every queue of the largest device complains of everything ten times a second for a day.
+    /// Every queue of the largest device has both complaints ten times a second for a day.
     #[test]
     fn a_hostile_guest_adds_less_than_half_a_megabyte_a_day() {
         const QUEUES: usize = 64;
-        let (budget, began) = (Budget::new(), clock::now());
+        let (budget, began) = (LineBudget::new(), clock::now());
         let sources: Vec<Source> = (0..2 * QUEUES).map(|_| Source::new()).collect();
         let mut lines = 0;
         for tenth in 0..24 * 3600 * 10 {

@@ -1,10 +1,10 @@
-//! Host descriptors are counted, so that a guest can never take the last one.
+//! A budget of host descriptors, so that a guest can never take the last one.
 
 use pinhole_protocol::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many descriptors the guest may hold on the host, through nodes and handles.
+/// The number of descriptors that the guest may hold on the host, through nodes and handles.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget(Arc<Counts>);
 
@@ -14,7 +14,7 @@ struct Counts {
     taken: AtomicU64,
 }
 
-/// The right to hold one descriptor; given back when dropped.
+/// The right to hold one descriptor. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Counts>);
 
@@ -26,7 +26,7 @@ impl Budget {
     /// Takes the right to open one descriptor, before it is opened.
     ///
     /// # Errors
-    /// ENFILE past the limit: the daemon lives and the guest may close something.
+    /// ENFILE at the limit. The daemon continues, and the guest may close files.
     pub(crate) fn ticket(&self) -> Result<Ticket, Errno> {
         let take = |taken: u64| (taken < self.0.limit).then(|| taken.saturating_add(1));
         match self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
@@ -35,12 +35,13 @@ impl Budget {
         }
     }
 
-    /// Whether a quarter is still free: what nobody asked for by name may be taken only then.
+    /// Returns whether a quarter is still free. Descriptors that the guest did not ask for are
+    /// opened only then.
     pub(crate) fn is_ample(&self) -> bool {
         self.taken() < self.0.limit / 4 * 3
     }
 
-    /// Descriptors held now.
+    /// Returns the number of descriptors held now.
     pub(crate) fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
     }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_the_limit_is_enfile_until_one_is_given_back() {
+    fn a_full_budget_is_enfile_until_a_ticket_is_dropped() {
         let budget = Budget::new(2);
         let first = budget.ticket().unwrap();
         let _second = budget.ticket().unwrap();

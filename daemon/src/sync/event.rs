@@ -42,8 +42,8 @@ impl EventCounter {
         self.subscriber_notifications.load(Ordering::SeqCst)
     }
 
-    /// Makes [`EventCounter::notify_subscribers`] notify from now on. A subscriber checks after this call
-    /// for changes that came before it.
+    /// Makes [`EventCounter::notify_subscribers`] notify from now on. A subscriber checks after
+    /// this call for changes that came before it.
     pub fn subscribe(self: &Arc<Self>) -> Subscription {
         self.subscribers.fetch_add(1, Ordering::SeqCst);
         Subscription(Arc::clone(self))

@@ -2,8 +2,8 @@
 //!
 //! A panic in one request must not fail all later ones, so the data under a lock stays usable after
 //! a panic. Every user of these types keeps its data valid at each point where it may panic: most
-//! change one value at a time, or allocate before they change anything. Where that is not obvious, a
-//! comment at the field or at the change says why.
+//! change one value at a time, or allocate before they change anything. Where that is not obvious,
+//! a comment at the field or at the change says why.
 #![expect(clippy::disallowed_types, reason = "this file wraps them")]
 
 use super::clock;
@@ -84,7 +84,8 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a notification, but not past `until`. True: it is `until`. May return without either.
+    /// Waits for a notification, but not past `until`. True: it is `until`. May return without
+    /// either.
     pub(crate) fn wait_until<'m, T>(
         &self,
         guard: MutexGuard<'m, T>,

@@ -26,9 +26,9 @@ pub(crate) fn use_one_heap() -> io::Result<()> {
 
 /// Returns the allocator's free memory to the host.
 ///
-/// Reading the command line and the policy, and making filters, takes several times the memory of an
-/// idle daemon. So does a guest that knew many files. This needs `brk` and `madvise(MADV_DONTNEED)`,
-/// which a queue thread may not call.
+/// Reading the command line and the policy, and making filters, takes several times the memory of
+/// an idle daemon. So does a guest that knew many files. This needs `brk` and
+/// `madvise(MADV_DONTNEED)`, which a queue thread may not call.
 pub(crate) fn give_back_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes the allocator's own locks and changes no memory that is in use. Its

@@ -24,9 +24,9 @@ pub(crate) enum Forked {
 /// Fails if this process has a second thread, and with errors of the host.
 pub(crate) fn fork() -> io::Result<Forked> {
     check_one_thread()?;
-    // SAFETY: this process has one thread, the calling one, and only that could start another. So in
-    // the child no lock is held by a thread that is gone, and no data is half changed. The child may
-    // do anything (POSIX restricts only children of processes with several threads).
+    // SAFETY: this process has one thread, the calling one, and only that could start another. So
+    // in the child no lock is held by a thread that is gone, and no data is half changed. The child
+    // may do anything (POSIX restricts only children of processes with several threads).
     let pid = unsafe { libc::fork() };
     match pid {
         ..0 => Err(io::Error::last_os_error()),

@@ -13,8 +13,8 @@ use vmm_sys_util::signal;
 /// - The signals of a crash have their default action. The standard library's handlers would report
 ///   a stack overflow by calls that no filter allows, so the process would end by SIGSYS and hide
 ///   its fault.
-/// - SIGCHLD has its default action, so that the kernel keeps the exit status of a child until it is
-///   waited for.
+/// - SIGCHLD has its default action, so that the kernel keeps the exit status of a child until it
+///   is waited for.
 ///
 /// # Errors
 /// The host's error.

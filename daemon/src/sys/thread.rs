@@ -32,9 +32,9 @@ pub(crate) fn unshare(shared: UnshareFlags) -> io::Result<()> {
     if shared.contains(UnshareFlags::FILES) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: the call is unsafe because of CLONE_FILES, which was refused above: every thread keeps
-    // the one descriptor table. Namespaces, umask and working directory are not part of Rust's model
-    // of memory.
+    // SAFETY: the call is unsafe because of CLONE_FILES, which was refused above: every thread
+    // keeps the one descriptor table. Namespaces, umask and working directory are not part of
+    // Rust's model of memory.
     unsafe { rustix::thread::unshare_unsafe(shared) }?;
     Ok(())
 }
