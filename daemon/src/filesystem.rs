@@ -17,7 +17,6 @@ use pinhole_protocol::{
     Attr, Created, DirentBuffer, Entry, Errno, FileLock, Groups, Handle, InitFlags, LockOwner, LockRange,
     NodeId, OpenReply, Statfs, Statx,
 };
-use rustix::fs::OFlags;
 use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -113,14 +112,6 @@ impl<T> Paced<T> {
             Self::Stopped => Paced::Stopped,
         }
     }
-
-    /// Interprets the result of an open: with [`Pace::Now`], EAGAIN of the host means a lease.
-    pub(crate) fn opened(answer: Answer<T>, pace: Pace) -> Answer<Self> {
-        match (answer, pace) {
-            (Err(Errno::EAGAIN), Pace::Now) => Ok(Self::Leased),
-            (answer, _) => answer.map(Self::Ready),
-        }
-    }
 }
 
 /// Whether an operation that was stopped between two steps may start again from its beginning.
@@ -188,18 +179,6 @@ impl<'s> StopCheck<'s> {
 impl fmt::Debug for StopCheck<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("StopCheck").finish_non_exhaustive()
-    }
-}
-
-impl Pace {
-    /// Returns the flags to open a regular file with, beside its access mode: `O_NONBLOCK` if the
-    /// open must not wait for a lease. The descriptor keeps the flag. It has no other effect on a
-    /// regular file, because reads and locks have flags of their own (`RWF_NOWAIT`, `LOCK_NB`).
-    pub(crate) const fn open_flags(self) -> OFlags {
-        match self {
-            Self::Now => OFlags::NONBLOCK,
-            Self::Patient => OFlags::empty(),
-        }
     }
 }
 

@@ -1,8 +1,9 @@
-//! A table with keys of index and generation, which a guest repeats back. A stale or invented key finds
-//! nothing.
+//! A table with keys of index and generation, which a guest repeats back. A stale or invented key
+//! finds nothing.
 //!
-//! Each slot has its own lock, held only to count one more holder, so threads that look up different
-//! keys never wait for one another. Giving out a key and taking it back share one more lock.
+//! Each slot has its own lock, held only to count one more holder, so threads that look up
+//! different keys never wait for one another. Giving out a key and taking it back share one more
+//! lock.
 
 use crate::sync::lock::{Mutex, RwLock};
 use arc_swap::ArcSwapOption;
@@ -18,21 +19,23 @@ const FIRST_LEN: u64 = 64;
 /// Segments until there are more slots than the 32 bits of index in a key can express.
 const SEGMENTS: usize = 27;
 
-/// The first segments are never removed: 8,128 slots, or 0.2 MB of memory. So most guests find their
-/// slots without the indirection of segments that can be removed.
+/// The first segments are never removed: 8,128 slots, or 0.2 MB of memory. So most guests find
+/// their slots without the indirection of segments that can be removed.
 const FIXED_SEGMENTS: usize = 7;
 
-/// Upper bound on how far [`SlotTable::shrink`] raises the first generation of slots. A slot restarts
-/// with its own generation only if it was used more often than this.
+/// Upper bound on how far [`SlotTable::shrink`] raises the first generation of slots. A slot
+/// restarts with its own generation only if it was used more often than this.
 const RAISE_MAX: u32 = 1 << 16;
 
-/// The first generation is not raised past this one: a quarter of all generations is left to each slot.
+/// The first generation is not raised past this one: a quarter of all generations is left to each
+/// slot.
 const RAISED_MAX: u32 = u32::MAX / 4 * 3;
 
 /// Returns the first generation for the keys of a table, a different one in each process.
 ///
-/// A guest whose VMM reconnects to a restarted daemon still holds keys of the process that died, and
-/// those must find nothing. The generation is in the lower half, so that as many again are left.
+/// A guest whose VMM reconnects to a restarted daemon still holds keys of the process that died,
+/// and those must find nothing. The generation is in the lower half, so that as many again are
+/// left.
 pub(crate) fn first_generation() -> u32 {
     // Seeded by the kernel's random numbers.
     let random = RandomState::new().hash_one(0);
@@ -63,9 +66,9 @@ impl<T> Deref for Keyed<T> {
 
 /// Values under 64-bit keys, none of which is given out twice.
 ///
-/// A key is `generation << 32 | index + 1`: no key is 0, and the first key of a table that begins with
-/// generation 0 is 1. A value that was found lives as long as it is held, also if its key is taken back
-/// meanwhile.
+/// A key is `generation << 32 | index + 1`: no key is 0, and the first key of a table that begins
+/// with generation 0 is 1. A value that was found lives as long as it is held, also if its key is
+/// taken back meanwhile.
 #[derive(Debug)]
 pub(crate) struct SlotTable<T> {
     fixed: [OnceLock<Segment<T>>; FIXED_SEGMENTS],
@@ -111,8 +114,8 @@ struct FreeSlots {
     first: u32,
     /// Index and next generation of slots that can be used again.
     vacant: Vec<(u32, u32)>,
-    /// Slots from `next` on that must not begin with `first`, and the generation with which they begin.
-    /// `None`: their generations are used up.
+    /// Slots from `next` on that must not begin with `first`, and the generation with which they
+    /// begin. `None`: their generations are used up.
     raised: BTreeMap<u32, Option<u32>>,
     /// Slots before `next` whose generations are used up.
     retired: Vec<u32>,
@@ -169,7 +172,8 @@ impl<T> SlotTable<T> {
         Some(entry)
     }
 
-    /// Removes and returns all values for which `keep` returns false. Their keys are not used again.
+    /// Removes and returns all values for which `keep` returns false. Their keys are not used
+    /// again.
     pub(crate) fn retain(&self, mut keep: impl FnMut(&Arc<Keyed<T>>) -> bool) -> Vec<Arc<Keyed<T>>> {
         let doomed: Vec<u64> = self.each().filter(|entry| !keep(entry)).map(|entry| entry.key).collect();
         doomed.into_iter().filter_map(|key| self.remove(key)).collect()
@@ -182,8 +186,8 @@ impl<T> SlotTable<T> {
         indices.flatten()
     }
 
-    /// Frees the memory of a table that was once larger: all segments behind the last value, except the
-    /// first few. Their slots restart, with generations that they have not had.
+    /// Frees the memory of a table that was once larger: all segments behind the last value, except
+    /// the first few. Their slots restart, with generations that they have not had.
     pub(crate) fn shrink(&self) {
         let mut free = self.free.lock();
         let used = self.used_indices().last().map_or(0, |index| index.saturating_add(1));
@@ -264,8 +268,8 @@ impl FreeSlots {
         }
     }
 
-    /// Restarts all slots from an index on, which are vacant. Each begins with a generation above those
-    /// that it has had.
+    /// Restarts all slots from an index on, which are vacant. Each begins with a generation above
+    /// those that it has had.
     fn restart(&mut self, from: u32) {
         let highest = self.vacant.iter().map(|(_, next)| *next).max().unwrap_or(self.first);
         let first =

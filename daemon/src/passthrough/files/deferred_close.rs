@@ -1,8 +1,8 @@
 //! A thread that closes what takes long to close, so that no queue waits for it.
 //!
-//! The host frees the blocks of a large deleted file when its last descriptor is closed, which takes
-//! long. The thread also closes what is open on mounts below the share and not used, so that the host
-//! can unmount them.
+//! The host frees the blocks of a large deleted file when its last descriptor is closed, which
+//! takes long. The thread also closes what is open on mounts below the share and not used, so that
+//! the host can unmount them.
 
 use crate::limits::{DEFERRED_CLOSE_BLOCKS_MIN, DEFERRED_CLOSES_MAX, MOUNT_IDLE};
 use crate::passthrough::files::FileRef;
@@ -30,8 +30,8 @@ enum CloseTask {
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
     File(FileRef),
-    /// Something was opened on a mount below the share. The thread checks after a while whether it is
-    /// used.
+    /// Something was opened on a mount below the share. The thread checks after a while whether it
+    /// is used.
     WatchMounts,
     /// Perhaps no node is left on a mount.
     ReleaseMounts,
@@ -141,14 +141,16 @@ impl DeferredClose {
     /// Closes a file that the guest has released. `names_removed` is the present
     /// [`Files::names_removed`](super::Files::names_removed).
     pub(in crate::passthrough) fn close_file(&self, file: FileRef, names_removed: u64) {
-        // To ask costs as much as to close, so only if a name was removed since the file was opened.
+        // To ask costs as much as to close, so only if a name was removed since the file was
+        // opened.
         let may_be_deleted = file.names_removed != names_removed && !file.traits.remote;
         if may_be_deleted && is_slow_to_close(file.as_fd()) {
             self.close(CloseTask::File(file));
         }
     }
 
-    /// Leaves it to the thread, unless its queue is full: it holds descriptors, which must not pile up.
+    /// Leaves it to the thread, unless its queue is full: it holds descriptors, which must not pile
+    /// up.
     fn close(&self, task: CloseTask) {
         if let Err(full) = self.tasks.try_send(task) {
             drop(full);

@@ -54,8 +54,8 @@ pub(in crate::passthrough) struct Hints {
 impl FileHandle {
     /// Returns the description for direct writes and for questions about write errors.
     ///
-    /// A file has one or two descriptions. The host reports an error to each of them once, so asking
-    /// both would report it to the guest twice.
+    /// A file has one or two descriptions. The host reports an error to each of them once, so
+    /// asking both would report it to the guest twice.
     pub(in crate::passthrough) fn sync_fd(&self) -> BorrowedFd<'_> {
         self.direct.as_ref().map_or(self.file.as_fd(), AsFd::as_fd)
     }
@@ -67,8 +67,8 @@ impl FileHandle {
         }
     }
 
-    /// Notes that the guest closes the file. Later changes are those of others. If the host does not
-    /// tell the present state, nothing is known, as before.
+    /// Notes that the guest closes the file. Later changes are those of others. If the host does
+    /// not tell the present state, nothing is known, as before.
     pub(in crate::passthrough) fn settle_own_change(&self) {
         if let Some(node) =
             self.node.as_ref().filter(|node| self.writable && node.guest_cache.has_own_change())
@@ -99,7 +99,8 @@ impl FileHandle {
         }
     }
 
-    /// Keeps the descriptor of the node open if the file has grown large, before the file is closed.
+    /// Keeps the descriptor of the node open if the file has grown large, before the file is
+    /// closed.
     pub(in crate::passthrough) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
         if pace == Pace::Now && self.hints.grown.load(Ordering::Relaxed) {
             inodes.cache_descriptor_of(self.key);

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// An open file, whose key is the guest's handle.
 pub(in crate::passthrough) type FileRef = Arc<Keyed<FileHandle>>;
 
-/// Handles of directories differ from their keys in this bit. No index of a key has it, because each
-/// handle holds a descriptor and no process has 2^31 of them. So no handle of a file is also one of a
-/// directory.
+/// Handles of directories differ from their keys in this bit. No index of a key has it, because
+/// each handle holds a descriptor and no process has 2^31 of them. So no handle of a file is also
+/// one of a directory.
 const DIRECTORY_MARK: u64 = 1 << 31;
 
 /// What the guest has opened and not released.

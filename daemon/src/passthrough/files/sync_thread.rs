@@ -1,13 +1,13 @@
-//! The thread that makes whole file systems durable (`syncfs(2)`): for SYNCFS, and for FSYNC of a file
-//! that has lost the name by which it was opened.
+//! The thread that makes whole file systems durable (`syncfs(2)`): for SYNCFS, and for FSYNC of a
+//! file that has lost the name by which it was opened.
 //!
-//! The thread makes one call after another. Requests for the same file systems that come before a call
-//! begins share that turn and its outcome. A later request waits for the next turn. So the host has
-//! one such call at a time, whatever a guest sends, and no serving thread waits for it.
+//! The thread makes one call after another. Requests for the same file systems that come before a
+//! call begins share that turn and its outcome. A later request waits for the next turn. So the
+//! host has one such call at a time, whatever a guest sends, and no serving thread waits for it.
 //!
-//! The host reports an error once to each open file description, and all of these requests share one.
-//! So an error goes to every request that was there when it happened: to the requests of the turn
-//! that failed, whose data it may be, and to those that came during it.
+//! The host reports an error once to each open file description, and all of these requests share
+//! one. So an error goes to every request that was there when it happened: to the requests of the
+//! turn that failed, whose data it may be, and to those that came during it.
 
 use crate::filesystem::{Answer, SyncTurn};
 use crate::passthrough::files::FileRef;
@@ -47,7 +47,8 @@ struct SyncQueue<W> {
 #[derive(Debug)]
 struct PendingTurns<W> {
     turns: VecDeque<PendingTurn<W>>,
-    /// Errors of turns whose requests were all given up. The next request of the same scope gets them.
+    /// Errors of turns whose requests were all given up. The next request of the same scope gets
+    /// them.
     unreported: Vec<(SyncScope, Errno)>,
     /// No turn begins any more.
     closed: bool,
@@ -99,8 +100,8 @@ impl<W> SyncQueue<W> {
         while let Some(PendingTurn { scope, with, turn, earlier }) = self.take() {
             let fail_on_panic = FailOnDrop(&turn);
             let outcome = sync(scope, &with);
-            // Requests that came during the turn get its error before its own requests do, which may
-            // ask again at once.
+            // Requests that came during the turn get its error before its own requests do, which
+            // may ask again at once.
             self.add_to_next(scope, outcome);
             let outcome = earlier.and(outcome);
             if !turn.end(outcome) {
@@ -208,8 +209,8 @@ impl SyncThread {
         let (confined, is_confined) = bounded_channel(1);
         let sync = move |_: SyncScope, through: &Option<FileRef>| match through {
             None => mounts.sync(),
-            // Not through the descriptor of the mount: the host reports an error of the mount once to
-            // each description, and SYNCFS has to get it too.
+            // Not through the descriptor of the mount: the host reports an error of the mount once
+            // to each description, and SYNCFS has to get it too.
             Some(file) => retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno),
         };
         std::thread::Builder::new().name("syncs".to_owned()).stack_size(STACK_LEN).spawn(move || {

@@ -46,8 +46,8 @@ impl Description {
     }
 
     /// Opens a description that can hold a write lock, whatever access the guest has opened the
-    /// file with. If the daemon may not write to the file, it holds a read lock: a guest that cannot
-    /// store anything does not disturb other readers.
+    /// file with. If the daemon may not write to the file, it holds a read lock: a guest that
+    /// cannot store anything does not disturb other readers.
     ///
     /// # Errors
     /// EAGAIN if a process of the host has a lease on the file, which it is then told to give up;
@@ -83,9 +83,9 @@ impl AsFd for Description {
 /// that: the index of SQLite's write-ahead log, the table of readers of LMDB.
 ///
 /// Two guests share no page of it, except in a DAX window, so they would destroy what the locks
-/// protect. Such a file is locked for one guest as a whole. If the host does not tell the name, which
-/// may happen for a file that was opened by its inode handle, the file is treated the same way:
-/// programs of other guests are told that it is locked, and nothing is lost.
+/// protect. Such a file is locked for one guest as a whole. If the host does not tell the name,
+/// which may happen for a file that was opened by its inode handle, the file is treated the same
+/// way: programs of other guests are told that it is locked, and nothing is lost.
 pub(super) fn is_shared_by_memory(inodes: &Inodes, file: &FileHandle) -> bool {
     let path = inodes.proc_fds().path_of(file.as_fd()).unwrap_or_default();
     let path = path.strip_suffix(DELETED).unwrap_or(&path);

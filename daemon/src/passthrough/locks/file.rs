@@ -76,8 +76,8 @@ impl FileLocks {
         matches!(self.host.get_or_insert_with(judged), HostLocks::WholeFile(_))
     }
 
-    /// Locks the whole file for this guest, if it does not hold that lock, so that one of its owners
-    /// may have a lock of this kind. `open` opens a description for that.
+    /// Locks the whole file for this guest, if it does not hold that lock, so that one of its
+    /// owners may have a lock of this kind. `open` opens a description for that.
     ///
     /// # Errors
     /// Errors of `open` and of the host; ENOLCK for a write lock if the description only reads,
@@ -220,8 +220,8 @@ impl RecordOwner {
     }
 
     /// Takes the locks over to another description before the present one releases them, so that no
-    /// other owner gets between: read locks of both agree. Write locks never have to move, because a
-    /// description that writes is opened to read as well.
+    /// other owner gets between: read locks of both agree. Write locks never have to move, because
+    /// a description that writes is opened to read as well.
     fn move_to(&mut self, description: Description) -> Result<(), Errno> {
         if self.ranges.len() > LOCKS_MOVED_MAX {
             return Err(Errno::ENOLCK);

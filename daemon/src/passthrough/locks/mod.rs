@@ -96,8 +96,8 @@ impl Locks {
             if let Some(conflict) = locks.conflict(owner, wanted) {
                 return Ok(Some(file_lock(conflict.lock, conflict.process)));
             }
-            // The host asks for conflicts with a description. That of the owner itself has none with
-            // the owner's locks.
+            // The host asks for conflicts with a description. That of the owner itself has none
+            // with the owner's locks.
             let description = locks.description(owner).unwrap_or_else(|| file.as_fd());
             let conflict = ofd::conflict(description, wanted)?;
             // A process of the host has no number in the guest.
@@ -118,8 +118,8 @@ impl Locks {
         let RecordRequest { file, owner, span, kind, .. } = request;
         self.with_open(files, file, |locks| {
             if kind.is_none() && locks.owner(owner).is_none() {
-                // The owner needs no right to unlock, so the filter may not even permit the call that
-                // asks for the name of the file.
+                // The owner needs no right to unlock, so the filter may not even permit the call
+                // that asks for the name of the file.
                 return Ok(Locking::Done);
             }
             let whole_file = locks.locks_whole_file(|| is_shared_by_memory(inodes, file));
@@ -286,8 +286,8 @@ impl Locks {
         result
     }
 
-    /// Calls `act` with the locks of a file, unless its handle is taken back. A handle is first taken
-    /// back, then its locks end, so this leaves no lock behind.
+    /// Calls `act` with the locks of a file, unless its handle is taken back. A handle is first
+    /// taken back, then its locks end, so this leaves no lock behind.
     fn with_open(
         &self,
         files: &Files,

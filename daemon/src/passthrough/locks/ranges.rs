@@ -1,7 +1,7 @@
 //! The bytes of one file that one owner has locked.
 //!
-//! The host keeps the same ranges for the owner's description. They are kept here too, so that locks
-//! can be counted and owners named.
+//! The host keeps the same ranges for the owner's description. They are kept here too, so that
+//! locks can be counted and owners named.
 
 use arrayvec::ArrayVec;
 use pinhole_protocol::{Errno, LockKind};
@@ -27,8 +27,8 @@ pub(in crate::passthrough) struct RangeLock {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ranges(Vec<RangeLock>);
 
-/// A change of ranges that has been computed but not applied. It yields at most the rest before, the
-/// new range and the rest behind.
+/// A change of ranges that has been computed but not applied. It yields at most the rest before,
+/// the new range and the rest behind.
 #[derive(Debug)]
 pub(super) struct RangeEdit {
     replaced: std::ops::Range<usize>,

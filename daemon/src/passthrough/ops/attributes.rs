@@ -5,6 +5,7 @@ use crate::passthrough::Passthrough;
 use crate::passthrough::files::FileRef;
 use crate::passthrough::identity::checked_id;
 use crate::passthrough::inodes::NodeRef;
+use crate::passthrough::ops::open::{lease_flags, or_leased};
 use crate::passthrough::resolve::{self, Stat, errno};
 use pinhole_protocol::{self as protocol, AccessMask, Attr, Errno, Handle, SetAttr, SetTime, Statfs, Statx};
 use rustix::fs::{
@@ -140,8 +141,8 @@ impl Passthrough {
             return rustix::fs::ftruncate(file.as_fd(), size).map_err(errno).map(Paced::Ready);
         }
         let _ticket = self.inodes.descriptor_ticket()?;
-        let opened = self.inodes.open_content(node, OFlags::WRONLY | pace.open_flags());
-        let Paced::Ready(file) = Paced::opened(opened, pace)? else { return Ok(Paced::Leased) };
+        let opened = self.inodes.open_content(node, OFlags::WRONLY | lease_flags(pace));
+        let Paced::Ready(file) = or_leased(opened, pace)? else { return Ok(Paced::Leased) };
         if later {
             return Ok(Paced::WouldBlock);
         }

@@ -1,7 +1,6 @@
 //! READ, WRITE, FSYNC, LSEEK, COPY_FILE_RANGE: the bytes of open files.
 
-use crate::filesystem::Durable;
-use crate::filesystem::{Answer, Caller, Pace, Paced};
+use crate::filesystem::{Answer, Caller, Durable, Pace, Paced};
 use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use crate::passthrough::Passthrough;
@@ -13,7 +12,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The least page that Linux has on any machine; larger ones end at its multiples too.
+/// The smallest page size of Linux. Larger pages end at its multiples too.
 const PAGE_LEN: u64 = 4096;
 
 impl Passthrough {
@@ -51,7 +50,7 @@ impl Passthrough {
             return Ok(Paced::WouldBlock);
         }
         file.note_own_change();
-        let room = self.size_room(&file, (write.offset, flags), from.len())?;
+        let room = self.size_room(&file, write.offset, flags, from.len())?;
         let from = from.first(room);
         file.note_growth(&self.inodes, write.offset.saturating_add(from.len() as u64));
         self.identity.kill_suidgid(write.write_flags.contains(WriteFlags::KILL_SUIDGID))?;
@@ -62,14 +61,10 @@ impl Passthrough {
         Ok(Paced::Ready(written))
     }
 
-    /// How many of `len` bytes the biggest file that the policy allows has room for, where they are to be written.
-    /// Two that append at once may pass it by one write; the process's own limit stands behind this one.
-    fn size_room(
-        &self,
-        file: &FileHandle,
-        (offset, flags): (u64, TransferFlags),
-        len: usize,
-    ) -> Answer<usize> {
+    /// Returns how many of `len` bytes fit at an offset under the policy's limit of file sizes.
+    ///
+    /// Two appends at once may exceed the limit by one write. The limit of the process applies too.
+    fn size_room(&self, file: &FileHandle, offset: u64, flags: TransferFlags, len: usize) -> Answer<usize> {
         let Some(limit) = self.config.limits.file_size else { return Ok(len) };
         let offset =
             if flags.contains(TransferFlags::APPEND) { resolve::stat(file.as_fd())?.size() } else { offset };
@@ -81,10 +76,10 @@ impl Passthrough {
         }
     }
 
-    /// Whether a file may become so long.
+    /// Checks that a file may get this size. `None` is a size that overflows.
     ///
     /// # Errors
-    /// EFBIG.
+    /// EFBIG past the policy's limit.
     pub(in crate::passthrough) fn check_size(&self, size: Option<u64>) -> Answer<()> {
         match (size, self.config.limits.file_size) {
             (Some(size), Some(limit)) if size <= limit.get() => Ok(()),
@@ -95,8 +90,8 @@ impl Passthrough {
 
     fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
         let mut flags = TransferFlags::empty();
-        // Where the guest has a page cache it sends FSYNC after a synchronous write; where it has none, this is all
-        // that it ever says.
+        // A guest with a page cache sends FSYNC after a synchronous write. Without one, these flags
+        // are the only sign.
         if file.uncached && !from_cache {
             let sync = write.flags.contains(OpenFlags::SYNC);
             flags.set(TransferFlags::SYNC, sync);
@@ -115,7 +110,7 @@ impl Passthrough {
 
     pub(in crate::passthrough) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
         let file = self.files.file(lseek.handle)?;
-        // An offset past what a file can have is past its end.
+        // No file is that long, so the offset is past the end.
         if i64::try_from(lseek.offset).is_err() {
             return Err(Errno::ENXIO);
         }
@@ -134,8 +129,9 @@ impl Passthrough {
         }
     }
 
-    /// Copies at most [`COPY_LEN_MAX`] bytes; the guest's caller asks for the rest, as after any short copy. As with
-    /// [`Self::fallocate`], the request says nothing about set-user-id.
+    /// Copies at most [`COPY_LEN_MAX`] bytes. The guest's caller asks for the rest, as after any
+    /// short copy. As with [`Self::fallocate`], the request does not carry whether to remove
+    /// set-user-id.
     pub(in crate::passthrough) fn copy_file_range(
         &self,
         caller: &Caller<'_>,
@@ -147,7 +143,7 @@ impl Passthrough {
         let (from, to) = (self.files.file(copy.from)?, self.files.file(copy.to)?);
         let (mut from_offset, mut to_offset) = (copy.from_offset, copy.to_offset);
         let len = usize::try_from(copy.length).unwrap_or(usize::MAX).min(COPY_LEN_MAX);
-        let len = self.size_room(&to, (copy.to_offset, TransferFlags::empty()), len)?;
+        let len = self.size_room(&to, copy.to_offset, TransferFlags::empty(), len)?;
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
         to.note_own_change();
         to.note_growth(&self.inodes, copy.to_offset.saturating_add(len as u64));
@@ -158,7 +154,7 @@ impl Passthrough {
     }
 }
 
-/// SEEK_DATA and SEEK_HOLE in a file that is taken to have no hole but the one behind its end.
+/// Answers SEEK_DATA and SEEK_HOLE for a file that is treated as having no hole before its end.
 fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
     let size = resolve::stat(file.as_fd())?.size();
     match lseek.offset {
@@ -168,7 +164,7 @@ fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
     }
 }
 
-/// FSYNC and FSYNCDIR: the host's own fsync, and its error.
+/// Calls the host's fsync or fdatasync, for FSYNC and FSYNCDIR.
 pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
     if flags.contains(FsyncFlags::DATASYNC) {
         retry_on_intr(|| rustix::fs::fdatasync(fd)).map_err(sync_errno)
@@ -177,7 +173,7 @@ pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Ans
     }
 }
 
-/// Reads what the host has in memory, unless it would have to fetch any of it.
+/// Reads from the host's page cache, unless any of the data is missing there.
 fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<Paced<usize>> {
     if file.always_blocks() {
         return Ok(Paced::WouldBlock);
@@ -193,16 +189,16 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<P
             errno => return Err(errno),
         },
     };
-    // A short answer means the end of the file to the guest. The host gives one also where its cache ends, which is at
-    // the border of a page, or nothing at all (Linux 5.9 and 5.10).
+    // To the guest, a short read means the end of the file. The host also reads short where its
+    // cache ends, which is at the end of a page, or reads nothing (Linux 5.9 and 5.10).
     let end = offset.saturating_add(len as u64);
     let is_whole = len == into.len() || (len > 0 && !end.is_multiple_of(PAGE_LEN));
     let is_complete = is_whole || end >= resolve::stat(file.as_fd())?.size();
     Ok(if is_complete { Paced::Ready(len) } else { Paced::WouldBlock })
 }
 
-/// The descriptor for one transfer, and whether that goes past the host's page cache: only while the guest's file has
-/// O_DIRECT set, and never for data that comes from the guest's page cache.
+/// Returns the descriptor for one transfer, and whether it bypasses the host's page cache. It does
+/// only while the guest's file has O_DIRECT, and never for data from the guest's page cache.
 fn buffered_or_direct(file: &FileHandle, flags: OpenFlags, from_cache: bool) -> (BorrowedFd<'_>, bool) {
     match &file.direct {
         Some(direct) if flags.contains(OpenFlags::DIRECT) && !from_cache => (direct.as_fd(), true),

@@ -1,42 +1,41 @@
 //! FALLOCATE in steps.
 //!
-//! The host may take seconds for one `fallocate(2)` of some gigabytes, in which nothing ends it: a queue that is being
-//! stopped, and the VMM with it, would wait for all of it. So a long one is carried out as several calls of the host, each
-//! of [`ALLOCATION_STEP_LEN`], and may end between two of them. The guest sees one operation: only the last step changes
-//! the file's length.
+//! The host may take seconds for one `fallocate(2)` of some gigabytes, and nothing interrupts it. A
+//! queue that is being stopped, and with it the VMM, would wait. So a long one runs as several
+//! calls of [`ALLOCATION_STEP_LEN`] each, and may end between two of them. The guest sees one
+//! operation: only the last step changes the length of the file.
 
 use crate::filesystem::{Answer, Caller, Paced, Repeat, StopCheck};
 use crate::limits::{ALLOCATION_STEP_LEN, ALLOCATION_STEPS_MAX};
 use crate::passthrough::Passthrough;
 use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::inodes::BLOCK_LEN;
 use crate::passthrough::resolve::{self, errno};
 use pinhole_protocol::{self as protocol, Errno};
 use rustix::fs::FallocateFlags;
 use rustix::io::retry_on_intr;
 use std::os::fd::AsFd as _;
 
-/// Bytes in one block as `statx(2)` counts them.
-const BLOCK_LEN: u64 = 512;
-
 /// One call of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step {
+struct AllocationStep {
     offset: u64,
     len: u64,
     is_last: bool,
 }
 
-/// The steps of one range, in ascending order. All but the first begin at a multiple of a step's length, so that no page
-/// and no block belongs to two of them.
+/// The steps of one range, in ascending order. All but the first begin at a multiple of the length
+/// of a step, so that no page and no block belongs to two steps.
 #[derive(Clone, Debug)]
-struct Steps {
+struct AllocationSteps {
     next: u64,
     end: u64,
     step_len: u64,
 }
 
-impl Steps {
-    /// `None`: the range is short, or none that a file can have, so that one call does, or says what is wrong with it.
+impl AllocationSteps {
+    /// Splits a range. `None`: one call is enough, because the range is short or because no file
+    /// can have it.
     fn of(offset: u64, len: u64) -> Option<Self> {
         let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok())?;
         if len <= ALLOCATION_STEP_LEN {
@@ -45,30 +44,28 @@ impl Steps {
         let share = len.div_ceil(ALLOCATION_STEPS_MAX).next_multiple_of(ALLOCATION_STEP_LEN);
         Some(Self { next: offset, end, step_len: share })
     }
-}
 
-impl Steps {
-    /// Those that are left once the range is done up to this offset.
+    /// Returns the steps that are left once the range is done up to this offset.
     fn from(self, reached: u64) -> Self {
         Self { next: self.next.max(reached), ..self }
     }
 }
 
-impl Iterator for Steps {
-    type Item = Step;
+impl Iterator for AllocationSteps {
+    type Item = AllocationStep;
 
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self) -> Option<AllocationStep> {
         let offset = self.next;
         if offset >= self.end {
             return None;
         }
         let border = (offset / self.step_len).saturating_add(1).saturating_mul(self.step_len);
         self.next = border.min(self.end);
-        Some(Step { offset, len: self.next.saturating_sub(offset), is_last: self.next == self.end })
+        Some(AllocationStep { offset, len: self.next.saturating_sub(offset), is_last: self.next == self.end })
     }
 }
 
-/// What a step does twice where the operation is carried out again.
+/// Returns whether a step may run twice.
 const fn repeat(mode: FallocateFlags) -> Repeat {
     if mode.intersects(FallocateFlags::PUNCH_HOLE.union(FallocateFlags::ZERO_RANGE)) {
         Repeat::Harmful
@@ -77,13 +74,13 @@ const fn repeat(mode: FallocateFlags) -> Repeat {
     }
 }
 
-/// The mode of a step behind which more follow.
+/// Returns the mode of a step that is not the last.
 fn without_growth(mode: FallocateFlags) -> FallocateFlags {
     mode | FallocateFlags::KEEP_SIZE
 }
 
 impl Passthrough {
-    /// The request does not say whether its caller keeps set-user-id and set-group-id.
+    /// The request does not carry whether to remove set-user-id and set-group-id.
     pub(in crate::passthrough) fn fallocate(
         &self,
         caller: &Caller<'_>,
@@ -102,26 +99,31 @@ impl Passthrough {
         }
         file.note_growth(&self.inodes, offset.saturating_add(length));
         self.identity.kill_suidgid(!caller.may_have_fsetid())?;
-        match Steps::of(offset, length) {
+        match AllocationSteps::of(offset, length) {
             Some(steps) if !mode.intersects(shifts) => in_steps(&file, mode, steps, stop),
             Some(_) | None => reserve(&file, mode, (offset, length)).map(Paced::Ready),
         }
     }
 }
 
-fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopCheck<'_>) -> Answer<Paced<()>> {
+fn in_steps(
+    file: &FileHandle,
+    mode: FallocateFlags,
+    steps: AllocationSteps,
+    stop: StopCheck<'_>,
+) -> Answer<Paced<()>> {
     let reached = stop.reached();
     if reached.is_none() && !mode.contains(FallocateFlags::PUNCH_HOLE) {
         if file.traits.in_memory && without_growth(mode) == FallocateFlags::KEEP_SIZE {
             check_free_memory(file, &steps)?;
         }
-        // What is wrong with the whole, such as an end that no file of this file system can have, is said before any of it is
-        // done.
+        // An error of the whole range, such as an end that this file system does not support, is
+        // returned before anything is done.
         reserve(file, without_growth(mode), (steps.end.saturating_sub(1), 1))?;
     }
     for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
-        // The guest may have been told the length since the last step.
+        // The guest may have got the length since the last step.
         file.note_own_change();
         reserve(file, mode, (step.offset, step.len))?;
         if !step.is_last && stop.is_to_stop(repeat(mode), step.offset.saturating_add(step.len)) {
@@ -131,20 +133,22 @@ fn in_steps(file: &FileHandle, mode: FallocateFlags, steps: Steps, stop: StopChe
     Ok(Paced::Ready(()))
 }
 
-/// One call. hugetlbfs, and tmpfs of older kernels, answer EINTR where SIGSTOP or a freezer interrupts it.
+/// Makes one call. hugetlbfs, and tmpfs of older kernels, return EINTR after SIGSTOP or a freezer.
 fn reserve(file: &FileHandle, mode: FallocateFlags, (offset, len): (u64, u64)) -> Answer<()> {
     retry_on_intr(|| rustix::fs::fallocate(file.as_fd(), mode, offset, len)).map_err(errno)
 }
 
-/// tmpfs gives back what it has reserved where it has no room for all of it. The steps before the one that fails are not
-/// given back, so what cannot succeed is not begun.
+/// Checks that a file system in memory has room for all steps.
+///
+/// tmpfs frees the whole reservation of a call that fails, but not those of earlier steps. So an
+/// operation that cannot succeed is not begun.
 ///
 /// # Errors
 /// ENOSPC.
-fn check_free_memory(file: &FileHandle, steps: &Steps) -> Answer<()> {
+fn check_free_memory(file: &FileHandle, steps: &AllocationSteps) -> Answer<()> {
     let figures = rustix::fs::fstatfs(file.as_fd()).map_err(errno)?;
     let (block_len, free) = (u64::try_from(figures.f_bsize).unwrap_or(0), figures.f_bfree);
-    // Without a limit it has no blocks to count.
+    // Without a size limit, tmpfs reports no blocks.
     if figures.f_blocks == 0 {
         return Ok(());
     }
@@ -159,12 +163,12 @@ mod tests {
 
     const STEP: u64 = ALLOCATION_STEP_LEN;
 
-    fn steps(offset: u64, len: u64) -> Vec<Step> {
-        Steps::of(offset, len).unwrap().collect()
+    fn steps(offset: u64, len: u64) -> Vec<AllocationStep> {
+        AllocationSteps::of(offset, len).unwrap().collect()
     }
 
     #[test]
-    fn steps_cover_the_range_once_and_only_the_last_one_ends_it() {
+    fn steps_cover_the_range_once() {
         for (offset, len) in
             [(0, STEP + 1), (1, 3 * STEP), (STEP - 1, 2 * STEP), (7, 1 << 50), (1 << 60, 1 << 61)]
         {
@@ -185,21 +189,22 @@ mod tests {
     fn interrupted_range_goes_on_with_its_remaining_steps() {
         let all = steps(7, 5 * STEP);
         for (done, step) in all.iter().enumerate() {
-            let rest: Vec<Step> = Steps::of(7, 5 * STEP).unwrap().from(step.offset).collect();
+            let rest: Vec<AllocationStep> =
+                AllocationSteps::of(7, 5 * STEP).unwrap().from(step.offset).collect();
             assert_eq!(rest, all[done..]);
         }
     }
 
     #[test]
-    fn a_range_of_gigabytes_has_steps_of_the_named_length() {
+    fn large_range_has_steps_of_the_same_length() {
         assert_eq!(steps(0, 3 << 30).len() as u64, (3 << 30) / STEP);
         assert!(steps(0, 3 << 30).iter().all(|step| step.len == STEP));
     }
 
     #[test]
-    fn a_short_range_and_one_that_no_file_has_are_left_to_one_call() {
+    fn short_or_impossible_range_is_one_call() {
         for (offset, len) in [(0, 0), (0, STEP), (u64::MAX, 2), (1 << 62, 1 << 62), (0, u64::MAX)] {
-            assert!(Steps::of(offset, len).is_none(), "{offset} {len}");
+            assert!(AllocationSteps::of(offset, len).is_none(), "{offset} {len}");
         }
     }
 }

@@ -151,7 +151,7 @@ impl FileSystem for Passthrough {
         self.change_directory(
             call,
             |new| Some(new.name),
-            |parent, call| Paced::opened(self.create(parent, call, pace), pace),
+            |parent, call| open::or_leased(self.create(parent, call, pace), pace),
         )
     }
 

@@ -4,8 +4,7 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::GuestCaching;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets, Hints};
-use crate::passthrough::inodes::FoundAt;
-use crate::passthrough::inodes::{NodeRef, Pin};
+use crate::passthrough::inodes::{FoundAt, NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
 use crate::sys;
@@ -16,8 +15,23 @@ use pinhole_protocol::{
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Times that CREATE tries again when a name comes and goes under it; then ENOENT, as the last look said.
+/// Attempts of CREATE while other processes make and remove the name. Then it fails with ENOENT,
+/// the result of the last look.
 const CREATE_TRIES: usize = 8;
+
+/// A host file that was opened for the guest.
+struct OpenedFile<'n> {
+    file: OwnedFd,
+    node: &'n NodeRef,
+    /// The guest opens the file again after it was answered ESTALE.
+    is_retry: bool,
+}
+
+/// The rights to what CREATE and TMPFILE add.
+struct CreateTickets {
+    node: Ticket,
+    handle: HandleTickets,
+}
 
 impl Passthrough {
     pub(in crate::passthrough) fn open(
@@ -31,54 +45,60 @@ impl Passthrough {
             && call.operation.flags.contains(OpenFlags::TRUNC)
             && self.inodes.frees_much(node, 0)
         {
-            // The pool must not wait for a lease, so that is broken first.
-            let opened = self.inodes.open_content(node, OFlags::WRONLY | pace.open_flags()).map(drop);
-            return match Paced::opened(opened, pace)? {
+            // The offload pool truncates the file, and must not wait for a lease. So a lease is
+            // broken first.
+            let opened = self.inodes.open_content(node, OFlags::WRONLY | lease_flags(pace)).map(drop);
+            return match or_leased(opened, pace)? {
                 Paced::Leased => Ok(Paced::Leased),
                 Paced::Ready(()) | Paced::WouldBlock | Paced::Stopped => Ok(Paced::WouldBlock),
             };
         }
         let open = self.with_kill(call.operation, &call.caller);
-        let is_let_in = self.inodes.is_retried_open(node, call);
-        let checked = !is_let_in && self.inodes.is_close_to_open();
+        let is_retry = self.inodes.is_retried_open(node, call);
+        let checked = !is_retry && self.inodes.is_close_to_open();
         let opened = self
-            .open_node(checked, node, (open, pace))
-            .and_then(|file| self.enter_file(tickets, (file, node, is_let_in), open));
-        let opened = Paced::opened(opened, pace);
-        if matches!(opened, Ok(Paced::Leased)) && is_let_in {
+            .open_node(node, open, pace, checked)
+            .and_then(|file| self.insert_file(tickets, OpenedFile { file, node, is_retry }, open));
+        let opened = or_leased(opened, pace);
+        if matches!(opened, Ok(Paced::Leased)) && is_retry {
             self.inodes.note_leased_open(call);
         }
         opened
     }
 
-    /// The open with its word on set-user-id and set-group-id. A guest that takes these bits away by itself (without
-    /// `HANDLE_KILLPRIV_V2`) says nothing where O_TRUNC is part of OPEN or CREATE.
+    /// Returns the request with the decision whether to remove set-user-id and set-group-id. A
+    /// guest that removes these bits by itself (without `HANDLE_KILLPRIV_V2`) does not ask for it
+    /// if O_TRUNC is part of OPEN or CREATE.
     fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
         let is_forgotten = !self.negotiated(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
-    fn open_node(&self, checked: bool, node: &NodeRef, (open, pace): (Open, Pace)) -> Answer<OwnedFd> {
+    /// Opens the host file of a node. `checked`: fails with ESTALE if the guest's cache of it is
+    /// old.
+    fn open_node(&self, node: &NodeRef, open: Open, pace: Pace, checked: bool) -> Answer<OwnedFd> {
         if node.kind == FileType::Directory {
             return Err(Errno::EISDIR);
         }
         let truncate = open.flags.contains(OpenFlags::TRUNC);
-        // To open it for writing may change it: by O_TRUNC, or because an overlay copies it then.
+        // Opening for writing may change the file: by O_TRUNC, or because an overlay copies it
+        // then.
         let changes = truncate || open.flags.access_mode() != AccessMode::Read;
         if checked && changes {
             match self.inodes.stat(node) {
                 Ok(stat) => self.inodes.check_unchanged(node, &stat)?,
-                // No descriptor is left to look with: that is no reason not to open.
+                // No descriptor is left for the check, which is no reason to refuse the open.
                 Err(Errno::ENFILE) => {}
                 Err(errno) => return Err(errno),
             }
         }
         let _held = if changes { self.inodes.hold_to_change(node)? } else { None };
         self.identity.kill_suidgid(truncate && open.kill_suidgid)?;
-        let mut flags = self.host_flags(open.flags) | pace.open_flags();
+        let mut flags = self.host_flags(open.flags) | lease_flags(pace);
         flags.set(OFlags::TRUNC, truncate);
         let file = match self.inodes.open_content(node, flags) {
-            // A writeback cache reads what it completes; where that is not allowed, writing alone must do.
+            // A writeback cache also reads, to complete pages. If that is not permitted, writing
+            // alone must do.
             Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
                 self.inodes.open_content(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
             }
@@ -92,30 +112,28 @@ impl Passthrough {
         Ok(file)
     }
 
-    /// What of the guest's flags the host's descriptor gets: the access mode and O_NOATIME. O_APPEND, O_SYNC and
-    /// O_DSYNC come again with each WRITE; O_DIRECT gets a descriptor of its own; the rest concerns the guest alone.
+    /// Returns the guest's flags for the host's descriptor: the access mode and O_NOATIME.
+    /// O_APPEND, O_SYNC and O_DSYNC come again with each WRITE, O_DIRECT gets its own descriptor,
+    /// and the rest concerns only the guest.
     fn host_flags(&self, flags: OpenFlags) -> OFlags {
         host_flags(flags, self.negotiated(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
     }
 
-    /// Gives the guest a handle for an opened host file, which it comes to as it was told to or not ([`Self::is_let_in`]).
-    fn enter_file(
-        &self,
-        tickets: HandleTickets,
-        (file, node, is_let_in): (OwnedFd, &NodeRef, bool),
-        open: Open,
-    ) -> Answer<OpenReply> {
+    /// Gives the guest a handle for an opened host file.
+    fn insert_file(&self, tickets: HandleTickets, opened: OpenedFile<'_>, open: Open) -> Answer<OpenReply> {
+        let OpenedFile { file, node, is_retry } = opened;
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
         let (direct, direct_ticket) = if wants_direct {
             let ticket = self.inodes.descriptor_ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
-            // Where it is refused (a file just made without the right to read it, a file system without O_DIRECT),
-            // the buffered descriptor serves: the guest's own cache is bypassed all the same.
+            // If it is refused (a file just made without the right to read it, a file system
+            // without O_DIRECT), the buffered descriptor is used. The guest's own cache is bypassed
+            // anyway.
             (self.inodes.proc_fds().reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
         } else {
             (None, None)
         };
-        let uncached = self.inodes.bypasses_page_cache(node, is_let_in);
+        let uncached = self.inodes.bypasses_page_cache(node, is_retry);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
         let handle = self.files.insert_file(FileHandle {
@@ -141,7 +159,7 @@ impl Passthrough {
         Ok(OpenReply { handle, flags })
     }
 
-    /// Whether an open file must know its node: for its rule, or for the length that the guest is told of it.
+    /// Returns whether an open file needs its node: for path rules, or to track the guest's cache.
     fn wants_node(&self, open: Open) -> bool {
         self.inodes.rules().is_some()
             || open.flags.access_mode() != AccessMode::Read && self.inodes.is_close_to_open()
@@ -150,23 +168,23 @@ impl Passthrough {
     fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
         let mut flags = match self.config.cache {
             GuestCaching::Strict => OpenReplyFlags::DIRECT_IO,
-            // Through its page cache Linux sends a write that crosses a page as several, between which another guest's
-            // may come: what is appended must arrive as it was written.
+            // Through its page cache, Linux sends a write that crosses a page in several requests,
+            // and another guest's write may come between. Appended data must arrive in one piece.
             GuestCaching::Auto if self.inodes.is_close_to_open() && appends(open) => {
                 OpenReplyFlags::DIRECT_IO
             }
             GuestCaching::Auto => OpenReplyFlags::empty(),
             GuestCaching::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
-        // Closing a file that was only read has nothing to tell such a host. Where the guest's locks were kept here,
-        // it would: a close ends them.
+        // On such a host, FLUSH of a file that was only read does nothing, unless the guest's locks
+        // are kept here: a close ends them.
         let silent = node.mount.traits.closes_silently && open.flags.access_mode() == AccessMode::Read;
         flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated(InitFlags::POSIX_LOCKS));
         flags
     }
 
-    /// Makes the file if it is not there. Whether it is there is the host's to say, in one step: O_EXCL decides who
-    /// made it, also between guests.
+    /// Makes the file if it does not exist. The host decides that in one step by O_EXCL, also
+    /// between guests.
     pub(in crate::passthrough) fn create(
         &self,
         parent: &NodeRef,
@@ -177,7 +195,7 @@ impl Passthrough {
         self.inodes.end_path_retry(&call.caller);
         for _ in 0..CREATE_TRIES {
             self.inodes.check_room()?;
-            let tickets = (self.inodes.descriptor_ticket()?, self.handle_tickets()?);
+            let tickets = self.create_tickets()?;
             let directory = self.inodes.descriptor(parent)?;
             let made = {
                 let _assumed = self.assume(&call.caller, umask)?;
@@ -188,39 +206,42 @@ impl Passthrough {
             match made {
                 Ok(file) => {
                     let found = FoundAt { directory: parent, name: Some(name) };
-                    return self.enter_made(tickets, (file, found), open);
+                    return self.insert_made(tickets, file, found, open);
                 }
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(errno),
             }
-            let entry = match self.inodes.look_up_made(tickets.0, parent, name) {
+            let entry = match self.inodes.look_up_made(tickets.node, parent, name) {
                 // It was removed meanwhile.
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
             return self
-                .open_existing(tickets.1, entry, (call, pace))
+                .open_existing(tickets.handle, entry, call, pace)
                 .inspect_err(|_refused| self.inodes.forget_one(entry.node));
         }
         Err(Errno::ENOENT)
     }
 
-    /// Opens what CREATE found in its place. Where that truncates it, the attributes are those from afterwards.
+    /// Opens a file that CREATE found. If that truncates it, returns the attributes from
+    /// afterwards.
     fn open_existing(
         &self,
         tickets: HandleTickets,
         mut entry: Entry,
-        (call, pace): (&Call<'_, protocol::Create<'_>>, Pace),
+        call: &Call<'_, protocol::Create<'_>>,
+        pace: Pace,
     ) -> Answer<Created> {
         let open = self.with_kill(call.operation.open, &call.caller);
         let node = self.inodes.node(entry.node)?;
         self.inodes.check_existing(&node, call)?;
         if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.inodes.frees_much(&node, 0) {
-            // The offload pool makes nothing. To ESTALE the guest looks once more, finds the file and sends OPEN.
+            // The offload pool may not make files. After ESTALE the guest looks again, finds the
+            // file and sends OPEN.
             return Err(Errno::ESTALE);
         }
-        let file = self.open_node(false, &node, (open, pace))?;
-        let reply = self.enter_file(tickets, (file, &node, false), open)?;
+        let file = self.open_node(&node, open, pace, false)?;
+        let reply = self.insert_file(tickets, OpenedFile { file, node: &node, is_retry: false }, open)?;
         if open.flags.contains(OpenFlags::TRUNC) {
             let submount = entry.attr.submount;
             entry.attr = match self.inodes.stat(&node) {
@@ -247,7 +268,7 @@ impl Passthrough {
     ) -> Answer<Created> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
         self.inodes.check_room()?;
-        let tickets = (self.inodes.descriptor_ticket()?, self.handle_tickets()?);
+        let tickets = self.create_tickets()?;
         let mut flags = self.host_flags(open.flags) | OFlags::TMPFILE | OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, open.flags.contains(OpenFlags::EXCL));
         let directory = self.inodes.descriptor(parent)?;
@@ -256,41 +277,47 @@ impl Passthrough {
             let mode = Mode::from_raw_mode(mode);
             rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
         };
-        self.enter_made(tickets, (file, FoundAt { directory: parent, name: None }), open)
+        self.insert_made(tickets, file, FoundAt { directory: parent, name: None }, open)
     }
 
-    /// A node and a handle for a file that has just been made.
-    fn enter_made(
+    fn create_tickets(&self) -> Answer<CreateTickets> {
+        Ok(CreateTickets { node: self.inodes.descriptor_ticket()?, handle: self.handle_tickets()? })
+    }
+
+    /// Adds a node and a handle for a file that has just been made.
+    fn insert_made(
         &self,
-        tickets: (Ticket, HandleTickets),
-        (file, found): (OwnedFd, FoundAt<'_>),
+        tickets: CreateTickets,
+        file: OwnedFd,
+        found: FoundAt<'_>,
         open: Open,
     ) -> Answer<Created> {
         let stat = resolve::stat(file.as_fd())?;
         let path_fd = || self.inodes.proc_fds().reopen_fd(file.as_fd(), OFlags::PATH);
-        let (node, entry) = self.inodes.insert_found(tickets.0, (file.as_fd(), path_fd), (&stat, found))?;
-        self.enter_file(tickets.1, (file, &node, false), open)
+        let (node, entry) =
+            self.inodes.insert_found(tickets.node, (file.as_fd(), path_fd), (&stat, found))?;
+        self.insert_file(tickets.handle, OpenedFile { file, node: &node, is_retry: false }, open)
             .inspect_err(|_refused| self.inodes.forget_one(entry.node))
             .map(|open| Created { entry, open })
     }
 
-    /// Ends the record locks of who closes, and closes a duplicate, which is when network file systems write back. An error of theirs is not seen here, the
-    /// standard library drops it; it is the next FSYNC's.
+    /// Ends the record locks of the owner that closes the file. Also closes a duplicate of the
+    /// descriptor, which is when network file systems write back, and returns their error.
     pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
         let (writable, remote) = (file.writable, file.traits.remote);
         if remote && pace == Pace::Now && (writable || self.locks.any()) {
             return Ok(Paced::WouldBlock);
         }
-        // What was only read has nothing to write back.
+        // A file that was only read has nothing to write back.
         let flushed = if file.traits.closes_silently || !writable {
             Ok(())
         } else {
             rustix::io::dup(&file.file).and_then(sys::descriptors::close).map_err(sync_errno)
         };
         file.settle_own_change();
-        // Whatever became of the data: whoever closes has no locks afterwards. And after the data, so that who locks next
-        // finds it.
+        // After an error too, because a close ends all locks. And after the data was written back,
+        // so that the next owner of a lock finds it.
         self.locks.end_owner(&file, flush.lock_owner);
         flushed.map(Paced::Ready)
     }
@@ -301,7 +328,7 @@ impl Passthrough {
         pace: Pace,
     ) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
-        // A server would have to be told which locks have ended.
+        // Another server would have to be told which locks have ended.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Ok(Paced::WouldBlock);
         }
@@ -326,7 +353,28 @@ fn appends(open: Open) -> bool {
     open.flags.contains(OpenFlags::APPEND) && open.flags.access_mode() != AccessMode::Read
 }
 
-/// What of the guest's flags a descriptor gets: no bit of a guest's passes as it is.
+/// Returns O_NONBLOCK if an open must not wait until another process gives up its lease on the
+/// file.
+///
+/// The descriptor keeps the flag, which has no other effect on a regular file. The calls that may
+/// or may not wait have flags of their own (RWF_NOWAIT, LOCK_NB).
+pub(super) const fn lease_flags(pace: Pace) -> OFlags {
+    match pace {
+        Pace::Now => OFlags::NONBLOCK,
+        Pace::Patient => OFlags::empty(),
+    }
+}
+
+/// Returns the answer to an open with [`lease_flags`], where EAGAIN means that there is a lease.
+pub(super) fn or_leased<T>(answer: Answer<T>, pace: Pace) -> Answer<Paced<T>> {
+    match (answer, pace) {
+        (Err(Errno::EAGAIN), Pace::Now) => Ok(Paced::Leased),
+        (answer, _) => answer.map(Paced::Ready),
+    }
+}
+
+/// Returns the flags of a host descriptor. Each bit of the guest's flags is translated, none is
+/// passed through.
 fn host_flags(flags: OpenFlags, writeback: bool, noatime: bool) -> OFlags {
     let mut host = match flags.access_mode() {
         AccessMode::Read => OFlags::RDONLY,
@@ -343,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_open_flag_but_the_access_mode_and_noatime_reaches_the_host() {
+    fn only_access_mode_and_noatime_reach_the_host() {
         for access in 0..3 {
             let plain = host_flags(OpenFlags::from_bits_retain(access), false, true);
             for bit in (2..32).map(|shift| 1 << shift) {

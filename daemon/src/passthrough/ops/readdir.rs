@@ -1,4 +1,4 @@
-//! OPENDIR, READDIR, READDIRPLUS, FSYNCDIR, RELEASEDIR: listing.
+//! OPENDIR, READDIR, READDIRPLUS, FSYNCDIR, RELEASEDIR.
 
 use crate::filesystem::{Answer, Call};
 use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
@@ -18,13 +18,14 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-/// Bytes of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
+/// Length of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
 const HOST_ENTRY_LEN_MAX: usize = 280;
 
-/// Whether a listing goes on after an entry.
-enum Step {
-    Next,
-    Full,
+/// Whether an entry was added to the reply.
+enum Added {
+    Yes,
+    /// The reply is full.
+    No,
 }
 
 impl Passthrough {
@@ -58,10 +59,10 @@ impl Passthrough {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         let directory = self.files.directory(list.handle)?;
-        self.list(&directory, (list.offset, into), |_, entry, into| {
+        self.list(&directory, list.offset, into, |_, entry, into| {
             Ok(match into.push(&self.dirent(&directory, entry)) {
-                Ok(()) => Step::Next,
-                Err(protocol::Full) => Step::Full,
+                Ok(()) => Added::Yes,
+                Err(protocol::Full) => Added::No,
             })
         })
     }
@@ -72,50 +73,52 @@ impl Passthrough {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         let directory = self.files.directory(plus.list.handle)?;
-        self.list(&directory, (plus.list.offset, into), |stream, entry, into| {
+        self.list(&directory, plus.list.offset, into, |stream, entry, into| {
             if !into.fits(entry.file_name().to_bytes().len()) {
-                return Ok(Step::Full);
+                return Ok(Added::No);
             }
             let found = match Name::parse(entry.file_name()) {
-                // "." and ".." are listed but take no lookup.
+                // "." and ".." are listed, but not looked up.
                 Err(_dots) => None,
-                // A policy may let the name be known and nothing more.
+                // A policy may permit to see the name and nothing more.
                 Ok(name) if !self.inodes.may_list_attributes(&directory.node, name) => None,
-                // Listing a large directory must not take what opening a file in it needs.
+                // Listing a large directory must not use up the descriptors that opening a file
+                // needs.
                 Ok(_) if !directory.node.mount.has_handles() && !self.inodes.has_ample_descriptors() => None,
                 Ok(name) => match self.inodes.look_up_in(stream, &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
-                    Err(Errno::ENOENT) => return Ok(Step::Next),
-                    // The name is told without its attributes; a LOOKUP will get the error if anyone asks.
+                    Err(Errno::ENOENT) => return Ok(Added::Yes),
+                    // The name is listed without attributes. A LOOKUP gets the error.
                     Err(_) => None,
                 },
             };
             let mut dirent = self.dirent(&directory, entry);
-            // What a host mount covers is listed with the number that is covered.
+            // A mount point has the number of the directory below the mount.
             if let Some(found) = found.as_ref().filter(|found| !found.attr.submount) {
                 dirent.ino = found.attr.ino;
             }
             if into.push_plus(found.as_ref(), &dirent).is_ok() {
-                return Ok(Step::Next);
+                return Ok(Added::Yes);
             }
             if let Some(found) = found {
                 self.inodes.forget_one(found.node);
             }
-            Ok(Step::Full)
+            Ok(Added::No)
         })
     }
 
-    /// Goes through the host's entries from a cookie on, until there is little room left, as many were seen as the
-    /// policy allows at once, or the directory ends.
+    /// Adds the host's entries from a cookie on, until the reply is nearly full, the policy's limit
+    /// of names is reached, or the directory ends.
     ///
-    /// The host is asked for as much as has room in the guest's form: what it gave and the guest did not take would
-    /// have to be sought and read again.
+    /// It reads only as much from the host as fits into the reply. Other entries would have to be
+    /// read again, after a seek.
     fn list(
         &self,
         directory: &DirHandle,
-        (cookie, into): (u64, &mut DirentBuffer<'_>),
-        mut take: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Step>,
+        cookie: u64,
+        into: &mut DirentBuffer<'_>,
+        mut add: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Added>,
     ) -> Answer<()> {
         let mut stream = directory.stream.lock();
         let DirStream { fd, position } = &mut *stream;
@@ -142,17 +145,18 @@ impl Passthrough {
                             if entries.is_buffer_empty() {
                                 *position = before;
                             }
-                            return self.tell_progress(directory, before, into);
+                            return self.end_after_hidden(directory, before, into);
                         }
                     }
-                    Some(Ok(entry)) => match take(fd.as_fd(), &entry, into)? {
-                        Step::Next => {
+                    Some(Ok(entry)) => match add(fd.as_fd(), &entry, into)? {
+                        Added::Yes => {
                             before = Some(entry.next_entry_cookie());
                             left = left.saturating_sub(1);
                         }
-                        Step::Full => return Ok(()),
+                        Added::No => return Ok(()),
                     },
-                    // What was taken must reach the guest, which owes a FORGET for it; the error comes again.
+                    // The guest must get the entries that were added, because it owes a FORGET for
+                    // each. The error comes again.
                     Some(Err(_)) if !into.is_empty() => return Ok(()),
                     Some(Err(error)) => return Err(errno(error)),
                     None => {
@@ -160,7 +164,7 @@ impl Passthrough {
                         return Ok(());
                     }
                 }
-                // An empty answer would be the end of the directory.
+                // An empty reply would mean the end of the directory.
                 if left == 0 && !into.is_empty() {
                     if entries.is_buffer_empty() {
                         *position = before;
@@ -176,24 +180,26 @@ impl Passthrough {
         Ok(())
     }
 
-    /// Ends a reply after many names that the guest may not see. One without any entry would be the end of the directory,
-    /// so "." is told once more, with the cookie that was reached: programs pass over it, and Linux asks for what comes
-    /// next. Between two such replies the queue has its other requests served.
-    fn tell_progress(
+    /// Ends a reply after many names that are hidden from the guest.
+    ///
+    /// A reply without entries would mean the end of the directory. So "." is listed once more,
+    /// with the cookie that was reached: programs skip it, and Linux continues from there. Between
+    /// two such replies the queue serves other requests.
+    fn end_after_hidden(
         &self,
         directory: &DirHandle,
         reached: Option<u64>,
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
-        // What is there already has a cookie to go on from.
+        // Entries in the reply have a cookie to continue from.
         let Some(offset) = reached.filter(|_| into.is_empty()) else { return Ok(()) };
         let number = self.inodes.inode_number(&directory.node.mount, directory.node.inode);
         let dot = Dirent { ino: number, offset, kind: DirentKind::DIRECTORY, name: b"." };
         into.push(&dot).map_err(|protocol::Full| Errno::EINVAL)
     }
 
-    /// One host entry as the guest sees it. What lies above the root of the share is not the guest's business: there,
-    /// ".." is the root itself.
+    /// Returns a host entry as the guest sees it. In the root of the share, ".." is the root
+    /// itself.
     fn dirent<'e>(&self, directory: &DirHandle, entry: &'e RawDirEntry<'_>) -> Dirent<'e> {
         let name = entry.file_name().to_bytes();
         let above_root = name == b".." && directory.node.id() == NodeId::ROOT.0;
@@ -216,12 +222,14 @@ impl Passthrough {
     }
 }
 
-/// Bytes of host entries that have room whatever their names; `None` where it is time to answer.
+/// Returns how many bytes of host entries fit into the reply, whatever their names. `None`: it is
+/// full.
 fn host_len(into: &DirentBuffer<'_>) -> Option<usize> {
-    // A host entry takes 24 bytes or more and 8 less than one of READDIR; with attributes, 136 less.
+    // A host entry has at least 24 bytes. The entry of READDIR is 8 bytes longer, the entry of
+    // READDIRPLUS 136 bytes.
     let len = if into.is_plus() { into.room() / 20 * 3 } else { into.room() / 4 * 3 };
     match len {
-        // The first must be read however little room there is; whether it fits is seen then.
+        // The first entry is read in any case. Whether it fits is checked then.
         ..HOST_ENTRY_LEN_MAX if into.is_empty() => Some(HOST_ENTRY_LEN_MAX),
         ..HOST_ENTRY_LEN_MAX => None,
         _ => Some(len.min(LISTING_BUFFER_LEN)),
