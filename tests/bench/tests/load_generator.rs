@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pinhole-bench");
 
-/// Enough for a few operations of nearly each row in a debug build.
+/// Time for a few operations of most rows in a debug build, in seconds.
 const SHORT: &str = "0.02";
-/// For a row of which no operation has ended before: a listing of 10,000 entries, a cold read, and on a machine that does
-/// something else, any.
+/// Times for rows without a completed operation until then, in seconds: listings of 10,000 entries,
+/// cold reads, and any row on a busy host.
 const LONGER: [&str; 3] = ["0.2", "2", "20"];
 
 struct Fixture {
@@ -35,7 +35,7 @@ impl Fixture {
         self.load_for(SHORT, arguments)
     }
 
-    /// At least one operation of each row, given time.
+    /// Measures rows, each again with more time until it has an operation.
     fn counted(&self, rows: &str, others: &[&str]) -> Vec<Value> {
         let play = |seconds: &str, rows: &str| -> (Vec<_>, Vec<_>) {
             let rows = format!("--rows={rows}");
@@ -101,7 +101,7 @@ fn every_row_is_answered_and_counted() {
 }
 
 #[test]
-fn several_queues_are_played_by_as_many_threads() {
+fn each_queue_has_its_thread() {
     let fixture = Fixture::new();
     let measured = fixture.counted("getattr,create-unlink,mixed", &["--depths=4", "--queues=4"]);
     assert_eq!(measured.len(), 3);
@@ -109,17 +109,17 @@ fn several_queues_are_played_by_as_many_threads() {
 }
 
 #[test]
-fn the_daemons_time_and_switches_are_its_own() {
+fn processor_time_of_the_daemon_is_measured() {
     let fixture = Fixture::new();
     let measured = fixture.counted("getattr", &["--depths=1"]);
     let cpu = number(&measured[0], "cpu_ns_per_operation");
-    // No answer is free, and one at a time takes no longer than the guest waits for it.
+    // Each reply takes processor time.
     assert!(cpu > 0, "{measured:?}");
     assert!(number(&measured[0], "elapsed_ns") > 0);
 }
 
 #[test]
-fn directories_that_a_row_makes_for_itself_are_gone_behind_it() {
+fn row_removes_its_directories() {
     let fixture = Fixture::new();
     lines(&fixture.load(&["--rows=create-unlink", "--depths=1,8"]));
     let left = fs::read_dir(fixture.folder.path().join("made")).unwrap();
@@ -127,7 +127,7 @@ fn directories_that_a_row_makes_for_itself_are_gone_behind_it() {
 }
 
 #[test]
-fn bare_host_calls_play_every_row_but_the_one_about_a_queue() {
+fn bare_host_calls_have_every_row_without_a_queue() {
     let folder = TempDir::new().unwrap();
     let measured = lines(&load(folder.path(), "0.1").arg("--native").output().unwrap());
     assert!(measured.iter().all(|line| line["row"] != "getattr-beside-cold"));
@@ -136,7 +136,7 @@ fn bare_host_calls_play_every_row_but_the_one_about_a_queue() {
 }
 
 #[test]
-fn steps_are_taken_as_they_are_asked_for_and_a_wrong_one_ends_it() {
+fn wrong_step_ends_the_run() {
     let fixture = Fixture::new();
     let mut command = load(fixture.folder.path(), SHORT);
     command.arg("--steps").arg("--socket").arg(fixture.daemon.socket());
@@ -153,7 +153,7 @@ fn steps_are_taken_as_they_are_asked_for_and_a_wrong_one_ends_it() {
 }
 
 #[test]
-fn an_unknown_row_is_named_beside_those_there_are() {
+fn unknown_row_is_an_error_that_lists_the_rows() {
     let output =
         load(Path::new("/nonexistent"), SHORT).args(["--native", "--rows=getattrs"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -162,8 +162,8 @@ fn an_unknown_row_is_named_beside_those_there_are() {
 }
 
 #[test]
-fn a_wrong_answer_ends_the_run_with_the_row_and_the_errno() {
-    // A share that must not be changed refuses to make files.
+fn wrong_reply_ends_the_run_with_row_and_errno() {
+    // A read-only share refuses CREATE.
     let writable = Fixture::new();
     lines(&writable.load(&["--rows=getattr,create-unlink", "--depths=1"]));
     let folder = &writable.folder;
@@ -177,7 +177,7 @@ fn a_wrong_answer_ends_the_run_with_the_row_and_the_errno() {
     assert!(text.contains("create-unlink, depth 1: errno 30"), "{text}");
 }
 
-/// A share of three folders with ten files each.
+/// Returns a share of three folders with ten files each.
 fn share() -> TempDir {
     let share = tempfile::Builder::new().prefix("pinhole-rest-").tempdir().unwrap();
     for folder in ["a", "b", "c"] {
@@ -205,7 +205,7 @@ fn hold(daemon: &Serving, share: &Path, inodes: &str) -> Child {
 }
 
 #[test]
-fn a_front_end_waits_with_what_it_says_it_holds() {
+fn front_end_keeps_its_connection() {
     let share = share();
     let daemon = Daemon::pinhole(share.path()).unwrap().start().unwrap();
     let mut guest = hold(&daemon, share.path(), "33");
@@ -221,7 +221,7 @@ fn a_front_end_waits_with_what_it_says_it_holds() {
 }
 
 #[test]
-fn a_share_with_too_few_files_is_named_with_their_number() {
+fn share_with_too_few_files_is_an_error() {
     let share = share();
     let daemon = Daemon::pinhole(share.path()).unwrap().start().unwrap();
     let mut guest = hold(&daemon, share.path(), "34");

@@ -8,33 +8,33 @@ pub(super) const ATTR_LEN: usize = 104;
 
 pub(super) const ENOENT: i32 = 2;
 
-/// Data beside a request's arguments, in bytes.
+/// Data beside the arguments of a request, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     None,
-    /// Of a WRITE.
+    /// Data of a WRITE.
     Out(usize),
-    /// Of a READ.
+    /// Data of a READ.
     In(usize),
-    /// Of a READDIRPLUS.
+    /// Data of a READDIRPLUS.
     Listing(usize),
 }
 
-/// Which answer is right.
+/// Expected reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
-    /// Success with so many bytes.
+    /// Success with this length in bytes.
     Body(usize),
-    /// Success with so many bytes or fewer.
+    /// Success with at most this length in bytes.
     AtMost(usize),
-    /// The name is not there.
+    /// The name does not exist.
     Missing,
 }
 
-/// What goes with a message.
+/// Data and expected reply of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
-    /// Room for the fixed part of the answer.
+    /// Length of the fixed part of the reply, in bytes.
     pub(super) answer_len: usize,
     pub(super) data: Data,
     pub(super) expect: Expect,
@@ -45,27 +45,27 @@ impl Ask {
         Self::body(0)
     }
 
-    /// A fixed answer.
+    /// Expects a reply of fixed length.
     pub(super) const fn body(len: usize) -> Self {
         Self { answer_len: len, data: Data::None, expect: Expect::Body(len) }
     }
 
-    /// Whole blocks from a file.
+    /// Expects whole blocks of a file.
     pub(super) const fn data_in(len: usize) -> Self {
         Self { answer_len: 0, data: Data::In(len), expect: Expect::Body(len) }
     }
 
-    /// Data to a file.
+    /// Sends data to a file.
     pub(super) const fn data_out(len: usize) -> Self {
         Self { answer_len: 8, data: Data::Out(len), expect: Expect::Body(8) }
     }
 }
 
-/// What follows an answer.
+/// Action after a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// The message just written.
+    /// Send the message that was written.
     Send(Ask),
-    /// Nothing: the operation is complete.
+    /// None: the operation is complete.
     Done,
 }

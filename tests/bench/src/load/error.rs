@@ -5,66 +5,66 @@ use std::time::Duration;
 
 use super::ask::Expect;
 
-/// How long anything may take beyond what is measured.
+/// Time limit for each step outside the measured time.
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
-/// What may go wrong.
+/// Error of the load generator.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// The vhost-user conversation failed.
+    /// A vhost-user message failed.
     #[error("vhost-user: {0}")]
     Vhost(#[from] vhost::Error),
-    /// The device does not do what a guest needs, or gave back what was not asked for.
+    /// The device lacks a feature, or broke a rule of the ring.
     #[error("the device: {0}")]
     Device(String),
-    /// An address that the guest does not have.
+    /// An address outside the memory of the guest.
     #[error("guest memory: {0}")]
     Memory(String),
-    /// An answer is not the right one.
+    /// A reply has the wrong errno or length.
     #[error("errno {errno} with {len} bytes where {expected:?} is right")]
     Answer {
-        /// 0 is success.
+        /// Errno of the reply; 0 is success.
         errno: i32,
-        /// Bytes behind the header.
+        /// Length after the header, in bytes.
         len: usize,
-        /// What is right.
+        /// Expected reply.
         expected: Expect,
     },
     /// A host operation failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// The operation, as the start of the message.
         what: &'static str,
-        /// Why it failed.
+        /// Cause.
         source: io::Error,
     },
-    /// A row did not work out.
+    /// A row failed.
     #[error("{row}, depth {depth}: {source}")]
     Row {
-        /// Its name.
+        /// Name of the row.
         row: &'static str,
-        /// Requests in flight.
+        /// Requests in flight on each queue.
         depth: usize,
-        /// Why.
+        /// Cause.
         source: Box<LoadError>,
     },
-    /// A guest that was to know many files got one refused.
+    /// The daemon refused a LOOKUP of `--hold`.
     #[error("lookup number {number}: {source}")]
     Lookup {
-        /// Lookups that succeeded before.
+        /// Number of LOOKUPs that succeeded before.
         number: usize,
-        /// Why.
+        /// Cause.
         source: Box<LoadError>,
     },
-    /// A line of standard input asks for nothing that there is.
+    /// A line of standard input is not a row with a depth.
     #[error("`{line}`: {what}")]
     Step {
-        /// The line.
+        /// Line of standard input.
         line: String,
-        /// What is wrong with it.
+        /// Fault of the line.
         what: String,
     },
-    /// The daemon has not answered.
+    /// The daemon did not reply in time.
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
 }

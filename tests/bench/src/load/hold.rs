@@ -1,4 +1,4 @@
-//! A guest that knows many files and does nothing: for what they cost the daemon while it waits.
+//! Guest that knows many files and waits, so that the caller can measure their cost in the daemon.
 
 use std::fs;
 use std::io;
@@ -7,32 +7,32 @@ use std::path::Path;
 use super::ask::{Ask, Data, ENTRY_LEN, Expect};
 use super::error::LoadError;
 use super::init;
-use super::machine::Machine;
 use super::player::Player;
+use super::vmm::Vmm;
 use pinhole_tests::frontend::frame::opcode;
 
-/// The node of the share itself.
+/// Node id of the root of the share.
 const ROOT: u64 = 1;
 
-/// Connects, says INIT, looks up `inodes` files and folders that lie in `share`, and forgets none.
-/// `pause` is called with what has been reached, and is where the caller measures: after INIT, and
-/// after the lookups.
+/// Connects, sends INIT, looks up `inodes` files and folders of `share`, and forgets none. Calls
+/// `pause` after INIT and after the lookups, so that the caller can measure. Its argument says what
+/// has been reached.
 ///
 /// # Errors
-/// [`LoadError::Lookup`] with the number of the one that failed; an error of the connection; what
-/// `pause` returns.
+/// [`LoadError::Lookup`] with the number of the failed LOOKUP, an error of the connection, or the
+/// error of `pause`.
 pub(crate) fn hold(
     socket: &Path,
     share: &Path,
     inodes: usize,
     pause: &mut dyn FnMut(&str) -> io::Result<()>,
 ) -> Result<(), LoadError> {
-    let machine = Machine::connect(socket, 1)?;
-    init(&machine)?;
+    let vmm = Vmm::connect(socket, 1)?;
+    init(&vmm)?;
     let mut pause = |reached: &str| pause(reached).map_err(LoadError::host("cannot pause"));
     pause("connected")?;
-    let mut state = machine.state(1)?;
-    let mut player = Player::new(&machine, 1, &mut state)?;
+    let mut state = vmm.state(1)?;
+    let mut player = Player::new(&vmm, 1, &mut state)?;
     let mut folders = vec![(ROOT, share.to_path_buf())];
     let mut known = 0;
     while let Some((parent, path)) = folders.pop() {

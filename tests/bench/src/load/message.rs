@@ -1,15 +1,15 @@
-//! A FUSE message in the making, in memory that is used again.
+//! Builder of FUSE messages, which reuses its memory.
 
-/// A message; what is appended stays behind what is there.
+/// Message under construction.
 #[derive(Debug)]
 pub(super) struct Message {
     bytes: Vec<u8>,
     unique: u64,
-    /// Bytes of data that follow from elsewhere, counted in the length.
+    /// Length of the data outside this buffer, in bytes. It counts in the length of the message.
     payload_len: usize,
 }
 
-/// Bytes of `fuse_in_header`.
+/// Length of `fuse_in_header`, in bytes.
 pub(super) const HEADER_LEN: usize = 40;
 
 impl Message {
@@ -17,11 +17,11 @@ impl Message {
         Self { bytes: Vec::with_capacity(len_max), unique: 0, payload_len: 0 }
     }
 
-    /// A new message from the guest's root.
+    /// Starts a new message from root of the guest.
     pub(super) fn start(&mut self, opcode: u32, node: u64) -> &mut Self {
         self.bytes.clear();
         self.payload_len = 0;
-        // Linux counts by two.
+        // Linux increases it by two.
         self.unique += 2;
         let unique = self.unique;
         // len, opcode, unique, node, uid, gid, pid, total_extlen and padding.
@@ -38,20 +38,20 @@ impl Message {
         self
     }
 
-    /// A name and the NUL that ends it.
+    /// Appends a name and its NUL.
     pub(super) fn name(&mut self, name: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(name);
         self.bytes.push(0);
         self
     }
 
-    /// Followed by `len` bytes of data.
+    /// Declares `len` bytes of data after the message.
     pub(super) fn payload(&mut self, len: usize) -> &mut Self {
         self.payload_len = len;
         self
     }
 
-    /// The whole message, its length filled in.
+    /// Returns the whole message, with its length.
     pub(super) fn finish(&mut self) -> &[u8] {
         let len = u32::try_from(self.bytes.len() + self.payload_len).unwrap_or(u32::MAX);
         if let Some(place) = self.bytes.first_chunk_mut() {

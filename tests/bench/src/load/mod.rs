@@ -1,16 +1,25 @@
-//! A load generator that plays the guest natively at the socket of any vhost-user-fs daemon, built
-//! for speed: where `frontend` says what no driver would say, this says what Linux says, as fast as
-//! a ring takes it.
+//! Load generator: a front-end and guest at the socket of any vhost-user-fs daemon. It sends the
+//! requests of Linux, as fast as a ring takes them.
 //!
-//! `machine` connects; `ring` is the driver's side of a virtqueue; `player` is one client thread
-//! and the measured loop; `rows` are the operations; `native` does the same work by bare host
-//! calls.
+//! | module | task |
+//! |---|---|
+//! | `command` | the command line |
+//! | `vmm` | the VMM: connects to the daemon and shares memory |
+//! | `ring` | the driver's side of a virtqueue |
+//! | `player` | one client thread, with the measured loop |
+//! | `hiprio` | FORGETs on the hiprio queue |
+//! | `row`, `rows` | the operations |
+//! | `ask`, `message`, `error` | requests with their expected replies; their bytes; errors |
+//! | `native` | the same work with bare host calls |
+//! | `hold` | a guest that knows many files and waits |
+//! | `tree` | the files in the share |
+//! | `usage` | processor time and memory of the daemon |
 
 mod ask;
 pub(crate) mod command;
 mod error;
+mod hiprio;
 mod hold;
-mod machine;
 mod message;
 mod native;
 mod player;
@@ -19,8 +28,8 @@ mod ring;
 mod row;
 mod rows;
 mod tree;
-mod urgent;
-mod watch;
+mod usage;
+mod vmm;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,7 +46,6 @@ use ask::{Ask, Data};
 use error::LIMIT;
 pub(crate) use error::LoadError;
 pub(crate) use hold::hold;
-use machine::Machine;
 use native::Host;
 use pinhole_tests::frontend::frame::opcode;
 use player::{Player, Tally, Window};
@@ -45,37 +53,38 @@ pub(crate) use report::Measured;
 pub(crate) use row::Row;
 use row::{Seat, WARM_UP};
 use tree::Prepared;
-use watch::Taken;
+use usage::Usage;
+use vmm::Vmm;
 
-/// What does not change from row to row.
+/// Options that are the same for all rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// The share as the host sees it. What rows work on is made there; what is there already is
+    /// Directory of the share on the host. The files of the rows are made there; existing ones are
     /// kept.
     pub(crate) share: PathBuf,
-    /// Request queues, each with a client thread.
+    /// Number of request queues, each with a client thread.
     pub(crate) queues: usize,
-    /// Measured time of each row and depth; rows with long operations take a few times as long.
+    /// Measured time of each row and depth. Rows with long operations take a multiple of it.
     pub(crate) time: Duration,
 }
 
-/// Who serves.
+/// Daemon to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// Its socket.
+    /// Socket of the daemon.
     pub(crate) socket: PathBuf,
-    /// Its process.
+    /// Serving process.
     pub(crate) process: u32,
 }
 
-/// What is measured, ready for any row.
+/// Daemon, or bare host calls, ready for any row.
 pub(crate) struct Subject {
     options: Options,
     kind: Kind,
 }
 
 enum Kind {
-    Daemon { machine: Arc<Machine>, process: u32, prepared: Prepared },
+    Daemon { vmm: Arc<Vmm>, process: u32, prepared: Prepared },
     Native(Box<Host>),
 }
 
@@ -86,31 +95,31 @@ impl fmt::Debug for Subject {
 }
 
 impl Subject {
-    /// A daemon: connects and says INIT.
+    /// Connects to a daemon and sends INIT.
     ///
     /// # Errors
-    /// Whatever it refuses.
+    /// Fails if the daemon refuses the connection, a feature or INIT.
     pub(crate) fn daemon(server: &Server, options: Options) -> Result<Self, LoadError> {
-        let machine = Arc::new(Machine::connect(&server.socket, options.queues)?);
+        let vmm = Arc::new(Vmm::connect(&server.socket, options.queues)?);
         let (report, reports) = mpsc::channel();
-        let first = Arc::clone(&machine);
+        let first = Arc::clone(&vmm);
         thread::spawn(move || drop(report.send(init(&first))));
         receive(&reports, LIMIT)??;
         let prepared = Prepared::new(options.share.clone());
-        Ok(Self { options, kind: Kind::Daemon { machine, process: server.process, prepared } })
+        Ok(Self { options, kind: Kind::Daemon { vmm, process: server.process, prepared } })
     }
 
-    /// Bare host calls, in one thread, one after the other.
+    /// Prepares bare host calls, in one thread, one after another.
     ///
     /// # Errors
-    /// [`LoadError::Host`].
+    /// [`LoadError::Host`] if a file of the share cannot be made or opened.
     pub(crate) fn native(options: Options) -> Result<Self, LoadError> {
         let host = Host::open(&options.share)?;
         Ok(Self { options, kind: Kind::Native(Box::new(host)) })
     }
 
-    /// The depths of `wanted` at which `row` is to be measured here: its own where it has one, 1
-    /// for bare calls, none where it cannot be.
+    /// Returns the depths at which `row` is measured: those of `wanted`, the fixed depth of the row, or
+    /// 1 for bare host calls. A row that cannot be measured has none.
     pub(crate) fn depths(&self, row: Row, wanted: &[usize]) -> Vec<usize> {
         match &self.kind {
             Kind::Daemon { .. } => row.depths(wanted),
@@ -122,12 +131,12 @@ impl Subject {
     /// Measures one row at one depth.
     ///
     /// # Errors
-    /// [`LoadError::Row`] with the row, the depth and why.
+    /// [`LoadError::Row`] with the row, the depth and the cause.
     pub(crate) fn measure(&mut self, row: Row, depth: usize) -> Result<Measured, LoadError> {
         let measured = match &mut self.kind {
-            Kind::Daemon { machine, process, prepared } => {
+            Kind::Daemon { vmm, process, prepared } => {
                 let made = prepared.add(row);
-                made.and_then(|()| one(machine, *process, &self.options, row, depth))
+                made.and_then(|()| one(vmm, *process, &self.options, row, depth))
             }
             Kind::Native(host) => host.measure(row, row.time(self.options.time)),
         };
@@ -135,10 +144,10 @@ impl Subject {
     }
 }
 
-/// INIT as Linux 7.2 sends it for virtio-fs without a DAX window, and memory touched once.
-fn init(machine: &Machine) -> Result<(), LoadError> {
-    let mut state = machine.state(1)?;
-    let mut player = Player::new(machine, 1, &mut state)?;
+/// Sends INIT as Linux 7.2 does for virtio-fs without a DAX window.
+fn init(vmm: &Vmm) -> Result<(), LoadError> {
+    let mut state = vmm.state(1)?;
+    let mut player = Player::new(vmm, 1, &mut state)?;
     let never = InitFlags::MAP_ALIGNMENT
         | InitFlags::HAS_INODE_DAX
         | InitFlags::PASSTHROUGH
@@ -160,15 +169,15 @@ fn init(machine: &Machine) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What a thread says while it plays.
+/// Message of a client thread.
 enum Word {
-    /// It is ready; where to tell it when to play.
+    /// The thread is ready and waits for its time window.
     Ready(Sender<Window>),
     Played(Result<Tally, LoadError>),
 }
 
 fn one(
-    machine: &Arc<Machine>,
+    vmm: &Arc<Vmm>,
     process: u32,
     options: &Options,
     row: Row,
@@ -176,11 +185,11 @@ fn one(
 ) -> Result<Measured, LoadError> {
     let (sender, words) = mpsc::channel();
     for number in 0..options.queues {
-        let (machine, sender) = (Arc::clone(machine), sender.clone());
+        let (vmm, sender) = (Arc::clone(vmm), sender.clone());
         let seat = Seat { number, count: options.queues, share: options.share.clone() };
         thread::spawn(move || {
-            let played = play(&machine, row, depth, &seat, &sender);
-            // Nobody listens any more where another thread has failed first.
+            let played = play(&vmm, row, depth, &seat, &sender);
+            // Ignore the result: the receiver is gone if another thread failed first.
             drop(sender.send(Word::Played(played)));
         });
     }
@@ -199,10 +208,10 @@ fn one(
     }
     let mut tallies = Vec::new();
     until(&words, window.begin, &mut tallies)?;
-    watch::forget_peak(process)?;
-    let before = Taken::by(process)?;
+    usage::forget_peak(process)?;
+    let before = Usage::by(process)?;
     until(&words, window.end, &mut tallies)?;
-    let after = Taken::by(process)?;
+    let after = Usage::by(process)?;
     let mut latencies: Option<Histogram<u64>> = None;
     for _ in 0..options.queues {
         let word = tallies.pop().map_or_else(|| receive(&words, LIMIT), Ok)?;
@@ -218,8 +227,8 @@ fn one(
     Ok(Measured::new(row, (depth, options.queues), &latencies, time, (before, after)))
 }
 
-/// Waits for an instant. A thread may end at that instant and be heard before; one that fails is
-/// heard at once.
+/// Waits until `instant`. Keeps messages of threads that end early in `early`; fails at once if a
+/// thread fails.
 fn until(words: &Receiver<Word>, instant: Instant, early: &mut Vec<Word>) -> Result<(), LoadError> {
     loop {
         match words.recv_timeout(instant.saturating_duration_since(Instant::now())) {
@@ -235,16 +244,10 @@ fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, LoadError> {
     from.recv_timeout(limit).map_err(|_late| LoadError::TimedOut)
 }
 
-/// One thread's part of a row, from preparation to giving back.
-fn play(
-    machine: &Machine,
-    row: Row,
-    depth: usize,
-    seat: &Seat,
-    words: &Sender<Word>,
-) -> Result<Tally, LoadError> {
-    let mut state = machine.state(seat.number + 1)?;
-    let mut player = Player::new(machine, seat.number + 1, &mut state)?;
+/// Runs the part of one thread of a row, from preparation to clean-up.
+fn play(vmm: &Vmm, row: Row, depth: usize, seat: &Seat, words: &Sender<Word>) -> Result<Tally, LoadError> {
+    let mut state = vmm.state(seat.number + 1)?;
+    let mut player = Player::new(vmm, seat.number + 1, &mut state)?;
     player.touch()?;
     let mut play = row.open(&mut player, seat)?;
     let (start, started) = mpsc::channel();

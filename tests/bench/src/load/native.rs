@@ -1,4 +1,5 @@
-//! The limit: the same host calls in a loop in one process, without a ring, a guest or a daemon.
+//! Bare host calls in a loop in one process, without a ring, a guest or a daemon: the upper limit of
+//! any daemon.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -13,13 +14,13 @@ use super::report::Measured;
 use super::row::Row;
 use super::row::WARM_UP;
 use super::tree::Fresh;
-use super::watch::Taken;
-use super::{tree, watch};
+use super::usage::Usage;
+use super::{tree, usage};
 
-/// Room for entries of a directory, as glibc has it.
+/// Buffer length for the entries of a directory, as in glibc, in bytes.
 const LISTING: usize = 32 << 10;
 
-/// What the calls work on, open for the whole run.
+/// Open files and folders for the calls.
 pub(super) struct Host {
     known: OwnedFd,
     files: Vec<(OwnedFd, String)>,
@@ -36,10 +37,10 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Opens everything that any row works on.
+    /// Opens the files and folders of all rows.
     ///
     /// # Errors
-    /// [`LoadError::Host`].
+    /// [`LoadError::Host`] if one cannot be made or opened.
     pub(super) fn open(share: &Path) -> Result<Self, LoadError> {
         let mut prepared = tree::Prepared::new(share.to_path_buf());
         let mut all = Row::ALL.into_iter().map(|(_, row)| row).filter(|row| *row != Row::BesideCold);
@@ -77,10 +78,10 @@ impl Host {
         })
     }
 
-    /// One row.
+    /// Measures one row for `time`.
     ///
     /// # Errors
-    /// [`LoadError::Host`].
+    /// [`LoadError::Host`] if a call fails.
     pub(super) fn measure(&mut self, row: Row, time: Duration) -> Result<Measured, LoadError> {
         let latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3);
         let mut latencies = latencies.map_err(|error| LoadError::Memory(error.to_string()))?;
@@ -90,8 +91,8 @@ impl Host {
             self.perform(row)?;
             now = Instant::now();
         }
-        watch::forget_peak(std::process::id())?;
-        let before = Taken::by(std::process::id())?;
+        usage::forget_peak(std::process::id())?;
+        let before = Usage::by(std::process::id())?;
         let begin = Instant::now();
         now = begin;
         while now < begin + time {
@@ -100,7 +101,7 @@ impl Host {
             now = Instant::now();
             latencies.saturating_record(u64::try_from((now - start).as_nanos()).unwrap_or(u64::MAX));
         }
-        let after = Taken::by(std::process::id())?;
+        let after = Usage::by(std::process::id())?;
         Ok(Measured::new(row, (1, 1), &latencies, now - begin, (before, after)))
     }
 
@@ -173,7 +174,7 @@ impl Host {
         if len as u64 == tree::small_len(number) { Ok(()) } else { Err(short(len)) }
     }
 
-    /// The next block's offset.
+    /// Returns the offset of the next block.
     fn offset(&mut self, len: usize, random: bool) -> u64 {
         let count = usize::try_from(tree::WARM.len).unwrap_or(0) / len;
         let block = if random {
@@ -225,7 +226,7 @@ fn open(folder: &OwnedFd, name: &str) -> Result<OwnedFd, LoadError> {
     rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(host)
 }
 
-/// Every entry with its attributes.
+/// Reads every entry with its attributes.
 fn list(folder: &OwnedFd, room: &mut Vec<u8>) -> Result<(), LoadError> {
     rustix::fs::seek(folder, rustix::fs::SeekFrom::Start(0)).map_err(host)?;
     let mut entries = RawDir::new(folder, room.spare_capacity_mut());

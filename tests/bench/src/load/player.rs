@@ -1,8 +1,8 @@
-//! One client thread: its ring, its slots, and the loop that is measured.
+//! One client thread: its ring, its slots, and the measured loop.
 //!
-//! A slot is memory for one request in flight: its message, its descriptors behind one indirect
-//! descriptor as a Linux guest lays them out, its answer and its data. A request rewrites what
-//! changed and nothing else.
+//! A slot is the memory of one request in flight: message, descriptors, reply and data. The
+//! descriptors are indirect, in the layout of a Linux guest. A request writes only what differs from
+//! the last one.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use vm_memory::{Bytes as _, VolatileSlice};
 
 use super::ask::{Ask, Data, ENOENT, ENTRY_LEN, Expect, Step};
 use super::error::LoadError;
-use super::machine::Machine;
 use super::message::{HEADER_LEN, Message};
 use super::ring::{Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, Used};
+use super::vmm::Vmm;
 
-/// Where a slot's parts lie in it.
+/// Offsets of the parts of a slot, in bytes.
 const TABLE_AT: usize = 0x1000;
 const ANSWER_AT: usize = 0x3000;
 const LISTING_AT: usize = 0x4000;
@@ -25,24 +25,24 @@ const DATA_AT: usize = 0x1_0000;
 /// Bytes of `fuse_out_header`.
 const OUT_HEADER_LEN: usize = 16;
 
-/// Bytes of a page of the guest.
+/// Page size of the guest, in bytes.
 const PAGE: usize = 4096;
 
-/// Pages in a slot's data.
+/// Number of pages in the data of a slot.
 const PAGES: usize = 256;
 
-/// Neighbours in a file are not neighbours in memory, as in a guest: each page lies so many pages
-/// behind the last.
+/// Distance of successive pages of data, in pages. As in a guest, neighbors in a file are not
+/// neighbors in memory.
 const PAGE_STRIDE: usize = 77;
 
 const NEXT: u64 = 1;
 const WRITE: u64 = 2;
 const INDIRECT: u16 = 4;
 
-/// Latencies are recorded from 1 ns up to this, to three digits.
+/// Largest latency that is recorded, in ns.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
-/// How a request is laid out in descriptors.
+/// Layout of a request in descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     arguments_len: usize,
@@ -50,7 +50,7 @@ struct Shape {
     data: Data,
 }
 
-/// A request's memory and what was asked with it.
+/// Memory of a request, and the reply that it expects.
 #[derive(Debug)]
 struct Slot {
     at: usize,
@@ -59,19 +59,19 @@ struct Slot {
     began: Instant,
 }
 
-/// When operations count.
+/// Time in which operations count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
-    /// The warm-up is over.
+    /// End of the warm-up.
     pub(super) begin: Instant,
-    /// The last operation has begun.
+    /// End of the measurement: later operations do not begin.
     pub(super) end: Instant,
 }
 
-/// What one thread has measured.
+/// Figures of one thread.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// Of each operation within the window, in ns.
+    /// Latencies of the operations within the window, in ns.
     pub(super) latencies: Histogram<u64>,
     window: Window,
 }
@@ -83,7 +83,7 @@ impl Tally {
         Ok(Self { latencies, window })
     }
 
-    /// An operation that ended now.
+    /// Counts an operation that ended now.
     fn count(&mut self, began: Instant, now: Instant) {
         if began >= self.window.begin && now <= self.window.end {
             self.latencies.saturating_record(nanoseconds(now.saturating_duration_since(began)));
@@ -91,59 +91,59 @@ impl Tally {
     }
 }
 
-/// An answer that was checked, where it lies.
+/// Checked reply, in guest memory.
 pub(super) struct Reply<'p> {
     memory: &'p VolatileSlice<'p>,
     slot: usize,
-    /// Bytes behind the header.
+    /// Length after the header, in bytes.
     pub(super) len: usize,
 }
 
 impl Reply<'_> {
-    /// The number at `at` in the body.
+    /// Returns the number at offset `at` of the body.
     pub(super) fn u64(&self, at: usize) -> Result<u64, LoadError> {
         let at = self.slot + ANSWER_AT + OUT_HEADER_LEN + at;
         self.memory.read_obj(at).map(u64::from_le).map_err(LoadError::memory)
     }
 
-    /// The number at `at` in a listing.
+    /// Returns the number at offset `at` of a listing.
     pub(super) fn listed_u64(&self, at: usize) -> Result<u64, LoadError> {
         self.memory.read_obj(self.slot + LISTING_AT + at).map(u64::from_le).map_err(LoadError::memory)
     }
 
-    /// The first bytes of a name in a listing.
+    /// Returns the first two bytes of the name at offset `at` of a listing.
     pub(super) fn listed_bytes(&self, at: usize) -> Result<[u8; 2], LoadError> {
         self.memory.read_obj(self.slot + LISTING_AT + at).map_err(LoadError::memory)
     }
 }
 
-/// One thread's part of a row.
+/// Part of one thread of a row.
 pub(super) trait Play {
     /// Writes the first request of an operation in `slot`.
     fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError>;
 
-    /// Takes the answer in `slot` and writes the operation's next request.
+    /// Takes the reply in `slot` and writes the next request of the operation.
     fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError>;
 
-    /// Whether operations in `slot` are measured.
+    /// Returns whether operations in `slot` are measured.
     fn counts(&self, _slot: usize) -> bool {
         true
     }
 
-    /// Nodes to forget, with their counts of lookups; the caller takes them.
+    /// Returns node ids to forget, with their lookup counts. The caller takes them out.
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)>;
 
-    /// Gives back what was prepared.
+    /// Releases the handles and node ids of the preparation.
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError>;
 }
 
-/// One client thread's side of its ring.
+/// Client thread with its ring.
 pub(super) struct Player<'m> {
-    /// The machine.
-    pub(super) machine: &'m Machine,
-    /// The message to be sent next.
+    /// The VMM.
+    pub(super) vmm: &'m Vmm,
+    /// Next message to send.
     pub(super) message: Message,
-    /// Nodes that were looked up in preparation, to be forgotten at the end.
+    /// Node ids that were looked up in preparation, with their counts, to forget at the end.
     pub(super) known: Vec<(u64, u64)>,
     memory: VolatileSlice<'m>,
     base: u64,
@@ -152,13 +152,9 @@ pub(super) struct Player<'m> {
 }
 
 impl<'m> Player<'m> {
-    /// On the request ring `index`, 1 being the first.
-    pub(super) fn new(
-        machine: &'m Machine,
-        index: usize,
-        state: &'m mut RingState,
-    ) -> Result<Self, LoadError> {
-        let (memory, base) = machine.memory(index)?;
+    /// Prepares the thread for the request ring `index`. The first one is 1.
+    pub(super) fn new(vmm: &'m Vmm, index: usize, state: &'m mut RingState) -> Result<Self, LoadError> {
+        let (memory, base) = vmm.memory(index)?;
         let slot = |number| Slot {
             at: SLOTS_AT + number * SLOT_LEN,
             shape: None,
@@ -166,7 +162,7 @@ impl<'m> Player<'m> {
             began: Instant::now(),
         };
         Ok(Self {
-            machine,
+            vmm,
             message: Message::new(PAGE),
             known: Vec::new(),
             memory,
@@ -176,7 +172,7 @@ impl<'m> Player<'m> {
         })
     }
 
-    /// Sends the message in slot 0 and waits for the answer; while nothing else is in flight.
+    /// Sends the message in slot 0 and waits for the reply. Nothing else may be in flight.
     pub(super) fn ask(&mut self, ask: Ask) -> Result<Reply<'_>, LoadError> {
         self.submit(0, ask)?;
         self.ring.publish()?;
@@ -185,8 +181,8 @@ impl<'m> Player<'m> {
         check(slots, memory, used)
     }
 
-    /// Fills the data of every slot, so that no page is touched for the first time while it is
-    /// measured.
+    /// Writes to the data of every slot, so that no page is touched for the first time during the
+    /// measurement.
     pub(super) fn touch(&self) -> Result<(), LoadError> {
         let page = [0x5a_u8; PAGE];
         for slot in &self.slots {
@@ -198,12 +194,12 @@ impl<'m> Player<'m> {
         Ok(())
     }
 
-    /// Forgets what was looked up in preparation.
+    /// Forgets the node ids that were looked up in preparation.
     pub(super) fn forget_known(&mut self) -> Result<(), LoadError> {
-        self.machine.forget(&mut self.known)
+        self.vmm.forget(&mut self.known)
     }
 
-    /// The measured loop: `play` keeps its slots in flight until the window closes.
+    /// Runs the measured loop: `play` keeps `depth` slots in flight until the window ends.
     pub(super) fn run(
         &mut self,
         play: &mut dyn Play,
@@ -240,7 +236,7 @@ impl<'m> Player<'m> {
             self.ring.publish()?;
             let forgotten = play.forgotten();
             if !forgotten.is_empty() {
-                self.machine.forget(forgotten)?;
+                self.vmm.forget(forgotten)?;
             }
         }
         Ok(tally)
@@ -254,7 +250,7 @@ impl<'m> Player<'m> {
         self.submit(number, ask)
     }
 
-    /// Writes the message into the slot and offers it.
+    /// Writes the message into the slot and offers it to the device.
     fn submit(&mut self, number: usize, ask: Ask) -> Result<(), LoadError> {
         let missing = || LoadError::Device(format!("no slot {number}"));
         let slot = self.slots.get_mut(number).ok_or_else(missing)?;
@@ -266,7 +262,7 @@ impl<'m> Player<'m> {
         self.memory.write_slice(bytes, slot.at).map_err(LoadError::memory)?;
         let arguments_len = bytes.len() - HEADER_LEN;
         let shape = Shape { arguments_len, answer_len: ask.answer_len, data: ask.data };
-        // What the device wrote last must not be taken for the next answer.
+        // The last reply in this slot must not look like the next one.
         self.memory.write_obj(0_u64, slot.at + ANSWER_AT).map_err(LoadError::memory)?;
         let head = u16::try_from(number).map_err(|_wide| missing())?;
         if slot.shape != Some(shape) {
@@ -279,8 +275,8 @@ impl<'m> Player<'m> {
     }
 }
 
-/// Writes a slot's descriptors in the order of a Linux guest: header, arguments, data; answer's
-/// header, answer, data.
+/// Writes the descriptors of a slot in the order of a Linux guest: header, arguments, data, then the
+/// header, arguments and data of the reply. Returns their number.
 fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> Result<usize, LoadError> {
     let (out, into) = match shape.data {
         Data::None | Data::Listing(_) => (0, 0),
@@ -305,7 +301,7 @@ fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> 
         memory.write_obj(first.to_le(), place).map_err(LoadError::memory)?;
         memory.write_obj(second.to_le(), place + 8).map_err(LoadError::memory)?;
     }
-    // The last one has no next.
+    // The last descriptor has no successor.
     let last = slot + TABLE_AT + 16 * count - 4;
     let flags: u16 = memory.load(last, Ordering::Relaxed).map_err(LoadError::memory)?;
     memory.store(flags & !1_u16.to_le(), last, Ordering::Relaxed).map_err(LoadError::memory)?;
@@ -319,8 +315,7 @@ fn pages(slot: usize, len: usize, flags: u64) -> impl Iterator<Item = (usize, us
     })
 }
 
-/// What is true of an answer: it is one, its length is the used length, and it is as long as
-/// expected.
+/// Checks the errno and the length of a reply, and that its length is the used length.
 fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Result<Reply<'p>, LoadError> {
     let slot = slots.get(used.head);
     let slot = slot.ok_or_else(|| LoadError::Device(format!("gave back {}", used.head)))?;
@@ -335,7 +330,7 @@ fn check<'p>(slots: &[Slot], memory: &'p VolatileSlice<'p>, used: Used) -> Resul
     let right = match slot.ask.expect {
         Expect::Body(expected) => errno == 0 && len == expected,
         Expect::AtMost(most) => errno == 0 && len <= most,
-        // A negative entry is an answer too.
+        // A negative entry is also a valid reply.
         Expect::Missing => errno == ENOENT || (errno == 0 && len == ENTRY_LEN),
     };
     if !right {

@@ -1,4 +1,4 @@
-//! What one row at one depth came to, in whole numbers.
+//! Figures of one row at one depth, as whole numbers.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::row::Row;
-use super::watch::Taken;
+use super::usage::Usage;
 
-/// One row at one depth.
+/// Figures of one row at one depth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Measured {
     pub(crate) row: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Measured {
     pub(crate) cpu_ns_per_operation: u64,
     /// Context switches of the server for a thousand operations.
     pub(crate) switches_per_1000: u64,
-    /// Resident memory of the server at its highest.
+    /// Peak of the resident memory of the server.
     pub(crate) peak_kib: u64,
 }
 
@@ -36,7 +36,7 @@ impl Measured {
         (depth, queues): (usize, usize),
         latencies: &Histogram<u64>,
         time: Duration,
-        (before, after): (Taken, Taken),
+        (before, after): (Usage, Usage),
     ) -> Self {
         let operations = latencies.len();
         let elapsed_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -57,7 +57,7 @@ impl Measured {
         }
     }
 
-    /// As an object with the names of the fields.
+    /// Returns an object with the names of the fields.
     pub(crate) fn json(&self) -> Value {
         json!({
             "row": self.row,
@@ -75,7 +75,7 @@ impl Measured {
         })
     }
 
-    /// The heads of the columns of the plain form.
+    /// Column heads of the plain form.
     pub(crate) const COLUMNS: &str =
         "row                   depth q       op/s    p50 ns    p99 ns   p999 ns   cpu ns  sw/1000  peak KiB";
 }
@@ -99,7 +99,7 @@ impl fmt::Display for Measured {
     }
 }
 
-/// `amount * by / of`, 0 where there is nothing to divide by.
+/// Returns `amount * by / of`, or 0 if `of` is 0.
 fn scaled(amount: u64, by: u64, of: u64) -> u64 {
     let whole = u128::from(amount) * u128::from(by);
     whole.checked_div(u128::from(of)).map_or(0, |quotient| u64::try_from(quotient).unwrap_or(u64::MAX))

@@ -1,5 +1,5 @@
-//! The driver's side of one split virtqueue (virtio 1.3, 2.7), without an allocation and with as
-//! few notifications as EVENT_IDX allows in both directions.
+//! The driver's side of one split virtqueue (virtio 1.3, 2.7). It allocates nothing, and sends and
+//! asks for as few notifications as EVENT_IDX permits.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{Ordering, fence};
@@ -10,16 +10,16 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::{LIMIT, LoadError};
 
-/// Descriptors in each ring.
+/// Number of descriptors in each ring.
 pub(super) const RING_SIZE: u16 = 1024;
 
-/// Requests in flight on one ring at most: 32 measured, one beside them.
+/// Largest number of requests in flight on one ring: 32, and one that is measured beside them.
 pub(super) const SLOTS: usize = 33;
 
-/// Bytes of a slot: message, descriptors, answer, a listing, and 1 MiB of data.
+/// Length of a slot in bytes: message, descriptors, reply, a listing, and 1 MiB of data.
 pub(super) const SLOT_LEN: usize = 0x11_0000;
 
-/// Where a ring's parts lie in its memory.
+/// Offsets of the parts of a ring in its memory, in bytes.
 pub(super) const AVAILABLE_AT: usize = 0x8000;
 pub(super) const USED_AT: usize = 0x1_0000;
 pub(super) const SLOTS_AT: usize = 0x2_0000;
@@ -27,7 +27,7 @@ pub(super) const SLOTS_AT: usize = 0x2_0000;
 const USED_EVENT_AT: usize = AVAILABLE_AT + 4 + 2 * RING_SIZE as usize;
 const AVAILABLE_EVENT_AT: usize = USED_AT + 4 + 8 * RING_SIZE as usize;
 
-/// How far a ring has come, on the driver's side, and how both sides wake each other.
+/// State of a ring on the driver's side, and the events by which both sides wake each other.
 pub(super) struct RingState {
     pub(super) next_available: u16,
     pub(super) published: u16,
@@ -43,8 +43,8 @@ impl RingState {
             || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
         let (kick, call) = (event()?, event()?);
         let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
-        // By edges: each write to the event wakes once and nothing needs to be read, so that
-        // sleeping is one system call.
+        // Edge-triggered: each write to the event wakes once and nothing needs to be read, so sleeping
+        // takes one system call.
         let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
         called
             .ctl(ControlOperation::Add, call.as_raw_fd(), interest)
@@ -53,18 +53,18 @@ impl RingState {
     }
 }
 
-/// One ring as a thread drives it.
+/// Ring of one thread.
 pub(super) struct Ring<'m> {
     memory: VolatileSlice<'m>,
     state: &'m mut RingState,
 }
 
-/// A request given back.
+/// Request that the device returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Used {
-    /// Its descriptor.
+    /// Head descriptor.
     pub(super) head: usize,
-    /// Bytes written by the device.
+    /// Number of bytes that the device wrote.
     pub(super) len: u32,
 }
 
@@ -73,7 +73,7 @@ impl<'m> Ring<'m> {
         Self { memory, state }
     }
 
-    /// Writes descriptor `head`: so many bytes at `address`.
+    /// Writes descriptor `head`: `len` bytes at `address`.
     pub(super) fn describe(&self, head: u16, address: u64, len: u32, flags: u16) -> Result<(), LoadError> {
         let at = 16 * usize::from(head);
         self.memory.write_obj(address.to_le(), at).map_err(LoadError::memory)?;
@@ -81,7 +81,7 @@ impl<'m> Ring<'m> {
         self.memory.write_obj(second.to_le(), at + 8).map_err(LoadError::memory)
     }
 
-    /// Puts descriptor `head` into the available ring; [`Ring::publish`] is still to come.
+    /// Puts descriptor `head` into the available ring. [`Ring::publish`] shows it to the device.
     pub(super) fn offer(&mut self, head: u16) -> Result<(), LoadError> {
         let at = AVAILABLE_AT + 4 + 2 * usize::from(self.state.next_available % RING_SIZE);
         self.memory.store(head.to_le(), at, Ordering::Relaxed).map_err(LoadError::memory)?;
@@ -89,7 +89,7 @@ impl<'m> Ring<'m> {
         Ok(())
     }
 
-    /// Shows the device what was offered, and kicks it if it asked for that.
+    /// Shows the offered descriptors to the device, and kicks it if it asked for that.
     pub(super) fn publish(&mut self) -> Result<(), LoadError> {
         let (new, old) = (self.state.next_available, self.state.published);
         if new == old {
@@ -106,7 +106,7 @@ impl<'m> Ring<'m> {
         Ok(())
     }
 
-    /// Takes the next request given back, if there is one.
+    /// Takes the next returned request, if there is one.
     pub(super) fn take(&mut self) -> Result<Option<Used>, LoadError> {
         let index: u16 = self.memory.load(USED_AT + 2, Ordering::Acquire).map_err(LoadError::memory)?;
         if u16::from_le(index) == self.state.next_used {
@@ -122,7 +122,7 @@ impl<'m> Ring<'m> {
         }))
     }
 
-    /// Takes the next request given back; sleeps until the device interrupts where none is there.
+    /// Takes the next returned request. Sleeps until the device interrupts if there is none.
     pub(super) fn wait(&mut self) -> Result<Used, LoadError> {
         loop {
             if let Some(used) = self.take()? {
@@ -138,7 +138,7 @@ impl<'m> Ring<'m> {
         }
     }
 
-    /// Until the device interrupts.
+    /// Sleeps until the device interrupts.
     fn sleep(&mut self) -> Result<(), LoadError> {
         let mut events = [EpollEvent::default()];
         let limit_ms = i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX);

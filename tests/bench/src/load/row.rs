@@ -1,19 +1,19 @@
 //! The rows of the benchmark: what is measured.
 
-/// Cold reads outstanding.
+/// Number of outstanding cold reads.
 pub(super) const COLD: usize = 32;
 
-/// A warm-up's part of the measured time.
+/// Divisor of the measured time that gives the time of a warm-up.
 pub(super) const WARM_UP: u32 = 4;
 
-/// What is measured.
+/// Operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     /// GETATTR of a few hundred known files.
     GetAttr,
     /// LOOKUP of a few hundred known files, as a guest revalidates names.
     LookupHit,
-    /// LOOKUP of names that are not there.
+    /// LOOKUP of missing names.
     LookupMiss,
     /// OPEN and RELEASE.
     OpenRelease,
@@ -29,19 +29,19 @@ pub(crate) enum Row {
     ReadDirPlus,
     /// WRITE of 4 KiB and FSYNC.
     Fsync,
-    /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 %
-    /// listings of 40 entries.
+    /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 % listings of
+    /// 40 entries.
     Mixed,
     /// GETATTR while 32 READs of 1 MiB, dropped from the page cache, are outstanding.
     BesideCold,
 }
 
-/// How a big file is gone through.
+/// Access pattern of a big file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocks {
-    /// Bytes of each request.
+    /// Length of each request, in bytes.
     pub(crate) len: usize,
-    /// In any order, else one after the other.
+    /// Random order; otherwise sequential.
     pub(crate) random: bool,
 }
 
@@ -50,7 +50,7 @@ const fn blocks(len: usize, random: bool) -> Blocks {
 }
 
 impl Row {
-    /// Every row with its name, in the order in which they are measured.
+    /// Every row with its name, in the order of measurement.
     pub(crate) const ALL: [(&str, Self); 22] = [
         ("getattr", Self::GetAttr),
         ("lookup-hit", Self::LookupHit),
@@ -76,19 +76,19 @@ impl Row {
         ("getattr-beside-cold", Self::BesideCold),
     ];
 
-    /// Its name.
+    /// Returns the name.
     pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, row)| *row == self).map_or("", |(name, _)| name)
     }
 
-    /// The depths at which it is measured: `wanted`, or its own where it has one.
+    /// Returns the depths at which the row is measured: its fixed depth, or else `wanted`.
     pub(crate) fn depths(self, wanted: &[usize]) -> Vec<usize> {
         let own = self.slots(0);
         if own == 0 { wanted.to_vec() } else { vec![own] }
     }
 
-    /// How long a row is measured where others are for `time`: one with long operations takes
-    /// longer to show a spread.
+    /// Returns the measured time of the row, where `time` is that of most rows. Long operations need
+    /// more time for a distribution.
     pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
         if self == Self::BesideCold {
             time * 8
@@ -99,7 +99,7 @@ impl Row {
         }
     }
 
-    /// Slots in flight at `depth`.
+    /// Returns the number of slots in flight at `depth`.
     pub(super) const fn slots(self, depth: usize) -> usize {
         match self {
             Self::BesideCold => COLD + 1,
@@ -131,13 +131,13 @@ impl std::str::FromStr for Row {
     }
 }
 
-/// Where a thread sits.
+/// Position of a client thread among all.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
-    /// The number of the thread, from 0.
+    /// Number of the thread, from 0.
     pub(super) number: usize,
-    /// Threads in all.
+    /// Number of threads.
     pub(super) count: usize,
-    /// The share as the host sees it.
+    /// Directory of the share on the host.
     pub(super) share: std::path::PathBuf,
 }

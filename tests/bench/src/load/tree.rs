@@ -1,5 +1,4 @@
-//! What lies in the share: the same for each daemon and for bare host calls. Made once; what is
-//! there already is kept.
+//! Files in the share: the same for each daemon and for bare host calls. Existing files are kept.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,18 +10,18 @@ use rustix::fs::IFlags;
 use super::error::LoadError;
 use super::row::Row;
 
-/// A folder of files.
+/// Folder of files.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Folder {
     pub(super) name: &'static str,
     pub(super) files: usize,
 }
 
-/// A big file.
+/// Big file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Big {
     pub(super) name: &'static str,
-    /// Bytes.
+    /// Length in bytes.
     pub(super) len: u64,
 }
 
@@ -34,26 +33,26 @@ pub(super) const SMALL: Folder = Folder { name: "small", files: 300 };
 pub(super) const FEW: Folder = Folder { name: "few", files: 40 };
 /// A big directory.
 pub(super) const MANY: Folder = Folder { name: "many", files: 10_000 };
-/// Where directories to make files in are.
+/// Parent of the directories in which rows create files.
 pub(super) const MADE: &str = "made";
-/// In the page cache.
+/// File in the page cache.
 pub(super) const WARM: Big = Big { name: "warm", len: 256 << 20 };
-/// On the disk; at most so big that dropping and reading it again stays short.
+/// File outside the page cache. It is small enough to be dropped and read again quickly.
 pub(super) const COLD: Big = Big { name: "cold", len: 256 << 20 };
-/// Written durably.
+/// File that is written with FSYNC.
 pub(super) const SYNCED: Big = Big { name: "synced", len: 4 << 20 };
 
-/// The name of a file in a folder.
+/// Returns the name of a file in a folder.
 pub(super) fn name(number: usize) -> String {
     format!("file-{number:05}")
 }
 
-/// Bytes of a small file: 1 to 16 KiB, no two neighbours alike.
+/// Returns the length of a small file in bytes: 1 to 16 KiB, different from its neighbors.
 pub(super) const fn small_len(number: usize) -> u64 {
     1024 + (number as u64 * 7919) % (15 * 1024 + 1)
 }
 
-/// What has been made for the rows up to now.
+/// Record of the files that were made for rows.
 #[derive(Debug)]
 pub(super) struct Prepared {
     share: PathBuf,
@@ -61,15 +60,15 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Nothing yet, beneath `share`.
+    /// Starts with no files below `share`.
     pub(super) const fn new(share: PathBuf) -> Self {
         Self { share, names: Vec::new() }
     }
 
-    /// Makes what `row` needs and is missing, and reads what is to be warm.
+    /// Makes the missing files of `row`, and reads those that have to be in the page cache.
     ///
     /// # Errors
-    /// [`LoadError::Host`].
+    /// [`LoadError::Host`] if a file cannot be made.
     pub(super) fn add(&mut self, row: Row) -> Result<(), LoadError> {
         for name in needs(row) {
             if !self.names.contains(name) {
@@ -102,7 +101,7 @@ fn make(share: &Path, name: &str) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What a row works on.
+/// Returns the files and folders of a row.
 const fn needs(row: Row) -> &'static [&'static str] {
     match row {
         Row::GetAttr | Row::LookupHit | Row::LookupMiss | Row::OpenRelease => &[KNOWN.name],
@@ -116,22 +115,21 @@ const fn needs(row: Row) -> &'static [&'static str] {
     }
 }
 
-/// Directories to make files in, gone when dropped.
+/// New directories in which a row creates files. Dropping the value removes them.
 ///
-/// ext4 without a journal does not take an inode again within a minute or more of its deletion, and
-/// steps over each such inode of a group at every creation. In one directory the fastest daemon
-/// would so be slowed the most; in several that lie far from one another each makes as few as the
-/// next.
+/// ext4 without a journal does not reuse an inode within a minute or more of its deletion, and skips
+/// each such inode of a group at every creation. In one directory, that would slow down the fastest
+/// daemon most. In several directories of different groups, each daemon leaves few such inodes.
 pub(super) struct Fresh {
     share: PathBuf,
     names: Vec<String>,
 }
 
-/// Directories of one row in one thread.
+/// Number of directories of one row in one thread.
 const FRESH: usize = 32;
 
 impl Fresh {
-    /// New ones beneath `share`.
+    /// Makes the directories below `share`.
     pub(super) fn new(share: &Path) -> Result<Self, LoadError> {
         static MADE_SO_FAR: AtomicUsize = AtomicUsize::new(0);
         let mut fresh = Self { share: share.to_path_buf(), names: Vec::new() };
@@ -144,7 +142,7 @@ impl Fresh {
         Ok(fresh)
     }
 
-    /// Their names, from the share.
+    /// Returns their paths from the share.
     pub(super) fn names(&self) -> &[String] {
         &self.names
     }
@@ -153,22 +151,21 @@ impl Fresh {
 impl Drop for Fresh {
     fn drop(&mut self) {
         for name in &self.names {
-            // What a failed row has left goes with the share.
+            // Ignore the result: the removal of the share removes the files of a failed row.
             drop(fs::remove_dir(self.share.join(name)));
         }
     }
 }
 
-/// A folder whose own folders a file system of the ext family lays far from one another
-/// (`chattr +T`); others have no such flag and no such trouble.
+/// Makes a folder whose subfolders file systems of the ext family place far apart (`chattr +T`).
+/// Others have neither this flag nor this problem.
 fn spread(folder: &Path) -> Result<(), LoadError> {
     fs::create_dir_all(folder).map_err(LoadError::host("cannot make a folder"))?;
     let opened = File::open(folder).map_err(LoadError::host("cannot open a folder"))?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&opened)
         && rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR).is_err()
     {
-        // Refused, say without the privilege: figures then differ more from run to run, and nothing
-        // else.
+        // Refused, for example without the privilege: then figures only vary more between runs.
         return Ok(());
     }
     Ok(())
@@ -186,7 +183,7 @@ fn fill(folder: &Path, files: usize, len: impl Fn(usize) -> u64) -> Result<(), L
     Ok(())
 }
 
-/// Pages can only be dropped from the page cache once they are on the disk.
+/// Writes a big file and syncs it: only clean pages can be dropped from the page cache.
 fn write(path: &Path, len: u64) -> Result<(), LoadError> {
     let mut file = File::create(path).map_err(LoadError::host("cannot make a big file"))?;
     let block = vec![0xa7; 1 << 20];

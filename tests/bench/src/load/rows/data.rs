@@ -1,4 +1,4 @@
-//! Reads and writes of one big file: warm, cold, durable.
+//! Rows that read and write one big file: in the page cache, outside it, and with FSYNC.
 
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -17,10 +17,10 @@ use super::random::Random;
 use super::requests::{READ_WRITE, ROOT, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
-/// Bytes of a cold read.
+/// Length of a cold read, in bytes.
 const COLD_LEN: u64 = 1 << 20;
 
-/// Bytes of a durable write.
+/// Length of a write before FSYNC, in bytes.
 const DURABLE_LEN: u32 = 4096;
 
 /// READs or WRITEs of one size.
@@ -30,7 +30,7 @@ pub(super) struct Transfer {
     write: bool,
     node: u64,
     handle: u64,
-    /// Blocks in the file, and the one last used.
+    /// Number of blocks in the file, and the last used block.
     count: u64,
     at: u64,
     random: Random,
@@ -77,7 +77,7 @@ impl Play for Transfer {
     }
 }
 
-/// WRITE of 4 KiB, then FSYNC, each slot in a page of its own.
+/// WRITE of 4 KiB, then FSYNC. Each slot has its own page.
 #[derive(Debug)]
 pub(super) struct Durable {
     node: u64,

@@ -1,4 +1,4 @@
-//! Files opened, read, made and removed.
+//! Rows that open, read, create and remove files.
 
 use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
 use super::super::error::LoadError;
@@ -11,13 +11,13 @@ use super::random::Random;
 use super::requests::{OPENED_LEN, READ_ONLY, READ_WRITE, ROOT, flush, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
-/// Bytes of a page of the guest, which reads whole ones.
+/// Page size of the guest, which reads whole pages, in bytes.
 const PAGE: u64 = 4096;
 
-/// FOPEN_NOFLUSH of fuse.h: a close need not be told.
+/// FOPEN_NOFLUSH of fuse.h: close sends no FLUSH.
 const NO_FLUSH: u64 = 1 << 5;
 
-/// Where an operation of several requests stands.
+/// Last request of an operation of several requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -27,13 +27,13 @@ enum Stage {
     Unlink,
 }
 
-/// One operation in flight.
+/// Operation in flight.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     stage: Stage,
     node: u64,
     handle: u64,
-    /// Bytes to read; 0 reads nothing.
+    /// Length to read in bytes; 0 reads nothing.
     len: u64,
     no_flush: bool,
 }
@@ -161,7 +161,7 @@ impl Play for SmallFile {
 /// CREATE, FLUSH, RELEASE, UNLINK, FORGET of an empty file.
 pub(super) struct CreateUnlink {
     folders: Vec<u64>,
-    /// Each slot's directory.
+    /// Directory of each slot.
     chosen: [u64; SLOTS],
     names: Vec<String>,
     open: [Open; SLOTS],
@@ -204,7 +204,7 @@ impl Play for CreateUnlink {
         if let Some(chosen) = self.chosen.get_mut(number) {
             *chosen = folder;
         }
-        // O_CREAT and O_EXCL as open(2) has them; mode, umask, open_flags.
+        // O_CREAT and O_EXCL of open(2); then mode, umask, open_flags.
         let flags = READ_WRITE | 0o300;
         message.start(opcode::CREATE, folder).u32(flags).u32(0o100_644).u32(0o022).u32(0);
         message.name(self.name(number));

@@ -1,4 +1,4 @@
-//! OPENDIR, READDIRPLUS to the end, RELEASEDIR, FORGET of what was listed.
+//! Row of listings: OPENDIR, READDIRPLUS to the end, RELEASEDIR, FORGET of the listed entries.
 
 use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
 use super::super::error::LoadError;
@@ -9,16 +9,16 @@ use super::super::tree;
 use super::requests::{DIRECTORY, OPENED_LEN, ROOT, release, transfer};
 use pinhole_tests::frontend::frame::opcode;
 
-/// Bytes that a guest's `readdir(3)` asks for at once.
+/// Length that `readdir(3)` in a guest asks for at once, in bytes.
 const ROOM: usize = SIZE as usize;
 
-/// The same as the request has it.
+/// The same, in the type of the request.
 const SIZE: u32 = 32 << 10;
 
-/// Bytes of `fuse_dirent` before the name.
+/// Length of `fuse_dirent` before the name, in bytes.
 const DIRENT_LEN: usize = 24;
 
-/// A listing in flight.
+/// Listing in flight.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     handle: u64,
@@ -96,8 +96,8 @@ impl Play for List {
     }
 }
 
-/// Goes through a listing: how many entries, and where the next one begins. Each node but "." and
-/// ".." is looked up.
+/// Reads a listing. Returns the number of its entries and the offset of the next one. Every entry but
+/// "." and ".." counts as a lookup.
 fn entries(reply: &Reply<'_>, gone: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
     let (mut at, mut count, mut offset) = (0, 0, 0);
     while at < reply.len {

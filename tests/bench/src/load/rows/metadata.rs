@@ -1,4 +1,4 @@
-//! GETATTR and LOOKUP.
+//! Rows of GETATTR and LOOKUP.
 
 use super::super::ask::{ATTR_LEN, Ask, Data, ENTRY_LEN, Expect, Step};
 use super::super::error::LoadError;
@@ -10,7 +10,7 @@ use super::random::Random;
 use super::requests::ROOT;
 use pinhole_tests::frontend::frame::opcode;
 
-/// Names that are asked for and not there.
+/// Number of missing names.
 const MISSING: usize = 256;
 
 /// GETATTR of known files.
@@ -30,7 +30,7 @@ impl GetAttr {
     }
 }
 
-/// What GETATTR without a handle asks, and what comes.
+/// Writes a GETATTR without a handle.
 pub(super) fn get_attr(message: &mut Message, node: u64) -> Ask {
     message.start(opcode::GETATTR, node).u64(0).u64(0);
     Ask::body(ATTR_LEN)
@@ -54,13 +54,12 @@ impl Play for GetAttr {
     }
 }
 
-/// LOOKUP of files that the guest knows: it asks anew when a name's time is over, and counts the
-/// lookup.
+/// LOOKUP of files that the guest knows, as at the end of the lifetime of a name.
 #[derive(Debug)]
 pub(super) struct LookupHit {
     folder: u64,
     children: Vec<(String, u64)>,
-    /// Lookups of each child, to be forgotten at the end as a guest does.
+    /// Lookup count of each child, to forget at the end.
     counts: Vec<(u64, u64)>,
     asked: Vec<usize>,
     random: Random,
@@ -108,12 +107,12 @@ impl Play for LookupHit {
 
     fn close(&mut self, player: &mut Player<'_>) -> Result<(), LoadError> {
         self.counts.retain(|(_, count)| *count > 0);
-        player.machine.forget(&mut self.counts)?;
+        player.vmm.forget(&mut self.counts)?;
         player.forget_known()
     }
 }
 
-/// LOOKUP of names that are not there.
+/// LOOKUP of missing names.
 #[derive(Debug)]
 pub(super) struct LookupMiss {
     folder: u64,

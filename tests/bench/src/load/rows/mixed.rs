@@ -1,4 +1,4 @@
-//! A mix of what a busy guest does, chosen operation by operation.
+//! Row with a mix of operations, chosen at random for each operation.
 
 use super::super::ask::{Ask, Step};
 use super::super::error::LoadError;
@@ -13,10 +13,10 @@ use super::listing::List;
 use super::metadata::{GetAttr, LookupHit};
 use super::random::Random;
 
-/// Of a hundred operations.
+/// Number of operations of each part among a hundred.
 const SHARES: [(u64, usize); 6] = [(40, 0), (25, 1), (15, 2), (10, 3), (5, 4), (5, 5)];
 
-/// The rows of the mix, and which of them each slot is in.
+/// Rows of the mix, and the current row of each slot.
 pub(super) struct Mixed {
     parts: [Box<dyn Play>; 6],
     chosen: [usize; SLOTS],

@@ -2,7 +2,7 @@
 
 use super::super::error::LoadError;
 
-/// Numbers without a pattern that a disk or a branch predictor would see; the same in each run.
+/// Pseudo-random numbers (xorshift64), the same in each run.
 #[derive(Debug)]
 pub(super) struct Random(u64);
 
@@ -11,12 +11,12 @@ impl Random {
         Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seat as u64 + 1))
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        // The upper half is the better one; the bias of a remainder is far below what is measured.
+        // The upper half is more random. The bias of the remainder does not matter here.
         (self.0 >> 32) % bound
     }
 

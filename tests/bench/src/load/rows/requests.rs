@@ -6,22 +6,22 @@ use super::super::message::Message;
 use super::super::player::Player;
 use pinhole_tests::frontend::frame::opcode;
 
-/// The node of the share itself.
+/// Node id of the root of the share.
 pub(super) const ROOT: u64 = 1;
 
 /// Bytes of `fuse_open_out`.
 pub(super) const OPENED_LEN: usize = 16;
 
-/// What the guest's programs open with.
+/// Open flags of programs in the guest.
 pub(super) const READ_ONLY: u32 = 0o100_000;
 
 pub(super) const READ_WRITE: u32 = 0o100_002;
 
 pub(super) const DIRECTORY: u32 = 0o300_000;
 
-/// Preparation: one request after the other.
+/// Requests of the preparation, one after another.
 impl Player<'_> {
-    /// The node of `name` in `parent`; forgotten when the row closes.
+    /// Looks up `name` in `parent` and returns its node id, which is forgotten when the row closes.
     pub(super) fn look_up(&mut self, parent: u64, name: &str) -> Result<u64, LoadError> {
         self.message.start(opcode::LOOKUP, parent).name(name.as_bytes());
         let node = self.ask(Ask::body(ENTRY_LEN))?.u64(0)?;
@@ -29,7 +29,7 @@ impl Player<'_> {
         Ok(node)
     }
 
-    /// A handle of `node`.
+    /// Opens `node` and returns the file handle.
     pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<u64, LoadError> {
         self.message.start(opcode::OPEN_FILE, node).u32(flags).u32(0);
         self.ask(Ask::body(OPENED_LEN))?.u64(0)
@@ -52,7 +52,7 @@ pub(super) fn flush(message: &mut Message, node: u64, handle: u64) {
     message.start(opcode::FLUSH, node).u64(handle).u64(0).u64(7);
 }
 
-/// READ, WRITE, READDIR, READDIRPLUS: fh, offset, size, flags, lock_owner, flags, padding.
+/// Writes a READ, WRITE, READDIR or READDIRPLUS: fh, offset, size, flags, lock_owner, flags, padding.
 pub(super) fn transfer(
     message: &mut Message,
     opcode: u32,

@@ -1,5 +1,5 @@
-//! FORGETs on their way: batched, on the ring for urgent messages, never answered, never waited for
-//! unless the ring is full.
+//! FORGETs on the hiprio queue, in batches. They have no reply, and nothing waits for them unless the
+//! ring is full.
 
 use vm_memory::{Bytes as _, VolatileSlice};
 
@@ -8,23 +8,23 @@ use super::message::Message;
 use super::ring::{Ring, SLOTS_AT};
 use pinhole_tests::frontend::frame::opcode;
 
-/// Messages under way at most.
+/// Largest number of messages in flight.
 const MESSAGES: u16 = 256;
 
-/// Bytes for each.
+/// Buffer length of each message, in bytes.
 const MESSAGE_LEN: usize = 4096;
 
-/// Nodes in one message: what fits.
+/// Largest number of node ids in one message.
 const BATCH: usize = 240;
 
-/// The places of messages that are not under way.
+/// Free message buffers.
 #[derive(Debug)]
-pub(super) struct Urgent {
+pub(super) struct Hiprio {
     free: Vec<u16>,
     message: Message,
 }
 
-impl Urgent {
+impl Hiprio {
     pub(super) fn new() -> Self {
         Self { free: (0..MESSAGES).collect(), message: Message::new(MESSAGE_LEN) }
     }

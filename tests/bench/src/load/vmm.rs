@@ -1,5 +1,6 @@
-//! A machine made for speed: a memfd as its memory, one ring for urgent messages and one for each
-//! client thread, each laid out once, so that the measured loop only rewrites what changes.
+//! The VMM of the load generator. The memory of the guest is a memfd. The hiprio queue and each
+//! client thread have a ring, which is laid out once, so that the measured loop writes only what
+//! changes.
 
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -13,34 +14,34 @@ use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, VolatileSlice};
 
 use super::error::LoadError;
+use super::hiprio::Hiprio;
 use super::ring::{AVAILABLE_AT, RING_SIZE, Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, USED_AT};
-use super::urgent::Urgent;
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, LIMIT, PROTOCOL_FEATURES, VERSION_1};
 
-/// Bytes of a ring with its slots.
+/// Length of a ring with its slots, in bytes.
 const RING_LEN: usize = SLOTS_AT + SLOTS * SLOT_LEN;
 
-/// Where the guest's memory begins.
+/// Guest address at which the memory begins.
 const MEMORY_START: u64 = 0x10_0000;
 
-/// Where a VMM would have mapped guest address 0.
+/// Address of the VMM that stands for guest address 0.
 const VMM_OFFSET: u64 = 0x7000_0000_0000;
 
 /// A connected device.
-pub(super) struct Machine {
+pub(super) struct Vmm {
     memory: GuestMemoryMmap,
     rings: Vec<Mutex<RingState>>,
-    /// For FORGET alone.
-    urgent: Mutex<Urgent>,
+    /// Hiprio queue, for FORGET only.
+    hiprio: Mutex<Hiprio>,
     // Closing it ends the daemon.
     _connection: Connection,
 }
 
-impl Machine {
-    /// Connects and starts one ring for urgent messages and `queues` for requests.
+impl Vmm {
+    /// Connects, and starts the hiprio ring and `queues` request rings.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses the connection or lacks a feature or a queue.
     pub(super) fn connect(socket: &Path, queues: usize) -> Result<Self, LoadError> {
         let stream = UnixStream::connect(socket).map_err(LoadError::host("cannot connect to the daemon"))?;
         stream.set_read_timeout(Some(LIMIT)).map_err(LoadError::host("cannot set a time limit"))?;
@@ -70,10 +71,10 @@ impl Machine {
             start(&connection, index, &state)?;
             rings.push(Mutex::new(state));
         }
-        Ok(Self { memory, rings, urgent: Mutex::new(Urgent::new()), _connection: connection })
+        Ok(Self { memory, rings, hiprio: Mutex::new(Hiprio::new()), _connection: connection })
     }
 
-    /// The memory of ring `index` and where it begins for the device.
+    /// Returns the memory of ring `index`, and its address for the device.
     pub(super) fn memory(&self, index: usize) -> Result<(VolatileSlice<'_>, u64), LoadError> {
         let start = guest_address(index);
         let slice = self.memory.get_slice(GuestAddress(start), RING_LEN);
@@ -82,13 +83,13 @@ impl Machine {
 
     /// Forgets `nodes`, each with its count of lookups, and empties the list.
     pub(super) fn forget(&self, nodes: &mut Vec<(u64, u64)>) -> Result<(), LoadError> {
-        let mut urgent = self.urgent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hiprio = self.hiprio.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state(0)?;
         let (memory, base) = self.memory(0)?;
-        urgent.forget(&mut Ring::new(memory, &mut state), &memory, base, nodes)
+        hiprio.forget(&mut Ring::new(memory, &mut state), &memory, base, nodes)
     }
 
-    /// The state of ring `index`, for one thread at a time.
+    /// Locks the state of ring `index`.
     pub(super) fn state(&self, index: usize) -> Result<MutexGuard<'_, RingState>, LoadError> {
         let ring = self.rings.get(index).ok_or_else(|| LoadError::Device(format!("no queue {index}")))?;
         Ok(ring.lock().unwrap_or_else(PoisonError::into_inner))

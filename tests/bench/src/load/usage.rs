@@ -1,30 +1,30 @@
-//! What a process has taken from its host up to now, as the kernel counts it.
+//! Resources that a process has used, from /proc.
 
 use std::fs;
 use std::io;
 
 use super::error::LoadError;
 
-/// A look at a process.
+/// Resources that a process has used until now.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Taken {
-    /// Time on a processor, all threads that live now, user and kernel, in ns. One that has ended
-    /// takes its time along: the kernel tells the whole process's in steps of 10 ms only.
+pub(super) struct Usage {
+    /// Processor time of all living threads, user and kernel, in ns. The time of ended threads is
+    /// missing: the kernel reports that of the whole process in steps of 10 ms only.
     pub(super) cpu_ns: u64,
-    /// Context switches, wanted and unwanted.
+    /// Number of context switches, voluntary and not.
     pub(super) switches: u64,
-    /// Resident memory at its highest, in KiB; guest memory that it touched included.
+    /// Peak of the resident memory in KiB, including guest memory that the process touched.
     pub(super) peak_kib: u64,
 }
 
-impl Taken {
-    /// By the process `id` and all its threads.
+impl Usage {
+    /// Reads the figures of the process `id` and all its threads.
     ///
     /// # Errors
-    /// [`LoadError::Host`] where it has ended.
+    /// [`LoadError::Host`] if the process has ended.
     pub(super) fn by(id: u32) -> Result<Self, LoadError> {
         let what = "cannot look at the daemon's process";
-        let mut taken =
+        let mut usage =
             Self { peak_kib: field(&read(&format!("/proc/{id}/status"))?, "VmHWM:"), ..Self::default() };
         for thread in fs::read_dir(format!("/proc/{id}/task")).map_err(LoadError::host(what))? {
             let folder = thread.map_err(LoadError::host(what))?.path();
@@ -34,18 +34,18 @@ impl Taken {
             let Ok(status) = fs::read_to_string(format!("{folder}/status")) else { continue };
             let first = times.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
             let missing = || io::Error::other("no times in schedstat");
-            taken.cpu_ns += first.ok_or_else(missing).map_err(LoadError::host(what))?;
-            taken.switches +=
+            usage.cpu_ns += first.ok_or_else(missing).map_err(LoadError::host(what))?;
+            usage.switches +=
                 field(&status, "voluntary_ctxt_switches:") + field(&status, "nonvoluntary_ctxt_switches:");
         }
-        Ok(taken)
+        Ok(usage)
     }
 }
 
-/// Lets the highest resident memory of the process `id` be counted anew, from what is resident now.
+/// Resets the peak of the resident memory of the process `id` to its current value.
 ///
 /// # Errors
-/// [`LoadError::Host`] where it has ended, or belongs to somebody else.
+/// [`LoadError::Host`] if the process has ended or belongs to another user.
 pub(super) fn forget_peak(id: u32) -> Result<(), LoadError> {
     // proc(5): 5 resets the peak and touches nothing else.
     fs::write(format!("/proc/{id}/clear_refs"), "5")
@@ -56,7 +56,7 @@ fn read(path: &str) -> Result<String, LoadError> {
     fs::read_to_string(path).map_err(LoadError::host("cannot look at the daemon's process"))
 }
 
-/// The number behind `name`; 0 where there is none.
+/// Returns the number after `name`, or 0 if there is none.
 fn field(status: &str, name: &str) -> u64 {
     let rest = status.lines().find_map(|line| line.strip_prefix(name));
     rest.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
