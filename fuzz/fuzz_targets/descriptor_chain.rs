@@ -11,7 +11,7 @@
 use libfuzzer_sys::fuzz_target;
 use pinhole::io_vectors::Piece;
 use pinhole::limits::CHAIN_DESCRIPTORS_MAX;
-use pinhole::transport::chain::{Chain, Table};
+use pinhole::transport::chain::{Chain, DescriptorTable};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -64,7 +64,7 @@ fn run(memory: &GuestMemoryMmap, mut input: Input<'_>) -> Option<()> {
     let [switches] = input.take()?;
     let address = u64::from_le_bytes(input.take()?);
     let address = if switches & KEEP_ADDRESSES == 0 { address & 0xffff } else { address };
-    let table = Table { address: GuestAddress(address), count: input.number()? };
+    let table = DescriptorTable { address: GuestAddress(address), count: input.number()? };
     let head = input.number()?;
     while let (Some(place), Some(count)) = (input.number(), input.number()) {
         for index in 0..u64::from(count) {
@@ -87,7 +87,7 @@ fn descriptor(raw: [u8; 16], switches: u8) -> Descriptor {
     Descriptor::new(address, len, u16::from_le_bytes([f0, f1]), u16::from_le_bytes([n0, n1]))
 }
 
-fn check(memory: &GuestMemoryMmap, table: Table, head: u16, indirect: bool) {
+fn check(memory: &GuestMemoryMmap, table: DescriptorTable, head: u16, indirect: bool) {
     // The chain is used twice, because a second walk must not keep anything of the first.
     let mut chain = Chain::default();
     let _before = chain.walk(memory, table, head.wrapping_add(1), indirect);
@@ -123,7 +123,7 @@ fn assert_same(pieces: &[Piece], buffers: &Buffers) {
 /// buffers, or `None` if the chain is malformed.
 fn reference(
     memory: &GuestMemoryMmap,
-    table: Table,
+    table: DescriptorTable,
     head: u16,
     indirect: bool,
 ) -> Option<(Buffers, Buffers)> {

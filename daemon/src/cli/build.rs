@@ -105,9 +105,9 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let memory_devices = memory_devices();
     let listen = match serve.listen {
         ListenConfig::Path { path, group } => {
-            vhost_user::Listen::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
+            vhost_user::ListenAt::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
         }
-        ListenConfig::Descriptor(number) => vhost_user::Listen::Descriptor(RawFd::from(number)),
+        ListenConfig::Descriptor(number) => vhost_user::ListenAt::Descriptor(RawFd::from(number)),
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors)?;
     let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
@@ -120,7 +120,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let facilities = plan.facilities;
     // Checked first, so that no socket has to be removed if the share is wrong.
     plan.look()?;
-    let mut listener = vhost_user::Listener::bind(&listen)?;
+    let mut listener = vhost_user::SocketListener::bind(&listen)?;
     memory::give_back_free_memory();
     let inside = match plan.isolate()? {
         Side::Outside(supervisor) => confine::supervise(supervisor, &listener.into_name()),
@@ -129,7 +129,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     listener.leave_name();
     confine::keep_capabilities(facilities)?;
     let surroundings = confine::surroundings(inside.confine()?, facilities)?;
-    let options = vhost_user::Options {
+    let options = vhost_user::DeviceOptions {
         threads: surroundings.threads.clone(),
         tag: Some(tag),
         request_queues,
@@ -188,10 +188,10 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     Ok(service.run(thread_count, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 
-const fn facilities_of(listen: &vhost_user::Listen) -> Facilities {
+const fn facilities_of(listen: &vhost_user::ListenAt) -> Facilities {
     match listen {
-        vhost_user::Listen::Path { .. } => Facilities::SOCKET_NAME,
-        vhost_user::Listen::Descriptor(_) => Facilities::empty(),
+        vhost_user::ListenAt::Path { .. } => Facilities::SOCKET_NAME,
+        vhost_user::ListenAt::Descriptor(_) => Facilities::empty(),
     }
 }
 

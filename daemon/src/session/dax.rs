@@ -1,5 +1,5 @@
-//! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING and REMOVEMAPPING, and
-//! INIT of a guest that wants to map.
+//! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING
+//! and REMOVEMAPPING, and INIT of a guest that wants to map.
 
 use super::deferred::{Deferred, Then};
 use super::serve::{Outcome, Scratch, Session, Terms};
@@ -21,7 +21,8 @@ const CHANGES_LENGTH: Access = Access::WRITE
     .union(Access::COPY_RANGE);
 
 impl<F: FileSystem> Session<F> {
-    /// INIT. One that wants to map waits until the front-end is ready for it; for others nothing is asked.
+    /// INIT. One that wants to map waits until the front-end is ready for it; for others nothing is
+    /// asked.
     pub(super) fn begin_init(
         &self,
         header: &Header<'_>,
@@ -39,7 +40,8 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// Lets the guest whose generation was prepared map, or begins the generation of one that will not.
+    /// Lets the guest whose generation was prepared map, or begins the generation of one that will
+    /// not.
     ///
     /// # Errors
     /// EIO for an INIT that another has overtaken: it changes nothing any more.
@@ -57,8 +59,8 @@ impl<F: FileSystem> Session<F> {
     /// What INIT offers.
     pub(super) fn offer(&self, dax: Option<&Capabilities>, request: &InitRequest) -> InitOffer {
         let mut offer = self.options.offer;
-        // A guest that drops set-user-id and set-group-id by itself does so with the SETATTR of a truncation. Where O_TRUNC
-        // is part of OPEN, Linux sends none.
+        // A guest that drops set-user-id and set-group-id by itself does so with the SETATTR of a
+        // truncation. Where O_TRUNC is part of OPEN, Linux sends none.
         if !(offer.flags & request.flags).contains(InitFlags::HANDLE_KILLPRIV_V2) {
             offer.flags.remove(InitFlags::ATOMIC_O_TRUNC);
         }
@@ -67,7 +69,8 @@ impl<F: FileSystem> Session<F> {
         offer
     }
 
-    /// SETUPMAPPING. The file is opened here, so that the thread which talks to the front-end opens nothing.
+    /// SETUPMAPPING. The file is opened here, so that the thread which talks to the front-end opens
+    /// nothing.
     pub(super) fn set_up_mapping(
         &self,
         header: &Header<'_>,
@@ -92,7 +95,8 @@ impl<F: FileSystem> Session<F> {
         let SetupPlan::Map { writable, or_read_only, restore } = plan else {
             return Ok(scratch.encode(&Reply::Empty));
         };
-        // More than the guest has asked for may be opened, but never more than the gate lets it ask for.
+        // More than the guest has asked for may be opened, but never more than the gate lets it ask
+        // for.
         let open = |write| {
             let permitted = self.permit(header, SetupMapping { write, ..setup })?;
             self.filesystem.open_to_map(permitted, write)
@@ -131,8 +135,8 @@ impl<F: FileSystem> Session<F> {
     /// Whether a file is offered for mapping.
     pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
         let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
-        // A store drops no set-user-id or set-group-id bit, and Linux sends no other request when it writes to a
-        // mapped file.
+        // A store drops no set-user-id or set-group-id bit, and Linux sends no other request when
+        // it writes to a mapped file.
         let mode = Mode::from_raw_mode(attr.mode);
         let privileged = mode.contains(Mode::SUID) || mode.contains(Mode::SGID | Mode::XGRP);
         if !window.is_usable() || (privileged && granted.intersects(Access::WRITE | Access::MAP_WRITE)) {

@@ -1,5 +1,5 @@
-//! The operations: each passes the policy check, then the file system carries it out, and its result
-//! becomes a reply. One arm per operation, no wildcard.
+//! The operations: each passes the policy check, then the file system carries it out, and its
+//! result becomes a reply. One arm per operation, no wildcard.
 
 use super::deferred::Deferred;
 use super::ioctl;
@@ -139,8 +139,8 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Answers ENOSYS to an operation that passes the policy check and is not served yet
-    /// ([`Access::NOT_SERVED`]), or has no meaning here: there is no block device below and no event
-    /// to wait for. The guest then never asks again, for any file of the mount.
+    /// ([`Access::NOT_SERVED`]), or has no meaning here: there is no block device below and no
+    /// event to wait for. The guest then never asks again, for any file of the mount.
     pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
         Call<'a, T>: RequiresAccess,
@@ -175,8 +175,8 @@ impl<F: FileSystem> Session<F> {
 
     /// Returns a SETATTR with what it asks for if it sets nothing: to drop set-user-id and
     /// set-group-id, if the guest may change owners. Linux sends it for `chown(-1, -1)`, and, with
-    /// `HANDLE_KILLPRIV_V2`, before a write that has to drop these bits. A guest that may not change
-    /// owners must still be able to write.
+    /// `HANDLE_KILLPRIV_V2`, before a write that has to drop these bits. A guest that may not
+    /// change owners must still be able to write.
     fn with_meaning(&self, node: NodeId, set: SetAttr) -> Answer<SetAttr> {
         if !set.sets_nothing() || !self.granted_at(node)?.contains(Access::CHOWN) {
             return Ok(set);
@@ -200,7 +200,8 @@ impl<F: FileSystem> Session<F> {
         write: Write,
         (payload, pace): (&IoVectors<'_>, Pace),
     ) -> Answer<Paced<Reply<'static>>> {
-        // INIT has announced this limit. A chain can describe gigabytes by naming the same memory many times.
+        // INIT has announced this limit. A chain can describe gigabytes by naming the same memory
+        // many times.
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }

@@ -1,7 +1,7 @@
 //! How long the host may take for a request, estimated from what the request says.
 //!
-//! A queue takes no more long requests off its ring than it can finish in about a second, so that it
-//! can be stopped in about that time. The estimates are for a slow but ordinary host. A wrong
+//! A queue takes no more long requests off its ring than it can finish in about a second, so that
+//! it can be stopped in about that time. The estimates are for a slow but ordinary host. A wrong
 //! estimate makes a stop longer, or delays requests for which the host has time. It does no other
 //! harm.
 

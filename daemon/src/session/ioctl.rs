@@ -1,11 +1,11 @@
-//! Which ioctls there are for a guest: those that read and change the flags of an inode. Everything else is ENOTTY,
-//! as for a file system that has none.
+//! The ioctls that a guest may use: those that read and change the flags of an inode. All others
+//! return ENOTTY, as on a file system without ioctls.
 
 use crate::filesystem::InodeFlags;
 use pinhole_protocol::{Errno, Ioctl};
 
-/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` and `FS_IOC_FSGETXATTR` of `linux/fs.h`, as 64-bit programs have them. Linux
-/// asks for the last before it changes flags.
+/// `FS_IOC_GETFLAGS`, `FS_IOC_SETFLAGS` and `FS_IOC_FSGETXATTR` of `linux/fs.h`, as 64-bit programs
+/// use them. Linux sends the last one before it changes flags.
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
 const GET_EXTENDED: u32 = 0x801c_581f;
@@ -13,7 +13,7 @@ const GET_EXTENDED: u32 = 0x801c_581f;
 /// Bytes of `struct fsxattr`.
 const EXTENDED_LEN: usize = 28;
 
-/// `FS_*_FL` and the `FS_XFLAG_*` that says the same (`fileattr_fill_flags` in the kernel's `fs/file_attr.c`).
+/// Each `FS_*_FL` with its `FS_XFLAG_*` (`fileattr_fill_flags` in the kernel's `fs/file_attr.c`).
 const EXTENDED: [(u32, u32); 7] = [
     (0x10, 0x8),
     (0x20, 0x10),
@@ -24,51 +24,51 @@ const EXTENDED: [(u32, u32); 7] = [
     (0x0200_0000, 0x8000),
 ];
 
-/// What the guest is told.
+/// The form of the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ReplyForm {
     /// The flags, as an `int`.
     Plain,
     /// As `struct fsxattr`.
     Extended,
-    /// That it is done.
+    /// Only success.
     Nothing,
 }
 
-/// What an ioctl asks of the host.
+/// Returns what an ioctl asks of the host, and the form of its reply.
 ///
 /// # Errors
-/// ENOTTY for one that is not served, EINVAL for one whose sizes are not its own.
-pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, Form), Errno> {
+/// ENOTTY for an ioctl that is not served, EINVAL for one with wrong sizes.
+pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno> {
     let handle = ioctl.handle;
     let room = usize::try_from(ioctl.output_len).unwrap_or(usize::MAX);
-    let read = |form: Form, len: usize| {
+    let read = |form: ReplyForm, len: usize| {
         if room < len { Err(Errno::EINVAL) } else { Ok((InodeFlags { handle, set: None }, form)) }
     };
     match ioctl.command {
-        GET_FLAGS => read(Form::Plain, size_of::<u32>()),
-        GET_EXTENDED => read(Form::Extended, EXTENDED_LEN),
+        GET_FLAGS => read(ReplyForm::Plain, size_of::<u32>()),
+        GET_EXTENDED => read(ReplyForm::Extended, EXTENDED_LEN),
         SET_FLAGS => {
             let flags = ioctl.input.first_chunk().ok_or(Errno::EINVAL)?;
-            Ok((InodeFlags { handle, set: Some(u32::from_le_bytes(*flags)) }, Form::Nothing))
+            Ok((InodeFlags { handle, set: Some(u32::from_le_bytes(*flags)) }, ReplyForm::Nothing))
         }
         _ => Err(Errno::ENOTTY),
     }
 }
 
-/// The bytes that the ioctl writes.
-pub(super) fn told(flags: u32, form: Form) -> Vec<u8> {
+/// Returns the bytes that the ioctl writes.
+pub(super) fn told(flags: u32, form: ReplyForm) -> Vec<u8> {
     match form {
-        Form::Plain => flags.to_le_bytes().to_vec(),
-        Form::Extended => {
+        ReplyForm::Plain => flags.to_le_bytes().to_vec(),
+        ReplyForm::Extended => {
             let extended = EXTENDED.iter().filter(|(plain, _)| flags & plain != 0);
             let extended = extended.fold(0, |all: u32, (_, extended)| all | extended);
-            // Extent size, extents, project and the rest are nothing that a share has.
+            // A share has no extent size, extents or project.
             let mut bytes = extended.to_le_bytes().to_vec();
             bytes.resize(EXTENDED_LEN, 0);
             bytes
         }
-        Form::Nothing => Vec::new(),
+        ReplyForm::Nothing => Vec::new(),
     }
 }
 
@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn nothing_but_inode_flags_is_served() {
-        // TCGETS, FICLONE, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_FSSETXATTR, FITRIM.
+        // TCGETS, FICLONE, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_FSSETXATTR,
+        // FITRIM.
         for command in [0x5401, 0x4004_9409, 0x4080_6685, 0x800c_6613, 0x401c_5820, 0xc018_5879] {
             assert_eq!(served(&ioctl(command, &[0; 128], 128)), Err(Errno::ENOTTY), "{command:#x}");
         }
@@ -95,13 +96,13 @@ mod tests {
         assert_eq!(served(&ioctl(GET_EXTENDED, &[], 27)), Err(Errno::EINVAL));
         assert_eq!(served(&ioctl(SET_FLAGS, &[0; 3], 0)), Err(Errno::EINVAL));
         let set = InodeFlags { handle: Handle(1), set: Some(0x10) };
-        assert_eq!(served(&ioctl(SET_FLAGS, &[0x10, 0, 0, 0], 0)), Ok((set, Form::Nothing)));
+        assert_eq!(served(&ioctl(SET_FLAGS, &[0x10, 0, 0, 0], 0)), Ok((set, ReplyForm::Nothing)));
     }
 
     #[test]
-    fn immutable_and_append_only_are_told_in_both_forms() {
-        assert_eq!(told(0x30, Form::Plain), [0x30, 0, 0, 0]);
-        let extended = told(0x30, Form::Extended);
+    fn immutable_and_append_only_have_both_forms() {
+        assert_eq!(told(0x30, ReplyForm::Plain), [0x30, 0, 0, 0]);
+        let extended = told(0x30, ReplyForm::Extended);
         assert_eq!((extended.len(), extended[0]), (28, 0x18));
     }
 }

@@ -60,8 +60,8 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// Returns the result of a request that waits for a lock, or `None` if it waits on. Tries to take
-    /// the lock if it is time.
+    /// Returns the result of a request that waits for a lock, or `None` if it waits on. Tries to
+    /// take the lock if it is time.
     pub(super) fn lock_result(&self, wait: &LockWait, scratch: &Scratch) -> Option<Answer<()>> {
         // Nothing is locked across an INIT.
         let state = self.state.read(scratch.shard);

@@ -1,7 +1,10 @@
-//! What each operation needs and where: the one table between the wire and the policy.
+//! The accesses that each operation requires, and where: the one table between operations and the
+//! policy.
 //!
-//! The gate reads it off the very call that runs, so what was checked is what is done. Every bit of every flag word is
-//! either part of the table, refused by the decoder, or never reaches the host; the tests below go through them.
+//! The policy check reads it off the very call that runs, so exactly what was checked is done. Each
+//! bit of each flag word is in the table, or the decoder refuses it, or it never reaches the host.
+//! The tests below go through them.
+
 use crate::filesystem::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
 use pinhole_protocol::{
@@ -9,19 +12,20 @@ use pinhole_protocol::{
     Rename, RenameFlags, SetAttr, TmpFile, WriteFlags,
 };
 
-/// Takes one demand after the other.
+/// Takes one demand after another.
 type Each<'e> = &'e mut dyn FnMut(Demand<'_>);
 
-/// An operation that can say what it needs.
+/// An operation that states the accesses that it requires.
 trait Requirements {
     fn accesses(&self) -> Access;
 
-    /// The same by place. `node` is the header's: the directory of an operation on a name.
+    /// Passes the same by place. `node` is that of the header: the directory of an operation on a
+    /// name.
     fn demands(&self, node: u64, each: Each<'_>) {
         each(Demand { place: Place::Node(node), access: self.accesses() });
     }
 
-    /// What comes under another name.
+    /// Returns what the operation moves to another name.
     fn moves(&self, _node: u64) -> Option<Move<'_>> {
         None
     }
@@ -33,7 +37,7 @@ impl<T: Requirements> RequiresAccess for Call<'_, T> {
     }
 
     fn demands(&self, each: &mut dyn FnMut(Demand<'_>)) {
-        // What needs nothing (FORGET, RELEASE) is done for whatever place.
+        // An operation without requirements (FORGET, RELEASE) is carried out at any place.
         if !self.operation.accesses().is_empty() {
             self.operation.demands(self.node.0, each);
         }
@@ -52,7 +56,8 @@ const fn handle(handle: Handle) -> Place<'static> {
     Place::Handle(handle.0)
 }
 
-/// Operations that always need the same, at the place that the last column makes of the header's node and the operation.
+/// Operations that always require the same, at the place that the last column makes of the header's
+/// node and the operation.
 macro_rules! always {
     ($($operation:ty => $access:expr, $place:expr;)*) => {
         $(impl Requirements for $operation {
@@ -82,8 +87,8 @@ always! {
     protocol::RmDir<'_> => Access::RMDIR, |node, op| child(node, op.name);
     protocol::Flush => Access::empty(), |_, op| handle(op.handle);
     protocol::Release => Access::empty(), |_, op| handle(op.handle);
-    // The handle was opened for reading, or for writing, through the gate; these say it once more, because the rule of
-    // its node may have become narrower since.
+    // The handle was opened through the policy check. These check again, because the rule of its
+    // node may have become narrower since.
     protocol::Read => Access::READ, |_, op| handle(op.handle);
     protocol::Lseek => Access::READ, |_, op| handle(op.handle);
     protocol::Fsync => Access::FSYNC, |_, op| handle(op.handle);
@@ -93,7 +98,7 @@ always! {
     protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
     protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
     protocol::GetLock => Access::LOCK, |_, op| handle(op.0.handle);
-    // What nobody carries out yet is asked all the same, so that what a policy says of it holds before it is served.
+    // Operations that are not served yet are checked too, so that the policy holds when they are.
     protocol::BMap => Access::READ, |node, _| Place::Node(node);
     protocol::Poll => Access::empty(), |_, op| handle(op.handle);
     protocol::RemoveMapping<'_> => Access::empty(), |node, _| Place::Node(node);
@@ -105,7 +110,7 @@ impl Requirements for protocol::ReadDirPlus {
         Access::LIST | Access::LOOKUP | Access::STAT
     }
 
-    /// Each name of the listing is asked about when it is listed.
+    /// Each name of the listing is checked when it is listed.
     fn demands(&self, _: u64, each: Each<'_>) {
         each(Demand { place: handle(self.list.handle), access: Access::LIST });
     }
@@ -123,7 +128,7 @@ impl Requirements for protocol::CopyFileRange {
 }
 
 impl Requirements for ListNames {
-    /// Any of what it may tell; where that is nothing, the plainest of them is missing.
+    /// Any access that it may list; if there is none, reading user attributes.
     fn accesses(&self) -> Access {
         self.readable.iter().next().unwrap_or(Access::XATTR_READ_USER)
     }
@@ -162,8 +167,8 @@ impl Requirements for protocol::RemoveXattr<'_> {
     }
 }
 
-/// What a way to fallocate needs; `None`: there is no such way, or none that a guest may ask for. The filter of the
-/// host's calls knows these very modes, so what is none of them must not reach the host.
+/// Returns the access for a mode of fallocate, or `None` if it is unknown or not for guests. The
+/// filter of host calls allows exactly these modes, so no other may reach the host.
 pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
     let keep = FallocateMode::KEEP_SIZE;
     let ways = [
@@ -179,7 +184,7 @@ pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
 }
 
 impl Requirements for protocol::SetLock {
-    /// Whoever holds one may give it back, as with RELEASE.
+    /// Unlocking requires nothing, like RELEASE.
     fn accesses(&self) -> Access {
         if self.lock.kind.is_some() { Access::LOCK } else { Access::empty() }
     }
@@ -190,7 +195,7 @@ impl Requirements for protocol::SetLock {
 }
 
 impl Requirements for protocol::SetupMapping {
-    /// Linux sends no handle here, so it is the node that is asked; what is mapped can be read, whatever is asked for.
+    /// Linux sends no handle here, so the node is checked. Every mapping can be read.
     fn accesses(&self) -> Access {
         if self.write { Access::MAP_READ | Access::MAP_WRITE } else { Access::MAP_READ }
     }
@@ -198,7 +203,7 @@ impl Requirements for protocol::SetupMapping {
 
 impl Requirements for protocol::Fallocate {
     fn accesses(&self) -> Access {
-        // What is no way at all has been refused before; were it not, no profile would grant this by accident.
+        // An unknown mode was refused before. If it were not, no profile would grant all of these.
         Access::WRITE | fallocate_access(self.mode).unwrap_or(Access::FALLOCATES)
     }
 
@@ -223,7 +228,7 @@ impl Requirements for Open {
 
 impl Requirements for protocol::Write {
     fn accesses(&self) -> Access {
-        // What comes from the guest's page cache says where it goes, and the host believes it.
+        // Data from the guest's page cache has a position, and the host uses it.
         let at_end = self.flags.contains(OpenFlags::APPEND) && !self.write_flags.contains(WriteFlags::CACHE);
         if at_end { Access::APPEND } else { Access::WRITE }
     }
@@ -264,7 +269,7 @@ impl Requirements for Rename<'_> {
     fn demands(&self, node: u64, each: Each<'_>) {
         let needed = self.accesses();
         each(Demand { place: child(node, self.name), access: needed });
-        // The whiteout stays behind.
+        // The whiteout is made at the old name.
         let to = child(self.new_directory.0, self.new_name);
         each(Demand { place: to, access: needed - Access::WHITEOUT });
     }
@@ -283,7 +288,7 @@ impl Requirements for SetAttr {
         let mut needed = Access::STAT;
         needed.set(Access::TRUNCATE, self.size.is_some());
         needed.set(Access::CHMOD, self.mode.is_some());
-        // Alone, the flag asks for what a change to the same owner does.
+        // Alone, the flag asks for the effect of a change to the same owner.
         let only_drops_bits = self.kill_suidgid && self.size.is_none();
         needed.set(Access::CHOWN, self.uid.is_some() || self.gid.is_some() || only_drops_bits);
         needed.set(Access::UTIMENS, self.atime.is_some() || self.mtime.is_some() || self.ctime.is_some());
@@ -331,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_fallocate_is_an_access_of_its_own() {
+    fn each_mode_of_fallocate_has_its_own_access() {
         let needed = |mode| {
             let handle = Handle(1);
             protocol::Fallocate { handle, offset: 0, length: 1, mode }.accesses() - Access::WRITE
@@ -350,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_open_flag_asks_for_anything() {
+    fn no_other_open_flag_requires_an_access() {
         let needed = |bits| Open { flags: OpenFlags::from_bits_retain(bits), kill_suidgid: false }.accesses();
         for access in 0..3 {
             for bit in (2..32).map(|shift| 1 << shift) {
@@ -366,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_taken_by_right_and_given_back_by_anyone() {
+    fn a_lock_requires_an_access_and_an_unlock_none() {
         let needed = |kind| {
             let (owner, handle) = (protocol::LockOwner(1), Handle(1));
             let lock = protocol::LockRange { handle, owner, start: 0, end: 9, kind, pid: 1, flock: false };
@@ -377,28 +382,29 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_fallocate_has_its_access_or_is_none() {
+    fn each_mode_of_fallocate_has_its_access_or_none() {
         let known: Vec<u32> = (0..=u32::from(u8::MAX))
             .filter(|mode| fallocate_access(FallocateMode::from_bits_retain(*mode)).is_some())
             .collect();
-        // Plain, punch, collapse, zero, insert; of the first and zero also with KEEP_SIZE, of punch only so.
+        // Plain, punch, collapse, zero, insert; of the first and zero also with KEEP_SIZE, of punch
+        // only so.
         assert_eq!(known, [0, 1, 3, 8, 0x10, 0x11, 0x20]);
     }
 
     #[test]
-    fn every_rename_flag_needs_more_than_a_rename() {
+    fn each_rename_flag_requires_more_than_a_rename() {
         let name = Name::parse(c"n").unwrap();
         let needed = |flags| Rename { name, new_directory: NodeId(1), new_name: name, flags }.accesses();
         assert_eq!(needed(RenameFlags::empty()), Access::RENAME);
         assert_eq!(needed(RenameFlags::NOREPLACE), Access::RENAME);
         assert_eq!(needed(RenameFlags::EXCHANGE), Access::RENAME | Access::EXCHANGE);
         assert_eq!(needed(RenameFlags::WHITEOUT), Access::RENAME | Access::WHITEOUT);
-        // The decoder lets no other through.
+        // The decoder refuses all others.
         assert_eq!(RenameFlags::all().bits(), 7);
     }
 
     #[test]
-    fn what_is_done_to_a_name_is_asked_at_the_name() {
+    fn operations_on_a_name_are_checked_at_the_name() {
         let (name, other) = (Name::parse(c"n").unwrap(), Name::parse(c"m").unwrap());
         let asked = |operation: &dyn Requirements| {
             let mut places = Vec::new();

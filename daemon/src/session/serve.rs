@@ -6,7 +6,7 @@ use super::deferred::{Deferred, Then, WaitsFor};
 use super::effort::Effort;
 use super::options::Options;
 use super::slot::{Body, ReplySlot, Sink, SlotCounters};
-use super::state::{SessionState, Shard, SharedState};
+use super::state::{SessionState, SharedState, StateShard};
 use super::throttle::Throttle;
 use super::waiters::Waiters;
 use crate::filesystem::{Answer, FileSystem, Pace, Paced, Repeat, StopCheck};
@@ -59,8 +59,8 @@ pub enum Next<R> {
     Done(R),
     /// Serves it again, patiently, on a thread that may wait for the host. Nothing was done.
     Offload(Effort),
-    /// Serves it again a little later with [`Pace::Now`]: another process of the host has a lease on
-    /// the file. Nothing was done.
+    /// Serves it again a little later with [`Pace::Now`]: another process of the host has a lease
+    /// on the file. Nothing was done.
     Retry,
     /// Keeps it until [`Session::deferred_result`] has a result for [`Session::answer_deferred`].
     Deferred(Deferred),
@@ -98,12 +98,12 @@ pub(super) struct Terms<'s> {
 pub struct Scratch {
     /// The reply body, encoded or as the host produced it.
     pub(super) body: Vec<u8>,
-    pub(super) shard: Shard,
+    pub(super) shard: StateShard,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { body: Vec::new(), shard: Shard::next() }
+        Self { body: Vec::new(), shard: StateShard::next() }
     }
 }
 
@@ -111,7 +111,7 @@ impl Scratch {
     /// Returns the memory of a thread that must not wait for others (FORGET), not even for an INIT
     /// that waits for other threads.
     pub fn express() -> Self {
-        Self { body: Vec::new(), shard: Shard::EXPRESS }
+        Self { body: Vec::new(), shard: StateShard::EXPRESS }
     }
 
     /// Encodes the body of a reply.
@@ -176,7 +176,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Returns whether an INIT was answered.
     pub fn is_serving(&self) -> bool {
-        matches!(*self.state.read(Shard::EXPRESS), SessionState::Serving(..))
+        matches!(*self.state.read(StateShard::EXPRESS), SessionState::Serving(..))
     }
 
     /// Returns how long a request with this opcode must wait before [`Session::serve`], because the
@@ -192,8 +192,8 @@ impl<F: FileSystem> Session<F> {
 
     /// Serves one request. Its reply goes to `sink`, exactly once.
     ///
-    /// An operation in steps ends between two of them if `stop` says so. A panic on the way ends the
-    /// request with EIO and has no other effect.
+    /// An operation in steps ends between two of them if `stop` says so. A panic on the way ends
+    /// the request with EIO and has no other effect.
     pub fn serve<S: Sink>(
         &self,
         incoming: Incoming<'_>,
@@ -321,8 +321,9 @@ impl<F: FileSystem> Session<F> {
         ReplySlot::new(sink, Unique::of_message(message), &self.counters).refuse(errno)
     }
 
-    /// Returns the result of a deferred request, or `None` if it waits on. A panic on the way is EIO:
-    /// the request must be answered whatever happens, because a stop of its queue waits for it.
+    /// Returns the result of a deferred request, or `None` if it waits on. A panic on the way is
+    /// EIO: the request must be answered whatever happens, because a stop of its queue waits for
+    /// it.
     pub fn deferred_result(&self, deferred: &Deferred, scratch: &mut Scratch) -> Option<Answer<()>> {
         let looked = self.survive(scratch, |scratch| match (&deferred.on, &self.window) {
             (WaitsFor::FrontEnd(pending, _), Some(window)) => window.outcome(pending),

@@ -13,7 +13,8 @@ pub enum Body<'a> {
     InPlace(usize),
 }
 
-/// The transport's end of a request: the guest's reply buffers and the way to give the request back.
+/// The transport's end of a request: the guest's reply buffers and the way to give the request
+/// back.
 ///
 /// A sink is consumed when the request is given back, so that happens at most once. [`ReplySlot`]
 /// makes sure that it happens.

@@ -29,9 +29,9 @@ impl SessionState {
 
 /// Which copy of the state a thread reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shard(usize);
+pub(super) struct StateShard(usize);
 
-impl Shard {
+impl StateShard {
     /// The shard of a thread that must not wait for others. A change takes it last, so it is not
     /// held up by threads of other shards.
     pub(super) const EXPRESS: Self = Self(SESSION_SHARDS - 1);
@@ -99,7 +99,7 @@ impl SharedState {
     }
 
     /// Locks the copy of a shard for reading.
-    pub(super) fn read(&self, shard: Shard) -> RwLockReadGuard<'_, SessionState> {
+    pub(super) fn read(&self, shard: StateShard) -> RwLockReadGuard<'_, SessionState> {
         // A shard is always below their number. Any copy would do.
         let [first, ..] = &self.copies;
         let StateCopy(copy) = self.copies.get(shard.0).unwrap_or(first);
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_change_waits_for_every_shard_and_reaches_every_shard() {
         let state = SharedState::default();
-        for shard in (0..SESSION_SHARDS).map(Shard) {
+        for shard in (0..SESSION_SHARDS).map(StateShard) {
             let held = state.read(shard);
             let (changed, seen) = channel();
             std::thread::scope(|scope| {
@@ -165,11 +165,11 @@ mod tests {
     #[test]
     fn a_waiting_change_does_not_hold_up_the_express_shard() {
         let state = SharedState::default();
-        let held = state.read(Shard(3));
+        let held = state.read(StateShard(3));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| state.write().to(SessionState::Uninitialized));
             for _ in 0..1000 {
-                drop(state.read(Shard::EXPRESS));
+                drop(state.read(StateShard::EXPRESS));
                 std::thread::yield_now();
             }
             assert!(!waiting.is_finished());
@@ -189,7 +189,7 @@ mod tests {
                 for number in 0..READERS {
                     let (state, order) = (&state, &order);
                     scope.spawn(move || {
-                        let held = state.read(Shard(number % 2));
+                        let held = state.read(StateShard(number % 2));
                         order.lock().push("request");
                         drop(held);
                     });
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn no_ordinary_thread_gets_the_express_shard() {
         for _ in 0..4 * SESSION_SHARDS {
-            assert!(Shard::next().0 < Shard::EXPRESS.0);
+            assert!(StateShard::next().0 < StateShard::EXPRESS.0);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How long a request must wait before it is served. A policy limits a guest's speed, and INIT and
 //! DESTROY have a limit under every policy.
 //!
-//! The nodes that a guest forgets have a budget of their own. FORGET gives back what the guest holds,
-//! so it waits for no other request, and no other request waits for it.
+//! The nodes that a guest forgets have a budget of their own. FORGET gives back what the guest
+//! holds, so it waits for no other request, and no other request waits for it.
 
 use crate::limits::{FORGETS_PER_OPERATION, SESSION_CHANGES_PER_SECOND};
 use crate::sync::clock;
@@ -41,7 +41,8 @@ impl Throttle {
         }
     }
 
-    /// Returns how long a request must wait. One without a known opcode counts as any other request.
+    /// Returns how long a request must wait. One without a known opcode counts as any other
+    /// request.
     pub(super) fn owed(&self, opcode: Option<Opcode>) -> Duration {
         let facts = opcode.map(Opcode::facts).unwrap_or_default();
         let changes = facts.contains(OpcodeFacts::CHANGES_SESSION);

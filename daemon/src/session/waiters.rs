@@ -135,9 +135,10 @@ impl Registration {
     ///
     /// # Errors
     /// EDEADLK if that owner waits for this request, directly or through others. If several owners
-    /// are in the way, the first counts, and chains longer than `CHAIN_MAX` are not followed, both as
-    /// on the host (`posix_locks_deadlock`). A blocker that was found before the last notification
-    /// proves nothing, because it may have unlocked since. The next look finds it out anew.
+    /// are in the way, the first counts, and chains longer than `CHAIN_MAX` are not followed, both
+    /// as on the host (`posix_locks_deadlock`). A blocker that was found before the last
+    /// notification proves nothing, because it may have unlocked since. The next look finds it out
+    /// anew.
     pub(super) fn blocked_by(&self, blocker: Option<LockOwner>, calls: u64) -> Answer<()> {
         const CHAIN_MAX: usize = 10;
         let mut list = self.waiters.lock();
@@ -153,7 +154,8 @@ impl Registration {
                 }
                 return Err(Errno::EDEADLK);
             }
-            // One owner may wait in several threads. Those that wait for an unknown owner say nothing.
+            // One owner may wait in several threads. Those that wait for an unknown owner say
+            // nothing.
             let mut its = list.waiting.iter().filter(|waiting| waiting.owner == Some(blocking));
             next = its.find_map(|waiting| waiting.blocked_by.filter(|(_, found)| *found == calls));
         }
@@ -170,8 +172,8 @@ impl Drop for Registration {
 impl LockWait {
     pub(super) fn new(node: NodeId, lock: SetLock, registration: Registration) -> Self {
         let since = clock::now();
-        // The lock may have been unlocked between the try and the registration, so the first look is
-        // at once.
+        // The lock may have been unlocked between the try and the registration, so the first look
+        // is at once.
         let next = Mutex::new(NextTry { at: since, calls: None });
         Self { node, lock, since, next, registration }
     }
@@ -185,8 +187,8 @@ impl LockWait {
         self.next().at
     }
 
-    /// Returns whether it is time to try the lock, and then sets the time of the next try. `calls` is
-    /// the present count of unlock notifications.
+    /// Returns whether it is time to try the lock, and then sets the time of the next try. `calls`
+    /// is the present count of unlock notifications.
     pub(super) fn begin_try(&self, calls: u64) -> bool {
         let (now, mut next) = (clock::now(), self.next());
         if now < next.at && next.calls == Some(calls) {

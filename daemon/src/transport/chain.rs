@@ -1,8 +1,9 @@
 //! A checked walk of one descriptor chain of a split virtqueue (virtio 1.3, 2.7.5).
 //!
-//! What the guest wrote is hostile: whatever is wrong with a chain is an error with a name, never a chain that just
-//! ends early. Each descriptor is read from guest memory once. What comes out are addresses that were checked against
-//! that memory, and no reference to it: a chain can wait, and move to another thread, beside the memory itself.
+//! The guest's memory is hostile: every malformed chain is an error with a name, never a chain that
+//! ends early. Each descriptor is read from guest memory once. The result is addresses that were
+//! checked against that memory, and no reference to it. So a chain can wait and move to another
+//! thread.
 
 use crate::guest_view::GuestView;
 use crate::io_vectors::{IoVectors, Piece};
@@ -17,7 +18,7 @@ use vm_memory::{
 /// Bytes of one descriptor.
 const DESCRIPTOR_LEN: u32 = 16;
 
-/// What may be wrong with a chain. Each is an error of that request alone.
+/// Why a chain is malformed. Only that request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// A descriptor index that the table does not have.
@@ -86,35 +87,35 @@ pub enum ChainError {
     TooManyBytes,
 }
 
-/// Where the descriptors of a queue lie.
+/// The descriptor table of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct DescriptorTable {
     /// Guest physical address of descriptor 0.
     pub address: GuestAddress,
     /// How many descriptors there are.
     pub count: u16,
 }
 
-/// The buffers of one request. One value serves request after request without allocating: it keeps its memory, which
-/// is never more than the descriptors of the longest chain need.
+/// The buffers of one request. One value serves many requests without allocating: it keeps its
+/// memory, which is never more than the longest chain needs.
 #[derive(Debug, Default)]
 pub struct Chain {
-    /// First those that the guest says, then those where the answer goes, each in order.
+    /// First the buffers of the message, then those for the reply, each in order.
     pieces: Vec<Piece>,
     readable_count: usize,
     bytes: u32,
 }
 
 impl Chain {
-    /// Follows the chain that begins at descriptor `head` of `table`. `indirect`: whether
-    /// `VIRTIO_F_RING_INDIRECT_DESC` was negotiated. What was in this value before is forgotten.
+    /// Replaces the buffers by those of the chain that begins at descriptor `head` of `table`.
+    /// `indirect`: whether `VIRTIO_F_RING_INDIRECT_DESC` was negotiated.
     ///
     /// # Errors
-    /// The first thing that is wrong; nothing of a malformed chain is used, and the value is then empty.
+    /// The first error of a malformed chain, of which no buffer is kept.
     pub fn walk<'m>(
         &mut self,
         memory: impl Into<GuestView<'m>>,
-        table: Table,
+        table: DescriptorTable,
         head: u16,
         indirect: bool,
     ) -> Result<(), ChainError> {
@@ -136,38 +137,38 @@ impl Chain {
         (self.readable_count, self.bytes) = (0, 0);
     }
 
-    /// What the guest says, in order.
+    /// Returns the buffers of the message, in order.
     pub fn readable(&self) -> &[Piece] {
         self.pieces.get(..self.readable_count).unwrap_or_default()
     }
 
-    /// Where the answer goes, in order.
+    /// Returns the buffers for the reply, in order.
     pub fn writable(&self) -> &[Piece] {
         self.pieces.get(self.readable_count..).unwrap_or_default()
     }
 
-    /// What the guest says, in `memory`, which may be newer than the one that was walked: a piece that no longer lies in it ends
-    /// what can be read.
+    /// Returns the message in `memory`, which may be newer than the memory that was walked: a piece
+    /// that is no longer in it ends the message.
     pub fn message<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.readable())
     }
 
-    /// Where the answer goes, in `memory`; as [`Chain::message`].
+    /// Returns the room for the reply in `memory`; as [`Chain::message`].
     pub fn room<'a>(&'a self, memory: impl Into<GuestView<'a>>) -> IoVectors<'a> {
         IoVectors::guest(memory, self.writable())
     }
 
-    /// Bytes of both sides.
+    /// Returns the bytes of message and room.
     pub const fn len(&self) -> u32 {
         self.bytes
     }
 
-    /// Whether there is no buffer.
+    /// Returns whether there is no buffer.
     pub const fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// Bytes of our own memory that this takes.
+    /// Returns the bytes of the daemon's memory that this takes.
     pub const fn footprint(&self) -> usize {
         self.pieces.capacity().saturating_mul(size_of::<Piece>())
     }
@@ -178,12 +179,17 @@ struct Walk<'m, 'c> {
     chain: &'c mut Chain,
 }
 
-/// A table's memory, where all of it lies in one region, as it does for every well-behaved guest.
+/// The memory of a table, if it is in one region, as for every well-behaved guest.
 type TableMemory<'m> = Option<VolatileSlice<'m>>;
 
 impl<'m> Walk<'m, '_> {
     /// Follows one table to its end, or to the indirect table that ends it.
-    fn follow(&mut self, table: Table, head: u16, indirect: bool) -> Result<Option<Table>, ChainError> {
+    fn follow(
+        &mut self,
+        table: DescriptorTable,
+        head: u16,
+        indirect: bool,
+    ) -> Result<Option<DescriptorTable>, ChainError> {
         let memory = self.table_memory(table);
         let mut index = head;
         for _ in 0..table.count {
@@ -201,11 +207,12 @@ impl<'m> Walk<'m, '_> {
             }
             index = descriptor.next();
         }
-        // A head that the table does not have was refused by `read`; an empty table never gets there.
+        // A head that the table does not have was refused by `read`; an empty table never gets
+        // there.
         Err(ChainError::TooLong { limit: table.count })
     }
 
-    fn follow_indirect(&mut self, table: Table) -> Result<(), ChainError> {
+    fn follow_indirect(&mut self, table: DescriptorTable) -> Result<(), ChainError> {
         let memory = self.table_memory(table);
         let mut index = 0;
         for _ in 0..table.count {
@@ -222,12 +229,17 @@ impl<'m> Walk<'m, '_> {
         Err(ChainError::TooLong { limit: table.count })
     }
 
-    fn table_memory(&self, table: Table) -> TableMemory<'m> {
+    fn table_memory(&self, table: DescriptorTable) -> TableMemory<'m> {
         let len = usize::from(table.count).saturating_mul(size_of::<Descriptor>());
         self.memory.ram.get_slice(table.address, len).ok()
     }
 
-    fn read(&self, table: Table, memory: TableMemory<'_>, index: u16) -> Result<Descriptor, ChainError> {
+    fn read(
+        &self,
+        table: DescriptorTable,
+        memory: TableMemory<'_>,
+        index: u16,
+    ) -> Result<Descriptor, ChainError> {
         if index >= table.count {
             return Err(ChainError::IndexOutOfRange { index, count: table.count });
         }
@@ -264,8 +276,8 @@ impl<'m> Walk<'m, '_> {
     }
 }
 
-/// Whether one buffer lies in memory. Two regions that touch are still two mappings of the host, so a buffer over
-/// their border is refused: no guest that maps its memory as it was given makes one.
+/// Checks that one buffer is in memory. Two regions that touch are two mappings of the host, so a
+/// buffer across their border is refused. No well-behaved guest makes one.
 fn inside(memory: &GuestMemoryMmap, address: GuestAddress, len: u32) -> Result<(), ChainError> {
     let Some(region) = memory.find_region(address) else {
         return Err(ChainError::OutsideMemory { address: address.raw_value() });
@@ -277,7 +289,7 @@ fn inside(memory: &GuestMemoryMmap, address: GuestAddress, len: u32) -> Result<(
     Ok(())
 }
 
-fn inner_table(descriptor: Descriptor) -> Result<Table, ChainError> {
+fn inner_table(descriptor: Descriptor) -> Result<DescriptorTable, ChainError> {
     if has(descriptor, VRING_DESC_F_NEXT) {
         return Err(ChainError::IndirectWithNext);
     }
@@ -286,7 +298,7 @@ fn inner_table(descriptor: Descriptor) -> Result<Table, ChainError> {
     if len == 0 || !len.is_multiple_of(DESCRIPTOR_LEN) || count > CHAIN_DESCRIPTORS_MAX {
         return Err(ChainError::IndirectLength { len });
     }
-    Ok(Table { address: descriptor.addr(), count })
+    Ok(DescriptorTable { address: descriptor.addr(), count })
 }
 
 fn has(descriptor: Descriptor, flag: u32) -> bool {
@@ -297,7 +309,7 @@ fn has(descriptor: Descriptor, flag: u32) -> bool {
 mod tests {
     use super::*;
 
-    const TABLE: Table = Table { address: GuestAddress(0x1000), count: 8 };
+    const TABLE: DescriptorTable = DescriptorTable { address: GuestAddress(0x1000), count: 8 };
     // The ring's own flags are 16 bits wide, the constants of the bindings 32.
     const NEXT: u16 = 1;
     const WRITE: u16 = 2;
@@ -412,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_table_at_the_end_of_the_address_space_is_an_error() {
-        let table = Table { address: GuestAddress(u64::MAX - 15), count: 8 };
+        let table = DescriptorTable { address: GuestAddress(u64::MAX - 15), count: 8 };
         let memory = memory();
         for head in 0..8 {
             assert!(matches!(

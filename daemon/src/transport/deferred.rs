@@ -35,8 +35,8 @@ pub(super) trait DeferredRequest: Send + 'static {
     }
 
     /// Puts it back into the available ring of its queue, which is being stopped, as if it had not
-    /// been taken. False: a later request of that queue was answered, or may be, so this one must be
-    /// answered too.
+    /// been taken. False: a later request of that queue was answered, or may be, so this one must
+    /// be answered too.
     fn put_back(&self) -> bool {
         false
     }
@@ -58,12 +58,12 @@ enum Look {
 /// All deferred requests of one connection.
 #[derive(Debug)]
 pub(super) struct DeferredRequests<R> {
-    shared: Arc<Shared<R>>,
+    shared: Arc<DeferredShared<R>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
-struct Shared<R> {
+struct DeferredShared<R> {
     wake: Arc<EventCounter>,
     list: Mutex<DeferredList<R>>,
 }
@@ -86,7 +86,7 @@ impl<R: DeferredRequest> DeferredRequests<R> {
         threads: ThreadSetup,
     ) -> io::Result<Self> {
         let list = Mutex::new(DeferredList { requests: Vec::new(), stopping: Vec::new(), over: false });
-        let shared = Arc::new(Shared { wake: Arc::clone(session.wake_event()), list });
+        let shared = Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list });
         let (sender, prepared) = bounded_channel(1);
         let (own, session) = (Arc::clone(&shared), Arc::clone(session));
         let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || {
@@ -139,7 +139,7 @@ impl<R> Drop for DeferredRequests<R> {
     }
 }
 
-impl<R> Shared<R> {
+impl<R> DeferredShared<R> {
     fn lock(&self) -> MutexGuard<'_, DeferredList<R>> {
         self.list.lock()
     }
@@ -150,7 +150,7 @@ impl<R> Shared<R> {
     }
 }
 
-impl<R: DeferredRequest> Shared<R> {
+impl<R: DeferredRequest> DeferredShared<R> {
     fn answer_all<F: FileSystem>(&self, session: &Session<F>) {
         let mut scratch = Scratch::default();
         // Locks are not tried before this time.

@@ -67,7 +67,8 @@ impl Sink for DeviceSink<'_> {
 fn write(device: BorrowedFd<'_>, header: &[u8], body: &[u8]) {
     use rustix::io::Errno as HostErrno;
     match rustix::io::writev(device, &[IoSlice::new(header), IoSlice::new(body)]) {
-        // ENOENT: the caller has given up; ENODEV: the mount is gone. No caller waits for the reply.
+        // ENOENT: the caller has given up; ENODEV: the mount is gone. No caller waits for the
+        // reply.
         Ok(_) | Err(HostErrno::NOENT | HostErrno::NODEV) => {}
         Err(error) => {
             if let Some(suppressed) = REFUSED.pass() {
@@ -78,7 +79,7 @@ fn write(device: BorrowedFd<'_>, header: &[u8], body: &[u8]) {
 }
 
 /// All deferred requests of one mount.
-pub(super) type DeferredRequests = deferred::DeferredRequests<DeviceDeferred>;
+pub(super) type DeviceDeferredRequests = deferred::DeferredRequests<DeviceDeferred>;
 
 /// A deferred request of a mount. Mounts have no queues, so it is never put back.
 #[derive(Debug)]

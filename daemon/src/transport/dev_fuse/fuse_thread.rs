@@ -1,6 +1,6 @@
 //! The loop of one thread: read a request, serve it, write the reply.
 
-use super::device::{DeferredRequests, DeviceDeferred, DeviceReceipt, DeviceSink};
+use super::device::{DeviceDeferred, DeviceDeferredRequests, DeviceReceipt, DeviceSink};
 use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-/// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at least 8,192 bytes
-/// of buffer in all (`FUSE_MIN_READ_BUFFER`).
+/// Room for the header and the arguments before the data of the largest WRITE; the kernel wants at
+/// least 8,192 bytes of buffer in all (`FUSE_MIN_READ_BUFFER`).
 const MESSAGE_ROOM: usize = 4096;
 /// More than any disk asks for.
 const PAGE_LEN: usize = 4096;
@@ -48,19 +48,19 @@ pub enum FuseError {
 pub(super) struct FuseThread<'s, F> {
     session: &'s Session<F>,
     device: &'s Arc<OwnedFd>,
-    deferred: Option<&'s DeferredRequests>,
-    request: Buffer,
-    reply: Buffer,
+    deferred: Option<&'s DeviceDeferredRequests>,
+    request: PageBuffer,
+    reply: PageBuffer,
     scratch: Scratch,
 }
 
 /// Memory whose file data is where O_DIRECT on the host needs it: at the start of a page.
-struct Buffer {
+struct PageBuffer {
     memory: Vec<u8>,
     start: usize,
 }
 
-impl Buffer {
+impl PageBuffer {
     /// Allocates `len` bytes, with the data after the first `head_len` of them.
     fn new(len: usize, head_len: usize) -> Self {
         let memory = vec![0; len.saturating_add(PAGE_LEN)];
@@ -93,7 +93,7 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
         threads: &ThreadSetup,
         session: &'s Session<F>,
         device: &'s Arc<OwnedFd>,
-        deferred: Option<&'s DeferredRequests>,
+        deferred: Option<&'s DeviceDeferredRequests>,
     ) -> Result<Self, FuseError> {
         threads.enter(Threads::WORKER).map_err(|source| FuseError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
@@ -101,8 +101,8 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
             session,
             device,
             deferred,
-            request: Buffer::new(data_room.saturating_add(MESSAGE_ROOM), WRITE_LEN),
-            reply: Buffer::new(data_room, 0),
+            request: PageBuffer::new(data_room.saturating_add(MESSAGE_ROOM), WRITE_LEN),
+            reply: PageBuffer::new(data_room, 0),
             scratch: Scratch::default(),
         })
     }
@@ -148,8 +148,8 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
                 requests.add(DeviceDeferred { deferred, device: Arc::clone(self.device) });
                 DeviceReceipt::default()
             }
-            // Unreachable: requests are deferred only if `Session::may_defer`, and a patient request
-            // neither blocks nor stops.
+            // Unreachable: requests are deferred only if `Session::may_defer`, and a patient
+            // request neither blocks nor stops.
             (Next::Deferred(_) | Next::Offload(_) | Next::Retry | Next::Stopped, _) => {
                 DeviceReceipt::default()
             }
@@ -159,8 +159,8 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
     }
 }
 
-/// Waits as long as the policy's speed limits say. A FORGET does not wait: any thread may get one from
-/// the kernel, and a thread that waited with it would serve no request meanwhile.
+/// Waits as long as the policy's speed limits say. A FORGET does not wait: any thread may get one
+/// from the kernel, and a thread that waited with it would serve no request meanwhile.
 fn throttle<F: FileSystem>(session: &Session<F>, message: &[u8]) {
     let opcode = Opcode::of_message(message);
     let owed = session.owed(opcode);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn the_data_of_a_write_is_at_the_start_of_a_page() {
         for head_len in [0, WRITE_LEN] {
-            let mut buffer = Buffer::new(8192, head_len);
+            let mut buffer = PageBuffer::new(8192, head_len);
             assert!(buffer.bytes().len() >= 8192);
             assert_eq!(buffer.bytes()[head_len..].as_ptr().align_offset(PAGE_LEN), 0);
         }

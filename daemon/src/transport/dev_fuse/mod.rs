@@ -1,4 +1,5 @@
-//! The second, small transport: a session served on `/dev/fuse` of the same host, for `pinhole mount`.
+//! The second, small transport: a session served on `/dev/fuse` of the same host, for `pinhole
+//! mount`.
 //!
 //! The kernel passes one whole request with each read and takes one whole reply with each write. So
 //! there are no queues, no guest memory and no device configuration here. The caller is the host's

@@ -1,4 +1,4 @@
-//! Mounting and unmounting: by the kernel's own calls for root, by the `fusermount3` program for everybody else.
+//! Mounting and unmounting: by system calls for root, by the program `fusermount3` for other users.
 
 use super::own_mount::OwnMount;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -22,9 +22,9 @@ pub const MOUNT_OPTIONS: &str =
 pub struct MountRequest {
     /// The directory that is shared; the first column of the mount table.
     pub directory: PathBuf,
-    /// Where it shall appear.
+    /// The mount point.
     pub mountpoint: PathBuf,
-    /// Out of [`MOUNT_OPTIONS`]; a later word wins. Without any: `nosuid`, `nodev`.
+    /// Words of [`MOUNT_OPTIONS`]. A later word wins. The default is `nosuid`, `nodev`.
     pub options: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ pub enum MountError {
     Fusermount { path: PathBuf, text: String },
 }
 
-/// A mount; it goes when this is dropped.
+/// A mount. Dropping it unmounts.
 #[derive(Debug)]
 pub struct Mounted {
     device: Arc<OwnedFd>,
@@ -68,15 +68,17 @@ enum Mounter {
 }
 
 impl Mounted {
-    /// Mounts. Until requests are served, whoever looks at the mount waits.
+    /// Mounts. Until requests are served, programs that access the mount wait.
     ///
     /// # Errors
-    /// [`MountError`], in words for the one who typed the command.
+    /// [`MountError`], whose message is for the user of the command line.
     pub fn new(request: MountRequest) -> Result<Self, MountError> {
         let mountpoint = check(&request)?;
         let (device, by) = if rustix::process::geteuid().is_root() {
             let device = open_device()?;
-            let own = OwnMount::new(&request, device.as_fd(), mountpoint.as_fd())?;
+            let named = (&*request.directory, &*request.options);
+            let own = OwnMount::new(named, device.as_fd(), mountpoint.as_fd())
+                .map_err(|source| MountError::Mount { path: request.mountpoint.clone(), source })?;
             (device, Mounter::Root(own))
         } else {
             (by_fusermount(&request)?, Mounter::Fusermount)
@@ -84,23 +86,23 @@ impl Mounted {
         Ok(Self { device: Arc::new(device), mountpoint: request.mountpoint, by, gone: false })
     }
 
-    /// Where requests come from.
+    /// Returns the device from which requests come.
     pub(super) const fn device(&self) -> &Arc<OwnedFd> {
         &self.device
     }
 
-    /// Somebody else has unmounted it.
+    /// Does not unmount: another process has done it.
     pub(super) fn forget(mut self) {
         self.gone = true;
     }
 
-    /// Unmounts. `true`: it was busy, so only its name is gone and its users still have it.
+    /// Unmounts. `true`: the mount was busy, so only its name is gone and its users still have it.
     pub(super) fn unmount(mut self) -> bool {
         self.gone = true;
         self.take_away()
     }
 
-    /// The same, also for one that is dropped.
+    /// Unmounts, also for a drop.
     fn take_away(&self) -> bool {
         let outcome = match self.by {
             Mounter::Root(own) => own.unmount(self.device.as_fd()),
@@ -130,7 +132,7 @@ impl Drop for Mounted {
     }
 }
 
-/// The directory to mount on, if it may be one.
+/// Opens the mount point and checks it.
 fn check(request: &MountRequest) -> Result<OwnedFd, MountError> {
     let path = || request.mountpoint.clone();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -139,11 +141,12 @@ fn check(request: &MountRequest) -> Result<OwnedFd, MountError> {
         Err(Errno::NOTCONN) => return Err(MountError::Stale { path: path() }),
         opened => opened.map_err(|error| MountError::Mountpoint { path: path(), source: error.into() })?,
     };
-    // A dead FUSE mount may be opened by path alone; asking it anything shows that nobody answers.
+    // A dead FUSE mount can be opened, but every other access fails.
     if rustix::fs::fstat(&mountpoint).is_err_and(|error| error == Errno::NOTCONN) {
         return Err(MountError::Stale { path: path() });
     }
-    // The share would contain itself: each walk through it endless, and one thread enough to wait for itself.
+    // The share would contain itself: a walk through it would be endless, and a thread could wait
+    // for itself.
     if let Ok(shared) = at(&request.directory) {
         let (inner, outer) = (name_of(&mountpoint), name_of(&shared));
         if let (Some(inner), Some(outer)) = (inner, outer)
@@ -168,8 +171,8 @@ fn open_device() -> Result<OwnedFd, MountError> {
     })
 }
 
-/// fusermount3 mounts with its own privileges and sends the open device back over the socket that `_FUSE_COMMFD`
-/// names.
+/// Mounts with fusermount3, which has its own privileges. It returns the open device over the
+/// socket that `_FUSE_COMMFD` names.
 fn by_fusermount(request: &MountRequest) -> Result<OwnedFd, MountError> {
     let failed = |error: Errno| MountError::Device { source: error.into() };
     let (ours, theirs) =
@@ -193,7 +196,8 @@ fn by_fusermount(request: &MountRequest) -> Result<OwnedFd, MountError> {
     })
 }
 
-/// Commas and backslashes of the directory's name are escaped, as fusermount3 reads them.
+/// Returns the options for fusermount3. It expects commas and backslashes in the directory's name
+/// to be escaped.
 fn fusermount_options(request: &MountRequest) -> OsString {
     let name = request.directory.display().to_string().replace('\\', "\\\\").replace(',', "\\,");
     let mut options = format!("default_permissions,subtype=pinhole,fsname={name}");

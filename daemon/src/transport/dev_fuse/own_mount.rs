@@ -1,10 +1,10 @@
 //! The mount that root makes by itself, found again by the number that the kernel gave it.
 //!
-//! A path may lead elsewhere by the time of the end: whoever may rename a directory above the mount point can put another
-//! mount in its place. And a descriptor of the mount may not be kept, because it would keep everybody else from
-//! unmounting it. So the number is kept, and a mount is taken away by a descriptor of which the kernel says that number.
+//! At the end the path may lead elsewhere: a process that may rename a directory above the mount
+//! point can put another mount in its place. A descriptor of the mount cannot be kept either,
+//! because it would keep other processes from unmounting it. So the number is kept, and the mount
+//! is unmounted through a descriptor for which the kernel returns that number.
 
-use super::mount::{MountError, MountRequest};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
 const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
@@ -20,31 +20,30 @@ const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 /// A mount of this process's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OwnMount {
-    /// As the mount table has it. The kernel gives it to another mount once this one is gone.
+    /// The number in the mount table. The kernel reuses it when this mount is gone.
     id: u64,
-    /// The number that no other mount ever has, where the kernel knows one.
+    /// The number that no other mount ever has, if the kernel supports it.
     unique: Option<u64>,
 }
 
 impl OwnMount {
-    /// Mounts what `device` serves on `mountpoint`.
+    /// Mounts what `device` serves on `mountpoint`. `source` is the first column of the mount
+    /// table.
     pub(super) fn new(
-        request: &MountRequest,
+        (source, options): (&Path, &[String]),
         device: BorrowedFd<'_>,
         mountpoint: BorrowedFd<'_>,
-    ) -> Result<Self, MountError> {
-        let failed = |source: io::Error| MountError::Mount { path: request.mountpoint.clone(), source };
-        let (mount, own) = detached(request, device).map_err(failed)?;
+    ) -> io::Result<Self> {
+        let (mount, own) = detached((source, options), device)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(&mount, c"", mountpoint, c"", flags)
-            .map_err(|error| failed(error.into()))?;
+        rustix::mount::move_mount(&mount, c"", mountpoint, c"", flags)?;
         Ok(own)
     }
 
-    /// Takes the mount away. `true`: programs still use it, so only its name is gone.
+    /// Unmounts. `true`: programs still use the mount, so only its name is gone.
     ///
     /// # Errors
-    /// Where it has none any more, or lies under another mount.
+    /// The mount has no name any more, or is under another mount.
     pub(super) fn unmount(self, device: BorrowedFd<'_>) -> io::Result<bool> {
         let table = std::fs::read("/proc/self/mountinfo")?;
         let path = table.split(|byte| *byte == b'\n').find_map(|line| self.place_in(line));
@@ -64,7 +63,7 @@ impl OwnMount {
         Ok(!polled.revents().contains(PollFlags::ERR))
     }
 
-    /// The mount of a descriptor. Nothing is asked of its server, which may not serve yet.
+    /// Returns the mount of a descriptor. Sends no request to its server, which may not serve yet.
     fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
         let number = |wanted: StatxFlags| {
             let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -75,7 +74,7 @@ impl OwnMount {
         Ok(Self { id, unique: number(MNT_ID_UNIQUE)? })
     }
 
-    /// Where a line of the mount table says that it is.
+    /// Returns the mount point that a line of the mount table has for it.
     fn place_in(self, line: &[u8]) -> Option<PathBuf> {
         let mut fields = line.split(|byte| *byte == b' ');
         let id = std::str::from_utf8(fields.next()?).ok()?;
@@ -83,28 +82,29 @@ impl OwnMount {
     }
 }
 
-/// A mount that is attached nowhere yet, and its number.
-fn detached(request: &MountRequest, device: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnMount)> {
+/// Makes a mount that is not attached yet. Returns it with its number.
+fn detached(
+    (source, options): (&Path, &[String]),
+    device: BorrowedFd<'_>,
+) -> io::Result<(OwnedFd, OwnMount)> {
     let fs = rustix::mount::fsopen(c"fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let text = |key, value: &str| rustix::mount::fsconfig_set_string(&fs, key, value);
-    let source = request.directory.as_os_str().as_bytes();
-    rustix::mount::fsconfig_set_string(&fs, "source", source)?;
+    rustix::mount::fsconfig_set_string(&fs, "source", source.as_os_str().as_bytes())?;
     text("subtype", "pinhole")?;
     text("fd", &device.as_raw_fd().to_string())?;
     for (key, value) in [("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")] {
         text(key, value)?;
     }
-    for key in ["default_permissions", "allow_other"].into_iter().chain(of_the_file_system(&request.options))
-    {
+    for key in ["default_permissions", "allow_other"].into_iter().chain(of_the_file_system(options)) {
         rustix::mount::fsconfig_set_flag(&fs, key)?;
     }
     rustix::mount::fsconfig_create(&fs)?;
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(&request.options))?;
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(options))?;
     let own = OwnMount::of(mount.as_fd())?;
     Ok((mount, own))
 }
 
-/// The options that are not a single mount's but the whole file system's.
+/// Returns the options that apply to the whole file system, not to one mount of it.
 fn of_the_file_system(options: &[String]) -> impl Iterator<Item = &'static str> {
     let last = |one: &str, other: &str| {
         options
@@ -140,7 +140,8 @@ fn attributes(options: &[String]) -> MountAttrFlags {
     })
 }
 
-/// A path as the mount table writes it: blanks, line ends and backslashes as `\` and three octal digits.
+/// Decodes a path of the mount table, which has blanks, line ends and backslashes as `\` and three
+/// octal digits.
 fn unescaped(field: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(field.len());
     let mut rest = field;

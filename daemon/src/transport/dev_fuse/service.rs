@@ -1,6 +1,6 @@
 //! The life of a mount: mount, serve with several threads, unmount.
 
-use super::device::DeferredRequests;
+use super::device::DeviceDeferredRequests;
 use super::fuse_thread::{FuseError, FuseThread};
 use super::mount::Mounted;
 use crate::filesystem::FileSystem;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What the serving thread waits for.
+/// What [`Service::run`] waits for.
 #[derive(Debug)]
 enum Event {
     ThreadEnded(Result<(), FuseError>),
@@ -26,14 +26,15 @@ enum Event {
 pub struct StopMount(Arc<Sender<Event>>);
 
 impl StopMount {
-    /// Unmounts, lazily if the mount is busy, and lets [`Service::run`] return. Later calls do nothing.
+    /// Unmounts, lazily if the mount is busy, and lets [`Service::run`] return. Later calls do
+    /// nothing.
     pub fn stop(&self) {
         // No thread receives it once the service has ended.
         drop(self.0.try_send(Event::Stop));
     }
 }
 
-/// A mounted share that is yet to be served.
+/// A mounted share that is not served yet.
 #[derive(Debug)]
 pub struct Service<F> {
     mounted: Mounted,
@@ -42,7 +43,7 @@ pub struct Service<F> {
     events: (Arc<Sender<Event>>, Receiver<Event>),
 }
 
-/// Events that nobody has heard of yet: who has one more waits.
+/// The most events that wait. A thread that has one more waits itself.
 const EVENTS_MAX: usize = 64;
 
 /// How long threads may take to see that the mount is gone.
@@ -55,18 +56,19 @@ impl<F: FileSystem + 'static> Service<F> {
         Self { mounted, session, threads, events: (Arc::new(tell), told) }
     }
 
-    /// The handle that ends it.
+    /// Returns the handle that ends it.
     pub fn stop_handle(&self) -> StopMount {
         StopMount(Arc::clone(&self.events.0))
     }
 
-    /// Serves with so many threads until the mount is gone. `ready` is called once INIT has been answered: from then
-    /// on the mount answers everybody.
+    /// Serves with so many threads until the mount is gone. Calls `ready` when INIT was answered:
+    /// from then on the mount answers.
     ///
     /// # Errors
-    /// What kept it from serving; the mount is then gone too.
+    /// The reason why it does not serve. The mount is then gone too.
     pub fn run(self, threads: NonZero<u16>, ready: impl FnOnce()) -> Result<(), FuseError> {
-        // The kernel sends INIT first and nothing else before its answer, so one thread is enough until then.
+        // The kernel sends INIT first and nothing else before its reply, so one thread is enough
+        // until then.
         let session = Arc::clone(&self.session);
         let device = Arc::clone(self.mounted.device());
         let setup = self.threads.clone();
@@ -81,7 +83,7 @@ impl<F: FileSystem + 'static> Service<F> {
             }
         }
         let deferred = if self.session.may_defer() {
-            let deferred = DeferredRequests::start(&self.session, self.threads.clone());
+            let deferred = DeviceDeferredRequests::start(&self.session, self.threads.clone());
             Some(Arc::new(deferred.map_err(|source| FuseError::Thread { source })?))
         } else {
             None
@@ -112,7 +114,7 @@ impl<F: FileSystem + 'static> Service<F> {
         Ok(())
     }
 
-    /// Unmounts and gives the threads a moment to see it. Those of a busy mount never do: they end with the process.
+    /// Unmounts and gives the threads a moment to end. Those of a busy mount end with the process.
     fn finish(self, mut running: u16) {
         let Self { mounted, session, events: (_, ended), .. } = self;
         let busy = mounted.unmount();
@@ -134,7 +136,7 @@ impl<F: FileSystem + 'static> Service<F> {
         let report = move || {
             // A thread that is lost would leave its callers waiting, so it ends the mount.
             let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(FuseError::Panicked));
-            // Nobody is left to take it when the whole service is ending anyhow.
+            // Ignore the result: the service may be ending already.
             drop(events.send(Event::ThreadEnded(outcome)));
         };
         let named = thread::Builder::new().name("pinhole-fuse".to_owned());
@@ -151,7 +153,7 @@ mod tests {
     use pinhole_policy::Policy;
     use std::sync::mpsc::sync_channel;
 
-    /// Mounts for real: as root, or by `fusermount3`.
+    /// Makes a real mount: as root, or with `fusermount3`.
     #[test]
     fn a_panic_in_a_request_is_eio_and_the_mount_works_on() {
         const THREADS: u16 = 2;

@@ -1,7 +1,7 @@
 //! The back channel for the DAX window: `SHMEM_MAP` and `SHMEM_UNMAP` of shared memory region 0.
 //!
-//! The vhost crate sends a message and waits for its reply under a mutex, without a time limit. So a
-//! thread of its own does nothing else, and no other thread waits for it without a time limit.
+//! The vhost crate sends a message and waits for its reply under a mutex, without a time limit. So
+//! a thread of its own does nothing else, and no other thread waits for it without a time limit.
 
 use crate::log_budget::Source;
 use crate::window::{MapMessage, ShmemFrontEnd, Window};

@@ -1,9 +1,9 @@
 //! The life of connections: wait for one, serve it to its end, forget its guest.
 
-use super::deferred::DeferredRequests;
+use super::deferred::QueueDeferredRequests;
 use super::device::Device;
-use super::listener::Listener;
-use super::options::Options;
+use super::listener::SocketListener;
+use super::options::DeviceOptions;
 use super::pool::{Pool, PoolLimits};
 use super::queue_thread::QueueThread;
 use super::ring::Memory;
@@ -19,28 +19,30 @@ use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use vm_memory::GuestMemoryMmap;
 
-/// Lines about connections: a guest that can make its VMM start again and again can cause them too.
+/// Limits log lines about connections. A guest that can restart its VMM can cause them too.
 static CONNECTED: Source = Source::of_news();
 static DISCONNECTED: Source = Source::of_news();
 static NOT_SERVED: Source = Source::new();
 
-/// Serves connections on `listener`: the first alone, or with `options.keep_listening` one after the other until
-/// `stop`. However a connection ends, its workers have ended and its guest is forgotten before the next one, or
-/// before this returns.
+/// Serves connections on `listener`: only the first, or with `options.keep_listening` one after
+/// another until `stop`. However a connection ends, its queues are stopped and its guest is
+/// forgotten before the next one begins, or before this returns.
 ///
 /// # Errors
-/// Only what keeps the daemon from serving at all. What a front-end does wrong ends its connection alone.
+/// Only what keeps the daemon from serving at all. An error of a front-end ends only its
+/// connection.
 pub fn serve<F: FileSystem + 'static>(
-    listener: &Listener,
+    listener: &SocketListener,
     session: &Arc<Session<F>>,
-    options: &Options,
+    options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<(), ServeError> {
     let mut accepting = VhostListener::from(listener.socket()?);
     let threads = QueueThread::for_queues(options.queues(), &options.threads);
     while wait_for_connection(listener, stop)? {
         match serve_one((&mut accepting, &threads), session, options, stop) {
-            // Out of descriptors or threads for a moment: the next VMM must find the daemon alive.
+            // The host may be out of descriptors or threads for a moment. The daemon must stay
+            // alive.
             Err(error) if options.keep_listening => {
                 if let Some(suppressed) = NOT_SERVED.pass() {
                     tracing::error!(%error, suppressed, "a connection was not served");
@@ -56,8 +58,8 @@ pub fn serve<F: FileSystem + 'static>(
     Ok(())
 }
 
-/// True: somebody connects. False: it is time to stop.
-fn wait_for_connection(listener: &Listener, stop: &Stop) -> Result<bool, ServeError> {
+/// Waits for a connection. False: it is time to stop.
+fn wait_for_connection(listener: &SocketListener, stop: &Stop) -> Result<bool, ServeError> {
     loop {
         let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop.event(), PollFlags::IN)];
         match rustix::event::poll(&mut polled, None) {
@@ -81,11 +83,12 @@ fn pause(stop: &Stop) {
 fn serve_one<F: FileSystem + 'static>(
     (accepting, threads): (&mut VhostListener, &[Arc<QueueThread>]),
     session: &Arc<Session<F>>,
-    options: &Options,
+    options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<(), ServeError> {
     let device = Arc::new(Device::new(Arc::clone(session), options.clone()));
-    // The crate refuses a second SET_OWNER on one daemon, so each connection has its own.
+    // Workaround: the crate refuses a second SET_OWNER on one daemon, so each connection has its
+    // own.
     let (daemon, rings) = made_by(|| {
         let memory = Memory::new(GuestMemoryMmap::new());
         VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
@@ -93,14 +96,14 @@ fn serve_one<F: FileSystem + 'static>(
     let mut daemon = daemon.map_err(ServeError::Backend)?;
     let deferred = if session.may_defer() {
         Some(Arc::new(
-            DeferredRequests::start(session, options.threads.clone()).map_err(ServeError::Deferred)?,
+            QueueDeferredRequests::start(session, options.threads.clone()).map_err(ServeError::Deferred)?,
         ))
     } else {
         None
     };
     let limits = PoolLimits { threads: options.pool_threads, requests: options.pool_requests_max };
     let setup = options.threads.clone();
-    // It has a thread before the front-end is accepted, so that no request can come without one to serve it.
+    // The pool has a thread before the front-end is accepted, so every request has one to serve it.
     let pool = Arc::new(Pool::start(session, limits, (deferred.clone(), setup)).map_err(ServeError::Pool)?);
     device.attach(rings, (&pool, deferred.as_ref()), threads);
     daemon.start(accepting).map_err(ServeError::Backend)?;
@@ -122,12 +125,12 @@ fn serve_one<F: FileSystem + 'static>(
     }
     pool.end();
     drop(device);
-    // A guest that knew millions of files leaves as much free memory as it took.
+    // A guest that knew millions of files leaves much free memory.
     memory::give_back_free_memory();
     Ok(())
 }
 
-/// A VMM that ends says nothing: its socket closes, perhaps in the middle of a message.
+/// Logs how a connection ended. The socket of a VMM that ends closes, perhaps within a message.
 fn report(ended: Result<(), BackendError>) {
     match ended {
         Ok(())

@@ -6,14 +6,14 @@
 
 use super::request::QueueRequest;
 use super::ring::InFlight;
-use super::split_ring::{Done, Place};
+use super::split_ring::{Done, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::session::{Deferred, Scratch, Session};
 use crate::transport::deferred::{self, DeferredRequest};
 use pinhole_protocol::Errno;
 
 /// All deferred requests of one connection.
-pub(super) type DeferredRequests = deferred::DeferredRequests<QueueDeferred>;
+pub(super) type QueueDeferredRequests = deferred::DeferredRequests<QueueDeferred>;
 
 /// A deferred request of a queue.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct QueueDeferred {
     /// The request, without its message.
     pub(super) request: QueueRequest,
     /// Where it was in the available ring.
-    pub(super) place: Place,
+    pub(super) place: RingPlace,
     /// The queue from which it was taken.
     pub(super) queue: usize,
     pub(super) in_flight: InFlight,

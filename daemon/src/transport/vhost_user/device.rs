@@ -1,13 +1,14 @@
-//! The virtio-fs device (virtio 1.3, 5.11) as vhost-user-backend asks for it.
+//! The virtio-fs device (virtio 1.3, 5.11), as the crate vhost-user-backend calls it. Its
+//! workarounds for that crate are those of `vring.rs` and the ones that comments name here.
 
 use super::back_channel;
-use super::deferred::DeferredRequests;
-use super::options::Options;
+use super::deferred::QueueDeferredRequests;
+use super::options::DeviceOptions;
 use super::pool::Pool;
 use super::queue::Queue;
 use super::queue_thread::QueueThread;
 use super::regions::Regions;
-use super::ring::{Job, Memory};
+use super::ring::{Memory, QueueJob};
 use super::vring::QueueVring;
 use crate::filesystem::FileSystem;
 use crate::limits::QUEUE_SIZE_MAX;
@@ -28,24 +29,24 @@ use vmm_sys_util::epoll::EventSet;
 /// The device of one connection.
 pub(super) struct Device<F> {
     session: Arc<Session<F>>,
-    options: Options,
+    options: DeviceOptions,
     acked_features: Arc<AtomicU64>,
     regions: Arc<Regions>,
     rings: OnceLock<Vec<QueueVring>>,
-    /// The channel for requests of our own, which are those about the DAX window. It is kept open without one too:
-    /// User-mode Linux listens to its end and never gets past one that closes.
+    /// The channel for the daemon's own requests, which are about the DAX window. It is kept open
+    /// without a window too: User-mode Linux waits forever if its end closes.
     back_channel: Mutex<Option<Backend>>,
 }
 
 impl<F> fmt::Debug for Device<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The session is one level up, the back channel has nothing to show.
+        // The session is large, and the back channel has nothing to show.
         f.debug_struct("Device").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
 impl<F: FileSystem + 'static> Device<F> {
-    pub(super) fn new(session: Arc<Session<F>>, options: Options) -> Self {
+    pub(super) fn new(session: Arc<Session<F>>, options: DeviceOptions) -> Self {
         Self {
             regions: Arc::new(Regions::new(session.window(), &options.memory_devices)),
             session,
@@ -56,15 +57,15 @@ impl<F: FileSystem + 'static> Device<F> {
         }
     }
 
-    /// Gives each queue its worker. Once, before the connection is served.
+    /// Attaches each queue to its thread. Called once, before the connection is served.
     pub(super) fn attach(
         &self,
         rings: Vec<QueueVring>,
-        (pool, deferred): (&Arc<Pool>, Option<&Arc<DeferredRequests>>),
+        (pool, deferred): (&Arc<Pool>, Option<&Arc<QueueDeferredRequests>>),
         threads: &[Arc<QueueThread>],
     ) {
         for (index, (vring, thread)) in rings.iter().zip(threads).enumerate() {
-            let job: Arc<dyn Job> = Arc::new(Queue {
+            let job: Arc<dyn QueueJob> = Arc::new(Queue {
                 index,
                 session: Arc::clone(&self.session),
                 acked_features: Arc::clone(&self.acked_features),
@@ -79,9 +80,10 @@ impl<F: FileSystem + 'static> Device<F> {
         }
     }
 
-    /// Ends every worker after its current request, gives up what has not begun, waits for the rest, and forgets the guest.
+    /// Stops all queues after their current requests, gives up requests that have not begun, waits
+    /// for the rest, and forgets the guest.
     pub(super) fn stop(&self) {
-        // All are told before any is waited for.
+        // All queues are told before any is waited for.
         for vring in self.rings() {
             vring.ring().abandon();
         }
@@ -118,13 +120,14 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         *self.back_channel.lock() = Some(backend);
     }
 
-    /// Shared memory region 0, and no other.
+    /// Only shared memory region 0 exists.
     fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
         let window = self.session.window().ok_or(io::ErrorKind::Unsupported)?;
         Ok(VhostUserShMemConfig::new(1, &[window.len()]))
     }
 
-    /// The crate has stopped the queue. After the last one the front-end hears no more of the window.
+    /// Called when the crate has stopped a queue. After the last one, the front-end gets no more
+    /// messages about the window.
     fn stop_vring(&self, _index: u32) -> io::Result<()> {
         if let Some(window) = self.session.window()
             && !self.rings().iter().any(|vring| vring.ring().is_ready())
@@ -145,8 +148,9 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         self.acked_features.store(features, Ordering::Release);
     }
 
-    /// What `vhost-user-backend` really does: not INFLIGHT_SHMFD, which it refuses when asked, nor STATUS, which
-    /// ends the connection. No LOG_SHMFD: the host writes into guest memory past any dirty bitmap.
+    /// Workaround: offers what `vhost-user-backend` really supports. Not INFLIGHT_SHMFD, which it
+    /// refuses later, nor STATUS, which ends the connection. No LOG_SHMFD: the host writes into
+    /// guest memory past any dirty bitmap.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         let config = if self.options.tag.is_some() {
             VhostUserProtocolFeatures::CONFIG
@@ -168,15 +172,15 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
-    /// The crate has disabled the queues, so their workers have ended.
+    /// The crate has disabled the queues, so their threads have stopped.
     fn reset_device(&self) {
         self.stop();
     }
 
-    /// The crate has told each queue by itself.
+    /// The crate has told each queue.
     fn set_event_idx(&self, _enabled: bool) {}
 
-    /// Exactly `size` bytes, zero behind what there is: a front-end hangs on any other length.
+    /// Returns exactly `size` bytes, padded with zeros: a front-end hangs on any other length.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let space = self.options.config_space();
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -184,12 +188,13 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         bytes.chain(std::iter::repeat(0)).take(usize::try_from(size).unwrap_or(0)).collect()
     }
 
-    /// Nothing in the configuration of a virtio-fs device is the driver's to write.
+    /// The driver of a virtio-fs device may write nothing in the configuration.
     fn set_config(&self, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    /// The new memory is in place; whoever still holds the old one ends its request before the front-end hears of it.
+    /// Called with new memory in place. Requests that use the old memory end before the front-end
+    /// gets its reply.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         self.regions.follow(&memory.memory());
         for vring in self.rings() {
@@ -198,12 +203,12 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
         Ok(())
     }
 
-    /// None of the crate's threads: each queue has its own worker.
+    /// Workaround: the crate starts no threads, because each queue has a thread of the daemon.
     fn queues_per_thread(&self) -> Vec<u64> {
         Vec::new()
     }
 
-    /// Never called: there is no thread of the crate's to call it.
+    /// Never called, because the crate has no thread to call it.
     fn handle_event(
         &self,
         _device_event: u16,

@@ -11,7 +11,7 @@
 //! All requests behind one that is held back wait with it. If they were answered first, the one in
 //! front could no longer be put back. They wait about as long as the pool takes for what it has.
 
-use super::split_ring::Place;
+use super::split_ring::RingPlace;
 use crate::limits::BACKLOG_TIME_MAX;
 use crate::session::Effort;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(super) struct InFlightCounts {
     /// The generation of requests that begin now.
-    present: Generation,
+    present: MemoryGeneration,
     /// Requests that use the guest's memory, by generation.
     begun: [usize; 2],
     /// Requests in the pool that have not begun. They use no memory, so a change of memory does not
@@ -40,7 +40,7 @@ pub(super) struct InFlightCounts {
 
 /// Tells the memory that a request uses: the present one, or the one before the last change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Generation(bool);
+pub(super) struct MemoryGeneration(bool);
 
 /// What a request in flight does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) enum Stage {
     /// It waits for a thread of the pool.
     Queued,
     /// It is being carried out, with this memory.
-    Begun(Generation),
+    Begun(MemoryGeneration),
     /// It waits for a lock, for the front-end or for a file system to be durable.
     Deferred,
 }
@@ -82,14 +82,14 @@ impl InFlightCounts {
     }
 
     /// Begins a new generation for a change of memory. Returns the one that ends.
-    pub(super) const fn change_memory(&mut self) -> Generation {
+    pub(super) const fn change_memory(&mut self) -> MemoryGeneration {
         let ended = self.present;
-        self.present = Generation(!ended.0);
+        self.present = MemoryGeneration(!ended.0);
         ended
     }
 
     /// Returns whether any request uses the memory of that generation.
-    pub(super) const fn uses(&self, generation: Generation) -> bool {
+    pub(super) const fn uses(&self, generation: MemoryGeneration) -> bool {
         let [before, after] = self.begun;
         (if generation.0 { after } else { before }) > 0
     }
@@ -103,8 +103,8 @@ impl InFlightCounts {
         let [before, after] = &mut self.begun;
         match stage {
             Stage::Queued => &mut self.queued,
-            Stage::Begun(Generation(false)) => before,
-            Stage::Begun(Generation(true)) => after,
+            Stage::Begun(MemoryGeneration(false)) => before,
+            Stage::Begun(MemoryGeneration(true)) => after,
             Stage::Deferred => &mut self.deferred,
         }
     }
@@ -132,19 +132,19 @@ impl InFlightCounts {
     }
 }
 
-/// The end of what was taken from one ring: which requests can be put back when the queue thread has
-/// stopped.
+/// The end of what was taken from one ring: which requests can be put back when the queue thread
+/// has stopped.
 ///
-/// The front-end gets one index for a ring that is stopped, and starts the ring again from there: all
-/// requests before it were answered, and all from it on are offered again. So a request can be put
-/// back only while no later one was answered, or will be. That holds for the last request that was
-/// taken; when that is put back, for the one before it; and so on, until there is one that was
-/// answered or is being carried out. Whatever holds a request that has not begun asks to put it back,
-/// from the last one on, and carries it out if that is refused.
+/// The front-end gets one index for a ring that is stopped, and starts the ring again from there:
+/// all requests before it were answered, and all from it on are offered again. So a request can be
+/// put back only while no later one was answered, or will be. That holds for the last request that
+/// was taken; when that is put back, for the one before it; and so on, until there is one that was
+/// answered or is being carried out. Whatever holds a request that has not begun asks to put it
+/// back, from the last one on, and carries it out if that is refused.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// Requests that were taken and not put back. `None`: the queue thread may take more, so none can
-    /// be put back.
+    /// Requests that were taken and not put back. `None`: the queue thread may take more, so none
+    /// can be put back.
     taken: Option<u64>,
     /// The connection is over or the device is reset: the guest waits for no reply.
     is_abandoned: bool,
@@ -166,7 +166,7 @@ impl Tail {
     }
 
     /// Puts back a request that was taken and not answered. False: it is to be carried out.
-    pub(super) fn put_back(&mut self, place: Place) -> bool {
+    pub(super) fn put_back(&mut self, place: RingPlace) -> bool {
         if self.is_abandoned {
             return true;
         }
@@ -243,8 +243,8 @@ mod tests {
         assert!(counts.is_empty());
     }
 
-    const fn place(number: u64) -> Place {
-        Place { head: 0, number }
+    const fn place(number: u64) -> RingPlace {
+        RingPlace { head: 0, number }
     }
 
     #[test]
@@ -279,7 +279,8 @@ mod tests {
             tail.close(begun.len() as u64);
             let mut unbegun: Vec<u64> = (0u64..).zip(&begun).filter(|(_, begun)| !**begun).map(|(n, _)| n).collect();
             let mut put_back = Vec::new();
-            // Requests are offered in any order and more than once; one that is refused is carried out.
+            // Requests are offered in any order and more than once; one that is refused is carried
+            // out.
             for index in order {
                 if unbegun.is_empty() { break; }
                 let at = index.index(unbegun.len());

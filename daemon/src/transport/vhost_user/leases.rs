@@ -1,12 +1,13 @@
 //! Requests of a queue that wait for another process of the host to give up its lease on a file
 //! (`F_SETLEASE` of fcntl(2)), which may take 45 seconds.
 //!
-//! The first try, which did not wait, has made the host tell that process. Nothing announces that the
-//! lease is gone, so the queue thread tries again from time to time, each time as if the request had
-//! just come. Such a request holds no thread and no guest memory, and nothing of it was done.
+//! The first try, which did not wait, has made the host tell that process. Nothing announces that
+//! the lease is gone, so the queue thread tries again from time to time, each time as if the
+//! request had just come. Such a request holds no thread and no guest memory, and nothing of it was
+//! done.
 
 use super::request::QueueRequest;
-use super::split_ring::Place;
+use super::split_ring::RingPlace;
 use crate::limits::{LEASE_RETRY_MAX, LEASE_RETRY_MIN, LEASE_WAIT_MAX, LEASED_REQUESTS_MAX};
 use crate::sync::clock;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ pub(super) struct Leases(Vec<LeaseWait>);
 pub(super) struct LeaseWait {
     pub(super) request: QueueRequest,
     /// Where it was in the available ring.
-    pub(super) place: Place,
+    pub(super) place: RingPlace,
     pub(super) since: Instant,
     /// When to try it again.
     pub(super) due: Instant,
@@ -28,7 +29,7 @@ pub(super) struct LeaseWait {
 
 impl LeaseWait {
     /// Makes a wait for a request that was just tried for the first time.
-    pub(super) fn new(request: QueueRequest, place: Place) -> Self {
+    pub(super) fn new(request: QueueRequest, place: RingPlace) -> Self {
         let since = clock::now();
         Self { request, place, since, due: later(since, LEASE_RETRY_MIN) }
     }
@@ -106,7 +107,7 @@ mod tests {
         assert!(leases.next().is_none());
         for head in 0..u16::try_from(LEASED_REQUESTS_MAX).unwrap() {
             assert!(leases.have_room(usize::MAX));
-            leases.add(LeaseWait::new(QueueRequest::default(), Place { head, number: 0 }));
+            leases.add(LeaseWait::new(QueueRequest::default(), RingPlace { head, number: 0 }));
         }
         assert!(!leases.have_room(usize::MAX));
         let now = clock::now() + LEASE_RETRY_MAX;

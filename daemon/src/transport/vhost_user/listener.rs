@@ -1,4 +1,4 @@
-//! The socket on which VMMs connect: made by us at a path, or given to us already listening.
+//! The socket to which VMMs connect: made at a path, or inherited as a descriptor that listens.
 
 use super::ServeError;
 use super::socket_name::{self, SocketName};
@@ -9,45 +9,45 @@ use std::path::PathBuf;
 
 /// Where VMMs connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// A socket made at this path, for the owner alone or for a group beside.
+pub enum ListenAt {
+    /// A socket made at this path, for the owner, and for a group if there is one.
     Path {
         /// The socket's name in the file system.
         path: PathBuf,
-        /// Who may connect beside the daemon's own user, as a number.
+        /// The group that may connect beside the daemon's own user.
         group: Option<u32>,
     },
     /// A listening socket that the daemon was started with.
     Descriptor(RawFd),
 }
 
-/// A socket that listens. Dropping it removes the name that it made.
+/// A socket that listens. Dropping it removes the name that was made for it.
 #[derive(Debug)]
-pub struct Listener {
+pub struct SocketListener {
     socket: UnixListener,
     name: SocketName,
 }
 
-impl Listener {
-    /// Makes the socket, or takes the one given.
+impl SocketListener {
+    /// Makes the socket, or takes the inherited one.
     ///
     /// # Errors
-    /// What stands in the way, by name.
-    pub fn bind(listen: &Listen) -> Result<Self, ServeError> {
+    /// What prevents that, by name.
+    pub fn bind(listen: &ListenAt) -> Result<Self, ServeError> {
         match listen {
-            Listen::Path { path, group } => {
+            ListenAt::Path { path, group } => {
                 socket_name::bind(path, *group).map(|(socket, name)| Self { socket, name })
             }
-            Listen::Descriptor(number) => take_descriptor(*number),
+            ListenAt::Descriptor(number) => take_descriptor(*number),
         }
     }
 
-    /// Lets go of the socket and keeps its name, for a process that outlives the one that listens.
+    /// Closes the socket and returns its name, for a process that outlives the one that listens.
     pub fn into_name(self) -> SocketName {
         self.name
     }
 
-    /// Leaves the name to another process, which has a copy of all this.
+    /// Leaves the name to another process, which has a copy of this value.
     pub fn leave_name(&mut self) {
         self.name.forget();
     }
@@ -57,15 +57,15 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for SocketListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// Takes the listening socket that the daemon was started with. It is fetched from our own process: a number alone
-/// proves no ownership, and the copy is ours.
-fn take_descriptor(number: RawFd) -> Result<Listener, ServeError> {
+/// Takes the listening socket that the daemon was started with. It is copied from this process by
+/// number, so the copy has one owner.
+fn take_descriptor(number: RawFd) -> Result<SocketListener, ServeError> {
     let failed = |source: rustix::io::Errno| ServeError::Descriptor { number, source: source.into() };
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(failed)?;
@@ -79,7 +79,7 @@ fn take_descriptor(number: RawFd) -> Result<Listener, ServeError> {
     }
     let socket = UnixListener::from(socket);
     socket.set_nonblocking(false).map_err(|source| ServeError::Descriptor { number, source })?;
-    Ok(Listener { socket, name: SocketName::default() })
+    Ok(SocketListener { socket, name: SocketName::default() })
 }
 
 #[cfg(test)]
@@ -89,26 +89,26 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
-    fn at(path: &Path) -> Listen {
-        Listen::Path { path: path.to_owned(), group: None }
+    fn at(path: &Path) -> ListenAt {
+        ListenAt::Path { path: path.to_owned(), group: None }
     }
 
     #[test]
-    fn a_socket_is_for_its_owner_alone_and_gone_afterwards() {
+    fn a_socket_is_for_its_owner_and_removed_afterwards() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let listener = Listener::bind(&at(&path)).unwrap();
+        let listener = SocketListener::bind(&at(&path)).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         drop(listener);
         assert!(!path.exists());
     }
 
     #[test]
-    fn a_group_may_connect_where_one_is_named() {
+    fn a_named_group_may_connect() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let group = Some(rustix::process::getgid().as_raw());
-        let _listener = Listener::bind(&Listen::Path { path: path.clone(), group }).unwrap();
+        let _listener = SocketListener::bind(&ListenAt::Path { path: path.clone(), group }).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
     }
 
@@ -116,8 +116,8 @@ mod tests {
     fn a_socket_that_is_in_use_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let listener = Listener::bind(&at(&path)).unwrap();
-        assert!(matches!(Listener::bind(&at(&path)), Err(ServeError::InUse { .. })));
+        let listener = SocketListener::bind(&at(&path)).unwrap();
+        assert!(matches!(SocketListener::bind(&at(&path)), Err(ServeError::InUse { .. })));
         assert!(path.exists());
         listener.socket.set_nonblocking(true).unwrap();
         let asked = listener.socket.accept().map_err(|error| error.kind());
@@ -133,9 +133,9 @@ mod tests {
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Listener::bind(&at(&path)).unwrap());
+        drop(SocketListener::bind(&at(&path)).unwrap());
         std::fs::write(&path, "mine").unwrap();
-        assert!(matches!(Listener::bind(&at(&path)), Err(ServeError::NotASocket { .. })));
+        assert!(matches!(SocketListener::bind(&at(&path)), Err(ServeError::NotASocket { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 
@@ -143,10 +143,13 @@ mod tests {
     fn only_a_listening_socket_is_taken_by_number() {
         let folder = tempfile::tempdir().unwrap();
         let given = UnixListener::bind(folder.path().join("socket")).unwrap();
-        drop(Listener::bind(&Listen::Descriptor(given.as_raw_fd())).unwrap());
+        drop(SocketListener::bind(&ListenAt::Descriptor(given.as_raw_fd())).unwrap());
         let file = tempfile::tempfile().unwrap();
-        let taken = Listener::bind(&Listen::Descriptor(file.as_raw_fd()));
+        let taken = SocketListener::bind(&ListenAt::Descriptor(file.as_raw_fd()));
         assert!(matches!(taken, Err(ServeError::NotListening { .. })));
-        assert!(matches!(Listener::bind(&Listen::Descriptor(1_000_000)), Err(ServeError::Descriptor { .. })));
+        assert!(matches!(
+            SocketListener::bind(&ListenAt::Descriptor(1_000_000)),
+            Err(ServeError::Descriptor { .. })
+        ));
     }
 }

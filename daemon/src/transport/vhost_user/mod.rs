@@ -4,8 +4,8 @@
 //! device. `vring` and `ring` start and stop the service of each queue on its `queue_thread`. The
 //! loop in `queue` takes requests from the `split_ring` and passes each `request` through
 //! [`super::chain`] to [`crate::session`] and back. The `pool` serves requests that would hold up
-//! the queue. `deferred` has the requests that wait for the front-end, to which `back_channel` talks,
-//! or for a lock.
+//! the queue. `deferred` has the requests that wait for the front-end, to which `back_channel`
+//! talks, or for a lock.
 
 mod back_channel;
 mod connection;
@@ -31,8 +31,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use connection::serve;
-pub use listener::{Listen, Listener};
-pub use options::{Options, RequestQueues, RequestQueuesError, Tag, TagError};
+pub use listener::{ListenAt, SocketListener};
+pub use options::{DeviceOptions, RequestQueues, RequestQueuesError, Tag, TagError};
 pub use socket_name::SocketName;
 pub use stop::Stop;
 
@@ -43,7 +43,7 @@ pub enum ServeError {
     /// Another process listens at the path.
     #[error("{path} is in use: another daemon listens there", path = .path.display())]
     InUse { path: PathBuf },
-    /// Something that is not ours to remove stands at the path.
+    /// A file at the path is not a socket.
     #[error("{path} exists and is not a socket", path = .path.display())]
     NotASocket { path: PathBuf },
     /// The socket could not be made.
@@ -70,7 +70,7 @@ pub enum ServeError {
     /// A thread could not be started.
     #[error("cannot start the thread that answers deferred requests: {0}")]
     Deferred(io::Error),
-    /// There is no event to stop by.
+    /// The event for a stop could not be made.
     #[error("cannot make an event: {0}")]
     Event(io::Error),
 }

@@ -1,4 +1,4 @@
-//! What a device is like, as the command line says it.
+//! The settings of a device, decided by the command line.
 
 use crate::file_id::DeviceId;
 use crate::limits::REQUEST_QUEUES_MAX;
@@ -15,13 +15,13 @@ const CONFIG_LEN: usize = 44;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag([u8; TAG_LEN]);
 
-/// What is wrong with a tag.
+/// Why a tag is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
     /// No bytes.
     #[error("a tag has at least one character")]
     Empty,
-    /// More than a device can say.
+    /// More than fits into the configuration space.
     #[error("a tag has at most {TAG_LEN} bytes, this one {0}")]
     TooLong(usize),
     /// A NUL ends a tag.
@@ -30,10 +30,10 @@ pub enum TagError {
 }
 
 impl Tag {
-    /// The tag `text`, 1 to 36 bytes.
+    /// Makes a tag of 1 to 36 bytes.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Why it is invalid.
     pub fn new(text: &str) -> Result<Self, TagError> {
         let bytes = text.as_bytes();
         if bytes.is_empty() {
@@ -53,16 +53,16 @@ impl Tag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestQueues(u8);
 
-/// A number of queues that no device here can have.
+/// An invalid number of request queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a device has 1 to {REQUEST_QUEUES_MAX} request queues, not {0}")]
 pub struct RequestQueuesError(usize);
 
 impl RequestQueues {
-    /// So many request queues.
+    /// Checks a number of request queues.
     ///
     /// # Errors
-    /// Where there are none or too many.
+    /// There are none or too many.
     pub fn new(count: usize) -> Result<Self, RequestQueuesError> {
         match u8::try_from(count) {
             Ok(narrow) if (1..=REQUEST_QUEUES_MAX).contains(&count) => Ok(Self(narrow)),
@@ -71,30 +71,31 @@ impl RequestQueues {
     }
 }
 
-/// What is true of the device.
+/// Settings of a device.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct DeviceOptions {
     /// What each thread does before it serves.
     pub threads: ThreadSetup,
-    /// Told to the guest through CONFIG. `None`: the VMM has the tag, and CONFIG is not offered.
+    /// The tag that the guest reads through CONFIG. `None`: the VMM has the tag, and CONFIG is not
+    /// offered.
     pub tag: Option<Tag>,
-    /// Beside the hiprio queue.
+    /// The queues beside hiprio.
     pub request_queues: RequestQueues,
-    /// Serve the next connection when one ends; otherwise the first is the last.
+    /// Whether to serve the next connection when one ends.
     pub keep_listening: bool,
-    /// Threads at most for requests that would hold up their queue; 0: each queue waits for its own.
+    /// The most threads of the offload pool; 0: each queue waits for its own requests.
     pub pool_threads: u16,
-    /// Requests that may be in the pool at once; past that the queue that has one more waits.
+    /// The most requests in the pool. Past that, a queue that has one more waits.
     pub pool_requests_max: usize,
-    /// How long a worker looks for the next request before it sleeps; zero: not at all.
+    /// How long a queue thread polls for the next request before it sleeps; zero: not at all.
     pub poll: Duration,
-    /// Major and minor numbers of the file systems where the kernel keeps memory files (memfd, and one for each size of huge
+    /// The file systems where the kernel keeps memory files (memfd, and one for each size of huge
     /// pages), as far as they are known. No path leads to them.
     pub memory_devices: Vec<DeviceId>,
 }
 
-impl Options {
-    /// Queues in all: hiprio is one.
+impl DeviceOptions {
+    /// Returns the number of queues, with hiprio.
     pub(super) fn queues(&self) -> usize {
         usize::from(self.request_queues.0).saturating_add(1)
     }
@@ -114,8 +115,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_space_is_as_virtio_says() {
-        let options = Options {
+    fn the_configuration_space_follows_virtio() {
+        let options = DeviceOptions {
             threads: ThreadSetup::unconfined().unwrap(),
             tag: Some(Tag::new("share").unwrap()),
             request_queues: RequestQueues::new(8).unwrap(),
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_a_device_cannot_say_is_refused() {
+    fn an_invalid_tag_is_refused() {
         assert_eq!(Tag::new(""), Err(TagError::Empty));
         assert_eq!(Tag::new("a\0b"), Err(TagError::Nul));
         assert_eq!(Tag::new(&"t".repeat(37)), Err(TagError::TooLong(37)));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_at_least_one_request_queue_and_at_most_63() {
+    fn a_device_has_1_to_63_request_queues() {
         RequestQueues::new(0).unwrap_err();
         RequestQueues::new(1).unwrap();
         RequestQueues::new(63).unwrap();

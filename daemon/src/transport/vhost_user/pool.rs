@@ -2,23 +2,23 @@
 //! long copies).
 //!
 //! A queue thread passes such a request on and takes the next one. A thread of the pool serves the
-//! request patiently and gives it back through the same ring. The number of requests that wait for a
-//! thread is limited. Past the limit, a queue that has one more waits.
+//! request patiently and gives it back through the same ring. The number of requests that wait for
+//! a thread is limited. Past the limit, a queue that has one more waits.
 //!
-//! When a queue is stopped, its thread withdraws the requests that have not begun. Those that cannot
-//! be put back into the available ring ([`super::in_flight`]) return as urgent, and a long FALLOCATE
-//! of another queue makes room for them between two of its steps.
+//! When a queue is stopped, its thread withdraws the requests that have not begun. Those that
+//! cannot be put back into the available ring ([`super::in_flight`]) return as urgent, and a long
+//! FALLOCATE of another queue makes room for them between two of its steps.
 //!
 //! The first thread is started with the connection and stays, so a request always has a thread to
 //! serve it, even if the host has no room for more. More threads are started when there is work for
 //! them, and never by a queue thread: the spawner does that, so that no thread which handles a
-//! guest's messages needs the right to start one. The spawner also starts queue threads that the host
-//! had no room for at first.
+//! guest's messages needs the right to start one. The spawner also starts queue threads that the
+//! host had no room for at first.
 
-use super::deferred::{DeferredRequests, QueueDeferred};
+use super::deferred::{QueueDeferred, QueueDeferredRequests};
 use super::request::QueueRequest;
 use super::ring::{InFlight, Ring};
-use super::split_ring::{Done, Place};
+use super::split_ring::{Done, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::log_budget::Source;
@@ -46,7 +46,7 @@ const THREAD_NAME: &str = "pool";
 pub(super) struct Offloaded {
     pub(super) request: QueueRequest,
     /// Where it was in the available ring.
-    pub(super) place: Place,
+    pub(super) place: RingPlace,
     /// The queue from which it was taken.
     pub(super) queue: usize,
     pub(super) in_flight: InFlight,
@@ -61,7 +61,8 @@ pub(super) struct Offloaded {
 /// How large a pool may become.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PoolLimits {
-    /// Threads. With none, each queue waits for its own requests, and the pool has only its spawner.
+    /// Threads. With none, each queue waits for its own requests, and the pool has only its
+    /// spawner.
     pub(super) threads: u16,
     /// Requests at once, waiting or being served.
     pub(super) requests: usize,
@@ -84,7 +85,7 @@ struct PoolShared {
     /// Requests that may be here at once, waiting or being served.
     requests_max: usize,
     /// Takes requests that turn out to wait for a lock or for a file system.
-    deferred: Option<Arc<DeferredRequests>>,
+    deferred: Option<Arc<QueueDeferredRequests>>,
     setup: ThreadSetup,
     state: Mutex<PoolState>,
     /// Notified when a request is in the backlog, or the pool ends.
@@ -139,7 +140,8 @@ impl PoolShared {
         self.lock().backlog.front().is_some_and(|offloaded| offloaded.is_urgent)
     }
 
-    /// Takes back a request of which a part was carried out, to continue it later. The thread is free.
+    /// Takes back a request of which a part was carried out, to continue it later. The thread is
+    /// free.
     fn requeue(&self, mut offloaded: Offloaded) {
         let mut state = self.lock();
         // Its own queue may be stopping now, and may not have found it in the backlog.
@@ -278,14 +280,15 @@ impl PoolShared {
             // Unreachable: a patient request is answered. It would be given back empty.
             (Next::Offload(_) | Next::Retry, _) => 0,
         };
-        // Before the guest is told, so that its next request finds this thread free and starts no other.
+        // Before the guest is told, so that its next request finds this thread free and starts no
+        // other.
         self.served();
         in_flight.give_back(&memory, Done { head: place.head, len });
         drop((memory, in_flight));
     }
 
-    /// Starts threads when there are more requests than free threads, until the pool ends. Then waits
-    /// for the end of its threads.
+    /// Starts threads when there are more requests than free threads, until the pool ends. Then
+    /// waits for the end of its threads.
     fn run_spawner(&self, mut threads: Vec<JoinHandle<()>>, start: impl Fn() -> io::Result<JoinHandle<()>>) {
         let mut state = self.lock();
         while !state.over {
@@ -342,14 +345,15 @@ impl PoolShared {
 }
 
 impl Pool {
-    /// Starts the first thread of a pool that serves `session`, and the spawner that starts the others.
+    /// Starts the first thread of a pool that serves `session`, and the spawner that starts the
+    /// others.
     ///
     /// # Errors
     /// The host has no room for these two threads, or the first one cannot be prepared.
     pub(super) fn start<F: FileSystem + 'static>(
         session: &Arc<Session<F>>,
         limits: PoolLimits,
-        (deferred, setup): (Option<Arc<DeferredRequests>>, ThreadSetup),
+        (deferred, setup): (Option<Arc<QueueDeferredRequests>>, ThreadSetup),
     ) -> io::Result<Self> {
         let shared = Arc::new(PoolShared {
             threads_max: usize::from(limits.threads),
@@ -409,7 +413,8 @@ impl Pool {
         None
     }
 
-    /// Waits for room for one more request of so many bytes, but not past `until`, and not if `is_over`.
+    /// Waits for room for one more request of so many bytes, but not past `until`, and not if
+    /// `is_over`.
     pub(super) fn wait_for_room(&self, bytes: usize, until: Option<Instant>, is_over: impl Fn() -> bool) {
         let is_full = |state: &mut PoolState| self.shared.is_full_for(bytes, state) && !is_over();
         drop(self.shared.room.wait_while(self.shared.lock(), until, is_full));
@@ -436,8 +441,8 @@ impl Pool {
         withdrawn
     }
 
-    /// Takes withdrawn requests again, before all others: a stop of their queue waits for them. They
-    /// exceed the limits, because they had a place before.
+    /// Takes withdrawn requests again, before all others: a stop of their queue waits for them.
+    /// They exceed the limits, because they had a place before.
     pub(super) fn hurry(&self, withdrawn: Vec<Offloaded>) {
         if withdrawn.is_empty() {
             return;
@@ -455,8 +460,8 @@ impl Pool {
         self.shared.work.notify_all();
     }
 
-    /// Ends the threads, when no request is left. The threads must not call this themselves: a request
-    /// holds its ring, the ring holds its queue's job, and the job holds this pool.
+    /// Ends the threads, when no request is left. The threads must not call this themselves: a
+    /// request holds its ring, the ring holds its queue's job, and the job holds this pool.
     pub(super) fn end(&self) {
         self.shared.lock().over = true;
         self.shared.work.notify_all();

@@ -1,13 +1,13 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
-use super::deferred::{DeferredRequests, QueueDeferred};
+use super::deferred::{QueueDeferred, QueueDeferredRequests};
 use super::leases::{LeaseWait, Leases};
 use super::pool::{Offloaded, Pool};
 use super::queue_thread::Complaint;
 use super::request::{QueueRequest, Unreadable};
-use super::ring::{Burst, Job, Ring};
+use super::ring::{Burst, QueueJob, Ring};
 use super::sleep::{Poller, Sleep};
-use super::split_ring::{Available, Done, Place, RingError};
+use super::split_ring::{Available, Done, RingError, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
 use crate::session::{Deferred, Effort, Next, Pace, Repeat, Scratch, Session, StopCheck};
@@ -31,12 +31,12 @@ pub(super) struct Queue<F> {
     /// for them.
     pub(super) pool: Arc<Pool>,
     /// Answers requests that wait for the front-end, for a lock or for a file system to be durable.
-    pub(super) deferred: Option<Arc<DeferredRequests>>,
+    pub(super) deferred: Option<Arc<QueueDeferredRequests>>,
     /// How long to poll the ring before the thread sleeps.
     pub(super) poll: Duration,
 }
 
-impl<F: FileSystem + 'static> Job for Queue<F> {
+impl<F: FileSystem + 'static> QueueJob for Queue<F> {
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError> {
         ring.check()?;
         let indirect = self.acked_features.load(Ordering::Acquire) & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
@@ -108,7 +108,7 @@ struct QueueLoop<'t, F> {
     indirect: bool,
     request: QueueRequest,
     /// A request that came too soon, or for which the pool has no time: the next to be served.
-    held: Option<Held>,
+    held: Option<HeldRequest>,
     /// The pool has a request that is the last one taken until it is done.
     is_closed: bool,
     leases: Leases,
@@ -117,7 +117,7 @@ struct QueueLoop<'t, F> {
 }
 
 /// How a burst ended.
-enum Ended {
+enum BurstEnd {
     /// The ring is empty.
     Empty,
     /// There may be more requests.
@@ -129,7 +129,7 @@ enum Ended {
 }
 
 /// What became of one request.
-enum Step {
+enum Served {
     /// It is given back with this used length.
     Done(u32),
     /// It is in flight, or waits for a lease.
@@ -142,8 +142,8 @@ enum Step {
 enum Hold {
     /// The guest has exceeded its speed limit, and has to wait so long.
     Early(Duration),
-    /// The pool has as much of this queue as it can finish in time. `None`: it has a request that is
-    /// the last.
+    /// The pool has as much of this queue as it can finish in time. `None`: it has a request that
+    /// is the last.
     Busy(Option<Effort>),
     /// The pool has no room for one more request of this many bytes of the daemon's memory.
     Full(usize),
@@ -151,8 +151,8 @@ enum Hold {
 
 /// A request that was taken and is the next to be served.
 #[derive(Clone, Copy)]
-struct Held {
-    place: Place,
+struct HeldRequest {
+    place: RingPlace,
     /// It has waited for as long as the speed limits say.
     has_paid: bool,
 }
@@ -164,7 +164,7 @@ enum Unbegun {
 }
 
 impl Unbegun {
-    const fn place(&self) -> Place {
+    const fn place(&self) -> RingPlace {
         match self {
             Self::Pooled(offloaded) => offloaded.place,
             Self::Leased(wait) => wait.place,
@@ -184,15 +184,15 @@ impl Unbegun {
 type Batch = ArrayVec<Done, SIGNAL_BATCH_MAX>;
 
 impl<F: FileSystem + 'static> QueueLoop<'_, F> {
-    /// Serves until the loop must stop. Requests that came before the first kick, or while no thread
-    /// served the queue, are served at once.
+    /// Serves until the loop must stop. Requests that came before the first kick, or while no
+    /// thread served the queue, are served at once.
     fn serve_until_stopped(&mut self) -> Result<(), RingError> {
         while self.serve_available()? && self.sleep.until_kicked(self.leases.next())? {}
         Ok(())
     }
 
-    /// Serves until the ring is empty and the guest has been asked to kick for its next request (true),
-    /// or the loop must stop (false).
+    /// Serves until the ring is empty and the guest has been asked to kick for its next request
+    /// (true), or the loop must stop (false).
     fn serve_available(&mut self) -> Result<bool, RingError> {
         self.available.refuse_kicks(self.ring.begin().ram())?;
         loop {
@@ -200,16 +200,16 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
             loop {
                 self.serve_leased()?;
                 match self.serve_burst()? {
-                    Ended::Over => return Ok(false),
-                    Ended::Full => {}
-                    Ended::Held(Hold::Early(owed)) => self.throttle(owed),
-                    Ended::Held(Hold::Busy(effort)) => {
+                    BurstEnd::Over => return Ok(false),
+                    BurstEnd::Full => {}
+                    BurstEnd::Held(Hold::Early(owed)) => self.throttle(owed),
+                    BurstEnd::Held(Hold::Busy(effort)) => {
                         self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
                     }
-                    Ended::Held(Hold::Full(bytes)) => {
+                    BurstEnd::Held(Hold::Full(bytes)) => {
                         self.queue.pool.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
                     }
-                    Ended::Empty => break,
+                    BurstEnd::Empty => break,
                 }
             }
             if self.poll()? {
@@ -223,7 +223,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         }
     }
 
-    /// Polls the ring before the guest is asked to kick, if that is worth it. True: a request has come.
+    /// Polls the ring before the guest is asked to kick, if that is worth it. True: a request has
+    /// come.
     fn poll(&mut self) -> Result<bool, RingError> {
         if self.queue.index == 0 {
             return self.gather();
@@ -241,8 +242,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     }
 
     /// Waits a moment for more FORGETs, for which no program waits. A guest that forgets one file
-    /// after another (each that it closes, under `--cache strict`) then need not kick for each, nor be
-    /// interrupted. True: a request has come.
+    /// after another (each that it closes, under `--cache strict`) then need not kick for each, nor
+    /// be interrupted. True: a request has come.
     fn gather(&mut self) -> Result<bool, RingError> {
         if self.sleep.is_over() {
             return Ok(false);
@@ -251,9 +252,9 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.available.has_more(self.ring.begin().ram())
     }
 
-    /// Serves a number of requests in one memory, and gives them back together. The number is limited:
-    /// the first request waits for the last, and a change of memory waits for all.
-    fn serve_burst(&mut self) -> Result<Ended, RingError> {
+    /// Serves a number of requests in one memory, and gives them back together. The number is
+    /// limited: the first request waits for the last, and a change of memory waits for all.
+    fn serve_burst(&mut self) -> Result<BurstEnd, RingError> {
         let burst = self.ring.begin();
         let mut batch = Batch::new();
         let ended = self.fill(&burst, &mut batch);
@@ -262,33 +263,34 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         ended
     }
 
-    fn fill(&mut self, burst: &Burst<'_>, batch: &mut Batch) -> Result<Ended, RingError> {
+    fn fill(&mut self, burst: &Burst<'_>, batch: &mut Batch) -> Result<BurstEnd, RingError> {
         for _ in 0..SIGNAL_BATCH_MAX {
             if self.sleep.is_over() {
-                return Ok(Ended::Over);
+                return Ok(BurstEnd::Over);
             }
             if self.is_closed && !self.ring.has_room(None) {
-                return Ok(Ended::Held(Hold::Busy(None)));
+                return Ok(BurstEnd::Held(Hold::Busy(None)));
             }
             self.is_closed = false;
             let next = match self.held.take() {
-                None => {
-                    self.available.next_request(burst.ram())?.map(|place| Held { place, has_paid: false })
-                }
+                None => self
+                    .available
+                    .next_request(burst.ram())?
+                    .map(|place| HeldRequest { place, has_paid: false }),
                 held => held,
             };
-            let Some(next @ Held { place, has_paid }) = next else { return Ok(Ended::Empty) };
+            let Some(next @ HeldRequest { place, has_paid }) = next else { return Ok(BurstEnd::Empty) };
             match self.serve_one(burst, next, batch)? {
-                Step::Done(len) => batch.push(Done { head: place.head, len }),
-                Step::Elsewhere => {}
-                Step::Held(why) => {
+                Served::Done(len) => batch.push(Done { head: place.head, len }),
+                Served::Elsewhere => {}
+                Served::Held(why) => {
                     let has_paid = has_paid || matches!(why, Hold::Early(_));
-                    self.held = Some(Held { place, has_paid });
-                    return Ok(Ended::Held(why));
+                    self.held = Some(HeldRequest { place, has_paid });
+                    return Ok(BurstEnd::Held(why));
                 }
             }
         }
-        Ok(Ended::Full)
+        Ok(BurstEnd::Full)
     }
 
     /// Waits, in no burst, for as long as the guest has exceeded its speed limit, or until the loop
@@ -317,19 +319,19 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     fn serve_one(
         &mut self,
         burst: &Burst<'_>,
-        Held { place, has_paid }: Held,
+        HeldRequest { place, has_paid }: HeldRequest,
         batch: &mut Batch,
-    ) -> Result<Step, RingError> {
+    ) -> Result<Served, RingError> {
         let (session, memory) = (&self.queue.session, burst.memory());
         let read = self.request.read(memory, self.available.table(), place.head, self.indirect);
         let owed = session.owed(self.request.opcode());
         if !owed.is_zero() && !has_paid {
-            return Ok(Step::Held(Hold::Early(owed)));
+            return Ok(Served::Held(Hold::Early(owed)));
         }
         if let Err(why) = read {
             session.count_unread();
             self.log_unreadable(place.head, &why);
-            return Ok(Step::Done(0));
+            return Ok(Served::Done(0));
         }
         if self.request.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
@@ -340,17 +342,17 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
         let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::once(&asked));
         match self.request.serve(session, memory, terms, &mut self.scratch) {
-            Next::Done(len) => Ok(Step::Done(len)),
+            Next::Done(len) => Ok(Served::Done(len)),
             Next::Offload(effort) if pool_serves => self.offload_if_room(burst, (place, effort), batch),
             Next::Retry if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
                 self.leases.add(LeaseWait::new(std::mem::take(&mut self.request), place));
-                Ok(Step::Elsewhere)
+                Ok(Served::Elsewhere)
             }
-            Next::Retry => Ok(Step::Done(self.request.refuse(session, memory, Errno::EAGAIN))),
+            Next::Retry => Ok(Served::Done(self.request.refuse(session, memory, Errno::EAGAIN))),
             Next::Deferred(deferred) => Ok(self.defer(burst, deferred, place)),
-            Next::Stopped => Ok(Step::Held(Hold::Busy(None))),
+            Next::Stopped => Ok(Served::Held(Hold::Busy(None))),
             // Unreachable: a patient request is answered. It would be given back empty.
-            Next::Offload(_) => Ok(Step::Done(0)),
+            Next::Offload(_) => Ok(Served::Done(0)),
         }
     }
 
@@ -358,18 +360,18 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     fn offload_if_room(
         &mut self,
         burst: &Burst<'_>,
-        (place, effort): (Place, Effort),
+        (place, effort): (RingPlace, Effort),
         batch: &mut Batch,
-    ) -> Result<Step, RingError> {
+    ) -> Result<Served, RingError> {
         if !self.ring.has_room(Some(effort)) {
-            return Ok(Step::Held(Hold::Busy(Some(effort))));
+            return Ok(Served::Held(Hold::Busy(Some(effort))));
         }
         let request = std::mem::take(&mut self.request);
         if let Some(request) = self.offload(burst, (request, place, effort), batch)? {
-            return Ok(Step::Held(Hold::Full(request.footprint())));
+            return Ok(Served::Held(Hold::Full(request.footprint())));
         }
         self.is_closed = effort.is_interruptible();
-        Ok(Step::Elsewhere)
+        Ok(Served::Elsewhere)
     }
 
     /// Passes a request to the pool, or returns it if the pool has no room. This does not wait for
@@ -377,7 +379,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
     fn offload(
         &self,
         burst: &Burst<'_>,
-        (request, place, effort): (QueueRequest, Place, Effort),
+        (request, place, effort): (QueueRequest, RingPlace, Effort),
         batch: &mut Batch,
     ) -> Result<Option<QueueRequest>, RingError> {
         self.give_back(burst, batch)?;
@@ -428,10 +430,10 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         self.give_back(&burst, &mut batch)
     }
 
-    /// Stops the loop: puts back into the available ring what has not begun, from the last request on,
-    /// and sees to it that the rest is answered. A request of the rest that waits for a lease is
-    /// answered ESTALE: Linux looks the path up again and opens or truncates what it finds, so the
-    /// program in the guest notices nothing.
+    /// Stops the loop: puts back into the available ring what has not begun, from the last request
+    /// on, and sees to it that the rest is answered. A request of the rest that waits for a lease
+    /// is answered ESTALE: Linux looks the path up again and opens or truncates what it finds, so
+    /// the program in the guest notices nothing.
     fn wind_up(&mut self) -> Result<(), RingError> {
         // It is the last one taken.
         if let Some(held) = self.held.take() {
@@ -461,18 +463,18 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
 
     /// Defers a request. One that may wait for long is deferred only while the ring has room for
     /// others: the requests of the owner of the lock must still get through.
-    fn defer(&mut self, burst: &Burst<'_>, deferred: Deferred, place: Place) -> Step {
+    fn defer(&mut self, burst: &Burst<'_>, deferred: Deferred, place: RingPlace) -> Served {
         let Queue { deferred: requests, session, index, .. } = self.queue;
-        let Some(requests) = requests else { return Step::Done(0) };
+        let Some(requests) = requests else { return Served::Done(0) };
         if deferred.refusal().is_some() && !self.has_room_to_defer() {
             let (memory, refused) = (burst.memory(), Err(Errno::ENOLCK));
             let len = self.request.answer_deferred((session, memory), &deferred, refused, &mut self.scratch);
-            return Step::Done(len);
+            return Served::Done(len);
         }
         let request = std::mem::take(&mut self.request).without_message();
         let in_flight = self.ring.defer();
         requests.add(QueueDeferred { deferred, request, place, queue: *index, in_flight });
-        Step::Elsewhere
+        Served::Elsewhere
     }
 
     fn has_room_to_defer(&self) -> bool {

@@ -18,9 +18,9 @@ use std::thread;
 pub(super) struct QueueThread {
     name: String,
     setup: ThreadSetup,
-    tasks: Mutex<Option<Sender<Task>>>,
-    /// By [`Complaint`]. They outlive the guests: a guest that restarts its queue, or its VM, gets no
-    /// more lines than one that does not.
+    tasks: Mutex<Option<Sender<QueueTask>>>,
+    /// By [`Complaint`]. They outlive the guests: a guest that restarts its queue, or its VM, gets
+    /// no more lines than one that does not.
     logs: [Source; 2],
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for QueueThread {
     }
 }
 
-struct Task {
+struct QueueTask {
     run: Box<dyn FnOnce() + Send>,
     done: Sender<()>,
 }
@@ -93,13 +93,13 @@ impl QueueThread {
             None => self.spawn()?,
         };
         // The thread waits for tasks as long as this sender exists.
-        sender.send(Task { run: Box::new(run), done }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
+        sender.send(QueueTask { run: Box::new(run), done }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
         *tasks = Some(sender);
         Ok(TaskHandle(ended))
     }
 
-    fn spawn(&self) -> io::Result<Sender<Task>> {
-        let (sender, tasks) = bounded_channel::<Task>(1);
+    fn spawn(&self) -> io::Result<Sender<QueueTask>> {
+        let (sender, tasks) = bounded_channel::<QueueTask>(1);
         let (ready, is_ready) = bounded_channel(1);
         let setup = self.setup.clone();
         thread::Builder::new().name(self.name.clone()).spawn(move || {
@@ -109,7 +109,7 @@ impl QueueThread {
                 return;
             }
             drop(setup);
-            while let Some(Task { run, done }) = tasks.receive() {
+            while let Some(QueueTask { run, done }) = tasks.receive() {
                 if catch_unwind(AssertUnwindSafe(run)).is_ok() {
                     // Ignore the result: nothing may be waiting for the end of the task.
                     done.try_send(()).unwrap_or_default();

@@ -1,20 +1,20 @@
-//! Tells which regions of the guest's memory are the guest's RAM, and which are files that can be truncated.
+//! Tells which regions of the guest's memory are RAM, and which are files that can be truncated.
 //!
-//! QEMU describes what is mapped into a DAX window like any other memory, by ADD_MEM_REG with the descriptor that it was given.
-//! It does so to every vhost-user device of the VM: also to those of other shares, and to daemons without a window.
-//! The region's file tells what it is:
+//! QEMU describes the mappings in a DAX window like any other memory, by ADD_MEM_REG with the
+//! descriptor that it got. It does so to every vhost-user device of the VM: also to those of other
+//! shares, and to daemons without a window. The file of the region tells its kind:
 //!
-//! 1. A file that this daemon has handed out for a mapping that exists or is being made ([`Window::has_handed_out`]) is part
-//!    of the window.
-//! 2. A file on a mount that the kernel keeps to itself (memfd, shared anonymous memory, huge pages of either) is RAM: no path
-//!    leads there, so no share has it.
-//! 3. A file of huge pages on a mount that has a path (`/dev/hugepages`) may be RAM, or a file of a share that contains such a
-//!    mount. It is RAM where the front-end described memory on the same mount before the first queue was started: until then
-//!    this daemon has handed out nothing.
-//! 4. Any other file is RAM only where the front-end has described no memory of kinds 2 and 3. A VMM that keeps its RAM in
-//!    plain files is believed.
+//! 1. A file that this daemon has passed on for a mapping that exists or is being made
+//!    ([`Window::has_handed_out`]) is part of the window.
+//! 2. A file on a mount that is internal to the kernel (memfd, shared anonymous memory, huge pages
+//!    of either) is RAM: no path leads there, so no share has it.
+//! 3. A file of huge pages on a mount with a path (`/dev/hugepages`) may be RAM, or a file of a
+//!    share that contains such a mount. It is RAM if the front-end described memory on the same
+//!    mount before the first queue was started: until then this daemon has passed on no file.
+//! 4. Any other file is RAM only if the front-end has described no memory of kinds 2 and 3. A VMM
+//!    that keeps its RAM in plain files is trusted.
 //!
-//! A region stays what it was judged to be until it goes.
+//! A region keeps its kind until it is removed.
 
 use crate::file_id::{DeviceId, FileId};
 use crate::guest_view::GuestView;
@@ -31,8 +31,8 @@ use vm_memory::{
     Address as _, FileOffset, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
-/// The guest's memory in both views. They are published as one value: a view of RAM beside one of another moment could
-/// make a mapped file look like RAM.
+/// The guest's memory in both views. They are published as one value: two views of different
+/// moments could make a mapped file look like RAM.
 #[derive(Debug)]
 pub(super) struct Views {
     all: GuestMemoryMmap,
@@ -40,9 +40,9 @@ pub(super) struct Views {
     ram: Option<GuestMemoryMmap>,
 }
 
-/// As one burst holds them.
+/// The views as one burst holds them.
 pub(super) type LoadedViews = Guard<Arc<Views>>;
-/// As a request holds them that outlives its burst.
+/// The views as a request holds them that outlives its burst.
 pub(super) type SharedViews = Arc<Views>;
 
 impl Views {
@@ -57,31 +57,31 @@ type Key = (u64, u64, usize);
 /// The guest's memory as the front-end has described it last, for the rings of one connection.
 pub(super) struct Regions {
     window: Option<Arc<Window>>,
-    /// Where the kernel keeps memory files, as far as that is known.
+    /// The file systems where the kernel keeps memory files, as far as they are known.
     memory_devices: Vec<DeviceId>,
     views: ArcSwap<Views>,
     /// A queue has been started.
     has_begun: AtomicBool,
     known: Mutex<Known>,
-    /// Regions that could not be used, for the log.
+    /// Limits log lines about regions that could not be used.
     log: Source,
 }
 
-/// The regions that there were at the last change.
+/// The regions at the last change.
 #[derive(Default)]
 struct Known {
     regions: BTreeSet<Key>,
-    /// There has been RAM of which no doubt is possible.
+    /// There was a region of kind 2 or 3.
     certain: bool,
-    /// Mounts of huge pages on which the front-end has its RAM.
+    /// Mounts of huge pages on which the front-end has RAM.
     huge: BTreeSet<DeviceId>,
 }
 
-/// What a region's file says.
+/// The kind of a region.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Window,
-    /// RAM without a doubt.
+    /// RAM of kind 2 or 3.
     Certain,
     /// A plain file.
     Plain,
@@ -105,17 +105,18 @@ impl Regions {
         }
     }
 
-    /// Both views of one moment.
+    /// Returns both views of one moment.
     pub(super) fn load(&self) -> LoadedViews {
         self.views.load()
     }
 
-    /// The first queue is being started, on the thread that also describes memory.
+    /// Notes that the first queue is being started. Called on the thread that also describes
+    /// memory.
     pub(super) fn begin(&self) {
         self.has_begun.store(true, Ordering::Relaxed);
     }
 
-    /// The front-end has described the memory anew. Rings see it when it has been judged.
+    /// Takes a new description of the memory. Rings see it when the kind of each region is known.
     pub(super) fn follow(&self, all: &GuestMemoryMmap) {
         let mut known = self.known.lock();
         let present: BTreeSet<Key> = all.iter().map(key).collect();
@@ -133,7 +134,7 @@ impl Regions {
                 tracing::debug!(start = start.raw_value(), len, "memory for data alone");
                 continue;
             }
-            // Only the collection gives out what it holds.
+            // Only a removal returns the region.
             let inserted = all.remove_region(start, len).and_then(|(_, region)| ram.insert_region(region));
             match inserted {
                 Ok(more) => ram = more,
@@ -149,7 +150,7 @@ impl Regions {
         self.views.store(Arc::new(Views { all: all.clone(), ram: is_less.then_some(ram) }));
     }
 
-    /// A region of which nothing can be known may be anything.
+    /// Returns the kind of a region. A region without a known file is not RAM.
     fn kind(&self, region: &GuestRegionMmap, huge: &mut BTreeSet<DeviceId>) -> Kind {
         let Some(file) = region.file_offset().map(FileOffset::file) else { return Kind::Window };
         let Ok(id) = FileId::of(file) else { return Kind::Window };
@@ -260,7 +261,8 @@ mod tests {
         assert_eq!(starts(&believed), [0x10_000]);
     }
 
-    /// Adds a mapped file and takes it away again while other threads load the memory, as the queue threads do.
+    /// Adds a mapped file and takes it away again while other threads load the memory, as the queue
+    /// threads do.
     #[test]
     fn no_view_ever_counts_a_mapped_file_as_ram() {
         const ROUNDS: usize = 20_000;
@@ -295,7 +297,8 @@ mod tests {
 
     const HUGE_PAGE: usize = 2 << 20;
 
-    /// A file of one huge page on a mount of its own, which no path leads to but is like any that has one.
+    /// A file of one huge page on a mount of its own, which no path leads to but is like any that
+    /// has one.
     fn huge_file() -> File {
         let context = rustix::mount::fsopen("hugetlbfs", rustix::mount::FsOpenFlags::empty()).unwrap();
         rustix::mount::fsconfig_create(context.as_fd()).unwrap();

@@ -5,7 +5,7 @@ use crate::guest_view::GuestView;
 use crate::io_vectors::IoVectors;
 use crate::limits::MESSAGE_BUFFER_KEPT;
 use crate::session::{Body, Deferred, Incoming, Next, Pace, Scratch, Session, Sink, StopCheck};
-use crate::transport::chain::{Chain, ChainError, Table};
+use crate::transport::chain::{Chain, ChainError, DescriptorTable};
 use pinhole_protocol::{Errno, HEADER_LEN, OUT_HEADER_LEN, Opcode, copied_len};
 
 /// A request that was taken from a ring. It holds no reference into the guest's memory, so it can
@@ -35,7 +35,7 @@ impl QueueRequest {
     pub(super) fn read(
         &mut self,
         memory: GuestView<'_>,
-        table: Table,
+        table: DescriptorTable,
         head: u16,
         indirect: bool,
     ) -> Result<(), Unreadable> {
@@ -93,8 +93,8 @@ impl QueueRequest {
         session.refuse(&self.message, self.sink(memory), errno)
     }
 
-    /// Answers a deferred request that has this result. `memory` may be newer than that in which the
-    /// request was read. Returns the used length.
+    /// Answers a deferred request that has this result. `memory` may be newer than that in which
+    /// the request was read. Returns the used length.
     pub(super) fn answer_deferred<F: FileSystem>(
         &self,
         (session, memory): (&Session<F>, GuestView<'_>),
@@ -110,9 +110,9 @@ impl QueueRequest {
     }
 }
 
-/// Copies header and arguments of a request into `message`, each byte once. The rest is still in the
-/// guest's memory: `readable.after(message.len())`. Returns `None` if there is no header, or if it is
-/// in memory that the daemon must not read.
+/// Copies header and arguments of a request into `message`, each byte once. The rest is still in
+/// the guest's memory: `readable.after(message.len())`. Returns `None` if there is no header, or if
+/// it is in memory that the daemon must not read.
 fn copy_out(readable: IoVectors<'_>, message: &mut Vec<u8>) -> Option<()> {
     message.clear();
     if readable.len() < HEADER_LEN {
@@ -176,7 +176,7 @@ mod tests {
     use virtio_queue::desc::split::Descriptor;
     use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
-    const TABLE: Table = Table { address: GuestAddress(0), count: 8 };
+    const TABLE: DescriptorTable = DescriptorTable { address: GuestAddress(0), count: 8 };
     const MESSAGE: u64 = 0x1000;
     const ROOM: u64 = 0x2000;
     const ROOM_LEN: u32 = 256;
@@ -277,7 +277,8 @@ mod tests {
         assert!(before <= 1024, "{before}");
     }
 
-    /// `bytes` in the guest's memory in pieces of `piece` bytes, which are all readable or all writable.
+    /// `bytes` in the guest's memory in pieces of `piece` bytes, which are all readable or all
+    /// writable.
     fn chain_of(bytes: &[u8], piece: usize, writable: bool) -> (GuestMemoryMmap, Chain) {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let (count, write) = (bytes.chunks(piece).count(), if writable { 2 } else { 0 });
@@ -289,7 +290,7 @@ mod tests {
             let descriptor = Descriptor::new(address, len, write | next, index + 1);
             memory.write_obj(descriptor, GuestAddress(u64::from(index) * 16)).unwrap();
         }
-        let table = Table { address: GuestAddress(0), count: 128 };
+        let table = DescriptorTable { address: GuestAddress(0), count: 128 };
         let mut chain = Chain::default();
         chain.walk(&memory, table, 0, false).unwrap();
         (memory, chain)
@@ -355,7 +356,8 @@ mod tests {
         assert_eq!(ReplySlot::new(sink, Unique(1), &counters).close(), 0);
     }
 
-    /// A message of 57 bytes and a room of 100, of which one half is RAM and the other memory of the window.
+    /// A message of 57 bytes and a room of 100, of which one half is RAM and the other memory of
+    /// the window.
     fn halves() -> (GuestMemoryMmap, GuestMemoryMmap) {
         let places = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
         let all = GuestMemoryMmap::from_ranges(&places).unwrap();
@@ -365,7 +367,7 @@ mod tests {
 
     fn chain_at(view: GuestView<'_>, message: u64, room: u64) -> Chain {
         view.all.write_slice(&bytes_of(1, 57), GuestAddress(message)).unwrap();
-        let table = Table { address: GuestAddress(0), count: 2 };
+        let table = DescriptorTable { address: GuestAddress(0), count: 2 };
         view.all.write_obj(Descriptor::new(message, 57, 1, 1), GuestAddress(0)).unwrap();
         view.all.write_obj(Descriptor::new(room, 100, 2, 0), GuestAddress(16)).unwrap();
         let mut chain = Chain::default();
@@ -402,7 +404,7 @@ mod tests {
         let (all, ram) = halves();
         let view = GuestView { ram: &ram, all: &all };
         all.write_obj(Descriptor::new(0x100, 57, 0, 0), GuestAddress(0x1800)).unwrap();
-        let table = Table { address: GuestAddress(0x1800), count: 1 };
+        let table = DescriptorTable { address: GuestAddress(0x1800), count: 1 };
         Chain::default().walk(&all, table, 0, false).unwrap();
         let walked = Chain::default().walk(view, table, 0, false);
         assert!(matches!(walked, Err(ChainError::TableOutsideMemory { .. })));

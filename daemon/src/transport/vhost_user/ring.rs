@@ -4,7 +4,7 @@ use super::in_flight::{InFlightCounts, Stage, Tail};
 use super::queue_thread::{Complaint, QueueThread, TaskHandle};
 use super::regions::{LoadedViews, Regions, SharedViews};
 use super::sleep::{Sleep, StopSignal, raise};
-use super::split_ring::{Available, Done, Place, RingError, Used};
+use super::split_ring::{Available, Done, RingError, RingPlace, Used};
 use crate::guest_view::GuestView;
 use crate::session::Effort;
 use crate::sync::lock::{Condvar, Mutex};
@@ -21,14 +21,15 @@ use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryBackend as _, GuestM
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// What a queue thread does for one queue.
-pub(super) trait Job: Send + Sync {
+pub(super) trait QueueJob: Send + Sync {
     /// Serves `ring` until `sleep` is over, or until the ring cannot be trusted.
     fn run(&self, ring: &Arc<Ring>, available: &mut Available, sleep: &Sleep) -> Result<(), RingError>;
 
     /// Called before the ring is served.
     fn starting(&self);
 
-    /// Called when the host has no thread for the ring: [`Ring::start_again`] is to be called later.
+    /// Called when the host has no thread for the ring: [`Ring::start_again`] is to be called
+    /// later.
     fn not_started(&self, ring: &Arc<Ring>);
 
     /// Makes a queue thread that waits for the pool check whether it must stop.
@@ -37,7 +38,8 @@ pub(super) trait Job: Send + Sync {
     /// Called when the ring is being stopped: its thread stops after its current request.
     fn stopping(&self);
 
-    /// Called when the queue thread has stopped. The stop of the ring now waits for requests in flight.
+    /// Called when the queue thread has stopped. The stop of the ring now waits for requests in
+    /// flight.
     fn taken_all(&self);
 
     /// Called when the ring was stopped.
@@ -88,7 +90,7 @@ pub(super) struct Ring {
     /// The guest's memory, with the kind of each region.
     regions: OnceLock<Arc<Regions>>,
     /// What serves it, and on which thread.
-    server: OnceLock<(Arc<dyn Job>, Arc<QueueThread>)>,
+    server: OnceLock<(Arc<dyn QueueJob>, Arc<QueueThread>)>,
     /// Held by the connection's thread across a change and the stop and start of the queue thread;
     /// never by a queue thread.
     state: Mutex<RingState>,
@@ -193,9 +195,9 @@ impl InFlight {
         self.ring.in_flight.lock().is_outdated(self.stage)
     }
 
-    /// Puts the request back into the available ring, as if it had not been taken. False: it must be
-    /// answered.
-    pub(super) fn put_back(&self, place: Place) -> bool {
+    /// Puts the request back into the available ring, as if it had not been taken. False: it must
+    /// be answered.
+    pub(super) fn put_back(&self, place: RingPlace) -> bool {
         self.ring.put_back(place)
     }
 
@@ -263,7 +265,7 @@ impl Ring {
 
     /// Sets what serves the ring, on which thread, and in which memory. Called once, before the
     /// connection is served.
-    pub(super) fn attach(&self, job: Arc<dyn Job>, thread: Arc<QueueThread>, regions: Arc<Regions>) {
+    pub(super) fn attach(&self, job: Arc<dyn QueueJob>, thread: Arc<QueueThread>, regions: Arc<Regions>) {
         let regions = self.regions.set(regions);
         if self.server.set((job, thread)).is_err() || regions.is_err() {
             tracing::error!("a queue was attached twice");
@@ -282,8 +284,8 @@ impl Ring {
         }
     }
 
-    /// Stops the queue thread, changes what is known of the ring, and starts the thread again if the
-    /// ring is in use.
+    /// Stops the queue thread, changes what is known of the ring, and starts the thread again if
+    /// the ring is in use.
     pub(super) fn reconfigure<T>(
         self: &Arc<Self>,
         change: impl FnOnce(&VringMutex<Memory>, &mut RingState) -> T,
@@ -297,8 +299,8 @@ impl Ring {
         result
     }
 
-    /// Starts the thread that the host had no room for before, if the ring still needs it. False: the
-    /// ring is being changed at this moment, so it is too early to tell.
+    /// Starts the thread that the host had no room for before, if the ring still needs it. False:
+    /// the ring is being changed at this moment, so it is too early to tell.
     pub(super) fn start_again(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.state.try_lock() else { return false };
         if state.running.is_none() && state.is_in_use() {
@@ -307,8 +309,8 @@ impl Ring {
         true
     }
 
-    /// Stops the queue thread after its current request and forgets the ring: the device is reset or
-    /// the connection is lost.
+    /// Stops the queue thread after its current request and forgets the ring: the device is reset
+    /// or the connection is lost.
     pub(super) fn reset(self: &Arc<Self>) {
         self.reconfigure(|vring, state| {
             vring.set_queue_ready(false);
@@ -395,7 +397,7 @@ impl Ring {
 
     fn start(
         self: &Arc<Self>,
-        job: Arc<dyn Job>,
+        job: Arc<dyn QueueJob>,
         thread: &QueueThread,
         kick: &File,
     ) -> std::io::Result<Running> {
@@ -444,8 +446,8 @@ impl Ring {
 // What uses the guest's memory.
 impl Ring {
     /// Marks the queue thread as using the guest's memory, and returns that. The order matters: a
-    /// thread that replaces the memory and then sees no burst knows that the next burst takes the new
-    /// memory.
+    /// thread that replaces the memory and then sees no burst knows that the next burst takes the
+    /// new memory.
     pub(super) fn begin(&self) -> Burst<'_> {
         self.bursts.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -461,8 +463,8 @@ impl Ring {
         self.load().view().ram.check_range(GuestAddress(address), len)
     }
 
-    /// Counts a request of this effort that waits for a pool thread. A stop of the ring waits for the
-    /// request; a change of memory waits only once it has begun.
+    /// Counts a request of this effort that waits for a pool thread. A stop of the ring waits for
+    /// the request; a change of memory waits only once it has begun.
     pub(super) fn offload(self: &Arc<Self>, effort: Effort) -> InFlight {
         let mut counts = self.in_flight.lock();
         counts.offload(effort);
@@ -470,8 +472,8 @@ impl Ring {
         InFlight { ring: Arc::clone(self), stage: Stage::Queued, effort: Some(effort) }
     }
 
-    /// Returns whether the pool may get one more request of this effort. `None`: whether any request
-    /// may be taken off the ring.
+    /// Returns whether the pool may get one more request of this effort. `None`: whether any
+    /// request may be taken off the ring.
     pub(super) fn has_room(&self, effort: Option<Effort>) -> bool {
         self.in_flight.lock().has_room(effort)
     }
@@ -487,14 +489,14 @@ impl Ring {
         counts.is_awaited = false;
     }
 
-    /// Notes that the queue thread has taken so many requests and takes no more. From now on they can
-    /// be put back, the last one first.
+    /// Notes that the queue thread has taken so many requests and takes no more. From now on they
+    /// can be put back, the last one first.
     pub(super) fn close_tail(&self, taken: u64) {
         self.tail.lock().close(taken);
     }
 
     /// Puts a request back into the available ring; see [`Tail::put_back`].
-    pub(super) fn put_back(&self, place: Place) -> bool {
+    pub(super) fn put_back(&self, place: RingPlace) -> bool {
         self.tail.lock().put_back(place)
     }
 
@@ -511,8 +513,8 @@ impl Ring {
         self.in_flight.lock().deferred() < room
     }
 
-    /// Returns how many requests may wait for leases of host processes. Without `indirect` each takes
-    /// up to five descriptors.
+    /// Returns how many requests may wait for leases of host processes. Without `indirect` each
+    /// takes up to five descriptors.
     pub(super) fn room_for_leased(&self, indirect: bool) -> usize {
         let size = usize::from(self.vring.get_ref().get_queue().size());
         if indirect { size / 8 } else { size / 40 }
@@ -524,8 +526,8 @@ impl Ring {
         InFlight { ring: Arc::clone(self), stage: Stage::Deferred, effort: None }
     }
 
-    /// Waits for the present burst, if there is one, and for the requests that the pool has begun. Not
-    /// for those that come later: a guest can have one ready at any moment.
+    /// Waits for the present burst, if there is one, and for the requests that the pool has begun.
+    /// Not for those that come later: a guest can have one ready at any moment.
     pub(super) fn drain(&self) {
         fence(Ordering::SeqCst);
         let mut counts = self.in_flight.lock();
@@ -550,8 +552,8 @@ impl Ring {
         if inside { Ok(()) } else { Err(RingError::OutsideMemory) }
     }
 
-    /// Gives requests back through the used ring with one new index, and interrupts the guest once if
-    /// it asks for it.
+    /// Gives requests back through the used ring with one new index, and interrupts the guest once
+    /// if it asks for it.
     pub(super) fn give_back(&self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<(), RingError> {
         let call = {
             let mut side = self.give_back.lock();

@@ -1,5 +1,5 @@
-//! How a queue thread waits for the guest: it polls the ring, then sleeps until the guest kicks or the
-//! thread must stop. A sleep is one system call.
+//! How a queue thread waits for the guest: it polls the ring, then sleeps until the guest kicks or
+//! the thread must stop. A sleep is one system call.
 
 use super::split_ring::RingError;
 use crate::sync::clock;
@@ -74,8 +74,8 @@ impl Sleep {
         self.stop.requested()
     }
 
-    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or the
-    /// thread must stop (false).
+    /// Sleeps until the guest kicks, or has kicked since the last time, or it is `until` (true), or
+    /// the thread must stop (false).
     pub(super) fn until_kicked(&self, until: Option<Instant>) -> Result<bool, RingError> {
         let left = until.map(|until| until.saturating_duration_since(clock::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
@@ -94,17 +94,17 @@ impl Sleep {
 
 /// Weight of the past in the average of gaps, in quarters.
 const PAST: u32 = 3;
-/// A longer gap counts as so many budgets. So one pause ends polling, and a few quick requests begin
-/// it again.
+/// A longer gap counts as so many budgets. So one pause ends polling, and a few quick requests
+/// begin it again.
 const GAP_MAX: u32 = 8;
 
 /// Decides whether a queue thread polls its ring before it sleeps.
 ///
-/// A guest that waits for each reply sends its next request soon after it. A thread that still polls
-/// then saves the guest's kick and its own sleep. It polls only while requests have lately come within
-/// its budget of time. If it finds nothing in that time, it sleeps, and does not poll again before
-/// several requests have come quickly: if guest and thread share a processor, polling delays the
-/// request that it waits for.
+/// A guest that waits for each reply sends its next request soon after it. A thread that still
+/// polls then saves the guest's kick and its own sleep. It polls only while requests have lately
+/// come within its budget of time. If it finds nothing in that time, it sleeps, and does not poll
+/// again before several requests have come quickly: if guest and thread share a processor, polling
+/// delays the request that it waits for.
 #[derive(Debug)]
 pub(super) struct Poller {
     /// How long to poll; zero: never.

@@ -1,9 +1,10 @@
 //! The name of a listening socket in the file system.
 //!
-//! Another user may be able to write to the folder of the socket, and to rename what lies in it at any moment. So the
-//! socket is made in a folder that only this process can enter, gets its group and mode there, and is then moved to its
-//! name. A socket that stands in the way is moved into that folder before it is judged. Each step acts on the file that
-//! it means, not on a name that may lead to another one by then.
+//! Another user may be able to write to the folder of the socket, and to rename files in it at any
+//! moment. So the socket is made in a folder that only this process can enter, gets its group and
+//! mode there, and is then moved to its name. An old socket with that name is moved into the
+//! private folder before it is checked. Each step acts on a file, not on a name that may lead to
+//! another file by then.
 
 use super::ServeError;
 use crate::file_id::FileId;
@@ -17,17 +18,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a name with which `/proc/self/fd/N/NAME` still fits into the address of a socket (107).
+/// The longest name in bytes with which `/proc/self/fd/N/NAME` fits into a socket address (107).
 const NAME_LEN_MAX: usize = 80;
 
-/// The name that we gave a socket; dropping it removes the name.
+/// The name of a socket that this process made. Dropping it removes the name.
 #[derive(Debug, Default)]
 pub struct SocketName(Option<Made>);
 
 #[derive(Debug)]
 struct Made {
-    place: Place,
-    /// So that the socket of a daemon that came after us is not removed in place of ours.
+    place: SocketPlace,
+    /// Identifies the socket: that of a later daemon must not be removed.
     identity: FileId,
 }
 
@@ -37,10 +38,10 @@ impl SocketName {
         self.0 = None;
     }
 
-    /// Removes the name. The supervisor's filter allows exactly what this does.
+    /// Removes the name. The supervisor's filter allows exactly these calls.
     ///
-    /// Between the look and the removal another file may take the name, but only one that lies in the same folder, by a
-    /// user who may remove it there anyway.
+    /// Between the check and the removal another file may take the name. A user who can do that
+    /// could remove the file as well.
     pub fn remove(&self) {
         let Some(Made { place, identity }) = &self.0 else { return };
         if look(&place.folder, &place.name).is_ok_and(|now| FileId::of_stat(&now) == *identity)
@@ -57,13 +58,13 @@ impl Drop for SocketName {
     }
 }
 
-/// Makes a socket that listens at a path, for its owner alone, or for a group beside.
+/// Makes a socket that listens at a path, for its owner, and for a group if there is one.
 ///
 /// # Errors
-/// What stands in the way, by name.
+/// What prevents that, by name.
 pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketName), ServeError> {
     let failed = |source: io::Error| ServeError::Bind { path: path.to_owned(), source };
-    let place = Place::of(path).map_err(failed)?;
+    let place = SocketPlace::of(path).map_err(failed)?;
     let _locked = place.lock();
     let private = PrivateFolder::beside(&place).map_err(failed)?;
     place.clear(&private)?;
@@ -79,13 +80,13 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Soc
     drop(private);
     match moved {
         Ok(()) => Ok((socket, SocketName(Some(Made { place, identity })))),
-        // Another daemon was quicker.
+        // Another daemon was faster.
         Err(Errno::EXIST) => Err(ServeError::InUse { path: path.to_owned() }),
         Err(error) => Err(failed(error.into())),
     }
 }
 
-/// Lets the owner connect, and a group.
+/// Allows the owner and the group to connect.
 fn admit(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Result<()> {
     let mode = match group {
         Some(group) => {
@@ -97,7 +98,7 @@ fn admit(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Result<()> {
     Ok(rustix::fs::chmod(by_number(socket), Mode::from_raw_mode(mode))?)
 }
 
-/// Looks at a name, and follows no link.
+/// Returns the status of a name. Follows no link.
 fn look(folder: impl AsFd, name: &OsStr) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(folder, name, flags, StatxFlags::INO | StatxFlags::TYPE)
@@ -116,13 +117,13 @@ fn by_number(file: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// Moves a name where there is none yet.
+/// Moves a file to a name that does not exist yet.
 fn move_new(
     (from, old): (BorrowedFd<'_>, &OsStr),
     (to, new): (BorrowedFd<'_>, &OsStr),
 ) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
-        // A file system that knows no flags; a second name is as good.
+        // The file system does not support the flag. A second name works too.
         Err(Errno::INVAL | Errno::NOSYS) => {
             rustix::fs::linkat(from, old, to, new, AtFlags::empty())?;
             rustix::fs::unlinkat(from, old, AtFlags::empty())
@@ -131,18 +132,18 @@ fn move_new(
     }
 }
 
-/// The folder of a socket and its name there. The folder stays the same, whatever becomes of its path.
+/// The folder of a socket and its name there. The folder stays the same if its path changes.
 #[derive(Debug)]
-struct Place {
+struct SocketPlace {
     folder: OwnedFd,
     name: OsString,
-    /// As it was given, for messages.
+    /// The path as given, for messages.
     path: PathBuf,
 }
 
-impl Place {
+impl SocketPlace {
     fn of(path: &Path) -> io::Result<Self> {
-        // What is too long for an address no VMM can connect to.
+        // No VMM can connect to a path that is too long for an address.
         SocketAddr::from_pathname(path)?;
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -151,8 +152,9 @@ impl Place {
         Ok(Self { folder, name: name.to_owned(), path: path.to_owned() })
     }
 
-    /// Keeps other daemons that start from looking for a stale socket in this folder at the same time. `None`: the folder
-    /// cannot be locked, or another process keeps it locked, who need not be a daemon.
+    /// Locks the folder, so that other daemons do not look for a stale socket there at the same
+    /// time. `None`: the folder cannot be locked, or another process, perhaps no daemon, keeps it
+    /// locked.
     fn lock(&self) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.folder, c".", flags, Mode::empty()).ok()?;
@@ -168,9 +170,9 @@ impl Place {
 
     /// Removes a socket on which no process listens.
     ///
-    /// A connection would tell whether a process listens, but it would also be that daemon's one connection. A datagram
-    /// socket asks without disturbing: the kernel answers "wrong type" where a stream socket lives, "refused" where
-    /// none does.
+    /// A connection would show whether a process listens, but it would be the one connection of
+    /// that daemon. A datagram socket does not disturb it: the kernel answers "wrong type" if a
+    /// stream socket listens, and "refused" if none does.
     fn clear(&self, private: &PrivateFolder<'_>) -> Result<(), ServeError> {
         let path = || self.path.clone();
         let failed = |source: io::Error| ServeError::Bind { path: path(), source };
@@ -197,7 +199,8 @@ impl Place {
         if FileId::of_stat(&moved) == FileId::of_stat(&seen) {
             return Ok(());
         }
-        // What lives there by now is another daemon's. Where a third one has the name already, that one is in use.
+        // Another daemon has made a socket there meanwhile. It gets its name back, unless a third
+        // daemon has taken it.
         match move_new((private.as_fd(), stale), (self.folder.as_fd(), &self.name)) {
             Ok(()) | Err(Errno::EXIST) => Err(ServeError::InUse { path: path() }),
             Err(error) => Err(failed(error.into())),
@@ -205,15 +208,16 @@ impl Place {
     }
 }
 
-/// A folder that no other user can enter, beside a socket's name. Dropping it removes it with what is left in it.
+/// A folder that no other user can enter, beside a socket's name. Dropping it removes it with its
+/// contents.
 struct PrivateFolder<'p> {
-    place: &'p Place,
+    place: &'p SocketPlace,
     name: OsString,
     folder: OwnedFd,
 }
 
 impl<'p> PrivateFolder<'p> {
-    fn beside(place: &'p Place) -> io::Result<Self> {
+    fn beside(place: &'p SocketPlace) -> io::Result<Self> {
         let own = rustix::process::getpid();
         let mut tries = 0..PRIVATE_FOLDERS_MAX;
         let name = loop {
@@ -234,7 +238,8 @@ impl<'p> PrivateFolder<'p> {
         if is_private { Ok(private) } else { Err(io::Error::other("another folder has taken its place")) }
     }
 
-    /// The name of the socket while it is here: its own, which `ss` will show, if that is short enough.
+    /// The name of the socket while it is here: its own, which `ss` will show, if that is short
+    /// enough.
     fn socket_name(&self) -> &'p OsStr {
         let name = self.place.name.as_os_str();
         if name.len() <= NAME_LEN_MAX && name != "stale" { name } else { OsStr::new("socket") }
@@ -298,7 +303,8 @@ mod tests {
                 }
             });
             for _ in 0..500 {
-                // Where the decoy has the name, the name is in use. A socket that is bound is left there, stale.
+                // Where the decoy has the name, the name is in use. A socket that is bound is left
+                // there, stale.
                 if let Ok((_socket, mut name)) = bind(&path, group) {
                     name.forget();
                 }

@@ -1,10 +1,10 @@
 //! The two halves of one split ring in guest memory (virtio 1.3, 2.7.6 to 2.7.8).
 //!
-//! The worker alone takes from the available ring, so its half needs no lock. Requests are given back by the worker
-//! and by the pool's threads, so the used half stands behind one, taken once for each burst. What the guest writes is
-//! checked where it is read; what is wrong ends the queue and nothing else.
+//! Only the queue thread takes from the available ring, so its half needs no lock. Several threads
+//! give requests back, so the used half has a lock, taken once for each burst. What the guest
+//! writes is checked where it is read. An error stops the queue and nothing else.
 
-use crate::transport::chain::Table;
+use crate::transport::chain::DescriptorTable;
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
@@ -20,7 +20,7 @@ const AVAILABLE_LEN: u64 = 2;
 /// Bytes of one entry of the used ring.
 const USED_LEN: u64 = 8;
 
-/// Why a ring cannot be trusted any longer. Its queue stops; nothing else does.
+/// Why a ring can no longer be trusted. Only its queue stops.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RingError {
     #[error("the ring does not lie in memory")]
@@ -37,7 +37,7 @@ pub(super) enum RingError {
     Call(std::io::Error),
 }
 
-/// Where a ring lies and how it was agreed to be used; true for as long as its worker lives.
+/// Where a ring is and which features it uses. Valid while a queue thread serves the ring.
 #[derive(Clone, Copy, Debug, Default)]
 struct Layout {
     descriptors: u64,
@@ -58,18 +58,19 @@ impl Layout {
         }
     }
 
-    /// The place of the entry with this running number. Sizes are powers of two, at least 1: the crate sees to it.
+    /// Returns the place of the entry with this running number. The crate makes sure that sizes are
+    /// powers of two, at least 1.
     fn entry(self, ring: u64, entry_len: u64, number: Wrapping<u16>) -> Result<GuestAddress, RingError> {
         let place = u64::from(number.0 & self.size.wrapping_sub(1));
         at(ring, HEADER_LEN.saturating_add(place.saturating_mul(entry_len)))
     }
 
-    /// `used_event`, by which the guest says from when on it wants to be interrupted.
+    /// Returns the place of `used_event`, with which the guest says when it wants an interrupt.
     fn used_event(self) -> Result<GuestAddress, RingError> {
         at(self.available, HEADER_LEN.saturating_add(AVAILABLE_LEN.saturating_mul(self.size.into())))
     }
 
-    /// `avail_event`, by which the device says from when on it wants to be kicked.
+    /// Returns the place of `avail_event`, with which the device says when it wants a kick.
     fn avail_event(self) -> Result<GuestAddress, RingError> {
         at(self.used, HEADER_LEN.saturating_add(USED_LEN.saturating_mul(self.size.into())))
     }
@@ -79,7 +80,7 @@ fn at(ring: u64, offset: u64) -> Result<GuestAddress, RingError> {
     ring.checked_add(offset).map(GuestAddress).ok_or(RingError::OutsideMemory)
 }
 
-/// The last 16 bits: running numbers of a ring have no others.
+/// Returns the last 16 bits. The running numbers of a ring have 16 bits.
 const fn truncated(number: u64) -> u16 {
     let [low, high, ..] = number.to_le_bytes();
     u16::from_le_bytes([low, high])
@@ -99,42 +100,43 @@ fn store<T: AtomicAccess>(
 
 /// A request that was taken from the available ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RingPlace {
     /// Index of its first descriptor.
     pub(super) head: u16,
-    /// How many were taken before it since the worker began. Unlike the running numbers of the ring, it never begins anew.
+    /// How many requests were taken before it since the thread began to serve the ring. Unlike the
+    /// running numbers of the ring, it does not wrap.
     pub(super) number: u64,
 }
 
-/// The worker's half.
+/// The queue thread's half.
 #[derive(Debug)]
 pub(super) struct Available {
     layout: Layout,
     next: Wrapping<u16>,
-    /// Requests taken since the worker began.
+    /// Requests taken since the thread began to serve the ring.
     taken: u64,
-    /// How far the guest has been seen to have filled the ring.
+    /// How far the guest has filled the ring, at the last look.
     seen: Wrapping<u16>,
 }
 
 impl Available {
-    /// The half of a queue that nobody else uses meanwhile.
+    /// Makes the half of a queue that no other thread uses meanwhile.
     pub(super) fn of(queue: &Queue) -> Self {
         let next = Wrapping(queue.next_avail());
         Self { layout: Layout::of(queue), next, taken: 0, seen: next }
     }
 
-    /// Writes back how far the worker has come.
+    /// Writes back how far the queue thread has come.
     pub(super) fn note(&self, queue: &mut Queue) {
         queue.set_next_avail(self.next.0);
     }
 
-    /// The descriptors of the ring.
-    pub(super) const fn table(&self) -> Table {
-        Table { address: GuestAddress(self.layout.descriptors), count: self.layout.size }
+    /// Returns the descriptors of the ring.
+    pub(super) const fn table(&self) -> DescriptorTable {
+        DescriptorTable { address: GuestAddress(self.layout.descriptors), count: self.layout.size }
     }
 
-    /// Whether the guest has put a request there that was not taken.
+    /// Returns whether the ring has a request that was not taken.
     pub(super) fn has_more(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
         if self.seen != self.next {
             return Ok(true);
@@ -151,13 +153,14 @@ impl Available {
         Ok(pending > 0)
     }
 
-    /// How many requests were taken since the worker began.
+    /// Returns how many requests were taken since the thread began to serve the ring.
     pub(super) const fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Puts back what was taken after the first `taken` requests. None of them has been given back, so their entries in the
-    /// available ring are still what they were: the guest has no descriptor to overwrite one with.
+    /// Puts back all requests after the first `taken`. None of them was given back, so their
+    /// entries in the available ring are unchanged: the guest has no free descriptor to overwrite
+    /// one.
     pub(super) const fn go_back_to(&mut self, taken: u64) {
         let back = self.taken.saturating_sub(taken);
         self.taken = self.taken.saturating_sub(back);
@@ -165,13 +168,13 @@ impl Available {
     }
 
     /// Takes the next request.
-    pub(super) fn next_request(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Place>, RingError> {
+    pub(super) fn next_request(&mut self, memory: &GuestMemoryMmap) -> Result<Option<RingPlace>, RingError> {
         if !self.has_more(memory)? {
             return Ok(None);
         }
         let Layout { available, size, .. } = self.layout;
         let entry = self.layout.entry(available, AVAILABLE_LEN, self.next)?;
-        // The index that was read before says that this is written.
+        // The index that was read before says that this entry is written.
         let head = load(memory, entry, Ordering::Relaxed)?;
         if head >= size {
             return Err(RingError::HeadOutOfRange { head, size });
@@ -179,11 +182,11 @@ impl Available {
         let number = self.taken;
         self.next += 1;
         self.taken = self.taken.saturating_add(1);
-        Ok(Some(Place { head, number }))
+        Ok(Some(RingPlace { head, number }))
     }
 
-    /// Asks the guest not to kick. With EVENT_IDX it kicks once for each time it is asked to, so there is nothing to
-    /// say.
+    /// Asks the guest not to kick. With EVENT_IDX it kicks once for each time that it is asked to,
+    /// so there is nothing to do.
     pub(super) fn refuse_kicks(&self, memory: &GuestMemoryMmap) -> Result<(), RingError> {
         if self.layout.event_idx {
             return Ok(());
@@ -191,14 +194,16 @@ impl Available {
         self.set_flags(memory, VRING_USED_F_NO_NOTIFY)
     }
 
-    /// Asks the guest to kick for its next request; true: one has come meanwhile, for which it may not have.
+    /// Asks the guest to kick for its next request. True: one has come meanwhile, perhaps without a
+    /// kick.
     pub(super) fn ask_for_kicks(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
         if self.layout.event_idx {
             store(memory, self.next.0.to_le(), self.layout.avail_event()?)?;
         } else {
             self.set_flags(memory, 0)?;
         }
-        // The guest must see this before we look: else each side would wait for the other.
+        // The guest must see this before the ring is read again: else each side would wait for the
+        // other.
         fence(Ordering::SeqCst);
         self.has_more(memory)
     }
@@ -209,7 +214,7 @@ impl Available {
     }
 }
 
-/// A request that is to be given back: its first descriptor, and the bytes that were written into it.
+/// A request to be given back: its first descriptor, and the bytes that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Done {
     /// Index of its first descriptor.
@@ -218,17 +223,17 @@ pub(super) struct Done {
     pub(super) len: u32,
 }
 
-/// The half of all who give requests back.
+/// The half for giving requests back.
 #[derive(Debug, Default)]
 pub(super) struct Used {
     layout: Layout,
     next: Wrapping<u16>,
-    /// Up to where the guest has been told, or did not want to be.
+    /// The index up to which the guest was interrupted, or did not want to be.
     told: Wrapping<u16>,
 }
 
 impl Used {
-    /// The half of a queue that nobody else uses meanwhile.
+    /// Makes the half of a queue that no other thread uses meanwhile.
     pub(super) fn of(queue: &Queue) -> Self {
         let next = Wrapping(queue.next_used());
         Self { layout: Layout::of(queue), next, told: next }
@@ -239,11 +244,12 @@ impl Used {
         queue.set_next_used(self.next.0);
     }
 
-    /// Gives requests back, all of them at one moment; true: the guest wants to be interrupted for them.
+    /// Gives requests back with one new index. True: the guest wants an interrupt for them.
     pub(super) fn give_back(&mut self, memory: &GuestMemoryMmap, done: &[Done]) -> Result<bool, RingError> {
         for Done { head, len } in done {
             let entry = self.layout.entry(self.layout.used, USED_LEN, self.next)?;
-            // Little endian: the head's 32 bits first. The index, stored behind them, says that they are there.
+            // Little endian: the head's 32 bits first. The index, stored after them, publishes
+            // them.
             let bytes = u64::from(*head) | u64::from(*len) << 32;
             memory.write_obj(bytes.to_le(), entry).map_err(QueueError::GuestMemory)?;
             self.next += 1;
@@ -254,7 +260,8 @@ impl Used {
 
     fn wants_interrupt(&mut self, memory: &GuestMemoryMmap) -> Result<bool, RingError> {
         let before = std::mem::replace(&mut self.told, self.next);
-        // The guest must see the index before we read what it wants: else each side would wait for the other.
+        // The guest must see the index before its wish is read: else each side would wait for the
+        // other.
         fence(Ordering::SeqCst);
         if self.layout.event_idx {
             let event = Wrapping(load(memory, self.layout.used_event()?, Ordering::Relaxed)?);
@@ -304,13 +311,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_is_taken_again_in_order() {
+    fn requests_put_back_are_taken_again_in_order() {
         let (memory, queue) = queue(true, u16::MAX - 1);
         let mut available = Available::of(&queue);
         for (number, head) in [(u16::MAX - 1, 5), (u16::MAX, 6), (0, 7)] {
             offer(&memory, number, head);
         }
-        let places = [5, 6, 7].map(|head| Place { head, number: u64::from(head) - 5 });
+        let places = [5, 6, 7].map(|head| RingPlace { head, number: u64::from(head) - 5 });
         for _ in 0..2 {
             for place in places {
                 assert_eq!(available.next_request(&memory).unwrap(), Some(place));
@@ -325,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_taken_in_order_and_past_the_end_of_the_numbers() {
+    fn requests_are_taken_in_order_when_the_numbers_wrap() {
         let (memory, queue) = queue(true, u16::MAX - 1);
         put(&memory, AVAILABLE + 2, u16::MAX - 1);
         let mut available = Available::of(&queue);
@@ -341,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_ring_can_hold_is_an_error() {
+    fn an_index_or_head_out_of_range_is_an_error() {
         let (memory, queue) = queue(true, 0);
         put(&memory, AVAILABLE + 2, SIZE + 1);
         let error = Available::of(&queue).next_request(&memory).unwrap_err();
@@ -352,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_appears_at_once_and_asks_once() {
+    fn a_burst_has_one_index_and_one_interrupt() {
         let (memory, queue) = queue(true, u16::MAX);
         let mut used = Used::of(&queue);
         // The guest wants to be told of the third from here.
@@ -371,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_without_event_idx_says_so_by_a_flag() {
+    fn a_guest_without_event_idx_uses_flags() {
         let (memory, queue) = queue(false, 0);
         let mut used = Used::of(&queue);
         assert!(used.give_back(&memory, &[Done { head: 0, len: 0 }]).unwrap());
@@ -385,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_came_before_the_guest_was_asked_is_not_lost() {
+    fn a_request_before_the_ask_for_kicks_is_not_lost() {
         let (memory, queue) = queue(true, 5);
         put(&memory, AVAILABLE + 2, 5);
         let mut available = Available::of(&queue);

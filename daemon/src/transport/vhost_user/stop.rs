@@ -1,4 +1,4 @@
-//! The way to end [`super::serve`] from another thread: a signal handler's, a test's.
+//! Ends [`super::serve`] from another thread, such as the one for signals.
 
 use super::ServeError;
 use crate::sync::lock::{Mutex, MutexGuard};
@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vhost_user_backend::ShutdownHandle;
 
-/// Asks a daemon to stop: no more connections; the present one is shut, its current requests end, and
-/// [`super::serve`] returns. May be asked for more than once, before or after.
+/// Stops a daemon: it accepts no more connections, shuts the present one, ends its current
+/// requests, and [`super::serve`] returns. A stop may be requested at any time and more than once.
 #[derive(Clone, Debug)]
 pub struct Stop {
     inner: Arc<Inner>,
@@ -16,11 +16,11 @@ pub struct Stop {
 
 struct Inner {
     event: OwnedFd,
-    state: Mutex<State>,
+    state: Mutex<StopState>,
 }
 
 #[derive(Default)]
-struct State {
+struct StopState {
     requested: bool,
     connection: Option<ShutdownHandle>,
 }
@@ -32,16 +32,16 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StopState> {
         self.state.lock()
     }
 }
 
 impl Stop {
-    /// One that nobody has asked for yet.
+    /// Makes a stop that is not requested yet.
     ///
     /// # Errors
-    /// Where the host has no more descriptors.
+    /// The host has no more descriptors.
     pub fn new() -> Result<Self, ServeError> {
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let event = rustix::event::eventfd(0, flags).map_err(|error| ServeError::Event(error.into()))?;
@@ -64,12 +64,12 @@ impl Stop {
         self.inner.state().requested
     }
 
-    /// Readable once the stop is requested.
+    /// Returns an event that is readable once the stop is requested.
     pub(super) fn event(&self) -> &OwnedFd {
         &self.inner.event
     }
 
-    /// From now on a stop shuts this connection.
+    /// Makes a stop shut this connection from now on.
     pub(super) fn watch(&self, connection: ShutdownHandle) {
         let mut state = self.inner.state();
         if state.requested {

@@ -1,9 +1,11 @@
-//! One queue: its ring in guest memory, and the worker thread that it has while it is in use.
+//! Adapter between the rings of the crate vhost-user-backend and those of the daemon.
 //!
-//! The crate's rings know nothing of workers. [`QueueVring`] wraps one and reconciles after every change the
-//! front-end makes: a worker exists exactly while the ring has addresses and a kick event and is ready and enabled.
-//! Stopping joins the worker, which ends its current request first: that is the drain which GET_VRING_BASE, a reset
-//! and a lost connection need (`docs/decisions/0003-one-worker-a-queue.md`).
+//! The crate's rings do not know queue threads. [`QueueVring`] wraps one and adjusts the daemon's
+//! ring after every change that the front-end makes: a thread serves the ring exactly while the
+//! ring has addresses and a kick event and is ready and enabled. A stop waits for the thread, which
+//! ends its current request first. That is the drain which GET_VRING_BASE, a reset and a lost
+//! connection need (`docs/decisions/0003-one-worker-a-queue.md`). Each workaround for the crate has
+//! a comment.
 
 use super::ring::{Memory, Ring};
 use rustix::fs::OFlags;
@@ -18,19 +20,21 @@ use virtio_queue::{Error as QueueError, QueueT as _};
 const USED_HEADER_LEN: usize = 4;
 
 thread_local! {
-    /// Rings made on this thread since [`made_by`] began. The crate makes them itself and hands them to nobody.
+    /// Rings made on this thread since [`made_by`] began. Workaround: the crate makes them itself
+    /// and does not return them.
     static MADE: RefCell<Vec<QueueVring>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `make` and returns, beside its result, the rings that the crate made meanwhile, in the order of their index.
+/// Runs `make`. Returns its result and the rings that the crate made meanwhile, in the order of
+/// their index.
 pub(super) fn made_by<T>(make: impl FnOnce() -> T) -> (T, Vec<QueueVring>) {
     MADE.with_borrow_mut(Vec::clear);
     let result = make();
     (result, MADE.with_borrow_mut(std::mem::take))
 }
 
-/// Makes an event of the front-end's one that never blocks: a worker that waits in a write to a full call event, or
-/// in a read of a kick that someone else took, could not be stopped.
+/// Makes an event of the front-end non-blocking: a queue thread that waits in a write to a full
+/// call event, or in a read of a kick event that is empty, could not be stopped.
 fn unblock(ring: &Ring, event: Option<&File>) {
     let Some(event) = event else { return };
     let outcome = rustix::fs::fcntl_getfl(event)
@@ -42,7 +46,7 @@ fn unblock(ring: &Ring, event: Option<&File>) {
     }
 }
 
-/// A queue as the crate sees it.
+/// A ring as the crate sees it.
 #[derive(Clone, Debug)]
 pub(super) struct QueueVring {
     ring: Arc<Ring>,
@@ -105,7 +109,8 @@ impl VringT<Memory> for QueueVring {
     }
 
     fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
-        // The crate reads the used index from the ring next and sets it; until then the worker must not move it.
+        // The crate reads the used index from the ring next and sets it. Until then no thread may
+        // move it.
         self.ring.reconfigure(|vring, state| {
             state.addressed = false;
             vring.set_queue_info(desc_table, avail_ring, used_ring)
@@ -129,7 +134,7 @@ impl VringT<Memory> for QueueVring {
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
         let used_ring = self.ring.vring().get_ref().get_queue().used_ring();
-        // The crate reads the index behind the flags itself.
+        // Workaround: the crate itself reads the index, also from memory that only data may use.
         if !self.ring.is_ram(used_ring, USED_HEADER_LEN) {
             return Err(QueueError::FindMemoryRegion);
         }
@@ -139,7 +144,8 @@ impl VringT<Memory> for QueueVring {
     fn set_queue_size(&self, num: u16) {
         self.ring.reconfigure(|vring, state| {
             vring.set_queue_size(num);
-            // The crate keeps its old size where it refuses the new one; a ring of two sizes must not be served.
+            // Workaround: the crate keeps its old size if it refuses the new one. A ring of two
+            // sizes must not be served.
             state.sized = num.is_power_of_two();
         });
     }
@@ -158,7 +164,7 @@ impl VringT<Memory> for QueueVring {
     fn set_kick(&self, file: Option<File>) {
         unblock(&self.ring, file.as_ref());
         self.ring.reconfigure(|vring, state| {
-            // The crate wants to know that there is one; the worker waits for this one.
+            // The crate needs to know that there is an event. The queue thread waits for this copy.
             state.kick = file.as_ref().and_then(|file| {
                 let kept = file.try_clone();
                 kept.inspect_err(|error| {
