@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct NodeTable {
     nodes: SlotTable<Node>,
-    shards: [Shard; NODE_SHARDS],
+    shards: [NodeShard; NODE_SHARDS],
     hasher: DefaultHashBuilder,
     /// Number of nodes that were ever created.
     created: AtomicU64,
@@ -32,14 +32,14 @@ pub(super) struct NodeTable {
 /// interrupt.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Shard(RwLock<HashTable<NodeRef>>);
+struct NodeShard(RwLock<HashTable<NodeRef>>);
 
 impl NodeTable {
     /// Returns a table with the root and room for `limit` more nodes.
     pub(super) fn new(root: FoundInode, limit: u32) -> Self {
         let table = Self {
             nodes: SlotTable::new(limit.saturating_add(1), 0),
-            shards: std::array::from_fn(|_| Shard::default()),
+            shards: std::array::from_fn(|_| NodeShard::default()),
             hasher: DefaultHashBuilder::default(),
             created: AtomicU64::new(0),
         };
