@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
 
-/// F_SETLEASE is 1024. The lease holder is told by SIGIO that another wants the file, and goes on as before.
+/// F_SETLEASE is 1024. The lease holder is told by SIGIO that another wants the file, and goes on
+/// as before.
 const TAKE: &str = r#"
     $SIG{IO} = "IGNORE";
     my ($kind, @files) = @ARGV;
@@ -39,7 +40,8 @@ impl Leases {
     /// Takes one lease on each file.
     ///
     /// # Errors
-    /// [`DaemonError`] where there is no perl (Debian's `perl-base` has it), or the host gives no lease.
+    /// [`DaemonError`] where there is no perl (Debian's `perl-base` has it), or the host gives no
+    /// lease.
     pub fn take<'f>(kind: LeaseKind, files: impl IntoIterator<Item = &'f Path>) -> Result<Self, DaemonError> {
         let number = match kind {
             LeaseKind::Read => "0",

@@ -1,5 +1,5 @@
-//! Numbers of Linux that stand in FUSE messages, written out here, so that a test does not trust the
-//! crate that it tests.
+//! Numbers of Linux that stand in FUSE messages, written out here, so that a test does not trust
+//! the crate that it tests.
 
 /// Node id of the root of a share (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;

@@ -1,8 +1,8 @@
 //! Mount namespaces of tests and of the programs that they start.
 //!
-//! A new namespace holds a copy of each mount of the host, also of those that another test made. Such
-//! a copy keeps the file system in use after the other test has unmounted it: its daemon does not end
-//! and its disk stays busy. So a namespace gives these copies up at once.
+//! A new namespace holds a copy of each mount of the host, also of those that another test made.
+//! Such a copy keeps the file system in use after the other test has unmounted it: its daemon does
+//! not end and its disk stays busy. So a namespace gives these copies up at once.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,8 +24,8 @@ pub struct Mount {
 }
 
 /// Gives the calling thread, and the processes that it starts later, a mount namespace of its own.
-/// Mounts below the folder for temporary files are left out, except those that one of `kept` lies in
-/// or that lie in one of `kept`.
+/// Mounts below the folder for temporary files are left out, except those that one of `kept` lies
+/// in or that lie in one of `kept`.
 ///
 /// # Errors
 /// Fails if the process lacks the right to do this, which root has.
@@ -58,8 +58,8 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
-/// Reads a line of mountinfo, `proc_pid_mountinfo(5)`: the fifth field is the mount point, the sixth
-/// its options.
+/// Reads a line of mountinfo, `proc_pid_mountinfo(5)`: the fifth field is the mount point, the
+/// sixth its options.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let point = unescape(fields.nth(4)?);
@@ -78,8 +78,8 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { point: Path::new(OsStr::from_bytes(&point)).to_path_buf(), flags })
 }
 
-/// Decodes a field of mountinfo, in which space, tab, newline and backslash are written as a backslash
-/// and three octal digits.
+/// Decodes a field of mountinfo, in which space, tab, newline and backslash are written as a
+/// backslash and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,5 +1,6 @@
-//! One directory mounted several times over /dev/fuse, each by a `pinhole mount` of its own: this machine's kernel keeps
-//! a cache for each, as the kernels of so many guests would, at native speed and without a machine.
+//! One directory mounted several times over /dev/fuse, each by a `pinhole mount` of its own: this
+//! machine's kernel keeps a cache for each, as the kernels of so many guests would, at native speed
+//! and without a machine.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,14 @@ use crate::program::{Program, pinhole};
 #[derive(Debug)]
 pub struct Mounts<P = ()> {
     // First the programs: each ends with its mount.
-    mounted: Vec<Mount>,
+    mounted: Vec<MountedShare>,
     /// What lies on the directory.
     _prepared: P,
     folder: TempDir,
 }
 
 #[derive(Debug)]
-struct Mount {
+struct MountedShare {
     program: Program,
     place: PathBuf,
 }
@@ -37,8 +38,8 @@ impl Mounts {
 }
 
 impl<P> Mounts<P> {
-    /// As [`Mounts::new`], of a directory that `prepare` has filled or mounted something on. What it returns is kept
-    /// until after the directory is unmounted.
+    /// As [`Mounts::new`], of a directory that `prepare` has filled or mounted something on. What
+    /// it returns is kept until after the directory is unmounted.
     ///
     /// # Errors
     /// As [`Mounts::new`].
@@ -55,7 +56,7 @@ impl<P> Mounts<P> {
             let mut command = pinhole(["mount"])?;
             let mut program = Program::start(command.args(*arguments).arg(mounts.host()).arg(&place))?;
             program.wait_for("Mounted ")?;
-            mounts.mounted.push(Mount { program, place });
+            mounts.mounted.push(MountedShare { program, place });
         }
         Ok(mounts)
     }

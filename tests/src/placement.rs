@@ -1,8 +1,9 @@
 //! Runs each User-mode Linux guest on one CPU together with the daemons that serve it.
 //!
-//! An interrupt that arrives from another CPU while a User-mode Linux kernel goes idle is noted, but the guest sleeps
-//! until its next tick, up to 10 ms later. The faster a daemon answers, the more often that happens. On one CPU it
-//! cannot: the daemon runs only while the guest does not. Guests with several CPUs or queues (QEMU) are not pinned.
+//! An interrupt that arrives from another CPU while a User-mode Linux kernel goes idle is noted,
+//! but the guest sleeps until its next tick, up to 10 ms later. The faster a daemon answers, the
+//! more often that happens. On one CPU it cannot: the daemon runs only while the guest does not.
+//! Guests with several CPUs or queues (QEMU) are not pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -46,8 +47,9 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Takes the CPU with the fewest guests. Of several it takes one after another, from a start that differs from
-    /// process to process, so that suites with one guest each do not all meet on the first CPU.
+    /// Takes the CPU with the fewest guests. Of several it takes one after another, from a start
+    /// that differs from process to process, so that suites with one guest each do not all meet on
+    /// the first CPU.
     ///
     /// # Errors
     /// What `sched_getaffinity(2)` returns.
@@ -74,8 +76,8 @@ impl Placement {
     /// # Errors
     /// What kept it from being started.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        // The child inherits the CPU from this thread. To set it afterwards would miss the threads that the child
-        // has started by then.
+        // The child inherits the CPU from this thread. To set it afterwards would miss the threads
+        // that the child has started by then.
         sched_setaffinity(None, &self.set())?;
         let child = command.spawn();
         sched_setaffinity(None, &self.allowed)?;

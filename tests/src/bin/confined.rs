@@ -1,8 +1,8 @@
 //! Runs a command in a mount namespace where only the named folders can be written.
 //!
 //! `confined --writable DIR ... -- COMMAND ARGUMENT ...`. Tests start daemons under it. If a broken
-//! build resolves a name wrongly, it meets a read-only file system. This protects files only. It is no
-//! sandbox against an attacker, which could mount again as root.
+//! build resolves a name wrongly, it meets a read-only file system. This protects files only. It is
+//! no sandbox against an attacker, which could mount again as root.
 
 use std::ffi::OsString;
 use std::fs;
@@ -73,7 +73,8 @@ fn confine(writable: &[PathBuf]) -> Result<(), String> {
         }
         let flags = MountFlags::BIND | MountFlags::RDONLY | mount.flags;
         match rustix::mount::mount_remount(&mount.point, flags, "") {
-            // A mount that another one hides, or that we may not see, cannot be written through either.
+            // A mount that another one hides, or that we may not see, cannot be written through
+            // either.
             Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(failed("cannot make read-only", &mount.point)(error)),
         }

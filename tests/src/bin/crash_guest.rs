@@ -1,5 +1,5 @@
-//! A VMM with a guest that works until it is killed: the tests of kills start it and read its journal on its standard
-//! output (`tests/src/crash/`).
+//! A VMM with a guest that works until it is killed: the tests of kills start it and read its
+//! journal on its standard output (`tests/src/crash/`).
 #![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use clap::Parser;

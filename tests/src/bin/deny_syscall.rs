@@ -1,6 +1,6 @@
-//! Runs a program on a host that lacks something: `deny_syscall CALL[=BITS] PROGRAM ARGUMENT...`. The system call is answered
-//! as by a kernel that does not have it (ENOSYS); with bits of its first argument, only where these are among them, as
-//! by one that does not allow them (EPERM).
+//! Runs a program on a host that lacks something: `deny_syscall CALL[=BITS] PROGRAM ARGUMENT...`.
+//! The system call is answered as by a kernel that does not have it (ENOSYS); with bits of its
+//! first argument, only where these are among them, as by one that does not allow them (EPERM).
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};

@@ -1,9 +1,11 @@
-//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon would do that is no
-//! longer the daemon's.
+//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon
+//! would do that is no longer the daemon's.
 //!
-//! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in --inode-file-handles. Prints one line: `done` where the attempt worked,
-//! `errno N` where the host refused it, `killed N` where it ended the process by signal N. The supervisor that is ended by
-//! its own attempt prints nothing. Whatever works, works on what is named on the command line or in mounts of its own.
+//! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in
+//! --inode-file-handles. Prints one line: `done` where the attempt worked, `errno N` where the host
+//! refused it, `killed N` where it ended the process by signal N. The supervisor that is ended by
+//! its own attempt prints nothing. Whatever works, works on what is named on the command line or in
+//! mounts of its own.
 
 use std::convert::Infallible;
 use std::io::{self, Write as _};
@@ -137,7 +139,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
     };
     let sides = plan.isolate();
     if request.thread == Threads::SUPERVISOR && rustix::process::getpid() != parent {
-        // Only the supervisor says something, and the kernel ends this process with it. It may have ended already.
+        // Only the supervisor says something, and the kernel ends this process with it. It may have
+        // ended already.
         let Ok(_inside) = sides else { return Ok(String::new()) };
         loop {
             std::thread::park();
@@ -180,7 +183,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-/// What the supervisor does: its own attempt, if that is asked for; otherwise it says how the other process ended.
+/// What the supervisor does: its own attempt, if that is asked for; otherwise it says how the other
+/// process ended.
 fn supervise(
     supervisor: UnconfinedSupervisor,
     request: &Request,
@@ -211,7 +215,8 @@ fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
     ShareConfig { inode_handles, descriptors_max: 100, ..ShareConfig::new(share) }
 }
 
-/// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that is so anyway.
+/// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that
+/// is so anyway.
 fn keep_mounts_to_itself() -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -292,7 +297,8 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             Ok(file.map(drop)?)
         }
         "create" => {
-            // As above: a filter does not see the flags of this call, so this one is for the walls behind it.
+            // As above: a filter does not see the flags of this call, so this one is for the walls
+            // behind it.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o600);
             Ok(rustix::fs::openat2(&known.root, c"new", flags, mode, ResolveFlags::empty()).map(drop)?)

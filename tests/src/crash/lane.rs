@@ -1,4 +1,5 @@
-//! One line of work in a folder: each act follows from a seed and from what the acts before it have made.
+//! One line of work in a folder: each act follows from a seed and from what the acts before it have
+//! made.
 
 use super::tree::{Act, Thing, Tree};
 use crate::frontend::locks::{Lock, READ, UNLOCK, WRITE};

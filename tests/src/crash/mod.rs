@@ -1,8 +1,8 @@
-//! Work whose outcome is known whenever it is cut off: a guest at the wire that keeps a journal of what it asks for and
-//! of what it is told, and a checker that holds the host's files against it.
+//! Work whose outcome is known whenever it is cut off: a guest at the wire that keeps a journal of
+//! what it asks for and of what it is told, and a checker that holds the host's files against it.
 //!
-//! Each lane has one act under way at a time and names of its own, so that after a kill there are two states in which
-//! its names may be: with that act and without it.
+//! Each lane has one act under way at a time and names of its own, so that after a kill there are
+//! two states in which its names may be: with that act and without it.
 
 mod lane;
 mod player;

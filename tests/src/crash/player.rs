@@ -1,5 +1,6 @@
-//! A guest that works in several lanes at once and says of each act when it asks for it and when it is told that it is
-//! done. It can stand at two locks meanwhile: it has the one, and waits for the other, which somebody else has.
+//! A guest that works in several lanes at once and says of each act when it asks for it and when it
+//! is told that it is done. It can stand at two locks meanwhile: it has the one, and waits for the
+//! other, which somebody else has.
 
 use super::lane::Lane;
 use super::tree::Act;
@@ -12,8 +13,8 @@ use crate::linux::ENTRY_LEN;
 use crate::linux::O_RDWR;
 use std::collections::HashMap;
 
-/// How the guest sets the device up: a queue for its work, so wide that much fits before all is answered, and one for
-/// what waits.
+/// How the guest sets the device up: a queue for its work, so wide that much fits before all is
+/// answered, and one for what waits.
 pub const SETUP: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
 /// The file of the root of which a guest has the flock while it works.
@@ -28,7 +29,8 @@ pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
 /// The queue on which it waits.
 const WAITS: usize = 2;
 
-/// Requests after which the guest waits for all answers: the front-end uses descriptors and buffers once until then.
+/// Requests after which the guest waits for all answers: the front-end uses descriptors and buffers
+/// once until then.
 const ROUND: usize = 250;
 
 /// What the guest tells of a lane.
@@ -99,8 +101,8 @@ impl Player {
         Ok(())
     }
 
-    /// Works until `tell`, which hears of each act, says that it is enough; then waits for what is under way, if
-    /// `finish`.
+    /// Works until `tell`, which hears of each act, says that it is enough; then waits for what is
+    /// under way, if `finish`.
     ///
     /// # Errors
     /// A refused request, or one that is not answered.

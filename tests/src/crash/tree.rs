@@ -80,8 +80,9 @@ impl Tree {
         }
     }
 
-    /// Whether this is what `before` becomes where `act` was carried out or was not. Of a write it may be the beginning, the
-    /// hole before it included: that is how Linux leaves a write(2) of any process that is killed in it.
+    /// Whether this is what `before` becomes where `act` was carried out or was not. Of a write it
+    /// may be the beginning, the hole before it included: that is how Linux leaves a write(2) of
+    /// any process that is killed in it.
     pub fn is_outcome(&self, before: &Self, act: Option<&Act>) -> bool {
         let Some(act) = act else { return self == before };
         self == before

@@ -1,4 +1,5 @@
-//! The back channel's messages, byte by byte (vhost-user, "Back-end communication"): what the daemon asks of the VMM.
+//! The back channel's messages, byte by byte (vhost-user, "Back-end communication"): what the
+//! daemon asks of the VMM.
 
 use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -39,7 +40,7 @@ pub struct Range {
 
 /// A message of the daemon.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct ChannelMessage {
     pub(super) code: u32,
     pub(super) wants_reply: bool,
     /// `None`: the body has another length than a range.
@@ -47,7 +48,7 @@ pub(super) struct Message {
     pub(super) descriptor: Option<OwnedFd>,
 }
 
-impl Message {
+impl ChannelMessage {
     /// Waits for the next one; `None`: the daemon has closed the channel.
     pub(super) fn receive(mut stream: &UnixStream) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER_LEN];

@@ -24,7 +24,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 
 use crate::frontend::{Frontend, FrontendError, LIMIT, Setup};
-use pieces::Pieces;
+use pieces::WindowPieces;
 use vmm::{Mood, Shared, State};
 
 pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
@@ -91,7 +91,7 @@ impl Window {
         connection: Option<Connection>,
     ) -> io::Result<Self> {
         let state = State {
-            pieces: Pieces::default(),
+            pieces: WindowPieces::default(),
             counts: Counts::default(),
             told: Vec::new(),
             faults: Vec::new(),

@@ -1,9 +1,10 @@
 //! The mapped parts of a window, and the guest's processor's way to their bytes.
 //!
-//! Each mapping is an `mmap` of its own, wherever the host puts it; the table here says where in the window it lies, and
-//! cuts what a later one covers, as `MAP_FIXED` does. Bytes are moved by `read(2)` and `write(2)` between the mapping and
-//! a scratch file: a page that is not there, or must not be written, is EFAULT to them, where a processor's own load or
-//! store would end the test.
+//! Each mapping is an `mmap` of its own, wherever the host puts it; the table here says where in
+//! the window it lies, and cuts what a later one covers, as `MAP_FIXED` does. Bytes are moved by
+//! `read(2)` and `write(2)` between the mapping and a scratch file: a page that is not there, or
+//! must not be written, is EFAULT to them, where a processor's own load or store would end the
+//! test.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,7 +43,7 @@ struct Piece {
 
 /// The window.
 #[derive(Debug, Default)]
-pub(super) struct Pieces(BTreeMap<u64, Piece>);
+pub(super) struct WindowPieces(BTreeMap<u64, Piece>);
 
 /// Maps `len` bytes of `file` from `offset`, shared.
 pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Result<MmapRegion> {
@@ -60,7 +61,7 @@ pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Resu
     })
 }
 
-impl Pieces {
+impl WindowPieces {
     /// Mappings, or parts of them.
     pub(super) fn count(&self) -> usize {
         self.0.len()
@@ -140,7 +141,8 @@ impl Pieces {
         /// The page is in memory; and the bits of its number (Linux, `admin-guide/mm/pagemap`).
         const PRESENT: u64 = 1 << 63;
         const NUMBER: u64 = (1 << 55) - 1;
-        // Loaded by the processor itself: what only the kernel has touched is in no table of this process.
+        // Loaded by the processor itself: what only the kernel has touched is in no table of this
+        // process.
         let mut address = 0;
         self.each(at, 1, |slice| {
             slice.copy_to(&mut [0_u8]);
@@ -210,8 +212,8 @@ mod tests {
         file
     }
 
-    fn whole() -> (File, Pieces) {
-        let (file, mut pieces) = (file(), Pieces::default());
+    fn whole() -> (File, WindowPieces) {
+        let (file, mut pieces) = (file(), WindowPieces::default());
         pieces.put(PAGE, map(file.try_clone().unwrap(), 0, 3 * PAGE, Rights::ReadAndWrite).unwrap());
         (file, pieces)
     }

@@ -14,10 +14,11 @@ pub enum Overlap {
 pub enum Protection {
     /// With those that the message asks for.
     AsAsked,
-    /// To be read and written, whatever the message says (QEMU: `memory_region_init_ram_from_fd`). A descriptor that is
-    /// `O_RDONLY` then cannot be mapped at all.
+    /// To be read and written, whatever the message says (QEMU: `memory_region_init_ram_from_fd`).
+    /// A descriptor that is `O_RDONLY` then cannot be mapped at all.
     Writable,
-    /// To be read and written if the descriptor allows it, else to be read: a VMM that is on the guest's side.
+    /// To be read and written if the descriptor allows it, else to be read: a VMM that is on the
+    /// guest's side.
     AllThereIs,
 }
 
@@ -34,7 +35,8 @@ pub struct Rules {
     pub protection: Protection,
     /// Mappings at once.
     pub mappings_max: usize,
-    /// Each mapping is guest memory, of which the daemon is told before the answer (`ADD_MEM_REG`, `REM_MEM_REG`).
+    /// Each mapping is guest memory, of which the daemon is told before the answer (`ADD_MEM_REG`,
+    /// `REM_MEM_REG`).
     pub tells_memory: bool,
     /// A reset of the device takes out everything.
     pub drops_on_reset: bool,

@@ -1,7 +1,7 @@
 //! What the VMM does with the daemon's messages, on a thread of its own.
 
-use super::channel::{Message, Range, SHMEM_MAP, SHMEM_UNMAP};
-use super::pieces::{self, Pieces, Rights};
+use super::channel::{ChannelMessage, Range, SHMEM_MAP, SHMEM_UNMAP};
+use super::pieces::{self, Rights, WindowPieces};
 use super::rules::{Overlap, Protection, Rules};
 use crate::frontend::FrontendError;
 use rustix::fs::OFlags;
@@ -65,7 +65,7 @@ pub(super) enum Mood {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) pieces: Pieces,
+    pub(super) pieces: WindowPieces,
     pub(super) counts: Counts,
     pub(super) told: Vec<Told>,
     pub(super) faults: Vec<String>,
@@ -89,7 +89,7 @@ impl Shared {
 
     pub(super) fn serve(&self, stream: &UnixStream) {
         loop {
-            match Message::receive(stream) {
+            match ChannelMessage::receive(stream) {
                 Ok(Some(mut message)) => {
                     let accepted = self.take(&mut message);
                     if self.lock().mood == Mood::Nonsense {
@@ -112,7 +112,7 @@ impl Shared {
     }
 
     /// Does what the daemon asks, or not.
-    fn take(&self, message: &mut Message) -> bool {
+    fn take(&self, message: &mut ChannelMessage) -> bool {
         let mut state = self.lock();
         state.counts.received += 1;
         let stopped = state.stopped;
@@ -163,7 +163,7 @@ impl Shared {
     }
 
     /// What no daemon may send.
-    fn fault(&self, message: &Message, range: Range) -> Option<&'static str> {
+    fn fault(&self, message: &ChannelMessage, range: Range) -> Option<&'static str> {
         let map = message.code == SHMEM_MAP;
         if ![SHMEM_MAP, SHMEM_UNMAP].contains(&message.code) {
             Some("neither of the window's messages")

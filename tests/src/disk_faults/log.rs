@@ -1,6 +1,6 @@
-//! The log of a disk, in the format of Linux's dm-log-writes (`drivers/md/dm-log-writes.c`) as QEMU's `blklogwrites` writes
-//! it: every write with its data, every flush, in the order in which the disk got them. And the disk that a cut of the
-//! power would have left.
+//! The log of a disk, in the format of Linux's dm-log-writes (`drivers/md/dm-log-writes.c`) as
+//! QEMU's `blklogwrites` writes it: every write with its data, every flush, in the order in which
+//! the disk got them. And the disk that a cut of the power would have left.
 
 use std::fs::File;
 use std::io;
@@ -85,9 +85,9 @@ fn entries(log: &File, until: Moment) -> io::Result<Vec<(Entry, u64)>> {
     Ok(found)
 }
 
-/// Writes to `image`, which is as long as the disk and all zeros, what is on the disk when the power fails at a moment: all
-/// up to the last flush, and nothing that came later. A real disk may keep some of that too; this is the worst that it
-/// may do.
+/// Writes to `image`, which is as long as the disk and all zeros, what is on the disk when the
+/// power fails at a moment: all up to the last flush, and nothing that came later. A real disk may
+/// keep some of that too; this is the worst that it may do.
 pub(super) fn replay(log: &File, at: Moment, image: &File) -> io::Result<()> {
     let entries = entries(log, at)?;
     let durable = entries.iter().rposition(|(entry, _)| entry.is_flush()).map_or(0, |last| last + 1);

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 /// GETATTR.
 const GETATTR: u32 = 3;
 
-/// All that a test at the wire needs. The share lies in a folder of its own, beside which canaries may stand.
+/// All that a test at the wire needs. The share lies in a folder of its own, beside which canaries
+/// may stand.
 #[derive(Debug)]
 pub struct Bench {
     /// The guest.

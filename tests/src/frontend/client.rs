@@ -18,9 +18,9 @@ pub type Opened = (u64, u64);
 
 /// A directory that several daemons serve, in a folder of its own.
 #[derive(Debug)]
-pub struct Share(TempDir);
+pub struct SharedFolder(TempDir);
 
-impl Share {
+impl SharedFolder {
     /// An empty one.
     ///
     /// # Errors
@@ -59,7 +59,8 @@ pub struct Asked(u64);
 /// A guest at the wire that waits for no answer before it asks for more.
 #[derive(Debug)]
 pub struct Client {
-    /// The device. Whatever is asked through it directly must be answered before the client is used again.
+    /// The device. Whatever is asked through it directly must be answered before the client is used
+    /// again.
     pub guest: Frontend,
     queue: usize,
     sent: HashMap<u32, (Sent, u64)>,
@@ -205,7 +206,8 @@ impl Client {
         Ok((node, u64_at(&opened, 0)?))
     }
 
-    /// Opens a name in the root that is stale at the first attempt, by the second one that Linux makes by itself.
+    /// Opens a name in the root that is stale at the first attempt, by the second one that Linux
+    /// makes by itself.
     ///
     /// # Errors
     /// [`FrontendError::Reply`] where the first attempt is not refused, or the second one is.

@@ -1,5 +1,5 @@
-//! What a guest does with files, each step one message: a guest at the wire that keeps nothing, with a daemon of its own
-//! on a directory that it shares with others.
+//! What a guest does with files, each step one message: a guest at the wire that keeps nothing,
+//! with a daemon of its own on a directory that it shares with others.
 
 use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};
@@ -14,7 +14,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// A guest and its daemon. An errno of the daemon's is an [`io::Error`] with its number, as from a system call.
+/// A guest and its daemon. An errno of the daemon's is an [`io::Error`] with its number, as from a
+/// system call.
 #[derive(Debug)]
 pub struct Files {
     guest: Frontend,

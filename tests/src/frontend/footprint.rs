@@ -9,7 +9,8 @@ use super::eventually;
 /// A look into /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Memory of its own, in KiB: resident anonymous pages (the guest's memory is shared and does not count).
+    /// Memory of its own, in KiB: resident anonymous pages (the guest's memory is shared and does
+    /// not count).
     pub anonymous_kib: u64,
     /// Open descriptors.
     pub descriptors: usize,
@@ -35,10 +36,11 @@ impl Footprint {
     }
 }
 
-/// Waits until the process `id` has done all that it can do by itself: each of its threads waits for an event from outside.
+/// Waits until the process `id` has done all that it can do by itself: each of its threads waits
+/// for an event from outside.
 ///
-/// This is what to wait for before a test says that something did *not* happen. A thread that has been woken counts as
-/// awake also while a busy host does not let it run.
+/// This is what to wait for before a test says that something did *not* happen. A thread that has
+/// been woken counts as awake also while a busy host does not let it run.
 ///
 /// # Panics
 /// Where it does not come to rest within [`LIMIT`](super::LIMIT).
@@ -46,7 +48,8 @@ impl Footprint {
 pub fn wait_until_at_rest(id: u32) {
     let mut before = None;
     eventually("all threads of the daemon are asleep", || {
-        // A thread that wakes another and goes to sleep itself may hide both from one look, and not from two.
+        // A thread that wakes another and goes to sleep itself may hide both from one look, and not
+        // from two.
         let now = switches_of_sleepers(id);
         let is_same = now.is_some() && now == before;
         before = now;

@@ -1,4 +1,5 @@
-//! FUSE messages laid out by hand, number by number, so that a test does not trust the encoder that it tests.
+//! FUSE messages laid out by hand, number by number, so that a test does not trust the encoder that
+//! it tests.
 
 use super::{FrontendError, Reply};
 
@@ -123,7 +124,8 @@ impl Frame {
         self
     }
 
-    /// With these supplementary groups, as one extension behind everything else (`FUSE_EXT_GROUPS`).
+    /// With these supplementary groups, as one extension behind everything else
+    /// (`FUSE_EXT_GROUPS`).
     #[must_use]
     pub fn groups(mut self, groups: &[u32]) -> Self {
         const EXT_GROUPS: u32 = 32;
@@ -176,8 +178,8 @@ pub fn u64_at(body: &[u8], at: usize) -> Result<u64, FrontendError> {
     Ok(u64::from(low) | u64::from(high) << 32)
 }
 
-/// What is true of every answer: its number is the request's, its length the used length, and nothing behind it was
-/// written.
+/// What is true of every answer: its number is the request's, its length the used length, and
+/// nothing behind it was written.
 ///
 /// # Errors
 /// [`FrontendError::Reply`] with what is not.

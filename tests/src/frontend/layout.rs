@@ -3,8 +3,8 @@
 /// Length of an out header in bytes.
 pub const OUT_HEADER_LEN: usize = 16;
 
-/// Physical address of the guest's memory. It is not 0, so that tests notice an address that was not
-/// translated.
+/// Physical address of the guest's memory. It is not 0, so that tests notice an address that was
+/// not translated.
 pub const MEMORY_START: u64 = 0x10_0000;
 
 /// Length of the guest's memory in bytes. The host allocates only pages that are used.

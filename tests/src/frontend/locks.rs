@@ -154,9 +154,10 @@ pub struct HostLock {
 
 /// Returns the locks that the host's kernel keeps on a file, in order, without waiting ones.
 ///
-/// One `read` of `/proc/locks` is exact but holds at most a page. Two reads are not one list: the second starts by position,
-/// and a lock that is taken or ended between them makes another one appear twice or not at all. So a longer list is put
-/// together from what each descriptor of the host has locked.
+/// One `read` of `/proc/locks` is exact but holds at most a page. Two reads are not one list: the
+/// second starts by position, and a lock that is taken or ended between them makes another one
+/// appear twice or not at all. So a longer list is put together from what each descriptor of the
+/// host has locked.
 ///
 /// # Errors
 /// Where the file or the lists cannot be read.

@@ -17,7 +17,8 @@ pub struct Message<'f> {
 }
 
 impl<'f> Message<'f> {
-    /// The request `code` with a body of 64-bit words, of which only the first `len` bytes are sent.
+    /// The request `code` with a body of 64-bit words, of which only the first `len` bytes are
+    /// sent.
     pub fn new(code: u32, words: &[u64], len: usize) -> Self {
         let body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take(len).collect();
         let size = u32::try_from(body.len()).unwrap_or(u32::MAX);

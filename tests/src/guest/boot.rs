@@ -11,7 +11,7 @@ use super::Pieces;
 use super::cpio::Archive;
 use super::description::{Device, Guest, Kernel, Share};
 use super::error::GuestError;
-use super::running::{Files, Paths, Running};
+use super::running::{GuestFiles, Paths, Running};
 use crate::placement::Placement;
 
 /// Where the guest's console goes.
@@ -56,7 +56,7 @@ pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Run
     }
     let (child, placement) = spawn(guest, &mut command)?;
     let limit = (console == Console::Logged).then_some(guest.limit);
-    let running = Running::new(child, placement, Files { work, paths }, limit);
+    let running = Running::new(child, placement, GuestFiles { work, paths }, limit);
     Ok(if guest.kernel == Kernel::UserMode { running.recording_panics() } else { running })
 }
 

@@ -1,4 +1,5 @@
-//! The `newc` cpio format, as far as an initramfs needs it (Linux, `driver-api/early-userspace/buffer-format`).
+//! The `newc` cpio format, as far as an initramfs needs it (Linux,
+//! `driver-api/early-userspace/buffer-format`).
 
 /// An archive under construction.
 #[derive(Debug, Default)]

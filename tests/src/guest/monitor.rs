@@ -23,7 +23,8 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Carries out a command. Returns what QEMU printed, the echo of the command included, and how long it took.
+    /// Carries out a command. Returns what QEMU printed, the echo of the command included, and how
+    /// long it took.
     ///
     /// # Errors
     /// What the socket returns; `WouldBlock` after a minute.

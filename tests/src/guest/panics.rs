@@ -1,7 +1,8 @@
 //! The record of tests in which the kernel of a User-mode Linux guest panicked.
 //!
-//! That kernel dies by itself once in some dozens of boots. `cargo xtask test` names a file in [`PANICS_VARIABLE`], reads
-//! it after a suite has failed, and runs a test that failed with such a panic once more.
+//! That kernel dies by itself once in some dozens of boots. `cargo xtask test` names a file in
+//! [`PANICS_VARIABLE`], reads it after a suite has failed, and runs a test that failed with such a
+//! panic once more.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

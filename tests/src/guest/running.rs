@@ -58,7 +58,7 @@ impl Paths {
 
 /// A guest's work folder and the files in it.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct GuestFiles {
     pub(super) work: TempDir,
     pub(super) paths: Paths,
 }
@@ -103,7 +103,7 @@ impl Running {
     pub(super) fn new(
         child: Child,
         placement: Option<Placement>,
-        Files { work, paths }: Files,
+        GuestFiles { work, paths }: GuestFiles,
         limit: Option<Duration>,
     ) -> Self {
         Self { child, placement, test: None, work, paths, limit, started: Instant::now(), ended: None }

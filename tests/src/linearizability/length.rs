@@ -8,7 +8,7 @@ pub struct Length(pub u64);
 
 /// A call that changes or shows a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum LengthCall {
     /// To so many bytes.
     Truncate(u64),
     /// One byte at this place.
@@ -20,21 +20,21 @@ pub enum Call {
 }
 
 impl Object for Length {
-    type Call = Call;
+    type Call = LengthCall;
 
-    fn after(&self, call: &Call) -> Option<Self> {
+    fn after(&self, call: &LengthCall) -> Option<Self> {
         match call {
-            Call::Truncate(len) => Some(Self(*len)),
-            Call::WriteAt(place) => Some(Self(self.0.max(place + 1))),
-            Call::Append => Some(Self(self.0 + 1)),
-            Call::Stat(len) => (self.0 == *len).then_some(*self),
+            LengthCall::Truncate(len) => Some(Self(*len)),
+            LengthCall::WriteAt(place) => Some(Self(self.0.max(place + 1))),
+            LengthCall::Append => Some(Self(self.0 + 1)),
+            LengthCall::Stat(len) => (self.0 == *len).then_some(*self),
         }
     }
 
-    fn is_unseen(call: &Call, _: &[&Call]) -> bool {
+    fn is_unseen(call: &LengthCall, _: &[&LengthCall]) -> bool {
         match call {
-            Call::Truncate(_) | Call::WriteAt(_) | Call::Append => false,
-            Call::Stat(_) => true,
+            LengthCall::Truncate(_) | LengthCall::WriteAt(_) | LengthCall::Append => false,
+            LengthCall::Stat(_) => true,
         }
     }
 }

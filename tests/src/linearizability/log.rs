@@ -1,4 +1,5 @@
-//! A file to which records are only appended: each append whole, none lost, and a reader sees the first ones.
+//! A file to which records are only appended: each append whole, none lost, and a reader sees the
+//! first ones.
 
 use super::Object;
 
@@ -8,7 +9,7 @@ pub struct Log(Vec<u64>);
 
 /// A call on a log. Records are appended once each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum LogCall {
     /// One record.
     Append(u64),
     /// All that there are.
@@ -18,24 +19,24 @@ pub enum Call {
 }
 
 impl Object for Log {
-    type Call = Call;
+    type Call = LogCall;
 
-    fn after(&self, call: &Call) -> Option<Self> {
+    fn after(&self, call: &LogCall) -> Option<Self> {
         match call {
-            Call::Append(record) => {
+            LogCall::Append(record) => {
                 let mut records = self.0.clone();
                 records.push(*record);
                 Some(Self(records))
             }
-            Call::All(records) => (self.0 == *records).then(|| self.clone()),
-            Call::Count(count) => (self.0.len() as u64 == *count).then(|| self.clone()),
+            LogCall::All(records) => (self.0 == *records).then(|| self.clone()),
+            LogCall::Count(count) => (self.0.len() as u64 == *count).then(|| self.clone()),
         }
     }
 
-    fn is_unseen(call: &Call, _: &[&Call]) -> bool {
+    fn is_unseen(call: &LogCall, _: &[&LogCall]) -> bool {
         match call {
-            Call::Append(_) => false,
-            Call::All(_) | Call::Count(_) => true,
+            LogCall::Append(_) => false,
+            LogCall::All(_) | LogCall::Count(_) => true,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Histories of calls that several clients have made at once, and whether some order of the calls, each in one moment
-//! between its call and its return, explains what every client was answered (linearizability; Herlihy and Wing, 1990).
+//! Histories of calls that several clients have made at once, and whether some order of the calls,
+//! each in one moment between its call and its return, explains what every client was answered
+//! (linearizability; Herlihy and Wing, 1990).
 //!
-//! The search is Wing and Gong's (1993), which tries each call that may come next, with Lowe's memory of where it has been.
-//! Pure: no files and no clock. A history of several objects is explained when that of each object is, so each is
-//! asked about alone.
+//! The search is Wing and Gong's (1993), which tries each call that may come next, with Lowe's
+//! memory of where it has been. Pure: no files and no clock. A history of several objects is
+//! explained when that of each object is, so each is asked about alone.
 
 pub mod length;
 pub mod log;
@@ -24,8 +25,8 @@ pub trait Object: Clone + Eq + Hash {
     #[must_use]
     fn after(&self, call: &Self::Call) -> Option<Self>;
 
-    /// Whether a history that is explained stays so without this call, whatever the others are: it changes nothing that
-    /// any of them shows.
+    /// Whether a history that is explained stays so without this call, whatever the others are: it
+    /// changes nothing that any of them shows.
     fn is_unseen(call: &Self::Call, others: &[&Self::Call]) -> bool;
 }
 
@@ -112,8 +113,8 @@ fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
     false
 }
 
-/// A part of a refused history that is refused too, from which nothing can be left out. Only what keeps a right history
-/// right is left out: its end, and what nobody saw.
+/// A part of a refused history that is refused too, from which nothing can be left out. Only what
+/// keeps a right history right is left out: its end, and what nobody saw.
 fn smallest<O: Object>(first: &O, history: Vec<Made<O::Call>>) -> Vec<Made<O::Call>> {
     let mut ends: Vec<u64> = history.iter().map(|made| made.returned).collect();
     ends.sort_unstable();

@@ -1,4 +1,5 @@
-//! The names of a directory, each with a file that is known by its length: a file that was made has none.
+//! The names of a directory, each with a file that is known by its length: a file that was made has
+//! none.
 
 use super::Object;
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ pub struct Names(BTreeMap<u8, u64>);
 
 /// A call on names, with its answer: `false` where a name was not there, or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum NameCall {
     /// Which file a name has.
     Find(u8, Option<u64>),
     /// Another file takes a name, whatever had it.
@@ -25,32 +26,32 @@ pub enum Call {
 }
 
 impl Object for Names {
-    type Call = Call;
+    type Call = NameCall;
 
-    fn after(&self, call: &Call) -> Option<Self> {
+    fn after(&self, call: &NameCall) -> Option<Self> {
         let has = |name: &u8| self.0.get(name).copied();
         let mut next = self.clone();
         let could = match call {
-            Call::Find(name, file) => has(name) == *file,
-            Call::Replace(name, file) => {
+            NameCall::Find(name, file) => has(name) == *file,
+            NameCall::Replace(name, file) => {
                 next.0.insert(*name, *file);
                 true
             }
-            Call::Move(from, to, moved) => {
+            NameCall::Move(from, to, moved) => {
                 if let Some(file) = next.0.remove(from) {
                     next.0.insert(*to, file);
                 }
                 has(from).is_some() == *moved
             }
-            Call::Swap(one, other, swapped) => {
+            NameCall::Swap(one, other, swapped) => {
                 let both = has(one).zip(has(other));
                 if let Some((first, second)) = both {
                     next.0.extend([(*one, second), (*other, first)]);
                 }
                 both.is_some() == *swapped
             }
-            Call::Remove(name, removed) => next.0.remove(name).is_some() == *removed,
-            Call::Make(name, made) => {
+            NameCall::Remove(name, removed) => next.0.remove(name).is_some() == *removed,
+            NameCall::Make(name, made) => {
                 next.0.entry(*name).or_insert(0);
                 has(name).is_none() == *made
             }
@@ -58,18 +59,18 @@ impl Object for Names {
         could.then_some(next)
     }
 
-    fn is_unseen(call: &Call, _: &[&Call]) -> bool {
+    fn is_unseen(call: &NameCall, _: &[&NameCall]) -> bool {
         match call {
-            Call::Find(..)
-            | Call::Move(_, _, false)
-            | Call::Swap(_, _, false)
-            | Call::Remove(_, false)
-            | Call::Make(_, false) => true,
-            Call::Replace(..)
-            | Call::Move(_, _, true)
-            | Call::Swap(_, _, true)
-            | Call::Remove(_, true)
-            | Call::Make(_, true) => false,
+            NameCall::Find(..)
+            | NameCall::Move(_, _, false)
+            | NameCall::Swap(_, _, false)
+            | NameCall::Remove(_, false)
+            | NameCall::Make(_, false) => true,
+            NameCall::Replace(..)
+            | NameCall::Move(_, _, true)
+            | NameCall::Swap(_, _, true)
+            | NameCall::Remove(_, true)
+            | NameCall::Make(_, true) => false,
         }
     }
 }

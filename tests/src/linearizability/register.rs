@@ -1,4 +1,5 @@
-//! One byte of a file: the largest piece that Linux reads and writes in one step beside others, page cache or not.
+//! One byte of a file: the largest piece that Linux reads and writes in one step beside others,
+//! page cache or not.
 
 use super::Object;
 
@@ -9,25 +10,25 @@ pub struct Register(pub u8);
 /// A call on a register. Values are written once each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the values")]
-pub enum Call {
+pub enum RegisterCall {
     Read(u8),
     Write(u8),
 }
 
 impl Object for Register {
-    type Call = Call;
+    type Call = RegisterCall;
 
-    fn after(&self, call: &Call) -> Option<Self> {
+    fn after(&self, call: &RegisterCall) -> Option<Self> {
         match call {
-            Call::Read(value) => (self.0 == *value).then_some(*self),
-            Call::Write(value) => Some(Self(*value)),
+            RegisterCall::Read(value) => (self.0 == *value).then_some(*self),
+            RegisterCall::Write(value) => Some(Self(*value)),
         }
     }
 
-    fn is_unseen(call: &Call, others: &[&Call]) -> bool {
+    fn is_unseen(call: &RegisterCall, others: &[&RegisterCall]) -> bool {
         match call {
-            Call::Read(_) => true,
-            Call::Write(value) => !others.contains(&&Call::Read(*value)),
+            RegisterCall::Read(_) => true,
+            RegisterCall::Write(value) => !others.contains(&&RegisterCall::Read(*value)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Close-to-open: what was written and closed before an open is called, that open sees. A file is written as a whole and read
-//! as a whole, each between an open and a close.
+//! Close-to-open: what was written and closed before an open is called, that open sees. A file is
+//! written as a whole and read as a whole, each between an open and a close.
 
 use std::fmt;
 
@@ -32,7 +32,8 @@ impl<T: fmt::Debug> fmt::Display for Late<T> {
     }
 }
 
-/// Whether each of `seen` is one of `stored` that was begun before it ended, and that no other has come wholly between.
+/// Whether each of `seen` is one of `stored` that was begun before it ended, and that no other has
+/// come wholly between.
 ///
 /// # Errors
 /// The first that is not.

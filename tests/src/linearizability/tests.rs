@@ -1,10 +1,10 @@
-//! A checker that accepts everything is worth nothing: what it must accept, what it must refuse, and that it agrees with
-//! trying every order.
+//! A checker that accepts everything is worth nothing: what it must accept, what it must refuse,
+//! and that it agrees with trying every order.
 
 use super::length::{self, Length};
 use super::log::{self, Log};
 use super::names::{self, Names};
-use super::register::{Call, Register};
+use super::register::{Register, RegisterCall as Call};
 use super::reopened::{self, Passage};
 use super::*;
 
@@ -52,34 +52,34 @@ fn two_readers_see_two_writes_in_one_order() {
 
 #[test]
 fn an_append_that_is_lost_and_readers_who_saw_two_orders_are_refused() {
-    let append = |client, record| made(client, (1, 10), log::Call::Append(record));
-    let all = |at, records: &[u64]| made(3, at, log::Call::All(records.to_vec()));
+    let append = |client, record| made(client, (1, 10), log::LogCall::Append(record));
+    let all = |at, records: &[u64]| made(3, at, log::LogCall::All(records.to_vec()));
     let both = [append(0, 7), append(1, 8)];
-    let with = |rest: &[Made<log::Call>]| is_right::<Log>(&[&both[..], rest].concat());
+    let with = |rest: &[Made<log::LogCall>]| is_right::<Log>(&[&both[..], rest].concat());
     assert!(with(&[all((11, 12), &[8, 7])]));
     assert!(!with(&[all((11, 12), &[8])]));
     assert!(!with(&[all((2, 3), &[8]), all((11, 12), &[7, 8])]));
-    assert!(with(&[made(2, (4, 5), log::Call::Count(1)), all((11, 12), &[7, 8])]));
-    assert!(!with(&[made(2, (11, 12), log::Call::Count(1))]));
+    assert!(with(&[made(2, (4, 5), log::LogCall::Count(1)), all((11, 12), &[7, 8])]));
+    assert!(!with(&[made(2, (11, 12), log::LogCall::Count(1))]));
 }
 
 #[test]
 fn a_length_that_is_stale_or_was_never_there_is_refused() {
     let calls = [
-        made(0, (1, 2), length::Call::WriteAt(9)),
-        made(1, (3, 8), length::Call::Truncate(4)),
-        made(2, (3, 8), length::Call::Append),
+        made(0, (1, 2), length::LengthCall::WriteAt(9)),
+        made(1, (3, 8), length::LengthCall::Truncate(4)),
+        made(2, (3, 8), length::LengthCall::Append),
     ];
     let ends_as =
-        |len| is_right::<Length>(&[&calls[..], &[made(0, (9, 10), length::Call::Stat(len))]].concat());
+        |len| is_right::<Length>(&[&calls[..], &[made(0, (9, 10), length::LengthCall::Stat(len))]].concat());
     let possible: Vec<u64> = (0..20).filter(|len| ends_as(*len)).collect();
     assert_eq!(possible, [4, 5]);
-    assert!(!is_right::<Length>(&[calls[0].clone(), made(1, (3, 4), length::Call::Stat(0))]));
+    assert!(!is_right::<Length>(&[calls[0].clone(), made(1, (3, 4), length::LengthCall::Stat(0))]));
 }
 
 #[test]
 fn a_name_that_two_have_made_or_that_was_away_while_it_was_replaced_is_refused() {
-    use names::Call;
+    use names::NameCall as Call;
     let twice = [made(0, (1, 5), Call::Make(1, true)), made(1, (2, 6), Call::Make(1, true))];
     assert!(!is_right::<Names>(&twice));
     let once = [made(0, (1, 5), Call::Make(1, true)), made(1, (2, 6), Call::Make(1, false))];

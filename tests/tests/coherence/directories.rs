@@ -1,7 +1,9 @@
-//! Does a guest find a directory that another process removed and made again, while it still trusts the old name?
+//! Does a guest find a directory that another process removed and made again, while it still trusts
+//! the old name?
 //!
-//! One directory mounted twice over /dev/fuse, each mount with the caches that a guest of its own would have, and the
-//! host beside them. A removed directory that the guest holds open must behave as on a local file system.
+//! One directory mounted twice over /dev/fuse, each mount with the caches that a guest of its own
+//! would have, and the host beside them. A removed directory that the guest holds open must behave
+//! as on a local file system.
 //!
 //! Needs root, /dev/fuse and overlayfs.
 
@@ -26,7 +28,8 @@ fn arguments(found_by: &'static str) -> Vec<&'static str> {
     TRUSTING.into_iter().chain([found_by]).collect()
 }
 
-/// Runs `judge` for each pair of a place that changes the directory and a mount that trusts its name.
+/// Runs `judge` for each pair of a place that changes the directory and a mount that trusts its
+/// name.
 fn for_each_pair(judge: impl Fn(&Path, &Path)) {
     for found_by in FOUND_BY {
         let arguments = arguments(found_by);
@@ -137,7 +140,8 @@ fn names_missing_from_a_remade_directory_are_enoent() {
         fs::remove_dir_all(changer.join("d")).unwrap();
         make_known(changer, reader);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        // Not made again: what makes something in it says so, and programs that make the parent then rely on it.
+        // Not made again: what makes something in it says so, and programs that make the parent
+        // then rely on it.
         assert_eq!(errno(fs::create_dir(reader.join("d/made"))), Errno::NOENT);
         assert_eq!(errno(fs::write(reader.join("d/made"), "")), Errno::NOENT);
         assert_eq!(errno(symlink("x", reader.join("d/made"))), Errno::NOENT);
@@ -153,8 +157,8 @@ fn run(directory: &Path, script: &str) {
     assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// `cp`, `tar` and a mirror that deletes what is not in the source: none of them may take a remade directory for an empty
-/// one, because a mirror would then delete all that it has.
+/// `cp`, `tar` and a mirror that deletes what is not in the source: none of them may take a remade
+/// directory for an empty one, because a mirror would then delete all that it has.
 #[test]
 fn copies_of_a_remade_directory_have_its_content() {
     for_each_pair(|changer, reader| {
@@ -220,7 +224,8 @@ fn a_replaced_link_leads_to_its_new_target() {
     });
 }
 
-/// A directory that is held open, and one that is worked in, is the removed one: empty, and nothing can be made in it.
+/// A directory that is held open, and one that is worked in, is the removed one: empty, and nothing
+/// can be made in it.
 #[test]
 fn an_open_directory_that_another_removed_stays_empty() {
     for_each_pair(|changer, reader| {
@@ -253,7 +258,8 @@ fn an_open_directory_that_another_removed_stays_empty() {
     });
 }
 
-/// While a directory is removed and made again without end, its content is found or missing, never stale.
+/// While a directory is removed and made again without end, its content is found or missing, never
+/// stale.
 #[test]
 fn a_path_is_never_stale_while_another_remakes_its_directory() {
     for_each_pair(|changer, reader| {

@@ -1,5 +1,6 @@
-//! Does each cache mode keep its rules of docs/use/coherence.md where a kernel caches: one directory mounted twice over
-//! /dev/fuse, each mount with the caches that a guest of its own would have, and the host beside them?
+//! Does each cache mode keep its rules of docs/use/coherence.md where a kernel caches: one
+//! directory mounted twice over /dev/fuse, each mount with the caches that a guest of its own would
+//! have, and the host beside them?
 //!
 //! Needs root and /dev/fuse.
 
@@ -17,7 +18,8 @@ use vm_memory::{Bytes as _, FileOffset, MmapRegion, VolatileMemory as _};
 /// The attribute timeout of the tests that wait for it.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Until what was told before is no longer trusted: a promise of the kernel's, which no event marks.
+/// Until what was told before is no longer trusted: a promise of the kernel's, which no event
+/// marks.
 fn let_timeouts_pass() {
     let since = Instant::now();
     while since.elapsed() < TIMEOUT + Duration::from_millis(50) {
@@ -25,13 +27,13 @@ fn let_timeouts_pass() {
     }
 }
 
-struct Two {
+struct TwoKernels {
     mounts: Mounts,
     one: PathBuf,
     other: PathBuf,
 }
 
-impl Two {
+impl TwoKernels {
     fn new(arguments: &[&str]) -> Self {
         let mounts = Mounts::new(&[arguments, arguments]).unwrap();
         let mut places = mounts.places().map(PathBuf::from);
@@ -64,9 +66,9 @@ fn append(path: PathBuf, text: &str) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
-/// What is closed before an open is seen after it, whatever was known before: longer, shorter, as long, truncated,
-/// replaced, appended to.
-fn close_to_open(two: &Two) {
+/// What is closed before an open is seen after it, whatever was known before: longer, shorter, as
+/// long, truncated, replaced, appended to.
+fn close_to_open(two: &TwoKernels) {
     for (writer, reader) in two.pairs() {
         let (path, seen) = (writer.join("file"), reader.join("file"));
         for round in 0..20 {
@@ -81,7 +83,8 @@ fn close_to_open(two: &Two) {
             fs::write(writer.join("new"), "replaced").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
             assert_eq!(opened(seen.clone()), (8, "replaced".to_owned()), "round {round}");
-            // What this side writes into what the other has just replaced is not lost in the old file.
+            // What this side writes into what the other has just replaced is not lost in the old
+            // file.
             fs::write(writer.join("new"), "again").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
             fs::write(&seen, "by the reader").unwrap();
@@ -92,24 +95,24 @@ fn close_to_open(two: &Two) {
 
 #[test]
 fn auto_sees_at_an_open_what_was_closed_before_it() {
-    close_to_open(&Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]));
+    close_to_open(&TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]));
 }
 
 #[test]
 fn auto_sees_at_an_open_what_was_closed_before_it_where_files_are_found_by_name() {
     let arguments =
         &["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", "--inode-file-handles=never"];
-    close_to_open(&Two::new(arguments));
+    close_to_open(&TwoKernels::new(arguments));
 }
 
 #[test]
 fn strict_sees_at_an_open_what_was_closed_before_it() {
-    close_to_open(&Two::new(&["--cache=strict"]));
+    close_to_open(&TwoKernels::new(&["--cache=strict"]));
 }
 
 #[test]
 fn a_file_that_is_removed_elsewhere_is_not_opened_by_its_name() {
-    let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
+    let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     for (writer, reader) in two.pairs() {
         fs::write(writer.join("file"), "text").unwrap();
         let held = File::open(reader.join("file")).unwrap();
@@ -127,7 +130,7 @@ fn a_file_that_is_removed_elsewhere_is_not_opened_by_its_name() {
 /// Another keeps the file under another name and gives its own to a new one of the same length.
 #[test]
 fn auto_opens_the_file_that_has_the_name_and_not_the_one_that_had_it() {
-    let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
+    let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     for (number, (writer, reader)) in two.pairs().into_iter().enumerate() {
         let kept = |way: usize| format!("kept-{number}-{way}");
         for way in 0..3 {
@@ -155,11 +158,12 @@ fn auto_opens_the_file_that_has_the_name_and_not_the_one_that_had_it() {
     }
 }
 
-/// Another moves a file; the reader has found it by its new name since, and still trusts the old one.
+/// Another moves a file; the reader has found it by its new name since, and still trusts the old
+/// one.
 #[test]
 fn auto_opens_no_moved_file_by_its_old_name() {
     for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
-        let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", found_by]);
+        let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", found_by]);
         for (number, (writer, reader)) in two.pairs().into_iter().enumerate() {
             for reused in [false, true] {
                 let (old, new) = (format!("old-{number}-{reused}"), format!("new-{number}-{reused}"));
@@ -187,7 +191,7 @@ fn auto_shows_attributes_and_names_at_most_their_timeouts_old() {
     let seconds = TIMEOUT.as_secs_f64();
     let (attr, entry) = (format!("--attr-timeout={seconds}"), format!("--entry-timeout={seconds}"));
     let negative = format!("--negative-timeout={seconds}");
-    let two = Two::new(&["--cache=auto", &attr, &entry, &negative]);
+    let two = TwoKernels::new(&["--cache=auto", &attr, &entry, &negative]);
     for (writer, reader) in two.pairs() {
         fs::write(writer.join("file"), "text").unwrap();
         fs::write(writer.join("gone"), "text").unwrap();
@@ -213,8 +217,8 @@ fn all_but_length(of: &Metadata) -> ([i64; 4], [u64; 4]) {
     (times, [of.mode().into(), of.uid().into(), of.gid().into(), of.nlink()])
 }
 
-/// Gives `file` of a folder another mode, another owner, a second name and its first one alone, one after the other; after
-/// each it is what `look` says.
+/// Gives `file` of a folder another mode, another owner, a second name and its first one alone, one
+/// after the other; after each it is what `look` says.
 fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata) {
     let (file, second) = (folder.join("file"), folder.join("second"));
     fs::set_permissions(&file, Permissions::from_mode(0o600 + round)).unwrap();
@@ -230,7 +234,7 @@ fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata)
 
 #[test]
 fn strict_never_shows_an_attribute_a_name_or_a_byte_that_is_stale() {
-    let two = Two::new(&["--cache=strict"]);
+    let two = TwoKernels::new(&["--cache=strict"]);
     for (writer, reader) in two.pairs() {
         let seen = reader.join("file");
         assert!(!seen.exists());
@@ -294,7 +298,7 @@ impl Mapped {
 
 #[test]
 fn strict_maps_files_and_a_mapping_is_as_of_its_first_touch_until_attributes_are_asked_for() {
-    let two = Two::new(&["--cache=strict"]);
+    let two = TwoKernels::new(&["--cache=strict"]);
     let host = two.mounts.host().join("file");
     fs::write(&host, [0; PAGE]).unwrap();
     let read = |file: &File| {
@@ -304,7 +308,8 @@ fn strict_maps_files_and_a_mapping_is_as_of_its_first_touch_until_attributes_are
     };
     let mapped = Mapped::new(two.one.join("file")).unwrap();
     assert_eq!(mapped.load(), [0; 4]);
-    // A store is everybody's after msync, fsync or close, or a read of the same file in the same guest.
+    // A store is everybody's after msync, fsync or close, or a read of the same file in the same
+    // guest.
     mapped.store(*b"fsyn");
     mapped.file.sync_all().unwrap();
     assert_eq!(read(&File::open(two.other.join("file")).unwrap()), *b"fsyn");
@@ -328,7 +333,7 @@ fn strict_maps_files_and_a_mapping_is_as_of_its_first_touch_until_attributes_are
 
 #[test]
 fn virtiofsds_never_refuses_shared_mappings_and_is_strict_for_the_rest() {
-    let two = Two::new(&["--cache=never"]);
+    let two = TwoKernels::new(&["--cache=never"]);
     fs::write(two.mounts.host().join("file"), [0; PAGE]).unwrap();
     let Err(MmapRegionError::Mmap(error)) = Mapped::new(two.one.join("file")) else {
         panic!("it was mapped")
@@ -339,7 +344,7 @@ fn virtiofsds_never_refuses_shared_mappings_and_is_strict_for_the_rest() {
 
 #[test]
 fn exclusive_keeps_what_it_knows_until_it_changes_it_itself() {
-    let two = Two::new(&["--cache=exclusive"]);
+    let two = TwoKernels::new(&["--cache=exclusive"]);
     let host = two.mounts.host();
     fs::write(host.join("file"), "as it was").unwrap();
     assert_eq!(opened(two.one.join("file")).1, "as it was");
@@ -360,7 +365,7 @@ fn exclusive_keeps_what_it_knows_until_it_changes_it_itself() {
 
 #[test]
 fn virtiofsds_always_asks_again_for_a_name_that_was_not_there() {
-    let two = Two::new(&["--cache=always"]);
+    let two = TwoKernels::new(&["--cache=always"]);
     assert!(!two.one.join("made").exists());
     fs::write(two.mounts.host().join("made"), "").unwrap();
     assert!(two.one.join("made").exists());
@@ -368,7 +373,7 @@ fn virtiofsds_always_asks_again_for_a_name_that_was_not_there() {
 
 #[test]
 fn auto_keeps_what_is_open_and_its_pages_while_another_replaces_the_file() {
-    let two = Two::new(&["--cache=auto"]);
+    let two = TwoKernels::new(&["--cache=auto"]);
     for (writer, reader) in two.pairs() {
         fs::write(writer.join("file"), "before").unwrap();
         let held = File::open(reader.join("file")).unwrap();
@@ -393,7 +398,7 @@ fn what_is_appended_arrives_whole_and_none_of_it_is_lost() {
         ("--cache=strict", (1 << 20) - 4096, 10),
         ("--cache=auto", (1 << 20) - 4096, 10),
     ] {
-        let two = Two::new(&[cache]);
+        let two = TwoKernels::new(&[cache]);
         let file = two.mounts.host().join("file");
         fs::write(&file, "").unwrap();
         let writers = [two.one.clone(), two.other.clone(), two.one.clone(), two.mounts.host()];
@@ -416,10 +421,11 @@ fn what_is_appended_arrives_whole_and_none_of_it_is_lost() {
 
 #[test]
 fn an_open_is_never_refused_and_finds_all_while_another_appends_and_replaces_without_end() {
-    let two = Two::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
+    let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     let line = |round: u32| format!("{round:06}\n");
     fs::write(two.one.join("file"), line(0)).unwrap();
-    // The last line that was closed; each is one more than the one before, and a new file begins with the next.
+    // The last line that was closed; each is one more than the one before, and a new file begins
+    // with the next.
     let closed = AtomicU32::new(0);
     let change = |round: u32| {
         if round.is_multiple_of(50) {
@@ -437,8 +443,8 @@ fn an_open_is_never_refused_and_finds_all_while_another_appends_and_replaces_wit
         assert!(last >= Some(before), "{before} lines were closed before the open, it found {last:?}");
     };
     while_changing(2000, change, (1, look));
-    // Several threads of one guest: each is let in. While one of them learns of another length, Linux may show another
-    // zeros behind the old one.
+    // Several threads of one guest: each is let in. While one of them learns of another length,
+    // Linux may show another zeros behind the old one.
     closed.store(0, Ordering::SeqCst);
     while_changing(2000, change, (3, || drop(opened(two.other.join("file")))));
 }
@@ -446,7 +452,7 @@ fn an_open_is_never_refused_and_finds_all_while_another_appends_and_replaces_wit
 #[test]
 fn a_path_is_never_stale_while_another_replaces_its_file_without_end() {
     for cache in ["--cache=strict", "--cache=auto"] {
-        let two = Two::new(&[cache]);
+        let two = TwoKernels::new(&[cache]);
         fs::write(two.one.join("file"), "whole").unwrap();
         let change = |_| {
             fs::write(two.one.join("new"), "whole").unwrap();

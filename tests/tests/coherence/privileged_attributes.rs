@@ -1,7 +1,8 @@
 //! Does any reply let a guest keep the mode of a file with set-user-id or set-group-id?
 //!
-//! The daemon drops these bits when the file is changed, and the guest's kernel goes on to honor them in `exec` for as
-//! long as it may keep the mode. The cache mode here is the one that lets a guest keep everything for a day.
+//! The daemon drops these bits when the file is changed, and the guest's kernel goes on to honor
+//! them in `exec` for as long as it may keep the mode. The cache mode here is the one that lets a
+//! guest keep everything for a day.
 
 use pinhole_protocol::client::{
     decode_attr, decode_created, decode_entry, decode_open, decode_statx, dirents_plus,
@@ -72,7 +73,8 @@ fn listed(bench: &mut Bench, name: &[u8]) -> Duration {
     entries.find(|(_, dirent)| dirent.name == name).unwrap().0.unwrap().1.attr
 }
 
-/// What each reply to an operation that makes a file of this mode lets the guest keep of its attributes.
+/// What each reply to an operation that makes a file of this mode lets the guest keep of its
+/// attributes.
 fn timeouts_of_new_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let mut bench = bench();
     let root = NodeId::ROOT;

@@ -1,5 +1,6 @@
-//! Does each daemon say what the cache modes of docs/use/coherence.md promise: two daemons on one directory, a guest at
-//! the wire for each, and the host? What Linux makes of the answers is `kernels`.
+//! Does each daemon say what the cache modes of docs/use/coherence.md promise: two daemons on one
+//! directory, a guest at the wire for each, and the host? What Linux makes of the answers is
+//! `kernels`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -64,8 +65,8 @@ const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
 /// `O_WRONLY` and `O_APPEND`.
 const APPEND: OpenFlags = OpenFlags::from_bits_retain(1).union(OpenFlags::APPEND);
 
-/// Times for attributes, names and names that are not there (`None`: the guest may not keep that), and the flags of an
-/// open for reading and of one for appending.
+/// Times for attributes, names and names that are not there (`None`: the guest may not keep that),
+/// and the flags of an open for reading and of one for appending.
 type Told = (Duration, Duration, Option<Duration>, OpenReplyFlags, OpenReplyFlags);
 
 fn told(arguments: &[&str]) -> (Told, InitFlags) {
@@ -136,8 +137,9 @@ fn an_open_of_what_another_has_made_longer_is_sent_back_to_look_again_and_then_l
     two.one.open(node, OpenFlags::empty()).unwrap();
 }
 
-/// The ways in which a name comes to mean another file while the one before lives on under another name: `mv f f~`, an
-/// installation that keeps a link, an exchange. Each leaves `file` with `text` in it.
+/// The ways in which a name comes to mean another file while the one before lives on under another
+/// name: `mv f f~`, an installation that keeps a link, an exchange. Each leaves `file` with `text`
+/// in it.
 fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
     let (file, new, kept) = (folder.join("file"), folder.join("new"), folder.join(format!("kept-{way}")));
     fs::write(&new, text).unwrap();
@@ -208,7 +210,8 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
     }
 }
 
-/// What another has just changed is read past the guest's page cache, whatever length its kernel believes.
+/// What another has just changed is read past the guest's page cache, whatever length its kernel
+/// believes.
 #[test]
 fn an_open_soon_after_a_change_bypasses_the_page_cache() {
     let mut two = Two::new(&["--cache=auto"]);
@@ -223,8 +226,8 @@ fn an_open_soon_after_a_change_bypasses_the_page_cache() {
     let changed = std::time::Instant::now();
     fs::write(two.host("file"), "12345678").unwrap();
     assert_eq!(errno(direct(&mut two.one)), Errno::STALE);
-    // Another thread may still be told the old length. Once all that was told before has been handled, the next answer is
-    // believed.
+    // Another thread may still be told the old length. Once all that was told before has been
+    // handled, the next answer is believed.
     two.one.lookup("file").unwrap();
     while direct(&mut two.one).unwrap() {
         assert!(changed.elapsed() < Duration::from_secs(20));

@@ -1,4 +1,5 @@
-//! Can a hostile guest do harm by its window: ranges of every wrong kind, what no file is, floods, and stores where nothing may be written?
+//! Can a hostile guest do harm by its window: ranges of every wrong kind, what no file is, floods,
+//! and stores where nothing may be written?
 
 use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;
@@ -296,7 +297,8 @@ fn a_file_that_a_rule_makes_read_only_cannot_be_written_by_the_window() {
 
 #[test]
 fn a_file_that_only_its_mode_makes_read_only_is_left_to_the_guests_kernel() {
-    // As with OPEN: the guest mounts with default_permissions, and its root may write what it may not read.
+    // As with OPEN: the guest mounts with default_permissions, and its root may write what it may
+    // not read.
     let (mut dax, node) = with_file(Rules::mapping(), &[]);
     fs::set_permissions(dax.bench.host("file"), fs::Permissions::from_mode(0o444)).unwrap();
     assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);

@@ -1,5 +1,6 @@
-//! Is what a guest maps the file itself? Loads and stores through the window against the host's view of the file, behind
-//! a VMM with QEMU's rules and behind one that maps over a reservation, through everything that becomes of files.
+//! Is what a guest maps the file itself? Loads and stores through the window against the host's
+//! view of the file, behind a VMM with QEMU's rules and behind one that maps over a reservation,
+//! through everything that becomes of files.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{Dax, Rules, Told, connect};
@@ -24,7 +25,8 @@ const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 /// Both kinds of VMM.
 const KINDS: [Rules; 2] = [Rules::strict(), Rules::mapping()];
 
-/// A share with a file of `slots` slots behind each kind of VMM in turn, the file looked up and opened to be written.
+/// A share with a file of `slots` slots behind each kind of VMM in turn, the file looked up and
+/// opened to be written.
 fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
     for rules in KINDS {
         let mut dax = Dax::new(rules, &WINDOW).unwrap();

@@ -1,5 +1,6 @@
-//! May memory of the window carry requests? QEMU tells every daemon of the machine of each mapping, as guest memory; the
-//! guest puts messages, answers, tables, rings and data there, and cuts the file.
+//! May memory of the window carry requests? QEMU tells every daemon of the machine of each mapping,
+//! as guest memory; the guest puts messages, answers, tables, rings and data there, and cuts the
+//! file.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, WINDOW_START};
 use pinhole_tests::frontend::frame::Frame;
@@ -192,8 +193,9 @@ fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end
     }
 }
 
-/// The VMM describes a file of another share as memory and takes it out again, over and over, as it does for each mapping.
-/// The guest truncates the file while it is there, and floods a queue with requests that lie in it.
+/// The VMM describes a file of another share as memory and takes it out again, over and over, as it
+/// does for each mapping. The guest truncates the file while it is there, and floods a queue with
+/// requests that lie in it.
 #[test]
 fn requests_in_a_mapping_that_comes_and_goes_never_end_the_daemon() {
     const ROUNDS: usize = 20_000;

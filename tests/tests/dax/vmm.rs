@@ -1,5 +1,5 @@
-//! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses, hangs up, stops queues
-//! while something is mapped, or maps less than others?
+//! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses,
+//! hangs up, stops queues while something is mapped, or maps less than others?
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
@@ -20,8 +20,8 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 const SLOT: u64 = 2 << 20;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
-/// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a third of
-/// [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
+/// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a
+/// third of [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
 /// A share with a file of four slots; its node.
@@ -88,7 +88,8 @@ fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
         let took = began.elapsed();
         assert_eq!(error(&reply), EIO);
         assert!(took >= WINDOW_PATIENCE && took < WINDOW_PATIENCE + AT_ONCE, "{took:?}");
-        // One waits for a VMM that owes an answer, not each: this one is answered before all threads sleep again.
+        // One waits for a VMM that owes an answer, not each: this one is answered before all
+        // threads sleep again.
         let process = dax.bench.daemon.serving_id();
         let guest = &mut dax.bench.guest;
         let sent = send(guest, 1, map_frame(node, 1));

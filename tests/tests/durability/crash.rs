@@ -1,14 +1,15 @@
-//! `kill -9` of a daemon, a VMM or a guest at any moment under load: is what was acknowledged in the host's files and
-//! nothing else, is whoever comes next served, and do the others never notice?
+//! `kill -9` of a daemon, a VMM or a guest at any moment under load: is what was acknowledged in
+//! the host's files and nothing else, is whoever comes next served, and do the others never notice?
 //!
-//! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a journal of what it asked
-//! for and what it was told (`tests/src/crash/`). It takes locks that have to end with it, has a flock all the while, and waits
-//! for a lock that another has: the guest that works beside it, through a daemon of its own on the same share.
-//! `PINHOLE_KILLS` says how many kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
+//! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a
+//! journal of what it asked for and what it was told (`tests/src/crash/`). It takes locks that have
+//! to end with it, has a flock all the while, and waits for a lock that another has: the guest that
+//! works beside it, through a daemon of its own on the same share. `PINHOLE_KILLS` says how many
+//! kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
 
 use pinhole_tests::crash::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};
-use pinhole_tests::frontend::client::{Client, Opened, Share};
+use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
 use pinhole_tests::frontend::frame::opcode::{
     FORGET, GETATTR, LOOKUP, MKDIR, OPEN_FILE, OPENDIR, READ, READDIR, SETATTR, SETLK, UNLINK, WRITE,
 };
@@ -48,7 +49,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(share: &Share) -> Self {
+    fn new(share: &SharedFolder) -> Self {
         let socket = share.folder().join("socket");
         let daemon = Daemon::pinhole(share.host("")).unwrap().confined_to(share.folder());
         let daemon = daemon.argument("--keep-listening").at(&socket);
@@ -81,7 +82,8 @@ impl Supervisor {
         });
     }
 
-    /// Kills the process that serves, or the one that stays outside, and waits until another one is there.
+    /// Kills the process that serves, or the one that stays outside, and waits until another one is
+    /// there.
     fn kill(&self, outside: bool) {
         let id = self.id();
         kill(if outside { id } else { serving_id(id) });
@@ -110,7 +112,8 @@ enum Order {
     End,
 }
 
-/// Works beside the others until it is told to stop; each answer must be right. It has the lock for which they wait.
+/// Works beside the others until it is told to stop; each answer must be right. It has the lock for
+/// which they wait.
 struct Bystander {
     orders: Sender<Order>,
     done: Receiver<()>,
@@ -120,7 +123,7 @@ struct Bystander {
 }
 
 impl Bystander {
-    fn new(share: &Share, seed: u64) -> Self {
+    fn new(share: &SharedFolder, seed: u64) -> Self {
         let daemon = share.serve(&[]).unwrap();
         fs::create_dir(share.host("bystander")).unwrap();
         let client = Client::connect(daemon.socket(), SETUP).unwrap().0;
@@ -204,7 +207,7 @@ fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) 
 
 /// Lets a guest work, cuts it off, and holds what it leaves against its journal.
 fn round(
-    share: &Share,
+    share: &SharedFolder,
     supervisor: &Supervisor,
     (number, aim): (u64, Aim),
     random: &mut Random,
@@ -260,7 +263,7 @@ type Tally = BTreeMap<String, u64>;
 /// Plays rounds until so many have killed somebody.
 fn kill_many(count: u64, seed: u64) -> Tally {
     println!("seed {seed}");
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     for name in [HELD, AWAITED] {
         fs::write(share.host(name), "").unwrap();
     }
@@ -315,7 +318,7 @@ fn what_was_acknowledged_is_on_the_host_and_nothing_else_whoever_is_killed() {
 
 /// What a guest has of a daemon that is then killed, and a share with as many other files.
 struct Remains {
-    share: Share,
+    share: SharedFolder,
     supervisor: Supervisor,
     nodes: Vec<u64>,
     files: Vec<Opened>,
@@ -324,7 +327,7 @@ struct Remains {
 
 impl Remains {
     fn new() -> Self {
-        let share = Share::new().unwrap();
+        let share = SharedFolder::new().unwrap();
         for number in 0..100 {
             fs::write(share.host(format!("old-{number}")), "old").unwrap();
             fs::write(share.host(format!("new-{number}")), "new").unwrap();
@@ -488,7 +491,8 @@ fn check_work(folder: &Path, done: u64) {
     for (number, line) in lines.lines().enumerate() {
         assert_eq!(line, format!("line {number}"));
     }
-    // It had gone on before all of its output was seen. Only the last file may be under the name that it gave it first.
+    // It had gone on before all of its output was seen. Only the last file may be under the name
+    // that it gave it first.
     let later = names.iter().filter(|name| name.starts_with("file.")).count() as u64;
     let new: Vec<&String> = names.iter().filter(|name| name.starts_with("new.")).collect();
     assert_eq!(new.len() as u64 + later, names.len() as u64, "{names:?}");
@@ -497,7 +501,7 @@ fn check_work(folder: &Path, done: u64) {
 
 #[test]
 fn a_real_guest_that_is_killed_with_its_vmm_or_its_daemon_leaves_what_it_said() {
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     let others = share.serve(&["--tag=share"]).unwrap();
     let mut other = Guest::uml().share(others.socket(), "share").start(&WORK.replace("$1", "other")).unwrap();
     for number in 0..5 {

@@ -1,5 +1,5 @@
-//! Who hears of it when the host's disk refuses what was written? Each open file once, in each guest and on the host, as Linux
-//! has it: with its next fsync, whoever wrote.
+//! Who hears of it when the host's disk refuses what was written? Each open file once, in each
+//! guest and on the host, as Linux has it: with its next fsync, whoever wrote.
 
 use pinhole_tests::linux::{O_DIRECT, O_DSYNC, O_RDWR};
 use std::fs::{self, File};
@@ -70,8 +70,8 @@ impl Guest {
         self.ask(&Operation::Write(write), b"lost").err()
     }
 
-    /// Writes a block past the host's page cache, and asks for it to be durable. Its bytes lie on the border of a page, as the
-    /// host wants them then.
+    /// Writes a block past the host's page cache, and asks for it to be durable. Its bytes lie on
+    /// the border of a page, as the host wants them then.
     fn write_direct(&mut self, handle: Handle) -> Option<Errno> {
         let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::DIRECT | OpenFlags::SYNC);
         let write = Write { handle, offset: BLOCK, size: 4096, write_flags, lock_owner: None, flags };
@@ -128,7 +128,8 @@ fn on_host(file: &File) -> Option<Errno> {
     errno(file.sync_all())
 }
 
-/// What Linux itself tells of such a disk: each open file once, also those that nobody has written to.
+/// What Linux itself tells of such a disk: each open file once, also those that nobody has written
+/// to.
 fn error() -> Option<Errno> {
     static ERROR: OnceLock<Option<Errno>> = OnceLock::new();
     *ERROR.get_or_init(|| {
@@ -255,8 +256,8 @@ fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode(
     }
 }
 
-/// A file system that writes back when a file is closed (NFS, SMB, FUSE) tells of errors then. Here that is a share in a
-/// share: the inner daemon lacks the call with which it answers FLUSH.
+/// A file system that writes back when a file is closed (NFS, SMB, FUSE) tells of errors then. Here
+/// that is a share in a share: the inner daemon lacks the call with which it answers FLUSH.
 #[test]
 fn close_reports_errors_of_file_systems_that_write_at_close() {
     let folder = tempfile::tempdir().unwrap();

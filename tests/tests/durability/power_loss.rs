@@ -1,5 +1,6 @@
-//! What is left when the power fails right after a guest was told that its data is on disk? On ext4, XFS and btrfs, on a disk
-//! that keeps a log of its writes and flushes: what had not been flushed at that moment is lost.
+//! What is left when the power fails right after a guest was told that its data is on disk? On
+//! ext4, XFS and btrfs, on a disk that keeps a log of its writes and flushes: what had not been
+//! flushed at that moment is lost.
 
 use pinhole_tests::linux::O_RDWR;
 use std::ffi::CString;
@@ -28,7 +29,8 @@ const MODES: [(&str, &[&str]); 5] = [
     ("exclusive-writeback", &["--cache=exclusive", "--writeback"]),
 ];
 
-/// Ways to say that what is written shall be durable. Past the guest's cache too, where one handle is not like the others.
+/// Ways to say that what is written shall be durable. Past the guest's cache too, where one handle
+/// is not like the others.
 const WAYS: [&str; 10] = [
     "O_SYNC",
     "O_DSYNC",
@@ -61,7 +63,8 @@ impl Step {
         let of_share = |share| {
             let data =
                 WAYS.into_iter().flat_map(move |way| ["new", "old"].map(|file| Self { share, way, file }));
-            // What a directory's fsync is for; and a file that nobody syncs, without which the rest would prove nothing.
+            // What a directory's fsync is for; and a file that nobody syncs, without which the rest
+            // would prove nothing.
             let others = [("rename", "new"), ("unlink", "old"), ("nothing", "new"), ("nothing", "old")];
             data.chain(others.map(|(way, file)| Self { share, way, file }))
         };
@@ -106,7 +109,8 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// Lets one guest with a share in each mode do all steps, and gives back when each was acknowledged.
+/// Lets one guest with a share in each mode do all steps, and gives back when each was
+/// acknowledged.
 fn perform(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
     let control = tempfile::tempdir().unwrap();
     let mut daemons = vec![("control", serve(control.path(), "control", &["--cache=never"]))];
@@ -235,8 +239,8 @@ enum Asking {
     SyncWrite,
 }
 
-/// In `folder` of the disk: a file gets a second name, the first is taken from it, and what is then written through the
-/// second is made durable. `first` is open all the while where `held`.
+/// In `folder` of the disk: a file gets a second name, the first is taken from it, and what is then
+/// written through the second is made durable. `first` is open all the while where `held`.
 fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): (Taking, Asking, bool)) {
     let folder = guest.look_up(NodeId::ROOT, folder);
     let below = guest.look_up(folder, "below");
@@ -270,7 +274,8 @@ fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): 
     guest.fsync(found, handle, flags);
 }
 
-/// btrfs logs a file with the name by which it was opened, which for a daemon is the one that was looked up first.
+/// btrfs logs a file with the name by which it was opened, which for a daemon is the one that was
+/// looked up first.
 #[test]
 fn what_is_written_under_a_second_name_survives_when_the_first_has_been_taken_from_the_file() {
     for kind in FileSystem::ALL {
@@ -311,8 +316,8 @@ const SLOT: usize = 2 << 20;
 /// Where what is stored lies: over the border of two pages.
 const STORED_AT: usize = 5 * 4096 - 10;
 
-/// Ways to make durable what was stored through a window. First none, before anything else could take it along: were it there
-/// all the same, the others would prove nothing.
+/// Ways to make durable what was stored through a window. First none, before anything else could
+/// take it along: were it there all the same, the others would prove nothing.
 const OF_STORES: [(&str, Option<FsyncFlags>); 3] = [
     ("nothing", None),
     ("fsync", Some(FsyncFlags::empty())),

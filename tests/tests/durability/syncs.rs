@@ -1,5 +1,5 @@
-//! Is what a guest was told to be on disk there? Counts the host's sync calls behind each call of a real client, by
-//! strace around `pinhole mount`: as many as were asked for, no fewer and no more.
+//! Is what a guest was told to be on disk there? Counts the host's sync calls behind each call of a
+//! real client, by strace around `pinhole mount`: as many as were asked for, no fewer and no more.
 
 use pinhole_tests::linux::{O_DSYNC, O_SYNC};
 use std::fs::{self, File};
@@ -87,10 +87,11 @@ impl Traced {
         self.work.path().join("mnt").join(name)
     }
 
-    /// The syncs that the host was asked for since this was last called: name and what makes a write one.
+    /// The syncs that the host was asked for since this was last called: name and what makes a
+    /// write one.
     ///
-    /// strace stops the daemon at each call and writes before it lets it go on, so that a call that has been answered
-    /// is in the trace.
+    /// strace stops the daemon at each call and writes before it lets it go on, so that a call that
+    /// has been answered is in the trace.
     fn syncs(&self) -> Vec<String> {
         let trace = self.read("trace");
         let new = trace.get(self.seen.get()..).unwrap_or_default();
@@ -192,7 +193,8 @@ fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
     }
 }
 
-/// As Linux has it. Where the guest may map: what is past its cache has no cache to map, unless the mode says so.
+/// As Linux has it. Where the guest may map: what is past its cache has no cache to map, unless the
+/// mode says so.
 #[test]
 fn msync_is_one_fdatasync() {
     let maps =
@@ -260,7 +262,8 @@ fn a_read_only_share_still_answers_every_fsync() {
     }
 }
 
-/// strace answers the daemon's calls with EIO in the host's place, as a disk does that has lost what was written.
+/// strace answers the daemon's calls with EIO in the host's place, as a disk does that has lost
+/// what was written.
 #[test]
 fn an_fsync_error_of_the_host_reaches_the_caller() {
     for mode in CACHE_MODES {

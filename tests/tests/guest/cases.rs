@@ -35,8 +35,8 @@ const LOCAL: &str = "
     mount -o loop /tmp/image /mnt/local
     ";
 
-/// A folder to share, removed at the end. On the disk of the build folder: a tmpfs knows neither collapsing nor
-/// file handles.
+/// A folder to share, removed at the end. On the disk of the build folder: a tmpfs knows neither
+/// collapsing nor file handles.
 pub(crate) struct Shared {
     _keeper: TempDir,
     pub(crate) path: PathBuf,

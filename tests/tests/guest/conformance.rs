@@ -1,6 +1,6 @@
-//! Does a share behave as POSIX says? Whole suites of others, through `pinhole mount` at native speed: every case of
-//! `pjdfstest`, held to a local directory's results, and `fsx` in every cache mode; O_DIRECT, which fsx does not
-//! know, by an exerciser of the same kind here.
+//! Does a share behave as POSIX says? Whole suites of others, through `pinhole mount` at native
+//! speed: every case of `pjdfstest`, held to a local directory's results, and `fsx` in every cache
+//! mode; O_DIRECT, which fsx does not know, by an exerciser of the same kind here.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -29,7 +29,8 @@ const DIFFERENCES: [(&str, &str); 1] = [(
     "skipped: the C library derives LINK_MAX from the type of file system, and knows no figure for FUSE",
 )];
 
-/// Cases whose result depends on timing, each with its reason. `docs/use/compatibility.md` lists them.
+/// Cases whose result depends on timing, each with its reason. `docs/use/compatibility.md` lists
+/// them.
 const RACES: [(&str, &str); 1] = [(
     "open::etxtbsy",
     "opening a running program with O_RDONLY and O_TRUNC: the kernel's FUSE driver has the file truncated before it \
@@ -89,7 +90,8 @@ impl Mount {
         self.work.path().join("local")
     }
 
-    /// The daemon still serves, and has not said that anything went wrong. What the host lacks it says before it mounts.
+    /// The daemon still serves, and has not said that anything went wrong. What the host lacks it
+    /// says before it mounts.
     fn assert_healthy(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended: {}", self.log());
         fs::metadata(self.mounted()).unwrap();
@@ -124,7 +126,8 @@ fn run(command: &mut Command) -> (bool, String) {
     (success, String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The name of the group of a user, as the suite wants it: two users that any Debian has, and whatever group each has.
+/// The name of the group of a user, as the suite wants it: two users that any Debian has, and
+/// whatever group each has.
 fn group_of(user: &str) -> String {
     let table = |path: &str| fs::read_to_string(path).unwrap();
     let field = |line: &str, index| line.split(':').nth(index).unwrap_or_default().to_owned();
@@ -182,8 +185,9 @@ fn every_pjdfstest_case_does_as_on_a_local_directory() {
     mount.assert_healthy();
 }
 
-/// What fsx does how often. It maps shared even to read, which a mode without data caching has only with
-/// `--allow-mmap`. posix_fallocate of nothing is EINVAL, which fsx takes for a fault. Files and transfers are half and a quarter of its usual: what takes its time is comparing.
+/// What fsx does how often. It maps shared even to read, which a mode without data caching has only
+/// with `--allow-mmap`. posix_fallocate of nothing is EINVAL, which fsx takes for a fault. Files
+/// and transfers are half and a quarter of its usual: what takes its time is comparing.
 fn fsx_config(mapped: bool) -> String {
     let (mapped, invalidate) = if mapped { (10, 1) } else { (0, 0) };
     format!(
@@ -200,7 +204,8 @@ fn seed() -> u32 {
 fn fsx(arguments: &[&str], mapped: bool) {
     let operations = std::env::var("PINHOLE_FSX_OPERATIONS").ok().and_then(|count| count.parse().ok());
     let operations: u32 = operations.unwrap_or(FSX_OPERATIONS);
-    // In memory: each mapped write is followed by an msync, and waiting for a disk is not what this is about.
+    // In memory: each mapped write is followed by an msync, and waiting for a disk is not what this
+    // is about.
     let mut mount = Mount::within(Path::new("/dev/shm"), arguments);
     let config = mount.work.path().join("fsx.toml");
     fs::write(&config, fsx_config(mapped)).unwrap();
@@ -260,7 +265,8 @@ fn aligned(len: usize) -> (Vec<u8>, std::ops::Range<usize>) {
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 48;
 
-/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares with what it knows.
+/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares with
+/// what it knows.
 fn direct_against_buffered(arguments: &[&str]) {
     let mut mount = Mount::new(arguments);
     let path = mount.mounted().join("file");

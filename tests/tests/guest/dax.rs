@@ -1,8 +1,9 @@
-//! Does a real guest map files as it should? Linux under QEMU with a DAX window: what programs load, store, read and
-//! write, a window smaller than the file, two guests on one file, and a share that must not be written.
+//! Does a real guest map files as it should? Linux under QEMU with a DAX window: what programs
+//! load, store, read and write, a window smaller than the file, two guests on one file, and a share
+//! that must not be written.
 //!
-//! QEMU maps whole multiples of 2 MiB and only what may be written, so the files here are such and `--dax=always` says
-//! that their length is right.
+//! QEMU maps whole multiples of 2 MiB and only what may be written, so the files here are such and
+//! `--dax=always` says that their length is right.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::guest::{Device, Guest, Pieces, Share};
@@ -105,7 +106,8 @@ fn held(process: u32, name: &str) -> (u64, u64) {
 
 #[test]
 fn programs_read_write_and_map_through_a_window_smaller_than_the_file() {
-    // Under TCG a mapping takes milliseconds, so one mount has the large file; 3 passes over it map each slot 3 times.
+    // Under TCG a mapping takes milliseconds, so one mount has the large file; 3 passes over it map
+    // each slot 3 times.
     let folders = [("inode", 256 << 20), ("always", 32 << 20)];
     let folders = folders.map(|(tag, len)| (tag, len, tempfile::tempdir().unwrap()));
     let script = "set -e; for m in inode always; do cd /mnt/$m\n\
@@ -196,8 +198,8 @@ fn fio_verifies_what_each_of_two_guests_stores_in_both() {
         make_file(&folder.path().join(name), 4 * SLOT);
     }
     let userland = Pieces::locate().userland().unwrap();
-    // Each stores into a file of its own (fio's mmap engine writes a job with an offset to the file's start); when both are
-    // done, each looks at the other's.
+    // Each stores into a file of its own (fio's mmap engine writes a job with an offset to the
+    // file's start); when both are done, each looks at the other's.
     let script = |own: u8, other: u8| {
         format!(
             "set -e; cd /mnt; /extra/window is-dax s/file0; mount -o bind s user/mnt; mount -t tmpfs tmp user/tmp\n\
@@ -226,8 +228,8 @@ fn fio_verifies_what_each_of_two_guests_stores_in_both() {
 
 #[test]
 fn a_share_that_is_read_only_cannot_be_written_through_the_window() {
-    // A guest whose kernel is hostile stores into the window itself, slot by slot. What that does to a share that may be
-    // written shows that it is the window.
+    // A guest whose kernel is hostile stores into the window itself, slot by slot. What that does
+    // to a share that may be written shows that it is the window.
     let stores = "dmesg | sed -n 's/.*virtiofs virtio\\([0-9]\\): Cache len: .* @ 0x\\([0-9a-f]*\\).*/\\1 \\2/p' | sort |\n\
         while read device base; do slot=0; while [ $slot -lt 8 ]; do\n\
         echo $device $(/extra/window store-physical $((0x$base + slot * 2097152)) 2>&1); slot=$((slot + 1)); done; done";

@@ -1,5 +1,6 @@
-//! Can the harness be believed? Output intact, exit codes kept, failures noticed, nothing left running, nothing
-//! writable but the test's own folder. Served by the packaged virtiofsd, so that a fault here is the harness's own.
+//! Can the harness be believed? Output intact, exit codes kept, failures noticed, nothing left
+//! running, nothing writable but the test's own folder. Served by the packaged virtiofsd, so that a
+//! fault here is the harness's own.
 
 use std::collections::BTreeSet;
 use std::fs;

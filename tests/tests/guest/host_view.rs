@@ -115,7 +115,8 @@ fn enter(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>
             is_kept.then(|| fs::read(&path).unwrap())
         };
         if status.is_dir() && name != NOT_ENTERED {
-            // A tree of a hundred levels with long names has paths longer than PATH_MAX only past this depth.
+            // A tree of a hundred levels with long names has paths longer than PATH_MAX only past
+            // this depth.
             enter(&path, &key, objects);
         }
         objects.insert(key, Object { status, content, attributes: attributes(&path) });

@@ -1,11 +1,13 @@
-//! Does a real Linux guest go on while one of its programs opens a file on which a host process has a lease?
+//! Does a real Linux guest go on while one of its programs opens a file on which a host process has
+//! a lease?
 
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::Guest;
 use pinhole_tests::lease::{LeaseKind, Leases};
 use std::fs;
 
-/// `cat` and the shell's `>` wait in an open each; once they sleep, the rest of the guest works on the same queue.
+/// `cat` and the shell's `>` wait in an open each; once they sleep, the rest of the guest works on
+/// the same queue.
 const SCRIPT: &str = "
     asleep() { until cut -d' ' -f3 /proc/$1/stat | grep -q '[SD]'; do :; done; }
     ls /mnt/s > /dev/null

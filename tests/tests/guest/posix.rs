@@ -1,9 +1,9 @@
-//! Does a real Linux guest get from a share what a local file system gives it, and does the host see exactly what the
-//! guest did?
+//! Does a real Linux guest get from a share what a local file system gives it, and does the host
+//! see exactly what the guest did?
 //!
-//! One boot runs every case of `scripts` twice: on pinhole and on an ext4 of the guest's own. Each test here
-//! looks at one case. A second boot runs the quick ones in the other cache modes. The differences that are allowed
-//! are [`DIFFERENCES`], explained in docs/use/compatibility.md.
+//! One boot runs every case of `scripts` twice: on pinhole and on an ext4 of the guest's own. Each
+//! test here looks at one case. A second boot runs the quick ones in the other cache modes. The
+//! differences that are allowed are [`DIFFERENCES`], explained in docs/use/compatibility.md.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::OnceLock;
@@ -12,7 +12,8 @@ use super::cases::{Shared, boot, serve};
 use super::host_view::HostView;
 use super::report::{Difference, Report};
 
-/// What a share does not do as a local ext4 does. Each has its paragraph in docs/use/compatibility.md.
+/// What a share does not do as a local ext4 does. Each has its paragraph in
+/// docs/use/compatibility.md.
 const DIFFERENCES: [Difference; 7] = [
     // Linux's FUSE refuses both modes before it asks anyone.
     Difference {
@@ -21,7 +22,8 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["collapse: ENOTSUP", "collapsed: ABCDEFGH", "insert: ENOTSUP", "inserted: ABCDEFGH"],
         ends_early: false,
     },
-    // A shared mapping is a cache of data, which these modes forbid unless --allow-mmap says otherwise.
+    // A shared mapping is a cache of data, which these modes forbid unless --allow-mmap says
+    // otherwise.
     Difference {
         places: &["never", "metadata"],
         case: "mmap_shared",
@@ -34,7 +36,8 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["mapping: ENODEV"],
         ends_early: true,
     },
-    // A program that could have mapped the file to write is told of no hole: its kernel may hold data there.
+    // A program that could have mapped the file to write is told of no hole: its kernel may hold
+    // data there.
     Difference {
         places: &["plain", "strict"],
         case: "sparse_file",
@@ -59,7 +62,8 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["data at: [(0, 16)]"],
         ends_early: false,
     },
-    // Likewise; and the guest's kernel does not ask for the blocks again before the attribute timeout.
+    // Likewise; and the guest's kernel does not ask for the blocks again before the attribute
+    // timeout.
     Difference {
         places: &["writeback"],
         case: "sparse_file",
@@ -97,7 +101,8 @@ const MODES: [(&str, &[&str]); 5] = [
     ("writeback", &["--profile=full", "--writeback"]),
 ];
 
-/// The first boot: the default mode, the switched-on extras, and a second mount of the first folder.
+/// The first boot: the default mode, the switched-on extras, and a second mount of the first
+/// folder.
 struct Default {
     report: Report,
     plain: HostView,
@@ -145,7 +150,8 @@ fn in_other_modes() -> &'static (Report, Vec<HostView>) {
     })
 }
 
-/// The case saw the same on the share as on the guest's own ext4; gives the host's view of where it worked.
+/// The case saw the same on the share as on the guest's own ext4; gives the host's view of where it
+/// worked.
 fn as_on_a_local_directory(case: &str) -> &'static Default {
     let booted = in_default_mode();
     let place = if booted.report.cases("rich").contains(&case) { "rich" } else { "plain" };
@@ -165,7 +171,8 @@ fn in_mode(tag: &str) {
     same_manifest(report, tag, view);
 }
 
-/// How much later the host may have last changed a file than the guest says, with a writeback cache.
+/// How much later the host may have last changed a file than the guest says, with a writeback
+/// cache.
 const LATER_MAX_NS: i128 = 1_000_000_000;
 
 fn same_manifest(report: &Report, place: &str, view: &HostView) {
@@ -176,8 +183,9 @@ fn same_manifest(report: &Report, place: &str, view: &HostView) {
     for (in_guest, on_host) in guest.iter().zip(&host) {
         let ((in_guest, shown), (on_host, kept)) = (without_time(in_guest), without_time(on_host));
         assert_eq!(in_guest, on_host, "hex path, mode, uid, gid, links, size, rdev, checksum on {place}");
-        // The guest's kernel then keeps the time of its own last write, in ticks of its clock, and does not send it
-        // again for a write in the same tick; the host's is that of the write's arrival.
+        // The guest's kernel then keeps the time of its own last write, in ticks of its clock, and
+        // does not send it again for a write in the same tick; the host's is that of the write's
+        // arrival.
         let is_late = place == "writeback" && (0..LATER_MAX_NS).contains(&(kept - shown));
         assert!(shown == kept || is_late, "modified {shown} in the guest, {kept} on the host: {on_host}");
     }
@@ -188,7 +196,8 @@ fn same_manifest(report: &Report, place: &str, view: &HostView) {
     }
 }
 
-/// A manifest's line without its seventh field, and that field: the modification time in nanoseconds.
+/// A manifest's line without its seventh field, and that field: the modification time in
+/// nanoseconds.
 fn without_time(line: &str) -> (String, i128) {
     let mut fields: Vec<_> = line.split(' ').collect();
     let time = fields.remove(6).parse().unwrap();

@@ -1,7 +1,9 @@
-//! Does a guest stop honoring set-user-id and set-group-id when a user without CAP_FSETID changes a file?
+//! Does a guest stop honoring set-user-id and set-group-id when a user without CAP_FSETID changes a
+//! file?
 //!
-//! One boot runs every way to change a file in every cache mode, and on an ext4 of the guest's own. The host's file is
-//! not enough: the guest's kernel decides by its own copy of the mode what `exec` grants.
+//! One boot runs every way to change a file in every cache mode, and on an ext4 of the guest's own.
+//! The host's file is not enough: the guest's kernel decides by its own copy of the mode what
+//! `exec` grants.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Difference;

@@ -1,8 +1,8 @@
 //! What does each profile leave a real Linux guest of what a local file system gives it?
 //!
-//! One boot runs every case of `scripts` under the profile `share`, on an ext4 of the guest's own, and under
-//! `rootfs`; what `full` leaves is the question of `posix.rs`. A second boot runs the programs of a Debian tree
-//! that is served as a container's root file system is.
+//! One boot runs every case of `scripts` under the profile `share`, on an ext4 of the guest's own,
+//! and under `rootfs`; what `full` leaves is the question of `posix.rs`. A second boot runs the
+//! programs of a Debian tree that is served as a container's root file system is.
 
 use std::fs;
 use std::process::Command;
@@ -52,7 +52,8 @@ const SHARE: [Difference; 5] = [
     },
 ];
 
-/// Everything that changes a tree, once each, on files that are there. One line for each: what, and the errno.
+/// Everything that changes a tree, once each, on files that are there. One line for each: what, and
+/// the errno.
 const CHANGES: &str = r#"
 import ctypes, errno, os
 os.chdir("/mnt/rootfs/tree")

@@ -1,4 +1,5 @@
-//! What cases saw in a guest: its output cut at the marks that the scripts print, and compared place by place.
+//! What cases saw in a guest: its output cut at the marks that the scripts print, and compared
+//! place by place.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Does a rootless container in the guest get from a share what it gets from a local ext4?
 //!
-//! The user is root in a user namespace of its own: it has CAP_DAC_OVERRIDE there, and the guest's kernel lets it make
-//! files in directories that their mode closes. The daemon makes them in the user's name.
+//! The user is root in a user namespace of its own: it has CAP_DAC_OVERRIDE there, and the guest's
+//! kernel lets it make files in directories that their mode closes. The daemon makes them in the
+//! user's name.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Report;

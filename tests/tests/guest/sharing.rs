@@ -1,15 +1,18 @@
-//! Do guests that write one directory at once see of one another what the cache mode promises, and is nothing lost?
+//! Do guests that write one directory at once see of one another what the cache mode promises, and
+//! is nothing lost?
 //!
-//! Real guests, each with a daemon of its own, and a process of the host. The questions are those of
-//! `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long, `PINHOLE_SHARING_SEED` another order;
-//! `PINHOLE_SHARING_SECONDS=60` has the databases written for a minute, as `cargo xtask coherence` does.
+//! Real guests, each with a daemon of its own, and a process of the host. The questions are those
+//! of `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long,
+//! `PINHOLE_SHARING_SEED` another order; `PINHOLE_SHARING_SECONDS=60` has the databases written for
+//! a minute, as `cargo xtask coherence` does.
 
 use std::collections::BTreeMap;
 
 use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::sharing::{Group, QUESTIONS, Subject, Table};
 
-/// Asks a group's questions, all of them, and says which were answered wrong; of each what was counted.
+/// Asks a group's questions, all of them, and says which were answered wrong; of each what was
+/// counted.
 fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
     let mut table = Table::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! Do two guests and the host agree through a DAX window, by loads and stores in one page and record locks around them?
+//! Do two guests and the host agree through a DAX window, by loads and stores in one page and
+//! record locks around them?
 
 use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::guest::{Device, Guest, Share};

@@ -1,7 +1,8 @@
-//! Do the programs that people run on a share work there, and is what they wrote on the host byte for byte?
+//! Do the programs that people run on a share work there, and is what they wrote on the host byte
+//! for byte?
 //!
-//! Each test boots a guest with a Debian userland of its own: fio with checked blocks, git, a tarball of 30 MB,
-//! SQLite, a compiler.
+//! Each test boots a guest with a Debian userland of its own: fio with checked blocks, git, a
+//! tarball of 30 MB, SQLite, a compiler.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

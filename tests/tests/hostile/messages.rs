@@ -1,5 +1,6 @@
-//! Can a guest do harm by what it sends? Whatever is wrong with a message, a descriptor chain or a ring, the daemon
-//! answers with an error or stops that one queue, goes on serving, and grows by nothing.
+//! Can a guest do harm by what it sends? Whatever is wrong with a message, a descriptor chain or a
+//! ring, the daemon answers with an error or stops that one queue, goes on serving, and grows by
+//! nothing.
 
 use pinhole_tests::frontend::frame::opcode::{
     ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, CREATE, DESTROY, FALLOCATE, FLUSH, FORGET, FSYNC, FSYNCDIR,
@@ -21,7 +22,8 @@ const WRITABLE: u16 = Descriptor::WRITE;
 const INDIRECT: u16 = Descriptor::INDIRECT;
 /// The first address behind the guest's memory.
 const MEMORY_END: u64 = MEMORY_START + MEMORY_LEN;
-/// Memory that the daemon may keep after it has served any amount of anything: its allocator's slack.
+/// Memory that the daemon may keep after it has served any amount of anything: its allocator's
+/// slack.
 const SLACK_KIB: u64 = 8 << 10;
 /// Where the header says how long the message is.
 const LEN_AT: std::ops::Range<usize> = 0..4;
@@ -159,7 +161,8 @@ fn tamed(message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The daemon serves; where the message was a DESTROY or an INIT of another age, it serves after the next INIT.
+/// The daemon serves; where the message was a DESTROY or an INIT of another age, it serves after
+/// the next INIT.
 #[track_caller]
 fn still_serves(bench: &mut Bench) {
     if bench.is_alive().is_err() {
@@ -291,7 +294,8 @@ fn a_fifo_and_a_device_are_never_opened() {
     for (name, mode, device) in [("fifo", 0o010_666, 0), ("null", 0o020_666, 0x103), ("socket", 0o140_666, 0)]
     {
         let made = Frame::new(MKNOD, ROOT).u32(mode).u32(device).u32(0).u32(0).name(name);
-        // A host that gives its daemon no right to make devices refuses that one; then there is none to open.
+        // A host that gives its daemon no right to make devices refuses that one; then there is
+        // none to open.
         let made = bench.ask(made, 128).unwrap();
         if made.error().unwrap().is_some() {
             assert_eq!(name, "null");
@@ -307,7 +311,8 @@ fn a_fifo_and_a_device_are_never_opened() {
     bench.is_alive().unwrap();
 }
 
-/// Descriptors of a well-formed GETATTR on the root in queue 1: header and body at `buffers`, room behind.
+/// Descriptors of a well-formed GETATTR on the root in queue 1: header and body at `buffers`, room
+/// behind.
 fn chain(bench: &mut Bench) -> (u64, u64) {
     let (queue, _) = bench.guest.queue(1).unwrap();
     let place = queue.place();
@@ -566,8 +571,8 @@ fn ten_thousand_mutations_leave_no_mark() {
 fn rename_flags_that_exclude_one_another_are_refused() {
     let mut bench = Bench::new().unwrap();
     Scene::begin(&mut bench);
-    // EXCHANGE with NOREPLACE, with WHITEOUT, with both: a filter of host calls that knows each of them alone would end
-    // the daemon for a call with two.
+    // EXCHANGE with NOREPLACE, with WHITEOUT, with both: a filter of host calls that knows each of
+    // them alone would end the daemon for a call with two.
     for flags in [3, 6, 7] {
         let rename = Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other");
         assert_eq!(bench.errno(rename, 0).unwrap(), 22, "flags {flags}");

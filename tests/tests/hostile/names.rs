@@ -1,8 +1,9 @@
-//! Can a name lead out of the share? Every opcode that takes a name, with every kind of wrong name, and a directory
-//! whose host path is swapped for a symbolic link while it runs.
+//! Can a name lead out of the share? Every opcode that takes a name, with every kind of wrong name,
+//! and a directory whose host path is swapped for a symbolic link while it runs.
 //!
-//! These tests aim at canaries of their own only, and the daemon runs in a mount namespace whose root is read-only
-//! but for the test's folder: a build that resolves names wrongly really deletes what they point at.
+//! These tests aim at canaries of their own only, and the daemon runs in a mount namespace whose
+//! root is read-only but for the test's folder: a build that resolves names wrongly really deletes
+//! what they point at.
 
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, GETATTR, LINK, LOOKUP, MKDIR, MKNOD, OPEN_FILE, RENAME, RENAME2, RMDIR, SYMLINK, TMPFILE, UNLINK,
@@ -185,8 +186,8 @@ fn a_symbolic_link_is_never_followed() {
     assert_eq!(outside(&bench), before);
 }
 
-/// Swaps `dir` with a symbolic link to the folder outside, until told to stop. At each moment one of the two stands
-/// there: the exchange is atomic.
+/// Swaps `dir` with a symbolic link to the folder outside, until told to stop. At each moment one
+/// of the two stands there: the exchange is atomic.
 fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
     let mut swaps = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -197,7 +198,8 @@ fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
     swaps
 }
 
-/// Asks for everything that `parent` can be asked for, in a directory that may be swapped at any moment.
+/// Asks for everything that `parent` can be asked for, in a directory that may be swapped at any
+/// moment.
 fn ask_everything(bench: &mut Bench, round: u64) {
     let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN) else { return };
     let parent = u64_at(&entry, 0).unwrap();

@@ -1,5 +1,6 @@
-//! Does the daemon serve, or say why it does not, when the host has no room for its threads? Each run has a limit on
-//! the number of its user's processes and threads, from none to more than enough.
+//! Does the daemon serve, or say why it does not, when the host has no room for its threads? Each
+//! run has a limit on the number of its user's processes and threads, from none to more than
+//! enough.
 //!
 //! Needs root, to start the daemon as another user.
 
@@ -191,7 +192,8 @@ fn without_a_pool_any_number_of_threads_serves_or_is_an_error() {
 #[test]
 fn a_front_end_waits_until_there_is_room_for_threads() {
     let needed = (0..ENOUGH).find(|threads_max| serves_or_says_why(*threads_max, &[])).unwrap();
-    // The last thread that it needs is the connection's own, which comes after the front-end was accepted.
+    // The last thread that it needs is the connection's own, which comes after the front-end was
+    // accepted.
     let mut starved = Starved::start(needed - 2, &["--keep-listening"]);
     assert!(starved.is_ready(), "{}", starved.program.stderr());
     let socket = starved.socket();

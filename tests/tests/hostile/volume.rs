@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// Bytes of one READ or WRITE that INIT has told the guest.
 const TRANSFER_MAX: u32 = 1 << 20;
 
-/// A chain of 80 bytes of arguments and one piece of memory, named so often that it is `times` as much. The last
-/// descriptor says that one more follows.
+/// A chain of 80 bytes of arguments and one piece of memory, named so often that it is `times` as
+/// much. The last descriptor says that one more follows.
 fn folded(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
     let pieces = (0..times).map(|n| at(piece, TRANSFER_MAX, flags | Descriptor::NEXT, n + 2));
     std::iter::once(at(here, 80, Descriptor::NEXT, 1)).chain(pieces).collect()

@@ -1,5 +1,5 @@
-//! Can a daemon at rest be measured: is its start timed to its ready line, and does its end leave no
-//! process behind, including the second process of its sandbox?
+//! Can a daemon at rest be measured: is its start timed to its ready line, and does its end leave
+//! no process behind, including the second process of its sandbox?
 
 use std::fs;
 use std::time::{Duration, Instant};

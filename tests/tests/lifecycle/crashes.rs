@@ -1,8 +1,9 @@
-//! Is the end of a daemon that crashes called by its name, with what to do next? The process that serves is ended in each
-//! way in which one may end, and the supervisor's line and its own end must say the same.
+//! Is the end of a daemon that crashes called by its name, with what to do next? The process that
+//! serves is ended in each way in which one may end, and the supervisor's line and its own end must
+//! say the same.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::client::{Client, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{FSYNC, LOOKUP};
 use pinhole_tests::frontend::{Bench, Descriptor, LIMIT, Setup, eventually};
@@ -35,7 +36,8 @@ fn ended_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> St
     stderr
 }
 
-/// The kernel ignores such signals for the first process of a namespace of processes, so there is none here.
+/// The kernel ignores such signals for the first process of a namespace of processes, so there is
+/// none here.
 #[test]
 fn a_signal_is_reported_by_its_name() {
     for (signal, name) in [
@@ -97,10 +99,11 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
     assert!(stderr.contains("memory allocation of"), "{stderr}");
 }
 
-/// A tracer that answers a call in the kernel's stead changes its number, and the filter sees that one.
+/// A tracer that answers a call in the kernel's stead changes its number, and the filter sees that
+/// one.
 #[test]
 fn a_forbidden_call_is_reported_with_where_to_find_its_number() {
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), "content").unwrap();
     let daemon = share.serve(&[]).unwrap();
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();

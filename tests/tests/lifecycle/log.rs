@@ -1,5 +1,5 @@
-//! Does a daemon whose log cannot be written serve on, and end as it should? Every filter is at `kill`, and a worker has
-//! a line to write for each request.
+//! Does a daemon whose log cannot be written serve on, and end as it should? Every filter is at
+//! `kill`, and a worker has a line to write for each request.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;
@@ -16,7 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Requests without sense, each with a line of its own in the log: more than the smallest pipe or socket holds.
+/// Requests without sense, each with a line of its own in the log: more than the smallest pipe or
+/// socket holds.
 const LINES: usize = 100;
 /// Such a line has this in it.
 const LINE: &str = "a request that does not decode";
@@ -143,7 +144,8 @@ fn a_log_longer_than_any_file_may_be_ends_nothing() {
     assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
 }
 
-/// Also where the limit is the operator's, holds for both processes from the start, and the guest may write nothing.
+/// Also where the limit is the operator's, holds for both processes from the start, and the guest
+/// may write nothing.
 #[test]
 fn a_limit_from_outside_ends_nothing() {
     for profile in ["share", "rootfs"] {

@@ -1,4 +1,5 @@
-//! Does the daemon start, stop, pause and end correctly, whatever its VMM and its host do meanwhile?
+//! Does the daemon start, stop, pause and end correctly, whatever its VMM and its host do
+//! meanwhile?
 #![cfg(test)]
 
 mod at_rest;

@@ -16,11 +16,13 @@ fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     Ok(guest)
 }
 
-/// Memory of its own, in KiB, that a daemon may keep of a large guest: the first segments of three tables (0.2 MiB each), the
-/// stack that two queue threads have touched, and pieces that the allocator cannot give back because a page of them is in use.
+/// Memory of its own, in KiB, that a daemon may keep of a large guest: the first segments of three
+/// tables (0.2 MiB each), the stack that two queue threads have touched, and pieces that the
+/// allocator cannot give back because a page of them is in use.
 const LEFT_KIB: u64 = 1536;
 
-/// What a daemon takes whose guest has mounted and asked once. A connection is accepted when all of the one before is over.
+/// What a daemon takes whose guest has mounted and asked once. A connection is accepted when all of
+/// the one before is over.
 fn with_a_small_guest(daemon: &Serving) -> u64 {
     let guest = visit(daemon).unwrap();
     let footprint = Footprint::of(daemon.serving_id()).unwrap();

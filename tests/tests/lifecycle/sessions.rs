@@ -1,5 +1,5 @@
-//! Does the daemon live, end and begin anew as it should? VMMs that die at any moment, second guests, signals, resets,
-//! memory that comes and goes, and nothing left behind.
+//! Does the daemon live, end and begin anew as it should? VMMs that die at any moment, second
+//! guests, signals, resets, memory that comes and goes, and nothing left behind.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{
@@ -223,8 +223,8 @@ fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
     }
 }
 
-/// Whoever is impatient sends it again: that is the second end, and never one by the filter of whichever thread the
-/// signal happened to come to.
+/// Whoever is impatient sends it again: that is the second end, and never one by the filter of
+/// whichever thread the signal happened to come to.
 #[test]
 fn signals_that_come_at_once_end_it_in_order() {
     for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
@@ -264,7 +264,8 @@ fn signals_that_its_starter_ignored_or_blocked_are_heard() {
     }
 }
 
-/// A file of one MiB, open: its node and its handle. Moving that much takes long enough to be caught at it.
+/// A file of one MiB, open: its node and its handle. Moving that much takes long enough to be
+/// caught at it.
 fn large_file(bench: &mut Bench) -> (u64, u64) {
     fs::write(bench.host("large"), vec![7; LARGE]).unwrap();
     let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY_LEN).unwrap(), 0).unwrap();
@@ -272,7 +273,8 @@ fn large_file(bench: &mut Bench) -> (u64, u64) {
     (node, u64_at(&opened, 0).unwrap())
 }
 
-/// Lets some time pass, a little more each round, so that what follows falls into every part of a request.
+/// Lets some time pass, a little more each round, so that what follows falls into every part of a
+/// request.
 fn dither(round: u64) {
     let started = Instant::now();
     while started.elapsed() < Duration::from_micros(20 * (round % 25)) {
@@ -409,7 +411,8 @@ fn a_reset_device_is_negotiated_anew_and_has_forgotten_its_guest() {
 #[test]
 fn memory_comes_and_goes_while_requests_run() {
     let mut bench = Bench::new().unwrap();
-    // The last piece comes and goes; a request whose buffers lie there is served only while it is there.
+    // The last piece comes and goes; a request whose buffers lie there is served only while it is
+    // there.
     let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
     let slots = bench.guest.connection().get_max_mem_slots().unwrap();
     assert!(slots >= 8, "{slots} memory slots");

@@ -1,4 +1,5 @@
-//! Does a daemon make its socket where no other has one, and leave another daemon's alone, whichever of the two is quicker?
+//! Does a daemon make its socket where no other has one, and leave another daemon's alone,
+//! whichever of the two is quicker?
 
 use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, eventually};
@@ -14,7 +15,8 @@ const REMOVING: &str = "unlink,unlinkat,rename,renameat,renameat2";
 /// Their numbers on x86-64.
 const REMOVING_NUMBERS: [&str; 5] = ["87", "263", "82", "264", "316"];
 
-/// A daemon whose first call that removes or moves a name does not begin before the tracer is killed.
+/// A daemon whose first call that removes or moves a name does not begin before the tracer is
+/// killed.
 struct Delayed {
     program: Program,
     tracer: Pid,
@@ -62,7 +64,8 @@ fn a_socket_in_use_is_left_to_its_owner() {
     Frontend::connect(daemon.socket()).unwrap().init().unwrap();
 }
 
-/// Both have found that no process listens on the old socket. The slower one must not remove the new one.
+/// Both have found that no process listens on the old socket. The slower one must not remove the
+/// new one.
 #[test]
 fn a_stale_socket_is_not_removed_when_another_daemon_has_replaced_it() {
     let folder = tempfile::Builder::new().prefix("pinhole-sockets-").tempdir().unwrap();

@@ -1,12 +1,14 @@
-//! Does a daemon continue after it was stopped, frozen or traced, whatever its threads were waiting for?
+//! Does a daemon continue after it was stopped, frozen or traced, whatever its threads were waiting
+//! for?
 //!
-//! Each test interrupts one process many times while a guest keeps every kind of thread in its waits, and then asks for
-//! an answer. The freezer needs root and cgroup v2, the tracer needs strace, and `pinhole mount` needs /dev/fuse; a test
-//! that lacks one of them fails with the command that provides it.
+//! Each test interrupts one process many times while a guest keeps every kind of thread in its
+//! waits, and then asks for an answer. The freezer needs root and cgroup v2, the tracer needs
+//! strace, and `pinhole mount` needs /dev/fuse; a test that lacks one of them fails with the
+//! command that provides it.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::dax_vmm::{Dax, Rules};
-use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::client::{Client, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{FALLOCATE, FORGET, FSYNC, GETATTR, LOOKUP};
 use pinhole_tests::frontend::locks::{Lock, WRITE};
@@ -24,10 +26,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const SLOT: u64 = 2 << 20;
-/// Enough that each wait of a few milliseconds is hit. A tracer takes much longer than the other two.
+/// Enough that each wait of a few milliseconds is hit. A tracer takes much longer than the other
+/// two.
 const TIMES: [(Interruption, usize); 3] =
     [(Interruption::Stop, 150), (Interruption::Freeze, 150), (Interruption::Trace, 15)];
-/// How long the VMM of a window takes for its answer, so that the thread that talks to it is often found waiting.
+/// How long the VMM of a window takes for its answer, so that the thread that talks to it is often
+/// found waiting.
 const SLOW: Duration = Duration::from_millis(2);
 /// Bytes of a reservation that takes a while also on tmpfs.
 const LONG: u64 = 256 << 20;
@@ -68,7 +72,8 @@ fn ends_well(mut daemon: Serving) {
     assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
 }
 
-/// hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM with a window.
+/// hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM with a
+/// window.
 fn with_window(interruption: (Interruption, usize)) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", SLOT).unwrap();
@@ -94,7 +99,7 @@ fn with_window(interruption: (Interruption, usize)) {
 
 /// A guest that waits for a lock of the host, which is tried again and again.
 fn with_lock_waiter(interruption: (Interruption, usize)) {
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 4096]).unwrap();
     let held = File::options().read(true).write(true).open(share.host("file")).unwrap();
     flock(&held, FlockOperation::LockExclusive).unwrap();
@@ -115,7 +120,7 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
 
 /// A guest that is slowed down by its policy.
 fn with_limited_speed(interruption: (Interruption, usize)) {
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, "[limits]\noperations-per-second = 50\n").unwrap();
     let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();

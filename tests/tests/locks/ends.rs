@@ -1,4 +1,5 @@
-//! What ends a lock: a flush, a release, and the end of the guest, of its connection and of its daemon.
+//! What ends a lock: a flush, a release, and the end of the guest, of its connection and of its
+//! daemon.
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::eventually;
@@ -54,7 +55,8 @@ fn a_release_ends_what_was_locked_through_its_handle_alone() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// A guest's kernel forgets a node that its programs have open only where it is odd; nothing hangs on it.
+/// A guest's kernel forgets a node that its programs have open only where it is odd; nothing hangs
+/// on it.
 #[test]
 fn a_forget_of_a_locked_files_node_leaves_its_locks_until_the_release() {
     let mut scene = Scene::new(2);
@@ -86,7 +88,8 @@ fn a_release_ends_the_flock_of_its_handle_also_where_it_does_not_say_so() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// Everything that ends a guest ends its locks: `end` does it, and `waits` where it comes a little later.
+/// Everything that ends a guest ends its locks: `end` does it, and `waits` where it comes a little
+/// later.
 fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
     let mut scene = Scene::new(2);
     let (file, elsewhere) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));

@@ -1,5 +1,5 @@
-//! Which locks exclude which: between owners of one guest, guests of two daemons and host processes, and whose the lock is
-//! that is in the way.
+//! Which locks exclude which: between owners of one guest, guests of two daemons and host
+//! processes, and whose the lock is that is in the way.
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;
@@ -111,7 +111,8 @@ fn guests_that_only_read_lock_a_file_that_is_shared_by_memory_together() {
     assert_eq!(fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
 }
 
-/// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in common.
+/// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in
+/// common.
 #[test]
 fn a_file_that_is_shared_by_memory_is_locked_by_one_guest_at_a_time() {
     let mut scene = Scene::new(2);

@@ -2,7 +2,7 @@
 
 use super::scene::{NOTHING, Scene, WIDE, read, write};
 use pinhole_protocol::InitFlags;
-use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::client::{Client, SharedFolder};
 use pinhole_tests::frontend::frame::opcode::{GETLK, SETLK, SETLKW};
 use pinhole_tests::frontend::locks::{Lock, READ, TO_THE_END, WRITE};
 use pinhole_tests::linux::{ENOLCK, EPERM, O_RDONLY, O_RDWR};
@@ -12,7 +12,7 @@ const LOCKS: InitFlags = InitFlags::POSIX_LOCKS.union(InitFlags::FLOCK_LOCKS);
 
 #[test]
 fn locks_are_offered_where_they_are_held_on_the_host() {
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, "deny = [\"lock\"]\n").unwrap();
     let policy = policy.to_str().unwrap();

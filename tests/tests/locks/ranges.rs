@@ -1,9 +1,10 @@
-//! Are the ranges that a guest locks those of a model that knows each byte? Random locks of two owners in one guest,
-//! and two witnesses after each: a guest of another daemon by GETLK, and the host's own list. And how many may there be, in
-//! one file, and in all under a policy that counts them?
+//! Are the ranges that a guest locks those of a model that knows each byte? Random locks of two
+//! owners in one guest, and two witnesses after each: a guest of another daemon by GETLK, and the
+//! host's own list. And how many may there be, in one file, and in all under a policy that counts
+//! them?
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Client, Opened, Share};
+use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
 use pinhole_tests::frontend::locks::{
     HostLock, InTheWay, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks, pid_of,
 };
@@ -105,7 +106,8 @@ impl Random {
 
     fn lock(&mut self) -> Lock {
         let start = self.below(BYTES + 1);
-        // The model's last cell is everything from that byte on, so no range ends in it but at the end of all.
+        // The model's last cell is everything from that byte on, so no range ends in it but at the
+        // end of all.
         let to_the_end = start == BYTES || self.below(8) == 0;
         let end = if to_the_end { TO_THE_END } else { start + self.below(BYTES - start) };
         let kind = [READ, READ, WRITE, UNLOCK][usize::try_from(self.below(4)).unwrap()];
@@ -113,8 +115,8 @@ impl Random {
     }
 }
 
-/// The kernel lists all locks of the host a page at a time, by position: those that the one test takes by the thousand would
-/// make entries of the other stand there twice, or not at all.
+/// The kernel lists all locks of the host a page at a time, by position: those that the one test
+/// takes by the thousand would make entries of the other stand there twice, or not at all.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +129,7 @@ fn visit(daemon: &Serving) -> (Client, [Opened; 2]) {
 }
 
 /// Plays the locks of one seed.
-fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share: &Share) {
+fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share: &SharedFolder) {
     let (mut guest, files) = visit(daemon);
     let (mut other, elsewhere) = visit(witness);
     let (mut model, mut random) = (Model::default(), Random(seed));
@@ -157,7 +159,7 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
 #[test]
 fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
     let _alone = alone();
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();
     let daemons = (share.serve(&[]).unwrap(), share.serve(&[]).unwrap());
     let turns = std::env::var("PINHOLE_LOCK_TURNS").map_or(400, |turns| turns.parse().unwrap());
@@ -172,7 +174,7 @@ fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
 fn one_file_has_so_many_ranges_and_no_more() {
     const MOST: u64 = 1024;
     let _alone = alone();
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();
     let daemon = share.serve(&[]).unwrap();
     let mut guest = Client::connect(daemon.socket(), SETUP).unwrap().0;
@@ -183,7 +185,8 @@ fn one_file_has_so_many_ranges_and_no_more() {
     }
     assert_eq!(guest.set(reads, lock(READ, 1, 2 * MOST)).unwrap(), ENOLCK);
     assert_eq!(guest.set(both, lock(WRITE, 2, 2 * MOST)).unwrap(), ENOLCK);
-    // Each range would have to be taken over by a call of its own, which holds the queue for too long.
+    // Each range would have to be taken over by a call of its own, which holds the queue for too
+    // long.
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
     assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
     let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();
@@ -198,7 +201,7 @@ fn one_file_has_so_many_ranges_and_no_more() {
 }
 
 /// A guest under a policy that allows so many locks.
-fn limited(share: &Share, limit: u32) -> (Client, Serving) {
+fn limited(share: &SharedFolder, limit: u32) -> (Client, Serving) {
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();
     let daemon = share.serve(&["--policy", policy.to_str().unwrap()]).unwrap();
@@ -208,7 +211,7 @@ fn limited(share: &Share, limit: u32) -> (Client, Serving) {
 #[test]
 fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
     let _alone = alone();
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     let (mut guest, _daemon) = limited(&share, 3);
     let files: Vec<Opened> = (0..4)
         .map(|number| {
@@ -236,7 +239,7 @@ fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
 #[test]
 fn ranges_of_one_owner_count_each() {
     let _alone = alone();
-    let share = Share::new().unwrap();
+    let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();
     let (mut guest, _daemon) = limited(&share, 8);
     let file = guest.open("file", 2).unwrap();

@@ -1,7 +1,7 @@
 //! A share with a file, guests that lock it, and the host's own list of locks.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Client, Opened, Share};
+use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
 use pinhole_tests::frontend::locks::{HostLock, Lock, READ, WRITE, host_locks};
 use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ pub(crate) const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: IN
 pub(crate) struct Scene {
     pub(crate) guests: Vec<Client>,
     pub(crate) daemons: Vec<Serving>,
-    pub(crate) share: Share,
+    pub(crate) share: SharedFolder,
 }
 
 impl Scene {
@@ -23,7 +23,7 @@ impl Scene {
     }
 
     pub(crate) fn with(guests: usize, arguments: &[&str]) -> Self {
-        let mut scene = Self { guests: Vec::new(), daemons: Vec::new(), share: Share::new().unwrap() };
+        let mut scene = Self { guests: Vec::new(), daemons: Vec::new(), share: SharedFolder::new().unwrap() };
         fs::write(scene.share.host("file"), [7; 4096]).unwrap();
         for _ in 0..guests {
             let daemon = scene.share.serve(arguments).unwrap();

@@ -1,11 +1,11 @@
-//! What becomes of a guest that waits for a lock: it holds up nobody, it is woken by whoever gives the lock back, it is
-//! told of a deadlock, and it leaves nothing behind when it goes.
+//! What becomes of a guest that waits for a lock: it holds up nobody, it is woken by whoever gives
+//! the lock back, it is told of a deadlock, and it leaves nothing behind when it goes.
 //!
-//! Waits are bounded by the front-end's limit, and how soon they end is a matter of the benchmark. One test counts how
-//! often the daemon tries meanwhile.
+//! Waits are bounded by the front-end's limit, and how soon they end is a matter of the benchmark.
+//! One test counts how often the daemon tries meanwhile.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Asked, Client, Opened, Share};
+use pinhole_tests::frontend::client::{Asked, Client, Opened, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{DESTROY, INIT, LOOKUP, SETLKW};
 use pinhole_tests::frontend::locks::{HostLock, Lock, READ, TO_THE_END, UNLOCK, WRITE, host_locks};
@@ -25,22 +25,24 @@ const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EV
 /// Whoever waits must wait without any of these: there is no thread but the queue's own.
 const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
-/// How long a lock is had while another waits for it: so long that it is no longer tried every moment.
+/// How long a lock is had while another waits for it: so long that it is no longer tried every
+/// moment.
 const HELD: Duration = Duration::from_secs(1);
-/// The longest average time between two attempts. After a long wait the daemon aims at one every 10 ms.
+/// The longest average time between two attempts. After a long wait the daemon aims at one every 10
+/// ms.
 const SOON: Duration = Duration::from_millis(100);
 
 /// A share with a `file`, and guests, each of a daemon of its own.
-struct Scene {
+struct WaitScene {
     guests: Vec<Client>,
     files: Vec<Opened>,
     daemons: Vec<Serving>,
-    share: Share,
+    share: SharedFolder,
 }
 
-impl Scene {
+impl WaitScene {
     fn new(guests: usize) -> Self {
-        let share = Share::new().unwrap();
+        let share = SharedFolder::new().unwrap();
         let mut scene = Self { guests: Vec::new(), files: Vec::new(), daemons: Vec::new(), share };
         fs::write(scene.share.host("file"), [7; 4096]).unwrap();
         for _ in 0..guests {
@@ -96,7 +98,7 @@ fn unlock(owner: u64) -> Lock {
 
 #[test]
 fn dozens_that_wait_hold_up_nobody_and_each_has_its_turn() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let waiting: Vec<(Asked, u64)> =
@@ -122,7 +124,7 @@ fn dozens_that_wait_hold_up_nobody_and_each_has_its_turn() {
 
 #[test]
 fn readers_that_wait_for_one_writer_all_go_on_at_once() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let waiting: Vec<Asked> = (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
     assert_eq!(scene.set(0, unlock(0)), 0);
@@ -143,7 +145,7 @@ fn whatever_gives_a_lock_back_wakes_who_waits_for_it() {
         ("a release", |guest, file| assert_eq!(guest.release(file, Some(1)).unwrap(), 0)),
     ];
     for (what, give) in gives {
-        let mut scene = Scene::new(1);
+        let mut scene = WaitScene::new(1);
         let holder = scene.files[0];
         scene.files[0] = scene.guests[0].open("file", O_RDWR).unwrap();
         assert_eq!(scene.guests[0].set(holder, write(1, 0, 9)).unwrap(), 0);
@@ -155,7 +157,7 @@ fn whatever_gives_a_lock_back_wakes_who_waits_for_it() {
 
 #[test]
 fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     for round in 0..5 {
         let (here, there) = (round % 2, (round + 1) % 2);
         assert_eq!(scene.set(here, write(1, 0, 9)), 0);
@@ -169,11 +171,11 @@ fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// How soon after the unlock a busy host lets the daemon try again is the host's affair. How often the daemon tries is not:
-/// it sleeps between two tries.
+/// How soon after the unlock a busy host lets the daemon try again is the host's affair. How often
+/// the daemon tries is not: it sleeps between two tries.
 #[test]
 fn a_lock_that_another_daemon_has_for_long_is_tried_again_and_again() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
     let asked = scene.waits(0, write(1, 0, 9));
     let process = scene.daemons[0].serving_id();
@@ -191,7 +193,7 @@ fn a_lock_that_another_daemon_has_for_long_is_tried_again_and_again() {
 
 #[test]
 fn the_end_of_another_guest_wakes_who_waits_here() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
     let asked = scene.waits(0, write(1, 0, 9));
     drop(scene.guests.remove(1));
@@ -200,7 +202,7 @@ fn the_end_of_another_guest_wakes_who_waits_here() {
 
 #[test]
 fn a_host_process_that_lets_go_wakes_who_waits() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
     let asked = scene.waits(0, write(1, 0, 9));
@@ -211,7 +213,7 @@ fn a_host_process_that_lets_go_wakes_who_waits() {
 
 #[test]
 fn flock_waits_for_guests_and_host_processes_as_well() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     let here = scene.file();
     flock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
     let asked = scene.waits(0, Lock::flock(WRITE, 1));
@@ -227,7 +229,7 @@ fn flock_waits_for_guests_and_host_processes_as_well() {
 
 #[test]
 fn who_waits_gets_the_lock_that_another_handle_of_its_owner_lacks() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     let reads = scene.guests[0].open("file", 0).unwrap();
     assert_eq!(scene.guests[0].set(reads, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
     assert_eq!(scene.set(0, Lock::posix(READ, 2, 0, 9)), 0);
@@ -242,7 +244,7 @@ fn who_waits_gets_the_lock_that_another_handle_of_its_owner_lacks() {
 #[test]
 fn a_cycle_in_one_guest_is_told_to_who_would_close_it() {
     for owners in 2..=3u64 {
-        let mut scene = Scene::new(1);
+        let mut scene = WaitScene::new(1);
         for owner in 1..=owners {
             assert_eq!(scene.set(0, write(owner, owner * 10, owner * 10)), 0);
         }
@@ -263,7 +265,7 @@ fn a_cycle_in_one_guest_is_told_to_who_would_close_it() {
 
 #[test]
 fn a_wait_that_closes_no_cycle_is_no_deadlock() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(1, 10, 10)), 0);
     assert_eq!(scene.set(0, write(2, 20, 20)), 0);
     // Two wait for one, and one of them for nobody else.
@@ -288,7 +290,7 @@ fn a_wait_that_closes_no_cycle_is_no_deadlock() {
 #[test]
 fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
     for lock in [write(2, 0, 9), Lock::flock(WRITE, 2)] {
-        let mut scene = Scene::new(1);
+        let mut scene = WaitScene::new(1);
         let second = scene.guests[0].open("file", O_RDWR).unwrap();
         assert_eq!(scene.set(0, Lock { owner: 1, ..lock }), 0);
         let asked = scene.guests[0].set_and_wait(second, lock).unwrap();
@@ -301,12 +303,13 @@ fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
     }
 }
 
-/// Linux keeps a killed caller until it is answered, for no INTERRUPT comes on virtio-fs. Only then does the process end, and
-/// close its files. FLUSH of its owner while it waits is the close of another descriptor by another of its threads.
+/// Linux keeps a killed caller until it is answered, for no INTERRUPT comes on virtio-fs. Only then
+/// does the process end, and close its files. FLUSH of its owner while it waits is the close of
+/// another descriptor by another of its threads.
 #[test]
 fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_closed() {
     for closes_meanwhile in [false, true] {
-        let mut scene = Scene::new(2);
+        let mut scene = WaitScene::new(2);
         let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
         // It has a lock already, which a close ends at once.
@@ -330,7 +333,7 @@ fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_clo
 
 #[test]
 fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_released() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     let file = scene.files[0];
     assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
     let asked = scene.waits(0, Lock::flock(WRITE, 2));
@@ -346,7 +349,7 @@ fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_re
 
 #[test]
 fn a_queue_that_is_stopped_has_answered_who_waits() {
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let mut waiting: Vec<Asked> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
     let second = scene.guests[0].open("file", O_RDWR).unwrap();
@@ -370,7 +373,7 @@ fn a_queue_that_is_stopped_has_answered_who_waits() {
 fn what_ends_a_guest_ends_its_waiting() {
     let init = Frame::new(INIT, 1).u32(7).u32(45).u32(128 << 10).u32(u32::MAX).u32(0).bytes(&[0; 44]);
     for (end, room) in [(init, 64), (Frame::new(DESTROY, 0), 0)] {
-        let mut scene = Scene::new(2);
+        let mut scene = WaitScene::new(2);
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
         let asked = scene.waits(0, write(2, 0, 9));
         scene.guests[0].body(end.clone(), room).unwrap();
@@ -382,7 +385,7 @@ fn what_ends_a_guest_ends_its_waiting() {
 
 #[test]
 fn a_guest_that_goes_away_while_many_wait_hangs_nobody() {
-    let mut scene = Scene::new(2);
+    let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     for round in 0..5 {
         for owner in 1..=40 {
@@ -406,7 +409,7 @@ fn a_guest_that_goes_away_while_many_wait_hangs_nobody() {
 #[test]
 fn too_many_that_wait_are_enolck_and_the_rest_is_served() {
     let setup = Setup { queues: 9, ..WIDE };
-    let mut scene = Scene::new(1);
+    let mut scene = WaitScene::new(1);
     drop(scene.guests.remove(0));
     scene.guests.push(Client::connect(scene.daemons[0].socket(), setup).unwrap().0);
     scene.files[0] = scene.guests[0].open("file", O_RDWR).unwrap();

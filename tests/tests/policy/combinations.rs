@@ -1,5 +1,5 @@
-//! Do the walls leave what is done under options that are seldom given together? A system call that they leave out ends
-//! the daemon, so each test asks for what needs one and then asks again.
+//! Do the walls leave what is done under options that are seldom given together? A system call that
+//! they leave out ends the daemon, so each test asks for what needs one and then asks again.
 
 use pinhole_protocol::{
     Create, GetAttr, GetXattr, Lookup, Name, NodeId, Open, OpenFlags, Operation, SetXattr, SetXattrMode,

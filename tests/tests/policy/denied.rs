@@ -1,5 +1,6 @@
-//! Does the gate hold back what a profile does not grant, with the errno of its table, and without the host ever
-//! hearing of it? The daemon runs under strace: for a refused request it may be woken and interrupt the guest, no more.
+//! Does the gate hold back what a profile does not grant, with the errno of its table, and without
+//! the host ever hearing of it? The daemon runs under strace: for a refused request it may be woken
+//! and interrupt the guest, no more.
 
 use super::traced::Traced;
 use pinhole_policy::{Access, Policy, Profile};
@@ -201,7 +202,8 @@ fn all(held: &Held) -> Vec<Asked> {
     all.into_iter().map(asked).collect()
 }
 
-/// Asks for all that the policy denies; the errnos are the table's, and the host is asked for nothing.
+/// Asks for all that the policy denies; the errnos are the table's, and the host is asked for
+/// nothing.
 fn denied(arguments: &[&str], policy: &Policy) -> usize {
     let mut traced = Traced::new(arguments, fill);
     let held = hold(&mut traced);
@@ -300,7 +302,8 @@ fn no_ioctl_reaches_the_host_under_any_profile() {
         let held = hold(&mut traced);
         traced.wait_until_it_sleeps();
         let before = traced.settled(0).len();
-        // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and one that there is not.
+        // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and one
+        // that there is not.
         let commands = [0x8008_6601, 0xc004_6686, 0xc009_6616, 0x4004_9409, 0xdead_beef];
         for command in commands {
             let frame = Frame::new(IOCTL, held.file.0).u64(held.handle.0).u32(0).u32(command);

@@ -1,5 +1,5 @@
-//! Has the daemon, as it is started, the walls that its command line says: as root, as a plain user, and on a host that
-//! lacks one? Whether each wall holds is the question of `sandbox.rs`.
+//! Has the daemon, as it is started, the walls that its command line says: as root, as a plain
+//! user, and on a host that lacks one? Whether each wall holds is the question of `sandbox.rs`.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::Frame;
@@ -27,13 +27,13 @@ const NEWUTS: u64 = 0x0400_0000;
 const NEWIPC: u64 = 0x0800_0000;
 const NEWNET: u64 = 0x4000_0000;
 
-/// A share, a canary beside it, a place for a socket, all of them the plain user's, and the program where anybody may
-/// run it.
-struct Place {
+/// A share, a canary beside it, a place for a socket, all of them the plain user's, and the program
+/// where anybody may run it.
+struct LayerPlace {
     folder: TempDir,
 }
 
-impl Place {
+impl LayerPlace {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "run `sudo -E cargo xtask test`");
         let folder = tempfile::Builder::new().prefix("pinhole-walls-").tempdir().unwrap();
@@ -43,7 +43,8 @@ impl Place {
             chown(folder.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
         fs::write(folder.path().join("canary"), "c").unwrap();
-        // By another process: a program is "busy" while a child of another test's holds the descriptor that wrote it.
+        // By another process: a program is "busy" while a child of another test's holds the
+        // descriptor that wrote it.
         let mut copy = Command::new("cp");
         copy.arg(pinhole_program().unwrap()).arg(folder.path().join("pinhole"));
         assert!(copy.status().unwrap().success());
@@ -105,7 +106,7 @@ fn namespace(process: &str, kind: &str) -> PathBuf {
 #[test]
 fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
     for maps in ["", "--uid-map :0:65534:1: --gid-map :0:65534:1:"] {
-        let place = Place::new();
+        let place = LayerPlace::new();
         let setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
         let mut program = place.start(&setpriv, &format!("--require namespace,landlock,seccomp {maps}"));
         let guest = place.visit("made");
@@ -151,14 +152,15 @@ fn the_supervisor_has_a_filter_and_gains_no_privileges() {
         (&[], "--sandbox none --seccomp log", ["1", "2", "1"]),
         (&[], "--seccomp none", ["1", "0", "0"]),
     ] {
-        let place = Place::new();
+        let place = LayerPlace::new();
         let program = place.start(before, words);
         assert_ne!(program.id(), serving_id(program.id()));
         assert_eq!(seccomp(program.id()), expected, "{before:?} {words}");
     }
 }
 
-/// Where it made the socket, it removes it from a folder of any user. Otherwise it ends a process of any user, and no more.
+/// Where it made the socket, it removes it from a folder of any user. Otherwise it ends a process
+/// of any user, and no more.
 #[test]
 fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
     const DAC_OVERRIDE: u64 = 1 << 1;
@@ -170,11 +172,11 @@ fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
         ["CapPrm:", "CapEff:", "CapBnd:"].map(|name| u64::from_str_radix(&set(name), 16).unwrap())
     };
-    let place = Place::new();
+    let place = LayerPlace::new();
     let program = place.start(&[], "");
     let all = DAC_OVERRIDE | FOWNER | KILL;
     assert_eq!(kept(&program), [all, all, 0]);
-    let place = Place::new();
+    let place = LayerPlace::new();
     let listens = UnixListener::bind(place.path("run/socket")).unwrap();
     rustix::io::fcntl_setfd(&listens, FdFlags::empty()).unwrap();
     let words = format!("--shared-dir DIR --fd {}", listens.as_raw_fd());
@@ -189,7 +191,7 @@ fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
 /// Its main thread keeps the right to unmount; root unmounts without another program.
 #[test]
 fn a_mount_of_root_gains_no_privileges() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     let mut program = Program::start(&mut place.command(&[], "mount DIR MNT")).unwrap();
     program.wait_for("Mounted ").unwrap();
     let found = seccomp(program.id());
@@ -209,7 +211,7 @@ fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
         (unshare(NEWCGROUP), "namespace", "no namespace of its own for cgroup"),
         ("mount_setattr".to_owned(), "namespace", "read-only, nosuid, nodev"),
     ] {
-        let place = Place::new();
+        let place = LayerPlace::new();
         let without = [env!("CARGO_BIN_EXE_deny_syscall"), &lacking];
         let words = format!("--shared-dir DIR --socket-path SOCK --require {wall}");
         let ended = run(&mut place.command(&without, &words)).unwrap();
@@ -231,7 +233,7 @@ fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
 
 #[test]
 fn a_mount_is_not_made_where_a_required_wall_is_missing() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     let without = [env!("CARGO_BIN_EXE_deny_syscall"), "landlock_create_ruleset"];
     let ended = run(&mut place.command(&without, "mount DIR MNT --require landlock")).unwrap();
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -249,7 +251,7 @@ fn capabilities_are_those_of_the_policy_and_of_the_command_line() {
     const DAC_READ_SEARCH: u32 = 2;
     const MKNOD: u32 = 27;
     let kept = |words: &str| {
-        let place = Place::new();
+        let place = LayerPlace::new();
         let program = place.start(&[], words);
         let set = |name| u64::from_str_radix(&told(&program, "status", name), 16).unwrap();
         let (permitted, bounding) = (set("CapPrm:"), set("CapBnd:"));
@@ -272,7 +274,7 @@ fn capabilities_are_those_of_the_policy_and_of_the_command_line() {
 
 #[test]
 fn the_limits_of_the_process_are_set() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     let policy = place.path("policy.toml");
     fs::write(&policy, "profile = \"share\"\n[limits]\nfile-size = 8192\n").unwrap();
     let program = place.start(&[], &format!("--policy {}", policy.display()));
@@ -286,11 +288,12 @@ fn the_limits_of_the_process_are_set() {
     }
 }
 
-/// A core may be taken by a program at the other end of a pipe or a socket, whatever the limit on core files, once a
-/// thread has acted as a guest's user: the kernel then forgets that the process is not to be dumped.
+/// A core may be taken by a program at the other end of a pipe or a socket, whatever the limit on
+/// core files, once a thread has acted as a guest's user: the kernel then forgets that the process
+/// is not to be dumped.
 #[test]
 fn a_core_has_no_memory_after_a_guest_user_created_a_file() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     fs::set_permissions(place.path("share"), fs::Permissions::from_mode(0o777)).unwrap();
     let program = place.start(&[], "");
     let mut guest = place.visit("made");
@@ -301,13 +304,14 @@ fn a_core_has_no_memory_after_a_guest_user_created_a_file() {
         let filter = fs::read_to_string(format!("/proc/{process}/coredump_filter")).unwrap();
         assert_eq!(filter.trim(), "00000000", "bits of memory that a core holds");
     }
-    // For a pipe the kernel knows no other limit that keeps a core from being written (core(5), fs/coredump.c).
+    // For a pipe the kernel knows no other limit that keeps a core from being written (core(5),
+    // fs/coredump.c).
     assert_eq!(told(&program, "limits", "Max core file size"), "1 1 bytes");
 }
 
 #[test]
 fn a_mount_leaves_memory_out_of_cores_too() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     let mut program = Program::start(&mut place.command(&[], "mount DIR MNT")).unwrap();
     program.wait_for("Mounted ").unwrap();
     let filter = fs::read_to_string(format!("/proc/{}/coredump_filter", program.id())).unwrap();
@@ -317,7 +321,7 @@ fn a_mount_leaves_memory_out_of_cores_too() {
 
 #[test]
 fn a_descriptor_that_its_starter_left_open_is_closed() {
-    let place = Place::new();
+    let place = LayerPlace::new();
     let canary = File::open(place.path("canary")).unwrap();
     rustix::io::fcntl_setfd(&canary, FdFlags::empty()).unwrap();
     let program = place.start(&[], "");

@@ -1,5 +1,5 @@
-//! Do the limits of a policy hold at the wire? Past each the guest has the errno that POSIX gives, or is slowed; its
-//! other queues and other guests are served as before.
+//! Do the limits of a policy hold at the wire? Past each the guest has the errno that POSIX gives,
+//! or is slowed; its other queues and other guests are served as before.
 
 use pinhole_protocol::{
     CopyFileRange, Create, Errno, Fallocate, FallocateMode, Forget, GetAttr, Handle, LockOwner, Lookup,
@@ -15,7 +15,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Requests that one request a second keeps busy for a minute: longer than [`LIMIT`](pinhole_tests::frontend::LIMIT).
+/// Requests that one request a second keeps busy for a minute: longer than
+/// [`LIMIT`](pinhole_tests::frontend::LIMIT).
 const MINUTE: usize = 60;
 static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 

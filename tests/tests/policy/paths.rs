@@ -1,5 +1,6 @@
-//! Do path rules hold at the wire and for a real guest? Each test serves a share under a policy file; what a rule
-//! takes away is refused with the errno that docs/use/policy.md names, and all else works as without rules.
+//! Do path rules hold at the wire and for a real guest? Each test serves a share under a policy
+//! file; what a rule takes away is refused with the errno that docs/use/policy.md names, and all
+//! else works as without rules.
 
 use pinhole_protocol::{
     Create, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId, Open, OpenDir, OpenFlags, Operation,
@@ -119,7 +120,8 @@ impl Ruled {
         self.ask(node, &Operation::Write(write), b"x").err()
     }
 
-    /// The names of a directory and the nodes that come with them, by READDIR (0 each) or READDIRPLUS.
+    /// The names of a directory and the nodes that come with them, by READDIR (0 each) or
+    /// READDIRPLUS.
     fn list(&mut self, path: &str, plus: bool) -> BTreeMap<String, u64> {
         let node = if path.is_empty() { NodeId::ROOT } else { self.find(path).unwrap() };
         let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
@@ -255,7 +257,8 @@ fn nothing_is_moved_to_where_more_may_be_done_to_it() {
     assert_eq!(share.rename("one/dir", "two/new", plain), Some(Errno::EXDEV));
     assert_eq!(share.rename("one/file", "two/file", RenameFlags::EXCHANGE), Some(Errno::EXDEV));
     assert_eq!(share.rename("two/file", "one/file", RenameFlags::EXCHANGE), Some(Errno::EXDEV));
-    // To where less may be done comes a file, and no directory: what is below would have to be decided anew.
+    // To where less may be done comes a file, and no directory: what is below would have to be
+    // decided anew.
     assert_eq!(share.rename("two/dir", "one/new", plain), Some(Errno::EXDEV));
     let file = share.find("two/file").unwrap();
     let handle = share.open(file, O_RDWR).unwrap();
@@ -302,7 +305,8 @@ fn what_the_host_moves_keeps_the_rule_by_which_the_guest_knows_it() {
     let mut share = Ruled::new(&rule("/two/**", r#"["lookup", "stat", "list", "read"]"#));
     let file = share.find("one/file").unwrap();
     fs::rename(share.0.host("one/file"), share.0.host("two/moved")).unwrap();
-    // Sent back to look for the name, which a guest that has a path does; one that has none comes again.
+    // Sent back to look for the name, which a guest that has a path does; one that has none comes
+    // again.
     assert_eq!(share.open(file, O_RDWR), Err(Errno::ESTALE));
     let handle = share.open(file, O_RDWR).unwrap();
     assert_eq!(share.write(file, handle), None);
@@ -319,7 +323,8 @@ fn without_stat_a_node_says_nothing_of_itself() {
     assert_eq!(share.ask(file, &get_attr, &[]).err(), Some(Errno::EPERM));
 }
 
-/// A guest's own programs, with a directory that may not be linked from, one that is read-only and a hidden file.
+/// A guest's own programs, with a directory that may not be linked from, one that is read-only and
+/// a hidden file.
 const GUEST: &str = r#"
 set -e
 cd /mnt/work

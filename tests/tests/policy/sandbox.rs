@@ -1,6 +1,7 @@
-//! Does each wall around the daemon hold, and does it hold by itself? A program enters the daemon's own sandbox as the
-//! daemon does and tries to get out, within all walls, within each alone, and at last within none, which shows that the
-//! attempt is a real one. It acts on a canary in a folder of this test's.
+//! Does each wall around the daemon hold, and does it hold by itself? A program enters the daemon's
+//! own sandbox as the daemon does and tries to get out, within all walls, within each alone, and at
+//! last within none, which shows that the attempt is a real one. It acts on a canary in a folder of
+//! this test's.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,8 +15,8 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 const ALL: &str = "namespace,capabilities,landlock,seccomp";
-/// The isolation and the walls that an attempt is made within: every wall with each isolation, each wall alone (namespaces
-/// and the root directory of `chroot` are two ways of one), and none.
+/// The isolation and the walls that an attempt is made within: every wall with each isolation, each
+/// wall alone (namespaces and the root directory of `chroot` are two ways of one), and none.
 const WITHIN: [(&str, &str); 9] = [
     ("namespace", ALL),
     ("chroot", ALL),
@@ -43,11 +44,11 @@ const REFUSED: &str = "errno 111";
 const DONE: &str = "done";
 
 /// A share, and a canary beside it.
-struct Place {
+struct SandboxPlace {
     folder: TempDir,
 }
 
-impl Place {
+impl SandboxPlace {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "run `sudo -E cargo xtask test`");
         let folder = tempfile::Builder::new().prefix("pinhole-sandbox-").tempdir().unwrap();
@@ -102,42 +103,44 @@ impl Place {
 /// For an attempt that has nothing to do with file handles.
 #[track_caller]
 fn check(attempt: &str, expected: [&str; 9]) {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     place.check(attempt, ("share", PREFER), expected);
     place.check(attempt, ("share", NEVER), expected);
 }
 
-/// Where root uses file handles, Landlock leaves opening files alone, unless the share is a mount of the daemon's own.
+/// Where root uses file handles, Landlock leaves opening files alone, unless the share is a mount
+/// of the daemon's own.
 #[test]
 fn a_path_leads_nowhere_outside() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let [ns, chroot] = [NO_ENTRY; 2];
     let expected = |landlock| [FILTER, FILTER, FILTER, ns, chroot, DONE, landlock, FILTER, DONE];
     place.check("path", ("share", NEVER), expected(DENIED));
     place.check("path", ("share", PREFER), expected(DONE));
 }
 
-/// No filter sees where `openat2` leads. So with file handles and `--sandbox none` the daemon of root can be led out, which
-/// it says at the start.
+/// No filter sees where `openat2` leads. So with file handles and `--sandbox none` the daemon of
+/// root can be led out, which it says at the start.
 #[test]
 fn there_is_no_way_up() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let expected = |landlock| [NO_ENTRY, NO_ENTRY, landlock, NO_ENTRY, NO_ENTRY, DONE, landlock, DONE, DONE];
     place.check("dot-dot", ("share", NEVER), expected(DENIED));
     place.check("dot-dot", ("share", PREFER), expected(DONE));
 }
 
-/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is. Who may not make one, and has no namespace,
-/// has a way out of it that Landlock closes: see the plain user's.
+/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is. Who may not make one,
+/// and has no namespace, has a way out of it that Landlock closes: see the plain user's.
 #[test]
 fn proc_is_no_way_out() {
     check("proc", [NO_ENTRY; 9]);
 }
 
-/// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's own file system.
+/// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's
+/// own file system.
 #[test]
 fn a_handle_of_the_shares_file_system_opens_a_file_beside_it_only_where_handles_are_used() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     place.check("handle", ("share", PREFER), [DONE; 9]);
     place.check(
         "handle",
@@ -149,7 +152,7 @@ fn a_handle_of_the_shares_file_system_opens_a_file_beside_it_only_where_handles_
 /// This one no wall stops: the kernel looks for it where the share is.
 #[test]
 fn a_handle_of_another_file_system_is_stale() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let mount = place.folder.path().join("mount");
     fs::create_dir(&mount).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "canary"]).arg(&mount).status().unwrap();
@@ -203,12 +206,12 @@ fn no_memory_is_made_executable() {
     check("execute-memory", [FILTER, FILTER, FILTER, DONE, DONE, DONE, DONE, FILTER, DONE]);
 }
 
-/// Landlock does not look at modes: there the read-only mount and the missing capability stand. The filter does not see
-/// the flags of an open: there the mount and Landlock do, and for a file that is there Landlock only where it covers
-/// opening.
+/// Landlock does not look at modes: there the read-only mount and the missing capability stand. The
+/// filter does not see the flags of an open: there the mount and Landlock do, and for a file that
+/// is there Landlock only where it covers opening.
 #[test]
 fn nothing_changes_in_a_read_only_share() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     for (handles, landlock) in [(NEVER, DENIED), (PREFER, DONE)] {
         let rootfs = ("rootfs", handles);
         place.check(
@@ -227,20 +230,22 @@ fn nothing_changes_in_a_read_only_share() {
     }
 }
 
-/// A filter for all threads, or one with a listener that answers for the kernel, is not the daemon's.
+/// A filter for all threads, or one with a listener that answers for the kernel, is not the
+/// daemon's.
 #[test]
 fn a_filter_with_flags_is_not_installed() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let tried = |within| place.tried("filter-with-flags", ("share", PREFER), "control", within);
     assert_eq!(tried(("namespace", ALL)), FILTER);
     assert_eq!(tried(("none", "seccomp")), FILTER);
     assert_eq!(tried(("none", "no")), DONE);
 }
 
-/// It is in the host's own namespaces, so its filter is the only wall that keeps it from these. Without it, each is possible.
+/// It is in the host's own namespaces, so its filter is the only wall that keeps it from these.
+/// Without it, each is possible.
 #[test]
 fn the_supervisor_is_held_by_its_filter() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!("connect={}", listener.local_addr().unwrap());
     for attempt in ["path", "exec", &connect, "kill", "execute-memory"] {
@@ -253,9 +258,10 @@ fn the_supervisor_is_held_by_its_filter() {
 /// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
 #[test]
 fn a_plain_user_gets_out_no_more_than_root_does() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     let intruder = place.folder.path().join("intruder");
-    // By another process: a program is "busy" while a child of another test's holds the descriptor that wrote it.
+    // By another process: a program is "busy" while a child of another test's holds the descriptor
+    // that wrote it.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_intruder")).arg(&intruder).status().unwrap();
     assert!(copied.success());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -287,7 +293,7 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
 
 #[test]
 fn every_kind_of_thread_under_every_profile_and_isolation_is_held() {
-    let place = Place::new();
+    let place = SandboxPlace::new();
     for profile in ["full", "share", "rootfs"] {
         for thread in ["control", "worker", "offload", "supervisor"] {
             for attempt in

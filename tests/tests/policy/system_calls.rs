@@ -1,6 +1,7 @@
-//! How many system calls does a request cost that hits memory, and what does it cost when there is none? The whole
-//! daemon runs under strace, all of its threads, at queue depth 1 and without polling; each request may cost the sleep
-//! before it, its own one call and the interrupt behind it, and nothing else.
+//! How many system calls does a request cost that hits memory, and what does it cost when there is
+//! none? The whole daemon runs under strace, all of its threads, at queue depth 1 and without
+//! polling; each request may cost the sleep before it, its own one call and the interrupt behind
+//! it, and nothing else.
 
 use super::traced::Traced;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, TMPFILE, WRITE};
@@ -92,7 +93,8 @@ fn user_who_makes_and_writes_in_turn_costs_no_capset() {
     assert_eq!(calls, all);
 }
 
-/// Kicks only where the device asks for it, as drivers do. Whatever the device has forgotten to ask for hangs.
+/// Kicks only where the device asks for it, as drivers do. Whatever the device has forgotten to ask
+/// for hangs.
 fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
     let mut kicks = 0;
     let message = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();

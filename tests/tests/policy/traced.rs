@@ -1,4 +1,5 @@
-//! A daemon under strace, all of its threads, with a guest at the wire: what it calls, in that order.
+//! A daemon under strace, all of its threads, with a guest at the wire: what it calls, in that
+//! order.
 
 use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::pinhole_program;
@@ -71,13 +72,14 @@ impl Traced {
     pub(crate) fn ask(&mut self, message: &[u8], len: usize) -> Reply {
         let guest = self.guest();
         let (queue, memory) = guest.queue(1).unwrap();
-        // Before the request, as a driver does: who asks later may find the answer first, and is not interrupted.
+        // Before the request, as a driver does: who asks later may find the answer first, and is
+        // not interrupted.
         queue.want_interrupt(memory, queue.next_used()).unwrap();
         guest.raw(1, message, OUT_HEADER_LEN + len).unwrap()
     }
 
-    /// Waits until the queue's worker has asked to be kicked: under strace it is slow enough to find the next request
-    /// before it sleeps.
+    /// Waits until the queue's worker has asked to be kicked: under strace it is slow enough to
+    /// find the next request before it sleeps.
     pub(crate) fn wait_until_it_sleeps(&mut self) {
         let guest = self.guest.as_mut().expect("connected");
         let (queue, memory) = guest.queue(1).unwrap();

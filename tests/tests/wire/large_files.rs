@@ -1,9 +1,10 @@
 //! Giving the blocks of a large file back takes the host long. Does any queue wait for it?
 //!
-//! None of these tests measures a time: they look where the work is done, by the daemon's descriptors and threads.
+//! None of these tests measures a time: they look where the work is done, by the daemon's
+//! descriptors and threads.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Client, Share};
+use pinhole_tests::frontend::client::{Client, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, FORGET, OPEN_FILE, RELEASE, RENAME, SETATTR, UNLINK, WRITE,
@@ -18,15 +19,15 @@ use std::path::{Path, PathBuf};
 const LARGE: u64 = 40 << 20;
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
-struct Scene {
+struct LargeFileScene {
     guest: Client,
     daemon: Serving,
-    share: Share,
+    share: SharedFolder,
 }
 
-impl Scene {
+impl LargeFileScene {
     fn new(arguments: &[&str]) -> Self {
-        let share = Share::new().unwrap();
+        let share = SharedFolder::new().unwrap();
         fs::write(share.host("small"), "small").unwrap();
         let large = File::create(share.host("large")).unwrap();
         fallocate(&large, FallocateFlags::empty(), 0, LARGE).unwrap();
@@ -75,7 +76,8 @@ fn unlink(name: &str) -> Frame {
 /// SETATTR of the size alone.
 fn truncate(node: u64, size: u64) -> Frame {
     let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
-    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode, ids.
+    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode,
+    // ids.
     frame.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0)
 }
 
@@ -86,7 +88,7 @@ fn open(node: u64, flags: u32) -> Frame {
 #[test]
 fn unlinked_large_file_keeps_its_blocks_until_it_is_forgotten() {
     for handles in ["prefer", "never"] {
-        let mut scene = Scene::new(&[&format!("--inode-file-handles={handles}")]);
+        let mut scene = LargeFileScene::new(&[&format!("--inode-file-handles={handles}")]);
         let (large, small) = (scene.guest.look_up("large").unwrap(), scene.guest.look_up("small").unwrap());
         assert_eq!(scene.guest.errno(unlink("large"), 0).unwrap(), 0);
         assert!(scene.holds_deleted("large"), "its blocks were given back by UNLINK ({handles})");
@@ -101,7 +103,7 @@ fn unlinked_large_file_keeps_its_blocks_until_it_is_forgotten() {
 
 #[test]
 fn replaced_large_file_keeps_its_blocks_until_it_is_forgotten() {
-    let mut scene = Scene::new(&[]);
+    let mut scene = LargeFileScene::new(&[]);
     let large = scene.guest.look_up("large").unwrap();
     scene.guest.look_up("small").unwrap();
     let rename = Frame::new(RENAME, ROOT).u64(ROOT).name("small").name("large");
@@ -113,7 +115,7 @@ fn replaced_large_file_keeps_its_blocks_until_it_is_forgotten() {
 
 #[test]
 fn file_that_the_guest_wrote_large_is_kept_too() {
-    let mut scene = Scene::new(&[]);
+    let mut scene = LargeFileScene::new(&[]);
     let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o644).u32(0).u32(0).name("grown");
     let body = scene.guest.body(create, ENTRY_LEN + 16).unwrap();
     let (node, handle) = (
@@ -133,7 +135,7 @@ fn file_that_the_guest_wrote_large_is_kept_too() {
 
 #[test]
 fn truncation_of_a_large_file_is_left_to_the_pool() {
-    let mut scene = Scene::new(&[]);
+    let mut scene = LargeFileScene::new(&[]);
     let large = scene.guest.look_up("large").unwrap();
     scene.is_done_by_the_pool(truncate(large, 5), 104);
     assert_eq!(fs::read(scene.share.host("large")).unwrap(), [0; 5]);
@@ -142,7 +144,7 @@ fn truncation_of_a_large_file_is_left_to_the_pool() {
 #[test]
 fn truncating_open_of_a_large_file_is_left_to_the_pool() {
     for handles in ["prefer", "never"] {
-        let mut scene = Scene::new(&[&format!("--inode-file-handles={handles}")]);
+        let mut scene = LargeFileScene::new(&[&format!("--inode-file-handles={handles}")]);
         let large = scene.guest.look_up("large").unwrap();
         scene.is_done_by_the_pool(open(large, O_RDWR | O_TRUNC), 16);
         assert_eq!(scene.share.host("large").metadata().unwrap().len(), 0);
@@ -151,7 +153,7 @@ fn truncating_open_of_a_large_file_is_left_to_the_pool() {
 
 #[test]
 fn truncation_by_an_open_file_is_left_to_the_pool() {
-    let mut scene = Scene::new(&[]);
+    let mut scene = LargeFileScene::new(&[]);
     let (node, handle) = scene.guest.open("large", O_RDWR).unwrap();
     // FATTR_FH beside the size.
     let cut = Frame::new(SETATTR, node).u32(FATTR_SIZE | 1 << 6).u32(0).u64(handle).u64(0);

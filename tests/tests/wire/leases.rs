@@ -1,8 +1,8 @@
-//! What a host user's lease (`F_SETLEASE`) does to a guest: only the request that meets it waits, for as long as the
-//! lease is there, and no other.
+//! What a host user's lease (`F_SETLEASE`) does to a guest: only the request that meets it waits,
+//! for as long as the lease is there, and no other.
 
 use pinhole_tests::daemon::Serving;
-use pinhole_tests::frontend::client::{Asked, Client, Share};
+use pinhole_tests::frontend::client::{Asked, Client, SharedFolder};
 use pinhole_tests::frontend::frame::Frame;
 use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, OPEN_FILE, SETATTR, SETLKW};
 use pinhole_tests::frontend::locks::{Lock, READ, WRITE};
@@ -20,15 +20,15 @@ const A_WHILE: Duration = Duration::from_millis(300);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A share with a daemon and its guest.
-struct Scene {
+struct LeaseScene {
     guest: Client,
     daemon: Serving,
-    share: Share,
+    share: SharedFolder,
 }
 
-impl Scene {
+impl LeaseScene {
     fn new(files: &[&str]) -> Self {
-        let share = Share::new().unwrap();
+        let share = SharedFolder::new().unwrap();
         for file in files {
             fs::write(share.host(file), "content").unwrap();
         }
@@ -66,13 +66,14 @@ fn create(name: &str, flags: u32) -> Frame {
 /// SETATTR of the size alone.
 fn truncate(node: u64, size: u64) -> Frame {
     let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
-    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode, ids.
+    // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode,
+    // ids.
     frame.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0)
 }
 
 #[test]
 fn open_of_a_leased_file_waits_and_holds_up_nothing() {
-    let mut scene = Scene::new(&["file"]);
+    let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
     let lease = scene.lease(LeaseKind::Write, &["file"]);
     let asked = scene.waits(open(node, O_RDONLY), 16);
@@ -82,7 +83,7 @@ fn open_of_a_leased_file_waits_and_holds_up_nothing() {
 
 #[test]
 fn truncating_open_waits_for_a_lease_and_truncates_then() {
-    let mut scene = Scene::new(&["file"]);
+    let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
     let lease = scene.lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(open(node, O_RDWR | O_TRUNC), 16);
@@ -94,7 +95,7 @@ fn truncating_open_waits_for_a_lease_and_truncates_then() {
 
 #[test]
 fn create_of_an_existing_leased_file_waits() {
-    let mut scene = Scene::new(&["file"]);
+    let mut scene = LeaseScene::new(&["file"]);
     let lease = scene.lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(create("file", O_RDWR | O_TRUNC), ENTRY_LEN + 16);
     lease.give_up().unwrap();
@@ -105,7 +106,7 @@ fn create_of_an_existing_leased_file_waits() {
 
 #[test]
 fn truncation_of_a_leased_file_waits() {
-    let mut scene = Scene::new(&["file"]);
+    let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
     let lease = scene.lease(LeaseKind::Read, &["file"]);
     let asked = scene.waits(truncate(node, 3), 104);
@@ -116,8 +117,9 @@ fn truncation_of_a_leased_file_waits() {
 
 #[test]
 fn lock_that_needs_another_description_waits_for_a_lease() {
-    // A file that programs share by mapping it is locked as a whole, by a description that may write.
-    let mut scene = Scene::new(&["db-shm"]);
+    // A file that programs share by mapping it is locked as a whole, by a description that may
+    // write.
+    let mut scene = LeaseScene::new(&["db-shm"]);
     let opened = scene.guest.open("db-shm", O_RDONLY).unwrap();
     let lease = scene.lease(LeaseKind::Read, &["db-shm"]);
     let lock = Lock::posix(READ, 7, 0, 9);
@@ -131,12 +133,13 @@ fn lock_that_needs_another_description_waits_for_a_lease() {
 
 #[test]
 fn many_leases_take_neither_the_queue_nor_the_pool() {
-    // More than may wait: the others are told EAGAIN, as by open(2) of a program that does not wait.
+    // More than may wait: the others are told EAGAIN, as by open(2) of a program that does not
+    // wait.
     const FILES: usize = 80;
     const WAIT: usize = 64;
     let names: Vec<String> = (0..FILES).map(|number| format!("file-{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut scene = Scene::new(&names);
+    let mut scene = LeaseScene::new(&names);
     let nodes: Vec<u64> = names.iter().map(|name| scene.guest.look_up(name).unwrap()).collect();
     let free = scene.guest.open(names[FILES - 1], O_RDWR).unwrap();
     let lease = scene.lease(LeaseKind::Write, &names[..FILES - 1]);
@@ -160,7 +163,7 @@ fn many_leases_take_neither_the_queue_nor_the_pool() {
 
 #[test]
 fn stopping_a_queue_does_not_wait_for_a_lease() {
-    let mut scene = Scene::new(&["file"]);
+    let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
     let _lease = scene.lease(LeaseKind::Write, &["file"]);
     let asked = scene.waits(open(node, O_RDONLY), 16);

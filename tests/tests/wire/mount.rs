@@ -55,7 +55,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Only where the test has ended early: the program is killed, not asked, when it is dropped.
+        // Only where the test has ended early: the program is killed, not asked, when it is
+        // dropped.
         if rustix::mount::unmount(self.mnt(), UnmountFlags::DETACH).is_ok() {
             println!("{} was still mounted", self.mnt().display());
         }
@@ -191,7 +192,8 @@ fn who_waits_for_a_lock_gets_it_or_gives_up() {
     rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| rustix::fs::flock(&waiter, FlockOperation::LockExclusive));
-        // One that is killed while it waits: the kernel says so (INTERRUPT), and it ends though nobody unlocks.
+        // One that is killed while it waits: the kernel says so (INTERRUPT), and it ends though
+        // nobody unlocks.
         let mut killed = Command::new("flock").arg(mounted.mnt().join("file")).arg("true").spawn().unwrap();
         // 73 is flock(2) on x86-64, 32 on AArch64.
         let asks = |call: String| call.starts_with("73 ") || call.starts_with("32 ");

@@ -1,5 +1,6 @@
-//! Does each request that a guest can send get exactly the answer that it should, through the real binary and real
-//! virtqueues? Messages are laid out by hand and answers read number by number; `linux/fuse.h` is the only source.
+//! Does each request that a guest can send get exactly the answer that it should, through the real
+//! binary and real virtqueues? Messages are laid out by hand and answers read number by number;
+//! `linux/fuse.h` is the only source.
 
 use pinhole_tests::frontend::frame::opcode::{
     ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, COPY_FILE_RANGE_64, CREATE, DESTROY, FALLOCATE, FLUSH,
@@ -106,7 +107,8 @@ fn statx_has_a_birth_time() {
     let (mut bench, node, _) = with_file();
     let body = bench.body(Frame::new(STATX, node).u32(0).u32(0).u64(0).u32(0).u32(0xfff), 288).unwrap();
     assert_eq!(body.len(), 288);
-    // attr_valid, nsec, flags, spare[2], then fuse_statx: mask first, ino at 32, size at 40, btime at 80.
+    // attr_valid, nsec, flags, spare[2], then fuse_statx: mask first, ino at 32, size at 40, btime
+    // at 80.
     let statx = &body[32..];
     assert_eq!(u64_at(statx, 40).unwrap(), 10);
     let host = bench.host("file").metadata().unwrap();
@@ -121,7 +123,8 @@ fn statx_has_a_birth_time() {
 #[test]
 fn setattr_changes_mode_size_and_times() {
     let (mut bench, node, _) = with_file();
-    // MODE | SIZE | ATIME | MTIME; fh, size, lock_owner, atime, mtime, ctime, nsecs, mode, unused4, uid, gid, unused5
+    // MODE | SIZE | ATIME | MTIME; fh, size, lock_owner, atime, mtime, ctime, nsecs, mode, unused4,
+    // uid, gid, unused5
     let frame = Frame::new(SETATTR, node).u32(1 | 8 | 16 | 32).u32(0).u64(0).u64(4).u64(0);
     let frame = frame.u64(1_000_000_000).u64(1_100_000_000).u64(0).u32(11).u32(22).u32(0);
     let frame = frame.u32(0o640).u32(0).u32(0).u32(0).u32(0);

@@ -1,5 +1,6 @@
-//! Does a host that does not answer hold up only those who ask it? The share contains a mount that is served by a
-//! second `pinhole`, and that one is stopped: whatever asks it waits until it is let go on.
+//! Does a host that does not answer hold up only those who ask it? The share contains a mount that
+//! is served by a second `pinhole`, and that one is stopped: whatever asks it waits until it is let
+//! go on.
 //!
 //! Needs root and /dev/fuse, as `mount.rs` does.
 
@@ -37,7 +38,8 @@ fn content(offset: usize, len: usize) -> Vec<u8> {
     (offset..offset + len).map(|at| u8::try_from((at / PAGE * 31 + at) % 251).unwrap()).collect()
 }
 
-/// A share with a `fast` file of its own and a `slow` mount with the file `cold`, which nobody has read yet.
+/// A share with a `fast` file of its own and a `slow` mount with the file `cold`, which nobody has
+/// read yet.
 struct Scene {
     guest: Option<Frontend>,
     daemon: Serving,
@@ -467,8 +469,8 @@ fn a_handle_may_be_released_while_its_read_waits() {
     assert_eq!(reply.error().unwrap().map(pinhole_protocol::Errno::raw), Some(EBADF));
 }
 
-/// Writes `bytes` out and drops every other piece of `piece` bytes from the host's page cache. Whether any of them is
-/// gone; `None` where the host's file system cannot tell.
+/// Writes `bytes` out and drops every other piece of `piece` bytes from the host's page cache.
+/// Whether any of them is gone; `None` where the host's file system cannot tell.
 fn half_cached(file: &File, len: usize, piece: usize) -> Option<bool> {
     file.sync_all().unwrap();
     fadvise(file, 0, None, Advice::DontNeed).unwrap();

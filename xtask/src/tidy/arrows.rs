@@ -72,13 +72,6 @@ const FILES: [(&str, &str); 8] = [
     ("cli/config.rs", "cli/build.rs"),
 ];
 
-/// Uses that are against `FILES` and will go.
-const NOT_YET: [(&str, &str); 3] = [
-    ("passthrough/inodes/freshness/told.rs", "passthrough/ops/lookup.rs"),
-    ("passthrough/inodes/path_rules.rs", "passthrough/ops/lookup.rs"),
-    ("passthrough/inodes/path_rules.rs", "passthrough/ops/readdir.rs"),
-];
-
 /// Checks the uses between files of the daemon.
 pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -86,7 +79,7 @@ pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
         let Some(from) = used.from.strip_prefix(DAEMON) else { continue };
         for to in used.through.iter().chain([&used.to]).filter_map(|file| file.strip_prefix(DAEMON)) {
             let barred = FILES.iter().any(|(own, other)| from.starts_with(own) && to.starts_with(other));
-            if barred && !NOT_YET.contains(&(from, to)) {
+            if barred {
                 let what = format!("{from} must not use {to}: move the shared code down (see {PAGE})");
                 faults.push(Fault::new(used.from, used.line, what));
             }

@@ -107,6 +107,11 @@ impl<'s> Crate<'s> {
         }
     }
 
+    /// Returns the files of the crate that the product is compiled from.
+    pub(super) fn files(&self) -> BTreeSet<&'s str> {
+        self.modules.values().map(|module| module.file).collect()
+    }
+
     /// Returns the items of the crate, each with its file.
     pub(super) fn items(&self) -> impl Iterator<Item = (&'s str, &'s Item)> {
         self.modules.values().flat_map(|module| module.scope.items.iter().map(|item| (module.file, item)))

@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn long_description_is_a_fault() {
         let text = format!("`A::run` (`daemon/src/a.rs`) `daemon/src/b.rs`{}", "\n".repeat(26));
-        let what = "a READ is described in 26 lines and 2 files, limits 25 and 20";
+        let what = "a READ is described in 27 lines and 2 files, limits 25 and 20";
         assert_eq!(faults(&text), [format!("{PAGE}:2: {what}")]);
     }
 

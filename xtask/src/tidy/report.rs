@@ -1,6 +1,6 @@
 //! `cargo xtask tidy --report`: figures about the shape of the code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::modules::Crate;
 use super::source::Source;
@@ -33,7 +33,7 @@ fn lines(sources: &[Source], crates: &[Crate<'_>]) -> Vec<String> {
         lines.push(format!("  {}: {}", repeated.name, places.join(", ")));
     }
     lines.push("Lines of product code, without tests, comments and empty lines:".to_owned());
-    for (module, count) in product_lines(sources) {
+    for (module, count) in product_lines(sources, crates) {
         lines.push(format!("  {count:>6} {module}"));
     }
     lines
@@ -57,9 +57,11 @@ fn add_cycles(cycles: &[cycles::Cycle<'_>], lines: &mut Vec<String>) {
 }
 
 /// Returns the lines of each crate, and of each module of the daemon, by name.
-fn product_lines(sources: &[Source]) -> BTreeMap<String, usize> {
+fn product_lines(sources: &[Source], crates: &[Crate<'_>]) -> BTreeMap<String, usize> {
+    // A file that only a module for tests declares is in no crate.
+    let product: BTreeSet<&str> = crates.iter().flat_map(Crate::files).collect();
     let mut lines = BTreeMap::new();
-    for source in sources {
+    for source in sources.iter().filter(|source| product.contains(source.file.as_str())) {
         let parts: Vec<_> = source.file.split('/').collect();
         let [folder, "src", module, ..] = parts.as_slice() else { continue };
         let count = source.product_lines();
@@ -82,7 +84,8 @@ mod tests {
     #[test]
     fn report_has_every_figure() {
         let sources = [
-            Source::new("daemon/src/lib.rs", "//! A.\nmod a;\nmod b;\n"),
+            Source::new("daemon/src/lib.rs", "//! A.\nmod a;\nmod b;\n#[cfg(test)]\nmod c;\n"),
+            Source::new("daemon/src/c.rs", "fn f() {}\n"),
             Source::new(
                 "daemon/src/a/mod.rs",
                 "use crate::b::B;\npub struct A;\n#[cfg(test)]\nmod tests {}\n",

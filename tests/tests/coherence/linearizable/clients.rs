@@ -1,4 +1,5 @@
-//! Who calls: a guest at the wire, and a process that uses a directory, which is a mount or the host's own.
+//! Who calls: a guest at the wire, and a process that uses a directory, which is a mount or the
+//! host's own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -26,9 +27,10 @@ pub(crate) trait Client: Send {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// With O_EXCL.
     fn make(&mut self, name: &str) -> io::Result<()>;
-    /// Whether a rename of a name for which others strive is one step. A kernel looks both names up before it asks for it, each
-    /// at a moment of its own; where the file is moved from the one to the other between them, it takes them for two names
-    /// of one file, does nothing and says that it is done, as POSIX has it for two such names.
+    /// Whether a rename of a name for which others strive is one step. A kernel looks both names up
+    /// before it asks for it, each at a moment of its own; where the file is moved from the one to
+    /// the other between them, it takes them for two names of one file, does nothing and says that
+    /// it is done, as POSIX has it for two such names.
     fn moves(&self) -> bool;
 }
 

@@ -42,10 +42,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// All that was called, by what it was called on.
 #[derive(Default)]
 pub(crate) struct Calls {
-    registers: [Vec<Made<register::Call>>; REGISTERS.len()],
-    log: Vec<Made<log::Call>>,
-    length: Vec<Made<length::Call>>,
-    names: Vec<Made<names::Call>>,
+    registers: [Vec<Made<register::RegisterCall>>; REGISTERS.len()],
+    log: Vec<Made<log::LogCall>>,
+    length: Vec<Made<length::LengthCall>>,
+    names: Vec<Made<names::NameCall>>,
 }
 
 /// What is in the folder before the round.
@@ -173,10 +173,12 @@ impl Player<'_, '_> {
         let made = if self.random.below(3) == 0 {
             self.make(|client| {
                 client.write(REGISTER_FILE, place, &[value]).unwrap();
-                register::Call::Write(value)
+                register::RegisterCall::Write(value)
             })
         } else {
-            self.make(|client| register::Call::Read(client.read(REGISTER_FILE, (place, 1)).unwrap()[0]))
+            self.make(|client| {
+                register::RegisterCall::Read(client.read(REGISTER_FILE, (place, 1)).unwrap()[0])
+            })
         };
         self.calls.registers[which].push(made);
     }
@@ -186,18 +188,18 @@ impl Player<'_, '_> {
         let made = match self.random.below(3) {
             0 => self.make(|client| {
                 client.append(LOG_FILE, &record.to_le_bytes()).unwrap();
-                log::Call::Append(record)
+                log::LogCall::Append(record)
             }),
             1 => self.make(|client| {
                 let len = client.stat(LOG_FILE).unwrap();
                 assert!(len.is_multiple_of(RECORD as u64), "a record is torn: {len}");
-                log::Call::Count(len / RECORD as u64)
+                log::LogCall::Count(len / RECORD as u64)
             }),
             _ => self.make(|client| {
                 let bytes = client.read(LOG_FILE, (0, LOG_MAX)).unwrap();
                 let (records, rest) = bytes.as_chunks::<RECORD>();
                 assert!(rest.is_empty(), "a record is torn");
-                log::Call::All(records.iter().map(|record| u64::from_le_bytes(*record)).collect())
+                log::LogCall::All(records.iter().map(|record| u64::from_le_bytes(*record)).collect())
             }),
         };
         self.calls.log.push(made);
@@ -208,17 +210,17 @@ impl Player<'_, '_> {
         let made = match self.random.below(6) {
             0 => self.make(|client| {
                 client.truncate(LENGTH_FILE, place).unwrap();
-                length::Call::Truncate(place)
+                length::LengthCall::Truncate(place)
             }),
             1 => self.make(|client| {
                 client.write(LENGTH_FILE, place, b"x").unwrap();
-                length::Call::WriteAt(place)
+                length::LengthCall::WriteAt(place)
             }),
             2 => self.make(|client| {
                 client.append(LENGTH_FILE, b"x").unwrap();
-                length::Call::Append
+                length::LengthCall::Append
             }),
-            _ => self.make(|client| length::Call::Stat(client.stat(LENGTH_FILE).unwrap())),
+            _ => self.make(|client| length::LengthCall::Stat(client.stat(LENGTH_FILE).unwrap())),
         };
         self.calls.length.push(made);
     }
@@ -229,21 +231,22 @@ impl Player<'_, '_> {
         let kinds = if self.client.moves() && one != other { 7 } else { 5 };
         let made = match self.random.below(kinds) {
             0 => self.replace(one),
-            1 => self.make(|client| names::Call::Remove(one, had_effect(client.remove(name), Errno::NOENT))),
-            2 => self.make(|client| names::Call::Make(one, had_effect(client.make(name), Errno::EXIST))),
+            1 => self
+                .make(|client| names::NameCall::Remove(one, had_effect(client.remove(name), Errno::NOENT))),
+            2 => self.make(|client| names::NameCall::Make(one, had_effect(client.make(name), Errno::EXIST))),
             kind @ (5 | 6) => self.make(|client| {
                 let moved = had_effect(client.rename(name, next, kind == 6), Errno::NOENT);
                 if kind == 6 {
-                    names::Call::Swap(one, other, moved)
+                    names::NameCall::Swap(one, other, moved)
                 } else {
-                    names::Call::Move(one, other, moved)
+                    names::NameCall::Move(one, other, moved)
                 }
             }),
             _ => self.make(|client| match client.find(name) {
-                Ok(len) => names::Call::Find(one, Some(len)),
+                Ok(len) => names::NameCall::Find(one, Some(len)),
                 Err(error) => {
                     assert_eq!(Errno::from_io_error(&error), Some(Errno::NOENT), "{error}");
-                    names::Call::Find(one, None)
+                    names::NameCall::Find(one, None)
                 }
             }),
         };
@@ -251,13 +254,13 @@ impl Player<'_, '_> {
     }
 
     /// A file that nobody else knows, of a length of its own, takes a name.
-    fn replace(&mut self, name: u8) -> Made<names::Call> {
+    fn replace(&mut self, name: u8) -> Made<names::NameCall> {
         let len = self.round.fresh();
         let new = format!("new{}-{len}", self.number);
         fs::File::create(self.round.folder.join(&new)).unwrap().set_len(len).unwrap();
         self.make(|client| {
             client.rename(&new, NAMES[usize::from(name)], false).unwrap();
-            names::Call::Replace(name, len)
+            names::NameCall::Replace(name, len)
         })
     }
 }

@@ -1,4 +1,5 @@
-//! One round of close-to-open: files are stored as a whole and read as a whole, by all clients at once.
+//! One round of close-to-open: files are stored as a whole and read as a whole, by all clients at
+//! once.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +12,8 @@ use pinhole_tests::linearizability::reopened::{Passage, check};
 
 use super::play::Random;
 
-/// A file that is replaced by another with all of it written, and one that is truncated and written in its place.
+/// A file that is replaced by another with all of it written, and one that is truncated and written
+/// in its place.
 const FILES: [&str; 2] = ["replaced", "rewritten"];
 
 /// What is in a file of that number: its number, and a length of its own.

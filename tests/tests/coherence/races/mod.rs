@@ -1,7 +1,9 @@
-//! Does an open under `auto` find what was closed before it, whichever order the guest's kernel handles its answers in?
+//! Does an open under `auto` find what was closed before it, whichever order the guest's kernel
+//! handles its answers in?
 //!
-//! The daemon's file system is mounted on this machine, within the test, behind a layer that holds answers back after the
-//! host has been asked. So each race happens every time. Needs root and /dev/fuse.
+//! The daemon's file system is mounted on this machine, within the test, behind a layer that holds
+//! answers back after the host has been asked. So each race happens every time. Needs root and
+//! /dev/fuse.
 
 mod held;
 
@@ -17,8 +19,8 @@ fn file(mount: &HeldBack) -> (PathBuf, PathBuf) {
     (mount.host().join("file"), mount.place().join("file"))
 }
 
-/// Opens and reads a file to its end. Not by `read_to_string`: that asks for the attributes first, and the answer makes the
-/// kernel correct a length that it wrongly believes.
+/// Opens and reads a file to its end. Not by `read_to_string`: that asks for the attributes first,
+/// and the answer makes the kernel correct a length that it wrongly believes.
 fn read(path: PathBuf) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut file = File::open(path).unwrap();
@@ -32,7 +34,8 @@ fn read(path: PathBuf) -> thread::JoinHandle<String> {
     })
 }
 
-/// A thread reads while the file is empty; the end that it has met is handled after another thread was told of the text.
+/// A thread reads while the file is empty; the end that it has met is handled after another thread
+/// was told of the text.
 #[test]
 fn a_read_that_ended_early_does_not_hide_what_was_written_since() {
     let mount = HeldBack::new();
@@ -58,8 +61,8 @@ fn a_read_that_ended_early_does_not_hide_what_was_written_since() {
     assert_eq!(read(seen).join().unwrap(), "written and closed");
 }
 
-/// Two threads are told of the file, the first one before it was written; its answer is handled first, so Linux drops the
-/// later one.
+/// Two threads are told of the file, the first one before it was written; its answer is handled
+/// first, so Linux drops the later one.
 #[test]
 fn an_answer_from_before_a_write_does_not_hide_it() {
     let mount = HeldBack::new();

@@ -1,6 +1,8 @@
-//! Host mounts below the share: are they served right, can the host unmount them, and is each file a file of its own?
+//! Host mounts below the share: are they served right, can the host unmount them, and is each file
+//! a file of its own?
 //!
-//! Each test has mounts of its own, of which the share passes changes on to the daemon, as on a host that runs systemd.
+//! Each test has mounts of its own, of which the share passes changes on to the daemon, as on a
+//! host that runs systemd.
 
 mod inode_numbers;
 mod share;
@@ -236,7 +238,8 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     let nodes = guest.walk("data/file");
     let single = guest.look_up("single");
     guest.attributes(nodes[1]).unwrap();
-    // A file is found again by its name; a directory is not, and stays open for as long as it is known.
+    // A file is found again by its name; a directory is not, and stays open for as long as it is
+    // known.
     share.unmount_when_idle("single");
     assert_eq!(errno(guest.attributes(single)), Some(STALE));
     guest.wait_until_idle(1);
@@ -247,7 +250,8 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     share.unmount_when_idle("data");
 }
 
-/// What a real guest does: looks into two mounts, forgets all that it can of one, and tells two files apart.
+/// What a real guest does: looks into two mounts, forgets all that it can of one, and tells two
+/// files apart.
 const LOOKS: &str = r#"
     cd /mnt/data
     cat idle/file dropped/file; echo

@@ -19,7 +19,8 @@ use pinhole_tests::frontend::{Frontend, Setup};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use tempfile::TempDir;
 
-/// How long the host may have to wait for a mount that nothing uses: a few seconds, on a machine that is busy.
+/// How long the host may have to wait for a mount that nothing uses: a few seconds, on a machine
+/// that is busy.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A shared folder whose mounts the daemon gets to see.

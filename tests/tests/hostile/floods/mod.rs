@@ -1,5 +1,6 @@
-//! Does a guest that sends the same request without end, in several queues, hold up more than itself? INIT, which takes
-//! the whole session; FORGET, which has no answer; SYNCFS and FSYNC, for which the host writes whole file systems.
+//! Does a guest that sends the same request without end, in several queues, hold up more than
+//! itself? INIT, which takes the whole session; FORGET, which has no answer; SYNCFS and FSYNC, for
+//! which the host writes whole file systems.
 //!
 //! Needs strace, root and overlayfs.
 

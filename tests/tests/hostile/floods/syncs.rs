@@ -1,5 +1,5 @@
-//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` takes long or fails. strace holds the
-//! daemon's calls up.
+//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` takes long or
+//! fails. strace holds the daemon's calls up.
 
 use super::flood::{Flood, WIDE, ask, get_attr, kick};
 use pinhole_protocol::{
@@ -55,7 +55,8 @@ impl Slowed {
         Self { strace, folder, delay, began: Instant::now() }
     }
 
-    /// Lets the calls go on, and returns how many have ended by now. Past that number, two were under way at once.
+    /// Lets the calls go on, and returns how many have ended by now. Past that number, two were
+    /// under way at once.
     fn end(mut self) -> (usize, usize) {
         let took = self.began.elapsed();
         kill_process(Pid::from_child(&self.strace), Signal::INT).unwrap();
@@ -226,7 +227,8 @@ fn more_syncfs_than_may_wait_hold_up_their_queues_and_no_other() {
     assert!(calls <= most, "{calls} calls, {most} one after another");
 }
 
-/// An overlayfs, of which the daemon does not know that `fsync` keeps names; taken away when dropped.
+/// An overlayfs, of which the daemon does not know that `fsync` keeps names; taken away when
+/// dropped.
 struct Overlay(PathBuf);
 
 impl Overlay {
@@ -256,7 +258,8 @@ impl Drop for Overlay {
     }
 }
 
-/// A share on overlayfs with a file that has lost the name by which its guest opened it, and another.
+/// A share on overlayfs with a file that has lost the name by which its guest opened it, and
+/// another.
 struct Renamed {
     guest: Frontend,
     daemon: Serving,

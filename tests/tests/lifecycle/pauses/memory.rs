@@ -1,4 +1,5 @@
-//! What does a change of the guest's memory wait for? QEMU sends one for each DAX mapping, and its main loop waits for the reply.
+//! What does a change of the guest's memory wait for? QEMU sends one for each DAX mapping, and its
+//! main loop waits for the reply.
 
 use super::{File, HALF, LONG, Lane, MANY, Scene, ask, copy, fsync};
 use pinhole_tests::frontend::eventually;
@@ -7,8 +8,8 @@ use pinhole_tests::frontend::frame::opcode::{FALLOCATE, RELEASE};
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
-/// The host may be busy when a reply comes, so the daemon has some turns; one that waits for what it has taken fails in all of
-/// them.
+/// The host may be busy when a reply comes, so the daemon has some turns; one that waits for what
+/// it has taken fails in all of them.
 const TURNS: usize = 5;
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
@@ -22,7 +23,8 @@ fn change_of_memory_waits_for_no_long_reservation() {
     changes_memory_while_it_reserves(&mut Scene::in_memory(&["--thread-pool-size=1"]), 0);
 }
 
-/// The queue thread of another queue waits for room in the pool, which has none before the reservation ends.
+/// The queue thread of another queue waits for room in the pool, which has none before the
+/// reservation ends.
 #[test]
 fn change_of_memory_waits_for_no_room_in_the_pool() {
     let policy = tempfile::NamedTempFile::new().unwrap();
@@ -62,8 +64,8 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
     assert!(went_on > 0, "each change of memory waited for the reservation");
 }
 
-/// A change of memory interrupts the hole, which then waits in the pool behind other requests. A stop must not put it back: it
-/// would take what the host has written since.
+/// A change of memory interrupts the hole, which then waits in the pool behind other requests. A
+/// stop must not put it back: it would take what the host has written since.
 #[test]
 fn interrupted_hole_is_finished_before_its_queue_stops() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);

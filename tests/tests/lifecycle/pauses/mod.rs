@@ -1,8 +1,10 @@
-//! A VMM stops its queues for a pause, a reset and its end, and its main loop waits for the daemon meanwhile. How much of
-//! what the guest has asked for is served first, and is every request answered exactly once afterwards?
+//! A VMM stops its queues for a pause, a reset and its end, and its main loop waits for the daemon
+//! meanwhile. How much of what the guest has asked for is served first, and is every request
+//! answered exactly once afterwards?
 //!
-//! What a stop waits for is counted, in requests that are answered between the front-end's message and its reply. Times
-//! are printed, and are bounded only where a daemon that serves everything first would take minutes.
+//! What a stop waits for is counted, in requests that are answered between the front-end's message
+//! and its reply. Times are printed, and are bounded only where a daemon that serves everything
+//! first would take minutes.
 
 mod memory;
 
@@ -36,8 +38,8 @@ const LONG: u64 = 3 << 30;
 const HALF: u64 = 512 << 20;
 /// Short enough that its queue goes on.
 const SHORT: u64 = 8 << 20;
-/// So many may be served while a queue is being stopped: one that has begun, and a few on a host that is slow to tell the
-/// daemon. A daemon that serves the backlog first serves all.
+/// So many may be served while a queue is being stopped: one that has begun, and a few on a host
+/// that is slow to tell the daemon. A daemon that serves the backlog first serves all.
 const FEW: usize = MANY / 10;
 /// So often is a queue stopped whose requests wait behind those of another.
 const ROUNDS: usize = 6;
@@ -102,8 +104,9 @@ impl Lane {
         self.offered.iter().filter(|offered| offered.errno.is_some()).count()
     }
 
-    /// Stops the queue: the index to go on from, the requests that were answered before it was told, and how long it took.
-    /// Everything before the index has been answered, and nothing from it on.
+    /// Stops the queue: the index to go on from, the requests that were answered before it was
+    /// told, and how long it took. Everything before the index has been answered, and nothing from
+    /// it on.
     fn stop(&mut self, guest: &mut Frontend) -> (usize, usize, Duration) {
         let before = self.collect(guest);
         let began = Instant::now();
@@ -402,7 +405,8 @@ fn an_older_request_is_finished_where_a_later_one_was_answered() {
     let mut waited_for = 0;
     for round in 0..ROUNDS {
         let answered = lane.answered();
-        // The one thread has to do with the other queue, so none of these begins but the one that is answered.
+        // The one thread has to do with the other queue, so none of these begins but the one that
+        // is answered.
         for frame in [fsync(file), fsync(file)] {
             lane.offer(&mut scene.guest, frame, 0);
         }

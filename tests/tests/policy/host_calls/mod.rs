@@ -1,6 +1,7 @@
-//! Is the table of host calls as small as the daemon's work? The whole daemon runs under strace with every argument as
-//! the kernel gets it, with all that a guest may send; each row of the table has to be seen for each kind of thread it
-//! is there for, and no thread under a filter may be seen with a call that no row is there for.
+//! Is the table of host calls as small as the daemon's work? The whole daemon runs under strace
+//! with every argument as the kernel gets it, with all that a guest may send; each row of the table
+//! has to be seen for each kind of thread it is there for, and no thread under a filter may be seen
+//! with a call that no row is there for.
 
 mod trace;
 
@@ -38,7 +39,8 @@ fn strace(output: &Path) -> Vec<PathBuf> {
     command.map(PathBuf::from).into_iter().chain([output.to_owned()]).collect()
 }
 
-/// The process that serves, of a daemon that was started as `process` by strace: the last of those that started one another.
+/// The process that serves, of a daemon that was started as `process` by strace: the last of those
+/// that started one another.
 fn serving(mut process: u32) -> Pid {
     loop {
         let child = pinhole_tests::daemon::serving_id(process);
@@ -185,8 +187,9 @@ fn policy(text: &str) -> (String, NamedTempFile) {
     (format!("--policy={}", file.path().display()), file)
 }
 
-/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a plain file, a write past the host's page cache, the truncation of a
-/// large file, and a directory for a caller with more than one group.
+/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a
+/// plain file, a write past the host's page cache, the truncation of a large file, and a directory
+/// for a caller with more than one group.
 fn do_the_rest(writer: &mut Writer) {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
@@ -211,7 +214,8 @@ fn do_the_rest(writer: &mut Writer) {
     writer.ask(&reserve, 0);
     // The thread gives up the right to keep set-user-id for a user, not for root.
     writer.ask(&reserve.caller(1000, 1000), 0);
-    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without the handle: the pool cuts what is large.
+    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without the handle: the pool cuts what is
+    // large.
     let cut = Frame::new(SETATTR, writer.node).u32(8 | 32).u32(0).u64(0).u64(4096).u64(0).u64(0).u64(0);
     writer.ask(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
     let mkdir = Frame::new(MKDIR, 1).u32(0o755).u32(0).name("of-two-groups");
@@ -258,8 +262,8 @@ fn each_row_is_needed_and_nothing_else_is() {
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows that nothing needs");
 }
 
-/// How a daemon ends other than by itself: at once, because it was asked to twice, and by a signal, of which the supervisor
-/// tells by its log, which is a file or a socket.
+/// How a daemon ends other than by itself: at once, because it was asked to twice, and by a signal,
+/// of which the supervisor tells by its log, which is a file or a socket.
 fn supervised(seen: &mut Seen) {
     let run = Run::new(&[]);
     rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
@@ -279,7 +283,8 @@ fn supervised(seen: &mut Seen) {
     seen.read(&fs::read_to_string(folder.path().join("trace")).unwrap(), Processes::Supervisor);
 }
 
-/// What is refused goes to the log, by a worker and by the pool; the log is a socket, as under systemd.
+/// What is refused goes to the log, by a worker and by the pool; the log is a socket, as under
+/// systemd.
 fn logged() -> String {
     let (rules, _file) =
         policy("[[path]]\nmatch = \"/file\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]\n");
@@ -293,7 +298,8 @@ fn logged() -> String {
     fs::read_to_string(folder.path().join("trace")).unwrap()
 }
 
-/// A daemon that is ready, the lines of its log from there on, and the folder of its socket and its trace.
+/// A daemon that is ready, the lines of its log from there on, and the folder of its socket and its
+/// trace.
 fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = String> + use<>, TempDir) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -310,8 +316,8 @@ fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = Stri
     (daemon, lines, folder)
 }
 
-/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a server's, which `pinhole mount` is,
-/// on the pool. And whose `fsync` may leave out a name.
+/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a
+/// server's, which `pinhole mount` is, on the pool. And whose `fsync` may leave out a name.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -339,7 +345,8 @@ fn on_other_file_systems(seen: &mut Seen) {
     mounted(seen);
 }
 
-/// Where memory is what there is to reserve, the pool looks how much is free before it begins with a long reservation.
+/// Where memory is what there is to reserve, the pool looks how much is free before it begins with
+/// a long reservation.
 fn in_memory(seen: &mut Seen) {
     let share = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir_in("/dev/shm").unwrap();
     prepare(share.path()).unwrap();

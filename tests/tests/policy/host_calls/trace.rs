@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
 
-/// What the C library does by itself, on whichever thread it happens to be when the heap grows or shrinks or another
-/// thread is in the allocator: one kind of thread that is seen with it is enough.
+/// What the C library does by itself, on whichever thread it happens to be when the heap grows or
+/// shrinks or another thread is in the allocator: one kind of thread that is seen with it is
+/// enough.
 const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
 
 /// Rows that no test can bring about at will, by call and purpose.
@@ -45,7 +46,8 @@ impl Call<'_> {
     }
 }
 
-/// `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`; ends of calls that were begun elsewhere say nothing new.
+/// `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`; ends of calls that were begun elsewhere say
+/// nothing new.
 fn parse(line: &str) -> Option<Call<'_>> {
     let (thread, rest) = line.split_once('<')?;
     let (thread_name, rest) = rest.split_once("> ")?;
@@ -61,12 +63,13 @@ fn parse(line: &str) -> Option<Call<'_>> {
 /// The processes of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Processes {
-    /// One, in which the threads that serve have their own filter and the others none: `pinhole mount`.
+    /// One, in which the threads that serve have their own filter and the others none:
+    /// `pinhole mount`.
     One,
     /// The supervisor, and then the one that serves.
     Two,
-    /// As [`Processes::Two`], where the second was ended at any moment, perhaps between two filters of a thread, and is left
-    /// out.
+    /// As [`Processes::Two`], where the second was ended at any moment, perhaps between two filters
+    /// of a thread, and is left out.
     Supervisor,
 }
 
@@ -140,7 +143,8 @@ impl Seen {
         let mut ended = false;
         for (at, call) in calls.iter().enumerate() {
             let kind = kinds.entry(call.thread).or_insert(started);
-            // While the main thread ends the process, strace may show another that is ended by it with the same call.
+            // While the main thread ends the process, strace may show another that is ended by it
+            // with the same call.
             let own = own_kind(call);
             let again = ended && call.name == "exit_group" && own != Threads::SUPERVISOR;
             ended |= call.name == "exit_group" && own == Threads::CONTROL;
