@@ -36,7 +36,7 @@ fn serve_may_be_written_or_left_out() {
 }
 
 #[test]
-fn what_kata_starts_is_understood() {
+fn the_command_line_of_kata_is_accepted() {
     let go = served(
         "virtiofsd --syslog --cache=auto --shared-dir=/p --fd=3 --thread-pool-size=1 --announce-submounts",
     );
@@ -48,7 +48,7 @@ fn what_kata_starts_is_understood() {
 }
 
 #[test]
-fn the_pool_has_eight_threads_none_or_as_many_as_there_can_be() {
+fn the_pool_size_is_limited() {
     let threads = |words: &str| {
         let config = config(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).unwrap();
         let Action::Serve(serve) = config.action else { panic!("{words}") };
@@ -61,7 +61,7 @@ fn the_pool_has_eight_threads_none_or_as_many_as_there_can_be() {
 }
 
 #[test]
-fn polling_is_what_was_said_or_left_to_the_host() {
+fn polling_is_given_or_chosen_for_the_host() {
     let poll = |words: &str| served(format!("pinhole --shared-dir /d --socket-path /s {words}").trim()).poll;
     assert_eq!(poll(""), None);
     assert_eq!(poll("--poll-us 0"), Some(Duration::ZERO));
@@ -70,7 +70,7 @@ fn polling_is_what_was_said_or_left_to_the_host() {
 }
 
 #[test]
-fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
+fn the_cache_mode_sets_default_timeouts() {
     let day = 86_400;
     let virtiofsds = [("never", 0), ("metadata", day), ("always", day)];
     for (mode, seconds) in [("auto", 1), ("exclusive", day)].into_iter().chain(virtiofsds) {
@@ -84,7 +84,7 @@ fn the_cache_mode_sets_the_timeouts_that_are_not_given() {
 }
 
 #[test]
-fn strict_trusts_nothing_and_takes_no_time_for_which_something_may_be_stale() {
+fn strict_refuses_timeouts() {
     let base = "pinhole --shared-dir /d --socket-path /s --cache strict";
     let nothing = CacheTimeouts { attr: Duration::ZERO, entry: Duration::ZERO, negative: Duration::ZERO };
     for words in ["", " --attr-timeout 0 --entry-timeout 0 --negative-timeout 0", " -o timeout=0"] {
@@ -103,7 +103,7 @@ fn strict_trusts_nothing_and_takes_no_time_for_which_something_may_be_stale() {
 }
 
 #[test]
-fn only_virtiofsds_modes_without_a_data_cache_refuse_shared_mappings() {
+fn never_and_metadata_refuse_shared_mappings() {
     let mmap =
         |words: &str| served(&format!("pinhole --shared-dir /d --socket-path /s --cache {words}")).share.mmap;
     assert!(mmap("strict") && mmap("auto") && mmap("exclusive") && mmap("never --allow-mmap"));
@@ -150,7 +150,7 @@ fn each_contradiction_names_its_argument() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn a_missing_argument_is_named() {
     assert_eq!(config("pinhole --shared-dir /d"), Err(ConfigError::NoSocket));
     assert_eq!(config("pinhole --socket-path /s"), Err(ConfigError::NoDirectory));
     assert_eq!(
@@ -160,7 +160,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn the_walls_stand_unless_something_else_is_said() {
+fn the_whole_sandbox_is_the_default() {
     let base = "pinhole --shared-dir /d --socket-path /s";
     let sandbox = served(base).share.sandbox;
     assert_eq!((sandbox.isolation, sandbox.forbidden), (Isolation::Namespace, OnForbidden::Kill));
@@ -187,7 +187,7 @@ fn an_unknown_mount_option_is_named() {
 }
 
 #[test]
-fn a_switch_that_does_nothing_in_this_cache_mode_is_noted_and_not_applied() {
+fn a_switch_without_effect_is_noted() {
     let base = "pinhole --shared-dir /d --socket-path /s";
     let mmap = config(&format!("{base} --allow-mmap")).unwrap();
     assert!(mmap.notes.iter().any(|note| note.starts_with("--allow-mmap: not needed")), "{:?}", mmap.notes);

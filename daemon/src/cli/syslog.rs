@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_full_log_loses_lines_and_nothing_else() {
+    fn a_missing_or_full_log_only_loses_lines() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("log");
         SystemLog::at(&place).make_writer().write_all(b"nobody listens").unwrap();

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_mistake_is_one_line_that_names_it() {
+    fn each_mistake_is_one_line_with_its_name() {
         for (words, expected) in [
             (
                 "pinhole --shared-dirs /",

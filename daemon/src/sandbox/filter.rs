@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_program_for_every_profile_thread_and_architecture() {
+    fn every_profile_has_filters() {
         for profile in Profile::ALL {
             for threads in [Threads::INSIDE, Threads::WORKER, Threads::OFFLOAD] {
                 for architecture in BOTH {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_program_for_the_supervisor_on_every_architecture() {
+    fn the_supervisor_has_a_filter_on_every_architecture() {
         let own = rustix::process::getpid();
         let processes = Processes { supervisor: own, serving: own };
         let filter = SupervisorFilter { wanted: None, facilities: Facilities::all() };

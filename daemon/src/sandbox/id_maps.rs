@@ -140,11 +140,11 @@ impl IdMaps {
             let ids = maps.iter().flat_map(|map| [map.inside, map.outside, map.count]);
             let mut command = Command::new(program);
             command.arg(&number).args(ids.map(|id| id.to_string()));
-            let told = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|error| {
+            let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|error| {
                 format!("{program} cannot be run ({error}): install it (package uidmap), or map one id only")
             })?;
-            if !told.status.success() {
-                let why = String::from_utf8_lossy(&told.stderr);
+            if !output.status.success() {
+                let why = String::from_utf8_lossy(&output.stderr);
                 return Err(format!("{}; /etc/subuid and /etc/subgid say what is allowed", why.trim()));
             }
         }
