@@ -9,15 +9,20 @@
 //! |---|---|
 //! | `bench`, `surface`, `coherence` | one command each |
 //! | `load` | the load generator of `bench` |
+//! | `conditions`, `place` | host and programs of a run; folder for its files |
+//! | `table` | tables for terminals and documents |
 //! | `needs` | names what a command needs, for `xtask` to fetch |
 //! | `programs` | finds the programs of a measurement |
 
 mod bench;
 mod coherence;
+mod conditions;
 mod load;
 mod needs;
+mod place;
 mod programs;
 mod surface;
+mod table;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -68,7 +73,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let Arguments { load_before, command } = Arguments::parse();
-    let load = load_before.unwrap_or_else(bench::machine::load);
+    let load = load_before.unwrap_or_else(conditions::load);
     let outcome = match command {
         Command::Bench(arguments) => bench::main(&arguments, &load),
         Command::Surface(arguments) => surface::main(&arguments, &load),

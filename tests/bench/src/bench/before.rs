@@ -10,7 +10,7 @@ use std::fmt;
 use super::figure::Better;
 use super::report::{figure, times};
 use super::samples::{Comparison, Spread};
-use super::table::Table;
+use crate::table::Table;
 
 /// Metrics of the part `wire` that are compared. The rarer latencies and the memory vary too much
 /// for a verdict.

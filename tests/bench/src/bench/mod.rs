@@ -21,24 +21,21 @@ pub(crate) mod figure;
 mod fresh;
 mod guest;
 pub(crate) mod locks;
-pub(crate) mod machine;
-pub(crate) mod place;
 mod progress;
 mod report;
 mod rows;
 pub(crate) mod samples;
-pub(crate) mod table;
 mod wire;
 
 use std::path::{Path, PathBuf};
 
+use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 use figure::{Contestant, Figure, VirtiofsdSetting};
-use machine::Machine;
-use place::Place;
 use progress::Progress;
 use report::Report;
 use samples::Samples;
@@ -214,7 +211,7 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
         ));
     }
     let program = programs::pinhole()?;
-    let machine = Machine::here(&program, place.folder(), load);
+    let conditions = Conditions::here(&program, place.folder(), load);
     let wire = Wire { steps: wire::steps(&arguments.rows)?, seconds: arguments.seconds };
     let turns = |part: Part| arguments.turns.unwrap_or_else(|| part.turns());
     let parts: Vec<(Part, usize)> = parts.iter().map(|part| (*part, usize::from(turns(*part)))).collect();
@@ -226,7 +223,7 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     let comparisons = samples.comparisons();
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
-    show(&Report { machine, turns, samples, comparisons }, arguments)
+    show(&Report { conditions, turns, samples, comparisons }, arguments)
 }
 
 fn measure(
@@ -279,7 +276,7 @@ fn each(
 fn show(report: &Report, arguments: &Arguments) -> Outcome {
     say(format!(
         "\n{}; {}; {}; {}",
-        report.machine.date, report.machine.words, report.machine.versions, report.turns
+        report.conditions.date, report.conditions.words, report.conditions.versions, report.turns
     ));
     if arguments.against.is_some() {
         let (table, count) = before::compare(&report.comparisons);

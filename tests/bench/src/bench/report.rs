@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::aims::{self, Aim};
 use super::figure::Better;
-use super::machine::Machine;
 use super::samples::{Beside, Comparison, Samples, Spread};
-use super::table::Table;
+use crate::conditions::Conditions;
+use crate::table::Table;
 
 /// Results of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) machine: Machine,
+    pub(crate) conditions: Conditions,
     /// Number of turns of each part, in words.
     pub(crate) turns: String,
     pub(crate) samples: Samples,
@@ -57,7 +57,7 @@ impl Report {
                 aims::Against::Native => comparison.native.map(|beside| ("native".to_owned(), beside)),
                 aims::Against::Nobody => None,
             };
-            let (who, beside) = other.unzip();
+            let (name, beside) = other.unzip();
             table.row(vec![
                 comparison.row.clone(),
                 aim.words(comparison.unit),
@@ -65,7 +65,7 @@ impl Report {
                 spread(value),
                 with_unit(comparison.pinhole.median, comparison.unit),
                 beside.map_or_else(String::new, |beside| with_unit(beside.value.median, comparison.unit)),
-                who.unwrap_or_default(),
+                name.unwrap_or_default(),
                 if aim.bound.is_met(value.median) { "met" } else { "missed" }.to_owned(),
             ]);
         }
@@ -179,9 +179,9 @@ impl Report {
             json!({"row": aim.row, "aim": aim.words(comparison.unit), "value": parts(value), "met": aim.bound.is_met(value.median)})
         });
         json!({
-            "date": self.machine.date,
-            "machine": self.machine.words,
-            "versions": self.machine.versions,
+            "date": self.conditions.date,
+            "machine": self.conditions.words,
+            "versions": self.conditions.versions,
             "turns": self.turns,
             "rows": rows.collect::<Vec<_>>(),
             "aims": aims.collect::<Vec<_>>(),
@@ -196,7 +196,7 @@ impl Report {
              turns in one run. A ratio is the figure of pinhole divided by that of the\nother contestant in the same turn. \
              The tables show the median of the ratios; *spread* is the smallest\nand the largest. Each row uses the \
              setting of virtiofsd that is best for this row.\n[Benchmarks](../internals/benchmarks.md) describes the rows.\n",
-            self.machine.date, self.machine.words, self.machine.versions, self.turns
+            self.conditions.date, self.conditions.words, self.conditions.versions, self.turns
         );
         let parts = [
             ("Aims", "aims.svg", self.aims()),

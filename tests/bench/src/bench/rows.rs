@@ -2,8 +2,8 @@
 
 use super::aims::Bound;
 use super::samples::Spread;
-use super::table::Table;
 use crate::console::say;
+use crate::table::Table;
 
 /// Figures by row, in the order of the first figure of each row.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! Collects figures over the turns and computes ratios.
 //!
-//! Contestants take turns within one run, so that a disturbance of the machine affects all of them.
+//! Contestants take turns within one run, so that a disturbance of the host affects all of them.
 //! A ratio compares two figures of the same turn. Results are the median, the smallest and the
 //! largest of these ratios.
 

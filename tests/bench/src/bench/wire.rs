@@ -4,7 +4,7 @@
 //! time is not counted as the daemon's.
 //!
 //! In each turn, every contestant has a load generator that waits for steps. A step is a row at one
-//! depth. All contestants take a step one right after another, so that a disturbance of the machine
+//! depth. All contestants take a step one right after another, so that a disturbance of the host
 //! affects the same row of each.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,9 +15,9 @@ use pinhole_tests::daemon::Serving;
 use serde_json::Value;
 
 use super::figure::{Better, Contestant, Figure};
-use super::place::Place;
 use super::progress::Progress;
 use super::samples::Samples;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 

@@ -8,10 +8,10 @@ mod page;
 
 use pinhole_tests::sharing::{QUESTIONS, Question, Subject, Table};
 
-use crate::bench::machine::Machine;
-use crate::bench::place::Place;
+use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
@@ -62,8 +62,8 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     }
     say(format!("\n{}", page::table(&rows).plain()));
     if arguments.write {
-        let machine = Machine::here(&program, Place::new()?.folder(), load);
-        page::write(&rows, &machine, &workspace::root())?;
+        let conditions = Conditions::here(&program, Place::new()?.folder(), load);
+        page::write(&rows, &conditions, &workspace::root())?;
     }
     Ok(())
 }

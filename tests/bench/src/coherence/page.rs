@@ -6,9 +6,9 @@ use std::path::Path;
 
 use pinhole_tests::sharing::{Question, Subject};
 
-use crate::bench::machine::Machine;
-use crate::bench::table::Table;
+use crate::conditions::Conditions;
 use crate::step::{Failure, Outcome};
+use crate::table::Table;
 
 /// The counts of a "yes", or the reason for a "no".
 pub(super) type Answer = Result<String, String>;
@@ -43,12 +43,13 @@ or in turns. Each guest has its own daemon, and all daemons share one directory.
 ///
 /// # Errors
 /// Fails if the page cannot be written.
-pub(super) fn write(rows: &[QuestionRow], machine: &Machine, root: &Path) -> Outcome {
+pub(super) fn write(rows: &[QuestionRow], conditions: &Conditions, root: &Path) -> Outcome {
     let folder = root.join("docs/coherence");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let path = folder.join("peer.md");
     let failed = Failure::io(format!("cannot write {}", path.display()));
-    let text = text(rows, machine).map_err(|error| Failure::new(format!("cannot make the page: {error}")))?;
+    let text =
+        text(rows, conditions).map_err(|error| Failure::new(format!("cannot make the page: {error}")))?;
     fs::write(&path, text).map_err(failed)
 }
 
@@ -69,14 +70,14 @@ pub(super) fn table(rows: &[QuestionRow]) -> Table {
     table
 }
 
-fn text(rows: &[QuestionRow], machine: &Machine) -> Result<String, std::fmt::Error> {
+fn text(rows: &[QuestionRow], conditions: &Conditions) -> Result<String, std::fmt::Error> {
     let mut text = format!(
         "# Several guests on one directory, {}\n\nDoes a guest see what other guests and the host do with \
          shared files? This page compares\nPinhole and virtiofsd. `cargo xtask coherence --write` writes it.\n\n\
          - machine: {}\n- programs: {}\n\n{HOW}\n## Answers\n\n{}\n\n## Results by question\n",
-        machine.date,
-        machine.words,
-        machine.versions,
+        conditions.date,
+        conditions.words,
+        conditions.versions,
         table(rows).markdown()
     );
     for row in rows {

@@ -1,5 +1,5 @@
 //! Counts the kernel functions that each daemon reaches, in a QEMU guest that acts as the host. Not
-//! every machine permits the function tracer.
+//! every host permits the function tracer.
 //!
 //! The guest gets its own root file system: the programs, and the C library of the Debian release
 //! that virtiofsd comes from. The share is ext4, as on most hosts, in a file behind a loop device.
@@ -18,7 +18,7 @@ use crate::step::{Failure, Outcome};
 /// Memory of the guest. The buffer of the tracer may take half of it.
 const MEMORY_MIB: u32 = 3072;
 
-/// Time limit of the whole run, for a machine with other load.
+/// Time limit of the whole run, for a host with other load.
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// Libraries of pinhole, the load and virtiofsd, from the part `base`.
@@ -199,7 +199,7 @@ mod tests {
     fn daemon_without_recorded_functions_is_an_error() {
         assert!(read("== rootfs\nstart a\n").unwrap_err().to_string().contains("no function of rootfs"));
         assert!(read("== rootfs\nsteady a\n").unwrap_err().to_string().contains("not measure all"));
-        read("== nobody\n").unwrap_err();
+        read("== unknown\n").unwrap_err();
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | module | task |
 //! |---|---|
 //! | `subject` | names the daemons and starts them |
-//! | `native` | runs a daemon on this machine under strace and inspects its process |
+//! | `native` | runs a daemon on this host under strace and inspects its process |
 //! | `strace` | reads the output of strace |
 //! | `filter` | evaluates the seccomp filters in that output |
 //! | `names` | reads numbers and names from kernel headers |
@@ -25,10 +25,10 @@ mod subject;
 
 use std::path::PathBuf;
 
-use crate::bench::machine::Machine;
-use crate::bench::place::Place;
+use crate::conditions::Conditions;
 use crate::console::say;
 use crate::needs::Need;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
@@ -65,7 +65,7 @@ impl Arguments {
 pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     let programs = Programs { pinhole: programs::pinhole()?, bench: programs::own()? };
     let place = Place::new()?;
-    let machine = Machine::here(&programs.pinhole, place.folder(), load);
+    let conditions = Conditions::here(&programs.pinhole, place.folder(), load);
     let names = Names::read()?;
     let mut daemons = Vec::new();
     for subject in subject::ALL {
@@ -79,11 +79,11 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
             seen.reached = Some(reached);
         }
     }
-    show(&Report { machine, daemons }, arguments)
+    show(&Report { conditions, daemons }, arguments)
 }
 
 fn show(report: &Report, arguments: &Arguments) -> Outcome {
-    say(format!("\n{}; {}; {}", report.machine.date, report.machine.words, report.machine.versions));
+    say(format!("\n{}; {}; {}", report.conditions.date, report.conditions.words, report.conditions.versions));
     let tables = [("figures", report.table()), ("threads", report.threads()), ("aims", report.aims_table())];
     for (title, table) in tables {
         say(format!("\n== {title}\n{}", table.plain()));

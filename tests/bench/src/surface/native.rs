@@ -1,4 +1,4 @@
-//! Runs a daemon on this machine under strace, with the load. Measures the system calls that it
+//! Runs a daemon on this host under strace, with the load. Measures the system calls that it
 //! makes, the calls that its filters permit, and what its process holds after the load.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_millis(300);
 /// Longest time until the daemon must be idle.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Results of one daemon on this machine.
+/// Results of one daemon on this host.
 #[derive(Clone, Debug)]
 pub(super) struct Native {
     /// Threads of the serving process, by name without number.

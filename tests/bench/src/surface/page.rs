@@ -28,7 +28,7 @@ pub(super) fn write(report: &Report, root: &Path) -> Outcome {
     let chart =
         Chart { title: "Host surface: pinhole / virtiofsd".to_owned(), legend: LEGEND, bars: bars(report) };
     let mut drawn = String::new();
-    let when = format!("{}; {}", report.machine.date, report.machine.words);
+    let when = format!("{}; {}", report.conditions.date, report.conditions.words);
     paint(&chart, &when, &mut drawn)
         .map_err(|error| Failure::new(format!("cannot draw the chart: {error}")))?;
     for (path, text) in [(folder.join("surface.svg"), drawn), (root.join("docs/surface.md"), page(report))] {
@@ -64,7 +64,7 @@ fn page(report: &Report) -> String {
     let mut parts = vec![format!(
         "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
          compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- machine: {}\n- programs: {}\n",
-        report.machine.date, report.machine.words, report.machine.versions
+        report.conditions.date, report.conditions.words, report.conditions.versions
     )];
     parts.push(HOW.to_owned());
     parts.push(format!("## Aims\n\n{}\n", report.aims_table().markdown()));

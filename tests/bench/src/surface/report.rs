@@ -6,13 +6,13 @@ use super::filter::Verdict;
 use super::kernel::Reached;
 use super::native::{Native, ThreadKind};
 use super::subject::{Kind, Subject};
-use crate::bench::machine::Machine;
-use crate::bench::table::Table;
+use crate::conditions::Conditions;
+use crate::table::Table;
 
 /// Results of a run.
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) machine: Machine,
+    pub(super) conditions: Conditions,
     pub(super) daemons: Vec<Seen>,
 }
 
@@ -190,9 +190,9 @@ impl Report {
                 "met": aim.is_met()})
         });
         json!({
-            "date": self.machine.date,
-            "machine": self.machine.words,
-            "versions": self.machine.versions,
+            "date": self.conditions.date,
+            "machine": self.conditions.words,
+            "versions": self.conditions.versions,
             "daemons": daemons.collect::<Vec<_>>(),
             "aims": aims.collect::<Vec<_>>(),
         })

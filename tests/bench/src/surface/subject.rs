@@ -45,7 +45,7 @@ impl Subject {
         self.kind != Kind::Virtiofsd
     }
 
-    /// Returns the daemon for `share` on this machine, not yet started.
+    /// Returns the daemon for `share` on this host, not yet started.
     ///
     /// # Errors
     /// Fails if virtiofsd has not been fetched.

@@ -15,9 +15,9 @@ use pinhole_tests::daemon::{Daemon, Serving};
 
 use super::figure::{Better, Contestant, Figure};
 use super::fresh;
-use super::place::Place;
 use super::progress::Progress;
 use crate::console::complain;
+use crate::place::Place;
 use crate::step::{Failure, Outcome};
 use holder::Holder;
 use processes::{Holdings, holdings};

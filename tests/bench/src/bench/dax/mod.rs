@@ -20,10 +20,10 @@ use pinhole_tests::daemon::{Daemon, Serving};
 use rustix::fs::Advice;
 
 use super::aims::Bound;
-use super::machine::Machine;
-use super::place::Place;
 use super::rows::Rows;
+use crate::conditions::Conditions;
 use crate::console::say;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 
@@ -53,7 +53,7 @@ const AIMS: [(&str, Bound); 7] = [
 pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
     let place = Place::new()?;
     let program = programs::pinhole()?;
-    let machine = Machine::here(&program, place.folder(), load);
+    let conditions = Conditions::here(&program, place.folder(), load);
     let share = place.folder().join("dax");
     fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
     let file = make_file(&share.join(FILE))?;
@@ -66,7 +66,7 @@ pub(crate) fn main(turns: u16, seconds: f64, load: &str) -> Outcome {
             bench.memory(guests, &file, &mut rows)?;
         }
     }
-    say(format!("\n{}; {}; turns: {turns}", machine.date, machine.words));
+    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.words));
     rows.show(&AIMS);
     Ok(())
 }

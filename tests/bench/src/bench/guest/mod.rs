@@ -13,9 +13,9 @@ use std::time::Duration;
 use pinhole_tests::guest::{Finished, Guest};
 
 use super::figure::{Better, Contestant, Figure};
-use super::place::Place;
 use super::progress::Progress;
 use crate::console::complain;
+use crate::place::Place;
 use crate::step::{Failure, Outcome};
 
 /// Tag of the share.

@@ -12,7 +12,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::bench::fresh;
-use crate::bench::place::Place;
+use crate::place::Place;
 use crate::step::{Failure, Outcome, run_quietly};
 
 /// Number of files in the tree.

@@ -13,10 +13,10 @@ use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::guest::Guest;
 
 use super::aims::Bound;
-use super::machine::Machine;
-use super::place::Place;
 use super::rows::Rows;
+use crate::conditions::Conditions;
 use crate::console::say;
+use crate::place::Place;
 use crate::programs;
 use crate::step::{Failure, Outcome};
 
@@ -34,7 +34,7 @@ const AIMS: [(&str, Bound); 3] = [
 pub(crate) fn main(turns: u16, load: &str) -> Outcome {
     let place = Place::new()?;
     let program = programs::pinhole()?;
-    let machine = Machine::here(&program, place.folder(), load);
+    let conditions = Conditions::here(&program, place.folder(), load);
     let share = place.folder().join("locks");
     fs::create_dir_all(&share).map_err(Failure::io("cannot make the share"))?;
     fs::write(share.join(FILE), [0; 4096]).map_err(Failure::io("cannot make the file"))?;
@@ -48,7 +48,7 @@ pub(crate) fn main(turns: u16, load: &str) -> Outcome {
         wire([&daemon()?, &daemon()?], &mut rows)?;
         guest(&daemon()?, &mut rows)?;
     }
-    say(format!("\n{}; {}; turns: {turns}", machine.date, machine.words));
+    say(format!("\n{}; {}; turns: {turns}", conditions.date, conditions.words));
     rows.show(&AIMS);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Describes the machine, the programs and the date of a run. The name of the host is left out.
+//! Describes the host, the programs and the date of a run. The name of the host is left out.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pinhole_tests::guest::Pieces;
 
-/// Machine and programs of a run.
+/// Conditions and programs of a run.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Conditions {
     /// Date in the form `2026-11-21`.
     pub(crate) date: String,
     /// Processors, memory, kernel, file system.
@@ -17,8 +17,8 @@ pub(crate) struct Machine {
     pub(crate) versions: String,
 }
 
-impl Machine {
-    /// Describes this machine. `load` is its [`load`] before the run, `folder` contains the files
+impl Conditions {
+    /// Describes this host. `load` is its [`load`] before the run, `folder` contains the files
     /// of the run.
     pub(crate) fn here(program: &Path, folder: &Path, load: &str) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -62,7 +62,7 @@ fn kernel() -> String {
 }
 
 /// Returns the load average of the last minute, so that a reader knows of other work on the
-/// machine.
+/// host.
 pub(crate) fn load() -> String {
     let all = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     all.split(' ').next().unwrap_or("unknown").to_owned()
