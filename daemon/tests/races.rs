@@ -174,12 +174,12 @@ fn no_wins_at(path: &str, refusals: &[Errno], ask: impl Fn(&Share, NodeId) -> Re
 }
 
 #[test]
-fn a_file_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
+fn future_id_changes_no_file() {
     no_wins_at("ro/file", &[Errno::EPERM, Errno::ESTALE], Share::set_mode);
 }
 
 #[test]
-fn a_directory_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
+fn future_id_changes_no_directory() {
     let refusals = [Errno::EPERM, Errno::ESTALE];
     no_wins_at("ro/d", &refusals, |share, node| share.mk_dir(node, "new"));
     no_wins_at("ro/d", &refusals, |share, node| share.rename((NodeId::ROOT, "none"), (node, "new"), PLAIN));
@@ -187,7 +187,7 @@ fn a_directory_is_not_changed_by_an_id_that_it_gets_a_moment_later() {
 }
 
 #[test]
-fn a_handle_is_good_for_nothing_before_it_is_given_out() {
+fn future_handle_is_refused() {
     let share = Share::new(READ_ONLY);
     let file = share.find("ro/file");
     let handle = share.open(file, 0).unwrap();
@@ -242,14 +242,14 @@ fn brings_a_directory(change: impl Fn(&Share, NodeId) + Sync) -> bool {
 }
 
 #[test]
-fn a_directory_is_not_brought_by_an_exchange_in_the_same_moment() {
+fn concurrent_exchange_moves_no_directory() {
     assert!(!brings_a_directory(|share, a| {
         share.rename((a, "x"), (a, "d"), protocol::RenameFlags::EXCHANGE).unwrap_or_default();
     }));
 }
 
 #[test]
-fn a_directory_is_not_brought_by_one_that_is_made_in_the_same_moment() {
+fn concurrent_mkdir_moves_no_directory() {
     assert!(!brings_a_directory(|share, a| {
         share.unlink(a, "x").unwrap_or_default();
         share.mk_dir(a, "x").unwrap_or_default();
@@ -260,7 +260,7 @@ fn a_directory_is_not_brought_by_one_that_is_made_in_the_same_moment() {
 /// What a guest has made stays made for it, whoever takes the name at that moment: an answer that speaks of another kind
 /// of file is EIO to a program, and an error would say that nothing was made.
 #[test]
-fn what_is_made_is_told_as_made_although_another_takes_its_name_at_once() {
+fn created_inode_is_reported_if_its_name_is_taken() {
     let share = Share::new("profile = \"share\"\n");
     let (over, mut gone) = (AtomicBool::new(false), 0);
     std::thread::scope(|scope| {

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn inner_range_splits_a_lock_and_the_same_kind_merges_it() {
+    fn inner_range_splits_a_lock_and_merges_again() {
         let mut ranges = Ranges::default();
         set(&mut ranges, 0, 99, Some(LockKind::Read));
         set(&mut ranges, 10, 19, Some(LockKind::Write));
