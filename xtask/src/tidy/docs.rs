@@ -20,6 +20,8 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let existing = existing(sources);
     let defined: BTreeSet<&str> =
         sources.iter().filter_map(Source::rust).flat_map(|rust| &rust.items).map(String::as_str).collect();
+    let functions: BTreeSet<&str> =
+        sources.iter().filter(|source| source.is_rust()).flat_map(|source| functions(&source.text)).collect();
     let mut faults = Vec::new();
     for source in sources.iter().filter(|source| source.is_document()) {
         for (number, line) in source.lines() {
@@ -33,6 +35,12 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
             for path in backticked(line).filter(|text| names_a_place(text, &existing)) {
                 if !existing.contains(path.trim_end_matches('/')) {
                     let what = format!("`{path}` does not exist: use the current file name");
+                    faults.push(Fault::new(&source.file, number, what));
+                }
+            }
+            for name in backticked(line).filter(|text| names_a_function(text)) {
+                if !functions.contains(name) {
+                    let what = format!("no function has the name `{name}`: use the current name");
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
@@ -78,6 +86,18 @@ fn names_a_place(text: &str, existing: &BTreeSet<&str>) -> bool {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
     // `target` and `.guest` are not in git. A single word need not be a file.
     plain && text.split_once('/').is_some_and(|(top, rest)| !rest.is_empty() && existing.contains(top))
+}
+
+/// Returns the names of all functions in `text`.
+fn functions(text: &str) -> impl Iterator<Item = &str> {
+    let names = text.lines().filter_map(|line| line.split_once("fn ")).map(|(_, rest)| rest);
+    names.map(|rest| rest.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next().unwrap_or_default())
+}
+
+/// Returns whether `text` can only be the name of a test: five words or more in snake case.
+fn names_a_function(text: &str) -> bool {
+    let plain = text.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
+    plain && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.matches('_').count() >= 4
 }
 
 /// Resolves `target` from the folder of `file`.
@@ -173,6 +193,17 @@ mod tests {
         let code = "//! A.\nimpl Ring {\n    fn begin() {}\n}\n";
         let all = faults(&[("docs/a.md", text), ("daemon/src/a.rs", code)]);
         assert_eq!(all, ["docs/a.md:1: `Ring::spawn` does not exist: use the current name"]);
+    }
+
+    #[test]
+    fn missing_test_is_a_fault() {
+        let text = "`no_reply_is_ever_lost`, `no_reply_is_sent_twice`, `a_b_c_d`, `_raw_spin_unlock_irq_x`";
+        let code = "//! A.\n    #[test]\n    fn no_reply_is_ever_lost() {}\n";
+        let all = faults(&[("docs/a.md", text), ("daemon/src/a.rs", code)]);
+        assert_eq!(
+            all,
+            ["docs/a.md:1: no function has the name `no_reply_is_sent_twice`: use the current name"]
+        );
     }
 
     #[test]
