@@ -4,7 +4,7 @@
 use super::deferred::{Deferred, Then};
 use super::serve::{Outcome, Scratch, Session, Terms};
 use crate::filesystem::{Answer, FileSystem};
-use crate::window::{ALIGNMENT_SHIFT, Generation, MapFiles, SetupPlan};
+use crate::window::{ALIGNMENT_SHIFT, GuestGeneration, MapFiles, SetupPlan};
 use pinhole_dax_cache::{Candidate, Capabilities, FileKind, Wanted};
 use pinhole_policy::Access;
 use pinhole_protocol::{
@@ -45,7 +45,7 @@ impl<F: FileSystem> Session<F> {
     ///
     /// # Errors
     /// EIO for an INIT that another has overtaken: it changes nothing any more.
-    pub(super) fn open_window(&self, generation: Option<Generation>) -> Answer<Option<Capabilities>> {
+    pub(super) fn open_window(&self, generation: Option<GuestGeneration>) -> Answer<Option<Capabilities>> {
         match (&self.window, generation) {
             (None, _) => Ok(None),
             (Some(window), Some(generation)) => window.open(generation).map_err(|_superseded| Errno::EIO),

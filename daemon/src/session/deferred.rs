@@ -3,7 +3,7 @@
 
 use super::waiters::LockWait;
 use crate::filesystem::SyncTurn;
-use crate::window::{Generation, Pending};
+use crate::window::{GuestGeneration, Pending};
 use pinhole_protocol::{Errno, InitRequest, Unique};
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) enum Then {
     /// Its result is the reply.
     Answer,
     /// INIT is carried out, with the window or without.
-    Init(InitRequest, Generation),
+    Init(InitRequest, GuestGeneration),
 }
 
 impl Deferred {

@@ -14,7 +14,7 @@ use crate::io_vectors::IoVectors;
 use crate::limits::REPLY_BUFFER_KEPT;
 use crate::log_budget;
 use crate::sync::event::EventCounter;
-use crate::window::{Generation, Window};
+use crate::window::{GuestGeneration, Window};
 use pinhole_dax_cache::Capabilities;
 use pinhole_policy::{Access, Policy};
 use pinhole_protocol::{
@@ -403,7 +403,7 @@ impl<F: FileSystem> Session<F> {
     pub(super) fn init(
         &self,
         request: &InitRequest,
-        generation: Option<Generation>,
+        generation: Option<GuestGeneration>,
         scratch: &mut Scratch,
     ) -> Answer<Outcome> {
         let change = self.state.write();

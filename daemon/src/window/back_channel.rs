@@ -5,7 +5,7 @@ use super::Window;
 use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, Told};
 use super::pending::MapFiles;
 use super::probe::{self, LOG};
-use super::state::{Channel, Job, Peer, State, Task, Work};
+use super::state::{Channel, Peer, WindowJob, WindowState, WindowTask, Work};
 use crate::limits::WINDOW_THREADS_MAX;
 use pinhole_dax_cache::{Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -60,7 +60,7 @@ impl Window {
         state.work = Work::Idle;
         state.give_up_jobs();
         if state.peer.mappings().is_some() {
-            state.jobs.push_back(Job { task: Task::Clear, pending: None });
+            state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
         }
         let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
         let channel = if too_many {
@@ -76,7 +76,7 @@ impl Window {
         channel
     }
 
-    fn next_job(&self, channel: Channel) -> Option<Job> {
+    fn next_job(&self, channel: Channel) -> Option<WindowJob> {
         let mut state = self.lock();
         loop {
             if state.peer.channel() != Some(channel) {
@@ -94,8 +94,8 @@ impl Window {
     }
 
     /// Settles a job. The next one can begin before its request hears of the result.
-    fn end_job(&self, channel: Channel, job: Job, result: Result<(), DaxError>) {
-        let Job { task, pending } = job;
+    fn end_job(&self, channel: Channel, job: WindowJob, result: Result<(), DaxError>) {
+        let WindowJob { task, pending } = job;
         // Closing files may take long, so it is not done under the lock.
         drop(task);
         let mut state = self.lock();
@@ -109,21 +109,21 @@ impl Window {
     }
 }
 
-impl Job {
+impl WindowJob {
     /// Whether no request waits for the mapping any longer. The guest was told that it has none.
     fn is_given_up(&self) -> bool {
         let is_over = self.pending.as_ref().is_some_and(|pending| pending.result().is_some());
-        is_over && matches!(self.task, Task::Setup(..))
+        is_over && matches!(self.task, WindowTask::Setup(..))
     }
 }
 
 impl<M: ShmemFrontEnd> Link<'_, M> {
-    fn carry_out(&self, task: &Task) -> Told<DaxError> {
+    fn carry_out(&self, task: &WindowTask) -> Told<DaxError> {
         match task {
-            Task::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
-            Task::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
-            Task::Clear => self.clear(),
-            Task::Prepare => {
+            WindowTask::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
+            WindowTask::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
+            WindowTask::Clear => self.clear(),
+            WindowTask::Prepare => {
                 let is_known = self.state(|state| !matches!(state.peer, Peer::Probing(..)))?;
                 if is_known { self.clear() } else { self.probe() }
             }
@@ -133,7 +133,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     /// Removes every mapping. A front-end that keeps account of its mappings refuses to remove only
     /// what is not there: QEMU drops all mappings when the device is reset.
     fn clear(&self) -> Told<DaxError> {
-        let Some(next) = self.state(State::clear)? else { return Ok(Ok(())) };
+        let Some(next) = self.state(WindowState::clear)? else { return Ok(Ok(())) };
         let cleared = self.go_on(next, None)?;
         self.state(|state| {
             let dropped_all = state.peer.keeps_account() && !state.is_halted;

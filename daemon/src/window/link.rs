@@ -1,7 +1,7 @@
 //! One back channel and its front-end, with the rules for when a message may be sent.
 
 use super::Window;
-use super::state::{Channel, State, Work};
+use super::state::{Channel, WindowState, Work};
 use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Mapping, WindowRange};
 use std::os::fd::BorrowedFd;
@@ -104,7 +104,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     }
 
     /// Reads or changes the state while the channel is the present one.
-    pub(super) fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, Interrupted> {
+    pub(super) fn state<T>(&self, change: impl FnOnce(&mut WindowState) -> T) -> Result<T, Interrupted> {
         let mut state = self.window.lock();
         let is_present = state.peer.channel() == Some(self.channel);
         if is_present { Ok(change(&mut state)) } else { Err(Interrupted::Replaced) }

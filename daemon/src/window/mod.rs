@@ -34,7 +34,7 @@ use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use pending::errno;
 use pinhole_dax_cache::{Capabilities, DaxError, Geometry, GeometryError, Mode, Wanted};
 use pinhole_protocol::Errno;
-use state::{Draining, Job, State, Task};
+use state::{Draining, WindowJob, WindowState, WindowTask};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,7 +45,7 @@ pub use back_channel::BackChannel;
 pub use link::{MapMessage, ShmemFrontEnd};
 pub(crate) use pending::MapFiles;
 pub use pending::Pending;
-pub(crate) use state::Generation;
+pub(crate) use state::GuestGeneration;
 
 /// log2 of the alignment that INIT tells the guest: that of Linux's slots. So a window of n slots
 /// has at most n mappings.
@@ -85,7 +85,7 @@ pub struct Window {
     geometry: Geometry,
     settings: Settings,
     scratch: ScratchFile,
-    state: Mutex<State>,
+    state: Mutex<WindowState>,
     /// Notified when the state changes in a way that a thread may wait for.
     changed: Condvar,
     /// Notified at the same time, for deferred requests.
@@ -162,13 +162,13 @@ impl Window {
         &self.settings
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WindowState> {
         // Each change under this lock is complete before anything can panic.
         self.state.lock()
     }
 
     /// Wakes every thread that waits for a change.
-    fn announce(&self, state: &mut State) {
+    fn announce(&self, state: &mut WindowState) {
         state.events = state.events.wrapping_add(1);
         self.changed.notify_all();
         if let Some(wake) = self.wake.get() {
@@ -236,14 +236,14 @@ impl Window {
     /// Prepares the window for the INIT of a guest that wants to map: removes the mappings of the
     /// guest before, and probes the front-end if it is unknown. Returns `None` if there can be no
     /// window.
-    pub(crate) fn prepare(&self) -> Option<(Generation, Arc<Pending>)> {
+    pub(crate) fn prepare(&self) -> Option<(GuestGeneration, Arc<Pending>)> {
         let mut state = self.lock();
         let generation = self.begin_generation(&mut state);
         if !state.peer.may_serve() || state.is_overdue() {
             return None;
         }
         let pending = Pending::new(&self.pending)?;
-        state.jobs.push_back(Job { task: Task::Prepare, pending: Some(Arc::clone(&pending)) });
+        state.jobs.push_back(WindowJob { task: WindowTask::Prepare, pending: Some(Arc::clone(&pending)) });
         self.announce(&mut state);
         Some((generation, pending))
     }
@@ -252,7 +252,7 @@ impl Window {
     ///
     /// # Errors
     /// [`Superseded`] if another guest came since.
-    pub(crate) fn open(&self, generation: Generation) -> Result<Option<Capabilities>, Superseded> {
+    pub(crate) fn open(&self, generation: GuestGeneration) -> Result<Option<Capabilities>, Superseded> {
         let mut state = self.lock();
         if state.generation != generation {
             return Err(Superseded);
@@ -273,7 +273,7 @@ impl Window {
         let mut state = self.lock();
         self.begin_generation(&mut state);
         if state.peer.mappings().is_some_and(|mappings| mappings.taken() > 0) {
-            state.jobs.push_back(Job { task: Task::Clear, pending: None });
+            state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
             self.announce(&mut state);
         }
     }
@@ -284,7 +284,7 @@ impl Window {
     }
 
     /// Begins the time of another guest. The one before maps no more, and its requests end.
-    fn begin_generation(&self, state: &mut State) -> Generation {
+    fn begin_generation(&self, state: &mut WindowState) -> GuestGeneration {
         if let Some(ready) = state.peer.ready_mut() {
             ready.is_open = false;
         }
@@ -327,7 +327,7 @@ impl Window {
     pub(crate) fn set_up(&self, wanted: Wanted, files: MapFiles) -> Result<Arc<Pending>, Errno> {
         let (node, id) = (wanted.node, files.wanted.id());
         let mut state = self.lock();
-        let pending = self.submit_to(&mut state, Task::Setup(wanted, files))?;
+        let pending = self.submit_to(&mut state, WindowTask::Setup(wanted, files))?;
         state.hand_out(node, id);
         Ok(pending)
     }
@@ -348,15 +348,15 @@ impl Window {
     /// # Errors
     /// As for [`Window::set_up`].
     pub(crate) fn remove(&self, entries: Vec<(u64, u64)>) -> Result<Arc<Pending>, Errno> {
-        self.submit_to(&mut self.lock(), Task::Remove(entries))
+        self.submit_to(&mut self.lock(), WindowTask::Remove(entries))
     }
 
-    fn submit_to(&self, state: &mut State, task: Task) -> Result<Arc<Pending>, Errno> {
+    fn submit_to(&self, state: &mut WindowState, task: WindowTask) -> Result<Arc<Pending>, Errno> {
         if state.peer.open().is_none() || state.is_overdue() {
             return Err(Errno::EIO);
         }
         let pending = Pending::new(&self.pending).ok_or(Errno::EIO)?;
-        state.jobs.push_back(Job { task, pending: Some(Arc::clone(&pending)) });
+        state.jobs.push_back(WindowJob { task, pending: Some(Arc::clone(&pending)) });
         self.announce(state);
         Ok(pending)
     }

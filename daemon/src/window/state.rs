@@ -15,20 +15,20 @@ pub(super) struct Channel(pub(super) u64);
 
 /// Number of a guest that has used the window: the guest of one INIT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Generation(pub(super) u64);
+pub(crate) struct GuestGeneration(pub(super) u64);
 
 /// Everything of a window that changes.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct WindowState {
     pub(super) peer: Peer,
     /// Newest back channel.
     pub(super) newest: Channel,
     pub(super) work: Work,
-    pub(super) jobs: VecDeque<Job>,
+    pub(super) jobs: VecDeque<WindowJob>,
     /// Files that the front-end has, or may soon have, by node.
     handed_out: BTreeMap<u64, FileId>,
     /// Number of INITs, DESTROYs and resets.
-    pub(super) generation: Generation,
+    pub(super) generation: GuestGeneration,
     /// Every queue has stopped, so nothing may be sent.
     pub(super) is_halted: bool,
     pub(super) draining: Option<Draining>,
@@ -90,13 +90,13 @@ pub(super) struct Draining {
 
 /// Something for the thread of the back channel to do.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) task: Task,
+pub(super) struct WindowJob {
+    pub(super) task: WindowTask,
     pub(super) pending: Option<Arc<Pending>>,
 }
 
 #[derive(Debug)]
-pub(super) enum Task {
+pub(super) enum WindowTask {
     Setup(Wanted, MapFiles),
     Remove(Vec<(u64, u64)>),
     /// Prepares the window for a guest: probes an unknown front-end, and removes the mappings of
@@ -224,7 +224,7 @@ impl Work {
     }
 }
 
-impl Task {
+impl WindowTask {
     /// Returns the node of a mapping that is to be made.
     pub(super) const fn node(&self) -> Option<u64> {
         match self {
@@ -234,7 +234,7 @@ impl Task {
     }
 }
 
-impl State {
+impl WindowState {
     /// Forgets everything but the counters.
     pub(super) fn forget_front_end(&mut self) {
         let Self { newest, generation, events, .. } = *self;

@@ -136,7 +136,7 @@ impl Stage {
         }
     }
 
-    fn opened(&self, generation: Generation) -> Option<Capabilities> {
+    fn opened(&self, generation: GuestGeneration) -> Option<Capabilities> {
         self.rest();
         self.window.open(generation).unwrap()
     }
