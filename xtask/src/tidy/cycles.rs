@@ -5,22 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fault::Fault;
 use super::modules::{Crate, Use};
 
-/// Folders that still have cycles.
-const NOT_YET: [&str; 1] = ["daemon/src/transport/dev_fuse/"];
-
-/// Checks that no files of the other folders use one another in a circle.
+/// Checks that no files use one another in a circle.
 pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for cycle in find(crates) {
         let Some(used) = cycle.uses.first() else { continue };
-        if !NOT_YET.iter().any(|folder| used.from.starts_with(folder)) {
-            let files: Vec<_> = cycle.files.into_iter().collect();
-            let what = format!(
-                "import cycle of {}: move what they share to another file (`cargo xtask tidy --report` shows the imports)",
-                files.join(", ")
-            );
-            faults.push(Fault::new(used.from, used.line, what));
-        }
+        let files: Vec<_> = cycle.files.into_iter().collect();
+        let what = format!(
+            "import cycle of {}: move what they share to another file (`cargo xtask tidy --report` shows the imports)",
+            files.join(", ")
+        );
+        faults.push(Fault::new(used.from, used.line, what));
     }
     faults
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::fault::Fault;
 use super::modules::Crate;
 
-/// Folders that still repeat names.
-const NOT_YET: [&str; 2] = ["daemon/", "tests/bench/"];
+/// Folder that still repeats names.
+const NOT_YET: [&str; 1] = ["tests/bench/"];
 
 /// Checks that the crates in other folders repeat no name.
 pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {

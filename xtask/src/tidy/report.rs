@@ -94,7 +94,7 @@ mod tests {
         ];
         let expected = [
             "Files on the READ path: 0",
-            "Largest file: daemon/src/a/mod.rs, 4 lines",
+            "Largest file: daemon/src/lib.rs, 5 lines",
             "Import cycles: 1",
             "  2 files:",
             "    daemon/src/a/mod.rs",
