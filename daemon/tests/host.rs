@@ -99,7 +99,7 @@ fn a_node_lives_until_its_last_lookup_is_forgotten() {
 }
 
 #[test]
-fn a_forget_of_more_than_there_is_ends_nothing_else() {
+fn forget_of_too_many_lookups_affects_no_other_node() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("a"), "x").unwrap();
     let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
@@ -111,7 +111,7 @@ fn a_forget_of_more_than_there_is_ends_nothing_else() {
 }
 
 #[test]
-fn init_forgets_everything_and_gives_every_descriptor_back() {
+fn init_forgets_all_nodes_and_closes_all_descriptors() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("a"), "x").unwrap();
     let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
@@ -131,7 +131,7 @@ fn init_forgets_everything_and_gives_every_descriptor_back() {
 }
 
 #[test]
-fn past_the_descriptor_budget_is_enfile_and_nothing_is_made() {
+fn no_file_is_made_without_a_descriptor_for_it() {
     let (directory, share) = share(2);
     std::fs::write(directory.path().join("a"), "x").unwrap();
     let a = look_up(&share, NodeId::ROOT, "a").unwrap().node;
@@ -171,7 +171,7 @@ fn a_symbolic_link_is_never_followed() {
 }
 
 #[test]
-fn a_write_drops_suid_exactly_when_the_guest_says_so() {
+fn write_drops_suid_exactly_when_the_guest_says_so() {
     let (directory, share) = share(100);
     let path = directory.path().join("suid");
     std::fs::write(&path, "").unwrap();
@@ -201,7 +201,7 @@ fn reserve(
 }
 
 #[test]
-fn a_reservation_that_is_ended_between_two_steps_has_not_changed_the_length() {
+fn stopped_reservation_does_not_change_the_length() {
     let (directory, share) = share(100);
     let path = directory.path().join("file");
     std::fs::write(&path, "content").unwrap();
@@ -234,7 +234,7 @@ fn a_reservation_that_is_ended_between_two_steps_has_not_changed_the_length() {
 }
 
 #[test]
-fn a_reservation_that_no_file_can_have_has_its_error_before_any_of_it_is_done() {
+fn impossible_reservation_fails_before_its_first_step() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("file"), "").unwrap();
     let node = look_up(&share, NodeId::ROOT, "file").unwrap().node;
@@ -294,7 +294,7 @@ fn only_root_keeps_privileged_bits_where_request_does_not_say() {
 }
 
 #[test]
-fn change_to_same_owner_drops_bits_for_root_and_owner_alone() {
+fn change_to_same_owner_drops_bits_for_root_and_owner() {
     for (uid, left) in [(0, 0o755), (1000, 0o6755), (u32::MAX, 0o6755)] {
         let set = SetAttr { kill_suidgid: true, ..SetAttr::default() };
         let after = left_by(uid, |share, node, _| {
@@ -320,7 +320,7 @@ fn user_makes_files_where_only_the_guest_allows_it() {
 }
 
 #[test]
-fn what_a_user_makes_belongs_to_that_user() {
+fn file_made_by_a_user_belongs_to_that_user() {
     let (directory, share) = share(100);
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let open = Open { flags: OpenFlags::from_bits_retain(2), kill_suidgid: false };
@@ -333,7 +333,7 @@ fn what_a_user_makes_belongs_to_that_user() {
 }
 
 #[test]
-fn an_id_that_means_no_id_is_refused() {
+fn id_that_means_no_id_gets_einval() {
     let (_directory, share) = share(100);
     let wanted = SetAttr { uid: Some(u32::MAX), ..SetAttr::default() };
     assert_eq!(share.set_attr(at(NodeId::ROOT, wanted), Pace::Patient).err(), Some(Errno::EINVAL));
@@ -344,7 +344,7 @@ fn an_id_that_means_no_id_is_refused() {
 }
 
 #[test]
-fn a_directorys_handle_is_no_files() {
+fn handle_of_a_directory_is_not_a_file_handle() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("a"), "x").unwrap();
     let node = look_up(&share, NodeId::ROOT, "a").unwrap().node;
@@ -364,7 +364,7 @@ fn the_root_has_nothing_above_it() {
 }
 
 #[test]
-fn a_made_up_listing_cookie_is_an_error_or_an_end() {
+fn invented_listing_cookie_is_an_error_or_the_end() {
     let (_directory, share) = share(100);
     for cookie in [1, 12_345, u64::from(u32::MAX), i64::MAX.cast_unsigned(), u64::MAX] {
         match list(&share, NodeId::ROOT, cookie, 4096) {
@@ -375,7 +375,7 @@ fn a_made_up_listing_cookie_is_an_error_or_an_end() {
 }
 
 #[test]
-fn a_listing_goes_on_where_it_stopped() {
+fn listing_continues_where_it_stopped() {
     let (directory, share) = share(100);
     for n in 0..500 {
         std::fs::write(directory.path().join(format!("file-{n}")), "").unwrap();
@@ -402,7 +402,7 @@ fn a_listing_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn what_is_made_after_a_write_that_killed_suid_keeps_its_sgid() {
+fn file_made_after_dropping_suid_keeps_set_group_id() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("file"), "").unwrap();
     std::os::unix::fs::chown(directory.path(), None, Some(4321)).unwrap();
@@ -419,7 +419,7 @@ fn what_is_made_after_a_write_that_killed_suid_keeps_its_sgid() {
 }
 
 #[test]
-fn a_handle_of_another_file_is_not_believed() {
+fn handle_of_another_file_is_ignored() {
     let (directory, share) = share(100);
     for name in ["a", "b"] {
         std::fs::write(directory.path().join(name), "content").unwrap();
@@ -434,7 +434,7 @@ fn a_handle_of_another_file_is_not_believed() {
 }
 
 #[test]
-fn creating_over_a_file_tells_its_length_after_the_truncation() {
+fn create_of_existing_file_returns_the_truncated_length() {
     let (directory, share) = share(100);
     std::fs::write(directory.path().join("file"), "content").unwrap();
     // O_WRONLY | O_TRUNC.

@@ -1,4 +1,4 @@
-//! Mounts below the share, called directly: what their descriptors count for, and that none is closed under a request.
+//! Mounts below the share: their descriptors count, and none is closed under a request.
 #![cfg(test)]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{Passthrough, ShareConfig};
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
-/// A share with tmpfs mounts below it, which are unmounted when this is dropped.
+/// A share with tmpfs mounts below it. They are unmounted when this is dropped.
 struct Share {
     folder: TempDir,
     mounts: Vec<PathBuf>,
@@ -39,7 +39,7 @@ impl Share {
         self.host.lookup(at(parent, Lookup { name: Name::parse(&name).unwrap() }))
     }
 
-    /// Everything that finds the mount again.
+    /// Does each operation that opens the mount again.
     fn use_file(&self, root: NodeId, file: NodeId) {
         assert_eq!(self.look_up(root, "file").unwrap().node, file);
         self.forget(file);
@@ -74,7 +74,7 @@ where
 }
 
 #[test]
-fn descriptors_of_mounts_come_out_of_the_budget() {
+fn descriptors_of_mounts_count_in_the_budget() {
     const LIMIT: u64 = 6;
     let share = Share::with_mounts(12, LIMIT);
     let mut known = Vec::new();
@@ -85,7 +85,7 @@ fn descriptors_of_mounts_come_out_of_the_budget() {
         }
     };
     assert_eq!(refused, Errno::ENFILE);
-    // The last one needs another for as long as the lookup takes.
+    // The last look-up needs one more descriptor while it runs.
     assert_eq!(known.len() as u64, LIMIT - 1);
     assert_eq!(share.host.held().descriptors, LIMIT - 1);
     for node in known {
@@ -97,7 +97,7 @@ fn descriptors_of_mounts_come_out_of_the_budget() {
 }
 
 #[test]
-fn what_idle_mounts_hold_is_given_back_and_taken_again() {
+fn idle_mounts_are_closed_and_opened_again() {
     let share = Share::with_mounts(4, 100);
     let nodes: Vec<_> = (0..4)
         .map(|n| {
@@ -115,7 +115,7 @@ fn what_idle_mounts_hold_is_given_back_and_taken_again() {
 }
 
 #[test]
-fn nothing_is_closed_under_a_request() {
+fn no_mount_is_closed_under_a_request() {
     const CLOSED: u64 = 1000;
     let share = Share::with_mounts(2, 100);
     let roots: Vec<_> =
@@ -137,7 +137,7 @@ fn nothing_is_closed_under_a_request() {
                 while !is_enough() {
                     let before = closed.load(Ordering::Relaxed);
                     share.use_file(*root, *file);
-                    // Most pauses are long enough for the mount to count as idle, and some are not.
+                    // Most pauses are long enough for the mount to become idle. Some are not.
                     for _ in 0..100 {
                         if closed.load(Ordering::Relaxed) != before {
                             break;

@@ -1,5 +1,5 @@
-//! What becomes of nodes when there are more of them than descriptors, and when the host changes what they mean:
-//! found again by file handle, or by name where there are no handles.
+//! Nodes without descriptors: opened again by inode handle, or by name, while the host changes the
+//! names.
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 
-/// Descriptors that the guest may hold in these tests; files there are far more.
+/// Limit of descriptors. The tests have many more files.
 const BUDGET: u64 = 24;
 
 const BOTH: [InodeHandles; 2] = [InodeHandles::Mandatory, InodeHandles::Never];
@@ -41,7 +41,8 @@ fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
     then(Name::parse(&text).unwrap())
 }
 
-/// An ext4 with so few inodes that a free one's number is soon given out again; unmounted when dropped.
+/// An ext4 with so few inodes that it soon reuses inode numbers. It is unmounted when this is
+/// dropped.
 struct SmallDisk {
     _image: TempDir,
     mountpoint: std::path::PathBuf,
@@ -50,7 +51,7 @@ struct SmallDisk {
 impl SmallDisk {
     const INODES: usize = 256;
 
-    /// A folder with the disk mounted on it.
+    /// Folder on which the disk is mounted.
     fn mounted() -> (TempDir, Self) {
         let (image, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = image.path().join("disk");
@@ -114,7 +115,7 @@ fn host_inode(directory: &TempDir, name: &str) -> u64 {
     std::fs::symlink_metadata(directory.path().join(name)).unwrap().ino()
 }
 
-/// Makes the share close the descriptors of everything that was used before.
+/// Makes the share close the descriptors of all nodes that were used before.
 fn push_out(directory: &TempDir, share: &Passthrough) {
     for n in 0..100 {
         let name = format!("filler-{n}");
@@ -134,7 +135,7 @@ fn push_out(directory: &TempDir, share: &Passthrough) {
 }
 
 #[test]
-fn far_more_files_are_known_than_there_are_descriptors() {
+fn more_files_are_known_than_there_are_descriptors() {
     for way in BOTH {
         let (directory, share) = share(way);
         let names: Vec<String> = (0..500).map(|n| format!("f{n}")).collect();
@@ -156,12 +157,12 @@ fn far_more_files_are_known_than_there_are_descriptors() {
     }
 }
 
-/// As a daemon that is not root, for which the kernel opens no file by its handle.
+/// The kernel opens no file by its handle for a daemon that is not root.
 #[test]
-fn without_the_capability_files_are_found_by_name_and_mandatory_is_refused() {
+fn without_the_capability_files_are_opened_by_name() {
     let mut sets = rustix::thread::capabilities(None).unwrap();
     sets.effective.remove(rustix::thread::CapabilitySet::DAC_READ_SEARCH);
-    // Of this thread alone, which is the test's own.
+    // This affects only the thread of this test.
     rustix::thread::set_capabilities(None, sets).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let refused = Passthrough::new(config(&directory, InodeHandles::Mandatory)).unwrap_err();
@@ -178,7 +179,7 @@ fn without_the_capability_files_are_found_by_name_and_mandatory_is_refused() {
 }
 
 #[test]
-fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more() {
+fn open_files_displace_descriptors_of_nodes() {
     for way in BOTH {
         let (directory, share) = share(way);
         for n in 0..40 {
@@ -190,14 +191,14 @@ fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more(
         }
         let mut opened = 0;
         let refused = loop {
-            // Another node each time: each has to be found first.
+            // Each node is another one and has to be opened first.
             match open(&share, nodes[opened]) {
                 Ok(_) => opened += 1,
                 Err(errno) => break errno,
             }
         };
         assert_eq!(refused, Errno::ENFILE, "{way:?}");
-        // By name, the node of an open file keeps its descriptor beside the file's.
+        // A node that is found by name keeps its descriptor while its file is open.
         let least = if way == InodeHandles::Never { BUDGET / 2 - 1 } else { BUDGET - 2 };
         assert!(opened as u64 >= least, "{way:?}: only {opened}");
         assert!(share.held().descriptors >= BUDGET - 1, "{way:?}");
@@ -205,7 +206,7 @@ fn files_that_are_open_push_out_descriptors_of_nodes_and_then_there_are_no_more(
 }
 
 #[test]
-fn a_listing_takes_no_descriptors_from_what_is_in_use() {
+fn listing_leaves_descriptors_for_other_uses() {
     let (directory, share) = share(InodeHandles::Mandatory);
     for n in 0..200 {
         std::fs::write(directory.path().join(format!("f{n}")), "").unwrap();
@@ -216,12 +217,12 @@ fn a_listing_takes_no_descriptors_from_what_is_in_use() {
     let list = ReadDir { handle: opened.handle, offset: 0, size: 1 << 20 };
     share.read_dir_plus(at(NodeId::ROOT, ReadDirPlus { list }), &mut into).unwrap();
     assert_eq!(share.held().nodes, 200);
-    // The directory's stream.
+    // The descriptor of the open directory.
     assert_eq!(share.held().descriptors, 1);
 }
 
 #[test]
-fn a_deleted_files_node_is_never_mistaken_for_the_next_file_with_its_number() {
+fn reused_inode_number_is_another_node() {
     for way in BOTH {
         for hot in [false, true] {
             let (directory, disk) = SmallDisk::mounted();
@@ -237,8 +238,8 @@ fn a_deleted_files_node_is_never_mistaken_for_the_next_file_with_its_number() {
                 push_out(&directory, &share);
             }
             std::fs::remove_file(&path).unwrap();
-            // The host gives the number out again only where nothing holds the inode any longer, and then before the
-            // disk has none left.
+            // The host reuses the number only once nothing holds the inode, and before the disk has
+            // no other left.
             let reused = (0..SmallDisk::INODES).any(|n| {
                 let other = directory.path().join(format!("other-{n}"));
                 let same =
@@ -254,7 +255,7 @@ fn a_deleted_files_node_is_never_mistaken_for_the_next_file_with_its_number() {
                 assert_ne!(second.node, first.node, "{way:?}");
                 assert_eq!(inode(&share, second.node), Ok(number), "{way:?}");
                 assert_eq!(inode(&share, first.node), Err(Errno::ESTALE), "{way:?}");
-                // The old one's FORGET leaves the new one alone.
+                // To forget the old node leaves the new one in place.
                 share.forget(at(first.node, Forget { count: 100 }));
                 assert_eq!(look_up(&share, "a").node, second.node, "{way:?}");
             } else {
@@ -266,7 +267,7 @@ fn a_deleted_files_node_is_never_mistaken_for_the_next_file_with_its_number() {
 }
 
 #[test]
-fn a_file_that_the_host_renames_keeps_its_node_where_there_are_handles() {
+fn file_that_the_host_renames_keeps_its_node_with_handles() {
     for way in BOTH {
         let (directory, share) = share(way);
         std::fs::write(directory.path().join("a"), "").unwrap();
@@ -275,14 +276,14 @@ fn a_file_that_the_host_renames_keeps_its_node_where_there_are_handles() {
         std::fs::rename(directory.path().join("a"), directory.path().join("b")).unwrap();
         let expected = if way == InodeHandles::Never { Err(Errno::ESTALE) } else { Ok(number) };
         assert_eq!(inode(&share, node), expected, "{way:?}");
-        // Whoever looks finds it, and it is the same.
+        // A look-up finds the same node.
         assert_eq!(look_up(&share, "b").node, node, "{way:?}");
         assert_eq!(inode(&share, node), Ok(number), "{way:?}");
     }
 }
 
 #[test]
-fn a_file_that_the_guest_renames_keeps_its_node() {
+fn file_that_the_guest_renames_keeps_its_node() {
     for way in BOTH {
         let (directory, share) = share(way);
         std::fs::write(directory.path().join("a"), "").unwrap();
@@ -296,7 +297,7 @@ fn a_file_that_the_guest_renames_keeps_its_node() {
 }
 
 #[test]
-fn a_file_that_is_open_outlives_its_name() {
+fn open_file_outlives_its_name() {
     for way in BOTH {
         let (directory, share) = share(way);
         let create = |name: Name<'_>| {
@@ -313,7 +314,7 @@ fn a_file_that_is_open_outlives_its_name() {
 }
 
 #[test]
-fn a_fifo_in_a_deleted_files_place_is_another_node_and_is_not_opened() {
+fn fifo_in_place_of_a_deleted_file_is_not_opened() {
     for way in BOTH {
         let (directory, share) = share(way);
         let path = directory.path().join("a");
@@ -327,7 +328,7 @@ fn a_fifo_in_a_deleted_files_place_is_another_node_and_is_not_opened() {
         assert_ne!(second.node, first.node, "{way:?}");
         // Opening it would wait for a writer.
         assert_eq!(open(&share, second.node).err(), Some(Errno::ENXIO), "{way:?}");
-        // A process that another test has just forked keeps the deleted file for a moment.
+        // A process that another test has just forked keeps the deleted file open for a moment.
         let gone = || open(&share, first.node).map(|opened| release(&share, opened.handle)).err();
         let looks = (0..4000).map(|_| {
             std::thread::park_timeout(std::time::Duration::from_millis(5));
@@ -338,7 +339,7 @@ fn a_fifo_in_a_deleted_files_place_is_another_node_and_is_not_opened() {
 }
 
 #[test]
-fn a_file_that_is_open_is_found_after_its_name_was_taken_away() {
+fn open_file_is_found_without_its_name() {
     for way in BOTH {
         let (directory, share) = share(way);
         std::fs::write(directory.path().join("a"), "").unwrap();
@@ -352,7 +353,7 @@ fn a_file_that_is_open_is_found_after_its_name_was_taken_away() {
 }
 
 #[test]
-fn a_file_that_was_linked_is_found_under_the_name_that_is_left() {
+fn linked_file_is_found_by_its_other_name() {
     for way in BOTH {
         let (directory, share) = share(way);
         std::fs::write(directory.path().join("a"), "").unwrap();
@@ -365,13 +366,13 @@ fn a_file_that_was_linked_is_found_under_the_name_that_is_left() {
 }
 
 #[test]
-fn a_large_deleted_file_is_closed_by_somebody_else() {
+fn large_deleted_file_is_closed_by_another_thread() {
     let (directory, share) = share(InodeHandles::Mandatory);
     std::fs::write(directory.path().join("a"), vec![1; 16 << 20]).unwrap();
     let node = look_up(&share, "a").node;
     let handle = open(&share, node).unwrap().handle;
     with_name("a", |name| share.unlink(at(NodeId::ROOT, protocol::Unlink { name })).unwrap());
-    // Open by way of the node too, so that the last close is the FORGET's.
+    // The node is open too, so that FORGET closes the last descriptor.
     inode(&share, node).unwrap();
     release(&share, handle);
     share.forget(at(node, Forget { count: 1 }));
@@ -384,7 +385,7 @@ fn a_large_deleted_file_is_closed_by_somebody_else() {
 }
 
 #[test]
-fn directories_are_found_again_however_deep_they_lie() {
+fn deep_directories_are_found_again() {
     for way in BOTH {
         let (directory, share) = share(way);
         let mut node = NodeId::ROOT;
@@ -400,10 +401,10 @@ fn directories_are_found_again_however_deep_they_lie() {
     }
 }
 
-/// Files come and go under the same names while other threads look them up, ask and forget: a node must never answer
-/// for another inode than the one it was given out for.
+/// Files are created and removed under the same names while other threads look them up, stat them
+/// and forget them. A node must never become another inode.
 #[test]
-fn a_node_stays_what_it_is_while_everything_changes() {
+fn node_stays_the_same_inode_while_names_change() {
     for way in BOTH {
         let (directory, share) = share(way);
         let (share, directory) = (&share, &directory);

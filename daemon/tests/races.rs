@@ -204,7 +204,7 @@ fn future_handle_is_refused() {
 }
 
 #[test]
-fn the_plain_way_works_where_it_is_granted() {
+fn granted_operations_work() {
     let share = Share::new("[[path]]\nmatch = \"/other\"\naccess = []\n");
     share.set_mode(share.find("ro/file")).unwrap();
     share.mk_dir(share.find("ro/d"), "new").unwrap();
