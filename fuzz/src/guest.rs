@@ -2,7 +2,7 @@
 
 use pinhole::filesystem::FileSystem;
 use pinhole::io_vectors::IoVectors;
-use pinhole::session::{Body, Incoming, Next, Pace, Scratch, Session, Sink, StopCheck};
+use pinhole::session::{Body, Incoming, Next, Pacing, Scratch, Session, Sink};
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, client};
 use vm_memory::VolatileSlice;
 
@@ -57,7 +57,7 @@ pub fn send<F: FileSystem>(
         let from = IoVectors::from(VolatileSlice::from(payload.as_mut_slice()));
         let sink = Memory { room, data: VolatileSlice::from(memory.as_mut_slice()) };
         let incoming = Incoming { message, payload: from };
-        match session.serve(incoming, sink, Pace::Patient, StopCheck::NEVER, scratch) {
+        match session.serve(incoming, sink, Pacing::PATIENT, scratch) {
             Next::Done(returned) => returned,
             next => panic!("a patient request must be completed: {next:?}"),
         }

@@ -13,7 +13,7 @@ use crate::io_vectors::IoVectors;
 use crate::limits::{REPLY_LEN_MAX, WRITE_LEN_MAX};
 use pinhole_policy::{Access, Permitted, RequiresAccess};
 use pinhole_protocol::{
-    Attr, BatchForget, CopyFileRange, Created, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync,
+    Attr, BatchForget, CopyFileRange, Create, Created, DirentBuffer, Entry, Errno, Fallocate, Forget, Fsync,
     GetXattr, Header, Ioctl, ListXattr, Lookup, NodeId, Operation, Read, ReadDir, ReadDirPlus, ReadLink,
     Reply, SetAttr, SetXattr, SymLink, SyncFs, Write,
 };
@@ -45,19 +45,10 @@ impl<F: FileSystem> Session<F> {
             Operation::ListXattr(list) => return ready(self.list_xattr(header, list, scratch)),
             Operation::Forget(forget) => return ready(self.forget(header, forget)),
             Operation::BatchForget(batch) => return ready(self.batch_forget(header, batch)),
-            Operation::Interrupt(op) => {
-                self.interrupt(op.target);
-                return Ok(Paced::Ready(Outcome::NoReply));
-            }
+            Operation::Interrupt(op) => return Ok(Paced::Ready(self.interrupt(op.target))),
             // Operations that may have to wait for the host.
-            Operation::Create(op) => {
-                let created = host.create(self.permit(header, op)?, pace)?;
-                return finish(created.map(|created| self.created(created)), scratch);
-            }
-            Operation::SetAttr(op) => {
-                let set = self.set_attr(header, op, pace)?;
-                return finish(set.map(|attr| Reply::Attr(attr, attr_timeout)), scratch);
-            }
+            Operation::Create(op) => return finish(self.create(header, op, pace)?, scratch),
+            Operation::SetAttr(op) => return finish(self.set_attr(header, op, pace)?, scratch),
             Operation::Open(op) => {
                 return finish(host.open(self.permit(header, op)?, pace)?.map(Reply::Open), scratch);
             }
@@ -168,9 +159,15 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    fn set_attr(&self, header: &Header<'_>, set: SetAttr, pace: Pace) -> Answer<Paced<Attr>> {
+    fn create(&self, header: &Header<'_>, create: Create<'_>, pace: Pace) -> Answer<Paced<Reply<'static>>> {
+        let created = self.filesystem.create(self.permit(header, create)?, pace)?;
+        Ok(created.map(|created| self.created(created)))
+    }
+
+    fn set_attr(&self, header: &Header<'_>, set: SetAttr, pace: Pace) -> Answer<Paced<Reply<'static>>> {
         let set = self.with_meaning(header.node, set)?;
-        self.filesystem.set_attr(self.permit(header, set)?, pace)
+        let attr = self.filesystem.set_attr(self.permit(header, set)?, pace)?;
+        Ok(attr.map(|attr| Reply::Attr(attr, self.options.timeouts.attr)))
     }
 
     /// Returns a SETATTR with what it asks for if it sets nothing: to drop set-user-id and

@@ -54,10 +54,11 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// INTERRUPT: a caller has given up. If it has overtaken its request, it is remembered.
-    pub(super) fn interrupt(&self, target: Unique) {
+    pub(super) fn interrupt(&self, target: Unique) -> Outcome {
         if self.waiters.interrupt(target) {
             self.wake_event().notify();
         }
+        Outcome::NoReply
     }
 
     /// Returns the result of a request that waits for a lock, or `None` if it waits on. Tries to

@@ -19,5 +19,5 @@ pub use crate::filesystem::{Pace, Repeat, StopCheck};
 pub use deferred::Deferred;
 pub use effort::Effort;
 pub use options::{LockMode, Options};
-pub use serve::{Incoming, Next, Scratch, Session};
+pub use serve::{Incoming, Next, Pacing, Scratch, Session};
 pub use slot::{Body, ReplySlot, Sink, SlotCounters};

@@ -51,6 +51,20 @@ pub struct Incoming<'m> {
     pub payload: IoVectors<'m>,
 }
 
+/// How long serving a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Pacing<'s> {
+    /// Whether the request may wait for the host.
+    pub pace: Pace,
+    /// When an operation in steps ends between two of them.
+    pub stop: StopCheck<'s>,
+}
+
+impl Pacing<'static> {
+    /// The request may take any time.
+    pub const PATIENT: Self = Self { pace: Pace::Patient, stop: StopCheck::NEVER };
+}
+
 /// What the transport does next with a request that was served.
 #[derive(Debug)]
 #[must_use = "a request that is not done has not been answered"]
@@ -192,22 +206,20 @@ impl<F: FileSystem> Session<F> {
 
     /// Serves one request. Its reply goes to `sink`, exactly once.
     ///
-    /// An operation in steps ends between two of them if `stop` says so. A panic on the way ends
-    /// the request with EIO and has no other effect.
+    /// A panic on the way ends the request with EIO and has no other effect.
     pub fn serve<S: Sink>(
         &self,
         incoming: Incoming<'_>,
         sink: S,
-        pace: Pace,
-        stop: StopCheck<'_>,
+        pacing: Pacing<'_>,
         scratch: &mut Scratch,
     ) -> Next<S::Receipt> {
         // Outside of what may panic: the reply must not depend on a drop while the stack unwinds.
         let slot = ReplySlot::new(sink, Unique::of_message(incoming.message), &self.counters);
-        let performed = self.survive(scratch, |scratch| self.perform(incoming, &slot, (pace, stop), scratch));
+        let performed = self.survive(scratch, |scratch| self.perform(incoming, &slot, pacing, scratch));
         let unanswered = match performed {
             None => return Next::Done(slot.fail()),
-            Some(Next::Done(answer)) => return Next::Done(self.reply(slot, answer, scratch)),
+            Some(Next::Done(answer)) => return Next::Done(self.reply(slot, &answer, scratch)),
             Some(Next::Offload(effort)) => Next::Offload(effort),
             Some(Next::Retry) => Next::Retry,
             Some(Next::Deferred(deferred)) => Next::Deferred(deferred),
@@ -222,7 +234,7 @@ impl<F: FileSystem> Session<F> {
         &self,
         Incoming { message, payload }: Incoming<'_>,
         slot: &ReplySlot<'_, S>,
-        (pace, stop): (Pace, StopCheck<'_>),
+        Pacing { pace, stop }: Pacing<'_>,
         scratch: &mut Scratch,
     ) -> Next<Answer<Outcome>> {
         let is_ended = Cell::new(false);
@@ -282,16 +294,16 @@ impl<F: FileSystem> Session<F> {
     fn reply<S: Sink>(
         &self,
         slot: ReplySlot<'_, S>,
-        answer: Answer<Outcome>,
+        answer: &Answer<Outcome>,
         scratch: &mut Scratch,
     ) -> S::Receipt {
         let sent = self.survive(scratch, |scratch| match answer {
             Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
-            Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(len)),
+            Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
             Ok(Outcome::NoReply) => slot.close(),
             // Unreachable: a deferred request is not answered here.
             Ok(Outcome::Deferred(_)) => slot.fail(),
-            Err(errno) => slot.refuse(errno),
+            Err(errno) => slot.refuse(*errno),
         });
         scratch.shrink();
         sent.unwrap_or_default()
@@ -362,7 +374,7 @@ impl<F: FileSystem> Session<F> {
             }
         });
         match finished {
-            Some(answer) => self.reply(slot, answer, scratch),
+            Some(answer) => self.reply(slot, &answer, scratch),
             None => slot.fail(),
         }
     }

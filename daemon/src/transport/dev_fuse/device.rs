@@ -96,6 +96,6 @@ impl DeferredRequest for DeviceDeferred {
     fn answer<F: FileSystem>(self, session: &Session<F>, result: Result<(), Errno>, scratch: &mut Scratch) {
         // The reply to a deferred request has no body in place.
         let sink = DeviceSink { device: self.device.as_fd(), reply: VolatileSlice::from(&mut [][..]) };
-        drop(session.answer_deferred(&self.deferred, result, sink, scratch));
+        let _receipt = session.answer_deferred(&self.deferred, result, sink, scratch);
     }
 }

@@ -4,7 +4,7 @@ use super::device::{DeviceDeferred, DeviceDeferredRequests, DeviceReceipt, Devic
 use crate::filesystem::FileSystem;
 use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
-use crate::session::{Incoming, Next, Pace, Scratch, Session, StopCheck};
+use crate::session::{Incoming, Next, Pacing, Scratch, Session};
 use crate::sync::clock;
 use crate::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
@@ -141,7 +141,7 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
         let incoming = Incoming { message, payload };
         let sink = DeviceSink { device: self.device.as_fd(), reply: VolatileSlice::from(self.reply.bytes()) };
         // A thread that waits holds up no request: the device has several threads.
-        let next = self.session.serve(incoming, sink, Pace::Patient, StopCheck::NEVER, &mut self.scratch);
+        let next = self.session.serve(incoming, sink, Pacing::PATIENT, &mut self.scratch);
         let receipt = match (next, self.deferred) {
             (Next::Done(receipt), _) => receipt,
             (Next::Deferred(deferred), Some(requests)) => {

@@ -22,7 +22,7 @@ use super::split_ring::{Done, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_WAIT_LEN_MAX, POOL_BACKLOG_BYTES_MAX, POOL_BACKLOG_MAX, POOL_IDLE, POOL_RETRY};
 use crate::log_budget::Source;
-use crate::session::{Next, Pace, Repeat, Scratch, Session, StopCheck};
+use crate::session::{Next, Pace, Pacing, Repeat, Scratch, Session, StopCheck};
 use crate::sync::channel::bounded_channel;
 use crate::sync::clock;
 use crate::sync::lock::{Condvar, Mutex, MutexGuard};
@@ -240,8 +240,8 @@ impl PoolShared {
             yields.set((makes_room || in_flight.is_outdated()).then_some(repeat));
             yields.get().is_some()
         };
-        let terms = (Pace::Patient, StopCheck::new(&asked, &reached));
-        let next = request.serve(session, memory.view(), terms, scratch);
+        let pacing = Pacing { pace: Pace::Patient, stop: StopCheck::new(&asked, &reached) };
+        let next = request.serve(session, memory.view(), pacing, scratch);
         let len = match (next, &self.deferred) {
             (Next::Done(len), _) => len,
             (Next::Stopped, _) if yields.get().is_some_and(|repeat| !can_be_put_back(repeat)) => {

@@ -10,7 +10,7 @@ use super::sleep::{Poller, Sleep};
 use super::split_ring::{Available, Done, RingError, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::limits::{FORGET_NAP, LOCK_WAIT_LEN_MAX, LONG_REQUEST_LEN, SIGNAL_BATCH_MAX, THROTTLE_NAP_MAX};
-use crate::session::{Deferred, Effort, Next, Pace, Repeat, Scratch, Session, StopCheck};
+use crate::session::{Deferred, Effort, Next, Pace, Pacing, Repeat, Scratch, Session, StopCheck};
 use crate::sync::clock;
 use arrayvec::ArrayVec;
 use pinhole_protocol::Errno;
@@ -340,8 +340,9 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         let (ring, sleep) = (self.ring, self.sleep);
         // It is the last one taken, so it can be put back.
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
-        let terms = (if pool_serves { Pace::Now } else { Pace::Patient }, StopCheck::once(&asked));
-        match self.request.serve(session, memory, terms, &mut self.scratch) {
+        let pace = if pool_serves { Pace::Now } else { Pace::Patient };
+        let pacing = Pacing { pace, stop: StopCheck::once(&asked) };
+        match self.request.serve(session, memory, pacing, &mut self.scratch) {
             Next::Done(len) => Ok(Served::Done(len)),
             Next::Offload(effort) if pool_serves => self.offload_if_room(burst, (place, effort), batch),
             Next::Retry if self.leases.have_room(self.ring.room_for_leased(self.indirect)) => {
@@ -407,8 +408,8 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
             }
             let (session, memory) = (&self.queue.session, burst.memory());
             let place = wait.place;
-            let terms = (Pace::Now, StopCheck::NEVER);
-            let len = match wait.request.serve(session, memory, terms, &mut self.scratch) {
+            let pacing = Pacing { pace: Pace::Now, ..Pacing::PATIENT };
+            let len = match wait.request.serve(session, memory, pacing, &mut self.scratch) {
                 Next::Done(len) => len,
                 Next::Retry if wait.is_over() => wait.request.refuse(session, memory, Errno::EAGAIN),
                 Next::Retry => {

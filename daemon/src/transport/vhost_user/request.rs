@@ -4,7 +4,7 @@ use crate::filesystem::FileSystem;
 use crate::guest_view::GuestView;
 use crate::io_vectors::IoVectors;
 use crate::limits::MESSAGE_BUFFER_KEPT;
-use crate::session::{Body, Deferred, Incoming, Next, Pace, Scratch, Session, Sink, StopCheck};
+use crate::session::{Body, Deferred, Incoming, Next, Pacing, Scratch, Session, Sink};
 use crate::transport::chain::{Chain, ChainError, DescriptorTable};
 use pinhole_protocol::{Errno, HEADER_LEN, OUT_HEADER_LEN, Opcode, copied_len};
 
@@ -76,11 +76,11 @@ impl QueueRequest {
         &self,
         session: &Session<F>,
         memory: GuestView<'_>,
-        (pace, stop): (Pace, StopCheck<'_>),
+        pacing: Pacing<'_>,
         scratch: &mut Scratch,
     ) -> Next<u32> {
         let payload = self.chain.message(memory).after(self.message.len());
-        session.serve(Incoming { message: &self.message, payload }, self.sink(memory), pace, stop, scratch)
+        session.serve(Incoming { message: &self.message, payload }, self.sink(memory), pacing, scratch)
     }
 
     /// Answers a request that came to [`Next::Retry`] with an error. Returns the used length.
@@ -169,7 +169,7 @@ impl Sink for QueueSink<'_> {
 mod tests {
     use super::*;
     use crate::filesystem::failing::Broken;
-    use crate::session::{Options, ReplySlot, SlotCounters};
+    use crate::session::{Options, Pace, ReplySlot, SlotCounters};
     use pinhole_policy::Policy;
     use pinhole_protocol::Unique;
     use std::sync::Arc;
@@ -212,8 +212,7 @@ mod tests {
         let (mut queue_request, mut scratch, memory) =
             (QueueRequest::default(), Scratch::default(), request(26, &init));
         queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
-        let next =
-            queue_request.serve(&session, (&memory).into(), (Pace::Patient, StopCheck::NEVER), &mut scratch);
+        let next = queue_request.serve(&session, (&memory).into(), Pacing::PATIENT, &mut scratch);
         assert!(session.is_serving(), "{next:?}");
         (session, queue_request, scratch)
     }
@@ -224,12 +223,7 @@ mod tests {
         for _ in 0..3 {
             let getattr = request(3, &[0; 16]);
             queue_request.read((&getattr).into(), TABLE, 0, false).unwrap();
-            let next = queue_request.serve(
-                &session,
-                (&getattr).into(),
-                (Pace::Patient, StopCheck::NEVER),
-                &mut scratch,
-            );
+            let next = queue_request.serve(&session, (&getattr).into(), Pacing::PATIENT, &mut scratch);
             assert!(matches!(next, Next::Done(16)), "{next:?}");
             assert_eq!(answer(&getattr, 16), (-Errno::EIO.raw(), Vec::new()));
         }
@@ -246,17 +240,18 @@ mod tests {
         for (opcode, arguments) in [(15, &read[..]), (20, &[0; 16][..]), (30, &[0; 16][..])] {
             let memory = request(opcode, arguments);
             queue_request.read((&memory).into(), TABLE, 0, false).unwrap();
-            let next =
-                queue_request.serve(&session, (&memory).into(), (Pace::Now, StopCheck::NEVER), &mut scratch);
+            let next = queue_request.serve(
+                &session,
+                (&memory).into(),
+                Pacing { pace: Pace::Now, ..Pacing::PATIENT },
+                &mut scratch,
+            );
             assert!(matches!(next, Next::Offload(_)), "opcode {opcode}: {next:?}");
             let room = answer(&memory, ROOM_LEN).1;
             assert!(room.iter().all(|byte| *byte == UNTOUCHED), "opcode {opcode}");
-            let Next::Done(len) = queue_request.serve(
-                &session,
-                (&memory).into(),
-                (Pace::Patient, StopCheck::NEVER),
-                &mut scratch,
-            ) else {
+            let Next::Done(len) =
+                queue_request.serve(&session, (&memory).into(), Pacing::PATIENT, &mut scratch)
+            else {
                 panic!("opcode {opcode} is not answered");
             };
             let expected = if opcode == 15 { (0, b"late".to_vec()) } else { (-Errno::EIO.raw(), Vec::new()) };
