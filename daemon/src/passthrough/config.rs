@@ -119,14 +119,14 @@ pub struct Surroundings {
 
 /// Flags of INIT on which the session and the present guest have agreed.
 #[derive(Clone, Debug, Default)]
-pub(in crate::passthrough) struct Negotiated(Arc<AtomicU64>);
+pub(crate) struct Negotiated(Arc<AtomicU64>);
 
 impl Negotiated {
-    pub(in crate::passthrough) fn contains(&self, flag: InitFlags) -> bool {
+    pub(crate) fn contains(&self, flag: InitFlags) -> bool {
         InitFlags::from_bits_retain(self.0.load(Ordering::Relaxed)).contains(flag)
     }
 
-    pub(in crate::passthrough) fn set(&self, flags: InitFlags) {
+    pub(crate) fn set(&self, flags: InitFlags) {
         self.0.store(flags.bits(), Ordering::Relaxed);
     }
 }

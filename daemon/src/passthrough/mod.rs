@@ -41,14 +41,14 @@ use std::sync::Arc;
 /// Serves a directory of the host.
 #[derive(Debug)]
 pub struct Passthrough {
-    pub(in crate::passthrough) config: ShareConfig,
-    pub(in crate::passthrough) inodes: Inodes,
-    pub(in crate::passthrough) files: Files,
-    pub(in crate::passthrough) locks: Locks,
-    pub(in crate::passthrough) identity: Identity,
-    pub(in crate::passthrough) deferred_close: Arc<DeferredClose>,
-    pub(in crate::passthrough) sync_thread: SyncThread,
-    pub(in crate::passthrough) negotiated: Negotiated,
+    config: ShareConfig,
+    inodes: Inodes,
+    files: Files,
+    locks: Locks,
+    identity: Identity,
+    deferred_close: Arc<DeferredClose>,
+    sync_thread: SyncThread,
+    negotiated: Negotiated,
 }
 
 /// Resources of the host that a guest uses.
@@ -129,22 +129,18 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENFILE past the limit of handles or of descriptors.
-    pub(in crate::passthrough) fn handle_tickets(&self) -> Answer<HandleTickets> {
+    fn handle_tickets(&self) -> Answer<HandleTickets> {
         let handle = self.files.ticket()?;
         Ok(HandleTickets { _descriptor: self.inodes.descriptor_ticket()?, _handle: handle })
     }
 
-    pub(in crate::passthrough) fn negotiated(&self, flag: InitFlags) -> bool {
+    fn negotiated(&self, flag: InitFlags) -> bool {
         self.negotiated.contains(flag)
     }
 
     /// Makes the thread act as the caller. It gets the caller's umask if the guest's kernel leaves
     /// that to the daemon.
-    pub(in crate::passthrough) fn assume(
-        &self,
-        caller: &Caller<'_>,
-        umask: u32,
-    ) -> Result<Assumed<'_>, Errno> {
+    fn assume(&self, caller: &Caller<'_>, umask: u32) -> Result<Assumed<'_>, Errno> {
         self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
     }
 

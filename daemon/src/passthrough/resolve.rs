@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// `STATX_MNT_ID_UNIQUE`: a mount id that no other mount ever gets (Linux 6.8). Older kernels ignore it.
+/// `STATX_MNT_ID_UNIQUE`: a mount id that no other mount ever gets (Linux 6.8). Older kernels
+/// ignore it.
 const LASTING_MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// Every `statx` asks for ids, attributes and birth time.
@@ -122,8 +123,8 @@ pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
     }
 }
 
-/// `/proc/self/fd`, through which a descriptor is opened again with other rights. Only numbers of the
-/// daemon's own descriptors are looked up in it.
+/// `/proc/self/fd`, through which a descriptor is opened again with other rights. Only numbers of
+/// the daemon's own descriptors are looked up in it.
 #[derive(Debug)]
 pub(crate) struct ProcFds(OwnedFd);
 

@@ -24,7 +24,7 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE if the inode is gone; ENFILE if there is no descriptor left for it.
-    pub(in crate::passthrough) fn descriptor(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
+    pub(crate) fn descriptor(&self, node: &NodeRef) -> Answer<Arc<Descriptor>> {
         self.descriptor_within(node, 0)
     }
 
@@ -41,7 +41,7 @@ impl Inodes {
     ///
     /// # Errors
     /// As for [`Self::descriptor`].
-    pub(in crate::passthrough) fn stat(&self, node: &NodeRef) -> Answer<Stat> {
+    pub(crate) fn stat(&self, node: &NodeRef) -> Answer<Stat> {
         if let Some(descriptor) = node.descriptor() {
             node.touch();
             return resolve::stat(descriptor.as_fd());
@@ -53,7 +53,7 @@ impl Inodes {
     ///
     /// # Errors
     /// As for [`Self::descriptor`], and the error of the host.
-    pub(in crate::passthrough) fn open_content(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
+    pub(crate) fn open_content(&self, node: &NodeRef, flags: OFlags) -> Answer<OwnedFd> {
         resolve::check_openable(node.kind)?;
         match node.reopen() {
             // This call is cheaper than one through /proc.
@@ -84,7 +84,7 @@ impl Inodes {
     ///
     /// # Errors
     /// ENFILE if all are in use and none can be closed.
-    pub(in crate::passthrough) fn descriptor_ticket(&self) -> Answer<Ticket> {
+    pub(crate) fn descriptor_ticket(&self) -> Answer<Ticket> {
         loop {
             match self.descriptors.ticket() {
                 Ok(ticket) => return Ok(ticket),

@@ -21,13 +21,13 @@ impl FileSystemId {
 
 /// Properties of a file system that follow from its kind. An unknown kind has none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::passthrough) struct Traits {
+pub(crate) struct Traits {
     /// The data is in memory, so reading never waits for a disk.
-    pub(in crate::passthrough) in_memory: bool,
+    pub(crate) in_memory: bool,
     /// Closing a descriptor has no other effect: the file system has no `flush` operation.
-    pub(in crate::passthrough) closes_silently: bool,
+    pub(crate) closes_silently: bool,
     /// A server or another process has to answer, and may not.
-    pub(in crate::passthrough) remote: bool,
+    pub(crate) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
     pub(super) stable_numbers: bool,
     /// A name also finds files of other names: in another letter case, in a short form, without a
@@ -36,7 +36,7 @@ pub(in crate::passthrough) struct Traits {
     /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested
     /// on a disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs,
     /// and for file systems that lie on one.
-    pub(in crate::passthrough) fsync_keeps_names: bool,
+    pub(crate) fsync_keeps_names: bool,
     /// A removed inode has no links. It is false for overlayfs, which counts a directory's links in
     /// one layer.
     pub(super) counts_links: bool,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The part of [`Inodes`](super::Inodes) that the closing thread uses.
 #[derive(Clone, Debug)]
-pub(in crate::passthrough) struct IdleMounts {
+pub(crate) struct IdleMounts {
     pub(super) mounts: Arc<MountTable>,
     pub(super) table: Arc<NodeTable>,
     pub(super) fd_cache: Arc<FdCache>,
@@ -19,7 +19,7 @@ pub(in crate::passthrough) struct IdleMounts {
 impl IdleMounts {
     /// Closes what is open on mounts below the share and was not used since the last call. Returns
     /// whether anything is still open there.
-    pub(in crate::passthrough) fn close_idle(&self) -> bool {
+    pub(crate) fn close_idle(&self) -> bool {
         let Self { mounts, table, fd_cache } = self;
         fd_cache.note_use_of_mounts(table);
         let mut is_any_left = false;
@@ -28,17 +28,17 @@ impl IdleMounts {
     }
 
     /// Removes the mounts without nodes, except those with changes to be made durable.
-    pub(in crate::passthrough) fn remove_unused(&self) {
+    pub(crate) fn remove_unused(&self) {
         self.mounts.remove_unused();
     }
 }
 
 /// Called when something is opened on a mount below the share. It tells the closing thread.
-pub(in crate::passthrough) struct MountWatch(Box<dyn Fn() + Send + Sync>);
+pub(crate) struct MountWatch(Box<dyn Fn() + Send + Sync>);
 
 impl MountWatch {
     /// Returns a watch that calls `tell`.
-    pub(in crate::passthrough) fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Box::new(tell))
     }
 

@@ -22,7 +22,7 @@ const FIRST: u64 = 1 << 63;
 
 /// Computes the numbers of the inodes of one mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::passthrough) struct InodeNumbers {
+pub(crate) struct InodeNumbers {
     base: u64,
     /// The mount is a single file of another file system than the mount around it.
     is_foreign_file: bool,

@@ -13,7 +13,7 @@ use crate::passthrough::resolve::Stat;
 use rustix::fs::FileType;
 
 /// Bytes in a block of `statx(2)`.
-pub(in crate::passthrough) const BLOCK_LEN: u64 = 512;
+pub(crate) const BLOCK_LEN: u64 = 512;
 
 /// Returns whether an inode is a file with many blocks.
 pub(super) fn is_large(kind: FileType, stat: &Stat) -> bool {
@@ -24,7 +24,7 @@ impl Inodes {
     /// Notes how many blocks a file has. When it becomes large, its descriptor is opened and
     /// cached. A failure only makes a later UNLINK slower. A thread of the offload pool must not
     /// call this, because it may open only what the guest has opened.
-    pub(in crate::passthrough) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
+    pub(crate) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
         let large = is_large(node.kind, stat);
         if node.set_large(large) != large && large {
             drop(self.descriptor(node));
@@ -33,20 +33,20 @@ impl Inodes {
 
     /// Returns whether a truncation to `size` frees so many blocks that a queue must not wait for
     /// it.
-    pub(in crate::passthrough) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
+    pub(crate) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
         let freed = |stat: Stat| stat.blocks().saturating_sub(size / BLOCK_LEN);
         node.is_large() && self.stat(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)
     }
 
     /// Notes that a file has become large.
-    pub(in crate::passthrough) fn set_large(&self, key: NodeKey) {
+    pub(crate) fn set_large(&self, key: NodeKey) {
         if let Some(node) = self.table.find(key) {
             node.set_large(true);
         }
     }
 
     /// Opens the descriptor of an inode and caches it.
-    pub(in crate::passthrough) fn cache_descriptor_of(&self, key: NodeKey) {
+    pub(crate) fn cache_descriptor_of(&self, key: NodeKey) {
         if let Some(node) = self.table.find(key) {
             drop(self.descriptor(&node));
         }

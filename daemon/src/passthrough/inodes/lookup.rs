@@ -18,24 +18,24 @@ use std::sync::Arc;
 
 /// Where an inode was found.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::passthrough) struct FoundAt<'a> {
-    pub(in crate::passthrough) directory: &'a NodeRef,
+pub(crate) struct FoundAt<'a> {
+    pub(crate) directory: &'a NodeRef,
     /// `None` if it has no name.
-    pub(in crate::passthrough) name: Option<Name<'a>>,
+    pub(crate) name: Option<Name<'a>>,
 }
 
 impl Inodes {
-    /// Looks up a name in a directory. The node that it leads to gets one more look-up.
-    pub(in crate::passthrough) fn look_up(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
-        self.look_up_in(self.descriptor(parent)?.as_fd(), parent, name, None)
+    /// Looks up a name in a directory. The node that it leads to gets one more look-up. `ticket` is
+    /// the right to a descriptor for what is found, if the caller has one.
+    pub(crate) fn look_up(&self, parent: &NodeRef, name: Name<'_>, ticket: Option<Ticket>) -> Answer<Entry> {
+        self.look_up_in(self.descriptor(parent)?.as_fd(), parent, name, ticket)
     }
 
-    /// Looks up a name as [`Self::look_up`] does, by an open descriptor of the directory. `ticket`
-    /// is the right to a descriptor for what is found, if the caller has one.
+    /// Looks up a name as [`Self::look_up`] does, by an open descriptor of the directory.
     ///
     /// If the node is open, this costs one system call: no other inode has its number. Otherwise
     /// the node is known by its inode handle, which costs a second call.
-    pub(in crate::passthrough) fn look_up_in(
+    pub(crate) fn look_up_in(
         &self,
         fd: BorrowedFd<'_>,
         directory: &NodeRef,
@@ -71,28 +71,17 @@ impl Inodes {
         self.look_up_by_opening(ticket, fd, found)
     }
 
-    /// Looks up a name that was just created. It needs no further descriptor: to fail now for want
-    /// of one would hide what was created.
-    pub(in crate::passthrough) fn look_up_made(
-        &self,
-        ticket: Ticket,
-        parent: &NodeRef,
-        name: Name<'_>,
-    ) -> Answer<Entry> {
-        self.look_up_in(self.descriptor(parent)?.as_fd(), parent, name, Some(ticket))
-    }
-
     /// Returns a node for an inode that was just created, also if another has taken its name since.
     ///
-    /// An error would say that nothing was created. And if the inode that has the name now is of
-    /// another kind, Linux would fail with EIO.
-    pub(in crate::passthrough) fn look_up_new(
+    /// An error would say that nothing was created. So the caller has a `ticket` already. And if
+    /// the inode that has the name now is of another kind, Linux would fail with EIO.
+    pub(crate) fn look_up_new(
         &self,
         ticket: Ticket,
         (parent, name): (&NodeRef, Name<'_>),
         (kind, made): (FileType, Attr),
     ) -> Answer<Entry> {
-        match self.look_up_made(ticket, parent, name) {
+        match self.look_up(parent, name, Some(ticket)) {
             Ok(entry) if FileType::from_raw_mode(entry.attr.mode) == kind => return Ok(entry),
             Ok(other) => drop(self.table.forget(other.node, 1)),
             Err(Errno::ENOENT) => {}
@@ -105,7 +94,7 @@ impl Inodes {
     }
 
     /// Adds a look-up to a node that was just linked, whatever has the new name by now.
-    pub(in crate::passthrough) fn look_up_linked(
+    pub(crate) fn look_up_linked(
         &self,
         node: &NodeRef,
         fd: BorrowedFd<'_>,
@@ -140,75 +129,69 @@ impl Inodes {
             // Either the known inode is gone, or number and handle are of two inodes.
             return Ok(None);
         }
-        let Inserted { node, known, .. } = self.table.insert(FoundInode {
-            inode,
-            mount,
-            kind,
-            descriptor: None,
-            reopen: Reopen::ByHandle(handle),
-            rule: self.rule_of(found),
-            verified: false,
-        })?;
-        if known {
-            self.narrow(&node, found);
-        }
-        self.note_looked_up(&node, stat, found);
-        self.note_blocks(&node, stat);
+        let reopen = Reopen::ByHandle(handle);
+        let (rule, verified) = (self.rule_of(found), false);
+        let inode = FoundInode { inode, mount, kind, descriptor: None, reopen, rule, verified };
+        let (Inserted { node, known, .. }, entry) = self.insert(inode, (stat, found))?;
         // A node that is looked up repeatedly is kept open; one that is seen once is not. If this
         // fails, the look-up still succeeds.
         if known && node.touch() {
             drop(self.descriptor(&node));
         }
-        Ok(Some(self.entry((NodeId(node.id()), &node.mount), stat, found.directory)))
+        Ok(Some(entry))
     }
 
     fn look_up_by_opening(&self, ticket: Ticket, fd: BorrowedFd<'_>, found: FoundAt<'_>) -> Answer<Entry> {
         let name = found.name.ok_or(Errno::ENOENT)?;
         let opened = resolve::find_beneath(fd, name)?;
         let stat = resolve::stat(opened.as_fd())?;
-        let reopen = self.mount_and_reopen(opened.as_fd(), &stat, found)?;
-        let descriptor = || Ok(Descriptor::new(opened, Some(ticket)));
-        self.insert(reopen, descriptor, (&stat, found)).map(|(_, entry)| entry)
+        let (mount, reopen) = self.mount_and_reopen(opened.as_fd(), &stat, found)?;
+        self.insert_open(ticket, (mount, reopen), || Ok(opened), (&stat, found)).map(|(_, entry)| entry)
     }
 
     /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens it with O_PATH, if
     /// the node has to keep that open.
-    pub(in crate::passthrough) fn insert_found(
+    pub(crate) fn insert_found(
         &self,
         ticket: Ticket,
         (fd, path_fd): (BorrowedFd<'_>, impl FnOnce() -> Answer<OwnedFd>),
         (stat, found): (&Stat, FoundAt<'_>),
     ) -> Answer<(NodeRef, Entry)> {
         let reopen = self.mount_and_reopen(fd, stat, found)?;
-        self.insert(reopen, || path_fd().map(|fd| Descriptor::new(fd, Some(ticket))), (stat, found))
+        self.insert_open(ticket, reopen, path_fd, (stat, found))
     }
 
-    /// Inserts a node. A known one gets one more look-up.
-    fn insert(
+    fn insert_open(
         &self,
+        ticket: Ticket,
         (mount, reopen): (Arc<Mount>, Reopen),
-        descriptor: impl FnOnce() -> Answer<Descriptor>,
+        path_fd: impl FnOnce() -> Answer<OwnedFd>,
         (stat, found): (&Stat, FoundAt<'_>),
     ) -> Answer<(NodeRef, Entry)> {
         self.check_mount(&mount)?;
-        let kept = match reopen {
+        let descriptor = match reopen {
             Reopen::ByHandle(_) => None,
-            Reopen::ByName(_) | Reopen::Never => Some(descriptor()?),
+            Reopen::ByName(_) | Reopen::Never => Some(Descriptor::new(path_fd()?, Some(ticket))),
         };
-        let (inode, kind) = (stat.inode(), stat.kind());
-        let rule = self.rule_of(found);
-        let inode = FoundInode { inode, mount, kind, descriptor: kept, reopen, rule, verified: true };
-        let Inserted { node, known, opened } = self.table.insert(inode)?;
-        if known {
-            self.narrow(&node, found);
+        let (inode, kind, rule) = (stat.inode(), stat.kind(), self.rule_of(found));
+        let inode = FoundInode { inode, mount, kind, descriptor, reopen, rule, verified: true };
+        self.insert(inode, (stat, found)).map(|(inserted, entry)| (inserted.node, entry))
+    }
+
+    /// Inserts a node. A known one gets one more look-up.
+    fn insert(&self, inode: FoundInode, (stat, found): (&Stat, FoundAt<'_>)) -> Answer<(Inserted, Entry)> {
+        let inserted = self.table.insert(inode)?;
+        let node = &inserted.node;
+        if inserted.known {
+            self.narrow(node, found);
         }
-        if opened {
-            self.cache_descriptor(&node);
+        if inserted.opened {
+            self.cache_descriptor(node);
         }
-        self.note_looked_up(&node, stat, found);
-        self.note_blocks(&node, stat);
+        self.note_looked_up(node, stat, found);
+        self.note_blocks(node, stat);
         let entry = self.entry((NodeId(node.id()), &node.mount), stat, found.directory);
-        Ok((node, entry))
+        Ok((inserted, entry))
     }
 
     /// Returns the mount of an open inode, and how the inode will be opened again.
@@ -258,12 +241,7 @@ impl Inodes {
 
     /// Notes the new name of an inode after RENAME or LINK. Its path rule applies to the node too,
     /// and a node without inode handle is found by it.
-    pub(in crate::passthrough) fn note_new_name(
-        &self,
-        fd: BorrowedFd<'_>,
-        directory: &NodeRef,
-        name: Name<'_>,
-    ) {
+    pub(crate) fn note_new_name(&self, fd: BorrowedFd<'_>, directory: &NodeRef, name: Name<'_>) {
         if directory.mount.has_handles() && self.rules().is_none() {
             return;
         }
@@ -289,12 +267,12 @@ impl Inodes {
     }
 
     /// Returns the attributes that the guest is told.
-    pub(in crate::passthrough) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
+    pub(crate) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
         Attr { ino: self.inode_number(mount, stat.inode()), ..stat.attr() }
     }
 
     /// Returns the inode number that the guest is told.
-    pub(in crate::passthrough) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
+    pub(crate) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
         mount.numbers.guest_number(inode, self.negotiated.contains(InitFlags::SUBMOUNTS))
     }
 }

@@ -4,8 +4,8 @@
 //! - `lookup.rs`: how a name becomes a node
 //! - `node.rs`, `table.rs`: nodes and their table
 //! - `descriptors.rs`, `fd_cache.rs`, `large.rs`: descriptors of inodes, and which stay open
-//! - `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs`: mounts below
-//!   the share
+//! - `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs`: mounts
+//!   below the share
 //! - `inode_numbers.rs`: inode numbers that the guest is told
 //! - `path_rules.rs`: which path rule applies to a node
 //! - `freshness/`: old names and attributes in the guest's kernel
@@ -14,7 +14,7 @@ mod descriptors;
 mod fd_cache;
 mod freshness;
 mod host_fs;
-pub(in crate::passthrough) mod idle_mounts;
+pub(crate) mod idle_mounts;
 mod inode_numbers;
 mod large;
 mod lookup;
@@ -25,12 +25,12 @@ mod node;
 mod path_rules;
 mod table;
 
-pub(in crate::passthrough) use self::host_fs::Traits;
-pub(in crate::passthrough) use self::large::BLOCK_LEN;
-pub(in crate::passthrough) use self::lookup::FoundAt;
-pub(in crate::passthrough) use self::mount_fd::MountFd;
-pub(in crate::passthrough) use self::mounts::MountTable;
-pub(in crate::passthrough) use self::node::{NodeKey, NodeRef, Pin};
+pub(crate) use self::host_fs::Traits;
+pub(crate) use self::large::BLOCK_LEN;
+pub(crate) use self::lookup::FoundAt;
+pub(crate) use self::mount_fd::MountFd;
+pub(crate) use self::mounts::MountTable;
+pub(crate) use self::node::{NodeKey, NodeRef, Pin};
 
 use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
@@ -54,7 +54,7 @@ use std::time::Duration;
 
 /// The inodes of one share. Each file of this module adds functions.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Inodes {
+pub(crate) struct Inodes {
     table: Arc<NodeTable>,
     fd_cache: Arc<FdCache>,
     mounts: Arc<MountTable>,
@@ -77,7 +77,7 @@ impl Inodes {
     ///
     /// # Errors
     /// The reason why the directory cannot be shared.
-    pub(in crate::passthrough) fn open(
+    pub(crate) fn open(
         config: &ShareConfig,
         root: OwnedFd,
         proc_fds: ProcFds,
@@ -132,12 +132,12 @@ impl Inodes {
     }
 
     /// Sets what is called when something is opened on a mount below the share.
-    pub(in crate::passthrough) fn set_watch(&mut self, watch: MountWatch) {
+    pub(crate) fn set_watch(&mut self, watch: MountWatch) {
         self.watch = watch;
     }
 
     /// Returns the part that closes idle mounts.
-    pub(in crate::passthrough) fn idle_mounts(&self) -> IdleMounts {
+    pub(crate) fn idle_mounts(&self) -> IdleMounts {
         IdleMounts {
             mounts: Arc::clone(&self.mounts),
             table: Arc::clone(&self.table),
@@ -146,12 +146,12 @@ impl Inodes {
     }
 
     /// Returns the mounts that the guest has reached.
-    pub(in crate::passthrough) fn mounts(&self) -> Arc<MountTable> {
+    pub(crate) fn mounts(&self) -> Arc<MountTable> {
         Arc::clone(&self.mounts)
     }
 
     /// Returns `/proc/self/fd`.
-    pub(in crate::passthrough) const fn proc_fds(&self) -> &ProcFds {
+    pub(crate) const fn proc_fds(&self) -> &ProcFds {
         &self.proc_fds
     }
 
@@ -159,18 +159,18 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE for an id that is forgotten or was never given out.
-    pub(in crate::passthrough) fn node(&self, id: NodeId) -> Answer<NodeRef> {
+    pub(crate) fn node(&self, id: NodeId) -> Answer<NodeRef> {
         self.table.get(id)
     }
 
     /// Takes back `count` look-ups, or all if there are fewer. Returns the node if none is left:
     /// closing its descriptor may wait for the host.
-    pub(in crate::passthrough) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
+    pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
         self.table.forget(id, count)
     }
 
     /// Takes back a look-up that the guest is not told of.
-    pub(in crate::passthrough) fn forget_one(&self, id: NodeId) {
+    pub(crate) fn forget_one(&self, id: NodeId) {
         drop(self.table.forget(id, 1));
     }
 
@@ -178,27 +178,27 @@ impl Inodes {
     ///
     /// # Errors
     /// ENFILE.
-    pub(in crate::passthrough) fn check_room(&self) -> Answer<()> {
+    pub(crate) fn check_room(&self) -> Answer<()> {
         self.table.check_room()
     }
 
     /// Returns the number of nodes, without the root.
-    pub(in crate::passthrough) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.table.len().saturating_sub(1)
     }
 
     /// Returns the number of host descriptors that nodes and handles take.
-    pub(in crate::passthrough) fn descriptors_taken(&self) -> u64 {
+    pub(crate) fn descriptors_taken(&self) -> u64 {
         self.descriptors.taken()
     }
 
     /// Returns whether so many descriptors are left that a listing may take some.
-    pub(in crate::passthrough) fn has_ample_descriptors(&self) -> bool {
+    pub(crate) fn has_ample_descriptors(&self) -> bool {
         self.descriptors.is_ample()
     }
 
     /// Forgets every inode but the root, and the guest.
-    pub(in crate::passthrough) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.table.clear();
         self.fd_cache.clear();
         self.retries.clear();

@@ -63,7 +63,7 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
-    pub(in crate::passthrough) fn hold_mount(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
+    pub(crate) fn hold_mount(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
         let access = &node.mount.access;
         if access.stays() {
             return Ok(None);
@@ -79,7 +79,7 @@ impl Inodes {
     ///
     /// # Errors
     /// As for [`Self::hold_mount`].
-    pub(in crate::passthrough) fn hold_to_change(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
+    pub(crate) fn hold_to_change(&self, node: &NodeRef) -> Answer<Option<Arc<MountFd>>> {
         let held = self.hold_mount(node)?;
         if let Some(mount) = &held {
             mount.note_change();
@@ -92,7 +92,7 @@ impl Inodes {
     ///
     /// # Errors
     /// As for [`Self::hold_mount`].
-    pub(in crate::passthrough) fn hold_to_map(&self, node: &NodeRef) -> Answer<()> {
+    pub(crate) fn hold_to_map(&self, node: &NodeRef) -> Answer<()> {
         if self.hold_to_change(node)?.is_some() {
             node.mount.access.note_mapping();
         }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// A readable descriptor of a mount. A reference keeps it open.
 #[derive(Debug)]
-pub(in crate::passthrough) struct MountFd {
+pub(crate) struct MountFd {
     fd: OwnedFd,
     /// The guest may have changed something since the mount was last made durable.
     changed: AtomicBool,
@@ -33,7 +33,7 @@ impl MountFd {
 
     /// Notes that something may be changed. A holder calls this before it changes anything (see
     /// [`MountAccess::close`]).
-    pub(in crate::passthrough) fn note_change(&self) {
+    pub(crate) fn note_change(&self) {
         // A load first: a store would take the cache line from the other queues each time.
         if !self.changed.load(Ordering::Relaxed) {
             self.changed.store(true, Ordering::Release);
@@ -127,9 +127,18 @@ pub(super) enum MountState {
     Gone,
 }
 
+impl MountState {
+    fn fd(&self) -> Option<&Arc<MountFd>> {
+        match self {
+            Self::Open(fd) => Some(fd),
+            Self::Closed | Self::Refused(_) | Self::Unopenable | Self::Gone => None,
+        }
+    }
+}
+
 /// Access to a mount by its descriptor. All subvolumes of the mount share it.
 #[derive(Debug)]
-pub(in crate::passthrough) struct MountAccess {
+pub(crate) struct MountAccess {
     pub(super) root: MountRoot,
     /// Each change is one store, which a panic cannot interrupt.
     state: RwLock<MountState>,
@@ -155,30 +164,20 @@ impl MountAccess {
         makes_durable: bool,
     ) -> Self {
         let stays = root.id == 0 || point.is_none();
-        let fixed = match &state {
-            MountState::Open(fd) if stays => Some(Arc::clone(fd)),
-            MountState::Open(_)
-            | MountState::Closed
-            | MountState::Refused(_)
-            | MountState::Unopenable
-            | MountState::Gone => None,
-        };
+        let fixed = state.fd().filter(|_| stays).map(Arc::clone);
         let (state, point) = (RwLock::new(state), RwLock::new(point));
         let (used, mapped) = (AtomicBool::new(true), AtomicBool::new(false));
         Self { root, state, stays, fixed, point, makes_durable, used, mapped }
     }
 
     /// Returns whether the descriptor is always open.
-    pub(in crate::passthrough) const fn stays(&self) -> bool {
+    pub(crate) const fn stays(&self) -> bool {
         self.stays
     }
 
     /// Returns the descriptor, if it is open.
     pub(super) fn open(&self) -> Option<Arc<MountFd>> {
-        match &*self.state.read() {
-            MountState::Open(fd) => Some(Arc::clone(fd)),
-            MountState::Closed | MountState::Refused(_) | MountState::Unopenable | MountState::Gone => None,
-        }
+        self.state.read().fd().map(Arc::clone)
     }
 
     /// Returns the error of the host, if it has refused to open the mount.
@@ -229,7 +228,7 @@ impl MountAccess {
     /// Returns whether the descriptor is open and neither a request nor an open file holds it.
     pub(super) fn is_free(&self) -> bool {
         let is_held = |fd: &Arc<MountFd>| Arc::strong_count(fd) > 1 || self.mapped.load(Ordering::Acquire);
-        matches!(&*self.state.read(), MountState::Open(fd) if !is_held(fd))
+        self.state.read().fd().is_some_and(|fd| !is_held(fd))
     }
 
     /// Notes that the guest maps a file writable. From now on the descriptor stays open.
@@ -245,7 +244,7 @@ impl MountAccess {
 
     /// Returns whether changes have to be made durable before the descriptor is closed.
     pub(super) fn is_changed(&self) -> bool {
-        matches!(&*self.state.read(), MountState::Open(fd) if self.must_sync(fd))
+        self.state.read().fd().is_some_and(|fd| self.must_sync(fd))
     }
 
     fn must_sync(&self, fd: &MountFd) -> bool {
@@ -262,7 +261,7 @@ impl MountAccess {
             fence(Ordering::Acquire);
             is_free && !self.must_sync(fd)
         };
-        if matches!(&*state, MountState::Open(fd) if may_close(fd)) {
+        if state.fd().is_some_and(may_close) {
             let closed = std::mem::replace(&mut *state, MountState::Closed);
             drop(state);
             // Not under the lock: closing may wait for the host.

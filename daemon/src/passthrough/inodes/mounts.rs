@@ -19,20 +19,20 @@ use std::sync::Arc;
 
 /// One host mount, or one subvolume of it.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Mount {
+pub(crate) struct Mount {
     /// Our own number for the mount, never given to another.
-    pub(in crate::passthrough) number: u32,
+    pub(crate) number: u32,
     pub(super) key: MountKey,
-    pub(in crate::passthrough) access: Arc<MountAccess>,
+    pub(crate) access: Arc<MountAccess>,
     /// Mount id that `name_to_handle_at(2)` returns, if inode handles work here.
     handles: Option<u64>,
-    pub(in crate::passthrough) traits: Traits,
-    pub(in crate::passthrough) numbers: InodeNumbers,
+    pub(crate) traits: Traits,
+    pub(crate) numbers: InodeNumbers,
 }
 
 impl Mount {
     /// Returns whether inodes of this mount are opened by inode handles.
-    pub(in crate::passthrough) const fn has_handles(&self) -> bool {
+    pub(crate) const fn has_handles(&self) -> bool {
         self.handles.is_some()
     }
 
@@ -86,7 +86,7 @@ impl Mounts {
 
 /// The mounts that are in use.
 #[derive(Debug)]
-pub(in crate::passthrough) struct MountTable {
+pub(crate) struct MountTable {
     mounts: RwLock<Mounts>,
     /// Whether inode handles are on.
     handles: bool,
@@ -177,7 +177,7 @@ impl MountTable {
     ///
     /// # Errors
     /// The first error, after every mount was tried.
-    pub(in crate::passthrough) fn sync(&self) -> Answer<()> {
+    pub(crate) fn sync(&self) -> Answer<()> {
         let mut outcome = Ok(());
         let accesses = self.mounts.read().accesses();
         for access in &accesses {

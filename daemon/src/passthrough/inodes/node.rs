@@ -15,32 +15,32 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Identifies a node for as long as its inode exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::passthrough) struct NodeKey {
+pub(crate) struct NodeKey {
     /// [`Mount::number`] of the mount through which the inode was found. One inode under two mounts
     /// is two nodes.
-    pub(in crate::passthrough) mount: u32,
+    pub(crate) mount: u32,
     /// Inode number. A file system gives the number of a deleted inode to another.
-    pub(in crate::passthrough) inode: u64,
+    pub(crate) inode: u64,
 }
 
 /// A node of the table. Its key is the guest's node id.
-pub(in crate::passthrough) type NodeRef = Arc<Keyed<Node>>;
+pub(crate) type NodeRef = Arc<Keyed<Node>>;
 
 /// An inode that the guest knows.
 ///
 /// A look-up creates it. The table keeps it until the guest has forgotten it; operations under way
 /// keep it longer.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Node {
-    pub(in crate::passthrough) inode: u64,
-    pub(in crate::passthrough) mount: Arc<Mount>,
+pub(crate) struct Node {
+    pub(crate) inode: u64,
+    pub(crate) mount: Arc<Mount>,
     /// Never changes during the life of an inode.
-    pub(in crate::passthrough) kind: FileType,
+    pub(crate) kind: FileType,
     /// [`VERIFIED`], [`USED`] and [`LARGE`]. A byte for each would make a node larger.
     flags: AtomicU8,
     /// Path rule that applies to the node.
-    pub(in crate::passthrough) rule: NodeRule,
-    pub(in crate::passthrough) guest_cache: GuestCache,
+    pub(crate) rule: NodeRule,
+    pub(crate) guest_cache: GuestCache,
     /// Look-ups that the guest has not taken back. They do not keep the node of an operation alive;
     /// the `Arc` does.
     pub(super) lookups: AtomicU64,
@@ -61,7 +61,7 @@ const LARGE: u8 = 4;
 
 /// An O_PATH descriptor of an inode.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Descriptor {
+pub(crate) struct Descriptor {
     fd: OwnedFd,
     _ticket: Option<Ticket>,
 }
@@ -176,7 +176,7 @@ impl Node {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    pub(in crate::passthrough) fn key(&self) -> NodeKey {
+    pub(crate) fn key(&self) -> NodeKey {
         NodeKey { mount: self.mount.number, inode: self.inode }
     }
 
@@ -190,7 +190,7 @@ impl Node {
     }
 
     /// Returns the descriptor, if it is open.
-    pub(in crate::passthrough) fn descriptor(&self) -> Option<Arc<Descriptor>> {
+    pub(crate) fn descriptor(&self) -> Option<Arc<Descriptor>> {
         self.descriptor.read().clone()
     }
 
@@ -294,11 +294,11 @@ impl Node {
 /// Keeps the descriptor of a node open while the guest has the file open. This is for a node that
 /// is found by name, because others may take that name away.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Pin(NodeRef);
+pub(crate) struct Pin(NodeRef);
 
 impl Pin {
     /// Returns `None` if the node is not found by name.
-    pub(in crate::passthrough) fn new(node: &NodeRef) -> Option<Self> {
+    pub(crate) fn new(node: &NodeRef) -> Option<Self> {
         let Reopen::ByName(record) = &node.reopen else { return None };
         record.pins.fetch_add(1, Ordering::AcqRel);
         Some(Self(NodeRef::clone(node)))
@@ -315,14 +315,14 @@ impl Drop for Pin {
 
 /// The path rule of one node.
 #[derive(Debug)]
-pub(in crate::passthrough) struct NodeRule(AtomicU32);
+pub(crate) struct NodeRule(AtomicU32);
 
 impl NodeRule {
     const fn new(rule: RuleId) -> Self {
         Self(AtomicU32::new(rule.bits()))
     }
 
-    pub(in crate::passthrough) fn get(&self) -> RuleId {
+    pub(crate) fn get(&self) -> RuleId {
         RuleId::from_bits(self.0.load(Ordering::Acquire))
     }
 

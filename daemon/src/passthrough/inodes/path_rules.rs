@@ -19,14 +19,14 @@ use std::os::fd::BorrowedFd;
 /// Lock on the names of directories; see [`Inodes::lock_names`].
 #[derive(Debug)]
 #[must_use = "names are locked until this is dropped"]
-pub(in crate::passthrough) enum NamesLock<'p> {
+pub(crate) enum NamesLock<'p> {
     Shared(#[expect(dead_code, reason = "held to be dropped")] RwLockReadGuard<'p, ()>),
     Exclusive(#[expect(dead_code, reason = "held to be dropped")] RwLockWriteGuard<'p, ()>),
 }
 
 impl Inodes {
     /// Returns the path rules, if the policy has any.
-    pub(in crate::passthrough) fn rules(&self) -> Option<&PathRules> {
+    pub(crate) fn rules(&self) -> Option<&PathRules> {
         self.rules.as_deref()
     }
 
@@ -48,7 +48,7 @@ impl Inodes {
     }
 
     /// Returns whether a listing leaves out a name.
-    pub(in crate::passthrough) fn is_hidden(&self, directory: &NodeRef, name: &[u8]) -> bool {
+    pub(crate) fn is_hidden(&self, directory: &NodeRef, name: &[u8]) -> bool {
         let hides = |rules: &PathRules| {
             !matches!(name, b"." | b"..") && rules.is_hidden(rules.child(directory.rule.get(), name))
         };
@@ -56,7 +56,7 @@ impl Inodes {
     }
 
     /// Returns whether a listing may contain the attributes of a name.
-    pub(in crate::passthrough) fn may_list_attributes(&self, directory: &NodeRef, name: Name<'_>) -> bool {
+    pub(crate) fn may_list_attributes(&self, directory: &NodeRef, name: Name<'_>) -> bool {
         let grants = |rules: &PathRules| {
             let rule = rules.child(directory.rule.get(), name.as_bytes());
             rules.access(rule).contains(Access::LOOKUP | Access::STAT)
@@ -66,11 +66,7 @@ impl Inodes {
 
     /// Checks a CREATE that has found an existing inode. The inode may be known by other names too,
     /// so its rule must grant everything that CREATE needs besides creating.
-    pub(in crate::passthrough) fn check_existing(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::Create<'_>>,
-    ) -> Answer<()> {
+    pub(crate) fn check_existing(&self, node: &NodeRef, call: &Call<'_, protocol::Create<'_>>) -> Answer<()> {
         let Some(rules) = self.rules() else { return Ok(()) };
         let wanted = call.accesses() - Access::CREATE;
         let missing = wanted - rules.access(node.rule.get());
@@ -91,7 +87,7 @@ impl Inodes {
     /// path rules there is no lock.
     ///
     /// The host and other guests can still change names. This policy does not apply to them.
-    pub(in crate::passthrough) fn lock_names(&self, only_files: bool) -> Option<NamesLock<'_>> {
+    pub(crate) fn lock_names(&self, only_files: bool) -> Option<NamesLock<'_>> {
         self.rules()?;
         Some(if only_files {
             NamesLock::Exclusive(self.names.write())
@@ -105,7 +101,7 @@ impl Inodes {
     ///
     /// # Errors
     /// EXDEV for a directory.
-    pub(in crate::passthrough) fn check_only_files(
+    pub(crate) fn check_only_files(
         &self,
         (from, to): (BorrowedFd<'_>, BorrowedFd<'_>),
         rename: &protocol::Rename<'_>,

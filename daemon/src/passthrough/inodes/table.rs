@@ -8,7 +8,7 @@ use crate::limits::NODE_SHARDS;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::{FoundInode, Inserted, Node, NodeKey, NodeRef, Reopen};
 use crate::passthrough::slots::{SlotTable, first_generation};
-use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::lock::RwLock;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use pinhole_policy::RuleId;
 use pinhole_protocol::{Errno, Name, NodeId};
@@ -74,7 +74,7 @@ impl NodeTable {
         reached: impl FnOnce(&NodeRef),
     ) -> Option<NodeId> {
         let hash = self.hash(key);
-        let shard = self.read(hash);
+        let shard = self.shard(hash).read();
         let node = shard.find(hash, |node| node.key() == key)?;
         if node.born >= then || !node.is_open() {
             return None;
@@ -90,7 +90,7 @@ impl NodeTable {
     /// gone.
     pub(super) fn reference(&self, node: &NodeRef) -> Option<NodeId> {
         let hash = self.hash(node.key());
-        let shard = self.read(hash);
+        let shard = self.shard(hash).read();
         shard.find(hash, |known| Arc::ptr_eq(known, node))?;
         // The node stays in the table, because removal needs the write lock.
         node.lookups.fetch_add(1, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl NodeTable {
     /// Returns the node with this key, whether or not its inode still exists.
     pub(super) fn find(&self, key: NodeKey) -> Option<NodeRef> {
         let hash = self.hash(key);
-        self.read(hash).find(hash, |node| node.key() == key).map(Arc::clone)
+        self.shard(hash).read().find(hash, |node| node.key() == key).map(Arc::clone)
     }
 
     /// Inserts the inode that a look-up has found. If the guest knows it, its node gets one more
@@ -127,7 +127,7 @@ impl NodeTable {
     pub(super) fn insert(&self, found: FoundInode) -> Result<Inserted, Errno> {
         let key = NodeKey { mount: found.mount.number, inode: found.inode };
         let hash = self.hash(key);
-        let mut shard = self.write(hash);
+        let mut shard = self.shard(hash).write();
         if let Ok(known) = shard.find_entry(hash, |node| node.key() == key) {
             if known.get().is_same_inode(&found) {
                 let known = Arc::clone(known.get());
@@ -158,7 +158,7 @@ impl NodeTable {
         }
         let node = self.nodes.get(id.0)?;
         let hash = self.hash(node.key());
-        let mut shard = self.write(hash);
+        let mut shard = self.shard(hash).write();
         let left = node.lookups.load(Ordering::Relaxed).saturating_sub(count);
         node.lookups.store(left, Ordering::Relaxed);
         if left > 0 {
@@ -209,14 +209,6 @@ impl NodeTable {
         let [first, ..] = &self.shards;
         let index = usize::try_from(hash >> 48).unwrap_or(0) % NODE_SHARDS;
         &self.shards.get(index).unwrap_or(first).0
-    }
-
-    fn read(&self, hash: u64) -> RwLockReadGuard<'_, HashTable<NodeRef>> {
-        self.shard(hash).read()
-    }
-
-    fn write(&self, hash: u64) -> RwLockWriteGuard<'_, HashTable<NodeRef>> {
-        self.shard(hash).write()
     }
 }
 

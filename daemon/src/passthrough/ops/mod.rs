@@ -40,7 +40,7 @@ impl Passthrough {
     ) -> Answer<R> {
         let call = call.into_inner();
         let answer = self.inodes.node(call.node).and_then(|node| operation(&node, &call));
-        self.inodes.note_stale(&call.caller, answer)
+        self.inodes.note_stale(&call.caller, None, answer)
     }
 
     /// Runs an operation that changes the node, or what is in it.
@@ -144,7 +144,7 @@ impl FileSystem for Passthrough {
     fn open(&self, call: Allowed<'_, protocol::Open>, pace: Pace) -> Answer<Paced<OpenReply>> {
         let call = call.into_inner();
         let answer = self.inodes.node(call.node).and_then(|node| self.open(&node, &call, pace));
-        self.inodes.note_stale_open(&call, answer)
+        self.inodes.note_stale(&call.caller, Some(call.node), answer)
     }
 
     fn create(&self, call: Allowed<'_, protocol::Create<'_>>, pace: Pace) -> Answer<Paced<Created>> {

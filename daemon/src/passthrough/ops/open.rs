@@ -211,7 +211,7 @@ impl Passthrough {
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(errno),
             }
-            let entry = match self.inodes.look_up_made(tickets.node, parent, name) {
+            let entry = match self.inodes.look_up(parent, name, Some(tickets.node)) {
                 // It was removed meanwhile.
                 Err(Errno::ENOENT) => continue,
                 found => found?,

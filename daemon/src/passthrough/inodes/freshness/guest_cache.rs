@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// Marks of what the guest was last told of a file. They are small because each node has them.
 #[derive(Debug)]
-pub(in crate::passthrough) struct GuestCache {
+pub(crate) struct GuestCache {
     /// Length; see [`len_mark`].
     len: AtomicU32,
     /// [`Stat::changed`] at the last LOOKUP. To take a name from a file changes it. It is 0,
@@ -64,7 +64,7 @@ fn len_mark(len: u64) -> u32 {
 }
 
 impl GuestCache {
-    pub(in crate::passthrough) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             len: AtomicU32::new(NO_LEN),
             changed: AtomicU32::new(0),
@@ -74,7 +74,7 @@ impl GuestCache {
     }
 
     /// Notes that the guest has looked up the file.
-    pub(in crate::passthrough) fn looked_up(&self, stat: &Stat) {
+    pub(crate) fn looked_up(&self, stat: &Stat) {
         self.sent_attributes(stat);
         let changed = stat.changed().get();
         if self.was_changed_by_others(changed) {
@@ -101,7 +101,7 @@ impl GuestCache {
     }
 
     /// Notes that the guest is told the attributes.
-    pub(in crate::passthrough) fn sent_attributes(&self, stat: &Stat) {
+    pub(crate) fn sent_attributes(&self, stat: &Stat) {
         self.sent_len(stat.size());
     }
 
@@ -135,18 +135,18 @@ impl GuestCache {
     }
 
     /// Notes a change by the guest itself. It asks for the new length before it uses one.
-    pub(in crate::passthrough) fn note_own_change(&self) {
+    pub(crate) fn note_own_change(&self) {
         set(&self.len, NO_LEN);
         set(&self.changed, 0);
     }
 
     /// Returns whether the guest has changed the file since it was looked up or closed.
-    pub(in crate::passthrough) fn has_own_change(&self) -> bool {
+    pub(crate) fn has_own_change(&self) -> bool {
         self.changed.load(Ordering::Relaxed) == 0
     }
 
     /// Attributes all changes until now to the guest. Later ones are by others.
-    pub(in crate::passthrough) fn settle_own_change(&self, stat: &Stat) {
+    pub(crate) fn settle_own_change(&self, stat: &Stat) {
         if self.has_own_change() {
             set(&self.changed, stat.changed().get());
         }

@@ -1,15 +1,14 @@
 //! What the guest's kernel may have cached of names and files, and how it learns that this is old.
 //!
-//! This module implements the rules A1, A2, A5 and A7 of `docs/use/coherence.md`, and H5 in the
-//! mode
+//! This module implements the rules A1, A2 and A7 of `docs/use/coherence.md`, and H5 in the mode
 //! `auto`. The daemon cannot tell a guest that a file or a name has changed. But when Linux gets
 //! ESTALE, it looks up the whole path once more, asks the host for each name, and repeats the
 //! operation (`LOOKUP_REVAL`). The program sees the second result only. So ESTALE is the reply to
 //! an operation on something that is not what the guest's kernel takes it for, and never twice to
 //! one operation of one thread.
 //!
-//! - A1, close-to-open (`guest_cache.rs`): an OPEN of a file that others have changed gets ESTALE. Soon
-//!   after such a change, an OPEN bypasses the guest's page cache.
+//! - A1, close-to-open (`guest_cache.rs`): an OPEN of a file that others have changed gets ESTALE.
+//!   Soon after such a change, an OPEN bypasses the guest's page cache.
 //! - A2, opens during changes, and H5, replaced files (`path_retries.rs`): the OPEN after an ESTALE
 //!   succeeds. What a retrying thread looks up stays open until the thread has opened it.
 //! - A7, recreated directories (`removed.rs`): an operation in a removed directory gets ESTALE once
@@ -19,7 +18,7 @@
 //!
 //! - LOOKUP: [`Inodes::look_up_for_caller`]
 //! - OPEN: [`Inodes::is_retried_open`], [`Inodes::check_unchanged`],
-//!   [`Inodes::bypasses_page_cache`], [`Inodes::note_stale_open`], [`Inodes::note_leased_open`]
+//!   [`Inodes::bypasses_page_cache`], [`Inodes::note_leased_open`]
 //! - OPENDIR: [`Inodes::open_directory`]
 //! - operations that change a directory: [`Inodes::stale_if_removed`], [`Inodes::end_path_retry`]
 //! - READLINK: [`Inodes::check_not_removed`]
@@ -28,8 +27,8 @@
 //! Replies with attributes, and changes by the guest itself, are noted in the
 //! [`GuestCache`](guest_cache::GuestCache) of the node.
 
-pub(in crate::passthrough) mod guest_cache;
-pub(in crate::passthrough) mod path_retries;
+pub(crate) mod guest_cache;
+pub(crate) mod path_retries;
 mod removed;
 
 use crate::filesystem::{Answer, Call, Caller};
@@ -39,7 +38,7 @@ use crate::passthrough::inodes::freshness::guest_cache::name_mark;
 use crate::passthrough::inodes::lookup::FoundAt;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::Stat;
-use pinhole_protocol::{Entry, Errno, InitFlags, Name, Open};
+use pinhole_protocol::{Entry, Errno, InitFlags, Name, NodeId, Open};
 use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
@@ -52,7 +51,7 @@ impl Inodes {
     ///
     /// In `strict` the guest caches nothing, and in `exclusive` nothing that it caches can be
     /// wrong. With a writeback cache the guest trusts only its own attributes.
-    pub(in crate::passthrough) fn is_close_to_open(&self) -> bool {
+    pub(crate) fn is_close_to_open(&self) -> bool {
         self.cache == GuestCaching::Auto && !self.negotiated.contains(InitFlags::WRITEBACK_CACHE)
     }
 
@@ -73,7 +72,7 @@ impl Inodes {
     }
 
     /// Returns whether an OPEN is the repetition of one that got ESTALE. It must succeed.
-    pub(in crate::passthrough) fn is_retried_open(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
+    pub(crate) fn is_retried_open(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
         self.retries.finish(call.caller.pid, Some(node.id()))
     }
 
@@ -83,7 +82,7 @@ impl Inodes {
     /// ESTALE in each of these cases: the file has another length; others have changed it since it
     /// was looked up, and may have given its name to another file; it has no name; or the guest has
     /// looked it up by several names and may trust one that it has lost.
-    pub(in crate::passthrough) fn check_unchanged(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
+    pub(crate) fn check_unchanged(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
         let cache = &node.guest_cache;
         let is_changed =
             cache.may_have_other_len(stat.size()) || cache.was_changed_by_others(stat.changed().get());
@@ -96,55 +95,49 @@ impl Inodes {
 
     /// Returns whether an open must bypass the guest's page cache, because the guest's kernel may
     /// have another length of the file than the host.
-    pub(in crate::passthrough) fn bypasses_page_cache(&self, node: &NodeRef, is_retried_open: bool) -> bool {
+    pub(crate) fn bypasses_page_cache(&self, node: &NodeRef, is_retried_open: bool) -> bool {
         // Older kernels cannot map such a file shared.
         (is_retried_open || node.guest_cache.is_uncertain())
             && self.is_close_to_open()
             && self.negotiated.contains(InitFlags::DIRECT_IO_ALLOW_MMAP)
     }
 
-    /// Notes a thread that gets ESTALE. Returns `answer`.
-    pub(in crate::passthrough) fn note_stale<T>(&self, caller: &Caller<'_>, answer: Answer<T>) -> Answer<T> {
-        if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.add(caller.pid, None);
-        }
-        answer
-    }
-
-    /// Notes a thread that gets ESTALE for an OPEN. Returns `answer`.
-    pub(in crate::passthrough) fn note_stale_open<T>(
+    /// Notes a thread that gets ESTALE, for an OPEN of the node `opens` or something else. Returns
+    /// `answer`.
+    pub(crate) fn note_stale<T>(
         &self,
-        call: &Call<'_, Open>,
+        caller: &Caller<'_>,
+        opens: Option<NodeId>,
         answer: Answer<T>,
     ) -> Answer<T> {
         if matches!(answer, Err(Errno::ESTALE)) {
-            self.retries.add(call.caller.pid, Some(call.node.0));
+            self.retries.add(caller.pid, opens.map(|node| node.0));
         }
         answer
     }
 
     /// Notes that a repeated OPEN has met a lease and will be served again. It must succeed then
     /// too.
-    pub(in crate::passthrough) fn note_leased_open(&self, call: &Call<'_, Open>) {
+    pub(crate) fn note_leased_open(&self, call: &Call<'_, Open>) {
         if self.is_close_to_open() {
             self.retries.add(call.caller.pid, Some(call.node.0));
         }
     }
 
     /// Ends the retry of a thread: it creates a file, whatever had that name before.
-    pub(in crate::passthrough) fn end_path_retry(&self, caller: &Caller<'_>) {
+    pub(crate) fn end_path_retry(&self, caller: &Caller<'_>) {
         self.retries.finish(caller.pid, None);
     }
 
     /// Looks up a name for a LOOKUP. If the thread retries a path, what it finds stays open.
-    pub(in crate::passthrough) fn look_up_for_caller(
+    pub(crate) fn look_up_for_caller(
         &self,
         caller: &Caller<'_>,
         parent: &NodeRef,
         name: Name<'_>,
     ) -> Answer<Entry> {
         if !self.retries.contains(caller.pid) {
-            return self.stale_lookup_if_removed((parent, name), caller, self.look_up(parent, name));
+            return self.stale_lookup_if_removed((parent, name), caller, self.look_up(parent, name, None));
         }
         let found = self.look_up_and_keep_open(parent, name);
         let found = self.stale_lookup_if_removed((parent, name), caller, found);
@@ -160,24 +153,20 @@ impl Inodes {
     /// Looks up a name and opens what it finds, if there is a descriptor left for it.
     fn look_up_and_keep_open(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         for _ in 0..LOOKUP_TRIES {
-            let entry = self.look_up(parent, name)?;
+            let entry = self.look_up(parent, name, None)?;
             match self.descriptor(&self.table.get(entry.node)?) {
                 Err(Errno::ESTALE) => drop(self.table.forget(entry.node, 1)),
                 Ok(_) | Err(_) => return Ok(entry),
             }
         }
-        self.look_up(parent, name)
+        self.look_up(parent, name, None)
     }
 
     /// Opens a directory for listing.
     ///
     /// # Errors
     /// ESTALE, once for each thread, if the directory was removed. Otherwise the error of the host.
-    pub(in crate::passthrough) fn open_directory(
-        &self,
-        node: &NodeRef,
-        caller: &Caller<'_>,
-    ) -> Answer<OwnedFd> {
+    pub(crate) fn open_directory(&self, node: &NodeRef, caller: &Caller<'_>) -> Answer<OwnedFd> {
         let is_retry = self.retries.finish(caller.pid, Some(node.id()));
         let opened = self.open_content(node, OFlags::RDONLY | OFlags::DIRECTORY);
         let opened = self.stale_if_removed(&[(node, None)], caller, opened)?;

@@ -57,7 +57,7 @@ impl RefusedRequest {
 ///
 /// A panic under a lock breaks nothing: any list of threads is valid.
 #[derive(Debug, Default)]
-pub(in crate::passthrough::inodes) struct PathRetries {
+pub(crate) struct PathRetries {
     threads: Mutex<VecDeque<PathRetry>>,
     /// Length of `threads`: most of the time there are none.
     count: AtomicUsize,
@@ -178,7 +178,7 @@ impl PathRetries {
     }
 
     /// Forgets all threads.
-    pub(in crate::passthrough::inodes) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.change(VecDeque::clear);
         self.refusals.lock().clear();
     }

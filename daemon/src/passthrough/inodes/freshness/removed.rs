@@ -34,7 +34,7 @@ impl Inodes {
 
     /// Returns the answer to an operation on these inodes, or on these names in directories: ESTALE
     /// instead of ENOENT, once for each thread, if one of the inodes was removed.
-    pub(in crate::passthrough) fn stale_if_removed<T>(
+    pub(crate) fn stale_if_removed<T>(
         &self,
         targets: &[Target<'_>],
         caller: &Caller<'_>,
@@ -100,7 +100,7 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE.
-    pub(in crate::passthrough) fn check_not_removed(
+    pub(crate) fn check_not_removed(
         &self,
         (node, fd): (&NodeRef, BorrowedFd<'_>),
         caller: &Caller<'_>,
