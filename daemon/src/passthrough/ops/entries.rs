@@ -1,6 +1,5 @@
 //! SYMLINK, MKNOD, MKDIR, LINK, UNLINK, RMDIR, RENAME: operations on names. CREATE and TMPFILE are
-//! in
-//! `open.rs`.
+//! in `open.rs`.
 
 use crate::file_id::DeviceId;
 use crate::filesystem::{Answer, Call, Caller};
