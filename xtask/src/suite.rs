@@ -145,7 +145,7 @@ fn checks(suites: &[Suite]) -> Vec<Check> {
     ];
     all.extend(suites.iter().map(|suite| Check {
         name: suite.name.clone(),
-        needs: suite.needs.clone(),
+        needs: suite.needs_of(None),
         action: Action::Suite(Selection { suite: suite.name.clone(), path: None }),
     }));
     all.push(check("fuzz", &[Part::Tools], Action::Fuzz));
@@ -180,7 +180,7 @@ fn choose(name: &str, all: &[Check], suites: &[Suite]) -> Outcome<Check> {
         return Err(unknown());
     }
     let selection = Selection { suite: first.to_owned(), path: Some(path.to_owned()) };
-    Ok(Check { name: name.to_owned(), needs: suite.needs.clone(), action: Action::Suite(selection) })
+    Ok(Check { name: name.to_owned(), needs: suite.needs_of(Some(module)), action: Action::Suite(selection) })
 }
 
 fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome {

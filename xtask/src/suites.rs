@@ -2,7 +2,7 @@
 //! needs on the host.
 //!
 //! A suite is a test binary. The `Cargo.toml` of its package has a line for it in
-//! `[package.metadata.suites]`.
+//! `[package.metadata.suites]`, and may have lines for modules that need more than the rest of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,15 +23,34 @@ pub(crate) struct Suite {
     pub(crate) source: PathBuf,
     /// Modules with tests directly below its root, sorted. A suite in one file has none.
     pub(crate) modules: Vec<Module>,
+    /// What each of its modules needs.
     pub(crate) needs: Needs,
 }
 
 /// Module of a suite that has tests.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
     pub(crate) name: String,
     /// Path of its first source file.
     pub(crate) source: PathBuf,
+    /// What it needs beside the needs of its suite.
+    pub(crate) needs: Needs,
+}
+
+impl Suite {
+    /// Returns what a module of the suite needs, or what all of it needs if `module` is `None`.
+    pub(crate) fn needs_of(&self, module: Option<&str>) -> Needs {
+        let mut needs = self.needs.clone();
+        for module in self.modules.iter().filter(|known| module.is_none_or(|name| known.name == name)) {
+            needs.parts.extend(&module.needs.parts);
+            needs.programs.extend_from_slice(&module.needs.programs);
+        }
+        needs.parts.sort_unstable();
+        needs.parts.dedup();
+        needs.programs.sort_unstable();
+        needs.programs.dedup();
+        needs
+    }
 }
 
 /// Parts of the test guests and programs of the host without which a suite fails.
@@ -56,10 +75,7 @@ pub(crate) fn all() -> Outcome<Vec<Suite>> {
     let mut all = Vec::new();
     for member in array(&metadata, "workspace_members") {
         let package = array(&metadata, "packages").iter().find(|package| package["id"] == *member);
-        all.extend(package.map_or_else(|| Ok(Vec::new()), of_package)?);
-    }
-    for suite in &mut all {
-        suite.modules = modules(&suite.source)?;
+        all.extend(package.map_or_else(|| Ok(Vec::new()), |package| of_package(package, modules))?);
     }
     Ok(all)
 }
@@ -69,8 +85,9 @@ fn array<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Returns the suites of a package in the output of `cargo metadata`, without their modules.
-fn of_package(package: &Value) -> Outcome<Vec<Suite>> {
+/// Returns the suites of a package in the output of `cargo metadata`. `modules` finds the modules
+/// of a suite by its first file.
+fn of_package(package: &Value, modules: impl Fn(&Path) -> Outcome<Vec<Module>>) -> Outcome<Vec<Suite>> {
     let manifest = package["manifest_path"].as_str().unwrap_or_default();
     let place = workspace::within(Path::new(manifest)).display();
     let fault = |what: String| Failure::new(format!("{place}: {what}"));
@@ -88,11 +105,16 @@ fn of_package(package: &Value) -> Outcome<Vec<Suite>> {
         let needs = declared.remove(name).ok_or_else(|| {
             fault(format!("suite {name} has no line in [package.metadata.suites] that says what it needs"))
         })?;
-        let source = target["src_path"].as_str().unwrap_or_default().into();
-        all.push(Suite { name: name.to_owned(), source, modules: Vec::new(), needs });
+        let source = PathBuf::from(target["src_path"].as_str().unwrap_or_default());
+        let mut modules = modules(&source)?;
+        for module in &mut modules {
+            module.needs = declared.remove(&format!("{name}::{}", module.name)).unwrap_or_default();
+        }
+        all.push(Suite { name: name.to_owned(), source, modules, needs });
     }
     if let Some(name) = declared.keys().next() {
-        return Err(fault(format!("[package.metadata.suites] names {name}, which is no test binary")));
+        let what = "which is no test binary, and no module of one with tests";
+        return Err(fault(format!("[package.metadata.suites] names {name}, {what}")));
     }
     all.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(all)
@@ -102,20 +124,20 @@ fn of_package(package: &Value) -> Outcome<Vec<Suite>> {
 fn needs(line: &Value) -> Result<Needs, String> {
     let mut needs = Needs::default();
     for (key, values) in line.as_object().ok_or("not a table")? {
-        let values = values.as_array().ok_or(format!("{key} is not an array"))?;
-        for value in values {
-            let value = value.as_str().ok_or(format!("{key} has an element that is not a string"))?;
-            match key.as_str() {
-                "parts" => needs.parts.push(
-                    Part::named(value)
-                        .ok_or(format!("unknown part {value} (`cargo xtask guest --help` lists them)"))?,
-                ),
-                "programs" => needs.programs.push(value.to_owned()),
-                _ => return Err(format!("unknown key {key}: use parts or programs")),
-            }
+        let values = values.as_array().ok_or(format!("{key} is not an array"))?.iter();
+        let values: Option<Vec<&str>> = values.map(Value::as_str).collect();
+        let values = values.ok_or(format!("{key} has an element that is not a string"))?;
+        match key.as_str() {
+            "parts" => needs.parts = values.into_iter().map(part).collect::<Result<_, _>>()?,
+            "programs" => needs.programs = values.into_iter().map(str::to_owned).collect(),
+            _ => return Err(format!("unknown key {key}: use parts or programs")),
         }
     }
     Ok(needs)
+}
+
+fn part(name: &str) -> Result<Part, String> {
+    Part::named(name).ok_or(format!("unknown part {name} (`cargo xtask guest --help` lists them)"))
 }
 
 /// Returns the modules with tests of the suite whose first file is `source`.
@@ -129,10 +151,10 @@ fn modules(source: &Path) -> Outcome<Vec<Module>> {
             && path != source
             && has_tests(&path)?
         {
-            found.push(Module { name: name.to_owned(), source: first });
+            found.push(Module { name: name.to_owned(), source: first, needs: Needs::default() });
         }
     }
-    found.sort();
+    found.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
 }
 
@@ -170,15 +192,31 @@ mod tests {
         })
     }
 
+    fn suites(lines: &Value) -> Outcome<Vec<Suite>> {
+        let module =
+            |name: &str| Module { name: name.to_owned(), source: "m.rs".into(), needs: Needs::default() };
+        of_package(&package(lines), |_| Ok(vec![module("m"), module("n")]))
+    }
+
     #[test]
-    fn line_names_parts_and_programs() {
-        let lines = json!({ "a": {}, "b": { "parts": ["base", "disks"], "programs": ["perl"] } });
-        let all = of_package(&package(&lines)).unwrap();
+    fn module_has_the_needs_of_its_suite_and_its_own() {
+        let lines = json!({
+            "a": {},
+            "b": { "parts": ["qemu", "base"], "programs": ["perl"] },
+            "b::m": { "parts": ["base", "disks"], "programs": ["strace"] },
+        });
+        let all = suites(&lines).unwrap();
         let names: Vec<&str> = all.iter().map(|suite| suite.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
-        assert_eq!(all[0].needs, Needs::default());
-        let needs = Needs { parts: vec![Part::Base, Part::Disks], programs: vec!["perl".to_owned()] };
-        assert_eq!(all[1].needs, needs);
+        assert_eq!(all[0].needs_of(None), Needs::default());
+        let needs = |parts: &[Part], programs: &[&str]| Needs {
+            parts: parts.to_vec(),
+            programs: programs.iter().map(|program| (*program).to_owned()).collect(),
+        };
+        let all_parts = [Part::Base, Part::Qemu, Part::Disks];
+        assert_eq!(all[1].needs_of(None), needs(&all_parts, &["perl", "strace"]));
+        assert_eq!(all[1].needs_of(Some("m")), needs(&all_parts, &["perl", "strace"]));
+        assert_eq!(all[1].needs_of(Some("n")), needs(&[Part::Base, Part::Qemu], &["perl"]));
     }
 
     #[test]
@@ -187,7 +225,11 @@ mod tests {
             (json!({ "a": {} }), "suite b has no line in [package.metadata.suites] that says what it needs"),
             (
                 json!({ "a": {}, "b": {}, "c": {} }),
-                "[package.metadata.suites] names c, which is no test binary",
+                "[package.metadata.suites] names c, which is no test binary, and no module of one with tests",
+            ),
+            (
+                json!({ "a": {}, "b": {}, "b::o": {} }),
+                "[package.metadata.suites] names b::o, which is no test binary, and no module of one with tests",
             ),
             (json!({ "a": [], "b": {} }), "suite a: not a table"),
             (json!({ "a": { "parts": "base" }, "b": {} }), "suite a: parts is not an array"),
@@ -202,7 +244,7 @@ mod tests {
             ),
         ];
         for (lines, expected) in rows {
-            let failure = of_package(&package(&lines)).unwrap_err();
+            let failure = suites(&lines).unwrap_err();
             assert_eq!(failure.to_string(), format!("a/Cargo.toml: {expected}"));
         }
     }
@@ -224,7 +266,11 @@ mod tests {
             fs::write(path(name), text).unwrap();
         }
         let expected = [("a", "a.rs"), ("b", "b/mod.rs")];
-        let expected = expected.map(|(name, source)| Module { name: name.to_owned(), source: path(source) });
+        let expected = expected.map(|(name, source)| Module {
+            name: name.to_owned(),
+            source: path(source),
+            needs: Needs::default(),
+        });
         assert_eq!(modules(&path("main.rs")).unwrap(), expected);
         assert_eq!(modules(&path("a.rs")).unwrap(), []);
     }

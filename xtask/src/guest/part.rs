@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::step::{Failure, Outcome};
 
 /// Part of the folder that is fetched separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// User-mode Linux, busybox, virtiofsd and kernel headers.
     Base,

@@ -210,8 +210,11 @@ mod tests {
     fn suite_or_module_without_a_row_is_a_fault() {
         let suite = |name: &str, modules: &[&str]| {
             let source = |file: &str| workspace::root().join("tests/tests").join(name).join(file);
-            let module =
-                |name: &&str| Module { name: (*name).to_owned(), source: source(&format!("{name}.rs")) };
+            let module = |name: &&str| Module {
+                name: (*name).to_owned(),
+                source: source(&format!("{name}.rs")),
+                needs: Needs::default(),
+            };
             let modules = modules.iter().map(module).collect();
             Suite { name: name.to_owned(), source: source("main.rs"), modules, needs: Needs::default() }
         };
