@@ -1,8 +1,7 @@
-//! Daemons under test as processes: `pinhole`, and the peer `virtiofsd` where a test compares the
-//! two.
+//! Daemons under test as processes: `pinhole`, and `virtiofsd` for comparison.
 //!
-//! A daemon may be started confined: in a mount namespace where everything but the test's own
-//! folder is read-only, so that a build that resolves a name wrongly cannot reach the host's files.
+//! A daemon may be started confined, in a mount namespace where only the test's folder can be
+//! written. So a build that resolves a name wrongly cannot reach the host's files.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -1,6 +1,6 @@
-//! Leases of the host's processes on files of a share (`F_SETLEASE` of fcntl(2)).
+//! Leases of host processes on files of a share (`F_SETLEASE` of fcntl(2)).
 //!
-//! Perl takes them, which every Debian has: no safe call of Rust does.
+//! perl takes them, because no safe call of Rust does. Every Debian has it.
 
 use crate::daemon::DaemonError;
 use crate::program::Program;

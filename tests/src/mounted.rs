@@ -1,6 +1,6 @@
-//! One directory mounted several times over /dev/fuse, each by a `pinhole mount` of its own: this
-//! machine's kernel keeps a cache for each, as the kernels of so many guests would, at native speed
-//! and without a machine.
+//! One directory mounted several times over /dev/fuse, each time by its own `pinhole mount`. The
+//! host's kernel keeps a cache for each mount, as the kernels of as many guests would, at native
+//! speed and without a VM.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
-//! The real `pinhole` binary with a command line of the test's own: run to its end, or left
-//! running.
+//! The real `pinhole` binary with a command line of the test: run to its end, or left running.
 
 use std::ffi::OsStr;
 use std::fs::File;

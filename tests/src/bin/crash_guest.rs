@@ -1,4 +1,4 @@
-//! A VMM with a guest that works until it is killed: the tests of kills start it and read its
+//! A VMM with a guest that works until it is killed. The tests of crashes start it and read its
 //! journal on its standard output (`tests/src/crash/`).
 #![expect(clippy::print_stderr, reason = "a program talks to its user")]
 

@@ -1,6 +1,8 @@
-//! Runs a program on a host that lacks something: `deny_syscall CALL[=BITS] PROGRAM ARGUMENT...`.
-//! The system call is answered as by a kernel that does not have it (ENOSYS); with bits of its
-//! first argument, only where these are among them, as by one that does not allow them (EPERM).
+//! Runs a program on a host that lacks a system call: `deny_syscall CALL[=BITS] PROGRAM
+//! ARGUMENT...`.
+//!
+//! The call fails with ENOSYS, as on a kernel without it. With BITS, it fails only if its first
+//! argument has one of these bits, and with EPERM, as on a kernel that does not permit them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};

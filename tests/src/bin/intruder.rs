@@ -1,11 +1,11 @@
-//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out: what a daemon
-//! would do that is no longer the daemon's.
+//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out, as an attacker
+//! would that has taken over the daemon.
 //!
 //! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in
-//! --inode-file-handles. Prints one line: `done` where the attempt worked, `errno N` where the host
-//! refused it, `killed N` where it ended the process by signal N. The supervisor that is ended by
-//! its own attempt prints nothing. Whatever works, works on what is named on the command line or in
-//! mounts of its own.
+//! --inode-file-handles. Prints one line: `done` if the attempt worked, `errno N` if the host
+//! refused it, `killed N` if the host ended the process by signal N. A supervisor that its own
+//! attempt ends prints nothing. An attempt acts only on what the command line names, or in mounts
+//! of its own.
 
 use std::convert::Infallible;
 use std::io::{self, Write as _};

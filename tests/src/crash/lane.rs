@@ -1,5 +1,5 @@
-//! One line of work in a folder: each act follows from a seed and from what the acts before it have
-//! made.
+//! One lane of work in a folder. Each act follows from a seed and from the results of the acts
+//! before it.
 
 use super::tree::{Act, Thing, Tree};
 use crate::frontend::locks::{Lock, READ, UNLOCK, WRITE};

@@ -1,8 +1,8 @@
 //! Work whose outcome is known whenever it is cut off: a guest at the wire that keeps a journal of
-//! what it asks for and of what it is told, and a checker that holds the host's files against it.
+//! its requests and their replies, and a checker that compares the host's files with the journal.
 //!
-//! Each lane has one act under way at a time and names of its own, so that after a kill there are
-//! two states in which its names may be: with that act and without it.
+//! Each lane has one act in progress at a time, and names of its own. So after a kill its names may
+//! be in two states: with that act and without it.
 
 mod lane;
 mod player;

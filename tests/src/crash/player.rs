@@ -1,6 +1,6 @@
-//! A guest that works in several lanes at once and says of each act when it asks for it and when it
-//! is told that it is done. It can stand at two locks meanwhile: it has the one, and waits for the
-//! other, which somebody else has.
+//! A guest that works in several lanes at once and reports each act when it begins and when it is
+//! acknowledged. Meanwhile it can hold one lock and wait for another lock, which another guest
+//! holds.
 
 use super::lane::Lane;
 use super::tree::Act;

@@ -1,4 +1,4 @@
-//! What stands in a folder, as a model and as the host has it, and what changes it.
+//! The contents of a folder, as a model and on the host, and the acts that change them.
 
 use crate::frontend::client::Opened;
 use crate::frontend::frame::Frame;

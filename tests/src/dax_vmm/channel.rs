@@ -1,5 +1,5 @@
-//! The back channel's messages, byte by byte (vhost-user, "Back-end communication"): what the
-//! daemon asks of the VMM.
+//! Messages of the back channel, byte by byte (vhost-user, "Back-end communication"): the daemon's
+//! requests to the VMM.
 
 use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;

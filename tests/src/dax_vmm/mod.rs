@@ -1,9 +1,9 @@
 //! A VMM with a DAX window: it answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one
-//! VMM of the field, maps the files for real, and loads and stores through the window as the
-//! guest's processor would.
+//! existing VMM, maps the files for real, and loads and stores through the window as the guest's
+//! processor would.
 //!
-//! Whatever no daemon may do, whoever the guest is, is written down as a fault: [`Window::faults`]
-//! is empty at the end of every test.
+//! A message that no daemon may send is recorded as a fault, whatever the guest does.
+//! [`Window::faults`] must be empty at the end of every test.
 
 mod bench;
 mod channel;

@@ -1,10 +1,9 @@
-//! The mapped parts of a window, and the guest's processor's way to their bytes.
+//! The mapped parts of a window, and access to their bytes as the guest's processor has it.
 //!
-//! Each mapping is an `mmap` of its own, wherever the host puts it; the table here says where in
-//! the window it lies, and cuts what a later one covers, as `MAP_FIXED` does. Bytes are moved by
-//! `read(2)` and `write(2)` between the mapping and a scratch file: a page that is not there, or
-//! must not be written, is EFAULT to them, where a processor's own load or store would end the
-//! test.
+//! Each mapping is an `mmap` of its own at any host address. A table here has its place in the
+//! window, and a later mapping cuts what it covers, as `MAP_FIXED` does. `read(2)` and `write(2)`
+//! move bytes between the mapping and a scratch file. A page that is missing, or must not be
+//! written, is EFAULT for them, while a load or store of the processor would end the test.
 
 use std::collections::BTreeMap;
 use std::fs::File;

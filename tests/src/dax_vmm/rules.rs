@@ -1,4 +1,4 @@
-//! How VMMs differ in what they map, as read in their sources and seen of QEMU 11.1.
+//! Differences between VMMs in what they map, as their sources say and as QEMU 11.1 does.
 
 /// What a VMM does with a range that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

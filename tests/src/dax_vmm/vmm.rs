@@ -1,4 +1,4 @@
-//! What the VMM does with the daemon's messages, on a thread of its own.
+//! The VMM's thread, which handles the daemon's messages.
 
 use super::channel::{ChannelMessage, Range, SHMEM_MAP, SHMEM_UNMAP};
 use super::pieces::{self, Rights, WindowPieces};

@@ -1,9 +1,9 @@
 //! A disk that refuses to write certain blocks: those of one file. Everything else on it works, so
-//! that the host's kernel tells an error of writing back and nothing else.
+//! that the host's kernel reports only an error of writeback.
 //!
-//! The disk is a file in a tmpfs that has room for all of it. The blocks of the file are cut out of
-//! it and their room is taken: a write to them finds no space, which a loop device tells as an
-//! error of the disk: ENOSPC, or on older kernels EIO.
+//! The disk is a file in a tmpfs with room for all of it. The blocks of the file are holes, and
+//! their room is taken by another file. So a write to them finds no space. A loop device reports
+//! that as an error of the disk: ENOSPC, or EIO on older kernels.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

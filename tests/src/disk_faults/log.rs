@@ -1,6 +1,6 @@
 //! The log of a disk, in the format of Linux's dm-log-writes (`drivers/md/dm-log-writes.c`) as
-//! QEMU's `blklogwrites` writes it: every write with its data, every flush, in the order in which
-//! the disk got them. And the disk that a cut of the power would have left.
+//! QEMU's `blklogwrites` writes it: every write with its data and every flush, in order. And the
+//! disk that a loss of power would have left.
 
 use std::fs::File;
 use std::io;

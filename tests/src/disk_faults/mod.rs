@@ -1,10 +1,10 @@
-//! The loss of power as a test subject: a real file system on a disk that keeps a log of all that
-//! it is asked for, and what of it is left when the power fails at a moment of the test's choice.
+//! Loss of power: a real file system on a disk that keeps a log of its requests, and the disk that
+//! is left if the power fails at a chosen moment.
 //!
 //! The disk is a file that `qemu-storage-daemon` serves by FUSE from a `blklogwrites` node, with a
-//! loop device on it. No kernel module is needed, nothing is mounted where others see it, and
-//! nothing waits for the disk of the machine. The recovery of the file system is the host kernel's
-//! own. The programs come from `cargo xtask guest --disks`.
+//! loop device on it. So no kernel module is needed, no mount is visible to others, and nothing
+//! waits for the host's disk. The host's kernel recovers the file system. The programs come from
+//! `cargo xtask guest --disks`.
 
 mod failing;
 mod log;

@@ -1,5 +1,5 @@
-//! File systems mounted for a test, in a mount namespace of the test's own: nothing of them is left
-//! whatever becomes of the test.
+//! File systems mounted for a test, in a mount namespace of its own. No mount stays behind,
+//! whatever happens to the test.
 
 use std::cell::Cell;
 use std::io;

@@ -1,4 +1,4 @@
-//! A guest with many requests under way on one queue, whose answers come in any order.
+//! A guest with many requests in progress on one queue, whose replies come in any order.
 
 use super::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE};
 use super::frame::{Frame, check, u64_at};

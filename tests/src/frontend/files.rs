@@ -1,5 +1,5 @@
-//! What a guest does with files, each step one message: a guest at the wire that keeps nothing,
-//! with a daemon of its own on a directory that it shares with others.
+//! File operations of a guest at the wire that caches nothing, one message each. It has its own
+//! daemon, on a directory that it shares with others.
 
 use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};

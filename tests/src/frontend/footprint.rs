@@ -1,4 +1,5 @@
-//! What a daemon's process takes from the host, and whether it has come to rest.
+//! Resources that a daemon's process takes from the host, and whether all of its threads are
+//! asleep.
 
 use std::collections::BTreeMap;
 use std::fs;

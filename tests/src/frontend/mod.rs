@@ -1,6 +1,6 @@
 //! A front-end that plays the VMM and the guest at the wire: a real vhost-user connection to the
-//! real binary, real split virtqueues in a memfd, raw FUSE messages. What it sends may be as
-//! malformed as a test wants; every wait has a time limit.
+//! real binary, real split virtqueues in a memfd, raw FUSE messages. A test may send messages as
+//! malformed as it wants. Every wait has a time limit.
 
 mod bench;
 pub mod client;

@@ -1,4 +1,4 @@
-//! What came back for one request.
+//! The reply to one request.
 
 use super::error::FrontendError;
 use super::layout::OUT_HEADER_LEN;

@@ -1,13 +1,12 @@
-//! Real Linux guests as test subjects: describe one with [`Guest`], run a shell script in it, read
-//! what came back.
+//! Real Linux guests: describe one with [`Guest`], run a shell script in it, and read its output.
 //!
-//! Two kernels, both without virtualization hardware: User-mode Linux, which boots in a second, and
-//! QEMU under TCG, which has the PCI transport and, later, the DAX window. What the script prints
-//! travels in files of its own (hostfs, or a second serial line), so that kernel messages never mix
-//! with it. Nothing here waits without a limit: past it everything that the guest started is
-//! killed.
+//! There are two kernels, and both work without virtualization hardware: User-mode Linux, which
+//! boots in a second, and QEMU under TCG, which has the PCI transport and the DAX window. The
+//! output of the script travels in files of its own (hostfs, or a second serial line), so that
+//! kernel messages never mix with it. Every wait has a limit. After it, every process of the guest
+//! is killed.
 //!
-//! The pieces come from `cargo xtask guest`; this module only looks for them.
+//! `cargo xtask guest` fetches the parts. This module only looks for them.
 
 mod boot;
 mod cpio;

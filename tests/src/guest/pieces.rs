@@ -1,4 +1,4 @@
-//! Where the pieces of a guest lie on this machine, and which command brings a missing one.
+//! Places of the parts of a guest on this host, and the command that fetches a missing part.
 
 use std::path::{Path, PathBuf};
 

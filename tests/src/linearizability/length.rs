@@ -1,4 +1,4 @@
-//! A file's length alone: what writes, appends and truncations make of it.
+//! Model of a file's length: the effect of writes, appends and truncations on it.
 
 use super::Object;
 

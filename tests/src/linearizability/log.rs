@@ -1,5 +1,5 @@
-//! A file to which records are only appended: each append whole, none lost, and a reader sees the
-//! first ones.
+//! Model of a file to which records are only appended: each append is whole, none is lost, and a
+//! reader sees the first ones.
 
 use super::Object;
 

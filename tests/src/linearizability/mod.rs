@@ -1,10 +1,10 @@
-//! Histories of calls that several clients have made at once, and whether some order of the calls,
-//! each in one moment between its call and its return, explains what every client was answered
+//! Histories of calls that several clients made at once. The checker finds an order of the calls,
+//! each at a single moment between its call and its return, that explains every result
 //! (linearizability; Herlihy and Wing, 1990).
 //!
-//! The search is Wing and Gong's (1993), which tries each call that may come next, with Lowe's
-//! memory of where it has been. Pure: no files and no clock. A history of several objects is
-//! explained when that of each object is, so each is asked about alone.
+//! The search is that of Wing and Gong (1993), which tries each call that may come next, with
+//! Lowe's memory of visited states. It is pure: no files and no clock. A history of several objects
+//! has an explanation if that of each object has one, so each object is checked by itself.
 
 pub mod length;
 pub mod log;

@@ -1,5 +1,5 @@
-//! One byte of a file: the largest piece that Linux reads and writes in one step beside others,
-//! page cache or not.
+//! Model of one byte of a file: the largest piece that Linux reads and writes in one step beside
+//! others, with or without the page cache.
 
 use super::Object;
 

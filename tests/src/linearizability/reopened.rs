@@ -1,5 +1,5 @@
-//! Close-to-open: what was written and closed before an open is called, that open sees. A file is
-//! written as a whole and read as a whole, each between an open and a close.
+//! Close-to-open: an open sees what was written and closed before it was called. Files are written
+//! whole and read whole, each between an open and a close.
 
 use std::fmt;
 

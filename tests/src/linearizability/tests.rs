@@ -1,5 +1,5 @@
-//! A checker that accepts everything is worth nothing: what it must accept, what it must refuse,
-//! and that it agrees with trying every order.
+//! What the checker must accept and must refuse, and that it agrees with trying every order. A
+//! checker that accepts everything is worth nothing.
 
 use super::length::{self, Length};
 use super::log::{self, Log};

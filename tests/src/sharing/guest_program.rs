@@ -1,5 +1,5 @@
-//! One of those at a table, as the harness sees it: it is asked by a file in its channel and
-//! answers in its output.
+//! The program of one guest or of the host, as the harness sees it: files in its channel are its
+//! requests, and its output has the replies.
 
 use std::fs;
 use std::path::PathBuf;

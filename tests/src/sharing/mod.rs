@@ -1,11 +1,11 @@
 //! Several real guests and a host process on one directory: questions about what each sees of the
 //! others' work.
 //!
-//! A [`Question`] is defined once and asked of each [`Subject`]: by the suites `guest_sharing*`,
-//! where pinhole has to pass what its mode promises, and by `cargo xtask coherence`, which puts the
-//! peer beside it. A [`Table`] is what sits together: User-mode Linux guests, each with a daemon of
-//! its own, and a process of the host, all of which run the same program (`guest_program/`). They
-//! are told what to do by files that are not on the share, one step after another or all at once.
+//! A [`Question`] is defined once and asked of each [`Subject`]: by the module `guest::sharing` of
+//! the suites, where pinhole has to pass what its mode promises, and by `cargo xtask coherence`,
+//! which compares pinhole with virtiofsd. A [`Table`] holds the User-mode Linux guests, each with
+//! its own daemon, and a process of the host. All of them run the same program (`guest_program/`).
+//! Files outside the share tell it what to do, one step after another or all at once.
 
 mod fault;
 mod guest_program;

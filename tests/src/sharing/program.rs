@@ -1,5 +1,5 @@
-//! The program that everyone at a table runs, made by the userland's compiler: static, so that the
-//! host runs it too.
+//! The program that all guests and the host run, built by the userland's compiler. It is static, so
+//! that the host runs it too.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Who is asked: our daemon and the peer, each in two cache modes.
+//! Daemons that a question is asked of: pinhole and virtiofsd, each in two cache modes.
 
 use std::fmt;
 use std::path::Path;

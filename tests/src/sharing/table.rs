@@ -1,5 +1,4 @@
-//! Who sits together: guests, each with a daemon of its own on the same directory, and a process of
-//! the host.
+//! Guests, each with its own daemon on one directory, and a process of the host.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

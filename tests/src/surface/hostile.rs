@@ -1,6 +1,6 @@
-//! What no driver sends. First requests that decode: nodes and handles that do not exist, names
-//! that are none, numbers out of every range. Then those that do not, and descriptor chains that
-//! are malformed.
+//! Requests that no driver sends. First those that decode: nodes and handles that do not exist,
+//! invalid names, numbers out of every range. Then those that do not decode, and malformed
+//! descriptor chains.
 
 use super::guest::{ROOM, Result, SurfaceError, SurfaceGuest};
 use crate::frontend::frame::Frame;

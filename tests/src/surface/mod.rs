@@ -1,6 +1,6 @@
-//! The load of `cargo xtask surface`: what any virtio-fs guest may send, each operation a few
-//! times, and what only a hostile one sends. The same requests in the same order for every daemon;
-//! which of them succeed is the daemon's and its profile's affair, and is counted.
+//! The load of `cargo xtask surface`: each operation that any virtio-fs guest may send, a few
+//! times, and then requests that only a hostile guest sends. Every daemon gets the same requests in
+//! the same order. Which of them succeed depends on the daemon and its profile, and is counted.
 //!
 //! `share` makes the files that the requests are about; `ordinary` and `hostile` are the requests.
 

@@ -1,8 +1,8 @@
-//! What ordinary guests send: one function for each family of operations. Names have the round in
-//! them, so that each round finds what the first one found.
+//! Requests of ordinary guests: one function for each family of operations. Names contain the
+//! round, so that each round finds what the first one found.
 //!
-//! Where an open or a create is refused, what would follow is sent all the same, with what the
-//! guest has instead: a node that it may read, and a handle for reading.
+//! If an open or a create is refused, the later requests are sent all the same, with what the guest
+//! has instead: a node that it may read, and a handle for reading.
 
 use super::guest::{OWNER, ROOM, Result, SurfaceGuest};
 use super::share::FILE_LEN;

@@ -1,9 +1,9 @@
-//! Does a guest find a directory that another process removed and made again, while it still trusts
-//! the old name?
+//! Does a guest find a directory that another process removed and created again, while the guest
+//! still trusts the old name?
 //!
-//! One directory mounted twice over /dev/fuse, each mount with the caches that a guest of its own
-//! would have, and the host beside them. A removed directory that the guest holds open must behave
-//! as on a local file system.
+//! One directory is mounted twice over /dev/fuse. Each mount has the caches of a guest of its own,
+//! and the host works beside them. A removed directory that the guest holds open must behave as on
+//! a local file system.
 //!
 //! Needs root, /dev/fuse and overlayfs.
 

@@ -1,8 +1,7 @@
-//! Does each cache mode keep its rules of docs/use/coherence.md where a kernel caches: one
-//! directory mounted twice over /dev/fuse, each mount with the caches that a guest of its own would
-//! have, and the host beside them?
+//! Does each cache mode keep its rules of docs/use/coherence.md with a kernel that caches?
 //!
-//! Needs root and /dev/fuse.
+//! One directory is mounted twice over /dev/fuse. Each mount has the caches of a guest of its own,
+//! and the host works beside them. Needs root and /dev/fuse.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};

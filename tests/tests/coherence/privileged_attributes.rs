@@ -1,8 +1,8 @@
 //! Does any reply let a guest keep the mode of a file with set-user-id or set-group-id?
 //!
-//! The daemon drops these bits when the file is changed, and the guest's kernel goes on to honor
-//! them in `exec` for as long as it may keep the mode. The cache mode here is the one that lets a
-//! guest keep everything for a day.
+//! The daemon drops these bits when the file is changed. The guest's kernel honors them in `exec`
+//! for as long as it may keep the mode. The cache mode here lets a guest keep everything else for a
+//! day.
 
 use pinhole_protocol::client::{
     decode_attr, decode_created, decode_entry, decode_open, decode_statx, dirents_plus,

@@ -1,6 +1,7 @@
-//! Does each daemon say what the cache modes of docs/use/coherence.md promise: two daemons on one
-//! directory, a guest at the wire for each, and the host? What Linux makes of the answers is
-//! `kernels`.
+//! Does each daemon keep the rules of docs/use/coherence.md: two daemons on one directory, a guest
+//! at the wire for each, and the host?
+//!
+//! The module `kernels` asks what Linux makes of the replies.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Can a hostile guest do harm by its window: ranges of every wrong kind, what no file is, floods,
-//! and stores where nothing may be written?
+//! Can a guest do harm by its window? Wrong ranges of every kind, ids that are no file, floods, and
+//! stores where nothing may be written.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;

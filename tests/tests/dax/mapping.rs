@@ -1,6 +1,7 @@
-//! Is what a guest maps the file itself? Loads and stores through the window against the host's
-//! view of the file, behind a VMM with QEMU's rules and behind one that maps over a reservation,
-//! through everything that becomes of files.
+//! Does a guest map the file itself?
+//!
+//! Loads and stores through the window are compared with the host's view of the file, through all
+//! changes of files. One VMM has QEMU's rules, another one maps over a reservation.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{Dax, Rules, Told, connect};

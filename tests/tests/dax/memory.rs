@@ -1,6 +1,7 @@
-//! May memory of the window carry requests? QEMU tells every daemon of the machine of each mapping,
-//! as guest memory; the guest puts messages, answers, tables, rings and data there, and cuts the
-//! file.
+//! May memory of the window carry requests?
+//!
+//! QEMU announces each mapping to every daemon of the VM, as guest memory. The guest puts messages,
+//! replies, tables, rings and data there, and truncates the file.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, WINDOW_START};
 use pinhole_tests::frontend::frame::Frame;

@@ -1,5 +1,5 @@
-//! Is each file offered for mapping where all of it can be mapped, and no other? By VMM, length,
-//! policy and mode, and in each answer that tells of a file.
+//! Is each file offered for mapping exactly if all of it can be mapped? By VMM, length, policy and
+//! mode, in each reply with attributes.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{ATTR_DAX, Dax, Rules, connect};

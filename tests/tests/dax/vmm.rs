@@ -1,5 +1,5 @@
-//! Does a VMM do harm to a guest that maps, or to the others: one that is silent, that refuses,
-//! hangs up, stops queues while something is mapped, or maps less than others?
+//! Does a VMM do harm to a guest that maps, or to other guests? It is silent, refuses, hangs up,
+//! stops queues while something is mapped, or maps less than others.
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;

@@ -1,11 +1,14 @@
-//! `kill -9` of a daemon, a VMM or a guest at any moment under load: is what was acknowledged in
-//! the host's files and nothing else, is whoever comes next served, and do the others never notice?
+//! After `kill -9` of a daemon, a VMM or a guest at any moment under load: do the host's files
+//! contain what was acknowledged and nothing else, is the next guest served, and do other guests
+//! never notice?
 //!
-//! Each kill is aimed at a guest that works in several lanes in a folder of its own and keeps a
-//! journal of what it asked for and what it was told (`tests/src/crash/`). It takes locks that have
-//! to end with it, has a flock all the while, and waits for a lock that another has: the guest that
-//! works beside it, through a daemon of its own on the same share. `PINHOLE_KILLS` says how many
-//! kills, `PINHOLE_KILLS_SEED` repeats what was done (not when it was cut off).
+//! Each kill hits a guest that works in several lanes in its own folder and keeps a journal of its
+//! requests and their replies (`tests/src/crash/`). The guest takes locks that must end with it,
+//! holds a flock all the time, and waits for a lock of another guest on the same share, which has a
+//! daemon of its own.
+//!
+//! `PINHOLE_KILLS` sets the number of kills. `PINHOLE_KILLS_SEED` repeats the work of a run, but
+//! not the moments of its kills.
 
 use pinhole_tests::crash::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};

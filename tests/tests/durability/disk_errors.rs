@@ -1,5 +1,7 @@
-//! Who hears of it when the host's disk refuses what was written? Each open file once, in each
-//! guest and on the host, as Linux has it: with its next fsync, whoever wrote.
+//! Which open files report an error when the host's disk refuses written data?
+//!
+//! As in Linux, each open file reports it once, in each guest and on the host, at its next fsync,
+//! whichever file was written through.
 
 use pinhole_tests::linux::{O_DIRECT, O_DSYNC, O_RDWR};
 use std::fs::{self, File};

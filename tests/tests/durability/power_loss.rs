@@ -1,6 +1,7 @@
-//! What is left when the power fails right after a guest was told that its data is on disk? On
-//! ext4, XFS and btrfs, on a disk that keeps a log of its writes and flushes: what had not been
-//! flushed at that moment is lost.
+//! Is data still there if the power fails right after the guest was told that it is on disk?
+//!
+//! Tests run on ext4, XFS and btrfs, on a disk that keeps a log of its writes and flushes. A loss
+//! of power loses all writes that were not flushed at that moment.
 
 use pinhole_tests::linux::O_RDWR;
 use std::ffi::CString;

@@ -1,5 +1,7 @@
-//! Is what a guest was told to be on disk there? Counts the host's sync calls behind each call of a
-//! real client, by strace around `pinhole mount`: as many as were asked for, no fewer and no more.
+//! Is data on disk when a guest was told so?
+//!
+//! Counts the host's sync calls behind each call of a real client, with strace around `pinhole
+//! mount`: as many as the client asked for, no fewer and no more.
 
 use pinhole_tests::linux::{O_DSYNC, O_SYNC};
 use std::fs::{self, File};

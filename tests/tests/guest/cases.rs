@@ -1,4 +1,4 @@
-//! The cases of `scripts`, and how a guest is booted on shares to run them.
+//! The cases in `scripts`, and a guest that is booted on shares to run them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,8 @@
-//! Does a share behave as POSIX says? Whole suites of others, through `pinhole mount` at native
-//! speed: every case of `pjdfstest`, held to a local directory's results, and `fsx` in every cache
-//! mode; O_DIRECT, which fsx does not know, by an exerciser of the same kind here.
+//! Does a share behave as POSIX says?
+//!
+//! Runs test suites of other projects through `pinhole mount` at native speed: every case of
+//! `pjdfstest`, compared with the results of a local directory, and `fsx` in every cache mode. fsx
+//! does not know O_DIRECT, so a program of the same kind here tests it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -1,9 +1,10 @@
-//! Does a real guest map files as it should? Linux under QEMU with a DAX window: what programs
-//! load, store, read and write, a window smaller than the file, two guests on one file, and a share
-//! that must not be written.
+//! Does Linux under QEMU map files correctly?
 //!
-//! QEMU maps whole multiples of 2 MiB and only what may be written, so the files here are such and
-//! `--dax=always` says that their length is right.
+//! Programs load, store, read and write, through a window smaller than the file, in two guests on
+//! one file, and on a share that must not be written.
+//!
+//! QEMU maps only whole multiples of 2 MiB and only files that may be written. So the files here
+//! have such lengths, and `--dax=always` declares that their lengths are right.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::guest::{Device, Guest, Pieces, Share};

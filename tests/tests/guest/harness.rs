@@ -1,6 +1,7 @@
-//! Can the harness be believed? Output intact, exit codes kept, failures noticed, nothing left
-//! running, nothing writable but the test's own folder. Served by the packaged virtiofsd, so that a
-//! fault here is the harness's own.
+//! Is the harness reliable? Output intact, exit codes kept, failures noticed, no process left,
+//! nothing writable but the test's own folder.
+//!
+//! The packaged virtiofsd serves these guests, so that a fault here is one of the harness.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! What the host sees of a shared folder: every object below it with all that a guest may have set.
+//! A shared folder as the host sees it: every object below it, with everything that a guest may
+//! have set.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

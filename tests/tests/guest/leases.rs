@@ -1,5 +1,5 @@
-//! Does a real Linux guest go on while one of its programs opens a file on which a host process has
-//! a lease?
+//! Does a real guest continue while one of its programs opens a file on which a host process has a
+//! lease?
 
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::Guest;

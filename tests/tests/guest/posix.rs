@@ -1,9 +1,9 @@
-//! Does a real Linux guest get from a share what a local file system gives it, and does the host
-//! see exactly what the guest did?
+//! Does a real guest get the results of a local file system, and does the host see exactly what the
+//! guest did?
 //!
 //! One boot runs every case of `scripts` twice: on pinhole and on an ext4 of the guest's own. Each
-//! test here looks at one case. A second boot runs the quick ones in the other cache modes. The
-//! differences that are allowed are [`DIFFERENCES`], explained in docs/use/compatibility.md.
+//! test here looks at one case. A second boot runs the quick cases in the other cache modes.
+//! [`DIFFERENCES`] lists the permitted differences, and docs/use/compatibility.md explains them.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::OnceLock;

@@ -1,7 +1,8 @@
-//! Which operations of which callers take set-user-id and set-group-id away, as on a local ext4?
+//! Which operations of which callers remove set-user-id and set-group-id, compared with a local
+//! ext4?
 //!
-//! One boot runs every caller, operation and mode on an ext4 of the guest's own and on shares. What
-//! differs has a reason, [`why`], which docs/use/compatibility.md explains.
+//! One boot runs every caller, operation and mode on an ext4 of the guest's own and on shares. Each
+//! difference has a reason, [`why`], which docs/use/compatibility.md explains.
 
 use super::cases::{Shared, boot, serve};
 use std::collections::BTreeSet;

@@ -2,8 +2,8 @@
 //! file?
 //!
 //! One boot runs every way to change a file in every cache mode, and on an ext4 of the guest's own.
-//! The host's file is not enough: the guest's kernel decides by its own copy of the mode what
-//! `exec` grants.
+//! To look at the host's file is not enough: `exec` follows the copy of the mode in the guest's
+//! kernel.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Difference;

@@ -1,8 +1,8 @@
-//! What does each profile leave a real Linux guest of what a local file system gives it?
+//! Which operations does each profile leave a real guest?
 //!
 //! One boot runs every case of `scripts` under the profile `share`, on an ext4 of the guest's own,
-//! and under `rootfs`; what `full` leaves is the question of `posix.rs`. A second boot runs the
-//! programs of a Debian tree that is served as a container's root file system is.
+//! and under `rootfs`. The module `posix` tests `full`. A second boot runs the programs of a Debian
+//! tree that is served as the root file system of a container.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What cases saw in a guest: its output cut at the marks that the scripts print, and compared
+//! Results of cases in a guest: its output, split at the marks that the scripts print, and compared
 //! place by place.
 
 use std::collections::BTreeMap;

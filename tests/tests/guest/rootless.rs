@@ -1,8 +1,8 @@
-//! Does a rootless container in the guest get from a share what it gets from a local ext4?
+//! Does a rootless container in the guest get the same from a share as from a local ext4?
 //!
-//! The user is root in a user namespace of its own: it has CAP_DAC_OVERRIDE there, and the guest's
-//! kernel lets it make files in directories that their mode closes. The daemon makes them in the
-//! user's name.
+//! Its user is root in a user namespace of its own. So it has CAP_DAC_OVERRIDE there, and the
+//! guest's kernel lets it create files in directories that their mode closes. The daemon creates
+//! them in the user's name.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Report;

@@ -1,10 +1,10 @@
 //! Do guests that write one directory at once see of one another what the cache mode promises, and
 //! is nothing lost?
 //!
-//! Real guests, each with a daemon of its own, and a process of the host. The questions are those
-//! of `pinhole_tests::sharing`; `PINHOLE_SHARING_TURNS=10` asks each ten times as long,
-//! `PINHOLE_SHARING_SEED` another order; `PINHOLE_SHARING_SECONDS=60` has the databases written for
-//! a minute, as `cargo xtask coherence` does.
+//! Each real guest has its own daemon, and a process of the host works beside them. The questions
+//! are in `pinhole_tests::sharing`. `PINHOLE_SHARING_TURNS=10` makes each question ten times as
+//! long, `PINHOLE_SHARING_SEED` changes the random choices, and `PINHOLE_SHARING_SECONDS=60` writes
+//! databases for a minute, as `cargo xtask coherence` does.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Does pinhole serve the VMMs of the field as they come? Stock QEMU with its own virtio-fs device,
-//! and with the generic device that takes the configuration from the daemon.
+//! Is stock QEMU served as it comes: with its own virtio-fs device, and with the generic device
+//! that gets the configuration from the daemon?
 
 use std::fs;
 

@@ -1,8 +1,7 @@
-//! Do the programs that people run on a share work there, and is what they wrote on the host byte
-//! for byte?
+//! Do common programs work on a share, and is every byte on the host the one that they wrote?
 //!
-//! Each test boots a guest with a Debian userland of its own: fio with checked blocks, git, a
-//! tarball of 30 MB, SQLite, a compiler.
+//! Each test boots a guest with its own Debian userland: fio with verified blocks, git, a tarball
+//! of 30 MB, SQLite, a compiler.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

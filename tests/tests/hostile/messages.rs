@@ -1,6 +1,7 @@
-//! Can a guest do harm by what it sends? Whatever is wrong with a message, a descriptor chain or a
-//! ring, the daemon answers with an error or stops that one queue, goes on serving, and grows by
-//! nothing.
+//! Can a guest do harm by the content of its messages?
+//!
+//! Whatever is wrong with a message, a descriptor chain or a ring, the daemon replies with an error
+//! or stops that one queue, continues to serve, and does not grow.
 
 use pinhole_tests::frontend::frame::opcode::{
     ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, CREATE, DESTROY, FALLOCATE, FLUSH, FORGET, FSYNC, FSYNCDIR,

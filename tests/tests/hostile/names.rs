@@ -1,9 +1,10 @@
-//! Can a name lead out of the share? Every opcode that takes a name, with every kind of wrong name,
-//! and a directory whose host path is swapped for a symbolic link while it runs.
+//! Can a name lead out of the share?
 //!
-//! These tests aim at canaries of their own only, and the daemon runs in a mount namespace whose
-//! root is read-only but for the test's folder: a build that resolves names wrongly really deletes
-//! what they point at.
+//! Tests send every kind of wrong name in every opcode that takes a name, and swap a directory's
+//! host path for a symbolic link while the guest uses it.
+//!
+//! These tests aim only at their own canaries. The daemon runs in a mount namespace where only the
+//! test's folder can be written, because a build that resolves names wrongly really deletes files.
 
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, GETATTR, LINK, LOOKUP, MKDIR, MKNOD, OPEN_FILE, RENAME, RENAME2, RMDIR, SYMLINK, TMPFILE, UNLINK,

@@ -1,8 +1,7 @@
-//! Does the daemon serve, or say why it does not, when the host has no room for its threads? Each
-//! run has a limit on the number of its user's processes and threads, from none to more than
-//! enough.
+//! Does the daemon serve, or say why not, if the host refuses threads?
 //!
-//! Needs root, to start the daemon as another user.
+//! Each run limits the number of processes and threads of the daemon's user, from none to more than
+//! enough. Needs root, to start the daemon as another user.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::opcode::{CREATE, FSYNC, GETATTR};

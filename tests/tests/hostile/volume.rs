@@ -1,4 +1,4 @@
-//! Can a guest do harm by how much it sends, or says that it sends?
+//! Can a guest do harm by the amount that it sends or declares?
 
 use pinhole::limits::LOG_LINE_LEN_MAX;
 use pinhole_tests::frontend::frame::opcode::{LOOKUP, OPEN_FILE, READ, WRITE};

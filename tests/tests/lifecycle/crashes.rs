@@ -1,6 +1,7 @@
-//! Is the end of a daemon that crashes called by its name, with what to do next? The process that
-//! serves is ended in each way in which one may end, and the supervisor's line and its own end must
-//! say the same.
+//! Is the end of a daemon that crashes named correctly, with advice?
+//!
+//! The serving process ends in each possible way. The supervisor's line and its exit status must
+//! name that way.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, SharedFolder};

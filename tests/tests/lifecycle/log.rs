@@ -1,5 +1,6 @@
-//! Does a daemon whose log cannot be written serve on, and end as it should? Every filter is at
-//! `kill`, and a worker has a line to write for each request.
+//! Does a daemon serve and end correctly if its log cannot be written?
+//!
+//! Every filter is at `kill`, and a queue thread has a line to write for each request.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;

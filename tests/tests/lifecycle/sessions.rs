@@ -1,5 +1,5 @@
-//! Does the daemon live, end and begin anew as it should? VMMs that die at any moment, second
-//! guests, signals, resets, memory that comes and goes, and nothing left behind.
+//! Does the daemon start, end and start again correctly? VMMs that die at any moment, second
+//! guests, signals, resets, memory that comes and goes; nothing stays behind.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{

@@ -1,5 +1,5 @@
-//! Does a daemon make its socket where no other has one, and leave another daemon's alone,
-//! whichever of the two is quicker?
+//! Does a daemon create its socket only at a name without one, and leave the socket of another
+//! daemon alone, in whatever order they run?
 
 use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::frontend::{Bench, Frontend, LIMIT, eventually};

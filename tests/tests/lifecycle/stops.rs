@@ -1,10 +1,9 @@
-//! Does a daemon continue after it was stopped, frozen or traced, whatever its threads were waiting
-//! for?
+//! Does a daemon continue after it was stopped, frozen or traced, whatever its threads waited for?
 //!
-//! Each test interrupts one process many times while a guest keeps every kind of thread in its
-//! waits, and then asks for an answer. The freezer needs root and cgroup v2, the tracer needs
-//! strace, and `pinhole mount` needs /dev/fuse; a test that lacks one of them fails with the
-//! command that provides it.
+//! Each test interrupts one process many times while a guest keeps every kind of thread waiting,
+//! and then asks for a reply. The freezer needs root and cgroup v2, the tracer needs strace, and
+//! `pinhole mount` needs /dev/fuse. A test that lacks one of them fails with the command that
+//! provides it.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::dax_vmm::{Dax, Rules};

@@ -1,4 +1,4 @@
-//! What ends a lock: a flush, a release, and the end of the guest, of its connection and of its
+//! What ends a lock? A flush, a release, and the end of the guest, of its connection and of its
 //! daemon.
 
 use super::scene::{NOTHING, Scene, posix, read, write};

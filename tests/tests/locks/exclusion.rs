@@ -1,5 +1,5 @@
-//! Which locks exclude which: between owners of one guest, guests of two daemons and host
-//! processes, and whose the lock is that is in the way.
+//! Which locks exclude one another: of owners of one guest, of guests of two daemons, and of host
+//! processes? And which lock does GETLK report?
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;

@@ -1,7 +1,8 @@
-//! Are the ranges that a guest locks those of a model that knows each byte? Random locks of two
-//! owners in one guest, and two witnesses after each: a guest of another daemon by GETLK, and the
-//! host's own list. And how many may there be, in one file, and in all under a policy that counts
-//! them?
+//! Do random ranges match a model that knows each byte?
+//!
+//! Two owners in one guest lock at random. After each request, a guest of another daemon looks by
+//! GETLK, and the host's own list is read. Other tests ask how many locks there may be, in one
+//! file, and in all under a policy that limits them.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};

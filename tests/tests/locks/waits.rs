@@ -1,8 +1,8 @@
-//! What becomes of a guest that waits for a lock: it holds up nobody, it is woken by whoever gives
-//! the lock back, it is told of a deadlock, and it leaves nothing behind when it goes.
+//! Does a guest that waits for a lock hold up no other request, wake when the lock is released,
+//! learn of a deadlock, and leave nothing behind?
 //!
-//! Waits are bounded by the front-end's limit, and how soon they end is a matter of the benchmark.
-//! One test counts how often the daemon tries meanwhile.
+//! The front-end's limit bounds each wait. How soon it ends is a question for the benchmark. One
+//! test counts how often the daemon tries meanwhile.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Asked, Client, Opened, SharedFolder};

@@ -1,4 +1,4 @@
-//! Requests that are wrong, or too many: each is refused, and none leaves a lock behind.
+//! Is each wrong request, and each one too many, refused without leaving a lock behind?
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::Footprint;

@@ -1,5 +1,7 @@
-//! Do the walls leave what is done under options that are seldom given together? A system call that
-//! they leave out ends the daemon, so each test asks for what needs one and then asks again.
+//! Does the sandbox permit the calls of options that are rarely combined?
+//!
+//! A system call that it does not permit ends the daemon. So each test makes a request that needs
+//! such a call, and then another request.
 
 use pinhole_protocol::{
     Create, GetAttr, GetXattr, Lookup, Name, NodeId, Open, OpenFlags, Operation, SetXattr, SetXattrMode,

@@ -1,5 +1,5 @@
-//! Does `pinhole policy` say what a policy comes to, and is a policy file that is none refused
-//! before anything is served?
+//! Does `pinhole policy` describe a policy correctly, and is a wrong policy file refused before
+//! anything is served?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Does the command line do what it says, and say in one line what is wrong with it?
+//! Does every correct argument have its effect, and does every wrong one get one line that names
+//! it?
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};

@@ -1,6 +1,8 @@
-//! Does the gate hold back what a profile does not grant, with the errno of its table, and without
-//! the host ever hearing of it? The daemon runs under strace: for a refused request it may be woken
-//! and interrupt the guest, no more.
+//! Does the gate refuse what a profile does not grant, with the errno of its table and without a
+//! host call?
+//!
+//! The daemon runs under strace. For a refused request it may wake and interrupt the guest, and
+//! nothing else.
 
 use super::traced::Traced;
 use pinhole_policy::{Access, Policy, Profile};

@@ -1,5 +1,7 @@
-//! Has the daemon, as it is started, the walls that its command line says: as root, as a plain
-//! user, and on a host that lacks one? Whether each wall holds is the question of `sandbox.rs`.
+//! Does the daemon, as it is started, have the sandbox layers that its command line selects: as
+//! root, as a plain user, and on a host that lacks one?
+//!
+//! The module `sandbox` asks whether each layer holds.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::Frame;

@@ -1,5 +1,7 @@
-//! Do the limits of a policy hold at the wire? Past each the guest has the errno that POSIX gives,
-//! or is slowed; its other queues and other guests are served as before.
+//! Does each limit of a policy hold, and does it slow only the guest that exceeds it?
+//!
+//! Beyond a limit the guest gets the errno that POSIX names, or is slowed. Its other queues and
+//! other guests are served as before.
 
 use pinhole_protocol::{
     CopyFileRange, Create, Errno, Fallocate, FallocateMode, Forget, GetAttr, Handle, LockOwner, Lookup,

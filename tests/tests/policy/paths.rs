@@ -1,6 +1,7 @@
-//! Do path rules hold at the wire and for a real guest? Each test serves a share under a policy
-//! file; what a rule takes away is refused with the errno that docs/use/policy.md names, and all
-//! else works as without rules.
+//! Do path rules hold at the wire and for a real guest?
+//!
+//! Each test serves a share under a policy file. What a rule takes away is refused with the errno
+//! in docs/use/policy.md, and everything else works as without rules.
 
 use pinhole_protocol::{
     Create, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId, Open, OpenDir, OpenFlags, Operation,

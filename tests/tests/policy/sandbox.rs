@@ -1,7 +1,8 @@
-//! Does each wall around the daemon hold, and does it hold by itself? A program enters the daemon's
-//! own sandbox as the daemon does and tries to get out, within all walls, within each alone, and at
-//! last within none, which shows that the attempt is a real one. It acts on a canary in a folder of
-//! this test's.
+//! Does each layer of the sandbox hold by itself?
+//!
+//! A program enters the daemon's own sandbox as the daemon does, and tries to get out: within all
+//! layers, within each layer alone, and within none, which shows that the attempt is a real one. It
+//! acts on a canary in a folder of the test.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,7 +1,8 @@
-//! How many system calls does a request cost that hits memory, and what does it cost when there is
-//! none? The whole daemon runs under strace, all of its threads, at queue depth 1 and without
-//! polling; each request may cost the sleep before it, its own one call and the interrupt behind
-//! it, and nothing else.
+//! How many system calls does a request cost that is answered from memory, and how many does an
+//! idle guest cost?
+//!
+//! All threads of the daemon run under strace, at queue depth 1 and without polling. Each request
+//! may cost the sleep before it, its own call and the interrupt after it, and nothing else.
 
 use super::traced::Traced;
 use pinhole_tests::frontend::frame::opcode::{GETATTR, LOOKUP, OPEN_FILE, READ, TMPFILE, WRITE};

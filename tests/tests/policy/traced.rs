@@ -1,5 +1,4 @@
-//! A daemon under strace, all of its threads, with a guest at the wire: what it calls, in that
-//! order.
+//! A daemon with all of its threads under strace, and a guest at the wire.
 
 use pinhole_tests::child::wait_for_exit;
 use pinhole_tests::daemon::pinhole_program;

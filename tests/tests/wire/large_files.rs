@@ -1,7 +1,6 @@
-//! Giving the blocks of a large file back takes the host long. Does any queue wait for it?
+//! Does any queue wait while the host frees the blocks of a large file?
 //!
-//! None of these tests measures a time: they look where the work is done, by the daemon's
-//! descriptors and threads.
+//! No test here measures a time. The daemon's descriptors and threads show where the work is done.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, SharedFolder};

@@ -1,5 +1,5 @@
-//! What a host user's lease (`F_SETLEASE`) does to a guest: only the request that meets it waits,
-//! for as long as the lease is there, and no other.
+//! Does a host user's lease (`F_SETLEASE`) delay only the requests that need it given up, and only
+//! for as long as it lasts?
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Asked, Client, SharedFolder};

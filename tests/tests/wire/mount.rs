@@ -1,6 +1,6 @@
-//! Does `pinhole mount` give this machine's kernel a file system that comes, works and goes?
+//! Does `pinhole mount` give the host's kernel a file system that appears, works and goes away?
 //!
-//! Needs root and /dev/fuse; where they are missing the failing line says what provides them.
+//! Needs root and /dev/fuse. If they are missing, the failing line says what provides them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,6 +1,7 @@
-//! Does each request that a guest can send get exactly the answer that it should, through the real
-//! binary and real virtqueues? Messages are laid out by hand and answers read number by number;
-//! `linux/fuse.h` is the only source.
+//! Does each request get exactly its reply, through the real binary and real virtqueues?
+//!
+//! Messages are laid out by hand and replies are read number by number. `linux/fuse.h` is the only
+//! source.
 
 use pinhole_tests::frontend::frame::opcode::{
     ACCESS, BATCH_FORGET, BMAP, COPY_FILE_RANGE, COPY_FILE_RANGE_64, CREATE, DESTROY, FALLOCATE, FLUSH,

@@ -1,8 +1,7 @@
-//! Does a host that does not answer hold up only those who ask it? The share contains a mount that
-//! is served by a second `pinhole`, and that one is stopped: whatever asks it waits until it is let
-//! go on.
+//! Does a host that does not reply hold up only the requests that need it?
 //!
-//! Needs root and /dev/fuse, as `mount.rs` does.
+//! The share contains a mount that a second `pinhole` serves. That one is stopped, and every
+//! request that needs it waits until it continues. Needs root and /dev/fuse.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{FSYNC, GETATTR, LOOKUP, OPEN_FILE, READ, RELEASE, WRITE};

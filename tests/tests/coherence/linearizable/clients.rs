@@ -1,5 +1,5 @@
-//! Who calls: a guest at the wire, and a process that uses a directory, which is a mount or the
-//! host's own.
+//! Clients that make the calls: a guest at the wire, and a process that uses a directory, which is
+//! a mount or the host's own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -1,12 +1,15 @@
-//! Do histories of random calls of several guests and the host, all at once, have an explanation:
-//! under `strict` some order of the calls, each in one moment, as if there were one machine
-//! (linearizability); under `auto` that each open saw what was closed before it?
+//! Do random calls of several guests and the host, all at once, have an explanation?
 //!
-//! What is called is what Linux itself does in one step, so that only a guest or its daemon can be
-//! at fault: single bytes, for a read copies a page without a lock against a writer; appends, whose
-//! lengths show only when the bytes are there; lengths; names. Each run has a seed of its own,
-//! which it prints; `PINHOLE_SEED` plays it again (not when which call is made),
-//! `PINHOLE_HISTORY_ROUNDS` plays longer. A history that is refused is printed in its smallest
+//! Under `strict`, some order of the calls explains every result, with each call at a single moment
+//! between its start and its end (linearizability). Under `auto`, each open sees what was closed
+//! before it.
+//!
+//! The calls are those that Linux itself makes in one step, so that only a guest or its daemon can
+//! be at fault: single bytes, because a read copies a page without a lock against a writer;
+//! appends, whose lengths show only once the bytes are there; lengths; names.
+//!
+//! Each run prints its own seed. `PINHOLE_SEED` repeats the choices of a run, but not its timing,
+//! and `PINHOLE_HISTORY_ROUNDS` plays more rounds. A refused history is printed in its smallest
 //! form, with the seed of its round. Needs root and /dev/fuse.
 
 mod clients;

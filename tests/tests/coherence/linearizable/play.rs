@@ -1,4 +1,4 @@
-//! One round: some clients call at random, all at once, and what each was answered is judged.
+//! One round: clients make random calls, all at once, and their results are checked.
 
 use std::fs;
 use std::path::Path;

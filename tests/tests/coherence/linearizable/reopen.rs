@@ -1,5 +1,4 @@
-//! One round of close-to-open: files are stored as a whole and read as a whole, by all clients at
-//! once.
+//! One round of close-to-open: all clients write whole files and read whole files at once.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,4 +1,4 @@
-//! A mounted share whose answers can be held back after the host has been asked.
+//! A mounted share whose replies can be delayed after the host has been asked.
 
 use pinhole::filesystem::{
     Allowed, Answer, Durable, FileSystem, InodeFlags, ListNames, Locking, MapFile, Pace, Paced, StopCheck,

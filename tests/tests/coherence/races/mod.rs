@@ -1,9 +1,8 @@
-//! Does an open under `auto` find what was closed before it, whichever order the guest's kernel
-//! handles its answers in?
+//! Under `auto`, does an open find what was closed before it, in whatever order the guest's kernel
+//! handles the replies?
 //!
-//! The daemon's file system is mounted on this machine, within the test, behind a layer that holds
-//! answers back after the host has been asked. So each race happens every time. Needs root and
-//! /dev/fuse.
+//! The test mounts the daemon's file system itself, behind a layer that delays replies after the
+//! host has been asked. So each race happens every time. Needs root and /dev/fuse.
 
 mod held;
 

@@ -1,4 +1,4 @@
-//! The inode numbers of what lies on other file systems than the share.
+//! Inode numbers of files on other file systems than that of the share.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -1,8 +1,8 @@
-//! Host mounts below the share: are they served right, can the host unmount them, and is each file
-//! a file of its own?
+//! Are host mounts below the share served correctly, can the host unmount them, and has each file
+//! its own identity?
 //!
-//! Each test has mounts of its own, of which the share passes changes on to the daemon, as on a
-//! host that runs systemd.
+//! Each test has its own mounts. The share passes changes of mounts on to the daemon, as on a host
+//! that runs systemd.
 
 mod inode_numbers;
 mod share;

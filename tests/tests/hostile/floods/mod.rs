@@ -1,8 +1,7 @@
-//! Does a guest that sends the same request without end, in several queues, hold up more than
-//! itself? INIT, which takes the whole session; FORGET, which has no answer; SYNCFS and FSYNC, for
-//! which the host writes whole file systems.
+//! Does a guest that sends one request without end, in several queues, hold up more than itself?
 //!
-//! Needs strace, root and overlayfs.
+//! INIT takes the whole session, FORGET has no reply, and for SYNCFS and FSYNC the host writes
+//! whole file systems. Needs strace, root and overlayfs.
 
 mod flood;
 mod syncs;

@@ -1,5 +1,5 @@
-//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` takes long or
-//! fails. strace holds the daemon's calls up.
+//! SYNCFS and FSYNC of files that have lost their name, on a host whose `syncfs(2)` is slow or
+//! fails. strace delays the daemon's calls.
 
 use super::flood::{Flood, WIDE, ask, get_attr, kick};
 use pinhole_protocol::{

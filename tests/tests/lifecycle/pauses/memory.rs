@@ -1,5 +1,5 @@
-//! What does a change of the guest's memory wait for? QEMU sends one for each DAX mapping, and its
-//! main loop waits for the reply.
+//! What does a change of the guest's memory wait for? QEMU makes such a change for each DAX
+//! mapping, and its main loop waits for the reply.
 
 use super::{File, HALF, LONG, Lane, MANY, Scene, ask, copy, fsync};
 use pinhole_tests::frontend::eventually;

@@ -1,10 +1,10 @@
-//! A VMM stops its queues for a pause, a reset and its end, and its main loop waits for the daemon
-//! meanwhile. How much of what the guest has asked for is served first, and is every request
+//! How many queued requests does the daemon serve before a queue stops, and is every request
 //! answered exactly once afterwards?
 //!
-//! What a stop waits for is counted, in requests that are answered between the front-end's message
-//! and its reply. Times are printed, and are bounded only where a daemon that serves everything
-//! first would take minutes.
+//! A VMM stops its queues for a pause, a reset and its end, and its main loop waits for the daemon
+//! meanwhile. The tests count the requests that are answered between the front-end's message and
+//! its reply. They print times. They bound a time only if a daemon that serves everything first
+//! would take minutes.
 
 mod memory;
 

@@ -1,7 +1,8 @@
-//! Is the table of host calls as small as the daemon's work? The whole daemon runs under strace
-//! with every argument as the kernel gets it, with all that a guest may send; each row of the table
-//! has to be seen for each kind of thread it is there for, and no thread under a filter may be seen
-//! with a call that no row is there for.
+//! Is each row of the table of host calls needed, and is no other call made?
+//!
+//! The whole daemon runs under strace with every argument as the kernel gets it, and a guest sends
+//! everything that it can. Each row must be seen for each kind of thread that it names, and no
+//! thread with a filter may make a call without a row.
 
 mod trace;
 

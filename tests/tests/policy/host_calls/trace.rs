@@ -1,4 +1,4 @@
-//! Reads what strace wrote, call by call, and holds it to the table.
+//! Reads the output of strace call by call, and compares it with the table.
 
 use pinhole_policy::host_calls::{ANSWERED, CallRow, Condition, Process, Test, Threads, Width, every_row};
 use std::collections::{BTreeMap, BTreeSet};
