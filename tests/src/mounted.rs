@@ -4,12 +4,35 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 use crate::daemon::DaemonError;
 use crate::program::{Program, pinhole};
+
+/// How long something may stay in use after its last user.
+const UNUSED_LIMIT: Duration = Duration::from_secs(20);
+
+/// Unmounts `place`, and waits while it is in use.
+///
+/// A process that has been told to end may still use it. So does a process that another test is
+/// starting: until it executes its program, it has copies of all files of this process.
+///
+/// # Errors
+/// EBUSY if it stays in use; the host's error.
+pub fn unmount_when_unused(place: &Path) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match rustix::mount::unmount(place, UnmountFlags::empty()) {
+            Err(rustix::io::Errno::BUSY) if began.elapsed() < UNUSED_LIMIT => {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            ended => return Ok(ended?),
+        }
+    }
+}
 
 /// A directory and its mounts. Dropping it unmounts them.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::Timespec;
 use rustix::mount::UnmountFlags;
 
 use crate::mount_namespace;
+use crate::mounted::unmount_when_unused;
 
 /// How long the disk may take to be there, and to go.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -72,24 +72,12 @@ impl Mounted {
         &self.point
     }
 
-    /// Unmounts it, which writes back what it has not yet. What is in use is waited for: a process
-    /// that has just been told to end, one that another thread is about to start and that has this
-    /// one's files until then.
+    /// Unmounts it, which writes back its data. Waits while it is in use.
     ///
     /// # Errors
-    /// EBUSY where something stays in use.
+    /// EBUSY if it stays in use; the host's error.
     pub fn end(self) -> io::Result<()> {
-        let began = Instant::now();
-        loop {
-            match rustix::mount::unmount(&self.point, UnmountFlags::empty()) {
-                Err(rustix::io::Errno::BUSY) if began.elapsed() < LIMIT => {
-                    let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
-                    // A poll of nothing is a wait; interrupted, it is a shorter one.
-                    rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
-                }
-                ended => return Ok(ended?),
-            }
-        }
+        unmount_when_unused(&self.point)
     }
 }
 

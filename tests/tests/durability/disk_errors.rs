@@ -20,6 +20,7 @@ use pinhole_tests::daemon::{Daemon, Serving, pinhole_program};
 use pinhole_tests::disk_faults::FailingDisk;
 use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Descriptor, Frontend};
+use pinhole_tests::mounted::unmount_when_unused;
 use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
@@ -251,7 +252,7 @@ fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode(
         let written = errno(synced.write_all_at(b"lost", 0));
         let heard_synced = [written, on_host(&synced)];
         drop((writer, beside, synced));
-        rustix::mount::unmount(folder.path(), UnmountFlags::empty()).unwrap();
+        unmount_when_unused(folder.path()).unwrap();
         assert!(program.wait(Duration::from_secs(10)).unwrap().is_some(), "{}", program.stderr());
         assert_eq!(heard, [[error(), None]; 2], "{mode:?}");
         assert_eq!(heard_synced, [error(), None], "{mode:?}");

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pinhole_tests::daemon::pinhole_program;
+use pinhole_tests::mounted::unmount_when_unused;
 use pinhole_tests::program::{Program, pinhole, run};
 use rustix::fs::FlockOperation;
 use rustix::mount::UnmountFlags;
@@ -169,7 +170,7 @@ fn the_end_unmounts_its_own_mount_wherever_it_is() {
 #[test]
 fn an_umount_by_somebody_else_is_the_end_too() {
     let mut mounted = Mounted::new(&["--threads=3"]);
-    rustix::mount::unmount(mounted.mnt(), UnmountFlags::empty()).unwrap();
+    unmount_when_unused(&mounted.mnt()).unwrap();
     let status = mounted.program.wait(Duration::from_secs(20)).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", mounted.program.stderr());
 }

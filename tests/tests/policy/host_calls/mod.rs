@@ -14,6 +14,7 @@ use pinhole_tests::frontend::frame::opcode::{
 use pinhole_tests::frontend::frame::{Frame, u64_at};
 use pinhole_tests::frontend::{Frontend, MEMORY_START, OUT_HEADER_LEN};
 use pinhole_tests::linux::{EFBIG, EINVAL, ENOSPC, EPERM, O_DIRECT, O_RDWR};
+use pinhole_tests::mounted::unmount_when_unused;
 use pinhole_tests::program::Program;
 use pinhole_tests::surface::{SurfaceGuest, prepare};
 use rustix::fs::{FlockOperation, flock};
@@ -406,7 +407,7 @@ fn mounted(seen: &mut Seen) {
     writer.ask(&writer.flush(), 0);
     drop(writer);
     seen.read(&run.ended(), Processes::Two);
-    rustix::mount::unmount(path("mnt"), UnmountFlags::empty()).unwrap();
+    unmount_when_unused(&path("mnt")).unwrap();
     assert!(program.wait(LIMIT).unwrap().is_some(), "{}", program.stderr());
     seen.read(&fs::read_to_string(path("trace")).unwrap(), Processes::One);
 }
