@@ -2,6 +2,7 @@
 
 use pinhole_policy::host_calls::{ANSWERED, CallRow, Condition, Process, Test, Threads, Width, every_row};
 use std::collections::{BTreeMap, BTreeSet};
+use syscalls::Sysno;
 
 const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
 
@@ -9,6 +10,9 @@ const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD
 /// shrinks or another thread is in the allocator: one kind of thread that is seen with it is
 /// enough.
 const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
+
+/// Number of `exit_group(2)`.
+const EXIT_GROUP: u64 = Sysno::exit_group as u64;
 
 /// Rows that no test can bring about at will, by call and purpose.
 const UNSEEN: [(&str, &str, &str); 5] = [
@@ -143,10 +147,12 @@ impl Seen {
         let mut ended = false;
         for (at, call) in calls.iter().enumerate() {
             let kind = kinds.entry(call.thread).or_insert(started);
-            // While the main thread ends the process, strace may show another that is ended by it
-            // with the same call.
+            // While the main thread ends the process, strace may show another thread that is ended
+            // by it with the same call, or with another call but the registers of that one: the C
+            // library has the call's number in the second one too.
             let own = own_kind(call);
-            let again = ended && call.name == "exit_group" && own != Threads::SUPERVISOR;
+            let is_same = call.name == "exit_group" || call.arguments.get(1) == Some(&EXIT_GROUP);
+            let again = ended && is_same && own != Threads::SUPERVISOR;
             ended |= call.name == "exit_group" && own == Threads::CONTROL;
             if let Some(kind) = *kind
                 && !again
