@@ -60,7 +60,7 @@ pub const CHAIN_DESCRIPTORS_MAX: u16 = QUEUE_SIZE_MAX;
 /// long burst does not wait for the last.
 pub const SIGNAL_BATCH_MAX: usize = 16;
 
-/// How long the hiprio queue's worker lets FORGETs come together: nobody waits for them.
+/// How long the thread of the hiprio queue collects FORGETs, for which no program waits.
 pub const FORGET_NAP: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Memory that one worker keeps for messages between requests, in bytes: all but long extended attributes and long

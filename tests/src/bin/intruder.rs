@@ -215,8 +215,8 @@ fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
     ShareConfig { inode_handles, descriptors_max: 100, ..ShareConfig::new(share) }
 }
 
-/// Nothing that is mounted here is seen by anybody else. Who is not root can mount only where that
-/// is so anyway.
+/// Hides the mounts of this process from all other processes. A process that is not root can mount
+/// only in a namespace where that is already so.
 fn keep_mounts_to_itself() -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -297,8 +297,8 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             Ok(file.map(drop)?)
         }
         "create" => {
-            // As above: a filter does not see the flags of this call, so this one is for the walls
-            // behind it.
+            // As above: a filter does not see the flags of this call, so the other layers must
+            // refuse it.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o600);
             Ok(rustix::fs::openat2(&known.root, c"new", flags, mode, ResolveFlags::empty()).map(drop)?)

@@ -57,8 +57,8 @@ pub enum GuestError {
     },
 }
 
-/// As [`Display`](std::fmt::Display): tests unwrap these, and a kernel's log in one escaped line
-/// helps nobody.
+/// Same as [`Display`](std::fmt::Display): tests unwrap these errors, and the log of a kernel is
+/// unreadable as one escaped line.
 impl std::fmt::Debug for GuestError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{self}")

@@ -113,8 +113,8 @@ fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
     false
 }
 
-/// A part of a refused history that is refused too, from which nothing can be left out. Only what
-/// keeps a right history right is left out: its end, and what nobody saw.
+/// Returns a smallest part of a refused history that is refused too. It leaves out the end of the
+/// history and calls whose effect no other call saw: a correct history stays correct without them.
 fn smallest<O: Object>(first: &O, history: Vec<Made<O::Call>>) -> Vec<Made<O::Call>> {
     let mut ends: Vec<u64> = history.iter().map(|made| made.returned).collect();
     ends.sort_unstable();

@@ -211,8 +211,8 @@ impl Table {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
             self.program(*who)?.ask(&format!("run {command}"))?;
         }
-        // Everyone is heard out before anyone is judged: nobody is at work when the next question
-        // comes.
+        // All replies are read before the first one is checked, so no program is still busy when
+        // the next question comes.
         let heard: Vec<(String, Result<Answer, Fault>)> = those
             .iter()
             .map(|who| self.program(*who).map(|program| (program.name.clone(), program.hear(limit))))

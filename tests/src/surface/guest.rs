@@ -11,7 +11,7 @@ use crate::frontend::frame::{Frame, opcode, u64_at};
 use crate::frontend::{Frontend, FrontendError, INDIRECT, OUT_HEADER_LEN, Setup};
 use crate::linux::{ENTRY_LEN, ROOT};
 
-/// Room for answers whose length nobody knows before.
+/// Space for a reply of unknown length.
 pub(super) const ROOM: usize = 4096;
 
 /// A guest of Linux 7.2 without a DAX window. Left out beside what a window needs: flags by which a
@@ -141,7 +141,7 @@ impl SurfaceGuest {
         Ok(Some(reply.bytes.get(OUT_HEADER_LEN..).unwrap_or_default().to_vec()))
     }
 
-    /// Sends a request whose answer nobody reads.
+    /// Sends a request and ignores its reply.
     pub(super) fn tell(&mut self, frame: Frame) -> Result<()> {
         self.ask(frame, ROOM).map(drop)
     }

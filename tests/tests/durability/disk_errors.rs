@@ -131,8 +131,8 @@ fn on_host(file: &File) -> Option<Errno> {
     errno(file.sync_all())
 }
 
-/// What Linux itself tells of such a disk: each open file once, also those that nobody has written
-/// to.
+/// Returns the error that Linux itself reports for such a disk, once for each open file, also for
+/// files without a write.
 fn error() -> Option<Errno> {
     static ERROR: OnceLock<Option<Errno>> = OnceLock::new();
     *ERROR.get_or_init(|| {

@@ -64,8 +64,8 @@ impl Step {
         let of_share = |share| {
             let data =
                 WAYS.into_iter().flat_map(move |way| ["new", "old"].map(|file| Self { share, way, file }));
-            // What a directory's fsync is for; and a file that nobody syncs, without which the rest
-            // would prove nothing.
+            // Changes that an fsync of the directory makes durable. The file without any fsync
+            // shows that the test can fail.
             let others = [("rename", "new"), ("unlink", "old"), ("nothing", "new"), ("nothing", "old")];
             data.chain(others.map(|(way, file)| Self { share, way, file }))
         };

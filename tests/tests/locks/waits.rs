@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 const NOTHING: Vec<HostLock> = Vec::new();
 /// One request queue, with so many descriptors that a thousand requests fit.
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-/// Whoever waits must wait without any of these: there is no thread but the queue's own.
+/// A daemon without pool threads: a request that waits can hold only the thread of its queue.
 const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
-/// How long a lock is had while another waits for it: so long that it is no longer tried every
-/// moment.
+/// How long a lock is held while a request waits for it. By then the daemon tries the request less
+/// often.
 const HELD: Duration = Duration::from_secs(1);
 /// The longest average time between two attempts. After a long wait the daemon aims at one every 10
 /// ms.

@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 const ALL: &str = "namespace,capabilities,landlock,seccomp";
-/// The isolation and the walls that an attempt is made within: every wall with each isolation, each
-/// wall alone (namespaces and the root directory of `chroot` are two ways of one), and none.
+/// Isolation and layers of each attempt: all layers with each isolation, each layer alone, and
+/// none. Namespaces and the root directory of `chroot` are two forms of one layer.
 const WITHIN: [(&str, &str); 9] = [
     ("namespace", ALL),
     ("chroot", ALL),

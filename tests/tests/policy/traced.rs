@@ -15,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Long enough for a call too many to appear.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// Time between two looks at a trace.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// A daemon under strace with a guest.
 pub(crate) struct Traced {
     strace: Child,
@@ -89,7 +92,7 @@ impl Traced {
         let began = Instant::now();
         while !(asks() && is_asleep(&fs::read_to_string(self.work.path().join("trace")).unwrap())) {
             assert!(began.elapsed() < LIMIT, "the queue thread does not sleep");
-            std::thread::yield_now();
+            std::thread::park_timeout(LOOK);
         }
     }
 
@@ -117,7 +120,8 @@ impl Traced {
     }
 }
 
-/// Returns whether the thread of queue 1 has begun to wait for a kick.
+/// Returns whether the thread of queue 1 has begun to wait for a kick: the last line of the thread
+/// is the call that waits, without a result.
 fn is_asleep(trace: &str) -> bool {
     let name = "prctl(PR_SET_NAME, \"request-1\"";
     let thread = trace.lines().find(|line| line.contains(name)).and_then(|line| line.split(' ').next());

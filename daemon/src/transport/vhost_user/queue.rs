@@ -140,7 +140,7 @@ enum Served {
 
 /// Why a request is not served yet.
 enum Hold {
-    /// The guest has exceeded its speed limit, and has to wait so long.
+    /// The guest has exceeded its speed limit, and waits for this time.
     Early(Duration),
     /// The pool has as much of this queue as it can finish in time. `None`: it has a request that
     /// is the last.

@@ -184,8 +184,8 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
-/// On virtio-fs nobody tells the daemon that a caller who waits has been killed: it waits on until
-/// the lock comes.
+/// On virtio-fs the daemon does not learn that a waiting caller was killed. The request waits on
+/// until it gets the lock.
 fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
     table.step(H, "put f content", "ok")?;
     for holder in [A, B, H] {
