@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_window_refuses_what_qemu_refuses() {
+    fn strict_window_refuses_the_same_messages_as_qemu() {
         let (window, daemon) = scripted(Rules::strict());
         let whole = file(2 * SLOT);
         daemon.shmem_map(&range(SLOT, SLOT, 1), &whole).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_window_maps_to_be_written_what_it_was_told_to_map_to_be_read() {
+    fn strict_window_maps_read_only_requests_writable() {
         let (window, daemon) = scripted(Rules::strict());
         let shared = file(SLOT);
         daemon.shmem_map(&range(0, SLOT, 0), &shared).unwrap();
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_daemon_may_send_is_a_fault() {
+    fn invalid_message_from_the_daemon_is_a_fault() {
         let (window, daemon) = scripted(Rules::mapping());
         daemon.shmem_map(&range(4 * SLOT, SLOT, 0), &file(SLOT)).unwrap_err();
         daemon.shmem_unmap(&range(1, SLOT, 0)).unwrap_err();

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_in_the_file_and_what_the_file_holds_is_loaded() {
+    fn load_and_store_access_the_mapped_file() {
         let (file, pieces) = whole();
         assert_eq!(pieces.load(2 * PAGE - 1, 2).unwrap(), [1, 2]);
         pieces.store(2 * PAGE - 1, &[8, 9]).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_or_not_writable_is_a_fault_and_no_signal() {
+    fn inaccessible_page_is_efault_and_no_signal() {
         let (file, mut pieces) = whole();
         assert_eq!(pieces.load(0, 1), Err(Errno::FAULT), "nothing mapped");
         assert_eq!(pieces.load(4 * PAGE - 1, 2), Err(Errno::FAULT), "its end");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_over_a_mapping_leaves_its_rest() {
+    fn mapping_over_a_mapping_keeps_the_rest_of_it() {
         let (_file, mut pieces) = whole();
         let other = file();
         pieces.put(2 * PAGE, map(other, 2 * PAGE, PAGE, Rights::Read).unwrap());

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_last_flush_is_lost() {
+    fn writes_after_the_last_flush_are_lost() {
         let write = |sector, sectors| Entry { sector, sectors, flags: 0 };
         let flush = Entry { sector: 0, sectors: 0, flags: FLUSH };
         let log = log(&[(write(1, 2), 7), (flush, 0), (write(2, 1), 8), (write(5, 1), 9), (flush, 0)]);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_reads_as_zeros_and_has_no_data_in_the_log() {
+    fn discarded_sectors_read_as_zeros_without_data_in_the_log() {
         let write = Entry { sector: 0, sectors: 4, flags: 0 };
         let discard = Entry { sector: 1, sectors: 2, flags: DISCARD };
         let flush = Entry { sector: 3, sectors: 1, flags: FLUSH };

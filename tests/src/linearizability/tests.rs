@@ -17,7 +17,7 @@ fn is_right<O: Object + Default>(history: &[Made<O::Call>]) -> bool {
 }
 
 #[test]
-fn what_was_written_before_is_read_after_it() {
+fn read_after_a_write_returns_its_value() {
     let write = made(0, (1, 2), Call::Write(5));
     let right = [write.clone(), made(1, (3, 4), Call::Read(5))];
     let stale = [write, made(1, (3, 4), Call::Read(0))];
@@ -25,7 +25,7 @@ fn what_was_written_before_is_read_after_it() {
 }
 
 #[test]
-fn beside_a_write_both_values_may_be_read_but_not_the_old_one_after_the_new() {
+fn old_value_is_not_read_after_the_new_one() {
     let write = made(0, (1, 10), Call::Write(5));
     let read = |at, value| made(1, at, Call::Read(value));
     assert!(is_right::<Register>(&[write.clone(), read((2, 3), 0), read((4, 5), 5)]));
@@ -51,7 +51,7 @@ fn two_readers_see_two_writes_in_one_order() {
 }
 
 #[test]
-fn an_append_that_is_lost_and_readers_who_saw_two_orders_are_refused() {
+fn lost_append_or_two_orders_of_appends_is_refused() {
     let append = |client, record| made(client, (1, 10), log::LogCall::Append(record));
     let all = |at, records: &[u64]| made(3, at, log::LogCall::All(records.to_vec()));
     let both = [append(0, 7), append(1, 8)];
@@ -64,7 +64,7 @@ fn an_append_that_is_lost_and_readers_who_saw_two_orders_are_refused() {
 }
 
 #[test]
-fn a_length_that_is_stale_or_was_never_there_is_refused() {
+fn stale_or_impossible_length_is_refused() {
     let calls = [
         made(0, (1, 2), length::LengthCall::WriteAt(9)),
         made(1, (3, 8), length::LengthCall::Truncate(4)),
@@ -78,7 +78,7 @@ fn a_length_that_is_stale_or_was_never_there_is_refused() {
 }
 
 #[test]
-fn a_name_that_two_have_made_or_that_was_away_while_it_was_replaced_is_refused() {
+fn name_made_twice_or_missing_during_a_replace_is_refused() {
     use names::NameCall as Call;
     let twice = [made(0, (1, 5), Call::Make(1, true)), made(1, (2, 6), Call::Make(1, true))];
     assert!(!is_right::<Names>(&twice));
@@ -111,7 +111,7 @@ fn a_name_that_two_have_made_or_that_was_away_while_it_was_replaced_is_refused()
 }
 
 #[test]
-fn a_call_that_has_not_returned_may_have_had_its_effect_or_not() {
+fn pending_call_may_have_had_its_effect_or_not() {
     let pending = made(0, (1, u64::MAX), Call::Write(5));
     for value in [0, 5] {
         assert!(is_right::<Register>(&[pending.clone(), made(1, (2, 3), Call::Read(value))]));
@@ -156,7 +156,7 @@ fn of_a_register(random: &mut Random, count: u64) -> Vec<Made<Call>> {
 }
 
 #[test]
-fn the_smallest_part_of_a_long_history_is_what_is_wrong_with_it() {
+fn refused_history_is_reduced_to_its_smallest_wrong_part() {
     let mut random = Random(7);
     for _ in 0..20 {
         let mut history = of_a_register(&mut random, 120);
@@ -205,7 +205,7 @@ fn random_histories_are_judged_as_by_trying_every_order() {
 }
 
 #[test]
-fn an_open_sees_what_was_closed_before_it_or_is_stored_meanwhile() {
+fn open_sees_the_last_closed_or_a_concurrent_value() {
     let passage = |client, (called, returned), value| Passage { client, called, returned, value };
     let stored = [passage(0, (0, 0), 'a'), passage(0, (1, 5), 'b'), passage(1, (8, 12), 'c')];
     let sees = |at| -> Vec<char> {

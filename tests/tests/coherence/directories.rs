@@ -180,7 +180,7 @@ const MIRROR: &str = "mkdir copy; touch copy/new copy/extra
 
 /// The reader trusts each name on the way to what is remade above it.
 #[test]
-fn a_remade_directory_is_found_wherever_it_is_on_the_way() {
+fn remade_directory_is_found_anywhere_in_the_path() {
     for_each_pair(|changer, reader| {
         fs::create_dir_all(changer.join("d/b/c")).unwrap();
         fs::write(changer.join("d/b/c/old"), "old").unwrap();

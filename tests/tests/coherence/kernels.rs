@@ -93,24 +93,24 @@ fn close_to_open(two: &TwoKernels) {
 }
 
 #[test]
-fn auto_sees_at_an_open_what_was_closed_before_it() {
+fn auto_open_sees_data_closed_before_it() {
     close_to_open(&TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]));
 }
 
 #[test]
-fn auto_sees_at_an_open_what_was_closed_before_it_where_files_are_found_by_name() {
+fn auto_is_close_to_open_without_inode_handles() {
     let arguments =
         &["--cache=auto", "--attr-timeout=60", "--entry-timeout=60", "--inode-file-handles=never"];
     close_to_open(&TwoKernels::new(arguments));
 }
 
 #[test]
-fn strict_sees_at_an_open_what_was_closed_before_it() {
+fn strict_open_sees_data_closed_before_it() {
     close_to_open(&TwoKernels::new(&["--cache=strict"]));
 }
 
 #[test]
-fn a_file_that_is_removed_elsewhere_is_not_opened_by_its_name() {
+fn file_removed_elsewhere_is_not_opened_by_name() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     for (writer, reader) in two.pairs() {
         fs::write(writer.join("file"), "text").unwrap();
@@ -128,7 +128,7 @@ fn a_file_that_is_removed_elsewhere_is_not_opened_by_its_name() {
 
 /// Another keeps the file under another name and gives its own to a new one of the same length.
 #[test]
-fn auto_opens_the_file_that_has_the_name_and_not_the_one_that_had_it() {
+fn auto_opens_the_current_file_of_a_name() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     for (number, (writer, reader)) in two.pairs().into_iter().enumerate() {
         let kept = |way: usize| format!("kept-{number}-{way}");
@@ -232,7 +232,7 @@ fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata)
 }
 
 #[test]
-fn strict_never_shows_an_attribute_a_name_or_a_byte_that_is_stale() {
+fn strict_never_shows_stale_attributes_names_or_data() {
     let two = TwoKernels::new(&["--cache=strict"]);
     for (writer, reader) in two.pairs() {
         let seen = reader.join("file");
@@ -296,7 +296,7 @@ impl Mapped {
 }
 
 #[test]
-fn strict_maps_files_and_a_mapping_is_as_of_its_first_touch_until_attributes_are_asked_for() {
+fn strict_mapping_is_refreshed_when_attributes_are_requested() {
     let two = TwoKernels::new(&["--cache=strict"]);
     let host = two.mounts.host().join("file");
     fs::write(&host, [0; PAGE]).unwrap();
@@ -331,7 +331,7 @@ fn strict_maps_files_and_a_mapping_is_as_of_its_first_touch_until_attributes_are
 }
 
 #[test]
-fn virtiofsds_never_refuses_shared_mappings_and_is_strict_for_the_rest() {
+fn cache_never_refuses_shared_mappings_and_is_otherwise_strict() {
     let two = TwoKernels::new(&["--cache=never"]);
     fs::write(two.mounts.host().join("file"), [0; PAGE]).unwrap();
     let Err(MmapRegionError::Mmap(error)) = Mapped::new(two.one.join("file")) else {
@@ -342,7 +342,7 @@ fn virtiofsds_never_refuses_shared_mappings_and_is_strict_for_the_rest() {
 }
 
 #[test]
-fn exclusive_keeps_what_it_knows_until_it_changes_it_itself() {
+fn exclusive_keeps_cached_data_until_the_guest_changes_it() {
     let two = TwoKernels::new(&["--cache=exclusive"]);
     let host = two.mounts.host();
     fs::write(host.join("file"), "as it was").unwrap();
@@ -363,7 +363,7 @@ fn exclusive_keeps_what_it_knows_until_it_changes_it_itself() {
 }
 
 #[test]
-fn virtiofsds_always_asks_again_for_a_name_that_was_not_there() {
+fn cache_always_asks_again_for_a_missing_name() {
     let two = TwoKernels::new(&["--cache=always"]);
     assert!(!two.one.join("made").exists());
     fs::write(two.mounts.host().join("made"), "").unwrap();
@@ -371,7 +371,7 @@ fn virtiofsds_always_asks_again_for_a_name_that_was_not_there() {
 }
 
 #[test]
-fn auto_keeps_what_is_open_and_its_pages_while_another_replaces_the_file() {
+fn auto_keeps_open_file_when_another_replaces_it() {
     let two = TwoKernels::new(&["--cache=auto"]);
     for (writer, reader) in two.pairs() {
         fs::write(writer.join("file"), "before").unwrap();
@@ -389,7 +389,7 @@ fn auto_keeps_what_is_open_and_its_pages_while_another_replaces_the_file() {
 }
 
 #[test]
-fn what_is_appended_arrives_whole_and_none_of_it_is_lost() {
+fn appends_arrive_whole_and_none_is_lost() {
     for (cache, len, count) in [
         ("--cache=strict", 1000, 300),
         ("--cache=auto", 1000, 300),
@@ -419,7 +419,7 @@ fn what_is_appended_arrives_whole_and_none_of_it_is_lost() {
 }
 
 #[test]
-fn an_open_is_never_refused_and_finds_all_while_another_appends_and_replaces_without_end() {
+fn open_finds_all_data_while_another_appends_and_replaces() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     let line = |round: u32| format!("{round:06}\n");
     fs::write(two.one.join("file"), line(0)).unwrap();
@@ -449,7 +449,7 @@ fn an_open_is_never_refused_and_finds_all_while_another_appends_and_replaces_wit
 }
 
 #[test]
-fn a_path_is_never_stale_while_another_replaces_its_file_without_end() {
+fn path_is_never_stale_while_its_file_is_replaced() {
     for cache in ["--cache=strict", "--cache=auto"] {
         let two = TwoKernels::new(&[cache]);
         fs::write(two.one.join("file"), "whole").unwrap();

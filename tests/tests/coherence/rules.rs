@@ -93,7 +93,7 @@ fn told(arguments: &[&str]) -> (Told, InitFlags) {
 }
 
 #[test]
-fn each_mode_tells_the_guest_what_it_may_keep() {
+fn each_mode_sets_its_timeouts_and_cache_flags() {
     let (nothing, second, day) = (Duration::ZERO, Duration::from_secs(1), Duration::from_hours(24));
     let (direct, keep) = (OpenReplyFlags::DIRECT_IO, OpenReplyFlags::KEEP_CACHE);
     let plain = OpenReplyFlags::empty();
@@ -117,7 +117,7 @@ fn each_mode_tells_the_guest_what_it_may_keep() {
 }
 
 #[test]
-fn an_open_of_what_another_has_made_longer_is_sent_back_to_look_again_and_then_let_in() {
+fn open_after_growth_is_estale_once_then_succeeds() {
     let mut two = Two::new(&["--cache=auto"]);
     fs::write(two.host("file"), "1234").unwrap();
     let node = two.one.lookup("file").unwrap().0.node;
@@ -156,7 +156,7 @@ fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
 }
 
 #[test]
-fn an_open_of_a_name_that_another_has_given_to_another_file_is_sent_back() {
+fn open_of_a_replaced_name_is_estale() {
     for way in 0..3 {
         let mut two = Two::new(&["--cache=auto"]);
         fs::write(two.host("file"), "1234").unwrap();
@@ -239,7 +239,7 @@ fn an_open_soon_after_a_change_bypasses_the_page_cache() {
 }
 
 #[test]
-fn what_is_written_with_a_writeback_cache_or_without_any_is_not_sent_back() {
+fn open_is_not_estale_with_writeback_or_no_cache() {
     for arguments in [&["--cache=auto", "--writeback"][..], &["--cache=strict"], &["--cache=exclusive"]] {
         let mut two = Two::new(arguments);
         fs::write(two.host("file"), "1234").unwrap();
@@ -261,7 +261,7 @@ fn append(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
 }
 
 #[test]
-fn appends_of_two_guests_and_the_host_are_whole_and_all_there() {
+fn appends_of_two_guests_and_host_are_complete() {
     for cache in ["--cache=strict", "--cache=auto"] {
         let Two { mut one, mut other, folder } = Two::new(&[cache]);
         let (len, count) = (5000, 200);
@@ -286,7 +286,7 @@ fn appends_of_two_guests_and_the_host_are_whole_and_all_there() {
 const MODES: [&str; 3] = ["--cache=strict", "--cache=auto", "--cache=exclusive"];
 
 #[test]
-fn a_name_that_is_replaced_is_always_there_and_is_one_file_or_the_other() {
+fn replaced_name_always_exists_and_names_either_file() {
     for cache in MODES {
         let Two { mut one, mut other, folder } = Two::new(&[cache]);
         fs::write(folder.path().join("share/file"), "whole").unwrap();
@@ -318,7 +318,7 @@ fn a_name_that_is_replaced_is_always_there_and_is_one_file_or_the_other() {
 }
 
 #[test]
-fn of_all_who_make_one_name_at_once_with_o_excl_one_has_made_it() {
+fn one_of_several_concurrent_o_excl_creates_succeeds() {
     for cache in MODES {
         let Two { mut one, mut other, folder } = Two::new(&[cache]);
         let begin = Barrier::new(3);
@@ -354,7 +354,7 @@ fn of_all_who_make_one_name_at_once_with_o_excl_one_has_made_it() {
 }
 
 #[test]
-fn what_is_open_stays_while_another_guest_removes_or_replaces_it_and_the_path_is_found_anew() {
+fn open_file_survives_removal_and_path_is_resolved_anew() {
     for cache in ["--cache=strict", "--cache=auto"] {
         let mut two = Two::new(&[cache]);
         fs::write(two.host("file"), "before").unwrap();
@@ -396,7 +396,7 @@ fn still_works(guest: &mut Files, (node, handle): (NodeId, Handle), text: &[u8])
 }
 
 #[test]
-fn length_and_times_are_right_after_another_guest_has_written_or_truncated() {
+fn length_and_times_are_current_after_changes_by_another_guest() {
     let mut two = Two::new(&["--cache=strict"]);
     fs::write(two.host("file"), "12345678").unwrap();
     let node = two.one.lookup("file").unwrap().0.node;
@@ -458,7 +458,7 @@ fn tests() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_rule_of_the_contract_names_tests_that_there_are() {
+fn every_rule_of_the_contract_names_existing_tests() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/use/coherence.md");
     let text = fs::read_to_string(document).unwrap();
     let tests = tests();

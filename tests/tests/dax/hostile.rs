@@ -47,7 +47,7 @@ impl Seeded {
 }
 
 #[test]
-fn a_range_that_is_wrong_is_einval_and_the_vmm_hears_nothing() {
+fn wrong_range_is_einval_without_a_message() {
     for rules in KINDS {
         let (mut dax, node) = with_file(rules, &[]);
         let received = dax.window.counts().received;
@@ -73,7 +73,7 @@ fn a_range_that_is_wrong_is_einval_and_the_vmm_hears_nothing() {
 }
 
 #[test]
-fn flags_that_nobody_knows_map_nothing_that_can_be_written() {
+fn unknown_flags_map_nothing_writable() {
     for flags in [0, 4, 1 << 63, !1] {
         let (mut dax, node) = with_file(Rules::mapping(), &[]);
         let errno = dax.bench.errno(setup_mapping(node, [0, SLOT, flags, 0]), 0).unwrap();
@@ -84,7 +84,7 @@ fn flags_that_nobody_knows_map_nothing_that_can_be_written() {
 }
 
 #[test]
-fn one_wrong_range_among_several_removes_none() {
+fn removal_with_one_wrong_range_removes_nothing() {
     for rules in KINDS {
         let (mut dax, node) = with_file(rules, &[]);
         for slot in 0..4 {
@@ -105,7 +105,7 @@ fn one_wrong_range_among_several_removes_none() {
 }
 
 #[test]
-fn a_list_of_removals_is_as_long_as_it_is_and_not_as_it_says() {
+fn removal_list_shorter_than_its_count_is_refused() {
     let (mut dax, node) = with_file(Rules::strict(), &[]);
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
     for count in [1_u32, 2, 256, 257, u32::MAX] {
@@ -124,7 +124,7 @@ fn a_list_of_removals_is_as_long_as_it_is_and_not_as_it_says() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_never_opened_to_be_mapped() {
+fn only_regular_files_are_opened_for_mapping() {
     for rules in KINDS {
         let (mut dax, _) = with_file(rules, &[]);
         let host = |name: &str| dax.bench.host(name);
@@ -150,7 +150,7 @@ fn what_is_no_regular_file_is_never_opened_to_be_mapped() {
 }
 
 #[test]
-fn a_node_that_the_guest_does_not_know_is_not_mapped() {
+fn unknown_node_is_not_mapped() {
     for rules in KINDS {
         let (mut dax, node) = with_file(rules, &[]);
         for invented in [0, node + 1, node ^ 1 << 40, u64::MAX] {
@@ -167,7 +167,7 @@ fn a_node_that_the_guest_does_not_know_is_not_mapped() {
 }
 
 #[test]
-fn the_same_slot_mapped_and_removed_over_and_over_takes_nothing_from_the_host() {
+fn repeated_mapping_of_one_slot_leaks_nothing() {
     // A million where there is the time for it: `PINHOLE_DAX_TURNS=1000000`.
     let turns =
         std::env::var("PINHOLE_DAX_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(20_000);
@@ -193,7 +193,7 @@ fn the_same_slot_mapped_and_removed_over_and_over_takes_nothing_from_the_host() 
 }
 
 #[test]
-fn random_requests_leave_in_the_window_what_was_answered() {
+fn window_matches_replies_after_random_requests() {
     let seed = 0x5eed_0da7;
     println!("seed {seed:#x}");
     for rules in [Rules::strict(), Rules::mapping()] {
@@ -263,7 +263,7 @@ fn try_to_store(dax: &mut Dax, name: &str) {
 }
 
 #[test]
-fn a_share_that_is_read_only_cannot_be_written_by_the_window() {
+fn window_cannot_write_a_read_only_share() {
     for rules in KINDS {
         let (mut dax, _) = with_file(rules, &["--profile=rootfs"]);
         let before = fs::read(dax.bench.host("file")).unwrap();
@@ -274,7 +274,7 @@ fn a_share_that_is_read_only_cannot_be_written_by_the_window() {
 }
 
 #[test]
-fn a_file_that_a_rule_makes_read_only_cannot_be_written_by_the_window() {
+fn window_cannot_write_a_file_made_read_only_by_rule() {
     let policy = tempfile::NamedTempFile::new().unwrap();
     let rule = "[[path]]\nmatch = \"/kept\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
     fs::write(policy.path(), rule).unwrap();
@@ -296,7 +296,7 @@ fn a_file_that_a_rule_makes_read_only_cannot_be_written_by_the_window() {
 }
 
 #[test]
-fn a_file_that_only_its_mode_makes_read_only_is_left_to_the_guests_kernel() {
+fn read_only_mode_is_left_to_the_guests_kernel() {
     // As with OPEN: the guest mounts with default_permissions, and its root may write what it may
     // not read.
     let (mut dax, node) = with_file(Rules::mapping(), &[]);
@@ -307,7 +307,7 @@ fn a_file_that_only_its_mode_makes_read_only_is_left_to_the_guests_kernel() {
 }
 
 #[test]
-fn what_a_guest_reads_of_another_files_slot_is_never_the_old_file() {
+fn reused_slot_never_shows_the_old_file() {
     // The slot's old file must be out before the new answer, whatever the VMM does with overlap.
     for rules in KINDS {
         let (mut dax, node) = with_file(rules, &[]);

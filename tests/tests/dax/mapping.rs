@@ -57,7 +57,7 @@ fn replaces(dax: &Dax) -> bool {
 }
 
 #[test]
-fn a_store_is_in_the_file_and_what_the_host_writes_is_loaded() {
+fn window_and_host_see_each_others_writes() {
     with_file(2, |dax, node, _| {
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), 0);
         dax.window.store(SLOT + 100, b"stored").unwrap();
@@ -69,7 +69,7 @@ fn a_store_is_in_the_file_and_what_the_host_writes_is_loaded() {
 }
 
 #[test]
-fn a_store_is_read_by_read_and_what_write_writes_is_loaded() {
+fn window_agrees_with_read_and_write_requests() {
     with_file(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.window.store(10, b"stored").unwrap();
@@ -82,7 +82,7 @@ fn a_store_is_read_by_read_and_what_write_writes_is_loaded() {
 }
 
 #[test]
-fn each_slot_of_the_window_has_the_part_of_the_file_that_was_asked_for() {
+fn each_slot_has_the_requested_part_of_the_file() {
     with_file(4, |dax, node, _| {
         for (at, from) in [(0, 3), (1, 0), (2, 2), (7, 1)] {
             assert_eq!(dax.map(node, from * SLOT, at * SLOT, SLOT).unwrap(), 0);
@@ -99,7 +99,7 @@ fn each_slot_of_the_window_has_the_part_of_the_file_that_was_asked_for() {
 }
 
 #[test]
-fn what_is_mapped_already_costs_the_vmm_no_message() {
+fn repeated_mapping_sends_no_message() {
     with_file(1, |dax, node, _| {
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
         let before = dax.window.counts().received;
@@ -111,7 +111,7 @@ fn what_is_mapped_already_costs_the_vmm_no_message() {
 }
 
 #[test]
-fn a_mapping_to_read_becomes_one_to_write_where_it_lies() {
+fn read_mapping_is_upgraded_in_place() {
     with_file(1, |dax, node, _| {
         assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
         assert_eq!(page(dax, 4096), 1);
@@ -124,7 +124,7 @@ fn a_mapping_to_read_becomes_one_to_write_where_it_lies() {
 }
 
 #[test]
-fn a_vmm_that_takes_descriptors_to_read_gets_no_other_before_the_guest_writes() {
+fn vmm_gets_read_only_descriptors_until_the_guest_writes() {
     let mut dax = Dax::new(Rules::greedy(), &WINDOW).unwrap();
     dax.file("file", SLOT).unwrap();
     let node = dax.look_up("file").unwrap().node;
@@ -156,7 +156,7 @@ fn several_ranges_are_removed_by_one_request() {
 }
 
 #[test]
-fn a_slot_that_the_guest_uses_again_holds_the_new_file() {
+fn reused_slot_has_the_new_file() {
     with_file(1, |dax, node, _| {
         dax.file("other", 2 * SLOT).unwrap();
         let (other, _) = dax.open("other", O_RDWR).unwrap();
@@ -170,7 +170,7 @@ fn a_slot_that_the_guest_uses_again_holds_the_new_file() {
 }
 
 #[test]
-fn a_guest_that_leaves_leaves_nothing_mapped() {
+fn destroy_removes_all_mappings() {
     with_file(2, |dax, node, _| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         assert_eq!(dax.bench.errno(Frame::new(DESTROY, 1), 0).unwrap(), 0);
@@ -183,7 +183,7 @@ fn a_guest_that_leaves_leaves_nothing_mapped() {
 }
 
 #[test]
-fn a_guest_that_reboots_without_a_word_finds_nothing_mapped() {
+fn guest_that_reboots_without_destroy_finds_empty_window() {
     with_file(2, |dax, node, _| {
         for slot in 0..2 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
@@ -197,7 +197,7 @@ fn a_guest_that_reboots_without_a_word_finds_nothing_mapped() {
 }
 
 #[test]
-fn after_a_reset_of_the_device_every_slot_can_be_mapped_anew() {
+fn every_slot_can_be_mapped_after_a_device_reset() {
     with_file(2, |dax, node, _| {
         // Two slots by one mapping, of which one is wanted afterwards.
         assert_eq!(dax.map_writable(node, 0, 0, 2 * SLOT).unwrap(), 0);
@@ -243,7 +243,7 @@ fn a_vmm_that_connects_again_begins_with_an_empty_window() {
 }
 
 #[test]
-fn a_mapping_outlives_the_handle_and_the_names_of_its_file() {
+fn mapping_outlives_file_handle_and_names() {
     with_file(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.release(node, handle).unwrap();
@@ -264,7 +264,7 @@ fn a_mapping_outlives_the_handle_and_the_names_of_its_file() {
 }
 
 #[test]
-fn a_file_that_is_cut_under_its_mapping_ends_there_and_comes_back_empty() {
+fn truncated_mapped_file_faults_and_grows_back_with_zeros() {
     with_file(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         // FATTR_SIZE and FATTR_FH.
@@ -286,7 +286,7 @@ fn a_file_that_is_cut_under_its_mapping_ends_there_and_comes_back_empty() {
 }
 
 #[test]
-fn a_hole_punched_into_a_mapped_file_is_loaded_as_zeroes() {
+fn punched_hole_in_a_mapped_file_loads_as_zeros() {
     with_file(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         assert_eq!(page(dax, 4096), 1);
@@ -315,7 +315,7 @@ fn an_fsync_after_stores_succeeds() {
 }
 
 #[test]
-fn a_file_that_the_guest_makes_is_mapped_as_any_other() {
+fn file_created_by_the_guest_can_be_mapped() {
     with_file(1, |dax, _, _| {
         let create = Frame::new(CREATE, 1).u32(O_RDWR).u32(0o100_644).u32(0).u32(0).name("made");
         let body = dax.bench.body(create, 128 + 16).unwrap();
@@ -328,7 +328,7 @@ fn a_file_that_the_guest_makes_is_mapped_as_any_other() {
 }
 
 #[test]
-fn two_guests_have_the_same_bytes_without_asking_anyone() {
+fn two_guests_share_pages_without_requests() {
     let mut first = Dax::new(Rules::mapping(), &WINDOW).unwrap();
     first.file("file", SLOT).unwrap();
     let (folder, daemon) = Bench::serve(&WINDOW).unwrap();
@@ -349,7 +349,7 @@ fn two_guests_have_the_same_bytes_without_asking_anyone() {
 }
 
 #[test]
-fn a_window_as_large_as_can_be_used_is_full_and_empty_again() {
+fn largest_window_can_be_filled_and_emptied() {
     with_file(SLOTS, |dax, node, _| {
         let all: Vec<(u64, u64)> = (0..SLOTS).map(|slot| (slot * SLOT, SLOT)).collect();
         for (at, len) in &all {
@@ -365,7 +365,7 @@ fn a_window_as_large_as_can_be_used_is_full_and_empty_again() {
 }
 
 #[test]
-fn a_node_that_was_forgotten_keeps_its_mapping_until_it_is_removed() {
+fn mapping_of_a_forgotten_node_stays_until_removed() {
     with_file(1, |dax, node, handle| {
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
         dax.release(node, handle).unwrap();
@@ -379,7 +379,7 @@ fn a_node_that_was_forgotten_keeps_its_mapping_until_it_is_removed() {
 }
 
 #[test]
-fn only_a_guest_that_wants_to_map_is_offered_a_window() {
+fn window_is_offered_only_to_guests_that_request_it() {
     let mut dax = Dax::before_init(Rules::mapping(), &WINDOW).unwrap();
     let without = InitFlags::all() - (InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX);
     let reply = dax.bench.guest.init_with(without).unwrap();

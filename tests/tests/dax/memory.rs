@@ -53,7 +53,7 @@ fn ordinary(dax: &mut Dax) -> (u64, u64) {
 }
 
 #[test]
-fn data_that_lies_in_the_window_is_read_and_written_and_where_its_file_has_ended_that_is_efault() {
+fn data_beyond_end_of_mapped_file_is_efault() {
     let (mut dax, _) = mapped();
     dax.file("data", SLOT).unwrap();
     let (data, handle) = dax.open("data", O_RDWR).unwrap();
@@ -92,7 +92,7 @@ fn data_that_lies_in_the_window_is_read_and_written_and_where_its_file_has_ended
 }
 
 #[test]
-fn a_request_that_lies_in_a_file_that_is_gone_does_not_end_the_daemon() {
+fn daemon_survives_a_request_in_a_truncated_file() {
     let (mut dax, _) = mapped();
     let (message, room) = ordinary(&mut dax);
     let getattr = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).message();
@@ -119,7 +119,7 @@ fn a_request_that_lies_in_a_file_that_is_gone_does_not_end_the_daemon() {
 }
 
 #[test]
-fn memory_of_the_window_that_was_taken_out_is_memory_no_more() {
+fn removed_window_memory_is_no_longer_guest_memory() {
     let (mut dax, node) = mapped();
     assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0);
     let (message, room) = ordinary(&mut dax);
@@ -133,7 +133,7 @@ fn memory_of_the_window_that_was_taken_out_is_memory_no_more() {
 }
 
 #[test]
-fn a_ring_that_lies_in_a_file_that_is_cut_does_not_end_the_daemon() {
+fn daemon_survives_a_ring_in_a_truncated_file() {
     let (mut dax, _) = mapped();
     dax.bench.guest.stop_queue(2).unwrap();
     let vmm = 0x6000_0000_0000;
@@ -163,7 +163,7 @@ fn a_ring_that_lies_in_a_file_that_is_cut_does_not_end_the_daemon() {
 }
 
 #[test]
-fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end() {
+fn daemon_of_another_share_survives_end_of_mapping() {
     for arguments in [&[][..], &["--dax-window=16M"]] {
         let (dax, _) = mapped();
         let mut other = Bench::with(Setup::default(), arguments).unwrap();
@@ -198,7 +198,7 @@ fn another_share_of_the_same_machine_is_told_of_the_mapping_and_survives_its_end
 /// does for each mapping. The guest truncates the file while it is there, and floods a queue with
 /// requests that lie in it.
 #[test]
-fn requests_in_a_mapping_that_comes_and_goes_never_end_the_daemon() {
+fn daemon_survives_requests_in_a_changing_mapping() {
     const ROUNDS: usize = 20_000;
     /// Chains in the ring at once, all of them the same one.
     const FLOOD: u16 = 1000;

@@ -34,7 +34,7 @@ fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
 }
 
 #[test]
-fn each_file_is_offered_for_mapping_where_all_of_it_can_be_mapped() {
+fn file_is_offered_where_all_of_it_can_be_mapped() {
     let read_only = ["--profile=rootfs"];
     let always = ["--dax=always"];
     let always_read_only = ["--dax=always", "--profile=rootfs"];
@@ -54,7 +54,7 @@ fn each_file_is_offered_for_mapping_where_all_of_it_can_be_mapped() {
 }
 
 #[test]
-fn what_the_policy_keeps_from_being_mapped_is_not_offered() {
+fn file_that_policy_forbids_to_map_is_not_offered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.toml");
     let with = |text: &str| {
@@ -70,7 +70,7 @@ fn what_the_policy_keeps_from_being_mapped_is_not_offered() {
 }
 
 #[test]
-fn a_share_from_which_nothing_is_to_be_mapped_has_no_window() {
+fn share_without_mappings_has_no_window() {
     for arguments in [&["--dax-window=0"][..], &["--dax-window=16M", "--dax=never"], &[]] {
         let (_folder, daemon) = Bench::serve(arguments).unwrap();
         let refused = connect(daemon.socket(), Setup::default(), Rules::mapping()).map(drop);
@@ -79,7 +79,7 @@ fn a_share_from_which_nothing_is_to_be_mapped_has_no_window() {
 }
 
 #[test]
-fn a_program_that_a_store_should_cost_its_user_id_bit_is_not_mapped_by_who_may_write_it() {
+fn writable_set_id_program_is_not_mapped() {
     let offered = |arguments: &[&str]| {
         let arguments: Vec<&str> = WINDOW.iter().chain(arguments).copied().collect();
         let mut dax = Dax::new(Rules::mapping(), &arguments).unwrap();
@@ -95,7 +95,7 @@ fn a_program_that_a_store_should_cost_its_user_id_bit_is_not_mapped_by_who_may_w
 }
 
 #[test]
-fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
+fn every_reply_has_the_same_dax_flag_of_a_file() {
     let mut dax = Dax::new(Rules::mapping(), &["--dax-window=16M"]).unwrap();
     for (name, len) in [("small", 5000), ("large", SLOT)] {
         fs::File::create(dax.bench.host(name)).unwrap().set_len(len).unwrap();
@@ -118,7 +118,7 @@ fn each_answer_that_tells_of_a_file_says_the_same_of_mapping_it() {
 }
 
 #[test]
-fn a_window_with_more_slots_than_the_vmm_has_mappings_is_not_used() {
+fn window_with_too_many_slots_for_the_vmm_is_unused() {
     let mut dax = Dax::before_init(Rules::strict(), &["--dax-window=1G", "--dax=always"]).unwrap();
     let agreed = dax.bench.guest.init().unwrap();
     assert!(!agreed.flags.contains(InitFlags::HAS_INODE_DAX));

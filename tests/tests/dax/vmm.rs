@@ -69,7 +69,7 @@ fn faultless(dax: &Dax) {
 }
 
 #[test]
-fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
+fn silent_vmm_costs_one_eio_and_blocks_no_request() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         dax.window.fall_silent();
@@ -106,7 +106,7 @@ fn a_vmm_that_never_answers_costs_one_eio_and_holds_up_nothing() {
 }
 
 #[test]
-fn a_queue_is_stopped_while_a_mapping_waits_for_the_vmm_that_stops_it() {
+fn queue_stops_while_a_mapping_waits_for_the_vmm() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         dax.window.fall_silent();
@@ -126,7 +126,7 @@ fn a_queue_is_stopped_while_a_mapping_waits_for_the_vmm_that_stops_it() {
 }
 
 #[test]
-fn a_vmm_that_tells_of_memory_while_it_stops_a_queue_does_not_wait_for_long() {
+fn queue_stop_with_pending_memory_messages_is_prompt() {
     let (mut dax, node) = with_file(Rules::strict());
     for round in 0..20_u64 {
         let slot = round % 4;
@@ -189,7 +189,7 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
 }
 
 #[test]
-fn vmms_that_die_while_a_mapping_waits_leave_nothing_behind() {
+fn death_of_a_vmm_with_a_waiting_mapping_leaks_nothing() {
     let arguments: Vec<&str> = WINDOW.into_iter().chain(["--keep-listening"]).collect();
     let (folder, daemon) = Bench::serve(&arguments).unwrap();
     fs::write(folder.path().join("share/file"), vec![1; 4 << 20]).unwrap();
@@ -221,7 +221,7 @@ fn vmms_that_die_while_a_mapping_waits_leave_nothing_behind() {
 }
 
 #[test]
-fn a_refusal_is_eio_and_the_next_request_is_tried_anew() {
+fn refused_mapping_is_eio_and_the_next_is_tried() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
@@ -238,7 +238,7 @@ fn a_refusal_is_eio_and_the_next_request_is_tried_anew() {
 }
 
 #[test]
-fn without_a_back_channel_files_are_read_and_written_as_ever() {
+fn closed_back_channel_fails_only_mappings() {
     let (mut dax, node) = with_file(Rules::mapping());
     dax.window.hang_up().unwrap();
     let began = Instant::now();
@@ -293,7 +293,7 @@ fn without_acknowledged_messages_there_is_no_dax() {
 }
 
 #[test]
-fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_upgrade() {
+fn failed_upgrade_keeps_the_mapping_where_overlap_is_refused() {
     let rules =
         Rules { overlap: pinhole_tests::dax_vmm::Overlap::Refused, exact_unmap: true, ..Rules::mapping() };
     let (mut dax, node) = with_file(rules);
@@ -313,7 +313,7 @@ fn a_vmm_that_refuses_overlap_and_takes_descriptors_to_read_loses_nothing_by_an_
 }
 
 #[test]
-fn an_upgrade_that_is_refused_leaves_what_was_there() {
+fn refused_upgrade_keeps_the_old_mapping() {
     let (mut dax, node) = with_file(Rules::mapping());
     assert_eq!(dax.map(node, SLOT, 0, SLOT).unwrap(), 0);
     dax.window.refuse_writable();
@@ -326,7 +326,7 @@ fn an_upgrade_that_is_refused_leaves_what_was_there() {
 }
 
 #[test]
-fn a_vmm_that_talks_nonsense_costs_eio_until_it_opens_another_channel() {
+fn invalid_message_from_vmm_is_eio_until_new_channel() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         dax.window.talk_nonsense();
@@ -343,7 +343,7 @@ fn a_vmm_that_talks_nonsense_costs_eio_until_it_opens_another_channel() {
 }
 
 #[test]
-fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
+fn flood_of_mappings_for_a_silent_vmm_is_bounded() {
     let (mut dax, node) = with_file(Rules::strict());
     let before = dax.bench.footprint().unwrap();
     dax.window.fall_silent();
@@ -372,7 +372,7 @@ fn a_flood_of_mappings_for_a_silent_vmm_is_bounded_and_gone_when_it_speaks() {
 }
 
 #[test]
-fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
+fn slow_vmm_is_waited_for_while_it_answers() {
     let (mut dax, node) = with_file(Rules::strict());
     let slots: Vec<(u64, u64)> = (0..7).map(|slot| (slot * SLOT, SLOT)).collect();
     for (at, _) in &slots {
@@ -394,7 +394,7 @@ fn a_vmm_that_is_slow_is_waited_for_as_long_as_it_answers() {
 }
 
 #[test]
-fn one_queue_that_is_stopped_does_not_close_the_window_to_the_others() {
+fn stopped_queue_does_not_close_the_window_for_others() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         dax.bench.guest.stop_queue(2).unwrap();
@@ -407,7 +407,7 @@ fn one_queue_that_is_stopped_does_not_close_the_window_to_the_others() {
 }
 
 #[test]
-fn what_is_being_removed_is_not_said_to_be_there() {
+fn slot_under_removal_does_not_count_as_mapped() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);

@@ -300,7 +300,7 @@ fn kill_many(count: u64, seed: u64) -> Tally {
 }
 
 #[test]
-fn what_was_acknowledged_is_on_the_host_and_nothing_else_whoever_is_killed() {
+fn acknowledged_operations_survive_the_kill_of_any_process() {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let kills = number("PINHOLE_KILLS").unwrap_or(200);
     let seed = number("PINHOLE_KILLS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
@@ -381,7 +381,7 @@ impl Remains {
 }
 
 #[test]
-fn a_vmm_that_goes_on_without_init_is_told_that_nothing_it_knows_is_there() {
+fn vmm_that_continues_without_init_gets_errors() {
     let remains = Remains::new();
     let guest = Frontend::connect_with(&remains.supervisor.socket, SETUP).unwrap();
     let mut guest = Client::of(guest);
@@ -399,7 +399,7 @@ fn a_vmm_that_goes_on_without_init_is_told_that_nothing_it_knows_is_there() {
 }
 
 #[test]
-fn ids_of_a_process_that_died_name_nothing_in_the_next_one() {
+fn ids_of_a_dead_process_are_invalid_in_the_next() {
     let remains = Remains::new();
     let mut guest = Client::connect(&remains.supervisor.socket, SETUP).unwrap().0;
     // As many as the other had, given out in the same order.
@@ -426,7 +426,7 @@ fn ids_of_a_process_that_died_name_nothing_in_the_next_one() {
 }
 
 #[test]
-fn a_guest_that_reboots_without_a_word_leaves_nothing_of_what_it_held() {
+fn reboot_without_destroy_frees_everything_the_guest_held() {
     let mut bench = Bench::new().unwrap();
     for number in 0..300 {
         fs::write(bench.host(format!("file-{number}")), "x").unwrap();
@@ -503,7 +503,7 @@ fn check_work(folder: &Path, done: u64) {
 }
 
 #[test]
-fn a_real_guest_that_is_killed_with_its_vmm_or_its_daemon_leaves_what_it_said() {
+fn finished_operations_of_a_killed_real_guest_survive() {
     let share = SharedFolder::new().unwrap();
     let others = share.serve(&["--tag=share"]).unwrap();
     let mut other = Guest::uml().share(others.socket(), "share").start(&WORK.replace("$1", "other")).unwrap();

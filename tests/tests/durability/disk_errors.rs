@@ -150,7 +150,7 @@ fn error() -> Option<Errno> {
 }
 
 #[test]
-fn each_open_file_of_each_guest_hears_once_of_an_error_of_writing_back() {
+fn writeback_error_is_reported_once_per_open_file() {
     let disk = disk();
     let (mut one, mut other) =
         (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &["--cache=never"]));
@@ -174,7 +174,7 @@ fn each_open_file_of_each_guest_hears_once_of_an_error_of_writing_back() {
 }
 
 #[test]
-fn a_synchronous_write_hears_at_once_and_the_others_with_their_next_fsync() {
+fn synchronous_write_reports_its_error_at_once() {
     let disk = disk();
     let (mut one, mut other) =
         (Guest::new(disk.folder(), &["--cache=never"]), Guest::new(disk.folder(), &[]));
@@ -190,7 +190,7 @@ fn a_synchronous_write_hears_at_once_and_the_others_with_their_next_fsync() {
 
 /// Such a handle has two descriptions on the host, each of which would be told.
 #[test]
-fn a_handle_that_writes_past_the_hosts_cache_hears_once_however_it_asks() {
+fn direct_io_handle_reports_a_writeback_error_once() {
     let disk = disk();
     let mut guest = Guest::new(disk.folder(), &["--cache=never", "--allow-direct-io"]);
     let writer = guest.open();
@@ -212,7 +212,7 @@ fn a_handle_that_writes_past_the_hosts_cache_hears_once_however_it_asks() {
 }
 
 #[test]
-fn syncfs_tells_each_guest_once() {
+fn syncfs_reports_an_error_once_per_guest() {
     let disk = disk();
     let (mut one, mut other) = (Guest::new(disk.folder(), &[]), Guest::new(disk.folder(), &[]));
     let writer = one.open();
@@ -226,7 +226,7 @@ fn syncfs_tells_each_guest_once() {
 
 /// A real client has its own cache, and its own errors of writing it back.
 #[test]
-fn programs_on_a_mounted_share_hear_once_for_each_open_file_in_every_cache_mode() {
+fn programs_get_a_writeback_error_once_per_open_file() {
     for mode in [
         &["--cache=strict"][..],
         &["--cache=never"],

@@ -169,17 +169,17 @@ fn every_acknowledged_step_survives(kind: FileSystem) {
 }
 
 #[test]
-fn what_a_guest_was_told_is_on_disk_survives_a_loss_of_power_on_ext4() {
+fn acknowledged_syncs_survive_power_loss_on_ext4() {
     every_acknowledged_step_survives(FileSystem::Ext4);
 }
 
 #[test]
-fn what_a_guest_was_told_is_on_disk_survives_a_loss_of_power_on_xfs() {
+fn acknowledged_syncs_survive_power_loss_on_xfs() {
     every_acknowledged_step_survives(FileSystem::Xfs);
 }
 
 #[test]
-fn what_a_guest_was_told_is_on_disk_survives_a_loss_of_power_on_btrfs() {
+fn acknowledged_syncs_survive_power_loss_on_btrfs() {
     every_acknowledged_step_survives(FileSystem::Btrfs);
 }
 
@@ -278,7 +278,7 @@ fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): 
 /// btrfs logs a file with the name by which it was opened, which for a daemon is the one that was
 /// looked up first.
 #[test]
-fn what_is_written_under_a_second_name_survives_when_the_first_has_been_taken_from_the_file() {
+fn synced_data_survives_after_the_first_name_is_removed() {
     for kind in FileSystem::ALL {
         let disk = LoggedDisk::start(kind).unwrap();
         let mut cases = Vec::new();
@@ -347,7 +347,7 @@ fn store_through(
 
 /// A store is no request: only the host's fsync knows of it.
 #[test]
-fn what_is_stored_through_a_dax_window_survives_once_its_fsync_is_answered() {
+fn fsynced_dax_stores_survive_power_loss() {
     for kind in FileSystem::ALL {
         let disk = LoggedDisk::start(kind).unwrap();
         let path = |name: &str| disk.folder().join(name);

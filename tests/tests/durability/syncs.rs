@@ -145,7 +145,7 @@ fn is_uncached(mode: &[&str]) -> bool {
 }
 
 #[test]
-fn a_synchronous_write_is_one_host_sync_in_every_cache_mode() {
+fn synchronous_write_is_one_sync_in_every_cache_mode() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
         for (flags, uncached, cached) in
@@ -160,7 +160,7 @@ fn a_synchronous_write_is_one_host_sync_in_every_cache_mode() {
 }
 
 #[test]
-fn one_write_with_rwf_sync_or_rwf_dsync_is_one_host_sync_in_every_cache_mode() {
+fn rwf_sync_and_rwf_dsync_are_one_host_sync() {
     use rustix::io::ReadWriteFlags as Flags;
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
@@ -217,7 +217,7 @@ fn msync_is_one_fdatasync() {
 }
 
 #[test]
-fn nothing_is_synced_that_nobody_asked_for() {
+fn host_syncs_only_on_request() {
     for mode in CACHE_MODES {
         let share = Traced::new(mode);
         let syncs = share.during(|| {
@@ -300,7 +300,7 @@ impl Drop for Submount {
 
 /// Only virtio-fs clients send SYNCFS, so it is asked at the wire.
 #[test]
-fn syncfs_syncs_the_share_and_every_submount_that_the_guest_has_reached() {
+fn syncfs_syncs_the_share_and_every_reached_submount() {
     let folder = tempfile::tempdir().unwrap();
     let _one = Submount::on(folder.path().join("one"));
     let _two = Submount::on(folder.path().join("two"));

@@ -221,27 +221,27 @@ fn fsx(arguments: &[&str], mapped: bool) {
 }
 
 #[test]
-fn fsx_finds_nothing_without_any_cache() {
+fn fsx_finds_no_error_without_any_cache() {
     fsx(&["--cache", "never"], false);
 }
 
 #[test]
-fn fsx_finds_nothing_with_mappings_and_no_cache() {
+fn fsx_finds_no_error_with_mappings_and_no_cache() {
     fsx(&["--cache", "strict"], true);
 }
 
 #[test]
-fn fsx_finds_nothing_with_close_to_open_caching() {
+fn fsx_finds_no_error_with_close_to_open_caching() {
     fsx(&["--cache", "auto"], true);
 }
 
 #[test]
-fn fsx_finds_nothing_where_everything_is_cached() {
+fn fsx_finds_no_error_with_exclusive_caching() {
     fsx(&["--cache", "exclusive"], true);
 }
 
 #[test]
-fn fsx_finds_nothing_with_a_writeback_cache() {
+fn fsx_finds_no_error_with_a_writeback_cache() {
     fsx(&["--cache", "auto", "--writeback"], true);
 }
 
@@ -318,7 +318,7 @@ fn direct_against_buffered(arguments: &[&str]) {
 }
 
 #[test]
-fn direct_and_buffered_transfers_see_one_file_in_every_cache_mode() {
+fn direct_and_buffered_io_agree_in_every_cache_mode() {
     for mode in ["never", "metadata", "auto", "always"] {
         direct_against_buffered(&["--cache", mode]);
         direct_against_buffered(&["--cache", mode, "--allow-direct-io"]);

@@ -106,7 +106,7 @@ fn held(process: u32, name: &str) -> (u64, u64) {
 }
 
 #[test]
-fn programs_read_write_and_map_through_a_window_smaller_than_the_file() {
+fn programs_use_a_window_smaller_than_the_file() {
     // Under TCG a mapping takes milliseconds, so one mount has the large file; 3 passes over it map
     // each slot 3 times.
     let folders = [("inode", 256 << 20), ("always", 32 << 20)];
@@ -156,7 +156,7 @@ fn programs_read_write_and_map_through_a_window_smaller_than_the_file() {
 }
 
 #[test]
-fn what_one_guest_stores_another_loads_with_no_system_call_between() {
+fn guest_loads_stores_of_another_without_system_call() {
     const TURNS: u64 = 2000;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("page"), vec![0xff; 2 << 20]).unwrap();
@@ -193,7 +193,7 @@ fn what_one_guest_stores_another_loads_with_no_system_call_between() {
 }
 
 #[test]
-fn fio_verifies_what_each_of_two_guests_stores_in_both() {
+fn fio_in_two_guests_verifies_stores_of_both() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["file0", "file1"] {
         make_file(&folder.path().join(name), 4 * SLOT);
@@ -228,7 +228,7 @@ fn fio_verifies_what_each_of_two_guests_stores_in_both() {
 }
 
 #[test]
-fn a_share_that_is_read_only_cannot_be_written_through_the_window() {
+fn read_only_share_cannot_be_written_through_the_window() {
     // A guest whose kernel is hostile stores into the window itself, slot by slot. What that does
     // to a share that may be written shows that it is the window.
     let stores = "dmesg | sed -n 's/.*virtiofs virtio\\([0-9]\\): Cache len: .* @ 0x\\([0-9a-f]*\\).*/\\1 \\2/p' | sort |\n\

@@ -54,7 +54,7 @@ fn two_shares_are_mounted_by_tag_and_written_through() {
 }
 
 #[test]
-fn a_share_that_cannot_be_mounted_is_exit_code_125_with_the_reason() {
+fn failed_mount_exits_125_with_the_reason() {
     let shared = tempfile::tempdir().unwrap();
     let daemon = Daemon::virtiofsd(shared.path()).unwrap().argument("--tag=real").start().unwrap();
     let finished = Guest::uml().share(daemon.socket(), "other").run("echo never").unwrap();
@@ -154,7 +154,7 @@ fn qemu_boots_with_a_stock_vhost_user_fs_device() {
 }
 
 #[test]
-fn a_confined_daemon_writes_its_folder_and_nothing_else() {
+fn confined_daemon_writes_only_its_folder() {
     let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let script = format!(
         "touch {own}/made; for d in {other} / /etc /usr /root /tmp /var/tmp /dev/shm; do \

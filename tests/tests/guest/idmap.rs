@@ -5,7 +5,7 @@ use super::cases::{Shared, boot, serve};
 const SCRIPT: &str = "python3 -B /extra/idmap.py /mnt/PLACE PLACE\n";
 
 #[test]
-fn mount_with_mapped_ids_is_as_one_of_a_local_directory() {
+fn idmapped_mount_behaves_as_on_a_local_directory() {
     let (with, without) = (Shared::new(), Shared::new());
     let daemons = vec![
         ("mapped", serve(&with.path, "mapped", &["--allow-idmap"])),

@@ -35,7 +35,7 @@ for pid in $pids; do wait $pid || exit 1; done
 "#;
 
 #[test]
-fn paused_guest_loses_no_operation_and_qemu_waits_for_none() {
+fn paused_guest_loses_no_operation_and_qemu_pauses_promptly() {
     // In memory, where a reservation takes long.
     let shared = tempfile::tempdir_in("/dev/shm").unwrap();
     let daemon = Daemon::pinhole(shared.path()).unwrap().start().unwrap();

@@ -213,7 +213,7 @@ fn a_file_is_created_written_and_read() {
 }
 
 #[test]
-fn appending_goes_to_the_end_whoever_writes() {
+fn append_of_every_writer_goes_to_the_end() {
     let host = &as_on_a_local_directory("append").plain;
     assert_eq!(host.content("append/log"), b"X12345end!?");
 }
@@ -226,14 +226,14 @@ fn truncation_cuts_and_grows_with_zeros() {
 }
 
 #[test]
-fn a_rename_replaces_what_had_the_name() {
+fn rename_replaces_the_old_file() {
     let host = &as_on_a_local_directory("rename_over").plain;
     assert_eq!(host.content("rename_over/renamed/below/moved"), b"old");
     assert!(!host.has("rename_over/old") && !host.has("rename_over/full"));
 }
 
 #[test]
-fn a_rename_may_exchange_refuse_to_replace_and_leave_a_whiteout() {
+fn rename_supports_exchange_noreplace_and_whiteout() {
     let host = &as_on_a_local_directory("rename_with_flags").plain;
     assert_eq!(host.content("rename_with_flags/b/inside"), b"inside");
     assert_eq!(host.content("rename_with_flags/folder"), b"a");
@@ -252,7 +252,7 @@ fn hard_links_are_one_file() {
 }
 
 #[test]
-fn symbolic_links_keep_their_target_and_are_resolved_by_the_guest() {
+fn guest_resolves_symbolic_links_with_unchanged_targets() {
     let host = &as_on_a_local_directory("symbolic_links").plain;
     assert_eq!(host.content("symbolic_links/bytes"), b"\xff\xfe");
     assert_eq!(host.content("symbolic_links/absolute"), b"/proc/self/root/etc/passwd");
@@ -275,7 +275,7 @@ fn an_unnamed_file_gets_a_name_by_linkat() {
 }
 
 #[test]
-fn fifos_sockets_and_devices_are_made_and_work_in_the_guest() {
+fn fifos_sockets_and_devices_work_in_the_guest() {
     let host = &as_on_a_local_directory("special_files").plain;
     assert!(host.at("special_files/fifo").status.file_type().is_fifo());
     assert!(host.at("special_files/socket").status.file_type().is_socket());
@@ -318,7 +318,7 @@ fn a_setgid_directory_hands_its_group_on() {
 }
 
 #[test]
-fn a_sticky_directory_protects_what_others_made() {
+fn sticky_directory_protects_files_of_other_users() {
     let host = &as_on_a_local_directory("sticky_directory").plain;
     assert_eq!(host.at("sticky_directory/sticky").permissions(), 0o1777);
     assert!(host.has("sticky_directory/sticky/roots"));
@@ -341,13 +341,13 @@ fn times_are_kept_to_the_nanosecond() {
 }
 
 #[test]
-fn statfs_tells_of_the_hosts_file_system() {
+fn statfs_describes_the_hosts_file_system() {
     let booted = as_on_a_local_directory("statfs");
     assert_eq!(booted.report.lines("plain", "statfs_numbers"), std::slice::from_ref(&booted.host_statfs));
 }
 
 #[test]
-fn the_birth_of_a_file_is_told() {
+fn statx_returns_the_birth_time() {
     as_on_a_local_directory("birth");
 }
 
@@ -360,7 +360,7 @@ fn extended_attributes_are_kept() {
 }
 
 #[test]
-fn attributes_of_the_system_are_roots_and_go_with_a_write() {
+fn trusted_attributes_need_root_and_capabilities_drop_on_write() {
     let host = &as_on_a_local_directory("attributes_of_the_system").rich;
     let attributes = &host.at("attributes_of_the_system/file").attributes;
     assert_eq!(attributes[b"trusted.secret".as_slice()], b"root only");
@@ -472,7 +472,7 @@ fn twenty_thousand_entries_are_listed_while_they_change() {
 }
 
 #[test]
-fn two_mounts_at_once_do_not_mix_and_two_of_one_folder_agree() {
+fn two_mounts_are_separate_and_two_of_one_agree() {
     let booted = in_default_mode();
     let expected = [
         "seen by the twin: b'one'",

@@ -39,7 +39,7 @@ fn why((place, caller): (&str, &str), seen: &str, local: &str) -> Option<&'stati
 }
 
 #[test]
-fn privileged_bits_go_and_stay_as_on_a_local_file_system() {
+fn privileged_bits_drop_as_on_a_local_file_system() {
     let shares: Vec<_> = PLACES.iter().map(|_| Shared::new()).collect();
     let mut script = SCRIPT.replace("PLACE", "local");
     let mut daemons = Vec::new();

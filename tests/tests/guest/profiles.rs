@@ -141,7 +141,7 @@ fn make_tree(folder: &Shared) {
 }
 
 #[test]
-fn share_does_all_but_device_nodes_and_attributes_of_the_hosts_security() {
+fn share_profile_lacks_only_device_nodes_and_security_attributes() {
     let booted = booted();
     let cases = booted.report.cases("local");
     assert!(cases.len() > 30, "only {cases:?} ran: {}", booted.report.ended);
@@ -179,7 +179,7 @@ fn rootfs_reads_everything_and_refuses_every_change() {
 }
 
 #[test]
-fn inode_flags_are_for_guests_whose_policy_names_them() {
+fn inode_flags_work_only_where_the_policy_grants_them() {
     let (plain, flags) = (Shared::new(), Shared::new());
     let policy = flags.path.with_file_name("policy.toml");
     fs::write(&policy, "profile = \"share\"\nallow = [\"ioctl-inode-flags\"]\n").unwrap();

@@ -37,7 +37,7 @@ fn root_of_user_namespace_makes_files_in_closed_directories() {
 }
 
 #[test]
-fn plain_user_makes_nothing_in_closed_directories() {
+fn plain_user_cannot_create_in_closed_directories() {
     is_as_local("plain", "closed-500 create: EACCES");
 }
 

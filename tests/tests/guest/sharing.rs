@@ -39,22 +39,22 @@ fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static s
 }
 
 #[test]
-fn two_guests_and_the_host_see_one_another_at_once_where_nothing_is_stale() {
+fn strict_guests_and_host_see_changes_at_once() {
     ask(Subject::Strict, 2, &[Group::Seen]);
 }
 
 #[test]
-fn two_guests_and_the_host_work_on_the_same_names_where_nothing_is_stale() {
+fn two_strict_guests_and_host_share_names() {
     ask(Subject::Strict, 2, &[Group::Names]);
 }
 
 #[test]
-fn four_guests_and_the_host_work_on_the_same_names_where_nothing_is_stale() {
+fn four_strict_guests_and_host_share_names() {
     ask(Subject::Strict, 4, &[Group::Names]);
 }
 
 #[test]
-fn close_to_open_is_kept_where_names_may_be_a_second_old() {
+fn auto_keeps_close_to_open_between_guests() {
     ask(Subject::Auto, 2, &[Group::Seen, Group::Names, Group::Programs]);
 }
 
@@ -69,7 +69,7 @@ fn databases_of_two_guests_lose_no_row() {
 }
 
 #[test]
-fn where_shared_mappings_are_refused_so_is_a_write_ahead_log() {
+fn write_ahead_log_is_refused_without_shared_mappings() {
     let answers = ask(Subject::Never, 2, &[Group::Seen, Group::Databases]);
     // The question counts no row of a guest, and each guest's complaint.
     assert!(answers["sqlite-wal"].starts_with("to each guest refused:"), "{answers:?}");

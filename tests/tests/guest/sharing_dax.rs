@@ -12,7 +12,7 @@ const SLOT: usize = 2 << 20;
 const REQUEST_QUEUES: u16 = 1;
 
 #[test]
-fn ping_pong_rwm_counts_every_client_in_a_page_that_all_have_mapped() {
+fn ping_pong_counts_all_clients_in_one_mapped_page() {
     const WANTED: u64 = 50;
     let pinhole = pinhole_program().unwrap();
     let program = program(&pinhole).unwrap();

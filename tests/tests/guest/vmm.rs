@@ -42,6 +42,6 @@ fn stock_qemu_with_two_request_queues_is_served() {
 }
 
 #[test]
-fn a_device_that_asks_the_daemon_for_its_configuration_is_served() {
+fn device_that_reads_its_configuration_is_served() {
     serves(Device::TestPci, 8);
 }

@@ -327,7 +327,7 @@ fn at(address: u64, len: u32, flags: u16, next: u16) -> Descriptor {
 }
 
 #[test]
-fn every_malformed_chain_is_given_back_untouched_and_the_queue_goes_on() {
+fn malformed_chain_is_returned_untouched_and_queue_continues() {
     let mut bench = Bench::new().unwrap();
     let (here, table) = chain(&mut bench);
     let room = here + 4096;
@@ -367,7 +367,7 @@ fn every_malformed_chain_is_given_back_untouched_and_the_queue_goes_on() {
 }
 
 #[test]
-fn every_malformed_indirect_table_is_given_back_untouched() {
+fn malformed_indirect_table_is_returned_untouched() {
     let mut bench = Bench::new().unwrap();
     let (here, table) = chain(&mut bench);
     let room = here + 4096;
@@ -425,7 +425,7 @@ fn only_that_queue_stops(break_it: impl FnOnce(&mut Bench)) {
 }
 
 #[test]
-fn a_head_that_the_table_does_not_have_stops_that_queue_alone() {
+fn invalid_head_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         let (queue, memory) = bench.guest.queue(1).unwrap();
         queue.offer(memory, 128).unwrap();
@@ -433,7 +433,7 @@ fn a_head_that_the_table_does_not_have_stops_that_queue_alone() {
 }
 
 #[test]
-fn more_requests_than_the_ring_holds_stop_that_queue_alone() {
+fn overfull_ring_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         let (queue, memory) = bench.guest.queue(1).unwrap();
         // The guest has said INIT on this queue: one request has gone by.
@@ -442,7 +442,7 @@ fn more_requests_than_the_ring_holds_stop_that_queue_alone() {
 }
 
 #[test]
-fn a_ring_that_runs_out_of_memory_stops_that_queue_alone() {
+fn ring_outside_memory_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         bench.guest.stop_queue(1).unwrap();
         // Memory now ends four bytes into the used ring of queue 1, and goes on with queue 2.

@@ -70,7 +70,7 @@ fn requests(parent: u64, node: u64, name: &[u8], good: &str) -> Vec<(&'static st
 }
 
 #[test]
-fn a_name_that_is_no_component_is_refused_by_every_opcode() {
+fn every_opcode_refuses_names_that_are_not_one_component() {
     let mut bench = Bench::with(Setup::default(), &[]).unwrap();
     plant_canaries(&bench);
     let before = outside(&bench);
@@ -119,7 +119,7 @@ fn a_name_that_is_no_component_is_refused_by_every_opcode() {
 }
 
 #[test]
-fn a_name_without_its_end_or_with_another_behind_it_is_refused() {
+fn unterminated_name_or_trailing_bytes_are_refused() {
     let mut bench = Bench::with(Setup::default(), &[]).unwrap();
     plant_canaries(&bench);
     let before = outside(&bench);
@@ -141,7 +141,7 @@ fn a_name_without_its_end_or_with_another_behind_it_is_refused() {
 }
 
 #[test]
-fn a_name_of_255_bytes_and_one_that_is_no_text_are_names_like_any_other() {
+fn long_and_non_utf8_names_are_accepted() {
     let mut bench = Bench::with(Setup::default(), &[]).unwrap();
     for name in [vec![b'n'; 255], vec![0xff, 0xfe, 0x80], b"...".to_vec(), b" ".to_vec(), b"-rf".to_vec()] {
         let made = Frame::new(MKDIR, ROOT).u32(0o755).u32(0).name(&name);
@@ -220,7 +220,7 @@ fn ask_everything(bench: &mut Bench, round: u64) {
 }
 
 #[test]
-fn a_directory_swapped_for_a_link_while_it_runs_leads_nowhere() {
+fn directory_swapped_for_a_link_leads_nowhere_outside() {
     let mut bench = Bench::with(Setup::default(), &[]).unwrap();
     plant_canaries(&bench);
     let before = outside(&bench);

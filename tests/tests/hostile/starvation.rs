@@ -172,7 +172,7 @@ fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
 }
 
 #[test]
-fn any_number_of_threads_serves_or_is_an_error() {
+fn any_thread_limit_serves_or_fails() {
     let served: Vec<bool> = (0..ENOUGH).map(|threads_max| serves_or_says_why(threads_max, &[])).collect();
     println!("served by number of threads: {served:?}");
     let first = served.iter().position(|served| *served).expect("it serves with enough of them");
@@ -180,7 +180,7 @@ fn any_number_of_threads_serves_or_is_an_error() {
 }
 
 #[test]
-fn without_a_pool_any_number_of_threads_serves_or_is_an_error() {
+fn any_thread_limit_without_a_pool_serves_or_fails() {
     let alone = ["--thread-pool-size", "0"];
     let served: Vec<bool> = (0..ENOUGH).map(|threads_max| serves_or_says_why(threads_max, &alone)).collect();
     println!("served by number of threads: {served:?}");

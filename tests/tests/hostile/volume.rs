@@ -53,7 +53,7 @@ fn a_flood_that_goes_on_has_two_lines_a_queue() -> Result<(), FrontendError> {
 }
 
 #[test]
-fn a_queue_that_starts_again_and_again_has_no_more_lines_for_it() -> Result<(), FrontendError> {
+fn restarted_queue_gets_no_additional_log_lines() -> Result<(), FrontendError> {
     const TIMES: usize = 100;
     let mut bench = Bench::new()?;
     for _ in 0..TIMES {
@@ -75,7 +75,7 @@ fn a_queue_that_starts_again_and_again_has_no_more_lines_for_it() -> Result<(), 
 }
 
 #[test]
-fn memory_named_again_and_again_is_no_way_to_a_longer_transfer() {
+fn repeated_descriptors_do_not_extend_a_transfer() {
     let mut bench = Bench::new().unwrap();
     fs::File::create(bench.host("file")).unwrap().set_len(64 << 20).unwrap();
     let node = u64_at(&bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap(), 0).unwrap();

@@ -50,7 +50,7 @@ fn a_daemon_that_ends_instead_is_no_start() {
 
 /// Needs root, as the peer's namespaces do.
 #[test]
-fn nothing_is_left_of_a_daemon_in_two_processes() {
+fn daemon_of_two_processes_ends_completely() {
     let share = share();
     let daemon = Daemon::virtiofsd_sandboxed(share.path()).unwrap().start().unwrap();
     let socket = daemon.socket().display().to_string();

@@ -103,7 +103,7 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
 /// A tracer that answers a call in the kernel's stead changes its number, and the filter sees that
 /// one.
 #[test]
-fn a_forbidden_call_is_reported_with_where_to_find_its_number() {
+fn forbidden_call_report_says_how_to_find_its_number() {
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), "content").unwrap();
     let daemon = share.serve(&[]).unwrap();

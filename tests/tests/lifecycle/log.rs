@@ -67,14 +67,14 @@ fn folder() -> TempDir {
 }
 
 #[test]
-fn a_full_disk_takes_no_line_and_ends_nothing() {
+fn daemon_survives_a_log_on_a_full_disk() {
     let folder = folder();
     let full = File::options().write(true).open("/dev/full").unwrap();
     lives(daemon(&folder, &[]).start_unheard(full).unwrap());
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_nothing() {
+fn daemon_survives_the_end_of_its_log_reader() {
     let piped = folder();
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
@@ -86,7 +86,7 @@ fn a_reader_that_has_gone_ends_nothing() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_holds_up_nothing() {
+fn log_reader_that_does_not_read_blocks_no_request() {
     let piped = folder();
     let (mut reader, writer) = io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -106,7 +106,7 @@ fn a_reader_that_does_not_read_holds_up_nothing() {
 
 /// The daemon's own way to tell of a panic, within its walls, on each kind of thread.
 #[test]
-fn a_panic_that_nobody_can_be_told_of_is_caught_like_any_other() {
+fn panic_is_caught_when_stderr_cannot_be_written() {
     let folder = folder();
     fs::create_dir(folder.path().join("share")).unwrap();
     fs::write(folder.path().join("canary"), "c").unwrap();
@@ -132,7 +132,7 @@ fn a_panic_that_nobody_can_be_told_of_is_caught_like_any_other() {
 
 /// The limit of the policy on the size of files is one of the process's, and so the log's too.
 #[test]
-fn a_log_longer_than_any_file_may_be_ends_nothing() {
+fn daemon_survives_a_log_at_its_own_size_limit() {
     let folder = folder();
     let policy = folder.path().join("policy.toml");
     fs::write(&policy, "profile = \"share\"\n[limits]\nfile-size = 4096\n").unwrap();
@@ -148,7 +148,7 @@ fn a_log_longer_than_any_file_may_be_ends_nothing() {
 /// Also where the limit is the operator's, holds for both processes from the start, and the guest
 /// may write nothing.
 #[test]
-fn a_limit_from_outside_ends_nothing() {
+fn daemon_survives_an_inherited_size_limit_of_the_log() {
     for profile in ["share", "rootfs"] {
         let folder = folder();
         let log = folder.path().join("log");

@@ -67,7 +67,7 @@ fn a_second_guest_is_served_where_it_keeps_listening() {
 }
 
 #[test]
-fn a_second_guest_knows_nothing_of_the_first() {
+fn second_guest_does_not_know_nodes_of_the_first() {
     let (folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     fs::write(folder.path().join("share/file"), "x").unwrap();
     let mut first = visit(&daemon).unwrap();
@@ -199,7 +199,7 @@ fn a_vmm_may_die_with_requests_in_flight() {
 }
 
 #[test]
-fn a_signal_ends_the_daemon_with_success_whatever_it_is_doing() {
+fn signal_ends_idle_and_busy_daemon_with_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let (_folder, mut daemon) = Bench::serve(&["--keep-listening"]).unwrap();
         daemon.signal(signal).unwrap();
@@ -245,7 +245,7 @@ fn signals_that_come_at_once_end_it_in_order() {
 
 /// A shell ignores SIGINT for what it starts in the background, and service managers block signals.
 #[test]
-fn signals_that_its_starter_ignored_or_blocked_are_heard() {
+fn inherited_ignored_or_blocked_signals_still_end_it() {
     for way in ["--ignore-signal", "--block-signal"] {
         for (signal, ends) in [(Signal::TERM, true), (Signal::INT, true), (Signal::KILL, false)] {
             let folder = tempfile::Builder::new().prefix("pinhole-lifecycle-").tempdir().unwrap();
@@ -283,7 +283,7 @@ fn dither(round: u64) {
 }
 
 #[test]
-fn a_queue_stops_where_it_says_and_goes_on_from_there() {
+fn queue_resumes_where_it_stopped() {
     let mut bench = Bench::new().unwrap();
     let (node, handle) = large_file(&mut bench);
     let size = u32::try_from(LARGE).unwrap();
@@ -319,7 +319,7 @@ fn a_queue_stops_where_it_says_and_goes_on_from_there() {
 }
 
 #[test]
-fn memory_that_was_taken_away_is_not_written_to_any_more() {
+fn removed_memory_is_not_written() {
     let mut bench = Bench::new().unwrap();
     let (node, handle) = large_file(&mut bench);
     let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
@@ -369,7 +369,7 @@ fn memory_that_was_taken_away_is_not_written_to_any_more() {
 }
 
 #[test]
-fn a_disabled_queue_serves_nothing_until_it_is_enabled_again() {
+fn disabled_queue_serves_no_request_until_enabled() {
     let mut bench = Bench::new().unwrap();
     let process = bench.daemon.serving_id();
     for _ in 0..20 {
@@ -388,7 +388,7 @@ fn a_disabled_queue_serves_nothing_until_it_is_enabled_again() {
 }
 
 #[test]
-fn a_reset_device_is_negotiated_anew_and_has_forgotten_its_guest() {
+fn reset_device_forgets_its_guest() {
     let mut bench = Bench::new().unwrap();
     fs::write(bench.host("file"), "x").unwrap();
     for features in [0, Setup::default().features, 0] {

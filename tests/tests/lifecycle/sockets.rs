@@ -67,7 +67,7 @@ fn a_socket_in_use_is_left_to_its_owner() {
 /// Both have found that no process listens on the old socket. The slower one must not remove the
 /// new one.
 #[test]
-fn a_stale_socket_is_not_removed_when_another_daemon_has_replaced_it() {
+fn slow_start_keeps_the_socket_of_another_daemon() {
     let folder = tempfile::Builder::new().prefix("pinhole-sockets-").tempdir().unwrap();
     let (share, socket) = (folder.path().join("share"), folder.path().join("socket"));
     fs::create_dir(&share).unwrap();

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use std::fs;
 
 #[test]
-fn a_flush_ends_all_posix_locks_of_its_owner_on_that_file_and_no_others() {
+fn flush_ends_only_its_owners_posix_locks_on_the_file() {
     let mut scene = Scene::new(1);
     fs::write(scene.share.host("other"), "x").unwrap();
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDONLY));
@@ -39,7 +39,7 @@ fn a_flush_ends_all_posix_locks_of_its_owner_on_that_file_and_no_others() {
 }
 
 #[test]
-fn a_release_ends_what_was_locked_through_its_handle_alone() {
+fn release_ends_only_locks_of_its_handle() {
     let mut scene = Scene::new(1);
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
     let guest = scene.guest(0);
@@ -58,7 +58,7 @@ fn a_release_ends_what_was_locked_through_its_handle_alone() {
 /// A guest's kernel forgets a node that its programs have open only where it is odd; nothing hangs
 /// on it.
 #[test]
-fn a_forget_of_a_locked_files_node_leaves_its_locks_until_the_release() {
+fn locks_of_a_forgotten_node_stay_until_the_release() {
     let mut scene = Scene::new(2);
     let (file, elsewhere) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));
     assert_eq!(scene.guest(0).set(file, write(1, 0, 9)).unwrap(), 0);
@@ -76,7 +76,7 @@ fn a_forget_of_a_locked_files_node_leaves_its_locks_until_the_release() {
 }
 
 #[test]
-fn a_release_ends_the_flock_of_its_handle_also_where_it_does_not_say_so() {
+fn release_without_unlock_flag_ends_the_flock() {
     let mut scene = Scene::new(1);
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
     let guest = scene.guest(0);
@@ -109,7 +109,7 @@ fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
 }
 
 #[test]
-fn an_init_ends_all_that_was_locked_before() {
+fn init_ends_all_earlier_locks() {
     let again = |scene: &mut Scene| assert_eq!(scene.guest(0).guest.init().unwrap().major, 7);
     ends_all(again, false);
 }

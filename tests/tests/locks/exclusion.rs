@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::fs::{self, File};
 
 #[test]
-fn owners_of_one_guest_exclude_one_another_also_through_one_handle() {
+fn owners_exclude_each_other_through_one_handle() {
     let mut scene = Scene::new(1);
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
     let guest = scene.guest(0);
@@ -31,7 +31,7 @@ fn owners_of_one_guest_exclude_one_another_also_through_one_handle() {
 }
 
 #[test]
-fn guests_of_two_daemons_and_a_host_process_exclude_one_another() {
+fn two_guests_and_a_host_process_exclude_each_other() {
     let mut scene = Scene::new(2);
     let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
     let here = scene.file();
@@ -77,7 +77,7 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
 }
 
 #[test]
-fn giving_back_what_nobody_has_is_no_call_that_a_filter_would_end_the_daemon_for() {
+fn unlock_without_a_lock_makes_no_forbidden_call() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     // Nothing is granted for which the host would be asked what a locked file is called.
@@ -100,7 +100,7 @@ fn giving_back_what_nobody_has_is_no_call_that_a_filter_would_end_the_daemon_for
 }
 
 #[test]
-fn guests_that_only_read_lock_a_file_that_is_shared_by_memory_together() {
+fn read_only_guests_lock_a_mapped_file_together() {
     let mut scene = Scene::with(2, &["--readonly"]);
     fs::rename(scene.share.host("file"), scene.share.host("db-shm")).unwrap();
     for guest in &mut scene.guests {
@@ -114,7 +114,7 @@ fn guests_that_only_read_lock_a_file_that_is_shared_by_memory_together() {
 /// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in
 /// common.
 #[test]
-fn a_file_that_is_shared_by_memory_is_locked_by_one_guest_at_a_time() {
+fn mapped_file_is_locked_by_one_guest_at_a_time() {
     let mut scene = Scene::new(2);
     for name in ["db-shm", "lock.mdb"] {
         fs::write(scene.share.host(name), [0; 4096]).unwrap();
@@ -156,7 +156,7 @@ fn flock_and_posix_locks_ignore_one_another() {
 }
 
 #[test]
-fn getlk_says_what_is_in_the_way_and_whose_it_is() {
+fn getlk_returns_the_conflicting_lock_and_its_owner() {
     let mut scene = Scene::with(2, &["--sandbox", "none"]);
     let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
     let asked = write(2, 5, 30);
@@ -181,7 +181,7 @@ fn getlk_says_what_is_in_the_way_and_whose_it_is() {
 }
 
 #[test]
-fn ranges_of_one_owner_merge_split_and_change_kind_through_any_of_its_handles() {
+fn ranges_merge_split_and_change_kind_through_any_handle() {
     let mut scene = Scene::new(1);
     let (reads, both) = (scene.open(0, O_RDONLY), scene.open(0, O_RDWR));
     let mut set = |file: Opened, lock: Lock, expected: &[(bool, u64, u64)]| {
@@ -205,7 +205,7 @@ fn ranges_of_one_owner_merge_split_and_change_kind_through_any_of_its_handles() 
 }
 
 #[test]
-fn a_file_is_one_by_whatever_name_it_is_opened() {
+fn locks_of_hard_links_are_of_one_file() {
     let mut scene = Scene::new(2);
     fs::hard_link(scene.share.host("file"), scene.share.host("link")).unwrap();
     let (file, link) = (scene.open(0, O_RDWR), scene.guest(0).open_again("link", O_RDWR).unwrap());

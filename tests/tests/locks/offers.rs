@@ -33,7 +33,7 @@ fn locks_are_offered_where_they_are_held_on_the_host() {
 }
 
 #[test]
-fn where_locks_are_refused_each_is_enolck_and_closing_is_not() {
+fn refused_locks_are_enolck_and_close_succeeds() {
     let mut scene = Scene::with(1, &["--locks", "none"]);
     let file = scene.open(0, O_RDWR);
     let guest = scene.guest(0);
@@ -49,7 +49,7 @@ fn where_locks_are_refused_each_is_enolck_and_closing_is_not() {
 }
 
 #[test]
-fn a_policy_without_locks_refuses_whoever_asks_all_the_same() {
+fn policy_without_locks_refuses_every_lock_request() {
     let mut scene = Scene::with(1, &["--profile", "rootfs"]);
     let file = scene.open(0, O_RDONLY);
     let guest = scene.guest(0);

@@ -158,7 +158,7 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
 }
 
 #[test]
-fn random_ranges_of_two_owners_are_those_of_a_model_for_both_witnesses() {
+fn random_ranges_of_two_owners_match_the_model() {
     let _alone = alone();
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 64]).unwrap();
@@ -210,7 +210,7 @@ fn limited(share: &SharedFolder, limit: u32) -> (Client, Serving) {
 }
 
 #[test]
-fn locks_past_the_policys_limit_are_enolck_until_one_is_given_back() {
+fn locks_past_the_limit_are_enolck_until_unlock() {
     let _alone = alone();
     let share = SharedFolder::new().unwrap();
     let (mut guest, _daemon) = limited(&share, 3);

@@ -97,7 +97,7 @@ fn unlock(owner: u64) -> Lock {
 }
 
 #[test]
-fn dozens_that_wait_hold_up_nobody_and_each_has_its_turn() {
+fn dozens_of_waiters_block_no_request_and_are_served() {
     let mut scene = WaitScene::new(1);
     let before = Footprint::of(scene.daemons[0].serving_id()).unwrap();
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
@@ -123,7 +123,7 @@ fn dozens_that_wait_hold_up_nobody_and_each_has_its_turn() {
 }
 
 #[test]
-fn readers_that_wait_for_one_writer_all_go_on_at_once() {
+fn waiting_readers_all_continue_after_the_writer() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let waiting: Vec<Asked> = (1..=30).map(|owner| scene.waits(0, Lock::posix(READ, owner, 0, 9))).collect();
@@ -134,7 +134,7 @@ fn readers_that_wait_for_one_writer_all_go_on_at_once() {
 }
 
 #[test]
-fn whatever_gives_a_lock_back_wakes_who_waits_for_it() {
+fn every_kind_of_unlock_wakes_waiters() {
     type Give = fn(&mut Client, Opened);
     let gives: [(&str, Give); 4] = [
         ("an unlock", |guest, file| assert_eq!(guest.set(file, unlock(1)).unwrap(), 0)),
@@ -156,7 +156,7 @@ fn whatever_gives_a_lock_back_wakes_who_waits_for_it() {
 }
 
 #[test]
-fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
+fn unlock_wakes_waiters_of_both_daemons() {
     let mut scene = WaitScene::new(2);
     for round in 0..5 {
         let (here, there) = (round % 2, (round + 1) % 2);
@@ -174,7 +174,7 @@ fn an_unlock_in_another_daemon_wakes_who_waits_here_and_there() {
 /// How soon after the unlock a busy host lets the daemon try again is the host's affair. How often
 /// the daemon tries is not: it sleeps between two tries.
 #[test]
-fn a_lock_that_another_daemon_has_for_long_is_tried_again_and_again() {
+fn lock_held_by_another_daemon_is_retried() {
     let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
     let asked = scene.waits(0, write(1, 0, 9));
@@ -192,7 +192,7 @@ fn a_lock_that_another_daemon_has_for_long_is_tried_again_and_again() {
 }
 
 #[test]
-fn the_end_of_another_guest_wakes_who_waits_here() {
+fn end_of_another_guest_wakes_waiters() {
     let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(1, write(1, 0, 9)), 0);
     let asked = scene.waits(0, write(1, 0, 9));
@@ -201,7 +201,7 @@ fn the_end_of_another_guest_wakes_who_waits_here() {
 }
 
 #[test]
-fn a_host_process_that_lets_go_wakes_who_waits() {
+fn unlock_by_a_host_process_wakes_waiters() {
     let mut scene = WaitScene::new(1);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
@@ -228,7 +228,7 @@ fn flock_waits_for_guests_and_host_processes_as_well() {
 }
 
 #[test]
-fn who_waits_gets_the_lock_that_another_handle_of_its_owner_lacks() {
+fn waiting_upgrade_through_another_handle_gets_the_lock() {
     let mut scene = WaitScene::new(1);
     let reads = scene.guests[0].open("file", 0).unwrap();
     assert_eq!(scene.guests[0].set(reads, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
@@ -242,7 +242,7 @@ fn who_waits_gets_the_lock_that_another_handle_of_its_owner_lacks() {
 }
 
 #[test]
-fn a_cycle_in_one_guest_is_told_to_who_would_close_it() {
+fn wait_that_closes_a_cycle_is_edeadlk() {
     for owners in 2..=3u64 {
         let mut scene = WaitScene::new(1);
         for owner in 1..=owners {
@@ -288,7 +288,7 @@ fn a_wait_that_closes_no_cycle_is_no_deadlock() {
 }
 
 #[test]
-fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
+fn waiter_on_a_released_handle_leaves_no_lock() {
     for lock in [write(2, 0, 9), Lock::flock(WRITE, 2)] {
         let mut scene = WaitScene::new(1);
         let second = scene.guests[0].open("file", O_RDWR).unwrap();
@@ -307,7 +307,7 @@ fn who_waits_through_a_handle_that_is_released_leaves_no_lock_behind() {
 /// does the process end, and close its files. FLUSH of its owner while it waits is the close of
 /// another descriptor by another of its threads.
 #[test]
-fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_closed() {
+fn killed_waiter_leaves_no_lock() {
     for closes_meanwhile in [false, true] {
         let mut scene = WaitScene::new(2);
         let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
@@ -332,7 +332,7 @@ fn who_is_killed_while_it_waits_leaves_no_lock_behind_whenever_its_files_are_clo
 }
 
 #[test]
-fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_released() {
+fn killed_flock_waiter_leaves_no_lock() {
     let mut scene = WaitScene::new(2);
     let file = scene.files[0];
     assert_eq!(scene.set(1, Lock::flock(WRITE, 1)), 0);
@@ -348,7 +348,7 @@ fn who_is_killed_while_it_waits_for_flock_leaves_none_behind_once_its_file_is_re
 }
 
 #[test]
-fn a_queue_that_is_stopped_has_answered_who_waits() {
+fn stopped_queue_has_answered_lock_waiters() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     let mut waiting: Vec<Asked> = (1..=20).map(|owner| scene.waits(0, write(owner, 0, 9))).collect();
@@ -370,7 +370,7 @@ fn a_queue_that_is_stopped_has_answered_who_waits() {
 }
 
 #[test]
-fn what_ends_a_guest_ends_its_waiting() {
+fn init_and_destroy_end_lock_waits() {
     let init = Frame::new(INIT, 1).u32(7).u32(45).u32(128 << 10).u32(u32::MAX).u32(0).bytes(&[0; 44]);
     for (end, room) in [(init, 64), (Frame::new(DESTROY, 0), 0)] {
         let mut scene = WaitScene::new(2);
@@ -384,7 +384,7 @@ fn what_ends_a_guest_ends_its_waiting() {
 }
 
 #[test]
-fn a_guest_that_goes_away_while_many_wait_hangs_nobody() {
+fn guest_that_leaves_while_many_wait_blocks_no_other() {
     let mut scene = WaitScene::new(2);
     assert_eq!(scene.set(0, write(0, 0, 9)), 0);
     for round in 0..5 {
@@ -407,7 +407,7 @@ fn a_guest_that_goes_away_while_many_wait_hangs_nobody() {
 }
 
 #[test]
-fn too_many_that_wait_are_enolck_and_the_rest_is_served() {
+fn too_many_lock_waiters_are_enolck() {
     let setup = Setup { queues: 9, ..WIDE };
     let mut scene = WaitScene::new(1);
     drop(scene.guests.remove(0));

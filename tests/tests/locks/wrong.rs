@@ -9,7 +9,7 @@ use pinhole_tests::frontend::locks::{Lock, TO_THE_END, UNLOCK, WRITE};
 use pinhole_tests::linux::{EBADF, EINVAL, ENOLCK, O_RDONLY, O_RDWR, O_WRONLY};
 
 #[test]
-fn a_handle_gives_only_what_it_was_opened_for() {
+fn file_handle_locks_only_in_its_access_mode() {
     let mut scene = Scene::new(1);
     let (reads, writes) = (scene.open(0, O_RDONLY), scene.open(0, O_WRONLY));
     let guest = scene.guest(0);
@@ -66,7 +66,7 @@ fn garbage((node, handle): Opened, directory: Opened) -> Vec<(Frame, &'static [i
 }
 
 #[test]
-fn no_field_that_is_wrong_leaves_a_lock_behind() {
+fn wrong_field_leaves_no_lock() {
     let mut scene = Scene::new(1);
     let file = scene.open(0, O_RDWR);
     let guest = scene.guest(0);
@@ -93,7 +93,7 @@ fn no_field_that_is_wrong_leaves_a_lock_behind() {
 }
 
 #[test]
-fn a_handle_of_another_guest_locks_nothing() {
+fn file_handle_of_another_guest_is_ebadf() {
     let mut scene = Scene::new(2);
     let file = scene.open(0, O_RDWR);
     let node = scene.guest(1).look_up("file").unwrap();
@@ -104,7 +104,7 @@ fn a_handle_of_another_guest_locks_nothing() {
 }
 
 #[test]
-fn a_flood_of_owners_leaves_the_daemon_whole_and_nothing_behind() {
+fn flood_of_lock_owners_leaks_nothing() {
     let mut scene = Scene::new(1);
     let file = scene.open(0, O_RDWR);
     assert_eq!(scene.guest(0).set(file, read(1, 0, 9)).unwrap(), 0);

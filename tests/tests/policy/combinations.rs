@@ -17,7 +17,7 @@ fn ask(bench: &mut Bench, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
 }
 
 #[test]
-fn an_attribute_is_set_where_it_is_all_that_may_be_changed() {
+fn attribute_is_set_where_no_other_change_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     fs::write(&policy, "profile = \"rootfs\"\nallow = [\"xattr-write-user\"]\n").unwrap();
@@ -40,7 +40,7 @@ fn an_attribute_is_set_where_it_is_all_that_may_be_changed() {
 }
 
 #[test]
-fn a_root_without_groups_of_its_own_makes_files_in_its_own_name() {
+fn daemon_with_mapped_users_but_no_groups_creates_files() {
     let share = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::pinhole(share.path()).unwrap();
     for argument in ["--uid-map", ":0:0:2000:", "--modcaps", "+setuid:+setgid"] {

@@ -74,7 +74,7 @@ fn told(explained: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn explain_names_every_operation_once_with_what_the_guest_is_told() {
+fn explain_lists_every_operation_once_with_its_outcome() {
     let files = Files::new();
     for profile in Profile::ALL {
         let name = profile.name();
@@ -97,7 +97,7 @@ fn explain_names_every_operation_once_with_what_the_guest_is_told() {
 }
 
 #[test]
-fn explain_shows_what_the_kernel_answers_and_what_control_threads_let_through_for_others() {
+fn explain_lists_enosys_calls_and_calls_of_started_threads() {
     let files = Files::new();
     let explained = files.pinhole("policy explain share");
     let answered = section(&explained.stdout, "Host system calls that the kernel answers with ENOSYS");
@@ -126,7 +126,7 @@ fn explain_shows_what_the_kernel_answers_and_what_control_threads_let_through_fo
 }
 
 #[test]
-fn explain_tells_the_rules_and_limits_of_a_file() {
+fn explain_lists_the_rules_and_limits_of_a_file() {
     let explained = Files::new().pinhole("policy explain --policy good.toml");
     assert_eq!(explained.code, Some(0), "{}", explained.stderr);
     for line in [
@@ -148,7 +148,7 @@ fn explain_as_read_only_denies_every_change() {
 }
 
 #[test]
-fn explain_as_json_holds_what_the_text_holds() {
+fn explain_as_json_has_the_content_of_the_text() {
     let explained = Files::new().pinhole("policy explain --policy good.toml --json");
     let json: serde_json::Value = serde_json::from_str(&explained.stdout).unwrap();
     assert_eq!(json["paths"][1]["match"], "/secret");
@@ -215,7 +215,7 @@ fn check_says_by_which_rule_and_ends_accordingly() {
 }
 
 #[test]
-fn diff_says_what_only_one_has() {
+fn diff_lists_differences_between_two_policies() {
     let files = Files::new();
     let same = files.pinhole("policy diff good.toml good.toml");
     assert_eq!((same.code, same.stdout.as_str()), (Some(0), "good.toml and good.toml grant the same\n"));
@@ -234,7 +234,7 @@ fn diff_says_what_only_one_has() {
 }
 
 #[test]
-fn diff_names_the_way_in_which_only_one_makes_a_call() {
+fn diff_lists_the_arguments_that_only_one_policy_allows() {
     let differ = Files::new().pinhole("policy diff share full");
     let device = "+ host call of worker threads mknodat, the directory is a descriptor; S_IFCHR: make a character \
                   device node (mknod-char)";
@@ -244,7 +244,7 @@ fn diff_names_the_way_in_which_only_one_makes_a_call() {
 }
 
 #[test]
-fn a_question_that_is_wrong_gets_one_line_and_exit_code_2() {
+fn wrong_policy_command_prints_one_line_and_exits_2() {
     let files = Files::new();
     for (words, named) in [
         ("policy", "explain"),
@@ -318,7 +318,7 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_policy_that_is_none_is_one_line_with_its_place_and_serves_nothing() {
+fn invalid_policy_is_one_line_with_its_position() {
     let files = Files::new();
     std::fs::create_dir(files.path("shared")).unwrap();
     for (text, said) in BAD {

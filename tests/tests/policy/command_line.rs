@@ -55,7 +55,7 @@ impl Place {
 }
 
 #[test]
-fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
+fn wrong_argument_prints_one_line_and_exits_2() {
     let place = Place::new();
     for (words, named) in [
         ("", "--shared-dir"),
@@ -129,7 +129,7 @@ fn each_wrong_argument_gets_one_line_that_names_it_and_exit_code_2() {
 }
 
 #[test]
-fn what_the_host_refuses_gets_one_line_and_exit_code_1() {
+fn refusal_by_the_host_prints_one_line_and_exits_1() {
     let place = Place::new();
     std::fs::write(place.folder.path().join("file"), "").unwrap();
     let file = place.folder.path().join("file").display().to_string();
@@ -151,7 +151,7 @@ fn what_the_host_refuses_gets_one_line_and_exit_code_1() {
 }
 
 #[test]
-fn what_kata_and_libvirt_start_is_ready() {
+fn command_lines_of_kata_and_libvirt_start() {
     for words in [
         "--socket-path SOCK --shared-dir DIR --cache never --thread-pool-size=1 -o announce_submounts",
         "--socket-path SOCK --shared-dir DIR --cache auto --thread-pool-size=1 -o announce_submounts --xattr",
@@ -175,7 +175,7 @@ fn what_kata_and_libvirt_start_is_ready() {
 
 /// Needs root, as chroot does.
 #[test]
-fn every_isolation_serves_and_says_nothing_where_nothing_is_missing() {
+fn complete_sandbox_starts_without_warnings() {
     for sandbox in ["namespace", "chroot", "none"] {
         let place = Place::new();
         let words = "--inode-file-handles never --seccomp trap --log-level warn";
@@ -187,7 +187,7 @@ fn every_isolation_serves_and_says_nothing_where_nothing_is_missing() {
 }
 
 #[test]
-fn a_socket_passed_in_is_served_and_the_vmms_leaving_ends_the_process() {
+fn passed_socket_is_served_until_the_vmm_disconnects() {
     let place = Place::new();
     let listener = UnixListener::bind(place.socket()).unwrap();
     rustix::io::fcntl_setfd(&listener, FdFlags::empty()).unwrap();
@@ -210,7 +210,7 @@ fn keep_listening_outlives_the_vmm() {
 }
 
 #[test]
-fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
+fn stale_socket_is_replaced_and_socket_in_use_is_not() {
     let place = Place::new();
     drop(UnixListener::bind(place.socket()).unwrap());
     let mut first = place.start("--shared-dir DIR --socket-path SOCK");

@@ -231,19 +231,19 @@ fn denied(arguments: &[&str], policy: &Policy) -> usize {
 }
 
 #[test]
-fn a_tree_to_run_from_is_changed_by_nothing_and_the_host_hears_of_no_try() {
+fn rootfs_refuses_every_change_without_a_host_call() {
     let refused = denied(&["--profile=rootfs"], &Policy::of(Profile::Rootfs));
     assert!(refused > 40, "{refused}");
 }
 
 #[test]
-fn a_share_has_no_device_nodes_and_no_attributes_of_the_hosts_security() {
+fn share_refuses_device_nodes_and_security_attributes() {
     let refused = denied(&["--profile=share", "--xattr"], &Policy::of(Profile::Share));
     assert_eq!(refused, 3 + 1 + 6, "mknod, whiteout by rename, two namespaces");
 }
 
 #[test]
-fn everything_without_changes_is_read_only_whatever_the_profile() {
+fn readonly_option_refuses_changes_under_every_profile() {
     for (profile, named) in [(Profile::Full, "--profile=full"), (Profile::Share, "--profile=share")] {
         let policy = Policy::of(profile).without_mutations();
         let refused = denied(&[named, "--readonly", "--xattr"], &policy);
@@ -252,7 +252,7 @@ fn everything_without_changes_is_read_only_whatever_the_profile() {
 }
 
 #[test]
-fn what_nobody_carries_out_yet_is_refused_where_it_is_denied_and_else_answered_for_ever() {
+fn unsupported_operation_is_refused_if_denied_else_enosys() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.toml");
     fs::write(&path, "deny = [\"map-write\"]\n").unwrap();
@@ -278,7 +278,7 @@ fn what_nobody_carries_out_yet_is_refused_where_it_is_denied_and_else_answered_f
 }
 
 #[test]
-fn what_cannot_be_unwritten_is_durable_without_asking_the_host() {
+fn syncs_of_a_read_only_share_make_no_host_call() {
     let mut traced = Traced::new(&["--profile=rootfs"], fill);
     let Held { file, handle, directory, listed } = hold(&mut traced);
     let flags = FsyncFlags::empty();
@@ -319,7 +319,7 @@ fn no_ioctl_reaches_the_host_under_any_profile() {
 }
 
 #[test]
-fn a_list_of_attributes_has_only_those_that_may_be_read() {
+fn attribute_list_contains_only_readable_attributes() {
     let with_attributes = |share: &Path| {
         fill(share);
         let file = share.join("file");
@@ -348,7 +348,7 @@ fn a_list_of_attributes_has_only_those_that_may_be_read() {
 }
 
 #[test]
-fn a_way_to_fallocate_that_is_none_never_reaches_the_host() {
+fn unknown_fallocate_mode_never_reaches_the_host() {
     let mut bench = Bench::with(Setup::default(), &["--profile=full"]).unwrap();
     fs::write(bench.host("file"), [1; 4096]).unwrap();
     let found = bench.body(Frame::new(LOOKUP, 1).name("file"), 128).unwrap();
@@ -368,7 +368,7 @@ fn a_way_to_fallocate_that_is_none_never_reaches_the_host() {
 }
 
 #[test]
-fn whatever_flags_a_file_is_opened_with_the_host_sees_only_those_it_knows() {
+fn open_passes_only_known_flags_to_the_host() {
     // Under `auto` an open of what the host has written anew is sent back once.
     let options = ["--profile=full", "--allow-direct-io", "--cache=exclusive"];
     let mut bench = Bench::with(Setup::default(), &options).unwrap();

@@ -203,7 +203,7 @@ fn a_mount_of_root_gains_no_privileges() {
 
 /// What this kernel has is taken away from the daemon by a filter around it.
 #[test]
-fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
+fn incomplete_required_layer_prevents_serving() {
     let unshare = |bits: u64| format!("unshare={bits}");
     for (lacking, wall, said) in [
         ("landlock_create_ruleset".to_owned(), "landlock", "no Landlock: this kernel has none"),
@@ -234,7 +234,7 @@ fn what_a_required_wall_lacks_keeps_the_daemon_from_serving() {
 }
 
 #[test]
-fn a_mount_is_not_made_where_a_required_wall_is_missing() {
+fn missing_required_layer_prevents_a_mount() {
     let place = LayerPlace::new();
     let without = [env!("CARGO_BIN_EXE_deny_syscall"), "landlock_create_ruleset"];
     let ended = run(&mut place.command(&without, "mount DIR MNT --require landlock")).unwrap();
@@ -247,7 +247,7 @@ fn a_mount_is_not_made_where_a_required_wall_is_missing() {
 }
 
 #[test]
-fn capabilities_are_those_of_the_policy_and_of_the_command_line() {
+fn capabilities_come_from_policy_and_command_line() {
     const CHOWN: u32 = 0;
     const DAC_OVERRIDE: u32 = 1;
     const DAC_READ_SEARCH: u32 = 2;
@@ -294,7 +294,7 @@ fn the_limits_of_the_process_are_set() {
 /// core files, once a thread has acted as a guest's user: the kernel then forgets that the process
 /// is not to be dumped.
 #[test]
-fn a_core_has_no_memory_after_a_guest_user_created_a_file() {
+fn core_has_no_memory_after_a_user_created_a_file() {
     let place = LayerPlace::new();
     fs::set_permissions(place.path("share"), fs::Permissions::from_mode(0o777)).unwrap();
     let program = place.start(&[], "");

@@ -264,7 +264,7 @@ fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
 }
 
 #[test]
-fn who_writes_too_fast_is_slowed_and_nobody_else_is() {
+fn fast_writer_is_slowed_alone() {
     let mut bench = limited("write-bytes-per-second = \"1 MiB\"");
     let (node, handle) = opened(&mut bench, "file");
     let began = Instant::now();
@@ -292,7 +292,7 @@ fn who_writes_too_fast_is_slowed_and_nobody_else_is() {
 }
 
 #[test]
-fn who_asks_too_often_is_slowed_and_no_other_guest_is() {
+fn guest_with_too_many_requests_is_slowed_alone() {
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
     let mut bench = limited("operations-per-second = 50");
     let began = Instant::now();
@@ -315,7 +315,7 @@ fn who_asks_too_often_is_slowed_and_no_other_guest_is() {
 }
 
 #[test]
-fn who_has_to_wait_never_waits_to_forget() {
+fn slowed_guest_forgets_without_waiting() {
     let mut bench = limited("operations-per-second = 1");
     fs::write(bench.host("file"), "").unwrap();
     let node = look_up(&mut bench.guest, NodeId::ROOT, "file").unwrap();

@@ -175,7 +175,7 @@ fn a_hidden_name_is_not_there() {
 }
 
 #[test]
-fn below_a_directory_nothing_may_be_changed() {
+fn read_only_directory_refuses_changes_below_it() {
     let rules = rule("/one/**", r#"["lookup", "stat", "list", "read", "readlink"]"#);
     let mut share = Ruled::new(&rules);
     let file = share.find("one/dir/file").unwrap();
@@ -198,7 +198,7 @@ fn below_a_directory_nothing_may_be_changed() {
 }
 
 #[test]
-fn a_tree_to_run_from_may_have_one_place_to_write() {
+fn rootfs_may_have_one_writable_directory() {
     let all = r#"["lookup", "stat", "list", "read", "write", "create", "mkdir", "unlink", "rename", "link"]"#;
     let text = format!("profile = \"rootfs\"\n{}", rule("/one/**", all));
     let mut share = Ruled::new(&text);
@@ -242,7 +242,7 @@ fn a_listing_is_a_way_to_a_file_too() {
 }
 
 #[test]
-fn a_listing_tells_only_names_where_no_more_is_granted() {
+fn listing_has_only_names_where_no_more_is_granted() {
     let rules = rule("/one", r#"["lookup", "stat", "list"]"#) + &rule("/one/**", "[]");
     let mut share = Ruled::new(&rules);
     let listed = share.list("one", true);
@@ -251,7 +251,7 @@ fn a_listing_tells_only_names_where_no_more_is_granted() {
 }
 
 #[test]
-fn nothing_is_moved_to_where_more_may_be_done_to_it() {
+fn rename_to_a_path_with_more_rights_is_exdev() {
     let mut share = Ruled::new(&rule("/one/**", FEW));
     let plain = RenameFlags::empty();
     assert_eq!(share.rename("one/file", "two/new", plain), Some(Errno::EXDEV));
@@ -289,7 +289,7 @@ fn a_directory_that_is_moved_takes_its_rules_along() {
 }
 
 #[test]
-fn a_file_without_a_name_gets_none_where_more_may_be_done_to_it() {
+fn unnamed_file_is_not_linked_where_more_is_allowed() {
     let few = r#"["lookup", "stat", "read", "write", "tmpfile", "link"]"#;
     let mut share = Ruled::new(&rule("/one/*", few));
     let open = Open { flags: OpenFlags::from_bits_retain(O_RDWR), kill_suidgid: false };
@@ -302,7 +302,7 @@ fn a_file_without_a_name_gets_none_where_more_may_be_done_to_it() {
 }
 
 #[test]
-fn what_the_host_moves_keeps_the_rule_by_which_the_guest_knows_it() {
+fn file_moved_by_the_host_keeps_its_known_rule() {
     let mut share = Ruled::new(&rule("/two/**", r#"["lookup", "stat", "list", "read"]"#));
     let file = share.find("one/file").unwrap();
     fs::rename(share.0.host("one/file"), share.0.host("two/moved")).unwrap();
@@ -317,7 +317,7 @@ fn what_the_host_moves_keeps_the_rule_by_which_the_guest_knows_it() {
 }
 
 #[test]
-fn without_stat_a_node_says_nothing_of_itself() {
+fn without_stat_getattr_of_a_node_is_refused() {
     let mut share = Ruled::new(&rule("/one/file", r#"["lookup", "read"]"#));
     let file = share.find("one/file").unwrap();
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
@@ -386,7 +386,7 @@ sync
 "#;
 
 #[test]
-fn a_real_guest_copies_where_it_may_not_move_and_sees_nothing_hidden() {
+fn guest_copies_instead_of_moving_and_sees_no_hidden_names() {
     let folder = tempfile::tempdir().unwrap();
     for directory in ["few", "free", "fixed", "log"] {
         fs::create_dir(folder.path().join(directory)).unwrap();

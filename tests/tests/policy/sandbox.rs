@@ -140,7 +140,7 @@ fn proc_is_no_way_out() {
 /// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's
 /// own file system.
 #[test]
-fn a_handle_of_the_shares_file_system_opens_a_file_beside_it_only_where_handles_are_used() {
+fn inode_handle_reaches_outside_only_where_handles_are_used() {
     let place = SandboxPlace::new();
     place.check("handle", ("share", PREFER), [DONE; 9]);
     place.check(
@@ -172,12 +172,12 @@ fn a_handle_of_another_file_system_is_stale() {
 }
 
 #[test]
-fn nothing_is_executed() {
+fn exec_is_impossible() {
     check("exec", [FILTER, FILTER, FILTER, NO_ENTRY, NO_ENTRY, DONE, DENIED, FILTER, DONE]);
 }
 
 #[test]
-fn nothing_is_connected_to() {
+fn connect_is_impossible() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let attempt = format!("connect={}", listener.local_addr().unwrap());
     check(&attempt, [FILTER, FILTER, FILTER, UNREACHABLE, DONE, DONE, DENIED, FILTER, DONE]);
@@ -189,14 +189,14 @@ fn nothing_is_connected_to() {
 }
 
 #[test]
-fn the_keeper_is_neither_looked_into_nor_signalled() {
+fn supervisor_is_neither_traced_nor_signaled() {
     let (pid, own) = (NO_PROCESS, NOT_PERMITTED);
     check("ptrace", [FILTER, FILTER, FILTER, pid, DONE, NOT_PERMITTED, own, FILTER, DONE]);
     check("kill", [FILTER, FILTER, FILTER, pid, DONE, DONE, own, FILTER, DONE]);
 }
 
 #[test]
-fn nothing_is_mounted_and_nothing_unshared() {
+fn mount_and_unshare_are_impossible() {
     check("mount", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, NOT_PERMITTED, FILTER, DONE]);
     check("unshare", [FILTER, FILTER, FILTER, DONE, DONE, NOT_PERMITTED, DONE, FILTER, DONE]);
 }
@@ -211,7 +211,7 @@ fn no_memory_is_made_executable() {
 /// filter does not see the flags of an open: there the mount and Landlock do, and for a file that
 /// is there Landlock only where it covers opening.
 #[test]
-fn nothing_changes_in_a_read_only_share() {
+fn read_only_share_cannot_be_changed() {
     let place = SandboxPlace::new();
     for (handles, landlock) in [(NEVER, DENIED), (PREFER, DONE)] {
         let rootfs = ("rootfs", handles);
@@ -293,7 +293,7 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
 }
 
 #[test]
-fn every_kind_of_thread_under_every_profile_and_isolation_is_held() {
+fn filter_holds_every_thread_under_every_profile_and_isolation() {
     let place = SandboxPlace::new();
     for profile in ["full", "share", "rootfs"] {
         for thread in ["control", "worker", "offload", "supervisor"] {

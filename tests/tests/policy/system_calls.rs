@@ -43,7 +43,7 @@ fn costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &
 }
 
 #[test]
-fn a_request_that_hits_memory_costs_one_call_beside_its_wake_and_its_interrupt() {
+fn cached_request_costs_three_system_calls() {
     let fill = |share: &Path| fs::write(share.join("file"), [1; 2 * PAGE]).unwrap();
     let mut traced = Traced::new(&[], fill);
     let lookup = Frame::new(LOOKUP, ROOT).name("file");
@@ -63,7 +63,7 @@ fn a_request_that_hits_memory_costs_one_call_beside_its_wake_and_its_interrupt()
 
 /// Capabilities stay as they are between what a user makes and what it writes.
 #[test]
-fn user_who_makes_and_writes_in_turn_costs_no_capset() {
+fn alternating_creates_and_writes_cost_no_capset() {
     const USER: u32 = 1000;
     const KILL_SUIDGID: u32 = 4;
     let fill = |share: &Path| fs::write(share.join("file"), [1; PAGE]).unwrap();
@@ -115,7 +115,7 @@ fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
 }
 
 #[test]
-fn a_worker_that_looks_for_requests_loses_none() {
+fn polling_queue_thread_loses_no_request() {
     for features in [0, EVENT_IDX, EVENT_IDX | INDIRECT] {
         for budget in ["0", "5", "30", "1000"] {
             let setup = Setup { features, ..Setup::default() };
@@ -139,7 +139,7 @@ fn switches(id: u32) -> u64 {
 }
 
 #[test]
-fn a_guest_that_asks_for_nothing_costs_nothing() {
+fn idle_guest_costs_no_processor_time() {
     let mut bench = Bench::with(Setup::default(), &["--poll-us", "1000"]).unwrap();
     ask_as_asked(&mut bench.guest, 1000);
     let began = Instant::now();

@@ -133,7 +133,7 @@ fn file_that_the_guest_wrote_large_is_kept_too() {
 }
 
 #[test]
-fn truncation_of_a_large_file_is_left_to_the_pool() {
+fn truncation_of_a_large_file_runs_in_the_pool() {
     let mut scene = LargeFileScene::new(&[]);
     let large = scene.guest.look_up("large").unwrap();
     scene.is_done_by_the_pool(truncate(large, 5), 104);
@@ -141,7 +141,7 @@ fn truncation_of_a_large_file_is_left_to_the_pool() {
 }
 
 #[test]
-fn truncating_open_of_a_large_file_is_left_to_the_pool() {
+fn truncating_open_of_large_file_runs_in_the_pool() {
     for handles in ["prefer", "never"] {
         let mut scene = LargeFileScene::new(&[&format!("--inode-file-handles={handles}")]);
         let large = scene.guest.look_up("large").unwrap();
@@ -151,7 +151,7 @@ fn truncating_open_of_a_large_file_is_left_to_the_pool() {
 }
 
 #[test]
-fn truncation_by_an_open_file_is_left_to_the_pool() {
+fn truncation_by_file_handle_runs_in_the_pool() {
     let mut scene = LargeFileScene::new(&[]);
     let (node, handle) = scene.guest.open("large", O_RDWR).unwrap();
     // FATTR_FH beside the size.

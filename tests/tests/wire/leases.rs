@@ -72,7 +72,7 @@ fn truncate(node: u64, size: u64) -> Frame {
 }
 
 #[test]
-fn open_of_a_leased_file_waits_and_holds_up_nothing() {
+fn open_of_a_leased_file_waits_without_blocking_others() {
     let mut scene = LeaseScene::new(&["file"]);
     let node = scene.guest.look_up("file").unwrap();
     let lease = scene.lease(LeaseKind::Write, &["file"]);

@@ -70,7 +70,7 @@ fn in_table(mountpoint: &Path) -> bool {
 }
 
 #[test]
-fn files_written_through_the_mount_are_on_the_host_and_the_other_way_round() {
+fn mount_and_host_see_the_same_files() {
     let mounted = Mounted::new(&[]);
     let (host, mnt) = (mounted.host(), mounted.mnt());
     fs::create_dir_all(mnt.join("a/b")).unwrap();
@@ -142,7 +142,7 @@ fn sigterm_ends_a_busy_mount_too() {
 
 /// Whoever may rename a folder above the mount point puts another mount at its path.
 #[test]
-fn the_end_unmounts_its_own_mount_wherever_it_is() {
+fn mount_is_removed_at_the_end_even_if_moved() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for name in ["host", "above", "above/a mnt"] {
@@ -168,7 +168,7 @@ fn the_end_unmounts_its_own_mount_wherever_it_is() {
 }
 
 #[test]
-fn an_umount_by_somebody_else_is_the_end_too() {
+fn external_umount_ends_the_mount_process() {
     let mut mounted = Mounted::new(&["--threads=3"]);
     unmount_when_unused(&mounted.mnt()).unwrap();
     let status = mounted.program.wait(Duration::from_secs(20)).unwrap();
@@ -185,7 +185,7 @@ fn two_mounts_at_once_do_not_know_each_other() {
 }
 
 #[test]
-fn who_waits_for_a_lock_gets_it_or_gives_up() {
+fn lock_waiter_gets_the_lock_or_is_interrupted() {
     let mounted = Mounted::new(&[]);
     fs::write(mounted.mnt().join("file"), "content").unwrap();
     let open = || File::options().read(true).write(true).open(mounted.mnt().join("file")).unwrap();
@@ -213,7 +213,7 @@ fn who_waits_for_a_lock_gets_it_or_gives_up() {
 }
 
 #[test]
-fn a_read_only_share_refuses_changes_even_where_the_mount_is_writable() {
+fn read_only_share_refuses_changes_through_a_writable_mount() {
     let mounted = Mounted::new(&["--readonly", "-o", "rw"]);
     let error = File::create(mounted.mnt().join("file")).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
@@ -223,7 +223,7 @@ fn a_read_only_share_refuses_changes_even_where_the_mount_is_writable() {
 }
 
 #[test]
-fn a_mount_whose_server_was_killed_is_named_as_such() {
+fn error_names_a_mount_whose_server_was_killed() {
     let mut mounted = Mounted::new(&[]);
     assert_eq!(mounted.program.end_by(Signal::KILL).unwrap(), None);
     let again = run(pinhole(["mount"]).unwrap().arg(mounted.host()).arg(mounted.mnt())).unwrap();
@@ -263,7 +263,7 @@ fn without_dev_fuse_the_error_says_how_to_get_it() {
 }
 
 #[test]
-fn without_root_and_without_fusermount3_the_error_says_what_to_install() {
+fn missing_fusermount3_error_says_what_to_install() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for name in ["host", "mnt", "empty"] {

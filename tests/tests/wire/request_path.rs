@@ -69,7 +69,7 @@ fn same_attr(body: &[u8], at: usize, path: &std::path::Path) {
 }
 
 #[test]
-fn nothing_but_init_is_served_before_init() {
+fn requests_before_init_fail_with_eio() {
     let mut bench = Bench::before_init(Setup::default(), &[]).unwrap();
     assert_eq!(bench.errno(getattr(ROOT), 104).unwrap(), EIO);
     assert_eq!(bench.errno(lookup("file"), ENTRY_LEN).unwrap(), EIO);
@@ -78,7 +78,7 @@ fn nothing_but_init_is_served_before_init() {
 }
 
 #[test]
-fn init_is_answered_with_what_both_sides_know() {
+fn init_reply_has_only_features_of_both_sides() {
     let mut bench = Bench::before_init(Setup::default(), &[]).unwrap();
     // major, minor, max_readahead, flags with INIT_EXT and MAX_PAGES, flags2, unused.
     let init = Frame::new(26, 0).u32(7).u32(45).u32(0x2_0000).u32(1 << 30 | 1 << 22).u32(0).bytes(&[0; 44]);
@@ -91,7 +91,7 @@ fn init_is_answered_with_what_both_sides_know() {
 }
 
 #[test]
-fn lookup_and_getattr_say_what_the_host_says() {
+fn lookup_and_getattr_return_the_hosts_attributes() {
     let (mut bench, node, _) = with_file();
     let path = bench.host("file");
     let entry = bench.body(lookup("file"), ENTRY_LEN).unwrap();
@@ -276,7 +276,7 @@ fn extended_attributes_are_set_read_listed_and_removed() {
 }
 
 #[test]
-fn statfs_and_access_say_what_the_host_says() {
+fn statfs_and_access_return_the_hosts_answer() {
     let (mut bench, node, _) = with_file();
     let body = bench.body(Frame::new(STATFS, ROOT), 80).unwrap();
     let host = rustix::fs::statvfs(bench.host("")).unwrap();
@@ -287,7 +287,7 @@ fn statfs_and_access_say_what_the_host_says() {
 }
 
 #[test]
-fn what_is_not_served_says_so_for_ever() {
+fn unsupported_operations_return_enosys() {
     let (mut bench, node, handle) = with_file();
     assert_eq!(bench.errno(Frame::new(BMAP, node).u64(0).u32(4096).u32(0), 8).unwrap(), ENOSYS);
     let poll = Frame::new(POLL, node).u64(handle).u64(0).u32(0).u32(1);
@@ -377,7 +377,7 @@ fn a_full_queue_is_answered_whole_with_one_kick() {
 }
 
 #[test]
-fn a_guest_that_kicks_only_when_it_is_asked_to_is_served() {
+fn guest_that_kicks_only_on_request_is_served() {
     for features in [0, EVENT_IDX] {
         let mut bench = Bench::with(Setup { features, ..Setup::default() }, &[]).unwrap();
         let (queue, memory) = bench.guest.queue(1).unwrap();
@@ -395,7 +395,7 @@ fn a_guest_that_kicks_only_when_it_is_asked_to_is_served() {
 }
 
 #[test]
-fn a_guest_that_asks_for_no_interrupt_gets_none() {
+fn guest_that_wants_no_interrupt_gets_none() {
     let mut bench = Bench::with(Setup { features: EVENT_IDX, ..Setup::default() }, &[]).unwrap();
     let (queue, memory) = bench.guest.queue(1).unwrap();
     let message = getattr(ROOT).message();
@@ -439,7 +439,7 @@ fn several_queues_are_served_at_once() {
 }
 
 #[test]
-fn a_worker_exists_only_for_a_queue_in_use() {
+fn only_queues_in_use_have_a_queue_thread() {
     let bench = Bench::with(Setup { queues: 2, ..Setup::default() }, &[]).unwrap();
     let few = bench.footprint().unwrap().threads;
     let bench = Bench::with(Setup { queues: 9, ..Setup::default() }, &[]).unwrap();
@@ -458,7 +458,7 @@ fn the_device_says_its_tag_and_its_queues() {
 }
 
 #[test]
-fn a_reply_without_room_is_an_error_that_says_no_more_than_fits() {
+fn reply_without_room_is_an_error_that_fits() {
     let (mut bench, node, handle) = with_file();
     let reply = bench.guest.raw(1, &getattr(node).message(), OUT_HEADER_LEN + 103).unwrap();
     check(&reply, UNIQUE).unwrap();

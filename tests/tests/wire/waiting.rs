@@ -234,7 +234,7 @@ impl Hanging {
 }
 
 #[test]
-fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
+fn hanging_reads_and_fsync_do_not_block_later_requests() {
     let mut scene = Scene::new(WIDE, &[]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..32);
@@ -259,7 +259,7 @@ fn reads_and_an_fsync_that_hang_hold_up_nothing_behind_them() {
 }
 
 #[test]
-fn a_write_that_hangs_holds_up_nothing_behind_it() {
+fn hanging_write_does_not_block_later_requests() {
     let mut scene = Scene::new(Setup::default(), &[]);
     scene.stall();
     let (node, handle) = scene.cold;
@@ -344,7 +344,7 @@ fn a_policy_says_how_many_requests_may_wait() {
 }
 
 #[test]
-fn without_a_pool_a_limit_of_requests_that_wait_is_said_to_have_no_effect() {
+fn queued_requests_limit_without_a_pool_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
     fs::write(&policy, "[limits]\nqueued-requests = 5\n").unwrap();
@@ -404,19 +404,19 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
 }
 
 #[test]
-fn a_queue_is_stopped_when_what_waits_in_the_pool_is_done() {
+fn queue_stops_after_its_requests_in_the_pool() {
     ends_with_the_requests(|guest| {
         assert!(guest.stop_queue(1).unwrap() >= 12);
     });
 }
 
 #[test]
-fn memory_is_exchanged_when_what_waits_in_the_pool_is_done() {
+fn memory_is_replaced_after_the_requests_in_the_pool() {
     ends_with_the_requests(|guest| guest.share_memory().unwrap());
 }
 
 #[test]
-fn a_machine_that_dies_while_its_requests_hang_takes_nothing_along() {
+fn death_of_a_vmm_with_hanging_requests_leaks_nothing() {
     let mut scene = Scene::new(WIDE, &["--keep-listening"]);
     let mut first = None;
     for round in 0..3 {
@@ -499,7 +499,7 @@ fn half_cached(file: &File, len: usize, piece: usize) -> Option<bool> {
 }
 
 #[test]
-fn what_is_half_in_memory_is_read_whole() {
+fn half_cached_range_is_read_whole() {
     const LEN: usize = 1 << 20;
     let mut bench = Bench::new().unwrap();
     let bytes: Vec<u8> = (0..LEN).map(|at| u8::try_from((at / 64 + at) % 251).unwrap()).collect();
@@ -550,7 +550,7 @@ fn a_thousand_fsyncs_are_each_answered_once() {
 }
 
 #[test]
-fn threads_are_started_for_what_waits_and_end_when_nothing_does() {
+fn pool_threads_start_with_waiting_requests_and_end_after() {
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "4"]);
     scene.ask_at_once(2, getattr(), ATTR_LEN);
     let before = scene.footprint().threads;

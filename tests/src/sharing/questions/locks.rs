@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_visit_too_many_a_lost_turn_and_a_few_visits_are_wrong() {
+    fn wrong_number_of_turns_or_visits_is_an_error() {
         let file: Vec<u8> = [4_u32, 3, 3].into_iter().flat_map(u32::to_le_bytes).collect();
         let said = |turns, steady, other| {
             vec![

@@ -67,7 +67,7 @@ fn verdict(calls: &Calls) -> (usize, Result<(), String>) {
 }
 
 #[test]
-fn strict_guests_at_the_wire_and_the_host_are_as_one_machine() {
+fn strict_wire_clients_and_host_are_linearizable() {
     let folder = tempfile::tempdir().unwrap();
     let share = folder.path().join("share");
     fs::create_dir(&share).unwrap();
@@ -101,13 +101,13 @@ fn among_kernels(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<Stri
 }
 
 #[test]
-fn strict_kernels_and_the_host_are_as_one_machine() {
+fn strict_kernels_and_host_are_linearizable() {
     let rounds = number("PINHOLE_HISTORY_ROUNDS", ROUNDS);
     assert_eq!(among_kernels(&["--cache=strict"], (rounds, 4)), None);
 }
 
 #[test]
-fn kernels_that_keep_what_they_know_are_refused() {
+fn caching_kernels_are_not_linearizable() {
     for arguments in
         [&["--cache=exclusive"][..], &["--cache=auto", "--attr-timeout=60"], &["--cache=metadata"]]
     {
@@ -139,7 +139,7 @@ fn auto_is_close_to_open_among_kernels_and_the_host() {
 }
 
 #[test]
-fn kernels_that_keep_data_past_an_open_are_not_close_to_open() {
+fn exclusive_kernels_are_not_close_to_open() {
     let refused = reopened(&["--cache=exclusive"], ROUNDS_UNTIL_REFUSED);
     println!("{}", refused.expect("exclusive passed for close-to-open"));
 }

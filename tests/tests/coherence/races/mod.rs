@@ -36,7 +36,7 @@ fn read(path: PathBuf) -> thread::JoinHandle<String> {
 /// A thread reads while the file is empty; the end that it has met is handled after another thread
 /// was told of the text.
 #[test]
-fn a_read_that_ended_early_does_not_hide_what_was_written_since() {
+fn late_end_of_file_does_not_hide_later_writes() {
     let mount = HeldBack::new();
     let (host, seen) = file(&mount);
     fs::write(&host, "as it was before").unwrap();
@@ -63,7 +63,7 @@ fn a_read_that_ended_early_does_not_hide_what_was_written_since() {
 /// Two threads are told of the file, the first one before it was written; its answer is handled
 /// first, so Linux drops the later one.
 #[test]
-fn an_answer_from_before_a_write_does_not_hide_it() {
+fn late_reply_does_not_hide_a_later_write() {
     let mount = HeldBack::new();
     let (host, seen) = file(&mount);
     fs::write(&host, "as it was before").unwrap();

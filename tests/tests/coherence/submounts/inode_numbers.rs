@@ -52,7 +52,7 @@ fn single_files_of_two_file_systems_differ_by_inode_number() {
 }
 
 #[test]
-fn trees_of_two_file_systems_differ_where_submounts_are_not_announced() {
+fn trees_of_unannounced_file_systems_have_different_inode_numbers() {
     let share = Share::new();
     share.tmpfs("one", "1");
     share.tmpfs("two", "2");

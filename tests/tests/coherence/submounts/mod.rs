@@ -38,7 +38,7 @@ fn host_unmounts_once_the_guest_forgot_its_last_inode() {
 }
 
 #[test]
-fn host_unmounts_within_seconds_what_an_idle_guest_knows() {
+fn host_unmounts_idle_submounts_within_seconds() {
     let share = Share::new();
     share.tmpfs("memory", "text of memory");
     share.ext4("disk", "text of disk");
@@ -96,7 +96,7 @@ fn open_file_keeps_its_mount_until_released() {
 }
 
 #[test]
-fn next_file_system_in_the_place_is_not_served_under_old_ids() {
+fn new_file_system_is_not_served_under_old_ids() {
     let share = Share::new();
     share.tmpfs("data", "old");
     let mut guest = share.guest(&[]);
@@ -116,7 +116,7 @@ fn next_file_system_in_the_place_is_not_served_under_old_ids() {
 }
 
 #[test]
-fn copy_of_a_disk_in_its_place_is_another_file_system() {
+fn copy_of_a_disk_is_another_file_system() {
     let share = Share::new();
     share.ext4("disk", "old");
     share.unmount("disk").unwrap();
@@ -135,7 +135,7 @@ fn copy_of_a_disk_in_its_place_is_another_file_system() {
 }
 
 #[test]
-fn what_was_changed_is_synced_before_a_mount_is_closed() {
+fn changes_are_synced_before_a_mount_is_closed() {
     let share = Share::new();
     share.ext4("disk", "text");
     let mut guest = share.guest(&[]);
@@ -169,7 +169,7 @@ fn what_was_changed_is_synced_before_a_mount_is_closed() {
 }
 
 #[test]
-fn error_of_an_idle_mount_is_told_by_the_next_syncfs() {
+fn error_of_an_idle_mount_fails_the_next_syncfs() {
     const BLOCKS: u8 = 4;
     let share = Share::new();
     let disk = FailingDisk::start().unwrap();
@@ -211,7 +211,7 @@ fn covered_mount_is_stale_and_comes_back_with_its_place() {
 }
 
 #[test]
-fn mount_that_the_host_moves_is_found_in_its_new_place() {
+fn mount_moved_by_the_host_is_found_again() {
     let share = Share::new();
     // A mount cannot be moved out of one that passes changes on.
     rustix::mount::mount_change(share.path(""), MountPropagationFlags::PRIVATE).unwrap();
@@ -272,7 +272,7 @@ const LOOKS: &str = r#"
     "#;
 
 #[test]
-fn real_guest_lets_its_host_unmount_and_tells_files_apart() {
+fn host_unmounts_under_real_guest_that_distinguishes_equal_inodes() {
     let (share, sources) = with_two_equal_inodes();
     share.ext4("idle", "text of idle, ");
     share.tmpfs("dropped", "text of dropped");

@@ -125,7 +125,7 @@ fn forgets_have_a_limit_of_their_own() {
 
 /// The guest pays for its FORGETs for four minutes.
 #[test]
-fn a_guest_that_forgets_too_fast_waits_with_nothing_else() {
+fn flood_of_forgets_slows_no_other_request() {
     let (_folder, path) = policy("operations-per-second = 100");
     let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
     let guest = &mut bench.guest;

@@ -147,7 +147,7 @@ fn pool_is_free(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
 }
 
 #[test]
-fn a_flood_of_syncfs_is_one_call_of_the_host_at_a_time() {
+fn flood_of_syncfs_is_one_host_call_at_a_time() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, "");
     let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
@@ -159,7 +159,7 @@ fn a_flood_of_syncfs_is_one_call_of_the_host_at_a_time() {
 }
 
 #[test]
-fn a_flood_of_syncfs_takes_no_thread_of_the_pool() {
+fn flood_of_syncfs_takes_no_pool_thread() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     fs::write(bench.host("file"), "").unwrap();
     let guest = &mut bench.guest;
@@ -176,7 +176,7 @@ fn a_flood_of_syncfs_takes_no_thread_of_the_pool() {
 
 /// The front-end waits for the reply to GET_VRING_BASE, and the host's disk for longer than that.
 #[test]
-fn a_queue_with_syncfs_is_stopped_before_the_host_has_answered() {
+fn queue_with_syncfs_stops_before_the_host_answers() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     let guest = &mut bench.guest;
     let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
@@ -210,7 +210,7 @@ fn every_syncfs_of_a_call_that_failed_is_an_error() {
 
 /// The ring of each queue is full all the time: there are more than may wait without a thread.
 #[test]
-fn more_syncfs_than_may_wait_hold_up_their_queues_and_no_other() {
+fn too_many_syncfs_block_only_their_queues() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
     fs::write(bench.host("file"), "").unwrap();
     let file = open(&mut bench.guest, "file");
@@ -287,7 +287,7 @@ impl Renamed {
 }
 
 #[test]
-fn a_flood_of_fsync_of_a_nameless_file_is_one_call_of_the_host_at_a_time() {
+fn flood_of_nameless_fsync_is_one_call_at_a_time() {
     let mut scene = Renamed::new();
     let slowed = Slowed::new(scene.daemon.serving_id(), A_WHILE, "");
     let (node, handle) = scene.nameless;
@@ -300,7 +300,7 @@ fn a_flood_of_fsync_of_a_nameless_file_is_one_call_of_the_host_at_a_time() {
 }
 
 #[test]
-fn a_flood_of_fsync_of_a_nameless_file_takes_no_thread_of_the_pool() {
+fn flood_of_nameless_fsync_takes_no_pool_thread() {
     let mut scene = Renamed::new();
     let slowed = Slowed::new(scene.daemon.serving_id(), FOR_EVER, "");
     let (node, handle) = scene.nameless;

@@ -227,12 +227,12 @@ fn getattr(node: u64) -> Frame {
 }
 
 #[test]
-fn a_stop_waits_for_no_long_reservation() {
+fn stop_interrupts_a_long_reservation() {
     stops_while_it_reserves(&[]);
 }
 
 #[test]
-fn a_stop_waits_for_no_long_reservation_with_short_requests_behind_it() {
+fn stop_interrupts_a_reservation_before_short_requests() {
     // Answered, each of these would make the ones before it ones that have to be finished.
     stops_while_it_reserves(&[getattr(ROOT)]);
 }
@@ -267,7 +267,7 @@ fn stops_while_it_reserves(behind: &[Frame]) {
 }
 
 #[test]
-fn a_reservation_that_a_pause_interrupts_is_whole_in_the_end() {
+fn interrupted_reservation_is_complete_in_the_end() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
     let files: Vec<File> = (0..3).map(|number| scene.create(&format!("file{number}"))).collect();
     let mut lanes: Vec<Lane> = (1..=2).map(Lane::new).collect();
@@ -372,28 +372,28 @@ fn mixture(parent: &Path, arguments: &[&str], seed: u64) {
 }
 
 #[test]
-fn every_request_of_a_mixture_is_answered_once_in_memory() {
+fn every_mixed_request_is_answered_once_in_memory() {
     for seed in 1..=3 {
         mixture(Path::new("/dev/shm"), &[], seed);
     }
 }
 
 #[test]
-fn every_request_of_a_mixture_is_answered_once_on_a_disk() {
+fn every_mixed_request_is_answered_once_on_disk() {
     for seed in 11..=13 {
         mixture(&std::env::temp_dir(), &[], seed);
     }
 }
 
 #[test]
-fn every_request_of_a_mixture_is_answered_once_with_few_threads() {
+fn every_mixed_request_is_answered_once_with_few_threads() {
     for (seed, threads) in [(21, "0"), (22, "1"), (23, "2")] {
         mixture(Path::new("/dev/shm"), &["--thread-pool-size", threads], seed);
     }
 }
 
 #[test]
-fn an_older_request_is_finished_where_a_later_one_was_answered() {
+fn older_request_is_finished_after_a_later_reply() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
     let (long, file) = (scene.create("long"), scene.create("file"));
     let (mut busy, mut lane) = (Lane::new(2), Lane::new(1));
@@ -428,7 +428,7 @@ fn an_older_request_is_finished_where_a_later_one_was_answered() {
 }
 
 #[test]
-fn requests_that_wait_for_leases_are_put_back_or_looked_up_again() {
+fn requests_waiting_for_leases_return_to_ring_or_estale() {
     let mut scene = Scene::within(&std::env::temp_dir(), &[]);
     fs::write(scene.host("leased"), "content").unwrap();
     let node = u64_at(&scene.ask(Frame::new(LOOKUP, ROOT).name("leased"), ENTRY_LEN), 0).unwrap();
@@ -449,7 +449,7 @@ fn requests_that_wait_for_leases_are_put_back_or_looked_up_again() {
 }
 
 #[test]
-fn a_pause_interrupts_no_wait_for_a_lock_that_came_last() {
+fn pause_puts_the_last_lock_waits_back() {
     let mut scene = Scene::within(&std::env::temp_dir(), &[]);
     let file = scene.create("file");
     let set = |opcode, owner, kind| Lock::posix(kind, owner, 0, 9).frame(opcode, file);
@@ -471,7 +471,7 @@ fn a_pause_interrupts_no_wait_for_a_lock_that_came_last() {
 }
 
 #[test]
-fn a_guest_that_begins_anew_does_not_wait_for_its_long_reservation() {
+fn init_does_not_wait_for_a_long_reservation() {
     let mut scene = Scene::in_memory(&[]);
     let init = Frame::new(INIT, ROOT).u32(7).u32(45).u32(128 << 10).u32(u32::MAX).u32(0).bytes(&[0; 44]);
     let mut ended = Vec::new();
@@ -531,7 +531,7 @@ fn a_reset_waits_for_few_of_many_requests() {
 }
 
 #[test]
-fn the_next_guest_does_not_wait_for_the_requests_of_the_last_one() {
+fn next_guest_does_not_wait_for_old_requests() {
     let (Scene { guest, daemon, folder, _memory }, _) = busy(&["--keep-listening"]);
     let began = Instant::now();
     // Its connection ends with it.

@@ -226,7 +226,7 @@ fn do_the_rest(writer: &mut Writer) {
 
 /// All that a daemon does, with all of its options, one of them after the other.
 #[test]
-fn each_row_is_needed_and_nothing_else_is() {
+fn every_allowed_call_is_used_and_no_other() {
     let mut seen = Seen::default();
     let all = ["--profile=full", "--xattr", "--posix-acl", "--allow-direct-io", "--preserve-noatime"];
     let run = Run::new(&all);
