@@ -5,9 +5,9 @@ use super::Window;
 use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, Told};
 use super::pending::MapFiles;
 use super::probe::{self, LOG};
-use super::state::{Channel, Peer, WindowJob, WindowState, WindowTask, Work};
+use super::state::{Channel, Peer, Ready, WindowJob, WindowState, WindowTask, Work};
 use crate::limits::WINDOW_THREADS_MAX;
-use pinhole_dax_cache::{Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, SLOT_LEN};
+use pinhole_dax_cache::{Action, DaxError, Failure, FrontEnd, Mapping, Mappings, Next, Overlap, SLOT_LEN};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,12 +59,12 @@ impl Window {
         // The old thread does not finish its job.
         state.work = Work::Idle;
         state.give_up_jobs();
-        if state.peer.mappings().is_some() {
+        if state.mappings.is_some() {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
         }
         let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
         let channel = if too_many {
-            state.peer.lose_channel();
+            state.peer = Peer::Absent;
             self.usable.store(false, Ordering::Relaxed);
             None
         } else {
@@ -124,7 +124,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
             WindowTask::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
             WindowTask::Clear => self.clear(),
             WindowTask::Prepare => {
-                let is_known = self.state(|state| !matches!(state.peer, Peer::Probing(..)))?;
+                let is_known = self.state(|state| !matches!(state.peer, Peer::Probing(_)))?;
                 if is_known { self.clear() } else { self.probe() }
             }
         }
@@ -133,11 +133,13 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     /// Removes every mapping. A front-end that keeps account of its mappings refuses to remove only
     /// what is not there: QEMU drops all mappings when the device is reset.
     fn clear(&self) -> Told<DaxError> {
-        let Some(next) = self.state(WindowState::clear)? else { return Ok(Ok(())) };
+        let begin = |state: &mut WindowState| Some(state.mappings.as_mut()?.clear(FrontEnd::StillMaps));
+        let Some(next) = self.state(begin)? else { return Ok(Ok(())) };
         let cleared = self.go_on(next, None)?;
         self.state(|state| {
-            let dropped_all = state.peer.keeps_account() && !state.is_halted;
-            match (state.peer.mappings_mut(), cleared) {
+            let overlap = state.peer.ready_mut().map(|ready| ready.capabilities.overlap);
+            let dropped_all = overlap == Some(Overlap::Refused) && !state.is_halted;
+            match (&mut state.mappings, cleared) {
                 (Some(mappings), Err(DaxError::Refused)) if dropped_all => {
                     drop(mappings.clear(FrontEnd::DroppedAll));
                     Ok(())
@@ -148,32 +150,33 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     }
 
     fn probe(&self) -> Told<DaxError> {
-        if self.state(|state| state.peer.begin_probe())? {
+        if self.state(|state| std::mem::replace(&mut state.has_probe_mapping, true))? {
             // The result does not matter: the slot may have been empty.
             self.unmap_at(0, SLOT_LEN)?.unwrap_or_default();
         }
         let found = probe::run(self)?;
         let geometry = self.window.geometry;
         self.state(|state| {
-            let (found, result) = match found {
+            state.has_probe_mapping = false;
+            match found {
                 Ok(capabilities) => {
-                    let mappings = Mappings::new(geometry, &capabilities, usize::MAX);
-                    (Some((capabilities, mappings)), Ok(()))
+                    state.mappings = Some(Mappings::new(geometry, &capabilities, usize::MAX));
+                    state.peer = Peer::Ready(self.channel, Ready { capabilities, is_open: false });
+                    Ok(())
                 }
                 Err(why) => {
                     if let Some(suppressed) = LOG.pass() {
                         tracing::warn!(suppressed, "no DAX with this front-end: {why}");
                     }
-                    (None, Err(DaxError::Refused))
+                    state.peer = Peer::Unusable(self.channel);
+                    Err(DaxError::Refused)
                 }
-            };
-            state.peer.end_probe(self.channel, found);
-            result
+            }
         })
     }
 
     fn follow(&self, begin: impl FnOnce(&mut Mappings) -> Next, files: Option<&MapFiles>) -> Told<DaxError> {
-        match self.state(|state| state.peer.mappings_mut().map(begin))? {
+        match self.state(|state| state.mappings.as_mut().map(begin))? {
             Some(next) => self.go_on(next, files),
             None => Ok(Err(DaxError::Gone)),
         }
@@ -193,7 +196,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                         Action::Unmap(range) => unless_halted(self.unmap(range))?,
                     };
                     let complete = |table: &mut Mappings| table.complete(step, result);
-                    let after = self.state(|state| state.peer.mappings_mut().map(complete))?;
+                    let after = self.state(|state| state.mappings.as_mut().map(complete))?;
                     let Some(after) = after else { return Ok(Err(DaxError::Gone)) };
                     next = after;
                 }

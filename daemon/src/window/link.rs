@@ -1,7 +1,7 @@
 //! One back channel and its front-end, with the rules for when a message may be sent.
 
 use super::Window;
-use super::state::{Channel, WindowState, Work};
+use super::state::{Channel, Peer, WindowState, Work};
 use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Mapping, WindowRange};
 use std::os::fd::BorrowedFd;
@@ -93,7 +93,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
             state.work.set_sent(None);
             if result == Err(Failure::Gone) {
                 // A later reply could not be distinguished from the reply to another message.
-                state.peer.lose_channel();
+                state.peer = Peer::Absent;
                 state.work = Work::Idle;
                 state.give_up_jobs();
                 self.window.usable.store(false, Ordering::Relaxed);

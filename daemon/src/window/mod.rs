@@ -257,11 +257,9 @@ impl Window {
         if state.generation != generation {
             return Err(Superseded);
         }
-        let is_prepared = state.is_at_rest();
-        let Some(ready) = state.peer.ready_mut().filter(|ready| is_prepared && !ready.mappings.is_gone())
-        else {
-            return Ok(None);
-        };
+        let is_prepared =
+            state.is_at_rest() && state.mappings.as_ref().is_some_and(|mappings| !mappings.is_gone());
+        let Some(ready) = state.peer.ready_mut().filter(|_| is_prepared) else { return Ok(None) };
         ready.is_open = true;
         self.usable.store(true, Ordering::Relaxed);
         Ok(Some(ready.capabilities))
@@ -272,7 +270,7 @@ impl Window {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         self.begin_generation(&mut state);
-        if state.peer.mappings().is_some_and(|mappings| mappings.taken() > 0) {
+        if state.mappings.as_ref().is_some_and(|mappings| mappings.taken() > 0) {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
             self.announce(&mut state);
         }
@@ -308,15 +306,16 @@ impl Window {
         let read_only = Wanted { writable: false, ..*wanted };
         self.geometry.mapping(wanted).map_err(errno)?;
         let state = self.lock();
-        let ready = state.peer.open().ok_or(Errno::EIO)?;
+        let (Some(capabilities), Some(mappings)) = (state.peer.open(), &state.mappings) else {
+            return Err(Errno::EIO);
+        };
         // Jobs that have not ended may remove it.
-        if state.is_at_rest() && ready.mappings.holds(wanted).map_err(errno)? {
+        if state.is_at_rest() && mappings.holds(wanted).map_err(errno)? {
             return Ok(SetupPlan::There);
         }
-        let capabilities = &ready.capabilities;
         let writable = capabilities.map_writable(wanted.writable, may_write).ok_or(Errno::EOPNOTSUPP)?;
         let or_read_only = !wanted.writable && capabilities.read_only_descriptors;
-        let restore = writable && ready.mappings.holds(&read_only).map_err(errno)?;
+        let restore = writable && mappings.holds(&read_only).map_err(errno)?;
         Ok(SetupPlan::Map { writable, or_read_only, restore })
     }
 

@@ -4,7 +4,7 @@ use super::pending::{MapFiles, Pending};
 use crate::file_id::FileId;
 use crate::limits::{WINDOW_GRACE, WINDOW_PATIENCE, WINDOW_REQUESTS_MAX};
 use crate::sync::clock;
-use pinhole_dax_cache::{Capabilities, DaxError, FrontEnd, Mappings, Next, Overlap, Wanted};
+use pinhole_dax_cache::{Capabilities, DaxError, Mappings, Wanted};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +21,11 @@ pub(crate) struct GuestGeneration(pub(super) u64);
 #[derive(Debug, Default)]
 pub(super) struct WindowState {
     pub(super) peer: Peer,
+    /// Mappings that the front-end may have. Those that no guest uses are removed when there is a
+    /// back channel. `None` before the first successful probe.
+    pub(super) mappings: Option<Mappings>,
+    /// A probe was interrupted and may have left a mapping in the first slot.
+    pub(super) has_probe_mapping: bool,
     /// Newest back channel.
     pub(super) newest: Channel,
     pub(super) work: Work,
@@ -36,33 +41,24 @@ pub(super) struct WindowState {
     pub(super) events: u64,
 }
 
-/// What is known of the front-end, and what exists only then.
-#[derive(Debug)]
+/// What is known of the front-end.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Peer {
     /// No back channel works.
-    Absent(Leftovers),
+    #[default]
+    Absent,
     /// Nothing is known of the front-end behind this channel, or it is being probed.
-    Probing(Channel, Leftovers),
+    Probing(Channel),
     /// The front-end behind this channel cannot have a window.
-    Unusable(Channel, Leftovers),
-    /// A guest may map.
-    Ready(Ready),
-}
-
-/// What the front-end may still have mapped, although no guest uses it.
-#[derive(Debug, Default)]
-pub(super) struct Leftovers {
-    mappings: Option<Mappings>,
-    /// A probe was interrupted and may have left a mapping in the first slot.
-    probe: bool,
+    Unusable(Channel),
+    /// The front-end behind this channel can be used.
+    Ready(Channel, Ready),
 }
 
 /// A front-end that can be used.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
-    channel: Channel,
     pub(super) capabilities: Capabilities,
-    pub(super) mappings: Mappings,
     /// The present guest knows that it may map.
     pub(super) is_open: bool,
 }
@@ -105,100 +101,40 @@ pub(super) enum WindowTask {
     Clear,
 }
 
-impl Default for Peer {
-    fn default() -> Self {
-        Self::Absent(Leftovers::default())
-    }
-}
-
 impl Peer {
-    pub(super) const fn channel(&self) -> Option<Channel> {
+    pub(super) const fn channel(self) -> Option<Channel> {
         match self {
-            Self::Absent(_) => None,
-            Self::Probing(channel, _) | Self::Unusable(channel, _) | Self::Ready(Ready { channel, .. }) => {
-                Some(*channel)
-            }
-        }
-    }
-
-    pub(super) const fn mappings(&self) -> Option<&Mappings> {
-        match self {
-            Self::Absent(left) | Self::Probing(_, left) | Self::Unusable(_, left) => left.mappings.as_ref(),
-            Self::Ready(ready) => Some(&ready.mappings),
-        }
-    }
-
-    pub(super) const fn mappings_mut(&mut self) -> Option<&mut Mappings> {
-        match self {
-            Self::Absent(left) | Self::Probing(_, left) | Self::Unusable(_, left) => left.mappings.as_mut(),
-            Self::Ready(ready) => Some(&mut ready.mappings),
+            Self::Absent => None,
+            Self::Probing(channel) | Self::Unusable(channel) | Self::Ready(channel, _) => Some(channel),
         }
     }
 
     pub(super) const fn ready_mut(&mut self) -> Option<&mut Ready> {
         match self {
-            Self::Ready(ready) => Some(ready),
-            Self::Absent(_) | Self::Probing(..) | Self::Unusable(..) => None,
+            Self::Ready(_, ready) => Some(ready),
+            Self::Absent | Self::Probing(_) | Self::Unusable(_) => None,
         }
     }
 
-    /// Returns the front-end if the present guest may map.
-    pub(super) const fn open(&self) -> Option<&Ready> {
+    /// Returns the capabilities of the front-end if the present guest may map.
+    pub(super) const fn open(self) -> Option<Capabilities> {
         match self {
-            Self::Ready(ready) if ready.is_open => Some(ready),
-            Self::Ready(_) | Self::Absent(_) | Self::Probing(..) | Self::Unusable(..) => None,
+            Self::Ready(_, Ready { capabilities, is_open: true }) => Some(capabilities),
+            Self::Ready(..) | Self::Absent | Self::Probing(_) | Self::Unusable(_) => None,
         }
     }
 
     /// Whether it could serve a guest, as far as is known.
-    pub(super) const fn may_serve(&self) -> bool {
-        matches!(self, Self::Probing(..) | Self::Ready(_))
-    }
-
-    /// Whether it refuses to remove only what it has not mapped.
-    pub(super) const fn keeps_account(&self) -> bool {
-        matches!(self, Self::Ready(ready) if matches!(ready.capabilities.overlap, Overlap::Refused))
+    pub(super) const fn may_serve(self) -> bool {
+        matches!(self, Self::Probing(_) | Self::Ready(..))
     }
 
     /// A new channel leads to it. The front-end behind a broken channel is probed anew.
-    pub(super) fn connect(&mut self, channel: Channel) {
-        *self = match std::mem::take(self) {
-            Self::Ready(ready) => Self::Ready(Ready { channel, ..ready }),
-            Self::Absent(left) | Self::Probing(_, left) | Self::Unusable(_, left) => {
-                Self::Probing(channel, left)
-            }
+    pub(super) const fn connect(&mut self, channel: Channel) {
+        *self = match *self {
+            Self::Ready(_, ready) => Self::Ready(channel, ready),
+            Self::Absent | Self::Probing(_) | Self::Unusable(_) => Self::Probing(channel),
         };
-    }
-
-    /// Its channel works no longer. What it has mapped is removed through the next one.
-    pub(super) fn lose_channel(&mut self) {
-        *self = Self::Absent(self.take_leftovers());
-    }
-
-    /// Begins a probe. Returns whether an earlier one was interrupted.
-    pub(super) const fn begin_probe(&mut self) -> bool {
-        match self {
-            Self::Probing(_, left) => std::mem::replace(&mut left.probe, true),
-            Self::Absent(_) | Self::Unusable(..) | Self::Ready(_) => false,
-        }
-    }
-
-    /// Ends a probe of the front-end behind `channel`. `found`: its capabilities and an empty table
-    /// of mappings, if it can be used.
-    pub(super) fn end_probe(&mut self, channel: Channel, found: Option<(Capabilities, Mappings)>) {
-        *self = match found {
-            Some((capabilities, mappings)) => {
-                Self::Ready(Ready { channel, capabilities, mappings, is_open: false })
-            }
-            None => Self::Unusable(channel, Leftovers { probe: false, ..self.take_leftovers() }),
-        };
-    }
-
-    fn take_leftovers(&mut self) -> Leftovers {
-        match std::mem::take(self) {
-            Self::Absent(left) | Self::Probing(_, left) | Self::Unusable(_, left) => left,
-            Self::Ready(ready) => Leftovers { mappings: Some(ready.mappings), probe: false },
-        }
     }
 }
 
@@ -277,7 +213,7 @@ impl WindowState {
     /// Notes a file before its descriptor can be handed out. If there are many, forgets those whose
     /// mappings are gone.
     pub(super) fn hand_out(&mut self, node: u64, file: FileId) {
-        let mappings = self.peer.mappings();
+        let mappings = self.mappings.as_ref();
         let held = mappings.map_or(0, Mappings::taken).saturating_add(WINDOW_REQUESTS_MAX);
         if self.handed_out.len() >= held.saturating_mul(2) {
             let jobs = self.jobs.iter().filter_map(|job| job.task.node());
@@ -286,9 +222,5 @@ impl WindowState {
             self.handed_out.retain(|node, _| wanted.contains(node) || is_mapped(*node));
         }
         self.handed_out.insert(node, file);
-    }
-
-    pub(super) fn clear(&mut self) -> Option<Next> {
-        self.peer.mappings_mut().map(|mappings| mappings.clear(FrontEnd::StillMaps))
     }
 }
