@@ -57,7 +57,7 @@ impl Window {
         let mut state = self.lock();
         state.newest.0 = state.newest.0.wrapping_add(1);
         // The old thread does not finish its job.
-        state.work = Work::Idle;
+        state.work = None;
         state.give_up_jobs();
         if state.mappings.is_some() {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
@@ -86,7 +86,7 @@ impl Window {
                 if job.is_given_up() {
                     continue;
                 }
-                state.work = Work::Busy { node: job.task.node(), sent: None };
+                state.work = Some(Work { node: job.task.node(), sent: None });
                 return Some(job);
             }
             state = self.changed.wait(state);
@@ -103,7 +103,7 @@ impl Window {
             pending.settle(result);
         }
         if state.peer.channel() == Some(channel) {
-            state.work = Work::Idle;
+            state.work = None;
         }
         self.announce(&mut state);
     }

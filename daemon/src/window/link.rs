@@ -1,7 +1,7 @@
 //! One back channel and its front-end, with the rules for when a message may be sent.
 
 use super::Window;
-use super::state::{Channel, Peer, WindowState, Work};
+use super::state::{Channel, Peer, WindowState};
 use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Mapping, WindowRange};
 use std::os::fd::BorrowedFd;
@@ -82,7 +82,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     /// Sends one message, if it may be sent, and waits for the reply.
     fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
         let may_send = self.state(|state| {
-            state.work.set_sent((!state.is_halted).then(clock::now));
+            state.set_sent((!state.is_halted).then(clock::now));
             !state.is_halted
         })?;
         if !may_send {
@@ -90,11 +90,11 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         }
         let result = message(self.front_end);
         self.state(|state| {
-            state.work.set_sent(None);
+            state.set_sent(None);
             if result == Err(Failure::Gone) {
                 // A later reply could not be distinguished from the reply to another message.
                 state.peer = Peer::Absent;
-                state.work = Work::Idle;
+                state.work = None;
                 state.give_up_jobs();
                 self.window.usable.store(false, Ordering::Relaxed);
             }

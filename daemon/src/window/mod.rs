@@ -222,7 +222,7 @@ impl Window {
         let until = clock::now().checked_add(WINDOW_GRACE);
         let mut state = self.lock();
         state.is_halted = true;
-        drop(self.changed.wait_while(state, until, |state| state.work.sent().is_some()));
+        drop(self.changed.wait_while(state, until, |state| state.sent().is_some()));
     }
 
     /// A queue is served again.

@@ -28,7 +28,8 @@ pub(super) struct WindowState {
     pub(super) has_probe_mapping: bool,
     /// Newest back channel.
     pub(super) newest: Channel,
-    pub(super) work: Work,
+    /// What the thread of the back channel does. `None`: it is idle.
+    pub(super) work: Option<Work>,
     pub(super) jobs: VecDeque<WindowJob>,
     /// Files that the front-end has, or may soon have, by node.
     handed_out: BTreeMap<u64, FileId>,
@@ -63,17 +64,13 @@ pub(super) struct Ready {
     pub(super) is_open: bool,
 }
 
-/// What the thread of the back channel does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Work {
-    #[default]
-    Idle,
-    Busy {
-        /// Node whose mapping is being made.
-        node: Option<u64>,
-        /// Time at which the message was sent that has no reply yet.
-        sent: Option<Instant>,
-    },
+/// A job that the thread of the back channel carries out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Node whose mapping is being made.
+    pub(super) node: Option<u64>,
+    /// Time at which the message was sent that has no reply yet.
+    pub(super) sent: Option<Instant>,
 }
 
 /// Queues that are being stopped.
@@ -138,28 +135,6 @@ impl Peer {
     }
 }
 
-impl Work {
-    pub(super) const fn sent(self) -> Option<Instant> {
-        match self {
-            Self::Idle => None,
-            Self::Busy { sent, .. } => sent,
-        }
-    }
-
-    pub(super) const fn set_sent(&mut self, at: Option<Instant>) {
-        if let Self::Busy { sent, .. } = self {
-            *sent = at;
-        }
-    }
-
-    const fn node(self) -> Option<u64> {
-        match self {
-            Self::Idle => None,
-            Self::Busy { node, .. } => node,
-        }
-    }
-}
-
 impl WindowTask {
     /// Returns the node of a mapping that is to be made.
     pub(super) const fn node(&self) -> Option<u64> {
@@ -179,21 +154,32 @@ impl WindowState {
 
     /// Whether nothing is to be done.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.work == Work::Idle && self.jobs.is_empty()
+        self.work.is_none() && self.jobs.is_empty()
+    }
+
+    /// Returns when the message was sent that has no reply yet.
+    pub(super) fn sent(&self) -> Option<Instant> {
+        self.work?.sent
+    }
+
+    pub(super) const fn set_sent(&mut self, at: Option<Instant>) {
+        if let Some(work) = &mut self.work {
+            work.sent = at;
+        }
     }
 
     /// Returns when the time of a request with this deadline is over, as things are now. While no
     /// message is under way, one may be sent at any moment.
     pub(super) fn until(&self, deadline: Instant) -> Instant {
         let later = |since: Instant, patience| since.checked_add(patience).unwrap_or(deadline);
-        let reply = later(self.work.sent().unwrap_or_else(clock::now), WINDOW_PATIENCE);
+        let reply = later(self.sent().unwrap_or_else(clock::now), WINDOW_PATIENCE);
         let drained = self.draining.map_or(deadline, |draining| later(draining.since, WINDOW_GRACE));
         deadline.min(reply).min(drained)
     }
 
     /// Whether a message has been under way for longer than any request waits.
     pub(super) fn is_overdue(&self) -> bool {
-        self.work.sent().is_some_and(|sent| clock::elapsed(sent) >= WINDOW_PATIENCE)
+        self.sent().is_some_and(|sent| clock::elapsed(sent) >= WINDOW_PATIENCE)
     }
 
     /// Ends the jobs that have not begun.
@@ -217,7 +203,7 @@ impl WindowState {
         let held = mappings.map_or(0, Mappings::taken).saturating_add(WINDOW_REQUESTS_MAX);
         if self.handed_out.len() >= held.saturating_mul(2) {
             let jobs = self.jobs.iter().filter_map(|job| job.task.node());
-            let wanted: BTreeSet<u64> = jobs.chain(self.work.node()).collect();
+            let wanted: BTreeSet<u64> = jobs.chain(self.work.and_then(|work| work.node)).collect();
             let is_mapped = |node: u64| mappings.is_some_and(|mappings| mappings.may_hold(node));
             self.handed_out.retain(|node, _| wanted.contains(node) || is_mapped(*node));
         }

@@ -131,7 +131,7 @@ impl Stage {
 
     /// Waits until the thread is idle.
     fn rest(&self) {
-        while self.window.lock().work != Work::Idle {
+        while self.window.lock().work.is_some() {
             thread::yield_now();
         }
     }
@@ -432,12 +432,12 @@ fn slow_front_end_that_replies_is_waited_for() {
     let now = clock::now();
     let mut held = stage.window.lock();
     let deadline = now + WINDOW_WAIT_MAX;
-    held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE / 2) };
+    held.work = Some(Work { node: None, sent: now.checked_sub(WINDOW_PATIENCE / 2) });
     let left = held.until(deadline).saturating_duration_since(now);
     assert!(left > Duration::ZERO && left <= WINDOW_PATIENCE, "{left:?}");
-    held.work = Work::Busy { node: None, sent: now.checked_sub(WINDOW_PATIENCE) };
+    held.work = Some(Work { node: None, sent: now.checked_sub(WINDOW_PATIENCE) });
     assert!(held.until(deadline) <= clock::now());
-    held.work = Work::Idle;
+    held.work = None;
     assert!(held.until(now) <= now, "a request ends at its deadline");
 }
 
