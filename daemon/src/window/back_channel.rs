@@ -72,7 +72,7 @@ impl Window {
             state.peer.connect(newest);
             Some(BackChannel::new(Arc::clone(self), newest))
         };
-        self.announce(&mut state);
+        self.announce();
         channel
     }
 
@@ -105,7 +105,7 @@ impl Window {
         if state.peer.channel() == Some(channel) {
             state.work = None;
         }
-        self.announce(&mut state);
+        self.announce();
     }
 }
 

@@ -98,7 +98,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                 state.give_up_jobs();
                 self.window.usable.store(false, Ordering::Relaxed);
             }
-            self.window.announce(state);
+            self.window.announce();
         })?;
         Ok(result)
     }

@@ -168,8 +168,7 @@ impl Window {
     }
 
     /// Wakes every thread that waits for a change.
-    fn announce(&self, state: &mut WindowState) {
-        state.events = state.events.wrapping_add(1);
+    fn announce(&self) {
         self.changed.notify_all();
         if let Some(wake) = self.wake.get() {
             wake.notify();
@@ -192,7 +191,7 @@ impl Window {
         state.give_up_jobs();
         state.forget_front_end();
         self.usable.store(false, Ordering::Relaxed);
-        self.announce(&mut state);
+        self.announce();
     }
 
     /// A queue is being stopped, and its stop waits for the requests that were taken from it. The
@@ -204,7 +203,7 @@ impl Window {
         let Draining { queues, since } = before.unwrap_or(new);
         state.draining = Some(Draining { queues: queues.saturating_add(1), since });
         if before.is_none() {
-            self.announce(&mut state);
+            self.announce();
         }
     }
 
@@ -244,7 +243,7 @@ impl Window {
         }
         let pending = Pending::new(&self.pending)?;
         state.jobs.push_back(WindowJob { task: WindowTask::Prepare, pending: Some(Arc::clone(&pending)) });
-        self.announce(&mut state);
+        self.announce();
         Some((generation, pending))
     }
 
@@ -272,7 +271,7 @@ impl Window {
         self.begin_generation(&mut state);
         if state.mappings.as_ref().is_some_and(|mappings| mappings.taken() > 0) {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
-            self.announce(&mut state);
+            self.announce();
         }
     }
 
@@ -289,7 +288,7 @@ impl Window {
         self.usable.store(false, Ordering::Relaxed);
         state.give_up_jobs();
         state.generation.0 = state.generation.0.wrapping_add(1);
-        self.announce(state);
+        self.announce();
         state.generation
     }
 }
@@ -356,33 +355,13 @@ impl Window {
         }
         let pending = Pending::new(&self.pending).ok_or(Errno::EIO)?;
         state.jobs.push_back(WindowJob { task, pending: Some(Arc::clone(&pending)) });
-        self.announce(state);
+        self.announce();
         Ok(pending)
     }
 }
 
 /// Outcomes.
 impl Window {
-    /// Returns a mark of this moment, for [`Window::wait`].
-    #[cfg(test)]
-    pub(crate) fn events(&self) -> u64 {
-        self.lock().events
-    }
-
-    /// Waits for an event after `seen`, until the time of a request with `deadline` is over.
-    #[cfg(test)]
-    pub(crate) fn wait(&self, seen: u64, deadline: Instant) {
-        let mut state = self.lock();
-        while state.events == seen {
-            let until = state.until(deadline);
-            let (after, is_over) = self.changed.wait_until(state, Some(until));
-            state = after;
-            if is_over {
-                return;
-            }
-        }
-    }
-
     /// Returns when the time of a request is over, as things are now.
     pub(crate) fn time_of(&self, pending: &Pending) -> Instant {
         self.lock().until(pending.deadline())

@@ -38,8 +38,6 @@ pub(super) struct WindowState {
     /// Every queue has stopped, so nothing may be sent.
     pub(super) is_halted: bool,
     pub(super) draining: Option<Draining>,
-    /// Counts changes that a thread may wait for.
-    pub(super) events: u64,
 }
 
 /// What is known of the front-end.
@@ -148,8 +146,8 @@ impl WindowTask {
 impl WindowState {
     /// Forgets everything but the counters.
     pub(super) fn forget_front_end(&mut self) {
-        let Self { newest, generation, events, .. } = *self;
-        *self = Self { newest, generation, events, ..Self::default() };
+        let Self { newest, generation, .. } = *self;
+        *self = Self { newest, generation, ..Self::default() };
     }
 
     /// Whether nothing is to be done.

@@ -91,11 +91,10 @@ impl Stage {
 
     fn settled(&self, pending: &Pending) -> Result<(), Errno> {
         loop {
-            let seen = self.window.events();
             if let Some(result) = self.window.outcome(pending) {
                 return result;
             }
-            self.window.wait(seen, pending.deadline());
+            thread::yield_now();
         }
     }
 
