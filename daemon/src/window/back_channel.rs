@@ -65,14 +65,13 @@ impl Window {
         let too_many = self.threads.load(Ordering::Relaxed) >= WINDOW_THREADS_MAX;
         let channel = if too_many {
             state.peer = Peer::Absent;
-            self.usable.store(false, Ordering::Relaxed);
             None
         } else {
             let newest = state.newest;
             state.peer.connect(newest);
             Some(BackChannel::new(Arc::clone(self), newest))
         };
-        self.announce();
+        self.announce(&state);
         channel
     }
 
@@ -105,7 +104,7 @@ impl Window {
         if state.peer.channel() == Some(channel) {
             state.work = None;
         }
-        self.announce();
+        self.announce(&state);
     }
 }
 

@@ -5,7 +5,6 @@ use super::state::{Channel, Peer, WindowState};
 use crate::sync::clock;
 use pinhole_dax_cache::{Failure, Mapping, WindowRange};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
 
 /// Contents of a `SHMEM_MAP`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +95,8 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                 state.peer = Peer::Absent;
                 state.work = None;
                 state.give_up_jobs();
-                self.window.usable.store(false, Ordering::Relaxed);
             }
-            self.window.announce();
+            self.window.announce(state);
         })?;
         Ok(result)
     }

@@ -167,8 +167,10 @@ impl Window {
         self.state.lock()
     }
 
-    /// Wakes every thread that waits for a change.
-    fn announce(&self) {
+    /// Wakes every thread that waits for a change. Call it after each change that a thread waits
+    /// for, or that lets a guest map no longer.
+    fn announce(&self, state: &WindowState) {
+        self.usable.store(state.peer.open().is_some(), Ordering::Relaxed);
         self.changed.notify_all();
         if let Some(wake) = self.wake.get() {
             wake.notify();
@@ -190,8 +192,7 @@ impl Window {
         let mut state = self.lock();
         state.give_up_jobs();
         state.forget_front_end();
-        self.usable.store(false, Ordering::Relaxed);
-        self.announce();
+        self.announce(&state);
     }
 
     /// A queue is being stopped, and its stop waits for the requests that were taken from it. The
@@ -203,7 +204,7 @@ impl Window {
         let Draining { queues, since } = before.unwrap_or(new);
         state.draining = Some(Draining { queues: queues.saturating_add(1), since });
         if before.is_none() {
-            self.announce();
+            self.announce(&state);
         }
     }
 
@@ -243,7 +244,7 @@ impl Window {
         }
         let pending = Pending::new(&self.pending)?;
         state.jobs.push_back(WindowJob { task: WindowTask::Prepare, pending: Some(Arc::clone(&pending)) });
-        self.announce();
+        self.announce(&state);
         Some((generation, pending))
     }
 
@@ -271,7 +272,7 @@ impl Window {
         self.begin_generation(&mut state);
         if state.mappings.as_ref().is_some_and(|mappings| mappings.taken() > 0) {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
-            self.announce();
+            self.announce(&state);
         }
     }
 
@@ -285,10 +286,9 @@ impl Window {
         if let Some(ready) = state.peer.ready_mut() {
             ready.is_open = false;
         }
-        self.usable.store(false, Ordering::Relaxed);
         state.give_up_jobs();
         state.generation.0 = state.generation.0.wrapping_add(1);
-        self.announce();
+        self.announce(state);
         state.generation
     }
 }
@@ -355,7 +355,7 @@ impl Window {
         }
         let pending = Pending::new(&self.pending).ok_or(Errno::EIO)?;
         state.jobs.push_back(WindowJob { task, pending: Some(Arc::clone(&pending)) });
-        self.announce();
+        self.announce(state);
         Ok(pending)
     }
 }
