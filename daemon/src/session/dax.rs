@@ -48,7 +48,7 @@ impl<F: FileSystem> Session<F> {
     pub(super) fn open_window(&self, generation: Option<GuestGeneration>) -> Answer<Option<Capabilities>> {
         match (&self.window, generation) {
             (None, _) => Ok(None),
-            (Some(window), Some(generation)) => window.open(generation).map_err(|_superseded| Errno::EIO),
+            (Some(window), Some(generation)) => window.open(generation),
             (Some(window), None) => {
                 window.close();
                 Ok(None)

@@ -98,10 +98,6 @@ pub struct Window {
     threads: AtomicUsize,
 }
 
-/// Another guest's INIT, DESTROY or reset came later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Superseded;
-
 /// How to carry out a SETUPMAPPING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetupPlan {
@@ -251,11 +247,11 @@ impl Window {
     /// After the preparation, lets the guest map if it can.
     ///
     /// # Errors
-    /// [`Superseded`] if another guest came since.
-    pub(crate) fn open(&self, generation: GuestGeneration) -> Result<Option<Capabilities>, Superseded> {
+    /// EIO if another guest's INIT, DESTROY or reset came since.
+    pub(crate) fn open(&self, generation: GuestGeneration) -> Result<Option<Capabilities>, Errno> {
         let mut state = self.lock();
         if state.generation != generation {
-            return Err(Superseded);
+            return Err(Errno::EIO);
         }
         let is_prepared =
             state.is_at_rest() && state.mappings.as_ref().is_some_and(|mappings| !mappings.is_gone());
