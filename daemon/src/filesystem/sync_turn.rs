@@ -1,7 +1,7 @@
 //! The result of a request that makes data durable, shared by several requests.
 
 use crate::limits::SYNC_WAITERS_MAX;
-use crate::sync::lock::{Condvar, Mutex, MutexGuard};
+use crate::sync::lock::{Condvar, Mutex};
 use pinhole_protocol::Errno;
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ impl Durable {
 /// A call of `syncfs(2)`, or one for each mount of a share. Several requests get its outcome.
 #[derive(Debug, Default)]
 pub struct SyncTurn {
+    /// Each change under this lock is complete before anything can panic.
     state: Mutex<TurnState>,
     over: Condvar,
 }
@@ -53,18 +54,18 @@ impl PartialEq for SyncTurn {
 impl SyncTurn {
     /// Returns the outcome, or `None` before the turn is over.
     pub fn outcome(&self) -> Option<Result<(), Errno>> {
-        self.lock().outcome
+        self.state.lock().outcome
     }
 
     /// Returns whether its requests may wait without a thread.
     pub fn has_room(&self) -> bool {
-        self.lock().requests <= SYNC_WAITERS_MAX
+        self.state.lock().requests <= SYNC_WAITERS_MAX
     }
 
     /// Gives up a request if the turn is not over and `gives_up` returns true. Returns whether it
     /// did.
     pub fn leave(&self, gives_up: impl FnOnce() -> bool) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let left = state.outcome.is_none() && gives_up();
         if left {
             state.requests = state.requests.saturating_sub(1);
@@ -78,7 +79,7 @@ impl SyncTurn {
     /// # Errors
     /// The error of the host.
     pub fn wait(&self) -> Result<(), Errno> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(outcome) = state.outcome {
                 return outcome;
@@ -89,21 +90,16 @@ impl SyncTurn {
 
     /// Adds a request.
     pub(crate) fn enter(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.requests = state.requests.saturating_add(1);
     }
 
     /// Ends the turn. Returns whether every request that waited for it still gets the outcome. If
     /// not, an error must be kept, because the host reports it only once.
     pub(crate) fn end(&self, outcome: Result<(), Errno>) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.outcome.get_or_insert(outcome);
         self.over.notify_all();
         state.requests > 0 && !state.was_left
-    }
-
-    fn lock(&self) -> MutexGuard<'_, TurnState> {
-        // Nothing is left half done under this lock.
-        self.state.lock()
     }
 }

@@ -8,7 +8,7 @@ use crate::filesystem::Answer;
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
 use crate::sync::clock;
 use crate::sync::event::{EventCounter, Subscription};
-use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::lock::Mutex;
 use pinhole_protocol::{Errno, LockOwner, NodeId, SetLock, Unique};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,10 +72,6 @@ impl WaiterList {
 }
 
 impl Waiters {
-    fn lock(&self) -> MutexGuard<'_, WaiterList> {
-        self.0.lock()
-    }
-
     /// Registers a request that begins to wait.
     ///
     /// # Errors
@@ -86,7 +82,7 @@ impl Waiters {
         owner: Option<LockOwner>,
         wake: &Arc<EventCounter>,
     ) -> Answer<Registration> {
-        let mut list = self.lock();
+        let mut list = self.0.lock();
         if let Some(at) = list.interrupted.iter().position(|known| *known == unique) {
             list.interrupted.remove(at);
             return Err(Errno::EINTR);
@@ -102,7 +98,7 @@ impl Waiters {
 
     /// Interrupts a request. Returns whether it was waiting here.
     pub(super) fn interrupt(&self, unique: Unique) -> bool {
-        let mut list = self.lock();
+        let mut list = self.0.lock();
         if let Some(waiting) = list.waiting.iter_mut().find(|waiting| waiting.unique == unique) {
             waiting.over = Some(Errno::EINTR);
             return true;
@@ -116,7 +112,7 @@ impl Waiters {
 
     /// Ends all waits: the guest is gone.
     pub(super) fn end(&self) {
-        let mut list = self.lock();
+        let mut list = self.0.lock();
         list.interrupted.clear();
         for waiting in &mut list.waiting {
             waiting.over = Some(Errno::EIO);
@@ -127,7 +123,7 @@ impl Waiters {
 impl Registration {
     /// Returns why the request must not wait any longer.
     pub(super) fn over(&self) -> Option<Errno> {
-        self.waiters.lock().get(self.number)?.over
+        self.waiters.0.lock().get(self.number)?.over
     }
 
     /// Notes the owner that is in the way. `calls` is the count of unlock notifications before that
@@ -141,7 +137,7 @@ impl Registration {
     /// anew.
     pub(super) fn blocked_by(&self, blocker: Option<LockOwner>, calls: u64) -> Answer<()> {
         const CHAIN_MAX: usize = 10;
-        let mut list = self.waiters.lock();
+        let mut list = self.waiters.0.lock();
         let Some(own) = list.get(self.number) else { return Ok(()) };
         own.blocked_by = blocker.map(|blocker| (blocker, calls));
         let (owner, mut next) = (own.owner, own.blocked_by);
@@ -165,7 +161,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.waiters.lock().waiting.retain(|waiting| waiting.number != self.number);
+        self.waiters.0.lock().waiting.retain(|waiting| waiting.number != self.number);
     }
 }
 
@@ -178,19 +174,15 @@ impl LockWait {
         Self { node, lock, since, next, registration }
     }
 
-    fn next(&self) -> MutexGuard<'_, NextTry> {
-        self.next.lock()
-    }
-
     /// Returns when to look again if nothing is unlocked before.
     pub(super) fn until(&self) -> Instant {
-        self.next().at
+        self.next.lock().at
     }
 
     /// Returns whether it is time to try the lock, and then sets the time of the next try. `calls`
     /// is the present count of unlock notifications.
     pub(super) fn begin_try(&self, calls: u64) -> bool {
-        let (now, mut next) = (clock::now(), self.next());
+        let (now, mut next) = (clock::now(), self.next.lock());
         if now < next.at && next.calls == Some(calls) {
             return false;
         }

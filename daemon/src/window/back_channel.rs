@@ -54,7 +54,7 @@ impl Window {
     /// through the new one. Returns `None` if too many threads wait for front-ends that do not
     /// reply.
     pub fn connect(self: &Arc<Self>) -> Option<BackChannel> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.newest.0 = state.newest.0.wrapping_add(1);
         // The old thread does not finish its job.
         state.work = None;
@@ -76,7 +76,7 @@ impl Window {
     }
 
     fn next_job(&self, channel: Channel) -> Option<WindowJob> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.peer.channel() != Some(channel) {
                 return None;
@@ -97,7 +97,7 @@ impl Window {
         let WindowJob { task, pending } = job;
         // Closing files may take long, so it is not done under the lock.
         drop(task);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(pending) = pending {
             pending.settle(result);
         }

@@ -103,7 +103,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
 
     /// Reads or changes the state while the channel is the present one.
     pub(super) fn state<T>(&self, change: impl FnOnce(&mut WindowState) -> T) -> Result<T, Interrupted> {
-        let mut state = self.window.lock();
+        let mut state = self.window.state.lock();
         let is_present = state.peer.channel() == Some(self.channel);
         if is_present { Ok(change(&mut state)) } else { Err(Interrupted::Replaced) }
     }

@@ -30,7 +30,7 @@ mod state;
 use crate::limits::WINDOW_GRACE;
 use crate::sync::clock;
 use crate::sync::event::EventCounter;
-use crate::sync::lock::{Condvar, Mutex, MutexGuard};
+use crate::sync::lock::{Condvar, Mutex};
 use pending::errno;
 use pinhole_dax_cache::{Capabilities, DaxError, Geometry, GeometryError, Mode, Wanted};
 use pinhole_protocol::Errno;
@@ -85,6 +85,7 @@ pub struct Window {
     geometry: Geometry,
     settings: Settings,
     scratch: ScratchFile,
+    /// Each change under this lock is complete before anything can panic.
     state: Mutex<WindowState>,
     /// Notified when the state changes in a way that a thread may wait for.
     changed: Condvar,
@@ -158,11 +159,6 @@ impl Window {
         &self.settings
     }
 
-    fn lock(&self) -> MutexGuard<'_, WindowState> {
-        // Each change under this lock is complete before anything can panic.
-        self.state.lock()
-    }
-
     /// Wakes every thread that waits for a change. Call it after each change that a thread waits
     /// for, or that lets a guest map no longer.
     fn announce(&self, state: &WindowState) {
@@ -185,7 +181,7 @@ impl Window {
 impl Window {
     /// Forgets the front-end and its mappings, which are gone.
     pub fn disconnect(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.give_up_jobs();
         state.forget_front_end();
         self.announce(&state);
@@ -194,7 +190,7 @@ impl Window {
     /// A queue is being stopped, and its stop waits for the requests that were taken from it. The
     /// front-end may be unable to reply until then.
     pub fn begin_drain(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let before = state.draining;
         let new = Draining { queues: 0, since: clock::now() };
         let Draining { queues, since } = before.unwrap_or(new);
@@ -206,7 +202,7 @@ impl Window {
 
     /// The queue has been stopped.
     pub fn end_drain(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let left = state.draining.map(|draining| (draining.queues.saturating_sub(1), draining.since));
         state.draining =
             left.filter(|(queues, _)| *queues > 0).map(|(queues, since)| Draining { queues, since });
@@ -216,14 +212,14 @@ impl Window {
     /// one that is under way.
     pub fn halt(&self) {
         let until = clock::now().checked_add(WINDOW_GRACE);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.is_halted = true;
         drop(self.changed.wait_while(state, until, |state| state.sent().is_some()));
     }
 
     /// A queue is served again.
     pub fn resume(&self) {
-        self.lock().is_halted = false;
+        self.state.lock().is_halted = false;
     }
 }
 
@@ -233,7 +229,7 @@ impl Window {
     /// guest before, and probes the front-end if it is unknown. Returns `None` if there can be no
     /// window.
     pub(crate) fn prepare(&self) -> Option<(GuestGeneration, Arc<Pending>)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let generation = self.begin_generation(&mut state);
         if !state.peer.may_serve() || state.is_overdue() {
             return None;
@@ -249,7 +245,7 @@ impl Window {
     /// # Errors
     /// EIO if another guest's INIT, DESTROY or reset came since.
     pub(crate) fn open(&self, generation: GuestGeneration) -> Result<Option<Capabilities>, Errno> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.generation != generation {
             return Err(Errno::EIO);
         }
@@ -264,7 +260,7 @@ impl Window {
     /// The guest has gone, or will not map: its mappings are removed, and no request waits for
     /// that.
     pub(crate) fn close(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         self.begin_generation(&mut state);
         if state.mappings.as_ref().is_some_and(|mappings| mappings.taken() > 0) {
             state.jobs.push_back(WindowJob { task: WindowTask::Clear, pending: None });
@@ -300,7 +296,7 @@ impl Window {
     pub(crate) fn plan(&self, wanted: &Wanted, may_write: bool) -> Result<SetupPlan, Errno> {
         let read_only = Wanted { writable: false, ..*wanted };
         self.geometry.mapping(wanted).map_err(errno)?;
-        let state = self.lock();
+        let state = self.state.lock();
         let (Some(capabilities), Some(mappings)) = (state.peer.open(), &state.mappings) else {
             return Err(Errno::EIO);
         };
@@ -320,7 +316,7 @@ impl Window {
     /// EIO if the window is closed, or the front-end does not reply.
     pub(crate) fn set_up(&self, wanted: Wanted, files: MapFiles) -> Result<Arc<Pending>, Errno> {
         let (node, id) = (wanted.node, files.wanted.id());
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let pending = self.submit_to(&mut state, WindowTask::Setup(wanted, files))?;
         state.hand_out(node, id);
         Ok(pending)
@@ -328,13 +324,13 @@ impl Window {
 
     /// Whether the front-end may have mapped this file.
     pub fn has_handed_out(&self, file: FileId) -> bool {
-        self.scratch.id == file || self.lock().has_handed_out(file)
+        self.scratch.id == file || self.state.lock().has_handed_out(file)
     }
 
     /// Notes a file as handed out, for tests.
     #[cfg(test)]
     pub(crate) fn note_handed_out(&self, node: u64, file: FileId) {
-        self.lock().hand_out(node, file);
+        self.state.lock().hand_out(node, file);
     }
 
     /// Submits the removal of mappings, each with its window offset and length.
@@ -342,7 +338,7 @@ impl Window {
     /// # Errors
     /// As for [`Window::set_up`].
     pub(crate) fn remove(&self, entries: Vec<(u64, u64)>) -> Result<Arc<Pending>, Errno> {
-        self.submit_to(&mut self.lock(), WindowTask::Remove(entries))
+        self.submit_to(&mut self.state.lock(), WindowTask::Remove(entries))
     }
 
     fn submit_to(&self, state: &mut WindowState, task: WindowTask) -> Result<Arc<Pending>, Errno> {
@@ -360,13 +356,13 @@ impl Window {
 impl Window {
     /// Returns when the time of a request is over, as things are now.
     pub(crate) fn time_of(&self, pending: &Pending) -> Instant {
-        self.lock().until(pending.deadline())
+        self.state.lock().until(pending.deadline())
     }
 
     /// Returns the outcome of a request. Its time is over if the front-end has owed a reply for too
     /// long, or too many requests were before it.
     pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
-        if pending.result().is_none() && self.lock().until(pending.deadline()) <= clock::now() {
+        if pending.result().is_none() && self.state.lock().until(pending.deadline()) <= clock::now() {
             // A job that has not begun is then not done either.
             pending.settle(Err(DaxError::Gone));
         }

@@ -130,7 +130,7 @@ impl Stage {
 
     /// Waits until the thread is idle.
     fn rest(&self) {
-        while self.window.lock().work.is_some() {
+        while self.window.state.lock().work.is_some() {
             thread::yield_now();
         }
     }
@@ -373,7 +373,7 @@ fn interrupted_probe_is_repeated() {
     assert_eq!(stage.hear(), "map 0 of 0 rw RDWR");
     thread::scope(|scope| {
         scope.spawn(|| stage.window.halt());
-        while !stage.window.lock().is_halted {
+        while !stage.window.state.lock().is_halted {
             thread::yield_now();
         }
         stage.answers.send(YES).unwrap();
@@ -429,7 +429,7 @@ fn slow_front_end_that_replies_is_waited_for() {
     let removal = stage.window.remove((0..SLOTS).map(|slot| (slot * SLOT_LEN, SLOT_LEN)).collect()).unwrap();
     stage.settled(&removal).unwrap();
     let now = clock::now();
-    let mut held = stage.window.lock();
+    let mut held = stage.window.state.lock();
     let deadline = now + WINDOW_WAIT_MAX;
     held.work = Some(Work { node: None, sent: now.checked_sub(WINDOW_PATIENCE / 2) });
     let left = held.until(deadline).saturating_duration_since(now);
@@ -446,7 +446,7 @@ fn disconnect_during_probe_forgets_the_front_end() {
     let (generation, pending) = stage.window.prepare().unwrap();
     assert_eq!(stage.hear(), "unmap 4");
     stage.window.disconnect();
-    assert!(matches!(stage.window.lock().peer, Peer::Absent));
+    assert!(matches!(stage.window.state.lock().peer, Peer::Absent));
     stage.answers.send(NO).unwrap();
     // The thread ends with its channel, and sends nothing more.
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
