@@ -45,6 +45,7 @@ struct TurnState {
     was_left: bool,
 }
 
+#[cfg(test)]
 impl PartialEq for SyncTurn {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

@@ -37,12 +37,6 @@ impl Drop for Pending {
     }
 }
 
-impl PartialEq for Pending {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
 impl Pending {
     /// Makes one more, unless there are too many.
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Option<Arc<Self>> {
