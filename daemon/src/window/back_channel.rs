@@ -26,11 +26,6 @@ impl Drop for BackChannel {
 }
 
 impl BackChannel {
-    fn new(window: Arc<Window>, channel: Channel) -> Self {
-        window.threads.fetch_add(1, Ordering::Relaxed);
-        Self { window, channel }
-    }
-
     /// Does jobs until the channel is replaced or breaks.
     pub fn serve(self, front_end: &impl ShmemFrontEnd) {
         let window = &*self.window;
@@ -67,9 +62,10 @@ impl Window {
             state.peer = Peer::Absent;
             None
         } else {
-            let newest = state.newest;
-            state.peer.connect(newest);
-            Some(BackChannel::new(Arc::clone(self), newest))
+            let channel = state.newest;
+            state.peer.connect(channel);
+            self.threads.fetch_add(1, Ordering::Relaxed);
+            Some(BackChannel { window: Arc::clone(self), channel })
         };
         self.announce(&state);
         channel
@@ -151,7 +147,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     fn probe(&self) -> Told<DaxError> {
         if self.state(|state| std::mem::replace(&mut state.has_probe_mapping, true))? {
             // The result does not matter: the slot may have been empty.
-            self.unmap_at(0, SLOT_LEN)?.unwrap_or_default();
+            self.unmap(0, SLOT_LEN)?.unwrap_or_default();
         }
         let found = probe::run(self)?;
         let geometry = self.window.geometry;
@@ -192,7 +188,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
                             Some(file) => unless_halted(self.map(&MapMessage::from(&mapping), file))?,
                             None => Err(Failure::Refused),
                         },
-                        Action::Unmap(range) => unless_halted(self.unmap(range))?,
+                        Action::Unmap(range) => unless_halted(self.unmap(range.offset(), range.len()))?,
                     };
                     let complete = |table: &mut Mappings| table.complete(step, result);
                     let after = self.state(|state| state.mappings.as_mut().map(complete))?;

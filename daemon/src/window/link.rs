@@ -3,7 +3,7 @@
 use super::Window;
 use super::state::{Channel, Peer, WindowState};
 use crate::sync::clock;
-use pinhole_dax_cache::{Failure, Mapping, WindowRange};
+use pinhole_dax_cache::{Failure, Mapping};
 use std::os::fd::BorrowedFd;
 
 /// Contents of a `SHMEM_MAP`.
@@ -70,11 +70,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         self.tell(|front_end| front_end.map(message, file))
     }
 
-    pub(super) fn unmap(&self, range: WindowRange) -> Told<Failure> {
-        self.unmap_at(range.offset(), range.len())
-    }
-
-    pub(crate) fn unmap_at(&self, offset: u64, len: u64) -> Told<Failure> {
+    pub(crate) fn unmap(&self, offset: u64, len: u64) -> Told<Failure> {
         self.tell(|front_end| front_end.unmap(offset, len))
     }
 

@@ -141,18 +141,8 @@ impl Window {
     }
 
     /// Returns the length in bytes.
-    pub const fn len(&self) -> u64 {
+    pub const fn len_bytes(&self) -> u64 {
         self.geometry.window_len()
-    }
-
-    /// Returns false: a window has at least one slot.
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Returns the file with which front-ends are probed.
-    pub const fn scratch(&self) -> &ScratchFile {
-        &self.scratch
     }
 
     pub(crate) const fn settings(&self) -> &Settings {
@@ -191,11 +181,10 @@ impl Window {
     /// front-end may be unable to reply until then.
     pub fn begin_drain(&self) {
         let mut state = self.state.lock();
-        let before = state.draining;
-        let new = Draining { queues: 0, since: clock::now() };
-        let Draining { queues, since } = before.unwrap_or(new);
-        state.draining = Some(Draining { queues: queues.saturating_add(1), since });
-        if before.is_none() {
+        if let Some(draining) = &mut state.draining {
+            draining.queues = draining.queues.saturating_add(1);
+        } else {
+            state.draining = Some(Draining { queues: 1, since: clock::now() });
             self.announce(&state);
         }
     }
@@ -203,9 +192,10 @@ impl Window {
     /// The queue has been stopped.
     pub fn end_drain(&self) {
         let mut state = self.state.lock();
-        let left = state.draining.map(|draining| (draining.queues.saturating_sub(1), draining.since));
-        state.draining =
-            left.filter(|(queues, _)| *queues > 0).map(|(queues, since)| Draining { queues, since });
+        if let Some(draining) = &mut state.draining {
+            draining.queues = draining.queues.saturating_sub(1);
+        }
+        state.draining = state.draining.filter(|draining| draining.queues > 0);
     }
 
     /// Every queue has been stopped: sends no message from now on, and waits a short time for the

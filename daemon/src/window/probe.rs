@@ -37,9 +37,9 @@ const FIRST: MapMessage = MapMessage { window_offset: 0, file_offset: 0, len: SL
 pub(super) fn run<M: ShmemFrontEnd>(
     link: &Link<'_, M>,
 ) -> Result<Result<Capabilities, Unusable>, Interrupted> {
-    let window_len = link.window.len();
+    let window_len = link.window.len_bytes();
     // A front-end that reports errors can only refuse this.
-    match link.unmap_at(window_len, SLOT_LEN)? {
+    match link.unmap(window_len, SLOT_LEN)? {
         Ok(()) => return Ok(Err(Unusable::NoReplies)),
         Err(Failure::Gone) => return Ok(Err(Unusable::Gone)),
         Err(Failure::Refused) => {}
@@ -60,7 +60,7 @@ fn check_room(capabilities: Capabilities, window_len: u64) -> Result<Capabilitie
 }
 
 fn try_mappings<M: ShmemFrontEnd>(link: &Link<'_, M>) -> Result<Result<Capabilities, Unusable>, Interrupted> {
-    let ScratchFile { writable, read_only, .. } = link.window.scratch();
+    let ScratchFile { writable, read_only, .. } = &link.window.scratch;
     let reads = link.map(&FIRST, read_only.as_fd())?.is_ok();
     let file = if reads { read_only.as_fd() } else { writable.as_fd() };
     let first = MapMessage { writable: !reads, ..FIRST };
@@ -69,7 +69,7 @@ fn try_mappings<M: ShmemFrontEnd>(link: &Link<'_, M>) -> Result<Result<Capabilit
     }
     // The slot is mapped, so this overlaps.
     let replaces = link.map(&first, file)?.is_ok();
-    if link.unmap_at(0, SLOT_LEN)?.is_err() {
+    if link.unmap(0, SLOT_LEN)?.is_err() {
         return Ok(Err(Unusable::KeepsMappings));
     }
     let (overlap, mappings_max) = if replaces {
@@ -79,7 +79,7 @@ fn try_mappings<M: ShmemFrontEnd>(link: &Link<'_, M>) -> Result<Result<Capabilit
     };
     let beyond = MapMessage { file_offset: SLOT_LEN, ..first };
     let past_end_of_file = link.map(&beyond, file)?.is_ok();
-    if past_end_of_file && link.unmap_at(0, SLOT_LEN)?.is_err() {
+    if past_end_of_file && link.unmap(0, SLOT_LEN)?.is_err() {
         return Ok(Err(Unusable::KeepsMappings));
     }
     Ok(Ok(Capabilities {

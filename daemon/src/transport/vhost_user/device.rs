@@ -123,7 +123,7 @@ impl<F: FileSystem + 'static> VhostUserBackend for Device<F> {
     /// Only shared memory region 0 exists.
     fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
         let window = self.session.window().ok_or(io::ErrorKind::Unsupported)?;
-        Ok(VhostUserShMemConfig::new(1, &[window.len()]))
+        Ok(VhostUserShMemConfig::new(1, &[window.len_bytes()]))
     }
 
     /// Called when the crate has stopped a queue. After the last one, the front-end gets no more
