@@ -11,18 +11,22 @@ use pinhole_protocol::{
     self as protocol, AccessMode, Create, FallocateMode, Handle, MkNod, Name, NodeKind, Open, OpenFlags,
     Rename, RenameFlags, SetAttr, TmpFile, WriteFlags,
 };
+use std::ffi::CStr;
 
 /// Takes one demand after another.
 type Each<'e> = &'e mut dyn FnMut(Demand<'_>);
 
 /// An operation that states the accesses that it requires.
 trait Requirements {
-    fn accesses(&self) -> Access;
+    /// Passes each place with the accesses that the operation requires there. `node` is that of the
+    /// header: the directory of an operation on a name.
+    fn demands(&self, node: u64, each: Each<'_>);
 
-    /// Passes the same by place. `node` is that of the header: the directory of an operation on a
-    /// name.
-    fn demands(&self, node: u64, each: Each<'_>) {
-        each(Demand { place: Place::Node(node), access: self.accesses() });
+    /// Returns all accesses that the operation requires. They do not depend on the node.
+    fn accesses(&self) -> Access {
+        let mut all = Access::empty();
+        self.demands(0, &mut |demand| all |= demand.access);
+        all
     }
 
     /// Returns what the operation moves to another name.
@@ -56,115 +60,119 @@ const fn handle(handle: Handle) -> Place<'static> {
     Place::Handle(handle.0)
 }
 
-/// Operations that always require the same, at the place that the last column makes of the header's
-/// node and the operation.
-macro_rules! always {
-    ($($operation:ty => $access:expr, $place:expr;)*) => {
+/// Operations on one place, with the access and the place. Both may depend on the operation and on
+/// the node of the header.
+macro_rules! at_one_place {
+    ($($operation:ty: |$op:pat_param, $node:pat_param| $access:expr, $place:expr;)*) => {
         $(impl Requirements for $operation {
-            fn accesses(&self) -> Access {
-                $access
-            }
-
-            fn demands(&self, node: u64, each: Each<'_>) {
-                let place: fn(u64, &Self) -> Place<'_> = $place;
-                each(Demand { place: place(node, self), access: self.accesses() });
+            fn demands(&self, $node: u64, each: Each<'_>) {
+                let $op = self;
+                each(Demand { place: $place, access: $access });
             }
         })*
     };
 }
 
-always! {
-    protocol::Lookup<'_> => Access::LOOKUP, |node, op| child(node, op.name);
-    protocol::Forget => Access::empty(), |node, _| Place::Node(node);
-    protocol::GetAttr => Access::STAT, |node, _| Place::Node(node);
-    protocol::GetStatx => Access::STAT, |node, _| Place::Node(node);
-    protocol::Access => Access::STAT, |node, _| Place::Node(node);
-    protocol::StatFs => Access::STATFS, |_, _| Place::Share;
-    protocol::ReadLink => Access::READLINK, |node, _| Place::Node(node);
-    protocol::SymLink<'_> => Access::SYMLINK, |node, op| child(node, op.name);
-    protocol::MkDir<'_> => Access::MKDIR, |node, op| child(node, op.name);
-    protocol::Unlink<'_> => Access::UNLINK, |node, op| child(node, op.name);
-    protocol::RmDir<'_> => Access::RMDIR, |node, op| child(node, op.name);
-    protocol::Flush => Access::empty(), |_, op| handle(op.handle);
-    protocol::Release => Access::empty(), |_, op| handle(op.handle);
+at_one_place! {
+    protocol::Lookup<'_>: |op, node| Access::LOOKUP, child(node, op.name);
+    protocol::Forget: |_, node| Access::empty(), Place::Node(node);
+    protocol::GetAttr: |_, node| Access::STAT, Place::Node(node);
+    protocol::GetStatx: |_, node| Access::STAT, Place::Node(node);
+    SetAttr: |op, node| to_set_attr(op), Place::Node(node);
+    protocol::Access: |_, node| Access::STAT, Place::Node(node);
+    protocol::StatFs: |_, _| Access::STATFS, Place::Share;
+    protocol::ReadLink: |_, node| Access::READLINK, Place::Node(node);
+    protocol::SymLink<'_>: |op, node| Access::SYMLINK, child(node, op.name);
+    protocol::MkDir<'_>: |op, node| Access::MKDIR, child(node, op.name);
+    MkNod<'_>: |op, node| to_make(op.kind), child(node, op.name);
+    protocol::Unlink<'_>: |op, node| Access::UNLINK, child(node, op.name);
+    protocol::RmDir<'_>: |op, node| Access::RMDIR, child(node, op.name);
+    Open: |op, node| to_open(op.flags), Place::Node(node);
+    Create<'_>: |op, node| to_open(op.open.flags) | Access::CREATE, child(node, op.name);
+    TmpFile: |op, node| to_open(op.open.flags) | Access::TMPFILE, Place::Unnamed { directory: node };
+    protocol::Flush: |op, _| Access::empty(), handle(op.handle);
+    protocol::Release: |op, _| Access::empty(), handle(op.handle);
     // The handle was opened through the policy check. These check again, because the rule of its
     // node may have become narrower since.
-    protocol::Read => Access::READ, |_, op| handle(op.handle);
-    protocol::Lseek => Access::READ, |_, op| handle(op.handle);
-    protocol::Fsync => Access::FSYNC, |_, op| handle(op.handle);
-    protocol::FsyncDir => Access::FSYNC, |_, op| handle(op.handle);
-    protocol::SyncFs => Access::FSYNC, |_, _| Place::Share;
-    protocol::OpenDir => Access::LIST, |node, _| Place::Node(node);
-    protocol::ReadDir => Access::LIST, |_, op| handle(op.handle);
-    protocol::ReleaseDir => Access::empty(), |_, op| handle(op.handle);
-    protocol::GetLock => Access::LOCK, |_, op| handle(op.0.handle);
+    protocol::Read: |op, _| Access::READ, handle(op.handle);
+    protocol::Write: |op, _| to_write(op), handle(op.handle);
+    protocol::Lseek: |op, _| Access::READ, handle(op.handle);
+    protocol::Fsync: |op, _| Access::FSYNC, handle(op.handle);
+    protocol::FsyncDir: |op, _| Access::FSYNC, handle(op.handle);
+    protocol::SyncFs: |_, _| Access::FSYNC, Place::Share;
+    protocol::Fallocate: |op, _| Access::WRITE | to_allocate(op.mode), handle(op.handle);
+    protocol::OpenDir: |_, node| Access::LIST, Place::Node(node);
+    protocol::ReadDir: |op, _| Access::LIST, handle(op.handle);
+    protocol::ReleaseDir: |op, _| Access::empty(), handle(op.handle);
+    protocol::GetLock: |op, _| Access::LOCK, handle(op.0.handle);
+    // Unlocking requires nothing, like RELEASE.
+    protocol::SetLock: |op, _| op.lock.kind.map_or(Access::empty(), |_| Access::LOCK), handle(op.lock.handle);
+    protocol::GetXattr<'_>: |op, node| namespace(op.name).read(), Place::Node(node);
+    protocol::SetXattr<'_>: |op, node| namespace(op.name).write(), Place::Node(node);
+    protocol::RemoveXattr<'_>: |op, node| namespace(op.name).write(), Place::Node(node);
+    // Any access that it may list; if there is none, reading user attributes.
+    ListNames: |op, node| op.readable.iter().next().unwrap_or(Access::XATTR_READ_USER), Place::Node(node);
+    // Linux sends no handle here, so the node is checked.
+    protocol::SetupMapping: |op, node| to_map(op.write), Place::Node(node);
     // Operations that are not served yet are checked too, so that the policy holds when they are.
-    protocol::BMap => Access::READ, |node, _| Place::Node(node);
-    protocol::Poll => Access::empty(), |_, op| handle(op.handle);
-    protocol::RemoveMapping<'_> => Access::empty(), |node, _| Place::Node(node);
-    InodeFlags => Access::IOCTL_INODE_FLAGS, |_, op| handle(op.handle);
+    protocol::BMap: |_, node| Access::READ, Place::Node(node);
+    protocol::Poll: |op, _| Access::empty(), handle(op.handle);
+    protocol::RemoveMapping<'_>: |_, node| Access::empty(), Place::Node(node);
+    InodeFlags: |op, _| Access::IOCTL_INODE_FLAGS, handle(op.handle);
 }
 
-impl Requirements for protocol::ReadDirPlus {
-    fn accesses(&self) -> Access {
-        Access::LIST | Access::LOOKUP | Access::STAT
-    }
-
-    /// Each name of the listing is checked when it is listed.
-    fn demands(&self, _: u64, each: Each<'_>) {
-        each(Demand { place: handle(self.list.handle), access: Access::LIST });
-    }
+fn namespace(name: &CStr) -> XattrNamespace {
+    XattrNamespace::of(name.to_bytes())
 }
 
-impl Requirements for protocol::CopyFileRange {
-    fn accesses(&self) -> Access {
-        Access::COPY_RANGE | Access::READ | Access::WRITE
-    }
-
-    fn demands(&self, _: u64, each: Each<'_>) {
-        each(Demand { place: handle(self.from), access: Access::COPY_RANGE | Access::READ });
-        each(Demand { place: handle(self.to), access: Access::COPY_RANGE | Access::WRITE });
-    }
+/// Every mapping can be read.
+const fn to_map(write: bool) -> Access {
+    if write { Access::MAP_READ.union(Access::MAP_WRITE) } else { Access::MAP_READ }
 }
 
-impl Requirements for ListNames {
-    /// Any access that it may list; if there is none, reading user attributes.
-    fn accesses(&self) -> Access {
-        self.readable.iter().next().unwrap_or(Access::XATTR_READ_USER)
-    }
+fn to_open(flags: OpenFlags) -> Access {
+    let write = if flags.contains(OpenFlags::APPEND) { Access::APPEND } else { Access::WRITE };
+    let mut needed = match flags.access_mode() {
+        AccessMode::Read => Access::READ,
+        AccessMode::Write => write,
+        AccessMode::ReadWrite => Access::READ | write,
+    };
+    needed.set(Access::TRUNCATE, flags.contains(OpenFlags::TRUNC));
+    needed
 }
 
-impl Requirements for protocol::Link<'_> {
-    fn accesses(&self) -> Access {
-        Access::LINK
-    }
-
-    fn demands(&self, node: u64, each: Each<'_>) {
-        each(Demand { place: Place::Node(self.target.0), access: Access::LINK });
-        each(Demand { place: child(node, self.name), access: Access::LINK });
-    }
-
-    fn moves(&self, node: u64) -> Option<Move<'_>> {
-        Some(Move { from: Place::Node(self.target.0), to: child(node, self.name), exchange: false })
-    }
+fn to_write(write: &protocol::Write) -> Access {
+    // Data from the guest's page cache has a position, and the host uses it.
+    let at_end = write.flags.contains(OpenFlags::APPEND) && !write.write_flags.contains(WriteFlags::CACHE);
+    if at_end { Access::APPEND } else { Access::WRITE }
 }
 
-impl Requirements for protocol::GetXattr<'_> {
-    fn accesses(&self) -> Access {
-        XattrNamespace::of(self.name.to_bytes()).read()
-    }
+fn to_set_attr(set: &SetAttr) -> Access {
+    let mut needed = Access::STAT;
+    needed.set(Access::TRUNCATE, set.size.is_some());
+    needed.set(Access::CHMOD, set.mode.is_some());
+    // Alone, the flag asks for the effect of a change to the same owner.
+    let only_drops_bits = set.kill_suidgid && set.size.is_none();
+    needed.set(Access::CHOWN, set.uid.is_some() || set.gid.is_some() || only_drops_bits);
+    needed.set(Access::UTIMENS, set.atime.is_some() || set.mtime.is_some() || set.ctime.is_some());
+    needed
 }
 
-impl Requirements for protocol::SetXattr<'_> {
-    fn accesses(&self) -> Access {
-        XattrNamespace::of(self.name.to_bytes()).write()
+fn to_make(kind: NodeKind) -> Access {
+    match kind {
+        NodeKind::Regular => Access::CREATE,
+        NodeKind::Fifo => Access::MKNOD_FIFO,
+        NodeKind::Socket => Access::MKNOD_SOCKET,
+        // overlayfs marks a deleted name with character device 0:0. No driver has that number.
+        NodeKind::CharacterDevice(0) => Access::WHITEOUT,
+        NodeKind::CharacterDevice(_) => Access::MKNOD_CHAR,
+        NodeKind::BlockDevice(_) => Access::MKNOD_BLOCK,
     }
 }
 
-impl Requirements for protocol::RemoveXattr<'_> {
-    fn accesses(&self) -> Access {
-        XattrNamespace::of(self.name.to_bytes()).write()
-    }
+fn to_allocate(mode: FallocateMode) -> Access {
+    // An unknown mode was refused before. If it were not, no profile would grant all of these.
+    fallocate_access(mode).unwrap_or(Access::FALLOCATES)
 }
 
 /// Returns the access for a mode of fallocate, or `None` if it is unknown or not for guests. The
@@ -183,91 +191,40 @@ pub(super) fn fallocate_access(mode: FallocateMode) -> Option<Access> {
     ways.into_iter().find(|(known, _)| *known == mode).map(|(_, access)| access)
 }
 
-impl Requirements for protocol::SetLock {
-    /// Unlocking requires nothing, like RELEASE.
+impl Requirements for protocol::ReadDirPlus {
     fn accesses(&self) -> Access {
-        if self.lock.kind.is_some() { Access::LOCK } else { Access::empty() }
+        Access::LIST | Access::LOOKUP | Access::STAT
     }
 
+    /// Each name of the listing is checked when it is listed.
     fn demands(&self, _: u64, each: Each<'_>) {
-        each(Demand { place: handle(self.lock.handle), access: self.accesses() });
+        each(Demand { place: handle(self.list.handle), access: Access::LIST });
     }
 }
 
-impl Requirements for protocol::SetupMapping {
-    /// Linux sends no handle here, so the node is checked. Every mapping can be read.
-    fn accesses(&self) -> Access {
-        if self.write { Access::MAP_READ | Access::MAP_WRITE } else { Access::MAP_READ }
-    }
-}
-
-impl Requirements for protocol::Fallocate {
-    fn accesses(&self) -> Access {
-        // An unknown mode was refused before. If it were not, no profile would grant all of these.
-        Access::WRITE | fallocate_access(self.mode).unwrap_or(Access::FALLOCATES)
-    }
-
+impl Requirements for protocol::CopyFileRange {
     fn demands(&self, _: u64, each: Each<'_>) {
-        each(Demand { place: handle(self.handle), access: self.accesses() });
+        each(Demand { place: handle(self.from), access: Access::COPY_RANGE | Access::READ });
+        each(Demand { place: handle(self.to), access: Access::COPY_RANGE | Access::WRITE });
     }
 }
 
-impl Requirements for Open {
-    fn accesses(&self) -> Access {
-        let mut needed = match self.flags.access_mode() {
-            AccessMode::Read => Access::READ,
-            AccessMode::Write if self.flags.contains(OpenFlags::APPEND) => Access::APPEND,
-            AccessMode::Write => Access::WRITE,
-            AccessMode::ReadWrite if self.flags.contains(OpenFlags::APPEND) => Access::READ | Access::APPEND,
-            AccessMode::ReadWrite => Access::READ | Access::WRITE,
-        };
-        needed.set(Access::TRUNCATE, self.flags.contains(OpenFlags::TRUNC));
-        needed
-    }
-}
-
-impl Requirements for protocol::Write {
-    fn accesses(&self) -> Access {
-        // Data from the guest's page cache has a position, and the host uses it.
-        let at_end = self.flags.contains(OpenFlags::APPEND) && !self.write_flags.contains(WriteFlags::CACHE);
-        if at_end { Access::APPEND } else { Access::WRITE }
-    }
-
-    fn demands(&self, _: u64, each: Each<'_>) {
-        each(Demand { place: handle(self.handle), access: self.accesses() });
-    }
-}
-
-impl Requirements for Create<'_> {
-    fn accesses(&self) -> Access {
-        self.open.accesses() | Access::CREATE
-    }
-
+impl Requirements for protocol::Link<'_> {
     fn demands(&self, node: u64, each: Each<'_>) {
-        each(Demand { place: child(node, self.name), access: self.accesses() });
-    }
-}
-
-impl Requirements for TmpFile {
-    fn accesses(&self) -> Access {
-        self.open.accesses() | Access::TMPFILE
+        each(Demand { place: Place::Node(self.target.0), access: Access::LINK });
+        each(Demand { place: child(node, self.name), access: Access::LINK });
     }
 
-    fn demands(&self, node: u64, each: Each<'_>) {
-        each(Demand { place: Place::Unnamed { directory: node }, access: self.accesses() });
+    fn moves(&self, node: u64) -> Option<Move<'_>> {
+        Some(Move { from: Place::Node(self.target.0), to: child(node, self.name), exchange: false })
     }
 }
 
 impl Requirements for Rename<'_> {
-    fn accesses(&self) -> Access {
+    fn demands(&self, node: u64, each: Each<'_>) {
         let mut needed = Access::RENAME;
         needed.set(Access::EXCHANGE, self.flags.contains(RenameFlags::EXCHANGE));
         needed.set(Access::WHITEOUT, self.flags.contains(RenameFlags::WHITEOUT));
-        needed
-    }
-
-    fn demands(&self, node: u64, each: Each<'_>) {
-        let needed = self.accesses();
         each(Demand { place: child(node, self.name), access: needed });
         // The whiteout is made at the old name.
         let to = child(self.new_directory.0, self.new_name);
@@ -280,37 +237,6 @@ impl Requirements for Rename<'_> {
             to: child(self.new_directory.0, self.new_name),
             exchange: self.flags.contains(RenameFlags::EXCHANGE),
         })
-    }
-}
-
-impl Requirements for SetAttr {
-    fn accesses(&self) -> Access {
-        let mut needed = Access::STAT;
-        needed.set(Access::TRUNCATE, self.size.is_some());
-        needed.set(Access::CHMOD, self.mode.is_some());
-        // Alone, the flag asks for the effect of a change to the same owner.
-        let only_drops_bits = self.kill_suidgid && self.size.is_none();
-        needed.set(Access::CHOWN, self.uid.is_some() || self.gid.is_some() || only_drops_bits);
-        needed.set(Access::UTIMENS, self.atime.is_some() || self.mtime.is_some() || self.ctime.is_some());
-        needed
-    }
-}
-
-impl Requirements for MkNod<'_> {
-    fn accesses(&self) -> Access {
-        match self.kind {
-            NodeKind::Regular => Access::CREATE,
-            NodeKind::Fifo => Access::MKNOD_FIFO,
-            NodeKind::Socket => Access::MKNOD_SOCKET,
-            // overlayfs marks a deleted name with character device 0:0. No driver has that number.
-            NodeKind::CharacterDevice(0) => Access::WHITEOUT,
-            NodeKind::CharacterDevice(_) => Access::MKNOD_CHAR,
-            NodeKind::BlockDevice(_) => Access::MKNOD_BLOCK,
-        }
-    }
-
-    fn demands(&self, node: u64, each: Each<'_>) {
-        each(Demand { place: child(node, self.name), access: self.accesses() });
     }
 }
 
