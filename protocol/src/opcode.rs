@@ -108,20 +108,21 @@ bitflags! {
     /// What holds for every request with one opcode, whatever its body says.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct OpcodeFacts: u8 {
-        /// The host may have to wait, for a disk, a lease or a lock of another process. It can be
-        /// asked to try without waiting first.
-        const MAY_WAIT = 1 << 0;
         /// The host waits for the disk, or works for as long as the request is large. It cannot be
         /// asked to do less.
-        const WAITS = 1 << 1;
+        const WAITS = 1 << 0;
+        /// May wait until data is on the disk, or on the server of a network file system.
+        const SYNCS = 1 << 1;
+        /// May free all blocks of a file.
+        const FREES = 1 << 2;
         /// Stores bytes that the guest chooses, in a file, an attribute or a link target.
-        const WRITES = 1 << 2;
+        const WRITES = 1 << 3;
         /// The guest expects no reply, not even an error.
-        const NO_REPLY = 1 << 3;
+        const NO_REPLY = 1 << 4;
         /// Gives back what the guest holds. It must not be delayed by other requests.
-        const URGENT = 1 << 4;
+        const URGENT = 1 << 5;
         /// Begins or ends the session, so that it excludes every other request.
-        const CHANGES_SESSION = 1 << 5;
+        const CHANGES_SESSION = 1 << 6;
     }
 }
 
@@ -136,23 +137,18 @@ impl Opcode {
     /// Returns what holds for every request with this opcode.
     pub const fn facts(self) -> OpcodeFacts {
         match self {
-            Self::Read
-            | Self::Open
-            | Self::SetAttr
-            | Self::Flush
-            | Self::Release
-            | Self::GetLock
-            | Self::SetLock
-            | Self::SetLockWait => OpcodeFacts::MAY_WAIT,
-            Self::Write => OpcodeFacts::MAY_WAIT.union(OpcodeFacts::WRITES),
-            Self::Fsync | Self::FsyncDir | Self::Fallocate => OpcodeFacts::WAITS,
+            Self::Fsync | Self::FsyncDir => OpcodeFacts::WAITS.union(OpcodeFacts::SYNCS),
+            Self::Flush | Self::Release => OpcodeFacts::SYNCS,
+            Self::SetAttr | Self::Open | Self::Create => OpcodeFacts::FREES,
+            Self::Fallocate => OpcodeFacts::WAITS,
             Self::CopyFileRange | Self::CopyFileRange64 => OpcodeFacts::WAITS.union(OpcodeFacts::WRITES),
-            Self::SetXattr | Self::SymLink => OpcodeFacts::WRITES,
+            Self::Write | Self::SetXattr | Self::SymLink => OpcodeFacts::WRITES,
             Self::Forget | Self::BatchForget => OpcodeFacts::URGENT.union(OpcodeFacts::NO_REPLY),
             Self::Interrupt => OpcodeFacts::NO_REPLY,
             Self::Init | Self::Destroy => OpcodeFacts::CHANGES_SESSION,
             Self::Lookup
             | Self::GetAttr
+            | Self::Read
             | Self::ReadLink
             | Self::MkNod
             | Self::MkDir
@@ -167,8 +163,10 @@ impl Opcode {
             | Self::OpenDir
             | Self::ReadDir
             | Self::ReleaseDir
+            | Self::GetLock
+            | Self::SetLock
+            | Self::SetLockWait
             | Self::Access
-            | Self::Create
             | Self::BMap
             | Self::Ioctl
             | Self::Poll
@@ -262,7 +260,8 @@ mod tests {
     #[test]
     fn facts_of_all_opcodes() {
         let expected = [
-            (OpcodeFacts::MAY_WAIT, "SETATTR OPEN READ WRITE RELEASE FLUSH GETLK SETLK SETLKW"),
+            (OpcodeFacts::SYNCS, "RELEASE FSYNC FLUSH FSYNCDIR"),
+            (OpcodeFacts::FREES, "SETATTR OPEN CREATE"),
             (OpcodeFacts::WAITS, "FSYNC FSYNCDIR FALLOCATE COPY_FILE_RANGE COPY_FILE_RANGE_64"),
             (OpcodeFacts::WRITES, "SYMLINK WRITE SETXATTR COPY_FILE_RANGE COPY_FILE_RANGE_64"),
             (OpcodeFacts::NO_REPLY, "FORGET INTERRUPT BATCH_FORGET"),
@@ -273,13 +272,6 @@ mod tests {
         for (fact, names) in expected {
             let having = Opcode::ALL.iter().filter(|opcode| opcode.facts().contains(fact));
             assert_eq!(having.map(|opcode| opcode.name()).collect::<Vec<_>>().join(" "), names, "{fact:?}");
-        }
-    }
-
-    #[test]
-    fn no_request_both_tries_first_and_always_waits() {
-        for opcode in Opcode::ALL {
-            assert!(!opcode.facts().contains(OpcodeFacts::MAY_WAIT | OpcodeFacts::WAITS), "{opcode}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! harm.
 
 use crate::limits::{COPY_LEN_MAX, LONG_ALLOCATION_LEN, WRITE_LEN_MAX};
-use pinhole_protocol::{Fallocate, FallocateMode, Operation};
+use pinhole_protocol::{Fallocate, FallocateMode, OpcodeFacts, Operation};
 use std::time::Duration;
 
 /// A request without data that goes to the disk at most once.
@@ -64,56 +64,21 @@ impl Effort {
 
     /// Estimates how long the host may take for an operation that would have to wait.
     pub(super) fn of(operation: &Operation<'_>) -> Self {
-        match operation {
-            Operation::Read(read) => Self::of_bytes(read.size.min(WRITE_LEN_MAX).into(), speed::READ),
-            Operation::Write(write) => Self::of_bytes(write.size.min(WRITE_LEN_MAX).into(), speed::WRITE),
-            Operation::CopyFileRange(copy) => {
-                Self::of_bytes(copy.length.min(COPY_LEN_MAX as u64), speed::COPY)
-            }
-            Operation::Fallocate(fallocate) => Self::of_reservation(fallocate),
-            // FLUSH and RELEASE would have to wait only on the share of another server.
-            Operation::Fsync(_) | Operation::FsyncDir(_) | Operation::Flush(_) | Operation::Release(_) => {
-                Self::of_time(SYNC)
-            }
-            // They would have to wait only if they free many blocks.
-            Operation::SetAttr(_) | Operation::Open(_) | Operation::Create(_) => Self::of_time(FREE),
-            Operation::Init(_)
-            | Operation::Destroy(_)
-            | Operation::Lookup(_)
-            | Operation::Forget(_)
-            | Operation::BatchForget(_)
-            | Operation::GetAttr(_)
-            | Operation::GetStatx(_)
-            | Operation::ReadLink(_)
-            | Operation::SymLink(_)
-            | Operation::MkNod(_)
-            | Operation::MkDir(_)
-            | Operation::Unlink(_)
-            | Operation::RmDir(_)
-            | Operation::Rename(_)
-            | Operation::Link(_)
-            | Operation::StatFs(_)
-            | Operation::SetXattr(_)
-            | Operation::GetXattr(_)
-            | Operation::ListXattr(_)
-            | Operation::RemoveXattr(_)
-            | Operation::OpenDir(_)
-            | Operation::ReadDir(_)
-            | Operation::ReadDirPlus(_)
-            | Operation::ReleaseDir(_)
-            | Operation::GetLock(_)
-            | Operation::SetLock(_)
-            | Operation::Access(_)
-            | Operation::TmpFile(_)
-            | Operation::Interrupt(_)
-            | Operation::BMap(_)
-            | Operation::Ioctl(_)
-            | Operation::Poll(_)
-            | Operation::Lseek(_)
-            | Operation::SetupMapping(_)
-            | Operation::RemoveMapping(_)
-            // It becomes a deferred request.
-            | Operation::SyncFs(_) => Self::of_time(SMALL),
+        let facts = operation.opcode().facts();
+        if let Operation::Read(read) = operation {
+            Self::of_bytes(read.size.min(WRITE_LEN_MAX).into(), speed::READ)
+        } else if let Operation::Write(write) = operation {
+            Self::of_bytes(write.size.min(WRITE_LEN_MAX).into(), speed::WRITE)
+        } else if let Operation::CopyFileRange(copy) = operation {
+            Self::of_bytes(copy.length.min(COPY_LEN_MAX as u64), speed::COPY)
+        } else if let Operation::Fallocate(fallocate) = operation {
+            Self::of_reservation(fallocate)
+        } else if facts.contains(OpcodeFacts::SYNCS) {
+            Self::of_time(SYNC)
+        } else if facts.contains(OpcodeFacts::FREES) {
+            Self::of_time(FREE)
+        } else {
+            Self::of_time(SMALL)
         }
     }
 
