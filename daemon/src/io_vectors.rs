@@ -129,24 +129,7 @@ impl<'a> IoVectors<'a> {
     /// # Errors
     /// The host's error. If bytes were moved before it, returns their number instead.
     pub fn fill_from(&self, file: BorrowedFd<'_>, offset: u64, flags: TransferFlags) -> io::Result<usize> {
-        self.transfer(offset, |vectors, at| {
-            // SAFETY: each vector describes a `VolatileSlice` of memory that `self` borrows, so it
-            // stays mapped until this returns. Any thread may write it at any time, so the kernel's
-            // write races with no Rust reference. There are at most 1,024 vectors (UIO_MAXIOV), the
-            // capacity of the array. The arguments are those of `preadv2` in the kernel; the first
-            // of the two halves of the offset holds all 64 bits.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_preadv2,
-                    libc::c_long::from(file.as_raw_fd()),
-                    vectors.as_ptr(),
-                    libc::c_long::try_from(vectors.len()).unwrap_or(libc::c_long::MAX),
-                    at,
-                    HIGH_HALF,
-                    libc::c_long::from(flags.bits()),
-                )
-            }
-        })
+        self.transfer_by(libc::SYS_preadv2, file, offset, flags)
     }
 
     /// Writes the memory to `file` at `offset`, in one `pwritev2` for each 1,024 pieces.
@@ -154,12 +137,27 @@ impl<'a> IoVectors<'a> {
     /// # Errors
     /// The host's error. If bytes were moved before it, returns their number instead.
     pub fn drain_to(&self, file: BorrowedFd<'_>, offset: u64, flags: TransferFlags) -> io::Result<usize> {
+        self.transfer_by(libc::SYS_pwritev2, file, offset, flags)
+    }
+
+    /// Makes the transfer with one of the two calls, which take the same arguments.
+    fn transfer_by(
+        &self,
+        call: libc::c_long,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        flags: TransferFlags,
+    ) -> io::Result<usize> {
         self.transfer(offset, |vectors, at| {
-            // SAFETY: as in `fill_from`, but the kernel only reads. A guest that changes the bytes
-            // meanwhile changes its own data.
+            // SAFETY: `call` is `preadv2` or `pwritev2`, see the two functions above. Each vector
+            // describes a `VolatileSlice` of memory that `self` borrows, so it stays mapped until
+            // this returns. Any thread may read and write it at any time, so the kernel's accesses
+            // race with no Rust reference. There are at most 1,024 vectors (UIO_MAXIOV), the
+            // capacity of the array. The arguments are those of the calls in the kernel; the first
+            // of the two halves of the offset holds all 64 bits.
             unsafe {
                 libc::syscall(
-                    libc::SYS_pwritev2,
+                    call,
                     libc::c_long::from(file.as_raw_fd()),
                     vectors.as_ptr(),
                     libc::c_long::try_from(vectors.len()).unwrap_or(libc::c_long::MAX),
