@@ -84,7 +84,7 @@ impl<F: FileSystem> Session<F> {
                 Reply::Empty
             }
             Operation::Fsync(op) => return ready(self.fsync(header, op, scratch)),
-            Operation::Fallocate(op) => return self.fallocate(header, op, (terms.stop, scratch)),
+            Operation::Fallocate(op) => return finish(self.fallocate(header, op, terms.stop)?, scratch),
             Operation::SyncFs(op) => return ready(self.sync_fs(header, op, scratch)),
             Operation::FsyncDir(op) => empty(host.fsync_dir(self.permit(header, op)?))?,
             Operation::ReleaseDir(op) => empty(host.release_dir(self.permit(header, op)?))?,
@@ -228,13 +228,13 @@ impl<F: FileSystem> Session<F> {
         &self,
         header: &Header<'_>,
         fallocate: Fallocate,
-        (stop, scratch): (StopCheck<'_>, &mut Scratch),
-    ) -> Answer<Paced<Outcome>> {
+        stop: StopCheck<'_>,
+    ) -> Answer<Paced<Reply<'static>>> {
         if fallocate_access(fallocate.mode).is_none() {
             return Err(Errno::EOPNOTSUPP);
         }
         let done = self.filesystem.fallocate(self.permit(header, fallocate)?, stop)?;
-        Ok(done.map(|()| scratch.encode(&Reply::Empty)))
+        Ok(done.map(|()| Reply::Empty))
     }
 
     fn copy_file_range(&self, header: &Header<'_>, copy: CopyFileRange) -> Answer<Reply<'static>> {
