@@ -73,7 +73,8 @@ pub(crate) struct Arguments {
     /// Write every figure of every turn to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write charts and a page with the tables to DIR (the project's own page is in `docs/bench`)
+    /// Write charts and a page with the tables to DIR (the project's own page is in
+    /// `docs/measured/bench`)
     #[arg(long, value_name = "DIR")]
     chart: Option<PathBuf>,
 }

@@ -2,7 +2,7 @@
 //! directory.
 //!
 //! The questions are those of the test suites (`pinhole_tests::sharing`). Here, a "no" is not an
-//! error. The result is a table on the terminal and, with `--write`, docs/coherence/peer.md.
+//! error. The result is a table on the terminal and, with `--write`, docs/measured/coherence.md.
 
 mod page;
 
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Number of guests beside the host
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "write")]
     guests: u8,
-    /// Write docs/coherence/peer.md
+    /// Write docs/measured/coherence.md
     #[arg(long)]
     write: bool,
 }

@@ -1,4 +1,4 @@
-//! Writes docs/coherence/peer.md.
+//! Writes docs/measured/coherence.md.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -44,9 +44,9 @@ or in turns. Each guest has its own daemon, and all daemons share one directory.
 /// # Errors
 /// Fails if the page cannot be written.
 pub(super) fn write(rows: &[QuestionRow], conditions: &Conditions, root: &Path) -> Outcome {
-    let folder = root.join("docs/coherence");
+    let folder = root.join("docs/measured");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
-    let path = folder.join("peer.md");
+    let path = folder.join("coherence.md");
     let failed = Failure::io(format!("cannot write {}", path.display()));
     let text =
         text(rows, conditions).map_err(|error| Failure::new(format!("cannot make the page: {error}")))?;

@@ -39,7 +39,7 @@ use subject::Programs;
 /// Selects the measurements and the output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Write docs/surface.md and its chart
+    /// Write docs/measured/surface.md and its chart
     #[arg(long, conflicts_with = "native")]
     write: bool,
     /// Write all results with all names to FILE, as JSON

@@ -1,4 +1,4 @@
-//! Writes docs/surface.md and its chart.
+//! Writes docs/measured/surface.md and its chart.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ const LEGEND: &str = "bar: pinhole / virtiofsd, blue: aim";
 /// # Errors
 /// Fails if a file cannot be written.
 pub(super) fn write(report: &Report, root: &Path) -> Outcome {
-    let folder = root.join("docs/surface");
+    let folder = root.join("docs/measured");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let chart =
         Chart { title: "Host surface: pinhole / virtiofsd".to_owned(), legend: LEGEND, bars: bars(report) };
@@ -31,7 +31,7 @@ pub(super) fn write(report: &Report, root: &Path) -> Outcome {
     let when = format!("{}; {}", report.conditions.date, report.conditions.words);
     paint(&chart, &when, &mut drawn)
         .map_err(|error| Failure::new(format!("cannot draw the chart: {error}")))?;
-    for (path, text) in [(folder.join("surface.svg"), drawn), (root.join("docs/surface.md"), page(report))] {
+    for (path, text) in [(folder.join("surface.svg"), drawn), (folder.join("surface.md"), page(report))] {
         fs::write(&path, text).map_err(Failure::io(format!("cannot write {}", path.display())))?;
     }
     Ok(())
@@ -69,7 +69,7 @@ fn page(report: &Report) -> String {
     parts.push(HOW.to_owned());
     parts.push(format!("## Aims\n\n{}\n", report.aims_table().markdown()));
     parts.push(format!(
-        "## Figures\n\n![pinhole / virtiofsd](surface/surface.svg)\n\n{}\n",
+        "## Figures\n\n![pinhole / virtiofsd](surface.svg)\n\n{}\n",
         report.table().markdown()
     ));
     parts.push(format!("## Threads\n\n{}\n", report.threads().markdown()));
