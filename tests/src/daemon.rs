@@ -337,6 +337,11 @@ impl Serving {
         &self.socket
     }
 
+    /// Returns the file with its standard error, beside the socket.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// The number of the process that was started, from which all others of the daemon descend.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -17,12 +17,12 @@ use crate::workspace;
 /// The directory to share and the guest to boot.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArguments {
-    /// The directory to share; without it a small tree in a temporary folder
+    /// The directory to share; the default is a small tree in a temporary folder
     dir: Option<PathBuf>,
     /// The guest's kernel: User-mode Linux boots in a second, QEMU has PCI
     #[arg(long, value_enum, default_value_t = KernelName::Uml)]
     kernel: KernelName,
-    /// No shell in the guest, even on a terminal
+    /// Open no shell in the guest, even on a terminal
     #[arg(long)]
     no_shell: bool,
 }
@@ -40,10 +40,6 @@ const REPLY: &str = "written-by-the-guest.txt";
 
 pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     let began = Instant::now();
-    step(1, "Build pinhole and fetch a Linux guest");
-    prepare(arguments.kernel)?;
-    say(format!("   ready after {:.1} s", began.elapsed().as_secs_f64()));
-
     let own = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
     let shared = match (&arguments.dir, &own) {
         (Some(dir), _) => dir.clone(),
@@ -53,21 +49,26 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     if !shared.is_dir() {
         return Err(Failure::new(format!("DIR: {} is not a directory", shared.display())));
     }
+    step(1, "Build pinhole and fetch a Linux guest");
+    prepare(arguments.kernel)?;
+    say(format!("   ready after {:.1} s", began.elapsed().as_secs_f64()));
+
     let program = workspace::target().join("demo/pinhole");
     let serve = Instant::now();
     let daemon = Daemon::pinhole_at(&program, &shared)
         .argument(format!("--tag={TAG}"))
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
-    step(2, &format!("Share {} (listening after {} ms)", shared.display(), serve.elapsed().as_millis()));
-    let command = format!(
-        "{} --shared-dir {} --socket-path {} --tag {TAG}",
+    let ready = serve.elapsed().as_millis();
+    step(2, &format!("Share {}", shared.display()));
+    say(format!(
+        "   command: {} --shared-dir {} --socket-path {} --tag {TAG}",
         program.display(),
         shared.display(),
         daemon.socket().display()
-    );
-    say(format!("   {command}"));
-    say("   The daemon logs to its standard error, which the demo keeps and prints if something fails.");
+    ));
+    say(format!("   socket:  {}, ready after {ready} ms", daemon.socket().display()));
+    say(format!("   log:     {}", daemon.log().display()));
 
     step(3, "Boot a guest that mounts the share: mount -t virtiofs demo /mnt/demo");
     boot(arguments, daemon.socket())
@@ -75,7 +76,10 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
 
     step(4, &format!("Read on the host what the guest wrote to {REPLY}"));
     say(format!("   {}", reply_in(&shared)?.trim_end()));
-    say(format!("   The whole demo took {:.1} s.", began.elapsed().as_secs_f64()));
+    say(format!(
+        "   The demo took {:.1} s. It now removes its socket, its log and its temporary folder.",
+        began.elapsed().as_secs_f64()
+    ));
     step(5, "Try next");
     say("   cargo xtask demo DIR                                  share a directory of yours");
     say(format!("   {} mount DIR MOUNTPOINT    without a VM", program.display()));
@@ -175,7 +179,7 @@ a=$(now); dd if=$d/big of=/dev/null bs=1M 2>/dev/null; t $a $(now) "read 64 MiB,
 a=$(now); rm -r $d; t $a $(now) "remove all of it"
 "#;
 
-/// What the guest wrote, as the host reads it.
+/// Returns what the guest wrote, as the host reads it.
 fn reply_in(shared: &Path) -> Outcome<String> {
     let reply = shared.join(REPLY);
     fs::read_to_string(&reply).map_err(Failure::io(format!("cannot read {}", reply.display())))

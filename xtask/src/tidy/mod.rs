@@ -7,7 +7,8 @@
 //! | `arrows` | which crate and module may depend on which |
 //! | `shape` | lengths, file headers and forbidden words |
 //! | `docs` | files and items that documents name |
-//! | `prose` | width and words of comments and documents, the index of the documents |
+//! | `pages` | anchors of links, length and beginning of pages |
+//! | `prose`, `idioms` | width and words of comments and documents, the index of the documents |
 //! | `items` | items that exist in the code |
 //! | `modules` | which file uses which other file |
 //! | `cycles`, `names` | import cycles, type names defined more than once |
@@ -20,9 +21,11 @@ mod calls;
 mod cycles;
 mod docs;
 mod fault;
+mod idioms;
 mod items;
 mod modules;
 mod names;
+mod pages;
 mod prose;
 mod read_path;
 mod report;
@@ -61,6 +64,7 @@ pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
     faults.extend(names::check(&crates));
     faults.extend(shape::check(&sources));
     faults.extend(docs::check(&sources));
+    faults.extend(pages::check(&sources));
     faults.extend(prose::check(&sources));
     faults.extend(read_path::check(&sources, &crates));
     faults.extend(docs::rows(&sources, &suites::all()?));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::docs::{links, resolve};
 use super::fault::Fault;
+use super::idioms;
 use super::source::Source;
 
 /// Largest number of columns of a line of prose.
@@ -17,12 +18,14 @@ const WIDE: [&str; 2] = ["daemon/", "tests/bench/"];
 const NOT_YET: [&str; 2] = ["daemon/", "tests/"];
 
 /// Pages that a command writes.
-const GENERATED: [&str; 1] = ["docs/measured/"];
+pub(super) const GENERATED: [&str; 1] = ["docs/measured/"];
 
 /// Words for persons and metaphors that stand for technical parts, with the remedy. A word in
 /// quotes or backticks is permitted.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 13] = [
     ("anybody", PERSON),
+    ("crew", "the threads of one kind are queue threads or the offload pool"),
+    ("foreman", "name the thread"),
     ("herself", PERSON),
     ("himself", PERSON),
     ("learnt", "name the fact"),
@@ -48,7 +51,8 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         if is_in(&GENERATED) {
             continue;
         }
-        for (number, line) in prose(source) {
+        let lines = prose(source);
+        for &(number, line) in &lines {
             if !is_in(&WIDE) {
                 width(source, number, line, &mut faults);
             }
@@ -56,13 +60,16 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
                 words(source, number, line, &mut faults);
             }
         }
+        if !is_in(&NOT_YET) {
+            idioms::check(source, &lines, &mut faults);
+        }
     }
     index(sources, &mut faults);
     faults
 }
 
 /// Returns the lines of comments, or of a document without its code blocks.
-fn prose(source: &Source) -> Vec<(usize, &str)> {
+pub(super) fn prose(source: &Source) -> Vec<(usize, &str)> {
     if source.is_rust() {
         return source.lines().filter(|(_, line)| line.trim_start().starts_with("//")).collect();
     }
