@@ -4,8 +4,8 @@
 //! ring after every change that the front-end makes: a thread serves the ring exactly while the
 //! ring has addresses and a kick event and is ready and enabled. A stop waits for the thread, which
 //! ends its current request first. That is the drain which GET_VRING_BASE, a reset and a lost
-//! connection need (`docs/decisions/0003-one-worker-a-queue.md`). Each workaround for the crate has
-//! a comment.
+//! connection need (`docs/decisions/0003-one-thread-per-queue.md`). Each workaround for the crate
+//! has a comment.
 
 use super::ring::{Memory, Ring};
 use rustix::fs::OFlags;
