@@ -10,6 +10,7 @@ use zerocopy::little_endian::{I32, I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// One field of a [`StructLayout`].
+#[cfg(feature = "test-utils")]
 #[derive(Clone, Copy, Debug)]
 pub struct FieldLayout {
     /// Name in `fuse.h`.
@@ -19,6 +20,7 @@ pub struct FieldLayout {
 }
 
 /// The layout of one wire struct, for the comparison with `fuse.h`.
+#[cfg(feature = "test-utils")]
 #[derive(Clone, Copy, Debug)]
 pub struct StructLayout {
     /// Name in `fuse.h`.
@@ -40,6 +42,7 @@ macro_rules! wire {
             const _: () = assert!(size_of::<$name>() == $size);
         )*
         /// The layouts of all wire structs.
+        #[cfg(feature = "test-utils")]
         pub const STRUCTS: &[StructLayout] = &[$(
             StructLayout {
                 name: $kernel_name,
@@ -57,6 +60,7 @@ macro_rules! constants {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(pub(crate) const $name: $kind = $value;)*
         /// Returns all constants except the opcodes, which are in [`crate::Opcode`].
+        #[cfg(feature = "test-utils")]
         pub fn constants() -> Vec<(&'static str, u64)> {
             vec![$((stringify!($name), u64::from($name)),)*]
         }
@@ -536,7 +540,6 @@ constants! {
     FUSE_SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
     FUSE_MAX_NR_SECCTX: u32 = 31;
     FUSE_EXT_GROUPS: u32 = 32;
-    FUSE_COMPAT_SETXATTR_IN_SIZE: u32 = 8;
     FUSE_SETUPMAPPING_FLAG_WRITE: u64 = 1 << 0;
     FUSE_SETUPMAPPING_FLAG_READ: u64 = 1 << 1;
 }

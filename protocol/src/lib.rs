@@ -48,7 +48,7 @@ pub use reply::{
 pub use request::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Request, WRITE_LEN, copied_len};
 
 /// The wire structs and constants as tables. Tests compare them with the kernel's header.
-#[doc(hidden)]
+#[cfg(feature = "test-utils")]
 pub mod layout {
     pub use crate::abi::{FieldLayout, STRUCTS, StructLayout, constants};
 }

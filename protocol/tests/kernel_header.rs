@@ -48,6 +48,7 @@ const CONSTANTS_LEFT_OUT: &[(&str, &str)] = &[
     ("FUSE_COMPAT_STATFS_SIZE", "guests older than 7.4"),
     ("FUSE_COMPAT_INIT_OUT_SIZE", "guests older than 7.5"),
     ("FUSE_COMPAT_22_INIT_OUT_SIZE", "guests older than 7.23"),
+    ("FUSE_COMPAT_SETXATTR_IN_SIZE", "the size of a struct, which is compared"),
     ("FUSE_DIRECT_IO_RELAX", "an older name of FUSE_DIRECT_IO_ALLOW_MMAP"),
     ("FUSE_WRITE_KILL_PRIV", "an older name of FUSE_WRITE_KILL_SUIDGID"),
     ("FUSE_UNIQUE_RESEND", "HAS_RESEND is never offered; unique numbers are never interpreted"),

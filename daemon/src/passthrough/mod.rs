@@ -15,7 +15,7 @@ mod resolve;
 mod slots;
 
 /// For tests of a handle that opens an inode which the guest never had.
-#[doc(hidden)]
+#[cfg(feature = "test-utils")]
 pub use crate::sys::inode_handle::InodeHandle;
 pub use config::{GuestCaching, Holes, InodeHandles, ShareConfig, Surroundings};
 pub use identity::keep_capabilities;
@@ -146,7 +146,7 @@ impl Passthrough {
 
     /// Closes idle mounts below the share. Returns whether any mount is still open. A thread does
     /// this by itself; tests need not wait for it.
-    #[doc(hidden)]
+    #[cfg(feature = "test-utils")]
     pub fn close_idle(&self) -> bool {
         self.inodes.idle_mounts().close_idle()
     }
