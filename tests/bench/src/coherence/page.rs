@@ -27,7 +27,8 @@ const HEAD: [&str; 6] =
 
 const HOW: &str =
     "Each question is tried with two User-mode Linux guests and one process of the host, at the same time
-or in turns. Each guest has its own daemon, and all daemons share one directory.
+or in turns; each of them is a *client* below. Each guest has its own daemon, and all daemons share
+one directory.
 [Test harness](../internals/harness.md#several-guests) has the details.
 
 - The questions are those of the test suite `guest::sharing`. pinhole must pass it where its cache

@@ -10,32 +10,32 @@ use crate::sharing::{Fault, Group, Promised, Question};
 pub(super) const LOCKS: [Question; 8] = [
     question(
         "lock-held",
-        "A record lock of one refuses the others, GETLK shows it, and closing the file lets it go",
+        "A record lock excludes other clients, GETLK reports it, and closing the file releases it",
         held,
     )
     .and_auto(),
     question("flock-held", "The same for flock", flock_held).and_auto(),
-    question("count-fcntl", "A number that all raise under a record lock loses no turn", count_fcntl),
-    question("count-flock", "A number that all raise under flock loses no turn", count_flock),
+    question("count-fcntl", "A counter that all clients increment under a record lock loses no increment", count_fcntl),
+    question("count-flock", "A counter that all clients increment under flock loses no increment", count_flock),
     question(
         "count-between",
-        "A number that all raise by open, write and close under another file's lock loses no turn",
+        "A counter that all clients increment by open, write and close, under a lock of another file, loses no increment",
         count_between,
     )
     .and_auto(),
     question(
         "ping-pong",
-        "Samba's ping_pong -rw: the data increment is the number of clients, and no turn is lost",
+        "Samba's ping_pong -rw: the data increment is the number of clients, and no increment is lost",
         ping_pong,
     ),
     question(
         "killed-waiting",
-        "A program that is killed while it waits for a lock leaves none behind once that is let go",
+        "A program that is killed while it waits for a lock holds no lock after the owner releases it",
         killed_waiting,
     )
     .and_auto(),
     // Afterwards the table is laid anew.
-    question("killed", "A guest that is killed leaves no lock behind", killed).and_auto(),
+    question("killed", "A guest that is killed leaves no lock", killed).and_auto(),
 ];
 
 const fn question(

@@ -10,29 +10,37 @@ use crate::sharing::table::{H, Table, read};
 use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const NAMES: [Question; 6] = [
-    question("appends", "Records that all append to one file at once are whole, and none is lost", appends)
-        .and_auto(),
+    question(
+        "appends",
+        "If all clients append records to one file at once, each record is whole and present",
+        appends,
+    )
+    .and_auto(),
     question(
         "created-once",
-        "Of all who create a file with O_EXCL, a folder or a link at once, one succeeds",
+        "If all clients create one file with O_EXCL, one folder or one link at once, exactly one succeeds",
         created_once,
     )
     .and_auto(),
     question(
         "storm",
-        "Files that all create, move and take away at once: some order explains the end",
+        "If all clients create, move and remove files at once, some order of the calls explains the result",
         storm,
     ),
     question(
         "rename-atomic",
-        "A file that is replaced all the time is always there and always whole",
+        "A file that is replaced continuously always exists and is always whole",
         rename_atomic,
     )
     .and_auto(),
-    question("maildir", "Of mail that all deliver and read at once, each is read once and whole", maildir),
+    question(
+        "maildir",
+        "If all clients deliver and read mail at once, each message is read once and whole",
+        maildir,
+    ),
     question(
         "mix",
-        "Anything at all in one tree, as fsstress does: no error but the expected ones, and all see one tree",
+        "Random calls in one tree, as fsstress makes them, fail only with expected errors, and all clients see the same tree",
         mix,
     ),
 ];

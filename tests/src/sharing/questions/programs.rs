@@ -11,20 +11,20 @@ use crate::sharing::{Fault, Group, Promised, Question};
 pub(super) const PROGRAMS: [Question; 3] = [
     question(
         "git",
-        "Guests that commit to one repository at once, trying again while index.lock is there, lose no commit",
+        "Guests that commit to one git repository at once, and retry while index.lock exists, lose no commit",
         Group::Programs,
         git,
     )
     .and_auto(),
     question(
         "sqlite-rollback",
-        "Guests and the host that write one SQLite database at once lose no row, and it stays sound",
+        "Guests and the host write one SQLite database at once: no row is lost, and the database stays valid",
         Group::Databases,
         rollback,
     ),
     question(
         "sqlite-wal",
-        "The same with a write-ahead log, whose index is a shared mapping: no row is lost, or each guest is refused where nothing can be mapped",
+        "The same with a write-ahead log, whose index is a shared mapping: no row is lost, or SQLite refuses to work where files cannot be mapped",
         Group::Databases,
         wal,
     ),

@@ -7,49 +7,61 @@ use crate::sharing::{Fault, Group, Promised, Question};
 pub(super) const SEEN: [Question; 13] = [
     question(
         "opened-after-close",
-        "What was written and closed before an open is read after it",
+        "An open reads what another client wrote and closed before",
         opened_after_close,
     )
     .and_auto(),
     question(
         "grown-after-close",
-        "The same where it has become longer or shorter within a second",
+        "The same for a file that became longer or shorter within a second",
         grown_after_close,
     )
     .and_auto(),
-    question("stat-at-once", "Size and time are right at once after another's write", stat_at_once),
-    question("read-at-once", "A file that is open reads what another has just written", read_at_once),
+    question(
+        "stat-at-once",
+        "Size and time are right immediately after another client's write",
+        stat_at_once,
+    ),
+    question("read-at-once", "An open file reads what another client has just written", read_at_once),
     question(
         "truncated",
-        "O_TRUNC, truncate and ftruncate of one are the size that the other has open",
+        "O_TRUNC, truncate and ftruncate change the size that another client's open file has",
         truncated,
     ),
-    question("appended-open", "An append goes to the end that another has just moved", appended_open)
+    question("appended-open", "An append goes to the end that another client has just moved", appended_open)
         .and_auto(),
-    question("unlinked-open", "A file that another removes stays whole for who has it open", unlinked_open)
-        .and_auto(),
+    question(
+        "unlinked-open",
+        "A file that another client removes stays whole while it is open",
+        unlinked_open,
+    )
+    .and_auto(),
     question(
         "replaced",
-        "A file that is replaced is the new one by its path at once, the old one for who has it open, and never ESTALE",
+        "After a file is replaced, its path leads to the new file at once, an open file stays the old one, and no call gets ESTALE",
         replaced,
     ),
-    question("made", "A name that was missing is found as soon as another makes it", made).and_auto(),
+    question("made", "A missing name is found as soon as another client creates it", made).and_auto(),
     question(
         "removed",
-        "A name that another removes or moves is missing at once, and the new one there",
+        "A name that another client removes or moves is missing at once, and the new name is found",
         removed,
     ),
-    question("listed", "A listing has what another has just made, and not what it removed", listed)
-        .and_auto(),
+    question(
+        "listed",
+        "A listing contains what another client has just created, and not what it removed",
+        listed,
+    )
+    .and_auto(),
     question(
         "remade",
-        "A directory that the host removes and makes again has its new content at once, and can be worked in",
+        "A directory that the host removes and creates again shows its new content at once and can be used",
         remade,
     )
     .and_auto(),
     question(
         "mapped-stored",
-        "A shared mapping works: what one stores and syncs, another reads",
+        "A shared mapping works: one client stores and syncs data, another reads it",
         mapped_stored,
     )
     .promised(Promised::Mapped),
