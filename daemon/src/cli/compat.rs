@@ -53,8 +53,8 @@ fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
         "writeback" => share.writeback = on,
         "readdirplus" => share.no_readdirplus = !on,
         "allow_direct_io" => share.allow_direct_io = on,
-        "announce_submounts" => (share.announce_submounts, share.no_announce_submounts) = (on, !on),
-        "killpriv_v2" => (share.killpriv_v2, share.no_killpriv_v2) = (on, !on),
+        "announce_submounts" => share.no_announce_submounts = !on,
+        "killpriv_v2" => share.no_killpriv_v2 = !on,
         // There is one switch for both. Locks that reach the host needlessly are better than too
         // few.
         "posix_lock" | "flock" if on => share.locks = Some(LocksArg::Host),
@@ -77,7 +77,10 @@ fn choose<T: ValueEnum>(name: &str, value: &str) -> Result<T, ConfigError> {
 }
 
 fn unknown(word: &str) -> ConfigError {
-    ConfigError::Compat { word: word.to_owned(), right: "no such option; --help lists them at -o".to_owned() }
+    ConfigError::Compat {
+        word: word.to_owned(),
+        right: "no such option; `pinhole help` lists them at -o".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod confine;
 mod descriptors;
 pub mod error;
 mod group;
+mod help;
 pub mod log;
 pub mod policy;
 mod report;

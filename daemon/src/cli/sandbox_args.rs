@@ -2,47 +2,47 @@
 //! them.
 
 use super::error::ConfigError;
+use super::help::SANDBOX;
 use crate::sandbox::{CapabilityChanges, CapabilityError, IdMap, IdMaps, Isolation, Layers, OnForbidden};
 use clap::{Args, ValueEnum};
 
 /// Options about the sandbox, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
 pub struct SandboxArgs {
-    /// How to separate the process from the rest of the host [default: namespace].
+    /// Isolation: namespace, chroot, none [default: namespace].
     ///
     /// namespace: the process gets its own namespaces, and the share is its root directory,
     /// read-only if the policy allows no changes. The process that was started stays outside and
     /// waits for the end of the one inside. Root needs nothing else; another user gets a user
     /// namespace. chroot: the share is the root directory; needs root. none: neither. Capabilities,
     /// Landlock and system-call filters are in force in each mode.
-    #[arg(id = "sandbox", long, value_name = "MODE", value_enum, help_heading = "Sandbox")]
+    #[arg(id = "sandbox", long, value_name = "MODE", value_enum, help_heading = SANDBOX)]
     pub mode: Option<SandboxMode>,
-    /// The effect of a system call that the share does not need [default: kill].
+    /// On a forbidden system call: kill, log, trap, none [default: kill].
     ///
     /// kill: the process ends. log: the kernel logs the call and makes it. trap: the thread gets
-    /// SIGSYS. none: no filter. `pinhole policy explain` lists the calls that are needed.
-    #[arg(long, value_name = "ACTION", value_enum, help_heading = "Sandbox")]
+    /// SIGSYS. none: no filter. `pinhole policy explain` lists the calls that a share needs.
+    #[arg(long, value_name = "ACTION", value_enum, help_heading = SANDBOX)]
     pub seccomp: Option<Seccomp>,
-    /// Capabilities to keep in addition to those that the policy needs, or to drop:
-    /// `+sys_admin:-chown`.
-    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Sandbox")]
-    pub modcaps: Option<String>,
-    /// Layers of the sandbox without which nothing is served; other missing layers are only
-    /// reported at the start.
+    /// Layers to insist on: namespace, landlock, seccomp.
     ///
-    /// A layer is also missing if a newer host would offer more of it. `mount` has no namespace.
-    #[arg(long, value_name = "LAYER", value_enum, value_delimiter = ',', help_heading = "Sandbox")]
+    /// Without such a layer the daemon does not start; other missing layers are only logged. A
+    /// layer is also missing if a newer host would offer more of it. `mount` has no namespace.
+    #[arg(long, value_name = "LAYER", value_enum, value_delimiter = ',', help_heading = SANDBOX)]
     pub require: Vec<RequiredLayer>,
-    /// Users of the host in the user namespace, `:namespace_id:host_id:count:` [default: the own
-    /// user as itself].
+    /// Capabilities to keep or drop besides those of the policy: `+sys_admin:-chown`.
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    #[arg(hide_short_help = true, help_heading = SANDBOX)]
+    pub modcaps: Option<String>,
+    /// Users of the host in the user namespace, `:namespace_id:host_id:count:`.
     ///
-    /// May be given several times. More than the own user needs root, or newuidmap and a line in
-    /// /etc/subuid. If 0 is one of the namespace's ids, the process becomes that, and files get the
-    /// guest's owners.
-    #[arg(long, value_name = "MAP", help_heading = "Sandbox")]
+    /// By default only the daemon's own user, as itself. May be given several times. More users
+    /// need root, or newuidmap and a line in /etc/subuid. If 0 is one of the namespace's ids, the
+    /// process becomes that user, and files get the guest's owners.
+    #[arg(long, value_name = "MAP", hide_short_help = true, help_heading = SANDBOX)]
     pub uid_map: Vec<String>,
     /// Groups of the host in the user namespace, as --uid-map.
-    #[arg(long, value_name = "MAP", help_heading = "Sandbox")]
+    #[arg(long, value_name = "MAP", hide_short_help = true, help_heading = SANDBOX)]
     pub gid_map: Vec<String>,
 }
 

@@ -246,20 +246,22 @@ fn capabilities_are_the_json_that_libvirt_reads() {
 #[test]
 fn help_and_version_are_answers_and_not_errors() {
     let place = Place::new();
-    let (long, short) = (place.run("--help"), place.run("-h"));
-    for ended in
-        [&long, &short, &place.run("mount --help"), &place.run("serve --help"), &place.run("--version")]
-    {
+    let (short, long) = (place.run("--help"), place.run("help"));
+    let mount = ["mount --help", "help mount"].map(|words| place.run(words));
+    for ended in [&short, &long, &mount[0], &mount[1], &place.run("serve --help"), &place.run("--version")] {
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     }
+    assert_eq!(place.run("-h").stdout, short.stdout);
     assert!(long.stdout.len() > short.stdout.len());
-    for text in ["Share:", "Connection:", "Caching:", "Process:", "Log:", "Examples:", "Exit status:"] {
-        assert!(long.stdout.contains(text), "{text}");
+    let groups = ["Share:", "Socket:", "Cache:", "Policy and sandbox:", "DAX:", "Limits:", "Log:"];
+    for text in groups.into_iter().chain(["Accepted for virtiofsd", "Examples:"]) {
+        assert!(short.stdout.contains(text) && long.stdout.contains(text), "{text}");
     }
+    assert!(long.stdout.contains("Exit status:"));
     assert!(place.run("--version").stdout.starts_with("pinhole "));
-    let mount = place.run("mount --help").stdout;
     for refused in ["--sandbox", "--uid-map", "--gid-map"] {
-        assert!(long.stdout.contains(refused) && !mount.contains(refused), "{refused}");
+        assert!(short.stdout.contains(refused) && long.stdout.contains(refused), "{refused}");
+        assert!(mount.iter().all(|help| !help.stdout.contains(refused)), "{refused}");
     }
 }
 

@@ -20,16 +20,16 @@ pub enum PolicyCommand {
     /// Prints each operation and the errno of those that are denied, the rules by path, the limits, and what all
     /// that needs of the host: system calls by kind of thread, each with what must hold of its arguments and the
     /// operations that need it; capabilities; Landlock rights. As for root, with the default options and --xattr.
-    #[command(after_long_help = EXPLAIN_EXAMPLES)]
+    #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
     /// Say whether an operation is allowed at a path, and by which rule.
     ///
     /// What is done to a name (create, mkdir, unlink, rename, ...) is asked with the name's own path; a file that is
     /// reached in several ways, by hard links, may be used only as all of them allow.
-    #[command(after_long_help = CHECK_EXAMPLES)]
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Say how two policies differ.
-    #[command(after_long_help = DIFF_EXAMPLES)]
+    #[command(after_help = DIFF_EXAMPLES)]
     Diff(DiffArgs),
 }
 
