@@ -49,9 +49,17 @@ pub(super) enum RunError {
     Window(#[from] window::WindowError),
     #[error("--num-request-queues: {0}")]
     RequestQueues(#[from] vhost_user::RequestQueuesError),
-    #[error("cannot start the thread that waits for signals: {0}")]
-    Signals(io::Error),
     #[error("{0}")]
+    Option(io::Error),
+    #[error(
+        "--dax-window: cannot make a memory file: {0}; allow memfd_create and the files of /proc/self/fd"
+    )]
+    Scratch(io::Error),
+    #[error(
+        "host: cannot start the thread for signals: {0}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
+    )]
+    Signals(io::Error),
+    #[error("host: cannot prepare to serve: {0}; check the limits and the seccomp profile of this process")]
     Io(#[from] io::Error),
 }
 
@@ -76,7 +84,10 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
         report::problem(note);
     }
     match config.action {
-        Action::PrintCapabilities => Ok(report::answer(capabilities::JSON).map(|()| ExitCode::SUCCESS)?),
+        Action::PrintCapabilities => {
+            report::answer(capabilities::JSON).map_err(AnswerError::Io)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Action::Policy(command) => Ok(policy::answer(&command)?),
         Action::Serve(serve) => run_serve(serve, log::facilities()),
         Action::Mount(mount) => run_mount(mount, log::facilities()),
@@ -92,7 +103,8 @@ const fn given_descriptor(action: &Action) -> Option<u16> {
 }
 
 fn one_heap() -> Result<(), SandboxError> {
-    memory::use_one_heap().map_err(|source| SandboxError::Rights { what: "heaps of each thread", source })
+    memory::use_one_heap()
+        .map_err(|source| SandboxError::Rights { what: "the allocator to one heap", source })
 }
 
 fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> {
@@ -104,12 +116,13 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     // Now, because the sandbox forbids memory files.
     let memory_devices = memory_devices();
     let listen = match serve.listen {
-        ListenConfig::Path { path, group } => {
-            vhost_user::ListenAt::Path { path, group: group.as_deref().map(group::resolve).transpose()? }
-        }
+        ListenConfig::Path { path, group } => vhost_user::ListenAt::Path {
+            path,
+            group: group.as_deref().map(group::resolve).transpose().map_err(RunError::Option)?,
+        },
         ListenConfig::Descriptor(number) => vhost_user::ListenAt::Descriptor(RawFd::from(number)),
     };
-    let descriptors_max = descriptors::settle(serve.share.descriptors)?;
+    let descriptors_max = descriptors::settle(serve.share.descriptors).map_err(RunError::Option)?;
     let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
     warn_without_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
@@ -166,7 +179,7 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let ready = format!("Mounted {} on {}", request.directory.display(), request.mountpoint.display());
     let thread_count = mount.threads.and_then(NonZero::new).unwrap_or_else(threads_by_processors);
     let policy = with_locks(policy(&mount.share)?, mount.share.locks);
-    let descriptors_max = descriptors::settle(mount.share.descriptors)?;
+    let descriptors_max = descriptors::settle(mount.share.descriptors).map_err(RunError::Option)?;
     // The share comes before the mount, so that no mount has to be removed if the share is wrong.
     // This process removes the mount, so it keeps the right to; its serving threads do not.
     let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
@@ -245,7 +258,7 @@ fn counted_writes_only(policy: Policy) -> Policy {
 /// Makes the window and its scratch file, on which front-ends are probed. No filter allows memory
 /// files later.
 fn make_window(settings: window::Settings) -> Result<Window, RunError> {
-    Ok(Window::new(settings, scratch_file()?)?)
+    Ok(Window::new(settings, scratch_file().map_err(RunError::Scratch)?)?)
 }
 
 fn scratch_file() -> io::Result<window::ScratchFile> {

@@ -4,6 +4,7 @@ use super::args::{LocksArg, ServeArgs, When, parse_seconds};
 use super::error::ConfigError;
 use super::sandbox_args::SandboxMode;
 use clap::ValueEnum;
+use std::path::PathBuf;
 
 /// Moves the words of `-o` into the other fields. A later word wins.
 ///
@@ -23,10 +24,11 @@ pub(super) fn apply(args: &mut ServeArgs) -> Result<(), ConfigError> {
 fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), ConfigError> {
     match name {
         "source" => {
-            if args.shared_dir.as_ref().is_some_and(|given| given.as_os_str() != value) {
-                return Err(ConfigError::TwoDirectories);
+            let source_dir = PathBuf::from(value);
+            if let Some(shared_dir) = args.shared_dir.take().filter(|given| *given != source_dir) {
+                return Err(ConfigError::TwoDirectories { source_dir, shared_dir });
             }
-            args.shared_dir = Some(value.into());
+            args.shared_dir = Some(source_dir);
         }
         "cache" => args.share.cache = choose(name, value)?,
         "sandbox" => args.share.sandbox.mode = Some(choose::<SandboxMode>(name, value)?),
@@ -71,7 +73,7 @@ fn choose<T: ValueEnum>(name: &str, value: &str) -> Result<T, ConfigError> {
         let names: Vec<String> = names.map(|choice| choice.get_name().to_owned()).collect();
         ConfigError::Compat {
             word: format!("{name}={value}"),
-            right: format!("{name} is one of {}", names.join(", ")),
+            right: format!("give one of {}", names.join(", ")),
         }
     })
 }
@@ -79,7 +81,7 @@ fn choose<T: ValueEnum>(name: &str, value: &str) -> Result<T, ConfigError> {
 fn unknown(word: &str) -> ConfigError {
     ConfigError::Compat {
         word: word.to_owned(),
-        right: "no such option; `pinhole help` lists them at -o".to_owned(),
+        right: "no such option: `pinhole help` lists them at -o".to_owned(),
     }
 }
 

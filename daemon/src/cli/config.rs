@@ -241,7 +241,7 @@ impl Config {
         }
         let (notes, log) = (notes(&args.share), log(&args.log));
         if args.share.sandbox.mode.is_some_and(|how| how != SandboxMode::None) {
-            let why = "`pinhole mount` has none: its mount is made for everybody outside, and is taken away from there";
+            let why = "`pinhole mount` has no isolation, so that other processes see the mount: leave the option out";
             return Err(ConfigError::Sandbox { option: "--sandbox", why: why.to_owned() });
         }
         let share = share(args.directory, &args.share, Isolation::None)?;
@@ -255,18 +255,15 @@ fn listen(args: &mut ServeArgs) -> Result<ListenConfig, ConfigError> {
         return Err(ConfigError::Exclude { first: "--socket", second: "--socket-path" });
     }
     let path = args.socket_path.take().or_else(|| args.socket.take());
-    match (path, args.fd) {
-        (None, None) => Err(ConfigError::NoSocket),
-        (Some(_), Some(_)) => Err(ConfigError::Exclude { first: "--fd", second: "--socket-path" }),
-        (None, Some(_)) if args.socket_group.is_some() => Err(ConfigError::GroupOfDescriptor),
-        (None, Some(descriptor)) => Ok(ListenConfig::Descriptor(descriptor)),
-        (Some(path), None) => {
-            let len = path.as_os_str().len();
-            if len > SOCKET_PATH_MAX {
-                return Err(ConfigError::SocketPathLong { len });
-            }
-            Ok(ListenConfig::Path { path, group: args.socket_group.take() })
-        }
+    match (path, args.fd, args.socket_group.take()) {
+        (None, None, _) => Err(ConfigError::NoSocket),
+        (Some(_), Some(_), _) => Err(ConfigError::Exclude { first: "--fd", second: "--socket-path" }),
+        (None, Some(_), Some(group)) => Err(ConfigError::GroupOfDescriptor { group }),
+        (None, Some(descriptor), None) => Ok(ListenConfig::Descriptor(descriptor)),
+        (Some(path), None, group) => match path.as_os_str().len() {
+            0..=SOCKET_PATH_MAX => Ok(ListenConfig::Path { path, group }),
+            len => Err(ConfigError::SocketPathLong { len }),
+        },
     }
 }
 
@@ -306,10 +303,8 @@ fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
     match u16::try_from(wanted) {
         Ok(threads) if threads <= limits::POOL_THREADS_MAX => threads,
         Ok(_) | Err(_) => {
-            notes.push(format!(
-                "--thread-pool-size: taken as {}, the most there are",
-                limits::POOL_THREADS_MAX
-            ));
+            let most = limits::POOL_THREADS_MAX;
+            notes.push(format!("--thread-pool-size: {wanted} is too many: {most} threads are used"));
             limits::POOL_THREADS_MAX
         }
     }
@@ -384,10 +379,9 @@ fn never_stale(args: &ShareArgs) -> Result<(), ConfigError> {
         ("--entry-timeout", args.entry_timeout),
         ("--negative-timeout", args.negative_timeout),
     ];
-    let stale =
-        |(option, seconds): (_, Option<f64>)| seconds.is_some_and(|time| time > 0.0).then_some(option);
-    match times.into_iter().find_map(stale).filter(|_| args.cache == CacheArg::Strict) {
-        Some(option) => Err(ConfigError::Stale { option }),
+    let mut given = times.into_iter().filter_map(|(option, seconds)| Some((option, seconds?)));
+    match given.find(|(_, seconds)| *seconds > 0.0).filter(|_| args.cache == CacheArg::Strict) {
+        Some((option, seconds)) => Err(ConfigError::Stale { option, seconds: seconds.to_string() }),
         None => Ok(()),
     }
 }

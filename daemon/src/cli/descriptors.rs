@@ -23,7 +23,7 @@ pub(super) fn settle(wanted: DescriptorLimit) -> io::Result<u64> {
             setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).map_err(|error| {
                 let hard = now.maximum.map_or_else(|| "unlimited".to_owned(), |hard| hard.to_string());
                 io::Error::other(format!(
-                    "--rlimit-nofile: {limit} is refused ({error}); the hard limit is {hard}"
+                    "--rlimit-nofile: {limit} is refused ({error}): give at most the hard limit, {hard}"
                 ))
             })?;
             Some(limit)

@@ -1,22 +1,29 @@
 //! Mistakes in the command line.
 
-/// A mistake in the command line. Each message names the argument and says what is right.
+use std::path::PathBuf;
+
+/// A mistake in the command line. Each message begins with the option and says what is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
     #[error("--shared-dir is missing: give the directory to share")]
     NoDirectory,
-    #[error("-o source= and --shared-dir name two directories: give one")]
-    TwoDirectories,
-    #[error("no socket: give --socket-path SOCKET to make one, or --fd N to take over a listening one")]
+    #[error(
+        "-o source={}: --shared-dir names another directory, {}: give one of them",
+        source_dir.display(), shared_dir.display()
+    )]
+    TwoDirectories { source_dir: PathBuf, shared_dir: PathBuf },
+    #[error("--socket-path is missing: give the socket to create, or --fd N to take over a listening one")]
     NoSocket,
     #[error("{first} and {second} exclude each other: give one")]
     Exclude { first: &'static str, second: &'static str },
-    #[error("--socket-path: {len} bytes are too long: the kernel takes at most 107")]
+    #[error("--socket-path: a path of {len} bytes is too long for the kernel: give at most 107 bytes")]
     SocketPathLong { len: usize },
-    #[error("--socket-group is for a socket made by --socket-path; the one of --fd keeps its owner")]
-    GroupOfDescriptor,
-    #[error("--tag: {len} bytes: a tag has 1 to 36 bytes, none of them NUL")]
+    #[error(
+        "--socket-group {group}: the socket of --fd keeps its owner: give a group with --socket-path only"
+    )]
+    GroupOfDescriptor { group: String },
+    #[error("--tag: {len} bytes: give 1 to 36 bytes, none of them NUL")]
     Tag { len: usize },
     #[error("-o {word}: {right}")]
     Compat { word: String, right: String },
@@ -24,20 +31,33 @@ pub enum ConfigError {
     MountOption { word: String, known: &'static str },
     #[error("--posix-acl needs extended attributes: drop -o no_xattr")]
     AclWithoutXattr,
-    #[error(
-        "--rlimit-nofile: {limit} is too few: at least {least} are needed, or 0 to leave the limit alone"
-    )]
+    #[error("--rlimit-nofile: {limit} is too few: give at least {least}, or 0 to leave the limit alone")]
     FewDescriptors { limit: u64, least: u64 },
-    #[error("--dax-window: {len} bytes are no window: give a power of two from 2M on, or 0 for none")]
+    #[error(
+        "--dax-window: {} is not a power of two from 2M on: give one such as 256M, or 0 for no window",
+        with_unit(*len)
+    )]
     WindowLen { len: u64 },
     #[error("{option} needs a window: give --dax-window SIZE too")]
     NoWindow { option: &'static str },
     #[error(
-        "{option} (-o timeout=) contradicts --cache strict, in which nothing is stale: leave it out, or use --cache auto"
+        "{option} (-o timeout=): {seconds} contradicts --cache strict, in which nothing is stale: give 0, or use \
+         --cache auto"
     )]
-    Stale { option: &'static str },
+    Stale { option: &'static str, seconds: String },
     #[error("{option} is not supported: {instead}")]
     Refused { option: &'static str, instead: &'static str },
     #[error("{option}: {why}")]
     Sandbox { option: &'static str, why: String },
 }
+
+/// Returns a number of bytes as an option takes it, with the largest unit that divides it.
+fn with_unit(bytes: u64) -> String {
+    let units = [("T", 40_u32), ("G", 30), ("M", 20), ("K", 10), ("", 0)];
+    let unit = units.into_iter().find(|(_, shift)| bytes.trailing_zeros() >= *shift).unwrap_or_default();
+    format!("{}{}", bytes >> unit.1, unit.0)
+}
+
+#[cfg(test)]
+#[path = "error_tests.rs"]
+mod tests;

@@ -10,8 +10,11 @@ pub(super) fn resolve(group: &str) -> io::Result<u32> {
     if let Ok(number) = group.parse() {
         return Ok(number);
     }
-    let table = std::fs::read("/etc/group")
-        .map_err(|error| io::Error::other(format!("--socket-group: cannot read /etc/group: {error}")))?;
+    let table = std::fs::read("/etc/group").map_err(|error| {
+        io::Error::other(format!(
+            "--socket-group: cannot read /etc/group: {error}; give the number of {group:?}"
+        ))
+    })?;
     find(&String::from_utf8_lossy(&table), group).ok_or_else(|| {
         io::Error::other(format!("--socket-group: no group {group:?} in /etc/group; give its number instead"))
     })

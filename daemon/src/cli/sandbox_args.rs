@@ -114,7 +114,7 @@ impl SandboxConfig {
         let id_maps =
             IdMaps { users: maps("--uid-map", &args.uid_map)?, groups: maps("--gid-map", &args.gid_map)? };
         if id_maps.are_given() && isolation != Isolation::Namespace {
-            let why = "a user namespace comes with --sandbox namespace only".to_owned();
+            let why = "ids are mapped in a user namespace: use --sandbox namespace".to_owned();
             return Err(error("--uid-map, --gid-map", why));
         }
         let required = args.require.iter().fold(Layers::empty(), |all, layer| {
@@ -125,11 +125,15 @@ impl SandboxConfig {
             }
         });
         if required.contains(Layers::NAMESPACE) && isolation != Isolation::Namespace {
-            let why = "this share has none, by --sandbox or by its kind".to_owned();
+            let why =
+                "--sandbox chroot or none and `pinhole mount` have none: use --sandbox namespace".to_owned();
             return Err(error("--require namespace", why));
         }
         if required.contains(Layers::SECCOMP) && !matches!(forbidden, OnForbidden::Kill | OnForbidden::Trap) {
-            return Err(error("--require seccomp", "--seccomp log and none hold nothing".to_owned()));
+            return Err(error(
+                "--require seccomp",
+                "--seccomp log and none forbid no call: use kill or trap".to_owned(),
+            ));
         }
         let changes = args.modcaps.as_deref().unwrap_or_default().parse();
         let capabilities =

@@ -22,8 +22,8 @@ fn unknown(error: &clap::Error) -> Option<String> {
     let meant =
         one(error, ContextKind::SuggestedArg).or_else(|| one(error, ContextKind::SuggestedSubcommand));
     Some(match meant {
-        Some(meant) => format!("unknown argument {given}: did you mean {meant}?"),
-        None => format!("unknown argument {given}"),
+        Some(meant) => format!("{given}: unknown argument: did you mean {meant}?"),
+        None => format!("{given}: unknown argument"),
     })
 }
 
@@ -77,7 +77,7 @@ mod tests {
         for (words, expected) in [
             (
                 "pinhole --shared-dirs /",
-                "unknown argument --shared-dirs: did you mean --shared-dir?; see --help",
+                "--shared-dirs: unknown argument: did you mean --shared-dir?; see --help",
             ),
             (
                 "pinhole --cache some",
@@ -87,7 +87,7 @@ mod tests {
             ("pinhole --attr-timeout soon", "give seconds as a number"),
             ("pinhole --fd", "--fd <N> needs a value"),
             ("pinhole mount /a", "MOUNTPOINT"),
-            ("pinhole nonsense", "unknown argument nonsense"),
+            ("pinhole nonsense", "nonsense: unknown argument"),
         ] {
             let line = line(words);
             assert!(line.contains(expected), "{words}: {line}");

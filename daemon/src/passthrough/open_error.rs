@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {}: {source}", path.display())]
+    #[error("{}: cannot open the shared directory: {source}; give a directory that this user may search", path.display())]
     Root {
         /// Path of the shared directory.
         path: PathBuf,
@@ -14,14 +14,15 @@ pub enum OpenError {
         source: rustix::io::Errno,
     },
     /// `/proc/self/fd` cannot be opened.
-    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    #[error("/proc/self/fd: {source}; mount proc, because a share cannot be served without it")]
     Proc {
         /// Error of the host.
         source: rustix::io::Errno,
     },
     /// There are no file handles, and the share must have them.
     #[error(
-        "no file handles for {}: the file system has none, or the process missing CAP_DAC_READ_SEARCH",
+        "--inode-file-handles mandatory: no inode handles for {}: its file system has none, or the process lacks \
+         CAP_DAC_READ_SEARCH; use prefer",
         path.display()
     )]
     InodeHandles {
@@ -30,7 +31,8 @@ pub enum OpenError {
     },
     /// There are path rules, and the share's file system finds a file by more names than its own.
     #[error(
-        "rules by path cannot be kept in {}: its file system finds a file by other names too (letter case, short forms)",
+        "{}: rules by path cannot be kept here: the file system finds a file by other names too (letter case, short \
+         forms); use a policy without them",
         path.display()
     )]
     FoldsNames {
@@ -38,23 +40,22 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// `openat2` is missing.
-    #[error(
-        "the host kernel has no openat2 ({source}): Linux 5.6 or later is needed, and no filter against it"
-    )]
+    #[error("host: no openat2 ({source}): use Linux 5.6 or later, and allow the call in seccomp profiles")]
     Openat2 {
         /// Error of the host.
         source: rustix::io::Errno,
     },
     /// A thread cannot be made fit to serve.
     #[error(
-        "a thread with a umask and a working directory of its own cannot be had ({source}): allow threads and unshare(CLONE_FS)"
+        "host: cannot start a thread with its own umask and working directory: {source}; allow threads and \
+         unshare(CLONE_FS)"
     )]
     Thread {
         /// Error of the host.
         source: std::io::Error,
     },
     /// The process's own identity cannot be read.
-    #[error("cannot read the process's capabilities: {source}")]
+    #[error("host: cannot read the capabilities of the process: {source}; allow capget in seccomp profiles")]
     Identity {
         /// Error of the host.
         source: rustix::io::Errno,

@@ -19,7 +19,9 @@ impl Default for CapabilityChanges {
 
 /// A word of `--modcaps` that names no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is no change: give +NAME or -NAME parted by colons, such as +sys_admin:-chown")]
+#[error(
+    "{word:?} is no change of a capability: give +NAME or -NAME, separated by colons, such as +sys_admin:-chown"
+)]
 pub struct CapabilityError {
     /// The word.
     pub word: String,

@@ -3,11 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+/// The remedy for a step that only a restriction around the daemon refuses.
+const ALLOW: &str = "allow it in the limits and the seccomp profile of the container or unit";
+
 /// A failure of the sandbox. Nothing is served then.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {}: {source}", path.display())]
+    #[error("{}: cannot open the shared directory: {source}; give a directory that this user may search", path.display())]
     Share {
         /// The path, as it was given.
         path: PathBuf,
@@ -15,13 +18,13 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// `/proc/self/fd` cannot be opened.
-    #[error("cannot open /proc/self/fd ({source}): mount proc, a share cannot be served without it")]
+    #[error("/proc/self/fd: {source}; mount proc, because a share cannot be served without it")]
     Proc {
         /// The host's error.
         source: io::Error,
     },
     /// The process cannot be split in two.
-    #[error("cannot part into two processes: {what}: {source}")]
+    #[error("--sandbox: cannot split the process in two: {what}: {source}; {ALLOW}")]
     SecondProcess {
         /// The step that failed.
         what: &'static str,
@@ -30,7 +33,7 @@ pub enum SandboxError {
     },
     /// The process cannot leave the host's namespaces.
     #[error(
-        "--sandbox namespace: {what}: {source}; where namespaces are not to be had, use --sandbox chroot (as root) or \
+        "--sandbox namespace: {what}: {source}; where namespaces are not available, use --sandbox chroot (as root) or \
          --sandbox none, in a container that holds only the share"
     )]
     Namespace {
@@ -50,8 +53,8 @@ pub enum SandboxError {
     /// The ids of the user namespace cannot be mapped.
     #[error("--uid-map, --gid-map: {0}")]
     Maps(String),
-    /// A right cannot be given up.
-    #[error("cannot give up rights: {what}: {source}")]
+    /// A right of the process cannot be restricted.
+    #[error("--sandbox: cannot restrict {what}: {source}; {ALLOW}")]
     Rights {
         /// The right.
         what: &'static str,
@@ -59,13 +62,13 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// Landlock is there and refuses.
-    #[error("cannot enforce Landlock rules: {0}")]
+    #[error("--sandbox: cannot enforce Landlock rules: {0}; {ALLOW}")]
     Landlock(String),
     /// A filter cannot be made.
-    #[error("--seccomp: {0}")]
+    #[error("--seccomp: {0}; --seccomp none does without a filter")]
     Filter(String),
     /// A required layer is missing.
-    #[error("--require {layer}: {why}")]
+    #[error("--require {layer}: {why}; leave out {layer} to serve without it")]
     Required {
         /// The name of the layer, as `--require` has it.
         layer: String,

@@ -178,9 +178,7 @@ impl Architecture {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::X86),
             "aarch64" => Ok(Self::Arm),
-            other => {
-                Err(SandboxError::Filter(format!("there are no tables for {other}; use --seccomp none")))
-            }
+            other => Err(SandboxError::Filter(format!("there is no table of system calls for {other}"))),
         }
     }
 

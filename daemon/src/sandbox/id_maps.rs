@@ -20,22 +20,15 @@ pub struct IdMap {
 
 /// A text that is no range of ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("give ids as :namespace_id:host_id:count:, such as :0:100000:65536:")]
-pub struct IdMapError;
+#[error("{0:?} is no range of ids: give :namespace_id:host_id:count:, such as :0:100000:65536:")]
+pub struct IdMapError(String);
 
 impl FromStr for IdMap {
     type Err = IdMapError;
 
     /// Parses virtiofsd's form: any character that is no digit may separate the numbers.
     fn from_str(text: &str) -> Result<Self, IdMapError> {
-        let separator = text.chars().next().filter(|first| !first.is_ascii_digit()).ok_or(IdMapError)?;
-        let inner = text.strip_prefix(separator).and_then(|rest| rest.strip_suffix(separator));
-        let mut numbers = inner.ok_or(IdMapError)?.split(separator).map(str::parse::<u32>);
-        let mut next = || numbers.next().and_then(Result::ok).ok_or(IdMapError);
-        let map = Self { inside: next()?, outside: next()?, count: next()? };
-        let ends = map.inside.checked_add(map.count).and(map.outside.checked_add(map.count));
-        let sound = numbers.next().is_none() && map.count > 0 && ends.is_some();
-        if sound { Ok(map) } else { Err(IdMapError) }
+        Self::parse(text).ok_or_else(|| IdMapError(text.to_owned()))
     }
 }
 
@@ -46,6 +39,15 @@ impl fmt::Display for IdMap {
 }
 
 impl IdMap {
+    fn parse(text: &str) -> Option<Self> {
+        let separator = text.chars().next().filter(|first| !first.is_ascii_digit())?;
+        let inner = text.strip_prefix(separator)?.strip_suffix(separator)?;
+        let numbers: Option<Vec<u32>> = inner.split(separator).map(|number| number.parse().ok()).collect();
+        let [inside, outside, count] = numbers?.try_into().ok()?;
+        let ends = inside.checked_add(count).and(outside.checked_add(count));
+        (count > 0 && ends.is_some()).then_some(Self { inside, outside, count })
+    }
+
     const fn of_one(id: u32) -> Self {
         Self { inside: id, outside: id, count: 1 }
     }
@@ -131,10 +133,12 @@ impl IdMaps {
     /// Maps the ids of another process, after `gate` has a byte. The error is a sentence.
     fn map_for(&self, target: Pid, mut gate: PipeReader) -> Result<(), String> {
         let mut byte = [0];
-        gate.read_exact(&mut byte).map_err(|error| format!("not asked for ({error})"))?;
+        gate.read_exact(&mut byte).map_err(|error| format!("the daemon has not asked for them: {error}"))?;
         let number = target.as_raw_nonzero().to_string();
         if geteuid().is_root() {
-            return self.write_to(&number).map_err(|error| format!("the host refuses them: {error}"));
+            return self
+                .write_to(&number)
+                .map_err(|error| format!("the host refuses them: {error}; use ids that this process has"));
         }
         for (program, maps) in [("newuidmap", &self.users), ("newgidmap", &self.groups)] {
             let ids = maps.iter().flat_map(|map| [map.inside, map.outside, map.count]);
@@ -171,7 +175,7 @@ mod tests {
         assert_eq!("/0/100000/65536/".parse(), Ok(map));
         assert_eq!(map.to_string(), "0 100000 65536");
         for wrong in ["", ":", "0:1:2", ":0:1:", ":0:1:0:", ":0:1:2:3:", ":a:1:2:", ":4294967295:1:2:"] {
-            assert_eq!(wrong.parse::<IdMap>(), Err(IdMapError), "{wrong}");
+            assert_eq!(wrong.parse::<IdMap>(), Err(IdMapError(wrong.to_owned())), "{wrong}");
         }
     }
 

@@ -56,7 +56,10 @@ mod tests {
     fn only_a_feature_of_a_required_layer_is_an_error() {
         let missing = MissingFeature::new(Layers::NAMESPACE, "no network of its own");
         let refused = missing.check(Layers::LANDLOCK | Layers::NAMESPACE).unwrap_err();
-        assert_eq!(refused.to_string(), "--require namespace: no network of its own");
+        assert_eq!(
+            refused.to_string(),
+            "--require namespace: no network of its own; leave out namespace to serve without it"
+        );
         for required in [Layers::empty(), Layers::LANDLOCK | Layers::SECCOMP] {
             assert!(missing.check(required).is_ok(), "{required:?}");
         }

@@ -17,7 +17,8 @@ pub(super) fn drop_rights(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Res
     if plan.builds(Layers::CAPABILITIES) {
         keep_only(needed(plan)).map_err(SandboxError::rights("capabilities"))?;
     }
-    rustix::thread::set_no_new_privs(true).map_err(SandboxError::rights("new rights by running programs"))?;
+    rustix::thread::set_no_new_privs(true)
+        .map_err(SandboxError::rights("privileges of programs that it runs"))?;
     limit(plan)
 }
 
@@ -63,10 +64,11 @@ fn limit(plan: &Plan) -> Result<(), SandboxError> {
     }
     if let Some(limit) = plan.file_size {
         let limit = Rlimit { current: Some(limit.get()), maximum: Some(limit.get()) };
-        rustix::process::setrlimit(Resource::Fsize, limit).map_err(SandboxError::rights("larger files"))?;
+        rustix::process::setrlimit(Resource::Fsize, limit)
+            .map_err(SandboxError::rights("the length of files"))?;
     }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(SandboxError::rights("being looked into"))?;
+        .map_err(SandboxError::rights("inspection by other processes"))?;
     Ok(())
 }
 
@@ -97,7 +99,7 @@ pub(super) fn keep_for_mounting(plan: &Plan, missing: &mut Vec<MissingFeature>) 
     }
     if rustix::process::geteuid().is_root() {
         rustix::thread::set_no_new_privs(true)
-            .map_err(SandboxError::rights("new rights by running programs"))?;
+            .map_err(SandboxError::rights("privileges of programs that it runs"))?;
     }
     limit(plan)
 }

@@ -76,7 +76,7 @@ impl Plan {
         let filter = self.supervisor_filter()?;
         let own = rustix::process::getpid();
         let supervisor = rustix::process::pidfd_open(own, PidfdFlags::empty())
-            .map_err(SandboxError::second_process("no descriptor of the first"))?;
+            .map_err(SandboxError::second_process("no descriptor of the supervisor"))?;
         let is_root = rustix::process::geteuid().is_root();
         if self.isolation == Isolation::Namespace && (!is_root || self.id_maps.are_given()) {
             self.id_maps.enter()?;
@@ -126,7 +126,7 @@ impl Inside {
     pub fn confine(self) -> Result<Confined, SandboxError> {
         let Self { plan, places, mut missing, mut started } = self;
         // The end of this call may cause a signal to the supervisor at once.
-        let not_started = SandboxError::second_process("the first does not start the second");
+        let not_started = SandboxError::second_process("the supervisor does not start the serving process");
         started.read_exact(&mut [0]).map_err(not_started)?;
         drop(started);
         let filters = plan.filters()?;
@@ -145,7 +145,7 @@ impl Inside {
     }
 }
 
-const CANNOT_FOLLOW: &str = "the second cannot follow the first";
+const CANNOT_FOLLOW: &str = "the serving process cannot follow the supervisor";
 
 fn die_with_supervisor() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

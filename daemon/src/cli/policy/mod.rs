@@ -56,14 +56,15 @@ impl NamedBy {
         }
     }
 
-    /// Returns a profile with a similar name, if the file does not exist.
+    /// Returns what to give instead: a profile with a similar name, if the file does not exist.
     fn hint(self, path: &Path, why: &io::Error) -> String {
         let known = Profile::ALL.map(Profile::name);
         let missing = path.to_str().filter(|_| why.kind() == io::ErrorKind::NotFound);
         match (missing.and_then(|word| closest(word, &known)), self) {
             (Some(meant), Self::Option) => format!("; did you mean --profile {meant}?"),
             (Some(meant), Self::Word) => format!("; did you mean the profile {meant}?"),
-            (None, Self::Option | Self::Word) => String::new(),
+            (None, Self::Option) => "; give a policy file that can be read, or --profile".to_owned(),
+            (None, Self::Word) => format!("; give a policy file that can be read, or {}", known.join(", ")),
         }
     }
 }
@@ -98,9 +99,9 @@ const FACILITIES: Facilities =
 pub(super) enum AnswerError {
     #[error(transparent)]
     Policy(#[from] PolicyFileError),
-    #[error("{0}")]
+    #[error("standard output: cannot write the answer: {0}; use an output that stays open")]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error("--json: cannot encode the answer: {0}; please report it")]
     Json(#[from] serde_json::Error),
 }
 

@@ -25,19 +25,21 @@ const PAGE_LEN: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
     /// `/dev/fuse` could not be read.
-    #[error("cannot read requests from /dev/fuse: {source}")]
+    #[error("/dev/fuse: cannot read requests: {source}; mount again")]
     Read {
         /// Why.
         source: io::Error,
     },
     /// The kernel refused the reply to INIT, or was refused.
-    #[error("the kernel and pinhole could not agree on INIT: its FUSE is older than 7.27 (Linux 5.0)")]
+    #[error("/dev/fuse: the kernel and pinhole could not agree on INIT: use Linux 5.0 (FUSE 7.27) or later")]
     Init,
     /// A bug in pinhole. The log has the panic's message.
-    #[error("a serving thread panicked")]
+    #[error("host: a serving thread panicked: please report the message in the log")]
     Panicked,
     /// A thread could not be started or prepared.
-    #[error("cannot prepare a serving thread: {source}")]
+    #[error(
+        "--threads: cannot prepare a serving thread: {source}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
+    )]
     Thread {
         /// Why.
         source: io::Error,

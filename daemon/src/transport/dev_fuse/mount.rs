@@ -36,19 +36,19 @@ pub enum MountError {
         "/dev/fuse is missing: load the kernel's module with `modprobe fuse`, or pass the device into the container"
     )]
     NoDevice,
-    #[error("cannot open /dev/fuse: {source}")]
+    #[error("/dev/fuse: {source}; let this user read and write the device")]
     Device { source: io::Error },
     #[error("{} holds a FUSE mount whose server is gone: run `umount {}` first", path.display(), path.display())]
     Stale { path: PathBuf },
-    #[error("{} is not a directory that can be mounted on: {source}", path.display())]
+    #[error("{} is not a directory that can be mounted on: {source}; give an existing directory", path.display())]
     Mountpoint { path: PathBuf, source: io::Error },
     #[error("{} lies inside the shared directory {}: mount it elsewhere", path.display(), shared.display())]
     Inside { path: PathBuf, shared: PathBuf },
-    #[error("cannot mount on {}: {source}", path.display())]
+    #[error("{}: cannot mount here: {source}; allow mounts (CAP_SYS_ADMIN), or choose another directory", path.display())]
     Mount { path: PathBuf, source: io::Error },
-    #[error("only root mounts by itself and fusermount3 cannot be run ({source}): install the package fuse3")]
+    #[error("fusermount3 cannot be run ({source}): install the package fuse3, or mount as root")]
     NoFusermount { source: io::Error },
-    #[error("fusermount3 has not mounted {}: {text}", path.display())]
+    #[error("{}: fusermount3 has not mounted it: {text}; see fusermount3(1)", path.display())]
     Fusermount { path: PathBuf, text: String },
 }
 

@@ -41,36 +41,45 @@ pub use stop::Stop;
 #[expect(missing_docs, reason = "each field is what its message says")]
 pub enum ServeError {
     /// Another process listens at the path.
-    #[error("{path} is in use: another daemon listens there", path = .path.display())]
+    #[error("{path} is in use: another daemon listens there: stop it, or give another --socket-path", path = .path.display())]
     InUse { path: PathBuf },
     /// A file at the path is not a socket.
-    #[error("{path} exists and is not a socket", path = .path.display())]
+    #[error("{path} exists and is not a socket: remove it, or give another --socket-path", path = .path.display())]
     NotASocket { path: PathBuf },
     /// The socket could not be made.
-    #[error("cannot listen at {path}: {source}", path = .path.display())]
+    #[error("{path}: cannot listen here: {source}; give a --socket-path that this user may create", path = .path.display())]
     Bind { path: PathBuf, source: io::Error },
     /// The socket could not be given to the group.
-    #[error("cannot give {path} to group {group}: {source}", path = .path.display())]
+    #[error(
+        "--socket-group: cannot give {path} to group {group}: {source}; give a group of this user",
+        path = .path.display()
+    )]
     Group { path: PathBuf, group: u32, source: io::Error },
     /// The descriptor could not be taken.
-    #[error("cannot use descriptor {number}: {source}")]
+    #[error("--fd {number}: {source}; pass a listening Unix stream socket as this descriptor")]
     Descriptor { number: i32, source: io::Error },
     /// The descriptor is something else.
-    #[error("descriptor {number} is not a listening Unix stream socket")]
+    #[error("--fd {number} is not a listening Unix stream socket: pass one as this descriptor")]
     NotListening { number: i32 },
     /// Waiting for a connection failed.
-    #[error("cannot accept a connection: {0}")]
+    #[error("host: cannot accept a connection: {0}; raise --rlimit-nofile")]
     Accept(io::Error),
     /// vhost-user-backend could not be set up.
-    #[error("cannot set up the device: {0}")]
+    #[error("host: cannot set up the device: {0}; raise the limits on threads and open files")]
     Backend(vhost_user_backend::Error),
     /// A thread could not be started.
-    #[error("cannot start a thread of the pool (it needs two for a connection, pool-spawner and pool): {0}")]
+    #[error(
+        "--thread-pool-size: cannot start a thread of the pool (a connection needs two, pool-spawner and pool): {0}; \
+         raise the limit on threads (TasksMax, RLIMIT_NPROC), or give 0"
+    )]
     Pool(io::Error),
     /// A thread could not be started.
-    #[error("cannot start the thread that answers deferred requests: {0}")]
+    #[error(
+        "host: cannot start the thread that answers deferred requests: {0}; raise the limit on threads (TasksMax, \
+         RLIMIT_NPROC)"
+    )]
     Deferred(io::Error),
     /// The event for a stop could not be made.
-    #[error("cannot make an event: {0}")]
+    #[error("host: cannot make an event: {0}; raise --rlimit-nofile")]
     Event(io::Error),
 }

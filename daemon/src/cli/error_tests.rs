@@ -1,0 +1,191 @@
+//! Tests of the form of each error that ends a command or keeps the daemon from starting.
+
+use super::*;
+use crate::cli::build::RunError;
+use crate::cli::policy::{AnswerError, NamedBy, PolicyFileError};
+use crate::passthrough::OpenError;
+use crate::sandbox::SandboxError;
+use crate::transport::dev_fuse::{FuseError, MountError};
+use crate::transport::vhost_user::{RequestQueues, ServeError, Tag};
+use crate::window::WindowError;
+use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry};
+use pinhole_policy::Policy;
+use std::io;
+
+/// One error and what its message must say.
+struct Row {
+    variant: &'static str,
+    message: String,
+    /// The beginning: the option or file, or `host` if the error is about neither.
+    about: &'static str,
+    /// The value that is wrong, or the name of the part that failed.
+    value: &'static str,
+    /// What is accepted, or what to do.
+    remedy: &'static str,
+}
+
+/// Returns one row per variant. Does not compile if a variant has no row.
+macro_rules! rows {
+    ($error:ident: $($variant:ident $fields:tt => [$about:literal, $value:literal, $remedy:literal],)+) => {{
+        let _has_every_row = |error: &$error| match error {
+            $($error::$variant { .. } => {})+
+        };
+        [$(Row {
+            variant: concat!(stringify!($error), "::", stringify!($variant)),
+            message: $error::$variant $fields.to_string(),
+            about: $about,
+            value: $value,
+            remedy: $remedy,
+        }),+]
+    }};
+}
+
+fn config_rows() -> impl IntoIterator<Item = Row> {
+    rows! { ConfigError:
+        NoDirectory {} => ["--shared-dir ", "missing", "give the directory"],
+        TwoDirectories { source_dir: "/a".into(), shared_dir: "/b".into() } => ["-o source=/a", "/b", "give one"],
+        NoSocket {} => ["--socket-path ", "missing", "--fd N"],
+        Exclude { first: "--fd", second: "--socket" } => ["--fd and ", "--socket", "give one"],
+        SocketPathLong { len: 108 } => ["--socket-path: ", "108", "at most 107"],
+        GroupOfDescriptor { group: "kvm".into() } => ["--socket-group ", "kvm", "--socket-path only"],
+        Tag { len: 37 } => ["--tag: ", "37", "give 1 to 36 bytes"],
+        Compat { word: "cache=some".into(), right: "give one of auto".into() } => ["-o ", "cache=some", "give"],
+        MountOption { word: "loop".into(), known: "ro, rw" } => ["-o ", "loop", "use ro, rw"],
+        AclWithoutXattr {} => ["--posix-acl ", "attributes", "drop -o no_xattr"],
+        FewDescriptors { limit: 3, least: 512 } => ["--rlimit-nofile: ", "3 ", "at least 512, or 0"],
+        WindowLen { len: 3 << 20 } => ["--dax-window: ", "3M", "power of two from 2M on"],
+        NoWindow { option: "--dax" } => ["--dax ", "window", "give --dax-window SIZE"],
+        Stale { option: "--attr-timeout", seconds: "1".into() } => ["--attr-timeout ", "1 ", "give 0, or use"],
+        Refused { option: "--xattrmap", instead: "leave it out" } => ["--xattrmap ", "not supported", "leave"],
+        Sandbox { option: "--modcaps", why: "\"x\" is none: give +NAME".into() } => ["--modcaps: ", "x", "give"],
+    }
+}
+
+fn sandbox_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::PermissionDenied.into();
+    rows! { SandboxError:
+        Share { path: "/srv".into(), source: source() } => ["/srv: ", "permission denied", "give a directory"],
+        Proc { source: source() } => ["/proc/self/fd: ", "permission denied", "mount proc"],
+        SecondProcess { what: "fork", source: source() } => ["--sandbox: ", "fork: permission", "allow it"],
+        Namespace { what: "fork", source: source() } => ["--sandbox namespace: ", "fork: perm", "use --sandbox chroot"],
+        Chroot { what: "enter", source: source() } => ["--sandbox chroot: ", "enter: perm", "use --sandbox namespace"],
+        Maps("the host refuses them; use others".into()) => ["--uid-map, --gid-map: ", "refuses", "use"],
+        Rights { what: "capabilities", source: source() } => ["--sandbox: ", "capabilities: perm", "allow it"],
+        Landlock("refused".into()) => ["--sandbox: ", "Landlock rules: refused", "allow it"],
+        Filter("no table for mips".into()) => ["--seccomp: ", "mips", "--seccomp none"],
+        Required { layer: "landlock".into(), why: "too old".into() } => ["--require landlock: ", "too old", "leave out"],
+    }
+}
+
+fn run_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::PermissionDenied.into();
+    let tag = || Tag::new("0123456789012345678901234567890123456").unwrap_err();
+    let window = || WindowError::from(Geometry::new(3 << 20, ALIGNMENT_SHIFT_MAX).unwrap_err());
+    let group = || crate::cli::group::resolve("no-such-group").unwrap_err();
+    let file = || PolicyFileError::Read { path: "/p".into(), named_by: NamedBy::Option, source: source() };
+    rows! { RunError:
+        Policy(file()) => ["--policy ", "/p", "give a policy file"],
+        Answer(AnswerError::Io(source())) => ["standard output: ", "permission denied", "use an output"],
+        Host(OpenError::FoldsNames { path: "/srv".into() }) => ["/srv: ", "by path", "use a policy without"],
+        Sandbox(SandboxError::Proc { source: source() }) => ["/proc/self/fd: ", "permission", "mount proc"],
+        VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
+        Mount(MountError::NoDevice) => ["/dev/fuse ", "missing", "load"],
+        DevFuse(FuseError::Init) => ["/dev/fuse: ", "INIT", "use Linux 5.0"],
+        Tag(tag()) => ["--tag: ", "37", "at most 36 bytes"],
+        Window(window()) => ["--dax-window: ", "0x300000", "power of two from"],
+        RequestQueues(RequestQueues::new(64).unwrap_err()) => ["--num-request-queues: ", "64", "1 to 63"],
+        Option(group()) => ["--socket-group: ", "no-such-group", "give its number"],
+        Scratch(source()) => ["--dax-window: ", "memory file: permission", "allow memfd_create"],
+        Signals(source()) => ["host: ", "signals: permission", "raise the limit"],
+        Io(source()) => ["host: ", "permission denied", "check the limits"],
+    }
+}
+
+fn policy_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::NotFound.into();
+    let json = || serde_json::from_str::<()>("{").unwrap_err();
+    let mistake = || Policy::parse("profile = \"shore\"").unwrap_err();
+    let files = rows! { PolicyFileError:
+        Read { path: "rotfs".into(), named_by: NamedBy::Word, source: source() } => ["rotfs: ", "not found", "did you mean"],
+        Policy { path: "a.toml".into(), source: mistake() } => ["a.toml:1:11: ", "\"shore\"", "did you mean"],
+    };
+    let answers = rows! { AnswerError:
+        Policy(PolicyFileError::Read { path: "/p".into(), named_by: NamedBy::Option, source: source() })
+            => ["--policy ", "/p", "give a policy file"],
+        Io(source()) => ["standard output: ", "not found", "use an output"],
+        Json(json()) => ["--json: ", "invalid type", "report it"],
+    };
+    files.into_iter().chain(answers)
+}
+
+fn open_rows() -> impl IntoIterator<Item = Row> {
+    let errno = rustix::io::Errno::ACCESS;
+    rows! { OpenError:
+        Root { path: "/srv".into(), source: errno } => ["/srv: ", "Permission denied", "give a directory"],
+        Proc { source: errno } => ["/proc/self/fd: ", "Permission denied", "mount proc"],
+        InodeHandles { path: "/srv".into() } => ["--inode-file-handles mandatory: ", "/srv", "use prefer"],
+        FoldsNames { path: "/srv".into() } => ["/srv: ", "rules by path", "use a policy without"],
+        Openat2 { source: errno } => ["host: ", "openat2 (Permission", "use Linux 5.6"],
+        Thread { source: io::ErrorKind::WouldBlock.into() } => ["host: ", "directory: operation", "allow threads"],
+        Identity { source: errno } => ["host: ", "process: Permission", "allow capget"],
+    }
+}
+
+fn serve_rows() -> impl IntoIterator<Item = Row> {
+    use vhost_user_backend::Error::StartDaemon;
+    let source = || io::ErrorKind::PermissionDenied.into();
+    rows! { ServeError:
+        InUse { path: "/run/s".into() } => ["/run/s ", "in use", "stop it, or give"],
+        NotASocket { path: "/run/s".into() } => ["/run/s ", "not a socket", "remove it, or give"],
+        Bind { path: "/run/s".into(), source: source() } => ["/run/s: ", "permission", "give a --socket-path"],
+        Group { path: "/run/s".into(), group: 7, source: source() } => ["--socket-group: ", "7", "give a group"],
+        Descriptor { number: 9, source: source() } => ["--fd 9: ", "permission denied", "pass a listening"],
+        NotListening { number: 9 } => ["--fd 9 ", "not a listening", "pass one"],
+        Accept(source()) => ["host: ", "connection: permission", "raise --rlimit-nofile"],
+        Backend(StartDaemon(source())) => ["host: ", "device: ", "raise the limits"],
+        Pool(source()) => ["--thread-pool-size: ", "permission denied", "or give 0"],
+        Deferred(source()) => ["host: ", "requests: permission", "raise the limit"],
+        Event(source()) => ["host: ", "event: permission", "raise --rlimit-nofile"],
+    }
+}
+
+fn mount_rows() -> impl IntoIterator<Item = Row> {
+    let source = || io::ErrorKind::PermissionDenied.into();
+    let mounts = rows! { MountError:
+        NoDevice {} => ["/dev/fuse ", "missing", "modprobe fuse"],
+        Device { source: source() } => ["/dev/fuse: ", "permission denied", "let this user"],
+        Stale { path: "/mnt".into() } => ["/mnt ", "server is gone", "run `umount"],
+        Mountpoint { path: "/mnt".into(), source: source() } => ["/mnt ", "permission", "give an existing directory"],
+        Inside { path: "/a/b".into(), shared: "/a".into() } => ["/a/b ", "directory /a:", "mount it elsewhere"],
+        Mount { path: "/mnt".into(), source: source() } => ["/mnt: ", "permission", "allow mounts"],
+        NoFusermount { source: source() } => ["fusermount3 ", "permission denied", "install"],
+        Fusermount { path: "/mnt".into(), text: "no right".into() } => ["/mnt: ", "no right", "see fusermount3(1)"],
+    };
+    let serves = rows! { FuseError:
+        Read { source: source() } => ["/dev/fuse: ", "permission denied", "mount again"],
+        Init {} => ["/dev/fuse: ", "INIT", "use Linux 5.0"],
+        Panicked {} => ["host: ", "panicked", "please report"],
+        Thread { source: source() } => ["--threads: ", "permission denied", "raise the limit"],
+    };
+    mounts.into_iter().chain(serves)
+}
+
+#[test]
+fn every_error_names_its_subject_its_value_and_a_remedy() {
+    let rows = config_rows().into_iter().chain(sandbox_rows()).chain(run_rows()).chain(policy_rows());
+    for row in rows.chain(open_rows()).chain(serve_rows()).chain(mount_rows()) {
+        let Row { variant, message, about, value, remedy } = row;
+        assert!(message.starts_with(about), "{variant} begins without {about:?}: {message}");
+        assert!(message.contains(value), "{variant} lacks the value {value:?}: {message}");
+        assert!(message.contains(remedy), "{variant} lacks the remedy {remedy:?}: {message}");
+        assert!(!message.contains('\n') && !message.contains("  "), "{variant} is not one line: {message}");
+        assert!(!message.ends_with('.'), "{variant} ends with a period: {message}");
+    }
+}
+
+#[test]
+fn a_number_of_bytes_is_shown_with_its_unit() {
+    for (bytes, text) in [(1, "1"), (4096, "4K"), (3 << 20, "3M"), (1 << 30, "1G"), (8 << 40, "8T")] {
+        assert_eq!(with_unit(bytes), text);
+    }
+}
