@@ -1,5 +1,5 @@
-//! What the session has to do with the DAX window: which files it offers for mapping, SETUPMAPPING
-//! and REMOVEMAPPING, and INIT of a guest that wants to map.
+//! Requests that concern the DAX window: INIT of a guest that wants to map, SETUPMAPPING,
+//! REMOVEMAPPING, and the mark of files that are offered for mapping.
 
 use super::deferred::{Deferred, Then};
 use super::serve::{Outcome, Scratch, Session, Terms};
@@ -13,7 +13,7 @@ use pinhole_protocol::{
 };
 use rustix::fs::Mode;
 
-/// What of a policy's grants could make a file longer or shorter.
+/// Accesses with which a guest can change the length of a file.
 const CHANGES_LENGTH: Access = Access::WRITE
     .union(Access::APPEND)
     .union(Access::TRUNCATE)
@@ -21,8 +21,7 @@ const CHANGES_LENGTH: Access = Access::WRITE
     .union(Access::COPY_RANGE);
 
 impl<F: FileSystem> Session<F> {
-    /// INIT. One that wants to map waits until the front-end is ready for it; for others nothing is
-    /// asked.
+    /// Begins an INIT. If the guest wants to map, the reply waits until the front-end is ready.
     pub(super) fn begin_init(
         &self,
         header: &Header<'_>,
@@ -40,11 +39,11 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// Lets the guest whose generation was prepared map, or begins the generation of one that will
-    /// not.
+    /// Opens the window for the guest of a prepared generation. Without a generation, begins that
+    /// of a guest that does not map.
     ///
     /// # Errors
-    /// EIO for an INIT that another has overtaken: it changes nothing any more.
+    /// EIO if a later INIT has replaced this one. It then changes nothing.
     pub(super) fn open_window(&self, generation: Option<GuestGeneration>) -> Answer<Option<Capabilities>> {
         match (&self.window, generation) {
             (None, _) => Ok(None),
@@ -56,11 +55,11 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// What INIT offers.
+    /// Returns the features that the reply to INIT offers.
     pub(super) fn offer(&self, dax: Option<&Capabilities>, request: &InitRequest) -> InitOffer {
         let mut offer = self.options.offer;
-        // A guest that drops set-user-id and set-group-id by itself does so with the SETATTR of a
-        // truncation. Where O_TRUNC is part of OPEN, Linux sends none.
+        // Without HANDLE_KILLPRIV_V2, the guest drops set-user-id and set-group-id with the SETATTR
+        // of a truncation. If O_TRUNC is part of OPEN, Linux sends no such SETATTR.
         if !(offer.flags & request.flags).contains(InitFlags::HANDLE_KILLPRIV_V2) {
             offer.flags.remove(InitFlags::ATOMIC_O_TRUNC);
         }
@@ -69,8 +68,8 @@ impl<F: FileSystem> Session<F> {
         offer
     }
 
-    /// SETUPMAPPING. The file is opened here, so that the thread which talks to the front-end opens
-    /// nothing.
+    /// Carries out SETUPMAPPING. Opens the file here, so that the thread of the back channel opens
+    /// no files.
     pub(super) fn set_up_mapping(
         &self,
         header: &Header<'_>,
@@ -80,7 +79,7 @@ impl<F: FileSystem> Session<F> {
         let Some(window) = &self.window else { return self.unserved(header, setup) };
         drop(self.permit(header, setup)?);
         if self.filesystem.node(header.node.0).is_none() {
-            // What a guest has forgotten it cannot map, though it may still be there.
+            // The guest has forgotten the node, even if the node still exists.
             return Err(Errno::ESTALE);
         }
         let granted = self.granted_at(header.node)?;
@@ -95,8 +94,8 @@ impl<F: FileSystem> Session<F> {
         let SetupPlan::Map { writable, or_read_only, restore } = plan else {
             return Ok(scratch.encode(&Reply::Empty));
         };
-        // More than the guest has asked for may be opened, but never more than the gate lets it ask
-        // for.
+        // The file may be opened with more rights than the guest has asked for, but only with
+        // rights that the policy permits.
         let open = |write| {
             let permitted = self.permit(header, SetupMapping { write, ..setup })?;
             self.filesystem.open_to_map(permitted, write)
@@ -111,7 +110,7 @@ impl<F: FileSystem> Session<F> {
         Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, Then::Answer)))
     }
 
-    /// REMOVEMAPPING.
+    /// Carries out REMOVEMAPPING.
     pub(super) fn remove_mapping(&self, header: &Header<'_>, remove: RemoveMapping<'_>) -> Answer<Outcome> {
         let Some(window) = &self.window else { return self.unserved(header, remove) };
         let remove = self.permit(header, remove)?.into_inner().operation;
@@ -119,7 +118,7 @@ impl<F: FileSystem> Session<F> {
         Ok(Outcome::Deferred(Deferred::for_front_end(header.unique, pending, Then::Answer)))
     }
 
-    /// The reply to a request about `node`, with the word whether to map what it is about.
+    /// Marks the file in a reply if it is offered for mapping. `node` is the node of the request.
     pub(super) fn marked<'r>(&self, terms: Terms<'_>, node: NodeId, mut reply: Reply<'r>) -> Reply<'r> {
         if let Some(dax) = &terms.dax {
             if let Reply::Entry(entry, _) | Reply::Created(Created { entry, .. }, _) = &mut reply {
@@ -132,11 +131,11 @@ impl<F: FileSystem> Session<F> {
         reply
     }
 
-    /// Whether a file is offered for mapping.
+    /// Returns whether a file is offered for mapping.
     pub(super) fn is_mappable(&self, dax: &Capabilities, node: NodeId, attr: &Attr) -> bool {
         let (Some(window), Ok(granted)) = (&self.window, self.granted_at(node)) else { return false };
-        // A store drops no set-user-id or set-group-id bit, and Linux sends no other request when
-        // it writes to a mapped file.
+        // A store to a mapped file does not drop the set-user-id and set-group-id bits, and Linux
+        // sends no request for it.
         let mode = Mode::from_raw_mode(attr.mode);
         let privileged = mode.contains(Mode::SUID) || mode.contains(Mode::SGID | Mode::XGRP);
         if !window.is_usable() || (privileged && granted.intersects(Access::WRITE | Access::MAP_WRITE)) {

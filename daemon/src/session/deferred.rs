@@ -1,5 +1,5 @@
-//! Deferred requests: they wait for the front-end, for a lock or for a file system to be durable,
-//! and hold no thread meanwhile.
+//! Deferred requests: they wait for the front-end, for a lock or for a sync of a file system, and
+//! hold no thread meanwhile.
 
 use super::waiters::LockWait;
 use crate::filesystem::SyncTurn;
@@ -19,7 +19,7 @@ pub struct Deferred {
     pub(super) on: WaitsFor,
 }
 
-/// What a deferred request waits for.
+/// The event that a deferred request waits for.
 #[derive(Debug)]
 pub(super) enum WaitsFor {
     FrontEnd(Arc<Pending>, Then),
@@ -27,12 +27,12 @@ pub(super) enum WaitsFor {
     Sync(Arc<SyncTurn>),
 }
 
-/// What is done when the front-end has done its part.
+/// The step after the front-end has replied.
 #[derive(Debug)]
 pub(super) enum Then {
-    /// Its result is the reply.
+    /// Reply with its result.
     Answer,
-    /// INIT is carried out, with the window or without.
+    /// Carry out INIT, with the window or without it.
     Init(InitRequest, GuestGeneration),
 }
 
@@ -49,11 +49,11 @@ impl Deferred {
         Self { unique, on: WaitsFor::Sync(turn) }
     }
 
-    /// Returns the error for a request that must not go on waiting, because its queue is being
-    /// stopped or has too many deferred requests. `None`: it does not take long.
+    /// Returns the error for a request that must not wait any longer, because its queue is being
+    /// stopped or has too many deferred requests. `None`: its wait is short.
     ///
-    /// The requests of a stopped queue must be answered. EAGAIN tells the caller in the guest the
-    /// truth. The guest's kernel does not pass on EINTR if no signal has come.
+    /// The requests of a stopped queue must be answered. The error is EAGAIN, because the guest's
+    /// kernel does not pass on EINTR without a signal.
     pub const fn refusal(&self) -> Option<Errno> {
         match self.on {
             WaitsFor::FrontEnd(..) | WaitsFor::Sync(_) => None,
@@ -62,12 +62,12 @@ impl Deferred {
     }
 
     /// Ends the wait of a request whose queue is being stopped, if it can be served again later and
-    /// `put_back` puts it back into its queue. False: it waits on, or has its result.
+    /// `put_back` returns it to its queue. False: it still waits, or has its result.
     pub fn put_back(&self, put_back: impl FnOnce() -> bool) -> bool {
         match &self.on {
             WaitsFor::FrontEnd(..) => false,
             WaitsFor::Lock(_) => put_back(),
-            // Not if there is a result: the host reports an error once.
+            // A request with a result stays: the host reports an error only once.
             WaitsFor::Sync(turn) => turn.leave(put_back),
         }
     }

@@ -1,5 +1,4 @@
-//! The operations: each passes the policy check, then the file system carries it out, and its
-//! result becomes a reply. One arm per operation, no wildcard.
+//! The operations: policy check, call of the file system, reply. Each operation has one arm.
 
 use super::deferred::Deferred;
 use super::ioctl;
@@ -34,7 +33,7 @@ impl<F: FileSystem> Session<F> {
         };
         let attr_timeout = self.options.timeouts.attr;
         let reply = match operation {
-            // The reply is bytes, in place or produced by the host, or there is none.
+            // The reply is bytes, in place or from the host, or there is no reply.
             Operation::Read(read) => return self.read(header, read, (slot, pace)),
             Operation::ReadDir(list) => return ready(self.read_dir(header, list, slot.room(), scratch)),
             Operation::ReadDirPlus(plus) => {
@@ -91,7 +90,7 @@ impl<F: FileSystem> Session<F> {
             Operation::Access(op) => empty(host.access(self.permit(header, op)?))?,
             Operation::SetXattr(op) => empty(self.set_xattr(header, op))?,
             Operation::RemoveXattr(op) => empty(host.remove_xattr(self.permit(header, op)?))?,
-            // INIT and DESTROY change the session and never come this far.
+            // INIT and DESTROY change the session. `Session::perform` handles them.
             Operation::Init(_) | Operation::Destroy(_) => return Err(Errno::EIO),
             Operation::SetLock(op) => return self.set_lock(header, op, (terms, scratch)),
             Operation::SetupMapping(op) => return ready(self.set_up_mapping(header, op, scratch)),
@@ -111,7 +110,7 @@ impl<F: FileSystem> Session<F> {
         durable(header, self.filesystem.sync_fs(self.permit(header, sync)?)?, scratch)
     }
 
-    /// Makes the policy check of an operation.
+    /// Makes the policy check for an operation on the node of the header.
     pub(super) fn permit<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Permitted<Call<'a, T>>>
     where
         Call<'a, T>: RequiresAccess,
@@ -121,7 +120,7 @@ impl<F: FileSystem> Session<F> {
         self.permit_call(Call { node: header.node, caller, operation })
     }
 
-    /// Makes the policy check of a call.
+    /// Makes the policy check for a call.
     pub(super) fn permit_call<C: RequiresAccess>(&self, call: C) -> Answer<Permitted<C>> {
         self.policy.permit(call, &*self.filesystem).map_err(|denied| {
             tracing::debug!(missing = ?denied.missing, refusal = ?denied.refusal, "denied");
@@ -129,9 +128,11 @@ impl<F: FileSystem> Session<F> {
         })
     }
 
-    /// Answers ENOSYS to an operation that passes the policy check and is not served yet
-    /// ([`Access::NOT_SERVED`]), or has no meaning here: there is no block device below and no
-    /// event to wait for. The guest then never asks again, for any file of the mount.
+    /// Returns ENOSYS for an operation that passes the policy check.
+    ///
+    /// The operation is not served yet ([`Access::NOT_SERVED`]), or has no meaning here: there is
+    /// no block device below and no event to wait for. After ENOSYS the guest never sends it again,
+    /// for any file of the mount.
     pub(super) fn unserved<'a, T>(&self, header: &Header<'a>, operation: T) -> Answer<Outcome>
     where
         Call<'a, T>: RequiresAccess,
@@ -147,7 +148,7 @@ impl<F: FileSystem> Session<F> {
         Reply::Created(created, self.options.timeouts)
     }
 
-    /// A missing name is a reply too, if the guest may keep it.
+    /// Carries out LOOKUP. If the guest may keep that a name is missing, that is a reply too.
     fn lookup(&self, header: &Header<'_>, lookup: Lookup<'_>) -> Answer<Reply<'static>> {
         match self.filesystem.lookup(self.permit(header, lookup)?) {
             Err(Errno::ENOENT) if !self.options.negative_timeout.is_zero() => {
@@ -170,10 +171,11 @@ impl<F: FileSystem> Session<F> {
         Ok(attr.map(|attr| Reply::Attr(attr, self.options.timeouts.attr)))
     }
 
-    /// Returns a SETATTR with what it asks for if it sets nothing: to drop set-user-id and
-    /// set-group-id, if the guest may change owners. Linux sends it for `chown(-1, -1)`, and, with
-    /// `HANDLE_KILLPRIV_V2`, before a write that has to drop these bits. A guest that may not
-    /// change owners must still be able to write.
+    /// Makes the meaning of a SETATTR without attributes explicit: it drops set-user-id and
+    /// set-group-id, if the guest may change owners.
+    ///
+    /// Linux sends it for `chown(-1, -1)`, and, with `HANDLE_KILLPRIV_V2`, before a write that must
+    /// drop these bits. A guest that may not change owners must still be able to write.
     fn with_meaning(&self, node: NodeId, set: SetAttr) -> Answer<SetAttr> {
         if !set.sets_nothing() || !self.granted_at(node)?.contains(Access::CHOWN) {
             return Ok(set);
@@ -197,8 +199,8 @@ impl<F: FileSystem> Session<F> {
         write: Write,
         (payload, pace): (&IoVectors<'_>, Pace),
     ) -> Answer<Paced<Reply<'static>>> {
-        // INIT has announced this limit. A chain can describe gigabytes by naming the same memory
-        // many times.
+        // INIT has announced this limit. A chain can describe gigabytes, because it can name the
+        // same memory many times.
         if write.size > WRITE_LEN_MAX {
             return Err(Errno::EINVAL);
         }
@@ -210,7 +212,7 @@ impl<F: FileSystem> Session<F> {
         Ok(written.map(|written| Reply::Written(u32::try_from(written).unwrap_or(u32::MAX))))
     }
 
-    /// The target of a link counts as written bytes, like the value of an attribute.
+    /// Carries out SYMLINK. The target counts as written bytes, like the value of an attribute.
     fn sym_link(&self, header: &Header<'_>, link: SymLink<'_>) -> Answer<Reply<'static>> {
         let entry = self.filesystem.sym_link(self.permit(header, link)?)?;
         self.throttle.wrote(link.target.to_bytes().len() as u64);
@@ -223,7 +225,8 @@ impl<F: FileSystem> Session<F> {
         Ok(())
     }
 
-    /// Unknown modes return EOPNOTSUPP, as from a file system that does not support them.
+    /// Carries out FALLOCATE. Unknown modes return EOPNOTSUPP, as on a file system that does not
+    /// support them.
     fn fallocate(
         &self,
         header: &Header<'_>,
@@ -330,12 +333,13 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
-/// Returns the length limit of a listing: what the guest asks for, has room for, and may have.
+/// Returns the largest length of a listing in bytes: the least of the requested size, the room for
+/// the reply and the daemon's limit.
 fn limit(size: u32, room: usize) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX).min(room).min(REPLY_LEN_MAX)
 }
 
-/// Answers a request whose data is durable, or defers it until the data is.
+/// Answers a request if its data is durable. Otherwise defers it until the data is durable.
 fn durable(header: &Header<'_>, durable: Durable, scratch: &mut Scratch) -> Answer<Outcome> {
     match durable {
         Durable::With(turn) if turn.has_room() => {

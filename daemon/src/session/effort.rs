@@ -1,34 +1,34 @@
-//! How long the host may take for a request, estimated from what the request says.
+//! Estimates of the time that the host may take for a request, from the request alone.
 //!
-//! A queue takes no more long requests off its ring than it can finish in about a second, so that
-//! it can be stopped in about that time. The estimates are for a slow but ordinary host. A wrong
-//! estimate makes a stop longer, or delays requests for which the host has time. It does no other
-//! harm.
+//! A queue takes only as many long requests from its ring as it can finish in about a second, so
+//! that it can be stopped in about that time. The estimates are for a slow but ordinary host. A
+//! wrong estimate makes a stop longer, or delays requests for which the host has time. It has no
+//! other effect.
 
 use crate::limits::{COPY_LEN_MAX, LONG_ALLOCATION_LEN, WRITE_LEN_MAX};
 use pinhole_protocol::{Fallocate, FallocateMode, OpcodeFacts, Operation};
 use std::time::Duration;
 
-/// A request without data that goes to the disk at most once.
+/// Time of a request without data that goes to the disk at most once.
 const SMALL: Duration = Duration::from_millis(1);
-/// A request that makes a file durable.
+/// Time of a request that makes data durable, or sends it to another server.
 const SYNC: Duration = Duration::from_millis(20);
-/// A request that frees, zeroes or moves blocks: tmpfs frees 8 GB a second.
+/// Time of a request that frees, zeroes or moves blocks. tmpfs frees 8 GB a second.
 const FREE: Duration = Duration::from_millis(250);
 
 /// Bytes per microsecond.
 mod speed {
-    /// Reads from a disk, past the cache.
+    /// Reads from a disk, not from the cache.
     pub(super) const READ: u64 = 200;
-    /// Writes past the cache, or to another host.
+    /// Writes to a disk or to another host, not to the cache.
     pub(super) const WRITE: u64 = 100;
     /// Copies inside the host.
     pub(super) const COPY: u64 = 500;
-    /// Reserves memory, which has to be zeroed; disks are faster.
+    /// Reserves memory, which must be zeroed. Disks are faster.
     pub(super) const RESERVE: u64 = 1000;
 }
 
-/// An estimate.
+/// An estimate of the time that the host may take for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
     time: Duration,
@@ -36,14 +36,15 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Returns how long the host may take.
+    /// Returns the time that the host may take.
     pub const fn time(self) -> Duration {
         self.time
     }
 
-    /// Returns whether the host may take longer than that, in steps. Between two steps the request
-    /// can be given up as if it had not begun, but only while no later request of its queue was
-    /// answered.
+    /// Returns whether the host may take longer than [`Self::time`], in steps.
+    ///
+    /// Between two steps the request can be given up as if it had not begun, as long as no later
+    /// request of its queue was answered.
     pub const fn is_interruptible(self) -> bool {
         self.is_interruptible
     }
@@ -62,7 +63,7 @@ impl Effort {
         Self::of_time(SMALL.saturating_add(Duration::from_micros(len / bytes_per_us)))
     }
 
-    /// Estimates how long the host may take for an operation that would have to wait.
+    /// Estimates the time for an operation that would have to wait for the host.
     pub(super) fn of(operation: &Operation<'_>) -> Self {
         let facts = operation.opcode().facts();
         if let Operation::Read(read) = operation {
@@ -82,7 +83,8 @@ impl Effort {
         }
     }
 
-    /// Reserving is interruptible, since to reserve twice is to reserve once.
+    /// Estimates the time of a FALLOCATE. A reservation is interruptible, because a second run of
+    /// it has no effect.
     fn of_reservation(fallocate: &Fallocate) -> Self {
         if !FallocateMode::KEEP_SIZE.contains(fallocate.mode) {
             return Self::of_time(FREE);

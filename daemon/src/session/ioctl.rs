@@ -1,5 +1,6 @@
-//! The ioctls that a guest may use: those that read and change the flags of an inode. All others
-//! return ENOTTY, as on a file system without ioctls.
+//! The ioctls that a guest may use: those that read or change the flags of an inode.
+//!
+//! All other ioctls return ENOTTY, as on a file system without ioctls.
 
 use crate::filesystem::InodeFlags;
 use pinhole_protocol::{Errno, Ioctl};
@@ -13,7 +14,7 @@ const GET_EXTENDED: u32 = 0x801c_581f;
 /// Bytes of `struct fsxattr`.
 const EXTENDED_LEN: usize = 28;
 
-/// Each `FS_*_FL` with its `FS_XFLAG_*` (`fileattr_fill_flags` in the kernel's `fs/file_attr.c`).
+/// Pairs of `FS_*_FL` and `FS_XFLAG_*` (`fileattr_fill_flags` in the kernel's `fs/file_attr.c`).
 const EXTENDED: [(u32, u32); 7] = [
     (0x10, 0x8),
     (0x20, 0x10),
@@ -29,16 +30,16 @@ const EXTENDED: [(u32, u32); 7] = [
 pub(super) enum ReplyForm {
     /// The flags, as an `int`.
     Plain,
-    /// As `struct fsxattr`.
+    /// The flags, in a `struct fsxattr`.
     Extended,
-    /// Only success.
+    /// Success without data.
     Nothing,
 }
 
-/// Returns what an ioctl asks of the host, and the form of its reply.
+/// Returns the operation on the host for an ioctl, and the form of its reply.
 ///
 /// # Errors
-/// ENOTTY for an ioctl that is not served, EINVAL for one with wrong sizes.
+/// ENOTTY for an ioctl that is not served, EINVAL for wrong sizes.
 pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno> {
     let handle = ioctl.handle;
     let room = usize::try_from(ioctl.output_len).unwrap_or(usize::MAX);
@@ -56,7 +57,7 @@ pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno
     }
 }
 
-/// Returns the bytes that the ioctl writes.
+/// Encodes the flags in the given form: the bytes that the ioctl writes.
 pub(super) fn told(flags: u32, form: ReplyForm) -> Vec<u8> {
     match form {
         ReplyForm::Plain => flags.to_le_bytes().to_vec(),

@@ -9,7 +9,7 @@ use crate::filesystem::{Answer, Call, Caller, FileSystem, Locking, Pace, Paced, 
 use pinhole_protocol::{Errno, GetLock, Header, Reply, SetLock, Unique};
 
 impl<F: FileSystem> Session<F> {
-    /// GETLK.
+    /// Carries out GETLK.
     pub(super) fn get_lock(
         &self,
         header: &Header<'_>,
@@ -21,7 +21,7 @@ impl<F: FileSystem> Session<F> {
         Ok(found.map(|found| Reply::Lock(found.unwrap_or_else(|| no_conflict(&get.0)))))
     }
 
-    /// SETLK and SETLKW.
+    /// Carries out SETLK and SETLKW.
     pub(super) fn set_lock(
         &self,
         header: &Header<'_>,
@@ -53,7 +53,8 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// INTERRUPT: a caller has given up. If it has overtaken its request, it is remembered.
+    /// Carries out INTERRUPT: the caller of a request has given up. An INTERRUPT that arrives
+    /// before its request is remembered.
     pub(super) fn interrupt(&self, target: Unique) -> Outcome {
         if self.waiters.interrupt(target) {
             self.wake_event().notify();
@@ -61,8 +62,8 @@ impl<F: FileSystem> Session<F> {
         Outcome::NoReply
     }
 
-    /// Returns the result of a request that waits for a lock, or `None` if it waits on. Tries to
-    /// take the lock if it is time.
+    /// Returns the result of a request that waits for a lock, or `None` while it must still wait.
+    /// Tries to take the lock if it is time.
     pub(super) fn lock_result(&self, wait: &LockWait, scratch: &Scratch) -> Option<Answer<()>> {
         // Nothing is locked across an INIT.
         let state = self.state.read(scratch.shard);

@@ -1,5 +1,5 @@
-//! One guest's session with the share: what it has negotiated, and how each of its requests is
-//! served.
+//! One guest's session with the share: the negotiated features, and the path of each request from
+//! decoding to reply.
 
 mod dax;
 mod deferred;

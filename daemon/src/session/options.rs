@@ -1,4 +1,4 @@
-//! What a session promises its guest, decided by the command line.
+//! Settings of a session from the command line.
 
 use pinhole_protocol::{InitOffer, Timeouts};
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 /// Settings of a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// What INIT offers.
+    /// Features that the reply to INIT offers.
     pub offer: InitOffer,
-    /// How long the guest may keep names and attributes.
+    /// Times for which the guest may keep names and attributes.
     pub timeouts: Timeouts,
-    /// How long the guest may keep that a name does not exist; zero: not at all.
+    /// Time for which the guest may keep that a name does not exist. Zero: it must ask each time.
     pub negative_timeout: Duration,
-    /// What happens to the locks that the guest sends.
+    /// Handling of the guest's lock requests.
     pub locks: LockMode,
 }
 
-/// What a session does with requests for locks.
+/// Handling of lock requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LockMode {
     /// Takes the locks on the host.

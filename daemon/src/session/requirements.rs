@@ -1,9 +1,9 @@
-//! The accesses that each operation requires, and where: the one table between operations and the
-//! policy.
+//! The accesses that each operation requires, and the places where it requires them: the one table
+//! between operations and the policy.
 //!
-//! The policy check reads it off the very call that runs, so exactly what was checked is done. Each
-//! bit of each flag word is in the table, or the decoder refuses it, or it never reaches the host.
-//! The tests below go through them.
+//! The policy check reads the table for the same call that is then carried out. So a call does only
+//! what was checked. For each bit of each flag word, the table has an access, or the decoder
+//! refuses the bit, or the bit never reaches the host. The tests below check each bit.
 
 use crate::filesystem::{Call, InodeFlags, ListNames};
 use pinhole_policy::{Access, Demand, Move, Place, RequiresAccess, XattrNamespace};
@@ -92,8 +92,8 @@ at_one_place! {
     TmpFile: |op, node| to_open(op.open.flags) | Access::TMPFILE, Place::Unnamed { directory: node };
     protocol::Flush: |op, _| Access::empty(), handle(op.handle);
     protocol::Release: |op, _| Access::empty(), handle(op.handle);
-    // The handle was opened through the policy check. These check again, because the rule of its
-    // node may have become narrower since.
+    // The handle was opened through the policy check. Operations on it are checked again, because
+    // the rule of its node may have become narrower since.
     protocol::Read: |op, _| Access::READ, handle(op.handle);
     protocol::Write: |op, _| to_write(op), handle(op.handle);
     protocol::Lseek: |op, _| Access::READ, handle(op.handle);
@@ -110,7 +110,7 @@ at_one_place! {
     protocol::GetXattr<'_>: |op, node| namespace(op.name).read(), Place::Node(node);
     protocol::SetXattr<'_>: |op, node| namespace(op.name).write(), Place::Node(node);
     protocol::RemoveXattr<'_>: |op, node| namespace(op.name).write(), Place::Node(node);
-    // Any access that it may list; if there is none, reading user attributes.
+    // One of the accesses whose names it lists, or reading user attributes.
     ListNames: |op, node| op.readable.iter().next().unwrap_or(Access::XATTR_READ_USER), Place::Node(node);
     // Linux sends no handle here, so the node is checked.
     protocol::SetupMapping: |op, node| to_map(op.write), Place::Node(node);
@@ -125,7 +125,7 @@ fn namespace(name: &CStr) -> XattrNamespace {
     XattrNamespace::of(name.to_bytes())
 }
 
-/// Every mapping can be read.
+/// Returns the accesses for a mapping, which can always be read.
 const fn to_map(write: bool) -> Access {
     if write { Access::MAP_READ.union(Access::MAP_WRITE) } else { Access::MAP_READ }
 }
@@ -163,7 +163,7 @@ fn to_make(kind: NodeKind) -> Access {
         NodeKind::Regular => Access::CREATE,
         NodeKind::Fifo => Access::MKNOD_FIFO,
         NodeKind::Socket => Access::MKNOD_SOCKET,
-        // overlayfs marks a deleted name with character device 0:0. No driver has that number.
+        // overlayfs marks a deleted name with the character device 0:0. No driver has that number.
         NodeKind::CharacterDevice(0) => Access::WHITEOUT,
         NodeKind::CharacterDevice(_) => Access::MKNOD_CHAR,
         NodeKind::BlockDevice(_) => Access::MKNOD_BLOCK,
@@ -196,7 +196,7 @@ impl Requirements for protocol::ReadDirPlus {
         Access::LIST | Access::LOOKUP | Access::STAT
     }
 
-    /// Each name of the listing is checked when it is listed.
+    /// The policy check of each name follows when the name is listed.
     fn demands(&self, _: u64, each: Each<'_>) {
         each(Demand { place: handle(self.list.handle), access: Access::LIST });
     }
@@ -287,7 +287,7 @@ mod tests {
             for bit in (2..32).map(|shift| 1 << shift) {
                 let more = match OpenFlags::from_bits_retain(bit) {
                     OpenFlags::TRUNC => Access::TRUNCATE,
-                    // Less, not more: see above.
+                    // Requires less, not more, as tested above.
                     OpenFlags::APPEND => continue,
                     _ => Access::empty(),
                 };
@@ -312,8 +312,8 @@ mod tests {
         let known: Vec<u32> = (0..=u32::from(u8::MAX))
             .filter(|mode| fallocate_access(FallocateMode::from_bits_retain(*mode)).is_some())
             .collect();
-        // Plain, punch, collapse, zero, insert; of the first and zero also with KEEP_SIZE, of punch
-        // only so.
+        // Plain and zero, both also with KEEP_SIZE. Punch, only with KEEP_SIZE. Collapse and
+        // insert.
         assert_eq!(known, [0, 1, 3, 8, 0x10, 0x11, 0x20]);
     }
 
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(needed(RenameFlags::NOREPLACE), Access::RENAME);
         assert_eq!(needed(RenameFlags::EXCHANGE), Access::RENAME | Access::EXCHANGE);
         assert_eq!(needed(RenameFlags::WHITEOUT), Access::RENAME | Access::WHITEOUT);
-        // The decoder refuses all others.
+        // The decoder refuses all other flags.
         assert_eq!(RenameFlags::all().bits(), 7);
     }
 

@@ -51,44 +51,46 @@ pub struct Incoming<'m> {
     pub payload: IoVectors<'m>,
 }
 
-/// How long serving a request may take.
+/// Limits on the time that serving a request may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing<'s> {
     /// Whether the request may wait for the host.
     pub pace: Pace,
-    /// When an operation in steps ends between two of them.
+    /// Tells an operation in steps when to end between two steps.
     pub stop: StopCheck<'s>,
 }
 
 impl Pacing<'static> {
-    /// The request may take any time.
+    /// Lets the request take any time.
     pub const PATIENT: Self = Self { pace: Pace::Patient, stop: StopCheck::NEVER };
 }
 
-/// What the transport does next with a request that was served.
+/// The next step of the transport for a request that was served.
 #[derive(Debug)]
 #[must_use = "a request that is not done has not been answered"]
 pub enum Next<R> {
-    /// Nothing: the request was given back. Holds the receipt of its sink.
+    /// No step: the request was given back. Holds the receipt of its sink.
     Done(R),
-    /// Serves it again, patiently, on a thread that may wait for the host. Nothing was done.
+    /// Serve the request again with [`Pace::Patient`], on a thread that may wait for the host. It
+    /// has had no effect so far.
     Offload(Effort),
-    /// Serves it again a little later with [`Pace::Now`]: another process of the host has a lease
-    /// on the file. Nothing was done.
+    /// Serve the request again a little later with [`Pace::Now`]: another process of the host has a
+    /// lease on the file. It has had no effect so far.
     Retry,
-    /// Keeps it until [`Session::deferred_result`] has a result for [`Session::answer_deferred`].
+    /// Keep the request until [`Session::deferred_result`] has a result for
+    /// [`Session::answer_deferred`].
     Deferred(Deferred),
-    /// Serves it again from its beginning, or puts it back into its queue: it ended between two of
-    /// its steps, as its [`StopCheck`] said.
+    /// Serve the request again from its beginning, or put it back into its queue: its [`StopCheck`]
+    /// ended it between two steps.
     Stopped,
 }
 
-/// What an operation came to, apart from its errors.
+/// The result of an operation that did not fail.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The body of the reply is in [`Scratch::body`].
     Body,
-    /// So many bytes of the reply's body are in the guest's own buffers.
+    /// The body of the reply is in the guest's buffers. Holds its length in bytes.
     InPlace(usize),
     /// There is no reply.
     NoReply,
@@ -96,21 +98,21 @@ pub(super) enum Outcome {
     Deferred(Deferred),
 }
 
-/// The circumstances of one request, besides what its message says.
+/// The context of one request, apart from its message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms<'s> {
-    /// Whether it may wait for the host.
+    /// Whether the request may wait for the host.
     pub(super) pace: Pace,
-    /// When to end it between two steps.
+    /// Tells the request when to end between two steps.
     pub(super) stop: StopCheck<'s>,
-    /// What the front-end can map, if the guest wants to know for each inode whether to map it.
+    /// Capabilities of the front-end, if the guest asks for each inode whether to map it.
     pub(super) dax: Option<Capabilities>,
 }
 
-/// What one thread keeps from request to request.
+/// Memory that one thread keeps from request to request.
 #[derive(Debug)]
 pub struct Scratch {
-    /// The reply body, encoded or as the host produced it.
+    /// The reply body: encoded here, or as the host returned it.
     pub(super) body: Vec<u8>,
     pub(super) shard: StateShard,
 }
@@ -134,7 +136,7 @@ impl Scratch {
         Outcome::Body
     }
 
-    /// Frees what an unusually large reply needed.
+    /// Frees the memory of an unusually large reply.
     fn shrink(&mut self) {
         self.body.clear();
         self.body.shrink_to(REPLY_BUFFER_KEPT);
@@ -142,7 +144,7 @@ impl Scratch {
 }
 
 impl<F: FileSystem> Session<F> {
-    /// Makes a session over a file system. It serves nothing before the guest's INIT.
+    /// Makes a session over a file system. It serves no request before the guest's INIT.
     ///
     /// `wake` is notified when a deferred request may have its result; the file system notifies it
     /// too.
@@ -206,7 +208,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Serves one request. Its reply goes to `sink`, exactly once.
     ///
-    /// A panic on the way ends the request with EIO and has no other effect.
+    /// A panic ends the request with EIO and has no other effect.
     pub fn serve<S: Sink>(
         &self,
         incoming: Incoming<'_>,
@@ -214,7 +216,8 @@ impl<F: FileSystem> Session<F> {
         pacing: Pacing<'_>,
         scratch: &mut Scratch,
     ) -> Next<S::Receipt> {
-        // Outside of what may panic: the reply must not depend on a drop while the stack unwinds.
+        // Outside of the code that may panic: the reply must not depend on a drop while the stack
+        // unwinds.
         let slot = ReplySlot::new(sink, Unique::of_message(incoming.message), &self.counters);
         let performed = self.survive(scratch, |scratch| self.perform(incoming, &slot, pacing, scratch));
         let unanswered = match performed {
@@ -273,7 +276,7 @@ impl<F: FileSystem> Session<F> {
                     Ok(Paced::Ready(outcome)) => Ok(outcome),
                     Ok(Paced::WouldBlock) => return Next::Offload(Effort::of(&operation)),
                     Ok(Paced::Leased) => return Next::Retry,
-                    // The guest has begun anew, and its new INIT waits for this request.
+                    // The guest has sent another INIT, which waits for this request.
                     Ok(Paced::Stopped) if is_ended.get() => Err(Errno::EINTR),
                     Ok(Paced::Stopped) => return Next::Stopped,
                     Err(errno) => Err(errno),
@@ -290,7 +293,7 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// Sends a reply. A sink that panics has sent nothing, and nothing more can be sent to it.
+    /// Sends a reply. If the sink panics, no reply is sent.
     fn reply<S: Sink>(
         &self,
         slot: ReplySlot<'_, S>,
@@ -309,14 +312,14 @@ impl<F: FileSystem> Session<F> {
         sent.unwrap_or_default()
     }
 
-    /// Runs code that may panic. After a panic it returns `None`, and the scratch memory is empty.
+    /// Runs code that may panic. After a panic, returns `None` and empties the scratch memory.
     pub(super) fn survive<T>(
         &self,
         scratch: &mut Scratch,
         may_panic: impl FnOnce(&mut Scratch) -> T,
     ) -> Option<T> {
-        // Everything else that the code may change is behind locks, and each lock says what a panic
-        // leaves.
+        // All other state that the code may change is behind locks. A comment at each lock says why
+        // its data stays valid after a panic.
         let outcome = catch_unwind(AssertUnwindSafe(|| may_panic(scratch)));
         if outcome.is_err() {
             if let Some(suppressed) = self.panics.pass() {
@@ -327,15 +330,16 @@ impl<F: FileSystem> Session<F> {
         outcome.ok()
     }
 
-    /// Answers a request with an error that came to [`Next::Retry`] and must not wait any longer.
+    /// Answers a request that returned [`Next::Retry`] and must not wait any longer with an error.
     pub fn refuse<S: Sink>(&self, message: &[u8], sink: S, errno: Errno) -> S::Receipt {
         self.throttle.served(Opcode::of_message(message));
         ReplySlot::new(sink, Unique::of_message(message), &self.counters).refuse(errno)
     }
 
-    /// Returns the result of a deferred request, or `None` if it waits on. A panic on the way is
-    /// EIO: the request must be answered whatever happens, because a stop of its queue waits for
-    /// it.
+    /// Returns the result of a deferred request, or `None` while it must still wait.
+    ///
+    /// After a panic the result is EIO. The request must be answered in every case, because a stop
+    /// of its queue waits for it.
     pub fn deferred_result(&self, deferred: &Deferred, scratch: &mut Scratch) -> Option<Answer<()>> {
         let looked = self.survive(scratch, |scratch| match (&deferred.on, &self.window) {
             (WaitsFor::FrontEnd(pending, _), Some(window)) => window.outcome(pending),
@@ -365,7 +369,7 @@ impl<F: FileSystem> Session<F> {
     ) -> S::Receipt {
         let slot = ReplySlot::new(sink, deferred.unique, &self.counters);
         let finished = self.survive(scratch, |scratch| match &deferred.on {
-            // Without what it waited for, the guest gets no window.
+            // If the preparation failed, the guest gets no window.
             WaitsFor::FrontEnd(_, Then::Init(request, generation)) => {
                 self.init(request, Some(*generation), scratch)
             }
@@ -379,7 +383,7 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// Returns whether an operation waits for the host by what it is. One that the policy refuses
+    /// Returns whether an operation always waits for the host. An operation that the policy refuses
     /// does not wait.
     fn waits(&self, facts: OpcodeFacts, operation: &Operation<'_>) -> bool {
         let needed = if let Operation::Fallocate(_) = operation {
@@ -392,8 +396,8 @@ impl<F: FileSystem> Session<F> {
         facts.contains(OpcodeFacts::WAITS) && self.policy.reach().intersects(needed)
     }
 
-    /// Forgets all that the guest held: its connection is lost, its device is reset, or it has sent
-    /// DESTROY.
+    /// Ends the guest's session and forgets all that it held: its connection is lost, its device is
+    /// reset, or it has sent DESTROY.
     pub fn end(&self) {
         let change = self.state.write();
         if let Some(window) = &self.window {
@@ -410,8 +414,8 @@ impl<F: FileSystem> Session<F> {
         self.wake_event().notify_subscribers();
     }
 
-    /// Carries out INIT, which begins anew whatever was before: a guest that crashed has sent
-    /// nothing. `generation` is that of the prepared window, for a guest that wants it.
+    /// Carries out INIT. It ends an earlier session, because a guest that crashes sends no DESTROY.
+    /// `generation` is that of the prepared window, for a guest that wants to map.
     pub(super) fn init(
         &self,
         request: &InitRequest,
@@ -428,7 +432,7 @@ impl<F: FileSystem> Session<F> {
         } else {
             SessionState::Uninitialized
         });
-        // Not above debug: a guest may send INIT as often as it likes.
+        // Not above debug: a guest can send any number of INITs.
         tracing::debug!(
             guest = format_args!("{}.{}", request.major, request.minor),
             flags = ?negotiated.flags,
@@ -438,8 +442,8 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
-/// Returns what an operation means between these two sides. A writeback cache has already decided
-/// where the bytes belong, so a WRITE of such a guest never appends.
+/// Returns the operation with the meaning that INIT negotiated. A guest with a writeback cache has
+/// already decided where the bytes belong, so its WRITE never appends.
 const fn as_negotiated(operation: Operation<'_>, negotiated: InitFlags) -> Operation<'_> {
     let Operation::Write(write) = operation else { return operation };
     if !negotiated.contains(InitFlags::WRITEBACK_CACHE) {
@@ -448,10 +452,12 @@ const fn as_negotiated(operation: Operation<'_>, negotiated: InitFlags) -> Opera
     Operation::Write(Write { flags: write.flags.difference(OpenFlags::APPEND), ..write })
 }
 
-/// Returns the error of a request before INIT. A guest that knows a node besides the root has it
-/// from a process that died, and its VMM has gone on with this process.
+/// Returns the error of a request before INIT.
+///
+/// If a guest knows a node besides the root, an earlier daemon process gave it that node and ended,
+/// and the VMM has connected to this process.
 const fn before_init(node: NodeId) -> Errno {
-    // DESTROY and other requests about no file in particular are sent to node 0.
+    // DESTROY and other requests that concern no file are sent to node 0.
     if matches!(node.0, 0 | 1) { Errno::EIO } else { Errno::ESTALE }
 }
 

@@ -4,12 +4,12 @@ use crate::io_vectors::IoVectors;
 use pinhole_protocol::{Errno, OUT_HEADER_LEN, Unique, out_header};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What follows the header of a reply.
+/// The body of a reply, after its header.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
     /// Bytes to be copied to the guest.
     Bytes(&'a [u8]),
-    /// So many bytes that the host has already put into [`Sink::data`].
+    /// Number of bytes that the host has already put into [`Sink::data`].
     InPlace(usize),
 }
 
@@ -19,7 +19,7 @@ pub enum Body<'a> {
 /// A sink is consumed when the request is given back, so that happens at most once. [`ReplySlot`]
 /// makes sure that it happens.
 pub trait Sink: Sized {
-    /// What the transport needs after the request was given back. The default stands for a request
+    /// Result of giving the request back, for the transport. The default stands for a request
     /// without a reply.
     type Receipt: Default;
 
@@ -36,14 +36,15 @@ pub trait Sink: Sized {
 /// Counts replies that went wrong.
 #[derive(Debug, Default)]
 pub struct SlotCounters {
-    /// Requests that were given up without a reply of their own, by a bug. The guest saw EIO.
+    /// Requests that got EIO because a bug left them without a reply.
     pub dropped: AtomicU64,
     /// Replies for which the guest left no room.
     pub without_room: AtomicU64,
 }
 
-/// A request that must be answered exactly once. The answer consumes it. If it is dropped, it
-/// answers EIO and counts.
+/// A request that must be answered exactly once.
+///
+/// The reply consumes the slot. A slot that is dropped replies EIO and counts that.
 #[derive(Debug)]
 #[must_use = "dropping a slot answers EIO"]
 pub struct ReplySlot<'c, S: Sink> {
@@ -87,18 +88,18 @@ impl<'c, S: Sink> ReplySlot<'c, S> {
         self.send(Some(errno), 0, Body::Bytes(&[]))
     }
 
-    /// Answers EIO for a bug, and counts.
+    /// Answers EIO because of a bug, and counts that.
     pub fn fail(mut self) -> S::Receipt {
         self.fail_in_place()
     }
 
-    /// Gives the request back without a reply, as FORGET wants it.
+    /// Gives the request back without a reply, as for FORGET.
     pub fn close(self) -> S::Receipt {
         self.keep();
         S::Receipt::default()
     }
 
-    /// Does not answer now: the request is served again, or answered later.
+    /// Leaves the request without a reply for now: it is served again, or answered later.
     pub(super) fn keep(mut self) {
         self.sink = None;
     }

@@ -6,14 +6,14 @@ use pinhole_dax_cache::Capabilities;
 use pinhole_protocol::{Dialect, Negotiated};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What the guest and the session have agreed on.
+/// The result of the guest's last INIT or DESTROY.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum SessionState {
-    /// There was no INIT yet, or DESTROY since.
+    /// There was no INIT, or a DESTROY came after it.
     #[default]
     Uninitialized,
-    /// INIT was answered. The capabilities are those of the front-end that maps, if the guest wants
-    /// to know for each inode whether to map it.
+    /// INIT was answered. Holds the capabilities of the front-end if the guest has a DAX window and
+    /// asks for each inode whether to map it.
     Serving(Negotiated, Option<Capabilities>),
 }
 
@@ -27,13 +27,13 @@ impl SessionState {
     }
 }
 
-/// Which copy of the state a thread reads.
+/// Index of the copy of the state that a thread reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StateShard(usize);
 
 impl StateShard {
-    /// The shard of a thread that must not wait for others. A change takes it last, so it is not
-    /// held up by threads of other shards.
+    /// Shard of a thread that must not wait for others. A change locks this copy last, so threads
+    /// of other shards do not hold it up.
     pub(super) const EXPRESS: Self = Self(SESSION_SHARDS - 1);
 
     /// Returns the shard of the next thread.
@@ -43,29 +43,30 @@ impl StateShard {
     }
 }
 
-/// One copy of the state with its lock. It fills two cache lines, because processors fetch lines in
-/// pairs.
+/// One copy of the state with its lock.
+///
+/// It fills two cache lines, because processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct StateCopy(RwLock<SessionState>);
 
 /// The state, in one copy for each shard of threads.
 ///
-/// A request holds its thread's copy for reading while it is served. An INIT takes all copies for
+/// While a request is served, its thread holds a copy for reading. An INIT locks all copies for
 /// writing, so it waits for all requests in progress. Threads of different shards share no memory
 /// that changes.
 ///
-/// A change begins only when all requests that the change before it held up have their copy. A lock
-/// of the standard library prefers the next writer, so a guest that sends INIT in several queues
-/// would otherwise keep its other queues waiting.
+/// A change begins only when all requests that the previous change held up have their copy. The
+/// lock of the standard library prefers the next writer. Without this rule, a guest that sends INIT
+/// in several queues would keep its other queues waiting.
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
     copies: [StateCopy; SESSION_SHARDS],
-    /// Changes that wait for requests in progress.
+    /// Number of changes that wait for requests in progress.
     awaited: AtomicUsize,
     /// Held for the whole of a change.
     turn: Mutex<()>,
-    /// Requests that a change holds up.
+    /// Number of requests that a change holds up.
     held_up: Mutex<usize>,
     /// Notified when `held_up` becomes zero.
     all_served: Condvar,
@@ -93,14 +94,15 @@ impl Drop for HeldUp<'_> {
 }
 
 impl SharedState {
-    /// Returns whether a change waits for requests in progress. Their effects will be forgotten.
+    /// Returns whether a change waits for requests in progress. It will undo their effects on the
+    /// session.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed) > 0
     }
 
     /// Locks the copy of a shard for reading.
     pub(super) fn read(&self, shard: StateShard) -> RwLockReadGuard<'_, SessionState> {
-        // A shard is always below their number. Any copy would do.
+        // The index is always in range. If it were not, any copy would do.
         let [first, ..] = &self.copies;
         let StateCopy(copy) = self.copies.get(shard.0).unwrap_or(first);
         copy.try_read().unwrap_or_else(|| {
@@ -113,8 +115,8 @@ impl SharedState {
     pub(super) fn write(&self) -> Change<'_> {
         self.awaited.fetch_add(1, Ordering::Relaxed);
         let turn = self.turn.lock();
-        // No copy is locked for writing now, so these requests get theirs, and new requests are not
-        // held up.
+        // No copy is locked for writing now. So the held-up requests get their copies, and new
+        // requests are not held up.
         drop(self.all_served.wait_while(self.held_up.lock(), None, |held_up| *held_up > 0));
         let copies = self.copies.each_ref().map(|copy| copy.0.write());
         self.awaited.fetch_sub(1, Ordering::Relaxed);
@@ -122,14 +124,14 @@ impl SharedState {
     }
 }
 
-/// All copies of the state, held to change it. They are released before the next turn begins.
+/// All copies of the state, locked for a change. They are unlocked before the next change begins.
 pub(super) struct Change<'s> {
     copies: [RwLockWriteGuard<'s, SessionState>; SESSION_SHARDS],
     _turn: MutexGuard<'s, ()>,
 }
 
 impl Change<'_> {
-    /// Changes all copies.
+    /// Sets all copies to `state`.
     pub(super) fn to(mut self, state: SessionState) {
         for copy in &mut self.copies {
             **copy = state;
@@ -177,7 +179,7 @@ mod tests {
         });
     }
 
-    /// Several INITs wait while another one ends that has held up requests.
+    /// Several INITs wait while another INIT ends that has held up requests.
     #[test]
     fn requests_held_up_by_a_change_come_before_the_next_change() {
         const CHANGES: usize = 4;

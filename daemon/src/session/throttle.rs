@@ -1,8 +1,9 @@
-//! How long a request must wait before it is served. A policy limits a guest's speed, and INIT and
-//! DESTROY have a limit under every policy.
+//! Speed limits: the time that a request must wait before it is served.
 //!
-//! The nodes that a guest forgets have a budget of their own. FORGET gives back what the guest
-//! holds, so it waits for no other request, and no other request waits for it.
+//! A policy limits a guest's speed. INIT and DESTROY have a limit under every policy.
+//!
+//! Forgotten nodes have their own budget. FORGET gives resources back, so it waits for no other
+//! request, and no other request waits for it.
 
 use crate::limits::{FORGETS_PER_OPERATION, SESSION_CHANGES_PER_SECOND};
 use crate::sync::clock;
@@ -12,16 +13,16 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Nanoseconds that a full budget is worth: one second's allowance may be spent at once.
+/// Size of a full budget in nanoseconds. The allowance of one second may be spent at once.
 const BURST: u64 = 1_000_000_000;
 
 /// The speed limits of one session.
 #[derive(Debug)]
 pub(super) struct Throttle {
     operations: Option<Rate>,
-    /// Nodes that are forgotten.
+    /// Forgotten nodes.
     forgets: Option<Rate>,
-    /// Bytes that are written: file data, values of attributes, targets of links.
+    /// Written bytes: file data, values of attributes, targets of links.
     bytes: Option<Rate>,
     /// INIT and DESTROY.
     changes: Option<Rate>,
@@ -41,8 +42,8 @@ impl Throttle {
         }
     }
 
-    /// Returns how long a request must wait. One without a known opcode counts as any other
-    /// request.
+    /// Returns the time that a request must wait. A message without a known opcode counts as any
+    /// other request.
     pub(super) fn owed(&self, opcode: Option<Opcode>) -> Duration {
         let facts = opcode.map(Opcode::facts).unwrap_or_default();
         let changes = facts.contains(OpcodeFacts::CHANGES_SESSION);
@@ -88,22 +89,23 @@ impl Throttle {
         }
     }
 
-    /// Returns the most bytes that one request should write: a second's worth.
+    /// Returns the largest number of bytes that one request should write: the allowance of a
+    /// second.
     pub(super) fn bytes_max(&self) -> u64 {
         self.bytes.as_ref().map_or(u64::MAX, |rate| rate.per_second.get())
     }
 }
 
-/// A budget that is filled with so many units a second.
+/// A budget that grows by a fixed number of units each second.
 ///
-/// The cost of a request is taken after it was served, so that its true size counts and none is too
-/// large to be served at all. A guest that has overdrawn waits with its next request until the debt
-/// is paid. The time comes from the caller.
+/// The cost of a request is taken after it was served. So its true size counts, and no request is
+/// too large to be served. If the budget is overdrawn, the guest's next request waits until it is
+/// not. The caller passes the time.
 #[derive(Debug)]
 struct Rate {
     per_second: NonZero<u64>,
-    /// The moment at which all that was taken is paid, in nanoseconds since [`BURST`] before the
-    /// beginning.
+    /// The moment at which the budget is no longer overdrawn, in nanoseconds. It counts from
+    /// [`BURST`] before the beginning.
     paid: AtomicU64,
 }
 
@@ -113,18 +115,18 @@ impl Rate {
         Self { per_second, paid: AtomicU64::new(0) }
     }
 
-    /// Takes units, even if none are left. `now` is the time since the beginning.
+    /// Takes units, even if the budget is empty. `now` is the time since the beginning.
     fn take(&self, units: u64, now: Duration) {
         let cost = u128::from(units).saturating_mul(u128::from(BURST)) / u128::from(self.per_second.get());
         let cost = u64::try_from(cost).unwrap_or(u64::MAX);
-        // What was not spent in the last second is lost.
+        // A full budget does not grow.
         let full = nanoseconds(now);
         let add = |paid: u64| Some(paid.max(full).saturating_add(cost));
-        // The update never declines.
+        // The closure always returns a value, so the update cannot fail.
         self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).unwrap_or_default();
     }
 
-    /// Returns how long it takes until the budget is no longer overdrawn.
+    /// Returns the time until the budget is no longer overdrawn.
     fn owed(&self, now: Duration) -> Duration {
         let now = nanoseconds(now).saturating_add(BURST);
         Duration::from_nanos(self.paid.load(Ordering::Relaxed).saturating_sub(now))

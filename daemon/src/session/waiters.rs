@@ -1,8 +1,9 @@
-//! Requests that wait for a lock (SETLKW): what blocks each of them, and when it is tried again.
+//! Requests that wait for a lock (SETLKW): the owner that blocks each of them, and the time of its
+//! next try.
 //!
-//! No request holds a thread while it waits. It is a deferred request, and it is tried again when
-//! something is unlocked here. It is also tried from time to time, because there is no notification
-//! of what a host process or another daemon unlocks.
+//! A waiting request is a deferred request and holds no thread. It is tried again when a lock is
+//! released through this daemon. It is also tried from time to time, because the host does not
+//! notify the daemon when another process releases a lock.
 
 use crate::filesystem::Answer;
 use crate::limits::{INTERRUPTS_KEPT, LOCK_RETRY_LATE, LOCK_RETRY_MAX, LOCK_RETRY_MIN, LOCK_WAITERS_MAX};
@@ -21,9 +22,9 @@ pub(super) struct Waiters(Mutex<WaiterList>);
 #[derive(Debug, Default)]
 struct WaiterList {
     waiting: Vec<Waiter>,
-    /// Counts all waiters so far.
+    /// Number of waiters so far, including those that have left.
     entered: u64,
-    /// Requests that were interrupted before they came, the latest last.
+    /// Requests that were interrupted before they arrived, the latest last.
     interrupted: VecDeque<Unique>,
 }
 
@@ -33,10 +34,10 @@ struct Waiter {
     unique: Unique,
     /// `None` for a flock lock: flock(2) detects no deadlock.
     owner: Option<LockOwner>,
-    /// The owner that was in the way at the last try, if it is known, and the count of unlock
+    /// The owner of the conflicting lock at the last try, if it is known, and the count of unlock
     /// notifications at that time.
     blocked_by: Option<(LockOwner, u64)>,
-    /// Why the request must not wait any longer.
+    /// Error of a request that must not wait any longer.
     over: Option<Errno>,
 }
 
@@ -50,14 +51,14 @@ pub(super) struct LockWait {
     pub(super) registration: Registration,
 }
 
-/// When a lock is tried next: at that time, or when something was unlocked since.
+/// Condition for the next try: `at` has come, or the count of unlock notifications has changed.
 #[derive(Clone, Copy, Debug)]
 struct NextTry {
     at: Instant,
     calls: Option<u64>,
 }
 
-/// A place among the waiters. Dropping it gives the place up.
+/// The registration of a waiter. Dropping it removes the waiter.
 #[derive(Debug)]
 pub(super) struct Registration {
     waiters: Arc<Waiters>,
@@ -75,7 +76,7 @@ impl Waiters {
     /// Registers a request that begins to wait.
     ///
     /// # Errors
-    /// ENOLCK if too many wait; EINTR for a request that was interrupted before it came.
+    /// ENOLCK if too many wait, EINTR for a request that was interrupted before it arrived.
     pub(super) fn enter(
         self: &Arc<Self>,
         unique: Unique,
@@ -110,7 +111,7 @@ impl Waiters {
         false
     }
 
-    /// Ends all waits: the guest is gone.
+    /// Ends all waits, because the guest is gone.
     pub(super) fn end(&self) {
         let mut list = self.0.lock();
         list.interrupted.clear();
@@ -121,20 +122,19 @@ impl Waiters {
 }
 
 impl Registration {
-    /// Returns why the request must not wait any longer.
+    /// Returns the error if the request must not wait any longer.
     pub(super) fn over(&self) -> Option<Errno> {
         self.waiters.0.lock().get(self.number)?.over
     }
 
-    /// Notes the owner that is in the way. `calls` is the count of unlock notifications before that
-    /// was found out.
+    /// Notes the owner of the conflicting lock. `calls` is the count of unlock notifications before
+    /// the try that found the owner.
     ///
     /// # Errors
-    /// EDEADLK if that owner waits for this request, directly or through others. If several owners
-    /// are in the way, the first counts, and chains longer than `CHAIN_MAX` are not followed, both
-    /// as on the host (`posix_locks_deadlock`). A blocker that was found before the last
-    /// notification proves nothing, because it may have unlocked since. The next look finds it out
-    /// anew.
+    /// EDEADLK if that owner waits for this request, directly or through other owners. As on the
+    /// host (`posix_locks_deadlock`), only the first conflicting owner counts, and chains longer
+    /// than `CHAIN_MAX` are not followed. A blocker that was found before the last notification
+    /// does not count, because it may have unlocked since. The next try finds the present one.
     pub(super) fn blocked_by(&self, blocker: Option<LockOwner>, calls: u64) -> Answer<()> {
         const CHAIN_MAX: usize = 10;
         let mut list = self.waiters.0.lock();
@@ -144,14 +144,13 @@ impl Registration {
         for _ in 0..CHAIN_MAX {
             let Some((blocking, _)) = next else { return Ok(()) };
             if owner == Some(blocking) {
-                // Only one of the requests in the cycle has to give way.
+                // Only one request of the cycle has to fail.
                 if let Some(own) = list.get(self.number) {
                     own.blocked_by = None;
                 }
                 return Err(Errno::EDEADLK);
             }
-            // One owner may wait in several threads. Those that wait for an unknown owner say
-            // nothing.
+            // One owner may wait in several threads. Skip those that wait for an unknown owner.
             let mut its = list.waiting.iter().filter(|waiting| waiting.owner == Some(blocking));
             next = its.find_map(|waiting| waiting.blocked_by.filter(|(_, found)| *found == calls));
         }
@@ -168,19 +167,19 @@ impl Drop for Registration {
 impl LockWait {
     pub(super) fn new(node: NodeId, lock: SetLock, registration: Registration) -> Self {
         let since = clock::now();
-        // The lock may have been unlocked between the try and the registration, so the first look
-        // is at once.
+        // The lock may have been released between the try and the registration, so the first try is
+        // at once.
         let next = Mutex::new(NextTry { at: since, calls: None });
         Self { node, lock, since, next, registration }
     }
 
-    /// Returns when to look again if nothing is unlocked before.
+    /// Returns the time of the next try if no lock is released before.
     pub(super) fn until(&self) -> Instant {
         self.next.lock().at
     }
 
-    /// Returns whether it is time to try the lock, and then sets the time of the next try. `calls`
-    /// is the present count of unlock notifications.
+    /// Returns whether it is time to try the lock. If so, sets the time of the next try. `calls` is
+    /// the present count of unlock notifications.
     pub(super) fn begin_try(&self, calls: u64) -> bool {
         let (now, mut next) = (clock::now(), self.next.lock());
         if now < next.at && next.calls == Some(calls) {
@@ -234,10 +233,10 @@ mod tests {
         let waiters = Arc::new(Waiters::default());
         let (one, two, third) = (registered(&waiters, 1), registered(&waiters, 2), registered(&waiters, 3));
         one.blocked_by(Some(LockOwner(2)), 1).unwrap();
-        // As if the two had met at the same moment.
+        // The two wait for each other.
         assert_eq!(two.blocked_by(Some(LockOwner(1)), 1), Err(Errno::EDEADLK));
         assert_eq!(third.blocked_by(Some(LockOwner(1)), 1), Ok(()));
-        // The other of the two need not give way as well.
+        // The other request of the cycle does not fail too.
         assert_eq!(one.blocked_by(Some(LockOwner(2)), 1), Ok(()));
     }
 
@@ -281,7 +280,7 @@ mod tests {
             (ms(40), ms(10)),
             (ms(4000), ms(10)),
             (ms(10_000), ms(10)),
-            // From here on a thousandth, up to 100 ms.
+            // From here on a thousandth of the wait, up to 100 ms.
             (ms(10_001), Duration::from_micros(10_001)),
             (ms(25_000), ms(25)),
             (ms(100_000), ms(100)),
