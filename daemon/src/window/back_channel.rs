@@ -1,5 +1,4 @@
-//! The thread of a back channel: it does one job after the other, and sends one message after the
-//! other.
+//! The thread of a back channel: it carries out one job at a time and sends one message at a time.
 
 use super::Window;
 use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, Told};
@@ -26,7 +25,7 @@ impl Drop for BackChannel {
 }
 
 impl BackChannel {
-    /// Does jobs until the channel is replaced or breaks.
+    /// Carries out jobs until the channel is replaced or breaks.
     pub fn serve(self, front_end: &impl ShmemFrontEnd) {
         let window = &*self.window;
         let link = Link { window, channel: self.channel, front_end };
@@ -34,7 +33,7 @@ impl BackChannel {
             let done = link.carry_out(&job.task);
             let result = done.as_ref().map_or(Err(DaxError::Cleared), |result| *result);
             if let Err(error) = result {
-                tracing::debug!(%error, "DAX window");
+                tracing::debug!(%error, "a job of the DAX window failed");
             }
             window.end_job(self.channel, job, result);
             if done == Err(Interrupted::Replaced) {
@@ -88,10 +87,10 @@ impl Window {
         }
     }
 
-    /// Settles a job. The next one can begin before its request hears of the result.
+    /// Settles a job. The next job may begin before the request of this one has its result.
     fn end_job(&self, channel: Channel, job: WindowJob, result: Result<(), DaxError>) {
         let WindowJob { task, pending } = job;
-        // Closing files may take long, so it is not done under the lock.
+        // Closing files may take long, so the lock is not held meanwhile.
         drop(task);
         let mut state = self.state.lock();
         if let Some(pending) = pending {
@@ -105,7 +104,8 @@ impl Window {
 }
 
 impl WindowJob {
-    /// Whether no request waits for the mapping any longer. The guest was told that it has none.
+    /// Returns whether no request waits for the mapping any longer. The guest then has an error for
+    /// it, so the mapping must not be made.
     fn is_given_up(&self) -> bool {
         let is_over = self.pending.as_ref().is_some_and(|pending| pending.result().is_some());
         is_over && matches!(self.task, WindowTask::Setup(..))
@@ -125,8 +125,10 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         }
     }
 
-    /// Removes every mapping. A front-end that keeps account of its mappings refuses to remove only
-    /// what is not there: QEMU drops all mappings when the device is reset.
+    /// Removes every mapping.
+    ///
+    /// A front-end that refuses overlaps knows its mappings. If it refuses a removal, the mapping
+    /// does not exist: QEMU drops all mappings when the device is reset.
     fn clear(&self) -> Told<DaxError> {
         let begin = |state: &mut WindowState| Some(state.mappings.as_mut()?.clear(FrontEnd::StillMaps));
         let Some(next) = self.state(begin)? else { return Ok(Ok(())) };
@@ -146,7 +148,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
 
     fn probe(&self) -> Told<DaxError> {
         if self.state(|state| std::mem::replace(&mut state.has_probe_mapping, true))? {
-            // The result does not matter: the slot may have been empty.
+            // Ignore the result: the slot may have been empty.
             self.unmap(0, SLOT_LEN)?.unwrap_or_default();
         }
         let found = probe::run(self)?;
@@ -177,7 +179,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         }
     }
 
-    /// Follows a plan to its end. No lock is held while the front-end does a step.
+    /// Carries out a plan to its end. No lock is held while the front-end handles a message.
     fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Told<DaxError> {
         loop {
             match next {
@@ -200,14 +202,14 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     }
 }
 
-/// A message that was not sent had no effect, which is what a refusal means.
+/// Treats a message that was not sent as refused, because it had no effect either.
 fn unless_halted(told: Told<Failure>) -> Told<Failure> {
     if told == Err(Interrupted::Halted) { Ok(Err(Failure::Refused)) } else { told }
 }
 
 impl MapFiles {
-    /// Returns a descriptor with exactly the rights of the mapping. The descriptor is all that keeps
-    /// the front-end to them.
+    /// Returns a descriptor with exactly the rights of the mapping. Only the descriptor limits the
+    /// rights of the front-end.
     fn of(&self, mapping: &Mapping) -> Option<BorrowedFd<'_>> {
         let files = [Some(&self.wanted), self.restore.as_ref()];
         let fits = files.into_iter().flatten().find(|file| file.is_writable() == mapping.writable());

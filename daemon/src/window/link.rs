@@ -49,20 +49,20 @@ impl From<&Mapping> for MapMessage {
 /// Reason why no message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupted {
-    /// The channel was replaced or is broken. Its thread ends.
+    /// The channel was replaced or is broken, so its thread ends.
     Replaced,
-    /// Every queue has stopped. Nothing may be sent until one is served again.
+    /// Every queue has stopped. No message may be sent until a queue is served again.
     Halted,
 }
 
-/// A channel and its front-end. It sends nothing that may not be sent.
+/// A channel and its front-end. It sends a message only if that is permitted.
 pub(crate) struct Link<'l, M> {
     pub(crate) window: &'l Window,
     pub(super) channel: Channel,
     pub(super) front_end: &'l M,
 }
 
-/// Result of a plan or a message, unless it was interrupted.
+/// The result of a plan or a message, or the reason why no message was sent.
 pub(super) type Told<E> = Result<Result<(), E>, Interrupted>;
 
 impl<M: ShmemFrontEnd> Link<'_, M> {
@@ -87,7 +87,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         self.state(|state| {
             state.set_sent(None);
             if result == Err(Failure::Gone) {
-                // A later reply could not be distinguished from the reply to another message.
+                // A late reply cannot be distinguished from the reply to another message.
                 state.peer = Peer::Absent;
                 state.work = None;
                 state.give_up_jobs();
@@ -97,7 +97,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         Ok(result)
     }
 
-    /// Reads or changes the state while the channel is the present one.
+    /// Reads or changes the state, if the channel has not been replaced.
     pub(super) fn state<T>(&self, change: impl FnOnce(&mut WindowState) -> T) -> Result<T, Interrupted> {
         let mut state = self.window.state.lock();
         let is_present = state.peer.channel() == Some(self.channel);

@@ -1,12 +1,12 @@
-//! The DAX window of one share: what the guest may map, what it has mapped, and what the front-end
-//! still has to do.
+//! The DAX window of one share: its mappings, the rights of the guest, and the jobs of the
+//! front-end.
 //!
 //! A request about the window is planned here. The thread of the back channel carries it out
 //! ([`BackChannel::serve`]). No queue thread waits for that thread: the request is deferred, and it
-//! is answered when its [`Pending`] is settled or its time is over. A plan whose time is over goes
-//! on when the front-end replies after all. So a late reply is never taken for the reply to another
-//! message, and the window can be used again. No lock is held while the front-end works; it may be
-//! waiting for this daemon.
+//! is answered when its [`Pending`] is settled or its time is over. After that time, the plan still
+//! goes on when the front-end replies. So a late reply is never taken for the reply to another
+//! message, and the window can be used again. No lock is held while the front-end works, because it
+//! may be waiting for this daemon.
 //!
 //! [`state::Peer`] is the state machine:
 //!
@@ -18,8 +18,8 @@
 //! | `Ready` | `Ready` with another back channel |
 //! | each of them | `Absent` when the channel breaks or the front-end disconnects |
 //!
-//! While a queue is being stopped, the window is draining: requests wait for
-//! [`WINDOW_GRACE`] at most. When every queue has stopped, the window is halted and sends nothing.
+//! While a queue is being stopped, the window is draining: requests wait for [`WINDOW_GRACE`] at
+//! most. When every queue has stopped, the window is halted and sends no message.
 
 mod back_channel;
 mod link;
@@ -47,8 +47,8 @@ pub(crate) use pending::MapFiles;
 pub use pending::Pending;
 pub(crate) use state::GuestGeneration;
 
-/// log2 of the alignment that INIT tells the guest: that of Linux's slots. So a window of n slots
-/// has at most n mappings.
+/// log2 of the alignment that INIT tells the guest: that of Linux's slots. So a window has at most
+/// one mapping for each slot.
 pub(crate) const ALIGNMENT_SHIFT: u32 = pinhole_dax_cache::ALIGNMENT_SHIFT_MAX;
 
 /// Settings of the window from the command line.
@@ -62,7 +62,7 @@ pub struct Settings {
     pub threshold: u64,
 }
 
-/// File that is used to probe front-ends. It belongs to no guest and no share, and is
+/// File with which front-ends are probed. It belongs to no guest and no share, and is
 /// [`LEN`](Self::LEN) bytes long.
 #[derive(Debug)]
 pub struct ScratchFile {
@@ -75,11 +75,11 @@ pub struct ScratchFile {
 }
 
 impl ScratchFile {
-    /// Length in bytes: one of Linux's slots and a page of the next one.
+    /// Length in bytes: one of Linux's slots and one page.
     pub const LEN: u64 = pinhole_dax_cache::SLOT_LEN + (1 << pinhole_dax_cache::ALIGNMENT_SHIFT_MIN);
 }
 
-/// Window of one share. Front-ends and guests come and go.
+/// Window of one share, for all its front-ends and guests over time.
 #[derive(Debug)]
 pub struct Window {
     geometry: Geometry,
@@ -93,9 +93,9 @@ pub struct Window {
     wake: OnceLock<Arc<EventCounter>>,
     /// Number of requests that wait.
     pending: Arc<AtomicUsize>,
-    /// Whether a guest may map. Outside the state because each LOOKUP asks.
+    /// Whether a guest may map. It is outside the lock because each LOOKUP reads it.
     usable: AtomicBool,
-    /// Threads that serve a back channel, including those whose front-end is long gone.
+    /// Number of threads that serve a back channel, including those whose front-end is gone.
     threads: AtomicUsize,
 }
 
@@ -108,9 +108,9 @@ pub(crate) enum SetupPlan {
     Map {
         /// Map it for reading and writing.
         writable: bool,
-        /// If the host does not open the file for writing, a read-only mapping will do.
+        /// If the host does not open the file for writing, a read-only mapping suffices.
         or_read_only: bool,
-        /// A read-only mapping of the same range exists. It is restored if this one is refused.
+        /// A read-only mapping of the same range exists. It is restored if the new one is refused.
         restore: bool,
     },
 }
@@ -149,8 +149,10 @@ impl Window {
         &self.settings
     }
 
-    /// Wakes every thread that waits for a change. Call it after each change that a thread waits
-    /// for, or that lets a guest map no longer.
+    /// Wakes every thread that waits for a change.
+    ///
+    /// Must follow each change that a thread waits for, and each change after which a guest may no
+    /// longer map.
     fn announce(&self, state: &WindowState) {
         self.usable.store(state.peer.open().is_some(), Ordering::Relaxed);
         self.changed.notify_all();
@@ -159,7 +161,8 @@ impl Window {
         }
     }
 
-    /// Sets the event that is notified when a deferred request may have its outcome. Once.
+    /// Sets the event that is notified when a deferred request may have its outcome. Must be called
+    /// only once.
     pub(crate) fn notify_through(&self, wake: &Arc<EventCounter>) {
         if self.wake.set(Arc::clone(wake)).is_err() {
             tracing::error!("a window was given to a second session");
@@ -167,9 +170,9 @@ impl Window {
     }
 }
 
-/// The front-end and its queues.
+/// Events of the front-end and its queues.
 impl Window {
-    /// Forgets the front-end and its mappings, which are gone.
+    /// Forgets the front-end and its mappings, because both are gone.
     pub fn disconnect(&self) {
         let mut state = self.state.lock();
         state.give_up_jobs();
@@ -177,8 +180,8 @@ impl Window {
         self.announce(&state);
     }
 
-    /// A queue is being stopped, and its stop waits for the requests that were taken from it. The
-    /// front-end may be unable to reply until then.
+    /// Notes that a queue is being stopped. Its stop waits for the requests that were taken from
+    /// it, and the front-end may be unable to reply until then.
     pub fn begin_drain(&self) {
         let mut state = self.state.lock();
         if let Some(draining) = &mut state.draining {
@@ -189,7 +192,7 @@ impl Window {
         }
     }
 
-    /// The queue has been stopped.
+    /// Notes that the queue has been stopped.
     pub fn end_drain(&self) {
         let mut state = self.state.lock();
         if let Some(draining) = &mut state.draining {
@@ -198,8 +201,8 @@ impl Window {
         state.draining = state.draining.filter(|draining| draining.queues > 0);
     }
 
-    /// Every queue has been stopped: sends no message from now on, and waits a short time for the
-    /// one that is under way.
+    /// Notes that every queue has been stopped. From now on no message is sent. Waits a short time
+    /// for the reply to the last message.
     pub fn halt(&self) {
         let until = clock::now().checked_add(WINDOW_GRACE);
         let mut state = self.state.lock();
@@ -207,16 +210,16 @@ impl Window {
         drop(self.changed.wait_while(state, until, |state| state.sent().is_some()));
     }
 
-    /// A queue is served again.
+    /// Notes that a queue is served again.
     pub fn resume(&self) {
         self.state.lock().is_halted = false;
     }
 }
 
-/// The guest.
+/// Sessions of the guest.
 impl Window {
     /// Prepares the window for the INIT of a guest that wants to map: removes the mappings of the
-    /// guest before, and probes the front-end if it is unknown. Returns `None` if there can be no
+    /// previous guest, and probes the front-end if it is unknown. Returns `None` if there can be no
     /// window.
     pub(crate) fn prepare(&self) -> Option<(GuestGeneration, Arc<Pending>)> {
         let mut state = self.state.lock();
@@ -230,7 +233,7 @@ impl Window {
         Some((generation, pending))
     }
 
-    /// After the preparation, lets the guest map if it can.
+    /// Lets the guest map after the preparation. Returns `None` if the preparation failed.
     ///
     /// # Errors
     /// EIO if another guest's INIT, DESTROY or reset came since.
@@ -247,8 +250,7 @@ impl Window {
         Ok(Some(ready.capabilities))
     }
 
-    /// The guest has gone, or will not map: its mappings are removed, and no request waits for
-    /// that.
+    /// Removes the mappings of a guest that is gone or will not map. No request waits for that.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         self.begin_generation(&mut state);
@@ -258,12 +260,13 @@ impl Window {
         }
     }
 
-    /// Whether a guest may map.
+    /// Returns whether a guest may map.
     pub(crate) fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
 
-    /// Begins the time of another guest. The one before maps no more, and its requests end.
+    /// Begins the generation of another guest. The previous guest can no longer map, and its
+    /// requests end.
     fn begin_generation(&self, state: &mut WindowState) -> GuestGeneration {
         if let Some(ready) = state.peer.ready_mut() {
             ready.is_open = false;
@@ -281,8 +284,8 @@ impl Window {
     /// of the node.
     ///
     /// # Errors
-    /// EINVAL for an impossible mapping; EIO if the window is closed; EOPNOTSUPP if this front-end
-    /// would map more than the guest may have.
+    /// EINVAL for an impossible mapping, EIO if the window is closed, EOPNOTSUPP if this front-end
+    /// would map with more rights than the guest may have.
     pub(crate) fn plan(&self, wanted: &Wanted, may_write: bool) -> Result<SetupPlan, Errno> {
         let read_only = Wanted { writable: false, ..*wanted };
         self.geometry.mapping(wanted).map_err(errno)?;
@@ -290,7 +293,7 @@ impl Window {
         let (Some(capabilities), Some(mappings)) = (state.peer.open(), &state.mappings) else {
             return Err(Errno::EIO);
         };
-        // Jobs that have not ended may remove it.
+        // A job that has not ended may remove the mapping.
         if state.is_at_rest() && mappings.holds(wanted).map_err(errno)? {
             return Ok(SetupPlan::There);
         }
@@ -312,7 +315,7 @@ impl Window {
         Ok(pending)
     }
 
-    /// Whether the front-end may have mapped this file.
+    /// Returns whether the front-end may have mapped this file.
     pub fn has_handed_out(&self, file: FileId) -> bool {
         self.scratch.id == file || self.state.lock().has_handed_out(file)
     }
@@ -342,18 +345,18 @@ impl Window {
     }
 }
 
-/// Outcomes.
+/// Outcomes of requests.
 impl Window {
-    /// Returns when the time of a request is over, as things are now.
+    /// Returns when the time of a request is over, by the present state.
     pub(crate) fn time_of(&self, pending: &Pending) -> Instant {
         self.state.lock().until(pending.deadline())
     }
 
-    /// Returns the outcome of a request. Its time is over if the front-end has owed a reply for too
-    /// long, or too many requests were before it.
+    /// Returns the outcome of a request, or `None` while it must still wait. Its time is over if
+    /// the front-end has not replied for too long, or if too many requests were before it.
     pub fn outcome(&self, pending: &Pending) -> Option<Result<(), Errno>> {
         if pending.result().is_none() && self.state.lock().until(pending.deadline()) <= clock::now() {
-            // A job that has not begun is then not done either.
+            // If its job has not begun, it is not carried out.
             pending.settle(Err(DaxError::Gone));
         }
         pending.result().map(|result| result.map_err(errno))

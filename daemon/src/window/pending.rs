@@ -13,21 +13,21 @@ pub(super) fn errno(error: DaxError) -> Errno {
     Errno::from_raw(error.errno())
 }
 
-/// Descriptors that a SETUPMAPPING may need.
+/// Descriptors for a SETUPMAPPING.
 #[derive(Debug)]
 pub(crate) struct MapFiles {
     /// Descriptor for the requested mapping.
     pub(crate) wanted: MapFile,
-    /// Descriptor that was opened `O_RDONLY`, to restore the mapping that was there before.
+    /// Descriptor that was opened `O_RDONLY`, to restore the previous mapping.
     pub(crate) restore: Option<MapFile>,
 }
 
-/// Outcome of a request that is still to come.
+/// The outcome of a request that waits for the front-end.
 #[derive(Debug)]
 pub struct Pending {
     result: OnceLock<Result<(), DaxError>>,
     deadline: Instant,
-    /// Number of all of them.
+    /// Number of all such requests.
     count: Arc<AtomicUsize>,
 }
 
@@ -38,7 +38,7 @@ impl Drop for Pending {
 }
 
 impl Pending {
-    /// Makes one more, unless there are too many.
+    /// Makes the outcome of one more request, or returns `None` if too many wait.
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Option<Arc<Self>> {
         if count.fetch_add(1, Ordering::Relaxed) >= WINDOW_REQUESTS_MAX {
             count.fetch_sub(1, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Pending {
         Some(Arc::new(Self { result: OnceLock::new(), deadline, count: Arc::clone(count) }))
     }
 
-    /// Time at which the request ends, whatever the front-end does.
+    /// Returns the time at which the request ends in any case.
     pub const fn deadline(&self) -> Instant {
         self.deadline
     }

@@ -1,5 +1,6 @@
-//! Probes what a front-end can do, with a file of our own, before a guest is told that it may map.
-//! The protocol does not say it, and a reply is one bit.
+//! Probes the capabilities of a front-end with a file of our own, before a guest may map.
+//!
+//! The protocol does not announce them, and a reply is one bit.
 
 use super::ScratchFile;
 use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd};
@@ -9,7 +10,7 @@ use pinhole_dax_cache::{
 };
 use std::os::fd::AsFd;
 
-/// Results of probes, for the log.
+/// Limits log lines about results of probes.
 pub(super) static LOG: Source = Source::of_news();
 
 /// Reason why a front-end cannot be used.
@@ -24,7 +25,7 @@ pub(super) enum Unusable {
     KeepsMappings,
     #[error("it does not reply")]
     Gone,
-    /// Linux would notice it by failing reads.
+    /// In Linux, reads would fail.
     #[error(
         "it has room for {max} mappings, and the window for {slots}: give --dax-window {len_max} or less"
     )]
@@ -33,7 +34,7 @@ pub(super) enum Unusable {
 
 const FIRST: MapMessage = MapMessage { window_offset: 0, file_offset: 0, len: SLOT_LEN, writable: false };
 
-/// Runs all trials. Every mapping that they make is removed again.
+/// Runs all trials. Every mapping of a trial is removed again.
 pub(super) fn run<M: ShmemFrontEnd>(
     link: &Link<'_, M>,
 ) -> Result<Result<Capabilities, Unusable>, Interrupted> {

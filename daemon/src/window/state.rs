@@ -1,4 +1,4 @@
-//! The state of a window: what is known of the front-end, and what it still has to do.
+//! The state of a window: the front-end, its mappings and its jobs.
 
 use super::pending::{MapFiles, Pending};
 use crate::file_id::FileId;
@@ -17,7 +17,7 @@ pub(super) struct Channel(pub(super) u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuestGeneration(pub(super) u64);
 
-/// Everything of a window that changes.
+/// The variable part of a window.
 #[derive(Debug, Default)]
 pub(super) struct WindowState {
     pub(super) peer: Peer,
@@ -28,25 +28,25 @@ pub(super) struct WindowState {
     pub(super) has_probe_mapping: bool,
     /// Newest back channel.
     pub(super) newest: Channel,
-    /// What the thread of the back channel does. `None`: it is idle.
+    /// Job that the thread of the back channel carries out. `None`: it is idle.
     pub(super) work: Option<Work>,
     pub(super) jobs: VecDeque<WindowJob>,
-    /// Files that the front-end has, or may soon have, by node.
+    /// Files whose descriptors the front-end has, or may soon have, by node.
     handed_out: BTreeMap<u64, FileId>,
     /// Number of INITs, DESTROYs and resets.
     pub(super) generation: GuestGeneration,
-    /// Every queue has stopped, so nothing may be sent.
+    /// Every queue has stopped, so no message may be sent.
     pub(super) is_halted: bool,
     pub(super) draining: Option<Draining>,
 }
 
-/// What is known of the front-end.
+/// The front-end, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Peer {
     /// No back channel works.
     #[default]
     Absent,
-    /// Nothing is known of the front-end behind this channel, or it is being probed.
+    /// The front-end behind this channel is unknown, or is being probed.
     Probing(Channel),
     /// The front-end behind this channel cannot have a window.
     Unusable(Channel),
@@ -54,7 +54,7 @@ pub(super) enum Peer {
     Ready(Channel, Ready),
 }
 
-/// A front-end that can be used.
+/// The properties of a front-end that can be used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ready {
     pub(super) capabilities: Capabilities,
@@ -79,7 +79,7 @@ pub(super) struct Draining {
     pub(super) since: Instant,
 }
 
-/// Something for the thread of the back channel to do.
+/// A job for the thread of the back channel, and the request that waits for it.
 #[derive(Debug)]
 pub(super) struct WindowJob {
     pub(super) task: WindowTask,
@@ -91,7 +91,7 @@ pub(super) enum WindowTask {
     Setup(Wanted, MapFiles),
     Remove(Vec<(u64, u64)>),
     /// Prepares the window for a guest: probes an unknown front-end, and removes the mappings of
-    /// the guest before.
+    /// the previous guest.
     Prepare,
     Clear,
 }
@@ -119,12 +119,12 @@ impl Peer {
         }
     }
 
-    /// Whether it could serve a guest, as far as is known.
+    /// Returns whether it may be able to serve a guest.
     pub(super) const fn may_serve(self) -> bool {
         matches!(self, Self::Probing(_) | Self::Ready(..))
     }
 
-    /// A new channel leads to it. The front-end behind a broken channel is probed anew.
+    /// Notes a new channel. A front-end without a working channel before is probed.
     pub(super) const fn connect(&mut self, channel: Channel) {
         *self = match *self {
             Self::Ready(_, ready) => Self::Ready(channel, ready),
@@ -144,13 +144,13 @@ impl WindowTask {
 }
 
 impl WindowState {
-    /// Forgets everything but the counters.
+    /// Resets all but the two counters.
     pub(super) fn forget_front_end(&mut self) {
         let Self { newest, generation, .. } = *self;
         *self = Self { newest, generation, ..Self::default() };
     }
 
-    /// Whether nothing is to be done.
+    /// Returns whether there is no job.
     pub(super) fn is_at_rest(&self) -> bool {
         self.work.is_none() && self.jobs.is_empty()
     }
@@ -166,8 +166,8 @@ impl WindowState {
         }
     }
 
-    /// Returns when the time of a request with this deadline is over, as things are now. While no
-    /// message is under way, one may be sent at any moment.
+    /// Returns when the time of a request with this deadline is over, by the present state. If no
+    /// message waits for its reply, one may be sent at any moment.
     pub(super) fn until(&self, deadline: Instant) -> Instant {
         let later = |since: Instant, patience| since.checked_add(patience).unwrap_or(deadline);
         let reply = later(self.sent().unwrap_or_else(clock::now), WINDOW_PATIENCE);
@@ -175,12 +175,12 @@ impl WindowState {
         deadline.min(reply).min(drained)
     }
 
-    /// Whether a message has been under way for longer than any request waits.
+    /// Returns whether a message has waited for its reply for longer than any request waits.
     pub(super) fn is_overdue(&self) -> bool {
         self.sent().is_some_and(|sent| clock::elapsed(sent) >= WINDOW_PATIENCE)
     }
 
-    /// Ends the jobs that have not begun.
+    /// Removes the jobs that have not begun, and ends their requests.
     pub(super) fn give_up_jobs(&mut self) {
         for job in self.jobs.drain(..) {
             if let Some(pending) = job.pending {
@@ -189,13 +189,13 @@ impl WindowState {
         }
     }
 
-    /// Whether the front-end has this file, or may soon have it.
+    /// Returns whether the front-end has a descriptor of this file, or may soon have one.
     pub(super) fn has_handed_out(&self, file: FileId) -> bool {
         self.handed_out.values().any(|known| *known == file)
     }
 
-    /// Notes a file before its descriptor can be handed out. If there are many, forgets those whose
-    /// mappings are gone.
+    /// Notes a file before its descriptor can be sent to the front-end. If many files are noted,
+    /// forgets those without a mapping.
     pub(super) fn hand_out(&mut self, node: u64, file: FileId) {
         let mappings = self.mappings.as_ref();
         let held = mappings.map_or(0, Mappings::taken).saturating_add(WINDOW_REQUESTS_MAX);

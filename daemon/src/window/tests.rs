@@ -1,4 +1,4 @@
-//! The window against front-ends of few lines.
+//! Tests of the window against a scripted front-end.
 
 use super::state::{Peer, Work};
 use super::*;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const SLOTS: u64 = 4;
 
-/// Front-end that replies to each message when the test tells it to.
+/// Front-end that replies to each message when the test provides the reply.
 struct Played {
     heard: Sender<String>,
     answers: Receiver<Result<(), Failure>>,
@@ -46,7 +46,7 @@ impl Played {
     }
 }
 
-/// Window, and the side of the test.
+/// A window with a scripted front-end: the messages to it and the replies of the test.
 struct Stage {
     window: Arc<Window>,
     heard: Receiver<String>,
@@ -173,7 +173,7 @@ fn front_end_without_replies_or_mappings_is_not_used() {
     stage.play(&[("unmap 4", YES)]);
     stage.settled(&pending).unwrap_err();
     assert_eq!(stage.opened(number), None);
-    assert!(stage.window.prepare().is_none(), "it is not asked again");
+    assert!(stage.window.prepare().is_none(), "an unusable front-end is not probed again");
     let stage = Stage::new();
     let (number, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 4", NO), ("map 0 of 0 r RDONLY", NO), ("map 0 of 0 rw RDWR", NO)]);
@@ -190,7 +190,7 @@ fn read_only_mapping_needs_a_front_end_with_read_only_descriptors() {
     assert_eq!(
         stage.window.plan(&wanted(0, false), true),
         Ok(writable),
-        "more than asked, not more than granted"
+        "more than requested, but not more than granted"
     );
     let stage = Stage::new();
     stage.init_as_crosvm();
@@ -204,9 +204,9 @@ fn read_only_mapping_needs_a_front_end_with_read_only_descriptors() {
 fn descriptor_has_exactly_the_rights_of_its_mapping() {
     let stage = Stage::new();
     stage.init_as_crosvm();
-    // The host never gives such files: their rights differ from those of the mapping.
+    // The file system never returns such files: their rights differ from those of the mapping.
     let pending = stage.window.set_up(wanted(0, false), files(true)).unwrap();
-    assert_eq!(stage.settled(&pending), Err(Errno::EIO), "and no message was sent");
+    assert_eq!(stage.settled(&pending), Err(Errno::EIO), "no message was sent");
     let pending = stage.window.set_up(wanted(0, true), files(false)).unwrap();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
     stage.heard.try_recv().unwrap_err();
@@ -224,7 +224,11 @@ fn existing_mapping_is_reused_and_removed_for_the_next_guest() {
         assert_eq!(stage.window.plan(&wanted(2, writable), true), Ok(SetupPlan::There));
     }
     let (number, pending) = stage.window.prepare().unwrap();
-    assert_eq!(stage.window.plan(&wanted(2, true), true), Err(Errno::EIO), "not while it is cleared");
+    assert_eq!(
+        stage.window.plan(&wanted(2, true), true),
+        Err(Errno::EIO),
+        "no guest may map while the window is cleared"
+    );
     stage.play(&[("unmap 2", YES)]);
     stage.settled(&pending).unwrap();
     assert!(stage.opened(number).is_some());
@@ -242,7 +246,7 @@ fn only_the_last_of_two_inits_opens_the_window() {
     assert_eq!(stage.window.open(first), Err(Errno::EIO));
     assert!(stage.opened(second).is_some());
     stage.window.close();
-    assert_eq!(stage.window.open(second), Err(Errno::EIO), "also by one that does not map");
+    assert_eq!(stage.window.open(second), Err(Errno::EIO), "a guest that does not map replaces it too");
 }
 
 #[test]
@@ -254,7 +258,7 @@ fn late_reply_is_not_taken_for_another() {
     stage.window.begin_drain();
     let started = clock::now();
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
-    assert!(clock::elapsed(started) < WINDOW_PATIENCE, "a queue is stopped earlier");
+    assert!(clock::elapsed(started) < WINDOW_PATIENCE, "the stop of a queue waits less");
     stage.window.end_drain();
     let removal = stage.remove(1);
     stage.answers.send(YES).unwrap();
@@ -298,7 +302,7 @@ fn new_channel_is_used_while_the_old_one_hangs() {
     let pending = old.window.set_up(wanted(1, true), files(true)).unwrap();
     assert_eq!(old.hear(), "map 1 of 0 rw RDWR");
     let new = Stage::on(Arc::clone(&old.window));
-    // The map may have been carried out, or may be later.
+    // The front-end may have carried out the map, or may do so later.
     new.play(&[("unmap 1", YES)]);
     old.answers.send(YES).unwrap();
     assert_eq!(old.settled(&pending), Err(Errno::EIO));
@@ -312,7 +316,7 @@ fn threads_of_silent_front_ends_are_limited() {
     let window = window();
     let stuck: Vec<_> = (0..WINDOW_THREADS_MAX).map(|_| window.connect().unwrap()).collect();
     assert!(window.connect().is_none());
-    assert!(window.prepare().is_none(), "and there is no window then");
+    assert!(window.prepare().is_none(), "there is no window after that");
     drop(stuck);
     assert!(window.connect().is_some());
 }
@@ -323,7 +327,7 @@ fn waiting_requests_are_limited() {
     stage.init_as_crosvm();
     let waiting: Vec<_> = (0..WINDOW_REQUESTS_MAX).map(|_| stage.remove(0)).collect();
     let one_more = stage.window.remove(Vec::new());
-    // The thread may have done some of them. They count as long as they are held.
+    // The thread may have carried out some of them. They count until they are dropped.
     assert_eq!(one_more.err(), Some(Errno::EIO));
     drop(waiting);
     loop {
@@ -382,7 +386,7 @@ fn interrupted_probe_is_repeated() {
     assert_eq!(stage.opened(turn), None);
     stage.window.resume();
     let (turn, pending) = stage.window.prepare().unwrap();
-    // The mapping that is left is removed first.
+    // The mapping that the probe left is removed first.
     stage.play(&[("unmap 0", YES), ("unmap 4", NO), ("map 0 of 0 r RDONLY", YES)]);
     stage.play(&[("map 0 of 0 r RDONLY", YES), ("unmap 0", YES), ("map 0 of 1 r RDONLY", NO)]);
     stage.settled(&pending).unwrap();
@@ -397,7 +401,7 @@ fn broken_channel_is_not_used_again() {
     let pending = stage.window.set_up(wanted(1, true), files(true)).unwrap();
     stage.play(&[("map 1 of 0 rw RDWR", Err(Failure::Gone))]);
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
-    assert!(!stage.window.is_usable(), "no file is offered any more");
+    assert!(!stage.window.is_usable(), "no file is offered after that");
     assert!(stage.window.prepare().is_none());
     let again = Stage::on(Arc::clone(&stage.window));
     again.play(&[("unmap 1", YES)]);
@@ -413,7 +417,7 @@ fn refused_removal_after_reset_means_nothing_is_mapped() {
     stage.play(&[("map 0 of 0 rw RDWR", YES)]);
     stage.settled(&pending).unwrap();
     let (turn, pending) = stage.window.prepare().unwrap();
-    // A reset of the device has dropped it.
+    // A reset of the device has dropped the mapping.
     stage.play(&[("unmap 0", NO)]);
     stage.settled(&pending).unwrap();
     assert!(stage.opened(turn).is_some());
@@ -448,7 +452,7 @@ fn disconnect_during_probe_forgets_the_front_end() {
     stage.window.disconnect();
     assert!(matches!(stage.window.state.lock().peer, Peer::Absent));
     stage.answers.send(NO).unwrap();
-    // The thread ends with its channel, and sends nothing more.
+    // The thread ends with its channel and sends no further message.
     assert_eq!(stage.settled(&pending), Err(Errno::EIO));
     assert_eq!(stage.window.open(generation), Ok(None));
     assert!(stage.window.prepare().is_none());
@@ -486,7 +490,7 @@ fn guest_that_leaves_while_draining_is_cleared_after_the_drain() {
     stage.window.close();
     assert_eq!((stage.settled(&first), stage.settled(&second)), (Err(Errno::EIO), Err(Errno::EIO)));
     stage.window.end_drain();
-    // The first map is under way and may be carried out. The second was never sent.
+    // The first map was sent and may be carried out. The second was never sent.
     stage.answers.send(YES).unwrap();
     let (generation, pending) = stage.window.prepare().unwrap();
     stage.play(&[("unmap 1", YES)]);
