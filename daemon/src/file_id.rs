@@ -1,9 +1,9 @@
-//! Which file of the host, and on which file system.
+//! Identity of a file of the host and of its file system.
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 use std::os::fd::AsFd;
 
-/// A device number: of a device node, or of the file system that a file is on.
+/// The number of a device: of a device node, or of the file system of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the two parts of a device number")]
 pub struct DeviceId {
@@ -12,12 +12,12 @@ pub struct DeviceId {
 }
 
 impl DeviceId {
-    /// Unpacks the number of a device node in a message.
+    /// Decodes the number of a device node in a message.
     pub(crate) const fn unpack(packed: u32) -> Self {
         Self { major: (packed >> 8) & 0xfff, minor: (packed & 0xff) | ((packed >> 12) & 0xf_ff00) }
     }
 
-    /// Packs it as the kernel's `new_encode_dev` does: 12 bits of major, 20 of minor.
+    /// Encodes the number as the kernel's `new_encode_dev` does: 12 bits of major, 20 of minor.
     pub(crate) const fn pack(self) -> u32 {
         (self.minor & 0xff) | ((self.major & 0xfff) << 8) | ((self.minor & 0xf_ff00) << 12)
     }
@@ -28,17 +28,17 @@ impl DeviceId {
     }
 }
 
-/// A file of the host, as long as the host has it: a later file may get the same number.
+/// A file of the host, as long as it exists. A later file may get the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
-    /// Its file system.
+    /// File system of the file.
     pub device: DeviceId,
     /// Inode number.
     pub inode: u64,
 }
 
 impl FileId {
-    /// Asks the host for the file that a descriptor names.
+    /// Returns the file of a descriptor.
     ///
     /// # Errors
     /// The error of `statx(2)`.
@@ -47,7 +47,7 @@ impl FileId {
         rustix::fs::statx(fd, c"", flags, StatxFlags::INO).map(|stat| Self::of_stat(&stat))
     }
 
-    /// Returns the file that the host has described.
+    /// Returns the file of a `statx(2)` result.
     pub(crate) const fn of_stat(stat: &Statx) -> Self {
         Self { device: DeviceId::of_stat(stat), inode: stat.stx_ino }
     }

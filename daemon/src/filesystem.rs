@@ -1,8 +1,8 @@
 //! The interface between a session and a file system: one function for each permitted operation.
 //!
-//! [`FileSystem`] is all that the session sees. `passthrough` implements it for a directory of the
-//! host, fuzz targets for a model in memory. No implementation knows about messages, queues or
-//! replies, and none is called without a [`Permitted`] from the policy check.
+//! The session uses only [`FileSystem`]. `passthrough` implements it for a directory of the host,
+//! fuzz targets for a model in memory. No implementation uses messages, queues or replies, and each
+//! operation needs a [`Permitted`] from the policy check.
 
 #[cfg(test)]
 pub(crate) mod failing;
@@ -37,19 +37,19 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// Returns the user, or `None` if the guest does not name it. With `ALLOW_IDMAP`, Linux names
-    /// the user only in requests that create something.
+    /// Returns the user, or `None` if the request does not contain it. With `ALLOW_IDMAP`, Linux
+    /// sends the user only in requests that create something.
     pub(crate) const fn known_uid(&self) -> Option<u32> {
         if self.uid == u32::MAX { None } else { Some(self.uid) }
     }
 
-    /// Returns the group, or `None` as [`Self::known_uid`] does.
+    /// Returns the group, or `None` if the request does not contain it; see [`Self::known_uid`].
     pub(crate) const fn known_gid(&self) -> Option<u32> {
         if self.gid == u32::MAX { None } else { Some(self.gid) }
     }
 
-    /// Returns whether the caller may have `CAP_FSETID`, for requests that do not say: root has it
-    /// by default.
+    /// Returns whether the caller may have `CAP_FSETID`, for requests that do not contain it. By
+    /// default only root has it.
     pub(crate) const fn may_have_fsetid(&self) -> bool {
         matches!(self.known_uid(), Some(0))
     }
@@ -60,7 +60,7 @@ impl Caller<'_> {
 pub struct Call<'a, T> {
     /// Node that the operation acts on, unverified.
     pub node: NodeId,
-    /// Process in the guest that asks.
+    /// Calling process in the guest.
     pub caller: Caller<'a>,
     /// The decoded request body.
     pub operation: T,
@@ -69,30 +69,30 @@ pub struct Call<'a, T> {
 /// Whether a call may wait for the host: for a disk, a lease or a lock of another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// It must not wait. It returns [`Paced::WouldBlock`] or [`Paced::Leased`] instead.
+    /// The call must not wait. It returns [`Paced::WouldBlock`] or [`Paced::Leased`] instead.
     Now,
-    /// It may wait.
+    /// The call may wait.
     Patient,
 }
 
-/// The result of an operation that keeps a [`Pace`] or obeys a [`StopCheck`].
+/// The result of an operation with a [`Pace`] or a [`StopCheck`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "an operation that is not ready has not been carried out"]
 pub enum Paced<T> {
     /// The operation is done.
     Ready(T),
-    /// The operation would have to wait for the host and has done nothing. Only with [`Pace::Now`].
+    /// The operation would have to wait for the host and had no effect. Only with [`Pace::Now`].
     WouldBlock,
-    /// Another process holds a lease on the file (`F_SETLEASE` of `fcntl(2)`), and the host told it
-    /// to give the lease up. The operation has done nothing and must be served again later. Only
-    /// with [`Pace::Now`].
+    /// Another process holds a lease on the file (`F_SETLEASE` of `fcntl(2)`), and the host has
+    /// told it to give up the lease. The operation had no effect and must be served again later.
+    /// Only with [`Pace::Now`].
     Leased,
-    /// The operation ended between two of its steps, because its [`StopCheck`] said so.
+    /// The [`StopCheck`] ended the operation between two of its steps.
     Stopped,
 }
 
 impl<T> Paced<T> {
-    /// Returns the result of an operation with [`Pace::Patient`] that nothing stopped.
+    /// Returns the result of an operation with [`Pace::Patient`] that was not stopped.
     ///
     /// # Errors
     /// EAGAIN if it is not ready.
@@ -117,14 +117,13 @@ impl<T> Paced<T> {
 /// Whether an operation that was stopped between two steps may start again from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// A second run of a step has no effect, whatever others did to the file in between.
+    /// A second run of a step has no effect, even if the file has changed in between.
     Harmless,
-    /// A second run of a step could undo what others wrote in between.
+    /// A second run of a step could undo a write that came in between.
     Harmful,
 }
 
-/// A question that a long operation asks between two steps. If the answer is true, the operation
-/// ends there without a reply.
+/// Tells a long operation between two steps whether to stop there, without a reply.
 #[derive(Clone, Copy)]
 pub struct StopCheck<'s> {
     asked: &'s dyn Fn(Repeat) -> bool,
@@ -142,12 +141,12 @@ impl<'s> StopCheck<'s> {
         Self { asked, reached: Some(reached) }
     }
 
-    /// Stops the operation when `asked` returns true. It starts again from its beginning.
+    /// Stops the operation when `asked` returns true. A later attempt starts from the beginning.
     pub const fn once(asked: &'s dyn Fn(Repeat) -> bool) -> Self {
         Self { asked, reached: None }
     }
 
-    /// Returns a check with the same progress and another question.
+    /// Returns a check with the same progress and another condition.
     #[must_use]
     pub const fn with<'a>(self, asked: &'a dyn Fn(Repeat) -> bool) -> StopCheck<'a>
     where
@@ -187,7 +186,7 @@ impl fmt::Debug for StopCheck<'_> {
 pub enum Locking {
     /// The range is locked or unlocked as requested.
     Done,
-    /// Another owner holds a conflicting lock: this one, if it is an owner of record locks of the
+    /// Another owner holds a conflicting lock. Contains the owner if it owns record locks of the
     /// same guest.
     Held(Option<LockOwner>),
 }
@@ -201,8 +200,8 @@ pub struct InodeFlags {
     pub set: Option<u32>,
 }
 
-/// A descriptor of a file for a mapping. The front-end gets a copy of it, so the daemon closes its
-/// own after the front-end's answer.
+/// A descriptor of a file for a mapping. The front-end gets a copy, so the daemon closes its own
+/// after the front-end's reply.
 #[derive(Debug)]
 pub struct MapFile {
     file: OwnedFd,
@@ -229,7 +228,7 @@ impl MapFile {
         }
     }
 
-    /// Returns the file.
+    /// Returns the identity of the file.
     pub const fn id(&self) -> FileId {
         self.id
     }
@@ -288,8 +287,8 @@ pub type Answer<T> = Result<T, Errno>;
 #[expect(missing_docs, reason = "each method is its operation, documented in pinhole_protocol")]
 #[expect(clippy::missing_errors_doc, reason = "each error is the errno that the guest's caller gets")]
 pub trait FileSystem: Places + Send + Sync {
-    /// Forgets every node but the root, every handle and every lock: at INIT and at the end of a
-    /// connection. `negotiated` are the features of the new session.
+    /// Forgets every node but the root, every handle and every lock. Called at INIT and at the end
+    /// of a session. `negotiated` are the features of the new session.
     fn reset(&self, negotiated: InitFlags);
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry>;
@@ -333,7 +332,7 @@ pub trait FileSystem: Places + Send + Sync {
     fn fsync(&self, call: Allowed<'_, protocol::Fsync>) -> Answer<Durable>;
     /// Returns a lock that conflicts with the given one, if there is one.
     fn get_lock(&self, call: Allowed<'_, protocol::GetLock>, pace: Pace) -> Answer<Paced<Option<FileLock>>>;
-    /// Tries once, also for SETLKW: the session repeats a request that waits.
+    /// Tries once, even for SETLKW: the session repeats a waiting request.
     fn set_lock(&self, call: Allowed<'_, protocol::SetLock>, pace: Pace) -> Answer<Paced<Locking>>;
     /// Reserves a long range in steps; see [`StopCheck`].
     fn fallocate(&self, call: Allowed<'_, protocol::Fallocate>, stop: StopCheck<'_>) -> Answer<Paced<()>>;

@@ -1,10 +1,10 @@
-//! The guest's memory as one request uses it: the part that the daemon itself may read and write,
-//! and the part that only the kernel may.
+//! The guest's memory for one request: the part that the daemon itself may read and write, and the
+//! part that only the kernel may.
 //!
 //! QEMU describes each mapping of the DAX window as a memory region like any other. Behind such a
 //! region is a file of the share, which any process may truncate. A thread that then touches a page
 //! past its end gets SIGBUS, but `preadv2` and `pwritev2` fail with EFAULT. So only file data may
-//! be there: no ring, no table of descriptors, no header, no reply.
+//! be in such a region: no ring, no table of descriptors, no header, no reply.
 
 use vm_memory::GuestMemoryMmap;
 
@@ -13,7 +13,7 @@ use vm_memory::GuestMemoryMmap;
 pub struct GuestView<'a> {
     /// Memory that never disappears: for rings, tables, messages and replies.
     pub ram: &'a GuestMemoryMmap,
-    /// That memory and the window's: for data, by address, in system calls only.
+    /// That memory and the window: for data, only by address in system calls.
     pub all: &'a GuestMemoryMmap,
 }
 

@@ -1,10 +1,10 @@
 //! Moves file data directly to and from memory that is shared with a guest.
 //!
-//! Why `unsafe` here: guest memory may change at any moment, so no Rust reference to it may exist.
-//! The kernel gets plain addresses. Only this file makes the two calls that take them, `preadv2`
-//! and `pwritev2`. It does not use the C library's functions of these names: they make another call
-//! if the file system returns ENOSYS, and the filter of a queue thread ends the process for that
-//! one.
+//! Reason for `unsafe`: guest memory may change at any moment, so no Rust reference to it may
+//! exist. The kernel gets plain addresses. Only this file makes the two system calls that take
+//! them, `preadv2` and `pwritev2`. It does not use the C library's functions of these names. They
+//! make another system call if the file system returns ENOSYS, and for that call the filter of a
+//! queue thread ends the process.
 #![expect(unsafe_code, reason = "preadv2 and pwritev2 on guest memory, to which no reference may exist")]
 
 use crate::guest_view::GuestView;
@@ -23,12 +23,11 @@ pub struct Piece {
     pub len: u32,
 }
 
-/// Pieces of memory that are one sequence of bytes for a READ or WRITE. Making this view costs
-/// nothing.
+/// Pieces of memory that form one sequence of bytes for a READ or WRITE. The view copies no data.
 #[derive(Clone, Copy, Debug)]
 pub struct IoVectors<'a> {
     backing: Backing<'a>,
-    /// Number of bytes left out at the start.
+    /// Number of bytes that are skipped at the start.
     skipped: usize,
     /// Number of bytes after those.
     len: usize,
@@ -68,8 +67,8 @@ impl<'a> IoVectors<'a> {
         Self { backing: Backing::Nothing, skipped: 0, len: 0 }
     }
 
-    /// Returns a view of `pieces` of a guest's memory, one after the other. A transfer ends before
-    /// a piece that is not in one region of `memory`, and a copy also before a piece in the window.
+    /// Returns a view of `pieces` of a guest's memory, in this order. A transfer ends before a
+    /// piece that is not in one region of `memory`. A copy also ends before a piece in the window.
     pub fn guest(memory: impl Into<GuestView<'a>>, pieces: &'a [Piece]) -> Self {
         let lens = pieces.iter().map(|piece| usize::try_from(piece.len).unwrap_or(usize::MAX));
         let len = lens.fold(0, usize::saturating_add);
@@ -99,7 +98,8 @@ impl<'a> IoVectors<'a> {
         Self { skipped: self.skipped.saturating_add(skipped), len: self.len.saturating_sub(skipped), ..self }
     }
 
-    /// Copies the bytes out, each once, as far as there is room. Returns their number.
+    /// Copies the bytes to `room`, each once, as far as they fit. Returns the number of copied
+    /// bytes.
     pub fn copy_to(&self, mut room: &mut [u8]) -> usize {
         let before = room.len();
         for slice in self.slices(|memory| memory.ram) {
@@ -110,7 +110,7 @@ impl<'a> IoVectors<'a> {
         before.saturating_sub(room.len())
     }
 
-    /// Copies `bytes` in, as far as there is room. Returns their number.
+    /// Copies `bytes` into the memory, as far as they fit. Returns the number of copied bytes.
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         for slice in self.slices(|memory| memory.ram) {
@@ -183,7 +183,8 @@ impl<'a> IoVectors<'a> {
             Backing::Nothing | Backing::One(_) => 1,
             Backing::Guest(_, pieces) => pieces.len(),
         };
-        // Most transfers have one or two pieces. Only long ones need a long array on the stack.
+        // Most transfers have one or two pieces. Only long transfers need a long array on the
+        // stack.
         let slices = self.slices(|memory| memory.all);
         if count <= FEW {
             transfer::<FEW>(slices, offset, call)
@@ -233,8 +234,10 @@ impl<'a> Iterator for Slices<'a> {
     }
 }
 
-/// Runs `call` over the pieces in groups for one system call each, until a short count. Makes one
-/// call even if there are no bytes: the host decides whether the file is open for it.
+/// Runs `call` over groups of pieces, one system call for each, until a short count.
+///
+/// Makes one call even if there are no bytes, because the host checks whether the file is open for
+/// the transfer.
 #[inline(never)]
 fn transfer<const COUNT: usize>(
     mut slices: Slices<'_>,
@@ -260,7 +263,8 @@ fn transfer<const COUNT: usize>(
                 break moved;
             }
             let error = io::Error::last_os_error();
-            // A file server may return it if SIGSTOP, a freezer or a tracer interrupts the wait.
+            // A network file system may return it if SIGSTOP, a freezer or a tracer interrupts the
+            // wait.
             if error.kind() != io::ErrorKind::Interrupted {
                 return if done == 0 { Err(error) } else { Ok(done) };
             }
@@ -278,8 +282,8 @@ const HIGH_HALF: libc::c_long = 0;
 /// Largest number of pieces of one `preadv2` or `pwritev2` (`UIO_MAXIOV`).
 const VECTORS_MAX: usize = 1024;
 
-/// Number of pieces of a short transfer: up to 64 KiB in pages, and a few that the guest's
-/// allocator has split.
+/// Largest number of pieces of a short transfer: 64 KiB in single pages, and some more pieces if
+/// the guest's allocator has split the buffer.
 const FEW: usize = 32;
 
 #[cfg(test)]
@@ -439,7 +443,7 @@ mod tests {
         let filter =
             SeccompFilter::new(without.into_iter().collect(), SeccompAction::Allow, refused, arch).unwrap();
         let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-        // On a thread that ends, because a filter stays.
+        // On a thread of its own, because a filter stays until the thread ends.
         let tried = std::thread::spawn(move || {
             let file = tempfile::tempfile().unwrap();
             let mut bytes = vec![1; 4];

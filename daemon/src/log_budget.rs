@@ -1,10 +1,10 @@
-//! Limits how much a guest can make the log grow.
+//! Limits the log lines that a guest can cause.
 //!
-//! Lines come from [`Source`]s: one for each kind of complaint about each queue, and one for each
-//! other place where a guest can cause a line. A source backs off: its first line passes at once,
-//! the next one at least a second later, then a minute, then an hour ([`LOG_BACK_OFF`]). All
-//! sources share one budget for the process ([`LOG_LINES_BURST`], [`LOG_LINE_PERIOD`]). Lines that
-//! do not pass are counted, and the next line of the source reports their number.
+//! Each line comes from a [`Source`]. There is a source for each kind of error of each queue, and
+//! for each other place where a guest can cause a line. A source backs off: its first line passes
+//! at once, the next line at least a second later, then a minute, then an hour ([`LOG_BACK_OFF`]).
+//! All sources share one budget of the process ([`LOG_LINES_BURST`], [`LOG_LINE_PERIOD`]). Lines
+//! that do not pass are counted, and the next line of the source reports their number.
 
 use crate::limits::{LOG_BACK_OFF, LOG_LINE_PERIOD, LOG_LINES_BURST};
 use crate::sync::clock;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 /// The budget of this process.
 static BUDGET: LineBudget = LineBudget::new();
 
-/// The lines that may pass now, of all sources.
+/// Number of lines of all sources that may pass now.
 #[derive(Debug)]
 struct LineBudget(Mutex<Option<Lines>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Lines {
     left: u32,
-    /// When the last line was added.
+    /// Time at which the last line was added.
     added: Instant,
 }
 
@@ -73,8 +73,8 @@ impl Source {
         Self::with(&LOG_BACK_OFF)
     }
 
-    /// Makes a source that only the budget of the process limits: for events of a connection, of
-    /// which an operator wants each line.
+    /// Makes a source that only the budget of the process limits, for events of a connection. An
+    /// operator needs each of these lines.
     pub const fn of_news() -> Self {
         Self::with(&[])
     }
@@ -84,13 +84,14 @@ impl Source {
         Self { back_off, past: Mutex::new(past) }
     }
 
-    /// Asks for one line. Returns how many lines did not pass since the last one that did. `None`:
-    /// this line does not pass either.
+    /// Asks for one line. Returns the number of suppressed lines since the last line that passed.
+    /// `None`: this line does not pass either.
     pub fn pass(&self) -> Option<u64> {
         self.past.lock().pass(self.back_off, &BUDGET, clock::now())
     }
 
-    /// As [`Source::pass`], for a panic hook, which must not wait: the thread may hold the lock.
+    /// Does the same as [`Source::pass`] without waiting, for a panic hook: the panicking thread
+    /// may hold the lock.
     pub fn try_pass(&self) -> Option<u64> {
         self.past.try_lock()?.pass(self.back_off, &BUDGET, clock::now())
     }
@@ -182,13 +183,13 @@ mod tests {
         assert_eq!(clock.pass(SECOND), None);
         assert_eq!(clock.pass(LOG_LINE_PERIOD), Some(u64::from(LOG_LINES_BURST) + 1));
         assert_eq!(clock.pass(LOG_LINE_PERIOD + SECOND), None);
-        // It holds at most a burst, after any time.
+        // The budget never exceeds a burst.
         let much_later = 1000 * HOUR;
         let burst = (0..2 * LOG_LINES_BURST).filter(|_| clock.pass(much_later).is_some()).count();
         assert_eq!(burst, usize::try_from(LOG_LINES_BURST).unwrap());
     }
 
-    /// Every queue of the largest device has both complaints ten times a second for a day.
+    /// Every queue of the largest device has both kinds of errors ten times a second for a day.
     #[test]
     fn a_hostile_guest_adds_less_than_half_a_megabyte_a_day() {
         const QUEUES: usize = 64;

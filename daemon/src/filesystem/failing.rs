@@ -1,4 +1,4 @@
-//! A file system whose operations panic, for tests of the session and the transports.
+//! A file system whose operations panic, for tests of the transports.
 
 use crate::filesystem::{Allowed, Answer, FileSystem, ListNames, Pace, Paced, StopCheck};
 use crate::filesystem::{Durable, InodeFlags, Locking, MapFile};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 #[derive(Debug)]
 #[must_use = "the reply says success only when the data is durable"]
 pub enum Durable {
-    /// It is durable.
+    /// The data is durable.
     Done,
-    /// It is durable when this turn is over.
+    /// The data is durable when this turn is over.
     With(Arc<SyncTurn>),
 }
 
@@ -28,7 +28,7 @@ impl Durable {
     }
 }
 
-/// A call of `syncfs(2)`, or one for each mount of a share. Several requests get its outcome.
+/// One call of `syncfs(2)`, or one for each mount of a share. Several requests share its outcome.
 #[derive(Debug, Default)]
 pub struct SyncTurn {
     /// Each change under this lock is complete before anything can panic.
@@ -41,7 +41,7 @@ struct TurnState {
     outcome: Option<Result<(), Errno>>,
     /// Number of requests that wait for the turn or have not read its outcome yet.
     requests: usize,
-    /// A request was given up without the outcome. It comes again.
+    /// A request was given up before it had the outcome. It will be served again.
     was_left: bool,
 }
 
@@ -58,13 +58,13 @@ impl SyncTurn {
         self.state.lock().outcome
     }
 
-    /// Returns whether its requests may wait without a thread.
+    /// Returns whether another request may wait without a thread.
     pub fn has_room(&self) -> bool {
         self.state.lock().requests <= SYNC_WAITERS_MAX
     }
 
-    /// Gives up a request if the turn is not over and `gives_up` returns true. Returns whether it
-    /// did.
+    /// Gives up a request if the turn is not over and `gives_up` returns true. Returns whether the
+    /// request was given up.
     pub fn leave(&self, gives_up: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
         let left = state.outcome.is_none() && gives_up();
