@@ -1,5 +1,5 @@
-//! The host file system called directly, as the session calls it: lifetimes, limits and identities that no guest can
-//! be asked to show.
+//! Does the passthrough file system keep the lifetimes, limits and identities that no guest can
+//! show? The tests call it directly, as the session does.
 #![cfg(test)]
 use pinhole::filesystem::{Allowed, Call, Caller, FileSystem, Pace, Paced, Repeat, StopCheck};
 use pinhole::io_vectors::IoVectors;
@@ -95,7 +95,7 @@ fn a_node_lives_until_its_last_lookup_is_forgotten() {
     let stale = share.get_attr(at(node, protocol::GetAttr { handle: None }));
     assert_eq!(stale.err(), Some(Errno::ESTALE));
     let again = look_up(&share, NodeId::ROOT, "a").unwrap().node;
-    assert_ne!(again, node, "an id is never given out twice");
+    assert_ne!(again, node, "a node id is never reused");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn write_drops_suid_exactly_when_the_guest_says_so() {
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
 }
 
-/// FALLOCATE of the first `length` bytes, ended where `stop` says so.
+/// Carries out FALLOCATE of the first `length` bytes, until `stop` returns true.
 fn reserve(
     share: &Passthrough,
     (handle, length): (Handle, u64),
@@ -223,7 +223,7 @@ fn stopped_reservation_does_not_change_the_length() {
     assert_eq!(whole.len(), length);
     assert!(whole.blocks() * 512 >= length);
     assert_eq!(std::fs::read(&path).unwrap().get(..7), Some(&b"content"[..]));
-    // A hole that is punched twice could take what was written in between.
+    // A second punch could remove data that was written in between.
     let harmful = |repeat| {
         assert_eq!(repeat, Repeat::Harmful);
         false
@@ -247,14 +247,15 @@ fn impossible_reservation_fails_before_its_first_step() {
     assert_eq!((file.len(), file.blocks()), (0, 0));
 }
 
-/// What a change by this user leaves of mode 6755 of a file of root's.
+/// Returns the mode that a change by this user leaves of mode 6755, on a file of root.
 fn left_by(uid: u32, change: impl FnOnce(&Passthrough, NodeId, Handle)) -> u32 {
     let (directory, share) = share(100);
     let path = directory.path().join("suid");
     std::fs::write(&path, "content").unwrap();
     let node = look_up(&share, NodeId::ROOT, "suid").unwrap().node;
     let handle = open(&share, node, 2).unwrap().handle;
-    // A thread keeps what an earlier request told it until a later one tells it otherwise.
+    // A thread keeps or lacks CAP_FSETID until a later request needs the opposite. This write leaves
+    // the thread in the opposite of the state that the change needs.
     let flags = if uid == 0 { WriteFlags::KILL_SUIDGID } else { WriteFlags::empty() };
     write(&share, handle, flags).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6755)).unwrap();
@@ -360,7 +361,7 @@ fn the_root_has_nothing_above_it() {
     let bytes = list(&share, NodeId::ROOT, 0, 4096).unwrap();
     let records: Vec<u64> =
         bytes.chunks(24 + 8).map(|record| u64::from_le_bytes(record[..8].try_into().unwrap())).collect();
-    assert_eq!(records, [own, own], "\".\" and \"..\" are the root itself");
+    assert_eq!(records, [own, own], "\".\" and \"..\" are both the root");
 }
 
 #[test]
@@ -394,7 +395,7 @@ fn listing_continues_where_it_stopped() {
         while !rest.is_empty() {
             let len = u32::from_le_bytes(rest[16..20].try_into().unwrap()) as usize;
             offset = u64::from_le_bytes(rest[8..16].try_into().unwrap());
-            assert!(names.insert(rest[24..24 + len].to_vec()), "no name comes twice");
+            assert!(names.insert(rest[24..24 + len].to_vec()), "no name is listed twice");
             rest = &rest[(24 + len).next_multiple_of(8)..];
         }
     }

@@ -1,4 +1,5 @@
-//! Mounts below the share: their descriptors count, and none is closed under a request.
+//! Do the descriptors of mounts below the share count in the budget, and do they stay open while a
+//! request uses them?
 #![cfg(test)]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
 use pinhole::passthrough::{Passthrough, ShareConfig};
@@ -39,7 +40,7 @@ impl Share {
         self.host.lookup(at(parent, Lookup { name: Name::parse(&name).unwrap() }))
     }
 
-    /// Does each operation that opens the mount again.
+    /// Carries out each operation that opens the mount again.
     fn use_file(&self, root: NodeId, file: NodeId) {
         assert_eq!(self.look_up(root, "file").unwrap().node, file);
         self.forget(file);
@@ -85,14 +86,14 @@ fn descriptors_of_mounts_count_in_the_budget() {
         }
     };
     assert_eq!(refused, Errno::ENFILE);
-    // The last look-up needs one more descriptor while it runs.
+    // A look-up needs one more descriptor while it runs.
     assert_eq!(known.len() as u64, LIMIT - 1);
     assert_eq!(share.host.held().descriptors, LIMIT - 1);
     for node in known {
         share.forget(node);
     }
     share.host.close_idle();
-    assert_eq!(share.host.held().descriptors, 0, "what is forgotten is given back");
+    assert_eq!(share.host.held().descriptors, 0, "the descriptors of forgotten nodes are closed");
     share.look_up(NodeId::ROOT, "mount-11").unwrap();
 }
 

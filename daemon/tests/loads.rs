@@ -1,10 +1,11 @@
-//! Does the load of a shared value return a value of its own place, whatever another thread does between two of its
-//! instructions? The guest's memory and the inode tables are loaded this way. arc-swap before 1.9.5 could return the value
-//! of another place.
+//! Does `ArcSwap::load` always return a value of its own instance, even if another thread stores
+//! values between two of its instructions? The daemon loads the guest's memory and the inode tables
+//! this way. arc-swap before 1.9.5 could return the value of another instance.
 //!
-//! A tracer stops the loading thread after the instruction that reads the pointer, and once more a number of instructions
-//! later. The test tries every number, so it does not depend on chance. The tracer is a Perl program, because Rust has no safe
-//! call for it. Needs Linux on x86-64 and the right to trace (root, or `kernel.yama.ptrace_scope` 0).
+//! A tracer stops the loading thread after the instruction that reads the pointer, and again a
+//! number of instructions later. The test tries every number, so it does not depend on chance. The
+//! tracer is a Perl program, because Rust has no safe call for `ptrace(2)`. The test needs Linux on
+//! x86-64 and the right to trace (root, or `kernel.yama.ptrace_scope` 0).
 #![cfg(test)]
 
 use arc_swap::ArcSwap;
@@ -13,23 +14,27 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-/// Bytes of a value. The allocator gives memory of this size to the next value as soon as it is free.
+/// Bytes of a value. The allocator reuses freed memory of this size for the next value.
 const LEN: usize = 40;
-/// Values of the place that is loaded.
+/// Byte of the values of the instance that is loaded.
 const OWN: u8 = 1;
-/// Values of another place.
+/// Byte of the values of another instance.
 const OTHER: u8 = 2;
-/// Moments of a load that the test must have seen, lest it looked beside it. There are more than a hundred.
+/// Instructions of a load at which the test must have stopped the thread. With fewer, it traced
+/// other code. A load has more than a hundred.
 const MOMENTS_MIN: usize = 20;
-/// Moments after which a load has not ended and never will.
+/// Number of instructions after which the test gives up, because the load does not end.
 const MOMENTS_MAX: usize = 10_000;
 
-/// Traces the thread whose number is its argument, from one `read(2)` to the next.
+/// Traces the thread whose thread id is the argument, from one `read(2)` to the next.
 ///
-/// For each line `ADDRESS COUNT` it lets the thread return from `read(2)` and go on until an instruction has put the address
-/// into a register. It says `loaded`, waits for a line, and lets the thread execute COUNT more instructions. It says `stopped`,
-/// or `end` if the next instruction is a system call, waits for a line, and lets the thread go on. When the thread is in `read(2)`
-/// again, it says `waiting`.
+/// For each input line `ADDRESS COUNT`:
+///
+/// 1. Lets the thread return from `read(2)` and run until an instruction has put the address into a
+///    register. Prints `loaded` and waits for a line.
+/// 2. Lets the thread execute COUNT more instructions. Prints `stopped`, or `end` if the next
+///    instruction is a system call, and waits for a line.
+/// 3. Lets the thread run until it is in `read(2)` again. Prints `waiting`.
 const TRACER: &str = r#"
     my ($peek, $step, $registers, $attach, $call) = (1, 9, 12, 16, 24);
     my $thread = 0 + $ARGV[0];
@@ -87,7 +92,7 @@ const TRACER: &str = r#"
     }
 "#;
 
-/// The tracer, which lets the thread go when it ends.
+/// The tracer process. At its end it detaches from the thread.
 struct Tracer {
     process: Child,
     orders: ChildStdin,
@@ -116,7 +121,7 @@ impl Tracer {
     fn report(&mut self) -> String {
         let mut line = String::new();
         self.reports.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the tracer has ended, see above");
+        assert!(!line.is_empty(), "the tracer has ended; see its error message above");
         line.trim_end().to_owned()
     }
 
@@ -144,7 +149,7 @@ fn a_load_returns_a_value_of_its_own_place() {
     let loaded = &own;
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // The first load makes what the thread needs for all others.
+            // The first load allocates the thread's data for all later loads.
             drop(loaded.load());
             tell_number.send(rustix::thread::gettid()).unwrap();
             while begin.read_exact(&mut [0]).is_ok() {
@@ -153,7 +158,7 @@ fn a_load_returns_a_value_of_its_own_place() {
             }
         });
         let mut tracer = Tracer::of(number.recv().unwrap().as_raw_nonzero().get());
-        // No address comes twice, so the tracer finds none that is left in a register.
+        // Each round uses a new address, so no old one can be left in a register.
         let mut kept = Vec::new();
         let moments = (0..MOMENTS_MAX).find(|count| {
             let first = value(OWN);
@@ -164,7 +169,7 @@ fn a_load_returns_a_value_of_its_own_place() {
             assert_eq!(tracer.report(), "loaded");
             own.store(value(OWN));
             let reused = value(OTHER);
-            assert_eq!(address(&reused), freed, "the allocator has another order");
+            assert_eq!(address(&reused), freed, "the allocator did not reuse the freed memory");
             other.store(reused);
             tracer.order("on");
             let place = tracer.report();

@@ -1,5 +1,5 @@
-//! Nodes without descriptors: opened again by inode handle, or by name, while the host changes the
-//! names.
+//! Are nodes without descriptors opened again correctly, by inode handle or by name, while the host
+//! changes the names?
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Call, Caller, FileSystem, Pace, Paced};
@@ -238,8 +238,8 @@ fn reused_inode_number_is_another_node() {
                 push_out(&directory, &share);
             }
             std::fs::remove_file(&path).unwrap();
-            // The host reuses the number only once nothing holds the inode, and before the disk has
-            // no other left.
+            // The host reuses the number only if no descriptor holds the inode, and before the disk
+            // has used up all numbers.
             let reused = (0..SmallDisk::INODES).any(|n| {
                 let other = directory.path().join(format!("other-{n}"));
                 let same =
@@ -255,7 +255,7 @@ fn reused_inode_number_is_another_node() {
                 assert_ne!(second.node, first.node, "{way:?}");
                 assert_eq!(inode(&share, second.node), Ok(number), "{way:?}");
                 assert_eq!(inode(&share, first.node), Err(Errno::ESTALE), "{way:?}");
-                // To forget the old node leaves the new one in place.
+                // FORGET of the old node does not affect the new one.
                 share.forget(at(first.node, Forget { count: 100 }));
                 assert_eq!(look_up(&share, "a").node, second.node, "{way:?}");
             } else {

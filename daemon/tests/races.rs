@@ -1,5 +1,7 @@
-//! What a guest gains by using two queues at once: the gate looks before the host acts, and what one queue asks for is
-//! made, moved or released by the other in between. Each test races for a while and must never win.
+//! Can a guest exceed its policy with two queues at once?
+//!
+//! The policy check comes before the host call. In between, the other queue creates, moves or
+//! releases the object of the request. Each test races for a while and must never win.
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a test of whole threads has the clock of the host")]
 use pinhole::filesystem::{Allowed, Call, Caller, Durable, FileSystem, Pace, errno_of};
@@ -15,10 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Without what each test is about, the guest wins within milliseconds.
+/// Length of a race. Without the protection under test, the guest wins within milliseconds.
 const LONG: Duration = Duration::from_secs(1);
 
-/// A key that is given out again has the next generation (`slots.rs`): a guest can tell what it will be.
+/// Distance between a key and the next key of the same slot (`slots.rs`). So a guest can predict
+/// the next key.
 const GENERATION: u64 = 1 << 32;
 
 /// A share under a policy, with a directory `ro` and a file in it.
@@ -44,7 +47,7 @@ impl Share {
         self.directory.path().join(path)
     }
 
-    /// Through the gate, as the session does it.
+    /// Makes the policy check, as the session does.
     fn permit<'a, T>(&self, node: NodeId, operation: T) -> Result<Allowed<'a, T>, Errno>
     where
         Call<'a, T>: RequiresAccess,
@@ -119,8 +122,10 @@ fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
     then(Name::parse(&text).unwrap())
 }
 
-/// One queue repeats `ask` for the key that the other will be given next: `give_out` lets that be given out and taken
-/// back, and says which it was. How often the first succeeded; what it gets otherwise must be one of `refusals`.
+/// Races `ask` against `give_out` and returns how often `ask` succeeded.
+///
+/// One queue repeats `ask` for the key that the other queue gets next. `give_out` creates and
+/// releases that key, and returns it. Each error of `ask` must be one of `refusals`.
 fn wins(
     first: u64,
     refusals: &[Errno],
@@ -140,7 +145,7 @@ fn wins(
         let began = Instant::now();
         while began.elapsed() < LONG && won.load(Ordering::Relaxed) == 0 {
             let given = give_out();
-            assert_eq!(given, next.load(Ordering::Relaxed), "the guest can tell what comes next");
+            assert_eq!(given, next.load(Ordering::Relaxed), "the guest can predict the next key");
             next.store(given + GENERATION, Ordering::Relaxed);
         }
         over.store(true, Ordering::Relaxed);
@@ -150,20 +155,21 @@ fn wins(
 
 const PLAIN: protocol::RenameFlags = protocol::RenameFlags::empty();
 
-/// Looking and reading, and nothing that changes anything.
+/// Policy that permits reads only, below `ro`.
 const READ_ONLY: &str = r#"
     [[path]]
     match = "/ro/**"
     access = ["lookup", "stat", "read", "list"]
 "#;
 
-/// Nothing is asked of a node before there is one: what it would grant is not known.
+/// Asserts that `ask` never succeeds for a node that does not exist yet. The policy cannot know the
+/// rights at such a node.
 fn no_wins_at(path: &str, refusals: &[Errno], ask: impl Fn(&Share, NodeId) -> Result<(), Errno> + Sync) {
     let share = Share::new(READ_ONLY);
     let (directory, name) = path.rsplit_once('/').unwrap();
     let directory = share.find(directory);
     let node = share.look_up(directory, name).unwrap().node;
-    assert_eq!(ask(&share, node), Err(Errno::EPERM), "the plain way is refused");
+    assert_eq!(ask(&share, node), Err(Errno::EPERM), "refused without a race");
     share.forget(node);
     let give_out = || {
         let node = share.look_up(directory, name).unwrap().node;
@@ -191,7 +197,7 @@ fn future_handle_is_refused() {
     let share = Share::new(READ_ONLY);
     let file = share.find("ro/file");
     let handle = share.open(file, 0).unwrap();
-    assert_eq!(share.fsync(handle), Err(Errno::EPERM), "the plain way is refused");
+    assert_eq!(share.fsync(handle), Err(Errno::EPERM), "refused without a race");
     share.release(handle).unwrap();
     let give_out = || {
         let handle = share.open(file, 0).unwrap();
@@ -214,14 +220,16 @@ fn granted_operations_work() {
     share.release(handle).unwrap();
 }
 
-/// Lets one queue make `a/x` a directory by `change`, again and again, while another moves the file of that name to
-/// where no directory may come; whether one came.
+/// Returns whether a race can move a directory to a place where the policy permits none.
+///
+/// One queue makes `a/x` a directory by `change`, again and again. Another queue moves the file of
+/// that name to `ro`, where no directory may be moved to.
 fn brings_a_directory(change: impl Fn(&Share, NodeId) + Sync) -> bool {
     let access = r#"["lookup", "stat", "read", "list", "rename"]"#;
     let share = Share::new(&format!("[[path]]\nmatch = \"/ro/**\"\naccess = {access}\n"));
     std::fs::create_dir_all(share.path("a/d/e")).unwrap();
     let (ro, a) = (share.find("ro"), share.find("a"));
-    assert_eq!(share.rename((a, "d"), (ro, "d2"), PLAIN), Err(Errno::EXDEV), "the plain way is refused");
+    assert_eq!(share.rename((a, "d"), (ro, "d2"), PLAIN), Err(Errno::EXDEV), "refused without a race");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -257,8 +265,9 @@ fn concurrent_mkdir_moves_no_directory() {
     }));
 }
 
-/// What a guest has made stays made for it, whoever takes the name at that moment: an answer that speaks of another kind
-/// of file is EIO to a program, and an error would say that nothing was made.
+/// The reply to a creation describes the created inode, even if the host gives its name to another
+/// file at that moment. A reply with another file type is EIO in the program, and an error would
+/// say that no file was created.
 #[test]
 fn created_inode_is_reported_if_its_name_is_taken() {
     let share = Share::new("profile = \"share\"\n");
@@ -291,6 +300,6 @@ fn created_inode_is_reported_if_its_name_is_taken() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert!(gone > 0, "nobody took the name in time");
+    assert!(gone > 0, "the name was never taken in time");
     assert_eq!(share.host.held().nodes, 0);
 }

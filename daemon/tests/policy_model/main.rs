@@ -1,6 +1,8 @@
-//! Path rules in the daemon against a model that knows whole paths: over random rules, trees and requests the guest
-//! gets exactly what the model says. Where the model refuses, its errno; where it permits, what a second tree answers
-//! on which the same is done by plain system calls. So nothing is permitted that should not be, and nothing refused.
+//! Do the daemon's path rules decide as a model that knows whole paths?
+//!
+//! The tests make random rules and requests. Where the model refuses a request, the guest must get
+//! the model's errno. Where the model permits it, the guest must get the result of the same system
+//! calls on a second tree. So the daemon permits and refuses exactly what the model does.
 #![cfg(test)]
 
 mod mirror;
@@ -26,7 +28,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
-/// What a guest may ask for. Nodes and handles are the how-manieth of those known.
+/// A request of the guest. A number is an index into the known nodes or handles.
 #[derive(Clone, Debug)]
 enum Ask {
     Lookup(usize, &'static str),
@@ -46,11 +48,11 @@ enum Ask {
     List(usize),
 }
 
-/// A node as the model knows it.
+/// A node in the model.
 struct Known {
-    /// The same file of the second tree.
+    /// The same file in the second tree.
     fd: OwnedFd,
-    /// Every path by which it was reached.
+    /// Every path by which the guest has reached the node.
     ways: BTreeSet<Way>,
 }
 
@@ -78,12 +80,13 @@ fn open_of(flags: u32) -> Open {
     Open { flags: OpenFlags::from_bits_retain(flags), kill_suidgid: false }
 }
 
-/// What opening with an access mode needs.
+/// Returns the accesses that opening with an access mode requires.
 fn open_access(flags: u32) -> Access {
     [Access::READ, Access::WRITE, Access::READ | Access::WRITE][usize::try_from(flags).unwrap()]
 }
 
-/// What the model refuses for a lack of rights at a place.
+/// Returns the model's error if `wanted` is not granted by `decision`. `makes`: the request creates
+/// the name.
 fn lacks(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
     if decision.hidden {
         return Err(if makes { Errno::EPERM } else { Errno::ENOENT });
@@ -96,8 +99,8 @@ impl World {
     fn new(rules: Rules) -> Self {
         let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = ShareConfig {
-            // A guest that trusts names gets ESTALE once if one of them is gone, and looks it up again.
-            // This guest asks once, so it trusts none.
+            // A guest that caches names gets ESTALE once if a name is gone, and looks it up again.
+            // This guest does not repeat requests, so it caches no names.
             cache: GuestCaching::Exclusive,
             entry_timeout: std::time::Duration::ZERO,
             limits: *rules.policy.limits(),
@@ -119,7 +122,8 @@ impl World {
         Self { rules, share, shared, mirror, known, handles: Vec::new() }
     }
 
-    /// One of the nodes that there are: what is deleted and not open is stale, and not a question of policy.
+    /// Returns one of the existing nodes. A deleted node that is not open is stale, which does not
+    /// depend on the policy.
     fn node(&self, which: usize) -> NodeId {
         let is_open = |node: NodeId| self.handles.iter().any(|(_, opened)| opened.node == node);
         let lives = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_nlink > 0;
@@ -132,7 +136,7 @@ impl World {
         &self.known[&node].fd
     }
 
-    /// Every path by which a name in a directory is reached.
+    /// Returns every path to a name in a directory.
     fn ways_to(&self, directory: NodeId, name: &'static str) -> BTreeSet<Way> {
         self.known[&directory].ways.iter().map(|way| [&way[..], &[name]].concat()).collect()
     }
@@ -154,14 +158,15 @@ impl World {
         self.rules.policy.permit(call, &self.share).map_err(|denied| errno_of(denied.refusal))
     }
 
-    /// The guest has reached a node: it is the same file in both trees, by what the guest knew of it before.
+    /// Notes that the guest has reached a node. If the file was known before, it must be the same
+    /// node.
     fn reached(&mut self, entry: &Entry, fd: OwnedFd, ways: BTreeSet<Way>) {
         let same = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd)).map(|(node, _)| *node);
         assert_eq!(same.unwrap_or(entry.node), entry.node, "another node for the same file");
         self.known.entry(entry.node).or_insert(Known { fd, ways: BTreeSet::new() }).ways.extend(ways);
     }
 
-    /// What is under a name now, if the guest knows it, was reached by that name too.
+    /// Notes that the guest has reached the file of this name by the name, if it knows the file.
     fn moved(&mut self, directory: NodeId, name: &'static str) {
         let Ok(fd) = find(self.fd(directory), name) else { return };
         let ways = self.ways_to(directory, name);
@@ -170,7 +175,7 @@ impl World {
         }
     }
 
-    /// An answer with a node, against what is expected.
+    /// Compares a reply that contains a node with the expected result.
     fn entry(&mut self, got: Answer<Entry>, expected: Answer<()>, (directory, name): (NodeId, &'static str)) {
         assert_eq!(got.as_ref().map(|_| ()).map_err(|errno| *errno), expected);
         if let Ok(entry) = got {
@@ -213,7 +218,7 @@ impl World {
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(errno(error)),
             }
-            // It is there: what may be done to it is for all of its names to say, this one among them.
+            // The file exists. All its known paths decide, and the path of this name.
             let fd = find(self.fd(directory), name)?;
             let mut ways = self.ways_to(directory, name);
             let known = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd));
@@ -230,7 +235,7 @@ impl World {
             expected.as_ref().map(|_| ()).map_err(|e| *e)
         );
         let Ok(Created { entry, open: opened }) = got else {
-            // Looking at it was reaching it, where the guest knew it.
+            // The daemon looked the name up, so a known file was reached by it.
             if let Some(node) = found {
                 let ways = self.ways_to(directory, name);
                 self.known.get_mut(&node).unwrap().ways.extend(ways);
@@ -314,7 +319,7 @@ impl World {
         });
         let (old, new) = (self.ways_to(from.0, from.1), self.ways_to(to.0, to.1));
         let wanted = Access::RENAME | if exchange { Access::EXCHANGE } else { Access::empty() };
-        // A name that it arrives at is made; where it is the same name, that is what it is.
+        // The new name is created. If both names are the same, this applies to the old name too.
         let expected = lacks(self.at_name(from.0, from.1), wanted, from == to && !exchange)
             .and_then(|()| lacks(self.at_name(to.0, to.1), wanted, !exchange))
             .and_then(|()| {
@@ -336,7 +341,7 @@ impl World {
         }
     }
 
-    /// Only what is no directory comes to where less may be done below.
+    /// Refuses a directory: it must not be moved to a place with fewer rights below.
     fn is_file(&self, (directory, name): (NodeId, &'static str)) -> Answer<()> {
         let kind = inode(&find(self.fd(directory), name)?).1;
         if kind == FileType::Directory { Err(Errno::EXDEV) } else { Ok(()) }
@@ -419,7 +424,7 @@ impl World {
             if !change {
                 return Ok(());
             }
-            // Through the descriptor's number, as the daemon does: a link has no mode to change.
+            // By the descriptor's path, as the daemon does: a symbolic link has no mode to change.
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
             rustix::fs::chmod(path, Mode::from_raw_mode(0o600)).map_err(errno)
         });

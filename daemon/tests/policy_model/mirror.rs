@@ -1,4 +1,4 @@
-//! The second tree, on which what the model permits is done by plain system calls.
+//! The second tree. Plain system calls carry out there what the model permits.
 
 use pinhole::filesystem::Answer;
 use pinhole_protocol::Errno;
@@ -29,7 +29,7 @@ pub(crate) fn reopen(fd: &OwnedFd, flags: OFlags) -> Answer<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
 }
 
-/// The names of a listing, but for the dots.
+/// Returns the names of a listing without "." and "..".
 pub(crate) fn names_in(mut bytes: &[u8]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     while let Some(len) = bytes.get(16..20) {
@@ -41,7 +41,7 @@ pub(crate) fn names_in(mut bytes: &[u8]) -> BTreeSet<String> {
     names
 }
 
-/// What there is in a tree, by paths.
+/// Returns the type of each file in a tree, by its path.
 pub(crate) fn tree(path: &std::path::Path) -> BTreeMap<String, FileType> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {

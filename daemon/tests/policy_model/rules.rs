@@ -1,4 +1,4 @@
-//! Path rules as the model has them: whole paths, globs matched one by one.
+//! Path rules in the model: it matches each glob against whole paths.
 
 use pinhole_policy::{Access, Policy};
 use proptest::prelude::*;
@@ -7,25 +7,25 @@ use std::collections::BTreeSet;
 
 pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 const PARTS: [&str; 5] = ["a", "b", "c", "*", "**"];
-/// What a rule may grant beside what nothing works without.
+/// Accesses that a rule may grant in addition to the minimum for every request.
 const GRANTS: [&str; 9] =
     ["read", "write", "create", "rename", "link", "unlink", "list", "chmod", "exchange"];
-/// Names below which no rule of three parts tells one from another.
+/// Depth of paths at which all rules have taken effect. A rule has at most three parts.
 const DEPTH: usize = 4;
-/// As a file without a name is decided: no glob here has it.
+/// Stands for the name of a file without a name. No glob of these rules matches it by name.
 pub(crate) const UNNAMED: &str = "no such letter";
 
-/// A path of the share by its names.
+/// A path in the share: the list of its names.
 pub(crate) type Way = Vec<&'static str>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     parts: Vec<&'static str>,
-    /// `None`: hidden.
+    /// Granted accesses. `None`: hidden.
     access: Option<Vec<&'static str>>,
 }
 
-/// What may be done at a path.
+/// The rights at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) access: Access,
@@ -50,7 +50,7 @@ fn matches(parts: &[&str], path: &[&str]) -> bool {
     }
 }
 
-/// The rules, and the policy made of them.
+/// A list of rules and the policy made from it.
 pub(crate) struct Rules {
     list: Vec<Rule>,
     base: Access,
@@ -58,7 +58,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Those of the rules that have an effect: a policy may have no other.
+    /// Makes a policy from the rules that have an effect. A policy with other rules is refused.
     pub(crate) fn new(mut rules: Vec<Rule>) -> Option<Self> {
         loop {
             let text: String = rules.iter().map(Rule::text).collect();
@@ -83,13 +83,13 @@ impl Rules {
         Decision { access, hidden }
     }
 
-    /// What all ways allow, at so many names below.
+    /// Returns the rights that all `ways` grant together, at the path `below` them.
     pub(crate) fn all(&self, ways: &BTreeSet<Way>, below: &[&'static str]) -> Decision {
         let decide = |way: &Way| self.decide(&[way, below].concat());
         ways.iter().map(decide).reduce(Decision::and).unwrap()
     }
 
-    /// Whether a file may come from there to here, and a directory.
+    /// Returns whether a file may be moved between the paths, and whether a directory may.
     pub(crate) fn moves(&self, from: &BTreeSet<Way>, to: &BTreeSet<Way>) -> (bool, bool) {
         let mut alike = true;
         for below in paths_below() {
@@ -124,7 +124,7 @@ impl Rule {
     }
 }
 
-/// Every path of at most [`DEPTH`] names.
+/// Returns every path of at most [`DEPTH`] names.
 fn paths_below() -> Vec<Way> {
     let mut all = vec![Way::new()];
     let mut from = 0;
@@ -140,7 +140,7 @@ fn paths_below() -> Vec<Way> {
     all
 }
 
-/// Some rules.
+/// Returns a strategy for lists of rules.
 pub(crate) fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let parts = proptest::collection::vec(select(&PARTS[..]), 1..=3);
     let access = proptest::option::weighted(0.8, subsequence(&GRANTS[..], 0..=GRANTS.len()));
