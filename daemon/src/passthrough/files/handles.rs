@@ -13,38 +13,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// An open regular file. Each handle has its own open file description on the host, so that each is
 /// told of an fsync error once.
 #[derive(Debug)]
-pub(in crate::passthrough) struct FileHandle {
+pub(crate) struct FileHandle {
     /// Buffered, without O_APPEND and O_SYNC, which come with each request.
-    pub(in crate::passthrough) file: OwnedFd,
+    pub(crate) file: OwnedFd,
     /// The node. The guest may name another one in a request, which is not believed.
-    pub(in crate::passthrough) key: NodeKey,
+    pub(crate) key: NodeKey,
     /// The node, if path rules apply or if the guest's cache of the file has to be tracked.
-    pub(in crate::passthrough) node: Option<NodeRef>,
+    pub(crate) node: Option<NodeRef>,
     /// The same file with O_DIRECT, if the guest asked for that and the options permit it. Requests
     /// from the guest's page cache never use it, because their memory is not aligned.
-    pub(in crate::passthrough) direct: Option<OwnedFd>,
+    pub(crate) direct: Option<OwnedFd>,
     /// Whether the guest has opened the file for reading.
-    pub(in crate::passthrough) readable: bool,
+    pub(crate) readable: bool,
     /// Whether the guest has opened the file for writing.
-    pub(in crate::passthrough) writable: bool,
+    pub(crate) writable: bool,
     /// The guest bypasses its page cache, so the flags of a WRITE are the only sign of O_SYNC.
-    pub(in crate::passthrough) uncached: bool,
-    pub(in crate::passthrough) traits: Traits,
+    pub(crate) uncached: bool,
+    pub(crate) traits: Traits,
     /// [`super::Files::names_removed`] when the file was opened.
-    pub(in crate::passthrough) names_removed: u64,
+    pub(crate) names_removed: u64,
     /// The mount below the share that the file is on. Its descriptor makes it durable and reports
     /// write errors.
-    pub(in crate::passthrough) mount: Option<Arc<MountFd>>,
-    pub(in crate::passthrough) hints: Hints,
-    pub(in crate::passthrough) _pin: Option<Pin>,
-    pub(in crate::passthrough) _tickets: HandleTickets,
+    pub(crate) mount: Option<Arc<MountFd>>,
+    pub(crate) hints: Hints,
+    pub(crate) _pin: Option<Pin>,
+    pub(crate) _tickets: HandleTickets,
     /// For `direct`.
-    pub(in crate::passthrough) _direct_ticket: Option<Ticket>,
+    pub(crate) _direct_ticket: Option<Ticket>,
 }
 
 /// What the daemon learns about an open file.
 #[derive(Debug, Default)]
-pub(in crate::passthrough) struct Hints {
+pub(crate) struct Hints {
     /// The host cannot tell cached data from data on disk.
     always_blocks: AtomicBool,
     /// The file was written to so far from its start that it may hold many blocks.
@@ -56,12 +56,12 @@ impl FileHandle {
     ///
     /// A file has one or two descriptions. The host reports an error to each of them once, so
     /// asking both would report it to the guest twice.
-    pub(in crate::passthrough) fn sync_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn sync_fd(&self) -> BorrowedFd<'_> {
         self.direct.as_ref().map_or(self.file.as_fd(), AsFd::as_fd)
     }
 
     /// Notes that the guest is about to change the file.
-    pub(in crate::passthrough) fn note_own_change(&self) {
+    pub(crate) fn note_own_change(&self) {
         if let Some(node) = &self.node {
             node.guest_cache.note_own_change();
         }
@@ -69,7 +69,7 @@ impl FileHandle {
 
     /// Notes that the guest closes the file. Later changes are those of others. If the host does
     /// not tell the present state, nothing is known, as before.
-    pub(in crate::passthrough) fn settle_own_change(&self) {
+    pub(crate) fn settle_own_change(&self) {
         if let Some(node) =
             self.node.as_ref().filter(|node| self.writable && node.guest_cache.has_own_change())
             && let Ok(stat) = resolve::stat(self.as_fd())
@@ -79,17 +79,17 @@ impl FileHandle {
     }
 
     /// Returns whether the host cannot read the file without blocking, as far as the daemon knows.
-    pub(in crate::passthrough) fn always_blocks(&self) -> bool {
+    pub(crate) fn always_blocks(&self) -> bool {
         self.hints.always_blocks.load(Ordering::Relaxed)
     }
 
     /// Notes that the host cannot read the file without blocking.
-    pub(in crate::passthrough) fn set_always_blocks(&self) {
+    pub(crate) fn set_always_blocks(&self) {
         self.hints.always_blocks.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the file is written to up to `end`; see [`Inodes::set_large`].
-    pub(in crate::passthrough) fn note_growth(&self, inodes: &Inodes, end: u64) {
+    pub(crate) fn note_growth(&self, inodes: &Inodes, end: u64) {
         let grown = &self.hints.grown;
         if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
             && !grown.load(Ordering::Relaxed)
@@ -101,7 +101,7 @@ impl FileHandle {
 
     /// Keeps the descriptor of the node open if the file has grown large, before the file is
     /// closed.
-    pub(in crate::passthrough) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
+    pub(crate) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
         if pace == Pace::Now && self.hints.grown.load(Ordering::Relaxed) {
             inodes.cache_descriptor_of(self.key);
         }
@@ -116,34 +116,34 @@ impl AsFd for FileHandle {
 
 /// An open directory.
 #[derive(Debug)]
-pub(in crate::passthrough) struct DirHandle {
+pub(crate) struct DirHandle {
     /// The directory, in which names are looked up.
-    pub(in crate::passthrough) node: NodeRef,
+    pub(crate) node: NodeRef,
     /// A READDIR holds the lock from the seek to the last entry.
-    pub(in crate::passthrough) stream: Mutex<DirStream>,
+    pub(crate) stream: Mutex<DirStream>,
     /// As [`FileHandle::mount`].
-    pub(in crate::passthrough) mount: Option<Arc<MountFd>>,
-    pub(in crate::passthrough) _tickets: HandleTickets,
+    pub(crate) mount: Option<Arc<MountFd>>,
+    pub(crate) _tickets: HandleTickets,
 }
 
 impl DirHandle {
     /// Returns the descriptor. An FSYNCDIR uses it without the lock, because it may take seconds.
-    pub(in crate::passthrough) fn fd(&self) -> Arc<OwnedFd> {
+    pub(crate) fn fd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.stream.lock().fd)
     }
 }
 
 /// The descriptor of an open directory, which has a position in the listing.
 #[derive(Debug)]
-pub(in crate::passthrough) struct DirStream {
-    pub(in crate::passthrough) fd: Arc<OwnedFd>,
+pub(crate) struct DirStream {
+    pub(crate) fd: Arc<OwnedFd>,
     /// The cookie of the entry before the host's position, if it is known.
-    pub(in crate::passthrough) position: Option<u64>,
+    pub(crate) position: Option<u64>,
 }
 
 /// The right to one handle: to its descriptor, and to one more handle if the policy counts them.
 #[derive(Debug)]
-pub(in crate::passthrough) struct HandleTickets {
-    pub(in crate::passthrough) _descriptor: Ticket,
-    pub(in crate::passthrough) _handle: Option<Ticket>,
+pub(crate) struct HandleTickets {
+    pub(crate) _descriptor: Ticket,
+    pub(crate) _handle: Option<Ticket>,
 }

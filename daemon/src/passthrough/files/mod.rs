@@ -1,8 +1,8 @@
 //! The files and directories that the guest has open.
 
-pub(in crate::passthrough) mod deferred_close;
-pub(in crate::passthrough) mod handles;
-pub(in crate::passthrough) mod sync_thread;
+pub(super) mod deferred_close;
+pub(super) mod handles;
+pub(super) mod sync_thread;
 
 use self::handles::{DirHandle, FileHandle};
 use crate::filesystem::Answer;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An open file, whose key is the guest's handle.
-pub(in crate::passthrough) type FileRef = Arc<Keyed<FileHandle>>;
+pub(super) type FileRef = Arc<Keyed<FileHandle>>;
 
 /// Handles of directories differ from their keys in this bit. No index of a key has it, because
 /// each handle holds a descriptor and no process has 2^31 of them. So no handle of a file is also
@@ -24,7 +24,7 @@ const DIRECTORY_MARK: u64 = 1 << 31;
 
 /// What the guest has opened and not released.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Files {
+pub(super) struct Files {
     regular: SlotTable<FileHandle>,
     directories: SlotTable<DirHandle>,
     /// Counts handles, if the policy limits them.
@@ -35,7 +35,7 @@ pub(in crate::passthrough) struct Files {
 
 impl Files {
     /// Starts with no open file, under the policy's limit of open handles.
-    pub(in crate::passthrough) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             regular: SlotTable::new(HANDLES_MAX, first_generation()),
             directories: SlotTable::new(HANDLES_MAX, first_generation()),
@@ -48,7 +48,7 @@ impl Files {
     ///
     /// # Errors
     /// ENFILE past the policy's limit.
-    pub(in crate::passthrough) fn ticket(&self) -> Answer<Option<Ticket>> {
+    pub(super) fn ticket(&self) -> Answer<Option<Ticket>> {
         self.budget.as_ref().map(Budget::ticket).transpose()
     }
 
@@ -56,7 +56,7 @@ impl Files {
     ///
     /// # Errors
     /// EBADF for a handle that is released, names a directory, or was never given out.
-    pub(in crate::passthrough) fn file(&self, handle: Handle) -> Answer<FileRef> {
+    pub(super) fn file(&self, handle: Handle) -> Answer<FileRef> {
         self.regular.get(handle.0).ok_or(Errno::EBADF)
     }
 
@@ -64,7 +64,7 @@ impl Files {
     ///
     /// # Errors
     /// EBADF for a handle that is released, names a file, or was never given out.
-    pub(in crate::passthrough) fn directory(&self, handle: Handle) -> Answer<Arc<Keyed<DirHandle>>> {
+    pub(super) fn directory(&self, handle: Handle) -> Answer<Arc<Keyed<DirHandle>>> {
         self.directories.get(handle.0 ^ DIRECTORY_MARK).ok_or(Errno::EBADF)
     }
 
@@ -72,7 +72,7 @@ impl Files {
     ///
     /// # Errors
     /// ENFILE if the table is full.
-    pub(in crate::passthrough) fn insert_file(&self, file: FileHandle) -> Answer<Handle> {
+    pub(super) fn insert_file(&self, file: FileHandle) -> Answer<Handle> {
         let file = self.regular.insert(file).map_err(|_full| Errno::ENFILE)?;
         Ok(Handle(file.id()))
     }
@@ -81,7 +81,7 @@ impl Files {
     ///
     /// # Errors
     /// ENFILE if the table is full.
-    pub(in crate::passthrough) fn insert_directory(&self, directory: DirHandle) -> Answer<Handle> {
+    pub(super) fn insert_directory(&self, directory: DirHandle) -> Answer<Handle> {
         let directory = self.directories.insert(directory).map_err(|_full| Errno::ENFILE)?;
         Ok(Handle(directory.id() ^ DIRECTORY_MARK))
     }
@@ -90,7 +90,7 @@ impl Files {
     ///
     /// # Errors
     /// As for [`Files::file`].
-    pub(in crate::passthrough) fn remove_file(&self, handle: Handle) -> Answer<FileRef> {
+    pub(super) fn remove_file(&self, handle: Handle) -> Answer<FileRef> {
         self.regular.remove(handle.0).ok_or(Errno::EBADF)
     }
 
@@ -98,17 +98,17 @@ impl Files {
     ///
     /// # Errors
     /// As for [`Files::directory`].
-    pub(in crate::passthrough) fn close_directory(&self, handle: Handle) -> Answer<()> {
+    pub(super) fn close_directory(&self, handle: Handle) -> Answer<()> {
         self.directories.remove(handle.0 ^ DIRECTORY_MARK).map(drop).ok_or(Errno::EBADF)
     }
 
     /// Returns whether the handle of a file has not been taken back.
-    pub(in crate::passthrough) fn is_open(&self, file: &Keyed<FileHandle>) -> bool {
+    pub(super) fn is_open(&self, file: &Keyed<FileHandle>) -> bool {
         self.regular.get(file.id()).is_some()
     }
 
     /// Takes back every handle.
-    pub(in crate::passthrough) fn clear(&self) {
+    pub(super) fn clear(&self) {
         drop(self.regular.retain(|_| false));
         self.regular.shrink();
         drop(self.directories.retain(|_| false));
@@ -116,17 +116,17 @@ impl Files {
     }
 
     /// Returns the number of handles.
-    pub(in crate::passthrough) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.regular.len().saturating_add(self.directories.len())
     }
 
     /// Notes that the guest removes a name, by UNLINK or by RENAME over it.
-    pub(in crate::passthrough) fn note_removed_name(&self) {
+    pub(super) fn note_removed_name(&self) {
         self.names_removed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns how many names the guest has removed.
-    pub(in crate::passthrough) fn names_removed(&self) -> u64 {
+    pub(super) fn names_removed(&self) -> u64 {
         self.names_removed.load(Ordering::Relaxed)
     }
 }

@@ -33,12 +33,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-pub(in crate::passthrough) use ranges::{RangeLock, Span};
+pub(super) use ranges::{RangeLock, Span};
 
 /// The locks of the guest. After a panic, the locks of the host and those noted here differ by one
 /// range at most.
 #[derive(Debug)]
-pub(in crate::passthrough) struct Locks {
+pub(super) struct Locks {
     files: Mutex<HashMap<NodeKey, Arc<Mutex<FileLocks>>>>,
     /// Number of those files. Each close reads it, and most files have no locks.
     len: AtomicUsize,
@@ -51,18 +51,18 @@ pub(in crate::passthrough) struct Locks {
 
 /// A request to lock or unlock a range.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::passthrough) struct RecordRequest<'f> {
-    pub(in crate::passthrough) file: &'f Keyed<FileHandle>,
-    pub(in crate::passthrough) owner: LockOwner,
-    pub(in crate::passthrough) process: u32,
-    pub(in crate::passthrough) span: Span,
+pub(super) struct RecordRequest<'f> {
+    pub(super) file: &'f Keyed<FileHandle>,
+    pub(super) owner: LockOwner,
+    pub(super) process: u32,
+    pub(super) span: Span,
     /// `None` unlocks.
-    pub(in crate::passthrough) kind: Option<LockKind>,
+    pub(super) kind: Option<LockKind>,
 }
 
 impl Locks {
     /// Starts without locks. `limit` is the policy's.
-    pub(in crate::passthrough) fn new(limit: Option<NonZero<u64>>) -> Self {
+    pub(super) fn new(limit: Option<NonZero<u64>>) -> Self {
         Self {
             files: Mutex::default(),
             len: AtomicUsize::new(0),
@@ -73,12 +73,12 @@ impl Locks {
     }
 
     /// Returns the event that is notified when something is unlocked.
-    pub(in crate::passthrough) const fn wake_event(&self) -> &Arc<EventCounter> {
+    pub(super) const fn wake_event(&self) -> &Arc<EventCounter> {
         &self.wake
     }
 
     /// Returns whether anything may be locked.
-    pub(in crate::passthrough) fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.len.load(Ordering::Relaxed) > 0
     }
 
@@ -86,7 +86,7 @@ impl Locks {
     ///
     /// # Errors
     /// The host's error.
-    pub(in crate::passthrough) fn find_conflict(
+    pub(super) fn find_conflict(
         &self,
         file: &FileHandle,
         owner: LockOwner,
@@ -109,7 +109,7 @@ impl Locks {
     ///
     /// # Errors
     /// EBADF if the handle is released meanwhile; ENOLCK past a limit; the host's errors.
-    pub(in crate::passthrough) fn set_record(
+    pub(super) fn set_record(
         &self,
         inodes: &Inodes,
         files: &Files,
@@ -190,7 +190,7 @@ impl Locks {
     ///
     /// # Errors
     /// EBADF if the handle is released meanwhile; ENOLCK past a limit; the host's errors.
-    pub(in crate::passthrough) fn set_flock(
+    pub(super) fn set_flock(
         &self,
         files: &Files,
         file: &Keyed<FileHandle>,
@@ -244,13 +244,13 @@ impl Locks {
 
     /// Ends all record locks of an owner on a file, as fcntl(2) demands when a process closes any
     /// descriptor of the file.
-    pub(in crate::passthrough) fn end_owner(&self, file: &FileHandle, owner: LockOwner) {
+    pub(super) fn end_owner(&self, file: &FileHandle, owner: LockOwner) {
         self.end(file.key, |locks| locks.end_owner(owner));
     }
 
     /// Ends the locks of a handle that has been taken back. Operations under way may keep its
     /// description for a while.
-    pub(in crate::passthrough) fn end_handle(&self, file: &Keyed<FileHandle>) {
+    pub(super) fn end_handle(&self, file: &Keyed<FileHandle>) {
         self.end(file.key, |locks| {
             if locks.flocks.contains(&file.id()) {
                 end_flock(file);
@@ -260,7 +260,7 @@ impl Locks {
     }
 
     /// Ends all locks. The handles of `files` must not have been taken back yet.
-    pub(in crate::passthrough) fn clear(&self, files: &Files) {
+    pub(super) fn clear(&self, files: &Files) {
         let locked = std::mem::take(&mut *self.files.lock());
         self.len.store(0, Ordering::Relaxed);
         self.held.store(0, Ordering::Relaxed);

@@ -11,16 +11,16 @@ const LAST_BYTE: u64 = u64::MAX >> 1;
 
 /// A range of bytes, including the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::passthrough) struct Span {
+pub(crate) struct Span {
     first: u64,
     last: u64,
 }
 
 /// A lock on a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::passthrough) struct RangeLock {
-    pub(in crate::passthrough) span: Span,
-    pub(in crate::passthrough) kind: LockKind,
+pub(crate) struct RangeLock {
+    pub(crate) span: Span,
+    pub(crate) kind: LockKind,
 }
 
 /// Locks in order. No two have a byte in common, and no two neighbors could be one.
@@ -37,13 +37,13 @@ pub(super) struct RangeEdit {
 
 impl Span {
     /// All bytes, however long the file becomes.
-    pub(in crate::passthrough) const WHOLE_FILE: Self = Self { first: 0, last: LAST_BYTE };
+    pub(crate) const WHOLE_FILE: Self = Self { first: 0, last: LAST_BYTE };
 
     /// Returns the range from `first` to `last`.
     ///
     /// # Errors
     /// EINVAL if no file has such a range.
-    pub(in crate::passthrough) const fn new(first: u64, last: u64) -> Result<Self, Errno> {
+    pub(crate) const fn new(first: u64, last: u64) -> Result<Self, Errno> {
         if first > last || last > LAST_BYTE { Err(Errno::EINVAL) } else { Ok(Self { first, last }) }
     }
 

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 const PAGE_LEN: u64 = 4096;
 
 impl Passthrough {
-    pub(in crate::passthrough) fn read(
+    pub(super) fn read(
         &self,
         read: protocol::Read,
         into: &IoVectors<'_>,
@@ -34,7 +34,7 @@ impl Passthrough {
         }
     }
 
-    pub(in crate::passthrough) fn write(
+    pub(super) fn write(
         &self,
         write: protocol::Write,
         from: &IoVectors<'_>,
@@ -80,7 +80,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// EFBIG past the policy's limit.
-    pub(in crate::passthrough) fn check_size(&self, size: Option<u64>) -> Answer<()> {
+    pub(super) fn check_size(&self, size: Option<u64>) -> Answer<()> {
         match (size, self.config.limits.file_size) {
             (Some(size), Some(limit)) if size <= limit.get() => Ok(()),
             (_, None) => Ok(()),
@@ -102,13 +102,13 @@ impl Passthrough {
         flags
     }
 
-    pub(in crate::passthrough) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
+    pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
         let file = self.files.file(fsync.handle)?;
         sync(file.sync_fd(), fsync.flags)?;
         self.sync_names(&file)
     }
 
-    pub(in crate::passthrough) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
+    pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
         let file = self.files.file(lseek.handle)?;
         // No file is that long, so the offset is past the end.
         if i64::try_from(lseek.offset).is_err() {
@@ -132,11 +132,7 @@ impl Passthrough {
     /// Copies at most [`COPY_LEN_MAX`] bytes. The guest's caller asks for the rest, as after any
     /// short copy. As with [`Self::fallocate`], the request does not carry whether to remove
     /// set-user-id.
-    pub(in crate::passthrough) fn copy_file_range(
-        &self,
-        caller: &Caller<'_>,
-        copy: protocol::CopyFileRange,
-    ) -> Answer<u64> {
+    pub(super) fn copy_file_range(&self, caller: &Caller<'_>, copy: protocol::CopyFileRange) -> Answer<u64> {
         if copy.flags != 0 {
             return Err(Errno::EINVAL);
         }
@@ -165,7 +161,7 @@ fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
 }
 
 /// Calls the host's fsync or fdatasync, for FSYNC and FSYNCDIR.
-pub(in crate::passthrough) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
+pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
     if flags.contains(FsyncFlags::DATASYNC) {
         retry_on_intr(|| rustix::fs::fdatasync(fd)).map_err(sync_errno)
     } else {

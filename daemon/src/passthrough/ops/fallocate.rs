@@ -81,7 +81,7 @@ fn without_growth(mode: FallocateFlags) -> FallocateFlags {
 
 impl Passthrough {
     /// The request does not carry whether to remove set-user-id and set-group-id.
-    pub(in crate::passthrough) fn fallocate(
+    pub(super) fn fallocate(
         &self,
         caller: &Caller<'_>,
         fallocate: protocol::Fallocate,

@@ -8,11 +8,7 @@ use pinhole_protocol::{Errno, FileLock, GetLock, LockKind, LockRange, SetLock};
 
 impl Passthrough {
     /// Returns a lock that conflicts with the given one.
-    pub(in crate::passthrough) fn get_lock(
-        &self,
-        get: GetLock,
-        pace: Pace,
-    ) -> Answer<Paced<Option<FileLock>>> {
+    pub(super) fn get_lock(&self, get: GetLock, pace: Pace) -> Answer<Paced<Option<FileLock>>> {
         let Some((file, span)) = self.lockable(&get.0, pace)? else { return Ok(Paced::WouldBlock) };
         let kind = get.0.kind.ok_or(Errno::EINVAL)?;
         if get.0.flock {
@@ -22,7 +18,7 @@ impl Passthrough {
     }
 
     /// Locks or unlocks, without waiting for other owners.
-    pub(in crate::passthrough) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Paced<Locking>> {
+    pub(super) fn set_lock(&self, set: SetLock, pace: Pace) -> Answer<Paced<Locking>> {
         let Some((file, span)) = self.lockable(&set.lock, pace)? else { return Ok(Paced::WouldBlock) };
         let LockRange { owner, kind, pid, flock, .. } = set.lock;
         if flock {

@@ -34,12 +34,7 @@ struct CreateTickets {
 }
 
 impl Passthrough {
-    pub(in crate::passthrough) fn open(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, Open>,
-        pace: Pace,
-    ) -> Answer<Paced<OpenReply>> {
+    pub(super) fn open(&self, node: &NodeRef, call: &Call<'_, Open>, pace: Pace) -> Answer<Paced<OpenReply>> {
         let tickets = self.handle_tickets()?;
         if pace == Pace::Now
             && call.operation.flags.contains(OpenFlags::TRUNC)
@@ -185,7 +180,7 @@ impl Passthrough {
 
     /// Makes the file if it does not exist. The host decides that in one step by O_EXCL, also
     /// between guests.
-    pub(in crate::passthrough) fn create(
+    pub(super) fn create(
         &self,
         parent: &NodeRef,
         call: &Call<'_, protocol::Create<'_>>,
@@ -261,11 +256,7 @@ impl Passthrough {
         Ok(Created { entry, open: reply })
     }
 
-    pub(in crate::passthrough) fn tmp_file(
-        &self,
-        parent: &NodeRef,
-        call: &Call<'_, protocol::TmpFile>,
-    ) -> Answer<Created> {
+    pub(super) fn tmp_file(&self, parent: &NodeRef, call: &Call<'_, protocol::TmpFile>) -> Answer<Created> {
         let protocol::TmpFile { open, mode, umask } = call.operation;
         self.inodes.check_room()?;
         let tickets = self.create_tickets()?;
@@ -303,7 +294,7 @@ impl Passthrough {
 
     /// Ends the record locks of the owner that closes the file. Also closes a duplicate of the
     /// descriptor, which is when network file systems write back, and returns their error.
-    pub(in crate::passthrough) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
+    pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
         let (writable, remote) = (file.writable, file.traits.remote);
         if remote && pace == Pace::Now && (writable || self.locks.any()) {
@@ -322,11 +313,7 @@ impl Passthrough {
         flushed.map(Paced::Ready)
     }
 
-    pub(in crate::passthrough) fn release(
-        &self,
-        release: protocol::Release,
-        pace: Pace,
-    ) -> Answer<Paced<()>> {
+    pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
         // Another server would have to be told which locks have ended.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {

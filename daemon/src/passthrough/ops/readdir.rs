@@ -29,11 +29,7 @@ enum Added {
 }
 
 impl Passthrough {
-    pub(in crate::passthrough) fn open_dir(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::OpenDir>,
-    ) -> Answer<OpenReply> {
+    pub(super) fn open_dir(&self, node: &NodeRef, call: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
         if node.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
@@ -53,11 +49,7 @@ impl Passthrough {
         Ok(OpenReply { handle, flags })
     }
 
-    pub(in crate::passthrough) fn read_dir(
-        &self,
-        list: protocol::ReadDir,
-        into: &mut DirentBuffer<'_>,
-    ) -> Answer<()> {
+    pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.files.directory(list.handle)?;
         self.list(&directory, list.offset, into, |_, entry, into| {
             Ok(match into.push(&self.dirent(&directory, entry)) {
@@ -67,7 +59,7 @@ impl Passthrough {
         })
     }
 
-    pub(in crate::passthrough) fn read_dir_plus(
+    pub(super) fn read_dir_plus(
         &self,
         plus: protocol::ReadDirPlus,
         into: &mut DirentBuffer<'_>,
@@ -212,12 +204,12 @@ impl Passthrough {
         }
     }
 
-    pub(in crate::passthrough) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
+    pub(super) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.files.directory(fsync.handle)?;
         sync(directory.fd().as_fd(), fsync.flags)
     }
 
-    pub(in crate::passthrough) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
+    pub(super) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
         self.files.close_directory(release.handle)
     }
 }
