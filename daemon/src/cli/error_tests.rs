@@ -86,7 +86,7 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
     rows! { RunError:
         Policy(file()) => ["--policy ", "/p", "give a policy file"],
         Answer(AnswerError::Io(source())) => ["standard output: ", "permission denied", "use an output"],
-        Host(OpenError::FoldsNames { path: "/srv".into() }) => ["/srv: ", "by path", "use a policy without"],
+        Host(OpenError::FoldsNames("/srv".into())) => ["/srv: ", "by path", "use a policy without"],
         Sandbox(SandboxError::Proc { source: source() }) => ["/proc/self/fd: ", "permission", "mount proc"],
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
         Mount(MountError::NoDevice) => ["/dev/fuse ", "missing", "load"],
@@ -122,12 +122,12 @@ fn open_rows() -> impl IntoIterator<Item = Row> {
     let errno = rustix::io::Errno::ACCESS;
     rows! { OpenError:
         Root { path: "/srv".into(), source: errno } => ["/srv: ", "Permission denied", "give a directory"],
-        Proc { source: errno } => ["/proc/self/fd: ", "Permission denied", "mount proc"],
-        InodeHandles { path: "/srv".into() } => ["--inode-file-handles mandatory: ", "/srv", "use prefer"],
-        FoldsNames { path: "/srv".into() } => ["/srv: ", "rules by path", "use a policy without"],
-        Openat2 { source: errno } => ["host: ", "openat2 (Permission", "use Linux 5.6"],
+        Proc(errno) => ["/proc/self/fd: ", "Permission denied", "mount proc"],
+        InodeHandles("/srv".into()) => ["--inode-file-handles mandatory: ", "/srv", "use prefer"],
+        FoldsNames("/srv".into()) => ["/srv: ", "rules by path", "use a policy without"],
+        Openat2(errno) => ["host: ", "openat2 (Permission", "use Linux 5.6"],
         Thread { source: io::ErrorKind::WouldBlock.into() } => ["host: ", "directory: operation", "allow threads"],
-        Identity { source: errno } => ["host: ", "process: Permission", "allow capget"],
+        Identity(errno) => ["host: ", "process: Permission", "allow capget"],
     }
 }
 

@@ -83,8 +83,8 @@ impl Passthrough {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
-        let proc_fds = proc_fds.map_err(|source| OpenError::Proc { source })?;
-        keep_capabilities().map_err(|source| OpenError::Identity { source })?;
+        let proc_fds = proc_fds.map_err(OpenError::Proc)?;
+        keep_capabilities().map_err(OpenError::Identity)?;
         let threads = ThreadSetup::unconfined().map_err(|source| OpenError::Thread { source })?;
         Self::within(config, Surroundings { root, proc_fds, as_users: true, threads })
     }
@@ -98,10 +98,9 @@ impl Passthrough {
         let Surroundings { root, proc_fds, as_users, threads } = surroundings;
         let proc_fds = ProcFds::new(proc_fds);
         let resolve = rustix::fs::ResolveFlags::BENEATH;
-        rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve)
-            .map_err(|source| OpenError::Openat2 { source })?;
+        rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve).map_err(OpenError::Openat2)?;
         threads.check().map_err(|source| OpenError::Thread { source })?;
-        let identity = Identity::read(as_users).map_err(|source| OpenError::Identity { source })?;
+        let identity = Identity::read(as_users).map_err(OpenError::Identity)?;
         log_missing_rights(&identity);
         let negotiated = Negotiated::default();
         let mut inodes = Inodes::open(&config, root, proc_fds, negotiated.clone())?;

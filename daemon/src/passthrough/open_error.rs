@@ -14,37 +14,25 @@ pub enum OpenError {
         source: rustix::io::Errno,
     },
     /// `/proc/self/fd` cannot be opened.
-    #[error("/proc/self/fd: {source}; mount proc, because a share cannot be served without it")]
-    Proc {
-        /// Error of the host.
-        source: rustix::io::Errno,
-    },
+    #[error("/proc/self/fd: {0}; mount proc, because a share cannot be served without it")]
+    Proc(#[source] rustix::io::Errno),
     /// There are no file handles, and the share must have them.
     #[error(
         "--inode-file-handles mandatory: no inode handles for {}: its file system has none, or the process lacks \
          CAP_DAC_READ_SEARCH; use prefer",
-        path.display()
+        .0.display()
     )]
-    InodeHandles {
-        /// The shared directory.
-        path: PathBuf,
-    },
+    InodeHandles(PathBuf),
     /// There are path rules, and the share's file system finds a file by more names than its own.
     #[error(
         "{}: rules by path cannot be kept here: the file system finds a file by other names too (letter case, short \
          forms); use a policy without them",
-        path.display()
+        .0.display()
     )]
-    FoldsNames {
-        /// The shared directory.
-        path: PathBuf,
-    },
+    FoldsNames(PathBuf),
     /// `openat2` is missing.
-    #[error("host: no openat2 ({source}): use Linux 5.6 or later, and allow the call in seccomp profiles")]
-    Openat2 {
-        /// Error of the host.
-        source: rustix::io::Errno,
-    },
+    #[error("host: no openat2 ({0}): use Linux 5.6 or later, and allow the call in seccomp profiles")]
+    Openat2(#[source] rustix::io::Errno),
     /// A thread cannot be made fit to serve.
     #[error(
         "host: cannot start a thread with its own umask and working directory: {source}; allow threads and \
@@ -55,9 +43,6 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The process's own identity cannot be read.
-    #[error("host: cannot read the capabilities of the process: {source}; allow capget in seccomp profiles")]
-    Identity {
-        /// Error of the host.
-        source: rustix::io::Errno,
-    },
+    #[error("host: cannot read the capabilities of the process: {0}; allow capget in seccomp profiles")]
+    Identity(#[source] rustix::io::Errno),
 }

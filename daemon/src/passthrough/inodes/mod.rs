@@ -95,10 +95,10 @@ impl Inodes {
             .get_or_add(found, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
             .map_err(root_error)?;
         if config.rules.is_some() && mount.traits.folds_names {
-            return Err(OpenError::FoldsNames { path: config.shared_dir.clone() });
+            return Err(OpenError::FoldsNames(config.shared_dir.clone()));
         }
         if config.inode_handles == InodeHandles::Mandatory && !mount.has_handles() {
-            return Err(OpenError::InodeHandles { path: config.shared_dir.clone() });
+            return Err(OpenError::InodeHandles(config.shared_dir.clone()));
         }
         let reopen = match InodeHandle::of(root.as_fd()) {
             Ok((handle, _)) if mount.has_handles() => Reopen::ByHandle(handle),
