@@ -119,26 +119,14 @@ impl AsFd for FileHandle {
 pub(crate) struct DirHandle {
     /// The directory, in which names are looked up.
     pub(crate) node: NodeRef,
-    /// A READDIR holds the lock from the seek to the last entry.
-    pub(crate) stream: Mutex<DirStream>,
+    /// The descriptor, which has a position in the listing.
+    pub(crate) fd: OwnedFd,
+    /// The cookie of the entry before the descriptor's position, if it is known. A READDIR holds
+    /// the lock from the seek to the last entry.
+    pub(crate) position: Mutex<Option<u64>>,
     /// As [`FileHandle::mount`].
     pub(crate) mount: Option<Arc<MountFd>>,
     pub(crate) _tickets: HandleTickets,
-}
-
-impl DirHandle {
-    /// Returns the descriptor. An FSYNCDIR uses it without the lock, because it may take seconds.
-    pub(crate) fn fd(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.stream.lock().fd)
-    }
-}
-
-/// The descriptor of an open directory, which has a position in the listing.
-#[derive(Debug)]
-pub(crate) struct DirStream {
-    pub(crate) fd: Arc<OwnedFd>,
-    /// The cookie of the entry before the host's position, if it is known.
-    pub(crate) position: Option<u64>,
 }
 
 /// The right to one handle: to its descriptor, and to one more handle if the policy counts them.

@@ -38,8 +38,7 @@ impl Passthrough {
             Err(_other_kind) => {
                 let directory = self.files.directory(handle)?;
                 note_change(&directory.mount);
-                let stream = directory.stream.lock();
-                inode_flags(stream.fd.as_fd(), set)
+                inode_flags(directory.fd.as_fd(), set)
             }
         }
     }

@@ -4,29 +4,21 @@ use crate::filesystem::{Answer, Call};
 use crate::limits::{HIDDEN_NAMES_MAX, LISTING_BUFFER_LEN};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::GuestCaching;
-use crate::passthrough::files::handles::{DirHandle, DirStream};
+use crate::passthrough::files::handles::DirHandle;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::ops::data::sync;
 use crate::passthrough::resolve::errno;
 use crate::sync::lock::Mutex;
 use pinhole_protocol::{
-    self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Name, NodeId, OpenReply, OpenReplyFlags,
+    self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Full, Name, NodeId, OpenReply, OpenReplyFlags,
 };
 use rustix::fs::{FileType, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
 use std::num::NonZero;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 /// Length of the longest host entry: `struct linux_dirent64` with a name of 255 bytes.
 const HOST_ENTRY_LEN_MAX: usize = 280;
-
-/// Whether an entry was added to the reply.
-enum Added {
-    Yes,
-    /// The reply is full.
-    No,
-}
 
 impl Passthrough {
     pub(super) fn open_dir(&self, node: &NodeRef, call: &Call<'_, protocol::OpenDir>) -> Answer<OpenReply> {
@@ -35,10 +27,11 @@ impl Passthrough {
         }
         let tickets = self.handle_tickets()?;
         let mount = self.inodes.hold_mount(node)?;
-        let stream = self.inodes.open_directory(node, &call.caller)?;
+        let fd = self.inodes.open_directory(node, &call.caller)?;
         let handle = self.files.insert_directory(DirHandle {
             node: NodeRef::clone(node),
-            stream: Mutex::new(DirStream { fd: Arc::new(stream), position: Some(0) }),
+            fd,
+            position: Mutex::new(Some(0)),
             mount,
             _tickets: tickets,
         })?;
@@ -51,12 +44,7 @@ impl Passthrough {
 
     pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.files.directory(list.handle)?;
-        self.list(&directory, list.offset, into, |_, entry, into| {
-            Ok(match into.push(&self.dirent(&directory, entry)) {
-                Ok(()) => Added::Yes,
-                Err(protocol::Full) => Added::No,
-            })
-        })
+        self.list(&directory, list.offset, into, |entry, into| Ok(into.push(&self.dirent(&directory, entry))))
     }
 
     pub(super) fn read_dir_plus(
@@ -65,9 +53,9 @@ impl Passthrough {
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         let directory = self.files.directory(plus.list.handle)?;
-        self.list(&directory, plus.list.offset, into, |stream, entry, into| {
+        self.list(&directory, plus.list.offset, into, |entry, into| {
             if !into.fits(entry.file_name().to_bytes().len()) {
-                return Ok(Added::No);
+                return Ok(Err(Full));
             }
             let found = match Name::parse(entry.file_name()) {
                 // "." and ".." are listed, but not looked up.
@@ -77,10 +65,10 @@ impl Passthrough {
                 // Listing a large directory must not use up the descriptors that opening a file
                 // needs.
                 Ok(_) if !directory.node.mount.has_handles() && !self.inodes.has_ample_descriptors() => None,
-                Ok(name) => match self.inodes.look_up_in(stream, &directory.node, name, None) {
+                Ok(name) => match self.inodes.look_up_in(directory.fd.as_fd(), &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
-                    Err(Errno::ENOENT) => return Ok(Added::Yes),
+                    Err(Errno::ENOENT) => return Ok(Ok(())),
                     // The name is listed without attributes. A LOOKUP gets the error.
                     Err(_) => None,
                 },
@@ -90,13 +78,11 @@ impl Passthrough {
             if let Some(found) = found.as_ref().filter(|found| !found.attr.submount) {
                 dirent.ino = found.attr.ino;
             }
-            if into.push_plus(found.as_ref(), &dirent).is_ok() {
-                return Ok(Added::Yes);
-            }
-            if let Some(found) = found {
+            let added = into.push_plus(found.as_ref(), &dirent);
+            if let (Err(Full), Some(found)) = (added, found) {
                 self.inodes.forget_one(found.node);
             }
-            Ok(Added::No)
+            Ok(added)
         })
     }
 
@@ -110,64 +96,48 @@ impl Passthrough {
         directory: &DirHandle,
         cookie: u64,
         into: &mut DirentBuffer<'_>,
-        mut add: impl FnMut(BorrowedFd<'_>, &RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Added>,
+        mut add: impl FnMut(&RawDirEntry<'_>, &mut DirentBuffer<'_>) -> Answer<Result<(), Full>>,
     ) -> Answer<()> {
-        let mut stream = directory.stream.lock();
-        let DirStream { fd, position } = &mut *stream;
+        let mut position = directory.position.lock();
         if *position != Some(cookie) {
             *position = None;
-            rustix::fs::seek(&*fd, SeekFrom::Start(cookie)).map_err(errno)?;
+            rustix::fs::seek(&directory.fd, SeekFrom::Start(cookie)).map_err(errno)?;
         }
         let mut buffer = [MaybeUninit::uninit(); LISTING_BUFFER_LEN];
-        let mut before = Some(cookie);
+        let mut before = cookie;
         let mut hidden = HIDDEN_NAMES_MAX;
         let mut left = self.config.limits.listing_names.map_or(u64::MAX, NonZero::get);
         while let Some(space) = host_len(into).and_then(|len| buffer.get_mut(..len)) {
             *position = None;
-            let mut entries = RawDir::new(fd.as_fd(), space);
-            loop {
-                match entries.next() {
-                    Some(Ok(entry))
-                        if self.inodes.is_hidden(&directory.node, entry.file_name().to_bytes()) =>
-                    {
-                        before = Some(entry.next_entry_cookie());
-                        left = left.saturating_sub(1);
-                        hidden = hidden.saturating_sub(1);
-                        if hidden == 0 {
-                            if entries.is_buffer_empty() {
-                                *position = before;
-                            }
-                            return self.end_after_hidden(directory, before, into);
-                        }
-                    }
-                    Some(Ok(entry)) => match add(fd.as_fd(), &entry, into)? {
-                        Added::Yes => {
-                            before = Some(entry.next_entry_cookie());
-                            left = left.saturating_sub(1);
-                        }
-                        Added::No => return Ok(()),
-                    },
+            let mut entries = RawDir::new(&directory.fd, space);
+            while position.is_none() {
+                let entry = match entries.next() {
+                    Some(Ok(entry)) => entry,
                     // The guest must get the entries that were added, because it owes a FORGET for
                     // each. The error comes again.
                     Some(Err(_)) if !into.is_empty() => return Ok(()),
                     Some(Err(error)) => return Err(errno(error)),
                     None => {
-                        *position = before;
+                        *position = Some(before);
                         return Ok(());
                     }
+                };
+                if self.inodes.is_hidden(&directory.node, entry.file_name().to_bytes()) {
+                    hidden = hidden.saturating_sub(1);
+                } else if add(&entry, into)? == Err(Full) {
+                    return Ok(());
+                }
+                before = entry.next_entry_cookie();
+                left = left.saturating_sub(1);
+                *position = entries.is_buffer_empty().then_some(before);
+                if hidden == 0 {
+                    return self.end_after_hidden(directory, before, into);
                 }
                 // An empty reply would mean the end of the directory.
                 if left == 0 && !into.is_empty() {
-                    if entries.is_buffer_empty() {
-                        *position = before;
-                    }
                     return Ok(());
                 }
-                if entries.is_buffer_empty() {
-                    break;
-                }
             }
-            *position = before;
         }
         Ok(())
     }
@@ -180,14 +150,16 @@ impl Passthrough {
     fn end_after_hidden(
         &self,
         directory: &DirHandle,
-        reached: Option<u64>,
+        reached: u64,
         into: &mut DirentBuffer<'_>,
     ) -> Answer<()> {
         // Entries in the reply have a cookie to continue from.
-        let Some(offset) = reached.filter(|_| into.is_empty()) else { return Ok(()) };
+        if !into.is_empty() {
+            return Ok(());
+        }
         let number = self.inodes.inode_number(&directory.node.mount, directory.node.inode);
-        let dot = Dirent { ino: number, offset, kind: DirentKind::DIRECTORY, name: b"." };
-        into.push(&dot).map_err(|protocol::Full| Errno::EINVAL)
+        let dot = Dirent { ino: number, offset: reached, kind: DirentKind::DIRECTORY, name: b"." };
+        into.push(&dot).map_err(|Full| Errno::EINVAL)
     }
 
     /// Returns a host entry as the guest sees it. In the root of the share, ".." is the root
@@ -206,7 +178,7 @@ impl Passthrough {
 
     pub(super) fn fsync_dir(&self, fsync: protocol::FsyncDir) -> Answer<()> {
         let directory = self.files.directory(fsync.handle)?;
-        sync(directory.fd().as_fd(), fsync.flags)
+        sync(directory.fd.as_fd(), fsync.flags)
     }
 
     pub(super) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
