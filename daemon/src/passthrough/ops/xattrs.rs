@@ -22,13 +22,14 @@ impl Passthrough {
         call: &Call<'_, protocol::GetXattr<'_>>,
         out: &mut Vec<u8>,
     ) -> Answer<u32> {
-        self.check_xattr(call.operation.name)?;
+        let protocol::GetXattr { name, size } = call.operation;
+        self.check_xattr(name)?;
         let fd = self.inodes.descriptor(node)?;
-        let (path, name) = (DecInt::from_fd(&*fd), call.operation.name);
-        answer(call.operation.size, out, |out| match out {
-            None => rustix::fs::getxattr_query(path, name),
-            Some(out) => rustix::fs::getxattr(path, name, spare_capacity(out)),
-        })
+        let path = DecInt::from_fd(&*fd);
+        if size == 0 {
+            return reply_len(rustix::fs::getxattr_query(path, name).map_err(errno)?);
+        }
+        fetch(size, out, |out| rustix::fs::getxattr(path, name, spare_capacity(out)))
     }
 
     pub(super) fn list_xattr(
@@ -40,22 +41,14 @@ impl Passthrough {
         self.check_xattrs_on()?;
         let ListNames { size, readable } = call.operation;
         let fd = self.inodes.descriptor(node)?;
-        let path = DecInt::from_fd(&*fd);
-        let fetch = |out: Option<&mut Vec<u8>>| match out {
-            None => rustix::fs::listxattr_query(path),
-            Some(out) => rustix::fs::listxattr(path, spare_capacity(out)),
-        };
         // The length depends on the names that are left out.
-        answer(u32::MAX, out, fetch)?;
+        fetch(u32::MAX, out, |out| rustix::fs::listxattr(DecInt::from_fd(&*fd), spare_capacity(out)))?;
         keep_readable(out, readable);
-        let len = out.len();
-        if size == 0 {
+        let len = reply_len(out.len())?;
+        if size < len {
             out.clear();
-        } else if usize::try_from(size).is_ok_and(|size| len > size) {
-            out.clear();
-            return Err(Errno::ERANGE);
         }
-        u32::try_from(len).map_err(|_long| Errno::E2BIG)
+        if size != 0 && size < len { Err(Errno::ERANGE) } else { Ok(len) }
     }
 
     pub(super) fn set_xattr(&self, node: &NodeRef, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
@@ -115,24 +108,23 @@ fn keep_readable(names: &mut Vec<u8>, readable: Access) {
     }
 }
 
-/// Fetches into `out` what the guest has room for. Without any room, it returns only the length.
-fn answer(
+/// Fetches at most `room` bytes into `out`. Returns their number.
+fn fetch(
     room: u32,
     out: &mut Vec<u8>,
-    fetch: impl FnOnce(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+    fetch: impl FnOnce(&mut Vec<u8>) -> rustix::io::Result<usize>,
 ) -> Answer<u32> {
-    let len = if room == 0 {
-        fetch(None).map_err(errno)?
-    } else {
-        let room = usize::try_from(room).unwrap_or(usize::MAX).min(XATTR_LEN_MAX);
-        out.reserve(room);
-        let len = fetch(Some(out)).map_err(errno)?;
-        if len > room {
-            out.clear();
-            return Err(Errno::ERANGE);
-        }
-        len
-    };
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(XATTR_LEN_MAX);
+    out.reserve(room);
+    let len = fetch(out).map_err(errno)?;
+    if len > room {
+        out.clear();
+        return Err(Errno::ERANGE);
+    }
+    reply_len(len)
+}
+
+fn reply_len(len: usize) -> Answer<u32> {
     u32::try_from(len).map_err(|_long| Errno::E2BIG)
 }
 
