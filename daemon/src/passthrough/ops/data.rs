@@ -5,6 +5,7 @@ use crate::io_vectors::{IoVectors, TransferFlags};
 use crate::limits::COPY_LEN_MAX;
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::Holes;
+use crate::passthrough::files::FileRef;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::resolve::{self, errno, io_errno, sync_errno};
 use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, Whence, WriteFlags};
@@ -106,6 +107,26 @@ impl Passthrough {
         let file = self.files.file(fsync.handle)?;
         sync(file.sync_fd(), fsync.flags)?;
         self.sync_names(&file)
+    }
+
+    /// Makes the name of a file durable after the file itself, if the host may have left it out.
+    ///
+    /// btrfs logs an inode with the name by which it was opened. Here that is the first name by
+    /// which the guest reached it. If that name was removed in the transaction in which the
+    /// directory was made, a loss of power removes the file, whatever other names it has. The path
+    /// of the descriptor shows this. Then the whole mount is made durable, because an fsync by
+    /// another name does nothing: the inode is in the log already. A file without any name has none
+    /// to lose.
+    ///
+    /// This comes after the fsync, so that it sees a name that is removed meanwhile.
+    fn sync_names(&self, file: &FileRef) -> Answer<Durable> {
+        if file.traits.fsync_keeps_names
+            || !self.inodes.proc_fds().may_have_lost_its_name(file.as_fd())
+            || resolve::stat(file.as_fd())?.is_deleted()
+        {
+            return Ok(Durable::Done);
+        }
+        self.sync_thread.sync_mount_of(file).map(Durable::With)
     }
 
     pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {

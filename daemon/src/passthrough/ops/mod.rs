@@ -1,9 +1,9 @@
 //! The operations of [`FileSystem`], one file for each family.
 //!
-//! Each method of the trait calls the function of the same name in its family's file. An operation
-//! on a node gets the node that the call names, and a thread that is answered ESTALE is remembered
-//! ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An operation on a handle gets
-//! the request alone.
+//! A method of the trait calls the function of the same name in its family's file, unless one call
+//! does all of it. An operation on a node gets the node that the call names, and a thread that is
+//! answered ESTALE is remembered ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An
+//! operation on a handle gets the request alone.
 
 mod attributes;
 mod data;
@@ -11,11 +11,9 @@ mod entries;
 mod fallocate;
 mod inode_flags;
 mod locks;
-mod lookup;
 mod map;
 mod open;
 mod readdir;
-mod sync;
 mod xattrs;
 
 use crate::filesystem::{
@@ -80,12 +78,16 @@ impl FileSystem for Passthrough {
     }
 
     fn lookup(&self, call: Allowed<'_, protocol::Lookup<'_>>) -> Answer<Entry> {
-        self.on_node(call, |directory, call| self.lookup(directory, call))
+        self.on_node(call, |directory, call| {
+            self.inodes.look_up_for_caller(&call.caller, directory, call.operation.name)
+        })
     }
 
     fn forget(&self, call: Allowed<'_, protocol::Forget>) {
         let Call { node, operation, .. } = call.into_inner();
-        self.forget(node, operation);
+        if let Some(forgotten) = self.inodes.forget(node, operation.count) {
+            self.deferred_close.close_node(forgotten);
+        }
     }
 
     fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
@@ -211,8 +213,10 @@ impl FileSystem for Passthrough {
         self.copy_file_range(&call.caller, call.operation)
     }
 
+    /// Makes every mount durable that the guest has reached, not only the mount of the node: a
+    /// program that writes on a submount relies on it.
     fn sync_fs(&self, _call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
-        self.sync_fs()
+        self.sync_thread.sync_share().map(Durable::With)
     }
 
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile> {
@@ -240,7 +244,7 @@ impl FileSystem for Passthrough {
     }
 
     fn release_dir(&self, call: Allowed<'_, protocol::ReleaseDir>) -> Answer<()> {
-        self.release_dir(call.into_inner().operation)
+        self.files.close_directory(call.into_inner().operation.handle)
     }
 
     fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32> {

@@ -180,10 +180,6 @@ impl Passthrough {
         let directory = self.files.directory(fsync.handle)?;
         sync(directory.fd.as_fd(), fsync.flags)
     }
-
-    pub(super) fn release_dir(&self, release: protocol::ReleaseDir) -> Answer<()> {
-        self.files.close_directory(release.handle)
-    }
 }
 
 /// Returns how many bytes of host entries fit into the reply, whatever their names. `None`: it is
