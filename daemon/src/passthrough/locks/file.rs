@@ -1,9 +1,12 @@
 //! The locks of one file: which owner holds which bytes, through which descriptions of the host.
 
 use super::description::Description;
-use super::ofd::{self, Attempt};
+use super::ofd;
 use super::ranges::{RangeEdit, RangeLock, Ranges, Span};
+use crate::filesystem::{Answer, Locking};
 use crate::limits::{LOCK_HANDLES_MAX, LOCKS_MOVED_MAX, LOCKS_OF_FILE_MAX};
+use crate::passthrough::files::handles::FileHandle;
+use crate::passthrough::slots::Keyed;
 use pinhole_protocol::{Errno, LockKind, LockOwner};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -29,9 +32,9 @@ enum HostLocks {
 /// An owner of record locks: a process of the guest, or one of its descriptions.
 #[derive(Debug)]
 pub(super) struct RecordOwner {
-    name: LockOwner,
+    pub(super) name: LockOwner,
     /// The process that asked last in the name of this owner.
-    process: u32,
+    pub(super) process: u32,
     /// `None` if the guest holds the whole file.
     description: Option<Description>,
     ranges: Ranges,
@@ -39,20 +42,15 @@ pub(super) struct RecordOwner {
     handles: Vec<u64>,
 }
 
-/// The sender of a request for a record lock.
+/// A request to lock or unlock a range.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Requester {
-    pub(super) owner: LockOwner,
-    pub(super) process: u32,
-    pub(super) handle: u64,
-}
-
-/// A lock of another owner of the same guest.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalConflict {
-    pub(super) owner: LockOwner,
-    pub(super) process: u32,
-    pub(super) lock: RangeLock,
+pub(crate) struct RecordRequest<'f> {
+    pub(crate) file: &'f Keyed<FileHandle>,
+    pub(crate) owner: LockOwner,
+    pub(crate) process: u32,
+    pub(crate) span: Span,
+    /// `None` unlocks.
+    pub(crate) kind: Option<LockKind>,
 }
 
 impl FileLocks {
@@ -85,20 +83,20 @@ impl FileLocks {
     pub(super) fn lock_whole_file(
         &mut self,
         wanted: LockKind,
-        open: impl FnOnce() -> Result<Description, Errno>,
-    ) -> Result<Attempt, Errno> {
-        let Some(HostLocks::WholeFile(held)) = &mut self.host else { return Ok(Attempt::Done) };
+        open: impl FnOnce() -> Answer<Description>,
+    ) -> Answer<Locking> {
+        let Some(HostLocks::WholeFile(held)) = &mut self.host else { return Ok(Locking::Done) };
         let check = |description: &Description| {
             if description.allows(wanted) { Ok(()) } else { Err(Errno::ENOLCK) }
         };
         if let Some(description) = held {
-            return check(description).map(|()| Attempt::Done);
+            return check(description).map(|()| Locking::Done);
         }
         let description = open()?;
         check(&description)?;
         let kind = if description.writes { LockKind::Write } else { LockKind::Read };
         let attempt = ofd::set(description.as_fd(), Span::WHOLE_FILE, Some(kind))?;
-        if attempt == Attempt::Done {
+        if attempt == Locking::Done {
             *held = Some(description);
         }
         Ok(attempt)
@@ -133,11 +131,12 @@ impl FileLocks {
     /// more.
     pub(super) fn owner_for(
         &mut self,
-        requester: Requester,
+        request: RecordRequest<'_>,
         kind: LockKind,
-        open: impl FnOnce() -> Result<Description, Errno>,
-    ) -> Result<&mut RecordOwner, Errno> {
-        let Requester { owner: name, process, handle } = requester;
+        open: impl FnOnce() -> Answer<Description>,
+    ) -> Answer<&mut RecordOwner> {
+        let RecordRequest { file, owner: name, process, .. } = request;
+        let handle = file.id();
         let known = self.owners.iter().position(|owner| owner.name == name);
         let Some(index) = known else {
             // The host walks all locks of a file when it sets one and when it closes a description.
@@ -165,13 +164,9 @@ impl FileLocks {
     }
 
     /// Returns a conflicting lock of another owner of this guest.
-    pub(super) fn conflict(&self, owner: LockOwner, wanted: RangeLock) -> Option<LocalConflict> {
-        let others = self.owners.iter().filter(|other| other.name != owner);
-        let mut conflicts = others.filter_map(|other| {
-            let lock = other.ranges.conflict(wanted)?;
-            Some(LocalConflict { owner: other.name, process: other.process, lock })
-        });
-        conflicts.next()
+    pub(super) fn conflict(&self, owner: LockOwner, wanted: RangeLock) -> Option<(&RecordOwner, RangeLock)> {
+        let mut others = self.owners.iter().filter(|other| other.name != owner);
+        others.find_map(|other| Some((other, other.ranges.conflict(wanted)?)))
     }
 
     /// Ends all record locks of an owner.
@@ -203,17 +198,12 @@ impl RecordOwner {
     ///
     /// # Errors
     /// The host's error; then nothing has changed.
-    pub(super) fn set(
-        &mut self,
-        span: Span,
-        kind: Option<LockKind>,
-        edit: RangeEdit,
-    ) -> Result<Attempt, Errno> {
+    pub(super) fn set(&mut self, span: Span, kind: Option<LockKind>, edit: RangeEdit) -> Answer<Locking> {
         let attempt = match &self.description {
             Some(description) => ofd::set(description.as_fd(), span, kind)?,
-            None => Attempt::Done,
+            None => Locking::Done,
         };
-        if attempt == Attempt::Done {
+        if attempt == Locking::Done {
             self.ranges.apply(edit);
         }
         Ok(attempt)
@@ -222,12 +212,12 @@ impl RecordOwner {
     /// Takes the locks over to another description before the present one releases them, so that no
     /// other owner gets between: read locks of both agree. Write locks never have to move, because
     /// a description that writes is opened to read as well.
-    fn move_to(&mut self, description: Description) -> Result<(), Errno> {
+    fn move_to(&mut self, description: Description) -> Answer<()> {
         if self.ranges.len() > LOCKS_MOVED_MAX {
             return Err(Errno::ENOLCK);
         }
         for lock in self.ranges.iter() {
-            if ofd::set(description.as_fd(), lock.span, Some(lock.kind))? == Attempt::Conflict {
+            if ofd::set(description.as_fd(), lock.span, Some(lock.kind))? != Locking::Done {
                 return Err(Errno::ENOLCK);
             }
         }
@@ -253,8 +243,8 @@ mod tests {
         let mut locks = FileLocks::default();
         assert!(locks.locks_whole_file(|| true));
         assert_eq!(locks.lock_whole_file(LockKind::Write, open), Err(Errno::ENOLCK));
-        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Attempt::Done));
+        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Locking::Done));
         assert_eq!(locks.lock_whole_file(LockKind::Write, open), Err(Errno::ENOLCK));
-        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Attempt::Done));
+        assert_eq!(locks.lock_whole_file(LockKind::Read, open), Ok(Locking::Done));
     }
 }

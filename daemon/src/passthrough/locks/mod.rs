@@ -23,9 +23,8 @@ use crate::passthrough::slots::Keyed;
 use crate::sync::event::EventCounter;
 use crate::sync::lock::Mutex;
 use description::{Description, is_shared_by_memory};
-use file::{FileLocks, Requester};
+use file::FileLocks;
 use hashbrown::HashMap;
-use ofd::Attempt;
 use pinhole_protocol::{Errno, FileLock, Handle, LockKind, LockOwner};
 use rustix::fs::FlockOperation;
 use std::num::NonZero;
@@ -33,6 +32,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+pub(super) use file::RecordRequest;
 pub(super) use ranges::{RangeLock, Span};
 
 /// The locks of the guest. After a panic, the locks of the host and those noted here differ by one
@@ -47,17 +47,6 @@ pub(super) struct Locks {
     limit: u64,
     /// Notified when something is unlocked.
     wake: Arc<EventCounter>,
-}
-
-/// A request to lock or unlock a range.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RecordRequest<'f> {
-    pub(super) file: &'f Keyed<FileHandle>,
-    pub(super) owner: LockOwner,
-    pub(super) process: u32,
-    pub(super) span: Span,
-    /// `None` unlocks.
-    pub(super) kind: Option<LockKind>,
 }
 
 impl Locks {
@@ -93,15 +82,14 @@ impl Locks {
         wanted: RangeLock,
     ) -> Answer<Option<FileLock>> {
         self.with(file.key, |locks| {
-            if let Some(conflict) = locks.conflict(owner, wanted) {
-                return Ok(Some(file_lock(conflict.lock, conflict.process)));
+            if let Some((other, lock)) = locks.conflict(owner, wanted) {
+                return Ok(Some(lock.for_reply(other.process)));
             }
             // The host asks for conflicts with a description. That of the owner itself has none
             // with the owner's locks.
             let description = locks.description(owner).unwrap_or_else(|| file.as_fd());
-            let conflict = ofd::conflict(description, wanted)?;
             // A process of the host has no number in the guest.
-            Ok(conflict.map(|lock| file_lock(lock, 0)))
+            Ok(ofd::conflict(description, wanted)?.map(|lock| lock.for_reply(0)))
         })
     }
 
@@ -126,13 +114,14 @@ impl Locks {
             if let Some(kind) = kind
                 && whole_file
             {
-                if let Some(conflict) = locks.conflict(owner, RangeLock { span, kind }) {
-                    return Ok(Locking::Held(Some(conflict.owner)));
+                if let Some((other, _)) = locks.conflict(owner, RangeLock { span, kind }) {
+                    return Ok(Locking::Held(Some(other.name)));
                 }
                 match locks.lock_whole_file(kind, || Description::for_guest(inodes, file)) {
-                    // EAGAIN: a process of the host has a lease on the file.
-                    Ok(Attempt::Conflict) | Err(Errno::EAGAIN) => return Ok(Locking::Held(None)),
-                    attempt => drop(attempt?),
+                    Ok(Locking::Done) => {}
+                    // A process of the host has a lease on the file.
+                    Err(Errno::EAGAIN) => return Ok(Locking::Held(None)),
+                    held => return held,
                 }
             }
             let done = self.set_range(inodes, locks, request);
@@ -151,13 +140,10 @@ impl Locks {
         locks: &mut FileLocks,
         request: RecordRequest<'_>,
     ) -> Answer<Locking> {
-        let RecordRequest { file, owner: name, process, span, kind } = request;
+        let RecordRequest { file, owner: name, span, kind, .. } = request;
         let held = locks.len();
         let owner = match kind {
-            Some(kind) => {
-                let requester = Requester { owner: name, process, handle: file.id() };
-                locks.owner_for(requester, kind, || Description::for_owner(inodes, file))?
-            }
+            Some(kind) => locks.owner_for(request, kind, || Description::for_owner(inodes, file))?,
             None => match locks.owner(name) {
                 Some(owner) => owner,
                 None => return Ok(Locking::Done),
@@ -171,18 +157,18 @@ impl Locks {
         self.reserve(after.saturating_sub(before))?;
         let weakened = owner.ranges().weakened_by(span, kind);
         let attempt = owner.set(span, kind, edit);
-        let is_set = attempt == Ok(Attempt::Done);
+        let is_set = attempt == Ok(Locking::Done);
         if weakened && is_set {
             self.wake.notify_subscribers();
         }
         self.give_back(if is_set { before.saturating_sub(after) } else { after.saturating_sub(before) });
         match (attempt?, kind) {
-            (Attempt::Done, _) => Ok(Locking::Done),
-            (Attempt::Conflict, Some(kind)) => {
+            (Locking::Done, _) => Ok(Locking::Done),
+            (Locking::Held(_), Some(kind)) => {
                 let conflict = locks.conflict(name, RangeLock { span, kind });
-                Ok(Locking::Held(conflict.map(|conflict| conflict.owner)))
+                Ok(Locking::Held(conflict.map(|(other, _)| other.name)))
             }
-            (Attempt::Conflict, None) => Err(Errno::EIO),
+            (Locking::Held(_), None) => Err(Errno::EIO),
         }
     }
 
@@ -196,50 +182,43 @@ impl Locks {
         file: &Keyed<FileHandle>,
         kind: Option<LockKind>,
     ) -> Answer<Locking> {
-        self.with_open(files, file, |locks| self.set_flock_of(locks, file, kind))
-    }
-
-    fn set_flock_of(
-        &self,
-        locks: &mut FileLocks,
-        file: &Keyed<FileHandle>,
-        kind: Option<LockKind>,
-    ) -> Answer<Locking> {
-        let position = locks.flocks.iter().position(|handle| *handle == file.id());
-        if kind.is_none() && position.is_none() {
-            // The handle needs no right to unlock, so the filter may not permit the call.
-            return Ok(Locking::Done);
-        }
-        let operation = match kind {
-            Some(LockKind::Read) => FlockOperation::NonBlockingLockShared,
-            Some(LockKind::Write) => FlockOperation::NonBlockingLockExclusive,
-            None => FlockOperation::NonBlockingUnlock,
-        };
-        let is_new = kind.is_some() && position.is_none();
-        if is_new && locks.len() >= LOCKS_OF_FILE_MAX {
-            return Err(Errno::ENOLCK);
-        }
-        self.reserve(usize::from(is_new))?;
-        let result = rustix::fs::flock(&file.file, operation);
-        // A lock that cannot be converted is lost (flock(2)).
-        let is_held = result.is_ok() && kind.is_some();
-        match (is_held, position) {
-            (true, None) => locks.flocks.push(file.id()),
-            (false, Some(position)) => drop(locks.flocks.swap_remove(position)),
-            (true, Some(_)) | (false, None) => {}
-        }
-        if !is_held {
-            self.give_back(1);
-        }
-        if position.is_some() && (!is_held || kind == Some(LockKind::Read)) {
-            self.wake.notify_subscribers();
-        }
-        match result {
-            Ok(()) => Ok(Locking::Done),
-            Err(rustix::io::Errno::AGAIN) => Ok(Locking::Held(None)),
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => Err(Errno::ENOLCK),
-            Err(error) => Err(errno(error)),
-        }
+        self.with_open(files, file, |locks| {
+            let position = locks.flocks.iter().position(|handle| *handle == file.id());
+            if kind.is_none() && position.is_none() {
+                // The handle needs no right to unlock, so the filter may not permit the call.
+                return Ok(Locking::Done);
+            }
+            let operation = match kind {
+                Some(LockKind::Read) => FlockOperation::NonBlockingLockShared,
+                Some(LockKind::Write) => FlockOperation::NonBlockingLockExclusive,
+                None => FlockOperation::NonBlockingUnlock,
+            };
+            let is_new = kind.is_some() && position.is_none();
+            if is_new && locks.len() >= LOCKS_OF_FILE_MAX {
+                return Err(Errno::ENOLCK);
+            }
+            self.reserve(usize::from(is_new))?;
+            let result = rustix::fs::flock(&file.file, operation);
+            // A lock that cannot be converted is lost (flock(2)).
+            let is_held = result.is_ok() && kind.is_some();
+            match (is_held, position) {
+                (true, None) => locks.flocks.push(file.id()),
+                (false, Some(position)) => drop(locks.flocks.swap_remove(position)),
+                (true, Some(_)) | (false, None) => {}
+            }
+            if !is_held {
+                self.give_back(1);
+            }
+            if position.is_some() && (!is_held || kind == Some(LockKind::Read)) {
+                self.wake.notify_subscribers();
+            }
+            match result {
+                Ok(()) => Ok(Locking::Done),
+                Err(rustix::io::Errno::AGAIN) => Ok(Locking::Held(None)),
+                Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => Err(Errno::ENOLCK),
+                Err(error) => Err(errno(error)),
+            }
+        })
     }
 
     /// Ends all record locks of an owner on a file, as fcntl(2) demands when a process closes any
@@ -351,8 +330,4 @@ fn end_flock(file: &FileHandle) {
     if let Err(error) = rustix::fs::flock(&file.file, FlockOperation::NonBlockingUnlock) {
         tracing::debug!(%error, "a lock that ends with its file");
     }
-}
-
-const fn file_lock(lock: RangeLock, process: u32) -> FileLock {
-    FileLock { start: lock.span.first(), end: lock.span.last(), kind: Some(lock.kind), pid: process }
 }

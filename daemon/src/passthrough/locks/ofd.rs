@@ -4,28 +4,20 @@
 //! locks of host processes.
 
 use super::ranges::{RangeLock, Span};
+use crate::filesystem::{Answer, Locking};
 use nix::errno::Errno as HostErrno;
 use nix::fcntl::{FcntlArg, fcntl};
 use pinhole_protocol::{Errno, LockKind};
 use std::os::fd::BorrowedFd;
 
-/// The result of an attempt to lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// It is locked, or unlocked.
-    Done,
-    /// Another description holds a conflicting lock.
-    Conflict,
-}
-
-/// Locks, or with `None` unlocks, without waiting.
+/// Locks, or with `None` unlocks, without waiting. The owner of a conflicting lock is not known.
 ///
 /// # Errors
 /// The host's error: ENOLCK, or EBADF if the description is not open for that.
-pub(super) fn set(fd: BorrowedFd<'_>, span: Span, kind: Option<LockKind>) -> Result<Attempt, Errno> {
+pub(super) fn set(fd: BorrowedFd<'_>, span: Span, kind: Option<LockKind>) -> Answer<Locking> {
     match fcntl(fd, FcntlArg::F_OFD_SETLK(&flock(span, kind))) {
-        Ok(_) => Ok(Attempt::Done),
-        Err(HostErrno::EAGAIN | HostErrno::EACCES) => Ok(Attempt::Conflict),
+        Ok(_) => Ok(Locking::Done),
+        Err(HostErrno::EAGAIN | HostErrno::EACCES) => Ok(Locking::Held(None)),
         Err(error) => Err(errno(error)),
     }
 }
@@ -34,7 +26,7 @@ pub(super) fn set(fd: BorrowedFd<'_>, span: Span, kind: Option<LockKind>) -> Res
 ///
 /// # Errors
 /// The host's error.
-pub(super) fn conflict(fd: BorrowedFd<'_>, wanted: RangeLock) -> Result<Option<RangeLock>, Errno> {
+pub(super) fn conflict(fd: BorrowedFd<'_>, wanted: RangeLock) -> Answer<Option<RangeLock>> {
     let mut lock = flock(wanted.span, Some(wanted.kind));
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(errno)?;
     let kind = match libc::c_int::from(lock.l_type) {

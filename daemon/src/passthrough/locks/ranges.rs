@@ -4,7 +4,7 @@
 //! locks can be counted and owners named.
 
 use arrayvec::ArrayVec;
-use pinhole_protocol::{Errno, LockKind};
+use pinhole_protocol::{Errno, FileLock, LockKind};
 
 /// The last byte that a lock can name. Linux sends it for "to the end" (`OFFSET_MAX`).
 const LAST_BYTE: u64 = u64::MAX >> 1;
@@ -47,14 +47,6 @@ impl Span {
         if first > last || last > LAST_BYTE { Err(Errno::EINVAL) } else { Ok(Self { first, last }) }
     }
 
-    pub(super) const fn first(self) -> u64 {
-        self.first
-    }
-
-    pub(super) const fn last(self) -> u64 {
-        self.last
-    }
-
     /// Returns `l_start` and `l_len` of `struct flock`, where a length of 0 means "to the end".
     pub(super) fn for_host(self) -> (i64, i64) {
         let start = i64::try_from(self.first).unwrap_or(i64::MAX);
@@ -75,6 +67,14 @@ impl Span {
 
     const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl RangeLock {
+    /// Returns the lock for a reply, with the guest's number of its process.
+    pub(super) const fn for_reply(self, process: u32) -> FileLock {
+        let Self { span: Span { first, last }, kind } = self;
+        FileLock { start: first, end: last, kind: Some(kind), pid: process }
     }
 }
 
