@@ -5,18 +5,29 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::mount_fd::MountFdRef;
+use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::{Descriptor, LastName, NodeRef, Reopen};
 use crate::passthrough::resolve::{self, Stat};
 use crate::sync::budget::Ticket;
 use crate::sys::inode_handle::InodeHandle;
 use pinhole_protocol::{Errno, Name};
 use rustix::fs::OFlags;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-fn open_by_handle(mount: &MountFdRef<'_>, handle: &InodeHandle, flags: OFlags) -> Answer<OwnedFd> {
-    handle.open(mount.as_fd(), flags).map_err(|error| resolve::io_errno(&error))
+/// Opens an inode by its last known name, and reads its attributes.
+///
+/// # Errors
+/// ESTALE if nothing has that name.
+pub(super) fn find_again(directory: &Descriptor, name: &CStr) -> Answer<(OwnedFd, Stat)> {
+    let name = Name::parse(name).map_err(|_checked| Errno::ESTALE)?;
+    let fd = match resolve::find_beneath(directory.as_fd(), name) {
+        Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+        found => found?,
+    };
+    let stat = resolve::stat(fd.as_fd())?;
+    Ok((fd, stat))
 }
 
 impl Inodes {
@@ -63,9 +74,7 @@ impl Inodes {
                     // could block or have an effect.
                     drop(self.descriptor(node)?);
                 }
-                let opened = self
-                    .mount_fd(&node.mount, 0)
-                    .and_then(|mount| open_by_handle(&mount, handle, flags | OFlags::NOCTTY));
+                let opened = self.open_by_handle(&node.mount, handle, flags | OFlags::NOCTTY, 0);
                 match (opened, node.descriptor()) {
                     // Some file systems find no inode without a name by its handle.
                     (Err(Errno::ESTALE), Some(descriptor)) => {
@@ -110,15 +119,16 @@ impl Inodes {
 
     fn open_descriptor(&self, node: &NodeRef, depth: usize) -> Answer<(Arc<Descriptor>, Stat)> {
         let ticket = self.descriptor_ticket()?;
-        let fd = match node.reopen() {
+        let (fd, stat) = match node.reopen() {
             Reopen::ByHandle(handle) => {
-                let mount = self.mount_fd(&node.mount, depth)?;
-                open_by_handle(&mount, handle, OFlags::PATH | OFlags::NOFOLLOW)?
+                let flags = OFlags::PATH | OFlags::NOFOLLOW;
+                let fd = self.open_by_handle(&node.mount, handle, flags, depth)?;
+                let stat = resolve::stat(fd.as_fd())?;
+                (fd, stat)
             }
-            Reopen::ByName(record) => self.open_by_name(node, &record.last_name().ok_or(Errno::ESTALE)?)?,
+            Reopen::ByName(record) => self.open_by_name(&record.last_name().ok_or(Errno::ESTALE)?)?,
             Reopen::Never => return Err(Errno::ESTALE),
         };
-        let stat = resolve::stat(fd.as_fd())?;
         if stat.inode() != node.inode || stat.kind() != node.kind || stat.mount() != node.mount.key {
             return Err(Errno::ESTALE);
         }
@@ -129,16 +139,28 @@ impl Inodes {
         Ok((descriptor, stat))
     }
 
-    /// Opens the last name of a node, if it still belongs to the same inode.
-    fn open_by_name(&self, node: &NodeRef, last_name: &LastName) -> Answer<OwnedFd> {
-        let name = Name::parse(&last_name.name).map_err(|_checked| Errno::ESTALE)?;
-        let directory = self.descriptor(&last_name.directory)?;
-        let fd = match resolve::find_beneath(directory.as_fd(), name) {
-            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-            found => found?,
+    /// Opens an inode by its handle, while `depth` mounts are being found.
+    fn open_by_handle(
+        &self,
+        mount: &Mount,
+        handle: &InodeHandle,
+        flags: OFlags,
+        depth: usize,
+    ) -> Answer<OwnedFd> {
+        let counted;
+        // Queues that open files at once do not write to one reference count.
+        let mount_fd = if let Some(fixed) = &mount.access.fixed {
+            fixed
+        } else {
+            counted = self.mount_fd(&mount.access, depth)?;
+            &counted
         };
-        let stat = resolve::stat(fd.as_fd())?;
-        let same = stat.birth() == Some(last_name.birth) && stat.mount() == node.mount.key;
-        if same { Ok(fd) } else { Err(Errno::ESTALE) }
+        handle.open(mount_fd.as_fd(), flags).map_err(|error| resolve::io_errno(&error))
+    }
+
+    /// Opens the last name of a node, if it still belongs to an inode with the same birth time.
+    fn open_by_name(&self, last_name: &LastName) -> Answer<(OwnedFd, Stat)> {
+        let (fd, stat) = find_again(&*self.descriptor(&last_name.directory)?, &last_name.name)?;
+        if stat.birth() == Some(last_name.birth) { Ok((fd, stat)) } else { Err(Errno::ESTALE) }
     }
 }

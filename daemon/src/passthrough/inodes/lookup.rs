@@ -3,7 +3,7 @@
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::large::is_large;
-use crate::passthrough::inodes::mount_fd::{MountFd, MountPoint};
+use crate::passthrough::inodes::mount_fd::{MountPoint, MountState};
 use crate::passthrough::inodes::mounts::{FoundMount, Mount};
 use crate::passthrough::inodes::node::{
     Descriptor, FoundInode, Inserted, LastName, NameRecord, NodeKey, NodeRef, Reopen,
@@ -231,9 +231,7 @@ impl Inodes {
         let point = |name: Name<'_>| MountPoint { directory, name: name.as_c_str().into() };
         let place = found.name.map(|name| (point(name), found.directory.mount.key.device));
         let mount = self.mounts.get_or_add(FoundMount { inode: fd, stat, place }, || {
-            let ticket = self.descriptor_ticket()?;
-            let opened = self.proc_fds.open_for_sync(fd);
-            Ok(opened.map(|opened| opened.map(|fd| MountFd::new(fd, Some(ticket)))))
+            Ok(MountState::open(&self.proc_fds, fd, Some(self.descriptor_ticket()?)))
         })?;
         self.watch.tell();
         Ok(mount)

@@ -38,6 +38,7 @@ use crate::passthrough::config::{GuestCaching, InodeHandles, Negotiated, ShareCo
 use crate::passthrough::inodes::fd_cache::FdCache;
 use crate::passthrough::inodes::freshness::path_retries::PathRetries;
 use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
+use crate::passthrough::inodes::mount_fd::MountState;
 use crate::passthrough::inodes::mounts::FoundMount;
 use crate::passthrough::inodes::node::{Descriptor, FoundInode, Reopen};
 use crate::passthrough::inodes::table::NodeTable;
@@ -90,10 +91,8 @@ impl Inodes {
         let stat = resolve::stat(root.as_fd()).map_err(root_error)?;
         let mounts = MountTable::new(config.inode_handles != InodeHandles::Never, config.syncs);
         let found = FoundMount { inode: root.as_fd(), stat: &stat, place: None };
-        let opened = || proc_fds.open_for_sync(root.as_fd());
-        let mount = mounts
-            .get_or_add(found, || Ok(opened().map(|opened| opened.map(|fd| MountFd::new(fd, None)))))
-            .map_err(root_error)?;
+        let mount = mounts.get_or_add(found, || Ok(MountState::open(&proc_fds, root.as_fd(), None)));
+        let mount = mount.map_err(root_error)?;
         if config.rules.is_some() && mount.traits.folds_names {
             return Err(OpenError::FoldsNames(config.shared_dir.clone()));
         }

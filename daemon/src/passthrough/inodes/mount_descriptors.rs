@@ -3,11 +3,10 @@
 use crate::filesystem::Answer;
 use crate::limits::MOUNT_NESTING_MAX;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountFdRef};
-use crate::passthrough::inodes::mounts::Mount;
+use crate::passthrough::inodes::descriptors::find_again;
+use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd};
 use crate::passthrough::inodes::node::NodeRef;
-use crate::passthrough::resolve;
-use pinhole_protocol::{Errno, Name};
+use pinhole_protocol::Errno;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -16,14 +15,7 @@ impl Inodes {
     ///
     /// # Errors
     /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.
-    pub(super) fn mount_fd<'m>(&self, mount: &'m Mount, depth: usize) -> Answer<MountFdRef<'m>> {
-        match &mount.access.fixed {
-            Some(fd) => Ok(MountFdRef::Fixed(fd)),
-            None => self.counted_mount_fd(&mount.access, depth).map(MountFdRef::Counted),
-        }
-    }
-
-    fn counted_mount_fd(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
+    pub(super) fn mount_fd(&self, access: &MountAccess, depth: usize) -> Answer<Arc<MountFd>> {
         match access.open() {
             Some(fd) => {
                 access.touch();
@@ -41,14 +33,9 @@ impl Inodes {
             return Err(Errno::ESTALE);
         }
         let point = access.point().ok_or(Errno::ESTALE)?;
-        let name = Name::parse(&point.name).map_err(|_checked| Errno::ESTALE)?;
         let directory = self.descriptor_within(&self.table.get(point.directory)?, depth)?;
         let ticket = self.descriptor_ticket()?;
-        let root = match resolve::find_beneath(directory.as_fd(), name) {
-            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-            found => found?,
-        };
-        let stat = resolve::stat(root.as_fd())?;
+        let (root, stat) = find_again(&directory, &point.name)?;
         if !access.root.is(root.as_fd(), &stat) {
             return Err(Errno::ESTALE);
         }
@@ -68,7 +55,7 @@ impl Inodes {
         if access.stays() {
             return Ok(None);
         }
-        match self.counted_mount_fd(access, 0) {
+        match self.mount_fd(access, 0) {
             // The mount cannot be opened at all. SYNCFS reports that.
             Err(Errno::ESTALE) if !access.is_closed() => Ok(None),
             held => held.map(Some),

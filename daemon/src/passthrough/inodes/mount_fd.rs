@@ -7,7 +7,7 @@
 
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::FileSystemId;
-use crate::passthrough::resolve::Stat;
+use crate::passthrough::resolve::{ProcFds, Stat};
 use crate::sync::budget::Ticket;
 use crate::sync::lock::RwLock;
 use crate::sys::inode_handle::InodeHandle;
@@ -44,24 +44,6 @@ impl MountFd {
 impl AsFd for MountFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// A reference to the descriptor of a mount, which keeps it open.
-#[derive(Debug)]
-pub(super) enum MountFdRef<'m> {
-    /// The descriptor is always open. Queues that open files at once do not write to one reference
-    /// count.
-    Fixed(&'m MountFd),
-    Counted(Arc<MountFd>),
-}
-
-impl AsFd for MountFdRef<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Fixed(fd) => fd.as_fd(),
-            Self::Counted(fd) => (**fd).as_fd(),
-        }
     }
 }
 
@@ -128,11 +110,17 @@ pub(super) enum MountState {
 }
 
 impl MountState {
-    fn fd(&self) -> Option<&Arc<MountFd>> {
-        match self {
-            Self::Open(fd) => Some(fd),
-            Self::Closed | Self::Refused(_) | Self::Unopenable | Self::Gone => None,
+    /// Opens a mount by its root.
+    pub(super) fn open(proc_fds: &ProcFds, root: BorrowedFd<'_>, ticket: Option<Ticket>) -> Self {
+        match proc_fds.open_for_sync(root) {
+            Some(Ok(fd)) => Self::Open(Arc::new(MountFd::new(fd, ticket))),
+            Some(Err(errno)) => Self::Refused(errno),
+            None => Self::Unopenable,
         }
+    }
+
+    const fn fd(&self) -> Option<&Arc<MountFd>> {
+        if let Self::Open(fd) = self { Some(fd) } else { None }
     }
 }
 
@@ -182,10 +170,7 @@ impl MountAccess {
 
     /// Returns the error of the host, if it has refused to open the mount.
     pub(super) fn refused(&self) -> Option<Errno> {
-        match *self.state.read() {
-            MountState::Refused(errno) => Some(errno),
-            MountState::Open(_) | MountState::Closed | MountState::Unopenable | MountState::Gone => None,
-        }
+        if let MountState::Refused(errno) = *self.state.read() { Some(errno) } else { None }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -7,11 +7,10 @@ use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
 use crate::passthrough::inodes::host_fs::{FileSystemId, Traits};
 use crate::passthrough::inodes::inode_numbers::{InodeNumbers, Outside};
-use crate::passthrough::inodes::mount_fd::{MountAccess, MountFd, MountPoint, MountRoot, MountState};
+use crate::passthrough::inodes::mount_fd::{MountAccess, MountPoint, MountRoot, MountState};
 use crate::passthrough::resolve::{MountKey, Stat, sync_errno};
 use crate::sync::lock::{Mutex, RwLock};
 use crate::sys::inode_handle::InodeHandle;
-use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -114,11 +113,11 @@ impl MountTable {
     /// before.
     ///
     /// # Errors
-    /// The outer error of `open`. The inner one is the mount's state.
+    /// The error of `open`.
     pub(super) fn get_or_add(
         &self,
         found: FoundMount<'_>,
-        open: impl FnOnce() -> Answer<Option<Result<MountFd, Errno>>>,
+        open: impl FnOnce() -> Answer<MountState>,
     ) -> Answer<Arc<Mount>> {
         let key = found.stat.mount();
         if let Some(known) = self.find(key) {
@@ -130,11 +129,7 @@ impl MountTable {
         let access = if let Some(access) = sibling {
             access
         } else {
-            let state = match open()? {
-                Some(Ok(fd)) => MountState::Open(Arc::new(fd)),
-                Some(Err(errno)) => MountState::Refused(errno),
-                None => MountState::Unopenable,
-            };
+            let state = open()?;
             let point = found.place.as_ref().map(|(point, _)| point.clone());
             let root = MountRoot::of(found.inode, found.stat, self.handles);
             // A server may not answer. To close a file there writes its data.

@@ -214,6 +214,7 @@ impl NodeTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mount_fd::MountState;
     use super::super::mounts::{FoundMount, MountTable};
     use super::super::node::{Descriptor, LastName, NameRecord};
     use super::*;
@@ -226,7 +227,7 @@ mod tests {
         let directory = OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
         let stat = crate::passthrough::resolve::stat(directory.as_fd()).unwrap();
         let mount = FoundMount { inode: directory.as_fd(), stat: &stat, place: None };
-        let mount = MountTable::new(false, false).get_or_add(mount, || Ok(None)).unwrap();
+        let mount = MountTable::new(false, false).get_or_add(mount, || Ok(MountState::Unopenable)).unwrap();
         let descriptor = Some(Descriptor::new(directory, None));
         FoundInode { inode, mount, kind, descriptor, reopen, rule: RuleId::SHARE, verified: true }
     }
