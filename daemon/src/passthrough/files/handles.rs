@@ -2,7 +2,7 @@
 
 use crate::filesystem::Pace;
 use crate::limits::LARGE_BLOCKS_MIN;
-use crate::passthrough::inodes::{BLOCK_LEN, Inodes, MountFd, NodeKey, NodeRef, Pin, Traits};
+use crate::passthrough::inodes::{BLOCK_LEN, Descriptor, Inodes, MountFd, NodeKey, NodeRef, Pin, Traits};
 use crate::passthrough::resolve;
 use crate::sync::budget::Ticket;
 use crate::sync::lock::Mutex;
@@ -22,7 +22,7 @@ pub(crate) struct FileHandle {
     pub(crate) node: Option<NodeRef>,
     /// The same file with O_DIRECT, if the guest asked for that and the options permit it. Requests
     /// from the guest's page cache never use it, because their memory is not aligned.
-    pub(crate) direct: Option<OwnedFd>,
+    pub(crate) direct: Option<Descriptor>,
     /// Whether the guest has opened the file for reading.
     pub(crate) readable: bool,
     /// Whether the guest has opened the file for writing.
@@ -35,20 +35,12 @@ pub(crate) struct FileHandle {
     /// The mount below the share that the file is on. Its descriptor makes it durable and reports
     /// write errors.
     pub(crate) mount: Option<Arc<MountFd>>,
-    pub(crate) hints: Hints,
+    /// The host cannot tell cached data from data on disk.
+    pub(crate) always_blocks: AtomicBool,
+    /// The file was written to so far from its start that it may hold many blocks.
+    pub(crate) grown: AtomicBool,
     pub(crate) _pin: Option<Pin>,
     pub(crate) _tickets: HandleTickets,
-    /// For `direct`.
-    pub(crate) _direct_ticket: Option<Ticket>,
-}
-
-/// What the daemon learns about an open file.
-#[derive(Debug, Default)]
-pub(crate) struct Hints {
-    /// The host cannot tell cached data from data on disk.
-    always_blocks: AtomicBool,
-    /// The file was written to so far from its start that it may hold many blocks.
-    grown: AtomicBool,
 }
 
 impl FileHandle {
@@ -78,22 +70,11 @@ impl FileHandle {
         }
     }
 
-    /// Returns whether the host cannot read the file without blocking, as far as the daemon knows.
-    pub(crate) fn always_blocks(&self) -> bool {
-        self.hints.always_blocks.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the host cannot read the file without blocking.
-    pub(crate) fn set_always_blocks(&self) {
-        self.hints.always_blocks.store(true, Ordering::Relaxed);
-    }
-
     /// Notes that the file is written to up to `end`; see [`Inodes::set_large`].
     pub(crate) fn note_growth(&self, inodes: &Inodes, end: u64) {
-        let grown = &self.hints.grown;
         if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
-            && !grown.load(Ordering::Relaxed)
-            && !grown.swap(true, Ordering::Relaxed)
+            && !self.grown.load(Ordering::Relaxed)
+            && !self.grown.swap(true, Ordering::Relaxed)
         {
             inodes.set_large(self.key);
         }
@@ -102,7 +83,7 @@ impl FileHandle {
     /// Keeps the descriptor of the node open if the file has grown large, before the file is
     /// closed.
     pub(crate) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
-        if pace == Pace::Now && self.hints.grown.load(Ordering::Relaxed) {
+        if pace == Pace::Now && self.grown.load(Ordering::Relaxed) {
             inodes.cache_descriptor_of(self.key);
         }
     }

@@ -30,7 +30,7 @@ pub(crate) use self::large::BLOCK_LEN;
 pub(crate) use self::lookup::FoundAt;
 pub(crate) use self::mount_fd::MountFd;
 pub(crate) use self::mounts::MountTable;
-pub(crate) use self::node::{NodeKey, NodeRef, Pin};
+pub(crate) use self::node::{Descriptor, NodeKey, NodeRef, Pin};
 
 use crate::filesystem::Answer;
 use crate::limits::NODES_MAX;
@@ -40,7 +40,7 @@ use crate::passthrough::inodes::freshness::path_retries::PathRetries;
 use crate::passthrough::inodes::idle_mounts::{IdleMounts, MountWatch};
 use crate::passthrough::inodes::mount_fd::MountState;
 use crate::passthrough::inodes::mounts::FoundMount;
-use crate::passthrough::inodes::node::{Descriptor, FoundInode, Reopen};
+use crate::passthrough::inodes::node::{FoundInode, Reopen};
 use crate::passthrough::inodes::table::NodeTable;
 use crate::passthrough::open_error::OpenError;
 use crate::passthrough::resolve::{self, ProcFds};

@@ -122,7 +122,7 @@ pub(super) struct Inserted {
 }
 
 impl Descriptor {
-    pub(super) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
+    pub(crate) const fn new(fd: OwnedFd, ticket: Option<Ticket>) -> Self {
         Self { fd, _ticket: ticket }
     }
 }

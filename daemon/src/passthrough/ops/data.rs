@@ -12,6 +12,7 @@ use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, Whence, W
 use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 /// The smallest page size of Linux. Larger pages end at its multiples too.
 const PAGE_LEN: u64 = 4096;
@@ -192,7 +193,7 @@ pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
 
 /// Reads from the host's page cache, unless any of the data is missing there.
 fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<Paced<usize>> {
-    if file.always_blocks() {
+    if file.always_blocks.load(Ordering::Relaxed) {
         return Ok(Paced::WouldBlock);
     }
     let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
@@ -200,7 +201,7 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<P
         Err(error) => match io_errno(&error) {
             Errno::EAGAIN => return Ok(Paced::WouldBlock),
             Errno::EOPNOTSUPP => {
-                file.set_always_blocks();
+                file.always_blocks.store(true, Ordering::Relaxed);
                 return Ok(Paced::WouldBlock);
             }
             errno => return Err(errno),

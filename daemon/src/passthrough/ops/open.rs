@@ -3,8 +3,8 @@
 use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::GuestCaching;
-use crate::passthrough::files::handles::{FileHandle, HandleTickets, Hints};
-use crate::passthrough::inodes::{FoundAt, NodeRef, Pin};
+use crate::passthrough::files::handles::{FileHandle, HandleTickets};
+use crate::passthrough::inodes::{Descriptor, FoundAt, NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
 use crate::sys;
@@ -14,6 +14,7 @@ use pinhole_protocol::{
 };
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 
 /// Attempts of CREATE while other processes make and remove the name. Then it fails with ENOENT,
 /// the result of the last look.
@@ -78,7 +79,7 @@ impl Passthrough {
         let truncate = open.flags.contains(OpenFlags::TRUNC);
         // Opening for writing may change the file: by O_TRUNC, or because an overlay copies it
         // then.
-        let changes = truncate || open.flags.access_mode() != AccessMode::Read;
+        let changes = truncate || writes(open);
         if checked && changes {
             match self.inodes.stat(node) {
                 Ok(stat) => self.inodes.check_unchanged(node, &stat)?,
@@ -118,15 +119,16 @@ impl Passthrough {
     fn insert_file(&self, tickets: HandleTickets, opened: OpenedFile<'_>, open: Open) -> Answer<OpenReply> {
         let OpenedFile { file, node, is_retry } = opened;
         let wants_direct = self.config.direct_io && open.flags.contains(OpenFlags::DIRECT);
-        let (direct, direct_ticket) = if wants_direct {
+        let direct = if wants_direct {
             let ticket = self.inodes.descriptor_ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
             // If it is refused (a file just made without the right to read it, a file system
             // without O_DIRECT), the buffered descriptor is used. The guest's own cache is bypassed
             // anyway.
-            (self.inodes.proc_fds().reopen_fd(file.as_fd(), flags).ok(), Some(ticket))
+            let reopened = self.inodes.proc_fds().reopen_fd(file.as_fd(), flags);
+            reopened.ok().map(|fd| Descriptor::new(fd, Some(ticket)))
         } else {
-            (None, None)
+            None
         };
         let uncached = self.inodes.bypasses_page_cache(node, is_retry);
         let mut flags = self.reply_flags(node, open);
@@ -137,7 +139,7 @@ impl Passthrough {
             node: self.wants_node(open).then(|| NodeRef::clone(node)),
             direct,
             readable: open.flags.access_mode() != AccessMode::Write,
-            writable: open.flags.access_mode() != AccessMode::Read,
+            writable: writes(open),
             uncached: flags.contains(OpenReplyFlags::DIRECT_IO),
             traits: node.mount.traits,
             names_removed: self.files.names_removed(),
@@ -146,34 +148,32 @@ impl Passthrough {
             } else {
                 self.inodes.hold_mount(node)?
             },
-            hints: Hints::default(),
+            always_blocks: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
             _pin: Pin::new(node),
             _tickets: tickets,
-            _direct_ticket: direct_ticket,
         })?;
         Ok(OpenReply { handle, flags })
     }
 
     /// Returns whether an open file needs its node: for path rules, or to track the guest's cache.
     fn wants_node(&self, open: Open) -> bool {
-        self.inodes.rules().is_some()
-            || open.flags.access_mode() != AccessMode::Read && self.inodes.is_close_to_open()
+        self.inodes.rules().is_some() || writes(open) && self.inodes.is_close_to_open()
     }
 
     fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
+        let appends = writes(open) && open.flags.contains(OpenFlags::APPEND);
         let mut flags = match self.config.cache {
             GuestCaching::Strict => OpenReplyFlags::DIRECT_IO,
             // Through its page cache, Linux sends a write that crosses a page in several requests,
             // and another guest's write may come between. Appended data must arrive in one piece.
-            GuestCaching::Auto if self.inodes.is_close_to_open() && appends(open) => {
-                OpenReplyFlags::DIRECT_IO
-            }
+            GuestCaching::Auto if appends && self.inodes.is_close_to_open() => OpenReplyFlags::DIRECT_IO,
             GuestCaching::Auto => OpenReplyFlags::empty(),
             GuestCaching::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
         // On such a host, FLUSH of a file that was only read does nothing, unless the guest's locks
         // are kept here: a close ends them.
-        let silent = node.mount.traits.closes_silently && open.flags.access_mode() == AccessMode::Read;
+        let silent = node.mount.traits.closes_silently && !writes(open);
         flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated(InitFlags::POSIX_LOCKS));
         flags
     }
@@ -334,10 +334,6 @@ impl Passthrough {
 
 fn writes(open: Open) -> bool {
     open.flags.access_mode() != AccessMode::Read
-}
-
-fn appends(open: Open) -> bool {
-    open.flags.contains(OpenFlags::APPEND) && open.flags.access_mode() != AccessMode::Read
 }
 
 /// Returns O_NONBLOCK if an open must not wait until another process gives up its lease on the
