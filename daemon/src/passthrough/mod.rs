@@ -133,14 +133,10 @@ impl Passthrough {
         Ok(HandleTickets { _descriptor: self.inodes.descriptor_ticket()?, _handle: handle })
     }
 
-    fn negotiated(&self, flag: InitFlags) -> bool {
-        self.negotiated.contains(flag)
-    }
-
     /// Makes the thread act as the caller. It gets the caller's umask if the guest's kernel leaves
     /// that to the daemon.
     fn assume(&self, caller: &Caller<'_>, umask: u32) -> Result<Assumed<'_>, Errno> {
-        self.identity.assume(caller, self.negotiated(InitFlags::DONT_MASK).then_some(umask))
+        self.identity.assume(caller, self.negotiated.contains(InitFlags::DONT_MASK).then_some(umask))
     }
 
     /// Closes idle mounts below the share. Returns whether any mount is still open. A thread does

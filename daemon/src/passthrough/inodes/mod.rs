@@ -168,11 +168,6 @@ impl Inodes {
         self.table.forget(id, count)
     }
 
-    /// Takes back a look-up that the guest is not told of.
-    pub(crate) fn forget_one(&self, id: NodeId) {
-        drop(self.table.forget(id, 1));
-    }
-
     /// Fails if no node can be added. Called before an inode is created on the host.
     ///
     /// # Errors

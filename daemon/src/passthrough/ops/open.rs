@@ -66,7 +66,8 @@ impl Passthrough {
     /// guest that removes these bits by itself (without `HANDLE_KILLPRIV_V2`) does not ask for it
     /// if O_TRUNC is part of OPEN or CREATE.
     fn with_kill(&self, open: Open, caller: &Caller<'_>) -> Open {
-        let is_forgotten = !self.negotiated(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
+        let is_forgotten =
+            !self.negotiated.contains(InitFlags::HANDLE_KILLPRIV_V2) && !caller.may_have_fsetid();
         Open { kill_suidgid: open.kill_suidgid || is_forgotten, ..open }
     }
 
@@ -112,7 +113,7 @@ impl Passthrough {
     /// O_APPEND, O_SYNC and O_DSYNC come again with each WRITE, O_DIRECT gets its own descriptor,
     /// and the rest concerns only the guest.
     fn host_flags(&self, flags: OpenFlags) -> OFlags {
-        host_flags(flags, self.negotiated(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
+        host_flags(flags, self.negotiated.contains(InitFlags::WRITEBACK_CACHE), self.config.preserve_noatime)
     }
 
     /// Gives the guest a handle for an opened host file.
@@ -174,7 +175,7 @@ impl Passthrough {
         // On such a host, FLUSH of a file that was only read does nothing, unless the guest's locks
         // are kept here: a close ends them.
         let silent = node.mount.traits.closes_silently && !writes(open);
-        flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated(InitFlags::POSIX_LOCKS));
+        flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated.contains(InitFlags::POSIX_LOCKS));
         flags
     }
 
@@ -213,7 +214,7 @@ impl Passthrough {
             };
             return self
                 .open_existing(tickets.handle, entry, call, pace)
-                .inspect_err(|_refused| self.inodes.forget_one(entry.node));
+                .inspect_err(|_refused| drop(self.inodes.forget(entry.node, 1)));
         }
         Err(Errno::ENOENT)
     }
@@ -288,7 +289,7 @@ impl Passthrough {
         let (node, entry) =
             self.inodes.insert_found(tickets.node, (file.as_fd(), path_fd), (&stat, found))?;
         self.insert_file(tickets.handle, OpenedFile { file, node: &node, is_retry: false }, open)
-            .inspect_err(|_refused| self.inodes.forget_one(entry.node))
+            .inspect_err(|_refused| drop(self.inodes.forget(entry.node, 1)))
             .map(|open| Created { entry, open })
     }
 

@@ -80,7 +80,7 @@ impl Passthrough {
             }
             let added = into.push_plus(found.as_ref(), &dirent);
             if let (Err(Full), Some(found)) = (added, found) {
-                self.inodes.forget_one(found.node);
+                drop(self.inodes.forget(found.node, 1));
             }
             Ok(added)
         })
