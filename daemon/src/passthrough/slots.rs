@@ -96,10 +96,6 @@ impl<T> Slot<T> {
         self.0.read().clone()
     }
 
-    fn is_taken(&self) -> bool {
-        self.0.read().is_some()
-    }
-
     fn store(&self, entry: Option<Arc<Keyed<T>>>) {
         *self.0.write() = entry;
     }
@@ -190,7 +186,8 @@ impl<T> SlotTable<T> {
     /// the first few. Their slots restart, with generations that they have not had.
     pub(crate) fn shrink(&self) {
         let mut free = self.free.lock();
-        let used = self.used_indices().last().map_or(0, |index| index.saturating_add(1));
+        let last = self.each().last().and_then(|entry| parts(entry.key));
+        let used = last.map_or(0, |(index, _)| index.saturating_add(1));
         free.restart(used);
         let kept = used.checked_sub(1).and_then(locate).map_or(0, |(segment, _)| segment.saturating_add(1));
         for segment in self.removable.iter().skip(kept.saturating_sub(FIXED_SEGMENTS)) {
@@ -207,12 +204,6 @@ impl<T> SlotTable<T> {
     /// Returns whether there is no room for another value.
     pub(crate) fn is_full(&self) -> bool {
         u32::try_from(self.len()).is_ok_and(|len| len >= self.limit)
-    }
-
-    /// Returns the indices of the slots that have a value, in ascending order.
-    fn used_indices(&self) -> impl Iterator<Item = u32> {
-        let slots = (0..=u32::MAX).map_while(|index| self.with_slot(index, |slot| (index, slot.is_taken())));
-        slots.filter(|(_, taken)| *taken).map(|(index, _)| index)
     }
 
     /// Calls `look` with a slot, if it exists.

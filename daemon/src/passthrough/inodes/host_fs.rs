@@ -78,26 +78,14 @@ impl Traits {
         const ISO9660: i64 = 0x9660;
         const AFFS: i64 = 0xadff;
         const ADFS: i64 = 0xadf5;
+        const FOLDING: [i64; 13] =
+            [CIFS, SMB2, SMB, FAT, EXFAT, NTFS, NTFS3, HFS, HFS_PLUS, HPFS, ISO9660, AFFS, ADFS];
         let in_memory = matches!(kind, TMPFS | RAMFS);
         let local = in_memory || matches!(kind, EXT | XFS | BTRFS | F2FS | ZFS | BCACHEFS | OVERLAYFS);
         Self {
             in_memory,
             closes_silently: in_memory || matches!(kind, EXT | XFS | BTRFS),
-            folds_names: matches!(
-                kind,
-                CIFS | SMB2
-                    | SMB
-                    | FAT
-                    | EXFAT
-                    | NTFS
-                    | NTFS3
-                    | HFS
-                    | HFS_PLUS
-                    | HPFS
-                    | ISO9660
-                    | AFFS
-                    | ADFS
-            ),
+            folds_names: FOLDING.contains(&kind),
             remote: matches!(kind, NFS | CIFS | SMB2 | CEPH | V9FS | FUSE),
             fsync_keeps_names: in_memory || matches!(kind, EXT | XFS),
             stable_numbers: local || matches!(kind, NFS | CEPH),
