@@ -16,9 +16,10 @@ use rustix::fs::FileType;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Where an inode was found.
+/// The attributes of an inode that was found, and where.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FoundAt<'a> {
+pub(crate) struct Found<'a> {
+    pub(crate) stat: &'a Stat,
     pub(crate) directory: &'a NodeRef,
     /// `None` if it has no name.
     pub(crate) name: Option<Name<'a>>,
@@ -44,7 +45,7 @@ impl Inodes {
     ) -> Answer<Entry> {
         let then = self.table.now();
         let stat = resolve::stat_beneath(fd, name)?;
-        let found = FoundAt { directory, name: Some(name) };
+        let found = Found { stat: &stat, directory, name: Some(name) };
         let mount = if directory.mount.key == stat.mount() {
             Some(Arc::clone(&directory.mount))
         } else {
@@ -54,7 +55,7 @@ impl Inodes {
         if let Some(mount) = mount {
             let key = NodeKey { mount: mount.number, inode: stat.inode() };
             if let Some(node) = self.table.reference_open((key, then), |node| {
-                self.note_looked_up(node, &stat, found);
+                self.note_looked_up(node, found);
                 // A large file needs an open descriptor, and has one.
                 node.set_large(is_large(node.kind, &stat));
                 self.narrow(node, found);
@@ -62,13 +63,16 @@ impl Inodes {
                 return Ok(self.entry((node, &mount), &stat, directory));
             }
             if mount.has_handles()
-                && let Some(entry) = self.look_up_by_handle(fd, found, (&stat, mount))?
+                && let Some(entry) = self.look_up_by_handle(fd, found, mount)?
             {
                 return Ok(entry);
             }
         }
         let ticket = ticket.map_or_else(|| self.descriptor_ticket(), Ok)?;
-        self.look_up_by_opening(ticket, fd, found)
+        let opened = resolve::find_beneath(fd, name)?;
+        let found = Found { stat: &resolve::stat(opened.as_fd())?, ..found };
+        let reopen = self.mount_and_reopen(opened.as_fd(), found)?;
+        self.insert_open(ticket, reopen, || Ok(opened), found).map(|(_, entry)| entry)
     }
 
     /// Returns a node for an inode that was just created, also if another has taken its name since.
@@ -79,18 +83,18 @@ impl Inodes {
         &self,
         ticket: Ticket,
         (parent, name): (&NodeRef, Name<'_>),
-        (kind, made): (FileType, Attr),
+        made: Attr,
     ) -> Answer<Entry> {
+        let kind = FileType::from_raw_mode(made.mode);
         match self.look_up(parent, name, Some(ticket)) {
             Ok(entry) if FileType::from_raw_mode(entry.attr.mode) == kind => return Ok(entry),
             Ok(other) => drop(self.table.forget(other.node, 1)),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
-        let rule = self.rule_of(FoundAt { directory: parent, name: Some(name) });
+        let rule = self.rule_of(parent, Some(name));
         let node = NodeId(self.table.insert_removed(kind, Arc::clone(&parent.mount), rule)?.id());
-        let attr = Attr { ino: node.0, mode: made.mode & 0o7777 | kind.as_raw_mode(), nlink: 1, ..made };
-        Ok(Entry { node, generation: 0, attr })
+        Ok(Entry { node, generation: 0, attr: Attr { ino: node.0, ..made } })
     }
 
     /// Adds a look-up to a node that was just linked, whatever has the new name by now.
@@ -115,24 +119,24 @@ impl Inodes {
     fn look_up_by_handle(
         &self,
         fd: BorrowedFd<'_>,
-        found: FoundAt<'_>,
-        (stat, mount): (&Stat, Arc<Mount>),
+        found: Found<'_>,
+        mount: Arc<Mount>,
     ) -> Answer<Option<Entry>> {
         let Some(name) = found.name else { return Ok(None) };
         let handle = match InodeHandle::beneath(fd, name.as_c_str()) {
             Ok((handle, id)) if mount.has_handles_of(id) => handle,
             Ok(_) | Err(_) => return Ok(None),
         };
-        let (inode, kind) = (stat.inode(), stat.kind());
+        let (inode, kind) = (found.stat.inode(), found.stat.kind());
         let known = self.table.find(NodeKey { mount: mount.number, inode });
         if known.is_some_and(|known| known.has_other_handle(&handle) || known.kind != kind) {
             // Either the known inode is gone, or number and handle are of two inodes.
             return Ok(None);
         }
         let reopen = Reopen::ByHandle(handle);
-        let (rule, verified) = (self.rule_of(found), false);
+        let (rule, verified) = (self.rule_of(found.directory, found.name), false);
         let inode = FoundInode { inode, mount, kind, descriptor: None, reopen, rule, verified };
-        let (Inserted { node, known, .. }, entry) = self.insert(inode, (stat, found))?;
+        let (Inserted { node, known, .. }, entry) = self.insert(inode, found)?;
         // A node that is looked up repeatedly is kept open; one that is seen once is not. If this
         // fails, the look-up still succeeds.
         if known && node.touch() {
@@ -141,24 +145,17 @@ impl Inodes {
         Ok(Some(entry))
     }
 
-    fn look_up_by_opening(&self, ticket: Ticket, fd: BorrowedFd<'_>, found: FoundAt<'_>) -> Answer<Entry> {
-        let name = found.name.ok_or(Errno::ENOENT)?;
-        let opened = resolve::find_beneath(fd, name)?;
-        let stat = resolve::stat(opened.as_fd())?;
-        let (mount, reopen) = self.mount_and_reopen(opened.as_fd(), &stat, found)?;
-        self.insert_open(ticket, (mount, reopen), || Ok(opened), (&stat, found)).map(|(_, entry)| entry)
-    }
-
     /// Inserts a node for the inode of a descriptor of any kind. `path_fd` opens it with O_PATH, if
     /// the node has to keep that open.
     pub(crate) fn insert_found(
         &self,
         ticket: Ticket,
-        (fd, path_fd): (BorrowedFd<'_>, impl FnOnce() -> Answer<OwnedFd>),
-        (stat, found): (&Stat, FoundAt<'_>),
+        fd: BorrowedFd<'_>,
+        path_fd: impl FnOnce() -> Answer<OwnedFd>,
+        found: Found<'_>,
     ) -> Answer<(NodeRef, Entry)> {
-        let reopen = self.mount_and_reopen(fd, stat, found)?;
-        self.insert_open(ticket, reopen, path_fd, (stat, found))
+        let reopen = self.mount_and_reopen(fd, found)?;
+        self.insert_open(ticket, reopen, path_fd, found)
     }
 
     fn insert_open(
@@ -166,20 +163,21 @@ impl Inodes {
         ticket: Ticket,
         (mount, reopen): (Arc<Mount>, Reopen),
         path_fd: impl FnOnce() -> Answer<OwnedFd>,
-        (stat, found): (&Stat, FoundAt<'_>),
+        found: Found<'_>,
     ) -> Answer<(NodeRef, Entry)> {
         self.check_mount(&mount)?;
         let descriptor = match reopen {
             Reopen::ByHandle(_) => None,
             Reopen::ByName(_) | Reopen::Never => Some(Descriptor::new(path_fd()?, Some(ticket))),
         };
-        let (inode, kind, rule) = (stat.inode(), stat.kind(), self.rule_of(found));
+        let (inode, kind) = (found.stat.inode(), found.stat.kind());
+        let rule = self.rule_of(found.directory, found.name);
         let inode = FoundInode { inode, mount, kind, descriptor, reopen, rule, verified: true };
-        self.insert(inode, (stat, found)).map(|(inserted, entry)| (inserted.node, entry))
+        self.insert(inode, found).map(|(inserted, entry)| (inserted.node, entry))
     }
 
     /// Inserts a node. A known one gets one more look-up.
-    fn insert(&self, inode: FoundInode, (stat, found): (&Stat, FoundAt<'_>)) -> Answer<(Inserted, Entry)> {
+    fn insert(&self, inode: FoundInode, found: Found<'_>) -> Answer<(Inserted, Entry)> {
         let inserted = self.table.insert(inode)?;
         let node = &inserted.node;
         if inserted.known {
@@ -188,9 +186,9 @@ impl Inodes {
         if inserted.opened {
             self.cache_descriptor(node);
         }
-        self.note_looked_up(node, stat, found);
-        self.note_blocks(node, stat);
-        let entry = self.entry((NodeId(node.id()), &node.mount), stat, found.directory);
+        self.note_looked_up(node, found);
+        self.note_blocks(node, found.stat);
+        let entry = self.entry((NodeId(node.id()), &node.mount), found.stat, found.directory);
         Ok((inserted, entry))
     }
 
@@ -198,13 +196,8 @@ impl Inodes {
     ///
     /// # Errors
     /// ENFILE if there is no descriptor left for a new mount.
-    fn mount_and_reopen(
-        &self,
-        fd: BorrowedFd<'_>,
-        stat: &Stat,
-        found: FoundAt<'_>,
-    ) -> Answer<(Arc<Mount>, Reopen)> {
-        let mount = self.mount_of(fd, stat, found)?;
+    fn mount_and_reopen(&self, fd: BorrowedFd<'_>, found: Found<'_>) -> Answer<(Arc<Mount>, Reopen)> {
+        let mount = self.mount_of(fd, found)?;
         if mount.has_handles()
             && let Ok((handle, _)) = InodeHandle::of(fd)
         {
@@ -212,10 +205,10 @@ impl Inodes {
         }
         // If inode numbers are not stable, or a directory would have to be found by name first, the
         // inode stays open.
-        if stat.kind() == FileType::Directory || !mount.traits.stable_numbers {
+        if found.stat.kind() == FileType::Directory || !mount.traits.stable_numbers {
             return Ok((mount, Reopen::Never));
         }
-        let last_name = found.name.zip(stat.birth()).map(|(name, birth)| LastName {
+        let last_name = found.name.zip(found.stat.birth()).map(|(name, birth)| LastName {
             directory: Arc::clone(found.directory),
             name: name.as_c_str().into(),
             birth,
@@ -223,14 +216,14 @@ impl Inodes {
         Ok((mount, Reopen::ByName(Box::new(NameRecord::new(last_name)))))
     }
 
-    fn mount_of(&self, fd: BorrowedFd<'_>, stat: &Stat, found: FoundAt<'_>) -> Answer<Arc<Mount>> {
-        if let Some(known) = self.mounts.find(stat.mount()) {
+    fn mount_of(&self, fd: BorrowedFd<'_>, found: Found<'_>) -> Answer<Arc<Mount>> {
+        if let Some(known) = self.mounts.find(found.stat.mount()) {
             return Ok(known);
         }
         let directory = NodeId(found.directory.id());
         let point = |name: Name<'_>| MountPoint { directory, name: name.as_c_str().into() };
         let place = found.name.map(|name| (point(name), found.directory.mount.key.device));
-        let mount = self.mounts.get_or_add(FoundMount { inode: fd, stat, place }, || {
+        let mount = self.mounts.get_or_add(FoundMount { inode: fd, stat: found.stat, place }, || {
             Ok(MountState::open(&self.proc_fds, fd, Some(self.descriptor_ticket()?)))
         })?;
         self.watch.tell();
@@ -249,7 +242,7 @@ impl Inodes {
             .find(stat.mount())
             .and_then(|mount| self.table.find(NodeKey { mount: mount.number, inode: stat.inode() }));
         let Some(node) = known else { return };
-        self.narrow(&node, FoundAt { directory, name: Some(name) });
+        self.narrow(&node, Found { stat: &stat, directory, name: Some(name) });
         if let (Reopen::ByName(record), Some(birth)) = (node.reopen(), stat.birth()) {
             record.set_last_name(directory, name.as_c_str(), birth);
         }

@@ -27,7 +27,7 @@ mod table;
 
 pub(crate) use self::host_fs::Traits;
 pub(crate) use self::large::BLOCK_LEN;
-pub(crate) use self::lookup::FoundAt;
+pub(crate) use self::lookup::Found;
 pub(crate) use self::mount_fd::MountFd;
 pub(crate) use self::mounts::MountTable;
 pub(crate) use self::node::{Descriptor, NodeKey, NodeRef, Pin};

@@ -6,7 +6,7 @@
 
 use crate::filesystem::{Answer, Call, errno_of};
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::lookup::FoundAt;
+use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
@@ -31,19 +31,19 @@ impl Inodes {
     }
 
     /// Returns the rule of an inode that was found there.
-    pub(super) fn rule_of(&self, found: FoundAt<'_>) -> RuleId {
+    pub(super) fn rule_of(&self, directory: &NodeRef, name: Option<Name<'_>>) -> RuleId {
         let Some(rules) = self.rules() else { return RuleId::SHARE };
-        let directory = found.directory.rule.get();
-        match found.name {
+        let directory = directory.rule.get();
+        match name {
             Some(name) => rules.child(directory, name.as_bytes()),
             None => rules.unnamed(directory),
         }
     }
 
     /// Narrows the rule of a known node that was found there too.
-    pub(super) fn narrow(&self, node: &NodeRef, found: FoundAt<'_>) {
+    pub(super) fn narrow(&self, node: &NodeRef, found: Found<'_>) {
         if let Some(rules) = self.rules() {
-            node.rule.narrow(rules, self.rule_of(found));
+            node.rule.narrow(rules, self.rule_of(found.directory, found.name));
         }
     }
 

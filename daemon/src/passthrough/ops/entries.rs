@@ -15,7 +15,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 struct NewEntry<'a> {
     parent: &'a NodeRef,
     name: Name<'a>,
-    kind: FileType,
     /// Attributes as far as they are known without a look at the inode.
     attr: Attr,
     umask: u32,
@@ -25,8 +24,8 @@ impl Passthrough {
     pub(super) fn sym_link(&self, parent: &NodeRef, call: &Call<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
         let protocol::SymLink { name, target } = call.operation;
         let size = target.count_bytes() as u64;
-        let attr = Attr { size, ..attr_of_new(&call.caller, 0o777) };
-        let new = NewEntry { parent, name, kind: FileType::Symlink, attr, umask: 0 };
+        let attr = Attr { size, ..attr_of_new(&call.caller, FileType::Symlink, 0o777) };
+        let new = NewEntry { parent, name, attr, umask: 0 };
         self.create_entry(&call.caller, &new, |directory| {
             rustix::fs::symlinkat(target, directory, name.as_c_str())
         })
@@ -43,8 +42,8 @@ impl Passthrough {
             NodeKind::BlockDevice(_) => FileType::BlockDevice,
         };
         let DeviceId { major, minor } = DeviceId::unpack(rdev);
-        let attr = Attr { rdev, ..attr_of_new(&call.caller, mode & !umask) };
-        let new = NewEntry { parent, name, kind, attr, umask };
+        let attr = Attr { rdev, ..attr_of_new(&call.caller, kind, mode & !umask) };
+        let new = NewEntry { parent, name, attr, umask };
         self.create_entry(&call.caller, &new, |directory| {
             let mode = Mode::from_raw_mode(mode);
             rustix::fs::mknodat(directory, name.as_c_str(), kind, mode, makedev(major, minor))
@@ -53,8 +52,8 @@ impl Passthrough {
 
     pub(super) fn mk_dir(&self, parent: &NodeRef, call: &Call<'_, protocol::MkDir<'_>>) -> Answer<Entry> {
         let protocol::MkDir { name, mode, umask } = call.operation;
-        let attr = attr_of_new(&call.caller, mode & !umask);
-        let new = NewEntry { parent, name, kind: FileType::Directory, attr, umask };
+        let attr = attr_of_new(&call.caller, FileType::Directory, mode & !umask);
+        let new = NewEntry { parent, name, attr, umask };
         self.create_entry(&call.caller, &new, |directory| {
             let _locked = self.inodes.lock_names(false);
             rustix::fs::mkdirat(directory, name.as_c_str(), Mode::from_raw_mode(mode))
@@ -75,7 +74,7 @@ impl Passthrough {
             let _assumed = self.assume(caller, new.umask)?;
             create(directory.as_fd()).map_err(errno)?;
         }
-        self.inodes.look_up_new(ticket, (new.parent, new.name), (new.kind, new.attr))
+        self.inodes.look_up_new(ticket, (new.parent, new.name), new.attr)
     }
 
     pub(super) fn link(&self, parent: &NodeRef, call: &Call<'_, protocol::Link<'_>>) -> Answer<Entry> {
@@ -153,6 +152,7 @@ impl Passthrough {
 }
 
 /// Returns what is known of an inode that a caller creates.
-fn attr_of_new(caller: &Caller<'_>, mode: u32) -> Attr {
-    Attr { mode, uid: caller.uid, gid: caller.gid, ..Attr::default() }
+fn attr_of_new(caller: &Caller<'_>, kind: FileType, mode: u32) -> Attr {
+    let mode = mode & 0o7777 | kind.as_raw_mode();
+    Attr { mode, nlink: 1, uid: caller.uid, gid: caller.gid, ..Attr::default() }
 }

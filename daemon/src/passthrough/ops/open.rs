@@ -4,7 +4,7 @@ use crate::filesystem::{Answer, Call, Caller, Pace, Paced};
 use crate::passthrough::Passthrough;
 use crate::passthrough::config::GuestCaching;
 use crate::passthrough::files::handles::{FileHandle, HandleTickets};
-use crate::passthrough::inodes::{Descriptor, FoundAt, NodeRef, Pin};
+use crate::passthrough::inodes::{Descriptor, Found, NodeRef, Pin};
 use crate::passthrough::resolve::{self, errno, sync_errno};
 use crate::sync::budget::Ticket;
 use crate::sys;
@@ -201,7 +201,8 @@ impl Passthrough {
             };
             match made {
                 Ok(file) => {
-                    let found = FoundAt { directory: parent, name: Some(name) };
+                    let stat = &resolve::stat(file.as_fd())?;
+                    let found = Found { stat, directory: parent, name: Some(name) };
                     return self.insert_made(tickets, file, found, open);
                 }
                 Err(Errno::EEXIST) if !open.flags.contains(OpenFlags::EXCL) => {}
@@ -269,7 +270,8 @@ impl Passthrough {
             let mode = Mode::from_raw_mode(mode);
             rustix::fs::openat2(&*directory, c".", flags, mode, ResolveFlags::BENEATH).map_err(errno)?
         };
-        self.insert_made(tickets, file, FoundAt { directory: parent, name: None }, open)
+        let stat = &resolve::stat(file.as_fd())?;
+        self.insert_made(tickets, file, Found { stat, directory: parent, name: None }, open)
     }
 
     fn create_tickets(&self) -> Answer<CreateTickets> {
@@ -281,13 +283,11 @@ impl Passthrough {
         &self,
         tickets: CreateTickets,
         file: OwnedFd,
-        found: FoundAt<'_>,
+        found: Found<'_>,
         open: Open,
     ) -> Answer<Created> {
-        let stat = resolve::stat(file.as_fd())?;
         let path_fd = || self.inodes.proc_fds().reopen_fd(file.as_fd(), OFlags::PATH);
-        let (node, entry) =
-            self.inodes.insert_found(tickets.node, (file.as_fd(), path_fd), (&stat, found))?;
+        let (node, entry) = self.inodes.insert_found(tickets.node, file.as_fd(), path_fd, found)?;
         self.insert_file(tickets.handle, OpenedFile { file, node: &node, is_retry: false }, open)
             .inspect_err(|_refused| drop(self.inodes.forget(entry.node, 1)))
             .map(|open| Created { entry, open })

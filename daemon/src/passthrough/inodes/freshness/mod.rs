@@ -35,7 +35,7 @@ use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::config::GuestCaching;
 use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::freshness::guest_cache::name_mark;
-use crate::passthrough::inodes::lookup::FoundAt;
+use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::Stat;
 use pinhole_protocol::{Entry, Errno, InitFlags, Name, NodeId, Open};
@@ -56,11 +56,11 @@ impl Inodes {
     }
 
     /// Notes that the guest has found an inode.
-    pub(super) fn note_looked_up(&self, node: &NodeRef, stat: &Stat, found: FoundAt<'_>) {
-        node.guest_cache.looked_up(stat);
+    pub(super) fn note_looked_up(&self, node: &NodeRef, found: Found<'_>) {
+        node.guest_cache.looked_up(found.stat);
         if let Some(name) = found.name.filter(|_| self.is_close_to_open()) {
             let mark = name_mark(found.directory.id(), self.table.hash_of_name(name));
-            node.guest_cache.looked_up_by(mark, || self.is_recently_changed(node, stat));
+            node.guest_cache.looked_up_by(mark, || self.is_recently_changed(node, found.stat));
         }
     }
 
