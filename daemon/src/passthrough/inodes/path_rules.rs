@@ -10,19 +10,10 @@ use crate::passthrough::inodes::lookup::Found;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve;
-use crate::sync::lock::{RwLockReadGuard, RwLockWriteGuard};
 use pinhole_policy::{Access, PathRules, RequiresAccess, RuleId};
 use pinhole_protocol::{self as protocol, Errno, Name, RenameFlags};
 use rustix::fs::FileType;
 use std::os::fd::BorrowedFd;
-
-/// Lock on the names of directories; see [`Inodes::lock_names`].
-#[derive(Debug)]
-#[must_use = "names are locked until this is dropped"]
-pub(crate) enum NamesLock<'p> {
-    Shared(#[expect(dead_code, reason = "held to be dropped")] RwLockReadGuard<'p, ()>),
-    Exclusive(#[expect(dead_code, reason = "held to be dropped")] RwLockWriteGuard<'p, ()>),
-}
 
 impl Inodes {
     /// Returns the path rules, if the policy has any.
@@ -87,13 +78,12 @@ impl Inodes {
     /// path rules there is no lock.
     ///
     /// The host and other guests can still change names. This policy does not apply to them.
-    pub(crate) fn lock_names(&self, only_files: bool) -> Option<NamesLock<'_>> {
-        self.rules()?;
-        Some(if only_files {
-            NamesLock::Exclusive(self.names.write())
-        } else {
-            NamesLock::Shared(self.names.read())
-        })
+    #[must_use = "names are locked until this is dropped"]
+    pub(crate) fn lock_names(&self, only_files: bool) -> impl Sized {
+        let has_rules = self.rules().is_some();
+        let shared = (has_rules && !only_files).then(|| self.names.read());
+        let exclusive = (has_rules && only_files).then(|| self.names.write());
+        (shared, exclusive)
     }
 
     /// Checks a RENAME between directories with different rules. It may move only files, because
