@@ -219,18 +219,13 @@ impl<T> SlotTable<T> {
     fn make_slot(&self, index: u32) {
         let Some((segment, _)) = locate(index) else { return };
         let make = || (0..FIRST_LEN << segment).map(|_| Slot::empty()).collect();
-        match segment.checked_sub(FIXED_SEGMENTS) {
-            None => {
-                if let Some(fixed) = self.fixed.get(segment) {
-                    fixed.get_or_init(make);
-                }
-            }
-            Some(at) => {
-                let removable = self.removable.get(at).filter(|removable| removable.load().is_none());
-                if let Some(removable) = removable {
-                    removable.store(Some(Arc::new(make())));
-                }
-            }
+        if let Some(fixed) = self.fixed.get(segment) {
+            fixed.get_or_init(make);
+        } else if let Some(at) = segment.checked_sub(FIXED_SEGMENTS)
+            && let Some(removable) = self.removable.get(at)
+            && removable.load().is_none()
+        {
+            removable.store(Some(Arc::new(make())));
         }
     }
 }

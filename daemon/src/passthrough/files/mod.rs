@@ -73,8 +73,7 @@ impl Files {
     /// # Errors
     /// ENFILE if the table is full.
     pub(super) fn insert_file(&self, file: FileHandle) -> Answer<Handle> {
-        let file = self.regular.insert(file).map_err(|_full| Errno::ENFILE)?;
-        Ok(Handle(file.id()))
+        self.regular.insert(file).map(|file| Handle(file.id())).map_err(|_full| Errno::ENFILE)
     }
 
     /// Gives out a handle for a directory.

@@ -42,13 +42,11 @@ pub(super) struct Outside {
 impl InodeNumbers {
     /// Describes a mount. `outside` is `None` for the mount of the share.
     pub(super) fn of(file_system: FileSystemId, outside: Option<Outside>, is_directory: bool) -> Self {
-        let is_foreign = |device: fn(Outside) -> DeviceId| {
-            outside.is_some_and(|outside| device(outside) != file_system.device)
-        };
+        let own = file_system.device;
         Self {
             base: base(file_system),
-            is_foreign_file: !is_directory && is_foreign(|outside| outside.around),
-            is_foreign_to_share: is_foreign(|outside| outside.share),
+            is_foreign_file: !is_directory && outside.is_some_and(|outside| outside.around != own),
+            is_foreign_to_share: outside.is_some_and(|outside| outside.share != own),
         }
     }
 

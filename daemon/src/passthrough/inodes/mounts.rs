@@ -124,13 +124,13 @@ impl MountTable {
             return Ok(known);
         }
         self.drop_reused_id(&found);
+        let (point, around) = found.place.unzip();
         let traits = Traits::of(found.inode);
         let sibling = self.mounts.read().access_of(key.id);
         let access = if let Some(access) = sibling {
             access
         } else {
             let state = open()?;
-            let point = found.place.as_ref().map(|(point, _)| point.clone());
             let root = MountRoot::of(found.inode, found.stat, self.handles);
             // A server may not answer. To close a file there writes its data.
             let makes_durable = self.syncs && !traits.in_memory && !traits.remote;
@@ -146,7 +146,7 @@ impl MountTable {
         }
         // The first mount is that of the share.
         let share = mounts.list.first().map_or(key.device, |mount| mount.key.device);
-        let outside = found.place.map(|(_, around)| Outside { around, share });
+        let outside = around.map(|around| Outside { around, share });
         let numbers = InodeNumbers::of(file_system, outside, is_directory);
         let mount = Arc::new(Mount { number: mounts.next, key, access, handles, traits, numbers });
         mounts.next = mounts.next.saturating_add(1);

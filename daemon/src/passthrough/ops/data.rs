@@ -83,11 +83,8 @@ impl Passthrough {
     /// # Errors
     /// EFBIG past the policy's limit.
     pub(super) fn check_size(&self, size: Option<u64>) -> Answer<()> {
-        match (size, self.config.limits.file_size) {
-            (Some(size), Some(limit)) if size <= limit.get() => Ok(()),
-            (_, None) => Ok(()),
-            (Some(_) | None, Some(_)) => Err(Errno::EFBIG),
-        }
+        let Some(limit) = self.config.limits.file_size else { return Ok(()) };
+        if size.is_some_and(|size| size <= limit.get()) { Ok(()) } else { Err(Errno::EFBIG) }
     }
 
     fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
@@ -184,11 +181,9 @@ fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
 
 /// Calls the host's fsync or fdatasync, for FSYNC and FSYNCDIR.
 pub(super) fn sync(fd: BorrowedFd<'_>, flags: FsyncFlags) -> Answer<()> {
-    if flags.contains(FsyncFlags::DATASYNC) {
-        retry_on_intr(|| rustix::fs::fdatasync(fd)).map_err(sync_errno)
-    } else {
-        retry_on_intr(|| rustix::fs::fsync(fd)).map_err(sync_errno)
-    }
+    let only_data = flags.contains(FsyncFlags::DATASYNC);
+    retry_on_intr(|| if only_data { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) })
+        .map_err(sync_errno)
 }
 
 /// Reads from the host's page cache, unless any of the data is missing there.
@@ -196,16 +191,14 @@ fn read_cached(file: &FileHandle, offset: u64, into: &IoVectors<'_>) -> Answer<P
     if file.always_blocks.load(Ordering::Relaxed) {
         return Ok(Paced::WouldBlock);
     }
-    let len = match into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT) {
-        Ok(len) => len,
-        Err(error) => match io_errno(&error) {
-            Errno::EAGAIN => return Ok(Paced::WouldBlock),
-            Errno::EOPNOTSUPP => {
-                file.always_blocks.store(true, Ordering::Relaxed);
-                return Ok(Paced::WouldBlock);
-            }
-            errno => return Err(errno),
-        },
+    let filled = into.fill_from(file.as_fd(), offset, TransferFlags::NOWAIT);
+    let len = match filled.map_err(|error| io_errno(&error)) {
+        Err(Errno::EAGAIN) => return Ok(Paced::WouldBlock),
+        Err(Errno::EOPNOTSUPP) => {
+            file.always_blocks.store(true, Ordering::Relaxed);
+            return Ok(Paced::WouldBlock);
+        }
+        filled => filled?,
     };
     // To the guest, a short read means the end of the file. The host also reads short where its
     // cache ends, which is at the end of a page, or reads nothing (Linux 5.9 and 5.10).

@@ -65,15 +65,6 @@ impl Iterator for AllocationSteps {
     }
 }
 
-/// Returns whether a step may run twice.
-const fn repeat(mode: FallocateFlags) -> Repeat {
-    if mode.intersects(FallocateFlags::PUNCH_HOLE.union(FallocateFlags::ZERO_RANGE)) {
-        Repeat::Harmful
-    } else {
-        Repeat::Harmless
-    }
-}
-
 /// Returns the mode of a step that is not the last.
 fn without_growth(mode: FallocateFlags) -> FallocateFlags {
     mode | FallocateFlags::KEEP_SIZE
@@ -121,12 +112,14 @@ fn in_steps(
         // returned before anything is done.
         reserve(file, without_growth(mode), (steps.end.saturating_sub(1), 1))?;
     }
+    let zeroes = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
+    let repeat = if zeroes { Repeat::Harmful } else { Repeat::Harmless };
     for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
         // The guest may have got the length since the last step.
         file.note_own_change();
         reserve(file, mode, (step.offset, step.len))?;
-        if !step.is_last && stop.is_to_stop(repeat(mode), step.offset.saturating_add(step.len)) {
+        if !step.is_last && stop.is_to_stop(repeat, step.offset.saturating_add(step.len)) {
             return Ok(Paced::Stopped);
         }
     }

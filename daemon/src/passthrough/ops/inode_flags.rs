@@ -6,12 +6,10 @@
 
 use crate::filesystem::{Answer, InodeFlags};
 use crate::passthrough::Passthrough;
-use crate::passthrough::inodes::MountFd;
 use crate::passthrough::resolve::errno;
 use pinhole_protocol::Errno;
 use rustix::fs::IFlags;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 /// Flags that a guest may change.
 const CHANGEABLE: IFlags = IFlags::SYNC
@@ -25,22 +23,18 @@ impl Passthrough {
     /// Returns the flags afterwards.
     pub(super) fn inode_flags(&self, operation: InodeFlags) -> Answer<u32> {
         let InodeFlags { handle, set } = operation;
-        let note_change = |mount: &Option<Arc<MountFd>>| {
-            if let Some(mount) = mount.as_ref().filter(|_| set.is_some()) {
-                mount.note_change();
-            }
+        let (file, directory);
+        let (fd, mount) = if let Ok(open) = self.files.file(handle) {
+            file = open;
+            (file.as_fd(), &file.mount)
+        } else {
+            directory = self.files.directory(handle)?;
+            (directory.fd.as_fd(), &directory.mount)
         };
-        match self.files.file(handle) {
-            Ok(file) => {
-                note_change(&file.mount);
-                inode_flags(file.as_fd(), set)
-            }
-            Err(_other_kind) => {
-                let directory = self.files.directory(handle)?;
-                note_change(&directory.mount);
-                inode_flags(directory.fd.as_fd(), set)
-            }
+        if let Some(mount) = mount.as_ref().filter(|_| set.is_some()) {
+            mount.note_change();
         }
+        inode_flags(fd, set)
     }
 }
 
