@@ -18,12 +18,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 const BY_DESCRIPTOR: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
 
 impl Passthrough {
-    pub(super) fn get_attr(&self, node: &NodeRef, call: &Call<'_, protocol::GetAttr>) -> Answer<Attr> {
-        Ok(self.inodes.attr(&node.mount, &self.stat_either(node, call.operation.handle)?))
+    pub(super) fn get_attr(&self, node: &NodeRef, get: protocol::GetAttr) -> Answer<Attr> {
+        Ok(self.inodes.attr(&node.mount, &self.stat_either(node, get.handle)?))
     }
 
-    pub(super) fn get_statx(&self, node: &NodeRef, call: &Call<'_, protocol::GetStatx>) -> Answer<Statx> {
-        let stat = self.stat_either(node, call.operation.handle)?;
+    pub(super) fn get_statx(&self, node: &NodeRef, get: protocol::GetStatx) -> Answer<Statx> {
+        let stat = self.stat_either(node, get.handle)?;
         Ok(Statx { ino: self.inodes.inode_number(&node.mount, stat.inode()), ..stat.statx() })
     }
 
@@ -100,10 +100,7 @@ impl Passthrough {
     /// The host itself drops set-user-id, and set-group-id together with execution by the group,
     /// from every file but a directory.
     fn drops_plain_set_group_id(&self, fd: BorrowedFd<'_>, caller: &Caller<'_>) -> Answer<bool> {
-        if caller.may_have_fsetid() {
-            return Ok(false);
-        }
-        Ok(caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
+        Ok(!caller.may_have_fsetid() && caller.known_gid() != Some(resolve::stat(fd)?.attr().gid))
     }
 
     /// Drops set-user-id and set-group-id by a change to the same owner. Only root and the owner
@@ -153,11 +150,10 @@ impl Passthrough {
         let wanted = call.operation.mask;
         let fd = self.inodes.descriptor(node)?;
         let attr = resolve::stat(fd.as_fd())?.attr();
-        if wanted.contains(AccessMask::WRITE) {
-            let mount = rustix::fs::fstatvfs(&*fd).map_err(errno)?;
-            if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
-                return Err(Errno::EROFS);
-            }
+        if wanted.contains(AccessMask::WRITE)
+            && rustix::fs::fstatvfs(&*fd).map_err(errno)?.f_flag.contains(StatVfsMountFlags::RDONLY)
+        {
+            return Err(Errno::EROFS);
         }
         if permits(&attr, &call.caller, wanted) { Ok(()) } else { Err(Errno::EACCES) }
     }
@@ -177,19 +173,14 @@ impl Passthrough {
         })
     }
 
-    pub(super) fn read_link(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::ReadLink>,
-        out: &mut Vec<u8>,
-    ) -> Answer<()> {
+    pub(super) fn read_link(&self, node: &NodeRef, caller: &Caller<'_>, out: &mut Vec<u8>) -> Answer<()> {
         let link = self.inodes.descriptor(node)?;
         let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
             // The host says ENOENT for an empty path on what is no link.
             rustix::io::Errno::NOENT => Errno::EINVAL,
             other => errno(other),
         })?;
-        self.inodes.check_not_removed((node, link.as_fd()), &call.caller)?;
+        self.inodes.check_not_removed((node, link.as_fd()), caller)?;
         out.extend_from_slice(target.as_bytes());
         Ok(())
     }

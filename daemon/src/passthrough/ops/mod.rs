@@ -91,7 +91,7 @@ impl FileSystem for Passthrough {
     }
 
     fn get_attr(&self, call: Allowed<'_, protocol::GetAttr>) -> Answer<Attr> {
-        self.on_node(call, |node, call| self.get_attr(node, call))
+        self.on_node(call, |node, call| self.get_attr(node, call.operation))
     }
 
     fn set_attr(&self, call: Allowed<'_, protocol::SetAttr>, pace: Pace) -> Answer<Paced<Attr>> {
@@ -99,7 +99,7 @@ impl FileSystem for Passthrough {
     }
 
     fn get_statx(&self, call: Allowed<'_, protocol::GetStatx>) -> Answer<Statx> {
-        self.on_node(call, |node, call| self.get_statx(node, call))
+        self.on_node(call, |node, call| self.get_statx(node, call.operation))
     }
 
     fn access(&self, call: Allowed<'_, protocol::Access>) -> Answer<()> {
@@ -111,7 +111,7 @@ impl FileSystem for Passthrough {
     }
 
     fn read_link(&self, call: Allowed<'_, protocol::ReadLink>, out: &mut Vec<u8>) -> Answer<()> {
-        self.on_node(call, |link, call| self.read_link(link, call, out))
+        self.on_node(call, |link, call| self.read_link(link, &call.caller, out))
     }
 
     fn sym_link(&self, call: Allowed<'_, protocol::SymLink<'_>>) -> Answer<Entry> {
@@ -248,11 +248,11 @@ impl FileSystem for Passthrough {
     }
 
     fn get_xattr(&self, call: Allowed<'_, protocol::GetXattr<'_>>, out: &mut Vec<u8>) -> Answer<u32> {
-        self.on_node(call, |node, call| self.get_xattr(node, call, out))
+        self.on_node(call, |node, call| self.get_xattr(node, call.operation, out))
     }
 
     fn list_xattr(&self, call: Allowed<'_, ListNames>, out: &mut Vec<u8>) -> Answer<u32> {
-        self.on_node(call, |node, call| self.list_xattr(node, call, out))
+        self.on_node(call, |node, call| self.list_xattr(node, call.operation, out))
     }
 
     fn inode_flags(&self, call: Allowed<'_, InodeFlags>) -> Answer<u32> {
@@ -260,11 +260,11 @@ impl FileSystem for Passthrough {
     }
 
     fn set_xattr(&self, call: Allowed<'_, protocol::SetXattr<'_>>) -> Answer<()> {
-        self.change_node(call, |node, call| self.set_xattr(node, call))
+        self.change_node(call, |node, call| self.set_xattr(node, call.operation))
     }
 
     fn remove_xattr(&self, call: Allowed<'_, protocol::RemoveXattr<'_>>) -> Answer<()> {
-        self.change_node(call, |node, call| self.remove_xattr(node, call))
+        self.change_node(call, |node, call| self.remove_xattr(node, call.operation.name))
     }
 }
 

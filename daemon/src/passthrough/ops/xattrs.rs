@@ -3,26 +3,21 @@
 //! A thread that serves requests has `/proc/self/fd` as its working directory. So the number of a
 //! descriptor is a path to its inode of any kind, which need not be opened.
 
-use crate::filesystem::{Answer, Call, ListNames};
+use crate::filesystem::{Answer, ListNames};
 use crate::limits::XATTR_LEN_MAX;
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::errno;
 use pinhole_policy::{Access, XattrNamespace};
-use pinhole_protocol::{self as protocol, Errno, SetXattrMode};
+use pinhole_protocol::{Errno, GetXattr, SetXattr, SetXattrMode};
 use rustix::buffer::spare_capacity;
 use rustix::fs::XattrFlags;
 use rustix::path::DecInt;
 use std::ffi::CStr;
 
 impl Passthrough {
-    pub(super) fn get_xattr(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::GetXattr<'_>>,
-        out: &mut Vec<u8>,
-    ) -> Answer<u32> {
-        let protocol::GetXattr { name, size } = call.operation;
+    pub(super) fn get_xattr(&self, node: &NodeRef, get: GetXattr<'_>, out: &mut Vec<u8>) -> Answer<u32> {
+        let GetXattr { name, size } = get;
         self.check_xattr(name)?;
         let fd = self.inodes.descriptor(node)?;
         let path = DecInt::from_fd(&*fd);
@@ -32,14 +27,9 @@ impl Passthrough {
         fetch(size, out, |out| rustix::fs::getxattr(path, name, spare_capacity(out)))
     }
 
-    pub(super) fn list_xattr(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, ListNames>,
-        out: &mut Vec<u8>,
-    ) -> Answer<u32> {
+    pub(super) fn list_xattr(&self, node: &NodeRef, list: ListNames, out: &mut Vec<u8>) -> Answer<u32> {
         self.check_xattrs_on()?;
-        let ListNames { size, readable } = call.operation;
+        let ListNames { size, readable } = list;
         let fd = self.inodes.descriptor(node)?;
         // The length depends on the names that are left out.
         fetch(u32::MAX, out, |out| rustix::fs::listxattr(DecInt::from_fd(&*fd), spare_capacity(out)))?;
@@ -51,8 +41,8 @@ impl Passthrough {
         if size != 0 && size < len { Err(Errno::ERANGE) } else { Ok(len) }
     }
 
-    pub(super) fn set_xattr(&self, node: &NodeRef, call: &Call<'_, protocol::SetXattr<'_>>) -> Answer<()> {
-        let protocol::SetXattr { name, value, mode, acl_kill_sgid } = call.operation;
+    pub(super) fn set_xattr(&self, node: &NodeRef, set: SetXattr<'_>) -> Answer<()> {
+        let SetXattr { name, value, mode, acl_kill_sgid } = set;
         self.check_xattr(name)?;
         let flags = match mode {
             SetXattrMode::Any => XattrFlags::empty(),
@@ -67,14 +57,10 @@ impl Passthrough {
         rustix::fs::setxattr(DecInt::from_fd(&*fd), name, value, flags).map_err(errno)
     }
 
-    pub(super) fn remove_xattr(
-        &self,
-        node: &NodeRef,
-        call: &Call<'_, protocol::RemoveXattr<'_>>,
-    ) -> Answer<()> {
-        self.check_xattr(call.operation.name)?;
+    pub(super) fn remove_xattr(&self, node: &NodeRef, name: &CStr) -> Answer<()> {
+        self.check_xattr(name)?;
         let fd = self.inodes.descriptor(node)?;
-        rustix::fs::removexattr(DecInt::from_fd(&*fd), call.operation.name).map_err(errno)
+        rustix::fs::removexattr(DecInt::from_fd(&*fd), name).map_err(errno)
     }
 
     /// Checks that the share has extended attributes. After ENOSYS the guest never asks again.
