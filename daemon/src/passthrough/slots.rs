@@ -84,22 +84,7 @@ pub(crate) struct SlotTable<T> {
 type Segment<T> = Box<[Slot<T>]>;
 
 /// Room for one value. A panic while its lock is held leaves it valid: each change is one store.
-#[derive(Debug)]
-struct Slot<T>(RwLock<Option<Arc<Keyed<T>>>>);
-
-impl<T> Slot<T> {
-    const fn empty() -> Self {
-        Self(RwLock::new(None))
-    }
-
-    fn load(&self) -> Option<Arc<Keyed<T>>> {
-        self.0.read().clone()
-    }
-
-    fn store(&self, entry: Option<Arc<Keyed<T>>>) {
-        *self.0.write() = entry;
-    }
-}
+type Slot<T> = RwLock<Option<Arc<Keyed<T>>>>;
 
 /// The keys that can be given out next.
 #[derive(Debug, Default)]
@@ -141,7 +126,7 @@ impl<T> SlotTable<T> {
         self.make_slot(index);
         let entry = Arc::new(Keyed { key: key(index, generation), value });
         // By now the slot exists.
-        self.with_slot(index, |slot| slot.store(Some(Arc::clone(&entry))));
+        self.with_slot(index, |slot| *slot.write() = Some(Arc::clone(&entry)));
         self.len.fetch_add(1, Ordering::Relaxed);
         Ok(entry)
     }
@@ -150,7 +135,7 @@ impl<T> SlotTable<T> {
     pub(crate) fn get(&self, key: u64) -> Option<Arc<Keyed<T>>> {
         let (index, _) = parts(key)?;
         // The slot may have a later value by now, with another key.
-        self.with_slot(index, Slot::load)?.filter(|entry| entry.key == key)
+        self.with_slot(index, |slot| slot.read().clone())?.filter(|entry| entry.key == key)
     }
 
     /// Takes a key back, and returns its value.
@@ -158,8 +143,8 @@ impl<T> SlotTable<T> {
         let (index, generation) = parts(key)?;
         let mut free = self.free.lock();
         let taken = self.with_slot(index, |slot| {
-            let entry = slot.load().filter(|entry| entry.key == key)?;
-            slot.store(None);
+            let entry = slot.read().clone().filter(|entry| entry.key == key)?;
+            *slot.write() = None;
             Some(entry)
         });
         let entry = taken??;
@@ -178,7 +163,7 @@ impl<T> SlotTable<T> {
     /// Returns all values. One that is added or removed meanwhile may be missing.
     pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Keyed<T>>> {
         // A segment has all of its slots, and no segment follows one that does not exist.
-        let indices = (0..=u32::MAX).map_while(|index| self.with_slot(index, Slot::load));
+        let indices = (0..=u32::MAX).map_while(|index| self.with_slot(index, |slot| slot.read().clone()));
         indices.flatten()
     }
 
@@ -218,7 +203,7 @@ impl<T> SlotTable<T> {
     /// Makes the segment of a slot. The caller holds the lock of the free slots.
     fn make_slot(&self, index: u32) {
         let Some((segment, _)) = locate(index) else { return };
-        let make = || (0..FIRST_LEN << segment).map(|_| Slot::empty()).collect();
+        let make = || (0..FIRST_LEN << segment).map(|_| Slot::default()).collect();
         if let Some(fixed) = self.fixed.get(segment) {
             fixed.get_or_init(make);
         } else if let Some(at) = segment.checked_sub(FIXED_SEGMENTS)
