@@ -7,7 +7,7 @@ use crate::passthrough::resolve::DELETED;
 use crate::sync::budget::Ticket;
 use pinhole_protocol::{Errno, LockKind};
 use rustix::fs::OFlags;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// An open file description of the host that holds the locks of one owner, or of one guest.
 ///
@@ -70,12 +70,6 @@ impl Description {
             LockKind::Read => self.reads,
             LockKind::Write => self.writes,
         }
-    }
-}
-
-impl AsFd for Description {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 

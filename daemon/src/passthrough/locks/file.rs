@@ -95,7 +95,7 @@ impl FileLocks {
         let description = open()?;
         check(&description)?;
         let kind = if description.writes { LockKind::Write } else { LockKind::Read };
-        let attempt = ofd::set(description.as_fd(), Span::WHOLE_FILE, Some(kind))?;
+        let attempt = ofd::set(description.fd.as_fd(), Span::WHOLE_FILE, Some(kind))?;
         if attempt == Locking::Done {
             *held = Some(description);
         }
@@ -120,7 +120,7 @@ impl FileLocks {
                 self.owners.iter().find(|owner| owner.name == name)?.description.as_ref()
             }
         };
-        description.map(AsFd::as_fd)
+        description.map(|description| description.fd.as_fd())
     }
 
     /// Returns the owner of a request, with a description that allows the wanted kind. `open` opens
@@ -200,7 +200,7 @@ impl RecordOwner {
     /// The host's error; then nothing has changed.
     pub(super) fn set(&mut self, span: Span, kind: Option<LockKind>, edit: RangeEdit) -> Answer<Locking> {
         let attempt = match &self.description {
-            Some(description) => ofd::set(description.as_fd(), span, kind)?,
+            Some(description) => ofd::set(description.fd.as_fd(), span, kind)?,
             None => Locking::Done,
         };
         if attempt == Locking::Done {
@@ -217,7 +217,7 @@ impl RecordOwner {
             return Err(Errno::ENOLCK);
         }
         for lock in self.ranges.iter() {
-            if ofd::set(description.as_fd(), lock.span, Some(lock.kind))? != Locking::Done {
+            if ofd::set(description.fd.as_fd(), lock.span, Some(lock.kind))? != Locking::Done {
                 return Err(Errno::ENOLCK);
             }
         }
