@@ -54,17 +54,13 @@ impl Inodes {
                 }
                 Err(Errno::ENOENT)
             }
-            Err(Errno::ESTALE) => self.check_reachable(targets, caller).and(Err(Errno::ESTALE)),
+            Err(Errno::ESTALE) => {
+                let is_gone = |target: &&Target<'_>| matches!(self.descriptor(target.0), Err(Errno::ESTALE));
+                let Some(gone) = targets.iter().find(is_gone) else { return Err(Errno::ESTALE) };
+                // A thread that comes back to an inode that cannot be opened gets ENOENT.
+                self.refuse_once(*gone, caller).and(Err(Errno::ENOENT))
+            }
             answer => answer,
-        }
-    }
-
-    /// Fails with ENOENT if the thread comes back to an inode that cannot be opened.
-    fn check_reachable(&self, targets: &[Target<'_>], caller: &Caller<'_>) -> Answer<()> {
-        let is_gone = |target: &&Target<'_>| matches!(self.descriptor(target.0), Err(Errno::ESTALE));
-        match targets.iter().find(is_gone) {
-            Some(gone) => self.refuse_once(*gone, caller).and(Err(Errno::ENOENT)),
-            None => Ok(()),
         }
     }
 
