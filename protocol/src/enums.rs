@@ -140,7 +140,7 @@ impl NodeKind {
     }
 
     /// Returns the file type bits of a mode, and the device number, which is 0 without a device.
-    pub(crate) const fn raw(self) -> (u32, u32) {
+    pub const fn raw(self) -> (u32, u32) {
         match self {
             Self::Regular => (DirentKind::REGULAR.mode(), 0),
             Self::Fifo => (DirentKind::FIFO.mode(), 0),

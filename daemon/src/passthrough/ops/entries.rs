@@ -6,7 +6,7 @@ use crate::filesystem::{Answer, Call, Caller};
 use crate::passthrough::Passthrough;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::resolve::errno;
-use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name, NodeKind};
+use pinhole_protocol::{self as protocol, Attr, Entry, Errno, Name};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, makedev};
 use rustix::path::DecInt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,14 +33,8 @@ impl Passthrough {
 
     pub(super) fn mk_nod(&self, parent: &NodeRef, call: &Call<'_, protocol::MkNod<'_>>) -> Answer<Entry> {
         let protocol::MkNod { name, kind, mode, umask } = call.operation;
-        let rdev = kind.rdev();
-        let kind = match kind {
-            NodeKind::Regular => FileType::RegularFile,
-            NodeKind::Fifo => FileType::Fifo,
-            NodeKind::Socket => FileType::Socket,
-            NodeKind::CharacterDevice(_) => FileType::CharacterDevice,
-            NodeKind::BlockDevice(_) => FileType::BlockDevice,
-        };
+        let (kind, rdev) = kind.raw();
+        let kind = FileType::from_raw_mode(kind);
         let DeviceId { major, minor } = DeviceId::unpack(rdev);
         let attr = Attr { rdev, ..attr_of_new(&call.caller, kind, mode & !umask) };
         let new = NewEntry { parent, name, attr, umask };
