@@ -8,7 +8,9 @@ use crate::passthrough::config::Holes;
 use crate::passthrough::files::FileRef;
 use crate::passthrough::files::handles::FileHandle;
 use crate::passthrough::resolve::{self, errno, io_errno, sync_errno};
-use pinhole_protocol::{self as protocol, Errno, FsyncFlags, OpenFlags, Whence, WriteFlags};
+use pinhole_protocol::{
+    CopyFileRange, Errno, Fsync, FsyncFlags, Lseek, OpenFlags, Read, Whence, Write, WriteFlags,
+};
 use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,12 +20,7 @@ use std::sync::atomic::Ordering;
 const PAGE_LEN: u64 = 4096;
 
 impl Passthrough {
-    pub(super) fn read(
-        &self,
-        read: protocol::Read,
-        into: &IoVectors<'_>,
-        pace: Pace,
-    ) -> Answer<Paced<usize>> {
+    pub(super) fn read(&self, read: Read, into: &IoVectors<'_>, pace: Pace) -> Answer<Paced<usize>> {
         let file = self.files.file(read.handle)?;
         let (fd, is_direct) = buffered_or_direct(&file, read.flags, false);
         match pace {
@@ -36,12 +33,7 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn write(
-        &self,
-        write: protocol::Write,
-        from: &IoVectors<'_>,
-        pace: Pace,
-    ) -> Answer<Paced<usize>> {
+    pub(super) fn write(&self, write: Write, from: &IoVectors<'_>, pace: Pace) -> Answer<Paced<usize>> {
         let file = self.files.file(write.handle)?;
         let from_cache = write.write_flags.contains(WriteFlags::CACHE);
         let (fd, is_direct) = buffered_or_direct(&file, write.flags, from_cache);
@@ -87,7 +79,7 @@ impl Passthrough {
         if size.is_some_and(|size| size <= limit.get()) { Ok(()) } else { Err(Errno::EFBIG) }
     }
 
-    fn write_flags(&self, file: &FileHandle, write: &protocol::Write, from_cache: bool) -> TransferFlags {
+    fn write_flags(&self, file: &FileHandle, write: &Write, from_cache: bool) -> TransferFlags {
         let mut flags = TransferFlags::empty();
         // A guest with a page cache sends FSYNC after a synchronous write. Without one, these flags
         // are the only sign.
@@ -101,7 +93,7 @@ impl Passthrough {
         flags
     }
 
-    pub(super) fn fsync(&self, fsync: protocol::Fsync) -> Answer<Durable> {
+    pub(super) fn fsync(&self, fsync: Fsync) -> Answer<Durable> {
         let file = self.files.file(fsync.handle)?;
         sync(file.sync_fd(), fsync.flags)?;
         self.sync_names(&file)
@@ -127,7 +119,7 @@ impl Passthrough {
         self.sync_thread.sync_mount_of(file).map(Durable::With)
     }
 
-    pub(super) fn lseek(&self, lseek: protocol::Lseek) -> Answer<u64> {
+    pub(super) fn lseek(&self, lseek: Lseek) -> Answer<u64> {
         let file = self.files.file(lseek.handle)?;
         // No file is that long, so the offset is past the end.
         if i64::try_from(lseek.offset).is_err() {
@@ -151,7 +143,7 @@ impl Passthrough {
     /// Copies at most [`COPY_LEN_MAX`] bytes. The guest's caller asks for the rest, as after any
     /// short copy. As with [`Self::fallocate`], the request does not carry whether to remove
     /// set-user-id.
-    pub(super) fn copy_file_range(&self, caller: &Caller<'_>, copy: protocol::CopyFileRange) -> Answer<u64> {
+    pub(super) fn copy_file_range(&self, caller: &Caller<'_>, copy: CopyFileRange) -> Answer<u64> {
         if copy.flags != 0 {
             return Err(Errno::EINVAL);
         }
@@ -170,7 +162,7 @@ impl Passthrough {
 }
 
 /// Answers SEEK_DATA and SEEK_HOLE for a file that is treated as having no hole before its end.
-fn seek_in_data(file: &FileHandle, lseek: protocol::Lseek) -> Answer<u64> {
+fn seek_in_data(file: &FileHandle, lseek: Lseek) -> Answer<u64> {
     let size = resolve::stat(file.as_fd())?.size();
     match lseek.offset {
         offset if offset >= size => Err(Errno::ENXIO),
