@@ -43,11 +43,9 @@ impl Passthrough {
         {
             // The offload pool truncates the file, and must not wait for a lease. So a lease is
             // broken first.
-            let opened = self.inodes.open_content(node, OFlags::WRONLY | lease_flags(pace)).map(drop);
-            return match or_leased(opened, pace)? {
-                Paced::Leased => Ok(Paced::Leased),
-                Paced::Ready(()) | Paced::WouldBlock | Paced::Stopped => Ok(Paced::WouldBlock),
-            };
+            let opened = self.inodes.open_content(node, OFlags::WRONLY | lease_flags(pace));
+            let Paced::Ready(_) = or_leased(opened, pace)? else { return Ok(Paced::Leased) };
+            return Ok(Paced::WouldBlock);
         }
         let open = self.with_kill(call.operation, &call.caller);
         let is_retry = self.inodes.is_retried_open(node, call);
