@@ -2,6 +2,7 @@
 //! names of the guest.
 
 use crate::file_id::DeviceId;
+use crate::filesystem::Answer;
 use pinhole_protocol::{Attr, Errno, Name, Statx, Timestamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::path::DecInt;
@@ -63,13 +64,13 @@ pub(crate) fn open_beneath(
     name: Name<'_>,
     flags: OFlags,
     mode: Mode,
-) -> Result<OwnedFd, Errno> {
+) -> Answer<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     rustix::fs::openat2(directory, name.as_c_str(), flags, mode, BENEATH).map_err(errno)
 }
 
 /// Opens a component beneath a directory with O_PATH.
-pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn find_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Answer<OwnedFd> {
     open_beneath(directory, name, OFlags::PATH, Mode::empty())
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn successor_of(
     proc_fds: &ProcFds,
     root: BorrowedFd<'_>,
     removed: BorrowedFd<'_>,
-) -> Result<OwnedFd, Errno> {
+) -> Answer<OwnedFd> {
     let (root_path, path) = (proc_fds.path_of(root), proc_fds.path_of(removed));
     let below = root_path.as_deref().zip(path.as_deref()).and_then(|(root, path)| below(root, path));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -98,20 +99,20 @@ fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
 }
 
 /// Returns the attributes of a component of a directory. It opens nothing and follows no link.
-pub(crate) fn stat_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Result<Stat, Errno> {
+pub(crate) fn stat_beneath(directory: BorrowedFd<'_>, name: Name<'_>) -> Answer<Stat> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(directory, name.as_c_str(), flags, WANTED).map(Stat).map_err(errno)
 }
 
 /// Returns the attributes of the inode of a descriptor.
-pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> Answer<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::statx(fd, c"", flags, WANTED).map(Stat).map_err(errno)
 }
 
 /// Checks that an inode may be opened for its content: only regular files and directories. To open
 /// a device, FIFO or socket could block, or have an effect on the host.
-pub(crate) const fn check_openable(kind: FileType) -> Result<(), Errno> {
+pub(crate) const fn check_openable(kind: FileType) -> Answer<()> {
     match kind {
         FileType::RegularFile | FileType::Directory => Ok(()),
         FileType::Symlink => Err(Errno::ELOOP),
@@ -135,7 +136,7 @@ impl ProcFds {
     }
 
     /// Opens the inode of a descriptor again.
-    pub(crate) fn reopen_fd(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn reopen_fd(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Answer<OwnedFd> {
         // openat2 refuses O_NOCTTY with O_PATH.
         let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY };
         // The link of the number must be followed. There is nothing else to resolve.
@@ -145,7 +146,7 @@ impl ProcFds {
     }
 
     /// Opens a readable descriptor of a mount. Returns `None` if its root must not be opened.
-    pub(crate) fn open_for_sync(&self, fd: BorrowedFd<'_>) -> Option<Result<OwnedFd, Errno>> {
+    pub(crate) fn open_for_sync(&self, fd: BorrowedFd<'_>) -> Option<Answer<OwnedFd>> {
         let kind = stat(fd).ok()?.kind();
         check_openable(kind).is_ok().then(|| self.reopen_fd(fd, OFlags::RDONLY | OFlags::NONBLOCK))
     }

@@ -4,6 +4,7 @@
 //! inode handle, or by the name in its directory if there are no inode handles. Descriptors of
 //! nodes in use stay open in [`FdCache`](super::fd_cache::FdCache).
 
+use crate::filesystem::Answer;
 use crate::limits::NODE_SHARDS;
 use crate::passthrough::inodes::mounts::Mount;
 use crate::passthrough::inodes::node::{FoundInode, Inserted, Node, NodeKey, NodeRef, Reopen};
@@ -56,7 +57,7 @@ impl NodeTable {
     ///
     /// # Errors
     /// ESTALE for an id that is forgotten or was never given out.
-    pub(super) fn get(&self, id: NodeId) -> Result<NodeRef, Errno> {
+    pub(super) fn get(&self, id: NodeId) -> Answer<NodeRef> {
         self.nodes.get(id.0).ok_or(Errno::ESTALE)
     }
 
@@ -102,12 +103,7 @@ impl NodeTable {
     ///
     /// # Errors
     /// ENFILE if the table is full.
-    pub(super) fn insert_removed(
-        &self,
-        kind: FileType,
-        mount: Arc<Mount>,
-        rule: RuleId,
-    ) -> Result<NodeRef, Errno> {
+    pub(super) fn insert_removed(&self, kind: FileType, mount: Arc<Mount>, rule: RuleId) -> Answer<NodeRef> {
         // No file system uses inode number 0.
         let (inode, reopen) = (0, Reopen::Never);
         self.add(FoundInode { inode, mount, kind, descriptor: None, reopen, rule, verified: false })
@@ -124,7 +120,7 @@ impl NodeTable {
     ///
     /// # Errors
     /// ENFILE if the table is full.
-    pub(super) fn insert(&self, found: FoundInode) -> Result<Inserted, Errno> {
+    pub(super) fn insert(&self, found: FoundInode) -> Answer<Inserted> {
         let key = NodeKey { mount: found.mount.number, inode: found.inode };
         let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
@@ -145,7 +141,7 @@ impl NodeTable {
         Ok(Inserted { node, known: false, opened })
     }
 
-    fn add(&self, found: FoundInode) -> Result<NodeRef, Errno> {
+    fn add(&self, found: FoundInode) -> Answer<NodeRef> {
         let born = self.created.fetch_add(1, Ordering::AcqRel);
         self.nodes.insert(Node::new(found, born)).map_err(|_full| Errno::ENFILE)
     }
@@ -185,7 +181,7 @@ impl NodeTable {
     ///
     /// # Errors
     /// ENFILE.
-    pub(super) fn check_room(&self) -> Result<(), Errno> {
+    pub(super) fn check_room(&self) -> Answer<()> {
         if self.nodes.is_full() { Err(Errno::ENFILE) } else { Ok(()) }
     }
 
