@@ -3,7 +3,7 @@
 //!
 //! A guard restores the identity on every path.
 
-use crate::filesystem::Caller;
+use crate::filesystem::{Answer, Caller};
 use crate::limits::GROUPS_MAX;
 use crate::passthrough::resolve::errno;
 use arrayvec::ArrayVec;
@@ -78,14 +78,15 @@ impl Identity {
         })
     }
 
-    /// Returns whether users of the guest create files regardless of the host's permission bits.
-    pub(crate) const fn keeps_capabilities(&self) -> bool {
-        self.keeps_capabilities
-    }
-
-    /// Returns whether files get the owner that the guest names.
-    pub(crate) const fn can_switch(&self) -> bool {
-        self.can_switch
+    /// Logs the effect of missing rights on files that are created for users of the guest.
+    pub(crate) fn log_missing_rights(&self) {
+        if !self.can_switch {
+            tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+        } else if !self.keeps_capabilities {
+            tracing::warn!(
+                "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
+            );
+        }
     }
 
     /// Makes the thread act as the caller until the guard is dropped. `umask` is set if the daemon
@@ -93,7 +94,7 @@ impl Identity {
     ///
     /// # Errors
     /// EINVAL for ids that mean "no id"; the error of the host if it refuses the change.
-    pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Result<Assumed<'_>, Errno> {
+    pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Answer<Assumed<'_>> {
         // Root keeps set-group-id in files that it creates, whatever an earlier write of this
         // thread needed. For others the host decides as for a process without CAP_FSETID.
         self.kill_suidgid(self.can_switch && self.keeps_capabilities && !caller.may_have_fsetid())?;
@@ -132,7 +133,7 @@ impl Identity {
     ///
     /// # Errors
     /// The error of the host. The caller must then do nothing.
-    pub(crate) fn kill_suidgid(&self, kill: bool) -> Result<(), Errno> {
+    pub(crate) fn kill_suidgid(&self, kill: bool) -> Answer<()> {
         let Some(mut sets) = self.with_fsetid else { return Ok(()) };
         if KEEPS_SUID.get() != kill {
             return Ok(());
@@ -146,16 +147,13 @@ impl Identity {
     }
 }
 
-fn checked_groups(caller: &Caller<'_>) -> Result<ArrayVec<Gid, GROUPS_MAX>, Errno> {
-    let mut checked = ArrayVec::new();
-    for group in caller.groups.clone().into_iter().flatten().take(GROUPS_MAX) {
-        checked.push(Gid::from_raw(checked_id(group)?));
-    }
-    Ok(checked)
+fn checked_groups(caller: &Caller<'_>) -> Answer<ArrayVec<Gid, GROUPS_MAX>> {
+    let groups = caller.groups.clone().into_iter().flatten().take(GROUPS_MAX);
+    groups.map(|group| checked_id(group).map(Gid::from_raw)).collect()
 }
 
 /// Checks that an id is not the "no id" of `setresuid` and `chown`.
-pub(crate) const fn checked_id(id: u32) -> Result<u32, Errno> {
+pub(crate) const fn checked_id(id: u32) -> Answer<u32> {
     if id == u32::MAX { Err(Errno::EINVAL) } else { Ok(id) }
 }
 
@@ -200,7 +198,7 @@ mod tests {
     #[test]
     fn assumed_identity_is_restored() {
         let identity = Identity::read(true).unwrap();
-        assert!(identity.can_switch(), "run the tests as root");
+        assert!(identity.can_switch, "run the tests as root");
         {
             let _assumed = identity.assume(&caller(1234, 5678), Some(0o077)).unwrap();
             assert_eq!(rustix::process::geteuid().as_raw(), 1234);
@@ -216,7 +214,7 @@ mod tests {
         let identity = Identity::read(false).unwrap();
         let _assumed = identity.assume(&caller(1234, 5678), None).unwrap();
         assert_eq!(rustix::process::geteuid(), identity.own_uid);
-        assert!(!identity.can_switch());
+        assert!(!identity.can_switch);
     }
 
     #[test]
@@ -245,7 +243,7 @@ mod tests {
         std::thread::spawn(|| {
             keep_capabilities().unwrap();
             let identity = Identity::read(true).unwrap();
-            assert!(identity.keeps_capabilities(), "run the tests as root");
+            assert!(identity.keeps_capabilities, "run the tests as root");
             let effective = || rustix::thread::capabilities(None).unwrap().effective;
             let all = effective();
             for uid in [1234, 0, 1234] {

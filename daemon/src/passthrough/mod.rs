@@ -33,7 +33,7 @@ use crate::passthrough::inodes::idle_mounts::MountWatch;
 use crate::passthrough::locks::Locks;
 use crate::sync::event::EventCounter;
 use crate::thread_setup::ThreadSetup;
-use pinhole_protocol::{Errno, InitFlags};
+use pinhole_protocol::InitFlags;
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
 use std::sync::Arc;
@@ -62,26 +62,15 @@ pub struct GuestResources {
     pub descriptors: u64,
 }
 
-/// Logs the effect of missing rights on files that are created for users of the guest.
-fn log_missing_rights(identity: &Identity) {
-    if !identity.can_switch() {
-        tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
-    } else if !identity.keeps_capabilities() {
-        tracing::warn!(
-            "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
-        );
-    }
-}
-
 impl Passthrough {
     /// Opens the shared directory and serves it without a sandbox.
     ///
     /// # Errors
     /// The reason why the directory cannot be shared.
     pub fn new(config: ShareConfig) -> Result<Self, OpenError> {
-        let root_error = |source| OpenError::Root { path: config.shared_dir.clone(), source };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty()).map_err(root_error)?;
+        let root = rustix::fs::open(&config.shared_dir, flags, Mode::empty())
+            .map_err(|source| OpenError::Root { path: config.shared_dir.clone(), source })?;
         let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty());
         let proc_fds = proc_fds.map_err(OpenError::Proc)?;
         keep_capabilities().map_err(OpenError::Identity)?;
@@ -101,7 +90,7 @@ impl Passthrough {
         rustix::fs::openat2(&root, c".", flags, Mode::empty(), resolve).map_err(OpenError::Openat2)?;
         threads.check().map_err(|source| OpenError::Thread { source })?;
         let identity = Identity::read(as_users).map_err(OpenError::Identity)?;
-        log_missing_rights(&identity);
+        identity.log_missing_rights();
         let negotiated = Negotiated::default();
         let mut inodes = Inodes::open(&config, root, proc_fds, negotiated.clone())?;
         let locks = Locks::new(config.limits.locks);
@@ -135,7 +124,7 @@ impl Passthrough {
 
     /// Makes the thread act as the caller. It gets the caller's umask if the guest's kernel leaves
     /// that to the daemon.
-    fn assume(&self, caller: &Caller<'_>, umask: u32) -> Result<Assumed<'_>, Errno> {
+    fn assume(&self, caller: &Caller<'_>, umask: u32) -> Answer<Assumed<'_>> {
         self.identity.assume(caller, self.negotiated.contains(InitFlags::DONT_MASK).then_some(umask))
     }
 
