@@ -145,7 +145,7 @@ impl Passthrough {
         GuestResources {
             nodes: self.inodes.len(),
             handles: self.files.len(),
-            descriptors: self.inodes.descriptors_taken(),
+            descriptors: self.inodes.descriptors().taken(),
         }
     }
 }

@@ -70,21 +70,25 @@ impl FileHandle {
         }
     }
 
-    /// Notes that the file is written to up to `end`; see [`Inodes::set_large`].
+    /// Notes that the file is written to up to `end`. Its node is large from then on.
     pub(crate) fn note_growth(&self, inodes: &Inodes, end: u64) {
         if end / BLOCK_LEN >= LARGE_BLOCKS_MIN
             && !self.grown.load(Ordering::Relaxed)
             && !self.grown.swap(true, Ordering::Relaxed)
+            && let Some(node) = inodes.find(self.key)
         {
-            inodes.set_large(self.key);
+            node.set_large(true);
         }
     }
 
     /// Keeps the descriptor of the node open if the file has grown large, before the file is
     /// closed.
     pub(crate) fn keep_grown(&self, inodes: &Inodes, pace: Pace) {
-        if pace == Pace::Now && self.grown.load(Ordering::Relaxed) {
-            inodes.cache_descriptor_of(self.key);
+        if pace == Pace::Now
+            && self.grown.load(Ordering::Relaxed)
+            && let Some(node) = inodes.find(self.key)
+        {
+            drop(inodes.descriptor(&node));
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::limits::LARGE_BLOCKS_MIN;
 use crate::passthrough::inodes::Inodes;
-use crate::passthrough::inodes::node::{NodeKey, NodeRef};
+use crate::passthrough::inodes::node::NodeRef;
 use crate::passthrough::resolve::Stat;
 use rustix::fs::FileType;
 
@@ -36,19 +36,5 @@ impl Inodes {
     pub(crate) fn frees_much(&self, node: &NodeRef, size: u64) -> bool {
         let freed = |stat: Stat| stat.blocks().saturating_sub(size / BLOCK_LEN);
         node.is_large() && self.stat(node).is_ok_and(|stat| freed(stat) >= LARGE_BLOCKS_MIN)
-    }
-
-    /// Notes that a file has become large.
-    pub(crate) fn set_large(&self, key: NodeKey) {
-        if let Some(node) = self.table.find(key) {
-            node.set_large(true);
-        }
-    }
-
-    /// Opens the descriptor of an inode and caches it.
-    pub(crate) fn cache_descriptor_of(&self, key: NodeKey) {
-        if let Some(node) = self.table.find(key) {
-            drop(self.descriptor(&node));
-        }
     }
 }

@@ -162,6 +162,11 @@ impl Inodes {
         self.table.get(id)
     }
 
+    /// Returns the node with this key, whether or not its inode still exists.
+    pub(crate) fn find(&self, key: NodeKey) -> Option<NodeRef> {
+        self.table.find(key)
+    }
+
     /// Takes back `count` look-ups, or all if there are fewer. Returns the node if none is left:
     /// closing its descriptor may wait for the host.
     pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
@@ -181,14 +186,9 @@ impl Inodes {
         self.table.len().saturating_sub(1)
     }
 
-    /// Returns the number of host descriptors that nodes and handles take.
-    pub(crate) fn descriptors_taken(&self) -> u64 {
-        self.descriptors.taken()
-    }
-
-    /// Returns whether so many descriptors are left that a listing may take some.
-    pub(crate) fn has_ample_descriptors(&self) -> bool {
-        self.descriptors.is_ample()
+    /// Returns the budget of host descriptors of nodes and handles.
+    pub(crate) const fn descriptors(&self) -> &Budget {
+        &self.descriptors
     }
 
     /// Forgets every inode but the root, and the guest.

@@ -38,8 +38,8 @@ pub(crate) struct Node {
     pub(crate) kind: FileType,
     /// [`VERIFIED`], [`USED`] and [`LARGE`]. A byte for each would make a node larger.
     flags: AtomicU8,
-    /// Path rule that applies to the node.
-    pub(crate) rule: NodeRule,
+    /// See [`Node::rule`].
+    rule: AtomicU32,
     pub(crate) guest_cache: GuestCache,
     /// Look-ups that the guest has not taken back. They do not keep the node of an operation alive;
     /// the `Arc` does.
@@ -163,13 +163,28 @@ impl Node {
             mount,
             kind,
             flags: AtomicU8::new(if verified { VERIFIED } else { 0 }),
-            rule: NodeRule::new(rule),
+            rule: AtomicU32::new(rule.bits()),
             guest_cache: GuestCache::new(),
             lookups: AtomicU64::new(1),
             born,
             descriptor: RwLock::new(descriptor.map(Arc::new)),
             reopen,
         }
+    }
+
+    /// Returns the path rule that applies to the node.
+    pub(crate) fn rule(&self) -> RuleId {
+        RuleId::from_bits(self.rule.load(Ordering::Acquire))
+    }
+
+    /// Narrows the path rule to what it and another rule both grant.
+    pub(super) fn narrow_rule(&self, rules: &PathRules, rule: RuleId) {
+        let both = |bits: u32| {
+            let both = rules.both(RuleId::from_bits(bits), rule).bits();
+            (both != bits).then_some(both)
+        };
+        // An error means that the rule is as narrow already.
+        self.rule.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -233,7 +248,7 @@ impl Node {
     }
 
     /// Notes whether the file has many blocks. Returns what was known before.
-    pub(super) fn set_large(&self, large: bool) -> bool {
+    pub(crate) fn set_large(&self, large: bool) -> bool {
         let known = self.is_large();
         match (known, large) {
             (false, true) => drop(self.flags.fetch_or(LARGE, Ordering::Relaxed)),
@@ -310,30 +325,6 @@ impl Drop for Pin {
         if let Reopen::ByName(record) = &self.0.reopen {
             record.pins.fetch_sub(1, Ordering::AcqRel);
         }
-    }
-}
-
-/// The path rule of one node.
-#[derive(Debug)]
-pub(crate) struct NodeRule(AtomicU32);
-
-impl NodeRule {
-    const fn new(rule: RuleId) -> Self {
-        Self(AtomicU32::new(rule.bits()))
-    }
-
-    pub(crate) fn get(&self) -> RuleId {
-        RuleId::from_bits(self.0.load(Ordering::Acquire))
-    }
-
-    /// Narrows the rule to what it and another rule both grant.
-    pub(super) fn narrow(&self, rules: &PathRules, rule: RuleId) {
-        let both = |bits: u32| {
-            let both = rules.both(RuleId::from_bits(bits), rule).bits();
-            (both != bits).then_some(both)
-        };
-        // An error means that the rule is as narrow already.
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, both).unwrap_or_default();
     }
 }
 

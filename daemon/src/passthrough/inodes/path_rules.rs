@@ -24,7 +24,7 @@ impl Inodes {
     /// Returns the rule of an inode that was found there.
     pub(super) fn rule_of(&self, directory: &NodeRef, name: Option<Name<'_>>) -> RuleId {
         let Some(rules) = self.rules() else { return RuleId::SHARE };
-        let directory = directory.rule.get();
+        let directory = directory.rule();
         match name {
             Some(name) => rules.child(directory, name.as_bytes()),
             None => rules.unnamed(directory),
@@ -34,14 +34,14 @@ impl Inodes {
     /// Narrows the rule of a known node that was found there too.
     pub(super) fn narrow(&self, node: &NodeRef, found: Found<'_>) {
         if let Some(rules) = self.rules() {
-            node.rule.narrow(rules, self.rule_of(found.directory, found.name));
+            node.narrow_rule(rules, self.rule_of(found.directory, found.name));
         }
     }
 
     /// Returns whether a listing leaves out a name.
     pub(crate) fn is_hidden(&self, directory: &NodeRef, name: &[u8]) -> bool {
         let hides = |rules: &PathRules| {
-            !matches!(name, b"." | b"..") && rules.is_hidden(rules.child(directory.rule.get(), name))
+            !matches!(name, b"." | b"..") && rules.is_hidden(rules.child(directory.rule(), name))
         };
         self.rules().is_some_and(hides)
     }
@@ -49,7 +49,7 @@ impl Inodes {
     /// Returns whether a listing may contain the attributes of a name.
     pub(crate) fn may_list_attributes(&self, directory: &NodeRef, name: Name<'_>) -> bool {
         let grants = |rules: &PathRules| {
-            let rule = rules.child(directory.rule.get(), name.as_bytes());
+            let rule = rules.child(directory.rule(), name.as_bytes());
             rules.access(rule).contains(Access::LOOKUP | Access::STAT)
         };
         self.rules().is_none_or(grants)
@@ -60,7 +60,7 @@ impl Inodes {
     pub(crate) fn check_existing(&self, node: &NodeRef, call: &Call<'_, protocol::Create<'_>>) -> Answer<()> {
         let Some(rules) = self.rules() else { return Ok(()) };
         let wanted = call.accesses() - Access::CREATE;
-        let missing = wanted - rules.access(node.rule.get());
+        let missing = wanted - rules.access(node.rule());
         if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
     }
 
@@ -96,15 +96,9 @@ impl Inodes {
         (from, to): (BorrowedFd<'_>, BorrowedFd<'_>),
         rename: &protocol::Rename<'_>,
     ) -> Answer<()> {
-        let check_file = |fd, name| match resolve::stat_beneath(fd, name)?.kind() {
-            FileType::Directory => Err(Errno::EXDEV),
-            FileType::RegularFile
-            | FileType::Symlink
-            | FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown => Ok(()),
+        let check_file = |fd, name| {
+            let is_directory = resolve::stat_beneath(fd, name)?.kind() == FileType::Directory;
+            if is_directory { Err(Errno::EXDEV) } else { Ok(()) }
         };
         check_file(from, rename.name)?;
         if rename.flags.contains(RenameFlags::EXCHANGE) { check_file(to, rename.new_name) } else { Ok(()) }

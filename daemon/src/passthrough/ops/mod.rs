@@ -270,15 +270,15 @@ impl FileSystem for Passthrough {
 
 impl Places for Passthrough {
     fn node(&self, node: u64) -> Option<RuleId> {
-        self.inodes.node(NodeId(node)).ok().map(|node| node.rule.get())
+        self.inodes.node(NodeId(node)).ok().map(|node| node.rule())
     }
 
     fn handle(&self, handle: u64) -> Option<RuleId> {
         let handle = Handle(handle);
         if let Ok(file) = self.files.file(handle) {
             // A file without a node was opened when there were no rules, and rules never change.
-            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule.get()));
+            return Some(file.node.as_ref().map_or(RuleId::NOTHING, |node| node.rule()));
         }
-        self.files.directory(handle).ok().map(|directory| directory.node.rule.get())
+        self.files.directory(handle).ok().map(|directory| directory.node.rule())
     }
 }

@@ -11,6 +11,7 @@ use crate::passthrough::resolve::errno;
 use crate::sync::lock::Mutex;
 use pinhole_protocol::{
     self as protocol, Dirent, DirentBuffer, DirentKind, Errno, Full, Name, NodeId, OpenReply, OpenReplyFlags,
+    ReadDir, ReadDirPlus,
 };
 use rustix::fs::{FileType, RawDir, RawDirEntry, SeekFrom};
 use std::mem::MaybeUninit;
@@ -42,16 +43,12 @@ impl Passthrough {
         Ok(OpenReply { handle, flags })
     }
 
-    pub(super) fn read_dir(&self, list: protocol::ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
+    pub(super) fn read_dir(&self, list: ReadDir, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.files.directory(list.handle)?;
         self.list(&directory, list.offset, into, |entry, into| Ok(into.push(&self.dirent(&directory, entry))))
     }
 
-    pub(super) fn read_dir_plus(
-        &self,
-        plus: protocol::ReadDirPlus,
-        into: &mut DirentBuffer<'_>,
-    ) -> Answer<()> {
+    pub(super) fn read_dir_plus(&self, plus: ReadDirPlus, into: &mut DirentBuffer<'_>) -> Answer<()> {
         let directory = self.files.directory(plus.list.handle)?;
         self.list(&directory, plus.list.offset, into, |entry, into| {
             if !into.fits(entry.file_name().to_bytes().len()) {
@@ -64,7 +61,7 @@ impl Passthrough {
                 Ok(name) if !self.inodes.may_list_attributes(&directory.node, name) => None,
                 // Listing a large directory must not use up the descriptors that opening a file
                 // needs.
-                Ok(_) if !directory.node.mount.has_handles() && !self.inodes.has_ample_descriptors() => None,
+                Ok(_) if !directory.node.mount.has_handles() && !self.inodes.descriptors().is_ample() => None,
                 Ok(name) => match self.inodes.look_up_in(directory.fd.as_fd(), &directory.node, name, None) {
                     Ok(found) => Some(found),
                     // It was removed after the host listed it.
