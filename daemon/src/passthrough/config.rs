@@ -12,9 +12,9 @@ use std::time::Duration;
 /// How much data the guest may cache; `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GuestCaching {
-    /// None: data bypasses the guest's page cache.
+    /// No data: reads and writes bypass the guest's page cache.
     Strict,
-    /// Until the next open of the file (close-to-open).
+    /// Data until the next open of the file (close-to-open).
     #[default]
     Auto,
     /// All data, without a time limit.
@@ -24,16 +24,16 @@ pub enum GuestCaching {
 /// Which holes of a file LSEEK reports.
 ///
 /// The guest's kernel may have data that it has not sent yet, for a range where the host still has
-/// a hole. A program that copies only data would leave it out.
+/// a hole. A program that copies only data would leave that range out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holes {
     /// All holes: the guest sends all data at once.
     All,
     /// Holes that are requested through a read-only handle. Each open makes the guest's kernel send
-    /// its data. But data that a program stores through a mapping later is not sent. So through a
-    /// handle for reading and writing, everything is data.
+    /// its data. But data that a program stores through a mapping later is not sent. So LSEEK
+    /// through a handle for reading and writing reports no holes.
     ToReaders,
-    /// No holes: LSEEK gets ENOSYS, and the guest's kernel then takes everything for data.
+    /// No holes: LSEEK gets ENOSYS, and the guest's kernel then treats the whole file as data.
     None,
 }
 

@@ -61,8 +61,8 @@ pub(crate) struct Assumed<'i> {
 }
 
 impl Identity {
-    /// Reads the identity and rights of the process. `as_users` tells whether it may assume other
-    /// identities. The filters allow the calls for that only if they were made for it.
+    /// Reads the identity and rights of the process. `as_users` says whether it may assume other
+    /// identities. The filters allow the calls for that only if they were built for it.
     pub(crate) fn read(as_users: bool) -> rustix::io::Result<Self> {
         let capabilities = rustix::thread::capabilities(None)?;
         let has = |wanted| capabilities.effective.contains(wanted);
@@ -81,10 +81,12 @@ impl Identity {
     /// Logs the effect of missing rights on files that are created for users of the guest.
     pub(crate) fn log_missing_rights(&self) {
         if !self.can_switch {
-            tracing::info!("without CAP_SETUID and CAP_SETGID every file is made as the daemon's own user");
+            tracing::info!(
+                "without CAP_SETUID and CAP_SETGID, the daemon creates every file as its own user"
+            );
         } else if !self.keeps_capabilities {
             tracing::warn!(
-                "without CAP_SETPCAP the host's permission bits also decide where users of the guest make files"
+                "without CAP_SETPCAP, the host's permission bits also decide where users of the guest may create files"
             );
         }
     }
@@ -95,8 +97,8 @@ impl Identity {
     /// # Errors
     /// EINVAL for ids that mean "no id"; the error of the host if it refuses the change.
     pub(crate) fn assume(&self, caller: &Caller<'_>, umask: Option<u32>) -> Answer<Assumed<'_>> {
-        // Root keeps set-group-id in files that it creates, whatever an earlier write of this
-        // thread needed. For others the host decides as for a process without CAP_FSETID.
+        // Root keeps set-group-id in files that it creates, even if an earlier write of this thread
+        // has dropped CAP_FSETID. For others the host decides as for a process without CAP_FSETID.
         self.kill_suidgid(self.can_switch && self.keeps_capabilities && !caller.may_have_fsetid())?;
         let mut assumed = Assumed { identity: self, uid: false, gid: false, groups: false, umask: false };
         if let Some(mask) = umask.filter(|mask| *mask != 0) {

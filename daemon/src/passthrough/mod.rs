@@ -128,14 +128,15 @@ impl Passthrough {
         self.identity.assume(caller, self.negotiated.contains(InitFlags::DONT_MASK).then_some(umask))
     }
 
-    /// Closes idle mounts below the share. Returns whether any mount is still open. A thread does
-    /// this by itself; tests need not wait for it.
+    /// Closes idle mounts below the share. Returns whether any mount is still open. The closing
+    /// thread does this too. Tests call it so that they need not wait.
     #[cfg(feature = "test-utils")]
     pub fn close_idle(&self) -> bool {
         self.inodes.idle_mounts().close_idle()
     }
 
-    /// Notified when a request that waits for a lock or for durability may have its result.
+    /// Returns the event that is notified when a request that waits for a lock or for durability
+    /// may have its result.
     pub const fn wake_event(&self) -> &Arc<EventCounter> {
         self.locks.wake_event()
     }

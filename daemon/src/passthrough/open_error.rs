@@ -16,24 +16,24 @@ pub enum OpenError {
     /// `/proc/self/fd` cannot be opened.
     #[error("/proc/self/fd: {0}; mount proc, because a share cannot be served without it")]
     Proc(#[source] rustix::io::Errno),
-    /// There are no file handles, and the share must have them.
+    /// The share has no inode handles, and the options demand them.
     #[error(
         "--inode-file-handles mandatory: no inode handles for {}: its file system has none, or the process lacks \
          CAP_DAC_READ_SEARCH; use prefer",
         .0.display()
     )]
     InodeHandles(PathBuf),
-    /// There are path rules, and the share's file system finds a file by more names than its own.
+    /// There are path rules, but the share's file system finds a file under other names too.
     #[error(
         "{}: rules by path cannot be kept here: the file system finds a file by other names too (letter case, short \
          forms); use a policy without them",
         .0.display()
     )]
     FoldsNames(PathBuf),
-    /// `openat2` is missing.
+    /// The host refuses `openat2`.
     #[error("host: no openat2 ({0}): use Linux 5.6 or later, and allow the call in seccomp profiles")]
     Openat2(#[source] rustix::io::Errno),
-    /// A thread cannot be made fit to serve.
+    /// A thread cannot be prepared to serve.
     #[error(
         "host: cannot start a thread with its own umask and working directory: {source}; allow threads and \
          unshare(CLONE_FS)"

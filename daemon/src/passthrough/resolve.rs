@@ -1,5 +1,5 @@
-//! From a directory and a name to an inode of the host, and its attributes. No other file resolves
-//! names of the guest.
+//! Finds inodes of the host by a directory and a name, and reads their attributes. No other file
+//! resolves names of the guest.
 
 use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
@@ -31,7 +31,8 @@ pub(crate) fn errno(error: rustix::io::Errno) -> Errno {
 }
 
 /// Returns the guest's errno for an error of `fsync(2)` or a similar call. It is never ENOSYS,
-/// which a filter on the host can cause: a guest takes ENOSYS for success, and never asks again.
+/// which a filter on the host can cause: a guest treats ENOSYS as success, and never sends the
+/// request again.
 pub(crate) fn sync_errno(error: rustix::io::Errno) -> Errno {
     match errno(error) {
         Errno::ENOSYS => Errno::EIO,
@@ -93,7 +94,7 @@ pub(crate) fn successor_of(
 /// Returns the path of a removed directory, relative to a directory above it.
 fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
     let path = path.strip_suffix(DELETED)?;
-    // The root of a process is "/", which ends as other paths do not.
+    // The path of a process's root is "/". No other path ends in "/".
     let root = root.strip_suffix(b"/").unwrap_or(root);
     path.strip_prefix(root)?.strip_prefix(b"/").filter(|below| !below.is_empty())
 }
@@ -152,8 +153,8 @@ impl ProcFds {
     }
 
     /// Returns whether the name by which a descriptor was opened may have been removed. It also
-    /// returns true for a name that ends in " (deleted)", and for one that is too long for the host
-    /// to tell.
+    /// returns true for a name that ends in " (deleted)", and for a path that is too long for the
+    /// host to return.
     pub(crate) fn may_have_lost_its_name(&self, fd: BorrowedFd<'_>) -> bool {
         self.path_of(fd).is_none_or(|path| path.ends_with(DELETED))
     }
@@ -283,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn way_to_a_removed_directory_starts_at_the_root() {
+    fn path_of_a_removed_directory_is_relative_to_the_root() {
         let below = |root: &str, path: &'static str| below(root.as_bytes(), path.as_bytes());
         assert_eq!(below("/", "/a/b (deleted)"), Some(&b"a/b"[..]));
         assert_eq!(below("/share", "/share/a (deleted)"), Some(&b"a"[..]));

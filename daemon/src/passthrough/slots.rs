@@ -1,4 +1,4 @@
-//! A table with keys of index and generation, which a guest repeats back. A stale or invented key
+//! A table with keys of index and generation, which the guest sends back. A stale or invented key
 //! finds nothing.
 //!
 //! Each slot has its own lock, held only to count one more holder, so threads that look up
@@ -50,7 +50,7 @@ pub(crate) struct Keyed<T> {
 }
 
 impl<T> Keyed<T> {
-    /// Returns the key, which the guest repeats back.
+    /// Returns the key, which the guest sends back.
     pub(crate) const fn id(&self) -> u64 {
         self.key
     }
@@ -64,11 +64,11 @@ impl<T> Deref for Keyed<T> {
     }
 }
 
-/// Values under 64-bit keys, none of which is given out twice.
+/// Values under 64-bit keys. No key is given out twice.
 ///
 /// A key is `generation << 32 | index + 1`: no key is 0, and the first key of a table that begins
-/// with generation 0 is 1. A value that was found lives as long as it is held, also if its key is
-/// taken back meanwhile.
+/// with generation 0 is 1. A value that was found lives as long as it is held, even if its key is
+/// taken back.
 #[derive(Debug)]
 pub(crate) struct SlotTable<T> {
     fixed: [OnceLock<Segment<T>>; FIXED_SEGMENTS],
@@ -160,7 +160,7 @@ impl<T> SlotTable<T> {
         doomed.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
-    /// Returns all values. One that is added or removed meanwhile may be missing.
+    /// Returns all values. A value that is added or removed during the iteration may be missing.
     pub(crate) fn each(&self) -> impl Iterator<Item = Arc<Keyed<T>>> {
         // A segment has all of its slots, and no segment follows one that does not exist.
         let indices = (0..=u32::MAX).map_while(|index| self.with_slot(index, |slot| slot.read().clone()));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_see_a_whole_value_or_none_during_reuse() {
+    fn reader_never_sees_part_of_a_value_during_reuse() {
         let table = table();
         let first = table.insert(0).unwrap().id();
         std::thread::scope(|scope| {

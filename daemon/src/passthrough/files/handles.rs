@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// An open regular file. Each handle has its own open file description on the host, so that each is
-/// told of an fsync error once.
+/// An open regular file. Each handle has its own open file description on the host, so that each
+/// gets an fsync error once.
 #[derive(Debug)]
 pub(crate) struct FileHandle {
-    /// Buffered, without O_APPEND and O_SYNC, which come with each request.
+    /// The buffered descriptor, without O_APPEND and O_SYNC: each request carries these flags.
     pub(crate) file: OwnedFd,
-    /// The node. The guest may name another one in a request, which is not believed.
+    /// The node. A request may name another node, which the daemon ignores.
     pub(crate) key: NodeKey,
     /// The node, if path rules apply or if the guest's cache of the file has to be tracked.
     pub(crate) node: Option<NodeRef>,
@@ -35,16 +35,16 @@ pub(crate) struct FileHandle {
     /// The mount below the share that the file is on. Its descriptor makes it durable and reports
     /// write errors.
     pub(crate) mount: Option<Arc<MountFd>>,
-    /// The host cannot tell cached data from data on disk.
+    /// The host cannot read this file without blocking.
     pub(crate) always_blocks: AtomicBool,
-    /// The file was written to so far from its start that it may hold many blocks.
+    /// The file was written to at such a high offset that it may have many blocks.
     pub(crate) grown: AtomicBool,
     pub(crate) _pin: Option<Pin>,
     pub(crate) _tickets: HandleTickets,
 }
 
 impl FileHandle {
-    /// Returns the description for direct writes and for questions about write errors.
+    /// Returns the descriptor for direct writes and for FSYNC, which reports write errors.
     ///
     /// A file has one or two descriptions. The host reports an error to each of them once, so
     /// asking both would report it to the guest twice.
@@ -59,8 +59,8 @@ impl FileHandle {
         }
     }
 
-    /// Notes that the guest closes the file. Later changes are those of others. If the host does
-    /// not tell the present state, nothing is known, as before.
+    /// Notes that the guest closes the file. Later changes are by others. If the host returns no
+    /// attributes, the state stays unknown.
     pub(crate) fn settle_own_change(&self) {
         if let Some(node) =
             self.node.as_ref().filter(|node| self.writable && node.guest_cache.has_own_change())

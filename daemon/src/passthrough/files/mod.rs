@@ -22,7 +22,7 @@ pub(super) type FileRef = Arc<Keyed<FileHandle>>;
 /// one of a directory.
 const DIRECTORY_MARK: u64 = 1 << 31;
 
-/// What the guest has opened and not released.
+/// The files and directories that the guest has opened and not released.
 #[derive(Debug)]
 pub(super) struct Files {
     regular: SlotTable<FileHandle>,

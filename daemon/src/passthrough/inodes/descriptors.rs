@@ -1,4 +1,4 @@
-//! From a node to a descriptor of its inode.
+//! Opens the descriptor of a node's inode.
 //!
 //! The descriptor of a node in use is open. If it was closed, it is opened again by inode handle or
 //! name, and checked to be of the inode that the guest means.
@@ -70,8 +70,8 @@ impl Inodes {
             // This call is cheaper than one through /proc.
             Reopen::ByHandle(handle) => {
                 if !node.is_verified() {
-                    // Finds out whether the handle is of a file of this kind. To open another kind
-                    // could block or have an effect.
+                    // Checks that the handle leads to a file of this kind. Opening another kind
+                    // could block, or have an effect on the host.
                     drop(self.descriptor(node)?);
                 }
                 let opened = self.open_by_handle(&node.mount, handle, flags | OFlags::NOCTTY, 0);
@@ -92,7 +92,7 @@ impl Inodes {
     /// Takes the right to one more descriptor. The descriptor of a node may be closed for it.
     ///
     /// # Errors
-    /// ENFILE if all are in use and none can be closed.
+    /// ENFILE if all descriptors are in use and no node's can be closed.
     pub(crate) fn descriptor_ticket(&self) -> Answer<Ticket> {
         loop {
             match self.descriptors.ticket() {

@@ -28,8 +28,8 @@ struct Frames {
 }
 
 impl FdCache {
-    /// Returns the cache of a share that may hold so many descriptors in all. A quarter of them is
-    /// left to open files.
+    /// Returns the cache of a share that may hold `descriptors_max` descriptors. A quarter of them
+    /// is left to open files.
     pub(super) fn new(descriptors_max: u64) -> Self {
         let share = usize::try_from(descriptors_max / 4 * 3).unwrap_or(usize::MAX);
         Self { frames: Mutex::default(), limit: share.clamp(1, NODE_DESCRIPTORS_MAX) }
@@ -46,7 +46,7 @@ impl FdCache {
         if let Some(frame) = frames.ids.get_mut(free.at) {
             *frame = node.id();
         }
-        // There are too many frames after a time in which none was free.
+        // There are too many frames if no frame was free for a time.
         if frames.ids.len() > self.limit
             && let Some(FreeFrame { at, node: None }) = frames.sweep(nodes)
         {
@@ -55,7 +55,7 @@ impl FdCache {
         free.node.filter(|victim| !Arc::ptr_eq(victim, node))
     }
 
-    /// Removes the least used node, if one may be closed.
+    /// Removes the least used node, if any node may be closed.
     pub(super) fn least_used(&self, nodes: &NodeTable) -> Option<NodeRef> {
         let mut frames = self.frames.lock();
         let mut left = frames.ids.len();
@@ -132,7 +132,8 @@ impl Frames {
                 node => return Some(FreeFrame { at, node }),
             }
         }
-        // A guest that uses all of them must not make others wait.
+        // Even if all nodes are in use, the sweep ends here: a guest must not make other threads
+        // wait.
         second_best
     }
 }

@@ -1,4 +1,4 @@
-//! What the daemon knows of a file system of the host by its id and kind.
+//! The id of a file system of the host, and the properties of its kind.
 
 use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
@@ -26,12 +26,12 @@ pub(crate) struct Traits {
     pub(crate) in_memory: bool,
     /// Closing a descriptor has no other effect: the file system has no `flush` operation.
     pub(crate) closes_silently: bool,
-    /// A server or another process has to answer, and may not.
+    /// A server or another process has to answer, and may never do so.
     pub(crate) remote: bool,
     /// An inode keeps its number when the host forgets and reads it again.
     pub(super) stable_numbers: bool,
     /// A name also finds files of other names: in another letter case, in a short form, without a
-    /// dot at its end. The kind does not tell if only some directories or a server do this.
+    /// dot at its end. The kind does not show whether only some directories or a server do this.
     pub(super) folds_names: bool,
     /// An fsync of a file makes all of its names durable, whichever name it was opened by. Tested
     /// on a disk that loses power (`tests/tests/durability/power_loss.rs`). It is false for btrfs,

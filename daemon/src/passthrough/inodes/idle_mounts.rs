@@ -1,4 +1,4 @@
-//! Closes what is open on mounts below the share and not used, so that the host can unmount them.
+//! Closes unused descriptors on mounts below the share, so that the host can unmount them.
 //!
 //! The thread of [`deferred_close`](crate::passthrough::files::deferred_close) does this.
 
@@ -17,8 +17,8 @@ pub(crate) struct IdleMounts {
 }
 
 impl IdleMounts {
-    /// Closes what is open on mounts below the share and was not used since the last call. Returns
-    /// whether anything is still open there.
+    /// Closes descriptors on mounts below the share that were not used since the last call. Returns
+    /// whether any descriptor is still open there.
     pub(crate) fn close_idle(&self) -> bool {
         let Self { mounts, table, fd_cache } = self;
         fd_cache.note_use_of_mounts(table);
@@ -33,7 +33,8 @@ impl IdleMounts {
     }
 }
 
-/// Called when something is opened on a mount below the share. It tells the closing thread.
+/// A callback for each descriptor that is opened on a mount below the share. It notifies the
+/// closing thread.
 pub(crate) struct MountWatch(Box<dyn Fn() + Send + Sync>);
 
 impl MountWatch {

@@ -3,8 +3,8 @@
 //! A guest's kernel shows one device number for everything that it has not mounted itself. It
 //! mounts a directory that is announced as a submount. It cannot mount a single file that the host
 //! has mounted over another. So such a file may have the inode number of a file around it, which is
-//! of another file system. Programs (`cp`, `diff`, `tar`) take two files with the same device and
-//! inode number for one.
+//! of another file system. Programs (`cp`, `diff`, `tar`) treat two files with the same device and
+//! inode number as one file.
 //!
 //! Such a file gets a number from 2^63 on: a base that is computed from its file system's id, plus
 //! its own number, modulo 2^63. A file system has the same base in each daemon, so the number
@@ -50,7 +50,7 @@ impl InodeNumbers {
         }
     }
 
-    /// Returns the number of an inode. `announced` tells whether the guest mounts submounts itself.
+    /// Returns the number of an inode. `announced` is true if the guest mounts submounts itself.
     pub(super) const fn guest_number(self, inode: u64, announced: bool) -> u64 {
         let is_foreign = if announced { self.is_foreign_file } else { self.is_foreign_to_share };
         if is_foreign { self.base.wrapping_add(inode) | FIRST } else { inode }

@@ -3,8 +3,8 @@
 //!
 //! The host frees blocks when a file is truncated, or has neither a name nor a descriptor left. A
 //! truncation of such a file goes to the offload pool. The node keeps its descriptor open, so
-//! UNLINK and RENAME remove only the name. The blocks go with the last descriptor, which
-//! [`deferred_close`](crate::passthrough::files::deferred_close) closes.
+//! UNLINK and RENAME remove only the name. The host frees the blocks when
+//! [`deferred_close`](crate::passthrough::files::deferred_close) closes the last descriptor.
 
 use crate::limits::LARGE_BLOCKS_MIN;
 use crate::passthrough::inodes::Inodes;
@@ -23,7 +23,7 @@ pub(super) fn is_large(kind: FileType, stat: &Stat) -> bool {
 impl Inodes {
     /// Notes how many blocks a file has. When it becomes large, its descriptor is opened and
     /// cached. A failure only makes a later UNLINK slower. A thread of the offload pool must not
-    /// call this, because it may open only what the guest has opened.
+    /// call this, because it may open only files that the guest has open.
     pub(crate) fn note_blocks(&self, node: &NodeRef, stat: &Stat) {
         let large = is_large(node.kind, stat);
         if node.set_large(large) != large && large {

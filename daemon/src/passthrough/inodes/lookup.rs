@@ -27,7 +27,7 @@ pub(crate) struct Found<'a> {
 
 impl Inodes {
     /// Looks up a name in a directory. The node that it leads to gets one more look-up. `ticket` is
-    /// the right to a descriptor for what is found, if the caller has one.
+    /// the right to a descriptor for the inode, if the caller has one.
     pub(crate) fn look_up(&self, parent: &NodeRef, name: Name<'_>, ticket: Option<Ticket>) -> Answer<Entry> {
         self.look_up_in(self.descriptor(parent)?.as_fd(), parent, name, ticket)
     }
@@ -75,10 +75,11 @@ impl Inodes {
         self.insert_open(ticket, reopen, || Ok(opened), found).map(|(_, entry)| entry)
     }
 
-    /// Returns a node for an inode that was just created, also if another has taken its name since.
+    /// Returns a node for an inode that was just created, even if its name leads to another inode
+    /// by now.
     ///
-    /// An error would say that nothing was created. So the caller has a `ticket` already. And if
-    /// the inode that has the name now is of another kind, Linux would fail with EIO.
+    /// An error would mean that nothing was created, so the caller has a `ticket` already. Linux
+    /// would fail with EIO if the inode that has the name now is of another kind.
     pub(crate) fn look_up_new(
         &self,
         ticket: Ticket,
@@ -97,7 +98,8 @@ impl Inodes {
         Ok(Entry { node, generation: 0, attr: Attr { ino: node.0, ..made } })
     }
 
-    /// Adds a look-up to a node that was just linked, whatever has the new name by now.
+    /// Adds a look-up to a node that was just linked, even if the new name leads to another inode
+    /// by now.
     pub(crate) fn look_up_linked(
         &self,
         node: &NodeRef,
@@ -113,8 +115,8 @@ impl Inodes {
 
     /// Looks up a node by handle and attributes. Returns `None` if the name has to be opened.
     ///
-    /// The two are read one after the other, and the name may lead elsewhere in between. So the
-    /// handle counts only after it has led to the same inode number and kind
+    /// The two are read one after the other, and the name may lead to another inode in between. So
+    /// the handle counts only after it has led to the same inode number and kind
     /// ([`Self::descriptor`]).
     fn look_up_by_handle(
         &self,
@@ -137,8 +139,8 @@ impl Inodes {
         let (rule, verified) = (self.rule_of(found.directory, found.name), false);
         let inode = FoundInode { inode, mount, kind, descriptor: None, reopen, rule, verified };
         let (Inserted { node, known, .. }, entry) = self.insert(inode, found)?;
-        // A node that is looked up repeatedly is kept open; one that is seen once is not. If this
-        // fails, the look-up still succeeds.
+        // A node is kept open from its second look-up on. If that fails, the look-up still
+        // succeeds.
         if known && node.touch() {
             drop(self.descriptor(&node));
         }
@@ -257,12 +259,12 @@ impl Inodes {
         Entry { node, generation: 0, attr }
     }
 
-    /// Returns the attributes that the guest is told.
+    /// Returns the attributes for a reply.
     pub(crate) fn attr(&self, mount: &Mount, stat: &Stat) -> Attr {
         Attr { ino: self.inode_number(mount, stat.inode()), ..stat.attr() }
     }
 
-    /// Returns the inode number that the guest is told.
+    /// Returns the inode number for a reply.
     pub(crate) fn inode_number(&self, mount: &Mount, inode: u64) -> u64 {
         mount.numbers.guest_number(inode, self.negotiated.contains(InitFlags::SUBMOUNTS))
     }

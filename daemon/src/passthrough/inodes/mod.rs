@@ -1,12 +1,12 @@
-//! The inodes that the guest knows: how each is opened on the host, and what the guest's kernel may
-//! have cached of them.
+//! The inodes that the guest knows: how each is opened on the host, and how old the guest's cache
+//! of them may be.
 //!
 //! - `lookup.rs`: how a name becomes a node
 //! - `node.rs`, `table.rs`: nodes and their table
 //! - `descriptors.rs`, `fd_cache.rs`, `large.rs`: descriptors of inodes, and which stay open
 //! - `mounts.rs`, `mount_fd.rs`, `mount_descriptors.rs`, `idle_mounts.rs`, `host_fs.rs`: mounts
 //!   below the share
-//! - `inode_numbers.rs`: inode numbers that the guest is told
+//! - `inode_numbers.rs`: inode numbers in replies
 //! - `path_rules.rs`: which path rule applies to a node
 //! - `freshness/`: old names and attributes in the guest's kernel
 
@@ -130,7 +130,7 @@ impl Inodes {
         })
     }
 
-    /// Sets what is called when something is opened on a mount below the share.
+    /// Sets the callback for each descriptor that is opened on a mount below the share.
     pub(crate) fn set_watch(&mut self, watch: MountWatch) {
         self.watch = watch;
     }
@@ -167,8 +167,8 @@ impl Inodes {
         self.table.find(key)
     }
 
-    /// Takes back `count` look-ups, or all if there are fewer. Returns the node if none is left:
-    /// closing its descriptor may wait for the host.
+    /// Takes back `count` look-ups, or all if there are fewer. Returns the node if no look-up is
+    /// left: closing its descriptor may wait for the host.
     pub(crate) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
         self.table.forget(id, count)
     }
@@ -191,7 +191,7 @@ impl Inodes {
         &self.descriptors
     }
 
-    /// Forgets every inode but the root, and the guest.
+    /// Forgets every inode but the root, and all notes about the guest.
     pub(crate) fn reset(&self) {
         self.table.clear();
         self.fd_cache.clear();

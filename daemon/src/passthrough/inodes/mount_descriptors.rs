@@ -1,4 +1,4 @@
-//! From a mount to its descriptor, and what keeps that descriptor open.
+//! Opens the descriptor of a mount, and keeps it open while a request or a file holds it.
 
 use crate::filesystem::Answer;
 use crate::limits::MOUNT_NESTING_MAX;
@@ -45,8 +45,8 @@ impl Inodes {
         Ok(fd)
     }
 
-    /// Holds the mount of a node on which something is opened. Returns `None` if the mount needs no
-    /// holder.
+    /// Returns the descriptor of a node's mount, which an open file or directory holds. Returns
+    /// `None` if the mount needs no holder.
     ///
     /// # Errors
     /// ESTALE if the mount is gone; ENFILE if there is no descriptor left for it.

@@ -34,7 +34,7 @@ impl MountFd {
     /// Notes that something may be changed. A holder calls this before it changes anything (see
     /// [`MountAccess::close`]).
     pub(crate) fn note_change(&self) {
-        // A load first: a store would take the cache line from the other queues each time.
+        // Load first: a store each time would take the cache line from the other queue threads.
         if !self.changed.load(Ordering::Relaxed) {
             self.changed.store(true, Ordering::Release);
         }
@@ -71,7 +71,7 @@ pub(super) struct MountRoot {
 }
 
 impl MountRoot {
-    /// Reads the facts by a descriptor of the root. `handles` tells whether inode handles are on.
+    /// Reads the facts by a descriptor of the root. `handles` is true if inode handles are on.
     pub(super) fn of(root: BorrowedFd<'_>, stat: &Stat, handles: bool) -> Self {
         Self {
             id: stat.mount().id,
@@ -95,7 +95,7 @@ impl MountRoot {
     }
 }
 
-/// The descriptor, or the reason why there is none.
+/// The descriptor of a mount, or the reason why it is not open.
 #[derive(Debug)]
 pub(super) enum MountState {
     Open(Arc<MountFd>),
@@ -140,7 +140,7 @@ pub(crate) struct MountAccess {
     makes_durable: bool,
     /// Used since [`MountAccess::take_used`].
     used: AtomicBool,
-    /// The guest may have mapped a file writable. No request tells of such changes.
+    /// The guest may have mapped a file writable. Such changes come without a request.
     mapped: AtomicBool,
 }
 
@@ -184,7 +184,7 @@ impl MountAccess {
 
     /// Notes that the mount is in use.
     pub(super) fn touch(&self) {
-        // A load first: a store would take the cache line from the other queues each time.
+        // Load first: a store each time would take the cache line from the other queue threads.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
@@ -195,7 +195,7 @@ impl MountAccess {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes where the mount is.
+    /// Notes the mount point of the mount.
     pub(super) fn seen_at(&self, directory: NodeId, name: Name<'_>) {
         let is_there = |point: &MountPoint| point.directory == directory && *point.name == *name.as_c_str();
         if self.stays() || self.point.read().as_ref().is_some_and(is_there) {
@@ -242,7 +242,7 @@ impl MountAccess {
         let mut state = self.state.write();
         let may_close = |fd: &Arc<MountFd>| {
             let is_free = Arc::strong_count(fd) == 1;
-            // Sees what a former holder has noted.
+            // Makes the notes of former holders visible.
             fence(Ordering::Acquire);
             is_free && !self.must_sync(fd)
         };
@@ -317,7 +317,7 @@ mod tests {
         drop(held);
         assert!(access.is_free() && access.is_changed());
         access.close();
-        assert!(!access.is_closed(), "what was changed is not durable");
+        assert!(!access.is_closed(), "the change is not durable");
         drop(access.take_changed().unwrap());
         access.close();
         assert!(access.is_closed() && access.take_changed().is_none());

@@ -1,7 +1,7 @@
 //! The host mounts that the guest has found.
 //!
 //! An inode handle needs the mount of its inode. SYNCFS covers all of these mounts. The mount also
-//! determines which inode numbers the guest is told.
+//! determines which inode numbers the guest sees.
 
 use crate::file_id::DeviceId;
 use crate::filesystem::Answer;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// One host mount, or one subvolume of it.
 #[derive(Debug)]
 pub(crate) struct Mount {
-    /// Our own number for the mount, never given to another.
+    /// The daemon's number for the mount. No other mount ever gets it.
     pub(crate) number: u32,
     pub(super) key: MountKey,
     pub(crate) access: Arc<MountAccess>,
@@ -101,7 +101,7 @@ impl MountTable {
         Self { mounts: RwLock::default(), handles, syncs, unreported: Mutex::new(Ok(())) }
     }
 
-    /// Returns a known mount, unless another mount may have got the same id meanwhile.
+    /// Returns a known mount, unless another mount may have the same id by now.
     pub(super) fn find(&self, key: MountKey) -> Option<Arc<Mount>> {
         self.mounts
             .read()
@@ -209,8 +209,8 @@ impl MountTable {
     }
 
     /// Closes the descriptors of mounts below the share that were not used since the last call, and
-    /// removes the mounts without nodes. Changes are made durable first. `close` closes what else
-    /// is open on these mounts. Returns whether any mount is still open.
+    /// removes the mounts without nodes. Changes are made durable first. `close` closes the other
+    /// descriptors on these mounts. Returns whether any mount is still open.
     pub(super) fn close_idle(&self, close: impl FnOnce(&[Arc<MountAccess>])) -> bool {
         // Locked first, so that a SYNCFS waits for mounts that are no longer in the list.
         let mut unreported = self.unreported.lock();
@@ -234,7 +234,7 @@ fn make_durable(access: &MountAccess) -> Answer<()> {
     access.take_changed().map_or(Ok(()), |fd| rustix::fs::syncfs(fd.as_fd()).map_err(sync_errno))
 }
 
-/// Tries whether an inode handle leads back to its inode. Returns the mount id of the handle. The
+/// Checks whether an inode handle leads back to its inode. Returns the mount id of the handle. The
 /// file system may have no handles, the process may lack CAP_DAC_READ_SEARCH, and a filter may
 /// forbid the call.
 fn handles_work(mount: BorrowedFd<'_>, inode: BorrowedFd<'_>) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! A file, directory, link or special file that the guest knows, and how the host opens it again.
+//! A file, directory, link or special file that the guest knows, and how the daemon opens it again.
 
 use crate::passthrough::inodes::freshness::guest_cache::GuestCache;
 use crate::passthrough::inodes::mounts::Mount;
@@ -177,7 +177,7 @@ impl Node {
         RuleId::from_bits(self.rule.load(Ordering::Acquire))
     }
 
-    /// Narrows the path rule to what it and another rule both grant.
+    /// Narrows the path rule to the accesses that it and another rule both grant.
     pub(super) fn narrow_rule(&self, rules: &PathRules, rule: RuleId) {
         let both = |bits: u32| {
             let both = rules.both(RuleId::from_bits(bits), rule).bits();
@@ -220,9 +220,9 @@ impl Node {
         drop(old);
     }
 
-    /// Notes that the node is in use. Returns whether it was before.
+    /// Notes that the node is in use. Returns whether it was in use before.
     pub(super) fn touch(&self) -> bool {
-        // A load first: a store would take the cache line from the other queues each time.
+        // Load first: a store each time would take the cache line from the other queue threads.
         self.has(USED) || self.flags.fetch_or(USED, Ordering::Relaxed) & USED != 0
     }
 
@@ -247,7 +247,7 @@ impl Node {
         self.has(LARGE)
     }
 
-    /// Notes whether the file has many blocks. Returns what was known before.
+    /// Notes whether the file has many blocks. Returns whether it had many blocks before.
     pub(crate) fn set_large(&self, large: bool) -> bool {
         let known = self.is_large();
         match (known, large) {
@@ -307,7 +307,7 @@ impl Node {
 }
 
 /// Keeps the descriptor of a node open while the guest has the file open. This is for a node that
-/// is found by name, because others may take that name away.
+/// is found by name, because others may remove that name.
 #[derive(Debug)]
 pub(crate) struct Pin(NodeRef);
 

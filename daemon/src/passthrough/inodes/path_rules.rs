@@ -1,8 +1,8 @@
 //! Which of the policy's path rules applies to a node.
 //!
 //! A node has the rule of the name by which it was first found. Each other name by which it is
-//! found narrows the rule to what both grant. Nothing widens it for as long as the guest knows the
-//! node. Without path rules, everything here costs one check.
+//! found narrows the rule to the accesses that both grant. The rule never widens while the guest
+//! knows the node. Without path rules, everything here costs one check.
 
 use crate::filesystem::{Answer, Call, errno_of};
 use crate::passthrough::inodes::Inodes;
@@ -21,7 +21,7 @@ impl Inodes {
         self.rules.as_deref()
     }
 
-    /// Returns the rule of an inode that was found there.
+    /// Returns the rule of an inode that was found in a directory, by a name or without one.
     pub(super) fn rule_of(&self, directory: &NodeRef, name: Option<Name<'_>>) -> RuleId {
         let Some(rules) = self.rules() else { return RuleId::SHARE };
         let directory = directory.rule();
@@ -31,7 +31,7 @@ impl Inodes {
         }
     }
 
-    /// Narrows the rule of a known node that was found there too.
+    /// Narrows the rule of a known node that was found again.
     pub(super) fn narrow(&self, node: &NodeRef, found: Found<'_>) {
         if let Some(rules) = self.rules() {
             node.narrow_rule(rules, self.rule_of(found.directory, found.name));
@@ -64,7 +64,7 @@ impl Inodes {
         if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
     }
 
-    /// Checks that rules by path can be enforced on a mount. They cannot if a name that no rule
+    /// Checks that path rules can be enforced on a mount. They cannot if a name that no rule
     /// matches leads to a file that a rule is about.
     ///
     /// # Errors
@@ -73,9 +73,9 @@ impl Inodes {
         if self.rules().is_some() && mount.traits.folds_names { Err(Errno::EPERM) } else { Ok(()) }
     }
 
-    /// Locks names, so that none becomes the name of a directory between [`Self::check_only_files`]
-    /// and the RENAME that it allows. That RENAME excludes every other RENAME and MKDIR. Without
-    /// path rules there is no lock.
+    /// Locks names, so that no name becomes the name of a directory between
+    /// [`Self::check_only_files`] and the RENAME that it allows. That RENAME excludes every other
+    /// RENAME and MKDIR. Without path rules there is no lock.
     ///
     /// The host and other guests can still change names. This policy does not apply to them.
     #[must_use = "names are locked until this is dropped"]

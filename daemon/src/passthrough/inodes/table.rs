@@ -1,4 +1,4 @@
-//! The node table: what the guest has looked up and not forgotten.
+//! The node table: the nodes that the guest has looked up and not forgotten.
 //!
 //! A node costs a hundred bytes of memory and no descriptor. Its descriptor is opened again by the
 //! inode handle, or by the name in its directory if there are no inode handles. Descriptors of
@@ -47,7 +47,7 @@ impl NodeTable {
         // The first key of a table is 1, which is the root's id on the wire. An empty table is not
         // full.
         if table.insert(root).is_err() {
-            tracing::error!("the root has no place in the node table");
+            tracing::error!("the node table has no room for the root");
         }
         table.nodes.begin_with(first_generation());
         table
@@ -61,14 +61,14 @@ impl NodeTable {
         self.nodes.get(id.0).ok_or(Errno::ESTALE)
     }
 
-    /// Returns a moment. It separates the nodes created before it from those created later.
+    /// Returns a time stamp that separates nodes created before it from nodes created later.
     pub(super) fn now(&self) -> u64 {
         self.created.load(Ordering::Acquire)
     }
 
-    /// Adds a look-up to the node that has been open under this key since `then`. Whatever had this
-    /// key at any time since is the inode of that node. Calls `reached` before the guest learns of
-    /// it.
+    /// Adds a look-up to the node that has been open under this key since `then`. Every inode that
+    /// has had this key since is the inode of that node. Calls `reached` before the guest gets the
+    /// node id.
     pub(super) fn reference_open(
         &self,
         (key, then): (NodeKey, u64),
@@ -147,7 +147,7 @@ impl NodeTable {
     }
 
     /// Takes back `count` look-ups, or all of them if a hostile guest claims more. Returns the node
-    /// if none is left: closing its descriptor may wait for the host.
+    /// if no look-up is left: closing its descriptor may wait for the host.
     pub(super) fn forget(&self, id: NodeId, count: u64) -> Option<NodeRef> {
         if id == NodeId::ROOT {
             return None;

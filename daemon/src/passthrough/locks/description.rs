@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 #[derive(Debug)]
 pub(super) struct Description {
     pub(super) fd: OwnedFd,
-    /// Read locks need a description that reads, write locks one that writes.
+    /// Read locks need a description that reads, write locks need a description that writes.
     pub(super) reads: bool,
     pub(super) writes: bool,
     pub(super) _ticket: Ticket,
@@ -45,13 +45,13 @@ impl Description {
         Ok(Self { fd, reads, writes, _ticket: ticket })
     }
 
-    /// Opens a description that can hold a write lock, whatever access the guest has opened the
-    /// file with. If the daemon may not write to the file, it holds a read lock: a guest that
+    /// Opens a description that can hold a write lock, even if the guest has opened the file with
+    /// another access. If the daemon may not write to the file, it holds a read lock: a guest that
     /// cannot store anything does not disturb other readers.
     ///
     /// # Errors
-    /// EAGAIN if a process of the host has a lease on the file, which it is then told to give up;
-    /// ENOLCK if the file cannot be opened again.
+    /// EAGAIN if a process of the host has a lease on the file, which the host then tells to give
+    /// it up; ENOLCK if the file cannot be opened again.
     pub(super) fn for_guest(inodes: &Inodes, file: &FileHandle) -> Answer<Self> {
         let ticket = inodes.descriptor_ticket().map_err(no_lock)?;
         let (fd, writes) = match reopen(inodes, file, OFlags::RDWR) {
@@ -73,13 +73,13 @@ impl Description {
     }
 }
 
-/// Returns whether programs share the content of a file by mapping it and use its locks to agree on
-/// that: the index of SQLite's write-ahead log, the table of readers of LMDB.
+/// Returns whether programs share the content of a file by mapping it and coordinate that by its
+/// locks: the index of SQLite's write-ahead log, the table of readers of LMDB.
 ///
 /// Two guests share no page of it, except in a DAX window, so they would destroy what the locks
-/// protect. Such a file is locked for one guest as a whole. If the host does not tell the name,
+/// protect. Such a file is locked for one guest as a whole. If the host does not return the name,
 /// which may happen for a file that was opened by its inode handle, the file is treated the same
-/// way: programs of other guests are told that it is locked, and nothing is lost.
+/// way: programs of other guests find it locked, and no data is lost.
 pub(super) fn is_shared_by_memory(inodes: &Inodes, file: &FileHandle) -> bool {
     let path = inodes.proc_fds().path_of(file.as_fd()).unwrap_or_default();
     let path = path.strip_suffix(DELETED).unwrap_or(&path);
@@ -91,8 +91,8 @@ fn reopen(inodes: &Inodes, file: &FileHandle, flags: OFlags) -> Answer<OwnedFd> 
     inodes.proc_fds().reopen_fd(file.as_fd(), flags | OFlags::NONBLOCK)
 }
 
-/// The program that wants a lock gets ENOLCK, whatever prevents the description from being opened.
+/// Returns ENOLCK for every error, and logs the error.
 fn no_lock(why: Errno) -> Errno {
-    tracing::debug!(%why, "no description for a lock");
+    tracing::debug!(%why, "cannot open a description for a lock");
     Errno::ENOLCK
 }

@@ -33,12 +33,12 @@ enum HostLocks {
 #[derive(Debug)]
 pub(super) struct RecordOwner {
     pub(super) name: LockOwner,
-    /// The process that asked last in the name of this owner.
+    /// The process that sent the last request of this owner.
     pub(super) process: u32,
     /// `None` if the guest holds the whole file.
     description: Option<Description>,
     ranges: Ranges,
-    /// Handles through which the owner asked. The owner ends with the last of them.
+    /// Handles of the owner's requests. The owner ends when the last handle is released.
     handles: Vec<u64>,
 }
 
@@ -67,7 +67,7 @@ impl FileLocks {
         self.owners.iter_mut().find(|owner| owner.name == name)
     }
 
-    /// Returns whether this guest locks the file as a whole on the host. `judge` decides that the
+    /// Returns whether this guest locks the file as a whole on the host. `decide` decides that the
     /// first time.
     pub(super) fn locks_whole_file(&mut self, judge: impl FnOnce() -> bool) -> bool {
         let judged = || if judge() { HostLocks::WholeFile(None) } else { HostLocks::PerOwner };
@@ -209,9 +209,9 @@ impl RecordOwner {
         Ok(attempt)
     }
 
-    /// Takes the locks over to another description before the present one releases them, so that no
-    /// other owner gets between: read locks of both agree. Write locks never have to move, because
-    /// a description that writes is opened to read as well.
+    /// Sets the locks on another description before the present one releases them, so that no other
+    /// owner can lock in between: read locks of both do not conflict. Write locks never have to
+    /// move, because a description that writes is opened to read as well.
     fn move_to(&mut self, description: Description) -> Answer<()> {
         if self.ranges.len() > LOCKS_MOVED_MAX {
             return Err(Errno::ENOLCK);

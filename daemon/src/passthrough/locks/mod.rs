@@ -1,4 +1,4 @@
-//! Locks of files, up to the host: POSIX record locks and flock(2).
+//! Locks of files, which the host enforces: POSIX record locks and flock(2).
 //!
 //! Each owner of record locks has its own open file description of the host for each file. A
 //! flock(2) lock belongs to the description of its handle. So the host excludes guests of other
@@ -84,8 +84,8 @@ impl Locks {
             if let Some((other, lock)) = locks.conflict(owner, wanted) {
                 return Ok(Some(lock.for_reply(other.process)));
             }
-            // The host asks for conflicts with a description. That of the owner itself has none
-            // with the owner's locks.
+            // The host looks for conflicts with the locks of other descriptions. So the question
+            // uses the description that holds the owner's own locks.
             let description = locks.description(owner).unwrap_or_else(|| file.as_fd());
             // A process of the host has no number in the guest.
             Ok(ofd::conflict(description, wanted)?.map(|lock| lock.for_reply(0)))
@@ -95,7 +95,7 @@ impl Locks {
     /// Locks or unlocks a range.
     ///
     /// # Errors
-    /// EBADF if the handle is released meanwhile; ENOLCK past a limit; the host's errors.
+    /// EBADF if the handle is released by now; ENOLCK past a limit; the host's errors.
     pub(super) fn set_record(
         &self,
         inodes: &Inodes,
@@ -105,8 +105,8 @@ impl Locks {
         let RecordRequest { file, owner, span, kind, .. } = request;
         self.with_open(files, file, |locks| {
             if kind.is_none() && locks.owner(owner).is_none() {
-                // The owner needs no right to unlock, so the filter may not even permit the call
-                // that asks for the name of the file.
+                // Unlocking needs no right, so the filter may not even permit the call that reads
+                // the name of the file.
                 return Ok(Locking::Done);
             }
             let whole_file = locks.locks_whole_file(|| is_shared_by_memory(inodes, file));
@@ -174,7 +174,7 @@ impl Locks {
     /// Takes, converts or releases the flock(2) lock of a handle.
     ///
     /// # Errors
-    /// EBADF if the handle is released meanwhile; ENOLCK past a limit; the host's errors.
+    /// EBADF if the handle is released by now; ENOLCK past a limit; the host's errors.
     pub(super) fn set_flock(
         &self,
         files: &Files,
@@ -184,7 +184,7 @@ impl Locks {
         self.with_open(files, file, |locks| {
             let position = locks.flocks.iter().position(|handle| *handle == file.id());
             if kind.is_none() && position.is_none() {
-                // The handle needs no right to unlock, so the filter may not permit the call.
+                // Unlocking needs no right, so the filter may not permit the call.
                 return Ok(Locking::Done);
             }
             let operation = match kind {
@@ -251,7 +251,7 @@ impl Locks {
         }
     }
 
-    /// Calls `act` with the locks of a file, which may have none yet.
+    /// Calls `act` with the locks of a file, even if it has no locks yet.
     fn with<T>(&self, key: NodeKey, act: impl FnOnce(&mut FileLocks) -> T) -> T {
         let locks = {
             let mut files = self.files.lock();
@@ -300,7 +300,8 @@ impl Locks {
     fn remove_if_empty(&self, key: NodeKey, locks: Arc<Mutex<FileLocks>>) {
         let mut files = self.files.lock();
         drop(locks);
-        // Another thread that has found the entry holds a reference, and checks when it drops it.
+        // Another thread that has found the entry holds a reference, and makes this check when it
+        // drops the reference.
         if files.get(&key).is_some_and(|locks| Arc::strong_count(locks) == 1 && locks.lock().is_empty()) {
             files.remove(&key);
         }
@@ -327,6 +328,6 @@ impl Locks {
 /// expects.
 fn end_flock(file: &FileHandle) {
     if let Err(error) = rustix::fs::flock(&file.file, FlockOperation::NonBlockingUnlock) {
-        tracing::debug!(%error, "a lock that ends with its file");
+        tracing::debug!(%error, "cannot unlock; the lock ends when the file is closed");
     }
 }

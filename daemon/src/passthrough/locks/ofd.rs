@@ -49,8 +49,8 @@ fn flock(span: Span, kind: Option<LockKind>) -> libc::flock {
     libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start, l_len, l_pid: 0 }
 }
 
-/// Never ENOSYS, which makes a guest keep all locks to itself from then on. A file system without
-/// locks has none left.
+/// Returns the guest's errno for an error of the host. It is never ENOSYS: from then on, a guest
+/// would keep all locks to itself. A file system without locks returns ENOLCK.
 fn errno(error: HostErrno) -> Errno {
     if matches!(error, HostErrno::ENOSYS | HostErrno::EOPNOTSUPP) {
         return Errno::ENOLCK;

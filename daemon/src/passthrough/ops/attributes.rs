@@ -28,7 +28,7 @@ impl Passthrough {
     }
 
     /// Reads the attributes by the guest's handle if it is an open file of this node, else by the
-    /// node. The handle of a directory, or an invented one, is no error.
+    /// node. The handle of a directory, or an invented handle, is no error.
     fn stat_either(&self, node: &NodeRef, handle: Option<Handle>) -> Answer<Stat> {
         let stat = match self.open_file(node, handle) {
             Some(file) => resolve::stat(file.as_fd()),
@@ -44,8 +44,8 @@ impl Passthrough {
         self.files.file(handle?).ok().filter(|file| file.key == node.key())
     }
 
-    /// Sets the size first and the times last, because each step may change what a later one sets:
-    /// a truncation changes the times, a new owner drops set-user-id.
+    /// Sets the size first and the times last, because a step may change attributes that a later
+    /// step sets: a truncation changes the times, a new owner drops set-user-id.
     pub(super) fn set_attr(
         &self,
         node: &NodeRef,
@@ -128,7 +128,7 @@ impl Passthrough {
         }
         self.check_size(Some(size))?;
         self.identity.kill_suidgid(wanted.kill_suidgid)?;
-        // What else SETATTR can do, the offload pool does not.
+        // The offload pool does no other part of SETATTR.
         let only_cuts = wanted.mode.is_none() && wanted.uid.is_none() && wanted.gid.is_none();
         let later = pace == Pace::Now && only_cuts && self.inodes.frees_much(node, size);
         if let Some(file) = self.open_file(node, wanted.handle).filter(|file| file.writable) {
@@ -176,7 +176,7 @@ impl Passthrough {
     pub(super) fn read_link(&self, node: &NodeRef, caller: &Caller<'_>, out: &mut Vec<u8>) -> Answer<()> {
         let link = self.inodes.descriptor(node)?;
         let target = rustix::fs::readlinkat(&*link, c"", Vec::new()).map_err(|error| match error {
-            // The host says ENOENT for an empty path on what is no link.
+            // The host returns ENOENT for an empty path if the inode is not a link.
             rustix::io::Errno::NOENT => Errno::EINVAL,
             other => errno(other),
         })?;
@@ -187,12 +187,12 @@ impl Passthrough {
 }
 
 /// Returns whether the mode of a file grants the caller an access. It ignores access control lists:
-/// a Linux guest decides by itself (`default_permissions`) and never asks. To ask the host as the
-/// caller would be one more system call in every filter.
+/// a Linux guest decides by itself (`default_permissions`) and never sends ACCESS. Asking the host
+/// as the caller would need one more system call in every filter.
 fn permits(attr: &Attr, caller: &Caller<'_>, wanted: AccessMask) -> bool {
     let grants = |class: u32| AccessMask::from_bits_truncate(class).contains(wanted);
     let Some(uid) = caller.known_uid() else {
-        // A caller without an id may do what every class may.
+        // A caller without an id has the access that every class has.
         return grants(attr.mode >> 6 & attr.mode >> 3 & attr.mode);
     };
     if uid == 0 {

@@ -103,12 +103,12 @@ impl Passthrough {
     ///
     /// btrfs logs an inode with the name by which it was opened. Here that is the first name by
     /// which the guest reached it. If that name was removed in the transaction in which the
-    /// directory was made, a loss of power removes the file, whatever other names it has. The path
+    /// directory was made, a loss of power removes the file, even if it has other names. The path
     /// of the descriptor shows this. Then the whole mount is made durable, because an fsync by
-    /// another name does nothing: the inode is in the log already. A file without any name has none
-    /// to lose.
+    /// another name does nothing: the inode is in the log already. A file without any name cannot
+    /// lose one.
     ///
-    /// This comes after the fsync, so that it sees a name that is removed meanwhile.
+    /// This comes after the fsync, so that it sees a name that is removed during the fsync.
     fn sync_names(&self, file: &FileRef) -> Answer<Durable> {
         if file.traits.fsync_keeps_names
             || !self.inodes.proc_fds().may_have_lost_its_name(file.as_fd())

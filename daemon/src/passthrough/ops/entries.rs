@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 struct NewEntry<'a> {
     parent: &'a NodeRef,
     name: Name<'a>,
-    /// Attributes as far as they are known without a look at the inode.
+    /// The attributes that are known before the inode is read.
     attr: Attr,
     umask: u32,
 }
@@ -101,7 +101,7 @@ impl Passthrough {
         rustix::fs::unlinkat(&*directory, call.operation.name.as_c_str(), AtFlags::REMOVEDIR).map_err(errno)
     }
 
-    /// If `only_files` is set, a directory gets EXDEV.
+    /// Renames an entry. If `only_files` is set, a directory gets EXDEV.
     pub(super) fn rename(
         &self,
         parent: &NodeRef,
@@ -145,7 +145,7 @@ impl Passthrough {
     }
 }
 
-/// Returns what is known of an inode that a caller creates.
+/// Returns the known attributes of an inode that a caller creates.
 fn attr_of_new(caller: &Caller<'_>, kind: FileType, mode: u32) -> Attr {
     let mode = mode & 0o7777 | kind.as_raw_mode();
     Attr { mode, nlink: 1, uid: caller.uid, gid: caller.gid, ..Attr::default() }

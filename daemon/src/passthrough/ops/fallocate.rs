@@ -71,7 +71,8 @@ fn without_growth(mode: FallocateFlags) -> FallocateFlags {
 }
 
 impl Passthrough {
-    /// The request does not carry whether to remove set-user-id and set-group-id.
+    /// Allocates, frees or shifts a range. The request does not carry whether to remove set-user-id
+    /// and set-group-id.
     pub(super) fn fallocate(
         &self,
         caller: &Caller<'_>,
@@ -116,7 +117,7 @@ fn in_steps(
     let repeat = if zeroes { Repeat::Harmful } else { Repeat::Harmless };
     for step in steps.from(reached.unwrap_or(0)) {
         let mode = if step.is_last { mode } else { without_growth(mode) };
-        // The guest may have got the length since the last step.
+        // The guest may have asked for the length since the last step.
         file.note_own_change();
         reserve(file, mode, (step.offset, step.len))?;
         if !step.is_last && stop.is_to_stop(repeat, step.offset.saturating_add(step.len)) {

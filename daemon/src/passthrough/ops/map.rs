@@ -1,8 +1,8 @@
 //! SETUPMAPPING: a descriptor of a file for the front-end.
 //!
-//! Only the access mode of the descriptor limits what a front-end maps: QEMU maps writable in any
-//! case. So a read-only mapping gets an `O_RDONLY` descriptor of its own, whatever else the guest
-//! has open.
+//! Only the access mode of the descriptor limits how a front-end maps the file: QEMU always maps it
+//! writable. So a read-only mapping gets its own `O_RDONLY` descriptor, even if the guest has the
+//! file open for writing.
 
 use crate::file_id::FileId;
 use crate::filesystem::{Answer, MapFile};
@@ -13,8 +13,9 @@ use pinhole_protocol::Errno;
 use rustix::fs::{FileType, OFlags};
 
 impl Passthrough {
-    /// The guest's kernel has decided at open whether the caller may read or write, as for READ and
-    /// WRITE. Policy and session decide whether the guest may have such a mapping.
+    /// Opens a regular file for a mapping. The guest's kernel has decided at open whether the
+    /// caller may read or write, as for READ and WRITE. Policy and session decide whether the guest
+    /// may have such a mapping.
     pub(super) fn open_to_map(&self, node: &NodeRef, writable: bool) -> Answer<MapFile> {
         if node.kind != FileType::RegularFile {
             return Err(Errno::ENODEV);

@@ -1,8 +1,8 @@
 //! The operations of [`FileSystem`], one file for each family.
 //!
 //! A method of the trait calls the function of the same name in its family's file, unless one call
-//! does all of it. An operation on a node gets the node that the call names, and a thread that is
-//! answered ESTALE is remembered ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An
+//! does all of it. An operation on a node gets the node that the call names, and a thread that gets
+//! ESTALE is remembered ([`inodes::freshness`](crate::passthrough::inodes::freshness)). An
 //! operation on a handle gets the request alone.
 
 mod attributes;
@@ -41,7 +41,7 @@ impl Passthrough {
         self.inodes.note_stale(&call.caller, None, answer)
     }
 
-    /// Runs an operation that changes the node, or what is in it.
+    /// Runs an operation that changes the node or its content.
     fn change_node<T, R>(
         &self,
         call: Allowed<'_, T>,

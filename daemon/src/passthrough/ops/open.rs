@@ -17,18 +17,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 
 /// Attempts of CREATE while other processes make and remove the name. Then it fails with ENOENT,
-/// the result of the last look.
+/// the result of the last look-up.
 const CREATE_TRIES: usize = 8;
 
 /// A host file that was opened for the guest.
 struct OpenedFile<'n> {
     file: OwnedFd,
     node: &'n NodeRef,
-    /// The guest opens the file again after it was answered ESTALE.
+    /// The guest opens the file again after it got ESTALE.
     is_retry: bool,
 }
 
-/// The rights to what CREATE and TMPFILE add.
+/// The rights to the node and the handle that CREATE and TMPFILE add.
 struct CreateTickets {
     node: Ticket,
     handle: HandleTickets,
@@ -92,8 +92,8 @@ impl Passthrough {
         let mut flags = self.host_flags(open.flags) | lease_flags(pace);
         flags.set(OFlags::TRUNC, truncate);
         let file = match self.inodes.open_content(node, flags) {
-            // A writeback cache also reads, to complete pages. If that is not permitted, writing
-            // alone must do.
+            // A writeback cache also reads, to complete pages. If reading is not permitted, the
+            // file is opened only for writing.
             Err(Errno::EACCES) if open.flags.access_mode() == AccessMode::Write => {
                 self.inodes.open_content(node, (flags - OFlags::RDWR) | OFlags::WRONLY)?
             }
@@ -121,9 +121,9 @@ impl Passthrough {
         let direct = if wants_direct {
             let ticket = self.inodes.descriptor_ticket()?;
             let flags = self.host_flags(open.flags) | OFlags::DIRECT;
-            // If it is refused (a file just made without the right to read it, a file system
-            // without O_DIRECT), the buffered descriptor is used. The guest's own cache is bypassed
-            // anyway.
+            // If the host refuses it (a file that was just created without the right to read it, a
+            // file system without O_DIRECT), the buffered descriptor is used. The guest's own cache
+            // is bypassed anyway.
             let reopened = self.inodes.proc_fds().reopen_fd(file.as_fd(), flags);
             reopened.ok().map(|fd| Descriptor::new(fd, Some(ticket)))
         } else {
@@ -170,14 +170,14 @@ impl Passthrough {
             GuestCaching::Auto => OpenReplyFlags::empty(),
             GuestCaching::Exclusive => OpenReplyFlags::KEEP_CACHE,
         };
-        // On such a host, FLUSH of a file that was only read does nothing, unless the guest's locks
-        // are kept here: a close ends them.
+        // On such a file system, FLUSH of a file that was only read has no effect, unless the
+        // daemon keeps the guest's locks: a close ends them.
         let silent = node.mount.traits.closes_silently && !writes(open);
         flags.set(OpenReplyFlags::NOFLUSH, silent && !self.negotiated.contains(InitFlags::POSIX_LOCKS));
         flags
     }
 
-    /// Makes the file if it does not exist. The host decides that in one step by O_EXCL, also
+    /// Creates the file if it does not exist. O_EXCL lets the host decide that in one step, also
     /// between guests.
     pub(super) fn create(
         &self,
@@ -207,7 +207,7 @@ impl Passthrough {
                 Err(errno) => return Err(errno),
             }
             let entry = match self.inodes.look_up(parent, name, Some(tickets.node)) {
-                // It was removed meanwhile.
+                // Others have removed it in between.
                 Err(Errno::ENOENT) => continue,
                 found => found?,
             };
@@ -231,8 +231,8 @@ impl Passthrough {
         let node = self.inodes.node(entry.node)?;
         self.inodes.check_existing(&node, call)?;
         if pace == Pace::Now && open.flags.contains(OpenFlags::TRUNC) && self.inodes.frees_much(&node, 0) {
-            // The offload pool may not make files. After ESTALE the guest looks again, finds the
-            // file and sends OPEN.
+            // The offload pool may not create files. After ESTALE the guest looks up the name
+            // again, finds the file and sends OPEN.
             return Err(Errno::ESTALE);
         }
         let file = self.open_node(&node, open, pace, false)?;
@@ -276,7 +276,7 @@ impl Passthrough {
         Ok(CreateTickets { node: self.inodes.descriptor_ticket()?, handle: self.handle_tickets()? })
     }
 
-    /// Adds a node and a handle for a file that has just been made.
+    /// Adds a node and a handle for a file that was just created.
     fn insert_made(
         &self,
         tickets: CreateTickets,
@@ -292,7 +292,7 @@ impl Passthrough {
     }
 
     /// Ends the record locks of the owner that closes the file. Also closes a duplicate of the
-    /// descriptor, which is when network file systems write back, and returns their error.
+    /// descriptor: network file systems then write back, and return their error.
     pub(super) fn flush(&self, flush: protocol::Flush, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(flush.handle)?;
         let (writable, remote) = (file.writable, file.traits.remote);
@@ -314,7 +314,7 @@ impl Passthrough {
 
     pub(super) fn release(&self, release: protocol::Release, pace: Pace) -> Answer<Paced<()>> {
         let file = self.files.file(release.handle)?;
-        // Another server would have to be told which locks have ended.
+        // The end of the locks is a request to the server.
         if file.traits.remote && pace == Pace::Now && self.locks.any() {
             return Ok(Paced::WouldBlock);
         }
@@ -355,7 +355,7 @@ pub(super) fn or_leased<T>(answer: Answer<T>, pace: Pace) -> Answer<Paced<T>> {
     }
 }
 
-/// Returns the flags of a host descriptor. Each bit of the guest's flags is translated, none is
+/// Returns the flags of a host descriptor. Each bit of the guest's flags is translated. No bit is
 /// passed through.
 fn host_flags(flags: OpenFlags, writeback: bool, noatime: bool) -> OFlags {
     let mut host = match flags.access_mode() {

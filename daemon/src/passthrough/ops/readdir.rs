@@ -57,7 +57,7 @@ impl Passthrough {
             let found = match Name::parse(entry.file_name()) {
                 // "." and ".." are listed, but not looked up.
                 Err(_dots) => None,
-                // A policy may permit to see the name and nothing more.
+                // A policy may permit only the name.
                 Ok(name) if !self.inodes.may_list_attributes(&directory.node, name) => None,
                 // Listing a large directory must not use up the descriptors that opening a file
                 // needs.
@@ -110,8 +110,8 @@ impl Passthrough {
             while position.is_none() {
                 let entry = match entries.next() {
                     Some(Ok(entry)) => entry,
-                    // The guest must get the entries that were added, because it owes a FORGET for
-                    // each. The error comes again.
+                    // The guest must get the entries that were added, because it sends a FORGET for
+                    // each. The next READDIR gets the error.
                     Some(Err(_)) if !into.is_empty() => return Ok(()),
                     Some(Err(error)) => return Err(errno(error)),
                     None => {
@@ -179,14 +179,14 @@ impl Passthrough {
     }
 }
 
-/// Returns how many bytes of host entries fit into the reply, whatever their names. `None`: it is
-/// full.
+/// Returns how many bytes of host entries fit into the reply, for names of any length. `None`: the
+/// reply is full.
 fn host_len(into: &DirentBuffer<'_>) -> Option<usize> {
     // A host entry has at least 24 bytes. The entry of READDIR is 8 bytes longer, the entry of
     // READDIRPLUS 136 bytes.
     let len = if into.is_plus() { into.room() / 20 * 3 } else { into.room() / 4 * 3 };
     match len {
-        // The first entry is read in any case. Whether it fits is checked then.
+        // The first entry is read in any case. A check whether it fits comes later.
         ..HOST_ENTRY_LEN_MAX if into.is_empty() => Some(HOST_ENTRY_LEN_MAX),
         ..HOST_ENTRY_LEN_MAX => None,
         _ => Some(len.min(LISTING_BUFFER_LEN)),

@@ -1,7 +1,7 @@
 //! GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR: extended attributes and POSIX ACLs.
 //!
 //! A thread that serves requests has `/proc/self/fd` as its working directory. So the number of a
-//! descriptor is a path to its inode of any kind, which need not be opened.
+//! descriptor is a path to its inode, of any kind, without opening the inode.
 
 use crate::filesystem::{Answer, ListNames};
 use crate::limits::XATTR_LEN_MAX;
@@ -50,7 +50,8 @@ impl Passthrough {
             SetXattrMode::Replace => XattrFlags::REPLACE,
         };
         let fd = self.inodes.descriptor(node)?;
-        // Only ACLs affect set-group-id. A guest that may not write them must not decide about it.
+        // Only ACLs affect set-group-id. A guest that may not write ACLs must not decide about that
+        // bit.
         if XattrNamespace::of(name.to_bytes()) == XattrNamespace::Acl {
             self.identity.kill_suidgid(acl_kill_sgid)?;
         }
@@ -63,7 +64,8 @@ impl Passthrough {
         rustix::fs::removexattr(DecInt::from_fd(&*fd), name).map_err(errno)
     }
 
-    /// Checks that the share has extended attributes. After ENOSYS the guest never asks again.
+    /// Checks that the share has extended attributes. After ENOSYS the guest never sends such a
+    /// request again.
     fn check_xattrs_on(&self) -> Answer<()> {
         if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
     }

@@ -1,16 +1,16 @@
-//! What the guest's kernel takes a file for.
+//! The length, the name and the time of change of a file that the guest's kernel may have cached.
 //!
-//! Linux drops a file's cached data at each open. But it keeps the length and the name that it was
-//! told, each for its timeout. For that time it would read a file of another guest only up to its
-//! old end, or open a file that was replaced, moved away or exchanged. The reply to OPEN has no
-//! room for attributes. So OPEN gets ESTALE if the file is not what the guest takes it for.
+//! Linux drops a file's cached data at each open. But it keeps the length and the name from earlier
+//! replies, each for its timeout. For that time it would read a file that another guest has
+//! extended only up to its old end, or open a file that was replaced, moved away or exchanged. The
+//! reply to OPEN has no room for attributes. So OPEN gets ESTALE if the guest's length or name of
+//! the file may be old.
 //!
-//! The last reply to the guest need not be what its kernel believes. Replies to several threads
-//! overtake one another: Linux uses the one that it handles first, and drops those that were
-//! requested before it. And after a READ that ended at the old end of the file, Linux shortens the
-//! file. So a file that others have changed is uncertain for [`REPLY_HANDLED_WITHIN`]. It is opened
-//! with FOPEN_DIRECT_IO: a read then returns what the host has, whatever the guest takes for the
-//! length.
+//! The guest's kernel need not use the last reply. Replies to several threads overtake one another:
+//! Linux uses the reply that it handles first, and drops the replies to earlier requests. After a
+//! READ that ended at the old end of the file, Linux also shortens the cached file. So a file that
+//! others have changed is uncertain for [`REPLY_HANDLED_WITHIN`]. It is opened with
+//! FOPEN_DIRECT_IO: a read then returns the host's data, even if the guest has another length.
 
 use crate::limits::REPLY_HANDLED_WITHIN;
 use crate::passthrough::resolve::Stat;
@@ -19,25 +19,26 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Marks of what the guest was last told of a file. They are small because each node has them.
+/// Marks of a file's attributes in the last replies to the guest. They are small because each node
+/// has them.
 #[derive(Debug)]
 pub(crate) struct GuestCache {
     /// Length; see [`len_mark`].
     len: AtomicU32,
-    /// [`Stat::changed`] at the last LOOKUP. To take a name from a file changes it. It is 0,
-    /// unknown, from a change by the guest itself until the guest closes the file.
+    /// [`Stat::changed`] at the last LOOKUP. Removing a name of the file changes it too. It is 0
+    /// (unknown) from a change by the guest itself until the guest closes the file.
     changed: AtomicU32,
-    /// Name of the last LOOKUP; see [`name_mark`]. 0: none.
+    /// Name of the last LOOKUP (see [`name_mark`]), or 0 before the first LOOKUP.
     name: AtomicU32,
-    /// Time at which a change by others was last seen; see [`clock_ms`]. 0: the guest knows of all
-    /// changes.
+    /// Time at which a change by others was last seen (see [`clock_ms`]), or 0 if the guest knows
+    /// all changes.
     uncertain_since: AtomicU32,
 }
 
 /// Mark of an unknown length.
 const NO_LEN: u32 = u32::MAX;
-/// Flag of a length: the guest was told another length before. Linux drops a reply that was
-/// overtaken by a later one, so it may still use the other length.
+/// Flag of a length: an earlier reply had another length. Linux drops a reply that a later one has
+/// overtaken, so it may still use the earlier length.
 const MAY_BE_OLD_LEN: u32 = 1 << 31;
 /// Flag of a name: the file had another name at the LOOKUP before, and was changed shortly before
 /// this one. The guest may still trust the other name.
@@ -83,8 +84,8 @@ impl GuestCache {
         set(&self.changed, changed);
     }
 
-    /// Notes the name of a LOOKUP. `is_recent` tells whether the file was changed so recently that
-    /// the guest may trust an older name.
+    /// Notes the name of a LOOKUP. `is_recent` returns whether the file was changed so recently
+    /// that the guest may trust an older name.
     pub(super) fn looked_up_by(&self, mark: u32, is_recent: impl FnOnce() -> bool) {
         let before = self.name.load(Ordering::Relaxed);
         if before != mark {
@@ -100,7 +101,7 @@ impl GuestCache {
         self.name.load(Ordering::Relaxed) & HAD_OTHER_NAME != 0
     }
 
-    /// Notes that the guest is told the attributes.
+    /// Notes that a reply to the guest has these attributes.
     pub(crate) fn sent_attributes(&self, stat: &Stat) {
         self.sent_len(stat.size());
     }
@@ -116,7 +117,7 @@ impl GuestCache {
         }
     }
 
-    /// Notes a change by others. Replies from before it may still be on their way to the guest.
+    /// Notes a change by others. The guest may still get replies from before the change.
     pub(super) fn mark_uncertain(&self) {
         set(&self.uncertain_since, clock_ms());
     }
@@ -129,12 +130,13 @@ impl GuestCache {
         }
     }
 
-    /// Returns whether the guest may use what it was told before others changed the file.
+    /// Returns whether the guest may use attributes from before others changed the file.
     pub(super) fn is_uncertain(&self) -> bool {
         self.uncertain_since.load(Ordering::Relaxed) != 0
     }
 
-    /// Notes a change by the guest itself. It asks for the new length before it uses one.
+    /// Notes a change by the guest itself. The guest asks for the new length before it uses a
+    /// length.
     pub(crate) fn note_own_change(&self) {
         set(&self.len, NO_LEN);
         set(&self.changed, 0);
@@ -145,7 +147,7 @@ impl GuestCache {
         self.changed.load(Ordering::Relaxed) == 0
     }
 
-    /// Attributes all changes until now to the guest. Later ones are by others.
+    /// Counts all changes until now as the guest's own. Later changes are by others.
     pub(crate) fn settle_own_change(&self, stat: &Stat) {
         if self.has_own_change() {
             set(&self.changed, stat.changed().get());
@@ -158,14 +160,16 @@ impl GuestCache {
         known != NO_LEN && known != len_mark(len)
     }
 
-    /// Returns whether others may have changed the file since it was looked up, or taken a name.
+    /// Returns whether others may have changed the file, or removed a name of it, since it was
+    /// looked up.
     pub(super) fn was_changed_by_others(&self, changed: u32) -> bool {
         let known = self.changed.load(Ordering::Relaxed);
         known != 0 && known != changed
     }
 }
 
-/// Stores a value if it differs. A store would take the cache line from the other queues each time.
+/// Stores a value if it differs. A store each time would take the cache line from the other queue
+/// threads.
 fn set(place: &AtomicU32, value: u32) {
     if place.load(Ordering::Relaxed) != value {
         place.store(value, Ordering::Relaxed);
@@ -206,7 +210,7 @@ mod tests {
         assert!(!cache.is_uncertain());
         cache.sent_len(6);
         cache.sent_len(6);
-        assert!(cache.is_uncertain() && !cache.may_have_other_len(6), "an earlier reply may come later");
+        assert!(cache.is_uncertain() && !cache.may_have_other_len(6), "an earlier reply may arrive later");
         let since = cache.uncertain_since.load(Ordering::Relaxed);
         let handled = u32::try_from(REPLY_HANDLED_WITHIN.as_millis()).unwrap();
         cache.end_uncertainty(since.wrapping_add(handled - 1));
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn own_changes_are_not_taken_for_those_of_others() {
+    fn own_changes_do_not_count_as_changes_by_others() {
         let cache = GuestCache::new();
         assert!(!cache.was_changed_by_others(4), "it was never looked up");
         set(&cache.changed, 4);

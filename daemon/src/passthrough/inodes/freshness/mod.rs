@@ -1,16 +1,16 @@
-//! What the guest's kernel may have cached of names and files, and how it learns that this is old.
+//! Old names and attributes in the guest's kernel, and how the guest learns that they are old.
 //!
 //! This module implements the rules A1, A2 and A7 of `docs/use/coherence.md`, and H5 in the mode
 //! `auto`. The daemon cannot tell a guest that a file or a name has changed. But when Linux gets
 //! ESTALE, it looks up the whole path once more, asks the host for each name, and repeats the
-//! operation (`LOOKUP_REVAL`). The program sees the second result only. So ESTALE is the reply to
-//! an operation on something that is not what the guest's kernel takes it for, and never twice to
-//! one operation of one thread.
+//! operation (`LOOKUP_REVAL`). The program sees only the second result. So an operation gets ESTALE
+//! if the guest's name or attributes of its inode are old, but never twice for one operation of one
+//! thread.
 //!
 //! - A1, close-to-open (`guest_cache.rs`): an OPEN of a file that others have changed gets ESTALE.
 //!   Soon after such a change, an OPEN bypasses the guest's page cache.
 //! - A2, opens during changes, and H5, replaced files (`path_retries.rs`): the OPEN after an ESTALE
-//!   succeeds. What a retrying thread looks up stays open until the thread has opened it.
+//!   succeeds. An inode that a retrying thread looks up stays open until the thread has opened it.
 //! - A7, recreated directories (`removed.rs`): an operation in a removed directory gets ESTALE once
 //!   for each thread.
 //!
@@ -43,14 +43,14 @@ use rustix::fs::OFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
-/// Look-ups of one name whose inode is gone each time before it could be opened.
+/// Attempts to look up one name while its inode is gone each time before it can be opened.
 const LOOKUP_TRIES: usize = 8;
 
 impl Inodes {
-    /// Returns whether an open must find what was closed before it (A1).
+    /// Returns whether an open must see the changes of every earlier close (A1).
     ///
-    /// In `strict` the guest caches nothing, and in `exclusive` nothing that it caches can be
-    /// wrong. With a writeback cache the guest trusts only its own attributes.
+    /// In the mode `strict` the guest caches no data, and in the mode `exclusive` its cache is
+    /// never old. With a writeback cache the guest trusts only its own attributes.
     pub(crate) fn is_close_to_open(&self) -> bool {
         self.cache == GuestCaching::Auto && !self.negotiated.contains(InitFlags::WRITEBACK_CACHE)
     }
@@ -64,24 +64,24 @@ impl Inodes {
         }
     }
 
-    /// Returns whether an inode was changed so recently that the guest may trust a name from
-    /// before.
+    /// Returns whether an inode was changed so recently that the guest may trust a name from before
+    /// the change.
     fn is_recently_changed(&self, node: &NodeRef, stat: &Stat) -> bool {
         // A server has a clock of its own.
         node.mount.traits.remote || is_within(self.entry_timeout, stat, SystemTime::now())
     }
 
-    /// Returns whether an OPEN is the repetition of one that got ESTALE. It must succeed.
+    /// Returns whether an OPEN repeats an OPEN that got ESTALE. The repeated OPEN must succeed.
     pub(crate) fn is_retried_open(&self, node: &NodeRef, call: &Call<'_, Open>) -> bool {
         self.retries.finish(call.caller.pid, Some(node.id()))
     }
 
-    /// Checks that a file is what the guest's kernel takes it for.
+    /// Checks that the guest's length and name of a file are not old.
     ///
     /// # Errors
     /// ESTALE in each of these cases: the file has another length; others have changed it since it
     /// was looked up, and may have given its name to another file; it has no name; or the guest has
-    /// looked it up by several names and may trust one that it has lost.
+    /// looked it up by several names and may trust a name that it has lost.
     pub(crate) fn check_unchanged(&self, node: &NodeRef, stat: &Stat) -> Answer<()> {
         let cache = &node.guest_cache;
         let is_changed =
@@ -102,8 +102,8 @@ impl Inodes {
             && self.negotiated.contains(InitFlags::DIRECT_IO_ALLOW_MMAP)
     }
 
-    /// Notes a thread that gets ESTALE, for an OPEN of the node `opens` or something else. Returns
-    /// `answer`.
+    /// Notes a thread that gets ESTALE, and returns `answer`. `opens` is the node if the request is
+    /// an OPEN.
     pub(crate) fn note_stale<T>(
         &self,
         caller: &Caller<'_>,
@@ -124,12 +124,14 @@ impl Inodes {
         }
     }
 
-    /// Ends the retry of a thread: it creates a file, whatever had that name before.
+    /// Ends the retry of a thread that creates a file: it does not matter which file had the name
+    /// before.
     pub(crate) fn end_path_retry(&self, caller: &Caller<'_>) {
         self.retries.finish(caller.pid, None);
     }
 
-    /// Looks up a name for a LOOKUP. If the thread retries a path, what it finds stays open.
+    /// Looks up a name for a LOOKUP. If the thread retries a path, the inode that it finds stays
+    /// open.
     pub(crate) fn look_up_for_caller(
         &self,
         caller: &Caller<'_>,
@@ -150,7 +152,7 @@ impl Inodes {
         found
     }
 
-    /// Looks up a name and opens what it finds, if there is a descriptor left for it.
+    /// Looks up a name and opens its inode, if a descriptor is left for it.
     fn look_up_and_keep_open(&self, parent: &NodeRef, name: Name<'_>) -> Answer<Entry> {
         for _ in 0..LOOKUP_TRIES {
             let entry = self.look_up(parent, name, None)?;

@@ -2,8 +2,8 @@
 //!
 //! An open or stat of a program is several requests: LOOKUPs along the path, then OPEN or GETATTR.
 //! Another guest may replace an inode between them. When Linux gets ESTALE, it looks up the whole
-//! path again, but only once; a second ESTALE goes to the program. So what such a thread finds
-//! stays open until the thread uses it: then it cannot be gone again.
+//! path again, but only once; a second ESTALE goes to the program. So an inode that such a thread
+//! finds stays open until the thread uses it: an open inode cannot be gone again.
 
 use crate::limits::{RETRIES_MAX, RETRY_LIMIT, REWALK_NODES_MAX};
 use crate::sync::clock;
@@ -18,11 +18,11 @@ struct PathRetry {
     /// The guest's number for the thread.
     pid: u32,
     since: Instant,
-    /// Set if the thread got ESTALE for an OPEN, or in a removed directory: the node that it was to
-    /// open, then the last node that it has found.
+    /// The node that the thread wants to open, then the last node that it has found. It is set if
+    /// the thread got ESTALE for an OPEN, or in a removed directory.
     opens: Option<u64>,
-    /// Hash of the name that it looked up when it was refused; 0: none. Its path ends where it
-    /// finds that name.
+    /// Hash of the name of the LOOKUP that got ESTALE, or 0 for another request. Its path ends
+    /// where it finds that name.
     looks_for: u64,
     /// Last nodes that it has found, at most [`REWALK_NODES_MAX`].
     found: VecDeque<u64>,
@@ -38,11 +38,11 @@ struct Refusal {
     since: Instant,
 }
 
-/// What a thread requested of a node.
+/// A request on a node, or on a name in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefusedRequest {
     pub(super) node: u64,
-    /// Hash of the name in the node; 0: the request is about the node itself.
+    /// Hash of the name in the node, or 0 if the request is about the node itself.
     pub(super) name: u64,
     pub(super) is_lookup: bool,
 }
@@ -59,7 +59,7 @@ impl RefusedRequest {
 #[derive(Debug, Default)]
 pub(crate) struct PathRetries {
     threads: Mutex<VecDeque<PathRetry>>,
-    /// Length of `threads`: most of the time there are none.
+    /// Length of `threads`. It is 0 most of the time.
     count: AtomicUsize,
     refusals: Mutex<VecDeque<Refusal>>,
 }
@@ -74,7 +74,7 @@ impl PathRetries {
                 threads.pop_front();
             }
             threads.push_back(match known {
-                // `refuses` has just added it, with more.
+                // `refuses` has just added the thread, with more fields.
                 Some(known) if opens.is_none() => PathRetry { since, ..known },
                 Some(_) | None => PathRetry { pid, since, opens, looks_for: 0, found: VecDeque::new() },
             });
@@ -112,7 +112,8 @@ impl PathRetries {
         !self.is_empty() && self.change(|threads| threads.iter().any(has_found))
     }
 
-    /// Removes a thread: its path ends at `node`. Returns whether it was to open this node.
+    /// Removes a thread, whose path ends at `node`. Returns whether the thread wants to open this
+    /// node.
     pub(super) fn finish(&self, pid: u32, node: Option<u64>) -> bool {
         let take = |threads: &mut VecDeque<PathRetry>| {
             let at = threads.iter().position(|other| other.pid == pid);
@@ -122,9 +123,9 @@ impl PathRetries {
         !self.is_empty() && self.change(take)
     }
 
-    /// Returns whether a thread gets ESTALE for a removed node. It does if its path may lead
-    /// elsewhere, unless it has found the node while it looked up its path again, or repeats the
-    /// request.
+    /// Returns whether a thread gets ESTALE for a removed node. It does if its path may lead to
+    /// another inode, unless it has found the node while it looked up its path again, or repeats
+    /// the request.
     pub(super) fn refuses(
         &self,
         pid: u32,
@@ -151,7 +152,7 @@ impl PathRetries {
             }
         }
         drop(refusals);
-        // Not under the lock: this asks the host.
+        // Not under the lock, because this calls the host.
         if !leads_elsewhere() {
             return false;
         }
@@ -170,8 +171,8 @@ impl PathRetries {
         true
     }
 
-    /// Forgets that a thread was refused at a node. It has come back, and is refused anew if it
-    /// comes again.
+    /// Forgets that a thread got ESTALE at a node, once it has repeated the request. Its next
+    /// request there can get ESTALE again.
     pub(super) fn forget_refusal(&self, pid: u32, node: u64) {
         let mut refusals = self.refusals.lock();
         refusals.retain(|it| it.pid != pid || it.request.node != node || it.request.name != 0);
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thread_is_known_until_it_opens_what_it_found() {
+    fn thread_is_known_until_it_opens_its_last_node() {
         let retries = PathRetries::default();
         assert!(!retries.contains(7) && !retries.finish(7, Some(1)));
         retries.add(7, Some(1));
@@ -210,10 +211,10 @@ mod tests {
         retries.note_found(7, 5, Some(2));
         retries.note_found(8, 5, Some(2));
         assert!(retries.finish(7, Some(2)) && !retries.finish(7, Some(2)));
-        assert!(!retries.finish(8, Some(2)), "it was refused something else");
+        assert!(!retries.finish(8, Some(2)), "ESTALE was for another request");
         assert_eq!(retries.count.load(Ordering::Acquire), 0);
         retries.add(7, Some(1));
-        assert!(!retries.finish(7, Some(3)) && !retries.contains(7), "it has opened something else");
+        assert!(!retries.finish(7, Some(3)) && !retries.contains(7), "it has opened another node");
         retries.add(7, Some(1));
         assert!(retries.finish(7, Some(1)), "there was no path to look up");
     }
@@ -225,7 +226,7 @@ mod tests {
         let done = |node, name| RefusedRequest { node, name, is_lookup: false };
         let looked = |node, name| RefusedRequest { node, name, is_lookup: true };
         assert!(refuses(7, done(1, 5)) && !refuses(7, done(1, 5)));
-        assert!(refuses(7, done(1, 5)), "it came of itself");
+        assert!(refuses(7, done(1, 5)), "this is a new request");
         assert!(refuses(8, done(1, 5)), "another thread");
         assert!(refuses(7, done(2, 5)) && refuses(7, done(1, 6)), "node, name");
         // CREATE looks its name up first, both times.
@@ -233,7 +234,7 @@ mod tests {
         assert!(!refuses(9, done(1, 5)));
         assert!(refuses(9, looked(1, 5)) && !refuses(9, looked(1, 5)));
         assert!(refuses(9, looked(1, 5)), "only looked up");
-        assert!(!retries.refuses(10, looked(1, 5), || false), "another way leads nowhere");
+        assert!(!retries.refuses(10, looked(1, 5), || false), "the path leads to no other inode");
     }
 
     #[test]
@@ -245,10 +246,10 @@ mod tests {
         retries.add(7, None);
         retries.note_found(7, 5, Some(3));
         retries.note_found(7, 5, None);
-        assert!(!retries.has_found(7, 2) && !refuses(7, at(3)), "it was sent there");
+        assert!(!retries.has_found(7, 2) && !refuses(7, at(3)), "the retry led there");
         retries.note_found(7, 5, Some(4));
-        assert!(retries.finish(7, Some(4)), "what it found last is opened as it is");
-        assert!(refuses(7, at(3)), "it came of itself");
+        assert!(retries.finish(7, Some(4)), "the last node that it found");
+        assert!(refuses(7, at(3)), "this is a new request");
         (0..100).for_each(|node| retries.note_found(7, 5, Some(node)));
         assert!(retries.has_found(7, 99) && !retries.has_found(7, 0));
     }
@@ -260,11 +261,11 @@ mod tests {
         let refuses = |node| retries.refuses(7, looked(node), || true);
         assert!(refuses(1));
         retries.note_found(7, 3, Some(2));
-        assert!(retries.has_found(7, 2), "it is on its way");
+        assert!(retries.has_found(7, 2), "the path has not ended");
         retries.note_found(7, 5, None);
-        assert!(retries.has_found(7, 2), "it found nothing by the name");
+        assert!(retries.has_found(7, 2), "the name does not exist");
         retries.note_found(7, 5, Some(9));
-        assert!(refuses(2), "it comes of itself to what was removed since");
+        assert!(refuses(2), "this is a new request, at an inode that was removed since");
     }
 
     #[test]

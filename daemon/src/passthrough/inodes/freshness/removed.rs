@@ -1,19 +1,19 @@
 //! Directories and links that others have removed while the guest still trusts their names.
 //!
-//! Linux trusts a name for the entry timeout. Meanwhile another may remove what had the name and
-//! create something else there. A removed directory is empty and nothing can be created in it, so
-//! the guest would take the new directory for an empty one. When Linux gets ESTALE, it looks up the
-//! whole path again and asks the host for each name.
+//! Linux trusts a name for the entry timeout. Meanwhile others may remove the inode of that name
+//! and give the name to another inode. A removed directory is empty and nothing can be created in
+//! it, so the guest would see an empty directory instead of the new one. When Linux gets ESTALE, it
+//! looks up the whole path again and asks the host for each name.
 //!
-//! So a removed directory or link first gets ESTALE. A thread that comes back to the same inode has
-//! no path that leads elsewhere: it works in the directory or holds it open. It gets the reply of a
-//! local file system. READDIR never gets ESTALE, because Linux has no path to look up for an open
-//! directory; OPENDIR was asked before.
+//! So the first request on a removed directory or link gets ESTALE. A thread that comes back to the
+//! same inode has no path to another inode: it works in the directory or holds it open. It gets the
+//! reply of a local file system. READDIR never gets ESTALE, because Linux has no path to look up
+//! for an open directory. OPENDIR was checked before.
 //!
-//! LOOKUP is special. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it
+//! LOOKUP is an exception. If Linux looks up a name to create it (mkdir, mknod, symlink, link), it
 //! passes ESTALE to the program at once. It repeats only if the creating request itself gets
-//! ESTALE. A LOOKUP does not say what it is for. So it gets ESTALE only if the name exists in what
-//! has taken the directory's place ([`Inodes::may_exist_in_successor`]).
+//! ESTALE. A LOOKUP does not carry its purpose. So it gets ESTALE only if the name exists in the
+//! directory that has the same path now ([`Inodes::may_exist_in_successor`]).
 
 use crate::filesystem::{Answer, Caller};
 use crate::passthrough::inodes::Inodes;
@@ -130,11 +130,11 @@ impl Inodes {
             || !node.mount.traits.counts_links && has_lost_name()
     }
 
-    /// Returns whether the path of a removed directory leads to a directory that has a name, or may
-    /// have it.
+    /// Returns whether a name exists, or may exist, in the directory that has the path of a removed
+    /// directory now.
     ///
-    /// Under path rules the daemon does not look: a path does not tell which rules applied to its
-    /// directory.
+    /// Under path rules the daemon does not check, and returns true: a path does not show which
+    /// rules applied to its directory.
     fn may_exist_in_successor(&self, removed: BorrowedFd<'_>, name: Name<'_>) -> bool {
         let look = || {
             let _ticket = self.descriptor_ticket()?;
