@@ -156,8 +156,8 @@ impl<T> SlotTable<T> {
     /// Removes and returns all values for which `keep` returns false. Their keys are not used
     /// again.
     pub(crate) fn retain(&self, mut keep: impl FnMut(&Arc<Keyed<T>>) -> bool) -> Vec<Arc<Keyed<T>>> {
-        let doomed: Vec<u64> = self.each().filter(|entry| !keep(entry)).map(|entry| entry.key).collect();
-        doomed.into_iter().filter_map(|key| self.remove(key)).collect()
+        let keys: Vec<u64> = self.each().filter(|entry| !keep(entry)).map(|entry| entry.key).collect();
+        keys.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Returns all values. A value that is added or removed during the iteration may be missing.

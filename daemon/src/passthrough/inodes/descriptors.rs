@@ -113,7 +113,7 @@ impl Inodes {
             victim.set_descriptor(None);
         }
         if !node.mount.access.stays() {
-            self.watch.tell();
+            self.watch.notify();
         }
     }
 

@@ -38,12 +38,12 @@ impl IdleMounts {
 pub(crate) struct MountWatch(Box<dyn Fn() + Send + Sync>);
 
 impl MountWatch {
-    /// Returns a watch that calls `tell`.
-    pub(crate) fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Box::new(tell))
+    /// Returns a watch that calls `notify`.
+    pub(crate) fn new(notify: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Box::new(notify))
     }
 
-    pub(super) fn tell(&self) {
+    pub(super) fn notify(&self) {
         (self.0)();
     }
 }

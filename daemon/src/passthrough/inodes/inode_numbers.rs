@@ -106,9 +106,9 @@ mod tests {
             (SHARE, other, false, false, false),
             (SHARE, SHARE, false, false, false),
         ] {
-            let told = numbers(device, around, is_directory).guest_number(12, announced);
-            assert_eq!(told != 12, renumbered, "{device:?} in {around:?}, {is_directory}, {announced}");
-            assert_eq!(told >= FIRST, renumbered);
+            let shown = numbers(device, around, is_directory).guest_number(12, announced);
+            assert_eq!(shown != 12, renumbered, "{device:?} in {around:?}, {is_directory}, {announced}");
+            assert_eq!(shown >= FIRST, renumbered);
         }
     }
 
@@ -124,16 +124,16 @@ mod tests {
 
     #[test]
     fn file_systems_differ_by_device_and_by_id() {
-        let told = |device, id| {
+        let shown = |device, id| {
             let outside = Some(Outside { around: SHARE, share: SHARE });
             InodeNumbers::of(FileSystemId { device, id }, outside, false).guest_number(12, true)
         };
         let all = [
-            told(device(7, 0), 1),
-            told(device(7, 1), 1),
-            told(device(0, 7), 1),
-            told(device(7, 0), 2),
-            told(device(7, 0), 0),
+            shown(device(7, 0), 1),
+            shown(device(7, 1), 1),
+            shown(device(0, 7), 1),
+            shown(device(7, 0), 2),
+            shown(device(7, 0), 0),
         ];
         for (at, number) in all.iter().enumerate() {
             assert!(!all[..at].contains(number), "{all:x?}");

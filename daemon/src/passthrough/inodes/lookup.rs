@@ -228,7 +228,7 @@ impl Inodes {
         let mount = self.mounts.get_or_add(FoundMount { inode: fd, stat: found.stat, place }, || {
             Ok(MountState::open(&self.proc_fds, fd, Some(self.descriptor_ticket()?)))
         })?;
-        self.watch.tell();
+        self.watch.notify();
         Ok(mount)
     }
 

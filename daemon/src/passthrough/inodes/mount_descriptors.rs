@@ -41,7 +41,7 @@ impl Inodes {
         }
         let fd = self.proc_fds.open_for_sync(root.as_fd()).ok_or(Errno::ESTALE)??;
         let fd = access.reopened(fd, Some(ticket))?;
-        self.watch.tell();
+        self.watch.notify();
         Ok(fd)
     }
 

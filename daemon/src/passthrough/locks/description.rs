@@ -92,7 +92,7 @@ fn reopen(inodes: &Inodes, file: &FileHandle, flags: OFlags) -> Answer<OwnedFd> 
 }
 
 /// Returns ENOLCK for every error, and logs the error.
-fn no_lock(why: Errno) -> Errno {
-    tracing::debug!(%why, "cannot open a description for a lock");
+fn no_lock(errno: Errno) -> Errno {
+    tracing::debug!(%errno, "cannot open a description for a lock");
     Errno::ENOLCK
 }

@@ -69,9 +69,9 @@ impl FileLocks {
 
     /// Returns whether this guest locks the file as a whole on the host. `decide` decides that the
     /// first time.
-    pub(super) fn locks_whole_file(&mut self, judge: impl FnOnce() -> bool) -> bool {
-        let judged = || if judge() { HostLocks::WholeFile(None) } else { HostLocks::PerOwner };
-        matches!(self.host.get_or_insert_with(judged), HostLocks::WholeFile(_))
+    pub(super) fn locks_whole_file(&mut self, decide: impl FnOnce() -> bool) -> bool {
+        let decided = || if decide() { HostLocks::WholeFile(None) } else { HostLocks::PerOwner };
+        matches!(self.host.get_or_insert_with(decided), HostLocks::WholeFile(_))
     }
 
     /// Locks the whole file for this guest, if it does not hold that lock, so that one of its
