@@ -81,9 +81,7 @@ impl Identity {
     /// Logs the effect of missing rights on files that are created for users of the guest.
     pub(crate) fn log_missing_rights(&self) {
         if !self.can_switch {
-            tracing::info!(
-                "without CAP_SETUID and CAP_SETGID, the daemon creates every file as its own user"
-            );
+            tracing::info!("without CAP_SETUID and CAP_SETGID, the daemon creates files as its own user");
         } else if !self.keeps_capabilities {
             tracing::warn!(
                 "without CAP_SETPCAP, the host's permission bits also decide where users of the guest may create files"
