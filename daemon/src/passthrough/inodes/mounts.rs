@@ -63,8 +63,8 @@ impl Mounts {
     /// Returns the access that another subvolume of the same mount has. Before Linux 5.8, mounts
     /// have no id.
     fn access_of(&self, id: u64) -> Option<Arc<MountAccess>> {
-        let mut siblings = self.list.iter().filter(|mount| id != 0 && mount.key.id == id);
-        siblings.next().map(|mount| Arc::clone(&mount.access))
+        let sibling = self.list.iter().find(|mount| id != 0 && mount.key.id == id)?;
+        Some(Arc::clone(&sibling.access))
     }
 
     fn find(&self, key: MountKey) -> Option<Arc<Mount>> {

@@ -143,10 +143,8 @@ impl Locks {
         let held = locks.len();
         let owner = match kind {
             Some(kind) => locks.owner_for(request, kind, || Description::for_owner(inodes, file))?,
-            None => match locks.owner(name) {
-                Some(owner) => owner,
-                None => return Ok(Locking::Done),
-            },
+            // `set_record` has found it.
+            None => locks.owner(name).ok_or(Errno::EIO)?,
         };
         let edit = owner.ranges().edit(span, kind);
         let (before, after) = (owner.ranges().len(), owner.ranges().len_after(&edit));

@@ -132,10 +132,12 @@ impl Passthrough {
         let uncached = self.inodes.bypasses_page_cache(node, is_retry);
         let mut flags = self.reply_flags(node, open);
         flags.set(OpenReplyFlags::DIRECT_IO, uncached || flags.contains(OpenReplyFlags::DIRECT_IO));
+        // For path rules, or to track the guest's cache.
+        let needs_node = self.inodes.rules().is_some() || writes(open) && self.inodes.is_close_to_open();
         let handle = self.files.insert_file(FileHandle {
             file,
             key: node.key(),
-            node: self.wants_node(open).then(|| NodeRef::clone(node)),
+            node: needs_node.then(|| NodeRef::clone(node)),
             direct,
             readable: open.flags.access_mode() != AccessMode::Write,
             writable: writes(open),
@@ -153,11 +155,6 @@ impl Passthrough {
             _tickets: tickets,
         })?;
         Ok(OpenReply { handle, flags })
-    }
-
-    /// Returns whether an open file needs its node: for path rules, or to track the guest's cache.
-    fn wants_node(&self, open: Open) -> bool {
-        self.inodes.rules().is_some() || writes(open) && self.inodes.is_close_to_open()
     }
 
     fn reply_flags(&self, node: &NodeRef, open: Open) -> OpenReplyFlags {
