@@ -81,10 +81,22 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
         began.elapsed().as_secs_f64()
     ));
     step(5, "Try next");
-    say("   cargo xtask demo DIR                                  share a directory of yours");
-    say(format!("   {} mount DIR MOUNTPOINT    without a VM", program.display()));
-    say(format!("   {} policy explain          what a guest may do, and why", program.display()));
+    try_next(&program);
     Ok(())
+}
+
+/// Prints commands to try, each with what it does.
+fn try_next(program: &Path) {
+    let program = program.display();
+    let commands = [
+        ("cargo xtask demo DIR".to_owned(), "share your own directory"),
+        (format!("{program} mount DIR MOUNTPOINT"), "serve a share without a VM"),
+        (format!("{program} policy explain"), "print what a guest may do"),
+    ];
+    let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    for (command, what) in commands {
+        say(format!("   {command:width$}  {what}"));
+    }
 }
 
 fn step(number: u8, what: &str) {
