@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
-/// Waits until `child` has ended, at most for `limit`, without reaping it. `false`: the limit
-/// passed.
+/// Waits until `child` has ended, for at most `limit`, without reaping it. Returns `false` if the
+/// limit passed.
 ///
 /// # Errors
 /// Errors of `pidfd_open(2)` and `poll(2)`.

@@ -20,16 +20,16 @@ use crate::child::wait_for_exit;
 use crate::guest::{GuestError, Pieces};
 use crate::placement;
 
-/// What both daemons print on standard error once their socket is there.
+/// Line that both daemons print on standard error as soon as their socket exists.
 const READY: &str = "Waiting for vhost-user socket connection";
 
-/// How long a daemon may take to print it.
+/// Upper bound on the time until a daemon prints [`READY`].
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two looks at a daemon's standard error.
+/// Interval between two reads of a daemon's standard error.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What may go wrong around a daemon's process.
+/// Error of the start, the run or the end of a daemon's process.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The binary could not be built.
@@ -39,10 +39,10 @@ pub enum DaemonError {
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// What it printed.
+        /// Output of the command.
         stderr: String,
     },
-    /// A program that a test needs is not there.
+    /// A program that a test needs does not exist.
     #[error("{path} is missing; run `{command}`", path = .path.display())]
     Missing {
         /// The program.
@@ -50,17 +50,17 @@ pub enum DaemonError {
         /// The command that provides it.
         command: &'static str,
     },
-    /// A piece of the guest's packages is missing.
+    /// A part of the guest's packages is missing.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// The daemon ended, or did not become ready in time.
+    /// The daemon ended, or was not ready in time.
     #[error("{program} {outcome}; its standard error:\n{stderr}")]
     NotReady {
-        /// Which daemon.
+        /// Program of the daemon.
         program: String,
         /// What happened instead.
         outcome: String,
-        /// What it had printed.
+        /// Standard error of the daemon up to then.
         stderr: String,
     },
     /// A host operation of the harness itself failed.
@@ -79,8 +79,8 @@ impl DaemonError {
     }
 }
 
-/// The daemon's program: `PINHOLE_BIN`, or a debug build beside the running test, made now if it is
-/// out of date.
+/// Returns the daemon's program: `PINHOLE_BIN`, or a debug build beside the running test, which is
+/// built now if it is out of date.
 ///
 /// # Errors
 /// [`DaemonError::Build`] with what cargo printed.
@@ -115,7 +115,8 @@ pub fn pinhole_program() -> Result<PathBuf, DaemonError> {
     Ok(BUILT.get_or_init(|| profile.join("pinhole")).clone())
 }
 
-/// The folder of the running test's profile: `target/debug` of `target/debug/deps/test-1234`.
+/// Returns the folder of the running test's profile: `target/debug` for
+/// `target/debug/deps/test-1234`.
 fn profile_folder() -> Result<PathBuf, DaemonError> {
     let running = std::env::current_exe().map_err(DaemonError::host("cannot find the running test"))?;
     let folder = running.parent().unwrap_or(Path::new("."));
@@ -123,7 +124,7 @@ fn profile_folder() -> Result<PathBuf, DaemonError> {
     Ok(folder.to_path_buf())
 }
 
-/// A daemon yet to be started.
+/// Daemon that has not started yet.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     name: &'static str,
@@ -135,7 +136,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// `pinhole` serving `shared`.
+    /// Describes a `pinhole` that serves `shared`.
     ///
     /// # Errors
     /// As [`pinhole_program`].
@@ -143,24 +144,24 @@ impl Daemon {
         Ok(Self::pinhole_at(pinhole_program()?, shared))
     }
 
-    /// The `pinhole` at `program` serving `shared`.
+    /// Describes a daemon with the `pinhole` at `program` that serves `shared`.
     pub fn pinhole_at(program: impl Into<PathBuf>, shared: impl Into<PathBuf>) -> Self {
         Self::new("pinhole", vec![program.into()], shared.into())
     }
 
-    /// The packaged `virtiofsd` serving `shared`, without its sandbox and its filter: for tests
-    /// that look at its process.
+    /// Describes the packaged `virtiofsd` that serves `shared`, without its sandbox and its filter:
+    /// for tests that inspect its process.
     ///
     /// # Errors
-    /// [`DaemonError::Guest`] where the package has not been fetched.
+    /// [`DaemonError::Guest`] if the package has not been fetched.
     pub fn virtiofsd(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
         Ok(Self::virtiofsd_sandboxed(shared)?.argument("--sandbox=none").argument("--seccomp=none"))
     }
 
-    /// The packaged `virtiofsd` as it comes: with its namespaces, in two processes, and its filter.
+    /// Describes the packaged `virtiofsd` with its defaults: namespaces, two processes, a filter.
     ///
     /// # Errors
-    /// [`DaemonError::Guest`] where the package has not been fetched.
+    /// [`DaemonError::Guest`] if the package has not been fetched.
     pub fn virtiofsd_sandboxed(shared: impl Into<PathBuf>) -> Result<Self, DaemonError> {
         let tree = Pieces::locate().base()?;
         let libraries = tree.join("usr/lib/x86_64-linux-gnu");
@@ -177,7 +178,7 @@ impl Daemon {
         Self { name, program, shared, arguments: Vec::new(), writable: Vec::new(), socket: None }
     }
 
-    /// Starts the daemon by another program, whose command line this is: strace, for one.
+    /// Starts the daemon through another program with this command line, for example strace.
     #[must_use]
     pub fn under(mut self, before: impl IntoIterator<Item = PathBuf>) -> Self {
         self.program.splice(0..0, before);
@@ -191,25 +192,27 @@ impl Daemon {
         self
     }
 
-    /// Starts the daemon in a mount namespace where only `folder` (call it again for more) and the
-    /// daemon's own socket can be written.
+    /// Starts the daemon in a mount namespace where only `folder` and the daemon's own socket can
+    /// be written. Call it again for more folders.
     #[must_use]
     pub fn confined_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.writable.push(folder.into());
         self
     }
 
-    /// Lets it listen at a path of the test's choice, where another one may have listened before.
+    /// Sets the path of the socket, for tests where another daemon has listened there before.
     #[must_use]
     pub fn at(mut self, socket: impl Into<PathBuf>) -> Self {
         self.socket = Some(socket.into());
         self
     }
 
-    /// Starts it and waits until it listens, on a socket of its own unless told otherwise.
+    /// Starts the daemon and waits until it listens. Without another path it has a socket of its
+    /// own.
     ///
     /// # Errors
-    /// [`DaemonError::NotReady`] with its standard error, or what kept it from being started.
+    /// [`DaemonError::NotReady`] with its standard error, or the reason why it could not be
+    /// started.
     pub fn start(self) -> Result<Serving, DaemonError> {
         let work = work_folder()?;
         let log = work.path().join("stderr");
@@ -219,17 +222,17 @@ impl Daemon {
         Ok(serving)
     }
 
-    /// Starts it with a standard error that is not looked at here. Its socket may come a little
-    /// later.
+    /// Starts the daemon with a standard error that this type does not read. The socket may appear
+    /// a little later.
     ///
     /// # Errors
-    /// What kept it from being started.
+    /// Fails if the daemon cannot be started.
     pub fn start_unheard(self, stderr: impl Into<Stdio>) -> Result<Serving, DaemonError> {
         self.spawn(work_folder()?, stderr.into())
     }
 
-    /// Starts it, takes the time from before the start until its line that says that it listens,
-    /// and ends it. With no more between the two than a pipe.
+    /// Starts the daemon, measures the time from before the start until its ready line, and ends
+    /// it. Only a pipe lies between the two measurements.
     ///
     /// # Errors
     /// As [`Daemon::start`].
@@ -302,13 +305,14 @@ fn work_folder() -> Result<TempDir, DaemonError> {
     work.map_err(DaemonError::host("cannot make the daemon's work folder"))
 }
 
-/// Whether there is something to read, or its end, within `limit`.
+/// Returns whether `from` can be read, or is at its end, within `limit`.
 fn wait_readable(from: &impl AsFd, limit: Duration) -> io::Result<bool> {
     let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
     Ok(rustix::event::poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&limit))? > 0)
 }
 
-/// The helper of [`Daemon::confined_to`], which cargo builds along with the integration tests.
+/// Returns the program of [`Daemon::confined_to`], which cargo builds together with the integration
+/// tests.
 ///
 /// # Errors
 /// [`DaemonError::Missing`].
@@ -320,7 +324,7 @@ pub fn confined_program() -> Result<PathBuf, DaemonError> {
     Err(DaemonError::Missing { path, command: "cargo build --package pinhole-tests --bins" })
 }
 
-/// A daemon that listens. Dropping it kills it.
+/// Daemon that listens. Dropping it kills it.
 #[derive(Debug)]
 pub struct Serving {
     name: &'static str,
@@ -332,7 +336,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// The vhost-user socket.
+    /// Returns the vhost-user socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -342,18 +346,19 @@ impl Serving {
         &self.log
     }
 
-    /// The number of the process that was started, from which all others of the daemon descend.
+    /// Returns the id of the process that was started. All other processes of the daemon descend
+    /// from it.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The number of the process that serves, for a look into /proc: inside a sandbox it is another
-    /// one.
+    /// Returns the id of the process that serves, for reads of /proc. In a sandbox that is another
+    /// process.
     pub fn serving_id(&self) -> u32 {
         serving_id(self.child.id())
     }
 
-    /// What the daemon has printed on standard error up to now.
+    /// Returns the standard error of the daemon up to now.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -361,7 +366,7 @@ impl Serving {
     /// Waits until the daemon has printed `text` on standard error.
     ///
     /// # Errors
-    /// [`DaemonError::NotReady`] where it ends first or `limit` passes.
+    /// [`DaemonError::NotReady`] if it ends first or `limit` passes.
     pub fn wait_for_log(&mut self, text: &str, limit: Duration) -> Result<(), DaemonError> {
         let started = Instant::now();
         while !self.stderr().contains(text) {
@@ -384,7 +389,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Waits for the daemon's end, at most for `limit`. `None`: it still runs.
+    /// Waits until the daemon ends, for at most `limit`. Returns `None` if it still runs.
     ///
     /// # Errors
     /// [`DaemonError::Host`].
@@ -398,7 +403,7 @@ impl Serving {
         Ok(self.ended)
     }
 
-    /// Sends `signal` to the daemon, which must not have been waited for.
+    /// Sends `signal` to the daemon, which must not have been reaped.
     ///
     /// # Errors
     /// [`DaemonError::Host`].
@@ -415,7 +420,8 @@ impl Serving {
     }
 }
 
-/// The process that serves, of a daemon that was started as `id`: its only child, or itself.
+/// Returns the process that serves, of a daemon that was started as `id`: its only child, or
+/// itself.
 pub fn serving_id(id: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(id)
@@ -425,13 +431,13 @@ impl Drop for Serving {
     fn drop(&mut self) {
         placement::daemon_ended(&self.socket, self.child.id());
         if self.ended.is_none() {
-            // Its group too: a sandbox may have made a second process. The child leads the group
-            // and has not been reaped, so its number cannot name a stranger.
+            // Kills the group too, because a sandbox may have a second process. The child leads the
+            // group and has not been reaped, so no other process has its number.
             if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-                // An empty group is what we want.
+                // Ignore the result: the group may be empty.
                 rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
             }
-            // One that has just ended by itself needs no killing; either way it is reaped.
+            // Ignore the result: the process may just have ended. In both cases it is reaped.
             drop(self.child.kill());
             drop(self.child.wait());
         }

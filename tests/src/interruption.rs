@@ -1,7 +1,7 @@
 //! Ways to interrupt a process from outside: a stop signal, the cgroup freezer and a tracer.
 //!
-//! None of them is visible to the process, except that the kernel ends each wait early. It then
-//! repeats the call, or continues it by `restart_syscall`, or answers EINTR.
+//! The process notices only that the kernel ends each wait early. The kernel then repeats the call,
+//! or continues it by `restart_syscall`, or returns EINTR.
 
 use std::fs;
 use std::io;
@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::child::wait_for_exit;
 
-/// How long an interruption may take to reach all threads.
+/// Upper bound on the time until an interruption has reached all threads.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A way to interrupt.
+/// Kind of interruption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
     /// SIGSTOP and SIGCONT.
@@ -27,7 +27,7 @@ pub enum Interruption {
     Trace,
 }
 
-/// Interrupts one process as often as wanted.
+/// Interrupts one process, as often as a test asks.
 #[derive(Debug)]
 pub struct Interrupter {
     way: Interruption,
@@ -39,7 +39,7 @@ impl Interrupter {
     /// Prepares to interrupt `process`.
     ///
     /// # Errors
-    /// What is missing on this host, with the command that provides it.
+    /// Fails if this host lacks something, with the command that provides it.
     pub fn new(way: Interruption, process: u32) -> io::Result<Self> {
         let freezer = match way {
             Interruption::Freeze => Some(Freezer::around(process)?),
@@ -51,7 +51,7 @@ impl Interrupter {
     /// Interrupts all threads and lets them continue.
     ///
     /// # Errors
-    /// Where the process has ended, or does not stop in time.
+    /// Fails if the process has ended, or does not stop in time.
     pub fn interrupt(&self) -> io::Result<()> {
         match (self.way, &self.freezer) {
             (Interruption::Freeze, Some(freezer)) => freezer.freeze_and_thaw(),
@@ -91,10 +91,10 @@ fn trace(process: u32) -> io::Result<()> {
     if ended { Ok(()) } else { Err(io::Error::other("strace does not detach")) }
 }
 
-/// Whether a line of `status` has such a value for every thread that is there.
+/// Returns whether `holds` is true of the value of a `status` line for every thread of the process.
 fn every_thread(process: u32, name: &str, holds: impl Fn(&str) -> bool) -> io::Result<bool> {
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread that has ended waits for nothing.
+        // A thread that has ended needs no interruption.
         let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
         let value = status.lines().find_map(|line| line.strip_prefix(name));
         if !value.is_some_and(|value| holds(value.trim())) {
@@ -115,7 +115,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> io::Result<bool>) -> io::Re
     Ok(())
 }
 
-/// A cgroup of its own around one process.
+/// Cgroup around one process.
 #[derive(Debug)]
 struct Freezer {
     folder: PathBuf,
@@ -161,7 +161,7 @@ impl Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        // A process that has ended has left by itself.
+        // Ignore the result: a process that has ended is no longer in the cgroup.
         drop(self.set(false));
         if let Some(above) = self.folder.parent() {
             drop(fs::write(above.join("cgroup.procs"), self.process.to_string()));

@@ -1,6 +1,6 @@
 //! Leases of host processes on files of a share (`F_SETLEASE` of fcntl(2)).
 //!
-//! perl takes them, because no safe call of Rust does. Every Debian has it.
+//! perl takes the leases, because Rust has no safe call for it. Every Debian has perl.
 
 use crate::daemon::DaemonError;
 use crate::program::Program;
@@ -8,8 +8,8 @@ use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
 
-/// F_SETLEASE is 1024. The lease holder is told by SIGIO that another wants the file, and goes on
-/// as before.
+/// Script that takes leases. F_SETLEASE is 1024. SIGIO tells the lease holder that another process
+/// wants the file; the script ignores it.
 const TAKE: &str = r#"
     $SIG{IO} = "IGNORE";
     my ($kind, @files) = @ARGV;
@@ -23,16 +23,16 @@ const TAKE: &str = r#"
     sleep;
 "#;
 
-/// What a lease keeps others from doing before it is given up.
+/// Operations of other processes that a lease blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseKind {
-    /// `F_RDLCK`: from opening the file to write, and from truncating it.
+    /// `F_RDLCK`: opens for writing, and truncations.
     Read,
-    /// `F_WRLCK`: from opening it at all.
+    /// `F_WRLCK`: all opens.
     Write,
 }
 
-/// A process of the host that has leases, and keeps them until this is given up.
+/// Host process that holds leases until this value is given up.
 #[derive(Debug)]
 pub struct Leases(Program);
 
@@ -40,7 +40,7 @@ impl Leases {
     /// Takes one lease on each file.
     ///
     /// # Errors
-    /// [`DaemonError`] where there is no perl (Debian's `perl-base` has it), or the host gives no
+    /// [`DaemonError`] if perl is missing (Debian's `perl-base` has it), or if the host refuses a
     /// lease.
     pub fn take<'f>(kind: LeaseKind, files: impl IntoIterator<Item = &'f Path>) -> Result<Self, DaemonError> {
         let number = match kind {
@@ -54,10 +54,10 @@ impl Leases {
         Ok(Self(holder))
     }
 
-    /// Gives all of them up.
+    /// Gives up all leases.
     ///
     /// # Errors
-    /// [`DaemonError`] where the process does not end.
+    /// [`DaemonError`] if the process does not end.
     pub fn give_up(mut self) -> Result<(), DaemonError> {
         self.0.end_by(Signal::KILL).map(drop)
     }

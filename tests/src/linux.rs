@@ -1,5 +1,5 @@
-//! Numbers of Linux that stand in FUSE messages, written out here, so that a test does not trust
-//! the crate that it tests.
+//! Numbers of Linux in FUSE messages. They are written out here, so that a test does not trust the
+//! crate that it tests.
 
 /// Node id of the root of a share (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
@@ -9,7 +9,7 @@ pub const ENTRY_LEN: usize = 128;
 /// Size of the reply to GETATTR in bytes (`struct fuse_attr_out`).
 pub const ATTR_LEN: usize = 104;
 
-/// SETATTR changes the size.
+/// `FATTR_SIZE`: SETATTR changes the size.
 pub const FATTR_SIZE: u32 = 8;
 
 /// Flags of `open(2)` on x86-64.
@@ -24,7 +24,7 @@ mod open_flags {
     pub const O_DSYNC: u32 = 0o10_000;
     pub const O_DIRECT: u32 = 0o40_000;
     pub const O_DIRECTORY: u32 = 0o200_000;
-    /// Both O_DSYNC and a bit of its own. `OFlags::DSYNC` of rustix is this one.
+    /// Contains O_DSYNC and another bit. `OFlags::DSYNC` of rustix is this one.
     pub const O_SYNC: u32 = 0o4_010_000;
 }
 

@@ -41,7 +41,7 @@ pub fn enter_new(kept: &[PathBuf]) -> io::Result<()> {
             continue;
         }
         match rustix::mount::unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            // Another mount hides it, or it was in a mount that is already gone.
+            // Another mount covers it, or it was inside a mount that is already gone.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }

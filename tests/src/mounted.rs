@@ -12,13 +12,13 @@ use tempfile::TempDir;
 use crate::daemon::DaemonError;
 use crate::program::{Program, pinhole};
 
-/// How long something may stay in use after its last user.
+/// Upper bound on the time for which something stays in use after its last user.
 const UNUSED_LIMIT: Duration = Duration::from_secs(20);
 
-/// Unmounts `place`, and waits while it is in use.
+/// Unmounts `place`. Waits while it is in use.
 ///
-/// A process that has been told to end may still use it. So does a process that another test is
-/// starting: until it executes its program, it has copies of all files of this process.
+/// A process that was told to end may still use it. So may a process that another test starts:
+/// until that process executes its program, it has copies of all files of this process.
 ///
 /// # Errors
 /// EBUSY if it stays in use; the host's error.
@@ -37,9 +37,9 @@ pub fn unmount_when_unused(place: &Path) -> io::Result<()> {
 /// A directory and its mounts. Dropping it unmounts them.
 #[derive(Debug)]
 pub struct Mounts<P = ()> {
-    // First the programs: each ends with its mount.
+    // Dropped first: each program ends together with its mount.
     mounted: Vec<MountedShare>,
-    /// What lies on the directory.
+    /// Value that the preparation of the directory returned.
     _prepared: P,
     folder: TempDir,
 }
@@ -54,15 +54,15 @@ impl Mounts {
     /// Mounts a new directory once for each list of arguments.
     ///
     /// # Errors
-    /// [`DaemonError`] with what the program printed; /dev/fuse and root are needed.
+    /// [`DaemonError`] with the output of the program. The mounts need /dev/fuse and root.
     pub fn new(arguments: &[&[&str]]) -> Result<Self, DaemonError> {
         Mounts::prepared(arguments, |_share| ())
     }
 }
 
 impl<P> Mounts<P> {
-    /// As [`Mounts::new`], of a directory that `prepare` has filled or mounted something on. What
-    /// it returns is kept until after the directory is unmounted.
+    /// As [`Mounts::new`], with a directory that `prepare` has filled or has mounted something on.
+    /// The value that it returns lives until the directory is unmounted.
     ///
     /// # Errors
     /// As [`Mounts::new`].
@@ -84,17 +84,17 @@ impl<P> Mounts<P> {
         Ok(mounts)
     }
 
-    /// The directory on the host.
+    /// Returns the directory on the host.
     pub fn host(&self) -> PathBuf {
         self.folder.path().join("share")
     }
 
-    /// Where it is mounted, in the order of the arguments.
+    /// Returns the mount points, in the order of the arguments.
     pub fn places(&self) -> impl Iterator<Item = &Path> {
         self.mounted.iter().map(|mount| mount.place.as_path())
     }
 
-    /// What the daemons have printed on standard error.
+    /// Returns the standard error of the daemons.
     pub fn stderr(&self) -> String {
         self.mounted.iter().map(|mount| mount.program.stderr()).collect()
     }
@@ -103,7 +103,7 @@ impl<P> Mounts<P> {
 impl<P> Drop for Mounts<P> {
     fn drop(&mut self) {
         for mount in &self.mounted {
-            // A mount that is gone already is as well.
+            // Ignore the result: the mount may already be gone.
             drop(io::Result::from(
                 rustix::mount::unmount(&mount.place, UnmountFlags::DETACH).map_err(io::Error::from),
             ));

@@ -1,9 +1,9 @@
 //! Runs each User-mode Linux guest on one CPU together with the daemons that serve it.
 //!
-//! An interrupt that arrives from another CPU while a User-mode Linux kernel goes idle is noted,
+//! An interrupt that arrives from another CPU while a User-mode Linux kernel goes idle is recorded,
 //! but the guest sleeps until its next tick, up to 10 ms later. The faster a daemon answers, the
-//! more often that happens. On one CPU it cannot: the daemon runs only while the guest does not.
-//! Guests with several CPUs or queues (QEMU) are not pinned.
+//! more often that happens. On one CPU it cannot happen: the daemon runs only while the guest does
+//! not. Guests with several CPUs or queues (QEMU) are not pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Notes that the daemon started as process `id` listens on `socket`.
+/// Records that the daemon started as process `id` listens on `socket`.
 pub(crate) fn daemon_started(socket: &Path, id: u32) {
     lock(&DAEMONS).insert(socket.to_owned(), id);
 }
@@ -47,9 +47,8 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// Takes the CPU with the fewest guests. Of several it takes one after another, from a start
-    /// that differs from process to process, so that suites with one guest each do not all meet on
-    /// the first CPU.
+    /// Takes the CPU with the fewest guests. If several have equally few, the first choice differs
+    /// from process to process, so that suites with one guest each do not all use the first CPU.
     ///
     /// # Errors
     /// What `sched_getaffinity(2)` returns.
@@ -74,10 +73,10 @@ impl Placement {
     /// Starts `command` on this CPU. Everything that it starts runs there too.
     ///
     /// # Errors
-    /// What kept it from being started.
+    /// Fails if the command cannot be started.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        // The child inherits the CPU from this thread. To set it afterwards would miss the threads
-        // that the child has started by then.
+        // The child inherits the CPU from this thread. Setting it later would miss the threads that
+        // the child has started by then.
         sched_setaffinity(None, &self.set())?;
         let child = command.spawn();
         sched_setaffinity(None, &self.allowed)?;
@@ -117,7 +116,7 @@ impl Drop for Placement {
     }
 }
 
-/// The threads of a process and of all processes that descend from it.
+/// Returns the threads of a process and of all processes that descend from it.
 fn threads_below(process: u32) -> Vec<u32> {
     let entries = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().filter_map(Result::ok);
     let threads: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use crate::child::wait_for_exit;
 use crate::daemon::{DaemonError, pinhole_program};
 
-/// How long a command may take that ends by itself, and a line that is waited for.
+/// Upper bound on the time of a command that ends by itself, and on the wait for a line.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at a log.
+/// Interval between two reads of a log.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What a command that has ended left.
+/// Result of a command that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its exit code; `None` where a signal or the time limit ended it.
+    /// Exit code. `None` if a signal or the time limit ended the command.
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
@@ -28,7 +28,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// A running command. Dropping it kills it.
+/// Running command. Dropping it kills it.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
@@ -36,7 +36,7 @@ pub struct Program {
     ended: Option<ExitStatus>,
 }
 
-/// `pinhole` with these arguments, yet to be started.
+/// Returns the command `pinhole` with these arguments. It has not been started.
 ///
 /// # Errors
 /// As [`pinhole_program`].
@@ -49,7 +49,7 @@ pub fn pinhole(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result
 /// Runs a command to its end.
 ///
 /// # Errors
-/// [`DaemonError`] where it cannot be started.
+/// [`DaemonError`] if it cannot be started.
 pub fn run(command: &mut Command) -> Result<Ended, DaemonError> {
     let mut program = Program::start(command)?;
     let status = program.wait(LIMIT)?;
@@ -79,12 +79,12 @@ impl Program {
         String::from_utf8_lossy(&std::fs::read(self.logs.path().join(name)).unwrap_or_default()).into_owned()
     }
 
-    /// Its process number, for a look into /proc.
+    /// Returns the process id, for reads of /proc.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Standard error up to now.
+    /// Returns standard error up to now.
     pub fn stderr(&self) -> String {
         self.text("stderr")
     }
@@ -92,7 +92,7 @@ impl Program {
     /// Waits until standard error contains `text`.
     ///
     /// # Errors
-    /// [`DaemonError::NotReady`] where it ends first, or 20 seconds pass.
+    /// [`DaemonError::NotReady`] if it ends first, or 20 seconds pass.
     pub fn wait_for(&mut self, text: &str) -> Result<(), DaemonError> {
         let started = Instant::now();
         while !self.stderr().contains(text) {
@@ -108,7 +108,7 @@ impl Program {
         Ok(())
     }
 
-    /// Waits for the end, at most for `limit`. `None`: it still runs.
+    /// Waits until the command ends, for at most `limit`. Returns `None` if it still runs.
     ///
     /// # Errors
     /// [`DaemonError::Host`].
@@ -120,7 +120,7 @@ impl Program {
         Ok(self.ended)
     }
 
-    /// Sends `signal` and gives back the exit code; `None` where it had none after 20 seconds.
+    /// Sends `signal` and returns the exit code. `None` if there is no exit code after 20 seconds.
     ///
     /// # Errors
     /// [`DaemonError::Host`].

@@ -73,8 +73,8 @@ fn confine(writable: &[PathBuf]) -> Result<(), String> {
         }
         let flags = MountFlags::BIND | MountFlags::RDONLY | mount.flags;
         match rustix::mount::mount_remount(&mount.point, flags, "") {
-            // A mount that another one hides, or that we may not see, cannot be written through
-            // either.
+            // A mount that another mount covers, or that this process cannot see, cannot be written
+            // through either.
             Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(failed("cannot make read-only", &mount.point)(error)),
         }
@@ -82,7 +82,7 @@ fn confine(writable: &[PathBuf]) -> Result<(), String> {
     writable_is_all_that_is(root)
 }
 
-/// Proves it: the root must refuse a new file.
+/// Checks the result: the root must refuse a new file.
 fn writable_is_all_that_is(root: &Path) -> Result<(), String> {
     let probe = root.join(format!(".confined-{}", std::process::id()));
     match fs::File::create_new(&probe) {

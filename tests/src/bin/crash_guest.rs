@@ -1,5 +1,5 @@
-//! A VMM with a guest that works until it is killed. The tests of crashes start it and read its
-//! journal on its standard output (`tests/src/crash/`).
+//! VMM with a guest that works until it is killed. The crash tests start it and read its journal
+//! from its standard output (`tests/src/crash/`).
 #![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use clap::Parser;
@@ -19,13 +19,13 @@ struct Arguments {
     /// The folder's name in the share's root
     #[arg(long)]
     folder: String,
-    /// What the work follows from
+    /// The seed of the work
     #[arg(long)]
     seed: u64,
-    /// How many things are done at once
+    /// The number of acts in progress at the same time
     #[arg(long)]
     lanes: u32,
-    /// Begin anew after so many of them, as a guest does that crashed, and end
+    /// Reboot without DESTROY after so many acts, as a crashed guest does, and end
     #[arg(long)]
     reboot_after: Option<u64>,
 }
@@ -46,7 +46,7 @@ fn work(arguments: &Arguments) -> Result<(), FrontendError> {
     player.stand_at_locks()?;
     let mut done = 0;
     player.work(false, |lane, said| {
-        // One line, one write: a journal that is cut off ends with a whole line.
+        // One write for each line, so that a journal that is cut off ends with a complete line.
         io::stdout().write_all(line(lane, said).as_bytes())?;
         done += u64::from(said == Said::Done);
         Ok(arguments.reboot_after.is_none_or(|limit| done < limit))

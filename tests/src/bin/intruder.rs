@@ -1,4 +1,4 @@
-//! Enters the daemon's own sandbox, as the daemon does, and then tries to get out, as an attacker
+//! Enters the daemon's own sandbox, as the daemon does, and then tries to escape, as an attacker
 //! would that has taken over the daemon.
 //!
 //! `intruder SHARE CANARY PROFILE HANDLES ISOLATION LAYERS THREAD ATTEMPT`; HANDLES as in
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn say(line: &str) {
-    // A test that hears nothing fails by that.
+    // Ignore the result: a test that receives no line fails.
     drop(writeln!(io::stdout(), "{line}"));
 }
 
@@ -57,7 +57,7 @@ struct Request {
     share: PathBuf,
     canary: PathBuf,
     profile: Profile,
-    /// Whether file handles are used.
+    /// Whether inode handles are used.
     handles: bool,
     isolation: Isolation,
     layers: Layers,
@@ -101,11 +101,11 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
     })
 }
 
-/// What an intruder may know or hold before anything is closed.
+/// State that an intruder may know or hold before anything is closed.
 struct Known {
-    /// The process outside.
+    /// Process outside the sandbox.
     parent: Pid,
-    /// The canary's file handle.
+    /// Inode handle of the canary.
     handle: InodeHandle,
     root: OwnedFd,
     proc_fds: OwnedFd,
@@ -139,8 +139,8 @@ fn run(words: &[String]) -> Result<String, Failure> {
     };
     let sides = plan.isolate();
     if request.thread == Threads::SUPERVISOR && rustix::process::getpid() != parent {
-        // Only the supervisor says something, and the kernel ends this process with it. It may have
-        // ended already.
+        // Only the supervisor prints a line, and the kernel ends this process together with it. It
+        // may have ended already.
         let Ok(_inside) = sides else { return Ok(String::new()) };
         loop {
             std::thread::park();
@@ -158,7 +158,7 @@ fn run(words: &[String]) -> Result<String, Failure> {
     let as_users = facilities.contains(Facilities::IDENTITY);
     let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let inode_handles = if request.handles { InodeHandles::Prefer } else { InodeHandles::Never };
-    // Its threads exist, as in a daemon that serves.
+    // Starts the same threads as a daemon that serves.
     let _host = Passthrough::within(host_config(&request.share, inode_handles), surroundings)?;
     threads.confine(Threads::CONTROL)?;
     if request.thread == Threads::CONTROL {
@@ -171,26 +171,26 @@ fn run(words: &[String]) -> Result<String, Failure> {
         };
         say(&line);
         SAID.store(true, Ordering::Release);
-        // It may not even end by itself.
+        // The attempt may make even a normal end impossible, so this loops.
         loop {
             std::thread::park();
         }
     })?;
-    // Until the thread has said what became of it, and no longer: nobody waits for its end.
+    // Wait only until the thread has reported its outcome: the thread may never end.
     while !thread.is_finished() && !SAID.load(Ordering::Acquire) {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     Ok(String::new())
 }
 
-/// What the supervisor does: its own attempt, if that is asked for; otherwise it says how the other
-/// process ended.
+/// Does the work of the supervisor: its own attempt, if one is requested. Otherwise it prints how
+/// the other process ended.
 fn supervise(
     supervisor: UnconfinedSupervisor,
     request: &Request,
     handle: InodeHandle,
 ) -> Result<Infallible, Failure> {
-    // The process that started it is one that it has nothing to do with.
+    // The target is the process that started this one, which must be out of reach.
     let parent = rustix::process::getppid().ok_or("no process has started this one")?;
     let root = rustix::fs::open("/", OFlags::PATH, Mode::empty())?;
     let known = Known { parent, handle, proc_fds: root.try_clone()?, root };
@@ -208,7 +208,7 @@ fn supervise(
     supervisor.end_as(ServingExit::Status(0))
 }
 
-/// The thread has said what became of its attempt.
+/// Whether the thread has reported the outcome of its attempt.
 static SAID: AtomicBool = AtomicBool::new(false);
 
 fn host_config(share: &Path, inode_handles: InodeHandles) -> ShareConfig {
@@ -252,7 +252,7 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
             let mount = rustix::fs::openat2(&known.root, c".", flags, Mode::empty(), ResolveFlags::empty())?;
             known.handle.open(mount.as_fd(), OFlags::RDONLY).map(drop)
         }
-        // As in the daemon, where a request that panics is caught, and only it is lost.
+        // As in the daemon, where a panic is caught and costs only its request.
         "panic" => match std::panic::catch_unwind(fail) {
             Ok(()) => Err(io::Error::other("no panic")),
             Err(_said) => Ok(()),
@@ -313,7 +313,7 @@ fn fail() {
 }
 
 fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    // By the call that a worker's filter lets pass, where the filter does not see which path it is.
+    // Uses the call that the filter of a queue thread permits and whose path the filter cannot see.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat2(directory, path, flags, Mode::empty(), ResolveFlags::empty())?;
     let mut byte = [0];
@@ -326,7 +326,7 @@ fn open_for_reading(directory: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     if len == 1 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// From any directory up to the root, and down to the canary.
+/// Returns a path from any directory up to the root and down to the canary.
 fn upwards(canary: &Path) -> PathBuf {
     let mut path: PathBuf = std::iter::repeat_n("..", 32).collect();
     path.push(canary.strip_prefix("/").unwrap_or(canary));

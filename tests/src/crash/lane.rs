@@ -4,23 +4,23 @@
 use super::tree::{Act, Thing, Tree};
 use crate::frontend::locks::{Lock, READ, UNLOCK, WRITE};
 
-/// Names that a lane has at most.
+/// Largest number of names of a lane.
 const NAMES: u64 = 5;
 
-/// Bytes of a file beyond which it is cut.
+/// Length in bytes beyond which a file is truncated.
 const FILE_LEN_MAX: usize = 48 << 10;
 
-/// Numbers of a seed (xorshift64*).
+/// Random numbers from a seed (xorshift64*).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Of a seed, none of which is 0.
+    /// Starts from a seed. Every state is unequal to 0.
     pub const fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below a limit.
+    /// Returns a number below a limit.
     pub const fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -38,21 +38,21 @@ impl Random {
     }
 }
 
-/// What one lane has made, and what it does next.
+/// Names that one lane has made, and its next act.
 #[derive(Clone, Debug)]
 pub struct Lane {
     prefix: String,
     number: u32,
     random: Random,
     made: u64,
-    /// What stands in the folder of this lane's.
+    /// The lane's part of the folder.
     pub tree: Tree,
-    /// What it does now.
+    /// Act in progress.
     pub act: Act,
 }
 
 impl Lane {
-    /// A lane that has done nothing.
+    /// Returns a lane that has done nothing yet.
     pub fn new(seed: u64, number: u32) -> Self {
         let prefix = format!("lane{number}-");
         let random = Random::new(seed << 8 | u64::from(number));
@@ -60,12 +60,12 @@ impl Lane {
         Self { prefix, number, random, made: 1, tree: Tree::default(), act }
     }
 
-    /// What all its names begin with.
+    /// Returns the prefix of all names of the lane.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What it did has been done.
+    /// Records that the act in progress was acknowledged.
     pub fn acknowledge(&mut self) {
         self.tree = self.act.after(&self.tree);
         self.act = self.next();
@@ -110,7 +110,7 @@ impl Lane {
         }
     }
 
-    /// Something with a file.
+    /// Returns an act that changes a file.
     fn change(&mut self, name: String, len: usize) -> Act {
         if len > FILE_LEN_MAX {
             return Act::Truncate(name, self.random.len(len));
@@ -149,7 +149,7 @@ impl Lane {
         }
     }
 
-    /// Another file of this lane's.
+    /// Returns another file of the lane.
     fn other(&self, name: &str) -> Option<String> {
         let is_file = |thing: &Thing| matches!(thing, Thing::File(_));
         self.tree

@@ -1,5 +1,6 @@
-//! Work whose outcome is known whenever it is cut off: a guest at the wire that keeps a journal of
-//! its requests and their replies, and a checker that compares the host's files with the journal.
+//! Work whose outcome is known whenever it is interrupted: a guest at the wire that keeps a journal
+//! of its requests and their replies, and a checker that compares the host's files with the
+//! journal.
 //!
 //! Each lane has one act in progress at a time, and names of its own. So after a kill its names may
 //! be in two states: with that act and without it.
@@ -15,7 +16,8 @@ pub use lane::{Lane, Random};
 pub use player::{AWAITED, AWAITED_LOCK, HELD, Player, SETUP, Said};
 pub use tree::{Act, Thing, Tree};
 
-/// A journal, line by line: `+3` asks for the act of lane 3, `=3` says that it was told to be done.
+/// Returns a line of the journal: `+3` means that lane 3 starts its act, `=3` that the act was
+/// acknowledged.
 pub fn line(lane: usize, said: Said) -> String {
     match said {
         Said::Asks => format!("+{lane}\n"),
@@ -23,7 +25,7 @@ pub fn line(lane: usize, said: Said) -> String {
     }
 }
 
-/// What a journal says of the lanes of a guest that was cut off.
+/// State of the lanes of a guest that was interrupted, according to its journal.
 #[derive(Debug)]
 pub struct Journal {
     lanes: Vec<Lane>,
@@ -31,16 +33,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Of a guest that has said nothing.
+    /// Returns the journal of a guest that has not started any act.
     pub fn new(seed: u64, lanes: u32) -> Self {
         let lanes: Vec<Lane> = (0..lanes).map(|number| Lane::new(seed, number)).collect();
         Self { asked: vec![false; lanes.len()], lanes }
     }
 
-    /// Takes one line, without its end; whether it says that something is done.
+    /// Reads one line, without its end. Returns whether the line acknowledges an act.
     ///
     /// # Errors
-    /// A line that is none.
+    /// Fails if the line is invalid.
     pub fn take(&mut self, text: &str) -> io::Result<bool> {
         let wrong = || io::Error::other(format!("`{text}` is no line of a journal"));
         let (said, number) = text.split_at_checked(1).ok_or_else(wrong)?;
@@ -60,10 +62,10 @@ impl Journal {
         Ok(false)
     }
 
-    /// Holds a folder of the host against the journal and returns what stands there.
+    /// Compares a folder of the host with the journal and returns its content.
     ///
     /// # Errors
-    /// What is missing, wrong or too much.
+    /// Fails with the name that is missing, wrong or unexpected.
     pub fn check(&self, folder: &Path) -> io::Result<Tree> {
         let found = Tree::read(folder)?;
         let known: usize = self.lanes.iter().map(|lane| found.of(lane.prefix()).0.len()).sum();

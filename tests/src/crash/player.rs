@@ -13,36 +13,36 @@ use crate::linux::ENTRY_LEN;
 use crate::linux::O_RDWR;
 use std::collections::HashMap;
 
-/// How the guest sets the device up: a queue for its work, so wide that much fits before all is
-/// answered, and one for what waits.
+/// Set-up of the device: a queue for the work, large enough for many requests at once, and a queue
+/// for the waiting lock request.
 pub const SETUP: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
-/// The file of the root of which a guest has the flock while it works.
+/// File of the root whose flock the guest holds while it works.
 pub const HELD: &str = "held";
 
-/// The file of the root at which it waits for [`AWAITED_LOCK`].
+/// File of the root on which the guest waits for [`AWAITED_LOCK`].
 pub const AWAITED: &str = "awaited";
 
-/// What it waits for, and what another has to have meanwhile.
+/// Lock that the guest waits for, and that another guest has to hold meanwhile.
 pub const AWAITED_LOCK: Lock = Lock::posix(WRITE, 1, 0, 9);
 
-/// The queue on which it waits.
+/// Queue of the waiting lock request.
 const WAITS: usize = 2;
 
-/// Requests after which the guest waits for all answers: the front-end uses descriptors and buffers
-/// once until then.
+/// Number of requests after which the guest waits for all replies. Until then the front-end uses
+/// descriptors and buffers only once.
 const ROUND: usize = 250;
 
-/// What the guest tells of a lane.
+/// Event of a lane that the guest reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It asks for its act now.
+    /// The guest sends the request of its act.
     Asks,
-    /// It was told that it is done.
+    /// The act was acknowledged.
     Done,
 }
 
-/// The guest.
+/// Guest that works.
 #[derive(Debug)]
 pub struct Player {
     client: Client,
@@ -54,10 +54,10 @@ pub struct Player {
 }
 
 impl Player {
-    /// Begins in a folder of the share's root.
+    /// Starts in a folder of the share's root.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if the folder does not exist.
     pub fn new(mut client: Client, folder: &str, seed: u64, lanes: u32) -> Result<Self, FrontendError> {
         let directory = client.look_up(folder)?;
         let lanes = (0..lanes).map(|number| Lane::new(seed, number)).collect();
@@ -65,20 +65,21 @@ impl Player {
         Ok(Self { client, directory, lanes, opened, under_way, asked: 0 })
     }
 
-    /// What it has done.
+    /// Returns the lanes.
     pub fn lanes(&self) -> &[Lane] {
         &self.lanes
     }
 
-    /// The guest between two of its works, when it has nothing under way.
+    /// Returns the client. It may be used between two calls of [`Player::work`], when no request is
+    /// in progress.
     pub const fn client(&mut self) -> &mut Client {
         &mut self.client
     }
 
-    /// Takes the flock of [`HELD`], and waits for a lock of [`AWAITED`] from now on.
+    /// Takes the flock of [`HELD`] and starts to wait for a lock of [`AWAITED`].
     ///
     /// # Errors
-    /// Where the one is not to be had, or the other is.
+    /// Fails if the flock is refused, or if the lock is granted.
     pub fn stand_at_locks(&mut self) -> Result<(), FrontendError> {
         let held = self.client.open(HELD, O_RDWR)?;
         if self.client.set(held, Lock::flock(WRITE, 1))? != 0 {
@@ -92,7 +93,7 @@ impl Player {
         let after = Frame::new(GETATTR, 1).u32(0).u32(0).u64(0).unique(3).message();
         let after = queue.submit(memory, &after, OUT_HEADER_LEN + 104, shape)?;
         queue.kick()?;
-        // What came later on the same queue is answered, so the other has been looked at.
+        // A later request on the same queue is answered, so the lock request has been handled.
         if queue.wait(memory)?.head != u32::from(after.head) {
             return Err(FrontendError::Reply(format!(
                 "SETLKW was answered: nobody has the lock of {AWAITED}"
@@ -101,11 +102,11 @@ impl Player {
         Ok(())
     }
 
-    /// Works until `tell`, which hears of each act, says that it is enough; then waits for what is
-    /// under way, if `finish`.
+    /// Works until `tell`, which gets each event, returns that it is enough. If `finish` is set, it
+    /// then waits for the requests in progress.
     ///
     /// # Errors
-    /// A refused request, or one that is not answered.
+    /// Fails if a request is refused or gets no reply.
     pub fn work(
         &mut self,
         finish: bool,
@@ -138,10 +139,10 @@ impl Player {
         }
     }
 
-    /// Begins anew as a kernel does after a crash, without a word to the daemon about what it held.
+    /// Reboots as a kernel does after a crash, without DESTROY.
     ///
     /// # Errors
-    /// Where the daemon does not play along.
+    /// Fails if the daemon does not accept the new guest.
     pub fn reboot(mut self) -> Result<(), FrontendError> {
         let init = Frame::new(INIT, 0).u32(7).u32(45).u32(128 << 10).u32(0).u32(0).bytes(&[0; 44]);
         let asked = self.client.submit(init, 64)?;
@@ -164,7 +165,7 @@ impl Player {
         Ok(())
     }
 
-    /// Takes an answer: the act is done.
+    /// Handles a reply: the act is done.
     fn take(&mut self, lane: usize, reply: &Reply) -> Result<(), FrontendError> {
         let Some(lane) = self.lanes.get_mut(lane) else { return Ok(()) };
         let body =

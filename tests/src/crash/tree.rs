@@ -16,14 +16,14 @@ const EXCHANGE: u32 = 2;
 /// `FATTR_SIZE` and `FATTR_FH`.
 const SIZE_OF_HANDLE: u32 = 1 << 3 | 1 << 6;
 
-/// What a name stands for.
+/// Object that a name stands for.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Thing {
-    /// A file with these bytes.
+    /// File with these bytes.
     File(Vec<u8>),
-    /// An empty directory.
+    /// Empty directory.
     Directory,
-    /// A symbolic link to this.
+    /// Symbolic link to this target.
     Link(String),
 }
 
@@ -42,10 +42,10 @@ impl std::fmt::Debug for Thing {
 pub struct Tree(pub BTreeMap<String, Thing>);
 
 impl Tree {
-    /// What the host has in a folder.
+    /// Reads a folder of the host.
     ///
     /// # Errors
-    /// What the host says; something that no [`Thing`] is.
+    /// Fails with the error of the host, or if an object is none of [`Thing`].
     pub fn read(folder: &Path) -> io::Result<Self> {
         let mut tree = Self::default();
         for entry in fs::read_dir(folder)? {
@@ -65,14 +65,14 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The part whose names begin so.
+    /// Returns the part whose names have this prefix.
     #[must_use]
     pub fn of(&self, prefix: &str) -> Self {
         let mine = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
         Self(mine.map(|(name, thing)| (name.clone(), thing.clone())).collect())
     }
 
-    /// Bytes of a file; none where there is no such file.
+    /// Returns the bytes of a file, or an empty slice if the file does not exist.
     pub fn bytes(&self, name: &str) -> &[u8] {
         match self.0.get(name) {
             Some(Thing::File(bytes)) => bytes,
@@ -80,9 +80,9 @@ impl Tree {
         }
     }
 
-    /// Whether this is what `before` becomes where `act` was carried out or was not. Of a write it
-    /// may be the beginning, the hole before it included: that is how Linux leaves a write(2) of
-    /// any process that is killed in it.
+    /// Returns whether this tree can be the result of `before` if `act` was carried out or was not.
+    /// Of a write it may have only the beginning, including the hole before it: Linux leaves a
+    /// write(2) in that state if it kills the process during the call.
     pub fn is_outcome(&self, before: &Self, act: Option<&Act>) -> bool {
         let Some(act) = act else { return self == before };
         self == before
@@ -91,30 +91,30 @@ impl Tree {
     }
 }
 
-/// One change, which one request makes.
+/// Change that one request makes.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Act {
-    /// A file that was not there.
+    /// Creates a file.
     Create(String),
-    /// Bytes anywhere in a file, or behind its end.
+    /// Writes bytes within a file or beyond its end.
     Write(String, usize, Vec<u8>),
-    /// Bytes at its end.
+    /// Appends bytes to a file.
     Append(String, Vec<u8>),
-    /// Another length.
+    /// Changes the length of a file.
     Truncate(String, usize),
-    /// Another name, which may be one that is there.
+    /// Renames a file, possibly over another one.
     Rename(String, String),
-    /// Each gets the other's name.
+    /// Exchanges two names.
     Exchange(String, String),
-    /// No such file any more.
+    /// Removes a file.
     Unlink(String),
-    /// A directory.
+    /// Makes a directory.
     MakeDirectory(String),
-    /// No such directory any more.
+    /// Removes a directory.
     RemoveDirectory(String),
-    /// A link.
+    /// Makes a symbolic link.
     SymLink(String, String),
-    /// A lock on some bytes of a file, which changes nothing that is there.
+    /// Locks bytes of a file, which changes no name and no data.
     Lock(String, Lock),
 }
 
@@ -137,7 +137,7 @@ impl std::fmt::Debug for Act {
 }
 
 impl Act {
-    /// The tree afterwards.
+    /// Returns the tree after this act.
     #[must_use]
     pub fn after(&self, before: &Tree) -> Tree {
         let mut tree = before.clone();
@@ -175,7 +175,7 @@ impl Act {
         tree
     }
 
-    /// Of a write: the tree after as much of it as `found` has.
+    /// Returns the tree after the part of a write that `found` contains.
     fn begun(&self, before: &Tree, found: &Tree) -> Option<Tree> {
         let (name, at, bytes) = match self {
             Self::Write(name, at, bytes) => (name, *at, bytes),
@@ -195,7 +195,7 @@ impl Act {
         Some(Self::Write(name.clone(), at, bytes.get(..len)?.to_vec()).after(before))
     }
 
-    /// The message, and the bytes of the body of its answer. `None`: the file is not open.
+    /// Returns the message and the length of the reply's body. `None` if the file is not open.
     pub fn message(&self, directory: u64, opened: impl Fn(&str) -> Option<Opened>) -> Option<(Frame, usize)> {
         let write = |(node, handle): Opened, at: u64, flags: u32, bytes: &[u8]| {
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! A share, a daemon with a window, and a guest that maps.
+//! A share, a daemon with a window, and a guest that maps files.
 
 use super::{Rules, Window, connect};
 use crate::frontend::frame::opcode::{LOOKUP, OPEN_FILE, RELEASE, REMOVEMAPPING, SETUPMAPPING};
@@ -7,7 +7,7 @@ use crate::frontend::{Bench, FrontendError, Setup};
 use crate::linux::ENTRY_LEN;
 use std::io::Write as _;
 
-/// Where the node, the size and the flags stand in it.
+/// Offsets of node, size and flags in the reply to LOOKUP.
 const NODE_AT: usize = 0;
 const SIZE_AT: usize = 48;
 const FLAGS_AT: usize = 124;
@@ -18,18 +18,18 @@ pub const ATTR_DAX: u32 = 1 << 1;
 const WRITE: u64 = 1;
 const READ: u64 = 2;
 
-/// What a LOOKUP says of a file.
+/// Reply to a LOOKUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The node.
+    /// Node of the file.
     pub node: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The guest is to map it.
+    /// Whether the guest should map the file.
     pub dax: bool,
 }
 
-/// All that a test of the window needs.
+/// Share, daemon, guest and window of one test.
 #[derive(Debug)]
 pub struct Dax {
     /// The VMM's side of the window.
@@ -39,30 +39,30 @@ pub struct Dax {
 }
 
 impl Dax {
-    /// A share whose guest has sent INIT, behind a VMM with these rules.
+    /// Starts a share whose guest has sent INIT, behind a VMM with these rules.
     ///
     /// # Errors
-    /// Where the daemon does not start or the guest is refused.
+    /// Fails if the daemon does not start or refuses the guest.
     pub fn new(rules: Rules, arguments: &[&str]) -> Result<Self, FrontendError> {
         let mut dax = Self::before_init(rules, arguments)?;
         dax.bench.guest.init()?;
         Ok(dax)
     }
 
-    /// The same, but the guest has said nothing yet.
+    /// As [`Dax::new`], before INIT.
     ///
     /// # Errors
-    /// Where the daemon does not start.
+    /// Fails if the daemon does not start.
     pub fn before_init(rules: Rules, arguments: &[&str]) -> Result<Self, FrontendError> {
         let (folder, daemon) = Bench::serve(arguments)?;
         let (guest, window) = connect(daemon.socket(), Setup::default(), rules)?;
         Ok(Self { window, bench: Bench::of(guest, daemon, folder) })
     }
 
-    /// Makes a file of `len` bytes on the host, of which each page begins with its number.
+    /// Creates a file of `len` bytes on the host. Each page begins with its number.
     ///
     /// # Errors
-    /// Where the host has no room.
+    /// Fails if the host has no space.
     pub fn file(&self, name: &str, len: u64) -> Result<(), FrontendError> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(self.bench.host(name))?);
         let mut page = [0; 4096];
@@ -77,10 +77,10 @@ impl Dax {
         Ok(())
     }
 
-    /// LOOKUP in the share's root.
+    /// Sends LOOKUP in the share's root.
     ///
     /// # Errors
-    /// Where there is no such name.
+    /// Fails if the name does not exist.
     pub fn look_up(&mut self, name: &str) -> Result<Found, FrontendError> {
         let body = self.bench.body(Frame::new(LOOKUP, 1).name(name), ENTRY_LEN)?;
         Ok(Found {
@@ -90,56 +90,58 @@ impl Dax {
         })
     }
 
-    /// LOOKUP of a file and OPEN, as every mapping guest does before; the node and the handle.
+    /// Sends LOOKUP and OPEN of a file, as every guest does before it maps. Returns node and file
+    /// handle.
     ///
     /// # Errors
-    /// Where it may not be opened so.
+    /// Fails if the open is refused.
     pub fn open(&mut self, name: &str, flags: u32) -> Result<(u64, u64), FrontendError> {
         let node = self.look_up(name)?.node;
         let body = self.bench.body(Frame::new(OPEN_FILE, node).u32(flags).u32(0), 16)?;
         Ok((node, u64_at(&body, 0)?))
     }
 
-    /// RELEASE.
+    /// Sends RELEASE.
     ///
     /// # Errors
-    /// Where it is refused.
+    /// Fails if it is refused.
     pub fn release(&mut self, node: u64, handle: u64) -> Result<(), FrontendError> {
         self.bench.body(Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0), 0)?;
         Ok(())
     }
 
-    /// SETUPMAPPING to read; the errno.
+    /// Sends SETUPMAPPING for reading and returns the errno.
     ///
     /// # Errors
-    /// Where there is no answer.
+    /// Fails if there is no reply.
     pub fn map(&mut self, node: u64, from: u64, at: u64, len: u64) -> Result<i32, FrontendError> {
         self.bench.errno(setup_mapping(node, [from, len, READ, at]), 0)
     }
 
-    /// SETUPMAPPING to read and write; the errno.
+    /// Sends SETUPMAPPING for reading and writing and returns the errno.
     ///
     /// # Errors
-    /// Where there is no answer.
+    /// Fails if there is no reply.
     pub fn map_writable(&mut self, node: u64, from: u64, at: u64, len: u64) -> Result<i32, FrontendError> {
         self.bench.errno(setup_mapping(node, [from, len, READ | WRITE, at]), 0)
     }
 
-    /// REMOVEMAPPING of all these ranges in one message; the errno.
+    /// Sends REMOVEMAPPING of all these ranges in one message and returns the errno.
     ///
     /// # Errors
-    /// Where there is no answer.
+    /// Fails if there is no reply.
     pub fn unmap(&mut self, node: u64, ranges: &[(u64, u64)]) -> Result<i32, FrontendError> {
         self.bench.errno(remove_mapping(node, ranges), 0)
     }
 }
 
-/// A SETUPMAPPING as Linux sends it, without a handle: file offset, length, flags, window offset.
+/// Returns a SETUPMAPPING as Linux sends it, without a file handle: file offset, length, flags,
+/// window offset.
 pub fn setup_mapping(node: u64, [from, len, flags, at]: [u64; 4]) -> Frame {
     Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(from).u64(len).u64(flags).u64(at)
 }
 
-/// A REMOVEMAPPING.
+/// Returns a REMOVEMAPPING.
 pub fn remove_mapping(node: u64, ranges: &[(u64, u64)]) -> Frame {
     let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
     let frame = Frame::new(REMOVEMAPPING, node).u32(count);

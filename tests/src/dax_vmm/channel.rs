@@ -14,27 +14,27 @@ pub(super) const SHMEM_MAP: u32 = 9;
 pub(super) const SHMEM_UNMAP: u32 = 10;
 /// Version 1 of the protocol.
 const VERSION: u32 = 1;
-/// The message is an answer.
+/// Flag of a reply.
 const REPLY: u32 = 1 << 2;
-/// The message wants one.
+/// Flag of a message that needs a reply.
 const NEED_REPLY: u32 = 1 << 3;
-/// Bytes of a header: request, flags, length.
+/// Length of a header in bytes: request, flags, length.
 const HEADER_LEN: usize = 12;
-/// Bytes of a body at most; `VhostUserMMap` has 40.
+/// Largest length of a body in bytes. `VhostUserMMap` has 40.
 const BODY_LEN_MAX: usize = 4096;
 
 /// `VhostUserMMap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which window.
+    /// Number of the window.
     pub window: u8,
-    /// Bytes from the file's start.
+    /// Offset in the file in bytes.
     pub file_offset: u64,
-    /// Bytes from the window's start.
+    /// Offset in the window in bytes.
     pub at: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// 1: to be written too.
+    /// 1 if the mapping is writable.
     pub flags: u64,
 }
 
@@ -43,13 +43,13 @@ pub struct Range {
 pub(super) struct ChannelMessage {
     pub(super) code: u32,
     pub(super) wants_reply: bool,
-    /// `None`: the body has another length than a range.
+    /// Range. `None` if the body has another length than a range.
     pub(super) range: Option<Range>,
     pub(super) descriptor: Option<OwnedFd>,
 }
 
 impl ChannelMessage {
-    /// Waits for the next one; `None`: the daemon has closed the channel.
+    /// Receives the next message. Returns `None` if the daemon has closed the channel.
     pub(super) fn receive(mut stream: &UnixStream) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER_LEN];
         let mut descriptor = None;
@@ -70,7 +70,7 @@ impl ChannelMessage {
         Ok(Some(Self { code, wants_reply, range: range(&body), descriptor }))
     }
 
-    /// Answers it: 0 is success.
+    /// Replies to the message. The value 0 is success.
     pub(super) fn answer(&self, mut stream: &UnixStream, value: u64) -> io::Result<()> {
         let header = [self.code, VERSION | REPLY, 8];
         let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -78,7 +78,7 @@ impl ChannelMessage {
         stream.write_all(&bytes)
     }
 
-    /// Says something that is no answer to it.
+    /// Sends bytes that are no valid reply to the message.
     pub(super) fn answer_nonsense(&self, mut stream: &UnixStream) -> io::Result<()> {
         let header = [self.code ^ 3, VERSION | REPLY, 4000];
         let bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).chain([0xff; 5]).collect();

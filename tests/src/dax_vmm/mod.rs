@@ -1,5 +1,5 @@
-//! A VMM with a DAX window: it answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one
-//! existing VMM, maps the files for real, and loads and stores through the window as the guest's
+//! A VMM with a DAX window. It answers the daemon's SHMEM_MAP and SHMEM_UNMAP by the rules of one
+//! existing VMM, really maps the files, and loads and stores through the window as the guest's
 //! processor would.
 //!
 //! A message that no daemon may send is recorded as a fault, whatever the guest does.
@@ -32,7 +32,7 @@ pub use channel::Range;
 pub use rules::{Overlap, Protection, Rules};
 pub use vmm::{Counts, Told, WINDOW_START};
 
-/// The window of one front-end.
+/// Window of one front-end.
 pub struct Window {
     shared: Arc<Shared>,
     channel: UnixStream,
@@ -45,10 +45,10 @@ impl std::fmt::Debug for Window {
     }
 }
 
-/// Connects as [`Frontend::connect_with`] does, with a window that keeps to `rules`.
+/// Connects as [`Frontend::connect_with`] does, with a window that follows `rules`.
 ///
 /// # Errors
-/// Whatever the daemon refuses; [`FrontendError::Reply`] where it has no window.
+/// Fails if the daemon refuses a message. [`FrontendError::Reply`] if it has no window.
 pub fn connect(socket: &Path, setup: Setup, rules: Rules) -> Result<(Frontend, Window), FrontendError> {
     let mut guest = Frontend::greet(socket)?;
     let offered = guest.negotiate(setup.features)?;
@@ -64,10 +64,10 @@ pub fn connect(socket: &Path, setup: Setup, rules: Rules) -> Result<(Frontend, W
 }
 
 impl Window {
-    /// Asks the daemon how large the window is and gives it the back channel.
+    /// Asks the daemon for the size of the window and gives it the back channel.
     ///
     /// # Errors
-    /// Whatever the daemon refuses, and a window that is none.
+    /// Fails if the daemon refuses a message or describes an invalid window.
     pub fn open(guest: &mut Frontend, rules: Rules) -> Result<Self, FrontendError> {
         let (ours, theirs) = UnixStream::pair()?;
         guest.connection().set_backend_request_fd(&theirs)?;
@@ -111,37 +111,37 @@ impl Window {
         Ok(Self { shared, channel, server: Some(server) })
     }
 
-    /// Bytes of the window.
+    /// Returns the length of the window in bytes.
     pub fn len(&self) -> u64 {
         self.shared.len
     }
 
-    /// Never: a daemon has a window or offers none.
+    /// Returns whether the window is empty, which it never is.
     pub fn is_empty(&self) -> bool {
         self.shared.len == 0
     }
 
-    /// What the guest's processor finds in the window.
+    /// Loads bytes from the window as the guest's processor does.
     ///
     /// # Errors
-    /// `EFAULT` where nothing is mapped, or the file has ended.
+    /// `EFAULT` if the page is not mapped, or lies beyond the end of the file.
     pub fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
         self.state().pieces.load(at, len)
     }
 
-    /// What the guest's processor does when it stores.
+    /// Stores bytes to the window as the guest's processor does.
     ///
     /// # Errors
-    /// `EFAULT` where nothing is mapped, or not to be written.
+    /// `EFAULT` if the page is not mapped, or not writable.
     pub fn store(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.state().pieces.store(at, bytes)
     }
 
-    /// The bytes themselves, for a look at how fast they are: loads what is there into `into`, page
-    /// faults and all. The range must be mapped and within its file.
+    /// Copies bytes from the window into `into` directly, page faults included, to measure their
+    /// speed. The range must be mapped and within its file.
     ///
     /// # Errors
-    /// `EFAULT` where nothing is mapped.
+    /// `EFAULT` if the page is not mapped.
     pub fn copy_out(&self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
         let mut done = 0;
         self.state().pieces.each(at, into.len(), |slice| {
@@ -150,10 +150,10 @@ impl Window {
         })
     }
 
-    /// As [`Window::copy_out`], the other way round. The range must be mapped to be written.
+    /// As [`Window::copy_out`], in the other direction. The range must be writable.
     ///
     /// # Errors
-    /// `EFAULT` where nothing is mapped.
+    /// `EFAULT` if the page is not mapped.
     pub fn copy_in(&self, at: u64, from: &[u8]) -> Result<(), Errno> {
         let mut done = 0;
         self.state().pieces.each(at, from.len(), |slice| {
@@ -164,74 +164,74 @@ impl Window {
         })
     }
 
-    /// Which page of the machine's memory the guest has at `at`, which must be mapped and within
-    /// its file. For root.
+    /// Returns the number of the host's physical page at `at`, which must be mapped and within its
+    /// file. Needs root.
     ///
     /// # Errors
-    /// `EFAULT` where nothing is mapped, `EPERM` for who may not know.
+    /// `EFAULT` if the page is not mapped, `EPERM` without root.
     pub fn frame(&self, at: u64) -> Result<u64, Errno> {
         self.state().pieces.frame(at)
     }
 
-    /// Where something is mapped: each beginning and length.
+    /// Returns the mapped ranges: start and length of each.
     pub fn places(&self) -> Vec<(u64, u64)> {
         self.state().pieces.places()
     }
 
-    /// How many messages there were.
+    /// Returns the numbers of messages.
     pub fn counts(&self) -> Counts {
         self.state().counts
     }
 
-    /// Each message, in the order of its answer, since this was called last.
+    /// Returns the messages since the last call, in the order of their replies.
     pub fn take_told(&self) -> Vec<Told> {
         std::mem::take(&mut self.state().told)
     }
 
-    /// What no daemon may do and this one did.
+    /// Returns the messages that no daemon may send and that this one sent.
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
     }
 
-    /// From now on messages are taken and not answered.
+    /// Takes messages from now on without a reply.
     pub fn fall_silent(&self) {
         self.change(|state| state.mood = Mood::Silent);
     }
 
-    /// Answers again, beginning with what has come meanwhile.
+    /// Replies again, first to the messages that have arrived meanwhile.
     pub fn speak(&self) {
         self.change(|state| state.mood = Mood::ByTheRules);
     }
 
-    /// Refuses everything until it speaks again.
+    /// Refuses every message until [`Window::speak`].
     pub fn refuse(&self) {
         self.change(|state| state.mood = Mood::Refusing);
     }
 
-    /// Refuses to map anything to be written until it speaks again.
+    /// Refuses writable mappings until [`Window::speak`].
     pub fn refuse_writable(&self) {
         self.change(|state| state.mood = Mood::RefusingWritable);
     }
 
-    /// Answers with bytes that are no answer until it speaks again.
+    /// Replies with invalid bytes until [`Window::speak`].
     pub fn talk_nonsense(&self) {
         self.change(|state| state.mood = Mood::Nonsense);
     }
 
-    /// Takes so long for each message.
+    /// Waits for so long before each reply.
     pub fn slow_down(&self, time: Duration) {
         self.change(|state| state.mood = Mood::Slow(time));
     }
 
-    /// The last queue has been stopped: no message may come any more.
+    /// Records that the last queue has been stopped. No message may arrive after it.
     pub fn expect_nothing(&self, nothing: bool) {
         self.change(|state| state.stopped = nothing);
     }
 
-    /// What the VMM does by itself when the device is reset.
+    /// Does the part of a device reset that a VMM does by itself.
     ///
     /// # Errors
-    /// Where the daemon refuses to forget the memory.
+    /// Fails if the daemon does not forget the memory.
     pub fn reset(&self) -> Result<(), FrontendError> {
         if !self.shared.rules.drops_on_reset {
             return Ok(());
@@ -246,13 +246,13 @@ impl Window {
     /// Closes the back channel.
     ///
     /// # Errors
-    /// Where it is closed already.
+    /// Fails if it is already closed.
     pub fn hang_up(&self) -> io::Result<()> {
         self.channel.shutdown(Shutdown::Both)
     }
 
-    /// Waits until so many messages have come in all, answered or not. `false`: they have not in
-    /// time.
+    /// Waits until so many messages have arrived in total, answered or not. Returns `false` if the
+    /// time limit passes.
     pub fn wait_for_messages(&self, received: u64) -> bool {
         let few = |state: &mut State| state.counts.received < received;
         let waited = self.shared.changed.wait_timeout_while(self.state(), LIMIT, few);
@@ -271,12 +271,13 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // What it has not said it does not say now, and one that is closed already is what we want.
+        // Ignore the result: a message that has not arrived by now is not expected, and the
+        // connection may already be closed.
         drop(self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.channel.shutdown(Shutdown::Both).unwrap_or_default();
         self.speak();
         if let Some(server) = self.server.take() {
-            // It has no more to say, even if it panicked: the test's assertions do.
+            // Ignore the result: the test's assertions report a panic of this thread.
             drop(server.join());
         }
     }
@@ -294,10 +295,10 @@ mod tests {
 
     const SLOT: u64 = 2 << 20;
 
-    /// A window, and a daemon that says what the test says.
+    /// Returns a window, and a daemon that sends the messages of the test.
     fn scripted(rules: Rules) -> (Window, Backend) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // There is no connection that could be told of memory.
+        // This window has no connection for messages about memory.
         let rules = Rules { tells_memory: false, ..rules };
         let window = Window::over(ours, 4 * SLOT, rules, None).unwrap();
         let daemon = Backend::from_stream(theirs);

@@ -19,28 +19,28 @@ use vm_memory::{
     WriteVolatile as _,
 };
 
-/// `PROT_READ`, `PROT_WRITE` and `MAP_SHARED` of `mmap(2)`, the same on every Linux but a few.
+/// `PROT_READ`, `PROT_WRITE` and `MAP_SHARED` of `mmap(2)`, the same on almost every Linux.
 const PROT_READ: i32 = 1;
 const PROT_WRITE: i32 = 2;
 const MAP_SHARED: i32 = 1;
 
-/// What a mapping lets the guest do.
+/// Access that a mapping allows to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
     Read,
     ReadAndWrite,
 }
 
-/// A part of the window with a part of a mapping under it.
+/// Part of the window with a part of a mapping.
 #[derive(Clone, Debug)]
 struct Piece {
     len: u64,
-    /// Bytes of the mapping before it.
+    /// Bytes of the mapping before this part.
     skipped: u64,
     region: Arc<MmapRegion>,
 }
 
-/// The window.
+/// Mapped parts of the window, by their start.
 #[derive(Debug, Default)]
 pub(super) struct WindowPieces(BTreeMap<u64, Piece>);
 
@@ -61,35 +61,35 @@ pub(super) fn map(file: File, offset: u64, len: u64, rights: Rights) -> io::Resu
 }
 
 impl WindowPieces {
-    /// Mappings, or parts of them.
+    /// Returns the number of mappings, or parts of mappings.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Where each lies: its beginning and its length.
+    /// Returns start and length of each part.
     pub(super) fn places(&self) -> Vec<(u64, u64)> {
         self.0.iter().map(|(at, piece)| (*at, piece.len)).collect()
     }
 
-    /// Whether anything lies in the range.
+    /// Returns whether anything in the range is mapped.
     pub(super) fn overlaps(&self, at: u64, len: u64) -> bool {
         let end = at.saturating_add(len);
         self.0.range(..end).next_back().is_some_and(|(start, piece)| start + piece.len > at)
     }
 
-    /// Whether one mapping is the range exactly.
+    /// Returns whether the range is exactly one mapping.
     pub(super) fn is_exact(&self, at: u64, len: u64) -> bool {
         self.0.get(&at).is_some_and(|piece| piece.len == len)
     }
 
-    /// Puts a mapping there, over whatever there was.
+    /// Puts a mapping at `at`, over any earlier one.
     pub(super) fn put(&mut self, at: u64, region: MmapRegion) {
         let len = region.size() as u64;
         self.clear(at, len);
         self.0.insert(at, Piece { len, skipped: 0, region: Arc::new(region) });
     }
 
-    /// Takes out what lies in the range, and only that.
+    /// Removes the mappings in the range, and only those.
     pub(super) fn clear(&mut self, at: u64, len: u64) {
         let end = at.saturating_add(len);
         let reached = self.0.range(..end).rev().take_while(|(start, piece)| *start + piece.len > at);
@@ -107,14 +107,14 @@ impl WindowPieces {
         }
     }
 
-    /// Takes out everything; returns what there was.
+    /// Removes everything. Returns the removed ranges.
     pub(super) fn drop_all(&mut self) -> Vec<(u64, u64)> {
         let places = self.places();
         self.0.clear();
         places
     }
 
-    /// What a load of `len` bytes at `at` brings.
+    /// Returns the bytes that a load of `len` bytes at `at` yields.
     pub(super) fn load(&self, at: u64, len: usize) -> Result<Vec<u8>, Errno> {
         let mut scratch = scratch()?;
         self.each(at, len, |slice| scratch.write_all_volatile(slice).map_err(errno))?;
@@ -124,7 +124,7 @@ impl WindowPieces {
         Ok(bytes)
     }
 
-    /// What a store does. Like a processor's, it may fault after its first pages.
+    /// Stores bytes. Like a store of the processor, it may fault after its first pages.
     pub(super) fn store(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
         let mut scratch = scratch()?;
         scratch.write_all(bytes).map_err(|error| host(&error))?;
@@ -135,13 +135,13 @@ impl WindowPieces {
         })
     }
 
-    /// Which page of the machine's memory lies at `at`, by `/proc/self/pagemap` (root only).
+    /// Returns the number of the physical page at `at`, from `/proc/self/pagemap` (root only).
     pub(super) fn frame(&self, at: u64) -> Result<u64, Errno> {
-        /// The page is in memory; and the bits of its number (Linux, `admin-guide/mm/pagemap`).
+        /// Bit of a page in memory, and the bits of its number (Linux, `admin-guide/mm/pagemap`).
         const PRESENT: u64 = 1 << 63;
         const NUMBER: u64 = (1 << 55) - 1;
-        // Loaded by the processor itself: what only the kernel has touched is in no table of this
-        // process.
+        // Loads the page with the processor: a page that only the kernel has touched is in no page
+        // table of this process.
         let mut address = 0;
         self.each(at, 1, |slice| {
             slice.copy_to(&mut [0_u8]);
@@ -155,7 +155,7 @@ impl WindowPieces {
         if entry & PRESENT != 0 && entry & NUMBER != 0 { Ok(entry & NUMBER) } else { Err(Errno::PERM) }
     }
 
-    /// Calls `with` for each piece of memory that makes up the range.
+    /// Calls `with` for each piece of memory in the range.
     pub(super) fn each(
         &self,
         at: u64,
@@ -202,7 +202,7 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
-    /// A file of three pages full of 1, 2 and 3.
+    /// Returns a file of three pages full of 1, 2 and 3.
     fn file() -> File {
         let mut file = scratch().unwrap();
         for byte in 1..=3 {

@@ -1,49 +1,49 @@
-//! Differences between VMMs in what they map, as their sources say and as QEMU 11.1 does.
+//! Differences between VMMs in their mappings, from their sources and from QEMU 11.1.
 
-/// What a VMM does with a range that is taken.
+/// Reaction of a VMM to a range that is already mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
     /// QEMU: the request is refused.
     Refused,
-    /// `mmap(MAP_FIXED)`: the new mapping is there and the old one is not.
+    /// `mmap(MAP_FIXED)`: the new mapping replaces the old one.
     Replaced,
 }
 
-/// With which rights a VMM maps.
+/// Rights of a VMM's mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// With those that the message asks for.
+    /// The rights that the message asks for.
     AsAsked,
-    /// To be read and written, whatever the message says (QEMU: `memory_region_init_ram_from_fd`).
-    /// A descriptor that is `O_RDONLY` then cannot be mapped at all.
+    /// Readable and writable, whatever the message says (QEMU: `memory_region_init_ram_from_fd`).
+    /// An `O_RDONLY` descriptor then cannot be mapped.
     Writable,
-    /// To be read and written if the descriptor allows it, else to be read: a VMM that is on the
-    /// guest's side.
+    /// Readable and writable if the descriptor allows it, otherwise readable: a VMM on the side of
+    /// a hostile guest.
     AllThereIs,
 }
 
-/// One VMM.
+/// Rules of one VMM.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// A second mapping over a first.
+    /// Reaction to a mapping over an earlier one.
     pub overlap: Overlap,
-    /// An unmap is refused unless it names one earlier mapping, neither more nor less.
+    /// Whether an unmap is refused unless its range is exactly one earlier mapping.
     pub exact_unmap: bool,
-    /// A range that ends behind the end of the file is mapped.
+    /// Whether a range beyond the end of the file is mapped.
     pub past_end_of_file: bool,
     /// Rights of a mapping.
     pub protection: Protection,
-    /// Mappings at once.
+    /// Largest number of mappings at the same time.
     pub mappings_max: usize,
-    /// Each mapping is guest memory, of which the daemon is told before the answer (`ADD_MEM_REG`,
-    /// `REM_MEM_REG`).
+    /// Whether each mapping is guest memory that the VMM announces to the daemon before its reply
+    /// (`ADD_MEM_REG`, `REM_MEM_REG`).
     pub tells_memory: bool,
-    /// A reset of the device takes out everything.
+    /// Whether a reset of the device removes all mappings.
     pub drops_on_reset: bool,
 }
 
 impl Rules {
-    /// QEMU 11.1.
+    /// Returns the rules of QEMU 11.1.
     pub const fn strict() -> Self {
         Self {
             overlap: Overlap::Refused,
@@ -56,7 +56,7 @@ impl Rules {
         }
     }
 
-    /// A VMM that reserves the window and maps into it, as crosvm does.
+    /// Returns the rules of a VMM that reserves the window and maps into it, as crosvm does.
     pub const fn mapping() -> Self {
         Self {
             overlap: Overlap::Replaced,
@@ -69,7 +69,7 @@ impl Rules {
         }
     }
 
-    /// The same, but it gives the guest what it can.
+    /// Returns the same rules, with all rights that the descriptor allows.
     pub const fn greedy() -> Self {
         Self { protection: Protection::AllThereIs, ..Self::mapping() }
     }

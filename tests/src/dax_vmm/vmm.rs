@@ -14,45 +14,45 @@ use std::time::Duration;
 use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 
-/// Where the window lies in the guest's memory, physically.
+/// Physical address of the window in the guest's memory.
 pub const WINDOW_START: u64 = 1 << 40;
 
-/// One message of the daemon and what came of it.
+/// One message of the daemon and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// SHMEM_MAP; else SHMEM_UNMAP.
+    /// Whether it was SHMEM_MAP; otherwise SHMEM_UNMAP.
     pub map: bool,
-    /// Its range.
+    /// Range of the message.
     pub range: Range,
-    /// The descriptor that came along was open for writing.
+    /// Whether the descriptor of the message was open for writing.
     pub writable_descriptor: bool,
-    /// It was done.
+    /// Whether the VMM did it.
     pub accepted: bool,
 }
 
-/// How many messages there were.
+/// Numbers of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// SHMEM_MAP that were done.
+    /// SHMEM_MAP messages that succeeded.
     pub mapped: u64,
-    /// SHMEM_UNMAP that were done.
+    /// SHMEM_UNMAP messages that succeeded.
     pub unmapped: u64,
-    /// Either, refused.
+    /// Messages that were refused.
     pub refused: u64,
-    /// That have come, answered or not.
+    /// Messages that arrived, answered or not.
     pub received: u64,
 }
 
-/// Where the VMM has the window.
+/// Address of the window in the VMM.
 const VMM_WINDOW: u64 = 0x6000_0000_0000;
 
-/// What is aligned wrongly for every host.
+/// Smallest page of any host.
 const PAGE: u64 = 4096;
 
-/// Messages of which the window keeps a record; of those after it knows the number only.
+/// Largest number of recorded messages. Later ones are only counted.
 const RECORDED_MAX: usize = 10_000;
 
-/// How the VMM answers.
+/// Way in which the VMM replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
     ByTheRules,
@@ -78,7 +78,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     pub(super) rules: Rules,
     pub(super) len: u64,
-    /// For `ADD_MEM_REG`. Taken out at the end, so that the connection closes with the front-end.
+    /// Connection for `ADD_MEM_REG`. It is taken out at the end, so that it closes together with
+    /// the front-end.
     pub(super) connection: Mutex<Option<Connection>>,
 }
 
@@ -93,7 +94,7 @@ impl Shared {
                 Ok(Some(mut message)) => {
                     let accepted = self.take(&mut message);
                     if self.lock().mood == Mood::Nonsense {
-                        // One that has gone needs neither.
+                        // Ignore the result: the daemon may have closed the channel.
                         message.answer_nonsense(stream).unwrap_or_default();
                         continue;
                     }
@@ -111,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Does what the daemon asks, or not.
+    /// Carries out a message. Returns whether that succeeded.
     fn take(&self, message: &mut ChannelMessage) -> bool {
         let mut state = self.lock();
         state.counts.received += 1;
@@ -162,7 +163,7 @@ impl Shared {
         accepted
     }
 
-    /// What no daemon may send.
+    /// Returns the fault of a message that no daemon may send.
     fn fault(&self, message: &ChannelMessage, range: Range) -> Option<&'static str> {
         let map = message.code == SHMEM_MAP;
         if ![SHMEM_MAP, SHMEM_UNMAP].contains(&message.code) {

@@ -1,8 +1,8 @@
-//! A disk that refuses to write certain blocks: those of one file. Everything else on it works, so
-//! that the host's kernel reports only an error of writeback.
+//! A disk that refuses to write the blocks of one file. Everything else on it works, so that the
+//! host's kernel reports only an error of writeback.
 //!
-//! The disk is a file in a tmpfs with room for all of it. The blocks of the file are holes, and
-//! their room is taken by another file. So a write to them finds no space. A loop device reports
+//! The disk is a file in a tmpfs that has enough space for it. The blocks of the file are holes,
+//! and another file takes their space. So a write to them finds no space. A loop device reports
 //! that as an error of the disk: ENOSPC, or EIO on older kernels.
 
 use std::fs::{self, File};
@@ -15,13 +15,13 @@ use tempfile::TempDir;
 
 use super::{FileSystem, Mounted};
 
-/// Bytes of a block, on the disk and in the tmpfs.
+/// Length of a block in bytes, on the disk and in the tmpfs.
 const BLOCK_LEN: usize = 4096;
 
-/// Room of the tmpfs beside the disk.
+/// Space of the tmpfs in addition to the disk, in bytes.
 const SPARE_LEN: u64 = 1 << 20;
 
-/// A mounted ext4 on such a disk. Dropping it takes both away.
+/// Mounted ext4 on such a disk. Dropping it removes both.
 #[derive(Debug)]
 pub struct FailingDisk {
     // Dropped in this order.
@@ -31,10 +31,10 @@ pub struct FailingDisk {
 }
 
 impl FailingDisk {
-    /// A disk that works.
+    /// Starts a disk without faults.
     ///
     /// # Errors
-    /// Without root, without the part `disks`.
+    /// Fails without root, or if the part `disks` is not fetched.
     pub fn start() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("pinhole-failing-").tempdir()?;
         let kind = FileSystem::Ext4;
@@ -42,13 +42,13 @@ impl FailingDisk {
         let memory = Mounted::new("tmpfs", &size, Path::new("failing"), folder.path().to_path_buf())?;
         let disk = folder.path().join("disk");
         rustix::fs::fallocate(File::create(&disk)?, FallocateFlags::empty(), 0, kind.disk_len())?;
-        // A journal would tell of the file's data a second time.
+        // A journal would contain the data of the file a second time.
         kind.make_with(&disk, &["-O", "^has_journal"])?;
         let mounted = Mounted::new(kind.name(), "loop", &disk, folder.path().join("mnt"))?;
         Ok(Self { mounted, memory, _folder: folder })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn folder(&self) -> &Path {
         self.mounted.folder()
     }
@@ -57,10 +57,10 @@ impl FailingDisk {
         self.memory.folder().join(name)
     }
 
-    /// Makes a file of some blocks.
+    /// Creates a file of some blocks.
     ///
     /// # Errors
-    /// What the host says.
+    /// Fails with the error of the host.
     pub fn make_file(&self, name: &str, blocks: u8) -> io::Result<()> {
         let mut file = File::create(self.folder().join(name))?;
         for number in 0..blocks {
@@ -69,10 +69,10 @@ impl FailingDisk {
         file.sync_all()
     }
 
-    /// From now on the disk refuses what is written to that file, as it was made.
+    /// Lets the disk refuse writes to the blocks of that file from now on.
     ///
     /// # Errors
-    /// Where its blocks are not found on the disk.
+    /// Fails if the blocks are not found on the disk.
     pub fn refuse(&self, name: &str, blocks: u8) -> io::Result<()> {
         let disk = File::options().read(true).write(true).open(self.path("disk"))?;
         let wanted: Vec<_> = (0..blocks).map(|number| block(name, number)).collect();
@@ -100,16 +100,16 @@ impl FailingDisk {
         }
     }
 
-    /// From now on it writes again.
+    /// Lets the disk write again.
     ///
     /// # Errors
-    /// Where it did not refuse.
+    /// Fails if the disk did not refuse writes.
     pub fn mend(&self) -> io::Result<()> {
         fs::remove_file(self.path("filler"))
     }
 }
 
-/// What is in a block of a file, and in no other.
+/// Returns the content of one block of a file. It differs from every other block.
 fn block(name: &str, number: u8) -> Vec<u8> {
     let text = format!("block {number} of {name}, as it was made\n");
     text.bytes().cycle().take(BLOCK_LEN).collect()

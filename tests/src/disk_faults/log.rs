@@ -1,12 +1,12 @@
 //! The log of a disk, in the format of Linux's dm-log-writes (`drivers/md/dm-log-writes.c`) as
-//! QEMU's `blklogwrites` writes it: every write with its data and every flush, in order. And the
-//! disk that a loss of power would have left.
+//! QEMU's `blklogwrites` writes it: every write with its data and every flush, in order. From it
+//! follows the disk that a loss of power leaves.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-/// Bytes of a sector, in the log and on the disk: what the harness starts the disk with.
+/// Length of a sector in bytes, in the log and on the disk. The harness starts the disk with it.
 pub(super) const SECTOR_LEN: u64 = 512;
 
 /// `WRITE_LOG_MAGIC`.
@@ -19,11 +19,11 @@ const DISCARD: u64 = 4;
 /// Bytes of a log that are copied at once.
 const PIECE_LEN: usize = 1 << 20;
 
-/// A moment in a disk's life: so many entries of its log.
+/// Moment in the history of a disk, as a number of entries of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub(super) u64);
 
-/// One entry: what the disk was asked for.
+/// Entry of the log: one request to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     /// First sector of the disk.
@@ -33,12 +33,12 @@ struct Entry {
 }
 
 impl Entry {
-    /// Makes durable what came before it.
+    /// Returns whether the entry makes all earlier writes durable.
     const fn is_flush(self) -> bool {
         self.flags & FLUSH != 0
     }
 
-    /// Sectors of data that follow in the log.
+    /// Returns the number of sectors of data that follow in the log.
     const fn logged_sectors(self) -> u64 {
         if self.flags & DISCARD == 0 { self.sectors } else { 0 }
     }
@@ -53,7 +53,8 @@ fn fault(what: impl Into<String>) -> io::Error {
     io::Error::other(what.into())
 }
 
-/// The last flush that the disk has answered. It writes the head of the log anew with each.
+/// Returns the last flush that the disk has answered. The disk rewrites the head of the log with
+/// each flush.
 pub(super) fn last_flush(log: &File) -> io::Result<Moment> {
     let mut head = [0; 32];
     log.read_exact_at(&mut head, 0)?;
@@ -67,7 +68,7 @@ pub(super) fn last_flush(log: &File) -> io::Result<Moment> {
     Ok(Moment(entries))
 }
 
-/// Every entry, with the place of its data in the log.
+/// Returns the entries with the offsets of their data in the log.
 fn entries(log: &File, until: Moment) -> io::Result<Vec<(Entry, u64)>> {
     let mut found = Vec::new();
     let mut at = SECTOR_LEN;
@@ -85,9 +86,9 @@ fn entries(log: &File, until: Moment) -> io::Result<Vec<(Entry, u64)>> {
     Ok(found)
 }
 
-/// Writes to `image`, which is as long as the disk and all zeros, what is on the disk when the
-/// power fails at a moment: all up to the last flush, and nothing that came later. A real disk may
-/// keep some of that too; this is the worst that it may do.
+/// Writes to `image` the content of the disk if the power fails at a moment: all data up to the
+/// last flush, and no later data. `image` is as long as the disk and all zeros. A real disk may
+/// also keep some later data; this is the worst case.
 pub(super) fn replay(log: &File, at: Moment, image: &File) -> io::Result<()> {
     let entries = entries(log, at)?;
     let durable = entries.iter().rposition(|(entry, _)| entry.is_flush()).map_or(0, |last| last + 1);
@@ -116,7 +117,7 @@ mod tests {
 
     const LEN: u64 = 8 * SECTOR_LEN;
 
-    /// A log of these entries, each write with one byte value all through.
+    /// Returns a log of these entries. The data of each write repeats one byte.
     fn log(written: &[(Entry, u8)]) -> File {
         let log = tempfile::tempfile().unwrap();
         let words = |words: [u64; 4]| words.map(u64::to_le_bytes).concat();

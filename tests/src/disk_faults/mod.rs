@@ -2,9 +2,9 @@
 //! is left if the power fails at a chosen moment.
 //!
 //! The disk is a file that `qemu-storage-daemon` serves by FUSE from a `blklogwrites` node, with a
-//! loop device on it. So no kernel module is needed, no mount is visible to others, and nothing
-//! waits for the host's disk. The host's kernel recovers the file system. The programs come from
-//! `cargo xtask guest --disks`.
+//! loop device on it. So no kernel module is needed, no mount is visible to other processes, and
+//! nothing waits for the host's disk. The host's kernel recovers the file system. The programs come
+//! from `cargo xtask guest --disks`.
 
 mod failing;
 mod log;
@@ -27,7 +27,7 @@ pub use log::Moment;
 use mounted::{LIMIT, LOOK, run};
 pub use mounted::{Mounted, leave_the_hosts_mounts};
 
-/// Room for the log; it takes no more of the machine's disk than is in it.
+/// Largest length of the log in bytes. It uses only as much of the host's disk as it contains.
 const LOG_LEN: u64 = 4 << 30;
 
 /// A file system of the host's kernel.
@@ -42,10 +42,10 @@ pub enum FileSystem {
 }
 
 impl FileSystem {
-    /// All of them.
+    /// All file systems.
     pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
-    /// As `mount -t` has it.
+    /// Returns the name as `mount -t` takes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -54,7 +54,7 @@ impl FileSystem {
         }
     }
 
-    /// Bytes of a disk for it: near the least that its maker takes.
+    /// Returns the length in bytes of a disk for it: near the least that its `mkfs` accepts.
     const fn disk_len(self) -> u64 {
         match self {
             Self::Ext4 => 64 << 20,
@@ -63,11 +63,11 @@ impl FileSystem {
         }
     }
 
-    /// Makes one on a disk, with features that a kernel of 2022 knows; nothing is discarded first,
-    /// the disk is empty.
+    /// Makes the file system on a disk, with features that a kernel of 2022 knows. It discards
+    /// nothing first, because the disk is empty.
     ///
     /// # Errors
-    /// Where the part `disks` is not fetched, or what the maker says.
+    /// Fails if the part `disks` is not fetched, or with the output of `mkfs`.
     pub fn make(self, disk: &Path) -> io::Result<()> {
         self.make_with(disk, &[])
     }
@@ -90,10 +90,10 @@ fn disks() -> io::Result<PathBuf> {
     Pieces::locate().disks().map_err(io::Error::other)
 }
 
-/// A program of the fetched tree by its path there, on the tree's own libraries.
+/// Returns a program of the fetched tree by its path there. It runs with the tree's own libraries.
 ///
 /// # Errors
-/// Where the part `disks` is not fetched.
+/// Fails if the part `disks` is not fetched.
 pub fn fetched_program(path: &str) -> io::Result<Command> {
     let tree = disks()?;
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
@@ -102,7 +102,7 @@ pub fn fetched_program(path: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// A mounted file system on a disk that keeps a log. Dropping it takes both away.
+/// Mounted file system on a disk that keeps a log. Dropping it removes both.
 #[derive(Debug)]
 pub struct LoggedDisk {
     kind: FileSystem,
@@ -113,7 +113,7 @@ pub struct LoggedDisk {
     work: Work,
 }
 
-/// A folder in memory: what waits for a disk of this machine would make each crash state slow.
+/// Folder in memory. On a disk of the host, each crash state would be slow.
 #[derive(Debug)]
 struct Work {
     memory: Mounted,
@@ -132,23 +132,23 @@ impl Work {
     }
 }
 
-/// The process that is the disk, in a mount namespace of its own: were it the last in the one where
-/// the disk is mounted, its end would unmount that, and wait for the disk for ever. Its file is
-/// nowhere else to be seen.
+/// Process that serves the disk, in its own mount namespace. If it were the last process in the
+/// namespace where the disk is mounted, its end would unmount the disk, and wait for the disk
+/// forever. Its file is visible nowhere else.
 #[derive(Debug)]
 struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that has ended needs no killing; either way it is reaped.
+        // Ignore the result: the process may have ended. In both cases it is reaped.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
 impl Server {
-    /// Starts it on the files `disk` and `log` of `work`, as the file `device` there, and waits
-    /// until that is the disk.
+    /// Starts the process on the files `disk` and `log` of `work`, as the file `device` there, and
+    /// waits until that file is the disk.
     fn start(work: &Work, len: u64) -> io::Result<Self> {
         let file = |name: &str| {
             format!("driver=file,node-name={name},filename={},cache.no-flush=on", work.join(name).display())
@@ -163,7 +163,7 @@ impl Server {
             .arg(format!("type=fuse,id=disk,node-name=logged,writable=on,mountpoint={}", device.display()));
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private"]);
-        // If this process dies by a signal, so does the disk.
+        // If this process dies by a signal, the process of the disk dies too.
         command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(disk.get_program()).args(disk.get_args());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
         let server =
@@ -178,26 +178,26 @@ impl Server {
         Ok(server)
     }
 
-    /// A path as the server sees it.
+    /// Returns the path at which the server sees `path`.
     fn seen(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.0.id()));
         root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Mounts its file `device` on `point`, by the loop device that is returned.
+    /// Mounts its file `device` on `point`, through the loop device that is returned.
     fn mount(&self, kind: FileSystem, device: &Path, point: PathBuf) -> io::Result<(Mounted, PathBuf)> {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.0.id());
         let mut attach = Command::new("nsenter");
         attach.arg(namespace).args(["losetup", "--find", "--show"]).arg(device);
         let loop_device = PathBuf::from(run(&mut attach)?.trim());
         let mounted = Mounted::new(kind.name(), "rw", &loop_device, point);
-        // It is in use, so this takes effect when it is no more.
+        // The device is in use, so this takes effect when its last user ends.
         run(Command::new("losetup").arg("--detach").arg(&loop_device))?;
         Ok((mounted?, loop_device))
     }
 
-    /// Waits until the file is no longer under the loop device. A daemon that was killed holds its
-    /// copy of a mount until it is gone, which is a little after it was reaped.
+    /// Waits until the loop device no longer uses the file. A daemon that was killed holds its copy
+    /// of a mount until it is gone, which is a little after it was reaped.
     fn wait_until_unused(&self, device: &Path, loop_device: &Path) -> io::Result<()> {
         let number = fs::metadata(self.seen(device))?.dev();
         let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
@@ -205,7 +205,7 @@ impl Server {
         loop {
             let mut list = Command::new("losetup");
             list.args(["--list", "--noheadings", "--output", "BACK-MAJ:MIN"]).arg(loop_device);
-            // Without a file there is nothing to list.
+            // The command fails if the file is gone.
             if run(&mut list).map_or(true, |listed| listed.trim() != number) {
                 return Ok(());
             }
@@ -217,10 +217,10 @@ impl Server {
 }
 
 impl LoggedDisk {
-    /// A new disk with an empty file system on it.
+    /// Starts a new disk with an empty file system.
     ///
     /// # Errors
-    /// Without root, without /dev/fuse, without the part `disks`.
+    /// Fails without root, without /dev/fuse, or if the part `disks` is not fetched.
     pub fn start(kind: FileSystem) -> io::Result<Self> {
         let work = Work::new()?;
         let len = kind.disk_len();
@@ -233,24 +233,24 @@ impl LoggedDisk {
         Ok(Self { kind, mounted: Some(mounted), loop_device, server, work })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn folder(&self) -> PathBuf {
         self.work.join("mnt")
     }
 
-    /// Now: a cut of the power that leaves on the disk what has been flushed up to now, and nothing
-    /// else.
+    /// Returns the current moment. A loss of power at this moment leaves only the data that has
+    /// been flushed up to now.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// Fails if the log cannot be read.
     pub fn now(&self) -> io::Result<Moment> {
         log::last_flush(&File::open(self.work.join("log"))?)
     }
 
-    /// Unmounts it and gives back its history.
+    /// Unmounts the file system and returns the history of its disk.
     ///
     /// # Errors
-    /// Where it is in use.
+    /// Fails if it is in use.
     pub fn end(mut self) -> io::Result<Recording> {
         if let Some(mounted) = self.mounted.take() {
             mounted.end()?;
@@ -261,7 +261,7 @@ impl LoggedDisk {
     }
 }
 
-/// All that a disk was asked for in its life.
+/// History of all requests to a disk.
 #[derive(Debug)]
 pub struct Recording {
     kind: FileSystem,
@@ -269,11 +269,11 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The file system as it is after the power has failed at a moment and come back. One at a
-    /// time: these are all the same file system, and the kernel mounts none twice.
+    /// Returns the file system after a loss of power at a moment. Only one may exist at a time: all
+    /// have the same UUID, and the kernel does not mount one UUID twice.
     ///
     /// # Errors
-    /// Where it cannot be mounted, which is a loss of everything.
+    /// Fails if it cannot be mounted, which is a loss of all data.
     pub fn after_power_loss(&self, at: Moment) -> io::Result<Mounted> {
         let path = self.work.join("left");
         let image = File::create(&path)?;

@@ -1,5 +1,5 @@
-//! File systems mounted for a test, in a mount namespace of its own. No mount stays behind,
-//! whatever happens to the test.
+//! File systems mounted for a test, in its own mount namespace. No mount stays behind, whatever
+//! happens to the test.
 
 use std::cell::Cell;
 use std::io;
@@ -12,17 +12,17 @@ use rustix::mount::UnmountFlags;
 use crate::mount_namespace;
 use crate::mounted::unmount_when_unused;
 
-/// How long the disk may take to be there, and to go.
+/// Upper bound on the time until the disk appears, and until it is gone.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two looks.
+/// Interval between two checks.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Gives the calling thread, and the processes that it starts, a mount namespace of its own. Only
+/// Gives the calling thread, and the processes that it starts, a mount namespace of their own. Only
 /// the first call of a thread has an effect.
 ///
 /// # Errors
@@ -37,8 +37,7 @@ pub fn leave_the_hosts_mounts() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end and gives back what it printed; its standard error is the error where
-/// it fails.
+/// Runs a command to its end and returns its output. If it fails, its standard error is the error.
 pub(super) fn run(command: &mut Command) -> io::Result<String> {
     let outcome =
         command.output().map_err(|error| io::Error::other(format!("cannot start {command:?}: {error}")))?;
@@ -49,17 +48,17 @@ pub(super) fn run(command: &mut Command) -> io::Result<String> {
     Err(io::Error::other(format!("{command:?} ended with {}: {said}", outcome.status)))
 }
 
-/// A mounted file system. Dropping it unmounts it.
+/// Mounted file system. Dropping it unmounts it.
 #[derive(Debug)]
 pub struct Mounted {
     point: PathBuf,
 }
 
 impl Mounted {
-    /// Mounts `source` on the folder `point`, which is made, as `mount -t KIND -o OPTIONS` does.
+    /// Mounts `source` on the folder `point`, which it makes, as `mount -t KIND -o OPTIONS` does.
     ///
     /// # Errors
-    /// What `mount(8)` says.
+    /// Fails with the output of `mount(8)`.
     pub fn new(kind: &str, options: &str, source: &Path, point: PathBuf) -> io::Result<Self> {
         leave_the_hosts_mounts()?;
         std::fs::create_dir_all(&point)?;
@@ -67,15 +66,15 @@ impl Mounted {
         Ok(Self { point })
     }
 
-    /// Where it is.
+    /// Returns the mount point.
     pub fn folder(&self) -> &Path {
         &self.point
     }
 
-    /// Unmounts it, which writes back its data. Waits while it is in use.
+    /// Unmounts the file system, which writes back its data. Waits while it is in use.
     ///
     /// # Errors
-    /// EBUSY if it stays in use; the host's error.
+    /// EBUSY if it stays in use, or the error of the host.
     pub fn end(self) -> io::Result<()> {
         unmount_when_unused(&self.point)
     }
@@ -83,8 +82,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: a daemon that a failed test has left may still be in it. After `end` there is
-        // nothing to unmount.
+        // Unmounts lazily, because a daemon of a failed test may still use it. After
+        // [`Mounted::end`] there is nothing to unmount.
         rustix::mount::unmount(&self.point, UnmountFlags::DETACH).unwrap_or_default();
     }
 }

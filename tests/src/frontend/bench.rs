@@ -9,8 +9,8 @@ use tempfile::TempDir;
 /// GETATTR.
 const GETATTR: u32 = 3;
 
-/// All that a test at the wire needs. The share lies in a folder of its own, beside which canaries
-/// may stand.
+/// Parts of a test at the wire. The share lies in its own folder, beside which a test may put
+/// canaries.
 #[derive(Debug)]
 pub struct Bench {
     /// The guest.
@@ -21,43 +21,43 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A share whose guest has sent INIT.
+    /// Starts a share whose guest has sent INIT.
     ///
     /// # Errors
-    /// Where the daemon does not start or the guest is refused.
+    /// Fails if the daemon does not start or refuses the guest.
     pub fn new() -> Result<Self, FrontendError> {
         Self::with(Setup::default(), &[])
     }
 
-    /// As [`Bench::new`], with a set-up and arguments for the daemon.
+    /// As [`Bench::new`], with a set-up and arguments of the daemon.
     ///
     /// # Errors
-    /// Where the daemon does not start or the guest is refused.
+    /// Fails if the daemon does not start or refuses the guest.
     pub fn with(setup: Setup, arguments: &[&str]) -> Result<Self, FrontendError> {
         let mut bench = Self::before_init(setup, arguments)?;
         bench.guest.init()?;
         Ok(bench)
     }
 
-    /// Connected, but the guest has not said INIT.
+    /// Starts a share with a connected guest that has not sent INIT.
     ///
     /// # Errors
-    /// Where the daemon does not start.
+    /// Fails if the daemon does not start.
     pub fn before_init(setup: Setup, arguments: &[&str]) -> Result<Self, FrontendError> {
         let (folder, daemon) = Self::serve(arguments)?;
         let guest = Frontend::connect_with(daemon.socket(), setup)?;
         Ok(Self { guest, daemon, folder })
     }
 
-    /// Of parts: a guest that is connected to a daemon of [`Bench::serve`], and its folder.
+    /// Combines a guest that is connected to a daemon of [`Bench::serve`], and its folder.
     pub const fn of(guest: Frontend, daemon: Serving, folder: TempDir) -> Self {
         Self { guest, daemon, folder }
     }
 
-    /// A daemon that waits for its first guest, and the folder in which `share` stands.
+    /// Starts a daemon that waits for its first guest. Also returns the folder with its `share`.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if the daemon does not start.
     pub fn serve(arguments: &[&str]) -> Result<(TempDir, Serving), FrontendError> {
         let folder = tempfile::Builder::new().prefix("pinhole-bench-").tempdir()?;
         let share = folder.path().join("share");
@@ -70,17 +70,17 @@ impl Bench {
         Ok((folder, daemon))
     }
 
-    /// The folder around the share.
+    /// Returns the folder around the share.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The host's path of `name` in the share.
+    /// Returns the host's path of `name` in the share.
     pub fn host(&self, name: impl AsRef<Path>) -> std::path::PathBuf {
         self.folder.path().join("share").join(name)
     }
 
-    /// Sends a message and checks what is true of every answer.
+    /// Sends a message and checks the properties of every reply.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`], [`FrontendError::Reply`].
@@ -90,15 +90,15 @@ impl Bench {
         Ok(reply)
     }
 
-    /// The body of the answer to a message that must succeed.
+    /// Returns the body of the reply to a message that must succeed.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where it does not.
+    /// [`FrontendError::Reply`] if it fails.
     pub fn body(&mut self, frame: Frame, body_len: usize) -> Result<Vec<u8>, FrontendError> {
         Ok(self.ask(frame, body_len)?.success()?.to_vec())
     }
 
-    /// The error in the answer to a message, as a number; 0 is success.
+    /// Returns the errno in the reply to a message; 0 is success.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -106,19 +106,19 @@ impl Bench {
         Ok(self.ask(frame, body_len)?.error()?.map_or(0, pinhole_protocol::Errno::raw))
     }
 
-    /// Whether the daemon still answers GETATTR on the root as it should.
+    /// Checks that the daemon still answers GETATTR on the root.
     ///
     /// # Errors
-    /// Where it does not.
+    /// Fails if it does not.
     pub fn is_alive(&mut self) -> Result<(), FrontendError> {
         let body = self.body(Frame::new(GETATTR, 1).u32(0).u32(0).u64(0), 104)?;
         if body.len() == 104 { Ok(()) } else { Err(FrontendError::Reply(format!("GETATTR: {body:?}"))) }
     }
 
-    /// What the daemon takes from the host now.
+    /// Returns the daemon's current use of host resources.
     ///
     /// # Errors
-    /// Where it has ended.
+    /// Fails if the daemon has ended.
     pub fn footprint(&self) -> Result<Footprint, FrontendError> {
         Ok(Footprint::of(self.daemon.serving_id())?)
     }

@@ -10,57 +10,57 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// One descriptor of the ring for each request, so that many fit.
+/// Layout with one descriptor of the ring for each request, so that many fit.
 const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
 
-/// An open file: its node and its handle.
+/// Open file: its node and its file handle.
 pub type Opened = (u64, u64);
 
-/// A directory that several daemons serve, in a folder of its own.
+/// Directory that several daemons serve, in its own folder.
 #[derive(Debug)]
 pub struct SharedFolder(TempDir);
 
 impl SharedFolder {
-    /// An empty one.
+    /// Creates an empty one.
     ///
     /// # Errors
-    /// Where there is no room for it.
+    /// Fails if the host has no space for it.
     pub fn new() -> Result<Self, FrontendError> {
         let folder = tempfile::Builder::new().prefix("pinhole-share-").tempdir()?;
         std::fs::create_dir(folder.path().join("share"))?;
         Ok(Self(folder))
     }
 
-    /// The folder around it, in which the daemons may write.
+    /// Returns the folder around it, in which the daemons may write.
     pub fn folder(&self) -> &Path {
         self.0.path()
     }
 
-    /// The host's path of `name` in it.
+    /// Returns the host's path of `name` in it.
     pub fn host(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join("share").join(name)
     }
 
-    /// One more daemon, which serves guests one after another.
+    /// Starts another daemon, which serves guests one after another.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if it does not start.
     pub fn serve(&self, arguments: &[&str]) -> Result<Serving, FrontendError> {
         let daemon = Daemon::pinhole(self.host(""))?.confined_to(self.folder()).argument("--keep-listening");
         Ok(arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start()?)
     }
 }
 
-/// A request on its way, by its number.
+/// Request in progress, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "what is asked is answered"]
 pub struct Asked(u64);
 
-/// A guest at the wire that waits for no answer before it asks for more.
+/// Guest at the wire that sends further requests without waiting for replies.
 #[derive(Debug)]
 pub struct Client {
-    /// The device. Whatever is asked through it directly must be answered before the client is used
-    /// again.
+    /// Device. A request that is sent through it directly must be answered before the client is
+    /// used again.
     pub guest: Frontend,
     queue: usize,
     sent: HashMap<u32, (Sent, u64)>,
@@ -72,23 +72,23 @@ impl Client {
     /// Connects and sends INIT.
     ///
     /// # Errors
-    /// Where either is refused.
+    /// Fails if either is refused.
     pub fn connect(socket: &Path, setup: Setup) -> Result<(Self, InitReply), FrontendError> {
         let mut guest = Frontend::connect_with(socket, setup)?;
         let agreed = guest.init_with(InitFlags::all())?;
         Ok((Self::of(guest), agreed))
     }
 
-    /// Of a guest that has nothing under way.
+    /// Makes a client of a guest without requests in progress.
     pub fn of(guest: Frontend) -> Self {
-        // Numbers that the front-end's own requests do not have.
+        // Starts with numbers that the front-end does not use for its own requests.
         Self { guest, queue: 1, sent: HashMap::new(), answered: HashMap::new(), next: 1 << 40 }
     }
 
-    /// Sends a message without waiting for its answer, which has a body of `room` bytes at most.
+    /// Sends a message without waiting for its reply, whose body has at most `room` bytes.
     ///
     /// # Errors
-    /// [`FrontendError::TooBig`] where too much is under way.
+    /// [`FrontendError::TooBig`] if the requests in progress leave too little space.
     pub fn submit(&mut self, frame: Frame, room: usize) -> Result<Asked, FrontendError> {
         let unique = self.next;
         self.next += 2;
@@ -99,7 +99,8 @@ impl Client {
         Ok(Asked(unique))
     }
 
-    /// Takes what was given back, waiting for something if `wait`. Whether there was anything.
+    /// Collects used requests, and first waits for one if `wait` is set. Returns whether there were
+    /// any.
     fn collect(&mut self, wait: bool) -> Result<bool, FrontendError> {
         let (queue, memory) = self.guest.queue(self.queue)?;
         let used = if wait { Some(queue.wait(memory)?) } else { queue.take_used(memory)? };
@@ -113,10 +114,10 @@ impl Client {
         Ok(true)
     }
 
-    /// Waits for the answer to one request; others may come before it.
+    /// Waits for the reply to one request. Other replies may arrive before it.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] where nothing comes any more.
+    /// [`FrontendError::TimedOut`] if no more replies arrive.
     pub fn answer(&mut self, asked: Asked) -> Result<Reply, FrontendError> {
         loop {
             if let Some(reply) = self.answered.remove(&asked.0) {
@@ -126,16 +127,16 @@ impl Client {
         }
     }
 
-    /// Whether one request has been answered by now; its answer stays to be taken.
+    /// Returns whether one request has been answered. Its reply can still be taken.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where what came is no answer.
+    /// [`FrontendError::Reply`] if an invalid reply has arrived.
     pub fn is_answered(&mut self, asked: Asked) -> Result<bool, FrontendError> {
         while self.collect(false)? {}
         Ok(self.answered.contains_key(&asked.0))
     }
 
-    /// Waits for the next answer that has not been taken, whichever it is.
+    /// Waits for any reply that has not been taken.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -150,12 +151,12 @@ impl Client {
         }
     }
 
-    /// Requests without an answer so far.
+    /// Returns the number of requests without a reply.
     pub fn under_way(&self) -> usize {
         self.sent.len()
     }
 
-    /// Sends a message and waits for its answer.
+    /// Sends a message and waits for its reply.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -164,15 +165,15 @@ impl Client {
         self.answer(asked)
     }
 
-    /// The body of the answer to a message that must succeed.
+    /// Returns the body of the reply to a message that must succeed.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where it does not.
+    /// [`FrontendError::Reply`] if it fails.
     pub fn body(&mut self, frame: Frame, room: usize) -> Result<Vec<u8>, FrontendError> {
         Ok(self.ask(frame, room)?.success()?.to_vec())
     }
 
-    /// The error in the answer to a message, as a number; 0 is success.
+    /// Returns the errno in the reply to a message; 0 is success.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -180,7 +181,7 @@ impl Client {
         Ok(self.ask(frame, room)?.error()?.map_or(0, Errno::raw))
     }
 
-    /// As [`Client::errno`], of a request sent before.
+    /// As [`Client::errno`], for a request that was sent before.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -188,10 +189,10 @@ impl Client {
         Ok(self.answer(asked)?.error()?.map_or(0, Errno::raw))
     }
 
-    /// The node of a name in the root.
+    /// Looks up a name in the root and returns its node.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where there is none.
+    /// [`FrontendError::Reply`] if the name does not exist.
     pub fn look_up(&mut self, name: &str) -> Result<u64, FrontendError> {
         u64_at(&self.body(Frame::new(LOOKUP, 1).name(name), ENTRY_LEN)?, 0)
     }
@@ -199,18 +200,18 @@ impl Client {
     /// Opens a name in the root.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where that is refused.
+    /// [`FrontendError::Reply`] if the open is refused.
     pub fn open(&mut self, name: &str, flags: u32) -> Result<Opened, FrontendError> {
         let node = self.look_up(name)?;
         let opened = self.body(Frame::new(OPEN_FILE, node).u32(flags).u32(0), 16)?;
         Ok((node, u64_at(&opened, 0)?))
     }
 
-    /// Opens a name in the root that is stale at the first attempt, by the second one that Linux
+    /// Opens a name in the root whose first open is refused as stale, by the second open that Linux
     /// makes by itself.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where the first attempt is not refused, or the second one is.
+    /// [`FrontendError::Reply`] if the first open succeeds, or the second one fails.
     pub fn open_again(&mut self, name: &str, flags: u32) -> Result<Opened, FrontendError> {
         match self.open(name, flags) {
             Ok(_) => Err(FrontendError::Reply(format!("{name} was opened at the first attempt"))),
@@ -218,10 +219,10 @@ impl Client {
         }
     }
 
-    /// Whether the daemon answers GETATTR on the root as it should.
+    /// Checks that the daemon answers GETATTR on the root.
     ///
     /// # Errors
-    /// Where it does not.
+    /// Fails if it does not.
     pub fn is_alive(&mut self) -> Result<(), FrontendError> {
         let body = self.body(Frame::new(GETATTR, 1).u32(0).u32(0).u64(0), 104)?;
         if body.len() == 104 { Ok(()) } else { Err(FrontendError::Reply(format!("GETATTR: {body:?}"))) }

@@ -1,42 +1,42 @@
-//! The errors of a front-end.
+//! Errors of a front-end.
 
 use std::io;
 use std::time::Duration;
 
-/// How long anything that a front-end waits for may take.
+/// Upper bound on every wait of a front-end.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// What may go wrong at the wire.
+/// Error at the wire.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
     /// The vhost-user conversation failed.
     #[error("vhost-user: {0}")]
     Vhost(#[from] vhost::Error),
-    /// The host refused something.
+    /// A call of the host failed.
     #[error("{0}")]
     Host(#[from] io::Error),
     /// The daemon did not start or end as it should.
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
-    /// An address that the test guest does not have.
+    /// The guest's memory has no such address.
     #[error("guest memory: {0}")]
     Memory(String),
-    /// Nothing came in time.
+    /// No reply, interrupt or message arrived in time.
     #[error("queue {queue}: no answer within {LIMIT:?}")]
     TimedOut {
-        /// The queue waited for.
+        /// Queue that was waited for.
         queue: usize,
     },
-    /// The device has closed the connection before it gave the request back.
+    /// The device closed the connection before it returned the request.
     #[error("queue {queue}: the device is gone")]
     Gone {
-        /// The queue waited for.
+        /// Queue that was waited for.
         queue: usize,
     },
-    /// The test asks for a queue that it has not set up.
+    /// The test uses a queue that it has not set up.
     #[error("there is no queue {0}")]
     NoQueue(usize),
-    /// A reply that is none.
+    /// The reply is invalid.
     #[error("malformed reply: {0}")]
     Reply(String),
     /// The buffers do not fit into a queue's memory.

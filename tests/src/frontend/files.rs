@@ -1,5 +1,5 @@
-//! File operations of a guest at the wire that caches nothing, one message each. It has its own
-//! daemon, on a directory that it shares with others.
+//! File operations of a guest at the wire that caches nothing, one message for each. The guest has
+//! its own daemon, on a directory that other daemons may serve too.
 
 use super::{Frontend, FrontendError, Setup};
 use crate::daemon::{Daemon, Serving};
@@ -14,13 +14,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// A guest and its daemon. An errno of the daemon's is an [`io::Error`] with its number, as from a
-/// system call.
+/// Guest and its daemon. An errno of a reply is an [`io::Error`] with its number, as from a system
+/// call.
 #[derive(Debug)]
 pub struct Files {
     guest: Frontend,
     daemon: Serving,
-    /// What INIT was answered with.
+    /// Reply to INIT.
     pub agreed: InitReply,
 }
 
@@ -34,17 +34,17 @@ fn malformed(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// `name` for a message, as long as `with` needs it.
+/// Calls `with` with `name` as a name in a message.
 fn named<T>(name: &str, with: impl FnOnce(Name<'_>) -> io::Result<T>) -> io::Result<T> {
     let text = CString::new(name)?;
     with(Name::parse(&text).map_err(malformed)?)
 }
 
 impl Files {
-    /// A daemon on `share`, confined to `folder`, and its guest, which has said INIT.
+    /// Starts a daemon on `share`, confined to `folder`, and a guest that has sent INIT.
     ///
     /// # Errors
-    /// Where either does not come up.
+    /// Fails if the daemon does not start or refuses the guest.
     pub fn new(share: &Path, folder: &Path, arguments: &[&str]) -> Result<Self, FrontendError> {
         let daemon = Daemon::pinhole(share)?.confined_to(folder);
         let daemon = arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start()?;
@@ -53,7 +53,7 @@ impl Files {
         Ok(Self { guest, daemon, agreed })
     }
 
-    /// What the daemon has printed on standard error.
+    /// Returns the standard error of the daemon.
     pub fn stderr(&self) -> String {
         self.daemon.stderr()
     }
@@ -66,10 +66,10 @@ impl Files {
         }
     }
 
-    /// LOOKUP in the root.
+    /// Sends LOOKUP in the root.
     ///
     /// # Errors
-    /// The daemon's, as all of these.
+    /// Errno of the reply. The other functions fail in the same way.
     pub fn lookup(&mut self, name: &str) -> io::Result<(Entry, Timeouts)> {
         named(name, |name| {
             let body = self.ask(NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[])?;
@@ -77,7 +77,7 @@ impl Files {
         })
     }
 
-    /// LOOKUP in a directory.
+    /// Sends LOOKUP in a directory.
     ///
     /// # Errors
     /// As above.
@@ -88,7 +88,7 @@ impl Files {
         })
     }
 
-    /// MKDIR in a directory.
+    /// Sends MKDIR in a directory.
     ///
     /// # Errors
     /// As above.
@@ -99,7 +99,7 @@ impl Files {
         })
     }
 
-    /// OPENDIR.
+    /// Sends OPENDIR.
     ///
     /// # Errors
     /// As above.
@@ -108,7 +108,7 @@ impl Files {
         decode_open(&body).map(|open| open.handle).map_err(malformed)
     }
 
-    /// READDIR from the beginning; the bytes of the reply.
+    /// Sends READDIR from the beginning and returns the bytes of the reply.
     ///
     /// # Errors
     /// As above.
@@ -117,7 +117,7 @@ impl Files {
         self.ask(directory, &Operation::ReadDir(list), &[])
     }
 
-    /// GETATTR.
+    /// Sends GETATTR.
     ///
     /// # Errors
     /// As above.
@@ -126,7 +126,7 @@ impl Files {
         decode_attr(&body).map_err(malformed)
     }
 
-    /// SETATTR of the length.
+    /// Sends SETATTR of the length.
     ///
     /// # Errors
     /// As above.
@@ -136,7 +136,7 @@ impl Files {
         decode_attr(&body).map(|(attr, _)| attr).map_err(malformed)
     }
 
-    /// OPEN.
+    /// Sends OPEN.
     ///
     /// # Errors
     /// As above.
@@ -145,7 +145,7 @@ impl Files {
         decode_open(&body).map_err(malformed)
     }
 
-    /// CREATE in the root.
+    /// Sends CREATE in the root.
     ///
     /// # Errors
     /// As above.
@@ -158,7 +158,7 @@ impl Files {
         })
     }
 
-    /// READ.
+    /// Sends READ.
     ///
     /// # Errors
     /// As above.
@@ -167,7 +167,7 @@ impl Files {
         self.ask(node, &Operation::Read(read), &[])
     }
 
-    /// WRITE; with `OpenFlags::APPEND` the offset says nothing.
+    /// Sends WRITE. With `OpenFlags::APPEND` the offset has no effect.
     ///
     /// # Errors
     /// As above.
@@ -183,16 +183,16 @@ impl Files {
         decode_u32(&self.ask(node, &Operation::Write(write), bytes)?).map_err(malformed)
     }
 
-    /// FLUSH, by no owner of locks.
+    /// Sends FLUSH without an owner of locks.
     ///
     /// # Errors
-    /// What the daemon answers.
+    /// Errno of the reply.
     pub fn flush(&mut self, node: NodeId, handle: Handle) -> io::Result<()> {
         let flush = Flush { handle, lock_owner: LockOwner(0) };
         self.ask(node, &Operation::Flush(flush), &[]).map(drop)
     }
 
-    /// RELEASE.
+    /// Sends RELEASE.
     ///
     /// # Errors
     /// As above.
@@ -202,7 +202,7 @@ impl Files {
         self.ask(node, &Operation::Release(release), &[]).map(drop)
     }
 
-    /// RENAME2 within the root.
+    /// Sends RENAME2 within the root.
     ///
     /// # Errors
     /// As above.
@@ -215,7 +215,7 @@ impl Files {
         })
     }
 
-    /// UNLINK in the root.
+    /// Sends UNLINK in the root.
     ///
     /// # Errors
     /// As above.
@@ -223,7 +223,7 @@ impl Files {
         named(name, |name| self.ask(NodeId::ROOT, &Operation::Unlink(Unlink { name }), &[]).map(drop))
     }
 
-    /// LINK of a node into the root.
+    /// Sends LINK of a node into the root.
     ///
     /// # Errors
     /// As above.

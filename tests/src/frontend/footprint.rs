@@ -1,5 +1,4 @@
-//! Resources that a daemon's process takes from the host, and whether all of its threads are
-//! asleep.
+//! Host resources that a daemon's process uses, and whether all of its threads are asleep.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +6,10 @@ use std::io;
 
 use super::eventually;
 
-/// A look into /proc.
+/// Host resources of a process, from /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// Memory of its own, in KiB: resident anonymous pages (the guest's memory is shared and does
-    /// not count).
+    /// Resident anonymous pages in KiB. The guest's memory is shared and does not count.
     pub anonymous_kib: u64,
     /// Open descriptors.
     pub descriptors: usize,
@@ -20,10 +18,10 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of the process `id`.
+    /// Reads the resources of the process `id`.
     ///
     /// # Errors
-    /// Where it has ended.
+    /// Fails if it has ended.
     pub fn of(id: u32) -> io::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
         let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
@@ -37,20 +35,19 @@ impl Footprint {
     }
 }
 
-/// Waits until the process `id` has done all that it can do by itself: each of its threads waits
-/// for an event from outside.
+/// Waits until each thread of the process `id` waits for an event from outside.
 ///
-/// This is what to wait for before a test says that something did *not* happen. A thread that has
-/// been woken counts as awake also while a busy host does not let it run.
+/// A test must wait for this before it asserts that something did *not* happen. A thread that has
+/// been woken counts as awake even if a busy host does not let it run.
 ///
 /// # Panics
-/// Where it does not come to rest within [`LIMIT`](super::LIMIT).
+/// Panics if it does not come to rest within [`LIMIT`](super::LIMIT).
 #[track_caller]
 pub fn wait_until_at_rest(id: u32) {
     let mut before = None;
     eventually("all threads of the daemon are asleep", || {
-        // A thread that wakes another and goes to sleep itself may hide both from one look, and not
-        // from two.
+        // A thread that wakes another and then sleeps may hide both from one check, but not from
+        // two.
         let now = switches_of_sleepers(id);
         let is_same = now.is_some() && now == before;
         before = now;
@@ -58,10 +55,10 @@ pub fn wait_until_at_rest(id: u32) {
     });
 }
 
-/// How often the threads of the process `id` have gone to sleep by themselves.
+/// Returns how often the threads of the process `id` have gone to sleep by themselves.
 ///
 /// # Errors
-/// Where it has ended.
+/// Fails if it has ended.
 pub fn times_asleep(id: u32) -> io::Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{id}/task"))? {
@@ -73,7 +70,7 @@ pub fn times_asleep(id: u32) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// How often each thread has gone to sleep or was sent to; `None` where one of them is awake.
+/// Returns the context switches of each thread. Returns `None` if a thread is awake.
 fn switches_of_sleepers(id: u32) -> Option<BTreeMap<String, Vec<String>>> {
     let threads = fs::read_dir(format!("/proc/{id}/task")).ok()?.filter_map(Result::ok);
     let mut switches = BTreeMap::new();

@@ -1,21 +1,20 @@
-//! FUSE messages laid out by hand, number by number, so that a test does not trust the encoder that
-//! it tests.
+//! FUSE messages encoded by hand, so that a test does not trust the encoder that it tests.
 
 use super::{FrontendError, Reply};
 
-/// The number of every request laid out here, unless a test gives another.
+/// `unique` of each message, unless a test sets another.
 pub const UNIQUE: u64 = 0x1122_3344_5566_7788;
 
-/// Where the length stands in a message.
+/// Offset of the length in a message.
 const LEN_AT: usize = 0;
-/// Where the opcode stands in a message.
+/// Offset of the opcode in a message.
 const OPCODE_AT: usize = 4;
-/// Where the number stands in a message.
+/// Offset of `unique` in a message.
 const UNIQUE_AT: usize = 8;
 
-/// Where the caller's user and group stand in a message.
+/// Offset of the caller's user and group in a message.
 const CALLER_AT: usize = 24;
-/// Of the length of what extends the request, in units of eight bytes.
+/// Offset of the length of all extensions, in units of eight bytes.
 const EXTENSIONS_AT: usize = 36;
 
 /// The opcodes of `linux/fuse.h`, by their kernel names.
@@ -73,12 +72,12 @@ pub mod opcode {
     pub const COPY_FILE_RANGE_64: u32 = 53;
 }
 
-/// A message in the making: header, then what is appended.
+/// Message under construction: the header and the bytes that were appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(Vec<u8>);
 
 impl Frame {
-    /// The header of `opcode` on `node` from the guest's root.
+    /// Starts a message with the header of `opcode` on `node`, sent by the guest's root.
     pub fn new(opcode: u32, node: u64) -> Self {
         // len, opcode, unique, nodeid, uid, gid, pid, total_extlen and padding.
         Self(Vec::new()).u32(0).u32(opcode).u64(UNIQUE).u64(node).u32(0).u32(0).u32(1).u32(0)
@@ -109,14 +108,14 @@ impl Frame {
         self.bytes(name.as_ref()).bytes(&[0])
     }
 
-    /// With another number.
+    /// Sets another `unique`.
     #[must_use]
     pub fn unique(mut self, unique: u64) -> Self {
         put(&mut self.0, UNIQUE_AT, &unique.to_le_bytes());
         self
     }
 
-    /// From another caller than root.
+    /// Sets another caller than root.
     #[must_use]
     pub fn caller(mut self, user: u32, group: u32) -> Self {
         put(&mut self.0, CALLER_AT, &user.to_le_bytes());
@@ -124,8 +123,7 @@ impl Frame {
         self
     }
 
-    /// With these supplementary groups, as one extension behind everything else
-    /// (`FUSE_EXT_GROUPS`).
+    /// Adds supplementary groups, as one extension behind all other bytes (`FUSE_EXT_GROUPS`).
     #[must_use]
     pub fn groups(mut self, groups: &[u32]) -> Self {
         const EXT_GROUPS: u32 = 32;
@@ -140,12 +138,12 @@ impl Frame {
         self
     }
 
-    /// The opcode.
+    /// Returns the opcode.
     pub fn opcode(&self) -> u32 {
         u32_at(&self.0, OPCODE_AT).unwrap_or_default()
     }
 
-    /// The whole message, its length filled in.
+    /// Returns the message with its length filled in.
     pub fn message(mut self) -> Vec<u8> {
         let len = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         put(&mut self.0, LEN_AT, &len.to_le_bytes());
@@ -159,30 +157,30 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-/// The number at `at` in a reply's body.
+/// Returns the number at `at` in a reply's body.
 ///
 /// # Errors
-/// [`FrontendError::Reply`] where the body ends before.
+/// [`FrontendError::Reply`] if the body ends before it.
 pub fn u32_at(body: &[u8], at: usize) -> Result<u32, FrontendError> {
     let bytes = body.get(at..).and_then(|rest| rest.first_chunk());
     let bytes = bytes.ok_or_else(|| FrontendError::Reply(format!("no number at {at} of {}", body.len())))?;
     Ok(u32::from_le_bytes(*bytes))
 }
 
-/// The number at `at` in a reply's body.
+/// Returns the number at `at` in a reply's body.
 ///
 /// # Errors
-/// [`FrontendError::Reply`] where the body ends before.
+/// [`FrontendError::Reply`] if the body ends before it.
 pub fn u64_at(body: &[u8], at: usize) -> Result<u64, FrontendError> {
     let (low, high) = (u32_at(body, at)?, u32_at(body, at + 4)?);
     Ok(u64::from(low) | u64::from(high) << 32)
 }
 
-/// What is true of every answer: its number is the request's, its length the used length, and
-/// nothing behind it was written.
+/// Checks the properties of every reply: it has the `unique` of the request, its length is the used
+/// length, and no byte behind it was written.
 ///
 /// # Errors
-/// [`FrontendError::Reply`] with what is not.
+/// [`FrontendError::Reply`] with the property that does not hold.
 pub fn check(reply: &Reply, unique: u64) -> Result<(), FrontendError> {
     let (header, _) = reply.parts()?;
     if header.unique.0 != unique {

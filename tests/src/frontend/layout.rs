@@ -13,7 +13,7 @@ pub const MEMORY_LEN: u64 = 128 << 20;
 /// Length of the memory of one queue in bytes: ring, tables and buffers.
 pub const QUEUE_LEN: u64 = 8 << 20;
 
-/// How a request is laid out in descriptors.
+/// Layout of a request in descriptors.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Whether one indirect descriptor leads to the others.

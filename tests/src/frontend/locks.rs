@@ -1,4 +1,4 @@
-//! Lock requests laid out by hand, and the locks that the host itself sees.
+//! Lock requests encoded by hand, and the locks in the host's kernel.
 
 use super::FrontendError;
 use super::client::{Asked, Client, Opened};
@@ -24,18 +24,18 @@ pub const FLOCK: u32 = 1;
 /// `FUSE_RELEASE_FLOCK_UNLOCK`.
 const RELEASE_FLOCK_UNLOCK: u32 = 2;
 
-/// Bytes that one `read` of `/proc/locks` returns at most.
+/// Largest number of bytes that one `read` of `/proc/locks` returns.
 const LOCKS_PAGE_LEN: usize = 4096;
-/// Bytes of its longest line, rounded up.
+/// Length of its longest line in bytes, rounded up.
 const LOCKS_LINE_LEN: usize = 256;
 
-/// Bytes of `fuse_lk_out`.
+/// Length of `fuse_lk_out` in bytes.
 const LK_OUT: usize = 24;
 
-/// What GETLK, SETLK and SETLKW speak of (`fuse_lk_in` without its handle).
+/// Lock of GETLK, SETLK and SETLKW (`fuse_lk_in` without its file handle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// The guest's name for the owner.
+    /// Number that the guest uses for the owner.
     pub owner: u64,
     /// First byte.
     pub start: u64,
@@ -43,57 +43,57 @@ pub struct Lock {
     pub end: u64,
     /// [`READ`], [`WRITE`], [`UNLOCK`].
     pub kind: u32,
-    /// The guest's process.
+    /// Process id in the guest.
     pub pid: u32,
     /// [`FLOCK`] or 0.
     pub lk_flags: u32,
 }
 
 impl Lock {
-    /// A POSIX lock, of an owner whose process has a number that follows from it.
+    /// Returns a POSIX lock, of an owner whose process id follows from its number.
     pub const fn posix(kind: u32, owner: u64, start: u64, end: u64) -> Self {
         Self { owner, start, end, kind, pid: pid_of(owner), lk_flags: 0 }
     }
 
-    /// As flock(2) has it: the whole file.
+    /// Returns a lock of flock(2): the whole file.
     pub const fn flock(kind: u32, owner: u64) -> Self {
         Self { lk_flags: FLOCK, ..Self::posix(kind, owner, 0, TO_THE_END) }
     }
 
-    /// The same of another kind.
+    /// Returns the same lock of another kind.
     #[must_use]
     pub const fn to(self, kind: u32) -> Self {
         Self { kind, ..self }
     }
 
-    /// The message.
+    /// Returns the message.
     pub fn frame(self, opcode: u32, (node, handle): Opened) -> Frame {
         let frame = Frame::new(opcode, node).u64(handle).u64(self.owner).u64(self.start).u64(self.end);
         frame.u32(self.kind).u32(self.pid).u32(self.lk_flags).u32(0)
     }
 }
 
-/// The process of an owner that [`Lock::posix`] makes up.
+/// Returns the process id of an owner that [`Lock::posix`] uses.
 pub const fn pid_of(owner: u64) -> u32 {
     // Owners of tests are small.
     1000 + owner.to_le_bytes()[0] as u32
 }
 
-/// What GETLK answers (`fuse_lk_out`).
+/// Lock that GETLK returns (`fuse_lk_out`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InTheWay {
     /// First byte.
     pub start: u64,
     /// Last byte.
     pub end: u64,
-    /// [`UNLOCK`]: nothing is.
+    /// Kind of the lock. [`UNLOCK`] if there is no conflict.
     pub kind: u32,
-    /// Whose it is.
+    /// Process id of the owner.
     pub pid: u32,
 }
 
 impl Client {
-    /// SETLK: its errno, 0 for success.
+    /// Sends SETLK and returns its errno; 0 is success.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -101,7 +101,7 @@ impl Client {
         self.errno(lock.frame(SETLK, file), 0)
     }
 
-    /// SETLKW, whose answer may be long in coming.
+    /// Sends SETLKW without waiting for its reply.
     ///
     /// # Errors
     /// [`FrontendError::TooBig`].
@@ -109,10 +109,10 @@ impl Client {
         self.submit(lock.frame(SETLKW, file), 0)
     }
 
-    /// GETLK: `None` where nothing is in the way.
+    /// Sends GETLK. Returns `None` if there is no conflicting lock.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where it is refused.
+    /// [`FrontendError::Reply`] if it is refused.
     pub fn get(&mut self, file: Opened, lock: Lock) -> Result<Option<InTheWay>, FrontendError> {
         let body = self.body(lock.frame(GETLK, file), LK_OUT)?;
         let (start, end) = (u64_at(&body, 0)?, u64_at(&body, 8)?);
@@ -120,7 +120,7 @@ impl Client {
         Ok((found.kind != UNLOCK).then_some(found))
     }
 
-    /// FLUSH, as a close by `owner` sends it.
+    /// Sends FLUSH, as a close by `owner` does.
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -128,7 +128,7 @@ impl Client {
         self.errno(Frame::new(FLUSH, node).u64(handle).u32(0).u32(0).u64(owner), 0)
     }
 
-    /// RELEASE; with an `owner`, of a file that was locked with flock(2).
+    /// Sends RELEASE. With an `owner`, it ends the locks of flock(2).
     ///
     /// # Errors
     /// [`FrontendError::TimedOut`].
@@ -139,7 +139,7 @@ impl Client {
     }
 }
 
-/// A lock as `/proc/locks` has it.
+/// Lock in the form of `/proc/locks`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostLock {
     /// `OFDLCK`, `POSIX` or `FLOCK`.
@@ -148,7 +148,7 @@ pub struct HostLock {
     pub start: u64,
     /// Last byte.
     pub end: u64,
-    /// For writing, else for reading.
+    /// Whether the lock is for writing; otherwise for reading.
     pub write: bool,
 }
 
@@ -156,11 +156,10 @@ pub struct HostLock {
 ///
 /// One `read` of `/proc/locks` is exact but holds at most a page. Two reads are not one list: the
 /// second starts by position, and a lock that is taken or ended between them makes another one
-/// appear twice or not at all. So a longer list is put together from what each descriptor of the
-/// host has locked.
+/// appear twice or not at all. So a longer list is combined from the locks of each descriptor on
+/// the host.
 ///
-/// # Errors
-/// Where the file or the lists cannot be read.
+/// Fails if the file or the lists cannot be read.
 pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
     let inode = fs::metadata(file)?.ino().to_string();
     let mut list = vec![0; LOCKS_PAGE_LEN];
@@ -176,11 +175,11 @@ pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
     Ok(found)
 }
 
-/// The locks that the descriptors of all processes hold, in the form of `/proc/locks`.
+/// Returns the locks of the descriptors of all processes, in the form of `/proc/locks`.
 fn locks_of_descriptors() -> io::Result<String> {
     let mut lines = String::new();
     for process in fs::read_dir("/proc")?.filter_map(Result::ok) {
-        // What cannot be read has ended, or is no process.
+        // An entry that cannot be read is a process that has ended, or no process.
         let Ok(descriptors) = fs::read_dir(process.path().join("fdinfo")) else { continue };
         for descriptor in descriptors.filter_map(Result::ok) {
             let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
@@ -192,7 +191,8 @@ fn locks_of_descriptors() -> io::Result<String> {
     Ok(lines)
 }
 
-/// `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`; who waits has one word more, an arrow.
+/// Parses `1: OFDLCK ADVISORY  WRITE -1 08:02:1234 0 EOF`. A waiting lock has an arrow as an
+/// additional word.
 fn host_lock(line: &str, inode: &str) -> Option<HostLock> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, family, _, kind, _, file, start, end] = words.as_slice() else { return None };

@@ -36,10 +36,10 @@ pub use layout::{MEMORY_LEN, MEMORY_START, OUT_HEADER_LEN, QUEUE_LEN, Shape};
 pub use queue::{Descriptor, Queue, QueuePlace, Sent, Used};
 pub use reply::Reply;
 
-/// Waits until `holds`, looking again every few milliseconds, at most for [`LIMIT`].
+/// Waits until `holds` returns true, checking every few milliseconds for at most [`LIMIT`].
 ///
 /// # Panics
-/// Where it has not come true by then.
+/// Panics if it has not become true by then.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -49,10 +49,10 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Where a VMM would have mapped guest address 0.
+/// Address at which a VMM would have mapped guest address 0.
 const VMM_OFFSET: u64 = 0x7000_0000_0000;
 
-/// Room for a reply that says no length itself.
+/// Space for a reply of unknown length.
 const ROOM: usize = 4096;
 
 /// `VIRTIO_F_VERSION_1`.
@@ -64,14 +64,14 @@ pub const EVENT_IDX: u64 = 1 << 29;
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// How a front-end sets the device up.
+/// Set-up of the device by a front-end.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Queues in all; 0 is hiprio.
+    /// Number of queues. Queue 0 is hiprio.
     pub queues: usize,
-    /// Descriptors in each.
+    /// Number of descriptors in each queue.
     pub queue_size: u16,
-    /// Virtio features to acknowledge, beside those that vhost-user needs.
+    /// Virtio features to acknowledge, in addition to those that vhost-user needs.
     pub features: u64,
 }
 
@@ -81,7 +81,7 @@ impl Default for Setup {
     }
 }
 
-/// A connected device, its memory and its queues.
+/// Connected device, its memory and its queues.
 pub struct Frontend {
     connection: Connection,
     memory: GuestMemoryMmap,
@@ -89,7 +89,7 @@ pub struct Frontend {
     queues: Vec<Queue>,
     unique: u64,
     dialect: Dialect,
-    /// How requests are laid out from now on.
+    /// Layout of further requests.
     pub shape: Shape,
 }
 
@@ -97,7 +97,7 @@ impl Frontend {
     /// Connects and starts the queues as a VMM does.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn connect(socket: &Path) -> Result<Self, FrontendError> {
         Self::connect_with(socket, Setup::default())
     }
@@ -105,7 +105,7 @@ impl Frontend {
     /// As [`Frontend::connect`], with another set-up.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn connect_with(socket: &Path, setup: Setup) -> Result<Self, FrontendError> {
         let mut frontend = Self::greet(socket)?;
         frontend.negotiate(setup.features)?;
@@ -116,10 +116,10 @@ impl Frontend {
         Ok(frontend)
     }
 
-    /// Connects and says nothing but hello.
+    /// Connects and exchanges only the first messages.
     ///
     /// # Errors
-    /// Where nobody listens.
+    /// Fails if no process listens.
     pub fn greet(socket: &Path) -> Result<Self, FrontendError> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -145,11 +145,11 @@ impl Frontend {
         })
     }
 
-    /// Acknowledges `features` and all protocol features offered; each later message is
-    /// acknowledged by the daemon.
+    /// Acknowledges `features` and all protocol features that are offered. The daemon acknowledges
+    /// each later message.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn negotiate(&mut self, features: u64) -> Result<VhostUserProtocolFeatures, FrontendError> {
         self.connection.get_features()?;
         self.connection.set_features(features | VERSION_1 | PROTOCOL_FEATURES)?;
@@ -159,17 +159,17 @@ impl Frontend {
         Ok(offered)
     }
 
-    /// The vhost-user side, for what has no method here.
+    /// Returns the vhost-user side, for messages without a function here.
     pub const fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
 
-    /// The guest's memory.
+    /// Returns the guest's memory.
     pub const fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
     }
 
-    /// One piece of the guest's memory as the front-end describes it.
+    /// Returns one region of the guest's memory as the front-end describes it.
     pub fn region(&self, start: u64, len: u64) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {
             guest_phys_addr: start,
@@ -183,25 +183,25 @@ impl Frontend {
     /// Describes all of the guest's memory in one region.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn share_memory(&self) -> Result<(), FrontendError> {
         self.remap(&[(MEMORY_START, MEMORY_LEN)])
     }
 
-    /// Describes the guest's memory anew: only these pieces, each by its start and its length.
+    /// Describes the guest's memory again: only these regions, each by its start and its length.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn remap(&self, pieces: &[(u64, u64)]) -> Result<(), FrontendError> {
         let regions: Vec<_> = pieces.iter().map(|(start, len)| self.region(*start, *len)).collect();
         self.connection.set_mem_table(&regions)?;
         Ok(())
     }
 
-    /// Sets a queue up from its beginning and enables it.
+    /// Sets up a queue from its beginning and enables it.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn start_queue(&mut self, index: usize, setup: Setup) -> Result<(), FrontendError> {
         let queue = Queue::new(index, setup.queue_size, setup.features & EVENT_IDX != 0, &self.memory)?;
         queue.end_with(&self.connection)?;
@@ -212,10 +212,10 @@ impl Frontend {
         Ok(())
     }
 
-    /// Starts a queue again where GET_VRING_BASE had stopped it.
+    /// Starts a queue again where GET_VRING_BASE has stopped it.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn resume_queue(&mut self, index: usize, base: u16) -> Result<(), FrontendError> {
         let at = self.queues.iter().position(|queue| queue.index() == index);
         let queue = self.queues.swap_remove(at.ok_or(FrontendError::NoQueue(index))?);
@@ -247,19 +247,19 @@ impl Frontend {
         Ok(())
     }
 
-    /// Stops a queue; returns where it stood in the available ring.
+    /// Stops a queue. Returns its position in the available ring.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn stop_queue(&self, index: usize) -> Result<u16, FrontendError> {
         let base = self.connection.get_vring_base(index)?;
         u16::try_from(base).map_err(|_wide| FrontendError::Reply(format!("vring base {base}")))
     }
 
-    /// The first `len` bytes of the device's configuration space.
+    /// Returns `len` bytes of the device's configuration space, from `offset`.
     ///
     /// # Errors
-    /// Whatever the daemon refuses.
+    /// Fails if the daemon refuses a message.
     pub fn config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>, FrontendError> {
         let room = vec![0; usize::try_from(len).unwrap_or(0)];
         let flags = VhostUserConfigFlags::WRITABLE;
@@ -267,7 +267,7 @@ impl Frontend {
         Ok(bytes)
     }
 
-    /// A queue that was started.
+    /// Returns a queue that was started.
     ///
     /// # Errors
     /// [`FrontendError::NoQueue`].
@@ -288,7 +288,7 @@ impl Frontend {
     /// Sends INIT as Linux 7.2 does, on the first request queue.
     ///
     /// # Errors
-    /// Where it is refused.
+    /// Fails if it is refused.
     pub fn init(&mut self) -> Result<InitReply, FrontendError> {
         self.init_with(InitFlags::all())
     }
@@ -296,7 +296,7 @@ impl Frontend {
     /// As [`Frontend::init`], with other flags.
     ///
     /// # Errors
-    /// Where it is refused.
+    /// Fails if it is refused.
     pub fn init_with(&mut self, flags: InitFlags) -> Result<InitReply, FrontendError> {
         let request = InitRequest { major: 7, minor: 45, max_readahead: 128 << 10, flags };
         let reply = self.request(1, NodeId(1), &Operation::Init(request), &[])?;
@@ -306,7 +306,7 @@ impl Frontend {
         Ok(agreed)
     }
 
-    /// The bytes of a request from root, with a `unique` of its own.
+    /// Returns the bytes of a request from root, with its own `unique`.
     pub fn encode(&mut self, node: NodeId, operation: &Operation<'_>, payload: &[u8]) -> Vec<u8> {
         self.unique += 2;
         let mut message = Vec::new();
@@ -315,10 +315,10 @@ impl Frontend {
         message
     }
 
-    /// Sends a request and waits for its answer, in as much room as a guest would leave.
+    /// Sends a request and waits for its reply, with as much space as a guest would leave.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] first of all.
+    /// [`FrontendError::TimedOut`] and other errors of the wire.
     pub fn request(
         &mut self,
         queue: usize,
@@ -330,10 +330,10 @@ impl Frontend {
         self.raw(queue, &message, OUT_HEADER_LEN + room(operation))
     }
 
-    /// Sends bytes that may be anything and waits until they are given back.
+    /// Sends any bytes and waits until the device returns them.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] first of all.
+    /// [`FrontendError::TimedOut`] and other errors of the wire.
     pub fn raw(&mut self, queue: usize, message: &[u8], room: usize) -> Result<Reply, FrontendError> {
         let shape = self.shape;
         let (queue, memory) = self.queue(queue)?;
@@ -346,10 +346,10 @@ impl Frontend {
         queue.take_reply(memory, &sent, used.len)
     }
 
-    /// Writes descriptors as they are, offers the first of them and waits until it is given back.
+    /// Writes descriptors unchanged, offers the first one and waits until the device returns it.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] first of all.
+    /// [`FrontendError::TimedOut`] and other errors of the wire.
     pub fn raw_chain(&mut self, queue: usize, chain: &[Descriptor]) -> Result<Used, FrontendError> {
         let (queue, memory) = self.queue(queue)?;
         queue.write_table(memory, queue.place().descriptors, chain)?;
@@ -377,7 +377,7 @@ impl Frontend {
     }
 }
 
-/// Room for the body of a reply.
+/// Returns the space for the body of a reply.
 fn room(operation: &Operation<'_>) -> usize {
     let size = if let Operation::Read(read) = operation {
         read.size

@@ -12,23 +12,23 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// What reply buffers hold before the device writes to them.
+/// Content of reply buffers before the device writes to them.
 const UNTOUCHED: u8 = 0xa5;
 
-/// What a queue waits for: the call event, and the end of the connection.
+/// Events that a queue waits for: the call event, and the end of the connection.
 const CALLED: u64 = 0;
 const CLOSED: u64 = 1;
 
-/// One descriptor as it lies in memory.
+/// Descriptor as it lies in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
     /// Guest physical address.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
     /// [`Self::NEXT`], [`Self::WRITE`], [`Self::INDIRECT`].
     pub flags: u16,
-    /// The next descriptor.
+    /// Index of the next descriptor.
     pub next: u16,
 }
 
@@ -51,7 +51,7 @@ impl Descriptor {
     }
 }
 
-/// Where a queue's parts lie, as guest physical addresses.
+/// Guest physical addresses of the parts of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuePlace {
     /// Descriptor table.
@@ -64,7 +64,7 @@ pub struct QueuePlace {
     pub tables: u64,
     /// Buffers.
     pub buffers: u64,
-    /// The end of the queue's memory.
+    /// End of the queue's memory.
     pub end: u64,
 }
 
@@ -82,25 +82,25 @@ impl QueuePlace {
     }
 }
 
-/// A request on its way.
+/// Request in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Its first descriptor.
+    /// Index of its first descriptor.
     pub head: u16,
     room_at: u64,
     room: usize,
 }
 
-/// A request given back.
+/// Request that the device has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Its first descriptor.
+    /// Index of its first descriptor.
     pub head: u32,
-    /// Bytes that the device says it has written.
+    /// Number of bytes that the device reports as written.
     pub len: u32,
 }
 
-/// The driver's side of one queue.
+/// Driver's side of one queue.
 #[derive(Debug)]
 pub struct Queue {
     index: usize,
@@ -117,15 +117,15 @@ pub struct Queue {
     next_descriptor: u16,
     next_table: u64,
     next_buffer: u64,
-    /// Interrupts that came.
+    /// Number of interrupts.
     pub interrupts: u64,
 }
 
 impl Queue {
-    /// An empty ring in its place.
+    /// Makes an empty ring in its place.
     ///
     /// # Errors
-    /// Where the host has no more descriptors, or the guest no such memory.
+    /// Fails if the host has no more descriptors, or the guest has no such memory.
     pub fn new(
         index: usize,
         size: u16,
@@ -156,22 +156,22 @@ impl Queue {
         })
     }
 
-    /// Its number on the device.
+    /// Returns its number on the device.
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Descriptors in its table.
+    /// Returns the number of descriptors in its table.
     pub const fn size(&self) -> u16 {
         self.size
     }
 
-    /// Where its parts lie.
+    /// Returns the addresses of its parts.
     pub const fn place(&self) -> QueuePlace {
         self.place
     }
 
-    /// The next index that the device will report used.
+    /// Returns the index that the device will use next in the used ring.
     pub const fn next_used(&self) -> u16 {
         self.next_used
     }
@@ -188,10 +188,10 @@ impl Queue {
         &self.err
     }
 
-    /// Waits until the device says, through the error event, that the ring is broken.
+    /// Waits until the device reports, through the error event, that the ring is broken.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`] where it does not.
+    /// [`FrontendError::TimedOut`] if it does not.
     pub fn wait_for_failure(&self) -> Result<(), FrontendError> {
         let failed = Epoll::new()?;
         failed.ctl(ControlOperation::Add, self.err.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
@@ -202,7 +202,7 @@ impl Queue {
         }
     }
 
-    /// Puts a message and room for its reply into buffers and offers them. `kick` is still to come.
+    /// Puts a message and space for its reply into buffers and offers them, without a kick.
     ///
     /// # Errors
     /// [`FrontendError::TooBig`].
@@ -265,7 +265,7 @@ impl Queue {
         Ok(head)
     }
 
-    /// Writes descriptors as they are.
+    /// Writes descriptors unchanged.
     ///
     /// # Errors
     /// [`FrontendError::Memory`].
@@ -279,7 +279,7 @@ impl Queue {
         Ok(memory.write_slice(&bytes, GuestAddress(at))?)
     }
 
-    /// Makes the chain at `head` available, whatever it is.
+    /// Makes the chain at `head` available, even an invalid one.
     ///
     /// # Errors
     /// [`FrontendError::Memory`].
@@ -291,7 +291,7 @@ impl Queue {
         self.publish(memory, self.next_available)
     }
 
-    /// Says that the available ring reaches up to `index`, true or not.
+    /// Sets the index of the available ring, even to a wrong one.
     ///
     /// # Errors
     /// [`FrontendError::Memory`].
@@ -299,7 +299,7 @@ impl Queue {
         Ok(memory.store(index.to_le(), GuestAddress(self.place.available + 2), Ordering::SeqCst)?)
     }
 
-    /// Tells the device to look.
+    /// Kicks the device.
     ///
     /// # Errors
     /// [`FrontendError::Host`].
@@ -307,7 +307,7 @@ impl Queue {
         Ok(self.kick.write(1)?)
     }
 
-    /// Whether the device asks to be told, by `avail_event` or `VIRTQ_USED_F_NO_NOTIFY`.
+    /// Returns whether the device asks for a kick, by `avail_event` or `VIRTQ_USED_F_NO_NOTIFY`.
     ///
     /// # Errors
     /// [`FrontendError::Memory`].
@@ -321,10 +321,10 @@ impl Queue {
         Ok(u16::from_le(flags) & 1 == 0)
     }
 
-    /// Takes the next request given back, sleeping on the interrupt alone where none is there yet.
+    /// Takes the next used request. If there is none yet, it sleeps until the interrupt.
     ///
     /// # Errors
-    /// [`FrontendError::TimedOut`]; [`FrontendError::Gone`] as soon as the device is.
+    /// [`FrontendError::TimedOut`], or [`FrontendError::Gone`] as soon as the device is gone.
     pub fn wait(&mut self, memory: &GuestMemoryMmap) -> Result<Used, FrontendError> {
         let started = Instant::now();
         loop {
@@ -333,7 +333,8 @@ impl Queue {
                 return Ok(used);
             }
             match self.wait_for_interrupt(LIMIT.saturating_sub(started.elapsed())) {
-                // What was given back before the end is there, perhaps without an interrupt.
+                // A request that was used before the end is in the ring, perhaps without an
+                // interrupt.
                 Err(gone @ FrontendError::Gone { .. }) => return self.take_used(memory)?.ok_or(gone),
                 outcome => outcome?,
             }
@@ -354,7 +355,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether an interrupt has come since the last one that was waited for.
+    /// Returns whether an interrupt has arrived since the last one that was waited for.
     pub fn was_interrupted(&self) -> bool {
         self.call.read().is_ok()
     }
@@ -367,10 +368,10 @@ impl Queue {
         self.wait_for_interrupt(LIMIT)
     }
 
-    /// Ends waits when the device's end of this connection is closed.
+    /// Lets waits end when the device closes its end of this connection.
     ///
     /// # Errors
-    /// What the host says.
+    /// Fails with the error of the host.
     pub(super) fn end_with(&self, connection: &impl AsRawFd) -> io::Result<()> {
         let closed = EpollEvent::new(EventSet::HANG_UP, CLOSED);
         self.called.ctl(ControlOperation::Add, connection.as_raw_fd(), closed)
@@ -392,7 +393,7 @@ impl Queue {
         Err(if count == 0 { FrontendError::TimedOut { queue } } else { FrontendError::Gone { queue } })
     }
 
-    /// Takes the next request given back, if there is one.
+    /// Takes the next used request, if there is one.
     ///
     /// # Errors
     /// [`FrontendError::Memory`].
@@ -409,10 +410,10 @@ impl Queue {
         Ok(Some(Used { head, len }))
     }
 
-    /// The reply of a request that was given back with `len` bytes.
+    /// Returns the reply of a request that the device returned with `len` bytes.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where the device claims more than there is room for.
+    /// [`FrontendError::Reply`] if the device reports more bytes than there is space for.
     pub fn take_reply(
         &self,
         memory: &GuestMemoryMmap,

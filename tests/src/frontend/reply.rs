@@ -5,19 +5,19 @@ use super::layout::OUT_HEADER_LEN;
 use pinhole_protocol::Errno;
 use pinhole_protocol::client::{OutHeader, decode_out_header};
 
-/// What a request's buffers hold after it was given back.
+/// Content of a request's buffers after the device has returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The used length that the device reported, in bytes.
+    /// Used length in bytes that the device reported.
     pub used_len: u32,
-    /// So many bytes of the reply buffers.
+    /// That many bytes of the reply buffers.
     pub bytes: Vec<u8>,
-    /// Nothing behind them was written.
+    /// Whether no byte behind them was written.
     pub rest_untouched: bool,
 }
 
 impl Reply {
-    /// Header and body; the header's length is the used length.
+    /// Returns header and body. The header's length is the used length.
     ///
     /// # Errors
     /// [`FrontendError::Reply`].
@@ -25,10 +25,10 @@ impl Reply {
         decode_out_header(&self.bytes).map_err(|error| FrontendError::Reply(error.to_string()))
     }
 
-    /// The error, if the reply is one.
+    /// Returns the errno, or `None` for success.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where it is no reply, or an error with a body.
+    /// [`FrontendError::Reply`] if the reply is invalid, or an error with a body.
     pub fn error(&self) -> Result<Option<Errno>, FrontendError> {
         let (header, body) = self.parts()?;
         if header.error.is_some() && !body.is_empty() {
@@ -37,10 +37,10 @@ impl Reply {
         Ok(header.error)
     }
 
-    /// The body of a reply that is no error.
+    /// Returns the body of a successful reply.
     ///
     /// # Errors
-    /// [`FrontendError::Reply`] where it is one.
+    /// [`FrontendError::Reply`] if it is an error.
     pub fn success(&self) -> Result<&[u8], FrontendError> {
         match self.error()? {
             None => Ok(self.bytes.get(OUT_HEADER_LEN..).unwrap_or_default()),
@@ -48,7 +48,7 @@ impl Reply {
         }
     }
 
-    /// Given back without an answer.
+    /// Returns whether the request was returned without a reply.
     pub const fn is_unanswered(&self) -> bool {
         self.used_len == 0
     }

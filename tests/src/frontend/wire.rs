@@ -1,4 +1,4 @@
-//! vhost-user messages byte by byte, for a front-end that dies in the middle of one.
+//! vhost-user messages byte by byte, for a front-end that dies in the middle of a message.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -7,18 +7,18 @@ use std::os::unix::net::UnixStream;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-/// A message as it stands on the wire.
+/// Message as its bytes on the wire.
 #[derive(Debug)]
 pub struct Message<'f> {
     /// Header and body.
     pub bytes: Vec<u8>,
-    /// Sent along with the first byte.
+    /// Descriptor that is sent with the first byte.
     pub descriptor: Option<BorrowedFd<'f>>,
 }
 
 impl<'f> Message<'f> {
-    /// The request `code` with a body of 64-bit words, of which only the first `len` bytes are
-    /// sent.
+    /// Makes the request `code` with a body of 64-bit words, of which only the first `len` bytes
+    /// are sent.
     pub fn new(code: u32, words: &[u64], len: usize) -> Self {
         let body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take(len).collect();
         let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
@@ -28,17 +28,17 @@ impl<'f> Message<'f> {
         Self { bytes, descriptor: None }
     }
 
-    /// With a descriptor.
+    /// Adds a descriptor.
     #[must_use]
     pub fn with(mut self, descriptor: &'f impl AsFd) -> Self {
         self.descriptor = Some(descriptor.as_fd());
         self
     }
 
-    /// Sends the first `len` bytes of it, with the descriptor if there is any byte.
+    /// Sends its first `len` bytes, with the descriptor if `len` is not 0.
     ///
     /// # Errors
-    /// Where the daemon has closed the connection.
+    /// Fails if the daemon has closed the connection.
     pub fn send_part(&self, stream: &UnixStream, len: usize) -> io::Result<()> {
         let part = self.bytes.get(..len).unwrap_or(&self.bytes);
         if part.is_empty() {
@@ -57,7 +57,7 @@ impl<'f> Message<'f> {
     /// Sends all of it.
     ///
     /// # Errors
-    /// Where the daemon has closed the connection.
+    /// Fails if the daemon has closed the connection.
     pub fn send(&self, stream: &UnixStream) -> io::Result<()> {
         self.send_part(stream, self.bytes.len())
     }

@@ -14,16 +14,16 @@ use super::error::GuestError;
 use super::running::{GuestFiles, Paths, Running};
 use crate::placement::Placement;
 
-/// Where the guest's console goes.
+/// Destination of the guest's console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Console {
-    /// Into a file; the script's output into another.
+    /// A file. The output of the script goes to another file.
     Logged,
-    /// Script and shell on the terminal of this process.
+    /// The terminal of this process, for script and shell.
     Terminal,
 }
 
-/// Modules that the guest's `/init` loads where the kernel has them as files.
+/// Modules that the guest's `/init` loads if the kernel has them as files.
 const UML_MODULES: [&str; 4] =
     ["fs/fuse/fuse.ko", "fs/fuse/virtiofs.ko", "fs/overlayfs/overlay.ko", "drivers/block/loop.ko"];
 
@@ -60,7 +60,8 @@ pub(super) fn start(guest: &Guest, script: &str, console: Console) -> Result<Run
     Ok(if guest.kernel == Kernel::UserMode { running.recording_panics() } else { running })
 }
 
-/// Starts the guest's process; User-mode Linux on one CPU with its daemons, unless told otherwise.
+/// Starts the guest's process. User-mode Linux runs on one CPU with its daemons, unless the
+/// description forbids it.
 fn spawn(guest: &Guest, command: &mut Command) -> Result<(Child, Option<Placement>), GuestError> {
     match guest.kernel {
         Kernel::UserMode if guest.pinned => pinned(guest, command),
@@ -121,12 +122,12 @@ fn initramfs(
     Ok(archive.finish())
 }
 
-/// `extra/a/b` has the parents `extra/a`; `extra` itself always exists.
+/// Returns the parents of a path: `extra/a` for `extra/a/b`. `extra` itself always exists.
 fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').skip(1).filter_map(|(at, _)| path.get(..at))
 }
 
-/// The shell fragment that `init.sh` sources.
+/// Returns the shell fragment that `init.sh` sources.
 fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> Result<String, GuestError> {
     let channel = match guest.kernel {
         Kernel::UserMode => paths.channel.display().to_string(),
@@ -147,7 +148,7 @@ fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> 
         let tag = quoted(&share.tag);
         let options =
             if share.options.is_empty() { String::new() } else { format!("-o {} ", quoted(&share.options)) };
-        // Writing to a String cannot fail; the result is looked at all the same.
+        // Writing to a String cannot fail, but the result has to be used.
         writeln!(
             text,
             "    mkdir -p $top/mnt/{tag} && mount -t virtiofs {options}{tag} $top/mnt/{tag} || return 1"
@@ -159,7 +160,7 @@ fn settings(guest: &Guest, pieces: &Pieces, paths: &Paths, console: Console) -> 
     Ok(text)
 }
 
-/// `word` as one word of a POSIX shell.
+/// Quotes `word` as one word of a POSIX shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -176,7 +177,7 @@ fn uml_command(
         .arg(format!("mem={}M", guest.memory_mib))
         .args(["seccomp=auto", "root=/dev/ram0", "rdinit=/init", "con=null", "panic=-1"])
         .arg(option("initrd=", initrd))
-        // Its control socket and pid file, which would otherwise go to the user's home.
+        // Folder of its control socket and its pid file, which would otherwise be the user's home.
         .arg(option("uml_dir=", &work.join("uml")));
     match console {
         Console::Logged => command.arg("con0=null,fd:1"),

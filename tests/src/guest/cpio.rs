@@ -1,7 +1,7 @@
 //! The `newc` cpio format, as far as an initramfs needs it (Linux,
 //! `driver-api/early-userspace/buffer-format`).
 
-/// An archive under construction.
+/// Archive under construction.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     bytes: Vec<u8>,
@@ -14,27 +14,27 @@ const SYMLINK: u32 = 0o120_000;
 const CHARACTER: u32 = 0o020_000;
 
 impl Archive {
-    /// A directory, mode 0755; its parents must come first.
+    /// Adds a directory with mode 0755. Its parents must come first.
     pub(super) fn directory(&mut self, path: &str) {
         self.entry(path, DIRECTORY | 0o755, (0, 0), &[]);
     }
 
-    /// A regular file with the given permission bits.
+    /// Adds a regular file with the given permission bits.
     pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, REGULAR | (mode & 0o7777), (0, 0), content);
     }
 
-    /// A symbolic link to `target`.
+    /// Adds a symbolic link to `target`.
     pub(super) fn symlink(&mut self, path: &str, target: &str) {
         self.entry(path, SYMLINK | 0o777, (0, 0), target.as_bytes());
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub(super) fn character_device(&mut self, path: &str, major: u32, minor: u32) {
         self.entry(path, CHARACTER | 0o600, (major, minor), &[]);
     }
 
-    /// The finished archive.
+    /// Returns the finished archive.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
@@ -68,7 +68,7 @@ impl Archive {
         self.pad();
     }
 
-    /// Header with name, and content, each end on a multiple of four bytes.
+    /// Pads to a multiple of four bytes, on which the header with its name ends, and the content.
     fn pad(&mut self) {
         while !self.bytes.len().is_multiple_of(4) {
             self.bytes.push(0);

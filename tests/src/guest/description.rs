@@ -3,21 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The kernel that a guest runs.
+/// Kernel of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// User-mode Linux: a kernel as a process; one CPU, no PCI, no DAX.
+    /// User-mode Linux: a kernel as a process. It has one CPU, no PCI and no DAX.
     UserMode,
     /// QEMU under TCG with a q35 machine.
     Qemu,
 }
 
-/// The QEMU device model that carries a share; User-mode Linux has only one way.
+/// QEMU's device model of a share. User-mode Linux has only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// `vhost-user-fs-pci`: serves the device configuration itself, as VMMs in the field do.
+    /// `vhost-user-fs-pci`, which serves the device configuration itself, as deployed VMMs do.
     FsPci,
-    /// `vhost-user-test-device-pci`: takes the configuration from the daemon and knows
+    /// `vhost-user-test-device-pci`, which takes the configuration from the daemon and supports
     /// shared-memory regions. The number of request queues must be the one that the daemon
     /// announces, or the driver finds too few and gives up.
     TestPci,
@@ -35,7 +35,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// A share served on `socket` under `tag`, mounted at `/mnt/<tag>` with default options.
+    /// Describes a share that is served on `socket` under `tag`, mounted at `/mnt/<tag>` with
+    /// default options.
     pub fn new(socket: impl Into<PathBuf>, tag: impl Into<String>) -> Self {
         Self {
             socket: socket.into(),
@@ -47,7 +48,7 @@ impl Share {
         }
     }
 
-    /// Mount options, as `mount -o` takes them.
+    /// Sets mount options, as `mount -o` takes them.
     #[must_use]
     pub fn options(mut self, options: impl Into<String>) -> Self {
         self.options = options.into();
@@ -61,15 +62,15 @@ impl Share {
         self
     }
 
-    /// The QEMU device model; the default is [`Device::FsPci`]. User-mode Linux ignores it.
+    /// Sets the QEMU device model. The default is [`Device::FsPci`]. User-mode Linux ignores it.
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
         self
     }
 
-    /// Request queues that QEMU's device offers to the guest, beside hiprio. User-mode Linux asks
-    /// the daemon.
+    /// Sets the number of request queues that QEMU's device offers to the guest, in addition to
+    /// hiprio. User-mode Linux asks the daemon.
     #[must_use]
     pub fn request_queues(mut self, count: u16) -> Self {
         self.request_queues = count;
@@ -77,7 +78,7 @@ impl Share {
     }
 }
 
-/// A file that the guest finds in its first root.
+/// File in the guest's first root.
 #[derive(Debug, Clone)]
 pub(super) struct GuestFile {
     pub(super) path: String,
@@ -85,7 +86,7 @@ pub(super) struct GuestFile {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The description of a guest. Build it, then [`run`](Guest::run) a script in it.
+/// Description of a guest. [`run`](Guest::run) runs a script in it.
 #[derive(Debug, Clone)]
 pub struct Guest {
     pub(super) kernel: Kernel,
@@ -101,7 +102,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A User-mode Linux guest: 512 MiB, a busybox root, five minutes at most.
+    /// Describes a User-mode Linux guest: 512 MiB, a busybox root, at most five minutes.
     pub fn uml() -> Self {
         Self {
             kernel: Kernel::UserMode,
@@ -117,7 +118,7 @@ impl Guest {
         }
     }
 
-    /// A QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, eight minutes at most.
+    /// Describes a QEMU guest under TCG: 1 GiB, two CPUs, a busybox root, at most eight minutes.
     pub fn qemu() -> Self {
         Self { kernel: Kernel::Qemu, memory_mib: 1024, cpus: 2, limit: Duration::from_mins(8), ..Self::uml() }
     }
@@ -129,41 +130,41 @@ impl Guest {
         self
     }
 
-    /// Leaves the guest and its daemons to the host's scheduler. For guests that wait for one
-    /// another: on a busy host, one of them that is confined to the busier CPU would hold up all.
+    /// Leaves the guest and its daemons to the host's scheduler, for guests that wait for each
+    /// other. On a busy host, a guest on the busier CPU would slow down all of them.
     #[must_use]
     pub fn unpinned(mut self) -> Self {
         self.pinned = false;
         self
     }
 
-    /// Which kernel this guest runs.
+    /// Returns the kernel of this guest.
     pub fn kernel(&self) -> Kernel {
         self.kernel
     }
 
-    /// Guest memory in MiB.
+    /// Sets the guest memory in MiB.
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.memory_mib = memory_mib;
         self
     }
 
-    /// Virtual CPUs under QEMU; User-mode Linux has one.
+    /// Sets the number of virtual CPUs under QEMU. User-mode Linux has one.
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
         self
     }
 
-    /// The time after which the guest is killed, counted from its start.
+    /// Sets the time after which the guest is killed, counted from its start.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Attaches a share mounted at `/mnt/<tag>` with default options.
+    /// Attaches a share that is mounted at `/mnt/<tag>` with default options.
     #[must_use]
     pub fn share(self, socket: &Path, tag: &str) -> Self {
         self.attach(Share::new(socket, tag))
@@ -176,7 +177,7 @@ impl Guest {
         self
     }
 
-    /// Puts a file into the guest's first root; a script sees it at `/extra/<name>`, in a Debian
+    /// Puts a file into the guest's first root. A script finds it at `/extra/<name>`, in a Debian
     /// userland too.
     #[must_use]
     pub fn file(mut self, name: &str, mode: u32, bytes: impl Into<Vec<u8>>) -> Self {
@@ -184,9 +185,9 @@ impl Guest {
         self
     }
 
-    /// Runs the script in the Debian userland (git, sqlite3, fio, python3, gcc ...), read-only but
-    /// for `/tmp`, `/run` and `/mnt`, instead of busybox. User-mode Linux only: it is reached
-    /// through hostfs.
+    /// Runs the script in the Debian userland (git, sqlite3, fio, python3, gcc ...) instead of
+    /// busybox. The userland is read-only except `/tmp`, `/run` and `/mnt`. Only User-mode Linux
+    /// has it, because it is reached through hostfs.
     #[must_use]
     pub fn userland(mut self) -> Self {
         self.userland = true;

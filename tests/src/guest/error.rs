@@ -1,16 +1,16 @@
-//! The errors of a guest.
+//! Errors of a guest.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What may go wrong between a description of a guest and its script's exit code.
+/// Error between the description of a guest and the exit code of its script.
 #[derive(thiserror::Error)]
 pub enum GuestError {
-    /// A piece of the guest is not on this machine.
+    /// A part of the guest is missing on this host.
     #[error("{path} is missing; run `{command}` to fetch it")]
     Missing {
-        /// The file or folder looked for.
+        /// File or folder that is missing.
         path: PathBuf,
         /// The command that provides it.
         command: &'static str,
@@ -23,49 +23,49 @@ pub enum GuestError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The time limit passed; everything that the guest started has been killed.
+    /// The time limit passed, and all processes of the guest were killed.
     #[error(
         "the guest was killed after {limit:?}; its script had printed:\n{output}\nkernel log:\n{kernel_log}"
     )]
     TimeLimit {
-        /// The limit that passed.
+        /// Limit that passed.
         limit: Duration,
-        /// What the script had printed until then.
+        /// Output of the script up to then.
         output: String,
-        /// What the kernel had printed until then.
+        /// Output of the kernel up to then.
         kernel_log: String,
     },
     /// The kernel printed a panic, an oops or a BUG.
     #[error("the guest kernel failed: {line}\n{}", log_end(.kernel_log))]
     Kernel {
-        /// The first line that says so.
+        /// First line of it.
         line: String,
-        /// Everything that the kernel printed.
+        /// Output of the kernel.
         kernel_log: String,
     },
-    /// The guest ended before its script did, or before it could start it.
+    /// The guest ended before its script, or before it could start the script.
     #[error(
         "the guest ended without an exit code ({status}); script output:\n{output}\nkernel log:\n{kernel_log}"
     )]
     NoExitCode {
-        /// How the guest's process ended.
+        /// End of the guest's process.
         status: String,
-        /// What the script had printed until then.
+        /// Output of the script up to then.
         output: String,
-        /// What the kernel had printed.
+        /// Output of the kernel.
         kernel_log: String,
     },
 }
 
-/// Same as [`Display`](std::fmt::Display): tests unwrap these errors, and the log of a kernel is
-/// unreadable as one escaped line.
+/// Prints the same as [`Display`](std::fmt::Display): tests unwrap these errors, and the log of a
+/// kernel is unreadable as one escaped line.
 impl std::fmt::Debug for GuestError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{self}")
     }
 }
 
-/// The end of a kernel's log, as far as a message needs it.
+/// Returns the end of a kernel's log, as far as a message needs it.
 fn log_end(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     let left_out = lines.len().saturating_sub(40);

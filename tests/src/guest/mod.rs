@@ -27,14 +27,13 @@ pub use running::{Finished, Running};
 impl Guest {
     /// Boots the guest, runs `script` with `sh` and waits for its end.
     ///
-    /// # Errors
-    /// [`GuestError`]: a missing piece, the time limit, a kernel failure, or an end without an exit
-    /// code. A script that fails is no error: look at [`Finished::exit_code`].
+    /// [`GuestError`]: a missing part, the time limit, a kernel failure, or an end without an exit
+    /// code. A script that fails is not an error: see [`Finished::exit_code`].
     pub fn run(&self, script: &str) -> Result<Finished, GuestError> {
         self.start(script)?.wait()
     }
 
-    /// Boots the guest and returns at once; for tests that act while it runs.
+    /// Boots the guest and returns at once, for tests that act while it runs.
     ///
     /// # Errors
     /// [`GuestError::Missing`] or [`GuestError::Host`].
@@ -42,8 +41,8 @@ impl Guest {
         boot::start(self, script, boot::Console::Logged)
     }
 
-    /// Runs `script` and then a shell on this process's terminal, until the user leaves it. No time
-    /// limit.
+    /// Runs `script` and then a shell on this process's terminal, until the user leaves it. There
+    /// is no time limit.
     ///
     /// # Errors
     /// As [`run`](Guest::run).

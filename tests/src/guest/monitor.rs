@@ -5,12 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What QEMU prints when it takes the next command.
+/// Text that QEMU prints when it can take the next command.
 const PROMPT: &[u8] = b"(qemu) ";
-/// How long a command may take. One that takes longer has failed.
+/// Upper bound on the time of a command. A slower command has failed.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// A connection to the monitor.
+/// Connection to the monitor.
 #[derive(Debug)]
 pub struct Monitor(UnixStream);
 
@@ -23,8 +23,8 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Carries out a command. Returns what QEMU printed, the echo of the command included, and how
-    /// long it took.
+    /// Carries out a command. Returns the output of QEMU, which includes the echo of the command,
+    /// and the time that it took.
     ///
     /// # Errors
     /// What the socket returns; `WouldBlock` after a minute.

@@ -1,35 +1,37 @@
 //! The record of tests in which the kernel of a User-mode Linux guest panicked.
 //!
-//! That kernel dies by itself once in some dozens of boots. `cargo xtask test` names a file in
-//! [`PANICS_VARIABLE`], reads it after a suite has failed, and runs a test that failed with such a
-//! panic once more.
+//! About one boot in some dozens ends with such a panic, without any fault of the daemon. `cargo
+//! xtask test` sets a file in [`PANICS_VARIABLE`], reads it after a suite has failed, and runs each
+//! test that failed with such a panic again.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Names the file in which panics are recorded. Unset, none is.
+/// Environment variable with the file in which panics are recorded. If it is unset, panics are not
+/// recorded.
 pub const PANICS_VARIABLE: &str = "PINHOLE_GUEST_PANICS";
 
-/// What a User-mode Linux kernel prints when it has failed by itself.
+/// Texts that a User-mode Linux kernel prints when it fails by itself.
 const MARKS: [&str; 2] = ["Kernel panic - not syncing", "bad: scheduling from the idle thread"];
 
-/// Records that the guest of `test` panicked, if its kernel's log says so.
+/// Records that the guest of `test` panicked, if the log of its kernel shows that.
 pub(super) fn record(test: &str, kernel_log: &str) {
     let Some(file) = std::env::var_os(PANICS_VARIABLE) else { return };
     let panicked = kernel_log.lines().find(|line| MARKS.iter().any(|mark| line.contains(mark)));
     if let Some(line) = panicked {
-        // Where it cannot be recorded, the test is not run again: its failure stands.
+        // Ignore the result: a test whose panic is not recorded is not run again, and its failure
+        // stands.
         append(Path::new(&file), &format!("{test}\t{line}\n")).unwrap_or_default();
     }
 }
 
 fn append(file: &Path, line: &str) -> io::Result<()> {
-    // In one write: several processes append.
+    // One write, because several processes append.
     File::options().append(true).create(true).open(file)?.write_all(line.as_bytes())
 }
 
-/// The tests recorded in `file`. A file that does not exist has none.
+/// Returns the tests recorded in `file`, or an empty list if it does not exist.
 ///
 /// # Errors
 /// What `read(2)` returns.

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::error::GuestError;
 
-/// The folder that `cargo xtask guest` fills, part by part.
+/// Folder that `cargo xtask guest` fills, part by part.
 #[derive(Debug, Clone)]
 pub struct Pieces {
     root: PathBuf,
 }
 
 impl Pieces {
-    /// `.guest` in the workspace, or the folder named by `PINHOLE_GUEST_DIR`.
+    /// Returns `.guest` in the workspace, or the folder in `PINHOLE_GUEST_DIR`.
     pub fn locate() -> Self {
         let root = std::env::var_os("PINHOLE_GUEST_DIR").map_or_else(
             || {
@@ -23,20 +23,20 @@ impl Pieces {
         Self { root }
     }
 
-    /// The folder itself.
+    /// Returns the folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The tree of User-mode Linux, busybox, virtiofsd and the kernel's headers.
+    /// Returns the tree of User-mode Linux, busybox, virtiofsd and the kernel's headers.
     ///
     /// # Errors
-    /// [`GuestError::Missing`], as for everything below.
+    /// [`GuestError::Missing`], as for all functions below.
     pub fn base(&self) -> Result<PathBuf, GuestError> {
         present(self.root.join("base"), "cargo xtask guest")
     }
 
-    /// The User-mode Linux kernel, ready to be executed.
+    /// Returns the executable User-mode Linux kernel.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -44,7 +44,7 @@ impl Pieces {
         present(self.root.join("base/linux"), "cargo xtask guest")
     }
 
-    /// A statically linked busybox.
+    /// Returns a statically linked busybox.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -52,7 +52,7 @@ impl Pieces {
         present(self.root.join("base/usr/bin/busybox"), "cargo xtask guest")
     }
 
-    /// The text of the kernel's `linux/fuse.h`, from the release that the guest comes from.
+    /// Returns the kernel's `linux/fuse.h`, from the release of the guest.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -60,7 +60,7 @@ impl Pieces {
         present(self.root.join("base/usr/include/linux/fuse.h"), "cargo xtask guest")
     }
 
-    /// The tree of QEMU and the kernel that it boots.
+    /// Returns the tree of QEMU and the kernel that it boots.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -68,7 +68,7 @@ impl Pieces {
         present(self.root.join("qemu"), "cargo xtask guest --qemu")
     }
 
-    /// The Debian userland.
+    /// Returns the Debian userland.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -76,7 +76,7 @@ impl Pieces {
         present(self.root.join("userland"), "cargo xtask guest --userland")
     }
 
-    /// The tree of qemu-storage-daemon and the makers of ext4, XFS and btrfs.
+    /// Returns the tree of qemu-storage-daemon and the programs that make ext4, XFS and btrfs.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -84,7 +84,7 @@ impl Pieces {
         present(self.root.join("disks"), "cargo xtask guest --disks")
     }
 
-    /// A program built from crates.io: `pjdfstest`, `fsx`, `cargo-fuzz`, `cargo-deny`.
+    /// Returns a program built from crates.io: `pjdfstest`, `fsx`, `cargo-fuzz`, `cargo-deny`.
     ///
     /// # Errors
     /// [`GuestError::Missing`].
@@ -92,8 +92,7 @@ impl Pieces {
         present(self.root.join("tools/bin").join(name), "cargo xtask guest --tools")
     }
 
-    /// The one folder that matches `usr/lib/uml/modules/*` or the like: `parent` must hold exactly
-    /// one entry.
+    /// Returns the only entry of `parent`, for a path as `usr/lib/uml/modules/*`.
     pub(super) fn only_child(parent: &Path, command: &'static str) -> Result<PathBuf, GuestError> {
         let missing = || GuestError::Missing { path: parent.join("*"), command };
         let mut children = std::fs::read_dir(parent).map_err(|_error| missing())?.filter_map(Result::ok);

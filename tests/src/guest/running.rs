@@ -1,5 +1,5 @@
-//! A guest under way: waiting with a limit, reading what it printed, and ending every process that
-//! it started.
+//! A running guest: waits with a limit, its output, and the end of every process that it has
+//! started.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -17,7 +17,7 @@ use super::panics;
 use crate::child::wait_for_exit;
 use crate::placement::Placement;
 
-/// Lines of a kernel's log after which nothing it did can be believed.
+/// Lines of a kernel's log after which its results are worthless.
 const FAILURES: [&str; 6] = [
     "Kernel panic - not syncing",
     "BUG: ",
@@ -27,13 +27,13 @@ const FAILURES: [&str; 6] = [
     "INFO: task ",
 ];
 
-/// Between two looks at a guest's output.
+/// Interval between two reads of a guest's output.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long killed processes may take to be gone.
+/// Upper bound on the time until killed processes are gone.
 const KILLED: Duration = Duration::from_secs(10);
 
-/// The files of one guest in its work folder.
+/// Files of one guest in its work folder.
 #[derive(Debug)]
 pub(super) struct Paths {
     pub(super) channel: PathBuf,
@@ -56,44 +56,44 @@ impl Paths {
     }
 }
 
-/// A guest's work folder and the files in it.
+/// Work folder of a guest and the files in it.
 #[derive(Debug)]
 pub(super) struct GuestFiles {
     pub(super) work: TempDir,
     pub(super) paths: Paths,
 }
 
-/// What a guest left behind after its script ended.
+/// Result of a guest whose script has ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Standard output and standard error of the script, byte for byte.
+    /// Standard output and standard error of the script, unchanged.
     pub output: Vec<u8>,
-    /// The script's exit code; 125 where a share could not be mounted.
+    /// Exit code of the script. 125 if a share could not be mounted.
     pub exit_code: i32,
-    /// Everything that the kernel printed.
+    /// Output of the kernel.
     pub kernel_log: String,
-    /// From the start of the guest's process to its end.
+    /// Time from the start of the guest's process to its end.
     pub elapsed: Duration,
 }
 
 impl Finished {
-    /// The output as text, for assertions and messages.
+    /// Returns the output as text, for assertions and messages.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 }
 
-/// A started guest. Dropping it kills all of it.
+/// Started guest. Dropping it kills all of its processes.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    /// Of a pinned guest, given back when the guest has ended.
+    /// CPU of a pinned guest, released when the guest has ended.
     placement: Option<Placement>,
-    /// The test for which a panic of its kernel is recorded.
+    /// Test for which a panic of the kernel is recorded.
     test: Option<String>,
     work: TempDir,
     paths: Paths,
-    /// `None` for a guest on the user's terminal.
+    /// Time limit. `None` for a guest on the user's terminal.
     limit: Option<Duration>,
     started: Instant,
     ended: Option<ExitStatus>,
@@ -109,24 +109,24 @@ impl Running {
         Self { child, placement, test: None, work, paths, limit, started: Instant::now(), ended: None }
     }
 
-    /// Records a panic of the guest's kernel as one of the test that runs on this thread.
+    /// Records a panic of the guest's kernel for the test that runs on this thread.
     pub(super) fn recording_panics(mut self) -> Self {
         self.test = std::thread::current().name().map(str::to_owned);
         self
     }
 
-    /// The host process that is the guest.
+    /// Returns the id of the guest's process on the host.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The guest's work folder on the host; gone with this value.
+    /// Returns the guest's work folder on the host, which is removed together with this value.
     pub fn work(&self) -> &Path {
         self.work.path()
     }
 
-    /// A folder of the host that a User-mode Linux guest sees as `/run/channel` of its userland, to
-    /// be told things while it runs.
+    /// Returns a host folder that a User-mode Linux guest sees as `/run/channel` of its userland. A
+    /// test writes messages for the running guest there.
     pub fn channel(&self) -> &Path {
         &self.paths.channel
     }
@@ -140,18 +140,18 @@ impl Running {
         Monitor::connect(&self.paths.monitor).map_err(GuestError::host("cannot reach QEMU's monitor"))
     }
 
-    /// The file that grows by what the script prints.
+    /// Returns the file with the script's output, which grows while it runs.
     pub fn output_path(&self) -> PathBuf {
         self.paths.output.clone()
     }
 
-    /// What the script has printed up to now.
+    /// Returns the output of the script up to now.
     pub fn output(&self) -> Vec<u8> {
-        // No file yet is no output yet.
+        // The file does not exist before the first output.
         fs::read(&self.paths.output).unwrap_or_default()
     }
 
-    /// What the kernel has printed up to now.
+    /// Returns the output of the kernel up to now.
     pub fn kernel_log(&self) -> String {
         let bytes = fs::read(&self.paths.kernel_log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
@@ -160,7 +160,7 @@ impl Running {
     /// Waits until the script has printed `text`.
     ///
     /// # Errors
-    /// [`GuestError::TimeLimit`] or, where the guest ended first, [`GuestError::NoExitCode`].
+    /// [`GuestError::TimeLimit`], or [`GuestError::NoExitCode`] if the guest ends first.
     pub fn wait_for_output(&mut self, text: &str) -> Result<(), GuestError> {
         while !contains(&self.output(), text.as_bytes()) {
             if self.past_limit() {
@@ -173,7 +173,7 @@ impl Running {
         Ok(())
     }
 
-    /// Waits for the guest's end, at most for its time limit, and reads what it left.
+    /// Waits until the guest ends, for at most its time limit, and returns its result.
     ///
     /// # Errors
     /// As [`Guest::run`](super::Guest::run).
@@ -204,15 +204,15 @@ impl Running {
             return;
         }
         if self.limit.is_some() {
-            // The child leads a group of its own and has not been reaped, so its number cannot name
-            // a stranger.
+            // The child leads its own group and has not been reaped, so no other process has its
+            // number.
             if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-                // An empty group is what we want.
+                // Ignore the result: the group may be empty.
                 rustix::process::kill_process_group(group, Signal::KILL).unwrap_or_default();
                 wait_until_gone(self.child.id());
             }
         }
-        // A child that has already ended needs no killing.
+        // Ignore the result: the child may have ended.
         drop(self.child.kill());
         self.ended = Some(self.child.wait().unwrap_or_else(|_gone| ExitStatus::from_raw(0)));
         self.placement = None;
@@ -254,19 +254,19 @@ impl Drop for Running {
     }
 }
 
-/// Killed processes need a moment to end; User-mode Linux has dozens. A zombie has ended: its
-/// parent is to reap it.
+/// Waits until killed processes have ended. User-mode Linux has dozens. A zombie has ended: its
+/// parent has to reap it.
 fn wait_until_gone(group: u32) {
     let began = Instant::now();
     while began.elapsed() < KILLED && has_living_member(group) {
         let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
-        // A poll of nothing is a wait; interrupted, it is a shorter one.
+        // A poll without descriptors is a sleep. If it is interrupted, it is a shorter one.
         rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
     }
 }
 
-/// Whether a process of `group` is alive, from `proc_pid_stat(5)`: state and group are the first
-/// and the third field after the name.
+/// Returns whether a process of `group` is alive, from `proc_pid_stat(5)`: state and group are the
+/// first and the third field after the name.
 fn has_living_member(group: u32) -> bool {
     let wanted = group.to_string();
     let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);

@@ -2,20 +2,20 @@
 
 use super::Object;
 
-/// Bytes.
+/// Length in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Length(pub u64);
 
-/// A call that changes or shows a length.
+/// Call that changes or shows a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LengthCall {
-    /// To so many bytes.
+    /// Truncates or extends to this length.
     Truncate(u64),
-    /// One byte at this place.
+    /// Writes one byte at this offset.
     WriteAt(u64),
-    /// One byte at the end.
+    /// Appends one byte.
     Append,
-    /// What a stat said.
+    /// Returns this length from stat.
     Stat(u64),
 }
 

@@ -3,18 +3,18 @@
 
 use super::Object;
 
-/// The records in their order.
+/// Records in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Log(Vec<u64>);
 
-/// A call on a log. Records are appended once each.
+/// Call on a log. Each record is appended once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogCall {
-    /// One record.
+    /// Appends one record.
     Append(u64),
-    /// All that there are.
+    /// Reads these records, which are all that exist.
     All(Vec<u64>),
-    /// How many there are.
+    /// Reads the number of records.
     Count(u64),
 }
 

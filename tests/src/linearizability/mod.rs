@@ -3,8 +3,8 @@
 //! (linearizability; Herlihy and Wing, 1990).
 //!
 //! The search is that of Wing and Gong (1993), which tries each call that may come next, with
-//! Lowe's memory of visited states. It is pure: no files and no clock. A history of several objects
-//! has an explanation if that of each object has one, so each object is checked by itself.
+//! Lowe's memory of visited states. It uses no files and no clock. A history of several objects has
+//! an explanation if that of each object has one, so each object is checked by itself.
 
 pub mod length;
 pub mod log;
@@ -16,34 +16,35 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
-/// Something on which clients call: what it is at first, and what each call makes of it.
+/// Model of an object that clients use: its first state, and the effect of each call.
 pub trait Object: Clone + Eq + Hash {
-    /// A call together with what it returned.
+    /// Call together with its result.
     type Call: Clone + fmt::Debug + Eq;
 
-    /// The object after the call, if it could return what it did.
+    /// Returns the object after the call, or `None` if the call cannot return that result.
     #[must_use]
     fn after(&self, call: &Self::Call) -> Option<Self>;
 
-    /// Whether a history that is explained stays so without this call, whatever the others are: it
-    /// changes nothing that any of them shows.
+    /// Returns whether a history that has an explanation keeps it without this call, whatever the
+    /// other calls are: no other call shows an effect of it.
     fn is_unseen(call: &Self::Call, others: &[&Self::Call]) -> bool;
 }
 
-/// One call of one client.
+/// Call of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made<C> {
-    /// Whose it was.
+    /// Client that made it.
     pub client: usize,
-    /// When it was called.
+    /// Time of the call.
     pub called: u64,
-    /// When it returned; [`u64::MAX`]: it had not, and may have had its effect or not.
+    /// Time of the return. [`u64::MAX`] if it has not returned; then it may have had its effect or
+    /// not.
     pub returned: u64,
-    /// What it was.
+    /// The call and its result.
     pub call: C,
 }
 
-/// A history that nothing explains, in its smallest form.
+/// History without an explanation, reduced to its smallest form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused<C>(pub Vec<Made<C>>);
 
@@ -58,17 +59,17 @@ impl<C: fmt::Debug> fmt::Display for Refused<C> {
     }
 }
 
-/// Whether a history is explained, beginning with `first`.
+/// Checks that a history that begins with `first` has an explanation.
 ///
 /// # Errors
-/// [`Refused`]: the smallest part of it that is not.
+/// [`Refused`]: the smallest part without an explanation.
 pub fn check<O: Object>(first: &O, history: &[Made<O::Call>]) -> Result<(), Refused<O::Call>> {
     let mut history = history.to_vec();
     history.sort_by_key(|made| made.called);
     if is_explained(first, &history) { Ok(()) } else { Err(Refused(smallest(first, history))) }
 }
 
-/// Which calls of a history an order has placed: all before `first`, and some beyond.
+/// Calls of a history that an order has placed: all before `first`, and some later ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Placed {
     first: usize,
@@ -85,7 +86,7 @@ impl Placed {
         next
     }
 
-    /// The calls that are not placed, in the order in which they were called.
+    /// Returns the calls that are not placed, in the order in which they were called.
     fn rest<'h, C>(&self, history: &'h [Made<C>]) -> impl Iterator<Item = (usize, &'h Made<C>)> {
         let rest = history.iter().enumerate().skip(self.first);
         rest.filter(|(index, _)| !self.beyond.contains(index))
@@ -96,7 +97,7 @@ fn is_explained<O: Object>(first: &O, history: &[Made<O::Call>]) -> bool {
     let mut seen = HashSet::new();
     let mut open = vec![(Placed::default(), first.clone())];
     while let Some((placed, object)) = open.pop() {
-        // Whatever was called later than this comes after the call that returned then.
+        // A call that began after this moment comes after the call that returned then.
         let limit = placed.rest(history).map(|(_, made)| made.returned).min().unwrap_or(u64::MAX);
         if limit == u64::MAX {
             return true;

@@ -1,27 +1,27 @@
-//! The names of a directory, each with a file that is known by its length: a file that was made has
-//! none.
+//! The names of a directory. Each has a file that is identified by its length. A newly made file
+//! has length 0.
 
 use super::Object;
 use std::collections::BTreeMap;
 
-/// Which file each name has.
+/// File of each name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Names(BTreeMap<u8, u64>);
 
-/// A call on names, with its answer: `false` where a name was not there, or was.
+/// Call on names, with its result: `false` if a name was missing, or already existed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameCall {
-    /// Which file a name has.
+    /// Returns the file of a name.
     Find(u8, Option<u64>),
-    /// Another file takes a name, whatever had it.
+    /// Gives a name to another file and replaces its old file.
     Replace(u8, u64),
-    /// A file's name becomes another, whatever had that.
+    /// Renames a file and replaces the file at the new name.
     Move(u8, u8, bool),
-    /// Two files change their names.
+    /// Exchanges the files of two names.
     Swap(u8, u8, bool),
-    /// A name is taken away.
+    /// Removes a name.
     Remove(u8, bool),
-    /// A new file, where the name is free.
+    /// Makes a new file if the name is free.
     Make(u8, bool),
 }
 

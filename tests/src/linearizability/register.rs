@@ -1,13 +1,13 @@
-//! Model of one byte of a file: the largest piece that Linux reads and writes in one step beside
-//! others, with or without the page cache.
+//! Model of one byte of a file. Linux reads and writes at most one byte atomically with respect to
+//! other calls, with or without the page cache.
 
 use super::Object;
 
-/// What was written last.
+/// Value of the last write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Register(pub u8);
 
-/// A call on a register. Values are written once each.
+/// Call on a register. Each value is written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the values")]
 pub enum RegisterCall {

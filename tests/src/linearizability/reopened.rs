@@ -1,27 +1,27 @@
-//! Close-to-open: an open sees what was written and closed before it was called. Files are written
-//! whole and read whole, each between an open and a close.
+//! Model of close-to-open: an open sees the data that was written and closed before it was called.
+//! Each file is written and read as a whole, between an open and a close.
 
 use std::fmt;
 
-/// A file as it was stored or seen, from the call of open to the return of close.
+/// File as it was written or read, from the call of open to the return of close.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passage<T> {
-    /// Whose it was.
+    /// Client.
     pub client: usize,
-    /// When the open was called.
+    /// Time of the call of open.
     pub called: u64,
-    /// When the close had returned.
+    /// Time of the return of close.
     pub returned: u64,
-    /// All of the file.
+    /// Content of the file.
     pub value: T,
 }
 
-/// An open that saw what it should not.
+/// Open that saw a wrong value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Late<T> {
-    /// What it saw.
+    /// The value that it saw.
     pub seen: Passage<T>,
-    /// What it might have seen.
+    /// The values that it was allowed to see.
     pub stored: Vec<Passage<T>>,
 }
 
@@ -32,11 +32,10 @@ impl<T: fmt::Debug> fmt::Display for Late<T> {
     }
 }
 
-/// Whether each of `seen` is one of `stored` that was begun before it ended, and that no other has
-/// come wholly between.
+/// Checks that each of `seen` is one of `stored` that began before it ended, and that no other
+/// value was stored completely between them.
 ///
-/// # Errors
-/// The first that is not.
+/// Fails with the first that is not.
 pub fn check<T: Clone + Eq>(stored: &[Passage<T>], seen: &[Passage<T>]) -> Result<(), Box<Late<T>>> {
     for one in seen {
         let may_be_seen = |other: &&Passage<T>| {

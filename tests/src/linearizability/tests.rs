@@ -1,5 +1,5 @@
-//! What the checker must accept and must refuse, and that it agrees with trying every order. A
-//! checker that accepts everything is worth nothing.
+//! Tests that the checker accepts and refuses the right histories, and that it agrees with a search
+//! of every order. A checker that accepts everything proves nothing.
 
 use super::length::{self, Length};
 use super::log::{self, Log};
@@ -30,7 +30,7 @@ fn old_value_is_not_read_after_the_new_one() {
     let read = |at, value| made(1, at, Call::Read(value));
     assert!(is_right::<Register>(&[write.clone(), read((2, 3), 0), read((4, 5), 5)]));
     assert!(!is_right::<Register>(&[write.clone(), read((2, 3), 5), read((4, 5), 0)]));
-    // Between two readers at once there is no after.
+    // Two concurrent readers have no order.
     assert!(is_right::<Register>(&[write, read((2, 5), 5), made(2, (3, 6), Call::Read(0))]));
 }
 
@@ -119,7 +119,7 @@ fn pending_call_may_have_had_its_effect_or_not() {
     assert!(!is_right::<Register>(&[pending, made(1, (2, 3), Call::Read(6))]));
 }
 
-/// Numbers that a seed repeats (splitmix64).
+/// Repeatable random numbers (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -130,7 +130,8 @@ impl Random {
     }
 }
 
-/// Calls of three clients on a register that is one, each at a moment of its own within its time.
+/// Returns calls of three clients on a correct register. Each takes effect at its own moment
+/// between call and return.
 fn of_a_register(random: &mut Random, count: u64) -> Vec<Made<Call>> {
     let mut value = 0;
     let mut free = [0; 3];
@@ -173,7 +174,7 @@ fn refused_history_is_reduced_to_its_smallest_wrong_part() {
     }
 }
 
-/// Whether any order of all calls explains them: each tried.
+/// Returns whether any order of all calls explains them, by trying each order.
 fn by_every_order(object: Register, rest: &[Made<Call>]) -> bool {
     let may_be_next = |index: usize| rest.iter().all(|other| rest[index].called <= other.returned);
     rest.is_empty()

@@ -1,4 +1,4 @@
-//! Reasons why a question has no good answer.
+//! Reasons why a question has no yes for an answer.
 
 use std::io;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use crate::daemon::DaemonError;
 use crate::guest::GuestError;
 
-/// Why there is no good answer.
+/// Reason why the answer is not yes.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The share did what it should not.
+    /// The share did something wrong.
     #[error("{0}")]
     Wrong(String),
-    /// One of those at the table said nothing more; the table is of no further use.
+    /// A guest or the host process gave no more replies. The table cannot be used any more.
     #[error("{who} did not answer `{ask}` within {limit:?}")]
     Silent {
-        /// Who.
+        /// Name of the guest or the host process.
         who: String,
-        /// What it was asked.
+        /// Request without a reply.
         ask: String,
-        /// How long it had.
+        /// Time limit that passed.
         limit: Duration,
     },
     /// A guest could not be started.
@@ -43,7 +43,7 @@ impl Fault {
         move |source| Self::Host { what, source }
     }
 
-    /// Whether it says something about the share, and not about the harness.
+    /// Returns whether the reason concerns the share, and not the harness.
     pub fn is_answer(&self) -> bool {
         match self {
             Self::Wrong(_) | Self::Silent { .. } => true,

@@ -1,5 +1,5 @@
-//! The program of one guest or of the host, as the harness sees it: files in its channel are its
-//! requests, and its output has the replies.
+//! Program of one guest or of the host, as the harness sees it: files in its channel are requests,
+//! and its output has the replies.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,26 +9,26 @@ use rustix::event::Timespec;
 
 use super::fault::Fault;
 
-/// Between two looks at an output.
+/// Interval between two reads of an output.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What was said to one ask.
+/// Reply to one request.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
-    /// Without the line that ends it.
+    /// Text without the line that ends it.
     pub(super) text: String,
-    /// 0 is well.
+    /// Exit code; 0 is success.
     pub(super) code: i32,
 }
 
 #[derive(Debug)]
 pub(super) struct GuestProgram {
     pub(super) name: String,
-    /// The folder of the files `ask-1`, `ask-2` ...
+    /// Folder of the files `ask-1`, `ask-2` and so on.
     channel: PathBuf,
     output: PathBuf,
     asked: u32,
-    /// Bytes of the output that have been read.
+    /// Number of bytes of the output that have been read.
     heard: usize,
     last: String,
 }
@@ -38,7 +38,7 @@ impl GuestProgram {
         Self { name: name.into(), channel, output, asked: 0, heard: 0, last: String::new() }
     }
 
-    /// Asks, and does not wait.
+    /// Sends a request without waiting for the reply.
     pub(super) fn ask(&mut self, line: &str) -> Result<(), Fault> {
         self.asked += 1;
         line.clone_into(&mut self.last);
@@ -48,7 +48,7 @@ impl GuestProgram {
         asked.map_err(Fault::host("cannot ask"))
     }
 
-    /// What it says to the last ask.
+    /// Waits for the reply to the last request.
     pub(super) fn hear(&mut self, limit: Duration) -> Result<Answer, Fault> {
         let began = Instant::now();
         loop {
@@ -63,12 +63,12 @@ impl GuestProgram {
                 return Err(Fault::Silent { who: self.name.clone(), ask: self.last.clone(), limit });
             }
             let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
-            // A poll of nothing is a wait; interrupted, it is a shorter one.
+            // A poll without descriptors is a sleep. If it is interrupted, it is a shorter one.
             rustix::event::poll(&mut [], Some(&look)).unwrap_or_default();
         }
     }
 
-    /// The answer, where the line that ends it is there: `>3 0`, whole.
+    /// Returns the reply if the line that ends it (`>3 0`) is complete.
     fn ended(&self, text: &str) -> Option<Answer> {
         let (before, last) = text.strip_suffix('\n')?.rsplit_once('\n').unwrap_or(("", text.trim_end()));
         let code = last.strip_prefix(&format!(">{} ", self.asked))?;

@@ -1,5 +1,5 @@
 //! Several real guests and a host process on one directory: questions about what each sees of the
-//! others' work.
+//! work of the others.
 //!
 //! A [`Question`] is defined once and asked of each [`Subject`]: by the module `guest::sharing` of
 //! the suites, where pinhole has to pass what its mode promises, and by `cargo xtask coherence`,

@@ -1,5 +1,5 @@
-//! The program that all guests and the host run, built by the userland's compiler. It is static, so
-//! that the host runs it too.
+//! Builds the program that all guests and the host run, with the compiler of the userland. The
+//! program is static, so that the host can run it too.
 
 use std::fs;
 use std::path::Path;
@@ -9,16 +9,17 @@ use super::fault::Fault;
 use crate::daemon::Daemon;
 use crate::guest::Guest;
 
-/// One guest makes it for all tables of a process.
+/// The built program. One guest builds it for all tables of a process.
 static MADE: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 const COMPILE: &str =
     "gcc -O2 -Wall -Werror -static -o /mnt/out/guest_program /extra/guest_program.c /extra/work.c";
 
-/// The program, static; `pinhole` is our daemon's, which carries it out of the guest.
+/// Returns the static program. `pinhole` is the program of the daemon that carries it out of the
+/// guest.
 ///
 /// # Errors
-/// Where the guest cannot be started, or the program not be made.
+/// Fails if the guest cannot be started, or the program cannot be built.
 pub fn program(pinhole: &Path) -> Result<Vec<u8>, Fault> {
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(program) = made.as_ref() {

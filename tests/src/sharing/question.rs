@@ -1,4 +1,4 @@
-//! What a question is, and where pinhole promises the answer yes.
+//! Definition of a question, and of the modes in which pinhole promises the answer yes.
 
 use super::fault::Fault;
 use super::subject::Subject;
@@ -7,9 +7,9 @@ use super::table::Table;
 /// Subject of a question. Each group is one test of a suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// Which changes of others a guest sees, and when.
+    /// Visibility of changes by others, and its time.
     Seen,
-    /// Names that all make, move and remove at the same time.
+    /// Names that all guests make, move and remove at the same time.
     Names,
     /// Common programs that coordinate by names.
     Programs,
@@ -66,13 +66,13 @@ impl Question {
         table.answer(self.name, self.answer)
     }
 
-    /// The same, promised elsewhere.
+    /// Returns the same question with another promise.
     pub(crate) const fn promised(mut self, promised: Promised) -> Self {
         self.promised = promised;
         self
     }
 
-    /// The same, promised where attributes and names may be a second old too.
+    /// Returns the same question, promised for close-to-open modes too.
     pub(crate) const fn and_auto(self) -> Self {
         self.promised(Promised::StrictAndAuto)
     }

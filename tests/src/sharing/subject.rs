@@ -1,33 +1,33 @@
-//! Daemons that a question is asked of: pinhole and virtiofsd, each in two cache modes.
+//! Daemons that a question is asked of: pinhole in three cache modes, virtiofsd in two.
 
 use std::fmt;
 use std::path::Path;
 
 use crate::daemon::{Daemon, DaemonError};
 
-/// A daemon in a cache mode.
+/// Daemon in a cache mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// Pinhole where nothing is stale.
+    /// Pinhole in a mode where nothing is stale.
     Strict,
-    /// The same, and shared mappings are refused.
+    /// The same without shared mappings.
     Never,
-    /// Pinhole as it comes.
+    /// Pinhole with its default mode.
     Auto,
-    /// virtiofsd where nothing is cached.
+    /// virtiofsd in a mode that caches nothing.
     PeerNever,
-    /// virtiofsd as it comes.
+    /// virtiofsd with its default mode.
     PeerAuto,
 }
 
 impl Subject {
-    /// All of them, in the order of the table's columns.
+    /// All subjects, in the order of the table's columns.
     pub const ALL: [Self; 5] = [Self::Strict, Self::Never, Self::Auto, Self::PeerNever, Self::PeerAuto];
 
-    /// Those of our daemon.
+    /// Subjects with the daemon pinhole.
     pub const OWN: [Self; 3] = [Self::Strict, Self::Never, Self::Auto];
 
-    /// Whether guests may map files shared.
+    /// Returns whether guests may make shared mappings.
     pub(super) const fn maps_shared(self) -> bool {
         match self {
             Self::Strict | Self::Auto | Self::PeerAuto => true,
@@ -35,10 +35,11 @@ impl Subject {
         }
     }
 
-    /// The daemon for `shared`, yet to be started; `pinhole` is ours.
+    /// Describes the daemon for `shared`, which has not started. `pinhole` is the program of our
+    /// daemon.
     ///
     /// # Errors
-    /// Where its program is missing.
+    /// Fails if its program is missing.
     pub(super) fn daemon(self, pinhole: &Path, shared: &Path, tag: &str) -> Result<Daemon, DaemonError> {
         let daemon = match self {
             Self::Strict | Self::Never | Self::Auto => Daemon::pinhole_at(pinhole, shared),
@@ -48,7 +49,7 @@ impl Subject {
         Ok(self.arguments().iter().fold(daemon, |daemon, argument| daemon.argument(*argument)))
     }
 
-    /// What asks the daemon for the mode.
+    /// Returns the arguments that select the mode.
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Strict => &["--cache=strict"],

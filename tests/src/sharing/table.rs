@@ -17,55 +17,57 @@ use super::subject::Subject;
 use crate::daemon::Serving;
 use crate::guest::{Guest, Pieces, Running};
 
-/// The share's name in every guest.
+/// Tag of the share in every guest.
 const TAG: &str = "shared";
 
-/// For a step of a talk.
+/// Upper bound on one step of a sequence of steps.
 const STEP_LIMIT: Duration = Duration::from_secs(90);
 
-/// For a guest to boot and say its first word.
+/// Upper bound on the boot of a guest up to its first output.
 const BOOT_LIMIT: Duration = Duration::from_mins(3);
 
-/// The life of a guest: all questions, also where the turns are many.
+/// Upper bound on the run of a guest: all questions, even with many turns.
 const GUEST_LIMIT: Duration = Duration::from_hours(1);
 
-/// With half of it a program has got ENOMEM from its own kernel, behind either daemon.
+/// Memory of a guest. With half of it, programs got ENOMEM from the guest's kernel, with either
+/// daemon.
 const GUEST_MEMORY_MIB: u32 = 512;
 
-/// For which databases are written where nobody says for how long, in seconds.
+/// Seconds for which databases are written by default.
 const SECONDS: u32 = 4;
 
-/// One of those at the table.
+/// A guest or the host process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
-    /// The guest of this number, from 0 on.
+    /// Guest of this number, counted from 0.
     Guest(usize),
-    /// The process of the host.
+    /// Process of the host.
     Host,
 }
 
-/// The first guest, the second one, the host.
+/// First guest.
 pub(super) const A: Who = Who::Guest(0);
-/// The second guest.
+/// Second guest.
 pub(super) const B: Who = Who::Guest(1);
-/// The process of the host.
+/// Process of the host.
 pub(super) const H: Who = Who::Host;
 
-/// A laid table. It lays itself anew where a question has spoilt it.
+/// Guests, daemons and the host process. They are started again after a question that has left them
+/// unusable.
 #[derive(Debug)]
 pub struct Table {
-    /// The program of our daemon.
+    /// Program of our daemon.
     pinhole: PathBuf,
     subject: Subject,
     guests: usize,
-    /// For which databases are written.
+    /// Seconds for which databases are written.
     seconds: u32,
     seated: Option<Seated>,
-    /// Of the question that is asked.
+    /// Name of the current question.
     name: &'static str,
 }
 
-/// Everything that runs. Guests go first, then daemons.
+/// Running guests, daemons and host process. Guests are dropped first, then daemons.
 #[derive(Debug)]
 struct Seated {
     guests: Vec<GuestProgram>,
@@ -85,7 +87,7 @@ struct HostProcess {
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
-        // What it runs may wait for a lock that nobody gives back.
+        // Kill the group: a program may wait for a lock that is never released.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap_or_default();
         }
@@ -94,13 +96,12 @@ impl Drop for HostProcess {
 }
 
 impl Table {
-    /// A table for so many guests; `pinhole` is the program of our daemon.
+    /// Makes a table with this number of guests. `pinhole` is the program of our daemon.
     pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
         Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, seated: None, name: "" }
     }
 
-    /// Has databases written for so many seconds, where `PINHOLE_SHARING_SECONDS` does not say for
-    /// how many.
+    /// Sets for how many seconds databases are written, unless `PINHOLE_SHARING_SECONDS` is set.
     #[must_use]
     pub fn databases_for(self, seconds: u32) -> Self {
         Self { seconds, ..self }
@@ -124,7 +125,7 @@ impl Table {
         outcome
     }
 
-    /// Everyone goes into the question's folder, which the host has made.
+    /// Lets all programs enter the folder of the question, which the host has made.
     fn enter(&mut self) -> Result<(), Fault> {
         let name = self.name;
         let place = self.place()?;
@@ -135,22 +136,22 @@ impl Table {
         self.step(Who::Host, &format!("cd {}", place.display()), "ok")
     }
 
-    /// Who is asked.
+    /// Returns the subject.
     pub(super) fn subject(&self) -> Subject {
         self.subject
     }
 
-    /// The seconds for which databases are written.
+    /// Returns for how many seconds databases are written.
     pub(super) fn seconds(&self) -> u32 {
         settings::seconds().unwrap_or(self.seconds)
     }
 
-    /// How many are at the table, the host among them.
+    /// Returns the number of guests and host process together.
     pub(super) fn all(&self) -> usize {
         self.guests + 1
     }
 
-    /// The question's folder on the host.
+    /// Returns the folder of the question on the host.
     pub(super) fn place(&self) -> Result<PathBuf, Fault> {
         Ok(self.seated()?.shared.path().join(self.name))
     }
@@ -168,14 +169,15 @@ impl Table {
         }
     }
 
-    /// What one says to an ask, in whatever mood.
+    /// Returns the reply of one program to a request, whatever its exit code is.
     pub(super) fn says(&mut self, who: Who, ask: &str) -> Result<String, Fault> {
         let program = self.program(who)?;
         program.ask(ask)?;
         Ok(program.hear(STEP_LIMIT)?.text)
     }
 
-    /// Asks one, who has to say one of the words of `wanted`, between which there is a `|`.
+    /// Sends a request to one program, which must reply with one of the words in `wanted`,
+    /// separated by `|`.
     pub(super) fn step(&mut self, who: Who, ask: &str, wanted: &str) -> Result<(), Fault> {
         let said = self.says(who, ask)?;
         if wanted.split('|').any(|word| word == said) {
@@ -185,15 +187,15 @@ impl Table {
         Err(Fault::Wrong(format!("{name} said `{said}` to `{ask}`, not `{wanted}`")))
     }
 
-    /// Asks one after another: who, what, and the answer that is right.
+    /// Sends requests one after another: program, request and correct reply.
     pub(super) fn talk(&mut self, steps: &[(Who, &str, &str)]) -> Result<String, Fault> {
         steps.iter().try_for_each(|(who, ask, wanted)| self.step(*who, ask, wanted))?;
         Ok(format!("{} steps", steps.len()))
     }
 
-    /// Everyone runs `command` at the same time; `{me}` in it is a number from 0 on, the last one
-    /// the host's, and `{all}` how many they are. What each said; any error that one has met is a
-    /// wrong answer.
+    /// Lets all programs run `command` at the same time and returns their replies. In the command,
+    /// `{me}` is the number of the program from 0 on, with the host last, and `{all}` is the number
+    /// of programs. An error of any program is a wrong answer.
     pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let everyone: Vec<Who> = (0..self.guests).map(Who::Guest).chain([Who::Host]).collect();
         self.some(&everyone, command, limit)
@@ -211,8 +213,8 @@ impl Table {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
             self.program(*who)?.ask(&format!("run {command}"))?;
         }
-        // All replies are read before the first one is checked, so no program is still busy when
-        // the next question comes.
+        // All replies are read before the first one is checked, so no program is busy when the next
+        // question begins.
         let heard: Vec<(String, Result<Answer, Fault>)> = those
             .iter()
             .map(|who| self.program(*who).map(|program| (program.name.clone(), program.hear(limit))))
@@ -231,35 +233,35 @@ impl Table {
         if wrong.is_empty() { Ok(texts) } else { Err(Fault::Wrong(wrong.join("\n"))) }
     }
 
-    /// Ends a guest as a power failure would. The table is laid anew for the next question.
+    /// Ends a guest as a power failure would. The next question starts a new table.
     pub(super) fn kill(&mut self, guest: usize) -> Result<(), Fault> {
         let seated = self.seated.as_mut();
         let running = seated.and_then(|seated| seated.running.get_mut(guest)).and_then(Option::take);
         running.map(drop).ok_or_else(|| Fault::Wrong(format!("guest {guest} is not at the table")))
     }
 
-    /// What the daemons have to say, for a message.
+    /// Returns the standard error of the daemons, for a message.
     pub fn daemons_said(&self) -> String {
         let said = self.seated.iter().flat_map(|seated| seated.daemons.iter().map(Serving::stderr));
         said.collect::<Vec<_>>().join("\n")
     }
 }
 
-/// The end of what one printed.
+/// Returns the last lines of an output.
 fn last_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("; ")
 }
 
-/// What a guest runs. Linux's virtio-fs driver sends each request from memory that it must have at
-/// once, and gives ENOMEM to the caller where it has none: so more is kept free than the kernel
-/// would by itself.
+/// Script of a guest. Linux's virtio-fs driver sends each request from memory that it must have at
+/// once, and returns ENOMEM to the caller if there is none. So the script keeps more memory free
+/// than the kernel does by default.
 const SCRIPT: &str = "echo 16384 > /proc/sys/vm/min_free_kbytes || exit 8
 export HOME=/tmp
 /extra/guest_program serve /run/channel
 exit $?";
 
-/// Starts everyone, at the same time.
+/// Starts all guests and the host process at the same time.
 fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault> {
     let program = program(pinhole)?;
     let shared = folder("pinhole-sharing-")?;
@@ -303,8 +305,8 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
     let output = work.path().join("output");
     let said = File::create(&output).map_err(Fault::host("cannot make the host's output"))?;
     let complaints = said.try_clone().map_err(Fault::host("cannot share the host's output"))?;
-    // A copy: another thread may fork just now, and its child would hold the first file open for
-    // writing.
+    // Runs a copy: another thread may fork at this moment, and its child would keep the first file
+    // open for writing.
     let child = Command::new("sh")
         .args(["-c", "cp -p \"$0\" \"$0.own\" && exec \"$0.own\" serve \"$1\""])
         .arg(&path)
@@ -321,7 +323,7 @@ fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> 
     Ok(HostProcess { child, program, _work: work })
 }
 
-/// Puts the guests' own sqlite3 into a folder of the host's: a PATH by which it is found there.
+/// Puts the guests' own sqlite3 into a host folder and returns a PATH that includes it.
 fn with_sqlite(work: &Path) -> Result<OsString, Fault> {
     let tree = Pieces::locate().userland()?;
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
@@ -347,7 +349,7 @@ fn folder(prefix: &str) -> Result<TempDir, Fault> {
     tempfile::Builder::new().prefix(prefix).tempdir().map_err(Fault::host("cannot make a folder"))
 }
 
-/// The text of a file on the host.
+/// Returns the text of a file on the host.
 pub(super) fn read(path: &Path) -> Result<String, Fault> {
     fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

@@ -1,4 +1,4 @@
-//! The guest that sends the load, and what came of its requests.
+//! The guest that sends the load, and the outcomes of its requests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +14,9 @@ use crate::linux::{ENTRY_LEN, ROOT};
 /// Space for a reply of unknown length.
 pub(super) const ROOM: usize = 4096;
 
-/// A guest of Linux 7.2 without a DAX window. Left out beside what a window needs: flags by which a
-/// daemon may choose another layout of a request (SETXATTR, labels and groups behind CREATE), so
-/// that all get the same bytes.
+/// Returns the INIT flags of a guest of Linux 7.2 without a DAX window. It leaves out the flags of
+/// a window, and flags by which a daemon may choose another layout of a request (SETXATTR, labels
+/// and groups behind CREATE), so that all daemons get the same bytes.
 pub(super) fn flags() -> InitFlags {
     InitFlags::all().difference(
         InitFlags::MAP_ALIGNMENT
@@ -30,31 +30,31 @@ pub(super) fn flags() -> InitFlags {
     )
 }
 
-/// What came of the requests of one opcode.
+/// Outcomes of the requests of one opcode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Answered with success, or rightly not answered.
+    /// Requests with success, or correctly without a reply.
     pub done: u32,
-    /// Answered with these errors.
+    /// Requests with each errno.
     pub refused: BTreeMap<i32, u32>,
 }
 
-/// The guest at the socket of a daemon.
+/// Guest at the socket of a daemon.
 #[derive(Debug)]
 pub struct SurfaceGuest {
     pub(super) frontend: Frontend,
-    /// Nodes to be forgotten in the end, with their counts.
+    /// Nodes to be forgotten at the end, with their lookup counts.
     pub(super) known: BTreeMap<u64, u64>,
     pub(super) counts: BTreeMap<u32, Count>,
 }
 
-/// Why the load could not be played.
+/// Reason why the load could not be played.
 #[derive(Debug, thiserror::Error)]
 pub enum SurfaceError {
     /// The conversation with the daemon failed at this request.
     #[error("{what}: {source}")]
     Wire {
-        /// What was being asked for.
+        /// Request that failed.
         what: String,
         /// Why it failed.
         source: Box<FrontendError>,
@@ -62,7 +62,7 @@ pub enum SurfaceError {
     /// A host operation failed.
     #[error("{what}: {source}")]
     Host {
-        /// What was being done.
+        /// Operation that failed.
         what: String,
         /// Why it failed.
         source: io::Error,
@@ -87,7 +87,7 @@ impl SurfaceError {
 pub(super) type Result<T, E = SurfaceError> = std::result::Result<T, E>;
 
 impl SurfaceGuest {
-    /// Connects as a VMM does, with one request queue, and says INIT.
+    /// Connects as a VMM does, with one request queue, and sends INIT.
     ///
     /// # Errors
     /// [`SurfaceError::Wire`].
@@ -99,8 +99,8 @@ impl SurfaceGuest {
         Ok(Self { frontend, known: BTreeMap::new(), counts: BTreeMap::new() })
     }
 
-    /// Reads what the host does not have in memory, once: what a daemon starts when it is first
-    /// needed is no part of what a guest reaches after that.
+    /// Reads data once that the host does not have in memory. A part of the daemon that starts at
+    /// its first use is then not counted as reachable by later requests.
     ///
     /// # Errors
     /// [`SurfaceError::Wire`].
@@ -114,12 +114,12 @@ impl SurfaceGuest {
         Ok(())
     }
 
-    /// What came of the requests, by opcode.
+    /// Returns the outcomes of the requests, by opcode.
     pub const fn counts(&self) -> &BTreeMap<u32, Count> {
         &self.counts
     }
 
-    /// Sends a request and waits for its answer: the body, or `None` where it is refused.
+    /// Sends a request and waits for its reply. Returns the body, or `None` if it is refused.
     pub(super) fn ask(&mut self, frame: Frame, room: usize) -> Result<Option<Vec<u8>>> {
         let opcode = frame.opcode();
         let what = || format!("opcode {opcode}");
@@ -146,7 +146,7 @@ impl SurfaceGuest {
         self.ask(frame, ROOM).map(drop)
     }
 
-    /// Sends what is never answered, on the queue for it.
+    /// Sends a request without a reply on the hiprio queue.
     pub(super) fn urge(&mut self, frame: Frame) -> Result<()> {
         let opcode = frame.opcode();
         self.frontend
@@ -156,7 +156,8 @@ impl SurfaceGuest {
         Ok(())
     }
 
-    /// A request that is answered with a node, which is remembered; `fallback` where it is refused.
+    /// Sends a request whose reply has a node and remembers the node. Returns `fallback` if it is
+    /// refused.
     pub(super) fn entry(&mut self, frame: Frame, fallback: u64) -> Result<u64> {
         let body = self.ask(frame, ENTRY_LEN + 16)?;
         Ok(body.map_or(fallback, |body| self.learn(&body)))
@@ -175,11 +176,11 @@ impl SurfaceGuest {
         self.entry(Frame::new(opcode::LOOKUP, directory).name(name), ROOT)
     }
 
-    /// Opens a file; a handle of nothing where that is refused.
+    /// Opens a file. Returns no file handle if that is refused.
     pub(super) fn open(&mut self, node: u64, flags: u32) -> Result<Option<u64>> {
         let open = Frame::new(opcode::OPEN_FILE, node).u32(flags).u32(0);
         let body = match self.ask(open.clone(), 16)? {
-            // As Linux does where it is sent back to look.
+            // Open again, as Linux does after ESTALE.
             None => self.ask(open, 16)?,
             opened => opened,
         };
@@ -203,10 +204,10 @@ impl SurfaceGuest {
     }
 }
 
-/// Whose locks.
+/// Owner of the locks.
 pub(super) const OWNER: u64 = 7;
 
-/// One line an opcode: `opcode done errno:count errno:count`.
+/// Prints one line for each opcode: `opcode done errno:count errno:count`.
 impl fmt::Display for SurfaceGuest {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (opcode, count) in &self.counts {

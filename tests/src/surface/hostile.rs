@@ -12,13 +12,13 @@ use crate::frontend::frame::opcode::{
 use crate::frontend::{Descriptor, MEMORY_LEN, MEMORY_START};
 use crate::linux::{ATTR_LEN, ROOT};
 
-/// Random messages.
+/// Number of random messages.
 const GARBAGE: u64 = 64;
 
-/// An opcode that no kernel has.
+/// Opcode that no kernel has.
 const NO_OPCODE: u32 = 999;
 
-/// Requests that decode.
+/// Sends requests that decode.
 pub(super) fn decodable(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     let dir = guest.lookup(ROOT, "dir")?;
@@ -30,7 +30,7 @@ pub(super) fn decodable(guest: &mut SurfaceGuest) -> Result<()> {
     guest.tell(Frame::new(NO_OPCODE, file).u64(0))
 }
 
-/// Nodes and handles that nobody was given.
+/// Sends nodes and file handles that the daemon has not given out.
 fn strangers(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     for node in [0, file + 1000, file ^ 1 << 32, 1 << 63, u64::MAX] {
         guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
@@ -56,7 +56,7 @@ fn strangers(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     Ok(())
 }
 
-/// Names that are paths, or none.
+/// Sends names that are paths, and invalid names.
 fn names(guest: &mut SurfaceGuest, dir: u64, file: u64) -> Result<()> {
     let long = "l".repeat(256);
     for name in ["dir/inner", "../file", "..", ".", "/", "/etc/hostname", &long] {
@@ -73,7 +73,7 @@ fn names(guest: &mut SurfaceGuest, dir: u64, file: u64) -> Result<()> {
     Ok(())
 }
 
-/// Modes and flags out of range.
+/// Sends modes and flags out of range.
 fn odd_flags(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for flags in [0x3, 0x7f00_0000, u32::MAX] {
@@ -87,7 +87,7 @@ fn odd_flags(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     guest.release(file, handle)
 }
 
-/// Offsets and lengths beyond any file.
+/// Sends offsets and lengths beyond any file.
 fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
     let handle = guest.open(file, 0)?.unwrap_or(0);
     for &number in numbers {
@@ -107,8 +107,8 @@ fn numbers(guest: &mut SurfaceGuest, file: u64, numbers: &[u64]) -> Result<()> {
     guest.release(file, handle)
 }
 
-/// Offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), requests that do not decode,
-/// then chains that are none. Each is given back, answered or not.
+/// Sends offsets that are no `off_t` (virtiofsd 1.14 ends at a READ of one), then requests that do
+/// not decode, then malformed chains. Each is returned, with or without a reply.
 pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     numbers(guest, file, &[1 << 63, u64::MAX])?;
@@ -116,7 +116,7 @@ pub(super) fn malformed(guest: &mut SurfaceGuest) -> Result<()> {
     for len in 0..message.len() {
         raw(guest, message.get(..len).unwrap_or_default())?;
     }
-    // Declared lengths that lie, names without an end.
+    // Wrong lengths in the header, names without an end.
     for declared in [0, 39, 41, u32::MAX] {
         let rest = message.get(4..).unwrap_or_default();
         raw(guest, &[&u32::to_le_bytes(declared), rest].concat())?;
@@ -142,7 +142,8 @@ fn raw(guest: &mut SurfaceGuest, bytes: &[u8]) -> Result<()> {
     guest.frontend.raw(1, bytes, ROOM).map(drop).map_err(SurfaceError::wire("a malformed request"))
 }
 
-/// Outside of memory, a circle, a writable piece before a readable one, nothing at all.
+/// Sends chains outside memory, a loop, a writable descriptor before a readable one, and an empty
+/// chain.
 fn chains(guest: &mut SurfaceGuest) -> Result<()> {
     let (next, write) = (Descriptor::NEXT, Descriptor::WRITE);
     let piece = |address, flags, next| Descriptor { address, len: 64, flags, next };

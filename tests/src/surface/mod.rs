@@ -2,7 +2,7 @@
 //! times, and then requests that only a hostile guest sends. Every daemon gets the same requests in
 //! the same order. Which of them succeed depends on the daemon and its profile, and is counted.
 //!
-//! `share` makes the files that the requests are about; `ordinary` and `hostile` are the requests.
+//! `share` makes the files for the requests; `ordinary` and `hostile` are the requests.
 
 mod guest;
 mod hostile;
@@ -14,14 +14,14 @@ use guest::Result;
 pub use guest::{Count, SurfaceError, SurfaceGuest};
 pub use share::prepare;
 
-/// How often the ordinary part is played. What depends on timing has so many chances to happen.
+/// Number of rounds of the ordinary part. Each is another chance for effects that depend on timing.
 const ROUNDS: u32 = 3;
 
 impl SurfaceGuest {
-    /// Plays all that every daemon gets.
+    /// Plays the requests that every daemon gets.
     ///
     /// # Errors
-    /// [`SurfaceError::Wire`] where the daemon does not answer.
+    /// [`SurfaceError::Wire`] if the daemon does not answer.
     pub fn play(&mut self) -> Result<()> {
         for round in 0..ROUNDS {
             ordinary::play(self, round)?;
@@ -30,7 +30,7 @@ impl SurfaceGuest {
         self.forget_all()
     }
 
-    /// Plays what does not decode and chains that are malformed: only for a daemon that outlives
+    /// Plays requests that do not decode and malformed chains: only for a daemon that survives
     /// them.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Requests of ordinary guests: one function for each family of operations. Names contain the
 //! round, so that each round finds what the first one found.
 //!
-//! If an open or a create is refused, the later requests are sent all the same, with what the guest
-//! has instead: a node that it may read, and a handle for reading.
+//! If an open or a create is refused, the later requests are sent all the same, with a node that
+//! the guest may read and a file handle for reading.
 
 use super::guest::{OWNER, ROOM, Result, SurfaceGuest};
 use super::share::FILE_LEN;
@@ -17,7 +17,7 @@ use crate::linux::{
     ATTR_LEN, O_APPEND, O_DIRECTORY, O_DSYNC, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, ROOT,
 };
 
-/// Of the bits of `fuse_setattr_in.valid`.
+/// Bits of `fuse_setattr_in.valid`.
 mod valid {
     pub(super) const MODE: u32 = 1;
     pub(super) const UID: u32 = 2;
@@ -31,10 +31,10 @@ mod valid {
     pub(super) const KILL_SUIDGID: u32 = 2048;
 }
 
-/// A caller who is not root.
+/// Caller other than root.
 const USER: u32 = 1000;
 
-/// What the round begins with.
+/// Nodes and file handles at the start of a round.
 struct Scene {
     round: u32,
     file: u64,
@@ -50,7 +50,7 @@ impl Scene {
     }
 }
 
-/// One round of everything.
+/// Plays one round of all requests.
 pub(super) fn play(guest: &mut SurfaceGuest, round: u32) -> Result<()> {
     let scene = Scene {
         round,
@@ -87,7 +87,7 @@ fn metadata(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.tell(Frame::new(STATFS, ROOT))
 }
 
-/// A SETATTR of these attributes: modes, owners, sizes and times that do no harm.
+/// Returns a SETATTR of these attributes: harmless modes, owners, sizes and times.
 fn set_attr(node: u64, valid: u32, handle: u64, size: u64) -> Frame {
     let times = Frame::new(SETATTR, node).u32(valid).u32(0).u64(handle).u64(size).u64(OWNER);
     let times = times.u64(1_000_000).u64(2_000_000).u64(0).u32(5).u32(6).u32(0);
@@ -191,7 +191,7 @@ fn writing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.release(node, reading)
 }
 
-/// CREATE with a handle behind the entry; the fallback where it is refused.
+/// Sends CREATE with a file handle behind the entry. Returns the fallback if it is refused.
 fn create(guest: &mut SurfaceGuest, frame: Frame, fallback: u64) -> Result<(u64, Option<u64>)> {
     let Some(body) = guest.ask(frame, 128 + 16)? else { return Ok((fallback, None)) };
     Ok((guest.learn(&body), u64_at(&body, 128).ok()))
@@ -229,7 +229,7 @@ fn making(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// MKNOD of each type: file, FIFO, socket, character device, block device, whiteout.
+/// Sends MKNOD of each type: file, FIFO, socket, character device, block device, whiteout.
 fn nodes(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     let kinds = [
         (0o100_000, 0),
@@ -294,11 +294,11 @@ fn listing(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Remembers the nodes of a READDIRPLUS answer; returns the offset behind its last entry.
+/// Remembers the nodes of a READDIRPLUS reply. Returns the offset behind its last entry.
 fn learn_listed(guest: &mut SurfaceGuest, mut body: &[u8]) -> Option<u64> {
     let mut offset = None;
-    // An entry is `fuse_entry_out`, then inode, offset, length of the name, type, name, on a
-    // multiple of eight.
+    // An entry is `fuse_entry_out`, then inode, offset, length of the name, type and name, padded
+    // to a multiple of eight bytes.
     while let (Ok(next), Ok(name_len)) = (u64_at(body, 136), u32_at(body, 144)) {
         guest.learn(body);
         offset = Some(next);
@@ -308,7 +308,7 @@ fn learn_listed(guest: &mut SurfaceGuest, mut body: &[u8]) -> Option<u64> {
     offset
 }
 
-/// An access control list that says what mode 0644 says (`linux/posix_acl_xattr.h`).
+/// Access control list equivalent to mode 0644 (`linux/posix_acl_xattr.h`).
 const ACL: [u8; 28] = [
     2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255,
     255,
@@ -368,8 +368,8 @@ fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
         let frame = Frame::new(IOCTL, node).u64(handle).u32(0).u32(command).u64(0).u32(len).u32(64);
         frame.bytes(input)
     };
-    // FS_IOC_GETFLAGS, and what it tells, behind the head of such a reply, back by FS_IOC_SETFLAGS,
-    // as chattr(1) does.
+    // FS_IOC_GETFLAGS, and then its result, behind the head of such a reply, as the argument of
+    // FS_IOC_SETFLAGS, as chattr(1) does.
     let told = guest.ask(ioctl(0x8008_6601, &[]), 80)?.unwrap_or_default();
     let flags = told.get(16..20).unwrap_or(&[0; 4]);
     guest.tell(ioctl(0x4008_6602, &[flags, &[0; 4]].concat()))?;

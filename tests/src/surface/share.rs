@@ -1,4 +1,4 @@
-//! The files that the load is about.
+//! Files for the load.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,10 +9,10 @@ use rustix::fs::{Advice, CWD, FileType, Mode, XattrFlags};
 
 use super::guest::{Result, SurfaceError};
 
-/// Bytes of the file that is read and written.
+/// Length of the file that is read and written, in bytes.
 pub(super) const FILE_LEN: u64 = 1 << 20;
 
-/// Files in the directory that is listed.
+/// Number of files in the directory that is listed.
 const LISTED: u32 = 40;
 
 /// Fills `share`, an empty folder that must exist already, and drops two files from the page cache.
@@ -40,7 +40,7 @@ fn fill(share: &Path) -> io::Result<()> {
     fs::hard_link(at("file"), at("dir/second-name"))?;
     rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0)?;
     rustix::fs::setxattr(at("file"), "user.kept", b"value", XattrFlags::empty())?;
-    // The caller who is not root makes files too.
+    // The caller other than root makes files too.
     for name in ["", "dir", "moves"] {
         fs::set_permissions(at(name), Permissions::from_mode(0o777))?;
     }

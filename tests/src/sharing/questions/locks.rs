@@ -34,7 +34,7 @@ pub(super) const LOCKS: [Question; 8] = [
         killed_waiting,
     )
     .and_auto(),
-    // Afterwards the table is laid anew.
+    // Afterwards the table is started again.
     question("killed", "A guest that is killed leaves no lock", killed).and_auto(),
 ];
 
@@ -46,7 +46,7 @@ const fn question(
     Question { name, asks, group: Group::Locks, promised: Promised::Strict, answer }
 }
 
-/// For everyone's turns under a lock.
+/// Upper bound on the turns of all programs under a lock.
 const LIMIT: Duration = Duration::from_mins(4);
 
 fn held(table: &mut Table) -> Result<String, Fault> {
@@ -141,12 +141,12 @@ fn ping_pong(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("increment {all}, {sum} visits"))
 }
 
-/// What several `guest_program pingpong` come to, and the file that they leave: the sum of all
-/// turns.
+/// Checks the results of several `guest_program pingpong` and of the file that they leave. Returns
+/// the sum of all turns.
 ///
 /// # Errors
-/// [`Fault::Wrong`] where a turn is lost, where one of them has not had `wanted` visits with all
-/// others' between, or has had one with more or fewer between while all were at it.
+/// [`Fault::Wrong`] if a turn is lost, if a program has fewer than `wanted` steady visits, or if a
+/// visit had more or fewer turns of others between while all were running.
 pub fn steady_turns(said: &[String], file: &[u8], wanted: u64) -> Result<u64, Fault> {
     let figures = |at: usize| said.iter().map(|text| number(text, at)).collect::<Result<Vec<_>, _>>();
     let (passed, steady, other) = (figures(1)?, figures(3)?, figures(5)?);
@@ -175,7 +175,8 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
         (B, "flock b x", "EAGAIN"),
     ])?;
     table.kill(0)?;
-    // Whoever waits has it, however long the daemon takes to see that its guest is gone.
+    // The waiting process gets the lock, however long the daemon takes to notice the end of its
+    // guest.
     table.step(
         B,
         "run $guest_program count fcntl f 1 1 && timeout 60 flock f true && echo free",
@@ -184,8 +185,8 @@ fn killed(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[(B, "lock b w 0 0", "ok"), (B, "flock b x", "ok")])
 }
 
-/// On virtio-fs the daemon does not learn that a waiting caller was killed. The request waits on
-/// until it gets the lock.
+/// Checks a caller that is killed while it waits. On virtio-fs the daemon does not learn of the
+/// kill, so the request waits until it gets the lock.
 fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
     table.step(H, "put f content", "ok")?;
     for holder in [A, B, H] {
@@ -199,7 +200,7 @@ fn killed_waiting(table: &mut Table) -> Result<String, Fault> {
             table.step(holder, unlock, "ok")?;
             let have = format!("run $guest_program have {how} f");
             table.talk(&[(H, &have, "had"), (A, &have, "had"), (B, &gone, "gone")])?;
-            // And now that it can have no more.
+            // Now the killed caller can have no further lock.
             table.talk(&[
                 (H, &have, "had"),
                 (A, &have, "had"),

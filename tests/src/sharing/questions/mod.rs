@@ -1,4 +1,4 @@
-//! The questions, in groups.
+//! Questions, in groups.
 
 mod locks;
 mod names;
@@ -10,5 +10,5 @@ pub use locks::steady_turns;
 
 use super::question::Question;
 
-/// All of them, in the order of the page.
+/// All questions, in the order of the page.
 pub const QUESTIONS: [&[Question]; 4] = [&seen::SEEN, &names::NAMES, &programs::PROGRAMS, &locks::LOCKS];

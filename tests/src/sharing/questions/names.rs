@@ -1,4 +1,4 @@
-//! Names and files that all make, move, write and remove at the same time.
+//! Names and files that all guests make, move, write and remove at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -53,7 +53,7 @@ const fn question(
     Question { name, asks, group: Group::Names, promised: Promised::Strict, answer }
 }
 
-/// For everyone to be done with a turn that takes seconds.
+/// Upper bound on a turn of all programs that takes seconds.
 fn limit() -> Duration {
     Duration::from_mins(4) * turns(1)
 }
@@ -95,8 +95,8 @@ fn created_once(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{} names", made.len()))
 }
 
-/// What everyone's successes come to: of each mark where it went, of each name how often it was
-/// taken and given up.
+/// Sum of the successes of all programs: for each mark the name that it moved to, for each name how
+/// often it was taken and given up.
 #[derive(Default)]
 struct Account {
     created: BTreeSet<String>,
@@ -151,7 +151,7 @@ fn storm(table: &mut Table) -> Result<String, Fault> {
 fn rename_atomic(table: &mut Table) -> Result<String, Fault> {
     let count = turns(300);
     table.step(H, "run $guest_program replace . 9 1 0", "replaced 1")?;
-    // The first guest and the host replace, the others look.
+    // The first guest and the host replace the file, the others read it.
     let command = format!(
         "case {{me}} in 0|$(({{all}} - 1))) $guest_program replace . {{me}} {count} $(({{all}} - 2));; \
          *) $guest_program watch . {{me}} {count};; esac"
@@ -160,7 +160,7 @@ fn rename_atomic(table: &mut Table) -> Result<String, Fault> {
     let kinds: Vec<_> =
         said.iter().filter(|text| text.starts_with("watched")).map(|text| number(text, 2)).collect();
     let kinds = kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
-    // One that saw always the same file has not looked meanwhile, or at an old one.
+    // A program that always saw the same file did not read during the changes, or read an old file.
     hold(kinds.iter().all(|kinds| *kinds > 1), || format!("of 26 kinds of files were seen: {kinds:?}"))?;
     Ok(format!("{count} looks by each"))
 }

@@ -1,5 +1,5 @@
-//! Programs that people run, from two guests and more at once: git, which keeps its order by names,
-//! and SQLite by locks.
+//! Common programs in two and more guests: git, which coordinates by names, and SQLite, which
+//! coordinates by locks.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ const fn question(
     Question { name, asks, group, promised: Promised::Strict, answer }
 }
 
-/// For guests that start a program for every turn.
+/// Upper bound for guests that start a program in every turn.
 fn limit() -> Duration {
     Duration::from_mins(5) * turns(1)
 }
@@ -54,7 +54,7 @@ fn git(table: &mut Table) -> Result<String, Fault> {
         &format!("run {IDENTITY} git init -q -b main . && git commit -q --allow-empty -m first"),
         "",
     )?;
-    // Guests that share a work tree share the file in which a commit's message lies too, so git may
+    // Guests that share a work tree also share the file with the message of a commit, so git may
     // find it empty.
     let again = "try() { until git \"$@\" > /tmp/said 2>&1; do \
                  grep -q -e 'index.lock' -e 'cannot lock ref' -e 'empty commit message' /tmp/said || \
@@ -67,7 +67,7 @@ fn git(table: &mut Table) -> Result<String, Fault> {
     let guests = table.all() - 1;
     let wanted = u64::from(count) * guests as u64;
     // Git reads the index before it locks it, on any file system: a file that was added meanwhile
-    // may be left out of it.
+    // may be missing in it.
     let check = "run git fsck --full --strict --no-dangling 2>&1; git status --porcelain | grep -v '^??'; git rev-list --count HEAD";
     for guest in [A, B] {
         let said = table.says(guest, check)?;
@@ -76,10 +76,10 @@ fn git(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{wanted} commits"))
 }
 
-/// Writes a row at a time, each in a transaction of its own, ten for each start of the program. It
-/// prints one line for each row that was committed; where SQLite complains, the guest does
-/// `otherwise`. The host, being faster, leaves time to others. On a busy host one that has no row
-/// yet goes on until it has.
+/// Returns a command that writes rows, each in its own transaction, ten for each start of the
+/// program. It prints one line for each committed row. After an error of SQLite, a guest runs
+/// `otherwise`. The host is faster and leaves time to the others. On a busy host a guest without
+/// any row continues until it has one.
 fn insert(seconds: u32, otherwise: &str) -> String {
     let row =
         "begin immediate; insert into t(who) values({me}); update n set n = n + 1; commit; select 'row';";
@@ -95,12 +95,12 @@ fn insert(seconds: u32, otherwise: &str) -> String {
 const TABLES: &str =
     "create table t(id integer primary key, who int); create table n(n int); insert into n values(0);";
 
-/// For all that write a database for so long.
+/// Returns the upper bound for programs that write a database for so many seconds.
 fn patience(seconds: u32) -> Duration {
     limit() + Duration::from_secs(u64::from(seconds))
 }
 
-/// Everyone's rows, counted by each in turn in the database itself, after `first` has been said to
+/// Checks that each program counts the committed rows in the database, after it has sent `first` to
 /// SQLite.
 fn sound(table: &mut Table, those: &[Who], first: &str, committed: u64) -> Result<(), Fault> {
     let check = format!(
@@ -120,7 +120,7 @@ fn committed(said: &[String]) -> u64 {
     said.iter().flat_map(|text| text.lines()).filter(|line| *line == "row").count() as u64
 }
 
-/// How many rows each has committed.
+/// Returns the number of rows that each program has committed.
 fn by_each(said: &[String]) -> Vec<u64> {
     said.iter().map(|text| committed(std::slice::from_ref(text))).collect()
 }
@@ -141,14 +141,15 @@ fn wal(table: &mut Table) -> Result<String, Fault> {
     if table.subject().maps_shared() { wal_in_turns(table) } else { wal_refused(table) }
 }
 
-/// What SQLite says of each complaint, one line each.
+/// Returns the errors of SQLite, one line each.
 fn refusals(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| line.starts_with("refused:"))
 }
 
-/// Where the log's index can be mapped: one of them at a time has it, and nobody's row is lost.
+/// Checks modes where the index of the log can be mapped: one guest at a time has it, and no row is
+/// lost.
 fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
-    // What SQLite says where another has the index, or the database.
+    // Errors of SQLite if another program has the index, or the database.
     const BUSY: [&str; 2] = ["locking protocol", "database is locked"];
     let seconds = table.seconds();
     let said = table.together(&insert(seconds, "echo refused: $(cat $HOME/why)"), patience(seconds))?;
@@ -162,9 +163,10 @@ fn wal_in_turns(table: &mut Table) -> Result<String, Fault> {
     Ok(format!("{rows} rows in {seconds} s, {each:?} of each and the host{busy}"))
 }
 
-/// Where it cannot: no guest writes, each is told why, and the database is as it was.
+/// Checks modes where it cannot be mapped: no guest can write, each gets an error, and the database
+/// is unchanged.
 fn wal_refused(table: &mut Table) -> Result<String, Fault> {
-    // What SQLite says where the mapping fails, or another guest is just finding that out.
+    // Errors of SQLite if the mapping fails, or while another guest gets that error.
     const WORDS: [&str; 4] =
         ["disk I/O error", "unable to open database file", "locking protocol", "database is locked"];
     let seconds = table.seconds();
@@ -173,7 +175,7 @@ fn wal_refused(table: &mut Table) -> Result<String, Fault> {
     hold(rows.iter().all(|rows| *rows == 0), || format!("rows of each guest: {rows:?}"))?;
     let is_told = |text: &str| refusals(text).any(|line| WORDS.iter().any(|words| line.contains(words)));
     hold(said.iter().all(|text| is_told(text)), || format!("not refused: {}", said.join("; ")))?;
-    // With this, SQLite has no index that others could share, and needs no mapping.
+    // With this, SQLite has no shared index and needs no mapping.
     sound(table, &[A, B], ".output /dev/null\npragma locking_mode=exclusive;\n.output stdout\n", 0)?;
     sound(table, &[H], "", 0)?;
     let first = said.iter().flat_map(|text| refusals(text)).next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What one sees of another's change, and when: talks, one step after another.
+//! Visibility of changes by others, and its time: sequences of steps.
 
 use super::verdict::{hold, wrong};
 use crate::sharing::table::{A, B, H, Table};
@@ -87,8 +87,8 @@ fn opened_after_close(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-/// Of another length too, within the time for which attributes may be kept: Linux reads no further
-/// than it knows a file.
+/// Checks a file whose length changes too, within the time for which attributes may be kept: Linux
+/// reads no further than the length that it knows.
 fn grown_after_close(table: &mut Table) -> Result<String, Fault> {
     table.talk(&[
         (A, "put f one", "ok"),
@@ -287,8 +287,8 @@ fn listed(table: &mut Table) -> Result<String, Fault> {
     ])
 }
 
-/// Each step is the first in a directory that was made again within the second for which its name
-/// is trusted.
+/// Checks a directory that is made again within the second for which its name is kept. Each step is
+/// the first in that directory.
 fn remade(table: &mut Table) -> Result<String, Fault> {
     const REMAKE: &str = "run rm -r d; mkdir d d/sub && echo new > d/new && echo below > d/sub/file";
     let first_steps = [
@@ -303,7 +303,7 @@ fn remade(table: &mut Table) -> Result<String, Fault> {
         ("run ln other d/made && ln -s new d/link && ls d", "link\nmade\nnew\nsub"),
         ("run cp -r d copy && ls copy; rm -r copy", "new\nsub"),
         ("run mkdir copy && tar -cf - -C d . | tar -xmf - -C copy && ls copy; rm -r copy", "new\nsub"),
-        // As a mirror does that deletes what its source has not.
+        // As a mirror that deletes names which its source lacks.
         (
             "run cp -r d copy && for name in $(ls copy); do test -e d/$name || rm -r copy/$name; done; \
              ls copy; rm -r copy",
@@ -337,7 +337,7 @@ fn mapped_stored(table: &mut Table) -> Result<String, Fault> {
         (B, "store b 3 two", "ok"),
         (H, "read h 0 9", "onetwo..."),
     ])?;
-    // Without an open between the two: a file that is open is not cached where nothing is stale.
+    // No open between the two: an open file is not cached in modes where nothing is stale.
     let said = table.says(A, "stat f")?;
     if said == "4096" { Ok("two guests".to_owned()) } else { Err(wrong(format!("the size became {said}"))) }
 }
