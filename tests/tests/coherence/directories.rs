@@ -1,9 +1,9 @@
 //! Does a guest find a directory that another process removed and created again, while the guest
 //! still trusts the old name?
 //!
-//! One directory is mounted twice over /dev/fuse. Each mount has the caches of a guest of its own,
-//! and the host works beside them. A removed directory that the guest holds open must behave as on
-//! a local file system.
+//! One directory is mounted twice over /dev/fuse. Each mount has its own caches, as a guest does,
+//! and the host works on the directory itself. A removed directory that the guest holds open must
+//! behave as on a local file system.
 //!
 //! Needs root, /dev/fuse and overlayfs.
 
@@ -18,18 +18,18 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Names and attributes are trusted for longer than any test takes.
+/// Arguments with which names and attributes are valid for longer than any test takes.
 const TRUSTING: [&str; 3] = ["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"];
 
-/// The ways in which a daemon finds an inode again: by its handle, and by its name.
+/// Arguments that select how a daemon finds an inode again: by its inode handle, or by its name.
 const FOUND_BY: [&str; 2] = ["--inode-file-handles=mandatory", "--inode-file-handles=never"];
 
 fn arguments(found_by: &'static str) -> Vec<&'static str> {
     TRUSTING.into_iter().chain([found_by]).collect()
 }
 
-/// Runs `judge` for each pair of a place that changes the directory and a mount that trusts its
-/// name.
+/// Runs `judge` for each pair of a folder in which the directory is changed, and a mount that
+/// trusts its old name.
 fn for_each_pair(judge: impl Fn(&Path, &Path)) {
     for found_by in FOUND_BY {
         let arguments = arguments(found_by);
@@ -47,7 +47,7 @@ fn for_each_pair(judge: impl Fn(&Path, &Path)) {
     }
 }
 
-/// Makes `d` with a file that the reader knows.
+/// Makes `d` with a file and reads it through the other mount.
 fn make_known(changer: &Path, reader: &Path) {
     fs::create_dir(changer.join("d")).unwrap();
     fs::write(changer.join("d/old"), "old").unwrap();
@@ -72,10 +72,10 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What a reader does in a remade directory `d`, as its first step there.
+/// First operation of a reader in a remade directory `d`, with its name.
 type Step = (&'static str, fn(&Path));
 
-/// Each of these ended with ENOENT or an empty listing.
+/// First operations in a remade directory. Each used to end with ENOENT or an empty listing.
 const STEPS: [Step; 16] = [
     ("list", |at| assert_eq!(names(&at.join("d")), ["new", "sub"])),
     ("list below", |at| assert_eq!(names(&at.join("d/sub")), ["file"])),
@@ -117,7 +117,7 @@ fn auto_works_in_a_directory_that_another_made_again() {
     });
 }
 
-/// One thread only looks, so nothing but its look-ups says where its way ended.
+/// A second thread only looks up names, so the test depends on its look-ups alone.
 #[test]
 fn a_directory_that_is_made_again_twice_is_found_twice() {
     for_each_pair(|changer, reader| {
@@ -130,7 +130,8 @@ fn a_directory_that_is_made_again_twice_is_found_twice() {
     });
 }
 
-/// The name that is to be made may be there already; the errno is that of the new directory.
+/// Creates names that already exist in the remade directory. The errno is that of the new
+/// directory.
 #[test]
 fn names_missing_from_a_remade_directory_are_enoent() {
     for_each_pair(|changer, reader| {
@@ -140,8 +141,8 @@ fn names_missing_from_a_remade_directory_are_enoent() {
         fs::remove_dir_all(changer.join("d")).unwrap();
         make_known(changer, reader);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        // Not made again: what makes something in it says so, and programs that make the parent
-        // then rely on it.
+        // Not made again: the operation that creates a name in it reports ENOENT, which programs
+        // that make the parent then rely on.
         assert_eq!(errno(fs::create_dir(reader.join("d/made"))), Errno::NOENT);
         assert_eq!(errno(fs::write(reader.join("d/made"), "")), Errno::NOENT);
         assert_eq!(errno(symlink("x", reader.join("d/made"))), Errno::NOENT);
@@ -157,8 +158,8 @@ fn run(directory: &Path, script: &str) {
     assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// `cp`, `tar` and a mirror that deletes what is not in the source: none of them may take a remade
-/// directory for an empty one, because a mirror would then delete all that it has.
+/// Tests `cp`, `tar` and a mirror that deletes names which its source lacks. If the mirror took a
+/// remade directory for an empty one, it would delete everything.
 #[test]
 fn copies_of_a_remade_directory_have_its_content() {
     for_each_pair(|changer, reader| {
@@ -173,12 +174,12 @@ fn copies_of_a_remade_directory_have_its_content() {
     });
 }
 
-/// What `rsync -a --delete d/ copy/` does.
+/// Does the work of `rsync -a --delete d/ copy/`.
 const MIRROR: &str = "mkdir copy; touch copy/new copy/extra
     for name in $(ls d); do cp -r d/$name copy/; done
     for name in $(ls copy); do [ -e d/$name ] || rm -r copy/$name; done";
 
-/// The reader trusts each name on the way to what is remade above it.
+/// The reader has cached each name of the path below the directory that is made again.
 #[test]
 fn remade_directory_is_found_anywhere_in_the_path() {
     for_each_pair(|changer, reader| {
@@ -191,7 +192,7 @@ fn remade_directory_is_found_anywhere_in_the_path() {
         assert_eq!(names(&reader.join("d/b/c")), ["new"]);
         assert_eq!(names(&reader.join("d")), ["b"]);
         fs::remove_dir_all(changer.join("d")).unwrap();
-        // A link or a file in its place is found as well.
+        // A link or a file that replaces the directory is found as well.
         fs::create_dir_all(changer.join("e/c")).unwrap();
         fs::write(changer.join("e/c/file"), "by the link").unwrap();
         fs::create_dir_all(changer.join("d/c")).unwrap();
@@ -203,7 +204,7 @@ fn remade_directory_is_found_anywhere_in_the_path() {
     });
 }
 
-/// A link that is replaced is followed to its new target, also where the old target is no more.
+/// Follows a replaced link to its new target, even if the old target is gone.
 #[test]
 fn a_replaced_link_leads_to_its_new_target() {
     for_each_pair(|changer, reader| {
@@ -224,8 +225,8 @@ fn a_replaced_link_leads_to_its_new_target() {
     });
 }
 
-/// A directory that is held open, and one that is worked in, is the removed one: empty, and nothing
-/// can be made in it.
+/// A directory that a process holds open or works in is the removed one. It is empty, and no name
+/// can be created in it.
 #[test]
 fn an_open_directory_that_another_removed_stays_empty() {
     for_each_pair(|changer, reader| {
@@ -249,7 +250,7 @@ fn an_open_directory_that_another_removed_stays_empty() {
         assert!(listed.is_empty(), "{listed:?}");
         assert_eq!(names(&reader.join("d")), ["new", "sub"]);
         assert_ne!(rustix::fs::fstat(&held).unwrap().st_ino, reader.join("d").metadata().unwrap().ino());
-        // A program that works in a removed directory sees the same.
+        // A program whose working directory is removed sees the same.
         run(
             reader,
             "mkdir w && touch w/file && cd w && rm -r \"$OLDPWD\"/w && mkdir \"$OLDPWD\"/w &&
@@ -258,8 +259,8 @@ fn an_open_directory_that_another_removed_stays_empty() {
     });
 }
 
-/// While a directory is removed and made again without end, its content is found or missing, never
-/// stale.
+/// While a directory is removed and made again all the time, its content is found or missing, but
+/// never stale.
 #[test]
 fn a_path_is_never_stale_while_another_remakes_its_directory() {
     for_each_pair(|changer, reader| {
@@ -288,11 +289,12 @@ fn a_path_is_never_stale_while_another_remakes_its_directory() {
     });
 }
 
-/// An overlayfs; taken away when dropped.
+/// Mounted overlayfs. Dropping it unmounts it.
 struct Overlay(PathBuf);
 
 impl Overlay {
-    /// With `lower` below, whose directories are merged with those above.
+    /// Mounts an overlayfs with the lower layer `lower`, whose directories are merged with those of
+    /// the upper layer.
     fn new(lower: &Path, above: &Path, place: &Path) -> Self {
         let (upper, work) = (above.join("upper"), above.join("work"));
         fs::create_dir(&upper).unwrap();
@@ -308,12 +310,12 @@ impl Overlay {
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        // One that was taken away already is as well.
+        // Ignore the result: it may already be unmounted.
         rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap_or_default();
     }
 }
 
-/// On overlayfs a removed directory keeps its link count where it was merged with one below.
+/// On overlayfs a removed directory keeps its link count if it was merged with a lower one.
 #[test]
 fn a_remade_directory_is_found_on_overlayfs() {
     let layers = tempfile::tempdir().unwrap();
@@ -341,7 +343,7 @@ fn a_remade_directory_is_found_on_overlayfs() {
         assert_eq!(names(&reader), ["new"], "{place}");
         fs::create_dir(reader.join("made")).unwrap();
     }
-    // The whole of what lies below.
+    // Removes the complete lower layer.
     let (changer, reader) = (mounts.host().join("merged"), reader.join("merged"));
     assert_eq!(names(&reader), ["d", "old"]);
     fs::remove_dir_all(&changer).unwrap();

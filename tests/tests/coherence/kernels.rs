@@ -1,7 +1,7 @@
 //! Does each cache mode keep its rules of docs/use/coherence.md with a kernel that caches?
 //!
-//! One directory is mounted twice over /dev/fuse. Each mount has the caches of a guest of its own,
-//! and the host works beside them. Needs root and /dev/fuse.
+//! One directory is mounted twice over /dev/fuse. Each mount has its own caches, as a guest does,
+//! and the host works on the directory itself. Needs root and /dev/fuse.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -14,11 +14,10 @@ use pinhole_tests::mounted::Mounts;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Bytes as _, FileOffset, MmapRegion, VolatileMemory as _};
 
-/// The attribute timeout of the tests that wait for it.
+/// Attribute timeout of the tests that wait for it.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Until what was told before is no longer trusted: a promise of the kernel's, which no event
-/// marks.
+/// Waits until all earlier replies are past their timeouts. The kernel signals no event for that.
 fn let_timeouts_pass() {
     let since = Instant::now();
     while since.elapsed() < TIMEOUT + Duration::from_millis(50) {
@@ -41,7 +40,8 @@ impl TwoKernels {
         Self { mounts, one, other }
     }
 
-    /// Who changes a file, and who has known it and looks: the other mount, and the host too.
+    /// Returns pairs of a folder in which a file is changed, and a mount that has cached the file.
+    /// The folder is in the other mount or on the host.
     fn pairs(&self) -> [(PathBuf, PathBuf); 3] {
         let host = self.mounts.host();
         [
@@ -52,7 +52,7 @@ impl TwoKernels {
     }
 }
 
-/// What an open finds: the length that the file says to have, and its bytes read to the end.
+/// Opens a file and returns its reported length and all of its bytes.
 fn opened(path: PathBuf) -> (u64, String) {
     let mut file = File::open(path).unwrap();
     let len = file.metadata().unwrap().len();
@@ -65,8 +65,8 @@ fn append(path: PathBuf, text: &str) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
-/// What is closed before an open is seen after it, whatever was known before: longer, shorter, as
-/// long, truncated, replaced, appended to.
+/// Checks that an open sees the data that was closed before it, whatever the reader had cached. The
+/// file becomes longer, shorter, stays as long, is truncated, replaced and appended to.
 fn close_to_open(two: &TwoKernels) {
     for (writer, reader) in two.pairs() {
         let (path, seen) = (writer.join("file"), reader.join("file"));
@@ -82,8 +82,8 @@ fn close_to_open(two: &TwoKernels) {
             fs::write(writer.join("new"), "replaced").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
             assert_eq!(opened(seen.clone()), (8, "replaced".to_owned()), "round {round}");
-            // What this side writes into what the other has just replaced is not lost in the old
-            // file.
+            // A write by this side into a file that the other side has just replaced does not go to
+            // the old file.
             fs::write(writer.join("new"), "again").unwrap();
             fs::rename(writer.join("new"), &path).unwrap();
             fs::write(&seen, "by the reader").unwrap();
@@ -120,13 +120,14 @@ fn file_removed_elsewhere_is_not_opened_by_name() {
         let mut bytes = [0; 4];
         held.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"text", "what is open stays");
-        // By its descriptor, for which there is no path to look up again.
+        // An open by descriptor has no path to look up again.
         let again = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held))).unwrap();
         assert_eq!(again.metadata().unwrap().nlink(), 0);
     }
 }
 
-/// Another keeps the file under another name and gives its own to a new one of the same length.
+/// Another mount keeps the file under another name and gives its name to a new file of the same
+/// length.
 #[test]
 fn auto_opens_the_current_file_of_a_name() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
@@ -149,7 +150,7 @@ fn auto_opens_the_current_file_of_a_name() {
             if way < 2 {
                 fs::rename(writer.join("new"), writer.join("file")).unwrap();
             }
-            // To write, which would be the end of what was kept.
+            // Open for writing, which would overwrite the kept file.
             fs::write(reader.join("file"), "own").unwrap();
             let on_host = |name: &str| fs::read_to_string(two.mounts.host().join(name)).unwrap();
             assert_eq!((on_host("file").as_str(), on_host(&kept(way)).as_str()), ("own", "old"), "{way}");
@@ -157,8 +158,8 @@ fn auto_opens_the_current_file_of_a_name() {
     }
 }
 
-/// Another moves a file; the reader has found it by its new name since, and still trusts the old
-/// one.
+/// Another mount moves a file. The reader has since found it by its new name, but still trusts the
+/// old one.
 #[test]
 fn auto_opens_no_moved_file_by_its_old_name() {
     for found_by in ["--inode-file-handles=mandatory", "--inode-file-handles=never"] {
@@ -210,14 +211,14 @@ fn auto_shows_attributes_and_names_at_most_their_timeouts_old() {
     }
 }
 
-/// Times, mode, owner and links.
+/// Returns times, mode, owner and link count.
 fn all_but_length(of: &Metadata) -> ([i64; 4], [u64; 4]) {
     let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()];
     (times, [of.mode().into(), of.uid().into(), of.gid().into(), of.nlink()])
 }
 
-/// Gives `file` of a folder another mode, another owner, a second name and its first one alone, one
-/// after the other; after each it is what `look` says.
+/// Changes mode, owner and names of `file` one after another. After each change, the file must be
+/// as `look` returns it.
 fn change_all_but_length(folder: &Path, round: u32, look: impl Fn() -> Metadata) {
     let (file, second) = (folder.join("file"), folder.join("second"));
     fs::set_permissions(&file, Permissions::from_mode(0o600 + round)).unwrap();
@@ -268,10 +269,10 @@ fn strict_never_shows_stale_attributes_names_or_data() {
     }
 }
 
-/// Bytes of a page.
+/// Length of a page in bytes.
 const PAGE: usize = 4096;
 
-/// The first page of a file in a shared mapping, and the file.
+/// First page of a file in a shared mapping, and the file.
 struct Mapped {
     region: MmapRegion,
     file: File,
@@ -307,18 +308,19 @@ fn strict_mapping_is_refreshed_when_attributes_are_requested() {
     };
     let mapped = Mapped::new(two.one.join("file")).unwrap();
     assert_eq!(mapped.load(), [0; 4]);
-    // A store is everybody's after msync, fsync or close, or a read of the same file in the same
-    // guest.
+    // A store is visible to all after msync, fsync or close, or after a read of the same file in
+    // the same guest.
     mapped.store(*b"fsyn");
     mapped.file.sync_all().unwrap();
     assert_eq!(read(&File::open(two.other.join("file")).unwrap()), *b"fsyn");
     mapped.store(*b"read");
     assert_eq!(read(&mapped.file), *b"read");
     assert_eq!(read(&File::open(&host).unwrap()), *b"read");
-    // A write by the same guest shows in its mapping at once.
+    // A write by the same guest is visible in its mapping at once.
     mapped.file.write_all_at(b"self", 8).unwrap();
     assert_eq!(mapped.load(), *b"self");
-    // Another's shows once this guest is told of another time or length: by a stat, an open.
+    // A write by another guest is visible once this guest gets a new time or length: by a stat or
+    // an open.
     OpenOptions::new().write(true).open(two.other.join("file")).unwrap().write_all_at(b"them", 8).unwrap();
     assert!([*b"self", *b"them"].contains(&mapped.load()));
     mapped.file.metadata().unwrap();
@@ -350,7 +352,7 @@ fn exclusive_keeps_cached_data_until_the_guest_changes_it() {
     assert!(!two.one.join("made").exists());
     fs::write(host.join("file"), "by others").unwrap();
     fs::write(host.join("made"), "").unwrap();
-    // Which is what others must not do: neither is seen.
+    // Changes by others are forbidden in this mode, and are not seen.
     assert_eq!(opened(two.one.join("file")).1, "as it was");
     assert!(!two.one.join("made").exists());
     fs::write(two.one.join("file"), "changed here").unwrap();
@@ -393,7 +395,7 @@ fn appends_arrive_whole_and_none_is_lost() {
     for (cache, len, count) in [
         ("--cache=strict", 1000, 300),
         ("--cache=auto", 1000, 300),
-        // As long as one request carries from a buffer that begins within a page.
+        // The largest write that one request carries from a buffer that begins within a page.
         ("--cache=strict", (1 << 20) - 4096, 10),
         ("--cache=auto", (1 << 20) - 4096, 10),
     ] {
@@ -423,8 +425,8 @@ fn open_finds_all_data_while_another_appends_and_replaces() {
     let two = TwoKernels::new(&["--cache=auto", "--attr-timeout=60", "--entry-timeout=60"]);
     let line = |round: u32| format!("{round:06}\n");
     fs::write(two.one.join("file"), line(0)).unwrap();
-    // The last line that was closed; each is one more than the one before, and a new file begins
-    // with the next.
+    // Number of the last line that was closed. Each line has the next number, and a new file begins
+    // with the next one.
     let closed = AtomicU32::new(0);
     let change = |round: u32| {
         if round.is_multiple_of(50) {
@@ -442,8 +444,8 @@ fn open_finds_all_data_while_another_appends_and_replaces() {
         assert!(last >= Some(before), "{before} lines were closed before the open, it found {last:?}");
     };
     while_changing(2000, change, (1, look));
-    // Several threads of one guest: each is let in. While one of them learns of another length,
-    // Linux may show another zeros behind the old one.
+    // Several threads of one guest open the file, and each open succeeds. While one thread gets a
+    // new length, Linux may show another thread zeros behind the old one.
     closed.store(0, Ordering::SeqCst);
     while_changing(2000, change, (3, || drop(opened(two.other.join("file")))));
 }
@@ -465,7 +467,7 @@ fn path_is_never_stale_while_its_file_is_replaced() {
     }
 }
 
-/// `change` so many times, and `look` by so many threads of another meanwhile.
+/// Runs `change` so many times while so many threads of the other mount run `look`.
 fn while_changing(rounds: u32, change: impl Fn(u32) + Sync, (threads, look): (usize, impl Fn() + Sync)) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
 //! Does any reply let a guest keep the mode of a file with set-user-id or set-group-id?
 //!
 //! The daemon drops these bits when the file is changed. The guest's kernel honors them in `exec`
-//! for as long as it may keep the mode. The cache mode here lets a guest keep everything else for a
-//! day.
+//! for as long as it may cache the mode. The cache mode here lets a guest cache everything else for
+//! a day.
 
 use pinhole_protocol::client::{
     decode_attr, decode_created, decode_entry, decode_open, decode_statx, dirents_plus,
@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 const O_RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
-/// What `--cache exclusive` lets a guest keep.
+/// Timeout of `--cache exclusive`.
 const DAY: Duration = Duration::from_hours(24);
 const BITS: [u32; 4] = [0o4755, 0o2755, 0o6755, 0o2644];
 
@@ -36,7 +36,7 @@ fn file_with_mode(bench: &Bench, name: &str, mode: u32) {
     fs::set_permissions(bench.host(name), fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What each reply about a known file of this mode lets the guest keep of its attributes.
+/// Returns the attribute timeouts of each reply about a known file of this mode.
 fn timeouts_of_known_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let mut bench = bench();
     file_with_mode(&bench, "file", mode);
@@ -63,7 +63,7 @@ fn timeouts_of_known_file(mode: u32) -> Vec<(&'static str, Duration)> {
     told
 }
 
-/// What READDIRPLUS lets the guest keep of one name's attributes.
+/// Returns the attribute timeout of one name in READDIRPLUS.
 fn listed(bench: &mut Bench, name: &[u8]) -> Duration {
     let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
     let handle = decode_open(&ask(bench, NodeId::ROOT, &open)).unwrap().handle;
@@ -73,8 +73,7 @@ fn listed(bench: &mut Bench, name: &[u8]) -> Duration {
     entries.find(|(_, dirent)| dirent.name == name).unwrap().0.unwrap().1.attr
 }
 
-/// What each reply to an operation that makes a file of this mode lets the guest keep of its
-/// attributes.
+/// Returns the attribute timeouts of each reply to an operation that makes a file of this mode.
 fn timeouts_of_new_file(mode: u32) -> Vec<(&'static str, Duration)> {
     let mut bench = bench();
     let root = NodeId::ROOT;

@@ -1,7 +1,7 @@
 //! Does each daemon keep the rules of docs/use/coherence.md: two daemons on one directory, a guest
 //! at the wire for each, and the host?
 //!
-//! The module `kernels` asks what Linux makes of the replies.
+//! The module `kernels` tests what Linux does with the replies.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// A directory and two guests of it.
+/// Directory with two guests.
 struct Two {
     one: Files,
     other: Files,
@@ -43,7 +43,8 @@ fn errno<T: std::fmt::Debug>(answer: io::Result<T>) -> Errno {
     Errno::from_io_error(&answer.unwrap_err()).unwrap()
 }
 
-/// Opens a file by its name as Linux does: once more from the name on where that is ESTALE.
+/// Opens a file by its name as Linux does: after ESTALE it looks the name up again and opens it
+/// once more.
 fn open_by_name(guest: &mut Files, name: &str, flags: OpenFlags) -> (NodeId, Handle) {
     let node = guest.lookup(name).unwrap().0.node;
     match guest.open(node, flags) {
@@ -66,8 +67,8 @@ const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
 /// `O_WRONLY` and `O_APPEND`.
 const APPEND: OpenFlags = OpenFlags::from_bits_retain(1).union(OpenFlags::APPEND);
 
-/// Times for attributes, names and names that are not there (`None`: the guest may not keep that),
-/// and the flags of an open for reading and of one for appending.
+/// Timeouts of attributes, names and missing names (`None`: the guest may not cache them), and the
+/// flags of an open for reading and of one for appending.
 type Told = (Duration, Duration, Option<Duration>, OpenReplyFlags, OpenReplyFlags);
 
 fn told(arguments: &[&str]) -> (Told, InitFlags) {
@@ -87,7 +88,7 @@ fn told(arguments: &[&str]) -> (Told, InitFlags) {
     };
     let reading = one.open(entry.node, OpenFlags::empty()).unwrap().flags;
     let appending = one.open(entry.node, APPEND).unwrap().flags;
-    // Whether a close is told is another question.
+    // FLUSH on close is the subject of another test.
     let keeps = OpenReplyFlags::DIRECT_IO | OpenReplyFlags::KEEP_CACHE;
     ((times.attr, times.entry, absent, reading & keeps, appending & keeps), one.agreed.flags)
 }
@@ -130,17 +131,17 @@ fn open_after_growth_is_estale_once_then_succeeds() {
     two.one.open(node, OpenFlags::empty()).unwrap();
     assert_eq!(two.one.attributes(node).unwrap().0.size, 8);
     two.one.open(node, OpenFlags::empty()).unwrap();
-    // The writer knows what it has written: nothing sends it back.
+    // The writer knows its own write, so its open is not ESTALE.
     two.other.open(theirs, OpenFlags::empty()).unwrap();
-    // One that has no path to look up comes back as it is, and is let in.
+    // A caller without a path to look up sends the same open again, which succeeds.
     two.other.write((theirs, open.handle), (8, RDWR), b"9").unwrap();
     assert_eq!(errno(two.one.open(node, OpenFlags::empty())), Errno::STALE);
     two.one.open(node, OpenFlags::empty()).unwrap();
 }
 
-/// The ways in which a name comes to mean another file while the one before lives on under another
-/// name: `mv f f~`, an installation that keeps a link, an exchange. Each leaves `file` with `text`
-/// in it.
+/// Gives a name to another file in one of three ways, while the old file keeps another name: `mv f
+/// f~`, an installation that keeps a link, and an exchange. Each leaves `file` with the content
+/// `text`.
 fn give_away_in_each_way(folder: &Path, way: usize, text: &str) {
     let (file, new, kept) = (folder.join("file"), folder.join("new"), folder.join(format!("kept-{way}")));
     fs::write(&new, text).unwrap();
@@ -167,7 +168,7 @@ fn open_of_a_replaced_name_is_estale() {
         let found = two.one.lookup("file").unwrap().0.node;
         assert_ne!(found, node);
         let open = two.one.open(found, RDWR).unwrap();
-        // Who has written and closed the file itself hears of it too.
+        // A guest that has written and closed the file itself gets ESTALE too.
         two.one.write((found, open.handle), (0, RDWR), b"9").unwrap();
         two.one.flush(found, open.handle).unwrap();
         two.one.open(found, OpenFlags::empty()).unwrap();
@@ -183,7 +184,7 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
         fs::create_dir(two.host("d")).unwrap();
         fs::write(two.host("d/old"), "").unwrap();
         let known = two.one.lookup("d").unwrap().0.node;
-        // What is looked up in it keeps it open.
+        // A look-up in the directory keeps it open.
         two.one.lookup_in(known, "old").unwrap();
         let stream = two.one.open_dir(known).unwrap();
         fs::remove_dir_all(two.host("d")).unwrap();
@@ -192,13 +193,13 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
         for _ in 0..2 {
             assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::STALE, "{found_by}");
             assert_eq!(errno(two.one.lookup_in(known, "new")), Errno::NOENT, "{found_by}");
-            // Linux gives ESTALE of this one to a program that makes a name.
+            // Linux returns ESTALE of this operation to a program that creates a name.
             assert_eq!(errno(two.one.lookup_in(known, "made")), Errno::NOENT, "{found_by}");
             assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::STALE, "{found_by}");
             assert_eq!(errno(two.one.make_dir_in(known, "made")), Errno::NOENT, "{found_by}");
             assert_eq!(errno(two.one.open_dir(known)), Errno::STALE, "{found_by}");
             let again = two.one.open_dir(known).unwrap();
-            // An open stream has no path to look up.
+            // An open directory stream has no path to look up.
             for handle in [stream, again] {
                 assert_eq!(errno(two.one.read_dir(known, handle)), Errno::NOENT, "{found_by}");
             }
@@ -211,8 +212,8 @@ fn a_removed_directory_is_stale_once_to_each_thread() {
     }
 }
 
-/// What another has just changed is read past the guest's page cache, whatever length its kernel
-/// believes.
+/// Data that another guest has just changed is read past the guest's page cache, whatever length
+/// its kernel has cached.
 #[test]
 fn an_open_soon_after_a_change_bypasses_the_page_cache() {
     let mut two = Two::new(&["--cache=auto"]);
@@ -227,8 +228,8 @@ fn an_open_soon_after_a_change_bypasses_the_page_cache() {
     let changed = std::time::Instant::now();
     fs::write(two.host("file"), "12345678").unwrap();
     assert_eq!(errno(direct(&mut two.one)), Errno::STALE);
-    // Another thread may still be told the old length. Once all that was told before has been
-    // handled, the next answer is believed.
+    // Another thread may still handle a reply with the old length. After all earlier replies have
+    // been handled, the next one is valid.
     two.one.lookup("file").unwrap();
     while direct(&mut two.one).unwrap() {
         assert!(changed.elapsed() < Duration::from_secs(20));
@@ -249,11 +250,11 @@ fn open_is_not_estale_with_writeback_or_no_cache() {
     }
 }
 
-/// Appends records of `len` bytes of one letter, so many of them.
+/// Appends so many records of `len` bytes of one letter.
 fn append(guest: &mut Files, letter: u8, (len, count): (usize, usize)) {
     let (node, handle) = open_by_name(guest, "file", APPEND);
     for _ in 0..count {
-        // The offset is that of a guest which knows nothing of the others.
+        // The offset of a guest that has not seen the other appends.
         let written = guest.write((node, handle), (0, APPEND), &vec![letter; len]).unwrap();
         assert_eq!(usize::try_from(written).unwrap(), len);
     }
@@ -282,7 +283,7 @@ fn appends_of_two_guests_and_host_are_complete() {
     }
 }
 
-/// What is done to names is one step in each of them.
+/// Cache modes in which a change of names is atomic.
 const MODES: [&str; 3] = ["--cache=strict", "--cache=auto", "--cache=exclusive"];
 
 #[test]
@@ -371,7 +372,7 @@ fn open_file_survives_removal_and_path_is_resolved_anew() {
         two.other.unlink("file").unwrap();
         assert_eq!(errno(two.one.lookup("file")), Errno::NOENT, "{cache}");
         still_works(&mut two.one, (node, held.handle), b"after");
-        // The host replaces a file that both have open, over and over.
+        // The host replaces again and again a file that both guests have open.
         fs::write(two.host("file"), "first").unwrap();
         let node = two.one.lookup("file").unwrap().0.node;
         let held = two.one.open(node, RDWR).unwrap();
@@ -384,7 +385,7 @@ fn open_file_survives_removal_and_path_is_resolved_anew() {
     }
 }
 
-/// A file without a name is read, written and asked about as before.
+/// Checks that a file without a name can still be read, written and queried.
 fn still_works(guest: &mut Files, (node, handle): (NodeId, Handle), text: &[u8]) {
     assert_eq!(guest.read(node, handle, (0, 100)).unwrap(), text);
     guest.write((node, handle), (0, RDWR), b"B").unwrap();
@@ -447,7 +448,7 @@ fn tests() -> BTreeSet<String> {
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut lines = text.lines().map(str::trim);
         let mut found = Vec::new();
-        // A helper has a name as well; a test has this line before it.
+        // A helper function has a name too, but only a test has this line before it.
         while lines.any(|line| line == "#[test]") {
             let declared = lines.find_map(|line| line.strip_prefix("fn "));
             found.extend(declared.and_then(|rest| rest.split('(').next().map(str::to_owned)));

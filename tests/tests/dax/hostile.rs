@@ -1,5 +1,5 @@
-//! Can a guest do harm by its window? Wrong ranges of every kind, ids that are no file, floods, and
-//! stores where nothing may be written.
+//! Can a guest do harm with its window? Tests send wrong ranges of every kind, ids that are no file
+//! and floods, and store where writing is forbidden.
 
 use pinhole_tests::dax_vmm::{Dax, Rules, remove_mapping, setup_mapping};
 use pinhole_tests::frontend::frame::opcode::FORGET;
@@ -17,7 +17,7 @@ const LEN: u64 = SLOTS * SLOT;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 const KINDS: [Rules; 3] = [Rules::strict(), Rules::mapping(), Rules::greedy()];
 
-/// A share with a file of four slots.
+/// Starts a share with a file of four slots.
 fn with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {
     let arguments: Vec<&str> = WINDOW.iter().chain(arguments).copied().collect();
     let mut dax = Dax::new(rules, &arguments).unwrap();
@@ -33,7 +33,7 @@ fn unharmed(dax: &mut Dax) {
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// Numbers that seem random, the same in each run.
+/// Repeatable random numbers.
 struct Seeded(u64);
 
 impl Seeded {
@@ -115,7 +115,7 @@ fn removal_list_shorter_than_its_count_is_refused() {
     let frame = Frame::new(49, node).u32(u32::MAX).u64(0).u64(SLOT);
     assert_ne!(dax.bench.errno(frame, 0).unwrap(), 0);
     assert_eq!(dax.window.places(), [(0, SLOT)]);
-    // Far more than Linux names in one message, over and over the same.
+    // Far more ranges than Linux puts into one message, all the same.
     let many = vec![(0, SLOT); 4000];
     let errno = dax.bench.errno(remove_mapping(node, &many), 0).unwrap();
     assert!([0, EINVAL, 7].contains(&errno), "{errno}");
@@ -168,7 +168,7 @@ fn unknown_node_is_not_mapped() {
 
 #[test]
 fn repeated_mapping_of_one_slot_leaks_nothing() {
-    // A million where there is the time for it: `PINHOLE_DAX_TURNS=1000000`.
+    // `PINHOLE_DAX_TURNS=1000000` makes a million turns.
     let turns =
         std::env::var("PINHOLE_DAX_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(20_000);
     for rules in [Rules::strict(), Rules::mapping()] {
@@ -201,7 +201,7 @@ fn window_matches_replies_after_random_requests() {
         let (mut dax, first) = with_file(rules, &[]);
         dax.file("second", 3 * SLOT + 5000).unwrap();
         let second = dax.look_up("second").unwrap().node;
-        // What the guest knows to be in each slot: the file, and the slot of it.
+        // Expected content of each slot: the file, and the slot of the file.
         let mut known: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for _ in 0..1500 {
             let [at, from, slots] = [SLOTS + 1, 5, 3].map(|bound| random.below(bound));
@@ -219,7 +219,7 @@ fn window_matches_replies_after_random_requests() {
                 match errno {
                     0 => known.extend(range.map(|slot| (slot, (node, from + slot - at)))),
                     EINVAL => {}
-                    // What was in the way is out of it, and the new one was refused.
+                    // The old mapping has been removed, and the new one was refused.
                     _ => known.retain(|slot, _| !range.contains(slot)),
                 }
             }
@@ -239,10 +239,10 @@ fn window_matches_replies_after_random_requests() {
     }
 }
 
-/// Maps whatever can be mapped of `name` and stores everywhere.
+/// Maps all of `name` that can be mapped and stores everywhere.
 fn try_to_store(dax: &mut Dax, name: &str) {
     let node = dax.look_up(name).unwrap().node;
-    // To read and to write in whatever order, also as an upgrade in place.
+    // For reading and for writing in every order, also as an upgrade in place.
     let orders = [[false, true], [true, false], [true, true], [false, false]];
     for (order, at) in orders.into_iter().zip((0..).step_by(2 << 20)) {
         for writable in order {
@@ -283,7 +283,7 @@ fn window_cannot_write_a_file_made_read_only_by_rule() {
         dax.file("kept", 4 * SLOT).unwrap();
         let before = fs::read(dax.bench.host("kept")).unwrap();
         try_to_store(&mut dax, "kept");
-        // A slot that was another file's, and may have been written then, is none of it.
+        // A slot that had another file, and was writable then, does not make this file writable.
         assert_eq!(dax.map_writable(writable, 0, 7 * SLOT, SLOT).unwrap(), 0);
         dax.window.store(7 * SLOT, b"may").unwrap();
         let kept = dax.look_up("kept").unwrap().node;
@@ -297,8 +297,8 @@ fn window_cannot_write_a_file_made_read_only_by_rule() {
 
 #[test]
 fn read_only_mode_is_left_to_the_guests_kernel() {
-    // As with OPEN: the guest mounts with default_permissions, and its root may write what it may
-    // not read.
+    // As with OPEN: the guest mounts with default_permissions, and its root may write files that it
+    // may not read.
     let (mut dax, node) = with_file(Rules::mapping(), &[]);
     fs::set_permissions(dax.bench.host("file"), fs::Permissions::from_mode(0o444)).unwrap();
     assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
@@ -308,7 +308,8 @@ fn read_only_mode_is_left_to_the_guests_kernel() {
 
 #[test]
 fn reused_slot_never_shows_the_old_file() {
-    // The slot's old file must be out before the new answer, whatever the VMM does with overlap.
+    // The old file of the slot must be removed before the reply, whatever the VMM does about
+    // overlap.
     for rules in KINDS {
         let (mut dax, node) = with_file(rules, &[]);
         fs::write(dax.bench.host("secret"), vec![0x55; 2 << 20]).unwrap();

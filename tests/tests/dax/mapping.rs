@@ -17,17 +17,18 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use vhost::vhost_user::VhostUserFrontend as _;
 
-/// Bytes of a slot, in which Linux maps and which the daemon tells as the alignment.
+/// Length of a slot in bytes. Linux maps whole slots, and the daemon announces them as the
+/// alignment.
 const SLOT: u64 = 2 << 20;
-/// Slots of the window.
+/// Number of slots of the window.
 const SLOTS: u64 = 8;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
 
-/// Both kinds of VMM.
+/// Rules of both kinds of VMM.
 const KINDS: [Rules; 2] = [Rules::strict(), Rules::mapping()];
 
-/// A share with a file of `slots` slots behind each kind of VMM in turn, the file looked up and
-/// opened to be written.
+/// Starts a share with a file of `slots` slots behind each kind of VMM in turn. The file is looked
+/// up and opened for writing.
 fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
     for rules in KINDS {
         let mut dax = Dax::new(rules, &WINDOW).unwrap();
@@ -40,7 +41,7 @@ fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
     }
 }
 
-/// The number that the page at `at` of the window begins with.
+/// Returns the number at the start of the page at `at` of the window.
 fn page(dax: &Dax, at: u64) -> u64 {
     u64::from_le_bytes(dax.window.load(at, 8).unwrap().try_into().unwrap())
 }
@@ -91,7 +92,7 @@ fn each_slot_has_the_requested_part_of_the_file() {
             assert_eq!(page(dax, at * SLOT), from * SLOT / 4096);
             assert_eq!(page(dax, at * SLOT + SLOT - 4096), (from + 1) * SLOT / 4096 - 1);
         }
-        // Several slots at once, over the end of what is there and over one that is taken.
+        // Several slots at once, beyond the mapped part and over a mapped slot.
         assert_eq!(dax.map(node, 0, 4 * SLOT, 4 * SLOT).unwrap(), 0);
         let pages = [4, 5, 6, 7].map(|at| page(dax, at * SLOT));
         assert_eq!(pages, [0, 1, 2, 3].map(|from| from * SLOT / 4096));
@@ -199,7 +200,7 @@ fn guest_that_reboots_without_destroy_finds_empty_window() {
 #[test]
 fn every_slot_can_be_mapped_after_a_device_reset() {
     with_file(2, |dax, node, _| {
-        // Two slots by one mapping, of which one is wanted afterwards.
+        // Two slots in one mapping, of which only one is mapped again afterwards.
         assert_eq!(dax.map_writable(node, 0, 0, 2 * SLOT).unwrap(), 0);
         dax.window.expect_nothing(true);
         for queue in 0..Setup::default().queues {

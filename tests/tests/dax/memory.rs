@@ -16,7 +16,7 @@ use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 
 const SLOT: u64 = 2 << 20;
 
-/// A share with a file of a slot that is mapped at the window's beginning.
+/// Starts a share with a file of one slot that is mapped at the start of the window.
 fn mapped() -> (Dax, u64) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", 4 * SLOT).unwrap();
@@ -34,7 +34,7 @@ fn unharmed(dax: &mut Dax) {
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// A request whose parts lie where the test says.
+/// Returns a request whose parts lie at the given addresses.
 fn chain(parts: &[(u64, usize, bool)]) -> Vec<Descriptor> {
     let count = parts.len();
     let each = parts.iter().enumerate().map(|(index, (address, len, to_write))| {
@@ -46,7 +46,7 @@ fn chain(parts: &[(u64, usize, bool)]) -> Vec<Descriptor> {
     each.collect()
 }
 
-/// Where requests and answers lie in memory of the guest's own.
+/// Returns addresses of a request and a reply in the guest's ordinary memory.
 fn ordinary(dax: &mut Dax) -> (u64, u64) {
     let (queue, _) = dax.bench.guest.queue(1).unwrap();
     (queue.place().buffers, queue.place().buffers + 0x8000)
@@ -64,7 +64,7 @@ fn data_beyond_end_of_mapped_file_is_efault() {
     let parts = [(message, write.len(), false), (in_window, 15, false), (room, OUT_HEADER_LEN + 8, true)];
     let put = |dax: &mut Dax| {
         dax.bench.guest.poke(message, &write).unwrap();
-        // The length in the header is that of header and data.
+        // The length in the header includes the data.
         let len = u32::try_from(write.len() + 15).unwrap();
         dax.bench.guest.poke(message, &len.to_le_bytes()).unwrap();
         let used = dax.bench.guest.raw_chain(1, &chain(&parts));
@@ -101,14 +101,14 @@ fn daemon_survives_a_request_in_a_truncated_file() {
     cut(&dax, "file");
     let gone = WINDOW_START;
     let answer = OUT_HEADER_LEN + 104;
-    // The message, its answer, both, and a table of descriptors.
+    // The message, its reply, both, and a table of descriptors lie there.
     for parts in [
         vec![(gone, getattr.len(), false), (room, answer, true)],
         vec![(message, getattr.len(), false), (gone, answer, true)],
         vec![(message, getattr.len(), false), (room, OUT_HEADER_LEN, true), (gone, 104, true)],
         vec![(gone, getattr.len(), false), (gone + 4096, answer, true)],
     ] {
-        // Given back, answered or not.
+        // The request is returned, with or without a reply.
         let used = dax.bench.guest.raw_chain(1, &chain(&parts));
         used.unwrap_or_else(|error| panic!("{error}: {:x?} {}", parts, dax.bench.daemon.stderr()));
         dax.bench.is_alive().unwrap();
@@ -150,7 +150,7 @@ fn daemon_survives_a_ring_in_a_truncated_file() {
     connection.set_vring_num(2, 128).unwrap();
     connection.set_vring_base(2, 0).unwrap();
     let kick = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
-    // Refused at once, or when the ring is used: either will do, and the connection may end by it.
+    // The daemon may refuse it at once or when it uses the ring, and may close the connection.
     let mut started = connection.set_vring_addr(2, &config).is_ok();
     started = started && connection.set_vring_kick(2, &kick).is_ok();
     started = started && connection.set_vring_enable(2, true).is_ok();
@@ -175,7 +175,7 @@ fn daemon_of_another_share_survives_end_of_mapping() {
             mmap_offset: 0,
             mmap_handle: file.as_raw_fd(),
         };
-        // Told, or refused: both will do.
+        // The daemon may accept or refuse the region.
         drop(other.guest.connection().add_mem_region(&region));
         cut(&dax, "file");
         let (queue, _) = other.guest.queue(1).unwrap();
@@ -194,13 +194,13 @@ fn daemon_of_another_share_survives_end_of_mapping() {
     }
 }
 
-/// The VMM describes a file of another share as memory and takes it out again, over and over, as it
-/// does for each mapping. The guest truncates the file while it is there, and floods a queue with
-/// requests that lie in it.
+/// The VMM announces a file of another share as memory and removes it, again and again, as it does
+/// for each mapping. The guest truncates the file meanwhile, and floods a queue with requests that
+/// lie in it.
 #[test]
 fn daemon_survives_requests_in_a_changing_mapping() {
     const ROUNDS: usize = 20_000;
-    /// Chains in the ring at once, all of them the same one.
+    /// Chains in the ring at the same time. All of them are the same chain.
     const FLOOD: u16 = 1000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
@@ -238,7 +238,7 @@ fn daemon_survives_requests_in_a_changing_mapping() {
                     queue.offer(memory, 0)?;
                 }
                 queue.kick()?;
-                // So many that the thread of the queue is busy for long at a time.
+                // Enough requests to keep the queue thread busy.
                 for _ in 0..FLOOD {
                     queue.wait(memory)?;
                     served += 1;
@@ -254,7 +254,7 @@ fn daemon_survives_requests_in_a_changing_mapping() {
     other.is_alive().unwrap();
 }
 
-/// Says that something is over, also where it ends by a panic.
+/// Sets the flag when it is dropped, also after a panic.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {

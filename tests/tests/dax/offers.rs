@@ -1,5 +1,5 @@
-//! Is each file offered for mapping exactly if all of it can be mapped? By VMM, length, policy and
-//! mode, in each reply with attributes.
+//! Is each file offered for mapping exactly if all of it can be mapped? The tests vary VMM, length,
+//! policy and mode, and check each reply with attributes.
 
 use pinhole_protocol::InitFlags;
 use pinhole_tests::dax_vmm::{ATTR_DAX, Dax, Rules, connect};
@@ -17,7 +17,7 @@ fn faultless(dax: &Dax) {
     assert_eq!(dax.window.faults(), Vec::<String>::new());
 }
 
-/// Which of some files a guest behind such a VMM is to map.
+/// Returns the files that a guest behind such a VMM should map.
 fn offered(rules: Rules, arguments: &[&str]) -> Vec<&'static str> {
     let arguments: Vec<&str> = ["--dax-window=16M"].iter().chain(arguments).copied().collect();
     let mut dax = Dax::new(rules, &arguments).unwrap();
@@ -38,7 +38,7 @@ fn file_is_offered_where_all_of_it_can_be_mapped() {
     let read_only = ["--profile=rootfs"];
     let always = ["--dax=always"];
     let always_read_only = ["--dax=always", "--profile=rootfs"];
-    // A VMM that maps whatever it is given.
+    // A VMM that maps every range.
     assert_eq!(offered(Rules::mapping(), &[]), ["odd", "whole"]);
     assert_eq!(offered(Rules::mapping(), &read_only), ["odd", "whole"]);
     assert_eq!(offered(Rules::mapping(), &["--dax-min-size=4M"]), ["whole"]);
@@ -46,7 +46,7 @@ fn file_is_offered_where_all_of_it_can_be_mapped() {
     let all = offered(Rules::mapping(), &always);
     assert!(["small", "odd", "whole"].iter().all(|name| all.contains(name)), "{all:?}");
     assert!(!all.contains(&"directory") && !all.contains(&"link"), "{all:?}");
-    // QEMU: nothing past the end of a file, nothing that was opened to be read.
+    // QEMU maps nothing beyond the end of a file, and no descriptor that was opened for reading.
     assert_eq!(offered(Rules::strict(), &[]), [""; 0], "any file of such a guest may grow");
     assert_eq!(offered(Rules::strict(), &read_only), [""; 0]);
     assert_eq!(offered(Rules::strict(), &always_read_only), [""; 0]);
@@ -108,7 +108,7 @@ fn every_reply_has_the_same_dax_flag_of_a_file() {
         assert_eq!(found.dax, mapped, "{name}: LOOKUP");
         let attr = dax.bench.body(Frame::new(GETATTR, found.node).u32(0).u32(0).u64(0), 104).unwrap();
         assert_eq!(u32_at(&attr, 16 + 84).unwrap() & ATTR_DAX != 0, mapped, "{name}: GETATTR");
-        // In a listing, an entry and the name's place in its directory come before the name.
+        // In a listing, an entry and the name's offset in its directory come before the name.
         let at = listed.windows(5).position(|window| window == name.as_bytes()).unwrap() - 24 - 128;
         assert_eq!(u32_at(&listed, at + 124).unwrap() & ATTR_DAX != 0, mapped, "{name}: READDIRPLUS");
         let link = Frame::new(LINK, 1).u64(found.node).name(format!("{name}-too"));

@@ -1,5 +1,5 @@
-//! Does a VMM do harm to a guest that maps, or to other guests? It is silent, refuses, hangs up,
-//! stops queues while something is mapped, or maps less than others.
+//! Does a VMM do harm to a guest that maps files, or to other guests? It is silent, refuses, closes
+//! the channel, stops queues during a mapping, or maps less than others.
 
 use pinhole::limits::WINDOW_PATIENCE;
 use pinhole_protocol::InitFlags;
@@ -20,11 +20,12 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 const SLOT: u64 = 2 << 20;
 const WINDOW: [&str; 2] = ["--dax-window=16M", "--dax=always"];
-/// What takes no wait at all, and a queue that is stopped, need at most on a busy host: less than a
-/// third of [`WINDOW_PATIENCE`], for which a request waits that waits for a silent VMM.
+/// Upper bound on the time of a request that waits for nothing, and of a queue stop, on a busy
+/// host. It is less than a third of [`WINDOW_PATIENCE`], for which a request waits for a silent
+/// VMM.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
-/// A share with a file of four slots; its node.
+/// Starts a share with a file of four slots. Also returns the file's node.
 fn with_file(rules: Rules) -> (Dax, u64) {
     let mut dax = Dax::new(rules, &WINDOW).unwrap();
     dax.file("file", 4 * SLOT).unwrap();
@@ -32,7 +33,7 @@ fn with_file(rules: Rules) -> (Dax, u64) {
     (dax, node)
 }
 
-/// Sends a request and does not wait for its answer.
+/// Sends a request without waiting for its reply.
 fn send(guest: &mut Frontend, queue: usize, frame: Frame) -> Sent {
     let (queue, memory) = guest.queue(queue).unwrap();
     let sent = queue.submit(memory, &frame.message(), OUT_HEADER_LEN + 128, Shape::default()).unwrap();
@@ -40,7 +41,7 @@ fn send(guest: &mut Frontend, queue: usize, frame: Frame) -> Sent {
     sent
 }
 
-/// Waits for the answer to `sent` on its queue, whatever comes before.
+/// Waits for the reply to `sent` on its queue, whatever other replies arrive before it.
 fn answer(guest: &mut Frontend, queue: usize, sent: &Sent) -> Reply {
     let (queue, memory) = guest.queue(queue).unwrap();
     loop {
@@ -88,8 +89,8 @@ fn silent_vmm_costs_one_eio_and_blocks_no_request() {
         let took = began.elapsed();
         assert_eq!(error(&reply), EIO);
         assert!(took >= WINDOW_PATIENCE && took < WINDOW_PATIENCE + AT_ONCE, "{took:?}");
-        // One waits for a VMM that owes an answer, not each: this one is answered before all
-        // threads sleep again.
+        // Only the first request waits for a silent VMM: this one is answered before all threads
+        // sleep again.
         let process = dax.bench.daemon.serving_id();
         let guest = &mut dax.bench.guest;
         let sent = send(guest, 1, map_frame(node, 1));
@@ -135,7 +136,7 @@ fn queue_stop_with_pending_memory_messages_is_prompt() {
         let base = dax.bench.guest.stop_queue(1).unwrap();
         assert!(began.elapsed() < AT_ONCE, "round {round}: {:?}", began.elapsed());
         let (queue, memory) = dax.bench.guest.queue(1).unwrap();
-        // Taken and answered, or left in the ring.
+        // The request was answered, or is still in the ring.
         let answered = queue.take_used(memory).unwrap().is_some();
         dax.bench.guest.resume_queue(1, base).unwrap();
         if !answered {
@@ -209,7 +210,7 @@ fn death_of_a_vmm_with_a_waiting_mapping_leaks_nothing() {
         match first {
             None if round == 4 => first = Some(now),
             None => {}
-            // Of the one before, a thread may still be on its way out.
+            // A thread of the last round may not have ended yet.
             Some(Footprint { threads, descriptors, .. }) => {
                 assert!(
                     now.threads <= threads + 2 && now.descriptors <= descriptors + 2,
@@ -245,7 +246,7 @@ fn closed_back_channel_fails_only_mappings() {
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
     assert!(began.elapsed() < WINDOW_PATIENCE, "one that is gone is not waited for");
     dax.bench.is_alive().unwrap();
-    // The VMM opens another, and the guest boots anew.
+    // The VMM opens another channel, and the guest boots again.
     let window = Window::open(&mut dax.bench.guest, Rules::mapping()).unwrap();
     dax.window = window;
     let reply = dax.bench.guest.init().unwrap();
@@ -301,7 +302,7 @@ fn failed_upgrade_keeps_the_mapping_where_overlap_is_refused() {
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
     dax.window.store(0, b"x").unwrap();
     faultless(&dax);
-    // The same where the file may not be written: nothing is to be gained, and nothing is lost.
+    // The same with a file that may not be written: the upgrade fails and nothing changes.
     let mut dax = Dax::new(rules, &[WINDOW[0], "--profile=rootfs"]).unwrap();
     dax.file("file", SLOT).unwrap();
     let node = dax.look_up("file").unwrap().node;
@@ -365,7 +366,7 @@ fn flood_of_mappings_for_a_silent_vmm_is_bounded() {
     dax.window.speak();
     eventually("a mapping", || dax.map_writable(node, 0, 0, SLOT).unwrap() == 0);
     let after = dax.bench.footprint().unwrap();
-    // Each mapping that QEMU tells of is a descriptor of the daemon's; there are 8 slots.
+    // Each mapping that QEMU announces is a descriptor of the daemon. There are 8 slots.
     assert!(after.descriptors <= before.descriptors + 10, "{before:?} {after:?}");
     assert_eq!(after.threads, before.threads);
     faultless(&dax);
@@ -378,7 +379,7 @@ fn slow_vmm_is_waited_for_while_it_answers() {
     for (at, _) in &slots {
         assert_eq!(dax.map_writable(node, at % (4 * SLOT), *at, SLOT).unwrap(), 0);
     }
-    // Longer in all than any one answer may take.
+    // Together longer than any single reply may take.
     dax.window.slow_down(WINDOW_PATIENCE / 6);
     let received = dax.window.counts().received;
     let guest = &mut dax.bench.guest;
@@ -415,7 +416,8 @@ fn slot_under_removal_does_not_count_as_mapped() {
         let received = dax.window.counts().received;
         let process = dax.bench.daemon.serving_id();
         let guest = &mut dax.bench.guest;
-        // One is under way, the removal waits behind it, and then the guest wants the slot again.
+        // One mapping is in progress, the removal waits behind it, and then the guest maps the slot
+        // again.
         let other = send(guest, 0, map_frame(node, 1));
         assert!(dax.window.wait_for_messages(received + 1));
         let removal = send(guest, 2, pinhole_tests::dax_vmm::remove_mapping(node, &[(0, SLOT)]));

@@ -1,11 +1,11 @@
 //! After `kill -9` of a daemon, a VMM or a guest at any moment under load: do the host's files
-//! contain what was acknowledged and nothing else, is the next guest served, and do other guests
-//! never notice?
+//! contain the acknowledged operations and nothing else, is the next guest served, and are other
+//! guests unaffected?
 //!
 //! Each kill hits a guest that works in several lanes in its own folder and keeps a journal of its
 //! requests and their replies (`tests/src/crash/`). The guest takes locks that must end with it,
-//! holds a flock all the time, and waits for a lock of another guest on the same share, which has a
-//! daemon of its own.
+//! holds a flock all the time, and waits for a lock of another guest on the same share, which has
+//! its own daemon.
 //!
 //! `PINHOLE_KILLS` sets the number of kills. `PINHOLE_KILLS_SEED` repeats the work of a run, but
 //! not the moments of its kills.
@@ -33,19 +33,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What is asked at once by a guest that is to be killed.
+/// Requests in progress of a guest that will be killed.
 const LANES: u32 = 8;
 
 fn kill(id: u32) {
     let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
-    // One that has just ended by itself is dead as well.
+    // Ignore the result: the process may just have ended.
     kill_process(pid, Signal::KILL).unwrap_or_default();
 }
 
 /// Starts a daemon again whenever it ends, always at the same socket, as a service manager does.
 struct Supervisor {
     socket: PathBuf,
-    /// The daemon's first process; 0 while there is none.
+    /// Id of the daemon's first process; 0 while there is no daemon.
     current: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -60,7 +60,7 @@ impl Supervisor {
         let shared = (Arc::clone(&current), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !shared.1.load(Ordering::Acquire) {
-                // Where the old one still listens, the new one does not start; the next may.
+                // While the old one still listens, the new one does not start. A later one may.
                 let Ok(mut serving) = daemon.clone().start() else { continue };
                 shared.0.store(serving.id(), Ordering::Release);
                 while !shared.1.load(Ordering::Acquire)
@@ -78,15 +78,15 @@ impl Supervisor {
         self.current.load(Ordering::Acquire)
     }
 
-    /// Waits until a daemon serves, and nothing that was asked of it before is under way.
+    /// Waits until a daemon serves and no earlier request is in progress.
     fn is_ready(&self) {
         eventually("a daemon serves again", || {
             self.id() != 0 && Client::connect(&self.socket, SETUP).is_ok()
         });
     }
 
-    /// Kills the process that serves, or the one that stays outside, and waits until another one is
-    /// there.
+    /// Kills the serving process, or the supervisor if `outside` is set, and waits until another
+    /// one serves.
     fn kill(&self, outside: bool) {
         let id = self.id();
         kill(if outside { id } else { serving_id(id) });
@@ -103,20 +103,20 @@ impl Drop for Supervisor {
     }
 }
 
-/// Whether anybody has a lock on it, of whichever family.
+/// Returns whether the file has a lock of any family.
 fn is_locked(file: &Path) -> bool {
     !host_locks(file).unwrap().is_empty()
 }
 
-/// What is asked of the bystander.
+/// Instruction for the bystander.
 enum Order {
-    /// To let go of the lock that it has, and to take it again.
+    /// Releases its lock and takes it again.
     LockAnew,
     End,
 }
 
-/// Works beside the others until it is told to stop; each answer must be right. It has the lock for
-/// which they wait.
+/// Guest beside the others that works until it is stopped. Each of its replies must be right. It
+/// holds the lock that the others wait for.
 struct Bystander {
     orders: Sender<Order>,
     done: Receiver<()>,
@@ -142,7 +142,7 @@ impl Bystander {
                 player
                     .work(true, |_, said| {
                         if said == Said::Done {
-                            // It is to be there, not to take the machine from the others.
+                            // It should not take all processor time from the others.
                             std::thread::park_timeout(Duration::from_millis(1));
                         }
                         order = order.take().or_else(|| ordered.try_recv().ok());
@@ -159,13 +159,13 @@ impl Bystander {
         Self { orders, done, thread, folder: share.host("bystander"), _daemon: daemon }
     }
 
-    /// The lock for which a guest waited that is no more is nobody else's.
+    /// Checks that a lock that a killed guest waited for is free.
     fn can_lock(&self) {
         self.orders.send(Order::LockAnew).unwrap();
         self.done.recv_timeout(LIMIT).expect("the bystander locks again");
     }
 
-    /// Ends it: it has noticed nothing.
+    /// Ends it and checks that it was not affected.
     fn end(self) {
         self.orders.send(Order::End).unwrap();
         let player = self.thread.join().expect("a bystander was disturbed");
@@ -185,14 +185,14 @@ fn lock_anew(guest: &mut Client, file: Opened, on_host: &Path) {
     assert!(is_locked(on_host));
 }
 
-/// Who is killed.
+/// Process that is killed.
 #[derive(Clone, Copy, Debug)]
 enum Aim {
     Serving,
     Outside,
     Vmm,
     Both,
-    /// Nobody: the guest begins anew in the middle of its work. No kill.
+    /// No process: the guest reboots in the middle of its work.
     Guest,
 }
 
@@ -208,7 +208,7 @@ fn victim(socket: &PathBuf, folder: &str, seed: u64, reboot_after: Option<u64>) 
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// Lets a guest work, cuts it off, and holds what it leaves against its journal.
+/// Lets a guest work, interrupts it, and compares the result with its journal.
 fn round(
     share: &SharedFolder,
     supervisor: &Supervisor,
@@ -231,9 +231,9 @@ fn round(
             continue;
         }
         aimed = true;
-        // Not only when something has just been answered.
+        // Interrupt at any moment, and not only after a reply.
         std::thread::park_timeout(Duration::from_micros(random.below(400)));
-        // One that begins anew by itself may have done so by now.
+        // A guest that reboots by itself may have done so by now.
         assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: it has no flock");
         match aim {
             Aim::Serving | Aim::Outside => {
@@ -260,10 +260,10 @@ fn round(
     (folder, tree)
 }
 
-/// How many rounds had each aim.
+/// Number of rounds with each aim.
 type Tally = BTreeMap<String, u64>;
 
-/// Plays rounds until so many have killed somebody.
+/// Plays rounds until so many processes have been killed.
 fn kill_many(count: u64, seed: u64) -> Tally {
     println!("seed {seed}");
     let share = SharedFolder::new().unwrap();
@@ -284,7 +284,7 @@ fn kill_many(count: u64, seed: u64) -> Tally {
         bystander.can_lock();
         kills += u64::from(!matches!(aim, Aim::Guest));
         *tally.entry(format!("{aim:?}")).or_default() += 1;
-        // What was right stays as it is, whoever is killed later.
+        // An earlier folder must not change because of a later kill.
         if left.len() == 20 {
             for (folder, tree) in left.drain(..) {
                 assert_eq!(Tree::read(&folder).unwrap(), tree, "{}", folder.display());
@@ -319,7 +319,7 @@ fn acknowledged_operations_survive_the_kill_of_any_process() {
     println!("{killed} kills: {tally:?}; beside them {reboots} reboots");
 }
 
-/// What a guest has of a daemon that is then killed, and a share with as many other files.
+/// Ids that a guest got from a daemon which was then killed, and a share with as many other files.
 struct Remains {
     share: SharedFolder,
     supervisor: Supervisor,
@@ -346,7 +346,7 @@ impl Remains {
         Self { share, supervisor, nodes, files, listed }
     }
 
-    /// All that the guest may ask by what it has, and how the answer must be.
+    /// Sends every request with these ids and checks the replies.
     fn ask(&self, guest: &mut Client) {
         let stale = [ESTALE, EBADF];
         let mut refused = |frame: Frame, room: usize, errnos: &[i32]| {
@@ -393,7 +393,7 @@ fn vmm_that_continues_without_init_gets_errors() {
         assert_ne!(guest.errno(frame, 104).unwrap(), 0, "the root before INIT");
     }
     assert!(remains.share.host("old-1").exists());
-    // And once it says INIT, it is served.
+    // After INIT the guest is served.
     guest.guest.init().unwrap();
     guest.look_up("new-0").unwrap();
 }
@@ -402,20 +402,20 @@ fn vmm_that_continues_without_init_gets_errors() {
 fn ids_of_a_dead_process_are_invalid_in_the_next() {
     let remains = Remains::new();
     let mut guest = Client::connect(&remains.supervisor.socket, SETUP).unwrap().0;
-    // As many as the other had, given out in the same order.
+    // As many files as before, opened in the same order.
     let files: Vec<Opened> =
         (0..100).map(|number| guest.open(&format!("new-{number}"), O_RDWR).unwrap()).collect();
     let listed = guest.body(Frame::new(OPENDIR, ROOT).u32(0).u32(0), 16).unwrap();
     assert_ne!(u64_at(&listed, 0).unwrap(), remains.listed);
     remains.ask(&mut guest);
-    // A dead handle of a living node.
+    // A file handle of the dead process on a valid node.
     for ((node, _), (_, handle)) in files.iter().zip(&remains.files) {
         let write = Frame::new(WRITE, *node).u64(*handle).u64(0).u32(5).u32(0).u64(0).u32(O_RDWR).u32(0);
         assert_eq!(guest.errno(write.bytes(b"wrong"), 8).unwrap(), EBADF);
     }
     let list = Frame::new(READDIR, ROOT).u64(remains.listed).u64(0).u32(4096).u32(0).u64(0).u32(0).u32(0);
     assert_eq!(guest.errno(list, 4096).unwrap(), EBADF);
-    // Forgetting what it never knew takes nothing away.
+    // A FORGET of an unknown node has no effect.
     for (node, _) in &remains.files {
         let forget = Frame::new(FORGET, *node).u64(u64::MAX).message();
         assert!(guest.guest.raw(0, &forget, 0).unwrap().is_unanswered());
@@ -464,19 +464,20 @@ fn reboot_without_destroy_frees_everything_the_guest_held() {
     }
 }
 
-/// Makes files and appends to one, and says of each when it is done; ends only when it is killed.
+/// Creates files, appends to one of them, and prints each completed step. It ends only when it is
+/// killed.
 const WORK: &str = "cd /mnt/share; mkdir $1; i=0; \
     while :; do echo \"content $i\" > $1/new.$i; mv $1/new.$i $1/file.$i; echo \"line $i\" >> $1/lines; \
     echo \"done $i.\"; i=$((i + 1)); done";
 
-/// The last number that a guest said it was done with.
+/// Returns the number of the last completed step in a guest's output.
 fn last_done(output: &[u8]) -> Option<u64> {
     let text = String::from_utf8_lossy(output).into_owned();
     let numbers = text.lines().filter_map(|line| line.strip_prefix("done ")?.strip_suffix('.')?.parse().ok());
     numbers.max()
 }
 
-/// Holds what a real guest has left against what it said.
+/// Compares the files of a real guest with its output.
 fn check_work(folder: &Path, done: u64) {
     let mut names: BTreeSet<String> = fs::read_dir(folder)
         .unwrap()
@@ -494,8 +495,8 @@ fn check_work(folder: &Path, done: u64) {
     for (number, line) in lines.lines().enumerate() {
         assert_eq!(line, format!("line {number}"));
     }
-    // It had gone on before all of its output was seen. Only the last file may be under the name
-    // that it gave it first.
+    // The guest may have worked on after the output that was read. Only the last file may still
+    // have its first name.
     let later = names.iter().filter(|name| name.starts_with("file.")).count() as u64;
     let new: Vec<&String> = names.iter().filter(|name| name.starts_with("new.")).collect();
     assert_eq!(new.len() as u64 + later, names.len() as u64, "{names:?}");
@@ -522,7 +523,7 @@ fn finished_operations_of_a_killed_real_guest_survive() {
         if of_daemon {
             daemon.wait_at_most(LIMIT).unwrap().expect("it was killed");
         } else {
-            // Whoever comes next is served when nothing of the last one is under way.
+            // The next guest is served when no request of the last one is in progress.
             Client::connect(daemon.socket(), SETUP).unwrap().0.look_up(&name).unwrap();
         }
         check_work(&share.host(&name), done);

@@ -1,7 +1,7 @@
 //! Which open files report an error when the host's disk refuses written data?
 //!
 //! As in Linux, each open file reports it once, in each guest and on the host, at its next fsync,
-//! whichever file was written through.
+//! whichever open file the data was written through.
 
 use pinhole_tests::linux::{O_DIRECT, O_DSYNC, O_RDWR};
 use std::fs::{self, File};
@@ -25,10 +25,10 @@ use pinhole_tests::program::{Program, pinhole};
 use rustix::mount::UnmountFlags;
 
 const BLOCKS: u8 = 4;
-/// Bytes of one.
+/// Length of a block in bytes.
 const BLOCK: u64 = 4096;
 
-/// A guest at the wire with a daemon of its own, and the file `data`.
+/// Guest at the wire with its own daemon, and the file `data`.
 struct Guest {
     frontend: Frontend,
     node: NodeId,
@@ -66,15 +66,15 @@ impl Guest {
         Handle(u64_at(&self.ask(&Operation::Open(open), &[]).unwrap(), 0).unwrap())
     }
 
-    /// Writes over the first block.
+    /// Overwrites the first block.
     fn write(&mut self, handle: Handle, flags: OpenFlags) -> Option<Errno> {
         let write_flags = WriteFlags::empty();
         let write = Write { handle, offset: 0, size: 4, write_flags, lock_owner: None, flags };
         self.ask(&Operation::Write(write), b"lost").err()
     }
 
-    /// Writes a block past the host's page cache, and asks for it to be durable. Its bytes lie on
-    /// the border of a page, as the host wants them then.
+    /// Writes a block past the host's page cache and makes it durable. Its bytes are aligned to a
+    /// page, as the host requires.
     fn write_direct(&mut self, handle: Handle) -> Option<Errno> {
         let (write_flags, flags) = (WriteFlags::empty(), OpenFlags::DIRECT | OpenFlags::SYNC);
         let write = Write { handle, offset: BLOCK, size: 4096, write_flags, lock_owner: None, flags };
@@ -157,17 +157,17 @@ fn writeback_error_is_reported_once_per_open_file() {
     let (writer, beside, elsewhere) = (one.open(), one.open(), other.open());
     let host = File::options().read(true).write(true).open(disk.folder().join("data")).unwrap();
     disk.refuse("data", BLOCKS).unwrap();
-    // Who writes hears nothing yet, and neither does who closes.
+    // Neither a write nor a close reports the error.
     assert_eq!(one.write(writer, OpenFlags::empty()), None);
     assert_eq!(one.flush(writer), None);
     assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
     assert_eq!([one.data_sync(beside), one.fsync(beside)], [error(), None]);
     assert_eq!([other.fsync(elsewhere), other.data_sync(elsewhere)], [error(), None]);
     assert_eq!([on_host(&host), on_host(&host)], [error(), None]);
-    // The others have heard: whoever opens it now is not told of what was before.
+    // The error has been reported to the others. An open after it does not get it.
     let late = other.open();
     assert_eq!(other.fsync(late), None);
-    // Nothing is left of it once the disk writes again.
+    // After the disk writes again, no error remains.
     disk.mend().unwrap();
     assert_eq!(other.write(late, OpenFlags::empty()), None);
     assert_eq!([other.fsync(late), one.fsync(writer), on_host(&host)], [None; 3]);
@@ -188,7 +188,7 @@ fn synchronous_write_reports_its_error_at_once() {
     }
 }
 
-/// Such a handle has two descriptions on the host, each of which would be told.
+/// Such a file handle has two descriptions on the host, and each of them would report the error.
 #[test]
 fn direct_io_handle_reports_a_writeback_error_once() {
     let disk = disk();
@@ -198,7 +198,7 @@ fn direct_io_handle_reports_a_writeback_error_once() {
     disk.refuse("data", BLOCKS).unwrap();
     assert_eq!(guest.write(writer, OpenFlags::empty()), None);
     assert_eq!(guest.fsync(writer), error());
-    // From here on what is told is what was, not what becomes of the write by which it is asked.
+    // From here on each call reports the earlier error, and its own write succeeds.
     disk.mend().unwrap();
     assert_eq!([guest.write_direct(one), guest.fsync(one), guest.write_direct(one)], [error(), None, None]);
     assert_eq!(
@@ -220,11 +220,11 @@ fn syncfs_reports_an_error_once_per_guest() {
     assert_eq!(one.write(writer, OpenFlags::empty()), None);
     assert_eq!([one.sync_fs(), one.sync_fs()], [error(), None]);
     assert_eq!([other.sync_fs(), other.sync_fs()], [error(), None]);
-    // That of the mount is not that of the file.
+    // The error of the mount is separate from the error of the file.
     assert_eq!([one.fsync(writer), one.fsync(writer)], [error(), None]);
 }
 
-/// A real client has its own cache, and its own errors of writing it back.
+/// A real client has its own cache and its own writeback errors.
 #[test]
 fn programs_get_a_writeback_error_once_per_open_file() {
     for mode in [
@@ -248,7 +248,7 @@ fn programs_get_a_writeback_error_once_per_open_file() {
         disk.refuse("data", BLOCKS).unwrap();
         writer.write_all_at(b"lost", 0).unwrap();
         let heard = [&writer, &beside].map(|file| [on_host(file), on_host(file)]);
-        // Through its cache, where it has one: the write itself is told.
+        // The write itself reports the error, through the client's cache if there is one.
         let written = errno(synced.write_all_at(b"lost", 0));
         let heard_synced = [written, on_host(&synced)];
         drop((writer, beside, synced));
@@ -259,8 +259,8 @@ fn programs_get_a_writeback_error_once_per_open_file() {
     }
 }
 
-/// A file system that writes back when a file is closed (NFS, SMB, FUSE) tells of errors then. Here
-/// that is a share in a share: the inner daemon lacks the call with which it answers FLUSH.
+/// A file system that writes back on close (NFS, SMB, FUSE) reports errors at that time. Here it is
+/// a share within a share: the inner daemon lacks the call for FLUSH.
 #[test]
 fn close_reports_errors_of_file_systems_that_write_at_close() {
     let folder = tempfile::tempdir().unwrap();
@@ -280,7 +280,7 @@ fn close_reports_errors_of_file_systems_that_write_at_close() {
     assert_eq!(guest.flush(file), Some(Errno::EIO));
 }
 
-/// A running `pinhole mount`. Dropping it unmounts it.
+/// Running `pinhole mount`. Dropping it unmounts it.
 struct Mounted<'p>(&'p Path, Program);
 
 impl<'p> Mounted<'p> {

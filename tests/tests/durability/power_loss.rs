@@ -1,4 +1,4 @@
-//! Is data still there if the power fails right after the guest was told that it is on disk?
+//! Is data still there if the power fails right after its sync was acknowledged?
 //!
 //! Tests run on ext4, XFS and btrfs, on a disk that keeps a log of its writes and flushes. A loss
 //! of power loses all writes that were not flushed at that moment.
@@ -21,7 +21,7 @@ use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Frontend, Setup};
 use pinhole_tests::guest::Guest;
 
-/// How the guest's shares are served.
+/// Tags and arguments of the guest's shares.
 const MODES: [(&str, &[&str]); 5] = [
     ("strict", &["--cache=strict"]),
     ("auto", &["--cache=auto"]),
@@ -30,8 +30,8 @@ const MODES: [(&str, &[&str]); 5] = [
     ("exclusive-writeback", &["--cache=exclusive", "--writeback"]),
 ];
 
-/// Ways to say that what is written shall be durable. Past the guest's cache too, where one handle
-/// is not like the others.
+/// Ways to make written data durable. Some bypass the guest's cache, because one file handle
+/// differs from the others there.
 const WAYS: [&str; 10] = [
     "O_SYNC",
     "O_DSYNC",
@@ -45,17 +45,17 @@ const WAYS: [&str; 10] = [
     "syncfs",
 ];
 
-/// What `durable.py` has as well.
+/// Length of the old file in bytes. `durable.py` has the same number.
 const OLD_LEN: usize = 16384;
 const OFFSET: usize = 4000;
 const LEN: usize = 6000;
 
-/// One thing that the guest does, and is told that it is done.
+/// Step of the guest that is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     share: &'static str,
     way: &'static str,
-    /// `new`, or `old`: the file is there before.
+    /// `new`, or `old` if the file exists before.
     file: &'static str,
 }
 
@@ -81,7 +81,7 @@ impl Step {
         text.bytes().cycle().take(LEN).collect()
     }
 
-    /// What the file shall hold; `None` where it shall be gone.
+    /// Returns the required content of the file. `None` if it must be gone.
     fn outcome(self) -> Option<Vec<u8>> {
         match (self.way, self.file) {
             ("unlink", _) => None,
@@ -96,13 +96,13 @@ impl Step {
     }
 }
 
-/// A daemon that serves the folder under its tag.
+/// Starts a daemon that serves the folder under its tag.
 fn serve(folder: &Path, tag: &str, arguments: &[&str]) -> Serving {
     let daemon = Daemon::pinhole(folder).unwrap().argument(format!("--tag={tag}"));
     arguments.iter().fold(daemon, |daemon, argument| daemon.argument(*argument)).start().unwrap()
 }
 
-/// The file's content, or `None` where there is no such file.
+/// Returns the file's content, or `None` if it does not exist.
 fn content(path: &Path) -> Option<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -110,8 +110,8 @@ fn content(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// Lets one guest with a share in each mode do all steps, and gives back when each was
-/// acknowledged.
+/// Lets one guest with a share in each mode do all steps. Returns the moment of each
+/// acknowledgement.
 fn perform(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
     let control = tempfile::tempdir().unwrap();
     let mut daemons = vec![("control", serve(control.path(), "control", &["--cache=never"]))];
@@ -141,7 +141,7 @@ fn perform(disk: &LoggedDisk, steps: &[Step]) -> Vec<Moment> {
     acknowledged
 }
 
-/// What of the step is left after a loss of power.
+/// Returns the content of the step's file after a loss of power.
 fn left(history: &Recording, step: Step, at: Moment) -> Option<Vec<u8>> {
     let left = history.after_power_loss(at).unwrap_or_else(|error| panic!("{step:?}: {error}"));
     let content = content(&left.folder().join(step.name()));
@@ -183,7 +183,7 @@ fn acknowledged_syncs_survive_power_loss_on_btrfs() {
     every_acknowledged_step_survives(FileSystem::Btrfs);
 }
 
-/// A guest at the wire, which alone decides what is looked up, opened and kept open.
+/// Guest at the wire, so that the test controls every look-up and open.
 struct Wire(Frontend);
 
 impl Wire {
@@ -224,14 +224,14 @@ impl Wire {
 
 const NEW: &[u8] = b"what must not be lost";
 
-/// How the first name is taken from the file.
+/// Way to remove the first name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taking {
     Rename,
     Unlink,
 }
 
-/// How its data is made durable.
+/// Way to make the data durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asking {
     Fsync,
@@ -240,8 +240,8 @@ enum Asking {
     SyncWrite,
 }
 
-/// In `folder` of the disk: a file gets a second name, the first is taken from it, and what is then
-/// written through the second is made durable. `first` is open all the while where `held`.
+/// Gives a file in `folder` a second name, removes the first one, and makes durable a write through
+/// the second one. If `held` is set, `first` is open all the time.
 fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): (Taking, Asking, bool)) {
     let folder = guest.look_up(NodeId::ROOT, folder);
     let below = guest.look_up(folder, "below");
@@ -275,7 +275,7 @@ fn write_by_second_name(guest: &mut Wire, folder: &str, (taking, asking, held): 
     guest.fsync(found, handle, flags);
 }
 
-/// btrfs logs a file with the name by which it was opened, which for a daemon is the one that was
+/// btrfs logs a file under the name by which it was opened. A daemon opens it by the name that was
 /// looked up first.
 #[test]
 fn synced_data_survives_after_the_first_name_is_removed() {
@@ -291,7 +291,7 @@ fn synced_data_survives_after_the_first_name_is_removed() {
                     for held in [false, true] {
                         let folder = format!("{handles}-{taking:?}-{asking:?}-{held}");
                         rustix::fs::syncfs(fs::File::open(disk.folder()).unwrap()).unwrap();
-                        // What the disk does not know yet has no other name there than the fsync's.
+                        // Makes the other names durable, so that only the fsync can add a name.
                         fs::create_dir_all(disk.folder().join(&folder).join("below")).unwrap();
                         fs::write(disk.folder().join(&folder).join("first"), "old").unwrap();
                         fs::write(disk.folder().join(&folder).join("other"), "other").unwrap();
@@ -312,21 +312,22 @@ fn synced_data_survives_after_the_first_name_is_removed() {
     }
 }
 
-/// Bytes of a slot of a DAX window, and of each file that is mapped there.
+/// Length of a slot of a DAX window in bytes, and of each file that is mapped there.
 const SLOT: usize = 2 << 20;
-/// Where what is stored lies: over the border of two pages.
+/// Offset of the stored data, across the border of two pages.
 const STORED_AT: usize = 5 * 4096 - 10;
 
-/// Ways to make durable what was stored through a window. First none, before anything else could
-/// take it along: were it there all the same, the others would prove nothing.
+/// Ways to make durable what was stored through a window. The first one does nothing, and comes
+/// before any sync that could write the data: if the data survived, the other ways would prove
+/// nothing.
 const OF_STORES: [(&str, Option<FsyncFlags>); 3] = [
     ("nothing", None),
     ("fsync", Some(FsyncFlags::empty())),
-    // What Linux sends for msync, too.
+    // Linux sends this for msync, too.
     ("datasync", Some(FsyncFlags::DATASYNC)),
 ];
 
-/// Maps a file into a slot of the window, stores there, and asks for it as `flags` say.
+/// Maps a file into a slot of the window, stores there, and syncs it as `flags` say.
 fn store_through(
     (guest, window): (&mut Wire, &Window),
     (slot, name): (usize, &str),
@@ -336,7 +337,7 @@ fn store_through(
     let handle = guest.open(node);
     let window_offset = (slot * SLOT) as u64;
     let (file_offset, length, read, write) = (0, SLOT as u64, true, true);
-    // Linux names no handle here.
+    // Linux sends no file handle here.
     let map = SetupMapping { handle: Handle(u64::MAX), file_offset, length, read, write, window_offset };
     guest.ask(node, &Operation::SetupMapping(map), &[]);
     window.store(window_offset + STORED_AT as u64, NEW).unwrap();
@@ -345,7 +346,7 @@ fn store_through(
     }
 }
 
-/// A store is no request: only the host's fsync knows of it.
+/// A store is no request. Only the host's fsync includes it.
 #[test]
 fn fsynced_dax_stores_survive_power_loss() {
     for kind in FileSystem::ALL {
@@ -366,14 +367,14 @@ fn fsynced_dax_stores_survive_power_loss() {
         for (slot, ((way, flags), file, was)) in ways.enumerate() {
             let name = format!("{way}-{file}");
             if file == "new" {
-                // Whose length the disk does not know yet, nor any block.
+                // The disk has neither its length nor any of its blocks yet.
                 fs::File::create(path(&name)).unwrap().set_len(SLOT as u64).unwrap();
             }
             store_through((&mut guest, &window), (slot, &name), flags);
             cases.push((name, flags.is_some(), was, disk.now().unwrap()));
         }
         assert_eq!(window.faults(), Vec::<String>::new());
-        // The mappings are the disk's.
+        // The mappings keep the disk in use.
         drop((guest, window, daemon));
         let history = disk.end().unwrap();
         for (name, survives, was, at) in cases {

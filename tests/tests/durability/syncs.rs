@@ -1,7 +1,7 @@
-//! Is data on disk when a guest was told so?
+//! Is data on disk when a sync is acknowledged?
 //!
-//! Counts the host's sync calls behind each call of a real client, with strace around `pinhole
-//! mount`: as many as the client asked for, no fewer and no more.
+//! Counts the host's sync calls for each call of a real client, with strace around `pinhole mount`:
+//! exactly as many as the client requested.
 
 use pinhole_tests::linux::{O_DSYNC, O_SYNC};
 use std::fs::{self, File};
@@ -31,11 +31,11 @@ const CACHE_MODES: [&[&str]; 8] = [
     &["--cache", "auto", "--writeback"],
 ];
 
-/// A share whose daemon runs under strace. Dropping it unmounts it.
+/// Share whose daemon runs under strace. Dropping it unmounts it.
 struct Traced {
     strace: Child,
     work: TempDir,
-    /// Bytes of the trace that belong to what was asked before.
+    /// Length in bytes of the part of the trace that earlier calls have read.
     seen: std::cell::Cell<usize>,
 }
 
@@ -64,7 +64,7 @@ impl Traced {
             .arg("mount")
             .args(arguments);
         if options.iter().any(|option| option.starts_with("inject=")) {
-            // strace has the call fail by making another of it, one that no filter lets pass.
+            // strace lets a call fail by replacing it with another one that no filter permits.
             command.args(["--seccomp", "none"]);
         }
         command.arg(path("share")).arg(path("mnt"));
@@ -89,11 +89,10 @@ impl Traced {
         self.work.path().join("mnt").join(name)
     }
 
-    /// The syncs that the host was asked for since this was last called: name and what makes a
-    /// write one.
+    /// Returns the host syncs since the last call: the name of the call, or the flag of a write.
     ///
-    /// strace stops the daemon at each call and writes before it lets it go on, so that a call that
-    /// has been answered is in the trace.
+    /// strace stops the daemon at each call and writes it before the call continues, so the trace
+    /// contains every answered call.
     fn syncs(&self) -> Vec<String> {
         let trace = self.read("trace");
         let new = trace.get(self.seen.get()..).unwrap_or_default();
@@ -101,7 +100,7 @@ impl Traced {
         new.lines().filter_map(sync_of).collect()
     }
 
-    /// What the host is asked for by `what`.
+    /// Returns the host syncs during `what`.
     fn during(&self, what: impl FnOnce()) -> Vec<String> {
         self.syncs();
         what();
@@ -109,7 +108,7 @@ impl Traced {
     }
 }
 
-/// The sync that a line of the trace stands for. A call that was interrupted counts where it ends.
+/// Returns the sync in a line of the trace. An interrupted call counts where it ends.
 fn sync_of(line: &str) -> Option<String> {
     if line.ends_with("<unfinished ...>") {
         return None;
@@ -139,7 +138,7 @@ fn opened(path: &Path, flags: i32) -> File {
     fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
 }
 
-/// Whether data bypasses the guest's page cache in this mode.
+/// Returns whether data bypasses the guest's page cache in this mode.
 fn is_uncached(mode: &[&str]) -> bool {
     ["strict", "never", "metadata"].iter().any(|uncached| mode.contains(uncached))
 }
@@ -195,8 +194,7 @@ fn fsync_is_one_fsync_and_fdatasync_one_fdatasync() {
     }
 }
 
-/// As Linux has it. Where the guest may map: what is past its cache has no cache to map, unless the
-/// mode says so.
+/// As in Linux. Where the guest bypasses its cache, it can map only if the mode permits it.
 #[test]
 fn msync_is_one_fdatasync() {
     let maps =
@@ -223,7 +221,7 @@ fn host_syncs_only_on_request() {
         let syncs = share.during(|| {
             let mut file = File::create(share.path("new")).unwrap();
             file.write_all(&vec![7; 100_000]).unwrap();
-            // FLUSH: close of a duplicate. And FLUSH and RELEASE.
+            // FLUSH by the close of a duplicate, then FLUSH and RELEASE.
             drop(file.try_clone().unwrap());
             file.set_len(10).unwrap();
             drop(file);
@@ -246,7 +244,7 @@ fn a_synced_write_is_in_the_hosts_file() {
     }
 }
 
-/// ENOSYS would be remembered: from then on the client reports success without asking.
+/// The client would remember ENOSYS and report success from then on without a request.
 #[test]
 fn a_read_only_share_still_answers_every_fsync() {
     let share = Traced::new(&["--readonly"]);
@@ -259,13 +257,12 @@ fn a_read_only_share_still_answers_every_fsync() {
             directory.sync_all().unwrap();
         });
         assert_eq!(syncs, ["fsync", "fdatasync", "fsync"], "asked each time");
-        // FLUSH: close of a duplicate.
+        // FLUSH by the close of a duplicate.
         drop(file.try_clone().unwrap());
     }
 }
 
-/// strace answers the daemon's calls with EIO in the host's place, as a disk does that has lost
-/// what was written.
+/// strace fails the daemon's calls with EIO, as a disk does that has lost written data.
 #[test]
 fn an_fsync_error_of_the_host_reaches_the_caller() {
     for mode in CACHE_MODES {
@@ -280,7 +277,7 @@ fn an_fsync_error_of_the_host_reaches_the_caller() {
     }
 }
 
-/// A file system in memory mounted on a directory; dropping it unmounts it.
+/// tmpfs mounted on a directory. Dropping it unmounts it.
 struct Submount(PathBuf);
 
 impl Submount {
@@ -298,7 +295,7 @@ impl Drop for Submount {
     }
 }
 
-/// Only virtio-fs clients send SYNCFS, so it is asked at the wire.
+/// Only virtio-fs clients send SYNCFS, so a guest at the wire sends it.
 #[test]
 fn syncfs_syncs_the_share_and_every_reached_submount() {
     let folder = tempfile::tempdir().unwrap();
@@ -321,14 +318,14 @@ fn syncfs_syncs_the_share_and_every_reached_submount() {
             let name = Name::parse(name).unwrap();
             let reply = guest.request(1, NodeId::ROOT, &Operation::Lookup(Lookup { name }), &[]).unwrap();
             let (found, _) = decode_entry(reply.success().unwrap()).unwrap();
-            // A mount on which nothing is open is closed after a while.
+            // The daemon closes a mount with no open file after a while.
             let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
             guest.request(1, found.node, &open, &[]).unwrap().success().unwrap();
         }
         let trace = folder.path().join("trace");
         let mut strace = Attached::to(daemon.serving_id(), &trace);
         for _ in 0..2 {
-            // Never ENOSYS: that would be the last time that it was asked.
+            // Never ENOSYS: the client would not send it again.
             let reply = guest.request(1, NodeId::ROOT, &Operation::SyncFs(SyncFs), &[]).unwrap();
             reply.success().unwrap();
         }
@@ -339,7 +336,7 @@ fn syncfs_syncs_the_share_and_every_reached_submount() {
     }
 }
 
-/// strace on a daemon that runs already.
+/// strace on a daemon that already runs.
 struct Attached(Child);
 
 impl Attached {

@@ -1,4 +1,4 @@
-//! The cases in `scripts`, and a guest that is booted on shares to run them.
+//! Cases in `scripts`, and a guest that runs them on shares.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::report::Report;
 
-/// The cases' files, as the guest finds them in `/extra`.
+/// Files of the cases, as the guest finds them in `/extra`.
 const SCRIPTS: [(&str, &str); 10] = [
     ("idmap.py", include_str!("scripts/idmap.py")),
     ("rootless.py", include_str!("scripts/rootless.py")),
@@ -25,7 +25,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("cases_rights.py", include_str!("scripts/cases_rights.py")),
 ];
 
-/// An ext4 in a file of the guest's own tmpfs: the local directory that shares are compared with.
+/// Mounts an ext4 image in the guest's tmpfs: the local directory that shares are compared with.
 const LOCAL: &str = "
     set -e
     posix() { python3 -B /extra/posix.py \"$@\"; }
@@ -35,8 +35,8 @@ const LOCAL: &str = "
     mount -o loop /tmp/image /mnt/local
     ";
 
-/// A folder to share, removed at the end. On the disk of the build folder: a tmpfs knows neither
-/// collapsing nor file handles.
+/// Folder to share, removed at the end. It is on the disk of the build folder, because a tmpfs
+/// supports neither collapsing nor inode handles.
 pub(crate) struct Shared {
     _keeper: TempDir,
     pub(crate) path: PathBuf,
@@ -46,7 +46,8 @@ impl Shared {
     pub(crate) fn new() -> Self {
         let keeper =
             tempfile::Builder::new().prefix("share-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        // The keeper is closed to others; the share is not, for the guest's other users.
+        // The outer folder is closed to other users. The share is open, for the guest's other
+        // users.
         let path = keeper.path().join("share");
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

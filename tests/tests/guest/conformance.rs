@@ -1,4 +1,4 @@
-//! Does a share behave as POSIX says?
+//! Does a share behave as POSIX demands?
 //!
 //! Runs test suites of other projects through `pinhole mount` at native speed: every case of
 //! `pjdfstest`, compared with the results of a local directory, and `fsx` in every cache mode. fsx
@@ -17,15 +17,15 @@ use pinhole_tests::daemon::{Daemon, pinhole_program};
 use pinhole_tests::guest::{Guest, Pieces};
 use tempfile::TempDir;
 
-/// fsx operations in each cache mode; `PINHOLE_FSX_OPERATIONS` says another number.
+/// Number of fsx operations in each cache mode, unless `PINHOLE_FSX_OPERATIONS` is set.
 const FSX_OPERATIONS: u32 = 100_000;
-/// Operations of the O_DIRECT exerciser in each cache mode.
+/// Number of operations of the O_DIRECT exerciser in each cache mode.
 const DIRECT_OPERATIONS: u32 = 4_000;
-/// How long a suite may take before it counts as hung.
+/// Upper bound on the time of a suite.
 const SUITE_LIMIT: Duration = Duration::from_mins(20);
 const MOUNT_LIMIT: Duration = Duration::from_secs(20);
 
-/// Cases that do other than on a local directory, each with its reason.
+/// Cases whose result differs from a local directory, each with its reason.
 const DIFFERENCES: [(&str, &str); 1] = [(
     "link::link_count_max",
     "skipped: the C library derives LINK_MAX from the type of file system, and knows no figure for FUSE",
@@ -39,14 +39,14 @@ const RACES: [(&str, &str); 1] = [(
      finds out that it runs, and the program may be gone before it finds out",
 )];
 
-/// A share mounted by `pinhole mount`; dropping it unmounts it.
+/// Share mounted by `pinhole mount`. Dropping it unmounts it.
 struct Mount {
     child: Child,
     work: TempDir,
 }
 
 impl Mount {
-    /// A share on a disk, as they mostly are.
+    /// Mounts a share on a disk, as most shares are.
     fn new(arguments: &[&str]) -> Self {
         Self::within(&std::env::temp_dir(), arguments)
     }
@@ -55,7 +55,7 @@ impl Mount {
         assert!(rustix::process::geteuid().is_root(), "mounting needs root: run `sudo -E cargo xtask test`");
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: run `modprobe fuse`");
         let work = tempfile::Builder::new().prefix("pinhole-conformance-").tempdir_in(place).unwrap();
-        // Other users' cases run below it.
+        // Cases of other users run below it.
         fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["share", "mnt", "local"] {
             fs::create_dir(work.path().join(folder)).unwrap();
@@ -87,13 +87,13 @@ impl Mount {
         self.work.path().join("share")
     }
 
-    /// A plain directory of the same file system as the shared one.
+    /// Returns a plain directory on the file system of the shared one.
     fn local(&self) -> PathBuf {
         self.work.path().join("local")
     }
 
-    /// The daemon still serves, and has not said that anything went wrong. What the host lacks it
-    /// says before it mounts.
+    /// Checks that the daemon still serves and has printed no errors. It prints before the mount
+    /// what the host lacks.
     fn assert_healthy(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the daemon ended: {}", self.log());
         fs::metadata(self.mounted()).unwrap();
@@ -113,7 +113,7 @@ impl Drop for Mount {
     }
 }
 
-/// Runs a suite to its end, or kills it at the limit; whether it succeeded, and what it printed.
+/// Runs a suite to its end, or kills it at the limit. Returns whether it succeeded, and its output.
 fn run(command: &mut Command) -> (bool, String) {
     let mut printed = tempfile::tempfile().unwrap();
     command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed.try_clone().unwrap());
@@ -128,8 +128,8 @@ fn run(command: &mut Command) -> (bool, String) {
     (success, String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The name of the group of a user, as the suite wants it: two users that any Debian has, and
-/// whatever group each has.
+/// Returns the name of the group of a user, as the suite requires it. Any Debian has both users,
+/// but their groups differ.
 fn group_of(user: &str) -> String {
     let table = |path: &str| fs::read_to_string(path).unwrap();
     let field = |line: &str, index| line.split(':').nth(index).unwrap_or_default().to_owned();
@@ -140,7 +140,7 @@ fn group_of(user: &str) -> String {
     field(groups.lines().find(|line| field(line, 2) == id).unwrap(), 0)
 }
 
-/// What pjdfstest is told of the file system, and which two users it plays.
+/// Returns the configuration of pjdfstest: features of the file system and two users.
 fn pjdfstest_config(nobody: &str, daemon: &str) -> String {
     format!(
         "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\nutimensat = {{}}\nutime_now = {{}}\n\
@@ -154,7 +154,7 @@ fn pjdfstest(directory: &Path, config: &Path) -> BTreeSet<(String, String)> {
     results(&run(command.arg("-c").arg(config).arg("-p").arg(directory)).1)
 }
 
-/// Results of pjdfstest by case: "ok", "FAILED", "skipped".
+/// Returns the results of pjdfstest by case: "ok", "FAILED", "skipped".
 fn results(text: &str) -> BTreeSet<(String, String)> {
     let cases: BTreeSet<_> = text
         .lines()
@@ -187,9 +187,10 @@ fn every_pjdfstest_case_does_as_on_a_local_directory() {
     mount.assert_healthy();
 }
 
-/// What fsx does how often. It maps shared even to read, which a mode without data caching has only
-/// with `--allow-mmap`. posix_fallocate of nothing is EINVAL, which fsx takes for a fault. Files
-/// and transfers are half and a quarter of its usual: what takes its time is comparing.
+/// Returns the configuration of fsx: the operations and their weights. fsx makes shared mappings
+/// even to read, which a mode without data caching supports only with `--allow-mmap`. fsx takes
+/// EINVAL of posix_fallocate with length 0 for a fault. Files and transfers have half and a quarter
+/// of the usual size, because comparing takes most of the time.
 fn fsx_config(mapped: bool) -> String {
     let (mapped, invalidate) = if mapped { (10, 1) } else { (0, 0) };
     format!(
@@ -206,8 +207,8 @@ fn seed() -> u32 {
 fn fsx(arguments: &[&str], mapped: bool) {
     let operations = std::env::var("PINHOLE_FSX_OPERATIONS").ok().and_then(|count| count.parse().ok());
     let operations: u32 = operations.unwrap_or(FSX_OPERATIONS);
-    // In memory: each mapped write is followed by an msync, and waiting for a disk is not what this
-    // is about.
+    // In memory: each mapped write is followed by an msync, and the speed of a disk is not the
+    // subject.
     let mut mount = Mount::within(Path::new("/dev/shm"), arguments);
     let config = mount.work.path().join("fsx.toml");
     fs::write(&config, fsx_config(mapped)).unwrap();
@@ -245,7 +246,7 @@ fn fsx_finds_no_error_with_a_writeback_cache() {
     fsx(&["--cache", "auto", "--writeback"], true);
 }
 
-/// A sequence of numbers that a seed repeats (xorshift64).
+/// Repeatable random numbers (xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -257,7 +258,7 @@ impl Numbers {
     }
 }
 
-/// A buffer whose `len` bytes lie as O_DIRECT wants them, with whatever stands before them.
+/// Returns a buffer with `len` bytes that are aligned for O_DIRECT, and their range.
 fn aligned(len: usize) -> (Vec<u8>, std::ops::Range<usize>) {
     let buffer = vec![0; len + BLOCK];
     let start = buffer.as_ptr().align_offset(BLOCK);
@@ -267,8 +268,8 @@ fn aligned(len: usize) -> (Vec<u8>, std::ops::Range<usize>) {
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 48;
 
-/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares with
-/// what it knows.
+/// Reads, writes and truncates by O_DIRECT and through the page cache in turn, and compares the
+/// results with a model.
 fn direct_against_buffered(arguments: &[&str]) {
     let mut mount = Mount::new(arguments);
     let path = mount.mounted().join("file");
@@ -326,7 +327,7 @@ fn direct_and_buffered_io_agree_in_every_cache_mode() {
     direct_against_buffered(&["--cache", "auto", "--writeback", "--allow-direct-io"]);
 }
 
-/// The two suites where a share is meant to be used. Fewer cases: one virtual CPU.
+/// Runs the two suites in a guest. There are fewer cases, because it has one virtual CPU.
 #[test]
 fn a_quick_subset_of_both_suites_passes_in_a_guest() {
     let tool = |name| fs::read(Pieces::locate().tool(name).unwrap()).unwrap();
@@ -334,7 +335,7 @@ fn a_quick_subset_of_both_suites_passes_in_a_guest() {
     fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let daemon = Daemon::pinhole(shared.path()).unwrap().argument("--tag=s").argument("--profile=full");
     let daemon = daemon.start().unwrap();
-    // What failed is read from what it prints: it may be one of the races.
+    // Failures are read from the output, because some may be listed races.
     let script = format!(
         "set -e\nexport PATH=/extra:$PATH\n/extra/pjdfstest -c /extra/pjdfstest.toml -p /mnt/s open rename link unlink chmod truncate || true\n\
          /extra/fsx -f /extra/fsx.toml -N 3000 -S {} -P /tmp /mnt/s/file",
@@ -345,7 +346,7 @@ fn a_quick_subset_of_both_suites_passes_in_a_guest() {
         .share(daemon.socket(), "s")
         .file("pjdfstest", 0o755, tool("pjdfstest"))
         .file("fsx", 0o755, tool("fsx"))
-        // Two cases look for `sleep` by it; packages that are only unpacked have none.
+        // Two cases find `sleep` with it. Packages that are only unpacked do not have it.
         .file("which", 0o755, "#!/bin/sh\ncommand -v \"$1\"\n")
         .file("pjdfstest.toml", 0o644, pjdfstest_config("nogroup", "daemon"))
         .file("fsx.toml", 0o644, fsx_config(true))

@@ -17,10 +17,10 @@ use std::sync::OnceLock;
 
 const SLOT: u64 = 2 << 20;
 const PAGE: u64 = 4096;
-/// What the daemon announces, and the device is told.
+/// Number of request queues that the daemon announces and the device offers.
 const REQUEST_QUEUES: u16 = 2;
 
-/// The program of the guests, made static by the compiler of the userland.
+/// Returns the program of the guests, built as a static program by the compiler of the userland.
 fn program() -> &'static [u8] {
     static MADE: OnceLock<Vec<u8>> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -52,7 +52,7 @@ fn guest() -> Guest {
     Guest::qemu().memory_mib(512).file("window", 0o755, program())
 }
 
-/// A file of which every word is a number of its own.
+/// Makes a file in which every word is a different number.
 fn make_file(path: &Path, len: u64) {
     let mut file = std::io::BufWriter::new(fs::File::create(path).unwrap());
     let mut word = 1_u64;
@@ -69,7 +69,7 @@ fn word_at(file: &fs::File, at: u64) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// What `window sum` prints of a file.
+/// Returns the output of `window sum` for a file.
 fn sum(path: &Path, stride: u64) -> String {
     let file = fs::File::open(path).unwrap();
     let pages = file.metadata().unwrap().len() / PAGE;
@@ -85,7 +85,7 @@ fn md5(path: &Path) -> String {
     String::from_utf8(said.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
-/// KiB of a file that a process has in memory, and its part of them where others have them too.
+/// Returns how many KiB of a file a process has in memory, and its share of them (PSS).
 fn held(process: u32, name: &str) -> (u64, u64) {
     let map = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
     let mut within = false;
@@ -107,8 +107,8 @@ fn held(process: u32, name: &str) -> (u64, u64) {
 
 #[test]
 fn programs_use_a_window_smaller_than_the_file() {
-    // Under TCG a mapping takes milliseconds, so one mount has the large file; 3 passes over it map
-    // each slot 3 times.
+    // Under TCG a mapping takes milliseconds, so only one mount has the large file. 3 passes over
+    // it map each slot 3 times.
     let folders = [("inode", 256 << 20), ("always", 32 << 20)];
     let folders = folders.map(|(tag, len)| (tag, len, tempfile::tempdir().unwrap()));
     let script = "set -e; for m in inode always; do cd /mnt/$m\n\
@@ -147,7 +147,8 @@ fn programs_use_a_window_smaller_than_the_file() {
         file.read_exact_at(&mut written, 5000 * PAGE).unwrap();
         assert_eq!(written, program()[..100 * 4096]);
         assert_eq!(share[4], md5(&big), "{text}");
-        // No whole slot of it can be mapped: READ, but for a guest that maps whatever it is told.
+        // No whole slot of it can be mapped, so the guest reads it. A guest that maps everything
+        // gets an error.
         let copied = if *tag == "inode" { md5(&copy) } else { "md5sum: can't read '-': Input/ou".to_owned() };
         assert_eq!(share[6], copied, "{text}");
         assert!(share[5].ends_with(" then 0") && !share[5].starts_with("0 "), "{text}");
@@ -175,7 +176,7 @@ fn guest_loads_stores_of_another_without_system_call() {
     for guest in &mut running {
         guest.wait_for_output("us each").unwrap();
     }
-    // Both have the page in memory, and it is there once.
+    // Both guests have the page in memory, and it exists once.
     for guest in &running {
         let (resident, proportional) = held(guest.id(), "page");
         assert!(resident >= 4 && proportional * 2 <= resident, "{proportional} KiB of {resident}");
@@ -199,8 +200,8 @@ fn fio_in_two_guests_verifies_stores_of_both() {
         make_file(&folder.path().join(name), 4 * SLOT);
     }
     let userland = Pieces::locate().userland().unwrap();
-    // Each stores into a file of its own (fio's mmap engine writes a job with an offset to the
-    // file's start); when both are done, each looks at the other's.
+    // Each guest stores into its own file (fio's mmap engine writes a job with an offset to the
+    // start of the file). When both are done, each verifies the file of the other.
     let script = |own: u8, other: u8| {
         format!(
             "set -e; cd /mnt; /extra/window is-dax s/file0; mount -o bind s user/mnt; mount -t tmpfs tmp user/tmp\n\
@@ -229,8 +230,8 @@ fn fio_in_two_guests_verifies_stores_of_both() {
 
 #[test]
 fn read_only_share_cannot_be_written_through_the_window() {
-    // A guest whose kernel is hostile stores into the window itself, slot by slot. What that does
-    // to a share that may be written shows that it is the window.
+    // A guest with a hostile kernel stores into the window directly, slot by slot. The effect on
+    // the writable share shows that this memory is the window.
     let stores = "dmesg | sed -n 's/.*virtiofs virtio\\([0-9]\\): Cache len: .* @ 0x\\([0-9a-f]*\\).*/\\1 \\2/p' | sort |\n\
         while read device base; do slot=0; while [ $slot -lt 8 ]; do\n\
         echo $device $(/extra/window store-physical $((0x$base + slot * 2097152)) 2>&1); slot=$((slot + 1)); done; done";

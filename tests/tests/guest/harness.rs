@@ -1,5 +1,5 @@
-//! Is the harness reliable? Output intact, exit codes kept, failures noticed, no process left,
-//! nothing writable but the test's own folder.
+//! Is the harness reliable? The output is intact, exit codes are kept, failures are noticed, no
+//! process is left, and only the test's own folder is writable.
 //!
 //! The packaged virtiofsd serves these guests, so that a fault here is one of the harness.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pinhole_tests::daemon::{Daemon, confined_program};
 use pinhole_tests::guest::{Guest, GuestError, PANICS_VARIABLE, Share, panicked_tests};
 
-/// The living processes of a process group, from `proc_pid_stat(5)`; zombies have ended.
+/// Returns the living processes of a process group, from `proc_pid_stat(5)`. Zombies have ended.
 fn members_of_group(group: u32) -> Vec<String> {
     let wanted = group.to_string();
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
@@ -92,7 +92,7 @@ fn a_kernel_panic_is_recorded_with_its_test() {
     let record = folder.path().join("panics");
     let panics = "harness::a_kernel_panic_is_an_error";
     for test in ["harness::exit_code_and_output_come_back_byte_for_byte", panics] {
-        // With one thread, tests run on one that has no test's name.
+        // With one test thread, a test runs on a thread without the test's name.
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", test, "--test-threads=2"]).env(PANICS_VARIABLE, &record);
         let outcome = command.output().unwrap();
@@ -102,7 +102,7 @@ fn a_kernel_panic_is_recorded_with_its_test() {
     assert_eq!(panicked_tests(&record).unwrap(), [panics]);
 }
 
-/// The CPUs that the threads of `process` may run on, each once.
+/// Returns the sets of CPUs on which the threads of `process` may run.
 fn cpus_of(process: u32) -> BTreeSet<String> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|thread| thread.unwrap().path());
     let status = threads.map(|thread| fs::read_to_string(thread.join("status")).unwrap());
@@ -123,7 +123,7 @@ fn a_guest_and_its_daemon_run_on_one_cpu() {
     for process in [daemon.id(), daemon.serving_id()] {
         assert_eq!(cpus_of(process), of_guest);
     }
-    // Alone on a machine with one CPU, every thread has the same list anyway.
+    // On a host with one CPU every thread has the same set.
     let own = rustix::thread::sched_getaffinity(None).unwrap();
     let named = of_guest.first().unwrap().trim_start_matches("Cpus_allowed_list:").trim();
     assert!(named.parse::<usize>().is_ok_and(|cpu| own.is_set(cpu)), "{of_guest:?}");

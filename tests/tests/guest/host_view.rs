@@ -1,5 +1,5 @@
-//! A shared folder as the host sees it: every object below it, with everything that a guest may
-//! have set.
+//! A shared folder as the host sees it: every object below it, with all attributes that a guest can
+//! set.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,17 +11,17 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-/// Contents up to this size are kept, in bytes; the guest's side has the same limit.
+/// Largest length in bytes of kept content. The guest's side has the same limit.
 const CONTENT_LEN_MAX: u64 = 1 << 20;
 
-/// A folder whose 20,000 entries are looked at by the guest only.
+/// Folder with 20,000 entries that only the guest checks.
 const NOT_ENTERED: &str = "many_entries";
 
-/// One object of the host's file system.
+/// Object of the host's file system.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
     pub(crate) status: fs::Metadata,
-    /// The bytes of a regular file, or the target of a symbolic link.
+    /// Bytes of a regular file, or the target of a symbolic link.
     pub(crate) content: Option<Vec<u8>>,
     pub(crate) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -42,7 +42,7 @@ impl Object {
     }
 }
 
-/// A shared folder after its guest has gone.
+/// Shared folder after its guest has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct HostView {
     objects: BTreeMap<Vec<u8>, Object>,
@@ -56,23 +56,23 @@ impl HostView {
         Self { objects }
     }
 
-    /// The object at `path` below the shared folder.
+    /// Returns the object at `path` below the shared folder.
     pub(crate) fn at(&self, path: impl AsRef<[u8]>) -> &Object {
         let path = [b"below/", path.as_ref()].concat();
         self.objects.get(&path).unwrap_or_else(|| panic!("the host has no {}", path.escape_ascii()))
     }
 
-    /// Whether the host has an object at `path`.
+    /// Returns whether the host has an object at `path`.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.objects.contains_key(format!("below/{path}").as_bytes())
     }
 
-    /// The kept bytes of a file, or a link's target.
+    /// Returns the kept bytes of a file, or a link's target.
     pub(crate) fn content(&self, path: impl AsRef<[u8]>) -> &[u8] {
         self.at(path).content.as_deref().unwrap_or_default()
     }
 
-    /// One line for every object, in the form of the guest's `posix.py manifest`, sorted.
+    /// Returns one line for every object, in the form of the guest's `posix.py manifest`, sorted.
     pub(crate) fn manifest(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.objects.iter().map(|(path, object)| line(path, object)).collect();
         lines.sort();
@@ -124,7 +124,7 @@ fn enter(folder: &Path, relative: &[u8], objects: &mut BTreeMap<Vec<u8>, Object>
     }
 }
 
-/// The extended attributes of an object itself; none where the file system has none.
+/// Returns the extended attributes of an object, or an empty map if the file system has none.
 fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut names = vec![0; 65_536];
     let length = rustix::fs::llistxattr(path, &mut names).unwrap_or_default();

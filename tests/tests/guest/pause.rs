@@ -11,10 +11,11 @@ use pinhole_tests::guest::{Guest, Share};
 
 const PAUSES: usize = 12;
 
-/// How long `stop` may take on a busy host. Decision 0013 aims at one second.
+/// Upper bound on the time of `stop` on a busy host. Decision 0013 aims at one second.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// Each part works until the host makes the file `over`, and prints how often it did.
+/// Script with several loops. Each works until the host makes the file `over`, and prints its
+/// number of turns.
 const SCRIPT: &str = r#"
 cd /mnt/s
 repeat() {
@@ -36,7 +37,7 @@ for pid in $pids; do wait $pid || exit 1; done
 
 #[test]
 fn paused_guest_loses_no_operation_and_qemu_pauses_promptly() {
-    // In memory, where a reservation takes long.
+    // A tmpfs, where a reservation takes long.
     let shared = tempfile::tempdir_in("/dev/shm").unwrap();
     let daemon = Daemon::pinhole(shared.path()).unwrap().start().unwrap();
     let share = Share::new(daemon.socket(), "s").request_queues(2);

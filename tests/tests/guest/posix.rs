@@ -1,8 +1,7 @@
 //! Does a real guest get the results of a local file system, and does the host see exactly what the
 //! guest did?
-//!
-//! One boot runs every case of `scripts` twice: on pinhole and on an ext4 of the guest's own. Each
-//! test here looks at one case. A second boot runs the quick cases in the other cache modes.
+//! One boot runs every case of `scripts` twice: on pinhole and on an ext4 image of the guest. Each
+//! test here checks one case. A second boot runs the quick cases in the other cache modes.
 //! [`DIFFERENCES`] lists the permitted differences, and docs/use/compatibility.md explains them.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -12,18 +11,17 @@ use super::cases::{Shared, boot, serve};
 use super::host_view::HostView;
 use super::report::{Difference, Report};
 
-/// What a share does not do as a local ext4 does. Each has its paragraph in
+/// Differences between a share and a local ext4. Each has its paragraph in
 /// docs/use/compatibility.md.
 const DIFFERENCES: [Difference; 7] = [
-    // Linux's FUSE refuses both modes before it asks anyone.
+    // Linux's FUSE refuses both modes without a request.
     Difference {
         places: &["plain", "never", "strict", "exclusive", "metadata", "writeback"],
         case: "fallocate_shifts",
         share: &["collapse: ENOTSUP", "collapsed: ABCDEFGH", "insert: ENOTSUP", "inserted: ABCDEFGH"],
         ends_early: false,
     },
-    // A shared mapping is a cache of data, which these modes forbid unless --allow-mmap says
-    // otherwise.
+    // A shared mapping is a cache of data, which these modes forbid without --allow-mmap.
     Difference {
         places: &["never", "metadata"],
         case: "mmap_shared",
@@ -36,15 +34,15 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["mapping: ENODEV"],
         ends_early: true,
     },
-    // A program that could have mapped the file to write is told of no hole: its kernel may hold
-    // data there.
+    // A program that could have mapped the file for writing gets no holes: its kernel may have data
+    // there.
     Difference {
         places: &["plain", "strict"],
         case: "sparse_file",
         share: &["data at for a writer: [(0, 100)]"],
         ends_early: false,
     },
-    // No program is told of a hole where the guest's kernel keeps data across opens.
+    // Programs get no holes if the guest's kernel caches data across opens.
     Difference {
         places: &["exclusive"],
         case: "sparse_file",
@@ -62,8 +60,8 @@ const DIFFERENCES: [Difference; 7] = [
         share: &["data at: [(0, 16)]"],
         ends_early: false,
     },
-    // Likewise; and the guest's kernel does not ask for the blocks again before the attribute
-    // timeout.
+    // The same applies here. In addition, the guest's kernel does not request the number of blocks
+    // again before the attribute timeout.
     Difference {
         places: &["writeback"],
         case: "sparse_file",
@@ -89,10 +87,10 @@ const ALL_CASES: &str = "
     echo '@ rich manifest'; posix manifest /mnt/rich; echo '@ end'
     ";
 
-/// All of what a local directory offers; `profiles.rs` has what the other profiles leave of it.
+/// Profile with all operations of a local directory. `profiles.rs` tests the other profiles.
 const FULL: &[&str] = &["--profile=full"];
 
-/// The daemons of the second boot: tag and arguments.
+/// Daemons of the second boot: tag and arguments.
 const MODES: [(&str, &[&str]); 5] = [
     ("never", &["--profile=full", "--cache=never"]),
     ("strict", &["--profile=full", "--cache=strict"]),
@@ -101,8 +99,7 @@ const MODES: [(&str, &[&str]); 5] = [
     ("writeback", &["--profile=full", "--writeback"]),
 ];
 
-/// The first boot: the default mode, the switched-on extras, and a second mount of the first
-/// folder.
+/// First boot: the default mode, the optional features, and a second mount of the first folder.
 struct Default {
     report: Report,
     plain: HostView,
@@ -130,7 +127,7 @@ fn in_default_mode() -> &'static Default {
     })
 }
 
-/// The second boot: the quick cases in every other mode.
+/// Returns the second boot: the quick cases in every other mode.
 fn in_other_modes() -> &'static (Report, Vec<HostView>) {
     static BOOTED: OnceLock<(Report, Vec<HostView>)> = OnceLock::new();
     BOOTED.get_or_init(|| {
@@ -150,8 +147,8 @@ fn in_other_modes() -> &'static (Report, Vec<HostView>) {
     })
 }
 
-/// The case saw the same on the share as on the guest's own ext4; gives the host's view of where it
-/// worked.
+/// Checks that the case had the same results on the share and on the guest's ext4. Returns the
+/// boot, for checks on the host.
 fn as_on_a_local_directory(case: &str) -> &'static Default {
     let booted = in_default_mode();
     let place = if booted.report.cases("rich").contains(&case) { "rich" } else { "plain" };
@@ -171,8 +168,8 @@ fn in_mode(tag: &str) {
     same_manifest(report, tag, view);
 }
 
-/// How much later the host may have last changed a file than the guest says, with a writeback
-/// cache.
+/// Upper bound, with a writeback cache, on the difference between the host's modification time and
+/// the guest's.
 const LATER_MAX_NS: i128 = 1_000_000_000;
 
 fn same_manifest(report: &Report, place: &str, view: &HostView) {
@@ -183,21 +180,21 @@ fn same_manifest(report: &Report, place: &str, view: &HostView) {
     for (in_guest, on_host) in guest.iter().zip(&host) {
         let ((in_guest, shown), (on_host, kept)) = (without_time(in_guest), without_time(on_host));
         assert_eq!(in_guest, on_host, "hex path, mode, uid, gid, links, size, rdev, checksum on {place}");
-        // The guest's kernel then keeps the time of its own last write, in ticks of its clock, and
-        // does not send it again for a write in the same tick; the host's is that of the write's
-        // arrival.
+        // The guest's kernel keeps the time of its own last write, in ticks of its clock, and does
+        // not send it again for a write in the same tick. The host has the time at which the write
+        // arrived.
         let is_late = place == "writeback" && (0..LATER_MAX_NS).contains(&(kept - shown));
         assert!(shown == kept || is_late, "modified {shown} in the guest, {kept} on the host: {on_host}");
     }
     assert_eq!(guest.len(), host.len());
-    // A time that the guest's program set is kept exactly in every mode.
+    // A time that a program of the guest has set is exact in every mode.
     if place != "rich" {
         assert_eq!(view.at("times/open-to-all").modified_ns(), 1_600_000_000_000_000_002);
     }
 }
 
-/// A manifest's line without its seventh field, and that field: the modification time in
-/// nanoseconds.
+/// Splits a line of a manifest into the line without its seventh field, and that field: the
+/// modification time in nanoseconds.
 fn without_time(line: &str) -> (String, i128) {
     let mut fields: Vec<_> = line.split(' ').collect();
     let time = fields.remove(6).parse().unwrap();

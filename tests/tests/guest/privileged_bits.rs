@@ -1,7 +1,7 @@
 //! Which operations of which callers remove set-user-id and set-group-id, compared with a local
 //! ext4?
 //!
-//! One boot runs every caller, operation and mode on an ext4 of the guest's own and on shares. Each
+//! One boot runs every caller, operation and mode on an ext4 image of the guest and on shares. Each
 //! difference has a reason, [`why`], which docs/use/compatibility.md explains.
 
 use super::cases::{Shared, boot, serve};
@@ -12,7 +12,7 @@ const SCRIPT: &str = "python3 -B /extra/bits.py /mnt/PLACE PLACE\n";
 const PLACES: [(&str, &[&str]); 3] =
     [("v2", &["--killpriv-v2"]), ("v1", &["--no-killpriv-v2"]), ("idmap", &["--allow-idmap"])];
 
-/// Why a line differs from that of the local directory; `None` where it must not.
+/// Returns why a line differs from that of the local directory, or `None` if it must not.
 ///
 /// A line is `OWNER OPERATION MODE: MODE-AFTERWARDS ERRNO`.
 fn why((place, caller): (&str, &str), seen: &str, local: &str) -> Option<&'static str> {
@@ -60,7 +60,7 @@ fn privileged_bits_drop_as_on_a_local_file_system() {
             assert_eq!((here.len(), local.len()), (2 * 10 * 2, 2 * 10 * 2), "{caller} on {place}");
             for (seen, expected) in here.iter().zip(local).filter(|(seen, expected)| seen != expected) {
                 match why((place, caller), seen, expected) {
-                    // To root a share is a local directory, if the requests name it.
+                    // For root a share behaves as a local directory, if it is in the requests.
                     Some(reason) if *caller != "root" || place == "idmap" => drop(reasons.insert(reason)),
                     _ => found.push(format!("{place} {caller}: {seen}, local {expected}")),
                 }

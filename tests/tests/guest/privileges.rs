@@ -1,8 +1,8 @@
 //! Does a guest stop honoring set-user-id and set-group-id when a user without CAP_FSETID changes a
 //! file?
 //!
-//! One boot runs every way to change a file in every cache mode, and on an ext4 of the guest's own.
-//! To look at the host's file is not enough: `exec` follows the copy of the mode in the guest's
+//! One boot runs every way to change a file in every cache mode, and on an ext4 image of the guest.
+//! A check of the host's file is not enough: `exec` uses the copy of the mode in the guest's
 //! kernel.
 
 use super::cases::{Shared, boot, serve};
@@ -21,7 +21,7 @@ const PLACES: [(&str, &[&str]); 9] = [
     ("exclusive-v1", &["--cache=exclusive", "--no-killpriv-v2"]),
 ];
 
-/// These modes refuse shared mappings.
+/// Modes that refuse shared mappings.
 const UNMAPPED: &[&str] = &["never", "metadata"];
 
 const DIFFERENCES: [Difference; 1] =
@@ -42,7 +42,7 @@ fn guest_stops_honoring_privileged_bits_after_an_unprivileged_change() {
     let mut script = format!("{IDS}{}", run("local", "6755 4755 2755"));
     let mut daemons = Vec::new();
     for ((place, arguments), share) in PLACES.iter().zip(&shares) {
-        // Each bit by itself in one mode, both together in all.
+        // Each bit alone in one mode, both together in all modes.
         script.push_str(&run(place, if *place == "auto" { "6755 4755 2755" } else { "6755" }));
         daemons.push((*place, serve(&share.path, place, arguments)));
     }
@@ -61,7 +61,7 @@ fn guest_stops_honoring_privileged_bits_after_an_unprivileged_change() {
         }
     }
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
-    // What the local directory does is what the test is about, but for stores through a mapping.
+    // The local directory is the reference, except for stores through a mapping.
     for case in cases.iter().filter(|case| !case.starts_with("mapped")) {
         let lines = report.lines("local", case);
         assert!(lines.contains(&"ran as: 1001 1001".to_owned()), "{case}: {lines:?}");

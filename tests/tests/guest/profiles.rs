@@ -1,6 +1,6 @@
 //! Which operations does each profile leave a real guest?
 //!
-//! One boot runs every case of `scripts` under the profile `share`, on an ext4 of the guest's own,
+//! One boot runs every case of `scripts` under the profile `share`, on an ext4 image of the guest,
 //! and under `rootfs`. The module `posix` tests `full`. A second boot runs the programs of a Debian
 //! tree that is served as the root file system of a container.
 
@@ -15,17 +15,17 @@ use super::report::{Difference, Report};
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Guest, Pieces};
 
-/// What `share` takes away, case by case, and what the guest's program sees instead.
+/// Operations that `share` refuses, case by case, and their results in the guest.
 /// docs/use/policy.md explains each.
 const SHARE: [Difference; 5] = [
-    // As under every profile that may write; see docs/use/compatibility.md.
+    // As under every profile with write access; see docs/use/compatibility.md.
     Difference {
         places: &["share"],
         case: "sparse_file",
         share: &["data at for a writer: [(0, 100)]"],
         ends_early: false,
     },
-    // Linux's FUSE refuses both modes before it asks anyone; the same under every profile.
+    // Linux's FUSE refuses both modes without a request. This is the same under every profile.
     Difference {
         places: &["share"],
         case: "fallocate_shifts",
@@ -52,8 +52,8 @@ const SHARE: [Difference; 5] = [
     },
 ];
 
-/// Everything that changes a tree, once each, on files that are there. One line for each: what, and
-/// the errno.
+/// Script with every operation that changes a tree, once each, on existing files. It prints one
+/// line for each: the operation and its errno.
 const CHANGES: &str = r#"
 import ctypes, errno, os
 os.chdir("/mnt/rootfs/tree")
@@ -107,7 +107,8 @@ struct Booted {
     share: HostView,
 }
 
-/// `share` and `local` run every case; `rootfs` serves a tree that was there before.
+/// Returns the first boot. `share` and `local` run every case; `rootfs` serves a tree that existed
+/// before.
 fn booted() -> &'static Booted {
     static BOOTED: OnceLock<Booted> = OnceLock::new();
     BOOTED.get_or_init(|| {
@@ -128,7 +129,7 @@ fn booted() -> &'static Booted {
     })
 }
 
-/// What `CHANGES` looks for, and some of every kind beside it.
+/// Makes the names that `CHANGES` uses, and some objects of every kind.
 fn make_tree(folder: &Shared) {
     let at = |name: &str| folder.path.join(name);
     fs::create_dir(at("tree")).unwrap();
@@ -148,7 +149,7 @@ fn share_profile_lacks_only_device_nodes_and_security_attributes() {
     let differences = |case: &&str| booted.report.differences(case, "share", "local", &SHARE);
     let found: Vec<_> = cases.iter().filter(|case| **case != "overlay_upper").flat_map(differences).collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
-    // Its whiteouts are device nodes.
+    // The whiteouts of an overlay are device nodes.
     let upper = booted.report.lines("share", "overlay_upper");
     assert_ne!(upper, booted.report.lines("local", "overlay_upper"));
     let mut guest = booted.report.lines("share", "manifest").to_vec();

@@ -1,5 +1,5 @@
 //! Results of cases in a guest: its output, split at the marks that the scripts print, and compared
-//! place by place.
+//! between places.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,32 +7,32 @@ use std::time::Duration;
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::guest::{Finished, GuestError};
 
-/// How long a daemon may take to end after its guest did.
+/// Upper bound on the time until a daemon ends after its guest.
 const DAEMON_END: Duration = Duration::from_secs(10);
 
-/// Lines of one case that are allowed to differ from those of a local directory.
+/// Lines of one case that may differ from those of a local directory.
 #[derive(Debug)]
 pub(crate) struct Difference {
     pub(crate) places: &'static [&'static str],
     pub(crate) case: &'static str,
-    /// The lines seen on the share instead.
+    /// Lines on the share instead.
     pub(crate) share: &'static [&'static str],
-    /// Whether the case sees nothing more after them.
+    /// Whether the case prints no more lines after them.
     pub(crate) ends_early: bool,
 }
 
-/// Everything that one boot of a guest left behind.
+/// Results of one boot of a guest.
 #[derive(Debug)]
 pub(crate) struct Report {
     sections: BTreeMap<(String, String), Vec<String>>,
-    /// How the guest ended, for the message of a case that it never reached.
+    /// End of the guest, for the message of a case that did not run.
     pub(crate) ended: String,
-    /// Name, end and standard error of each daemon.
+    /// Name, exit and standard error of each daemon.
     pub(crate) daemons: Vec<(String, String, String)>,
 }
 
 impl Report {
-    /// Reads a guest's end and waits for its daemons'.
+    /// Reads the results of a guest and waits for the end of its daemons.
     pub(crate) fn new(outcome: Result<Finished, GuestError>, daemons: Vec<(&str, Serving)>) -> Self {
         let (output, ended) = match outcome {
             Ok(finished) => {
@@ -60,7 +60,7 @@ impl Report {
         Self { sections: sections(&output), ended, daemons }
     }
 
-    /// The lines of one case at one place.
+    /// Returns the lines of one case at one place.
     pub(crate) fn lines(&self, place: &str, case: &str) -> &[String] {
         match self.sections.get(&(place.to_owned(), case.to_owned())) {
             Some(lines) => lines,
@@ -68,12 +68,12 @@ impl Report {
         }
     }
 
-    /// The names of the cases that ran at a place.
+    /// Returns the names of the cases that ran at a place.
     pub(crate) fn cases(&self, place: &str) -> Vec<&str> {
         self.sections.keys().filter(|(at, _)| at == place).map(|(_, case)| case.as_str()).collect()
     }
 
-    /// What a case saw differently at `place` than at `reference`; nothing where all is equal.
+    /// Returns the differences of a case between `place` and `reference`.
     pub(crate) fn differences(
         &self,
         case: &str,
@@ -109,7 +109,7 @@ impl Report {
     }
 }
 
-/// `@ PLACE CASE`, lines, `@ end`; a section without its end has not been finished.
+/// Parses sections `@ PLACE CASE`, lines, `@ end`. A section without its end is left out.
 fn sections(output: &str) -> BTreeMap<(String, String), Vec<String>> {
     let mut sections = BTreeMap::new();
     let mut open: Option<((String, String), Vec<String>)> = None;

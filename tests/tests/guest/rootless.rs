@@ -1,8 +1,8 @@
-//! Does a rootless container in the guest get the same from a share as from a local ext4?
+//! Does a rootless container in the guest get the same results from a share as from a local ext4?
 //!
-//! Its user is root in a user namespace of its own. So it has CAP_DAC_OVERRIDE there, and the
-//! guest's kernel lets it create files in directories that their mode closes. The daemon creates
-//! them in the user's name.
+//! Its user is root in its own user namespace. So it has CAP_DAC_OVERRIDE there, and the guest's
+//! kernel lets it create files in directories that their mode closes. The daemon creates them in
+//! the user's name.
 
 use super::cases::{Shared, boot, serve};
 use super::report::Report;
@@ -14,7 +14,7 @@ fn booted() -> &'static Report {
     static BOOTED: OnceLock<Report> = OnceLock::new();
     BOOTED.get_or_init(|| {
         let share = Shared::new();
-        // An overlay marks a removed name by a device node, and the layers by attributes.
+        // An overlay marks a removed name with a device node, and its layers with attributes.
         let daemon = serve(&share.path, "share", &["--profile=full", "--xattr"]);
         let script = SCRIPT.replace("PLACE", "local") + &SCRIPT.replace("PLACE", "share");
         boot(&script, vec![("share", daemon)])

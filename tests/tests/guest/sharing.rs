@@ -1,18 +1,18 @@
-//! Do guests that write one directory at once see of one another what the cache mode promises, and
-//! is nothing lost?
+//! Do guests that write one directory at the same time see the changes of the others as the cache
+//! mode promises, and is no change lost?
 //!
-//! Each real guest has its own daemon, and a process of the host works beside them. The questions
-//! are in `pinhole_tests::sharing`. `PINHOLE_SHARING_TURNS=10` makes each question ten times as
-//! long, `PINHOLE_SHARING_SEED` changes the random choices, and `PINHOLE_SHARING_SECONDS=60` writes
-//! databases for a minute, as `cargo xtask coherence` does.
+//! Each real guest has its own daemon, and a process of the host works on the same directory. The
+//! questions are in `pinhole_tests::sharing`. `PINHOLE_SHARING_TURNS=10` makes each question ten
+//! times as long, `PINHOLE_SHARING_SEED` changes the random choices, and
+//! `PINHOLE_SHARING_SECONDS=60` writes databases for a minute, as `cargo xtask coherence` does.
 
 use std::collections::BTreeMap;
 
 use pinhole_tests::daemon::pinhole_program;
 use pinhole_tests::sharing::{Group, QUESTIONS, Subject, Table};
 
-/// Asks a group's questions, all of them, and says which were answered wrong; of each what was
-/// counted.
+/// Asks all questions of some groups and panics with the wrong answers. Returns the counts of each
+/// question.
 fn ask(subject: Subject, guests: usize, groups: &[Group]) -> BTreeMap<&'static str, String> {
     let mut table = Table::new(pinhole_program().unwrap(), subject, guests);
     let (mut right, mut wrong) = (BTreeMap::new(), Vec::new());
@@ -71,7 +71,7 @@ fn databases_of_two_guests_lose_no_row() {
 #[test]
 fn write_ahead_log_is_refused_without_shared_mappings() {
     let answers = ask(Subject::Never, 2, &[Group::Seen, Group::Databases]);
-    // The question counts no row of a guest, and each guest's complaint.
+    // The question counts no row of a guest, but each guest's error.
     assert!(answers["sqlite-wal"].starts_with("to each guest refused:"), "{answers:?}");
 }
 

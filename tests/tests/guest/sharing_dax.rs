@@ -7,7 +7,7 @@ use pinhole_tests::sharing::{program, steady_turns};
 use std::fs;
 use std::process::Command;
 
-/// QEMU maps whole multiples of this.
+/// Length of a slot in bytes. QEMU maps only whole slots.
 const SLOT: usize = 2 << 20;
 const REQUEST_QUEUES: u16 = 1;
 
@@ -37,7 +37,7 @@ fn ping_pong_counts_all_clients_in_one_mapped_page() {
         guest.wait_for_output("ready").unwrap();
         (guest, daemon)
     });
-    // A copy: nobody has it open for writing, whatever this process forks meanwhile.
+    // Runs a copy that no process has open for writing, even if this process forks meanwhile.
     let own = tempfile::tempdir().unwrap();
     fs::write(own.path().join("made"), &program).unwrap();
     let began = std::time::Instant::now();

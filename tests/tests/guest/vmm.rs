@@ -1,4 +1,4 @@
-//! Is stock QEMU served as it comes: with its own virtio-fs device, and with the generic device
+//! Is stock QEMU served without changes: with its own virtio-fs device, and with the generic device
 //! that gets the configuration from the daemon?
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::{Device, Guest, Share};
 
-/// Writes, reads back and lists through a share under QEMU; the host checks what arrived.
+/// Writes, reads back and lists through a share under QEMU. The host checks the files.
 fn serves(device: Device, request_queues: u16) {
     let shared = tempfile::tempdir().unwrap();
     fs::write(shared.path().join("from-host"), "hello").unwrap();

@@ -1,4 +1,4 @@
-//! Do common programs work on a share, and is every byte on the host the one that they wrote?
+//! Do common programs work on a share, and does the host have every byte that they wrote?
 //!
 //! Each test boots a guest with its own Debian userland: fio with verified blocks, git, a tarball
 //! of 30 MB, SQLite, a compiler.
@@ -13,12 +13,12 @@ use pinhole_tests::daemon::Daemon;
 use pinhole_tests::guest::Guest;
 use tempfile::TempDir;
 
-/// A folder to share, on the disk of the build folder.
+/// Makes a folder to share, on the disk of the build folder.
 fn folder() -> TempDir {
     tempfile::Builder::new().prefix("work-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Runs workloads on `shared` one after another in one guest and gives back what they printed.
+/// Runs workloads on `shared` one after another in one guest and returns their output.
 fn run(shared: &Path, arguments: &[&str], workloads: &[&str]) -> String {
     let daemon = Daemon::pinhole(shared).unwrap().argument("--tag=work");
     let mut daemon =
@@ -55,7 +55,7 @@ fn on_host(folder: &Path, program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&outcome.stdout).into_owned()
 }
 
-/// Pseudo-random bytes of a seed (xorshift64*), so that every run has the same tree.
+/// Pseudo-random bytes from a seed (xorshift64*), so that every run has the same tree.
 struct Bytes(u64);
 
 impl Bytes {
@@ -76,7 +76,7 @@ impl Bytes {
     }
 }
 
-/// A tree of about 30 MB: 600 files of 0 to 100 kB with several modes and times, and links.
+/// Makes a tree of about 30 MB: 600 files of 0 to 100 kB with several modes and times, and links.
 fn make_tree(top: &Path) {
     let mut bytes = Bytes(0x70_696e_686f_6c65);
     for number in 0..600_u32 {
@@ -97,7 +97,7 @@ fn make_tree(top: &Path) {
     }
 }
 
-/// Every path below `top`, with what an archive keeps of it.
+/// Returns every path below `top`, with the attributes that an archive keeps.
 fn contents(top: &Path) -> Vec<(PathBuf, u32, i64, u64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![top.to_path_buf()];
@@ -185,7 +185,7 @@ fn a_tarball_of_thirty_megabytes_is_unpacked_as_it_was() {
 fn sqlite_keeps_its_integrity_in_every_journal_mode() {
     let shared = folder();
     let output = run(shared.path(), &[], &["sqlite", "sqlite_interrupted"]);
-    // The figures are those of the same statements in memory.
+    // The numbers are those of the same statements in memory.
     let one = |journal: &str| format!("{journal}\nok\n19793|957858|197059\nok\n5\n");
     let expected = ["delete", "wal", "truncate"].map(one).concat();
     let (journals, interrupted) = output.split_at_checked(expected.len()).unwrap_or((&output, ""));
@@ -200,7 +200,7 @@ fn sqlite_keeps_its_integrity_in_every_journal_mode() {
 fn a_program_is_compiled_linked_and_run_on_the_share() {
     let shared = folder();
     let output = run(shared.path(), &[], &["compile"]);
-    // The guest's clock runs a fraction of a second behind the host's, which make notices.
+    // The guest's clock is a fraction of a second behind the host's, and make reports that.
     let is_clock = |line: &&str| line.contains("modification time") || line.contains("Clock skew");
     let lines: Vec<_> = output.lines().filter(|line| !is_clock(line)).collect();
     assert_eq!(lines, ["compiled on the share 5050", "up to date", "out of date"]);

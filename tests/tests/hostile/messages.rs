@@ -21,15 +21,14 @@ use std::fs;
 const NEXT: u16 = Descriptor::NEXT;
 const WRITABLE: u16 = Descriptor::WRITE;
 const INDIRECT: u16 = Descriptor::INDIRECT;
-/// The first address behind the guest's memory.
+/// First address behind the guest's memory.
 const MEMORY_END: u64 = MEMORY_START + MEMORY_LEN;
-/// Memory that the daemon may keep after it has served any amount of anything: its allocator's
-/// slack.
+/// Memory that the daemon's allocator may keep after any number of requests, in KiB.
 const SLACK_KIB: u64 = 8 << 10;
-/// Where the header says how long the message is.
+/// Range of the length in the header.
 const LEN_AT: std::ops::Range<usize> = 0..4;
 
-/// What there is to be hostile about: nodes and handles that are alive.
+/// Valid nodes and file handles of a guest.
 struct Scene {
     file: u64,
     handle: u64,
@@ -39,7 +38,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A guest that has just sent INIT, with its hands on a few things.
+    /// Prepares a guest that has just sent INIT, with open files and directories.
     fn begin(bench: &mut Bench) -> Self {
         bench.guest.init().unwrap();
         for entry in fs::read_dir(bench.host("")).unwrap() {
@@ -71,7 +70,7 @@ impl Scene {
         }
     }
 
-    /// One valid message of each kind.
+    /// Returns one valid message of each kind.
     fn messages(&self) -> Vec<Vec<u8>> {
         let Self { file, handle, dir, dir_handle, link } = *self;
         let list =
@@ -141,7 +140,7 @@ impl Scene {
     }
 }
 
-/// Sends anything and checks that what comes back, if anything does, is a well-formed answer to it.
+/// Sends any bytes and checks that a reply, if there is one, is well-formed.
 #[track_caller]
 fn provoke(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
     let reply = bench.guest.raw(queue, &tamed(message), room).unwrap();
@@ -153,7 +152,7 @@ fn provoke(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
     pinhole_tests::frontend::frame::check(&reply, unique).unwrap();
 }
 
-/// The message, but with FALLOCATE kept to 16 MiB: the test's host has only so much disk.
+/// Returns the message, but limits FALLOCATE to 16 MiB, because the host's disk is limited.
 fn tamed(message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     if message.get(4..8) == Some(&FALLOCATE.to_le_bytes()) {
@@ -162,8 +161,8 @@ fn tamed(message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The daemon serves; where the message was a DESTROY or an INIT of another age, it serves after
-/// the next INIT.
+/// Checks that the daemon serves. If the message was a DESTROY or an INIT of another version, it
+/// serves after the next INIT.
 #[track_caller]
 fn still_serves(bench: &mut Bench) {
     if bench.is_alive().is_err() {
@@ -178,7 +177,8 @@ fn every_length_but_the_right_one_is_refused() {
     let scene = Scene::begin(&mut bench);
     for message in scene.messages() {
         for len in 0..message.len() {
-            // Cut off, once with a header that lies about it and once with one that does not.
+            // A truncated message, once with a wrong length in its header and once with a right
+            // one.
             let mut cut = message[..len].to_vec();
             provoke(&mut bench, 1, &cut, 4096);
             if let Some(place) = cut.get_mut(LEN_AT) {
@@ -225,7 +225,7 @@ fn every_number_may_be_any_number() {
     for index in 0..count {
         let messages = Scene::begin(&mut bench).messages();
         let message = &messages[index];
-        // From the node on; the length, the opcode and the number have their own tests.
+        // All fields from the node on. Length, opcode and `unique` have their own tests.
         for at in (16..message.len().saturating_sub(7)).step_by(4) {
             for number in extremes {
                 let mut wrong = message.clone();
@@ -295,8 +295,7 @@ fn a_fifo_and_a_device_are_never_opened() {
     for (name, mode, device) in [("fifo", 0o010_666, 0), ("null", 0o020_666, 0x103), ("socket", 0o140_666, 0)]
     {
         let made = Frame::new(MKNOD, ROOT).u32(mode).u32(device).u32(0).u32(0).name(name);
-        // A host that gives its daemon no right to make devices refuses that one; then there is
-        // none to open.
+        // A host may not let its daemon make devices. Then there is no device to open.
         let made = bench.ask(made, 128).unwrap();
         if made.error().unwrap().is_some() {
             assert_eq!(name, "null");
@@ -312,8 +311,8 @@ fn a_fifo_and_a_device_are_never_opened() {
     bench.is_alive().unwrap();
 }
 
-/// Descriptors of a well-formed GETATTR on the root in queue 1: header and body at `buffers`, room
-/// behind.
+/// Writes a well-formed GETATTR on the root into the buffers of queue 1. Returns the addresses of
+/// message and descriptor table.
 fn chain(bench: &mut Bench) -> (u64, u64) {
     let (queue, _) = bench.guest.queue(1).unwrap();
     let place = queue.place();
@@ -405,7 +404,7 @@ fn an_indirect_table_that_was_not_negotiated_is_refused() {
     bench.is_alive().unwrap();
 }
 
-/// Breaks queue 1 and checks that it alone stops, and that it lives again after it was set up anew.
+/// Breaks queue 1. Checks that only this queue stops, and that it serves again after a new set-up.
 fn only_that_queue_stops(break_it: impl FnOnce(&mut Bench)) {
     let mut bench = Bench::new().unwrap();
     break_it(&mut bench);
@@ -436,7 +435,7 @@ fn invalid_head_stops_only_its_queue() {
 fn overfull_ring_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         let (queue, memory) = bench.guest.queue(1).unwrap();
-        // The guest has said INIT on this queue: one request has gone by.
+        // INIT was a request on this queue, so the index is 1.
         queue.publish(memory, 1 + 129).unwrap();
     });
 }
@@ -445,7 +444,7 @@ fn overfull_ring_stops_only_its_queue() {
 fn ring_outside_memory_stops_only_its_queue() {
     only_that_queue_stops(|bench| {
         bench.guest.stop_queue(1).unwrap();
-        // Memory now ends four bytes into the used ring of queue 1, and goes on with queue 2.
+        // Memory now ends four bytes into the used ring of queue 1, and continues with queue 2.
         let used = MEMORY_START + QUEUE_LEN + 0x1_0000;
         let last = MEMORY_START + 2 * QUEUE_LEN;
         bench.guest.remap(&[(MEMORY_START, used + 4 - MEMORY_START), (last, MEMORY_END - last)]).unwrap();
@@ -453,7 +452,7 @@ fn ring_outside_memory_stops_only_its_queue() {
     });
 }
 
-/// xorshift64*: enough to be different each time and the same for the same seed.
+/// Random numbers from a seed (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -501,7 +500,7 @@ fn mutate(random: &mut Random, messages: &[Vec<u8>]) -> Vec<u8> {
                 message.extend_from_slice(&other[from..]);
             }
             _ => {
-                // The header agrees with what there is: the body is what is wrong.
+                // The length in the header is correct. Only the body is wrong.
                 let len = u32::try_from(message.len()).unwrap();
                 if let Some(place) = message.get_mut(LEN_AT) {
                     place.copy_from_slice(&len.to_le_bytes());
@@ -512,7 +511,7 @@ fn mutate(random: &mut Random, messages: &[Vec<u8>]) -> Vec<u8> {
     message
 }
 
-/// A few descriptors that point anywhere, mostly to where there is something.
+/// Returns a few descriptors with random addresses, most of them valid.
 fn random_chain(random: &mut Random, here: u64) -> Vec<Descriptor> {
     let addresses = [here, here + 4096, here + 8192, 0, MEMORY_END - 8, MEMORY_END, u64::MAX - 8];
     let lens = [0, 1, 16, 39, 40, 56, 120, 4096, 1 << 20, u32::MAX];
@@ -544,7 +543,7 @@ fn ten_thousand_mutations_leave_no_mark() {
         if round % 250 == 0 {
             messages = Scene::begin(&mut bench).messages();
         }
-        // What a thousand rounds take from the host is what ten thousand may.
+        // Ten thousand rounds may use no more of the host than a thousand.
         if round == 1000 {
             before = Some(bench.footprint().unwrap());
         }
@@ -572,8 +571,8 @@ fn ten_thousand_mutations_leave_no_mark() {
 fn rename_flags_that_exclude_one_another_are_refused() {
     let mut bench = Bench::new().unwrap();
     Scene::begin(&mut bench);
-    // EXCHANGE with NOREPLACE, with WHITEOUT, with both: a filter of host calls that knows each of
-    // them alone would end the daemon for a call with two.
+    // EXCHANGE with NOREPLACE, with WHITEOUT, and with both. A filter that permits each flag alone
+    // would end the daemon for a call with two.
     for flags in [3, 6, 7] {
         let rename = Frame::new(RENAME2, ROOT).u64(ROOT).u32(flags).u32(0).name("file").name("other");
         assert_eq!(bench.errno(rename, 0).unwrap(), 22, "flags {flags}");

@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What stands beside the share: a file and a directory with a file, compared before and after.
+/// Makes a file and a directory with a file beside the share. They are compared before and after.
 fn plant_canaries(bench: &Bench) {
     fs::write(bench.folder().join("canary"), "untouched").unwrap();
     fs::create_dir(bench.folder().join("outside")).unwrap();
@@ -26,7 +26,7 @@ fn plant_canaries(bench: &Bench) {
     fs::create_dir(bench.folder().join("outside/empty")).unwrap();
 }
 
-/// Everything beside the share: names, identities, modes, contents.
+/// Returns names, inodes, modes and contents of everything beside the share.
 fn outside(bench: &Bench) -> Vec<(PathBuf, u64, u32, u64, Vec<u8>)> {
     let mut seen = Vec::new();
     let mut waiting = vec![bench.folder().to_path_buf()];
@@ -48,7 +48,7 @@ fn outside(bench: &Bench) -> Vec<(PathBuf, u64, u32, u64, Vec<u8>)> {
     seen
 }
 
-/// One request for each opcode and each place in it that takes a name.
+/// Returns one request for each opcode and each name in it.
 fn requests(parent: u64, node: u64, name: &[u8], good: &str) -> Vec<(&'static str, Frame)> {
     let at = |opcode| Frame::new(opcode, parent);
     vec![
@@ -125,7 +125,7 @@ fn unterminated_name_or_trailing_bytes_are_refused() {
     let before = outside(&bench);
     fs::write(bench.host("good"), "inside").unwrap();
     for opcode in [LOOKUP, UNLINK, RMDIR] {
-        // No NUL; a NUL within; something behind the NUL.
+        // No NUL; a NUL inside; bytes behind the NUL.
         for bytes in [&b"good"[..], b"go\0od", b"go\0od\0", b"good\0\0", b"good\0../canary\0", b"\0good\0"] {
             let frame = Frame::new(opcode, ROOT).bytes(bytes);
             let shown = bytes.escape_ascii();
@@ -171,7 +171,7 @@ fn a_symbolic_link_is_never_followed() {
         for flags in [0, 2, 0o1000, 0o200_000] {
             assert_ne!(bench.errno(Frame::new(OPEN_FILE, node).u32(flags).u32(0), 16).unwrap(), 0, "{name}");
         }
-        // What is behind the link is reached by no opcode: the link is not a directory.
+        // No opcode reaches the target of the link, because the link is not a directory.
         for (what, frame) in requests(node, node, b"canary", "other") {
             assert_ne!(bench.errno(frame, ENTRY_LEN + 16).unwrap(), 0, "{what} behind {name}");
         }
@@ -187,8 +187,8 @@ fn a_symbolic_link_is_never_followed() {
     assert_eq!(outside(&bench), before);
 }
 
-/// Swaps `dir` with a symbolic link to the folder outside, until told to stop. At each moment one
-/// of the two stands there: the exchange is atomic.
+/// Swaps `dir` with a symbolic link to the folder outside until `stop` is set. The exchange is
+/// atomic, so one of them always exists. Returns the number of swaps.
 fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
     let mut swaps = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -199,8 +199,7 @@ fn swap(dir: &Path, other: &Path, stop: &AtomicBool) -> u64 {
     swaps
 }
 
-/// Asks for everything that `parent` can be asked for, in a directory that may be swapped at any
-/// moment.
+/// Sends every request on a directory that may be swapped at any moment.
 fn ask_everything(bench: &mut Bench, round: u64) {
     let Ok(entry) = bench.body(Frame::new(LOOKUP, ROOT).name("dir"), ENTRY_LEN) else { return };
     let parent = u64_at(&entry, 0).unwrap();
@@ -214,7 +213,7 @@ fn ask_everything(bench: &mut Bench, round: u64) {
         bench.errno(frame, ENTRY_LEN + 16).unwrap();
     }
     bench.errno(Frame::new(TMPFILE, parent).u32(2).u32(0o100_600).u32(0).u32(0).name("/"), 144).unwrap();
-    // O_TRUNC on what was found; its length tells whose file it was.
+    // O_TRUNC on the file that was found. Its length shows which file it was.
     bench.errno(Frame::new(OPEN_FILE, node).u32(0o1001).u32(0), 16).unwrap();
     bench.errno(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), 104).unwrap();
 }
@@ -232,7 +231,7 @@ fn directory_swapped_for_a_link_leads_nowhere_outside() {
     let swaps = std::thread::scope(|threads| {
         let swapper = threads.spawn(|| swap(&dir, &other, &stop));
         for round in 0..300 {
-            // By its descriptor: by its path it might be the folder outside.
+            // Open by its descriptor: its path may be the folder outside at this moment.
             drop(rustix::fs::openat(
                 &inside,
                 "canary",

@@ -1,6 +1,6 @@
-//! Does the daemon serve, or say why not, if the host refuses threads?
+//! Does the daemon serve, or report the reason, if the host refuses threads?
 //!
-//! Each run limits the number of processes and threads of the daemon's user, from none to more than
+//! Each run limits the number of processes and threads of the daemon's user, from 0 to more than
 //! enough. Needs root, to start the daemon as another user.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
@@ -19,24 +19,24 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const READY: &str = "Waiting for vhost-user socket connection...\n";
-/// More threads than a daemon with two queues and a full pool has.
+/// More threads than a daemon with two queues and a full pool uses.
 const ENOUGH: u64 = 20;
 
-/// A user that has no other process, so that the limit counts the daemon's threads alone.
+/// Returns a user without any other process, so that the limit counts only the daemon's threads.
 fn user() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let run = 100_000 + std::process::id() % 100_000 * 100;
     run + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A daemon of a user of its own that may have `threads_max` processes and threads.
+/// Daemon of its own user that may have `threads_max` processes and threads.
 struct Starved {
     program: Program,
     folder: TempDir,
     user: u32,
 }
 
-/// The start of a command that another user runs.
+/// Returns the start of a command that runs as another user.
 fn as_user(user: u32) -> Command {
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
@@ -62,14 +62,14 @@ impl Starved {
         assert!(copy.status().unwrap().success());
         let mut command = as_user(user);
         command
-            // The soft limit, which can be raised again.
+            // Only the soft limit, which can be raised again.
             .args(["prlimit".to_owned(), format!("--nproc={threads_max}:")])
             .arg(folder.path().join("pinhole"))
             .arg("--shared-dir")
             .arg(folder.path().join("share"))
             .arg("--socket-path")
             .arg(folder.path().join("run/socket"))
-            // A user namespace keeps the limit with which it was made.
+            // A user namespace would keep the limit at its creation.
             .arg("--sandbox=none")
             .args(arguments);
         let program = Program::start(&mut command).unwrap();
@@ -80,7 +80,7 @@ impl Starved {
         self.folder.path().join("run/socket")
     }
 
-    /// It listens, or has ended with an error.
+    /// Returns whether it listens. Otherwise it has ended with an error.
     fn is_ready(&mut self) -> bool {
         eventually("it listens or ends", || {
             self.program.stderr().contains(READY) || self.program.wait(Duration::ZERO).unwrap().is_some()
@@ -88,7 +88,8 @@ impl Starved {
         self.program.stderr().contains(READY)
     }
 
-    /// It has ended by itself and said in its last line which thread or process it lacks.
+    /// Checks that it has ended by itself, with a last line that names the missing thread or
+    /// process.
     fn ended_with_a_reason(&mut self, threads_max: u64) {
         let ended = self.program.wait(LIMIT).unwrap().expect("it ends");
         let said = self.program.stderr();
@@ -107,7 +108,7 @@ impl Starved {
             .any(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
     }
 
-    /// Gives the daemon as many threads as it wants, from now on.
+    /// Lets the daemon have as many threads as it needs from now on.
     fn relieve(&self) {
         let process = serving_id(self.program.id());
         let mut relieve = as_user(self.user);
@@ -115,7 +116,7 @@ impl Starved {
         assert!(relieve.status().unwrap().success());
     }
 
-    /// The first SIGTERM ends it.
+    /// Checks that the first SIGTERM ends it.
     fn ends_at_the_first_signal(&mut self) {
         let process = i32::try_from(self.program.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(process, Signal::TERM).unwrap();
@@ -124,7 +125,7 @@ impl Starved {
     }
 }
 
-/// Makes a file, has it made durable, and looks at the root, on queue 1.
+/// Makes a file, syncs it, and reads attributes of the root, on queue 1.
 fn works(guest: &mut Frontend, name: &str) {
     let create = Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name).message();
     let made = guest.raw(1, &create, OUT_HEADER_LEN + ENTRY_LEN + 16).unwrap();
@@ -138,7 +139,7 @@ fn works(guest: &mut Frontend, name: &str) {
     guest.raw(1, &get_attr, OUT_HEADER_LEN + 104).unwrap().success().unwrap();
 }
 
-/// One run; whether the guest was served.
+/// Runs once. Returns whether the guest was served.
 fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
     let mut starved = Starved::start(threads_max, arguments);
     if !starved.is_ready() {
@@ -147,7 +148,7 @@ fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
     }
     let mut guest = match Frontend::connect(&starved.socket()) {
         Ok(guest) => guest,
-        // A front-end that is refused sees its socket close.
+        // A refused front-end sees its socket close.
         Err(FrontendError::Vhost(_) | FrontendError::Host(_)) => {
             starved.ended_with_a_reason(threads_max);
             return false;
@@ -187,11 +188,12 @@ fn any_thread_limit_without_a_pool_serves_or_fails() {
     assert!(served.last() == Some(&true) && served.first() == Some(&false), "{served:?}");
 }
 
-/// A daemon that serves one guest after the other does not end: the VMM waits until there is room.
+/// A daemon that serves guests one after another does not end. The VMM waits until a thread is
+/// possible.
 #[test]
 fn a_front_end_waits_until_there_is_room_for_threads() {
     let needed = (0..ENOUGH).find(|threads_max| serves_or_says_why(*threads_max, &[])).unwrap();
-    // The last thread that it needs is the connection's own, which comes after the front-end was
+    // The last thread that it needs is that of the connection, which starts after the front-end was
     // accepted.
     let mut starved = Starved::start(needed - 2, &["--keep-listening"]);
     assert!(starved.is_ready(), "{}", starved.program.stderr());

@@ -7,11 +7,11 @@ use pinhole_tests::frontend::{Bench, Descriptor, FrontendError, Setup};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Bytes of one READ or WRITE that INIT has told the guest.
+/// Largest READ or WRITE that INIT allows, in bytes.
 const TRANSFER_MAX: u32 = 1 << 20;
 
-/// A chain of 80 bytes of arguments and one piece of memory, named so often that it is `times` as
-/// much. The last descriptor says that one more follows.
+/// Returns a chain of 80 bytes of arguments and one piece of memory that is repeated `times` times.
+/// The last descriptor refers to one more.
 fn folded(here: u64, (piece, flags): (u64, u16), times: u16) -> Vec<Descriptor> {
     let pieces = (0..times).map(|n| at(piece, TRANSFER_MAX, flags | Descriptor::NEXT, n + 2));
     std::iter::once(at(here, 80, Descriptor::NEXT, 1)).chain(pieces).collect()
@@ -46,7 +46,7 @@ fn a_flood_that_goes_on_has_two_lines_a_queue() -> Result<(), FrontendError> {
     for queue in ["queue=1", "queue=2"] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(queue)).collect();
         assert_eq!(lines.len(), 2, "{log}");
-        // Each line fits into what `docs/internals/denial-of-service.md` multiplies.
+        // Each line is within the length that `docs/internals/denial-of-service.md` multiplies.
         assert!(lines.iter().all(|line| line.len() < LOG_LINE_LEN_MAX), "{log}");
     }
     bench.is_alive()
@@ -59,7 +59,7 @@ fn restarted_queue_gets_no_additional_log_lines() -> Result<(), FrontendError> {
     for _ in 0..TIMES {
         bench.guest.raw_chain(1, &[at(0, 0, Descriptor::NEXT, 0)])?;
         let (queue, memory) = bench.guest.queue(1)?;
-        // More than the ring holds: the queue stops.
+        // More than the ring holds, so the queue stops.
         let far = u16::MAX / 2;
         queue.publish(memory, far)?;
         queue.kick()?;

@@ -8,7 +8,7 @@ use pinhole_tests::daemon::{Daemon, DaemonError};
 use pinhole_tests::frontend::eventually;
 use tempfile::TempDir;
 
-/// A share of three folders with ten files each.
+/// Makes a share of three folders with ten files each.
 fn share() -> TempDir {
     let share = tempfile::Builder::new().prefix("pinhole-rest-").tempdir().unwrap();
     for folder in ["a", "b", "c"] {
@@ -20,7 +20,7 @@ fn share() -> TempDir {
     share
 }
 
-/// Processes with `word` in their command lines.
+/// Returns the processes with `word` in their command lines.
 fn with_argument(word: &str) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
@@ -48,7 +48,7 @@ fn a_daemon_that_ends_instead_is_no_start() {
     assert!(stderr.contains("missing"), "{stderr}");
 }
 
-/// Needs root, as the peer's namespaces do.
+/// Needs root, as the namespaces of virtiofsd do.
 #[test]
 fn daemon_of_two_processes_ends_completely() {
     let share = share();

@@ -1,4 +1,4 @@
-//! Is the end of a daemon that crashes named correctly, with advice?
+//! Does the supervisor report correctly how a daemon crashed, with advice?
 //!
 //! The serving process ends in each possible way. The supervisor's line and its exit status must
 //! name that way.
@@ -19,14 +19,14 @@ use vhost::VhostUserMemoryRegionInfo;
 use vhost::vhost_user::VhostUserFrontend as _;
 
 const PAGE: u64 = 4096;
-/// Where memory begins that is cut short.
+/// Address of memory that is truncated.
 const CUT: u64 = 1 << 40;
 
 fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// The daemon ends by this signal, and has said so.
+/// Checks that this signal ends the daemon and that the supervisor reports it.
 #[track_caller]
 fn ended_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> String {
     let ended = daemon.wait_at_most(LIMIT).unwrap();
@@ -37,8 +37,8 @@ fn ended_by(mut daemon: Serving, serving: u32, signal: Signal, name: &str) -> St
     stderr
 }
 
-/// The kernel ignores such signals for the first process of a namespace of processes, so there is
-/// none here.
+/// The kernel ignores such signals for the first process of a PID namespace, so there is no such
+/// namespace here.
 #[test]
 fn a_signal_is_reported_by_its_name() {
     for (signal, name) in [
@@ -89,7 +89,7 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
     let serving = bench.daemon.serving_id();
     let none = Rlimit { current: Some(PAGE), maximum: None };
     rustix::process::prlimit(Some(pid(serving)), Resource::Data, none).unwrap();
-    // Each file that the guest knows takes memory, until what the heap has left is used up.
+    // Each file that the guest knows uses memory, until the rest of the heap is used up.
     let files = (0..100_000).map(|n| format!("file-{n}"));
     let survived = files.take_while(|name| {
         fs::write(bench.host(name), "").unwrap();
@@ -100,8 +100,8 @@ fn a_failed_allocation_is_reported_as_sigabrt() {
     assert!(stderr.contains("memory allocation of"), "{stderr}");
 }
 
-/// A tracer that answers a call in the kernel's stead changes its number, and the filter sees that
-/// one.
+/// A tracer that answers a call instead of the kernel changes its number, and the filter sees that
+/// number.
 #[test]
 fn forbidden_call_report_says_how_to_find_its_number() {
     let share = SharedFolder::new().unwrap();

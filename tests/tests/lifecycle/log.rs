@@ -1,6 +1,6 @@
 //! Does a daemon serve and end correctly if its log cannot be written?
 //!
-//! Every filter is at `kill`, and a queue thread has a line to write for each request.
+//! Every filter is at `kill`, and a queue thread writes a line for each request.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::Frame;
@@ -17,10 +17,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Requests without sense, each with a line of its own in the log: more than the smallest pipe or
+/// Number of invalid requests, each with its own line in the log: more than the smallest pipe or
 /// socket holds.
 const LINES: usize = 100;
-/// Such a line has this in it.
+/// Text in each such line.
 const LINE: &str = "a request that does not decode";
 
 fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
@@ -31,7 +31,7 @@ fn daemon(folder: &TempDir, arguments: &[&str]) -> Daemon {
     always.iter().chain(arguments).fold(daemon, |daemon, argument| daemon.argument(*argument))
 }
 
-/// A guest that mounts, makes a worker write line after line, and is answered to the last.
+/// Mounts as a guest, makes a queue thread write line after line, and waits for all replies.
 fn visit(daemon: &mut Serving) {
     let started = Instant::now();
     let mut guest = loop {
@@ -52,7 +52,8 @@ fn visit(daemon: &mut Serving) {
     guest.raw(1, &frame.message(), OUT_HEADER_LEN + 104).unwrap().success().unwrap();
 }
 
-/// Two guests are served, one after the other, and a signal ends the daemon with success.
+/// Checks that two guests are served one after another, and that a signal ends the daemon with
+/// success.
 #[track_caller]
 fn lives(mut daemon: Serving) {
     visit(&mut daemon);
@@ -104,7 +105,7 @@ fn log_reader_that_does_not_read_blocks_no_request() {
     assert!(text.contains(LINE) && text.matches(LINE).count() < LINES, "{text}");
 }
 
-/// The daemon's own way to tell of a panic, within its walls, on each kind of thread.
+/// Tests the daemon's own report of a panic, inside the sandbox, on each kind of thread.
 #[test]
 fn panic_is_caught_when_stderr_cannot_be_written() {
     let folder = folder();
@@ -130,7 +131,7 @@ fn panic_is_caught_when_stderr_cannot_be_written() {
     }
 }
 
-/// The limit of the policy on the size of files is one of the process's, and so the log's too.
+/// The policy's limit on the size of files is a limit of the process, so it applies to the log too.
 #[test]
 fn daemon_survives_a_log_at_its_own_size_limit() {
     let folder = folder();
@@ -145,8 +146,8 @@ fn daemon_survives_a_log_at_its_own_size_limit() {
     assert!(!String::from_utf8_lossy(&text).contains(LINE), "the limit holds for the log as well");
 }
 
-/// Also where the limit is the operator's, holds for both processes from the start, and the guest
-/// may write nothing.
+/// The same with a limit of the operator, which both processes have from the start, and with a
+/// guest that may not write.
 #[test]
 fn daemon_survives_an_inherited_size_limit_of_the_log() {
     for profile in ["share", "rootfs"] {

@@ -1,4 +1,4 @@
-//! How much memory does a daemon keep of guests that are gone?
+//! How much memory does a daemon keep after its guests have ended?
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{GETATTR, OPENDIR, READDIRPLUS};
@@ -7,7 +7,7 @@ use pinhole_tests::frontend::{Footprint, Frontend, FrontendError, OUT_HEADER_LEN
 use pinhole_tests::linux::{ENTRY_LEN, ROOT};
 use std::fs;
 
-/// A guest that connects, mounts and asks once.
+/// Connects, mounts and sends one request.
 fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     let mut guest = Frontend::connect(daemon.socket())?;
     guest.init()?;
@@ -16,13 +16,13 @@ fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     Ok(guest)
 }
 
-/// Memory of its own, in KiB, that a daemon may keep of a large guest: the first segments of three
-/// tables (0.2 MiB each), the stack that two queue threads have touched, and pieces that the
-/// allocator cannot give back because a page of them is in use.
+/// Memory in KiB that a daemon may keep after a large guest: the first segments of three tables
+/// (0.2 MiB each), the stack that two queue threads have touched, and memory that the allocator
+/// cannot return because one of its pages is in use.
 const LEFT_KIB: u64 = 1536;
 
-/// What a daemon takes whose guest has mounted and asked once. A connection is accepted when all of
-/// the one before is over.
+/// Returns the memory of a daemon whose guest has mounted and sent one request. A connection is
+/// accepted when all of the last one has ended.
 fn with_a_small_guest(daemon: &Serving) -> u64 {
     let guest = visit(daemon).unwrap();
     let footprint = Footprint::of(daemon.serving_id()).unwrap();
@@ -33,7 +33,7 @@ fn with_a_small_guest(daemon: &Serving) -> u64 {
 #[test]
 fn the_memory_of_a_large_guest_goes_with_it() {
     const FILES: usize = 200_000;
-    // In memory, because a disk takes minutes for so many files while others use it.
+    // In memory, because a busy disk takes minutes for so many files.
     let folder = tempfile::Builder::new().prefix("pinhole-memory-").tempdir_in("/dev/shm").unwrap();
     for number in 0..FILES {
         fs::File::create(folder.path().join(number.to_string())).unwrap();
@@ -54,7 +54,7 @@ fn the_memory_of_a_large_guest_goes_with_it() {
     assert!(after <= fresh + LEFT_KIB, "{fresh} KiB became {after} KiB, from {held} KiB");
 }
 
-/// Looks up all entries of the root by READDIRPLUS and forgets none; returns how many there are.
+/// Looks up all entries of the root by READDIRPLUS and forgets none. Returns how many there are.
 fn list_all(guest: &mut Frontend) -> usize {
     const ROOM: usize = 1 << 20;
     const DIRENT: usize = 24;

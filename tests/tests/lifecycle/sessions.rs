@@ -1,5 +1,5 @@
-//! Does the daemon start, end and start again correctly? VMMs that die at any moment, second
-//! guests, signals, resets, memory that comes and goes; nothing stays behind.
+//! Does the daemon start, end and start again correctly? VMMs die at any moment, second guests
+//! connect, signals and resets arrive, memory is added and removed. Nothing may stay behind.
 
 use pinhole_tests::daemon::{Daemon, Serving};
 use pinhole_tests::frontend::frame::opcode::{
@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 use vhost::vhost_user::VhostUserFrontend as _;
 use vm_memory::{Bytes as _, GuestAddress};
 
-/// Bytes of a file that takes a while to read.
+/// Length in bytes of a file that takes a while to read.
 const LARGE: usize = 1 << 20;
 
 fn getattr() -> Frame {
     Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0)
 }
 
-/// The daemon ends by itself, with success.
+/// Checks that the daemon ends by itself, with success.
 #[track_caller]
 fn ends_well(daemon: &mut Serving) {
     let status = daemon.wait_at_most(LIMIT).unwrap();
@@ -37,7 +37,7 @@ fn ends_well(daemon: &mut Serving) {
     assert!(status.success(), "{status}:\n{}", daemon.stderr());
 }
 
-/// A guest that connects, mounts and asks once.
+/// Connects, mounts and sends one request.
 fn visit(daemon: &Serving) -> Result<Frontend, FrontendError> {
     let mut guest = Frontend::connect(daemon.socket())?;
     guest.init()?;
@@ -81,7 +81,7 @@ fn second_guest_does_not_know_nodes_of_the_first() {
     assert!(second.raw(1, &asked, OUT_HEADER_LEN + 104).unwrap().error().unwrap().is_some());
 }
 
-/// What a VMM says until its first queue runs, message by message.
+/// Returns the messages of a VMM until its first queue runs.
 fn handshake<'f>(memory: &'f fs::File, events: &'f [rustix::fd::OwnedFd; 3]) -> Vec<Message<'f>> {
     let [kick, call, err] = events;
     let vmm = 0x7000_0000_0000 + MEMORY_START;
@@ -119,7 +119,7 @@ fn a_vmm_may_die_after_any_byte_of_its_greeting() {
     let (_folder, daemon) = Bench::serve(&["--keep-listening"]).unwrap();
     drop(visit(&daemon).unwrap());
     let settled = |daemon: &Serving| Footprint::of(daemon.serving_id()).unwrap();
-    // Four of the daemon's own, and those of its three queues, which wait for the next guest.
+    // Four threads of the daemon, and those of its three queues, which wait for the next guest.
     eventually("the first guest is gone", || settled(&daemon).threads <= 7);
     let before = settled(&daemon);
     let (memory, events) = memory_and_events();
@@ -157,7 +157,7 @@ fn every_byte_of_a_greeting_may_be_wrong() {
                 messages[index].bytes[at] = wrong;
                 let stream = UnixStream::connect(daemon.socket()).unwrap();
                 for message in &messages {
-                    // The daemon may have hung up by now; that is its answer.
+                    // The daemon may have closed the connection by now, which is correct.
                     if message.send(&stream).is_err() {
                         break;
                     }
@@ -185,7 +185,7 @@ fn a_vmm_may_die_with_requests_in_flight() {
         }
         drop(guest);
     }
-    // The last of those guests may still be on its way out.
+    // Threads of the last guest may not have ended yet.
     let settled = || {
         wait_until_at_rest(daemon.serving_id());
         let now = Footprint::of(daemon.serving_id()).unwrap();
@@ -216,15 +216,15 @@ fn signal_ends_idle_and_busy_daemon_with_success() {
         queue.kick().unwrap();
         daemon.signal(signal).unwrap();
         ends_well(&mut daemon);
-        // What was taken was answered whole, in order, and nothing was half answered.
+        // Every taken request has a complete reply, in order.
         while let Some(used) = queue.take_used(memory).unwrap() {
             assert_eq!(used.len, u32::try_from(OUT_HEADER_LEN + ENTRY_LEN).unwrap());
         }
     }
 }
 
-/// Whoever is impatient sends it again: that is the second end, and never one by the filter of
-/// whichever thread the signal happened to come to.
+/// An impatient user repeats the signal. The second one must end the daemon too, and never by the
+/// filter of the thread that gets the signal.
 #[test]
 fn signals_that_come_at_once_end_it_in_order() {
     for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
@@ -233,7 +233,7 @@ fn signals_that_come_at_once_end_it_in_order() {
             let _guest = visit(&daemon).unwrap();
             let process = i32::try_from(daemon.serving_id()).ok().and_then(Pid::from_raw).unwrap();
             for signal in [Signal::TERM, Signal::INT, Signal::TERM, Signal::INT] {
-                // It may have ended by the first.
+                // The first signal may have ended it.
                 let sent = rustix::process::kill_process(process, signal);
                 assert!(sent.is_ok() || sent == Err(Errno::SRCH), "{sent:?}");
             }
@@ -243,7 +243,8 @@ fn signals_that_come_at_once_end_it_in_order() {
     }
 }
 
-/// A shell ignores SIGINT for what it starts in the background, and service managers block signals.
+/// A shell ignores SIGINT for programs that it starts in the background, and service managers block
+/// signals.
 #[test]
 fn inherited_ignored_or_blocked_signals_still_end_it() {
     for way in ["--ignore-signal", "--block-signal"] {
@@ -264,8 +265,8 @@ fn inherited_ignored_or_blocked_signals_still_end_it() {
     }
 }
 
-/// A file of one MiB, open: its node and its handle. Moving that much takes long enough to be
-/// caught at it.
+/// Opens a file of one MiB and returns its node and file handle. Moving that much takes long enough
+/// to be interrupted.
 fn large_file(bench: &mut Bench) -> (u64, u64) {
     fs::write(bench.host("large"), vec![7; LARGE]).unwrap();
     let node = u64_at(&bench.body(Frame::new(LOOKUP, ROOT).name("large"), ENTRY_LEN).unwrap(), 0).unwrap();
@@ -273,8 +274,7 @@ fn large_file(bench: &mut Bench) -> (u64, u64) {
     (node, u64_at(&opened, 0).unwrap())
 }
 
-/// Lets some time pass, a little more each round, so that what follows falls into every part of a
-/// request.
+/// Waits a little longer each round, so that the next step happens in every phase of a request.
 fn dither(round: u64) {
     let started = Instant::now();
     while started.elapsed() < Duration::from_micros(20 * (round % 25)) {
@@ -300,7 +300,7 @@ fn queue_resumes_where_it_stopped() {
         queue.kick().unwrap();
         dither(round);
         let base = bench.guest.stop_queue(1).unwrap();
-        // Whatever the device has taken, it has given back: that is what draining means.
+        // The device has returned every request that it has taken. That is the meaning of draining.
         let (queue, memory) = bench.guest.queue(1).unwrap();
         let mut answered = 0;
         while queue.take_used(memory).unwrap().is_some() {
@@ -357,7 +357,7 @@ fn removed_memory_is_not_written() {
         if done.is_some() && used.len > 0 {
             in_time += 1;
         } else {
-            // It came to the request only when the memory was gone, and so gave it back unread.
+            // The daemon reached the request after the memory was removed, and returned it unread.
             assert_eq!(used.len, 0, "round {round}: served in memory that had been taken away");
             too_late += 1;
         }
@@ -411,8 +411,8 @@ fn reset_device_forgets_its_guest() {
 #[test]
 fn memory_comes_and_goes_while_requests_run() {
     let mut bench = Bench::new().unwrap();
-    // The last piece comes and goes; a request whose buffers lie there is served only while it is
-    // there.
+    // The last region is added and removed. A request whose buffers lie there is served only while
+    // it exists.
     let last = MEMORY_START + MEMORY_LEN - QUEUE_LEN;
     let slots = bench.guest.connection().get_max_mem_slots().unwrap();
     assert!(slots >= 8, "{slots} memory slots");
@@ -426,7 +426,7 @@ fn memory_comes_and_goes_while_requests_run() {
         next,
     };
     for _ in 0..50 {
-        // In flight on another queue meanwhile.
+        // Requests in progress on another queue.
         let (queue, memory) = bench.guest.queue(2).unwrap();
         let sent: Vec<_> = (0..20)
             .map(|number| {
@@ -453,10 +453,10 @@ fn memory_comes_and_goes_while_requests_run() {
     }
 }
 
-/// Files that live at the same time.
+/// Number of files that exist at the same time.
 const AT_ONCE: u64 = 40;
 
-/// Asks all of `frames` at once; the body of each reply, in the order of the frames.
+/// Sends all `frames` at once and returns the body of each reply, in the order of the frames.
 fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usize) -> Vec<Vec<u8>> {
     let (queue, memory) = bench.guest.queue(1).unwrap();
     let submit = |(unique, frame): (u64, Frame)| {
@@ -476,7 +476,7 @@ fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usi
     bodies
 }
 
-/// One life of some files: made, written, read, closed, removed, forgotten.
+/// Makes, writes, reads, closes, removes and forgets some files.
 fn cycle(bench: &mut Bench, numbers: Range<u64>) {
     let name = |number: u64| format!("file-{number}");
     let create = |number| Frame::new(CREATE, ROOT).u32(2).u32(0o100_644).u32(0).u32(0).name(name(number));

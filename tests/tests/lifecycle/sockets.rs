@@ -15,7 +15,7 @@ const REMOVING: &str = "unlink,unlinkat,rename,renameat,renameat2";
 /// Their numbers on x86-64.
 const REMOVING_NUMBERS: [&str; 5] = ["87", "263", "82", "264", "316"];
 
-/// A daemon whose first call that removes or moves a name does not begin before the tracer is
+/// Daemon whose first call that removes or renames a name does not begin before the tracer is
 /// killed.
 struct Delayed {
     program: Program,
@@ -25,7 +25,7 @@ struct Delayed {
 impl Delayed {
     fn new(share: &Path, socket: &Path) -> Self {
         let mut command = Command::new("strace");
-        // -D: the program is our child, and the tracer is not.
+        // -D: the program is the child of the test, and the tracer is not.
         command.args(["-D", "-qq", "-o", "/dev/null", "-e", &format!("trace={REMOVING}")]);
         command.args(["-e", &format!("inject={REMOVING}:delay_enter=600s")]);
         command
@@ -47,7 +47,7 @@ impl Delayed {
         Self { program, tracer }
     }
 
-    /// Lets it go on.
+    /// Lets the daemon continue.
     fn release(self) -> Program {
         kill_process(self.tracer, Signal::KILL).unwrap();
         self.program
@@ -64,8 +64,8 @@ fn a_socket_in_use_is_left_to_its_owner() {
     Frontend::connect(daemon.socket()).unwrap().init().unwrap();
 }
 
-/// Both have found that no process listens on the old socket. The slower one must not remove the
-/// new one.
+/// Both daemons have found that no process listens on the old socket. The slower one must not
+/// remove the new one.
 #[test]
 fn slow_start_keeps_the_socket_of_another_daemon() {
     let folder = tempfile::Builder::new().prefix("pinhole-sockets-").tempdir().unwrap();

@@ -25,17 +25,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const SLOT: u64 = 2 << 20;
-/// Enough that each wait of a few milliseconds is hit. A tracer takes much longer than the other
-/// two.
+/// Number of interruptions, enough to hit each wait of a few milliseconds. A tracer takes much
+/// longer than the other two.
 const TIMES: [(Interruption, usize); 3] =
     [(Interruption::Stop, 150), (Interruption::Freeze, 150), (Interruption::Trace, 15)];
-/// How long the VMM of a window takes for its answer, so that the thread that talks to it is often
-/// found waiting.
+/// Delay of the VMM's replies, so that the thread that talks to it is often waiting.
 const SLOW: Duration = Duration::from_millis(2);
-/// Bytes of a reservation that takes a while also on tmpfs.
+/// Length in bytes of a reservation that takes a while even on tmpfs.
 const LONG: u64 = 256 << 20;
 
-/// Interrupts `process` over and over while `work` is repeated by another thread.
+/// Interrupts `process` again and again while another thread repeats `work`.
 #[track_caller]
 fn interrupt_during((way, times): (Interruption, usize), process: u32, work: impl FnMut() + Send) {
     let (over, mut work) = (AtomicBool::new(false), work);
@@ -49,7 +48,7 @@ fn interrupt_during((way, times): (Interruption, usize), process: u32, work: imp
         let outcome = (0..times).try_for_each(|time| {
             let outcome = interrupter.interrupt();
             let ended = working.is_finished();
-            // A moment for the threads to arrive in their waits again.
+            // Lets the threads return to their waits.
             std::thread::park_timeout(Duration::from_micros(time as u64 % 8 * 500));
             outcome.map_err(|error| format!("{way:?} {time}: {error}"))?;
             if ended { Err(format!("{way:?} {time}: the guest got no answer")) } else { Ok(()) }
@@ -61,7 +60,7 @@ fn interrupt_during((way, times): (Interruption, usize), process: u32, work: imp
     });
 }
 
-/// The daemon has nothing to complain of, and ends as it should.
+/// Checks that the daemon has printed no error and ends correctly.
 #[track_caller]
 fn ends_well(mut daemon: Serving) {
     daemon.signal(Signal::TERM).unwrap();
@@ -71,8 +70,8 @@ fn ends_well(mut daemon: Serving) {
     assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
 }
 
-/// hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM with a
-/// window.
+/// Interrupts hiprio between FORGETs, a request queue, the pool, and the thread that talks to a VMM
+/// with a window.
 fn with_window(interruption: (Interruption, usize)) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", SLOT).unwrap();
@@ -81,7 +80,7 @@ fn with_window(interruption: (Interruption, usize)) {
     let forget = Frame::new(FORGET, node).u64(1).message();
     let process = dax.bench.daemon.serving_id();
     interrupt_during(interruption, process, || {
-        // As often as it is forgotten.
+        // Look it up as often as it is forgotten.
         let again = Frame::new(LOOKUP, ROOT).name("file");
         dax.bench.body(again.clone(), ENTRY_LEN).unwrap();
         dax.bench.guest.raw(0, &forget, 0).unwrap();
@@ -96,7 +95,7 @@ fn with_window(interruption: (Interruption, usize)) {
     ends_well(dax.bench.daemon);
 }
 
-/// A guest that waits for a lock of the host, which is tried again and again.
+/// Interrupts a guest that waits for a lock of the host, which the daemon retries.
 fn with_lock_waiter(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     fs::write(share.host("file"), [7; 4096]).unwrap();
@@ -106,7 +105,7 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
     let (mut guest, _) = Client::connect(daemon.socket(), Setup::default()).unwrap();
     let file = guest.open("file", O_RDWR).unwrap();
     let waits = guest.set_and_wait(file, Lock::flock(WRITE, 1)).unwrap();
-    // By the other queue: what waits keeps its place in the first.
+    // On the other queue, because the waiting request keeps its descriptors in the first.
     let getattr = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
     interrupt_during(interruption, daemon.serving_id(), || {
         guest.guest.raw(2, &getattr, OUT_HEADER_LEN + ATTR_LEN).unwrap().success().unwrap();
@@ -117,7 +116,7 @@ fn with_lock_waiter(interruption: (Interruption, usize)) {
     ends_well(daemon);
 }
 
-/// A guest that is slowed down by its policy.
+/// Interrupts a guest that its policy slows down.
 fn with_limited_speed(interruption: (Interruption, usize)) {
     let share = SharedFolder::new().unwrap();
     let policy = share.folder().join("policy.toml");
@@ -128,7 +127,7 @@ fn with_limited_speed(interruption: (Interruption, usize)) {
     ends_well(daemon);
 }
 
-/// A daemon before its first guest, and then one whose guest asks for nothing.
+/// Interrupts a daemon before its first guest, and then one with an idle guest.
 fn with_an_idle_guest(interruption: (Interruption, usize)) {
     let (folder, daemon) = Bench::serve(&[]).unwrap();
     let idle = || std::thread::park_timeout(Duration::from_millis(1));
@@ -140,7 +139,7 @@ fn with_an_idle_guest(interruption: (Interruption, usize)) {
     drop(folder);
 }
 
-/// The process that waits outside the sandbox.
+/// Interrupts the supervisor.
 fn with_the_supervisor(interruption: (Interruption, usize)) {
     let mut bench = Bench::new().unwrap();
     assert_ne!(bench.daemon.id(), bench.daemon.serving_id());
@@ -151,7 +150,8 @@ fn with_the_supervisor(interruption: (Interruption, usize)) {
     ends_well(bench.daemon);
 }
 
-/// `pinhole mount`: its threads read /dev/fuse, and one tries a lock for a program that waits.
+/// Interrupts `pinhole mount`: its threads read /dev/fuse, and one retries a lock for a waiting
+/// program.
 fn with_a_mount(interruption: (Interruption, usize)) {
     let folder = tempfile::Builder::new().prefix("pinhole-stops-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -175,7 +175,7 @@ fn with_a_mount(interruption: (Interruption, usize)) {
         });
     });
     let ended = program.end_by(Signal::TERM).unwrap();
-    // Only where it has died.
+    // Only needed if the daemon has died.
     rustix::mount::unmount(path("mnt"), UnmountFlags::DETACH).unwrap_or_default();
     assert!(outcome.is_ok(), "{}", program.stderr());
     assert_eq!(ended, Some(0), "{}", program.stderr());
@@ -211,7 +211,7 @@ fn a_mount_survives_interruptions() {
     TIMES.into_iter().for_each(with_a_mount);
 }
 
-/// On tmpfs a reservation that is interrupted ends with EINTR and is undone.
+/// On tmpfs an interrupted reservation ends with EINTR and is undone.
 #[test]
 fn an_interrupted_fallocate_succeeds() {
     let folder = tempfile::Builder::new().prefix("pinhole-stops-").tempdir_in("/dev/shm").unwrap();

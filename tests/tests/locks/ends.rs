@@ -1,5 +1,5 @@
-//! What ends a lock? A flush, a release, and the end of the guest, of its connection and of its
-//! daemon.
+//! Which events end a lock? A flush, a release, and the end of the guest, of its connection and of
+//! its daemon.
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::eventually;
@@ -26,12 +26,12 @@ fn flush_ends_only_its_owners_posix_locks_on_the_file() {
     ] {
         assert_eq!(guest.set(file, lock).unwrap(), 0, "{lock:?}");
     }
-    // Closing any handle of the file ends them: POSIX has it so.
+    // Closing any handle of the file ends them, as POSIX demands.
     assert_eq!(guest.flush(second, 1).unwrap(), 0);
     let flock = HostLock { family: "FLOCK".to_owned(), start: 0, end: TO_THE_END, write: true };
     assert_eq!(scene.on_host(), [flock.clone(), posix(false, 40, 49)]);
     assert_eq!(host_locks(&scene.share.host("other")).unwrap(), [posix(true, 0, 9)]);
-    // Of one that has none, and once more.
+    // Owners without a lock, and the same owner again.
     for owner in [1, 7, u64::MAX] {
         assert_eq!(scene.guest(0).flush(first, owner).unwrap(), 0);
     }
@@ -55,8 +55,8 @@ fn release_ends_only_locks_of_its_handle() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// A guest's kernel forgets a node that its programs have open only where it is odd; nothing hangs
-/// on it.
+/// A guest's kernel does not forget a node that its programs have open, so only a hostile guest
+/// does this.
 #[test]
 fn locks_of_a_forgotten_node_stay_until_the_release() {
     let mut scene = Scene::new(2);
@@ -88,8 +88,8 @@ fn release_without_unlock_flag_ends_the_flock() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// Everything that ends a guest ends its locks: `end` does it, and `waits` where it comes a little
-/// later.
+/// Checks that the end of a guest ends its locks. `end` ends the guest. If `waits` is set, the
+/// locks end a little later.
 fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
     let mut scene = Scene::new(2);
     let (file, elsewhere) = (scene.open(0, O_RDWR), scene.open(1, O_RDWR));

@@ -1,5 +1,5 @@
-//! Which locks exclude one another: of owners of one guest, of guests of two daemons, and of host
-//! processes? And which lock does GETLK report?
+//! Which locks exclude each other: of owners of one guest, of guests of two daemons, and of host
+//! processes? Which lock does GETLK report?
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::client::Opened;
@@ -16,14 +16,14 @@ fn owners_exclude_each_other_through_one_handle() {
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDWR));
     let guest = scene.guest(0);
     assert_eq!(guest.set(first, write(1, 10, 19)).unwrap(), 0);
-    // A fork has the same handle and is another owner.
+    // A fork has the same file handle but is another owner.
     for file in [first, second] {
         assert_eq!(guest.set(file, write(2, 19, 30)).unwrap(), EAGAIN);
         assert_eq!(guest.set(file, read(2, 0, 10)).unwrap(), EAGAIN);
         assert_eq!(guest.set(file, read(2, 0, 9)).unwrap(), 0);
         assert_eq!(guest.set(file, read(2, 20, TO_THE_END)).unwrap(), 0);
     }
-    // Readers share.
+    // Readers share a range.
     assert_eq!(guest.set(second, read(3, 0, 9)).unwrap(), 0);
     assert_eq!(guest.set(second, write(3, 0, 9)).unwrap(), EAGAIN);
     assert_eq!(guest.set(first, write(1, 10, 19).to(UNLOCK)).unwrap(), 0);
@@ -36,7 +36,7 @@ fn two_guests_and_a_host_process_exclude_each_other() {
     let files = [scene.open(0, O_RDWR), scene.open(1, O_RDWR)];
     let here = scene.file();
     assert_eq!(scene.guest(0).set(files[0], write(1, 0, 9)).unwrap(), 0);
-    // The owner has the same name in both guests, and is another one.
+    // The owner has the same number in both guests, but is another owner.
     assert_eq!(scene.guest(1).set(files[1], write(1, 5, 14)).unwrap(), EAGAIN);
     assert_eq!(fcntl_lock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, 9)).unwrap(), 0);
@@ -57,13 +57,13 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
     let (first, second) = (scene.open(0, O_RDWR), scene.open(0, O_RDONLY));
     let third = scene.open(1, O_RDWR);
     let here = scene.file();
-    // For flock the owner is the open file itself. A read-only one may be locked for writing.
+    // For flock the owner is the open file itself. A read-only file may be locked for writing.
     let (one, other) = (Lock::flock(WRITE, 11), Lock::flock(WRITE, 12));
     assert_eq!(scene.guest(0).set(second, other).unwrap(), 0);
     assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), EAGAIN);
     assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), EAGAIN);
     assert_eq!(flock(&here, FlockOperation::NonBlockingLockShared), Err(Errno::AGAIN));
-    // Down to sharing, and no further while others share.
+    // A downgrade to a shared lock, and no upgrade while others share it.
     assert_eq!(scene.guest(0).set(second, other.to(READ)).unwrap(), 0);
     assert_eq!(scene.guest(0).set(first, one.to(READ)).unwrap(), 0);
     assert_eq!(scene.guest(1).set(third, one.to(READ)).unwrap(), 0);
@@ -80,7 +80,7 @@ fn flock_excludes_other_handles_other_guests_and_host_processes() {
 fn unlock_without_a_lock_makes_no_forbidden_call() {
     let folder = tempfile::tempdir().unwrap();
     let policy = folder.path().join("policy.toml");
-    // Nothing is granted for which the host would be asked what a locked file is called.
+    // This policy grants no operation for which the daemon would read the name of a locked file.
     fs::write(&policy, "profile = \"rootfs\"\ndeny = [\"readlink\"]\n").unwrap();
     let policy = policy.to_str().unwrap();
     for arguments in
@@ -111,8 +111,7 @@ fn read_only_guests_lock_a_mapped_file_together() {
     assert_eq!(fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive), Err(Errno::AGAIN));
 }
 
-/// SQLite's index of a write-ahead log: programs map it, and two guests have no page of it in
-/// common.
+/// SQLite's index of a write-ahead log: programs map it, and two guests do not share its pages.
 #[test]
 fn mapped_file_is_locked_by_one_guest_at_a_time() {
     let mut scene = Scene::new(2);
@@ -127,7 +126,7 @@ fn mapped_file_is_locked_by_one_guest_at_a_time() {
         assert_eq!(there.set(yours, read(1, 120, 120)).unwrap(), EAGAIN, "{name}");
         let found = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
         assert_eq!(there.get(yours, write(1, 128, 128)).unwrap(), Some(found), "{name}");
-        // Within the guest it is a file like any.
+        // Within one guest it is an ordinary file.
         assert_eq!(here.set(mine, read(2, 128, 128)).unwrap(), 0);
         assert_eq!(here.set(mine, write(2, 120, 121)).unwrap(), 0);
         assert_eq!(here.set(mine, write(1, 121, 121)).unwrap(), EAGAIN);
@@ -164,16 +163,17 @@ fn getlk_returns_the_conflicting_lock_and_its_owner() {
     assert_eq!(scene.guest(0).set(files[0], read(1, 10, 19)).unwrap(), 0);
     let found = InTheWay { start: 10, end: 19, kind: READ, pid: pid_of(1) };
     assert_eq!(scene.guest(0).get(files[0], asked).unwrap(), Some(found));
-    // Not in the way of its own owner, of a reader, or of other bytes.
+    // No conflict with its own owner, a reader, or other bytes.
     for free in [write(1, 0, TO_THE_END), read(2, 0, TO_THE_END), write(2, 0, 9), write(2, 20, TO_THE_END)] {
         assert_eq!(scene.guest(0).get(files[0], free).unwrap(), None, "{free:?}");
     }
-    // The process of another guest has no number here.
+    // A process of another guest has no number here.
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(InTheWay { pid: 0, ..found }));
     assert_eq!(scene.guest(0).set(files[0], read(1, 0, TO_THE_END).to(UNLOCK)).unwrap(), 0);
     let here = scene.file();
     fcntl_lock(&here, FlockOperation::NonBlockingLockExclusive).unwrap();
-    // Nor of a process of the host: its number would be another's in the guest.
+    // A process of the host has none either: its number could be that of another process in the
+    // guest.
     let whole = InTheWay { start: 0, end: TO_THE_END, kind: WRITE, pid: 0 };
     assert_eq!(scene.guest(1).get(files[1], asked).unwrap(), Some(whole));
     drop(here);
@@ -191,16 +191,16 @@ fn ranges_merge_split_and_change_kind_through_any_handle() {
         assert_eq!(scene.on_host(), expected, "after {lock:?}");
     };
     set(reads, read(1, 0, 9), &[(false, 0, 9)]);
-    // Beside it, over it, and for writing, which the first handle could not.
+    // Beside it, over it, and for writing, which the first handle does not allow.
     set(both, read(1, 10, 19), &[(false, 0, 19)]);
     set(both, write(1, 5, 14), &[(false, 0, 4), (true, 5, 14), (false, 15, 19)]);
     set(both, write(1, 0, 19), &[(true, 0, 19)]);
-    // Down again through the one that only reads.
+    // A downgrade through the handle that only reads.
     set(reads, read(1, 8, 11), &[(true, 0, 7), (false, 8, 11), (true, 12, 19)]);
     set(reads, write(1, 4, 15).to(UNLOCK), &[(true, 0, 3), (true, 16, 19)]);
     set(both, write(1, 16, TO_THE_END), &[(true, 0, 3), (true, 16, TO_THE_END)]);
     set(both, write(1, 0, TO_THE_END).to(UNLOCK), &[]);
-    // What is not locked may be unlocked.
+    // An unlock without a lock succeeds.
     set(both, write(1, 3, 3).to(UNLOCK), &[]);
 }
 
@@ -215,7 +215,7 @@ fn locks_of_hard_links_are_of_one_file() {
     assert_eq!(scene.guest(0).set(link, write(1, 5, 14)).unwrap(), 0);
     assert_eq!(scene.guest(1).set(elsewhere, write(1, 14, 14)).unwrap(), EAGAIN);
     assert_eq!(scene.on_host(), [posix(true, 0, 14)]);
-    // Renamed over and gone, it is still the file that is open.
+    // After its name is replaced and removed, the open file is the same.
     fs::remove_file(scene.share.host("link")).unwrap();
     fs::write(scene.share.host("new"), "x").unwrap();
     fs::rename(scene.share.host("new"), scene.share.host("file")).unwrap();

@@ -1,8 +1,8 @@
 //! Do random ranges match a model that knows each byte?
 //!
-//! Two owners in one guest lock at random. After each request, a guest of another daemon looks by
-//! GETLK, and the host's own list is read. Other tests ask how many locks there may be, in one
-//! file, and in all under a policy that limits them.
+//! Two owners in one guest lock at random. After each request, a guest of another daemon sends
+//! GETLK, and the test reads the host's own list. Other tests check how many locks are allowed, in
+//! one file, and in total under a policy that limits them.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
@@ -15,12 +15,12 @@ use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const SETUP: Setup = Setup { queues: 2, queue_size: 128, features: INDIRECT | EVENT_IDX };
-/// Bytes of which each may be locked by itself; one more stands for all that follow.
+/// Number of bytes that can be locked separately. One more cell stands for all later bytes.
 const BYTES: u64 = 24;
 const CELLS: usize = 25;
 const OWNERS: [u64; 2] = [1, 2];
 
-/// What one owner has on each byte.
+/// Kind of lock of one owner on each byte.
 type Held = [Option<u32>; CELLS];
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ const fn excludes(one: u32, other: u32) -> bool {
     one == WRITE || other == WRITE
 }
 
-/// Where an owner's byte `at` belongs to: all around it that is of the same kind.
+/// Returns the range of equal kind around the byte `at` of an owner.
 fn run(held: &Held, at: usize) -> (u64, u64, u32) {
     let kind = held[at].unwrap();
     let same = |cell: &usize| held[*cell] == Some(kind);
@@ -52,7 +52,7 @@ impl Model {
         usize::try_from(lock.owner).unwrap() - 1
     }
 
-    /// Those in the way of a lock, as their owner has them, of owners for whom `whose` says so.
+    /// Returns the locks that conflict with a lock, of owners for whom `whose` returns true.
     fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<InTheWay> {
         let mut found = Vec::new();
         for (owner, held) in self.held.iter().enumerate().filter(|(owner, _)| whose(*owner)) {
@@ -94,7 +94,7 @@ impl Model {
     }
 }
 
-/// xorshift64*, as in the other seeded tests: no two runs need be alike, and each can be had again.
+/// Random numbers from a seed (xorshift64*). Each run has a new seed and can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -107,8 +107,8 @@ impl Random {
 
     fn lock(&mut self) -> Lock {
         let start = self.below(BYTES + 1);
-        // The model's last cell is everything from that byte on, so no range ends in it but at the
-        // end of all.
+        // The last cell of the model stands for all later bytes, so a range may end in it only at
+        // the end of the file.
         let to_the_end = start == BYTES || self.below(8) == 0;
         let end = if to_the_end { TO_THE_END } else { start + self.below(BYTES - start) };
         let kind = [READ, READ, WRITE, UNLOCK][usize::try_from(self.below(4)).unwrap()];
@@ -116,8 +116,9 @@ impl Random {
     }
 }
 
-/// The kernel lists all locks of the host a page at a time, by position: those that the one test
-/// takes by the thousand would make entries of the other stand there twice, or not at all.
+/// Lets one test run at a time. The kernel lists all locks of the host a page at a time, by
+/// position: thousands of locks of one test could make entries of the other appear twice or not at
+/// all.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +146,7 @@ fn play(seed: u64, turns: usize, (daemon, witness): (&Serving, &Serving), share:
         let own = Model::index(asked);
         let (said, known) = (guest.get(file, asked).unwrap(), model.in_the_way(asked, |owner| owner != own));
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
-        // For another guest both owners are strangers.
+        // For another guest both owners are foreign.
         let (said, known) = (other.get(elsewhere[0], asked).unwrap(), model.in_the_way(asked, |_| true));
         let known: Vec<_> = known.into_iter().map(|found| InTheWay { pid: 0, ..found }).collect();
         assert!(said.map_or(known.is_empty(), |said| known.contains(&said)), "{at}: {said:?}, not {known:?}");
@@ -186,8 +187,7 @@ fn one_file_has_so_many_ranges_and_no_more() {
     }
     assert_eq!(guest.set(reads, lock(READ, 1, 2 * MOST)).unwrap(), ENOLCK);
     assert_eq!(guest.set(both, lock(WRITE, 2, 2 * MOST)).unwrap(), ENOLCK);
-    // Each range would have to be taken over by a call of its own, which holds the queue for too
-    // long.
+    // Each range would need its own call, which would hold up the queue for too long.
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), ENOLCK);
     assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
     let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();
@@ -201,7 +201,7 @@ fn one_file_has_so_many_ranges_and_no_more() {
     assert_eq!(guest.set(both, lock(WRITE, 1, 1)).unwrap(), 0);
 }
 
-/// A guest under a policy that allows so many locks.
+/// Starts a guest under a policy that allows so many locks.
 fn limited(share: &SharedFolder, limit: u32) -> (Client, Serving) {
     let policy = share.folder().join("policy.toml");
     fs::write(&policy, format!("[limits]\nlocks = {limit}\n")).unwrap();
@@ -228,7 +228,7 @@ fn locks_past_the_limit_are_enolck_until_unlock() {
     assert_eq!(guest.set(files[3], write(4)).unwrap(), ENOLCK);
     let waits = guest.set_and_wait(files[3], write(4)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), ENOLCK);
-    // Asking and giving back need none.
+    // Queries and unlocks do not count.
     assert_eq!(guest.get(files[3], write(4)).unwrap(), None);
     assert_eq!(guest.set(files[0], write(1).to(UNLOCK)).unwrap(), 0);
     assert_eq!(guest.set(files[3], write(4)).unwrap(), 0);

@@ -7,10 +7,10 @@ use pinhole_tests::frontend::{EVENT_IDX, INDIRECT, Setup};
 use std::fs::{self, File};
 
 pub(crate) const NOTHING: Vec<HostLock> = Vec::new();
-/// So many descriptors that a thousand requests fit.
+/// Set-up with enough descriptors for a thousand requests.
 pub(crate) const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
-/// A share with a `file`, and guests, each of a daemon of its own.
+/// Share with a `file`, and guests, each with its own daemon.
 pub(crate) struct Scene {
     pub(crate) guests: Vec<Client>,
     pub(crate) daemons: Vec<Serving>,
@@ -41,12 +41,12 @@ impl Scene {
         self.guests[index].open("file", flags).unwrap()
     }
 
-    /// As a host process sees the file.
+    /// Returns the locks of the file on the host.
     pub(crate) fn on_host(&self) -> Vec<HostLock> {
         host_locks(&self.share.host("file")).unwrap()
     }
 
-    /// The file as a host process opens it: this test is one.
+    /// Opens the file as a host process, which this test is.
     pub(crate) fn file(&self) -> File {
         File::options().read(true).write(true).open(self.share.host("file")).unwrap()
     }
@@ -60,7 +60,7 @@ pub(crate) fn read(owner: u64, start: u64, end: u64) -> Lock {
     Lock::posix(READ, owner, start, end)
 }
 
-/// Of the family that excludes other daemons and host processes.
+/// Returns a lock of the family that excludes other daemons and host processes.
 pub(crate) fn posix(write: bool, start: u64, end: u64) -> HostLock {
     HostLock { family: "OFDLCK".to_owned(), start, end, write }
 }

@@ -1,8 +1,8 @@
-//! Does a guest that waits for a lock hold up no other request, wake when the lock is released,
-//! learn of a deadlock, and leave nothing behind?
+//! Does a guest that waits for a lock block no other request, wake when the lock is released, get
+//! EDEADLK for a deadlock, and leave no lock behind?
 //!
-//! The front-end's limit bounds each wait. How soon it ends is a question for the benchmark. One
-//! test counts how often the daemon tries meanwhile.
+//! The front-end's limit bounds each wait. The benchmark measures how soon a wait ends. One test
+//! counts how often the daemon retries.
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Asked, Client, Opened, SharedFolder};
@@ -20,19 +20,20 @@ use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 const NOTHING: Vec<HostLock> = Vec::new();
-/// One request queue, with so many descriptors that a thousand requests fit.
+/// Set-up with one request queue and enough descriptors for a thousand requests.
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-/// A daemon without pool threads: a request that waits can hold only the thread of its queue.
+/// Arguments of a daemon without pool threads: a waiting request can block only the thread of its
+/// queue.
 const NO_POOL: [&str; 2] = ["--thread-pool-size", "0"];
 
-/// How long a lock is held while a request waits for it. By then the daemon tries the request less
+/// Time for which a lock is held while a request waits for it. At the end the daemon retries less
 /// often.
 const HELD: Duration = Duration::from_secs(1);
-/// The longest average time between two attempts. After a long wait the daemon aims at one every 10
-/// ms.
+/// Upper bound on the average time between two attempts. After a long wait the daemon aims at one
+/// every 10 ms.
 const SOON: Duration = Duration::from_millis(100);
 
-/// A share with a `file`, and guests, each of a daemon of its own.
+/// Share with a `file`, and guests, each with its own daemon.
 struct WaitScene {
     guests: Vec<Client>,
     files: Vec<Opened>,
@@ -53,7 +54,7 @@ impl WaitScene {
         scene
     }
 
-    /// A guest more, of a daemon that is there.
+    /// Adds a guest of an existing daemon.
     fn visit(&mut self, daemon: &Serving) {
         let mut guest = Client::connect(daemon.socket(), WIDE).unwrap().0;
         self.files.push(guest.open("file", O_RDWR).unwrap());
@@ -64,7 +65,7 @@ impl WaitScene {
         self.guests[index].set(self.files[index], lock).unwrap()
     }
 
-    /// Asks for a lock and sees that it is not given while all else is served.
+    /// Sends a lock request and checks that it waits while other requests are served.
     fn waits(&mut self, index: usize, lock: Lock) -> Asked {
         let asked = self.guests[index].set_and_wait(self.files[index], lock).unwrap();
         self.guests[index].is_alive().unwrap();
@@ -171,8 +172,8 @@ fn unlock_wakes_waiters_of_both_daemons() {
     assert_eq!(scene.on_host(), NOTHING);
 }
 
-/// How soon after the unlock a busy host lets the daemon try again is the host's affair. How often
-/// the daemon tries is not: it sleeps between two tries.
+/// How soon after the unlock the daemon retries depends on the host. How often it retries does not:
+/// it sleeps between two attempts.
 #[test]
 fn lock_held_by_another_daemon_is_retried() {
     let mut scene = WaitScene::new(2);
@@ -233,7 +234,7 @@ fn waiting_upgrade_through_another_handle_gets_the_lock() {
     let reads = scene.guests[0].open("file", 0).unwrap();
     assert_eq!(scene.guests[0].set(reads, Lock::posix(READ, 1, 0, 9)).unwrap(), 0);
     assert_eq!(scene.set(0, Lock::posix(READ, 2, 0, 9)), 0);
-    // An upgrade waits for the other reader, and keeps what it has meanwhile.
+    // An upgrade waits for the other reader, and keeps its shared lock meanwhile.
     let asked = scene.waits(0, write(1, 0, 9));
     assert_eq!(scene.set(0, write(3, 0, 9)), EAGAIN);
     assert_eq!(scene.set(0, unlock(2)), 0);
@@ -254,7 +255,8 @@ fn wait_that_closes_a_cycle_is_edeadlk() {
         let (guest, file) = (&mut scene.guests[0], scene.files[0]);
         let closes = guest.set_and_wait(file, write(owners, 10, 10)).unwrap();
         assert_eq!(guest.outcome(closes).unwrap(), EDEADLK, "{owners} owners");
-        // Who did not wait is not harmed, and everything goes on when one gives way.
+        // A request that does not wait gets EAGAIN, and all continue when one owner releases its
+        // lock.
         assert_eq!(guest.set(file, write(owners, 10, 10)).unwrap(), EAGAIN);
         for (asked, owner) in waiting.into_iter().rev().zip((2..=owners).rev()) {
             assert_eq!(scene.set(0, unlock(owner)), 0);
@@ -268,13 +270,13 @@ fn a_wait_that_closes_no_cycle_is_no_deadlock() {
     let mut scene = WaitScene::new(1);
     assert_eq!(scene.set(0, write(1, 10, 10)), 0);
     assert_eq!(scene.set(0, write(2, 20, 20)), 0);
-    // Two wait for one, and one of them for nobody else.
+    // Two owners wait for one, which waits for no other.
     let second = scene.waits(0, write(2, 10, 10));
     let third = scene.waits(0, write(3, 10, 10));
-    // The same owner once more: the guest has threads.
+    // The same owner again: a process of the guest has several threads.
     let again = scene.waits(0, write(3, 20, 20));
     assert_eq!(scene.set(0, unlock(1)), 0);
-    // In whichever order they are served.
+    // They may be served in any order.
     let mut left = vec![(second, 2), (third, 3), (again, 3)];
     while !left.is_empty() {
         let (asked, reply) = scene.guests[0].any().unwrap();
@@ -303,16 +305,16 @@ fn waiter_on_a_released_handle_leaves_no_lock() {
     }
 }
 
-/// Linux keeps a killed caller until it is answered, for no INTERRUPT comes on virtio-fs. Only then
-/// does the process end, and close its files. FLUSH of its owner while it waits is the close of
-/// another descriptor by another of its threads.
+/// Linux keeps a killed caller until its request is answered, because virtio-fs sends no INTERRUPT.
+/// Only then does the process end and close its files. A FLUSH of its owner during the wait is the
+/// close of another descriptor by another thread.
 #[test]
 fn killed_waiter_leaves_no_lock() {
     for closes_meanwhile in [false, true] {
         let mut scene = WaitScene::new(2);
         let (first, second) = (scene.files[0], scene.guests[0].open("file", O_RDWR).unwrap());
         assert_eq!(scene.set(1, write(1, 0, 9)), 0);
-        // It has a lock already, which a close ends at once.
+        // It already has a lock, which a close ends at once.
         assert_eq!(scene.set(0, write(2, 20, 29)), 0);
         let asked = scene.waits(0, write(2, 0, 9));
         if closes_meanwhile {
@@ -339,7 +341,7 @@ fn killed_flock_waiter_leaves_no_lock() {
     let asked = scene.waits(0, Lock::flock(WRITE, 2));
     assert_eq!(scene.set(1, Lock::flock(UNLOCK, 1)), 0);
     assert_eq!(scene.outcome(0, asked), 0);
-    // The end of the process: its FLUSH leaves flock alone, its RELEASE does not.
+    // The end of the process: its FLUSH keeps the flock, its RELEASE ends it.
     assert_eq!(scene.guests[0].flush(file, 2).unwrap(), 0);
     assert_eq!(scene.set(1, Lock::flock(READ, 1)), EAGAIN);
     assert_eq!(scene.guests[0].release(file, Some(2)).unwrap(), 0);
@@ -362,7 +364,7 @@ fn stopped_queue_has_answered_lock_waiters() {
         assert_eq!(scene.outcome(0, asked), EAGAIN);
     }
     scene.guests[0].guest.resume_queue(1, base).unwrap();
-    // Nobody has what it was told it has not.
+    // No owner has a lock for which it got an error.
     assert_eq!(scene.set(0, unlock(0)), 0);
     assert_eq!(scene.set(0, Lock::flock(UNLOCK, 0)), 0);
     assert_eq!(scene.on_host(), NOTHING);
@@ -436,7 +438,8 @@ fn too_many_lock_waiters_are_enolck() {
         }
         refused > 0
     });
-    // A ring refuses what it has no room for while there are places left, so a few more may wait.
+    // A ring refuses requests without space while lock waits are still possible, so a few more may
+    // wait.
     let refused = (asked + 1..).take(1024).find_map(|owner| {
         let said = scene.guests[0].set_and_wait(scene.files[0], write(owner, 0, 9)).unwrap();
         scene.guests[0].is_alive().unwrap();

@@ -1,4 +1,4 @@
-//! Is each wrong request, and each one too many, refused without leaving a lock behind?
+//! Is each invalid or excessive request refused without leaving a lock behind?
 
 use super::scene::{NOTHING, Scene, posix, read, write};
 use pinhole_tests::frontend::Footprint;
@@ -18,14 +18,14 @@ fn file_handle_locks_only_in_its_access_mode() {
     let waits = guest.set_and_wait(reads, write(1, 0, 9)).unwrap();
     assert_eq!(guest.outcome(waits).unwrap(), EBADF);
     assert_eq!(guest.set(reads, read(1, 0, 9)).unwrap(), 0);
-    // Nor may it upgrade what another handle has locked.
+    // It must not upgrade the lock of another handle either.
     assert_eq!(guest.set(reads, write(1, 0, 9)).unwrap(), EBADF);
     assert_eq!(guest.set(writes, write(2, 10, 19)).unwrap(), 0);
     assert_eq!(guest.get(reads, write(3, 10, 19)).unwrap().map(|found| found.kind), Some(WRITE));
     assert_eq!(scene.on_host(), [posix(false, 0, 9), posix(true, 10, 19)]);
 }
 
-/// Requests that are wrong in one place each.
+/// Returns requests that are wrong in one place each.
 fn garbage((node, handle): Opened, directory: Opened) -> Vec<(Frame, &'static [i32])> {
     let good = write(1, 10, 19);
     let flock = Lock::flock(WRITE, 1);
@@ -80,7 +80,7 @@ fn wrong_field_leaves_no_lock() {
         assert_eq!(guest.errno(frame, 0).unwrap(), EINVAL, "cut off");
     }
     assert_eq!(scene.on_host(), NOTHING);
-    // And what is odd but right is served.
+    // Unusual but valid requests are served.
     let guest = scene.guest(0);
     for (start, end) in [(0, 0), (TO_THE_END, TO_THE_END), (TO_THE_END - 1, TO_THE_END), (0, TO_THE_END)] {
         for owner in [0, 1, u64::MAX] {

@@ -11,7 +11,7 @@ use pinhole_tests::frontend::frame::u64_at;
 use pinhole_tests::frontend::{Bench, Frontend, Setup};
 use std::fs;
 
-/// The body of a successful answer.
+/// Sends a request and returns the body of its successful reply.
 fn ask(bench: &mut Bench, node: NodeId, operation: &Operation<'_>) -> Vec<u8> {
     bench.guest.request(1, node, operation, &[]).unwrap().success().unwrap().to_vec()
 }
@@ -29,7 +29,7 @@ fn attribute_is_set_where_no_other_change_is_allowed() {
     let node =
         NodeId(u64_at(&ask(&mut bench, NodeId::ROOT, &Operation::Lookup(Lookup { name })), 0).unwrap());
     let name = c"user.a";
-    // The flag belongs to access control lists, and says nothing of other attributes.
+    // The flag applies to access control lists, and not to other attributes.
     for acl_kill_sgid in [true, false] {
         let set = SetXattr { name, value: b"value", mode: SetXattrMode::Any, acl_kill_sgid };
         ask(&mut bench, node, &Operation::SetXattr(set));

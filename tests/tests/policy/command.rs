@@ -26,7 +26,7 @@ open-handles = 10000
 write-bytes-per-second = \"64 MiB\"
 ";
 
-/// A folder with policy files.
+/// Folder with policy files.
 struct Files {
     folder: TempDir,
 }
@@ -46,19 +46,19 @@ impl Files {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    /// Runs `pinhole` within the folder.
+    /// Runs `pinhole` in the folder.
     fn pinhole(&self, words: &str) -> Ended {
         run(pinhole(words.split_whitespace()).unwrap().current_dir(self.folder.path())).unwrap()
     }
 }
 
-/// The lines of one section of an explanation.
+/// Returns the lines of one section of an explanation.
 fn section<'t>(explained: &'t str, title: &str) -> Vec<&'t str> {
     let from = explained.lines().skip_while(|line| !line.starts_with(title)).skip(1);
     from.take_while(|line| !line.is_empty()).collect()
 }
 
-/// What an explanation says of each operation: `granted`, or what the guest is told.
+/// Returns the outcome of each operation in an explanation: `granted`, or what the guest gets.
 fn told(explained: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for title in ["Operations granted", "Granted and not served", "Operations denied"] {
@@ -143,7 +143,7 @@ fn explain_as_read_only_denies_every_change() {
     let explained = Files::new().pinhole("policy explain --policy good.toml --readonly");
     let told = told(&explained.stdout);
     assert_eq!((told["chmod"].as_str(), told["map-write"].as_str()), ("EROFS", "EROFS"));
-    // That a guest may ask for its data on the disk was granted, and is no change.
+    // FSYNC was granted by the policy, so it is not a change.
     assert_eq!(told["fsync"], "granted");
 }
 
@@ -275,7 +275,7 @@ fn wrong_policy_command_prints_one_line_and_exits_2() {
     }
 }
 
-/// Files that are no policies, and the exact line for each.
+/// Invalid policy files, and the exact line for each.
 const BAD: &[(&str, &str)] = &[
     ("profile = \"shore\"", "1:11: unknown profile \"shore\": did you mean \"share\"?"),
     ("allow = [\"chmod\"]\ndeny = [\"chmod\"]", "2:9: \"chmod\" is in allow and in deny"),

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const READY: &str = "Waiting for vhost-user socket connection...\n";
 
-/// A directory to share and a place for a socket.
+/// Directory to share and a path for a socket.
 struct Place {
     folder: TempDir,
 }
@@ -34,7 +34,7 @@ impl Place {
         self.folder.path().join("socket")
     }
 
-    /// `text` with DIR and SOCK filled in, as words.
+    /// Splits `text` into words and replaces DIR and SOCK.
     fn words(&self, text: &str) -> Vec<String> {
         let fill = |word: &str| {
             word.replace("DIR", &self.shared().display().to_string())

@@ -1,8 +1,7 @@
-//! Does the gate refuse what a profile does not grant, with the errno of its table and without a
-//! host call?
+//! Does the daemon refuse the operations that a profile does not grant, with the errno of its table
+//! and without a host call?
 //!
-//! The daemon runs under strace. For a refused request it may wake and interrupt the guest, and
-//! nothing else.
+//! The daemon runs under strace. For a refused request it may only wake and interrupt the guest.
 
 use super::traced::Traced;
 use pinhole_policy::{Access, Policy, Profile};
@@ -21,12 +20,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// Room for every answer.
+/// Space for every reply.
 const ROOM: usize = 256;
-/// What a worker calls for a request with which the host has nothing to do.
+/// Calls of a queue thread for a request without a host call.
 const NOTHING: [&str; 2] = ["epoll_wait", "write"];
 
-/// One request and what it needs.
+/// Request and the access that it needs.
 struct Asked {
     what: String,
     node: NodeId,
@@ -35,7 +34,7 @@ struct Asked {
     needs: Access,
 }
 
-/// What the guest holds when it begins to ask.
+/// Nodes and file handles of the guest at the start.
 struct Held {
     file: NodeId,
     handle: Handle,
@@ -71,7 +70,7 @@ fn hold(traced: &mut Traced) -> Held {
     Held { file, handle: handle(&opened), directory, listed: handle(&listed) }
 }
 
-/// Requests that change names, and what each needs.
+/// Returns requests that change names, and the access that each needs.
 fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let (file, new) = (name(c"file"), name(c"new"));
     let made = |kind| Operation::MkNod(MkNod { name: new, kind, mode: 0o644, umask: 0 });
@@ -102,7 +101,7 @@ fn of_names(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     root.into_iter().map(|(operation, needs)| (NodeId::ROOT, operation, needs)).collect()
 }
 
-/// Requests that change a file or lock it, and what each needs.
+/// Returns requests that change a file or lock it, and the access that each needs.
 fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let handle = held.handle;
     let open = |bits| Operation::Open(Open { flags: OpenFlags::from_bits_retain(bits), kill_suidgid: false });
@@ -156,7 +155,7 @@ fn of_files(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
 }
 
-/// Requests that nobody carries out yet, and what each needs all the same.
+/// Returns requests without an implementation, and the access that each needs.
 fn of_later(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let handle = held.handle;
     let map = |write| {
@@ -173,7 +172,7 @@ fn of_later(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     file.into_iter().map(|(operation, needs)| (held.file, operation, needs)).collect()
 }
 
-/// Requests for extended attributes, and what each needs.
+/// Returns requests for extended attributes, and the access that each needs.
 fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
     let spaces = [
         (c"user.a", Access::XATTR_READ_USER, Access::XATTR_WRITE_USER),
@@ -181,7 +180,7 @@ fn of_attributes(held: &Held) -> Vec<(NodeId, Operation<'static>, Access)> {
         (c"security.capability", Access::XATTR_READ_SECURITY, Access::XATTR_WRITE_SECURITY),
         (c"system.nfs4_acl", Access::XATTR_READ_SYSTEM, Access::XATTR_WRITE_SYSTEM),
         (c"system.posix_acl_access", Access::ACL_READ, Access::ACL_WRITE),
-        // Of no namespace.
+        // A name without a namespace.
         (c"nothing", Access::XATTR_READ_SYSTEM, Access::XATTR_WRITE_SYSTEM),
     ];
     let each = spaces.into_iter().flat_map(|(name, read, write)| {
@@ -204,8 +203,8 @@ fn all(held: &Held) -> Vec<Asked> {
     all.into_iter().map(asked).collect()
 }
 
-/// Asks for all that the policy denies; the errnos are the table's, and the host is asked for
-/// nothing.
+/// Sends all requests that the policy denies. Checks the errnos with the table, and that there is
+/// no host call.
 fn denied(arguments: &[&str], policy: &Policy) -> usize {
     let mut traced = Traced::new(arguments, fill);
     let held = hold(&mut traced);
@@ -304,8 +303,8 @@ fn no_ioctl_reaches_the_host_under_any_profile() {
         let held = hold(&mut traced);
         traced.wait_until_it_sleeps();
         let before = traced.settled(0).len();
-        // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and one
-        // that there is not.
+        // FS_IOC_GETFLAGS, FS_IOC_MEASURE_VERITY, FS_IOC_GET_ENCRYPTION_POLICY_EX, FICLONE and an
+        // unknown command.
         let commands = [0x8008_6601, 0xc004_6686, 0xc009_6616, 0x4004_9409, 0xdead_beef];
         for command in commands {
             let frame = Frame::new(IOCTL, held.file.0).u64(held.handle.0).u32(0).u32(command);
@@ -369,7 +368,7 @@ fn unknown_fallocate_mode_never_reaches_the_host() {
 
 #[test]
 fn open_passes_only_known_flags_to_the_host() {
-    // Under `auto` an open of what the host has written anew is sent back once.
+    // Under `auto`, an open of a file that the host has changed is ESTALE once.
     let options = ["--profile=full", "--allow-direct-io", "--cache=exclusive"];
     let mut bench = Bench::with(Setup::default(), &options).unwrap();
     fs::write(bench.host("file"), "content").unwrap();

@@ -1,7 +1,7 @@
-//! Does the daemon, as it is started, have the sandbox layers that its command line selects: as
-//! root, as a plain user, and on a host that lacks one?
+//! Does the daemon have the sandbox layers that its command line selects: as root, as a plain user,
+//! and on a host that lacks one?
 //!
-//! The module `sandbox` asks whether each layer holds.
+//! The module `sandbox` tests whether each layer holds.
 
 use pinhole_tests::daemon::{pinhole_program, serving_id};
 use pinhole_tests::frontend::frame::Frame;
@@ -29,8 +29,8 @@ const NEWUTS: u64 = 0x0400_0000;
 const NEWIPC: u64 = 0x0800_0000;
 const NEWNET: u64 = 0x4000_0000;
 
-/// A share, a canary beside it, a place for a socket, all of them the plain user's, and the program
-/// where anybody may run it.
+/// Share, a canary beside it and a path for a socket, all owned by a plain user, and a copy of the
+/// program that every user can run.
 struct LayerPlace {
     folder: TempDir,
 }
@@ -45,7 +45,7 @@ impl LayerPlace {
             chown(folder.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
         fs::write(folder.path().join("canary"), "c").unwrap();
-        // By another process: a program is "busy" while a child of another test's holds the
+        // Copied by another process: a program is "busy" while a child of another test holds the
         // descriptor that wrote it.
         let mut copy = Command::new("cp");
         copy.arg(pinhole_program().unwrap()).arg(folder.path().join("pinhole"));
@@ -57,7 +57,8 @@ impl LayerPlace {
         self.folder.path().join(name)
     }
 
-    /// `pinhole` with these words, DIR, MNT and SOCK filled in, started by what stands before it.
+    /// Returns the command `pinhole` with these words, in which DIR, MNT and SOCK are replaced,
+    /// started through the command in `before`.
     fn command(&self, before: &[&str], words: &str) -> Command {
         let fill = |word: &str| {
             let named = [("DIR", "share"), ("MNT", "mnt"), ("SOCK", "run/socket")];
@@ -80,7 +81,7 @@ impl LayerPlace {
         program
     }
 
-    /// A guest that mounts it, makes a file and finds it.
+    /// Connects as a guest that mounts the share, makes a file and finds it.
     fn visit(&self, name: &str) -> Frontend {
         let mut guest = Frontend::connect(&self.path("run/socket")).unwrap();
         guest.init().unwrap();
@@ -92,7 +93,7 @@ impl LayerPlace {
     }
 }
 
-/// A line of a file in the serving process's folder of /proc, from behind its name.
+/// Returns the rest of a line, after its name, of a file in the serving process's folder of /proc.
 fn told(program: &Program, file: &str, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{}/{file}", serving_id(program.id()))).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -104,7 +105,8 @@ fn namespace(process: &str, kind: &str) -> PathBuf {
     fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap()
 }
 
-/// A plain user's daemon makes its user namespace by itself, with the own id as itself or as root.
+/// A plain user's daemon makes its user namespace by itself, with its own id mapped to itself or to
+/// root.
 #[test]
 fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
     for maps in ["", "--uid-map :0:65534:1: --gid-map :0:65534:1:"] {
@@ -122,7 +124,7 @@ fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
         let [mount] = mounts.lines().collect::<Vec<_>>()[..] else { panic!("{maps}: {mounts}") };
         assert_eq!(mount.split(' ').nth(4), Some("/"), "{mounts}");
         assert!(mount.contains("nosuid") && mount.contains("nodev"), "{mounts}");
-        // Looked at from outside, its root is the share.
+        // Seen from outside, its root is the share.
         assert!(PathBuf::from(format!("/proc/{serving}/root/made")).exists(), "{maps}");
         assert_eq!(told(&program, "status", "Uid:"), "65534 65534 65534 65534", "{maps}");
         assert_eq!(
@@ -134,7 +136,7 @@ fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
     }
 }
 
-/// The figures of a process in /proc/PID/status: NoNewPrivs, Seccomp, Seccomp_filters.
+/// Returns NoNewPrivs, Seccomp and Seccomp_filters from /proc/PID/status.
 fn seccomp(process: u32) -> [String; 3] {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     ["NoNewPrivs:", "Seccomp:", "Seccomp_filters:"].map(|name| {
@@ -143,7 +145,7 @@ fn seccomp(process: u32) -> [String; 3] {
     })
 }
 
-/// It has them before the daemon is ready, so before any guest.
+/// They are in place before the daemon is ready, so before any guest.
 #[test]
 fn the_supervisor_has_a_filter_and_gains_no_privileges() {
     let setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -161,8 +163,8 @@ fn the_supervisor_has_a_filter_and_gains_no_privileges() {
     }
 }
 
-/// Where it made the socket, it removes it from a folder of any user. Otherwise it ends a process
-/// of any user, and no more.
+/// If it made the socket, it can remove it from a folder of any user. Otherwise it can only end a
+/// process of any user.
 #[test]
 fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
     const DAC_OVERRIDE: u64 = 1 << 1;
@@ -190,7 +192,7 @@ fn the_supervisor_keeps_no_capability_that_it_does_not_need() {
     assert_eq!(program.wait(LIMIT).unwrap().and_then(|end| end.code()), Some(0));
 }
 
-/// Its main thread keeps the right to unmount; root unmounts without another program.
+/// Its main thread keeps the right to unmount. Root unmounts without another program.
 #[test]
 fn a_mount_of_root_gains_no_privileges() {
     let place = LayerPlace::new();
@@ -201,7 +203,7 @@ fn a_mount_of_root_gains_no_privileges() {
     assert_eq!(found[0], "1");
 }
 
-/// What this kernel has is taken away from the daemon by a filter around it.
+/// A filter around the daemon removes features of this kernel.
 #[test]
 fn incomplete_required_layer_prevents_serving() {
     let unshare = |bits: u64| format!("unshare={bits}");
@@ -221,7 +223,7 @@ fn incomplete_required_layer_prevents_serving() {
         let last = ended.stderr.lines().last().unwrap();
         assert!(last.starts_with(&format!("pinhole: --require {wall}: ")) && last.contains(said), "{last}");
         assert!(!ended.stderr.contains(READY) && !place.path("run/socket").exists(), "{lacking}");
-        // Not asked for, it is said, and the share is served.
+        // If the layer is not required, the daemon reports that it is missing and serves.
         let others = if wall == "landlock" { "namespace,seccomp" } else { "landlock,seccomp" };
         let program = place.start(&without, &format!("--require {others}"));
         assert!(
@@ -269,7 +271,7 @@ fn capabilities_come_from_policy_and_command_line() {
         [CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD].map(without_handles),
         [true, true, false, false]
     );
-    // Who reads files of any permission bits keeps the right to, and it is the narrower one.
+    // A daemon that may read files of any mode keeps the narrower capability for it.
     let reading = kept("--inode-file-handles never --profile rootfs");
     assert_eq!([CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD].map(reading), [false, false, true, false]);
 }
@@ -290,9 +292,9 @@ fn the_limits_of_the_process_are_set() {
     }
 }
 
-/// A core may be taken by a program at the other end of a pipe or a socket, whatever the limit on
-/// core files, once a thread has acted as a guest's user: the kernel then forgets that the process
-/// is not to be dumped.
+/// A program at the other end of a pipe or socket gets a core whatever the limit on core files is,
+/// once a thread has acted as a user of the guest: the kernel then forgets that the process must
+/// not be dumped.
 #[test]
 fn core_has_no_memory_after_a_user_created_a_file() {
     let place = LayerPlace::new();
@@ -306,8 +308,7 @@ fn core_has_no_memory_after_a_user_created_a_file() {
         let filter = fs::read_to_string(format!("/proc/{process}/coredump_filter")).unwrap();
         assert_eq!(filter.trim(), "00000000", "bits of memory that a core holds");
     }
-    // For a pipe the kernel knows no other limit that keeps a core from being written (core(5),
-    // fs/coredump.c).
+    // For a pipe the kernel has no other limit that prevents a core (core(5), fs/coredump.c).
     assert_eq!(told(&program, "limits", "Max core file size"), "1 1 bytes");
 }
 

@@ -1,6 +1,6 @@
 //! Does each limit of a policy hold, and does it slow only the guest that exceeds it?
 //!
-//! Beyond a limit the guest gets the errno that POSIX names, or is slowed. Its other queues and
+//! Beyond a limit the guest gets the errno that POSIX demands, or is slowed. Its other queues and
 //! other guests are served as before.
 
 use pinhole_protocol::{
@@ -17,12 +17,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Requests that one request a second keeps busy for a minute: longer than
+/// Number of requests that take a minute at one request per second: longer than
 /// [`LIMIT`](pinhole_tests::frontend::LIMIT).
 const MINUTE: usize = 60;
 static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 
-/// A policy file with limits.
+/// Writes a policy file with limits.
 fn policy(limits: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.toml");
@@ -81,7 +81,7 @@ fn write_of(handle: Handle, offset: u64, len: usize, flags: u32) -> Operation<'s
     Operation::Write(Write { handle, offset, size, write_flags, lock_owner: None, flags })
 }
 
-/// How many bytes were taken.
+/// Writes and returns the number of written bytes.
 fn write(
     guest: &mut Frontend,
     (node, handle): (NodeId, Handle),
@@ -98,7 +98,7 @@ fn opened(bench: &mut Bench, name: &str) -> (NodeId, Handle) {
     (node, open(&mut bench.guest, node, O_RDWR).unwrap())
 }
 
-/// Sends without waiting for the answer.
+/// Sends a request without waiting for its reply.
 fn submit(
     guest: &mut Frontend,
     queue: usize,
@@ -114,7 +114,7 @@ fn submit(
     sent
 }
 
-/// A queue answers.
+/// Checks that a queue answers.
 #[track_caller]
 fn is_served(guest: &mut Frontend, queue: usize) {
     let get_attr = Operation::GetAttr(GetAttr { handle: None });
@@ -154,7 +154,7 @@ fn inodes_past_the_limit_are_enfile_until_one_is_forgotten() {
     let first = look_up(&mut bench.guest, NodeId::ROOT, "a").unwrap();
     look_up(&mut bench.guest, NodeId::ROOT, "b").unwrap();
     assert_eq!(look_up(&mut bench.guest, NodeId::ROOT, "c").err(), Some(Errno::ENFILE));
-    // One that is known is no new one.
+    // A known node does not count again.
     assert_eq!(look_up(&mut bench.guest, NodeId::ROOT, "a"), Ok(first));
     let made = with_name("new", |name| {
         let make = Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 });
@@ -176,7 +176,7 @@ fn a_file_grows_to_its_limit_and_no_further() {
     assert_eq!(write(guest, file, (8192, 0), b"x"), Err(Errno::EFBIG));
     assert_eq!(write(guest, file, (u64::MAX >> 1, 0), b"x"), Err(Errno::EFBIG));
     assert_eq!(write(guest, file, (0, 0), b"within"), Ok(6));
-    // At the end, wherever that is.
+    // An append at the end of the file.
     assert_eq!(write(guest, file, (0, O_APPEND), b"x"), Err(Errno::EFBIG));
     let resize = |size| {
         let none = SetAttr {
@@ -252,7 +252,7 @@ fn a_listing_goes_on_with_the_next_request() {
     assert!(requests >= 8, "{requests}");
 }
 
-/// A queue of `guest` has not given back all that it was asked.
+/// Checks that a queue of `guest` still has unanswered requests.
 #[track_caller]
 fn still_owes(guest: &mut Frontend, queue: usize, count: usize) {
     let (queue, memory) = guest.queue(queue).unwrap();
@@ -268,7 +268,7 @@ fn fast_writer_is_slowed_alone() {
     let mut bench = limited("write-bytes-per-second = \"1 MiB\"");
     let (node, handle) = opened(&mut bench, "file");
     let began = Instant::now();
-    // One second's worth may come at once; two more take two seconds.
+    // The bytes of one second may come at once. Two more seconds of bytes take two seconds.
     for number in 0..49_u64 {
         let offset = number * PIECE.len() as u64;
         assert_eq!(write(&mut bench.guest, (node, handle), (offset, 0), &PIECE), Ok(PIECE.len() as u64));
@@ -280,7 +280,8 @@ fn fast_writer_is_slowed_alone() {
     let mut bench = limited("write-bytes-per-second = 1");
     let mut other = Bench::new().unwrap();
     let (node, handle) = opened(&mut bench, "file");
-    // Paid for in eighteen hours: another request that is answered before has not waited for that.
+    // At the limit this takes eighteen hours: another request that is answered has not waited for
+    // it.
     for _ in 0..2 {
         submit(&mut bench.guest, 1, node, &write_of(handle, 0, PIECE.len(), 0), &PIECE);
     }
@@ -334,7 +335,7 @@ fn slowed_guest_forgets_without_waiting() {
 fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     let mut bench = limited("write-bytes-per-second = 1");
     let (node, handle) = opened(&mut bench, "file");
-    // Paid for in eighteen hours.
+    // At the limit this takes eighteen hours.
     let operation = write_of(handle, 0, PIECE.len(), 0);
     ask(&mut bench.guest, node, &operation, &PIECE).unwrap();
     let sent = submit(&mut bench.guest, 1, node, &operation, &PIECE);
@@ -343,7 +344,7 @@ fn a_queue_that_is_slowed_stops_as_promptly_as_any() {
     let began = Instant::now();
     let base = bench.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    // It stays in the ring, and the guest owes for it what it owed before.
+    // It stays in the ring and costs the guest the same as before.
     for _ in 0..2 {
         let (queue, memory) = bench.guest.queue(1).unwrap();
         assert_eq!((queue.next_used(), queue.take_used(memory).unwrap()), (base, None), "{sent:?}");

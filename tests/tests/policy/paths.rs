@@ -1,7 +1,7 @@
 //! Do path rules hold at the wire and for a real guest?
 //!
-//! Each test serves a share under a policy file. What a rule takes away is refused with the errno
-//! in docs/use/policy.md, and everything else works as without rules.
+//! Each test serves a share under a policy file. An operation that a rule removes is refused with
+//! the errno in docs/use/policy.md, and everything else works as without rules.
 
 use pinhole_protocol::{
     Create, Errno, GetAttr, Handle, Link, Lookup, MkDir, Name, NodeId, Open, OpenDir, OpenFlags, Operation,
@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::fs;
 use tempfile::TempDir;
 
-/// What a directory is good for, but for writing and linking.
+/// Access to a directory without writing and linking.
 const FEW: &str = r#"["lookup", "stat", "list", "read", "rename", "unlink", "exchange"]"#;
 
 fn policy(text: &str) -> (TempDir, String) {
@@ -28,7 +28,7 @@ fn policy(text: &str) -> (TempDir, String) {
     (folder, path)
 }
 
-/// A share with the directories `one` and `two`, each with a file and a directory with a file.
+/// Share with the directories `one` and `two`, each with a file and a directory with a file.
 struct Ruled(Bench);
 
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
@@ -56,7 +56,7 @@ impl Ruled {
         }
     }
 
-    /// The node at a path, looked up name by name.
+    /// Looks up a path name by name and returns its node.
     fn find(&mut self, path: &str) -> Result<NodeId, Errno> {
         path.split('/').try_fold(NodeId::ROOT, |node, name| {
             let found = with_name(name, |name| self.ask(node, &Operation::Lookup(Lookup { name }), &[]))?;
@@ -64,7 +64,7 @@ impl Ruled {
         })
     }
 
-    /// The directory of a path, and its last name.
+    /// Returns the directory of a path, and its last name.
     fn place<'p>(&mut self, path: &'p str) -> (NodeId, &'p str) {
         match path.rsplit_once('/') {
             Some((directory, name)) => (self.find(directory).unwrap(), name),
@@ -72,7 +72,7 @@ impl Ruled {
         }
     }
 
-    /// The errno of what is done to a name; `None`: it is done.
+    /// Sends an operation on a name and returns its errno. `None` for success.
     fn at(&mut self, path: &str, operation: impl FnOnce(Name<'_>) -> Operation<'_>) -> Option<Errno> {
         let (directory, name) = self.place(path);
         with_name(name, |name| self.ask(directory, &operation(name), &[])).err()
@@ -121,8 +121,7 @@ impl Ruled {
         self.ask(node, &Operation::Write(write), b"x").err()
     }
 
-    /// The names of a directory and the nodes that come with them, by READDIR (0 each) or
-    /// READDIRPLUS.
+    /// Returns the names of a directory and their nodes, by READDIR (0 each) or READDIRPLUS.
     fn list(&mut self, path: &str, plus: bool) -> BTreeMap<String, u64> {
         let node = if path.is_empty() { NodeId::ROOT } else { self.find(path).unwrap() };
         let open = Operation::OpenDir(OpenDir { flags: OpenFlags::empty() });
@@ -157,7 +156,7 @@ fn a_hidden_name_is_not_there() {
         assert_eq!(share.unlink(path), Some(Errno::ENOENT), "{path}");
         assert_eq!(share.rmdir(path), Some(Errno::ENOENT), "{path}");
         assert_eq!(share.rename(path, "new", RenameFlags::empty()), Some(Errno::ENOENT), "{path}");
-        // It is not for the guest to say that it should be there.
+        // EPERM and not EEXIST: the guest must not learn that the name exists.
         assert_eq!(share.mkdir(path), Some(Errno::EPERM), "{path}");
         assert_eq!(share.create(path, O_RDWR), Some(Errno::EPERM), "{path}");
         assert_eq!(share.rename("two/file", path, RenameFlags::empty()), Some(Errno::EPERM), "{path}");
@@ -169,7 +168,7 @@ fn a_hidden_name_is_not_there() {
         assert!(share.list("one", plus).is_empty());
         assert_eq!(share.list("two", plus).len(), 2);
     }
-    // The host says that it is not empty, and only the host knows why.
+    // The host reports that it is not empty. The guest does not see why.
     assert_eq!(share.rmdir("one"), Some(Errno::ENOTEMPTY));
     assert!(share.0.host("one/dir/file").exists() && share.0.host("key").exists());
 }
@@ -222,12 +221,13 @@ fn a_file_with_two_names_is_decided_by_both() {
     let handle = share.open(file, O_RDWR).unwrap();
     assert_eq!(share.write(file, handle), None);
     assert_eq!(share.find("two/same"), Ok(file));
-    // Known by both names it may be written by neither, not even where it was open before.
+    // A file that is known by both names may be written by neither, not even if it was opened
+    // before.
     assert_eq!(share.write(file, handle), Some(Errno::EPERM));
     assert_eq!(share.open(file, O_WRONLY), Err(Errno::EPERM));
     assert_eq!(share.create("one/file", O_WRONLY), Some(Errno::EPERM));
     assert_eq!(share.create("one/file", 0), None);
-    // Its name is its directory's.
+    // A name belongs to its directory.
     assert_eq!(share.unlink("one/file"), None);
     assert!(share.0.host("two/same").exists());
 }
@@ -258,15 +258,15 @@ fn rename_to_a_path_with_more_rights_is_exdev() {
     assert_eq!(share.rename("one/dir", "two/new", plain), Some(Errno::EXDEV));
     assert_eq!(share.rename("one/file", "two/file", RenameFlags::EXCHANGE), Some(Errno::EXDEV));
     assert_eq!(share.rename("two/file", "one/file", RenameFlags::EXCHANGE), Some(Errno::EXDEV));
-    // To where less may be done comes a file, and no directory: what is below would have to be
-    // decided anew.
+    // A file may move to a path with less access, but a directory may not: the rules for its
+    // content would change.
     assert_eq!(share.rename("two/dir", "one/new", plain), Some(Errno::EXDEV));
     let file = share.find("two/file").unwrap();
     let handle = share.open(file, O_RDWR).unwrap();
     assert_eq!(share.rename("two/file", "one/new", plain), None);
     assert_eq!(share.find("one/new"), Ok(file));
     assert_eq!(share.write(file, handle), Some(Errno::EPERM));
-    // Within one rule all goes as ever.
+    // Within one rule everything works.
     assert_eq!(share.rename("one/new", "one/file", RenameFlags::EXCHANGE), None);
     assert_eq!(share.rename("one/dir", "one/moved", plain), None);
     assert_eq!(share.rename("two/dir", "moved", plain), None);
@@ -278,7 +278,7 @@ fn a_directory_that_is_moved_takes_its_rules_along() {
     let mut share = Ruled::new(&text);
     let file = share.find("one/dir/file").unwrap();
     assert_eq!(share.open(file, O_WRONLY), Err(Errno::EPERM));
-    // There it would be named by no rule.
+    // No rule would name it there.
     assert_eq!(share.rename("one/dir", "one/other", RenameFlags::empty()), Some(Errno::EXDEV));
     assert_eq!(share.rmdir("two/dir"), Some(Errno::ENOTEMPTY));
     assert_eq!(share.rename("two/dir/file", "two/new", RenameFlags::empty()), Some(Errno::EPERM));
@@ -306,12 +306,12 @@ fn file_moved_by_the_host_keeps_its_known_rule() {
     let mut share = Ruled::new(&rule("/two/**", r#"["lookup", "stat", "list", "read"]"#));
     let file = share.find("one/file").unwrap();
     fs::rename(share.0.host("one/file"), share.0.host("two/moved")).unwrap();
-    // Sent back to look for the name, which a guest that has a path does; one that has none comes
-    // again.
+    // ESTALE makes a guest with a path look up the name again. A guest without a path sends the
+    // same request again.
     assert_eq!(share.open(file, O_RDWR), Err(Errno::ESTALE));
     let handle = share.open(file, O_RDWR).unwrap();
     assert_eq!(share.write(file, handle), None);
-    // Until the guest sees where it is.
+    // The old rule applies until the guest finds the new path.
     assert_eq!(share.find("two/moved"), Ok(file));
     assert_eq!(share.write(file, handle), Some(Errno::EPERM));
 }
@@ -324,8 +324,8 @@ fn without_stat_getattr_of_a_node_is_refused() {
     assert_eq!(share.ask(file, &get_attr, &[]).err(), Some(Errno::EPERM));
 }
 
-/// A guest's own programs, with a directory that may not be linked from, one that is read-only and
-/// a hidden file.
+/// Programs of a guest, with a directory whose files cannot be linked elsewhere, a read-only
+/// directory and a hidden file.
 const GUEST: &str = r#"
 set -e
 cd /mnt/work
@@ -409,14 +409,14 @@ fn guest_copies_instead_of_moving_and_sees_no_hidden_names() {
     assert_eq!(fs::read_to_string(folder.path().join("free/tree/deep/file")).unwrap(), "data\n");
 }
 
-/// Hidden names in a directory; `PINHOLE_HIDDEN_NAMES` says how many.
+/// Returns the number of hidden names in a directory, from `PINHOLE_HIDDEN_NAMES` if it is set.
 fn hidden_names() -> usize {
     std::env::var("PINHOLE_HIDDEN_NAMES").map_or(50_000, |count| count.parse().unwrap())
 }
 
 #[test]
 fn names_among_many_hidden_ones_are_listed_in_bounded_steps() {
-    // READDIR passes over so many at once.
+    // Largest number of names that one READDIR skips.
     const STEP: usize = 8192;
     let mut share = Ruled::new("[[path]]\nmatch = \"/two/hidden-*\"\nhidden = true\n");
     let folder = share.0.host("two");
@@ -435,7 +435,7 @@ fn names_among_many_hidden_ones_are_listed_in_bounded_steps() {
             let list =
                 if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
             let body = share.ask(two, &list, &[]).unwrap();
-            // The queue serves others in between.
+            // The queue serves other requests in between.
             share.ask(two, &Operation::GetAttr(GetAttr { handle: None }), &[]).unwrap();
             let (mut rest, entry) = (&body[..], if plus { 128 } else { 0 });
             while let Some(len) = rest.get(entry + 16..entry + 20) {
@@ -453,7 +453,7 @@ fn names_among_many_hidden_ones_are_listed_in_bounded_steps() {
         }
         names.sort();
         assert_eq!(names, ["..", "dir", "file"]);
-        // Each step without a name of its own ends with "." once more; some steps have one.
+        // Each step without a visible name ends with "." again. Some steps have a name.
         assert!(dots >= hidden_names() / STEP - 3, "{dots} steps");
     }
 }

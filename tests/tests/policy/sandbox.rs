@@ -1,7 +1,7 @@
 //! Does each layer of the sandbox hold by itself?
 //!
-//! A program enters the daemon's own sandbox as the daemon does, and tries to get out: within all
-//! layers, within each layer alone, and within none, which shows that the attempt is a real one. It
+//! A program enters the daemon's own sandbox as the daemon does, and tries to escape: with all
+//! layers, with each layer alone, and with none. The last case shows that the attempt is real. It
 //! acts on a canary in a folder of the test.
 
 use std::fs;
@@ -29,10 +29,10 @@ const WITHIN: [(&str, &str); 9] = [
     ("none", "seccomp"),
     ("none", "no"),
 ];
-/// `--inode-file-handles`: `prefer` is the default of root.
+/// Value of `--inode-file-handles`. `prefer` is the default of root.
 const PREFER: &str = "prefer";
 const NEVER: &str = "never";
-/// `killed` by SIGSYS: the filter.
+/// Outcome of an attempt that the filter ends by SIGSYS.
 const FILTER: &str = "killed 31";
 const NO_ENTRY: &str = "errno 2";
 const NOT_PERMITTED: &str = "errno 1";
@@ -44,7 +44,7 @@ const UNREACHABLE: &str = "errno 101";
 const REFUSED: &str = "errno 111";
 const DONE: &str = "done";
 
-/// A share, and a canary beside it.
+/// Share, and a canary beside it.
 struct SandboxPlace {
     folder: TempDir,
 }
@@ -65,7 +65,7 @@ impl SandboxPlace {
         self.folder.path().join("canary")
     }
 
-    /// What becomes of an attempt of a thread under a profile, within these walls.
+    /// Returns the outcome of an attempt of a thread under a profile, with these layers.
     fn tried(
         &self,
         attempt: &str,
@@ -82,7 +82,7 @@ impl SandboxPlace {
         let output = intruder.stdin(Stdio::null()).output().unwrap();
         drop(fs::remove_file(self.folder.path().join("share/new")));
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        // The supervisor has nobody to say it.
+        // The supervisor cannot report its own end.
         if let (true, Some(signal)) = (said.is_empty(), output.status.signal()) {
             return format!("killed {signal}");
         }
@@ -90,7 +90,7 @@ impl SandboxPlace {
         said
     }
 
-    /// A worker's attempt within each of [`WITHIN`].
+    /// Checks the outcome of a queue thread's attempt with each of [`WITHIN`].
     #[track_caller]
     fn check(&self, attempt: &str, (profile, handles): (&str, &str), expected: [&str; 9]) {
         let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "worker", within));
@@ -101,7 +101,7 @@ impl SandboxPlace {
     }
 }
 
-/// For an attempt that has nothing to do with file handles.
+/// Checks an attempt that does not depend on inode handles.
 #[track_caller]
 fn check(attempt: &str, expected: [&str; 9]) {
     let place = SandboxPlace::new();
@@ -109,8 +109,8 @@ fn check(attempt: &str, expected: [&str; 9]) {
     place.check(attempt, ("share", NEVER), expected);
 }
 
-/// Where root uses file handles, Landlock leaves opening files alone, unless the share is a mount
-/// of the daemon's own.
+/// If root uses inode handles, Landlock does not restrict opens, unless the share is a mount of the
+/// daemon's own.
 #[test]
 fn a_path_leads_nowhere_outside() {
     let place = SandboxPlace::new();
@@ -120,8 +120,8 @@ fn a_path_leads_nowhere_outside() {
     place.check("path", ("share", PREFER), expected(DONE));
 }
 
-/// No filter sees where `openat2` leads. So with file handles and `--sandbox none` the daemon of
-/// root can be led out, which it says at the start.
+/// A filter does not see where `openat2` leads. So with inode handles and `--sandbox none`, the
+/// daemon of root can reach files outside, which it reports at the start.
 #[test]
 fn there_is_no_way_up() {
     let place = SandboxPlace::new();
@@ -130,15 +130,15 @@ fn there_is_no_way_up() {
     place.check("dot-dot", ("share", PREFER), expected(DONE));
 }
 
-/// The clone of `/proc/self/fd` is attached nowhere, whatever else there is. Who may not make one,
-/// and has no namespace, has a way out of it that Landlock closes: see the plain user's.
+/// The clone of `/proc/self/fd` is attached nowhere. A plain user without a namespace cannot make
+/// one, but has another path that Landlock closes: see the test of the plain user.
 #[test]
 fn proc_is_no_way_out() {
     check("proc", [NO_ENTRY; 9]);
 }
 
-/// What [`WITHIN`] cannot stop is written down in decision 0009: a made-up handle of the share's
-/// own file system.
+/// [`WITHIN`] cannot stop an invented inode handle of the share's own file system. Decision 0009
+/// records that.
 #[test]
 fn inode_handle_reaches_outside_only_where_handles_are_used() {
     let place = SandboxPlace::new();
@@ -150,7 +150,7 @@ fn inode_handle_reaches_outside_only_where_handles_are_used() {
     );
 }
 
-/// This one no wall stops: the kernel looks for it where the share is.
+/// No layer stops this one: the kernel resolves it on the file system of the share.
 #[test]
 fn a_handle_of_another_file_system_is_stale() {
     let place = SandboxPlace::new();
@@ -207,9 +207,9 @@ fn no_memory_is_made_executable() {
     check("execute-memory", [FILTER, FILTER, FILTER, DONE, DONE, DONE, DONE, FILTER, DONE]);
 }
 
-/// Landlock does not look at modes: there the read-only mount and the missing capability stand. The
-/// filter does not see the flags of an open: there the mount and Landlock do, and for a file that
-/// is there Landlock only where it covers opening.
+/// Landlock ignores modes, so the read-only mount and the missing capability protect them. The
+/// filter does not see the flags of an open, so the mount and Landlock protect files; for an
+/// existing file Landlock does so only if it restricts opens.
 #[test]
 fn read_only_share_cannot_be_changed() {
     let place = SandboxPlace::new();
@@ -242,8 +242,8 @@ fn a_filter_with_flags_is_not_installed() {
     assert_eq!(tried(("none", "no")), DONE);
 }
 
-/// It is in the host's own namespaces, so its filter is the only wall that keeps it from these.
-/// Without it, each is possible.
+/// The supervisor is in the host's own namespaces, so only its filter prevents these attempts.
+/// Without the filter, each is possible.
 #[test]
 fn the_supervisor_is_held_by_its_filter() {
     let place = SandboxPlace::new();
@@ -256,18 +256,18 @@ fn the_supervisor_is_held_by_its_filter() {
     }
 }
 
-/// A plain user's user namespace is one more wall, and what the user could not do anyhow stays so.
+/// A plain user's user namespace is one more layer, and the user's own limits remain.
 #[test]
 fn a_plain_user_gets_out_no_more_than_root_does() {
     let place = SandboxPlace::new();
     let intruder = place.folder.path().join("intruder");
-    // By another process: a program is "busy" while a child of another test's holds the descriptor
-    // that wrote it.
+    // Copied by another process: a program is "busy" while a child of another test holds the
+    // descriptor that wrote it.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_intruder")).arg(&intruder).status().unwrap();
     assert!(copied.success());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = format!("connect={}", listener.local_addr().unwrap());
-    // All walls; each of two alone; none.
+    // All layers; each of two alone; none.
     let within = [("namespace", ALL), ("namespace", "namespace"), ("none", "landlock"), ("none", "no")];
     for (attempt, expected) in [
         ("path", [FILTER, NO_ENTRY, DENIED, DONE]),

@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 
 const PAGE: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(20);
-/// Without a request a thread must not have run in it.
+/// Time without a request in which no thread may run.
 const IDLE: Duration = Duration::from_millis(500);
-/// Each request so often.
+/// Number of repetitions of each request.
 const ROUNDS: usize = 10;
 
 fn body(traced: &mut Traced, frame: &Frame, len: usize) -> Vec<u8> {
     traced.ask(&frame.clone().message(), len).success().unwrap().to_vec()
 }
 
-/// What the daemon calls for one request, when it is asked for again and again.
+/// Checks the calls of the daemon for one request that is repeated.
 #[track_caller]
 fn costs(traced: &mut Traced, what: &str, frame: &Frame, len: usize, expected: &[&str]) {
     for _ in 0..3 {
@@ -61,7 +61,7 @@ fn cached_request_costs_three_system_calls() {
     costs(&mut traced, "LOOKUP", &lookup, ENTRY_LEN, &["epoll_wait", "statx", "write"]);
 }
 
-/// Capabilities stay as they are between what a user makes and what it writes.
+/// Capabilities stay the same between a create by a user and a write.
 #[test]
 fn alternating_creates_and_writes_cost_no_capset() {
     const USER: u32 = 1000;
@@ -94,8 +94,8 @@ fn alternating_creates_and_writes_cost_no_capset() {
     assert_eq!(calls, all);
 }
 
-/// Kicks only where the device asks for it, as drivers do. Whatever the device has forgotten to ask
-/// for hangs.
+/// Kicks only if the device asks for it, as drivers do. If the device forgets to ask, the test
+/// hangs.
 fn ask_as_asked(guest: &mut Frontend, rounds: usize) -> usize {
     let mut kicks = 0;
     let message = Frame::new(GETATTR, ROOT).u32(0).u32(0).u64(0).message();
@@ -127,7 +127,7 @@ fn polling_queue_thread_loses_no_request() {
     }
 }
 
-/// How often the threads of a process have gone to sleep or were sent to.
+/// Returns how often the threads of a process have gone to sleep or were preempted.
 fn switches(id: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
     let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
@@ -153,7 +153,7 @@ fn idle_guest_costs_no_processor_time() {
         assert!(began.elapsed() < LIMIT, "its threads do not come to rest");
         before = now;
     }
-    // At rest is asleep, not busy.
+    // A thread at rest must sleep, and not run.
     let stat = fs::read_dir(format!("/proc/{}/task", bench.daemon.serving_id())).unwrap();
     for thread in stat {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();

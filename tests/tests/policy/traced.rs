@@ -12,13 +12,13 @@ use tempfile::TempDir;
 use vm_memory::{Bytes as _, GuestAddress};
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// Long enough for a call too many to appear.
+/// Long enough for an unexpected call to appear.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// Time between two looks at a trace.
+/// Interval between two reads of a trace.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// A daemon under strace with a guest.
+/// Daemon under strace with a guest.
 pub(crate) struct Traced {
     strace: Child,
     guest: Option<Frontend>,
@@ -70,18 +70,18 @@ impl Traced {
         self.guest.as_mut().expect("connected")
     }
 
-    /// Sends a message and takes the answer, as a driver does that sleeps until it is interrupted.
+    /// Sends a message and takes its reply, as a driver does that sleeps until it is interrupted.
     pub(crate) fn ask(&mut self, message: &[u8], len: usize) -> Reply {
         let guest = self.guest();
         let (queue, memory) = guest.queue(1).unwrap();
-        // Before the request, as a driver does: who asks later may find the answer first, and is
-        // not interrupted.
+        // Before the request, as a driver does: after it, the reply may already be there, and no
+        // interrupt would come.
         queue.want_interrupt(memory, queue.next_used()).unwrap();
         guest.raw(1, message, OUT_HEADER_LEN + len).unwrap()
     }
 
-    /// Waits until the queue thread has asked to be kicked, and sleeps. Under strace it is slow
-    /// enough to find the next request in between.
+    /// Waits until the queue thread has asked to be kicked, and sleeps. Under strace it is so slow
+    /// that it could find the next request before.
     pub(crate) fn wait_until_it_sleeps(&mut self) {
         let guest = self.guest.as_mut().expect("connected");
         let (queue, memory) = guest.queue(1).unwrap();
@@ -96,15 +96,15 @@ impl Traced {
         }
     }
 
-    /// The calls that have ended, in that order, by their names.
+    /// Returns the names of the completed calls, in the order of their ends.
     fn calls(&self) -> Vec<String> {
         let trace = self.read("trace");
-        // A line without an end is a call without one.
+        // A line without an end is an unfinished call.
         let whole = trace.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().filter_map(call_of).collect()
     }
 
-    /// Waits until nothing is called any more.
+    /// Waits until there are no more calls.
     pub(crate) fn settled(&self, least: usize) -> Vec<String> {
         let began = Instant::now();
         let mut before = self.calls();
@@ -132,15 +132,15 @@ fn is_asleep(trace: &str) -> bool {
 
 /// Returns the name of a call that a line shows the end of.
 fn call_of(line: &str) -> Option<String> {
-    // A thread that has waited for work for some time makes no call for a request.
+    // A thread that has waited for work for some time makes a call that belongs to no request.
     if line.ends_with("<unfinished ...>") || (line.contains("futex") && line.contains("ETIMEDOUT")) {
         return None;
     }
     let call = line.split_once(' ')?.1.trim_start();
     let call = call.strip_prefix("<... ").unwrap_or(call);
-    // A thread's end is no call's.
+    // The end of a thread is not a call.
     let name = call.split(['(', ' ']).next().filter(|name| !name.starts_with('+'))?;
-    // Of this there are several, by the processor's kind.
+    // The name of this call depends on the kind of processor.
     Some(if name.starts_with("epoll_p") { "epoll_wait".to_owned() } else { name.to_owned() })
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// From 32 MiB on a file is large.
+/// Length of a large file in bytes. Files of 32 MiB and more are large.
 const LARGE: u64 = 40 << 20;
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
@@ -36,7 +36,7 @@ impl LargeFileScene {
         Self { guest, daemon, share }
     }
 
-    /// Whether the daemon holds a file of this name that has been deleted.
+    /// Returns whether the daemon holds a file of this name that has been deleted.
     fn holds_deleted(&self, name: &str) -> bool {
         let fds = fs::read_dir(format!("/proc/{}/fd", self.daemon.serving_id())).unwrap();
         let named = |fd: fs::DirEntry| fs::read_link(fd.path()).unwrap_or_default();
@@ -44,23 +44,23 @@ impl LargeFileScene {
         fds.map(|fd| named(fd.unwrap())).any(|path| path.to_string_lossy().ends_with(&wanted))
     }
 
-    /// FORGET of all that the guest knows of a node, which is when it has no use for it any more.
+    /// Sends FORGET of all lookups of a node, as a guest does that has no more use for it.
     fn forget(&mut self, node: u64) {
         let forget = Frame::new(FORGET, node).u64(1 << 20).message();
         self.guest.guest.raw(0, &forget, 0).unwrap();
     }
 
-    /// How often the host has run the threads of the pool.
+    /// Returns how often the host has run the pool threads.
     fn pool_runs(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon.serving_id())).unwrap();
         let read = |task: &Path, name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
         let pool = tasks.map(|task| task.unwrap().path()).filter(|task| read(task, "comm").trim() == "pool");
-        // The third figure of `schedstat` counts turns on a processor.
+        // The third number of `schedstat` counts turns on a processor.
         let runs = |task: PathBuf| read(&task, "schedstat").split_whitespace().nth(2)?.parse::<u64>().ok();
         pool.filter_map(runs).sum()
     }
 
-    /// What `cut` asks for is done by a thread of the pool, which has nothing else to do.
+    /// Checks that a pool thread, which has no other work, carries out `cut`.
     fn is_done_by_the_pool(&mut self, cut: Frame, room: usize) {
         let before = self.pool_runs();
         assert_eq!(self.guest.errno(cut, room).unwrap(), 0);
@@ -72,7 +72,7 @@ fn unlink(name: &str) -> Frame {
     Frame::new(UNLINK, ROOT).name(name)
 }
 
-/// SETATTR of the size alone.
+/// Returns a SETATTR of only the size.
 fn truncate(node: u64, size: u64) -> Frame {
     let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
     // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode,
@@ -121,7 +121,7 @@ fn file_that_the_guest_wrote_large_is_kept_too() {
         pinhole_tests::frontend::frame::u64_at(&body, 0).unwrap(),
         pinhole_tests::frontend::frame::u64_at(&body, ENTRY_LEN).unwrap(),
     );
-    // It is sparse: how far it was written to is all that a write tells.
+    // The file is sparse: the write shows only how far it was written.
     let write = Frame::new(WRITE, node).u64(handle).u64(LARGE).u32(4).u32(0).u64(0).u32(O_RDWR).u32(0);
     assert_eq!(scene.guest.errno(write.bytes(b"last"), 8).unwrap(), 0);
     let release = Frame::new(RELEASE, node).u64(handle).u32(O_RDWR).u32(0).u64(0);
@@ -154,7 +154,7 @@ fn truncating_open_of_large_file_runs_in_the_pool() {
 fn truncation_by_file_handle_runs_in_the_pool() {
     let mut scene = LargeFileScene::new(&[]);
     let (node, handle) = scene.guest.open("large", O_RDWR).unwrap();
-    // FATTR_FH beside the size.
+    // FATTR_FH together with the size.
     let cut = Frame::new(SETATTR, node).u32(FATTR_SIZE | 1 << 6).u32(0).u64(handle).u64(0);
     let cut = cut.u64(0).u64(0).u64(0).u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0);
     scene.is_done_by_the_pool(cut, 104);

@@ -1,5 +1,5 @@
-//! Does a host user's lease (`F_SETLEASE`) delay only the requests that need it given up, and only
-//! for as long as it lasts?
+//! Does a host user's lease (`F_SETLEASE`) delay only the requests that need its end, and only as
+//! long as it lasts?
 
 use pinhole_tests::daemon::Serving;
 use pinhole_tests::frontend::client::{Asked, Client, SharedFolder};
@@ -14,12 +14,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const WIDE: Setup = Setup { queues: 2, queue_size: 1024, features: INDIRECT | EVENT_IDX };
-/// Long enough for whatever does not wait to be done.
+/// Long enough for every request that does not wait.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// A queue that waits for a lease waits for up to 45 seconds; one that does not is stopped at once.
+/// A queue that waits for a lease waits for up to 45 seconds. Another queue stops at once.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
-/// A share with a daemon and its guest.
+/// Share with a daemon and its guest.
 struct LeaseScene {
     guest: Client,
     daemon: Serving,
@@ -42,7 +42,7 @@ impl LeaseScene {
         Leases::take(kind, files.iter().map(PathBuf::as_path)).unwrap()
     }
 
-    /// Sends a request and sees that it waits while its queue serves others.
+    /// Sends a request and checks that it waits while its queue serves others.
     fn waits(&mut self, frame: Frame, room: usize) -> Asked {
         let asked = self.guest.submit(frame, room).unwrap();
         for _ in 0..20 {
@@ -63,7 +63,7 @@ fn create(name: &str, flags: u32) -> Frame {
     Frame::new(CREATE, ROOT).u32(flags | O_CREAT).u32(0o644).u32(0).u32(0).name(name)
 }
 
-/// SETATTR of the size alone.
+/// Returns a SETATTR of only the size.
 fn truncate(node: u64, size: u64) -> Frame {
     let frame = Frame::new(SETATTR, node).u32(FATTR_SIZE).u32(0).u64(0).u64(size);
     // The rest of `fuse_setattr_in`: lock owner, three times, three parts of nanoseconds, mode,
@@ -117,8 +117,8 @@ fn truncation_of_a_leased_file_waits() {
 
 #[test]
 fn lock_that_needs_another_description_waits_for_a_lease() {
-    // A file that programs share by mapping it is locked as a whole, by a description that may
-    // write.
+    // A file that programs share by mapping it is locked as a whole, through a writable
+    // description.
     let mut scene = LeaseScene::new(&["db-shm"]);
     let opened = scene.guest.open("db-shm", O_RDONLY).unwrap();
     let lease = scene.lease(LeaseKind::Read, &["db-shm"]);
@@ -133,8 +133,7 @@ fn lock_that_needs_another_description_waits_for_a_lease() {
 
 #[test]
 fn many_leases_take_neither_the_queue_nor_the_pool() {
-    // More than may wait: the others are told EAGAIN, as by open(2) of a program that does not
-    // wait.
+    // More than may wait: the others get EAGAIN, as from a non-blocking open(2).
     const FILES: usize = 80;
     const WAIT: usize = 64;
     let names: Vec<String> = (0..FILES).map(|number| format!("file-{number}")).collect();
@@ -170,7 +169,7 @@ fn stopping_a_queue_does_not_wait_for_a_lease() {
     let began = Instant::now();
     scene.guest.guest.stop_queue(1).unwrap();
     assert!(began.elapsed() < STOPPED_WITHIN, "{:?}", began.elapsed());
-    // To this Linux looks up the path and opens it once more, when the queue is served again.
+    // After this error Linux looks up the path and opens it again, when the queue is served again.
     assert_eq!(scene.guest.outcome(asked).unwrap(), ESTALE);
     assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
 }

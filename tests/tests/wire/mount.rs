@@ -18,7 +18,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// A mounted directory. Dropping it unmounts whatever is left.
+/// Mounted directory. Dropping it unmounts it.
 struct Mounted {
     program: Program,
     folder: TempDir,
@@ -56,8 +56,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Only where the test has ended early: the program is killed, not asked, when it is
-        // dropped.
+        // Only needed if the test has ended early: then the program is killed.
         if rustix::mount::unmount(self.mnt(), UnmountFlags::DETACH).is_ok() {
             println!("{} was still mounted", self.mnt().display());
         }
@@ -140,7 +139,7 @@ fn sigterm_ends_a_busy_mount_too() {
     assert!(held.metadata().is_err(), "the file's server is gone");
 }
 
-/// Whoever may rename a folder above the mount point puts another mount at its path.
+/// A user that can rename a folder above the mount point can put another mount at its path.
 #[test]
 fn mount_is_removed_at_the_end_even_if_moved() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,8 +192,8 @@ fn lock_waiter_gets_the_lock_or_is_interrupted() {
     rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| rustix::fs::flock(&waiter, FlockOperation::LockExclusive));
-        // One that is killed while it waits: the kernel says so (INTERRUPT), and it ends though
-        // nobody unlocks.
+        // A process that is killed during the wait: the kernel sends INTERRUPT, and it ends without
+        // an unlock.
         let mut killed = Command::new("flock").arg(mounted.mnt().join("file")).arg("true").spawn().unwrap();
         // 73 is flock(2) on x86-64, 32 on AArch64.
         let asks = |call: String| call.starts_with("73 ") || call.starts_with("32 ");
@@ -269,7 +268,7 @@ fn missing_fusermount3_error_says_what_to_install() {
     for name in ["host", "mnt", "empty"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
-    // A copy, because nobody may look into the folder where cargo builds.
+    // A copy, because other users may not read the folder where cargo builds.
     let program = folder.path().join("pinhole");
     fs::copy(pinhole_program().unwrap(), &program).unwrap();
     let mut command = Command::new(program);

@@ -1,6 +1,6 @@
 //! Does each request get exactly its reply, through the real binary and real virtqueues?
 //!
-//! Messages are laid out by hand and replies are read number by number. `linux/fuse.h` is the only
+//! Messages are encoded by hand and replies are read number by number. `linux/fuse.h` is the only
 //! source.
 
 use pinhole_tests::frontend::frame::opcode::{
@@ -15,7 +15,7 @@ use pinhole_tests::linux::{EIO, ENOENT, ENOSYS, ENTRY_LEN, O_RDWR, ROOT};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 
-/// The length of `fuse_open_out`.
+/// Length of `fuse_open_out` in bytes.
 const OPEN: usize = 16;
 
 fn getattr(node: u64) -> Frame {
@@ -35,7 +35,8 @@ fn write(node: u64, handle: u64, offset: u64, data: &[u8]) -> Frame {
     Frame::new(WRITE, node).u64(handle).u64(offset).u32(size).u32(0).u64(0).u32(O_RDWR).u32(0).bytes(data)
 }
 
-/// A share with `file` of ten bytes, its node and a handle that may read and write.
+/// Starts a share with `file` of ten bytes. Also returns its node and a file handle for reading and
+/// writing.
 fn with_file() -> (Bench, u64, u64) {
     let mut bench = Bench::with(Setup::default(), &["--xattr"]).unwrap();
     fs::write(bench.host("file"), "0123456789").unwrap();
@@ -46,7 +47,7 @@ fn with_file() -> (Bench, u64, u64) {
     (bench, node, handle)
 }
 
-/// Compares a `fuse_attr` at `at` with what the host says of `path`.
+/// Compares a `fuse_attr` at `at` with the host's attributes of `path`.
 #[track_caller]
 fn same_attr(body: &[u8], at: usize, path: &std::path::Path) {
     let host = path.symlink_metadata().unwrap();
@@ -214,7 +215,7 @@ fn files_are_created_with_and_without_a_name_and_copied() {
     assert_eq!(fs::read(bench.host("new")).unwrap(), b"01234567890123456789");
     let frame = Frame::new(TMPFILE, ROOT).u32(O_RDWR).u32(0o100_600).u32(0).u32(0).name("/");
     let reply = bench.ask(frame, ENTRY_LEN + OPEN).unwrap();
-    // A host file system without O_TMPFILE says so.
+    // A host file system without O_TMPFILE returns EOPNOTSUPP.
     if reply.error().unwrap().map_or(0, pinhole_protocol::Errno::raw) != 95 {
         let body = reply.success().unwrap();
         assert_eq!((body.len(), u32_at(body, 40 + 64).unwrap()), (ENTRY_LEN + OPEN, 0), "no name");
@@ -345,7 +346,7 @@ fn every_layout_of_descriptors_carries_the_same_request() {
 fn a_queue_wraps_around_many_times() {
     let setup = Setup { queue_size: 4, ..Setup::default() };
     let mut bench = Bench::with(setup, &[]).unwrap();
-    // 70,000 is once around the 16-bit index.
+    // 70,000 requests wrap the 16-bit index around once.
     for round in 0..70_000u64 {
         let message = getattr(ROOT).unique(round).message();
         let reply = bench.guest.raw(1, &message, OUT_HEADER_LEN + 104).unwrap();
@@ -400,7 +401,7 @@ fn guest_that_wants_no_interrupt_gets_none() {
     let (queue, memory) = bench.guest.queue(1).unwrap();
     let message = getattr(ROOT).message();
     for _ in 0..100 {
-        // The interrupt is wanted for the fourth of four requests.
+        // The driver wants an interrupt for the fourth of four requests.
         queue.want_interrupt(memory, queue.next_used().wrapping_add(3)).unwrap();
         queue.was_interrupted();
         for _ in 0..3 {

@@ -1,6 +1,6 @@
-//! Does a host that does not reply hold up only the requests that need it?
+//! Does a host that does not reply block only the requests that need it?
 //!
-//! The share contains a mount that a second `pinhole` serves. That one is stopped, and every
+//! The share contains a mount that a second `pinhole` serves. That daemon is stopped, and every
 //! request that needs it waits until it continues. Needs root and /dev/fuse.
 
 use pinhole_tests::daemon::{Daemon, Serving};
@@ -24,21 +24,20 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
-/// Long enough for a wait that should last to end wrongly.
+/// Long enough to notice a wait that ends too early.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// Longer than a thread of the pool waits for work before it ends.
+/// Longer than a pool thread waits for work before it ends.
 const THREADS_LIMIT: Duration = Duration::from_secs(40);
-/// So many descriptors that a thousand requests fit, each of them behind one.
+/// Set-up with enough descriptors for a thousand requests, each behind one of them.
 const WIDE: Setup = Setup { queues: 3, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 const NARROW_SHAPE: Shape = Shape { indirect: true, piece_len: 1 << 20 };
 
-/// What stands at `offset` of the slow file: every page is different.
+/// Returns the content of the slow file at `offset`. Every page is different.
 fn content(offset: usize, len: usize) -> Vec<u8> {
     (offset..offset + len).map(|at| u8::try_from((at / PAGE * 31 + at) % 251).unwrap()).collect()
 }
 
-/// A share with a `fast` file of its own and a `slow` mount with the file `cold`, which nobody has
-/// read yet.
+/// Share with the file `fast` and the mount `slow`, whose file `cold` is not in the page cache.
 struct Scene {
     guest: Option<Frontend>,
     daemon: Serving,
@@ -100,13 +99,13 @@ impl Scene {
         scene
     }
 
-    /// Connects as a new guest, and opens both files.
+    /// Connects a new guest and opens both files.
     fn visit(&mut self, setup: Setup) {
         let mut guest = Frontend::connect_with(self.daemon.socket(), setup).unwrap();
         guest.init().unwrap();
         let slow = look_up(&mut guest, ROOT, "slow");
         (self.cold, self.fast) = (open(&mut guest, slow, "cold"), open(&mut guest, ROOT, "fast"));
-        // It is in memory from here on.
+        // From here on the file is in memory.
         body(&mut guest, read(self.fast, 0, PAGE), PAGE);
         self.guest = Some(guest);
     }
@@ -120,12 +119,13 @@ impl Scene {
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    /// From now on whoever asks the mount waits: the signal alone only asks its threads to stop.
+    /// Stops the server of the mount: every later request to the mount waits. The signal alone only
+    /// asks its threads to stop.
     fn stall(&self) {
         self.signal_server(Signal::STOP);
         let threads = format!("/proc/{}/task", self.server.id());
         let stopped = |thread: fs::DirEntry| {
-            // A thread that has ended answers nobody either.
+            // A thread that has ended gives no replies either.
             let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { return true };
             stat.rsplit_once(") ").unwrap().1.starts_with('T')
         };
@@ -149,7 +149,7 @@ impl Scene {
         self.guest().queue(queue).unwrap().0.kick().unwrap();
     }
 
-    /// Offers READs of pages that are far from one another; what comes of them must be `content`.
+    /// Offers READs of pages that are far apart. Each reply must be `content`.
     fn submit_reads(&mut self, queue: usize, numbers: std::ops::Range<usize>) -> Hanging {
         let cold = self.cold;
         let sent = numbers.map(|number| {
@@ -163,7 +163,7 @@ impl Scene {
         hanging
     }
 
-    /// The next answer on a queue must be this one's.
+    /// Waits for the next reply on a queue, which must be that of `sent`.
     fn wait_for(&mut self, queue: usize, sent: &Sent, unique: u64) -> Reply {
         let (queue, memory) = self.guest().queue(queue).unwrap();
         let used = queue.wait(memory).unwrap();
@@ -173,7 +173,7 @@ impl Scene {
         reply
     }
 
-    /// Asks for something that waits for nobody; its answer must be the next one on that queue.
+    /// Sends a request that does not wait. Its reply must be the next one on that queue.
     fn ask_at_once(&mut self, queue: usize, frame: Frame, room: usize) -> Vec<u8> {
         let sent = self.submit(queue, &message(frame, 1 << 40), room);
         self.kick(queue);
@@ -185,7 +185,7 @@ impl Scene {
         queue.take_used(memory).unwrap().is_none()
     }
 
-    /// Waits until all that does not wait for the stopped mount is done.
+    /// Waits until all requests that do not need the stopped mount are done.
     fn settle(&self) {
         wait_until_at_rest(self.daemon.serving_id());
     }
@@ -205,7 +205,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // A stopped server would leave the mount, and whoever waits for it, behind.
+        // A stopped server would leave the mount and its waiting processes behind.
         self.go_on();
         if let Err(error) =
             rustix::mount::unmount(self.folder.path().join("share/slow"), UnmountFlags::DETACH)
@@ -215,7 +215,7 @@ impl Drop for Scene {
     }
 }
 
-/// READs that are not answered yet, by their first descriptor.
+/// READs without a reply, by their first descriptor.
 struct Hanging(HashMap<u32, (Sent, u64, Vec<u8>)>);
 
 impl Hanging {
@@ -322,9 +322,9 @@ fn a_policy_says_how_many_requests_may_wait() {
     let mut scene = Scene::new(WIDE, &["--policy", policy, "--thread-pool-size", "2"]);
     scene.stall();
     let mut hanging = scene.submit_reads(1, 0..5);
-    // What comes behind five is served,
+    // A request behind five waiting ones is served.
     scene.ask_at_once(1, getattr(), ATTR_LEN);
-    // and behind a sixth it is not; another queue is.
+    // A request behind six is not served, but another queue is.
     let sixth = scene.submit_reads(1, 5..6);
     hanging.0.extend(sixth.0);
     let behind = scene.submit(1, &message(getattr(), 7), ATTR_LEN);
@@ -372,13 +372,13 @@ fn without_a_pool_a_queue_waits_for_its_own() {
     hanging.finish(&mut scene, 1);
 }
 
-/// Runs `wait` while requests of queue 1 hang: it must end only when they do.
+/// Runs `wait` while requests of queue 1 hang. It must end only when they do.
 fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
-    // A request that no thread has begun is not waited for, so there is a thread for each.
+    // The stop does not wait for requests that no thread has begun, so there is a thread for each.
     let mut scene = Scene::new(WIDE, &["--thread-pool-size", "12"]);
     scene.stall();
     let hanging = scene.submit_reads(1, 0..12);
-    // They are in the pool once this is answered.
+    // All of them are in the pool once this is answered.
     scene.ask_at_once(1, getattr(), ATTR_LEN);
     scene.settle();
     let (done, ended) = channel();
@@ -426,7 +426,7 @@ fn death_of_a_vmm_with_hanging_requests_leaks_nothing() {
         scene.ask_at_once(0, getattr(), ATTR_LEN);
         scene.guest = None;
         scene.settle();
-        // Others may come: they are served when the requests of the dead have ended.
+        // Other guests are served when the requests of the dead one have ended.
         assert!(scene.daemon.wait_at_most(Duration::ZERO).unwrap().is_none(), "{}", scene.daemon.stderr());
         scene.go_on();
         scene.visit(WIDE);
@@ -457,7 +457,7 @@ fn a_handle_may_be_released_while_its_read_waits() {
         let (sent, unique, expected) = hanging.remove(&used.head).expect("answered once");
         let reply = queue.take_reply(memory, &sent, used.len).unwrap();
         check(&reply, unique).unwrap();
-        // One that no thread had begun with by then finds no handle any more.
+        // A request that no thread had begun by then finds no file handle any more.
         match reply.error().unwrap() {
             None => assert!(reply.success().unwrap() == expected, "READ {unique}"),
             Some(errno) => assert_eq!(errno.raw(), EBADF, "READ {unique}"),
@@ -468,8 +468,8 @@ fn a_handle_may_be_released_while_its_read_waits() {
     assert_eq!(reply.error().unwrap().map(pinhole_protocol::Errno::raw), Some(EBADF));
 }
 
-/// Writes `bytes` out and drops every other piece of `piece` bytes from the host's page cache.
-/// Whether any of them is gone; `None` where the host's file system cannot tell.
+/// Writes `bytes` and drops every other piece of `piece` bytes from the host's page cache. Returns
+/// whether a piece is gone, or `None` if the host's file system cannot tell.
 fn half_cached(file: &File, len: usize, piece: usize) -> Option<bool> {
     file.sync_all().unwrap();
     fadvise(file, 0, None, Advice::DontNeed).unwrap();
@@ -557,12 +557,12 @@ fn pool_threads_start_with_waiting_requests_and_end_after() {
     scene.stall();
     let hanging = scene.submit_reads(1, 0..20);
     scene.ask_at_once(1, getattr(), ATTR_LEN);
-    // One of the four was there from the beginning.
+    // One of the four existed from the start.
     scene.wait_for_threads(before + 3);
     scene.settle();
     assert_eq!(scene.footprint().threads, before + 3, "no more than were allowed");
     scene.go_on();
     hanging.finish(&mut scene, 1);
-    // One stays for the next request that waits.
+    // One thread stays for the next waiting request.
     scene.wait_for_threads(before);
 }

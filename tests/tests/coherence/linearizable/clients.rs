@@ -1,5 +1,5 @@
-//! Clients that make the calls: a guest at the wire, and a process that uses a directory, which is
-//! a mount or the host's own.
+//! Clients that make the calls: a guest at the wire, and a process that uses a directory, either a
+//! mount or the host's own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,31 +10,31 @@ use pinhole_protocol::{Created, Handle, NodeId, OpenFlags, RenameFlags};
 use pinhole_tests::frontend::files::Files;
 use rustix::io::Errno;
 
-/// The files that every client has open: registers, a log, and one of which only the length counts.
+/// Files that every client has open: registers, a log, and a file of which only the length counts.
 pub(crate) const OPEN: [&str; 3] = ["registers", "log", "length"];
 
-/// What a client can do, each in one step of the host's. Names are those of one folder.
+/// Calls of a client. The host carries out each of them atomically. All names are in one folder.
 pub(crate) trait Client: Send {
     fn read(&mut self, file: usize, place: (u64, usize)) -> io::Result<Vec<u8>>;
     fn write(&mut self, file: usize, place: u64, bytes: &[u8]) -> io::Result<()>;
     fn append(&mut self, file: usize, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&mut self, file: usize, len: u64) -> io::Result<()>;
-    /// The length of an open file.
+    /// Returns the length of an open file.
     fn stat(&mut self, file: usize) -> io::Result<u64>;
-    /// The length of what a name has.
+    /// Returns the length of the file with this name.
     fn find(&mut self, name: &str) -> io::Result<u64>;
     fn rename(&mut self, from: &str, to: &str, swap: bool) -> io::Result<()>;
     fn remove(&mut self, name: &str) -> io::Result<()>;
-    /// With O_EXCL.
+    /// Creates a file with O_EXCL.
     fn make(&mut self, name: &str) -> io::Result<()>;
-    /// Whether a rename of a name for which others strive is one step. A kernel looks both names up
-    /// before it asks for it, each at a moment of its own; where the file is moved from the one to
-    /// the other between them, it takes them for two names of one file, does nothing and says that
-    /// it is done, as POSIX has it for two such names.
+    /// Returns whether a rename of a contested name is atomic. A kernel looks up both names before
+    /// it sends the rename, each at its own moment. If the file is moved from one to the other in
+    /// between, the kernel takes them for two names of one file, does nothing and reports success,
+    /// as POSIX demands for two such names.
     fn moves(&self) -> bool;
 }
 
-/// Through a directory.
+/// Process that uses a directory.
 pub(crate) struct Directory {
     folder: PathBuf,
     files: Vec<File>,
@@ -103,7 +103,7 @@ impl Client for Directory {
 /// `O_RDWR`.
 const RDWR: OpenFlags = OpenFlags::from_bits_retain(2);
 
-/// A guest at the wire, in whose root the folder's files lie.
+/// Guest at the wire. Its root has the files of the folder.
 pub(crate) struct Wire<'g> {
     guest: &'g mut Files,
     open: Vec<(NodeId, Handle)>,
@@ -165,7 +165,8 @@ impl Client for Wire<'_> {
     }
 }
 
-/// Whether a call had its effect: not where this errno says that the name was not there, or was.
+/// Returns whether a call had its effect. It had none if it failed with this errno, because the
+/// name was missing or already existed.
 pub(crate) fn had_effect(answer: io::Result<()>, not: Errno) -> bool {
     match answer {
         Ok(()) => true,

@@ -1,12 +1,12 @@
 //! Do random calls of several guests and the host, all at once, have an explanation?
 //!
 //! Under `strict`, some order of the calls explains every result, with each call at a single moment
-//! between its start and its end (linearizability). Under `auto`, each open sees what was closed
-//! before it.
+//! between its start and its end (linearizability). Under `auto`, each open sees the data that was
+//! closed before it.
 //!
-//! The calls are those that Linux itself makes in one step, so that only a guest or its daemon can
-//! be at fault: single bytes, because a read copies a page without a lock against a writer;
-//! appends, whose lengths show only once the bytes are there; lengths; names.
+//! The tests use only calls that Linux itself makes atomic, so that only a guest or its daemon can
+//! be wrong: single bytes, because a read copies a page without a lock against a writer; appends,
+//! whose lengths are visible only after their bytes; lengths; names.
 //!
 //! Each run prints its own seed. `PINHOLE_SEED` repeats the choices of a run, but not its timing,
 //! and `PINHOLE_HISTORY_ROUNDS` plays more rounds. A refused history is printed in its smallest
@@ -26,18 +26,18 @@ use pinhole_tests::frontend::files::Files;
 use pinhole_tests::mounted::Mounts;
 use play::{Calls, Game, play, prepare};
 
-/// Rounds of each test.
+/// Number of rounds of each test.
 const ROUNDS: u64 = 40;
-/// Rounds in which a guest that is known to be late must be found out.
+/// Number of rounds in which the checker must refuse a guest that caches.
 const ROUNDS_UNTIL_REFUSED: u64 = 40;
-/// Calls of each client in a round.
+/// Number of calls of each client in a round.
 const CALLS: u64 = 40;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// The seed of the first round; each that follows has the next number.
+/// Returns the seed of the first round. Each later round has the next number.
 fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| {
@@ -46,7 +46,7 @@ fn seed() -> u64 {
     })
 }
 
-/// Plays round after round until one is refused.
+/// Plays rounds until one is refused, and returns its description.
 fn first_refused(rounds: u64, mut round: impl FnMut(u64) -> (usize, Result<(), String>)) -> Option<String> {
     println!("PINHOLE_SEED={}", seed());
     let mut count = 0;
@@ -75,7 +75,7 @@ fn strict_wire_clients_and_host_are_linearizable() {
     let mut guests = [guest(), guest(), guest(), guest()];
     let refused = first_refused(number("PINHOLE_HISTORY_ROUNDS", ROUNDS), |seed| {
         prepare(&share);
-        // Two, three and four in turn.
+        // Two, three and four guests in turn.
         let count = usize::try_from(2 + seed % 3).unwrap();
         let guests = guests.iter_mut().take(count);
         let wires = guests.map(|guest| Box::new(Wire::new(guest).unwrap()) as Box<dyn Client>);
@@ -86,7 +86,7 @@ fn strict_wire_clients_and_host_are_linearizable() {
     assert_eq!(refused, None);
 }
 
-/// Two mounts with two clients each, and the host; the first refusal.
+/// Plays rounds among two mounts with two clients each, and the host. Returns the first refusal.
 fn among_kernels(arguments: &[&str], (rounds, kinds): (u64, u64)) -> Option<String> {
     let mounts = Mounts::new(&[arguments, arguments]).unwrap();
     let share = mounts.host();
@@ -111,7 +111,7 @@ fn caching_kernels_are_not_linearizable() {
     for arguments in
         [&["--cache=exclusive"][..], &["--cache=auto", "--attr-timeout=60"], &["--cache=metadata"]]
     {
-        // Registers and lengths: what else goes wrong there is no history any more.
+        // Only registers and lengths: wrong results of the other calls are no histories any more.
         let refused = among_kernels(arguments, (ROUNDS_UNTIL_REFUSED, 2));
         let refused = refused.unwrap_or_else(|| panic!("{arguments:?} passed for strict"));
         assert!(refused.contains("no order explains"), "{refused}");

@@ -1,4 +1,4 @@
-//! One round: clients make random calls, all at once, and their results are checked.
+//! One round: clients make random calls at the same time, and their results are checked.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::clients::{Client, OPEN, had_effect};
 
-/// Numbers that a seed repeats (splitmix64).
+/// Repeatable random numbers (splitmix64).
 pub(crate) struct Random(pub u64);
 
 impl Random {
@@ -26,20 +26,20 @@ impl Random {
     }
 }
 
-/// Where the registers lie: two in one page, one at a page's end, one in another page.
+/// Offsets of the registers: two in one page, one at the end of a page, one in another page.
 const REGISTERS: [u64; 4] = [0, 1, 4095, 9000];
 const REGISTERS_LEN: usize = 16 << 10;
 const REGISTER_FILE: usize = 0;
 const LOG_FILE: usize = 1;
 const LENGTH_FILE: usize = 2;
-/// Bytes of a record of the log.
+/// Length of a record of the log in bytes.
 const RECORD: usize = 8;
-/// More than the log ever has, and no more than one request carries.
+/// Upper bound on the length of the log. One request can carry that much.
 const LOG_MAX: usize = 64 << 10;
-/// The names for which all of them strive.
+/// Names that all clients change.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// All that was called, by what it was called on.
+/// All calls, by the object that they were made on.
 #[derive(Default)]
 pub(crate) struct Calls {
     registers: [Vec<Made<register::RegisterCall>>; REGISTERS.len()],
@@ -48,7 +48,7 @@ pub(crate) struct Calls {
     names: Vec<Made<names::NameCall>>,
 }
 
-/// What is in the folder before the round.
+/// Makes the content of the folder before the round.
 pub(crate) fn prepare(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
@@ -58,13 +58,13 @@ pub(crate) fn prepare(folder: &Path) {
     }
 }
 
-/// What all clients of a round share.
+/// State that all clients of a round share.
 struct Round<'r> {
     began: Instant,
-    /// Each value, record and length is used once.
+    /// Next number. Each value, record and length is used once.
     next: AtomicU64,
     begin: Barrier,
-    /// Where files are made that will replace others.
+    /// Folder of files that will replace others.
     folder: &'r Path,
 }
 
@@ -78,17 +78,17 @@ impl Round<'_> {
     }
 }
 
-/// What is called.
+/// Parameters of a round.
 #[derive(Clone, Copy)]
 pub(crate) struct Game {
     pub(crate) seed: u64,
-    /// Calls of each client.
+    /// Number of calls of each client.
     pub(crate) count: u64,
-    /// Of registers, the length, the log and the names the first so many.
+    /// How many kinds of calls are made: the first of registers, the length, the log and the names.
     pub(crate) kinds: u64,
 }
 
-/// Lets them play, each on a thread of its own.
+/// Runs the clients, each on its own thread.
 pub(crate) fn play(clients: Vec<Box<dyn Client + '_>>, folder: &Path, game: Game) -> Calls {
     let round =
         Round { began: Instant::now(), next: AtomicU64::new(1), begin: Barrier::new(clients.len()), folder };
@@ -120,10 +120,10 @@ impl Calls {
         self.names.extend(other.names);
     }
 
-    /// Whether some order explains them.
+    /// Checks that some order explains the calls.
     ///
     /// # Errors
-    /// The smallest part that none does.
+    /// Fails with the smallest part that no order explains.
     pub(crate) fn judge(&self) -> Result<(), String> {
         self.registers.iter().try_for_each(|calls| judge::<Register>(calls))?;
         judge::<Log>(&self.log)?;
@@ -159,7 +159,7 @@ impl Player<'_, '_> {
         }
     }
 
-    /// Makes a call, and notes when.
+    /// Makes a call and records its times.
     fn make<C>(&mut self, call: impl FnOnce(&mut dyn Client) -> C) -> Made<C> {
         let called = self.round.now();
         let call = call(&mut *self.client);
@@ -253,7 +253,7 @@ impl Player<'_, '_> {
         self.calls.names.push(made);
     }
 
-    /// A file that nobody else knows, of a length of its own, takes a name.
+    /// Gives a name to a new file with a unique length.
     fn replace(&mut self, name: u8) -> Made<names::NameCall> {
         let len = self.round.fresh();
         let new = format!("new{}-{len}", self.number);

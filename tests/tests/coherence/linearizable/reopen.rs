@@ -1,4 +1,4 @@
-//! One round of close-to-open: all clients write whole files and read whole files at once.
+//! One round of close-to-open: all clients write and read whole files at the same time.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,23 +11,23 @@ use pinhole_tests::linearizability::reopened::{Passage, check};
 
 use super::play::Random;
 
-/// A file that is replaced by another with all of it written, and one that is truncated and written
-/// in its place.
+/// A file that is replaced by another complete file, and a file that is truncated and written
+/// again.
 const FILES: [&str; 2] = ["replaced", "rewritten"];
 
-/// What is in a file of that number: its number, and a length of its own.
+/// Returns the content of the file of that number: its number and a unique length.
 fn text(number: u64) -> String {
     format!("{number} ").repeat(usize::try_from(number * 37 % 1500 + 1).unwrap())
 }
 
-/// Files as they were stored and as they were seen, for each of [`FILES`].
+/// Files as they were written and as they were read, for each of [`FILES`].
 #[derive(Default)]
 pub(crate) struct Passages {
     stored: [Vec<Passage<String>>; 2],
     seen: [Vec<Passage<String>>; 2],
 }
 
-/// Lets a client in each of `folders` store and read, so many times, beginning from an empty share.
+/// Lets a client in each of `folders` write and read so many times, starting with an empty share.
 pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> Passages {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_nanos()).unwrap();
@@ -49,7 +49,7 @@ pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64))
         }
         let number = next.fetch_add(1, Ordering::SeqCst);
         let value = text(number);
-        // Two that write in one place at once leave a mixture, on any file system.
+        // Two concurrent writers of one file leave a mixture, on any file system.
         let alone = rewriting.lock().unwrap();
         let called = now();
         if which == 0 {
@@ -85,14 +85,15 @@ impl Passages {
         self.seen.iter_mut().zip(other.seen).for_each(|(mine, theirs)| mine.extend(theirs));
     }
 
-    /// Whether each open saw what was closed before it.
+    /// Checks that each open saw the data that was closed before it.
     ///
     /// # Errors
-    /// The first that did not.
+    /// Fails with the first that did not.
     pub(crate) fn judge(&self) -> Result<(), String> {
         let [replaced, rewritten] = &self.stored;
         let [seen, seen_rewritten] = &self.seen;
-        // Who reads while another writes in its place may see a part; those say nothing.
+        // A reader may see a part of a file while another client rewrites it. Such reads do not
+        // count.
         let is_undisturbed = |one: &&Passage<String>| {
             rewritten.iter().all(|other| one.returned < other.called || other.returned < one.called)
         };

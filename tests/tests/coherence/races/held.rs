@@ -21,14 +21,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Which answers are held back.
+/// Replies that are delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Lookup,
     Read,
 }
 
-/// An answer that is held back until this is let go or dropped.
+/// A delayed reply. It is released by a message or when this is dropped.
 pub(crate) struct Held(Sender<()>);
 
 impl Held {
@@ -37,13 +37,13 @@ impl Held {
     }
 }
 
-/// Where held answers are told of, for each kind that is held.
+/// Receivers of delayed replies, for each kind that is delayed.
 type Holds = Mutex<[Option<Sender<Held>>; 2]>;
 
-/// Threads that serve: more than are held at once.
+/// Number of serving threads, larger than the number of delayed replies.
 const THREADS: NonZero<u16> = NonZero::new(6).unwrap();
 
-/// A directory and its mount, which trusts names and attributes for a minute.
+/// Directory and its mount, which caches names and attributes for a minute.
 pub(crate) struct HeldBack {
     holds: Arc<Holds>,
     stop: StopMount,
@@ -106,14 +106,14 @@ impl HeldBack {
         self.folder.path().join("mount")
     }
 
-    /// Holds back each answer of a kind from now on.
+    /// Delays each reply of a kind from now on.
     pub(crate) fn hold(&self, kind: Kind) -> Receiver<Held> {
         let (tell, told) = channel();
         self.holds.lock().unwrap()[kind as usize] = Some(tell);
         told
     }
 
-    /// Holds back no more of them.
+    /// Stops delaying replies of a kind.
     pub(crate) fn let_pass(&self, kind: Kind) {
         self.holds.lock().unwrap()[kind as usize] = None;
     }
@@ -135,7 +135,7 @@ fn fs_dirs(paths: &[PathBuf]) {
     }
 }
 
-/// The file system that is mounted: all is done by the one behind it.
+/// File system that is mounted. The file system behind it does all the work.
 #[derive(Debug)]
 struct Layer {
     behind: Passthrough,
@@ -143,12 +143,12 @@ struct Layer {
 }
 
 impl Layer {
-    /// Waits until the answer is let go, if answers of its kind are held back.
+    /// Waits until the reply is released, if replies of its kind are delayed.
     fn pass<T>(&self, kind: Kind, answer: T) -> T {
         let tell = self.holds.lock().unwrap()[kind as usize].clone();
         if let Some(tell) = tell {
             let (let_go, is_let_go) = channel();
-            // Dropped on either side is let go.
+            // If either side is dropped, the reply is released.
             if tell.send(Held(let_go)).is_ok() {
                 is_let_go.recv().unwrap_or_default();
             }
@@ -167,7 +167,7 @@ impl Places for Layer {
     }
 }
 
-/// Methods that only pass a call on.
+/// Methods that only call the file system behind.
 macro_rules! passed_on {
     ($($name:ident($operation:ty $(, $argument:ident: $type:ty)*) -> $answer:ty;)*) => {
         $(fn $name(&self, call: Allowed<'_, $operation> $(, $argument: $type)*) -> $answer {

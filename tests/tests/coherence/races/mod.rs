@@ -1,5 +1,5 @@
-//! Under `auto`, does an open find what was closed before it, in whatever order the guest's kernel
-//! handles the replies?
+//! Under `auto`, does an open find the data that was closed before it, in whatever order the
+//! guest's kernel handles the replies?
 //!
 //! The test mounts the daemon's file system itself, behind a layer that delays replies after the
 //! host has been asked. So each race happens every time. Needs root and /dev/fuse.
@@ -13,13 +13,13 @@ use std::thread;
 
 use held::{HeldBack, Kind};
 
-/// The file as the host sees it, and as the guest does.
+/// Returns the path of the file on the host and in the guest.
 fn file(mount: &HeldBack) -> (PathBuf, PathBuf) {
     (mount.host().join("file"), mount.place().join("file"))
 }
 
-/// Opens and reads a file to its end. Not by `read_to_string`: that asks for the attributes first,
-/// and the answer makes the kernel correct a length that it wrongly believes.
+/// Opens and reads a file to its end. `read_to_string` would request the attributes first, and the
+/// reply would correct the length in the kernel's cache.
 fn read(path: PathBuf) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut file = File::open(path).unwrap();
@@ -33,8 +33,8 @@ fn read(path: PathBuf) -> thread::JoinHandle<String> {
     })
 }
 
-/// A thread reads while the file is empty; the end that it has met is handled after another thread
-/// was told of the text.
+/// A thread reads while the file is empty. Its end of file is handled after another thread got the
+/// new length.
 #[test]
 fn late_end_of_file_does_not_hide_later_writes() {
     let mount = HeldBack::new();
@@ -43,7 +43,7 @@ fn late_end_of_file_does_not_hide_later_writes() {
     let mut early = File::open(&seen).unwrap();
     File::create(&host).unwrap();
     let reads = mount.hold(Kind::Read);
-    // See `read`.
+    // For the reason see `read`.
     let reader = thread::spawn(move || early.read(&mut [0; 64]).unwrap());
     let ended = reads.recv().unwrap();
     fs::write(&host, "written and closed").unwrap();
@@ -56,12 +56,12 @@ fn late_end_of_file_does_not_hide_later_writes() {
     mount.let_pass(Kind::Lookup);
     told.let_go();
     assert_eq!(opened.join().unwrap(), "written and closed");
-    // And whoever opens it next, for whom nothing was held back.
+    // The next open also reads the new text. No reply is delayed for it.
     assert_eq!(read(seen).join().unwrap(), "written and closed");
 }
 
-/// Two threads are told of the file, the first one before it was written; its answer is handled
-/// first, so Linux drops the later one.
+/// Two threads look up the file, the first one before it was written. Its reply is handled first,
+/// so Linux drops the later one.
 #[test]
 fn late_reply_does_not_hide_a_later_write() {
     let mount = HeldBack::new();
@@ -77,7 +77,7 @@ fn late_reply_does_not_hide_a_later_write() {
     let told_second = lookups.recv().unwrap();
     mount.let_pass(Kind::Lookup);
     told_first.let_go();
-    // It was called before the write.
+    // This open began before the write.
     drop(first.join().unwrap());
     told_second.let_go();
     assert_eq!(second.join().unwrap(), "written and closed");

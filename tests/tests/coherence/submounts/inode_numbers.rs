@@ -8,10 +8,10 @@ use pinhole_protocol::NodeId;
 
 use super::share::{Guest, Share, run};
 
-/// Where the numbers begin.
+/// First inode number that the daemon assigns itself.
 const RENUMBERED: u64 = 1 << 63;
 
-/// Two file systems with one file each, which has the same inode number in both.
+/// Returns a share with two file systems, each with one file of the same inode number.
 pub(crate) fn with_two_equal_inodes() -> (Share, [PathBuf; 2]) {
     let share = Share::new();
     let sources = ["one", "two"].map(|name| {

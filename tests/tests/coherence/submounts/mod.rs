@@ -86,7 +86,7 @@ fn open_file_keeps_its_mount_until_released() {
     let mut guest = share.guest(&[]);
     let file = guest.look_up("data/file");
     let handle = guest.open(file).unwrap();
-    // Everything else is closed, or could be.
+    // Descriptors of all other mounts are closed or can be closed.
     let other = guest.look_up("data");
     guest.attributes(other).unwrap();
     guest.wait_until_idle(2);
@@ -102,7 +102,7 @@ fn new_file_system_is_not_served_under_old_ids() {
     let mut guest = share.guest(&[]);
     let old = guest.walk("data/file");
     share.unmount_when_idle("data");
-    // It gets the same device, and its files the same inode numbers.
+    // The new one gets the same device number, and its files the same inode numbers.
     share.tmpfs("data", "new");
     for node in &old {
         assert_eq!(errno(guest.attributes(*node)), Some(STALE));
@@ -126,7 +126,7 @@ fn copy_of_a_disk_is_another_file_system() {
     let old = guest.look_up("disk/file");
     assert_eq!(guest.read(old).unwrap(), "old");
     share.unmount_when_idle("disk");
-    // The same UUID, inode number and generation.
+    // The copy has the same UUID, inode numbers and generations.
     fs::rename(share.beside("copy"), share.beside("disk.image")).unwrap();
     share.ext4("disk", "new");
     assert_eq!(errno(guest.read(old)), Some(STALE));
@@ -152,7 +152,7 @@ fn changes_are_synced_before_a_mount_is_closed() {
     let is_traced = || !fs::read_to_string(&traced).unwrap().contains("TracerPid:\t0\n");
     pinhole_tests::frontend::eventually("strace is attached", is_traced);
     let syncs = || fs::read_to_string(&trace).unwrap_or_default().matches("syncfs(").count();
-    // Only looked at.
+    // A read of attributes changes nothing.
     guest.attributes(disk).unwrap();
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 0);
@@ -160,7 +160,7 @@ fn changes_are_synced_before_a_mount_is_closed() {
     guest.ask(disk, &Operation::MkDir(MkDir { name, mode: 0o755, umask: 0 })).unwrap();
     guest.wait_until_idle(0);
     assert_eq!(syncs(), 1);
-    // Nothing is left to be done on that mount.
+    // Nothing is left to write back on that mount.
     guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
     assert_eq!(syncs(), 2);
     rustix::process::kill_process(rustix::process::Pid::from_child(&strace), rustix::process::Signal::TERM)
@@ -185,7 +185,7 @@ fn error_of_an_idle_mount_fails_the_next_syncfs() {
     let write = Write { handle, offset: 0, size: 4096, write_flags, lock_owner: None, flags };
     guest.wire.request(1, data, &Operation::Write(write), &[7; 4096]).unwrap().success().unwrap();
     guest.release(data, handle);
-    // Closing has to write it back, and hears that it cannot.
+    // Closing has to write back the data, which fails.
     guest.wait_until_idle(0);
     let said = errno(guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)));
     assert!(matches!(said, Some(5 | 28)), "{said:?} is neither EIO nor ENOSPC");
@@ -213,7 +213,7 @@ fn covered_mount_is_stale_and_comes_back_with_its_place() {
 #[test]
 fn mount_moved_by_the_host_is_found_again() {
     let share = Share::new();
-    // A mount cannot be moved out of one that passes changes on.
+    // A mount cannot be moved out of a mount that propagates changes.
     rustix::mount::mount_change(share.path(""), MountPropagationFlags::PRIVATE).unwrap();
     share.tmpfs("data", "text");
     fs::create_dir(share.path("there")).unwrap();
@@ -238,8 +238,7 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     let nodes = guest.walk("data/file");
     let single = guest.look_up("single");
     guest.attributes(nodes[1]).unwrap();
-    // A file is found again by its name; a directory is not, and stays open for as long as it is
-    // known.
+    // A file is found again by its name. A directory is not, and stays open while it is known.
     share.unmount_when_idle("single");
     assert_eq!(errno(guest.attributes(single)), Some(STALE));
     guest.wait_until_idle(1);
@@ -250,8 +249,8 @@ fn without_handles_a_forgotten_directory_lets_its_mount_go() {
     share.unmount_when_idle("data");
 }
 
-/// What a real guest does: looks into two mounts, forgets all that it can of one, and tells two
-/// files apart.
+/// Script of a real guest: it reads two mounts, drops its caches of one of them, and compares two
+/// files.
 const LOOKS: &str = r#"
     cd /mnt/data
     cat idle/file dropped/file; echo

@@ -19,11 +19,11 @@ use pinhole_tests::frontend::{Frontend, Setup};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use tempfile::TempDir;
 
-/// How long the host may have to wait for a mount that nothing uses: a few seconds, on a machine
-/// that is busy.
+/// Upper bound on the time until an unused mount can be unmounted: a few seconds, even on a busy
+/// host.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A shared folder whose mounts the daemon gets to see.
+/// Shared folder whose mounts are visible to the daemon.
 pub(crate) struct Share {
     folder: TempDir,
 }
@@ -39,12 +39,12 @@ impl Share {
         share
     }
 
-    /// A path below the share.
+    /// Returns a path below the share.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("share").join(name)
     }
 
-    /// A path of the host beside the share.
+    /// Returns a path of the host beside the share.
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -55,14 +55,14 @@ impl Share {
         Guest::of(daemon.start().unwrap())
     }
 
-    /// A tmpfs with a file that says which it is.
+    /// Mounts a tmpfs with a file that contains `text`.
     pub(crate) fn tmpfs(&self, name: &str, text: &str) {
         fs::create_dir_all(self.path(name)).unwrap();
         run("mount", &["-t", "tmpfs", "submount"], &[&self.path(name)]);
         fs::write(self.path(name).join("file"), text).unwrap();
     }
 
-    /// An ext4 in a file of the host.
+    /// Mounts an ext4 image with a file that contains `text`.
     pub(crate) fn ext4(&self, name: &str, text: &str) {
         let image = self.beside(&format!("{}.image", name.replace('/', "-")));
         if !image.exists() {
@@ -82,7 +82,7 @@ impl Share {
         rustix::mount::unmount(self.path(name), UnmountFlags::NOFOLLOW)
     }
 
-    /// Unmounts it as soon as nothing uses it, and says how long that took.
+    /// Unmounts it as soon as it is unused, and returns how long that took.
     pub(crate) fn unmount_when_idle(&self, name: &str) -> Duration {
         let began = Instant::now();
         loop {
@@ -111,11 +111,11 @@ pub(crate) fn run(program: &str, words: &[&str], paths: &[&Path]) {
     assert!(done.status.success(), "{program}: {said}; as root, with loop devices: `modprobe loop`");
 }
 
-/// A guest at the wire that keeps nothing.
+/// Guest at the wire that caches nothing.
 pub(crate) struct Guest {
     pub(crate) wire: Frontend,
     pub(crate) daemon: Serving,
-    /// Mount ids of what the daemon has open from the beginning.
+    /// Mount ids of the descriptors that the daemon has from the start.
     mounts: BTreeSet<String>,
 }
 
@@ -128,7 +128,7 @@ impl Guest {
         Self { wire, daemon, mounts }
     }
 
-    /// Waits until the daemon has no more than so many descriptors open on mounts below the share.
+    /// Waits until the daemon has at most so many descriptors on mounts below the share.
     pub(crate) fn wait_until_idle(&self, left: usize) {
         let below = || {
             let mounts = mounts_of(self.daemon.serving_id());
@@ -155,7 +155,7 @@ impl Guest {
         self.ask(node, &Operation::Lookup(Lookup { name })).map(|body| decode_entry(&body).unwrap().0)
     }
 
-    /// Every node on the way, the last one last.
+    /// Looks up a path and returns every node of it, the last one last.
     pub(crate) fn walk(&mut self, path: &str) -> Vec<NodeId> {
         let mut found = vec![NodeId::ROOT];
         for name in path.split('/') {
@@ -184,7 +184,7 @@ impl Guest {
         self.ask(node, &Operation::Release(release)).unwrap();
     }
 
-    /// All of a file.
+    /// Returns the content of a file.
     pub(crate) fn read(&mut self, node: NodeId) -> io::Result<String> {
         let handle = self.open(node)?;
         let flags = OpenFlags::empty();
@@ -194,13 +194,13 @@ impl Guest {
         bytes.map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
-    /// The names of a directory with their inode numbers, without "." and "..".
+    /// Returns the names of a directory with their inode numbers, without "." and "..".
     pub(crate) fn listed(&mut self, node: NodeId, plus: bool) -> Vec<(String, u64)> {
         let opened = self.ask(node, &Operation::OpenDir(OpenDir { flags: OpenFlags::empty() })).unwrap();
         let list = ReadDir { handle: decode_open(&opened).unwrap().handle, offset: 0, size: 4096 };
         let list = if plus { Operation::ReadDirPlus(ReadDirPlus { list }) } else { Operation::ReadDir(list) };
         let body = self.ask(node, &list).unwrap();
-        // `struct fuse_dirent`, after a `struct fuse_entry_out` where there are attributes.
+        // `struct fuse_dirent`, after a `struct fuse_entry_out` if the listing has attributes.
         let before = if plus { 128 } else { 0 };
         let mut names = Vec::new();
         let mut rest = &body[..];
@@ -222,11 +222,11 @@ impl Guest {
     }
 }
 
-/// The mount id of each descriptor of a process.
+/// Returns the mount id of each descriptor of a process.
 fn mounts_of(process: u32) -> Vec<String> {
     let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
     let of = |path: PathBuf| {
-        // It may be closed meanwhile.
+        // The descriptor may be closed meanwhile.
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(|id| id.trim().to_owned())
     };

@@ -6,13 +6,13 @@ use std::fs;
 use std::ops::RangeInclusive;
 use tempfile::TempDir;
 
-/// hiprio and five request queues, for many requests each.
+/// Set-up with hiprio and five request queues, for many requests each.
 pub(crate) const WIDE: Setup = Setup { queues: 6, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 
-/// One descriptor of the ring for each request.
+/// Layout with one descriptor of the ring for each request.
 const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
 
-/// A policy file with limits.
+/// Writes a policy file with limits.
 pub(crate) fn policy(limits: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.toml");
@@ -25,7 +25,7 @@ pub(crate) fn get_attr() -> Operation<'static> {
     Operation::GetAttr(GetAttr { handle: None })
 }
 
-/// Asks about the root and waits for the answer.
+/// Sends a request about the root and waits for its reply.
 pub(crate) fn ask(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Result<Vec<u8>, Errno> {
     let reply = guest.request(queue, NodeId::ROOT, operation, &[]).unwrap();
     match reply.error().unwrap() {
@@ -34,14 +34,14 @@ pub(crate) fn ask(guest: &mut Frontend, queue: usize, operation: &Operation<'_>)
     }
 }
 
-/// Sends a request about the root without waiting for its answer.
+/// Sends a request about the root without waiting for its reply.
 pub(crate) fn submit(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Sent {
     let sent = offer(guest, queue, operation);
     kick(guest, queue);
     sent
 }
 
-/// The same, of which the daemon need not hear yet.
+/// Offers the same request without a kick.
 pub(crate) fn offer(guest: &mut Frontend, queue: usize, operation: &Operation<'_>) -> Sent {
     let message = guest.encode(NodeId::ROOT, operation, &[]);
     let is_silent = matches!(operation, Operation::Forget(_) | Operation::BatchForget(_));
@@ -54,12 +54,12 @@ pub(crate) fn kick(guest: &mut Frontend, queue: usize) {
     guest.queue(queue).unwrap().0.kick().unwrap();
 }
 
-/// The same request over and over in several queues.
+/// Same request again and again in several queues.
 pub(crate) struct Flood {
-    /// Each queue, and how many of the requests in it have not been given back.
+    /// Each queue, and its number of requests without a reply.
     queues: Vec<(usize, usize)>,
     operation: Operation<'static>,
-    /// Requests that were given back.
+    /// Number of requests that were returned.
     pub(crate) served: usize,
 }
 
@@ -68,7 +68,7 @@ impl Flood {
         Self { queues: queues.map(|queue| (queue, 0)).collect(), operation, served: 0 }
     }
 
-    /// Takes what was given back, and fills each queue again that has become empty.
+    /// Collects used requests and fills each empty queue again.
     pub(crate) fn poll(&mut self, guest: &mut Frontend) {
         for (queue, under_way) in &mut self.queues {
             {

@@ -1,6 +1,6 @@
-//! Does a guest that sends one request without end, in several queues, hold up more than itself?
+//! Does a guest that sends one request all the time, in several queues, slow down any other guest?
 //!
-//! INIT takes the whole session, FORGET has no reply, and for SYNCFS and FSYNC the host writes
+//! INIT affects the whole session, FORGET has no reply, and for SYNCFS and FSYNC the host writes
 //! whole file systems. Needs strace, root and overlayfs.
 
 mod flood;
@@ -13,17 +13,18 @@ use pinhole_tests::frontend::frame::opcode::BATCH_FORGET;
 use pinhole_tests::frontend::{Bench, Descriptor, Frontend, LIMIT};
 use std::time::{Duration, Instant};
 
-/// As `limits.rs` of the daemon has them.
+/// Same number as in `limits.rs` of the daemon.
 const CHANGES_PER_SECOND: usize = 100;
 const FORGETS_PER_OPERATION: u64 = 16;
-/// What is to take two seconds by the limit; clocks are read at other moments on both sides.
+/// Lower bound on the time of requests that a limit slows to two seconds. Both sides read their
+/// clocks at other moments.
 const TWO_SECONDS: Duration = Duration::from_millis(1900);
 
 fn init() -> Operation<'static> {
     Operation::Init(InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::all() })
 }
 
-/// Nodes that the guest has never seen, each forgotten once.
+/// Returns FORGETs of nodes that the guest does not know, one for each.
 fn batch_forget(nodes: u32) -> Vec<u8> {
     let frame = Frame::new(BATCH_FORGET, 0).u32(nodes).u32(0);
     (0..nodes).fold(frame, |frame, _| frame.u64(u64::MAX).u64(1)).message()
@@ -53,7 +54,8 @@ fn init_in_four_queues_does_not_starve_another() {
         .collect();
     between.sort_unstable();
     println!("INITs between a GETATTR and its answer: {between:?}");
-    // A second's worth comes at once in the beginning; a busy host may take seconds for the rest.
+    // The requests of one second may come at once at the start. A busy host may take seconds for
+    // the rest.
     assert!(between.iter().sum::<usize>() <= 10 * CHANGES_PER_SECOND, "{between:?}");
 }
 
@@ -70,7 +72,7 @@ fn init_has_a_limit_without_a_policy() {
 /// Sends one request.
 type Kind<'k> = &'k dyn Fn(&mut Frontend);
 
-/// What each of these costs a guest that may send 50 requests a second.
+/// Checks the cost of each of these for a guest that may send 50 requests per second.
 #[test]
 fn each_request_counts_as_an_operation() {
     let destroy = Operation::Destroy(pinhole_protocol::Destroy);
@@ -81,7 +83,7 @@ fn each_request_counts_as_an_operation() {
     };
     let kinds: [(&str, Kind<'_>); 5] = [
         ("INIT", &|guest| drop(ask(guest, 1, &init()).unwrap())),
-        // It comes before INIT from the second one on.
+        // From the second one on it comes before INIT.
         ("DESTROY", &|guest| drop(ask(guest, 1, &destroy))),
         ("INTERRUPT", &|guest| drop(guest.request(1, NodeId(0), &interrupt, &[]).unwrap())),
         ("a malformed chain", &unread),
@@ -102,7 +104,7 @@ fn each_request_counts_as_an_operation() {
 fn forgets_have_a_limit_of_their_own() {
     let (_folder, path) = policy("operations-per-second = 50");
     let second = 50 * FORGETS_PER_OPERATION;
-    // In one message or in as many, in the queue for them or in another.
+    // In one message or in many, in the hiprio queue or in another.
     for queue in [0, 1] {
         let mut bench = Bench::with(WIDE, &["--policy", &path]).unwrap();
         let began = Instant::now();
@@ -123,7 +125,7 @@ fn forgets_have_a_limit_of_their_own() {
     assert!(began.elapsed() >= TWO_SECONDS, "{:?}", began.elapsed());
 }
 
-/// The guest pays for its FORGETs for four minutes.
+/// The FORGETs cost the guest four minutes.
 #[test]
 fn flood_of_forgets_slows_no_other_request() {
     let (_folder, path) = policy("operations-per-second = 100");
@@ -144,7 +146,7 @@ fn flood_of_forgets_slows_no_other_request() {
     let (hiprio, memory) = guest.queue(0).unwrap();
     let given_back = std::iter::from_fn(|| hiprio.take_used(memory).unwrap()).count();
     assert!(given_back < 50, "the FORGETs were not slowed");
-    // One is held by the queue's thread; a stop waits for no debt.
+    // The queue's thread holds one request. A stop does not wait for its limit.
     let began = Instant::now();
     guest.stop_queue(0).unwrap();
     assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());

@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vm_memory::{Bytes as _, GuestAddress};
 
-/// Longer than any test waits for anything.
+/// Longer than any wait of a test.
 const FOR_EVER: Duration = Duration::from_mins(10);
-/// Short, and long enough that many requests come meanwhile.
+/// Short, but long enough for many requests to arrive meanwhile.
 const A_WHILE: Duration = Duration::from_millis(200);
-/// In each of four queues.
+/// Number of requests in each of four queues.
 const REQUESTS: usize = 100;
 
-/// A strace that delays each `syncfs` call of a running daemon.
+/// strace that delays each `syncfs` call of a running daemon.
 struct Slowed {
     strace: Child,
     folder: TempDir,
@@ -36,7 +36,7 @@ struct Slowed {
 }
 
 impl Slowed {
-    /// `outcome`: what becomes of the calls, as strace has it.
+    /// Starts strace. `outcome` is the result of the calls in the syntax of strace.
     fn new(process: u32, delay: Duration, outcome: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
@@ -55,8 +55,8 @@ impl Slowed {
         Self { strace, folder, delay, began: Instant::now() }
     }
 
-    /// Lets the calls go on, and returns how many have ended by now. Past that number, two were
-    /// under way at once.
+    /// Ends the delay. Returns how many calls have ended by now, and how many fit one after
+    /// another. More calls mean that two were in progress at the same time.
     fn end(mut self) -> (usize, usize) {
         let took = self.began.elapsed();
         kill_process(Pid::from_child(&self.strace), Signal::INT).unwrap();
@@ -68,7 +68,7 @@ impl Slowed {
         (calls, usize::try_from(most).unwrap() + 1)
     }
 
-    /// Lets the calls go on: the kernel does so when their tracer is killed.
+    /// Ends the delay: the kernel continues the calls when their tracer is killed.
     fn let_go(mut self) {
         self.strace.kill().unwrap();
         self.strace.wait().unwrap();
@@ -82,11 +82,11 @@ impl Drop for Slowed {
     }
 }
 
-/// Requests under way in four queues.
+/// Requests in progress in four queues.
 struct Flooded(Vec<(usize, Sent)>);
 
 impl Flooded {
-    /// Sends them, all at once.
+    /// Sends all requests at once.
     fn new(guest: &mut Frontend, node: NodeId, operation: &Operation<'_>) -> Self {
         let mut sent = Vec::new();
         for queue in 2..=5 {
@@ -108,7 +108,7 @@ impl Flooded {
         })
     }
 
-    /// Waits for every answer; what each is.
+    /// Waits for every reply. Returns the error of each.
     fn finish(mut self, guest: &mut Frontend) -> Vec<Option<Errno>> {
         let mut outcomes = Vec::new();
         for queue in 2..=5 {
@@ -138,7 +138,7 @@ fn fsync(handle: Handle) -> Operation<'static> {
     Operation::Fsync(Fsync { handle, flags: FsyncFlags::empty() })
 }
 
-/// FSYNC, which a thread of the pool serves, is answered in another queue.
+/// Checks that an FSYNC, which a pool thread serves, is answered in another queue.
 #[track_caller]
 fn pool_is_free(guest: &mut Frontend, (node, handle): (NodeId, Handle)) {
     for _ in 0..20 {
@@ -167,14 +167,14 @@ fn flood_of_syncfs_takes_no_pool_thread() {
     pool_is_free(guest, file);
     let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
     let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
-    // Each of the queues has taken all of them when it answers what comes behind.
+    // Each queue has taken all requests when it answers one behind them.
     pool_is_free(guest, file);
     assert!(flooded.is_silent(guest), "answered before the host was");
     slowed.let_go();
     assert!(flooded.finish(guest).iter().all(Option::is_none));
 }
 
-/// The front-end waits for the reply to GET_VRING_BASE, and the host's disk for longer than that.
+/// The front-end waits for the reply to GET_VRING_BASE. The host's disk takes longer.
 #[test]
 fn queue_with_syncfs_stops_before_the_host_answers() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
@@ -182,13 +182,13 @@ fn queue_with_syncfs_stops_before_the_host_answers() {
     let slowed = Slowed::new(bench.daemon.serving_id(), FOR_EVER, "");
     let flooded = Flooded::new(guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
     eventually("the queue has taken all of them", || {
-        // `avail_event`: it asks to be kicked for the one that comes behind them.
+        // `avail_event`: the device asks to be kicked for the request behind them.
         let (ring, memory) = guest.queue(2).unwrap();
         let event_at = ring.place().used + 4 + 8 * u64::from(ring.size());
         let event: u16 = memory.load(GuestAddress(event_at), Ordering::SeqCst).unwrap();
         usize::from(u16::from_le(event)) == REQUESTS
     });
-    // Nothing has been answered: the guest goes on where it began.
+    // No request has been answered, so the guest resumes at the start.
     assert_eq!(guest.stop_queue(2).unwrap(), 0);
     assert!(flooded.is_silent(guest), "answered before the host was");
     slowed.let_go();
@@ -198,7 +198,7 @@ fn queue_with_syncfs_stops_before_the_host_answers() {
 
 #[test]
 fn every_syncfs_of_a_call_that_failed_is_an_error() {
-    // strace has a call fail by making another of it, one that no filter lets pass.
+    // strace lets a call fail by replacing it with another one that no filter permits.
     let mut bench = Bench::with(WIDE, &["--seccomp", "none"]).unwrap();
     let slowed = Slowed::new(bench.daemon.serving_id(), A_WHILE, ":error=EIO");
     let flooded = Flooded::new(&mut bench.guest, NodeId::ROOT, &Operation::SyncFs(SyncFs));
@@ -208,7 +208,7 @@ fn every_syncfs_of_a_call_that_failed_is_an_error() {
     ask(&mut bench.guest, 1, &Operation::SyncFs(SyncFs)).unwrap();
 }
 
-/// The ring of each queue is full all the time: there are more than may wait without a thread.
+/// The rings are always full: there are more requests than may wait without a thread.
 #[test]
 fn too_many_syncfs_block_only_their_queues() {
     let mut bench = Bench::with(WIDE, &[]).unwrap();
@@ -227,8 +227,8 @@ fn too_many_syncfs_block_only_their_queues() {
     assert!(calls <= most, "{calls} calls, {most} one after another");
 }
 
-/// An overlayfs, of which the daemon does not know that `fsync` keeps names; taken away when
-/// dropped.
+/// Mounted overlayfs. The daemon does not know that its `fsync` keeps names. Dropping it unmounts
+/// it.
 struct Overlay(PathBuf);
 
 impl Overlay {
@@ -258,8 +258,8 @@ impl Drop for Overlay {
     }
 }
 
-/// A share on overlayfs with a file that has lost the name by which its guest opened it, and
-/// another.
+/// Share on overlayfs with a file that has lost the name by which its guest opened it, and another
+/// file.
 struct Renamed {
     guest: Frontend,
     daemon: Serving,

@@ -8,8 +8,8 @@ use pinhole_tests::frontend::frame::opcode::{FALLOCATE, RELEASE};
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
-/// The host may be busy when a reply comes, so the daemon has some turns; one that waits for what
-/// it has taken fails in all of them.
+/// Number of attempts, because the host may be busy when a reply arrives. A daemon that waits for
+/// the requests it has taken fails in all of them.
 const TURNS: usize = 5;
 const KEEP_SIZE: u32 = 1;
 const PUNCH_HOLE: u32 = 2;
@@ -23,8 +23,8 @@ fn change_of_memory_waits_for_no_long_reservation() {
     changes_memory_while_it_reserves(&mut Scene::in_memory(&["--thread-pool-size=1"]), 0);
 }
 
-/// The queue thread of another queue waits for room in the pool, which has none before the
-/// reservation ends.
+/// The thread of another queue waits for space in the pool, which is full until the reservation
+/// ends.
 #[test]
 fn change_of_memory_waits_for_no_room_in_the_pool() {
     let policy = tempfile::NamedTempFile::new().unwrap();
@@ -65,7 +65,7 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
 }
 
 /// A change of memory interrupts the hole, which then waits in the pool behind other requests. A
-/// stop must not put it back: it would take what the host has written since.
+/// stop must not put it back, because it would remove data that the host has written since.
 #[test]
 fn interrupted_hole_is_finished_before_its_queue_stops() {
     let mut scene = Scene::in_memory(&["--thread-pool-size=1"]);
@@ -116,7 +116,7 @@ fn change_of_memory_waits_for_few_of_many_copies() {
         scene.guest.share_memory().unwrap();
         fewest = fewest.min(lane.collect(&mut scene.guest) - before);
     }
-    // The one that has begun, and one more that begins before its answer is seen.
+    // The request in progress, and one more that begins before its reply is seen.
     assert!(fewest <= 2, "at least {fewest} were served before each change of memory");
     assert!(lane.finish(&mut scene.guest).iter().all(|errno| *errno == 0));
 }

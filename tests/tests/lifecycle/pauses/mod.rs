@@ -31,36 +31,38 @@ use vhost::vhost_user::VhostUserFrontend as _;
 const QUEUES: usize = 4;
 const WIDE: Setup = Setup { queues: QUEUES, queue_size: 1024, features: INDIRECT | EVENT_IDX };
 const NARROW: Shape = Shape { indirect: true, piece_len: 1 << 20 };
-/// The recipe of the fault: so many reservations of so many bytes.
+/// Number of reservations in the scenario of the original fault, each of [`LONG`] bytes.
 const MANY: usize = 120;
 const LONG: u64 = 3 << 30;
-/// Long enough that its queue takes nothing behind it.
+/// Length that keeps its queue thread from taking further requests.
 const HALF: u64 = 512 << 20;
-/// Short enough that its queue goes on.
+/// Length that lets its queue thread continue.
 const SHORT: u64 = 8 << 20;
-/// So many may be served while a queue is being stopped: one that has begun, and a few on a host
-/// that is slow to tell the daemon. A daemon that serves the backlog first serves all.
+/// Largest number of requests that may be served while a queue is being stopped: one in progress,
+/// and a few on a host that delays the message to the daemon. A daemon that serves the backlog
+/// first serves all.
 const FEW: usize = MANY / 10;
-/// So often is a queue stopped whose requests wait behind those of another.
+/// Number of stops of a queue whose requests wait behind those of another.
 const ROUNDS: usize = 6;
-/// What a stop may take on a busy host. To serve all of the recipe takes more than a minute.
+/// Upper bound on the time of a stop on a busy host. Serving all requests of the scenario takes
+/// more than a minute.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// An open file of the guest: node and handle.
+/// Open file of the guest: node and file handle.
 type File = (u64, u64);
 
-/// A request that was offered.
+/// Request that was offered.
 struct Offered {
     sent: Sent,
     unique: u64,
-    /// Of its answer; 0 is success.
+    /// Errno of its reply; 0 is success.
     errno: Option<i32>,
 }
 
-/// One queue of the guest, and all that was offered on it, in order.
+/// Queue of the guest, and all requests that were offered on it, in order.
 struct Lane {
     queue: usize,
-    /// Requests that the queue had before.
+    /// Number of requests on the queue before.
     first: u16,
     offered: Vec<Offered>,
 }
@@ -70,7 +72,7 @@ impl Lane {
         Self { queue, first: 0, offered: Vec::new() }
     }
 
-    /// Offers a request, of which the device is not told yet.
+    /// Offers a request without a kick.
     fn offer(&mut self, guest: &mut Frontend, frame: Frame, room: usize) {
         let unique = ((self.queue as u64) << 32) + 2 * self.offered.len() as u64;
         let (queue, memory) = guest.queue(self.queue).unwrap();
@@ -86,7 +88,7 @@ impl Lane {
         guest.queue(self.queue).unwrap().0.kick().unwrap();
     }
 
-    /// Takes what was given back; each request once.
+    /// Collects used requests and checks that each is returned once.
     fn collect(&mut self, guest: &mut Frontend) -> usize {
         let (queue, memory) = guest.queue(self.queue).unwrap();
         while let Some(used) = queue.take_used(memory).unwrap() {
@@ -104,9 +106,9 @@ impl Lane {
         self.offered.iter().filter(|offered| offered.errno.is_some()).count()
     }
 
-    /// Stops the queue: the index to go on from, the requests that were answered before it was
-    /// told, and how long it took. Everything before the index has been answered, and nothing from
-    /// it on.
+    /// Stops the queue. Returns the index to resume from, the number of replies before the message,
+    /// and the time that the stop took. Checks that exactly the requests before the index have been
+    /// answered.
     fn stop(&mut self, guest: &mut Frontend) -> (usize, usize, Duration) {
         let before = self.collect(guest);
         let began = Instant::now();
@@ -123,12 +125,12 @@ impl Lane {
         guest.resume_queue(self.queue, self.first + u16::try_from(base).unwrap()).unwrap();
     }
 
-    /// Waits until one more than so many are answered.
+    /// Waits until more than so many requests are answered.
     fn wait_for_more(&mut self, guest: &mut Frontend, than: usize) {
         eventually("one more answer", || self.collect(guest) > than);
     }
 
-    /// Waits until all are answered: their errors.
+    /// Waits until all requests are answered. Returns their errnos.
     fn finish(&mut self, guest: &mut Frontend) -> Vec<i32> {
         let (mut seen, mut since) = (0, Instant::now());
         while self.collect(guest) < self.offered.len() {
@@ -142,27 +144,27 @@ impl Lane {
     }
 }
 
-/// Held by a test that fills memory, of which there is room for one at a time.
+/// Held by a test that fills memory, because only one such test fits at a time.
 static MEMORY: Mutex<()> = Mutex::new(());
 
-/// A guest and its daemon.
+/// Guest and its daemon.
 struct Scene {
     guest: Frontend,
     daemon: Serving,
     folder: TempDir,
-    /// Given back when the files are gone.
+    /// Released when the files are gone.
     _memory: Option<MutexGuard<'static, ()>>,
 }
 
 impl Scene {
-    /// A share in memory, where to reserve takes as long as to zero.
+    /// Starts a share in memory, where a reservation takes as long as zeroing.
     fn in_memory(arguments: &[&str]) -> Self {
         Self::within(Path::new("/dev/shm"), arguments)
     }
 
     fn within(parent: &Path, arguments: &[&str]) -> Self {
         let in_memory = parent == Path::new("/dev/shm");
-        // A test that failed has left nothing.
+        // A failed test has left no files.
         let memory = in_memory.then(|| MEMORY.lock().unwrap_or_else(PoisonError::into_inner));
         let folder = tempfile::Builder::new().prefix("pinhole-pauses-").tempdir_in(parent).unwrap();
         fs::create_dir(folder.path().join("share")).unwrap();
@@ -181,7 +183,7 @@ impl Scene {
         ask(&mut self.guest, frame, room)
     }
 
-    /// Makes a file and opens it.
+    /// Creates and opens a file.
     fn create(&mut self, name: &str) -> File {
         let create = Frame::new(CREATE, ROOT).u32(O_RDWR).u32(0o100_644).u32(0).u32(0).name(name);
         let made = self.ask(create, ENTRY_LEN + 16);
@@ -199,7 +201,7 @@ fn connect(daemon: &Serving) -> Frontend {
     guest
 }
 
-/// Asks on the last queue, which no test stops.
+/// Sends a request on the last queue, which no test stops.
 fn ask(guest: &mut Frontend, frame: Frame, room: usize) -> Vec<u8> {
     let reply = guest.raw(QUEUES - 1, &frame.message(), OUT_HEADER_LEN + room).unwrap();
     reply.success().unwrap().to_vec()
@@ -233,7 +235,7 @@ fn stop_interrupts_a_long_reservation() {
 
 #[test]
 fn stop_interrupts_a_reservation_before_short_requests() {
-    // Answered, each of these would make the ones before it ones that have to be finished.
+    // If these were answered, the daemon would have to finish the requests before them.
     stops_while_it_reserves(&[getattr(ROOT)]);
 }
 
@@ -248,7 +250,8 @@ fn stops_while_it_reserves(behind: &[Frame]) {
         }
     }
     lane.kick(&mut scene.guest);
-    // A first pause at once, and others in the middle of one that has come further.
+    // The first pause comes at once, the others in the middle of a reservation that has made
+    // progress.
     let mut base = 0;
     for round in 0..5 {
         let blocks = scene.blocks("file");
@@ -259,7 +262,7 @@ fn stops_while_it_reserves(behind: &[Frame]) {
         assert!(took < STOP_LIMIT, "{took:?}");
         base = stopped;
         lane.resume(&mut scene.guest, base);
-        // So that the rounds come to an end whatever they interrupt.
+        // The rounds end whatever they interrupt.
         lane.wait_for_more(&mut scene.guest, base);
     }
     assert_eq!(fs::metadata(scene.host("file")).unwrap().len(), LONG);
@@ -315,7 +318,7 @@ fn a_stop_waits_for_few_of_many_copies() {
     assert_eq!(fs::read(scene.host("to")).unwrap(), vec![7; 64 << 20]);
 }
 
-/// The same sequence of numbers for the same seed.
+/// Repeatable random numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -328,7 +331,7 @@ impl Numbers {
     }
 }
 
-/// Offers a mixture on each lane, and stops and starts the lanes while it is served.
+/// Offers a mixture of requests on each lane, and stops and starts the lanes meanwhile.
 fn mixture(parent: &Path, arguments: &[&str], seed: u64) {
     println!("seed {seed} {arguments:?}");
     let mut numbers = Numbers(seed);
@@ -405,8 +408,7 @@ fn older_request_is_finished_after_a_later_reply() {
     let mut waited_for = 0;
     for round in 0..ROUNDS {
         let answered = lane.answered();
-        // The one thread has to do with the other queue, so none of these begins but the one that
-        // is answered.
+        // The one pool thread works for the other queue, so of these only the answered one begins.
         for frame in [fsync(file), fsync(file)] {
             lane.offer(&mut scene.guest, frame, 0);
         }
@@ -423,7 +425,8 @@ fn older_request_is_finished_after_a_later_reply() {
         lane.resume(&mut scene.guest, base);
         assert!(lane.finish(&mut scene.guest).iter().all(|errno| *errno == 0));
     }
-    // It makes room: else each round waits for one. One may end by itself in that moment.
+    // The stop makes space: otherwise each round would wait for a reservation. One may end by
+    // itself at that moment.
     assert!(waited_for <= ROUNDS / 2, "{waited_for}");
 }
 
@@ -435,7 +438,7 @@ fn requests_waiting_for_leases_return_to_ring_or_estale() {
     let lease = Leases::take(LeaseKind::Write, [scene.host("leased").as_path()]).unwrap();
     let open = Frame::new(OPEN_FILE, node).u32(O_RDONLY).u32(0);
     let mut lane = Lane::new(1);
-    // The first two are overtaken by what is answered behind them.
+    // The first two have a later request that is answered before them.
     for frame in [open.clone(), open.clone(), getattr(ROOT), open.clone(), open] {
         lane.offer(&mut scene.guest, frame, ATTR_LEN);
     }
@@ -486,12 +489,12 @@ fn init_does_not_wait_for_a_long_reservation() {
         ended.extend(lane.finish(&mut scene.guest));
         fs::remove_file(scene.host(&name)).unwrap();
     }
-    // One may have been done just before.
+    // One may have ended just before.
     assert!(ended.contains(&EINTR), "{ended:?}");
     scene.ask(getattr(ROOT), ATTR_LEN);
 }
 
-/// The recipe on two queues, one of whose requests has begun.
+/// Starts the scenario on two queues and waits until one request has begun.
 fn busy(arguments: &[&str]) -> (Scene, Vec<Lane>) {
     let mut scene = Scene::in_memory(arguments);
     let file = scene.create("file");

@@ -1,8 +1,8 @@
 //! Is each row of the table of host calls needed, and is no other call made?
 //!
 //! The whole daemon runs under strace with every argument as the kernel gets it, and a guest sends
-//! everything that it can. Each row must be seen for each kind of thread that it names, and no
-//! thread with a filter may make a call without a row.
+//! every request. Each row must be seen for each kind of thread that it names, and no thread with a
+//! filter may make a call without a row.
 
 mod trace;
 
@@ -35,14 +35,14 @@ use vhost::vhost_user::VhostUserFrontend as _;
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// strace and where it writes.
+/// Returns the command of strace with its output file.
 fn strace(output: &Path) -> Vec<PathBuf> {
     let command = ["strace", "-f", "-qq", "-Y", "--raw=all", "--signal=none", "-o"];
     command.map(PathBuf::from).into_iter().chain([output.to_owned()]).collect()
 }
 
-/// The process that serves, of a daemon that was started as `process` by strace: the last of those
-/// that started one another.
+/// Returns the serving process of a daemon that strace started as `process`: the last in the chain
+/// of children.
 fn serving(mut process: u32) -> Pid {
     loop {
         let child = pinhole_tests::daemon::serving_id(process);
@@ -77,19 +77,19 @@ impl Run {
         Self { folder, daemon }
     }
 
-    /// Everything that a guest may send.
+    /// Sends every request that a guest may send.
     fn play(&self) {
         let mut guest = SurfaceGuest::connect(self.daemon.socket()).unwrap();
         guest.play().unwrap();
         guest.play_malformed().unwrap();
     }
 
-    /// The process under strace that serves.
+    /// Returns the serving process under strace.
     fn process(&self) -> Pid {
         serving(self.daemon.id())
     }
 
-    /// The process that strace has started.
+    /// Returns the process that strace has started.
     fn supervisor(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.daemon.serving_id()).unwrap()).unwrap()
     }
@@ -99,14 +99,14 @@ impl Run {
         self.trace()
     }
 
-    /// Waits for the daemon's end.
+    /// Waits until the daemon ends and returns the trace.
     fn trace(mut self) -> String {
         assert!(self.daemon.wait_at_most(LIMIT).unwrap().is_some(), "{}", self.daemon.stderr());
         fs::read_to_string(self.folder.path().join("trace")).unwrap()
     }
 }
 
-/// A guest that holds an open file.
+/// Guest with an open file.
 struct Writer {
     frontend: Frontend,
     node: u64,
@@ -148,7 +148,7 @@ impl Writer {
         Frame::new(FLUSH, self.node).u64(self.handle).u32(0).u32(0).u64(0)
     }
 
-    /// A lock of the whole file by the owner 1: of its bytes, or as flock(2) takes it.
+    /// Returns a lock of the whole file by the owner 1: of its bytes, or as flock(2) takes it.
     fn lock(&self, opcode: u32, kind: u32, flock: u32) -> Frame {
         let frame = Frame::new(opcode, self.node).u64(self.handle).u64(1).u64(0);
         frame.u64(i64::MAX.unsigned_abs()).u32(kind).u32(1).u32(flock).u32(0)
@@ -159,7 +159,7 @@ impl Writer {
     }
 }
 
-/// Stops all threads for a moment: what waits for a time goes on by a call of its own.
+/// Stops all threads for a moment. A wait with a timeout then continues by another call.
 fn interrupt(run: &Run) {
     rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
     let status = format!("/proc/{}/status", run.process().as_raw_pid());
@@ -171,7 +171,7 @@ fn interrupt(run: &Run) {
     rustix::process::kill_process(run.process(), Signal::CONT).unwrap();
 }
 
-/// Past the process's own limit on files, which stands behind the daemon's.
+/// Exceeds the process's own limit on files, which is above the daemon's.
 fn pass_the_limit_on_files(run: &Run, writer: &mut Writer) {
     let limit = |current| Rlimit { current, maximum: None };
     let before =
@@ -182,16 +182,16 @@ fn pass_the_limit_on_files(run: &Run, writer: &mut Writer) {
     rustix::process::prlimit(Some(run.process()), Resource::Fsize, before).unwrap();
 }
 
-/// A policy file, and the option that names it.
+/// Writes a policy file. Also returns the option that names it.
 fn policy(text: &str) -> (String, NamedTempFile) {
     let file = NamedTempFile::new().unwrap();
     fs::write(&file, text).unwrap();
     (format!("--policy={}", file.path().display()), file)
 }
 
-/// What the load of the surface leaves out: a channel back to the front-end, memory that is in a
-/// plain file, a write past the host's page cache, the truncation of a large file, and a directory
-/// for a caller with more than one group.
+/// Sends requests that the load of `cargo xtask surface` lacks: a back channel to the front-end,
+/// memory in a plain file, a write past the host's page cache, the truncation of a large file, and
+/// a directory for a caller with more than one group.
 fn do_the_rest(writer: &mut Writer) {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     writer.frontend.connection().set_backend_request_fd(&theirs).unwrap();
@@ -210,21 +210,21 @@ fn do_the_rest(writer: &mut Writer) {
     let handle = u64_at(&writer.ask(&direct, 16), 0).unwrap();
     let write = Frame::new(WRITE, writer.node).u64(handle).u64(0).u32(4096).u32(0);
     let write = write.u64(0).u32(O_RDWR | O_DIRECT).u32(0).bytes(&[1; 4096]);
-    // Behind its header the payload is on no border of a block.
+    // Behind its header the payload is not aligned to a block.
     assert_eq!(writer.errno(&write), EINVAL);
     let reserve = Frame::new(FALLOCATE, writer.node).u64(writer.handle).u64(0).u64(40 << 20).u32(0).u32(0);
     writer.ask(&reserve, 0);
-    // The thread gives up the right to keep set-user-id for a user, not for root.
+    // The thread gives up the right to keep set-user-id for a user, but not for root.
     writer.ask(&reserve.caller(1000, 1000), 0);
-    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without the handle: the pool cuts what is
-    // large.
+    // FATTR_SIZE and FATTR_MTIME of `fuse_setattr_in`, without a file handle: the pool truncates
+    // large files.
     let cut = Frame::new(SETATTR, writer.node).u32(8 | 32).u32(0).u64(0).u64(4096).u64(0).u64(0).u64(0);
     writer.ask(&cut.u64(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0).u32(0), 104);
     let mkdir = Frame::new(MKDIR, 1).u32(0o755).u32(0).name("of-two-groups");
     writer.ask(&mkdir.groups(&[1000, 1001]).caller(1000, 1000), 128);
 }
 
-/// All that a daemon does, with all of its options, one of them after the other.
+/// Runs a daemon with all of its options, one after another.
 #[test]
 fn every_allowed_call_is_used_and_no_other() {
     let mut seen = Seen::default();
@@ -264,8 +264,8 @@ fn every_allowed_call_is_used_and_no_other() {
     assert_eq!(seen.missing(), Vec::<String>::new(), "rows that nothing needs");
 }
 
-/// How a daemon ends other than by itself: at once, because it was asked to twice, and by a signal,
-/// of which the supervisor tells by its log, which is a file or a socket.
+/// Ends a daemon in unusual ways: at once, because of two signals, and by a crash, which the
+/// supervisor reports in its log. The log is a file or a socket.
 fn supervised(seen: &mut Seen) {
     let run = Run::new(&[]);
     rustix::process::kill_process(run.process(), Signal::STOP).unwrap();
@@ -285,8 +285,8 @@ fn supervised(seen: &mut Seen) {
     seen.read(&fs::read_to_string(folder.path().join("trace")).unwrap(), Processes::Supervisor);
 }
 
-/// What is refused goes to the log, by a worker and by the pool; the log is a socket, as under
-/// systemd.
+/// Refused requests go to the log, from a queue thread and from the pool. The log is a socket, as
+/// under systemd.
 fn logged() -> String {
     let (rules, _file) =
         policy("[[path]]\nmatch = \"/file\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]\n");
@@ -300,8 +300,8 @@ fn logged() -> String {
     fs::read_to_string(folder.path().join("trace")).unwrap()
 }
 
-/// A daemon that is ready, the lines of its log from there on, and the folder of its socket and its
-/// trace.
+/// Starts a daemon and returns it when it is ready, with the later lines of its log, and the folder
+/// of its socket and its trace.
 fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = String> + use<>, TempDir) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -318,8 +318,9 @@ fn with_a_socket_as_log(arguments: &[&str]) -> (Child, impl Iterator<Item = Stri
     (daemon, lines, folder)
 }
 
-/// Whose `close` may write back, and whose locks a server has: an overlay's on a worker, a
-/// server's, which `pinhole mount` is, on the pool. And whose `fsync` may leave out a name.
+/// Uses file systems whose `close` may write back and whose locks are on a server: an overlay on a
+/// queue thread, a server, here `pinhole mount`, on the pool. One of them has an `fsync` that may
+/// leave out a name.
 fn on_other_file_systems(seen: &mut Seen) {
     let folder = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -347,8 +348,7 @@ fn on_other_file_systems(seen: &mut Seen) {
     mounted(seen);
 }
 
-/// Where memory is what there is to reserve, the pool looks how much is free before it begins with
-/// a long reservation.
+/// Uses a tmpfs: there the pool checks the free space before a long reservation.
 fn in_memory(seen: &mut Seen) {
     let share = tempfile::Builder::new().prefix("pinhole-host-calls-").tempdir_in("/dev/shm").unwrap();
     prepare(share.path()).unwrap();
@@ -365,7 +365,7 @@ fn in_memory(seen: &mut Seen) {
     seen.read(&run.ended(), Processes::Two);
 }
 
-/// One takes the lock of a file that another waits for, until it is given back.
+/// Takes the lock of a file that another process waits for, and releases it.
 fn wait_for_a_lock(path: &Path, trace: &Path) {
     let open = || fs::File::options().read(true).write(true).open(path).unwrap();
     let (holder, waiter) = (open(), open());
@@ -382,7 +382,7 @@ fn wait_for_a_lock(path: &Path, trace: &Path) {
     });
 }
 
-/// `pinhole mount`, and a daemon whose share is what it has mounted.
+/// Runs `pinhole mount`, and a daemon whose share is that mount.
 fn mounted(seen: &mut Seen) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

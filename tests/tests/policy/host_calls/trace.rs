@@ -6,15 +6,14 @@ use syscalls::Sysno;
 
 const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
 
-/// What the C library does by itself, on whichever thread it happens to be when the heap grows or
-/// shrinks or another thread is in the allocator: one kind of thread that is seen with it is
-/// enough.
+/// Calls that the C library makes by itself, on the thread that happens to grow or shrink the heap
+/// or to meet another thread in the allocator. It is enough to see them on one kind of thread.
 const ALLOCATOR: [&str; 4] = ["brk", "mmap", "munmap", "futex"];
 
 /// Number of `exit_group(2)`.
 const EXIT_GROUP: u64 = Sysno::exit_group as u64;
 
-/// Rows that no test can bring about at will, by call and purpose.
+/// Rows that no test can cause reliably, by call and purpose.
 const UNSEEN: [(&str, &str, &str); 5] = [
     ("clock_gettime", "read the time", "where the kernel maps the clock nobody asks for it"),
     ("brk", "allocate memory", "the first heap rarely grows in a short run"),
@@ -27,7 +26,7 @@ const UNSEEN: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// A call as the kernel got it.
+/// Call as the kernel got it.
 struct Call<'t> {
     thread: u32,
     thread_name: &'t str,
@@ -40,7 +39,7 @@ impl Call<'_> {
         self.name == "seccomp" && self.arguments.first() == Some(&1)
     }
 
-    /// The kind of its thread.
+    /// Returns the kind of its thread.
     fn kind(&self) -> Threads {
         match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
             "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
@@ -50,8 +49,8 @@ impl Call<'_> {
     }
 }
 
-/// `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`; ends of calls that were begun elsewhere say
-/// nothing new.
+/// Parses `17<request-1> statx(0x5, 0x7f12, 0x1100) = 0`. The end of a call that began in another
+/// line is ignored.
 fn parse(line: &str) -> Option<Call<'_>> {
     let (thread, rest) = line.split_once('<')?;
     let (thread_name, rest) = rest.split_once("> ")?;
@@ -64,20 +63,20 @@ fn parse(line: &str) -> Option<Call<'_>> {
     (!name.is_empty() && name.chars().all(plain)).then_some(Call { thread, thread_name, name, arguments })
 }
 
-/// The processes of a trace.
+/// Processes of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Processes {
-    /// One, in which the threads that serve have their own filter and the others none:
+    /// One process, in which serving threads have their own filter and other threads have none:
     /// `pinhole mount`.
     One,
-    /// The supervisor, and then the one that serves.
+    /// Supervisor and serving process.
     Two,
-    /// As [`Processes::Two`], where the second was ended at any moment, perhaps between two filters
-    /// of a thread, and is left out.
+    /// As [`Processes::Two`], but the second one was ended at any moment, perhaps between two
+    /// filters of a thread, and is ignored.
     Supervisor,
 }
 
-/// Their numbers, where there are two.
+/// Process ids of two processes.
 #[derive(Clone, Copy)]
 struct Numbers {
     supervisor: u32,
@@ -85,7 +84,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// strace has started the one, and that has started the other.
+    /// Finds the process that strace has started, and its child.
     fn of(calls: &[Call<'_>]) -> Option<Self> {
         let supervisor = calls.first()?.thread;
         let serving = calls.iter().map(|call| call.thread).find(|thread| *thread != supervisor)?;
@@ -114,11 +113,11 @@ fn holds(condition: &Condition, arguments: &[u64], numbers: Option<Numbers>) -> 
     }
 }
 
-/// What was seen of the table, by the place of a row in it.
+/// Rows of the table that were seen, by their position.
 #[derive(Default)]
 pub(crate) struct Seen {
     rows: BTreeSet<(usize, u8)>,
-    /// Calls of threads under a filter that no row is there for.
+    /// Calls without a row, of threads with a filter.
     pub(crate) strange: BTreeSet<String>,
 }
 
@@ -138,18 +137,18 @@ impl Seen {
             let is_outside = numbers.is_some_and(|numbers| call.thread == numbers.supervisor);
             if is_outside { Threads::SUPERVISOR } else { call.kind() }
         };
-        // A thread may install several; the last one is its own.
+        // A thread may install several filters. The last one is its own.
         let filters = calls.iter().enumerate().filter(|(_, call)| call.sets_filter());
         let last: BTreeMap<u32, usize> = filters.map(|(at, call)| (call.thread, at)).collect();
         let mut kinds: BTreeMap<u32, Option<Threads>> = BTreeMap::new();
-        // Threads that are started by one under the first filter are under it too.
+        // Threads that are started under the first filter have it too.
         let mut started = None;
         let mut ended = false;
         for (at, call) in calls.iter().enumerate() {
             let kind = kinds.entry(call.thread).or_insert(started);
-            // While the main thread ends the process, strace may show another thread that is ended
-            // by it with the same call, or with another call but the registers of that one: the C
-            // library has the call's number in the second one too.
+            // While the main thread ends the process, strace may show another thread with the same
+            // call, or with another call but the same registers. The C library has the call's
+            // number in the second register too.
             let own = own_kind(call);
             let is_same = call.name == "exit_group" || call.arguments.get(1) == Some(&EXIT_GROUP);
             let again = ended && is_same && own != Threads::SUPERVISOR;
@@ -184,7 +183,7 @@ impl Seen {
         }
     }
 
-    /// Rows that were not seen, each with the kinds of threads that lack it.
+    /// Returns rows that were not seen, each with the kinds of threads that lack it.
     pub(crate) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for (at, row) in every_row().enumerate() {
