@@ -96,8 +96,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints the needs of a command, one a line. Wrong options need nothing: the command itself reports
-/// them.
+/// Prints the needs of a command, one a line. Wrong options need nothing: the command itself
+/// reports them.
 fn print_needs(words: Vec<OsString>) {
     let name = OsString::from("cargo xtask");
     let Ok(Arguments { command, .. }) = Arguments::try_parse_from(std::iter::once(name).chain(words)) else {

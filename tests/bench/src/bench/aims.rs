@@ -120,7 +120,7 @@ const GUEST_SMALL_STRICT: f64 = 1.2;
 const COST: [(&str, Against, Bound); 3] = [
     ("cost: PSS idle, default sandbox", Against::Peer, Bound::AtMost(1.0)),
     ("cost: start to ready, default sandbox", Against::Peer, Bound::AtMost(0.6)),
-    // Bytes.
+    // In bytes.
     ("cost: PSS an inode at 100000,", Against::Nobody, Bound::AtMost(200.0)),
 ];
 

@@ -1,9 +1,10 @@
 //! Comparison of two builds of pinhole (`--against`): the contestants `pinhole` and `before` take
 //! turns, and each row gets a verdict.
 //!
-//! A row is slower by more than its spread if pinhole was slower in every turn: the smallest and the
-//! largest ratio are both on the slower side of 1. For two equal builds, a figure does so by chance in
-//! one of 2^turns rows. The number of faster rows, counted in the same way, shows how many that are.
+//! A row is slower by more than its spread if pinhole was slower in every turn: the smallest and
+//! the largest ratio are both on the slower side of 1. For two equal builds, a figure does so by
+//! chance in one of 2^turns rows. The number of faster rows, counted in the same way, shows how
+//! many that are.
 
 use std::fmt;
 

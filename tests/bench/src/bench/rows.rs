@@ -1,4 +1,4 @@
-//! Results of a benchmark without a peer: a table of medians with their aims.
+//! Results of a benchmark without virtiofsd: a table of medians with their aims.
 
 use super::aims::Bound;
 use super::samples::Spread;

@@ -1,7 +1,7 @@
 //! Rows of the part `wire`: a load generator at the socket of a daemon, or with bare host calls.
 //!
-//! The load generator is a process of its own (the command `load` of this program), so that its
-//! time is not counted as the daemon's.
+//! The load generator is a separate process (the command `load` of this program), so that its time
+//! is not counted as the daemon's.
 //!
 //! In each turn, every contestant has a load generator that waits for steps. A step is a row at one
 //! depth. All contestants take a step one right after another, so that a disturbance of the host

@@ -66,6 +66,6 @@ impl Ask {
 pub(super) enum Step {
     /// Send the message that was written.
     Send(Ask),
-    /// None: the operation is complete.
+    /// The operation is complete.
     Done,
 }

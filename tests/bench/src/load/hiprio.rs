@@ -1,5 +1,5 @@
-//! FORGETs on the hiprio queue, in batches. They have no reply, and nothing waits for them unless the
-//! ring is full.
+//! FORGETs on the hiprio queue, in batches. They have no reply, and nothing waits for them unless
+//! the ring is full.
 
 use vm_memory::{Bytes as _, VolatileSlice};
 

@@ -118,8 +118,8 @@ impl Subject {
         Ok(Self { options, kind: Kind::Native(Box::new(host)) })
     }
 
-    /// Returns the depths at which `row` is measured: those of `wanted`, the fixed depth of the row, or
-    /// 1 for bare host calls. A row that cannot be measured has none.
+    /// Returns the depths at which `row` is measured: those of `wanted`, the fixed depth of the
+    /// row, or 1 for bare host calls. A row that cannot be measured has none.
     pub(crate) fn depths(&self, row: Row, wanted: &[usize]) -> Vec<usize> {
         match &self.kind {
             Kind::Daemon { .. } => row.depths(wanted),

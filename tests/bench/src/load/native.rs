@@ -1,5 +1,5 @@
-//! Bare host calls in a loop in one process, without a ring, a guest or a daemon: the upper limit of
-//! any daemon.
+//! Bare host calls in a loop in one process, without a ring, a guest or a daemon: the upper limit
+//! of any daemon.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -1,8 +1,8 @@
 //! One client thread: its ring, its slots, and the measured loop.
 //!
 //! A slot is the memory of one request in flight: message, descriptors, reply and data. The
-//! descriptors are indirect, in the layout of a Linux guest. A request writes only what differs from
-//! the last one.
+//! descriptors are indirect, in the layout of a Linux guest. A request writes only what differs
+//! from the last one.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -275,8 +275,8 @@ impl<'m> Player<'m> {
     }
 }
 
-/// Writes the descriptors of a slot in the order of a Linux guest: header, arguments, data, then the
-/// header, arguments and data of the reply. Returns their number.
+/// Writes the descriptors of a slot in the order of a Linux guest: header, arguments, data, then
+/// the header, arguments and data of the reply. Returns their number.
 fn lay_out(memory: &VolatileSlice<'_>, base: u64, slot: usize, shape: Shape) -> Result<usize, LoadError> {
     let (out, into) = match shape.data {
         Data::None | Data::Listing(_) => (0, 0),

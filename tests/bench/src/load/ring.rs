@@ -43,8 +43,8 @@ impl RingState {
             || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(LoadError::host("cannot make an event"));
         let (kick, call) = (event()?, event()?);
         let called = Epoll::new().map_err(LoadError::host("cannot wait for events"))?;
-        // Edge-triggered: each write to the event wakes once and nothing needs to be read, so sleeping
-        // takes one system call.
+        // Edge-triggered: each write to the event wakes once and nothing needs to be read, so
+        // sleeping takes one system call.
         let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
         called
             .ctl(ControlOperation::Add, call.as_raw_fd(), interest)

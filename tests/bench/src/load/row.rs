@@ -1,4 +1,4 @@
-//! The rows of the benchmark: what is measured.
+//! The rows of the benchmark.
 
 /// Number of outstanding cold reads.
 pub(super) const COLD: usize = 32;
@@ -29,8 +29,8 @@ pub(crate) enum Row {
     ReadDirPlus,
     /// WRITE of 4 KiB and FSYNC.
     Fsync,
-    /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 % listings of
-    /// 40 entries.
+    /// 40 % lookup, 25 % getattr, 15 % small files, 10 % reads and 5 % writes of 4 KiB, 5 %
+    /// listings of 40 entries.
     Mixed,
     /// GETATTR while 32 READs of 1 MiB, dropped from the page cache, are outstanding.
     BesideCold,
@@ -87,8 +87,8 @@ impl Row {
         if own == 0 { wanted.to_vec() } else { vec![own] }
     }
 
-    /// Returns the measured time of the row, where `time` is that of most rows. Long operations need
-    /// more time for a distribution.
+    /// Returns the measured time of the row, where `time` is that of most rows. Long operations
+    /// need more time for a distribution.
     pub(super) fn time(self, time: std::time::Duration) -> std::time::Duration {
         if self == Self::BesideCold {
             time * 8
@@ -131,7 +131,7 @@ impl std::str::FromStr for Row {
     }
 }
 
-/// Position of a client thread among all.
+/// Position of a client thread among all client threads.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     /// Number of the thread, from 0.

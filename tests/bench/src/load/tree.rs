@@ -117,9 +117,10 @@ const fn needs(row: Row) -> &'static [&'static str] {
 
 /// New directories in which a row creates files. Dropping the value removes them.
 ///
-/// ext4 without a journal does not reuse an inode within a minute or more of its deletion, and skips
-/// each such inode of a group at every creation. In one directory, that would slow down the fastest
-/// daemon most. In several directories of different groups, each daemon leaves few such inodes.
+/// ext4 without a journal does not reuse an inode within a minute or more of its deletion, and
+/// skips each such inode of a group at every creation. In one directory, that would slow down the
+/// fastest daemon most. In several directories of different groups, each daemon leaves few such
+/// inodes.
 pub(super) struct Fresh {
     share: PathBuf,
     names: Vec<String>,

@@ -1,10 +1,11 @@
 //! Records the kernel functions that the threads of a daemon reach, with the kernel's function
 //! tracer (`Documentation/trace/ftrace.rst`).
 //!
-//! The tracer follows the first process of the daemon and all its descendants (`function-fork`). Its
-//! buffer holds a whole phase and is read at the end of the phase in binary form (`trace_pipe_raw`,
-//! `include/linux/ring_buffer.h`), which loses no event. An overflow of the buffer is an error.
-//! Functions that run in an interrupt are left out, because the daemon did not ask for them.
+//! The tracer follows the first process of the daemon and all its descendants (`function-fork`).
+//! Its buffer holds a whole phase and is read at the end of the phase in binary form
+//! (`trace_pipe_raw`, `include/linux/ring_buffer.h`), which loses no event. An overflow of the
+//! buffer is an error. Functions that run in an interrupt are left out, because the daemon did not
+//! ask for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -19,8 +20,8 @@ use crate::step::{Failure, Outcome};
 /// Buffer size for each processor, in KiB. A phase of the load fills a tenth of it.
 const BUFFER_KIB: u32 = 256 << 10;
 
-/// Length of a page of the buffer and of its header, in bytes, and the bits of the second word of the
-/// header that are a length.
+/// Length of a page of the buffer and of its header, in bytes, and the bits of the second word of
+/// the header that are a length.
 const PAGE: usize = 4096;
 const PAGE_HEADER_LEN: usize = 16;
 const COMMIT_MASK: u64 = 0xf_ffff;
@@ -70,7 +71,8 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Returns the command line to put in front of a program that is traced from its first function on.
+    /// Returns the command line to put in front of a program that is traced from its first function
+    /// on.
     pub(crate) fn before(&self) -> [PathBuf; 4] {
         let folder = self.folder.display();
         let script = format!("echo $$ > {folder}/set_ftrace_pid; echo 1 > {folder}/tracing_on; exec \"$@\"");

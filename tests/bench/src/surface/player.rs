@@ -1,11 +1,11 @@
 //! Acts as the guest for `cargo xtask surface`, in a process of its own.
 //!
 //! `pinhole-bench surface-load play --share DIR --socket SOCKET` sends the requests to a running
-//! daemon. It prints `connected` after INIT and `played` at the end, and waits after each for a line
-//! on standard input, so that its caller can inspect the daemon.
+//! daemon. It prints `connected` after INIT and `played` at the end, and waits after each for a
+//! line on standard input, so that its caller can inspect the daemon.
 //!
-//! `pinhole-bench surface-load trace --share DIR --tracing DIR -- PROGRAM ARGUMENTS` starts a daemon
-//! under the kernel's function tracer and prints the functions that it reaches, one a line:
+//! `pinhole-bench surface-load trace --share DIR --tracing DIR -- PROGRAM ARGUMENTS` starts a
+//! daemon under the kernel's function tracer and prints the functions that it reaches, one a line:
 //! `start NAME`, `connect NAME` or `steady NAME`.
 
 use std::io;

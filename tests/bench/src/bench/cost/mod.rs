@@ -1,7 +1,8 @@
 //! Rows of the part `cost`: the start time, memory and descriptors of a daemon.
 //!
 //! Memory is the proportional set size (PSS) of all processes of a daemon, without the pages of the
-//! guest. A front-end in a process of its own (the command `load --hold` of this program) acts as the guest.
+//! guest. A front-end in a process of its own (the command `load --hold` of this program) acts as
+//! the guest.
 
 mod holder;
 pub(crate) mod processes;
@@ -138,7 +139,7 @@ impl Subject<'_> {
         Ok(lower(row, "ms", median(times).as_secs_f64() * 1e3))
     }
 
-    /// With a guest that has said INIT and nothing since.
+    /// Measures a daemon whose guest has sent INIT and no other request.
     fn idle(&self, sandbox: Sandbox) -> Outcome<[Figure; 2]> {
         let serving = self.start(sandbox, &[])?;
         let _guest = Holder::connect(serving.socket(), self.share, 0)?;

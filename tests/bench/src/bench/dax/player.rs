@@ -1,5 +1,6 @@
-//! A guest that maps one file, for the benchmark: how fast its loads and stores are beside those of a mapping that the
-//! host made itself, what mapping costs, and what the guest holds of the file with the window and without.
+//! A guest that maps one file, for the benchmark. It measures its loads and stores beside those of
+//! a mapping that the host made itself, the cost of mapping, and its memory with the window and
+//! without.
 
 use std::fs::OpenOptions;
 use std::os::unix::net::UnixStream;
@@ -15,18 +16,18 @@ use vhost::vhost_user::message::VhostUserMMap;
 use vhost::vhost_user::{Backend, VhostUserFrontendReqHandler as _};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory as _, VolatileSlice};
 
-/// Bytes of a slot, in which Linux maps.
+/// Length of a slot in bytes. Linux maps whole slots.
 const SLOT: u64 = 2 << 20;
-/// Bytes of one READ that fills a guest's cache.
+/// Length in bytes of a READ that fills a guest's cache.
 const PIECE: u32 = 1 << 20;
-/// Bytes of a random access.
+/// Length of a random access in bytes.
 const BLOCK: u32 = 4096;
-/// Pairs of a mapping and its removal.
+/// Number of mappings, each with its removal, in one figure.
 const PAIRS: usize = 2000;
 /// `O_RDWR`.
 const O_RDWR: u32 = 2;
 
-/// A guest with a window at least as large as the file.
+/// Guest with a window at least as large as the file.
 #[derive(Debug)]
 pub(crate) struct Player {
     window: Window,
@@ -36,17 +37,17 @@ pub(crate) struct Player {
     handle: u64,
     len: u64,
     native: MmapRegion,
-    /// What a guest without a window keeps of the file.
+    /// Copy of the file that a guest without a window keeps.
     cache: Vec<u8>,
     random: u64,
 }
 
-/// Two ways to do the same, in GiB or operations a second.
+/// Results of two ways to do the same work, in GiB/s or operations per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pair {
     /// Through the window.
     pub(crate) window: f64,
-    /// Beside it.
+    /// Without the window.
     pub(crate) beside: f64,
 }
 
@@ -54,7 +55,7 @@ impl Player {
     /// Connects to `socket` and finds the file `name`, which is `path` on the host.
     ///
     /// # Errors
-    /// Where the daemon has no window, or no such file.
+    /// Fails if the daemon has no window, or the file does not exist.
     pub(crate) fn new(socket: &Path, name: &str, path: &Path) -> Result<Self, FrontendError> {
         let (mut guest, window) = connect(socket, Setup::default(), Rules::mapping())?;
         guest.init()?;
@@ -83,10 +84,10 @@ impl Player {
         })
     }
 
-    /// Maps all of the file to be written, and touches each page.
+    /// Maps all of the file for writing, and touches each page.
     ///
     /// # Errors
-    /// Where a mapping is refused.
+    /// Fails if a mapping is refused.
     pub(crate) fn map(&mut self) -> Result<(), FrontendError> {
         let mut block = vec![0; 1 << 20];
         for at in (0..self.len).step_by(2 << 20) {
@@ -99,10 +100,10 @@ impl Player {
         Ok(())
     }
 
-    /// Reads all of the file into memory of its own, as a guest's page cache does.
+    /// Reads all of the file into memory, as a guest's page cache does.
     ///
     /// # Errors
-    /// Where a READ fails.
+    /// Fails if a READ fails.
     pub(crate) fn read(&mut self) -> Result<(), FrontendError> {
         self.cache.clear();
         for at in (0..self.len).step_by(1 << 20) {
@@ -118,10 +119,11 @@ impl Player {
         frame.u64(0).u32(O_RDWR).u32(0).message()
     }
 
-    /// GiB a second of loads of the whole file, through the window and through a mapping of the host's, in turns.
+    /// Returns the GiB/s of loads of the whole file, through the window and through a mapping of
+    /// the host, in turns.
     ///
     /// # Errors
-    /// Where the file is not mapped.
+    /// Fails if the file is not mapped.
     pub(crate) fn load(&mut self, time: Duration) -> Result<Pair, FrontendError> {
         let mut block = vec![0; 2 << 20];
         self.in_turns(time, |player, through_window, at| {
@@ -136,10 +138,10 @@ impl Player {
         })
     }
 
-    /// The same of stores.
+    /// Returns the GiB/s of stores in the same way.
     ///
     /// # Errors
-    /// Where the file is not mapped.
+    /// Fails if the file is not mapped.
     pub(crate) fn store(&mut self, time: Duration) -> Result<Pair, FrontendError> {
         let block = vec![7; 2 << 20];
         self.in_turns(time, |player, through_window, at| {
@@ -152,7 +154,8 @@ impl Player {
         })
     }
 
-    /// Passes over the file by slots, each way in turn until both have had `time`; the first pass of each is not counted.
+    /// Passes over the file slot by slot, with each way in turn until both have had `time`. The
+    /// first pass of each does not count.
     fn in_turns(
         &mut self,
         time: Duration,
@@ -164,7 +167,7 @@ impl Player {
             if spent.iter().all(|spent| *spent >= time) {
                 break;
             }
-            // Who comes first changes, too.
+            // The order changes in each pass.
             let order = if pass % 2 == 0 { [0, 1] } else { [1, 0] };
             for way in order {
                 let began = Instant::now();
@@ -184,10 +187,11 @@ impl Player {
         Ok(Pair { window, beside })
     }
 
-    /// Median of microseconds that SETUPMAPPING and REMOVEMAPPING of one slot take together.
+    /// Returns the median time of SETUPMAPPING and REMOVEMAPPING of one slot together, in
+    /// microseconds.
     ///
     /// # Errors
-    /// Where one is refused.
+    /// Fails if one is refused.
     pub(crate) fn map_and_unmap_us(&mut self) -> Result<f64, FrontendError> {
         let setup = setup_mapping(self.node, [0, SLOT, 3, 0]).message();
         let remove = remove_mapping(self.node, &[(0, SLOT)]).message();
@@ -201,10 +205,11 @@ impl Player {
         us
     }
 
-    /// The same by the back channel alone: what a daemon's thread would wait for such a VMM at least.
+    /// Returns the median time of the messages on the back channel alone, in microseconds: the
+    /// least time for which a daemon's thread waits for such a VMM.
     ///
     /// # Errors
-    /// Where there are no more descriptors, or a message is refused.
+    /// Fails if there are no more descriptors, or a message is refused.
     pub(crate) fn back_channel_us(&self) -> Result<f64, FrontendError> {
         let (ours, theirs) = UnixStream::pair()?;
         let _window = Window::over(ours, SLOT, Rules::mapping(), None)?;
@@ -220,10 +225,11 @@ impl Player {
         })
     }
 
-    /// Blocks of 4 KiB a second at random places: loads through the window, and READ.
+    /// Returns the number of 4 KiB blocks per second at random offsets: loads through the window,
+    /// and READ.
     ///
     /// # Errors
-    /// Where the file is not mapped, or a READ fails.
+    /// Fails if the file is not mapped, or a READ fails.
     pub(crate) fn random(&mut self, time: Duration) -> Result<Pair, FrontendError> {
         let mut block = vec![0; 4096];
         let window = self.rate(time, |player, at| {
@@ -264,7 +270,7 @@ fn native(mapping: &MmapRegion, at: u64, len: usize) -> Result<VolatileSlice<'_>
     mapping.get_slice(at, len).map_err(|_outside| Errno::FAULT)
 }
 
-/// Microseconds that `pair` takes, the median of many.
+/// Returns the median time of `pair`, in microseconds.
 fn median_us(mut pair: impl FnMut() -> Result<(), FrontendError>) -> Result<f64, FrontendError> {
     let mut times = Vec::with_capacity(PAIRS);
     for _ in 0..PAIRS {
@@ -277,6 +283,6 @@ fn median_us(mut pair: impl FnMut() -> Result<(), FrontendError>) -> Result<f64,
 }
 
 fn gib(bytes: u64) -> f64 {
-    // Whole MiB fit any float.
+    // Whole MiB are exact in a float.
     f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 1024.0
 }

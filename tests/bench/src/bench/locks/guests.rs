@@ -1,6 +1,6 @@
-//! Two guests of the rows about locks, in a process of their own. Each guest has its own daemon, and
-//! both daemons share one directory. Measures the cost of a lock beside a GETATTR, and the time from
-//! an unlock in one guest to the lock in the other.
+//! Two guests of the rows about locks, in a process of their own. Each guest has its own daemon,
+//! and both daemons share one directory. Measures the cost of a lock beside a GETATTR, and the time
+//! from an unlock in one guest to the lock in the other.
 //!
 //! `pinhole-bench lock-guests --socket SOCKET --socket SOCKET --file NAME` prints lines with a name
 //! and a figure in microseconds.

@@ -1,8 +1,8 @@
 //! `cargo xtask bench --locks`: measures the cost of locks on the host.
 //!
 //! The command `lock-guests` of this program (`guests`) acts as two guests, each with its own
-//! daemon. A User-mode Linux guest times its own calls with `locks.py`. Lock times are compared with
-//! the cheapest request, GETATTR.
+//! daemon. A User-mode Linux guest times its own calls with `locks.py`. Lock times are compared
+//! with the cheapest request, GETATTR.
 
 pub(crate) mod guests;
 

@@ -96,8 +96,8 @@ impl Play for List {
     }
 }
 
-/// Reads a listing. Returns the number of its entries and the offset of the next one. Every entry but
-/// "." and ".." counts as a lookup.
+/// Reads a listing. Returns the number of its entries and the offset of the next one. Every entry
+/// but "." and ".." counts as a lookup.
 fn entries(reply: &Reply<'_>, gone: &mut Vec<(u64, u64)>) -> Result<(usize, u64), LoadError> {
     let (mut at, mut count, mut offset) = (0, 0, 0);
     while at < reply.len {

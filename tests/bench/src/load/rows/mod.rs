@@ -1,4 +1,4 @@
-//! What is done in each operation of a row, request by request.
+//! Requests of each operation of a row.
 //!
 //! A row prepares its nodes and handles through the daemon (`open`), plays operations slot by slot
 //! (`Play`), and gives everything back (`close`), so that no row changes what the next one finds.

@@ -1,4 +1,4 @@
-//! Numbers without a pattern.
+//! Pseudo-random numbers.
 
 use super::super::error::LoadError;
 

@@ -52,7 +52,8 @@ pub(super) fn flush(message: &mut Message, node: u64, handle: u64) {
     message.start(opcode::FLUSH, node).u64(handle).u64(0).u64(7);
 }
 
-/// Writes a READ, WRITE, READDIR or READDIRPLUS: fh, offset, size, flags, lock_owner, flags, padding.
+/// Writes a READ, WRITE, READDIR or READDIRPLUS: fh, offset, size, flags, lock_owner, flags,
+/// padding.
 pub(super) fn transfer(
     message: &mut Message,
     opcode: u32,
