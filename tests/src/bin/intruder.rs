@@ -307,7 +307,7 @@ fn attempt(request: &Request, known: &Known) -> io::Result<()> {
     }
 }
 
-#[expect(clippy::panic, reason = "it is what is tried")]
+#[expect(clippy::panic, reason = "the attempt is a panic")]
 fn fail() {
     panic!("no harm meant");
 }

@@ -44,7 +44,7 @@ pub use reply::Reply;
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(started.elapsed() < LIMIT, "{what} has not come true within {LIMIT:?}");
+        assert!(started.elapsed() < LIMIT, "{what}: not true within {LIMIT:?}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

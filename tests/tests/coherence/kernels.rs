@@ -119,7 +119,7 @@ fn file_removed_elsewhere_is_not_opened_by_name() {
         assert_eq!(File::open(reader.join("file")).unwrap_err().kind(), ErrorKind::NotFound);
         let mut bytes = [0; 4];
         held.read_exact_at(&mut bytes, 0).unwrap();
-        assert_eq!(&bytes, b"text", "what is open stays");
+        assert_eq!(&bytes, b"text", "the open file stays");
         // An open by descriptor has no path to look up again.
         let again = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held))).unwrap();
         assert_eq!(again.metadata().unwrap().nlink(), 0);
@@ -256,7 +256,7 @@ fn strict_never_shows_stale_attributes_names_or_data() {
             change_all_but_length(&writer, u32::try_from(round).unwrap(), as_the_host_says);
             let mut bytes = [0; 8];
             held.read_exact_at(&mut bytes, round * 3).unwrap();
-            assert_eq!(bytes, round.to_le_bytes(), "in what was open before");
+            assert_eq!(bytes, round.to_le_bytes(), "in the file that was open before");
             change.set_len(round * 3 + 4).unwrap();
             assert_eq!(held.read_at(&mut bytes, round * 3).unwrap(), 4);
             fs::rename(writer.join("file"), writer.join("away")).unwrap();
@@ -337,7 +337,7 @@ fn cache_never_refuses_shared_mappings_and_is_otherwise_strict() {
     let two = TwoKernels::new(&["--cache=never"]);
     fs::write(two.mounts.host().join("file"), [0; PAGE]).unwrap();
     let Err(MmapRegionError::Mmap(error)) = Mapped::new(two.one.join("file")) else {
-        panic!("it was mapped")
+        panic!("the file was mapped")
     };
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NODEV.raw_os_error()));
     close_to_open(&two);
@@ -441,7 +441,7 @@ fn open_finds_all_data_while_another_appends_and_replaces() {
         let before = closed.load(Ordering::SeqCst);
         let text = opened(two.other.join("file")).1;
         let last = text.lines().last().and_then(|line| line.parse::<u32>().ok());
-        assert!(last >= Some(before), "{before} lines were closed before the open, it found {last:?}");
+        assert!(last >= Some(before), "{before} lines were closed before the open, which found {last:?}");
     };
     while_changing(2000, change, (1, look));
     // Several threads of one guest open the file, and each open succeeds. While one thread gets a

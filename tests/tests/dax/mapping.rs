@@ -120,7 +120,7 @@ fn read_mapping_is_upgraded_in_place() {
         dax.window.store(4096, b"upgraded").unwrap();
         assert_eq!(on_host(dax, "file", 4096, 8), b"upgraded");
         assert_eq!(dax.window.places(), [(0, SLOT)]);
-        assert!(replaces(dax), "at no moment the guest's other processors find nothing there");
+        assert!(replaces(dax), "the mapping was missing for a moment");
     });
 }
 
@@ -151,7 +151,11 @@ fn several_ranges_are_removed_by_one_request() {
         assert_eq!(page(dax, 2 * SLOT), 2 * SLOT / 4096);
         let told: Vec<Told> = dax.window.take_told();
         assert!(told.len() == 3 && told.iter().all(|told| !told.map && told.accepted), "{told:?}");
-        assert_eq!(dax.unmap(node, &[(0, SLOT), (2 * SLOT, SLOT)]).unwrap(), 0, "nothing there is no error");
+        assert_eq!(
+            dax.unmap(node, &[(0, SLOT), (2 * SLOT, SLOT)]).unwrap(),
+            0,
+            "an unmapped range is no error"
+        );
         assert_eq!(dax.window.places(), []);
     });
 }
@@ -342,7 +346,7 @@ fn two_guests_share_pages_without_requests() {
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), 0);
     }
     let frames = [&first, &second].map(|dax| dax.window.frame(SLOT + 4096).unwrap());
-    assert_eq!(frames[0], frames[1], "one page of memory for both");
+    assert_eq!(frames[0], frames[1], "both map the same physical page");
     first.window.store(SLOT, b"from the first").unwrap();
     assert_eq!(second.window.load(SLOT, 14).unwrap(), b"from the first");
     second.window.store(SLOT, b"and back").unwrap();
@@ -374,7 +378,7 @@ fn mapping_of_a_forgotten_node_stays_until_removed() {
         assert!(dax.bench.guest.raw(0, &forget, 0).unwrap().is_unanswered());
         dax.window.store(0, b"still").unwrap();
         assert_eq!(on_host(dax, "file", 0, 5), b"still");
-        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0, "whose node it names is not looked at");
+        assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), 0, "the node of the message does not matter");
         assert_eq!(dax.window.places(), []);
     });
 }
@@ -385,7 +389,7 @@ fn window_is_offered_only_to_guests_that_request_it() {
     let without = InitFlags::all() - (InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX);
     let reply = dax.bench.guest.init_with(without).unwrap();
     assert!(!reply.flags.intersects(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX));
-    assert_eq!(dax.window.counts().received, 0, "the VMM is not asked for nothing");
+    assert_eq!(dax.window.counts().received, 0, "the VMM gets no needless message");
     let reply = dax.bench.guest.init().unwrap();
     assert!(reply.flags.contains(InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX));
     assert!(reply.map_alignment <= 21, "Linux refuses to mount with more");

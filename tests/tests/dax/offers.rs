@@ -62,7 +62,11 @@ fn file_that_policy_forbids_to_map_is_not_offered() {
         offered(Rules::mapping(), &["--policy", path.to_str().unwrap()])
     };
     assert_eq!(with("deny = [\"map-read\"]"), [""; 0]);
-    assert_eq!(with("deny = [\"map-write\"]"), [""; 0], "it may write them, and could not by a mapping");
+    assert_eq!(
+        with("deny = [\"map-write\"]"),
+        [""; 0],
+        "the guest may write them, but not through a mapping"
+    );
     let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"write\"]";
     assert_eq!(with(rule), ["whole"]);
     let rule = "[[path]]\nmatch = \"/odd\"\naccess = [\"lookup\", \"stat\", \"read\", \"map-read\"]";
@@ -91,7 +95,7 @@ fn writable_set_id_program_is_not_mapped() {
         names.map(|name| dax.look_up(name).unwrap().dax)
     };
     assert_eq!(offered(&[]), [false, false, true]);
-    assert_eq!(offered(&["--profile=rootfs"]), [true; 3], "who may not write it costs it nothing");
+    assert_eq!(offered(&["--profile=rootfs"]), [true; 3], "without write access the bit is safe");
 }
 
 #[test]
@@ -127,5 +131,5 @@ fn window_with_too_many_slots_for_the_vmm_is_unused() {
     let mut dax = Dax::before_init(Rules::mapping(), &["--dax-window=1G", "--dax=always"]).unwrap();
     let agreed = dax.bench.guest.init().unwrap();
     assert!(agreed.flags.contains(InitFlags::HAS_INODE_DAX));
-    assert_eq!(dax.window.places(), [], "nothing is left of what was tried out");
+    assert_eq!(dax.window.places(), [], "a trial mapping is left");
 }

@@ -96,7 +96,7 @@ fn silent_vmm_costs_one_eio_and_blocks_no_request() {
         let sent = send(guest, 1, map_frame(node, 1));
         wait_until_at_rest(process);
         let (queue, memory) = guest.queue(1).unwrap();
-        let used = queue.take_used(memory).unwrap().expect("it waits as well");
+        let used = queue.take_used(memory).unwrap().expect("this request waits too");
         assert_eq!(error(&queue.take_reply(memory, &sent, used.len).unwrap()), EIO);
         dax.window.speak();
         eventually("a mapping", || dax.map_writable(node, SLOT, 2 * SLOT, SLOT).unwrap() == 0);
@@ -118,7 +118,7 @@ fn queue_stops_while_a_mapping_waits_for_the_vmm() {
         let base = dax.bench.guest.stop_queue(1).unwrap();
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         let reply = answer(&mut dax.bench.guest, 1, &mapping);
-        assert_eq!(error(&reply), EIO, "what was taken is answered before the queue rests");
+        assert_eq!(error(&reply), EIO, "a taken request is answered before the queue stops");
         dax.window.speak();
         dax.bench.guest.resume_queue(1, base).unwrap();
         eventually("a mapping", || dax.map_writable(node, SLOT, SLOT, SLOT).unwrap() == 0);
@@ -170,7 +170,7 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
         dax.window.expect_nothing(true);
         dax.window.speak();
         wait_until_at_rest(dax.bench.daemon.serving_id());
-        assert_eq!(dax.window.counts().received, received + 1, "nothing but what it was silent about");
+        assert_eq!(dax.window.counts().received, received + 1, "an unexpected message");
         faultless(&dax);
         dax.window.expect_nothing(false);
         for (queue, base) in bases.into_iter().enumerate() {
@@ -231,7 +231,11 @@ fn refused_mapping_is_eio_and_the_next_is_tried() {
         assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), EIO);
         dax.window.speak();
         assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), 0);
-        assert_eq!(dax.map_writable(node, 2 * SLOT, 0, SLOT).unwrap(), 0, "over what could not be removed");
+        assert_eq!(
+            dax.map_writable(node, 2 * SLOT, 0, SLOT).unwrap(),
+            0,
+            "over a mapping that could not be removed"
+        );
         let number = (2 * SLOT / 4096).to_le_bytes();
         assert_eq!(dax.window.load(0, 8).unwrap(), number);
         faultless(&dax);
@@ -244,7 +248,7 @@ fn closed_back_channel_fails_only_mappings() {
     dax.window.hang_up().unwrap();
     let began = Instant::now();
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
-    assert!(began.elapsed() < WINDOW_PATIENCE, "one that is gone is not waited for");
+    assert!(began.elapsed() < WINDOW_PATIENCE, "the daemon waited for a closed channel");
     dax.bench.is_alive().unwrap();
     // The VMM opens another channel, and the guest boots again.
     let window = Window::open(&mut dax.bench.guest, Rules::mapping()).unwrap();

@@ -90,7 +90,7 @@ impl Supervisor {
     fn kill(&self, outside: bool) {
         let id = self.id();
         kill(if outside { id } else { serving_id(id) });
-        eventually("it is started again", || ![0, id].contains(&self.id()));
+        eventually("the daemon is started again", || ![0, id].contains(&self.id()));
     }
 }
 
@@ -180,7 +180,7 @@ impl Bystander {
 
 fn lock_anew(guest: &mut Client, file: Opened, on_host: &Path) {
     assert_eq!(guest.set(file, AWAITED_LOCK.to(locks::UNLOCK)).unwrap(), 0);
-    assert!(!is_locked(on_host), "a guest that is no more has got the lock for which it waited");
+    assert!(!is_locked(on_host), "a killed guest got the lock that it waited for");
     assert_eq!(guest.set(file, AWAITED_LOCK).unwrap(), 0);
     assert!(is_locked(on_host));
 }
@@ -234,7 +234,7 @@ fn round(
         // Interrupt at any moment, and not only after a reply.
         std::thread::park_timeout(Duration::from_micros(random.below(400)));
         // A guest that reboots by itself may have done so by now.
-        assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: it has no flock");
+        assert!(matches!(aim, Aim::Guest) || is_locked(&share.host(HELD)), "{what}: the guest has no flock");
         match aim {
             Aim::Serving | Aim::Outside => {
                 supervisor.kill(matches!(aim, Aim::Outside));
@@ -248,15 +248,15 @@ fn round(
             Aim::Guest => {}
         }
     }
-    assert!(aimed, "{what}: it ended by itself");
+    assert!(aimed, "{what}: the process ended by itself");
     let status = child.wait().unwrap();
     assert_eq!(status.success(), matches!(aim, Aim::Guest), "{what}: {status}");
     supervisor.is_ready();
     let tree = journal.check(&folder).unwrap_or_else(|error| panic!("{what}: {error}"));
     for name in tree.0.iter().filter_map(|(name, thing)| matches!(thing, Thing::File(_)).then_some(name)) {
-        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is locked by nobody");
+        assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is not locked");
     }
-    assert!(!is_locked(&share.host(HELD)), "{what}: its flock is left");
+    assert!(!is_locked(&share.host(HELD)), "{what}: the flock is still there");
     (folder, tree)
 }
 
@@ -295,7 +295,7 @@ fn kill_many(count: u64, seed: u64) -> Tally {
     let found = fs::read_dir(share.host("")).unwrap();
     let found: BTreeSet<String> =
         found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(found, names, "names in the share's root that nobody gave");
+    assert_eq!(found, names, "unexpected names in the share's root");
     tally
 }
 
@@ -521,7 +521,7 @@ fn finished_operations_of_a_killed_real_guest_survive() {
         guest.kill();
         let done = last_done(&guest.output()).unwrap();
         if of_daemon {
-            daemon.wait_at_most(LIMIT).unwrap().expect("it was killed");
+            daemon.wait_at_most(LIMIT).unwrap().expect("the daemon was killed");
         } else {
             // The next guest is served when no request of the last one is in progress.
             Client::connect(daemon.socket(), SETUP).unwrap().0.look_up(&name).unwrap();

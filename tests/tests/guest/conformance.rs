@@ -181,9 +181,9 @@ fn every_pjdfstest_case_does_as_on_a_local_directory() {
     assert!(different.is_empty(), "other than on a local directory: {different:?}");
     for (name, reason) in DIFFERENCES {
         let differs = served.difference(&local).any(|(case, _)| case == name);
-        assert!(differs, "{name} is the same by now; take it off the list ({reason})");
+        assert!(differs, "{name} no longer differs; remove it from the list ({reason})");
     }
-    assert_eq!(fs::read_dir(mount.shared()).unwrap().count(), 0, "the suite clears up behind it");
+    assert_eq!(fs::read_dir(mount.shared()).unwrap().count(), 0, "the suite removes its files");
     mount.assert_healthy();
 }
 

@@ -68,5 +68,5 @@ fn privileged_bits_drop_as_on_a_local_file_system() {
         }
     }
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
-    assert_eq!(reasons.len(), 4, "a reason that is none any more: {reasons:?}");
+    assert_eq!(reasons.len(), 4, "a reason without a difference: {reasons:?}");
 }

@@ -177,7 +177,7 @@ fn a_tarball_of_thirty_megabytes_is_unpacked_as_it_was() {
     let unpacked = contents(&shared.path().join("unpacked/tree"));
     assert_eq!(unpacked.len(), expected.len());
     for (here, there) in unpacked.iter().zip(&expected) {
-        assert!(here == there, "{} differs from what was packed", there.0.display());
+        assert!(here == there, "{} differs from the packed tree", there.0.display());
     }
 }
 
@@ -190,7 +190,7 @@ fn sqlite_keeps_its_integrity_in_every_journal_mode() {
     let expected = ["delete", "wal", "truncate"].map(one).concat();
     let (journals, interrupted) = output.split_at_checked(expected.len()).unwrap_or((&output, ""));
     assert_eq!(journals, expected);
-    assert!(interrupted.contains("killed.db-journal"), "nothing was left to roll back: {interrupted}");
+    assert!(interrupted.contains("killed.db-journal"), "no transaction was left to roll back: {interrupted}");
     assert!(interrupted.ends_with("ok\n1\n"), "{interrupted}");
     let database = fs::read(shared.path().join("wal.db")).unwrap();
     assert!(database.starts_with(b"SQLite format 3\0"));

@@ -82,7 +82,7 @@ impl Starved {
 
     /// Returns whether it listens. Otherwise it has ended with an error.
     fn is_ready(&mut self) -> bool {
-        eventually("it listens or ends", || {
+        eventually("the daemon listens or ends", || {
             self.program.stderr().contains(READY) || self.program.wait(Duration::ZERO).unwrap().is_some()
         });
         self.program.stderr().contains(READY)
@@ -91,7 +91,7 @@ impl Starved {
     /// Checks that it has ended by itself, with a last line that names the missing thread or
     /// process.
     fn ended_with_a_reason(&mut self, threads_max: u64) {
-        let ended = self.program.wait(LIMIT).unwrap().expect("it ends");
+        let ended = self.program.wait(LIMIT).unwrap().expect("the daemon ends");
         let said = self.program.stderr();
         assert_eq!(ended.code(), Some(1), "{threads_max}: {ended}: {said}");
         let last = said.lines().last().unwrap_or_default();
@@ -176,7 +176,7 @@ fn serves_or_says_why(threads_max: u64, arguments: &[&str]) -> bool {
 fn any_thread_limit_serves_or_fails() {
     let served: Vec<bool> = (0..ENOUGH).map(|threads_max| serves_or_says_why(threads_max, &[])).collect();
     println!("served by number of threads: {served:?}");
-    let first = served.iter().position(|served| *served).expect("it serves with enough of them");
+    let first = served.iter().position(|served| *served).expect("the daemon serves with enough threads");
     assert!(served.iter().skip(first).all(|served| *served), "{served:?}");
 }
 
@@ -205,7 +205,9 @@ fn a_front_end_waits_until_there_is_room_for_threads() {
             works(&mut guest, "file");
             guest
         });
-        eventually("the log says why", || starved.program.stderr().contains("a connection was not served"));
+        eventually("the log has the reason", || {
+            starved.program.stderr().contains("a connection was not served")
+        });
         starved.relieve();
         drop(guest.join().unwrap());
     });

@@ -95,7 +95,7 @@ fn repeated_descriptors_do_not_extend_a_transfer() {
     let mut chain = folded(here, (piece, Descriptor::WRITE), times);
     chain.push(at(room, 24, Descriptor::WRITE, 0));
     let used = bench.guest.raw_chain(1, &chain).unwrap();
-    assert_eq!(used.len, TRANSFER_MAX + 16, "a READ is cut to what INIT has said");
+    assert_eq!(used.len, TRANSFER_MAX + 16, "a READ is cut to the maximum of INIT");
     bench.guest.poke(here, &arguments(WRITE, usize::try_from(asked).unwrap())).unwrap();
     let mut chain = folded(here, (piece, 0), times);
     chain.push(at(room, 24, Descriptor::WRITE, 0));

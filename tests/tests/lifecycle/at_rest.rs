@@ -56,5 +56,5 @@ fn daemon_of_two_processes_ends_completely() {
     let socket = daemon.socket().display().to_string();
     assert_eq!(with_argument(&socket).len(), 2, "the peer has changed: {}", daemon.stderr());
     drop(daemon);
-    eventually("nothing of the daemon is left", || with_argument(&socket).is_empty());
+    eventually("no process of the daemon is left", || with_argument(&socket).is_empty());
 }

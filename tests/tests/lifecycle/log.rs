@@ -38,7 +38,11 @@ fn visit(daemon: &mut Serving) {
         match Frontend::connect(daemon.socket()) {
             Ok(guest) => break guest,
             Err(error) => {
-                assert_eq!(daemon.wait_at_most(Duration::from_millis(10)).unwrap(), None, "it has ended");
+                assert_eq!(
+                    daemon.wait_at_most(Duration::from_millis(10)).unwrap(),
+                    None,
+                    "the daemon has ended"
+                );
                 assert!(started.elapsed() < LIMIT, "{error}");
             }
         }
@@ -59,7 +63,7 @@ fn lives(mut daemon: Serving) {
     visit(&mut daemon);
     visit(&mut daemon);
     daemon.signal(Signal::TERM).unwrap();
-    let status = daemon.wait_at_most(LIMIT).unwrap().expect("it has not ended");
+    let status = daemon.wait_at_most(LIMIT).unwrap().expect("the daemon has not ended");
     assert!(status.success(), "{status}");
 }
 

@@ -52,7 +52,7 @@ fn the_daemon_ends_when_its_only_vmm_goes_away() {
     let socket = daemon.socket().to_owned();
     drop(visit(&daemon).unwrap());
     ends_well(&mut daemon);
-    assert!(!socket.exists(), "the socket it made is left behind");
+    assert!(!socket.exists(), "its socket is left behind");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn signals_that_come_at_once_end_it_in_order() {
                 let sent = rustix::process::kill_process(process, signal);
                 assert!(sent.is_ok() || sent == Err(Errno::SRCH), "{sent:?}");
             }
-            let status = daemon.wait_at_most(Duration::from_secs(20)).unwrap().expect("it ends");
+            let status = daemon.wait_at_most(Duration::from_secs(20)).unwrap().expect("the daemon ends");
             assert!(matches!(status.code(), Some(0 | 130 | 143)), "{status}: {}", daemon.stderr());
         }
     }
@@ -362,7 +362,7 @@ fn removed_memory_is_not_written() {
             too_late += 1;
         }
         let untouched = bench.guest.peek(last, LARGE + 16).unwrap().iter().all(|byte| *byte == 0xa5);
-        assert!(untouched, "round {round}: written to after it was taken away");
+        assert!(untouched, "round {round}: written after it was removed");
     }
     assert!(in_time >= 10, "{too_late} of 100 requests came too late");
     bench.is_alive().unwrap();
@@ -468,7 +468,8 @@ fn ask_all(bench: &mut Bench, frames: impl IntoIterator<Item = Frame>, room: usi
     let mut bodies = vec![Vec::new(); sent.len()];
     for _ in &sent {
         let used = queue.wait(memory).unwrap();
-        let at = sent.iter().position(|sent| u32::from(sent.head) == used.head).expect("it was asked");
+        let at =
+            sent.iter().position(|sent| u32::from(sent.head) == used.head).expect("the request was sent");
         let reply = queue.take_reply(memory, &sent[at], used.len).unwrap();
         check(&reply, at as u64).unwrap();
         bodies[at] = reply.success().unwrap().to_vec();

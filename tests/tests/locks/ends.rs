@@ -103,7 +103,7 @@ fn ends_all(end: impl Fn(&mut Scene), waits: bool) {
     if waits {
         eventually("the locks are gone", || scene.on_host().len() == 1);
     }
-    assert_eq!(scene.on_host(), [posix(true, 0, 9)], "what another guest has stays");
+    assert_eq!(scene.on_host(), [posix(true, 0, 9)], "the lock of another guest stays");
     let last = scene.guests.last_mut().unwrap();
     assert_eq!(last.set(elsewhere, write(1, 0, TO_THE_END)).unwrap(), 0);
 }

@@ -192,7 +192,7 @@ fn one_file_has_so_many_ranges_and_no_more() {
     assert_eq!(guest.set(reads, Lock::posix(READ, 1, 0, TO_THE_END)).unwrap(), 0);
     let flocks = (0..MOST).map(|_| guest.open("file", 0).unwrap()).collect::<Vec<_>>();
     let held = flocks.iter().filter(|file| guest.set(**file, Lock::flock(READ, 1)).unwrap() == 0).count();
-    assert_eq!(held, 1023, "beside one range");
+    assert_eq!(held, 1023, "in addition to one range");
     for file in flocks {
         assert_eq!(guest.release(file, Some(1)).unwrap(), 0);
     }

@@ -112,11 +112,11 @@ fn dozens_of_waiters_block_no_request_and_are_served() {
     let mut holder = 0;
     let mut served = HashSet::new();
     while served.len() < waiting.len() {
-        assert_eq!(scene.guests[0].under_way(), waiting.len() - served.len(), "two have one lock");
+        assert_eq!(scene.guests[0].under_way(), waiting.len() - served.len(), "two owners have one lock");
         assert_eq!(scene.set(0, unlock(holder)), 0);
         let (asked, reply) = scene.guests[0].any().unwrap();
         assert_eq!(reply.error().unwrap(), None);
-        holder = waiting.iter().find(|(known, _)| *known == asked).expect("one that was asked").1;
+        holder = waiting.iter().find(|(known, _)| *known == asked).expect("a known request").1;
         assert!(served.insert(holder), "answered twice");
     }
     assert_eq!(scene.set(0, unlock(holder)), 0);
@@ -320,7 +320,7 @@ fn killed_waiter_leaves_no_lock() {
         if closes_meanwhile {
             assert_eq!(scene.guests[0].flush(second, 2).unwrap(), 0);
             assert_eq!(scene.guests[0].release(second, None).unwrap(), 0);
-            assert_eq!(scene.set(1, write(1, 20, 29)), 0, "a close ends what was locked by then");
+            assert_eq!(scene.set(1, write(1, 20, 29)), 0, "a close ends the earlier locks");
         }
         scene.guests[0].is_alive().unwrap();
         assert!(!scene.guests[0].is_answered(asked).unwrap(), "answered although another has the lock");
@@ -403,7 +403,7 @@ fn guest_that_leaves_while_many_wait_blocks_no_other() {
     }
     let mut ended = scene.daemons.remove(1);
     ended.signal(Signal::TERM).unwrap();
-    let status = ended.wait_at_most(LIMIT).unwrap().expect("it ends");
+    let status = ended.wait_at_most(LIMIT).unwrap().expect("the daemon ends");
     assert!(status.success(), "{status}: {}", ended.stderr());
     eventually("the locks of the guest that is gone are gone", || scene.on_host().len() == 1);
 }
@@ -448,5 +448,5 @@ fn too_many_lock_waiters_are_enolck() {
     assert_eq!(refused, Some(ENOLCK));
     scene.guests[0].is_alive().unwrap();
     drop(scene.guests.remove(0));
-    eventually("nobody waits", || scene.on_host() == NOTHING);
+    eventually("no request waits", || scene.on_host() == NOTHING);
 }

@@ -335,6 +335,6 @@ fn invalid_policy_is_one_line_with_its_position() {
             assert_eq!((ended.code, &ended.stderr), (Some(2), &expected), "{words}");
             assert_eq!(ended.stdout, "");
         }
-        assert!(!files.path("socket").exists(), "served in spite of: {said}");
+        assert!(!files.path("socket").exists(), "served despite: {said}");
     }
 }

@@ -136,7 +136,7 @@ fn handles_past_the_limit_are_enfile_until_one_is_released() {
         ask(&mut bench.guest, NodeId::ROOT, &create, &[])
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
-    assert!(!bench.host("new").exists(), "it was made all the same");
+    assert!(!bench.host("new").exists(), "it was created nevertheless");
     is_served(&mut bench.guest, 2);
     ask(&mut bench.guest, first.0, &release(second), &[]).unwrap();
     open_dir(&mut bench.guest, NodeId::ROOT).unwrap();
@@ -161,7 +161,7 @@ fn inodes_past_the_limit_are_enfile_until_one_is_forgotten() {
         ask(&mut bench.guest, NodeId::ROOT, &make, &[])
     });
     assert_eq!(made.err(), Some(Errno::ENFILE));
-    assert!(!bench.host("new").exists(), "it was made all the same");
+    assert!(!bench.host("new").exists(), "it was created nevertheless");
     let forget = bench.guest.encode(first, &Operation::Forget(Forget { count: 2 }), &[]);
     bench.guest.raw(0, &forget, 0).unwrap();
     look_up(&mut bench.guest, NodeId::ROOT, "c").unwrap();

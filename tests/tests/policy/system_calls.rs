@@ -150,7 +150,7 @@ fn idle_guest_costs_no_processor_time() {
         if now == before {
             break;
         }
-        assert!(began.elapsed() < LIMIT, "its threads do not come to rest");
+        assert!(began.elapsed() < LIMIT, "the threads do not come to rest");
         before = now;
     }
     // A thread at rest must sleep, and not run.

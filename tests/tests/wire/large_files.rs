@@ -90,7 +90,7 @@ fn unlinked_large_file_keeps_its_blocks_until_it_is_forgotten() {
         let mut scene = LargeFileScene::new(&[&format!("--inode-file-handles={handles}")]);
         let (large, small) = (scene.guest.look_up("large").unwrap(), scene.guest.look_up("small").unwrap());
         assert_eq!(scene.guest.errno(unlink("large"), 0).unwrap(), 0);
-        assert!(scene.holds_deleted("large"), "its blocks were given back by UNLINK ({handles})");
+        assert!(scene.holds_deleted("large"), "its blocks were freed by UNLINK ({handles})");
         assert_eq!(scene.guest.errno(unlink("small"), 0).unwrap(), 0);
         scene.forget(large);
         scene.forget(small);
@@ -107,7 +107,7 @@ fn replaced_large_file_keeps_its_blocks_until_it_is_forgotten() {
     scene.guest.look_up("small").unwrap();
     let rename = Frame::new(RENAME, ROOT).u64(ROOT).name("small").name("large");
     assert_eq!(scene.guest.errno(rename, 0).unwrap(), 0);
-    assert!(scene.holds_deleted("large"), "its blocks were given back by RENAME");
+    assert!(scene.holds_deleted("large"), "its blocks were freed by RENAME");
     scene.forget(large);
     eventually("no deleted file is held", || !scene.holds_deleted("large"));
 }
@@ -127,7 +127,7 @@ fn file_that_the_guest_wrote_large_is_kept_too() {
     let release = Frame::new(RELEASE, node).u64(handle).u32(O_RDWR).u32(0).u64(0);
     assert_eq!(scene.guest.errno(release, 0).unwrap(), 0);
     assert_eq!(scene.guest.errno(unlink("grown"), 0).unwrap(), 0);
-    assert!(scene.holds_deleted("grown"), "its blocks were given back by UNLINK");
+    assert!(scene.holds_deleted("grown"), "its blocks were freed by UNLINK");
     scene.forget(node);
     eventually("no deleted file is held", || !scene.holds_deleted("grown"));
 }

@@ -163,7 +163,7 @@ fn mount_is_removed_at_the_end_even_if_moved() {
     }
     assert_eq!(ended, Some(0), "{}", program.stderr());
     assert!(canary, "another mount was taken away");
-    assert!(!own, "its own mount is still there");
+    assert!(!own, "the own mount is still there");
 }
 
 #[test]

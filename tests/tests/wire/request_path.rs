@@ -152,7 +152,7 @@ fn names_are_made_linked_moved_and_removed() {
     same_attr(&made, 40, &bench.host("fifo"));
     assert!(bench.host("fifo").metadata().unwrap().file_type().is_fifo());
     let linked = bench.body(Frame::new(LINK, ROOT).u64(node).name("second"), ENTRY_LEN).unwrap();
-    assert_eq!(u64_at(&linked, 0).unwrap(), node, "one file is one node");
+    assert_eq!(u64_at(&linked, 0).unwrap(), node, "a file has one node");
     assert_eq!(u32_at(&linked, 40 + 64).unwrap(), 2, "nlink");
     let moved = Frame::new(RENAME, ROOT).u64(ROOT).name("second").name("third");
     assert!(bench.body(moved, 0).unwrap().is_empty());
@@ -370,7 +370,7 @@ fn a_full_queue_is_answered_whole_with_one_kick() {
         queue.kick().unwrap();
         for (number, sent) in (0..).zip(&sent) {
             let used = queue.wait(memory).unwrap();
-            assert_eq!(used.head, u32::from(sent.head), "one queue answers in order");
+            assert_eq!(used.head, u32::from(sent.head), "a queue answers in order");
             check(&queue.take_reply(memory, sent, used.len).unwrap(), number).unwrap();
         }
         assert!(queue.interrupts - before <= 32, "more interrupts than requests");
@@ -411,7 +411,7 @@ fn guest_that_wants_no_interrupt_gets_none() {
                 std::thread::yield_now();
             }
         }
-        assert!(!queue.was_interrupted(), "interrupted before it was asked for");
+        assert!(!queue.was_interrupted(), "interrupted too early");
         queue.submit(memory, &message, OUT_HEADER_LEN + 104, Shape::default()).unwrap();
         queue.kick().unwrap();
         queue.wait_for_call().unwrap();

@@ -289,7 +289,7 @@ fn a_backlog_pushes_back_and_does_not_grow() {
     scene.kick(1);
     scene.ask_at_once(2, getattr(), ATTR_LEN);
     scene.settle();
-    assert!(scene.is_silent(1), "answered although what stands before it has not been taken");
+    assert!(scene.is_silent(1), "answered although an earlier request has not been taken");
     let after = scene.footprint();
     assert!(after.anonymous_kib <= full.anonymous_kib + 64, "{full:?} became {after:?}");
     assert_eq!((after.threads, after.descriptors), (full.threads, full.descriptors));
@@ -331,7 +331,7 @@ fn a_policy_says_how_many_requests_may_wait() {
     scene.kick(1);
     scene.ask_at_once(2, getattr(), ATTR_LEN);
     scene.settle();
-    assert!(scene.is_silent(1), "answered although there is no room for what stands before it");
+    assert!(scene.is_silent(1), "answered although there is no space for an earlier request");
     scene.go_on();
     let (queue, memory) = scene.guest().queue(1).unwrap();
     for _ in 0..7 {
@@ -388,7 +388,7 @@ fn ends_with_the_requests(wait: impl FnOnce(&Frontend) + Send) {
             wait(guest);
             done.send(()).unwrap();
         });
-        assert!(ended.recv_timeout(A_WHILE).is_err(), "it did not wait for what hangs");
+        assert!(ended.recv_timeout(A_WHILE).is_err(), "the call did not wait for the hanging requests");
         scene.go_on();
         ended.recv().unwrap();
     });
@@ -518,7 +518,7 @@ fn half_cached_range_is_read_whole() {
             assert!(got == bytes[offset..end], "{size} bytes at {offset}, every other {piece} bytes cold");
         }
     }
-    assert!(seen_cold, "nothing was cold: put TMPDIR on a disk");
+    assert!(seen_cold, "no page was cold: put TMPDIR on a disk");
 }
 
 #[test]

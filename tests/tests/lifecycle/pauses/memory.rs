@@ -43,7 +43,7 @@ fn changes_memory_while_it_reserves(scene: &mut Scene, syncs: usize) {
         let file = scene.create(&name);
         lane.offer(&mut scene.guest, fallocate(file, LONG, 0), 0);
         lane.kick(&mut scene.guest);
-        eventually("it has begun", || scene.blocks(&name) > 0);
+        eventually("the reservation has begun", || scene.blocks(&name) > 0);
         for _ in 0..syncs {
             other.offer(&mut scene.guest, fsync(synced), 0);
         }
@@ -80,12 +80,12 @@ fn interrupted_hole_is_finished_before_its_queue_stops() {
         copies.offer(&mut scene.guest, copy(from, to, 64 << 20), 8);
     }
     holes.kick(&mut scene.guest);
-    eventually("it has begun", || scene.blocks("file") < whole);
+    eventually("the reservation has begun", || scene.blocks("file") < whole);
     copies.kick(&mut scene.guest);
     std::thread::park_timeout(std::time::Duration::from_millis(5));
     scene.guest.share_memory().unwrap();
     let (base, _, _) = holes.stop(&mut scene.guest);
-    assert_eq!(base, 1, "the hole was put back with a part of it done");
+    assert_eq!(base, 1, "a partly punched hole was put back");
     let host = fs::File::options().write(true).read(true).open(scene.host("file")).unwrap();
     host.write_all_at(b"new", 0).unwrap();
     holes.resume(&mut scene.guest, base);

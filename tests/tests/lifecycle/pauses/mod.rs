@@ -127,7 +127,7 @@ impl Lane {
 
     /// Waits until more than so many requests are answered.
     fn wait_for_more(&mut self, guest: &mut Frontend, than: usize) {
-        eventually("one more answer", || self.collect(guest) > than);
+        eventually("one more reply", || self.collect(guest) > than);
     }
 
     /// Waits until all requests are answered. Returns their errnos.
@@ -255,7 +255,7 @@ fn stops_while_it_reserves(behind: &[Frame]) {
     let mut base = 0;
     for round in 0..5 {
         let blocks = scene.blocks("file");
-        eventually("it has begun", || scene.blocks("file") > blocks || round > 0);
+        eventually("the reservation has begun", || scene.blocks("file") > blocks || round > 0);
         let (stopped, before, took) = lane.stop(&mut scene.guest);
         println!("stopped at {stopped} of {MANY} after {took:?}, {} while it stopped", stopped - before);
         assert!(stopped >= base && stopped - before <= FEW, "served {} first", stopped - before);
@@ -309,7 +309,7 @@ fn a_stop_waits_for_few_of_many_copies() {
         lane.offer(&mut scene.guest, getattr(ROOT), ATTR_LEN);
     }
     lane.kick(&mut scene.guest);
-    eventually("one is done", || lane.collect(&mut scene.guest) > 0);
+    eventually("a request is done", || lane.collect(&mut scene.guest) > 0);
     let (base, before, took) = lane.stop(&mut scene.guest);
     println!("stopped at {base} of {MANY} after {took:?}, {} while it stopped", base - before);
     assert!(base - before <= 2 * FEW, "served {} first", base - before);
@@ -404,7 +404,7 @@ fn older_request_is_finished_after_a_later_reply() {
         busy.offer(&mut scene.guest, fallocate(long, LONG), 0);
     }
     busy.kick(&mut scene.guest);
-    eventually("it has begun", || scene.blocks("long") > 0);
+    eventually("the reservation has begun", || scene.blocks("long") > 0);
     let mut waited_for = 0;
     for round in 0..ROUNDS {
         let answered = lane.answered();
@@ -484,7 +484,7 @@ fn init_does_not_wait_for_a_long_reservation() {
         let mut lane = Lane::new(1);
         lane.offer(&mut scene.guest, fallocate(file, LONG / 2), 0);
         lane.kick(&mut scene.guest);
-        eventually("it has begun", || scene.blocks(&name) > 0);
+        eventually("the reservation has begun", || scene.blocks(&name) > 0);
         scene.ask(init.clone(), 64);
         ended.extend(lane.finish(&mut scene.guest));
         fs::remove_file(scene.host(&name)).unwrap();
@@ -505,7 +505,7 @@ fn busy(arguments: &[&str]) -> (Scene, Vec<Lane>) {
         }
         lane.kick(&mut scene.guest);
     }
-    eventually("it has begun", || scene.blocks("file") > 0);
+    eventually("the reservation has begun", || scene.blocks("file") > 0);
     (scene, lanes)
 }
 

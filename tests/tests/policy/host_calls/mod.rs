@@ -165,7 +165,7 @@ fn interrupt(run: &Run) {
     let status = format!("/proc/{}/status", run.process().as_raw_pid());
     let began = Instant::now();
     while !fs::read_to_string(&status).unwrap().to_lowercase().contains("state:\tt") {
-        assert!(began.elapsed() < LIMIT, "it does not stop");
+        assert!(began.elapsed() < LIMIT, "the process does not stop");
         std::thread::yield_now();
     }
     rustix::process::kill_process(run.process(), Signal::CONT).unwrap();
@@ -261,7 +261,7 @@ fn every_allowed_call_is_used_and_no_other() {
     supervised(&mut seen);
     on_other_file_systems(&mut seen);
     assert_eq!(seen.strange, BTreeSet::new(), "calls that no row is there for");
-    assert_eq!(seen.missing(), Vec::<String>::new(), "rows that nothing needs");
+    assert_eq!(seen.missing(), Vec::<String>::new(), "rows without a call");
 }
 
 /// Ends a daemon in unusual ways: at once, because of two signals, and by a crash, which the
@@ -361,7 +361,7 @@ fn in_memory(seen: &mut Seen) {
     assert_eq!(writer.errno(&longer_than_memory), ENOSPC);
     drop(writer);
     let size = fs::metadata(share.path().join("file")).unwrap().len();
-    assert_eq!(size, 70 << 20, "of what cannot succeed nothing is done");
+    assert_eq!(size, 70 << 20, "an impossible reservation allocates no block");
     seen.read(&run.ended(), Processes::Two);
 }
 
@@ -375,7 +375,7 @@ fn wait_for_a_lock(path: &Path, trace: &Path) {
         let began = Instant::now();
         let is_tried = |trace: &str| trace.lines().any(|line| line.contains("<answers> flock("));
         while !is_tried(&fs::read_to_string(trace).unwrap()) {
-            assert!(!waiting.is_finished() && began.elapsed() < LIMIT, "nobody has tried it again");
+            assert!(!waiting.is_finished() && began.elapsed() < LIMIT, "the lock was not tried again");
             std::thread::yield_now();
         }
         flock(&holder, FlockOperation::Unlock).unwrap();

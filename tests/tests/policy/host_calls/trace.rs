@@ -165,7 +165,7 @@ impl Seen {
                 }
             }
         }
-        assert!(!kinds.is_empty(), "strace has seen nothing");
+        assert!(!kinds.is_empty(), "the trace is empty");
     }
 
     fn count(&mut self, call: &Call<'_>, kind: Threads, numbers: Option<Numbers>) {
