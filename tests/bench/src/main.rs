@@ -44,11 +44,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measures the speed of pinhole, of virtiofsd and of bare host calls.
-    Bench(bench::Arguments),
+    Bench(bench::BenchArguments),
     /// Measures how much of the host each profile may reach, and how much it does reach.
-    Surface(surface::Arguments),
+    Surface(surface::SurfaceArguments),
     /// Compares how pinhole and virtiofsd share one directory between several guests.
-    Coherence(coherence::Arguments),
+    Coherence(coherence::CoherenceArguments),
     /// Prints what a command with these options needs.
     #[command(hide = true)]
     Needs {
@@ -59,16 +59,16 @@ enum Command {
     /// Acts as a guest at the socket of a vhost-user-fs daemon, as fast as it can, and reports the
     /// figures.
     #[command(hide = true)]
-    Load(load::command::Arguments),
+    Load(load::command::LoadArguments),
     /// Acts as a guest that sends each request a few times, then requests of a hostile guest.
     #[command(hide = true, subcommand)]
-    SurfaceLoad(surface::player::Arguments),
+    SurfaceLoad(surface::player::SurfaceLoadArguments),
     /// Acts as a guest and its VMM that map a file through the DAX window.
     #[command(hide = true)]
-    DaxGuest(bench::dax::guest::Arguments),
+    DaxGuest(bench::dax::guest::DaxGuestArguments),
     /// Acts as two guests that lock one file.
     #[command(hide = true)]
-    LockGuests(bench::locks::guests::Arguments),
+    LockGuests(bench::locks::guests::LockGuestsArguments),
 }
 
 fn main() -> ExitCode {

@@ -5,19 +5,13 @@ use std::collections::BTreeMap;
 use super::fault::Fault;
 use super::modules::Crate;
 
-/// Folder that still repeats names.
-const NOT_YET: [&str; 1] = ["tests/bench/"];
-
-/// Checks that the crates in other folders repeat no name.
+/// Checks that no crate repeats a name.
 pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for repeated in repeated(crates) {
         let [(first, first_line), .., (file, line)] = repeated.places.as_slice() else { continue };
-        if !NOT_YET.iter().any(|folder| file.starts_with(folder)) {
-            let what =
-                format!("{} is also a type at {first}:{first_line}: give one another name", repeated.name);
-            faults.push(Fault::new(file, *line, what));
-        }
+        let what = format!("{} is also a type at {first}:{first_line}: give one another name", repeated.name);
+        faults.push(Fault::new(file, *line, what));
     }
     faults
 }

@@ -19,7 +19,7 @@ const METRICS: [&str; 3] = ["op/s", "p50", "CPU"];
 
 /// Result of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum RowVerdict {
     /// Slower in every turn.
     Slower,
     /// Faster in every turn.
@@ -28,7 +28,7 @@ enum Verdict {
     Same,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for RowVerdict {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Slower => "SLOWER",
@@ -38,7 +38,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-impl Verdict {
+impl RowVerdict {
     /// Judges the ratios pinhole / before. `better` is the direction of the figure.
     fn of(ratio: Spread, better: Better) -> Self {
         let (above, below) = (ratio.min > 1.0, ratio.max < 1.0);
@@ -76,10 +76,10 @@ pub(crate) fn compare(comparisons: &[Comparison]) -> (Table, Count) {
     let mut count = Count::default();
     for found in comparisons.iter().filter(|found| is_compared(&found.row)) {
         let Some(before) = found.before else { continue };
-        let verdict = Verdict::of(before.ratio, found.better);
+        let verdict = RowVerdict::of(before.ratio, found.better);
         count.rows += 1;
-        count.slower += usize::from(verdict == Verdict::Slower);
-        count.faster += usize::from(verdict == Verdict::Faster);
+        count.slower += usize::from(verdict == RowVerdict::Slower);
+        count.faster += usize::from(verdict == RowVerdict::Faster);
         table.row(vec![
             found.row.clone(),
             found.unit.to_owned(),
@@ -96,7 +96,7 @@ pub(crate) fn compare(comparisons: &[Comparison]) -> (Table, Count) {
 
 fn is_compared(row: &str) -> bool {
     let metric = row.rsplit_once(": ").map_or("", |(_, metric)| metric);
-    !super::report::Report::is_wire(row) || METRICS.contains(&metric)
+    !super::report::BenchReport::is_wire(row) || METRICS.contains(&metric)
 }
 
 #[cfg(test)]
@@ -124,12 +124,12 @@ mod tests {
 
     #[test]
     fn verdict_needs_all_turns_on_one_side() {
-        assert_eq!(Verdict::of(spread(0.8, 0.9), Better::Higher), Verdict::Slower);
-        assert_eq!(Verdict::of(spread(0.8, 0.9), Better::Lower), Verdict::Faster);
-        assert_eq!(Verdict::of(spread(1.1, 1.2), Better::Higher), Verdict::Faster);
-        assert_eq!(Verdict::of(spread(1.1, 1.2), Better::Lower), Verdict::Slower);
-        assert_eq!(Verdict::of(spread(0.8, 1.0), Better::Higher), Verdict::Same);
-        assert_eq!(Verdict::of(spread(0.9, 1.1), Better::Lower), Verdict::Same);
+        assert_eq!(RowVerdict::of(spread(0.8, 0.9), Better::Higher), RowVerdict::Slower);
+        assert_eq!(RowVerdict::of(spread(0.8, 0.9), Better::Lower), RowVerdict::Faster);
+        assert_eq!(RowVerdict::of(spread(1.1, 1.2), Better::Higher), RowVerdict::Faster);
+        assert_eq!(RowVerdict::of(spread(1.1, 1.2), Better::Lower), RowVerdict::Slower);
+        assert_eq!(RowVerdict::of(spread(0.8, 1.0), Better::Higher), RowVerdict::Same);
+        assert_eq!(RowVerdict::of(spread(0.9, 1.1), Better::Lower), RowVerdict::Same);
     }
 
     #[test]

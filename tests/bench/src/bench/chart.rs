@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::aims::Bound;
 use super::figure::Better;
-use super::report::{Report, figure, times};
+use super::report::{BenchReport, figure, times};
 use super::samples::{Comparison, Spread};
 use crate::step::{Failure, Outcome};
 
@@ -61,7 +61,7 @@ const GRID: RGBColor = RGBColor(221, 221, 221);
 ///
 /// # Errors
 /// Fails if a file cannot be written.
-pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
+pub(crate) fn draw(report: &BenchReport, folder: &Path) -> Outcome {
     let when = format!("{}; {}; {}", report.conditions.date, report.conditions.words, report.turns);
     let charts = [
         (
@@ -99,7 +99,7 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Outcome {
     Ok(())
 }
 
-fn aims(report: &Report) -> Vec<Bar> {
+fn aims(report: &BenchReport) -> Vec<Bar> {
     let ratios = report.aimed().into_iter().filter(|(aim, _, _)| aim.is_ratio());
     ratios
         .map(|(aim, comparison, ratio)| {
@@ -111,13 +111,13 @@ fn aims(report: &Report) -> Vec<Bar> {
         .collect()
 }
 
-fn wire(report: &Report) -> Vec<Bar> {
+fn wire(report: &BenchReport) -> Vec<Bar> {
     let rates = report.comparisons.iter().filter(|found| found.row.ends_with(": op/s"));
     rates.filter_map(|found| bar(found, found.row.trim_end_matches(": op/s"))).collect()
 }
 
-fn others(report: &Report) -> Vec<Bar> {
-    let others = report.comparisons.iter().filter(|found| !Report::is_wire(&found.row));
+fn others(report: &BenchReport) -> Vec<Bar> {
+    let others = report.comparisons.iter().filter(|found| !BenchReport::is_wire(&found.row));
     others.filter_map(|found| bar(found, &found.row)).collect()
 }
 

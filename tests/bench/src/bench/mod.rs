@@ -37,13 +37,13 @@ use crate::programs;
 use crate::step::{Failure, Outcome};
 use figure::{Contestant, Figure, VirtiofsdSetting};
 use progress::Progress;
-use report::Report;
+use report::BenchReport;
 use samples::Samples;
 use wire::Wire;
 
 /// Selects the measurements and the output.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct BenchArguments {
     /// Measure only these rows of the part `wire`; an unknown name prints the list of rows
     #[arg(long, value_delimiter = ',', value_name = "ROW")]
     rows: Vec<String>,
@@ -92,7 +92,7 @@ enum Part {
 
 /// Builds of pinhole to measure.
 #[derive(Clone, Copy, Debug)]
-struct Programs<'p> {
+struct Builds<'p> {
     pinhole: &'p Path,
     /// The other build (`--against`).
     before: Option<&'p Path>,
@@ -149,9 +149,9 @@ impl Part {
     }
 
     /// Returns the contestants of the part.
-    fn contestants(self, programs: &Programs<'_>) -> Vec<Contestant> {
-        let own = Contestant::Pinhole { program: programs.pinhole.to_path_buf() };
-        if let Some(program) = programs.before {
+    fn contestants(self, builds: &Builds<'_>) -> Vec<Contestant> {
+        let own = Contestant::Pinhole { program: builds.pinhole.to_path_buf() };
+        if let Some(program) = builds.before {
             return vec![own, Contestant::Before { program: program.to_path_buf() }];
         }
         let settings = match self {
@@ -170,7 +170,7 @@ impl Part {
     }
 }
 
-impl Arguments {
+impl BenchArguments {
     /// Returns what the selected measurements need.
     pub(crate) fn needs(&self) -> &'static [Need] {
         if self.dax {
@@ -197,7 +197,7 @@ impl Arguments {
 }
 
 /// Measures what `arguments` select. `load` is the load average before the build.
-pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
+pub(crate) fn main(arguments: &BenchArguments, load: &str) -> Outcome {
     if arguments.locks {
         return locks::main(arguments.turns.unwrap_or(LOCK_TURNS), load);
     }
@@ -219,22 +219,22 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
     let guest = |contestant: &Contestant, place: &Place, progress: &Progress| {
         guest::turn(contestant, arguments.cache, (place, progress))
     };
-    let programs = Programs { pinhole: &program, before: arguments.against.as_deref() };
-    let samples = measure(&parts, &programs, (&wire, &guest, &place))?;
+    let builds = Builds { pinhole: &program, before: arguments.against.as_deref() };
+    let samples = measure(&parts, &builds, (&wire, &guest, &place))?;
     let comparisons = samples.comparisons();
     let turns: Vec<_> = parts.iter().map(|(part, turns)| format!("{} {turns}", part.name())).collect();
     let turns = format!("turns: {}", turns.join(", "));
-    show(&Report { conditions, turns, samples, comparisons }, arguments)
+    show(&BenchReport { conditions, turns, samples, comparisons }, arguments)
 }
 
 fn measure(
     parts: &[(Part, usize)],
-    programs: &Programs<'_>,
+    builds: &Builds<'_>,
     (wire, guest, place): (&Wire, &Turn<'_>, &Place),
 ) -> Outcome<Samples> {
     let steps = |part: Part| match part {
         Part::Wire => wire.progress_steps(),
-        Part::Guest | Part::Cost => part.contestants(programs).len(),
+        Part::Guest | Part::Cost => part.contestants(builds).len(),
     };
     let steps: usize = parts.iter().map(|(part, turns)| steps(*part) * turns).sum();
     let progress = Progress::new(steps as u64);
@@ -242,7 +242,7 @@ fn measure(
     let last = parts.iter().map(|(_, turns)| *turns).max().unwrap_or(0);
     for turn in 0..last {
         for (part, _) in parts.iter().filter(|(_, turns)| turn < *turns) {
-            let mut contestants = part.contestants(programs);
+            let mut contestants = part.contestants(builds);
             // The first contestant finds colder caches, so a different one is first in each turn.
             let first = turn % contestants.len();
             contestants.rotate_left(first);
@@ -274,7 +274,7 @@ fn each(
     Ok(())
 }
 
-fn show(report: &Report, arguments: &Arguments) -> Outcome {
+fn show(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     say(format!(
         "\n{}; {}; {}; {}",
         report.conditions.date, report.conditions.words, report.conditions.versions, report.turns
@@ -303,7 +303,7 @@ fn show(report: &Report, arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-fn write_json(report: &Report, arguments: &Arguments) -> Outcome {
+fn write_json(report: &BenchReport, arguments: &BenchArguments) -> Outcome {
     let Some(file) = &arguments.json else { return Ok(()) };
     std::fs::write(file, format!("{:#}\n", report.json()))
         .map_err(Failure::io(format!("cannot write {}", file.display())))

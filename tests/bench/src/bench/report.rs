@@ -10,7 +10,7 @@ use crate::table::Table;
 
 /// Results of a run.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     pub(crate) conditions: Conditions,
     /// Number of turns of each part, in words.
     pub(crate) turns: String,
@@ -21,7 +21,7 @@ pub(crate) struct Report {
 /// Metrics of the part `wire`, which share a line of the table.
 const WIRE: [&str; 7] = ["op/s", "p50", "p99", "p99.9", "CPU", "switches", "peak RSS"];
 
-impl Report {
+impl BenchReport {
     /// Returns each aim with its comparison and its value.
     pub(crate) fn aimed(&self) -> Vec<(Aim, &Comparison, Spread)> {
         let found = aims::all(self.comparisons.iter().map(|found| found.row.as_str()))

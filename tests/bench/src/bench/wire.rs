@@ -34,14 +34,14 @@ const QUEUES: [u32; 2] = [2, 4];
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
     /// Every row at every depth.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<WireStep>,
     /// Time for each step, in seconds.
     pub(crate) seconds: f64,
 }
 
 /// Row at one depth.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct WireStep {
     row: String,
     depth: u32,
 }
@@ -61,7 +61,7 @@ const METRICS: [(&str, &str, Better, &str, f64); 7] = [
 ///
 /// # Errors
 /// Fails if a row does not exist, or the load generator does not start.
-pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<Step>> {
+pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<WireStep>> {
     let listed = programs::generator("load")?
         .arg("--list")
         .output()
@@ -70,7 +70,7 @@ pub(crate) fn steps(rows: &[String]) -> Outcome<Vec<Step>> {
 }
 
 /// Selects steps from `listed`, which has one row per line, followed by its depths.
-fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<Step>> {
+fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<WireStep>> {
     let known: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
     if let Some(row) = rows.iter().find(|row| !known.iter().any(|(name, _)| *name == row.as_str())) {
         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
@@ -79,7 +79,7 @@ fn choose(listed: &str, rows: &[String]) -> Outcome<Vec<Step>> {
     let chosen = known.into_iter().filter(|(name, _)| rows.is_empty() || rows.iter().any(|row| row == name));
     let steps = chosen.flat_map(|(name, depths)| {
         let depths = depths.split(' ').filter_map(|depth| depth.parse().ok());
-        depths.map(|depth| Step { row: name.to_owned(), depth })
+        depths.map(|depth| WireStep { row: name.to_owned(), depth })
     });
     Ok(steps.collect())
 }
@@ -108,7 +108,7 @@ impl Wire {
             let own = matches!(contestant, Contestant::Pinhole { .. } | Contestant::Before { .. });
             let several = own.then_some(QUEUES);
             for queues in std::iter::once(1).chain(several.into_iter().flatten()) {
-                players.push(Player::start(contestant, &share, queues, self.seconds)?);
+                players.push(LoadProcess::start(contestant, &share, queues, self.seconds)?);
             }
         }
         for (number, step) in self.steps.iter().enumerate() {
@@ -123,12 +123,12 @@ impl Wire {
             }
             progress.step();
         }
-        players.into_iter().try_for_each(Player::end)
+        players.into_iter().try_for_each(LoadProcess::end)
     }
 }
 
 /// Contestant with its load generator.
-struct Player {
+struct LoadProcess {
     contestant: Contestant,
     queues: u32,
     child: Child,
@@ -138,7 +138,7 @@ struct Player {
     _serving: Option<Serving>,
 }
 
-impl Player {
+impl LoadProcess {
     fn start(contestant: &Contestant, share: &Path, queues: u32, seconds: f64) -> Outcome<Self> {
         let mut command = programs::generator("load")?;
         command.args(["--json", "--steps"]).arg("--share").arg(share);
@@ -170,14 +170,14 @@ impl Player {
     }
 
     /// Returns whether this contestant is measured in this step.
-    fn takes(&self, step: &Step) -> bool {
+    fn takes(&self, step: &WireStep) -> bool {
         if self.contestant == Contestant::Native {
             return step.depth == 1;
         }
         self.queues == 1 || (step.depth == SPREAD_DEPTH && SPREAD_ROWS.contains(&step.row.as_str()))
     }
 
-    fn play(&mut self, step: &Step) -> Outcome<Vec<Figure>> {
+    fn play(&mut self, step: &WireStep) -> Outcome<Vec<Figure>> {
         let asked = self.steps.as_mut().map(|steps| writeln!(steps, "{} {}", step.row, step.depth));
         let mut line = String::new();
         let heard =
@@ -211,7 +211,7 @@ impl Player {
     }
 }
 
-impl Drop for Player {
+impl Drop for LoadProcess {
     fn drop(&mut self) {
         // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn rows_are_chosen_by_name_with_their_depths() {
         let listed = "getattr 1 8\nreaddirplus 1\n";
-        let step = |row: &str, depth| Step { row: row.to_owned(), depth };
+        let step = |row: &str, depth| WireStep { row: row.to_owned(), depth };
         let all = choose(listed, &[]).unwrap();
         assert_eq!(all, [step("getattr", 1), step("getattr", 8), step("readdirplus", 1)]);
         assert_eq!(choose(listed, &["readdirplus".to_owned()]).unwrap(), [step("readdirplus", 1)]);

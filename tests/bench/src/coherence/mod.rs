@@ -26,7 +26,7 @@ pub(crate) const NEEDS: &[Need] = &[Need::Base, Need::Userland];
 
 /// Selects the questions and the output.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct CoherenceArguments {
     /// Ask only these questions, by name
     #[arg(long, value_delimiter = ',', value_name = "NAME", conflicts_with = "write")]
     only: Vec<String>,
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 }
 
 /// Asks the selected questions. `load` is the load average before the build.
-pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
+pub(crate) fn main(arguments: &CoherenceArguments, load: &str) -> Outcome {
     let program = programs::pinhole()?;
     let chosen: Vec<&'static Question> = QUESTIONS
         .into_iter()

@@ -63,7 +63,7 @@ impl Ask {
 
 /// Action after a reply.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
+pub(super) enum NextStep {
     /// Send the message that was written.
     Send(Ask),
     /// The operation is complete.

@@ -10,13 +10,13 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{LoadError, Measured, Options, Row, Server, Subject, hold};
+use super::{LoadError, LoadTarget, Measured, Options, Row, Server, hold};
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
 /// Selects the daemon and the rows.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct LoadArguments {
     /// Directory that the daemon shares; the files of the rows are made there
     #[arg(long, required_unless_present = "list")]
     share: Option<PathBuf>,
@@ -70,7 +70,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Measures the selected rows.
-pub(crate) fn main(arguments: Arguments) -> Outcome {
+pub(crate) fn main(arguments: LoadArguments) -> Outcome {
     run(arguments).map_err(|error| Failure::new(error.to_string()))
 }
 
@@ -80,7 +80,7 @@ fn pause(reached: &str) -> io::Result<()> {
     io::stdin().read_line(&mut String::new()).map(|_len| ())
 }
 
-fn run(arguments: Arguments) -> Result<(), LoadError> {
+fn run(arguments: LoadArguments) -> Result<(), LoadError> {
     if arguments.list {
         for (name, row) in Row::ALL {
             let depths: Vec<String> = row.depths(&arguments.depths).iter().map(usize::to_string).collect();
@@ -93,9 +93,9 @@ fn run(arguments: Arguments) -> Result<(), LoadError> {
         return hold(socket, &share, inodes, &mut pause);
     }
     let options = Options { share, queues: arguments.queues, time: arguments.seconds };
-    let subject = match (arguments.socket, arguments.process) {
-        (Some(socket), Some(process)) => Subject::daemon(&Server { socket, process }, options),
-        (_, _) => Subject::native(options),
+    let target = match (arguments.socket, arguments.process) {
+        (Some(socket), Some(process)) => LoadTarget::daemon(&Server { socket, process }, options),
+        (_, _) => LoadTarget::native(options),
     }?;
     let tell = |measured: &Measured| {
         if arguments.json {
@@ -105,38 +105,38 @@ fn run(arguments: Arguments) -> Result<(), LoadError> {
         }
     };
     if arguments.steps {
-        return step_by_step(subject, &tell);
+        return step_by_step(target, &tell);
     }
     if !arguments.json {
         say(Measured::COLUMNS);
     }
     let rows = if arguments.rows.is_empty() { Row::ALL.map(|(_, row)| row).to_vec() } else { arguments.rows };
-    every(subject, &rows, &arguments.depths, &tell)
+    every(target, &rows, &arguments.depths, &tell)
 }
 
 /// Measures one row after another.
 fn every(
-    mut subject: Subject,
+    mut target: LoadTarget,
     rows: &[Row],
     depths: &[usize],
     tell: &dyn Fn(&Measured),
 ) -> Result<(), LoadError> {
     for row in rows {
-        for depth in subject.depths(*row, depths) {
-            tell(&subject.measure(*row, depth)?);
+        for depth in target.depths(*row, depths) {
+            tell(&target.measure(*row, depth)?);
         }
     }
     Ok(())
 }
 
 /// Measures the rows that standard input names, until it ends.
-fn step_by_step(mut subject: Subject, tell: &dyn Fn(&Measured)) -> Result<(), LoadError> {
+fn step_by_step(mut target: LoadTarget, tell: &dyn Fn(&Measured)) -> Result<(), LoadError> {
     for line in io::stdin().lines() {
         let line = line.map_err(|source| LoadError::Host { what: "cannot read a step", source })?;
         let wrong = |what: String| LoadError::Step { line: line.clone(), what };
         let (row, number) = line.split_once(' ').ok_or_else(|| wrong("give a row and a depth".to_owned()))?;
         let row: Row = row.parse().map_err(wrong)?;
-        tell(&subject.measure(row, depth(number).map_err(wrong)?)?);
+        tell(&target.measure(row, depth(number).map_err(wrong)?)?);
     }
     Ok(())
 }

@@ -78,23 +78,23 @@ pub(crate) struct Server {
 }
 
 /// Daemon, or bare host calls, ready for any row.
-pub(crate) struct Subject {
+pub(crate) struct LoadTarget {
     options: Options,
-    kind: Kind,
+    kind: TargetKind,
 }
 
-enum Kind {
+enum TargetKind {
     Daemon { vmm: Arc<Vmm>, process: u32, prepared: Prepared },
     Native(Box<Host>),
 }
 
-impl fmt::Debug for Subject {
+impl fmt::Debug for LoadTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Subject").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
-impl Subject {
+impl LoadTarget {
     /// Connects to a daemon and sends INIT.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl Subject {
         thread::spawn(move || drop(report.send(init(&first))));
         receive(&reports, LIMIT)??;
         let prepared = Prepared::new(options.share.clone());
-        Ok(Self { options, kind: Kind::Daemon { vmm, process: server.process, prepared } })
+        Ok(Self { options, kind: TargetKind::Daemon { vmm, process: server.process, prepared } })
     }
 
     /// Prepares bare host calls, in one thread, one after another.
@@ -115,16 +115,16 @@ impl Subject {
     /// [`LoadError::Host`] if a file of the share cannot be made or opened.
     pub(crate) fn native(options: Options) -> Result<Self, LoadError> {
         let host = Host::open(&options.share)?;
-        Ok(Self { options, kind: Kind::Native(Box::new(host)) })
+        Ok(Self { options, kind: TargetKind::Native(Box::new(host)) })
     }
 
     /// Returns the depths at which `row` is measured: those of `wanted`, the fixed depth of the
     /// row, or 1 for bare host calls. A row that cannot be measured has none.
     pub(crate) fn depths(&self, row: Row, wanted: &[usize]) -> Vec<usize> {
         match &self.kind {
-            Kind::Daemon { .. } => row.depths(wanted),
-            Kind::Native(_) if row == Row::BesideCold => Vec::new(),
-            Kind::Native(_) => vec![1],
+            TargetKind::Daemon { .. } => row.depths(wanted),
+            TargetKind::Native(_) if row == Row::BesideCold => Vec::new(),
+            TargetKind::Native(_) => vec![1],
         }
     }
 
@@ -134,11 +134,11 @@ impl Subject {
     /// [`LoadError::Row`] with the row, the depth and the cause.
     pub(crate) fn measure(&mut self, row: Row, depth: usize) -> Result<Measured, LoadError> {
         let measured = match &mut self.kind {
-            Kind::Daemon { vmm, process, prepared } => {
+            TargetKind::Daemon { vmm, process, prepared } => {
                 let made = prepared.add(row);
                 made.and_then(|()| one(vmm, *process, &self.options, row, depth))
             }
-            Kind::Native(host) => host.measure(row, row.time(self.options.time)),
+            TargetKind::Native(host) => host.measure(row, row.time(self.options.time)),
         };
         measured.map_err(|source| LoadError::Row { row: row.name(), depth, source: Box::new(source) })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use vm_memory::{Bytes as _, VolatileSlice};
 
-use super::ask::{Ask, Data, ENOENT, ENTRY_LEN, Expect, Step};
+use super::ask::{Ask, Data, ENOENT, ENTRY_LEN, Expect, NextStep};
 use super::error::LoadError;
 use super::message::{HEADER_LEN, Message};
 use super::ring::{Ring, RingState, SLOT_LEN, SLOTS, SLOTS_AT, Used};
@@ -123,7 +123,7 @@ pub(super) trait Play {
     fn begin(&mut self, slot: usize, message: &mut Message) -> Result<Ask, LoadError>;
 
     /// Takes the reply in `slot` and writes the next request of the operation.
-    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError>;
+    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<NextStep, LoadError>;
 
     /// Returns whether operations in `slot` are measured.
     fn counts(&self, _slot: usize) -> bool {
@@ -217,8 +217,8 @@ impl<'m> Player<'m> {
             while let Some(given) = used {
                 let reply = check(&self.slots, &self.memory, given)?;
                 match play.next(given.head, &reply, &mut self.message)? {
-                    Step::Send(ask) => self.submit(given.head, ask)?,
-                    Step::Done => {
+                    NextStep::Send(ask) => self.submit(given.head, ask)?,
+                    NextStep::Done => {
                         let now = Instant::now();
                         let began = self.slots.get(given.head).map(|slot| slot.began);
                         if let Some(began) = began.filter(|_| play.counts(given.head)) {

@@ -53,7 +53,7 @@ enum Value {
 
 /// How filters treat one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verdict {
+pub(super) enum CallVerdict {
     /// Permitted with any arguments.
     Always,
     /// Permitted with some arguments.
@@ -122,14 +122,14 @@ impl Program {
 }
 
 /// Returns what all of these filters together permit. Without a filter, every call is permitted.
-pub(super) fn verdict(programs: &[&Program], number: u32) -> Verdict {
+pub(super) fn verdict(programs: &[&Program], number: u32) -> CallVerdict {
     let ways: Vec<(bool, bool)> = programs.iter().map(|program| program.ways(number)).collect();
     if ways.iter().any(|(allows, _)| !allows) {
-        Verdict::Never
+        CallVerdict::Never
     } else if ways.iter().any(|(_, denies)| *denies) {
-        Verdict::Filtered
+        CallVerdict::Filtered
     } else {
-        Verdict::Always
+        CallVerdict::Always
     }
 }
 
@@ -207,7 +207,10 @@ mod tests {
         let program = Program::parse(PRINTED).unwrap();
         assert_eq!(program.0.len(), 14);
         let verdicts = [0, 72, 1, 0x4000_0000].map(|number| verdict(&[&program], number));
-        assert_eq!(verdicts, [Verdict::Always, Verdict::Filtered, Verdict::Never, Verdict::Never]);
+        assert_eq!(
+            verdicts,
+            [CallVerdict::Always, CallVerdict::Filtered, CallVerdict::Never, CallVerdict::Never]
+        );
     }
 
     #[test]
@@ -215,9 +218,9 @@ mod tests {
         let one = Program::parse(PRINTED).unwrap();
         let all = Program::parse("[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_LOG)]").unwrap();
         let none = Program::parse("[BPF_STMT(BPF_RET|BPF_K, SECCOMP_RET_ERRNO|0x26)]").unwrap();
-        assert_eq!(verdict(&[&all, &one], 72), Verdict::Filtered);
-        assert_eq!(verdict(&[&all, &one, &none], 0), Verdict::Never);
-        assert_eq!(verdict(&[], 59), Verdict::Always, "without a filter every call is permitted");
+        assert_eq!(verdict(&[&all, &one], 72), CallVerdict::Filtered);
+        assert_eq!(verdict(&[&all, &one, &none], 0), CallVerdict::Never);
+        assert_eq!(verdict(&[], 59), CallVerdict::Always, "without a filter every call is permitted");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pinhole_tests::guest::{Guest, Pieces};
 
-use super::subject::{ALL, Programs, Subject};
+use super::subject::{ALL, Subject, SurfacePrograms};
 use crate::step::{Failure, Outcome};
 
 /// Memory of the guest. The buffer of the tracer may take half of it.
@@ -55,7 +55,7 @@ impl Reached {
 ///
 /// # Errors
 /// Fails if a part of the guest has not been fetched, the guest does not boot, or a daemon fails.
-pub(super) fn measure(programs: &Programs) -> Outcome<Vec<(Subject, Reached)>> {
+pub(super) fn measure(programs: &SurfacePrograms) -> Outcome<Vec<(Subject, Reached)>> {
     let guest = pack(Guest::qemu().memory_mib(MEMORY_MIB).limit(LIMIT), programs)?;
     let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
     if finished.exit_code != 0 {
@@ -77,7 +77,7 @@ fn is_function(line: &str) -> bool {
 }
 
 /// Adds the files that the guest needs beside its busybox.
-fn pack(mut guest: Guest, programs: &Programs) -> Outcome<Guest> {
+fn pack(mut guest: Guest, programs: &SurfacePrograms) -> Outcome<Guest> {
     let missing = |error: pinhole_tests::guest::GuestError| Failure::new(error.to_string());
     let pieces = Pieces::locate();
     let (base, userland) = (pieces.base().map_err(missing)?, pieces.userland().map_err(missing)?);

@@ -33,12 +33,12 @@ use crate::programs;
 use crate::step::{Failure, Outcome};
 use crate::workspace;
 use names::Names;
-use report::{Report, Seen};
-use subject::Programs;
+use report::{Seen, SurfaceReport};
+use subject::SurfacePrograms;
 
 /// Selects the measurements and the output.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct SurfaceArguments {
     /// Write docs/measured/surface.md and its chart
     #[arg(long, conflicts_with = "native")]
     write: bool,
@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     native: bool,
 }
 
-impl Arguments {
+impl SurfaceArguments {
     /// Returns what the selected measurements need.
     pub(crate) fn needs(&self) -> &'static [Need] {
         if self.native {
@@ -62,8 +62,8 @@ impl Arguments {
 }
 
 /// Measures what `arguments` select. `load` is the load average before the build.
-pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
-    let programs = Programs { pinhole: programs::pinhole()?, bench: programs::own()? };
+pub(crate) fn main(arguments: &SurfaceArguments, load: &str) -> Outcome {
+    let programs = SurfacePrograms { pinhole: programs::pinhole()?, bench: programs::own()? };
     let place = Place::new()?;
     let conditions = Conditions::here(&programs.pinhole, place.folder(), load);
     let names = Names::read()?;
@@ -79,10 +79,10 @@ pub(crate) fn main(arguments: &Arguments, load: &str) -> Outcome {
             seen.reached = Some(reached);
         }
     }
-    show(&Report { conditions, daemons }, arguments)
+    show(&SurfaceReport { conditions, daemons }, arguments)
 }
 
-fn show(report: &Report, arguments: &Arguments) -> Outcome {
+fn show(report: &SurfaceReport, arguments: &SurfaceArguments) -> Outcome {
     say(format!("\n{}; {}; {}", report.conditions.date, report.conditions.words, report.conditions.versions));
     let tables = [("figures", report.table()), ("threads", report.threads()), ("aims", report.aims_table())];
     for (title, table) in tables {

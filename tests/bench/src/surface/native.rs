@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::filter::{self, Verdict};
+use super::filter::{self, CallVerdict};
 use super::names::Names;
 use super::strace::{self, Trace};
-use super::subject::{Programs, Subject};
+use super::subject::{Subject, SurfacePrograms};
 use crate::bench::cost::processes::children;
 use crate::step::{Failure, Outcome};
 
@@ -47,7 +47,7 @@ pub(super) struct Native {
 pub(super) struct ThreadKind {
     pub(super) threads: usize,
     /// System calls that any of them may make, with any or with some arguments.
-    pub(super) allowed: BTreeMap<String, Verdict>,
+    pub(super) allowed: BTreeMap<String, CallVerdict>,
     /// System calls under the load.
     pub(super) called: BTreeSet<String>,
 }
@@ -55,7 +55,7 @@ pub(super) struct ThreadKind {
 impl ThreadKind {
     /// Returns the number of allowed calls, and of those that are allowed only with some arguments.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let filtered = self.allowed.values().filter(|verdict| **verdict == Verdict::Filtered).count();
+        let filtered = self.allowed.values().filter(|verdict| **verdict == CallVerdict::Filtered).count();
         (self.allowed.len(), filtered)
     }
 }
@@ -80,7 +80,7 @@ impl ThreadKind {
     fn add(
         &mut self,
         threads: usize,
-        allowed: &BTreeMap<String, Verdict>,
+        allowed: &BTreeMap<String, CallVerdict>,
         called: impl Iterator<Item = String>,
     ) {
         self.threads += threads;
@@ -96,7 +96,12 @@ impl ThreadKind {
 ///
 /// # Errors
 /// Fails if the daemon, strace or the load fails.
-pub(super) fn measure(subject: Subject, programs: &Programs, names: &Names, place: &Path) -> Outcome<Native> {
+pub(super) fn measure(
+    subject: Subject,
+    programs: &SurfacePrograms,
+    names: &Names,
+    place: &Path,
+) -> Outcome<Native> {
     let share = place.join(subject.name);
     fs::create_dir(&share).map_err(Failure::io("cannot make the share"))?;
     let output = place.join(format!("{}.strace", subject.name));
@@ -147,7 +152,7 @@ fn look(process: u32, trace: &Trace, names: &Names, steady: (usize, usize), nati
             )));
         }
         let allowed = names.calls.iter().map(|(number, name)| (name, filter::verdict(&filters, *number)));
-        let allowed = allowed.filter(|(_, verdict)| *verdict != Verdict::Never);
+        let allowed = allowed.filter(|(_, verdict)| *verdict != CallVerdict::Never);
         let allowed = allowed.map(|(name, verdict)| (name.clone(), verdict)).collect();
         let called = trace.called(steady, Some(id)).into_iter().map(str::to_owned);
         let kind = kind(field(&status, "Name:").unwrap_or("unnamed"));
@@ -365,9 +370,9 @@ mod tests {
     fn wider_filter_of_two_threads_counts() {
         let allowed = |verdict| BTreeMap::from([("fcntl".to_owned(), verdict)]);
         let mut kind = ThreadKind::default();
-        kind.add(1, &allowed(Verdict::Filtered), ["fcntl".to_owned()].into_iter());
+        kind.add(1, &allowed(CallVerdict::Filtered), ["fcntl".to_owned()].into_iter());
         assert_eq!(kind.counts(), (1, 1));
-        kind.add(1, &allowed(Verdict::Always), std::iter::empty());
+        kind.add(1, &allowed(CallVerdict::Always), std::iter::empty());
         assert_eq!((kind.counts(), kind.threads), ((1, 0), 2));
     }
 }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::filter::Verdict;
-use super::report::{ALLOWED, REACHED, Report, Seen};
-use super::subject::Kind;
+use super::filter::CallVerdict;
+use super::report::{ALLOWED, REACHED, Seen, SurfaceReport};
+use super::subject::DaemonKind;
 use crate::bench::aims::Bound;
 use crate::bench::chart::{Bar, Chart, paint};
 use crate::bench::figure::Better;
@@ -22,7 +22,7 @@ const LEGEND: &str = "bar: pinhole / virtiofsd, blue: aim";
 ///
 /// # Errors
 /// Fails if a file cannot be written.
-pub(super) fn write(report: &Report, root: &Path) -> Outcome {
+pub(super) fn write(report: &SurfaceReport, root: &Path) -> Outcome {
     let folder = root.join("docs/measured");
     fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
     let chart =
@@ -37,11 +37,11 @@ pub(super) fn write(report: &Report, root: &Path) -> Outcome {
     Ok(())
 }
 
-fn bars(report: &Report) -> Vec<Bar> {
+fn bars(report: &SurfaceReport) -> Vec<Bar> {
     let Some(peer) = report.peer() else { return Vec::new() };
     let mut all = Vec::new();
     for row in BARS {
-        for seen in report.daemons.iter().filter(|seen| seen.subject.kind != Kind::Virtiofsd) {
+        for seen in report.daemons.iter().filter(|seen| seen.subject.kind != DaemonKind::Virtiofsd) {
             let (Some(own), Some(other)) = (seen.figure(row), peer.figure(row)) else { continue };
             let ratio = own / other;
             let aim = report.aims().into_iter().find(|aim| {
@@ -60,7 +60,7 @@ fn bars(report: &Report) -> Vec<Bar> {
     all
 }
 
-fn page(report: &Report) -> String {
+fn page(report: &SurfaceReport) -> String {
     let mut parts = vec![format!(
         "# Host surface, {}\n\nHow much of the host can each daemon reach, and how much does it reach? This page \
          compares\nPinhole in each profile and virtiofsd. `cargo xtask surface --write` writes it.\n\n- machine: {}\n- programs: {}\n",
@@ -119,32 +119,32 @@ row for attributes; a test of `policy` checks the counts.
 
 const NOTE_CALLS: &str = "`*`: only with some arguments.";
 
-fn lists(report: &Report, each: fn(&Report, &Seen) -> String) -> String {
+fn lists(report: &SurfaceReport, each: fn(&SurfaceReport, &Seen) -> String) -> String {
     let items =
         report.daemons.iter().map(|seen| format!("- **{}**: {}", seen.subject.name, each(report, seen)));
     items.collect::<Vec<_>>().join("\n")
 }
 
-fn worker(_: &Report, seen: &Seen) -> String {
+fn worker(_: &SurfaceReport, seen: &Seen) -> String {
     let Some(worker) = seen.native.worker() else { return "strace saw no queue thread".to_owned() };
-    let all = worker.allowed.values().all(|verdict| *verdict == Verdict::Always);
+    let all = worker.allowed.values().all(|verdict| *verdict == CallVerdict::Always);
     // No list of permitted calls has all of them.
     if all && worker.allowed.len() > 300 {
         return "every call: the thread has no filter".to_owned();
     }
-    Report::calls_in_words(worker)
+    SurfaceReport::calls_in_words(worker)
 }
 
-fn capabilities(_: &Report, seen: &Seen) -> String {
+fn capabilities(_: &SurfaceReport, seen: &Seen) -> String {
     if seen.native.capabilities.is_empty() { "none".to_owned() } else { seen.native.capabilities.join(", ") }
 }
 
-fn descriptors(_: &Report, seen: &Seen) -> String {
+fn descriptors(_: &SurfaceReport, seen: &Seen) -> String {
     let counted = seen.native.descriptors.iter().map(|(kind, count)| format!("{count} {kind}"));
     counted.collect::<Vec<_>>().join(", ")
 }
 
-fn functions(report: &Report, seen: &Seen) -> String {
+fn functions(report: &SurfaceReport, seen: &Seen) -> String {
     let (Some(own), Some(peer)) = (&seen.reached, report.peer().and_then(|peer| peer.reached.as_ref()))
     else {
         return "not measured in this run".to_owned();

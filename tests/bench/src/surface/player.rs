@@ -21,7 +21,7 @@ use crate::step::{Failure, Outcome};
 
 /// Selects the daemon.
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Arguments {
+pub(crate) enum SurfaceLoadArguments {
     /// A running daemon
     Play {
         /// Empty directory that the daemon shares; the files of the requests are made there
@@ -57,10 +57,12 @@ const REST: Duration = Duration::from_millis(500);
 type Failed = Box<dyn std::error::Error>;
 
 /// Sends the requests to the selected daemon.
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &SurfaceLoadArguments) -> Outcome {
     let outcome = match arguments {
-        Arguments::Play { share, socket, malformed } => play(share, socket, *malformed),
-        Arguments::Trace { share, tracing, malformed, daemon } => trace(share, tracing, *malformed, daemon),
+        SurfaceLoadArguments::Play { share, socket, malformed } => play(share, socket, *malformed),
+        SurfaceLoadArguments::Trace { share, tracing, malformed, daemon } => {
+            trace(share, tracing, *malformed, daemon)
+        }
     };
     outcome.map_err(|error| Failure::new(error.to_string()))
 }

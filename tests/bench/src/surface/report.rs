@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::filter::Verdict;
+use super::filter::CallVerdict;
 use super::kernel::Reached;
 use super::native::{Native, ThreadKind};
-use super::subject::{Kind, Subject};
+use super::subject::{DaemonKind, Subject};
 use crate::conditions::Conditions;
 use crate::table::Table;
 
 /// Results of a run.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct SurfaceReport {
     pub(super) conditions: Conditions,
     pub(super) daemons: Vec<Seen>,
 }
@@ -27,14 +27,14 @@ pub(super) struct Seen {
 
 /// Limit for one figure of one profile, with the measured value.
 #[derive(Debug)]
-pub(super) struct Aim {
+pub(super) struct SurfaceAim {
     pub(super) what: &'static str,
     pub(super) profile: &'static str,
     pub(super) limit: f64,
     pub(super) value: f64,
 }
 
-impl Aim {
+impl SurfaceAim {
     pub(super) fn is_met(&self) -> bool {
         self.value <= self.limit
     }
@@ -83,10 +83,10 @@ impl Seen {
     }
 }
 
-impl Report {
+impl SurfaceReport {
     /// Returns the results of virtiofsd.
     pub(super) fn peer(&self) -> Option<&Seen> {
-        self.daemons.iter().find(|seen| seen.subject.kind == Kind::Virtiofsd)
+        self.daemons.iter().find(|seen| seen.subject.kind == DaemonKind::Virtiofsd)
     }
 
     fn of(&self, name: &str) -> Option<&Seen> {
@@ -94,15 +94,15 @@ impl Report {
     }
 
     /// Returns the aims for which this run has a figure.
-    pub(super) fn aims(&self) -> Vec<Aim> {
+    pub(super) fn aims(&self) -> Vec<SurfaceAim> {
         let calls = CALLS.into_iter().filter_map(|(profile, limit)| {
             let value = self.of(profile)?.figure(ALLOWED)?;
-            Some(Aim { what: ALLOWED, profile, limit, value })
+            Some(SurfaceAim { what: ALLOWED, profile, limit, value })
         });
-        let mut all: Vec<Aim> = calls.collect();
+        let mut all: Vec<SurfaceAim> = calls.collect();
         let functions = self.of("rootfs").zip(self.peer()).and_then(|(own, peer)| {
             let value = own.figure(REACHED)? / peer.figure(REACHED)?;
-            Some(Aim {
+            Some(SurfaceAim {
                 what: "kernel functions, ratio to virtiofsd",
                 profile: "rootfs",
                 limit: FUNCTIONS,
@@ -202,7 +202,7 @@ impl Report {
     /// allowed only with some arguments.
     pub(super) fn calls_in_words(worker: &ThreadKind) -> String {
         let marked = worker.allowed.iter().map(|(name, verdict)| {
-            let mark = if *verdict == Verdict::Filtered { "*" } else { "" };
+            let mark = if *verdict == CallVerdict::Filtered { "*" } else { "" };
             format!("{name}{mark}")
         });
         marked.collect::<Vec<_>>().join(", ")
@@ -210,7 +210,7 @@ impl Report {
 }
 
 fn calls(kind: &ThreadKind, filtered: bool) -> Vec<&str> {
-    let wanted = if filtered { Verdict::Filtered } else { Verdict::Always };
+    let wanted = if filtered { CallVerdict::Filtered } else { CallVerdict::Always };
     kind.allowed.iter().filter(|(_, verdict)| **verdict == wanted).map(|(name, _)| name.as_str()).collect()
 }
 
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn aim_is_met_at_its_limit() {
-        let aim = |value| Aim { what: ALLOWED, profile: "rootfs", limit: 20.0, value };
+        let aim = |value| SurfaceAim { what: ALLOWED, profile: "rootfs", limit: 20.0, value };
         assert!(aim(20.0).is_met());
         assert!(!aim(21.0).is_met());
     }

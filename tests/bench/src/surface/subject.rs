@@ -11,7 +11,7 @@ use crate::step::{Failure, Outcome};
 pub(super) struct Subject {
     /// Name in column heads and in the output of the guest.
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: DaemonKind,
     /// Arguments beside share and socket. All daemons serve extended attributes, because the load
     /// uses them.
     pub(super) arguments: &'static [&'static str],
@@ -19,7 +19,7 @@ pub(super) struct Subject {
 
 /// Program of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum DaemonKind {
     /// pinhole in this profile.
     Pinhole(&'static str),
     /// virtiofsd with its defaults: its namespaces and its filter.
@@ -31,18 +31,18 @@ pub(super) const ALL: [Subject; 4] = [
     pinhole("rootfs", &["--profile=rootfs", "--xattr"]),
     pinhole("share", &["--profile=share", "--xattr"]),
     pinhole("full", &["--profile=full", "--xattr"]),
-    Subject { name: "virtiofsd", kind: Kind::Virtiofsd, arguments: &["--xattr"] },
+    Subject { name: "virtiofsd", kind: DaemonKind::Virtiofsd, arguments: &["--xattr"] },
 ];
 
 const fn pinhole(profile: &'static str, arguments: &'static [&'static str]) -> Subject {
-    Subject { name: profile, kind: Kind::Pinhole(profile), arguments }
+    Subject { name: profile, kind: DaemonKind::Pinhole(profile), arguments }
 }
 
 impl Subject {
     /// Returns whether the daemon survives requests that do not decode. virtiofsd ends at the
     /// first.
     pub(super) fn outlives_malformed(self) -> bool {
-        self.kind != Kind::Virtiofsd
+        self.kind != DaemonKind::Virtiofsd
     }
 
     /// Returns the daemon for `share` on this host, not yet started.
@@ -51,8 +51,8 @@ impl Subject {
     /// Fails if virtiofsd has not been fetched.
     pub(super) fn daemon(self, pinhole: &Path, share: &Path) -> Outcome<Daemon> {
         let daemon = match self.kind {
-            Kind::Pinhole(_) => Daemon::pinhole_at(pinhole, share),
-            Kind::Virtiofsd => {
+            DaemonKind::Pinhole(_) => Daemon::pinhole_at(pinhole, share),
+            DaemonKind::Virtiofsd => {
                 Daemon::virtiofsd_sandboxed(share).map_err(|error| Failure::new(error.to_string()))?
             }
         };
@@ -62,15 +62,15 @@ impl Subject {
     /// Returns the path of the program in the guest that acts as the host.
     pub(super) const fn program_in_guest(self) -> &'static str {
         match self.kind {
-            Kind::Pinhole(_) => "/usr/bin/pinhole",
-            Kind::Virtiofsd => "/usr/libexec/virtiofsd",
+            DaemonKind::Pinhole(_) => "/usr/bin/pinhole",
+            DaemonKind::Virtiofsd => "/usr/libexec/virtiofsd",
         }
     }
 }
 
 /// Our programs, built with the same profile.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
+pub(super) struct SurfacePrograms {
     pub(super) pinhole: PathBuf,
     /// This program, which generates the load.
     pub(super) bench: PathBuf,

@@ -83,18 +83,18 @@ pub(crate) fn turn(contestant: &Contestant, place: &Place, progress: &Progress) 
         Contestant::Pinhole { .. } | Contestant::Before { .. } | Contestant::Virtiofsd(_) => {}
     }
     let share = tree(place)?;
-    let subject = Subject { contestant, share: &share };
+    let target = CostTarget { contestant, share: &share };
     let mut figures = Vec::new();
     for sandbox in [Sandbox::Default, Sandbox::None] {
         progress.tell(format!("cost: {contestant}, {sandbox}: start time"));
-        figures.push(subject.start_to_ready(sandbox)?);
-        figures.extend(subject.idle(sandbox)?);
+        figures.push(target.start_to_ready(sandbox)?);
+        figures.extend(target.idle(sandbox)?);
         progress.tell(format!("cost: {contestant}, {sandbox}: {CROWD} daemons"));
-        figures.extend(subject.crowd(sandbox)?);
+        figures.extend(target.crowd(sandbox)?);
     }
     for keeping in KEEPINGS {
         progress.tell(format!("cost: {contestant}, {}", keeping.argument));
-        match subject.inodes(keeping) {
+        match target.inodes(keeping) {
             Ok(more) => figures.extend(more),
             // A daemon that does not reach this number of inodes has no figure.
             Err(error) => complain(format!("cost: {contestant} {}: failed: {error}", keeping.argument)),
@@ -108,12 +108,12 @@ fn lower(row: String, unit: &'static str, value: f64) -> Figure {
 }
 
 /// Contestant and its share.
-struct Subject<'p> {
+struct CostTarget<'p> {
     contestant: &'p Contestant,
     share: &'p Path,
 }
 
-impl Subject<'_> {
+impl CostTarget<'_> {
     fn daemon(&self, sandbox: Sandbox, arguments: &[&str]) -> Outcome<Daemon> {
         let daemon = self.contestant.daemon(self.share, &[])?;
         let daemon = match sandbox {

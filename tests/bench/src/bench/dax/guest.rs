@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use pinhole_tests::frontend::FrontendError;
 
-use super::player::{Pair, Player};
+use super::player::{MappingPlayer, Pair};
 use crate::console::say;
 use crate::step::{Failure, Outcome};
 
 /// Selects the daemon and the file.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct DaxGuestArguments {
     /// Socket of the daemon
     #[arg(long)]
     socket: PathBuf,
@@ -32,13 +32,13 @@ pub(crate) struct Arguments {
 }
 
 /// Acts as the guest until standard input ends.
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &DaxGuestArguments) -> Outcome {
     serve(arguments).map_err(|error| Failure::new(error.to_string()))
 }
 
-fn serve(arguments: &Arguments) -> Result<(), FrontendError> {
+fn serve(arguments: &DaxGuestArguments) -> Result<(), FrontendError> {
     let time = Duration::try_from_secs_f64(arguments.seconds).map_err(io::Error::other)?;
-    let mut player = Player::new(&arguments.socket, &arguments.file, &arguments.host_path)?;
+    let mut player = MappingPlayer::new(&arguments.socket, &arguments.file, &arguments.host_path)?;
     say("ready");
     for line in io::stdin().lock().lines() {
         let answer = match line?.as_str() {

@@ -90,11 +90,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn guest(&self) -> Outcome<Guest> {
+    fn guest(&self) -> Outcome<DaxGuest> {
         let daemon = Daemon::pinhole_at(&self.program, &self.share);
         let daemon = daemon.argument(format!("--dax-window={LEN}")).argument("--dax=always").start();
         let daemon = daemon.map_err(|error| Failure::new(error.to_string()))?;
-        Guest::start(daemon, &self.share, self.seconds)
+        DaxGuest::start(daemon, &self.share, self.seconds)
     }
 
     fn speed(&self, rows: &mut Rows) -> Outcome {
@@ -146,7 +146,7 @@ fn evict(file: &File) -> Outcome {
 }
 
 /// Returns the proportional set size of the guests and their daemons, in MiB.
-fn held_mib(guests: &[Guest]) -> Outcome<f64> {
+fn held_mib(guests: &[DaxGuest]) -> Outcome<f64> {
     let mut kib = 0;
     for process in guests.iter().flat_map(|guest| [guest.child.id(), guest.daemon.serving_id()]) {
         kib += field_kib(&format!("/proc/{process}/smaps_rollup"), "Pss:")?;
@@ -173,14 +173,14 @@ fn mib(kib: u64) -> Outcome<f64> {
 }
 
 /// Daemon and its guest. Dropping it ends both.
-struct Guest {
+struct DaxGuest {
     child: Child,
     asked: ChildStdin,
     said: BufReader<ChildStdout>,
     daemon: Serving,
 }
 
-impl Guest {
+impl DaxGuest {
     fn start(daemon: Serving, share: &Path, seconds: f64) -> Outcome<Self> {
         let mut child = programs::generator("dax-guest")?
             .arg("--socket")
@@ -235,7 +235,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for DaxGuest {
     fn drop(&mut self) {
         // Ignore the result of kill: the process may have ended already. wait reaps it.
         drop(self.child.kill());

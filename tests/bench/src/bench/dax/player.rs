@@ -29,7 +29,7 @@ const O_RDWR: u32 = 2;
 
 /// Guest with a window at least as large as the file.
 #[derive(Debug)]
-pub(crate) struct Player {
+pub(crate) struct MappingPlayer {
     window: Window,
     guest: Frontend,
     path: PathBuf,
@@ -51,7 +51,7 @@ pub(crate) struct Pair {
     pub(crate) beside: f64,
 }
 
-impl Player {
+impl MappingPlayer {
     /// Connects to `socket` and finds the file `name`, which is `path` on the host.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ const WAIT_STEP: u64 = 7_919;
 
 /// Selects the daemons and the file.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct LockGuestsArguments {
     /// Socket of a daemon; give two
     #[arg(long, required = true)]
     socket: Vec<PathBuf>,
@@ -40,12 +40,12 @@ pub(crate) struct Arguments {
     file: String,
 }
 
-struct Guest {
+struct LockGuest {
     client: Client,
     file: Opened,
 }
 
-impl Guest {
+impl LockGuest {
     fn new(socket: &Path, name: &str) -> Result<Self, FrontendError> {
         let mut client = Client::connect(socket, SETUP)?.0;
         let file = client.open(name, BOTH)?;
@@ -99,7 +99,7 @@ fn micros(time: Duration) -> f64 {
 
 /// Returns the times from the reply to an unlock in one guest to the reply to the lock request that
 /// waits in the other guest, in microseconds, sorted.
-fn hand_over(holder: &mut Guest, waiter: &mut Guest) -> Result<Vec<f64>, FrontendError> {
+fn hand_over(holder: &mut LockGuest, waiter: &mut LockGuest) -> Result<Vec<f64>, FrontendError> {
     let (mine, yours) = (Lock::posix(WRITE, 1, 0, 99), Lock::posix(WRITE, 2, 0, 99));
     let mut times = Vec::new();
     for turn in 0..TURNS {
@@ -130,11 +130,12 @@ fn hand_over(holder: &mut Guest, waiter: &mut Guest) -> Result<Vec<f64>, Fronten
     Ok(times)
 }
 
-fn measure(arguments: &Arguments) -> Result<(), FrontendError> {
+fn measure(arguments: &LockGuestsArguments) -> Result<(), FrontendError> {
     let [first, second] = arguments.socket.as_slice() else {
         return Err(FrontendError::Reply("give two sockets".to_owned()));
     };
-    let (mut here, mut there) = (Guest::new(first, &arguments.file)?, Guest::new(second, &arguments.file)?);
+    let (mut here, mut there) =
+        (LockGuest::new(first, &arguments.file)?, LockGuest::new(second, &arguments.file)?);
     // A warm-up: the first requests open files that later ones find open.
     here.lock_and_unlock()?;
     here.two_get_attrs()?;
@@ -148,6 +149,6 @@ fn measure(arguments: &Arguments) -> Result<(), FrontendError> {
 }
 
 /// Measures, and prints the figures.
-pub(crate) fn main(arguments: &Arguments) -> Outcome {
+pub(crate) fn main(arguments: &LockGuestsArguments) -> Outcome {
     measure(arguments).map_err(|error| Failure::new(error.to_string()))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::Advice;
 
-use super::super::ask::{Ask, Step};
+use super::super::ask::{Ask, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -63,8 +63,13 @@ impl Play for Transfer {
         Ok(if self.write { Ask::data_out(len) } else { Ask::data_in(len) })
     }
 
-    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
-        Ok(Step::Done)
+    fn next(
+        &mut self,
+        _slot: usize,
+        _reply: &Reply<'_>,
+        _message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
+        Ok(NextStep::Done)
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
@@ -104,15 +109,20 @@ impl Play for Durable {
         Ok(Ask::data_out(DURABLE_LEN as usize))
     }
 
-    fn next(&mut self, slot: usize, _reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        slot: usize,
+        _reply: &Reply<'_>,
+        message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         match self.written.get_mut(slot) {
             Some(written) if !*written => {
                 *written = true;
                 // fh, fsync_flags, padding.
                 message.start(opcode::FSYNC, self.node).u64(self.handle).u64(0);
-                Ok(Step::Send(Ask::none()))
+                Ok(NextStep::Send(Ask::none()))
             }
-            Some(_) | None => Ok(Step::Done),
+            Some(_) | None => Ok(NextStep::Done),
         }
     }
 
@@ -168,8 +178,13 @@ impl Play for BesideCold {
         Ok(Ask::data_in(usize::try_from(COLD_LEN).unwrap_or(0)))
     }
 
-    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
-        Ok(Step::Done)
+    fn next(
+        &mut self,
+        _slot: usize,
+        _reply: &Reply<'_>,
+        _message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
+        Ok(NextStep::Done)
     }
 
     fn counts(&self, slot: usize) -> bool {

@@ -1,6 +1,6 @@
 //! Rows that open, read, create and remove files.
 
-use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -29,7 +29,7 @@ enum Stage {
 
 /// Operation in flight.
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenFile {
     stage: Stage,
     node: u64,
     handle: u64,
@@ -38,9 +38,9 @@ struct Open {
     no_flush: bool,
 }
 
-const CLOSED: Open = Open { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
+const CLOSED: OpenFile = OpenFile { stage: Stage::Open, node: 0, handle: 0, len: 0, no_flush: false };
 
-fn slot(all: &mut [Open], number: usize) -> Result<&mut Open, LoadError> {
+fn slot(all: &mut [OpenFile], number: usize) -> Result<&mut OpenFile, LoadError> {
     all.get_mut(number).ok_or_else(|| LoadError::Device(format!("no slot {number}")))
 }
 
@@ -48,7 +48,7 @@ fn slot(all: &mut [Open], number: usize) -> Result<&mut Open, LoadError> {
 #[derive(Debug)]
 pub(super) struct OpenRelease {
     nodes: Vec<u64>,
-    open: [Open; SLOTS],
+    open: [OpenFile; SLOTS],
     random: Random,
     none: Vec<(u64, u64)>,
 }
@@ -65,19 +65,24 @@ impl OpenRelease {
 impl Play for OpenRelease {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let node = *self.random.choose(&self.nodes)?;
-        *slot(&mut self.open, number)? = Open { node, ..CLOSED };
+        *slot(&mut self.open, number)? = OpenFile { node, ..CLOSED };
         message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
         Ok(Ask::body(OPENED_LEN))
     }
 
-    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        number: usize,
+        reply: &Reply<'_>,
+        message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         let open = slot(&mut self.open, number)?;
         if open.stage == Stage::Release {
-            return Ok(Step::Done);
+            return Ok(NextStep::Done);
         }
         open.stage = Stage::Release;
         release(message, opcode::RELEASE, open.node, reply.u64(0)?, READ_ONLY);
-        Ok(Step::Send(Ask::none()))
+        Ok(NextStep::Send(Ask::none()))
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
@@ -93,7 +98,7 @@ impl Play for OpenRelease {
 #[derive(Debug)]
 pub(super) struct SmallFile {
     files: Vec<(u64, u64)>,
-    open: [Open; SLOTS],
+    open: [OpenFile; SLOTS],
     random: Random,
     none: Vec<(u64, u64)>,
 }
@@ -113,12 +118,17 @@ impl SmallFile {
 impl Play for SmallFile {
     fn begin(&mut self, number: usize, message: &mut Message) -> Result<Ask, LoadError> {
         let (node, len) = *self.random.choose(&self.files)?;
-        *slot(&mut self.open, number)? = Open { node, len, ..CLOSED };
+        *slot(&mut self.open, number)? = OpenFile { node, len, ..CLOSED };
         message.start(opcode::OPEN_FILE, node).u32(READ_ONLY).u32(0);
         Ok(Ask::body(OPENED_LEN))
     }
 
-    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        number: usize,
+        reply: &Reply<'_>,
+        message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         let open = slot(&mut self.open, number)?;
         match open.stage {
             Stage::Open => {
@@ -130,7 +140,7 @@ impl Play for SmallFile {
                 transfer(message, opcode::READ, (open.node, open.handle), 0, size);
                 let (room, len) =
                     (usize::try_from(room).unwrap_or(0), usize::try_from(open.len).unwrap_or(0));
-                return Ok(Step::Send(Ask {
+                return Ok(NextStep::Send(Ask {
                     answer_len: 0,
                     data: Data::In(room),
                     expect: Expect::Body(len),
@@ -144,9 +154,9 @@ impl Play for SmallFile {
                 open.stage = Stage::Release;
                 release(message, opcode::RELEASE, open.node, open.handle, READ_ONLY);
             }
-            Stage::Release | Stage::Unlink => return Ok(Step::Done),
+            Stage::Release | Stage::Unlink => return Ok(NextStep::Done),
         }
-        Ok(Step::Send(Ask::none()))
+        Ok(NextStep::Send(Ask::none()))
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
@@ -164,7 +174,7 @@ pub(super) struct CreateUnlink {
     /// Directory of each slot.
     chosen: [u64; SLOTS],
     names: Vec<String>,
-    open: [Open; SLOTS],
+    open: [OpenFile; SLOTS],
     random: Random,
     gone: Vec<(u64, u64)>,
     _fresh: tree::Fresh,
@@ -211,7 +221,12 @@ impl Play for CreateUnlink {
         Ok(Ask::body(ENTRY_LEN + OPENED_LEN))
     }
 
-    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        number: usize,
+        reply: &Reply<'_>,
+        message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         let open = slot(&mut self.open, number)?;
         match open.stage {
             Stage::Open => {
@@ -235,10 +250,10 @@ impl Play for CreateUnlink {
             }
             Stage::Unlink | Stage::Read => {
                 self.gone.push((open.node, 1));
-                return Ok(Step::Done);
+                return Ok(NextStep::Done);
             }
         }
-        Ok(Step::Send(Ask::none()))
+        Ok(NextStep::Send(Ask::none()))
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {

@@ -1,6 +1,6 @@
 //! Row of listings: OPENDIR, READDIRPLUS to the end, RELEASEDIR, FORGET of the listed entries.
 
-use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::ask::{Ask, Data, ENTRY_LEN, Expect, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -20,21 +20,21 @@ const DIRENT_LEN: usize = 24;
 
 /// Listing in flight.
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenListing {
     handle: u64,
     listed: usize,
     opened: bool,
     ending: bool,
 }
 
-const CLOSED: Open = Open { handle: 0, listed: 0, opened: false, ending: false };
+const CLOSED: OpenListing = OpenListing { handle: 0, listed: 0, opened: false, ending: false };
 
 /// Listings of one directory.
 #[derive(Debug)]
 pub(super) struct List {
     folder: u64,
     files: usize,
-    open: [Open; SLOTS],
+    open: [OpenListing; SLOTS],
     gone: Vec<(u64, u64)>,
 }
 
@@ -45,9 +45,9 @@ impl List {
         Ok(Self { folder: node, files: folder.files, open: [CLOSED; SLOTS], gone })
     }
 
-    fn read(&self, handle: u64, offset: u64, message: &mut Message) -> Step {
+    fn read(&self, handle: u64, offset: u64, message: &mut Message) -> NextStep {
         transfer(message, opcode::READDIRPLUS, (self.folder, handle), offset, SIZE);
-        Step::Send(Ask { answer_len: 0, data: Data::Listing(ROOM), expect: Expect::AtMost(ROOM) })
+        NextStep::Send(Ask { answer_len: 0, data: Data::Listing(ROOM), expect: Expect::AtMost(ROOM) })
     }
 }
 
@@ -60,11 +60,16 @@ impl Play for List {
         Ok(Ask::body(OPENED_LEN))
     }
 
-    fn next(&mut self, number: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        number: usize,
+        reply: &Reply<'_>,
+        message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         let missing = || LoadError::Device(format!("no slot {number}"));
         let mut open = *self.open.get(number).ok_or_else(missing)?;
         let step = if open.ending {
-            Step::Done
+            NextStep::Done
         } else if !open.opened {
             open.opened = true;
             open.handle = reply.u64(0)?;
@@ -81,7 +86,7 @@ impl Play for List {
             }
             open.ending = true;
             release(message, opcode::RELEASEDIR, self.folder, open.handle, DIRECTORY);
-            Step::Send(Ask::none())
+            NextStep::Send(Ask::none())
         };
         *self.open.get_mut(number).ok_or_else(missing)? = open;
         Ok(step)

@@ -1,6 +1,6 @@
 //! Rows of GETATTR and LOOKUP.
 
-use super::super::ask::{ATTR_LEN, Ask, Data, ENTRY_LEN, Expect, Step};
+use super::super::ask::{ATTR_LEN, Ask, Data, ENTRY_LEN, Expect, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -41,8 +41,13 @@ impl Play for GetAttr {
         Ok(get_attr(message, *self.random.choose(&self.nodes)?))
     }
 
-    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
-        Ok(Step::Done)
+    fn next(
+        &mut self,
+        _slot: usize,
+        _reply: &Reply<'_>,
+        _message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
+        Ok(NextStep::Done)
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
@@ -89,7 +94,12 @@ impl Play for LookupHit {
         Ok(Ask::body(ENTRY_LEN))
     }
 
-    fn next(&mut self, slot: usize, reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
+    fn next(
+        &mut self,
+        slot: usize,
+        reply: &Reply<'_>,
+        _message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
         let node = reply.u64(0)?;
         let asked = self.asked.get(slot).and_then(|at| self.counts.get_mut(*at));
         match asked {
@@ -98,7 +108,7 @@ impl Play for LookupHit {
                 return Err(LoadError::Device(format!("another node for a known name: {node}")));
             }
         }
-        Ok(Step::Done)
+        Ok(NextStep::Done)
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {
@@ -136,8 +146,13 @@ impl Play for LookupMiss {
         Ok(Ask { answer_len: ENTRY_LEN, data: Data::None, expect: Expect::Missing })
     }
 
-    fn next(&mut self, _slot: usize, _reply: &Reply<'_>, _message: &mut Message) -> Result<Step, LoadError> {
-        Ok(Step::Done)
+    fn next(
+        &mut self,
+        _slot: usize,
+        _reply: &Reply<'_>,
+        _message: &mut Message,
+    ) -> Result<NextStep, LoadError> {
+        Ok(NextStep::Done)
     }
 
     fn forgotten(&mut self) -> &mut Vec<(u64, u64)> {

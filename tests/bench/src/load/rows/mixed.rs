@@ -1,6 +1,6 @@
 //! Row with a mix of operations, chosen at random for each operation.
 
-use super::super::ask::{Ask, Step};
+use super::super::ask::{Ask, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
@@ -64,7 +64,7 @@ impl Play for Mixed {
         self.part(slot)?.begin(slot, message)
     }
 
-    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<Step, LoadError> {
+    fn next(&mut self, slot: usize, reply: &Reply<'_>, message: &mut Message) -> Result<NextStep, LoadError> {
         self.part(slot)?.next(slot, reply, message)
     }
 
