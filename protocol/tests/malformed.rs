@@ -64,7 +64,7 @@ fn no_opcode_accepts_a_name_that_is_not_one_component() {
 }
 
 #[test]
-fn the_second_name_of_a_rename_is_checked_as_the_first() {
+fn second_name_of_a_rename_is_checked_too() {
     for (opcode, before) in [(Opcode::Rename, 8), (Opcode::Rename2, 16)] {
         for name in ["", ".", "..", "a/b", "/"] {
             let body = [&vec![0; before][..], b"good\0", name.as_bytes(), b"\0"].concat();

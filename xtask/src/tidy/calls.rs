@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_in_macros_and_closures_belong_to_the_function_around_them() {
+    fn calls_in_macros_and_closures_belong_to_their_function() {
         let code = "trait A { fn b(&self) { let _ = || self.c(); d!(e, f.g(h.i())); } fn j(); }";
         let expected = [".c", ".g", ".i"].map(str::to_owned);
         assert_eq!(calls(code), [("A::b".to_owned(), expected.to_vec())]);

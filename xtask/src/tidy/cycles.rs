@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_use_one_another_are_a_cycle_with_its_uses() {
+    fn files_that_use_each_other_are_a_cycle() {
         let sources = [
             Source::new("a/src/lib.rs", "mod b;\nmod c;\nmod d;\nuse b::B;\npub struct Root;\n"),
             Source::new("a/src/b.rs", "use crate::c::C;\npub struct B;\n"),

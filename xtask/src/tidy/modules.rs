@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn re_export_is_a_use_only_where_its_name_is_used() {
+    fn re_export_counts_only_where_its_name_is_used() {
         let child = ("a/src/c.rs", "pub struct Item;\n");
         assert!(uses(&[("a/src/lib.rs", "mod c;\npub use c::Item;\n"), child]).is_empty());
         let root = "mod c;\npub use c::Item;\nfn f(_: Item) {}\n";

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn word_for_a_person_is_a_fault_unless_it_is_quoted() {
+    fn unquoted_word_for_a_person_is_a_fault() {
         let text = "// Nobody waits.\n// Not \"nobody\", not `nobody`.\nlet nobody = 1;\n";
         let all = faults(&[("policy/src/a.rs", text)]);
         assert_eq!(all, [format!("policy/src/a.rs:1: \"nobody\" in prose: {PERSON}")]);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn items_of_the_module_are_found_and_those_in_functions_are_not() {
+    fn only_items_of_the_module_are_found() {
         let scope = scope(
             "fn f() { struct Inner; } bitflags! { pub struct A: u8 { const B = 1; } } mod c { enum D {} }",
         );

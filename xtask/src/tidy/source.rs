@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_does_not_parse_has_an_error_with_its_line() {
+    fn file_that_does_not_parse_is_an_error() {
         for (text, line) in [("fn a() {}\nfn b(", 2), ("fn a() {}\nfn 7() {}\n", 2)] {
             let error = Source::new("daemon/src/a.rs", text).rust.unwrap().unwrap_err();
             assert_eq!(error.line, line, "{}", error.message);
