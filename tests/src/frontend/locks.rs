@@ -159,6 +159,7 @@ pub struct HostLock {
 /// appear twice or not at all. So a longer list is combined from the locks of each descriptor on
 /// the host.
 ///
+/// # Errors
 /// Fails if the file or the lists cannot be read.
 pub fn host_locks(file: &Path) -> io::Result<Vec<HostLock>> {
     let inode = fs::metadata(file)?.ino().to_string();

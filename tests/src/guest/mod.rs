@@ -27,6 +27,7 @@ pub use running::{Finished, Running};
 impl Guest {
     /// Boots the guest, runs `script` with `sh` and waits for its end.
     ///
+    /// # Errors
     /// [`GuestError`]: a missing part, the time limit, a kernel failure, or an end without an exit
     /// code. A script that fails is not an error: see [`Finished::exit_code`].
     pub fn run(&self, script: &str) -> Result<Finished, GuestError> {

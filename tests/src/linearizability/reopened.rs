@@ -35,6 +35,7 @@ impl<T: fmt::Debug> fmt::Display for Late<T> {
 /// Checks that each of `seen` is one of `stored` that began before it ended, and that no other
 /// value was stored completely between them.
 ///
+/// # Errors
 /// Fails with the first that is not.
 pub fn check<T: Clone + Eq>(stored: &[Passage<T>], seen: &[Passage<T>]) -> Result<(), Box<Late<T>>> {
     for one in seen {

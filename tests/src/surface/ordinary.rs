@@ -1,7 +1,7 @@
 //! Requests of ordinary guests: one function for each family of operations. Names contain the
 //! round, so that each round finds what the first one found.
 //!
-//! If an open or a create is refused, the later requests are sent all the same, with a node that
+//! If an open or a create is refused, the later requests are sent anyway, with a node that
 //! the guest may read and a file handle for reading.
 
 use super::guest::{OWNER, ROOM, Result, SurfaceGuest};

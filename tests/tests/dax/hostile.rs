@@ -115,7 +115,7 @@ fn removal_list_shorter_than_its_count_is_refused() {
     let frame = Frame::new(49, node).u32(u32::MAX).u64(0).u64(SLOT);
     assert_ne!(dax.bench.errno(frame, 0).unwrap(), 0);
     assert_eq!(dax.window.places(), [(0, SLOT)]);
-    // Far more ranges than Linux puts into one message, all the same.
+    // Far more ranges than Linux puts into one message, all of them equal.
     let many = vec![(0, SLOT); 4000];
     let errno = dax.bench.errno(remove_mapping(node, &many), 0).unwrap();
     assert!([0, EINVAL, 7].contains(&errno), "{errno}");

@@ -52,7 +52,7 @@ impl Model {
         usize::try_from(lock.owner).unwrap() - 1
     }
 
-    /// Returns the locks that conflict with a lock, of owners for whom `whose` returns true.
+    /// Returns the locks that conflict with a lock, of those owners that `whose` accepts.
     fn in_the_way(&self, lock: Lock, whose: impl Fn(usize) -> bool) -> Vec<InTheWay> {
         let mut found = Vec::new();
         for (owner, held) in self.held.iter().enumerate().filter(|(owner, _)| whose(*owner)) {

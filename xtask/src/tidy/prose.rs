@@ -1,5 +1,5 @@
-//! Checks prose: the width and the words of comments and documents, and the index of the
-//! documents.
+//! Checks prose: the width and the words of comments and documents, the names of tests, and the
+//! index of the documents.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,16 @@ use super::source::Source;
 const COLUMNS_MAX: usize = 100;
 
 /// Folders with wide comments that are not wrapped yet.
-const WIDE: [&str; 2] = ["daemon/", "tests/bench/"];
+const WIDE: [&str; 1] = ["daemon/"];
 
 /// Folders whose comments are not all in plain English yet.
-const NOT_YET: [&str; 2] = ["daemon/", "tests/"];
+const NOT_YET: [&str; 1] = ["daemon/"];
+
+/// Largest number of words in the name of a test.
+const TEST_WORDS_MAX: usize = 10;
+
+/// Folders with longer names of tests.
+const LONG_TEST_NAMES: [&str; 1] = ["daemon/"];
 
 /// Pages that a command writes.
 pub(super) const GENERATED: [&str; 1] = ["docs/measured/"];
@@ -63,6 +69,9 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         if !is_in(&NOT_YET) {
             idioms::check(source, &lines, &mut faults);
         }
+        if !is_in(&LONG_TEST_NAMES) {
+            test_names(source, &mut faults);
+        }
     }
     index(sources, &mut faults);
     faults
@@ -109,6 +118,28 @@ fn words(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
     }
 }
 
+/// Checks that the name of each test is short enough to be read at a glance.
+fn test_names(source: &Source, faults: &mut Vec<Fault>) {
+    if !source.is_rust() {
+        return;
+    }
+    let mut is_test = false;
+    for (number, line) in source.lines() {
+        let line = line.trim_start();
+        is_test |= line == "#[test]";
+        let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test && !line.starts_with("//")) else {
+            continue;
+        };
+        is_test = false;
+        let name = rest.split('(').next().unwrap_or(rest);
+        let count = name.split('_').count();
+        if count > TEST_WORDS_MAX {
+            let what = format!("{name} has {count} words, limit {TEST_WORDS_MAX} for a test: shorten it");
+            faults.push(Fault::new(&source.file, number, what));
+        }
+    }
+}
+
 /// Checks that the index links each document, or links the README of its folder, which links it.
 fn index(sources: &[Source], faults: &mut Vec<Fault>) {
     let pages = || sources.iter().filter(|source| source.is_document() && source.file.starts_with(DOCS));
@@ -149,6 +180,16 @@ mod tests {
         let text = "// Nobody waits.\n// Not \"nobody\", not `nobody`.\nlet nobody = 1;\n";
         let all = faults(&[("policy/src/a.rs", text)]);
         assert_eq!(all, [format!("policy/src/a.rs:1: \"nobody\" in prose: {PERSON}")]);
+    }
+
+    #[test]
+    fn test_name_has_at_most_ten_words() {
+        let test_of =
+            |name: &str| format!("#[test]\n#[should_panic]\nfn {name}() {{\n    fn {name}_x() {{}}\n}}\n");
+        let (short, long) = ("a_".repeat(9) + "b", "a_".repeat(10) + "b");
+        let source = format!("{}{}fn {long}_c() {{}}\n", test_of(&short), test_of(&long));
+        let fault = format!("policy/src/a.rs:8: {long} has 11 words, limit 10 for a test: shorten it");
+        assert_eq!(faults(&[("policy/src/a.rs", &source), ("daemon/src/a.rs", &source)]), [fault]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Results of a run: tables for the terminal and for docs/measured/surface.md, and all results as JSON.
+//! Results of a run: tables for the terminal and for docs/measured/surface.md, and all results as
+//! JSON.
 
 use serde_json::{Value, json};
 
