@@ -308,9 +308,9 @@ impl<F: FileSystem> Session<F> {
     }
 
     fn ioctl(&self, header: &Header<'_>, asked: &Ioctl<'_>, scratch: &mut Scratch) -> Answer<Outcome> {
-        let (operation, form) = ioctl::served(asked)?;
+        let (operation, form) = ioctl::decode(asked)?;
         let flags = self.filesystem.inode_flags(self.permit(header, operation)?)?;
-        Ok(scratch.encode(&Reply::Ioctl(0, &ioctl::told(flags, form))))
+        Ok(scratch.encode(&Reply::Ioctl(0, &ioctl::encode(flags, form))))
     }
 
     /// Returns what the policy grants at a node.

@@ -40,7 +40,7 @@ pub(super) enum ReplyForm {
 ///
 /// # Errors
 /// ENOTTY for an ioctl that is not served, EINVAL for wrong sizes.
-pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno> {
+pub(super) fn decode(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno> {
     let handle = ioctl.handle;
     let room = usize::try_from(ioctl.output_len).unwrap_or(usize::MAX);
     let read = |form: ReplyForm, len: usize| {
@@ -58,7 +58,7 @@ pub(super) fn served(ioctl: &Ioctl<'_>) -> Result<(InodeFlags, ReplyForm), Errno
 }
 
 /// Encodes the flags in the given form: the bytes that the ioctl writes.
-pub(super) fn told(flags: u32, form: ReplyForm) -> Vec<u8> {
+pub(super) fn encode(flags: u32, form: ReplyForm) -> Vec<u8> {
     match form {
         ReplyForm::Plain => flags.to_le_bytes().to_vec(),
         ReplyForm::Extended => {
@@ -87,23 +87,23 @@ mod tests {
         // TCGETS, FICLONE, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY, FS_IOC_FSSETXATTR,
         // FITRIM.
         for command in [0x5401, 0x4004_9409, 0x4080_6685, 0x800c_6613, 0x401c_5820, 0xc018_5879] {
-            assert_eq!(served(&ioctl(command, &[0; 128], 128)), Err(Errno::ENOTTY), "{command:#x}");
+            assert_eq!(decode(&ioctl(command, &[0; 128], 128)), Err(Errno::ENOTTY), "{command:#x}");
         }
     }
 
     #[test]
     fn sizes_that_are_too_small_are_refused() {
-        assert_eq!(served(&ioctl(GET_FLAGS, &[], 3)), Err(Errno::EINVAL));
-        assert_eq!(served(&ioctl(GET_EXTENDED, &[], 27)), Err(Errno::EINVAL));
-        assert_eq!(served(&ioctl(SET_FLAGS, &[0; 3], 0)), Err(Errno::EINVAL));
+        assert_eq!(decode(&ioctl(GET_FLAGS, &[], 3)), Err(Errno::EINVAL));
+        assert_eq!(decode(&ioctl(GET_EXTENDED, &[], 27)), Err(Errno::EINVAL));
+        assert_eq!(decode(&ioctl(SET_FLAGS, &[0; 3], 0)), Err(Errno::EINVAL));
         let set = InodeFlags { handle: Handle(1), set: Some(0x10) };
-        assert_eq!(served(&ioctl(SET_FLAGS, &[0x10, 0, 0, 0], 0)), Ok((set, ReplyForm::Nothing)));
+        assert_eq!(decode(&ioctl(SET_FLAGS, &[0x10, 0, 0, 0], 0)), Ok((set, ReplyForm::Nothing)));
     }
 
     #[test]
-    fn immutable_and_append_only_have_both_forms() {
-        assert_eq!(told(0x30, ReplyForm::Plain), [0x30, 0, 0, 0]);
-        let extended = told(0x30, ReplyForm::Extended);
+    fn flags_are_encoded_in_both_forms() {
+        assert_eq!(encode(0x30, ReplyForm::Plain), [0x30, 0, 0, 0]);
+        let extended = encode(0x30, ReplyForm::Extended);
         assert_eq!((extended.len(), extended[0]), (28, 0x18));
     }
 }

@@ -219,7 +219,7 @@ impl<F: FileSystem> Session<F> {
         // Outside of the code that may panic: the reply must not depend on a drop while the stack
         // unwinds.
         let slot = ReplySlot::new(sink, Unique::of_message(incoming.message), &self.counters);
-        let performed = self.survive(scratch, |scratch| self.perform(incoming, &slot, pacing, scratch));
+        let performed = self.catch_panic(scratch, |scratch| self.perform(incoming, &slot, pacing, scratch));
         let unanswered = match performed {
             None => return Next::Done(slot.fail()),
             Some(Next::Done(answer)) => return Next::Done(self.reply(slot, &answer, scratch)),
@@ -300,7 +300,7 @@ impl<F: FileSystem> Session<F> {
         answer: &Answer<Outcome>,
         scratch: &mut Scratch,
     ) -> S::Receipt {
-        let sent = self.survive(scratch, |scratch| match answer {
+        let sent = self.catch_panic(scratch, |scratch| match answer {
             Ok(Outcome::Body) => slot.answer(Body::Bytes(&scratch.body)),
             Ok(Outcome::InPlace(len)) => slot.answer(Body::InPlace(*len)),
             Ok(Outcome::NoReply) => slot.close(),
@@ -313,7 +313,7 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Runs code that may panic. After a panic, returns `None` and empties the scratch memory.
-    pub(super) fn survive<T>(
+    pub(super) fn catch_panic<T>(
         &self,
         scratch: &mut Scratch,
         may_panic: impl FnOnce(&mut Scratch) -> T,
@@ -341,7 +341,7 @@ impl<F: FileSystem> Session<F> {
     /// After a panic the result is EIO. The request must be answered in every case, because a stop
     /// of its queue waits for it.
     pub fn deferred_result(&self, deferred: &Deferred, scratch: &mut Scratch) -> Option<Answer<()>> {
-        let looked = self.survive(scratch, |scratch| match (&deferred.on, &self.window) {
+        let looked = self.catch_panic(scratch, |scratch| match (&deferred.on, &self.window) {
             (WaitsFor::FrontEnd(pending, _), Some(window)) => window.outcome(pending),
             (WaitsFor::FrontEnd(..), None) => Some(Err(Errno::EIO)),
             (WaitsFor::Lock(wait), _) => self.lock_result(wait, scratch),
@@ -368,7 +368,7 @@ impl<F: FileSystem> Session<F> {
         scratch: &mut Scratch,
     ) -> S::Receipt {
         let slot = ReplySlot::new(sink, deferred.unique, &self.counters);
-        let finished = self.survive(scratch, |scratch| match &deferred.on {
+        let finished = self.catch_panic(scratch, |scratch| match &deferred.on {
             // If the preparation failed, the guest gets no window.
             WaitsFor::FrontEnd(_, Then::Init(request, generation)) => {
                 self.init(request, Some(*generation), scratch)

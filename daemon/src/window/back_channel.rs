@@ -1,7 +1,7 @@
 //! The thread of a back channel: it carries out one job at a time and sends one message at a time.
 
 use super::Window;
-use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, Told};
+use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, SendResult};
 use super::pending::MapFiles;
 use super::probe::{self, LOG};
 use super::state::{Channel, Peer, Ready, WindowJob, WindowState, WindowTask, Work};
@@ -113,7 +113,7 @@ impl WindowJob {
 }
 
 impl<M: ShmemFrontEnd> Link<'_, M> {
-    fn carry_out(&self, task: &WindowTask) -> Told<DaxError> {
+    fn carry_out(&self, task: &WindowTask) -> SendResult<DaxError> {
         match task {
             WindowTask::Setup(wanted, files) => self.follow(|table| table.setup(wanted), Some(files)),
             WindowTask::Remove(entries) => self.follow(|table| table.remove(entries.iter().copied()), None),
@@ -129,7 +129,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     ///
     /// A front-end that refuses overlaps knows its mappings. If it refuses a removal, the mapping
     /// does not exist: QEMU drops all mappings when the device is reset.
-    fn clear(&self) -> Told<DaxError> {
+    fn clear(&self) -> SendResult<DaxError> {
         let begin = |state: &mut WindowState| Some(state.mappings.as_mut()?.clear(FrontEnd::StillMaps));
         let Some(next) = self.state(begin)? else { return Ok(Ok(())) };
         let cleared = self.go_on(next, None)?;
@@ -146,7 +146,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         })
     }
 
-    fn probe(&self) -> Told<DaxError> {
+    fn probe(&self) -> SendResult<DaxError> {
         if self.state(|state| std::mem::replace(&mut state.has_probe_mapping, true))? {
             // Ignore the result: the slot may have been empty.
             self.unmap(0, SLOT_LEN)?.unwrap_or_default();
@@ -172,7 +172,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         })
     }
 
-    fn follow(&self, begin: impl FnOnce(&mut Mappings) -> Next, files: Option<&MapFiles>) -> Told<DaxError> {
+    fn follow(&self, begin: impl FnOnce(&mut Mappings) -> Next, files: Option<&MapFiles>) -> SendResult<DaxError> {
         match self.state(|state| state.mappings.as_mut().map(begin))? {
             Some(next) => self.go_on(next, files),
             None => Ok(Err(DaxError::Gone)),
@@ -180,7 +180,7 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
     }
 
     /// Carries out a plan to its end. No lock is held while the front-end handles a message.
-    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> Told<DaxError> {
+    fn go_on(&self, mut next: Next, files: Option<&MapFiles>) -> SendResult<DaxError> {
         loop {
             match next {
                 Next::Finished(result) => return Ok(result),
@@ -203,8 +203,8 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
 }
 
 /// Treats a message that was not sent as refused, because it had no effect either.
-fn unless_halted(told: Told<Failure>) -> Told<Failure> {
-    if told == Err(Interrupted::Halted) { Ok(Err(Failure::Refused)) } else { told }
+fn unless_halted(result: SendResult<Failure>) -> SendResult<Failure> {
+    if result == Err(Interrupted::Halted) { Ok(Err(Failure::Refused)) } else { result }
 }
 
 impl MapFiles {

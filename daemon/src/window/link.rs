@@ -63,19 +63,19 @@ pub(crate) struct Link<'l, M> {
 }
 
 /// The result of a plan or a message, or the reason why no message was sent.
-pub(super) type Told<E> = Result<Result<(), E>, Interrupted>;
+pub(super) type SendResult<E> = Result<Result<(), E>, Interrupted>;
 
 impl<M: ShmemFrontEnd> Link<'_, M> {
-    pub(crate) fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> Told<Failure> {
-        self.tell(|front_end| front_end.map(message, file))
+    pub(crate) fn map(&self, message: &MapMessage, file: BorrowedFd<'_>) -> SendResult<Failure> {
+        self.send(|front_end| front_end.map(message, file))
     }
 
-    pub(crate) fn unmap(&self, offset: u64, len: u64) -> Told<Failure> {
-        self.tell(|front_end| front_end.unmap(offset, len))
+    pub(crate) fn unmap(&self, offset: u64, len: u64) -> SendResult<Failure> {
+        self.send(|front_end| front_end.unmap(offset, len))
     }
 
     /// Sends one message, if it may be sent, and waits for the reply.
-    fn tell(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> Told<Failure> {
+    fn send(&self, message: impl FnOnce(&M) -> Result<(), Failure>) -> SendResult<Failure> {
         let may_send = self.state(|state| {
             state.set_sent((!state.is_halted).then(clock::now));
             !state.is_halted
