@@ -254,8 +254,8 @@ fn left_by(uid: u32, change: impl FnOnce(&Passthrough, NodeId, Handle)) -> u32 {
     std::fs::write(&path, "content").unwrap();
     let node = look_up(&share, NodeId::ROOT, "suid").unwrap().node;
     let handle = open(&share, node, 2).unwrap().handle;
-    // A thread keeps or lacks CAP_FSETID until a later request needs the opposite. This write leaves
-    // the thread in the opposite of the state that the change needs.
+    // A thread keeps or lacks CAP_FSETID until a later request needs the opposite. This write
+    // leaves the thread in the opposite of the state that the change needs.
     let flags = if uid == 0 { WriteFlags::KILL_SUIDGID } else { WriteFlags::empty() };
     write(&share, handle, flags).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o6755)).unwrap();
