@@ -191,7 +191,7 @@ mod tests {
 
     /// Every queue of the largest device has both kinds of errors ten times a second for a day.
     #[test]
-    fn a_hostile_guest_adds_less_than_half_a_megabyte_a_day() {
+    fn hostile_guest_adds_under_half_a_megabyte_a_day() {
         const QUEUES: usize = 64;
         let (budget, began) = (LineBudget::new(), clock::now());
         let sources: Vec<Source> = (0..2 * QUEUES).map(|_| Source::new()).collect();

@@ -181,7 +181,7 @@ mod tests {
 
     /// Several INITs wait while another INIT ends that has held up requests.
     #[test]
-    fn requests_held_up_by_a_change_come_before_the_next_change() {
+    fn held_up_requests_come_before_the_next_change() {
         const CHANGES: usize = 4;
         const READERS: usize = 6;
         for _ in 0..50 {

@@ -1,7 +1,7 @@
 //! The thread of a back channel: it carries out one job at a time and sends one message at a time.
 
 use super::Window;
-use super::link::{Interrupted, Link, MapMessage, ShmemFrontEnd, SendResult};
+use super::link::{Interrupted, Link, MapMessage, SendResult, ShmemFrontEnd};
 use super::pending::MapFiles;
 use super::probe::{self, LOG};
 use super::state::{Channel, Peer, Ready, WindowJob, WindowState, WindowTask, Work};
@@ -172,7 +172,11 @@ impl<M: ShmemFrontEnd> Link<'_, M> {
         })
     }
 
-    fn follow(&self, begin: impl FnOnce(&mut Mappings) -> Next, files: Option<&MapFiles>) -> SendResult<DaxError> {
+    fn follow(
+        &self,
+        begin: impl FnOnce(&mut Mappings) -> Next,
+        files: Option<&MapFiles>,
+    ) -> SendResult<DaxError> {
         match self.state(|state| state.mappings.as_mut().map(begin))? {
             Some(next) => self.go_on(next, files),
             None => Ok(Err(DaxError::Gone)),

@@ -20,7 +20,7 @@ use pinhole_protocol::{
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use rules::{Decision, NAMES, Rules, UNNAMED, Way};
+use rules::{Decision, NAMES, Rules, SharePath, UNNAMED};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -30,7 +30,7 @@ use vm_memory::VolatileSlice;
 
 /// A request of the guest. A number is an index into the known nodes or handles.
 #[derive(Clone, Debug)]
-enum Ask {
+enum GuestRequest {
     Lookup(usize, &'static str),
     GetAttr(usize),
     ChMod(usize),
@@ -49,26 +49,26 @@ enum Ask {
 }
 
 /// A node in the model.
-struct Known {
+struct KnownNode {
     /// The same file in the second tree.
     fd: OwnedFd,
     /// Every path by which the guest has reached the node.
-    ways: BTreeSet<Way>,
+    paths: BTreeSet<SharePath>,
 }
 
 /// An open file.
-struct Opened {
+struct OpenFile {
     node: NodeId,
     fd: OwnedFd,
 }
 
-struct World {
+struct Comparison {
     rules: Rules,
     share: Passthrough,
     shared: TempDir,
     mirror: TempDir,
-    known: BTreeMap<NodeId, Known>,
-    handles: Vec<(Handle, Opened)>,
+    known: BTreeMap<NodeId, KnownNode>,
+    handles: Vec<(Handle, OpenFile)>,
 }
 
 fn with_name<R>(text: &str, then: impl FnOnce(Name<'_>) -> R) -> R {
@@ -87,7 +87,7 @@ fn open_access(flags: u32) -> Access {
 
 /// Returns the model's error if `wanted` is not granted by `decision`. `makes`: the request creates
 /// the name.
-fn lacks(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
+fn check(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
     if decision.hidden {
         return Err(if makes { Errno::EPERM } else { Errno::ENOENT });
     }
@@ -95,7 +95,7 @@ fn lacks(decision: Decision, wanted: Access, makes: bool) -> Answer<()> {
     if missing.is_empty() { Ok(()) } else { Err(errno_of(missing.refusal(false))) }
 }
 
-impl World {
+impl Comparison {
     fn new(rules: Rules) -> Self {
         let (shared, mirror) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let config = ShareConfig {
@@ -116,7 +116,7 @@ impl World {
                 std::fs::hard_link(path.join("b"), path.join("a/c")).unwrap();
             }
         }
-        let root = Known { fd: path_fd(mirror.path()), ways: BTreeSet::from([Way::new()]) };
+        let root = KnownNode { fd: path_fd(mirror.path()), paths: BTreeSet::from([SharePath::new()]) };
         let known = BTreeMap::from([(NodeId::ROOT, root)]);
         let share = Passthrough::new(config).unwrap();
         Self { rules, share, shared, mirror, known, handles: Vec::new() }
@@ -137,16 +137,16 @@ impl World {
     }
 
     /// Returns every path to a name in a directory.
-    fn ways_to(&self, directory: NodeId, name: &'static str) -> BTreeSet<Way> {
-        self.known[&directory].ways.iter().map(|way| [&way[..], &[name]].concat()).collect()
+    fn paths_to(&self, directory: NodeId, name: &'static str) -> BTreeSet<SharePath> {
+        self.known[&directory].paths.iter().map(|path| [&path[..], &[name]].concat()).collect()
     }
 
     fn at_name(&self, directory: NodeId, name: &'static str) -> Decision {
-        self.rules.all(&self.ways_to(directory, name), &[])
+        self.rules.all(&self.paths_to(directory, name), &[])
     }
 
     fn at_node(&self, node: NodeId) -> Decision {
-        self.rules.all(&self.known[&node].ways, &[])
+        self.rules.all(&self.known[&node].paths, &[])
     }
 
     fn permit<'a, T>(&self, node: NodeId, operation: T) -> Answer<Allowed<'a, T>>
@@ -160,18 +160,18 @@ impl World {
 
     /// Notes that the guest has reached a node. If the file was known before, it must be the same
     /// node.
-    fn reached(&mut self, entry: &Entry, fd: OwnedFd, ways: BTreeSet<Way>) {
+    fn note_reached(&mut self, entry: &Entry, fd: OwnedFd, paths: BTreeSet<SharePath>) {
         let same = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd)).map(|(node, _)| *node);
         assert_eq!(same.unwrap_or(entry.node), entry.node, "another node for the same file");
-        self.known.entry(entry.node).or_insert(Known { fd, ways: BTreeSet::new() }).ways.extend(ways);
+        self.known.entry(entry.node).or_insert(KnownNode { fd, paths: BTreeSet::new() }).paths.extend(paths);
     }
 
     /// Notes that the guest has reached the file of this name by the name, if it knows the file.
-    fn moved(&mut self, directory: NodeId, name: &'static str) {
+    fn note_moved(&mut self, directory: NodeId, name: &'static str) {
         let Ok(fd) = find(self.fd(directory), name) else { return };
-        let ways = self.ways_to(directory, name);
+        let paths = self.paths_to(directory, name);
         if let Some(known) = self.known.values_mut().find(|known| inode(&known.fd) == inode(&fd)) {
-            known.ways.extend(ways);
+            known.paths.extend(paths);
         }
     }
 
@@ -180,7 +180,7 @@ impl World {
         assert_eq!(got.as_ref().map(|_| ()).map_err(|errno| *errno), expected);
         if let Ok(entry) = got {
             let fd = find(self.fd(directory), name).unwrap();
-            self.reached(&entry, fd, self.ways_to(directory, name));
+            self.note_reached(&entry, fd, self.paths_to(directory, name));
         }
     }
 
@@ -193,7 +193,7 @@ impl World {
                 self.share.mk_dir(self.permit(directory, MkDir { name, mode: 0o755, umask: 0 })?)
             }
         });
-        let expected = lacks(self.at_name(directory, name), access, true).and_then(|()| {
+        let expected = check(self.at_name(directory, name), access, true).and_then(|()| {
             let fd = self.fd(directory);
             if link {
                 rustix::fs::symlinkat("t", fd, name).map_err(errno)
@@ -211,7 +211,7 @@ impl World {
         });
         let mut found = None;
         let wanted = Access::CREATE | open_access(flags);
-        let expected = lacks(self.at_name(directory, name), wanted, true).and_then(|()| {
+        let expected = check(self.at_name(directory, name), wanted, true).and_then(|()| {
             let mode = OFlags::from_bits_retain(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             match rustix::fs::openat(self.fd(directory), name, mode, Mode::from_raw_mode(0o644)) {
                 Ok(file) => return Ok(file),
@@ -220,11 +220,11 @@ impl World {
             }
             // The file exists. All its known paths decide, and the path of this name.
             let fd = find(self.fd(directory), name)?;
-            let mut ways = self.ways_to(directory, name);
+            let mut paths = self.paths_to(directory, name);
             let known = self.known.iter().find(|(_, known)| inode(&known.fd) == inode(&fd));
             found = known.map(|(node, _)| *node);
-            ways.extend(known.into_iter().flat_map(|(_, known)| known.ways.iter().cloned()));
-            let missing = open_access(flags) - self.rules.all(&ways, &[]).access;
+            paths.extend(known.into_iter().flat_map(|(_, known)| known.paths.iter().cloned()));
+            let missing = open_access(flags) - self.rules.all(&paths, &[]).access;
             if !missing.is_empty() {
                 return Err(errno_of(missing.refusal(false)));
             }
@@ -237,14 +237,14 @@ impl World {
         let Ok(Created { entry, open: opened }) = got else {
             // The daemon looked the name up, so a known file was reached by it.
             if let Some(node) = found {
-                let ways = self.ways_to(directory, name);
-                self.known.get_mut(&node).unwrap().ways.extend(ways);
+                let paths = self.paths_to(directory, name);
+                self.known.get_mut(&node).unwrap().paths.extend(paths);
             }
             return;
         };
         let fd = find(self.fd(directory), name).unwrap();
-        self.reached(&entry, fd, self.ways_to(directory, name));
-        self.handles.push((opened.handle, Opened { node: entry.node, fd: expected.unwrap() }));
+        self.note_reached(&entry, fd, self.paths_to(directory, name));
+        self.handles.push((opened.handle, OpenFile { node: entry.node, fd: expected.unwrap() }));
     }
 
     fn mirror_open(&self, fd: &OwnedFd, flags: u32) -> Answer<OwnedFd> {
@@ -262,7 +262,7 @@ impl World {
         let create = TmpFile { open: open_of(2), mode: 0o644, umask: 0 };
         let got = self.permit(directory, create).and_then(|call| self.share.tmp_file(call));
         let wanted = Access::TMPFILE | Access::READ | Access::WRITE;
-        let expected = lacks(self.at_name(directory, UNNAMED), wanted, true).and_then(|()| {
+        let expected = check(self.at_name(directory, UNNAMED), wanted, true).and_then(|()| {
             let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
             rustix::fs::openat(self.fd(directory), ".", flags, Mode::from_raw_mode(0o644)).map_err(errno)
         });
@@ -272,16 +272,20 @@ impl World {
         );
         if let Ok(Created { entry, open: opened }) = got {
             let file = expected.unwrap();
-            self.reached(&entry, reopen(&file, OFlags::PATH).unwrap(), self.ways_to(directory, UNNAMED));
-            self.handles.push((opened.handle, Opened { node: entry.node, fd: file }));
+            self.note_reached(
+                &entry,
+                reopen(&file, OFlags::PATH).unwrap(),
+                self.paths_to(directory, UNNAMED),
+            );
+            self.handles.push((opened.handle, OpenFile { node: entry.node, fd: file }));
         }
     }
 
     fn link(&mut self, target: NodeId, (directory, name): (NodeId, &'static str)) {
         let got = with_name(name, |name| self.share.link(self.permit(directory, Link { target, name })?));
-        let (from, to) = (self.known[&target].ways.clone(), self.ways_to(directory, name));
-        let permitted = lacks(self.at_node(target), Access::LINK, true)
-            .and_then(|()| lacks(self.at_name(directory, name), Access::LINK, true))
+        let (from, to) = (self.known[&target].paths.clone(), self.paths_to(directory, name));
+        let permitted = check(self.at_node(target), Access::LINK, true)
+            .and_then(|()| check(self.at_name(directory, name), Access::LINK, true))
             .and_then(|()| if self.rules.moves(&from, &to).0 { Ok(()) } else { Err(Errno::EXDEV) });
         let expected = permitted.and_then(|()| {
             let path = format!("/proc/self/fd/{}", self.fd(target).as_raw_fd());
@@ -304,7 +308,7 @@ impl World {
         } else {
             (Access::UNLINK, AtFlags::empty())
         };
-        let expected = lacks(self.at_name(directory, name), access, false)
+        let expected = check(self.at_name(directory, name), access, false)
             .and_then(|()| rustix::fs::unlinkat(self.fd(directory), name, flags).map_err(errno));
         assert_eq!(got, expected);
     }
@@ -317,11 +321,11 @@ impl World {
                 self.share.rename(self.permit(from.0, rename)?)
             })
         });
-        let (old, new) = (self.ways_to(from.0, from.1), self.ways_to(to.0, to.1));
+        let (old, new) = (self.paths_to(from.0, from.1), self.paths_to(to.0, to.1));
         let wanted = Access::RENAME | if exchange { Access::EXCHANGE } else { Access::empty() };
         // The new name is created. If both names are the same, this applies to the old name too.
-        let expected = lacks(self.at_name(from.0, from.1), wanted, from == to && !exchange)
-            .and_then(|()| lacks(self.at_name(to.0, to.1), wanted, !exchange))
+        let expected = check(self.at_name(from.0, from.1), wanted, from == to && !exchange)
+            .and_then(|()| check(self.at_name(to.0, to.1), wanted, !exchange))
             .and_then(|()| {
                 let back = if exchange { self.rules.moves(&new, &old) } else { (true, true) };
                 match self.rules.moves(&old, &new) {
@@ -336,8 +340,8 @@ impl World {
             });
         assert_eq!(got, expected);
         if got.is_ok() {
-            self.moved(to.0, to.1);
-            self.moved(from.0, from.1);
+            self.note_moved(to.0, to.1);
+            self.note_moved(from.0, from.1);
         }
     }
 
@@ -350,14 +354,14 @@ impl World {
     fn open(&mut self, node: NodeId, flags: u32) {
         let got = self.permit(node, open_of(flags));
         let got = got.and_then(|call| self.share.open(call, Pace::Patient)).and_then(Paced::ready);
-        let expected = lacks(self.at_node(node), open_access(flags), false)
+        let expected = check(self.at_node(node), open_access(flags), false)
             .and_then(|()| self.mirror_open(self.fd(node), flags));
         assert_eq!(
             got.as_ref().map(|_| ()).map_err(|errno| *errno),
             expected.as_ref().map(|_| ()).map_err(|e| *e)
         );
         if let Ok(opened) = got {
-            self.handles.push((opened.handle, Opened { node, fd: expected.unwrap() }));
+            self.handles.push((opened.handle, OpenFile { node, fd: expected.unwrap() }));
         }
     }
 
@@ -375,7 +379,7 @@ impl World {
             let call = self.permit(opened.node, read);
             (call.and_then(|call| self.share.read(call, &vectors, Pace::Patient)), Access::READ)
         };
-        let expected = lacks(self.at_node(opened.node), access, false).and_then(|()| {
+        let expected = check(self.at_node(opened.node), access, false).and_then(|()| {
             if writes {
                 rustix::io::pwrite(&opened.fd, b"b", 0).map_err(errno)
             } else {
@@ -394,7 +398,7 @@ impl World {
             Ok(names_in(&bytes))
         });
         let decision = self.at_node(node);
-        let expected = lacks(decision, Access::LIST, false).and_then(|()| {
+        let expected = check(decision, Access::LIST, false).and_then(|()| {
             let fd = self.fd(node);
             if inode(fd).1 != FileType::Directory {
                 return Err(Errno::ENOTDIR);
@@ -407,7 +411,7 @@ impl World {
         assert_eq!(got, expected);
     }
 
-    fn look_at(&mut self, node: NodeId, change: bool) {
+    fn attributes(&mut self, node: NodeId, change: bool) {
         let (got, wanted) = if change {
             let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
             let call = self.permit(node, change);
@@ -419,7 +423,7 @@ impl World {
                 Access::STAT,
             )
         };
-        let expected = lacks(self.at_node(node), wanted, false).and_then(|()| {
+        let expected = check(self.at_node(node), wanted, false).and_then(|()| {
             let fd = self.fd(node);
             if !change {
                 return Ok(());
@@ -431,76 +435,76 @@ impl World {
         assert_eq!(got.map(|_| ()), expected);
     }
 
-    fn ask(&mut self, ask: &Ask) {
-        match *ask {
-            Ask::Lookup(directory, name) => {
+    fn carry_out(&mut self, request: &GuestRequest) {
+        match *request {
+            GuestRequest::Lookup(directory, name) => {
                 let directory = self.node(directory);
                 let got = with_name(name, |name| self.share.lookup(self.permit(directory, Lookup { name })?));
-                let expected = lacks(self.at_name(directory, name), Access::LOOKUP, false)
+                let expected = check(self.at_name(directory, name), Access::LOOKUP, false)
                     .and_then(|()| find(self.fd(directory), name).map(drop));
                 self.entry(got, expected, (directory, name));
             }
-            Ask::GetAttr(node) => self.look_at(self.node(node), false),
-            Ask::ChMod(node) => self.look_at(self.node(node), true),
-            Ask::MkDir(directory, name) => self.make((self.node(directory), name), false),
-            Ask::SymLink(directory, name) => self.make((self.node(directory), name), true),
-            Ask::Create(directory, name, flags) => self.create((self.node(directory), name), flags),
-            Ask::TmpFile(directory) => self.tmp_file(self.node(directory)),
-            Ask::Link(target, directory, name) => {
+            GuestRequest::GetAttr(node) => self.attributes(self.node(node), false),
+            GuestRequest::ChMod(node) => self.attributes(self.node(node), true),
+            GuestRequest::MkDir(directory, name) => self.make((self.node(directory), name), false),
+            GuestRequest::SymLink(directory, name) => self.make((self.node(directory), name), true),
+            GuestRequest::Create(directory, name, flags) => self.create((self.node(directory), name), flags),
+            GuestRequest::TmpFile(directory) => self.tmp_file(self.node(directory)),
+            GuestRequest::Link(target, directory, name) => {
                 self.link(self.node(target), (self.node(directory), name));
             }
-            Ask::Unlink(directory, name) => self.remove((self.node(directory), name), false),
-            Ask::RmDir(directory, name) => self.remove((self.node(directory), name), true),
-            Ask::Rename(from, to, exchange) => {
+            GuestRequest::Unlink(directory, name) => self.remove((self.node(directory), name), false),
+            GuestRequest::RmDir(directory, name) => self.remove((self.node(directory), name), true),
+            GuestRequest::Rename(from, to, exchange) => {
                 self.rename((self.node(from.0), from.1), (self.node(to.0), to.1), exchange);
             }
-            Ask::Open(node, flags) => self.open(self.node(node), flags),
-            Ask::Read(handle) => self.transfer(handle, false),
-            Ask::Write(handle) => self.transfer(handle, true),
-            Ask::List(node) => self.list(self.node(node)),
+            GuestRequest::Open(node, flags) => self.open(self.node(node), flags),
+            GuestRequest::Read(handle) => self.transfer(handle, false),
+            GuestRequest::Write(handle) => self.transfer(handle, true),
+            GuestRequest::List(node) => self.list(self.node(node)),
         }
     }
 }
 
-fn asks() -> impl Strategy<Value = Vec<Ask>> {
+fn requests() -> impl Strategy<Value = Vec<GuestRequest>> {
     let name = || select(&NAMES[..]);
     let which = || 0..64_usize;
-    let ask = prop_oneof![
-        6 => (which(), name()).prop_map(|(at, name)| Ask::Lookup(at, name)),
-        1 => which().prop_map(Ask::GetAttr),
-        1 => which().prop_map(Ask::ChMod),
-        1 => (which(), name()).prop_map(|(at, name)| Ask::MkDir(at, name)),
-        1 => (which(), name()).prop_map(|(at, name)| Ask::SymLink(at, name)),
-        6 => (which(), name(), 0..3_u32).prop_map(|(at, name, flags)| Ask::Create(at, name, flags)),
-        1 => which().prop_map(Ask::TmpFile),
-        3 => (which(), which(), name()).prop_map(|(of, at, name)| Ask::Link(of, at, name)),
-        2 => (which(), name()).prop_map(|(at, name)| Ask::Unlink(at, name)),
-        1 => (which(), name()).prop_map(|(at, name)| Ask::RmDir(at, name)),
+    let request = prop_oneof![
+        6 => (which(), name()).prop_map(|(at, name)| GuestRequest::Lookup(at, name)),
+        1 => which().prop_map(GuestRequest::GetAttr),
+        1 => which().prop_map(GuestRequest::ChMod),
+        1 => (which(), name()).prop_map(|(at, name)| GuestRequest::MkDir(at, name)),
+        1 => (which(), name()).prop_map(|(at, name)| GuestRequest::SymLink(at, name)),
+        6 => (which(), name(), 0..3_u32).prop_map(|(at, name, flags)| GuestRequest::Create(at, name, flags)),
+        1 => which().prop_map(GuestRequest::TmpFile),
+        3 => (which(), which(), name()).prop_map(|(of, at, name)| GuestRequest::Link(of, at, name)),
+        2 => (which(), name()).prop_map(|(at, name)| GuestRequest::Unlink(at, name)),
+        1 => (which(), name()).prop_map(|(at, name)| GuestRequest::RmDir(at, name)),
         6 => ((which(), name()), (which(), name()), any::<bool>())
-            .prop_map(|(from, to, exchange)| Ask::Rename(from, to, exchange)),
-        2 => (which(), 0..3_u32).prop_map(|(at, flags)| Ask::Open(at, flags)),
-        1 => which().prop_map(Ask::Read),
-        1 => which().prop_map(Ask::Write),
-        1 => which().prop_map(Ask::List),
+            .prop_map(|(from, to, exchange)| GuestRequest::Rename(from, to, exchange)),
+        2 => (which(), 0..3_u32).prop_map(|(at, flags)| GuestRequest::Open(at, flags)),
+        1 => which().prop_map(GuestRequest::Read),
+        1 => which().prop_map(GuestRequest::Write),
+        1 => which().prop_map(GuestRequest::List),
     ];
-    proptest::collection::vec(ask, 1..120)
+    proptest::collection::vec(request, 1..120)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_guest_may_do_exactly_what_the_rules_of_all_its_ways_allow(rules in rules::rules(), asks in asks()) {
+    fn guest_may_do_exactly_what_its_rules_allow(rules in rules::rules(), requests in requests()) {
         let Some(rules) = Rules::new(rules) else { return Ok(()) };
-        let mut world = World::new(rules);
-        for ask in &asks {
-            world.ask(ask);
+        let mut comparison = Comparison::new(rules);
+        for request in &requests {
+            comparison.carry_out(request);
         }
-        prop_assert_eq!(tree(world.shared.path()), tree(world.mirror.path()));
+        prop_assert_eq!(tree(comparison.shared.path()), tree(comparison.mirror.path()));
     }
 }
 
 #[test]
-fn the_refusal_of_a_hidden_name_is_that_of_one_that_is_not_there() {
+fn hidden_name_is_refused_like_a_missing_name() {
     assert_eq!(errno_of(Refusal::Hidden), Errno::ENOENT);
 }

@@ -16,7 +16,7 @@ const DEPTH: usize = 4;
 pub(crate) const UNNAMED: &str = "no such letter";
 
 /// A path in the share: the list of its names.
-pub(crate) type Way = Vec<&'static str>;
+pub(crate) type SharePath = Vec<&'static str>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
@@ -83,14 +83,14 @@ impl Rules {
         Decision { access, hidden }
     }
 
-    /// Returns the rights that all `ways` grant together, at the path `below` them.
-    pub(crate) fn all(&self, ways: &BTreeSet<Way>, below: &[&'static str]) -> Decision {
-        let decide = |way: &Way| self.decide(&[way, below].concat());
-        ways.iter().map(decide).reduce(Decision::and).unwrap()
+    /// Returns the rights that all `paths` grant together, at the path `below` them.
+    pub(crate) fn all(&self, paths: &BTreeSet<SharePath>, below: &[&'static str]) -> Decision {
+        let decide = |path: &SharePath| self.decide(&[path, below].concat());
+        paths.iter().map(decide).reduce(Decision::and).unwrap()
     }
 
     /// Returns whether a file may be moved between the paths, and whether a directory may.
-    pub(crate) fn moves(&self, from: &BTreeSet<Way>, to: &BTreeSet<Way>) -> (bool, bool) {
+    pub(crate) fn moves(&self, from: &BTreeSet<SharePath>, to: &BTreeSet<SharePath>) -> (bool, bool) {
         let mut alike = true;
         for below in paths_below() {
             let (before, after) = (self.all(from, &below), self.all(to, &below));
@@ -125,8 +125,8 @@ impl Rule {
 }
 
 /// Returns every path of at most [`DEPTH`] names.
-fn paths_below() -> Vec<Way> {
-    let mut all = vec![Way::new()];
+fn paths_below() -> Vec<SharePath> {
+    let mut all = vec![SharePath::new()];
     let mut from = 0;
     for _ in 0..DEPTH {
         let until = all.len();
