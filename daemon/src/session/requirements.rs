@@ -60,8 +60,8 @@ const fn handle(handle: Handle) -> Place<'static> {
     Place::Handle(handle.0)
 }
 
-/// Operations on one place, with the access and the place. Both may depend on the operation and on
-/// the node of the header.
+/// Operations on one place: for each, the accesses and the place. The place may depend on the node
+/// of the header. The functions whose names begin with `to_` return accesses.
 macro_rules! at_one_place {
     ($($operation:ty: |$op:pat_param, $node:pat_param| $access:expr, $place:expr;)*) => {
         $(impl Requirements for $operation {
