@@ -40,8 +40,8 @@ impl SocketName {
 
     /// Removes the name. The supervisor's filter allows exactly these calls.
     ///
-    /// Between the check and the removal another file may take the name. A user who can do that
-    /// could remove the file as well.
+    /// Between the check and the removal another file may take the name. A user with the right to
+    /// do that could remove the file as well.
     pub fn remove(&self) {
         let Some(Made { place, identity }) = &self.0 else { return };
         if look(&place.folder, &place.name).is_ok_and(|now| FileId::of_stat(&now) == *identity)
@@ -286,7 +286,8 @@ mod tests {
         path.symlink_metadata().unwrap().permissions().mode() & 0o777
     }
 
-    /// Whoever may write to the folder exchanges the socket for another one over and over.
+    /// Another process with write access to the folder exchanges the socket for another file, over
+    /// and over.
     #[test]
     fn a_socket_swapped_in_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
