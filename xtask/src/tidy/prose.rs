@@ -11,11 +11,12 @@ use super::source::Source;
 /// Largest number of columns of a line of prose.
 const COLUMNS_MAX: usize = 100;
 
-/// Folders with wide comments that are not wrapped yet.
-const WIDE: [&str; 1] = ["daemon/"];
+/// Folders and files with wide comments that are not wrapped yet.
+const WIDE: [&str; 4] =
+    ["daemon/src/cli/", "daemon/src/threads/", "daemon/src/transport/", "daemon/tests/host.rs"];
 
-/// Folders whose comments are not all in plain English yet.
-const NOT_YET: [&str; 1] = ["daemon/"];
+/// Files whose comments are not all in plain English yet.
+const NOT_YET: [&str; 2] = ["daemon/src/sandbox/namespaces.rs", "daemon/src/transport/vhost_user/queue.rs"];
 
 /// Largest number of words in the name of a test.
 const TEST_WORDS_MAX: usize = 10;
@@ -193,9 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn listed_folders_and_generated_pages_are_exempt() {
-        let text = "// nobody\n";
-        assert_eq!(faults(&[("daemon/src/a.rs", text), ("docs/measured/surface.md", "nobody\n")]).len(), 0);
+    fn generated_pages_are_exempt() {
+        let nobody = "nobody\n";
+        let pages = [("docs/measured/surface.md", nobody), ("docs/use/dax.md", nobody)];
+        assert_eq!(faults(&pages), [format!("docs/use/dax.md:1: \"nobody\" in prose: {PERSON}"),]);
     }
 
     #[test]
