@@ -4,11 +4,11 @@
 //! columns. Only single values are checked here; [`super::config`] checks the whole.
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 use super::help::{self, SANDBOX, VIRTIOFSD};
-use super::policy::args::{PolicyArgs, ProfileArg};
+use super::policy::args::{PolicyCommand, ProfileArg};
 use super::sandbox_args::SandboxArgs;
 use crate::limits;
 
@@ -65,7 +65,11 @@ pub enum Command {
     Mount(Box<MountArgs>),
     /// Explain policies: what a guest may do, and what that needs of the host.
     #[command(hide = true, arg_required_else_help = false)]
-    Policy(PolicyArgs),
+    Policy {
+        /// The question.
+        #[command(subcommand)]
+        question: PolicyCommand,
+    },
 }
 
 /// Options of `serve`.
@@ -130,13 +134,8 @@ pub struct ServeArgs {
     ///
     /// A guest uses at most one for each of its CPUs, and a VMM may ask for fewer (QEMU:
     /// `num-request-queues=`). A queue that the guest does not use costs nothing.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "N",
-        default_value_t = 8,
-        help_heading = "Limits"
-    )]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Limits")]
+    #[arg(default_value_t = 8)]
     #[arg(value_parser = RangedU64ValueParser::<u16>::new().range(1..=limits::REQUEST_QUEUES_MAX as u64))]
     pub num_request_queues: u16,
     /// Threads for requests that wait for the host, 0 to 256 [default: 8].
@@ -208,6 +207,7 @@ pub struct MountArgs {
 
 /// Options about the share itself, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
+#[command(args = refused_options())]
 #[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
 pub struct ShareArgs {
     /// Serve extended attributes.
@@ -350,10 +350,6 @@ pub struct ShareArgs {
     /// mandatory: a shared directory without inode handles is refused.
     #[arg(long, value_name = "WHEN", value_enum, hide_short_help = true, help_heading = "Limits")]
     pub inode_file_handles: Option<InodeHandlesArg>,
-
-    /// Options of virtiofsd that would change what is shared.
-    #[command(flatten)]
-    pub refused: RefusedArgs,
 }
 
 /// Options of virtiofsd that ask for a default, of `serve` and `mount`. They only take back the
@@ -374,26 +370,33 @@ pub struct CompatArgs {
     pub killpriv_v2: bool,
 }
 
-/// Options of virtiofsd that Pinhole does not have and that cannot be ignored.
-#[derive(Args, Debug, Default)]
-#[expect(missing_docs, reason = "virtiofsd's own names")]
-pub struct RefusedArgs {
-    #[arg(long, hide = true, value_name = "RULES")]
-    pub xattrmap: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
-    pub security_label: Option<When>,
-    #[arg(long, hide = true)]
-    pub translate_uid: Vec<String>,
-    #[arg(long, hide = true)]
-    pub translate_gid: Vec<String>,
-    #[arg(long, hide = true)]
-    pub migration_mode: Option<String>,
-    #[arg(long, hide = true)]
-    pub migration_on_error: Option<String>,
-    #[arg(long, hide = true)]
-    pub migration_verify_handles: bool,
-    #[arg(long, hide = true)]
-    pub migration_confirm_paths: bool,
+/// What to do without `--xattrmap`.
+pub(super) const XATTRMAP: &str = "attributes keep their names; leave it out, or share without --xattr";
+
+/// Returns the options of virtiofsd that Pinhole does not have and that cannot be ignored. Each is an
+/// error that says what to do, except `--security-label=never`.
+fn refused_options() -> [Arg; 8] {
+    const IDS: &str =
+        "the guest's ids are the host's; --uid-map and --gid-map map them for the whole process";
+    const MIGRATION: &str = "a running share cannot be migrated yet; leave it out";
+    let options = [
+        ("xattrmap", XATTRMAP),
+        ("security-label", "new files get the label that the host gives them; leave it out"),
+        ("translate-uid", IDS),
+        ("translate-gid", IDS),
+        ("migration-mode", MIGRATION),
+        ("migration-on-error", MIGRATION),
+        ("migration-verify-handles", MIGRATION),
+        ("migration-confirm-paths", MIGRATION),
+    ];
+    options.map(|(name, instead)| {
+        let is_label = name == "security-label";
+        let is_harmless = move |value: &str| is_label && value == "never";
+        let refuse =
+            move |value: &str| is_harmless(value).then_some(()).ok_or(format!("not supported: {instead}"));
+        let option = Arg::new(name).long(name).value_name("VALUE").hide(true).require_equals(is_label);
+        option.num_args(0..=1).default_missing_value("").value_parser(refuse)
+    })
 }
 
 /// Options about messages, of every command.

@@ -1,8 +1,8 @@
 //! `Config` -> built objects: the only part of the command line that touches the host.
 
-use super::args::{CacheArg, InodeHandlesArg, LocksArg};
+use super::args::{CacheArg, LocksArg};
 use super::config::{Action, Config, ListenConfig, MountConfig, ServeConfig, ShareSettings};
-use super::policy::{self, AnswerError, PolicyFileError};
+use super::policy::{self, AnswerError, NamedBy, PolicyFileError};
 use super::{capabilities, confine, descriptors, group, log, report, signals};
 use crate::file_id::{DeviceId, FileId};
 use crate::limits;
@@ -12,7 +12,6 @@ use crate::session::{self, LockMode, Session};
 use crate::sys::descriptors::close_strays;
 use crate::sys::memory;
 use crate::sys::signals::set_process_actions;
-use crate::thread_setup::ThreadSetup;
 use crate::transport::{dev_fuse, vhost_user};
 use crate::window::{self, Window};
 use pinhole_policy::host_calls::Threads;
@@ -43,8 +42,6 @@ pub(super) enum RunError {
     Mount(#[from] dev_fuse::MountError),
     #[error(transparent)]
     DevFuse(#[from] dev_fuse::FuseError),
-    #[error("--tag: {0}")]
-    Tag(#[from] vhost_user::TagError),
     #[error("--dax-window: {0}")]
     Window(#[from] window::WindowError),
     #[error("--num-request-queues: {0}")]
@@ -72,7 +69,11 @@ impl RunError {
 
 /// Runs the action until it is done or a signal ends it.
 pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
-    let strays = close_strays(given_descriptor(&config.action));
+    let given = match &config.action {
+        Action::Serve(ServeConfig { listen: ListenConfig::Descriptor(number), .. }) => Some(*number),
+        Action::Serve(_) | Action::Mount(_) | Action::Policy(_) | Action::PrintCapabilities => None,
+    };
+    let strays = close_strays(given);
     // Before the first message: the log may be larger than the file size limit of this process.
     set_process_actions()?;
     log::start(config.log)?;
@@ -94,42 +95,33 @@ pub(super) fn run(config: Config) -> Result<ExitCode, RunError> {
     }
 }
 
-/// Returns the descriptor that the command line names.
-const fn given_descriptor(action: &Action) -> Option<u16> {
-    match action {
-        Action::Serve(ServeConfig { listen: ListenConfig::Descriptor(number), .. }) => Some(*number),
-        Action::Serve(_) | Action::Mount(_) | Action::Policy(_) | Action::PrintCapabilities => None,
-    }
-}
-
-fn one_heap() -> Result<(), SandboxError> {
-    memory::use_one_heap()
-        .map_err(|source| SandboxError::Rights { what: "the allocator to one heap", source })
-}
-
 fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> {
-    one_heap()?;
+    memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
-    let tag = vhost_user::Tag::new(&serve.tag)?;
     let request_queues = vhost_user::RequestQueues::new(usize::from(serve.request_queues))?;
     let pool_requests_max = pool_requests_max(policy.limits());
     // Now, because the sandbox forbids memory files.
     let memory_devices = memory_devices();
-    let listen = match serve.listen {
-        ListenConfig::Path { path, group } => vhost_user::ListenAt::Path {
-            path,
-            group: group.as_deref().map(group::resolve).transpose().map_err(RunError::Option)?,
-        },
-        ListenConfig::Descriptor(number) => vhost_user::ListenAt::Descriptor(RawFd::from(number)),
+    let (listen, socket_name) = match serve.listen {
+        ListenConfig::Path { path, group } => {
+            let group = group.as_deref().map(group::resolve).transpose().map_err(RunError::Option)?;
+            (vhost_user::ListenAt::Path { path, group }, Facilities::SOCKET_NAME)
+        }
+        ListenConfig::Descriptor(number) => {
+            (vhost_user::ListenAt::Descriptor(RawFd::from(number)), Facilities::empty())
+        }
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors).map_err(RunError::Option)?;
     let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
     warn_without_effect(policy.limits(), alone);
     let (policy, window) = match serve.window {
-        Some(settings) => (counted_writes_only(policy), Some(make_window(settings)?)),
+        Some(settings) => {
+            let scratch = scratch_file().map_err(RunError::Scratch)?;
+            (counted_writes_only(policy), Some(Window::new(settings, scratch)?))
+        }
         None => (policy, None),
     };
-    let plan = confine::plan(&serve.share, &policy, alone | log | facilities_of(&listen));
+    let plan = confine::plan(&serve.share, &policy, alone | log | socket_name);
     let facilities = plan.facilities;
     // Checked first, so that no socket has to be removed if the share is wrong.
     plan.look()?;
@@ -141,10 +133,10 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     };
     listener.leave_name();
     confine::keep_capabilities(facilities)?;
-    let surroundings = confine::surroundings(inside.confine()?, facilities)?;
+    let surroundings = confine::surroundings(inside.confine()?, facilities);
     let options = vhost_user::DeviceOptions {
         threads: surroundings.threads.clone(),
-        tag: Some(tag),
+        tag: Some(serve.tag),
         request_queues,
         keep_listening: serve.keep_listening,
         pool_threads: serve.pool_threads,
@@ -170,7 +162,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
 }
 
 fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> {
-    one_heap()?;
+    memory::use_one_heap().map_err(SandboxError::rights("the allocator to one heap"))?;
     let request = dev_fuse::MountRequest {
         directory: mount.share.directory.clone(),
         mountpoint: mount.mountpoint,
@@ -185,27 +177,15 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
     warn_without_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
-    let as_users = plan.facilities.contains(Facilities::IDENTITY);
     confine::keep_capabilities(plan.facilities)?;
-    let (sandbox, missing) = plan.for_threads()?;
-    confine::log_missing(&missing);
-    let (places, confine_thread) = sandbox.into_parts();
-    let (root, proc_fds) = (places.root, places.proc_fds);
-    let threads = ThreadSetup::new(proc_fds.try_clone()?, confine_thread);
-    let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
+    let surroundings = confine::surroundings(plan.for_threads()?, plan.facilities);
+    let threads = surroundings.threads.clone();
     let signals = signals::hold()?;
     let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
     let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session, threads);
     let stop = service.stop_handle();
     signals.watch(move || stop.stop()).map_err(RunError::Signals)?;
     Ok(service.run(thread_count, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
-}
-
-const fn facilities_of(listen: &vhost_user::ListenAt) -> Facilities {
-    match listen {
-        vhost_user::ListenAt::Path { .. } => Facilities::SOCKET_NAME,
-        vhost_user::ListenAt::Descriptor(_) => Facilities::empty(),
-    }
 }
 
 /// Returns how long a queue thread polls. On the only processor, polling would keep the guest from
@@ -222,7 +202,7 @@ fn threads_by_processors() -> NonZero<u16> {
 }
 
 fn policy(share: &ShareSettings) -> Result<Policy, PolicyFileError> {
-    let policy = policy::load(&share.policy)?;
+    let policy = policy::load(&share.policy, NamedBy::Option)?;
     Ok(if share.read_only { policy.without_mutations() } else { policy })
 }
 
@@ -255,12 +235,7 @@ fn counted_writes_only(policy: Policy) -> Policy {
     policy.without(Access::MAP_WRITE)
 }
 
-/// Makes the window and its scratch file, on which front-ends are probed. No filter allows memory
-/// files later.
-fn make_window(settings: window::Settings) -> Result<Window, RunError> {
-    Ok(Window::new(settings, scratch_file().map_err(RunError::Scratch)?)?)
-}
-
+/// Makes the file on which front-ends are probed. No filter allows memory files later.
 fn scratch_file() -> io::Result<window::ScratchFile> {
     let writable = memory_file()?;
     rustix::fs::ftruncate(&writable, window::ScratchFile::LEN)?;
@@ -308,12 +283,7 @@ fn build_session(
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
     let options = session_options(&share, policy.reach());
-    let inode_handles = match confine::inode_handles(&share) {
-        InodeHandlesArg::Never => passthrough::InodeHandles::Never,
-        InodeHandlesArg::Prefer => passthrough::InodeHandles::Prefer,
-        InodeHandlesArg::Mandatory => passthrough::InodeHandles::Mandatory,
-    };
-    let holes = holes_told(&share, &policy);
+    let (inode_handles, holes) = (confine::inode_handles(&share), holes_told(&share, &policy));
     let config = passthrough::ShareConfig {
         descriptors_max,
         limits: *policy.limits(),

@@ -1,8 +1,7 @@
 //! virtiofsd's old options `-o NAME[=VALUE],...`, translated to the current ones.
 
-use super::args::{LocksArg, ServeArgs, When, parse_seconds};
+use super::args::{LocksArg, ServeArgs, When, XATTRMAP, parse_seconds};
 use super::error::ConfigError;
-use super::sandbox_args::SandboxMode;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -22,6 +21,7 @@ pub(super) fn apply(args: &mut ServeArgs) -> Result<(), ConfigError> {
 }
 
 fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), ConfigError> {
+    let wrong = |right| ConfigError::Compat { word: format!("{name}={value}"), right };
     match name {
         "source" => {
             let source_dir = PathBuf::from(value);
@@ -31,12 +31,11 @@ fn with_value(args: &mut ServeArgs, name: &str, value: &str) -> Result<(), Confi
             args.shared_dir = Some(source_dir);
         }
         "cache" => args.share.cache = choose(name, value)?,
-        "sandbox" => args.share.sandbox.mode = Some(choose::<SandboxMode>(name, value)?),
+        "sandbox" => args.share.sandbox.mode = Some(choose(name, value)?),
         "loglevel" | "log_level" => args.log.log_level = choose(name, value)?,
         "modcaps" => args.share.sandbox.modcaps = Some(value.to_owned()),
-        "xattrmap" => args.share.refused.xattrmap = Some(value.to_owned()),
+        "xattrmap" => return Err(wrong(format!("not supported: {XATTRMAP}"))),
         "timeout" => {
-            let wrong = |right| ConfigError::Compat { word: format!("{name}={value}"), right };
             let seconds = parse_seconds(value).map_err(wrong)?;
             args.share.attr_timeout = Some(seconds);
             args.share.entry_timeout = Some(seconds);
@@ -89,6 +88,7 @@ fn unknown(word: &str) -> ConfigError {
 mod tests {
     use super::*;
     use crate::cli::args::CacheArg;
+    use crate::sandbox::Isolation;
 
     fn applied(options: &str) -> Result<ServeArgs, ConfigError> {
         let mut args = ServeArgs { compat_options: vec![options.to_owned()], ..ServeArgs::default() };
@@ -101,7 +101,7 @@ mod tests {
             applied("source=/srv/a b,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock").unwrap();
         assert_eq!(args.shared_dir.unwrap().as_os_str(), "/srv/a b");
         assert_eq!(args.share.cache, CacheArg::Always);
-        assert_eq!(args.share.sandbox.mode, Some(SandboxMode::Chroot));
+        assert_eq!(args.share.sandbox.mode, Some(Isolation::Chroot));
         assert!(args.share.xattr);
     }
 
@@ -112,7 +112,12 @@ mod tests {
 
     #[test]
     fn a_wrong_word_is_named() {
-        for (wrong, named) in [("cach=auto", "cach"), ("cache=some", "cache=some"), ("zattr", "zattr")] {
+        for (wrong, named) in [
+            ("cach=auto", "cach"),
+            ("cache=some", "cache=some"),
+            ("zattr", "zattr"),
+            ("xattrmap=:a:", "xattrmap=:a:"),
+        ] {
             assert!(applied(wrong).unwrap_err().to_string().contains(named), "{wrong}");
         }
     }

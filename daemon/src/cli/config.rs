@@ -3,13 +3,14 @@
 //! Pure: nothing here looks at the host.
 
 use super::args::{CacheArg, Cli, Command, InodeHandlesArg, LocksArg, LogArgs, LogLevel, MountArgs};
-use super::args::{RefusedArgs, ServeArgs, ShareArgs, When};
+use super::args::{ServeArgs, ShareArgs, When};
 use super::compat;
 use super::error::ConfigError;
 use super::policy::args::{PolicyCommand, ProfileArg};
-use super::sandbox_args::{SandboxConfig, SandboxMode};
+use super::sandbox_args::SandboxConfig;
 use crate::limits;
 use crate::sandbox::Isolation;
+use crate::transport::vhost_user::Tag;
 use crate::window::Settings as WindowSettings;
 use pinhole_dax_cache::{ALIGNMENT_SHIFT_MAX, Geometry, Mode, SLOT_LEN};
 use pinhole_policy::Profile;
@@ -45,8 +46,8 @@ pub enum Action {
 pub struct ServeConfig {
     /// The socket to which the VMM connects.
     pub listen: ListenConfig,
-    /// Name of the share, 1 to 36 bytes.
-    pub tag: String,
+    /// Name of the share.
+    pub tag: Tag,
     /// Number of request queues, 1 to 63.
     pub request_queues: u16,
     /// Serve the next connection after one has ended.
@@ -178,8 +179,6 @@ pub struct LogConfig {
 const DESCRIPTORS_MIN: u64 = 512;
 /// Largest length of a socket's path in bytes: `sun_path` has 108 bytes, one of them the NUL.
 const SOCKET_PATH_MAX: usize = 107;
-/// Length in bytes of the tag in the device's configuration (virtio 1.3, 5.11.4).
-const TAG_MAX: usize = 36;
 const DAY: Duration = Duration::from_hours(24);
 
 impl Config {
@@ -191,8 +190,8 @@ impl Config {
         match cli.command {
             Some(Command::Serve(args)) => Self::serve(*args),
             Some(Command::Mount(args)) => Self::mount(*args),
-            Some(Command::Policy(args)) => Ok(Self {
-                action: Action::Policy(args.command),
+            Some(Command::Policy { question }) => Ok(Self {
+                action: Action::Policy(question),
                 log: log(&LogArgs::default()),
                 notes: Vec::new(),
             }),
@@ -213,10 +212,7 @@ impl Config {
         }
         let directory = args.shared_dir.take().ok_or(ConfigError::NoDirectory)?;
         let listen = listen(&mut args)?;
-        let tag = args.tag.unwrap_or_else(|| "pinhole".to_owned());
-        if tag.is_empty() || tag.len() > TAG_MAX || tag.contains('\0') {
-            return Err(ConfigError::Tag { len: tag.len() });
-        }
+        let tag = Tag::new(args.tag.as_deref().unwrap_or("pinhole"))?;
         let mut notes = notes(&args.share);
         let pool_threads = pool_threads(args.thread_pool_size, &mut notes);
         let (request_queues, keep_listening) = (args.num_request_queues, args.keep_listening);
@@ -240,7 +236,7 @@ impl Config {
             return Err(ConfigError::MountOption { word: word.clone(), known });
         }
         let (notes, log) = (notes(&args.share), log(&args.log));
-        if args.share.sandbox.mode.is_some_and(|how| how != SandboxMode::None) {
+        if args.share.sandbox.mode.is_some_and(|how| how != Isolation::None) {
             let why = "`pinhole mount` has no isolation, so that other processes see the mount: leave the option out";
             return Err(ConfigError::Sandbox { option: "--sandbox", why: why.to_owned() });
         }
@@ -299,19 +295,15 @@ fn descriptors_with(window: &WindowSettings) -> u64 {
 }
 
 fn pool_threads(wanted: Option<u32>, notes: &mut Vec<String>) -> u16 {
-    let Some(wanted) = wanted else { return limits::POOL_THREADS_DEFAULT };
-    match u16::try_from(wanted) {
-        Ok(threads) if threads <= limits::POOL_THREADS_MAX => threads,
-        Ok(_) | Err(_) => {
-            let most = limits::POOL_THREADS_MAX;
-            notes.push(format!("--thread-pool-size: {wanted} is too many: {most} threads are used"));
-            limits::POOL_THREADS_MAX
-        }
+    let most = limits::POOL_THREADS_MAX;
+    let wanted = wanted.unwrap_or(limits::POOL_THREADS_DEFAULT.into());
+    if wanted > most.into() {
+        notes.push(format!("--thread-pool-size: {wanted} is too many: {most} threads are used"));
     }
+    u16::try_from(wanted).unwrap_or(most).min(most)
 }
 
 fn share(directory: PathBuf, args: &ShareArgs, isolation: Isolation) -> Result<ShareSettings, ConfigError> {
-    refuse(&args.refused)?;
     never_stale(args)?;
     let uncached = uncached(args.cache);
     let descriptors = match args.rlimit_nofile {
@@ -398,30 +390,6 @@ fn acl_wanted(args: &ShareArgs) -> bool {
     matches!(args.posix_acl, Some(When::Auto | When::Always))
 }
 
-fn refuse(args: &RefusedArgs) -> Result<(), ConfigError> {
-    const IDS: &str = "the guest's user and group ids are the host's; --uid-map and --gid-map map them for the whole process";
-    const MIGRATION: &str = "a running share cannot be migrated yet; leave it out";
-    let label = matches!(args.security_label, Some(When::Auto | When::Always));
-    let rows = [
-        (
-            args.xattrmap.is_some(),
-            "--xattrmap",
-            "attributes keep their names; leave it out, or share without --xattr",
-        ),
-        (label, "--security-label", "new files get the label that the host gives them; leave it out"),
-        (!args.translate_uid.is_empty(), "--translate-uid", IDS),
-        (!args.translate_gid.is_empty(), "--translate-gid", IDS),
-        (args.migration_mode.is_some(), "--migration-mode", MIGRATION),
-        (args.migration_on_error.is_some(), "--migration-on-error", MIGRATION),
-        (args.migration_verify_handles, "--migration-verify-handles", MIGRATION),
-        (args.migration_confirm_paths, "--migration-confirm-paths", MIGRATION),
-    ];
-    match rows.into_iter().find(|(given, ..)| *given) {
-        Some((_, option, instead)) => Err(ConfigError::Refused { option, instead }),
-        None => Ok(()),
-    }
-}
-
 /// Returns whether file data bypasses the guest's page cache.
 const fn uncached(cache: CacheArg) -> bool {
     match cache {
@@ -435,17 +403,14 @@ fn notes(args: &ShareArgs) -> Vec<String> {
     let uncached = uncached(args.cache);
     let refuses = matches!(args.cache, CacheArg::Never | CacheArg::Metadata);
     let rows = [
-        (args.allow_mmap && !refuses, "--allow-mmap", "not needed: with this --cache mappings always work"),
+        (args.allow_mmap && !refuses, "--allow-mmap: not needed: with this --cache mappings always work"),
         (
             args.writeback && uncached,
-            "--writeback",
-            "without effect: with this --cache there is no guest cache to write back, use auto or exclusive",
+            "--writeback: without effect: with this --cache there is no guest cache to write back, use auto or \
+             exclusive",
         ),
     ];
-    rows.into_iter()
-        .filter(|(given, ..)| *given)
-        .map(|(_, option, note)| format!("{option}: {note}"))
-        .collect()
+    rows.into_iter().filter(|(given, _)| *given).map(|(_, note)| note.to_owned()).collect()
 }
 
 const fn log(args: &LogArgs) -> LogConfig {

@@ -3,16 +3,12 @@
 use super::args::InodeHandlesArg;
 use super::config::ShareSettings;
 use super::report;
-use crate::passthrough::{self, Surroundings};
-use crate::sandbox::{
-    Confined, Isolation, Layers, MissingFeature, Plan, SandboxError, ServingExit, UnconfinedSupervisor,
-};
+use crate::passthrough::{self, InodeHandles, Surroundings};
+use crate::sandbox::{Confined, Isolation, Layers, Plan, SandboxError, ServingExit, UnconfinedSupervisor};
 use crate::sys::process;
-use crate::thread_setup::ThreadSetup;
 use crate::transport::vhost_user::SocketName;
 use pinhole_policy::{Facilities, Policy};
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGKILL, SIGSEGV, SIGSYS, SIGTERM};
-use std::io;
 
 /// The exit status of a failed process.
 const FAILURE: u8 = 1;
@@ -44,7 +40,7 @@ fn is_root(share: &ShareSettings) -> bool {
 fn facilities(share: &ShareSettings) -> Facilities {
     let identity = is_root(share) || share.sandbox.id_maps.have_root();
     let rows = [
-        (Facilities::HANDLES, inode_handles(share) != InodeHandlesArg::Never),
+        (Facilities::HANDLES, inode_handles(share) != InodeHandles::Never),
         (Facilities::XATTR, share.xattr),
         (Facilities::ACL, share.posix_acl),
         (Facilities::IDENTITY, identity),
@@ -55,10 +51,11 @@ fn facilities(share: &ShareSettings) -> Facilities {
 }
 
 /// Returns the use of inode handles: only the host's root can open files by handle.
-pub(super) fn inode_handles(share: &ShareSettings) -> InodeHandlesArg {
+pub(super) fn inode_handles(share: &ShareSettings) -> InodeHandles {
     match share.inode_handles {
-        InodeHandlesArg::Prefer if !is_root(share) => InodeHandlesArg::Never,
-        wanted @ (InodeHandlesArg::Never | InodeHandlesArg::Prefer | InodeHandlesArg::Mandatory) => wanted,
+        InodeHandlesArg::Mandatory => InodeHandles::Mandatory,
+        InodeHandlesArg::Prefer if is_root(share) => InodeHandles::Prefer,
+        InodeHandlesArg::Prefer | InodeHandlesArg::Never => InodeHandles::Never,
     }
 }
 
@@ -72,21 +69,16 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
     passthrough::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
-/// Returns what the file system gets from the process around it. The calling thread confines itself
-/// with the same setup, last of all.
-pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> io::Result<Surroundings> {
-    let Confined { places, filters, missing } = confined;
-    log_missing(&missing);
-    let threads = ThreadSetup::new(places.proc_fds.try_clone()?, move |kind| filters.install(kind));
-    let as_users = facilities.contains(Facilities::IDENTITY);
-    Ok(Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads })
-}
-
-/// Logs the features of the sandbox that this host does not have.
-pub(super) fn log_missing(missing: &[MissingFeature]) {
+/// Returns what the file system gets from the process around it, and logs the features of the
+/// sandbox that this host does not have. The calling thread confines itself with the same setup, last
+/// of all.
+pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> Surroundings {
+    let Confined { places, threads, missing } = confined;
     for feature in missing {
         tracing::warn!("sandbox: {feature}");
     }
+    let as_users = facilities.contains(Facilities::IDENTITY);
+    Surroundings { root: places.root, proc_fds: places.proc_fds, as_users, threads }
 }
 
 /// Waits for the end of the serving process, removes the socket, and ends in the same way. Does not

@@ -1,5 +1,6 @@
 //! Mistakes in the command line.
 
+use crate::transport::vhost_user::TagError;
 use std::path::PathBuf;
 
 /// A mistake in the command line. Each message begins with the option and says what is accepted.
@@ -23,8 +24,8 @@ pub enum ConfigError {
         "--socket-group {group}: the socket of --fd keeps its owner: give a group with --socket-path only"
     )]
     GroupOfDescriptor { group: String },
-    #[error("--tag: {len} bytes: give 1 to 36 bytes, none of them NUL")]
-    Tag { len: usize },
+    #[error("--tag: {0}")]
+    Tag(#[from] TagError),
     #[error("-o {word}: {right}")]
     Compat { word: String, right: String },
     #[error("-o {word}: not a mount option that pinhole knows: use {known}")]
@@ -45,8 +46,6 @@ pub enum ConfigError {
          --cache auto"
     )]
     Stale { option: &'static str, seconds: String },
-    #[error("{option} is not supported: {instead}")]
-    Refused { option: &'static str, instead: &'static str },
     #[error("{option}: {why}")]
     Sandbox { option: &'static str, why: String },
 }

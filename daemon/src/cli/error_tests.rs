@@ -48,7 +48,7 @@ fn config_rows() -> impl IntoIterator<Item = Row> {
         Exclude { first: "--fd", second: "--socket" } => ["--fd and ", "--socket", "give one"],
         SocketPathLong { len: 108 } => ["--socket-path: ", "108", "at most 107"],
         GroupOfDescriptor { group: "kvm".into() } => ["--socket-group ", "kvm", "--socket-path only"],
-        Tag { len: 37 } => ["--tag: ", "37", "give 1 to 36 bytes"],
+        Tag(Tag::new("0123456789012345678901234567890123456").unwrap_err()) => ["--tag: ", "37", "at most 36 bytes"],
         Compat { word: "cache=some".into(), right: "give one of auto".into() } => ["-o ", "cache=some", "give"],
         MountOption { word: "loop".into(), known: "ro, rw" } => ["-o ", "loop", "use ro, rw"],
         AclWithoutXattr {} => ["--posix-acl ", "attributes", "drop -o no_xattr"],
@@ -56,7 +56,6 @@ fn config_rows() -> impl IntoIterator<Item = Row> {
         WindowLen { len: 3 << 20 } => ["--dax-window: ", "3M", "power of two from 2M on"],
         NoWindow { option: "--dax" } => ["--dax ", "window", "give --dax-window SIZE"],
         Stale { option: "--attr-timeout", seconds: "1".into() } => ["--attr-timeout ", "1 ", "give 0, or use"],
-        Refused { option: "--xattrmap", instead: "leave it out" } => ["--xattrmap ", "not supported", "leave"],
         Sandbox { option: "--modcaps", why: "\"x\" is none: give +NAME".into() } => ["--modcaps: ", "x", "give"],
     }
 }
@@ -79,7 +78,6 @@ fn sandbox_rows() -> impl IntoIterator<Item = Row> {
 
 fn run_rows() -> impl IntoIterator<Item = Row> {
     let source = || io::ErrorKind::PermissionDenied.into();
-    let tag = || Tag::new("0123456789012345678901234567890123456").unwrap_err();
     let window = || WindowError::from(Geometry::new(3 << 20, ALIGNMENT_SHIFT_MAX).unwrap_err());
     let group = || crate::cli::group::resolve("no-such-group").unwrap_err();
     let file = || PolicyFileError::Read { path: "/p".into(), named_by: NamedBy::Option, source: source() };
@@ -91,7 +89,6 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
         VhostUser(ServeError::NotListening { number: 9 }) => ["--fd ", "9", "pass one"],
         Mount(MountError::NoDevice) => ["/dev/fuse ", "missing", "load"],
         DevFuse(FuseError::Init) => ["/dev/fuse: ", "INIT", "use Linux 5.0"],
-        Tag(tag()) => ["--tag: ", "37", "at most 36 bytes"],
         Window(window()) => ["--dax-window: ", "0x300000", "power of two from"],
         RequestQueues(RequestQueues::new(64).unwrap_err()) => ["--num-request-queues: ", "64", "1 to 63"],
         Option(group()) => ["--socket-group: ", "no-such-group", "give its number"],

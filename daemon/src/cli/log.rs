@@ -5,7 +5,7 @@
 
 use super::args::LogLevel;
 use super::config::LogConfig;
-use super::stderr;
+use super::stderr::{self, StandardError};
 use super::syslog::SystemLog;
 use crate::limits::LOG_TEXT_LEN_MAX;
 use crate::log_budget::Source;
@@ -36,10 +36,7 @@ fn shortened(text: &str) -> &str {
 /// A second panic in here would end the process, so no code here panics.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let text =
-            text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        let text = panic.payload_as_str().unwrap_or("no message");
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a thread");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -125,5 +122,8 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Limited<W> {
 
 /// Returns the rights that a thread needs to write messages, besides `write`.
 pub(super) fn facilities() -> Facilities {
-    if stderr::get().is_socket() { Facilities::LOG_SOCKET } else { Facilities::empty() }
+    match stderr::get() {
+        StandardError::Socket => Facilities::LOG_SOCKET,
+        StandardError::AsItIs | StandardError::OpenedAgain(_) => Facilities::empty(),
+    }
 }

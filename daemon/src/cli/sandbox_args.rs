@@ -4,7 +4,7 @@
 use super::error::ConfigError;
 use super::help::SANDBOX;
 use crate::sandbox::{CapabilityChanges, CapabilityError, IdMap, IdMaps, Isolation, Layers, OnForbidden};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 /// Options about the sandbox, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
@@ -17,19 +17,19 @@ pub struct SandboxArgs {
     /// namespace. chroot: the share is the root directory; needs root. none: neither. Capabilities,
     /// Landlock and system-call filters are in force in each mode.
     #[arg(id = "sandbox", long, value_name = "MODE", value_enum, help_heading = SANDBOX)]
-    pub mode: Option<SandboxMode>,
+    pub mode: Option<Isolation>,
     /// On a forbidden system call: kill, log, trap, none [default: kill].
     ///
     /// kill: the process ends. log: the kernel logs the call and makes it. trap: the thread gets
     /// SIGSYS. none: no filter. `pinhole policy explain` lists the calls that a share needs.
     #[arg(long, value_name = "ACTION", value_enum, help_heading = SANDBOX)]
-    pub seccomp: Option<Seccomp>,
+    pub seccomp: Option<OnForbidden>,
     /// Layers to insist on: namespace, landlock, seccomp.
     ///
     /// Without such a layer the daemon does not start; other missing layers are only logged. A
     /// layer is also missing if a newer host would offer more of it. `mount` has no namespace.
-    #[arg(long, value_name = "LAYER", value_enum, value_delimiter = ',', help_heading = SANDBOX)]
-    pub require: Vec<RequiredLayer>,
+    #[arg(long, value_name = "LAYER", value_parser = parse_layer, value_delimiter = ',', help_heading = SANDBOX)]
+    pub require: Vec<Layers>,
     /// Capabilities to keep or drop besides those of the policy: `+sys_admin:-chown`.
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     #[arg(hide_short_help = true, help_heading = SANDBOX)]
@@ -46,32 +46,14 @@ pub struct SandboxArgs {
     pub gid_map: Vec<String>,
 }
 
-/// Isolation of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "virtiofsd's own words")]
-pub enum SandboxMode {
-    Namespace,
-    Chroot,
-    None,
-}
-
-/// Effect of a forbidden system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "virtiofsd's own words")]
-pub enum Seccomp {
-    None,
-    Kill,
-    Log,
-    Trap,
-}
-
-/// A value of `--require`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "each is the layer of that name")]
-pub enum RequiredLayer {
-    Namespace,
-    Landlock,
-    Seccomp,
+/// Parses a layer that may be required.
+fn parse_layer(text: &str) -> Result<Layers, &'static str> {
+    match text {
+        "namespace" => Ok(Layers::NAMESPACE),
+        "landlock" => Ok(Layers::LANDLOCK),
+        "seccomp" => Ok(Layers::SECCOMP),
+        _ => Err("give namespace, landlock or seccomp"),
+    }
 }
 
 /// The sandbox as it was asked for.
@@ -100,30 +82,15 @@ impl SandboxConfig {
             let maps = texts.iter().map(|text| text.parse::<IdMap>());
             maps.collect::<Result<_, _>>().map_err(|invalid| error(option, invalid.to_string()))
         };
-        let isolation = args.mode.map_or(isolation, |mode| match mode {
-            SandboxMode::Namespace => Isolation::Namespace,
-            SandboxMode::Chroot => Isolation::Chroot,
-            SandboxMode::None => Isolation::None,
-        });
-        let forbidden = match args.seccomp.unwrap_or(Seccomp::Kill) {
-            Seccomp::None => OnForbidden::Allow,
-            Seccomp::Kill => OnForbidden::Kill,
-            Seccomp::Log => OnForbidden::Log,
-            Seccomp::Trap => OnForbidden::Trap,
-        };
+        let isolation = args.mode.unwrap_or(isolation);
+        let forbidden = args.seccomp.unwrap_or_default();
         let id_maps =
             IdMaps { users: maps("--uid-map", &args.uid_map)?, groups: maps("--gid-map", &args.gid_map)? };
         if id_maps.are_given() && isolation != Isolation::Namespace {
             let why = "ids are mapped in a user namespace: use --sandbox namespace".to_owned();
             return Err(error("--uid-map, --gid-map", why));
         }
-        let required = args.require.iter().fold(Layers::empty(), |all, layer| {
-            all | match layer {
-                RequiredLayer::Namespace => Layers::NAMESPACE,
-                RequiredLayer::Landlock => Layers::LANDLOCK,
-                RequiredLayer::Seccomp => Layers::SECCOMP,
-            }
-        });
+        let required: Layers = args.require.iter().copied().collect();
         if required.contains(Layers::NAMESPACE) && isolation != Isolation::Namespace {
             let why =
                 "--sandbox chroot or none and `pinhole mount` have none: use --sandbox namespace".to_owned();

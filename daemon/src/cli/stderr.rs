@@ -13,12 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Standard error.
 #[derive(Debug)]
-pub(super) struct StandardError {
-    destination: Destination,
-}
-
-#[derive(Debug)]
-enum Destination {
+pub(super) enum StandardError {
     /// As it was passed: a file, which never blocks, or an object that cannot be opened again.
     AsItIs,
     /// A pipe or a terminal, opened again, so that only this process's end is non-blocking.
@@ -30,10 +25,10 @@ enum Destination {
 /// Returns the standard error of this process.
 pub(super) fn get() -> &'static StandardError {
     static PLACE: OnceLock<StandardError> = OnceLock::new();
-    PLACE.get_or_init(|| StandardError { destination: Destination::find() })
+    PLACE.get_or_init(StandardError::find)
 }
 
-impl Destination {
+impl StandardError {
     fn find() -> Self {
         let Ok(status) = rustix::fs::fstat(rustix::stdio::stderr()) else { return Self::AsItIs };
         let kind = FileType::from_raw_mode(status.st_mode);
@@ -49,22 +44,15 @@ impl Destination {
     }
 }
 
-impl StandardError {
-    /// Returns whether messages go to a socket.
-    pub(super) const fn is_socket(&self) -> bool {
-        matches!(self.destination, Destination::Socket)
-    }
-}
-
 impl Write for &StandardError {
     /// Writes in one call, so that lines of several threads do not mix. A failure cannot be
     /// reported.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let _lost_or_not = match &self.destination {
-            Destination::AsItIs => rustix::io::write(rustix::stdio::stderr(), bytes),
-            Destination::OpenedAgain(again) => rustix::io::write(again, bytes),
-            Destination::Socket => rustix::net::send(rustix::stdio::stderr(), bytes, flags),
+        let _lost_or_not = match self {
+            StandardError::AsItIs => rustix::io::write(rustix::stdio::stderr(), bytes),
+            StandardError::OpenedAgain(again) => rustix::io::write(again, bytes),
+            StandardError::Socket => rustix::net::send(rustix::stdio::stderr(), bytes, flags),
         };
         Ok(bytes.len())
     }

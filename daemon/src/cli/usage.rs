@@ -43,7 +43,8 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
     let option = one(error, ContextKind::InvalidArg)?;
     let value = one(error, ContextKind::InvalidValue)?;
     let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    Some(format!("{option}: {value:?} is wrong: {why}"))
+    let what = if value.is_empty() { String::new() } else { format!("{value:?} is wrong: ") };
+    Some(format!("{option}: {what}{why}"))
 }
 
 fn one(error: &clap::Error, kind: ContextKind) -> Option<String> {
@@ -87,6 +88,14 @@ mod tests {
             ("pinhole --attr-timeout soon", "give seconds as a number"),
             ("pinhole --fd", "--fd <N> needs a value"),
             ("pinhole mount /a", "MOUNTPOINT"),
+            (
+                "pinhole --xattrmap :map::user.virtiofs.:",
+                "--xattrmap [<VALUE>]: \":map::user.virtiofs.:\" is wrong: ",
+            ),
+            ("pinhole --translate-uid map:0:1:2", "not supported: the guest's ids are the host's"),
+            ("pinhole --translate-gid map:0:1:2", "--translate-gid"),
+            ("pinhole mount /a /b --security-label", "--security-label[=<VALUE>]: not supported: new files"),
+            ("pinhole --migration-confirm-paths", "--migration-confirm-paths"),
             ("pinhole nonsense", "nonsense: unknown argument"),
         ] {
             let line = line(words);

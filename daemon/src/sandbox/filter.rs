@@ -3,6 +3,7 @@
 
 use super::error::SandboxError;
 use crate::sys::process;
+use clap::ValueEnum;
 use pinhole_policy::host_calls::{self, CallRow, Condition, Process, Test, Threads, Width};
 use pinhole_policy::{Access, Facilities};
 use rustix::process::Pid;
@@ -13,8 +14,8 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io;
 
-/// The effect of a call that is not in the table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The effect of a call that is not in the table, as `--seccomp` takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnForbidden {
     /// The process ends.
     #[default]
@@ -24,6 +25,7 @@ pub enum OnForbidden {
     /// The thread gets SIGSYS.
     Trap,
     /// There is no filter.
+    #[value(name = "none")]
     Allow,
 }
 
@@ -38,12 +40,9 @@ impl OnForbidden {
     }
 }
 
-/// The filters of a share.
+/// The filters of a share. `None`: nothing is filtered.
 #[derive(Clone, Debug)]
-pub struct Filters {
-    /// `None`: nothing is filtered.
-    programs: Option<Programs>,
-}
+pub struct Filters(Option<Programs>);
 
 #[derive(Clone, Debug)]
 struct Programs {
@@ -67,20 +66,18 @@ impl Filters {
         granted: Access,
         facilities: Facilities,
     ) -> Result<Self, SandboxError> {
-        let Some(action) = forbidden.action() else { return Ok(Self { programs: None }) };
-        let architecture = Architecture::of_this_host()?;
+        let Some(action) = forbidden.action() else { return Ok(Self(None)) };
+        let architecture = own_architecture()?;
         let program = |threads| {
             program((architecture, threads), host_calls::rows(threads, granted, facilities), action.clone())
         };
-        Ok(Self {
-            programs: Some(Programs {
-                control: program(Threads::CONTROL.within_filter())?,
-                worker: program(Threads::WORKER)?,
-                offload: program(Threads::OFFLOAD)?,
-                answers: answers(architecture)?,
-                alone: facilities.contains(Facilities::DEV_FUSE),
-            }),
-        })
+        Ok(Self(Some(Programs {
+            control: program(Threads::CONTROL.within_filter())?,
+            worker: program(Threads::WORKER)?,
+            offload: program(Threads::OFFLOAD)?,
+            answers: answers(architecture)?,
+            alone: facilities.contains(Facilities::DEV_FUSE),
+        })))
     }
 
     /// Installs the filter of a kind of thread on the calling thread.
@@ -88,7 +85,7 @@ impl Filters {
     /// # Errors
     /// The host's error; the thread must then do nothing.
     pub fn install(&self, kind: Threads) -> io::Result<()> {
-        let Some(programs) = &self.programs else { return Ok(()) };
+        let Some(programs) = &self.0 else { return Ok(()) };
         let (program, is_first) = if kind == Threads::WORKER {
             (&programs.worker, programs.alone)
         } else if kind == Threads::OFFLOAD {
@@ -98,11 +95,9 @@ impl Filters {
             (&programs.control, true)
         };
         if is_first {
-            seccompiler::apply_filter(&programs.answers).map_err(io::Error::other)?;
+            apply(&programs.answers)?;
         }
-        seccompiler::apply_filter(program).map_err(io::Error::other)?;
-        process::note_filter();
-        Ok(())
+        apply(program)
     }
 }
 
@@ -128,8 +123,8 @@ impl Processes {
 #[derive(Clone, Debug)]
 pub(super) struct SupervisorFilter {
     /// `None`: nothing is filtered.
-    wanted: Option<(Architecture, SeccompAction)>,
-    facilities: Facilities,
+    wanted: Option<(TargetArch, SeccompAction)>,
+    pub(super) facilities: Facilities,
 }
 
 impl SupervisorFilter {
@@ -138,7 +133,7 @@ impl SupervisorFilter {
     /// # Errors
     /// [`SandboxError::Filter`] if this architecture has no table.
     pub(super) fn new(forbidden: OnForbidden, facilities: Facilities) -> Result<Self, SandboxError> {
-        let with = |action| Architecture::of_this_host().map(|architecture| (architecture, action));
+        let with = |action| own_architecture().map(|architecture| (architecture, action));
         Ok(Self { wanted: forbidden.action().map(with).transpose()?, facilities })
     }
 
@@ -148,15 +143,12 @@ impl SupervisorFilter {
     /// The host's error.
     pub(super) fn install(&self, processes: Processes) -> io::Result<()> {
         let Some((architecture, action)) = &self.wanted else { return Ok(()) };
-        let program = self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?;
-        seccompiler::apply_filter(&program).map_err(io::Error::other)?;
-        process::note_filter();
-        Ok(())
+        apply(&self.program(*architecture, action.clone(), processes).map_err(io::Error::other)?)
     }
 
     fn program(
         &self,
-        architecture: Architecture,
+        architecture: TargetArch,
         otherwise: SeccompAction,
         processes: Processes,
     ) -> Result<BpfProgram, SandboxError> {
@@ -166,40 +158,33 @@ impl SupervisorFilter {
     }
 }
 
-/// The architecture, which decides the number of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Architecture {
-    X86,
-    Arm,
+/// Returns the architecture of this host, which decides the number of a call.
+fn own_architecture() -> Result<TargetArch, SandboxError> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok(TargetArch::x86_64),
+        "aarch64" => Ok(TargetArch::aarch64),
+        other => Err(SandboxError::Filter(format!("there is no table of system calls for {other}"))),
+    }
 }
 
-impl Architecture {
-    fn of_this_host() -> Result<Self, SandboxError> {
-        match std::env::consts::ARCH {
-            "x86_64" => Ok(Self::X86),
-            "aarch64" => Ok(Self::Arm),
-            other => Err(SandboxError::Filter(format!("there is no table of system calls for {other}"))),
-        }
+/// Returns the number of a call. `None`: the architecture has no such call.
+fn number(architecture: TargetArch, call: &str) -> Option<i64> {
+    match architecture {
+        TargetArch::x86_64 => call.parse::<syscalls::x86_64::Sysno>().ok().map(|call| call.id().into()),
+        TargetArch::aarch64 => call.parse::<syscalls::aarch64::Sysno>().ok().map(|call| call.id().into()),
+        TargetArch::riscv64 => None,
     }
+}
 
-    /// Returns the number of a call. `None`: the architecture has no such call.
-    fn number(self, call: &str) -> Option<i64> {
-        match self {
-            Self::X86 => call.parse::<syscalls::x86_64::Sysno>().ok().map(|call| i64::from(call.id())),
-            Self::Arm => call.parse::<syscalls::aarch64::Sysno>().ok().map(|call| i64::from(call.id())),
-        }
-    }
-
-    const fn target(self) -> TargetArch {
-        match self {
-            Self::X86 => TargetArch::x86_64,
-            Self::Arm => TargetArch::aarch64,
-        }
-    }
+/// Installs a filter on the calling thread.
+fn apply(program: &BpfProgram) -> io::Result<()> {
+    seccompiler::apply_filter(program).map_err(io::Error::other)?;
+    process::note_filter();
+    Ok(())
 }
 
 fn program(
-    (architecture, threads): (Architecture, Threads),
+    (architecture, threads): (TargetArch, Threads),
     rows: impl Iterator<Item = &'static CallRow>,
     otherwise: SeccompAction,
 ) -> Result<BpfProgram, SandboxError> {
@@ -209,7 +194,7 @@ fn program(
     compiled(architecture, rows, (SeccompAction::Allow, otherwise), None)
 }
 
-fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
+fn answers(architecture: TargetArch) -> Result<BpfProgram, SandboxError> {
     let answer = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
     compiled(architecture, host_calls::ANSWERED.iter(), (answer, SeccompAction::Allow), None)
 }
@@ -217,7 +202,7 @@ fn answers(architecture: Architecture) -> Result<BpfProgram, SandboxError> {
 /// Compiles a program that does `listed` at the calls of these rows, and `otherwise` at all others.
 /// Rows that name a process need `processes`.
 fn compiled(
-    architecture: Architecture,
+    architecture: TargetArch,
     rows: impl Iterator<Item = &'static CallRow>,
     (listed, otherwise): (SeccompAction, SeccompAction),
     processes: Option<Processes>,
@@ -225,7 +210,7 @@ fn compiled(
     let failed = |error: seccompiler::BackendError| SandboxError::Filter(error.to_string());
     let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for row in rows {
-        let Some(number) = architecture.number(row.call) else { continue };
+        let Some(number) = number(architecture, row.call) else { continue };
         let conditions = row.when.iter().map(|one| condition(one, processes));
         let conditions: Vec<_> = conditions.collect::<Result<_, _>>()?;
         let alternatives = rules.entry(number).or_insert_with(|| Some(Vec::new()));
@@ -237,7 +222,7 @@ fn compiled(
         }
     }
     let rules = rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect();
-    let filter = SeccompFilter::new(rules, otherwise, listed, architecture.target()).map_err(failed)?;
+    let filter = SeccompFilter::new(rules, otherwise, listed, architecture).map_err(failed)?;
     filter.try_into().map_err(failed)
 }
 
@@ -265,7 +250,7 @@ mod tests {
     use super::*;
     use pinhole_policy::Profile;
 
-    const BOTH: [Architecture; 2] = [Architecture::X86, Architecture::Arm];
+    const BOTH: [TargetArch; 2] = [TargetArch::x86_64, TargetArch::aarch64];
 
     /// Calls that only x86-64 has. Elsewhere the C library makes another one, which is in the table
     /// too.
@@ -274,9 +259,9 @@ mod tests {
     #[test]
     fn every_call_of_the_table_has_a_number() {
         for row in host_calls::every_row().chain(host_calls::ANSWERED) {
-            assert!(Architecture::X86.number(row.call).is_some(), "{}", row.call);
+            assert!(number(TargetArch::x86_64, row.call).is_some(), "{}", row.call);
             let is_of_x86 = OF_X86.contains(&row.call);
-            assert_ne!(Architecture::Arm.number(row.call).is_some(), is_of_x86, "{}", row.call);
+            assert_ne!(number(TargetArch::aarch64, row.call).is_some(), is_of_x86, "{}", row.call);
         }
     }
 

@@ -34,4 +34,3 @@ pub use namespaces::HostPlaces;
 pub use plan::{Isolation, Plan};
 pub use processes::{Confined, Inside, Side};
 pub use supervisor::{ServingExit, Supervisor, UnconfinedSupervisor};
-pub use threads::ThreadSandbox;

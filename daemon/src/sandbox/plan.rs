@@ -2,15 +2,16 @@
 
 use super::capabilities::CapabilityChanges;
 use super::error::SandboxError;
-use super::filter::{Filters, OnForbidden, SupervisorFilter};
+use super::filter::{Filters, OnForbidden};
 use super::id_maps::IdMaps;
 use super::missing::{Layers, MissingFeature};
+use clap::ValueEnum;
 use pinhole_policy::{Access, Facilities};
 use std::num::NonZero;
 use std::path::PathBuf;
 
-/// Isolation of the process from the rest of the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Isolation of the process from the rest of the host, as `--sandbox` takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Isolation {
     /// A second process serves, with namespaces of its own and the share as its root directory.
     #[default]
@@ -62,12 +63,8 @@ impl Plan {
         Filters::new(self.on_forbidden(), self.reach, self.facilities)
     }
 
-    pub(super) fn supervisor_filter(&self) -> Result<SupervisorFilter, SandboxError> {
-        SupervisorFilter::new(self.on_forbidden(), self.facilities)
-    }
-
     /// Returns the effect of a forbidden call: `Allow` if filters are not to be built.
-    const fn on_forbidden(&self) -> OnForbidden {
+    pub(super) const fn on_forbidden(&self) -> OnForbidden {
         if self.builds(Layers::SECCOMP) { self.forbidden } else { OnForbidden::Allow }
     }
 

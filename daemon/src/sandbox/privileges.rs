@@ -11,32 +11,38 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::io;
 
-/// Gives up the rights that the policy does not need, for good and for all later threads.
-pub(super) fn drop_rights(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
+/// Gives up the rights that the policy does not need, for good and for all later threads. With
+/// `keeps_mounts`, keeps the rights that unmounting needs: users other than root then keep the
+/// privileges of programs that they run, because `fusermount3`, which unmounts for them, needs its
+/// own.
+pub(super) fn drop_rights(
+    plan: &Plan,
+    missing: &mut Vec<MissingFeature>,
+    keeps_mounts: bool,
+) -> Result<(), SandboxError> {
     drop_groups(missing)?;
     if plan.builds(Layers::CAPABILITIES) {
-        keep_only(needed(plan)).map_err(SandboxError::rights("capabilities"))?;
+        let mut kept = needed(plan);
+        kept.set(CapabilitySet::SYS_ADMIN, keeps_mounts || kept.contains(CapabilitySet::SYS_ADMIN));
+        keep_only(kept).map_err(SandboxError::rights("capabilities"))?;
     }
-    rustix::thread::set_no_new_privs(true)
-        .map_err(SandboxError::rights("privileges of programs that it runs"))?;
+    if !keeps_mounts || rustix::process::geteuid().is_root() {
+        let refused = SandboxError::rights("privileges of programs that it runs");
+        rustix::thread::set_no_new_privs(true).map_err(refused)?;
+    }
     limit(plan)
 }
 
 fn drop_groups(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
     match rustix::thread::set_thread_groups(&[]) {
-        Ok(()) => {}
         // Only root may, and not in a user namespace with one user.
-        Err(Errno::PERM) => {
-            let groups =
-                rustix::process::getgroups().map_err(SandboxError::rights("supplementary groups"))?;
-            if groups.iter().any(|group| *group != rustix::process::getegid()) {
-                missing.push(MissingFeature::new(
-                    Layers::CAPABILITIES,
-                    "supplementary groups are kept: only root may drop them",
-                ));
-            }
-        }
-        Err(error) => return Err(SandboxError::rights("supplementary groups")(error)),
+        Err(Errno::PERM) => {}
+        outcome => return outcome.map_err(SandboxError::rights("supplementary groups")),
+    }
+    let groups = rustix::process::getgroups().map_err(SandboxError::rights("supplementary groups"))?;
+    if groups.iter().any(|group| *group != rustix::process::getegid()) {
+        let why = "supplementary groups are kept: only root may drop them";
+        missing.push(MissingFeature::new(Layers::CAPABILITIES, why));
     }
     Ok(())
 }
@@ -85,23 +91,6 @@ pub(super) fn leave_memory_out_of_cores() -> Result<(), SandboxError> {
         Err(error) if matches!(error.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem) => Ok(()),
         outcome => outcome.map_err(|source| SandboxError::Rights { what: "memory in core files", source }),
     }
-}
-
-/// Gives up the rights that neither the policy nor unmounting needs. Users other than root keep the
-/// privileges of programs that they run, because `fusermount3`, which unmounts for them, needs its
-/// own.
-pub(super) fn keep_for_mounting(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
-    leave_memory_out_of_cores()?;
-    drop_groups(missing)?;
-    if plan.builds(Layers::CAPABILITIES) {
-        keep_only(needed(plan).union(CapabilitySet::SYS_ADMIN))
-            .map_err(SandboxError::rights("capabilities"))?;
-    }
-    if rustix::process::geteuid().is_root() {
-        rustix::thread::set_no_new_privs(true)
-            .map_err(SandboxError::rights("privileges of programs that it runs"))?;
-    }
-    limit(plan)
 }
 
 /// Returns the capabilities of the policy's table, with the changes of the command line.

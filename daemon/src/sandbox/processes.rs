@@ -2,7 +2,7 @@
 //! leaves the rest of the host.
 
 use super::error::SandboxError;
-use super::filter::{Filters, Processes};
+use super::filter::{Processes, SupervisorFilter};
 use super::landlock::Rules;
 use super::missing::{Layers, MissingFeature};
 use super::namespaces::{self, HostPlaces};
@@ -11,6 +11,8 @@ use super::privileges;
 use super::supervisor::UnconfinedSupervisor;
 use crate::sys::process::{self, Forked};
 use crate::sys::thread::unshare;
+use crate::thread_setup::ThreadSetup;
+use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Uid};
 use rustix::process::{PidfdFlags, Signal};
@@ -37,15 +39,26 @@ pub struct Inside {
     started: PipeReader,
 }
 
-/// The serving process after its rights are given up, except those that a filter takes.
+/// The serving process after its rights are given up, except those that its threads give up.
 #[derive(Debug)]
 pub struct Confined {
     /// The share and `/proc/self/fd`.
     pub places: HostPlaces,
-    /// The filters that the threads install before they serve, by their kind.
-    pub filters: Filters,
+    /// What each thread does before it serves.
+    pub threads: ThreadSetup,
     /// Features that the host does not have, of layers that are not required.
     pub missing: Vec<MissingFeature>,
+}
+
+impl Confined {
+    pub(super) fn new(
+        places: HostPlaces,
+        missing: Vec<MissingFeature>,
+        confine: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self, SandboxError> {
+        let proc_fds = places.proc_fds.try_clone().map_err(|source| SandboxError::Proc { source })?;
+        Ok(Self { places, threads: ThreadSetup::new(proc_fds, confine), missing })
+    }
 }
 
 impl Plan {
@@ -73,7 +86,7 @@ impl Plan {
         // Each step below needs it, and would report it less plainly.
         drop(namespaces::plain_proc_fds().map_err(|source| SandboxError::Proc { source })?);
         privileges::leave_memory_out_of_cores()?;
-        let filter = self.supervisor_filter()?;
+        let filter = SupervisorFilter::new(self.on_forbidden(), self.facilities)?;
         let own = rustix::process::getpid();
         let supervisor = rustix::process::pidfd_open(own, PidfdFlags::empty())
             .map_err(SandboxError::second_process("no descriptor of the supervisor"))?;
@@ -89,7 +102,7 @@ impl Plan {
         match process::fork().map_err(SandboxError::second_process("fork"))? {
             Forked::Parent(serving) => {
                 let processes = Processes { supervisor: own, serving };
-                Ok(Side::Outside(UnconfinedSupervisor::new(processes, start, filter, self.facilities)))
+                Ok(Side::Outside(UnconfinedSupervisor { processes, start, filter }))
             }
             Forked::Child => {
                 drop(start);
@@ -130,7 +143,7 @@ impl Inside {
         started.read_exact(&mut [0]).map_err(not_started)?;
         drop(started);
         let filters = plan.filters()?;
-        privileges::drop_rights(&plan, &mut missing)?;
+        privileges::drop_rights(&plan, &mut missing, false)?;
         if plan.builds(Layers::LANDLOCK) {
             // A namespace of mounts has a mount that begins at the share.
             let rules = Rules::new(&plan, plan.isolation == Isolation::Namespace);
@@ -141,7 +154,7 @@ impl Inside {
         plan.check(&missing)?;
         // A change of rights has undone it.
         die_with_supervisor().map_err(SandboxError::second_process(CANNOT_FOLLOW))?;
-        Ok(Confined { places, filters, missing })
+        Confined::new(places, missing, move |kind| filters.install(kind))
     }
 }
 

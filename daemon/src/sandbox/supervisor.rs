@@ -25,23 +25,13 @@ pub enum ServingExit {
 /// The supervisor before it has given up its rights.
 #[derive(Debug)]
 pub struct UnconfinedSupervisor {
-    processes: Processes,
+    pub(super) processes: Processes,
     /// Tells the serving process to continue.
-    start: PipeWriter,
-    filter: SupervisorFilter,
-    facilities: Facilities,
+    pub(super) start: PipeWriter,
+    pub(super) filter: SupervisorFilter,
 }
 
 impl UnconfinedSupervisor {
-    pub(super) const fn new(
-        processes: Processes,
-        start: PipeWriter,
-        filter: SupervisorFilter,
-        facilities: Facilities,
-    ) -> Self {
-        Self { processes, start, filter, facilities }
-    }
-
     /// Returns the id of the serving process.
     pub const fn serving(&self) -> Pid {
         self.processes.serving
@@ -54,8 +44,8 @@ impl UnconfinedSupervisor {
     /// # Errors
     /// The host's error; the serving process has then been killed.
     pub fn confine(self) -> io::Result<Supervisor> {
-        let Self { processes, start, filter, facilities } = self;
-        match give_up(processes, &filter, facilities) {
+        let Self { processes, start, filter } = self;
+        match give_up(processes, &filter) {
             Ok(()) => Ok(Supervisor { processes, start }),
             Err(error) => {
                 kill(processes.serving);
@@ -65,10 +55,10 @@ impl UnconfinedSupervisor {
     }
 }
 
-fn give_up(processes: Processes, filter: &SupervisorFilter, facilities: Facilities) -> io::Result<()> {
+fn give_up(processes: Processes, filter: &SupervisorFilter) -> io::Result<()> {
     // To signal the serving process, which may have become another user.
     let mut kept = CapabilitySet::KILL;
-    if facilities.contains(Facilities::SOCKET_NAME) {
+    if filter.facilities.contains(Facilities::SOCKET_NAME) {
         // To remove the socket from any directory.
         kept |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
     }

@@ -26,7 +26,6 @@ use pinhole::sandbox::{
     CapabilityChanges, Confined, IdMaps, Isolation, Layers, OnForbidden, Plan, ServingExit, Side,
     UnconfinedSupervisor,
 };
-use pinhole::thread_setup::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_policy::{Facilities, Policy, Profile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -150,11 +149,10 @@ fn run(words: &[String]) -> Result<String, Failure> {
         Side::Outside(supervisor) => match supervise(supervisor, &request, handle)? {},
         Side::Inside(inside) => inside,
     };
-    let Confined { places, filters, .. } = inside.confine()?;
+    let Confined { places, threads, .. } = inside.confine()?;
     let known =
         Known { parent, handle, root: places.root.try_clone()?, proc_fds: places.proc_fds.try_clone()? };
     let (root, proc_fds) = (places.root, places.proc_fds);
-    let threads = ThreadSetup::new(proc_fds.try_clone()?, move |kind| filters.install(kind));
     let as_users = facilities.contains(Facilities::IDENTITY);
     let surroundings = Surroundings { root, proc_fds, as_users, threads: threads.clone() };
     let inode_handles = if request.handles { InodeHandles::Prefer } else { InodeHandles::Never };

@@ -4,14 +4,6 @@ use clap::{Args, Subcommand, ValueEnum};
 use pinhole_policy::{ACCESSES, Access, suggested};
 use std::path::PathBuf;
 
-/// Options of `policy`.
-#[derive(Args, Debug)]
-pub struct PolicyArgs {
-    /// The question.
-    #[command(subcommand)]
-    pub command: PolicyCommand,
-}
-
 /// A question about policies.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum PolicyCommand {

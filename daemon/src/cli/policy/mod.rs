@@ -7,6 +7,7 @@ use super::config::PolicyChoice;
 use super::report;
 use args::{CheckArgs, DiffArgs, ExplainArgs, PolicyCommand};
 use pinhole_policy::{Difference, Explanation, Facilities, Policy, PolicyError, Profile, closest};
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,20 +74,15 @@ impl NamedBy {
 ///
 /// # Errors
 /// [`PolicyFileError`].
-pub(super) fn load(choice: &PolicyChoice) -> Result<Policy, PolicyFileError> {
-    match choice {
-        PolicyChoice::Profile(profile) => Ok(Policy::of(*profile)),
-        PolicyChoice::File(path) => read(path, NamedBy::Option),
-    }
-}
-
-fn read(path: &Path, named_by: NamedBy) -> Result<Policy, PolicyFileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| PolicyFileError::Read {
-        path: path.to_owned(),
-        named_by,
-        source,
-    })?;
-    Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path.to_owned(), source })
+pub(super) fn load(choice: &PolicyChoice, named_by: NamedBy) -> Result<Policy, PolicyFileError> {
+    let file = match choice {
+        PolicyChoice::Profile(profile) => return Ok(Policy::of(*profile)),
+        PolicyChoice::File(file) => file,
+    };
+    let path = || file.clone();
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|source| PolicyFileError::Read { path: path(), named_by, source })?;
+    Policy::parse(&text).map_err(|source| PolicyFileError::Policy { path: path(), source })
 }
 
 /// The facilities for which a policy is explained: the default options of the host's root, with
@@ -118,62 +114,56 @@ pub(super) fn answer(command: &PolicyCommand) -> Result<ExitCode, AnswerError> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, AnswerError> {
-    let (choice, policy) = if let Some(word) = &args.subject {
-        named(word)?
-    } else {
-        let choice = PolicyChoice::of(args.policy.as_ref(), args.profile);
-        let policy = load(&choice)?;
-        (choice, policy)
+    let (choice, named_by) = match &args.subject {
+        Some(word) => (named(word), NamedBy::Word),
+        None => (PolicyChoice::of(args.policy.as_ref(), args.profile), NamedBy::Option),
     };
+    let policy = load(&choice, named_by)?;
     let policy = if args.readonly { policy.without_mutations() } else { policy };
     let explained = Explanation::new(&policy, FACILITIES);
-    if args.json {
-        report::answer(serde_json::to_string_pretty(&explained)?)?;
-    } else {
-        let readonly = if args.readonly { ", without what changes anything" } else { "" };
-        report::answer(
-            Explained(&format!("{}{readonly}", titled(&choice)), &explained).to_string().trim_end(),
-        )?;
-    }
+    let readonly = if args.readonly { ", without what changes anything" } else { "" };
+    let text = Explained(&format!("{}{readonly}", titled(&choice)), &explained).to_string();
+    print(args.json, || serde_json::to_string_pretty(&explained), text.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(args: &CheckArgs) -> Result<ExitCode, AnswerError> {
-    let (_, policy) = named(&args.policy)?;
+    let policy = load(&named(&args.policy), NamedBy::Word)?;
     let path: Vec<_> = args.path.0.iter().map(String::as_bytes).collect();
     let decision = policy.decide(&path, args.operation);
-    if args.json {
-        report::answer(serde_json::to_string_pretty(&decision)?)?;
-    } else {
-        report::answer(Decided {
-            decision: &decision,
-            operation: args.operation.name().unwrap_or_default(),
-            path: args.path.to_string(),
-            policy: args.policy.display().to_string(),
-        })?;
-    }
+    let text = Decided {
+        decision: &decision,
+        operation: args.operation.name().unwrap_or_default(),
+        path: args.path.to_string(),
+        policy: args.policy.display().to_string(),
+    };
+    print(args.json, || serde_json::to_string_pretty(&decision), text)?;
     Ok(if decision.allowed { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
 fn diff(args: &DiffArgs) -> Result<ExitCode, AnswerError> {
-    let ((_, a), (_, b)) = (named(&args.a)?, named(&args.b)?);
-    let difference =
-        Difference::between(&Explanation::new(&a, FACILITIES), &Explanation::new(&b, FACILITIES));
-    if args.json {
-        report::answer(serde_json::to_string_pretty(&difference)?)?;
-    } else {
-        let names = (args.a.display().to_string(), args.b.display().to_string());
-        report::answer(Differing((&names.0, &names.1), &difference))?;
-    }
+    let explained =
+        |word: &Path| load(&named(word), NamedBy::Word).map(|policy| Explanation::new(&policy, FACILITIES));
+    let difference = Difference::between(&explained(&args.a)?, &explained(&args.b)?);
+    let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
+    print(args.json, || serde_json::to_string_pretty(&difference), Differing((&a, &b), &difference))?;
     Ok(if difference.is_none() { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-/// Loads a policy by the name of a profile, or from a file.
-fn named(word: &Path) -> Result<(PolicyChoice, Policy), PolicyFileError> {
-    match word.to_str().and_then(Profile::from_name) {
-        Some(profile) => Ok((PolicyChoice::Profile(profile), Policy::of(profile))),
-        None => Ok((PolicyChoice::File(word.to_owned()), read(word, NamedBy::Word)?)),
-    }
+/// Writes an answer as JSON or as text.
+fn print(
+    as_json: bool,
+    json: impl Fn() -> serde_json::Result<String>,
+    text: impl Display,
+) -> Result<(), AnswerError> {
+    let written = if as_json { report::answer(json()?) } else { report::answer(text) };
+    written.map_err(AnswerError::Io)
+}
+
+/// Returns the profile of this name, or else a file.
+fn named(word: &Path) -> PolicyChoice {
+    let profile = word.to_str().and_then(Profile::from_name);
+    profile.map_or_else(|| PolicyChoice::File(word.to_owned()), PolicyChoice::Profile)
 }
 
 fn titled(choice: &PolicyChoice) -> String {
