@@ -112,8 +112,8 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         }
     };
     let descriptors_max = descriptors::settle(serve.share.descriptors).map_err(RunError::Option)?;
-    let alone = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
-    warn_without_effect(policy.limits(), alone);
+    let no_pool = if serve.pool_threads == 0 { Facilities::NO_POOL } else { Facilities::empty() };
+    warn_without_effect(policy.limits(), no_pool);
     let (policy, window) = match serve.window {
         Some(settings) => {
             let scratch = scratch_file().map_err(RunError::Scratch)?;
@@ -121,7 +121,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
         }
         None => (policy, None),
     };
-    let plan = confine::plan(&serve.share, &policy, alone | log | socket_name);
+    let plan = confine::plan(&serve.share, &policy, no_pool | log | socket_name);
     let facilities = plan.facilities;
     // Checked first, so that no socket has to be removed if the share is wrong.
     plan.look()?;
@@ -354,7 +354,7 @@ fn offered_flags(share: &ShareSettings, granted: Access) -> InitFlags {
         // The guest asks, and gets an error.
         LocksArg::None => true,
     };
-    let alone = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
+    let is_exclusive = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
     let when = |wanted: bool, flags: InitFlags| if wanted { flags } else { InitFlags::empty() };
     InitFlags::ASYNC_READ
         | InitFlags::ASYNC_DIO
@@ -366,8 +366,8 @@ fn offered_flags(share: &ShareSettings, granted: Access) -> InitFlags {
         | InitFlags::CREATE_SUPP_GROUP
         // The guest drops data when new attributes show a change by another guest or the host. With
         // `exclusive` there are no such changes.
-        | when(!alone, InitFlags::AUTO_INVAL_DATA)
-        | when(alone, InitFlags::CACHE_SYMLINKS)
+        | when(!is_exclusive, InitFlags::AUTO_INVAL_DATA)
+        | when(is_exclusive, InitFlags::CACHE_SYMLINKS)
         | when(share.readdirplus, InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO)
         | when(share.killpriv, InitFlags::HANDLE_KILLPRIV_V2)
         | when(share.idmap, InitFlags::ALLOW_IDMAP)

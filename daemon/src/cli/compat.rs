@@ -67,7 +67,7 @@ fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
 }
 
 fn choose<T: ValueEnum>(name: &str, value: &str) -> Result<T, ConfigError> {
-    T::from_str(value, false).map_err(|_the_same_in_clap_words| {
+    T::from_str(value, false).map_err(|_error| {
         let names = T::value_variants().iter().filter_map(T::to_possible_value);
         let names: Vec<String> = names.map(|choice| choice.get_name().to_owned()).collect();
         ConfigError::Compat {

@@ -51,7 +51,7 @@ struct Programs {
     /// first.
     answers: BpfProgram,
     /// Each thread installs `answers` itself.
-    alone: bool,
+    answers_per_thread: bool,
     worker: BpfProgram,
     offload: BpfProgram,
 }
@@ -76,7 +76,7 @@ impl Filters {
             worker: program(Threads::WORKER)?,
             offload: program(Threads::OFFLOAD)?,
             answers: answers(architecture)?,
-            alone: facilities.contains(Facilities::DEV_FUSE),
+            answers_per_thread: facilities.contains(Facilities::DEV_FUSE),
         })))
     }
 
@@ -86,15 +86,15 @@ impl Filters {
     /// The host's error; the thread must then do nothing.
     pub fn install(&self, kind: Threads) -> io::Result<()> {
         let Some(programs) = &self.0 else { return Ok(()) };
-        let (program, is_first) = if kind == Threads::WORKER {
-            (&programs.worker, programs.alone)
+        let (program, needs_answers) = if kind == Threads::WORKER {
+            (&programs.worker, programs.answers_per_thread)
         } else if kind == Threads::OFFLOAD {
             // Such a thread may start before the first thread has its filter.
             (&programs.offload, true)
         } else {
             (&programs.control, true)
         };
-        if is_first {
+        if needs_answers {
             apply(&programs.answers)?;
         }
         apply(program)

@@ -106,34 +106,36 @@ impl IdMaps {
         }
         // A second process maps several ids from outside: inside, no process has the right to, and
         // newuidmap would not belong to root.
-        let (gate, mut open) = io::pipe().map_err(refused("no pipe"))?;
-        let (mut outcome, report) = io::pipe().map_err(refused("no pipe"))?;
+        let (request_reader, mut request_writer) = io::pipe().map_err(refused("no pipe"))?;
+        let (mut error_reader, error_writer) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();
         match process::fork().map_err(refused("no second process"))? {
             Forked::Child => {
-                drop(open);
-                let said = maps.map_for(target, gate).err().unwrap_or_default();
+                drop(request_writer);
+                let error = maps.map_for(target, request_reader).err().unwrap_or_default();
                 // If the reader is gone, the result no longer matters.
-                drop((&report).write_all(said.as_bytes()));
+                drop((&error_writer).write_all(error.as_bytes()));
                 process::end(0);
             }
             Forked::Parent(helper) => {
-                drop((gate, report));
+                drop((request_reader, error_writer));
                 unshare(flags).map_err(refused("no user namespace"))?;
-                open.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
-                let mut said = String::new();
-                outcome.read_to_string(&mut said).map_err(refused("cannot hear of the ids"))?;
+                request_writer.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
+                let mut error = String::new();
+                error_reader.read_to_string(&mut error).map_err(refused("cannot hear of the ids"))?;
                 waitpid(Some(helper), WaitOptions::empty())
                     .map_err(SandboxError::namespace("cannot wait for the ids"))?;
-                if said.is_empty() { Ok(()) } else { Err(SandboxError::Maps(said)) }
+                if error.is_empty() { Ok(()) } else { Err(SandboxError::Maps(error)) }
             }
         }
     }
 
-    /// Maps the ids of another process, after `gate` has a byte. The error is a sentence.
-    fn map_for(&self, target: Pid, mut gate: PipeReader) -> Result<(), String> {
+    /// Maps the ids of another process, after `request` has a byte. The error is a sentence.
+    fn map_for(&self, target: Pid, mut request: PipeReader) -> Result<(), String> {
         let mut byte = [0];
-        gate.read_exact(&mut byte).map_err(|error| format!("the daemon has not asked for them: {error}"))?;
+        request
+            .read_exact(&mut byte)
+            .map_err(|error| format!("the daemon has not asked for them: {error}"))?;
         let number = target.as_raw_nonzero().to_string();
         if geteuid().is_root() {
             return self

@@ -19,7 +19,7 @@ const NEWEST: ABI = ABI::V9;
 
 /// Later additions, by the version of Landlock that has them first. V1 has the rest; without V2 no
 /// policy that allows renames can be enforced at all.
-const CAME: [(ABI, &str); 4] = [
+const LATER_ADDITIONS: [(ABI, &str); 4] = [
     (ABI::V3, "truncation"),
     (ABI::V4, "the network"),
     (ABI::V5, "ioctl on devices"),
@@ -59,7 +59,7 @@ impl Rules {
                 "no Landlock: it is not enabled, or too old for this policy".to_owned()
             }
             LandlockStatus::Available { effective_abi, .. } => {
-                let late = CAME.iter().filter(|(version, _)| *version > effective_abi);
+                let late = LATER_ADDITIONS.iter().filter(|(version, _)| *version > effective_abi);
                 let late: Vec<_> = late.map(|(version, what)| format!("{what} ({version:?})")).collect();
                 if !late.is_empty() {
                     format!("Landlock is at {effective_abi:?}, without {}", late.join(", "))
