@@ -57,7 +57,7 @@ pub enum Command {
     /// Stays in the foreground and prints `Mounted DIR on MOUNTPOINT` when the mount is ready.
     /// SIGTERM, SIGINT and `umount MOUNTPOINT` end it. Root mounts by itself; other users need
     /// `fusermount3` (package fuse3).
-    // These options are refused with the reason.
+    // `mount` refuses these options and says why.
     #[command(hide = true, after_help = help::MOUNT_NOTES, after_long_help = help::MOUNT_LONG_NOTES)]
     #[command(mut_arg("sandbox", |option| option.hide(true)))]
     #[command(mut_arg("uid_map", |option| option.hide(true)))]
@@ -156,7 +156,7 @@ pub struct ServeArgs {
     #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=limits::POLL_US_MAX))]
     pub poll_us: Option<u32>,
 
-    /// Options about messages.
+    /// Options about the log.
     #[command(flatten)]
     pub log: LogArgs,
     /// Options that ask for a default.
@@ -197,7 +197,7 @@ pub struct MountArgs {
     /// Options about the share.
     #[command(flatten)]
     pub share: ShareArgs,
-    /// Options about messages.
+    /// Options about the log.
     #[command(flatten)]
     pub log: LogArgs,
     /// Options that ask for a default.
@@ -208,7 +208,7 @@ pub struct MountArgs {
 /// Options about the share itself, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
 #[command(args = refused_options())]
-#[expect(clippy::struct_excessive_bools, reason = "one field a flag")]
+#[expect(clippy::struct_excessive_bools, reason = "one field per flag")]
 pub struct ShareArgs {
     /// Serve extended attributes.
     #[arg(long, help_heading = "Share")]
@@ -260,9 +260,9 @@ pub struct ShareArgs {
     /// and attributes for a second. exclusive: everything, also that a name does not exist, for a
     /// tree that only this guest changes.
     ///
-    /// virtiofsd's modes are accepted too. never: strict without shared mappings. always: exclusive,
-    /// but names that do not exist are looked up again. metadata: names and attributes, but no data.
-    /// docs/use/coherence.md has the rules.
+    /// virtiofsd's modes are accepted too. never: strict without shared mappings. always:
+    /// exclusive, but names that do not exist are looked up again. metadata: names and attributes,
+    /// but no data. docs/use/coherence.md has the rules.
     #[arg(long, value_name = "MODE", value_enum, default_value_t, hide_default_value = true)]
     #[arg(help_heading = "Cache")]
     pub cache: CacheArg,
@@ -352,8 +352,8 @@ pub struct ShareArgs {
     pub inode_file_handles: Option<InodeHandlesArg>,
 }
 
-/// Options of virtiofsd that ask for a default, of `serve` and `mount`. They only take back the
-/// opposite option before them.
+/// Options of virtiofsd that ask for a default, of `serve` and `mount`. They only cancel
+/// the opposite option before them.
 #[derive(Args, Debug, Default)]
 pub struct CompatArgs {
     /// Tell the guest which directories are mount points (the default).
@@ -373,8 +373,8 @@ pub struct CompatArgs {
 /// What to do without `--xattrmap`.
 pub(super) const XATTRMAP: &str = "attributes keep their names; leave it out, or share without --xattr";
 
-/// Returns the options of virtiofsd that Pinhole does not have and that cannot be ignored. Each is an
-/// error that says what to do, except `--security-label=never`.
+/// Returns the options of virtiofsd that Pinhole does not have and that cannot be ignored. Each is
+/// an error that says what to do, except `--security-label=never`.
 fn refused_options() -> [Arg; 8] {
     const IDS: &str =
         "the guest's ids are the host's; --uid-map and --gid-map map them for the whole process";
@@ -399,7 +399,7 @@ fn refused_options() -> [Arg; 8] {
     })
 }
 
-/// Options about messages, of every command.
+/// Options about the log, of `serve` and `mount`.
 #[derive(Args, Debug, Default)]
 pub struct LogArgs {
     /// Log level: off, error, warn, info, debug, trace [default: info].
@@ -476,7 +476,7 @@ pub(super) fn parse_seconds(text: &str) -> Result<f64, String> {
     if (0.0..=SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err(SECONDS_RIGHT.to_owned()) }
 }
 
-/// A hundred years. The kernel's arithmetic on jiffies does not overflow by far.
+/// A hundred years, far below the overflow of the kernel's jiffies.
 const SECONDS_MAX: f64 = 100.0 * 366.0 * 86_400.0;
 const SECONDS_RIGHT: &str = "give seconds as a number from 0 to 3162240000, such as 0.5";
 

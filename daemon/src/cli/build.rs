@@ -100,7 +100,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let policy = with_locks(policy(&serve.share)?, serve.share.locks);
     let request_queues = vhost_user::RequestQueues::new(usize::from(serve.request_queues))?;
     let pool_requests_max = pool_requests_max(policy.limits());
-    // Now, because the sandbox forbids memory files.
+    // Made now, because the sandbox forbids memory files.
     let memory_devices = memory_devices();
     let (listen, socket_name) = match serve.listen {
         ListenConfig::Path { path, group } => {
@@ -152,7 +152,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     });
     let stop = vhost_user::Stop::new()?;
     memory::give_back_free_memory();
-    // All objects are made. What is read from here on comes from a guest.
+    // All objects are made. From here on, the process reads input of a guest.
     options.threads.confine(Threads::CONTROL)?;
     let on_signal = stop.clone();
     signals.watch(move || on_signal.request()).map_err(RunError::Signals)?;
@@ -214,7 +214,7 @@ fn warn_without_effect(limits: &Limits, besides: Facilities) {
     }
 }
 
-/// Takes the right to lock from the policy if the host gets no locks.
+/// Removes the right to lock from the policy if locks do not reach the host.
 fn with_locks(policy: Policy, locks: LocksArg) -> Policy {
     match locks {
         LocksArg::Host => policy,
@@ -222,15 +222,16 @@ fn with_locks(policy: Policy, locks: LocksArg) -> Policy {
     }
 }
 
-/// Takes writable mappings from a policy that limits writes: stores through a mapping are not
-/// counted.
+/// Removes writable mappings from a policy that limits writes, because stores through a mapping are
+/// not counted.
 fn counted_writes_only(policy: Policy) -> Policy {
     let counts = policy.limits().write_bytes_per_second.is_some();
     if !counts || !policy.reach().contains(Access::MAP_WRITE) {
         return policy;
     }
     tracing::warn!(
-        "the policy limits what is written: no file is mapped writable (map-write), where nobody counts"
+        "the policy limits writes, and stores through a mapping are not counted: no file is mapped writable \
+         (map-write)"
     );
     policy.without(Access::MAP_WRITE)
 }
@@ -266,7 +267,7 @@ fn memory_devices() -> Vec<DeviceId> {
         MemfdFlags::HUGE_16GB,
     ];
     let huge = |size| MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size;
-    // The kernel takes no page before it is touched.
+    // The kernel allocates no page before it is touched.
     let huge = SIZES.iter().filter_map(|size| rustix::fs::memfd_create(c"pinhole-huge", huge(*size)).ok());
     let files = memory_file().into_iter().chain(huge);
     files.filter_map(|file| FileId::of(file).ok()).map(|id| id.device).collect()

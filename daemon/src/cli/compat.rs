@@ -56,8 +56,8 @@ fn flag(args: &mut ServeArgs, word: &str) -> Result<(), ConfigError> {
         "allow_direct_io" => share.allow_direct_io = on,
         "announce_submounts" => share.no_announce_submounts = !on,
         "killpriv_v2" => share.no_killpriv_v2 = !on,
-        // There is one switch for both. Locks that reach the host needlessly are better than too
-        // few.
+        // `--locks` covers both kinds. A lock that reaches the host needlessly does less harm than
+        // a lock that does not.
         "posix_lock" | "flock" if on => share.locks = Some(LocksArg::Host),
         "posix_lock" | "flock" => share.locks = Some(share.locks.unwrap_or(LocksArg::Guest)),
         "debug" if on => args.log.debug = true,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn either_kind_of_locks_is_both() {
+    fn either_kind_of_locks_selects_both() {
         for (words, locks) in [
             ("posix_lock", Some(LocksArg::Host)),
             ("no_posix_lock,flock", Some(LocksArg::Host)),

@@ -1,6 +1,6 @@
 //! The configuration: the whole command line checked, with all defaults filled in.
 //!
-//! Pure: nothing here looks at the host.
+//! Pure: this module does not access the host.
 
 use super::args::{CacheArg, Cli, Command, InodeHandlesArg, LocksArg, LogArgs, LogLevel, MountArgs};
 use super::args::{ServeArgs, ShareArgs, When};

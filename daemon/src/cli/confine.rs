@@ -1,4 +1,4 @@
-//! The sandbox of a command: the plan of it, and the supervisor's work.
+//! The sandbox of a command: its plan, and the work of the supervisor.
 
 use super::args::InodeHandlesArg;
 use super::config::ShareSettings;
@@ -69,9 +69,8 @@ pub(super) fn keep_capabilities(facilities: Facilities) -> Result<(), SandboxErr
     passthrough::keep_capabilities().map_err(|error| SandboxError::Rights { what, source: error.into() })
 }
 
-/// Returns what the file system gets from the process around it, and logs the features of the
-/// sandbox that this host does not have. The calling thread confines itself with the same setup, last
-/// of all.
+/// Returns the surroundings of the file system, and logs the features of the sandbox that this host
+/// does not have. The calling thread confines itself with the same setup, last of all.
 pub(super) fn surroundings(confined: Confined, facilities: Facilities) -> Surroundings {
     let Confined { places, threads, missing } = confined;
     for feature in missing {
@@ -126,12 +125,14 @@ fn explained(serving: i32, signal: i32) -> String {
              (`journalctl -k --grep 'type=1326.* pid={serving} '`, or `ausearch -m SECCOMP -p {serving}`): please report \
              it. --seccomp log lets such calls pass"
         ),
-        SIGABRT => ": it gave up, because memory could not be had or a panic could not be caught; the line before this \
-                    one says which"
-            .to_owned(),
-        SIGBUS => ": a fault in the daemon, or memory of the VMM whose file was cut short".to_owned(),
-        SIGSEGV => ": a fault in the daemon, or a stack that has overflowed; please report it".to_owned(),
-        SIGILL | SIGFPE => ": a fault in the daemon; please report it".to_owned(),
+        SIGABRT => {
+            ": it aborted, because it ran out of memory or could not catch a panic; the line before this one \
+                    says which"
+                .to_owned()
+        }
+        SIGBUS => ": a bug in the daemon, or the VMM has truncated the file of its memory".to_owned(),
+        SIGSEGV => ": a bug in the daemon, or a stack that has overflowed; please report it".to_owned(),
+        SIGILL | SIGFPE => ": a bug in the daemon; please report it".to_owned(),
         SIGKILL => ": by another process, or because the host or its cgroup was out of memory".to_owned(),
         _ => String::new(),
     }

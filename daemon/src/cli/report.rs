@@ -4,7 +4,7 @@ use super::stderr;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Writes one line to standard error that another program waits for, at each log level. A closed
+/// Writes to standard error a line that another program waits for, at every log level. A closed
 /// standard error is no error. A full pipe blocks, so only a process that does not serve yet calls
 /// this.
 pub(super) fn line(text: impl Display) {

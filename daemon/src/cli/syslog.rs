@@ -100,7 +100,7 @@ mod tests {
     fn a_missing_or_full_log_only_loses_lines() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("log");
-        SystemLog::at(&place).make_writer().write_all(b"nobody listens").unwrap();
+        SystemLog::at(&place).make_writer().write_all(b"no reader").unwrap();
         let _never_read = UnixDatagram::bind(&place).unwrap();
         let log = SystemLog::at(&place);
         for _line in 0..10_000 {

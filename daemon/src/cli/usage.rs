@@ -1,4 +1,4 @@
-//! One line for each error of clap, which names the argument and says what is right.
+//! Formats each error of clap as one line that names the argument and the accepted values.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 

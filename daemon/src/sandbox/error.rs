@@ -1,4 +1,4 @@
-//! Why a share is not served.
+//! Errors of the sandbox.
 
 use std::io;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub enum SandboxError {
         /// The host's error.
         source: io::Error,
     },
-    /// Landlock is there and refuses.
+    /// The kernel has Landlock, and has refused the rules.
     #[error("--sandbox: cannot enforce Landlock rules: {0}; {ALLOW}")]
     Landlock(String),
     /// A filter cannot be made.
@@ -77,7 +77,7 @@ pub enum SandboxError {
     },
 }
 
-// Each of these makes an error of a host's error, for `map_err`.
+// Each function returns a closure for `map_err` that wraps an error of the host.
 impl SandboxError {
     pub(super) fn second_process<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
         move |error| Self::SecondProcess { what, source: error.into() }

@@ -122,7 +122,9 @@ impl IdMaps {
                 unshare(flags).map_err(refused("no user namespace"))?;
                 request_writer.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
                 let mut error = String::new();
-                error_reader.read_to_string(&mut error).map_err(refused("cannot hear of the ids"))?;
+                error_reader
+                    .read_to_string(&mut error)
+                    .map_err(refused("cannot read whether the ids were mapped"))?;
                 waitpid(Some(helper), WaitOptions::empty())
                     .map_err(SandboxError::namespace("cannot wait for the ids"))?;
                 if error.is_empty() { Ok(()) } else { Err(SandboxError::Maps(error)) }

@@ -66,7 +66,7 @@ impl Rules {
                 } else if self.opens {
                     return None;
                 } else {
-                    "Landlock leaves opening files alone, for the sake of file handles; --inode-file-handles=never"
+                    "Landlock does not restrict opening files, because of inode handles; --inode-file-handles=never"
                         .to_owned()
                         + " or a newer kernel with --sandbox namespace has both"
                 }
@@ -82,7 +82,7 @@ impl Rules {
             let trial = thread
                 .spawn_scoped(scope, || self.enforce(share))
                 .map_err(|error| format!("cannot start the thread that tries them: {error}"))?;
-            let outcome = trial.join().map_err(|_panic| "the try has failed".to_owned())?;
+            let outcome = trial.join().map_err(|_panic| "the thread that tries them panicked".to_owned())?;
             outcome.map_err(|error| error.to_string())
         })
     }

@@ -1,4 +1,4 @@
-//! The sandbox: what still holds when the daemon itself does not.
+//! The sandbox: restrictions that hold even if a guest takes control of the daemon.
 //!
 //! The order is fixed:
 //!

@@ -2,7 +2,7 @@
 //!
 //! The share is cloned with all mounts below it, before anything is mounted over it, and becomes
 //! the root directory. The old root is detached. `/proc` is not mounted: a clone of the one
-//! directory `/proc/self/fd`, attached nowhere, is enough, and nothing leads up from it.
+//! directory `/proc/self/fd`, attached nowhere, is enough, and `..` does not lead out of it.
 
 use super::error::SandboxError;
 use super::missing::{Layers, MissingFeature};
@@ -18,7 +18,7 @@ use rustix::thread::UnshareFlags;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-/// The only two places of the host that the process needs.
+/// The two directories of the host that the process needs.
 #[derive(Debug)]
 pub struct HostPlaces {
     /// The shared directory.
@@ -40,7 +40,7 @@ const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 
 /// Leaves the host's namespaces, except those of users and processes.
 pub(super) fn leave_the_rest(missing: &mut Vec<MissingFeature>) -> Result<(), SandboxError> {
-    unshare(UnshareFlags::NEWNS).map_err(SandboxError::namespace("no namespace of mounts"))?;
+    unshare(UnshareFlags::NEWNS).map_err(SandboxError::namespace("no mount namespace"))?;
     let all = OTHERS.iter().fold(UnshareFlags::empty(), |all, (flag, _)| all | *flag);
     if unshare(all).is_ok() {
         return Ok(());
@@ -60,7 +60,7 @@ pub(super) fn pivot(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<Ho
     // A later mount of the host below the share appears here too, but no mount of this namespace
     // appears on the host.
     let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change(c"/", follow).map_err(failed("cannot part the mounts from the host's"))?;
+    mount_change(c"/", follow).map_err(failed("cannot separate the mounts from those of the host"))?;
     let proc_fds = detached_proc_fds().map_err(|source| SandboxError::Proc { source })?;
     let place = open_share(plan)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -70,7 +70,7 @@ pub(super) fn pivot(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<Ho
     let share =
         open_tree(&place, c"", flags).map_err(failed("cannot clone the shared directory's mounts"))?;
     if let Err(error) = restrict_mounts(share.as_fd(), plan.read_only) {
-        let why = format!("the share's mounts keep what they allow (read-only, nosuid, nodev): {error}");
+        let why = format!("the share's mounts cannot be restricted (read-only, nosuid, nodev): {error}");
         missing.push(MissingFeature::new(Layers::NAMESPACE, why));
     }
     let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -79,13 +79,13 @@ pub(super) fn pivot(plan: &Plan, missing: &mut Vec<MissingFeature>) -> Result<Ho
     fchdir(&share).map_err(failed("cannot enter the share"))?;
     match pivot_root(c".", c".") {
         Ok(()) => {
-            unmount(c".", UnmountFlags::DETACH).map_err(failed("cannot let go of the host's root"))?;
+            unmount(c".", UnmountFlags::DETACH).map_err(failed("cannot unmount the host's root"))?;
         }
         // An initramfs cannot be exchanged, so the share covers it.
         Err(Errno::INVAL) => {
             mount_move(c".", c"/").map_err(failed("cannot cover the host's root"))?;
             chroot(c".").map_err(failed("cannot make the share the root"))?;
-            let why = "the host's root is covered, not gone: it is an initramfs";
+            let why = "the host's root is an initramfs: it is covered, not unmounted";
             missing.push(MissingFeature::new(Layers::NAMESPACE, why));
         }
         Err(error) => return Err(failed("cannot make the share the root")(error)),
@@ -105,8 +105,8 @@ pub(super) fn change_root(plan: &Plan) -> Result<HostPlaces, SandboxError> {
     Ok(HostPlaces { root, proc_fds })
 }
 
-/// Returns the two places without any isolation. With the right to, detaches `/proc/self/fd` from
-/// the host's tree all the same.
+/// Returns the two directories without any isolation. Detaches `/proc/self/fd` from the host's tree
+/// if the process has the right to.
 pub(super) fn in_place(plan: &Plan) -> Result<HostPlaces, SandboxError> {
     let proc_fds = detached_proc_fds().or_else(|_no_right| plain_proc_fds());
     let proc_fds = proc_fds.map_err(|source| SandboxError::Proc { source })?;

@@ -1,4 +1,4 @@
-//! What the sandbox is made for.
+//! The plan of a sandbox: the share and the rights that it needs.
 
 use super::capabilities::CapabilityChanges;
 use super::error::SandboxError;

@@ -62,7 +62,7 @@ const NEVER: [(Resource, u64, &str); 3] = [
 /// hold an ELF header, so none is written.
 const CORE_LEN_MAX: u64 = 1;
 
-/// Sets resource limits, and forbids others to inspect this process.
+/// Sets resource limits, and forbids other processes to inspect this process.
 fn limit(plan: &Plan) -> Result<(), SandboxError> {
     for (resource, most, what) in NEVER {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
@@ -87,7 +87,8 @@ fn limit(plan: &Plan) -> Result<(), SandboxError> {
 pub(super) fn leave_memory_out_of_cores() -> Result<(), SandboxError> {
     use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
     match std::fs::write("/proc/self/coredump_filter", "0") {
-        // The kernel writes no core files, or `/proc` is read-only: the limit is left.
+        // The kernel writes no core files, or `/proc` is read-only: the limit of core files
+        // remains.
         Err(error) if matches!(error.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem) => Ok(()),
         outcome => outcome.map_err(|source| SandboxError::Rights { what: "memory in core files", source }),
     }

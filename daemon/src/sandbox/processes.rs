@@ -83,7 +83,7 @@ impl Plan {
         if self.isolation != Isolation::Namespace {
             self.check(&[MissingFeature::new(Layers::NAMESPACE, "this way of --sandbox has none")])?;
         }
-        // Each step below needs it, and would report it less plainly.
+        // Each step below needs `/proc`, and would report its absence less clearly.
         drop(namespaces::plain_proc_fds().map_err(|source| SandboxError::Proc { source })?);
         privileges::leave_memory_out_of_cores()?;
         let filter = SupervisorFilter::new(self.on_forbidden(), self.facilities)?;
@@ -94,7 +94,7 @@ impl Plan {
         if self.isolation == Isolation::Namespace && (!is_root || self.id_maps.are_given()) {
             self.id_maps.enter()?;
         } else if self.isolation == Isolation::Namespace {
-            unshare(UnshareFlags::NEWPID).map_err(SandboxError::namespace("no namespace of processes"))?;
+            unshare(UnshareFlags::NEWPID).map_err(SandboxError::namespace("no PID namespace"))?;
         }
         // For both processes, and while /proc shows that there is one thread.
         process::forget_environment().map_err(SandboxError::rights("the environment"))?;
@@ -145,14 +145,14 @@ impl Inside {
         let filters = plan.filters()?;
         privileges::drop_rights(&plan, &mut missing, false)?;
         if plan.builds(Layers::LANDLOCK) {
-            // A namespace of mounts has a mount that begins at the share.
+            // In a mount namespace, a mount begins at the share.
             let rules = Rules::new(&plan, plan.isolation == Isolation::Namespace);
             let status = rules.enforce(places.root.as_fd());
             let status = status.map_err(|error| SandboxError::Landlock(error.to_string()))?;
             missing.extend(rules.missing(status));
         }
         plan.check(&missing)?;
-        // A change of rights has undone it.
+        // The change of rights has cleared this setting.
         die_with_supervisor().map_err(SandboxError::second_process(CANNOT_FOLLOW))?;
         Confined::new(places, missing, move |kind| filters.install(kind))
     }
@@ -170,7 +170,7 @@ fn follow(supervisor: &OwnedFd) -> io::Result<()> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let is_gone = rustix::event::poll(&mut [PollFd::new(supervisor, PollFlags::IN)], Some(&now))? > 0;
     if is_gone {
-        return Err(io::Error::other("it has ended already"));
+        return Err(io::Error::other("the supervisor has ended"));
     }
     rustix::process::setsid()?;
     Ok(())

@@ -1,5 +1,5 @@
-//! The sandbox of a process that must keep its rights, because it removes its own mount at the end:
-//! each thread that serves gives up rights for itself.
+//! The sandbox of a process that keeps rights, because it removes its own mount at the end. Each
+//! thread that serves gives up rights for itself.
 
 use super::error::SandboxError;
 use super::landlock::Rules;
@@ -12,7 +12,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 impl Plan {
-    /// Gives up what the process can, and returns what each of its serving threads gives up.
+    /// Gives up the rights that the process does not need, and returns the setup with which each
+    /// serving thread gives up the rest.
     ///
     /// # Errors
     /// As for [`Inside::confine`](super::Inside::confine).

@@ -21,7 +21,7 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
-    /// Locks the mutex, and waits for that.
+    /// Locks the mutex. Waits while another thread holds it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -41,7 +41,7 @@ impl<T> RwLock<T> {
         Self(std::sync::RwLock::new(value))
     }
 
-    /// Locks for reading, and waits for that.
+    /// Locks for reading. Waits while a writer holds the lock.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,7 +51,7 @@ impl<T> RwLock<T> {
         unpoisoned(self.0.try_read())
     }
 
-    /// Locks for writing, and waits for that.
+    /// Locks for writing. Waits while another thread holds the lock.
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,8 +84,8 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a notification, but not past `until`. True: it is `until`. May return without
-    /// either.
+    /// Waits for a notification, but not past `until`. Returns `true` if `until` is
+    /// reached. May return early.
     pub(crate) fn wait_until<'m, T>(
         &self,
         guard: MutexGuard<'m, T>,

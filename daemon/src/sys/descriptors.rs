@@ -1,5 +1,5 @@
-//! Closing descriptors: those that the starter of the process has left open, and one whose `close`
-//! may fail.
+//! Closes descriptors: those that the starter of the process has left open, and a single one with
+//! the result of `close`.
 //!
 //! Why `unsafe` here: `rustix` has no `close_range`, and its `close` ignores the result.
 #![expect(unsafe_code, reason = "close_range and close with its result have no safe wrapper")]

@@ -151,7 +151,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_handle_opens_its_inode_under_any_name_and_no_later_inode() {
+    fn a_handle_opens_its_inode_and_no_later_inode() {
         let folder = tempfile::tempdir().unwrap();
         let directory = std::fs::File::open(folder.path()).unwrap();
         std::fs::write(folder.path().join("a"), "first").unwrap();

@@ -117,7 +117,7 @@ unsafe extern "C" {
 pub(super) fn check_one_thread() -> io::Result<()> {
     match std::fs::read_dir("/proc/self/task")?.count() {
         1 => Ok(()),
-        threads => Err(io::Error::other(format!("{threads} threads where one was to be"))),
+        threads => Err(io::Error::other(format!("{threads} threads instead of one"))),
     }
 }
 

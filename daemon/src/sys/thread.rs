@@ -1,4 +1,4 @@
-//! What the calling thread stops sharing with other threads and processes.
+//! Stops sharing attributes of the calling thread with other threads and processes.
 //!
 //! Why `unsafe` here: `rustix` declares `unshare` unsafe, because it may separate the descriptor
 //! tables of threads.

@@ -7,17 +7,18 @@ use std::path::PathBuf;
 /// A question about policies.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum PolicyCommand {
-    /// Say what a policy comes to.
+    /// Print what a policy grants, and what it needs of the host.
     ///
-    /// Prints each operation and the errno of those that are denied, the rules by path, the limits, and what all
-    /// that needs of the host: system calls by kind of thread, each with what must hold of its arguments and the
-    /// operations that need it; capabilities; Landlock rights. As for root, with the default options and --xattr.
+    /// Prints each operation with the errno of a denied one, the rules by path and the limits. Then
+    /// prints the needs: system calls by kind of thread, each with the conditions on its arguments
+    /// and the operations that need it; capabilities; Landlock rights. The answer is for a daemon
+    /// of root with the default options and --xattr.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
     /// Say whether an operation is allowed at a path, and by which rule.
     ///
-    /// What is done to a name (create, mkdir, unlink, rename, ...) is asked with the name's own path; a file that is
-    /// reached in several ways, by hard links, may be used only as all of them allow.
+    /// For an operation on a name (create, mkdir, unlink, rename, ...), give the path of the name.
+    /// A file with several hard links may be used only as the rules of all its names allow.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Say how two policies differ.
@@ -32,8 +33,8 @@ Examples:
   pinhole policy explain --policy /etc/pinhole/web.toml --json
 
 Exit status:
-  0  it was explained
-  2  the command line or the policy file is wrong; one line says where and what is right";
+  0  the policy was explained
+  2  the command line or the policy file is wrong; one line says where, and what is accepted";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -41,9 +42,9 @@ Examples:
   pinhole policy check rootfs --path / --operation list
 
 Exit status:
-  0  it is allowed
+  0  the operation is allowed
   1  it is denied, or not served by this version
-  2  the command line or the policy file is wrong; one line says where and what is right";
+  2  the command line or the policy file is wrong; one line says where, and what is accepted";
 
 const DIFF_EXAMPLES: &str = "\
 Examples:
@@ -51,9 +52,9 @@ Examples:
   pinhole policy diff share web.toml
 
 Exit status:
-  0  the two grant the same
+  0  both grant the same
   1  they differ
-  2  the command line or a policy file is wrong; one line says where and what is right";
+  2  the command line or a policy file is wrong; one line says where, and what is accepted";
 
 /// A profile, as an option takes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -87,7 +88,7 @@ pub struct ExplainArgs {
     /// The policy file to explain.
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub policy: Option<PathBuf>,
-    /// Explain it as `--readonly` makes it: without what changes anything.
+    /// Explain the policy under --readonly: without operations that change something.
     #[arg(long)]
     pub readonly: bool,
     /// Print JSON.
@@ -118,7 +119,7 @@ pub struct DiffArgs {
     /// A policy file, or the name of a profile.
     #[arg(value_name = "A")]
     pub a: PathBuf,
-    /// Another.
+    /// The other policy file, or the name of a profile.
     #[arg(value_name = "B")]
     pub b: PathBuf,
     /// Print JSON.

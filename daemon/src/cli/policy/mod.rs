@@ -121,7 +121,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, AnswerError> {
     let policy = load(&choice, named_by)?;
     let policy = if args.readonly { policy.without_mutations() } else { policy };
     let explained = Explanation::new(&policy, FACILITIES);
-    let readonly = if args.readonly { ", without what changes anything" } else { "" };
+    let readonly = if args.readonly { ", without operations that change something" } else { "" };
     let text = Explained(&format!("{}{readonly}", titled(&choice)), &explained).to_string();
     print(args.json, || serde_json::to_string_pretty(&explained), text.trim_end())?;
     Ok(ExitCode::SUCCESS)

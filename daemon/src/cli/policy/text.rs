@@ -55,10 +55,13 @@ fn operations(f: &mut Formatter<'_>, explained: &Explanation) -> fmt::Result {
     let not_served = of(&[Standing::NotServed]);
     if !not_served.is_empty() {
         let count = not_served.len();
-        writeln!(f, "\nGranted and not served by this version ({count}), with what the guest is told:")?;
+        writeln!(
+            f,
+            "\nGranted and not served by this version ({count}), with the reply that the guest gets:"
+        )?;
         not_served.into_iter().try_for_each(|operation| refused(f, operation))?;
     }
-    writeln!(f, "\nOperations denied ({}), with what the guest is told:", denied.len())?;
+    writeln!(f, "\nOperations denied ({}), with the reply that the guest gets:", denied.len())?;
     denied.into_iter().try_for_each(|operation| refused(f, operation))
 }
 
@@ -97,7 +100,7 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
     if !inherited.is_empty() {
         writeln!(
             f,
-            "  As the threads that they start inherit the filter, also what is said of those: {}",
+            "  Threads that they start inherit the filter, so it also allows the calls of those: {}",
             inherited.join(", ")
         )?;
     }
