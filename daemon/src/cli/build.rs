@@ -230,8 +230,7 @@ fn counted_writes_only(policy: Policy) -> Policy {
         return policy;
     }
     tracing::warn!(
-        "the policy limits writes, and stores through a mapping are not counted: no file is mapped writable \
-         (map-write)"
+        "write-bytes-per-second does not count stores through a mapping: no file is mapped writable (map-write)"
     );
     policy.without(Access::MAP_WRITE)
 }

@@ -116,8 +116,8 @@ fn log_signal(serving: i32, signal: i32) {
     }
 }
 
-/// Explains a signal that has ended the serving process. Only the kernel's log has the number of a
-/// forbidden call: only a tracer could get it from the process.
+/// Explains a signal that has ended the serving process. Only the kernel's log and a tracer have
+/// the number of a forbidden call.
 fn explained(serving: i32, signal: i32) -> String {
     match signal {
         SIGSYS => format!(

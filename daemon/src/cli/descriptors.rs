@@ -35,5 +35,6 @@ pub(super) fn settle(wanted: DescriptorLimit) -> io::Result<u64> {
 }
 
 /// Largest number of descriptors, also if there is no limit: the default of `fs.nr_open`. Each
-/// descriptor pins memory of the host's kernel, so a guest may not have a billion.
+/// descriptor pins memory of the host's kernel, so the guest's part is bounded even without a
+/// limit.
 const UNLIMITED: u64 = 1 << 20;

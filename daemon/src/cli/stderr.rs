@@ -1,5 +1,5 @@
 //! Standard error as the destination of the log. A message never ends, stalls or signals its
-//! thread, whatever reads the other end.
+//! thread, even if no process reads the other end.
 //!
 //! A message that a pipe, a terminal or a socket does not take at once is lost. So is a line that
 //! would make a regular file larger than the limits of the process or its policy allow.

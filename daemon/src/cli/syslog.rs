@@ -1,7 +1,8 @@
 //! A writer for the system log (RFC 3164 lines to `/dev/log`) that never blocks and never fails.
 //!
-//! All crates for it use the C library's syslog(3), which waits while the log's queue is full. A
-//! share must not stall for its messages, so a line that cannot be delivered at once is dropped.
+//! The crates for the system log use the C library's syslog(3), which waits while the log's queue
+//! is full. A message must not stall a share, so a line that cannot be delivered at once is
+//! dropped.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;

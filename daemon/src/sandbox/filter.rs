@@ -47,8 +47,8 @@ pub struct Filters(Option<Programs>);
 #[derive(Clone, Debug)]
 struct Programs {
     control: BpfProgram,
-    /// Returns ENOSYS for calls that the C library can do without. Threads inherit it from the
-    /// first.
+    /// Returns ENOSYS for calls that the C library can do without. Threads inherit this filter from
+    /// the first thread.
     answers: BpfProgram,
     /// Each thread installs `answers` itself.
     answers_per_thread: bool,
@@ -152,7 +152,7 @@ impl SupervisorFilter {
         otherwise: SeccompAction,
         processes: Processes,
     ) -> Result<BpfProgram, SandboxError> {
-        // The rights of the guest do not matter here.
+        // The supervisor serves no guest, so it needs no access to the share.
         let rows = host_calls::rows(Threads::SUPERVISOR, Access::empty(), self.facilities);
         compiled(architecture, rows, (SeccompAction::Allow, otherwise), Some(processes))
     }
@@ -252,8 +252,8 @@ mod tests {
 
     const BOTH: [TargetArch; 2] = [TargetArch::x86_64, TargetArch::aarch64];
 
-    /// Calls that only x86-64 has. Elsewhere the C library makes another one, which is in the table
-    /// too.
+    /// Calls that only x86-64 has. On other architectures the C library makes another call, which
+    /// is also in the table.
     const OF_X86: [&str; 1] = ["epoll_wait"];
 
     #[test]

@@ -64,7 +64,7 @@ pub struct IdMaps {
 }
 
 impl IdMaps {
-    /// Returns whether there are any.
+    /// Returns whether ids are given.
     pub const fn are_given(&self) -> bool {
         !self.users.is_empty() || !self.groups.is_empty()
     }
@@ -104,8 +104,8 @@ impl IdMaps {
                 .and_then(|()| maps.write_to("self"))
                 .map_err(refused("cannot map this user and group"));
         }
-        // A second process maps several ids from outside: inside, no process has the right to, and
-        // newuidmap would not belong to root.
+        // A second process maps several ids from outside. Inside, no process has the right to map
+        // them, and newuidmap does not belong to root.
         let (request_reader, mut request_writer) = io::pipe().map_err(refused("no pipe"))?;
         let (mut error_reader, error_writer) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();

@@ -14,11 +14,11 @@ use landlock::{
 use pinhole_policy::{Facilities, landlock as table};
 use std::os::fd::BorrowedFd;
 
-/// The newest version that is known here. The kernel enforces the part that it knows.
+/// The newest version of Landlock that this code knows. The kernel enforces the part that it knows.
 const NEWEST: ABI = ABI::V9;
 
-/// Later additions, by the version of Landlock that has them first. V1 has the rest; without V2 no
-/// policy that allows renames can be enforced at all.
+/// Additions to Landlock, each with the version that introduced it. V1 has the rest. Without V2, a
+/// policy that allows renames cannot be enforced.
 const LATER_ADDITIONS: [(ABI, &str); 4] = [
     (ABI::V3, "truncation"),
     (ABI::V4, "the network"),
@@ -51,7 +51,8 @@ impl Rules {
         Self { handled, granted: granted & handled, opens }
     }
 
-    /// Returns what the rules do not cover, if the host has enforced them with this status.
+    /// Returns the part that the rules do not cover, for the status with which the host has
+    /// enforced them.
     pub(super) fn missing(&self, status: LandlockStatus) -> Option<MissingFeature> {
         let why = match status {
             LandlockStatus::NotImplemented => "no Landlock: this kernel has none".to_owned(),

@@ -10,7 +10,7 @@
 //!
 //! The supervisor, which stays outside, has given up its rights by then too
 //! ([`UnconfinedSupervisor::confine`]). The tables in `policy` say which rights a share needs; no
-//! code here knows an operation.
+//! code here names an operation of a guest.
 
 mod capabilities;
 mod error;

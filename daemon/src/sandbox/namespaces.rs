@@ -28,7 +28,7 @@ pub struct HostPlaces {
 }
 
 /// Namespaces besides those of users, processes and mounts. The host may refuse each: the other
-/// layers still hide what it would have hidden.
+/// layers still restrict the same access.
 const OTHERS: [(UnshareFlags, &str); 4] = [
     (UnshareFlags::NEWNET, "network"),
     (UnshareFlags::NEWIPC, "ipc"),

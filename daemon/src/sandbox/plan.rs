@@ -18,7 +18,7 @@ pub enum Isolation {
     Namespace,
     /// A second process serves, with the share as its root directory.
     Chroot,
-    /// A second process serves. The other layers hold alone.
+    /// A second process serves. Only the other layers restrict it.
     None,
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::io;
 
-/// Gives up the rights that the policy does not need, for good and for all later threads. With
+/// Gives up the rights that the policy does not need, permanently and for all later threads. With
 /// `keeps_mounts`, keeps the rights that unmounting needs: users other than root then keep the
 /// privileges of programs that they run, because `fusermount3`, which unmounts for them, needs its
 /// own.
@@ -104,8 +104,8 @@ fn needed(plan: &Plan) -> CapabilitySet {
 /// Drops all capabilities of the calling thread except these, and all for programs that it runs.
 pub(super) fn keep_only(kept: CapabilitySet) -> io::Result<()> {
     let now = rustix::thread::capabilities(None)?;
-    // Only this capability allows changes of the bounding set. Without any, nothing has to be
-    // bounded.
+    // Only CAP_SETPCAP allows changes of the bounding set. A process without capabilities needs no
+    // bound.
     if now.effective.contains(CapabilitySet::SETPCAP) {
         for number in 0..u64::BITS {
             match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(

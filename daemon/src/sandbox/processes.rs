@@ -44,7 +44,7 @@ pub struct Inside {
 pub struct Confined {
     /// The share and `/proc/self/fd`.
     pub places: HostPlaces,
-    /// What each thread does before it serves.
+    /// The setup of each thread before it serves.
     pub threads: ThreadSetup,
     /// Features that the host does not have, of layers that are not required.
     pub missing: Vec<MissingFeature>,
@@ -70,8 +70,8 @@ impl Plan {
         namespaces::open_share(self).map(drop)
     }
 
-    /// Splits the process in two, and takes the serving one away from the rest of the host. Returns
-    /// in both. Called while the process has one thread.
+    /// Splits the process in two, and separates the serving process from the rest of the host.
+    /// Returns in both. Called while the process has one thread.
     ///
     /// # Errors
     /// The step that failed, with the option that does without it.
@@ -79,7 +79,8 @@ impl Plan {
         if !self.builds(Layers::NAMESPACE) {
             self.isolation = Isolation::None;
         }
-        // Checked here, not logged later: the host does not lack it, --sandbox leaves it out.
+        // An error here, not a warning later: the host has namespaces, and `--sandbox` leaves them
+        // out.
         if self.isolation != Isolation::Namespace {
             self.check(&[MissingFeature::new(Layers::NAMESPACE, "this way of --sandbox has none")])?;
         }
@@ -96,7 +97,7 @@ impl Plan {
         } else if self.isolation == Isolation::Namespace {
             unshare(UnshareFlags::NEWPID).map_err(SandboxError::namespace("no PID namespace"))?;
         }
-        // For both processes, and while /proc shows that there is one thread.
+        // Done before the fork, for both processes, while `/proc` shows that there is one thread.
         process::forget_environment().map_err(SandboxError::rights("the environment"))?;
         let (started, start) = io::pipe().map_err(SandboxError::second_process("no pipe between them"))?;
         match process::fork().map_err(SandboxError::second_process("fork"))? {
@@ -111,7 +112,7 @@ impl Plan {
         }
     }
 
-    /// Takes the serving process away from the rest of the host.
+    /// Separates the serving process from the rest of the host.
     fn leave_host(self, supervisor: OwnedFd, started: PipeReader) -> Result<Inside, SandboxError> {
         if self.isolation == Isolation::Namespace && self.id_maps.have_root() {
             become_root().map_err(SandboxError::namespace("cannot become the root of the namespace"))?;
@@ -138,7 +139,7 @@ impl Inside {
     /// The step that the host refused, or the required layer that it lacks.
     pub fn confine(self) -> Result<Confined, SandboxError> {
         let Self { plan, places, mut missing, mut started } = self;
-        // The end of this call may cause a signal to the supervisor at once.
+        // The supervisor must be ready for signals before this call ends.
         let not_started = SandboxError::second_process("the supervisor does not start the serving process");
         started.read_exact(&mut [0]).map_err(not_started)?;
         drop(started);

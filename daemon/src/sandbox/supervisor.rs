@@ -99,7 +99,7 @@ impl Supervisor {
 
     fn until_it_ends(&self) -> io::Result<ServingExit> {
         match (&self.start).write_all(b"!") {
-            // The serving process has ended, as the loop will find.
+            // The serving process has ended, which the loop below detects.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             outcome => outcome?,
         }

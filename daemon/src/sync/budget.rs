@@ -1,4 +1,4 @@
-//! A budget of host descriptors, so that a guest can never take the last one.
+//! A budget of host descriptors, so that a guest cannot use up the limit of the process.
 
 use pinhole_protocol::Errno;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! System calls and functions of the C library that have no safe wrapper in the crates used here.
 //!
-//! Each function is safe to call: it checks what its call requires, or the call requires nothing. A
+//! Each function is safe to call: it checks the requirements of its call, or the call has none. A
 //! guest reaches only `inode_handle` and [`descriptors::close`]. All other functions are called
 //! before the first request, or once when a thread or a connection starts or ends.
 
