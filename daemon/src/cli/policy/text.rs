@@ -100,7 +100,7 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
     if !inherited.is_empty() {
         writeln!(
             f,
-            "  Threads that they start inherit the filter, so it also allows the calls of those: {}",
+            "  For the threads that they start, which inherit the filter, also: {}",
             inherited.join(", ")
         )?;
     }
