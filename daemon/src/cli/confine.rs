@@ -105,14 +105,10 @@ pub(super) fn supervise(supervisor: UnconfinedSupervisor, name: &SocketName) -> 
 /// Logs the signal that has ended the serving process, and what to do next.
 fn log_signal(serving: i32, signal: i32) {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal without a name");
+    let cause = explained(serving, signal);
     match signal {
         SIGTERM | SIGINT => tracing::info!("the serving process {serving} was ended by {name}"),
-        _ => {
-            tracing::error!(
-                "the serving process {serving} was ended by {name}{}",
-                explained(serving, signal)
-            );
-        }
+        _ => tracing::error!("the serving process {serving} was ended by {name}{cause}"),
     }
 }
 

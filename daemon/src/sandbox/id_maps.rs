@@ -107,7 +107,7 @@ impl IdMaps {
         // A second process maps several ids from outside. Inside, no process has the right to map
         // them, and newuidmap does not belong to root.
         let (request_reader, mut request_writer) = io::pipe().map_err(refused("no pipe"))?;
-        let (mut error_reader, error_writer) = io::pipe().map_err(refused("no pipe"))?;
+        let (error_reader, error_writer) = io::pipe().map_err(refused("no pipe"))?;
         let target = getpid();
         match process::fork().map_err(refused("no second process"))? {
             Forked::Child => {
@@ -121,9 +121,7 @@ impl IdMaps {
                 drop((request_reader, error_writer));
                 unshare(flags).map_err(refused("no user namespace"))?;
                 request_writer.write_all(b"!").map_err(refused("cannot ask for the ids to be mapped"))?;
-                let mut error = String::new();
-                error_reader
-                    .read_to_string(&mut error)
+                let error = io::read_to_string(error_reader)
                     .map_err(refused("cannot read whether the ids were mapped"))?;
                 waitpid(Some(helper), WaitOptions::empty())
                     .map_err(SandboxError::namespace("cannot wait for the ids"))?;
@@ -134,9 +132,8 @@ impl IdMaps {
 
     /// Maps the ids of another process, after `request` has a byte. The error is a sentence.
     fn map_for(&self, target: Pid, mut request: PipeReader) -> Result<(), String> {
-        let mut byte = [0];
         request
-            .read_exact(&mut byte)
+            .read_exact(&mut [0])
             .map_err(|error| format!("the daemon has not asked for them: {error}"))?;
         let number = target.as_raw_nonzero().to_string();
         if geteuid().is_root() {

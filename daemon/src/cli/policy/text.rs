@@ -96,23 +96,17 @@ fn host_calls(f: &mut Formatter<'_>, kind: &str, calls: &[HostCall]) -> fmt::Res
         own.into_iter().try_for_each(|way| writeln!(f, "    {}", ways(way)))?;
     }
     let inherited = calls.iter().filter(|call| call.ways.iter().any(|way| way.inherited));
-    let inherited: Vec<_> = inherited.map(|call| call.call).collect();
-    if !inherited.is_empty() {
-        writeln!(
-            f,
-            "  For the threads that they start, which inherit the filter, also: {}",
-            inherited.join(", ")
-        )?;
+    let inherited = inherited.map(|call| call.call).collect::<Vec<_>>().join(", ");
+    if inherited.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    writeln!(f, "  For the threads that they start, which inherit the filter, also: {inherited}")
 }
 
 fn answered(f: &mut Formatter<'_>, calls: &[AnsweredShown]) -> fmt::Result {
-    writeln!(
-        f,
-        "\nHost system calls that the kernel answers with ENOSYS, of all threads but the supervisor ({}):",
-        calls.len()
-    )?;
+    let total = calls.len();
+    write!(f, "\nHost system calls that the kernel answers with ENOSYS, ")?;
+    writeln!(f, "of all threads but the supervisor ({total}):")?;
     calls.iter().try_for_each(|AnsweredShown { call, why }| writeln!(f, "  {call}: {why}"))
 }
 
