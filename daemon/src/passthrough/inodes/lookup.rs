@@ -239,11 +239,9 @@ impl Inodes {
             return;
         }
         let Ok(stat) = resolve::stat_beneath(fd, name) else { return };
-        let known = self
-            .mounts
-            .find(stat.mount())
-            .and_then(|mount| self.table.find(NodeKey { mount: mount.number, inode: stat.inode() }));
-        let Some(node) = known else { return };
+        let Some(mount) = self.mounts.find(stat.mount()) else { return };
+        let key = NodeKey { mount: mount.number, inode: stat.inode() };
+        let Some(node) = self.table.find(key) else { return };
         self.narrow(&node, Found { stat: &stat, directory, name: Some(name) });
         if let (Reopen::ByName(record), Some(birth)) = (node.reopen(), stat.birth()) {
             record.set_last_name(directory, name.as_c_str(), birth);

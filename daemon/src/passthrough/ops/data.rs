@@ -63,11 +63,8 @@ impl Passthrough {
         let offset =
             if flags.contains(TransferFlags::APPEND) { resolve::stat(file.as_fd())?.size() } else { offset };
         let room = limit.get().saturating_sub(offset);
-        if room == 0 && len > 0 {
-            Err(Errno::EFBIG)
-        } else {
-            Ok(usize::try_from(room).unwrap_or(len).min(len))
-        }
+        let fitting = usize::try_from(room).unwrap_or(len).min(len);
+        if fitting == 0 && len > 0 { Err(Errno::EFBIG) } else { Ok(fitting) }
     }
 
     /// Checks that a file may get this size. `None` is a size that overflows.
