@@ -3,8 +3,8 @@
 use crate::file_id::DeviceId;
 use std::os::fd::BorrowedFd;
 
-/// Identifies a file system among those that are mounted now. If it has an id of its own, also
-/// among later ones.
+/// Identifies a file system among those that are mounted now. If it has its own id, also among file
+/// systems that are mounted later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileSystemId {
     pub(super) device: DeviceId,

@@ -56,7 +56,7 @@ pub(crate) struct Node {
 const VERIFIED: u8 = 1;
 /// The node was used since the descriptor cache last looked.
 const USED: u8 = 2;
-/// The file has many blocks, as far as is known; see [`super::large`].
+/// The file had many blocks when they were last read; see [`super::large`].
 const LARGE: u8 = 4;
 
 /// An O_PATH descriptor of an inode.

@@ -65,7 +65,7 @@ impl Locks {
         &self.wake
     }
 
-    /// Returns whether anything may be locked.
+    /// Returns whether any lock may be held.
     pub(super) fn any(&self) -> bool {
         self.len.load(Ordering::Relaxed) > 0
     }

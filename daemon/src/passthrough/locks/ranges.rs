@@ -109,8 +109,8 @@ impl Ranges {
         rest.iter().take_while(move |locked| locked.span.overlaps(span))
     }
 
-    /// Computes the change that locks or unlocks `span`. Overlapping locks give way, and adjacent
-    /// locks of the same kind merge (fcntl(2)).
+    /// Computes the change that locks or unlocks `span`. It replaces overlapping locks, and merges
+    /// adjacent locks of the same kind (fcntl(2)).
     pub(super) fn edit(&self, span: Span, kind: Option<LockKind>) -> RangeEdit {
         let touching = |locked: &RangeLock| locked.span.last.saturating_add(1) < span.first;
         let from = self.0.partition_point(touching);

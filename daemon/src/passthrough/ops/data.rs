@@ -118,7 +118,7 @@ impl Passthrough {
 
     pub(super) fn lseek(&self, lseek: Lseek) -> Answer<u64> {
         let file = self.files.file(lseek.handle)?;
-        // No file is that long, so the offset is past the end.
+        // The offset is past the end, because no file is that long.
         if i64::try_from(lseek.offset).is_err() {
             return Err(Errno::ENXIO);
         }

@@ -186,7 +186,7 @@ fn host_len(into: &DirentBuffer<'_>) -> Option<usize> {
     // READDIRPLUS 136 bytes.
     let len = if into.is_plus() { into.room() / 20 * 3 } else { into.room() / 4 * 3 };
     match len {
-        // The first entry is read in any case. A check whether it fits comes later.
+        // The first entry is read in any case. The caller checks whether it fits.
         ..HOST_ENTRY_LEN_MAX if into.is_empty() => Some(HOST_ENTRY_LEN_MAX),
         ..HOST_ENTRY_LEN_MAX => None,
         _ => Some(len.min(LISTING_BUFFER_LEN)),
