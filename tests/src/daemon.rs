@@ -227,7 +227,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Fails if the daemon cannot be started.
-    pub fn start_unheard(self, stderr: impl Into<Stdio>) -> Result<Serving, DaemonError> {
+    pub fn start_with_stderr(self, stderr: impl Into<Stdio>) -> Result<Serving, DaemonError> {
         self.spawn(work_folder()?, stderr.into())
     }
 

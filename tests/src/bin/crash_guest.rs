@@ -3,7 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a program talks to its user")]
 
 use clap::Parser;
-use pinhole_tests::crash::{Player, SETUP, Said, line};
+use pinhole_tests::crash::{LaneEvent, Player, SETUP, line};
 use pinhole_tests::frontend::FrontendError;
 use pinhole_tests::frontend::client::Client;
 use std::io::{self, Write as _};
@@ -43,12 +43,12 @@ fn main() -> ExitCode {
 fn work(arguments: &Arguments) -> Result<(), FrontendError> {
     let client = Client::connect(&arguments.socket, SETUP)?.0;
     let mut player = Player::new(client, &arguments.folder, arguments.seed, arguments.lanes)?;
-    player.stand_at_locks()?;
+    player.take_locks()?;
     let mut done = 0;
     player.work(false, |lane, said| {
         // One write for each line, so that a journal that is cut off ends with a complete line.
         io::stdout().write_all(line(lane, said).as_bytes())?;
-        done += u64::from(said == Said::Done);
+        done += u64::from(said == LaneEvent::Done);
         Ok(arguments.reboot_after.is_none_or(|limit| done < limit))
     })?;
     player.reboot()

@@ -1,7 +1,7 @@
 //! One lane of work in a folder. Each act follows from a seed and from the results of the acts
 //! before it.
 
-use super::tree::{Act, Thing, Tree};
+use super::tree::{Act, NamedObject, Tree};
 use crate::frontend::locks::{Lock, READ, UNLOCK, WRITE};
 
 /// Largest number of names of a lane.
@@ -86,10 +86,10 @@ impl Lane {
             return self.make();
         };
         match thing {
-            Thing::File(bytes) => self.change(name, bytes.len()),
-            Thing::Directory if self.random.below(2) == 0 => Act::RemoveDirectory(name),
-            Thing::Link(_) if self.random.below(2) == 0 => Act::Unlink(name),
-            Thing::Directory | Thing::Link(_) => {
+            NamedObject::File(bytes) => self.change(name, bytes.len()),
+            NamedObject::Directory if self.random.below(2) == 0 => Act::RemoveDirectory(name),
+            NamedObject::Link(_) if self.random.below(2) == 0 => Act::Unlink(name),
+            NamedObject::Directory | NamedObject::Link(_) => {
                 let to = self.new_name();
                 Act::Rename(name, to)
             }
@@ -151,7 +151,7 @@ impl Lane {
 
     /// Returns another file of the lane.
     fn other(&self, name: &str) -> Option<String> {
-        let is_file = |thing: &Thing| matches!(thing, Thing::File(_));
+        let is_file = |thing: &NamedObject| matches!(thing, NamedObject::File(_));
         self.tree
             .0
             .iter()

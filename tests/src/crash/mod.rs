@@ -13,15 +13,15 @@ use std::io;
 use std::path::Path;
 
 pub use lane::{Lane, Random};
-pub use player::{AWAITED, AWAITED_LOCK, HELD, Player, SETUP, Said};
-pub use tree::{Act, Thing, Tree};
+pub use player::{AWAITED, AWAITED_LOCK, HELD, LaneEvent, Player, SETUP};
+pub use tree::{Act, NamedObject, Tree};
 
 /// Returns a line of the journal: `+3` means that lane 3 starts its act, `=3` that the act was
 /// acknowledged.
-pub fn line(lane: usize, said: Said) -> String {
+pub fn line(lane: usize, said: LaneEvent) -> String {
     match said {
-        Said::Asks => format!("+{lane}\n"),
-        Said::Done => format!("={lane}\n"),
+        LaneEvent::Asks => format!("+{lane}\n"),
+        LaneEvent::Done => format!("={lane}\n"),
     }
 }
 

@@ -35,7 +35,7 @@ const ROUND: usize = 250;
 
 /// Event of a lane that the guest reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum LaneEvent {
     /// The guest sends the request of its act.
     Asks,
     /// The act was acknowledged.
@@ -80,7 +80,7 @@ impl Player {
     ///
     /// # Errors
     /// Fails if the flock is refused, or if the lock is granted.
-    pub fn stand_at_locks(&mut self) -> Result<(), FrontendError> {
+    pub fn take_locks(&mut self) -> Result<(), FrontendError> {
         let held = self.client.open(HELD, O_RDWR)?;
         if self.client.set(held, Lock::flock(WRITE, 1))? != 0 {
             return Err(FrontendError::Reply(format!("the flock of {HELD} is another's")));
@@ -110,7 +110,7 @@ impl Player {
     pub fn work(
         &mut self,
         finish: bool,
-        mut tell: impl FnMut(usize, Said) -> Result<bool, FrontendError>,
+        mut tell: impl FnMut(usize, LaneEvent) -> Result<bool, FrontendError>,
     ) -> Result<(), FrontendError> {
         let mut goes_on = true;
         loop {
@@ -129,7 +129,7 @@ impl Player {
                 continue;
             };
             self.take(lane, &reply)?;
-            goes_on &= tell(lane, Said::Done)?;
+            goes_on &= tell(lane, LaneEvent::Done)?;
             if !goes_on && !finish {
                 return Ok(());
             }
@@ -153,12 +153,12 @@ impl Player {
     fn ask(
         &mut self,
         lane: usize,
-        tell: &mut impl FnMut(usize, Said) -> Result<bool, FrontendError>,
+        tell: &mut impl FnMut(usize, LaneEvent) -> Result<bool, FrontendError>,
     ) -> Result<(), FrontendError> {
         let Some(act) = self.lanes.get(lane).map(|lane| &lane.act) else { return Ok(()) };
         let message = act.message(self.directory, |name| self.opened.get(name).copied());
         let (frame, room) = message.ok_or_else(|| FrontendError::Reply(format!("{act:?}: not open")))?;
-        tell(lane, Said::Asks)?;
+        tell(lane, LaneEvent::Asks)?;
         let asked = self.client.submit(frame, room)?;
         self.asked += 1;
         self.under_way.insert(asked, lane);

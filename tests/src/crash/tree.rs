@@ -18,7 +18,7 @@ const SIZE_OF_HANDLE: u32 = 1 << 3 | 1 << 6;
 
 /// Object that a name stands for.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Thing {
+pub enum NamedObject {
     /// File with these bytes.
     File(Vec<u8>),
     /// Empty directory.
@@ -27,7 +27,7 @@ pub enum Thing {
     Link(String),
 }
 
-impl std::fmt::Debug for Thing {
+impl std::fmt::Debug for NamedObject {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(bytes) => write!(out, "a file of {} bytes", bytes.len()),
@@ -39,24 +39,24 @@ impl std::fmt::Debug for Thing {
 
 /// All names of one folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Tree(pub BTreeMap<String, Thing>);
+pub struct Tree(pub BTreeMap<String, NamedObject>);
 
 impl Tree {
     /// Reads a folder of the host.
     ///
     /// # Errors
-    /// Fails with the error of the host, or if an object is none of [`Thing`].
+    /// Fails with the error of the host, or if an object is none of [`NamedObject`].
     pub fn read(folder: &Path) -> io::Result<Self> {
         let mut tree = Self::default();
         for entry in fs::read_dir(folder)? {
             let (entry, kind) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind)))?;
             let name = entry.file_name().display().to_string();
             let thing = if kind.is_file() {
-                Thing::File(fs::read(entry.path())?)
+                NamedObject::File(fs::read(entry.path())?)
             } else if kind.is_symlink() {
-                Thing::Link(fs::read_link(entry.path())?.display().to_string())
+                NamedObject::Link(fs::read_link(entry.path())?.display().to_string())
             } else if kind.is_dir() && fs::read_dir(entry.path())?.next().is_none() {
-                Thing::Directory
+                NamedObject::Directory
             } else {
                 return Err(io::Error::other(format!("{name} is nothing that was made here")));
             };
@@ -75,8 +75,8 @@ impl Tree {
     /// Returns the bytes of a file, or an empty slice if the file does not exist.
     pub fn bytes(&self, name: &str) -> &[u8] {
         match self.0.get(name) {
-            Some(Thing::File(bytes)) => bytes,
-            Some(Thing::Directory | Thing::Link(_)) | None => &[],
+            Some(NamedObject::File(bytes)) => bytes,
+            Some(NamedObject::Directory | NamedObject::Link(_)) | None => &[],
         }
     }
 
@@ -143,7 +143,7 @@ impl Act {
         let mut tree = before.clone();
         let Tree(names) = &mut tree;
         match self {
-            Self::Create(name) => drop(names.insert(name.clone(), Thing::File(Vec::new()))),
+            Self::Create(name) => drop(names.insert(name.clone(), NamedObject::File(Vec::new()))),
             Self::Write(name, at, bytes) => {
                 drop(names.insert(name.clone(), written(before, name, *at, bytes)));
             }
@@ -154,7 +154,7 @@ impl Act {
             Self::Truncate(name, len) => {
                 let mut bytes = before.bytes(name).to_vec();
                 bytes.resize(*len, 0);
-                names.insert(name.clone(), Thing::File(bytes));
+                names.insert(name.clone(), NamedObject::File(bytes));
             }
             Self::Rename(name, to) => {
                 if let Some(thing) = names.remove(name) {
@@ -168,8 +168,10 @@ impl Act {
                 }
             }
             Self::Unlink(name) | Self::RemoveDirectory(name) => drop(names.remove(name)),
-            Self::MakeDirectory(name) => drop(names.insert(name.clone(), Thing::Directory)),
-            Self::SymLink(name, target) => drop(names.insert(name.clone(), Thing::Link(target.clone()))),
+            Self::MakeDirectory(name) => drop(names.insert(name.clone(), NamedObject::Directory)),
+            Self::SymLink(name, target) => {
+                drop(names.insert(name.clone(), NamedObject::Link(target.clone())));
+            }
             Self::Lock(..) => {}
         }
         tree
@@ -229,11 +231,11 @@ impl Act {
     }
 }
 
-fn written(before: &Tree, name: &str, at: usize, bytes: &[u8]) -> Thing {
+fn written(before: &Tree, name: &str, at: usize, bytes: &[u8]) -> NamedObject {
     let mut content = before.bytes(name).to_vec();
     content.resize(content.len().max(at + bytes.len()), 0);
     if let Some(place) = content.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
     }
-    Thing::File(content)
+    NamedObject::File(content)
 }

@@ -25,12 +25,12 @@ use vhost::vhost_user::{Frontend as Connection, VhostUserFrontend as _};
 
 use crate::frontend::{Frontend, FrontendError, LIMIT, Setup};
 use pieces::WindowPieces;
-use vmm::{Mood, Shared, State};
+use vmm::{ReplyMode, Shared, State};
 
 pub use bench::{ATTR_DAX, Dax, Found, remove_mapping, setup_mapping};
 pub use channel::Range;
 pub use rules::{Overlap, Protection, Rules};
-pub use vmm::{Counts, Told, WINDOW_START};
+pub use vmm::{Counts, RecordedMessage, WINDOW_START};
 
 /// Window of one front-end.
 pub struct Window {
@@ -95,7 +95,7 @@ impl Window {
             counts: Counts::default(),
             told: Vec::new(),
             faults: Vec::new(),
-            mood: Mood::ByTheRules,
+            mode: ReplyMode::ByTheRules,
             stopped: false,
         };
         let shared = Arc::new(Shared {
@@ -184,7 +184,7 @@ impl Window {
     }
 
     /// Returns the messages since the last call, in the order of their replies.
-    pub fn take_told(&self) -> Vec<Told> {
+    pub fn take_messages(&self) -> Vec<RecordedMessage> {
         std::mem::take(&mut self.state().told)
     }
 
@@ -194,33 +194,33 @@ impl Window {
     }
 
     /// Takes messages from now on without a reply.
-    pub fn fall_silent(&self) {
-        self.change(|state| state.mood = Mood::Silent);
+    pub fn stop_replying(&self) {
+        self.change(|state| state.mode = ReplyMode::Silent);
     }
 
     /// Replies again, first to the messages that have arrived meanwhile.
-    pub fn speak(&self) {
-        self.change(|state| state.mood = Mood::ByTheRules);
+    pub fn reply_normally(&self) {
+        self.change(|state| state.mode = ReplyMode::ByTheRules);
     }
 
-    /// Refuses every message until [`Window::speak`].
+    /// Refuses every message until [`Window::reply_normally`].
     pub fn refuse(&self) {
-        self.change(|state| state.mood = Mood::Refusing);
+        self.change(|state| state.mode = ReplyMode::Refusing);
     }
 
-    /// Refuses writable mappings until [`Window::speak`].
+    /// Refuses writable mappings until [`Window::reply_normally`].
     pub fn refuse_writable(&self) {
-        self.change(|state| state.mood = Mood::RefusingWritable);
+        self.change(|state| state.mode = ReplyMode::RefusingWritable);
     }
 
-    /// Replies with invalid bytes until [`Window::speak`].
-    pub fn talk_nonsense(&self) {
-        self.change(|state| state.mood = Mood::Nonsense);
+    /// Replies with invalid bytes until [`Window::reply_normally`].
+    pub fn send_invalid_replies(&self) {
+        self.change(|state| state.mode = ReplyMode::Invalid);
     }
 
     /// Waits for so long before each reply.
-    pub fn slow_down(&self, time: Duration) {
-        self.change(|state| state.mood = Mood::Slow(time));
+    pub fn delay_replies(&self, time: Duration) {
+        self.change(|state| state.mode = ReplyMode::Slow(time));
     }
 
     /// Records that the last queue has been stopped. No message may arrive after it.
@@ -247,7 +247,7 @@ impl Window {
     ///
     /// # Errors
     /// Fails if it is already closed.
-    pub fn hang_up(&self) -> io::Result<()> {
+    pub fn close_channel(&self) -> io::Result<()> {
         self.channel.shutdown(Shutdown::Both)
     }
 
@@ -275,7 +275,7 @@ impl Drop for Window {
         // connection may already be closed.
         drop(self.shared.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.channel.shutdown(Shutdown::Both).unwrap_or_default();
-        self.speak();
+        self.reply_normally();
         if let Some(server) = self.server.take() {
             // Ignore the result: the test's assertions report a panic of this thread.
             drop(server.join());
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(window.store(0, b"gone"), Err(Errno::FAULT));
         daemon.shmem_map(&range(0, SLOT, 0), &shared).unwrap();
         window.store(0, b"gone").unwrap();
-        let told: Vec<_> = window.take_told().iter().map(|told| told.writable_descriptor).collect();
+        let told: Vec<_> = window.take_messages().iter().map(|told| told.writable_descriptor).collect();
         assert_eq!(told, [false, true]);
     }
 
@@ -398,14 +398,14 @@ mod tests {
     #[test]
     fn a_silent_window_answers_when_it_speaks_again() {
         let (window, daemon) = scripted(Rules::mapping());
-        window.fall_silent();
+        window.stop_replying();
         let asking = std::thread::spawn(move || daemon.shmem_map(&range(0, SLOT, 0), &file(SLOT)));
         assert!(window.wait_for_messages(1));
         assert_eq!(window.places(), []);
-        window.speak();
+        window.reply_normally();
         asking.join().unwrap().unwrap();
         assert_eq!(window.places(), [(0, SLOT)]);
         window.refuse();
-        window.hang_up().unwrap();
+        window.close_channel().unwrap();
     }
 }

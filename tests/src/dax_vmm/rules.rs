@@ -19,7 +19,7 @@ pub enum Protection {
     Writable,
     /// Readable and writable if the descriptor allows it, otherwise readable: a VMM on the side of
     /// a hostile guest.
-    AllThereIs,
+    AsDescriptor,
 }
 
 /// Rules of one VMM.
@@ -71,6 +71,6 @@ impl Rules {
 
     /// Returns the same rules, with all rights that the descriptor allows.
     pub const fn greedy() -> Self {
-        Self { protection: Protection::AllThereIs, ..Self::mapping() }
+        Self { protection: Protection::AsDescriptor, ..Self::mapping() }
     }
 }

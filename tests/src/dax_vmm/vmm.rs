@@ -19,7 +19,7 @@ pub const WINDOW_START: u64 = 1 << 40;
 
 /// One message of the daemon and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct RecordedMessage {
     /// Whether it was SHMEM_MAP; otherwise SHMEM_UNMAP.
     pub map: bool,
     /// Range of the message.
@@ -54,22 +54,22 @@ const RECORDED_MAX: usize = 10_000;
 
 /// Way in which the VMM replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(super) enum ReplyMode {
     ByTheRules,
     Silent,
     Refusing,
     RefusingWritable,
     Slow(Duration),
-    Nonsense,
+    Invalid,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) pieces: WindowPieces,
     pub(super) counts: Counts,
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<RecordedMessage>,
     pub(super) faults: Vec<String>,
-    pub(super) mood: Mood,
+    pub(super) mode: ReplyMode,
     pub(super) stopped: bool,
 }
 
@@ -93,9 +93,9 @@ impl Shared {
             match ChannelMessage::receive(stream) {
                 Ok(Some(mut message)) => {
                     let accepted = self.take(&mut message);
-                    if self.lock().mood == Mood::Nonsense {
+                    if self.lock().mode == ReplyMode::Invalid {
                         // Ignore the result: the daemon may have closed the channel.
-                        message.answer_nonsense(stream).unwrap_or_default();
+                        message.send_invalid(stream).unwrap_or_default();
                         continue;
                     }
                     if message.wants_reply && message.answer(stream, u64::from(!accepted)).is_err() {
@@ -118,11 +118,11 @@ impl Shared {
         state.counts.received += 1;
         let stopped = state.stopped;
         self.changed.notify_all();
-        let silent = |state: &mut State| state.mood == Mood::Silent;
+        let silent = |state: &mut State| state.mode == ReplyMode::Silent;
         let state = self.changed.wait_while(state, silent).unwrap_or_else(PoisonError::into_inner);
-        let mood = state.mood;
+        let mode = state.mode;
         drop(state);
-        if let Mood::Slow(time) = mood {
+        if let ReplyMode::Slow(time) = mode {
             std::thread::park_timeout(time);
         }
         let (map, Some(range)) = (message.code == SHMEM_MAP, message.range) else {
@@ -138,10 +138,10 @@ impl Shared {
             self.lock().faults.push(format!("{fault}: {message:?}"));
             return false;
         }
-        let refusing = match mood {
-            Mood::Refusing => true,
-            Mood::RefusingWritable => map && range.flags == 1,
-            Mood::ByTheRules | Mood::Silent | Mood::Slow(_) | Mood::Nonsense => false,
+        let refusing = match mode {
+            ReplyMode::Refusing => true,
+            ReplyMode::RefusingWritable => map && range.flags == 1,
+            ReplyMode::ByTheRules | ReplyMode::Silent | ReplyMode::Slow(_) | ReplyMode::Invalid => false,
         };
         let descriptor = message.descriptor.take();
         let writable_descriptor = descriptor.as_ref().is_some_and(is_writable);
@@ -158,7 +158,7 @@ impl Shared {
         };
         *count += 1;
         if state.told.len() < RECORDED_MAX {
-            state.told.push(Told { map, range, writable_descriptor, accepted });
+            state.told.push(RecordedMessage { map, range, writable_descriptor, accepted });
         }
         accepted
     }
@@ -203,8 +203,10 @@ impl Shared {
         let with = |rights| pieces::map(ours, range.file_offset, range.len, rights);
         let mapped = match rules.protection {
             Protection::AsAsked if range.flags == 0 => with(Rights::Read),
-            Protection::AllThereIs if !is_writable(&file) => with(Rights::Read),
-            Protection::AsAsked | Protection::Writable | Protection::AllThereIs => with(Rights::ReadAndWrite),
+            Protection::AsDescriptor if !is_writable(&file) => with(Rights::Read),
+            Protection::AsAsked | Protection::Writable | Protection::AsDescriptor => {
+                with(Rights::ReadAndWrite)
+            }
         };
         let Ok(region) = mapped else { return false };
         self.lock().pieces.put(range.at, region);

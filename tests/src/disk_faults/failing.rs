@@ -104,7 +104,7 @@ impl FailingDisk {
     ///
     /// # Errors
     /// Fails if the disk did not refuse writes.
-    pub fn mend(&self) -> io::Result<()> {
+    pub fn repair(&self) -> io::Result<()> {
         fs::remove_file(self.path("filler"))
     }
 }

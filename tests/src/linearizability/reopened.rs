@@ -5,7 +5,7 @@ use std::fmt;
 
 /// File as it was written or read, from the call of open to the return of close.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passage<T> {
+pub struct FileAccess<T> {
     /// Client.
     pub client: usize,
     /// Time of the call of open.
@@ -18,14 +18,14 @@ pub struct Passage<T> {
 
 /// Open that saw a wrong value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Late<T> {
+pub struct StaleOpen<T> {
     /// The value that it saw.
-    pub seen: Passage<T>,
+    pub seen: FileAccess<T>,
     /// The values that it was allowed to see.
-    pub stored: Vec<Passage<T>>,
+    pub stored: Vec<FileAccess<T>>,
 }
 
-impl<T: fmt::Debug> fmt::Display for Late<T> {
+impl<T: fmt::Debug> fmt::Display for StaleOpen<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:?}\nis none of what could be seen then:", self.seen)?;
         self.stored.iter().try_for_each(|stored| writeln!(out, "  {stored:?}"))
@@ -37,16 +37,19 @@ impl<T: fmt::Debug> fmt::Display for Late<T> {
 ///
 /// # Errors
 /// Fails with the first that is not.
-pub fn check<T: Clone + Eq>(stored: &[Passage<T>], seen: &[Passage<T>]) -> Result<(), Box<Late<T>>> {
+pub fn check<T: Clone + Eq>(
+    stored: &[FileAccess<T>],
+    seen: &[FileAccess<T>],
+) -> Result<(), Box<StaleOpen<T>>> {
     for one in seen {
-        let may_be_seen = |other: &&Passage<T>| {
+        let may_be_seen = |other: &&FileAccess<T>| {
             let is_replaced =
                 stored.iter().any(|next| other.returned < next.called && next.returned < one.called);
             other.called < one.returned && !is_replaced
         };
         let possible: Vec<_> = stored.iter().filter(may_be_seen).cloned().collect();
         if !possible.iter().any(|other| other.value == one.value) {
-            return Err(Box::new(Late { seen: one.clone(), stored: possible }));
+            return Err(Box::new(StaleOpen { seen: one.clone(), stored: possible }));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use super::length::{self, Length};
 use super::log::{self, Log};
 use super::names::{self, Names};
 use super::register::{Register, RegisterCall as Call};
-use super::reopened::{self, Passage};
+use super::reopened::{self, FileAccess};
 use super::*;
 
 fn made<C>(client: usize, (called, returned): (u64, u64), call: C) -> Made<C> {
@@ -207,7 +207,7 @@ fn random_histories_are_judged_as_by_trying_every_order() {
 
 #[test]
 fn open_sees_the_last_closed_or_a_concurrent_value() {
-    let passage = |client, (called, returned), value| Passage { client, called, returned, value };
+    let passage = |client, (called, returned), value| FileAccess { client, called, returned, value };
     let stored = [passage(0, (0, 0), 'a'), passage(0, (1, 5), 'b'), passage(1, (8, 12), 'c')];
     let sees = |at| -> Vec<char> {
         let seen = |value: &char| reopened::check(&stored, &[passage(2, at, *value)]).is_ok();

@@ -38,7 +38,7 @@ const SECONDS: u32 = 4;
 
 /// A guest or the host process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(super) enum Participant {
     /// Guest of this number, counted from 0.
     Guest(usize),
     /// Process of the host.
@@ -46,11 +46,11 @@ pub(super) enum Who {
 }
 
 /// First guest.
-pub(super) const A: Who = Who::Guest(0);
+pub(super) const A: Participant = Participant::Guest(0);
 /// Second guest.
-pub(super) const B: Who = Who::Guest(1);
+pub(super) const B: Participant = Participant::Guest(1);
 /// Process of the host.
-pub(super) const H: Who = Who::Host;
+pub(super) const H: Participant = Participant::Host;
 
 /// Guests, daemons and the host process. They are started again after a question that has left them
 /// unusable.
@@ -62,14 +62,14 @@ pub struct Table {
     guests: usize,
     /// Seconds for which databases are written.
     seconds: u32,
-    seated: Option<Seated>,
+    started: Option<RunningTable>,
     /// Name of the current question.
     name: &'static str,
 }
 
 /// Running guests, daemons and host process. Guests are dropped first, then daemons.
 #[derive(Debug)]
-struct Seated {
+struct RunningTable {
     guests: Vec<GuestProgram>,
     running: Vec<Option<Running>>,
     host: HostProcess,
@@ -98,7 +98,7 @@ impl Drop for HostProcess {
 impl Table {
     /// Makes a table with this number of guests. `pinhole` is the program of our daemon.
     pub fn new(pinhole: impl Into<PathBuf>, subject: Subject, guests: usize) -> Self {
-        Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, seated: None, name: "" }
+        Self { pinhole: pinhole.into(), subject, guests, seconds: SECONDS, started: None, name: "" }
     }
 
     /// Sets for how many seconds databases are written, unless `PINHOLE_SHARING_SECONDS` is set.
@@ -113,14 +113,14 @@ impl Table {
         name: &'static str,
         answer: fn(&mut Self) -> Result<String, Fault>,
     ) -> Result<String, Fault> {
-        if self.seated.is_none() {
-            self.seated = Some(seat(&self.pinhole, self.subject, self.guests)?);
+        if self.started.is_none() {
+            self.started = Some(start_all(&self.pinhole, self.subject, self.guests)?);
         }
         self.name = name;
         let outcome = self.enter().and_then(|()| answer(self));
-        let gone = |seated: &Seated| seated.running.iter().any(Option::is_none);
-        if matches!(outcome, Err(Fault::Silent { .. })) || self.seated.as_ref().is_some_and(gone) {
-            self.seated = None;
+        let gone = |table: &RunningTable| table.running.iter().any(Option::is_none);
+        if matches!(outcome, Err(Fault::Silent { .. })) || self.started.as_ref().is_some_and(gone) {
+            self.started = None;
         }
         outcome
     }
@@ -131,9 +131,9 @@ impl Table {
         let place = self.place()?;
         fs::create_dir(&place).map_err(Fault::host("cannot make the question's folder"))?;
         for guest in 0..self.guests {
-            self.step(Who::Guest(guest), &format!("cd /mnt/{TAG}/{name}"), "ok")?;
+            self.step(Participant::Guest(guest), &format!("cd /mnt/{TAG}/{name}"), "ok")?;
         }
-        self.step(Who::Host, &format!("cd {}", place.display()), "ok")
+        self.step(Participant::Host, &format!("cd {}", place.display()), "ok")
     }
 
     /// Returns the subject.
@@ -153,24 +153,24 @@ impl Table {
 
     /// Returns the folder of the question on the host.
     pub(super) fn place(&self) -> Result<PathBuf, Fault> {
-        Ok(self.seated()?.shared.path().join(self.name))
+        Ok(self.running_table()?.shared.path().join(self.name))
     }
 
-    fn seated(&self) -> Result<&Seated, Fault> {
-        self.seated.as_ref().ok_or_else(|| Fault::Wrong("nobody is at the table".to_owned()))
+    fn running_table(&self) -> Result<&RunningTable, Fault> {
+        self.started.as_ref().ok_or_else(|| Fault::Wrong("the table has not been started".to_owned()))
     }
 
-    fn program(&mut self, who: Who) -> Result<&mut GuestProgram, Fault> {
+    fn program(&mut self, who: Participant) -> Result<&mut GuestProgram, Fault> {
         let missing = || Fault::Wrong(format!("{who:?} is not at the table"));
-        let seated = self.seated.as_mut().ok_or_else(missing)?;
+        let table = self.started.as_mut().ok_or_else(missing)?;
         match who {
-            Who::Guest(number) => seated.guests.get_mut(number).ok_or_else(missing),
-            Who::Host => Ok(&mut seated.host.program),
+            Participant::Guest(number) => table.guests.get_mut(number).ok_or_else(missing),
+            Participant::Host => Ok(&mut table.host.program),
         }
     }
 
     /// Returns the reply of one program to a request, whatever its exit code is.
-    pub(super) fn says(&mut self, who: Who, ask: &str) -> Result<String, Fault> {
+    pub(super) fn says(&mut self, who: Participant, ask: &str) -> Result<String, Fault> {
         let program = self.program(who)?;
         program.ask(ask)?;
         Ok(program.hear(STEP_LIMIT)?.text)
@@ -178,7 +178,7 @@ impl Table {
 
     /// Sends a request to one program, which must reply with one of the words in `wanted`,
     /// separated by `|`.
-    pub(super) fn step(&mut self, who: Who, ask: &str, wanted: &str) -> Result<(), Fault> {
+    pub(super) fn step(&mut self, who: Participant, ask: &str, wanted: &str) -> Result<(), Fault> {
         let said = self.says(who, ask)?;
         if wanted.split('|').any(|word| word == said) {
             return Ok(());
@@ -188,7 +188,7 @@ impl Table {
     }
 
     /// Sends requests one after another: program, request and correct reply.
-    pub(super) fn talk(&mut self, steps: &[(Who, &str, &str)]) -> Result<String, Fault> {
+    pub(super) fn talk(&mut self, steps: &[(Participant, &str, &str)]) -> Result<String, Fault> {
         steps.iter().try_for_each(|(who, ask, wanted)| self.step(*who, ask, wanted))?;
         Ok(format!("{} steps", steps.len()))
     }
@@ -197,17 +197,18 @@ impl Table {
     /// `{me}` is the number of the program from 0 on, with the host last, and `{all}` is the number
     /// of programs. An error of any program is a wrong answer.
     pub(super) fn together(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
-        let everyone: Vec<Who> = (0..self.guests).map(Who::Guest).chain([Who::Host]).collect();
+        let everyone: Vec<Participant> =
+            (0..self.guests).map(Participant::Guest).chain([Participant::Host]).collect();
         self.some(&everyone, command, limit)
     }
 
     /// As [`together`](Self::together), without the host.
     pub(super) fn guests(&mut self, command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
-        let guests: Vec<Who> = (0..self.guests).map(Who::Guest).collect();
+        let guests: Vec<Participant> = (0..self.guests).map(Participant::Guest).collect();
         self.some(&guests, command, limit)
     }
 
-    fn some(&mut self, those: &[Who], command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
+    fn some(&mut self, those: &[Participant], command: &str, limit: Duration) -> Result<Vec<String>, Fault> {
         let all = those.len().to_string();
         for (me, who) in those.iter().enumerate() {
             let command = command.replace("{me}", &me.to_string()).replace("{all}", &all);
@@ -235,14 +236,14 @@ impl Table {
 
     /// Ends a guest as a power failure would. The next question starts a new table.
     pub(super) fn kill(&mut self, guest: usize) -> Result<(), Fault> {
-        let seated = self.seated.as_mut();
-        let running = seated.and_then(|seated| seated.running.get_mut(guest)).and_then(Option::take);
+        let table = self.started.as_mut();
+        let running = table.and_then(|table| table.running.get_mut(guest)).and_then(Option::take);
         running.map(drop).ok_or_else(|| Fault::Wrong(format!("guest {guest} is not at the table")))
     }
 
     /// Returns the standard error of the daemons, for a message.
     pub fn daemons_said(&self) -> String {
-        let said = self.seated.iter().flat_map(|seated| seated.daemons.iter().map(Serving::stderr));
+        let said = self.started.iter().flat_map(|table| table.daemons.iter().map(Serving::stderr));
         said.collect::<Vec<_>>().join("\n")
     }
 }
@@ -262,7 +263,7 @@ export HOME=/tmp
 exit $?";
 
 /// Starts all guests and the host process at the same time.
-fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault> {
+fn start_all(pinhole: &Path, subject: Subject, guests: usize) -> Result<RunningTable, Fault> {
     let program = program(pinhole)?;
     let shared = folder("pinhole-sharing-")?;
     let mut daemons = Vec::new();
@@ -292,7 +293,7 @@ fn seat(pinhole: &Path, subject: Subject, guests: usize) -> Result<Seated, Fault
     }
     let place = folder("pinhole-guest-program-")?;
     let host = start_on_host(&place, &program)?;
-    Ok(Seated { guests: programs, running, host, daemons, shared, _program: place })
+    Ok(RunningTable { guests: programs, running, host, daemons, shared, _program: place })
 }
 
 fn start_on_host(place: &TempDir, program: &[u8]) -> Result<HostProcess, Fault> {

@@ -147,7 +147,7 @@ impl SurfaceGuest {
     }
 
     /// Sends a request without a reply on the hiprio queue.
-    pub(super) fn urge(&mut self, frame: Frame) -> Result<()> {
+    pub(super) fn send_hiprio(&mut self, frame: Frame) -> Result<()> {
         let opcode = frame.opcode();
         self.frontend
             .raw(0, &frame.message(), 0)
@@ -196,11 +196,11 @@ impl SurfaceGuest {
         let mut known: Vec<(u64, u64)> = std::mem::take(&mut self.known).into_iter().collect();
         let rest = known.split_off(known.len().min(4));
         for (node, count) in known {
-            self.urge(Frame::new(opcode::FORGET, node).u64(count))?;
+            self.send_hiprio(Frame::new(opcode::FORGET, node).u64(count))?;
         }
         let count = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         let batch = Frame::new(opcode::BATCH_FORGET, 0).u32(count).u32(0);
-        self.urge(rest.into_iter().fold(batch, |batch, (node, count)| batch.u64(node).u64(count)))
+        self.send_hiprio(rest.into_iter().fold(batch, |batch, (node, count)| batch.u64(node).u64(count)))
     }
 }
 

@@ -22,16 +22,16 @@ const NO_OPCODE: u32 = 999;
 pub(super) fn decodable(guest: &mut SurfaceGuest) -> Result<()> {
     let file = guest.lookup(ROOT, "file")?;
     let dir = guest.lookup(ROOT, "dir")?;
-    strangers(guest, file)?;
+    unknown_ids(guest, file)?;
     names(guest, dir, file)?;
     odd_flags(guest, file)?;
     numbers(guest, file, &[1 << 62])?;
-    guest.urge(Frame::new(FORGET, u64::MAX).u64(u64::MAX))?;
+    guest.send_hiprio(Frame::new(FORGET, u64::MAX).u64(u64::MAX))?;
     guest.tell(Frame::new(NO_OPCODE, file).u64(0))
 }
 
 /// Sends nodes and file handles that the daemon has not given out.
-fn strangers(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
+fn unknown_ids(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
     for node in [0, file + 1000, file ^ 1 << 32, 1 << 63, u64::MAX] {
         guest.ask(Frame::new(GETATTR, node).u32(0).u32(0).u64(0), ATTR_LEN)?;
         guest.tell(Frame::new(LOOKUP, node).name("file"))?;
@@ -41,7 +41,7 @@ fn strangers(guest: &mut SurfaceGuest, file: u64) -> Result<()> {
         guest.tell(Frame::new(UNLINK, node).name("file"))?;
         guest.tell(Frame::new(LINK, ROOT).u64(node).name("stranger"))?;
         guest.tell(Frame::new(RENAME, ROOT).u64(node).name("file").name("stranger"))?;
-        guest.urge(Frame::new(FORGET, node).u64(u64::MAX))?;
+        guest.send_hiprio(Frame::new(FORGET, node).u64(u64::MAX))?;
     }
     for handle in [1 << 20, 1 << 40, u64::MAX] {
         guest.tell(Frame::new(READ, file).u64(handle).u64(0).u32(64).u32(0).u64(0).u32(0).u32(0))?;

@@ -381,6 +381,6 @@ fn rest(guest: &mut SurfaceGuest, scene: &Scene) -> Result<()> {
     guest.tell(Frame::new(SETUPMAPPING, node).u64(u64::MAX).u64(0).u64(0x20_0000).u64(1).u64(0))?;
     guest.tell(Frame::new(REMOVEMAPPING, node).u32(1).u64(0).u64(0x20_0000))?;
     guest.tell(Frame::new(SYNCFS, ROOT).u64(0))?;
-    guest.urge(Frame::new(INTERRUPT, 0).u64(4))?;
+    guest.send_hiprio(Frame::new(INTERRUPT, 0).u64(4))?;
     guest.release(node, handle)
 }

@@ -69,9 +69,9 @@ const APPEND: OpenFlags = OpenFlags::from_bits_retain(1).union(OpenFlags::APPEND
 
 /// Timeouts of attributes, names and missing names (`None`: the guest may not cache them), and the
 /// flags of an open for reading and of one for appending.
-type Told = (Duration, Duration, Option<Duration>, OpenReplyFlags, OpenReplyFlags);
+type CacheReplies = (Duration, Duration, Option<Duration>, OpenReplyFlags, OpenReplyFlags);
 
-fn told(arguments: &[&str]) -> (Told, InitFlags) {
+fn cache_replies(arguments: &[&str]) -> (CacheReplies, InitFlags) {
     let Two { mut one, folder, .. } = Two::new(arguments);
     fs::write(folder.path().join("share/file"), "text").unwrap();
     let (entry, times) = one.lookup("file").unwrap();
@@ -108,13 +108,13 @@ fn each_mode_sets_its_timeouts_and_cache_flags() {
         ("metadata", (day, day, None, direct, direct), invalidates),
         ("always", (day, day, None, keep, keep), links | maps),
     ] {
-        let (told, agreed) = told(&["--cache", mode]);
-        assert_eq!(told, expected, "{mode}");
+        let (cache_replies, agreed) = cache_replies(&["--cache", mode]);
+        assert_eq!(cache_replies, expected, "{mode}");
         assert_eq!(agreed & (invalidates | maps | links), flags, "{mode}");
     }
     let half = Duration::from_millis(500);
     let given = ["--cache=auto", "--attr-timeout=0.5", "--entry-timeout=0.5", "--negative-timeout=0.5"];
-    assert_eq!(told(&given).0, (half, half, Some(half), plain, direct));
+    assert_eq!(cache_replies(&given).0, (half, half, Some(half), plain, direct));
 }
 
 #[test]

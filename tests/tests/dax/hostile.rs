@@ -23,7 +23,7 @@ fn with_file(rules: Rules, arguments: &[&str]) -> (Dax, u64) {
     let mut dax = Dax::new(rules, &arguments).unwrap();
     dax.file("file", 4 * SLOT).unwrap();
     let node = dax.look_up("file").unwrap().node;
-    dax.window.take_told();
+    dax.window.take_messages();
     (dax, node)
 }
 
@@ -258,7 +258,7 @@ fn try_to_store(dax: &mut Dax, name: &str) {
     for slot in 0..SLOTS {
         assert_eq!(dax.window.store(slot * SLOT + 64, b"gotcha"), Err(Errno::FAULT));
     }
-    let told = dax.window.take_told();
+    let told = dax.window.take_messages();
     assert!(told.iter().all(|told| !told.writable_descriptor), "{told:?}");
 }
 

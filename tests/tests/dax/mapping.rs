@@ -4,7 +4,7 @@
 //! changes of files. One VMM has QEMU's rules, another one maps over a reservation.
 
 use pinhole_protocol::InitFlags;
-use pinhole_tests::dax_vmm::{Dax, Rules, Told, connect};
+use pinhole_tests::dax_vmm::{Dax, RecordedMessage, Rules, connect};
 use pinhole_tests::frontend::frame::opcode::{
     CREATE, DESTROY, FALLOCATE, FORGET, FSYNC, RENAME, SETATTR, UNLINK, WRITE,
 };
@@ -34,7 +34,7 @@ fn with_file(slots: u64, check: impl Fn(&mut Dax, u64, u64)) {
         let mut dax = Dax::new(rules, &WINDOW).unwrap();
         dax.file("file", slots * SLOT).unwrap();
         let (node, handle) = dax.open("file", O_RDWR).unwrap();
-        dax.window.take_told();
+        dax.window.take_messages();
         check(&mut dax, node, handle);
         dax.bench.is_alive().unwrap();
         assert_eq!(dax.window.faults(), Vec::<String>::new(), "{rules:?}");
@@ -53,7 +53,7 @@ fn on_host(dax: &Dax, name: &str, at: u64, len: usize) -> Vec<u8> {
 }
 
 fn replaces(dax: &Dax) -> bool {
-    let told = dax.window.take_told();
+    let told = dax.window.take_messages();
     told.iter().all(|told| told.map)
 }
 
@@ -129,12 +129,13 @@ fn vmm_gets_read_only_descriptors_until_the_guest_writes() {
     let mut dax = Dax::new(Rules::greedy(), &WINDOW).unwrap();
     dax.file("file", SLOT).unwrap();
     let node = dax.look_up("file").unwrap().node;
-    dax.window.take_told();
+    dax.window.take_messages();
     assert_eq!(dax.map(node, 0, 0, SLOT).unwrap(), 0);
     assert_eq!(dax.window.store(0, b"x"), Err(Errno::FAULT));
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
     dax.window.store(0, b"x").unwrap();
-    let descriptors: Vec<bool> = dax.window.take_told().iter().map(|told| told.writable_descriptor).collect();
+    let descriptors: Vec<bool> =
+        dax.window.take_messages().iter().map(|told| told.writable_descriptor).collect();
     assert_eq!(descriptors, [false, true]);
 }
 
@@ -144,12 +145,12 @@ fn several_ranges_are_removed_by_one_request() {
         for slot in 0..4 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
         }
-        dax.window.take_told();
+        dax.window.take_messages();
         assert_eq!(dax.unmap(node, &[(0, SLOT), (3 * SLOT, SLOT), (SLOT, SLOT)]).unwrap(), 0);
         assert_eq!(dax.window.places(), [(2 * SLOT, SLOT)]);
         assert_eq!(dax.window.load(0, 1), Err(Errno::FAULT));
         assert_eq!(page(dax, 2 * SLOT), 2 * SLOT / 4096);
-        let told: Vec<Told> = dax.window.take_told();
+        let told: Vec<RecordedMessage> = dax.window.take_messages();
         assert!(told.len() == 3 && told.iter().all(|told| !told.map && told.accepted), "{told:?}");
         assert_eq!(
             dax.unmap(node, &[(0, SLOT), (2 * SLOT, SLOT)]).unwrap(),

@@ -73,7 +73,7 @@ fn faultless(dax: &Dax) {
 fn silent_vmm_costs_one_eio_and_blocks_no_request() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
-        dax.window.fall_silent();
+        dax.window.stop_replying();
         let guest = &mut dax.bench.guest;
         let began = Instant::now();
         let mapping = send(guest, 1, map_frame(node, 0));
@@ -98,7 +98,7 @@ fn silent_vmm_costs_one_eio_and_blocks_no_request() {
         let (queue, memory) = guest.queue(1).unwrap();
         let used = queue.take_used(memory).unwrap().expect("this request waits too");
         assert_eq!(error(&queue.take_reply(memory, &sent, used.len).unwrap()), EIO);
-        dax.window.speak();
+        dax.window.reply_normally();
         eventually("a mapping", || dax.map_writable(node, SLOT, 2 * SLOT, SLOT).unwrap() == 0);
         dax.window.store(2 * SLOT, b"late").unwrap();
         assert_eq!(&fs::read(dax.bench.host("file")).unwrap()[2 << 20..][..4], b"late");
@@ -110,7 +110,7 @@ fn silent_vmm_costs_one_eio_and_blocks_no_request() {
 fn queue_stops_while_a_mapping_waits_for_the_vmm() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
-        dax.window.fall_silent();
+        dax.window.stop_replying();
         let before = dax.window.counts().received;
         let began = Instant::now();
         let mapping = send(&mut dax.bench.guest, 1, map_frame(node, 0));
@@ -119,7 +119,7 @@ fn queue_stops_while_a_mapping_waits_for_the_vmm() {
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         let reply = answer(&mut dax.bench.guest, 1, &mapping);
         assert_eq!(error(&reply), EIO, "a taken request is answered before the queue stops");
-        dax.window.speak();
+        dax.window.reply_normally();
         dax.bench.guest.resume_queue(1, base).unwrap();
         eventually("a mapping", || dax.map_writable(node, SLOT, SLOT, SLOT).unwrap() == 0);
         faultless(&dax);
@@ -155,7 +155,7 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
         for slot in 0..2 {
             assert_eq!(dax.map_writable(node, slot * SLOT, slot * SLOT, SLOT).unwrap(), 0);
         }
-        dax.window.fall_silent();
+        dax.window.stop_replying();
         let received = dax.window.counts().received;
         for slot in 2..4 {
             send(&mut dax.bench.guest, 1, map_frame(node, slot));
@@ -168,7 +168,7 @@ fn no_message_comes_after_the_last_queue_has_stopped() {
         assert!(dax.window.wait_for_messages(received + 1));
         let bases = [0, 1, 2].map(|queue| dax.bench.guest.stop_queue(queue).unwrap());
         dax.window.expect_nothing(true);
-        dax.window.speak();
+        dax.window.reply_normally();
         wait_until_at_rest(dax.bench.daemon.serving_id());
         assert_eq!(dax.window.counts().received, received + 1, "an unexpected message");
         faultless(&dax);
@@ -201,7 +201,7 @@ fn death_of_a_vmm_with_a_waiting_mapping_leaks_nothing() {
         let sent = send(&mut guest, 1, Frame::new(LOOKUP, 1).name("file"));
         let found = answer(&mut guest, 1, &sent);
         let node = u64_at(found.success().unwrap(), 0).unwrap();
-        window.fall_silent();
+        window.stop_replying();
         let received = window.counts().received;
         send(&mut guest, 1, map_frame(node, 0));
         assert!(window.wait_for_messages(received + 1));
@@ -229,7 +229,7 @@ fn refused_mapping_is_eio_and_the_next_is_tried() {
         dax.window.refuse();
         assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), EIO);
         assert_eq!(dax.unmap(node, &[(0, SLOT)]).unwrap(), EIO);
-        dax.window.speak();
+        dax.window.reply_normally();
         assert_eq!(dax.map_writable(node, SLOT, SLOT, SLOT).unwrap(), 0);
         assert_eq!(
             dax.map_writable(node, 2 * SLOT, 0, SLOT).unwrap(),
@@ -245,7 +245,7 @@ fn refused_mapping_is_eio_and_the_next_is_tried() {
 #[test]
 fn closed_back_channel_fails_only_mappings() {
     let (mut dax, node) = with_file(Rules::mapping());
-    dax.window.hang_up().unwrap();
+    dax.window.close_channel().unwrap();
     let began = Instant::now();
     assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
     assert!(began.elapsed() < WINDOW_PATIENCE, "the daemon waited for a closed channel");
@@ -324,7 +324,7 @@ fn refused_upgrade_keeps_the_old_mapping() {
     dax.window.refuse_writable();
     assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), EIO);
     assert_eq!(dax.window.load(0, 8).unwrap(), (SLOT / 4096).to_le_bytes());
-    dax.window.speak();
+    dax.window.reply_normally();
     assert_eq!(dax.map_writable(node, SLOT, 0, SLOT).unwrap(), 0);
     dax.window.store(0, b"x").unwrap();
     faultless(&dax);
@@ -334,7 +334,7 @@ fn refused_upgrade_keeps_the_old_mapping() {
 fn invalid_message_from_vmm_is_eio_until_new_channel() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
-        dax.window.talk_nonsense();
+        dax.window.send_invalid_replies();
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), EIO);
         dax.bench.is_alive().unwrap();
         assert_eq!(dax.map_writable(node, 0, SLOT, SLOT).unwrap(), EIO);
@@ -351,7 +351,7 @@ fn invalid_message_from_vmm_is_eio_until_new_channel() {
 fn flood_of_mappings_for_a_silent_vmm_is_bounded() {
     let (mut dax, node) = with_file(Rules::strict());
     let before = dax.bench.footprint().unwrap();
-    dax.window.fall_silent();
+    dax.window.stop_replying();
     let guest = &mut dax.bench.guest;
     let asked = Instant::now();
     let flood: Vec<Sent> = (0..50).map(|number| send(guest, 1, map_frame(node, number % 8))).collect();
@@ -367,7 +367,7 @@ fn flood_of_mappings_for_a_silent_vmm_is_bounded() {
     assert!(asked.elapsed() < WINDOW_PATIENCE + AT_ONCE, "all of them wait for one answer");
     let release = Frame::new(RELEASE, node).u64(handle).u32(0).u32(0).u64(0);
     dax.bench.body(release, 0).unwrap();
-    dax.window.speak();
+    dax.window.reply_normally();
     eventually("a mapping", || dax.map_writable(node, 0, 0, SLOT).unwrap() == 0);
     let after = dax.bench.footprint().unwrap();
     // Each mapping that QEMU announces is a descriptor of the daemon. There are 8 slots.
@@ -384,7 +384,7 @@ fn slow_vmm_is_waited_for_while_it_answers() {
         assert_eq!(dax.map_writable(node, at % (4 * SLOT), *at, SLOT).unwrap(), 0);
     }
     // Together longer than any single reply may take.
-    dax.window.slow_down(WINDOW_PATIENCE / 6);
+    dax.window.delay_replies(WINDOW_PATIENCE / 6);
     let received = dax.window.counts().received;
     let guest = &mut dax.bench.guest;
     let removal = send(guest, 1, pinhole_tests::dax_vmm::remove_mapping(node, &slots));
@@ -416,7 +416,7 @@ fn slot_under_removal_does_not_count_as_mapped() {
     for rules in [Rules::strict(), Rules::mapping()] {
         let (mut dax, node) = with_file(rules);
         assert_eq!(dax.map_writable(node, 0, 0, SLOT).unwrap(), 0);
-        dax.window.fall_silent();
+        dax.window.stop_replying();
         let received = dax.window.counts().received;
         let process = dax.bench.daemon.serving_id();
         let guest = &mut dax.bench.guest;
@@ -428,7 +428,7 @@ fn slot_under_removal_does_not_count_as_mapped() {
         wait_until_at_rest(process);
         let again = send(guest, 1, map_frame(node, 0));
         wait_until_at_rest(process);
-        dax.window.speak();
+        dax.window.reply_normally();
         let first = error(&answer(guest, 0, &other));
         let removed = error(&answer(guest, 2, &removal));
         let mapped = error(&answer(guest, 1, &again));

@@ -10,7 +10,9 @@
 //! `PINHOLE_KILLS` sets the number of kills. `PINHOLE_KILLS_SEED` repeats the work of a run, but
 //! not the moments of its kills.
 
-use pinhole_tests::crash::{AWAITED, AWAITED_LOCK, HELD, Journal, Player, Random, SETUP, Said, Thing, Tree};
+use pinhole_tests::crash::{
+    AWAITED, AWAITED_LOCK, HELD, Journal, LaneEvent, NamedObject, Player, Random, SETUP, Tree,
+};
 use pinhole_tests::daemon::{Daemon, Serving, serving_id};
 use pinhole_tests::frontend::client::{Client, Opened, SharedFolder};
 use pinhole_tests::frontend::frame::opcode::{
@@ -141,7 +143,7 @@ impl Bystander {
                 let mut order = None;
                 player
                     .work(true, |_, said| {
-                        if said == Said::Done {
+                        if said == LaneEvent::Done {
                             // It should not take all processor time from the others.
                             std::thread::park_timeout(Duration::from_millis(1));
                         }
@@ -253,7 +255,9 @@ fn round(
     assert_eq!(status.success(), matches!(aim, Aim::Guest), "{what}: {status}");
     supervisor.is_ready();
     let tree = journal.check(&folder).unwrap_or_else(|error| panic!("{what}: {error}"));
-    for name in tree.0.iter().filter_map(|(name, thing)| matches!(thing, Thing::File(_)).then_some(name)) {
+    for name in
+        tree.0.iter().filter_map(|(name, thing)| matches!(thing, NamedObject::File(_)).then_some(name))
+    {
         assert_eq!(host_locks(&folder.join(name)).unwrap(), [], "{what}: {name} is not locked");
     }
     assert!(!is_locked(&share.host(HELD)), "{what}: the flock is still there");

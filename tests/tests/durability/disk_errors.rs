@@ -168,7 +168,7 @@ fn writeback_error_is_reported_once_per_open_file() {
     let late = other.open();
     assert_eq!(other.fsync(late), None);
     // After the disk writes again, no error remains.
-    disk.mend().unwrap();
+    disk.repair().unwrap();
     assert_eq!(other.write(late, OpenFlags::empty()), None);
     assert_eq!([other.fsync(late), one.fsync(writer), on_host(&host)], [None; 3]);
 }
@@ -199,7 +199,7 @@ fn direct_io_handle_reports_a_writeback_error_once() {
     assert_eq!(guest.write(writer, OpenFlags::empty()), None);
     assert_eq!(guest.fsync(writer), error());
     // From here on each call reports the earlier error, and its own write succeeds.
-    disk.mend().unwrap();
+    disk.repair().unwrap();
     assert_eq!([guest.write_direct(one), guest.fsync(one), guest.write_direct(one)], [error(), None, None]);
     assert_eq!(
         [guest.fsync(other), guest.write_direct(other), guest.data_sync(other)],

@@ -142,8 +142,8 @@ impl Scene {
 
 /// Sends any bytes and checks that a reply, if there is one, is well-formed.
 #[track_caller]
-fn provoke(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
-    let reply = bench.guest.raw(queue, &tamed(message), room).unwrap();
+fn send_and_check(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
+    let reply = bench.guest.raw(queue, &limited(message), room).unwrap();
     if reply.is_unanswered() {
         assert!(reply.rest_untouched, "given back without an answer, yet written to");
         return;
@@ -153,7 +153,7 @@ fn provoke(bench: &mut Bench, queue: usize, message: &[u8], room: usize) {
 }
 
 /// Returns the message, but limits FALLOCATE to 16 MiB, because the host's disk is limited.
-fn tamed(message: &[u8]) -> Vec<u8> {
+fn limited(message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     if message.get(4..8) == Some(&FALLOCATE.to_le_bytes()) {
         message.iter_mut().take(64).skip(59).for_each(|byte| *byte = 0);
@@ -180,25 +180,25 @@ fn every_length_but_the_right_one_is_refused() {
             // A truncated message, once with a wrong length in its header and once with a right
             // one.
             let mut cut = message[..len].to_vec();
-            provoke(&mut bench, 1, &cut, 4096);
+            send_and_check(&mut bench, 1, &cut, 4096);
             if let Some(place) = cut.get_mut(LEN_AT) {
                 place.copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
-                provoke(&mut bench, 1, &cut, 4096);
+                send_and_check(&mut bench, 1, &cut, 4096);
             }
             still_serves(&mut bench);
         }
         for declared in [0, 1, 39, 40, 41, 1 << 16, u32::MAX] {
             let mut lying = message.clone();
             lying[LEN_AT].copy_from_slice(&declared.to_le_bytes());
-            provoke(&mut bench, 1, &lying, 4096);
+            send_and_check(&mut bench, 1, &lying, 4096);
         }
         for more in [1, 8, 100, 200_000] {
             let mut long = message.clone();
             long.resize(message.len() + more, 0x41);
-            provoke(&mut bench, 1, &long, 4096);
+            send_and_check(&mut bench, 1, &long, 4096);
             let len = u32::try_from(long.len()).unwrap();
             long[LEN_AT].copy_from_slice(&len.to_le_bytes());
-            provoke(&mut bench, 1, &long, 4096);
+            send_and_check(&mut bench, 1, &long, 4096);
         }
         still_serves(&mut bench);
     }
@@ -210,7 +210,7 @@ fn every_room_for_an_answer_is_respected() {
     let scene = Scene::begin(&mut bench);
     for message in scene.messages() {
         for room in [0, 1, 15, 16, 17, 24, 56, 119, 120, 143, 144, 160, 303, 304] {
-            provoke(&mut bench, 1, &message, room);
+            send_and_check(&mut bench, 1, &message, room);
         }
         still_serves(&mut bench);
     }
@@ -230,7 +230,7 @@ fn every_number_may_be_any_number() {
             for number in extremes {
                 let mut wrong = message.clone();
                 wrong[at..at + 8].copy_from_slice(&number.to_le_bytes());
-                provoke(&mut bench, 1, &wrong, 4096);
+                send_and_check(&mut bench, 1, &wrong, 4096);
             }
             still_serves(&mut bench);
         }
@@ -246,7 +246,7 @@ fn every_opcode_may_have_any_body() {
         for body in &bodies {
             let mut crossed = body.clone();
             crossed[4..8].copy_from_slice(&opcode.to_le_bytes());
-            provoke(&mut bench, 1, &crossed, 4096);
+            send_and_check(&mut bench, 1, &crossed, 4096);
         }
         still_serves(&mut bench);
     }
@@ -277,7 +277,7 @@ fn a_forget_takes_no_more_than_there_is() {
     let Scene { file, handle, .. } = Scene::begin(&mut bench);
     for node in [ROOT, file, file, 77, u64::MAX] {
         for count in [u64::MAX, 1 << 63, 1 << 32] {
-            provoke(&mut bench, 0, &Frame::new(FORGET, node).u64(count).message(), 0);
+            send_and_check(&mut bench, 0, &Frame::new(FORGET, node).u64(count).message(), 0);
         }
     }
     bench.is_alive().unwrap();
@@ -554,7 +554,7 @@ fn ten_thousand_mutations_leave_no_mark() {
         } else {
             let message = mutate(&mut random, &messages);
             let room = random.pick(&[0, 15, 16, 120, 144, 4096, 65536]);
-            provoke(&mut bench, random.below(3), &message, room);
+            send_and_check(&mut bench, random.below(3), &message, room);
         }
         still_serves(&mut bench);
     }

@@ -76,7 +76,7 @@ fn with_window(interruption: (Interruption, usize)) {
     let mut dax = Dax::new(Rules::strict(), &["--dax-window=16M", "--dax=always"]).unwrap();
     dax.file("file", SLOT).unwrap();
     let (node, handle) = dax.open("file", O_RDWR).unwrap();
-    dax.window.slow_down(SLOW);
+    dax.window.delay_replies(SLOW);
     let forget = Frame::new(FORGET, node).u64(1).message();
     let process = dax.bench.daemon.serving_id();
     interrupt_during(interruption, process, || {

@@ -59,7 +59,7 @@ fn section<'t>(explained: &'t str, title: &str) -> Vec<&'t str> {
 }
 
 /// Returns the outcome of each operation in an explanation: `granted`, or what the guest gets.
-fn told(explained: &str) -> BTreeMap<String, String> {
+fn outcomes(explained: &str) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for title in ["Operations granted", "Granted and not served", "Operations denied"] {
         for line in section(explained, title) {
@@ -82,8 +82,8 @@ fn explain_lists_every_operation_once_with_its_outcome() {
         let explained = files.pinhole(&format!("policy explain --profile {name}"));
         assert_eq!((explained.code, explained.stderr.as_str()), (Some(0), ""));
         assert_eq!(files.pinhole(&format!("policy explain {name}")).stdout, explained.stdout);
-        let told = told(&explained.stdout);
-        assert_eq!(told.len(), ACCESSES.len(), "{name}");
+        let outcomes = outcomes(&explained.stdout);
+        assert_eq!(outcomes.len(), ACCESSES.len(), "{name}");
         for row in ACCESSES {
             let granted = policy.granted().contains(row.access);
             let expected = match row.name {
@@ -91,7 +91,7 @@ fn explain_lists_every_operation_once_with_its_outcome() {
                 _ if granted => "granted",
                 _ => row.access.refusal(profile == Profile::Rootfs).errno_name(),
             };
-            assert_eq!(told.get(row.name).map(String::as_str), Some(expected), "{} in {name}", row.name);
+            assert_eq!(outcomes.get(row.name).map(String::as_str), Some(expected), "{} in {name}", row.name);
         }
     }
 }
@@ -141,10 +141,10 @@ fn explain_lists_the_rules_and_limits_of_a_file() {
 #[test]
 fn explain_as_read_only_denies_every_change() {
     let explained = Files::new().pinhole("policy explain --policy good.toml --readonly");
-    let told = told(&explained.stdout);
-    assert_eq!((told["chmod"].as_str(), told["map-write"].as_str()), ("EROFS", "EROFS"));
+    let outcomes = outcomes(&explained.stdout);
+    assert_eq!((outcomes["chmod"].as_str(), outcomes["map-write"].as_str()), ("EROFS", "EROFS"));
     // FSYNC was granted by the policy, so it is not a change.
-    assert_eq!(told["fsync"], "granted");
+    assert_eq!(outcomes["fsync"], "granted");
 }
 
 #[test]

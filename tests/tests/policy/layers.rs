@@ -94,7 +94,7 @@ impl LayerPlace {
 }
 
 /// Returns the rest of a line, after its name, of a file in the serving process's folder of /proc.
-fn told(program: &Program, file: &str, name: &str) -> String {
+fn proc_value(program: &Program, file: &str, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{}/{file}", serving_id(program.id()))).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let words = line.unwrap_or_else(|| panic!("no {name} in {text}")).split_whitespace();
@@ -126,9 +126,9 @@ fn a_plain_users_daemon_serves_from_namespaces_of_its_own() {
         assert!(mount.contains("nosuid") && mount.contains("nodev"), "{mounts}");
         // Seen from outside, its root is the share.
         assert!(PathBuf::from(format!("/proc/{serving}/root/made")).exists(), "{maps}");
-        assert_eq!(told(&program, "status", "Uid:"), "65534 65534 65534 65534", "{maps}");
+        assert_eq!(proc_value(&program, "status", "Uid:"), "65534 65534 65534 65534", "{maps}");
         assert_eq!(
-            (told(&program, "status", "NoNewPrivs:"), told(&program, "status", "Seccomp:")),
+            (proc_value(&program, "status", "NoNewPrivs:"), proc_value(&program, "status", "Seccomp:")),
             ("1".into(), "2".into())
         );
         drop(guest);
@@ -242,10 +242,11 @@ fn missing_required_layer_prevents_a_mount() {
     let ended = run(&mut place.command(&without, "mount DIR MNT --require landlock")).unwrap();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("--require landlock: no Landlock") && !ended.stderr.contains("Mounted "));
-    let mut told = Program::start(&mut place.command(&without, "mount DIR MNT --require seccomp")).unwrap();
-    told.wait_for("Mounted ").unwrap();
-    assert!(told.stderr().contains("sandbox: no Landlock"), "{}", told.stderr());
-    assert_eq!(told.end_by(Signal::TERM).unwrap(), Some(0));
+    let mut proc_value =
+        Program::start(&mut place.command(&without, "mount DIR MNT --require seccomp")).unwrap();
+    proc_value.wait_for("Mounted ").unwrap();
+    assert!(proc_value.stderr().contains("sandbox: no Landlock"), "{}", proc_value.stderr());
+    assert_eq!(proc_value.end_by(Signal::TERM).unwrap(), Some(0));
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn capabilities_come_from_policy_and_command_line() {
     let kept = |words: &str| {
         let place = LayerPlace::new();
         let program = place.start(&[], words);
-        let set = |name| u64::from_str_radix(&told(&program, "status", name), 16).unwrap();
+        let set = |name| u64::from_str_radix(&proc_value(&program, "status", name), 16).unwrap();
         let (permitted, bounding) = (set("CapPrm:"), set("CapBnd:"));
         assert_eq!((bounding, set("CapInh:"), set("CapAmb:")), (0, 0, 0), "{words}");
         move |number: u32| permitted & (1 << number) != 0
@@ -288,7 +289,7 @@ fn the_limits_of_the_process_are_set() {
         ("Max msgqueue size", "0 0 bytes"),
         ("Max file size", "8192 8192 bytes"),
     ] {
-        assert_eq!(told(&program, "limits", name), expected, "{name}");
+        assert_eq!(proc_value(&program, "limits", name), expected, "{name}");
     }
 }
 
@@ -309,7 +310,7 @@ fn core_has_no_memory_after_a_user_created_a_file() {
         assert_eq!(filter.trim(), "00000000", "bits of memory that a core holds");
     }
     // For a pipe the kernel has no other limit that prevents a core (core(5), fs/coredump.c).
-    assert_eq!(told(&program, "limits", "Max core file size"), "1 1 bytes");
+    assert_eq!(proc_value(&program, "limits", "Max core file size"), "1 1 bytes");
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(crate) enum Against {
     /// Bare host calls.
     Native,
     /// No contestant: the aim limits the figure itself.
-    Nobody,
+    Limit,
 }
 
 /// Limit of a ratio or of a figure.
@@ -55,13 +55,13 @@ impl Aim {
             Against::Peer => comparison.peer.map(|(_, beside)| beside.ratio),
             Against::Poolless => comparison.poolless.map(|beside| beside.ratio),
             Against::Native => comparison.native.map(|beside| beside.ratio),
-            Against::Nobody => Some(comparison.pinhole),
+            Against::Limit => Some(comparison.pinhole),
         }
     }
 
     /// Returns whether the aim limits a ratio.
     pub(crate) fn is_ratio(&self) -> bool {
-        self.against != Against::Nobody
+        self.against != Against::Limit
     }
 
     /// Returns the aim in words. `unit` is the unit of the figure.
@@ -74,7 +74,7 @@ impl Aim {
             Against::Peer => format!("{bound}x"),
             Against::Poolless => format!("{bound}x, without a thread pool"),
             Against::Native => format!("{bound} of native"),
-            Against::Nobody => format!("{bound} {unit}"),
+            Against::Limit => format!("{bound} {unit}"),
         }
     }
 }
@@ -121,7 +121,7 @@ const COST: [(&str, Against, Bound); 3] = [
     ("cost: PSS idle, default sandbox", Against::Peer, Bound::AtMost(1.0)),
     ("cost: start to ready, default sandbox", Against::Peer, Bound::AtMost(0.6)),
     // In bytes.
-    ("cost: PSS an inode at 100000,", Against::Nobody, Bound::AtMost(200.0)),
+    ("cost: PSS an inode at 100000,", Against::Limit, Bound::AtMost(200.0)),
 ];
 
 /// Returns all aims for a run with these rows.

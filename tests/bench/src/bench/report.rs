@@ -55,7 +55,7 @@ impl BenchReport {
                     comparison.poolless.map(|beside| ("virtiofsd without a thread pool".to_owned(), beside))
                 }
                 aims::Against::Native => comparison.native.map(|beside| ("native".to_owned(), beside)),
-                aims::Against::Nobody => None,
+                aims::Against::Limit => None,
             };
             let (name, beside) = other.unzip();
             table.row(vec![

@@ -51,7 +51,7 @@ use pinhole_tests::frontend::frame::opcode;
 use player::{Player, Tally, Window};
 pub(crate) use report::Measured;
 pub(crate) use row::Row;
-use row::{Seat, WARM_UP};
+use row::{ThreadPosition, WARM_UP};
 use tree::Prepared;
 use usage::Usage;
 use vmm::Vmm;
@@ -170,7 +170,7 @@ fn init(vmm: &Vmm) -> Result<(), LoadError> {
 }
 
 /// Message of a client thread.
-enum Word {
+enum ThreadMessage {
     /// The thread is ready and waits for its time window.
     Ready(Sender<Window>),
     Played(Result<Tally, LoadError>),
@@ -186,18 +186,18 @@ fn one(
     let (sender, words) = mpsc::channel();
     for number in 0..options.queues {
         let (vmm, sender) = (Arc::clone(vmm), sender.clone());
-        let seat = Seat { number, count: options.queues, share: options.share.clone() };
+        let position = ThreadPosition { number, count: options.queues, share: options.share.clone() };
         thread::spawn(move || {
-            let played = play(&vmm, row, depth, &seat, &sender);
+            let played = play(&vmm, row, depth, &position, &sender);
             // Ignore the result: the receiver is gone if another thread failed first.
-            drop(sender.send(Word::Played(played)));
+            drop(sender.send(ThreadMessage::Played(played)));
         });
     }
     let mut waiting = Vec::new();
     while waiting.len() < options.queues {
         match receive(&words, LIMIT)? {
-            Word::Ready(start) => waiting.push(start),
-            Word::Played(early) => drop(early?),
+            ThreadMessage::Ready(start) => waiting.push(start),
+            ThreadMessage::Played(early) => drop(early?),
         }
     }
     let time = row.time(options.time);
@@ -215,7 +215,7 @@ fn one(
     let mut latencies: Option<Histogram<u64>> = None;
     for _ in 0..options.queues {
         let word = tallies.pop().map_or_else(|| receive(&words, LIMIT), Ok)?;
-        if let Word::Played(tally) = word {
+        if let ThreadMessage::Played(tally) = word {
             let tally = tally?.latencies;
             match &mut latencies {
                 Some(all) => all.add(&tally).map_err(|error| LoadError::Memory(error.to_string()))?,
@@ -229,12 +229,16 @@ fn one(
 
 /// Waits until `instant`. Keeps messages of threads that end early in `early`; fails at once if a
 /// thread fails.
-fn until(words: &Receiver<Word>, instant: Instant, early: &mut Vec<Word>) -> Result<(), LoadError> {
+fn until(
+    words: &Receiver<ThreadMessage>,
+    instant: Instant,
+    early: &mut Vec<ThreadMessage>,
+) -> Result<(), LoadError> {
     loop {
         match words.recv_timeout(instant.saturating_duration_since(Instant::now())) {
             Err(RecvTimeoutError::Timeout) => return Ok(()),
             Err(RecvTimeoutError::Disconnected) => return Err(LoadError::TimedOut),
-            Ok(Word::Played(Err(error))) => return Err(error),
+            Ok(ThreadMessage::Played(Err(error))) => return Err(error),
             Ok(word) => early.push(word),
         }
     }
@@ -245,13 +249,19 @@ fn receive<T>(from: &Receiver<T>, limit: Duration) -> Result<T, LoadError> {
 }
 
 /// Runs the part of one thread of a row, from preparation to clean-up.
-fn play(vmm: &Vmm, row: Row, depth: usize, seat: &Seat, words: &Sender<Word>) -> Result<Tally, LoadError> {
-    let mut state = vmm.state(seat.number + 1)?;
-    let mut player = Player::new(vmm, seat.number + 1, &mut state)?;
+fn play(
+    vmm: &Vmm,
+    row: Row,
+    depth: usize,
+    position: &ThreadPosition,
+    words: &Sender<ThreadMessage>,
+) -> Result<Tally, LoadError> {
+    let mut state = vmm.state(position.number + 1)?;
+    let mut player = Player::new(vmm, position.number + 1, &mut state)?;
     player.touch()?;
-    let mut play = row.open(&mut player, seat)?;
+    let mut play = row.open(&mut player, position)?;
     let (start, started) = mpsc::channel();
-    words.send(Word::Ready(start)).map_err(|_gone| LoadError::TimedOut)?;
+    words.send(ThreadMessage::Ready(start)).map_err(|_gone| LoadError::TimedOut)?;
     let window = receive(&started, LIMIT)?;
     let tally = player.run(play.as_mut(), row.slots(depth), window)?;
     play.close(&mut player)?;

@@ -133,7 +133,7 @@ impl std::str::FromStr for Row {
 
 /// Position of a client thread among all client threads.
 #[derive(Clone, Debug)]
-pub(super) struct Seat {
+pub(super) struct ThreadPosition {
     /// Number of the thread, from 0.
     pub(super) number: usize,
     /// Number of threads.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::verdict::hold;
 use crate::sharing::settings::turns;
-use crate::sharing::table::{A, B, H, Table, Who};
+use crate::sharing::table::{A, B, H, Participant, Table};
 use crate::sharing::{Fault, Group, Promised, Question};
 
 pub(super) const PROGRAMS: [Question; 3] = [
@@ -102,7 +102,7 @@ fn patience(seconds: u32) -> Duration {
 
 /// Checks that each program counts the committed rows in the database, after it has sent `first` to
 /// SQLite.
-fn sound(table: &mut Table, those: &[Who], first: &str, committed: u64) -> Result<(), Fault> {
+fn sound(table: &mut Table, those: &[Participant], first: &str, committed: u64) -> Result<(), Fault> {
     let check = format!(
         "run echo '{first} pragma integrity_check; select count(*) from t; select n from n;' | sqlite3 base 2>&1"
     );

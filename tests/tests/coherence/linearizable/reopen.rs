@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Instant;
 
-use pinhole_tests::linearizability::reopened::{Passage, check};
+use pinhole_tests::linearizability::reopened::{FileAccess, check};
 
 use super::play::Random;
 
@@ -22,29 +22,29 @@ fn text(number: u64) -> String {
 
 /// Files as they were written and as they were read, for each of [`FILES`].
 #[derive(Default)]
-pub(crate) struct Passages {
-    stored: [Vec<Passage<String>>; 2],
-    seen: [Vec<Passage<String>>; 2],
+pub(crate) struct FileAccesses {
+    stored: [Vec<FileAccess<String>>; 2],
+    seen: [Vec<FileAccess<String>>; 2],
 }
 
 /// Lets a client in each of `folders` write and read so many times, starting with an empty share.
-pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> Passages {
+pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64)) -> FileAccesses {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_nanos()).unwrap();
     let (next, start, rewriting) = (AtomicU64::new(1), Barrier::new(folders.len()), Mutex::new(()));
-    let mut all = Passages::default();
+    let mut all = FileAccesses::default();
     for (name, stored) in FILES.iter().zip(&mut all.stored) {
         let called = now();
         fs::write(share.join(name), text(0)).unwrap();
-        stored.push(Passage { client: folders.len(), called, returned: now(), value: text(0) });
+        stored.push(FileAccess { client: folders.len(), called, returned: now(), value: text(0) });
     }
-    let turn = |(client, folder): (usize, &Path), random: &mut Random, mine: &mut Passages| {
+    let turn = |(client, folder): (usize, &Path), random: &mut Random, mine: &mut FileAccesses| {
         let which = usize::try_from(random.below(2)).unwrap();
         let path = folder.join(FILES[which]);
         if random.below(3) > 0 {
             let called = now();
             let value = io::read_to_string(File::open(&path).unwrap()).unwrap();
-            mine.seen[which].push(Passage { client, called, returned: now(), value });
+            mine.seen[which].push(FileAccess { client, called, returned: now(), value });
             return;
         }
         let number = next.fetch_add(1, Ordering::SeqCst);
@@ -59,14 +59,14 @@ pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64))
         } else {
             fs::write(path, &value).unwrap();
         }
-        mine.stored[which].push(Passage { client, called, returned: now(), value });
+        mine.stored[which].push(FileAccess { client, called, returned: now(), value });
         drop(alone);
     };
     std::thread::scope(|scope| {
         let players = folders.iter().enumerate().map(|(client, folder)| {
             let (turn, start) = (&turn, &start);
             scope.spawn(move || {
-                let (mut mine, mut random) = (Passages::default(), Random(seed ^ (client as u64) << 32));
+                let (mut mine, mut random) = (FileAccesses::default(), Random(seed ^ (client as u64) << 32));
                 start.wait();
                 (0..count).for_each(|_| turn((client, folder), &mut random, &mut mine));
                 mine
@@ -79,7 +79,7 @@ pub(crate) fn play(share: &Path, folders: &[PathBuf], (seed, count): (u64, u64))
     all
 }
 
-impl Passages {
+impl FileAccesses {
     fn add(&mut self, other: Self) {
         self.stored.iter_mut().zip(other.stored).for_each(|(mine, theirs)| mine.extend(theirs));
         self.seen.iter_mut().zip(other.seen).for_each(|(mine, theirs)| mine.extend(theirs));
@@ -94,7 +94,7 @@ impl Passages {
         let [seen, seen_rewritten] = &self.seen;
         // A reader may see a part of a file while another client rewrites it. Such reads do not
         // count.
-        let is_undisturbed = |one: &&Passage<String>| {
+        let is_undisturbed = |one: &&FileAccess<String>| {
             rewritten.iter().all(|other| one.returned < other.called || other.returned < one.called)
         };
         let undisturbed: Vec<_> = seen_rewritten.iter().filter(is_undisturbed).cloned().collect();

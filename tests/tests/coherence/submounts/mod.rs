@@ -190,7 +190,7 @@ fn error_of_an_idle_mount_fails_the_next_syncfs() {
     let said = errno(guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)));
     assert!(matches!(said, Some(5 | 28)), "{said:?} is neither EIO nor ENOSPC");
     guest.ask(NodeId::ROOT, &Operation::SyncFs(SyncFs)).unwrap();
-    disk.mend().unwrap();
+    disk.repair().unwrap();
     share.unmount_when_idle("disk");
 }
 

@@ -10,7 +10,7 @@ use super::super::ask::{Ask, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
-use super::super::row::{Blocks, COLD, Seat};
+use super::super::row::{Blocks, COLD, ThreadPosition};
 use super::super::tree;
 use super::metadata::GetAttr;
 use super::random::Random;
@@ -40,15 +40,15 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn open(
         player: &mut Player<'_>,
-        seat: &Seat,
+        position: &ThreadPosition,
         blocks: Blocks,
         write: bool,
     ) -> Result<Self, LoadError> {
         let node = player.look_up(ROOT, tree::WARM.name)?;
         let handle = player.open(node, READ_WRITE)?;
         let count = tree::WARM.len / blocks.len as u64;
-        let at = count / seat.count as u64 * seat.number as u64;
-        let random = Random::new(seat.number);
+        let at = count / position.count as u64 * position.number as u64;
+        let random = Random::new(position.number);
         Ok(Self { blocks, write, node, handle, count, at, random, none: Vec::new() })
     }
 }
@@ -147,16 +147,16 @@ pub(super) struct BesideCold {
 }
 
 impl BesideCold {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let node = player.look_up(ROOT, tree::COLD.name)?;
         let handle = player.open(node, READ_WRITE)?;
-        let host = open_host(&seat.share)?;
+        let host = open_host(&position.share)?;
         Ok(Self {
-            getattr: GetAttr::open(player, seat)?,
+            getattr: GetAttr::open(player, position)?,
             host,
             node,
             handle,
-            random: Random::new(seat.number),
+            random: Random::new(position.number),
         })
     }
 }

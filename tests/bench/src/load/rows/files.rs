@@ -5,7 +5,7 @@ use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
 use super::super::ring::SLOTS;
-use super::super::row::Seat;
+use super::super::row::ThreadPosition;
 use super::super::tree;
 use super::random::Random;
 use super::requests::{OPENED_LEN, READ_ONLY, READ_WRITE, ROOT, flush, release, transfer};
@@ -54,11 +54,11 @@ pub(super) struct OpenRelease {
 }
 
 impl OpenRelease {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let folder = player.look_up(ROOT, tree::KNOWN.name)?;
         let names = (0..tree::KNOWN.files).map(tree::name);
         let nodes = names.map(|name| player.look_up(folder, &name)).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, open: [CLOSED; SLOTS], random: Random::new(seat.number), none: Vec::new() })
+        Ok(Self { nodes, open: [CLOSED; SLOTS], random: Random::new(position.number), none: Vec::new() })
     }
 }
 
@@ -104,14 +104,14 @@ pub(super) struct SmallFile {
 }
 
 impl SmallFile {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let folder = player.look_up(ROOT, tree::SMALL.name)?;
         let mut files = Vec::new();
         for number in 0..tree::SMALL.files {
             let node = player.look_up(folder, &tree::name(number))?;
             files.push((node, tree::small_len(number)));
         }
-        Ok(Self { files, open: [CLOSED; SLOTS], random: Random::new(seat.number), none: Vec::new() })
+        Ok(Self { files, open: [CLOSED; SLOTS], random: Random::new(position.number), none: Vec::new() })
     }
 }
 
@@ -181,18 +181,18 @@ pub(super) struct CreateUnlink {
 }
 
 impl CreateUnlink {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
-        let fresh = tree::Fresh::new(&seat.share)?;
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
+        let fresh = tree::Fresh::new(&position.share)?;
         let parent = player.look_up(ROOT, tree::MADE)?;
         let bare = fresh.names().iter().filter_map(|name| name.rsplit('/').next());
         let folders = bare.map(|name| player.look_up(parent, name)).collect::<Result<_, _>>()?;
-        let names = (0..SLOTS).map(|slot| format!("made-{}-{slot:03}", seat.number)).collect();
+        let names = (0..SLOTS).map(|slot| format!("made-{}-{slot:03}", position.number)).collect();
         Ok(Self {
             folders,
             chosen: [0; SLOTS],
             names,
             open: [CLOSED; SLOTS],
-            random: Random::new(seat.number),
+            random: Random::new(position.number),
             gone: Vec::with_capacity(SLOTS),
             _fresh: fresh,
         })

@@ -4,7 +4,7 @@ use super::super::ask::{ATTR_LEN, Ask, Data, ENTRY_LEN, Expect, NextStep};
 use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
-use super::super::row::Seat;
+use super::super::row::ThreadPosition;
 use super::super::tree;
 use super::random::Random;
 use super::requests::ROOT;
@@ -22,11 +22,11 @@ pub(super) struct GetAttr {
 }
 
 impl GetAttr {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let folder = player.look_up(ROOT, tree::KNOWN.name)?;
         let names = (0..tree::KNOWN.files).map(tree::name);
         let nodes = names.map(|name| player.look_up(folder, &name)).collect::<Result<_, _>>()?;
-        Ok(Self { nodes, random: Random::new(seat.number), none: Vec::new() })
+        Ok(Self { nodes, random: Random::new(position.number), none: Vec::new() })
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) struct LookupHit {
 }
 
 impl LookupHit {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let folder = player.look_up(ROOT, tree::KNOWN.name)?;
         let names = (0..tree::KNOWN.files).map(tree::name);
         let children = names
@@ -80,7 +80,7 @@ impl LookupHit {
             .collect::<Result<Vec<_>, _>>()?;
         let counts = children.iter().map(|(_, node)| (*node, 0)).collect();
         let asked = vec![0; super::super::ring::SLOTS];
-        Ok(Self { folder, children, counts, asked, random: Random::new(seat.number), none: Vec::new() })
+        Ok(Self { folder, children, counts, asked, random: Random::new(position.number), none: Vec::new() })
     }
 }
 
@@ -132,10 +132,10 @@ pub(super) struct LookupMiss {
 }
 
 impl LookupMiss {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let folder = player.look_up(ROOT, tree::KNOWN.name)?;
         let names = (0..MISSING).map(|number| format!("missing-{number:05}")).collect();
-        Ok(Self { folder, names, random: Random::new(seat.number), none: Vec::new() })
+        Ok(Self { folder, names, random: Random::new(position.number), none: Vec::new() })
     }
 }
 

@@ -5,7 +5,7 @@ use super::super::error::LoadError;
 use super::super::message::Message;
 use super::super::player::{Play, Player, Reply};
 use super::super::ring::SLOTS;
-use super::super::row::{Blocks, Seat};
+use super::super::row::{Blocks, ThreadPosition};
 use super::super::tree;
 use super::data::Transfer;
 use super::files::SmallFile;
@@ -25,20 +25,20 @@ pub(super) struct Mixed {
 }
 
 impl Mixed {
-    pub(super) fn open(player: &mut Player<'_>, seat: &Seat) -> Result<Self, LoadError> {
+    pub(super) fn open(player: &mut Player<'_>, position: &ThreadPosition) -> Result<Self, LoadError> {
         let blocks = Blocks { len: 4096, random: true };
         let parts: [Box<dyn Play>; 6] = [
-            Box::new(LookupHit::open(player, seat)?),
-            Box::new(GetAttr::open(player, seat)?),
-            Box::new(SmallFile::open(player, seat)?),
-            Box::new(Transfer::open(player, seat, blocks, false)?),
-            Box::new(Transfer::open(player, seat, blocks, true)?),
+            Box::new(LookupHit::open(player, position)?),
+            Box::new(GetAttr::open(player, position)?),
+            Box::new(SmallFile::open(player, position)?),
+            Box::new(Transfer::open(player, position, blocks, false)?),
+            Box::new(Transfer::open(player, position, blocks, true)?),
             Box::new(List::open(player, tree::FEW)?),
         ];
         Ok(Self {
             parts,
             chosen: [0; SLOTS],
-            random: Random::new(seat.number),
+            random: Random::new(position.number),
             gone: Vec::with_capacity(4096),
         })
     }

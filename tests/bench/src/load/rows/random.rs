@@ -7,8 +7,8 @@ use super::super::error::LoadError;
 pub(super) struct Random(u64);
 
 impl Random {
-    pub(super) const fn new(seat: usize) -> Self {
-        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seat as u64 + 1))
+    pub(super) const fn new(position: usize) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(position as u64 + 1))
     }
 
     /// Returns a number below `bound`, which must not be 0.
