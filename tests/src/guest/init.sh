@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # The first process of a test guest. The harness puts `/settings` beside it, which sets
-#   channel  the host folder for output and exit code (User-mode Linux), or nothing: then two serial lines carry them
-#   userland the host folder of a Debian userland, or nothing
-#   shell    the terminal to give to the user after the script, or nothing
+#   channel  the host folder for output and exit code (User-mode Linux); empty: two serial lines
+#   userland the host folder of a Debian userland, or empty
+#   shell    the terminal for the user after the script, or empty
 # and defines mount_shares.
 /bin/busybox --install -s /bin
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root TERM=linux

@@ -1,7 +1,9 @@
-"""Makes data durable in every way that Linux has, one step after another, and tells when each was acknowledged.
+"""Makes data durable in every way that Linux has, one step after another, and prints each
+acknowledgement.
 
-Each line of /extra/steps is the number of a step, a share, a way and a file, `new` or `old`. After a step the host looks at
-its disk, and lets this go on by a file in the share `control`. What is written, and where, is also in power_loss.rs.
+Each line of /extra/steps is the number of a step, a share, a way and a file, `new` or `old`. After a
+step the host reads its disk, and then lets this program continue by a file in the share `control`.
+power_loss.rs has the same data and offsets.
 """
 
 import ctypes
@@ -35,7 +37,7 @@ def sync_directory(path):
 
 
 def perform(path, way, data, offset):
-    """Returns what stays open until the host has looked: a close may write back."""
+    """Returns the file, which stays open until the host has read its disk: a close may write back."""
     if way == "unlink":
         os.unlink(path)
         return sync_directory(path)

@@ -1,7 +1,8 @@
-/* One of several that use a directory at once: in each guest and on the host, the same program.
-   `guest_program serve CHANNEL` does what the files ask-1, ask-2 ... of the folder CHANNEL say, one line each, and ends what it
-   says to each by a line `>N CODE`. A line is a word of the table below, or `run` with a shell's command, which has this
-   program's path in $guest_program. Other words are work.c's: what several do at the same time. */
+/* The program that runs in each guest and on the host, on one directory. `guest_program serve
+   CHANNEL` carries out the files ask-1, ask-2 and so on of the folder CHANNEL, one line each, and
+   ends its output for each with a line `>N CODE`. A line starts with a word of the table below, or
+   with `run` and a shell command, which has the path of this program in $guest_program. Other words
+   are those of work.c, for work at the same time. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -18,7 +19,7 @@
 #include <unistd.h>
 #include "guest_program.h"
 
-/* Open files, by a letter. */
+/* Open files, each by a letter. */
 static int handles[26];
 static char *maps[26];
 static char buffer[1 << 20];
@@ -50,7 +51,7 @@ static int flags(const char *word) {
     return flags;
 }
 
-/* What an open file holds, as text. */
+/* Prints the content of an open file as text. */
 static int show(int fd, size_t len, off_t at) {
     ssize_t got = pread(fd, buffer, len < sizeof buffer ? len : sizeof buffer, at);
     if (got < 0) return failed();
@@ -139,7 +140,7 @@ static int do_store(char **w) {
     memcpy(at + atoi(w[2]), w[3], strlen(w[3]));
     return done(msync(at, 4096, MS_SYNC));
 }
-/* `lock H r|w|u START LEN`: fcntl's record lock, without waiting. */
+/* `lock H r|w|u START LEN`: a record lock of fcntl, without waiting. */
 static int do_lock(char **w) {
     struct flock lock = {0};
     lock.l_type = w[2][0] == 'r' ? F_RDLCK : w[2][0] == 'w' ? F_WRLCK : F_UNLCK;
@@ -205,7 +206,7 @@ static int serve(const char *channel) {
     for (int number = 1;; number++) {
         snprintf(path, sizeof path, "%s/ask-%d", channel, number);
         int fd;
-        /* A parent that is gone asks nothing more. */
+        /* Ends if the parent has ended. */
         while ((fd = open(path, O_RDONLY)) < 0) {
             if (getppid() == 1) return 3;
             nap(2000);

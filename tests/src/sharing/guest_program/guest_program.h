@@ -1,14 +1,15 @@
-/* What the two halves of the program know of each other. */
-#ifndef PARTY_H
-#define PARTY_H
+/* Declarations that both files of the program use. */
+#ifndef GUEST_PROGRAM_H
+#define GUEST_PROGRAM_H
 
 /* Sleeps for so many microseconds. */
 void nap(long us);
 
-/* The names in a directory but `.` and `..`, in any order; -1 with errno. */
+/* Reads the names in a directory except `.` and `..`, in any order. Returns -1 with errno on
+   failure. */
 int list(const char *path, char **names, int max);
 
-/* What several do at the same time: the first word says what. */
+/* Runs work for several guests at the same time. The first word selects the work. */
 int work(int count, char **words);
 
 #endif

@@ -1,5 +1,5 @@
-/* What several do at the same time in one directory. Each says what it did, line by line, for the judge to put together;
-   `error WHAT WHY` is what should not have happened. */
+/* Work of several guests at the same time in one directory. Each prints its results line by line,
+   which the question combines. A line `error WHAT WHY` reports something that must not happen. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 static uint64_t state;
 
-/* xorshift64*: each run of a seed does the same. */
+/* Random numbers (xorshift64*), the same for each run with a seed. */
 static uint32_t some(uint32_t below) {
     state ^= state >> 12;
     state ^= state << 25;
@@ -34,7 +34,7 @@ static void error(const char *what, const char *which) {
     if (errors++ < 20) printf("error %s %s %s\n", what, which, strerrorname_np(errno));
 }
 
-/* Whether the last error is one of those that the others' work explains. */
+/* Returns whether the work of the other guests can cause the last error. */
 static int expected(const int *those) {
     while (*those && *those != errno) those++;
     return *those != 0;
@@ -53,7 +53,7 @@ int list(const char *path, char **names, int max) {
     return why ? -1 : count;
 }
 
-/* `append FILE ME COUNT`: records of 20 to 3000 bytes, each by one write. */
+/* `append FILE ME COUNT`: appends records of 20 to 3000 bytes, each by one write. */
 static int append(char **w) {
     static char record[4096];
     int me = atoi(w[2]), count = atoi(w[3]);
@@ -71,7 +71,8 @@ static int append(char **w) {
     return errors != 0;
 }
 
-/* `excl FOLDER ME COUNT`: files, folders, links and symbolic links of the same names as everyone's; who made which. */
+/* `excl FOLDER ME COUNT`: makes files, folders, links and symbolic links of the same names as all
+   other guests, and prints which it made. */
 static int excl(char **w) {
     char base[64], path[256];
     int me = atoi(w[2]), count = atoi(w[3]);
@@ -110,8 +111,9 @@ static int get(const char *path, char *text, int max) {
     return 0;
 }
 
-/* `storm FOLDER ME TURNS SEED`: creates, moves and takes away files of eight names. Every file has a mark of its own, and
-   is made, moved and taken by calls that fail where the name is taken or missing, so that each success says who had what. */
+/* `storm FOLDER ME TURNS SEED`: creates, moves and removes files of eight names. Every file has its
+   own mark. All calls fail if the name exists or is missing, so each success shows which guest had
+   which file. */
 static int storm(char **w) {
     static const int BUSY[] = {EEXIST, ENOENT, 0};
     int me = atoi(w[2]), turns = atoi(w[3]);
@@ -123,7 +125,7 @@ static int storm(char **w) {
         snprintf(one, sizeof one, "%s/%d", w[1], a);
         snprintf(other, sizeof other, "%s/%d", w[1], b);
         if (what < 2) {
-            /* The mark is in the file before it has its name. */
+            /* The mark is in the file before the file has its name. */
             snprintf(mark, sizeof mark, "%d-%d", me, i);
             if (put(own, O_EXCL, mark)) error("create", own);
             if (link(own, one) == 0) printf("create %d %s\n", a, mark);
@@ -143,7 +145,7 @@ static int storm(char **w) {
     return errors != 0;
 }
 
-/* How many of the watchers, whose numbers begin with 1, have seen enough. */
+/* Returns how many of the watchers, whose numbers begin with 1, have finished. */
 static int contented(const char *folder, int watchers) {
     char path[256];
     int count = 0;
@@ -154,8 +156,8 @@ static int contented(const char *folder, int watchers) {
     return count;
 }
 
-/* `replace FOLDER ME COUNT WATCHERS`: FOLDER/target by rename, each time a whole file of one letter; so often, and until
-   everyone who watches it has seen enough, or for 60 seconds. */
+/* `replace FOLDER ME COUNT WATCHERS`: replaces FOLDER/target by rename, each time with a whole file
+   of one letter. Does so COUNT times, and until every watcher has finished, or for 60 seconds. */
 static int replace(char **w) {
     static char text[4001];
     char own[256], target[256];
@@ -172,8 +174,8 @@ static int replace(char **w) {
     return errors != 0;
 }
 
-/* `watch FOLDER ME COUNT`: looks at the target, which is always there and always whole; so often, and until another file is
-   there than at first, or for 60 seconds. */
+/* `watch FOLDER ME COUNT`: reads the target, which must always exist and always be whole. Does so
+   COUNT times, and until it has seen another file than at first, or for 60 seconds. */
 static int watch(char **w) {
     static char text[5000];
     char target[256];
@@ -202,8 +204,9 @@ static int count_in(const char *folder) {
     return count;
 }
 
-/* `maildir FOLDER ME COUNT ALL`: delivers COUNT messages by tmp/ and new/, and reads what it finds in new/ as one of several
-   readers: the one that moves a message to cur/ has it. Ends when ALL are in cur/. */
+/* `maildir FOLDER ME COUNT ALL`: delivers COUNT messages through tmp/ and new/, and reads the
+   messages in new/ as one of several readers: a message belongs to the reader that moves it to
+   cur/. Ends when ALL messages are in cur/. */
 static int maildir(char **w) {
     static char *names[16384];
     static char text[4096], mail[4096];
@@ -247,8 +250,9 @@ static int record_lock(int fd, int type, off_t at) {
     return fcntl(fd, type == F_UNLCK ? F_SETLK : F_SETLKW, &lock);
 }
 
-/* `count fcntl|flock|folder|between FILE ME TURNS`: a number read, raised and written back, each time under a lock.
-   `between`: the lock is that of a file beside it, and the file is opened under the lock and closed before it is let go. */
+/* `count fcntl|flock|folder|between FILE ME TURNS`: reads a number, increments it and writes it
+   back, each time under a lock. With `between`, the lock is that of another file, and the counted
+   file is opened under the lock and closed before the unlock. */
 static int count(char **w) {
     char text[64], beside[256];
     int turns = atoi(w[4]), records = w[1][0] == 'f' && w[1][1] == 'c', between = w[1][0] == 'b';
@@ -269,7 +273,7 @@ static int count(char **w) {
     return errors != 0;
 }
 
-/* A file of counters, by read and write or by a mapping. */
+/* File of counters, accessed by read and write or by a mapping. */
 static int file;
 static volatile uint32_t *mapped;
 
@@ -285,18 +289,19 @@ static void set_word(int at, uint32_t number) {
     else if (pwrite(file, &number, 4, at * 4) != 4) error("write", "");
 }
 
-/* Counts one more at this word. */
+/* Increments the counter at this word. */
 static void check_in(int word) {
     if (record_lock(file, F_WRLCK, word)) error("check in", "");
     set_word(word, word_at(word) + 1);
     if (record_lock(file, F_UNLCK, word)) error("check in", "");
 }
 
-/* `pingpong rw|rwm FILE CLIENTS VISITS`: Samba's ping_pong -rw or -rwm, with counters of four bytes: each holds one of
-   CLIENTS + 1 locks, takes the next and then lets go of the last. Nobody can overtake, so between two visits of one place every
-   other client has been there once: from when all are in until the first has gone, each increment is CLIENTS. Ends when
-   everyone has had that many such visits, or after 20 seconds: one that is fast goes round alone until the others have
-   come in. */
+/* `pingpong rw|rwm FILE CLIENTS VISITS`: Samba's ping_pong -rw or -rwm, with counters of four
+   bytes. Each client holds one of CLIENTS + 1 locks, takes the next one and then releases the last.
+   No client can overtake another, so between two visits of one place every other client has been
+   there once. While all clients are running, each increment is CLIENTS. Ends when every client has
+   had that many such visits, or after 20 seconds: a fast client goes round alone until the others
+   have started. */
 static int pingpong(char **w) {
     uint32_t clients = atoi(w[3]), places = clients + 1, wanted = atoi(w[4]), steady = 0, other = 0, turn = 0, last[64] = {0};
     file = open(w[2], O_RDWR);
@@ -307,7 +312,7 @@ static int pingpong(char **w) {
         mapped = at;
     }
     check_in(100);
-    /* Where the file is not the same for all, nobody comes. */
+    /* If the clients do not share the file, no other client appears. */
     for (int i = 0; i < 3000 && word_at(100) < clients; i++) nap(1000);
     if (record_lock(file, F_WRLCK, 0)) return error("lock", w[2]), 1;
     check_in(102);
@@ -316,7 +321,8 @@ static int pingpong(char **w) {
         int here = turn % places;
         if (record_lock(file, F_WRLCK, (here + 1) % places)) return error("lock", w[2]), 1;
         uint32_t number = word_at(here);
-        /* The last visit here had all in, and nobody had gone when the number was read. */
+        /* All clients were running at the last visit here, and none had ended when the number was
+           read. */
         if (judged[here] && word_at(101) < clients) {
             if (number + 1 - last[here] != clients) other++;
             else if (++steady == wanted) check_in(101);
@@ -331,7 +337,7 @@ static int pingpong(char **w) {
     return errors != 0;
 }
 
-/* The letter that /proc has for what a process does; 0 where there is none. */
+/* Returns the letter of a process state in /proc, or 0 if the process does not exist. */
 static char state_of(const char *process) {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%s/stat", process);
@@ -349,8 +355,8 @@ static int whole_lock(const char *how, int fd, int wait) {
     return how[1] == 'c' ? fcntl(fd, wait ? F_SETLKW : F_SETLK, &lock) : flock(fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB);
 }
 
-/* `abandon fcntl|flock FILE`: a process that waits for the lock of all the file, and is killed while it does: its number, and
-   `S` where it did sleep in that call, `had` where it got the lock. */
+/* `abandon fcntl|flock FILE`: starts a process that waits for the lock of the whole file, and kills
+   it meanwhile. Prints its id, and `S` if it slept in that call or `had` if it got the lock. */
 static int abandon(char **w) {
     int about[2];
     char byte, number[16];
@@ -364,9 +370,9 @@ static int abandon(char **w) {
     close(about[1]);
     snprintf(number, sizeof number, "%d", child);
     if (read(about[0], &byte, 1) != 1) return error("open", w[2]), 1;
-    /* What it sleeps in next is the call. */
+    /* The next sleep of the process is in the call. */
     for (int i = 0; i < 5000 && state_of(number) != 'S'; i++) nap(2000);
-    /* Time for who need not wait. */
+    /* Time for a lock that is granted at once. */
     nap(20000);
     char before = state_of(number);
     int had = fcntl(about[0], F_SETFL, O_NONBLOCK) || read(about[0], &byte, 1) == 1;
@@ -375,7 +381,7 @@ static int abandon(char **w) {
     return errors != 0;
 }
 
-/* `gone PROCESS`: it is, within ten seconds. */
+/* `gone PROCESS`: checks that the process has ended within ten seconds. */
 static int gone(char **w) {
     char state;
     for (int i = 0; i < 5000 && (state = state_of(w[1])) && state != 'Z'; i++) nap(2000);
@@ -384,7 +390,8 @@ static int gone(char **w) {
     return 0;
 }
 
-/* `have fcntl|flock FILE`: the lock of all the file is to be had, alone and within ten seconds; nobody is asked to wait. */
+/* `have fcntl|flock FILE`: gets the lock of the whole file within ten seconds, without a call that
+   waits. */
 static int have(char **w) {
     int fd = open(w[2], O_RDWR), outcome = -1;
     if (fd < 0) return error("open", w[2]), 1;
@@ -419,7 +426,7 @@ static void look(const char *path, int top) {
     free(names);
 }
 
-/* `tree FOLDER`: all of it, as it is now. */
+/* `tree FOLDER`: prints the whole tree. */
 static int tree(char **w) {
     look(w[1], 1);
     return errors != 0;
@@ -427,12 +434,12 @@ static int tree(char **w) {
 
 static const char *const FOLDERS[] = {"", "", "", "/x", "/y", "/x/z"};
 
-/* Mostly what is no folder, so that most calls find something there. */
+/* Returns a path that is mostly not a folder, so that most calls find an object there. */
 static void place(char *path, size_t len, const char *top) {
     snprintf(path, len, "%s%s/%c", top, FOLDERS[some(6)], some(8) ? 'a' + some(4) : 'x' + some(3));
 }
 
-/* `mix FOLDER ME TURNS SEED`: anything at all, as fsstress does. */
+/* `mix FOLDER ME TURNS SEED`: makes random calls of all kinds, as fsstress does. */
 static int mix(char **w) {
     static const int ORDINARY[] = {ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL, ELOOP, EPERM, EBUSY, 0};
     static char text[20000];

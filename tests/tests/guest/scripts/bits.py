@@ -1,7 +1,8 @@
-"""Which operation leaves set-user-id and set-group-id to which caller: `bits.py DIRECTORY PLACE`.
+"""Prints which operations of which callers keep set-user-id and set-group-id.
 
-Every file belongs to user 1000 and group 1000, or to root, and everyone may write it. Each caller does each operation
-to one file of each mode; a line says what became of the mode.
+Usage: `bits.py DIRECTORY PLACE`. Every file belongs to user 1000 and group 1000, or to root, and all
+users may write it. Each caller does each operation on one file of each mode. A line shows the mode
+afterwards.
 """
 
 import ctypes
@@ -14,13 +15,13 @@ from probe import KEEP_SIZE, PUNCH_HOLE, as_user, fallocate, libc, outcome, see
 PAGE = 4096
 CAP_FSETID = 4
 OWNED = {"users": (1000, 1000), "roots": (0, 0)}
-# The second has set-group-id, and no right for its group to execute it.
+# The second has set-group-id without the execute bit of the group.
 MODES = (0o6777, 0o6767)
 VERSION_3 = 0x20080522
 
 
 def capabilities(change):
-    """Replaces the effective set of this process by what `change` makes of its first word."""
+    """Replaces the effective set of this process by the result of `change` for its first word."""
     header = (ctypes.c_uint32 * 2)(VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()
     libc("capget", header, sets)
@@ -74,7 +75,7 @@ def without_fsetid():
 
 
 def user_with_fsetid():
-    """Takes on user 1001 and keeps the one capability."""
+    """Changes to user 1001 and keeps this one capability."""
     libc("prctl", 8, 1, 0, 0, 0)
     os.setgroups([])
     os.setresgid(1001, 1001, 1001)
@@ -82,7 +83,7 @@ def user_with_fsetid():
     capabilities(lambda _: 1 << CAP_FSETID)
 
 
-# Name, user, group, further groups, and what else makes it the caller.
+# Name, user, group, other groups, and a function that completes the change to the caller.
 CALLERS = (
     ("root", 0, 0, [], lambda: None),
     ("root-without-fsetid", 0, 0, [], without_fsetid),

@@ -94,7 +94,7 @@ def truncate():
 
 
 def extents(descriptor):
-    """The data ranges of a file, as lseek tells them."""
+    """The data ranges of a file, as lseek returns them."""
     found, offset, size = [], 0, os.fstat(descriptor).st_size
     while offset < size:
         start = outcome(os.lseek, descriptor, offset, os.SEEK_DATA)
@@ -127,7 +127,7 @@ def sparse_file():
 
 @case
 def sparse_copies():
-    """What a program has stored through a mapping, or written, and its kernel may still hold, is in each copy."""
+    """Data that a program has stored or written is in each copy, even if its kernel still caches it."""
     size = 64 * BLOCK
     written = os.open("written", os.O_RDWR | os.O_CREAT)
     os.ftruncate(written, size)
@@ -153,7 +153,7 @@ def sparse_copies():
     see("stored data is found", isinstance(found, int) and found <= 20 * BLOCK)
     for name, command in (("cp", ["cp", "--sparse=always", "mapped", "cp"]),
                           ("tar", ["sh", "-c", "tar -cSf - mapped | tar -xOf - > tar"])):
-        # A store that no open has made the kernel send.
+        # A store that the kernel has not sent yet, because no open followed it.
         window[50 * BLOCK:50 * BLOCK + 4] = b"more"
         expected = expected[:50 * BLOCK] + b"more" + expected[50 * BLOCK + 4:]
         subprocess.run(command, check=True)
@@ -164,7 +164,7 @@ def sparse_copies():
 
 
 def letters(path):
-    """The first byte of each block."""
+    """Returns the first byte of each block."""
     return "".join(chr(byte) if byte else "0" for byte in read(path)[::BLOCK])
 
 

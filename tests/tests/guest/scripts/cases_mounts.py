@@ -29,7 +29,7 @@ def lower_tree(top):
 
 
 def change(top):
-    """What an overlay must copy up, hide and remake."""
+    """Does operations for which an overlay must copy up, hide and make names again."""
     see("seen through", (read(f"{top}/file"), read(f"{top}/link"), sorted(os.listdir(f"{top}/folder"))))
     with open(f"{top}/file", "ab") as file:
         file.write(b", changed above")

@@ -1,6 +1,6 @@
-"""A mount with mapped ids of a directory of PLACE: `idmap.py DIRECTORY PLACE`.
+"""Tests an idmapped mount of a directory of PLACE: `idmap.py DIRECTORY PLACE`.
 
-Ids 1000 and 0 of the mount are 2000 and 3000 of the file system; every other id has no place there.
+Ids 1000 and 0 of the mount are 2000 and 3000 of the file system. Other ids are not mapped.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ def make_all(top):
 
 
 def use(top):
-    """What asks for no new owner."""
+    """Does operations without a new owner."""
     write(f"{top}/file", b"content")
     see("read", read(f"{top}/file"))
     attempt("chmod", os.chmod, f"{top}/file", 0o640)
@@ -85,7 +85,7 @@ def main(folder, place):
     attempt("root takes a privileged file", os.chmod, "mapped/file", 0o6755)
     as_user(1000, 1000, [], lambda: os.truncate("mapped/file", 1))
     see("afterwards", [ids(f"tree/{name}") for name in sorted(os.listdir("tree"))])
-    # The mount without a map, after the other was there.
+    # The mount without a map, after the other one was mounted.
     as_user(2000, 2000, [], lambda: attempt("the owner makes", os.mkdir, "tree/by-owner"))
     see("and owns", ids("tree/by-owner"))
     print("@ end", flush=True)

@@ -1,7 +1,7 @@
 """Set-user-id and set-group-id bits after a write: `privileges.py ids DIRECTORY PLACE MODE...`.
 
 `ids` is a static program that prints its effective user and group. Each row copies it, gives the copy one of the modes
-and lets its owner, without CAP_FSETID, change it in one way. Then another user runs it and asks for its mode.
+and lets its owner, without CAP_FSETID, change it in one way. Then another user runs it and reads its mode.
 """
 
 import mmap
@@ -15,7 +15,7 @@ PAGE = 4096
 
 
 def past_the_end(descriptor):
-    """The first page behind the program: what is written there does not keep it from running."""
+    """Returns the offset of the first page behind the program. The program still runs after a write there."""
     length = os.fstat(descriptor).st_size
     return (length + PAGE - 1) // PAGE * PAGE
 
@@ -111,7 +111,7 @@ ROWS = {
 
 
 def ran_as(path):
-    """The effective ids with which a user runs the program."""
+    """Returns the effective ids with which a user runs the program."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -151,10 +151,10 @@ def main(ids, folder, place, *modes):
             see("before", (oct(os.stat(name).st_mode), ran_as(os.path.abspath(name))))
             as_user(OWNER, OWNER, [], lambda: see("change", outcome(change, name)))
             if change in (opened_to_nothing, created_over):
-                # Root may write without taking the bits away, so the program is whole again.
+                # A write by root keeps the bits, so the program is complete again.
                 with open(name, "r+b") as file:
                     file.write(program)
-            # The program first: a stat would bring the guest's knowledge up to date.
+            # The program first: a stat would update the mode in the guest's cache.
             see("ran as", ran_as(os.path.abspath(name)))
             see("mode", oct(os.stat(name).st_mode))
             print("@ end", flush=True)

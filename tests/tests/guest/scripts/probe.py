@@ -1,4 +1,4 @@
-"""What the cases share: registration, observation, the system calls that Python does not wrap.
+"""Helpers of the cases: registration, observation, system calls that Python does not wrap.
 
 A case is a function that works in its own empty directory (the current one) and calls `see` for everything it
 observes. What it sees must not depend on where it runs: no inode numbers, no clock, no addresses.
@@ -48,7 +48,7 @@ def outcome(function, *arguments, **named):
 
 
 def attempt(what, function, *arguments, **named):
-    """Sees how a call ended; a descriptor that it returned is closed."""
+    """Prints the result of a call, and closes a descriptor that it returned."""
     result = outcome(function, *arguments, **named)
     if function is os.open and isinstance(result, int):
         os.close(result)
@@ -83,7 +83,7 @@ def syncfs(descriptor):
 
 
 def birth_time(path):
-    """Seconds since 1970, or None where the file system does not tell; struct statx of linux/stat.h."""
+    """Seconds since 1970, or None if the file system lacks it; struct statx of linux/stat.h."""
     buffer = ctypes.create_string_buffer(256)
     libc("statx", AT_FDCWD, os.fsencode(path), 0, 0x800, buffer)
     told = int.from_bytes(buffer.raw[0:4], "little") & 0x800
@@ -137,7 +137,7 @@ def as_user(uid, gid, groups, action):
 def leave_chroot():
     """Makes the userland the root of a mount namespace: no process in a chroot may make a user namespace."""
     os.unshare(os.CLONE_NEWNS)
-    # To the root directory that the namespace has, which is that of the first process.
+    # Enters the root directory of the namespace, which is that of the first process.
     os.setns(os.open("/proc/self/ns/mnt", os.O_RDONLY), os.CLONE_NEWNS)
     os.chdir("/userland")
     libc("mount", b".", b"/", None, MS_MOVE, None)
@@ -172,7 +172,7 @@ def run(place, top, names):
 
 
 def manifest(top):
-    """One line for every object below `top`, in the form that the host's side makes of its own view."""
+    """One line for every object below `top`, in the same form as the host's side."""
     import zlib
     for folder, names, files in os.walk(os.fsencode(top)):
         names.sort()

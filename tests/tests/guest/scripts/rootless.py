@@ -1,4 +1,4 @@
-"""What a user with a user namespace of its own may do, as root there: `rootless.py DIRECTORY PLACE`."""
+"""Does the operations of a user that is root in its own user namespace: `rootless.py DIRECTORY PLACE`."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ MAKERS = {
 
 
 def become_root_of_own_namespace():
-    """As `unshare -Urm`: this process is root, of its own ids alone."""
+    """Does the same as `unshare -Urm`: this process is root, but only its own ids are mapped."""
     os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNS)
     # A process that has changed its user may not write these files of its own: PR_SET_DUMPABLE.
     libc("prctl", 4, 1, 0, 0, 0)
@@ -58,7 +58,7 @@ def as_plain_user():
 
 
 def overlay():
-    """An overlay as a rootless container has it: upper layer and work directory on the share."""
+    """Mounts an overlay as a rootless container does: upper layer and work directory on the share."""
     become_root_of_own_namespace()
     os.mkdir("merged")
     here = os.getcwd()
@@ -94,7 +94,7 @@ def main(folder, place):
         os.mkdir(name)
         os.chown(name, USER, USER)
         os.chmod(name, mode)
-    # Its owner has no id in the namespace, so no right to it is had there.
+    # Its owner has no id in the namespace, so the namespace gives no right to it.
     os.mkdir("foreign", 0o500)
     for name in ("lower", "lower/folder", "upper", "work"):
         os.mkdir(name)

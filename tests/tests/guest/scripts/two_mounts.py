@@ -1,4 +1,4 @@
-"""Two mounts of one folder and one of another, at once: `two_mounts.py FIRST TWIN OTHER`."""
+"""Uses two mounts of one folder and one of another at the same time: `two_mounts.py FIRST TWIN OTHER`."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import time
 from probe import attempt, read, see, write
 
 first, twin, other = sys.argv[1:]
-# The default mode trusts attributes and names for one second.
+# The default mode caches attributes and names for one second.
 BEYOND_THE_CACHE = 1.2
 
 write(f"{first}/two-mounts", b"one")

@@ -1,5 +1,6 @@
-/* What a program in the guest does with a mapped file: one word, then what it works on. Everything but the system calls
-   that it takes to map happens by loads and stores. Errors are printed as numbers, for the test to compare. */
+/* Works on a mapped file in the guest: the first argument selects the work, the others its objects.
+   After the calls that map the file it uses only loads and stores. It prints errors as numbers,
+   which the test compares. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +34,8 @@ static volatile uint64_t *map(const char *path, int flags, int protection, size_
     return at;
 }
 
-/* The first word of each page, in the order of a stride that visits all pages, so that a small window is fought over. */
+/* First word of each page, with a stride that visits all pages, so that a small window is used up.
+   */
 static uint64_t sum_pages(volatile uint64_t *words, size_t len, size_t stride) {
     uint64_t sum = 0xcbf29ce484222325ull;
     size_t pages = len / PAGE;
@@ -54,20 +56,20 @@ int main(int argc, char **argv) {
         volatile uint64_t *words = map(path, O_RDONLY, PROT_READ, &len);
         printf("%016llx\n", (unsigned long long)sum_pages(words, len, atoi(argv[3])));
     } else if (!strcmp(word, "stamp")) {
-        /* Stores one number in the second word of each page, and makes it durable. */
+        /* Stores one number in the second word of each page, and syncs it. */
         volatile uint64_t *words = map(path, O_RDWR, PROT_READ | PROT_WRITE, &len);
         for (size_t at = 0; at < len; at += PAGE) words[at / 8 + 1] = strtoull(argv[3], 0, 0) + at;
         int fd = open(path, O_RDWR);
         if (fsync(fd)) fail("fsync");
         printf("stamped\n");
     } else if (!strcmp(word, "answer") || !strcmp(word, "ask")) {
-        /* Two of these, in two guests, count up in turns in one page; no system call while they do. */
+        /* Two of these, in two guests, count up in turns in one page, without a system call. */
         int asks = !strcmp(word, "ask");
         volatile uint64_t *words = map(path, O_RDWR, PROT_READ | PROT_WRITE, &len);
         volatile uint64_t *mine = words + (asks ? 64 : 128), *theirs = words + (asks ? 128 : 64);
         uint64_t turns = strtoull(argv[3], 0, 0);
         struct timespec began, ended;
-        /* Touched before the clock runs. */
+        /* Touch the page before the time is measured. */
         *mine = 0;
         printf("ready\n");
         fflush(stdout);
@@ -86,18 +88,19 @@ int main(int argc, char **argv) {
         double seconds = (ended.tv_sec - began.tv_sec) + (ended.tv_nsec - began.tv_nsec) / 1e9;
         printf("%llu turns, %.1f us each\n", (unsigned long long)turns, seconds / turns * 1e6);
     } else if (!strcmp(word, "cut")) {
-        /* Loads, cuts the file, makes it as long again, and loads zeroes. */
+        /* Loads, truncates the file, extends it to its old length, and loads zeros. */
         volatile uint64_t *words = map(path, O_RDWR, PROT_READ | PROT_WRITE, &len);
         uint64_t before = words[len / 8 - PAGE / 8];
         if (truncate(path, len / 2) || truncate(path, len)) fail("truncate");
         printf("%llu then %llu\n", (unsigned long long)before, (unsigned long long)words[len / 8 - PAGE / 8]);
     } else if (!strcmp(word, "store")) {
-        /* One store, however the file may be opened. */
+        /* Makes one store, however the file can be opened. */
         volatile uint64_t *words = map(path, O_RDWR, PROT_READ | PROT_WRITE, &len);
         *words = 0x676f74636861;
         printf("stored\n");
     } else if (!strcmp(word, "store-physical")) {
-        /* Stores into physical memory: what a guest whose kernel is hostile does. PATH is the address. */
+        /* Stores into physical memory, as a guest with a hostile kernel can. PATH is the address.
+           */
         int fd = open("/dev/mem", O_RDWR | O_SYNC);
         if (fd < 0) fail("open");
         volatile uint64_t *words = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, strtoull(path, 0, 0));

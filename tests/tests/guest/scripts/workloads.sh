@@ -1,4 +1,4 @@
-# The workloads: `sh workloads.sh NAME SHARE`. Each prints what it has to show and ends with its exit code.
+# The workloads: `sh workloads.sh NAME SHARE`. Each prints its results and ends with its exit code.
 set -e
 name=$1
 share=$2
@@ -95,7 +95,7 @@ sqlite)
     done
     ;;
 sqlite_interrupted)
-    # A writer killed in the middle of its transaction: what the next one finds is the state before it.
+    # A writer is killed in the middle of its transaction. The next one finds the state before it.
     sqlite3 -bail "$share/killed.db" "create table t (x); insert into t values (1);"
     {
         echo "begin; pragma cache_size = 10;"
