@@ -173,7 +173,7 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let policy = with_locks(policy(&mount.share)?, mount.share.locks);
     let descriptors_max = descriptors::settle(mount.share.descriptors).map_err(RunError::Option)?;
     // The share comes before the mount, so that no mount has to be removed if the share is wrong.
-    // This process removes the mount, so it keeps the right to; its serving threads do not.
+    // This process removes the mount, so it keeps that right. Its serving threads give it up.
     let besides = Facilities::DEV_FUSE | Facilities::NO_POOL | log;
     warn_without_effect(policy.limits(), besides);
     let plan = confine::plan(&mount.share, &policy, besides);
@@ -248,7 +248,7 @@ fn scratch_file() -> io::Result<window::ScratchFile> {
 fn memory_file() -> io::Result<OwnedFd> {
     let made = |flags| rustix::fs::memfd_create(c"pinhole-window", flags);
     let (plain, sealed) = (MemfdFlags::CLOEXEC, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
-    // Linux before 6.3 refuses the second flag, and later ones warn if it is missing.
+    // Linux before 6.3 refuses the second flag. Later versions warn if it is missing.
     Ok(made(sealed).or_else(|_unknown| made(plain))?)
 }
 

@@ -66,7 +66,7 @@ pub struct ServeConfig {
 /// The socket to which the VMM connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenConfig {
-    /// A socket to make.
+    /// A socket to create.
     Path {
         /// Its path.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum ListenConfig {
 pub struct MountConfig {
     /// The directory to mount on.
     pub mountpoint: PathBuf,
-    /// Words of mount(8)'s `-o`, as typed.
+    /// Options of mount(8) after `-o`, as typed.
     pub options: Vec<String>,
     /// Number of threads. `None`: chosen by the number of processors.
     pub threads: Option<u16>,
@@ -98,9 +98,9 @@ pub struct ShareSettings {
     pub directory: PathBuf,
     /// The policy.
     pub policy: PolicyChoice,
-    /// Refuse every change, whatever the policy.
+    /// Refuse every change, even if the policy allows it.
     pub read_only: bool,
-    /// What the guest may cache of file data.
+    /// The data that the guest may cache.
     pub cache: CacheArg,
     /// How long the guest trusts names and attributes.
     pub timeouts: CacheTimeouts,
@@ -351,7 +351,7 @@ fn timeouts(args: &ShareArgs) -> CacheTimeouts {
         CacheArg::Auto => Duration::from_secs(1),
         CacheArg::Exclusive | CacheArg::Always | CacheArg::Metadata => DAY,
     };
-    // If only this guest creates files, a name that did not exist still does not.
+    // If only this guest creates files, a name that was missing is still missing.
     let absent = if args.cache == CacheArg::Exclusive { DAY } else { Duration::ZERO };
     let or = |given: Option<f64>, default| {
         given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default)

@@ -1,5 +1,5 @@
 //! The supervisor: the process that stays outside the sandbox. The starter of the daemon knows its
-//! process id, so it passes signals in and the exit status out, and does nothing else.
+//! process id. So the supervisor passes signals in and the exit status out, and does nothing else.
 
 use super::filter::{Processes, SupervisorFilter};
 use crate::limits::SUPERVISOR_HEAP_LEN;

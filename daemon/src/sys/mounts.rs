@@ -6,8 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Sets `nosuid` and `nodev`, and if asked also `ro`, on every mount of a tree that is mounted
-/// nowhere yet. Flags that are set stay set.
+/// Sets `nosuid` and `nodev`, and if asked also `ro`, on every mount of a tree that is not
+/// mounted yet. Flags that are set stay set.
 ///
 /// # Errors
 /// ENOSYS before Linux 5.12, and other errors of the host.

@@ -6,7 +6,7 @@
 use std::io;
 use vmm_sys_util::signal;
 
-/// Sets the actions that the process needs, whatever it was started with.
+/// Sets the actions that the process needs, in place of those that it inherited.
 ///
 /// - SIGXFSZ is ignored, so that a write past `RLIMIT_FSIZE` fails with EFBIG and nothing else
 ///   happens: the guest gets that error, and a line of the log is lost.

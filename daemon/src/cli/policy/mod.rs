@@ -30,7 +30,7 @@ pub(super) enum PolicyFileError {
         /// The host's error.
         source: io::Error,
     },
-    /// The file is no policy.
+    /// The file is not a valid policy.
     #[error("{}:{source}", path.display())]
     Policy {
         /// The path of the file.
@@ -57,7 +57,7 @@ impl NamedBy {
         }
     }
 
-    /// Returns what to give instead: a profile with a similar name, if the file does not exist.
+    /// Returns the remedy: a profile with a similar name, if the file does not exist.
     fn hint(self, path: &Path, why: &io::Error) -> String {
         let known = Profile::ALL.map(Profile::name);
         let missing = path.to_str().filter(|_| why.kind() == io::ErrorKind::NotFound);

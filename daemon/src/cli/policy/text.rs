@@ -13,7 +13,7 @@ const NAME: usize = 20;
 /// Width of the column of errnos.
 const ERRNO: usize = 10;
 
-/// Explains why a request for durable data succeeds without the right to it.
+/// Explains why a request for durable data succeeds although the policy denies it.
 const NOTHING_TO_DO: &str = " Nothing is unwritten; the host is not asked.";
 
 /// An explanation under a headline.
@@ -121,7 +121,7 @@ fn needed_by(operations: &[&str]) -> String {
 }
 
 fn rights(f: &mut Formatter<'_>, title: &str, rights: &[RightShown]) -> fmt::Result {
-    // A right with several reasons is listed with each.
+    // A right with several reasons has several lines.
     let names: BTreeSet<_> = rights.iter().map(|right| right.name).collect();
     writeln!(f, "\n{title} ({}):", names.len())?;
     for right in rights {
