@@ -18,6 +18,6 @@ pub mod sandbox;
 pub mod session;
 pub mod sync;
 mod sys;
-pub mod thread_setup;
+pub mod threads;
 pub mod transport;
 pub mod window;

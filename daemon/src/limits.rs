@@ -173,11 +173,11 @@ pub const POOL_BACKLOG_MAX: usize = 256;
 /// is in the guest's memory. All of them may be READs of 1 MiB in single pages.
 pub const POOL_BACKLOG_BYTES_MAX: usize = 2 << 20;
 
-/// Time that a thread of the offload pool waits for work before it ends. The last thread stays.
-pub const POOL_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a thread that was started on demand waits for work before it ends.
+pub const THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Pause after a thread could not be started, before it is tried again.
-pub const POOL_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long to wait before a thread that could not be started is tried again.
+pub const SPAWN_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Default time for which a queue thread polls for the next request before it sleeps, on a host
 /// with several processors. A guest takes about this long from a reply to its next request.

@@ -10,7 +10,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pinhole::passthrough::{GuestCaching, InodeHandles, Passthrough, ShareConfig};
-use pinhole::thread_setup::ThreadSetup;
+use pinhole::threads::ThreadSetup;
 use pinhole_fuzz::run::{Agreement, Run};
 use std::collections::BTreeMap;
 use std::fs::Permissions;

@@ -53,9 +53,9 @@ pub(super) enum RunError {
     )]
     Scratch(io::Error),
     #[error(
-        "host: cannot start the thread for signals: {0}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
+        "host: cannot start the control thread: {0}; raise the limit on threads (TasksMax, RLIMIT_NPROC)"
     )]
-    Signals(io::Error),
+    Control(io::Error),
     #[error("host: cannot prepare to serve: {0}; check the limits and the seccomp profile of this process")]
     Io(#[from] io::Error),
 }
@@ -155,7 +155,7 @@ fn run_serve(serve: ServeConfig, log: Facilities) -> Result<ExitCode, RunError> 
     // All objects are made. From here on, the process reads input of a guest.
     options.threads.confine(Threads::CONTROL)?;
     let on_signal = stop.clone();
-    signals.watch(move || on_signal.request()).map_err(RunError::Signals)?;
+    signals.start_control(&options.threads, move || on_signal.request()).map_err(RunError::Control)?;
     // Managers of VMMs wait for exactly this line of virtiofsd, so it does not go through the log.
     report::line("Waiting for vhost-user socket connection...");
     Ok(vhost_user::serve(&listener, &session, &options, &stop).map(|()| ExitCode::SUCCESS)?)
@@ -182,9 +182,9 @@ fn run_mount(mount: MountConfig, log: Facilities) -> Result<ExitCode, RunError> 
     let threads = surroundings.threads.clone();
     let signals = signals::hold()?;
     let session = Arc::new(build_session(mount.share, (policy, descriptors_max), surroundings)?);
-    let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session, threads);
+    let service = dev_fuse::Service::new(dev_fuse::Mounted::new(request)?, session, threads.clone());
     let stop = service.stop_handle();
-    signals.watch(move || stop.stop()).map_err(RunError::Signals)?;
+    signals.start_control(&threads, move || stop.stop()).map_err(RunError::Control)?;
     Ok(service.run(thread_count, || report::line(ready)).map(|()| ExitCode::SUCCESS)?)
 }
 

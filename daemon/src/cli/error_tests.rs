@@ -93,7 +93,7 @@ fn run_rows() -> impl IntoIterator<Item = Row> {
         RequestQueues(RequestQueues::new(64).unwrap_err()) => ["--num-request-queues: ", "64", "1 to 63"],
         Option(group()) => ["--socket-group: ", "no-such-group", "give its number"],
         Scratch(source()) => ["--dax-window: ", "memory file: permission", "allow memfd_create"],
-        Signals(source()) => ["host: ", "signals: permission", "raise the limit"],
+        Control(source()) => ["host: ", "thread: permission", "raise the limit"],
         Io(source()) => ["host: ", "permission denied", "check the limits"],
     }
 }
@@ -140,8 +140,7 @@ fn serve_rows() -> impl IntoIterator<Item = Row> {
         NotListening { number: 9 } => ["--fd 9 ", "not a listening", "pass one"],
         Accept(source()) => ["host: ", "connection: permission", "raise --rlimit-nofile"],
         Backend(StartDaemon(source())) => ["host: ", "device: ", "raise the limits"],
-        Pool(source()) => ["--thread-pool-size: ", "permission denied", "or give 0"],
-        Deferred(source()) => ["host: ", "requests: permission", "raise the limit"],
+        Offload(source()) => ["host: ", "requests: permission", "raise the limit"],
         Event(source()) => ["host: ", "event: permission", "raise --rlimit-nofile"],
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of a share.
 
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_policy::{Limits, PathRules};
 use pinhole_protocol::InitFlags;
 use std::os::fd::OwnedFd;

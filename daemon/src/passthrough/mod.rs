@@ -32,7 +32,7 @@ use crate::passthrough::inodes::Inodes;
 use crate::passthrough::inodes::idle_mounts::MountWatch;
 use crate::passthrough::locks::Locks;
 use crate::sync::event::EventCounter;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_protocol::InitFlags;
 use resolve::ProcFds;
 use rustix::fs::{Mode, OFlags};
@@ -78,7 +78,7 @@ impl Passthrough {
         Self::within(config, Surroundings { root, proc_fds, as_users: true, threads })
     }
 
-    /// Serves an open directory in a prepared process. Starts two threads.
+    /// Serves an open directory in a prepared process.
     ///
     /// # Errors
     /// The reason why the directory cannot be shared.
@@ -95,10 +95,8 @@ impl Passthrough {
         let mut inodes = Inodes::open(&config, root, proc_fds, negotiated.clone())?;
         let locks = Locks::new(config.limits.locks);
         let wake = Arc::clone(locks.wake_event());
-        let sync_thread = SyncThread::start(threads.clone(), inodes.mounts(), wake);
-        let sync_thread = sync_thread.map_err(|source| OpenError::Thread { source })?;
-        let deferred_close = DeferredClose::start(threads, inodes.idle_mounts());
-        let deferred_close = Arc::new(deferred_close.map_err(|source| OpenError::Thread { source })?);
+        let sync_thread = SyncThread::new(threads.clone(), inodes.mounts(), wake);
+        let deferred_close = Arc::new(DeferredClose::new(threads, inodes.idle_mounts()));
         let watcher = Arc::clone(&deferred_close);
         inodes.set_watch(MountWatch::new(move || watcher.watch_mounts()));
         Ok(Self {

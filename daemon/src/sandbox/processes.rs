@@ -11,7 +11,7 @@ use super::privileges;
 use super::supervisor::UnconfinedSupervisor;
 use crate::sys::process::{self, Forked};
 use crate::sys::thread::unshare;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Uid};
@@ -56,8 +56,9 @@ impl Confined {
         missing: Vec<MissingFeature>,
         confine: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self, SandboxError> {
-        let proc_fds = places.proc_fds.try_clone().map_err(|source| SandboxError::Proc { source })?;
-        Ok(Self { places, threads: ThreadSetup::new(proc_fds, confine), missing })
+        let proc_fds = places.proc_fds.try_clone();
+        let threads = proc_fds.and_then(|proc_fds| ThreadSetup::new(proc_fds, confine));
+        Ok(Self { places, threads: threads.map_err(|source| SandboxError::Proc { source })?, missing })
     }
 }
 

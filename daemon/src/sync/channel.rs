@@ -58,15 +58,6 @@ impl<T> Sender<T> {
         self.push(values, value)
     }
 
-    /// Sends the value past the limit, for values that are limited elsewhere and a sender that must
-    /// never wait.
-    ///
-    /// # Errors
-    /// The value itself, if there is no receiver.
-    pub(crate) fn send_past_limit(&self, value: T) -> Result<(), T> {
-        self.push(self.0.values.lock(), value)
-    }
-
     /// Sends the value, and waits for room.
     ///
     /// # Errors
@@ -99,12 +90,6 @@ impl<T> Receiver<T> {
         let next = self.0.changed.wait_while(self.0.values.lock(), until, is_empty).queue.pop_front();
         self.0.changed.notify_all();
         next
-    }
-
-    /// Returns whether no value will come any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        let values = self.0.values.lock();
-        values.is_closed && values.queue.is_empty()
     }
 }
 
@@ -145,16 +130,6 @@ mod tests {
         });
         drop(receiver);
         assert_eq!(sender.send(1), Err(1));
-    }
-
-    #[test]
-    fn values_past_the_limit_arrive() {
-        let (sender, receiver) = bounded_channel(1);
-        (0..5).for_each(|value| sender.send_past_limit(value).unwrap());
-        assert_eq!(sender.try_send(5), Err(5));
-        assert_eq!((receiver.receive(), receiver.receive()), (Some(0), Some(1)));
-        drop(receiver);
-        assert_eq!(sender.send_past_limit(6), Err(6));
     }
 
     #[test]

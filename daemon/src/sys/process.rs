@@ -35,8 +35,8 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Ends this process at once, without dropping any value. For a forked process, whose values are
-/// copies of those of its parent.
+/// Ends this process at once, without dropping any value: at a second signal, and in a forked
+/// process, whose values are copies of its parent's.
 pub(crate) fn end(code: u8) -> ! {
     // SAFETY: `_exit` takes any number and touches no memory of this process.
     unsafe { libc::_exit(libc::c_int::from(code)) }

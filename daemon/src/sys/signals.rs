@@ -1,9 +1,10 @@
 //! Actions and masks of signals.
 //!
-//! Why `unsafe` here: `signal` and `sigwaitinfo` have no safe wrapper.
-#![expect(unsafe_code, reason = "signal and sigwaitinfo have no safe wrapper")]
+//! Why `unsafe` here: `signal`, `sigwaitinfo` and `signalfd` have no safe wrapper.
+#![expect(unsafe_code, reason = "signal, sigwaitinfo and signalfd have no safe wrapper")]
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use vmm_sys_util::signal;
 
 /// Sets the actions that the process needs, in place of those that it inherited.
@@ -59,6 +60,47 @@ pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
 pub(crate) fn unblock_signals(signals: &[libc::c_int]) -> io::Result<()> {
     let unblock = |signal: &libc::c_int| signal::unblock_signal(*signal);
     signals.iter().try_for_each(unblock).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// A descriptor that is readable when one of its signals has come.
+#[derive(Debug)]
+pub(crate) struct SignalDescriptor(OwnedFd);
+
+impl SignalDescriptor {
+    /// Makes a descriptor for these signals, which all threads must block.
+    ///
+    /// # Errors
+    /// The host has no descriptor left.
+    pub(crate) fn new(signals: &[libc::c_int]) -> io::Result<Self> {
+        let set = signal::create_sigset(signals)?;
+        // SAFETY: `set` is a set of signals that outlives the call. -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made `fd`, and nothing else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes a signal that has come, and returns its number. `None`: none has come.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub(crate) fn take(&self) -> io::Result<Option<libc::c_int>> {
+        // `struct signalfd_siginfo` begins with the number.
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut info) {
+            Ok(_) => Ok(info.first_chunk().map(|number| libc::c_int::from_le_bytes(*number))),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for SignalDescriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Waits for one of these signals, which the calling thread must block, and returns its number.

@@ -7,17 +7,16 @@
 use crate::filesystem::FileSystem;
 use crate::limits::{LOCK_TRIES_REST, LOCK_TRIES_TIME};
 use crate::session::{Deferred, Scratch, Session};
-use crate::sync::channel::bounded_channel;
 use crate::sync::clock;
 use crate::sync::event::EventCounter;
 use crate::sync::lock::{Mutex, MutexGuard};
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::Errno;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// A deferred request with its way back.
 pub(super) trait DeferredRequest: Send + 'static {
@@ -55,12 +54,9 @@ enum Look {
     PutBack,
 }
 
-/// All deferred requests of one connection.
+/// All deferred requests of one connection or mount.
 #[derive(Debug)]
-pub(super) struct DeferredRequests<R> {
-    shared: Arc<DeferredShared<R>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
+pub(super) struct DeferredRequests<R>(Arc<DeferredShared<R>>);
 
 #[derive(Debug)]
 struct DeferredShared<R> {
@@ -77,33 +73,31 @@ struct DeferredList<R> {
 }
 
 impl<R: DeferredRequest> DeferredRequests<R> {
-    /// Starts the thread that answers them.
+    /// Makes an empty list.
+    pub(super) fn new<F: FileSystem>(session: &Session<F>) -> Self {
+        let list = Mutex::new(DeferredList { requests: Vec::new(), stopping: Vec::new(), over: false });
+        Self(Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list }))
+    }
+
+    /// Starts the thread that answers them. It ends at [`Self::end`], or when this is dropped. It
+    /// calls `also` each time [`Session::wake_event`] was notified.
     ///
     /// # Errors
     /// The host has no thread left, or the thread cannot be prepared.
-    pub(super) fn start<F: FileSystem + 'static>(
+    pub(super) fn start_thread<F: FileSystem + 'static>(
+        &self,
         session: &Arc<Session<F>>,
-        threads: ThreadSetup,
-    ) -> io::Result<Self> {
-        let list = Mutex::new(DeferredList { requests: Vec::new(), stopping: Vec::new(), over: false });
-        let shared = Arc::new(DeferredShared { wake: Arc::clone(session.wake_event()), list });
-        let (sender, prepared) = bounded_channel(1);
-        let (own, session) = (Arc::clone(&shared), Arc::clone(session));
-        let thread = thread::Builder::new().name("answers".to_owned()).spawn(move || {
-            let prepared = threads.enter(Threads::OFFLOAD);
-            let failed = prepared.is_err();
-            if sender.try_send(prepared).is_ok() && !failed {
-                own.answer_all(&session);
-            }
-        })?;
-        prepared.receive().ok_or(io::ErrorKind::BrokenPipe)??;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        threads: &ThreadSetup,
+        also: impl Fn(&mut Scratch) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let (own, session) = (Arc::clone(&self.0), Arc::clone(session));
+        threads.spawn("answers", Threads::OFFLOAD, move || own.answer_all(&session, also))
     }
 
     /// Adds a request.
     pub(super) fn add(&self, request: R) {
-        self.shared.lock().requests.push(request);
-        self.shared.wake.notify();
+        self.0.lock().requests.push(request);
+        self.0.wake.notify();
     }
 }
 
@@ -112,30 +106,25 @@ impl<R> DeferredRequests<R> {
     /// being stopped. It takes no more requests, and the thread that stops it waits for those that
     /// were taken.
     pub(super) fn hurry(&self, queue: usize) {
-        self.shared.lock().stopping.push(queue);
-        self.shared.wake.notify();
+        self.0.lock().stopping.push(queue);
+        self.0.wake.notify();
     }
 
     /// Ends [`Self::hurry`]: the queue was stopped.
     pub(super) fn end_hurry(&self, queue: usize) {
-        self.shared.lock().stopping.retain(|stopping| *stopping != queue);
+        self.0.lock().stopping.retain(|stopping| *stopping != queue);
     }
 
-    /// Ends the thread, when no request is left. The thread must not call this itself: a request
-    /// holds its ring, the ring holds its queue's job, and the job holds these requests.
+    /// Ends the thread, when no request is left.
     pub(super) fn end(&self) {
-        self.shared.end();
-        let thread = self.thread.lock().take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that answers deferred requests ended by a panic");
-        }
+        self.0.lock().over = true;
+        self.0.wake.notify();
     }
 }
 
 impl<R> Drop for DeferredRequests<R> {
-    /// Does not wait for the thread: it may be the thread itself that drops this.
     fn drop(&mut self) {
-        self.shared.end();
+        self.end();
     }
 }
 
@@ -143,15 +132,10 @@ impl<R> DeferredShared<R> {
     fn lock(&self) -> MutexGuard<'_, DeferredList<R>> {
         self.list.lock()
     }
-
-    fn end(&self) {
-        self.lock().over = true;
-        self.wake.notify();
-    }
 }
 
 impl<R: DeferredRequest> DeferredShared<R> {
-    fn answer_all<F: FileSystem>(&self, session: &Session<F>) {
+    fn answer_all<F: FileSystem>(&self, session: &Session<F>, also: impl Fn(&mut Scratch)) {
         let mut scratch = Scratch::default();
         // Locks are not tried before this time.
         let mut rested = clock::now();
@@ -159,6 +143,7 @@ impl<R: DeferredRequest> DeferredShared<R> {
             let seen = self.wake.count();
             let began = clock::now();
             let tries_locks = began >= rested;
+            also(&mut scratch);
             let mut waiting = self.take_all();
             let mut untried = Vec::new();
             // Not under the lock: a look may ask the host, and a queue thread may have one more

@@ -143,7 +143,7 @@ pub(super) const ROWS: &[CallRow] = &[
     row("umask", CONTROL, ALWAYS, &[], "set the umask of a thread"),
     row("fchdir", CONTROL, ALWAYS, &[], "set the working directory of a thread"),
     // The connection.
-    row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection"),
+    row("ppoll", CONTROL, ALWAYS, &[], "wait for a connection, a signal or a request for a thread"),
     row("accept4", CONTROL, ALWAYS, &[], "accept a connection"),
     row("recvmsg", CONTROL, ALWAYS, &[], "receive messages of the front-end"),
     row(
@@ -152,18 +152,6 @@ pub(super) const ROWS: &[CallRow] = &[
         ALWAYS,
         &[within(2, 0x4040, "MSG_DONTWAIT, MSG_NOSIGNAL")],
         "send messages to the front-end",
-    ),
-    row("recvfrom", CONTROL, ALWAYS, &[], "learn of a signal from its handler"),
-    row(
-        "sendto",
-        CONTROL,
-        ALWAYS,
-        &[
-            long(2, Test::Is(1), "a byte"),
-            flags(3, 0x40, "MSG_DONTWAIT"),
-            long(4, Test::Is(0), "only to the connected peer"),
-        ],
-        "report a signal from its handler",
     ),
     row("getsockopt", CONTROL, ALWAYS, &[flags(1, 1, "SOL_SOCKET")], "check the type of the back channel"),
     row("shutdown", CONTROL, ALWAYS, &[], "end a connection"),
@@ -196,7 +184,6 @@ pub(super) const ROWS: &[CallRow] = &[
         "map guest memory",
     ),
     // The end of the process.
-    row("rt_sigreturn", CONTROL, ALWAYS, &[], "continue after a signal"),
     row("exit_group", CONTROL, ALWAYS, &[], "end the process"),
 ];
 

@@ -9,19 +9,13 @@ use crate::passthrough::files::FileRef;
 use crate::passthrough::inodes::NodeRef;
 use crate::passthrough::inodes::idle_mounts::IdleMounts;
 use crate::passthrough::resolve;
-use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::sync::clock;
-use crate::thread_setup::ThreadSetup;
-use pinhole_policy::host_calls::Threads;
+use crate::threads::{TaskRunner, TaskThread, ThreadSetup};
 use rustix::fs::FileType;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// Stack size of the thread.
-const STACK_LEN: usize = 64 << 10;
 
 /// A task of the thread. Dropping a node or a file closes it.
 #[derive(Debug)]
@@ -30,80 +24,47 @@ enum CloseTask {
     Node(NodeRef),
     #[expect(dead_code, reason = "held to be dropped")]
     File(FileRef),
-    /// Something was opened on a mount below the share. The thread checks after a while whether it
-    /// is used.
-    WatchMounts,
     /// Perhaps no node is left on a mount.
     ReleaseMounts,
 }
 
-/// The thread's own state.
 struct Closer {
-    tasks: Receiver<CloseTask>,
     mounts: IdleMounts,
     watching: Arc<AtomicBool>,
-    /// When to close unused descriptors. `None`: nothing is open that could be unused.
-    next_check: Option<Instant>,
 }
 
-impl Closer {
-    fn run(mut self) {
-        while let Some(task) = self.next() {
-            match task {
-                CloseTask::Node(_) | CloseTask::File(_) => {}
-                CloseTask::WatchMounts => {
-                    self.next_check = self.next_check.or_else(|| clock::now().checked_add(MOUNT_IDLE));
-                }
-                CloseTask::ReleaseMounts => self.mounts.remove_unused(),
-            }
-            self.check_if_due();
+impl TaskRunner for Closer {
+    type Task = CloseTask;
+
+    fn run(&self, task: CloseTask) {
+        match task {
+            CloseTask::Node(_) | CloseTask::File(_) => {}
+            CloseTask::ReleaseMounts => self.mounts.remove_unused(),
         }
     }
 
-    /// Waits for the next task. `None`: there will be none.
-    fn next(&mut self) -> Option<CloseTask> {
-        while self.next_check.is_some() {
-            match self.tasks.receive_until(self.next_check) {
-                None if self.tasks.is_closed() => return None,
-                None => self.check_if_due(),
-                task => return task,
-            }
-        }
-        self.tasks.receive()
-    }
-
-    fn check_if_due(&mut self) {
-        if self.next_check.is_none_or(|due| due > clock::now()) {
-            return;
-        }
+    fn run_due(&self) -> Option<Instant> {
         // Before the check, so that what is opened meanwhile is reported again.
         self.watching.store(false, Ordering::Release);
         let is_any_left = self.mounts.close_idle();
-        self.next_check = is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten();
+        is_any_left.then(|| clock::now().checked_add(MOUNT_IDLE)).flatten()
     }
 }
 
 /// The handle to the thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::passthrough) struct DeferredClose {
-    tasks: Sender<CloseTask>,
-    /// The thread knows that something is open on a mount below the share.
+    thread: TaskThread<Closer>,
+    /// The thread will check the mounts below the share.
     watching: Arc<AtomicBool>,
 }
 
 impl DeferredClose {
-    /// Starts the thread. It cannot start later, because threads that serve may not start threads.
-    pub(in crate::passthrough) fn start(threads: ThreadSetup, mounts: IdleMounts) -> io::Result<Self> {
-        let (tasks, receiver) = bounded_channel(DEFERRED_CLOSES_MAX);
+    /// Makes the thread, which is started when there is something to close.
+    pub(in crate::passthrough) fn new(threads: ThreadSetup, mounts: IdleMounts) -> Self {
         let watching = Arc::new(AtomicBool::new(false));
-        let closer = Closer { tasks: receiver, mounts, watching: Arc::clone(&watching), next_check: None };
-        let run = move || match threads.confine(Threads::OFFLOAD) {
-            Ok(()) => closer.run(),
-            // Without the thread, each thread closes by itself.
-            Err(error) => tracing::error!(%error, "the closing thread cannot be prepared"),
-        };
-        std::thread::Builder::new().name("deferred-close".to_owned()).stack_size(STACK_LEN).spawn(run)?;
-        Ok(Self { tasks, watching })
+        let closer = Closer { mounts, watching: Arc::clone(&watching) };
+        Self { thread: TaskThread::new("deferred-close", threads, closer), watching }
     }
 
     /// Notes that something was opened on a mount below the share.
@@ -111,11 +72,9 @@ impl DeferredClose {
         // The load comes first: each store would take the cache line from the other queues.
         if !self.watching.load(Ordering::Acquire)
             && !self.watching.swap(true, Ordering::AcqRel)
-            && self.tasks.send_past_limit(CloseTask::WatchMounts).is_err()
+            && let Some(due) = clock::now().checked_add(MOUNT_IDLE)
         {
-            tracing::error!(
-                "mounts below the share are kept from being unmounted: the closing thread is gone"
-            );
+            self.thread.call_at(due);
         }
     }
 
@@ -134,7 +93,7 @@ impl DeferredClose {
         // One reference is the table's, one is this one.
         if mount.is_some_and(|mount| Arc::strong_count(&mount) <= 2) {
             // If the queue is full, a later task does it.
-            drop(self.tasks.try_send(CloseTask::ReleaseMounts));
+            drop(self.thread.submit(CloseTask::ReleaseMounts, DEFERRED_CLOSES_MAX));
         }
     }
 
@@ -149,12 +108,10 @@ impl DeferredClose {
         }
     }
 
-    /// Leaves it to the thread, unless its queue is full: it holds descriptors, which must not pile
-    /// up.
+    /// Leaves it to the thread. If too much waits already, this thread closes it: the tasks hold
+    /// descriptors, which must not pile up.
     fn close(&self, task: CloseTask) {
-        if let Err(full) = self.tasks.try_send(task) {
-            drop(full);
-        }
+        drop(self.thread.submit(task, DEFERRED_CLOSES_MAX));
     }
 }
 

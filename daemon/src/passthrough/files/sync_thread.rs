@@ -13,20 +13,15 @@ use crate::filesystem::{Answer, SyncTurn};
 use crate::passthrough::files::FileRef;
 use crate::passthrough::inodes::MountTable;
 use crate::passthrough::resolve::sync_errno;
-use crate::sync::channel::bounded_channel;
 use crate::sync::event::EventCounter;
-use crate::sync::lock::{Condvar, Mutex};
-use crate::thread_setup::ThreadSetup;
-use pinhole_policy::host_calls::Threads;
+use crate::sync::lock::Mutex;
+use crate::threads::{TaskRunner, TaskThread, ThreadSetup};
 use pinhole_protocol::Errno;
 use rustix::io::retry_on_intr;
 use std::collections::VecDeque;
-use std::io;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-
-/// Stack size of the thread, which makes one system call.
-const STACK_LEN: usize = 64 << 10;
 
 /// The file systems that a turn makes durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,21 +32,13 @@ enum SyncScope {
     Mount(u32),
 }
 
-/// The turns that have not begun: at most one for each mount, and one for the share.
-#[derive(Debug)]
-struct SyncQueue<W> {
-    pending: Mutex<PendingTurns<W>>,
-    changed: Condvar,
-}
-
 #[derive(Debug)]
 struct PendingTurns<W> {
+    /// The turns that have not begun: at most one for each mount, and one for the share.
     turns: VecDeque<PendingTurn<W>>,
     /// Errors of turns whose requests were all given up. The next request of the same scope gets
     /// them.
     unreported: Vec<(SyncScope, Errno)>,
-    /// No turn begins any more.
-    closed: bool,
 }
 
 /// A turn that has not begun.
@@ -65,103 +52,53 @@ struct PendingTurn<W> {
     earlier: Answer<()>,
 }
 
-impl<W> SyncQueue<W> {
-    fn new() -> Self {
-        let pending = PendingTurns { turns: VecDeque::new(), unreported: Vec::new(), closed: false };
-        Self { pending: Mutex::new(pending), changed: Condvar::new() }
-    }
+/// Makes a scope durable.
+type SyncCall<W> = dyn Fn(SyncScope, &W) -> Answer<()> + Send + Sync;
 
-    /// Adds a request, and returns its turn, which begins after this call.
-    ///
-    /// # Errors
-    /// EIO if the thread has ended.
-    fn join(&self, scope: SyncScope, with: W) -> Answer<Arc<SyncTurn>> {
+/// Carries out turns.
+struct Syncer<W> {
+    pending: Arc<Mutex<PendingTurns<W>>>,
+    /// Notified after each turn.
+    wake: Arc<EventCounter>,
+    sync: Box<SyncCall<W>>,
+}
+
+impl<W: Send + 'static> TaskRunner for Syncer<W> {
+    /// There is one for each turn.
+    type Task = ();
+
+    fn run(&self, (): ()) {
+        let next = self.pending.lock().turns.pop_front();
+        let Some(PendingTurn { scope, with, turn, earlier }) = next else { return };
+        let fail_on_panic = FailOnDrop(&turn, &self.wake);
+        let outcome = (self.sync)(scope, &with);
         let mut pending = self.pending.lock();
-        if pending.closed {
-            return Err(Errno::EIO);
-        }
+        // Requests that came during the turn get its error before its own requests do, which may
+        // ask again at once.
         if let Some(next) = pending.next(scope) {
-            next.turn.enter();
-            return Ok(Arc::clone(&next.turn));
-        }
-        let turn = Arc::new(SyncTurn::default());
-        turn.enter();
-        let earlier = pending.take_unreported(scope);
-        pending.turns.push_back(PendingTurn { scope, with, turn: Arc::clone(&turn), earlier });
-        drop(pending);
-        self.changed.notify_one();
-        Ok(turn)
-    }
-
-    /// Carries out one turn after another until the queue is closed. `wake` is notified after each.
-    fn run(&self, wake: &EventCounter, sync: impl Fn(SyncScope, &W) -> Answer<()>) {
-        // Also after a panic: no request may wait for a turn that never begins.
-        let _close = CloseOnDrop(self, wake);
-        while let Some(PendingTurn { scope, with, turn, earlier }) = self.take() {
-            let fail_on_panic = FailOnDrop(&turn);
-            let outcome = sync(scope, &with);
-            // Requests that came during the turn get its error before its own requests do, which
-            // may ask again at once.
-            self.add_to_next(scope, outcome);
-            let outcome = earlier.and(outcome);
-            if !turn.end(outcome) {
-                self.keep_unreported(scope, outcome);
-            }
-            drop(fail_on_panic);
-            wake.notify();
-        }
-    }
-
-    fn add_to_next(&self, scope: SyncScope, outcome: Answer<()>) {
-        if let Some(next) = self.pending.lock().next(scope) {
             next.earlier = next.earlier.and(outcome);
         }
-    }
-
-    /// Keeps an error that no request has got for the next one.
-    fn keep_unreported(&self, scope: SyncScope, outcome: Answer<()>) {
-        let Err(errno) = outcome else { return };
-        let mut pending = self.pending.lock();
-        match pending.next(scope) {
-            Some(next) => next.earlier = next.earlier.and(outcome),
-            None => pending.unreported.push((scope, errno)),
+        drop(pending);
+        let outcome = earlier.and(outcome);
+        if !turn.end(outcome) {
+            self.pending.lock().keep_unreported(scope, outcome);
         }
-    }
-
-    /// Forgets the errors that a guest which is gone has not got.
-    fn forget_errors(&self) {
-        self.pending.lock().unreported.clear();
-    }
-
-    fn take(&self) -> Option<PendingTurn<W>> {
-        let mut pending = self.pending.lock();
-        loop {
-            if pending.closed {
-                return None;
-            }
-            if let Some(next) = pending.turns.pop_front() {
-                return Some(next);
-            }
-            pending = self.changed.wait(pending);
-        }
-    }
-
-    fn close(&self) {
-        let left = {
-            let mut pending = self.pending.lock();
-            pending.closed = true;
-            std::mem::take(&mut pending.turns)
-        };
-        for next in left {
-            next.turn.end(Err(Errno::EIO));
-        }
-        self.changed.notify_one();
+        drop(fail_on_panic);
     }
 }
 
 impl<W> PendingTurns<W> {
     fn next(&mut self, scope: SyncScope) -> Option<&mut PendingTurn<W>> {
         self.turns.iter_mut().find(|next| next.scope == scope)
+    }
+
+    /// Keeps an error that no request has got for the next one.
+    fn keep_unreported(&mut self, scope: SyncScope, outcome: Answer<()>) {
+        let Err(errno) = outcome else { return };
+        match self.next(scope) {
+            Some(next) => next.earlier = next.earlier.and(outcome),
+            None => self.unreported.push((scope, errno)),
+        }
     }
 
     fn take_unreported(&mut self, scope: SyncScope) -> Answer<()> {
@@ -173,82 +110,86 @@ impl<W> PendingTurns<W> {
     }
 }
 
-/// Ends a turn with EIO if it has no outcome.
-struct FailOnDrop<'t>(&'t SyncTurn);
+/// Ends a turn with EIO if it has no outcome, and wakes its requests.
+struct FailOnDrop<'t>(&'t SyncTurn, &'t EventCounter);
 
 impl Drop for FailOnDrop<'_> {
     fn drop(&mut self) {
         self.0.end(Err(Errno::EIO));
-    }
-}
-
-/// Closes the queue when its thread ends.
-struct CloseOnDrop<'t, W>(&'t SyncQueue<W>, &'t EventCounter);
-
-impl<W> Drop for CloseOnDrop<'_, W> {
-    fn drop(&mut self) {
-        self.0.close();
         self.1.notify();
     }
 }
 
-/// The handle to the thread, which ends when this is dropped.
-#[derive(Debug)]
-pub(in crate::passthrough) struct SyncThread(Arc<SyncQueue<Option<FileRef>>>);
+/// The handle to the thread, which ends when this is dropped. `W` is what a call is made on.
+pub(in crate::passthrough) struct SyncThread<W: Send + 'static = Option<FileRef>> {
+    pending: Arc<Mutex<PendingTurns<W>>>,
+    thread: TaskThread<Syncer<W>>,
+}
+
+impl<W: Send> fmt::Debug for SyncThread<W> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("SyncThread").finish_non_exhaustive()
+    }
+}
 
 impl SyncThread {
-    /// Starts the thread. It cannot start later, because threads that serve may not start threads.
-    /// `wake` is notified after each turn.
-    pub(in crate::passthrough) fn start(
+    /// Makes the thread, which is started for the first turn. `wake` is notified after each turn.
+    pub(in crate::passthrough) fn new(
         threads: ThreadSetup,
         mounts: Arc<MountTable>,
         wake: Arc<EventCounter>,
-    ) -> io::Result<Self> {
-        let queue = Arc::new(SyncQueue::new());
-        let own = Arc::clone(&queue);
-        let (confined, is_confined) = bounded_channel(1);
-        let sync = move |_: SyncScope, through: &Option<FileRef>| match through {
+    ) -> Self {
+        Self::with(threads, wake, move |_, through| match through {
             None => mounts.sync(),
             // Not through the descriptor of the mount: the host reports an error of the mount once
             // to each description, and SYNCFS has to get it too.
             Some(file) => retry_on_intr(|| rustix::fs::syncfs(file.as_fd())).map_err(sync_errno),
-        };
-        std::thread::Builder::new().name("syncs".to_owned()).stack_size(STACK_LEN).spawn(move || {
-            let result = threads.confine(Threads::OFFLOAD);
-            let failed = result.is_err();
-            if confined.try_send(result).is_ok() && !failed {
-                own.run(&wake, sync);
-            }
-        })?;
-        is_confined.receive().ok_or(io::ErrorKind::BrokenPipe)??;
-        Ok(Self(queue))
+        })
     }
 
     /// Makes every mount durable that the guest has reached.
-    ///
-    /// # Errors
-    /// EIO if the thread has ended.
-    pub(in crate::passthrough) fn sync_share(&self) -> Answer<Arc<SyncTurn>> {
-        self.0.join(SyncScope::Share, None)
+    pub(in crate::passthrough) fn sync_share(&self) -> Arc<SyncTurn> {
+        self.join(SyncScope::Share, None)
     }
 
     /// Makes the mount of a file durable.
-    ///
-    /// # Errors
-    /// EIO if the thread has ended.
-    pub(in crate::passthrough) fn sync_mount_of(&self, file: &FileRef) -> Answer<Arc<SyncTurn>> {
-        self.0.join(SyncScope::Mount(file.key.mount), Some(Arc::clone(file)))
+    pub(in crate::passthrough) fn sync_mount_of(&self, file: &FileRef) -> Arc<SyncTurn> {
+        self.join(SyncScope::Mount(file.key.mount), Some(Arc::clone(file)))
+    }
+}
+
+impl<W: Send> SyncThread<W> {
+    fn with(
+        threads: ThreadSetup,
+        wake: Arc<EventCounter>,
+        sync: impl Fn(SyncScope, &W) -> Answer<()> + Send + Sync + 'static,
+    ) -> Self {
+        let pending = PendingTurns { turns: VecDeque::new(), unreported: Vec::new() };
+        let pending = Arc::new(Mutex::new(pending));
+        let syncer = Syncer { pending: Arc::clone(&pending), wake, sync: Box::new(sync) };
+        Self { pending, thread: TaskThread::new("syncs", threads, syncer) }
+    }
+
+    /// Adds a request, and returns its turn, which begins after this call.
+    fn join(&self, scope: SyncScope, with: W) -> Arc<SyncTurn> {
+        let mut pending = self.pending.lock();
+        if let Some(next) = pending.next(scope) {
+            next.turn.enter();
+            return Arc::clone(&next.turn);
+        }
+        let turn = Arc::new(SyncTurn::default());
+        turn.enter();
+        let earlier = pending.take_unreported(scope);
+        pending.turns.push_back(PendingTurn { scope, with, turn: Arc::clone(&turn), earlier });
+        drop(pending);
+        // There is always room.
+        self.thread.submit((), usize::MAX).unwrap_or_default();
+        turn
     }
 
     /// Forgets the errors that a guest which is gone has not got.
     pub(in crate::passthrough) fn forget_errors(&self) {
-        self.0.forget_errors();
-    }
-}
-
-impl Drop for SyncThread {
-    fn drop(&mut self) {
-        self.0.close();
+        self.pending.lock().unreported.clear();
     }
 }
 
@@ -261,7 +202,7 @@ mod tests {
 
     /// A disk that ends each call when the test says so, with the given outcome.
     struct Disk {
-        queue: Arc<SyncQueue<()>>,
+        thread: SyncThread<()>,
         wake: Arc<EventCounter>,
         begun: Receiver<SyncScope>,
         end: Sender<Answer<()>>,
@@ -270,22 +211,24 @@ mod tests {
 
     impl Disk {
         fn new() -> Self {
-            let (queue, wake) = (Arc::new(SyncQueue::new()), Arc::new(EventCounter::default()));
-            let calls = Arc::new(AtomicUsize::new(0));
+            let (wake, calls) = (Arc::<EventCounter>::default(), Arc::<AtomicUsize>::default());
             let ((begins, begun), (end, outcomes)) = (channel(), channel());
-            let (own, event, count) = (Arc::clone(&queue), Arc::clone(&wake), Arc::clone(&calls));
-            std::thread::spawn(move || {
-                own.run(&event, |scope, ()| {
-                    count.fetch_add(1, Ordering::Relaxed);
-                    begins.send(scope).unwrap();
-                    outcomes.recv().expect("the test has ended")
-                });
-            });
-            Self { queue, wake, begun, end, calls }
+            let (count, outcomes) = (Arc::clone(&calls), Mutex::new(outcomes));
+            let sync = move |scope, (): &()| {
+                count.fetch_add(1, Ordering::Relaxed);
+                begins.send(scope).unwrap();
+                outcomes.lock().recv().expect("the test has ended")
+            };
+            let threads = ThreadSetup::unconfined().unwrap();
+            Self { thread: SyncThread::with(threads, Arc::clone(&wake), sync), wake, begun, end, calls }
         }
 
         fn join(&self) -> Arc<SyncTurn> {
-            self.queue.join(SyncScope::Share, ()).unwrap()
+            self.join_mount(SyncScope::Share)
+        }
+
+        fn join_mount(&self, scope: SyncScope) -> Arc<SyncTurn> {
+            self.thread.join(scope, ())
         }
 
         fn join_many(&self, count: usize) -> Vec<Arc<SyncTurn>> {
@@ -328,7 +271,7 @@ mod tests {
         let failed = disk.join_many(100);
         disk.ends(Ok(()));
         disk.has_begun();
-        let (during, other) = (disk.join_many(100), disk.queue.join(SyncScope::Mount(1), ()).unwrap());
+        let (during, other) = (disk.join_many(100), disk.join_mount(SyncScope::Mount(1)));
         disk.ends(Err(Errno::EIO));
         disk.has_begun();
         let after = disk.join_many(100);
@@ -365,10 +308,10 @@ mod tests {
         let given_up = disk.join();
         disk.has_begun();
         assert!(given_up.leave(|| true));
-        let other = disk.queue.join(SyncScope::Mount(1), ()).unwrap();
+        let other = disk.join_mount(SyncScope::Mount(1));
         disk.ends(Err(Errno::EIO));
         assert_eq!(disk.begun.recv(), Ok(SyncScope::Mount(1)));
-        disk.queue.forget_errors();
+        disk.thread.forget_errors();
         disk.ends(Ok(()));
         assert_eq!(other.wait(), Ok(()));
         let next = disk.join();
@@ -381,7 +324,7 @@ mod tests {
     fn turns_of_different_scopes_run_in_order() {
         let disk = Disk::new();
         let scopes = [SyncScope::Share, SyncScope::Mount(1), SyncScope::Mount(2)];
-        let asked = [0, 1, 2, 1, 2, 1].map(|number: usize| disk.queue.join(scopes[number], ()).unwrap());
+        let asked = [0, 1, 2, 1, 2, 1].map(|number: usize| disk.join_mount(scopes[number]));
         for scope in scopes {
             assert_eq!(disk.begun.recv(), Ok(scope));
             disk.ends(Ok(()));
@@ -391,15 +334,17 @@ mod tests {
     }
 
     #[test]
-    fn ended_thread_leaves_no_request_waiting() {
+    fn panic_in_a_turn_leaves_no_request_waiting() {
         let disk = Disk::new();
         let under_way = disk.join();
         disk.has_begun();
         let waiting = disk.join();
-        // Its next call panics.
-        drop(disk.end);
+        // All its calls panic from now on.
+        let Disk { thread, end, begun, .. } = disk;
+        drop(end);
         assert_eq!((under_way.wait(), waiting.wait()), (Err(Errno::EIO), Err(Errno::EIO)));
-        assert_eq!(disk.queue.join(SyncScope::Share, ()), Err(Errno::EIO));
+        assert_eq!(thread.join(SyncScope::Share, ()).wait(), Err(Errno::EIO));
+        drop(begun);
     }
 
     #[test]

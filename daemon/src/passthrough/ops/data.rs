@@ -113,7 +113,7 @@ impl Passthrough {
         {
             return Ok(Durable::Done);
         }
-        self.sync_thread.sync_mount_of(file).map(Durable::With)
+        Ok(Durable::With(self.sync_thread.sync_mount_of(file)))
     }
 
     pub(super) fn lseek(&self, lseek: Lseek) -> Answer<u64> {

@@ -216,7 +216,7 @@ impl FileSystem for Passthrough {
     /// Makes every mount durable that the guest has reached, not only the mount of the node: a
     /// program that writes on a submount relies on it.
     fn sync_fs(&self, _call: Allowed<'_, protocol::SyncFs>) -> Answer<Durable> {
-        self.sync_thread.sync_share().map(Durable::With)
+        Ok(Durable::With(self.sync_thread.sync_share()))
     }
 
     fn open_to_map(&self, call: Allowed<'_, protocol::SetupMapping>, writable: bool) -> Answer<MapFile> {

@@ -6,7 +6,7 @@ use crate::io_vectors::IoVectors;
 use crate::limits::WRITE_LEN_MAX;
 use crate::session::{Incoming, Next, Pacing, Scratch, Session};
 use crate::sync::clock;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use pinhole_protocol::{Opcode, OpcodeFacts, WRITE_LEN, copied_len};
 use rustix::io::Errno;

@@ -7,7 +7,7 @@ use crate::filesystem::FileSystem;
 use crate::session::Session;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::sync::clock;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -83,8 +83,10 @@ impl<F: FileSystem + 'static> Service<F> {
             }
         }
         let deferred = if self.session.may_defer() {
-            let deferred = DeviceDeferredRequests::start(&self.session, self.threads.clone());
-            Some(Arc::new(deferred.map_err(|source| FuseError::Thread { source })?))
+            let deferred = DeviceDeferredRequests::new(&self.session);
+            let answers = deferred.start_thread(&self.session, &self.threads, |_scratch| ());
+            drop(answers.map_err(|source| FuseError::Thread { source })?);
+            Some(Arc::new(deferred))
         } else {
             None
         };

@@ -1,13 +1,10 @@
 //! The life of connections: wait for one, serve it to its end, forget its guest.
 
-use super::deferred::QueueDeferredRequests;
-use super::device::Device;
+use super::backend::Device;
 use super::listener::SocketListener;
+use super::offload::{OffloadService, PoolLimits};
 use super::options::DeviceOptions;
-use super::pool::{Pool, PoolLimits};
 use super::queue_thread::QueueThread;
-use super::ring::Memory;
-use super::vring::made_by;
 use super::{ServeError, Stop};
 use crate::filesystem::FileSystem;
 use crate::log_budget::Source;
@@ -16,8 +13,7 @@ use crate::sys::memory;
 use rustix::event::{PollFd, PollFlags};
 use std::sync::Arc;
 use vhost::vhost_user::{Error as ProtocolError, Listener as VhostListener};
-use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
-use vm_memory::GuestMemoryMmap;
+use vhost_user_backend::Error as BackendError;
 
 /// Limits log lines about connections. A guest that can restart its VMM can cause them too.
 static CONNECTED: Source = Source::of_news();
@@ -86,48 +82,32 @@ fn serve_one<F: FileSystem + 'static>(
     options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<(), ServeError> {
-    let device = Arc::new(Device::new(Arc::clone(session), options.clone()));
-    // Workaround: the crate refuses a second SET_OWNER on one daemon, so each connection has its
-    // own.
-    let (daemon, rings) = made_by(|| {
-        let memory = Memory::new(GuestMemoryMmap::new());
-        VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&device), memory)
-    });
-    let mut daemon = daemon.map_err(ServeError::Backend)?;
-    let deferred = if session.may_defer() {
-        Some(Arc::new(
-            QueueDeferredRequests::start(session, options.threads.clone()).map_err(ServeError::Deferred)?,
-        ))
-    } else {
-        None
-    };
     let limits = PoolLimits { threads: options.pool_threads, requests: options.pool_requests_max };
-    let setup = options.threads.clone();
-    // The pool has a thread before the front-end is accepted, so every request has one to serve it.
-    let pool = Arc::new(Pool::start(session, limits, (deferred.clone(), setup)).map_err(ServeError::Pool)?);
-    device.attach(rings, (&pool, deferred.as_ref()), threads);
-    daemon.start(accepting).map_err(ServeError::Backend)?;
-    if let Some(suppressed) = CONNECTED.pass() {
-        tracing::info!(suppressed, "front-end connected");
-    }
-    if let Some(handle) = daemon.shutdown_handle() {
-        stop.watch(handle);
-    }
-    let ended = daemon.wait();
-    stop.unwatch();
-    report(ended);
-    device.stop();
+    // It has a thread before the front-end is accepted, so every request has one to serve it.
+    let offload =
+        OffloadService::start(session, limits, options.threads.clone()).map_err(ServeError::Offload)?;
+    let served = Device::connect(session, options, &offload, threads).and_then(|(device, mut daemon)| {
+        daemon.start(accepting)?;
+        if let Some(suppressed) = CONNECTED.pass() {
+            tracing::info!(suppressed, "front-end connected");
+        }
+        if let Some(handle) = daemon.shutdown_handle() {
+            stop.watch(handle);
+        }
+        let ended = daemon.wait();
+        stop.unwatch();
+        report(ended);
+        device.stop();
+        Ok(())
+    });
     if let Some(window) = session.window() {
         window.disconnect();
     }
-    if let Some(deferred) = deferred {
-        deferred.end();
-    }
-    pool.end();
-    drop(device);
+    offload.end();
+    drop(offload);
     // A guest that knew millions of files leaves much free memory.
     memory::give_back_free_memory();
-    Ok(())
+    served.map_err(ServeError::Backend)
 }
 
 /// Logs how a connection ended. The socket of a VMM that ends closes, perhaps within a message.

@@ -1,6 +1,6 @@
 //! A deferred request of a queue.
 //!
-//! Unlike a request in the pool ([`super::pool`]) it holds no guest memory while it waits. The
+//! Unlike a request in the pool ([`super::offload`]) it holds no guest memory while it waits. The
 //! front-end may have to change the guest's memory before it can answer (QEMU sends ADD_MEM_REG
 //! around its answer), and such a change waits for all requests that use the memory.
 
@@ -9,11 +9,8 @@ use super::ring::InFlight;
 use super::split_ring::{Done, RingPlace};
 use crate::filesystem::FileSystem;
 use crate::session::{Deferred, Scratch, Session};
-use crate::transport::deferred::{self, DeferredRequest};
+use crate::transport::deferred::DeferredRequest;
 use pinhole_protocol::Errno;
-
-/// All deferred requests of one connection.
-pub(super) type QueueDeferredRequests = deferred::DeferredRequests<QueueDeferred>;
 
 /// A deferred request of a queue.
 #[derive(Debug)]

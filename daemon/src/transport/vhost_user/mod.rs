@@ -1,21 +1,22 @@
 //! The vhost-user transport: device 26 on a Unix socket, with one queue thread per queue.
 //!
-//! `connection` accepts and ends connections. `device` answers what the front-end asks about the
-//! device. `vring` and `ring` start and stop the service of each queue on its `queue_thread`. The
+//! `connection` accepts and ends connections. `backend` is the device as the crate
+//! vhost-user-backend calls it. `ring` starts and stops the service of each queue on its
+//! `queue_thread`. The
 //! loop in `queue` takes requests from the `split_ring` and passes each `request` through
-//! [`super::chain`] to [`crate::session`] and back. The `pool` serves requests that would hold up
+//! [`super::chain`] to [`crate::session`] and back. `offload` serves requests that would hold up
 //! the queue. `deferred` has the requests that wait for the front-end, to which `back_channel`
 //! talks, or for a lock.
 
 mod back_channel;
+mod backend;
 mod connection;
 mod deferred;
-mod device;
 mod in_flight;
 mod leases;
 mod listener;
+mod offload;
 mod options;
-mod pool;
 mod queue;
 mod queue_thread;
 mod regions;
@@ -25,7 +26,6 @@ mod sleep;
 mod socket_name;
 mod split_ring;
 mod stop;
-mod vring;
 
 use std::io;
 use std::path::PathBuf;
@@ -69,16 +69,10 @@ pub enum ServeError {
     Backend(vhost_user_backend::Error),
     /// A thread could not be started.
     #[error(
-        "--thread-pool-size: cannot start a thread of the pool (a connection needs two, pool-spawner and pool): {0}; \
-         raise the limit on threads (TasksMax, RLIMIT_NPROC), or give 0"
-    )]
-    Pool(io::Error),
-    /// A thread could not be started.
-    #[error(
         "host: cannot start the thread that answers deferred requests: {0}; raise the limit on threads (TasksMax, \
          RLIMIT_NPROC)"
     )]
-    Deferred(io::Error),
+    Offload(io::Error),
     /// The event for a stop could not be made.
     #[error("host: cannot make an event: {0}; raise --rlimit-nofile")]
     Event(io::Error),

@@ -2,7 +2,7 @@
 
 use crate::file_id::DeviceId;
 use crate::limits::REQUEST_QUEUES_MAX;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use std::time::Duration;
 
 /// Bytes of the tag in the configuration space (virtio 1.3, 5.11.4).

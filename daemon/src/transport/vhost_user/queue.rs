@@ -1,8 +1,8 @@
 //! The loop of one queue: take a request, serve it, give it back, and sleep when there is none.
 
-use super::deferred::{QueueDeferred, QueueDeferredRequests};
+use super::deferred::QueueDeferred;
 use super::leases::{LeaseWait, Leases};
-use super::pool::{Offloaded, Pool};
+use super::offload::{OffloadService, Offloaded};
 use super::queue_thread::Complaint;
 use super::request::{QueueRequest, Unreadable};
 use super::ring::{Burst, QueueJob, Ring};
@@ -27,11 +27,8 @@ pub(super) struct Queue<F> {
     pub(super) session: Arc<Session<F>>,
     /// The virtio features that the guest has acknowledged.
     pub(super) acked_features: Arc<AtomicU64>,
-    /// Serves requests that would hold up the queue, unless it has no threads: then the queue waits
-    /// for them.
-    pub(super) pool: Arc<Pool>,
-    /// Answers requests that wait for the front-end, for a lock or for a file system to be durable.
-    pub(super) deferred: Option<Arc<QueueDeferredRequests>>,
+    /// Serves requests that would hold up the queue. Without a pool, the queue waits for them.
+    pub(super) offload: Arc<OffloadService<F>>,
     /// How long to poll the ring before the thread sleeps.
     pub(super) poll: Duration,
 }
@@ -70,32 +67,23 @@ impl<F: FileSystem + 'static> QueueJob for Queue<F> {
     }
 
     fn not_started(&self, ring: &Arc<Ring>) {
-        self.pool.start_later(ring);
+        self.offload.start_later(ring);
     }
 
     fn interrupt(&self) {
-        self.pool.interrupt();
+        self.offload.interrupt();
     }
 
     fn stopping(&self) {
-        if let Some(window) = self.session.window() {
-            window.begin_drain();
-        }
+        self.offload.begin_stop();
     }
 
     fn taken_all(&self) {
-        if let Some(deferred) = &self.deferred {
-            deferred.hurry(self.index);
-        }
+        self.offload.hurry_deferred(self.index);
     }
 
     fn stopped(&self) {
-        if let Some(deferred) = &self.deferred {
-            deferred.end_hurry(self.index);
-        }
-        if let Some(window) = self.session.window() {
-            window.end_drain();
-        }
+        self.offload.end_stop(self.index);
     }
 }
 
@@ -207,7 +195,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
                         self.ring.wait_for_room(effort, self.leases.next(), self.sleep);
                     }
                     BurstEnd::Held(Hold::Full(bytes)) => {
-                        self.queue.pool.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
+                        self.queue.offload.wait_for_room(bytes, self.leases.next(), || self.sleep.is_over());
                     }
                     BurstEnd::Empty => break,
                 }
@@ -336,7 +324,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         if self.request.len() > LONG_REQUEST_LEN {
             self.give_back(burst, batch)?;
         }
-        let pool_serves = self.queue.pool.has_threads();
+        let pool_serves = self.queue.offload.has_pool();
         let (ring, sleep) = (self.ring, self.sleep);
         // It is the last one taken, so it can be put back.
         let asked = |repeat| ring.is_abandoned() || (repeat == Repeat::Harmless && sleep.is_over());
@@ -393,7 +381,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
             reached: None,
             may_begin_anew: true,
         };
-        Ok(self.queue.pool.submit(offloaded).map(|offloaded| offloaded.request))
+        Ok(self.queue.offload.submit(offloaded).map(|offloaded| offloaded.request))
     }
 
     /// Tries requests again that wait for a lease, if it is time.
@@ -440,7 +428,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         if let Some(held) = self.held.take() {
             self.ring.put_back(held.place);
         }
-        let pooled = self.queue.pool.withdraw(self.queue.index).into_iter().map(Unbegun::Pooled);
+        let pooled = self.queue.offload.withdraw(self.queue.index).into_iter().map(Unbegun::Pooled);
         let mut unbegun: Vec<_> =
             pooled.chain(self.leases.take_all().into_iter().map(Unbegun::Leased)).collect();
         unbegun.sort_by_key(|unbegun| unbegun.place().number);
@@ -458,15 +446,14 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
                 }
             }
         }
-        self.queue.pool.hurry(urgent);
+        self.queue.offload.hurry(urgent);
         self.give_back(&burst, &mut batch)
     }
 
     /// Defers a request. One that may wait for long is deferred only while the ring has room for
     /// others: the requests of the owner of the lock must still get through.
     fn defer(&mut self, burst: &Burst<'_>, deferred: Deferred, place: RingPlace) -> Served {
-        let Queue { deferred: requests, session, index, .. } = self.queue;
-        let Some(requests) = requests else { return Served::Done(0) };
+        let Queue { offload, session, index, .. } = self.queue;
         if deferred.refusal().is_some() && !self.has_room_to_defer() {
             let (memory, refused) = (burst.memory(), Err(Errno::ENOLCK));
             let len = self.request.answer_deferred((session, memory), &deferred, refused, &mut self.scratch);
@@ -474,7 +461,7 @@ impl<F: FileSystem + 'static> QueueLoop<'_, F> {
         }
         let request = std::mem::take(&mut self.request).without_message();
         let in_flight = self.ring.defer();
-        requests.add(QueueDeferred { deferred, request, place, queue: *index, in_flight });
+        offload.defer(QueueDeferred { deferred, request, place, queue: *index, in_flight });
         Served::Elsewhere
     }
 

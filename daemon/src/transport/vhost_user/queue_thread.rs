@@ -6,7 +6,7 @@
 use crate::log_budget::Source;
 use crate::sync::channel::{Receiver, Sender, bounded_channel};
 use crate::sync::lock::Mutex;
-use crate::thread_setup::ThreadSetup;
+use crate::threads::ThreadSetup;
 use pinhole_policy::host_calls::Threads;
 use std::fmt;
 use std::io;
@@ -100,15 +100,7 @@ impl QueueThread {
 
     fn spawn(&self) -> io::Result<Sender<QueueTask>> {
         let (sender, tasks) = bounded_channel::<QueueTask>(1);
-        let (ready, is_ready) = bounded_channel(1);
-        let setup = self.setup.clone();
-        thread::Builder::new().name(self.name.clone()).spawn(move || {
-            let prepared = setup.enter(Threads::WORKER);
-            let failed = prepared.is_err();
-            if ready.try_send(prepared).is_err() || failed {
-                return;
-            }
-            drop(setup);
+        self.setup.spawn(&self.name, Threads::WORKER, move || {
             while let Some(QueueTask { run, done }) = tasks.receive() {
                 if catch_unwind(AssertUnwindSafe(run)).is_ok() {
                     // Ignore the result: nothing may be waiting for the end of the task.
@@ -120,7 +112,6 @@ impl QueueThread {
                 thread::park();
             }
         })?;
-        is_ready.receive().ok_or(io::ErrorKind::BrokenPipe)??;
         Ok(sender)
     }
 }
@@ -137,7 +128,7 @@ mod tests {
         confine: impl Fn() -> io::Result<()> + Send + Sync + 'static,
     ) -> Vec<Arc<QueueThread>> {
         let proc_fds = rustix::fs::open(c"/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
-        QueueThread::for_queues(queues, &ThreadSetup::new(proc_fds, move |_kind| confine()))
+        QueueThread::for_queues(queues, &ThreadSetup::new(proc_fds, move |_kind| confine()).unwrap())
     }
 
     fn id_of(thread: &QueueThread) -> thread::ThreadId {

@@ -8,6 +8,7 @@ use super::split_ring::{Available, Done, RingError, RingPlace, Used};
 use crate::guest_view::GuestView;
 use crate::session::Effort;
 use crate::sync::lock::{Condvar, Mutex};
+use crate::threads::OnDemand;
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -28,8 +29,7 @@ pub(super) trait QueueJob: Send + Sync {
     /// Called before the ring is served.
     fn starting(&self);
 
-    /// Called when the host has no thread for the ring: [`Ring::start_again`] is to be called
-    /// later.
+    /// Called when the host has no thread for the ring, to start it later.
     fn not_started(&self, ring: &Arc<Ring>);
 
     /// Makes a queue thread that waits for the pool check whether it must stop.
@@ -293,20 +293,13 @@ impl Ring {
         let mut state = self.state.lock();
         self.stop_thread(&mut state);
         let result = change(&self.vring, &mut state);
-        if state.is_in_use() {
-            self.start_thread(&mut state);
+        if state.is_in_use()
+            && !self.start_thread(&mut state)
+            && let Some((job, _)) = self.server.get()
+        {
+            job.not_started(self);
         }
         result
-    }
-
-    /// Starts the thread that the host had no room for before, if the ring still needs it. False:
-    /// the ring is being changed at this moment, so it is too early to tell.
-    pub(super) fn start_again(self: &Arc<Self>) -> bool {
-        let Some(mut state) = self.state.try_lock() else { return false };
-        if state.running.is_none() && state.is_in_use() {
-            self.start_thread(&mut state);
-        }
-        true
     }
 
     /// Stops the queue thread after its current request and forgets the ring: the device is reset
@@ -371,16 +364,20 @@ impl Ring {
         self.give_back.lock().used.note(vring.get_queue_mut());
     }
 
-    fn start_thread(self: &Arc<Self>, state: &mut RingState) {
-        let Some((job, thread)) = self.server.get() else { return };
-        let Some(kick) = &state.kick else { return };
+    /// Starts the queue thread. False: the host has no room for it.
+    fn start_thread(self: &Arc<Self>, state: &mut RingState) -> bool {
+        let Some((job, thread)) = self.server.get() else { return true };
+        let Some(kick) = &state.kick else { return true };
         if let Some(regions) = self.regions.get() {
             regions.begin();
         }
         *self.tail.lock() = Tail::default();
         job.starting();
         match self.start(Arc::clone(job), thread, kick) {
-            Ok(running) => state.running = Some(running),
+            Ok(running) => {
+                state.running = Some(running);
+                true
+            }
             Err(error) => {
                 self.complain(|suppressed| {
                     let queue = thread.name();
@@ -390,7 +387,7 @@ impl Ring {
                     );
                 });
                 self.report_error();
-                job.not_started(self);
+                false
             }
         }
     }
@@ -440,6 +437,15 @@ impl Ring {
                 tracing::error!(%error, suppressed, "cannot report that a queue has stopped");
             });
         }
+    }
+}
+
+impl OnDemand for Ring {
+    /// Starts the thread that the host had no room for before, if the ring still needs it.
+    fn start_missing(self: Arc<Self>) -> bool {
+        // While the ring is being changed, it is too early to tell.
+        let Some(mut state) = self.state.try_lock() else { return false };
+        state.running.is_some() || !state.is_in_use() || self.start_thread(&mut state)
     }
 }
 

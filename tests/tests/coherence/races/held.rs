@@ -6,7 +6,7 @@ use pinhole::filesystem::{
 use pinhole::io_vectors::IoVectors;
 use pinhole::passthrough::{Passthrough, ShareConfig};
 use pinhole::session::{Options, Session};
-use pinhole::thread_setup::ThreadSetup;
+use pinhole::threads::ThreadSetup;
 use pinhole::transport::dev_fuse::{MountRequest, Mounted, Service, StopMount};
 use pinhole_policy::{Places, Policy, RuleId};
 use pinhole_protocol::{

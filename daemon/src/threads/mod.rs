@@ -1,5 +1,12 @@
-//! What a thread does before it serves requests.
+//! Threads: how each is prepared before it serves, and how threads are started on demand.
 
+mod spawner;
+mod task_thread;
+
+pub(crate) use spawner::{OnDemand, Spawner};
+pub(crate) use task_thread::{TaskRunner, TaskThread};
+
+use crate::sync::channel::bounded_channel;
 use crate::sys::thread::enter_thread;
 use pinhole_policy::host_calls::Threads;
 use rustix::fs::{Mode, OFlags};
@@ -7,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 
 /// Prepares threads: each gets its own umask and working directory, and gives up rights that its
 /// kind does not need.
@@ -17,24 +25,61 @@ pub struct ThreadSetup {
     /// `/proc/self/fd`, the working directory of threads that serve.
     proc_fds: Arc<OwnedFd>,
     confine: Arc<dyn Fn(Threads) -> io::Result<()> + Send + Sync>,
+    spawner: Arc<Spawner>,
 }
 
 impl ThreadSetup {
     /// Makes a setup from a descriptor of `/proc/self/fd` and the function that confines a thread.
+    /// Threads are started on demand once a thread runs [`Spawner::serve_until`].
+    ///
+    /// # Errors
+    /// The host has no descriptor left.
     pub fn new(
         proc_fds: OwnedFd,
         confine: impl Fn(Threads) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        Self { proc_fds: Arc::new(proc_fds), confine: Arc::new(confine) }
+    ) -> io::Result<Self> {
+        let spawner = Arc::new(Spawner::new()?);
+        Ok(Self { proc_fds: Arc::new(proc_fds), confine: Arc::new(confine), spawner })
     }
 
-    /// Makes a setup that confines no thread.
+    /// Makes a setup that confines no thread. Each thread may start others.
     ///
     /// # Errors
     /// The host's error if `/proc/self/fd` cannot be opened.
     pub fn unconfined() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self::new(rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?, |_kind| Ok(())))
+        let proc_fds = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+        let spawner = Arc::new(Spawner::direct());
+        Ok(Self { proc_fds: Arc::new(proc_fds), confine: Arc::new(|_kind| Ok(())), spawner })
+    }
+
+    /// Returns the service that starts threads for threads that may not start any.
+    pub(crate) const fn spawner(&self) -> &Arc<Spawner> {
+        &self.spawner
+    }
+
+    /// Starts a thread and waits until it is prepared; see [`ThreadSetup::enter`].
+    ///
+    /// # Errors
+    /// The host has no room for a thread, or the thread cannot be prepared. Then nothing runs.
+    pub(crate) fn spawn(
+        &self,
+        name: &str,
+        kind: Threads,
+        run: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let (sender, is_prepared) = bounded_channel(1);
+        let setup = self.clone();
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            let prepared = setup.enter(kind);
+            drop(setup);
+            let failed = prepared.is_err();
+            if sender.try_send(prepared).is_ok() && !failed {
+                run();
+            }
+        })?;
+        is_prepared.receive().ok_or(io::ErrorKind::BrokenPipe)??;
+        Ok(thread)
     }
 
     /// Prepares the calling thread to serve requests. Each thread calls this once.
@@ -64,7 +109,7 @@ impl ThreadSetup {
     /// The host's error.
     pub(crate) fn check(&self) -> io::Result<()> {
         std::thread::scope(|scope| {
-            let trial = std::thread::Builder::new().name("thread-trial".to_owned());
+            let trial = Builder::new().name("thread-trial".to_owned());
             let trial = trial.spawn_scoped(scope, || enter_thread(&self.proc_fds))?;
             trial.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
         })

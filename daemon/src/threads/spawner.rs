@@ -1,0 +1,169 @@
+//! Starts threads for threads that may not start any.
+//!
+//! The filter of a thread that serves requests does not allow it to start threads. It asks the
+//! spawner, and the control thread, which handles no message of a guest, starts them.
+
+use crate::limits::SPAWN_RETRY;
+use crate::sync::lock::Mutex;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+/// Something whose threads are started when there is work for them.
+pub(crate) trait OnDemand: Send + Sync {
+    /// Starts the threads that are missing. False: the host has no room for one, so this is called
+    /// again after [`SPAWN_RETRY`].
+    fn start_missing(self: Arc<Self>) -> bool;
+}
+
+/// Passes requests for threads to the control thread.
+pub(crate) struct Spawner {
+    /// Readable when there are new requests. `None`: each thread starts the threads that it asks
+    /// for, which no filter forbids.
+    event: Option<OwnedFd>,
+    asked: Mutex<Vec<Weak<dyn OnDemand>>>,
+}
+
+impl fmt::Debug for Spawner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Spawner").finish_non_exhaustive()
+    }
+}
+
+impl Spawner {
+    /// Makes a spawner for threads with a filter.
+    ///
+    /// # Errors
+    /// The host has no descriptor left.
+    pub(super) fn new() -> io::Result<Self> {
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { event: Some(event), asked: Mutex::default() })
+    }
+
+    /// Makes a spawner for threads without a filter.
+    pub(super) fn direct() -> Self {
+        Self { event: None, asked: Mutex::default() }
+    }
+
+    /// Makes the control thread call [`OnDemand::start_missing`]. The caller holds no lock that this
+    /// function takes.
+    pub(crate) fn ask(&self, client: Weak<dyn OnDemand>) {
+        {
+            let mut asked = self.asked.lock();
+            if asked.iter().any(|known| known.ptr_eq(&client)) {
+                return;
+            }
+            asked.push(client);
+        }
+        match &self.event {
+            // Ignore a full counter: the event is readable.
+            Some(event) => {
+                rustix::io::write(event, &1_u64.to_le_bytes()).unwrap_or_default();
+            }
+            None => {
+                self.start_asked();
+            }
+        }
+    }
+
+    /// Starts threads until `end` is readable.
+    ///
+    /// # Errors
+    /// The host's error. No more threads are started then.
+    pub(crate) fn serve_until(&self, end: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(event) = &self.event else { return Ok(()) };
+        let retry = Timespec::try_from(SPAWN_RETRY).map_err(io::Error::other)?;
+        loop {
+            // Ignore an empty counter.
+            rustix::io::read(event, &mut [0; 8]).unwrap_or_default();
+            let mut polled =
+                [PollFd::from_borrowed_fd(end, PollFlags::IN), PollFd::new(event, PollFlags::IN)];
+            // While the host has no room, new requests wait too.
+            let outcome = if self.start_asked() {
+                rustix::event::poll(&mut polled, None)
+            } else {
+                rustix::event::poll(polled.split_at_mut(1).0, Some(&retry))
+            };
+            match outcome {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let [end, _] = polled;
+            if !end.revents().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Starts what was asked for. False: something is to be tried again.
+    fn start_asked(&self) -> bool {
+        let mut asked = std::mem::take(&mut *self.asked.lock());
+        // Not under the lock: a thread that was started may ask for more.
+        asked.retain(|client| client.upgrade().is_some_and(|client| !client.start_missing()));
+        let all = asked.is_empty();
+        self.asked.lock().append(&mut asked);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Fails so many times.
+    #[derive(Default)]
+    struct Client {
+        failures: AtomicUsize,
+        calls: AtomicUsize,
+        end: Option<OwnedFd>,
+    }
+
+    impl OnDemand for Client {
+        fn start_missing(self: Arc<Self>) -> bool {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let failed = |left: usize| left.checked_sub(1);
+            let starts = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, failed).is_err();
+            if let Some(end) = self.end.as_ref().filter(|_| starts) {
+                rustix::io::write(end, &1_u64.to_le_bytes()).unwrap();
+            }
+            starts
+        }
+    }
+
+    fn asked(spawner: &Spawner, client: &Arc<Client>) {
+        let client: Weak<Client> = Arc::downgrade(client);
+        spawner.ask(client);
+    }
+
+    #[test]
+    fn failed_start_is_tried_again() {
+        let spawner = Spawner::new().unwrap();
+        let end = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let copy = end.try_clone().unwrap();
+        let client = Client { failures: AtomicUsize::new(2), end: Some(copy), ..Client::default() };
+        let client = Arc::new(client);
+        asked(&spawner, &client);
+        asked(&spawner, &client);
+        spawner.serve_until(std::os::fd::AsFd::as_fd(&end)).unwrap();
+        assert_eq!(client.calls.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn client_that_is_gone_is_forgotten() {
+        let spawner = Spawner::new().unwrap();
+        asked(&spawner, &Arc::new(Client::default()));
+        assert!(spawner.start_asked());
+    }
+
+    #[test]
+    fn direct_spawner_starts_on_the_asking_thread() {
+        let (spawner, client) = (Spawner::direct(), Arc::new(Client::default()));
+        asked(&spawner, &client);
+        asked(&spawner, &client);
+        assert_eq!(client.calls.load(Ordering::Relaxed), 2);
+    }
+}

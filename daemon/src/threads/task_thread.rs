@@ -1,0 +1,298 @@
+//! A thread that exists only while it has tasks.
+
+use super::{OnDemand, ThreadSetup};
+use crate::limits::THREAD_IDLE;
+use crate::log_budget::Source;
+use crate::sync::clock;
+use crate::sync::lock::{Condvar, Mutex};
+use pinhole_policy::host_calls::Threads;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a [`TaskThread`] does.
+pub(crate) trait TaskRunner: Send + Sync + 'static {
+    /// What is to be done once.
+    type Task: Send;
+
+    /// Carries out a task.
+    fn run(&self, task: Self::Task);
+
+    /// Does what is due at the time of [`TaskThread::call_at`]. Returns when it is due again.
+    fn run_due(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// Carries out tasks in order, on a thread that is started for them and ends when there was none
+/// for [`THREAD_IDLE`].
+///
+/// If the host has no room for the thread, the control thread carries out the tasks. It starts no
+/// other thread meanwhile.
+pub(crate) struct TaskThread<R: TaskRunner>(Arc<TaskThreadShared<R>>);
+
+struct TaskThreadShared<R: TaskRunner> {
+    name: &'static str,
+    setup: ThreadSetup,
+    runner: R,
+    state: Mutex<TaskState<R::Task>>,
+    changed: Condvar,
+    log: Source,
+}
+
+struct TaskState<T> {
+    tasks: VecDeque<T>,
+    /// When to call [`TaskRunner::run_due`].
+    due: Option<Instant>,
+    has_thread: bool,
+    /// The handle is gone: the thread ends after the tasks that are left.
+    is_over: bool,
+}
+
+impl<T> TaskState<T> {
+    /// Takes what is to be done now.
+    fn take(&mut self) -> Option<NextTask<T>> {
+        if self.due.take_if(|due| *due <= clock::now()).is_some() {
+            return Some(NextTask::Due);
+        }
+        self.tasks.pop_front().map(NextTask::Task)
+    }
+
+    /// Makes [`TaskRunner::run_due`] be called at `due` at the latest.
+    fn set_due(&mut self, due: Instant) {
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    fn has_work(&self) -> bool {
+        self.due.is_some() || !self.tasks.is_empty()
+    }
+}
+
+/// What the thread does next.
+enum NextTask<T> {
+    Task(T),
+    Due,
+}
+
+impl<R: TaskRunner> fmt::Debug for TaskThread<R> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("TaskThread").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+impl<R: TaskRunner> TaskThread<R> {
+    /// Makes a thread that is started with its first task.
+    pub(crate) fn new(name: &'static str, setup: ThreadSetup, runner: R) -> Self {
+        let state = TaskState { tasks: VecDeque::new(), due: None, has_thread: false, is_over: false };
+        let (state, changed, log) = (Mutex::new(state), Condvar::new(), Source::new());
+        Self(Arc::new(TaskThreadShared { name, setup, runner, state, changed, log }))
+    }
+
+    /// Adds a task, or returns it if `len_max` tasks already wait.
+    ///
+    /// # Errors
+    /// The task.
+    pub(crate) fn submit(&self, task: R::Task, len_max: usize) -> Result<(), R::Task> {
+        let mut state = self.0.state.lock();
+        if state.tasks.len() >= len_max {
+            return Err(task);
+        }
+        state.tasks.push_back(task);
+        let has_thread = state.has_thread;
+        drop(state);
+        self.wake(has_thread);
+        Ok(())
+    }
+
+    /// Calls [`TaskRunner::run_due`] at `due`, or earlier if an earlier call is due.
+    pub(crate) fn call_at(&self, due: Instant) {
+        let mut state = self.0.state.lock();
+        state.set_due(due);
+        let has_thread = state.has_thread;
+        drop(state);
+        self.wake(has_thread);
+    }
+
+    fn wake(&self, has_thread: bool) {
+        if has_thread {
+            self.0.changed.notify_one();
+        } else {
+            let shared: Arc<dyn OnDemand> = Arc::<TaskThreadShared<R>>::clone(&self.0);
+            self.0.setup.spawner().ask(Arc::downgrade(&shared));
+        }
+    }
+}
+
+impl<R: TaskRunner> Drop for TaskThread<R> {
+    fn drop(&mut self) {
+        self.0.state.lock().is_over = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl<R: TaskRunner> TaskThreadShared<R> {
+    fn serve(&self) {
+        while let Some(work) = self.next() {
+            self.run(work);
+        }
+    }
+
+    /// Waits for work. `None`: the thread must end, and is no longer counted.
+    fn next(&self) -> Option<NextTask<R::Task>> {
+        let mut state = self.state.lock();
+        let idle_end = clock::now().checked_add(THREAD_IDLE);
+        loop {
+            if let Some(work) = state.take() {
+                return Some(work);
+            }
+            let until = state.due.or(idle_end);
+            let is_late = if state.is_over {
+                true
+            } else {
+                let (after, is_late) = self.changed.wait_until(state, until);
+                state = after;
+                is_late && !state.has_work()
+            };
+            if is_late {
+                state.has_thread = false;
+                return None;
+            }
+        }
+    }
+
+    fn run(&self, work: NextTask<R::Task>) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| match work {
+            NextTask::Task(task) => {
+                self.runner.run(task);
+                None
+            }
+            NextTask::Due => self.runner.run_due(),
+        }));
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(again)) => self.state.lock().set_due(again),
+            Err(_panic) => tracing::error!(thread = self.name, "a task ended by a panic"),
+        }
+    }
+}
+
+impl<R: TaskRunner> OnDemand for TaskThreadShared<R> {
+    fn start_missing(self: Arc<Self>) -> bool {
+        {
+            let mut state = self.state.lock();
+            if state.has_thread || state.is_over || !state.has_work() {
+                return true;
+            }
+            state.has_thread = true;
+        }
+        let own = Arc::clone(&self);
+        let Err(error) = self.setup.spawn(self.name, Threads::OFFLOAD, move || own.serve()) else {
+            return true;
+        };
+        if let Some(suppressed) = self.log.pass() {
+            tracing::error!(%error, suppressed, "cannot start the thread {}", self.name);
+        }
+        while let Some(work) = { self.state.lock().take() } {
+            self.run(work);
+        }
+        let mut state = self.state.lock();
+        state.has_thread = false;
+        !state.has_work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::event::EventCounter;
+    use rustix::fs::{Mode, OFlags};
+    use std::io;
+    use std::thread::ThreadId;
+    use std::time::Duration;
+
+    type Ran = (Option<u32>, ThreadId);
+
+    /// Notes what it runs, and on which thread. Panics at task 0. Is due twice.
+    #[derive(Default)]
+    struct Notes {
+        ran: Arc<Mutex<Vec<Ran>>>,
+        changed: Arc<EventCounter>,
+    }
+
+    impl Notes {
+        fn note(&self, task: Option<u32>) -> usize {
+            let mut ran = self.ran.lock();
+            ran.push((task, std::thread::current().id()));
+            self.changed.notify();
+            ran.len()
+        }
+    }
+
+    impl TaskRunner for Notes {
+        type Task = u32;
+
+        fn run(&self, task: u32) {
+            self.note(Some(task));
+            assert_ne!(task, 0, "on purpose");
+        }
+
+        fn run_due(&self) -> Option<Instant> {
+            (self.note(None) < 2).then(clock::now)
+        }
+    }
+
+    /// Waits until so many tasks have run, and returns them.
+    fn wait(ran: &Mutex<Vec<Ran>>, changed: &EventCounter, count: usize) -> Vec<Ran> {
+        loop {
+            let seen = changed.count();
+            let now = ran.lock().clone();
+            if now.len() >= count {
+                return now;
+            }
+            changed.wait(seen, None);
+        }
+    }
+
+    #[test]
+    fn tasks_run_in_order_on_one_thread_despite_panics() {
+        let notes = Notes::default();
+        let (ran, changed) = (Arc::clone(&notes.ran), Arc::clone(&notes.changed));
+        let thread = TaskThread::new("tasks", ThreadSetup::unconfined().unwrap(), notes);
+        for task in [1, 0, 2] {
+            thread.submit(task, 3).unwrap();
+        }
+        let all = wait(&ran, &changed, 3);
+        assert_eq!(all.iter().map(|(task, _)| *task).collect::<Vec<_>>(), [Some(1), Some(0), Some(2)]);
+        assert!(all.iter().all(|(_, id)| *id == all[0].1 && *id != std::thread::current().id()));
+    }
+
+    #[test]
+    fn due_call_is_repeated_as_the_runner_says() {
+        let notes = Notes::default();
+        let (ran, changed) = (Arc::clone(&notes.ran), Arc::clone(&notes.changed));
+        let thread = TaskThread::new("tasks", ThreadSetup::unconfined().unwrap(), notes);
+        thread.call_at(clock::now().checked_add(Duration::from_millis(1)).unwrap());
+        thread.call_at(clock::now().checked_add(Duration::from_mins(1)).unwrap());
+        assert!(wait(&ran, &changed, 2).iter().all(|(task, _)| task.is_none()));
+    }
+
+    #[test]
+    fn without_room_for_a_thread_the_control_thread_runs_tasks() {
+        let notes = Notes::default();
+        let ran = Arc::clone(&notes.ran);
+        let proc_fds = rustix::fs::open(c"/proc/self/fd", OFlags::PATH, Mode::empty()).unwrap();
+        let setup = ThreadSetup::new(proc_fds, |_kind| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+        let thread = TaskThread::new("tasks", setup.clone(), notes);
+        for task in [1, 2] {
+            thread.submit(task, 2).unwrap();
+        }
+        assert_eq!(thread.submit(3, 2), Err(3));
+        let end = tempfile::tempfile().unwrap();
+        // A file is always readable, so this ends after the tasks.
+        setup.spawner().serve_until(std::os::fd::AsFd::as_fd(&end)).unwrap();
+        let own = std::thread::current().id();
+        assert_eq!(*ran.lock(), [(Some(1), own), (Some(2), own)]);
+    }
+}
