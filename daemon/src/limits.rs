@@ -1,5 +1,7 @@
 //! Every limit on a queue, table, loop or allocation, each with its reason.
 
+use std::time::Duration;
+
 /// Largest number of descriptors in one virtqueue. Linux's virtio-fs driver sizes its requests by
 /// it (`max_pages` is at most the queue size less four), and uses no larger split ring.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
@@ -51,7 +53,7 @@ pub const LONG_ALLOCATION_LEN: u64 = 256 << 20;
 /// Time that the host may take for the requests of one queue in the offload pool, by the session's
 /// estimate. Past that, the next long request stays in the available ring. A stop of the queue
 /// waits for about this long.
-pub const BACKLOG_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+pub const BACKLOG_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes of host directory entries that are read at once, on the stack of the queue thread.
 pub const LISTING_BUFFER_LEN: usize = 16 << 10;
@@ -69,7 +71,7 @@ pub const CHAIN_DESCRIPTORS_MAX: u16 = QUEUE_SIZE_MAX;
 pub const SIGNAL_BATCH_MAX: usize = 16;
 
 /// Time for which the thread of the hiprio queue collects FORGETs. No program waits for them.
-pub const FORGET_NAP: std::time::Duration = std::time::Duration::from_millis(2);
+pub const FORGET_NAP: Duration = Duration::from_millis(2);
 
 /// Bytes that one queue thread keeps for messages between requests. All messages fit except long
 /// extended attributes and long BATCH_FORGETs.
@@ -78,18 +80,15 @@ pub const MESSAGE_BUFFER_KEPT: usize = 8 << 10;
 /// Shortest times between log lines of one source that a guest can cause. The first line of a fault
 /// appears at once, later lines show that it goes on, and a hostile guest fills no disk. The last
 /// time repeats. A source that was quiet for longer than the last time starts with the first again.
-pub const LOG_BACK_OFF: [std::time::Duration; 3] = [
-    std::time::Duration::from_secs(1),
-    std::time::Duration::from_mins(1),
-    std::time::Duration::from_hours(1),
-];
+pub const LOG_BACK_OFF: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_mins(1), Duration::from_hours(1)];
 
 /// Lines that all such sources together may write at once. A device with 64 queues that all fail at
 /// the same moment shows one line for each queue.
 pub const LOG_LINES_BURST: u32 = 64;
 
 /// Time after which that budget gets one more line: 720 lines a day.
-pub const LOG_LINE_PERIOD: std::time::Duration = std::time::Duration::from_mins(2);
+pub const LOG_LINE_PERIOD: Duration = Duration::from_mins(2);
 
 /// Bytes of foreign text in a log line, such as the message of a panic.
 pub const LOG_TEXT_LEN_MAX: usize = 256;
@@ -110,7 +109,7 @@ pub const RETRIES_MAX: usize = 64;
 /// in far less than a second, but a busy host, a paused VM or a frozen daemon may delay it. A
 /// thread that is forgotten may be refused a second time, and its program then sees ESTALE. A
 /// longer time has one cost: the files that the thread looks up meanwhile stay open.
-pub const RETRY_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+pub const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Nodes that are remembered of the path that such a thread looks up. They are the last nodes of
 /// the path. Most paths are shorter.
@@ -118,7 +117,7 @@ pub const REWALK_NODES_MAX: usize = 16;
 
 /// Time within which the guest's kernel has handled a reply that was sent. Until then, a later
 /// reply may overtake it.
-pub const REPLY_HANDLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+pub const REPLY_HANDLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Nodes that a guest may know at once. Each takes about 180 bytes here, and about six times as
 /// much in the guest's own kernel. So only a hostile guest comes near the limit (3 GB).
@@ -136,7 +135,7 @@ pub const NODE_DESCRIPTORS_MAX: usize = 16 << 10;
 /// Time after which the descriptors of an unused mount below the share are closed, so that the host
 /// can unmount it. It takes up to twice as long if the last use comes just after a check. To open
 /// the descriptors again costs a few system calls.
-pub const MOUNT_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+pub const MOUNT_IDLE: Duration = Duration::from_secs(1);
 
 /// Largest number of nested mounts that are found again at once. No host has more. The limit also
 /// ends a cycle, which can be recorded when the host moves one mount into another.
@@ -174,14 +173,14 @@ pub const POOL_BACKLOG_MAX: usize = 256;
 pub const POOL_BACKLOG_BYTES_MAX: usize = 2 << 20;
 
 /// How long a thread that was started on demand waits for work before it ends.
-pub const THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+pub const THREAD_IDLE: Duration = Duration::from_secs(10);
 
 /// How long to wait before a thread that could not be started is tried again.
-pub const SPAWN_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+pub const SPAWN_RETRY: Duration = Duration::from_millis(100);
 
 /// Default time for which a queue thread polls for the next request before it sleeps, on a host
 /// with several processors. A guest takes about this long from a reply to its next request.
-pub const POLL_DEFAULT: std::time::Duration = std::time::Duration::from_micros(30);
+pub const POLL_DEFAULT: Duration = Duration::from_micros(30);
 
 /// Longest time in microseconds for which a queue thread may poll. For a longer wait, sleeping is
 /// better.
@@ -201,7 +200,7 @@ pub const LOCKS_OF_FILE_MAX: usize = 1024;
 pub const LOCKS_MOVED_MAX: usize = 64;
 
 /// Time that the thread for deferred requests tries locks before it serves other deferred requests.
-pub const LOCK_TRIES_TIME: std::time::Duration = std::time::Duration::from_millis(2);
+pub const LOCK_TRIES_TIME: Duration = Duration::from_millis(2);
 
 /// Length of the pause after such a time, as a multiple of it. During the pause no lock is tried,
 /// whatever is unlocked meanwhile.
@@ -217,15 +216,15 @@ pub const LOCK_WAITERS_MAX: usize = 1024;
 
 /// Pause before a held lock is tried for the second time. A guest takes a fraction of this time to
 /// unlock a file that it has just locked.
-pub const LOCK_RETRY_MIN: std::time::Duration = std::time::Duration::from_micros(100);
+pub const LOCK_RETRY_MIN: Duration = Duration::from_micros(100);
 
 /// Longest pause between two tries in the first ten seconds. It is the upper bound on noticing a
 /// lock that another process released, if few requests wait. Each try takes a microsecond.
-pub const LOCK_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(10);
+pub const LOCK_RETRY_MAX: Duration = Duration::from_millis(10);
 
 /// Longest pause between two tries after more than ten seconds. From then on the pause is a
 /// thousandth of the time waited, so that many guests that wait for long cost their host little.
-pub const LOCK_RETRY_LATE: std::time::Duration = std::time::Duration::from_millis(100);
+pub const LOCK_RETRY_LATE: Duration = Duration::from_millis(100);
 
 /// Handles by which one owner may have locks of one file.
 pub const LOCK_HANDLES_MAX: usize = 64;
@@ -252,15 +251,15 @@ pub const LEASED_REQUESTS_MAX: usize = 64;
 
 /// Pause before a file with a lease is opened for the second time. A process takes about this long
 /// to react to the signal.
-pub const LEASE_RETRY_MIN: std::time::Duration = std::time::Duration::from_millis(1);
+pub const LEASE_RETRY_MIN: Duration = Duration::from_millis(1);
 
 /// Longest pause between two tries. Each try takes about 10 us, so all requests of a queue together
 /// take a hundredth of its thread's time.
-pub const LEASE_RETRY_MAX: std::time::Duration = std::time::Duration::from_millis(50);
+pub const LEASE_RETRY_MAX: Duration = Duration::from_millis(50);
 
 /// Time after which a request that waits for a lease fails with EAGAIN. It is longer than the 45
 /// seconds after which the host breaks the lease by default (/proc/sys/fs/lease-break-time).
-pub const LEASE_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
+pub const LEASE_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// INITs and DESTROYs that a session serves in a second. After a pause, a second's worth may come
 /// at once. Each makes every other request of its guest wait. A guest sends one when it mounts the
@@ -278,7 +277,7 @@ pub const SYNC_WAITERS_MAX: usize = 1024;
 
 /// Longest sleep of a queue thread whose guest exceeds its speed limit. It is the upper bound on
 /// noticing that the thread must stop.
-pub const THROTTLE_NAP_MAX: std::time::Duration = std::time::Duration::from_millis(100);
+pub const THROTTLE_NAP_MAX: Duration = Duration::from_millis(100);
 
 /// Largest number of hidden names that one READDIR skips before it replies. Another guest that sees
 /// the names can create any number of them, and to skip this many takes a queue thread
@@ -288,16 +287,16 @@ pub const HIDDEN_NAMES_MAX: u64 = 8 << 10;
 /// Time after which a request fails with EIO because the front-end has not replied to a message
 /// about the DAX window. A VMM that is only busy replies far sooner. A guest's watchdog for hung
 /// tasks waits longer.
-pub const WINDOW_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+pub const WINDOW_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest wait of a request in all, if the front-end replies but has many messages to handle
 /// first. It suffices for as many messages as there may be mappings, with a tenth of a second for
 /// each.
-pub const WINDOW_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
+pub const WINDOW_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// Longest wait of a request while a queue is being stopped. The VMM may stop the queue on the very
 /// thread that would reply.
-pub const WINDOW_GRACE: std::time::Duration = std::time::Duration::from_millis(200);
+pub const WINDOW_GRACE: Duration = Duration::from_millis(200);
 
 /// Largest number of requests that wait for the front-end. Each takes about 300 bytes and one or
 /// two descriptors, which the budget of its guest counts. Linux has one such request for each task
@@ -315,10 +314,10 @@ pub const DAX_MIN_SIZE_DEFAULT: u64 = 1 << 20;
 /// Longest time that a starting daemon waits for others that start with a socket in the same
 /// directory. Each needs some milliseconds. Any process that can read the directory may lock it, so
 /// a daemon does not wait without limit.
-pub const SOCKET_LOCK_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+pub const SOCKET_LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Pause between two attempts to lock that directory.
-pub const SOCKET_LOCK_NAP: std::time::Duration = std::time::Duration::from_millis(5);
+pub const SOCKET_LOCK_NAP: Duration = Duration::from_millis(5);
 
 /// Names that are tried for the directory in which a socket is created. A killed process with the
 /// same process id may have left one of them.
