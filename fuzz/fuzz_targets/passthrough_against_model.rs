@@ -42,7 +42,7 @@ fn check(input: &[u8]) {
     };
     let subject = Arc::new(Passthrough::new(config).expect("a share"));
     let setup = ThreadSetup::unconfined().expect("/proc");
-    setup.enter(pinhole_policy::host_calls::Threads::WORKER).expect("a thread that serves");
+    setup.enter(pinhole_policy::host_calls::Threads::QUEUE).expect("a thread that serves");
     let mut run = Run::new(Arc::clone(&subject), Arc::clone(subject.wake_event()), Agreement::Visible);
     run.script(input);
     let held = subject.held();

@@ -200,8 +200,8 @@ mod tests {
     fn call_of_both_policies_differs_by_its_ways() {
         let (full, share) = (explained(&Policy::of(Profile::Full)), explained(&Policy::of(Profile::Share)));
         let difference = Difference::between(&full, &share);
-        let worker = &difference.a.host_calls["worker"];
-        let mknod = worker.iter().find(|call| call.call == "mknodat").unwrap();
+        let queue = &difference.a.host_calls["queue"];
+        let mknod = queue.iter().find(|call| call.call == "mknodat").unwrap();
         let reasons: Vec<_> = mknod.ways.iter().map(|way| way.why).collect();
         assert_eq!(reasons, ["make a character device node", "make a whiteout", "make a block device node"]);
         assert!(!difference.a.host_calls.contains_key("control"), "inherited ways are no difference");

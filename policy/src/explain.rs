@@ -271,7 +271,7 @@ mod tests {
         let explained = Explanation::new(&Policy::of(Profile::Share), Facilities::all());
         let calls =
             |kind: &str| -> Vec<_> { explained.host_calls[kind].iter().map(|call| call.call).collect() };
-        for kind in ["worker", "offload"] {
+        for kind in ["queue", "offload"] {
             assert!(calls(kind).iter().all(|call| calls("control").contains(call)), "{kind}");
             let ways = explained.host_calls[kind].iter().flat_map(|call| &call.ways);
             assert!(ways.into_iter().all(|way| !way.inherited), "{kind}");

@@ -38,17 +38,17 @@ mod tests {
 
     /// Counts the calls of a queue thread under a profile. Root has the facilities HANDLES and
     /// IDENTITY by default.
-    fn worker(profile: Profile, besides: Facilities) -> usize {
+    fn calls_of_queue_thread(profile: Profile, besides: Facilities) -> usize {
         let facilities = Facilities::HANDLES | Facilities::IDENTITY | besides;
-        let calls = rows(Threads::WORKER, profile.granted(), facilities).map(|row| row.call);
+        let calls = rows(Threads::QUEUE, profile.granted(), facilities).map(|row| row.call);
         calls.collect::<BTreeSet<_>>().len()
     }
 
     #[test]
     fn queue_thread_may_make_this_many_calls() {
-        let plain = Profile::ALL.map(|profile| worker(profile, Facilities::empty()));
+        let plain = Profile::ALL.map(|profile| calls_of_queue_thread(profile, Facilities::empty()));
         assert_eq!(plain, [36, 36, 18], "full, share, rootfs");
-        let with_attributes = Profile::ALL.map(|profile| worker(profile, Facilities::XATTR));
+        let with_attributes = Profile::ALL.map(|profile| calls_of_queue_thread(profile, Facilities::XATTR));
         assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
 
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn capset_is_permitted_exactly_where_cap_fsetid_is_kept() {
         for described in crate::ACCESSES {
-            let capset = rows(Threads::WORKER, described.access, Facilities::all());
+            let capset = rows(Threads::QUEUE, described.access, Facilities::all());
             let mut kept = crate::capabilities::rows(described.access, Facilities::all());
             let is_kept = kept.any(|row| row.name == "CAP_FSETID");
             assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", described.name);

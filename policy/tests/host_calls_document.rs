@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 const DOCUMENT: &str = include_str!("../../docs/internals/host-calls.md");
 
-const SERVING: Threads = Threads::WORKER.union(Threads::OFFLOAD);
+const SERVING: Threads = Threads::QUEUE.union(Threads::OFFLOAD);
 
 /// Headings of the sections about threads that serve requests.
 const SERVING_SECTIONS: &[&str] = &["Calls for operations", "Calls of serving threads"];

@@ -52,7 +52,7 @@ struct Programs {
     answers: BpfProgram,
     /// Each thread installs `answers` itself.
     answers_per_thread: bool,
-    worker: BpfProgram,
+    queue: BpfProgram,
     offload: BpfProgram,
 }
 
@@ -73,7 +73,7 @@ impl Filters {
         };
         Ok(Self(Some(Programs {
             control: program(Threads::CONTROL.within_filter())?,
-            worker: program(Threads::WORKER)?,
+            queue: program(Threads::QUEUE)?,
             offload: program(Threads::OFFLOAD)?,
             answers: answers(architecture)?,
             answers_per_thread: facilities.contains(Facilities::DEV_FUSE),
@@ -86,8 +86,8 @@ impl Filters {
     /// The host's error; the thread must then do nothing.
     pub fn install(&self, kind: Threads) -> io::Result<()> {
         let Some(programs) = &self.0 else { return Ok(()) };
-        let (program, needs_answers) = if kind == Threads::WORKER {
-            (&programs.worker, programs.answers_per_thread)
+        let (program, needs_answers) = if kind == Threads::QUEUE {
+            (&programs.queue, programs.answers_per_thread)
         } else if kind == Threads::OFFLOAD {
             // Such a thread may start before the first thread has its filter.
             (&programs.offload, true)
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn every_profile_has_filters() {
         for profile in Profile::ALL {
-            for threads in [Threads::INSIDE, Threads::WORKER, Threads::OFFLOAD] {
+            for threads in [Threads::INSIDE, Threads::QUEUE, Threads::OFFLOAD] {
                 for architecture in BOTH {
                     let rows = host_calls::rows(threads, profile.granted(), Facilities::all());
                     let program = program((architecture, threads), rows, SeccompAction::KillProcess).unwrap();

@@ -9,8 +9,9 @@ bitflags! {
     pub struct Threads: u8 {
         /// Threads that talk to the VMM, wait for signals, or start other threads.
         const CONTROL = 1;
-        /// Threads that take requests: queue threads, and those that read from /dev/fuse.
-        const WORKER = 1 << 1;
+        /// Threads that take requests: queue threads, and the threads of `pinhole mount` that read
+        /// from /dev/fuse, which have the same filter.
+        const QUEUE = 1 << 1;
         /// Threads for calls that block on the host: the offload pool, and the threads that answer
         /// deferred requests, sync whole file systems or close files.
         const OFFLOAD = 1 << 2;
@@ -24,7 +25,7 @@ impl Threads {
     pub const fn name(self) -> Option<&'static str> {
         match self {
             Self::CONTROL => Some("control"),
-            Self::WORKER => Some("worker"),
+            Self::QUEUE => Some("queue"),
             Self::OFFLOAD => Some("offload"),
             Self::SUPERVISOR => Some("supervisor"),
             _ => None,
@@ -34,7 +35,7 @@ impl Threads {
 
 impl Threads {
     /// Every kind in the serving process.
-    pub const INSIDE: Self = Self::CONTROL.union(Self::WORKER).union(Self::OFFLOAD);
+    pub const INSIDE: Self = Self::CONTROL.union(Self::QUEUE).union(Self::OFFLOAD);
 
     /// Returns the kinds whose calls the filter of this kind permits.
     ///

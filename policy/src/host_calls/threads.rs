@@ -8,9 +8,9 @@ use super::table::{
 use crate::{Facilities, Need};
 
 const CONTROL: Threads = Threads::CONTROL;
-const WORKER: Threads = Threads::WORKER;
+const QUEUE: Threads = Threads::QUEUE;
 const OFFLOAD: Threads = Threads::OFFLOAD;
-const SERVING: Threads = WORKER.union(OFFLOAD);
+const SERVING: Threads = QUEUE.union(OFFLOAD);
 const ALL: Threads = Threads::INSIDE;
 
 /// The calls that threads need for themselves.
@@ -43,7 +43,7 @@ pub(super) const ROWS: &[CallRow] = &[
         &[flags(2, 4, "MADV_DONTNEED")],
         "free the stack of a thread that ends",
     ),
-    row("madvise", WORKER, DEV_FUSE, &[flags(2, 4, "MADV_DONTNEED")], "free the stack of a thread that ends"),
+    row("madvise", QUEUE, DEV_FUSE, &[flags(2, 4, "MADV_DONTNEED")], "free the stack of a thread that ends"),
     row(
         "madvise",
         CONTROL,
@@ -64,7 +64,7 @@ pub(super) const ROWS: &[CallRow] = &[
     ),
     row(
         "restart_syscall",
-        WORKER,
+        QUEUE,
         ALWAYS,
         &[],
         "continue a pause after an interruption: between FORGETs, or while limits slow the guest down",
@@ -88,20 +88,20 @@ pub(super) const ROWS: &[CallRow] = &[
     // Requests and replies.
     row(
         "epoll_pwait",
-        WORKER,
+        QUEUE,
         ALWAYS,
         &[long(4, Test::Is(0), "no other signal mask")],
         "wait for a request of the guest",
     ),
-    row("read", WORKER, DEV_FUSE, &[], "take a request from /dev/fuse"),
+    row("read", QUEUE, DEV_FUSE, &[], "take a request from /dev/fuse"),
     row("writev", SERVING, DEV_FUSE, &[], "reply on /dev/fuse"),
     // The end of a thread. Queue threads never end; they wait for the next connection.
     row("rt_sigprocmask", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
     row("sigaltstack", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
     row("exit", OFFLOAD.union(CONTROL), ALWAYS, &[], "end a thread"),
-    row("rt_sigprocmask", WORKER, DEV_FUSE, &[], "end a thread"),
-    row("sigaltstack", WORKER, DEV_FUSE, &[], "end a thread"),
-    row("exit", WORKER, DEV_FUSE, &[], "end a thread"),
+    row("rt_sigprocmask", QUEUE, DEV_FUSE, &[], "end a thread"),
+    row("sigaltstack", QUEUE, DEV_FUSE, &[], "end a thread"),
+    row("exit", QUEUE, DEV_FUSE, &[], "end a thread"),
     // The start of a thread, before its own filter.
     row(
         "clone",

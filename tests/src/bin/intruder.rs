@@ -91,7 +91,7 @@ fn parse(words: &[String]) -> Result<Request, Failure> {
         },
         layers: all,
         thread: match thread.as_str() {
-            "worker" => Threads::WORKER,
+            "queue" => Threads::QUEUE,
             "offload" => Threads::OFFLOAD,
             "supervisor" => Threads::SUPERVISOR,
             _ => Threads::CONTROL,

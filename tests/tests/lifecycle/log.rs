@@ -126,7 +126,7 @@ fn panic_is_caught_when_stderr_cannot_be_written() {
         String::from_utf8(output.stderr).unwrap()
     };
     for profile in ["share", "rootfs"] {
-        for thread in ["control", "worker", "offload"] {
+        for thread in ["control", "queue", "offload"] {
             let text = panic(profile, thread, Stdio::piped());
             assert!(text.contains("panicked at") && text.contains("no harm meant"), "{text}");
             panic(profile, thread, File::options().write(true).open("/dev/full").unwrap().into());

@@ -121,7 +121,7 @@ fn explain_lists_enosys_calls_and_calls_of_started_threads() {
         let calls = json["host_calls"][kind].as_array().unwrap().iter();
         calls.map(|call| call["call"].as_str().unwrap().to_owned()).collect()
     };
-    let others: BTreeSet<_> = calls("worker").union(&calls("offload")).cloned().collect();
+    let others: BTreeSet<_> = calls("queue").union(&calls("offload")).cloned().collect();
     assert!(calls("control").is_superset(&others));
 }
 
@@ -160,7 +160,7 @@ fn explain_as_json_has_the_content_of_the_text() {
     assert_eq!(chown["standing"], "denied");
     let lock = operations.iter().find(|operation| operation["name"] == "lock").unwrap();
     assert_eq!((&lock["granted"], &lock["standing"]), (&true.into(), &"served".into()));
-    for threads in ["control", "worker", "offload", "supervisor"] {
+    for threads in ["control", "queue", "offload", "supervisor"] {
         assert!(json["host_calls"][threads].is_array(), "{threads}");
     }
 }
@@ -236,7 +236,7 @@ fn diff_lists_differences_between_two_policies() {
 #[test]
 fn diff_lists_the_arguments_that_only_one_policy_allows() {
     let differ = Files::new().pinhole("policy diff share full");
-    let device = "+ host call of worker threads mknodat, the directory is a descriptor; S_IFCHR: make a character \
+    let device = "+ host call of queue threads mknodat, the directory is a descriptor; S_IFCHR: make a character \
                   device node (mknod-char)";
     assert!(differ.stdout.lines().any(|said| said == device), "{}", differ.stdout);
     let mut calls = differ.stdout.lines().filter(|line| line.contains(" mknodat"));

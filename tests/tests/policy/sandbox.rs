@@ -93,7 +93,7 @@ impl SandboxPlace {
     /// Checks the outcome of a queue thread's attempt with each of [`WITHIN`].
     #[track_caller]
     fn check(&self, attempt: &str, (profile, handles): (&str, &str), expected: [&str; 9]) {
-        let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "worker", within));
+        let outcomes = WITHIN.map(|within| self.tried(attempt, (profile, handles), "queue", within));
         assert_eq!(
             outcomes, expected,
             "{attempt} under {profile}, file handles: {handles}, within {WITHIN:?}"
@@ -163,7 +163,7 @@ fn a_handle_of_another_file_system_is_stale() {
     let tried = |walls: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_intruder"));
         command.arg(place.folder.path().join("share")).arg(&canary);
-        command.args(["share", PREFER, "namespace", walls, "worker", "handle"]);
+        command.args(["share", PREFER, "namespace", walls, "queue", "handle"]);
         String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
     };
     let outcomes = [tried(ALL), tried("namespace"), tried("no")];
@@ -286,7 +286,7 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
         let outcomes = within.map(|(isolation, walls)| {
             let mut plain = Command::new("setpriv");
             plain.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&intruder);
-            place.outcome(plain, ["share", NEVER, isolation, walls, "worker", attempt])
+            place.outcome(plain, ["share", NEVER, isolation, walls, "queue", attempt])
         });
         assert_eq!(outcomes, expected, "{attempt} within {within:?}");
     }
@@ -296,7 +296,7 @@ fn a_plain_user_gets_out_no_more_than_root_does() {
 fn filter_holds_every_thread_under_every_profile_and_isolation() {
     let place = SandboxPlace::new();
     for profile in ["full", "share", "rootfs"] {
-        for thread in ["control", "worker", "offload", "supervisor"] {
+        for thread in ["control", "queue", "offload", "supervisor"] {
             for attempt in
                 ["path", "exec", "connect=127.0.0.1:1", "mount", "unshare", "kill", "execute-memory"]
             {

@@ -97,7 +97,7 @@ impl<'s, F: FileSystem> FuseThread<'s, F> {
         device: &'s Arc<OwnedFd>,
         deferred: Option<&'s DeviceDeferredRequests>,
     ) -> Result<Self, FuseError> {
-        threads.enter(Threads::WORKER).map_err(|source| FuseError::Thread { source })?;
+        threads.enter(Threads::QUEUE).map_err(|source| FuseError::Thread { source })?;
         let data_room = usize::try_from(WRITE_LEN_MAX).unwrap_or(usize::MAX);
         Ok(Self {
             session,

@@ -100,7 +100,7 @@ impl QueueThread {
 
     fn spawn(&self) -> io::Result<Sender<QueueTask>> {
         let (sender, tasks) = bounded_channel::<QueueTask>(1);
-        self.setup.spawn(&self.name, Threads::WORKER, move || {
+        self.setup.spawn(&self.name, Threads::QUEUE, move || {
             while let Some(QueueTask { run, done }) = tasks.receive() {
                 if catch_unwind(AssertUnwindSafe(run)).is_ok() {
                     // Ignore the result: nothing may be waiting for the end of the task.

@@ -62,7 +62,7 @@ impl ThreadKind {
 
 impl Native {
     /// Returns the queue threads: `request-N` in pinhole, `vring_worker` in virtiofsd.
-    pub(super) fn worker(&self) -> Option<&ThreadKind> {
+    pub(super) fn queue_thread(&self) -> Option<&ThreadKind> {
         self.kinds.get("request").or_else(|| self.kinds.get("vring_worker"))
     }
 

@@ -75,7 +75,7 @@ fn page(report: &SurfaceReport) -> String {
     parts.push(format!("## Threads\n\n{}\n", report.threads().markdown()));
     parts.push(format!(
         "## System calls allowed to a queue thread\n\n{NOTE_CALLS}\n\n{}\n",
-        lists(report, worker)
+        lists(report, queue_thread)
     ));
     parts.push(format!("## Capabilities kept\n\n{}\n", lists(report, capabilities)));
     parts.push(format!("## Descriptors\n\n{}\n", lists(report, descriptors)));
@@ -125,14 +125,14 @@ fn lists(report: &SurfaceReport, each: fn(&SurfaceReport, &Seen) -> String) -> S
     items.collect::<Vec<_>>().join("\n")
 }
 
-fn worker(_: &SurfaceReport, seen: &Seen) -> String {
-    let Some(worker) = seen.native.worker() else { return "strace saw no queue thread".to_owned() };
-    let all = worker.allowed.values().all(|verdict| *verdict == CallVerdict::Always);
+fn queue_thread(_: &SurfaceReport, seen: &Seen) -> String {
+    let Some(kind) = seen.native.queue_thread() else { return "strace saw no queue thread".to_owned() };
+    let all = kind.allowed.values().all(|verdict| *verdict == CallVerdict::Always);
     // No list of permitted calls has all of them.
-    if all && worker.allowed.len() > 300 {
+    if all && kind.allowed.len() > 300 {
         return "every call: the thread has no filter".to_owned();
     }
-    SurfaceReport::calls_in_words(worker)
+    SurfaceReport::calls_in_words(kind)
 }
 
 fn capabilities(_: &SurfaceReport, seen: &Seen) -> String {

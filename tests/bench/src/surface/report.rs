@@ -51,20 +51,20 @@ pub(super) const ALLOWED: &str = "system calls allowed, queue thread";
 pub(super) const REACHED: &str = "kernel functions reached, load";
 
 impl Seen {
-    fn worker(&self) -> ThreadKind {
-        self.native.worker().cloned().unwrap_or_default()
+    fn queue_thread(&self) -> ThreadKind {
+        self.native.queue_thread().cloned().unwrap_or_default()
     }
 
     /// Returns the figures in the order of the table's rows; `None` where this run has no figure.
     pub(super) fn figures(&self) -> Vec<(&'static str, Option<usize>)> {
-        let (worker, process) = (self.worker(), self.native.process());
+        let (queue_thread, process) = (self.queue_thread(), self.native.process());
         let functions = |of: fn(&Reached) -> &Vec<String>| self.reached.as_ref().map(|all| of(all).len());
         vec![
-            (ALLOWED, Some(worker.counts().0)),
-            ("of these, only with some arguments", Some(worker.counts().1)),
+            (ALLOWED, Some(queue_thread.counts().0)),
+            ("of these, only with some arguments", Some(queue_thread.counts().1)),
             ("system calls allowed, any thread", Some(process.counts().0)),
             ("system calls called, start", Some(self.native.called_at_start.len())),
-            ("system calls called, load, queue thread", Some(worker.called.len())),
+            ("system calls called, load, queue thread", Some(queue_thread.called.len())),
             ("system calls called, load, any thread", Some(self.native.called.len())),
             ("capabilities kept", Some(self.native.capabilities.len())),
             ("descriptors", Some(self.native.descriptors.values().sum())),
@@ -201,8 +201,8 @@ impl SurfaceReport {
 
     /// Returns the list of system calls that a queue thread may make. `*` marks calls that are
     /// allowed only with some arguments.
-    pub(super) fn calls_in_words(worker: &ThreadKind) -> String {
-        let marked = worker.allowed.iter().map(|(name, verdict)| {
+    pub(super) fn calls_in_words(kind: &ThreadKind) -> String {
+        let marked = kind.allowed.iter().map(|(name, verdict)| {
             let mark = if *verdict == CallVerdict::Filtered { "*" } else { "" };
             format!("{name}{mark}")
         });

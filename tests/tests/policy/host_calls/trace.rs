@@ -4,7 +4,7 @@ use pinhole_policy::host_calls::{ANSWERED, CallRow, Condition, Process, Test, Th
 use std::collections::{BTreeMap, BTreeSet};
 use syscalls::Sysno;
 
-const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::WORKER, Threads::OFFLOAD, Threads::SUPERVISOR];
+const KINDS: [Threads; 4] = [Threads::CONTROL, Threads::QUEUE, Threads::OFFLOAD, Threads::SUPERVISOR];
 
 /// Calls that the C library makes by itself, on the thread that happens to grow or shrink the heap
 /// or to meet another thread in the allocator. It is enough to see them on one kind of thread.
@@ -42,7 +42,7 @@ impl Call<'_> {
     /// Returns the kind of its thread.
     fn kind(&self) -> Threads {
         match self.thread_name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-') {
-            "hiprio" | "request" | "pinhole-fuse" => Threads::WORKER,
+            "hiprio" | "request" | "pinhole-fuse" => Threads::QUEUE,
             "pool" | "deferred-close" | "answers" | "syncs" => Threads::OFFLOAD,
             _ => Threads::CONTROL,
         }
