@@ -30,9 +30,10 @@ pub struct AccessRow {
     pub access: Access,
     /// Stable name, in kebab case.
     pub name: &'static str,
-    /// What it permits, as a sentence.
+    /// What the access permits, as a sentence.
     pub what: &'static str,
-    /// Reason of the refusal if it is missing. [`Access::refusal`] also covers read-only policies.
+    /// Reason of the refusal if the access is not granted. [`Access::refusal`] also covers
+    /// read-only policies.
     pub refusal: Refusal,
 }
 
@@ -88,7 +89,7 @@ accesses! {
 }
 
 impl Access {
-    /// Everything that changes the host's files. A read-only policy grants none of these.
+    /// Operations that change the host's files. A read-only policy grants none of them.
     pub const MUTATIONS: Self = Self::WRITE
         .union(Self::APPEND)
         .union(Self::TRUNCATE)
@@ -109,7 +110,7 @@ impl Access {
         .union(Self::TMPFILE)
         .union(Self::IOCTLS);
 
-    /// Creating a file of any type under a new name.
+    /// Operations that create a file of any type under a new name.
     pub const MAKES: Self = Self::CREATE
         .union(Self::MKDIR)
         .union(Self::SYMLINK)
@@ -119,7 +120,7 @@ impl Access {
         .union(Self::MKNOD_BLOCK)
         .union(Self::WHITEOUT);
 
-    /// Creating a file that belongs to the guest's user.
+    /// Operations that create a file, with or without a name. The file belongs to the guest's user.
     pub const MAKES_OWNED: Self = Self::MAKES.union(Self::TMPFILE);
 
     /// Operations that open a file for writing.
@@ -132,8 +133,8 @@ impl Access {
         .union(Self::FALLOCATES)
         .union(Self::COPY_RANGE);
 
-    /// Operations by which the host could drop the set-user-id and set-group-id bits although they
-    /// have to stay.
+    /// Operations that could make the host drop the set-user-id and set-group-id bits where the
+    /// bits have to stay.
     ///
     /// `MAP_WRITE` is not one of them: the daemon takes no part in a store through a mapping.
     pub const KEEPS_BITS: Self = Self::OPENS_TO_WRITE
@@ -161,26 +162,26 @@ impl Access {
 
     /// Operations that this version does not carry out.
     ///
-    /// They have names so that they cannot be taken for part of another access.
+    /// They have accesses of their own so that no other access covers them.
     pub const NOT_SERVED: Self = Self::IOCTL_VERITY.union(Self::IOCTL_FSCRYPT);
 
-    /// Reading extended attributes of any namespace, except POSIX ACLs.
+    /// Operations that read extended attributes, except POSIX ACLs.
     pub const XATTR_READS: Self = Self::XATTR_READ_USER
         .union(Self::XATTR_READ_TRUSTED)
         .union(Self::XATTR_READ_SECURITY)
         .union(Self::XATTR_READ_SYSTEM);
 
-    /// Changing extended attributes of any namespace, except POSIX ACLs.
+    /// Operations that change extended attributes, except POSIX ACLs.
     pub const XATTR_WRITES: Self = Self::XATTR_WRITE_USER
         .union(Self::XATTR_WRITE_TRUSTED)
         .union(Self::XATTR_WRITE_SECURITY)
         .union(Self::XATTR_WRITE_SYSTEM);
 
-    /// Every mode of fallocate(2).
+    /// Operations of every mode of fallocate(2).
     pub const FALLOCATES: Self =
         Self::FALLOCATE.union(Self::FALLOCATE_PUNCH).union(Self::FALLOCATE_ZERO).union(Self::FALLOCATE_SHIFT);
 
-    /// Every ioctl.
+    /// Operations by ioctl, whether or not this version serves them.
     pub const IOCTLS: Self = Self::IOCTL_INODE_FLAGS.union(Self::IOCTL_VERITY).union(Self::IOCTL_FSCRYPT);
 
     /// Returns the access with this name, in kebab case.
@@ -198,16 +199,17 @@ impl Access {
         ACCESSES.iter().filter(move |row| self.contains(row.access)).map(|row| row.name)
     }
 
-    /// Returns whether none of these changes the host's files.
+    /// Returns whether no access in the set changes the host's files.
     pub const fn changes_nothing(self) -> bool {
         !self.intersects(Self::MUTATIONS)
     }
 
-    /// Returns the reason of a refusal because these accesses are missing.
+    /// Returns the reason for refusing an operation that lacks these accesses.
     ///
-    /// `read_only` says whether the policy grants no mutation at all. If the accesses have
-    /// different reasons, the first in the order of [`Refusal`] counts. For example, an exchange
-    /// fails with EPERM if rename is not granted either.
+    /// `read_only` says whether the policy grants no mutation at all. Then a missing mutation other
+    /// than an ioctl gives [`Refusal::ReadOnly`]. Otherwise, if the accesses have different
+    /// reasons, the first in the order of [`Refusal`] counts. For example, an exchange fails with
+    /// EPERM if rename is not granted either.
     pub fn refusal(self, read_only: bool) -> Refusal {
         if read_only && self.intersects(Self::MUTATIONS.difference(Self::IOCTLS)) {
             return Refusal::ReadOnly;
@@ -230,7 +232,8 @@ pub enum XattrNamespace {
     Acl,
     /// `system.*` except for the two ACL names.
     System,
-    /// The namespace of one file system (`btrfs.*`, `ceph.*`, `cifs.*`), or none.
+    /// Any other namespace, such as that of one file system (`btrfs.*`, `ceph.*`, `cifs.*`), or a
+    /// name without a namespace.
     ///
     /// Such an attribute may say how the host keeps its files. The daemon does not serve it under
     /// any policy.
@@ -255,8 +258,8 @@ impl XattrNamespace {
             .map_or(Self::Other, |(_, space)| space)
     }
 
-    /// Returns the access that reading an attribute needs. For [`Self::Other`] it is necessary but
-    /// not sufficient.
+    /// Returns the access that reading an attribute needs. For [`Self::Other`] the access is
+    /// necessary but not sufficient.
     pub const fn read(self) -> Access {
         match self {
             Self::User => Access::XATTR_READ_USER,
@@ -267,8 +270,8 @@ impl XattrNamespace {
         }
     }
 
-    /// Returns the access that setting or removing an attribute needs. For [`Self::Other`] it is
-    /// necessary but not sufficient.
+    /// Returns the access that setting or removing an attribute needs. For [`Self::Other`] the
+    /// access is necessary but not sufficient.
     pub const fn write(self) -> Access {
         match self {
             Self::User => Access::XATTR_WRITE_USER,

@@ -1,5 +1,5 @@
-//! The path rules as one finite automaton. It reads a path name by name, and its state gives the
-//! decision.
+//! The path rules as one finite automaton. The automaton reads a path name by name, and its state
+//! gives the decision.
 //!
 //! States that decide alike for every path below are merged. So two places have the same rule
 //! exactly if they have the same state.
@@ -16,7 +16,7 @@ use std::hash::Hash;
 pub(crate) struct Verdict {
     /// Granted accesses.
     pub(crate) access: Access,
-    /// Whether the name is hidden. Then nothing is granted.
+    /// Whether the name is hidden. A hidden name grants nothing.
     pub(crate) hidden: bool,
 }
 
@@ -25,23 +25,26 @@ pub(crate) struct Verdict {
 pub(crate) struct State(pub(crate) u32);
 
 impl State {
-    /// Grants nothing, and nothing below.
+    /// The state that grants nothing, for its place and for all paths below.
     pub(crate) const NOTHING: Self = Self(0);
-    /// Hidden. A guest never reaches anything below.
+    /// The state of a hidden name. A guest never reaches anything below.
     pub(crate) const HIDDEN: Self = Self(1);
 }
 
 /// A deterministic automaton over letters.
 #[derive(Debug)]
 pub(crate) struct Automaton {
+    /// Input alphabet.
     pub(crate) letters: Letters,
+    /// State of the share's root.
     pub(crate) root: State,
+    /// Verdict of each state.
     verdicts: Vec<Verdict>,
     /// Next state, by state and then by letter.
     next: Vec<State>,
 }
 
-/// The effect of one rule, found while the automaton is built. Other rules are given by index.
+/// The effect of one rule, computed while the automaton is built. Other rules are given by index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RuleEffect {
     /// Whether the rule decides for some path.
@@ -69,7 +72,7 @@ const TRANSITIONS_MAX: usize = 1 << 18;
 /// Number of states that every automaton has: [`State::NOTHING`] and [`State::HIDDEN`].
 const FIXED: usize = 2;
 
-/// A rule, and the number of its segments that have been read.
+/// The index of a rule, and the number of its segments that have been read.
 type Position = (usize, usize);
 
 impl Automaton {
@@ -129,6 +132,7 @@ impl Automaton {
         self.verdicts.len()
     }
 
+    /// Returns the next state by letter.
     fn row(&self, state: State) -> &[State] {
         let width = self.letters.count();
         let start = index(state).saturating_mul(width);
@@ -137,9 +141,9 @@ impl Automaton {
 
     /// Merges all states that decide alike for every path.
     ///
-    /// It groups states by verdict and splits groups until the states of each group lead to the
-    /// same groups. Groups are numbered by their first state, so the fixed states keep their
-    /// numbers.
+    /// First, states with the same verdict form a group. Then groups are split until all states of
+    /// a group lead to the same groups. Groups are numbered by their first state, so the fixed
+    /// states keep their numbers.
     fn minimal(self) -> Self {
         let (mut groups, mut count) = numbered(self.verdicts.iter().copied());
         loop {
@@ -169,7 +173,8 @@ impl Automaton {
     }
 }
 
-/// Numbers values by first occurrence. Returns the numbers, and the count of different values.
+/// Numbers values by first occurrence, from 0. Returns the number of each value, and the count of
+/// different values.
 fn numbered<T: Eq + Hash>(values: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
     let mut known = HashMap::new();
     let mut numbers = Vec::new();
@@ -180,6 +185,7 @@ fn numbered<T: Eq + Hash>(values: impl Iterator<Item = T>) -> (Vec<u32>, usize) 
     (numbers, known.len())
 }
 
+/// Returns the index of a state in the vectors of an automaton.
 fn index(State(state): State) -> usize {
     usize::try_from(state).unwrap_or(usize::MAX)
 }
@@ -200,6 +206,7 @@ struct Explored {
 }
 
 impl Explored {
+    /// Returns the positions of a state, or `None` for a fixed state.
     fn set(&self, state: State) -> Option<&BTreeSet<Position>> {
         self.sets.get(index(state).checked_sub(FIXED)?)
     }
@@ -214,7 +221,8 @@ struct Build {
 }
 
 impl Build {
-    /// Builds the automaton. Each set of positions that a path can lead to is a state.
+    /// Builds the automaton. Each set of positions that a path can lead to becomes a state, except
+    /// that all hidden sets become [`State::HIDDEN`].
     fn explore(&mut self, letters: Letters) -> Result<Automaton, TooComplex> {
         let fixed = [
             Verdict { access: Access::empty(), hidden: false },
@@ -270,6 +278,7 @@ impl Build {
         }
     }
 
+    /// Records that the rule decides for a path that a guest can reach.
     fn mark_reached(&mut self, rule: Option<usize>) {
         if let Some(effect) = rule.and_then(|rule| self.effects.get_mut(rule)) {
             effect.reached = true;

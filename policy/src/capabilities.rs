@@ -25,11 +25,12 @@ const OWNERS: Access = Access::CHMOD
 
 /// Every capability that a daemon may keep.
 ///
-/// A daemon that is not root has none of them. In a user namespace it has them only over files of
-/// its own ids.
+/// A daemon that was not started as root has none of them. In a user namespace, a daemon has them
+/// only over files of the ids that its namespace maps.
 ///
-/// The guest has already checked the permissions of its users. So the host's permission bits must
-/// not interfere. A policy that changes nothing needs a smaller capability for that.
+/// The guest has already checked the permissions of its users. So the daemon must not be subject to
+/// the host's permission bits. A policy that changes nothing needs only the smaller of the two
+/// capabilities for that, `CAP_DAC_READ_SEARCH`.
 pub const ROWS: &[CapabilityRow] = &[
     row(
         "CAP_DAC_OVERRIDE",
@@ -78,6 +79,7 @@ pub const ROWS: &[CapabilityRow] = &[
 const TRUSTED: Access =
     Access::XATTR_READ_TRUSTED.union(Access::XATTR_WRITE_TRUSTED).union(Access::XATTR_WRITE_SECURITY);
 
+/// Creates a row.
 const fn row(name: &'static str, need: Need, why: &'static str) -> CapabilityRow {
     CapabilityRow { name, need, why }
 }

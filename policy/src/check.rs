@@ -7,7 +7,7 @@ pub trait RequiresAccess {
     /// Returns every access that the operation uses, at any place. Housekeeping such as FORGET uses
     /// none.
     ///
-    /// The policy check tests this set first. That test looks up no node.
+    /// The policy check tests this set first, without looking up a node.
     fn accesses(&self) -> Access;
 
     /// Calls `each` with the accesses that the operation needs at each place.
@@ -35,8 +35,7 @@ impl<Op> Permitted<Op> {
         self.operation
     }
 
-    /// Returns whether a directory must not be moved. Moving one has to fail with EXDEV; see
-    /// [`Moves::OnlyFiles`].
+    /// Returns whether the move of a directory must fail with EXDEV; see [`Moves::OnlyFiles`].
     pub const fn only_files(&self) -> bool {
         self.only_files
     }
@@ -45,14 +44,14 @@ impl<Op> Permitted<Op> {
 /// A refused operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// Accesses that are not granted. Empty if only the place is the reason.
+    /// Accesses that are not granted. Empty if the refusal has another reason than the accesses.
     pub missing: Access,
     /// Reason of the refusal, which decides the errno.
     pub refusal: Refusal,
 }
 
-/// Operations that make a name. At a hidden name they fail with EPERM instead of ENOENT, because
-/// they do not need the name to exist.
+/// Operations that make a file or a name. At a hidden name they fail with EPERM instead of ENOENT,
+/// because they do not need the name to exist.
 pub(crate) const MAKES_NAME: Access = Access::MAKES_OWNED.union(Access::LINK);
 
 impl Policy {
@@ -77,6 +76,7 @@ impl Policy {
         Ok(Permitted { operation, only_files })
     }
 
+    /// Returns the refusal of an operation that lacks these accesses.
     fn lacks(&self, missing: Access) -> Denied {
         Denied { missing, refusal: missing.refusal(self.is_read_only()) }
     }
@@ -105,6 +105,10 @@ impl<P: Places> PlaceCheck<'_, P> {
         movement.map_or(Ok(false), |movement| self.check_move(&movement))
     }
 
+    /// Returns the refusal of one demand, or `None` if the rule of its place grants the accesses.
+    ///
+    /// At a hidden place every demand is refused. The errno depends on whether the operation makes
+    /// or moves a name to this place.
     fn refused(&self, demand: Demand<'_>, movement: Option<&Move<'_>>) -> Option<Denied> {
         let rule = match self.rule(demand.place) {
             Ok(rule) => rule,
@@ -134,9 +138,9 @@ impl<P: Places> PlaceCheck<'_, P> {
 
     /// Returns the rule at a place.
     ///
-    /// An unknown place is refused here and not left to the host. Otherwise a guest could name a
-    /// node id that does not exist yet, and create the node on another queue meanwhile. The request
-    /// would then reach the node without a check of its rule.
+    /// An unknown place is refused here and not left to the operation. Otherwise a guest could send
+    /// a node id that does not exist yet, and create the node through another queue meanwhile. The
+    /// operation would then reach the node without a check of its rule.
     fn rule(&self, place: Place<'_>) -> Result<RuleId, Denied> {
         let gone = |refusal| Denied { missing: Access::empty(), refusal };
         let node = |node| self.places.node(node).ok_or(gone(Refusal::Stale));
@@ -155,6 +159,7 @@ mod tests {
     use super::*;
     use crate::{ACCESSES, NoPlaces, Profile};
 
+    /// An operation that needs these accesses, at no particular place.
     struct Needs(Access);
     impl RequiresAccess for Needs {
         fn accesses(&self) -> Access {
@@ -233,6 +238,7 @@ mod tests {
         }
     }
 
+    /// An operation with these demands and this move.
     struct At<'a> {
         demands: Vec<Demand<'a>>,
         movement: Option<Move<'a>>,

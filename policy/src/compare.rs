@@ -71,13 +71,14 @@ impl Policy {
 pub struct Surplus {
     /// Operations granted where no path rule matches.
     pub operations: Vec<&'static str>,
-    /// Path rules. If there is any difference, these are all rules, because their order matters.
+    /// Path rules. If the rules of the two policies differ in any way, all rules of this policy are
+    /// listed, because their order matters.
     pub paths: Vec<PathShown>,
     /// Limits that the other policy does not set, or sets to another value.
     pub limits: Vec<LimitShown>,
     /// Host calls in ways that the other policy does not permit, by kind of thread that makes them.
     pub host_calls: BTreeMap<&'static str, Vec<HostCall>>,
-    /// Capabilities and Landlock rights.
+    /// Names of capabilities and Landlock rights.
     pub rights: Vec<&'static str>,
 }
 
@@ -103,6 +104,7 @@ impl Difference {
 }
 
 impl Surplus {
+    /// Returns the part of `one` that `other` does not have.
     fn of(one: &Explanation, other: &Explanation) -> Self {
         let granted = |explained: &Explanation| -> Vec<_> {
             let granted = explained.operations.iter().filter(|operation| operation.granted);
@@ -130,6 +132,8 @@ impl Surplus {
     }
 }
 
+/// Returns the host calls in ways that only `one` permits, by kind of thread. Inherited ways are
+/// left out: the threads that need them show them.
 fn calls(one: &Explanation, other: &Explanation) -> BTreeMap<&'static str, Vec<HostCall>> {
     let mut beyond = BTreeMap::new();
     for (kind, calls) in &one.host_calls {
@@ -158,6 +162,7 @@ mod tests {
         Explanation::new(policy, Facilities::all())
     }
 
+    /// Returns whether the operation is allowed, its errno, and the line of the rule that decides.
     fn decision(path: &[&[u8]], name: &str) -> (bool, Option<&'static str>, Option<usize>) {
         let text = "[[path]]\nmatch = \"/a/**\"\naccess = [\"lookup\", \"read\"]\n[[path]]\nmatch = \"/a/h\"\nhidden = true\n";
         let decided = Policy::parse(text).unwrap().decide(path, Access::named(name).unwrap());

@@ -1,7 +1,7 @@
 //! The description of a policy: what it grants, how it refuses the rest, and what it needs from the
 //! host.
 //!
-//! It is plain data, to print as text or as JSON. The field names are those of the JSON.
+//! The description is plain data, to print as text or as JSON. The JSON has the same field names.
 
 use crate::host_calls::{Condition, Process, Test, Threads, Width};
 use crate::limits::{LIMITS, LimitRow, Measure};
@@ -34,11 +34,11 @@ pub struct Explanation {
 pub struct OperationShown {
     /// Name in policy files.
     pub name: &'static str,
-    /// What it does, as a sentence.
+    /// What the operation does, as a sentence.
     pub what: &'static str,
-    /// Whether it is granted where no path rule matches.
+    /// Whether the operation is granted where no path rule matches.
     pub granted: bool,
-    /// Its outcome where no path rule matches.
+    /// Outcome where no path rule matches.
     pub standing: Standing,
     /// Errno that the guest gets with this outcome, or `None` for a success.
     pub errno: Option<&'static str>,
@@ -51,7 +51,7 @@ pub struct PathShown {
     pub r#match: String,
     /// Line in the policy file, from 1.
     pub line: usize,
-    /// Whether it hides the paths that it matches.
+    /// Whether the rule hides the paths that it matches.
     pub hidden: bool,
     /// Names of the granted operations.
     pub access: Vec<&'static str>,
@@ -62,13 +62,13 @@ pub struct PathShown {
 pub struct LimitShown {
     /// Name in policy files.
     pub name: &'static str,
-    /// Value.
+    /// Value, in the unit of the next field.
     pub value: u64,
     /// `count` or `bytes`.
     pub unit: &'static str,
-    /// What it counts.
+    /// What the limit counts.
     pub what: &'static str,
-    /// What happens beyond it.
+    /// What happens beyond the limit.
     pub past: &'static str,
 }
 
@@ -86,10 +86,10 @@ pub struct HostCall {
 pub struct Way {
     /// Conditions on the arguments, all of which must be true. Empty if any arguments will do.
     pub when: Vec<ArgumentShown>,
-    /// Whether only threads that this kind of thread starts need it. They inherit its filter, in
-    /// addition to their own.
+    /// Whether only threads that this kind of thread starts need this way. Such threads inherit the
+    /// filter of this kind, in addition to their own.
     pub inherited: bool,
-    /// Names of the operations that need it. Empty if it is needed under any policy.
+    /// Names of the granted operations that need this way. Empty if no particular operation does.
     pub needed_by: Vec<&'static str>,
     /// Purpose.
     pub why: &'static str,
@@ -109,9 +109,9 @@ pub struct AnsweredShown {
 pub struct ArgumentShown {
     /// Index of the argument, from 0.
     pub argument: u8,
-    /// Number of low bits that count, 32 or 64.
+    /// Number of low bits that the test reads, 32 or 64.
     pub bits: u8,
-    /// Test on the number.
+    /// Test, as a phrase that continues "the argument".
     pub test: String,
     /// Meaning of the test.
     pub meaning: &'static str,
@@ -122,7 +122,7 @@ pub struct ArgumentShown {
 pub struct RightShown {
     /// Name in the kernel.
     pub name: &'static str,
-    /// Names of the operations that need it. Empty if no particular operation does.
+    /// Names of the granted operations that need the right. Empty if no particular operation does.
     pub needed_by: Vec<&'static str>,
     /// Purpose.
     pub why: &'static str,
@@ -156,7 +156,7 @@ impl Explanation {
 }
 
 impl HostCall {
-    /// Returns whether the filter permits it only with certain arguments.
+    /// Returns whether the filter permits the call only with certain arguments.
     pub fn is_filtered(&self) -> bool {
         self.ways.iter().all(|way| !way.when.is_empty())
     }
@@ -196,6 +196,8 @@ fn limits(policy: &Policy) -> Vec<LimitShown> {
     LIMITS.iter().filter_map(limit).collect()
 }
 
+/// Returns the calls that the filter of this kind of thread permits, by name. `reach` are the
+/// accesses that the policy grants anywhere.
 fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> {
     let mut calls = BTreeMap::<_, Vec<_>>::new();
     for row in host_calls::rows(kind.within_filter(), reach, facilities) {
@@ -210,6 +212,7 @@ fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> 
     calls.into_iter().map(|(call, ways)| HostCall { call, ways }).collect()
 }
 
+/// Describes a condition.
 fn argument(condition: &Condition) -> ArgumentShown {
     let test = match condition.test {
         Test::Is(value) => format!("is {value:#x}"),
@@ -226,6 +229,7 @@ fn argument(condition: &Condition) -> ArgumentShown {
     ArgumentShown { argument: condition.argument, bits, test, meaning: condition.meaning }
 }
 
+/// Returns the names of the granted operations that satisfy a condition.
 fn needed_by(need: Need, reach: Access) -> Vec<&'static str> {
     need.access.intersection(reach).names().collect()
 }

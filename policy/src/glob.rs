@@ -28,14 +28,18 @@ pub(crate) struct Component {
     items: Vec<Item>,
 }
 
+/// An element of a component's pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
     /// Any number of characters.
     Star,
     /// Any single character.
     One,
+    /// This character.
     Is(char),
+    /// Any single character in the ranges or, if negated, outside all of them.
     Class {
+        /// Whether the class begins with `!` or `^`.
         negated: bool,
         /// First and last character of each range, both included.
         ranges: Vec<(char, char)>,
@@ -83,13 +87,15 @@ const NAME_MAX: usize = 255;
 pub(crate) struct Symbol(u32);
 
 impl Symbol {
-    /// Number of byte 0. All characters have lower numbers.
+    /// Number of the symbol for byte 0. All characters have lower numbers.
     const BYTES: u32 = 0x11_0000;
 
+    /// Returns the symbol with this number.
     pub(crate) const fn of(number: u32) -> Self {
         Self(number)
     }
 
+    /// Returns the number of the symbol.
     pub(crate) const fn number(self) -> u32 {
         self.0
     }
@@ -141,6 +147,7 @@ impl Glob {
     }
 }
 
+/// Returns whether these segments match these components completely.
 fn matches_from(segments: &[Segment], path: &[&[u8]]) -> bool {
     let Some((first, rest)) = segments.split_first() else { return path.is_empty() };
     match (first, path.split_first()) {
@@ -155,6 +162,7 @@ fn matches_from(segments: &[Segment], path: &[&[u8]]) -> bool {
 }
 
 impl Segment {
+    /// Parses the text between two slashes.
     fn parse(part: &str) -> Result<Self, GlobError> {
         match part {
             "" => Err(GlobError::EmptyComponent),
@@ -168,6 +176,7 @@ impl Segment {
 }
 
 impl Component {
+    /// Parses the text between two slashes, other than `*` and `**`.
     fn parse(part: &str) -> Result<Self, GlobError> {
         let mut items = Vec::new();
         let mut rest = part.chars();
@@ -286,6 +295,7 @@ fn range_boundaries(first: char, last: char) -> [u32; 2] {
 }
 
 impl Item {
+    /// Returns whether the item matches a symbol. A star matches any.
     fn matches(&self, Symbol(symbol): Symbol) -> bool {
         match self {
             Self::Star | Self::One => true,
@@ -300,7 +310,8 @@ impl Item {
     }
 }
 
-/// Parses a class. `rest` is the text after its `[`. Returns the class and the text after its `]`.
+/// Parses a class of the component `part`. `rest` is the text after its `[`. Returns the class and
+/// the text after its `]`.
 fn class<'a>(part: &str, rest: &'a str) -> Result<(Item, &'a str), GlobError> {
     let open = || GlobError::Bracket(part.to_owned());
     let (negated, inside) = match rest.strip_prefix(['!', '^']) {

@@ -18,6 +18,7 @@ pub struct LandlockRow {
 /// Operations that move a name. They also need the rights to make and to remove a file of its type.
 const MOVES: Access = Access::RENAME.union(Access::EXCHANGE);
 
+/// Operations that open a file for writing.
 const WRITES: Access = Access::OPENS_TO_WRITE;
 
 /// Every right that a policy may need.
@@ -78,6 +79,8 @@ pub const ROWS: &[LandlockRow] = &[
     row("LANDLOCK_ACCESS_FS_REFER", Access::LINK.union(MOVES), "move or link from one directory to another"),
 ];
 
+/// Creates the row of a right that any of these accesses needs. A right without accesses is always
+/// needed.
 const fn row(name: &'static str, access: Access, why: &'static str) -> LandlockRow {
     LandlockRow { name, need: Need::any_of(access), why }
 }

@@ -8,7 +8,7 @@ use crate::glob::{Component, Symbol};
 use crate::recognizer::{Letter, Recognizer, TooMany};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// All letters that names can have.
+/// All letters of names, for one set of path rules.
 #[derive(Debug, Default)]
 pub(crate) struct Letters {
     /// Letters of the components without wildcards, by name.
@@ -23,12 +23,12 @@ pub(crate) struct Letters {
     matched: Vec<Vec<usize>>,
 }
 
-/// Maximum number of combinations of positions in the wildcards. About ten different wildcards
-/// reach a hundred.
+/// Maximum number of combinations of positions in the wildcards. About ten different wildcards have
+/// a hundred combinations.
 const COMBINATIONS_MAX: usize = 4096;
 
 impl Letters {
-    /// Computes all letters of distinct components.
+    /// Computes the letters for these components, all of which are different.
     ///
     /// # Errors
     /// [`TooMany`] if the wildcards have too many combinations.
@@ -65,7 +65,7 @@ impl Letters {
         Ok(letters)
     }
 
-    /// Returns the letter of a name, or `None` if it is not a valid name.
+    /// Returns the letter of a name, or `None` if no valid name has these bytes.
     pub(crate) fn of(&self, name: &[u8]) -> Option<Letter> {
         match self.literals.get(name) {
             Some(letter) => Some(*letter),
@@ -74,7 +74,7 @@ impl Letters {
         }
     }
 
-    /// Returns the number of letters. Each index below it is a letter.
+    /// Returns the number of letters. Each index below that number is a letter.
     pub(crate) const fn count(&self) -> usize {
         self.matched.len()
     }
@@ -84,15 +84,16 @@ impl Letters {
         self.matched.get(letter.0).is_some_and(|matched| matched.binary_search(&component).is_ok())
     }
 
+    /// Returns the indices of the wildcards that a name matches, ascending.
     fn wildcards_matching(&self, name: &[u8]) -> Vec<usize> {
         self.wildcards.iter().filter(|(_, one)| one.matches(name)).map(|(index, _)| *index).collect()
     }
 }
 
-/// Returns every set of wildcards that some name matches, apart from the literals.
+/// Returns every set of wildcards that some name matches, except for names that are literals.
 ///
-/// It follows all wildcards in parallel, character by character. One character stands for each
-/// range of characters that no component tells apart.
+/// The search follows all wildcards in parallel, character by character. One character stands for
+/// each range of characters that no component tells apart.
 fn combinations(
     wildcards: &[(usize, Component)],
     literals: &[&Component],

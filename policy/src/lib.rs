@@ -2,12 +2,12 @@
 //!
 //! This crate is pure. It does no I/O, makes no host calls and knows no wire format.
 //!
-//! An operation states the [`Access`]es that it needs ([`RequiresAccess`]). Only
-//! [`Policy::permit`] creates a [`Permitted`] operation, and the host accepts nothing else. So a
-//! call without a policy check does not compile. A [`Policy`] starts from a [`Profile`].
-//! [`PathRules`] decide differently for parts of the share, and [`Limits`] bound what the guest may
-//! use of the host. [`host_calls`], [`capabilities`] and [`landlock`] are tables of the host's
-//! system calls and rights that a policy needs.
+//! An operation states the [`Access`]es that it needs ([`RequiresAccess`]). Only [`Policy::permit`]
+//! creates a [`Permitted`] operation, and the daemon's file system accepts nothing else. So a call
+//! without a policy check does not compile. A [`Policy`] starts from a [`Profile`]. [`PathRules`]
+//! decide differently for parts of the share, and [`Limits`] bound what the guest may use of the
+//! host. [`host_calls`], [`capabilities`] and [`landlock`] are tables of the host's system calls
+//! and rights that a policy needs.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 

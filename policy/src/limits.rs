@@ -51,12 +51,13 @@ pub struct LimitRow {
     /// Operations that count. If none of them is granted anywhere, the limit has no effect. An
     /// empty set means all operations.
     pub of: Access,
-    /// What it counts, as a phrase without a period.
+    /// What the limit counts, as a phrase without a period.
     pub what: &'static str,
-    /// What happens beyond it: an errno, or a phrase without a period.
+    /// What happens beyond the limit: an errno, or a phrase without a period.
     pub past: &'static str,
-    /// Reads its value.
+    /// Returns the value of the limit.
     pub get: fn(&Limits) -> Limit,
+    /// Replaces the value of the limit.
     pub(crate) set: fn(&mut Limits, Limit),
 }
 
@@ -68,6 +69,7 @@ const PUTS: Access = WRITES.union(Access::SYMLINK).union(Access::XATTR_WRITES).u
 const OPENS: Access = Access::READ.union(Access::LIST).union(Access::OPENS_TO_WRITE);
 /// Operations that can extend a file.
 const LENGTHENS: Access = WRITES.union(Access::TRUNCATE).union(Access::FALLOCATES);
+/// All operations, in the form that a row uses for them: the empty set.
 const ANY: Access = Access::empty();
 
 limits! {

@@ -4,7 +4,7 @@ use crate::Access;
 use bitflags::bitflags;
 
 bitflags! {
-    /// Properties of a daemon, besides its policy, that some row depends on. Most of them follow
+    /// Properties of a daemon, besides its policy, that some rows depend on. Most properties follow
     /// from the command line.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Facilities: u64 {
@@ -47,24 +47,24 @@ impl Need {
     pub const ALWAYS: Self =
         Self { access: Access::empty(), facility: Facilities::empty(), unless: Access::empty() };
 
-    /// Creates the condition that any of these is granted.
+    /// Creates the condition that at least one of these accesses is granted.
     pub const fn any_of(access: Access) -> Self {
         Self { access, ..Self::ALWAYS }
     }
 
-    /// Creates the condition that none of these is granted.
+    /// Creates the condition that none of these accesses is granted.
     pub const fn unless(access: Access) -> Self {
         Self { unless: access, ..Self::ALWAYS }
     }
 
-    /// Adds the condition that these facilities are present.
+    /// Adds the condition that all of these facilities are present.
     #[must_use]
     pub const fn with(self, facility: Facilities) -> Self {
         Self { facility: self.facility.union(facility), ..self }
     }
 
-    /// Returns whether the condition is true of a policy that grants `granted` somewhere, with
-    /// these facilities.
+    /// Returns whether the condition is true for a daemon with these facilities. `granted` are the
+    /// accesses that its policy grants anywhere.
     pub const fn applies(self, granted: Access, facilities: Facilities) -> bool {
         (self.access.is_empty() || granted.intersects(self.access))
             && !granted.intersects(self.unless)

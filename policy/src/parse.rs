@@ -23,15 +23,15 @@ pub struct PolicyError {
 
 /// Maximum number of path rules in a file. The author could not keep track of more.
 const RULES_MAX: usize = 256;
-/// Accesses that a guest needs even to see the root of the share.
+/// Accesses without which a guest cannot even see the root of the share.
 const ESSENTIAL: Access = Access::LOOKUP.union(Access::STAT);
 
 /// Accesses that a policy file may not grant, because this version does not carry them out.
 ///
-/// The accesses of a profile are not among them: a profile may grant an operation that is not
-/// served yet.
+/// Accesses of a profile are exempt: a profile may grant an operation that is not served yet.
 const NOT_SERVED: Access = Access::NOT_SERVED.difference(Profile::Full.granted());
 
+/// The keys of a policy file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -46,6 +46,7 @@ struct File {
     limits: std::collections::BTreeMap<Spanned<String>, Spanned<Value>>,
 }
 
+/// The keys of one `[[path]]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -54,7 +55,7 @@ struct Entry {
     hidden: Option<Spanned<bool>>,
 }
 
-/// A fault of the file. `at` is the range of bytes that it concerns.
+/// An error in a policy file. `at` is the range of bytes that the error concerns.
 struct Fault {
     at: Range<usize>,
     message: String,
@@ -85,6 +86,7 @@ impl Policy {
     }
 }
 
+/// Parses a policy file; see [`Policy::parse`].
 fn read(text: &str) -> Result<Policy, Fault> {
     let file: File = toml::from_str(text).map_err(|error| Fault {
         at: error.span().unwrap_or_default(),
@@ -133,6 +135,7 @@ fn check_limits(file: &File, policy: &Policy) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Compiles the path rules. `base` is granted where no rule matches, `denied` nowhere.
 fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Fault> {
     if let Some(past) = entries.get(RULES_MAX) {
         return Err(Fault::at(&past.r#match, format!("more than {RULES_MAX} path rules")));
@@ -159,6 +162,7 @@ fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Res
     Ok(paths)
 }
 
+/// Checks and compiles one path rule. `text` is the whole file, for the line of the rule.
 fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Fault> {
     let pattern = entry.r#match.get_ref();
     let glob = Glob::parse(pattern).map_err(|error| Fault::at(&entry.r#match, error.to_string()))?;
@@ -213,10 +217,12 @@ fn ineffective(rules: &[PathRule], effect: RuleEffect) -> String {
     }
 }
 
+/// Returns the accesses with these names.
 fn accesses(names: &[Spanned<String>]) -> Result<Access, Fault> {
     names.iter().try_fold(Access::empty(), |all, name| parse_access(name).map(|access| all.union(access)))
 }
 
+/// Returns the access with this name.
 fn parse_access(name: &Spanned<String>) -> Result<Access, Fault> {
     Access::named(name.get_ref()).ok_or_else(|| {
         let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
@@ -224,8 +230,8 @@ fn parse_access(name: &Spanned<String>) -> Result<Access, Fault> {
     })
 }
 
-/// Returns the accesses to grant. To grant an operation that is not served would be an empty
-/// promise.
+/// Returns the accesses with these names, to be granted. A policy file may not grant an operation
+/// that this version does not serve.
 fn grants(names: &[Spanned<String>]) -> Result<Access, Fault> {
     let not_served = names.iter().find(|name| parse_access(name).is_ok_and(|one| NOT_SERVED.contains(one)));
     match not_served {
@@ -234,10 +240,12 @@ fn grants(names: &[Spanned<String>]) -> Result<Access, Fault> {
     }
 }
 
-/// A limit of earlier versions, with the replacement that the kernel has; see decision 0014.
+/// The message for a limit of earlier versions. It names the replacement in the kernel; see
+/// decision 0014.
 const DIRTY_BYTES_REMOVED: &str =
     "dirty-bytes is no longer a limit: limit the memory of the daemon's cgroup (MemoryMax of systemd)";
 
+/// Returns the limits of the file.
 fn limits(file: &File) -> Result<Limits, Fault> {
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
@@ -254,10 +262,12 @@ fn limits(file: &File) -> Result<Limits, Fault> {
     Ok(limits)
 }
 
+/// Returns the limit with this name.
 fn limit(name: &str) -> Option<&'static LimitRow> {
     LIMITS.iter().find(|row| row.name == name)
 }
 
+/// Returns the value of a limit, or a message about an unacceptable value.
 fn limit_value(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
     let name = row.name;
     let number = match (value, row.measure) {
@@ -274,7 +284,8 @@ fn limit_value(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
         .ok_or_else(|| format!("{name} is zero: nothing could be done; leave it out for no limit"))
 }
 
-/// Parses a number of bytes with a unit.
+/// Parses a number of bytes with a unit. Returns `None` for malformed text and for more than fits
+/// in 64 bits.
 fn bytes(text: &str) -> Option<u64> {
     const UNITS: [(&str, u32); 5] = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
@@ -283,8 +294,8 @@ fn bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1_u64.checked_shl(*power)?)
 }
 
-/// Returns an unknown name with the closest known one or, if none is close, all known ones. The
-/// text continues a message such as "unknown key".
+/// Returns an unknown name with the closest known name or, if no known name is close, with all of
+/// them. The text continues a message such as "unknown key".
 pub fn suggested(name: &str, known: &[&str]) -> String {
     match closest(name, known) {
         Some(meant) => format!("{name:?}: did you mean {meant:?}?"),
@@ -292,8 +303,8 @@ pub fn suggested(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// Returns the known name that is closest to `name`, unless all are too different. For a known name
-/// that is the name itself.
+/// Returns the known name that is closest to `name`, or `None` if all are too different. A known
+/// name is closest to itself.
 pub fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let close = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known)).min();
     close.filter(|(distance, meant)| *distance <= 3 && *distance < meant.len()).map(|(_, meant)| meant)

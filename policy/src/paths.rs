@@ -13,19 +13,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// The rule of a place in the share: the decision for the place and, by name, for all paths below.
 ///
-/// [`PathRules`] creates it, and the host stores it with each node. It is valid as long as the
-/// policy. Two places that were reached by one path each have the same id if they decide alike, for
-/// themselves and for all paths below.
+/// [`PathRules`] creates the id, and the daemon stores it with each node. The id is valid as long
+/// as the policy. Two places that were reached by one path each have the same id if they decide
+/// alike, for themselves and for all paths below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(u32);
 
 impl RuleId {
-    /// The rule that grants nothing, at its place and everywhere below.
+    /// The rule that grants nothing, at its place and for all paths below.
     pub const NOTHING: Self = Self(State::NOTHING.0);
     /// The rule of operations on the whole share: the base set. No node has it.
     pub const SHARE: Self = Self(u32::MAX);
 
-    /// Returns the number that the host stores in a node.
+    /// Returns the number that the daemon stores in a node.
     pub const fn bits(self) -> u32 {
         self.0
     }
@@ -58,7 +58,7 @@ pub struct PathRule {
     pub line: usize,
     /// Granted accesses.
     pub access: Access,
-    /// Whether it hides the paths that it matches. Then it grants nothing.
+    /// Whether the rule hides the paths that it matches. Such a rule grants nothing.
     pub hidden: bool,
     pub(crate) glob: Glob,
 }
@@ -68,33 +68,43 @@ pub struct PathRule {
 pub struct PathRules {
     rules: Vec<PathRule>,
     automaton: Arc<Automaton>,
+    /// Accesses that are granted where no rule matches, apart from `withheld`.
     base: Access,
     /// Accesses that are removed from the base set and from every rule.
     withheld: Access,
     cache: RwLock<Cache>,
 }
 
-/// Results that were computed on demand. Requests of the guest make it grow, up to limits.
+/// Results that were computed on demand. Requests of the guest make the cache grow, up to limits.
 #[derive(Debug, Default)]
 struct Cache {
     /// Rules with several states. Their ids follow those of the single states.
     state_sets: Vec<StateSet>,
+    /// Id of each rule in `state_sets`.
     ids: HashMap<StateSet, RuleId>,
+    /// Rule of the names with a letter in a directory, for directories with several states.
     below: HashMap<(RuleId, Letter), RuleId>,
+    /// Outcome of each compared pair: the rule before a move, and the rule after the move.
     moves: HashMap<(RuleId, RuleId), Moves>,
 }
 
 /// The states of a rule, in the form that [`normalized`] returns.
 type StateSet = Arc<[State]>;
 
-/// Maximum number of rules with several states. A node that needs another one grants nothing.
+/// Maximum number of rules with several states. A node that needs one more rule gets
+/// [`RuleId::NOTHING`].
 const STATE_SETS_MAX: usize = 1 << 14;
-/// Maximum number of cached results of each kind. Others are computed each time.
+/// Maximum number of cached results of each kind. Further results are computed each time.
 const RESULTS_MAX: usize = 1 << 16;
 /// Maximum number of pairs of rules that a comparison visits. Beyond it, the move is refused.
 const PAIRS_MAX: usize = 1 << 12;
 
 impl PathRules {
+    /// Compiles the rules, in the order of the policy file. `base` is granted where no rule
+    /// matches. Also returns the effect of each rule.
+    ///
+    /// # Errors
+    /// [`TooComplex`] if the rules overlap in too many ways.
     pub(crate) fn new(rules: Vec<PathRule>, base: Access) -> Result<(Self, Vec<RuleEffect>), TooComplex> {
         let verdict = |rule: &PathRule| Verdict { access: rule.access, hidden: rule.hidden };
         let globs: Vec<_> = rules.iter().map(|rule| (rule.glob.clone(), verdict(rule))).collect();
@@ -125,7 +135,7 @@ impl PathRules {
     /// Returns the rule that decides for a path of the share, given by its components.
     ///
     /// This is the last rule that matches or, if a directory above is hidden, the rule that hides
-    /// it. `None` means that the base set decides.
+    /// the first such directory. `None` means that the base set decides.
     pub fn deciding(&self, path: &[&[u8]]) -> Option<&PathRule> {
         let last = |path: &[&[u8]]| self.rules.iter().rev().find(|rule| rule.glob.matches(path));
         let above = (0..path.len()).filter_map(|len| path.get(..len));
@@ -148,8 +158,8 @@ impl PathRules {
         self.below(directory, Letter::OTHER)
     }
 
-    /// Returns the rule of a node that was reached under both rules. It grants the accesses that
-    /// both grant, for the node and for all paths below.
+    /// Returns the rule of a node that was reached under both rules. The result grants the accesses
+    /// that both rules grant, for the node and for all paths below.
     pub fn both(&self, one: RuleId, other: RuleId) -> RuleId {
         if one == other {
             return one;
@@ -189,6 +199,7 @@ impl PathRules {
         moves
     }
 
+    /// Returns the rule of a name with this letter in a directory.
     fn below(&self, directory: RuleId, letter: Letter) -> RuleId {
         if let Some(state) = self.single(directory) {
             return RuleId(self.automaton.next(state, letter).0);
@@ -206,11 +217,12 @@ impl PathRules {
         rule
     }
 
+    /// Returns the states after one more name with this letter. The result is not normalized.
     fn step(&self, states: &[State], letter: Letter) -> Vec<State> {
         states.iter().map(|state| self.automaton.next(*state, letter)).collect()
     }
 
-    /// Returns the state of a rule that has a single state.
+    /// Returns the state of a rule that has a single state, or `None` for any other rule.
     fn single(&self, RuleId(rule): RuleId) -> Option<State> {
         let single = usize::try_from(rule).is_ok_and(|rule| rule < self.automaton.count());
         single.then_some(State(rule))
@@ -218,7 +230,7 @@ impl PathRules {
 
     /// Returns the states of a rule.
     ///
-    /// [`RuleId::SHARE`] is not a place, so no place lies below it. Its state is
+    /// A number without a rule, and [`RuleId::SHARE`], which no node has, get the state
     /// [`State::NOTHING`].
     fn states(&self, rule: RuleId) -> StateSet {
         if let Some(state) = self.single(rule) {
@@ -230,7 +242,7 @@ impl PathRules {
         states.unwrap_or_else(|| Arc::new([State::NOTHING]))
     }
 
-    /// Returns the rule with these states.
+    /// Returns the rule with these states. Beyond [`STATE_SETS_MAX`] it is [`RuleId::NOTHING`].
     fn rule(&self, states: Vec<State>) -> RuleId {
         let states = normalized(states);
         if let [single] = *states {
@@ -250,7 +262,7 @@ impl PathRules {
         RuleId(id)
     }
 
-    /// Returns the common verdict of these states: it grants only what all of them grant.
+    /// Returns the common verdict of these states, which grants only what all of them grant.
     fn verdict(&self, states: &[State]) -> Verdict {
         let verdicts = states.iter().map(|state| self.automaton.verdict(*state));
         let both = |one: Verdict, other: Verdict| Verdict {
@@ -286,11 +298,11 @@ impl PathRules {
     }
 }
 
-/// Returns the one form that a set of states has as a key.
+/// Returns the states in the form that serves as a key: ascending and without duplicates.
 fn normalized(mut states: Vec<State>) -> Vec<State> {
     states.sort_unstable();
     states.dedup();
-    // A guest reaches nothing below a hidden name, so the other states have no effect. Beside
-    // `State::NOTHING` they do have one: they may hide a name below.
+    // A guest reaches nothing below a hidden name, so states beside `State::HIDDEN` have no effect.
+    // States beside `State::NOTHING` do have an effect: they may hide a name below.
     if states.contains(&State::HIDDEN) { vec![State::HIDDEN] } else { states }
 }

@@ -45,7 +45,7 @@ pub struct Move<'a> {
     pub exchange: bool,
 }
 
-/// The rules of nodes and file handles, as the host's node table knows them.
+/// The rules of nodes and file handles, as the daemon's node table knows them.
 pub trait Places {
     /// Returns the rule of a node, or `None` if the node does not exist.
     ///

@@ -6,7 +6,9 @@ use std::sync::Arc;
 /// The permissions and limits of one guest.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// Base set: accesses that are granted where no path rule matches.
     granted: Access,
+    /// Accesses that the base set or any path rule grants.
     reach: Access,
     paths: Option<Arc<PathRules>>,
     limits: Limits,
@@ -23,7 +25,7 @@ impl Policy {
         Self::of(Profile::Full)
     }
 
-    /// Removes every access that changes something.
+    /// Removes every access that changes the host's files.
     #[must_use]
     pub fn without_mutations(self) -> Self {
         self.without(Access::MUTATIONS)
@@ -75,17 +77,19 @@ impl Policy {
 
     /// Returns whether the guest can have no unwritten data and may not make the host write.
     ///
-    /// An fsync of such a guest succeeds without a host call. It must not fail, because programs
+    /// FSYNC from such a guest succeeds without a host call. It must not fail, because programs
     /// that only read also call fsync.
     pub const fn has_nothing_unwritten(&self) -> bool {
         self.is_read_only() && !self.reach.contains(Access::FSYNC)
     }
 
+    /// Adds path rules to a policy that has none.
     pub(crate) fn with_paths(self, paths: PathRules) -> Self {
         let reach = paths.rules().iter().fold(self.granted, |reach, rule| reach.union(rule.access));
         Self { reach, paths: Some(Arc::new(paths)), ..self }
     }
 
+    /// Creates a policy that grants these accesses everywhere, without limits.
     pub(crate) fn everywhere(granted: Access) -> Self {
         Self { granted, reach: granted, paths: None, limits: Limits::default() }
     }

@@ -5,11 +5,13 @@ use crate::Access;
 /// A named set of accesses that a policy starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// Everything that POSIX offers on a share.
+    /// Every operation except ioctls.
     Full,
-    /// Everything that programs normally do: no device nodes, no attributes of the host's security.
+    /// The operations of [`Profile::Full`] without device nodes, overlayfs whiteouts, and
+    /// attributes `trusted.*` and `security.*`.
     Share,
-    /// A tree to run programs from: read and list, change nothing.
+    /// Operations that read: look up, stat, list, read, map, and read `user.*`, `security.*` and
+    /// ACLs. It serves a tree to run programs from.
     Rootfs,
 }
 
@@ -22,8 +24,10 @@ struct ProfileRow {
     granted: Access,
 }
 
-/// No profile grants ioctls. A policy file can grant them by name.
+/// Accesses of [`Profile::Full`]. No profile grants ioctls. A policy file can grant by name the
+/// ioctls that this version serves.
 const FULL: Access = Access::all().difference(Access::IOCTLS);
+/// Accesses of [`Profile::Share`].
 const SHARE: Access = FULL
     .difference(Access::MKNOD_CHAR)
     .difference(Access::MKNOD_BLOCK)
@@ -32,6 +36,7 @@ const SHARE: Access = FULL
     .difference(Access::XATTR_READ_SECURITY)
     .difference(Access::XATTR_WRITE_TRUSTED)
     .difference(Access::XATTR_WRITE_SECURITY);
+/// Accesses of [`Profile::Rootfs`].
 const ROOTFS: Access = Access::LOOKUP
     .union(Access::STAT)
     .union(Access::READLINK)
@@ -43,6 +48,7 @@ const ROOTFS: Access = Access::LOOKUP
     .union(Access::XATTR_READ_SECURITY)
     .union(Access::ACL_READ);
 
+/// The definition of each profile, in the order of [`Profile::ALL`].
 const ROWS: [ProfileRow; 3] = [
     ProfileRow {
         profile: Profile::Full,
@@ -88,6 +94,7 @@ impl Profile {
         ROWS.iter().find(|row| row.name == name).map(|row| row.profile)
     }
 
+    /// Returns the definition of the profile.
     const fn row(self) -> &'static ProfileRow {
         let [full, share, rootfs] = &ROWS;
         match self {

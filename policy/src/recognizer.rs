@@ -1,19 +1,20 @@
 //! All wildcards of a policy as one finite automaton over the characters of a name.
 //!
-//! It finds the wildcards that match a name in one step per character, however many wildcards there
-//! are.
+//! The automaton finds the wildcards that match a name in one step per character, however many
+//! wildcards there are.
 
 use crate::glob::{Component, Symbol};
 use std::collections::{BTreeSet, HashMap};
 
-/// Number of characters whose range is in a table. A search finds the ranges of all others.
+/// Number of characters, from 0, whose range is in a table. A search finds the ranges of all other
+/// symbols.
 const ASCII: u32 = 128;
 
 /// Maximum number of transitions (states times ranges), four bytes each. Hundreds of different
 /// wildcards stay far below it.
 const TRANSITIONS_MAX: usize = 1 << 21;
 
-/// Index of a letter.
+/// The index of a letter in [`Letters`](crate::letters::Letters).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Letter(pub(crate) usize);
 
@@ -42,8 +43,8 @@ pub(crate) struct Recognizer {
 }
 
 impl Recognizer {
-    /// Builds the automaton for wildcards and their indices. `letter` returns the letter of an
-    /// ascending list of indices.
+    /// Builds the automaton for wildcards and their indices. `letter` returns the letter of the
+    /// names that match exactly the wildcards with these indices, in ascending order.
     ///
     /// # Errors
     /// [`TooMany`] if there would be more than `states_max` states, or too many transitions.
@@ -97,11 +98,13 @@ impl Recognizer {
         self.ends.get(usize::try_from(end).ok()?).copied().flatten()
     }
 
+    /// Returns the index of the range of a symbol.
     fn range(&self, symbol: u32) -> usize {
         let known = usize::try_from(symbol).ok().and_then(|symbol| self.ascii.get(symbol));
         known.copied().unwrap_or_else(|| self.search_range(symbol))
     }
 
+    /// Returns the index of the range of a symbol, by binary search.
     fn search_range(&self, symbol: u32) -> usize {
         self.boundaries.partition_point(|first| *first <= symbol)
     }

@@ -22,13 +22,14 @@ pub enum Refusal {
     NotSupported,
     /// The policy does not grant the flag: EINVAL, as from rename(2) on a file system without it.
     Invalid,
-    /// The file would move to a rule that decides differently: EXDEV. Then mv(1) copies.
+    /// The file would move to a place whose rule grants more somewhere, or the comparison of the
+    /// rules takes too long: EXDEV. Then mv(1) copies the file.
     OtherRule,
 }
 
 impl Refusal {
-    /// Returns the name of the errno. It is never ENOSYS, which a guest would remember for every
-    /// file.
+    /// Returns the name of the errno. The errno is never ENOSYS, which a guest would remember for
+    /// every file.
     pub const fn errno_name(self) -> &'static str {
         match self {
             Self::Stale => "ESTALE",

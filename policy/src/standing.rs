@@ -9,7 +9,8 @@ use serde::Serialize;
 pub enum Standing {
     /// The operation is granted and carried out.
     Served,
-    /// The operation succeeds without a host call, because no data can be unwritten.
+    /// The operation (FSYNC) succeeds without a host call, because the guest can have no unwritten
+    /// data.
     NothingToDo,
     /// The operation is granted, but this version does not carry it out.
     NotServed,
@@ -18,8 +19,8 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// Returns the outcome of a single operation. `granted` says whether it is granted at the place
-    /// in question.
+    /// Returns the outcome of a single operation. `granted` says whether the operation is granted
+    /// at the place in question.
     pub(crate) fn of(policy: &Policy, access: Access, granted: bool) -> Self {
         if granted {
             return if Access::NOT_SERVED.contains(access) { Self::NotServed } else { Self::Served };
@@ -36,13 +37,13 @@ impl Standing {
         matches!(self, Self::Served | Self::NothingToDo)
     }
 
-    /// Returns the name of the errno, or `None` for a success. `refusal` is the reason if the
+    /// Returns the name of the errno, or `None` for a success. `refusal` counts only if the
     /// operation is denied.
     pub(crate) const fn errno_name(self, refusal: Refusal) -> Option<&'static str> {
         match self {
             Self::Served | Self::NothingToDo => None,
-            // The guest remembers ENOSYS for every file. That is right here, and wrong for a
-            // refusal.
+            // The guest remembers ENOSYS for every file and stops asking. That is right for an
+            // operation that is never served, and wrong for a refusal.
             Self::NotServed => Some("ENOSYS"),
             Self::Denied => Some(refusal.errno_name()),
         }

@@ -40,7 +40,7 @@ impl Threads {
     /// Returns the kinds whose calls the filter of this kind permits.
     ///
     /// Threads inherit filters. The filter of the control threads also applies to the threads that
-    /// they start, so it permits the calls of those as well.
+    /// control threads start. So it permits the calls of all kinds in the serving process.
     #[must_use]
     pub const fn within_filter(self) -> Self {
         if self.contains(Self::CONTROL) { self.union(Self::INSIDE) } else { self }
@@ -92,7 +92,7 @@ pub struct Condition {
     pub argument: u8,
     /// Part of the argument that counts.
     pub width: Width,
-    /// Test that must be true.
+    /// Test that the argument must pass.
     pub test: Test,
     /// Meaning of the test, such as `LOCK_NB: never waits on the host`.
     pub meaning: &'static str,
@@ -107,7 +107,7 @@ pub struct CallRow {
     pub when: &'static [Condition],
     /// Kinds of threads that make the call.
     pub threads: Threads,
-    /// Condition under which a daemon needs it.
+    /// Condition under which a daemon needs the call.
     pub need: Need,
     /// Purpose.
     pub why: &'static str,

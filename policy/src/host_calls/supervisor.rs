@@ -5,18 +5,21 @@ use super::table::{ALWAYS, BY_DESCRIPTOR, flags, int, long, process, row, within
 use crate::{Facilities, Need};
 
 const SUPERVISOR: Threads = Threads::SUPERVISOR;
+/// A daemon that has created its socket at a path.
 const SOCKET_NAME: Need = Need::ALWAYS.with(Facilities::SOCKET_NAME);
 
 const SIGKILL: u64 = 9;
 const SIGTERM: u64 = 15;
+/// Highest signal number of Linux.
 const SIGNAL_MAX: u64 = 64;
 
+/// The condition that the call is about the serving process.
 const SERVING: Condition = process(0, Process::Serving, "the serving process");
 
 /// The calls from the moment when the supervisor starts to wait until it ends.
 ///
-/// `restart_syscall` is not among them. The supervisor waits without a time limit, and the kernel
-/// continues such waits by repeating the call itself, or ends them with EINTR.
+/// `restart_syscall` is not among them, because the supervisor waits without a time limit. After an
+/// interruption, the kernel repeats the call of such a wait, or ends the wait with EINTR.
 pub(super) const ROWS: &[CallRow] = &[
     row(
         "rt_sigtimedwait",

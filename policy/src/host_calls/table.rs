@@ -1,47 +1,58 @@
 //! The rows that requests need, and the parts that every row is made of.
 //!
-//! The name of a flag stands after its number. The numbers are the same on x86-64 and AArch64,
-//! except for four flags of open(2), which are therefore always permitted.
+//! In a row, the names of flags follow their number. The numbers are the same on x86-64 and
+//! AArch64, except for four flags of open(2), which are therefore always permitted.
 
 use super::row::{CallRow, Condition, Process, Test, Threads, Width};
 use crate::{Access, Facilities, Need};
 
 const QUEUE: Threads = Threads::QUEUE;
 const OFFLOAD: Threads = Threads::OFFLOAD;
+/// Threads that carry out requests.
 const SERVING: Threads = QUEUE.union(OFFLOAD);
+/// Threads of the serving process.
 const ALL: Threads = Threads::INSIDE;
 
+/// Operations that open a file for writing.
 const WRITES: Access = Access::OPENS_TO_WRITE;
 /// Operations that can make data durable: by a request of their own, or as part of a write.
 const SYNCS: Access = Access::FSYNC.union(Access::WRITE).union(Access::APPEND);
+/// Operations for which the offload pool opens a file again.
 const REOPENS: Access = Access::LOCK.union(Access::TRUNCATE);
 const MAKES: Access = Access::MAKES_OWNED;
 const KEEPS_BITS: Access = Access::KEEPS_BITS;
+/// Operations that read attributes, POSIX ACLs included.
 const XATTR_READS: Access = Access::XATTR_READS.union(Access::ACL_READ);
+/// Operations that change attributes, POSIX ACLs included.
 const XATTR_WRITES: Access = Access::XATTR_WRITES.union(Access::ACL_WRITE);
 
 pub(super) const ALWAYS: Need = Need::ALWAYS;
+/// A daemon that uses inode handles.
 const HANDLES: Need = Need::ALWAYS.with(Facilities::HANDLES);
+/// A daemon that serves /dev/fuse (`pinhole mount`).
 pub(super) const DEV_FUSE: Need = Need::ALWAYS.with(Facilities::DEV_FUSE);
 
+/// Creates the condition that at least one of these accesses is granted.
 pub(super) const fn any(access: Access) -> Need {
     Need::any_of(access)
 }
 
+/// Creates a condition on an argument of 32 bits.
 pub(super) const fn int(argument: u8, test: Test, meaning: &'static str) -> Condition {
     Condition { argument, width: Width::Bits32, test, meaning }
 }
 
+/// Creates a condition on an argument of 64 bits.
 pub(super) const fn long(argument: u8, test: Test, meaning: &'static str) -> Condition {
     Condition { argument, width: Width::Bits64, test, meaning }
 }
 
-/// A condition on a process id, of which the kernel reads 32 bits.
+/// Creates a condition on a process id, of which the kernel reads 32 bits.
 pub(super) const fn process(argument: u8, which: Process, meaning: &'static str) -> Condition {
     int(argument, Test::Process(which), meaning)
 }
 
-/// A condition that no bits except these are set.
+/// Creates the condition that no bits except these are set in an argument of 32 bits.
 pub(super) const fn within(argument: u8, bits: u64, meaning: &'static str) -> Condition {
     int(argument, Test::Bits { mask: !bits & 0xffff_ffff, value: 0 }, meaning)
 }
@@ -53,15 +64,19 @@ const TO_DESCRIPTOR: Condition = int(2, Test::Not(AT_FDCWD), "the other director
 
 // open(2). O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE are the same four bits on both
 // architectures, in a different order.
+/// Bits of `O_WRONLY` and `O_RDWR`.
 const O_WRITING: u64 = 0o3;
 const O_TRUNC: u64 = 0o1000;
 const O_NOCTTY: u64 = 0o400;
 const O_NONBLOCK: u64 = 0o4000;
+/// The four bits that the architectures assign in a different order.
 const O_ORDERED: u64 = 0x3_c000;
 const O_NOATIME: u64 = 0o1_000_000;
 const O_CLOEXEC: u64 = 0o2_000_000;
 const O_PATH: u64 = 0o10_000_000;
+/// Flags for opening an existing file without writing to it.
 const READING: u64 = O_NOCTTY | O_NONBLOCK | O_ORDERED | O_NOATIME | O_CLOEXEC | O_PATH;
+/// Flags for opening an existing file for reading or writing.
 const WRITING: u64 = READING | O_WRITING | O_TRUNC;
 
 const PROT_EXEC: u64 = 4;
@@ -78,6 +93,7 @@ pub(super) const ANONYMOUS: Condition =
 const LOCK_NOT_WAITING: Condition =
     int(1, Test::Bits { mask: LOCK_NB, value: LOCK_NB }, "LOCK_NB: never waits on the host");
 
+/// Creates a row.
 pub(super) const fn row(
     call: &'static str,
     threads: Threads,
@@ -88,10 +104,12 @@ pub(super) const fn row(
     CallRow { call, when, threads, need, why }
 }
 
+/// Creates the condition of mknodat(2) that the new node has this file type.
 const fn kind(value: u64, meaning: &'static str) -> Condition {
     int(2, Test::Bits { mask: S_IFMT, value }, meaning)
 }
 
+/// Creates the condition that an argument of 32 bits is exactly this value.
 pub(super) const fn flags(argument: u8, value: u64, meaning: &'static str) -> Condition {
     int(argument, Test::Is(value), meaning)
 }

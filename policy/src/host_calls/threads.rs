@@ -10,7 +10,9 @@ use crate::{Facilities, Need};
 const CONTROL: Threads = Threads::CONTROL;
 const QUEUE: Threads = Threads::QUEUE;
 const OFFLOAD: Threads = Threads::OFFLOAD;
+/// Threads that carry out requests.
 const SERVING: Threads = QUEUE.union(OFFLOAD);
+/// Threads of the serving process.
 const ALL: Threads = Threads::INSIDE;
 
 /// The calls that threads need for themselves.
@@ -53,8 +55,8 @@ pub(super) const ROWS: &[CallRow] = &[
     ),
     row("clock_gettime", ALL, ALWAYS, &[], "read the time, where the vDSO cannot"),
     // The kernel makes this call for a thread that SIGSTOP, a freezer or a tracer has interrupted
-    // in a wait with a time limit (futex, poll). It replaces the number of the interrupted call,
-    // and filters see the new number.
+    // in a wait with a time limit (futex, poll). The kernel replaces the number of the interrupted
+    // call, and filters see the new number.
     row(
         "restart_syscall",
         CONTROL.union(OFFLOAD),
