@@ -51,7 +51,7 @@ pub(crate) struct RuleEffect {
     pub(crate) decides: bool,
     /// Whether the rule decides for some path that a guest can reach: a name in directories that
     /// the guest may find or make.
-    pub(crate) reached: bool,
+    pub(crate) reachable: bool,
     /// A later rule that decides for a path that this rule matches.
     pub(crate) covered_by: Option<usize>,
     /// A rule that hides a directory above paths that this rule could match.
@@ -70,7 +70,7 @@ pub(crate) struct TooComplex;
 const TRANSITIONS_MAX: usize = 1 << 18;
 
 /// Number of states that every automaton has: [`State::NOTHING`] and [`State::HIDDEN`].
-const FIXED: usize = 2;
+const FIXED_STATES: usize = 2;
 
 /// The index of a rule, and the number of its segments that have been read.
 type Position = (usize, usize);
@@ -106,14 +106,14 @@ impl Automaton {
             );
         }
         let letters = Letters::new(&components).map_err(|_too_many| TooComplex)?;
-        let mut build = Build {
+        let mut builder = Builder {
             steps,
             verdicts: rules.iter().map(|(_, verdict)| *verdict).collect(),
             base,
             effects: vec![RuleEffect::default(); rules.len()],
         };
-        let whole = build.explore(letters)?;
-        Ok((whole.minimal(), build.effects))
+        let automaton = builder.explore(letters)?;
+        Ok((automaton.minimal(), builder.effects))
     }
 
     /// Returns the verdict of a state.
@@ -176,13 +176,13 @@ impl Automaton {
 /// Numbers values by first occurrence, from 0. Returns the number of each value, and the count of
 /// different values.
 fn numbered<T: Eq + Hash>(values: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
-    let mut known = HashMap::new();
+    let mut number_of_value = HashMap::new();
     let mut numbers = Vec::new();
     for value in values {
-        let fresh = u32::try_from(known.len()).unwrap_or(u32::MAX);
-        numbers.push(*known.entry(value).or_insert(fresh));
+        let next_number = u32::try_from(number_of_value.len()).unwrap_or(u32::MAX);
+        numbers.push(*number_of_value.entry(value).or_insert(next_number));
     }
-    (numbers, known.len())
+    (numbers, number_of_value.len())
 }
 
 /// Returns the index of a state in the vectors of an automaton.
@@ -208,19 +208,19 @@ struct Explored {
 impl Explored {
     /// Returns the positions of a state, or `None` for a fixed state.
     fn set(&self, state: State) -> Option<&BTreeSet<Position>> {
-        self.sets.get(index(state).checked_sub(FIXED)?)
+        self.sets.get(index(state).checked_sub(FIXED_STATES)?)
     }
 }
 
 /// The construction of an automaton. Vectors are by rule.
-struct Build {
+struct Builder {
     steps: Vec<Vec<Step>>,
     verdicts: Vec<Verdict>,
     base: Verdict,
     effects: Vec<RuleEffect>,
 }
 
-impl Build {
+impl Builder {
     /// Builds the automaton. Each set of positions that a path can lead to becomes a state, except
     /// that all hidden sets become [`State::HIDDEN`].
     fn explore(&mut self, letters: Letters) -> Result<Automaton, TooComplex> {
@@ -229,20 +229,20 @@ impl Build {
             Verdict { access: Access::empty(), hidden: true },
         ];
         let mut next = vec![State::NOTHING; letters.count()];
-        next.resize(letters.count().saturating_mul(FIXED), State::HIDDEN);
+        next.resize(letters.count().saturating_mul(FIXED_STATES), State::HIDDEN);
         let start: BTreeSet<Position> = (0..self.steps.len()).map(|rule| (rule, 0)).collect();
         let start = self.closure(start);
         let mut verdicts = fixed.to_vec();
-        let mut known = HashMap::new();
+        let mut state_of_set = HashMap::new();
         let mut sets = Vec::new();
         let mut deciding = vec![None; next.len()];
-        let (root, root_rule) = self.state(start, &mut known, &mut sets, &mut verdicts);
+        let (root, root_rule) = self.state(start, &mut state_of_set, &mut sets, &mut verdicts);
         let mut read = 0_usize;
         while let Some(set) = sets.get(read).cloned() {
             read = read.saturating_add(1);
             for letter in (0..letters.count()).map(Letter) {
                 let after = self.after(&set, &letters, letter);
-                let (state, rule) = self.state(after, &mut known, &mut sets, &mut verdicts);
+                let (state, rule) = self.state(after, &mut state_of_set, &mut sets, &mut verdicts);
                 next.push(state);
                 deciding.push(rule);
             }
@@ -251,43 +251,43 @@ impl Build {
             }
         }
         let automaton = Automaton { letters, root, verdicts, next };
-        self.walk(&automaton, root_rule, &Explored { sets, deciding });
+        self.record_reachable(&automaton, root_rule, &Explored { sets, deciding });
         Ok(automaton)
     }
 
     /// Visits every state that a guest can reach, from directories that it may find or make to the
     /// names in them. Records the result in the effects.
-    fn walk(&mut self, automaton: &Automaton, root_rule: Option<usize>, explored: &Explored) {
+    fn record_reachable(&mut self, automaton: &Automaton, root_rule: Option<usize>, explored: &Explored) {
         let mut seen = BTreeSet::from([automaton.root]);
         let mut open = vec![automaton.root];
-        self.mark_reached(root_rule);
+        self.record_reachable_rule(root_rule);
         while let Some(directory) = open.pop() {
             let start = index(directory).saturating_mul(automaton.letters.count());
             for (at, state) in (start..).zip(automaton.row(directory)) {
                 let rule = explored.deciding.get(at).copied().flatten();
-                self.mark_reached(rule);
+                self.record_reachable_rule(rule);
                 if !seen.insert(*state) {
                     continue;
                 }
                 if automaton.verdict(*state).access.intersects(Access::REACHES_DIRECTORY) {
                     open.push(*state);
                 } else if let Some(closing) = rule {
-                    self.mark_closed(closing, explored.set(*state));
+                    self.record_closed(closing, explored.set(*state));
                 }
             }
         }
     }
 
     /// Records that the rule decides for a path that a guest can reach.
-    fn mark_reached(&mut self, rule: Option<usize>) {
+    fn record_reachable_rule(&mut self, rule: Option<usize>) {
         if let Some(effect) = rule.and_then(|rule| self.effects.get_mut(rule)) {
-            effect.reached = true;
+            effect.reachable = true;
         }
     }
 
     /// Records that the guest reaches nothing below a directory under the rule `closing`. All other
     /// rules of the set could match below it.
-    fn mark_closed(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
+    fn record_closed(&mut self, closing: usize, set: Option<&BTreeSet<Position>>) {
         for (rule, _) in set.into_iter().flatten().filter(|(rule, _)| *rule != closing) {
             if let Some(effect) = self.effects.get_mut(*rule) {
                 effect.closed_by.get_or_insert(closing);
@@ -300,12 +300,12 @@ impl Build {
     fn state(
         &mut self,
         set: BTreeSet<Position>,
-        known: &mut HashMap<BTreeSet<Position>, (State, Option<usize>)>,
+        state_of_set: &mut HashMap<BTreeSet<Position>, (State, Option<usize>)>,
         sets: &mut Vec<BTreeSet<Position>>,
         verdicts: &mut Vec<Verdict>,
     ) -> (State, Option<usize>) {
-        if let Some(found) = known.get(&set) {
-            return *found;
+        if let Some(state_and_rule) = state_of_set.get(&set) {
+            return *state_and_rule;
         }
         let (verdict, rule) = self.decide(&set);
         let state = if verdict.hidden {
@@ -315,7 +315,7 @@ impl Build {
             sets.push(set.clone());
             State(u32::try_from(verdicts.len().saturating_sub(1)).unwrap_or_default())
         };
-        known.insert(set, (state, rule));
+        state_of_set.insert(set, (state, rule));
         (state, rule)
     }
 
@@ -349,11 +349,11 @@ impl Build {
         let mut after = BTreeSet::new();
         for (rule, at) in set {
             let Some(step) = self.steps.get(*rule).and_then(|steps| steps.get(*at)) else { continue };
-            let on = (*rule, at.saturating_add(1));
+            let next = (*rule, at.saturating_add(1));
             match step {
                 Step::AnyDepth => drop(after.insert((*rule, *at))),
-                Step::AnyName => drop(after.insert(on)),
-                Step::Name(component) if letters.matches(letter, *component) => drop(after.insert(on)),
+                Step::AnyName => drop(after.insert(next)),
+                Step::Name(component) if letters.matches(letter, *component) => drop(after.insert(next)),
                 Step::Name(_) => {}
             }
         }
@@ -362,12 +362,12 @@ impl Build {
 
     /// Adds the position after each `**`, because `**` also matches no component.
     fn closure(&self, mut set: BTreeSet<Position>) -> BTreeSet<Position> {
-        let at_any = |(rule, at): &Position| {
+        let is_before_any_depth = |(rule, at): &Position| {
             matches!(self.steps.get(*rule).and_then(|steps| steps.get(*at)), Some(Step::AnyDepth))
         };
         let after_any: Vec<Position> = set
             .iter()
-            .filter(|position| at_any(position))
+            .filter(|position| is_before_any_depth(position))
             .map(|(rule, at)| (*rule, at.saturating_add(1)))
             .collect();
         set.extend(after_any);

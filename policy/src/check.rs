@@ -142,12 +142,12 @@ impl<P: Places> PlaceCheck<'_, P> {
     /// a node id that does not exist yet, and create the node through another queue meanwhile. The
     /// operation would then reach the node without a check of its rule.
     fn rule(&self, place: Place<'_>) -> Result<RuleId, Denied> {
-        let gone = |refusal| Denied { missing: Access::empty(), refusal };
-        let node = |node| self.places.node(node).ok_or(gone(Refusal::Stale));
+        let unknown = |refusal| Denied { missing: Access::empty(), refusal };
+        let node = |node| self.places.node(node).ok_or(unknown(Refusal::Stale));
         match place {
             Place::Share => Ok(RuleId::SHARE),
             Place::Node(id) => node(id),
-            Place::Handle(handle) => self.places.handle(handle).ok_or(gone(Refusal::NotOpen)),
+            Place::Handle(handle) => self.places.handle(handle).ok_or(unknown(Refusal::NotOpen)),
             Place::Child { directory, name } => Ok(self.rules.child(node(directory)?, name)),
             Place::Unnamed { directory } => Ok(self.rules.unnamed(node(directory)?)),
         }

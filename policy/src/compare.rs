@@ -110,24 +110,29 @@ impl Surplus {
             let granted = explained.operations.iter().filter(|operation| operation.granted);
             granted.map(|operation| operation.name).collect()
         };
-        let elsewhere = granted(other);
-        let words = |explained: &Explanation| -> Vec<_> {
-            let words =
+        let granted_by_other = granted(other);
+        let rules_without_lines = |explained: &Explanation| -> Vec<_> {
+            let rules =
                 explained.paths.iter().map(|path| (path.r#match.clone(), path.access.clone(), path.hidden));
-            words.collect()
+            rules.collect()
         };
         let rights = |explained: &Explanation| -> Vec<_> {
             explained.capabilities.iter().chain(&explained.landlock).map(|right| right.name).collect()
         };
-        let others = rights(other);
-        let mut own: Vec<_> = rights(one).into_iter().filter(|name| !others.contains(name)).collect();
-        own.dedup();
+        let rights_of_other = rights(other);
+        let mut surplus_rights: Vec<_> =
+            rights(one).into_iter().filter(|name| !rights_of_other.contains(name)).collect();
+        surplus_rights.dedup();
         Self {
-            operations: granted(one).into_iter().filter(|name| !elsewhere.contains(name)).collect(),
-            paths: if words(one) == words(other) { Vec::new() } else { one.paths.clone() },
+            operations: granted(one).into_iter().filter(|name| !granted_by_other.contains(name)).collect(),
+            paths: if rules_without_lines(one) == rules_without_lines(other) {
+                Vec::new()
+            } else {
+                one.paths.clone()
+            },
             limits: one.limits.iter().filter(|limit| !other.limits.contains(limit)).cloned().collect(),
             host_calls: calls(one, other),
-            rights: own,
+            rights: surplus_rights,
         }
     }
 }
@@ -140,8 +145,8 @@ fn calls(one: &Explanation, other: &Explanation) -> BTreeMap<&'static str, Vec<H
         let others = other.host_calls.get(kind).map(Vec::as_slice).unwrap_or_default();
         let only_here = |call: &HostCall| {
             let same = others.iter().filter(|same| same.call == call.call).flat_map(|same| &same.ways);
-            let known = |way: &Way| same.clone().any(|other| other.when == way.when);
-            let ways = call.ways.iter().filter(|way| !way.inherited && !known(way));
+            let other_permits = |way: &Way| same.clone().any(|other| other.when == way.when);
+            let ways = call.ways.iter().filter(|way| !way.inherited && !other_permits(way));
             let ways: Vec<_> = ways.cloned().collect();
             (!ways.is_empty()).then_some(HostCall { call: call.call, ways })
         };

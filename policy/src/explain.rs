@@ -4,7 +4,7 @@
 //! The description is plain data, to print as text or as JSON. The JSON has the same field names.
 
 use crate::host_calls::{Condition, Process, Test, Threads, Width};
-use crate::limits::{LIMITS, LimitRow, Measure};
+use crate::limits::{LIMITS, LimitRow, LimitUnit};
 use crate::{ACCESSES, Access, AccessRow, Facilities, Need, PathRule, Policy, Standing};
 use crate::{capabilities, host_calls, landlock};
 use serde::Serialize;
@@ -187,9 +187,9 @@ fn paths(policy: &Policy) -> Vec<PathShown> {
 fn limits(policy: &Policy) -> Vec<LimitShown> {
     let limit = |row: &LimitRow| {
         let value = (row.get)(policy.limits())?.get();
-        let unit = match row.measure {
-            Measure::Count => "count",
-            Measure::Bytes => "bytes",
+        let unit = match row.unit {
+            LimitUnit::Count => "count",
+            LimitUnit::Bytes => "bytes",
         };
         Some(LimitShown { name: row.name, value, unit, what: row.what, past: row.past })
     };

@@ -185,14 +185,14 @@ impl Component {
                 '*' => Item::Star,
                 '?' => Item::One,
                 '[' => {
-                    let (item, behind) = class(part, rest.as_str())?;
-                    rest = behind.chars();
+                    let (item, after) = class(part, rest.as_str())?;
+                    rest = after.chars();
                     item
                 }
                 '{' | '}' | '\\' | ']' => {
                     return Err(GlobError::Reserved { text: part.to_owned(), character });
                 }
-                plain => Item::Is(plain),
+                literal => Item::Is(literal),
             });
         }
         let component = Self { items };
@@ -301,10 +301,10 @@ impl Item {
             Self::Star | Self::One => true,
             Self::Is(character) => u32::from(*character) == symbol,
             Self::Class { negated, ranges } => {
-                let within = ranges
+                let in_ranges = ranges
                     .iter()
                     .any(|(first, last)| (u32::from(*first)..=u32::from(*last)).contains(&symbol));
-                within != *negated
+                in_ranges != *negated
             }
         }
     }
@@ -313,7 +313,7 @@ impl Item {
 /// Parses a class of the component `part`. `rest` is the text after its `[`. Returns the class and
 /// the text after its `]`.
 fn class<'a>(part: &str, rest: &'a str) -> Result<(Item, &'a str), GlobError> {
-    let open = || GlobError::Bracket(part.to_owned());
+    let not_closed = || GlobError::Bracket(part.to_owned());
     let (negated, inside) = match rest.strip_prefix(['!', '^']) {
         Some(inside) => (true, inside),
         None => (false, rest),
@@ -321,15 +321,15 @@ fn class<'a>(part: &str, rest: &'a str) -> Result<(Item, &'a str), GlobError> {
     let mut characters = inside.chars();
     let mut ranges = Vec::new();
     loop {
-        let first = characters.next().ok_or_else(open)?;
+        let first = characters.next().ok_or_else(not_closed)?;
         // A `]` directly after the opening bracket is a character of the class.
         if first == ']' && !ranges.is_empty() {
             return Ok((Item::Class { negated, ranges }, characters.as_str()));
         }
         let last = match characters.as_str().strip_prefix('-') {
-            Some(behind) if !behind.starts_with(']') => {
-                characters = behind.chars();
-                characters.next().ok_or_else(open)?
+            Some(after) if !after.starts_with(']') => {
+                characters = after.chars();
+                characters.next().ok_or_else(not_closed)?
             }
             Some(_) | None => first,
         };
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn malformed_glob_is_refused() {
-        for (glob, named) in [
+        for (glob, expected) in [
             ("etc", "begins with /"),
             ("", "begins with /"),
             ("/a//b", "empty component"),
@@ -408,7 +408,7 @@ mod tests {
             ("/a\\*", "[\\]"),
         ] {
             let error = Glob::parse(glob).unwrap_err().to_string();
-            assert!(error.contains(named), "{glob}: {error}");
+            assert!(error.contains(expected), "{glob}: {error}");
         }
         for long in [format!("/{}", "a".repeat(256)), format!("/{}*", "a".repeat(63)), "/a".repeat(65)] {
             Glob::parse(&long).unwrap_err();

@@ -46,8 +46,9 @@ mod tests {
 
     #[test]
     fn queue_thread_may_make_this_many_calls() {
-        let plain = Profile::ALL.map(|profile| calls_of_queue_thread(profile, Facilities::empty()));
-        assert_eq!(plain, [36, 36, 18], "full, share, rootfs");
+        let without_attributes =
+            Profile::ALL.map(|profile| calls_of_queue_thread(profile, Facilities::empty()));
+        assert_eq!(without_attributes, [36, 36, 18], "full, share, rootfs");
         let with_attributes = Profile::ALL.map(|profile| calls_of_queue_thread(profile, Facilities::XATTR));
         assert_eq!(with_attributes, [40, 40, 20], "full, share, rootfs with --xattr");
     }
@@ -64,11 +65,11 @@ mod tests {
 
     #[test]
     fn capset_is_permitted_exactly_where_cap_fsetid_is_kept() {
-        for described in crate::ACCESSES {
-            let capset = rows(Threads::QUEUE, described.access, Facilities::all());
-            let mut kept = crate::capabilities::rows(described.access, Facilities::all());
+        for access in crate::ACCESSES {
+            let capset = rows(Threads::QUEUE, access.access, Facilities::all());
+            let mut kept = crate::capabilities::rows(access.access, Facilities::all());
             let is_kept = kept.any(|row| row.name == "CAP_FSETID");
-            assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", described.name);
+            assert_eq!(capset.filter(|row| row.call == "capset").count() > 0, is_kept, "{}", access.name);
         }
     }
 
@@ -92,16 +93,21 @@ mod tests {
         ];
         assert_eq!(calls, BTreeSet::from(expected));
         for row in rows(Threads::SUPERVISOR, Access::all(), Facilities::all()) {
-            let named = row.when.iter().any(|condition| matches!(condition.test, Test::Process(_)));
-            assert_eq!(named, ["kill", "wait4"].contains(&row.call), "{}: {}", row.call, row.why);
+            let names_process = row.when.iter().any(|condition| matches!(condition.test, Test::Process(_)));
+            assert_eq!(names_process, ["kill", "wait4"].contains(&row.call), "{}: {}", row.call, row.why);
         }
     }
 
     #[test]
     fn every_call_with_a_directory_takes_a_descriptor() {
         for row in every_row().filter(|row| row.call.ends_with("at") || row.call.ends_with("at2")) {
-            let named = row.when.iter().any(|condition| matches!(condition.test, Test::Not(0xffff_ff9c)));
-            assert!(named || row.call == "fstat" || row.call == "open_by_handle_at", "{}", row.call);
+            let takes_descriptor =
+                row.when.iter().any(|condition| condition.test == Test::Not(table::AT_FDCWD));
+            assert!(
+                takes_descriptor || row.call == "fstat" || row.call == "open_by_handle_at",
+                "{}",
+                row.call
+            );
         }
     }
 }

@@ -35,17 +35,19 @@ impl Letters {
     pub(crate) fn new(components: &[Component]) -> Result<Self, TooMany> {
         let mut letters = Self { matched: vec![Vec::new()], ..Self::default() };
         letters.others.insert(Vec::new(), Letter::OTHER);
-        let with_wildcards = components.iter().enumerate().filter(|(_, one)| one.literal().is_none());
-        letters.wildcards = with_wildcards.map(|(index, one)| (index, one.clone())).collect();
-        let matching = components
-            .iter()
-            .filter(|one| one.literal().is_some_and(|name| !letters.wildcards_matching(&name).is_empty()));
-        let matching: Vec<_> = matching.collect();
+        let with_wildcards =
+            components.iter().enumerate().filter(|(_, component)| component.literal().is_none());
+        letters.wildcards = with_wildcards.map(|(index, component)| (index, component.clone())).collect();
+        let literals_of_wildcards = components.iter().filter(|component| {
+            component.literal().is_some_and(|name| !letters.wildcards_matching(&name).is_empty())
+        });
+        let literals_of_wildcards: Vec<_> = literals_of_wildcards.collect();
         // The recognizer tracks the same positions as `combinations`, but no literals. So it has at
         // most as many states.
-        let lens = matching.iter().filter_map(|one| one.literal()).map(|name| name.len().saturating_add(1));
+        let literals = literals_of_wildcards.iter().filter_map(|component| component.literal());
+        let lens = literals.map(|name| name.len().saturating_add(1));
         let states_max = COMBINATIONS_MAX.saturating_add(lens.sum());
-        for matched in combinations(&letters.wildcards, &matching)? {
+        for matched in combinations(&letters.wildcards, &literals_of_wildcards)? {
             let letter = Letter(letters.matched.len());
             if !letters.others.contains_key(&matched) {
                 letters.matched.push(matched.clone());
@@ -86,7 +88,8 @@ impl Letters {
 
     /// Returns the indices of the wildcards that a name matches, ascending.
     fn wildcards_matching(&self, name: &[u8]) -> Vec<usize> {
-        self.wildcards.iter().filter(|(_, one)| one.matches(name)).map(|(index, _)| *index).collect()
+        let matching = self.wildcards.iter().filter(|(_, component)| component.matches(name));
+        matching.map(|(index, _)| *index).collect()
     }
 }
 
@@ -98,25 +101,29 @@ fn combinations(
     wildcards: &[(usize, Component)],
     literals: &[&Component],
 ) -> Result<BTreeSet<Vec<usize>>, TooMany> {
-    let symbols = symbols(wildcards.iter().map(|(_, one)| one).chain(literals.iter().copied()));
-    let names: HashSet<Vec<Symbol>> =
-        literals.iter().filter_map(|one| one.literal()).map(|name| Symbol::all(&name).collect()).collect();
+    let symbols = symbols(wildcards.iter().map(|(_, component)| component).chain(literals.iter().copied()));
+    let names: HashSet<Vec<Symbol>> = literals
+        .iter()
+        .filter_map(|component| component.literal())
+        .map(|name| Symbol::all(&name).collect())
+        .collect();
     let beginnings: HashSet<&[Symbol]> =
         names.iter().flat_map(|name| (0..=name.len()).filter_map(|len| name.get(..len))).collect();
     // The second part is the text that has been read, as long as a literal begins with that text.
-    let start = (wildcards.iter().map(|(_, one)| one.start()).collect::<Vec<_>>(), Some(Vec::new()));
+    let start =
+        (wildcards.iter().map(|(_, component)| component.start()).collect::<Vec<_>>(), Some(Vec::new()));
     let mut seen = HashSet::from([start.clone()]);
     let mut open = vec![start];
-    let mut found = BTreeSet::new();
+    let mut matched_sets = BTreeSet::new();
     while let Some((at, read)) = open.pop() {
         for symbol in &symbols {
-            let step = |(at, (_, one)): (&u64, &(usize, Component))| one.step(*at, *symbol);
+            let step = |(at, (_, component)): (&u64, &(usize, Component))| component.step(*at, *symbol);
             let next: Vec<u64> = at.iter().zip(wildcards).map(step).collect();
             let longer = read.as_ref().map(|read: &Vec<Symbol>| [read.as_slice(), &[*symbol]].concat());
             let longer = longer.filter(|longer| beginnings.contains(longer.as_slice()));
             if !longer.as_ref().is_some_and(|name| names.contains(name)) {
-                let ends = next.iter().zip(wildcards).filter(|(at, (_, one))| one.accepts(**at));
-                found.insert(ends.map(|(_, (index, _))| *index).collect());
+                let ends = next.iter().zip(wildcards).filter(|(at, (_, component))| component.accepts(**at));
+                matched_sets.insert(ends.map(|(_, (index, _))| *index).collect());
             }
             let next = (next, longer);
             if seen.insert(next.clone()) {
@@ -127,7 +134,7 @@ fn combinations(
             }
         }
     }
-    Ok(found)
+    Ok(matched_sets)
 }
 
 /// Returns one symbol of each range that the components treat alike, except for NUL and the slash,
@@ -136,8 +143,8 @@ fn symbols<'c>(components: impl Iterator<Item = &'c Component>) -> Vec<Symbol> {
     const NUL: u32 = 0;
     const SLASH: u32 = 0x2f;
     let mut boundaries = BTreeSet::from([NUL, NUL + 1, SLASH, SLASH + 1]);
-    for one in components {
-        one.boundaries(&mut boundaries);
+    for component in components {
+        component.boundaries(&mut boundaries);
     }
     boundaries.into_iter().filter(|first| *first != NUL && *first != SLASH).map(Symbol::of).collect()
 }

@@ -39,7 +39,7 @@ pub use explain::{
     AnsweredShown, Explanation, HostCall, LimitShown, OperationShown, PathShown, RightShown, Way,
 };
 pub use glob::GlobError;
-pub use limits::{LIMITS, Limit, LimitRow, Limits, Measure};
+pub use limits::{LIMITS, Limit, LimitRow, LimitUnit, Limits};
 pub use need::{Facilities, Need};
 pub use parse::{PolicyError, closest, suggested};
 pub use paths::{Moves, PathRule, PathRules, RuleId};

@@ -10,7 +10,7 @@ pub type Limit = Option<NonZero<u64>>;
 
 /// The unit of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measure {
+pub enum LimitUnit {
     /// A plain number.
     Count,
     /// A number of bytes. Policy files may add a unit, such as MiB.
@@ -19,7 +19,7 @@ pub enum Measure {
 
 /// Defines the fields, their names in policy files and their descriptions in one table.
 macro_rules! limits {
-    ($($field:ident, $name:literal, $measure:ident, $of:expr, $what:literal, $past:literal;)*) => {
+    ($($field:ident, $name:literal, $unit:ident, $operations:expr, $what:literal, $past:literal;)*) => {
         /// The limits of a policy.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Limits {
@@ -30,8 +30,8 @@ macro_rules! limits {
         pub const LIMITS: &[LimitRow] = &[
             $(LimitRow {
                 name: $name,
-                measure: Measure::$measure,
-                of: $of,
+                unit: LimitUnit::$unit,
+                operations: $operations,
                 what: $what,
                 past: $past,
                 get: |limits| limits.$field,
@@ -47,10 +47,10 @@ pub struct LimitRow {
     /// Stable name, in kebab case.
     pub name: &'static str,
     /// Unit.
-    pub measure: Measure,
+    pub unit: LimitUnit,
     /// Operations that count. If none of them is granted anywhere, the limit has no effect. An
     /// empty set means all operations.
-    pub of: Access,
+    pub operations: Access,
     /// What the limit counts, as a phrase without a period.
     pub what: &'static str,
     /// What happens beyond the limit: an errno, or a phrase without a period.
@@ -64,7 +64,8 @@ pub struct LimitRow {
 /// Operations that write data through the daemon.
 const WRITES: Access = Access::WRITE.union(Access::APPEND).union(Access::COPY_RANGE);
 /// Operations that put bytes on the host's disk: data, values of attributes, targets of links.
-const PUTS: Access = WRITES.union(Access::SYMLINK).union(Access::XATTR_WRITES).union(Access::ACL_WRITE);
+const WRITES_TO_DISK: Access =
+    WRITES.union(Access::SYMLINK).union(Access::XATTR_WRITES).union(Access::ACL_WRITE);
 /// Operations that open a file or a directory.
 const OPENS: Access = Access::READ.union(Access::LIST).union(Access::OPENS_TO_WRITE);
 /// Operations that can extend a file.
@@ -78,7 +79,7 @@ limits! {
     locks, "locks", Count, Access::LOCK, "File locks held at once", "ENOLCK";
     queued_requests, "queued-requests", Count, ANY,
         "Requests that wait for the host at once, besides one of each queue", "the guest waits";
-    write_bytes_per_second, "write-bytes-per-second", Bytes, PUTS, "Bytes written per second",
+    write_bytes_per_second, "write-bytes-per-second", Bytes, WRITES_TO_DISK, "Bytes written per second",
         "the guest's writes wait";
     operations_per_second, "operations-per-second", Count, ANY, "Operations per second", "the guest waits";
     file_size, "file-size", Bytes, LENGTHENS, "Bytes of the largest file", "EFBIG";

@@ -2,7 +2,7 @@
 
 use crate::automaton::RuleEffect;
 use crate::glob::Glob;
-use crate::limits::{LIMITS, LimitRow, Measure};
+use crate::limits::{LIMITS, LimitRow, LimitUnit};
 use crate::{ACCESSES, Access, Limits, PathRule, PathRules, Policy, Profile};
 use serde::Deserialize;
 use std::num::NonZero;
@@ -56,12 +56,12 @@ struct Entry {
 }
 
 /// An error in a policy file. `at` is the range of bytes that the error concerns.
-struct Fault {
+struct SpannedError {
     at: Range<usize>,
     message: String,
 }
 
-impl Fault {
+impl SpannedError {
     fn at<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
         Self { at: at.span(), message: message.into() }
     }
@@ -74,7 +74,7 @@ impl Policy {
     /// [`PolicyError`] if the text is not TOML, has unknown keys or names, contradicts itself, or
     /// has a rule or a limit without effect.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        read(text).map_err(|Fault { at, message }| {
+        parse_file(text).map_err(|SpannedError { at, message }| {
             let before = text.get(..at.start).unwrap_or(text);
             let line = before.split('\n').next_back().unwrap_or_default();
             PolicyError {
@@ -87,8 +87,8 @@ impl Policy {
 }
 
 /// Parses a policy file; see [`Policy::parse`].
-fn read(text: &str) -> Result<Policy, Fault> {
-    let file: File = toml::from_str(text).map_err(|error| Fault {
+fn parse_file(text: &str) -> Result<Policy, SpannedError> {
+    let file: File = toml::from_str(text).map_err(|error| SpannedError {
         at: error.span().unwrap_or_default(),
         message: in_one_line(error.message()),
     })?;
@@ -96,19 +96,20 @@ fn read(text: &str) -> Result<Policy, Fault> {
         None => Profile::Share,
         Some(name) => Profile::from_name(name.get_ref()).ok_or_else(|| {
             let known = Profile::ALL.map(Profile::name);
-            Fault::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
+            SpannedError::at(name, format!("unknown profile {}", suggested(name.get_ref(), &known)))
         })?,
     };
     let (allowed, denied) = (grants(&file.allow)?, accesses(&file.deny)?);
-    let both = file.deny.iter().find(|name| parse_access(name).is_ok_and(|access| allowed.contains(access)));
-    if let Some(both) = both {
-        return Err(Fault::at(both, format!("{:?} is in allow and in deny", both.get_ref())));
+    let in_both =
+        file.deny.iter().find(|name| parse_access(name).is_ok_and(|access| allowed.contains(access)));
+    if let Some(name) = in_both {
+        return Err(SpannedError::at(name, format!("{:?} is in allow and in deny", name.get_ref())));
     }
     let essential =
         file.deny.iter().find(|name| parse_access(name).is_ok_and(|access| ESSENTIAL.contains(access)));
     if let Some(essential) = essential {
         let message = format!("{:?} cannot be denied: nothing would work without it", essential.get_ref());
-        return Err(Fault::at(essential, message));
+        return Err(SpannedError::at(essential, message));
     }
     let granted = profile.granted().union(allowed).difference(denied);
     let limits = limits(&file)?;
@@ -123,38 +124,38 @@ fn read(text: &str) -> Result<Policy, Fault> {
 }
 
 /// Refuses limits that can have no effect under the policy.
-fn check_limits(file: &File, policy: &Policy) -> Result<(), Fault> {
+fn check_limits(file: &File, policy: &Policy) -> Result<(), SpannedError> {
     for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
-        if !row.of.is_empty() && !policy.reach().intersects(row.of) {
-            let names: Vec<_> = row.of.names().collect();
+        if !row.operations.is_empty() && !policy.reach().intersects(row.operations) {
+            let names: Vec<_> = row.operations.names().collect();
             let text = row.name;
             let message = format!("{text} limits operations that are granted nowhere: {}", names.join(", "));
-            return Err(Fault::at(name, message));
+            return Err(SpannedError::at(name, message));
         }
     }
     Ok(())
 }
 
 /// Compiles the path rules. `base` is granted where no rule matches, `denied` nowhere.
-fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, Fault> {
-    if let Some(past) = entries.get(RULES_MAX) {
-        return Err(Fault::at(&past.r#match, format!("more than {RULES_MAX} path rules")));
+fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Result<PathRules, SpannedError> {
+    if let Some(first_excess) = entries.get(RULES_MAX) {
+        return Err(SpannedError::at(&first_excess.r#match, format!("more than {RULES_MAX} path rules")));
     }
     let rules = entries.iter().map(|entry| rule(text, entry, denied)).collect::<Result<Vec<_>, _>>()?;
-    let (paths, effects) = PathRules::new(rules, base).map_err(|_too_complex| Fault {
+    let (paths, effects) = PathRules::new(rules, base).map_err(|_too_complex| SpannedError {
         at: entries.first().map(|entry| entry.r#match.span()).unwrap_or_default(),
         message: "the path rules overlap in too many ways to be compared: use fewer different wildcards"
             .to_owned(),
     })?;
     let mut each = entries.iter().zip(&effects);
-    if let Some((entry, effect)) = each.find(|(_, effect)| !effect.decides || !effect.reached) {
-        return Err(Fault::at(&entry.r#match, ineffective(paths.rules(), *effect)));
+    if let Some((entry, effect)) = each.find(|(_, effect)| !effect.decides || !effect.reachable) {
+        return Err(SpannedError::at(&entry.r#match, ineffective(paths.rules(), *effect)));
     }
     let root = paths.root();
     if paths.is_hidden(root) || !paths.access(root).contains(ESSENTIAL) {
         let rule = paths.deciding(&[]);
         let entry = entries.iter().zip(paths.rules()).find(|(_, one)| Some(*one) == rule);
-        return Err(Fault {
+        return Err(SpannedError {
             at: entry.map(|(entry, _)| entry.r#match.span()).unwrap_or_default(),
             message: "the share's root needs lookup and stat: nothing would work without them".to_owned(),
         });
@@ -163,21 +164,21 @@ fn paths(text: &str, entries: &[Entry], (base, denied): (Access, Access)) -> Res
 }
 
 /// Checks and compiles one path rule. `text` is the whole file, for the line of the rule.
-fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Fault> {
+fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, SpannedError> {
     let pattern = entry.r#match.get_ref();
-    let glob = Glob::parse(pattern).map_err(|error| Fault::at(&entry.r#match, error.to_string()))?;
+    let glob = Glob::parse(pattern).map_err(|error| SpannedError::at(&entry.r#match, error.to_string()))?;
     let hidden = entry.hidden.as_ref().is_some_and(|hidden| *hidden.get_ref());
     let access = match (&entry.access, hidden) {
         (Some(names), false) => grants(names.get_ref())?,
         (None, true) => Access::empty(),
         (Some(names), true) => {
             let message = format!("{pattern:?} has access and is hidden: give one of the two");
-            return Err(Fault::at(names, message));
+            return Err(SpannedError::at(names, message));
         }
         (None, false) => {
             let message =
                 format!("{pattern:?} has neither access nor hidden: give access = [...] or hidden = true");
-            return Err(Fault::at(&entry.r#match, message));
+            return Err(SpannedError::at(&entry.r#match, message));
         }
     };
     let names = entry.access.iter().flat_map(Spanned::get_ref);
@@ -185,13 +186,13 @@ fn rule(text: &str, entry: &Entry, denied: Access) -> Result<PathRule, Fault> {
         names.into_iter().find(|name| parse_access(name).is_ok_and(|one| denied.contains(one)))
     {
         let message = format!("{:?} is in deny, which applies everywhere", name.get_ref());
-        return Err(Fault::at(name, message));
+        return Err(SpannedError::at(name, message));
     }
     let of_files = access.difference(Access::OF_NAMES).names().next();
     if let Some(name) = of_files.filter(|_| !access.intersects(Access::REACHES)) {
         let at = entry.access.as_ref().map_or_else(|| entry.r#match.span(), Spanned::span);
         let message = format!("{name:?} without lookup: no file can be reached under this rule");
-        return Err(Fault { at, message });
+        return Err(SpannedError { at, message });
     }
     let before = text.get(..entry.r#match.span().start).unwrap_or_default();
     let line = before.matches('\n').count().saturating_add(1);
@@ -218,25 +219,27 @@ fn ineffective(rules: &[PathRule], effect: RuleEffect) -> String {
 }
 
 /// Returns the accesses with these names.
-fn accesses(names: &[Spanned<String>]) -> Result<Access, Fault> {
+fn accesses(names: &[Spanned<String>]) -> Result<Access, SpannedError> {
     names.iter().try_fold(Access::empty(), |all, name| parse_access(name).map(|access| all.union(access)))
 }
 
 /// Returns the access with this name.
-fn parse_access(name: &Spanned<String>) -> Result<Access, Fault> {
+fn parse_access(name: &Spanned<String>) -> Result<Access, SpannedError> {
     Access::named(name.get_ref()).ok_or_else(|| {
         let known: Vec<_> = ACCESSES.iter().map(|row| row.name).collect();
-        Fault::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
+        SpannedError::at(name, format!("unknown operation {}", suggested(name.get_ref(), &known)))
     })
 }
 
 /// Returns the accesses with these names, to be granted. A policy file may not grant an operation
 /// that this version does not serve.
-fn grants(names: &[Spanned<String>]) -> Result<Access, Fault> {
+fn grants(names: &[Spanned<String>]) -> Result<Access, SpannedError> {
     let not_served = names.iter().find(|name| parse_access(name).is_ok_and(|one| NOT_SERVED.contains(one)));
     match not_served {
         None => accesses(names),
-        Some(name) => Err(Fault::at(name, format!("{:?} is not served by this version", name.get_ref()))),
+        Some(name) => {
+            Err(SpannedError::at(name, format!("{:?} is not served by this version", name.get_ref())))
+        }
     }
 }
 
@@ -246,17 +249,17 @@ const DIRTY_BYTES_REMOVED: &str =
     "dirty-bytes is no longer a limit: limit the memory of the daemon's cgroup (MemoryMax of systemd)";
 
 /// Returns the limits of the file.
-fn limits(file: &File) -> Result<Limits, Fault> {
+fn limits(file: &File) -> Result<Limits, SpannedError> {
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
         if name.get_ref() == "dirty-bytes" {
-            return Err(Fault::at(name, DIRTY_BYTES_REMOVED));
+            return Err(SpannedError::at(name, DIRTY_BYTES_REMOVED));
         }
         let row = limit(name.get_ref()).ok_or_else(|| {
             let known: Vec<_> = LIMITS.iter().map(|row| row.name).collect();
-            Fault::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
+            SpannedError::at(name, format!("unknown limit {}", suggested(name.get_ref(), &known)))
         })?;
-        let value = limit_value(row, value.get_ref()).map_err(|message| Fault::at(value, message))?;
+        let value = limit_value(row, value.get_ref()).map_err(|message| SpannedError::at(value, message))?;
         (row.set)(&mut limits, Some(value));
     }
     Ok(limits)
@@ -270,14 +273,14 @@ fn limit(name: &str) -> Option<&'static LimitRow> {
 /// Returns the value of a limit, or a message about an unacceptable value.
 fn limit_value(row: &LimitRow, value: &Value) -> Result<NonZero<u64>, String> {
     let name = row.name;
-    let number = match (value, row.measure) {
+    let number = match (value, row.unit) {
         (Value::Integer(number), _) => u64::try_from(*number).ok(),
-        (Value::String(text), Measure::Bytes) => bytes(text),
+        (Value::String(text), LimitUnit::Bytes) => bytes(text),
         _ => None,
     };
-    let accepted = match row.measure {
-        Measure::Count => "a number above zero",
-        Measure::Bytes => "a number of bytes above zero, or with a unit, as in \"64 MiB\"",
+    let accepted = match row.unit {
+        LimitUnit::Count => "a number above zero",
+        LimitUnit::Bytes => "a number of bytes above zero, or with a unit, as in \"64 MiB\"",
     };
     let number = number.ok_or_else(|| format!("{name}: give {accepted}"))?;
     NonZero::new(number)
@@ -326,7 +329,7 @@ fn in_one_line(message: &str) -> String {
 mod tests {
     use super::*;
 
-    fn wrong(text: &str) -> String {
+    fn error_of(text: &str) -> String {
         Policy::parse(text).map(drop).unwrap_err().to_string()
     }
 
@@ -457,7 +460,7 @@ mod tests {
             ("allow = 1", "1:9: invalid type: integer `1`, expected a sequence"),
             ("profile = ", "1:11: "),
         ] {
-            let line = wrong(text);
+            let line = error_of(text);
             assert!(line.starts_with(expected), "{text}\n{line}");
             assert!(!line.contains('\n'), "{line}");
         }
@@ -489,11 +492,11 @@ mod tests {
     fn too_many_or_too_complex_rules_are_refused() {
         let rule = |index: usize| format!("[[path]]\nmatch = \"/{index}\"\naccess = []\n");
         let many: String = (0..=RULES_MAX).map(rule).collect();
-        assert!(wrong(&many).contains("more than 256 path rules"));
+        assert!(error_of(&many).contains("more than 256 path rules"));
         // A name can match any set of these wildcards, so each set is a state of its own.
         let rule = |index: usize| format!("[[path]]\nmatch = \"/**/*{index}*/*/*/*/*\"\naccess = []\n");
         let many: String = (10..40).map(rule).collect();
-        assert!(wrong(&many).contains("overlap in too many ways"));
+        assert!(error_of(&many).contains("overlap in too many ways"));
     }
 
     #[test]

@@ -50,22 +50,17 @@ const ROOTFS: Access = Access::LOOKUP
 
 /// The definition of each profile, in the order of [`Profile::ALL`].
 const ROWS: [ProfileRow; 3] = [
-    ProfileRow {
-        profile: Profile::Full,
-        name: "full",
-        what: "everything that POSIX offers on a share",
-        granted: FULL,
-    },
+    ProfileRow { profile: Profile::Full, name: "full", what: "every operation except ioctls", granted: FULL },
     ProfileRow {
         profile: Profile::Share,
         name: "share",
-        what: "read, write, create, rename, link, lock; no device nodes, no trusted.* and security.* attributes",
+        what: "read, write, create, rename, link, lock; no device nodes, whiteouts, trusted.* and security.* attributes",
         granted: SHARE,
     },
     ProfileRow {
         profile: Profile::Rootfs,
         name: "rootfs",
-        what: "read, map, stat and list; every change fails with EROFS",
+        what: "read, map, stat and list; changes fail with EROFS, ioctls with ENOTTY",
         granted: ROOTFS,
     },
 ];

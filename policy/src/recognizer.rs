@@ -54,37 +54,37 @@ impl Recognizer {
         letter: impl Fn(&[usize]) -> Option<Letter>,
     ) -> Result<Self, TooMany> {
         let mut boundaries = BTreeSet::new();
-        for (_, one) in wildcards {
-            one.boundaries(&mut boundaries);
+        for (_, component) in wildcards {
+            component.boundaries(&mut boundaries);
         }
         boundaries.remove(&0);
         let symbols: Vec<Symbol> =
             [0].into_iter().chain(boundaries.iter().copied()).map(Symbol::of).collect();
-        let mut found = Self { boundaries: boundaries.into_iter().collect(), ..Self::default() };
-        found.ascii = (0..ASCII).map(|symbol| found.search_range(symbol)).collect();
-        let start: Vec<u64> = wildcards.iter().map(|(_, one)| one.start()).collect();
+        let mut recognizer = Self { boundaries: boundaries.into_iter().collect(), ..Self::default() };
+        recognizer.ascii = (0..ASCII).map(|symbol| recognizer.search_range(symbol)).collect();
+        let start: Vec<u64> = wildcards.iter().map(|(_, component)| component.start()).collect();
         let mut numbers = HashMap::from([(start.clone(), 0_u32)]);
         let mut states = vec![start];
-        let mut read = 0_usize;
-        while let Some(state) = states.get(read).cloned() {
-            read = read.saturating_add(1);
-            let matched = state.iter().zip(wildcards).filter(|(at, (_, one))| one.accepts(**at));
-            found.ends.push(letter(&matched.map(|(_, (index, _))| *index).collect::<Vec<_>>()));
+        let mut explored = 0_usize;
+        while let Some(state) = states.get(explored).cloned() {
+            explored = explored.saturating_add(1);
+            let matched = state.iter().zip(wildcards).filter(|(at, (_, component))| component.accepts(**at));
+            recognizer.ends.push(letter(&matched.map(|(_, (index, _))| *index).collect::<Vec<_>>()));
             for symbol in &symbols {
-                let step = |(at, (_, one)): (&u64, &(usize, Component))| one.step(*at, *symbol);
+                let step = |(at, (_, component)): (&u64, &(usize, Component))| component.step(*at, *symbol);
                 let next: Vec<u64> = state.iter().zip(wildcards).map(step).collect();
-                let fresh = u32::try_from(states.len()).map_err(|_large| TooMany)?;
+                let next_number = u32::try_from(states.len()).map_err(|_large| TooMany)?;
                 let number = *numbers.entry(next).or_insert_with_key(|next| {
                     states.push(next.clone());
-                    fresh
+                    next_number
                 });
-                found.next.push(number);
+                recognizer.next.push(number);
             }
-            if states.len() > states_max || found.next.len() > TRANSITIONS_MAX {
+            if states.len() > states_max || recognizer.next.len() > TRANSITIONS_MAX {
                 return Err(TooMany);
             }
         }
-        Ok(found)
+        Ok(recognizer)
     }
 
     /// Returns the letter of a name that is not a literal.
@@ -100,8 +100,8 @@ impl Recognizer {
 
     /// Returns the index of the range of a symbol.
     fn range(&self, symbol: u32) -> usize {
-        let known = usize::try_from(symbol).ok().and_then(|symbol| self.ascii.get(symbol));
-        known.copied().unwrap_or_else(|| self.search_range(symbol))
+        let from_table = usize::try_from(symbol).ok().and_then(|symbol| self.ascii.get(symbol));
+        from_table.copied().unwrap_or_else(|| self.search_range(symbol))
     }
 
     /// Returns the index of the range of a symbol, by binary search.

@@ -1,7 +1,7 @@
 //! The rows of the supervisor, the process outside the sandbox. No guest talks to it.
 
 use super::row::{CallRow, Condition, Process, Test, Threads};
-use super::table::{ALWAYS, BY_DESCRIPTOR, flags, int, long, process, row, within};
+use super::table::{ALWAYS, BY_DESCRIPTOR, flags, int, long, only_bits, process, row};
 use crate::{Facilities, Need};
 
 const SUPERVISOR: Threads = Threads::SUPERVISOR;
@@ -32,7 +32,7 @@ pub(super) const ROWS: &[CallRow] = &[
         "wait4",
         SUPERVISOR,
         ALWAYS,
-        &[SERVING, within(2, 1, "WNOHANG")],
+        &[SERVING, only_bits(2, 1, "WNOHANG")],
         "learn how the serving process ended",
     ),
     row("kill", SUPERVISOR, ALWAYS, &[SERVING, flags(1, SIGTERM, "SIGTERM")], "pass a signal on"),

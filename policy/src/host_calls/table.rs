@@ -53,11 +53,11 @@ pub(super) const fn process(argument: u8, which: Process, meaning: &'static str)
 }
 
 /// Creates the condition that no bits except these are set in an argument of 32 bits.
-pub(super) const fn within(argument: u8, bits: u64, meaning: &'static str) -> Condition {
+pub(super) const fn only_bits(argument: u8, bits: u64, meaning: &'static str) -> Condition {
     int(argument, Test::Bits { mask: !bits & 0xffff_ffff, value: 0 }, meaning)
 }
 
-const AT_FDCWD: u64 = 0xffff_ff9c;
+pub(super) const AT_FDCWD: u64 = 0xffff_ff9c;
 pub(super) const BY_DESCRIPTOR: Condition = int(0, Test::Not(AT_FDCWD), "the directory is a descriptor");
 const OPEN_HOW: Condition = long(3, Test::Is(24), "the size of struct open_how");
 const TO_DESCRIPTOR: Condition = int(2, Test::Not(AT_FDCWD), "the other directory is a descriptor");
@@ -105,7 +105,7 @@ pub(super) const fn row(
 }
 
 /// Creates the condition of mknodat(2) that the new node has this file type.
-const fn kind(value: u64, meaning: &'static str) -> Condition {
+const fn file_type(value: u64, meaning: &'static str) -> Condition {
     int(2, Test::Bits { mask: S_IFMT, value }, meaning)
 }
 
@@ -163,21 +163,21 @@ pub(super) const ROWS: &[CallRow] = &[
         "open_by_handle_at",
         QUEUE,
         HANDLES,
-        &[within(2, READING, "not for writing")],
+        &[only_bits(2, READING, "not for writing")],
         "open a file by its inode handle",
     ),
     row(
         "open_by_handle_at",
         QUEUE,
         any(WRITES).with(Facilities::HANDLES),
-        &[within(2, WRITING, "an existing file")],
+        &[only_bits(2, WRITING, "an existing file")],
         "open a file by its inode handle for writing",
     ),
     row(
         "open_by_handle_at",
         OFFLOAD,
         any(Access::TRUNCATE).with(Facilities::HANDLES),
-        &[within(2, WRITING, "an existing file")],
+        &[only_bits(2, WRITING, "an existing file")],
         "open a large file to truncate it",
     ),
     row("fstatfs", QUEUE, ALWAYS, &[], "read the type and the statistics of a file system"),
@@ -187,14 +187,14 @@ pub(super) const ROWS: &[CallRow] = &[
     row("getdents64", QUEUE, any(Access::LIST), &[], "list a directory"),
     row("lseek", QUEUE, any(Access::LIST), &[flags(2, 0, "SEEK_SET")], "continue a listing elsewhere"),
     // Data.
-    row("preadv2", SERVING, any(Access::READ), &[within(5, 0x8, "RWF_NOWAIT")], "read a file"),
+    row("preadv2", SERVING, any(Access::READ), &[only_bits(5, 0x8, "RWF_NOWAIT")], "read a file"),
     row("lseek", QUEUE, any(Access::READ), &[flags(2, 3, "SEEK_DATA")], "find data"),
     row("lseek", QUEUE, any(Access::READ), &[flags(2, 4, "SEEK_HOLE")], "find holes"),
     row(
         "pwritev2",
         SERVING,
         any(Access::WRITE.union(Access::APPEND)),
-        &[within(5, 0x16, "RWF_DSYNC, RWF_SYNC, RWF_APPEND")],
+        &[only_bits(5, 0x16, "RWF_DSYNC, RWF_SYNC, RWF_APPEND")],
         "write a file",
     ),
     row("fsync", OFFLOAD, any(Access::FSYNC), &[], "make a file durable"),
@@ -232,14 +232,14 @@ pub(super) const ROWS: &[CallRow] = &[
         "fallocate",
         OFFLOAD,
         any(Access::FALLOCATE),
-        &[within(1, 1, "FALLOC_FL_KEEP_SIZE")],
+        &[only_bits(1, 1, "FALLOC_FL_KEEP_SIZE")],
         "reserve space",
     ),
     row(
         "fallocate",
         QUEUE,
         any(Access::FALLOCATE).with(Facilities::NO_POOL),
-        &[within(1, 1, "FALLOC_FL_KEEP_SIZE")],
+        &[only_bits(1, 1, "FALLOC_FL_KEEP_SIZE")],
         "reserve space",
     ),
     row(
@@ -260,28 +260,28 @@ pub(super) const ROWS: &[CallRow] = &[
         "fallocate",
         OFFLOAD,
         any(Access::FALLOCATE_ZERO),
-        &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
+        &[only_bits(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
         "zero a range",
     ),
     row(
         "fallocate",
         QUEUE,
         any(Access::FALLOCATE_ZERO).with(Facilities::NO_POOL),
-        &[within(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
+        &[only_bits(1, 0x11, "FALLOC_FL_ZERO_RANGE")],
         "zero a range",
     ),
     row(
         "fallocate",
         OFFLOAD,
         any(Access::FALLOCATE_SHIFT),
-        &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
+        &[only_bits(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
         "cut out or insert a range",
     ),
     row(
         "fallocate",
         QUEUE,
         any(Access::FALLOCATE_SHIFT).with(Facilities::NO_POOL),
-        &[within(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
+        &[only_bits(1, 0x28, "FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE")],
         "cut out or insert a range",
     ),
     row(
@@ -321,40 +321,46 @@ pub(super) const ROWS: &[CallRow] = &[
         &[int(1, Test::Not(AT_FDCWD), "the directory is a descriptor")],
         "make a symbolic link",
     ),
-    row("mknodat", QUEUE, any(Access::CREATE), &[BY_DESCRIPTOR, kind(0o100_000, "S_IFREG")], "make a file"),
+    row(
+        "mknodat",
+        QUEUE,
+        any(Access::CREATE),
+        &[BY_DESCRIPTOR, file_type(0o100_000, "S_IFREG")],
+        "make a file",
+    ),
     row(
         "mknodat",
         QUEUE,
         any(Access::MKNOD_FIFO),
-        &[BY_DESCRIPTOR, kind(0o010_000, "S_IFIFO")],
+        &[BY_DESCRIPTOR, file_type(0o010_000, "S_IFIFO")],
         "make a FIFO",
     ),
     row(
         "mknodat",
         QUEUE,
         any(Access::MKNOD_SOCKET),
-        &[BY_DESCRIPTOR, kind(0o140_000, "S_IFSOCK")],
+        &[BY_DESCRIPTOR, file_type(0o140_000, "S_IFSOCK")],
         "make a socket node",
     ),
     row(
         "mknodat",
         QUEUE,
         any(Access::MKNOD_CHAR),
-        &[BY_DESCRIPTOR, kind(0o020_000, "S_IFCHR")],
+        &[BY_DESCRIPTOR, file_type(0o020_000, "S_IFCHR")],
         "make a character device node",
     ),
     row(
         "mknodat",
         QUEUE,
         any(Access::WHITEOUT),
-        &[BY_DESCRIPTOR, kind(0o020_000, "S_IFCHR"), int(3, Test::Is(0), "device 0:0")],
+        &[BY_DESCRIPTOR, file_type(0o020_000, "S_IFCHR"), int(3, Test::Is(0), "device 0:0")],
         "make a whiteout",
     ),
     row(
         "mknodat",
         QUEUE,
         any(Access::MKNOD_BLOCK),
-        &[BY_DESCRIPTOR, kind(0o060_000, "S_IFBLK")],
+        &[BY_DESCRIPTOR, file_type(0o060_000, "S_IFBLK")],
         "make a block device node",
     ),
     row(
@@ -382,7 +388,7 @@ pub(super) const ROWS: &[CallRow] = &[
         "renameat2",
         QUEUE,
         any(Access::RENAME),
-        &[BY_DESCRIPTOR, TO_DESCRIPTOR, within(4, 1, "RENAME_NOREPLACE")],
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, only_bits(4, 1, "RENAME_NOREPLACE")],
         "move a name",
     ),
     row(
@@ -396,7 +402,7 @@ pub(super) const ROWS: &[CallRow] = &[
         "renameat2",
         QUEUE,
         any(Access::WHITEOUT),
-        &[BY_DESCRIPTOR, TO_DESCRIPTOR, within(4, 5, "RENAME_WHITEOUT, RENAME_NOREPLACE")],
+        &[BY_DESCRIPTOR, TO_DESCRIPTOR, only_bits(4, 5, "RENAME_WHITEOUT, RENAME_NOREPLACE")],
         "move a name and leave a whiteout",
     ),
     // Attributes.

@@ -3,7 +3,7 @@
 
 use super::row::{CallRow, Test, Threads};
 use super::table::{
-    ALWAYS, ANONYMOUS, BY_DESCRIPTOR, DEV_FUSE, MAP_SHARED, NOT_EXECUTABLE, flags, int, long, row, within,
+    ALWAYS, ANONYMOUS, BY_DESCRIPTOR, DEV_FUSE, MAP_SHARED, NOT_EXECUTABLE, flags, int, long, only_bits, row,
 };
 use crate::{Facilities, Need};
 
@@ -152,7 +152,7 @@ pub(super) const ROWS: &[CallRow] = &[
         "sendmsg",
         CONTROL,
         ALWAYS,
-        &[within(2, 0x4040, "MSG_DONTWAIT, MSG_NOSIGNAL")],
+        &[only_bits(2, 0x4040, "MSG_DONTWAIT, MSG_NOSIGNAL")],
         "send messages to the front-end",
     ),
     row("getsockopt", CONTROL, ALWAYS, &[flags(1, 1, "SOL_SOCKET")], "check the type of the back channel"),
