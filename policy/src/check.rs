@@ -65,7 +65,7 @@ impl Policy {
         operation: Op,
         places: &impl Places,
     ) -> Result<Permitted<Op>, Denied> {
-        let missing = operation.accesses().difference(self.reach());
+        let missing = operation.accesses().difference(self.granted_anywhere());
         if !missing.is_empty() {
             return Err(self.lacks(missing));
         }

@@ -131,24 +131,24 @@ pub struct RightShown {
 impl Explanation {
     /// Describes a policy under these facilities.
     pub fn new(policy: &Policy, facilities: Facilities) -> Self {
-        let reach = policy.reach();
-        let needed = |name, need: Need, why| RightShown { name, needed_by: needed_by(need, reach), why };
+        let granted = policy.granted_anywhere();
+        let needed = |name, need: Need, why| RightShown { name, needed_by: needed_by(need, granted), why };
         Self {
             operations: operations(policy),
             paths: paths(policy),
             limits: limits(policy),
             host_calls: Threads::all()
                 .iter()
-                .filter_map(|kind| Some((kind.name()?, calls(kind, reach, facilities))))
+                .filter_map(|kind| Some((kind.name()?, calls(kind, granted, facilities))))
                 .collect(),
             answered: host_calls::ANSWERED
                 .iter()
                 .map(|row| AnsweredShown { call: row.call, why: row.why })
                 .collect(),
-            capabilities: capabilities::rows(reach, facilities)
+            capabilities: capabilities::rows(granted, facilities)
                 .map(|row| needed(row.name, row.need, row.why))
                 .collect(),
-            landlock: landlock::rows(reach, facilities)
+            landlock: landlock::rows(granted, facilities)
                 .map(|row| needed(row.name, row.need, row.why))
                 .collect(),
         }
@@ -196,15 +196,15 @@ fn limits(policy: &Policy) -> Vec<LimitShown> {
     LIMITS.iter().filter_map(limit).collect()
 }
 
-/// Returns the calls that the filter of this kind of thread permits, by name. `reach` are the
+/// Returns the calls that the filter of this kind of thread permits, by name. `granted` are the
 /// accesses that the policy grants anywhere.
-fn calls(kind: Threads, reach: Access, facilities: Facilities) -> Vec<HostCall> {
+fn calls(kind: Threads, granted: Access, facilities: Facilities) -> Vec<HostCall> {
     let mut calls = BTreeMap::<_, Vec<_>>::new();
-    for row in host_calls::rows(kind.within_filter(), reach, facilities) {
+    for row in host_calls::rows(kind.with_inheriting(), granted, facilities) {
         let way = Way {
             when: row.when.iter().map(argument).collect(),
             inherited: !row.threads.intersects(kind),
-            needed_by: needed_by(row.need, reach),
+            needed_by: needed_by(row.need, granted),
             why: row.why,
         };
         calls.entry(row.call).or_default().push(way);
@@ -230,8 +230,8 @@ fn argument(condition: &Condition) -> ArgumentShown {
 }
 
 /// Returns the names of the granted operations that satisfy a condition.
-fn needed_by(need: Need, reach: Access) -> Vec<&'static str> {
-    need.access.intersection(reach).names().collect()
+fn needed_by(need: Need, granted: Access) -> Vec<&'static str> {
+    need.access.intersection(granted).names().collect()
 }
 
 #[cfg(test)]
@@ -288,7 +288,7 @@ mod tests {
     fn needed_rights_name_only_operations_that_are_granted() {
         let policy = Policy::of(Profile::Rootfs);
         let explained = Explanation::new(&policy, Facilities::all());
-        let granted: Vec<_> = policy.reach().names().collect();
+        let granted: Vec<_> = policy.granted_anywhere().names().collect();
         let needed = explained.capabilities.iter().chain(&explained.landlock);
         let ways = explained.host_calls.values().flatten().flat_map(|call| &call.ways);
         let names = needed.flat_map(|row| &row.needed_by).chain(ways.flat_map(|way| &way.needed_by));

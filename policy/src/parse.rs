@@ -126,7 +126,7 @@ fn parse_file(text: &str) -> Result<Policy, SpannedError> {
 /// Refuses limits that can have no effect under the policy.
 fn check_limits(file: &File, policy: &Policy) -> Result<(), SpannedError> {
     for (name, row) in file.limits.keys().filter_map(|name| Some((name, limit(name.get_ref())?))) {
-        if !row.operations.is_empty() && !policy.reach().intersects(row.operations) {
+        if !row.operations.is_empty() && !policy.granted_anywhere().intersects(row.operations) {
             let names: Vec<_> = row.operations.names().collect();
             let text = row.name;
             let message = format!("{text} limits operations that are granted nowhere: {}", names.join(", "));

@@ -9,7 +9,7 @@ pub struct Policy {
     /// Base set: accesses that are granted where no path rule matches.
     granted: Access,
     /// Accesses that the base set or any path rule grants.
-    reach: Access,
+    granted_anywhere: Access,
     paths: Option<Arc<PathRules>>,
     limits: Limits,
 }
@@ -36,7 +36,7 @@ impl Policy {
     pub fn without(self, access: Access) -> Self {
         Self {
             granted: self.granted.difference(access),
-            reach: self.reach.difference(access),
+            granted_anywhere: self.granted_anywhere.difference(access),
             paths: self.paths.map(|paths| Arc::new(paths.without(access))),
             limits: self.limits,
         }
@@ -56,8 +56,8 @@ impl Policy {
     /// Returns the accesses that are granted anywhere, by the base set or by a path rule.
     ///
     /// The sandbox is built from this set.
-    pub const fn reach(&self) -> Access {
-        self.reach
+    pub const fn granted_anywhere(&self) -> Access {
+        self.granted_anywhere
     }
 
     /// Returns the path rules, or `None` if the policy has none.
@@ -72,7 +72,7 @@ impl Policy {
 
     /// Returns whether the policy grants no change anywhere.
     pub const fn is_read_only(&self) -> bool {
-        self.reach.changes_nothing()
+        self.granted_anywhere.changes_nothing()
     }
 
     /// Returns whether the guest can have no unwritten data and may not make the host write.
@@ -80,18 +80,19 @@ impl Policy {
     /// FSYNC from such a guest succeeds without a host call. It must not fail, because programs
     /// that only read also call fsync.
     pub const fn has_nothing_unwritten(&self) -> bool {
-        self.is_read_only() && !self.reach.contains(Access::FSYNC)
+        self.is_read_only() && !self.granted_anywhere.contains(Access::FSYNC)
     }
 
     /// Adds path rules to a policy that has none.
     pub(crate) fn with_paths(self, paths: PathRules) -> Self {
-        let reach = paths.rules().iter().fold(self.granted, |reach, rule| reach.union(rule.access));
-        Self { reach, paths: Some(Arc::new(paths)), ..self }
+        let granted_anywhere =
+            paths.rules().iter().fold(self.granted, |granted, rule| granted.union(rule.access));
+        Self { granted_anywhere, paths: Some(Arc::new(paths)), ..self }
     }
 
     /// Creates a policy that grants these accesses everywhere, without limits.
     pub(crate) fn everywhere(granted: Access) -> Self {
-        Self { granted, reach: granted, paths: None, limits: Limits::default() }
+        Self { granted, granted_anywhere: granted, paths: None, limits: Limits::default() }
     }
 }
 

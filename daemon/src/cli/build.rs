@@ -226,7 +226,7 @@ fn with_locks(policy: Policy, locks: LocksArg) -> Policy {
 /// not counted.
 fn counted_writes_only(policy: Policy) -> Policy {
     let counts = policy.limits().write_bytes_per_second.is_some();
-    if !counts || !policy.reach().contains(Access::MAP_WRITE) {
+    if !counts || !policy.granted_anywhere().contains(Access::MAP_WRITE) {
         return policy;
     }
     tracing::warn!(
@@ -282,12 +282,12 @@ fn build_session(
     (policy, descriptors_max): (Policy, u64),
     surroundings: Surroundings,
 ) -> Result<Session<Passthrough>, RunError> {
-    let options = session_options(&share, policy.reach());
+    let options = session_options(&share, policy.granted_anywhere());
     let (inode_handles, holes) = (confine::inode_handles(&share), holes_told(&share, &policy));
     let config = passthrough::ShareConfig {
         descriptors_max,
         limits: *policy.limits(),
-        syncs: policy.reach().contains(Access::FSYNC),
+        syncs: policy.granted_anywhere().contains(Access::FSYNC),
         rules: policy.paths().cloned(),
         shared_dir: share.directory,
         cache: match share.cache {
@@ -314,7 +314,7 @@ fn build_session(
 /// without FOPEN_KEEP_CACHE each open sends that data.
 fn holes_told(share: &ShareSettings, policy: &Policy) -> passthrough::Holes {
     let keeps = matches!(share.cache, CacheArg::Exclusive | CacheArg::Always);
-    if !policy.reach().intersects(Access::OPENS_TO_WRITE) {
+    if !policy.granted_anywhere().intersects(Access::OPENS_TO_WRITE) {
         passthrough::Holes::All
     } else if keeps || share.writeback {
         passthrough::Holes::None
@@ -391,7 +391,7 @@ mod tests {
         let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
         let Action::Serve(serve) = Config::new(cli).unwrap().action else { panic!("{words}") };
         let policy = with_locks(policy(&serve.share).unwrap(), serve.share.locks);
-        session_options(&serve.share, policy.reach())
+        session_options(&serve.share, policy.granted_anywhere())
     }
 
     #[test]

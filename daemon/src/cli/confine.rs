@@ -19,7 +19,7 @@ pub(super) fn plan(share: &ShareSettings, policy: &Policy, besides: Facilities) 
         isolation: share.sandbox.isolation,
         id_maps: share.sandbox.id_maps.clone(),
         share: share.directory.clone(),
-        reach: policy.reach(),
+        reach: policy.granted_anywhere(),
         read_only: policy.is_read_only(),
         facilities: facilities(share) | besides,
         capabilities: share.sandbox.capabilities,

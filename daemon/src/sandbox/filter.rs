@@ -72,7 +72,7 @@ impl Filters {
             program((architecture, threads), host_calls::rows(threads, granted, facilities), action.clone())
         };
         Ok(Self(Some(Programs {
-            control: program(Threads::CONTROL.within_filter())?,
+            control: program(Threads::CONTROL.with_inheriting())?,
             queue: program(Threads::QUEUE)?,
             offload: program(Threads::OFFLOAD)?,
             answers: answers(architecture)?,

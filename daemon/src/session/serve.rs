@@ -182,7 +182,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Returns whether requests may come to [`Next::Deferred`].
     pub fn may_defer(&self) -> bool {
-        self.window.is_some() || self.policy.reach().intersects(Access::LOCK.union(Access::FSYNC))
+        self.window.is_some() || self.policy.granted_anywhere().intersects(Access::LOCK.union(Access::FSYNC))
     }
 
     /// Returns the counters of replies that went wrong.
@@ -393,7 +393,7 @@ impl<F: FileSystem> Session<F> {
         } else {
             Access::FSYNC
         };
-        facts.contains(OpcodeFacts::WAITS) && self.policy.reach().intersects(needed)
+        facts.contains(OpcodeFacts::WAITS) && self.policy.granted_anywhere().intersects(needed)
     }
 
     /// Ends the guest's session and forgets all that it held: its connection is lost, its device is

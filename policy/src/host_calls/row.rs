@@ -37,12 +37,12 @@ impl Threads {
     /// Every kind in the serving process.
     pub const INSIDE: Self = Self::CONTROL.union(Self::QUEUE).union(Self::OFFLOAD);
 
-    /// Returns the kinds whose calls the filter of this kind permits.
+    /// Adds the kinds of threads that inherit the filters of these kinds.
     ///
     /// Threads inherit filters. The filter of the control threads also applies to the threads that
-    /// control threads start. So it permits the calls of all kinds in the serving process.
+    /// control threads start. So that filter permits the calls of all kinds in the serving process.
     #[must_use]
-    pub const fn within_filter(self) -> Self {
+    pub const fn with_inheriting(self) -> Self {
         if self.contains(Self::CONTROL) { self.union(Self::INSIDE) } else { self }
     }
 }
