@@ -40,8 +40,8 @@ const REPLY: &str = "written-by-the-guest.txt";
 
 pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     let began = Instant::now();
-    let own = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
-    let shared = match (&arguments.dir, &own) {
+    let temporary = if arguments.dir.is_none() { Some(small_tree()?) } else { None };
+    let shared = match (&arguments.dir, &temporary) {
         (Some(dir), _) => dir.clone(),
         (None, Some(folder)) => folder.path().to_path_buf(),
         (None, None) => return Err(Failure::new("there is no directory to share")),
@@ -54,12 +54,12 @@ pub(crate) fn main(arguments: &DemoArguments) -> Outcome {
     say(format!("   ready after {:.1} s", began.elapsed().as_secs_f64()));
 
     let program = workspace::target().join("demo/pinhole");
-    let serve = Instant::now();
+    let serve_began = Instant::now();
     let daemon = Daemon::pinhole_at(&program, &shared)
         .argument(format!("--tag={TAG}"))
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
-    let ready = serve.elapsed().as_millis();
+    let ready = serve_began.elapsed().as_millis();
     step(2, &format!("Share {}", shared.display()));
     say(format!(
         "   command: {} --shared-dir {} --socket-path {} --tag {TAG}",
@@ -115,8 +115,8 @@ fn boot(arguments: &DemoArguments, socket: &Path) -> Outcome {
             KernelName::Uml => "",
             KernelName::Qemu => " (or Ctrl-A, X)",
         };
-        let hello = format!("{SCRIPT}\necho; echo \"A shell in the guest. Leave it with exit{leave}.\"");
-        guest.interact(&hello).map_err(|error| Failure::new(error.to_string()))?;
+        let script = format!("{SCRIPT}\necho; echo \"A shell in the guest. Leave it with exit{leave}.\"");
+        guest.interact(&script).map_err(|error| Failure::new(error.to_string()))?;
         return Ok(());
     }
     let finished = guest.run(SCRIPT).map_err(|error| Failure::new(error.to_string()))?;
@@ -160,12 +160,12 @@ fn small_tree() -> Outcome<tempfile::TempDir> {
     let folder = tempfile::Builder::new()
         .prefix("pinhole-demo-")
         .tempdir()
-        .map_err(Failure::io("cannot make a folder to share"))?;
+        .map_err(Failure::io("cannot create a folder to share"))?;
     let write = |name: &str, text: &[u8]| {
         fs::write(folder.path().join(name), text).map_err(Failure::io(format!("cannot write {name}")))
     };
     write("hello.txt", b"Hello from the host.\n")?;
-    fs::create_dir(folder.path().join("folder")).map_err(Failure::io("cannot make a folder"))?;
+    fs::create_dir(folder.path().join("folder")).map_err(Failure::io("cannot create a folder"))?;
     write("folder/numbers.txt", b"1\n2\n3\n")?;
     write("zeros-16MiB", &vec![0; 16 << 20])?;
     Ok(folder)

@@ -11,7 +11,7 @@ use std::process::Command;
 use pinhole_tests::guest::Pieces;
 
 use crate::console::say;
-use crate::guest::{Part, ensure, remove};
+use crate::guest::{Part, ensure, remove_folder};
 use crate::step::{Failure, Outcome, run};
 use crate::workspace;
 
@@ -28,15 +28,15 @@ pub(crate) struct FuzzArguments {
     target: Option<String>,
     /// Starts from an empty corpus and stops after a number of inputs.
     #[arg(skip)]
-    among_tests: bool,
+    as_check: bool,
 }
 
 impl FuzzArguments {
     /// Returns the arguments for `cargo xtask test`: every target, a fixed seed, an empty corpus,
     /// and the same number of inputs on every machine. So a faster machine finds no fault that a
     /// slower one misses.
-    pub(crate) fn among_tests() -> Self {
-        Self { seconds: TEST_SECONDS_MAX, seed: TEST_SEED, target: None, among_tests: true }
+    pub(crate) fn as_check() -> Self {
+        Self { seconds: TEST_SECONDS_MAX, seed: TEST_SEED, target: None, as_check: true }
     }
 }
 
@@ -50,8 +50,8 @@ const TEST_SECONDS_MAX: u32 = 200;
 ///
 /// 25,000 inputs take twenty seconds in the slowest target, which makes a directory for each input.
 /// Decoding a message takes two microseconds.
-fn runs(target: &str, arguments: &FuzzArguments) -> Option<u32> {
-    arguments.among_tests.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
+fn inputs_max(target: &str, arguments: &FuzzArguments) -> Option<u32> {
+    arguments.as_check.then_some(if target == "decode_request" { 2_000_000 } else { 25_000 })
 }
 
 pub(crate) fn main(arguments: &FuzzArguments) -> Outcome {
@@ -63,10 +63,10 @@ pub(crate) fn main(arguments: &FuzzArguments) -> Outcome {
     build(arguments.target.as_deref())?;
     let mut failed = Vec::new();
     for target in &targets {
-        let inputs =
-            runs(target, arguments).map_or_else(String::new, |runs| format!("{runs} inputs, at most "));
+        let inputs = inputs_max(target, arguments)
+            .map_or_else(String::new, |count| format!("{count} inputs, at most "));
         say(format!("fuzz target {target}: {inputs}{} s, seed {}", arguments.seconds, arguments.seed));
-        if let Err(failure) = one(target, arguments) {
+        if let Err(failure) = run_target(target, arguments) {
             say(&failure);
             failed.push(target.as_str());
         }
@@ -117,13 +117,13 @@ fn cargo_fuzz(verb: &str) -> Outcome<Command> {
 
 /// Runs one target. New inputs go to a corpus in the build folder. The seeds, which are part of the
 /// project, stay as they are.
-fn one(target: &str, arguments: &FuzzArguments) -> Outcome {
+fn run_target(target: &str, arguments: &FuzzArguments) -> Outcome {
     let mut corpus = workspace::target().join("fuzz-corpus").join(target);
-    if arguments.among_tests {
+    if arguments.as_check {
         corpus = workspace::target().join("fuzz-corpus/of-tests").join(target);
-        remove(&corpus)?;
+        remove_folder(&corpus)?;
     }
-    fs::create_dir_all(&corpus).map_err(Failure::io(format!("cannot make {}", corpus.display())))?;
+    fs::create_dir_all(&corpus).map_err(Failure::io(format!("cannot create {}", corpus.display())))?;
     let root = workspace::root();
     let seeds = root.join("fuzz/corpus").join(target);
     if !seeds.is_dir() {
@@ -139,7 +139,7 @@ fn one(target: &str, arguments: &FuzzArguments) -> Outcome {
         .arg("--")
         .arg(format!("-max_total_time={}", arguments.seconds))
         .arg(format!("-seed={}", arguments.seed))
-        .args(runs(target, arguments).map(|runs| format!("-runs={runs}")))
+        .args(inputs_max(target, arguments).map(|inputs| format!("-runs={inputs}")))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-verbosity=0", "-print_final_stats=1"]);
     run(&mut command).map_err(|failure| match newest_artifact(&root.join("fuzz/artifacts").join(target)) {
         Some(artifact) => Failure::new(format!(

@@ -5,10 +5,10 @@
 //! packages and tools that it needs by itself, through the `guest` module. `measure` starts the
 //! program of the crate `pinhole-bench` for `bench`, `surface` and `coherence`.
 
+mod busy_loops;
 mod demo;
 mod fuzz;
 mod guest;
-mod load;
 mod measure;
 mod retry;
 mod suite;

@@ -26,7 +26,7 @@ const HELP_PROFILE: &str = "xtask";
 pub(crate) struct MeasureArguments {
     /// Options of this command; `--help` lists them
     #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
+    options: Vec<OsString>,
 }
 
 /// Command of `pinhole-bench`.
@@ -49,17 +49,17 @@ pub(crate) const COHERENCE: Measurement = Measurement { name: "coherence", profi
 
 /// Builds and starts the program. Returns only if that fails: the program replaces this process.
 pub(crate) fn main(measurement: &Measurement, arguments: &MeasureArguments) -> Outcome {
-    let words = &arguments.words;
-    if words.iter().any(|word| word == "--help" || word == "-h") {
+    let options = &arguments.options;
+    if options.iter().any(|option| option == "--help" || option == "-h") {
         build(HELP_PROFILE, &[PROGRAM])?;
-        return start(program(HELP_PROFILE).arg(measurement.name).args(words));
+        return start(program(HELP_PROFILE).arg(measurement.name).args(options));
     }
     // Before the build, which would count as load.
     let load = host_load();
     complain(format!("building pinhole and {PROGRAM}"));
     build(measurement.profile, &["pinhole", PROGRAM])?;
-    fetch_needs(program(measurement.profile).args(["needs", measurement.name]).args(words))?;
-    start(program(measurement.profile).arg("--load-before").arg(load).arg(measurement.name).args(words))
+    fetch_needs(program(measurement.profile).args(["needs", measurement.name]).args(options))?;
+    start(program(measurement.profile).arg("--load-before").arg(load).arg(measurement.name).args(options))
 }
 
 /// Builds packages, each with a program of the same name.
@@ -85,15 +85,15 @@ fn fetch_needs(command: &mut Command) -> Outcome {
     let mut parts = Vec::new();
     for line in printed.lines() {
         match line.split_once(' ') {
-            Some(("part", name)) => parts.push(Part::named(name).ok_or_else(|| unknown(line))?),
+            Some(("part", name)) => parts.push(Part::named(name).ok_or_else(|| unknown_need(line))?),
             Some(("program", name)) => ensure_program(name)?,
-            Some(_) | None => return Err(unknown(line)),
+            Some(_) | None => return Err(unknown_need(line)),
         }
     }
     ensure(&parts)
 }
 
-fn unknown(need: &str) -> Failure {
+fn unknown_need(need: &str) -> Failure {
     Failure::new(format!("{PROGRAM} needs `{need}`, which is unknown"))
 }
 

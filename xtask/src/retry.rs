@@ -58,9 +58,9 @@ fn listed_below(path: &str, list: &str) -> Vec<String> {
 
 /// File in which the test harness records tests whose guest kernel panicked.
 #[derive(Debug)]
-pub(crate) struct Panics(PathBuf);
+pub(crate) struct PanicFile(PathBuf);
 
-impl Panics {
+impl PanicFile {
     /// Creates the file in the build folder, or empties it.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Panics {
         Ok(Self(path))
     }
 
-    fn tests(&self) -> Outcome<Vec<String>> {
+    fn recorded(&self) -> Outcome<Vec<String>> {
         panicked_tests(&self.0).map_err(Failure::io(format!("cannot read {}", self.0.display())))
     }
 
@@ -88,7 +88,7 @@ impl Panics {
 
     /// Runs `tests` of `suite`, or all of its tests if there are none in the list.
     fn run_tests(&self, suite: &str, tests: &[String]) -> (usize, Outcome) {
-        let known = self.tests().map(|tests| tests.len());
+        let recorded_before = self.recorded().map(|tests| tests.len());
         let (failed, outcome) = match self.run(suite, tests) {
             Ok(ran) => ran,
             Err(failure) => return (0, Err(failure)),
@@ -96,13 +96,14 @@ impl Panics {
         if outcome.is_ok() {
             return (0, outcome);
         }
-        let panicked = known.and_then(|known| Ok(self.tests()?.split_off(known)));
+        let panicked =
+            recorded_before.and_then(|recorded_before| Ok(self.recorded()?.split_off(recorded_before)));
         let again = match panicked {
-            Ok(panicked) if to_run_again(&failed, &panicked) => failed,
+            Ok(panicked) if guest_panicked_in_all(&failed, &panicked) => failed,
             Ok(_) => return (0, outcome),
             Err(failure) => return (0, Err(failure)),
         };
-        say(format!("the guest kernel panicked in {}; running this again", again.join(", ")));
+        say(format!("a guest kernel panicked in {}: running these tests again", again.join(", ")));
         (again.len(), self.run(suite, &again).and_then(|(_, outcome)| outcome))
     }
 
@@ -135,7 +136,7 @@ fn failed_test(line: &str) -> Option<String> {
 
 /// Returns whether a guest kernel panicked in each test that failed. An empty list means that the
 /// suite failed for another reason.
-fn to_run_again(failed: &[String], panicked: &[String]) -> bool {
+fn guest_panicked_in_all(failed: &[String], panicked: &[String]) -> bool {
     !failed.is_empty() && failed.iter().all(|test| panicked.contains(test))
 }
 
@@ -163,9 +164,12 @@ mod tests {
     #[test]
     fn only_tests_with_a_guest_panic_run_again() {
         let tests = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert!(to_run_again(&tests(&["a"]), &tests(&["b", "a"])));
-        assert!(!to_run_again(&tests(&["a", "c"]), &tests(&["b", "a"])), "c failed for another reason");
-        assert!(!to_run_again(&tests(&["a"]), &[]));
-        assert!(!to_run_again(&[], &tests(&["a"])), "the suite may not have been built");
+        assert!(guest_panicked_in_all(&tests(&["a"]), &tests(&["b", "a"])));
+        assert!(
+            !guest_panicked_in_all(&tests(&["a", "c"]), &tests(&["b", "a"])),
+            "c failed for another reason"
+        );
+        assert!(!guest_panicked_in_all(&tests(&["a"]), &[]));
+        assert!(!guest_panicked_in_all(&[], &tests(&["a"])), "the suite may not have been built");
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use pinhole_tests::guest::Pieces;
 
+use crate::busy_loops::BusyLoops;
 use crate::console::say;
 use crate::guest::{Part, ensure, ensure_program};
-use crate::load::Load;
-use crate::retry::{Panics, Selection};
+use crate::retry::{PanicFile, Selection};
 use crate::step::{Failure, Outcome, run};
 use crate::suites::{self, Needs, Suite};
 use crate::{fuzz, tidy, workspace};
@@ -73,19 +73,20 @@ pub(crate) fn main(arguments: &TestArguments) -> Outcome {
     } else {
         arguments.only.iter().map(|name| choose(name, &all, &suites)).collect::<Outcome<_>>()?
     };
-    let panics = Panics::new()?;
+    let panic_file = PanicFile::new()?;
     let (mut rows, mut retried) = (Vec::new(), 0);
     for check in &chosen {
         let mut row = Row { name: &check.name, passed: 0, times: arguments.times, took: Duration::ZERO };
         for time in 1..=arguments.times {
-            let of_times =
+            let repetition =
                 if arguments.times > 1 { format!(", {time} of {}", arguments.times) } else { String::new() };
-            say(format!("\n== {}{of_times}", check.name));
+            say(format!("\n== {}{repetition}", check.name));
             let began = Instant::now();
             let programs = check.needs.programs.iter().try_for_each(|program| ensure_program(program));
             let outcome = programs.and_then(|()| ensure(&check.needs.parts)).and_then(|()| {
-                let _load = Load::start(if check.action.runs_tests() { arguments.busy } else { 0 });
-                perform(&check.action, (&panics, &mut retried))
+                let _busy_loops =
+                    BusyLoops::start(if check.action.runs_tests() { arguments.busy } else { 0 });
+                perform(&check.action, (&panic_file, &mut retried))
             });
             match outcome {
                 Ok(()) => row.passed += 1,
@@ -116,9 +117,9 @@ fn summarize(rows: &[Row<'_>], retried: usize) -> Outcome {
     say("\n== summary");
     for row in rows {
         let verdict = if row.is_passed() { "ok" } else { "FAILED" };
-        let of_times =
+        let repetition =
             if row.times > 1 { format!(" ({} of {})", row.passed, row.times) } else { String::new() };
-        say(format!("{verdict:<6} {:>7.1} s  {}{of_times}", row.took.as_secs_f64(), row.name));
+        say(format!("{verdict:<6} {:>7.1} s  {}{repetition}", row.took.as_secs_f64(), row.name));
     }
     let failed: Vec<_> = rows.iter().filter(|row| !row.is_passed()).map(|row| row.name).collect();
     say(format!("guest kernel panics retried: {retried}"));
@@ -183,14 +184,14 @@ fn choose(name: &str, all: &[Check], suites: &[Suite]) -> Outcome<Check> {
     Ok(Check { name: name.to_owned(), needs: suite.needs_of(Some(module)), action: Action::Suite(selection) })
 }
 
-fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome {
+fn perform(action: &Action, (panic_file, retried): (&PanicFile, &mut usize)) -> Outcome {
     match action {
         Action::Cargo(words) => run(workspace::cargo().args(words)),
         Action::Unit => {
             run(workspace::cargo().args(["test", "--workspace", "--lib", "--bins", "--no-fail-fast"]))
         }
         Action::Suite(selection) => {
-            let (again, outcome) = panics.run_suite(selection);
+            let (again, outcome) = panic_file.run_suite(selection);
             *retried += again;
             outcome
         }
@@ -204,6 +205,6 @@ fn perform(action: &Action, (panics, retried): (&Panics, &mut usize)) -> Outcome
                 .current_dir(workspace::root())
                 .args(["check", "bans", "licenses", "sources"]))
         }
-        Action::Fuzz => fuzz::main(&fuzz::FuzzArguments::among_tests()),
+        Action::Fuzz => fuzz::main(&fuzz::FuzzArguments::as_check()),
     }
 }

@@ -94,7 +94,8 @@ fn of_package(package: &Value, modules: impl Fn(&Path) -> Outcome<Vec<Module>>) 
     let mut declared: BTreeMap<String, Needs> = BTreeMap::new();
     let lines = package.pointer("/metadata/suites").and_then(Value::as_object);
     for (name, line) in lines.into_iter().flatten() {
-        declared.insert(name.clone(), needs(line).map_err(|what| fault(format!("suite {name}: {what}")))?);
+        declared
+            .insert(name.clone(), parse_needs(line).map_err(|what| fault(format!("suite {name}: {what}")))?);
     }
     let mut all = Vec::new();
     for target in array(package, "targets") {
@@ -113,7 +114,7 @@ fn of_package(package: &Value, modules: impl Fn(&Path) -> Outcome<Vec<Module>>) 
         all.push(Suite { name: name.to_owned(), source, modules, needs });
     }
     if let Some(name) = declared.keys().next() {
-        let what = "which is no test binary, and no module of one with tests";
+        let what = "which is neither a test binary nor a module with tests";
         return Err(fault(format!("[package.metadata.suites] names {name}, {what}")));
     }
     all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -121,14 +122,14 @@ fn of_package(package: &Value, modules: impl Fn(&Path) -> Outcome<Vec<Module>>) 
 }
 
 /// Reads a line of `[package.metadata.suites]`: `{ parts = [..], programs = [..] }`.
-fn needs(line: &Value) -> Result<Needs, String> {
+fn parse_needs(line: &Value) -> Result<Needs, String> {
     let mut needs = Needs::default();
     for (key, values) in line.as_object().ok_or("not a table")? {
         let values = values.as_array().ok_or(format!("{key} is not an array"))?.iter();
         let values: Option<Vec<&str>> = values.map(Value::as_str).collect();
         let values = values.ok_or(format!("{key} has an element that is not a string"))?;
         match key.as_str() {
-            "parts" => needs.parts = values.into_iter().map(part).collect::<Result<_, _>>()?,
+            "parts" => needs.parts = values.into_iter().map(parse_part).collect::<Result<_, _>>()?,
             "programs" => needs.programs = values.into_iter().map(str::to_owned).collect(),
             _ => return Err(format!("unknown key {key}: use parts or programs")),
         }
@@ -136,7 +137,7 @@ fn needs(line: &Value) -> Result<Needs, String> {
     Ok(needs)
 }
 
-fn part(name: &str) -> Result<Part, String> {
+fn parse_part(name: &str) -> Result<Part, String> {
     Part::named(name).ok_or(format!("unknown part {name} (`cargo xtask guest --help` lists them)"))
 }
 
@@ -225,11 +226,11 @@ mod tests {
             (json!({ "a": {} }), "suite b has no line in [package.metadata.suites] that says what it needs"),
             (
                 json!({ "a": {}, "b": {}, "c": {} }),
-                "[package.metadata.suites] names c, which is no test binary, and no module of one with tests",
+                "[package.metadata.suites] names c, which is neither a test binary nor a module with tests",
             ),
             (
                 json!({ "a": {}, "b": {}, "b::o": {} }),
-                "[package.metadata.suites] names b::o, which is no test binary, and no module of one with tests",
+                "[package.metadata.suites] names b::o, which is neither a test binary nor a module with tests",
             ),
             (json!({ "a": [], "b": {} }), "suite a: not a table"),
             (json!({ "a": { "parts": "base" }, "b": {} }), "suite a: parts is not an array"),

@@ -10,10 +10,10 @@ use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 
 /// Debian release of the guests: the first with User-mode Linux 7.2, whose vhost-user works.
-const SUITE: &str = "forky";
+const RELEASE: &str = "forky";
 
-/// Version of the changes that `mend_base` and `mend_userland` make. Raise it with each change of
-/// them.
+/// Version of the changes that `set_library_paths` and `complete_userland` make to the unpacked
+/// packages. Raise the version with each change of the two, so that the parts are fetched again.
 const RECIPE: u32 = 1;
 
 /// Returns the packages of a part. apt adds their dependencies.
@@ -55,7 +55,7 @@ pub(super) fn packages(part: Part) -> &'static [&'static str] {
 }
 
 pub(super) fn key(part: Part, place: &Path) -> String {
-    format!("{SUITE} {RECIPE} {} at {}\n", packages(part).join(","), place.display())
+    format!("{RELEASE} {RECIPE} {} at {}\n", packages(part).join(","), place.display())
 }
 
 /// Unpacks the packages of a part into `building`. The caller then renames it to `place`.
@@ -73,12 +73,12 @@ pub(super) fn build(part: Part, building: &Path, place: &Path) -> Outcome {
             // apt still checks signatures.
             .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
             .arg(format!("--include={}", packages(part).join(",")))
-            .arg(SUITE)
+            .arg(RELEASE)
             .arg(building),
     )?;
     match part {
-        Part::Base => mend_base(building, place),
-        Part::Userland => mend_userland(building),
+        Part::Base => set_library_paths(building, place),
+        Part::Userland => complete_userland(building),
         Part::Qemu | Part::Disks | Part::Tools => Ok(()),
     }
 }
@@ -95,8 +95,7 @@ pub(crate) fn ensure_program(name: &str) -> Outcome {
     });
     installed.map_err(|failure| {
         Failure::new(format!(
-            "{name} is missing; install it with `apt-get {}` ({failure})",
-            install.join(" ")
+            "{name} is missing, and apt-get did not install it: install it by other means ({failure})"
         ))
     })
 }
@@ -105,7 +104,7 @@ pub(crate) fn ensure_program(name: &str) -> Outcome {
 ///
 /// The C library of the host may be older than the one that it needs. It cannot be started through
 /// another loader, because it executes itself again.
-fn mend_base(building: &Path, place: &Path) -> Outcome {
+fn set_library_paths(building: &Path, place: &Path) -> Outcome {
     let libraries = "usr/lib/x86_64-linux-gnu";
     let loader = format!("{libraries}/ld-linux-x86-64.so.2");
     let kernel = building.join("linux");
@@ -125,11 +124,11 @@ fn mend_base(building: &Path, place: &Path) -> Outcome {
 }
 
 /// Makes the files of package scripts that a test guest needs.
-fn mend_userland(building: &Path) -> Outcome {
+fn complete_userland(building: &Path) -> Outcome {
     let templates = building.join("usr/share/base-passwd");
     for (template, name) in [("passwd.master", "etc/passwd"), ("group.master", "etc/group")] {
         fs::copy(templates.join(template), building.join(name))
-            .map_err(Failure::io(format!("cannot make {name} of the userland")))?;
+            .map_err(Failure::io(format!("cannot create {name} of the userland")))?;
     }
     for (target, name) in [("mawk", "usr/bin/awk"), ("gcc", "usr/bin/cc")] {
         symlink(target, building.join(name))
@@ -138,7 +137,7 @@ fn mend_userland(building: &Path) -> Outcome {
     // The harness mounts the extra files and the shares of a guest here.
     for name in ["extra", "mnt"] {
         fs::create_dir_all(building.join(name))
-            .map_err(Failure::io(format!("cannot make /{name} of the userland")))?;
+            .map_err(Failure::io(format!("cannot create /{name} of the userland")))?;
     }
     Ok(())
 }

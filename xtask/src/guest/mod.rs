@@ -22,7 +22,7 @@ use crate::console::say;
 use crate::step::{Failure, Outcome};
 
 pub(crate) use debian::ensure_program;
-pub(crate) use part::{Part, remove};
+pub(crate) use part::{Part, remove_folder};
 
 /// Selects the parts to fetch. Without an option: --base, --qemu and --userland.
 #[derive(Debug, clap::Args)]
@@ -59,9 +59,9 @@ pub(crate) fn main(arguments: &GuestArguments) -> Outcome {
         (Part::Disks, arguments.disks),
         (Part::Tools, arguments.tools),
     ];
-    let none = chosen.iter().all(|(_, wanted)| !wanted);
+    let none_chosen = chosen.iter().all(|(_, wanted)| !wanted);
     let parts = chosen.into_iter().filter(|&(part, wanted)| {
-        wanted || arguments.all || (none && !matches!(part, Part::Disks | Part::Tools))
+        wanted || arguments.all || (none_chosen && !matches!(part, Part::Disks | Part::Tools))
     });
     ensure(&parts.map(|(part, _)| part).collect::<Vec<_>>())
 }
@@ -73,9 +73,9 @@ pub(crate) fn ensure(parts: &[Part]) -> Outcome {
     if parts.iter().all(|&part| is_current(part, &folder)) {
         return Ok(());
     }
-    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    fs::create_dir_all(&folder).map_err(Failure::io(format!("cannot create {}", folder.display())))?;
     let lock = File::create(folder.join("lock"))
-        .map_err(Failure::io("cannot make the lock file of the guest folder"))?;
+        .map_err(Failure::io("cannot create the lock file of the guest folder"))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|error| Failure::new(format!("cannot lock the guest folder: {error}")))?;
     for &part in parts {
@@ -104,10 +104,10 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
     let began = Instant::now();
     let place = folder.join(part.name());
     let building = folder.join(format!("{}.new", part.name()));
-    say(format!("fetching {} ({})", part.name(), contents(part)));
+    say(format!("fetching {} ({})", part.name(), content_names(part)));
     match part {
         Part::Base | Part::Qemu | Part::Userland | Part::Disks => {
-            remove(&building)?;
+            remove_folder(&building)?;
             debian::build(part, &building, &place)?;
         }
         // Resumable: keeps programs that are already built.
@@ -115,13 +115,13 @@ fn fetch(part: Part, folder: &Path) -> Outcome {
     }
     fs::write(building.join(KEY_FILE), key_of(part, &place))
         .map_err(Failure::io("cannot write the key of the part"))?;
-    remove(&place)?;
+    remove_folder(&place)?;
     fs::rename(&building, &place).map_err(Failure::io(format!("cannot move {} into place", part.name())))?;
     say(format!("fetched {} in {:.1} s", part.name(), began.elapsed().as_secs_f64()));
     Ok(())
 }
 
-fn contents(part: Part) -> String {
+fn content_names(part: Part) -> String {
     match part {
         Part::Base | Part::Qemu | Part::Userland | Part::Disks => debian::packages(part).join(", "),
         Part::Tools => tools::names().join(", "),

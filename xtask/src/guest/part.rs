@@ -41,7 +41,7 @@ impl Part {
 }
 
 /// Removes a folder, which need not exist.
-pub(crate) fn remove(folder: &Path) -> Outcome {
+pub(crate) fn remove_folder(folder: &Path) -> Outcome {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::new(format!("cannot remove {}: {error}", folder.display())))

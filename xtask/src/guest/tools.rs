@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use super::part::remove;
+use super::part::remove_folder;
 use crate::console::say;
 use crate::step::{Failure, Outcome, run_quietly};
 use crate::workspace;
@@ -36,9 +36,10 @@ pub(super) fn key() -> String {
 ///
 /// Tools that are already in `place`, the root in use, are copied. `build` keeps what an
 /// interrupted run had compiled.
-pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
+pub(super) fn build(building: &Path, place: &Path, target_dir: &Path) -> Outcome {
     if place.exists() && !building.exists() {
-        keep(place, building).map_err(Failure::io("cannot keep the tools that are already built"))?;
+        copy_installed(place, building)
+            .map_err(Failure::io("cannot copy the tools that are already built"))?;
     }
     for tool in &TOOLS {
         say(format!("  building {} {}", tool.name, tool.version));
@@ -50,15 +51,15 @@ pub(super) fn build(building: &Path, place: &Path, build: &Path) -> Outcome {
                 .arg("--root")
                 .arg(building)
                 .arg("--target-dir")
-                .arg(build)
+                .arg(target_dir)
                 .env("CARGO_PROFILE_DEV_DEBUG", "0"),
         )?;
     }
-    remove(build)
+    remove_folder(target_dir)
 }
 
 /// Copies the programs, and the records of cargo that say how each was built.
-fn keep(place: &Path, building: &Path) -> io::Result<()> {
+fn copy_installed(place: &Path, building: &Path) -> io::Result<()> {
     fs::create_dir_all(building.join("bin"))?;
     for record in [".crates.toml", ".crates2.json"] {
         fs::copy(place.join(record), building.join(record))?;

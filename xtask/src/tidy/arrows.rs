@@ -78,8 +78,9 @@ pub(super) fn check_files(crates: &[Crate<'_>]) -> Vec<Fault> {
     for used in crates.iter().flat_map(Crate::uses) {
         let Some(from) = used.from.strip_prefix(DAEMON) else { continue };
         for to in used.through.iter().chain([&used.to]).filter_map(|file| file.strip_prefix(DAEMON)) {
-            let barred = FILES.iter().any(|(own, other)| from.starts_with(own) && to.starts_with(other));
-            if barred {
+            let is_forbidden =
+                FILES.iter().any(|(own, other)| from.starts_with(own) && to.starts_with(other));
+            if is_forbidden {
                 let what = format!("{from} must not use {to}: move the shared code down (see {PAGE})");
                 faults.push(Fault::new(used.from, used.line, what));
             }
@@ -101,8 +102,8 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
         if let Some(folder) = PURE.iter().find(|folder| source.file.starts_with(&format!("{folder}/src/"))) {
             effects(source, folder, &named, &mut faults);
         }
-        if let Some(inside) = source.file.strip_prefix(DAEMON) {
-            modules(source, inside, &named, &mut faults);
+        if let Some(path_in_daemon) = source.file.strip_prefix(DAEMON) {
+            modules(source, path_in_daemon, &named, &mut faults);
         }
     }
     faults
@@ -133,8 +134,8 @@ fn manifest(source: &Source, folder: &str, faults: &mut Vec<Fault>) {
 fn effects(source: &Source, folder: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
     for path in named {
         let [first, second, ..] = path.segments.as_slice() else { continue };
-        let value = VALUES.contains(&path.segments.join("::").as_str());
-        if first == "std" && EFFECTS.contains(&second.as_str()) && !value {
+        let is_value = VALUES.contains(&path.segments.join("::").as_str());
+        if first == "std" && EFFECTS.contains(&second.as_str()) && !is_value {
             let what =
                 format!("{folder} is pure and must not name std::{second}: take the value as an argument");
             faults.push(Fault::new(&source.file, path.line, what));
@@ -142,23 +143,23 @@ fn effects(source: &Source, folder: &str, named: &[NamedPath], faults: &mut Vec<
     }
 }
 
-fn modules(source: &Source, inside: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
-    let top = inside.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+fn modules(source: &Source, path_in_daemon: &str, named: &[NamedPath], faults: &mut Vec<Fault>) {
+    let top = path_in_daemon.split('/').next().unwrap_or_default().trim_end_matches(".rs");
     if matches!(top, "lib" | "main") {
         return;
     }
     let allowed = row(&MODULES, top).unwrap_or_default();
-    let foreign = row(&MODULE_CRATES, top).unwrap_or_default();
+    let forbidden_crates = row(&MODULE_CRATES, top).unwrap_or_default();
     for path in named {
         let Some(first) = path.segments.first() else { continue };
-        if foreign.contains(&first.as_str()) {
+        if forbidden_crates.contains(&first.as_str()) {
             let what = format!("{top} must not name {first}: that crate belongs to another module");
             faults.push(Fault::new(&source.file, path.line, what));
         }
-        let Some(target) = module_named(inside, &path.segments) else { continue };
-        let known = row(&MODULES, target).is_some();
-        let seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
-        if target != top && known && !seam && !allowed.contains(&target) {
+        let Some(target) = module_named(path_in_daemon, &path.segments) else { continue };
+        let has_row = row(&MODULES, target).is_some();
+        let is_seam = SEAMS.contains(&(top, path.segments.join("::").as_str()));
+        if target != top && has_row && !is_seam && !allowed.contains(&target) {
             let what = format!("{top} must not name {target}: pass a value or a trait instead (see {PAGE})");
             faults.push(Fault::new(&source.file, path.line, what));
         }
@@ -171,14 +172,14 @@ fn row<'a>(table: &[(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]>
 
 /// Returns the top module of the crate that a path names: by `crate::session::...`, or by enough
 /// `super::` to leave the own top module.
-fn module_named<'a>(inside: &str, segments: &'a [String]) -> Option<&'a str> {
+fn module_named<'a>(path_in_daemon: &str, segments: &'a [String]) -> Option<&'a str> {
     let ups = segments.iter().take_while(|segment| *segment == "super").count();
     let first = segments.first()?;
     if first == "crate" {
         return segments.get(1).map(String::as_str);
     }
-    let own_file = inside.rsplit('/').next().unwrap_or_default();
-    let depth = inside.split('/').count() - usize::from(own_file == "mod.rs");
+    let own_file = path_in_daemon.rsplit('/').next().unwrap_or_default();
+    let depth = path_in_daemon.split('/').count() - usize::from(own_file == "mod.rs");
     (ups > 0 && ups >= depth).then(|| segments.get(ups).map(String::as_str)).flatten()
 }
 

@@ -47,30 +47,30 @@ struct CallReader {
 }
 
 impl CallReader {
-    fn function(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
+    fn read_function(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
         let owner = self.owner.clone();
         self.open.push(Function { owner, name: name.to_string(), calls: Vec::new() });
         read(self);
         self.found.extend(self.open.pop());
     }
 
-    fn within(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
+    fn read_block(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
         let outer = std::mem::replace(&mut self.owner, owner);
         read(self);
         self.owner = outer;
     }
 
     /// Adds the call of the function at `path`.
-    fn path(&mut self, path: &syn::Path) {
+    fn add_path(&mut self, path: &syn::Path) {
         let mut words = path.segments.iter().rev().map(|segment| &segment.ident);
         if let Some(name) = words.next() {
             let is_type = |word: &&syn::Ident| word.to_string().starts_with(|c: char| c.is_ascii_uppercase());
             let owner = words.next().filter(is_type).map(ToString::to_string);
-            self.call(name.span().start().line, owner, name.to_string(), false);
+            self.add_call(name.span().start().line, owner, name.to_string(), false);
         }
     }
 
-    fn call(&mut self, line: usize, owner: Option<String>, name: String, is_method: bool) {
+    fn add_call(&mut self, line: usize, owner: Option<String>, name: String, is_method: bool) {
         let own = self.owner.clone();
         let owner = owner.and_then(|owner| if owner == "Self" { own } else { Some(owner) });
         if let Some(function) = self.open.last_mut() {
@@ -82,30 +82,30 @@ impl CallReader {
 impl<'ast> Visit<'ast> for CallReader {
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
         let name = items::name_of(&item.self_ty);
-        self.within(name, |inner| visit::visit_item_impl(inner, item));
+        self.read_block(name, |inner| visit::visit_item_impl(inner, item));
     }
 
     fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
-        self.within(Some(item.ident.to_string()), |inner| visit::visit_item_trait(inner, item));
+        self.read_block(Some(item.ident.to_string()), |inner| visit::visit_item_trait(inner, item));
     }
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
         let read = |inner: &mut Self| visit::visit_item_fn(inner, item);
-        self.within(None, |inner| inner.function(&item.sig.ident, read));
+        self.read_block(None, |inner| inner.read_function(&item.sig.ident, read));
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-        self.function(&item.sig.ident, |inner| visit::visit_impl_item_fn(inner, item));
+        self.read_function(&item.sig.ident, |inner| visit::visit_impl_item_fn(inner, item));
     }
 
     fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
         if item.default.is_some() {
-            self.function(&item.sig.ident, |inner| visit::visit_trait_item_fn(inner, item));
+            self.read_function(&item.sig.ident, |inner| visit::visit_trait_item_fn(inner, item));
         }
     }
 
     fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
-        self.call(call.method.span().start().line, None, call.method.to_string(), true);
+        self.add_call(call.method.span().start().line, None, call.method.to_string(), true);
         visit::visit_expr_method_call(self, call);
     }
 
@@ -113,7 +113,7 @@ impl<'ast> Visit<'ast> for CallReader {
         if let syn::Expr::Path(path) = call.func.as_ref()
             && path.path.segments.len() == 1
         {
-            self.path(&path.path);
+            self.add_path(&path.path);
         }
         visit::visit_expr_call(self, call);
     }
@@ -122,20 +122,20 @@ impl<'ast> Visit<'ast> for CallReader {
     /// a call only in front of arguments.
     fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
         if path.path.segments.len() > 1 {
-            self.path(&path.path);
+            self.add_path(&path.path);
         }
         visit::visit_expr_path(self, path);
     }
 
     fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
-        for (line, name) in methods(invocation.tokens.clone()) {
-            self.call(line, None, name, true);
+        for (line, name) in methods_in_macro(invocation.tokens.clone()) {
+            self.add_call(line, None, name, true);
         }
     }
 }
 
 /// Returns the method calls in the arguments of a macro.
-fn methods(tokens: TokenStream) -> Vec<(usize, String)> {
+fn methods_in_macro(tokens: TokenStream) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let all: Vec<TokenTree> = tokens.into_iter().collect();
     for window in all.windows(3) {
@@ -148,7 +148,7 @@ fn methods(tokens: TokenStream) -> Vec<(usize, String)> {
     }
     for token in all {
         if let TokenTree::Group(group) = token {
-            found.extend(methods(group.stream()));
+            found.extend(methods_in_macro(group.stream()));
         }
     }
     found

@@ -32,7 +32,7 @@ pub(super) struct Cycle<'s> {
 pub(super) fn find<'s>(crates: &[Crate<'s>]) -> Vec<Cycle<'s>> {
     let mut cycles: Vec<Cycle<'_>> = Vec::new();
     for uses in crates.iter().map(Crate::uses) {
-        for cycle in among(&uses) {
+        for cycle in cycles_among(&uses) {
             // Two suites may contain the same module.
             if !cycles.iter().any(|known| known.files == cycle.files) {
                 cycles.push(cycle);
@@ -42,7 +42,7 @@ pub(super) fn find<'s>(crates: &[Crate<'s>]) -> Vec<Cycle<'s>> {
     cycles
 }
 
-fn among<'s>(uses: &[Use<'s>]) -> Vec<Cycle<'s>> {
+fn cycles_among<'s>(uses: &[Use<'s>]) -> Vec<Cycle<'s>> {
     let targets = by_file(uses);
     let reached: BTreeMap<&'s str, BTreeSet<&'s str>> =
         uses.iter().map(|used| (used.from, reachable(used.from, &targets))).collect();

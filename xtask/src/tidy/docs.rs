@@ -32,13 +32,13 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
-            for path in backticked(line).filter(|text| names_a_place(text, &existing)) {
+            for path in backticked(line).filter(|text| is_project_path(text, &existing)) {
                 if !existing.contains(path.trim_end_matches('/')) {
                     let what = format!("`{path}` does not exist: use the current file name");
                     faults.push(Fault::new(&source.file, number, what));
                 }
             }
-            for name in backticked(line).filter(|text| names_a_function(text)) {
+            for name in backticked(line).filter(|text| is_test_name(text)) {
                 if !functions.contains(name) {
                     let what = format!("no function has the name `{name}`: use the current name");
                     faults.push(Fault::new(&source.file, number, what));
@@ -82,7 +82,7 @@ pub(super) fn backticked(line: &str) -> impl Iterator<Item = &str> {
 
 /// Returns whether `text` is a path from the root of the workspace: it has only path characters and
 /// starts with a folder of the project.
-fn names_a_place(text: &str, existing: &BTreeSet<&str>) -> bool {
+fn is_project_path(text: &str, existing: &BTreeSet<&str>) -> bool {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
     // `target` and `.guest` are not in git. A single word need not be a file.
     plain && text.split_once('/').is_some_and(|(top, rest)| !rest.is_empty() && existing.contains(top))
@@ -95,7 +95,7 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns whether `text` can only be the name of a test: five words or more in snake case.
-fn names_a_function(text: &str) -> bool {
+fn is_test_name(text: &str) -> bool {
     let plain = text.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
     plain && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.matches('_').count() >= 4
 }
@@ -143,7 +143,7 @@ fn reasons(sources: &[Source], faults: &mut Vec<Fault>) {
 }
 
 /// Checks that each suite, and each module of it with tests, has a row that says what it tests.
-pub(super) fn rows(sources: &[Source], suites: &[Suite]) -> Vec<Fault> {
+pub(super) fn check_suite_rows(sources: &[Source], suites: &[Suite]) -> Vec<Fault> {
     let Some(document) = sources.iter().find(|source| source.file == SUITES) else {
         return Vec::new();
     };
@@ -220,7 +220,8 @@ mod tests {
         };
         let suites = [suite("a", &["x", "y"]), suite("b", &[]), suite("c", &[])];
         let document = Source::new(SUITES, "| `a`, `b` | what |\n| `a::x` | what |\n`c`, `a::y`");
-        let all: Vec<_> = rows(&[document], &suites).into_iter().map(|fault| fault.to_string()).collect();
+        let all: Vec<_> =
+            check_suite_rows(&[document], &suites).into_iter().map(|fault| fault.to_string()).collect();
         let what = |name: &str| format!("{name} has no row in {SUITES}: add one that says what it tests");
         let expected = [("tests/tests/a/y.rs", "a::y"), ("tests/tests/c/main.rs", "c")]
             .map(|(file, name)| format!("{file}:1: {}", what(name)));

@@ -38,7 +38,7 @@ const LITERAL: [&str; 4] = ["based upon", "is all one line", "is no more than", 
 
 /// Checks the lines of prose of one file. An idiom may begin on one line and end on the next.
 pub(super) fn check(source: &Source, lines: &[(usize, &str)], faults: &mut Vec<Fault>) {
-    let lines: Vec<_> = lines.iter().map(|(number, line)| (*number, words(line))).collect();
+    let lines: Vec<_> = lines.iter().map(|(number, line)| (*number, plain_words(line))).collect();
     for (at, (number, line)) in lines.iter().enumerate() {
         let next = lines.get(at + 1).filter(|(next, _)| *next == number + 1);
         let next = next.map_or("", |(_, line)| line.as_str());
@@ -64,7 +64,7 @@ fn is_literal(text: &str, begin: usize, len: usize) -> bool {
 
 /// Returns the words of a line in lower case, with one space between two, without those in quotes
 /// or backticks.
-fn words(line: &str) -> String {
+fn plain_words(line: &str) -> String {
     let outside: String = line.split(['`', '"']).step_by(2).collect::<Vec<_>>().join(" _ ");
     let words = outside.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_lowercase()

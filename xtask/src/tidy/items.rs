@@ -18,8 +18,8 @@ pub(super) fn of(file: &syn::File) -> BTreeSet<String> {
 /// Returns `Type::item` if a text in backticks has this form. Arguments in parentheses are ignored.
 pub(super) fn named(text: &str) -> Option<&str> {
     let path = text.split('(').next().unwrap_or(text);
-    let (of, item) = path.split_once("::")?;
-    let is_type = of.starts_with(|c: char| c.is_ascii_uppercase()) && is_word(of);
+    let (owner, item) = path.split_once("::")?;
+    let is_type = owner.starts_with(|c: char| c.is_ascii_uppercase()) && is_word(owner);
     (is_type && is_word(item)).then_some(path)
 }
 
@@ -30,33 +30,33 @@ fn is_word(text: &str) -> bool {
 #[derive(Default)]
 struct Collector {
     /// Type whose block is being read.
-    of: Option<String>,
+    owner: Option<String>,
     found: BTreeSet<String>,
 }
 
 impl Collector {
     fn add(&mut self, item: &syn::Ident) {
-        self.found.extend(self.of.as_ref().map(|of| format!("{of}::{item}")));
+        self.found.extend(self.owner.as_ref().map(|owner| format!("{owner}::{item}")));
     }
 
-    fn within(&mut self, of: Option<String>, read: impl FnOnce(&mut Self)) {
-        let outer = std::mem::replace(&mut self.of, of);
+    fn read_block(&mut self, owner: Option<String>, read: impl FnOnce(&mut Self)) {
+        let outer = std::mem::replace(&mut self.owner, owner);
         read(self);
-        self.of = outer;
+        self.owner = outer;
     }
 }
 
 impl<'ast> Visit<'ast> for Collector {
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
-        self.within(name_of(&item.self_ty), |inner| visit::visit_item_impl(inner, item));
+        self.read_block(name_of(&item.self_ty), |inner| visit::visit_item_impl(inner, item));
     }
 
     fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
-        self.within(Some(item.ident.to_string()), |inner| visit::visit_item_trait(inner, item));
+        self.read_block(Some(item.ident.to_string()), |inner| visit::visit_item_trait(inner, item));
     }
 
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
-        self.within(Some(item.ident.to_string()), |inner| visit::visit_item_enum(inner, item));
+        self.read_block(Some(item.ident.to_string()), |inner| visit::visit_item_enum(inner, item));
     }
 
     fn visit_variant(&mut self, variant: &'ast syn::Variant) {
@@ -82,16 +82,16 @@ impl<'ast> Visit<'ast> for Collector {
     }
 
     fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
-        for (of, block) in type_blocks(invocation.tokens.clone()) {
+        for (owner, block) in type_blocks(invocation.tokens.clone()) {
             let items = constants_and_functions(block);
-            self.found.extend(items.iter().map(|item| format!("{of}::{item}")));
+            self.found.extend(items.iter().map(|item| format!("{owner}::{item}")));
         }
     }
 }
 
 /// Returns the name of a type without its path and its arguments.
-pub(super) fn name_of(of: &syn::Type) -> Option<String> {
-    let syn::Type::Path(path) = of else { return None };
+pub(super) fn name_of(ty: &syn::Type) -> Option<String> {
+    let syn::Type::Path(path) = ty else { return None };
     path.path.segments.last().map(|segment| segment.ident.to_string())
 }
 

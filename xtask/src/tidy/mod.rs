@@ -52,7 +52,7 @@ pub(crate) struct TidyArguments {
 }
 
 pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
-    let sources = project(&workspace::root())?;
+    let sources = project_files(&workspace::root())?;
     let crates = modules::crates(&sources);
     if arguments.report {
         report::print(&sources, &crates);
@@ -67,7 +67,7 @@ pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
     faults.extend(pages::check(&sources));
     faults.extend(prose::check(&sources));
     faults.extend(read_path::check(&sources, &crates));
-    faults.extend(docs::rows(&sources, &suites::all()?));
+    faults.extend(docs::check_suite_rows(&sources, &suites::all()?));
     faults.sort();
     faults.dedup();
     for fault in &faults {
@@ -81,7 +81,7 @@ pub(crate) fn main(arguments: &TidyArguments) -> Outcome {
 }
 
 /// Returns the text files of the project: those in git, and new ones that git does not ignore.
-fn project(root: &Path) -> Outcome<Vec<Source>> {
+fn project_files(root: &Path) -> Outcome<Vec<Source>> {
     let listed = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)

@@ -10,7 +10,7 @@ pub(super) fn check(crates: &[Crate<'_>]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for repeated in repeated(crates) {
         let [(first, first_line), .., (file, line)] = repeated.places.as_slice() else { continue };
-        let what = format!("{} is also a type at {first}:{first_line}: give one another name", repeated.name);
+        let what = format!("{} is also a type at {first}:{first_line}: rename one of the two", repeated.name);
         faults.push(Fault::new(file, *line, what));
     }
     faults
@@ -56,7 +56,7 @@ mod tests {
         let all = repeated(&crates);
         let places = vec![("a/src/lib.rs", 2), ("a/src/b.rs", 1)];
         assert_eq!(all, [Repeated { name: "Twice", places }]);
-        let fault = "a/src/b.rs:1: Twice is also a type at a/src/lib.rs:2: give one another name";
+        let fault = "a/src/b.rs:1: Twice is also a type at a/src/lib.rs:2: rename one of the two";
         assert_eq!(check(&crates).iter().map(ToString::to_string).collect::<Vec<_>>(), [fault]);
     }
 }

@@ -112,8 +112,8 @@ fn words(source: &Source, number: usize, line: &str, faults: &mut Vec<Fault>) {
     let outside: String = line.split(['`', '"']).step_by(2).collect::<Vec<_>>().join(" ");
     for word in outside.split(|c: char| !c.is_alphabetic()) {
         let word = word.to_lowercase();
-        if let Some((_, mend)) = WORDS.iter().find(|(barred, _)| *barred == word) {
-            faults.push(Fault::new(&source.file, number, format!("\"{word}\" in prose: {mend}")));
+        if let Some((_, remedy)) = WORDS.iter().find(|(forbidden, _)| *forbidden == word) {
+            faults.push(Fault::new(&source.file, number, format!("\"{word}\" in prose: {remedy}")));
         }
     }
 }

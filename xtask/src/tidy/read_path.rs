@@ -7,8 +7,8 @@
 //! - Each named function except the first is called by another named function. A function that
 //!   stands between two named functions is therefore named.
 //! - A named function calls no function of the daemon in another file, except in files of the path
-//!   and in those of `BESIDE`. A name counts only if one file alone defines such a function, and if
-//!   the imports lead to that file.
+//!   and in those of `OFF_PATH`. A call counts only if one file alone defines a function of that
+//!   name, and if the imports lead to that file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ const LINES_MAX: usize = 25;
 const FILES_MAX: usize = 20;
 
 /// Files that functions of the path call, and why they are not on the path of a READ.
-const BESIDE: [(&str, &str); 4] = [
+const OFF_PATH: [(&str, &str); 4] = [
     ("daemon/src/passthrough/resolve.rs", "the errno of a failed call"),
     ("daemon/src/session/effort.rs", "the time that a request takes in the offload pool"),
     ("daemon/src/session/waiters.rs", "INTERRUPT"),
@@ -44,7 +44,7 @@ const BESIDE: [(&str, &str); 4] = [
 ];
 
 /// Methods that most types of the standard library have too: their names say nothing.
-const COMMON: [&str; 8] = ["get", "insert", "len", "map", "next", "push", "remove", "take"];
+const COMMON_METHODS: [&str; 8] = ["get", "insert", "len", "map", "next", "push", "remove", "take"];
 
 /// Returns the files of the daemon that the description names.
 pub(super) fn files(sources: &[Source]) -> BTreeSet<&str> {
@@ -93,11 +93,11 @@ pub(super) fn check(sources: &[Source], crates: &[Crate<'_>]) -> Vec<Fault> {
             others.flat_map(|other| &other.function.calls).any(|call| may_call(call, one.function))
         };
         if position > 0 && !is_called() {
-            let what = format!("no function that is named here calls {path}: name those between");
+            let what = format!("no function that is named here calls {path}: name the functions between");
             faults.push(Fault::new(PAGE, one.line, what));
         }
     }
-    beside(&named, &files, &product, crates, &mut faults);
+    check_calls(&named, &files, &product, crates, &mut faults);
     faults
 }
 
@@ -132,7 +132,7 @@ fn may_call(call: &Call, function: &Function) -> bool {
 }
 
 /// Adds the calls of named functions that lead to files which the description does not name.
-fn beside(
+fn check_calls(
     named: &[Named<'_>],
     files: &BTreeSet<&str>,
     product: &[(&str, &Function)],
@@ -147,7 +147,7 @@ fn beside(
     }
     for one in named.iter().filter(|one| one.file.starts_with(FOLDER)) {
         let reachable = cycles::reachable(one.file, &imported);
-        for call in one.function.calls.iter().filter(|call| !COMMON.contains(&call.name.as_str())) {
+        for call in one.function.calls.iter().filter(|call| !COMMON_METHODS.contains(&call.name.as_str())) {
             let candidates = by_name.get(call.name.as_str()).into_iter().flatten();
             let fits = candidates.filter(|(_, function)| {
                 may_call(call, function) && (!call.is_method || function.owner.is_some())
@@ -159,7 +159,7 @@ fn beside(
             let known = file == one.file
                 || files.contains(file)
                 || !file.starts_with(FOLDER)
-                || BESIDE.iter().any(|(beside, _)| *beside == file);
+                || OFF_PATH.iter().any(|(listed, _)| *listed == file);
             if !known {
                 let what = format!(
                     "{} calls {} in {file}, which the description of a READ in {PAGE} does not name",
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn function_between_must_be_named() {
         let text = "`A::run` (`daemon/src/a.rs`)\n`C::read` (`daemon/src/c.rs`)\n`daemon/src/b.rs`";
-        let what = "no function that is named here calls C::read: name those between";
+        let what = "no function that is named here calls C::read: name the functions between";
         assert_eq!(faults(text), [format!("{PAGE}:3: {what}")]);
     }
 

@@ -156,9 +156,9 @@ impl<'ast> Visit<'ast> for ScopeReader {
 
     fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
         visit::visit_macro(self, invocation);
-        self.scope.paths.extend(paths(invocation.tokens.clone()));
+        self.scope.paths.extend(paths_in_macro(invocation.tokens.clone()));
         if self.blocks == 0 {
-            self.scope.items.extend(items(invocation.tokens.clone()));
+            self.scope.items.extend(items_in_macro(invocation.tokens.clone()));
         }
     }
 
@@ -167,7 +167,7 @@ impl<'ast> Visit<'ast> for ScopeReader {
             // The rules of a macro define nothing: each use does.
             Some(name) => {
                 self.define(name, false);
-                self.scope.paths.extend(paths(item.mac.tokens.clone()));
+                self.scope.paths.extend(paths_in_macro(item.mac.tokens.clone()));
             }
             None => visit::visit_item_macro(self, item),
         }
@@ -215,7 +215,7 @@ impl<'ast> Visit<'ast> for ScopeReader {
 }
 
 /// Returns the paths in the arguments of a macro, which need not be Rust syntax.
-fn paths(tokens: TokenStream) -> Vec<NamedPath> {
+fn paths_in_macro(tokens: TokenStream) -> Vec<NamedPath> {
     let mut found: Vec<NamedPath> = Vec::new();
     let mut joined = false;
     let mut colons = 0;
@@ -233,7 +233,7 @@ fn paths(tokens: TokenStream) -> Vec<NamedPath> {
             TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
             TokenTree::Group(group) => {
                 // Tokens of groups do not extend a path before the group.
-                found.extend(paths(group.stream()));
+                found.extend(paths_in_macro(group.stream()));
                 joined = false;
                 colons = 0;
             }
@@ -247,7 +247,7 @@ fn paths(tokens: TokenStream) -> Vec<NamedPath> {
 }
 
 /// Returns the types and functions that the arguments of a macro define, as in `bitflags!`.
-fn items(tokens: TokenStream) -> Vec<Item> {
+fn items_in_macro(tokens: TokenStream) -> Vec<Item> {
     let mut found = Vec::new();
     let mut before = None;
     for token in tokens {

@@ -19,7 +19,7 @@ const UNSAFE_FILES: [&str; 8] = [
 ];
 
 /// Forbidden words in two pieces, so that this file does not contain them, with the remedy.
-const WORDS: [(&str, &str, &str); 5] = [
+const FORBIDDEN_IN_CODE: [(&str, &str, &str); 5] = [
     ("TO", "DO", "do it, or write an issue"),
     ("FIX", "ME", "fix it, or write an issue"),
     ("#[al", "low(", "use #[expect(lint, reason = \"...\")]"),
@@ -28,13 +28,13 @@ const WORDS: [(&str, &str, &str); 5] = [
 ];
 
 /// As above, also for documents. Documents may contain the other words.
-const PLACES: [(&str, &str, &str); 1] =
-    [("/wo", "rk/", "an absolute path of one machine: write the path from the root of the workspace")];
+const FORBIDDEN_EVERYWHERE: [(&str, &str, &str); 1] =
+    [("/wo", "rk/", "an absolute path of one host: write the path from the root of the workspace")];
 
 pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for source in sources {
-        words(source, &mut faults);
+        forbidden_texts(source, &mut faults);
         if source.is_rust() {
             syntax(source, &mut faults);
             header(source, &mut faults);
@@ -45,16 +45,20 @@ pub(super) fn check(sources: &[Source]) -> Vec<Fault> {
     faults
 }
 
-fn words(source: &Source, faults: &mut Vec<Fault>) {
+fn forbidden_texts(source: &Source, faults: &mut Vec<Fault>) {
     if source.file.ends_with("Cargo.lock") {
         return;
     }
-    let barred: &[&[_]] = if source.is_document() { &[&PLACES] } else { &[&PLACES, &WORDS] };
+    let tables: &[&[_]] = if source.is_document() {
+        &[&FORBIDDEN_EVERYWHERE]
+    } else {
+        &[&FORBIDDEN_EVERYWHERE, &FORBIDDEN_IN_CODE]
+    };
     for (number, line) in source.lines() {
-        for (front, back, mend) in barred.iter().flat_map(|words| words.iter()) {
-            let word = format!("{front}{back}");
-            if line.contains(&word) {
-                faults.push(Fault::new(&source.file, number, format!("`{word}`: {mend}")));
+        for (front, back, remedy) in tables.iter().flat_map(|rows| rows.iter()) {
+            let text = format!("{front}{back}");
+            if line.contains(&text) {
+                faults.push(Fault::new(&source.file, number, format!("`{text}`: {remedy}")));
             }
         }
     }
@@ -68,13 +72,14 @@ fn syntax(source: &Source, faults: &mut Vec<Fault>) {
 
 fn header(source: &Source, faults: &mut Vec<Fault>) {
     if !source.text.starts_with("//!") {
-        let what = "a file starts with a `//!` comment that says what it is for";
+        let what = "the file has no header: start it with a `//!` comment that says what the file is for";
         faults.push(Fault::new(&source.file, 1, what));
     }
     let parts: Vec<_> = source.file.split('/').collect();
     let integration_test = matches!(parts.as_slice(), [.., "tests", _]);
     if integration_test && source.rust().is_some_and(|rust| !rust.is_test) {
-        let what = "an integration test needs `#![cfg(test)]` after its header, or lints treat its functions as product code";
+        let what = "an integration test needs `#![cfg(test)]` after its header: \
+                    without it, lints treat the functions as product code";
         faults.push(Fault::new(&source.file, 1, what));
     }
 }
@@ -86,7 +91,8 @@ fn length(source: &Source, faults: &mut Vec<Fault>) {
         faults.push(Fault::new(&source.file, count, what));
     }
     for line in source.rust().into_iter().flat_map(|rust| &rust.length_lints) {
-        let what = "a function has at most 70 lines and five arguments: split it, do not suppress the lint";
+        let what = "this attribute changes a lint on the length of functions: remove it, and split a \
+                    function that has more than 70 lines or five arguments";
         faults.push(Fault::new(&source.file, *line, what));
     }
 }
@@ -96,7 +102,8 @@ fn unsafe_code(source: &Source, faults: &mut Vec<Fault>) {
         return;
     }
     for line in source.rust().into_iter().flat_map(|rust| &rust.unsafe_lines) {
-        let what = "unsafe code outside the files in UNSAFE_FILES: use safe code, or move it there";
+        let what = "unsafe code in a file that is not in UNSAFE_FILES of xtask/src/tidy/shape.rs: \
+                    use safe code, or move the unsafe code to one of those files";
         faults.push(Fault::new(&source.file, *line, what));
     }
 }

@@ -6,29 +6,29 @@ use std::thread::JoinHandle;
 
 /// Threads that never sleep, at normal priority. Dropping it ends them.
 #[derive(Debug)]
-pub(crate) struct Load {
-    over: Arc<AtomicBool>,
+pub(crate) struct BusyLoops {
+    stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Load {
+impl BusyLoops {
     /// Starts `count` busy loops.
     pub(crate) fn start(count: u16) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let spin = |over: Arc<AtomicBool>| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spin = |stop: Arc<AtomicBool>| {
             std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
             })
         };
-        Self { threads: (0..count).map(|_| spin(Arc::clone(&over))).collect(), over }
+        Self { threads: (0..count).map(|_| spin(Arc::clone(&stop))).collect(), stop }
     }
 }
 
-impl Drop for Load {
+impl Drop for BusyLoops {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A loop that only spins cannot panic.
             thread.join().unwrap_or_default();
